@@ -1,0 +1,5 @@
+//! Who does the work: one trait, a driver per runtime, one contract that all of them pass.
+
+pub mod driver;
+
+pub use driver::{Driver, Places, Problem, ProblemKind, Scope};

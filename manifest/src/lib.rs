@@ -11,4 +11,4 @@ pub mod text;
 
 pub use diagnostic::{Code, Diagnostic, Fix, Severity};
 pub use model::Manifest;
-pub use text::{FileId, Files, FileProblem, Sources, Span, Spanned};
+pub use text::{FileId, FileProblem, Files, Sources, Span, Spanned};

@@ -168,10 +168,23 @@ pub struct Probe {
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Check {
-    Http { path: Spanned<String>, port: Option<Spanned<String>>, host: Option<String>, headers: Vec<(String, String)>, status: Option<Vec<u16>> },
-    Tcp { port: Option<Spanned<String>> },
-    Grpc { port: Option<Spanned<String>>, service: Option<String> },
-    Exec { command: Command },
+    Http {
+        path: Spanned<String>,
+        port: Option<Spanned<String>>,
+        host: Option<String>,
+        headers: Vec<(String, String)>,
+        status: Option<Vec<u16>>,
+    },
+    Tcp {
+        port: Option<Spanned<String>>,
+    },
+    Grpc {
+        port: Option<Spanned<String>>,
+        service: Option<String>,
+    },
+    Exec {
+        command: Command,
+    },
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -188,7 +201,9 @@ pub enum VolumeSource {
     Named,
     /// A path relative to the manifest's folder, mounted into the container.
     Path(Spanned<String>),
-    Tmpfs { size: Option<u64> },
+    Tmpfs {
+        size: Option<u64>,
+    },
 }
 
 #[derive(Clone, PartialEq, Debug, Default)]
