@@ -1,0 +1,333 @@
+//! The agent's routes as calls. Each error of the agent arrives as the [`Problem`] it sent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use protocol::exec::{ExecRequest, UPGRADE};
+use protocol::greeting::AgentInfo;
+use protocol::plan::PlanReply;
+use protocol::request::{DownRequest, LocateRequest, LogEntry, LogQuery, RestartRequest, UpRequest};
+use protocol::status::{LocateReply, PreviewStatus};
+use protocol::{PROTOCOL, Problem};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::connection::{self, Connection, Mover};
+use crate::error::ClientError;
+use crate::exec::{Exec, ExecWriter};
+use crate::place::Place;
+use crate::start::{self, Launch};
+use crate::stream::{EventStream, LineStream, parse, words_of};
+
+/// An ordinary answer takes milliseconds; a plan asks a container engine.
+const ANSWER_SECONDS: u64 = 30;
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// A greeted connection. Calls that go on (events, logs, exec) use it up.
+#[derive(Debug)]
+pub struct Client {
+    place: Place,
+    connection: Connection,
+    info: AgentInfo,
+}
+
+impl Client {
+    /// Reaches the agent that runs.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] when there is none; the rest as the variants say.
+    pub async fn connect(place: &Place) -> Result<Self, ClientError> {
+        let missing = || ClientError::NotRunning { socket: place.socket() };
+        if !place.folder().exists() {
+            return Err(missing());
+        }
+        place.check()?;
+        let connection = connection::open(&place.socket()).await?.ok_or_else(missing)?;
+        Self::greet(place, connection).await
+    }
+
+    /// Reaches the agent, starting it if none runs.
+    ///
+    /// # Errors
+    /// As the variants say.
+    pub async fn connect_or_start(place: &Place, launch: &Launch) -> Result<Self, ClientError> {
+        let connection = start::open_or_start(place, launch).await?;
+        Self::greet(place, connection).await
+    }
+
+    async fn greet(place: &Place, mut connection: Connection) -> Result<Self, ClientError> {
+        let response = send(&mut connection, request(Method::GET, "/v1/agent", Bytes::new())?).await?;
+        let info: AgentInfo = read(response).await?;
+        match info.protocol.cmp(&PROTOCOL) {
+            std::cmp::Ordering::Equal => Ok(Self { place: place.clone(), connection, info }),
+            std::cmp::Ordering::Less => {
+                Err(ClientError::Older { version: info.version, found: info.protocol, own: PROTOCOL })
+            }
+            std::cmp::Ordering::Greater => {
+                Err(ClientError::Newer { version: info.version, found: info.protocol, own: PROTOCOL })
+            }
+        }
+    }
+
+    /// Stops the agent, whatever protocol it speaks: this one route never changes.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] when there is none; the rest as the variants say.
+    pub async fn stop_agent(place: &Place) -> Result<(), ClientError> {
+        let missing = || ClientError::NotRunning { socket: place.socket() };
+        if !place.folder().exists() {
+            return Err(missing());
+        }
+        place.check()?;
+        let mut connection = connection::open(&place.socket()).await?.ok_or_else(missing)?;
+        let response = send(&mut connection, request(Method::POST, "/v1/agent/stop", Bytes::new())?).await?;
+        checked(response).await.map(|_| ())
+    }
+
+    #[must_use]
+    pub fn info(&self) -> &AgentInfo {
+        &self.info
+    }
+
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn locate(&mut self, request: &LocateRequest) -> Result<LocateReply, ClientError> {
+        self.post("/v1/locate", request).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn plan(&mut self, request: &UpRequest) -> Result<PlanReply, ClientError> {
+        self.post("/v1/plan", request).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn previews(&mut self) -> Result<Vec<PreviewStatus>, ClientError> {
+        self.get("/v1/previews").await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn status(&mut self, preview: &str) -> Result<PreviewStatus, ClientError> {
+        self.get(&preview_path(preview, "")).await
+    }
+
+    /// Blocks until nothing moves any more, or the time is over.
+    ///
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn wait(&mut self, preview: &str, timeout: Duration) -> Result<PreviewStatus, ClientError> {
+        let path = preview_path(preview, &format!("/wait?timeout_ms={}", timeout.as_millis()));
+        let request = request(Method::GET, &path, Bytes::new())?;
+        // The agent keeps the time; ours only guards against an agent that hangs.
+        let limit = timeout + Duration::from_secs(ANSWER_SECONDS);
+        let answer = async { read(send_within(&mut self.connection, request, limit).await?).await };
+        within(limit, answer).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn put_secret(&mut self, preview: &str, name: &str, value: Vec<u8>) -> Result<(), ClientError> {
+        let path = preview_path(preview, &format!("/secrets/{}", segment(name)));
+        let response = send(&mut self.connection, request(Method::PUT, &path, value.into())?).await?;
+        checked(response).await.map(|_| ())
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn delete_secret(&mut self, preview: &str, name: &str) -> Result<(), ClientError> {
+        let path = preview_path(preview, &format!("/secrets/{}", segment(name)));
+        let response = send(&mut self.connection, request(Method::DELETE, &path, Bytes::new())?).await?;
+        checked(response).await.map(|_| ())
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn openapi(&mut self) -> Result<serde_json::Value, ClientError> {
+        self.get("/v1/openapi.json").await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn up(self, request: &UpRequest) -> Result<EventStream, ClientError> {
+        self.follow("/v1/up", request).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn down(self, preview: &str, request: &DownRequest) -> Result<EventStream, ClientError> {
+        self.follow(&preview_path(preview, "/down"), request).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn restart(self, preview: &str, request: &RestartRequest) -> Result<EventStream, ClientError> {
+        self.follow(&preview_path(preview, "/restart"), request).await
+    }
+
+    /// All events from now on, or those after `last_id`.
+    ///
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn events(self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
+        let mut request = request(Method::GET, "/v1/events", Bytes::new())?;
+        request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static("text/event-stream"));
+        if let Some(id) = last_id {
+            request.headers_mut().insert("last-event-id", header::HeaderValue::from(id));
+        }
+        let (body, mover) = self.stream(request).await?;
+        Ok(EventStream::new(body, mover))
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn logs(self, preview: &str, query: &LogQuery) -> Result<LineStream<LogEntry>, ClientError> {
+        let path = preview_path(preview, &format!("/logs?{}", log_query(query)));
+        let (body, mover) = self.stream(request(Method::GET, &path, Bytes::new())?).await?;
+        Ok(LineStream::new(body, mover))
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn exec(mut self, preview: &str, body: &ExecRequest) -> Result<(Exec, ExecWriter), ClientError> {
+        let mut request = request(Method::POST, &preview_path(preview, "/exec"), to_json(body)?)?;
+        let headers = request.headers_mut();
+        headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, header::HeaderValue::from_static(UPGRADE));
+        let response = send(&mut self.connection, request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let response = checked(response).await?;
+            return Err(ClientError::Unreadable(format!("status `{}` instead of 101", response.status())));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|error| ClientError::Broken(words_of(&error)))?;
+        Ok(Exec::new(upgraded, self.connection.mover))
+    }
+
+    async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
+        read(send(&mut self.connection, request(Method::GET, path, Bytes::new())?).await?).await
+    }
+
+    async fn post<B: Serialize, T: DeserializeOwned>(&mut self, path: &str, body: &B) -> Result<T, ClientError> {
+        read(send(&mut self.connection, request(Method::POST, path, to_json(body)?)?).await?).await
+    }
+
+    async fn follow<B: Serialize>(self, path: &str, body: &B) -> Result<EventStream, ClientError> {
+        let mut request = request(Method::POST, path, to_json(body)?)?;
+        request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static("text/event-stream"));
+        let (body, mover) = self.stream(request).await?;
+        Ok(EventStream::new(body, mover))
+    }
+
+    async fn stream(mut self, request: Request<Full<Bytes>>) -> Result<(Incoming, Mover), ClientError> {
+        let response = checked(send(&mut self.connection, request).await?).await?;
+        Ok((response.into_body(), self.connection.mover))
+    }
+}
+
+fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
+    let mut builder = Request::builder().method(method).uri(path).header(header::HOST, "pdev");
+    if !body.is_empty() {
+        let json = matches!(body.first(), Some(b'{')) && !path.contains("/secrets/");
+        builder =
+            builder.header(header::CONTENT_TYPE, if json { "application/json" } else { "application/octet-stream" });
+    }
+    builder.body(Full::new(body)).map_err(|error| ClientError::Unreadable(format!("the path `{path}`: {error}")))
+}
+
+async fn send(connection: &mut Connection, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+    send_within(connection, request, Duration::from_secs(ANSWER_SECONDS)).await
+}
+
+async fn send_within(
+    connection: &mut Connection,
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+) -> Result<Response<Incoming>, ClientError> {
+    let answer = async {
+        connection.sender.ready().await.map_err(|error| ClientError::Broken(words_of(&error)))?;
+        connection.sender.send_request(request).await.map_err(|error| ClientError::Broken(words_of(&error)))
+    };
+    within(limit, answer).await
+}
+
+async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    let late = |_| ClientError::Timeout { seconds: limit.as_secs() };
+    tokio::time::timeout(limit, answer).await.map_err(late)?
+}
+
+async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
+    let body = collect(checked(response).await?.into_body()).await?;
+    parse(&body)
+}
+
+async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = collect(response.into_body()).await?;
+    let mut problem: Problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
+        let words = String::from_utf8_lossy(&body).trim().chars().take(300).collect::<String>();
+        let title = if words.is_empty() { format!("the agent answered `{status}`") } else { words };
+        Problem::new("unexpected_answer", status.as_u16(), title)
+    });
+    if problem.status == 0 {
+        problem.status = status.as_u16();
+    }
+    Err(ClientError::Problem(Box::new(problem)))
+}
+
+async fn collect(body: Incoming) -> Result<Bytes, ClientError> {
+    let whole = async {
+        let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
+        collected.map(http_body_util::Collected::to_bytes).map_err(|error| ClientError::Broken(error.to_string()))
+    };
+    within(Duration::from_secs(ANSWER_SECONDS), whole).await
+}
+
+fn to_json<B: Serialize>(body: &B) -> Result<Bytes, ClientError> {
+    serde_json::to_vec(body).map(Bytes::from).map_err(|error| ClientError::Unreadable(error.to_string()))
+}
+
+fn preview_path(preview: &str, rest: &str) -> String {
+    format!("/v1/previews/{}{rest}", segment(preview))
+}
+
+fn log_query(query: &LogQuery) -> String {
+    let mut parts = Vec::new();
+    if let Some(units) = &query.units {
+        parts.push(format!("units={}", segment(units)));
+    }
+    if query.follow {
+        parts.push("follow=true".to_owned());
+    }
+    if let Some(since) = query.since {
+        parts.push(format!("since={since}"));
+    }
+    if let Some(tail) = query.tail {
+        parts.push(format!("tail={tail}"));
+    }
+    parts.join("&")
+}
+
+/// Percent-encodes everything but RFC 3986's unreserved characters.
+fn segment(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}

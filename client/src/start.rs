@@ -1,0 +1,157 @@
+//! Starting the agent when nobody listens: spawn it, and wait for its one word on a pipe instead of polling.
+//!
+//! The pipe is the new process's standard output. It writes one line there, [`READY_WORD`] once it listens or a
+//! [`Problem`] as JSON, and then lets go of it. Putting itself into a session of its own is the agent's part.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use protocol::Problem;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use crate::connection::{self, Connection};
+use crate::error::ClientError;
+use crate::place::{Place, plain};
+
+/// What the agent writes, with a line feed, once it listens.
+pub const READY_WORD: &str = "ready";
+
+/// An agent's words are cut here: a program that is no agent could write for ever.
+const WORDS_BYTES_MAX: u64 = 64 * 1024;
+
+/// The log of agents started in the background is set aside once it is this long.
+const LOG_BYTES_MAX: u64 = 4 << 20;
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+    pub deadline: Duration,
+}
+
+impl Launch {
+    /// This very program as `agent run --background`.
+    ///
+    /// # Errors
+    /// When the operating system does not tell which program runs.
+    pub fn this_program() -> Result<Self, ClientError> {
+        let program = std::env::current_exe().map_err(|error| ClientError::NotStarted {
+            words: format!("cannot tell which program this is: {}", plain(&error)),
+            hint: None,
+            log: None,
+        })?;
+        let arguments = ["agent", "run", "--background"].map(str::to_owned).to_vec();
+        Ok(Self { program, arguments, deadline: Duration::from_secs(5) })
+    }
+}
+
+/// Connects, starting an agent if nobody listens. Of two clients that start at once the second waits for the first
+/// one's lock and finds its agent.
+pub(crate) async fn open_or_start(place: &Place, launch: &Launch) -> Result<Connection, ClientError> {
+    place.prepare()?;
+    if let Some(connection) = connection::open(&place.socket()).await? {
+        return Ok(connection);
+    }
+    let deadline = Instant::now() + launch.deadline;
+    let late = || ClientError::StartTimeout { seconds: launch.deadline.as_secs(), log: Some(place.log()) };
+    let _lock = tokio::time::timeout_at(deadline, lock(place.start_lock())).await.map_err(|_| late())??;
+    if let Some(connection) = connection::open(&place.socket()).await? {
+        return Ok(connection);
+    }
+    match tokio::time::timeout_at(deadline, spawn(place, launch)).await.map_err(|_| late())? {
+        Ok(()) => {}
+        // Somebody else's agent (systemd's, or one started by hand) is between its lock and its socket.
+        Err(Refusal { already_running: true, .. }) => {
+            return tokio::time::timeout_at(deadline, until_listening(place)).await.map_err(|_| late())?;
+        }
+        Err(Refusal { error, .. }) => return Err(error),
+    }
+    connection::open(&place.socket()).await?.ok_or_else(|| ClientError::NotStarted {
+        words: format!("it said `{READY_WORD}`, but nobody listens on `{}`", place.socket().display()),
+        hint: None,
+        log: Some(place.log()),
+    })
+}
+
+/// Only reached in the instant between another agent's lock and its listening; the caller bounds it.
+async fn until_listening(place: &Place) -> Result<Connection, ClientError> {
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    loop {
+        let _now = tick.tick().await;
+        if let Some(connection) = connection::open(&place.socket()).await? {
+            return Ok(connection);
+        }
+    }
+}
+
+async fn lock(path: PathBuf) -> Result<File, ClientError> {
+    let locked = tokio::task::spawn_blocking(move || {
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+        Ok(file)
+    });
+    let failed =
+        |words: String| ClientError::NotStarted { words: format!("the start lock: {words}"), hint: None, log: None };
+    match locked.await {
+        Ok(Ok(file)) => Ok(file),
+        Ok(Err(error)) => Err(failed(plain(&error))),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+struct Refusal {
+    already_running: bool,
+    error: ClientError,
+}
+
+async fn spawn(place: &Place, launch: &Launch) -> Result<(), Refusal> {
+    let refuse = |words: String, hint: Option<String>| Refusal {
+        already_running: false,
+        error: ClientError::NotStarted { words, hint, log: Some(place.log()) },
+    };
+    let log = open_log(&place.log()).map_err(|error| refuse(format!("its log: {}", plain(&error)), None))?;
+    // Not the user's folder: an agent that stays there would keep it from being unmounted.
+    let mut child = Command::new(&launch.program)
+        .args(&launch.arguments)
+        .env("PDEV_SOCKET_DIR", place.folder())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .kill_on_drop(false)
+        .spawn()
+        .map_err(|error| refuse(format!("`{}`: {}", launch.program.display(), plain(&error)), None))?;
+    let mut line = String::new();
+    if let Some(output) = child.stdout.take() {
+        let read = BufReader::new(output.take(WORDS_BYTES_MAX)).read_line(&mut line).await;
+        read.map_err(|error| refuse(plain(&error), None))?;
+    }
+    let line = line.trim();
+    if line == READY_WORD {
+        return Ok(());
+    }
+    if line.is_empty() {
+        let ended = child.wait().await.map(|status| status.to_string());
+        return Err(refuse(format!("it ended without a word ({})", ended.unwrap_or_default()), None));
+    }
+    match serde_json::from_str::<Problem>(line) {
+        Ok(problem) => {
+            let already_running = problem.code == "already_running";
+            Err(Refusal { already_running, ..refuse(problem.title, problem.hint) })
+        }
+        Err(_) => Err(refuse(line.to_owned(), None)),
+    }
+}
+
+fn open_log(path: &Path) -> std::io::Result<File> {
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
+        std::fs::rename(path, path.with_extension("log.1"))?;
+    }
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}

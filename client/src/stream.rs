@@ -1,0 +1,205 @@
+//! Answers that go on: server-sent events, and one JSON value a line.
+//!
+//! The readers are fed bytes and give back whole items, so that any cut by the network is tested without one.
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use protocol::Event;
+use serde::de::DeserializeOwned;
+
+use crate::connection::Mover;
+use crate::error::ClientError;
+
+/// One event or line is at most this long: a status of hundreds of units with their last lines fits many times.
+const ITEM_BYTES_MAX: usize = 16 << 20;
+
+/// Splits a stream of server-sent events into the `data` of each, by the rules of the HTML standard.
+#[derive(Debug, Default)]
+pub struct SseReader {
+    line: Vec<u8>,
+    data: String,
+    has_data: bool,
+    after_cr: bool,
+}
+
+impl SseReader {
+    /// Feeds bytes and returns the events they complete.
+    ///
+    /// # Errors
+    /// When an event is longer than anything the agent sends.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<String>, ClientError> {
+        let mut events = Vec::new();
+        for &byte in bytes {
+            let after_cr = std::mem::take(&mut self.after_cr);
+            match byte {
+                b'\n' if after_cr => {}
+                b'\n' | b'\r' => {
+                    self.after_cr = byte == b'\r';
+                    events.extend(self.end_line());
+                }
+                _ => self.line.push(byte),
+            }
+        }
+        if self.line.len() + self.data.len() > ITEM_BYTES_MAX {
+            return Err(ClientError::Unreadable(format!("an event of over {ITEM_BYTES_MAX} bytes")));
+        }
+        Ok(events)
+    }
+
+    fn end_line(&mut self) -> Option<String> {
+        let line = std::mem::take(&mut self.line);
+        if line.is_empty() {
+            let data = std::mem::take(&mut self.data);
+            return std::mem::take(&mut self.has_data).then_some(data);
+        }
+        // `id` is inside the JSON as well, `event` and `retry` say nothing new, and `:` is a comment (keep-alive).
+        if let Some(value) = line.strip_prefix(b"data:") {
+            if self.has_data {
+                self.data.push('\n');
+            }
+            self.data.push_str(&String::from_utf8_lossy(value.strip_prefix(b" ").unwrap_or(value)));
+            self.has_data = true;
+        }
+        None
+    }
+}
+
+/// Events of one operation, or of the whole agent.
+#[derive(Debug)]
+pub struct EventStream {
+    body: Incoming,
+    reader: SseReader,
+    ready: VecDeque<Event>,
+    last_id: Option<u64>,
+    _mover: Mover,
+}
+
+impl EventStream {
+    pub(crate) fn new(body: Incoming, mover: Mover) -> Self {
+        Self { body, reader: SseReader::default(), ready: VecDeque::new(), last_id: None, _mover: mover }
+    }
+
+    /// The last event given out: what to resume after.
+    #[must_use]
+    pub fn last_id(&self) -> Option<u64> {
+        self.last_id
+    }
+
+    /// The next event; `None` when the agent ended the stream properly.
+    ///
+    /// # Errors
+    /// When the connection breaks or something unreadable arrives.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                self.last_id = Some(event.id);
+                return Ok(Some(event));
+            }
+            let Some(bytes) = next_bytes(&mut self.body).await? else { return Ok(None) };
+            for data in self.reader.feed(&bytes)? {
+                self.ready.push_back(parse(data.as_bytes())?);
+            }
+        }
+    }
+}
+
+/// One JSON value a line.
+#[derive(Debug)]
+pub struct LineStream<T> {
+    body: Incoming,
+    buffer: Vec<u8>,
+    ready: VecDeque<T>,
+    _mover: Mover,
+    item: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> LineStream<T> {
+    pub(crate) fn new(body: Incoming, mover: Mover) -> Self {
+        Self { body, buffer: Vec::new(), ready: VecDeque::new(), _mover: mover, item: PhantomData }
+    }
+
+    /// The next value; `None` at the end.
+    ///
+    /// # Errors
+    /// When the connection breaks or something unreadable arrives.
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            if let Some(value) = self.ready.pop_front() {
+                return Ok(Some(value));
+            }
+            match next_bytes(&mut self.body).await? {
+                Some(bytes) => self.feed(&bytes)?,
+                None if self.buffer.is_empty() => return Ok(None),
+                None => self.ready.push_back(parse(&std::mem::take(&mut self.buffer))?),
+            }
+        }
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        self.buffer.extend_from_slice(bytes);
+        let Some(end) = self.buffer.iter().rposition(|&byte| byte == b'\n') else {
+            let fits = self.buffer.len() <= ITEM_BYTES_MAX;
+            return fits.then_some(()).ok_or_else(|| ClientError::Unreadable("a line without an end".into()));
+        };
+        let rest = self.buffer.split_off(end + 1);
+        let lines = std::mem::replace(&mut self.buffer, rest);
+        for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+            self.ready.push_back(parse(line)?);
+        }
+        Ok(())
+    }
+
+    /// Values that have already arrived, so that a writer can flush once per burst.
+    #[must_use]
+    pub fn has_more_at_hand(&self) -> bool {
+        !self.ready.is_empty()
+    }
+}
+
+async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, ClientError> {
+    loop {
+        match body.frame().await {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(ClientError::Broken(words_of(&error))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(_trailers) => {}
+            },
+        }
+    }
+}
+
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(bytes).map_err(|error| ClientError::Unreadable(error.to_string()))
+}
+
+pub(crate) fn words_of(error: &hyper::Error) -> String {
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        return "it was closed in the middle of an answer".to_owned();
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SseReader;
+
+    #[test]
+    fn events_survive_any_cut() {
+        let text =
+            b": hello\nid: 1\ndata: {\"a\":1}\n\nevent: x\r\ndata:{\r\ndata: }\r\n\r\nretry: 5\n\ndata\n\ndata: last\r\r";
+        let whole = SseReader::default().feed(text).unwrap();
+        assert_eq!(whole, ["{\"a\":1}", "{\n}", "last"]);
+        for cut in 0..text.len() {
+            let mut reader = SseReader::default();
+            let mut seen = reader.feed(&text[..cut]).unwrap();
+            seen.extend(reader.feed(&text[cut..]).unwrap());
+            assert_eq!(seen, whole, "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! A tiny agent: a unix socket that answers each request with prepared bytes. It knows nothing of previews.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+/// Head and body of a request, and the connection for answers that go on.
+pub(crate) struct Asked {
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Asked {
+    pub(crate) fn is(&self, start: &str) -> bool {
+        self.head.starts_with(start)
+    }
+}
+
+pub(crate) type Answer = Arc<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>;
+
+pub(crate) fn json(status: &str, body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        .into()
+}
+
+pub(crate) fn info(protocol: u32) -> Vec<u8> {
+    json(
+        "200 OK",
+        &format!(
+            r#"{{"version":"9.9.9","protocol":{protocol},"pid":1,"started_at":7,"proxy_port":8642,"executable":"/x","previews":0,"accepting":true}}"#
+        ),
+    )
+}
+
+/// Answers whole; a `101` answer turns the connection into an echo of frames; an unended chunked one is closed.
+pub(crate) fn serve(socket: &Path, answer: Answer) {
+    let listener = UnixListener::bind(socket).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(connection(stream, answer.clone()));
+        }
+    });
+}
+
+async fn connection(mut stream: UnixStream, answer: Answer) -> Option<()> {
+    loop {
+        let asked = read_request(&mut stream).await?;
+        let bytes = answer(&asked);
+        stream.write_all(&bytes).await.ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        if text.starts_with("HTTP/1.1 101") {
+            let (mut input, mut output) = stream.into_split();
+            tokio::io::copy(&mut input, &mut output).await.ok()?;
+            return None;
+        }
+        if text.contains("chunked") && !text.ends_with("0\r\n\r\n") {
+            return None;
+        }
+    }
+}
+
+async fn read_request(stream: &mut UnixStream) -> Option<Asked> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let length = head
+        .lines()
+        .find_map(|line| line.to_lowercase().strip_prefix("content-length:").map(|n| n.trim().parse::<usize>()))
+        .map_or(0, Result::unwrap);
+    let mut body = bytes.split_off(end);
+    while body.len() < length {
+        if stream.read_buf(&mut body).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(Asked { head, body })
+}

@@ -1,0 +1,101 @@
+//! Starting the agent: who wins, who waits, and what is said when it cannot start.
+//!
+//! This program is its own fake agent: started with `agent`, it takes the lock, listens, says so and serves.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod fake;
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, ClientError, Launch, Place, READY_WORD};
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if std::env::args().nth(1).as_deref() == Some("agent") {
+        return runtime.block_on(be_an_agent());
+    }
+    runtime.block_on(async {
+        two_clients_start_one_agent().await;
+        words_of_an_agent_that_cannot_start().await;
+    });
+    println!("start: 2 tests passed");
+}
+
+/// Ends when its socket's folder is asked to stop, or after a deadline, so that no test run leaves one behind.
+async fn be_an_agent() {
+    let folder = std::env::var("PDEV_SOCKET_DIR").unwrap();
+    let place = Place::at(&folder);
+    let lock = File::create(Path::new(&folder).join("agent.lock")).unwrap();
+    if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        println!(r#"{{"code":"already_running","title":"another agent runs"}}"#);
+        return;
+    }
+    writeln!(OpenOptions::new().create(true).append(true).open(Path::new(&folder).join("starts")).unwrap(), "x")
+        .unwrap();
+    let (stop, mut stopped) = tokio::sync::mpsc::channel::<()>(1);
+    fake::serve(
+        &place.socket(),
+        Arc::new(move |asked| {
+            if asked.is("POST /v1/agent/stop") {
+                assert!(asked.body.is_empty());
+                let _ = stop.try_send(());
+                return fake::json("202 Accepted", "{}");
+            }
+            fake::info(1)
+        }),
+    );
+    println!("{READY_WORD}");
+    let _ = tokio::time::timeout(Duration::from_secs(20), stopped.recv()).await;
+}
+
+fn private_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    folder
+}
+
+async fn two_clients_start_one_agent() {
+    let folder = private_folder();
+    let place = Place::at(folder.path().join("inner"));
+    let launch = Launch {
+        program: std::env::current_exe().unwrap(),
+        arguments: vec!["agent".into()],
+        deadline: Duration::from_secs(10),
+    };
+    let tasks = (0..6).map(|_| {
+        let (place, launch) = (place.clone(), launch.clone());
+        tokio::spawn(async move { Client::connect_or_start(&place, &launch).await.map(|client| client.info().clone()) })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        assert_eq!(task.await.unwrap().unwrap().version, "9.9.9");
+    }
+    assert_eq!(std::fs::read_to_string(place.folder().join("starts")).unwrap(), "x\n");
+    assert_eq!(std::fs::metadata(place.folder()).unwrap().permissions().mode() & 0o777, 0o700);
+    Client::stop_agent(&place).await.unwrap();
+}
+
+async fn words_of_an_agent_that_cannot_start() {
+    let cases: [(&str, fn(&ClientError) -> bool); 4] = [
+        (r#"echo '{"code":"disk_full","title":"no space","hint":"Free some."}'"#, |error| {
+            error.to_string() == "the agent did not start: no space" && error.hint().as_deref() == Some("Free some.")
+        }),
+        ("exit 3", |error| error.to_string().contains("ended without a word (exit status: 3)")),
+        ("echo ready", |error| error.to_string().contains("but nobody listens")),
+        ("exec sleep 3", |error| matches!(error, ClientError::StartTimeout { .. })),
+    ];
+    for (script, expected) in cases {
+        let folder = private_folder();
+        let launch = Launch {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            deadline: Duration::from_millis(300),
+        };
+        let error = Client::connect_or_start(&Place::at(folder.path()), &launch).await.unwrap_err();
+        assert!(expected(&error), "{script}: {error}");
+    }
+}
