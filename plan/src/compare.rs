@@ -1,0 +1,290 @@
+//! Desired against observed: the steps that turn one into the other, each with its cause and its real predecessors.
+//!
+//! Decides everything, does nothing, asks nobody. The graph has an edge for each need and no barriers: images are
+//! prepared at once, in parallel; a unit is created as soon as its image and volumes are there, and started as soon as
+//! what it needs is ready. Same input, same plan, byte for byte.
+
+mod steps;
+mod teardown;
+mod verdict;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::application::{Application, Body, Condition, Role, RuntimeKind, Unit, UnitName, When};
+use crate::hash;
+use crate::observed::{Images, Observed, ObservedUnit, RunState};
+use crate::step::{Action, Cause, Plan, StepId};
+
+pub use teardown::{TeardownOptions, teardown};
+
+use steps::Steps;
+use verdict::Verdict;
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CompareOptions {
+    /// Replace everything, changed or not.
+    pub force: bool,
+}
+
+/// Makes a job's hash depend on the contents of its `inputs`, hashed by the caller (only it can read files). Call it
+/// before [`compare`], so that the label written at creation holds them too.
+pub fn fold_job_inputs(application: &mut Application, job_inputs: &BTreeMap<UnitName, String>) {
+    for (name, inputs) in job_inputs {
+        if let Some(unit) = application.units.get_mut(name) {
+            unit.hash = hash::with_inputs(&unit.hash, inputs);
+        }
+    }
+}
+
+/// The steps from what is there to what is wanted; empty but for the waits when nothing has to change.
+#[must_use]
+pub fn compare(desired: &Application, observed: &Observed, images: &Images, options: &CompareOptions) -> Plan {
+    let mut comparison = Comparison {
+        desired,
+        observed,
+        images,
+        verdicts: verdict::all(desired, observed, images, options),
+        steps: Steps::default(),
+        prepared: BTreeMap::new(),
+        removed: BTreeMap::new(),
+        strays: Vec::new(),
+        ended: BTreeMap::new(),
+        port_freed: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        network: None,
+    };
+    comparison.common_ground();
+    comparison.prepare_images();
+    comparison.remove_what_goes();
+    let order = starting_order(desired);
+    for name in &order {
+        if let Some(unit) = desired.units.get(name) {
+            comparison.bring_up(unit);
+        }
+    }
+    comparison.remove_unused_network();
+    comparison.steps.into_plan()
+}
+
+/// Which steps tell that a unit is started, and that it is ready or done.
+#[derive(Clone, Copy, Default)]
+struct Milestones {
+    started: Option<StepId>,
+    ready: Option<StepId>,
+}
+
+struct Comparison<'a> {
+    desired: &'a Application,
+    observed: &'a Observed,
+    images: &'a Images,
+    verdicts: BTreeMap<&'a str, Verdict>,
+    steps: Steps,
+    prepared: BTreeMap<&'a str, StepId>,
+    /// The removal of a unit's old object.
+    removed: BTreeMap<&'a str, StepId>,
+    /// Removals of second objects; the unit's own creation waits, because names may clash.
+    strays: Vec<(&'a str, StepId)>,
+    ended: BTreeMap<&'a str, Milestones>,
+    /// Host port -> the step after which nobody of this preview holds it any more.
+    port_freed: BTreeMap<u16, Vec<StepId>>,
+    volumes: BTreeMap<&'a str, StepId>,
+    network: Option<StepId>,
+}
+
+impl<'a> Comparison<'a> {
+    fn common_ground(&mut self) {
+        let has_containers = self.desired.units.values().any(|unit| is_wanted(unit) && is_container(unit));
+        if has_containers && self.observed.networks.is_empty() {
+            self.network = Some(self.steps.add(Action::CreateNetwork, Vec::new(), Cause::Absent));
+        }
+        for volume in self.desired.volumes.keys().filter(|volume| !self.observed.volumes.contains(*volume)) {
+            let action = Action::CreateVolume { volume: volume.clone() };
+            let id = self.steps.add(action, Vec::new(), Cause::Absent);
+            self.volumes.insert(volume, id);
+        }
+    }
+
+    /// Units with the same source are prepared one after the other: the second finds the first one's result.
+    fn prepare_images(&mut self) {
+        let mut same_source: BTreeMap<String, StepId> = BTreeMap::new();
+        for (name, unit) in &self.desired.units {
+            let Some(reason) = self.images.stale.get(name).filter(|_| is_wanted(unit)) else { continue };
+            let source = source_key(unit);
+            let after = same_source.get(&source).copied().into_iter().collect();
+            let action = Action::PrepareImage { unit: name.clone(), runtime: unit.body.runtime() };
+            let id = self.steps.add(action, after, Cause::ImageStale { reason: reason.clone() });
+            same_source.insert(source, id);
+            self.prepared.insert(name, id);
+        }
+    }
+
+    /// Old objects of replaced units, units that left the manifest, strays. A replaced unit keeps running until its
+    /// new image is there, so a failing build costs nothing.
+    fn remove_what_goes(&mut self) {
+        for stray in &self.observed.strays {
+            let id = self.remove(stray, Vec::new(), &Cause::Stray);
+            self.note_freed_ports(stray, id);
+            self.strays.push((&stray.name, id));
+        }
+        for (name, old) in &self.observed.units {
+            let cause = match self.verdicts.get(name.as_str()) {
+                None => Cause::Removed,
+                Some(Verdict::Replace(cause)) => cause.clone(),
+                Some(_) => continue,
+            };
+            let after = self.prepared.get(name.as_str()).copied().into_iter().collect();
+            let id = self.remove(old, after, &cause);
+            self.note_freed_ports(old, id);
+            self.removed.insert(name, id);
+        }
+    }
+
+    fn remove(&mut self, old: &ObservedUnit, after: Vec<StepId>, cause: &Cause) -> StepId {
+        let (unit, runtime) = (old.name.clone(), old.runtime);
+        let removal = Action::Remove { unit: unit.clone(), runtime, handle: old.handle.clone() };
+        // A stray is removed by its handle while running: stopping by name would stop the unit itself.
+        if is_alive(&old.state) && *cause != Cause::Stray {
+            let stop = self.steps.add(Action::Stop { unit, runtime }, after, cause.clone());
+            self.steps.add(removal, vec![stop], Cause::Follows)
+        } else {
+            self.steps.add(removal, after, cause.clone())
+        }
+    }
+
+    fn note_freed_ports(&mut self, old: &ObservedUnit, removal: StepId) {
+        for port in old.host_ports.values() {
+            self.port_freed.entry(*port).or_default().push(removal);
+        }
+    }
+
+    fn bring_up(&mut self, unit: &'a Unit) {
+        let name = unit.name.as_str();
+        let Some(verdict) = self.verdicts.get(name).cloned() else { return };
+        let milestones = match verdict {
+            Verdict::Leave => Milestones::default(),
+            Verdict::Await => Milestones { started: None, ready: Some(self.wait(unit, Vec::new())) },
+            Verdict::Connect => {
+                let action = Action::Connect { unit: unit.name.clone(), runtime: unit.body.runtime() };
+                let connected = self.steps.add(action, self.network.into_iter().collect(), Cause::LostNetwork);
+                Milestones { started: Some(connected), ready: Some(self.wait(unit, vec![connected])) }
+            }
+            Verdict::Start(cause) => self.start(unit, None, cause),
+            Verdict::Replace(cause) | Verdict::Create(cause) => {
+                let created = self.create(unit, cause);
+                self.start(unit, Some(created), Cause::Follows)
+            }
+        };
+        self.ended.insert(name, milestones);
+    }
+
+    fn create(&mut self, unit: &Unit, cause: Cause) -> StepId {
+        let name = unit.name.as_str();
+        let mut after: BTreeSet<StepId> =
+            self.removed.get(name).into_iter().chain(self.prepared.get(name)).copied().collect();
+        if let Body::Container(container) = &unit.body {
+            after.extend(self.network);
+            after.extend(container.volumes.iter().filter_map(|(volume, _)| self.volumes.get(volume.as_str())));
+        }
+        after.extend(self.strays.iter().filter(|(stray, _)| *stray == name).map(|&(_, id)| id));
+        // The removal already waits for the image; one edge says it.
+        if self.removed.contains_key(name)
+            && let Some(prepared) = self.prepared.get(name)
+        {
+            after.remove(prepared);
+        }
+        let action = Action::Create { unit: unit.name.clone(), runtime: unit.body.runtime() };
+        self.steps.add(action, after.into_iter().collect(), cause)
+    }
+
+    fn start(&mut self, unit: &Unit, created: Option<StepId>, cause: Cause) -> Milestones {
+        let mut after: BTreeSet<StepId> = created.into_iter().collect();
+        after.extend(self.needed(unit));
+        let own_removal = self.removed.get(unit.name.as_str()).copied();
+        for port in unit.ports.values() {
+            let freed = self.port_freed.get(&port.host).into_iter().flatten().copied();
+            after.extend(freed.filter(|&step| Some(step) != own_removal));
+        }
+        let action = Action::Start { unit: unit.name.clone(), runtime: unit.body.runtime() };
+        let started = self.steps.add(action, after.into_iter().collect(), cause);
+        Milestones { started: Some(started), ready: Some(self.wait(unit, vec![started])) }
+    }
+
+    fn wait(&mut self, unit: &Unit, after: Vec<StepId>) -> StepId {
+        let unit_name = unit.name.clone();
+        let action = match unit.role {
+            Role::Job => Action::AwaitExit { unit: unit_name },
+            Role::Service | Role::Resource => Action::AwaitReady { unit: unit_name },
+        };
+        self.steps.add(action, after, Cause::Follows)
+    }
+
+    /// Only units already planned count, so that a cycle (refused elsewhere) can never become a deadlock here.
+    fn needed(&self, unit: &Unit) -> Vec<StepId> {
+        let by_need = unit.needs.iter().filter_map(|(name, condition)| {
+            let milestones = self.ended.get(name.as_str())?;
+            match condition {
+                Condition::Started => milestones.started,
+                Condition::Healthy | Condition::Completed => milestones.ready,
+            }
+        });
+        let mut steps: Vec<StepId> = by_need.collect();
+        if unit.role == Role::Job && unit.when == When::After {
+            let others = self.desired.units.values().filter(|other| other.role != Role::Job);
+            steps.extend(others.filter_map(|other| self.ended.get(other.name.as_str())?.ready));
+        }
+        steps
+    }
+
+    fn remove_unused_network(&mut self) {
+        if self.desired.units.values().any(is_container) {
+            return;
+        }
+        let strays = self.strays.iter().map(|&(_, id)| id);
+        let after: Vec<StepId> = self.removed.values().copied().chain(strays).collect();
+        for name in &self.observed.networks {
+            self.steps.add(Action::RemoveNetwork { name: name.clone() }, after.clone(), Cause::Removed);
+        }
+    }
+}
+
+/// Jobs that only `pdev run` starts are known, so that they are not removed, but never brought up.
+fn is_wanted(unit: &Unit) -> bool {
+    !(unit.role == Role::Job && unit.when == When::Manual)
+}
+
+fn is_container(unit: &Unit) -> bool {
+    unit.body.runtime() == RuntimeKind::Docker
+}
+
+fn is_alive(state: &RunState) -> bool {
+    matches!(state, RunState::Running | RunState::Paused)
+}
+
+fn source_key(unit: &Unit) -> String {
+    match &unit.body {
+        Body::Container(container) => format!("{:?}", container.image),
+        Body::Process(process) => format!("{:?} {:?}", process.dir, process.build),
+    }
+}
+
+/// Needed units first, names decide between equals; jobs for afterwards last. Members of a cycle come by name.
+fn starting_order(desired: &Application) -> Vec<UnitName> {
+    fn visit(name: &UnitName, desired: &Application, seen: &mut BTreeSet<UnitName>, order: &mut Vec<UnitName>) {
+        if !seen.insert(name.clone()) {
+            return;
+        }
+        let Some(unit) = desired.units.get(name) else { return };
+        for needed in unit.needs.keys() {
+            visit(needed, desired, seen, order);
+        }
+        order.push(name.clone());
+    }
+    let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
+    let last = |unit: &Unit| unit.role == Role::Job && unit.when == When::After;
+    for pass in [false, true] {
+        for (name, _) in desired.units.iter().filter(|(_, unit)| last(unit) == pass) {
+            visit(name, desired, &mut seen, &mut order);
+        }
+    }
+    order
+}

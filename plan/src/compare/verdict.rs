@@ -1,0 +1,138 @@
+//! What has to happen to each unit, looked at alone. Knows no steps and no order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{CompareOptions, is_wanted};
+use crate::application::{Application, Role, RuntimeKind, Unit};
+use crate::hash;
+use crate::observed::{Images, Observed, ObservedUnit, RunState};
+use crate::step::Cause;
+use crate::text;
+
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Verdict {
+    /// Nothing to do and nothing to wait for: a job that is done, a job for later.
+    Leave,
+    /// As wanted: only look whether all is well.
+    Await,
+    Connect,
+    Start(Cause),
+    Create(Cause),
+    /// Stop and remove the old object, then create.
+    Replace(Cause),
+}
+
+pub(super) fn all<'a>(
+    desired: &'a Application,
+    observed: &Observed,
+    images: &Images,
+    options: &CompareOptions,
+) -> BTreeMap<&'a str, Verdict> {
+    let mut verdicts = BTreeMap::new();
+    for (name, unit) in &desired.units {
+        let verdict = match observed.units.get(name) {
+            _ if !is_wanted(unit) => Verdict::Leave,
+            None => Verdict::Create(absent(unit)),
+            Some(old) => one(unit, old, images, options),
+        };
+        verdicts.insert(name.as_str(), verdict);
+    }
+    follow_moved_ports(desired, observed, &mut verdicts);
+    verdicts
+}
+
+fn absent(unit: &Unit) -> Cause {
+    match unit.role {
+        Role::Job => Cause::JobDue { reason: "it has not run yet".to_owned() },
+        Role::Service | Role::Resource => Cause::Absent,
+    }
+}
+
+fn one(unit: &Unit, old: &ObservedUnit, images: &Images, options: &CompareOptions) -> Verdict {
+    if let Some(cause) = reason_to_replace(unit, old, images, options) {
+        return Verdict::Replace(cause);
+    }
+    let is_job = unit.role == Role::Job;
+    match &old.state {
+        RunState::Exited(exit) if is_job && exit.success() => Verdict::Leave,
+        RunState::Exited(exit) if is_job => {
+            Verdict::Start(Cause::JobDue { reason: format!("its last run {}", text::ended(exit)) })
+        }
+        RunState::Running if old.connected || old.runtime != RuntimeKind::Docker => Verdict::Await,
+        RunState::Running => Verdict::Connect,
+        state => Verdict::Start(Cause::NotRunning { was: text::state(state) }),
+    }
+}
+
+/// The first reason that holds, strongest first.
+fn reason_to_replace(unit: &Unit, old: &ObservedUnit, images: &Images, options: &CompareOptions) -> Option<Cause> {
+    if options.force {
+        return Some(Cause::Forced);
+    }
+    if old.runtime != unit.body.runtime() {
+        return Some(Cause::RuntimeChanged);
+    }
+    if old.hash != unit.hash {
+        return Some(changed(unit, hash::changed_fields(&old.hash, &unit.hash)));
+    }
+    if let Some(reason) = images.stale.get(&unit.name) {
+        return Some(Cause::ImageStale { reason: reason.clone() });
+    }
+    if let (Some(current), Some(used)) = (images.current.get(&unit.name), &old.image)
+        && current != used
+    {
+        return Some(Cause::ImageChanged);
+    }
+    // A finished job has nothing published and nobody waits on its network any more.
+    if unit.role == Role::Job && matches!(old.state, RunState::Exited(_)) {
+        return None;
+    }
+    // The engine refuses to start a container whose network is gone, so attaching would come too late.
+    let at_rest = old.state != RunState::Running;
+    if old.runtime == RuntimeKind::Docker && !old.connected && at_rest {
+        return Some(Cause::LostNetwork);
+    }
+    let moved = moved_ports(unit, old);
+    (!moved.is_empty()).then(|| changed(unit, moved))
+}
+
+fn changed(unit: &Unit, fields: Vec<String>) -> Cause {
+    if unit.role != Role::Job {
+        return Cause::Changed { fields };
+    }
+    let reason = match fields.as_slice() {
+        [] => "its definition changed".to_owned(),
+        [only] if only == "inputs" => "its inputs changed".to_owned(),
+        fields => format!("changed: {}", fields.join(", ")),
+    };
+    Cause::JobDue { reason }
+}
+
+/// Host ports are no part of the hash; one that differs means that the registry of ports was lost or that the user
+/// fixed another one.
+fn moved_ports(unit: &Unit, old: &ObservedUnit) -> Vec<String> {
+    unit.ports
+        .iter()
+        .filter(|(name, port)| old.host_ports.get(*name).is_some_and(|&host| host != port.host))
+        .map(|(name, _)| format!("ports.{name}.host"))
+        .collect()
+}
+
+/// A process was told the host ports of what it needs; when one moved, the process has to be told again.
+fn follow_moved_ports<'a>(desired: &'a Application, observed: &Observed, verdicts: &mut BTreeMap<&'a str, Verdict>) {
+    let moved: BTreeSet<&str> = desired
+        .units
+        .iter()
+        .filter(|(name, unit)| observed.units.get(*name).is_some_and(|old| !moved_ports(unit, old).is_empty()))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    for (name, unit) in &desired.units {
+        if unit.body.runtime() != RuntimeKind::Process || !observed.units.contains_key(name) {
+            continue;
+        }
+        let Some(needed) = unit.needs.keys().find(|needed| moved.contains(needed.as_str())) else { continue };
+        if let Some(verdict @ (Verdict::Await | Verdict::Start(_))) = verdicts.get_mut(name.as_str()) {
+            *verdict = Verdict::Replace(Cause::Needs { unit: needed.clone() });
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Plans as text: one intent per case, then the property that a performed plan leaves nothing to do.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod world;
+
+use std::collections::BTreeMap;
+
+use plan::application::{Condition, Role, RuntimeKind, When};
+use plan::observed::{Exit, Images, Observed, RunState};
+use plan::{CompareOptions, TeardownOptions, compare, fold_job_inputs, teardown, text};
+use world::{World, app, container, exited, perform, process};
+
+#[track_caller]
+fn check(world: &World, expected: &str) {
+    let plan = compare(&world.desired, &world.observed, &world.images, &world.options);
+    let trim = |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+    assert_eq!(trim(&text::graph(&plan)), trim(expected));
+    let after = perform(&world.desired, &world.observed, &world.images, &plan);
+    let nothing_stale = Images { current: world.images.current.clone(), stale: BTreeMap::new() };
+    let again = compare(&world.desired, &after, &nothing_stale, &CompareOptions::default());
+    assert!(again.is_empty(), "after the plan there is still something to do:\n{}", text::graph(&again));
+}
+
+fn two() -> World {
+    let mut world =
+        World::new(app([container("db").role(Role::Resource), container("api").needs("db", Condition::Healthy)]));
+    world.desired.units.get_mut("db").unwrap().ports.clear();
+    world
+}
+
+#[test]
+fn the_first_up_makes_everything_and_waits_only_where_needed() {
+    let mut world = two();
+    world.images.stale.insert("api".into(), "not built yet".into());
+    world.volume("db", "data");
+    check(
+        &world,
+        "0 create network: does not exist yet
+         1 create volume data: does not exist yet
+         2 prepare image of api: not built yet
+         3 create db: does not exist yet <- 0 1
+         4 start db: follows <- 3
+         5 wait until ready db: follows <- 4
+         6 create api: does not exist yet <- 0 2
+         7 start api: follows <- 5 6
+         8 wait until ready api: follows <- 7",
+    );
+}
+
+#[test]
+fn nothing_changed_means_nothing_but_looking() {
+    let world = two().up();
+    check(&world, "0 wait until ready db: follows\n 1 wait until ready api: follows");
+    assert!(compare(&world.desired, &world.observed, &world.images, &world.options).is_empty());
+}
+
+#[test]
+fn only_what_changed_is_replaced() {
+    let mut world = two().up();
+    world.desired.units.get_mut("api").unwrap().hash = "new env.LOG=bbbb".into();
+    world.observed.units.get_mut("api").unwrap().hash = "old env.LOG=aaaa".into();
+    check(
+        &world,
+        "0 stop api: changed: env.LOG
+         1 remove api: follows <- 0
+         2 wait until ready db: follows
+         3 create api: changed: env.LOG <- 1
+         4 start api: follows <- 2 3
+         5 wait until ready api: follows <- 4",
+    );
+}
+
+#[test]
+fn the_old_one_runs_until_the_new_image_is_there() {
+    let mut world = World::new(app([container("api")])).up();
+    world.images.stale.insert("api".into(), "context changed: src/main.py".into());
+    check(
+        &world,
+        "0 prepare image of api: context changed: src/main.py
+         1 stop api: context changed: src/main.py <- 0
+         2 remove api: follows <- 1
+         3 create api: context changed: src/main.py <- 2
+         4 start api: follows <- 3
+         5 wait until ready api: follows <- 4",
+    );
+}
+
+#[test]
+fn a_tag_that_moved_replaces() {
+    let mut world = World::new(app([container("api")])).up();
+    world.images.current.insert("api".into(), "sha256:new".into());
+    check(
+        &world,
+        "0 stop api: its image changed\n 1 remove api: follows <- 0\n 2 create api: its image changed <- 1
+         3 start api: follows <- 2\n 4 wait until ready api: follows <- 3",
+    );
+}
+
+#[test]
+fn what_stopped_is_started_again() {
+    let mut world = World::new(app([container("a"), container("b"), container("c"), container("d")])).up();
+    world.state("a", exited(1));
+    world.state("b", RunState::Paused);
+    world.state("c", RunState::Created);
+    world.state("d", RunState::Exited(Exit { signal: Some(9), out_of_memory: true, ..Exit::default() }));
+    check(
+        &world,
+        "0 start a: it is exited with code 1\n 1 wait until ready a: follows <- 0
+         2 start b: it is paused\n 3 wait until ready b: follows <- 2
+         4 start c: it is created but never started\n 5 wait until ready c: follows <- 4
+         6 start d: it is ended by signal 9 (out of memory)\n 7 wait until ready d: follows <- 6",
+    );
+}
+
+#[test]
+fn a_lost_network_is_joined_again_or_the_unit_replaced() {
+    let mut world = World::new(app([container("running"), container("stopped")])).up();
+    world.observed.networks.clear();
+    for unit in world.observed.units.values_mut() {
+        unit.connected = false;
+    }
+    world.state("stopped", exited(0));
+    check(
+        &world,
+        "0 create network: does not exist yet
+         1 remove stopped: it lost the network of the preview
+         2 connect running: it lost the network of the preview <- 0
+         3 wait until ready running: follows <- 2
+         4 create stopped: it lost the network of the preview <- 0 1
+         5 start stopped: follows <- 4
+         6 wait until ready stopped: follows <- 5",
+    );
+}
+
+#[test]
+fn units_that_left_and_strays_go_and_data_stays() {
+    let mut world = World::new(app([container("api"), container("old")])).up();
+    world.desired.units.remove("old");
+    world.observed.volumes.insert("old-data".into());
+    let mut stray = world.observed.units["api"].clone();
+    stray.handle = "second".into();
+    stray.host_ports.clear();
+    world.observed.strays.push(stray);
+    check(
+        &world,
+        "0 remove api: left over from an interrupted replacement
+         1 stop old: no longer in the manifest
+         2 remove old: follows <- 1
+         3 wait until ready api: follows",
+    );
+}
+
+#[test]
+fn a_host_port_changes_hands_only_when_it_is_free() {
+    let mut world = World::new(app([container("old")])).up();
+    let mut newcomer = container("new").0;
+    newcomer.ports = world.desired.units["old"].ports.clone();
+    world.desired.units = BTreeMap::from([("new".to_owned(), newcomer)]);
+    check(
+        &world,
+        "0 stop old: no longer in the manifest\n 1 remove old: follows <- 0\n 2 create new: does not exist yet
+         3 start new: follows <- 1 2\n 4 wait until ready new: follows <- 3",
+    );
+}
+
+#[test]
+fn another_runtime_takes_over() {
+    let mut world = World::new(app([container("web")])).up();
+    world.desired = app([process("web")]);
+    check(
+        &world,
+        "0 stop web: it runs on another runtime now
+         1 remove web: follows <- 0
+         2 create web: it runs on another runtime now <- 1
+         3 start web: follows <- 2
+         4 wait until ready web: follows <- 3
+         5 remove network net: no longer in the manifest <- 1",
+    );
+}
+
+#[test]
+fn a_process_is_told_when_an_address_moved() {
+    let mut world = World::new(app([container("db"), process("api").needs("db", Condition::Healthy)])).up();
+    world.desired.units.get_mut("db").unwrap().ports.get_mut("main").unwrap().host = 45_000;
+    check(
+        &world,
+        "0 stop api: `db`, which it uses, is replaced at another address
+         1 remove api: follows <- 0
+         2 stop db: changed: ports.main.host
+         3 remove db: follows <- 2
+         4 create db: changed: ports.main.host <- 3
+         5 start db: follows <- 4
+         6 wait until ready db: follows <- 5
+         7 create api: `db`, which it uses, is replaced at another address <- 1
+         8 start api: follows <- 6 7
+         9 wait until ready api: follows <- 8",
+    );
+}
+
+fn with_jobs() -> World {
+    World::new(app([
+        container("api").needs("migrate", Condition::Completed),
+        process("migrate").role(Role::Job),
+        process("report").role(Role::Job).when(When::After),
+        process("wipe").role(Role::Job).when(When::Manual),
+    ]))
+}
+
+#[test]
+fn jobs_run_before_after_or_never() {
+    check(
+        &with_jobs(),
+        "0 create network: does not exist yet
+         1 create migrate: it has not run yet
+         2 start migrate: follows <- 1
+         3 wait until done migrate: follows <- 2
+         4 create api: does not exist yet <- 0
+         5 start api: follows <- 3 4
+         6 wait until ready api: follows <- 5
+         7 create report: it has not run yet
+         8 start report: follows <- 6 7
+         9 wait until done report: follows <- 8",
+    );
+}
+
+#[test]
+fn jobs_that_succeeded_rest_and_failed_ones_run_again() {
+    let mut world = with_jobs().up();
+    world.state("migrate", exited(0));
+    world.state("report", exited(3));
+    check(
+        &world,
+        "0 wait until ready api: follows
+         1 start report: its last run exited with code 3 <- 0
+         2 wait until done report: follows <- 1",
+    );
+}
+
+#[test]
+fn a_job_runs_again_when_its_inputs_change() {
+    let mut world = with_jobs();
+    let inputs = |hash: &str| BTreeMap::from([("migrate".to_owned(), hash.to_owned())]);
+    let definition = world.desired.clone();
+    fold_job_inputs(&mut world.desired, &inputs("first"));
+    let mut world = world.up();
+    world.state("migrate", exited(0));
+    world.state("report", exited(0));
+    check(&world, "0 wait until ready api: follows");
+    world.desired = definition;
+    fold_job_inputs(&mut world.desired, &inputs("second"));
+    check(
+        &world,
+        "0 remove migrate: its inputs changed
+         1 create migrate: its inputs changed <- 0
+         2 start migrate: follows <- 1
+         3 wait until done migrate: follows <- 2
+         4 wait until ready api: follows",
+    );
+}
+
+#[test]
+fn a_running_job_is_waited_for() {
+    let world = with_jobs().up();
+    let plan = compare(&world.desired, &world.observed, &world.images, &world.options);
+    assert_eq!(
+        text::lines(&plan),
+        ["wait until done migrate: follows", "wait until ready api: follows", "wait until done report: follows"]
+    );
+}
+
+#[test]
+fn units_of_one_source_are_prepared_once() {
+    let mut world = World::new(app([process("api"), process("worker")]));
+    for name in ["api", "worker"] {
+        world.images.stale.insert(name.into(), "never built".into());
+    }
+    let plan = compare(&world.desired, &world.observed, &world.images, &world.options);
+    assert_eq!(text::lines(&plan)[..2], ["build api: never built", "build worker: never built"]);
+    assert_eq!(plan.steps[1].after, [0]);
+}
+
+#[test]
+fn force_replaces_what_is_well() {
+    let mut world = World::new(app([process("api")])).up();
+    world.options.force = true;
+    check(
+        &world,
+        "0 stop api: asked for by force\n 1 remove api: follows <- 0\n 2 create api: asked for by force <- 1
+         3 start api: follows <- 2\n 4 wait until ready api: follows <- 3",
+    );
+}
+
+#[test]
+fn a_cycle_cannot_lock_the_plan() {
+    let world =
+        World::new(app([process("a").needs("b", Condition::Healthy), process("b").needs("a", Condition::Healthy)]));
+    let plan = compare(&world.desired, &world.observed, &world.images, &world.options);
+    assert!(plan.steps.iter().all(|step| step.after.iter().all(|&before| before < step.id)));
+    assert_eq!(plan.steps.len(), 6);
+}
+
+#[test]
+fn down_takes_everything_but_the_data() {
+    let mut world = two().up();
+    world.observed.volumes.insert("data".into());
+    world.state("db", exited(0));
+    let graph = |volumes| text::graph(&teardown(&world.observed, &TeardownOptions { volumes }));
+    assert_eq!(
+        graph(false),
+        " 0 stop api: asked for\n 1 remove api: follows <- 0\n 2 remove db: asked for\n 3 remove network net: asked for <- 1 2\n"
+    );
+    assert!(graph(true).ends_with(" 4 remove volume data: asked for (destroys volume data) <- 1 2\n"));
+    assert!(teardown(&Observed::default(), &TeardownOptions { volumes: true }).steps.is_empty());
+}
+
+#[test]
+fn the_same_question_has_the_same_answer() {
+    let mut world = with_jobs();
+    world.images.stale.insert("api".into(), "not built yet".into());
+    let first = text::graph(&compare(&world.desired, &world.observed, &world.images, &world.options));
+    for _ in 0..100 {
+        assert_eq!(text::graph(&compare(&world.desired, &world.observed, &world.images, &world.options)), first);
+    }
+}
+
+#[test]
+fn from_any_state_one_plan_is_enough() {
+    let states = [RunState::Created, RunState::Running, RunState::Paused, exited(0), exited(1)];
+    let base = || {
+        app([
+            container("db").role(Role::Resource),
+            container("api").needs("db", Condition::Healthy),
+            process("web").needs("api", Condition::Started),
+            process("job").role(Role::Job),
+        ])
+    };
+    for round in 0..states.len() * 8 * 3 {
+        let mut world = World::new(base()).up();
+        for (index, unit) in world.observed.units.values_mut().enumerate() {
+            unit.state = states[(round + index * 2) % states.len()].clone();
+            unit.connected = unit.runtime == RuntimeKind::Process || (round / 5 + index) % 3 != 0;
+            if (round / 7 + index) % 4 == 0 {
+                unit.hash = "other".into();
+            }
+        }
+        if round % 4 == 1 {
+            world.observed.units.remove("db");
+        }
+        if round % 6 == 2 {
+            let mut stray = world.observed.units["api"].clone();
+            stray.handle = "stray".into();
+            world.observed.strays.push(stray);
+        }
+        let plan = compare(&world.desired, &world.observed, &world.images, &world.options);
+        let after = perform(&world.desired, &world.observed, &world.images, &plan);
+        let again = compare(&world.desired, &after, &world.images, &world.options);
+        assert!(again.is_empty(), "round {round}:\n{}\nthen\n{}", text::graph(&plan), text::graph(&again));
+    }
+}
