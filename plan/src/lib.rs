@@ -6,6 +6,7 @@
 pub mod application;
 pub mod compare;
 pub mod hash;
+pub mod naming;
 pub mod observed;
 pub mod step;
 pub mod text;

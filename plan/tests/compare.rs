@@ -1,5 +1,4 @@
 //! Plans as text: one intent per case, then the property that a performed plan leaves nothing to do.
-
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod world;
