@@ -1,1 +1,88 @@
-fn main() {}
+//! The process the user starts: arguments -> command -> exit code.
+//!
+//! Nothing is set up here that a command may not need: no runtime, no configuration, no logging.
+
+mod arguments;
+mod checking;
+mod choose;
+mod commands;
+mod context;
+mod exit;
+mod folder;
+mod follow;
+mod help;
+mod render;
+mod secrets;
+mod words;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Command, Global};
+use clap::FromArgMatches;
+use context::Context;
+use exit::{Failure, Outcome};
+use render::terminal::{Color, Terminal};
+
+fn main() -> ExitCode {
+    let matches = arguments::command().try_get_matches();
+    let parsed = matches.and_then(|mut matches| Arguments::from_arg_matches_mut(&mut matches));
+    match parsed {
+        Ok(parsed) => ExitCode::from(start(parsed)),
+        Err(error) => ExitCode::from(refuse(&error)),
+    }
+}
+
+fn start(Arguments { global, command }: Arguments) -> u8 {
+    let terminal = Terminal::new(global.color);
+    let (json, exec) = (global.json, matches!(command, Command::Exec(_)));
+    let outcome = context(global, terminal.clone()).and_then(|context| commands::run(command, &context));
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            report(&failure, &terminal, json);
+            // Like docker: a command's own exit codes must be told from pdev's.
+            if exec && failure.exit == exit::FAILED { exit::EXEC_FAILED } else { failure.exit }
+        }
+    }
+}
+
+fn context(global: Global, terminal: Terminal) -> Result<Context, Failure> {
+    let Global { directory, json, quiet, verbose, .. } = global;
+    let folder = std::env::current_dir()
+        .map_err(|error| Failure::wrong(format!("cannot tell the current folder: {}", words::plain(&error))));
+    let folder = match directory {
+        None => folder?,
+        Some(directory) => directory.canonicalize().map_err(|error| {
+            Failure::wrong(format!("cannot use the folder `{}`: {}", directory.display(), words::plain(&error)))
+        })?,
+    };
+    Ok(Context { folder, terminal, json, quiet, verbose })
+}
+
+fn report(failure: &Failure, terminal: &Terminal, json: bool) {
+    if json {
+        return terminal.say_json(&failure.problem);
+    }
+    for line in render::problem::lines(&failure.problem, terminal.paint_error) {
+        terminal.tell(&line);
+    }
+}
+
+/// Help and versions are answers; the rest is a wrong command line.
+fn refuse(error: &clap::Error) -> u8 {
+    let terminal = Terminal::new(Color::Auto);
+    let text = error.render();
+    let write = |colours: bool| if colours { text.ansi().to_string() } else { text.to_string() };
+    if error.use_stderr() {
+        terminal.tell_raw(write(terminal.paint_error.on).as_bytes());
+        exit::WRONG
+    } else {
+        terminal.say_raw(write(terminal.paint.on).as_bytes());
+        exit::OK
+    }
+}
+
+/// Kept beside `main`: what commands give back when there is nothing to add.
+const fn done() -> Outcome {
+    Ok(exit::OK)
+}

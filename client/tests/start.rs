@@ -2,6 +2,7 @@
 //!
 //! This program is its own fake agent: started with `agent`, it takes the lock, listens, says so and serves.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "the word on standard output is what is tested")]
 
 mod fake;
 
@@ -79,8 +80,10 @@ async fn two_clients_start_one_agent() {
     Client::stop_agent(&place).await.unwrap();
 }
 
+type Expected = fn(&ClientError) -> bool;
+
 async fn words_of_an_agent_that_cannot_start() {
-    let cases: [(&str, fn(&ClientError) -> bool); 4] = [
+    let cases: [(&str, Expected); 4] = [
         (r#"echo '{"code":"disk_full","title":"no space","hint":"Free some."}'"#, |error| {
             error.to_string() == "the agent did not start: no space" && error.hint().as_deref() == Some("Free some.")
         }),

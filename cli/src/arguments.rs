@@ -1,0 +1,91 @@
+//! The command line as clap reads it. What a command's own options mean stands in its file under `commands/`.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+
+use crate::commands::{
+    agent, completions, doctor, down, exec, logs, ls, man, open, plan, restart, status, up, version, wait,
+};
+use crate::help;
+use crate::render::terminal::Color;
+
+/// Runs your whole application, for this branch, at a URL.
+#[derive(Parser, Debug)]
+#[command(name = "pdev", version, disable_help_subcommand = true, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(clap::Args, Debug, Clone, Default)]
+pub(crate) struct Global {
+    /// Work as if started in this folder
+    #[arg(short = 'C', value_name = "FOLDER", global = true, help_heading = "Everywhere")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Write JSON (docs/schemas) and nothing else to standard output
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub(crate) json: bool,
+    /// When to use colours; NO_COLOR and CLICOLOR_FORCE count as well
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        global = true,
+        env = "PDEV_COLOR",
+        hide_env = true,
+        help_heading = "Everywhere"
+    )]
+    pub(crate) color: Color,
+    /// No progress
+    #[arg(short, long, global = true, help_heading = "Everywhere")]
+    pub(crate) quiet: bool,
+    /// Every step and all build output
+    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Everywhere")]
+    pub(crate) verbose: u8,
+}
+
+/// The order here is the order within the groups of `pdev --help` (see `help.rs`).
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Bring this folder's preview up, or bring it up to date
+    Up(up::Arguments),
+    /// Stop a preview; data volumes stay unless `--volumes`
+    Down(down::Arguments),
+    /// Stop and start units without changing them
+    Restart(restart::Arguments),
+    /// Run a command inside a unit
+    Exec(exec::Arguments),
+    /// Wait until a preview is ready or has failed
+    Wait(wait::Arguments),
+    /// List all previews of this machine
+    #[command(visible_alias = "list")]
+    Ls(ls::Arguments),
+    /// Show one preview: units, addresses, what is wrong
+    #[command(visible_alias = "ps")]
+    Status(status::Arguments),
+    /// Show output of all units, merged by time
+    Logs(logs::Arguments),
+    /// Open a preview in the browser, or print its URL
+    Open(open::Arguments),
+    /// Show what `up` would do, and why
+    Plan(plan::Arguments),
+    /// The background agent: status, stop, logs, run
+    Agent(agent::Arguments),
+    /// Look for what could be wrong with this machine
+    Doctor(doctor::Arguments),
+    /// Print a completion script for a shell
+    Completions(completions::Arguments),
+    /// Write man pages into a folder
+    Man(man::Arguments),
+    /// Print the versions of pdev and of the agent
+    Version(version::Arguments),
+}
+
+/// The whole command line, with its help in groups.
+pub(crate) fn command() -> clap::Command {
+    help::grouped(Arguments::command())
+}

@@ -1,0 +1,122 @@
+//! `pdev agent`: the process that stays. `run` is the process itself; the rest looks at it.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::time::Duration;
+
+use clap::Subcommand;
+use client::{Client, ClientError, Place};
+
+use crate::context::Context;
+use crate::exit::{self, Failure, Outcome};
+use crate::words;
+
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pdev agent status\n  pdev agent stop      previews go on running; the next command starts it again\n  pdev agent logs -n 50"
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: AgentCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum AgentCommand {
+    /// Whether it runs, which version, since when
+    Status,
+    /// Stop it; previews go on running
+    Stop,
+    /// What it wrote about itself
+    Logs {
+        /// The last so many lines
+        #[arg(short = 'n', long, visible_alias = "limit", value_name = "LINES", default_value_t = 200)]
+        tail: usize,
+    },
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    match arguments.command {
+        AgentCommand::Status => Context::block_on(status(context)),
+        AgentCommand::Stop => Context::block_on(stop(context)),
+        AgentCommand::Logs { tail } => logs(tail, context),
+    }
+}
+
+async fn status(context: &Context) -> Outcome {
+    let place = Place::from_environment();
+    let info = match Client::connect(&place).await {
+        Ok(client) => client.info().clone(),
+        Err(error @ ClientError::NotRunning { .. }) => return Err(Failure::from(error)),
+        Err(error) => return Err(error.into()),
+    };
+    if context.json {
+        context.terminal.say_json(&info);
+        return crate::done();
+    }
+    let running = if info.accepting { "running" } else { "stopping" };
+    let since = words::age(info.started_at, words::now_milliseconds());
+    let proxy = info.proxy_port.map_or("none: no port was free".to_owned(), |port| format!("127.0.0.1:{port}"));
+    for (name, value) in [
+        ("state", format!("{running} for {since}, pid {}", info.pid)),
+        ("version", format!("{}, protocol {}", info.version, info.protocol)),
+        ("previews", info.previews.to_string()),
+        ("proxy", proxy),
+        ("socket", place.socket().display().to_string()),
+        ("program", info.executable),
+    ] {
+        context.terminal.say(&format!("{} {value}", context.terminal.paint.dim(&format!("{name:<9}"))));
+    }
+    crate::done()
+}
+
+/// Waits for its end by holding a stream open that ends with the agent.
+async fn stop(context: &Context) -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let place = Place::from_environment();
+    // An agent of another protocol can be stopped as well; only its end cannot be seen.
+    let events = match Client::connect(&place).await {
+        Ok(client) => client.events(None).await.ok(),
+        Err(ClientError::NotRunning { .. }) => {
+            if !context.json {
+                context.terminal.tell("the agent is not running");
+            }
+            return crate::done();
+        }
+        Err(ClientError::Older { .. } | ClientError::Newer { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Client::stop_agent(&place).await?;
+    if let Some(mut events) = events {
+        let gone = async { while let Ok(Some(_)) = events.next().await {} };
+        if tokio::time::timeout(LIMIT, gone).await.is_err() {
+            return Err(Failure::new(exit::TIMEOUT, "timeout", "the agent still finishes what is under way")
+                .hint("`pdev agent status` looks; a second `pdev agent stop` ends it at once."));
+        }
+    }
+    if !context.json {
+        context.terminal.say("the agent has stopped; previews go on running");
+    }
+    crate::done()
+}
+
+fn logs(tail: usize, context: &Context) -> Outcome {
+    /// From the end of the file: enough for thousands of lines.
+    const WINDOW_BYTES: u64 = 1 << 20;
+    let path = Place::from_environment().log();
+    let read = std::fs::File::open(&path).and_then(|mut file| {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(WINDOW_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(WINDOW_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    let bytes = read.map_err(|error| {
+        Failure::not_found(format!("no agent's log at `{}`: {}", path.display(), words::plain(&error)))
+            .hint("An agent started by hand (`pdev agent run`) writes to its terminal.")
+    })?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    for line in &lines[lines.len().saturating_sub(tail)..] {
+        context.terminal.say(line);
+    }
+    crate::done()
+}

@@ -1,0 +1,88 @@
+//! `pdev doctor`: what could be wrong with this machine, each finding with its way out. Changes nothing.
+
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::exit::{self, Outcome};
+
+mod agent;
+mod engine;
+mod machine;
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Exit codes: 0 fine or only warnings, 1 something is broken.")]
+pub(crate) struct Arguments {}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Health {
+    Fine,
+    /// It works, but something that could be wanted does not.
+    Warning,
+    Broken,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Finding {
+    /// A stable word.
+    pub(crate) check: &'static str,
+    pub(crate) health: Health,
+    /// What was seen.
+    pub(crate) seen: String,
+    /// The way out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hint: Option<String>,
+}
+
+impl Finding {
+    fn fine(check: &'static str, seen: impl Into<String>) -> Self {
+        Self { check, health: Health::Fine, seen: seen.into(), hint: None }
+    }
+
+    fn warning(check: &'static str, seen: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { check, health: Health::Warning, seen: seen.into(), hint: Some(hint.into()) }
+    }
+
+    fn broken(check: &'static str, seen: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { check, health: Health::Broken, seen: seen.into(), hint: Some(hint.into()) }
+    }
+}
+
+pub(crate) fn run(_arguments: &Arguments, context: &Context) -> Outcome {
+    Context::block_on(async {
+        let (agent, proxy_port) = agent::look().await;
+        let mut findings = vec![machine::versions()];
+        findings.extend(agent);
+        findings.push(engine::look().await);
+        findings.extend([
+            machine::names(),
+            machine::proxy_port(proxy_port),
+            machine::inotify(),
+            machine::disk(),
+            machine::clock(),
+            machine::git(),
+        ]);
+        let broken = findings.iter().any(|finding| finding.health == Health::Broken);
+        if context.json {
+            context.terminal.say_json(&findings);
+        } else {
+            findings.iter().for_each(|finding| show(finding, context));
+        }
+        Ok(if broken { exit::FAILED } else { exit::OK })
+    })
+}
+
+fn show(finding: &Finding, context: &Context) {
+    let paint = context.terminal.paint;
+    let word = match finding.health {
+        Health::Fine => paint.green("ok     "),
+        Health::Warning => paint.yellow("warning"),
+        Health::Broken => paint.red("broken "),
+    };
+    context.terminal.say(&format!("{word}  {:<9}  {}", finding.check, finding.seen));
+    if let Some(hint) = &finding.hint {
+        context.terminal.say(&format!("         {:<9}  {}", "", paint.dim(hint)));
+    }
+}

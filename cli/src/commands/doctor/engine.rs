@@ -1,0 +1,70 @@
+//! Whether a container engine answers: one request to its socket, without the whole of a client library.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::Finding;
+use crate::words;
+
+const LIMIT: Duration = Duration::from_secs(3);
+const WITHOUT: &str = "Without an engine, services run as plain local processes (`--runtime process`).";
+
+pub(super) async fn look() -> Finding {
+    let host = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+    let socket = match host.as_deref() {
+        None => PathBuf::from("/var/run/docker.sock"),
+        Some(host) => match host.strip_prefix("unix://") {
+            Some(path) => PathBuf::from(path),
+            None => {
+                return Finding::fine(
+                    "engine",
+                    format!("DOCKER_HOST is `{host}`; not asked, it is not on this machine"),
+                );
+            }
+        },
+    };
+    match tokio::time::timeout(LIMIT, version(&socket)).await {
+        Ok(Ok(version)) => Finding::fine("engine", version),
+        Ok(Err(error)) => refused(&socket, &error),
+        Err(_) => Finding::broken(
+            "engine",
+            format!("`{}` accepts, but did not answer within {} s", socket.display(), LIMIT.as_secs()),
+            "Restart the engine (`systemctl restart docker`).",
+        ),
+    }
+}
+
+fn refused(socket: &Path, error: &std::io::Error) -> Finding {
+    let seen = format!("`{}`: {}", socket.display(), words::plain(error));
+    let hint = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            format!("Join the engine's group (`sudo usermod -aG docker $USER`, then log in again). {WITHOUT}")
+        }
+        std::io::ErrorKind::ConnectionRefused => format!("The engine is stopped: `systemctl start docker`. {WITHOUT}"),
+        _ => WITHOUT.to_owned(),
+    };
+    Finding::warning("engine", seen, hint)
+}
+
+async fn version(socket: &Path) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(socket).await?;
+    stream.write_all(b"GET /version HTTP/1.0\r\nHost: docker\r\n\r\n").await?;
+    let mut bytes = Vec::new();
+    stream.take(1 << 20).read_to_end(&mut bytes).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let start = body.find('{').unwrap_or(0);
+    let end = body.rfind('}').map_or(body.len(), |end| end + 1);
+    let value: serde_json::Value = serde_json::from_str(&body[start..end])
+        .map_err(|_| std::io::Error::other("it answered, but not as an engine does"))?;
+    let word = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or("unknown").to_owned();
+    Ok(format!("{} {}, API {}", platform(&value), word("Version"), word("ApiVersion")))
+}
+
+fn platform(value: &serde_json::Value) -> String {
+    let name = value.pointer("/Platform/Name").and_then(serde_json::Value::as_str).unwrap_or_default();
+    if name.is_empty() { "engine".to_owned() } else { name.to_owned() }
+}

@@ -1,0 +1,139 @@
+//! The operating system: names, ports, limits, space, clock, git.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, TcpListener, ToSocketAddrs};
+use std::path::Path;
+use std::process::Command;
+use std::time::SystemTime;
+
+use super::Finding;
+use crate::words;
+
+const PROXY_PORT: u16 = 8642;
+
+pub(super) fn versions() -> Finding {
+    let system = rustix::system::uname();
+    let name = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    Finding::fine(
+        "versions",
+        format!(
+            "pdev {}, {} {} {}",
+            env!("CARGO_PKG_VERSION"),
+            name(system.sysname()),
+            name(system.release()),
+            name(system.machine())
+        ),
+    )
+}
+
+/// Asks the system's own resolver for a name as previews have them; browsers and curl know such names by themselves.
+pub(super) fn names() -> Finding {
+    const HOST: &str = "web.main.shop.localhost";
+    let hint = "Browsers and curl are not concerned; for other programs use the `127.0.0.1:PORT` of `pdev status`, or let systemd-resolved answer.";
+    match (HOST, 80).to_socket_addrs() {
+        Ok(addresses) => {
+            let addresses: Vec<IpAddr> = addresses.map(|address| address.ip()).collect();
+            if addresses.iter().all(IpAddr::is_loopback) {
+                return Finding::fine("names", format!("`{HOST}` resolves to this machine"));
+            }
+            Finding::broken("names", format!("`{HOST}` resolves to `{addresses:?}`, another machine"), hint)
+        }
+        Err(_) => Finding::warning("names", format!("the system does not resolve `{HOST}`"), hint),
+    }
+}
+
+pub(super) fn proxy_port(running: Option<u16>) -> Finding {
+    if let Some(port) = running {
+        let words = format!("127.0.0.1:{port}");
+        return if port == PROXY_PORT {
+            Finding::fine("proxy", words)
+        } else {
+            Finding::fine("proxy", format!("{words}, as {PROXY_PORT} was taken when it was chosen"))
+        };
+    }
+    match TcpListener::bind(("127.0.0.1", PROXY_PORT)) {
+        Ok(_) => Finding::fine("proxy", format!("port {PROXY_PORT} is free")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Finding::warning(
+            "proxy",
+            format!("port {PROXY_PORT} is taken by another program"),
+            format!("The agent will take the next free port; `ss -ltnp 'sport = :{PROXY_PORT}'` names the program."),
+        ),
+        Err(error) => Finding::broken(
+            "proxy",
+            format!("cannot listen on 127.0.0.1: {}", words::plain(&error)),
+            "A sandbox or firewall forbids it: run outside of it, or allow local ports.",
+        ),
+    }
+}
+
+pub(super) fn inotify() -> Finding {
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/fs/inotify/{name}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let (Some(watches), Some(instances)) = (read("max_user_watches"), read("max_user_instances")) else {
+        return Finding::fine("inotify", "not on this system");
+    };
+    let seen = format!("{watches} watches, {instances} instances for each user");
+    if watches < 65_536 || instances < 128 {
+        let hint = "Watching large folders may fail: `sudo sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512`.";
+        return Finding::warning("inotify", seen, hint);
+    }
+    Finding::fine("inotify", seen)
+}
+
+pub(super) fn disk() -> Finding {
+    let home = std::env::var_os("XDG_DATA_HOME").or_else(|| std::env::var_os("HOME")).unwrap_or_else(|| "/".into());
+    let folder = Path::new(&home).ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let Ok(found) = rustix::fs::statvfs(folder) else {
+        return Finding::warning(
+            "disk",
+            format!("cannot ask about `{}`", folder.display()),
+            "Check that it is mounted.",
+        );
+    };
+    let free_megabytes = found.f_bavail.saturating_mul(found.f_frsize) / 1_000_000;
+    let seen = format!("{} free for `{}`", size(free_megabytes), folder.display());
+    if found.f_files > 0 && found.f_favail < 10_000 {
+        let seen = format!("only {} more files fit on the disk of `{}`", found.f_favail, folder.display());
+        return Finding::broken("disk", seen, "Remove files, or old images with `docker system prune`.");
+    }
+    match free_megabytes {
+        0..500 => Finding::broken("disk", seen, "Free some space: `docker system prune` removes unused images."),
+        500..5000 => Finding::warning(
+            "disk",
+            seen,
+            "Images and databases may not fit: `docker system prune` removes unused images.",
+        ),
+        _ => Finding::fine("disk", seen),
+    }
+}
+
+fn size(megabytes: u64) -> String {
+    if megabytes < 10_000 { format!("{megabytes} MB") } else { format!("{} GB", megabytes / 1000) }
+}
+
+/// A clock before this program was built breaks credentials, certificates and the order of logs.
+pub(super) fn clock() -> Finding {
+    let built = std::env::current_exe().and_then(std::fs::metadata).and_then(|metadata| metadata.modified());
+    match built {
+        Ok(built) if built > SystemTime::now() => Finding::broken(
+            "clock",
+            "it is earlier than the time this program was built",
+            "Set the clock: `timedatectl set-ntp true`.",
+        ),
+        _ => Finding::fine("clock", "plausible"),
+    }
+}
+
+pub(super) fn git() -> Finding {
+    match Command::new("git").arg("--version").output() {
+        Ok(output) if output.status.success() => Finding::fine(
+            "git",
+            String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("git version ").to_owned(),
+        ),
+        Ok(_) | Err(_) => {
+            Finding::warning("git", "not found", "Without it every checkout counts as the branch `main`; install git.")
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `pdev exec`: a command inside a unit, with its terminal, its input and its exit code.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Read};
+
+use client::{Exec, ExecWriter};
+use protocol::exec::{ExecRequest, Frame};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::choose::{self, Which};
+use crate::context::Context;
+use crate::exit::{self, Failure, Outcome};
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  pdev exec api                      a shell
+  pdev exec api -- ls -l /app
+  pdev exec db -- psql -U postgres < seed.sql
+
+Exit codes: the command's own; 125 when pdev failed, 126 when the command cannot be run, 127 when it is not found.")]
+pub(crate) struct Arguments {
+    /// The unit
+    #[arg(value_name = "UNIT")]
+    unit: String,
+    /// The command and its arguments [default: sh]
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+    #[command(flatten)]
+    which: Which,
+    /// No terminal for the command, even if there is one here
+    #[arg(short = 'T', long)]
+    no_terminal: bool,
+    /// A variable for the command
+    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = variable)]
+    variables: Vec<(String, String)>,
+    /// The folder to run it in
+    #[arg(short = 'w', long = "workdir", value_name = "FOLDER")]
+    dir: Option<String>,
+    /// The user to run it as
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as `NAME=VALUE`")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
+    let stdin = std::io::stdin();
+    let with_terminal = !arguments.no_terminal && stdin.is_terminal() && std::io::stdout().is_terminal();
+    let request = ExecRequest {
+        unit: arguments.unit,
+        argv: if arguments.command.is_empty() { vec!["sh".to_owned()] } else { arguments.command },
+        env: arguments.variables.into_iter().collect::<BTreeMap<_, _>>(),
+        dir: arguments.dir,
+        user: arguments.user,
+        terminal: with_terminal.then(size).flatten(),
+    };
+    Context::block_on(async {
+        let mut client = Context::connect().await?;
+        let preview = choose::preview(&mut client, context, &arguments.which).await?;
+        choose::units(&preview, std::slice::from_ref(&request.unit))?;
+        let (exec, writer) = client.exec(&preview.preview.id, &request).await?;
+        let _raw = if request.terminal.is_some() { Raw::enter() } else { None };
+        session(exec, writer, context).await
+    })
+}
+
+async fn session(mut exec: Exec, mut writer: ExecWriter, context: &Context) -> Outcome {
+    let mut input = Some(stdin_chunks());
+    let mut resized = signal(SignalKind::window_change())?;
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            frame = exec.next() => match frame? {
+                Frame::Stdout(bytes) => context.terminal.say_raw(&bytes),
+                Frame::Stderr(bytes) => context.terminal.tell_raw(&bytes),
+                Frame::Exit(code) => return Ok(exit_code(code)),
+                Frame::Error(words) => return Err(Failure::new(exit::EXEC_FAILED, "exec_failed", words)),
+                Frame::Stdin(_) | Frame::Resize(..) | Frame::StdinEnd => {}
+            },
+            // A command that ended while we wrote says so in its next frame; a broken pipe is not the news.
+            chunk = next(&mut input) => {
+                let sent = match &chunk {
+                    Some(bytes) => writer.stdin(bytes).await,
+                    None => writer.send(&Frame::StdinEnd).await,
+                };
+                if chunk.is_none() || sent.is_err() {
+                    input = None;
+                }
+            },
+            _ = resized.recv() => {
+                if let Some((rows, columns)) = size() {
+                    let _gone = writer.send(&Frame::Resize(rows, columns)).await;
+                }
+            },
+            // Only without a terminal: in raw mode Ctrl-C is a byte for the command.
+            _ = interrupts.recv() => return Ok(exit::INTERRUPTED),
+        }
+    }
+}
+
+async fn next(input: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
+    match input {
+        Some(chunks) => chunks.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A thread of its own reads: it may sit in `read` for ever and must not hold up the exit.
+fn stdin_chunks() -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel(4);
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 16 * 1024];
+        let mut stdin = std::io::stdin().lock();
+        loop {
+            match stdin.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) if sender.blocking_send(buffer[..count].to_vec()).is_ok() => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                _ => break,
+            }
+        }
+    });
+    receiver
+}
+
+fn exit_code(code: i32) -> u8 {
+    u8::try_from(code).unwrap_or(exit::FAILED)
+}
+
+fn size() -> Option<(u16, u16)> {
+    tcgetwinsize(std::io::stdout()).ok().map(|size| (size.ws_row, size.ws_col))
+}
+
+/// The terminal in raw mode until dropped.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> Option<Self> {
+        let before = tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(std::io::stdin(), OptionalActions::Now, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _best_effort = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
+    }
+}

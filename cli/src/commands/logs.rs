@@ -1,0 +1,82 @@
+//! `pdev logs`: output of all units, merged by time.
+
+use protocol::request::{LogEntry, LogQuery};
+
+use crate::choose::{self, Which};
+use crate::context::Context;
+use crate::exit::{self, Failure, Outcome};
+use crate::render::logs::LogPainter;
+use crate::words;
+
+/// Lines written in one go when they arrive faster than they are read.
+const BURST_BYTES: usize = 64 * 1024;
+
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pdev logs                      everything kept, all units\n  pdev logs api worker -f        two units, and go on\n  pdev logs --since 10m -n 100   the last 100 lines of each unit, none older than ten minutes"
+)]
+pub(crate) struct Arguments {
+    /// Units [default: all]
+    #[arg(value_name = "UNIT")]
+    units: Vec<String>,
+    #[command(flatten)]
+    which: Which,
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    follow: bool,
+    /// Nothing older: `10m`, or a time such as `2026-11-23T10:00:00Z`
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// The last so many lines of each unit
+    #[arg(short = 'n', long, visible_alias = "limit", value_name = "LINES")]
+    tail: Option<usize>,
+    /// The time (UTC) in front of each line
+    #[arg(short, long)]
+    times: bool,
+    /// No unit in front of each line
+    #[arg(long)]
+    no_prefix: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    let now = words::now_milliseconds();
+    let since = arguments.since.as_deref().map(|text| words::parse_since(text, now)).transpose();
+    let since = since.map_err(Failure::wrong)?;
+    Context::block_on(async {
+        let mut client = Context::connect().await?;
+        let preview = choose::preview(&mut client, context, &arguments.which).await?;
+        choose::units(&preview, &arguments.units)?;
+        let expected: Vec<String> = match arguments.units.is_empty() {
+            true => preview.units.iter().map(|unit| unit.name.clone()).collect(),
+            false => arguments.units.clone(),
+        };
+        let units = (!arguments.units.is_empty()).then(|| arguments.units.join(","));
+        let query = LogQuery { units, follow: arguments.follow, since, tail: arguments.tail };
+        let mut painter = LogPainter::new(expected, !arguments.no_prefix, arguments.times);
+        let mut lines = client.logs(&preview.preview.id, &query).await?;
+        let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let mut burst = String::new();
+        loop {
+            let entry = tokio::select! {
+                entry = lines.next() => entry?,
+                _ = interrupts.recv() => return Ok(exit::INTERRUPTED),
+            };
+            let Some(entry) = entry else { break };
+            add(&mut burst, &entry, &mut painter, context);
+            if !lines.has_more_at_hand() || burst.len() > BURST_BYTES {
+                context.terminal.say_raw(std::mem::take(&mut burst).as_bytes());
+            }
+        }
+        context.terminal.say_raw(burst.as_bytes());
+        crate::done()
+    })
+}
+
+fn add(burst: &mut String, entry: &LogEntry, painter: &mut LogPainter, context: &Context) {
+    if context.json {
+        burst.push_str(&serde_json::to_string(entry).unwrap_or_default());
+    } else {
+        burst.push_str(&painter.line(entry, context.terminal.paint));
+    }
+    burst.push('\n');
+}

@@ -1,0 +1,36 @@
+//! `pdev ls`: all previews of this machine.
+
+use protocol::status::PreviewState;
+
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::render::status;
+use crate::words;
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  pdev ls\n  pdev ls --json | jq -r '.[].url'")]
+pub(crate) struct Arguments {
+    /// Only those that run
+    #[arg(long)]
+    running: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    Context::block_on(async {
+        let mut previews = Context::connect().await?.previews().await?;
+        previews.retain(|preview| !arguments.running || preview.state != PreviewState::Down);
+        if context.json {
+            context.terminal.say_json(&previews);
+            return crate::done();
+        }
+        if previews.is_empty() {
+            context.terminal.tell("no previews; `pdev up` in a folder with a pdev.yaml starts one");
+            return crate::done();
+        }
+        let home = std::env::var("HOME").ok();
+        for line in status::list(&previews, words::now_milliseconds(), home.as_deref(), context.terminal.paint) {
+            context.terminal.say(&line);
+        }
+        crate::done()
+    })
+}

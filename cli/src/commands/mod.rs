@@ -1,0 +1,41 @@
+//! One file a command: its options and what it does.
+
+pub(crate) mod agent;
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod down;
+pub(crate) mod exec;
+pub(crate) mod logs;
+pub(crate) mod ls;
+pub(crate) mod man;
+pub(crate) mod open;
+pub(crate) mod plan;
+pub(crate) mod restart;
+pub(crate) mod status;
+pub(crate) mod up;
+pub(crate) mod version;
+pub(crate) mod wait;
+
+use crate::arguments::Command;
+use crate::context::Context;
+use crate::exit::Outcome;
+
+pub(crate) fn run(command: Command, context: &Context) -> Outcome {
+    match command {
+        Command::Up(arguments) => up::run(arguments, context),
+        Command::Down(arguments) => down::run(arguments, context),
+        Command::Restart(arguments) => restart::run(arguments, context),
+        Command::Exec(arguments) => exec::run(arguments, context),
+        Command::Wait(arguments) => wait::run(&arguments, context),
+        Command::Ls(arguments) => ls::run(&arguments, context),
+        Command::Status(arguments) => status::run(&arguments, context),
+        Command::Logs(arguments) => logs::run(&arguments, context),
+        Command::Open(arguments) => open::run(&arguments, context),
+        Command::Plan(arguments) => plan::run(arguments, context),
+        Command::Agent(arguments) => agent::run(&arguments, context),
+        Command::Doctor(arguments) => doctor::run(&arguments, context),
+        Command::Completions(arguments) => completions::run(&arguments, context),
+        Command::Man(arguments) => man::run(&arguments, context),
+        Command::Version(arguments) => version::run(&arguments, context),
+    }
+}

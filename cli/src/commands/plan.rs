@@ -1,0 +1,28 @@
+//! `pdev plan`: what `up` would do, and why. Touches nothing.
+
+use crate::commands::up;
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::render;
+
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pdev plan\n  pdev plan --set services.api.replicas=2\n  pdev plan --json | jq '.plan.steps[].because'"
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    target: up::Target,
+}
+
+pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
+    let (request, _) = arguments.target.request(context)?;
+    Context::block_on(async {
+        let reply = Context::connect().await?.plan(&request).await?;
+        if context.json {
+            context.terminal.say_json(&reply);
+        } else {
+            render::plan::lines(&reply, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
+        }
+        crate::done()
+    })
+}

@@ -1,0 +1,226 @@
+//! `pdev up`: check the manifest here, hand the request to the agent, follow it to the end.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use client::Client;
+use protocol::request::{LocateRequest, UpRequest};
+use protocol::status::{PreviewStatus, UnitState};
+
+use crate::context::Context;
+use crate::exit::{self, Failure, Outcome};
+use crate::follow::{Ended, follow};
+use crate::render::problem;
+use crate::render::progress::Progress;
+use crate::secrets::{self, SecretSource};
+use crate::{checking, folder, words};
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  pdev up                           this folder's preview
+  pdev up examples/hello            another folder's
+  pdev up --service api --detach    one service and what it needs, without waiting
+  pdev up --set services.web.env.LOG_LEVEL=debug
+  pdev up --secret stripe=@key.txt
+
+Ctrl-C stops watching, not the work. Exit codes: 0 healthy, 1 failed, 2 wrong manifest, 124 timeout, 130 Ctrl-C.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    target: Target,
+    /// Return once the plan is accepted
+    #[arg(short, long)]
+    detach: bool,
+    /// A secret's value: `NAME=@FILE`, or `NAME=-` from standard input; PDEV_SECRET_<NAME> works too
+    #[arg(long = "secret", value_name = "NAME=@FILE", value_parser = secrets::parse)]
+    secrets: Vec<SecretSource>,
+    /// Stop waiting after this long; the work goes on
+    #[arg(long, value_name = "DURATION", value_parser = words::parse_duration, env = "PDEV_TIMEOUT", hide_env = true)]
+    timeout: Option<Duration>,
+}
+
+/// What is to be brought up, the same for `up` and `plan`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Target {
+    /// The folder of a manifest, or the manifest [default: the nearest pdev.yaml upwards]
+    #[arg(value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// The environment of the manifest [default: local]
+    #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
+    environment: Option<String>,
+    /// Change a field, over everything else: `services.web.replicas=2`
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    sets: Vec<String>,
+    /// Call the preview so, instead of after its branch
+    #[arg(long, value_name = "LABEL")]
+    name: Option<String>,
+    /// Only this service and what it needs (may be repeated)
+    #[arg(short, long = "service", value_name = "SERVICE")]
+    services: Vec<String>,
+    /// Replace every unit even if nothing changed
+    #[arg(long)]
+    force: bool,
+    /// Where services run that leave the choice open: docker or process
+    #[arg(long, value_name = "RUNTIME", value_parser = ["docker", "process"], env = "PDEV_RUNTIME", hide_env = true)]
+    runtime: Option<String>,
+}
+
+impl Target {
+    /// Finds and checks the manifest; a wrong one ends here, before any agent is asked.
+    pub(crate) fn request(self, context: &Context) -> Result<(UpRequest, checking::Read), Failure> {
+        let place = folder::find(&context.folder, self.folder.as_deref())?;
+        let read = checking::read(&place, self.environment.as_deref(), &self.sets);
+        read.refuse_errors(context)?;
+        let request = UpRequest {
+            folder: place.folder.to_string_lossy().into_owned(),
+            file: (place.file != folder::MANIFEST).then_some(place.file),
+            environment: self.environment,
+            sets: self.sets,
+            name: self.name,
+            services: self.services,
+            force: self.force,
+            variables: read.variables(),
+            runtime: self.runtime,
+            detach: false,
+        };
+        Ok((request, read))
+    }
+}
+
+pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
+    let (mut request, read) = arguments.target.request(context)?;
+    request.detach = arguments.detach;
+    let secrets = secrets::collect(&arguments.secrets, &read, &context.folder)?;
+    let mut progress = Progress::new(context);
+    Context::block_on(async {
+        let mut client = Context::connect().await?;
+        if !secrets.is_empty() {
+            deliver(&mut client, &request, secrets).await?;
+        }
+        let ended = attempt(client, &request, &mut progress, context, arguments.timeout).await?;
+        conclude(ended, "the preview", context)
+    })
+}
+
+async fn deliver(client: &mut Client, request: &UpRequest, secrets: Vec<(String, Vec<u8>)>) -> Result<(), Failure> {
+    let locate = LocateRequest { folder: request.folder.clone(), environment: request.environment.clone() };
+    let preview = client.locate(&locate).await?.preview;
+    for (name, value) in secrets {
+        client.put_secret(&preview.id, &name, value).await?;
+    }
+    Ok(())
+}
+
+/// Follows `up`; when the agent is lost on the way, starts it and asks again: `up` of the same manifest joins or
+/// completes what the lost one began.
+async fn attempt(
+    client: Client,
+    request: &UpRequest,
+    progress: &mut Progress,
+    context: &Context,
+    timeout: Option<Duration>,
+) -> Result<Ended, Failure> {
+    const ATTEMPTS_MAX: usize = 3;
+    let mut client = Some(client);
+    for last in (0..ATTEMPTS_MAX).map(|attempt| attempt + 1 == ATTEMPTS_MAX) {
+        let connected = match client.take() {
+            Some(client) => client,
+            None => Context::connect().await?,
+        };
+        let mut stream = connected.up(request).await?;
+        match follow(&mut stream, progress, context, timeout).await? {
+            Ended::Lost(error) if !last => {
+                if !context.json && !context.quiet {
+                    context.terminal.tell(&format!("note: {error}; asking again"));
+                }
+            }
+            ended => return Ok(ended),
+        }
+    }
+    Err(Failure::failed("the agent was lost again and again"))
+}
+
+/// The last words of `up` and `restart`, and their exit code.
+pub(crate) fn conclude(ended: Ended, title: &str, context: &Context) -> Outcome {
+    let terminal = &context.terminal;
+    match ended {
+        Ended::Finished { status, milliseconds, unchanged } => {
+            if !context.json {
+                finished(&status, milliseconds, unchanged, context);
+            }
+            Ok(exit::OK)
+        }
+        Ended::Failed { problems, status, milliseconds } => {
+            if !context.json {
+                problem::tell_all(&problems, terminal);
+                failed(&status, milliseconds, context);
+            }
+            Ok(exit::FAILED)
+        }
+        Ended::Accepted => {
+            if !context.json {
+                terminal.say("accepted; `pdev wait` waits until it is ready, `pdev status` looks");
+            }
+            Ok(exit::OK)
+        }
+        Ended::Interrupted => {
+            terminal.tell(
+                "stopped watching; the work goes on: `pdev status` looks, `pdev logs -f` follows, `pdev down` stops it",
+            );
+            Ok(exit::INTERRUPTED)
+        }
+        Ended::TimedOut => {
+            Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not ready yet; the work goes on"))
+                .hint("`pdev status` tells what it waits for."))
+        }
+        Ended::Superseded { by } => {
+            Err(Failure::failed(format!("another request took over: {by}")).hint("`pdev wait` waits for its end."))
+        }
+        Ended::AgentStopping => Err(Failure::new(exit::UNREACHABLE, "agent_stopping", "the agent was told to stop")
+            .hint("What runs goes on running; `pdev up` starts the agent again and completes the rest.")),
+        Ended::Lost(error) => Err(error.into()),
+    }
+}
+
+fn finished(status: &PreviewStatus, milliseconds: u64, unchanged: bool, context: &Context) {
+    let (terminal, paint) = (&context.terminal, context.terminal.paint);
+    let took = words::duration(milliseconds);
+    let title = paint.bold(&status.preview.title);
+    if unchanged {
+        let url = status.url.as_ref().map(|url| format!("  {}", paint.cyan(url))).unwrap_or_default();
+        return terminal.say(&format!("{title}: nothing changed, all healthy ({took}){url}"));
+    }
+    terminal.say(&format!("{} {title} is ready in {took}", paint.green("✔")));
+    addresses(status).iter().for_each(|line| terminal.say(line));
+    if !context.quiet {
+        terminal.say(&paint.dim("next: `pdev logs -f`, `pdev status`, `pdev open`, `pdev down`"));
+    }
+}
+
+/// A line a unit with a URL; without any, the ports on this machine.
+fn addresses(status: &PreviewStatus) -> Vec<String> {
+    let ready = |state| matches!(state, UnitState::Ready | UnitState::Starting | UnitState::Unhealthy);
+    let with_url = status.units.iter().filter_map(|unit| unit.url.clone().map(|url| (unit, url)));
+    let mut rows: Vec<(String, String)> = with_url.map(|(unit, url)| (unit.name.clone(), url)).collect();
+    if rows.is_empty() {
+        rows = status
+            .units
+            .iter()
+            .filter(|unit| ready(unit.state))
+            .flat_map(|unit| unit.ports.values().map(|port| (unit.name.clone(), format!("127.0.0.1:{port}"))))
+            .collect();
+    }
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    rows.iter().map(|(name, address)| format!("  {name:<width$}  {address}")).collect()
+}
+
+fn failed(status: &PreviewStatus, milliseconds: u64, context: &Context) {
+    let terminal = &context.terminal;
+    let fine = status.units.iter().filter(|unit| matches!(unit.state, UnitState::Ready | UnitState::Done)).count();
+    terminal.tell("");
+    terminal.tell(&format!(
+        "{} failed after {}; {fine} of {} healthy. `pdev status` shows them, `pdev logs` what they wrote.",
+        terminal.paint_error.bold(&status.preview.title),
+        words::duration(milliseconds),
+        words::count(status.units.len(), "unit"),
+    ));
+}

@@ -1,0 +1,95 @@
+//! Which manifest is meant from where the user stands: the nearest `pdev.yaml` on the way up.
+
+use std::path::{Path, PathBuf};
+
+use crate::exit::{Failure, NOT_FOUND};
+
+pub(crate) const MANIFEST: &str = "pdev.yaml";
+const COMPOSE: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+
+/// A manifest's folder (absolute) and file name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ManifestPlace {
+    pub(crate) folder: PathBuf,
+    pub(crate) file: String,
+}
+
+/// The manifest a file or folder named on the command line means, or the nearest one above `start`.
+pub(crate) fn find(start: &Path, named: Option<&Path>) -> Result<ManifestPlace, Failure> {
+    let Some(named) = named else { return above(start).ok_or_else(|| nothing_found(start)) };
+    let path = start.join(named);
+    if path.is_dir() {
+        let folder = absolute(&path)?;
+        return above(&folder).ok_or_else(|| nothing_found(&folder));
+    }
+    if !path.exists() {
+        let hint = match named.components().count() {
+            1 => format!("For one service: `pdev up --service {}`.", named.display()),
+            _ => "Give the folder of a `pdev.yaml`, or the file itself.".to_owned(),
+        };
+        return Err(
+            Failure::new(NOT_FOUND, "no_manifest", format!("no file or folder `{}`", named.display())).hint(hint)
+        );
+    }
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(ManifestPlace { folder: absolute(path.parent().unwrap_or(start))?, file })
+}
+
+pub(crate) fn above(start: &Path) -> Option<ManifestPlace> {
+    let folder = start.ancestors().find(|folder| folder.join(MANIFEST).is_file())?;
+    Some(ManifestPlace { folder: folder.to_owned(), file: MANIFEST.to_owned() })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    path.canonicalize().map_err(|error| {
+        Failure::wrong(format!("cannot use the folder `{}`: {}", path.display(), crate::words::plain(&error)))
+    })
+}
+
+/// Says what was looked for and, where something near it lies about, what to do with that.
+pub(crate) fn nothing_found(start: &Path) -> Failure {
+    let failure = Failure::new(
+        NOT_FOUND,
+        "no_manifest",
+        format!("no `{MANIFEST}` in `{}` or any folder above it", start.display()),
+    );
+    let present = |names: &[&str]| {
+        start.ancestors().find_map(|folder| names.iter().map(|name| folder.join(name)).find(|path| path.is_file()))
+    };
+    if let Some(path) = present(&["pdev.yml", "pdev.yaml.yml", ".pdev.yaml"]) {
+        return failure.hint(format!("`{}` is there: rename it to `{MANIFEST}`.", path.display()));
+    }
+    if let Some(path) = present(&COMPOSE) {
+        return failure.hint(format!(
+            "`{}` is there, but this version does not read Compose files yet: write a `{MANIFEST}` (`pdev explain services` shows its form).",
+            path.display()
+        ));
+    }
+    failure.hint("Four lines are enough: `pdev explain pdev` shows them.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn found_from_any_subfolder_and_named() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let deep = root.join("a/b");
+        std::fs::create_dir_all(&deep).unwrap();
+        let hint = find(&deep, None).unwrap_err().problem.hint.unwrap();
+        assert!(hint.starts_with("Four lines"), "{hint}");
+        std::fs::write(root.join("compose.yaml"), "").unwrap();
+        assert!(find(&deep, None).unwrap_err().problem.hint.unwrap().contains("Compose"));
+        std::fs::write(root.join("pdev.yml"), "").unwrap();
+        assert!(find(&deep, None).unwrap_err().problem.hint.unwrap().contains("rename"));
+        std::fs::write(root.join("pdev.yaml"), "").unwrap();
+        std::fs::write(root.join("other.yaml"), "").unwrap();
+        let place = |file: &str| ManifestPlace { folder: root.clone(), file: file.to_owned() };
+        assert_eq!(find(&deep, None).unwrap(), place("pdev.yaml"));
+        assert_eq!(find(&root, Some(Path::new("a"))).unwrap(), place("pdev.yaml"));
+        assert_eq!(find(&deep, Some(Path::new("../../other.yaml"))).unwrap(), place("other.yaml"));
+        assert!(find(&root, Some(Path::new("web"))).unwrap_err().problem.hint.unwrap().contains("--service web"));
+    }
+}

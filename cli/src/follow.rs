@@ -1,0 +1,85 @@
+//! Following an operation to its end: events, the user's Ctrl-C, the deadline, and an agent that goes away.
+
+use std::time::Duration;
+
+use client::{ClientError, EventStream};
+use protocol::status::PreviewStatus;
+use protocol::{EventKind, Problem};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::context::Context;
+use crate::render::progress::Progress;
+
+pub(crate) enum Ended {
+    Finished {
+        status: PreviewStatus,
+        milliseconds: u64,
+        unchanged: bool,
+    },
+    Failed {
+        problems: Vec<Problem>,
+        status: PreviewStatus,
+        milliseconds: u64,
+    },
+    Superseded {
+        by: String,
+    },
+    /// The agent was asked to stop; what runs goes on.
+    AgentStopping,
+    /// The stream ended in good order before the operation did: `--detach`.
+    Accepted,
+    /// Ctrl-C: the work goes on without us.
+    Interrupted,
+    TimedOut,
+    /// The agent was killed, or the socket taken away.
+    Lost(ClientError),
+}
+
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+/// Without `--timeout` a day: a wait without an end is no wait.
+const LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+pub(crate) async fn follow(
+    stream: &mut EventStream,
+    progress: &mut Progress,
+    context: &Context,
+    timeout: Option<Duration>,
+) -> std::io::Result<Ended> {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let deadline = Instant::now() + timeout.unwrap_or(LIMIT);
+    let mut draw = interval(DRAW_EVERY);
+    draw.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    // The first tick of an interval is at once, but most operations that do nothing are over before the second.
+    draw.reset();
+    let live = progress.is_live();
+    let ended = loop {
+        tokio::select! {
+            biased;
+            _ = interrupts.recv() => break Ended::Interrupted,
+            next = stream.next() => match next {
+                Ok(Some(event)) => {
+                    progress.on(&event, &context.terminal);
+                    if event.kind.ends_operation() {
+                        break ended(event.kind);
+                    }
+                }
+                Ok(None) => break Ended::Accepted,
+                Err(error) => break Ended::Lost(error),
+            },
+            _ = draw.tick(), if live => progress.tick(&context.terminal),
+            () = sleep_until(deadline) => break Ended::TimedOut,
+        }
+    };
+    progress.close(&context.terminal);
+    Ok(ended)
+}
+
+fn ended(kind: EventKind) -> Ended {
+    match kind {
+        EventKind::Finished { status, milliseconds, unchanged } => Ended::Finished { status, milliseconds, unchanged },
+        EventKind::Failed { problems, status, milliseconds } => Ended::Failed { problems, status, milliseconds },
+        EventKind::Superseded { by } => Ended::Superseded { by },
+        _ => Ended::AgentStopping,
+    }
+}

@@ -1,0 +1,9 @@
+//! How things look. Only [`terminal`] writes; the rest makes text.
+
+pub(crate) mod logs;
+pub(crate) mod plan;
+pub(crate) mod problem;
+pub(crate) mod progress;
+pub(crate) mod status;
+pub(crate) mod table;
+pub(crate) mod terminal;

@@ -1,0 +1,116 @@
+//! A failure for people: who, what was seen, the last lines, the next thing to try.
+
+use protocol::Problem;
+use protocol::problem::DiagnosticView;
+
+use super::terminal::{Paint, Terminal};
+
+/// Lines of output shown; the agent sends no more for a crash, but a build step may.
+const OUTPUT_LINES_MAX: usize = 20;
+
+pub(crate) fn lines(problem: &Problem, paint: Paint) -> Vec<String> {
+    let mut lines = vec![format!("{} {}", paint.with("1;31", "error:"), paint.bold(&problem.to_string()))];
+    for line in problem.detail.iter().flat_map(|detail| detail.lines()) {
+        lines.push(format!("  {}", visible(line)));
+    }
+    for diagnostic in &problem.diagnostics {
+        lines.push(format!("  {}", one_line(diagnostic)));
+    }
+    let skipped = problem.output.len().saturating_sub(OUTPUT_LINES_MAX);
+    if !problem.output.is_empty() {
+        let whose = problem.unit.as_ref().map(|unit| format!(" of {unit}")).unwrap_or_default();
+        lines.push(paint.dim(&format!("  last lines{whose}:")));
+        let bar = paint.dim("|");
+        lines.extend(problem.output[skipped..].iter().map(|line| format!("  {bar} {}", visible(line))));
+    }
+    if let Some(hint) = &problem.hint {
+        let mut rest = hint.lines();
+        lines.push(format!("{} {}", paint.with("1;36", "try:"), rest.next().unwrap_or_default()));
+        lines.extend(rest.map(|line| format!("     {line}")));
+    }
+    lines
+}
+
+/// All of them on standard error, an empty line between two.
+pub(crate) fn tell_all(problems: &[Problem], terminal: &Terminal) {
+    for (index, problem) in problems.iter().enumerate() {
+        if index > 0 {
+            terminal.tell("");
+        }
+        lines(problem, terminal.paint_error).iter().for_each(|line| terminal.tell(line));
+    }
+}
+
+/// `pdev.yaml:3:5: error[PD0104]: words`.
+fn one_line(diagnostic: &DiagnosticView) -> String {
+    let DiagnosticView { file, line, column, severity, code, message, .. } = diagnostic;
+    format!("{file}:{line}:{column}: {severity}[{code}]: {message}")
+}
+
+/// Without what could move the cursor or change the colours: the text comes from programs that failed.
+pub(crate) fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\x1b' => skip_escape(&mut letters),
+            '\t' => out.push_str("    "),
+            _ if letter.is_control() => {}
+            _ => out.push(letter),
+        }
+    }
+    out
+}
+
+/// A CSI or OSC sequence, or one letter.
+fn skip_escape(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+    match letters.next() {
+        Some('[') => {
+            let _ = letters.find(|letter| ('\x40'..='\x7e').contains(letter));
+        }
+        Some(']') => {
+            while let Some(letter) = letters.next() {
+                if letter == '\x07' || (letter == '\x1b' && letters.next_if_eq(&'\\').is_some()) {
+                    break;
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_unit_sight_lines_and_way_out() {
+        let problem = Problem {
+            code: "exited".into(),
+            title: "exit code 1 while starting".into(),
+            detail: Some("signal: none".into()),
+            hint: Some("Run `pdev logs api`.".into()),
+            unit: Some("api".into()),
+            output: (1..=22).map(|n| format!("\x1b[31mline {n}\x1b[0m")).collect(),
+            ..Problem::default()
+        };
+        let lines = lines(&problem, Paint { on: false });
+        assert_eq!(
+            lines[..4],
+            ["error: api: exit code 1 while starting", "  signal: none", "  last lines of api:", "  | line 3"]
+        );
+        assert_eq!(lines[lines.len() - 2..], ["  | line 22", "try: Run `pdev logs api`."]);
+    }
+
+    #[test]
+    fn escapes_do_not_reach_the_terminal() {
+        for (text, shown) in [
+            ("a\x1b[2Jb\x1b]0;title\x07c\x1b]8;;x\x1b\\d", "abcd"),
+            ("tab\tbell\x07\r", "tab    bell"),
+            ("\x1b", ""),
+            ("\x1b[", ""),
+        ] {
+            assert_eq!(visible(text), shown, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Previews and units as tables.
+
+use protocol::status::{PreviewState, PreviewStatus, UnitState, UnitStatus};
+
+use super::problem;
+use super::table::{self, Cell};
+use super::terminal::Paint;
+use crate::words;
+
+pub(crate) fn state_words(state: PreviewState) -> (&'static str, &'static str) {
+    match state {
+        PreviewState::Starting => ("starting", "33"),
+        PreviewState::Ready => ("ready", "32"),
+        PreviewState::Degraded => ("degraded", "33"),
+        PreviewState::Failed => ("failed", "31"),
+        PreviewState::Stopping => ("stopping", "33"),
+        PreviewState::Down => ("down", "2"),
+    }
+}
+
+pub(crate) fn unit_words(state: UnitState) -> (&'static str, &'static str) {
+    match state {
+        UnitState::Waiting => ("waiting", "2"),
+        UnitState::Preparing => ("preparing", "33"),
+        UnitState::Starting => ("starting", "33"),
+        UnitState::Ready => ("ready", "32"),
+        UnitState::Unhealthy => ("unhealthy", "31"),
+        UnitState::Restarting => ("restarting", "33"),
+        UnitState::Done => ("done", "32"),
+        UnitState::Failed => ("failed", "31"),
+        UnitState::Stopping => ("stopping", "33"),
+        UnitState::Stopped => ("stopped", "2"),
+    }
+}
+
+pub(crate) fn list(previews: &[PreviewStatus], now: i64, home: Option<&str>, paint: Paint) -> Vec<String> {
+    let rows: Vec<Vec<Cell>> = previews
+        .iter()
+        .map(|preview| {
+            let (state, codes) = state_words(preview.state);
+            let down = preview.state == PreviewState::Down;
+            let fine = preview.units.iter().filter(|unit| is_fine(unit.state)).count();
+            let units = if down { String::new() } else { format!("{fine}/{}", preview.units.len()) };
+            let since = preview.ready_at.filter(|_| !down).map(|at| words::age(at, now)).unwrap_or_default();
+            let gone = if preview.folder_present { "" } else { " (gone)" };
+            vec![
+                Cell::painted(&preview.preview.title, "1"),
+                Cell::painted(state, codes),
+                Cell::new(units),
+                Cell::new(since),
+                Cell::painted(preview.url.as_deref().unwrap_or_default(), "36"),
+                Cell::painted(format!("{}{gone}", short_folder(&preview.folder, home)), "2"),
+            ]
+        })
+        .collect();
+    table::lines(&["PREVIEW", "STATE", "HEALTHY", "FOR", "URL", "FOLDER"], &rows, 0, paint)
+}
+
+fn is_fine(state: UnitState) -> bool {
+    matches!(state, UnitState::Ready | UnitState::Done)
+}
+
+fn short_folder(folder: &str, home: Option<&str>) -> String {
+    match home.and_then(|home| folder.strip_prefix(home)) {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("~{rest}"),
+        _ => folder.to_owned(),
+    }
+}
+
+/// One preview in full.
+pub(crate) fn detail(preview: &PreviewStatus, now: i64, home: Option<&str>, paint: Paint) -> Vec<String> {
+    let (state, codes) = state_words(preview.state);
+    let since = match (preview.state, preview.ready_at) {
+        (PreviewState::Ready, Some(at)) => format!(" for {}", words::age(at, now)),
+        _ => String::new(),
+    };
+    let mut lines = vec![format!(
+        "{}  {}{since}  {}",
+        paint.bold(&preview.preview.title),
+        paint.with(codes, state),
+        paint.cyan(preview.url.as_deref().unwrap_or_default()),
+    )];
+    let gone = if preview.folder_present { "" } else { " (gone: `pdev down` with the name above still works)" };
+    lines.push(paint.dim(&format!("{}{gone}", short_folder(&preview.folder, home))));
+    if !preview.units.is_empty() {
+        lines.push(String::new());
+        lines.extend(units(&preview.units, now, paint));
+    }
+    for found in &preview.problems {
+        lines.push(String::new());
+        lines.extend(problem::lines(found, paint));
+    }
+    lines.iter_mut().for_each(|line| line.truncate(line.trim_end().len()));
+    lines
+}
+
+fn units(units: &[UnitStatus], now: i64, paint: Paint) -> Vec<String> {
+    let rows: Vec<Vec<Cell>> = units.iter().map(|unit| unit_row(unit, now)).collect();
+    table::lines(&["UNIT", "STATE", "FOR", "RUNTIME", "ADDRESS", "CRASHES", "NOTE"], &rows, 2, paint)
+}
+
+fn unit_row(unit: &UnitStatus, now: i64) -> Vec<Cell> {
+    let (state, codes) = unit_words(unit.state);
+    let since = match unit.state {
+        UnitState::Ready => unit.ready_at.or(unit.started_at),
+        UnitState::Starting | UnitState::Unhealthy => unit.started_at,
+        _ => None,
+    };
+    let ports = || unit.ports.values().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(" ");
+    let crashes = if unit.restarts == 0 { String::new() } else { unit.restarts.to_string() };
+    let note: Vec<&str> = [unit.reason.as_deref(), unit.module.as_deref()].into_iter().flatten().collect();
+    vec![
+        Cell::painted(&unit.name, "1"),
+        Cell::painted(state, codes),
+        Cell::new(since.map(|at| words::age(at, now)).unwrap_or_default()),
+        Cell::new(&unit.runtime),
+        Cell::painted(unit.url.clone().unwrap_or_else(ports), "36"),
+        Cell::painted(crashes, "33"),
+        Cell::painted(note.join(", "), "2"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::status::PreviewRef;
+
+    #[test]
+    fn a_list_and_a_detail() {
+        let unit = |name: &str, state, at| UnitStatus {
+            name: name.into(),
+            runtime: "docker".into(),
+            state,
+            ready_at: Some(at),
+            ports: [("http".to_owned(), 40_001)].into(),
+            ..UnitStatus::default()
+        };
+        let preview = PreviewStatus {
+            preview: PreviewRef { title: "shop/main".into(), ..PreviewRef::default() },
+            state: PreviewState::Degraded,
+            folder: "/home/me/shop".into(),
+            folder_present: true,
+            url: Some("http://main.shop.localhost:8642".into()),
+            units: vec![
+                unit("db", UnitState::Ready, 0),
+                UnitStatus {
+                    reason: Some("GET / answered 503".into()),
+                    restarts: 2,
+                    ..unit("web", UnitState::Unhealthy, 0)
+                },
+            ],
+            ready_at: Some(0),
+            problems: Vec::new(),
+        };
+        let plain = Paint { on: false };
+        assert_eq!(
+            list(std::slice::from_ref(&preview), 61_000, Some("/home/me"), plain).join("\n"),
+            "PREVIEW    STATE     HEALTHY  FOR        URL                              FOLDER\n\
+             shop/main  degraded  1/2      1 min 1 s  http://main.shop.localhost:8642  ~/shop"
+        );
+        assert_eq!(
+            detail(&preview, 61_000, None, plain).join("\n"),
+            "shop/main  degraded  http://main.shop.localhost:8642\n\
+             /home/me/shop\n\n  \
+             UNIT  STATE      FOR        RUNTIME  ADDRESS          CRASHES  NOTE\n  \
+             db    ready      1 min 1 s  docker   127.0.0.1:40001\n  \
+             web   unhealthy             docker   127.0.0.1:40001  2        GET / answered 503"
+        );
+    }
+}
