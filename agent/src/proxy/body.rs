@@ -1,0 +1,136 @@
+//! The two bodies that travel through: what goes up and what comes down. Frames are passed on as they arrive, so
+//! back-pressure is the peer's own and nothing is collected.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::pool::Lease;
+
+/// Tells whether an upload was read to its end; a connection is not reusable before that.
+#[derive(Debug, Clone, Default)]
+pub(super) struct UploadEnd(Arc<AtomicBool>);
+
+impl UploadEnd {
+    pub(super) fn reached(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A request body on its way to a service.
+#[derive(Debug)]
+pub(super) enum Upload {
+    Empty,
+    Stream(Incoming, UploadEnd),
+}
+
+impl Upload {
+    pub(super) fn new(body: Incoming) -> Self {
+        if body.is_end_stream() { Self::Empty } else { Self::Stream(body, UploadEnd::default()) }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    pub(super) fn end(&self) -> Option<UploadEnd> {
+        match self {
+            Self::Empty => None,
+            Self::Stream(_, end) => Some(end.clone()),
+        }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self::Stream(body, end) = self.get_mut() else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+        if frame.is_none() || body.is_end_stream() {
+            end.0.store(true, Ordering::Release);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream(body, _) => body.size_hint(),
+        }
+    }
+}
+
+/// An answer's body: a page of ours, or a service's stream with the connection it comes from.
+#[derive(Debug)]
+pub(super) enum Download {
+    Page(Option<Bytes>),
+    Stream(Incoming, Option<Lease>),
+}
+
+impl Download {
+    pub(super) fn empty() -> Self {
+        Self::Page(None)
+    }
+
+    pub(super) fn page(text: String) -> Self {
+        Self::Page(Some(Bytes::from(text)).filter(|bytes| !bytes.is_empty()))
+    }
+
+    pub(super) fn stream(body: Incoming, lease: Option<Lease>) -> Self {
+        if body.is_end_stream() {
+            if let Some(lease) = lease {
+                lease.give_back();
+            }
+            return Self::Stream(body, None);
+        }
+        Self::Stream(body, lease)
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Page(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(body, lease) => {
+                let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+                // An error leaves the lease in place: dropping it closes the connection, which is what it is worth.
+                let ended = frame.is_none() || (matches!(frame, Some(Ok(_))) && body.is_end_stream());
+                if ended && let Some(lease) = lease.take() {
+                    lease.give_back();
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Page(bytes) => bytes.is_none(),
+            Self::Stream(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Page(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(body, _) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Which host a request asks for. Anything outside our suffix is refused here, which is what stops DNS rebinding.
+
+use std::borrow::Cow;
+
+use http::header::HOST;
+use http::request::Parts;
+
+use super::routes::SUFFIX;
+
+/// Why a request has no usable host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BadHost {
+    /// Missing, given twice, or not a host name: 400.
+    Invalid,
+    /// A proper name that is not ours: 421.
+    Foreign,
+}
+
+/// The authority as sent: the request target first (HTTP/2 and absolute form), else the `Host` header.
+pub(super) fn authority(parts: &Parts) -> Option<&str> {
+    if let Some(authority) = parts.uri.authority() {
+        return Some(authority.as_str());
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let only = hosts.next()?;
+    if hosts.next().is_some() {
+        return None;
+    }
+    only.to_str().ok()
+}
+
+/// Lower case, without port and without the dot of a fully qualified name.
+pub(super) fn host_name(authority: &str) -> Result<Cow<'_, str>, BadHost> {
+    if authority.starts_with('[') {
+        return bracketed(authority);
+    }
+    let (name, port) = match authority.split_once(':') {
+        Some((name, port)) => (name, Some(port)),
+        None => (authority, None),
+    };
+    if port.is_some_and(|port| !valid_port(port)) {
+        return Err(BadHost::Invalid);
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if !valid_name(name) {
+        return Err(BadHost::Invalid);
+    }
+    let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    };
+    match name.strip_suffix(SUFFIX) {
+        Some(rest) if rest.ends_with('.') => Ok(name),
+        _ => Err(BadHost::Foreign),
+    }
+}
+
+/// An address literal is well formed at best, and never one of our names.
+fn bracketed(authority: &str) -> Result<Cow<'_, str>, BadHost> {
+    let inner = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    match inner {
+        Some((address, port))
+            if address.parse::<std::net::Ipv6Addr>().is_ok()
+                && (port.is_empty() || port.strip_prefix(':').is_some_and(valid_port)) =>
+        {
+            Err(BadHost::Foreign)
+        }
+        _ => Err(BadHost::Invalid),
+    }
+}
+
+fn valid_port(port: &str) -> bool {
+    !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
+}
+
+fn valid_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names() {
+        let ours = |text: &'static str| Ok(Cow::Borrowed(text));
+        let cases = [
+            ("web.main.shop.localhost", ours("web.main.shop.localhost")),
+            ("Web.Main.SHOP.LocalHost:8642", ours("web.main.shop.localhost")),
+            ("shop.localhost.", ours("shop.localhost")),
+            ("shop.localhost.:80", ours("shop.localhost")),
+            ("localhost", Err(BadHost::Foreign)),
+            ("localhost:8642", Err(BadHost::Foreign)),
+            ("evil.example", Err(BadHost::Foreign)),
+            ("shop.localhost.evil.example", Err(BadHost::Foreign)),
+            ("shop-localhost", Err(BadHost::Foreign)),
+            ("127.0.0.1:8642", Err(BadHost::Foreign)),
+            ("[::1]:8642", Err(BadHost::Foreign)),
+            ("[::1", Err(BadHost::Invalid)),
+            ("[::1]x", Err(BadHost::Invalid)),
+            ("", Err(BadHost::Invalid)),
+            ("shop.localhost:", Err(BadHost::Invalid)),
+            ("shop.localhost:99999", Err(BadHost::Invalid)),
+            ("shop.localhost:+80", Err(BadHost::Invalid)),
+            ("shop..localhost", Err(BadHost::Invalid)),
+            ("shop.localhost..", Err(BadHost::Invalid)),
+            ("user@shop.localhost", Err(BadHost::Invalid)),
+            ("shop.localhost/x", Err(BadHost::Invalid)),
+            ("sh op.localhost", Err(BadHost::Invalid)),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(host_name(given), expected, "{given}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Connections to services: kept alive between requests, bounded in number and age. One set per address; HTTP/1.1
+//! connections carry one exchange at a time, HTTP/2 ones are shared.
+//!
+//! Retrying is not decided here: a caller that meets a stale connection asks for a new one.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::body::{Upload, UploadEnd};
+use super::routes::Upstream;
+
+const IDLE_PER_ADDRESS_MAX: usize = 128;
+const IDLE_MAX: Duration = Duration::from_secs(60);
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// A connection that was given back is ready as soon as its task has run once; anything longer means it is stuck.
+const READY_MAX: Duration = Duration::from_millis(100);
+const BUFFER_MAX: usize = 64 * 1024;
+
+/// Why no connection could be made: each address with what it said.
+#[derive(Debug, thiserror::Error)]
+#[error("no address answered")]
+pub(super) struct Unreachable {
+    pub(super) tried: Vec<(SocketAddr, io::Error)>,
+}
+
+/// An open connection, ready for one exchange.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) address: SocketAddr,
+    sender: Sender,
+}
+
+#[derive(Debug)]
+enum Sender {
+    Http1(http1::SendRequest<Upload>),
+    Http2(http2::SendRequest<Upload>),
+}
+
+impl Connection {
+    /// Sends one request. The error holds the request where not a byte of it was written.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Upload>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+        }
+    }
+
+    async fn is_usable(&mut self) -> bool {
+        match &mut self.sender {
+            Sender::Http1(sender) if sender.is_closed() => false,
+            Sender::Http1(sender) if sender.is_ready() => true,
+            Sender::Http1(sender) => matches!(timeout(READY_MAX, sender.ready()).await, Ok(Ok(()))),
+            Sender::Http2(sender) => !sender.is_closed(),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        }
+    }
+}
+
+/// The promise to give a connection back once the answer was read to its end. Dropped early, it closes the connection.
+#[derive(Debug)]
+pub(super) struct Lease {
+    connection: Connection,
+    upload: Option<UploadEnd>,
+    pool: Arc<Pool>,
+}
+
+impl Lease {
+    pub(super) fn give_back(self) {
+        // An answer may end before the upload did; the rest of that upload would precede the next request.
+        if self.upload.is_none_or(|end| end.reached()) {
+            self.pool.put(self.connection);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    idle: Mutex<HashMap<SocketAddr, Vec<Idle>>>,
+    shared: Mutex<HashMap<SocketAddr, http2::SendRequest<Upload>>>,
+    drivers: Mutex<JoinSet<()>>,
+    filled: Notify,
+}
+
+impl Pool {
+    pub(super) fn lease(self: &Arc<Self>, connection: Connection, upload: Option<UploadEnd>) -> Option<Lease> {
+        match connection.sender {
+            Sender::Http1(_) => Some(Lease { connection, upload, pool: self.clone() }),
+            // A shared connection never left the pool.
+            Sender::Http2(_) => None,
+        }
+    }
+
+    /// A connection that is already open, newest first: the older ones may then age out.
+    pub(super) async fn idle(&self, upstream: &Upstream) -> Option<Connection> {
+        for address in &upstream.addresses {
+            while let Some(mut connection) = self.take(*address, upstream.h2c) {
+                if connection.is_usable().await {
+                    return Some(connection);
+                }
+                self.forget_shared(&connection);
+            }
+        }
+        None
+    }
+
+    fn take(&self, address: SocketAddr, h2c: bool) -> Option<Connection> {
+        if h2c {
+            let sender = lock(&self.shared).get(&address)?.clone();
+            return Some(Connection { address, sender: Sender::Http2(sender) });
+        }
+        lock(&self.idle).get_mut(&address)?.pop().map(|idle| idle.connection)
+    }
+
+    fn forget_shared(&self, connection: &Connection) {
+        if matches!(connection.sender, Sender::Http2(_)) {
+            lock(&self.shared).remove(&connection.address);
+        }
+    }
+
+    fn put(&self, connection: Connection) {
+        if connection.is_closed() {
+            return;
+        }
+        let mut idle = lock(&self.idle);
+        let was_empty = idle.is_empty();
+        let kept = idle.entry(connection.address).or_default();
+        if kept.len() < IDLE_PER_ADDRESS_MAX {
+            kept.push(Idle { connection, since: Instant::now() });
+        }
+        drop(idle);
+        if was_empty {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Opens a new connection, trying the addresses in order.
+    pub(super) async fn dial(&self, upstream: &Upstream) -> Result<Connection, Unreachable> {
+        let mut tried = Vec::new();
+        for address in &upstream.addresses {
+            match timeout(CONNECT_MAX, self.open(*address, upstream.h2c)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => tried.push((*address, error)),
+                Err(_) => tried.push((*address, io::Error::from(io::ErrorKind::TimedOut))),
+            }
+        }
+        Err(Unreachable { tried })
+    }
+
+    async fn open(&self, address: SocketAddr, h2c: bool) -> io::Result<Connection> {
+        let stream = TcpStream::connect(address).await?;
+        // Small answers would wait for the acknowledgement of the previous ones.
+        stream.set_nodelay(true)?;
+        let io = TokioIo::new(stream);
+        let sender = if h2c { self.start_http2(address, io).await } else { self.start_http1(io).await };
+        Ok(Connection { address, sender: sender.map_err(io::Error::other)? })
+    }
+
+    async fn start_http1(&self, io: TokioIo<TcpStream>) -> hyper::Result<Sender> {
+        let (sender, driver) = http1::Builder::new().max_buf_size(BUFFER_MAX).handshake(io).await?;
+        // The driver's error reaches whoever waits for the answer; here it only means that the connection is over.
+        self.drive(async move { drop(driver.with_upgrades().await) });
+        Ok(Sender::Http1(sender))
+    }
+
+    async fn start_http2(&self, address: SocketAddr, io: TokioIo<TcpStream>) -> hyper::Result<Sender> {
+        let (mut sender, driver) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
+        self.drive(async move { drop(driver.await) });
+        poll_fn(|context| sender.poll_ready(context)).await?;
+        lock(&self.shared).insert(address, sender.clone());
+        Ok(Sender::Http2(sender))
+    }
+
+    fn drive(&self, driver: impl Future<Output = ()> + Send + 'static) {
+        let mut drivers = lock(&self.drivers);
+        while drivers.try_join_next().is_some() {}
+        drivers.spawn(driver);
+    }
+
+    /// Closes what nobody used for a while. Runs as long as the proxy does, and sleeps for good while nothing is idle.
+    pub(super) async fn keep_young(&self) {
+        loop {
+            if lock(&self.idle).is_empty() {
+                self.filled.notified().await;
+            }
+            tokio::time::sleep(IDLE_MAX / 2).await;
+            self.drop_older_than(IDLE_MAX);
+        }
+    }
+
+    fn drop_older_than(&self, age: Duration) {
+        lock(&self.idle).retain(|_, kept| {
+            kept.retain(|idle| idle.since.elapsed() < age && !idle.connection.is_closed());
+            !kept.is_empty()
+        });
+        lock(&self.shared).retain(|_, sender| !sender.is_closed());
+    }
+
+    /// Closes everything, whoever uses it.
+    pub(super) async fn close(&self) {
+        lock(&self.idle).clear();
+        lock(&self.shared).clear();
+        let mut drivers = std::mem::take(&mut *lock(&self.drivers));
+        drivers.shutdown().await;
+    }
+}
+
+/// No code panics while holding these; if some did, the map would still be whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
