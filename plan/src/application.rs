@@ -149,13 +149,15 @@ pub struct Container {
     pub image: ImageSource,
     /// The rendered body of the Engine API's `POST /containers/create` (API 1.41 fields), hardened, after `raw` and
     /// patches, without `Image`, without pdev's labels, without environment and without host ports: the driver adds them.
+    /// A source in `HostConfig.Binds` that starts with `./` or `../` is relative to the manifest's folder: the driver
+    /// makes it absolute.
     pub create: serde_json::Value,
     /// Names on the preview's network, the unit's own first.
     pub aliases: Vec<String>,
     /// Names of units that run as local processes and that this container may call: the driver maps each name to
     /// the gateway where the agent forwards.
     pub process_peers: Vec<UnitName>,
-    /// (volume short name, path in the container).
+    /// (volume short name, path in the container with `:ro` behind it where the program may only read).
     pub volumes: Vec<(String, String)>,
     pub pull: PullPolicy,
 }

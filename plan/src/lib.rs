@@ -4,14 +4,24 @@
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod application;
+pub mod codes;
 pub mod compare;
+pub mod guardrails;
 pub mod hash;
+pub mod load;
 pub mod naming;
+mod nearest;
 pub mod observed;
+pub mod origin;
+mod render;
+pub mod resolve;
 pub mod step;
 pub mod text;
 
 pub use application::Application;
 pub use compare::{CompareOptions, TeardownOptions, compare, fold_job_inputs, teardown};
+pub use load::Loaded;
 pub use observed::Observed;
+pub use origin::{Origin, Origins};
+pub use resolve::{Context, Git, PortWish, Resolved, required_ports, resolve};
 pub use step::{Plan, Step};

@@ -1,0 +1,33 @@
+//! From files to a checked application: the one function behind `pdev check`, the agent and the language server.
+
+use std::collections::BTreeMap;
+
+use manifest::{Diagnostic, Manifest, Sources};
+
+use crate::application::RuntimeKind;
+
+/// What reading gave, however broken the files are.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    pub sources: Sources,
+    pub manifest: Manifest,
+    /// By resource name; resources whose module is unknown are missing.
+    pub modules: BTreeMap<String, Module>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// A resource's module.
+#[derive(Clone, Debug)]
+pub enum Module {}
+
+impl Module {
+    pub(crate) fn name(&self) -> &str {
+        match *self {}
+    }
+    pub(crate) fn renders(&self, _runtime: RuntimeKind) -> bool {
+        match *self {}
+    }
+    pub(crate) fn ports(&self, _runtime: RuntimeKind) -> BTreeMap<String, u16> {
+        match *self {}
+    }
+}

@@ -1,0 +1,128 @@
+//! From what was written to what is wanted: placeholders resolved for the consumer that reads them, defaults filled,
+//! objects rendered, each field with its origin.
+//!
+//! Knows nothing of what runs now. Everything from outside (ports, git, the user's environment, today) is a value of
+//! [`Context`]. Never fails: what cannot be resolved is a diagnostic, and the rest is still there.
+
+mod changes;
+mod containers;
+mod draft;
+mod given;
+mod health;
+mod modules;
+mod needs;
+mod processes;
+mod references;
+mod runtimes;
+mod units;
+
+use std::collections::BTreeMap;
+
+use manifest::model::Date;
+use manifest::{Diagnostic, Severity};
+
+use crate::application::{Application, PreviewName, RuntimeKind, UnitName, UnitPort};
+use crate::load::Loaded;
+use crate::origin::Origins;
+
+/// Everything that resolving needs from outside.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Context {
+    pub preview: PreviewName,
+    /// Where a unit runs when neither it nor its environment says: docker where an engine answers.
+    pub default_runtime: RuntimeKind,
+    /// Host ports that are claimed already, by (unit, port name); see [`required_ports`].
+    pub ports: BTreeMap<(UnitName, String), u16>,
+    pub proxy_port: u16,
+    /// What `${env.X}` may read.
+    pub environment: BTreeMap<String, String>,
+    pub git: Git,
+    /// Absolute folder; a process reads its secret at `<folder>/<unit>/<secret>`.
+    pub secrets_folder: String,
+    /// Mixed into the passwords that resources get, so that nobody can compute them from a branch's name.
+    pub password_seed: String,
+    pub today: Date,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Git {
+    pub branch: Option<String>,
+    pub commit: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Resolved {
+    pub application: Application,
+    pub origins: Origins,
+    /// For people, nothing wrong: `web runs as a process: it has no image`.
+    pub notes: Vec<String>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Resolved {
+    /// False when `up` must refuse.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error)
+    }
+}
+
+/// A port that the agent has to claim before resolving.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortWish {
+    pub unit: UnitName,
+    pub port: String,
+    /// The user insists on this one.
+    pub fixed: Option<u16>,
+}
+
+/// Which host ports the application needs, in the order of unit and port names.
+#[must_use]
+pub fn required_ports(loaded: &Loaded, default_runtime: RuntimeKind) -> Vec<PortWish> {
+    let drafts = draft::drafts(loaded, default_runtime, &mut Vec::new(), &mut Vec::new());
+    let mut wishes: Vec<PortWish> = drafts.iter().flat_map(draft::Draft::port_wishes).collect();
+    wishes.sort_by(|a, b| (&a.unit, &a.port).cmp(&(&b.unit, &b.port)));
+    wishes
+}
+
+/// The application as it should be.
+#[must_use]
+pub fn resolve(loaded: &Loaded, context: &Context) -> Resolved {
+    let mut diagnostics = Vec::new();
+    let mut notes = Vec::new();
+    let drafts = draft::drafts(loaded, context.default_runtime, &mut diagnostics, &mut notes);
+    let mut origins = Origins::default();
+    let world = references::World::new(loaded, context, &drafts);
+    let mut application = Application {
+        preview: context.preview.clone(),
+        units: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        default_service: units::default_service(&loaded.manifest),
+    };
+    let mut links = needs::Links::default();
+    for draft in &drafts {
+        let built = units::build(&world, draft, &mut origins, &mut diagnostics);
+        links.add(draft, &built.references);
+        for volume in built.volumes {
+            application.volumes.insert(volume, crate::application::VolumeSpec { owner: draft.name.clone() });
+        }
+        application.units.insert(draft.name.clone(), built.unit);
+    }
+    needs::link(&drafts, &links, &mut application, &mut diagnostics);
+    needs::know_process_peers(&mut application);
+    changes::unmatched(loaded, &drafts, &mut diagnostics);
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
+    diagnostics.dedup();
+    Resolved { application, origins, notes, diagnostics }
+}
+
+/// The ports of a unit as it will have them; the agent's claims first, the wished ones where it has not claimed.
+fn unit_ports(draft: &draft::Draft<'_>, context: &Context) -> BTreeMap<String, UnitPort> {
+    let key = |port: &str| (draft.name.clone(), port.to_owned());
+    let ports = draft.ports().into_iter().map(|(name, wish)| {
+        let host = context.ports.get(&key(&name)).copied().or(wish.fixed).unwrap_or(wish.inside);
+        let inside = if draft.runtime == RuntimeKind::Process { host } else { wish.inside };
+        (name, UnitPort { inside, host, protocol: wish.protocol })
+    });
+    ports.collect()
+}

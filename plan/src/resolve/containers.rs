@@ -1,0 +1,234 @@
+//! A service or job as a container: the manifest's words drawn over the hardened defaults.
+
+use manifest::model::{Service, Volume, VolumeSource};
+use manifest::{Span, Spanned};
+use serde_json::{Value as Json, json};
+
+use super::changes;
+use super::processes::span_of;
+use super::units::{Builder, Made, pull_policy};
+use crate::application::{Body, BuildSpec, Container, ImageSource, PortProtocol, Support};
+use crate::origin::Origin;
+use crate::render::Dual;
+use crate::render::docker::{Drawing, Drawn};
+
+pub(super) fn of_service(builder: &mut Builder<'_, '_>, service: &Service) -> Made {
+    let image = image(builder, service);
+    let mut drawing = Drawing::hardened();
+    commands(builder, &mut drawing, service);
+    limits(builder, &mut drawing, service);
+    let secured = security(builder, &mut drawing, service);
+    exposed_ports(builder, &mut drawing);
+    let mut volumes = Vec::new();
+    for (name, entry) in &service.volumes {
+        volume(builder, &mut drawing, name, &entry.value, entry.span, &mut volumes);
+    }
+    if let Some(signal) = &service.stop.signal {
+        let origin = builder.origin(signal.span);
+        drawing.set("stop.signal", "StopSignal", Dual::same(signal.value.clone()), origin);
+    }
+    let changes = changes::of_unit(builder, service.raw.docker.as_ref());
+    let drawn = drawing.finish(&changes);
+    let support = match (drawn.off_road, secured) {
+        (true, _) => Support::OffRoad,
+        (false, true) => Support::Adjusted,
+        (false, false) => Support::Paved,
+    };
+    let create = keep(builder, drawn);
+    let own = volumes.iter().map(|(name, _)| name.clone()).collect();
+    let container = Container {
+        image,
+        create,
+        aliases: vec![builder.draft.name.clone()],
+        process_peers: Vec::new(),
+        volumes,
+        pull: pull_policy(service.pull.as_ref().map(|pull| pull.value)),
+    };
+    Made { body: Body::Container(container), volumes: own, support }
+}
+
+/// Hands the settings to the hash and to the map of origins.
+pub(super) fn keep(builder: &mut Builder<'_, '_>, drawn: Drawn) -> Json {
+    builder.diagnostics.extend(drawn.diagnostics.into_iter().map(|found| {
+        let path = format!("{}.raw.docker", builder.draft.path);
+        if found.path.is_empty() { found.at(path) } else { found }
+    }));
+    for setting in drawn.settings {
+        if setting.is_intent() {
+            // Two writers of one field (a list and its `+`) both count.
+            let earlier = builder.intent.get(&setting.word).cloned().unwrap_or_default();
+            builder.intend(&setting.word, &format!("{earlier}{}", setting.value.stable));
+        }
+        let path = format!("{}.docker.{}", builder.draft.path, setting.field);
+        let shown = crate::render::docker::lookup(&drawn.create, &setting.field).cloned();
+        builder.origins.set(path, shown.unwrap_or(Json::Null), setting.origin.clone());
+        if !setting.word.starts_with("docker.") {
+            builder.note(&setting.word, setting.value.text, setting.origin);
+        }
+    }
+    drawn.create
+}
+
+fn image(builder: &mut Builder<'_, '_>, service: &Service) -> ImageSource {
+    let path = builder.draft.path.clone();
+    if let Some(build) = &service.build {
+        let args = build.args.iter().map(|(name, entry)| {
+            let value = builder.read(&entry.value.value, &format!("{path}.build.args.{name}"));
+            builder.intend(&format!("build.args.{name}"), &value.stable);
+            (name.clone(), value.text)
+        });
+        let args = args.collect();
+        let text = |field: &Option<Spanned<String>>| field.as_ref().map(|field| field.value.clone());
+        let spec = BuildSpec {
+            context: build.context.value.clone(),
+            dockerfile: text(&build.dockerfile).unwrap_or_else(|| "Dockerfile".to_owned()),
+            target: text(&build.target),
+            args,
+            platform: text(&build.platform),
+        };
+        let said = format!("{} {} {:?} {:?}", spec.context, spec.dockerfile, spec.target, spec.platform);
+        builder.intend("build", &said);
+        let origin = builder.origin(build.span);
+        builder.note("build", json!(spec.context), origin);
+        return ImageSource::Build(spec);
+    }
+    let Some(image) = &service.image else { return ImageSource::Reference(String::new()) };
+    let value = builder.read(&image.value, &format!("{path}.image"));
+    builder.intend("image", &value.stable);
+    let origin = builder.origin(image.span);
+    builder.note("image", json!(value.text), origin);
+    ImageSource::Reference(value.text)
+}
+
+fn commands(builder: &mut Builder<'_, '_>, drawing: &mut Drawing, service: &Service) {
+    let both = [("command", "Cmd", &service.command), ("entrypoint", "Entrypoint", &service.entrypoint)];
+    for (word, field, written) in both {
+        let Some(written) = written else { continue };
+        let path = format!("{}.{word}", builder.draft.path);
+        let Some(command) = builder.command(written, &path) else { continue };
+        let origin = builder.origin(span_of(written));
+        drawing.set(word, field, Dual { text: command.engine(), stable: command.stable() }, origin);
+    }
+    if let Some(dir) = service.dir.as_ref().filter(|dir| dir.value.starts_with('/')) {
+        drawing.set("dir", "WorkingDir", Dual::same(dir.value.clone()), builder.origin(dir.span));
+    }
+}
+
+fn limits(builder: &Builder<'_, '_>, drawing: &mut Drawing, service: &Service) {
+    if let Some(memory) = &service.size.memory {
+        drawing.set("size.memory", "HostConfig.Memory", Dual::same(memory.value), builder.origin(memory.span));
+    }
+    if let Some(cpu) = &service.size.cpu_milli {
+        // A share under contention, not a ceiling: on a laptop an idle core should be used.
+        let shares = (cpu.value.saturating_mul(1024) / 1000).clamp(2, 262_144);
+        drawing.set("size.cpu", "HostConfig.CpuShares", Dual::same(shares), builder.origin(cpu.span));
+    }
+    if let Some(pids) = &service.size.pids {
+        drawing.set("size.pids", "HostConfig.PidsLimit", Dual::same(pids.value), builder.origin(pids.span));
+    }
+}
+
+/// True when something of it was said.
+fn security(builder: &Builder<'_, '_>, drawing: &mut Drawing, service: &Service) -> bool {
+    let said = &service.security;
+    if let Some(privileged) = said.privileged.as_ref().filter(|privileged| privileged.value) {
+        // The engine refuses to mix: a privileged container has every capability.
+        for field in ["HostConfig.CapDrop", "HostConfig.CapAdd", "HostConfig.SecurityOpt"] {
+            drawing.forget(field);
+        }
+        drawing.set("security.privileged", "HostConfig.Privileged", Dual::same(true), builder.origin(privileged.span));
+    }
+    let list =
+        |names: &[Spanned<String>]| Dual::same(names.iter().map(|name| capability(&name.value)).collect::<Json>());
+    if let Some(first) = said.capabilities.first() {
+        drawing.append(
+            "security.capabilities",
+            "HostConfig.CapAdd",
+            list(&said.capabilities),
+            builder.origin(first.span),
+        );
+    }
+    if let Some(first) = said.drop.first() {
+        // Everything is dropped anyway; naming one takes it out of the default additions.
+        let dropped: Vec<String> = said.drop.iter().map(|name| capability(&name.value)).collect();
+        let all = dropped.iter().any(|name| name == "ALL");
+        let added = said.capabilities.iter().map(|name| capability(&name.value));
+        let defaults = crate::render::docker::CAPABILITIES.iter().map(|name| (*name).to_owned());
+        let kept: Vec<String> =
+            if all { Vec::new() } else { defaults.filter(|name| !dropped.contains(name)).collect() };
+        let kept: Json = kept.into_iter().chain(added).collect();
+        drawing.set(
+            "security.drop",
+            "HostConfig.CapAdd",
+            Dual { text: kept, stable: dropped.into() },
+            builder.origin(first.span),
+        );
+    }
+    if let Some(allowed) = said.no_new_privileges.as_ref().filter(|value| !value.value) {
+        let none = Json::Array(Vec::new());
+        drawing.set(
+            "security.no_new_privileges",
+            "HostConfig.SecurityOpt",
+            Dual::same(none),
+            builder.origin(allowed.span),
+        );
+    }
+    if let Some(user) = &said.user {
+        drawing.set("security.user", "User", Dual::same(user.value.clone()), builder.origin(user.span));
+    }
+    if let Some(read_only) = said.read_only.as_ref().filter(|value| value.value) {
+        let origin = builder.origin(read_only.span);
+        drawing.set("security.read_only", "HostConfig.ReadonlyRootfs", Dual::same(true), origin);
+        let reason = "programs expect to write there even when the root file system is read-only";
+        drawing.set("tmp", "HostConfig.Tmpfs", Dual::same(json!({ "/tmp": "" })), Origin::Default { reason });
+    }
+    *said != manifest::model::Security::default()
+}
+
+fn capability(name: &str) -> String {
+    let name = name.to_ascii_uppercase();
+    name.strip_prefix("CAP_").map_or(name.clone(), str::to_owned)
+}
+
+fn exposed_ports(builder: &Builder<'_, '_>, drawing: &mut Drawing) {
+    let mut exposed = serde_json::Map::new();
+    for port in builder.ports.values() {
+        let protocol = if port.protocol == PortProtocol::Udp { "udp" } else { "tcp" };
+        exposed.insert(format!("{}/{protocol}", port.inside), json!({}));
+    }
+    if !exposed.is_empty() {
+        let reason = "each of the unit's `ports`; the driver publishes them on the loopback only";
+        drawing.set("ports", "ExposedPorts", Dual::same(Json::Object(exposed)), Origin::Default { reason });
+    }
+}
+
+fn volume(
+    builder: &mut Builder<'_, '_>,
+    drawing: &mut Drawing,
+    name: &str,
+    volume: &Volume,
+    span: Span,
+    named: &mut Vec<(String, String)>,
+) {
+    let (word, target) = (format!("volumes.{name}"), &volume.target.value);
+    let mode = if volume.read_only { ":ro" } else { "" };
+    let origin = builder.origin(span);
+    match &volume.source {
+        VolumeSource::Named => {
+            builder.intend(&word, &format!("{target}{mode}"));
+            builder.note(&word, json!(target), origin);
+            named.push((name.to_owned(), format!("{target}{mode}")));
+        }
+        VolumeSource::Path(source) => {
+            let relative =
+                !source.value.starts_with('/') && !source.value.starts_with("./") && !source.value.starts_with("../");
+            let source = if relative { format!("./{}", source.value) } else { source.value.clone() };
+            drawing.append(&word, "HostConfig.Binds", Dual::same(json!([format!("{source}:{target}{mode}")])), origin);
+        }
+        VolumeSource::Tmpfs { size } => {
+            let options = size.map(|size| format!("size={size}")).unwrap_or_default();
+            // Paths may hold dots, so the map is extended as a whole.
+            drawing.append_entry(&word, "HostConfig.Tmpfs", target, &options, origin);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The units of an application before anything is resolved: jobs merged with their service, a runtime chosen for each.
+
+use std::collections::BTreeMap;
+
+use manifest::Diagnostic;
+use manifest::model::{Job, Manifest, PortProtocol, Resource, Runtime, Service};
+
+use super::runtimes;
+use crate::application::{Role, RuntimeKind, UnitName};
+use crate::load::{Loaded, Module};
+use crate::resolve::PortWish;
+
+pub(super) struct Draft<'a> {
+    pub(super) name: UnitName,
+    pub(super) role: Role,
+    /// `services.api`: where it stands in the manifest.
+    pub(super) path: String,
+    pub(super) runtime: RuntimeKind,
+    pub(super) kind: Kind<'a>,
+}
+
+pub(super) enum Kind<'a> {
+    Service(Box<Service>),
+    /// The body with the values of its service filled in.
+    Job(Box<Service>, &'a Job),
+    Resource(&'a Resource, &'a Module),
+}
+
+pub(super) struct WishedPort {
+    pub(super) inside: u16,
+    pub(super) fixed: Option<u16>,
+    pub(super) protocol: PortProtocol,
+}
+
+impl Draft<'_> {
+    pub(super) fn service(&self) -> Option<&Service> {
+        match &self.kind {
+            Kind::Service(service) | Kind::Job(service, _) => Some(service),
+            Kind::Resource(..) => None,
+        }
+    }
+
+    pub(super) fn job(&self) -> Option<&Job> {
+        match self.kind {
+            Kind::Job(_, job) => Some(job),
+            _ => None,
+        }
+    }
+
+    pub(super) fn ports(&self) -> BTreeMap<String, WishedPort> {
+        match &self.kind {
+            Kind::Service(service) | Kind::Job(service, _) => service
+                .ports
+                .iter()
+                .map(|(name, port)| {
+                    let fixed = port.value.host.as_ref().map(|host| host.value);
+                    let inside = port.value.number.value;
+                    (name.clone(), WishedPort { inside, fixed, protocol: port.value.protocol })
+                })
+                .collect(),
+            Kind::Resource(_, module) => module
+                .ports(self.runtime)
+                .into_iter()
+                .map(|(name, inside)| (name, WishedPort { inside, fixed: None, protocol: PortProtocol::Tcp }))
+                .collect(),
+        }
+    }
+
+    pub(super) fn port_wishes(&self) -> Vec<PortWish> {
+        let wish =
+            |(port, wished): (String, WishedPort)| PortWish { unit: self.name.clone(), port, fixed: wished.fixed };
+        self.ports().into_iter().map(wish).collect()
+    }
+}
+
+/// All units, services first, then jobs, then resources whose module is known.
+pub(super) fn drafts<'a>(
+    loaded: &'a Loaded,
+    default_runtime: RuntimeKind,
+    diagnostics: &mut Vec<Diagnostic>,
+    notes: &mut Vec<String>,
+) -> Vec<Draft<'a>> {
+    let manifest = &loaded.manifest;
+    let mut chooser = runtimes::Chooser { manifest, default_runtime, diagnostics, notes };
+    let mut drafts = Vec::new();
+    for (name, entry) in &manifest.services {
+        let path = format!("services.{name}");
+        let runtime = chooser.service(name, &path, entry.key, &entry.value);
+        let kind = Kind::Service(Box::new(entry.value.clone()));
+        drafts.push(Draft { name: name.clone(), role: Role::Service, path, runtime, kind });
+    }
+    for (name, entry) in &manifest.jobs {
+        let path = format!("jobs.{name}");
+        let body = job_body(manifest, &entry.value);
+        let runtime = chooser.service(name, &path, entry.key, &body);
+        let kind = Kind::Job(Box::new(body), &entry.value);
+        drafts.push(Draft { name: name.clone(), role: Role::Job, path, runtime, kind });
+    }
+    for (name, entry) in &manifest.resources {
+        let Some(module) = loaded.modules.get(name) else { continue };
+        let path = format!("resources.{name}");
+        let runtime = chooser.resource(name, &path, entry.key, &entry.value, module);
+        let kind = Kind::Resource(&entry.value, module);
+        drafts.push(Draft { name: name.clone(), role: Role::Resource, path, runtime, kind });
+    }
+    drafts
+}
+
+/// A job with `service:` starts from that service: its image, build, folder, environment, volumes, limits. What makes
+/// a service reachable (ports, routes, health) is not taken over.
+fn job_body(manifest: &Manifest, job: &Job) -> Service {
+    let mut body = job.body.clone();
+    let Some(base) = job.service.as_ref().and_then(|name| manifest.services.get(&name.value)) else { return body };
+    let base = base.value.clone();
+    let own_image = body.image.is_some() || body.build.is_some();
+    if !own_image {
+        body.image = base.image;
+        body.build = base.build;
+    }
+    if let Some(mut process) = base.process {
+        // The job's own command runs on both runtimes; the service's would start the service.
+        let own = body.process.take().unwrap_or_default();
+        process.command = own.command.or_else(|| if body.command.is_some() { None } else { process.command.take() });
+        process.dir = own.dir.or(process.dir);
+        process.build = own.build.or(process.build);
+        process.user = own.user.or(process.user);
+        process.env.extend(own.env);
+        body.process = Some(process);
+    }
+    body.command = body.command.or(base.command);
+    body.entrypoint = body.entrypoint.or(base.entrypoint);
+    body.dir = body.dir.or(base.dir);
+    body.runtime = body.runtime.or(base.runtime);
+    body.pull = body.pull.or(base.pull);
+    body.identity = body.identity.or(base.identity);
+    body.env = merged(base.env, body.env);
+    body.volumes = merged(base.volumes, body.volumes);
+    body.size.cpu_milli = body.size.cpu_milli.or(base.size.cpu_milli);
+    body.size.memory = body.size.memory.or(base.size.memory);
+    body.size.pids = body.size.pids.or(base.size.pids);
+    inherit_security(&mut body, base.security);
+    body.raw.docker = body.raw.docker.or(base.raw.docker);
+    body
+}
+
+fn inherit_security(body: &mut Service, base: manifest::model::Security) {
+    let own = &mut body.security;
+    if own.capabilities.is_empty() {
+        own.capabilities = base.capabilities;
+    }
+    if own.drop.is_empty() {
+        own.drop = base.drop;
+    }
+    own.privileged = own.privileged.take().or(base.privileged);
+    own.read_only = own.read_only.take().or(base.read_only);
+    own.user = own.user.take().or(base.user);
+    own.no_new_privileges = own.no_new_privileges.take().or(base.no_new_privileges);
+}
+
+fn merged<T>(mut base: manifest::model::Map<T>, own: manifest::model::Map<T>) -> manifest::model::Map<T> {
+    base.extend(own);
+    base
+}
+
+pub(super) fn kind_of(runtime: Runtime) -> Option<RuntimeKind> {
+    match runtime {
+        Runtime::Docker => Some(RuntimeKind::Docker),
+        Runtime::Process => Some(RuntimeKind::Process),
+        Runtime::Kubernetes => None,
+    }
+}

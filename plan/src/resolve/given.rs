@@ -1,0 +1,58 @@
+//! The environment that every service and job gets without asking. What the user sets wins over it.
+//!
+//! Nothing of this is in the hash but the domain: adding a service must not replace all others for one more URL.
+
+use std::collections::BTreeMap;
+
+use super::draft::Draft;
+use super::references::{Value, World, join};
+use crate::application::{PortProtocol, Role, RuntimeKind};
+use crate::naming;
+
+/// Variable -> value, for a unit that may be a container or a process.
+pub(super) fn environment(world: &World<'_>, draft: &Draft<'_>) -> BTreeMap<String, Value> {
+    let mut given = BTreeMap::new();
+    if draft.role == Role::Resource {
+        return given;
+    }
+    let preview = &world.context.preview;
+    given.insert("PDEV_PREVIEW".to_owned(), Value::same(preview.title()));
+    given.insert("PDEV_COOKIE_DOMAIN".to_owned(), Value::same(naming::preview_host(preview)));
+    for (name, known) in world.units.iter().filter(|(_, known)| known.role == Role::Service) {
+        let Some(port) = world.main_port(name) else { continue };
+        let Some(protocol) = known.ports.get(port).map(|port| port.protocol) else { continue };
+        let Some((host, number)) = world.address(draft.runtime, name, port) else { continue };
+        let scheme = match protocol {
+            PortProtocol::Http | PortProtocol::H2c => {
+                given.insert(format!("PDEV_URL_{}", variable(name)), world.url(name));
+                "http://"
+            }
+            PortProtocol::Tcp => "tcp://",
+            PortProtocol::Udp => "udp://",
+        };
+        let internal = join(&[&Value::same(scheme), &host, &Value::same(":"), &number]);
+        given.insert(format!("PDEV_INTERNAL_URL_{}", variable(name)), internal);
+    }
+    if draft.runtime == RuntimeKind::Process {
+        listen(world, draft, &mut given);
+    }
+    given
+}
+
+/// A process has no port of its own choice: `PORT` for its main one, `PORT_<NAME>` for each.
+fn listen(world: &World<'_>, draft: &Draft<'_>, given: &mut BTreeMap<String, Value>) {
+    let Some(known) = world.units.get(draft.name.as_str()) else { return };
+    for (name, port) in &known.ports {
+        given.insert(format!("PORT_{}", variable(name)), Value::same(port.host.to_string()));
+    }
+    if let Some(port) = world.main_port(&draft.name).and_then(|main| known.ports.get(main)) {
+        given.insert("PORT".to_owned(), Value::same(port.host.to_string()));
+        given.insert("HOST".to_owned(), Value::same("127.0.0.1"));
+    }
+}
+
+/// `web-ui` -> `WEB_UI`.
+fn variable(name: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    name.chars().map(letter).collect()
+}

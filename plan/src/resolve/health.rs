@@ -1,0 +1,110 @@
+//! When a unit counts as ready: what was written, else the defaults of a unit with and without a port.
+
+use std::time::Duration;
+
+use manifest::model;
+use manifest::{Diagnostic, Severity};
+
+use super::units::Builder;
+use crate::application::{Argv, Check, Health, PortProtocol, Probe, ReadyCheck};
+use crate::guardrails;
+use crate::nearest::nearest;
+
+pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const STAYS_UP: Duration = Duration::from_millis(300);
+
+/// A TCP connect, for a port about which nothing is known.
+pub(super) fn tcp(port: &str) -> Probe {
+    Probe {
+        check: Check::Tcp { port: port.to_owned() },
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(1),
+        failures: 3,
+        successes: 1,
+    }
+}
+
+pub(super) fn of_service(builder: &mut Builder<'_, '_>, health: &model::Health) -> Health {
+    let start_limit = health.start_limit.as_ref().map_or(START_LIMIT, |limit| limit.value);
+    let live = health.live.as_ref().and_then(|live| probe(builder, live, "live"));
+    let ready = match &health.ready {
+        Some(ready) => probe(builder, ready, "ready").map(ReadyCheck::Probe),
+        None if health.none => Some(ReadyCheck::Started),
+        None => None,
+    };
+    Health { ready: ready.unwrap_or_else(|| default_ready(builder)), live, start_limit }
+}
+
+fn default_ready(builder: &Builder<'_, '_>) -> ReadyCheck {
+    // Nobody answers on a UDP port unasked, so connecting to one proves nothing.
+    let ports = &builder.ports;
+    let usable = |name: &&str| ports.get(*name).is_some_and(|port| port.protocol != PortProtocol::Udp);
+    let main = builder.world.main_port(&builder.draft.name).filter(usable);
+    let first = || ports.keys().map(String::as_str).find(usable);
+    main.or_else(first).map_or(ReadyCheck::StaysUp(STAYS_UP), |port| ReadyCheck::Probe(tcp(port)))
+}
+
+fn probe(builder: &mut Builder<'_, '_>, written: &model::Probe, which: &str) -> Option<Probe> {
+    let path = format!("{}.health.{which}", builder.draft.path);
+    let check = match &written.check {
+        model::Check::Http { path: url_path, port, host, headers, status } => Check::Http {
+            port: port_name(builder, port.as_ref(), written, &path)?,
+            path: url_path.value.clone(),
+            host: host.clone(),
+            headers: headers.clone(),
+            status: status.clone(),
+        },
+        model::Check::Tcp { port } => Check::Tcp { port: port_name(builder, port.as_ref(), written, &path)? },
+        model::Check::Grpc { port, service } => Check::Grpc {
+            port: port_name(builder, port.as_ref(), written, &path)?,
+            service: service.clone().unwrap_or_default(),
+        },
+        model::Check::Exec { command } => {
+            let argv = builder.command(command, &path);
+            Check::Exec { argv: argv.map_or(Argv::List(Vec::new()), |argv| argv.text()) }
+        }
+    };
+    Some(Probe {
+        check,
+        interval: written.interval,
+        timeout: written.timeout,
+        failures: written.failures,
+        successes: written.successes,
+    })
+}
+
+/// A port is meant by name or by number; without either it is the main one. None after saying why.
+fn port_name(
+    builder: &mut Builder<'_, '_>,
+    wanted: Option<&manifest::Spanned<String>>,
+    probe: &model::Probe,
+    path: &str,
+) -> Option<String> {
+    let (span, message) = match wanted {
+        None => match builder.world.main_port(&builder.draft.name) {
+            Some(main) => return Some(main.to_owned()),
+            None => (probe.span, format!("a health check needs a port, and `{}` has none", builder.draft.name)),
+        },
+        Some(wanted) => {
+            let service = builder.draft.service();
+            let by_number = |number: u16| {
+                let ports = &service?.ports;
+                ports.iter().find(|(_, port)| port.value.number.value == number).map(|(name, _)| name.clone())
+            };
+            if builder.ports.contains_key(&wanted.value) {
+                return Some(wanted.value.clone());
+            }
+            if let Some(name) = wanted.value.parse().ok().and_then(by_number) {
+                return Some(name);
+            }
+            let near = nearest(&wanted.value, builder.ports.keys().map(String::as_str));
+            let near = near.map(|near| format!(" (nearest: `{near}`)")).unwrap_or_default();
+            (wanted.span, format!("`{}` has no port `{}`{near}", builder.draft.name, wanted.value))
+        }
+    };
+    let help = "Name one of the unit's `ports`, or add the port.";
+    builder
+        .diagnostics
+        .push(Diagnostic::new(guardrails::PORT_MISSING, Severity::Error, span, message).at(path).help(help));
+    None
+}
