@@ -1,5 +1,6 @@
 //! Who does the work: one trait, a driver per runtime, one contract that all of them pass.
 
 pub mod driver;
+pub mod process;
 
 pub use driver::{Driver, Places, Problem, ProblemKind, Scope};

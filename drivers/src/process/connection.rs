@@ -1,0 +1,187 @@
+//! The driver's end of the keeper's socket: find it, start a keeper when there is none, say one thing, hear the answer.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest};
+use tokio::net::UnixStream;
+
+use super::keeper::{BUSY, READY};
+use super::kernel::MARKER;
+use super::record::{Records, private_folder};
+use super::wire::{Answer, Greeting, LINE_MAX, PROTOCOL, Request};
+use crate::driver::{Places, Problem, ProblemKind};
+
+/// Everything but the end of a program is answered within this.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+pub(crate) fn socket(runtime: &Path) -> PathBuf {
+    runtime.join("keeper.sock")
+}
+
+/// An open connection with one request said.
+pub(crate) struct Connection {
+    stream: BufReader<UnixStream>,
+}
+
+impl Connection {
+    /// None when no keeper is there.
+    pub(crate) async fn open(places: &Places) -> Result<Option<Self>, Problem> {
+        let path = socket(&places.runtime);
+        let stream = match UnixStream::connect(&path).await {
+            Ok(stream) => stream,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(Problem::io(format!("cannot reach the keeper at `{}`", path.display()), &error)),
+        };
+        let me = rustix::process::geteuid().as_raw();
+        let peer = stream.peer_cred().map_err(|error| Problem::io("cannot tell who the keeper is", &error))?;
+        if peer.uid() != me && peer.uid() != 0 {
+            let message = format!("the keeper at `{}` belongs to user id `{}`, not to you", path.display(), peer.uid());
+            return Err(Problem::new(ProblemKind::Denied, message));
+        }
+        let mut connection = Self { stream: BufReader::new(stream) };
+        let Some(greeting) = connection.hear::<Greeting>(ANSWER_MAX).await? else { return Ok(None) };
+        if greeting.pdev_keeper != PROTOCOL {
+            let message = format!("the keeper speaks version `{}`, this pdev {PROTOCOL}", greeting.pdev_keeper);
+            let hint = "Run `pdev down` with the version of pdev that started this preview, then `pdev up` again.";
+            return Err(Problem::new(ProblemKind::Refused, message).hint(hint));
+        }
+        Ok(Some(connection))
+    }
+
+    pub(crate) async fn say(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Problem> {
+        let mut line = serde_json::to_vec(request)
+            .map_err(|error| Problem::new(ProblemKind::Internal, format!("cannot write a request: {error}")))?;
+        line.push(b'\n');
+        if line.len() > LINE_MAX {
+            return Err(Problem::new(ProblemKind::Refused, "command and environment are longer than 4 MiB".to_owned()));
+        }
+        let sent = tokio::time::timeout(ANSWER_MAX, send_all(self.stream.get_ref(), &line, descriptors)).await;
+        sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| gone(&error))
+    }
+
+    /// The next line; None when the keeper closed.
+    pub(crate) async fn hear<T: DeserializeOwned>(&mut self, patience: Duration) -> Result<Option<T>, Problem> {
+        match tokio::time::timeout(patience, self.next()).await {
+            Ok(heard) => heard,
+            Err(_) => Err(Problem::new(ProblemKind::Timeout, "the keeper does not answer".to_owned())),
+        }
+    }
+
+    /// As [`Self::hear`], for streams that may rightly be quiet for days.
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Problem> {
+        let mut line = Vec::new();
+        let limit = LINE_MAX as u64;
+        (&mut self.stream).take(limit).read_until(b'\n', &mut line).await.map_err(|error| gone(&error))?;
+        if line.last() != Some(&b'\n') {
+            return Ok(None);
+        }
+        let parsed = serde_json::from_slice(&line);
+        parsed.map(Some).map_err(|error| {
+            Problem::new(ProblemKind::Internal, format!("the keeper said something unexpected: {error}"))
+        })
+    }
+
+    pub(crate) async fn ask(&mut self, request: &Request, patience: Duration) -> Result<Answer, Problem> {
+        self.say(request, &[]).await?;
+        self.hear(patience).await?.ok_or_else(|| gone(&io::ErrorKind::UnexpectedEof.into()))
+    }
+}
+
+fn gone(error: &io::Error) -> Problem {
+    Problem::new(ProblemKind::Unavailable, format!("the keeper went away: {error}"))
+}
+
+async fn send_all(stream: &UnixStream, line: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < line.len() {
+        sent += stream
+            .async_io(Interest::WRITABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                // They travel with the first byte.
+                if sent == 0 && !descriptors.is_empty() {
+                    control.push(SendAncillaryMessage::ScmRights(descriptors));
+                }
+                Ok(sendmsg(stream.as_fd(), &[IoSlice::new(&line[sent..])], &mut control, SendFlags::empty())?)
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// Starts keepers. One at a time: the second of two calls finds the first one's keeper.
+pub(crate) struct Starter {
+    program: PathBuf,
+    starting: tokio::sync::Mutex<()>,
+}
+
+impl Starter {
+    pub(crate) fn new(program: PathBuf) -> Self {
+        Self { program, starting: tokio::sync::Mutex::new(()) }
+    }
+
+    pub(crate) async fn connect(&self, places: &Places) -> Result<Connection, Problem> {
+        if let Some(connection) = Connection::open(places).await? {
+            return Ok(connection);
+        }
+        let _one_at_a_time = self.starting.lock().await;
+        for attempt in 0..20 {
+            if let Some(connection) = Connection::open(places).await? {
+                return Ok(connection);
+            }
+            if attempt > 0 {
+                // The keeper that holds the lock is just binding its socket, or just leaving.
+                tokio::time::sleep(Duration::from_millis(10 * attempt)).await;
+            }
+            self.start(places).await?;
+        }
+        Err(Problem::new(
+            ProblemKind::Unavailable,
+            "the preview's keeper holds its lock but does not answer".to_owned(),
+        )
+        .hint("Run `pdev down`, or end the process named in `keeper.json` of the preview's state folder."))
+    }
+
+    /// Returns when the keeper's socket answers, or when another keeper turned out to be there.
+    async fn start(&self, places: &Places) -> Result<(), Problem> {
+        let records = Records::new(&places.state);
+        let problem = |error: &io::Error| Problem::io("cannot start the preview's keeper", error);
+        private_folder(&places.state).map_err(|error| problem(&error))?;
+        let log = places.state.join("keeper.log");
+        let log = File::options().create(true).append(true).open(log).map_err(|error| problem(&error))?;
+        let mut command = tokio::process::Command::new(&self.program);
+        command.arg("keeper").arg(&places.runtime).arg(&places.state).env_remove(MARKER);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::from(log));
+        let mut child = command.spawn().map_err(|error| problem(&error))?;
+        let mut said = String::new();
+        if let Some(output) = child.stdout.take() {
+            let reading = tokio::time::timeout(ANSWER_MAX, output.take(4096).read_to_string(&mut said)).await;
+            let read = reading.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            read.map_err(|error| problem(&error))?;
+        }
+        match said.trim() {
+            READY => Ok(()),
+            BUSY => ask_for_socket(&records),
+            other => Err(Problem::new(ProblemKind::Unavailable, format!("cannot start the preview's keeper: {other}"))),
+        }
+    }
+}
+
+/// A living keeper whose socket was swept away binds a new one when told.
+fn ask_for_socket(records: &Records) -> Result<(), Problem> {
+    let keeper = records.living_keeper().map_err(|error| Problem::io("cannot read `keeper.json`", &error))?;
+    if let Some(keeper) = keeper {
+        keeper.process.signal(rustix::process::Signal::HUP);
+    }
+    Ok(())
+}

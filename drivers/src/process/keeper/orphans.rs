@@ -1,0 +1,60 @@
+//! Which processes belong to a slot besides its first one, and how they are ended.
+//!
+//! Nothing leaves the keeper's tree: whoever loses its parent becomes the keeper's own child. Such an orphan is
+//! attributed by its session (the slot's first process leads one) or by the marker in its environment.
+
+use std::collections::BTreeSet;
+
+use rustix::process::Signal;
+
+use super::super::kernel::{self, Stat, Table};
+
+/// One running or ending command: its first process and the marker of all that come from it.
+pub(crate) struct Family<'a> {
+    pub leader: i32,
+    /// Not reaped yet: its pid is still its own.
+    pub lives: bool,
+    pub marker: &'a str,
+    /// First processes of all slots: never orphans themselves.
+    pub leaders: &'a BTreeSet<i32>,
+    /// No other slot is running, so what cannot be attributed is ours.
+    pub alone: bool,
+}
+
+impl Family<'_> {
+    /// Signals everything but the leader; true when there was nothing. The leader's own session has had the signal
+    /// of an orderly stop already.
+    pub(crate) fn end_rest(&self, signal: Option<Signal>, orderly: bool) -> bool {
+        let rest = self.rest();
+        if let Some(signal) = signal {
+            for stat in rest.iter().filter(|stat| !orderly || stat.session != self.leader) {
+                kernel::signal_seen(stat, signal);
+            }
+        }
+        rest.is_empty()
+    }
+
+    /// The cheap question comes first: after an ordinary exit the keeper has no child that it does not know.
+    fn rest(&self) -> Vec<Stat> {
+        let orphans = kernel::own_children().into_iter().filter(|pid| !self.leaders.contains(pid));
+        let mut roots: Vec<i32> = orphans.filter(|pid| self.owns(*pid)).collect();
+        if self.lives {
+            roots.push(self.leader);
+        }
+        if roots.is_empty() {
+            return Vec::new();
+        }
+        let mut rest = Table::read().descendants(&roots);
+        rest.retain(|stat| stat.pid != self.leader && stat.state != b'Z');
+        rest
+    }
+
+    fn owns(&self, orphan: i32) -> bool {
+        let in_session = kernel::stat(orphan).is_some_and(|stat| stat.session == self.leader);
+        match kernel::marker(orphan) {
+            _ if in_session => true,
+            Some(marker) => marker == self.marker,
+            None => self.alone,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The keeper's socket: greeting, one bounded request with the descriptors that came along, then the answer.
+//! Decides nothing; everything is asked of the keeper through its mailbox.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde::Serialize;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::super::wire::{Answer, Event, Greeting, LINE_MAX, PROTOCOL, Request};
+use super::Order;
+use super::output::Mark;
+
+/// A client that connects and says nothing is sent away.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) type Mailbox = mpsc::Sender<Order>;
+
+pub(crate) async fn serve(mut stream: UnixStream, nonce: String, mailbox: Mailbox) {
+    if !allowed(&stream) {
+        return;
+    }
+    let greeting = Greeting { pdev_keeper: PROTOCOL, nonce };
+    if say(&mut stream, &greeting).await.is_err() {
+        return;
+    }
+    let Ok(Ok((line, descriptors))) = tokio::time::timeout(PATIENCE, read_request(&stream)).await else { return };
+    let request = match serde_json::from_slice(&line) {
+        Ok(request) => request,
+        Err(error) => {
+            let message = format!("this keeper does not understand the request: {error}");
+            return drop(say(&mut stream, &Answer::Failed { message }).await);
+        }
+    };
+    // A client that went away needs no answer.
+    drop(answer(&mut stream, request, descriptors, &mailbox).await);
+}
+
+/// Only the same user and root may give orders; the folder's mode says so already, and this in case it was changed.
+fn allowed(stream: &UnixStream) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == me || peer.uid() == 0)
+}
+
+async fn answer(
+    stream: &mut UnixStream,
+    request: Request,
+    descriptors: Vec<OwnedFd>,
+    mailbox: &Mailbox,
+) -> io::Result<()> {
+    match request {
+        Request::Start { record, spawn } => {
+            let answer = ask(mailbox, |reply| Order::Start { record, spawn, reply }).await?;
+            say(stream, &answer).await
+        }
+        Request::Stop { unit, stop } => {
+            let answer = ask(mailbox, |reply| Order::Stop { unit, stop, remove: false, reply }).await?;
+            say(stream, &answer).await
+        }
+        Request::Remove { unit } => {
+            let answer = ask(mailbox, |reply| Order::Stop { unit, stop: None, remove: true, reply }).await?;
+            say(stream, &answer).await
+        }
+        Request::Follow => {
+            let events = ask(mailbox, |reply| Order::Follow { reply }).await?;
+            say(stream, &Answer::Following).await?;
+            follow(stream, events).await
+        }
+        Request::Output { unit } => match ask(mailbox, |reply| Order::Output { unit, reply }).await? {
+            Some(marks) => {
+                say(stream, &Answer::Following).await?;
+                watch_output(stream, marks).await
+            }
+            None => say(stream, &Answer::Done).await,
+        },
+        Request::Exec { spawn } => exec(stream, spawn, descriptors, mailbox).await,
+    }
+}
+
+async fn ask<T>(mailbox: &Mailbox, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> io::Result<T> {
+    let (reply, answer) = oneshot::channel();
+    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    mailbox.send(order(reply)).await.map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())
+}
+
+async fn follow(stream: &mut UnixStream, mut events: broadcast::Receiver<Event>) -> io::Result<()> {
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Ok(event) => say(stream, &event).await?,
+                Err(broadcast::error::RecvError::Lagged(_)) => say(stream, &Event::Missed).await?,
+                Err(broadcast::error::RecvError::Closed) => return Ok(()),
+            },
+            () = hung_up(stream) => return Ok(()),
+        }
+    }
+}
+
+async fn watch_output(stream: &mut UnixStream, mut marks: watch::Receiver<Mark>) -> io::Result<()> {
+    loop {
+        if marks.borrow_and_update().ended {
+            return say(stream, &Event::OutputEnded).await;
+        }
+        say(stream, &Event::Wrote).await?;
+        tokio::select! {
+            changed = marks.changed() => if changed.is_err() {
+                return say(stream, &Event::OutputEnded).await;
+            },
+            () = hung_up(stream) => return Ok(()),
+        }
+    }
+}
+
+/// Runs until the command ends; a client that goes away takes its command with it.
+async fn exec(
+    stream: &mut UnixStream,
+    spawn: Box<super::super::wire::Spawn>,
+    descriptors: Vec<OwnedFd>,
+    mailbox: &Mailbox,
+) -> io::Result<()> {
+    let (reply, mut answers) = mpsc::channel(2);
+    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    let (cancel, cancelled) = oneshot::channel();
+    mailbox.send(Order::Exec { spawn, descriptors, cancelled, reply }).await.map_err(|_| gone())?;
+    loop {
+        tokio::select! {
+            answer = answers.recv() => match answer {
+                Some(answer) => say(stream, &answer).await?,
+                None => return Ok(()),
+            },
+            () = hung_up(stream) => {
+                drop(cancel);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Clients say one line only: what they say later is ignored until they close.
+async fn hung_up(stream: &UnixStream) {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0; 64]) {
+            Ok(0) => return,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+            _ => {}
+        }
+    }
+}
+
+pub(crate) async fn say(stream: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    match tokio::time::timeout(PATIENCE, stream.write_all(&line)).await {
+        Ok(written) => written,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Reads up to the line's end with `recvmsg`, because a plain read would lose the descriptors.
+async fn read_request(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut line, mut descriptors) = (Vec::new(), Vec::new());
+    loop {
+        let received = stream.async_io(Interest::READABLE, || receive(stream, &mut line, &mut descriptors)).await?;
+        if line.last() == Some(&b'\n') {
+            line.pop();
+            return Ok((line, descriptors));
+        }
+        if received == 0 || line.len() > LINE_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+fn receive(stream: &UnixStream, line: &mut Vec<u8>, descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let mut bytes = [0; 8192];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    #[cfg(target_os = "linux")]
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    #[cfg(not(target_os = "linux"))]
+    let flags = RecvFlags::empty();
+    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    line.extend_from_slice(&bytes[..received.bytes]);
+    Ok(received.bytes)
+}

@@ -1,0 +1,220 @@
+//! What the process runtime remembers on disk: one file per unit, one about the keeper, one about the preview.
+//!
+//! These files are the truth that `observe` reads, so no keeper is needed to learn a finished job's exit code. The
+//! keeper alone writes a unit's file while the unit runs; the driver does before and after. Nothing secret is in them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::kernel::Identity;
+use plan::observed::Exit;
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct UnitRecord {
+    pub unit: String,
+    pub handle: String,
+    pub hash: String,
+    pub image: Option<String>,
+    /// By port name.
+    pub ports: BTreeMap<String, u16>,
+    pub stop: StopRecord,
+    pub state: Recorded,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct StopRecord {
+    pub signal: String,
+    pub grace_milliseconds: u64,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(crate) enum Recorded {
+    Created,
+    Running { process: Identity, started_at: i64 },
+    Exited { started_at: i64, exit: ExitRecord },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ExitRecord {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub error: Option<String>,
+    pub at: Option<i64>,
+}
+
+impl From<ExitRecord> for Exit {
+    fn from(record: ExitRecord) -> Self {
+        Self { code: record.code, signal: record.signal, out_of_memory: false, error: record.error, at: record.at }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct KeeperRecord {
+    pub process: Identity,
+    /// In the environment of everything it started.
+    pub nonce: String,
+    pub protocol: u32,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct PreviewRecord {
+    pub id: String,
+    pub app: String,
+    pub branch: String,
+    pub environment: String,
+    /// Absent when the path is not UTF-8.
+    pub project: Option<PathBuf>,
+}
+
+/// The files of one preview below `<places.state>`.
+#[derive(Clone, Debug)]
+pub(crate) struct Records {
+    state: PathBuf,
+}
+
+impl Records {
+    pub(crate) fn new(state: &Path) -> Self {
+        Self { state: state.to_owned() }
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.state.join("keeper.lock")
+    }
+
+    pub(crate) fn log(&self, unit: &str) -> PathBuf {
+        self.state.join("logs").join(format!("{unit}.log"))
+    }
+
+    pub(crate) fn rotated_log(&self, unit: &str) -> PathBuf {
+        self.state.join("logs").join(format!("{unit}.log.1"))
+    }
+
+    pub(crate) fn keeper(&self) -> io::Result<Option<KeeperRecord>> {
+        read(&self.state.join("keeper.json"))
+    }
+
+    pub(crate) fn write_keeper(&self, record: &KeeperRecord) -> io::Result<()> {
+        write(&self.state.join("keeper.json"), record, Durable::No)
+    }
+
+    /// The keeper that is alive now, if one is.
+    pub(crate) fn living_keeper(&self) -> io::Result<Option<KeeperRecord>> {
+        Ok(self.keeper()?.filter(|keeper| keeper.process.alive()))
+    }
+
+    pub(crate) fn preview(&self) -> io::Result<Option<PreviewRecord>> {
+        read(&self.state.join("process.json"))
+    }
+
+    pub(crate) fn write_preview(&self, record: &PreviewRecord) -> io::Result<()> {
+        write(&self.state.join("process.json"), record, Durable::Yes)
+    }
+
+    pub(crate) fn unit(&self, unit: &str) -> io::Result<Option<UnitRecord>> {
+        read(&self.unit_file(unit))
+    }
+
+    /// A running process's record matters within this boot only, and the page cache survives any kill -9; an exit
+    /// (a job that need not run again) is worth the disk's round trip.
+    pub(crate) fn write_unit(&self, record: &UnitRecord) -> io::Result<()> {
+        let durable = if matches!(record.state, Recorded::Running { .. }) { Durable::No } else { Durable::Yes };
+        write(&self.unit_file(&record.unit), record, durable)
+    }
+
+    /// The unit's record and its logs; with the last unit the preview is no longer found.
+    pub(crate) fn remove_unit(&self, unit: &str) -> io::Result<()> {
+        for file in [self.unit_file(unit), self.log(unit), self.rotated_log(unit)] {
+            remove_file(&file)?;
+        }
+        if self.units()?.is_empty() {
+            remove_file(&self.state.join("process.json"))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn units(&self) -> io::Result<Vec<UnitRecord>> {
+        let entries = match fs::read_dir(self.state.join("units")) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut units = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                units.extend(read::<UnitRecord>(&path)?);
+            }
+        }
+        Ok(units)
+    }
+
+    /// Takes away what a keeper without units leaves: its record, its lock and the preview's own file.
+    pub(crate) fn remove_rest(&self) -> io::Result<()> {
+        for name in ["keeper.json", "process.json", "keeper.log", "keeper.lock"] {
+            remove_file(&self.state.join(name))?;
+        }
+        for name in ["units", "logs"] {
+            // Not empty means that something else put files there: theirs to remove.
+            drop(fs::remove_dir(self.state.join(name)));
+        }
+        Ok(())
+    }
+
+    fn unit_file(&self, unit: &str) -> PathBuf {
+        self.state.join("units").join(format!("{unit}.json"))
+    }
+}
+
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durable {
+    Yes,
+    No,
+}
+
+/// Replaces a file whole: a reader sees the old text or the new one.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8], durable: Durable, mode: u32) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        private_folder(folder)?;
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let fresh = path.with_file_name(name);
+    let mut file = File::options().create(true).truncate(true).write(true).mode(mode).open(&fresh)?;
+    file.write_all(bytes)?;
+    if durable == Durable::Yes {
+        file.sync_data()?;
+    }
+    fs::rename(&fresh, path)
+}
+
+fn write(path: &Path, value: &impl Serialize, durable: Durable) -> io::Result<()> {
+    write_whole(path, &serde_json::to_vec(value)?, durable, 0o600)
+}
+
+/// A damaged file (a power cut in the middle of a write that was not flushed) counts as absent: everything in these
+/// files can be found again by creating the unit anew.
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,4 @@
+//! The process runtime with real processes: what must survive, and what must not.
+
+mod bench;
+mod life;
