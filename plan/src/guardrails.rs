@@ -1,6 +1,203 @@
-//! Rules that are on by default, as a table; findings lead back to the manifest's line.
+//! Rules that are on by default: a table of ids, levels and words, checks over the rendered units, findings that lead
+//! back to the manifest's line through the map of origins.
+//!
+//! `local` warns; every other environment denies what the table denies. One function decides on waivers for all paths.
 
-use manifest::Code;
+mod literals;
+mod rules;
+mod waivers;
+
+use manifest::model::Date;
+use manifest::{Code, Diagnostic, Severity, Span};
+
+use crate::application::{Application, Role, Unit};
+use crate::load::Loaded;
+use crate::origin::Origins;
+
+pub use waivers::{Decision, decide};
 
 /// PD015: a health check or route names a port that is not there. Always broken, so never waived.
 pub const PORT_MISSING: Code = Code("PD015");
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Level {
+    Deny,
+    Warn,
+    Info,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rule {
+    pub code: Code,
+    pub level: Level,
+    /// What should be, in one line.
+    pub words: &'static str,
+    /// The way out: one whole sentence.
+    pub fix: &'static str,
+}
+
+/// The rules that concern containers and processes; pages in `docs/codes/`.
+pub const RULES: &[Rule] = &[
+    rule(
+        "PD001",
+        Level::Deny,
+        "not privileged",
+        "Remove `privileged` and add the one capability that the program needs.",
+    ),
+    rule(
+        "PD002",
+        Level::Deny,
+        "no host network, process or IPC namespace",
+        "Remove the mode; publish a port or share a volume instead.",
+    ),
+    rule(
+        "PD003",
+        Level::Deny,
+        "no engine socket and no host path outside the project",
+        "Use a named volume, or a path inside the project.",
+    ),
+    rule(
+        "PD004",
+        Level::Deny,
+        "no privilege escalation",
+        "Remove `no_new_privileges: false`; start as the right user instead.",
+    ),
+    rule(
+        "PD005",
+        Level::Deny,
+        "no capabilities beyond the default set",
+        "Remove the capability, or record a waiver that says why it is needed.",
+    ),
+    rule(
+        "PD006",
+        Level::Deny,
+        "does not run as root",
+        "Set `security.user` to a number other than 0, and `USER` in the Dockerfile.",
+    ),
+    rule("PD007", Level::Deny, "the engine's seccomp and AppArmor profiles stay on", "Remove the `unconfined` option."),
+    rule(
+        "PD008",
+        Level::Info,
+        "read-only root file system",
+        "Try `security: { read_only: true }`; `/tmp` stays writable.",
+    ),
+    rule("PD009", Level::Warn, "a memory limit", "Set `size.memory`."),
+    rule("PD010", Level::Info, "a CPU share", "Set `size.cpu`, as in `250m`."),
+    rule("PD011", Level::Warn, "an image with a fixed tag", "Name the version, as in `redis:7.4`, or a digest."),
+    rule(
+        "PD013",
+        Level::Warn,
+        "a readiness check on what has a port",
+        "Give `health` a path, or remove `health: none` for a TCP check.",
+    ),
+    rule(
+        "PD015",
+        Level::Deny,
+        "ports of health checks and routes exist",
+        "Name one of the unit's `ports`, or add the port.",
+    ),
+    rule(
+        "PD016",
+        Level::Deny,
+        "no secret literals",
+        "Declare it under `secrets` and read `${secrets.NAME.path}`; then change the leaked value.",
+    ),
+    rule("PD017", Level::Info, "secrets as files", "Declare it under `secrets` and read `${secrets.NAME.path}`."),
+    rule(
+        "PD021",
+        Level::Deny,
+        "published on the loopback only",
+        "Remove the port binding; pdev publishes each of `ports` on 127.0.0.1.",
+    ),
+    rule(
+        "PD025",
+        Level::Info,
+        "stops when asked",
+        "Write the command as a list, so that the program itself receives the signal.",
+    ),
+];
+
+const fn rule(code: &'static str, level: Level, words: &'static str, fix: &'static str) -> Rule {
+    Rule { code: Code(code), level, words, fix }
+}
+
+#[must_use]
+pub fn find_rule(code: &str) -> Option<&'static Rule> {
+    RULES.iter().find(|rule| rule.code.0 == code)
+}
+
+/// One violation, before its level and waivers are decided.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Finding {
+    pub rule: &'static Rule,
+    /// `services.api`.
+    pub scope: String,
+    pub path: String,
+    pub message: String,
+    pub span: Span,
+}
+
+/// All findings of an application, waivers applied, and what is wrong with the waivers themselves.
+#[must_use]
+pub fn check(loaded: &Loaded, application: &Application, origins: &Origins, today: Date) -> Vec<Diagnostic> {
+    let mut findings = Vec::new();
+    for unit in application.units.values() {
+        let checked = Checked { loaded, unit, origins, scope: scope(unit) };
+        rules::check(&checked, &mut findings);
+        literals::check(&checked, &mut findings);
+    }
+    waivers::apply(loaded, &application.preview.environment, today, &findings)
+}
+
+fn scope(unit: &Unit) -> String {
+    let section = match unit.role {
+        Role::Service => "services",
+        Role::Job => "jobs",
+        Role::Resource => "resources",
+    };
+    format!("{section}.{}", unit.name)
+}
+
+/// A unit under inspection.
+struct Checked<'a> {
+    loaded: &'a Loaded,
+    unit: &'a Unit,
+    origins: &'a Origins,
+    scope: String,
+}
+
+impl Checked<'_> {
+    /// A finding about a rendered field: at the line that set it, else at the unit's name.
+    fn finding(&self, code: &str, field: &str, message: impl Into<String>) -> Option<Finding> {
+        let full = format!("{}.{field}", self.scope);
+        let field_origin = self.origins.nearest(&full);
+        let span = field_origin.and_then(|(_, field)| field.origins.iter().rev().find_map(crate::Origin::span));
+        let span = span.unwrap_or_else(|| self.name_span());
+        self.at(code, field, span, message)
+    }
+
+    fn at(&self, code: &str, field: &str, span: Span, message: impl Into<String>) -> Option<Finding> {
+        let path = if field.is_empty() { self.scope.clone() } else { format!("{}.{field}", self.scope) };
+        Some(Finding { rule: find_rule(code)?, scope: self.scope.clone(), path, message: message.into(), span })
+    }
+
+    fn name_span(&self) -> Span {
+        let manifest = &self.loaded.manifest;
+        let name = &self.unit.name;
+        let span = match self.unit.role {
+            Role::Service => manifest.services.get(name).map(|entry| entry.key),
+            Role::Job => manifest.jobs.get(name).map(|entry| entry.key),
+            Role::Resource => manifest.resources.get(name).map(|entry| entry.key),
+        };
+        span.unwrap_or_default()
+    }
+}
+
+/// What a level means in an environment.
+fn severity(level: Level, environment: &str) -> Severity {
+    match level {
+        Level::Info => Severity::Info,
+        Level::Deny if environment != "local" => Severity::Error,
+        Level::Deny | Level::Warn => Severity::Warning,
+    }
+}

@@ -1,0 +1,140 @@
+//! Recorded exceptions: one function decides on every path whether a finding is waived.
+
+use manifest::model::{Date, Waiver};
+use manifest::{Diagnostic, Severity};
+
+use super::{Finding, PORT_MISSING, RULES, find_rule, severity};
+use crate::codes;
+use crate::load::Loaded;
+use crate::nearest::nearest;
+
+const REASON_MIN: usize = 15;
+const LIFE_DAYS_MAX: i64 = 180;
+const NOTICE_DAYS: i64 = 14;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    Stands,
+    /// By the waiver of this index.
+    Waived(usize),
+}
+
+/// Whether a waiver covers this rule in this scope on this day.
+#[must_use]
+pub fn decide(waivers: &[Waiver], rule: &str, scope: &str, today: Date) -> Decision {
+    if rule == PORT_MISSING.0 {
+        return Decision::Stands;
+    }
+    let valid = |waiver: &Waiver| covers(waiver, rule, scope) && waiver.expires.value >= today;
+    waivers.iter().position(valid).map_or(Decision::Stands, Decision::Waived)
+}
+
+fn covers(waiver: &Waiver, rule: &str, scope: &str) -> bool {
+    let in_scope = match waiver.scope.value.strip_suffix(".*") {
+        Some(section) => scope.split_once('.').is_some_and(|(own, _)| own == section),
+        None => waiver.scope.value == scope,
+    };
+    waiver.rule.value == rule && in_scope
+}
+
+pub(super) fn apply(loaded: &Loaded, environment: &str, today: Date, findings: &[Finding]) -> Vec<Diagnostic> {
+    let waivers = &loaded.manifest.waivers;
+    let mut diagnostics: Vec<Diagnostic> =
+        findings.iter().map(|finding| told(loaded, finding, environment, today)).collect();
+    for (index, waiver) in waivers.iter().enumerate() {
+        let path = format!("guardrails.waivers.{index}");
+        let used = findings.iter().any(|finding| covers(waiver, finding.rule.code.0, &finding.scope));
+        diagnostics.extend(about(waiver, used, today).into_iter().map(|diagnostic| diagnostic.at(path.clone())));
+    }
+    diagnostics
+}
+
+fn told(loaded: &Loaded, finding: &Finding, environment: &str, today: Date) -> Diagnostic {
+    let rule = finding.rule;
+    let waivers = &loaded.manifest.waivers;
+    if let Decision::Waived(index) = decide(waivers, rule.code.0, &finding.scope, today)
+        && let Some(waiver) = waivers.get(index)
+    {
+        let message =
+            format!("{} (waived until {}: {})", finding.message, day(waiver.expires.value), waiver.reason.value);
+        return Diagnostic::new(rule.code, Severity::Info, finding.span, message)
+            .at(finding.path.clone())
+            .related(waiver.span, "the waiver");
+    }
+    let level = if rule.code == PORT_MISSING { Severity::Error } else { severity(rule.level, environment) };
+    let mut diagnostic = Diagnostic::new(rule.code, level, finding.span, finding.message.clone())
+        .at(finding.path.clone())
+        .help(rule.fix);
+    if let Some(waiver) = waivers.iter().find(|waiver| covers(waiver, rule.code.0, &finding.scope)) {
+        diagnostic = diagnostic.related(waiver.span, format!("this waiver expired on {}", day(waiver.expires.value)));
+    }
+    diagnostic
+}
+
+fn about(waiver: &Waiver, used: bool, today: Date) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let left = days(waiver.expires.value) - days(today);
+    let rule = &waiver.rule.value;
+    if left < 0 {
+        let message = format!("the waiver of `{rule}` expired on {}", day(waiver.expires.value));
+        found.push(
+            Diagnostic::new(codes::WAIVER_EXPIRED, Severity::Warning, waiver.expires.span, message)
+                .help("Fix the finding, or record a new date after somebody has looked at it again."),
+        );
+    } else if used && left <= NOTICE_DAYS {
+        let message = format!("the waiver of `{rule}` expires in {left} days");
+        found.push(Diagnostic::new(codes::WAIVER_EXPIRED, Severity::Info, waiver.expires.span, message));
+    }
+    if !used {
+        let known = RULES.iter().map(|rule| rule.code.0);
+        let message = match find_rule(rule) {
+            Some(_) => format!("this waiver of `{rule}` in `{}` waives nothing", waiver.scope.value),
+            None => {
+                let near = nearest(rule, known).map(|near| format!(" (nearest: `{near}`)")).unwrap_or_default();
+                format!("there is no rule `{rule}`{near}")
+            }
+        };
+        found.push(
+            Diagnostic::new(codes::WAIVER_UNUSED, Severity::Warning, waiver.span, message)
+                .help("Remove it: the finding is gone, or the scope is misspelt (`services.NAME`)."),
+        );
+    }
+    if waiver.reason.value.trim().chars().count() < REASON_MIN {
+        let message =
+            format!("`{}` is too short to be a reason ({REASON_MIN} characters or more)", waiver.reason.value);
+        found.push(Diagnostic::new(codes::WAIVER_WEAK, Severity::Warning, waiver.reason.span, message));
+    }
+    // Without a date of today nothing is known about the time that is left.
+    if today != Date::default() && left > LIFE_DAYS_MAX {
+        let message = format!("the waiver of `{rule}` lasts {left} days (more than {LIFE_DAYS_MAX})");
+        found.push(Diagnostic::new(codes::WAIVER_WEAK, Severity::Info, waiver.expires.span, message));
+    }
+    found
+}
+
+fn day(date: Date) -> String {
+    format!("{:04}-{:02}-{:02}", date.year, date.month, date.day)
+}
+
+/// Days since 1970-01-01 in the Gregorian calendar.
+fn days(date: Date) -> i64 {
+    let (month, day) = (i64::from(date.month), i64::from(date.day));
+    let year = i64::from(date.year) - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calendar() {
+        let date = |year, month, day| days(Date { year, month, day });
+        assert_eq!(date(1970, 1, 1), 0);
+        assert_eq!(date(2000, 3, 1), 11_017);
+        assert_eq!(date(2027, 3, 31) - date(2026, 11, 23), 128);
+    }
+}
