@@ -6,6 +6,7 @@
 pub mod application;
 pub mod codes;
 pub mod compare;
+pub mod explain;
 pub mod guardrails;
 pub mod hash;
 pub mod load;

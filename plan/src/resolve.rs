@@ -11,6 +11,7 @@ mod given;
 mod health;
 mod modules;
 mod needs;
+mod notes;
 mod processes;
 mod references;
 mod runtimes;

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::draft::{Draft, Kind};
 use super::references::{Consumer, Reader, References, Value, World};
-use super::{containers, given, health, modules, processes};
+use super::{containers, given, health, modules, notes, processes};
 use crate::application::{
     Argv, Body, EnvValue, Health, PullPolicy, ReadyCheck, Restart, Role, RuntimeKind, Stop, Support, Unit, UnitPort,
     When,
@@ -124,6 +124,7 @@ impl<'w, 'a> Builder<'w, 'a> {
             module: None,
             ..self.bare(made.body, env, made.support)
         };
+        notes::of_service(&mut self, service, &unit);
         self.built(unit, made.volumes)
     }
 
