@@ -8,10 +8,9 @@ const GROUPS: [(&str, &[&str]); 3] = [
     ("Platform", &["agent", "doctor", "completions", "man", "version"]),
 ];
 
-const TEMPLATE: &str = "{about-with-newline}\n{usage-heading} {usage}\n{before-help}\n{options}{after-help}";
+const TEMPLATE: &str = "{about-with-newline}\n{usage-heading} {usage}\n{before-help}Everywhere:\n{options}{after-help}";
 
-const AFTER: &str = "
-Start with `pdev up` in a folder with a pdev.yaml. `pdev COMMAND --help` tells more about each.";
+const AFTER: &str = "Start with `pdev up` in a folder with a pdev.yaml. `pdev COMMAND --help` tells more about each.";
 
 pub(crate) fn grouped(command: clap::Command) -> clap::Command {
     let groups = groups(&command);

@@ -15,6 +15,9 @@ mod render;
 mod secrets;
 mod words;
 
+#[cfg(test)]
+mod generated;
+
 use std::process::ExitCode;
 
 use arguments::{Arguments, Command, Global};

@@ -164,7 +164,7 @@ async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, ClientError> {
     loop {
         match body.frame().await {
             None => return Ok(None),
-            Some(Err(error)) => return Err(ClientError::Broken(words_of(&error))),
+            Some(Err(_)) => return Err(ClientError::Broken(CUT.to_owned())),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(bytes) if bytes.is_empty() => {}
                 Ok(bytes) => return Ok(Some(bytes)),
@@ -178,9 +178,11 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClientError>
     serde_json::from_slice(bytes).map_err(|error| ClientError::Unreadable(error.to_string()))
 }
 
+const CUT: &str = "it was closed in the middle of an answer";
+
 pub(crate) fn words_of(error: &hyper::Error) -> String {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        return "it was closed in the middle of an answer".to_owned();
+        return CUT.to_owned();
     }
     error.to_string()
 }

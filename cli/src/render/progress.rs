@@ -51,11 +51,27 @@ impl Board {
     /// Takes an event in and gives back what plain output says of it.
     fn take(&mut self, kind: &EventKind, now: u64, verbose: bool) -> Vec<String> {
         match kind {
+            // Asked a second time, because the agent was lost: what was seen before says nothing any more.
+            EventKind::OperationStarted { .. } => {
+                self.rows.clear();
+                Vec::new()
+            }
+            // The lines were told as things happened; this settles what was still moving when it ended.
+            EventKind::Finished { status, .. } | EventKind::Failed { status, .. } => {
+                for unit in status.units.iter().filter(|unit| self.rows.contains_key(&unit.name)).collect::<Vec<_>>() {
+                    let _told = self.unit_changed(unit, now);
+                }
+                Vec::new()
+            }
             EventKind::Planned { plan } => {
                 for unit in plan.steps.iter().filter_map(|step| step.unit.as_ref()) {
                     self.rows.entry(unit.clone()).or_default();
                 }
-                if plan.unchanged { Vec::new() } else { vec![words::count(plan.steps.len(), "step")] }
+                if plan.unchanged {
+                    Vec::new()
+                } else {
+                    vec![format!("plan: {}", words::count(plan.steps.len(), "step"))]
+                }
             }
             EventKind::UnitChanged { unit } => self.unit_changed(unit, now),
             EventKind::Progress { unit, line } => self.progress(unit, line, verbose),

@@ -1,0 +1,78 @@
+//! Pages made from the code: docs/cli.md and docs/schemas. The test fails when one is behind;
+//! `UPDATE_DOCS=1 cargo test -p cli` writes them.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use protocol::schema_of;
+
+fn pages() -> Vec<(PathBuf, String)> {
+    let mut pages = vec![(PathBuf::from("cli.md"), command_line())];
+    pages.extend(schemas().into_iter().map(|(name, mut schema)| {
+        schema["$id"] = format!("urn:pdev:schema:{name}:{}", protocol::PROTOCOL).into();
+        let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        (Path::new("schemas").join(format!("{name}.json")), text)
+    }));
+    pages
+}
+
+fn schemas() -> Vec<(&'static str, serde_json::Value)> {
+    vec![
+        ("agent", schema_of::<protocol::greeting::AgentInfo>()),
+        ("doctor", schema_of::<Vec<crate::commands::doctor::Finding>>()),
+        ("event", schema_of::<protocol::Event>()),
+        ("log-entry", schema_of::<protocol::request::LogEntry>()),
+        ("plan", schema_of::<protocol::plan::PlanReply>()),
+        ("previews", schema_of::<Vec<protocol::status::PreviewStatus>>()),
+        ("problem", schema_of::<protocol::Problem>()),
+        ("status", schema_of::<protocol::status::PreviewStatus>()),
+    ]
+}
+
+fn command_line() -> String {
+    let mut command = crate::arguments::command().term_width(100);
+    command.build();
+    let mut text = String::from(
+        "# The command line\n\n<!-- Made by `UPDATE_DOCS=1 cargo test -p cli`; change the code instead. -->\n\n\
+         Exit codes stand in [exit-codes.md](exit-codes.md), what `--json` writes in [schemas](schemas).\n",
+    );
+    section(&mut text, &command, "pdev", 2);
+    text
+}
+
+fn section(text: &mut String, command: &clap::Command, name: &str, depth: usize) {
+    let help = command.clone().term_width(100).render_help().to_string();
+    let help = help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    let help = if depth == 2 { help } else { without_globals(&help) };
+    writeln!(text, "\n{} `{name}`\n\n```text\n{}\n```", "#".repeat(depth), help.trim_end()).unwrap();
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help") {
+        section(text, inner, &format!("{name} {}", inner.get_name()), 3);
+    }
+}
+
+/// The options of every command are told once, on the front page.
+fn without_globals(help: &str) -> String {
+    let Some((before, after)) = help.split_once("\nEverywhere:\n") else { return help.to_owned() };
+    let rest = after.split_once("\n\n").map_or("", |(_, rest)| rest);
+    format!("{before}\n{rest}")
+}
+
+#[test]
+fn pages_are_up_to_date() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let update = std::env::var_os("UPDATE_DOCS").is_some();
+    let mut behind = Vec::new();
+    for (name, text) in pages() {
+        let path = docs.join(&name);
+        if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            continue;
+        }
+        if update {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+        } else {
+            behind.push(name);
+        }
+    }
+    assert!(behind.is_empty(), "behind the code: {behind:?}; run `UPDATE_DOCS=1 cargo test -p cli`");
+}

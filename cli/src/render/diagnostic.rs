@@ -1,0 +1,187 @@
+//! Diagnostics for people: the source lines, what is wrong with them, and the change that would help.
+//!
+//! The renderer is handed only the lines it shows: it reads all it is given, for each diagnostic anew.
+
+use std::ops::Range;
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Element, Group, Level, Patch, Renderer, Snippet};
+use manifest::diagnostic::{Fix, Related};
+use manifest::{Diagnostic, FileId, Severity, Sources, Span};
+
+use super::terminal::Paint;
+
+/// Two places further apart are shown as two pieces.
+const LINES_TOGETHER: usize = 12;
+
+pub(crate) fn render(diagnostic: &Diagnostic, sources: &Sources, paint: Paint, unicode: bool) -> String {
+    let (level, _) = level(diagnostic.severity);
+    let (near, far): (Vec<&Related>, Vec<&Related>) =
+        diagnostic.related.iter().partition(|related| is_near(diagnostic.span, related.span, sources));
+    let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code.0);
+    let mut group = title.elements(primary(diagnostic.span, &near, sources));
+    for related in far {
+        group = group.elements(place(related, sources));
+    }
+    if let Some(help) = &diagnostic.help {
+        group = group.element(Level::HELP.message(help.as_str()));
+    }
+    let mut groups = vec![group];
+    groups.extend(diagnostic.fixes.iter().map(|fix| change(fix, sources)));
+    let renderer = if paint.on { Renderer::styled() } else { Renderer::plain() };
+    renderer.decor_style(if unicode { DecorStyle::Unicode } else { DecorStyle::Ascii }).render(&groups)
+}
+
+fn level(severity: Severity) -> (Level<'static>, &'static str) {
+    match severity {
+        Severity::Error => (Level::ERROR, "error"),
+        Severity::Warning => (Level::WARNING, "warning"),
+        Severity::Info => (Level::INFO, "info"),
+    }
+}
+
+pub(crate) fn severity_word(severity: Severity) -> &'static str {
+    level(severity).1
+}
+
+fn is_near(first: Span, second: Span, sources: &Sources) -> bool {
+    let line = |span: Span| sources.position(span.file, span.start as usize).line;
+    first.file == second.file && line(first).abs_diff(line(second)) as usize <= LINES_TOGETHER
+}
+
+fn primary<'a>(span: Span, near: &[&'a Related], sources: &'a Sources) -> Vec<Element<'a>> {
+    let spans = || std::iter::once(span).chain(near.iter().map(|related| related.span));
+    let Some(window) = Window::around(span.file, spans(), sources) else { return Vec::new() };
+    let mut snippet = window.snippet().annotation(AnnotationKind::Primary.span(window.inside(span)));
+    for related in near {
+        let annotation = AnnotationKind::Context.span(window.inside(related.span));
+        snippet = snippet.annotation(annotation.label(related.message.as_str()));
+    }
+    vec![snippet.into()]
+}
+
+fn place<'a>(related: &'a Related, sources: &'a Sources) -> Vec<Element<'a>> {
+    let Some(window) = Window::around(related.span.file, [related.span].into_iter(), sources) else {
+        return vec![Level::NOTE.message(related.message.as_str()).into()];
+    };
+    let annotation = AnnotationKind::Context.span(window.inside(related.span)).label(related.message.as_str());
+    vec![window.snippet().annotation(annotation).into()]
+}
+
+fn change<'a>(fix: &'a Fix, sources: &'a Sources) -> Group<'a> {
+    let group = Level::HELP.secondary_title(fix.title.as_str());
+    let Some(first) = fix.edits.first() else { return Group::with_title(group) };
+    let together = fix.edits.iter().all(|edit| is_near(first.span, edit.span, sources));
+    let window = Window::around(first.span.file, fix.edits.iter().map(|edit| edit.span), sources);
+    // A change all over the file says enough by its title.
+    let Some(window) = window.filter(|_| together) else { return Group::with_title(group) };
+    let mut snippet = Snippet::source(window.text).line_start(window.line).path(window.path);
+    for edit in &fix.edits {
+        snippet = snippet.patch(Patch::new(window.inside(edit.span), edit.text.as_str()));
+    }
+    group.element(snippet)
+}
+
+/// Whole lines of one file.
+struct Window<'a> {
+    path: &'a str,
+    text: &'a str,
+    /// Of the first line, from one.
+    line: usize,
+    /// Offset of `text` in the file.
+    start: usize,
+}
+
+impl<'a> Window<'a> {
+    fn around(file: FileId, spans: impl Iterator<Item = Span>, sources: &'a Sources) -> Option<Self> {
+        let source = sources.get(file)?;
+        let (from, to) = spans.fold((usize::MAX, 0), |(from, to), span| {
+            (from.min(span.start as usize), to.max(span.end as usize).max(span.start as usize))
+        });
+        let line_of = |offset: usize| source.line_starts.partition_point(|&start| start as usize <= offset).max(1) - 1;
+        let (first, last) = (line_of(from), line_of(to.min(source.text.len())));
+        let mut start = source.line_starts.get(first).copied()? as usize;
+        // The mark has no width, and the first column is what follows it.
+        if first == 0 && source.text.starts_with('\u{feff}') {
+            start = '\u{feff}'.len_utf8();
+        }
+        let end = source.line_starts.get(last + 1).map_or(source.text.len(), |&next| next as usize);
+        let text = source.text.get(start..end)?;
+        Some(Self { path: &source.path, text, line: first + 1, start })
+    }
+
+    fn snippet<T: Clone>(&self) -> Snippet<'a, T> {
+        Snippet::source(self.text).line_start(self.line).path(self.path)
+    }
+
+    /// A span of the file as a range of the window, on character boundaries whatever the span says.
+    fn inside(&self, span: Span) -> Range<usize> {
+        let clamp = |offset: u32| {
+            let mut offset = (offset as usize).saturating_sub(self.start).min(self.text.len());
+            while !self.text.is_char_boundary(offset) {
+                offset -= 1;
+            }
+            offset
+        };
+        let start = clamp(span.start);
+        start..clamp(span.end).max(start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use manifest::Code;
+    use manifest::diagnostic::Edit;
+
+    fn sources(text: &str) -> Sources {
+        let mut sources = Sources::default();
+        sources.add("pdev.yaml", text);
+        sources
+    }
+
+    fn span(start: usize, end: usize) -> Span {
+        Span::new(FileId(0), start, end)
+    }
+
+    #[test]
+    fn a_misspelt_key_with_its_fix_and_a_related_place() {
+        let text = "\u{feff}pdev: 1\nservices:\n  web:\n    helth: /\n    health: /a\n";
+        let (bad, good) = (text.find("helth").unwrap(), text.find("health").unwrap());
+        let diagnostic = Diagnostic::new(Code("PD0104"), Severity::Error, span(bad, bad + 5), "unknown field `helth`")
+            .help("Read `pdev explain services.web`.")
+            .related(span(good, good + 6), "here it is right")
+            .fix("change it to `health`", true, vec![Edit { span: span(bad, bad + 5), text: "health".into() }]);
+        let rendered = render(&diagnostic, &sources(text), Paint { on: false }, false);
+        let expected = "\
+error[PD0104]: unknown field `helth`
+ --> pdev.yaml:4:5
+  |
+4 |     helth: /
+  |     ^^^^^
+5 |     health: /a
+  |     ------ here it is right
+  |
+  = help: Read `pdev explain services.web`.
+help: change it to `health`
+  |
+4 -     helth: /
+4 +     health: /
+  |";
+        assert_eq!(rendered.trim_end(), expected, "\n{rendered}");
+    }
+
+    #[test]
+    fn no_span_makes_it_panic() {
+        let text = "a: é\r\nb: \u{202e}x\r\n";
+        for start in 0..30 {
+            for end in 0..30 {
+                let diagnostic = Diagnostic::new(Code("PD0001"), Severity::Info, Span { file: FileId(0), start, end }, "m")
+                    .related(Span { file: FileId(1), start, end }, "elsewhere")
+                    .fix("f", true, vec![Edit { span: Span { file: FileId(0), start, end }, text: "x".into() }]);
+                let _rendered = render(&diagnostic, &sources(text), Paint { on: true }, true);
+                let _empty = render(&diagnostic, &sources(""), Paint { on: true }, true);
+            }
+        }
+    }
+}
