@@ -27,6 +27,11 @@ use exit::{Failure, Outcome};
 use render::terminal::{Color, Terminal};
 
 fn main() -> ExitCode {
+    let mut raw = std::env::args_os().skip(1);
+    // Not for people, and its folders need not be UTF-8: the process runtime re-runs this program so.
+    if raw.next().is_some_and(|first| first == "keeper") {
+        return drivers::process::keeper::main(raw);
+    }
     let matches = arguments::command().try_get_matches();
     let parsed = matches.and_then(|mut matches| Arguments::from_arg_matches_mut(&mut matches));
     match parsed {
