@@ -1,4 +1,8 @@
 //! The proxy over real sockets: one case per rule. Services are real servers on free loopback ports.
+#![expect(clippy::unwrap_used, reason = "a helper that fails here fails its test")]
 
+mod life;
 mod names;
 mod rig;
+mod switching;
+mod traffic;
