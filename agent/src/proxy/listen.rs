@@ -121,7 +121,7 @@ async fn bind_both(port: u16) -> Result<Option<Listeners>, BindError> {
 }
 
 fn is_taken(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+    error.kind() == io::ErrorKind::AddrInUse
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

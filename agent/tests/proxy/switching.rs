@@ -15,7 +15,7 @@ async fn echoing() -> Backend {
                 return Response::builder().status(StatusCode::UPGRADE_REQUIRED).body(text("websockets only")).unwrap();
             }
             let asked = format!("{} {}", request.method(), request.uri());
-            let key = request.headers().get("sec-websocket-key").map_or(0, |key| key.len());
+            let key = request.headers().get("sec-websocket-key").map_or(0, http::HeaderValue::len);
             let upgraded = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
                 let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
