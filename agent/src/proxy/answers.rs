@@ -218,7 +218,15 @@ pub(super) fn gateway(target: &Target, failure: &Failure) -> Page {
             format!("`{address}`: {failure}."),
         ),
     };
-    let hint = format!("To see what it does, run `pdev logs {service}`.");
+    let logs = format!("To see what it does, run `pdev logs {service}`.");
+    let hint = match failure {
+        // Seen with Next.js up to 16.2, whose refusal is the bare word `Unauthorized` without a status line.
+        Failure::NotHttp { .. } => format!(
+            "{logs} A development server that refuses an origin may answer like this; for Next.js, add \
+             `allowedDevOrigins: ['**.localhost']` to its configuration."
+        ),
+        _ => logs,
+    };
     Page { status, code, title, detail, hint, ..Page::default() }
 }
 

@@ -23,6 +23,10 @@ use super::upgrade::Tunnels;
 /// The port of the proxy, unless it is taken.
 pub const PORT: u16 = 8642;
 const PORTS_TRIED: u16 = 50;
+/// The HTTP library accepts no smaller buffer.
+const HEADER_BYTES_MIN: usize = 8192;
+/// A timer of no length would be a busy loop.
+const TICK_MIN: Duration = Duration::from_millis(1);
 
 /// Bounds on what clients may take. The defaults are for one developer's machine.
 #[derive(Debug, Clone)]
@@ -184,14 +188,13 @@ fn http(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.first_request)
         // Also the largest read at once, so it bounds the memory of a connection.
-        .max_buf_size(limits.header_bytes);
+        .max_buf_size(limits.header_bytes.max(HEADER_BYTES_MIN));
     builder
         .http2()
         .timer(TokioTimer::new())
         .enable_connect_protocol()
         .max_concurrent_streams(200)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .adaptive_window(false);
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
     builder
 }
 
@@ -251,7 +254,7 @@ impl Server {
                 serve(shared.clone(), peer, request)
             });
             let mut connection = std::pin::pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), service));
-            let mut ticks = interval(limits.first_request);
+            let mut ticks = interval(limits.first_request.max(TICK_MIN));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks.reset();
             let mut seen = 0;
@@ -277,7 +280,7 @@ impl Server {
                             connection.as_mut().graceful_shutdown();
                         }
                         seen = now;
-                        ticks = interval(limits.idle);
+                        ticks = interval(limits.idle.max(TICK_MIN));
                         ticks.reset();
                     }
                 }

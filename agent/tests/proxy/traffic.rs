@@ -96,6 +96,11 @@ async fn a_loop_ends_with_508_and_the_way_out() {
     let got = rig.get(WEB, "/", &[]).await;
     assert_eq!(got.status, StatusCode::LOOP_DETECTED);
     assert!(got.body.contains("changeOrigin"), "{}", got.body);
+    let mirror = Backend::mirror().await;
+    let rig = web(mirror.address).await;
+    for (hops, expected) in [("4", 200), ("5", 508), ("nonsense", 200)] {
+        assert_eq!(rig.get(WEB, "/", &[("pdev-hops", hops)]).await.status.as_u16(), expected, "{hops}");
+    }
 }
 
 #[tokio::test]
