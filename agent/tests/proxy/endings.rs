@@ -96,7 +96,7 @@ async fn an_upload_that_breaks_off_never_looks_complete() {
     // Wait until the service has the connection, so that the request is under way.
     let accepted = async {
         while service.accepted.load(Ordering::SeqCst) == 0 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     timeout(SOON, accepted).await.unwrap();
