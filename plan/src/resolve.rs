@@ -10,6 +10,7 @@ mod draft;
 mod given;
 mod health;
 mod modules;
+mod names;
 mod needs;
 mod notes;
 mod processes;
@@ -92,6 +93,7 @@ pub fn resolve(loaded: &Loaded, context: &Context) -> Resolved {
     let mut diagnostics = Vec::new();
     let mut notes = Vec::new();
     let drafts = draft::drafts(loaded, context.default_runtime, &mut diagnostics, &mut notes);
+    names::check(&loaded.manifest, &mut diagnostics);
     let mut origins = Origins::default();
     let world = references::World::new(loaded, context, &drafts);
     let mut application = Application {

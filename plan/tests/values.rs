@@ -1,0 +1,239 @@
+//! Resolving from values instead of text: what a manifest means, whoever read it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+
+use manifest::model::{Check, Command, Entry, Job, Manifest, Map, Port, PortProtocol, Probe, Process, Service, Size};
+use manifest::template::{Part, Reference, Scope, Template};
+use manifest::{Span, Spanned};
+use plan::application::{Body, PreviewId, PreviewName, ReadyCheck, RuntimeKind, Unit};
+use plan::{Context, Git, Loaded, Resolved, compare, guardrails, required_ports, resolve};
+use serde_json::json;
+
+use RuntimeKind::{Docker, Process as AsProcess};
+
+fn entry<T>(value: T) -> Entry<T> {
+    Entry { key: Span::default(), span: Span::default(), value }
+}
+
+fn map<T>(pairs: impl IntoIterator<Item = (&'static str, T)>) -> Map<T> {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), entry(value))).collect()
+}
+
+fn spanned<T>(value: T) -> Spanned<T> {
+    Spanned::new(value, Span::default())
+}
+
+fn text(value: &str) -> Spanned<Template> {
+    spanned(Template::literal(value))
+}
+
+fn reference(scope: Scope, path: &[&str], default: Option<&str>) -> Spanned<Template> {
+    let path = path.iter().map(|part| (*part).to_owned()).collect();
+    let part = Part::Reference(Reference { scope, path, default: default.map(str::to_owned), span: Span::default() });
+    spanned(Template { parts: vec![part] })
+}
+
+fn list(words: &[&str]) -> Command {
+    Command::Arguments(words.iter().map(|word| text(word)).collect())
+}
+
+fn port(number: u16) -> Map<Port> {
+    map([("main", Port { number: spanned(number), protocol: PortProtocol::Http, host: None })])
+}
+
+fn image(name: &str) -> Service {
+    Service { image: Some(text(name)), ..Service::default() }
+}
+
+fn loaded(services: Map<Service>, jobs: Map<Job>) -> Loaded {
+    let mut manifest = Manifest { services, jobs, ..Manifest::default() };
+    manifest.app.name = spanned("shop".to_owned());
+    manifest.environment.name = "local".to_owned();
+    Loaded { manifest, ..Loaded::default() }
+}
+
+fn up(loaded: &Loaded, runtime: RuntimeKind, bend: impl FnOnce(&mut Context)) -> Resolved {
+    let wishes = required_ports(loaded, runtime).into_iter().zip(40_000..);
+    let mut context = Context {
+        preview: PreviewName {
+            id: PreviewId("abcdefghijklmnop".into()),
+            app: "shop".into(),
+            branch: "main".into(),
+            environment: "local".into(),
+        },
+        default_runtime: runtime,
+        ports: wishes.map(|(wish, free)| ((wish.unit, wish.port), free)).collect(),
+        proxy_port: 8642,
+        environment: BTreeMap::from([("TOWN".to_owned(), "Bern".to_owned())]),
+        git: Git::default(),
+        secrets_folder: "/secrets".into(),
+        password_seed: "seed".into(),
+        today: manifest::model::Date { year: 2026, month: 11, day: 23 },
+    };
+    bend(&mut context);
+    resolve(loaded, &context)
+}
+
+fn shop() -> Loaded {
+    let api = Service {
+        ports: port(8080),
+        env: map([
+            ("WEB", reference(Scope::Services, &["web", "internal_url"], None)),
+            ("TOWN", reference(Scope::Env, &["TOWN"], None)),
+            ("NONE", reference(Scope::Env, &["NOT_SET"], Some("none"))),
+        ]),
+        size: Size { memory: Some(spanned(1 << 28)), ..Size::default() },
+        ..image("example/api:1")
+    };
+    let web = Service {
+        ports: port(3000),
+        process: Some(Process { command: Some(list(&["npm", "start"])), ..Process::default() }),
+        env: map([("API", reference(Scope::Services, &["api", "address"], None))]),
+        ..Service::default()
+    };
+    let migrate = Job {
+        service: Some(spanned("api".to_owned())),
+        body: Service { command: Some(list(&["migrate"])), ..Service::default() },
+        ..Job::default()
+    };
+    loaded(map([("api", api), ("web", web)]), map([("migrate", migrate)]))
+}
+
+fn env<'a>(resolved: &'a Resolved, unit: &str, name: &str) -> &'a str {
+    &resolved.application.units[unit].env.get(name).unwrap().value
+}
+
+fn needs(unit: &Unit) -> String {
+    unit.needs.iter().map(|(name, condition)| format!("{name}:{condition:?}")).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn containers_and_processes_reach_each_other() {
+    let resolved = up(&shop(), Docker, |_| ());
+    assert!(resolved.is_usable(), "{:#?}", resolved.diagnostics);
+    let cases = [
+        ("api", "WEB", "http://web:40001"),
+        ("api", "TOWN", "Bern"),
+        ("api", "NONE", "none"),
+        ("web", "API", "127.0.0.1:40000"),
+        ("web", "PORT", "40001"),
+        ("web", "PDEV_URL_API", "http://api.main.shop.localhost:8642"),
+        ("web", "PDEV_INTERNAL_URL_API", "http://127.0.0.1:40000"),
+        ("api", "PDEV_INTERNAL_URL_API", "http://api:8080"),
+        ("api", "PDEV_COOKIE_DOMAIN", "main.shop.localhost"),
+        ("api", "PDEV_PREVIEW", "shop/main"),
+        ("migrate", "TOWN", "Bern"),
+    ];
+    for (unit, name, value) in cases {
+        assert_eq!(env(&resolved, unit, name), value, "{unit} {name}");
+    }
+    let units = &resolved.application.units;
+    assert_eq!(needs(&units["api"]), "migrate:Completed web:Started");
+    assert_eq!(needs(&units["web"]), "", "the second of two that read each other gives way");
+    assert!(units["migrate"].ports.is_empty());
+    assert_eq!(units["migrate"].health.ready, ReadyCheck::Exit);
+    let Body::Container(api) = &units["api"].body else { panic!("a container") };
+    assert_eq!(api.process_peers, ["web"]);
+    assert_eq!(
+        api.create,
+        json!({
+            "HostConfig": {
+                "CapDrop": ["ALL"],
+                "CapAdd": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"],
+                "SecurityOpt": ["no-new-privileges"],
+                "Memory": 268_435_456,
+                "PidsLimit": 2048
+            },
+            "ExposedPorts": { "8080/tcp": {} }
+        })
+    );
+}
+
+#[test]
+fn the_hash_is_of_intent() {
+    let hashes = |loaded: &Loaded, bend: fn(&mut Context)| {
+        let application = up(loaded, Docker, bend).application;
+        application.units.into_values().map(|unit| (unit.name, unit.hash)).collect::<BTreeMap<_, _>>()
+    };
+    let first = hashes(&shop(), |_| ());
+    let bends: [fn(&mut Context); 5] = [
+        |context| context.ports.values_mut().for_each(|port| *port += 1000),
+        |context| context.proxy_port = 9999,
+        |context| context.secrets_folder = "/elsewhere".into(),
+        |context| context.password_seed = "other".into(),
+        |context| context.preview.id.0 = "ponmlkjihgfedcba".into(),
+    ];
+    for bend in bends {
+        assert_eq!(hashes(&shop(), bend), first);
+    }
+    let mut bigger = shop();
+    bigger.manifest.services.insert("more".into(), entry(Service { ports: port(81), ..image("e:1") }));
+    let mut bigger = hashes(&bigger, |_| ());
+    bigger.remove("more");
+    assert_eq!(bigger, first, "another service replaces nobody");
+    let mut probed = shop();
+    probed.manifest.services["api"].value.health.none = true;
+    probed.manifest.services["api"].value.routes.push(spanned("/api".to_owned()));
+    assert_eq!(hashes(&probed, |_| ()), first, "health and routes are not the program's business");
+
+    let mut changed = shop();
+    changed.manifest.services["api"].value.env.insert("TOWN".into(), entry(text("Basel")));
+    changed.manifest.services["api"].value.size.memory = Some(spanned(1 << 29));
+    let changed = hashes(&changed, |_| ());
+    assert_eq!(plan::hash::changed_fields(&first["api"], &changed["api"]), ["env.TOWN", "size.memory"]);
+    assert_eq!(first["web"], changed["web"]);
+}
+
+#[test]
+fn a_probe_finds_its_port() {
+    let mut shop = shop();
+    let probe = |wanted: Option<&str>| Probe {
+        span: Span::default(),
+        check: Check::Http {
+            path: spanned("/z".into()),
+            port: wanted.map(|port| spanned(port.to_owned())),
+            host: None,
+            headers: Vec::new(),
+            status: None,
+        },
+        interval: std::time::Duration::from_secs(1),
+        timeout: std::time::Duration::from_secs(1),
+        failures: 3,
+        successes: 1,
+    };
+    for (wanted, found) in [(None, true), (Some("main"), true), (Some("8080"), true), (Some("mian"), false)] {
+        shop.manifest.services["api"].value.health.ready = Some(probe(wanted));
+        let resolved = up(&shop, Docker, |_| ());
+        let told = resolved.diagnostics.iter().any(|found| found.code == guardrails::PORT_MISSING);
+        assert_eq!(told, !found, "{wanted:?}");
+    }
+}
+
+#[test]
+fn a_unit_runs_where_it_can() {
+    let kinds = |runtime| {
+        let resolved = up(&shop(), runtime, |_| ());
+        let kinds = resolved.application.units.values().map(|unit| unit.body.runtime()).collect::<Vec<_>>();
+        (kinds, resolved.is_usable(), resolved.notes.len())
+    };
+    assert_eq!(kinds(Docker), (vec![Docker, Docker, AsProcess], true, 1));
+    // `migrate` has a command of its own, so only `api` misses the engine.
+    assert_eq!(kinds(AsProcess), (vec![Docker, AsProcess, AsProcess], false, 1));
+}
+
+#[test]
+fn resolving_and_comparing_are_deterministic() {
+    let once = || {
+        let resolved = up(&shop(), Docker, |_| ());
+        let plan = compare(
+            &resolved.application,
+            &plan::Observed::default(),
+            &plan::observed::Images::default(),
+            &plan::CompareOptions::default(),
+        );
+        format!("{:?}{}", resolved, plan::text::graph(&plan))
+    };
+    let first = once();
+    assert!((0..100).all(|_| once() == first));
+}
