@@ -76,6 +76,8 @@ pub(crate) struct Launcher<'a> {
     pub spec: &'a ProcessSpec,
     pub secrets: Option<PathBuf>,
     pub preview: &'a str,
+    /// The unit's, unless a command asks for another.
+    pub user: Option<String>,
 }
 
 impl<'a> Launcher<'a> {
@@ -89,7 +91,15 @@ impl<'a> Launcher<'a> {
             return Err(Problem::new(ProblemKind::Internal, message));
         };
         let secrets = scope.secrets.folder(&unit.name);
-        Ok(Self { places: &scope.places, inherited, unit, spec, secrets, preview: &scope.preview.id.0 })
+        Ok(Self {
+            places: &scope.places,
+            inherited,
+            unit,
+            spec,
+            secrets,
+            preview: &scope.preview.id.0,
+            user: spec.user.clone(),
+        })
     }
 
     pub(crate) fn spawn(&self, argv: &Argv, dir: &Path) -> Result<Spawn, Problem> {
@@ -138,7 +148,7 @@ impl<'a> Launcher<'a> {
     }
 
     pub(crate) fn account(&self) -> Result<Option<KnownUser>, Problem> {
-        match &self.spec.user {
+        match &self.user {
             Some(name) if rustix::process::geteuid().is_root() => user(name).map(Some),
             // Who is not root cannot change the user; programs that refuse root are content with anybody else.
             _ => Ok(None),

@@ -4,10 +4,12 @@
 //! files that both read, so observing needs neither a keeper nor a round trip.
 
 mod connection;
+mod exec;
 pub mod keeper;
 mod kernel;
 mod launch;
 mod leftovers;
+mod logs;
 mod record;
 mod units;
 mod wire;
@@ -79,15 +81,15 @@ impl Driver for ProcessDriver {
     async fn logs(
         &self,
         _preview: &PreviewId,
-        _places: &Places,
-        _unit: &str,
-        _request: LogRequest,
+        places: &Places,
+        unit: &str,
+        request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem> {
-        Err(Problem::new(ProblemKind::Refused, "logs"))
+        logs::logs(places, unit, request).await
     }
 
-    async fn exec(&self, _scope: &Scope, _unit: &Unit, _request: ExecRequest) -> Result<ExecSession, Problem> {
-        Err(Problem::new(ProblemKind::Refused, "exec"))
+    async fn exec(&self, scope: &Scope, unit: &Unit, request: ExecRequest) -> Result<ExecSession, Problem> {
+        self.exec_beside(scope, unit, request).await
     }
 
     async fn discover(&self) -> Result<Vec<Discovered>, Problem> {

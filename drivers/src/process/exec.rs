@@ -1,0 +1,293 @@
+//! Commands beside a unit: `pdev exec`, build commands, first-time initialisation.
+//!
+//! The keeper starts them as its children with descriptors that the driver made, so bytes do not pass through the
+//! keeper; when the driver's side goes away, the keeper ends the command and all that came from it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream;
+use plan::application::{Argv, ProcessDir, Unit};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+
+use super::ProcessDriver;
+use super::connection::{ANSWER_MAX, Connection};
+use super::launch::Launcher;
+use super::record::ExitRecord;
+use super::units::refused;
+use super::wire::{Answer, Request, Spawn};
+use crate::driver::{ExecInput, ExecOutput, ExecRequest, ExecSession, Places, Problem, ProblemKind, Scope};
+
+/// Pieces of input and output that may wait for a slow side.
+const QUEUE: usize = 64;
+const CHUNK: usize = 16 * 1024;
+
+impl ProcessDriver {
+    pub(super) async fn exec_beside(
+        &self,
+        scope: &Scope,
+        unit: &Unit,
+        request: ExecRequest,
+    ) -> Result<ExecSession, Problem> {
+        let mut launcher = Launcher::new(scope, unit, &self.inherited)?;
+        launcher.user = request.user.clone().or(launcher.user);
+        if let Some(user) = request.user.filter(|_| !rustix::process::geteuid().is_root()) {
+            let message = format!("cannot run as `{user}`: only root may change the user of a process");
+            return Err(Problem::new(ProblemKind::Denied, message));
+        }
+        let dir = match (&request.dir, &launcher.spec.dir) {
+            (Some(dir), ProcessDir::Project(_)) => scope.places.project.join(dir),
+            (Some(dir), ProcessDir::Data) => launcher.data_folder().join(dir),
+            (None, _) => launcher.folder()?,
+        };
+        let mut spawn = launcher.spawn(&Argv::List(request.argv), &dir)?;
+        if request.terminal.is_some() {
+            spawn.env.insert("TERM".to_owned(), "xterm-256color".to_owned());
+        }
+        spawn.env.extend(request.env);
+        match request.terminal {
+            None => self.with_pipes(&scope.places, &unit.name, spawn).await,
+            Some((rows, columns)) => self.with_terminal(&scope.places, &unit.name, spawn, rows, columns).await,
+        }
+    }
+
+    async fn with_pipes(&self, places: &Places, unit: &str, spawn: Spawn) -> Result<ExecSession, Problem> {
+        let broken = |error: io::Error| Problem::io("cannot make a pipe", &error);
+        let (input, feed) = io::pipe().map_err(broken)?;
+        let (read_output, output) = io::pipe().map_err(broken)?;
+        let (read_error, error) = io::pipe().map_err(broken)?;
+        let connection = self.launch(places, unit, spawn, [input.into(), output.into(), error.into()]).await?;
+        let feed = pipe::Sender::from_owned_fd(feed.into()).map_err(broken)?;
+        let output = pipe::Receiver::from_owned_fd(read_output.into()).map_err(broken)?;
+        let error = pipe::Receiver::from_owned_fd(read_error.into()).map_err(broken)?;
+        Ok(session(|inputs, outputs| async move {
+            let feeding = feed_pipe(feed, inputs);
+            let copying = async {
+                tokio::join!(
+                    copy_pipe(&output, &outputs, ExecOutput::Stdout),
+                    copy_pipe(&error, &outputs, ExecOutput::Stderr),
+                );
+            };
+            conclude(connection, feeding, copying, &outputs).await;
+        }))
+    }
+
+    async fn with_terminal(
+        &self,
+        places: &Places,
+        unit: &str,
+        mut spawn: Spawn,
+        rows: u16,
+        columns: u16,
+    ) -> Result<ExecSession, Problem> {
+        let broken = |error: io::Error| Problem::io("cannot make a terminal", &error);
+        let (master, slave) = terminal(rows, columns).map_err(broken)?;
+        spawn.terminal = true;
+        let copies = [slave.try_clone().map_err(broken)?, slave.try_clone().map_err(broken)?, slave];
+        let connection = self.launch(places, unit, spawn, copies).await?;
+        rustix::io::ioctl_fionbio(&master, true).map_err(|error| broken(error.into()))?;
+        // Neither end is a pipe, but both are read and written like one.
+        let feed = pipe::Sender::from_owned_fd_unchecked(master.try_clone().map_err(broken)?).map_err(broken)?;
+        let output = pipe::Receiver::from_owned_fd_unchecked(master).map_err(broken)?;
+        Ok(session(|inputs, outputs| async move {
+            let feeding = feed_terminal(feed, inputs);
+            let copying = copy_pipe(&output, &outputs, ExecOutput::Stdout);
+            conclude(connection, feeding, copying, &outputs).await;
+        }))
+    }
+
+    /// Returns once the program runs; our copies of its descriptors are closed then.
+    async fn launch(
+        &self,
+        places: &Places,
+        unit: &str,
+        spawn: Spawn,
+        descriptors: [OwnedFd; 3],
+    ) -> Result<Connection, Problem> {
+        let mut connection = self.starter.connect(places).await?;
+        let request = Request::Exec { spawn: Box::new(spawn.clone()) };
+        connection.say(&request, &descriptors.each_ref().map(AsFd::as_fd)).await?;
+        match connection.hear(ANSWER_MAX).await? {
+            Some(Answer::Started { .. }) => Ok(connection),
+            Some(Answer::SpawnFailed { errno }) => Err(refused(unit, &spawn, errno)),
+            Some(Answer::Failed { message }) => Err(Problem::new(ProblemKind::Internal, message)),
+            other => Err(Problem::new(ProblemKind::Unavailable, format!("the keeper went away ({other:?})"))),
+        }
+    }
+
+    /// Runs a command to its end, each line of output to `line`.
+    pub(super) async fn run_to_end(
+        &self,
+        places: &Places,
+        unit: &str,
+        spawn: Spawn,
+        mut line: impl FnMut(String) + Send,
+    ) -> Result<ExecOutcome, Problem> {
+        let mut session = self.with_pipes(places, unit, spawn).await?;
+        drop(session.input);
+        let mut lines = [Vec::new(), Vec::new()];
+        let mut exit = None;
+        while let Some(output) = session.output.next().await {
+            match output {
+                ExecOutput::Stdout(bytes) => split(&mut lines[0], &bytes, &mut line),
+                ExecOutput::Stderr(bytes) => split(&mut lines[1], &bytes, &mut line),
+                ExecOutput::Exit(code) => exit = Some(code),
+            }
+        }
+        for rest in lines.iter().filter(|rest| !rest.is_empty()) {
+            line(String::from_utf8_lossy(rest).into_owned());
+        }
+        Ok(ExecOutcome { code: exit.unwrap_or(-1) })
+    }
+}
+
+pub(super) struct ExecOutcome {
+    pub code: i32,
+}
+
+fn split(partial: &mut Vec<u8>, bytes: &[u8], line: &mut impl FnMut(String)) {
+    for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+        partial.extend_from_slice(piece);
+        if partial.ends_with(b"\n") || partial.len() > CHUNK {
+            line(String::from_utf8_lossy(partial).trim_end_matches(['\n', '\r']).to_owned());
+            partial.clear();
+        }
+    }
+}
+
+/// The task lives as long as somebody reads the output or the command runs, whichever ends first.
+fn session<F>(work: impl FnOnce(mpsc::Receiver<ExecInput>, mpsc::Sender<ExecOutput>) -> F) -> ExecSession
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (input, inputs) = mpsc::channel(QUEUE);
+    let (outputs, output) = mpsc::channel(QUEUE);
+    let watch = outputs.clone();
+    let work = work(inputs, outputs);
+    let task = tokio::spawn(async move {
+        tokio::select! {
+            () = work => {}
+            // Nobody listens any more: dropping the connection makes the keeper end the command.
+            () = watch.closed() => {}
+        }
+    });
+    let output =
+        stream::unfold(
+            (output, task),
+            |(mut output, task)| async move { Some((output.recv().await?, (output, task))) },
+        );
+    ExecSession { input, output: output.boxed() }
+}
+
+/// All output first, then the exit code, and nothing after it.
+async fn conclude(
+    mut connection: Connection,
+    feeding: impl Future<Output = ()>,
+    copying: impl Future<Output = ()>,
+    outputs: &mpsc::Sender<ExecOutput>,
+) {
+    let ending = async {
+        let exit = connection.next::<Answer>().await;
+        match exit {
+            Ok(Some(Answer::Exited { exit })) => exit_code(&exit),
+            // The keeper was killed and took the command along.
+            _ => 137,
+        }
+    };
+    let all = async {
+        tokio::pin!(copying);
+        tokio::pin!(ending);
+        tokio::select! {
+            () = &mut copying => ending.await,
+            code = &mut ending => {
+                // Nothing of the command is left; what it wrote is in the pipe.
+                drop(tokio::time::timeout(Duration::from_secs(2), copying).await);
+                code
+            }
+        }
+    };
+    tokio::pin!(feeding);
+    tokio::pin!(all);
+    let code = tokio::select! {
+        code = &mut all => code,
+        () = &mut feeding => all.await,
+    };
+    drop(outputs.send(ExecOutput::Exit(code)).await);
+}
+
+fn exit_code(exit: &ExitRecord) -> i32 {
+    exit.code.or(exit.signal.map(|signal| 128 + signal)).unwrap_or(-1)
+}
+
+async fn feed_pipe(mut feed: pipe::Sender, mut inputs: mpsc::Receiver<ExecInput>) {
+    while let Some(input) = inputs.recv().await {
+        match input {
+            ExecInput::Bytes(bytes) => {
+                if feed.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+            ExecInput::Close => return,
+            ExecInput::Resize { .. } => {}
+        }
+    }
+}
+
+/// A terminal's end of file is an error: the last holder of its other side is gone.
+async fn copy_pipe(from: &pipe::Receiver, outputs: &mpsc::Sender<ExecOutput>, wrap: fn(Bytes) -> ExecOutput) {
+    let mut buffer = vec![0; CHUNK];
+    while from.readable().await.is_ok() {
+        match from.try_read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => {
+                if outputs.send(wrap(Bytes::copy_from_slice(&buffer[..count]))).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn terminal(rows: u16, columns: u16) -> io::Result<(OwnedFd, OwnedFd)> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = ptsname(&master, Vec::new())?;
+    let path = PathBuf::from(name.to_string_lossy().into_owned());
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+    let slave = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+    resize(&master, rows, columns)?;
+    Ok((master, slave))
+}
+
+fn resize(master: impl AsFd, rows: u16, columns: u16) -> io::Result<()> {
+    Ok(tcsetwinsize(master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?)
+}
+
+async fn feed_terminal(mut feed: pipe::Sender, mut inputs: mpsc::Receiver<ExecInput>) {
+    while let Some(input) = inputs.recv().await {
+        let bytes = match input {
+            ExecInput::Bytes(bytes) => bytes,
+            // A terminal has no end; this character says it to a program that reads lines.
+            ExecInput::Close => Bytes::from_static(&[4]),
+            ExecInput::Resize { rows, columns } => {
+                // The program keeps its old size at worst.
+                drop(resize(&feed, rows, columns));
+                continue;
+            }
+        };
+        if feed.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}

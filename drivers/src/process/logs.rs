@@ -1,0 +1,262 @@
+//! Reading a unit's log files: from the end, from a time, and onwards while the unit runs.
+//!
+//! Following costs nothing while nothing is written: the keeper says when the file grew. The stream ends when the unit
+//! has ended and its last line was read, as with a container.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+
+use super::blocking;
+use super::connection::{ANSWER_MAX, Connection};
+use super::record::Records;
+use super::units::reach;
+use super::wire::{Answer, Event, Request};
+use crate::driver::{LogLine, LogRequest, Places, Problem};
+
+/// Read at once; also the bound of what waits for a slow reader.
+const BATCH: usize = 256 * 1024;
+/// Step backwards while looking for the last lines.
+const BACK: u64 = 64 * 1024;
+
+pub(super) async fn logs(
+    places: &Places,
+    unit: &str,
+    request: LogRequest,
+) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem> {
+    let records = Records::new(&places.state);
+    // Asked before the first read, so that nothing written in between is missed.
+    let growing = if request.follow { growing(places, unit).await? } else { None };
+    let since = request.since;
+    let cursor = blocking({
+        let records = records.clone();
+        let unit = unit.to_owned();
+        move || Cursor::open(&records, &unit, request.tail, since).map_err(|error| unreadable(&error))
+    })
+    .await?;
+    let reading = Reading { cursor: Some(cursor), ready: VecDeque::new(), growing, since };
+    Ok(stream::unfold(reading, Reading::next).boxed())
+}
+
+async fn growing(places: &Places, unit: &str) -> Result<Option<Connection>, Problem> {
+    let Some(mut connection) = reach(places).await? else { return Ok(None) };
+    let answer = connection.ask(&Request::Output { unit: unit.to_owned() }, ANSWER_MAX).await?;
+    Ok((answer == Answer::Following).then_some(connection))
+}
+
+fn unreadable(error: &io::Error) -> Problem {
+    Problem::io("cannot read the log", error)
+}
+
+struct Reading {
+    /// None after a failure.
+    cursor: Option<Cursor>,
+    ready: VecDeque<LogLine>,
+    /// None when there is nothing more to come.
+    growing: Option<Connection>,
+    since: Option<i64>,
+}
+
+impl Reading {
+    async fn next(mut self) -> Option<(Result<LogLine, Problem>, Self)> {
+        loop {
+            if let Some(line) = self.ready.pop_front() {
+                return Some((Ok(line), self));
+            }
+            let mut cursor = self.cursor.take()?;
+            let since = self.since;
+            let read = blocking(move || {
+                let lines = cursor.read(since).map_err(|error| unreadable(&error))?;
+                Ok((cursor, lines))
+            });
+            match read.await {
+                Ok((cursor, Some(lines))) => {
+                    self.ready.extend(lines);
+                    self.cursor = Some(cursor);
+                }
+                Ok((cursor, None)) => {
+                    self.cursor = Some(cursor);
+                    let mut growing = self.growing.take()?;
+                    if let Ok(Some(Event::Wrote)) = growing.next().await {
+                        self.growing = Some(growing);
+                    }
+                }
+                Err(problem) => return Some((Err(problem), self)),
+            }
+        }
+    }
+}
+
+/// A place in the log: the older file, then the current one, then whichever takes its place.
+struct Cursor {
+    files: VecDeque<File>,
+    path: PathBuf,
+    partial: Vec<u8>,
+}
+
+impl Cursor {
+    fn open(records: &Records, unit: &str, tail: Option<usize>, since: Option<i64>) -> io::Result<Self> {
+        let path = records.log(unit);
+        let mut files = VecDeque::new();
+        for path in [records.rotated_log(unit), path.clone()] {
+            match File::open(&path) {
+                Ok(file) if written_since(&file, since)? => files.push_back(file),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut cursor = Self { files, path, partial: Vec::new() };
+        if let Some(count) = tail {
+            cursor.seek_tail(count)?;
+        }
+        Ok(cursor)
+    }
+
+    /// Leaves only the last `count` lines ahead.
+    fn seek_tail(&mut self, count: usize) -> io::Result<()> {
+        let mut missing = count;
+        for index in (0..self.files.len()).rev() {
+            let (found, at) = last_lines(&mut self.files[index], missing)?;
+            self.files[index].seek(SeekFrom::Start(at))?;
+            missing -= found;
+            if missing == 0 {
+                self.files.drain(..index);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Some lines more (possibly none that are new enough), or None at the end.
+    fn read(&mut self, since: Option<i64>) -> io::Result<Option<Vec<LogLine>>> {
+        let more = self.files.len() > 1;
+        let Some(file) = self.files.front_mut() else {
+            return Ok(self.take_successor(None)?.then(Vec::new));
+        };
+        let mut bytes = Vec::with_capacity(BATCH);
+        if file.take(BATCH as u64).read_to_end(&mut bytes)? == 0 {
+            if more {
+                self.files.pop_front();
+                return Ok(Some(Vec::new()));
+            }
+            let inode = file.metadata()?.ino();
+            return Ok(self.take_successor(Some(inode))?.then(Vec::new));
+        }
+        let mut lines = Vec::new();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if let Some(line) = self.partial.strip_suffix(b"\n") {
+                lines.extend(parse(line).filter(|line| since.is_none_or(|since| line.at >= since)));
+                self.partial.clear();
+            }
+        }
+        Ok(Some(lines))
+    }
+
+    /// After a rotation the path leads to another file than the one read to its end.
+    fn take_successor(&mut self, read: Option<u64>) -> io::Result<bool> {
+        match fs::metadata(&self.path) {
+            Ok(found) if Some(found.ino()) != read => {
+                self.files.clear();
+                self.files.push_back(File::open(&self.path)?);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+fn written_since(file: &File, since: Option<i64>) -> io::Result<bool> {
+    let metadata = file.metadata()?;
+    let last = metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000;
+    Ok(since.is_none_or(|since| last >= since))
+}
+
+/// How many of the last `count` lines are in this file, and where they begin.
+fn last_lines(file: &mut File, count: usize) -> io::Result<(usize, u64)> {
+    let mut at = file.metadata()?.len();
+    if count == 0 {
+        return Ok((0, at));
+    }
+    // Every line ends with its line end, so the last one found at the very end begins no line.
+    let (mut ends, mut block) = (0, Vec::new());
+    while at > 0 {
+        let from = at.saturating_sub(BACK);
+        block.clear();
+        file.seek(SeekFrom::Start(from))?;
+        Read::by_ref(file).take(at - from).read_to_end(&mut block)?;
+        for (index, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            ends += 1;
+            if ends == count + 1 {
+                return Ok((count, from + index as u64 + 1));
+            }
+        }
+        at = from;
+    }
+    Ok((ends, 0))
+}
+
+fn parse(line: &[u8]) -> Option<LogLine> {
+    let mut parts = line.splitn(3, |byte| *byte == b' ');
+    let at = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+    let stderr = parts.next()? == b"e";
+    Some(LogLine { at, stderr, text: String::from_utf8_lossy(parts.next()?).into_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(cursor: &mut Cursor, since: Option<i64>) -> Vec<String> {
+        let mut texts = Vec::new();
+        while let Some(lines) = cursor.read(since).expect("reads") {
+            texts.extend(lines.into_iter().map(|line| line.text));
+        }
+        texts
+    }
+
+    #[test]
+    fn tail_and_since_reach_into_the_older_file() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let records = Records::new(folder.path());
+        fs::create_dir(folder.path().join("logs")).expect("folder");
+        let lines = |range: std::ops::Range<i64>| range.map(|at| format!("{at} o line {at}\n")).collect::<String>();
+        fs::write(records.rotated_log("web"), lines(0..5)).expect("written");
+        fs::write(records.log("web"), lines(5..8)).expect("written");
+        for (tail, since, first, count) in [
+            (None, None, "line 0", 8),
+            (Some(2), None, "line 6", 2),
+            (Some(3), None, "line 5", 3),
+            (Some(4), None, "line 4", 4),
+            (Some(99), None, "line 0", 8),
+            (None, Some(6), "line 6", 2),
+            (Some(4), Some(7), "line 7", 1),
+        ] {
+            let mut cursor = Cursor::open(&records, "web", tail, since).expect("opens");
+            let texts = texts(&mut cursor, since);
+            assert_eq!((texts.first().map(String::as_str), texts.len()), (Some(first), count), "{tail:?} {since:?}");
+        }
+        let mut none = Cursor::open(&records, "web", Some(0), None).expect("opens");
+        assert!(texts(&mut none, None).is_empty());
+    }
+
+    #[test]
+    fn reading_goes_on_in_the_file_after_a_rotation() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let records = Records::new(folder.path());
+        fs::create_dir(folder.path().join("logs")).expect("folder");
+        fs::write(records.log("web"), "1 o one\n2 e tw").expect("written");
+        let mut cursor = Cursor::open(&records, "web", None, None).expect("opens");
+        assert_eq!(texts(&mut cursor, None), ["one"]);
+        fs::write(records.log("web"), "1 o one\n2 e two\n").expect("written");
+        fs::rename(records.log("web"), records.rotated_log("web")).expect("rotated");
+        fs::write(records.log("web"), "3 o three\n").expect("written");
+        assert_eq!(texts(&mut cursor, None), ["two", "three"]);
+    }
+}
