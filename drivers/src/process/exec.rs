@@ -123,14 +123,14 @@ impl ProcessDriver {
         }
     }
 
-    /// Runs a command to its end, each line of output to `line`.
+    /// Runs a command to its end, each line of output to `line`. Returns the exit code.
     pub(super) async fn run_to_end(
         &self,
         places: &Places,
         unit: &str,
         spawn: Spawn,
         mut line: impl FnMut(String) + Send,
-    ) -> Result<ExecOutcome, Problem> {
+    ) -> Result<i32, Problem> {
         let mut session = self.with_pipes(places, unit, spawn).await?;
         drop(session.input);
         let mut lines = [Vec::new(), Vec::new()];
@@ -145,12 +145,8 @@ impl ProcessDriver {
         for rest in lines.iter().filter(|rest| !rest.is_empty()) {
             line(String::from_utf8_lossy(rest).into_owned());
         }
-        Ok(ExecOutcome { code: exit.unwrap_or(-1) })
+        Ok(exit.unwrap_or(-1))
     }
-}
-
-pub(super) struct ExecOutcome {
-    pub code: i32,
 }
 
 fn split(partial: &mut Vec<u8>, bytes: &[u8], line: &mut impl FnMut(String)) {

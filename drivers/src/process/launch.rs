@@ -55,6 +55,9 @@ const INHERITED: &[&str] = &[
     "DOTNET_ROOT",
 ];
 
+/// Where data of programs with a user of their own lies when pdev is root and its own data folder is closed to them.
+const SHARED_DATA: &str = "/var/lib/pdev/previews";
+
 /// The part of the agent's environment that programs may see.
 pub(crate) fn inherited(all: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
     let named = |name: &str| {
@@ -125,17 +128,9 @@ impl<'a> Launcher<'a> {
         self.places.data.join(&self.unit.name)
     }
 
-    /// Where the unit's command runs; the data folder is made and given to the unit's user.
+    /// Where the unit's command runs.
     pub(crate) fn folder(&self) -> Result<PathBuf, Problem> {
-        let ProcessDir::Project(relative) = &self.spec.dir else {
-            let folder = self.data_folder();
-            private_folder(&folder)
-                .map_err(|error| Problem::io(format!("cannot make the data folder `{}`", folder.display()), &error))?;
-            if let Some(known) = self.account()? {
-                give(&folder, &known)?;
-            }
-            return Ok(folder);
-        };
+        let ProcessDir::Project(relative) = &self.spec.dir else { return self.make_data_folder() };
         let folder = self.places.project.join(relative);
         match fs::metadata(&folder) {
             Ok(found) if found.is_dir() => Ok(folder),
@@ -145,6 +140,36 @@ impl<'a> Launcher<'a> {
                 Err(problem.hint(format!("Create `{}` or correct `dir`.", folder.display())))
             }
         }
+    }
+
+    /// Makes the data folder and gives it to the unit's user. Root's own folders are closed to other users
+    /// (`/root`): then it lies in [`SHARED_DATA`], with a link where it is looked for.
+    pub(crate) fn make_data_folder(&self) -> Result<PathBuf, Problem> {
+        let folder = self.data_folder();
+        let made = |folder: &Path, error: &std::io::Error| {
+            Problem::io(format!("cannot make the data folder `{}`", folder.display()), error)
+        };
+        if let Ok(real) = fs::read_link(&folder) {
+            private_folder(&real).map_err(|error| made(&real, &error))?;
+            return Ok(real);
+        }
+        private_folder(&self.places.data).map_err(|error| made(&folder, &error))?;
+        let Some(known) = self.account()? else {
+            private_folder(&folder).map_err(|error| made(&folder, &error))?;
+            return Ok(folder);
+        };
+        fs::set_permissions(&self.places.data, fs::Permissions::from_mode(0o711))
+            .map_err(|error| made(&folder, &error))?;
+        if !folder.exists() && closed_to(&folder, &known).is_some() {
+            let real = Path::new(SHARED_DATA).join(self.preview).join(&self.unit.name);
+            let linked = passable_folder(&real).and_then(|()| std::os::unix::fs::symlink(&real, &folder));
+            linked.map_err(|error| made(&real, &error))?;
+            give(&real, &known)?;
+            return Ok(real);
+        }
+        private_folder(&folder).map_err(|error| made(&folder, &error))?;
+        give(&folder, &known)?;
+        Ok(folder)
     }
 
     pub(crate) fn account(&self) -> Result<Option<KnownUser>, Problem> {
@@ -325,28 +350,36 @@ pub(crate) fn give(folder: &Path, known: &KnownUser) -> Result<(), Problem> {
     let Account { uid, gid } = known.account;
     std::os::unix::fs::chown(folder, Some(uid), Some(gid))
         .map_err(|error| Problem::io(format!("cannot give `{}` to `{}`", folder.display(), known.name), &error))?;
-    for above in folder.ancestors().skip(1) {
-        let Ok(found) = fs::metadata(above) else { continue };
-        let mode = found.mode();
-        let enters = if found.uid() == uid {
-            mode & 0o100
-        } else if found.gid() == gid {
-            mode & 0o010
-        } else {
-            mode & 0o001
+    let Some(above) = closed_to(folder, known) else { return Ok(()) };
+    let message = format!(
+        "user `{}` cannot enter `{}`, and so not its data folder `{}`",
+        known.name,
+        above.display(),
+        folder.display()
+    );
+    Err(Problem::new(ProblemKind::Denied, message)
+        .hint("Set `XDG_DATA_HOME` to a folder that other users may enter, or run pdev as an ordinary user."))
+}
+
+/// The nearest folder above that the user may not enter.
+fn closed_to<'a>(folder: &'a Path, known: &KnownUser) -> Option<&'a Path> {
+    let Account { uid, gid } = known.account;
+    folder.ancestors().skip(1).find(|above| {
+        let Ok(found) = fs::metadata(above) else { return false };
+        let bit = match () {
+            () if found.uid() == uid => 0o100,
+            () if found.gid() == gid => 0o010,
+            () => 0o001,
         };
-        if enters == 0 {
-            let message = format!(
-                "user `{}` cannot enter `{}`, and so not its data folder `{}`",
-                known.name,
-                above.display(),
-                folder.display()
-            );
-            return Err(Problem::new(ProblemKind::Denied, message)
-                .hint("Set `XDG_DATA_HOME` to a folder that other users may enter, or run pdev as an ordinary user."));
-        }
-    }
-    Ok(())
+        found.mode() & bit == 0
+    })
+}
+
+/// Folders that anybody may pass through, for data that belongs to a user of its own.
+fn passable_folder(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 #[cfg(test)]

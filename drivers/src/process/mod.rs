@@ -3,13 +3,16 @@
 //! The driver prepares (programs, folders, builds) and asks; the preview's keeper runs. What is true stands in small
 //! files that both read, so observing needs neither a keeper nor a round trip.
 
+mod clash;
 mod connection;
 mod exec;
+mod inputs;
 pub mod keeper;
 mod kernel;
 mod launch;
 mod leftovers;
 mod logs;
+mod prepare;
 mod record;
 mod units;
 mod wire;
@@ -28,6 +31,7 @@ use crate::driver::{
     RuntimeEvent, Scope,
 };
 use connection::Starter;
+use prepare::Builds;
 use record::{Recorded, Records};
 
 pub struct ProcessDriver {
@@ -35,6 +39,7 @@ pub struct ProcessDriver {
     /// `<state>/previews`, one folder per preview.
     previews: PathBuf,
     inherited: BTreeMap<String, String>,
+    builds: Builds,
 }
 
 impl ProcessDriver {
@@ -43,7 +48,7 @@ impl ProcessDriver {
     #[must_use]
     pub fn new(program: PathBuf, previews: PathBuf) -> Self {
         let inherited = launch::inherited(std::env::vars_os());
-        Self { starter: Starter::new(program), previews, inherited }
+        Self { starter: Starter::new(program), previews, inherited, builds: Builds::default() }
     }
 }
 
@@ -58,12 +63,13 @@ impl Driver for ProcessDriver {
         blocking(move || units::observe(&places)).await
     }
 
-    async fn images(&self, _scope: &Scope) -> Result<Images, Problem> {
-        Ok(Images::default())
+    async fn images(&self, scope: &Scope) -> Result<Images, Problem> {
+        self.process_images(scope).await
     }
 
     async fn perform(&self, scope: &Scope, action: &Action) -> Result<Performed, Problem> {
         match action {
+            Action::PrepareImage { unit, .. } => self.prepare(scope, unit_of(scope, unit)?).await,
             Action::Create { unit, .. } => self.create(scope, unit_of(scope, unit)?).await,
             Action::Start { unit, .. } => self.start(scope, unit_of(scope, unit)?).await,
             Action::Stop { unit, .. } => self.stop(scope, unit).await,

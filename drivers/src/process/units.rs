@@ -12,9 +12,11 @@ use futures_util::stream::{self, BoxStream};
 use plan::application::{RuntimeKind, Stop, Unit};
 use plan::observed::{Observed, ObservedUnit, RunState};
 
+use super::clash::check_ports;
 use super::connection::{ANSWER_MAX, Connection};
 use super::keeper::{now_milliseconds, take_lock};
 use super::launch::{Launcher, give};
+use super::prepare::built_identity;
 use super::record::{PreviewRecord, Recorded, Records, StopRecord, UnitRecord};
 use super::wire::{Answer, Event, Request, Spawn};
 use super::{ProcessDriver, blocking, leftovers};
@@ -35,11 +37,12 @@ impl ProcessDriver {
         }
         let launcher = Launcher::new(scope, unit, &self.inherited)?;
         launcher.spawn(&launcher.spec.argv, &launcher.folder()?)?;
+        self.initialise(scope, &launcher).await?;
         let record = UnitRecord {
             unit: unit.name.clone(),
             handle: new_handle(&unit.name),
             hash: unit.hash.clone(),
-            image: None,
+            image: built_identity(scope, unit),
             ports: host_ports(unit),
             stop: stop_record(&unit.stop),
             state: Recorded::Created,
@@ -60,6 +63,10 @@ impl ProcessDriver {
         let spawn = launcher.spawn(&launcher.spec.argv, &folder)?;
         if let (Some(secrets), Some(known)) = (&launcher.secrets, launcher.account()?) {
             give(secrets, &known)?;
+        }
+        // A unit that runs already holds its ports itself.
+        if !matches!(record.state, Recorded::Running { .. }) {
+            check_ports(unit)?;
         }
         record.ports = host_ports(unit);
         record.stop = stop_record(&unit.stop);
@@ -205,11 +212,24 @@ fn data_folders(data: &Path) -> std::collections::BTreeSet<String> {
 
 pub(super) fn remove_data(places: &Places, volume: &str) -> Result<Performed, Problem> {
     let folder: PathBuf = places.data.join(volume);
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Problem::io(format!("cannot remove the data folder `{}`", folder.display()), &error))
-        }
-        _ => Ok(Performed::default()),
+    // Data of a program with a user of its own may lie elsewhere, with a link in its place.
+    if let Ok(real) = fs::read_link(&folder) {
+        remove_tree(&real)?;
+        fs::remove_file(&folder).map_err(|error| unremovable(&folder, &error))?;
+        return Ok(Performed::default());
+    }
+    remove_tree(&folder)?;
+    Ok(Performed::default())
+}
+
+fn unremovable(folder: &Path, error: &io::Error) -> Problem {
+    Problem::io(format!("cannot remove the data folder `{}`", folder.display()), error)
+}
+
+fn remove_tree(folder: &Path) -> Result<(), Problem> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unremovable(folder, &error)),
+        _ => Ok(()),
     }
 }
 

@@ -3,3 +3,4 @@
 mod bench;
 mod life;
 mod output;
+mod prepare;

@@ -1,0 +1,185 @@
+//! What happens before a unit can start: its build command when inputs changed, small files, first-time
+//! initialisation. Each remembers what it did, so that a second `up` does nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use plan::application::{Argv, ProcessSpec, Unit};
+use plan::observed::Images;
+use sha2::{Digest, Sha256};
+
+use super::inputs::{Fingerprint, hex};
+use super::launch::{Launcher, give};
+use super::record::{Durable, write_whole};
+use super::{ProcessDriver, blocking};
+use crate::driver::{Performed, Places, Problem, ProblemKind, ProgressLine, Scope};
+
+/// Output of a failed command that is shown.
+const LAST_LINES: usize = 20;
+/// In the data folder: initialisation succeeded with these arguments.
+const INITIALISED: &str = ".pdev-init";
+
+/// Builds under way, by what they build: three services of one `npm install` run it once.
+#[derive(Default)]
+pub(super) struct Builds(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Builds {
+    fn of(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        builds.retain(|_, lock| Arc::strong_count(lock) > 1);
+        builds.entry(key.to_owned()).or_default().clone()
+    }
+}
+
+impl ProcessDriver {
+    pub(super) async fn process_images(&self, scope: &Scope) -> Result<Images, Problem> {
+        let mut images = Images::default();
+        for unit in scope.application.units.values() {
+            let Some(build) = Build::of(scope, unit) else { continue };
+            match blocking(move || build.state()).await? {
+                Ok(identity) => images.current.insert(unit.name.clone(), identity),
+                Err(reason) => images.stale.insert(unit.name.clone(), reason),
+            };
+        }
+        Ok(images)
+    }
+
+    /// Runs the unit's build command, unless somebody did in the meantime.
+    pub(super) async fn prepare(&self, scope: &Scope, unit: &Unit) -> Result<Performed, Problem> {
+        let Some(build) = Build::of(scope, unit) else { return Ok(Performed::default()) };
+        let one_at_a_time = self.builds.of(&build.key);
+        let _mine = one_at_a_time.lock().await;
+        let state = blocking({
+            let build = build.clone();
+            move || build.state()
+        });
+        if let Ok(identity) = state.await? {
+            return Ok(Performed { image: Some(identity), ..Performed::default() });
+        }
+        // Taken before the build: what changes meanwhile makes it stale again.
+        let fingerprint = blocking({
+            let build = build.clone();
+            move || build.fingerprint()
+        });
+        let fingerprint = fingerprint.await?;
+        let launcher = Launcher::new(scope, unit, &self.inherited)?;
+        let spawn = launcher.spawn(&build.argv, &launcher.folder()?)?;
+        self.run_or_fail(scope, unit, spawn, "build command").await?;
+        let identity = build.identity(&fingerprint);
+        blocking(move || fingerprint.write(&build.marker)).await?;
+        Ok(Performed { image: Some(identity), ..Performed::default() })
+    }
+
+    /// Writes the unit's files, then initialises its data folder once.
+    pub(super) async fn initialise(&self, scope: &Scope, launcher: &Launcher<'_>) -> Result<(), Problem> {
+        if launcher.spec.init.is_empty() && launcher.spec.files.is_empty() {
+            return Ok(());
+        }
+        let folder = launcher.make_data_folder()?;
+        write_files(launcher, &folder)?;
+        let arguments = hex(Sha256::digest(format!("{:?}", launcher.spec.init)).as_slice());
+        let marker = folder.join(INITIALISED);
+        if launcher.spec.init.is_empty() || std::fs::read_to_string(&marker).is_ok_and(|text| text == arguments) {
+            return Ok(());
+        }
+        for argv in &launcher.spec.init {
+            let spawn = launcher.spawn(argv, &folder)?;
+            self.run_or_fail(scope, launcher.unit, spawn, "initialisation").await?;
+        }
+        write_whole(&marker, arguments.as_bytes(), Durable::Yes, 0o600)
+            .map_err(|error| Problem::io(format!("cannot write `{}`", marker.display()), &error))
+    }
+
+    async fn run_or_fail(
+        &self,
+        scope: &Scope,
+        unit: &Unit,
+        spawn: super::wire::Spawn,
+        what: &str,
+    ) -> Result<(), Problem> {
+        let mut last = VecDeque::with_capacity(LAST_LINES);
+        // Without its arguments, which may hold a resolved secret.
+        let shown = Path::new(&spawn.program).display().to_string();
+        let code = self
+            .run_to_end(&scope.places, &unit.name, spawn, |line| {
+                if last.len() == LAST_LINES {
+                    last.pop_front();
+                }
+                last.push_back(line.clone());
+                scope.progress.line(&unit.name, ProgressLine::BuildOutput(line));
+            })
+            .await?;
+        if code == 0 {
+            return Ok(());
+        }
+        let message = format!("the {what} of `{}` failed with exit code `{code}` (`{shown}`)", unit.name);
+        Err(Problem::new(ProblemKind::BuildFailed, message).output(last.into()))
+    }
+}
+
+fn write_files(launcher: &Launcher<'_>, folder: &Path) -> Result<(), Problem> {
+    for (name, text) in &launcher.spec.files {
+        let path = folder.join(name);
+        let inside = Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if !inside {
+            let message = format!("file `{name}` of `{}` would lie outside its data folder", launcher.unit.name);
+            return Err(Problem::new(ProblemKind::Refused, message));
+        }
+        let problem = |error: &std::io::Error| Problem::io(format!("cannot write `{}`", path.display()), error);
+        write_whole(&path, text.as_bytes(), Durable::No, 0o600).map_err(|error| problem(&error))?;
+        let Some(known) = launcher.account()? else { continue };
+        for made in path.ancestors().take_while(|above| *above != folder) {
+            give(made, &known).map_err(|problem| problem.hint("Remove the unit's data folder and try again."))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a build command is made of, and where it is remembered that it ran.
+#[derive(Clone)]
+struct Build {
+    argv: Argv,
+    inputs: Vec<String>,
+    project: std::path::PathBuf,
+    key: String,
+    marker: std::path::PathBuf,
+}
+
+impl Build {
+    fn of(scope: &Scope, unit: &Unit) -> Option<Self> {
+        let plan::application::Body::Process(ProcessSpec { build, build_inputs, dir, .. }) = &unit.body else {
+            return None;
+        };
+        let argv = build.clone()?;
+        let Places { project, cache, .. } = &scope.places;
+        let key = hex(Sha256::digest(format!("{project:?}\n{dir:?}\n{argv:?}\n{build_inputs:?}")).as_slice());
+        let marker = cache.join("process-builds").join(format!("{}.json", &key[..32]));
+        Some(Self { argv, inputs: build_inputs.clone(), project: project.clone(), key, marker })
+    }
+
+    /// The identity of what is built and current, or why it has to be built.
+    fn state(&self) -> Result<Result<String, String>, Problem> {
+        let Some(known) = Fingerprint::read(&self.marker) else { return Ok(Err("not built yet".to_owned())) };
+        let now = Fingerprint::take(&self.project, &self.inputs, Some(&known))?;
+        Ok(match known.difference(&now) {
+            None => Ok(self.identity(&now)),
+            Some(path) => Err(format!("build input changed: {path}")),
+        })
+    }
+
+    fn fingerprint(&self) -> Result<Fingerprint, Problem> {
+        Fingerprint::take(&self.project, &self.inputs, Fingerprint::read(&self.marker).as_ref())
+    }
+
+    fn identity(&self, fingerprint: &Fingerprint) -> String {
+        let text = format!("{:?}\n{}", self.argv, fingerprint.digest());
+        format!("build:{}", &hex(Sha256::digest(text).as_slice())[..16])
+    }
+}
+
+/// What `create` records of the build that its unit came from.
+pub(super) fn built_identity(scope: &Scope, unit: &Unit) -> Option<String> {
+    let build = Build::of(scope, unit)?;
+    Some(build.identity(&Fingerprint::read(&build.marker)?))
+}
