@@ -1,6 +1,8 @@
 //! Who does the work: one trait, a driver per runtime, one contract that all of them pass.
 
+pub mod contract;
 pub mod driver;
+pub mod fake;
 pub mod process;
 
 pub use driver::{Driver, Places, Problem, ProblemKind, Scope};

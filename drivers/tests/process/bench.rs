@@ -62,12 +62,16 @@ impl Bench {
     }
 
     pub(crate) fn places(&self) -> Places {
+        self.places_of(&self.name.id)
+    }
+
+    pub(crate) fn places_of(&self, id: &PreviewId) -> Places {
         let root = self.folder.path();
         Places {
             project: root.join("project"),
-            data: root.join("data/previews").join(&self.name.id.0),
-            runtime: root.join("run").join(&self.name.id.0),
-            state: root.join("state/previews").join(&self.name.id.0),
+            data: root.join("data/previews").join(&id.0),
+            runtime: root.join("run").join(&id.0),
+            state: root.join("state/previews").join(&id.0),
             cache: root.join("cache"),
         }
     }
@@ -186,7 +190,7 @@ impl Drop for Bench {
     }
 }
 
-fn fresh_driver(previews: PathBuf) -> ProcessDriver {
+pub(crate) fn fresh_driver(previews: PathBuf) -> ProcessDriver {
     ProcessDriver::new(PathBuf::from(env!("CARGO_BIN_EXE_pdev-keeper")), previews)
 }
 

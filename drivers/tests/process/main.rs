@@ -4,3 +4,4 @@ mod bench;
 mod life;
 mod output;
 mod prepare;
+mod promises;
