@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use manifest::{Diagnostic, Manifest, Sources};
+use manifest::{Diagnostic, Manifest, Severity, Sources};
 
 use crate::application::RuntimeKind;
 
@@ -14,6 +14,14 @@ pub struct Loaded {
     /// By resource name; resources whose module is unknown are missing.
     pub modules: BTreeMap<String, Module>,
     pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Loaded {
+    /// False when `up` must refuse, whatever the context.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error)
+    }
 }
 
 /// A resource's module.

@@ -24,6 +24,7 @@ use manifest::model::Date;
 use manifest::{Diagnostic, Severity};
 
 use crate::application::{Application, PreviewName, RuntimeKind, UnitName, UnitPort};
+use crate::guardrails;
 use crate::load::Loaded;
 use crate::origin::Origins;
 
@@ -114,6 +115,7 @@ pub fn resolve(loaded: &Loaded, context: &Context) -> Resolved {
     needs::link(&drafts, &links, &mut application, &mut diagnostics);
     needs::know_process_peers(&mut application);
     changes::unmatched(loaded, &drafts, &mut diagnostics);
+    diagnostics.extend(guardrails::check(loaded, &application, &origins, context.today));
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
     diagnostics.dedup();
     Resolved { application, origins, notes, diagnostics }
