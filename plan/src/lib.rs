@@ -10,6 +10,7 @@ pub mod explain;
 pub mod guardrails;
 pub mod hash;
 pub mod load;
+pub mod module;
 pub mod naming;
 mod nearest;
 pub mod observed;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use manifest::{Diagnostic, Manifest, Severity, Sources};
 
-use crate::application::RuntimeKind;
+use crate::module::Module;
 
 /// What reading gave, however broken the files are.
 #[derive(Clone, Debug, Default)]
@@ -21,21 +21,5 @@ impl Loaded {
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error)
-    }
-}
-
-/// A resource's module.
-#[derive(Clone, Debug)]
-pub enum Module {}
-
-impl Module {
-    pub(crate) fn name(&self) -> &str {
-        match *self {}
-    }
-    pub(crate) fn renders(&self, _runtime: RuntimeKind) -> bool {
-        match *self {}
-    }
-    pub(crate) fn ports(&self, _runtime: RuntimeKind) -> BTreeMap<String, u16> {
-        match *self {}
     }
 }

@@ -117,7 +117,9 @@ pub fn resolve(loaded: &Loaded, context: &Context) -> Resolved {
     changes::unmatched(loaded, &drafts, &mut diagnostics);
     diagnostics.extend(guardrails::check(loaded, &application, &origins, context.today));
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
-    diagnostics.dedup();
+    // A job repeats the lines of its service: each is told once.
+    diagnostics
+        .dedup_by(|later, first| (later.span, later.code, &later.message) == (first.span, first.code, &first.message));
     Resolved { application, origins, notes, diagnostics }
 }
 

@@ -2,12 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use manifest::model::{Check, Command, Entry, Job, Manifest, Map, Port, PortProtocol, Probe, Process, Service, Size};
+use manifest::model::{
+    Check, Command, Entry, Job, Manifest, Map, Port, PortProtocol, Probe, Process, Resource, Service, Size,
+};
 use manifest::template::{Part, Reference, Scope, Template};
 use manifest::{Span, Spanned};
 use plan::application::{Body, PreviewId, PreviewName, ReadyCheck, RuntimeKind, Unit};
-use plan::{Context, Git, Loaded, Resolved, compare, guardrails, required_ports, resolve};
+use plan::module::{Address, Facts, Module, Renderer, Rendering};
+use plan::{Context, Git, Loaded, Resolved, compare, required_ports, resolve};
 use serde_json::json;
 
 use RuntimeKind::{Docker, Process as AsProcess};
@@ -202,11 +206,17 @@ fn a_probe_finds_its_port() {
         failures: 3,
         successes: 1,
     };
+    let tcp = ReadyCheck::Probe(plan::application::Probe {
+        check: plan::application::Check::Tcp { port: "main".into() },
+        interval: std::time::Duration::from_secs(10),
+        timeout: std::time::Duration::from_secs(1),
+        failures: 3,
+        successes: 1,
+    });
     for (wanted, found) in [(None, true), (Some("main"), true), (Some("8080"), true), (Some("mian"), false)] {
         shop.manifest.services["api"].value.health.ready = Some(probe(wanted));
         let resolved = up(&shop, Docker, |_| ());
-        let told = resolved.diagnostics.iter().any(|found| found.code == guardrails::PORT_MISSING);
-        assert_eq!(told, !found, "{wanted:?}");
+        assert_eq!(resolved.application.units["api"].health.ready != tcp, found, "{wanted:?}");
     }
 }
 
@@ -236,4 +246,101 @@ fn resolving_and_comparing_are_deterministic() {
     };
     let first = once();
     assert!((0..100).all(|_| once() == first));
+}
+
+/// A database that knows a container and a program.
+#[derive(Debug)]
+struct Database;
+
+impl Renderer for Database {
+    fn renders(&self, _: RuntimeKind) -> bool {
+        true
+    }
+    fn ports(&self, _: RuntimeKind) -> BTreeMap<String, u16> {
+        BTreeMap::from([("main".to_owned(), 5432)])
+    }
+    fn render(&self, facts: &Facts) -> Rendering {
+        let password = BTreeMap::from([("PASSWORD".to_owned(), (facts.password.clone(), true))]);
+        match facts.runtime {
+            Docker => Rendering {
+                image: Some("database:16".into()),
+                env: password,
+                volumes: vec![("data".into(), "/var/lib/database".into())],
+                stop_signal: Some("SIGINT".into()),
+                host_config: BTreeMap::from([("ShmSize".to_owned(), json!(1 << 26))]),
+                ..Rendering::default()
+            },
+            AsProcess => Rendering {
+                command: vec!["database".into(), "-p".into(), facts.ports["main"].clone()],
+                env: password,
+                ..Rendering::default()
+            },
+        }
+    }
+    fn outputs(&self, facts: &Facts, address: &Address) -> BTreeMap<String, (String, bool)> {
+        let url = format!("database://app:{}@{}:{}/app", facts.password, address.host, address.ports["main"]);
+        BTreeMap::from([("url".to_owned(), (url, true)), ("host".to_owned(), (address.host.clone(), false))])
+    }
+}
+
+fn with_database() -> Loaded {
+    let mut loaded = shop();
+    let module = Module {
+        name: "database".into(),
+        version: "16.2.0".into(),
+        source: "built-in".into(),
+        renderer: Arc::new(Database),
+    };
+    loaded.modules.insert("db".to_owned(), module);
+    loaded.manifest.resources =
+        map([("db", Resource { uses: spanned("database@16".to_owned()), ..Resource::default() })]);
+    for name in ["api", "web"] {
+        let service = &mut loaded.manifest.services[name].value;
+        service.env.insert("DB".into(), entry(reference(Scope::Resources, &["db", "url"], None)));
+    }
+    loaded
+}
+
+#[test]
+fn resources_are_units_of_their_module() {
+    let resolved = up(&with_database(), Docker, |_| ());
+    assert!(resolved.is_usable(), "{:#?}", resolved.diagnostics);
+    let units = &resolved.application.units;
+    let password = env(&resolved, "db", "PASSWORD").to_owned();
+    assert_eq!(password.len(), 26);
+    assert_eq!(env(&resolved, "api", "DB"), format!("database://app:{password}@db:5432/app"));
+    assert_eq!(env(&resolved, "web", "DB"), format!("database://app:{password}@127.0.0.1:40001/app"));
+    assert!(units["api"].env["DB"].sensitive && units["db"].env["PASSWORD"].sensitive);
+    assert!(needs(&units["api"]).starts_with("db:Healthy") && needs(&units["migrate"]).starts_with("db:Healthy"));
+    assert_eq!(units["db"].module.as_deref(), Some("database 16.2.0 (built-in)"));
+    let Body::Container(db) = &units["db"].body else { panic!("a container") };
+    assert_eq!(db.volumes, [("db-data".to_owned(), "/var/lib/database".to_owned())]);
+    assert_eq!((&db.create["StopSignal"], &db.create["HostConfig"]["ShmSize"]), (&json!("SIGINT"), &json!(1 << 26)));
+    let process = up(&with_database(), AsProcess, |_| ());
+    let Body::Process(db) = &process.application.units["db"].body else { panic!("a process") };
+    assert_eq!(db.argv, plan::application::Argv::List(vec!["database".into(), "-p".into(), "40001".into()]));
+}
+
+#[test]
+fn a_new_password_or_port_is_no_change_of_mind() {
+    let hashes = |runtime, bend: fn(&mut Context)| {
+        let application = up(&with_database(), runtime, bend).application;
+        application.units.into_values().map(|unit| (unit.name, unit.hash)).collect::<BTreeMap<_, _>>()
+    };
+    for runtime in [Docker, AsProcess] {
+        let first = hashes(runtime, |_| ());
+        assert_eq!(hashes(runtime, |context| context.password_seed = "other".into()), first);
+        assert_eq!(hashes(runtime, |context| context.ports.values_mut().for_each(|port| *port += 1)), first);
+    }
+}
+
+#[test]
+fn an_unknown_output_is_told_with_the_nearest() {
+    let mut loaded = with_database();
+    let env = &mut loaded.manifest.services["api"].value.env;
+    env.insert("BAD".into(), entry(reference(Scope::Resources, &["db", "ulr"], None)));
+    let resolved = up(&loaded, Docker, |_| ());
+    let words: Vec<_> =
+        resolved.diagnostics.iter().filter(|found| found.code.0 == "PD0251").map(|found| &found.message).collect();
+    assert_eq!(words, ["unknown output `ulr` (nearest: `url`) of resource `db`"]);
 }

@@ -7,7 +7,8 @@ use manifest::model::{Job, Manifest, PortProtocol, Resource, Runtime, Service};
 
 use super::runtimes;
 use crate::application::{Role, RuntimeKind, UnitName};
-use crate::load::{Loaded, Module};
+use crate::load::Loaded;
+use crate::module::Module;
 use crate::resolve::PortWish;
 
 pub(super) struct Draft<'a> {
@@ -59,6 +60,7 @@ impl Draft<'_> {
                 })
                 .collect(),
             Kind::Resource(_, module) => module
+                .renderer
                 .ports(self.runtime)
                 .into_iter()
                 .map(|(name, inside)| (name, WishedPort { inside, fixed: None, protocol: PortProtocol::Tcp }))

@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use manifest::model;
-use manifest::{Diagnostic, Severity};
 
 use super::units::Builder;
 use crate::application::{Argv, Check, Health, PortProtocol, Probe, ReadyCheck};
-use crate::guardrails;
-use crate::nearest::nearest;
 
 pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 pub(super) const STAYS_UP: Duration = Duration::from_millis(300);
@@ -48,17 +45,16 @@ fn probe(builder: &mut Builder<'_, '_>, written: &model::Probe, which: &str) -> 
     let path = format!("{}.health.{which}", builder.draft.path);
     let check = match &written.check {
         model::Check::Http { path: url_path, port, host, headers, status } => Check::Http {
-            port: port_name(builder, port.as_ref(), written, &path)?,
+            port: port_name(builder, port.as_ref())?,
             path: url_path.value.clone(),
             host: host.clone(),
             headers: headers.clone(),
             status: status.clone(),
         },
-        model::Check::Tcp { port } => Check::Tcp { port: port_name(builder, port.as_ref(), written, &path)? },
-        model::Check::Grpc { port, service } => Check::Grpc {
-            port: port_name(builder, port.as_ref(), written, &path)?,
-            service: service.clone().unwrap_or_default(),
-        },
+        model::Check::Tcp { port } => Check::Tcp { port: port_name(builder, port.as_ref())? },
+        model::Check::Grpc { port, service } => {
+            Check::Grpc { port: port_name(builder, port.as_ref())?, service: service.clone().unwrap_or_default() }
+        }
         model::Check::Exec { command } => {
             let argv = builder.command(command, &path);
             Check::Exec { argv: argv.map_or(Argv::List(Vec::new()), |argv| argv.text()) }
@@ -73,38 +69,14 @@ fn probe(builder: &mut Builder<'_, '_>, written: &model::Probe, which: &str) -> 
     })
 }
 
-/// A port is meant by name or by number; without either it is the main one. None after saying why.
-fn port_name(
-    builder: &mut Builder<'_, '_>,
-    wanted: Option<&manifest::Spanned<String>>,
-    probe: &model::Probe,
-    path: &str,
-) -> Option<String> {
-    let (span, message) = match wanted {
-        None => match builder.world.main_port(&builder.draft.name) {
-            Some(main) => return Some(main.to_owned()),
-            None => (probe.span, format!("a health check needs a port, and `{}` has none", builder.draft.name)),
-        },
-        Some(wanted) => {
-            let service = builder.draft.service();
-            let by_number = |number: u16| {
-                let ports = &service?.ports;
-                ports.iter().find(|(_, port)| port.value.number.value == number).map(|(name, _)| name.clone())
-            };
-            if builder.ports.contains_key(&wanted.value) {
-                return Some(wanted.value.clone());
-            }
-            if let Some(name) = wanted.value.parse().ok().and_then(by_number) {
-                return Some(name);
-            }
-            let near = nearest(&wanted.value, builder.ports.keys().map(String::as_str));
-            let near = near.map(|near| format!(" (nearest: `{near}`)")).unwrap_or_default();
-            (wanted.span, format!("`{}` has no port `{}`{near}", builder.draft.name, wanted.value))
-        }
-    };
-    let help = "Name one of the unit's `ports`, or add the port.";
-    builder
-        .diagnostics
-        .push(Diagnostic::new(guardrails::PORT_MISSING, Severity::Error, span, message).at(path).help(help));
-    None
+/// A port is meant by name or by number; without either it is the main one. What is not there was told by the reader
+/// of the manifest.
+fn port_name(builder: &Builder<'_, '_>, wanted: Option<&manifest::Spanned<String>>) -> Option<String> {
+    let Some(wanted) = wanted else { return builder.world.main_port(&builder.draft.name).map(str::to_owned) };
+    if builder.ports.contains_key(&wanted.value) {
+        return Some(wanted.value.clone());
+    }
+    let number: u16 = wanted.value.parse().ok()?;
+    let mut ports = builder.draft.service()?.ports.iter();
+    ports.find(|(_, port)| port.value.number.value == number).map(|(name, _)| name.clone())
 }

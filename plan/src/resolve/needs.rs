@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use manifest::model::{Map, Need, When};
-use manifest::{Diagnostic, Severity, Span};
+use manifest::{Diagnostic, Severity};
 
 use super::draft::{Draft, Kind};
 use super::references::References;
 use crate::application::{Application, Body, Condition, ImageSource, Role, RuntimeKind, UnitName};
 use crate::codes;
-use crate::nearest::nearest;
 
 #[derive(Default)]
 pub(super) struct Links {
@@ -36,7 +35,6 @@ pub(super) fn link(
             unit.needs = written;
         }
     }
-    cycles(drafts, application, diagnostics);
     for (name, references) in &links.found {
         for resource in &references.resources {
             imply(application, name, resource, Condition::Healthy);
@@ -66,13 +64,8 @@ fn written(
     let mut needs = BTreeMap::new();
     for (name, entry) in needs_of(draft) {
         let path = format!("{}.needs.{name}", draft.path);
-        let Some(needed) = drafts.iter().find(|other| other.name == *name) else {
-            let near = nearest(name, drafts.iter().map(|other| other.name.as_str()));
-            let near = near.map(|near| format!(" (nearest: `{near}`)")).unwrap_or_default();
-            let message = format!("nothing here is called `{name}`{near}");
-            diagnostics.push(Diagnostic::new(codes::NEED_UNKNOWN, Severity::Error, entry.key, message).at(path));
-            continue;
-        };
+        // Unknown names are told by the reader of the manifest.
+        let Some(needed) = drafts.iter().find(|other| other.name == *name) else { continue };
         let condition = entry.value.condition;
         if let Some((message, help)) = impossible(needed, condition) {
             diagnostics.push(
@@ -158,57 +151,6 @@ fn image_of(body: &Body) -> Option<&ImageSource> {
         Body::Container(container) => Some(&container.image),
         Body::Process(_) => None,
     }
-}
-
-/// Each circle of written needs is told once, at the need that closes it.
-fn cycles(drafts: &[Draft<'_>], application: &mut Application, diagnostics: &mut Vec<Diagnostic>) {
-    for draft in drafts {
-        let needs: Vec<UnitName> =
-            application.units.get(&draft.name).map(|unit| unit.needs.keys().cloned().collect()).unwrap_or_default();
-        for needed in needs {
-            let Some(way) = way(application, &needed, &draft.name) else { continue };
-            let span = needs_of(draft).get(&needed).map_or(Span::default(), |entry| entry.key);
-            let circle = format!("`{}` needs `{}`", draft.name, way.join("` needs `"));
-            diagnostics.push(
-                Diagnostic::new(
-                    codes::NEEDS_CYCLE,
-                    Severity::Error,
-                    span,
-                    format!("these wait for each other for ever: {circle}"),
-                )
-                .at(format!("{}.needs.{needed}", draft.path))
-                .help("Take one of these needs away."),
-            );
-            // With the closing need gone the rest can still be planned and no circle is told twice.
-            if let Some(unit) = application.units.get_mut(&draft.name) {
-                unit.needs.remove(&needed);
-            }
-        }
-    }
-}
-
-/// The names from `from` to `to` along the needs.
-fn way(application: &Application, from: &str, to: &str) -> Option<Vec<UnitName>> {
-    fn search(
-        application: &Application,
-        at: &str,
-        to: &str,
-        seen: &mut BTreeSet<UnitName>,
-        way: &mut Vec<UnitName>,
-    ) -> bool {
-        way.push(at.to_owned());
-        if at == to {
-            return true;
-        }
-        let unit = application.units.get(at).filter(|_| seen.insert(at.to_owned()));
-        let found = unit.is_some_and(|unit| unit.needs.keys().any(|next| search(application, next, to, seen, way)));
-        if !found {
-            way.pop();
-        }
-        found
-    }
-    let mut names = Vec::new();
-    search(application, from, to, &mut BTreeSet::new(), &mut names).then_some(names)
 }
 
 /// Containers call processes by name; the driver has to know the names.

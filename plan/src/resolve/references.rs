@@ -223,7 +223,8 @@ impl<'w, 'a> Reader<'w, 'a> {
     fn secret(&mut self, name: &str) -> Result<Value, Unresolved> {
         let declared = &self.world.loaded.manifest.secrets;
         if !declared.contains_key(name) {
-            return Err(Unresolved::unknown("secret", name, declared.keys().map(String::as_str)));
+            // The reader of the manifest told it, with the same nearest name.
+            return Ok(Value::default());
         }
         self.found.secrets.insert(name.to_owned());
         Ok(match self.consumer.runtime {

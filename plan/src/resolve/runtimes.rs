@@ -7,7 +7,7 @@ use manifest::{Diagnostic, Severity, Span, Spanned};
 use super::draft::kind_of;
 use crate::application::RuntimeKind;
 use crate::codes;
-use crate::load::Module;
+use crate::module::Module;
 
 pub(super) struct Chooser<'a> {
     pub(super) manifest: &'a Manifest,
@@ -62,12 +62,12 @@ impl Chooser<'_> {
         module: &Module,
     ) -> RuntimeKind {
         let wanted = self.wanted(path, resource.runtime.as_ref());
-        if module.renders(wanted) {
+        if module.renderer.renders(wanted) {
             return wanted;
         }
         let other = if wanted == RuntimeKind::Docker { RuntimeKind::Process } else { RuntimeKind::Docker };
-        let module_name = module.name();
-        if !module.renders(other) {
+        let module_name = &module.name;
+        if !module.renderer.renders(other) {
             let message = format!("module `{module_name}` of `{name}` runs neither in Docker nor as a process");
             self.diagnostics.push(Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, key, message).at(path));
             return wanted;
