@@ -10,7 +10,7 @@ case "${1:-}" in -*) set -- postgres "$@" ;; esac
 if [ "$(id -u)" = 0 ]; then
   mkdir -p "$PGDATA" && chmod 0700 "$PGDATA"
   find "$PGDATA" \! -user postgres -exec chown postgres:postgres '{}' +
-  exec setpriv --reuid postgres --regid postgres --init-groups "$BASH_SOURCE" "$@"
+  exec setpriv --reuid postgres --regid postgres --init-groups "${BASH_SOURCE[0]}" "$@"
 fi
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
