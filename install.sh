@@ -13,6 +13,7 @@ usage: ./install.sh [options]
   --no-static      link with the system's C library even where a static binary could be built
   --uninstall      stop all previews and the agent, and remove what was installed; data stays
   --purge          with --uninstall: remove data volumes, state, caches and configuration as well
+  --force          with --uninstall: go on even if previews cannot be stopped
   --dry-run        say what would be done, and do nothing
   --help           this text
 TEXT
@@ -30,7 +31,7 @@ act() {
   if [ "$dry_run" = yes ]; then say "would run: $*"; else "$@"; fi
 }
 
-prefix='' bin_dir='' binary='' static=yes uninstall=no purge=no dry_run=no
+prefix='' bin_dir='' binary='' static=yes uninstall=no purge=no force=no dry_run=no
 while [ $# -gt 0 ]; do
   case $1 in
     --prefix | --bin-dir | --binary)
@@ -44,13 +45,14 @@ while [ $# -gt 0 ]; do
     --no-static) static=no ;;
     --uninstall) uninstall=yes ;;
     --purge) purge=yes ;;
+    --force) force=yes ;;
     --dry-run) dry_run=yes ;;
     -h | --help) usage; exit 0 ;;
     *) fail "unknown option \`$1\`" "See ./install.sh --help." ;;
   esac
   shift
 done
-[ "$purge" = no ] || [ "$uninstall" = yes ] || fail "--purge goes with --uninstall"
+if [ "$uninstall" = no ] && [ "$purge$force" != nono ]; then fail "--purge and --force go with --uninstall"; fi
 
 home=${HOME:-}
 if [ -z "$prefix" ]; then
@@ -86,10 +88,11 @@ stop_everything() {
   # Previews first: without the agent nobody would know how to stop them.
   set -- down --all --quiet
   [ "$purge" = no ] || set -- "$@" --volumes
-  act "$installed" "$@" </dev/null ||
-    fail "not all previews could be stopped, so nothing was removed" \
-      "\`pdev ls\` shows what runs; run this again when it is gone."
-  act "$installed" agent stop </dev/null || fail "the agent could not be stopped, so nothing was removed"
+  if act "$installed" "$@" </dev/null && act "$installed" agent stop </dev/null; then return 0; fi
+  [ "$force" = yes ] ||
+    fail "previews or the agent could not be stopped, so nothing was removed" \
+      "\`pdev ls\` shows what runs; run this again when it is gone, or add --force to leave it running."
+  say "previews or the agent could not be stopped; going on because of --force"
 }
 
 remove() {

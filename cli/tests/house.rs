@@ -179,8 +179,11 @@ fn nothing_is_left_for_later() {
 fn each_code_has_its_page_and_each_page_its_code() {
     let mut codes = BTreeMap::new();
     for (path, text) in sources().into_iter().filter(|(path, _)| !in_tests(path)) {
-        for part in code(&text).split("Code(\"PD").skip(1) {
+        for part in code(&text).split("\"PD").skip(1) {
             let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
+            if digits.len() < 3 || !part[digits.len()..].starts_with('"') {
+                continue;
+            }
             codes.entry(format!("PD{digits}")).or_insert(path.clone());
         }
     }

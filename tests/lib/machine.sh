@@ -1,0 +1,115 @@
+# What the tests need of the machine: packages, tools of the toolchain, a container engine. Sourced by tests/run.
+# shellcheck shell=bash disable=SC2154
+
+# "what has to be there" -> the Debian package that brings it.
+needed_packages() {
+  has() { command -v "$1" >/dev/null 2>&1; }
+  has cc || echo gcc libc6-dev
+  has git || echo git
+  has curl || echo curl
+  has perl || echo perl
+  has docker || echo docker.io
+  has dockerd || has docker || echo docker.io
+  has iptables || echo iptables
+  has mmdebstrap || echo mmdebstrap
+  has musl-gcc || echo musl-tools
+  has shellcheck || echo shellcheck
+  has node || echo nodejs
+  has redis-server || echo redis-server
+  compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
+  /usr/bin/python3 -c 'import psycopg2' 2>/dev/null || echo python3-psycopg2
+  /usr/bin/python3 -c 'import redis' 2>/dev/null || echo python3-redis
+}
+
+install_packages() {
+  local missing
+  # A test must not fail because an earlier one filled /usr/sbin into somebody else's PATH only.
+  PATH=$PATH:/usr/sbin:/sbin
+  mapfile -t missing < <(needed_packages | tr ' ' '\n' | sort -u)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    skip "machine: not installed, because this is not root on Debian or Ubuntu: ${missing[*]}"
+    return 0
+  fi
+  echo "installing: ${missing[*]}"
+  # RUNLEVEL=1 keeps the packages from starting servers that nobody asked for.
+  local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -y -o Dpkg::Use-Pty=0)
+  if ! timeout 900 "${apt[@]}" install --no-install-recommends "${missing[@]}" >"$logs/apt.log" 2>&1 </dev/null; then
+    # The usual reason on a fresh machine: there is no package list yet, or an old one.
+    timeout 300 "${apt[@]}" update >>"$logs/apt.log" 2>&1 </dev/null
+    if ! timeout 900 "${apt[@]}" install --no-install-recommends "${missing[@]}" >>"$logs/apt.log" 2>&1 </dev/null; then
+      skip "machine: could not be installed (see $logs/apt.log): ${missing[*]}"
+      tail -n 5 "$logs/apt.log"
+    fi
+  fi
+}
+
+install_toolchain() {
+  if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then PATH=$HOME/.cargo/bin:$PATH; fi
+  command -v cargo >/dev/null || { echo "tests/run: cargo is not found; install Rust from https://rustup.rs" >&2; exit 2; }
+  if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+    if command -v rustup >/dev/null; then rustup -q component add rustfmt clippy >/dev/null 2>&1; fi
+  fi
+}
+
+engine_pid=''
+
+engine_answers() { timeout 10 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
+
+# Uses the engine that answers; otherwise starts one with folders of its own, so that no other engine is touched.
+start_engine() {
+  [ -z "${engine_tried:-}" ] || return 0
+  engine_tried=yes
+  if ! command -v docker >/dev/null; then
+    skip "machine: no container engine: the docker command is not installed"
+    return 0
+  fi
+  if engine_answers; then
+    echo "engine: $(docker version --format '{{.Server.Version}}'), already there"
+  elif [ "$(id -u)" != 0 ] || ! command -v dockerd >/dev/null; then
+    skip "machine: no container engine answers, and only root with dockerd can start one"
+    return 0
+  else
+    start_own_engine || return 0
+  fi
+  if ! timeout 900 "$here/images/build" >"$logs/images.log" 2>&1 </dev/null; then
+    skip "machine: base images could not be made (see $logs/images.log): $(tail -n 1 "$logs/images.log")"
+  fi
+  sed -n '/^images: /p' "$logs/images.log"
+}
+
+start_own_engine() {
+  local folder=$scratch/engine deadline
+  mkdir -p "$folder" "$cache/engine"
+  export DOCKER_HOST=unix://$folder/docker.sock
+  # A session of its own, or Ctrl-C would end it before the tests have cleaned up.
+  setsid dockerd --data-root "$cache/engine" --exec-root "$folder/exec" --pidfile "$folder/pid" --host "$DOCKER_HOST" \
+    >"$logs/dockerd.log" 2>&1 </dev/null &
+  engine_pid=$!
+  deadline=$((SECONDS + 60))
+  until engine_answers; do
+    if ! kill -0 "$engine_pid" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
+      skip "machine: dockerd does not come up (see $logs/dockerd.log): $(grep -v '^time=.*level=info' "$logs/dockerd.log" | tail -n 1)"
+      stop_engine
+      unset DOCKER_HOST
+      return 1
+    fi
+    pause 0.2
+  done
+  echo "engine: $(docker version --format '{{.Server.Version}}'), started for these tests"
+}
+
+stop_engine() {
+  [ -n "$engine_pid" ] || return 0
+  local deadline=$((SECONDS + 20))
+  kill -TERM "$engine_pid" 2>/dev/null
+  while kill -0 "$engine_pid" 2>/dev/null; do
+    if [ $SECONDS -ge $deadline ]; then kill -KILL "$engine_pid" 2>/dev/null; break; fi
+    pause 0.1
+  done
+  wait "$engine_pid" 2>/dev/null
+  engine_pid=''
+}
+
+# Between two looks at something that has no event to wait for.
+pause() { read -r -t "$1" <>"$nothing_ever" || :; }
