@@ -1,7 +1,9 @@
 //! Is somebody else already listening where this unit is to be reached?
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::path::Path;
 
 use plan::application::Unit;
 
@@ -26,4 +28,25 @@ fn taken(unit: &Unit, name: &str, port: u16) -> Problem {
     let which = if name == "main" { "port".to_owned() } else { format!("port `{name}`") };
     let message = format!("{which} `{port}` of `{}` is taken", unit.name);
     Problem::new(ProblemKind::PortTaken, message).hint("End the program that listens there, or choose another port.")
+}
+
+/// How much of the log's end is looked at.
+const END: u64 = 4096;
+
+/// A program that ended with a complaint about a taken port, in its own words. Lines of earlier runs do not count.
+pub(super) fn complaint(log: &Path, started_at: i64) -> Option<String> {
+    let mut file = File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(END))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(END).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().rev().find_map(|line| {
+        let mut parts = line.splitn(3, ' ');
+        let at: i64 = parts.next()?.parse().ok()?;
+        let words = parts.nth(1)?.trim();
+        let lower = words.to_ascii_lowercase();
+        let complains = lower.contains("address already in use") || lower.contains("eaddrinuse");
+        (at >= started_at && complains).then(|| words.chars().take(300).collect())
+    })
 }

@@ -37,9 +37,7 @@ impl Connection {
         let path = socket(&places.runtime);
         let stream = match UnixStream::connect(&path).await {
             Ok(stream) => stream,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-                return Ok(None);
-            }
+            Err(error) if nobody(&error) => return Ok(None),
             Err(error) => return Err(Problem::io(format!("cannot reach the keeper at `{}`", path.display()), &error)),
         };
         let me = rustix::process::geteuid().as_raw();
@@ -49,7 +47,13 @@ impl Connection {
             return Err(Problem::new(ProblemKind::Denied, message));
         }
         let mut connection = Self { stream: BufReader::new(stream) };
-        let Some(greeting) = connection.hear::<Greeting>(ANSWER_MAX).await? else { return Ok(None) };
+        let greeting = match connection.hear::<Greeting>(ANSWER_MAX).await {
+            Ok(Some(greeting)) => greeting,
+            // It was just leaving.
+            Ok(None) => return Ok(None),
+            Err(problem) if problem.kind == ProblemKind::Unavailable => return Ok(None),
+            Err(problem) => return Err(problem),
+        };
         if greeting.pdev_keeper != PROTOCOL {
             let message = format!("the keeper speaks version `{}`, this pdev {PROTOCOL}", greeting.pdev_keeper);
             let hint = "Run `pdev down` with the version of pdev that started this preview, then `pdev up` again.";
@@ -95,6 +99,12 @@ impl Connection {
         self.say(request, &[]).await?;
         self.hear(patience).await?.ok_or_else(|| gone(&io::ErrorKind::UnexpectedEof.into()))
     }
+}
+
+/// No socket, or one whose keeper is gone or just leaving.
+fn nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset)
 }
 
 fn gone(error: &io::Error) -> Problem {

@@ -10,7 +10,7 @@ use super::keeper::now_milliseconds;
 use rustix::process::Signal;
 
 use super::kernel::{self, Identity, Stat, Table};
-use super::record::{ExitRecord, KeeperRecord, Recorded, Records};
+use super::record::{Durable, ExitRecord, KeeperRecord, Recorded, Records};
 
 /// Killed processes are gone within this, or stuck in the kernel.
 const DYING_MAX: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ pub(crate) fn clean(records: &Records) -> io::Result<()> {
         let error = Some(why(&keeper));
         let exit = ExitRecord { code: None, signal: Some(9), error, at: Some(now_milliseconds()) };
         unit.state = Recorded::Exited { started_at, exit };
-        records.write_unit(&unit)?;
+        records.write_unit(&unit, Durable::No)?;
     }
     Ok(())
 }

@@ -114,6 +114,9 @@ impl Records {
     }
 
     pub(crate) fn write_preview(&self, record: &PreviewRecord) -> io::Result<()> {
+        if self.preview()?.as_ref() == Some(record) {
+            return Ok(());
+        }
         write(&self.state.join("process.json"), record, Durable::Yes)
     }
 
@@ -121,10 +124,9 @@ impl Records {
         read(&self.unit_file(unit))
     }
 
-    /// A running process's record matters within this boot only, and the page cache survives any kill -9; an exit
-    /// (a job that need not run again) is worth the disk's round trip.
-    pub(crate) fn write_unit(&self, record: &UnitRecord) -> io::Result<()> {
-        let durable = if matches!(record.state, Recorded::Running { .. }) { Durable::No } else { Durable::Yes };
+    /// The page cache survives any kill -9, and a running process's record matters within this boot only. What is
+    /// worth the disk's round trip is that a job succeeded, because it would run again after a power cut.
+    pub(crate) fn write_unit(&self, record: &UnitRecord, durable: Durable) -> io::Result<()> {
         write(&self.unit_file(&record.unit), record, durable)
     }
 

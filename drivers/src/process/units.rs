@@ -17,9 +17,9 @@ use super::connection::{ANSWER_MAX, Connection};
 use super::keeper::{now_milliseconds, take_lock};
 use super::launch::{Launcher, give};
 use super::prepare::built_identity;
-use super::record::{PreviewRecord, Recorded, Records, StopRecord, UnitRecord};
+use super::record::{Durable, PreviewRecord, Recorded, Records, StopRecord, UnitRecord};
 use super::wire::{Answer, Event, Request, Spawn};
-use super::{ProcessDriver, blocking, leftovers};
+use super::{ProcessDriver, blocking, kernel, leftovers};
 use crate::driver::{Performed, Places, Problem, ProblemKind, RuntimeEvent, Scope};
 
 impl ProcessDriver {
@@ -35,6 +35,10 @@ impl ProcessDriver {
                 return Err(Problem::new(ProblemKind::Refused, message));
             }
         }
+        if kernel::signal_named(&unit.stop.signal).is_none() {
+            let message = format!("unknown stop signal `{}` of `{}`", unit.stop.signal, unit.name);
+            return Err(Problem::new(ProblemKind::Refused, message).hint("Use a name such as `SIGTERM` or `SIGINT`."));
+        }
         let launcher = Launcher::new(scope, unit, &self.inherited)?;
         launcher.spawn(&launcher.spec.argv, &launcher.folder()?)?;
         self.initialise(scope, &launcher).await?;
@@ -47,7 +51,8 @@ impl ProcessDriver {
             stop: stop_record(&unit.stop),
             state: Recorded::Created,
         };
-        let written = records.write_preview(&preview_record(scope)).and_then(|()| records.write_unit(&record));
+        let written =
+            records.write_preview(&preview_record(scope)).and_then(|()| records.write_unit(&record, Durable::No));
         written.map_err(|error| Problem::io(format!("cannot record `{}`", unit.name), &error))?;
         Ok(Performed { handle: Some(record.handle), ..Performed::default() })
     }

@@ -2,6 +2,8 @@
 
 mod bench;
 mod life;
+mod measure;
 mod output;
 mod prepare;
 mod promises;
+mod rough;

@@ -81,22 +81,27 @@ pub(crate) enum Order {
 /// Runs a keeper to its end. Arguments: the preview's runtime folder and its state folder.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments.into_iter();
-    let (Some(runtime), Some(state)) = (arguments.next(), arguments.next()) else {
+    let (Some(runtime_folder), Some(state)) = (arguments.next(), arguments.next()) else {
         return failed("usage: keeper <runtime dir> <state dir>");
     };
     detach();
-    let home = match Home::claim(PathBuf::from(runtime), Records::new(Path::new(&state))) {
-        Ok(Some(home)) => home,
-        Ok(None) => return last_word(BUSY),
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the keeper cannot begin: {error}")),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let outcome = runtime.and_then(|runtime| runtime.block_on(home.run()));
-    home.leave();
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    match runtime.block_on(keep(PathBuf::from(runtime_folder), Records::new(Path::new(&state)))) {
+        Ok(code) => code,
         Err(error) => failed(&format!("the keeper ended: {error}")),
     }
+}
+
+async fn keep(runtime: PathBuf, records: Records) -> io::Result<ExitCode> {
+    // Before anyone can find this process by its record and signal it: unhandled, a hangup would end it.
+    let signals = Signals::new()?;
+    let Some(home) = Home::claim(runtime, records)? else { return Ok(last_word(BUSY)) };
+    let outcome = home.run(signals).await;
+    home.leave();
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 fn failed(message: &str) -> ExitCode {
@@ -145,8 +150,7 @@ impl Home {
         Ok(Some(Self { records, runtime, record, _lock: lock }))
     }
 
-    async fn run(&self) -> io::Result<()> {
-        let mut signals = Signals::new()?;
+    async fn run(&self, mut signals: Signals) -> io::Result<()> {
         let mut listener = self.bind()?;
         last_word(READY);
         let (mailbox, mut orders) = mpsc::channel(64);
@@ -159,7 +163,10 @@ impl Home {
                 _ = signals.child.recv() => keeper.reap(),
                 _ = signals.terminate.recv() => keeper.terminate(),
                 // The socket's folder was swept away (a logout): its owner asks for a new one.
-                _ = signals.hangup.recv() => listener = self.bind()?,
+                // A socket that is there is left alone: clients may wait in its backlog.
+                _ = signals.hangup.recv() => if !self.socket().exists() {
+                    listener = self.bind()?;
+                },
                 Ok((stream, _)) = listener.accept(), if clients.len() < CLIENTS_MAX => {
                     clients.spawn(socket::serve(stream, self.record.nonce.clone(), mailbox.clone()));
                 }

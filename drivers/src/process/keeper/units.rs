@@ -12,8 +12,9 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::super::clash;
 use super::super::kernel::{self, Identity};
-use super::super::record::{ExitRecord, Recorded, Records, StopRecord, UnitRecord};
+use super::super::record::{Durable, ExitRecord, Recorded, Records, StopRecord, UnitRecord};
 use super::super::wire::{Answer, Event, Spawn};
 use super::Order;
 use super::orphans::Family;
@@ -29,7 +30,7 @@ const DRAINING_MAX: Duration = Duration::from_millis(500);
 /// Between looks at what should be dying; each death also wakes us.
 const LOOK: Duration = Duration::from_millis(20);
 /// A keeper without any unit waits this long for the next order.
-const LINGER: Duration = Duration::from_secs(3);
+const LINGER: Duration = Duration::from_secs(1);
 
 pub(crate) struct Keeper {
     records: Records,
@@ -238,7 +239,7 @@ impl Keeper {
     fn note_running(&self, record: &mut UnitRecord, pid: i32, started_at: i64) -> io::Result<()> {
         let process = Identity::of(pid).ok_or(io::ErrorKind::NotFound)?;
         record.state = Recorded::Running { process, started_at };
-        self.records.write_unit(record)
+        self.records.write_unit(record, Durable::No)
     }
 
     fn exec(
@@ -354,7 +355,7 @@ impl Keeper {
     }
 
     fn finish(&mut self, slot: Slot) {
-        let Phase::Ending { exit, .. } = slot.phase else { return };
+        let Phase::Ending { mut exit, .. } = slot.phase else { return };
         let mut answer = Answer::Done;
         match slot.role {
             Role::Exec { reply } => {
@@ -362,8 +363,12 @@ impl Keeper {
                 self.idle_until = Some(Instant::now() + LINGER);
             }
             Role::Unit { mut record, log, started_at } => {
+                if exit.code.is_some_and(|code| code != 0) {
+                    exit.error = clash::complaint(&self.records.log(&record.unit), started_at);
+                }
                 record.state = Recorded::Exited { started_at, exit: exit.clone() };
-                if let Err(error) = self.records.write_unit(&record) {
+                let durable = if exit.code == Some(0) && slot.kill_at.is_none() { Durable::Yes } else { Durable::No };
+                if let Err(error) = self.records.write_unit(&record, durable) {
                     answer = Answer::Failed { message: format!("cannot record the end of `{}`: {error}", record.unit) };
                 }
                 log.end();
