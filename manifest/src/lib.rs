@@ -4,11 +4,25 @@
 //! This crate has no clock, disk, network or environment; files come through the [`Files`] trait it is handed.
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod check;
+pub mod codes;
+mod decode;
 pub mod diagnostic;
+pub mod fix;
+pub mod layers;
 pub mod model;
+pub mod nearest;
+mod read;
+pub mod reference;
+pub mod schema;
+pub mod spec;
+pub mod syntax;
 pub mod template;
 pub mod text;
+pub mod units;
+mod validate;
 
 pub use diagnostic::{Code, Diagnostic, Fix, Severity};
 pub use model::Manifest;
+pub use read::{FieldDocs, Reading, Selected, Set, field, read, runtime_word, sorted};
 pub use text::{FileId, FileProblem, Files, Sources, Span, Spanned};

@@ -92,6 +92,8 @@ pub struct Service {
     pub size: Size,
     pub needs: Map<Need>,
     pub identity: Option<Spanned<String>>,
+    /// Delivered as files although no placeholder names them.
+    pub secrets: Vec<Spanned<String>>,
     pub security: Security,
     pub watch: Vec<Watch>,
     pub stop: Stop,

@@ -64,3 +64,174 @@ impl Template {
         })
     }
 }
+
+/// What is wrong inside a text with placeholders.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TemplateProblem {
+    pub span: Span,
+    pub words: String,
+}
+
+/// Reads `${...}`. Spans are exact when the text stands in the file as it is (no escapes before the place).
+#[must_use]
+pub fn parse(text: &str, span: Span, quoted: bool) -> (Template, Vec<TemplateProblem>) {
+    let base = span.start as usize + usize::from(quoted);
+    let at = |from: usize, to: usize| Span::new(span.file, base + from, base + to);
+    let mut parts = Vec::new();
+    let mut problems = Vec::new();
+    let mut literal = String::new();
+    let mut rest = 0;
+    while let Some(dollar) = text[rest..].find('$').map(|found| rest + found) {
+        literal.push_str(&text[rest..dollar]);
+        let after = &text[dollar + 1..];
+        if after.starts_with('$') {
+            literal.push('$');
+            rest = dollar + 2;
+        } else if after.starts_with('{') {
+            let Some(end) = closing(text, dollar + 2) else {
+                problems.push(TemplateProblem {
+                    span: at(dollar, text.len()),
+                    words: "this placeholder is never closed: `}` is missing".into(),
+                });
+                literal.push_str(&text[dollar..]);
+                rest = text.len();
+                break;
+            };
+            match reference(&text[dollar + 2..end], at(dollar, end + 1)) {
+                Ok(reference) => {
+                    if !literal.is_empty() {
+                        parts.push(Part::Text(std::mem::take(&mut literal)));
+                    }
+                    parts.push(Part::Reference(reference));
+                }
+                Err(words) => problems.push(TemplateProblem { span: at(dollar, end + 1), words }),
+            }
+            rest = end + 1;
+        } else {
+            // A lone dollar is a dollar: shell lines have many.
+            literal.push('$');
+            rest = dollar + 1;
+        }
+    }
+    literal.push_str(&text[rest..]);
+    if !literal.is_empty() {
+        parts.push(Part::Text(literal));
+    }
+    (Template { parts }, problems)
+}
+
+fn closing(text: &str, from: usize) -> Option<usize> {
+    text[from..].find('}').map(|end| from + end)
+}
+
+fn reference(inside: &str, span: Span) -> Result<Reference, String> {
+    let (name, default) = match inside.split_once(":-") {
+        Some((name, default)) => (name.trim(), Some(default.to_owned())),
+        None => (inside.trim(), None),
+    };
+    if name.is_empty() {
+        return Err("this placeholder is empty".into());
+    }
+    let parts: Vec<String> = name.split('.').map(str::to_owned).collect();
+    let fits = |part: &String| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    };
+    if !parts.iter().all(fits) {
+        return Err(format!("`{inside}` cannot be read as a placeholder"));
+    }
+    let [first, path @ ..] = parts.as_slice() else { return Err("this placeholder is empty".into()) };
+    if path.is_empty() {
+        return Ok(Reference { scope: Scope::Env, path: vec![first.clone()], default, span });
+    }
+    let Some(scope) = Scope::parse(first) else {
+        let known = Scope::ALL.map(|(name, _)| name);
+        let near =
+            crate::nearest::nearest(first, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        return Err(format!("unknown scope `{first}` in a placeholder{near} (known: {})", known.join(", ")));
+    };
+    let wanted = scope.path_length();
+    if !wanted.contains(&path.len()) {
+        return Err(format!("`{name}` is incomplete; write {}", scope.example()));
+    }
+    Ok(Reference { scope, path: path.to_vec(), default, span })
+}
+
+impl Scope {
+    pub const ALL: [(&'static str, Self); 9] = [
+        ("resources", Self::Resources),
+        ("services", Self::Services),
+        ("secrets", Self::Secrets),
+        ("identities", Self::Identities),
+        ("vars", Self::Vars),
+        ("env", Self::Env),
+        ("app", Self::App),
+        ("preview", Self::Preview),
+        ("git", Self::Git),
+    ];
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(name, _)| *name == text).map(|(_, scope)| *scope)
+    }
+
+    fn path_length(self) -> std::ops::RangeInclusive<usize> {
+        match self {
+            Self::Resources | Self::Secrets | Self::Identities => 2..=2,
+            Self::Services => 2..=3,
+            _ => 1..=1,
+        }
+    }
+
+    fn example(self) -> &'static str {
+        match self {
+            Self::Resources => "`${resources.NAME.OUTPUT}`, such as `${resources.db.url}`",
+            Self::Services => "`${services.NAME.FIELD}`, such as `${services.api.url}`",
+            Self::Secrets => "`${secrets.NAME.path}`",
+            Self::Identities => "`${identities.NAME.FIELD}`",
+            Self::Vars => "`${vars.NAME}`",
+            Self::Env => "`${env.NAME}`",
+            Self::App => "`${app.name}`",
+            Self::Preview => "`${preview.branch}`",
+            Self::Git => "`${git.commit}`",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::FileId;
+
+    #[test]
+    fn placeholders_are_found_where_they_stand() {
+        let text = "redis://${resources.cache.host}:${resources.cache.port}/$$0${X:-a b}";
+        let (template, problems) = parse(text, Span::new(FileId(0), 100, 100 + text.len()), false);
+        assert_eq!(problems, []);
+        let references: Vec<_> = template.references().collect();
+        assert_eq!(references[0].path, ["cache", "host"]);
+        assert_eq!(
+            &text[references[1].span.start as usize - 100..references[1].span.end as usize - 100],
+            "${resources.cache.port}"
+        );
+        assert_eq!((references[2].scope, references[2].default.as_deref()), (Scope::Env, Some("a b")));
+        assert!(template.parts.contains(&Part::Text("/$0".into())));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        for (text, words) in [
+            ("${resources.db.url", "never closed"),
+            ("${}", "empty"),
+            ("${resorces.db.url}", "did you mean `resources`"),
+            ("${resources.db}", "incomplete"),
+            ("${a b.c}", "cannot be read"),
+        ] {
+            let (_, problems) = parse(text, Span::default(), false);
+            assert!(problems[0].words.contains(words), "{text}: {problems:?}");
+        }
+        assert_eq!(
+            parse("echo $HOME costs 5$", Span::default(), false).0.as_literal().as_deref(),
+            Some("echo $HOME costs 5$")
+        );
+    }
+}

@@ -1,0 +1,438 @@
+//! What the decoded manifest must hold beyond the shape of its values: references between its own parts.
+
+use std::collections::BTreeMap;
+
+use crate::codes;
+use crate::diagnostic::{Code, Diagnostic, Edit, Severity};
+use crate::model::{Check, Command, Health, Manifest, Map, Need, Port, Probe, Runtime, Service};
+use crate::nearest::nearest;
+use crate::template::{Reference, Scope, Template};
+use crate::text::{Span, Spanned};
+use crate::validate::join;
+
+/// Ports that browsers refuse to open (the fetch standard, section 2.9 "bad port").
+const BLOCKED: [u16; 82] = [
+    1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110,
+    111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532,
+    540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061,
+    6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
+];
+
+pub(crate) struct Checker<'a> {
+    pub manifest: &'a Manifest,
+    pub found: Vec<Diagnostic>,
+}
+
+impl Checker<'_> {
+    fn say(&mut self, code: Code, span: Span, path: impl Into<String>, words: impl Into<String>) -> &mut Diagnostic {
+        let severity =
+            codes::ALL.iter().find(|entry| entry.code == code).map_or(Severity::Error, |entry| entry.severity);
+        self.found.push(Diagnostic::new(code, severity, span, words).at(path));
+        let last = self.found.len() - 1;
+        &mut self.found[last]
+    }
+
+    pub fn run(&mut self) {
+        self.names();
+        self.units();
+        self.needs();
+        self.cycles();
+        self.routes();
+        self.host_ports();
+    }
+
+    /// Names become labels of host names: RFC 1123, and short enough for what they are put together into.
+    fn names(&mut self) {
+        let app = &self.manifest.app.name;
+        if !app.value.is_empty() {
+            self.name(&app.value, app.span, "app", 20);
+        }
+        let groups = [
+            ("services", keys(&self.manifest.services)),
+            ("jobs", keys(&self.manifest.jobs)),
+            ("resources", keys(&self.manifest.resources)),
+        ];
+        let mut seen: BTreeMap<String, Span> = BTreeMap::new();
+        for (group, names) in groups {
+            for (name, span) in names {
+                let path = join(group, &name);
+                self.name(&name, span, &path, 30);
+                if let Some(first) = seen.get(&name) {
+                    let first = *first;
+                    let words =
+                        format!("`{name}` names two units; services, jobs and resources share one space of names");
+                    let found = self.say(codes::SAME_NAME, span, path, words);
+                    *found = found.clone().related(first, "the first one").help("Rename one of them.");
+                }
+                seen.entry(name).or_insert(span);
+            }
+        }
+    }
+
+    fn name(&mut self, name: &str, span: Span, path: &str, cap: usize) {
+        let fits = name.starts_with(|first: char| first.is_ascii_lowercase())
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !name.ends_with('-');
+        if fits && name.len() <= cap {
+            return;
+        }
+        let words = if fits {
+            format!("`{name}` has {} characters; at most {cap} fit into a host name", name.len())
+        } else {
+            format!("`{name}` cannot be part of a host name")
+        };
+        let found = self.say(codes::BAD_NAME, span, path, words);
+        found.help =
+            Some(format!("Use lower-case letters, digits and dashes, beginning with a letter, at most {cap}."));
+    }
+
+    fn units(&mut self) {
+        for (name, entry) in &self.manifest.services {
+            let path = join("services", name);
+            let service = &entry.value;
+            self.service(service, entry.key, &path, false);
+            if let Some(replicas) = service.replicas.as_ref().filter(|count| count.value > 1)
+                && self.runtime_of(service) != Some(Runtime::Kubernetes)
+            {
+                let words = format!("`replicas: {}` works on Kubernetes only; here one copy runs", replicas.value);
+                let found = self.say(codes::BAD_VALUE, replicas.span, join(&path, "replicas"), words);
+                found.severity = Severity::Warning;
+                found.help = Some("Move it into an environment with `runtime: kubernetes`.".into());
+            }
+        }
+        for (name, entry) in &self.manifest.jobs {
+            let path = join("jobs", name);
+            let job = &entry.value;
+            self.service(&job.body, entry.key, &path, job.service.is_some());
+            if let Some(service) =
+                job.service.as_ref().filter(|service| !self.manifest.services.contains_key(&service.value))
+            {
+                let known = self.manifest.services.keys().map(String::as_str);
+                self.unknown(codes::UNKNOWN_JOB_SERVICE, service, &join(&path, "service"), "service", known);
+            }
+        }
+        for (name, entry) in &self.manifest.resources {
+            if entry.value.uses.value.is_empty() {
+                let found = self.say(
+                    codes::MISSING_KEY,
+                    entry.key,
+                    join("resources", name),
+                    format!("the resource `{name}` does not say what it `uses`"),
+                );
+                found.help = Some(format!("Write for example `{name}: {{ uses: postgres@16 }}`."));
+            }
+        }
+        for (name, entry) in &self.manifest.vars {
+            self.references(&entry.value, &join("vars", name));
+        }
+    }
+
+    fn runtime_of(&self, service: &Service) -> Option<Runtime> {
+        service.runtime.as_ref().or(self.manifest.environment.runtime.as_ref()).map(|runtime| runtime.value)
+    }
+
+    fn service(&mut self, service: &Service, key: Span, path: &str, inherits: bool) {
+        let process_command = service.process.as_ref().is_some_and(|process| process.command.is_some());
+        let runs = service.image.is_some() || service.build.is_some() || service.command.is_some() || process_command;
+        if !runs && !inherits {
+            let name = path.rsplit('.').next().unwrap_or_default();
+            let found = self.say(codes::NO_SOURCE, key, path, format!("nothing says what `{name}` runs"));
+            found.help = Some("Give it a `build`, an `image`, or a `process` with a command.".into());
+        }
+        self.health(&service.health, &service.ports, inherits, path);
+        for (name, port) in &service.ports {
+            if BLOCKED.contains(&port.value.number.value)
+                && matches!(port.value.protocol, crate::model::PortProtocol::Http)
+                && port.value.host.is_some()
+            {
+                self.say(
+                    codes::BLOCKED_PORT,
+                    port.value.number.span,
+                    format!("{path}.ports.{name}"),
+                    format!("browsers refuse to open port {}", port.value.number.value),
+                );
+            }
+        }
+        self.paths(service, path);
+        self.identities_and_secrets(service, path);
+        for (name, entry) in &service.env {
+            self.references(&entry.value.value, &format!("{path}.env.{name}"));
+            self.literal(name, &entry.value, &format!("{path}.env.{name}"));
+        }
+        if let Some(process) = &service.process {
+            for (name, entry) in &process.env {
+                self.references(&entry.value.value, &format!("{path}.process.env.{name}"));
+            }
+            process.command.iter().for_each(|command| self.command(command, &format!("{path}.process.command")));
+        }
+        service.command.iter().for_each(|command| self.command(command, &join(path, "command")));
+        service.entrypoint.iter().for_each(|command| self.command(command, &join(path, "entrypoint")));
+        service.image.iter().for_each(|image| self.references(&image.value, &join(path, "image")));
+    }
+
+    fn command(&mut self, command: &Command, path: &str) {
+        match command {
+            Command::Arguments(words) => words.iter().for_each(|word| self.references(&word.value, path)),
+            Command::Shell(line) => self.references(&line.value, path),
+        }
+    }
+
+    fn health(&mut self, health: &Health, ports: &Map<Port>, inherits: bool, path: &str) {
+        for (name, probe) in [("ready", &health.ready), ("live", &health.live)] {
+            if let Some(probe) = probe {
+                self.probe(probe, ports, inherits, &format!("{path}.health.{name}"));
+            }
+        }
+    }
+
+    fn probe(&mut self, probe: &Probe, ports: &Map<Port>, inherits: bool, path: &str) {
+        let wanted = match &probe.check {
+            Check::Http { path: target, port, .. } => {
+                if !target.value.starts_with('/') {
+                    let found = self.say(
+                        codes::BAD_VALUE,
+                        target.span,
+                        path,
+                        format!("a health path begins with `/`, found `{}`", target.value),
+                    );
+                    let edit = Edit { span: Span { end: target.span.start, ..target.span }, text: "/".into() };
+                    *found = found.clone().fix(format!("write `/{}`", target.value), true, vec![edit]);
+                }
+                port
+            }
+            Check::Tcp { port } | Check::Grpc { port, .. } => port,
+            Check::Exec { .. } => return,
+        };
+        let known = |port: &Spanned<String>| {
+            ports.contains_key(&port.value)
+                || port
+                    .value
+                    .parse()
+                    .is_ok_and(|number: u16| ports.values().any(|entry| entry.value.number.value == number))
+        };
+        match wanted {
+            Some(port) if known(port) => {}
+            Some(port) => {
+                let names = ports.keys().map(String::as_str);
+                self.unknown(codes::UNKNOWN_PORT, port, path, "port", names);
+            }
+            None if ports.is_empty() && !inherits => {
+                let found = self.say(codes::UNKNOWN_PORT, probe.span, path, "this probe has no port to ask");
+                found.help = Some("Say where it listens: `port: 8080`.".into());
+            }
+            None if ports.len() > 1 && !ports.contains_key("main") => {
+                let names = ports.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+                let found = self.say(
+                    codes::UNKNOWN_PORT,
+                    probe.span,
+                    path,
+                    format!("which port does this probe ask? There are {names}"),
+                );
+                found.help = Some("Write `{ http: { path: /healthz, port: NAME } }`.".into());
+            }
+            None => {}
+        }
+    }
+
+    fn paths(&mut self, service: &Service, path: &str) {
+        let mut relative: Vec<(&Spanned<String>, &str)> = Vec::new();
+        if let Some(build) = &service.build {
+            relative.push((&build.context, "build"));
+            relative.extend(build.dockerfile.as_ref().map(|file| (file, "build.dockerfile")));
+        }
+        relative
+            .extend(service.process.as_ref().and_then(|process| process.dir.as_ref()).map(|dir| (dir, "process.dir")));
+        for (at, name) in relative {
+            if at.value.starts_with('/') || at.value.starts_with('~') {
+                let words = format!(
+                    "`{}` is a path of this machine; paths are relative to the manifest, so that they hold for everybody",
+                    at.value
+                );
+                self.say(codes::ESCAPING_PATH, at.span, join(path, name), words);
+            }
+        }
+    }
+
+    fn identities_and_secrets(&mut self, service: &Service, path: &str) {
+        if let Some(identity) = service
+            .identity
+            .as_ref()
+            .filter(|name| !self.manifest.identities.is_empty() && !self.manifest.identities.contains_key(&name.value))
+        {
+            let known = self.manifest.identities.keys().map(String::as_str);
+            self.unknown(codes::UNDECLARED, identity, &join(path, "identity"), "identity", known);
+        }
+        for secret in service.secrets.iter().filter(|secret| !self.manifest.secrets.contains_key(&secret.value)) {
+            let known = self.manifest.secrets.keys().map(String::as_str);
+            self.unknown(codes::UNDECLARED, secret, &join(path, "secrets"), "secret", known);
+        }
+    }
+
+    /// References to secrets and identities; everything else is resolved by the planner, which knows the modules.
+    fn references(&mut self, template: &Template, path: &str) {
+        let undeclared: Vec<Reference> = template
+            .references()
+            .filter(|reference| match reference.scope {
+                Scope::Secrets => !self.manifest.secrets.contains_key(&reference.path[0]),
+                _ => false,
+            })
+            .cloned()
+            .collect();
+        for reference in undeclared {
+            let name = Spanned::new(reference.path[0].clone(), reference.span);
+            let known = self.manifest.secrets.keys().map(String::as_str);
+            self.unknown(codes::UNDECLARED, &name, path, "secret", known);
+        }
+    }
+
+    fn unknown<'k>(
+        &mut self,
+        code: Code,
+        name: &Spanned<String>,
+        path: &str,
+        what: &str,
+        known: impl Iterator<Item = &'k str>,
+    ) {
+        let known: Vec<String> = known.map(str::to_owned).collect();
+        let near = nearest(&name.value, known.iter().map(String::as_str)).map(str::to_owned);
+        let hint = near.as_ref().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        let whole = name.span.end.saturating_sub(name.span.start) as usize == name.value.len();
+        let found = self.say(code, name.span, path, format!("there is no {what} `{}`{hint}", name.value));
+        found.help = Some(if known.is_empty() {
+            format!("Declare it, or remove this {what}.")
+        } else {
+            format!("Known: {}.", known.join(", "))
+        });
+        if let Some(near) = near.filter(|_| whole) {
+            *found =
+                found.clone().fix(format!("change it to `{near}`"), true, vec![Edit { span: name.span, text: near }]);
+        }
+    }
+
+    /// A value that looks like a key or a password. The value itself is never repeated in the message.
+    fn literal(&mut self, name: &str, value: &Spanned<Template>, path: &str) {
+        let Some(text) = value.value.as_literal() else { return };
+        let prefixes = ["sk_live_", "sk_test_", "ghp_", "github_pat_", "xoxb-", "AKIA", "-----BEGIN", "glpat-"];
+        let upper = name.to_ascii_uppercase();
+        let named = ["PASSWORD", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY"].iter().any(|word| upper.ends_with(word));
+        let long =
+            text.len() >= 16 && !text.contains(['/', ' ', '.']) && text.bytes().any(|byte| byte.is_ascii_digit());
+        if prefixes.iter().any(|prefix| text.starts_with(prefix)) || (named && long) {
+            let found = self.say(
+                codes::SECRET_LITERAL,
+                value.span,
+                path,
+                format!("the value of `{name}` looks like a secret; everybody who reads the repository reads it"),
+            );
+            let secret = name.to_ascii_lowercase().replace('_', "-");
+            found.help = Some(format!(
+                "Declare `secrets: {{ {secret}: {{}} }}`, write `${{secrets.{secret}.path}}` here, and give the value with `--secret {secret}=@FILE`."
+            ));
+        }
+    }
+
+    fn all_needs(&self) -> BTreeMap<&str, (&Map<Need>, String)> {
+        let mut all = BTreeMap::new();
+        for (name, entry) in &self.manifest.services {
+            all.insert(name.as_str(), (&entry.value.needs, join("services", name)));
+        }
+        for (name, entry) in &self.manifest.jobs {
+            all.insert(name.as_str(), (&entry.value.body.needs, join("jobs", name)));
+        }
+        for (name, entry) in &self.manifest.resources {
+            all.insert(name.as_str(), (&entry.value.needs, join("resources", name)));
+        }
+        all
+    }
+
+    fn needs(&mut self) {
+        let all = self.all_needs();
+        let known: Vec<String> = all.keys().map(|name| (*name).to_owned()).collect();
+        let missing: Vec<(Spanned<String>, String)> = all
+            .values()
+            .flat_map(|(needs, path)| needs.iter().map(move |(name, entry)| (name, entry.key, path)))
+            .filter(|(name, _, _)| !known.contains(name))
+            .map(|(name, span, path)| (Spanned::new(name.clone(), span), join(path, "needs")))
+            .collect();
+        for (name, path) in missing {
+            self.unknown(codes::UNKNOWN_NEED, &name, &path, "unit", known.iter().map(String::as_str));
+        }
+    }
+
+    /// Says each cycle once, at the edge that closes it, with the whole way round.
+    fn cycles(&mut self) {
+        let all = self.all_needs();
+        let mut done: Vec<&str> = Vec::new();
+        let mut cycles: Vec<(Span, String, String)> = Vec::new();
+        for start in all.keys() {
+            let mut way: Vec<(&str, usize)> = vec![(start, 0)];
+            while let Some((name, next)) = way.last_mut().map(|(name, next)| (*name, next)) {
+                let edge =
+                    all.get(name).filter(|_| !done.contains(&name)).and_then(|(needs, _)| needs.get_index(*next));
+                let Some((target, entry)) = edge else {
+                    done.push(name);
+                    way.pop();
+                    continue;
+                };
+                *next += 1;
+                if let Some(from) = way.iter().position(|(seen, _)| seen == target) {
+                    let round: Vec<&str> = way[from..].iter().map(|(name, _)| *name).chain([target.as_str()]).collect();
+                    let path = all.get(way[way.len() - 1].0).map(|(_, path)| join(path, "needs")).unwrap_or_default();
+                    cycles.push((entry.key, path, round.join(" -> ")));
+                } else if !done.contains(&target.as_str()) {
+                    way.push((target, 0));
+                }
+            }
+        }
+        for (span, path, round) in cycles {
+            let found = self.say(codes::CYCLE, span, path, format!("these wait for one another: {round}"));
+            found.help = Some("Remove one of these needs.".into());
+        }
+    }
+
+    fn routes(&mut self) {
+        let mut seen: BTreeMap<String, (String, Span)> = BTreeMap::new();
+        let mut clashes = Vec::new();
+        for (name, entry) in &self.manifest.services {
+            for route in &entry.value.routes {
+                let plain = format!("/{}", route.value.trim_matches('/'));
+                match seen.get(&plain) {
+                    Some((other, first)) if other != name => {
+                        clashes.push((route.span, *first, name.clone(), other.clone(), plain));
+                    }
+                    _ => drop(seen.insert(plain, (name.clone(), route.span))),
+                }
+            }
+        }
+        for (span, first, name, other, route) in clashes {
+            let words = format!("`{name}` and `{other}` both answer `{route}`");
+            let found = self.say(codes::SAME_ROUTE, span, format!("services.{name}.routes"), words);
+            *found = found.clone().related(first, "the other one").help("Give one of them a longer path.");
+        }
+    }
+
+    fn host_ports(&mut self) {
+        let mut seen: BTreeMap<u16, (String, Span)> = BTreeMap::new();
+        let mut clashes = Vec::new();
+        for (name, entry) in &self.manifest.services {
+            for port in entry.value.ports.values().filter_map(|port| port.value.host.as_ref()) {
+                match seen.get(&port.value) {
+                    Some((other, first)) => clashes.push((port.span, *first, name.clone(), other.clone(), port.value)),
+                    None => drop(seen.insert(port.value, (name.clone(), port.span))),
+                }
+            }
+        }
+        for (span, first, name, other, port) in clashes {
+            let words = format!("`{name}` and `{other}` both want port {port} of this machine");
+            let found = self.say(codes::SAME_HOST_PORT, span, format!("services.{name}.ports"), words);
+            *found = found
+                .clone()
+                .related(first, "the other one")
+                .help("Leave `host` out: pdev chooses a free port and remembers it.");
+        }
+    }
+}
+
+fn keys<T>(map: &Map<T>) -> Vec<(String, Span)> {
+    map.iter().map(|(name, entry)| (name.clone(), entry.key)).collect()
+}

@@ -1,0 +1,93 @@
+//! The JSON Schema (2020-12) of the manifest, made from the table of the language.
+
+use serde_json::{Map, Value, json};
+
+use crate::spec::{Key, ROOT, Section, Shape};
+
+/// For editors without the language server, and for `pdev schema`.
+#[must_use]
+pub fn json_schema() -> Value {
+    let mut defs = Map::new();
+    let mut root = section(&ROOT, &mut defs);
+    root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    root["$id"] = json!("https://pdev.dev/schema/pdev-1.json");
+    root["title"] = json!("pdev manifest");
+    root["required"] = json!(["pdev"]);
+    root["$defs"] = Value::Object(defs);
+    root
+}
+
+fn section(section: &'static Section, defs: &mut Map<String, Value>) -> Value {
+    let mut properties = Map::new();
+    for key in section.keys {
+        properties.insert(key.name.to_owned(), property(key, defs));
+        if appendable(&key.shape) {
+            properties.insert(
+                format!("+{}", key.name),
+                json!({ "description": format!("Appends to `{}` of a lower layer.", key.name), "type": "array" }),
+            );
+        }
+    }
+    json!({
+        "type": ["object", "null"],
+        "description": section.doc,
+        "properties": properties,
+        "patternProperties": { "^x-": true },
+        "additionalProperties": false,
+    })
+}
+
+fn appendable(shape: &Shape) -> bool {
+    match shape {
+        Shape::List(_) => true,
+        Shape::Any(shapes) => shapes.iter().any(appendable),
+        _ => false,
+    }
+}
+
+fn property(key: &'static Key, defs: &mut Map<String, Value>) -> Value {
+    let mut schema = nullable(shape(&key.shape, defs));
+    let words =
+        if key.default.is_empty() { key.doc.to_owned() } else { format!("{} Default: {}.", key.doc, key.default) };
+    schema["description"] = Value::String(words);
+    schema
+}
+
+/// `null` removes what a lower layer wrote, and is what a half-typed value looks like.
+fn nullable(schema: Value) -> Value {
+    json!({ "anyOf": [schema, { "type": "null" }] })
+}
+
+fn shape(shape_of: &'static Shape, defs: &mut Map<String, Value>) -> Value {
+    match shape_of {
+        Shape::Text | Shape::Template => json!({ "type": ["string", "number", "boolean"] }),
+        Shape::Bool => json!({ "type": "boolean" }),
+        Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => json!({ "type": "integer" }),
+        Shape::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
+        Shape::Duration => json!({ "type": "string", "pattern": "^([0-9.]+(ms|s|m|h|d))+$" }),
+        Shape::Bytes => json!({ "type": ["string", "integer"], "pattern": "^[0-9.]+ *([kKmMgGtT]i?[bB]?|[bB])?$" }),
+        Shape::Cpu => json!({ "type": ["string", "number"], "pattern": "^[0-9.]+m?$" }),
+        Shape::Date => json!({ "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$" }),
+        Shape::Choice(words) => json!({ "enum": words }),
+        Shape::List(inner) => json!({ "type": "array", "items": shape(inner, defs) }),
+        Shape::Map(inner) => {
+            let value = nullable(shape(inner, defs));
+            json!({ "type": "object", "additionalProperties": value })
+        }
+        Shape::Section(inner) => {
+            let name = inner.name.replace(' ', "_");
+            if !defs.contains_key(&name) {
+                // Reserved first: sections may contain themselves.
+                defs.insert(name.clone(), Value::Null);
+                let value = section(inner, defs);
+                defs.insert(name.clone(), value);
+            }
+            json!({ "$ref": format!("#/$defs/{name}") })
+        }
+        Shape::Any(shapes) => {
+            let any: Vec<Value> = shapes.iter().map(|one| shape(one, defs)).collect();
+            json!({ "anyOf": any })
+        }
+        Shape::Free => json!(true),
+    }
+}

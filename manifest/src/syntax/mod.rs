@@ -1,0 +1,60 @@
+//! Text to a tree of spanned nodes. Never fails: what cannot be parsed is blanked out, said, and the rest is kept.
+
+mod build;
+mod repair;
+mod scalar;
+mod tree;
+
+pub use scalar::{Scalar, Value};
+pub use tree::{Comment, Kind, Node, Pair};
+
+use crate::codes;
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::text::{FileId, Span};
+
+/// What one file gave.
+#[derive(Clone, Debug, Default)]
+pub struct Parsed {
+    pub root: Option<Node>,
+    pub comments: Vec<Comment>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Parses one file. `text` is what [`decode`] gave.
+#[must_use]
+pub fn parse(text: &str, file: FileId) -> Parsed {
+    if let Some(found) = conflict_marker(text, file) {
+        return Parsed { diagnostics: vec![found], ..Parsed::default() };
+    }
+    repair::parse_repairing(text, file)
+}
+
+/// Bytes to text: what is not UTF-8 becomes U+FFFD, and is said.
+#[must_use]
+pub fn decode(bytes: Vec<u8>, file: FileId) -> (String, Option<Diagnostic>) {
+    match String::from_utf8(bytes) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            let span = Span::new(file, at, at + '\u{fffd}'.len_utf8());
+            let found = Diagnostic::new(codes::NOT_UTF8, Severity::Error, span, "this is not UTF-8 text");
+            (text, Some(found.help("Save the file as UTF-8.")))
+        }
+    }
+}
+
+/// A file in the middle of a merge gives one finding, not one per line.
+fn conflict_marker(text: &str, file: FileId) -> Option<Diagnostic> {
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        if line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ") {
+            let span = Span::new(file, at, at + line.trim_end().len());
+            let found =
+                Diagnostic::new(codes::CONFLICT, Severity::Error, span, "the file holds an unresolved merge conflict");
+            return Some(found.help("Resolve the conflict and remove its markers."));
+        }
+        at += line.len();
+    }
+    None
+}

@@ -1,0 +1,276 @@
+//! Holds a tree against the table of the language: unknown keys, wrong kinds, values out of range. All of them at once.
+
+use crate::codes;
+use crate::diagnostic::{Code, Diagnostic, Edit, Severity};
+use crate::nearest::nearest;
+use crate::spec::{SYNONYMS, Section, Shape, find};
+use crate::syntax::{Kind, Node, Pair, Scalar, Value};
+use crate::text::Span;
+use crate::{template, units};
+
+pub(crate) struct Validator<'a> {
+    pub found: &'a mut Vec<Diagnostic>,
+}
+
+impl Validator<'_> {
+    fn say(&mut self, code: Code, span: Span, path: &str, words: String) -> &mut Diagnostic {
+        self.found.push(Diagnostic::new(code, severity_of(code), span, words).at(path));
+        let last = self.found.len() - 1;
+        &mut self.found[last]
+    }
+
+    pub fn section(&mut self, node: &Node, section: &'static Section, path: &str) {
+        let Kind::Map(pairs) = &node.kind else {
+            // An empty value under a key is what half-typed files look like: nothing is wrong yet.
+            if !node.is_null() {
+                let words = format!("`{}` must be a map, found {}", last(path, section.name), node.describe());
+                self.say(codes::WRONG_TYPE, node.span, path, words);
+            }
+            return;
+        };
+        for pair in pairs {
+            self.pair(pair, section, path, pairs);
+        }
+    }
+
+    fn pair(&mut self, pair: &Pair, section: &'static Section, path: &str, all: &[Pair]) {
+        let name = pair.key.value.as_str();
+        if name.starts_with("x-") {
+            return;
+        }
+        let inside = join(path, name);
+        let (known, appends) = match name.strip_prefix('+') {
+            Some(rest) => (find(section, rest), true),
+            None => (find(section, name), false),
+        };
+        match known {
+            Some(key) if appends && !is_list(&key.shape) => {
+                let words = format!("`{name}` appends to a list, but `{}` is none", key.name);
+                self.say(codes::UNKNOWN_KEY, pair.key.span, &inside, words);
+            }
+            // `null` removes what a lower layer wrote.
+            Some(_) if pair.value.is_null() => {}
+            Some(key) => self.shape(&pair.value, &key.shape, &inside),
+            None => self.unknown_key(pair, section, &inside, all),
+        }
+    }
+
+    fn unknown_key(&mut self, pair: &Pair, section: &'static Section, path: &str, all: &[Pair]) {
+        let name = pair.key.value.as_str();
+        let free = |candidate: &&str| !all.iter().any(|other| other.key.value == **candidate);
+        let keys: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
+        let synonym = SYNONYMS.iter().find(|(from, to)| *from == name && keys.contains(to)).map(|(_, to)| *to);
+        let near = synonym.or_else(|| nearest(name, keys.iter().copied()));
+        let span = pair.key.span;
+        let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        let found = self.say(
+            codes::UNKNOWN_KEY,
+            span,
+            path,
+            format!("unknown key `{name}` in {}{hint}", article(section.name)),
+        );
+        if let Some(near) = near.filter(free) {
+            // A synonym from another tool may have another shape; only a misspelling is safe to mend.
+            let edit = Edit { span, text: near.to_owned() };
+            *found = found.clone().fix(format!("change `{name}` to `{near}`"), synonym.is_none(), vec![edit]);
+        }
+        let known = if keys.len() <= 14 { format!("Known here: {}.", keys.join(", ")) } else { String::new() };
+        let extension = "Keys of your own begin with `x-`.";
+        found.help = Some(if known.is_empty() { extension.to_owned() } else { format!("{known} {extension}") });
+    }
+
+    pub fn shape(&mut self, node: &Node, shape: &'static Shape, path: &str) {
+        match shape {
+            Shape::Any(shapes) => self.any(node, shapes, path),
+            Shape::Section(section) => self.section(node, section, path),
+            Shape::List(inner) => match &node.kind {
+                Kind::List(items) => {
+                    for (index, item) in items.iter().enumerate() {
+                        self.shape(item, inner, &format!("{path}[{index}]"));
+                    }
+                }
+                _ => self.wrong(node, "a list", path),
+            },
+            Shape::Map(inner) => match &node.kind {
+                Kind::Map(pairs) => {
+                    for pair in pairs.iter().filter(|pair| !pair.value.is_null() && !pair.key.value.starts_with("x-")) {
+                        self.shape(&pair.value, inner, &join(path, pair.key.value.trim_start_matches('+')));
+                    }
+                }
+                _ => self.wrong(node, "a map", path),
+            },
+            Shape::Free => self.templates_within(node, path),
+            leaf => self.leaf(node, leaf, path),
+        }
+    }
+
+    fn any(&mut self, node: &Node, shapes: &'static [Shape], path: &str) {
+        if let Some(fit) = shapes.iter().find(|shape| fits(node, shape)) {
+            return self.shape(node, fit, path);
+        }
+        if !node.is_null() {
+            let wanted = shapes.iter().map(noun).collect::<Vec<_>>().join(" or ");
+            self.wrong(node, &wanted, path);
+        }
+    }
+
+    fn wrong(&mut self, node: &Node, wanted: &str, path: &str) {
+        if !node.is_null() {
+            let words = format!("`{}` must be {wanted}, found {}", last(path, "this"), node.describe());
+            self.say(codes::WRONG_TYPE, node.span, path, words);
+        }
+    }
+
+    fn leaf(&mut self, node: &Node, shape: &'static Shape, path: &str) {
+        let Some(scalar) = node.as_scalar() else { return self.wrong(node, &noun(shape), path) };
+        if scalar.is_null() {
+            return;
+        }
+        self.braces(node, scalar, path);
+        let name = last(path, "this");
+        let bad = |words: String| Some((codes::BAD_VALUE, words));
+        let problem = match shape {
+            Shape::Bool => match scalar.value {
+                Value::Bool(_) => None,
+                _ if scalar.is_old_boolean() => Some((
+                    codes::OLD_BOOLEAN,
+                    format!("`{name}` must be true or false; `{}` is text in YAML 1.2", scalar.text),
+                )),
+                _ => Some((codes::WRONG_TYPE, format!("`{name}` must be true or false, found {}", node.describe()))),
+            },
+            Shape::Integer { min, max } => match scalar.value {
+                Value::Integer(number) if (*min..=*max).contains(&number) => None,
+                Value::Integer(number) => bad(format!("`{name}` must be between {min} and {max}, found `{number}`")),
+                _ => Some((codes::WRONG_TYPE, format!("`{name}` must be a whole number, found {}", node.describe()))),
+            },
+            Shape::Choice(words) if !words.contains(&scalar.text.as_str()) => {
+                return self.choice(node, scalar, words, path);
+            }
+            Shape::Duration => units::duration(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
+            Shape::Bytes => units::bytes(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
+            Shape::Cpu => units::cpu_milli(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
+            Shape::Date => units::date(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
+            Shape::Template => {
+                self.template(node, scalar, path);
+                None
+            }
+            _ => None,
+        };
+        if let Some((code, words)) = problem {
+            let found = self.say(code, node.span, path, words);
+            if code == codes::OLD_BOOLEAN {
+                let meant = ["yes", "on", "y"].contains(&scalar.text.to_ascii_lowercase().as_str());
+                *found = found.clone().fix(
+                    format!("write `{meant}`"),
+                    true,
+                    vec![Edit { span: node.span, text: meant.to_string() }],
+                );
+                found.severity = Severity::Error;
+            }
+        }
+    }
+
+    fn choice(&mut self, node: &Node, scalar: &Scalar, words: &'static [&'static str], path: &str) {
+        let near = nearest(&scalar.text, words.iter().copied());
+        let text = format!("`{}` must be one of {}, found {}", last(path, "this"), words.join(", "), node.describe());
+        let found = self.say(codes::BAD_VALUE, node.span, path, text);
+        if let Some(near) = near {
+            *found = found.clone().fix(
+                format!("change it to `{near}`"),
+                true,
+                vec![Edit { span: node.span, text: near.to_owned() }],
+            );
+        }
+    }
+
+    fn template(&mut self, node: &Node, scalar: &Scalar, path: &str) {
+        for problem in template::parse(&scalar.text, node.span, scalar.quoted).1 {
+            let found = self.say(codes::BAD_TEMPLATE, problem.span, path, problem.words);
+            found.help = Some("A placeholder is `${scope.name.field}`; write `$$` for a dollar sign.".into());
+        }
+    }
+
+    /// `{{ x }}` is a map of a map in YAML and somebody else's template in people's minds.
+    fn braces(&mut self, node: &Node, scalar: &Scalar, path: &str) {
+        if scalar.text.contains("{{") && !path.starts_with("patches") {
+            let words = "`{{ }}` belongs to another tool; pdev would pass it on as it is".to_owned();
+            let found = self.say(codes::TEMPLATE_BRACES, node.span, path, words);
+            found.severity = Severity::Warning;
+            found.help = Some("pdev's placeholders are `${scope.name.field}`.".into());
+        }
+    }
+
+    fn templates_within(&mut self, node: &Node, path: &str) {
+        match &node.kind {
+            Kind::Scalar(scalar) if scalar.value == Value::Text => self.template(node, scalar, path),
+            Kind::Scalar(_) => {}
+            Kind::List(items) => items
+                .iter()
+                .enumerate()
+                .for_each(|(index, item)| self.templates_within(item, &format!("{path}[{index}]"))),
+            Kind::Map(pairs) => {
+                pairs.iter().for_each(|pair| self.templates_within(&pair.value, &join(path, &pair.key.value)));
+            }
+        }
+    }
+}
+
+fn severity_of(code: Code) -> Severity {
+    codes::ALL.iter().find(|entry| entry.code == code).map_or(Severity::Error, |entry| entry.severity)
+}
+
+fn is_list(shape: &Shape) -> bool {
+    match shape {
+        Shape::List(_) | Shape::Free => true,
+        Shape::Any(shapes) => shapes.iter().any(is_list),
+        _ => false,
+    }
+}
+
+/// Whether a node has the outer form of a shape; its inside is checked afterwards.
+fn fits(node: &Node, shape: &Shape) -> bool {
+    match shape {
+        Shape::Section(_) | Shape::Map(_) => matches!(node.kind, Kind::Map(_)),
+        Shape::List(_) => matches!(node.kind, Kind::List(_)),
+        Shape::Any(shapes) => shapes.iter().any(|shape| fits(node, shape)),
+        Shape::Free => true,
+        Shape::Integer { .. } => node.as_scalar().is_some_and(|scalar| matches!(scalar.value, Value::Integer(_))),
+        Shape::Bool => node.as_scalar().is_some_and(|scalar| matches!(scalar.value, Value::Bool(_))),
+        _ => node.as_scalar().is_some_and(|scalar| !scalar.is_null()),
+    }
+}
+
+fn noun(shape: &Shape) -> String {
+    match shape {
+        Shape::Text | Shape::Template => "text".into(),
+        Shape::Bool => "true or false".into(),
+        Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => "a whole number".into(),
+        Shape::Integer { min, max } => format!("a whole number between {min} and {max}"),
+        Shape::Duration => "a duration such as `10s`".into(),
+        Shape::Bytes => "a size such as `256Mi`".into(),
+        Shape::Cpu => "a number of cores such as `250m` or `0.5`".into(),
+        Shape::Date => "a day such as `2027-03-31`".into(),
+        Shape::Choice(words) => format!("one of {}", words.join(", ")),
+        Shape::List(_) => "a list".into(),
+        Shape::Map(_) | Shape::Section(_) => "a map".into(),
+        Shape::Any(shapes) => shapes.iter().map(noun).collect::<Vec<_>>().join(" or "),
+        Shape::Free => "anything".into(),
+    }
+}
+
+fn article(name: &str) -> String {
+    match name {
+        "manifest" => "the manifest".to_owned(),
+        "app" | "health" | "security" | "size" | "stop" | "raw" | "names" | "guardrails" => format!("`{name}`"),
+        _ if name.starts_with(['a', 'e', 'i', 'o', 'u']) => format!("an {name}"),
+        _ => format!("a {name}"),
+    }
+}
+
+pub(crate) fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn last<'a>(path: &'a str, otherwise: &'a str) -> &'a str {
+    path.rsplit('.').next().filter(|name| !name.is_empty()).unwrap_or(otherwise)
+}
