@@ -4,7 +4,9 @@
 //! ([`FakeDriver::hold`]), and reads what was done ([`FakeDriver::performed`]). Clones share the runtime, as agents
 //! do that come and go.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod world;
+
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,15 +14,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit};
+use plan::application::{PreviewId, RuntimeKind, Unit};
 use plan::observed::{Exit, Images, Observed, ObservedUnit, RunState};
 use plan::step::Action;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
 use crate::driver::{
     Discovered, Driver, ExecOutput, ExecRequest, ExecSession, LogLine, LogRequest, Performed, Places, Problem,
-    ProblemKind, ProgressLine, RuntimeEvent, Scope,
+    ProblemKind, RuntimeEvent, Scope,
 };
+use world::{State, image, title};
 
 /// How one unit behaves, in whichever preview.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -70,34 +73,6 @@ pub struct FakeDriver {
 struct Runtime {
     state: Mutex<State>,
     events: broadcast::Sender<(PreviewId, RuntimeEvent)>,
-}
-
-#[derive(Default)]
-struct State {
-    previews: BTreeMap<PreviewId, Preview>,
-    scripts: BTreeMap<String, Script>,
-    failures: Vec<(String, Problem)>,
-    gates: BTreeMap<String, (Arc<Semaphore>, watch::Sender<usize>)>,
-    performed: Vec<String>,
-    gone: Option<String>,
-    /// Stands in for time and for random handles.
-    ticks: i64,
-}
-
-struct Preview {
-    name: PreviewName,
-    project: PathBuf,
-    units: BTreeMap<String, Made>,
-    strays: Vec<ObservedUnit>,
-    networks: BTreeSet<String>,
-    volumes: BTreeSet<String>,
-}
-
-struct Made {
-    seen: ObservedUnit,
-    lines: Vec<LogLine>,
-    /// Counts changes of lines and state, for followers of the log.
-    changed: watch::Sender<u64>,
 }
 
 impl Default for FakeDriver {
@@ -290,115 +265,6 @@ impl FakeDriver {
 fn find<'a>(scope: &'a Scope, unit: &str) -> Result<&'a Unit, Problem> {
     let missing = || Problem::new(ProblemKind::NotFound, format!("no unit `{unit}`"));
     scope.application.units.get(unit).ok_or_else(missing)
-}
-
-/// What a step is called in [`FakeDriver::performed`] and by who holds it or makes it fail.
-fn title(action: &Action) -> String {
-    match action {
-        Action::CreateNetwork => "create-network".to_owned(),
-        Action::RemoveNetwork { .. } => "remove-network".to_owned(),
-        Action::CreateVolume { volume } => format!("create-volume {volume}"),
-        Action::RemoveVolume { volume } => format!("remove-volume {volume}"),
-        Action::PrepareImage { unit, .. } => format!("prepare {unit}"),
-        Action::Create { unit, .. } => format!("create {unit}"),
-        Action::Start { unit, .. } => format!("start {unit}"),
-        Action::Stop { unit, .. } => format!("stop {unit}"),
-        Action::Remove { unit, .. } => format!("remove {unit}"),
-        Action::Connect { unit, .. } => format!("connect {unit}"),
-        Action::AwaitReady { unit } => format!("await-ready {unit}"),
-        Action::AwaitExit { unit } => format!("await-exit {unit}"),
-    }
-}
-
-impl Made {
-    fn change(&self) {
-        self.changed.send_modify(|count| *count += 1);
-    }
-}
-
-impl Preview {
-    fn set(&mut self, action: &Action) {
-        match action {
-            Action::CreateNetwork => drop(self.networks.insert(self.name.object_prefix())),
-            Action::RemoveNetwork { name } => drop(self.networks.remove(name)),
-            Action::CreateVolume { volume } => drop(self.volumes.insert(volume.clone())),
-            Action::RemoveVolume { volume } => drop(self.volumes.remove(volume)),
-            Action::Connect { unit, .. } => {
-                if let Some(made) = self.units.get_mut(unit) {
-                    made.seen.connected = true;
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-impl State {
-    fn tick(&mut self) -> i64 {
-        self.ticks += 1;
-        1_700_000_000_000 + self.ticks
-    }
-
-    fn made(&mut self, preview: &PreviewId, unit: &str) -> Option<&mut Made> {
-        self.previews.get_mut(preview)?.units.get_mut(unit)
-    }
-
-    fn preview(&mut self, scope: &Scope) -> &mut Preview {
-        self.previews.entry(scope.preview.id.clone()).or_insert_with(|| Preview {
-            name: scope.preview.clone(),
-            project: scope.places.project.clone(),
-            units: BTreeMap::new(),
-            strays: Vec::new(),
-            networks: BTreeSet::new(),
-            volumes: BTreeSet::new(),
-        })
-    }
-
-    fn prepare(&mut self, scope: &Scope, unit: &str) -> Result<Performed, Problem> {
-        let script = self.scripts.entry(unit.to_owned()).or_default();
-        if let Some(lines) = &script.build_fails {
-            for line in lines {
-                scope.progress.line(unit, ProgressLine::BuildOutput(line.clone()));
-            }
-            let problem = Problem::new(ProblemKind::BuildFailed, format!("the build of `{unit}` failed"));
-            return Err(problem.output(lines.clone()));
-        }
-        script.stale = None;
-        Ok(Performed { image: Some(image(unit)), ..Performed::default() })
-    }
-
-    fn create(&mut self, scope: &Scope, unit: &Unit, kind: RuntimeKind) -> Result<Performed, Problem> {
-        let handle = format!("{}-{}", unit.name, self.tick());
-        let preview = self.preview(scope);
-        if let Some(made) = preview.units.get(&unit.name) {
-            if made.seen.hash == unit.hash {
-                return Ok(Performed { handle: Some(made.seen.handle.clone()), ..Performed::default() });
-            }
-            if made.seen.state == RunState::Running {
-                let message = format!("`{}` still runs as it was before the change", unit.name);
-                return Err(Problem::new(ProblemKind::Refused, message));
-            }
-        }
-        let seen = ObservedUnit {
-            name: unit.name.clone(),
-            runtime: kind,
-            handle: handle.clone(),
-            hash: unit.hash.clone(),
-            image: Some(image(&unit.name)),
-            state: RunState::Created,
-            address: None,
-            host_ports: BTreeMap::new(),
-            started_at: None,
-            connected: true,
-        };
-        let made = Made { seen, lines: Vec::new(), changed: watch::Sender::new(0) };
-        preview.units.insert(unit.name.clone(), made);
-        Ok(Performed { handle: Some(handle), ..Performed::default() })
-    }
-}
-
-fn image(unit: &str) -> String {
-    format!("image-of-{unit}")
 }
 
 #[async_trait]

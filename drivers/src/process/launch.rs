@@ -351,14 +351,10 @@ pub(crate) fn give(folder: &Path, known: &KnownUser) -> Result<(), Problem> {
     std::os::unix::fs::chown(folder, Some(uid), Some(gid))
         .map_err(|error| Problem::io(format!("cannot give `{}` to `{}`", folder.display(), known.name), &error))?;
     let Some(above) = closed_to(folder, known) else { return Ok(()) };
-    let message = format!(
-        "user `{}` cannot enter `{}`, and so not its data folder `{}`",
-        known.name,
-        above.display(),
-        folder.display()
-    );
+    let message =
+        format!("user `{}` cannot enter `{}`, and so not reach `{}`", known.name, above.display(), folder.display());
     Err(Problem::new(ProblemKind::Denied, message)
-        .hint("Set `XDG_DATA_HOME` to a folder that other users may enter, or run pdev as an ordinary user."))
+        .hint("Let other users pass through that folder (`chmod o+x`), or run pdev as an ordinary user."))
 }
 
 /// The nearest folder above that the user may not enter.

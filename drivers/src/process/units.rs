@@ -53,7 +53,7 @@ impl ProcessDriver {
         };
         let written =
             records.write_preview(&preview_record(scope)).and_then(|()| records.write_unit(&record, Durable::No));
-        written.map_err(|error| Problem::io(format!("cannot record `{}`", unit.name), &error))?;
+        written.map_err(|error| unrecordable(&unit.name, &error))?;
         Ok(Performed { handle: Some(record.handle), ..Performed::default() })
     }
 
@@ -66,9 +66,11 @@ impl ProcessDriver {
         let launcher = Launcher::new(scope, unit, &self.inherited)?;
         let folder = launcher.folder()?;
         let spawn = launcher.spawn(&launcher.spec.argv, &folder)?;
-        if let (Some(secrets), Some(known)) = (&launcher.secrets, launcher.account()?) {
+        if let (Some(secrets), Some(known), false) = (&launcher.secrets, launcher.account()?, unit.secrets.is_empty()) {
             give(secrets, &known)?;
         }
+        // A keeper that was just leaving when the unit was created may have taken this away.
+        records.write_preview(&preview_record(scope)).map_err(|error| unrecordable(&unit.name, &error))?;
         // A unit that runs already holds its ports itself.
         if !matches!(record.state, Recorded::Running { .. }) {
             check_ports(unit)?;
@@ -311,6 +313,10 @@ fn unexpected(unit: &str, answer: Answer) -> Problem {
 
 fn unreadable(unit: &str, error: &io::Error) -> Problem {
     Problem::io(format!("cannot read what is recorded of `{unit}`"), error)
+}
+
+fn unrecordable(unit: &str, error: &io::Error) -> Problem {
+    Problem::io(format!("cannot record `{unit}`"), error)
 }
 
 fn host_ports(unit: &Unit) -> BTreeMap<String, u16> {

@@ -6,6 +6,7 @@
 
 mod orphans;
 mod output;
+mod slot;
 mod socket;
 mod spawn;
 mod units;

@@ -7,26 +7,22 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
+use rustix::process::{Signal, WaitOptions, wait};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::super::clash;
 use super::super::kernel::{self, Identity};
-use super::super::record::{Durable, ExitRecord, Recorded, Records, StopRecord, UnitRecord};
+use super::super::record::{Durable, Recorded, Records, StopRecord, UnitRecord};
 use super::super::wire::{Answer, Event, Spawn};
 use super::Order;
-use super::orphans::Family;
 use super::output::{self, Log, Mark, Stream, now_milliseconds};
+use super::slot::{Phase, Role, Slot, exit_of};
 use super::spawn::{self, Streams};
 
 /// Events that a slow follower may be behind before it is told to observe afresh.
 const EVENTS_MAX: usize = 1024;
-/// How long killed processes may take to be gone (one stuck in the kernel cannot be waited for).
-const DYING_MAX: Duration = Duration::from_secs(5);
-/// How long the last output may take once every process is gone.
-const DRAINING_MAX: Duration = Duration::from_millis(500);
 /// Between looks at what should be dying; each death also wakes us.
 const LOOK: Duration = Duration::from_millis(20);
 /// A keeper without any unit waits this long for the next order.
@@ -45,39 +41,6 @@ pub(crate) struct Keeper {
     /// While something is ending.
     look_at: Option<Instant>,
     idle_until: Option<Instant>,
-}
-
-/// One command from its start until nothing of it is left.
-struct Slot {
-    pid: i32,
-    marker: String,
-    role: Role,
-    phase: Phase,
-    /// Pipes still being copied.
-    pipes: usize,
-    /// Asked to stop: everything still there is killed then.
-    kill_at: Option<Instant>,
-    /// That time has come; its death will announce itself.
-    killed: bool,
-    /// For those outside the group, who have not heard the signal; said when the first process is gone.
-    farewell_to_rest: Option<Signal>,
-    waiters: Vec<oneshot::Sender<Answer>>,
-    remove: bool,
-}
-
-enum Role {
-    Unit { record: Box<UnitRecord>, log: Arc<Log>, started_at: i64 },
-    Exec { reply: mpsc::Sender<Answer> },
-}
-
-enum Phase {
-    Up,
-    /// The first process is reaped; the rest is being ended and the output read to its end.
-    Ending {
-        exit: ExitRecord,
-        since: Instant,
-        empty_since: Option<Instant>,
-    },
 }
 
 impl Keeper {
@@ -402,81 +365,9 @@ impl Keeper {
     }
 }
 
-impl Slot {
-    fn new(pid: i32, marker: String, role: Role, pipes: usize) -> Self {
-        Self {
-            pid,
-            marker,
-            role,
-            phase: Phase::Up,
-            pipes,
-            kill_at: None,
-            killed: false,
-            farewell_to_rest: None,
-            waiters: Vec::new(),
-            remove: false,
-        }
-    }
-
-    fn is_unit(&self, name: &str) -> bool {
-        matches!(&self.role, Role::Unit { record, .. } if record.unit == name)
-    }
-
-    /// Signal and grace of an orderly stop.
-    fn farewell(&self, asked: Option<&StopRecord>) -> (Signal, Duration) {
-        let stop = match (&self.role, asked) {
-            (_, Some(stop)) => stop,
-            (Role::Unit { record, .. }, None) => &record.stop,
-            (Role::Exec { .. }, None) => return (Signal::HUP, Duration::from_secs(1)),
-        };
-        (kernel::signal_named(&stop.signal).unwrap_or(Signal::TERM), Duration::from_millis(stop.grace_milliseconds))
-    }
-
-    /// A second request may shorten the grace, never extend it.
-    fn ask_to_end(&mut self, signal: Signal, grace: Duration) {
-        let at = Instant::now() + grace;
-        self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
-        if matches!(self.phase, Phase::Up) {
-            kernel::signal_group(self.pid, signal);
-            self.farewell_to_rest = Some(signal);
-        }
-    }
-
-    fn overdue(&self, now: Instant) -> bool {
-        matches!(self.phase, Phase::Up) && !self.killed && self.kill_at.is_some_and(|at| at <= now)
-    }
-
-    fn family<'a>(&'a self, leaders: &'a BTreeSet<i32>, alone: bool) -> Family<'a> {
-        let lives = matches!(self.phase, Phase::Up);
-        Family { leader: self.pid, lives, marker: &self.marker, leaders, alone }
-    }
-
-    fn over(&mut self, empty: bool, now: Instant) -> bool {
-        let pipes = self.pipes;
-        let Phase::Ending { since, empty_since, .. } = &mut self.phase else { return false };
-        if !empty {
-            *empty_since = None;
-            // Only counts once the killing has begun.
-            let from = self.kill_at.map_or(*since, |at| at.max(*since));
-            return now >= from + DYING_MAX;
-        }
-        let empty_since = *empty_since.get_or_insert(now);
-        pipes == 0 || now >= empty_since + DRAINING_MAX
-    }
-}
-
 fn refused(error: &io::Error) -> Answer {
     match error.raw_os_error() {
         Some(errno) => Answer::SpawnFailed { errno },
         None => Answer::Failed { message: format!("cannot start the program: {error}") },
-    }
-}
-
-fn exit_of(status: WaitStatus) -> ExitRecord {
-    ExitRecord {
-        code: status.exit_status(),
-        signal: status.terminating_signal(),
-        error: None,
-        at: Some(now_milliseconds()),
     }
 }
