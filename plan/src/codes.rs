@@ -1,4 +1,4 @@
-//! The codes of what planning finds; each has a page in `docs/codes/`.
+//! The codes of what planning finds and of the guardrails; each has a page in `docs/codes/`.
 
 use manifest::Code;
 
@@ -15,3 +15,4 @@ pub const HOST_CLASH: Code = Code("PD0260");
 pub const WAIVER_UNUSED: Code = Code("PD0261");
 pub const WAIVER_EXPIRED: Code = Code("PD0262");
 pub const WAIVER_WEAK: Code = Code("PD0263");
+pub const MODULE_UNKNOWN: Code = Code("PD0266");

@@ -1,10 +1,22 @@
-//! From files to a checked application: the one function behind `pdev check`, the agent and the language server.
+//! From files to a checked manifest with its modules: the one function behind `pdev check`, the agent and the language
+//! server, whose answers are therefore identical.
+//!
+//! Knows nothing of a preview: what depends on one is [`crate::resolve`]'s.
 
 use std::collections::BTreeMap;
 
-use manifest::{Diagnostic, Manifest, Severity, Sources};
+use manifest::{Diagnostic, Files, Manifest, Set, Severity, Sources};
 
+use crate::codes;
 use crate::module::Module;
+
+/// Which of the manifests in the file is meant.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LoadOptions {
+    /// `local` unless said.
+    pub environment: Option<String>,
+    pub sets: Vec<Set>,
+}
 
 /// What reading gave, however broken the files are.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +25,8 @@ pub struct Loaded {
     pub manifest: Manifest,
     /// By resource name; resources whose module is unknown are missing.
     pub modules: BTreeMap<String, Module>,
+    /// The text `pdev.lock` should have, when it differs from what is there.
+    pub lock: Option<String>,
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -22,4 +36,34 @@ impl Loaded {
     pub fn is_usable(&self) -> bool {
         self.diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error)
     }
+
+    /// The text `pdev.lock` should have, when it differs from what is there.
+    #[must_use]
+    pub fn lock_update(&self) -> Option<String> {
+        self.lock.clone()
+    }
+}
+
+/// Reads `root` (relative to the folder behind `files`), everything it includes, and the modules its resources use.
+#[must_use]
+pub fn load(root: &str, files: &dyn Files, options: &LoadOptions) -> Loaded {
+    let selected = manifest::read(root, files).select(options.environment.as_deref(), &options.sets);
+    let mut diagnostics = selected.diagnostics;
+    // Guardrail PD016 tells the same, and can be waived.
+    diagnostics.retain(|found| found.code != manifest::codes::SECRET_LITERAL);
+    let modules = modules(&selected.manifest, &mut diagnostics);
+    Loaded { sources: selected.sources, manifest: selected.manifest, modules, lock: None, diagnostics }
+}
+
+/// The module of each resource; one that cannot be found is told at its `uses`.
+fn modules(manifest: &Manifest, diagnostics: &mut Vec<Diagnostic>) -> BTreeMap<String, Module> {
+    for (name, entry) in manifest.resources.iter().filter(|(_, entry)| !entry.value.uses.value.is_empty()) {
+        let uses = &entry.value.uses;
+        diagnostics.push(
+            Diagnostic::new(codes::MODULE_UNKNOWN, Severity::Error, uses.span, format!("no catalog has a module `{}`", uses.value))
+                .at(format!("resources.{name}.uses"))
+                .help("`pdev module list` shows the modules there are."),
+        );
+    }
+    BTreeMap::new()
 }

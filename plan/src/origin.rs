@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use manifest::{FileId, Manifest, Span};
+use manifest::{FileId, Manifest, Sources, Span};
 use serde_json::Value;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,7 +18,7 @@ pub enum Origin {
     Manifest {
         span: Span,
     },
-    /// A layer over the base: `environments.local`, an included file.
+    /// Another layer than the root file's base: `environments.local`, `platform.yaml`, `--set`.
     Overlay {
         span: Span,
         layer: String,
@@ -34,13 +34,14 @@ pub enum Origin {
 impl Origin {
     /// What was written at `span`, told apart by the layer it stands in.
     #[must_use]
-    pub fn written(manifest: &Manifest, span: Span) -> Self {
+    pub fn written(manifest: &Manifest, sources: &Sources, span: Span) -> Self {
         let inside = |outer: Span| outer.file == span.file && outer.start <= span.start && span.end <= outer.end;
         if let Some((name, _)) = manifest.environments.iter().find(|(_, entry)| inside(entry.span)) {
             return Self::Overlay { span, layer: format!("environments.{name}") };
         }
         if span.file != FileId(0) {
-            return Self::Overlay { span, layer: "an included file".to_owned() };
+            let path = sources.get(span.file).map_or_else(String::new, |source| source.path.clone());
+            return Self::Overlay { span, layer: path };
         }
         Self::Manifest { span }
     }

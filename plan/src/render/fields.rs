@@ -123,7 +123,7 @@ pub(crate) fn check(change: &Change, diagnostics: &mut Vec<Diagnostic>) {
             _ => continue,
         };
         if !known.contains(&key) {
-            diagnostics.push(unknown(key, place, known, *span));
+            diagnostics.push(unknown(key, place, known, *span).at(change.data().path.clone()));
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Data {
     /// Dotted path of each leaf and of each key, as written (`HostConfig.+Binds`), with the key's span.
     pub(crate) keys: Vec<(String, Span)>,
     pub(crate) span: Span,
+    /// Where it stands in the manifest.
+    pub(crate) path: String,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -49,6 +51,7 @@ pub(crate) fn apply(body: &mut Json, change: &Change, diagnostics: &mut Vec<Diag
                     let span = span_of(data, &index.to_string()).unwrap_or(data.span);
                     diagnostics.push(
                         Diagnostic::new(codes::PATCH_FAILED, Severity::Error, span, message)
+                            .at(data.path.clone())
                             .help("Look at the object as it is with `pdev explain`, and correct the path."),
                     );
                 }

@@ -75,7 +75,7 @@ pub(super) fn unmatched(loaded: &Loaded, drafts: &[Draft<'_>], diagnostics: &mut
 fn data(builder: &mut Builder<'_, '_>, tree: &Tree, path: &str) -> Data {
     let mut keys = Vec::new();
     spans(tree, "", &mut keys);
-    Data { value: value(builder, tree, path), keys, span: tree.span }
+    Data { value: value(builder, tree, path), keys, span: tree.span, path: path.to_owned() }
 }
 
 pub(super) fn value(builder: &mut Builder<'_, '_>, tree: &Tree, path: &str) -> Dual {

@@ -49,10 +49,7 @@ pub(super) fn of_service(builder: &mut Builder<'_, '_>, service: &Service) -> Ma
 
 /// Hands the settings to the hash and to the map of origins.
 pub(super) fn keep(builder: &mut Builder<'_, '_>, drawn: Drawn) -> Json {
-    builder.diagnostics.extend(drawn.diagnostics.into_iter().map(|found| {
-        let path = format!("{}.raw.docker", builder.draft.path);
-        if found.path.is_empty() { found.at(path) } else { found }
-    }));
+    builder.diagnostics.extend(drawn.diagnostics);
     for setting in drawn.settings {
         if setting.is_intent() {
             // Two writers of one field (a list and its `+`) both count.

@@ -135,6 +135,7 @@ fn job_body(manifest: &Manifest, job: &Job) -> Service {
     body.runtime = body.runtime.or(base.runtime);
     body.pull = body.pull.or(base.pull);
     body.identity = body.identity.or(base.identity);
+    body.secrets.extend(base.secrets);
     body.env = merged(base.env, body.env);
     body.volumes = merged(base.volumes, body.volumes);
     body.size.cpu_milli = body.size.cpu_milli.or(base.size.cpu_milli);

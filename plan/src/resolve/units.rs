@@ -152,6 +152,9 @@ impl<'w, 'a> Builder<'w, 'a> {
     }
 
     pub(super) fn built(mut self, mut unit: Unit, volumes: Vec<String>) -> Built {
+        if let Some(service) = self.draft.service() {
+            self.references.secrets.extend(service.secrets.iter().map(|secret| secret.value.clone()));
+        }
         unit.secrets = self.references.secrets.iter().cloned().collect();
         self.finish_intent(&unit);
         unit.hash = hash::of_fields(&self.intent);
@@ -177,7 +180,7 @@ impl<'w, 'a> Builder<'w, 'a> {
     }
 
     pub(super) fn origin(&self, span: Span) -> Origin {
-        Origin::written(&self.world.loaded.manifest, span)
+        Origin::written(&self.world.loaded.manifest, &self.world.loaded.sources, span)
     }
 
     /// Notes a field that the manifest and not a runtime object has a word for.

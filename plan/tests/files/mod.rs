@@ -1,0 +1,77 @@
+//! Manifests in memory, and a context that a test can bend.
+
+use std::collections::BTreeMap;
+
+use manifest::model::Date;
+use manifest::{Diagnostic, FileProblem, Files};
+use plan::application::{PreviewId, PreviewName, RuntimeKind};
+use plan::load::{LoadOptions, load};
+use plan::{Context, Git, Loaded, required_ports};
+
+pub(crate) struct Memory(pub(crate) BTreeMap<String, String>);
+
+impl Files for Memory {
+    fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
+        let path = path.trim_start_matches("./");
+        self.0.get(path).map(|text| text.clone().into_bytes()).ok_or(FileProblem::Missing)
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<(String, bool)>, FileProblem> {
+        let prefix = format!("{}/", path.trim_start_matches("./").trim_end_matches('/'));
+        let mut found: Vec<(String, bool)> = self
+            .0
+            .keys()
+            .filter_map(|name| name.strip_prefix(&prefix))
+            .map(|rest| rest.split_once('/').map_or((rest.to_owned(), false), |(folder, _)| (folder.to_owned(), true)))
+            .collect();
+        found.sort();
+        found.dedup();
+        if found.is_empty() { Err(FileProblem::Missing) } else { Ok(found) }
+    }
+}
+
+pub(crate) const TODAY: Date = Date { year: 2026, month: 11, day: 23 };
+
+pub(crate) fn read(text: &str) -> Loaded {
+    read_for(text, None)
+}
+
+pub(crate) fn read_for(text: &str, environment: Option<&str>) -> Loaded {
+    let files = Memory(BTreeMap::from([("pdev.yaml".to_owned(), text.to_owned())]));
+    let environment = environment.map(str::to_owned);
+    load("pdev.yaml", &files, &LoadOptions { environment, sets: Vec::new() })
+}
+
+pub(crate) fn context(loaded: &Loaded, runtime: RuntimeKind) -> Context {
+    let wishes = required_ports(loaded, runtime);
+    let ports = wishes
+        .iter()
+        .zip(40_000u16..)
+        .map(|(wish, free)| ((wish.unit.clone(), wish.port.clone()), wish.fixed.unwrap_or(free)))
+        .collect();
+    Context {
+        preview: PreviewName {
+            id: PreviewId("abcdefghijklmnop".into()),
+            app: loaded.manifest.app.name.value.clone(),
+            branch: "main".into(),
+            environment: "local".into(),
+        },
+        default_runtime: runtime,
+        ports,
+        proxy_port: 8642,
+        environment: BTreeMap::from([("HOME_TOWN".to_owned(), "Bern".to_owned())]),
+        git: Git { branch: Some("main".into()), commit: Some("0123abcd".into()) },
+        secrets_folder: "/run/user/1000/pdev/secrets".into(),
+        password_seed: "seed".into(),
+        today: TODAY,
+    }
+}
+
+/// `PD0250 error at services.api.env.X: words`.
+pub(crate) fn told(diagnostics: &[Diagnostic]) -> Vec<String> {
+    let line = |found: &Diagnostic| {
+        let severity = format!("{:?}", found.severity).to_lowercase();
+        format!("{} {severity} at {}: {}", found.code.0, found.path, found.message)
+    };
+    diagnostics.iter().map(line).collect()
+}

@@ -1,0 +1,137 @@
+//! Guardrails: each rule with a manifest that breaks it, levels by environment, waivers.
+
+mod files;
+
+use files::{TODAY, context, read, read_for, told};
+use plan::application::RuntimeKind;
+use plan::guardrails::{self, RULES};
+use plan::{Loaded, resolve};
+
+fn findings(loaded: &Loaded, environment: &str) -> Vec<manifest::Diagnostic> {
+    let mut context = context(loaded, RuntimeKind::Docker);
+    context.preview.environment = environment.to_owned();
+    let resolved = resolve(loaded, &context);
+    guardrails::check(loaded, &resolved.application, &resolved.origins, TODAY)
+}
+
+fn service(body: &str) -> String {
+    format!("pdev: 1\napp: a\nservices:\n  s: {{ {body} }}\nsecrets: {{ k: {{}} }}\n")
+}
+
+/// Rule, a service that breaks it, the text that the finding points at.
+const BAD: &[(&str, &str, &str)] = &[
+    ("PD001", "image: \"e:1\", security: { privileged: true }", "true"),
+    ("PD002", "image: \"e:1\", raw: { docker: { HostConfig: { PidMode: host } } }", "PidMode"),
+    ("PD003", "image: \"e:1\", volumes: { sock: { path: /var/run/docker.sock, target: /s } }", "/var/run/docker.sock"),
+    ("PD003", "image: \"e:1\", volumes: { up: { path: ../other, target: /s } }", "../other"),
+    ("PD004", "image: \"e:1\", security: { no_new_privileges: false }", "false"),
+    ("PD005", "image: \"e:1\", security: { capabilities: [IPC_LOCK] }", "IPC_LOCK"),
+    ("PD006", "image: \"e:1\", security: { user: root }", "root"),
+    (
+        "PD007",
+        "image: \"e:1\", raw: { docker: { HostConfig: { +SecurityOpt: [\"seccomp=unconfined\"] } } }",
+        "+SecurityOpt",
+    ),
+    ("PD008", "image: \"e:1\"", "s"),
+    ("PD009", "image: \"e:1\", raw: { docker: { HostConfig: { Memory: 0 } } }", "Memory"),
+    ("PD011", "image: example/latest", "example/latest"),
+    ("PD013", "image: \"e:1\", port: 80, health: none", "s"),
+    ("PD015", "image: \"e:1\", routes: [\"/x\"]", "\"/x\""),
+    ("PD016", "image: \"e:1\", env: { A: glpat-0123456789abcdefghij }", "glpat-0123456789abcdefghij"),
+    ("PD017", "image: \"e:1\", env: { API_TOKEN: \"${env.TOKEN:-x}\" }", "\"${env.TOKEN:-x}\""),
+    (
+        "PD021",
+        "image: \"e:1\", raw: { docker: { HostConfig: { PortBindings: { 80/tcp: [{ HostPort: \"80\" }] } } } }",
+        "PortBindings",
+    ),
+    ("PD025", "image: \"e:1\", command: serve it", "serve it"),
+];
+
+#[test]
+fn each_rule_finds_its_line() {
+    for (rule, body, expected) in BAD {
+        let loaded = read(&service(body));
+        let all = findings(&loaded, "local");
+        let found = all.iter().find(|found| found.code.0 == *rule);
+        let found = found.unwrap_or_else(|| {
+            panic!("{rule} finds nothing in {body}: {:#?} {:#?}", told(&all), told(&loaded.diagnostics))
+        });
+        assert_eq!(loaded.sources.slice(found.span), *expected, "{rule}: {}", found.message);
+        assert!(found.help.is_some(), "{rule}");
+    }
+}
+
+#[test]
+fn a_plain_service_gets_advice_only() {
+    let loaded = read(&service("image: \"e:1\", port: 80, security: { read_only: true }"));
+    assert_eq!(told(&findings(&loaded, "local")), Vec::<String>::new());
+}
+
+#[test]
+fn other_environments_deny() {
+    let loaded = read_for(&service("image: \"e:1\", security: { privileged: true }"), None);
+    let severity = |environment: &str| {
+        findings(&loaded, environment).into_iter().find(|found| found.code.0 == "PD001").map(|found| found.severity)
+    };
+    assert_eq!(severity("local"), Some(manifest::Severity::Warning));
+    assert_eq!(severity("preview"), Some(manifest::Severity::Error));
+}
+
+fn waived(waiver: &str) -> Vec<String> {
+    let text = service("image: \"e:1\", port: 80, security: { capabilities: [IPC_LOCK], read_only: true }");
+    let loaded = read(&format!("{text}guardrails: {{ waivers: [{{ {waiver} }}] }}\n"));
+    told(&findings(&loaded, "preview")).into_iter().filter(|line| !line.starts_with("PD010")).collect()
+}
+
+#[test]
+fn waivers() {
+    let found = "PD005 error at services.s.docker.HostConfig.CapAdd: `IPC_LOCK` goes beyond the default capabilities";
+    let noted = "PD005 info at services.s.docker.HostConfig.CapAdd: `IPC_LOCK` goes beyond the default capabilities";
+    let good = "scope: services.s, reason: pinned memory needs it, owner: team-a";
+    let cases: &[(String, Vec<String>)] = &[
+        (
+            format!("rule: PD005, {good}, expires: \"2027-03-31\""),
+            vec![format!("{noted} (waived until 2027-03-31: pinned memory needs it)")],
+        ),
+        (
+            format!("rule: PD005, {good}, expires: \"2026-11-22\""),
+            vec![
+                found.into(),
+                "PD0262 warning at guardrails.waivers.0: the waiver of `PD005` expired on 2026-11-22".into(),
+            ],
+        ),
+        (
+            format!("rule: PD005, {good}, expires: \"2026-11-23\""),
+            vec![
+                format!("{noted} (waived until 2026-11-23: pinned memory needs it)"),
+                "PD0262 info at guardrails.waivers.0: the waiver of `PD005` expires in 0 days".into(),
+            ],
+        ),
+        (
+            format!("rule: PD001, {good}, expires: \"2027-03-31\""),
+            vec![
+                found.into(),
+                "PD0261 warning at guardrails.waivers.0: this waiver of `PD001` in `services.s` waives nothing".into(),
+            ],
+        ),
+        (
+            "rule: PD005, scope: services.*, reason: because, owner: me, expires: \"2028-03-31\"".into(),
+            vec![
+                format!("{noted} (waived until 2028-03-31: because)"),
+                "PD0263 warning at guardrails.waivers.0: `because` is too short to be a reason (15 characters or more)"
+                    .into(),
+                "PD0263 info at guardrails.waivers.0: the waiver of `PD005` lasts 494 days (more than 180)".into(),
+            ],
+        ),
+    ];
+    for (waiver, expected) in cases {
+        assert_eq!(waived(waiver), *expected, "{waiver}");
+    }
+}
+
+#[test]
+fn every_rule_has_a_bad_example() {
+    for rule in RULES.iter().filter(|rule| rule.code.0 != "PD010") {
+        assert!(BAD.iter().any(|(code, ..)| *code == rule.code.0), "{}", rule.code.0);
+    }
+}

@@ -1,0 +1,366 @@
+//! From manifests to units: addresses for each reader, the environment, defaults, jobs, hashes, raw and patches.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod files;
+
+use std::fmt::Write;
+
+use files::{context, read, read_for, told};
+use plan::application::{Application, Argv, Body, Check, Health, ReadyCheck, RuntimeKind, Unit};
+use plan::explain::{Answer, explain, origin_words};
+use plan::{Loaded, Resolved, resolve};
+use serde_json::json;
+
+use RuntimeKind::{Docker, Process};
+
+const HELLO: &str = include_str!("../../examples/hello/pdev.yaml");
+
+fn resolved(text: &str, runtime: RuntimeKind) -> Resolved {
+    let loaded = read(text);
+    resolve(&loaded, &context(&loaded, runtime))
+}
+
+/// What a reader wants to see of a unit, one line each.
+fn describe(unit: &Unit) -> String {
+    let mut text = String::new();
+    let _ = match &unit.body {
+        Body::Container(container) => {
+            writeln!(text, "container {:?} {}", container.image, container.create.get("Cmd").unwrap_or(&json!(null)))
+        }
+        Body::Process(process) => writeln!(text, "process {} in {:?}", words(&process.argv), process.dir),
+    };
+    for (name, port) in &unit.ports {
+        let _ = writeln!(text, "port {name} {} -> {}", port.host, port.inside);
+    }
+    for (name, value) in &unit.env {
+        let _ = writeln!(text, "env {name}={}{}", value.value, if value.sensitive { " (sensitive)" } else { "" });
+    }
+    let _ = writeln!(text, "ready {}", ready(&unit.health));
+    for (name, condition) in &unit.needs {
+        let _ = writeln!(text, "needs {name} {condition:?}");
+    }
+    text
+}
+
+fn words(argv: &Argv) -> String {
+    match argv {
+        Argv::List(list) => list.join(" "),
+        Argv::Shell(line) => format!("sh: {line}"),
+    }
+}
+
+fn ready(health: &Health) -> String {
+    match &health.ready {
+        ReadyCheck::Probe(probe) => match &probe.check {
+            Check::Http { port, path, .. } => format!("http {port} {path}"),
+            Check::Tcp { port } => format!("tcp {port}"),
+            other => format!("{other:?}"),
+        },
+        other => format!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn check(application: &Application, unit: &str, expected: &str) {
+    let lines =
+        |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(lines(&describe(&application.units[unit])), lines(expected));
+}
+
+fn usable(text: &str, runtime: RuntimeKind) -> Resolved {
+    let resolved = resolved(text, runtime);
+    assert!(resolved.is_usable(), "{:#?}", told(&resolved.diagnostics));
+    resolved
+}
+
+#[test]
+fn hello_in_a_container() {
+    check(
+        &usable(HELLO, Docker).application,
+        "web",
+        r#"container Build(BuildSpec { context: ".", dockerfile: "Dockerfile", target: None, args: {}, platform: None }) null
+           port main 40000 -> 8080
+           env BRANCH=main
+           env NAME=world
+           env PDEV_COOKIE_DOMAIN=main.hello.localhost
+           env PDEV_INTERNAL_URL_WEB=http://web:8080
+           env PDEV_PREVIEW=hello/main
+           env PDEV_URL_WEB=http://web.main.hello.localhost:8642
+           ready http main /healthz"#,
+    );
+}
+
+#[test]
+fn hello_as_a_process() {
+    check(
+        &usable(HELLO, Process).application,
+        "web",
+        r#"process perl hello.pl in Project(".")
+           port main 40000 -> 40000
+           env BRANCH=main
+           env HOST=127.0.0.1
+           env NAME=world
+           env PDEV_COOKIE_DOMAIN=main.hello.localhost
+           env PDEV_INTERNAL_URL_WEB=http://127.0.0.1:40000
+           env PDEV_PREVIEW=hello/main
+           env PDEV_URL_WEB=http://web.main.hello.localhost:8642
+           env PORT=40000
+           env PORT_MAIN=40000
+           ready http main /healthz"#,
+    );
+}
+
+const MIXED: &str = r#"
+pdev: 1
+app: mixed
+services:
+  api:
+    image: example/api:1
+    port: 8080
+    env: { WEB: "${services.web.internal_url}", ADDRESS: "${services.web.address}", TOWN: "${env.HOME_TOWN}", NONE: "${env.NOT_SET:-none}" }
+  web:
+    port: 3000
+    command: ["npm", "run", "dev"]
+    runtime: process
+    env: { API: "${services.api.host}:${services.api.port}", SELF: "${services.web.url}" }
+  worker: { image: "example/worker:1" }
+"#;
+
+fn env<'a>(resolved: &'a Resolved, unit: &str, name: &str) -> &'a str {
+    &resolved.application.units[unit].env[name].value
+}
+
+#[test]
+fn addresses_are_for_the_reader() {
+    let mixed = usable(MIXED, Docker);
+    let cases = [
+        ("api", "WEB", "http://web:40001"),
+        ("api", "ADDRESS", "web:40001"),
+        ("api", "TOWN", "Bern"),
+        ("api", "NONE", "none"),
+        ("web", "API", "127.0.0.1:40000"),
+        ("web", "SELF", "http://web.main.mixed.localhost:8642"),
+        ("worker", "PDEV_INTERNAL_URL_API", "http://api:8080"),
+        ("worker", "PDEV_INTERNAL_URL_WEB", "http://web:40001"),
+        ("web", "PDEV_INTERNAL_URL_API", "http://127.0.0.1:40000"),
+    ];
+    for (unit, name, value) in cases {
+        assert_eq!(env(&mixed, unit, name), value, "{unit} {name}");
+    }
+    let Body::Container(api) = &mixed.application.units["api"].body else { panic!("a container") };
+    assert_eq!(api.process_peers, ["web"]);
+    assert_eq!(ready(&mixed.application.units["worker"].health), "StaysUp(300ms)");
+    assert_eq!(ready(&mixed.application.units["api"].health), "tcp main");
+}
+
+#[test]
+fn services_may_know_each_other() {
+    let mixed = usable(MIXED, Docker);
+    let needs = |unit: &str| mixed.application.units[unit].needs.keys().cloned().collect::<Vec<_>>();
+    assert_eq!((needs("api"), needs("web")), (vec!["web".to_owned()], Vec::new()));
+}
+
+#[test]
+fn containers_are_hardened() {
+    let resolved = usable("pdev: 1\napp: a\nservices:\n  s: { image: \"e:1\", port: 80 }\n", Docker);
+    let Body::Container(container) = &resolved.application.units["s"].body else { panic!("a container") };
+    assert_eq!(
+        container.create,
+        json!({
+            "HostConfig": {
+                "CapDrop": ["ALL"],
+                "CapAdd": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"],
+                "SecurityOpt": ["no-new-privileges"],
+                "Memory": 2_147_483_648u64,
+                "PidsLimit": 2048
+            },
+            "ExposedPorts": { "80/tcp": {} }
+        })
+    );
+}
+
+const TUNED: &str = r#"
+pdev: 1
+app: tuned
+services:
+  s:
+    image: example/s:1
+    command: ./serve --fast
+    user: x-ignored
+    size: { cpu: 500m, memory: 256Mi }
+    security: { capabilities: [IPC_LOCK], user: "1000", read_only: true }
+    volumes: { code: { path: ./src, target: /app/src, read_only: true }, data: /data }
+    raw: { docker: { HostConfig: { ShmSize: 1024, +CapAdd: [SYS_NICE] }, Hostname: box } }
+patches:
+  - { target: { runtime: docker, from: services.s }, json: [{ op: add, path: /HostConfig/DeviceRequests, value: [] }], why: test }
+"#;
+
+#[test]
+fn what_the_user_says_wins() {
+    let text = TUNED.replace("    user: x-ignored\n", "");
+    let loaded = read(&text);
+    let resolved = resolve(&loaded, &context(&loaded, Docker));
+    assert!(resolved.is_usable(), "{:#?} {:#?}", told(&loaded.diagnostics), told(&resolved.diagnostics));
+    let Body::Container(container) = &resolved.application.units["s"].body else { panic!("a container") };
+    let host = &container.create["HostConfig"];
+    assert_eq!(host["Memory"], 268_435_456);
+    assert_eq!(host["CpuShares"], 512);
+    assert_eq!(host["ReadonlyRootfs"], true);
+    assert_eq!(host["Tmpfs"], json!({ "/tmp": "" }));
+    assert_eq!(host["Binds"], json!(["./src:/app/src:ro"]));
+    assert_eq!(host["ShmSize"], 1024);
+    assert_eq!(host["DeviceRequests"], json!([]));
+    let added: Vec<_> = host["CapAdd"].as_array().unwrap().iter().skip(7).collect();
+    assert_eq!(added, [&json!("IPC_LOCK"), &json!("SYS_NICE")]);
+    assert_eq!(container.create["Cmd"], json!(["/bin/sh", "-c", "./serve --fast"]));
+    assert_eq!(container.create["Hostname"], "box");
+    assert_eq!(container.volumes, [("data".to_owned(), "/data".to_owned())]);
+    assert!(resolved.application.volumes.contains_key("data"));
+    explained(&loaded, &resolved);
+}
+
+fn explained(loaded: &Loaded, resolved: &Resolved) {
+    let cases = [
+        ("services.s.docker.HostConfig.Memory", "pdev.yaml:8"),
+        ("s.size.memory", "pdev.yaml:8"),
+        ("services.s.docker.HostConfig.PidsLimit", "default: a fork bomb stops one unit, not the laptop"),
+        ("services.s.docker.HostConfig.ShmSize", "pdev.yaml:11 (raw)"),
+        ("services.s.docker.HostConfig.DeviceRequests", "pdev.yaml:13 (patch)"),
+        ("services.s.stop.grace", "default: the time Docker gives too"),
+    ];
+    for (path, words) in cases {
+        let Answer::One(found) = explain(resolved, path) else { panic!("{path} is one field") };
+        assert_eq!(origin_words(found.origins.last().unwrap(), &loaded.sources), words, "{path}");
+    }
+    assert!(matches!(explain(resolved, "services.s.size"), Answer::Branch(fields) if fields.len() == 3));
+    let nearest = Some("services.s.size.memory".to_owned());
+    assert_eq!(explain(resolved, "servces.s.size.memory"), Answer::Unknown { nearest });
+}
+
+fn hash(text: &str, unit: &str, bend: impl FnOnce(&mut plan::Context)) -> String {
+    let loaded = read(text);
+    let mut context = context(&loaded, Docker);
+    bend(&mut context);
+    resolve(&loaded, &context).application.units[unit].hash.clone()
+}
+
+#[test]
+fn the_hash_is_of_intent() {
+    let same = |bend: fn(&mut plan::Context)| {
+        for unit in ["api", "web", "worker"] {
+            assert_eq!(hash(MIXED, unit, bend), hash(MIXED, unit, |_| ()), "{unit}");
+        }
+    };
+    same(|context| context.ports.values_mut().for_each(|port| *port += 1000));
+    same(|context| context.proxy_port = 9999);
+    same(|context| context.secrets_folder = "/elsewhere".into());
+    same(|context| context.password_seed = "other".into());
+    same(|context| context.preview.id.0 = "ponmlkjihgfedcba".into());
+    for (what, changed) in [
+        ("a comment", MIXED.replace("pdev: 1", "# hello\npdev: 1")),
+        ("another service", format!("{MIXED}  more: {{ image: \"e:1\", port: 81 }}\n")),
+        ("a health check", MIXED.replace("port: 8080", "port: 8080\n    health: /ready")),
+        ("needs", MIXED.replace("worker: {", "worker: { needs: { api: healthy },")),
+    ] {
+        for unit in ["api", "worker"] {
+            assert_eq!(hash(&changed, unit, |_| ()), hash(MIXED, unit, |_| ()), "{what}: {unit}");
+        }
+    }
+}
+
+#[test]
+fn a_changed_intent_is_named() {
+    let before = hash(MIXED, "api", |_| ());
+    let fields = |text: String| plan::hash::changed_fields(&before, &hash(&text, "api", |_| ()));
+    assert_eq!(fields(MIXED.replace("image: example/api:1", "image: example/api:2")), ["image"]);
+    assert_eq!(fields(MIXED.replace("TOWN: \"${env.HOME_TOWN}\"", "TOWN: Basel")), ["env.TOWN"]);
+    assert_eq!(fields(MIXED.replace("port: 8080", "port: 8081")), ["ports.main"]);
+    assert_eq!(fields(MIXED.replace("port: 8080", "port: 8080\n    size: { memory: 1Gi }")), ["size.memory"]);
+}
+
+const JOBS: &str = r#"
+pdev: 1
+app: jobs
+services:
+  api: { image: "example/api:1", port: 80, env: { A: "1" }, size: { memory: 64Mi } }
+  twin: { image: "example/api:1", command: [twin] }
+  other: { image: "example/other:1" }
+jobs:
+  migrate: { service: api, command: [migrate], env: { B: "2" } }
+  smoke: { service: api, command: [smoke], when: before, needs: { api: healthy } }
+  report: { service: api, command: [report], when: after }
+"#;
+
+#[test]
+fn jobs_take_from_their_service_and_go_first() {
+    let resolved = usable(JOBS, Docker);
+    let application = &resolved.application;
+    assert!(env(&resolved, "migrate", "A") == "1" && env(&resolved, "migrate", "B") == "2");
+    assert!(application.units["migrate"].ports.is_empty());
+    let needs = |unit: &str| application.units[unit].needs.keys().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(needs("api"), "migrate");
+    assert_eq!(needs("twin"), "migrate smoke");
+    assert_eq!(needs("other"), "");
+    assert_eq!(needs("smoke"), "api");
+}
+
+#[test]
+fn what_cannot_be_is_told() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "services:\n  s: { image: \"e:1\", needs: { t: completed } }\n  t: { image: \"e:1\" }\n",
+            "PD0256 error at services.s.needs.t: service `t` never completes: only a job does",
+        ),
+        (
+            "services:\n  s: { image: \"e:1\", runtime: process }\n",
+            "PD0253 error at services.s.runtime: cannot run on runtime `process`: it has no `command` that could run outside a container",
+        ),
+        (
+            "services:\n  s: { image: \"e:1\", env: { A: \"${env.MISSING}\" } }\n",
+            "PD0252 error at services.s.env.A: `MISSING` is not set in your environment",
+        ),
+        (
+            "services:\n  s: { image: \"e:1\", raw: { docker: { HostConfig: { Memroy: 1 } } } }\n",
+            "PD0257 error at services.s.raw.docker: the Docker engine knows no field `HostConfig.Memroy` (nearest: `HostConfig.Memory`)",
+        ),
+        (
+            "services:\n  s: { image: \"e:1\", raw: { docker: { shm_size: 1 } } }\n",
+            "PD0257 error at services.s.raw.docker: the Docker engine knows no field `shm_size` (nearest: `HostConfig.ShmSize`)",
+        ),
+        (
+            "services:\n  s: { image: \"e:1\" }\npatches:\n  - { target: { runtime: docker, from: services.t }, merge: {} }\n",
+            "PD0258 error at patches.0: this patch matches nothing: there is no `services.t` (nearest: `services.s`)",
+        ),
+        (
+            "services:\n  s: { image: \"e:1\" }\npatches:\n  - { target: { runtime: docker, from: services.s }, json: [{ op: remove, path: /Nope }] }\n",
+            "PD0259 error at patches.0: there is nothing at `/Nope`",
+        ),
+    ];
+    for (text, expected) in cases {
+        let resolved = resolved(&format!("pdev: 1\napp: a\n{text}"), Docker);
+        let told = told(&resolved.diagnostics);
+        assert!(told.iter().any(|line| line == expected), "{expected}\n{told:#?}");
+    }
+}
+
+#[test]
+fn a_unit_that_can_do_one_thing_does_it() {
+    let text = "pdev: 1\napp: a\nservices:\n  i: { image: \"e:1\" }\n  p: { process: { command: [p] } }\nenvironments: { local: {}, bare: { runtime: process } }\n";
+    let kinds = |environment, runtime| {
+        let loaded = read_for(text, environment);
+        let resolved = resolve(&loaded, &context(&loaded, runtime));
+        let kind = |unit: &str| resolved.application.units[unit].body.runtime();
+        (kind("i"), kind("p"), resolved.is_usable())
+    };
+    assert_eq!(kinds(None, Docker), (Docker, Process, true));
+    assert_eq!(kinds(Some("bare"), Docker), (Docker, Process, true));
+    assert_eq!(kinds(None, Process), (Docker, Process, false), "no engine answers");
+}
+
+#[test]
+fn resolving_is_deterministic() {
+    let first = format!("{:?}", resolved(MIXED, Docker));
+    for _ in 0..100 {
+        assert_eq!(format!("{:?}", resolved(MIXED, Docker)), first);
+    }
+}
