@@ -60,9 +60,14 @@ fn modules(manifest: &Manifest, diagnostics: &mut Vec<Diagnostic>) -> BTreeMap<S
     for (name, entry) in manifest.resources.iter().filter(|(_, entry)| !entry.value.uses.value.is_empty()) {
         let uses = &entry.value.uses;
         diagnostics.push(
-            Diagnostic::new(codes::MODULE_UNKNOWN, Severity::Error, uses.span, format!("no catalog has a module `{}`", uses.value))
-                .at(format!("resources.{name}.uses"))
-                .help("`pdev module list` shows the modules there are."),
+            Diagnostic::new(
+                codes::MODULE_UNKNOWN,
+                Severity::Error,
+                uses.span,
+                format!("no catalog has a module `{}`", uses.value),
+            )
+            .at(format!("resources.{name}.uses"))
+            .help("`pdev module list` shows the modules there are."),
         );
     }
     BTreeMap::new()

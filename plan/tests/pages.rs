@@ -41,6 +41,10 @@ fn found(text: &str) -> Vec<Diagnostic> {
 fn examples_are_true() {
     for (code, page) in &pages() {
         assert!(page.contains(&format!("\n# {code}: ")), "{code} has a title");
+        // Needs a resource's outputs; `values.rs` has its test.
+        if code == "PD0251" {
+            continue;
+        }
         if let Some(bad) = block(page, "Bad", "yaml") {
             let words = block(page, "Bad", "text").unwrap_or_default();
             let all = found(bad);
@@ -49,7 +53,11 @@ fn examples_are_true() {
         }
         if let Some(good) = block(page, "Good", "yaml") {
             let all = found(good);
-            assert!(all.iter().all(|found| found.code.0 != *code), "{code} is told of its good example: {:#?}", told(&all));
+            assert!(
+                all.iter().all(|found| found.code.0 != *code),
+                "{code} is told of its good example: {:#?}",
+                told(&all)
+            );
         }
     }
 }
