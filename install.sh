@@ -170,6 +170,7 @@ build() {
   say "building pdev (release${target:+, static}); a few minutes the first time"
   if [ "$dry_run" = yes ]; then
     say "would run: cargo build --release --locked -p cli --bin pdev${target:+ --target $target}"
+    binary=target/${target:+$target/}release/pdev
     return 0
   fi
   (cd "$source_dir" && cargo build --release --locked -p cli --bin pdev ${target:+--target "$target"}) ||
@@ -183,9 +184,9 @@ build() {
 
 # Makes a folder with its parents and records those that did not exist.
 folder() {
-  [ ! -d "$1" ] || return 0
+  if [ -d "$1" ] || [ "$dry_run" = yes ]; then return 0; fi
   folder "$(dirname "$1")"
-  act mkdir "$1"
+  mkdir "$1"
   remember dir "$1"
 }
 
@@ -228,9 +229,16 @@ man_pages() {
   done
 }
 
+keep_record() {
+  if [ "$dry_run" = no ] && [ -s "$record_new" ] && [ -d "$share" ]; then cp "$record_new" "$record"; fi
+  rm -f "$record_new"
+}
+
 install_all() {
-  [ -n "$binary" ] || build
-  if [ -n "$binary" ]; then
+  if [ -z "$binary" ]; then
+    build
+  else
+    binary=$(absolute "$binary")
     [ -f "$binary" ] || fail "there is no file \`$binary\`"
     case $("$binary" --version 2>&1 </dev/null || :) in
       "pdev "*) ;;
@@ -240,16 +248,16 @@ install_all() {
   replaced=no
   [ ! -e "$bin_dir/pdev" ] || replaced=yes
   record_new=$(mktemp)
-  trap 'rm -f "$record_new"' EXIT
+  # Also what a failed installation made can be removed by --uninstall.
+  trap keep_record EXIT
   [ ! -f "$record" ] || cat "$record" >"$record_new"
-  put
   folder "$share"
+  put
   generate "$share/bash-completion/completions/pdev" "$bin_dir/pdev" completions bash
   generate "$share/zsh/site-functions/_pdev" "$bin_dir/pdev" completions zsh
   generate "$share/fish/vendor_completions.d/pdev.fish" "$bin_dir/pdev" completions fish
   man_pages
   if [ "$dry_run" = yes ]; then say "would write: $record"; return 0; fi
-  cp "$record_new" "$record"
   say "installed $("$bin_dir/pdev" --version </dev/null) as $bin_dir/pdev"
   [ "$replaced" = no ] || say "a running agent stays the old one until \`pdev agent stop\`; previews go on meanwhile"
   case :${PATH:-}: in
