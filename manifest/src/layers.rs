@@ -87,6 +87,11 @@ pub fn cleaned(node: Node) -> Node {
         Kind::Map(pairs) => {
             let mut kept = Vec::with_capacity(pairs.len());
             for pair in pairs {
+                // What stands under `raw` is merged over rendered objects later, and appends to their lists.
+                if pair.key.value == "raw" {
+                    kept.push(pair);
+                    continue;
+                }
                 let value = cleaned(pair.value);
                 let name = pair.key.value.strip_prefix('+').unwrap_or(&pair.key.value).to_owned();
                 kept.push(Pair { key: crate::Spanned::new(name, pair.key.span), value });
