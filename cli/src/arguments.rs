@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    agent, completions, doctor, down, exec, logs, ls, man, open, plan, restart, status, up, version, wait,
+    agent, check, completions, doctor, down, exec, explain, logs, ls, man, open, plan, restart, schema, status, up,
+    version, wait,
 };
 use crate::help;
 use crate::render::terminal::Color;
@@ -73,6 +74,12 @@ pub(crate) enum Command {
     Open(open::Arguments),
     /// Show what `up` would do, and why
     Plan(plan::Arguments),
+    /// Check a manifest and show every problem in it
+    Check(check::Arguments),
+    /// Explain a code (PD0104) or a field (services.api.port)
+    Explain(explain::Arguments),
+    /// Print the JSON Schema of `pdev.yaml`
+    Schema(schema::Arguments),
     /// The background agent: status, stop, logs, run
     Agent(agent::Arguments),
     /// Look for what could be wrong with this machine

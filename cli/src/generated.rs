@@ -19,6 +19,7 @@ fn pages() -> Vec<(PathBuf, String)> {
 fn schemas() -> Vec<(&'static str, serde_json::Value)> {
     vec![
         ("agent", schema_of::<protocol::greeting::AgentInfo>()),
+        ("check", schema_of::<Vec<protocol::problem::DiagnosticView>>()),
         ("doctor", schema_of::<Vec<crate::commands::doctor::Finding>>()),
         ("event", schema_of::<protocol::Event>()),
         ("log-entry", schema_of::<protocol::request::LogEntry>()),

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-const GROUPS: [(&str, &[&str]); 3] = [
+const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["up", "down", "restart", "exec", "wait"]),
     ("Look", &["ls", "status", "logs", "open", "plan"]),
+    ("Write", &["check", "explain", "schema"]),
     ("Platform", &["agent", "doctor", "completions", "man", "version"]),
 ];
 

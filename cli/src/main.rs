@@ -5,6 +5,7 @@
 mod arguments;
 mod checking;
 mod choose;
+mod codes;
 mod commands;
 mod context;
 mod exit;

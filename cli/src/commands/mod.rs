@@ -1,16 +1,19 @@
 //! One file a command: its options and what it does.
 
 pub(crate) mod agent;
+pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod exec;
+pub(crate) mod explain;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod open;
 pub(crate) mod plan;
 pub(crate) mod restart;
+pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod version;
@@ -32,6 +35,9 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Logs(arguments) => logs::run(&arguments, context),
         Command::Open(arguments) => open::run(&arguments, context),
         Command::Plan(arguments) => plan::run(arguments, context),
+        Command::Check(arguments) => check::run(&arguments, context),
+        Command::Explain(arguments) => explain::run(&arguments, context),
+        Command::Schema(arguments) => schema::run(&arguments, context),
         Command::Agent(arguments) => agent::run(&arguments, context),
         Command::Doctor(arguments) => doctor::run(&arguments, context),
         Command::Completions(arguments) => completions::run(&arguments, context),

@@ -14,11 +14,10 @@ use super::terminal::Paint;
 /// Two places further apart are shown as two pieces.
 const LINES_TOGETHER: usize = 12;
 
-pub(crate) fn render(diagnostic: &Diagnostic, sources: &Sources, paint: Paint, unicode: bool) -> String {
-    let (level, _) = level(diagnostic.severity);
+pub(crate) fn render(diagnostic: &Diagnostic, sources: &Sources, paint: Paint) -> String {
     let (near, far): (Vec<&Related>, Vec<&Related>) =
         diagnostic.related.iter().partition(|related| is_near(diagnostic.span, related.span, sources));
-    let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code.0);
+    let title = level(diagnostic.severity).primary_title(diagnostic.message.as_str()).id(diagnostic.code.0);
     let mut group = title.elements(primary(diagnostic.span, &near, sources));
     for related in far {
         group = group.elements(place(related, sources));
@@ -29,19 +28,15 @@ pub(crate) fn render(diagnostic: &Diagnostic, sources: &Sources, paint: Paint, u
     let mut groups = vec![group];
     groups.extend(diagnostic.fixes.iter().map(|fix| change(fix, sources)));
     let renderer = if paint.on { Renderer::styled() } else { Renderer::plain() };
-    renderer.decor_style(if unicode { DecorStyle::Unicode } else { DecorStyle::Ascii }).render(&groups)
+    renderer.decor_style(DecorStyle::Ascii).render(&groups)
 }
 
-fn level(severity: Severity) -> (Level<'static>, &'static str) {
+fn level(severity: Severity) -> Level<'static> {
     match severity {
-        Severity::Error => (Level::ERROR, "error"),
-        Severity::Warning => (Level::WARNING, "warning"),
-        Severity::Info => (Level::INFO, "info"),
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+        Severity::Info => Level::INFO,
     }
-}
-
-pub(crate) fn severity_word(severity: Severity) -> &'static str {
-    level(severity).1
 }
 
 fn is_near(first: Span, second: Span, sources: &Sources) -> bool {
@@ -152,7 +147,7 @@ mod tests {
             .help("Read `pdev explain services.web`.")
             .related(span(good, good + 6), "here it is right")
             .fix("change it to `health`", true, vec![Edit { span: span(bad, bad + 5), text: "health".into() }]);
-        let rendered = render(&diagnostic, &sources(text), Paint { on: false }, false);
+        let rendered = render(&diagnostic, &sources(text), Paint { on: false });
         let expected = "\
 error[PD0104]: unknown field `helth`
  --> pdev.yaml:4:5
@@ -165,9 +160,8 @@ error[PD0104]: unknown field `helth`
   = help: Read `pdev explain services.web`.
 help: change it to `health`
   |
-4 -     helth: /
-4 +     health: /
-  |";
+4 |     health: /
+  |       +";
         assert_eq!(rendered.trim_end(), expected, "\n{rendered}");
     }
 
@@ -179,8 +173,8 @@ help: change it to `health`
                 let diagnostic = Diagnostic::new(Code("PD0001"), Severity::Info, Span { file: FileId(0), start, end }, "m")
                     .related(Span { file: FileId(1), start, end }, "elsewhere")
                     .fix("f", true, vec![Edit { span: Span { file: FileId(0), start, end }, text: "x".into() }]);
-                let _rendered = render(&diagnostic, &sources(text), Paint { on: true }, true);
-                let _empty = render(&diagnostic, &sources(""), Paint { on: true }, true);
+                let _rendered = render(&diagnostic, &sources(text), Paint { on: true });
+                let _empty = render(&diagnostic, &sources(""), Paint { on: true });
             }
         }
     }

@@ -1,9 +1,13 @@
 //! How things look. Only [`terminal`] writes; the rest makes text.
 
+pub(crate) mod diagnostic;
 pub(crate) mod logs;
+pub(crate) mod page;
 pub(crate) mod plan;
 pub(crate) mod problem;
 pub(crate) mod progress;
+pub(crate) mod sarif;
+pub(crate) mod schema_field;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod terminal;

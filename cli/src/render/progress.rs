@@ -272,11 +272,13 @@ impl Progress {
         }
         let (columns, rows) = Terminal::size();
         let lines = self.board.draw(self.elapsed(), columns, rows.saturating_sub(2).max(1), self.look);
-        let mut text = self.back();
+        // Without wrapping, a line with wide characters cannot become two, which the next drawing would miss.
+        let mut text = self.back() + "\x1b[?7l";
         for line in &lines {
             text.push_str(line);
             text.push('\n');
         }
+        text.push_str("\x1b[?7h");
         self.drawn = lines.len();
         terminal.tell_raw(text.as_bytes());
     }

@@ -1,60 +1,10 @@
-//! Diagnostics as data: the wire's form, and SARIF 2.1.0 for code scanning.
+//! Diagnostics as SARIF 2.1.0, for code scanning.
 
-use manifest::diagnostic::{Edit, Fix, Related};
-use manifest::{Diagnostic, FileId, Sources};
-use protocol::problem::{DiagnosticView, EditView, FixView, RelatedView};
+use protocol::problem::{DiagnosticView, FixView};
 use serde_json::{Value, json};
 
-use super::diagnostic::severity_word;
-
-fn path(file: FileId, sources: &Sources) -> String {
-    sources.get(file).map(|source| source.path.clone()).unwrap_or_default()
-}
-
-pub(crate) fn view(diagnostic: &Diagnostic, sources: &Sources) -> DiagnosticView {
-    let span = diagnostic.span;
-    let start = sources.position(span.file, span.start as usize);
-    let end = sources.position(span.file, span.end as usize);
-    DiagnosticView {
-        code: diagnostic.code.0.to_owned(),
-        severity: severity_word(diagnostic.severity).to_owned(),
-        message: diagnostic.message.clone(),
-        file: path(span.file, sources),
-        line: start.line,
-        column: start.column,
-        end_line: end.line,
-        end_column: end.column,
-        start: span.start,
-        end: span.end,
-        path: diagnostic.path.clone(),
-        help: diagnostic.help.clone(),
-        related: diagnostic.related.iter().map(|related| related_view(related, sources)).collect(),
-        fixes: diagnostic.fixes.iter().map(|fix| fix_view(fix, sources)).collect(),
-    }
-}
-
-fn related_view(related: &Related, sources: &Sources) -> RelatedView {
-    let start = sources.position(related.span.file, related.span.start as usize);
-    RelatedView {
-        message: related.message.clone(),
-        file: path(related.span.file, sources),
-        line: start.line,
-        column: start.column,
-    }
-}
-
-fn fix_view(fix: &Fix, sources: &Sources) -> FixView {
-    let edit = |edit: &Edit| EditView {
-        file: path(edit.span.file, sources),
-        start: edit.span.start,
-        end: edit.span.end,
-        text: edit.text.clone(),
-    };
-    FixView { title: fix.title.clone(), safe: fix.safe, edits: fix.edits.iter().map(edit).collect() }
-}
-
 /// One run over any number of manifests.
-pub(crate) fn sarif(views: &[DiagnosticView]) -> Value {
+pub(crate) fn log(views: &[DiagnosticView]) -> Value {
     let mut codes: Vec<&str> = views.iter().map(|view| view.code.as_str()).collect();
     codes.sort_unstable();
     codes.dedup();

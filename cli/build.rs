@@ -1,0 +1,29 @@
+//! Embeds the pages of all codes (docs/codes), so that `pdev explain CODE` works offline and never drifts.
+
+use std::fmt::Write;
+use std::path::Path;
+
+fn main() -> std::io::Result<()> {
+    let folder = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../docs/codes").canonicalize()?;
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let mut pages = Vec::new();
+    for entry in std::fs::read_dir(&folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // An index or a template stands beside the pages.
+        if let Some(code) = name.strip_suffix(".md").filter(|code| code.starts_with("PD")) {
+            pages.push((code.to_owned(), path));
+        }
+    }
+    pages.sort();
+    let mut table = String::from("&[\n");
+    for (code, path) in pages {
+        let _ = writeln!(table, "    ({code:?}, include_str!({:?})),", path.display().to_string());
+    }
+    table.push_str("]\n");
+    std::fs::write(Path::new(&variable("OUT_DIR")).join("codes.in"), table)
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}

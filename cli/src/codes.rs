@@ -1,0 +1,12 @@
+//! The page of each code, embedded from docs/codes by the build script.
+
+/// Sorted by code.
+const PAGES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/codes.in"));
+
+pub(crate) fn page(code: &str) -> Option<&'static str> {
+    PAGES.binary_search_by_key(&code, |(known, _)| known).ok().map(|index| PAGES[index].1)
+}
+
+pub(crate) fn all() -> impl Iterator<Item = &'static str> {
+    PAGES.iter().map(|(code, _)| *code)
+}

@@ -1,0 +1,139 @@
+//! `pdev check`: every problem of a manifest, without any agent; `--fix` repairs what is mechanical.
+
+use std::path::PathBuf;
+
+use manifest::Severity;
+use protocol::problem::DiagnosticView;
+
+use crate::checking::{self, Read, Wish};
+use crate::context::Context;
+use crate::exit::{self, Failure, Outcome};
+use crate::folder;
+use crate::render::{diagnostic, sarif};
+use crate::words;
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  pdev check                     the nearest pdev.yaml
+  pdev check */pdev.yaml --json  several, as data
+  pdev check --fix               apply the fixes that are safe
+  pdev check --sarif > pdev.sarif
+
+Exit codes: 0 no errors, 2 errors, 4 no manifest.")]
+pub(crate) struct Arguments {
+    /// Manifests, or their folders [default: the nearest pdev.yaml upwards]
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Apply all safe fixes, then check again
+    #[arg(long)]
+    fix: bool,
+    /// SARIF 2.1.0, for code scanning
+    #[arg(long, conflicts_with = "json")]
+    sarif: bool,
+    /// The environment of the manifest [default: local]
+    #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
+    environment: Option<String>,
+    /// Change a field, over everything else: `services.web.replicas=2`
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    sets: Vec<String>,
+    /// Only what concerns this runtime: docker or process
+    #[arg(long, value_name = "RUNTIME", value_parser = ["docker", "process"], env = "PDEV_RUNTIME", hide_env = true)]
+    runtime: Option<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    let named = || arguments.files.iter().map(|file| Some(file.as_path()));
+    let files: Vec<_> = if arguments.files.is_empty() { vec![None] } else { named().collect() };
+    let wish = Wish {
+        environment: arguments.environment.as_deref(),
+        sets: &arguments.sets,
+        runtime: arguments.runtime.as_deref(),
+    };
+    let mut views = Vec::new();
+    let mut errors = 0;
+    for file in files {
+        let place = folder::find(&context.folder, file)?;
+        let mut read = checking::read(&place, wish)?;
+        if arguments.fix {
+            read = fixed(read, wish, context)?;
+        }
+        errors += read.count(Severity::Error);
+        if context.json || arguments.sarif {
+            views.extend(views_of(&read, context));
+        } else {
+            show(&read, arguments.fix, context);
+        }
+    }
+    if arguments.sarif {
+        context.terminal.say_json(&sarif::log(&views));
+    } else if context.json {
+        context.terminal.say_json(&views);
+    }
+    Ok(if errors == 0 { exit::OK } else { exit::WRONG })
+}
+
+/// Paths relative to where the user stands, so that several manifests do not all become `pdev.yaml`.
+fn views_of(read: &Read, context: &Context) -> Vec<DiagnosticView> {
+    let mut views = agent::convert::diagnostics(&read.diagnostics, &read.loaded.sources);
+    let Ok(prefix) = read.place.folder.strip_prefix(&context.folder) else { return views };
+    let relative = |file: &mut String| *file = prefix.join(&*file).to_string_lossy().into_owned();
+    for view in &mut views {
+        relative(&mut view.file);
+        view.related.iter_mut().for_each(|related| relative(&mut related.file));
+        view.fixes.iter_mut().flat_map(|fix| &mut fix.edits).for_each(|edit| relative(&mut edit.file));
+    }
+    views
+}
+
+fn show(read: &Read, fixing: bool, context: &Context) {
+    let terminal = &context.terminal;
+    for found in &read.diagnostics {
+        terminal.say(&diagnostic::render(found, &read.loaded.sources, terminal.paint));
+        terminal.say("");
+    }
+    let name = &read.place.file;
+    let (errors, warnings) = (read.count(Severity::Error), read.count(Severity::Warning));
+    let fixes = read.diagnostics.iter().filter(|found| found.fixes.iter().any(|fix| fix.safe)).count();
+    if errors + warnings == 0 {
+        let manifest = &read.loaded.manifest;
+        let parts = [
+            words::count(manifest.services.len(), "service"),
+            words::count(manifest.resources.len(), "resource"),
+            words::count(manifest.jobs.len(), "job"),
+        ];
+        return terminal.say(&format!("{} {name}: {}", terminal.paint.green("ok"), parts.join(", ")));
+    }
+    let mut line = format!("{name}: {}, {}", words::count(errors, "error"), words::count(warnings, "warning"));
+    if fixes > 0 && !fixing {
+        line.push_str(&format!("; `pdev check --fix` repairs {fixes}"));
+    }
+    terminal.say(&line);
+    if let Some(first) = read.diagnostics.first() {
+        terminal.say(&terminal.paint.dim(&format!("`pdev explain {}` tells more about the first", first.code.0)));
+    }
+}
+
+/// Fixing one thing may uncover another; a fix that never ends is stopped.
+const ROUNDS_MAX: usize = 5;
+
+fn fixed(mut read: Read, wish: Wish<'_>, context: &Context) -> Result<Read, Failure> {
+    let mut count = 0;
+    for _ in 0..ROUNDS_MAX {
+        let outcome = manifest::fix::apply(&read.loaded.sources, &read.diagnostics);
+        if outcome.files.is_empty() {
+            break;
+        }
+        for (path, text) in &outcome.files {
+            let path = read.place.folder.join(path);
+            agent::disk::replace_file(&path, text.as_bytes(), 0o644).map_err(|error| {
+                Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)))
+            })?;
+        }
+        count += outcome.applied;
+        read = checking::read(&read.place, wish)?;
+    }
+    if count > 0 && !context.json {
+        context.terminal.tell(&format!("{}: {} applied", read.place.file, words::count(count, "fix").replace("fixs", "fixes")));
+    }
+    Ok(read)
+}

@@ -1,0 +1,158 @@
+//! `pdev explain`: a code's page, or what a field means and where its value comes from.
+
+use manifest::Sources;
+use plan::application::RuntimeKind;
+use plan::explain::{Answer, Explanation, explain, origin_words};
+use serde_json::json;
+
+use crate::checking::{self, Read, Wish};
+use crate::context::Context;
+use crate::exit::{Failure, Outcome};
+use crate::render::terminal::Paint;
+use crate::render::{page, schema_field, table};
+use crate::{codes, folder, words};
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  pdev explain PD0104               what a code means, with a bad and a good example
+  pdev explain services.api.port    what a field means, its value here, and who set it
+  pdev explain services.api.docker  everything the container gets, each with its origin")]
+pub(crate) struct Arguments {
+    /// A code such as PD0104, or a field such as services.api.port
+    #[arg(value_name = "CODE|FIELD")]
+    subject: String,
+    /// The environment of the manifest [default: local]
+    #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
+    environment: Option<String>,
+    /// Where services run that leave the choice open: docker or process
+    #[arg(long, value_name = "RUNTIME", value_parser = ["docker", "process"], env = "PDEV_RUNTIME", hide_env = true)]
+    runtime: Option<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    let subject = arguments.subject.trim();
+    if is_code(subject) { code(&subject.to_uppercase(), context) } else { field(subject, arguments, context) }
+}
+
+fn is_code(subject: &str) -> bool {
+    let digits = subject.get(..2).filter(|start| start.eq_ignore_ascii_case("PD")).map(|_| &subject[2..]);
+    digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn code(code: &str, context: &Context) -> Outcome {
+    let Some(text) = codes::page(code) else {
+        let failure = Failure::not_found(format!("no code `{code}`"));
+        let near = words::nearest(code, codes::all());
+        return Err(match near {
+            Some(near) => failure.hint(format!("Did you mean `{near}`?")),
+            None => failure.hint("Codes stand in brackets in what `pdev check` prints."),
+        });
+    };
+    if context.json {
+        context.terminal.say_json(&json!({ "code": code, "page": page::without_front_matter(text) }));
+    } else {
+        page::lines(text, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
+    }
+    crate::done()
+}
+
+/// What the schema says of it, and, where a manifest is near, what it is here.
+fn field(path: &str, arguments: &Arguments, context: &Context) -> Outcome {
+    let described = schema_field::describe(&manifest::schema::schema(), path);
+    let wish = Wish {
+        environment: arguments.environment.as_deref(),
+        sets: &[],
+        runtime: arguments.runtime.as_deref(),
+    };
+    let read = folder::above(&context.folder).map(|place| checking::read(&place, wish)).transpose()?;
+    let (found, near) = match read.as_ref().and_then(|read| here(path, read, arguments)) {
+        Some(Answer::One(one)) => (vec![one], None),
+        Some(Answer::Branch(all)) => (all, None),
+        Some(Answer::Unknown { nearest }) => (Vec::new(), nearest),
+        None => (Vec::new(), None),
+    };
+    if described.is_none() && found.is_empty() {
+        return Err(unknown(path, near));
+    }
+    let sources = read.map(|read| read.loaded.sources).unwrap_or_default();
+    if context.json {
+        let here: Vec<_> = found
+            .iter()
+            .map(|one| json!({ "path": one.path, "value": one.value, "origins": origins(one, &sources), "docs": one.docs, "how": one.how }))
+            .collect();
+        let words = described.map(|lines| lines.join("\n"));
+        context.terminal.say_json(&json!({ "field": path, "description": words, "here": here }));
+        return crate::done();
+    }
+    let (terminal, paint) = (&context.terminal, context.terminal.paint);
+    terminal.say(&paint.bold(path));
+    for line in described.unwrap_or_default() {
+        terminal.say(&format!("  {line}"));
+    }
+    for line in values(path, &found, &sources, paint) {
+        terminal.say(&line);
+    }
+    crate::done()
+}
+
+fn values(path: &str, found: &[Explanation], sources: &Sources, paint: Paint) -> Vec<String> {
+    let rows: Vec<_> = found
+        .iter()
+        .map(|one| {
+            let shown = one.path.strip_prefix(path).unwrap_or(&one.path).trim_start_matches('.');
+            let name = if shown.is_empty() { "here" } else { shown };
+            vec![
+                table::Cell::painted(name, "1"),
+                table::Cell::new(short(&one.value)),
+                table::Cell::painted(origins(one, sources).join(" < "), "2"),
+            ]
+        })
+        .collect();
+    let mut lines = table::lines(&["", "", ""], &rows, 2, paint);
+    if let [one] = found {
+        lines.extend(one.docs.map(|docs| format!("  {docs}")));
+        lines.push(format!("  {}", one.how));
+    }
+    lines
+}
+
+/// As resolved for the runtime asked for; a manifest that is wrong says nothing of itself.
+fn here(path: &str, read: &Read, arguments: &Arguments) -> Option<Answer> {
+    let runtime = match arguments.runtime.as_deref() {
+        Some("process") => RuntimeKind::Process,
+        _ => RuntimeKind::Docker,
+    };
+    let loaded = &read.loaded;
+    loaded.is_usable().then(|| explain(&checking::resolved(loaded, arguments.environment.as_deref(), runtime), path))
+}
+
+fn origins(explanation: &Explanation, sources: &Sources) -> Vec<String> {
+    explanation.origins.iter().rev().map(|origin| origin_words(origin, sources)).collect()
+}
+
+fn short(value: &serde_json::Value) -> String {
+    const CHARACTERS_MAX: usize = 60;
+    let text = match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if text.chars().count() <= CHARACTERS_MAX {
+        return text;
+    }
+    text.chars().take(CHARACTERS_MAX - 1).chain(['…']).collect()
+}
+
+fn unknown(path: &str, near: Option<String>) -> Failure {
+    let failure = Failure::not_found(format!("no field `{path}`"));
+    if let Some(near) = near {
+        return failure.hint(format!("Did you mean `{near}`?"));
+    }
+    let (parent, last) = path.rsplit_once('.').unwrap_or(("", path));
+    let known = schema_field::children(&manifest::schema::schema(), parent);
+    match words::nearest(last, known.iter().map(String::as_str)) {
+        Some(near) if parent.is_empty() => failure.hint(format!("Did you mean `{near}`?")),
+        Some(near) => failure.hint(format!("Did you mean `{parent}.{near}`?")),
+        None if known.is_empty() => failure.hint("Fields are written with dots: `services.api.port`."),
+        None => failure.hint(format!("`{}` has {}.", if parent.is_empty() { "pdev.yaml" } else { parent }, known.join(", "))),
+    }
+}

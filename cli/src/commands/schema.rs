@@ -1,0 +1,18 @@
+//! `pdev schema`: the JSON Schema of the manifest, for editors that do not start the language server.
+
+use crate::context::Context;
+use crate::exit::Outcome;
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  pdev schema > pdev.schema.json")]
+pub(crate) struct Arguments {}
+
+pub(crate) fn run(_arguments: &Arguments, context: &Context) -> Outcome {
+    let schema = manifest::schema::schema();
+    if context.json {
+        context.terminal.say_json(&schema);
+    } else {
+        context.terminal.say(&serde_json::to_string_pretty(&schema).unwrap_or_default());
+    }
+    crate::done()
+}

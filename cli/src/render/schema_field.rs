@@ -1,0 +1,125 @@
+//! A field of the manifest in the words of its JSON Schema.
+
+use serde_json::Value;
+
+/// Deeper nesting of references than any schema of ours has.
+const STEPS_MAX: usize = 32;
+
+/// Description, type, default, choices and fields, as lines; `None` when the schema has no such field.
+pub(crate) fn describe(schema: &Value, path: &str) -> Option<Vec<String>> {
+    let places = places(schema, path);
+    if places.is_empty() {
+        return None;
+    }
+    let mut lines: Vec<String> = Vec::new();
+    let mut add = |line: String| {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    };
+    for place in &places {
+        for line in place.get("description").and_then(Value::as_str).into_iter().flat_map(str::lines) {
+            add(line.to_owned());
+        }
+    }
+    for place in &places {
+        let choices = place.get("enum").and_then(Value::as_array).map(|choices| choices.iter().map(shown).collect::<Vec<_>>());
+        if let Some(choices) = choices {
+            add(format!("one of: {}", choices.join(", ")));
+        }
+        if let Some(value) = place.get("const") {
+            add(format!("always: {}", shown(value)));
+        }
+        if let Some(value) = place.get("default").filter(|value| !value.is_null()) {
+            add(format!("default: {}", shown(value)));
+        }
+        for example in place.get("examples").and_then(Value::as_array).into_iter().flatten() {
+            add(format!("example: {}", shown(example)));
+        }
+    }
+    let fields = children(schema, path);
+    if !fields.is_empty() {
+        add(format!("fields: {}", fields.join(", ")));
+    }
+    Some(lines)
+}
+
+/// The names of the fields below `path`.
+pub(crate) fn children(schema: &Value, path: &str) -> Vec<String> {
+    let mut names: Vec<String> = places(schema, path)
+        .iter()
+        .filter_map(|place| place.get("properties").and_then(Value::as_object))
+        .flat_map(|fields| fields.keys().cloned())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// All alternatives of the schema at `path`.
+fn places<'a>(schema: &'a Value, path: &str) -> Vec<&'a Value> {
+    let mut current = alternatives(schema, schema);
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        let next: Vec<&Value> = current.iter().filter_map(|place| step(place, part)).collect();
+        current = next.into_iter().flat_map(|place| alternatives(schema, place)).collect();
+    }
+    current
+}
+
+fn step<'a>(place: &'a Value, part: &str) -> Option<&'a Value> {
+    if let Some(found) = place.get("properties").and_then(|fields| fields.get(part)) {
+        return Some(found);
+    }
+    let patterns = place.get("patternProperties").and_then(Value::as_object);
+    let named = patterns.and_then(|patterns| patterns.iter().find(|(pattern, _)| !pattern.starts_with("^x-")).map(|(_, found)| found));
+    let open = || place.get("additionalProperties").filter(|found| found.is_object());
+    let item = || place.get("items").filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()));
+    named.or_else(open).or_else(item)
+}
+
+/// The place itself, what it refers to, and each of its forms (short and long).
+fn alternatives<'a>(schema: &'a Value, place: &'a Value) -> Vec<&'a Value> {
+    let mut found = Vec::new();
+    let mut open = vec![place];
+    while let Some(place) = open.pop() {
+        if found.len() > STEPS_MAX {
+            break;
+        }
+        found.push(place);
+        let target = place.get("$ref").and_then(Value::as_str).and_then(|target| target.strip_prefix('#'));
+        open.extend(target.and_then(|pointer| schema.pointer(pointer)));
+        for key in ["anyOf", "oneOf", "allOf"] {
+            open.extend(place.get(key).and_then(Value::as_array).into_iter().flatten().rev());
+        }
+    }
+    found
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn fields_are_found_through_references_maps_and_forms() {
+        let schema = json!({
+            "properties": { "services": { "additionalProperties": { "$ref": "#/$defs/service" }, "description": "What runs." } },
+            "$defs": { "service": { "properties": {
+                "port": { "description": "Where it listens.", "type": "integer", "default": 80 },
+                "health": { "anyOf": [{ "type": "string" }, { "properties": { "kind": { "enum": ["tcp", "http"] } } }] },
+            } } },
+        });
+        assert_eq!(describe(&schema, "services").unwrap(), ["What runs."]);
+        assert_eq!(describe(&schema, "services.api.port").unwrap(), ["Where it listens.", "default: 80"]);
+        assert_eq!(describe(&schema, "services.api.health.kind").unwrap(), ["one of: tcp, http"]);
+        assert_eq!(children(&schema, "services.api"), ["health", "port"]);
+        assert_eq!(describe(&schema, "services.api.nope"), None);
+    }
+}
