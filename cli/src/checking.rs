@@ -117,7 +117,10 @@ impl Read {
         let words = format!("`{}` has {}; nothing was touched", self.place.file, words::count(errors, "error"));
         let mut problem = Problem::new("manifest", 0, words).hint(format!(
             "`pdev explain {}` tells more about the first.",
-            self.diagnostics.iter().find(|found| found.severity == Severity::Error).map_or("CODE", |found| found.code.0)
+            self.diagnostics
+                .iter()
+                .find(|found| found.severity == Severity::Error)
+                .map_or("CODE", |found| found.code.0)
         ));
         if context.json {
             problem.diagnostics = agent::convert::diagnostics(&self.diagnostics, &self.loaded.sources);

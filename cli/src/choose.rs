@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use client::Client;
+use manifest::nearest::nearest;
 use protocol::request::LocateRequest;
 use protocol::status::PreviewStatus;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::{folder, words};
+use crate::folder;
 
 /// How a preview is told on the command line of commands that look at one.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -62,7 +63,7 @@ async fn named(
         return here(client, &path.canonicalize()?, environment).await;
     }
     let failure = Failure::not_found(format!("no preview `{name}`"));
-    match words::nearest(name, previews.iter().map(|preview| preview.preview.title.as_str())) {
+    match nearest(name, previews.iter().map(|preview| preview.preview.title.as_str())) {
         Some(title) => Err(failure.hint(format!("Did you mean `{title}`?"))),
         None => Err(with_known(failure, &previews)),
     }
@@ -114,7 +115,7 @@ pub(crate) fn units(status: &PreviewStatus, wanted: &[String]) -> Result<(), Fai
             continue;
         }
         let failure = Failure::not_found(format!("`{}` has no unit `{name}`", status.preview.title));
-        return Err(match words::nearest(name, known()) {
+        return Err(match nearest(name, known()) {
             Some(near) => failure.hint(format!("Did you mean `{near}`?")),
             None => failure
                 .hint(format!("It has {}.", known().map(|unit| format!("`{unit}`")).collect::<Vec<_>>().join(", "))),

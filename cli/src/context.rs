@@ -45,8 +45,12 @@ impl Context {
         let mut events = client.events(None).await?;
         let gone = async { while let Ok(Some(_)) = events.next().await {} };
         if tokio::time::timeout(DRAIN_LIMIT, gone).await.is_err() {
-            return Err(Failure::new(UNREACHABLE, "agent_stopping", "the agent is stopping, and does not come to an end")
-                .hint("A second `pdev agent stop` ends it at once."));
+            return Err(Failure::new(
+                UNREACHABLE,
+                "agent_stopping",
+                "the agent is stopping, and does not come to an end",
+            )
+            .hint("A second `pdev agent stop` ends it at once."));
         }
         Ok(Client::connect_or_start(&place, &launch).await?)
     }

@@ -65,7 +65,7 @@ pub(crate) fn nothing_found(start: &Path) -> Failure {
             path.display()
         ));
     }
-    failure.hint("Four lines are enough: `pdev explain pdev` shows them.")
+    failure.hint("Three lines are enough: `pdev: 1`, `app: NAME`, `services: { web: { build: ., port: 8080 } }`.")
 }
 
 #[cfg(test)]
@@ -79,7 +79,7 @@ mod tests {
         let deep = root.join("a/b");
         std::fs::create_dir_all(&deep).unwrap();
         let hint = find(&deep, None).unwrap_err().problem.hint.unwrap();
-        assert!(hint.starts_with("Four lines"), "{hint}");
+        assert!(hint.starts_with("Three lines"), "{hint}");
         std::fs::write(root.join("compose.yaml"), "").unwrap();
         assert!(find(&deep, None).unwrap_err().problem.hint.unwrap().contains("Compose"));
         std::fs::write(root.join("pdev.yml"), "").unwrap();

@@ -5,6 +5,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use manifest::nearest::nearest;
+
 use crate::checking::Read as ManifestRead;
 use crate::exit::Failure;
 use crate::words;
@@ -54,7 +56,7 @@ pub(crate) fn collect(
     for source in sources {
         if !declared.is_empty() && !declared.contains(&source.name) {
             let failure = Failure::wrong(format!("the manifest has no secret `{}`", source.name));
-            return Err(match words::nearest(&source.name, declared.iter().map(String::as_str)) {
+            return Err(match nearest(&source.name, declared.iter().map(String::as_str)) {
                 Some(near) => failure.hint(format!("Did you mean `{near}`?")),
                 None => failure.hint(format!("Declare it: `secrets: {{ {}: {{}} }}`.", source.name)),
             });

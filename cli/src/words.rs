@@ -1,4 +1,4 @@
-//! Numbers, times and near misses in words for people.
+//! Numbers and times in words for people.
 
 use std::time::Duration;
 
@@ -75,36 +75,6 @@ pub(crate) fn clock(milliseconds: i64) -> String {
     format!("{:02}:{:02}:{:02}.{rest:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-/// The known name that was most likely meant.
-pub(crate) fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (wanted.chars().count() / 3).max(1);
-    known
-        .into_iter()
-        .map(|name| (distance(&wanted.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|&(steps, _)| steps <= limit)
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// Edits between two words, a swap of neighbours counted as one (Damerau, restricted).
-fn distance(from: &str, to: &str) -> usize {
-    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
-    let mut rows = vec![(0..=to.len()).collect::<Vec<_>>()];
-    for (i, a) in from.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in to.iter().enumerate() {
-            let change = rows[i][j] + usize::from(a != b);
-            let mut best = change.min(rows[i][j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *a == to[j - 1] && from[i - 1] == *b {
-                best = best.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[from.len()][to.len()]
-}
-
 /// The operating system's words without Rust's "(os error 13)".
 pub(crate) fn plain(error: &std::io::Error) -> String {
     let words = error.to_string();
@@ -146,14 +116,5 @@ mod tests {
         assert_eq!(parse_since("1970-01-01T00:00:01Z", 0), Ok(1000));
         assert!(parse_since("yesterday", 0).is_err());
         assert_eq!(clock(3_723_004), "01:02:03.004");
-    }
-
-    #[test]
-    fn near_misses() {
-        for (wanted, found) in
-            [("wbe", Some("web")), ("Api", Some("api")), ("worker1", Some("worker")), ("x", None), ("database", None)]
-        {
-            assert_eq!(nearest(wanted, ["api", "web", "worker"]), found, "{wanted}");
-        }
     }
 }

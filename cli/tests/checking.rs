@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-const GOOD: &str = "pdev: 1\napp: shop\nservices:\n  web: { image: shop-web, port: 8080 }\n";
-const BAD: &str = "pdev: 1\napp: shop\nservices:\n  web:\n    image: shop-web\n    prot: 8080\n";
+const GOOD: &str = "pdev: 1\napp: shop\nservices:\n  web: { image: \"shop-web:1\", port: 8080 }\n";
+const BAD: &str = "pdev: 1\napp: shop\nservices:\n  web:\n    image: \"shop-web:1\"\n    prot: 8080\n";
 
 struct Ran {
     code: Option<i32>,
@@ -84,7 +84,11 @@ fn up_refuses_a_wrong_manifest_before_any_agent() {
     let folder = folder(BAD);
     let ran = run(folder.path(), &["up"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""));
-    assert!(ran.stderr.contains("pdev.yaml:6:5") && ran.stderr.contains("`pdev.yaml` has 1 error; nothing was touched"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("pdev.yaml:6:5") && ran.stderr.contains("`pdev.yaml` has 1 error; nothing was touched"),
+        "{}",
+        ran.stderr
+    );
     let problem = run(folder.path(), &["up", "--json"]).json();
     assert_eq!((problem["code"].as_str(), problem["diagnostics"][0]["line"].as_u64()), (Some("manifest"), Some(6)));
 }
@@ -106,7 +110,12 @@ fn codes_and_fields_are_explained() {
     let ran = run(folder.path(), &["explain", &code.to_lowercase()]);
     assert!(ran.code == Some(0) && ran.stdout.contains(&code), "{}", ran.stdout);
     let ran = run(folder.path(), &["explain", "services.web.image"]);
-    assert!(ran.code == Some(0) && ran.stdout.contains("shop-web") && ran.stdout.contains("pdev.yaml:4"), "{}{}", ran.stdout, ran.stderr);
+    assert!(
+        ran.code == Some(0) && ran.stdout.contains("shop-web") && ran.stdout.contains("pdev.yaml:4"),
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
     assert_eq!(run(folder.path(), &["explain", "PD999999"]).code, Some(4));
     assert_eq!(run(folder.path(), &["explain", "nothing.like.this"]).code, Some(4));
 }

@@ -84,7 +84,7 @@ impl Client {
         place.check()?;
         let mut connection = connection::open(&place.socket()).await?.ok_or_else(missing)?;
         let response = send(&mut connection, request(Method::POST, "/v1/agent/stop", Bytes::new())?).await?;
-        checked(response).await.map(|_| ())
+        done(response).await
     }
 
     #[must_use]
@@ -139,7 +139,7 @@ impl Client {
     pub async fn put_secret(&mut self, preview: &str, name: &str, value: Vec<u8>) -> Result<(), ClientError> {
         let path = preview_path(preview, &format!("/secrets/{}", segment(name)));
         let response = send(&mut self.connection, request(Method::PUT, &path, value.into())?).await?;
-        checked(response).await.map(|_| ())
+        done(response).await
     }
 
     /// # Errors
@@ -147,7 +147,7 @@ impl Client {
     pub async fn delete_secret(&mut self, preview: &str, name: &str) -> Result<(), ClientError> {
         let path = preview_path(preview, &format!("/secrets/{}", segment(name)));
         let response = send(&mut self.connection, request(Method::DELETE, &path, Bytes::new())?).await?;
-        checked(response).await.map(|_| ())
+        done(response).await
     }
 
     /// # Errors
@@ -267,6 +267,11 @@ async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, Clien
 async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
     let body = collect(checked(response).await?.into_body()).await?;
     parse(&body)
+}
+
+/// An answer without a value. Read to its end all the same: the connection is used again.
+async fn done(response: Response<Incoming>) -> Result<(), ClientError> {
+    collect(checked(response).await?.into_body()).await.map(drop)
 }
 
 async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {

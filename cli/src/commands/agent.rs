@@ -55,9 +55,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 /// The exit code of the agent's whole life. A client that starts it is told of a failure on its pipe; a person here.
 fn be_the_agent(background: bool, proxy_port: Option<u16>) -> Outcome {
     let place = Place::from_environment();
-    if !background
-        && let Ok(client) = Context::block_on_value(Client::connect(&place))?
-    {
+    if !background && let Ok(client) = Context::block_on_value(Client::connect(&place))? {
         let info = client.info();
         return Err(Failure::failed(format!("an agent runs already: pdev {}, pid {}", info.version, info.pid))
             .hint("`pdev agent stop` ends it; previews go on running."));

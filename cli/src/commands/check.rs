@@ -1,8 +1,10 @@
 //! `pdev check`: every problem of a manifest, without any agent; `--fix` repairs what is mechanical.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use manifest::Severity;
+use manifest::fix::{apply, safe_edits};
 use protocol::problem::DiagnosticView;
 
 use crate::checking::{self, Read, Wish};
@@ -87,7 +89,9 @@ fn views_of(read: &Read, context: &Context) -> Vec<DiagnosticView> {
 
 fn show(read: &Read, fixing: bool, context: &Context) {
     let terminal = &context.terminal;
-    for found in &read.diagnostics {
+    // Advice concerns nearly every service; it is there for who asks.
+    let shown = |found: &&manifest::Diagnostic| context.verbose > 0 || found.severity != Severity::Info;
+    for found in read.diagnostics.iter().filter(shown) {
         terminal.say(&diagnostic::render(found, &read.loaded.sources, terminal.paint));
         terminal.say("");
     }
@@ -101,15 +105,30 @@ fn show(read: &Read, fixing: bool, context: &Context) {
             words::count(manifest.resources.len(), "resource"),
             words::count(manifest.jobs.len(), "job"),
         ];
-        return terminal.say(&format!("{} {name}: {}", terminal.paint.green("ok"), parts.join(", ")));
+        return terminal.say(&format!(
+            "{} {name}: {}{}",
+            terminal.paint.green("ok"),
+            parts.join(", "),
+            advice(read, context)
+        ));
     }
     let mut line = format!("{name}: {}, {}", words::count(errors, "error"), words::count(warnings, "warning"));
     if fixes > 0 && !fixing {
         line.push_str(&format!("; `pdev check --fix` repairs {fixes}"));
     }
+    line.push_str(&advice(read, context));
     terminal.say(&line);
-    if let Some(first) = read.diagnostics.first() {
+    if let Some(first) = read.diagnostics.iter().find(|found| found.severity != Severity::Info) {
         terminal.say(&terminal.paint.dim(&format!("`pdev explain {}` tells more about the first", first.code.0)));
+    }
+}
+
+fn advice(read: &Read, context: &Context) -> String {
+    match read.count(Severity::Info) {
+        0 => String::new(),
+        _ if context.verbose > 0 => String::new(),
+        1 => "; one piece of advice (`pdev check -v`)".to_owned(),
+        count => format!("; {count} pieces of advice (`pdev check -v`)"),
     }
 }
 
@@ -117,23 +136,31 @@ fn show(read: &Read, fixing: bool, context: &Context) {
 const ROUNDS_MAX: usize = 5;
 
 fn fixed(mut read: Read, wish: Wish<'_>, context: &Context) -> Result<Read, Failure> {
-    let mut count = 0;
-    for _ in 0..ROUNDS_MAX {
-        let outcome = manifest::fix::apply(&read.loaded.sources, &read.diagnostics);
-        if outcome.files.is_empty() {
-            break;
-        }
-        for (path, text) in &outcome.files {
-            let path = read.place.folder.join(path);
-            agent::disk::replace_file(&path, text.as_bytes(), 0o644).map_err(|error| {
-                Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)))
-            })?;
-        }
-        count += outcome.applied;
+    let mut rounds = 0;
+    while rounds < ROUNDS_MAX && write_fixes(&read)? {
+        rounds += 1;
         read = checking::read(&read.place, wish)?;
     }
-    if count > 0 && !context.json {
-        context.terminal.tell(&format!("{}: {} applied", read.place.file, words::count(count, "fix").replace("fixs", "fixes")));
+    if rounds > 0 && !context.json {
+        context.terminal.tell(&format!("{}: fixed what is safe to fix", read.place.file));
     }
     Ok(read)
+}
+
+/// True when a file was changed.
+fn write_fixes(read: &Read) -> Result<bool, Failure> {
+    let mut changed = false;
+    for (file, source) in read.loaded.sources.iter() {
+        let edits = safe_edits(&read.diagnostics, file);
+        let text = apply(&source.text, &edits);
+        if edits.is_empty() || text == *source.text {
+            continue;
+        }
+        let path = read.place.folder.join(&source.path);
+        let failed = |error| Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)));
+        let mode = std::fs::metadata(&path).map_err(failed)?.permissions().mode() & 0o777;
+        agent::disk::replace_file(&path, text.as_bytes(), mode).map_err(failed)?;
+        changed = true;
+    }
+    Ok(changed)
 }

@@ -1,6 +1,7 @@
 //! `pdev explain`: a code's page, or what a field means and where its value comes from.
 
 use manifest::Sources;
+use manifest::nearest::nearest;
 use plan::application::RuntimeKind;
 use plan::explain::{Answer, Explanation, explain, origin_words};
 use serde_json::json;
@@ -10,7 +11,7 @@ use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::render::terminal::Paint;
 use crate::render::{page, schema_field, table};
-use crate::{codes, folder, words};
+use crate::{codes, folder};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -42,7 +43,7 @@ fn is_code(subject: &str) -> bool {
 fn code(code: &str, context: &Context) -> Outcome {
     let Some(text) = codes::page(code) else {
         let failure = Failure::not_found(format!("no code `{code}`"));
-        let near = words::nearest(code, codes::all());
+        let near = nearest(code, codes::all());
         return Err(match near {
             Some(near) => failure.hint(format!("Did you mean `{near}`?")),
             None => failure.hint("Codes stand in brackets in what `pdev check` prints."),
@@ -58,12 +59,8 @@ fn code(code: &str, context: &Context) -> Outcome {
 
 /// What the schema says of it, and, where a manifest is near, what it is here.
 fn field(path: &str, arguments: &Arguments, context: &Context) -> Outcome {
-    let described = schema_field::describe(&manifest::schema::schema(), path);
-    let wish = Wish {
-        environment: arguments.environment.as_deref(),
-        sets: &[],
-        runtime: arguments.runtime.as_deref(),
-    };
+    let described = schema_field::describe(&manifest::schema::json_schema(), path);
+    let wish = Wish { environment: arguments.environment.as_deref(), sets: &[], runtime: arguments.runtime.as_deref() };
     let read = folder::above(&context.folder).map(|place| checking::read(&place, wish)).transpose()?;
     let (found, near) = match read.as_ref().and_then(|read| here(path, read, arguments)) {
         Some(Answer::One(one)) => (vec![one], None),
@@ -88,6 +85,9 @@ fn field(path: &str, arguments: &Arguments, context: &Context) -> Outcome {
     terminal.say(&paint.bold(path));
     for line in described.unwrap_or_default() {
         terminal.say(&format!("  {line}"));
+    }
+    if let Some(near) = near {
+        terminal.say(&paint.dim(&format!("  what it becomes here: `pdev explain {near}`")));
     }
     for line in values(path, &found, &sources, paint) {
         terminal.say(&line);
@@ -148,11 +148,15 @@ fn unknown(path: &str, near: Option<String>) -> Failure {
         return failure.hint(format!("Did you mean `{near}`?"));
     }
     let (parent, last) = path.rsplit_once('.').unwrap_or(("", path));
-    let known = schema_field::children(&manifest::schema::schema(), parent);
-    match words::nearest(last, known.iter().map(String::as_str)) {
+    let known = schema_field::children(&manifest::schema::json_schema(), parent);
+    match nearest(last, known.iter().map(String::as_str)) {
         Some(near) if parent.is_empty() => failure.hint(format!("Did you mean `{near}`?")),
         Some(near) => failure.hint(format!("Did you mean `{parent}.{near}`?")),
         None if known.is_empty() => failure.hint("Fields are written with dots: `services.api.port`."),
-        None => failure.hint(format!("`{}` has {}.", if parent.is_empty() { "pdev.yaml" } else { parent }, known.join(", "))),
+        None => failure.hint(format!(
+            "`{}` has {}.",
+            if parent.is_empty() { "pdev.yaml" } else { parent },
+            known.join(", ")
+        )),
     }
 }

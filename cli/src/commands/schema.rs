@@ -8,7 +8,7 @@ use crate::exit::Outcome;
 pub(crate) struct Arguments {}
 
 pub(crate) fn run(_arguments: &Arguments, context: &Context) -> Outcome {
-    let schema = manifest::schema::schema();
+    let schema = manifest::schema::json_schema();
     if context.json {
         context.terminal.say_json(&schema);
     } else {

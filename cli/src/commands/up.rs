@@ -7,13 +7,13 @@ use client::Client;
 use protocol::request::{LocateRequest, UpRequest};
 use protocol::status::{PreviewStatus, UnitState};
 
+use crate::checking::Wish;
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
 use crate::follow::{Ended, follow};
 use crate::render::problem;
 use crate::render::progress::Progress;
 use crate::secrets::{self, SecretSource};
-use crate::checking::Wish;
 use crate::{checking, folder, words};
 
 #[derive(clap::Args, Debug)]
@@ -69,11 +69,8 @@ impl Target {
     /// Finds and checks the manifest; a wrong one ends here, before any agent is asked.
     pub(crate) fn request(self, context: &Context) -> Result<(UpRequest, checking::Read), Failure> {
         let place = folder::find(&context.folder, self.folder.as_deref())?;
-        let wish = Wish {
-            environment: self.environment.as_deref(),
-            sets: &self.sets,
-            runtime: self.runtime.as_deref(),
-        };
+        let wish =
+            Wish { environment: self.environment.as_deref(), sets: &self.sets, runtime: self.runtime.as_deref() };
         let read = checking::read(&place, wish)?;
         read.refuse_errors(context)?;
         let request = UpRequest {

@@ -170,9 +170,10 @@ help: change it to `health`
         let text = "a: é\r\nb: \u{202e}x\r\n";
         for start in 0..30 {
             for end in 0..30 {
-                let diagnostic = Diagnostic::new(Code("PD0001"), Severity::Info, Span { file: FileId(0), start, end }, "m")
-                    .related(Span { file: FileId(1), start, end }, "elsewhere")
-                    .fix("f", true, vec![Edit { span: Span { file: FileId(0), start, end }, text: "x".into() }]);
+                let diagnostic =
+                    Diagnostic::new(Code("PD0001"), Severity::Info, Span { file: FileId(0), start, end }, "m")
+                        .related(Span { file: FileId(1), start, end }, "elsewhere")
+                        .fix("f", true, vec![Edit { span: Span { file: FileId(0), start, end }, text: "x".into() }]);
                 let _rendered = render(&diagnostic, &sources(text), Paint { on: true });
                 let _empty = render(&diagnostic, &sources(""), Paint { on: true });
             }

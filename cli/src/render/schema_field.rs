@@ -23,7 +23,8 @@ pub(crate) fn describe(schema: &Value, path: &str) -> Option<Vec<String>> {
         }
     }
     for place in &places {
-        let choices = place.get("enum").and_then(Value::as_array).map(|choices| choices.iter().map(shown).collect::<Vec<_>>());
+        let choices =
+            place.get("enum").and_then(Value::as_array).map(|choices| choices.iter().map(shown).collect::<Vec<_>>());
         if let Some(choices) = choices {
             add(format!("one of: {}", choices.join(", ")));
         }
@@ -49,7 +50,7 @@ pub(crate) fn children(schema: &Value, path: &str) -> Vec<String> {
     let mut names: Vec<String> = places(schema, path)
         .iter()
         .filter_map(|place| place.get("properties").and_then(Value::as_object))
-        .flat_map(|fields| fields.keys().cloned())
+        .flat_map(|fields| fields.keys().filter(|name| !name.starts_with('+')).cloned())
         .collect();
     names.sort();
     names.dedup();
@@ -71,7 +72,8 @@ fn step<'a>(place: &'a Value, part: &str) -> Option<&'a Value> {
         return Some(found);
     }
     let patterns = place.get("patternProperties").and_then(Value::as_object);
-    let named = patterns.and_then(|patterns| patterns.iter().find(|(pattern, _)| !pattern.starts_with("^x-")).map(|(_, found)| found));
+    let named = patterns
+        .and_then(|patterns| patterns.iter().find(|(pattern, _)| !pattern.starts_with("^x-")).map(|(_, found)| found));
     let open = || place.get("additionalProperties").filter(|found| found.is_object());
     let item = || place.get("items").filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()));
     named.or_else(open).or_else(item)
