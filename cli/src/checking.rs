@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use agent::disk::Disk;
 use manifest::model::Date;
 use manifest::{Diagnostic, Severity};
 use plan::application::{PreviewId, PreviewName, RuntimeKind};
@@ -14,9 +13,10 @@ use plan::resolve::{Context as ResolveContext, Git, Resolved, required_ports, re
 use protocol::Problem;
 
 use crate::context::Context;
+use crate::disk::Disk;
 use crate::exit::{self, Failure};
 use crate::folder::ManifestPlace;
-use crate::render::diagnostic;
+use crate::render::{diagnostic, view};
 use crate::words;
 
 /// A manifest as read, and everything found in it, in the order of the files.
@@ -123,7 +123,7 @@ impl Read {
                 .map_or("CODE", |found| found.code.0)
         ));
         if context.json {
-            problem.diagnostics = agent::convert::diagnostics(&self.diagnostics, &self.loaded.sources);
+            problem.diagnostics = view::diagnostics(&self.diagnostics, &self.loaded.sources);
         }
         Err(Failure { exit: exit::WRONG, problem: Box::new(problem) })
     }

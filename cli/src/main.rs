@@ -8,6 +8,7 @@ mod choose;
 mod codes;
 mod commands;
 mod context;
+mod disk;
 mod exit;
 mod folder;
 mod follow;

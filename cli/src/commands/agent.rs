@@ -1,7 +1,6 @@
 //! `pdev agent`: the process that stays. `run` is the process itself; the rest looks at it.
 
 use std::io::{Read, Seek, SeekFrom};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -26,15 +25,6 @@ enum AgentCommand {
     Status,
     /// Stop it; previews go on running
     Stop,
-    /// Be the agent, in this terminal, until Ctrl-C
-    Run {
-        /// Leave the terminal and say on standard output when it listens; clients start it so
-        #[arg(long, hide = true)]
-        background: bool,
-        /// The port of the proxy [default: 8642, or the next free one]
-        #[arg(long, value_name = "PORT", env = "PDEV_PROXY_PORT", hide_env = true)]
-        proxy_port: Option<u16>,
-    },
     /// What it wrote about itself
     Logs {
         /// The last so many lines
@@ -48,27 +38,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         AgentCommand::Status => Context::block_on(status(context)),
         AgentCommand::Stop => Context::block_on(stop(context)),
         AgentCommand::Logs { tail } => logs(*tail, context),
-        AgentCommand::Run { background, proxy_port } => be_the_agent(*background, *proxy_port),
     }
-}
-
-/// The exit code of the agent's whole life. A client that starts it is told of a failure on its pipe; a person here.
-fn be_the_agent(background: bool, proxy_port: Option<u16>) -> Outcome {
-    let place = Place::from_environment();
-    if !background && let Ok(client) = Context::block_on_value(Client::connect(&place))? {
-        let info = client.info();
-        return Err(Failure::failed(format!("an agent runs already: pdev {}, pid {}", info.version, info.pid))
-            .hint("`pdev agent stop` ends it; previews go on running."));
-    }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PDEV_LOG");
-    tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")))
-        .with_writer(std::io::stderr)
-        .with_ansi(!background && std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
-    let runtime = place.folder().to_owned();
-    let ended = agent::run(agent::AgentOptions { runtime, background, proxy_port });
-    Ok(if ended == ExitCode::SUCCESS { exit::OK } else { exit::FAILED })
 }
 
 async fn status(context: &Context) -> Outcome {

@@ -9,9 +9,10 @@ use protocol::problem::DiagnosticView;
 
 use crate::checking::{self, Read, Wish};
 use crate::context::Context;
+use crate::disk::replace_file;
 use crate::exit::{self, Failure, Outcome};
 use crate::folder;
-use crate::render::{diagnostic, sarif};
+use crate::render::{diagnostic, sarif, view};
 use crate::words;
 
 #[derive(clap::Args, Debug)]
@@ -76,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 
 /// Paths relative to where the user stands, so that several manifests do not all become `pdev.yaml`.
 fn views_of(read: &Read, context: &Context) -> Vec<DiagnosticView> {
-    let mut views = agent::convert::diagnostics(&read.diagnostics, &read.loaded.sources);
+    let mut views = view::diagnostics(&read.diagnostics, &read.loaded.sources);
     let Ok(prefix) = read.place.folder.strip_prefix(&context.folder) else { return views };
     let relative = |file: &mut String| *file = prefix.join(&*file).to_string_lossy().into_owned();
     for view in &mut views {
@@ -159,7 +160,7 @@ fn write_fixes(read: &Read) -> Result<bool, Failure> {
         let path = read.place.folder.join(&source.path);
         let failed = |error| Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)));
         let mode = std::fs::metadata(&path).map_err(failed)?.permissions().mode() & 0o777;
-        agent::disk::replace_file(&path, text.as_bytes(), mode).map_err(failed)?;
+        replace_file(&path, text.as_bytes(), mode).map_err(failed)?;
         changed = true;
     }
     Ok(changed)
