@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -58,7 +59,7 @@ const CODE_LINES_MAX: usize = 600;
 fn the_arrows_point_down() {
     let allowed: BTreeMap<_, _> = ROOMS.iter().copied().collect();
     let mut wrong = Vec::new();
-    for package in members(&metadata()) {
+    for package in members(metadata()) {
         let name = text(&package["name"]);
         let Some(may_use) = allowed.get(name) else {
             wrong.push(format!("`{name}` is not a room of the house"));
@@ -115,8 +116,7 @@ fn pure_rooms_get_values_and_give_values() {
 
 #[test]
 fn every_room_takes_the_lints_of_the_house() {
-    let metadata = metadata();
-    let rooms = members(&metadata);
+    let rooms = members(metadata());
     let without = rooms.iter().map(|package| text(&package["manifest_path"])).filter(|path| {
         let toml: toml::Table = read(Path::new(path)).parse().expect("cargo has read this file");
         toml.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool) != Some(true)
@@ -229,7 +229,7 @@ fn each_dependency_has_its_sentence() {
     wrong.extend(
         explained.difference(&named).map(|name| format!("docs/dependencies.md explains `{name}`, which nobody uses")),
     );
-    let unshared = members(&metadata())
+    let unshared = members(metadata())
         .iter()
         .flat_map(|package| list(&package["dependencies"]).to_vec())
         .filter(|used| !used["path"].is_string())
@@ -359,14 +359,24 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("cli/ lies in the workspace").to_owned()
 }
 
-fn metadata() -> Value {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
-        .current_dir(root())
-        .output()
-        .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("cargo writes JSON")
+/// Of all platforms where their crates can be had, else of this one.
+fn metadata() -> &'static Value {
+    static METADATA: OnceLock<Value> = OnceLock::new();
+    METADATA.get_or_init(|| {
+        let ask = |more: &[&str]| {
+            let arguments = ["metadata", "--format-version", "1", "--locked"];
+            Command::new(env!("CARGO")).args(arguments).args(more).current_dir(root()).output().expect("cargo runs")
+        };
+        let mut output = ask(&[]);
+        if !output.status.success() {
+            let version = Command::new("rustc").arg("-vV").output().expect("rustc runs").stdout;
+            let version = String::from_utf8_lossy(&version).into_owned();
+            let host = version.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc names its host");
+            output = ask(&["--offline", "--filter-platform", host]);
+        }
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("cargo writes JSON")
+    })
 }
 
 fn members(metadata: &Value) -> Vec<&Value> {
