@@ -55,7 +55,8 @@ pub fn load(root: &str, files: &dyn Files, options: &LoadOptions) -> Loaded {
     Loaded { sources: selected.sources, manifest: selected.manifest, modules, lock: None, diagnostics }
 }
 
-/// The module of each resource; one that cannot be found is told at its `uses`.
+/// The module of each resource; one that cannot be found is told at its `uses`. The catalog's resolution joins here, and
+/// nowhere else: it has to give a [`Module`] per resource and the text of the lock.
 fn modules(manifest: &Manifest, diagnostics: &mut Vec<Diagnostic>) -> BTreeMap<String, Module> {
     for (name, entry) in manifest.resources.iter().filter(|(_, entry)| !entry.value.uses.value.is_empty()) {
         let uses = &entry.value.uses;
