@@ -1,0 +1,299 @@
+//! Rendering: minijinja over YAML *values*. A leaf that is one expression keeps its type; text is never pasted into text
+//! that is parsed again.
+
+use std::collections::BTreeMap;
+
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+use serde_json::{Map as JsonMap, Value as Json};
+
+use crate::module::Module;
+
+/// What is rendered for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    Docker,
+    Process,
+}
+
+/// What a rendering may depend on. Ports are text: the planner renders twice, once with tokens in their place.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Context {
+    /// The resource's name in the manifest.
+    pub resource: String,
+    pub app: String,
+    pub ports: BTreeMap<String, String>,
+    pub password: String,
+    /// The version asked for behind the module's name.
+    pub constraint: String,
+    pub inputs: JsonMap<String, Json>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EnvText {
+    pub value: String,
+    pub sensitive: bool,
+}
+
+/// A module rendered for one target; fields of the other stay empty.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Body {
+    pub image: Option<String>,
+    pub entrypoint: Vec<String>,
+    pub command: Vec<String>,
+    pub env: BTreeMap<String, EnvText>,
+    /// Short name to the path in the container.
+    pub volumes: Vec<(String, String)>,
+    pub host_config: BTreeMap<String, Json>,
+    pub user: Option<String>,
+    pub init: Vec<Vec<String>>,
+    pub after_ready: Vec<Vec<String>>,
+    pub files: BTreeMap<String, String>,
+    pub search: Vec<String>,
+    pub install_hint: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RenderProblem {
+    /// `renders.docker.command`.
+    pub field: String,
+    pub words: String,
+}
+
+impl Module {
+    #[must_use]
+    pub fn renders(&self, target: Target) -> bool {
+        self.body_of(target).is_some()
+    }
+
+    fn body_of(&self, target: Target) -> Option<&Json> {
+        match target {
+            Target::Docker => self.docker.as_ref(),
+            Target::Process => self.process.as_ref(),
+        }
+    }
+
+    /// # Errors
+    /// A template that fails: a mistake in the module, with its field.
+    pub fn render(&self, target: Target, context: &Context) -> Result<Body, RenderProblem> {
+        let engine = Engine::new(self, context)?;
+        let word = if target == Target::Docker { "docker" } else { "process" };
+        let Some(body) = self.body_of(target) else {
+            return Err(RenderProblem {
+                field: format!("renders.{word}"),
+                words: format!("the module `{}` has no rendering for it", self.name),
+            });
+        };
+        let value = engine.value(body, &format!("renders.{word}"))?;
+        Ok(typed(&value))
+    }
+
+    /// Outputs for a consumer that reaches the resource at this host and these ports: name -> (value, sensitive).
+    #[must_use]
+    pub fn outputs_at(
+        &self,
+        context: &Context,
+        host: &str,
+        ports: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, (String, bool)> {
+        let Ok(mut engine) = Engine::new(self, context) else { return BTreeMap::new() };
+        let main = ports.get("main").or_else(|| ports.values().next()).cloned().unwrap_or_default();
+        engine.scope.insert("host".to_owned(), Json::String(host.to_owned()));
+        engine.scope.insert("port".to_owned(), Json::String(main));
+        engine.scope.insert("ports".to_owned(), serde_json::to_value(ports).unwrap_or_default());
+        self.outputs
+            .iter()
+            .filter_map(|(name, output)| {
+                Some((name.clone(), (engine.text(&output.value, name).ok()?, output.sensitive)))
+            })
+            .collect()
+    }
+}
+
+struct Engine {
+    environment: Environment<'static>,
+    scope: JsonMap<String, Json>,
+}
+
+impl Engine {
+    fn new(module: &Module, context: &Context) -> Result<Self, RenderProblem> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        // A template of a stranger's module must end.
+        environment.set_fuel(Some(100_000));
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.add_filter("quote", quote);
+        environment.add_filter("bytes", bytes);
+        environment.add_filter("flags", flags);
+        environment.add_filter("urlencode", urlencode);
+        let mut scope = JsonMap::new();
+        scope.insert("resource".into(), context.resource.clone().into());
+        scope.insert("app".into(), context.app.clone().into());
+        scope.insert("password".into(), context.password.clone().into());
+        scope.insert("constraint".into(), context.constraint.clone().into());
+        scope.insert("ports".into(), serde_json::to_value(&context.ports).unwrap_or_default());
+        let mut engine = Self { environment, scope };
+        let mut inputs = JsonMap::new();
+        for (name, input) in &module.inputs {
+            let value = match context.inputs.get(name) {
+                Some(value) => value.clone(),
+                None => engine.value(&input.default, &format!("inputs.{name}.default"))?,
+            };
+            inputs.insert(name.clone(), value);
+        }
+        engine.scope.insert("inputs".into(), Json::Object(inputs));
+        for (name, template) in &module.lets {
+            let value = engine.value(&Json::String(template.clone()), &format!("let.{name}"))?;
+            engine.scope.insert(name.clone(), value);
+        }
+        Ok(engine)
+    }
+
+    fn value(&self, template: &Json, field: &str) -> Result<Json, RenderProblem> {
+        match template {
+            Json::String(text) => self.leaf(text, field),
+            Json::Array(items) => items.iter().map(|item| self.value(item, field)).collect(),
+            Json::Object(members) => {
+                let mut rendered = JsonMap::new();
+                for (name, member) in members {
+                    let value = self.value(member, &format!("{field}.{name}"))?;
+                    // `null` drops the key.
+                    if !value.is_null() {
+                        rendered.insert(name.clone(), value);
+                    }
+                }
+                Ok(Json::Object(rendered))
+            }
+            other => Ok(other.clone()),
+        }
+    }
+
+    /// One expression alone keeps its type; anything else is text.
+    fn leaf(&self, text: &str, field: &str) -> Result<Json, RenderProblem> {
+        let inner = text
+            .trim()
+            .strip_prefix("{{")
+            .and_then(|rest| rest.strip_suffix("}}"))
+            .filter(|inner| !inner.contains("}}"));
+        let Some(expression) = inner else { return self.text(text, field).map(Json::String) };
+        let problem = |error: &minijinja::Error| RenderProblem { field: field.to_owned(), words: error.to_string() };
+        let compiled = self.environment.compile_expression(expression.trim()).map_err(|error| problem(&error))?;
+        let value = compiled.eval(self.values()).map_err(|error| problem(&error))?;
+        serde_json::to_value(value).map_err(|error| RenderProblem { field: field.to_owned(), words: error.to_string() })
+    }
+
+    fn values(&self) -> Value {
+        Value::from_pairs(self.scope.iter().map(|(name, value)| (name.clone(), engine_value(value))))
+    }
+
+    fn text(&self, text: &str, field: &str) -> Result<String, RenderProblem> {
+        self.environment
+            .render_str(text, self.values())
+            .map_err(|error| RenderProblem { field: field.to_owned(), words: error.to_string() })
+    }
+}
+
+/// For `sh -c`: single quotes, whatever is inside.
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+fn bytes(text: &str) -> Result<u64, minijinja::Error> {
+    manifest::units::bytes(text).map_err(|words| minijinja::Error::new(ErrorKind::InvalidOperation, words))
+}
+
+/// Percent-encodes for any part of a URL (RFC 3986, unreserved characters stay).
+fn urlencode(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+fn engine_value(value: &Json) -> Value {
+    match value {
+        Json::Null => Value::from(()),
+        Json::Bool(on) => Value::from(*on),
+        Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(whole), _) => Value::from(whole),
+            (None, Some(real)) => Value::from(real),
+            (None, None) => Value::from(number.to_string()),
+        },
+        Json::String(text) => Value::from(text.clone()),
+        Json::Array(items) => Value::from(items.iter().map(engine_value).collect::<Vec<_>>()),
+        Json::Object(members) => {
+            Value::from_pairs(members.iter().map(|(name, value)| (name.clone(), engine_value(value))))
+        }
+    }
+}
+
+/// `{a: 1}` as `-c a=1`, or with `--` as `--a 1`.
+fn flags(settings: &Value, style: &str) -> Result<Vec<String>, minijinja::Error> {
+    let settings: JsonMap<String, Json> = serde_json::to_value(settings)
+        .ok()
+        .and_then(|value| value.as_object().cloned())
+        .ok_or_else(|| minijinja::Error::new(ErrorKind::InvalidOperation, "`flags` takes a map"))?;
+    let (yes, no) = if style == "--" { ("yes", "no") } else { ("on", "off") };
+    let text = |value: &Json| match value {
+        Json::String(text) => text.clone(),
+        Json::Bool(on) => (if *on { yes } else { no }).to_owned(),
+        other => other.to_string(),
+    };
+    let flags = settings.iter().flat_map(|(name, value)| match style {
+        "--" => vec![format!("--{name}"), text(value)],
+        _ => vec![style.to_owned(), format!("{name}={}", text(value))],
+    });
+    Ok(flags.collect())
+}
+
+fn typed(value: &Json) -> Body {
+    let words = |key: &str| strings(value.get(key));
+    let text = |key: &str| value.get(key).and_then(Json::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    let lists = |key: &str| {
+        value
+            .get(key)
+            .and_then(Json::as_array)
+            .map(|all| all.iter().map(|one| strings(Some(one))).collect())
+            .unwrap_or_default()
+    };
+    let pairs = |key: &str| value.get(key).and_then(Json::as_object).into_iter().flatten();
+    Body {
+        image: text("image"),
+        entrypoint: words("entrypoint"),
+        command: words("command"),
+        env: pairs("env").map(|(name, value)| (name.clone(), env_text(value))).collect(),
+        volumes: pairs("volumes").map(|(name, path)| (name.clone(), scalar(path))).collect(),
+        host_config: pairs("host_config").map(|(name, value)| (name.clone(), value.clone())).collect(),
+        user: text("user"),
+        init: lists("init"),
+        after_ready: lists("after_ready"),
+        files: pairs("files").map(|(name, value)| (name.clone(), scalar(value))).collect(),
+        search: words("search"),
+        install_hint: text("install"),
+    }
+}
+
+fn strings(value: Option<&Json>) -> Vec<String> {
+    value.and_then(Json::as_array).map(|all| all.iter().map(scalar).collect()).unwrap_or_default()
+}
+
+fn scalar(value: &Json) -> String {
+    match value {
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn env_text(value: &Json) -> EnvText {
+    match value.as_object() {
+        Some(members) => EnvText {
+            value: members.get("value").map(scalar).unwrap_or_default(),
+            sensitive: members.get("sensitive").and_then(Json::as_bool).unwrap_or_default(),
+        },
+        None => EnvText { value: scalar(value), sensitive: false },
+    }
+}

@@ -1,0 +1,126 @@
+//! The built-in modules as data: what they render, what they refuse.
+#![expect(clippy::unwrap_used, reason = "a failed step of a test ends it, with its line")]
+
+use std::collections::BTreeMap;
+
+use catalog::{Context, Target, find};
+use manifest::{FileProblem, Files, Span, Spanned};
+
+struct Memory(BTreeMap<String, String>);
+
+impl Files for Memory {
+    fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
+        self.0.get(path).map(|text| text.as_bytes().to_vec()).ok_or(FileProblem::Missing)
+    }
+
+    fn list(&self, _: &str) -> Result<Vec<(String, bool)>, FileProblem> {
+        Err(FileProblem::Missing)
+    }
+}
+
+fn found_module(uses: &str) -> catalog::Found {
+    find(&Spanned::new(uses.to_owned(), Span::default()), &Memory(BTreeMap::new())).unwrap()
+}
+
+fn context(constraint: &str, port: &str, inputs: &str) -> Context {
+    Context {
+        resource: "db".into(),
+        app: "shop".into(),
+        ports: BTreeMap::from([("main".to_owned(), port.to_owned())]),
+        password: "s3/cr:t".into(),
+        constraint: constraint.into(),
+        inputs: serde_json::from_str(inputs).unwrap(),
+    }
+}
+
+#[test]
+fn postgres_on_docker() {
+    let found = found_module("postgres@16");
+    let body = found
+        .module
+        .render(
+            Target::Docker,
+            &context(&found.constraint, "5432", r#"{"extensions": ["pgcrypto"], "settings": {"work_mem": "8MB"}}"#),
+        )
+        .unwrap();
+    assert_eq!(body.image.as_deref(), Some("postgres:16"));
+    assert_eq!(body.env["POSTGRES_PASSWORD"].value, "s3/cr:t");
+    assert!(body.env["POSTGRES_PASSWORD"].sensitive && !body.env["POSTGRES_USER"].sensitive);
+    assert!(body.command.ends_with(&["-c".to_owned(), "work_mem=8MB".to_owned()]), "{:?}", body.command);
+    assert!(body.entrypoint[2].contains("CREATE EXTENSION IF NOT EXISTS \"pgcrypto\""), "{:?}", body.entrypoint);
+    assert_eq!(body.volumes, [("data".to_owned(), "/var/lib/postgresql/data".to_owned())]);
+    assert_eq!(body.host_config["Memory"], 512 << 20);
+}
+
+#[test]
+fn postgres_as_a_process() {
+    let found = found_module("postgres");
+    let body = found.module.render(Target::Process, &context(&found.constraint, "{port:db.main}", "{}")).unwrap();
+    assert!(
+        body.command.windows(2).any(|pair| pair == ["-p", "{port:db.main}"]),
+        "tokens pass through: {:?}",
+        body.command
+    );
+    assert_eq!(body.init[0][0], "initdb");
+    assert!(body.after_ready[0][2].contains("CREATE DATABASE \"app\""));
+    assert_eq!(body.user.as_deref(), Some("postgres"));
+    assert!(body.install_hint.unwrap().contains("apt install postgresql"));
+}
+
+#[test]
+fn outputs_are_for_the_consumer_that_asks() {
+    let found = found_module("postgres@15");
+    let ports = BTreeMap::from([("main".to_owned(), "20001".to_owned())]);
+    let outputs = found.module.outputs_at(&context("15", "5432", "{}"), "127.0.0.1", &ports);
+    assert_eq!(outputs["url"], ("postgresql://app:s3%2Fcr%3At@127.0.0.1:20001/app".to_owned(), true));
+    assert_eq!(outputs["port"], ("20001".to_owned(), false));
+}
+
+#[test]
+fn redis_renders_for_both() {
+    let found = found_module("redis@7");
+    for target in [Target::Docker, Target::Process] {
+        let body = found.module.render(target, &context("7", "6379", r#"{"maxmemory": "64mb"}"#)).unwrap();
+        assert!(body.command.windows(2).any(|pair| pair == ["--maxmemory", "64mb"]), "{:?}", body.command);
+    }
+    let outputs = found.module.outputs_at(
+        &context("7", "6379", "{}"),
+        "cache",
+        &BTreeMap::from([("main".to_owned(), "6379".to_owned())]),
+    );
+    assert_eq!(outputs["url"].0, "redis://cache:6379");
+}
+
+fn refused(uses: &str, files: &[(&str, &str)]) -> Vec<String> {
+    let files = Memory(files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect());
+    find(&Spanned::new(uses.to_owned(), Span::default()), &files)
+        .unwrap_err()
+        .into_iter()
+        .map(|one| format!("{} {}", one.code.0, one.message))
+        .collect()
+}
+
+#[test]
+fn what_cannot_be_used_is_said() {
+    assert_eq!(refused("postgress@16", &[]), ["PD0201 there is no module `postgress`; did you mean `postgres`?"]);
+    assert_eq!(refused("postgres@9", &[]), ["PD0205 the module `postgres` has no version `9`; it has 15, 16, 17, 18"]);
+    assert!(refused("oci://example.org/x", &[])[0].starts_with("PD0206"));
+    assert_eq!(refused("./modules/none", &[]), ["PD0202 there is no `modules/none/module.yaml`"]);
+    let text = "module: nats\nversion: one\nowner: { team: t }\nsummary: s\nrenders: {}\nextra: 1\n";
+    let said = refused("./m", &[("m/module.yaml", text), ("m/docs.md", "docs")]);
+    assert!(said.iter().any(|one| one.contains("line 6: unknown key `extra`")), "{said:?}");
+    assert!(said.iter().any(|one| one.contains("no SemVer")), "{said:?}");
+}
+
+#[test]
+fn inputs_are_checked_with_spans() {
+    let text = "pdev: 1\napp: x\nresources:\n  db: { uses: postgres@16, with: { max_conections: 5, max_connections: 0, durable: perhaps, version: 17 } }\n";
+    let files = Memory(BTreeMap::from([("pdev.yaml".to_owned(), text.to_owned())]));
+    let selected = manifest::read("pdev.yaml", &files).select(None, &[]);
+    let resource = &selected.manifest.resources["db"].value;
+    let (given, found) = found_module("postgres@16").module.inputs_from(&resource.with, "resources.db", &|_| None);
+    assert_eq!(given["version"], "17");
+    let said: Vec<(&str, &str)> = found.iter().map(|one| (one.code.0, selected.sources.slice(one.span))).collect();
+    assert_eq!(said, [("PD0203", "max_conections"), ("PD0204", "0"), ("PD0204", "perhaps")]);
+    assert_eq!(found[0].fixes[0].edits[0].text, "max_connections");
+}
