@@ -8,8 +8,8 @@ needed_packages() {
   has git || echo git
   has curl || echo curl
   has perl || echo perl
-  has docker || echo docker.io
-  has dockerd || has docker || echo docker.io
+  # Newer releases keep the command in a package of its own.
+  has docker || { echo docker.io; apt-cache show docker-cli >/dev/null 2>&1 && echo docker-cli; }
   has iptables || echo iptables
   has mmdebstrap || echo mmdebstrap
   has musl-gcc || echo musl-tools
@@ -45,7 +45,7 @@ install_packages() {
 }
 
 install_toolchain() {
-  if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then PATH=$HOME/.cargo/bin:$PATH; fi
+  if ! command -v cargo >/dev/null && [ -x "${HOME:-}/.cargo/bin/cargo" ]; then PATH=${HOME:-}/.cargo/bin:$PATH; fi
   command -v cargo >/dev/null || { echo "tests/run: cargo is not found; install Rust from https://rustup.rs" >&2; exit 2; }
   if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
     if command -v rustup >/dev/null; then rustup -q component add rustfmt clippy >/dev/null 2>&1; fi
