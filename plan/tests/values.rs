@@ -344,3 +344,16 @@ fn an_unknown_output_is_told_with_the_nearest() {
         resolved.diagnostics.iter().filter(|found| found.code.0 == "PD0251").map(|found| &found.message).collect();
     assert_eq!(words, ["unknown output `ulr` (nearest: `url`) of resource `db`"]);
 }
+
+#[test]
+fn what_is_explained_holds_no_password() {
+    let mut loaded = with_database();
+    let password = env(&up(&loaded, Docker, |_| ()), "db", "PASSWORD").to_owned();
+    let url = reference(Scope::Resources, &["db", "url"], None);
+    loaded.manifest.services["api"].value.command = Some(Command::Arguments(vec![text("serve"), url]));
+    let resolved = up(&loaded, Docker, |_| ());
+    let Body::Container(api) = &resolved.application.units["api"].body else { panic!("a container") };
+    assert!(api.create["Cmd"].to_string().contains(&password), "the program gets it");
+    let shown = resolved.origins.get("services.api.docker.Cmd").unwrap().value.to_string();
+    assert!(!format!("{:?}", resolved.origins).contains(&password) && shown.contains("{password}"), "{shown}");
+}

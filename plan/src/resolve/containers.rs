@@ -5,6 +5,7 @@ use manifest::{Span, Spanned};
 use serde_json::{Value as Json, json};
 
 use super::changes;
+use super::modules::PASSWORD_TOKEN;
 use super::processes::span_of;
 use super::units::{Builder, Made, pull_policy};
 use crate::application::{Body, BuildSpec, Container, ImageSource, PortProtocol, Support};
@@ -57,10 +58,13 @@ pub(super) fn keep(builder: &mut Builder<'_, '_>, drawn: Drawn) -> Json {
             builder.intend(&setting.word, &format!("{earlier}{}", setting.value.stable));
         }
         let path = format!("{}.docker.{}", builder.draft.path, setting.field);
-        let shown = crate::render::docker::lookup(&drawn.create, &setting.field).cloned();
-        builder.origins.set(path, shown.unwrap_or(Json::Null), setting.origin.clone());
+        // A password that pdev made is shown as its token.
+        let Dual { text, stable } = setting.value;
+        let is_secret = stable.to_string().contains(PASSWORD_TOKEN);
+        let whole = crate::render::docker::lookup(&drawn.create, &setting.field).filter(|_| !is_secret).cloned();
+        builder.origins.set(path, whole.unwrap_or_else(|| stable.clone()), setting.origin.clone());
         if !setting.word.starts_with("docker.") {
-            builder.note(&setting.word, setting.value.text, setting.origin);
+            builder.note(&setting.word, if is_secret { stable } else { text }, setting.origin);
         }
     }
     drawn.create

@@ -23,6 +23,9 @@ use crate::origin::Origin;
 use crate::render::Dual;
 use crate::render::docker::Drawing;
 
+/// Stands for a resource's password wherever something is shown or hashed.
+pub(super) const PASSWORD_TOKEN: &str = "{password}";
+
 pub(super) fn build<'a>(mut builder: Builder<'_, 'a>, resource: &'a Resource, module: &'a Module) -> Built {
     let text = module.renderer.render(&facts(builder.world, builder.draft, false));
     let stable = module.renderer.render(&facts(builder.world, builder.draft, true));
@@ -95,7 +98,7 @@ fn facts(world: &World<'_>, draft: &Draft<'_>, stable: bool) -> Facts {
         resource: draft.name.clone(),
         app: context.preview.app.clone(),
         ports: listen.collect(),
-        password: if stable { "{password}".to_owned() } else { base32(secret.as_bytes(), 26) },
+        password: if stable { PASSWORD_TOKEN.to_owned() } else { base32(secret.as_bytes(), 26) },
     }
 }
 
@@ -176,7 +179,7 @@ fn container(
 }
 
 fn process(builder: &mut Builder<'_, '_>, text: &Rendering, stable: &Rendering, origin: &Origin) -> Made {
-    builder.note("process.argv", json!(text.command), origin.clone());
+    builder.note("process.argv", json!(stable.command), origin.clone());
     let hashed = [
         ("command", format!("{:?}", stable.command)),
         ("process.init", format!("{:?}", stable.init)),
