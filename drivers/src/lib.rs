@@ -1,6 +1,7 @@
 //! Who does the work: one trait, a driver per runtime, one contract that all of them pass.
 
 pub mod contract;
+pub mod docker;
 pub mod driver;
 pub mod fake;
 pub mod process;

@@ -1,0 +1,59 @@
+//! The connection to the chosen engine. Every failure names the endpoint, who chose it and what went wrong.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use bollard::{API_DEFAULT_VERSION, Docker};
+
+use super::context::{Endpoint, Surroundings, choose};
+use crate::driver::{Problem, ProblemKind};
+
+const PING: Duration = Duration::from_secs(2);
+/// bollard's own limit for one answer; ours are shorter, and long calls are streams.
+const ANSWER_SECONDS: u64 = 120;
+
+pub(super) async fn connect(around: Surroundings) -> Result<(Docker, Endpoint), Problem> {
+    let endpoint = tokio::task::spawn_blocking(move || choose(&around))
+        .await
+        .map_err(|error| Problem::new(ProblemKind::Internal, format!("cannot choose a Docker endpoint: {error}")))??;
+    reachable(&endpoint).await?;
+    let docker = client(&endpoint).map_err(|error| failed(&endpoint, &error.to_string()))?;
+    // Bollard sends paths without a version today; negotiating keeps old engines working should that change.
+    match tokio::time::timeout(PING, docker.negotiate_version()).await {
+        Ok(Ok(docker)) => Ok((docker, endpoint)),
+        Ok(Err(error)) => Err(failed(&endpoint, &error.to_string())),
+        Err(_) => Err(Problem { kind: ProblemKind::Timeout, ..failed(&endpoint, "no answer within 2 s") }),
+    }
+}
+
+fn client(endpoint: &Endpoint) -> Result<Docker, bollard::errors::Error> {
+    if endpoint.host.starts_with("tcp://") || endpoint.host.starts_with("http://") {
+        return Docker::connect_with_http(&endpoint.host, ANSWER_SECONDS, API_DEFAULT_VERSION);
+    }
+    Docker::connect_with_host(&endpoint.host)
+}
+
+fn failed(endpoint: &Endpoint, why: &str) -> Problem {
+    Problem::new(
+        ProblemKind::Unavailable,
+        format!("cannot reach the Docker engine at `{}` (chosen by {}): {why}", endpoint.host, endpoint.chosen_by),
+    )
+    .hint("Start the Docker engine, or point DOCKER_HOST at one that runs.")
+}
+
+/// Connects to the socket once by hand, because bollard's error does not tell a missing socket from a closed one.
+async fn reachable(endpoint: &Endpoint) -> Result<(), Problem> {
+    let Some(path) = endpoint.host.strip_prefix("unix://") else { return Ok(()) };
+    let error = match tokio::time::timeout(PING, tokio::net::UnixStream::connect(path)).await {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(error)) => error,
+        Err(_) => return Err(Problem { kind: ProblemKind::Timeout, ..failed(endpoint, "no answer within 2 s") }),
+    };
+    Err(match error.kind() {
+        ErrorKind::NotFound => failed(endpoint, "there is no socket"),
+        ErrorKind::PermissionDenied => Problem { kind: ProblemKind::Denied, ..failed(endpoint, "permission denied") }
+            .hint("Add yourself to the group `docker` (`sudo usermod -aG docker $USER`), then log in again."),
+        ErrorKind::ConnectionRefused => failed(endpoint, "connection refused, the engine is not running"),
+        _ => failed(endpoint, &error.to_string()),
+    })
+}

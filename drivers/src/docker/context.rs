@@ -1,0 +1,125 @@
+//! Which engine is meant: `DOCKER_HOST`, then `DOCKER_CONTEXT`, then the current context, then the default socket.
+//! Does not connect; bollard has no contexts of its own.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::driver::{Problem, ProblemKind};
+
+pub(super) const DEFAULT: &str = "unix:///var/run/docker.sock";
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    pub host: String,
+    /// For messages: `DOCKER_HOST`, `the context colima`.
+    pub chosen_by: String,
+}
+
+impl Endpoint {
+    #[must_use]
+    pub fn local(&self) -> bool {
+        self.host.starts_with("unix://") || self.host.starts_with("npipe://")
+    }
+}
+
+/// What the choice depends on, read once from the environment by the caller.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    pub docker_host: Option<String>,
+    pub docker_context: Option<String>,
+    /// `DOCKER_CONFIG` or `~/.docker`.
+    pub config: Option<PathBuf>,
+}
+
+impl Surroundings {
+    #[must_use]
+    pub fn from_env() -> Self {
+        let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
+        Self {
+            docker_host: text("DOCKER_HOST"),
+            docker_context: text("DOCKER_CONTEXT"),
+            config: text("DOCKER_CONFIG").map(PathBuf::from).or_else(home),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+struct Config {
+    #[serde(rename = "currentContext")]
+    current: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    #[serde(rename = "Endpoints")]
+    endpoints: Endpoints,
+}
+
+#[derive(Deserialize)]
+struct Endpoints {
+    docker: DockerEndpoint,
+}
+
+#[derive(Deserialize)]
+struct DockerEndpoint {
+    #[serde(rename = "Host", default)]
+    host: String,
+}
+
+pub fn choose(around: &Surroundings) -> Result<Endpoint, Problem> {
+    if let Some(host) = &around.docker_host {
+        return usable(Endpoint { host: host.clone(), chosen_by: "DOCKER_HOST".to_owned() });
+    }
+    let (name, by) = match &around.docker_context {
+        Some(name) => (Some(name.clone()), "DOCKER_CONTEXT"),
+        None => (current(around.config.as_deref())?, "currentContext of Docker's config.json"),
+    };
+    match name.filter(|name| !name.is_empty() && name != "default") {
+        None => Ok(Endpoint { host: DEFAULT.to_owned(), chosen_by: "the default".to_owned() }),
+        Some(name) => usable(named(around.config.as_deref(), &name, by)?),
+    }
+}
+
+fn current(config: Option<&Path>) -> Result<Option<String>, Problem> {
+    let Some(path) = config.map(|folder| folder.join("config.json")) else { return Ok(None) };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Problem::io(format!("cannot read `{}`", path.display()), &error)),
+    };
+    serde_json::from_str::<Config>(&text).map(|config| config.current).map_err(|error| {
+        Problem::new(ProblemKind::Refused, format!("`{}` is not valid JSON: {error}", path.display()))
+            .hint("Repair that file, or set DOCKER_HOST.")
+    })
+}
+
+fn named(config: Option<&Path>, name: &str, by: &str) -> Result<Endpoint, Problem> {
+    let unknown = |why: String| {
+        Problem::new(ProblemKind::Unavailable, format!("the Docker context `{name}` (chosen by {by}) {why}"))
+            .hint("`docker context ls` lists the contexts; choose one with `docker context use`.")
+    };
+    let folder: String = Sha256::digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = config.map(|config| config.join("contexts/meta").join(folder).join("meta.json"));
+    let path = path.ok_or_else(|| unknown("cannot be looked up without a home folder".to_owned()))?;
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| unknown(format!("has no readable description: {error}")))?;
+    let meta: Meta =
+        serde_json::from_str(&text).map_err(|error| unknown(format!("has a broken description: {error}")))?;
+    Ok(Endpoint { host: meta.endpoints.docker.host, chosen_by: format!("the context `{name}`, from {by}") })
+}
+
+/// Schemes that this build can speak; the others are answered with a way out.
+fn usable(endpoint: Endpoint) -> Result<Endpoint, Problem> {
+    let scheme = endpoint.host.split_once("://").map_or("", |(scheme, _)| scheme);
+    let message = format!("cannot use the Docker endpoint `{}` (chosen by {})", endpoint.host, endpoint.chosen_by);
+    match scheme {
+        "unix" | "npipe" | "tcp" | "http" => Ok(endpoint),
+        "ssh" => Err(Problem::new(ProblemKind::Unavailable, format!("{message}: `ssh://` is not spoken"))
+            .hint("Forward the socket (`ssh -NL /tmp/docker.sock:/var/run/docker.sock HOST`) and set DOCKER_HOST=unix:///tmp/docker.sock.")),
+        _ => Err(Problem::new(ProblemKind::Refused, format!("{message}: allowed are unix://, npipe://, tcp:// and http://"))
+            .hint("Set DOCKER_HOST to one of these.")),
+    }
+}

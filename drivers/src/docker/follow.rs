@@ -1,0 +1,61 @@
+//! Starts and exits of a preview's containers from the engine's event stream. Polls nothing.
+
+use bollard::Docker as Engine;
+use bollard::models::EventMessage;
+use bollard::query_parameters::EventsOptionsBuilder;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use plan::application::PreviewId;
+use plan::observed::Exit;
+
+use super::translate::SERVICE;
+use super::{observe, of_preview};
+use crate::driver::{Problem, RuntimeEvent};
+
+pub(super) async fn follow(engine: Engine, preview: &PreviewId) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
+    let mut filters = of_preview(preview);
+    filters.insert("type".to_owned(), vec!["container".to_owned()]);
+    filters.insert("event".to_owned(), vec!["start".to_owned(), "die".to_owned()]);
+    // The request is sent when the stream is first polled, so what happens until then is asked for by time: the
+    // clock is the engine's, because the two machines' clocks may differ.
+    let info = super::problems::within(super::LOOK, "cannot ask the engine for its time", engine.info()).await?;
+    let mut options = EventsOptionsBuilder::default().filters(&filters);
+    if let Some(now) = info.system_time.as_deref() {
+        options = options.since(now);
+    }
+    let source = engine.clone();
+    let events = engine.events(Some(options.build())).boxed();
+    let stream = stream::unfold((events, source, false), |(mut events, engine, ended)| async move {
+        if ended {
+            return None;
+        }
+        loop {
+            let (event, ended) = match events.next().await {
+                Some(Ok(message)) => (translate(&engine, message).await, false),
+                Some(Err(error)) => (Some(RuntimeEvent::Lost { reason: error.to_string() }), true),
+                None => (Some(RuntimeEvent::Lost { reason: "the engine closed its event stream".to_owned() }), true),
+            };
+            if let Some(event) = event {
+                return Some((event, (events, engine, ended)));
+            }
+        }
+    });
+    Ok(stream.boxed())
+}
+
+async fn translate(engine: &Engine, message: EventMessage) -> Option<RuntimeEvent> {
+    let actor = message.actor?;
+    let attributes = actor.attributes.unwrap_or_default();
+    let (handle, unit) = (actor.id?, attributes.get(SERVICE)?.clone());
+    if message.action.as_deref() == Some("start") {
+        return Some(RuntimeEvent::Started { unit, handle });
+    }
+    let code = attributes.get("exitCode").and_then(|code| code.parse().ok());
+    let told = Exit { code, at: message.time_nano.map(|nanos| nanos / 1_000_000), ..Exit::default() };
+    // The container may be gone or started again by now; the event itself then says enough.
+    let exit = match observe::inspect(engine, &handle).await {
+        Ok(Some(state)) if state.running != Some(true) => Exit { code: told.code, ..observe::exit(&state) },
+        _ => told,
+    };
+    Some(RuntimeEvent::Exited { unit, handle, exit })
+}

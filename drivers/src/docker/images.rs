@@ -1,0 +1,105 @@
+//! Which images are there, and pulling those that are not. Building is not done here: a unit that asks for a build is
+//! refused with the way out.
+
+use std::time::Duration;
+
+use bollard::Docker as Engine;
+use bollard::query_parameters::CreateImageOptionsBuilder;
+use futures_util::StreamExt;
+use plan::application::{Body, Container, ImageSource, PullPolicy, Unit};
+use plan::observed::Images;
+
+use super::LOOK;
+use super::apply::container;
+use super::problems::{problem, within};
+use crate::driver::{Performed, Problem, ProblemKind, ProgressLine, Scope};
+
+/// A pull that reports nothing for so long has stopped.
+const PULL_SILENCE: Duration = Duration::from_secs(120);
+
+pub(super) fn reference<'a>(container: &'a Container, unit: &Unit) -> Result<&'a str, Problem> {
+    match &container.image {
+        ImageSource::Reference(reference) => Ok(reference),
+        ImageSource::Build(_) => {
+            Err(Problem::new(ProblemKind::Refused, format!("`{}`: this driver cannot build images", unit.name))
+                .hint("Build the image with `docker build -t NAME .` and write `image: NAME`."))
+        }
+    }
+}
+
+/// The image's id when it is present.
+pub(super) async fn identity(engine: &Engine, reference: &str) -> Result<Option<String>, Problem> {
+    match within(LOOK, "cannot look up an image", engine.inspect_image(reference)).await {
+        Ok(image) => Ok(image.id),
+        Err(problem) if matches!(problem.kind, ProblemKind::NotFound | ProblemKind::ImageNotFound) => Ok(None),
+        Err(problem) => Err(problem),
+    }
+}
+
+pub(super) async fn images(engine: &Engine, scope: &Scope) -> Result<Images, Problem> {
+    let containers = scope.application.units.values().filter_map(|unit| match &unit.body {
+        Body::Container(container) => Some((unit, container)),
+        Body::Process(_) => None,
+    });
+    let looks = containers.map(|(unit, container)| async move {
+        let found = match &container.image {
+            ImageSource::Reference(reference) => identity(engine, reference).await?,
+            ImageSource::Build(_) => None,
+        };
+        Ok::<_, Problem>((unit.name.clone(), found))
+    });
+    let mut images = Images::default();
+    for (unit, found) in futures_util::future::try_join_all(looks).await? {
+        match found {
+            Some(identity) => drop(images.current.insert(unit, identity)),
+            None => drop(images.stale.insert(unit, "not present".to_owned())),
+        }
+    }
+    Ok(images)
+}
+
+pub(super) async fn prepare(engine: &Engine, scope: &Scope, name: &str) -> Result<Performed, Problem> {
+    let (unit, container) = container(scope, name)?;
+    let reference = reference(container, unit)?;
+    let present = identity(engine, reference).await?;
+    let absent =
+        || Problem::new(ProblemKind::ImageNotFound, format!("`{name}`: the image `{reference}` is not present"));
+    match container.pull {
+        PullPolicy::Missing if present.is_some() => return Ok(prepared(present)),
+        PullPolicy::Never if present.is_some() => return Ok(prepared(present)),
+        PullPolicy::Never => return Err(absent().hint("Pull or build it, or allow pulling with `pull: missing`.")),
+        PullPolicy::Missing | PullPolicy::Always => pull(engine, scope, name, reference).await?,
+    }
+    Ok(prepared(Some(identity(engine, reference).await?.ok_or_else(absent)?)))
+}
+
+fn prepared(image: Option<String>) -> Performed {
+    Performed { image, ..Performed::default() }
+}
+
+async fn pull(engine: &Engine, scope: &Scope, unit: &str, reference: &str) -> Result<(), Problem> {
+    let what = format!("`{unit}`: cannot pull `{reference}`");
+    // Without a tag the engine would pull every tag there is.
+    let tagged = reference.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
+    let full = if tagged { reference.to_owned() } else { format!("{reference}:latest") };
+    let options = CreateImageOptionsBuilder::default().from_image(&full).build();
+    let mut stream = std::pin::pin!(engine.create_image(Some(options), None, None));
+    loop {
+        let info = match tokio::time::timeout(PULL_SILENCE, stream.next()).await {
+            Err(_) => return Err(Problem::new(ProblemKind::Timeout, format!("{what}: no progress for 120 s"))),
+            Ok(None) => return Ok(()),
+            Ok(Some(answer)) => answer.map_err(|error| {
+                let mut problem = problem(&what, &error);
+                if problem.kind == ProblemKind::NotFound {
+                    problem.kind = ProblemKind::ImageNotFound;
+                }
+                problem
+            })?,
+        };
+        if let (Some(layer), Some(detail)) = (info.id, info.progress_detail) {
+            let bytes = |count: Option<i64>| u64::try_from(count.unwrap_or(0)).unwrap_or(0);
+            let line = ProgressLine::Pull { layer, current: bytes(detail.current), total: bytes(detail.total) };
+            scope.progress.line(unit, line);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What of a preview is at the engine: one list each of containers, networks and volumes, at the same time.
+//! Containers that ran are inspected too: the list tells neither start times nor how one ended. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bollard::Docker as Engine;
+use bollard::models::{ContainerState, ContainerSummary, ContainerSummaryStateEnum as State, Network};
+use bollard::query_parameters::{
+    InspectContainerOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use plan::application::{PreviewId, RuntimeKind};
+use plan::observed::{Exit, Observed, ObservedUnit, RunState};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::problems::{problem, status, within};
+use super::translate::{HASH, IMAGE, PREVIEW, PROJECT, SERVICE, VOLUME, ports_of, preview_of};
+use super::{LOOK, by_label, of_preview};
+use crate::driver::{Discovered, Problem, ProblemKind};
+
+/// Inspections under way at once.
+const INSPECTIONS: usize = 16;
+
+pub(super) async fn observe(engine: &Engine, preview: &PreviewId) -> Result<Observed, Problem> {
+    let (containers, networks, volumes) =
+        tokio::try_join!(containers(engine, preview), networks(engine, preview), volumes(engine, preview))?;
+    let mut networks: Vec<String> = networks.into_iter().filter_map(|network| network.name).collect();
+    networks.sort();
+    let units: Vec<Option<ObservedUnit>> = stream::iter(containers)
+        .map(|summary| unit(engine, summary, &networks))
+        .buffered(INSPECTIONS)
+        .try_collect()
+        .await?;
+    let mut observed = Observed { networks: networks.iter().cloned().collect(), volumes, ..Observed::default() };
+    for unit in units.into_iter().flatten() {
+        match observed.units.remove(&unit.name) {
+            None => {
+                observed.units.insert(unit.name.clone(), unit);
+            }
+            Some(newer) => {
+                // The list is newest first; a running one is worth more than a newer one that never came up.
+                let older_wins = unit.state == RunState::Running && newer.state != RunState::Running;
+                let (kept, stray) = if older_wins { (unit, newer) } else { (newer, unit) };
+                observed.strays.push(stray);
+                observed.units.insert(kept.name.clone(), kept);
+            }
+        }
+    }
+    Ok(observed)
+}
+
+pub(super) async fn containers(engine: &Engine, preview: &PreviewId) -> Result<Vec<ContainerSummary>, Problem> {
+    let options = ListContainersOptionsBuilder::default().all(true).filters(&of_preview(preview)).build();
+    within(LOOK, "cannot list containers", engine.list_containers(Some(options))).await
+}
+
+pub(super) async fn networks(engine: &Engine, preview: &PreviewId) -> Result<Vec<Network>, Problem> {
+    let options = ListNetworksOptionsBuilder::default().filters(&of_preview(preview)).build();
+    within(LOOK, "cannot list networks", engine.list_networks(Some(options))).await
+}
+
+async fn volumes(engine: &Engine, preview: &PreviewId) -> Result<std::collections::BTreeSet<String>, Problem> {
+    let options = ListVolumesOptionsBuilder::default().filters(&of_preview(preview)).build();
+    let answer = within(LOOK, "cannot list volumes", engine.list_volumes(Some(options))).await?;
+    let volumes = answer.volumes.unwrap_or_default().into_iter();
+    Ok(volumes.filter_map(|mut volume| volume.labels.remove(VOLUME)).collect())
+}
+
+pub(super) fn gateway(network: &Network) -> Option<IpAddr> {
+    let configs = network.ipam.as_ref()?.config.as_ref()?;
+    configs.iter().find_map(|config| config.gateway.as_ref()?.split('/').next()?.parse().ok())
+}
+
+fn label<'a>(summary: &'a ContainerSummary, name: &str) -> Option<&'a String> {
+    summary.labels.as_ref()?.get(name)
+}
+
+/// The unit's container, the running or else the newest one.
+pub(super) async fn find(
+    engine: &Engine,
+    preview: &PreviewId,
+    unit: &str,
+) -> Result<Option<ContainerSummary>, Problem> {
+    let all = containers(engine, preview).await?;
+    let mut mine: Vec<ContainerSummary> =
+        all.into_iter().filter(|summary| label(summary, SERVICE).is_some_and(|name| name == unit)).collect();
+    let best = mine.iter().position(|summary| summary.state == Some(State::RUNNING)).unwrap_or(0);
+    Ok((!mine.is_empty()).then(|| mine.swap_remove(best)))
+}
+
+pub(super) async fn required(engine: &Engine, preview: &PreviewId, unit: &str) -> Result<String, Problem> {
+    find(engine, preview, unit)
+        .await?
+        .and_then(|summary| summary.id)
+        .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("`{unit}` has no container")))
+}
+
+async fn unit(
+    engine: &Engine,
+    summary: ContainerSummary,
+    networks: &[String],
+) -> Result<Option<ObservedUnit>, Problem> {
+    let (Some(handle), Some(name)) = (summary.id.clone(), label(&summary, SERVICE).cloned()) else { return Ok(None) };
+    if summary.state == Some(State::REMOVING) {
+        return Ok(None);
+    }
+    let state = match summary.state {
+        Some(State::CREATED) => None,
+        _ => match inspect(engine, &handle).await? {
+            // Removed since the list was made.
+            None => return Ok(None),
+            state => state,
+        },
+    };
+    let attached = summary.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let endpoint = networks.iter().find_map(|network| attached?.get(network));
+    Ok(Some(ObservedUnit {
+        name,
+        runtime: RuntimeKind::Docker,
+        handle,
+        hash: label(&summary, HASH).cloned().unwrap_or_default(),
+        image: label(&summary, IMAGE).cloned(),
+        state: run_state(summary.state, state.as_ref()),
+        address: None,
+        host_ports: summary.labels.as_ref().map(ports_of).unwrap_or_default(),
+        started_at: state.as_ref().and_then(|state| millis(state.started_at.as_deref())),
+        connected: endpoint.is_some(),
+    }))
+}
+
+pub(super) async fn inspect(engine: &Engine, handle: &str) -> Result<Option<ContainerState>, Problem> {
+    let call = engine.inspect_container(handle, None::<InspectContainerOptions>);
+    match tokio::time::timeout(LOOK, call).await {
+        Ok(Ok(answer)) => Ok(Some(answer.state.unwrap_or_default())),
+        Ok(Err(error)) if status(&error) == Some(404) => Ok(None),
+        Ok(Err(error)) => Err(problem("cannot inspect a container", &error)),
+        Err(_) => Err(Problem::new(ProblemKind::Timeout, "cannot inspect a container: no answer in time")),
+    }
+}
+
+fn run_state(listed: Option<State>, inspected: Option<&ContainerState>) -> RunState {
+    let Some(state) = inspected else { return RunState::Created };
+    if state.paused == Some(true) {
+        RunState::Paused
+    } else if state.running == Some(true) {
+        RunState::Running
+    } else if listed == Some(State::CREATED) {
+        RunState::Created
+    } else {
+        RunState::Exited(exit(state))
+    }
+}
+
+pub(super) fn exit(state: &ContainerState) -> Exit {
+    Exit {
+        code: state.exit_code.and_then(|code| i32::try_from(code).ok()),
+        signal: None,
+        out_of_memory: state.oom_killed == Some(true),
+        error: state.error.clone().filter(|error| !error.is_empty()),
+        at: millis(state.finished_at.as_deref()),
+    }
+}
+
+/// The engine writes year 1 for "never".
+pub(super) fn millis(text: Option<&str>) -> Option<i64> {
+    let at = OffsetDateTime::parse(text?, &Rfc3339).ok()?;
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok().filter(|at| *at > 0)
+}
+
+pub(super) async fn discover(engine: &Engine) -> Result<Vec<Discovered>, Problem> {
+    let containers = ListContainersOptionsBuilder::default().all(true).filters(&by_label(PREVIEW)).build();
+    let networks = ListNetworksOptionsBuilder::default().filters(&by_label(PREVIEW)).build();
+    let volumes = ListVolumesOptionsBuilder::default().filters(&by_label(PREVIEW)).build();
+    let (containers, networks, volumes) = tokio::try_join!(
+        within(LOOK, "cannot list containers", engine.list_containers(Some(containers))),
+        within(LOOK, "cannot list networks", engine.list_networks(Some(networks))),
+        within(LOOK, "cannot list volumes", engine.list_volumes(Some(volumes))),
+    )?;
+    let running = |summary: &ContainerSummary| summary.state == Some(State::RUNNING);
+    let of_containers =
+        containers.into_iter().map(|one| (1, usize::from(running(&one)), one.labels.unwrap_or_default()));
+    let of_networks = networks.into_iter().map(|one| (0, 0, one.labels.unwrap_or_default()));
+    let of_volumes = volumes.volumes.unwrap_or_default().into_iter().map(|one| (0, 0, one.labels));
+    let mut found: BTreeMap<String, Discovered> = BTreeMap::new();
+    for (units, running, labels) in of_containers.chain(of_networks).chain(of_volumes) {
+        let Some(preview) = preview_of(&labels) else { continue };
+        let entry = found.entry(preview.id.0.clone()).or_insert_with(|| Discovered {
+            preview,
+            runtime: RuntimeKind::Docker,
+            project: labels.get(PROJECT).map(Into::into),
+            units: 0,
+            running: 0,
+        });
+        entry.units += units;
+        entry.running += running;
+    }
+    Ok(found.into_values().collect())
+}

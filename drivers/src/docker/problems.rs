@@ -1,0 +1,100 @@
+//! Engine errors put into the words and kinds of [`Problem`]. Knows texts of engines from 20.10 on; calls nothing.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bollard::errors::Error;
+
+use crate::driver::{Problem, ProblemKind};
+
+/// Waits for an engine call no longer than `limit`: a paused engine accepts connections and never answers.
+pub(super) async fn within<T>(
+    limit: Duration,
+    what: &str,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Problem> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map_err(|error| problem(what, &error)),
+        Err(_) => Err(Problem::new(
+            ProblemKind::Timeout,
+            format!("{what}: the Docker engine did not answer within {} s", limit.as_secs()),
+        )
+        .hint("See whether `docker info` answers; restart the engine when it does not.")),
+    }
+}
+
+pub(super) fn status(error: &Error) -> Option<u16> {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+pub(super) fn problem(what: &str, error: &Error) -> Problem {
+    let (kind, words) = match error {
+        Error::DockerResponseServerError { status_code, message } => (classify(*status_code, message), message.clone()),
+        Error::DockerStreamError { error } => (classify(0, error), error.clone()),
+        Error::RequestTimeoutError => (ProblemKind::Timeout, "no answer in time".to_owned()),
+        Error::JsonDataError { .. } | Error::JsonSerdeError { .. } => (ProblemKind::Internal, error.to_string()),
+        other => (ProblemKind::Unavailable, other.to_string()),
+    };
+    let problem = Problem::new(kind, format!("{what}: {}", words.trim()));
+    match hint(kind, &words) {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
+}
+
+/// What the engine's text says went wrong. The order matters: runc wraps one error in another.
+pub(super) fn classify(status: u16, text: &str) -> ProblemKind {
+    let text = text.to_ascii_lowercase();
+    let has = |needles: &[&str]| needles.iter().any(|needle| text.contains(needle));
+    if has(&["port is already allocated", "address already in use", "ports are not available"]) {
+        ProblemKind::PortTaken
+    } else if has(&["no space left on device", "disk quota exceeded"]) {
+        ProblemKind::DiskFull
+    } else if has(&["exec format error"]) {
+        ProblemKind::ExecFormat
+    } else if has(&["pull access denied", "unauthorized", "authentication required", "denied: "]) {
+        ProblemKind::PullDenied
+    } else if has(&["no such image", "manifest unknown", "manifest for", "repository name not known"]) {
+        ProblemKind::ImageNotFound
+    } else if has(&["read-only file system"]) {
+        ProblemKind::ReadOnly
+    } else if has(&["no such file or directory", "executable file not found"]) {
+        ProblemKind::ProgramNotFound
+    } else if has(&["permission denied", "operation not permitted"]) {
+        ProblemKind::Denied
+    } else if has(&["cannot allocate memory", "minimum memory limit"]) {
+        ProblemKind::OutOfMemory
+    } else if status == 404 {
+        ProblemKind::NotFound
+    } else if has(&["dial tcp", "no such host", "tls handshake timeout", "i/o timeout", "connection refused"]) {
+        ProblemKind::Unavailable
+    } else if (400..500).contains(&status) || has(&["invalid", "non-overlapping", "all predefined address pools"]) {
+        ProblemKind::Refused
+    } else {
+        ProblemKind::Internal
+    }
+}
+
+fn hint(kind: ProblemKind, text: &str) -> Option<&'static str> {
+    if text.contains("non-overlapping") || text.contains("predefined address pools") {
+        return Some("The engine ran out of network addresses: remove unused networks with `docker network prune`.");
+    }
+    Some(match kind {
+        ProblemKind::PortTaken => "Stop the program that holds the port, or give the unit another one.",
+        ProblemKind::DiskFull => "Free space on the engine's disk, for example with `docker system prune`.",
+        ProblemKind::ExecFormat => {
+            "The image is for another processor or its script lacks a `#!` line: set `platform`, or fix the script."
+        }
+        ProblemKind::PullDenied => "Log in with `docker login`, or correct the image's name.",
+        ProblemKind::ImageNotFound => "Correct the image's name and tag.",
+        ProblemKind::ReadOnly => "Set `readOnly: false`, or mount a volume where the program writes.",
+        ProblemKind::ProgramNotFound => "Correct `command`, or use an image that holds the program.",
+        ProblemKind::Denied => "Make the program executable, or grant the capability it needs under `raw`.",
+        ProblemKind::OutOfMemory => "Raise the unit's memory limit.",
+        ProblemKind::Unavailable => "Check the network and the engine, then try again.",
+        _ => return None,
+    })
+}

@@ -1,0 +1,44 @@
+//! Choosing an endpoint, and the kinds behind engines' words.
+
+use super::problems::classify;
+use super::{Surroundings, choose};
+use crate::driver::ProblemKind;
+
+#[test]
+fn endpoints_are_chosen_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let around = |host: Option<&str>, context: Option<&str>| Surroundings {
+        docker_host: host.map(str::to_owned),
+        docker_context: context.map(str::to_owned),
+        config: Some(folder.path().to_owned()),
+    };
+    assert_eq!(choose(&around(None, None)).unwrap().host, super::context::DEFAULT);
+    // The folder's name is the SHA-256 of `colima`.
+    let meta = folder.path().join("contexts/meta/f24fd3749c1368328e2b149bec149cb6795619f244c5b584e844961215dadd16");
+    std::fs::create_dir_all(&meta).unwrap();
+    std::fs::write(meta.join("meta.json"), r#"{"Endpoints":{"docker":{"Host":"unix:///colima.sock"}}}"#).unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"currentContext":"colima"}"#).unwrap();
+    assert_eq!(choose(&around(None, None)).unwrap().host, "unix:///colima.sock");
+    assert_eq!(choose(&around(None, Some("default"))).unwrap().host, super::context::DEFAULT);
+    assert!(choose(&around(None, Some("absent"))).unwrap_err().message.contains("`absent`"));
+    assert_eq!(choose(&around(Some("tcp://a:1"), Some("colima"))).unwrap().host, "tcp://a:1");
+    assert!(choose(&around(Some("ssh://a"), None)).unwrap_err().hint.unwrap().contains("ssh -NL"));
+}
+
+#[test]
+fn engine_errors_have_kinds() {
+    let cases = [
+        (500, "driver failed: Bind for 127.0.0.1:1 failed: port is already allocated", ProblemKind::PortTaken),
+        (400, "exec: \"/nope\": stat /nope: no such file or directory: unknown", ProblemKind::ProgramNotFound),
+        (400, "exec: \"/x\": permission denied: unknown", ProblemKind::Denied),
+        (400, "standard_init_linux.go:228: exec user process caused: exec format error", ProblemKind::ExecFormat),
+        (404, "No such image: a:b", ProblemKind::ImageNotFound),
+        (404, "pull access denied for a, repository does not exist", ProblemKind::PullDenied),
+        (404, "manifest for a:b not found: manifest unknown", ProblemKind::ImageNotFound),
+        (404, "No such container: a", ProblemKind::NotFound),
+        (500, "write /a: no space left on device", ProblemKind::DiskFull),
+    ];
+    for (status, text, kind) in cases {
+        assert_eq!(classify(status, text), kind, "{text}");
+    }
+}
