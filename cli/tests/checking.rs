@@ -121,6 +121,18 @@ fn codes_and_fields_are_explained() {
 }
 
 #[test]
+fn modules_are_listed_and_told() {
+    let folder = folder(GOOD);
+    let ran = run(folder.path(), &["module", "list"]);
+    assert!(ran.code == Some(0) && ran.stdout.contains("\npostgres "), "{}", ran.stdout);
+    let ran = run(folder.path(), &["module", "info", "postgres@16"]);
+    assert!(ran.code == Some(0) && ran.stdout.contains("${resources.NAME.url}"), "{}", ran.stdout);
+    assert!(run(folder.path(), &["module", "info", "redis", "--json"]).json()["inputs"].is_object());
+    let ran = run(folder.path(), &["module", "info", "postgers"]);
+    assert!(ran.code == Some(4) && ran.stderr.contains("`postgres`"), "{}", ran.stderr);
+}
+
+#[test]
 fn the_schema_is_one() {
     let folder = folder(GOOD);
     let schema = run(folder.path(), &["schema"]).json();

@@ -10,6 +10,7 @@ pub(crate) mod explain;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod man;
+pub(crate) mod module;
 pub(crate) mod open;
 pub(crate) mod plan;
 pub(crate) mod restart;
@@ -38,6 +39,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Check(arguments) => check::run(&arguments, context),
         Command::Explain(arguments) => explain::run(&arguments, context),
         Command::Schema(arguments) => schema::run(&arguments, context),
+        Command::Module(arguments) => module::run(&arguments, context),
         Command::Agent(arguments) => agent::run(&arguments, context),
         Command::Doctor(arguments) => doctor::run(&arguments, context),
         Command::Completions(arguments) => completions::run(&arguments, context),

@@ -1,0 +1,167 @@
+//! `pdev module`: what a resource can use, and all its inputs and outputs.
+
+use catalog::{Input, Module};
+use clap::Subcommand;
+use manifest::{Diagnostic, Span, Spanned};
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::disk::Disk;
+use crate::exit::{Failure, Outcome};
+use crate::folder;
+use crate::render::page;
+use crate::render::table::{self, Cell};
+use crate::render::terminal::Paint;
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  pdev module list\n  pdev module info postgres")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: ModuleCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum ModuleCommand {
+    /// The modules there are
+    List,
+    /// One module: inputs with defaults and reasons, outputs, owner
+    Info {
+        /// Its name, with or without a version (`postgres@16`), or a folder (`./modules/mail`)
+        #[arg(value_name = "MODULE")]
+        name: String,
+    },
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    match &arguments.command {
+        ModuleCommand::List => list(context),
+        ModuleCommand::Info { name } => info(name, context),
+    }
+}
+
+fn list(context: &Context) -> Outcome {
+    let modules = catalog::list();
+    if context.json {
+        context.terminal.say_json(&modules.iter().map(|module| short_json(module)).collect::<Vec<_>>());
+        return crate::done();
+    }
+    let rows: Vec<Vec<Cell>> = modules
+        .iter()
+        .map(|module| {
+            let summary = match &module.deprecated {
+                Some(instead) => format!("{} (deprecated: {instead})", module.summary),
+                None => module.summary.clone(),
+            };
+            vec![Cell::painted(&module.name, "1"), Cell::new(module.versions.join(", ")), Cell::new(summary)]
+        })
+        .collect();
+    let lines = table::lines(&["MODULE", "VERSIONS", "WHAT YOU GET"], &rows, 0, context.terminal.paint);
+    lines.iter().for_each(|line| context.terminal.say(line));
+    crate::done()
+}
+
+fn info(asked: &str, context: &Context) -> Outcome {
+    let folder = folder::above(&context.folder).map_or_else(|| context.folder.clone(), |place| place.folder);
+    let uses = Spanned::new(asked.to_owned(), Span::default());
+    let module = catalog::find(&uses, &Disk::new(folder)).map_err(|found| unknown(asked, found))?.module;
+    if context.json {
+        context.terminal.say_json(&full_json(&module));
+    } else {
+        lines(&module, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
+    }
+    crate::done()
+}
+
+fn unknown(asked: &str, found: Vec<Diagnostic>) -> Failure {
+    let Some(first) = found.into_iter().next() else { return Failure::not_found(format!("no module `{asked}`")) };
+    let failure = Failure::not_found(first.message);
+    match (first.help, first.fixes.first()) {
+        (Some(help), _) => failure.hint(help),
+        (None, Some(fix)) => failure.hint(format!("Did you mean to {}?", fix.title)),
+        (None, None) => failure.hint("`pdev module list` shows the modules there are."),
+    }
+}
+
+fn lines(module: &Module, paint: Paint) -> Vec<String> {
+    let mut lines = vec![format!("{} {}  {}", paint.bold(&module.name), module.version, module.summary)];
+    if let Some(instead) = &module.deprecated {
+        lines.push(format!("{} {instead}", paint.yellow("deprecated:")));
+    }
+    let owner = &module.owner;
+    lines.push(paint.dim(&format!("owner: {} ({}), support: {}", owner.team, owner.contact, owner.support)));
+    let constraint = module.versions.iter().find(|known| **known == module.version.major.to_string());
+    let example = constraint.map_or(module.name.clone(), |version| format!("{}@{version}", module.name));
+    lines.push(format!("  resources: {{ NAME: {{ uses: {example}, with: {{ ... }} }} }}"));
+    lines.extend([String::new(), paint.bold("Inputs")]);
+    let rows: Vec<Vec<Cell>> = module.inputs.iter().map(|(name, input)| input_row(name, input)).collect();
+    lines.extend(table::lines(&["", "", "", ""], &rows, 2, paint));
+    lines.extend([String::new(), paint.bold("Outputs")]);
+    let rows: Vec<Vec<Cell>> = module
+        .outputs
+        .iter()
+        .map(|(name, output)| {
+            let secret = if output.sensitive { "secret" } else { "" };
+            let placeholder = format!("${{resources.NAME.{name}}}");
+            vec![Cell::painted(placeholder, "1"), Cell::painted(secret, "33"), Cell::new(&output.description)]
+        })
+        .collect();
+    lines.extend(table::lines(&["", "", ""], &rows, 2, paint));
+    if !module.docs.trim().is_empty() {
+        lines.push(String::new());
+        lines.extend(page::lines(&module.docs, paint));
+    }
+    lines
+}
+
+fn input_row(name: &str, input: &Input) -> Vec<Cell> {
+    let mut words = input.description.clone();
+    if !input.choices.is_empty() {
+        words.push_str(&format!(" One of {}.", input.choices.join(", ")));
+    }
+    if !input.rationale.is_empty() {
+        words.push_str(&format!(" Default because: {}.", input.rationale));
+    }
+    vec![Cell::painted(name, "1"), Cell::new(&input.kind), Cell::painted(shown(&input.default), "36"), Cell::new(words)]
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "(required)".to_owned(),
+        Value::String(text) if text.is_empty() => "\"\"".to_owned(),
+        // A default that is computed: the reason beside it says from what.
+        Value::String(text) if text.contains("{{") => "(computed)".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn short_json(module: &Module) -> Value {
+    json!({
+        "name": module.name,
+        "version": module.version.to_string(),
+        "versions": module.versions,
+        "summary": module.summary,
+        "deprecated": module.deprecated,
+    })
+}
+
+fn full_json(module: &Module) -> Value {
+    let mut value = short_json(module);
+    let inputs = module.inputs.iter().map(|(name, input)| {
+        let input = json!({
+            "type": input.kind, "description": input.description, "default": input.default,
+            "rationale": input.rationale, "level": input.level, "choices": input.choices,
+            "minimum": input.minimum, "maximum": input.maximum,
+        });
+        (name.clone(), input)
+    });
+    value["inputs"] = Value::Object(inputs.collect());
+    let outputs = module.outputs.iter().map(|(name, output)| {
+        (name.clone(), json!({ "description": output.description, "sensitive": output.sensitive }))
+    });
+    value["outputs"] = Value::Object(outputs.collect());
+    value["owner"] =
+        json!({ "team": module.owner.team, "contact": module.owner.contact, "support": module.owner.support });
+    value["docs"] = module.docs.clone().into();
+    value
+}
