@@ -18,6 +18,7 @@ pub mod origin;
 mod render;
 pub mod resolve;
 pub mod step;
+mod supply;
 pub mod text;
 
 pub use application::Application;

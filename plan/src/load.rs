@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use manifest::{Diagnostic, Files, Manifest, Set, Severity, Sources};
 
-use crate::codes;
 use crate::module::Module;
+use crate::supply::supply;
 
 /// Which of the manifests in the file is meant.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -51,25 +51,12 @@ pub fn load(root: &str, files: &dyn Files, options: &LoadOptions) -> Loaded {
     let mut diagnostics = selected.diagnostics;
     // Guardrail PD016 tells the same, and can be waived.
     diagnostics.retain(|found| found.code != manifest::codes::SECRET_LITERAL);
-    let modules = modules(&selected.manifest, &mut diagnostics);
-    Loaded { sources: selected.sources, manifest: selected.manifest, modules, lock: None, diagnostics }
-}
-
-/// The module of each resource; one that cannot be found is told at its `uses`. The catalog's resolution joins here, and
-/// nowhere else: it has to give a [`Module`] per resource and the text of the lock.
-fn modules(manifest: &Manifest, diagnostics: &mut Vec<Diagnostic>) -> BTreeMap<String, Module> {
-    for (name, entry) in manifest.resources.iter().filter(|(_, entry)| !entry.value.uses.value.is_empty()) {
-        let uses = &entry.value.uses;
-        diagnostics.push(
-            Diagnostic::new(
-                codes::MODULE_UNKNOWN,
-                Severity::Error,
-                uses.span,
-                format!("no catalog has a module `{}`", uses.value),
-            )
-            .at(format!("resources.{name}.uses"))
-            .help("`pdev module list` shows the modules there are."),
-        );
+    let supplied = supply(&selected.manifest, root, files, &mut diagnostics);
+    Loaded {
+        sources: selected.sources,
+        manifest: selected.manifest,
+        modules: supplied.modules,
+        lock: supplied.lock,
+        diagnostics: manifest::sorted(diagnostics),
     }
-    BTreeMap::new()
 }

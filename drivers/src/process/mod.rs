@@ -81,7 +81,7 @@ impl Driver for ProcessDriver {
     }
 
     async fn follow(&self, _: &PreviewId, places: &Places) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
-        units::follow(places).await
+        units::follow(&self.starter, places).await
     }
 
     async fn logs(

@@ -13,7 +13,7 @@ use plan::application::{RuntimeKind, Stop, Unit};
 use plan::observed::{Observed, ObservedUnit, RunState};
 
 use super::clash::check_ports;
-use super::connection::{ANSWER_MAX, Connection};
+use super::connection::{ANSWER_MAX, Connection, Starter};
 use super::keeper::{now_milliseconds, take_lock};
 use super::launch::{Launcher, give};
 use super::prepare::built_identity;
@@ -240,12 +240,12 @@ fn remove_tree(folder: &Path) -> Result<(), Problem> {
     }
 }
 
-/// Without a keeper nothing can happen, and the stream says so at once.
-pub(super) async fn follow(places: &Places) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
-    let lost = |reason: &str| RuntimeEvent::Lost { reason: reason.to_owned() };
-    let Some(mut connection) = reach(places).await? else {
-        return Ok(stream::iter([lost("no unit of this preview runs")]).boxed());
-    };
+/// Begins before the first start, so that no exit is missed: a keeper is started for it, and leaves if nothing comes.
+pub(super) async fn follow(
+    starter: &Starter,
+    places: &Places,
+) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
+    let mut connection = starter.connect(places).await?;
     match connection.ask(&Request::Follow, ANSWER_MAX).await? {
         Answer::Following => {}
         other => return Err(unexpected("follow", other)),
