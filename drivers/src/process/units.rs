@@ -241,10 +241,7 @@ fn remove_tree(folder: &Path) -> Result<(), Problem> {
 }
 
 /// Begins before the first start, so that no exit is missed: a keeper is started for it, and leaves if nothing comes.
-pub(super) async fn follow(
-    starter: &Starter,
-    places: &Places,
-) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
+pub(super) async fn follow(starter: &Starter, places: &Places) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
     let mut connection = starter.connect(places).await?;
     match connection.ask(&Request::Follow, ANSWER_MAX).await? {
         Answer::Following => {}
