@@ -20,8 +20,9 @@ pub(super) async fn follow(engine: Engine, preview: &PreviewId) -> Result<BoxStr
     // clock is the engine's, because the two machines' clocks may differ.
     let info = super::problems::within(super::LOOK, "cannot ask the engine for its time", engine.info()).await?;
     let mut options = EventsOptionsBuilder::default().filters(&filters);
-    if let Some(now) = info.system_time.as_deref() {
-        options = options.since(now);
+    // Unix seconds, because the engine splits at the dot whatever it is given.
+    if let Some(now) = observe::millis(info.system_time.as_deref()) {
+        options = options.since(&format!("{}.{:03}000000", now / 1000, now % 1000));
     }
     let source = engine.clone();
     let events = engine.events(Some(options.build())).boxed();

@@ -55,7 +55,7 @@ pub(super) fn classify(status: u16, text: &str) -> ProblemKind {
         ProblemKind::DiskFull
     } else if has(&["exec format error"]) {
         ProblemKind::ExecFormat
-    } else if has(&["pull access denied", "unauthorized", "authentication required", "denied: "]) {
+    } else if has(&["pull access denied", "unauthorized", "authentication required", "resource is denied"]) {
         ProblemKind::PullDenied
     } else if has(&["no such image", "manifest unknown", "manifest for", "repository name not known"]) {
         ProblemKind::ImageNotFound
