@@ -1,1 +1,24 @@
+//! The process that stays: one actor per preview, the journal, the events, the API on the socket, the proxy.
+//!
+//! It decides nothing that the pure crates can decide, and draws nothing: clients render.
+
+pub mod api;
+pub mod board;
+pub mod boot;
+pub mod bus;
+pub mod convert;
+pub mod disk;
+pub mod engines;
+pub mod gateway;
+pub mod inputs;
+pub mod journal;
+pub mod locate;
+pub mod places;
+pub mod preview;
+pub mod probe;
 pub mod proxy;
+pub mod registry;
+pub mod routing;
+pub mod shared;
+
+pub use boot::{AgentOptions, run};

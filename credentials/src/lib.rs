@@ -1,4 +1,10 @@
-//! Who you are: sources of credentials, the vault they rest in, the outlets tools receive them by.
+//! Who you are: the only crate that can hold a secret.
 //!
-//! The only room that can hold a secret. Nothing of it exists yet: until the vault does, `cli` reads `--secret` and
-//! `PDEV_SECRET_NAME`, and the drivers deliver them as files.
+//! For now it delivers the secrets a manifest names, as files on tmpfs where there is one. Sources, the vault and the
+//! outlets of cloud credentials join it here; nothing else in the tree may learn how a secret looks.
+
+mod delivery;
+mod secret;
+
+pub use delivery::{Delivery, DeliveryProblem};
+pub use secret::Secret;

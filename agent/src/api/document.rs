@@ -1,0 +1,234 @@
+//! The OpenAPI 3.1 document, put together from the routes' table and the wire types' own schemas.
+
+use axum::Json;
+use protocol::schema_of;
+use schemars::JsonSchema;
+use serde_json::{Map, Value, json};
+
+pub(super) async fn openapi() -> Json<Value> {
+    Json(document())
+}
+
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    body: Option<&'static str>,
+    answer: (&'static str, &'static str, Option<&'static str>),
+}
+
+const fn route(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    body: Option<&'static str>,
+    answer: (&'static str, &'static str, Option<&'static str>),
+) -> Route {
+    Route { method, path, summary, body, answer }
+}
+
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+
+const ROUTES: &[Route] = &[
+    route("get", "/v1/agent", "Who answers, and in which version", None, ("200", JSON, Some("AgentInfo"))),
+    route(
+        "post",
+        "/v1/agent/stop",
+        "Drain and end, as after a first SIGTERM; previews go on running",
+        None,
+        ("202", "", None),
+    ),
+    route("get", "/v1/openapi.json", "This document", None, ("200", JSON, None)),
+    route(
+        "get",
+        "/v1/events",
+        "All events from now on; resumes after `Last-Event-ID`",
+        None,
+        ("200", EVENTS, Some("Event")),
+    ),
+    route(
+        "post",
+        "/v1/locate",
+        "Which preview a folder means; creates nothing",
+        Some("LocateRequest"),
+        ("200", JSON, Some("LocateReply")),
+    ),
+    route(
+        "post",
+        "/v1/plan",
+        "What `up` would do, and why; changes nothing",
+        Some("UpRequest"),
+        ("200", JSON, Some("PlanReply")),
+    ),
+    route(
+        "post",
+        "/v1/up",
+        "Bring a preview up; streams events until it is ready or failed. Closing the stream does not stop the work",
+        Some("UpRequest"),
+        ("200", EVENTS, Some("Event")),
+    ),
+    route("get", "/v1/previews", "All previews", None, ("200", JSON, Some("PreviewStatus[]"))),
+    route("get", "/v1/previews/{preview}", "One preview", None, ("200", JSON, Some("PreviewStatus"))),
+    route(
+        "post",
+        "/v1/previews/{preview}/down",
+        "Take it down; data volumes stay unless asked",
+        Some("DownRequest"),
+        ("200", EVENTS, Some("Event")),
+    ),
+    route(
+        "post",
+        "/v1/previews/{preview}/restart",
+        "Stop and start units unchanged",
+        Some("RestartRequest"),
+        ("200", EVENTS, Some("Event")),
+    ),
+    route(
+        "get",
+        "/v1/previews/{preview}/wait",
+        "Answers when nothing is under way; `timeout_ms`",
+        None,
+        ("200", JSON, Some("PreviewStatus")),
+    ),
+    route(
+        "get",
+        "/v1/previews/{preview}/logs",
+        "Merged logs, one LogEntry a line; `units`, `follow`, `since`, `tail`",
+        None,
+        ("200", "application/x-ndjson", Some("LogEntry")),
+    ),
+    route(
+        "post",
+        "/v1/previews/{preview}/exec",
+        "A command inside a unit; upgrades to frames (`Upgrade: pdev-exec/1`)",
+        Some("ExecRequest"),
+        ("101", "", None),
+    ),
+    route(
+        "put",
+        "/v1/previews/{preview}/secrets/{name}",
+        "Keep a secret (the raw body) for this preview until `down`",
+        None,
+        ("204", "", None),
+    ),
+    route("delete", "/v1/previews/{preview}/secrets/{name}", "Forget a secret", None, ("204", "", None)),
+];
+
+#[must_use]
+pub fn document() -> Value {
+    let mut schemas = Map::new();
+    define::<protocol::greeting::AgentInfo>("AgentInfo", &mut schemas);
+    define::<Vec<protocol::status::PreviewStatus>>("PreviewStatus[]", &mut schemas);
+    define::<protocol::status::LocateReply>("LocateReply", &mut schemas);
+    define::<protocol::plan::PlanReply>("PlanReply", &mut schemas);
+    define::<protocol::Event>("Event", &mut schemas);
+    define::<protocol::Problem>("Problem", &mut schemas);
+    define::<protocol::request::LocateRequest>("LocateRequest", &mut schemas);
+    define::<protocol::request::UpRequest>("UpRequest", &mut schemas);
+    define::<protocol::request::DownRequest>("DownRequest", &mut schemas);
+    define::<protocol::request::RestartRequest>("RestartRequest", &mut schemas);
+    define::<protocol::request::LogEntry>("LogEntry", &mut schemas);
+    define::<protocol::exec::ExecRequest>("ExecRequest", &mut schemas);
+    schemas.remove("PreviewStatus[]");
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let entry = paths.entry(route.path).or_insert_with(|| json!({}));
+        entry[route.method] = operation(route);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "pdev agent",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Served on a unix socket to its own user only. Errors are RFC 9457 problem documents with a stable `code`.",
+        },
+        "paths": paths,
+        "components": { "schemas": schemas },
+    })
+}
+
+/// Adds a type and everything it refers to, with references made relative to the document.
+fn define<T: JsonSchema>(name: &str, schemas: &mut Map<String, Value>) {
+    let mut root = schema_of::<T>();
+    let inner = root.as_object_mut().and_then(|root| root.remove("$defs"));
+    if let Some(Value::Object(definitions)) = inner {
+        for (key, value) in definitions {
+            schemas.entry(key).or_insert_with(|| rebase(value));
+        }
+    }
+    if let Some(root) = root.as_object_mut() {
+        root.remove("$schema");
+    }
+    schemas.insert(name.to_owned(), rebase(root));
+}
+
+fn rebase(value: Value) -> Value {
+    match value {
+        Value::String(text) => match text.strip_prefix("#/$defs/") {
+            Some(name) => Value::String(format!("#/components/schemas/{name}")),
+            None => Value::String(text),
+        },
+        Value::Array(items) => Value::Array(items.into_iter().map(rebase).collect()),
+        Value::Object(members) => Value::Object(members.into_iter().map(|(key, value)| (key, rebase(value))).collect()),
+        other => other,
+    }
+}
+
+fn reference(name: &str) -> Value {
+    match name.strip_suffix("[]") {
+        Some(item) => json!({ "type": "array", "items": reference(item) }),
+        None => json!({ "$ref": format!("#/components/schemas/{name}") }),
+    }
+}
+
+fn operation(route: &Route) -> Value {
+    let (status, media, schema) = route.answer;
+    let mut answer = json!({ "description": "as asked" });
+    if let Some(schema) = schema {
+        answer["content"] = json!({ media: { "schema": reference(schema) } });
+    }
+    let problem = json!({ "description": "a problem", "content": { "application/problem+json": { "schema": reference("Problem") } } });
+    let mut operation = json!({ "summary": route.summary, "responses": { status: answer, "default": problem } });
+    if let Some(body) = route.body {
+        operation["requestBody"] = json!({ "required": true, "content": { JSON: { "schema": reference(body) } } });
+    }
+    let names: Vec<&str> = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+    if !names.is_empty() {
+        operation["parameters"] = names
+            .iter()
+            .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+            .collect();
+    }
+    operation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => {
+                if let Some(Value::String(target)) = members.get("$ref") {
+                    found.push(target.clone());
+                }
+                members.values().for_each(|member| references(member, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = document();
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        for target in found {
+            let pointer = target.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{target} leads nowhere");
+        }
+    }
+}

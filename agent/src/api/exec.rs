@@ -1,0 +1,137 @@
+//! `exec`: a command inside a unit, over an upgraded connection (see `protocol::exec`).
+
+use axum::extract::{Path, State};
+use axum::http::{Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use drivers::driver::{ExecInput, ExecOutput, ExecRequest, ExecSession};
+use futures_util::StreamExt;
+use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use protocol::exec::{Frame, UPGRADE};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use super::previews::find;
+use super::{Api, Problem};
+
+pub(super) async fn exec(
+    State(api): State<Api>,
+    Path(preview): Path<String>,
+    request: Request<axum::body::Body>,
+) -> Result<Response, Problem> {
+    let handle = find(&api, &preview)?;
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let wanted: protocol::exec::ExecRequest = read(body).await?;
+    let Some(upgrade) = upgrade.filter(|_| parts.headers.get(header::UPGRADE).is_some_and(|value| value == UPGRADE))
+    else {
+        let title = format!("this route needs `Connection: Upgrade` and `Upgrade: {UPGRADE}`");
+        return Err(Problem(protocol::Problem::new("upgrade_required", 426, title)));
+    };
+    let session = begin(&api, &handle, wanted).await?;
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgrade.await {
+            let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
+            run(session, reader, writer).await;
+        }
+    });
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, UPGRADE)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+async fn read(body: axum::body::Body) -> Result<protocol::exec::ExecRequest, Problem> {
+    let limited = http_body_util::Limited::new(body, 1 << 20);
+    let bytes = limited.collect().await.map_err(|error| invalid(&error.to_string()))?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))
+}
+
+fn invalid(words: &str) -> Problem {
+    Problem(protocol::Problem::new("invalid_request", 422, format!("the body is no exec request: {words}")))
+}
+
+async fn begin(
+    api: &Api,
+    handle: &crate::preview::Handle,
+    wanted: protocol::exec::ExecRequest,
+) -> Result<ExecSession, Problem> {
+    let down = || {
+        let title = format!("`{}` is down", handle.board.preview().title);
+        Problem(protocol::Problem::new("not_running", 409, title).hint("Run `pdev up` first."))
+    };
+    let scope = handle.live.scope().ok_or_else(down)?;
+    let Some(unit) = scope.application.units.get(&wanted.unit) else {
+        let known: Vec<&str> = scope.application.units.keys().map(String::as_str).collect();
+        let title = format!("there is no unit `{}`; known are {}", wanted.unit, known.join(", "));
+        return Err(Problem(protocol::Problem::new("unknown_unit", 404, title)));
+    };
+    if wanted.argv.is_empty() {
+        return Err(invalid("`argv` is empty"));
+    }
+    let request = ExecRequest {
+        argv: wanted.argv,
+        env: wanted.env,
+        dir: wanted.dir,
+        user: wanted.user,
+        terminal: wanted.terminal,
+    };
+    let driver = api.shared.engines.driver(unit.body.runtime());
+    let started = match driver {
+        Ok(driver) => driver.exec(&scope, unit, request).await,
+        Err(problem) => Err(problem),
+    };
+    started.map_err(|problem| Problem(crate::convert::problem(&problem, Some(&unit.name))))
+}
+
+/// Moves frames both ways. The asker's going away ends the input, and with it most commands.
+async fn run(session: ExecSession, reader: impl AsyncRead + Unpin, mut writer: impl AsyncWrite + Unpin) {
+    let ExecSession { input, mut output } = session;
+    let outward = async {
+        while let Some(part) = output.next().await {
+            let (frame, last) = match part {
+                ExecOutput::Stdout(bytes) => (Frame::Stdout(bytes.to_vec()), false),
+                ExecOutput::Stderr(bytes) => (Frame::Stderr(bytes.to_vec()), false),
+                ExecOutput::Exit(code) => (Frame::Exit(code), true),
+            };
+            if writer.write_all(&frame.encode()).await.is_err() || last {
+                break;
+            }
+        }
+        drop(writer.shutdown().await);
+    };
+    // The end of the output decides; an asker that sends nothing must not keep a finished session open.
+    tokio::select! {
+        () = outward => {}
+        () = inward(reader, input) => {}
+    }
+}
+
+async fn inward(mut reader: impl AsyncRead + Unpin, input: mpsc::Sender<ExecInput>) {
+    let mut buffer = Vec::new();
+    let mut chunk = vec![0u8; 16 << 10];
+    loop {
+        loop {
+            match Frame::decode(&mut buffer) {
+                Ok(Some(frame)) => pass(frame, &input).await,
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        match reader.read(&mut chunk).await {
+            // The asker is gone: dropping the session hangs the command up.
+            Ok(0) | Err(_) => return,
+            Ok(length) => buffer.extend_from_slice(&chunk[..length]),
+        }
+    }
+}
+
+async fn pass(frame: Frame, input: &mpsc::Sender<ExecInput>) {
+    let part = match frame {
+        Frame::Stdin(bytes) => ExecInput::Bytes(bytes.into()),
+        Frame::Resize(rows, columns) => ExecInput::Resize { rows, columns },
+        Frame::StdinEnd => ExecInput::Close,
+        _ => return,
+    };
+    // A command that closed its input is no reason to end its output.
+    drop(input.send(part).await);
+}

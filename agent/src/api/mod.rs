@@ -1,0 +1,117 @@
+//! The agent's API: HTTP + JSON + server-sent events on the unix socket. `curl --unix-socket` is a full client.
+//!
+//! Every handler converts, asks an actor, and answers; nothing is decided here.
+
+mod document;
+mod exec;
+mod previews;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use protocol::greeting::AgentInfo;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::shared::Shared;
+
+/// A request's body is at most this long; secrets and manifests' requests are far below.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Clone)]
+pub struct Api {
+    pub shared: Arc<Shared>,
+    /// Told to stop by `POST /v1/agent/stop`, as if by a signal.
+    pub stop: Arc<watch::Sender<bool>>,
+}
+
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/agent", get(info))
+        .route("/v1/agent/stop", post(stop))
+        .route("/v1/openapi.json", get(document::openapi))
+        .route("/v1/events", get(stream::all_events))
+        .route("/v1/locate", post(previews::locate))
+        .route("/v1/plan", post(previews::plan))
+        .route("/v1/up", post(previews::up))
+        .route("/v1/previews", get(previews::list))
+        .route("/v1/previews/{preview}", get(previews::status))
+        .route("/v1/previews/{preview}/down", post(previews::down))
+        .route("/v1/previews/{preview}/restart", post(previews::restart))
+        .route("/v1/previews/{preview}/wait", get(previews::wait))
+        .route("/v1/previews/{preview}/logs", get(stream::logs))
+        .route("/v1/previews/{preview}/exec", post(exec::exec))
+        .route("/v1/previews/{preview}/secrets/{name}", put(previews::put_secret).delete(previews::delete_secret))
+        .fallback(unknown_route)
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api)
+}
+
+async fn info(State(api): State<Api>) -> Json<AgentInfo> {
+    Json(AgentInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: protocol::PROTOCOL,
+        pid: std::process::id(),
+        started_at: api.shared.started_at,
+        proxy_port: api.shared.routing.port(),
+        executable: std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default(),
+        previews: api.shared.handles().len(),
+        accepting: !api.shared.draining(),
+    })
+}
+
+async fn stop(State(api): State<Api>) -> StatusCode {
+    api.stop.send_replace(true);
+    StatusCode::ACCEPTED
+}
+
+async fn unknown_route(request: axum::extract::Request) -> Problem {
+    let title = format!("there is no `{} {}`", request.method(), request.uri().path());
+    Problem(protocol::Problem::new("unknown_route", 404, title).hint("`GET /v1/openapi.json` lists all routes."))
+}
+
+/// A problem document as an answer (RFC 9457).
+pub struct Problem(pub protocol::Problem);
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], to_json(&self.0)).into_response()
+    }
+}
+
+impl From<protocol::Problem> for Problem {
+    fn from(problem: protocol::Problem) -> Self {
+        Self(problem)
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// `Json` whose refusals are problem documents too.
+pub struct Body<T>(pub T);
+
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Problem> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(value)) => Ok(Self(value)),
+            Err(rejection) => Err(refused(&rejection)),
+        }
+    }
+}
+
+fn refused(rejection: &JsonRejection) -> Problem {
+    let status = rejection.status().as_u16();
+    let problem = protocol::Problem::new("invalid_request", status, rejection.body_text());
+    Problem(problem.hint("`GET /v1/openapi.json` describes what each route takes."))
+}

@@ -1,0 +1,262 @@
+//! The agent's life: places, lock, socket, recovery, serving, drain.
+//!
+//! Everything is made here and handed in; nothing is global. The first signal drains, the second one stops.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use protocol::Problem;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::api::{Api, router};
+use crate::bus::Bus;
+use crate::engines::Engines;
+use crate::journal::Journal;
+use crate::places::AgentPlaces;
+use crate::preview::naming;
+use crate::proxy::listen::Listeners;
+use crate::proxy::routes::Routes;
+use crate::registry::{Intent, Registry};
+use crate::routing::Routing;
+use crate::shared::Shared;
+use crate::{convert, proxy};
+
+/// What runs after the first signal may take this long.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// Connections served at once; a client needs one.
+const CONNECTIONS_MAX: usize = 1024;
+const PROXY_PORT: u16 = 8642;
+
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// The folder of the socket.
+    pub runtime: PathBuf,
+    /// Leave the terminal's session, say `ready` or a problem on standard output, and close it.
+    pub background: bool,
+    pub proxy_port: Option<u16>,
+}
+
+/// Runs the agent until it is told to stop.
+pub fn run(options: AgentOptions) -> ExitCode {
+    if options.background {
+        // A session of its own: the terminal's Ctrl-C and hang-up are not meant for it.
+        let _new_session = rustix::process::setsid();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(serve(&options));
+            // Blocking reads of a stuck disk must not keep a stopped agent alive.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            result
+        }
+        Err(error) => Err(Problem::new("internal", 500, format!("cannot start the agent's runtime: {error}"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            tell(&options, &serde_json::to_string(&problem).unwrap_or_else(|_| problem.title.clone()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line to whoever started us. In the background that is a client waiting on a pipe.
+fn tell(options: &AgentOptions, line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _said = writeln!(out, "{line}").and_then(|()| out.flush());
+    if options.background
+        && let Ok(null) = File::options().read(true).write(true).open("/dev/null")
+    {
+        // The client reads until the end; holding its pipe open would leave it waiting.
+        let _closed = rustix::stdio::dup2_stdout(&null);
+    }
+}
+
+async fn serve(options: &AgentOptions) -> Result<(), Problem> {
+    let places = AgentPlaces::find(&options.runtime).map_err(|error| Problem::new("places", 500, error.to_string()))?;
+    let _lock = lock(&options.runtime.join("agent.lock"))?;
+    let listener = listen(&places.socket())?;
+    let (shared, journal, listeners) = assemble(&places, options).await?;
+    let (stop, stopped) = watch::channel(false);
+    let stop = Arc::new(stop);
+    let history = tokio::spawn(write_history(shared.bus.clone(), journal));
+    let proxy = listeners.map(|(listeners, routes)| proxy::listen::spawn(listeners, routes));
+    tokio::spawn(signals(Arc::clone(&stop)));
+    recover(&shared).await;
+    tell(options, "ready");
+    tracing::info!(socket = %places.socket().display(), "listening");
+    let api = router(Api { shared: Arc::clone(&shared), stop });
+    accept(listener, api, stopped).await;
+    shared.drain();
+    for handle in shared.handles() {
+        handle.stop().await;
+    }
+    drop(std::fs::remove_file(places.socket()));
+    if let Some(proxy) = proxy {
+        proxy.shutdown(DRAIN_LIMIT).await;
+    }
+    history.abort();
+    Ok(())
+}
+
+/// One agent per user and socket folder; the lock goes with the process, however it ends.
+fn lock(path: &Path) -> Result<File, Problem> {
+    let fail = |error: std::io::Error| {
+        Problem::new("places", 500, format!("cannot use the lock `{}`: {error}", path.display()))
+    };
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let title = format!("an agent runs already (it holds `{}`)", path.display());
+            Err(Problem::new("already_running", 409, title)
+                .hint("`pdev agent status` shows it, `pdev agent stop` ends it."))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(fail(error)),
+    }
+}
+
+fn listen(path: &Path) -> Result<UnixListener, Problem> {
+    // Ours by the lock: what lies there is left from an agent that was killed.
+    drop(std::fs::remove_file(path));
+    UnixListener::bind(path)
+        .map_err(|error| Problem::new("places", 500, format!("cannot listen on `{}`: {error}", path.display())))
+}
+
+type Proxied = Option<(Listeners, Routes)>;
+
+async fn assemble(places: &AgentPlaces, options: &AgentOptions) -> Result<(Arc<Shared>, Journal, Proxied), Problem> {
+    let (registry, notes) = Registry::open(places.state.join("registry"));
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+    let journal = Journal::open(&places.state.join("journal.db"));
+    let delivery =
+        credentials::Delivery::open(&places.runtime).map_err(|error| Problem::new("places", 500, error.to_string()))?;
+    let routes = Routes::new();
+    let listeners = proxy::listen::bind(remembered_port(places, options)).await;
+    let port = listeners.as_ref().ok().map(Listeners::port);
+    if let Some(port) = port {
+        drop(crate::disk::replace_file(&places.state.join("proxy-port"), port.to_string().as_bytes(), 0o600));
+    }
+    let proxied = match listeners {
+        Ok(listeners) => Some((listeners, routes.clone())),
+        Err(error) => {
+            tracing::warn!(%error, "no port for the proxy; previews have no URLs");
+            None
+        }
+    };
+    let bus = Bus::new(journal.last_id + 1);
+    let shared = Shared::new(places.clone(), engines(places), registry, bus, delivery, Routing::new(routes, port));
+    Ok((shared, journal, proxied))
+}
+
+fn engines(places: &AgentPlaces) -> Engines {
+    let docker = drivers::docker::DockerDriver::from_environment();
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("pdev"));
+    let process = drivers::process::ProcessDriver::new(program, places.state.join("previews"), places.runtime.clone());
+    Engines::new(Some(Arc::new(docker)), Some(Arc::new(process)))
+}
+
+/// The port that URLs were printed with before, or the usual one.
+fn remembered_port(places: &AgentPlaces, options: &AgentOptions) -> u16 {
+    let written = || std::fs::read_to_string(places.state.join("proxy-port")).ok()?.trim().parse().ok();
+    options.proxy_port.or_else(written).unwrap_or(PROXY_PORT)
+}
+
+async fn write_history(bus: Bus, journal: Journal) {
+    let (_, mut events) = bus.subscribe(None);
+    loop {
+        match events.recv().await {
+            Ok(event) => journal.record(&event),
+            Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "the journal missed events")
+            }
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// An actor for every remembered preview; what was under way is finished or undone, what runs is adopted.
+async fn recover(shared: &Arc<Shared>) {
+    for record in shared.registry.all() {
+        let handle = naming::handle(shared, convert::preview(&record.name), record.folder.display().to_string());
+        if record.intent != Intent::Idle {
+            handle.recover("the agent started").await;
+        }
+    }
+}
+
+async fn signals(stop: Arc<watch::Sender<bool>>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    let mut seen = 0;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        seen += 1;
+        if seen > 1 {
+            std::process::exit(130);
+        }
+        stop.send_replace(true);
+    }
+}
+
+/// Serves until told to stop, then lets what is being answered end within the drain limit.
+async fn accept(listener: UnixListener, api: axum::Router, mut stopped: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    let us = rustix::process::getuid().as_raw();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = told(&mut stopped) => break,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, _)) if peer_is(&stream, us) && connections.len() < CONNECTIONS_MAX => {
+                connections.spawn(connection(stream, api.clone(), stopped.clone()));
+            }
+            Ok(_) => tracing::warn!("a connection was refused: another user's, or too many at once"),
+            // Out of descriptors: one has to end first.
+            Err(_) => drop(connections.join_next().await),
+        }
+    }
+    drop(listener);
+    drop(tokio::time::timeout(DRAIN_LIMIT, async { while connections.join_next().await.is_some() {} }).await);
+}
+
+async fn told(stopped: &mut watch::Receiver<bool>) {
+    drop(stopped.wait_for(|stop| *stop).await.map(|_| ()));
+}
+
+fn peer_is(stream: &UnixStream, uid: u32) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == uid)
+}
+
+async fn connection(stream: UnixStream, api: axum::Router, mut stopped: watch::Receiver<bool>) {
+    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(api));
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        _ended = serving.as_mut() => {}
+        () = told(&mut stopped) => {
+            serving.as_mut().graceful_shutdown();
+            let _ended = serving.await;
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The customs office: inner types to wire types, in one direction.
+
+use drivers::driver::{Problem as DriverProblem, ProblemKind, ProgressLine};
+use manifest::{Diagnostic, Severity, Sources, Span};
+use plan::application::{PreviewName, Role, Unit};
+use plan::step::{Action, Plan};
+use protocol::Problem;
+use protocol::event::ProgressView;
+use protocol::plan::{PlanView, StepView};
+use protocol::problem::{DiagnosticView, EditView, FixView, RelatedView};
+use protocol::status::{PreviewRef, UnitStatus};
+
+use crate::engines;
+
+#[must_use]
+pub fn preview(name: &PreviewName) -> PreviewRef {
+    PreviewRef {
+        id: name.id.0.clone(),
+        title: name.title(),
+        app: name.app.clone(),
+        branch: name.branch.clone(),
+        environment: name.environment.clone(),
+    }
+}
+
+#[must_use]
+pub fn role(role: Role) -> &'static str {
+    match role {
+        Role::Service => "service",
+        Role::Job => "job",
+        Role::Resource => "resource",
+    }
+}
+
+/// A unit before anything was done with it.
+#[must_use]
+pub fn unit(unit: &Unit) -> UnitStatus {
+    let support = serde_json::to_value(unit.support).ok().and_then(|value| value.as_str().map(str::to_owned));
+    UnitStatus {
+        name: unit.name.clone(),
+        role: role(unit.role).to_owned(),
+        runtime: engines::name(unit.body.runtime()).to_owned(),
+        ports: unit.ports.iter().map(|(name, port)| (name.clone(), port.host)).collect(),
+        module: unit.module.clone(),
+        support: support.unwrap_or_default(),
+        ..UnitStatus::default()
+    }
+}
+
+#[must_use]
+pub fn problem_code(kind: ProblemKind) -> &'static str {
+    match kind {
+        ProblemKind::Unavailable => "runtime_unavailable",
+        ProblemKind::ImageNotFound => "image_not_found",
+        ProblemKind::PullDenied => "pull_denied",
+        ProblemKind::BuildFailed => "build_failed",
+        ProblemKind::BuildInputMissing => "build_input_missing",
+        ProblemKind::PortTaken => "port_taken",
+        ProblemKind::ProgramNotFound => "program_not_found",
+        ProblemKind::Denied => "permission_denied",
+        ProblemKind::ReadOnly => "read_only_file_system",
+        ProblemKind::ExecFormat => "exec_format",
+        ProblemKind::OutOfMemory => "out_of_memory",
+        ProblemKind::DiskFull => "disk_full",
+        ProblemKind::Timeout => "timeout",
+        ProblemKind::NotFound => "not_found",
+        ProblemKind::Refused => "refused_by_runtime",
+        ProblemKind::Internal => "internal",
+    }
+}
+
+#[must_use]
+pub fn problem(found: &DriverProblem, unit: Option<&str>) -> Problem {
+    let status = match found.kind {
+        ProblemKind::Unavailable => 503,
+        ProblemKind::NotFound => 404,
+        ProblemKind::Internal => 500,
+        _ => 422,
+    };
+    Problem {
+        hint: found.hint.clone(),
+        unit: unit.map(str::to_owned),
+        output: found.output.clone(),
+        ..Problem::new(problem_code(found.kind), status, found.message.clone())
+    }
+}
+
+#[must_use]
+pub fn progress(line: ProgressLine) -> ProgressView {
+    match line {
+        ProgressLine::BuildStep { name, done, cached, error } => ProgressView::BuildStep { name, done, cached, error },
+        ProgressLine::BuildOutput(text) => ProgressView::BuildOutput { text },
+        ProgressLine::Pull { layer, current, total } => ProgressView::Pull { layer, current, total },
+    }
+}
+
+#[must_use]
+pub fn plan_view(plan: &Plan) -> PlanView {
+    let word = |value: &serde_json::Value, key: &str| {
+        value.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+    };
+    let steps = plan.steps.iter().map(|step| {
+        let action = serde_json::to_value(&step.action).unwrap_or_default();
+        let cause = serde_json::to_value(&step.cause).unwrap_or_default();
+        StepView {
+            id: step.id,
+            action: word(&action, "action"),
+            unit: step.action.unit().cloned(),
+            runtime: action.get("runtime").and_then(serde_json::Value::as_str).map(str::to_owned),
+            text: step.action.to_string(),
+            after: step.after.clone(),
+            cause: word(&cause, "cause"),
+            because: step.cause.to_string(),
+            destroys: step.destroys.clone(),
+        }
+    });
+    PlanView { steps: steps.collect(), unchanged: plan.is_empty() }
+}
+
+/// True for steps that change something, as opposed to waiting.
+#[must_use]
+pub fn changes(action: &Action) -> bool {
+    !matches!(action, Action::AwaitReady { .. } | Action::AwaitExit { .. })
+}
+
+#[must_use]
+pub fn diagnostics(found: &[Diagnostic], sources: &Sources) -> Vec<DiagnosticView> {
+    found.iter().map(|diagnostic| diagnostic_view(diagnostic, sources)).collect()
+}
+
+fn diagnostic_view(diagnostic: &Diagnostic, sources: &Sources) -> DiagnosticView {
+    let span = diagnostic.span;
+    let start = sources.position(span.file, span.start as usize);
+    let end = sources.position(span.file, span.end as usize);
+    DiagnosticView {
+        code: diagnostic.code.0.to_owned(),
+        severity: severity(diagnostic.severity).to_owned(),
+        message: diagnostic.message.clone(),
+        file: file(sources, span),
+        line: start.line,
+        column: start.column,
+        end_line: end.line,
+        end_column: end.column,
+        start: span.start,
+        end: span.end,
+        path: diagnostic.path.clone(),
+        help: diagnostic.help.clone(),
+        related: diagnostic
+            .related
+            .iter()
+            .map(|related| {
+                let at = sources.position(related.span.file, related.span.start as usize);
+                RelatedView {
+                    message: related.message.clone(),
+                    file: file(sources, related.span),
+                    line: at.line,
+                    column: at.column,
+                }
+            })
+            .collect(),
+        fixes: diagnostic
+            .fixes
+            .iter()
+            .map(|fix| FixView {
+                title: fix.title.clone(),
+                safe: fix.safe,
+                edits: fix
+                    .edits
+                    .iter()
+                    .map(|edit| EditView {
+                        file: file(sources, edit.span),
+                        start: edit.span.start,
+                        end: edit.span.end,
+                        text: edit.text.clone(),
+                    })
+                    .collect(),
+            })
+            .collect(),
+    }
+}
+
+fn file(sources: &Sources, span: Span) -> String {
+    sources.get(span.file).map(|source| source.path.clone()).unwrap_or_default()
+}
+
+#[must_use]
+pub fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Info => "info",
+    }
+}

@@ -1,0 +1,238 @@
+//! The actor: takes messages one by one, runs at most one operation, and never waits for it.
+
+use std::sync::Arc;
+
+use plan::application::{PreviewId, RuntimeKind};
+use protocol::EventKind;
+use protocol::Problem;
+use protocol::request::UpRequest;
+use protocol::status::{PreviewRef, PreviewState};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::supervise::Supervisor;
+use super::{Accepted, Context, Handle, MAILBOX, Message, Source, down, up};
+use crate::board::Board;
+use crate::preview::supervise::Live;
+use crate::registry::Intent;
+use crate::shared::Shared;
+
+/// Starts the actor of a preview. It lives until the preview is gone or the agent stops.
+pub fn start(shared: &Arc<Shared>, preview: PreviewRef, folder: String) -> Handle {
+    let (mailbox, receiver) = mpsc::channel(MAILBOX);
+    let id = PreviewId(preview.id.clone());
+    let board = Arc::new(Board::new(shared.bus.clone(), preview, folder));
+    let live = Arc::new(Live::default());
+    let handle = Handle { id: id.clone(), board: Arc::clone(&board), live: Arc::clone(&live), sender: mailbox.clone() };
+    let context = Context { shared: Arc::clone(shared), id, board, live, mailbox };
+    let actor = Actor { supervisor: Supervisor::new(context.clone()), context, operation: None, waiting: Vec::new() };
+    tokio::spawn(actor.run(receiver));
+    handle
+}
+
+struct Actor {
+    context: Context,
+    supervisor: Supervisor,
+    operation: Option<Operation>,
+    /// Requests that came during a `down`, in order; bounded by [`WAITING_MAX`].
+    waiting: Vec<Message>,
+}
+
+const WAITING_MAX: usize = 16;
+
+struct Operation {
+    id: u64,
+    kind: Kind,
+    task: Option<JoinHandle<()>>,
+}
+
+#[derive(Clone, PartialEq)]
+enum Kind {
+    Up(Box<UpRequest>),
+    Down { volumes: bool },
+    Restart,
+}
+
+impl Actor {
+    async fn run(mut self, mut receiver: mpsc::Receiver<Message>) {
+        while let Some(message) = receiver.recv().await {
+            if let Message::Stop { reply } = message {
+                self.stop(reply);
+                return;
+            }
+            if self.take(message) {
+                self.context.shared.forget(&self.context.id);
+                self.context.shared.routing.refresh(&self.context.shared, &self.context.id);
+                return;
+            }
+        }
+    }
+
+    /// True when the preview is gone and the actor with it.
+    fn take(&mut self, message: Message) -> bool {
+        match message {
+            Message::Up { request, source, reply } => self.up(request, source, reply),
+            Message::Down { volumes, reply } => self.down(volumes, reply),
+            Message::Restart { units, reply } => self.restart(units, reply),
+            Message::Recover { what } => self.recover(what),
+            Message::Runtime { runtime, event } => self.supervisor.runtime_event(runtime, event),
+            Message::Started { unit } => self.supervisor.started(&unit),
+            Message::Respawn { unit, generation } => self.supervisor.respawn(&unit, generation),
+            Message::Unhealthy { unit, seen } => self.supervisor.unhealthy(&unit, &seen),
+            Message::OperationEnded { operation } => return self.ended(operation),
+            Message::Stop { .. } => {}
+        }
+        false
+    }
+
+    fn up(&mut self, request: Box<UpRequest>, source: Source, reply: oneshot::Sender<Accepted>) {
+        match self.operation.as_ref().map(|running| (running.id, &running.kind)) {
+            // The same `up` twice at once is one: the second asker watches the first one's work.
+            Some((id, Kind::Up(running)))
+                if *running == request && source.is_disk() && self.context.live.same_files(&request) =>
+            {
+                drop(reply.send(Ok(id)));
+            }
+            Some((_, Kind::Down { .. })) => self.wait(Message::Up { request, source, reply }),
+            _ => {
+                let before = self.supersede("a newer `up`");
+                let id = self.begin(Kind::Up(request.clone()), PreviewState::Starting);
+                drop(reply.send(Ok(id)));
+                let what = if source.is_disk() { "up" } else { "recover" };
+                self.context.board.publish(EventKind::OperationStarted { what: what.into() });
+                self.supervisor.hold();
+                self.spawn(id, before, up::run(self.context.clone(), *request, source));
+            }
+        }
+    }
+
+    fn down(&mut self, volumes: bool, reply: oneshot::Sender<Accepted>) {
+        if let Some(Operation { id, kind: Kind::Down { volumes: running }, .. }) = &self.operation {
+            if *running || !volumes {
+                drop(reply.send(Ok(*id)));
+            } else {
+                self.wait(Message::Down { volumes, reply });
+            }
+            return;
+        }
+        let before = self.supersede("`down`");
+        let id = self.begin(Kind::Down { volumes }, PreviewState::Stopping);
+        drop(reply.send(Ok(id)));
+        self.context.board.publish(EventKind::OperationStarted { what: "down".into() });
+        self.supervisor.release_all();
+        self.spawn(id, before, down::run(self.context.clone(), volumes));
+    }
+
+    fn restart(&mut self, units: Vec<String>, reply: oneshot::Sender<Accepted>) {
+        if self.operation.is_some() {
+            let problem = Problem::new("busy", 409, "another operation is under way")
+                .hint("Wait for it with `pdev wait`, then try again.");
+            drop(reply.send(Err(problem)));
+            return;
+        }
+        let Some(application) = self.context.live.application() else {
+            let problem = Problem::new("not_running", 409, "nothing runs here").hint("Run `pdev up` first.");
+            drop(reply.send(Err(problem)));
+            return;
+        };
+        if let Some(unknown) = units.iter().find(|unit| !application.units.contains_key(*unit)) {
+            let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
+            let problem = Problem::new(
+                "unknown_unit",
+                404,
+                format!("there is no unit `{unknown}`; known are {}", known.join(", ")),
+            );
+            drop(reply.send(Err(problem)));
+            return;
+        }
+        let id = self.begin(Kind::Restart, PreviewState::Starting);
+        drop(reply.send(Ok(id)));
+        self.context.board.publish(EventKind::OperationStarted { what: "restart".into() });
+        self.supervisor.hold();
+        self.spawn(id, None, up::restart(self.context.clone(), units));
+    }
+
+    /// Does again what was asked last, from what was read then.
+    fn recover(&mut self, what: &'static str) {
+        if self.operation.is_some() {
+            return;
+        }
+        let Some(record) = self.context.shared.registry.get(&self.context.id) else { return };
+        tracing::info!(preview = %record.name.title(), what, "recovering");
+        let (reply, _nobody) = oneshot::channel();
+        match record.intent {
+            Intent::Idle => {}
+            Intent::Up => self.up(Box::new(record.request), Source::Snapshot(record.snapshot), reply),
+            Intent::Down { volumes } => self.down(volumes, reply),
+        }
+    }
+
+    fn ended(&mut self, id: u64) -> bool {
+        if self.operation.as_ref().is_none_or(|running| running.id != id) {
+            return false;
+        }
+        let finished = self.operation.take();
+        self.supervisor.resume();
+        let was_down = matches!(finished, Some(Operation { kind: Kind::Down { .. }, .. }));
+        let gone = was_down && self.waiting.is_empty() && self.context.shared.registry.get(&self.context.id).is_none();
+        for message in std::mem::take(&mut self.waiting) {
+            self.take(message);
+        }
+        gone
+    }
+
+    fn begin(&mut self, kind: Kind, phase: PreviewState) -> u64 {
+        let id = self.context.shared.next_operation();
+        self.context.board.begin(id, phase);
+        self.operation = Some(Operation { id, kind, task: None });
+        id
+    }
+
+    /// `before` is an operation that was told to end: two must never work at once.
+    fn spawn(&mut self, id: u64, before: Option<JoinHandle<()>>, work: impl Future<Output = ()> + Send + 'static) {
+        let mailbox = self.context.mailbox.clone();
+        let task = tokio::spawn(async move {
+            if let Some(before) = before {
+                drop(before.await);
+            }
+            work.await;
+            drop(mailbox.send(Message::OperationEnded { operation: id }).await);
+        });
+        if let Some(operation) = &mut self.operation {
+            operation.task = Some(task);
+        }
+    }
+
+    /// Ends the running operation where it stands; what it did is found again by observing.
+    fn supersede(&mut self, by: &str) -> Option<JoinHandle<()>> {
+        let running = self.operation.take()?;
+        self.context.board.publish_for(running.id, EventKind::Superseded { by: by.to_owned() });
+        running.task.inspect(JoinHandle::abort)
+    }
+
+    fn wait(&mut self, message: Message) {
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push(message);
+            return;
+        }
+        let problem = Problem::new("busy", 429, format!("{WAITING_MAX} requests wait for this preview already"));
+        match message {
+            Message::Up { reply, .. } | Message::Down { reply, .. } | Message::Restart { reply, .. } => {
+                drop(reply.send(Err(problem)))
+            }
+            _ => {}
+        }
+    }
+
+    fn stop(&mut self, reply: oneshot::Sender<()>) {
+        self.supervisor.release_all();
+        if let Some(running) = self.operation.take() {
+            running.task.inspect(JoinHandle::abort);
+            self.context.board.publish_for(running.id, EventKind::AgentStopping);
+        }
+        let _nobody_waits = reply.send(());
+    }
+}
+
+/// Which runtimes a preview may have left something at.
+pub(super) const RUNTIMES: [RuntimeKind; 2] = [RuntimeKind::Docker, RuntimeKind::Process];

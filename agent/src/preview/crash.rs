@@ -1,0 +1,163 @@
+//! Why a unit ended, in words, with its last lines and the next thing to try.
+
+use std::time::Duration;
+
+use drivers::Scope;
+use drivers::driver::LogRequest;
+use futures_util::StreamExt;
+use plan::application::{Body, Role, Unit};
+use plan::observed::Exit;
+use protocol::Problem;
+use protocol::status::UnitState;
+
+use super::Context;
+
+/// Lines of output shown with a failure.
+pub const LAST_LINES: usize = 20;
+
+/// The exit in words: "exit code 1", "ended by SIGKILL, out of memory".
+#[must_use]
+pub fn words(exit: &Exit) -> String {
+    if let Some(error) = &exit.error {
+        return format!("it could not be started: {error}");
+    }
+    if exit.out_of_memory {
+        return "it ran out of memory and was killed".into();
+    }
+    match (exit.code, exit.signal) {
+        (Some(code), _) => format!("it ended with exit code {code}"),
+        (None, Some(signal)) => format!("it was ended by {}", signal_name(signal)),
+        (None, None) => "it ended".into(),
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    let known = [
+        (1, "SIGHUP"),
+        (2, "SIGINT"),
+        (3, "SIGQUIT"),
+        (4, "SIGILL"),
+        (6, "SIGABRT"),
+        (7, "SIGBUS"),
+        (8, "SIGFPE"),
+        (9, "SIGKILL"),
+        (11, "SIGSEGV"),
+        (13, "SIGPIPE"),
+        (15, "SIGTERM"),
+    ];
+    known
+        .iter()
+        .find(|(number, _)| *number == signal)
+        .map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
+}
+
+/// Marks the unit failed at once, and adds its last lines when they are read.
+pub(super) fn fail(context: &Context, scope: &Scope, unit: &Unit, exit: &Exit, tries: Option<u32>) {
+    let (context, scope, unit, exit) = (context.clone(), scope.clone(), unit.clone(), exit.clone());
+    let task = async move {
+        let lines = last_lines(&context, &scope, &unit.name).await;
+        let problem = explain(&unit, &exit, lines, tries);
+        context.board.edit_unit(&unit.name, |status| status.exit_code = exit.code);
+        fail_with(&context, &unit.name, problem);
+    };
+    // Bounded by the deadline of `last_lines`; nothing has to wait for it but the board's spectators.
+    tokio::spawn(task);
+}
+
+pub(super) fn fail_with(context: &Context, unit: &str, problem: Problem) {
+    let reason = problem.title.clone();
+    // The problem first: who waits for the failed state reads it at once.
+    context.board.set_problem(unit, problem);
+    context.board.edit_unit(unit, |status| {
+        status.state = UnitState::Failed;
+        status.reason = Some(reason);
+    });
+    context.shared.routing.refresh(&context.shared, &context.id);
+}
+
+pub(super) async fn last_lines(context: &Context, scope: &Scope, unit: &str) -> Vec<String> {
+    let Some(found) = scope.application.units.get(unit) else { return Vec::new() };
+    let Ok(driver) = context.shared.engines.driver(found.body.runtime()) else { return Vec::new() };
+    let request = LogRequest { tail: Some(LAST_LINES), ..LogRequest::default() };
+    let read = async {
+        let Ok(lines) = driver.logs(&scope.preview.id, &scope.places, unit, request).await else { return Vec::new() };
+        lines.filter_map(|line| async { line.ok().map(|line| line.text) }).collect().await
+    };
+    tokio::time::timeout(Duration::from_secs(2), read).await.unwrap_or_default()
+}
+
+/// What is known about a unit that ended, put together for a person.
+#[must_use]
+pub fn explain(unit: &Unit, exit: &Exit, lines: Vec<String>, tries: Option<u32>) -> Problem {
+    let what = if unit.role == Role::Job { "the job failed: " } else { "" };
+    let again = tries.map(|tries| format!(", {} times in a row", tries + 1)).unwrap_or_default();
+    let title = format!("{what}{}{again}", words(exit));
+    let (code, hint) = diagnose(unit, exit, &lines);
+    let code = if unit.role == Role::Job && code == "exited" { "job_failed" } else { code };
+    Problem { output: lines, ..Problem::new(code, 0, title).unit(&unit.name).hint(hint) }
+}
+
+fn diagnose(unit: &Unit, exit: &Exit, lines: &[String]) -> (&'static str, String) {
+    let container = matches!(unit.body, Body::Container(_));
+    let name = &unit.name;
+    let said =
+        |needles: &[&str]| lines.iter().any(|line| needles.iter().any(|needle| line.to_lowercase().contains(needle)));
+    if exit.out_of_memory {
+        return ("out_of_memory", format!("Give it more: `services.{name}.size: {{ memory: 1Gi }}`."));
+    }
+    if said(&["read-only file system", "erofs"]) && container {
+        return (
+            "read_only_file_system",
+            format!(
+                "Let it write: remove `security.read_only` from `services.{name}`, or mount a volume where it writes."
+            ),
+        );
+    }
+    if said(&["operation not permitted", "eperm"]) && container {
+        return (
+            "permission_denied",
+            format!(
+                "If it needs a capability, add it: `services.{name}.security: {{ capabilities: [SYS_PTRACE] }}` (name the one it lacks; `pdev explain PD005`)."
+            ),
+        );
+    }
+    if said(&["address already in use", "eaddrinuse"]) {
+        return (
+            "port_taken",
+            format!(
+                "Something else listens on its port; `pdev doctor` names it. Does `{name}` listen on `PORT` from its environment?"
+            ),
+        );
+    }
+    if said(&["exec format error"]) || exit.error.as_deref().is_some_and(|error| error.contains("exec format")) {
+        return ("exec_format", "The program is for another processor; build the image for this machine's (`build: { platform: linux/amd64 }`).".into());
+    }
+    match exit.code {
+        Some(126) => {
+            ("permission_denied", "The program was found but may not be run: is it executable (`chmod +x`)?".into())
+        }
+        Some(127) => (
+            "program_not_found",
+            format!("The command of `{name}` was not found; check `command` and what is installed."),
+        ),
+        _ => ("exited", format!("Read all of its output with `pdev logs {name}`.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_have_words() {
+        let cases = [
+            (Exit { code: Some(3), ..Exit::default() }, "it ended with exit code 3"),
+            (Exit { signal: Some(11), ..Exit::default() }, "it was ended by SIGSEGV"),
+            (Exit { code: Some(137), out_of_memory: true, ..Exit::default() }, "it ran out of memory and was killed"),
+            (Exit { error: Some("no such file".into()), ..Exit::default() }, "it could not be started: no such file"),
+        ];
+        for (exit, expected) in cases {
+            assert_eq!(words(&exit), expected);
+        }
+    }
+}

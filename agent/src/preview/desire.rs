@@ -1,0 +1,264 @@
+//! From a request to the desired application: files read, manifest loaded, ports claimed, placeholders resolved.
+//!
+//! The pure crates do the thinking; this file fetches what they need from outside and keeps what they read.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use plan::Application;
+use plan::application::RuntimeKind;
+use plan::load::{LoadOptions, Loaded, load as load_files};
+use plan::resolve::{Context as ResolveContext, Git, PortWish, required_ports, resolve};
+use protocol::Problem;
+use protocol::problem::DiagnosticView;
+use protocol::request::UpRequest;
+use sha2::{Digest, Sha256};
+
+use super::naming::state_problem;
+use crate::convert;
+use crate::disk::{Disk, Recorder, Snapshot};
+use crate::locate::checkout;
+use crate::registry::Record;
+use crate::shared::Shared;
+
+/// Where the manifest is read from.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Source {
+    Disk,
+    /// What the last accepted `up` read: the agent or a runtime came back, nobody asked for anything new.
+    Snapshot(Snapshot),
+}
+
+impl Source {
+    #[must_use]
+    pub fn is_disk(&self) -> bool {
+        matches!(self, Self::Disk)
+    }
+}
+
+pub struct Desired {
+    pub application: Application,
+    pub diagnostics: Vec<DiagnosticView>,
+    pub notes: Vec<String>,
+    pub ports: BTreeMap<String, u16>,
+    pub snapshot: Snapshot,
+    /// The text `pdev.lock` should have, when it differs from what is there.
+    pub lock: Option<String>,
+    /// Job -> patterns of the files whose change makes it due again.
+    pub job_inputs: BTreeMap<String, Vec<String>>,
+    /// Secrets that are declared, needed and not there.
+    pub missing_secrets: Vec<String>,
+}
+
+const MANIFEST: &str = "pdev.yaml";
+
+fn root_of(request: &UpRequest) -> &str {
+    request.file.as_deref().unwrap_or(MANIFEST)
+}
+
+/// The files as they are now, in one number, to tell whether a second `up` asks for the same.
+#[must_use]
+pub fn fingerprint(request: &UpRequest) -> String {
+    let bytes = std::fs::read(Path::new(&request.folder).join(root_of(request))).unwrap_or_default();
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}:{digest}", request.folder)
+}
+
+/// # Errors
+/// A manifest that `up` must refuse, with every diagnostic.
+pub fn load(request: &UpRequest, source: &Source) -> Result<Loaded, Problem> {
+    let options = options(request)?;
+    let loaded = match source {
+        Source::Disk => load_files(root_of(request), &Disk::new(&request.folder), &options),
+        Source::Snapshot(snapshot) => load_files(root_of(request), snapshot, &options),
+    };
+    usable(loaded)
+}
+
+fn usable(loaded: Loaded) -> Result<Loaded, Problem> {
+    if loaded.is_usable() {
+        Ok(loaded)
+    } else {
+        Err(wrong_manifest(convert::diagnostics(&loaded.diagnostics, &loaded.sources)))
+    }
+}
+
+fn wrong_manifest(diagnostics: Vec<DiagnosticView>) -> Problem {
+    let errors = diagnostics.iter().filter(|found| found.severity == "error").count();
+    let title = format!("the manifest has {errors} error{}", if errors == 1 { "" } else { "s" });
+    Problem { diagnostics, ..Problem::new("manifest", 422, title).hint("Run `pdev check` to see them in place.") }
+}
+
+fn options(request: &UpRequest) -> Result<LoadOptions, Problem> {
+    let sets = request.sets.iter().map(|text| {
+        manifest::Set::parse(text).map_err(|words| {
+            Problem::new("invalid_set", 422, format!("`--set {text}`: {words}"))
+                .hint("Write it as `--set services.web.replicas=2`.")
+        })
+    });
+    Ok(LoadOptions { environment: request.environment.clone(), sets: sets.collect::<Result<_, _>>()? })
+}
+
+/// Everything up to the desired application. Claims ports in the registry; touches no runtime.
+///
+/// # Errors
+/// A wrong manifest, a taken fixed port, a full state disk.
+pub fn desire(
+    shared: &Shared,
+    record: &Record,
+    request: &UpRequest,
+    source: &Source,
+    default_runtime: RuntimeKind,
+) -> Result<Desired, Problem> {
+    let options = options(request)?;
+    let (loaded, snapshot) = match source {
+        Source::Disk => {
+            let recorder = Recorder::new(Path::new(&request.folder));
+            let loaded = load_files(root_of(request), &recorder, &options);
+            (loaded, recorder.into_snapshot())
+        }
+        Source::Snapshot(snapshot) => (load_files(root_of(request), snapshot, &options), snapshot.clone()),
+    };
+    let loaded = usable(loaded)?;
+    let wishes = required_ports(&loaded, default_runtime);
+    let ports = claim(shared, record, &wishes)?;
+    let resolved = resolve(&loaded, &context(shared, record, request, &ports, default_runtime)?);
+    let mut found = loaded.diagnostics.clone();
+    found.extend(resolved.diagnostics.iter().cloned());
+    found.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
+    found.dedup();
+    let diagnostics = convert::diagnostics(&found, &loaded.sources);
+    if !resolved.is_usable() {
+        return Err(wrong_manifest(diagnostics));
+    }
+    let application = only(resolved.application, &request.services)?;
+    let missing_secrets = missing_secrets(shared, record, &loaded, &application);
+    let job_inputs = job_inputs(&loaded, &application);
+    Ok(Desired {
+        job_inputs,
+        application,
+        diagnostics,
+        notes: resolved.notes,
+        ports,
+        snapshot,
+        lock: loaded.lock_update(),
+        missing_secrets,
+    })
+}
+
+fn claim(shared: &Shared, record: &Record, wishes: &[PortWish]) -> Result<BTreeMap<String, u16>, Problem> {
+    let key = |wish: &PortWish| format!("{}.{}", wish.unit, wish.port);
+    // Ports of units that are in the manifest no more stay remembered: they may come back with a `git switch`.
+    let mut known = record.ports.clone();
+    for wish in wishes {
+        if let Some(fixed) = wish.fixed {
+            known.insert(key(wish), fixed);
+        }
+    }
+    let free: Vec<String> = wishes.iter().filter(|wish| wish.fixed.is_none()).map(key).collect();
+    let ports = shared
+        .registry
+        .claim(&record.name.id, &known, &free)
+        .map_err(|words| Problem::new("no_free_port", 503, words))?;
+    shared
+        .registry
+        .edit(&record.name.id, |record| record.ports.clone_from(&ports))
+        .map_err(|error| state_problem(&error))?;
+    Ok(ports)
+}
+
+fn context(
+    shared: &Shared,
+    record: &Record,
+    request: &UpRequest,
+    ports: &BTreeMap<String, u16>,
+    default_runtime: RuntimeKind,
+) -> Result<ResolveContext, Problem> {
+    let split = |(key, port): (&String, &u16)| {
+        key.split_once('.').map(|(unit, name)| ((unit.to_owned(), name.to_owned()), *port))
+    };
+    let checkout = checkout(Path::new(&request.folder));
+    Ok(ResolveContext {
+        preview: record.name.clone(),
+        default_runtime,
+        ports: ports.iter().filter_map(split).collect(),
+        proxy_port: shared.routing.port().unwrap_or_default(),
+        environment: request.variables.clone(),
+        git: Git {
+            branch: checkout.as_ref().and_then(|found| found.branch.clone()),
+            commit: checkout.and_then(|found| found.commit),
+        },
+        secrets_folder: shared.delivery.units_folder(&record.name.id.0).display().to_string(),
+        password_seed: seed(&shared.places.data).map_err(|error| state_problem(&error))?,
+        today: today(),
+    })
+}
+
+/// A random text of this machine, beside the data it protects: whoever loses it loses that data too.
+fn seed(data: &Path) -> std::io::Result<String> {
+    let path: PathBuf = data.join("seed");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && text.len() == 64
+    {
+        return Ok(text);
+    }
+    let mut bytes = [0u8; 32];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    crate::disk::replace_file(&path, text.as_bytes(), 0o600)?;
+    Ok(text)
+}
+
+fn today() -> manifest::model::Date {
+    let now = time::OffsetDateTime::now_utc();
+    manifest::model::Date {
+        year: u16::try_from(now.year()).unwrap_or_default(),
+        month: now.month().into(),
+        day: now.day(),
+    }
+}
+
+/// Only these units and what they need, or all.
+fn only(application: Application, services: &[String]) -> Result<Application, Problem> {
+    if services.is_empty() {
+        return Ok(application);
+    }
+    let mut kept = std::collections::BTreeSet::new();
+    let mut open: Vec<String> = services.to_vec();
+    while let Some(name) = open.pop() {
+        let Some(unit) = application.units.get(&name) else {
+            let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
+            return Err(Problem::new(
+                "unknown_unit",
+                404,
+                format!("there is no unit `{name}`; known are {}", known.join(", ")),
+            ));
+        };
+        if kept.insert(name) {
+            open.extend(unit.needs.keys().cloned());
+        }
+    }
+    let units = application.units.into_iter().filter(|(name, _)| kept.contains(name)).collect();
+    Ok(Application { units, ..application })
+}
+
+fn job_inputs(loaded: &Loaded, application: &Application) -> BTreeMap<String, Vec<String>> {
+    let jobs = loaded
+        .manifest
+        .jobs
+        .iter()
+        .filter(|(name, job)| application.units.contains_key(*name) && !job.value.inputs.is_empty());
+    jobs.map(|(name, job)| (name.clone(), job.value.inputs.iter().map(|pattern| pattern.value.clone()).collect()))
+        .collect()
+}
+
+fn missing_secrets(shared: &Shared, record: &Record, loaded: &Loaded, application: &Application) -> Vec<String> {
+    let needed: std::collections::BTreeSet<String> =
+        application.units.values().flat_map(|unit| unit.secrets.iter().cloned()).collect();
+    let required: Vec<String> = needed
+        .into_iter()
+        .filter(|name| loaded.manifest.secrets.get(name).is_none_or(|secret| !secret.value.optional))
+        .collect();
+    let present = shared.delivery.present(&record.name.id.0, &required);
+    required.into_iter().filter(|name| !present.contains(name)).collect()
+}

@@ -1,0 +1,300 @@
+//! Follows a plan: every step as soon as what it waits for is done, a bounded number at once. Decides nothing.
+//!
+//! A failed step stops only what depends on it; everything else goes on, and all failures are reported.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use drivers::Scope;
+use plan::application::{ReadyCheck, Unit};
+use plan::step::{Action, Plan, StepId};
+use protocol::EventKind;
+use protocol::Problem;
+use protocol::status::{UnitState, UnitStatus};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::supervise::begin_start;
+use super::{Context, Message};
+use crate::convert;
+use crate::registry::Held;
+
+/// Calls to the runtimes at once; more only queue inside the engine.
+const CALLS_AT_ONCE: usize = 16;
+/// A job without a `timeout` of its own.
+const JOB_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Runs the whole plan; gives the problems of the steps that failed, none when all went well.
+pub(super) async fn execute(
+    context: &Context,
+    scope: &Scope,
+    plan: &Plan,
+    held: BTreeMap<String, Vec<Held>>,
+) -> Vec<Problem> {
+    let held = std::sync::Arc::new(Mutex::new(held));
+    let calls = std::sync::Arc::new(Semaphore::new(CALLS_AT_ONCE));
+    let mut graph = Graph::new(plan);
+    let mut running: JoinSet<(StepId, Result<(), Problem>)> = JoinSet::new();
+    let mut problems = Vec::new();
+    loop {
+        while let Some(id) = graph.next_ready() {
+            let (context, scope, action) = (context.clone(), scope.clone(), plan.steps[id].action.clone());
+            let (held, calls) = (std::sync::Arc::clone(&held), std::sync::Arc::clone(&calls));
+            running.spawn(async move { (id, step(&context, &scope, id, &action, &held, &calls).await) });
+        }
+        let Some(joined) = running.join_next().await else { break };
+        match joined {
+            Ok((id, Ok(()))) => graph.done(id),
+            Ok((id, Err(problem))) => {
+                graph.failed(id);
+                problems.push(problem);
+            }
+            Err(error) => {
+                problems.push(Problem::new("internal", 500, format!("a step broke off: {error}")));
+                break;
+            }
+        }
+    }
+    problems
+}
+
+async fn step(
+    context: &Context,
+    scope: &Scope,
+    id: StepId,
+    action: &Action,
+    held: &Mutex<BTreeMap<String, Vec<Held>>>,
+    calls: &Semaphore,
+) -> Result<(), Problem> {
+    let begun = Instant::now();
+    if convert::changes(action) {
+        context.board.publish(EventKind::StepStarted { step: id, text: action.to_string() });
+    }
+    let result = match action {
+        Action::AwaitReady { unit } => await_ready(context, scope, unit).await,
+        Action::AwaitExit { unit } => await_exit(context, scope, unit).await,
+        _ => call(context, scope, action, held, calls).await,
+    };
+    match &result {
+        Ok(()) if convert::changes(action) => {
+            let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            context.board.publish(EventKind::StepFinished { step: id, milliseconds });
+        }
+        Ok(()) => {}
+        Err(problem) => context.board.publish(EventKind::StepFailed { step: id, problem: problem.clone() }),
+    }
+    result
+}
+
+async fn call(
+    context: &Context,
+    scope: &Scope,
+    action: &Action,
+    held: &Mutex<BTreeMap<String, Vec<Held>>>,
+    calls: &Semaphore,
+) -> Result<(), Problem> {
+    let _call = calls.acquire().await.map_err(|_| Problem::new("internal", 500, "the executor was closed"))?;
+    let unit = action.unit().map(String::as_str);
+    before(context, action, held);
+    let runtime = runtime_of(action);
+    let performed = match context.shared.engines.driver(runtime) {
+        Ok(driver) => driver.perform(scope, action).await,
+        Err(problem) => Err(problem),
+    };
+    match performed {
+        Ok(performed) => {
+            for note in performed.notes {
+                context.board.publish(EventKind::Noted { text: note });
+            }
+            after(context, action, performed.handle).await;
+            Ok(())
+        }
+        Err(problem) => {
+            let problem = convert::problem(&problem, unit);
+            if let Some(unit) = unit {
+                super::crash::fail_with(context, unit, problem.clone());
+            }
+            Err(problem)
+        }
+    }
+}
+
+fn before(context: &Context, action: &Action, held: &Mutex<BTreeMap<String, Vec<Held>>>) {
+    match action {
+        Action::PrepareImage { unit, .. } => context.board.edit_unit(unit, |status| {
+            status.state = UnitState::Preparing;
+            status.reason = None;
+        }),
+        Action::Start { unit, .. } => {
+            if let Ok(mut held) = held.lock() {
+                held.remove(unit);
+            }
+            begin_start(context, unit);
+        }
+        Action::Stop { unit, .. } => {
+            context.live.expect_stop(unit, true);
+            context.board.edit_unit(unit, |status| status.state = UnitState::Stopping);
+        }
+        Action::Remove { unit, .. } => context.live.expect_stop(unit, true),
+        _ => {}
+    }
+}
+
+async fn after(context: &Context, action: &Action, handle: Option<String>) {
+    match action {
+        Action::Create { unit, .. } => context.board.edit_unit(unit, |status| {
+            status.handle = handle;
+            status.restarts = 0;
+        }),
+        Action::Start { unit, .. } => {
+            if handle.is_some() {
+                context.board.edit_unit(unit, |status| status.handle = handle);
+            }
+            drop(context.mailbox.send(Message::Started { unit: unit.clone() }).await);
+        }
+        Action::Stop { unit, .. } => context.board.edit_unit(unit, |status| status.state = UnitState::Stopped),
+        _ => {}
+    }
+}
+
+fn runtime_of(action: &Action) -> plan::application::RuntimeKind {
+    use plan::application::RuntimeKind;
+    match action {
+        Action::PrepareImage { runtime, .. }
+        | Action::Create { runtime, .. }
+        | Action::Start { runtime, .. }
+        | Action::Stop { runtime, .. }
+        | Action::Remove { runtime, .. }
+        | Action::Connect { runtime, .. } => *runtime,
+        // Networks and volumes are the container engine's.
+        _ => RuntimeKind::Docker,
+    }
+}
+
+/// Ready, or the problem that the supervisor put on the board. The deadline covers every restart it may try.
+async fn await_ready(context: &Context, scope: &Scope, name: &str) -> Result<(), Problem> {
+    let Some(unit) = scope.application.units.get(name) else { return Ok(()) };
+    let limit = unit.health.start_limit.saturating_mul(6) + Duration::from_secs(60);
+    let wait = context.board.wait_for_unit(name, |status| settled(status, &[UnitState::Ready]));
+    verdict(context, unit, tokio::time::timeout(limit, wait).await)
+}
+
+async fn await_exit(context: &Context, scope: &Scope, name: &str) -> Result<(), Problem> {
+    let Some(unit) = scope.application.units.get(name) else { return Ok(()) };
+    let limit = unit.timeout.unwrap_or(JOB_LIMIT);
+    let wait = context.board.wait_for_unit(name, |status| settled(status, &[UnitState::Done]));
+    let waited = tokio::time::timeout(limit, wait).await;
+    if waited.is_err() {
+        stop_late_job(context, scope, unit, limit).await;
+    }
+    verdict(context, unit, waited)
+}
+
+async fn stop_late_job(context: &Context, scope: &Scope, unit: &Unit, limit: Duration) {
+    let runtime = unit.body.runtime();
+    context.live.expect_stop(&unit.name, true);
+    if let Ok(driver) = context.shared.engines.driver(runtime) {
+        drop(driver.perform(scope, &Action::Stop { unit: unit.name.clone(), runtime }).await);
+    }
+    let lines = super::crash::last_lines(context, scope, &unit.name).await;
+    let title = format!("the job did not end within {} s and was stopped", limit.as_secs());
+    let hint = format!("If it needs longer, set `jobs.{}.timeout`.", unit.name);
+    let problem = Problem { output: lines, ..Problem::new("timeout", 0, title).unit(&unit.name).hint(hint) };
+    super::crash::fail_with(context, &unit.name, problem);
+}
+
+fn settled(status: Option<&UnitStatus>, good: &[UnitState]) -> Option<bool> {
+    let state = status?.state;
+    if good.contains(&state) { Some(true) } else { (state == UnitState::Failed).then_some(false) }
+}
+
+fn verdict(
+    context: &Context,
+    unit: &Unit,
+    waited: Result<Option<bool>, tokio::time::error::Elapsed>,
+) -> Result<(), Problem> {
+    if let Ok(Some(true)) = waited {
+        return Ok(());
+    }
+    let known = context.board.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(&unit.name));
+    Err(known.unwrap_or_else(|| {
+        let what = if unit.health.ready == ReadyCheck::Exit { "end" } else { "become healthy" };
+        Problem::new("timeout", 0, format!("it did not {what} in time")).unit(&unit.name)
+    }))
+}
+
+/// Which steps are ready, done, or never to be run.
+struct Graph {
+    missing: Vec<usize>,
+    followers: Vec<Vec<StepId>>,
+    ready: Vec<StepId>,
+}
+
+impl Graph {
+    fn new(plan: &Plan) -> Self {
+        let mut followers = vec![Vec::new(); plan.steps.len()];
+        for step in &plan.steps {
+            for before in &step.after {
+                followers[*before].push(step.id);
+            }
+        }
+        let missing: Vec<usize> = plan.steps.iter().map(|step| step.after.len()).collect();
+        let mut ready: Vec<StepId> = (0..missing.len()).filter(|id| missing[*id] == 0).collect();
+        ready.reverse();
+        Self { missing, followers, ready }
+    }
+
+    fn next_ready(&mut self) -> Option<StepId> {
+        self.ready.pop()
+    }
+
+    fn done(&mut self, id: StepId) {
+        for next in std::mem::take(&mut self.followers[id]) {
+            self.missing[next] = self.missing[next].saturating_sub(1);
+            if self.missing[next] == 0 {
+                self.ready.push(next);
+            }
+        }
+    }
+
+    /// Its followers keep a missing step for ever, so they and theirs are never run.
+    fn failed(&mut self, id: StepId) {
+        self.followers[id].clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plan::step::{Cause, Step};
+
+    use super::*;
+
+    fn plan(edges: &[&[StepId]]) -> Plan {
+        let steps = edges.iter().enumerate().map(|(id, after)| Step {
+            id,
+            action: Action::CreateNetwork,
+            after: after.to_vec(),
+            cause: Cause::Absent,
+            destroys: None,
+        });
+        Plan { steps: steps.collect() }
+    }
+
+    #[test]
+    fn a_failure_stops_only_what_depends_on_it() {
+        // 0 -> 1 -> 2, 3 alone -> 4
+        let mut graph = Graph::new(&plan(&[&[], &[0], &[1], &[], &[3]]));
+        let mut ran = Vec::new();
+        while let Some(id) = graph.next_ready() {
+            ran.push(id);
+            if id == 1 {
+                graph.failed(id);
+            } else {
+                graph.done(id);
+            }
+        }
+        ran.sort_unstable();
+        assert_eq!(ran, [0, 1, 3, 4]);
+    }
+}

@@ -1,0 +1,201 @@
+//! From started to ready, and from ready on: the task that looks at one unit.
+//!
+//! After the first success only `health.live` is asked again: an idle preview costs no wake-ups. That readiness is
+//! lost later shows in exits (events) and in the proxy's answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use drivers::Scope;
+use drivers::driver::{ExecOutput, ExecRequest};
+use futures_util::StreamExt;
+use plan::Application;
+use plan::application::{Argv, Body, Check, Probe, ReadyCheck, Unit};
+use protocol::Problem;
+use protocol::status::UnitState;
+use tokio::time::Instant;
+
+use super::{Context, Message, crash};
+use crate::bus::now_ms;
+use crate::probe::{self, Grid, Seen};
+
+/// A module's after-ready commands (create a database) get this long each.
+const AFTER_READY_LIMIT: Duration = Duration::from_secs(60);
+
+pub(super) async fn watch(context: Context, scope: Scope, application: Arc<Application>, name: String) {
+    let Some(unit) = application.units.get(&name) else { return };
+    learn_address(&context, &scope, unit).await;
+    if let Err(problem) = until_ready(&context, &scope, unit).await {
+        let lines = crash::last_lines(&context, &scope, &unit.name).await;
+        crash::fail_with(&context, &unit.name, Problem { output: lines, ..problem });
+        return;
+    }
+    if unit.health.ready == ReadyCheck::Exit {
+        return;
+    }
+    context.board.edit_unit(&unit.name, |status| {
+        status.state = UnitState::Ready;
+        status.reason = None;
+        status.ready_at = Some(now_ms());
+    });
+    context.shared.routing.refresh(&context.shared, &context.id);
+    if let Some(live) = &unit.health.live {
+        stay_alive(&context, &scope, unit, live).await;
+    }
+}
+
+/// A container is probed at its own address, which exists only once it runs.
+async fn learn_address(context: &Context, scope: &Scope, unit: &Unit) {
+    if !matches!(unit.body, Body::Container(_)) {
+        context.live.set_address(&unit.name, None);
+        return;
+    }
+    let Ok(driver) = context.shared.engines.driver(unit.body.runtime()) else { return };
+    if let Ok(observed) = driver.observe(&scope.preview.id, &scope.places).await {
+        let address = observed.units.get(&unit.name).and_then(|found| found.address);
+        context.live.set_address(&unit.name, address);
+    }
+}
+
+async fn until_ready(context: &Context, scope: &Scope, unit: &Unit) -> Result<(), Problem> {
+    let deadline = Instant::now() + unit.health.start_limit;
+    match &unit.health.ready {
+        ReadyCheck::Started | ReadyCheck::Exit => {}
+        ReadyCheck::StaysUp(time) => tokio::time::sleep(*time).await,
+        ReadyCheck::Probe(wanted) => probe_until(context, scope, unit, wanted, deadline).await?,
+    }
+    after_ready(context, scope, unit).await
+}
+
+async fn probe_until(
+    context: &Context,
+    scope: &Scope,
+    unit: &Unit,
+    wanted: &Probe,
+    deadline: Instant,
+) -> Result<(), Problem> {
+    let mut grid = Grid::default();
+    let mut good = 0;
+    let waiting_for = probe::describe(&wanted.check);
+    context.board.edit_unit(&unit.name, |status| status.reason = Some(format!("waiting for {waiting_for}")));
+    loop {
+        match once(context, scope, unit, wanted).await {
+            Seen::Good => {
+                good += 1;
+                if good >= wanted.successes.max(1) {
+                    return Ok(());
+                }
+            }
+            Seen::Bad(words) => {
+                good = 0;
+                let reason = format!("waiting for {waiting_for}: {words}");
+                context.board.edit_unit(&unit.name, |status| status.reason = Some(reason));
+                if Instant::now() >= deadline {
+                    return Err(never_ready(unit, &words));
+                }
+            }
+        }
+        tokio::time::sleep(grid.next_pause()).await;
+    }
+}
+
+fn never_ready(unit: &Unit, seen: &str) -> Problem {
+    let limit = unit.health.start_limit.as_secs();
+    Problem::new("never_healthy", 0, format!("it did not become healthy within {limit} s; last seen: {seen}"))
+        .unit(&unit.name)
+        .hint(format!(
+            "Look at its output with `pdev logs {}`; if it only needs longer, set `health: {{ start_limit: {}s }}`.",
+            unit.name,
+            limit * 3
+        ))
+}
+
+async fn once(context: &Context, scope: &Scope, unit: &Unit, wanted: &Probe) -> Seen {
+    if let Check::Exec { argv } = &wanted.check {
+        return by_command(context, scope, unit, argv, wanted.timeout).await;
+    }
+    let port = probe::port_of(&wanted.check).unwrap_or("main");
+    probe::network(&wanted.check, &context.live.addresses(unit, port), wanted.timeout).await
+}
+
+async fn by_command(context: &Context, scope: &Scope, unit: &Unit, argv: &Argv, timeout: Duration) -> Seen {
+    match tokio::time::timeout(timeout, command(context, scope, unit, argv)).await {
+        Ok(Ok((0, _))) => Seen::Good,
+        Ok(Ok((code, output))) => {
+            let last = output.last().map(|line| format!(": {line}")).unwrap_or_default();
+            Seen::Bad(format!("`{}` ended with {code}{last}", probe::argv_text(argv)))
+        }
+        Ok(Err(words)) => Seen::Bad(words),
+        Err(_) => Seen::Bad(format!("`{}` did not end within {} ms", probe::argv_text(argv), timeout.as_millis())),
+    }
+}
+
+/// Runs a command inside a unit; gives its exit code and its last lines.
+async fn command(context: &Context, scope: &Scope, unit: &Unit, argv: &Argv) -> Result<(i32, Vec<String>), String> {
+    let words = match argv {
+        Argv::List(words) => words.clone(),
+        Argv::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
+    };
+    let driver = context.shared.engines.driver(unit.body.runtime()).map_err(|problem| problem.message)?;
+    let request = ExecRequest { argv: words, ..ExecRequest::default() };
+    let mut session = driver.exec(scope, unit, request).await.map_err(|problem| problem.message)?;
+    let mut text = Vec::new();
+    while let Some(output) = session.output.next().await {
+        match output {
+            ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes) => {
+                text.extend_from_slice(&bytes);
+                // Only the end is ever shown.
+                let surplus = text.len().saturating_sub(16 << 10);
+                text.drain(..surplus);
+            }
+            ExecOutput::Exit(code) => {
+                let lines = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+                return Ok((code, lines));
+            }
+        }
+    }
+    Err("the command ended without an exit code".into())
+}
+
+async fn after_ready(context: &Context, scope: &Scope, unit: &Unit) -> Result<(), Problem> {
+    let Body::Process(process) = &unit.body else { return Ok(()) };
+    for argv in &process.after_ready {
+        let ran = tokio::time::timeout(AFTER_READY_LIMIT, command(context, scope, unit, argv)).await;
+        let (title, output) = match ran {
+            Ok(Ok((0, _))) => continue,
+            Ok(Ok((code, output))) => {
+                (format!("preparing it failed: `{}` ended with {code}", probe::argv_text(argv)), output)
+            }
+            Ok(Err(words)) => (format!("preparing it failed: {words}"), Vec::new()),
+            Err(_) => {
+                (format!("preparing it failed: `{}` did not end within 60 s", probe::argv_text(argv)), Vec::new())
+            }
+        };
+        return Err(Problem { output, ..Problem::new("prepare_failed", 0, title).unit(&unit.name) });
+    }
+    Ok(())
+}
+
+async fn stay_alive(context: &Context, scope: &Scope, unit: &Unit, live: &Probe) {
+    let mut failures = 0;
+    loop {
+        tokio::time::sleep(live.interval).await;
+        match once(context, scope, unit, live).await {
+            Seen::Good => {
+                failures = 0;
+                context.board.edit_unit(&unit.name, |status| {
+                    if status.state == UnitState::Unhealthy {
+                        status.state = UnitState::Ready;
+                        status.reason = None;
+                    }
+                });
+            }
+            Seen::Bad(seen) => {
+                failures += 1;
+                if failures == live.failures.max(1) {
+                    drop(context.mailbox.send(Message::Unhealthy { unit: unit.name.clone(), seen }).await);
+                }
+            }
+        }
+    }
+}

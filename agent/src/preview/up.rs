@@ -1,0 +1,443 @@
+//! The operation `up`: desire, observe, compare, execute; and `plan`, which stops after comparing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use drivers::driver::{Progress, ProgressLine};
+use drivers::{Places, Scope};
+use plan::application::{Body, PreviewName, Role, RuntimeKind, UnitName};
+use plan::compare::{CompareOptions, compare, fold_job_inputs};
+use plan::observed::{Images, Observed, RunState};
+use plan::step::{Action, Plan};
+use plan::{Application, Step};
+use protocol::plan::PlanReply;
+use protocol::request::UpRequest;
+use protocol::status::{PreviewState, UnitState};
+use protocol::{EventKind, Problem};
+
+use super::desire::{Desired, Source, desire, fingerprint};
+use super::supervise::{begin_start, follow};
+use super::{Context, Message, UnitSecrets, down, execute, naming};
+use crate::board::Board;
+use crate::bus::now_ms;
+use crate::convert;
+use crate::registry::{Held, Intent, Record, hold};
+use crate::shared::Shared;
+
+/// How long the engine may take to say that it is there, before processes are chosen instead.
+const ENGINE_ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(context: Context, request: UpRequest, source: Source) {
+    let begun = Instant::now();
+    let outcome = bring_up(&context, &request, &source).await;
+    let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    finish(&context, outcome, milliseconds);
+}
+
+/// Stop and start again, changing nothing.
+pub(super) async fn restart(context: Context, units: Vec<UnitName>) {
+    let begun = Instant::now();
+    let outcome = match context.live.scope() {
+        Some(scope) => {
+            let plan = restart_plan(&scope.application, &units);
+            context.board.publish(EventKind::Planned { plan: convert::plan_view(&plan) });
+            Ok((execute::execute(&context, &scope, &plan, BTreeMap::new()).await, false))
+        }
+        None => Err(Problem::new("not_running", 409, "nothing runs here")),
+    };
+    let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    finish(&context, outcome, milliseconds);
+}
+
+fn restart_plan(application: &Application, units: &[UnitName]) -> Plan {
+    let chosen = application
+        .units
+        .values()
+        .filter(|unit| unit.role != Role::Job && (units.is_empty() || units.contains(&unit.name)));
+    let mut steps: Vec<Step> = Vec::new();
+    for unit in chosen {
+        let (runtime, name) = (unit.body.runtime(), unit.name.clone());
+        let actions = [
+            Action::Stop { unit: name.clone(), runtime },
+            Action::Start { unit: name.clone(), runtime },
+            Action::AwaitReady { unit: name },
+        ];
+        let first = steps.len();
+        for (offset, action) in actions.into_iter().enumerate() {
+            let after = if offset == 0 { Vec::new() } else { vec![first + offset - 1] };
+            steps.push(Step { id: first + offset, action, after, cause: plan::step::Cause::Forced, destroys: None });
+        }
+    }
+    Plan { steps }
+}
+
+fn finish(context: &Context, outcome: Result<(Vec<Problem>, bool), Problem>, milliseconds: u64) {
+    let (problems, unchanged) = match outcome {
+        Ok((problems, unchanged)) => (problems, unchanged),
+        Err(problem) => (vec![problem], false),
+    };
+    if problems.is_empty() {
+        context.board.edit_preview(|status| status.ready_at = Some(now_ms()));
+        let mut status = context.board.status();
+        status.state = PreviewState::Ready;
+        context.board.publish(EventKind::Finished { status, milliseconds, unchanged });
+        context.board.end(None);
+    } else {
+        for problem in &problems {
+            context.board.set_problem(problem.unit.as_deref().unwrap_or_default(), problem.clone());
+        }
+        let mut status = context.board.status();
+        status.state = PreviewState::Failed;
+        context.board.publish(EventKind::Failed { problems, status, milliseconds });
+        // What ran before a refused manifest goes on running; then the units tell the state.
+        let nothing_runs = context.live.scope().is_none();
+        context.board.end(nothing_runs.then_some(PreviewState::Failed));
+    }
+    context.shared.routing.refresh(&context.shared, &context.id);
+}
+
+/// Problems of units (the rest went on) and whether there was nothing to do; or the one problem that stopped it all.
+async fn bring_up(context: &Context, request: &UpRequest, source: &Source) -> Result<(Vec<Problem>, bool), Problem> {
+    let record = context
+        .shared
+        .registry
+        .get(&context.id)
+        .ok_or_else(|| Problem::new("unknown_preview", 404, "this preview is not registered"))?;
+    let prepared = prepare(&context.shared, &record, request, source, &context.board).await?;
+    let Prepared { desired, scope, observed, plan } = prepared;
+    if let Some(missing) = missing_secrets(&desired.missing_secrets) {
+        return Err(missing);
+    }
+    accept(context, request, &desired, source)?;
+    write_lock(&context.board, request, desired.lock.as_deref());
+    for note in &desired.notes {
+        context.board.publish(EventKind::Noted { text: note.clone() });
+    }
+    context.board.publish(EventKind::Planned { plan: convert::plan_view(&plan) });
+    context.live.set_scope(scope.clone(), Some(fingerprint(request)));
+    show_units(context, &scope.application, &observed);
+    deliver_secrets(context, &scope.application)?;
+    for runtime in runtimes(&scope.application) {
+        follow(context, &scope, runtime).await.map_err(|problem| convert::problem(&problem, None))?;
+    }
+    context.shared.routing.refresh(&context.shared, &context.id);
+    resume_probes(context, &scope.application, &observed, &plan).await;
+    let held = hold_ports(&scope.application, &plan)?;
+    let network_is_made = plan.steps.iter().any(|step| step.action == Action::CreateNetwork);
+    if !network_is_made {
+        forward(context, &scope).await;
+    }
+    let unchanged = plan.is_empty();
+    let problems = execute::execute(context, &scope, &plan, held).await;
+    Ok((problems, unchanged))
+}
+
+struct Prepared {
+    desired: Desired,
+    scope: Scope,
+    observed: Observed,
+    plan: Plan,
+}
+
+async fn prepare(
+    shared: &Arc<Shared>,
+    record: &Record,
+    request: &UpRequest,
+    source: &Source,
+    board: &Arc<Board>,
+) -> Result<Prepared, Problem> {
+    let default_runtime = default_runtime(shared, request, record).await?;
+    let desired = {
+        let (shared, record, request, source) = (Arc::clone(shared), record.clone(), request.clone(), source.clone());
+        let work = tokio::task::spawn_blocking(move || desire(&shared, &record, &request, &source, default_runtime));
+        work.await
+            .map_err(|error| Problem::new("internal", 500, format!("reading the manifest broke off: {error}")))??
+    };
+    let mut application = desired.application.clone();
+    let project = PathBuf::from(&request.folder);
+    let job_inputs =
+        desired.job_inputs.iter().map(|(job, patterns)| (job.clone(), crate::inputs::digest(&project, patterns)));
+    fold_job_inputs(&mut application, &job_inputs.collect());
+    let places = shared.places.of_preview(&record.name.id, &project);
+    let scope = scope_of(shared, board, record.name.clone(), places, Arc::new(application));
+    let (observed, images) = look(shared, &scope).await?;
+    let plan = compare(&scope.application, &observed, &images, &CompareOptions { force: request.force });
+    Ok(Prepared { desired, scope, observed, plan })
+}
+
+/// What exists and which images are current, asked of all runtimes at once.
+async fn look(shared: &Arc<Shared>, scope: &Scope) -> Result<(Observed, Images), Problem> {
+    let used = runtimes(&scope.application);
+    let looks = shared.engines.all().into_iter().map(|driver| {
+        let used = used.contains(&driver.runtime());
+        async move {
+            let observing = driver.observe(&scope.preview.id, &scope.places);
+            let imaging = async { if used { driver.images(scope).await } else { Ok(Images::default()) } };
+            let (observed, images) = tokio::join!(observing, imaging);
+            // A runtime that nothing of this preview needs may be absent.
+            let observed = if used { observed } else { Ok(observed.unwrap_or_default()) };
+            Ok::<_, drivers::Problem>((observed?, images?))
+        }
+    });
+    let mut observed = Observed::default();
+    let mut images = Images::default();
+    for found in futures_util::future::join_all(looks).await {
+        let (seen, current) = found.map_err(|problem| convert::problem(&problem, None))?;
+        down::merge(&mut observed, seen);
+        images.current.extend(current.current);
+        images.stale.extend(current.stale);
+    }
+    Ok((observed, images))
+}
+
+/// Containers where an engine answers, processes elsewhere; once chosen it stays while the preview lives.
+async fn default_runtime(shared: &Arc<Shared>, request: &UpRequest, record: &Record) -> Result<RuntimeKind, Problem> {
+    match request.runtime.as_deref() {
+        Some("docker") => return Ok(RuntimeKind::Docker),
+        Some("process") => return Ok(RuntimeKind::Process),
+        Some(other) => {
+            let title = format!("unknown runtime `{other}`; known are docker and process");
+            return Err(Problem::new("invalid_request", 422, title));
+        }
+        None => {}
+    }
+    let Ok(docker) = shared.engines.driver(RuntimeKind::Docker) else { return Ok(RuntimeKind::Process) };
+    let places = shared.places.of_preview(&record.name.id, &record.folder);
+    let answer = tokio::time::timeout(ENGINE_ANSWER_LIMIT, docker.observe(&record.name.id, &places)).await;
+    Ok(if matches!(answer, Ok(Ok(_))) { RuntimeKind::Docker } else { RuntimeKind::Process })
+}
+
+fn runtimes(application: &Application) -> BTreeSet<RuntimeKind> {
+    application.units.values().map(|unit| unit.body.runtime()).collect()
+}
+
+fn missing_secrets(missing: &[String]) -> Option<Problem> {
+    let first = missing.first()?;
+    let names = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let variable = first.to_uppercase().replace('-', "_");
+    let hint = format!(
+        "Give it with `--secret {first}=@FILE` or in the variable PDEV_SECRET_{variable}, or mark it `optional: true`."
+    );
+    Some(Problem::new("secret_missing", 422, format!("no value for the secret {names}")).hint(hint))
+}
+
+/// Remembers what is wanted before anything is touched, so that a crash from here on is finished later.
+fn accept(context: &Context, request: &UpRequest, desired: &Desired, source: &Source) -> Result<(), Problem> {
+    let kept = UpRequest { variables: request.variables.clone(), force: false, detach: false, ..request.clone() };
+    let written = context.shared.registry.edit(&context.id, |record| {
+        record.intent = Intent::Up;
+        record.request = kept;
+        record.folder = PathBuf::from(&request.folder);
+        record.ports.clone_from(&desired.ports);
+        if source.is_disk() {
+            record.snapshot = desired.snapshot.clone();
+        }
+    });
+    written.map_err(|error| naming::state_problem(&error))
+}
+
+fn write_lock(board: &Board, request: &UpRequest, text: Option<&str>) {
+    let Some(text) = text else { return };
+    let path = PathBuf::from(&request.folder).join("pdev.lock");
+    let note = match crate::disk::replace_file(&path, text.as_bytes(), 0o644) {
+        Ok(()) => "wrote pdev.lock: commit it, so that everybody gets the same modules".to_owned(),
+        Err(error) => format!("cannot write `{}`: {error}; versions of modules are not pinned", path.display()),
+    };
+    board.publish(EventKind::Noted { text: note });
+}
+
+/// Puts every unit on the board, with what is known of it already.
+fn show_units(context: &Context, application: &Application, observed: &Observed) {
+    let url = |name: &str| context.shared.routing.url_of(&application.preview, application, name);
+    let units: Vec<_> = application
+        .units
+        .values()
+        .map(|unit| {
+            let mut status = convert::unit(unit);
+            status.url = url(&unit.name);
+            status
+        })
+        .collect();
+    context.board.keep_units(&units);
+    let default_url = application
+        .default_service
+        .as_deref()
+        .and_then(|_| context.shared.routing.url_of_preview(&application.preview));
+    context.board.edit_preview(|status| status.url = default_url);
+    for (name, seen) in &observed.units {
+        context.board.edit_unit(name, |unit| {
+            if unit.handle.as_deref() != Some(seen.handle.as_str()) {
+                unit.handle = Some(seen.handle.clone());
+                unit.started_at = seen.started_at;
+                unit.state = UnitState::Waiting;
+            }
+            if let RunState::Exited(exit) = &seen.state {
+                unit.exit_code = exit.code;
+                if unit.role == "job" && exit.success() {
+                    unit.state = UnitState::Done;
+                }
+            }
+        });
+        context.live.set_address(name, seen.address);
+    }
+}
+
+fn deliver_secrets(context: &Context, application: &Application) -> Result<(), Problem> {
+    let delivery = &context.shared.delivery;
+    for unit in application.units.values().filter(|unit| !unit.secrets.is_empty()) {
+        let delivered = delivery.deliver(&context.id.0, &unit.name, &unit.secrets);
+        delivered.map_err(|error| Problem::new("secret_not_delivered", 500, error.to_string()).unit(&unit.name))?;
+        if !delivery.in_memory() {
+            let text = "there is no tmpfs here: secrets lie as files on the disk until `pdev down`";
+            context.board.publish(EventKind::Noted { text: text.into() });
+        }
+    }
+    Ok(())
+}
+
+/// Units that run already and are not touched: those that are not known to be ready are looked at again.
+async fn resume_probes(context: &Context, application: &Application, observed: &Observed, plan: &Plan) {
+    let touched: BTreeSet<&UnitName> =
+        plan.steps.iter().filter(|step| convert::changes(&step.action)).filter_map(|step| step.action.unit()).collect();
+    for (name, seen) in &observed.units {
+        let Some(unit) = application.units.get(name) else { continue };
+        if seen.state != RunState::Running || touched.contains(name) {
+            continue;
+        }
+        if context.board.unit(name).is_some_and(|status| status.state == UnitState::Ready) {
+            continue;
+        }
+        begin_start(context, name);
+        context.board.edit_unit(name, |status| status.started_at = seen.started_at);
+        // A job that runs already is awaited by its exit alone.
+        if unit.role != Role::Job {
+            drop(context.mailbox.send(Message::Started { unit: name.clone() }).await);
+        }
+    }
+}
+
+/// Keeps the ports of everything that will be started, until it is.
+fn hold_ports(application: &Application, plan: &Plan) -> Result<BTreeMap<String, Vec<Held>>, Problem> {
+    let stopped: BTreeSet<&UnitName> = plan
+        .steps
+        .iter()
+        .filter_map(|step| match &step.action {
+            Action::Stop { unit, .. } | Action::Remove { unit, .. } => Some(unit),
+            _ => None,
+        })
+        .collect();
+    let mut held: BTreeMap<String, Vec<Held>> = BTreeMap::new();
+    for step in &plan.steps {
+        let Action::Start { unit: name, .. } = &step.action else { continue };
+        let Some(unit) = application.units.get(name).filter(|_| !stopped.contains(name)) else { continue };
+        for port in unit.ports.values() {
+            match hold(port.host) {
+                Ok(socket) => held.entry(name.clone()).or_default().push(socket),
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => return Err(port_taken(name, port.host)),
+                // Low ports need a privilege that the engine has and we have not.
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(held)
+}
+
+fn port_taken(unit: &str, port: u16) -> Problem {
+    let by = drivers::ports::holder(port)
+        .map(|holder| format!(" by `{}` (pid {})", holder.command, holder.pid))
+        .unwrap_or_default();
+    Problem::new("port_taken", 409, format!("port {port} on this machine is taken{by}"))
+        .unit(unit)
+        .hint(format!("Stop that program, or let pdev choose a port: leave `host:` out of `services.{unit}.port`."))
+}
+
+/// Local processes that containers may call are reached through the network's gateway.
+pub(super) async fn forward(context: &Context, scope: &Scope) {
+    let peers: BTreeSet<&UnitName> = scope
+        .application
+        .units
+        .values()
+        .filter_map(|unit| match &unit.body {
+            Body::Container(container) => Some(&container.process_peers),
+            Body::Process(_) => None,
+        })
+        .flatten()
+        .collect();
+    if peers.is_empty() {
+        context.live.forwards.clear();
+        return;
+    }
+    let ports: Vec<u16> = peers
+        .iter()
+        .filter_map(|name| scope.application.units.get(*name))
+        .flat_map(|unit| unit.ports.values().map(|port| port.host))
+        .collect();
+    let gateway: Option<IpAddr> = match context.shared.engines.driver(RuntimeKind::Docker) {
+        Ok(driver) => driver.gateway(&scope.preview.id).await.ok().flatten(),
+        Err(_) => None,
+    };
+    let Some(gateway) = gateway else { return };
+    if let Err(words) = context.live.forwards.set(gateway, &ports).await {
+        context.board.publish(EventKind::Noted { text: words });
+    }
+}
+
+/// The scope that drivers get.
+pub(super) fn scope(context: &Context, preview: PreviewName, places: Places, application: Arc<Application>) -> Scope {
+    scope_of(&context.shared, &context.board, preview, places, application)
+}
+
+fn scope_of(
+    shared: &Arc<Shared>,
+    board: &Arc<Board>,
+    preview: PreviewName,
+    places: Places,
+    application: Arc<Application>,
+) -> Scope {
+    let units =
+        application.units.values().filter(|unit| !unit.secrets.is_empty()).map(|unit| unit.name.clone()).collect();
+    let secrets = UnitSecrets { shared: Arc::clone(shared), preview: preview.id.clone(), units };
+    Scope {
+        preview,
+        places,
+        application,
+        secrets: Arc::new(secrets),
+        progress: Arc::new(BoardProgress(Arc::clone(board))),
+    }
+}
+
+struct BoardProgress(Arc<Board>);
+
+impl Progress for BoardProgress {
+    fn line(&self, unit: &str, line: ProgressLine) {
+        self.0.publish(EventKind::Progress { unit: unit.to_owned(), line: convert::progress(line) });
+    }
+}
+
+/// What `up` would do now. Claims ports (they are remembered), touches nothing else.
+///
+/// # Errors
+/// What would make `up` refuse before its first step.
+pub async fn preview_plan(shared: &Arc<Shared>, request: &UpRequest) -> Result<PlanReply, Problem> {
+    let (named, asked) = (Arc::clone(shared), request.clone());
+    let bound = tokio::task::spawn_blocking(move || naming::bind(&named, &asked)).await;
+    let handle = bound.map_err(|error| Problem::new("internal", 500, error.to_string()))??;
+    let record = shared
+        .registry
+        .get(&handle.id)
+        .ok_or_else(|| Problem::new("unknown_preview", 404, "this preview is not registered"))?;
+    let prepared = prepare(shared, &record, request, &Source::Disk, &handle.board).await?;
+    let mut notes = prepared.desired.notes;
+    if let Some(missing) = missing_secrets(&prepared.desired.missing_secrets) {
+        notes.push(missing.title);
+    }
+    Ok(PlanReply {
+        preview: convert::preview(&record.name),
+        plan: convert::plan_view(&prepared.plan),
+        notes,
+        diagnostics: prepared.desired.diagnostics,
+    })
+}

@@ -1,0 +1,306 @@
+//! What pdev remembers of previews over a restart: identity, labels, ports, what was asked last. One file each.
+//!
+//! It is not the truth about what runs (the runtimes are); losing it costs remembered ports and labels, no preview.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use plan::application::{PreviewId, PreviewName};
+use protocol::request::UpRequest;
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{Snapshot, replace_file};
+
+/// Below the range from which Linux takes ports for outgoing connections (32768 up), so that none is lent by accident.
+const PORTS: std::ops::RangeInclusive<u16> = 20000..=31999;
+
+/// The version of a record's format. A newer one is left alone: an older pdev must not lose what a newer wrote.
+const SCHEMA: u32 = 1;
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub schema: u32,
+    pub name: PreviewName,
+    /// The manifest's folder.
+    pub folder: PathBuf,
+    /// What makes this copy itself: git's shared folder and worktree folder, or the folder's real path.
+    pub identity: Vec<String>,
+    /// The main checkout: it also answers at `<app>.localhost`.
+    pub primary: bool,
+    /// `unit.port` -> port on the loopback.
+    pub ports: BTreeMap<String, u16>,
+    pub intent: Intent,
+    /// The last accepted request, without the asker's variables.
+    pub request: UpRequest,
+    /// What the last accepted `up` read, so that a deleted manifest loses nothing.
+    pub snapshot: Snapshot,
+    /// Branch labels it had before; their hosts answer with the new address.
+    #[serde(default)]
+    pub former: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(tag = "intent", rename_all = "snake_case")]
+pub enum Intent {
+    /// Nothing is asked for; data may be kept.
+    #[default]
+    Idle,
+    /// Written before the first step of an `up`.
+    Up,
+    /// Written before the first step of a `down`.
+    Down { volumes: bool },
+}
+
+pub struct Registry {
+    folder: PathBuf,
+    records: Mutex<BTreeMap<PreviewId, Record>>,
+}
+
+/// A port kept from others until its program is spawned: bound, not listening, so that no probe is fooled.
+#[derive(Debug)]
+pub struct Held {
+    _sockets: Vec<OwnedFd>,
+}
+
+impl Registry {
+    /// Reads all records; unreadable and newer ones are reported and left as they are.
+    pub fn open(folder: PathBuf) -> (Self, Vec<String>) {
+        let mut records = BTreeMap::new();
+        let mut notes = Vec::new();
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match read_record(&path) {
+                Ok(record) => drop(records.insert(record.name.id.clone(), record)),
+                Err(reason) => notes.push(format!("the record `{}` is left alone: {reason}", path.display())),
+            }
+        }
+        (Self { folder, records: Mutex::new(records) }, notes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PreviewId, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[must_use]
+    pub fn get(&self, id: &PreviewId) -> Option<Record> {
+        self.lock().get(id).cloned()
+    }
+
+    #[must_use]
+    pub fn all(&self) -> Vec<Record> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// The record that holds this pair of labels in this environment.
+    #[must_use]
+    pub fn holder(&self, app: &str, branch: &str, environment: &str) -> Option<Record> {
+        let same = |record: &&Record| {
+            record.name.app == app && record.name.branch == branch && record.name.environment == environment
+        };
+        self.lock().values().find(same).cloned()
+    }
+
+    /// Writes a record through to the disk before it counts.
+    ///
+    /// # Errors
+    /// When the state folder cannot be written.
+    pub fn put(&self, record: Record) -> io::Result<()> {
+        let mut records = self.lock();
+        if records.get(&record.name.id) == Some(&record) {
+            return Ok(());
+        }
+        let text = serde_json::to_vec_pretty(&record).map_err(io::Error::other)?;
+        replace_file(&self.path(&record.name.id), &text, 0o600)?;
+        records.insert(record.name.id.clone(), record);
+        Ok(())
+    }
+
+    /// # Errors
+    /// When the preview is unknown or the state folder cannot be written.
+    pub fn edit(&self, id: &PreviewId, change: impl FnOnce(&mut Record)) -> io::Result<()> {
+        let Some(mut record) = self.get(id) else { return Ok(()) };
+        change(&mut record);
+        self.put(record)
+    }
+
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove(&self, id: &PreviewId) -> io::Result<()> {
+        let mut records = self.lock();
+        records.remove(id);
+        match fs::remove_file(self.path(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, id: &PreviewId) -> PathBuf {
+        self.folder.join(format!("{}.json", id.0))
+    }
+
+    /// Chooses a port for every wish that has none yet; no two previews ever share one.
+    ///
+    /// # Errors
+    /// When no port of the range is free.
+    pub fn claim(
+        &self,
+        id: &PreviewId,
+        known: &BTreeMap<String, u16>,
+        wishes: &[String],
+    ) -> Result<BTreeMap<String, u16>, String> {
+        let records = self.lock();
+        let mut taken: BTreeSet<u16> = records
+            .iter()
+            .filter(|(other, _)| *other != id)
+            .flat_map(|(_, record)| record.ports.values().copied())
+            .collect();
+        let mut ports = known.clone();
+        taken.extend(ports.values().copied());
+        for wish in wishes.iter().filter(|wish| !known.contains_key(*wish)) {
+            let port = free_port(&taken, seed(&id.0, wish))
+                .ok_or_else(|| format!("no free port between {} and {}", PORTS.start(), PORTS.end()))?;
+            taken.insert(port);
+            ports.insert(wish.clone(), port);
+        }
+        Ok(ports)
+    }
+}
+
+fn read_record(path: &Path) -> Result<Record, String> {
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    match value.get("schema").and_then(serde_json::Value::as_u64) {
+        Some(schema) if schema <= u64::from(SCHEMA) => serde_json::from_value(value).map_err(|error| error.to_string()),
+        Some(schema) => Err(format!("it was written by a newer pdev (format {schema}, this one knows {SCHEMA})")),
+        None => Err("it is not a record".into()),
+    }
+}
+
+impl Record {
+    #[must_use]
+    pub fn new(name: PreviewName, folder: PathBuf, identity: Vec<String>, primary: bool, request: UpRequest) -> Self {
+        Self {
+            schema: SCHEMA,
+            name,
+            folder,
+            identity,
+            primary,
+            ports: BTreeMap::new(),
+            intent: Intent::Idle,
+            request,
+            snapshot: Snapshot::default(),
+            former: Vec::new(),
+        }
+    }
+}
+
+/// Where the search starts: the same preview asks for the same port again even when its record was lost.
+fn seed(id: &str, wish: &str) -> u16 {
+    let mut hash: u32 = 0x811c_9dc5;
+    for byte in id.bytes().chain([b'/']).chain(wish.bytes()) {
+        hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    }
+    let size = u32::from(PORTS.end() - PORTS.start()) + 1;
+    PORTS.start() + u16::try_from(hash % size).unwrap_or_default()
+}
+
+fn free_port(taken: &BTreeSet<u16>, start: u16) -> Option<u16> {
+    (start..=*PORTS.end()).chain(*PORTS.start()..start).find(|port| !taken.contains(port) && hold(*port).is_ok())
+}
+
+/// Takes a port on both loopback families, without listening.
+///
+/// # Errors
+/// `AddrInUse` when a program listens there.
+pub fn hold(port: u16) -> io::Result<Held> {
+    let mut sockets = vec![bound(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?];
+    match bound(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
+        Ok(socket) => sockets.push(socket),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+        // A machine without IPv6 loopback has nothing to hold there.
+        Err(_) => {}
+    }
+    Ok(Held { _sockets: sockets })
+}
+
+fn bound(address: SocketAddr) -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Connections of a program that ended a moment ago (TIME_WAIT) must not make its port look taken.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &address)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str, ports: &[(&str, u16)]) -> Record {
+        let name =
+            PreviewName { id: PreviewId(id.into()), app: "a".into(), branch: id.into(), environment: "local".into() };
+        let mut record = Record::new(name, "/".into(), vec![id.into()], true, UpRequest::default());
+        record.ports = ports.iter().map(|(key, port)| ((*key).to_owned(), *port)).collect();
+        record
+    }
+
+    #[test]
+    fn records_survive_and_newer_ones_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (registry, _) = Registry::open(folder.path().to_owned());
+        registry.put(record("one", &[("web.main", 21000)])).unwrap();
+        fs::write(folder.path().join("new.json"), r#"{"schema": 99}"#).unwrap();
+        let (again, notes) = Registry::open(folder.path().to_owned());
+        assert_eq!(again.all(), registry.all());
+        assert!(notes[0].contains("newer pdev"), "{notes:?}");
+        again.remove(&PreviewId("one".into())).unwrap();
+        assert!(Registry::open(folder.path().to_owned()).0.all().is_empty());
+        assert!(folder.path().join("new.json").exists());
+    }
+
+    #[test]
+    fn two_hundred_previews_never_share_a_port() {
+        let folder = tempfile::tempdir().unwrap();
+        let (registry, _) = Registry::open(folder.path().to_owned());
+        let mut seen = BTreeSet::new();
+        for n in 0..200 {
+            let mut next = record(&format!("p{n}"), &[]);
+            next.ports = registry.claim(&next.name.id, &next.ports, &["web.main".into(), "db.main".into()]).unwrap();
+            for port in next.ports.values() {
+                assert!(seen.insert(*port), "port {port} was given twice");
+            }
+            registry.put(next).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_port_with_a_listener_is_not_free_and_a_held_one_answers_nobody() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(hold(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        let held = hold(port).unwrap();
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+        drop(held);
+        hold(port).unwrap();
+    }
+
+    #[test]
+    fn remembered_ports_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let (registry, _) = Registry::open(folder.path().to_owned());
+        let known = BTreeMap::from([("web.main".to_owned(), 20001)]);
+        let claimed = registry.claim(&PreviewId("x".into()), &known, &["web.main".into(), "api.main".into()]).unwrap();
+        assert_eq!(claimed["web.main"], 20001);
+        assert_ne!(claimed["api.main"], 20001);
+    }
+}

@@ -1,0 +1,114 @@
+//! Which host leads to which unit: the proxy's table, kept in step with the boards.
+
+use plan::Application;
+use plan::application::{PortProtocol, PreviewId, PreviewName, Role, Unit};
+use plan::naming;
+use protocol::status::{UnitState, UnitStatus};
+
+use crate::board::Board;
+use crate::preview::Handle;
+use crate::proxy::routes::{PreviewRoutes, Routes, ServiceRoute, State, Target, Upstream};
+use crate::shared::Shared;
+
+pub struct Routing {
+    routes: Routes,
+    port: Option<u16>,
+}
+
+impl Routing {
+    #[must_use]
+    pub fn new(routes: Routes, port: Option<u16>) -> Self {
+        Self { routes, port }
+    }
+
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Where a browser finds a service; none for what does not speak HTTP.
+    #[must_use]
+    pub fn url_of(&self, preview: &PreviewName, application: &Application, unit: &str) -> Option<String> {
+        let unit = application.units.get(unit).filter(|unit| routable(unit))?;
+        Some(naming::url(&naming::service_host(preview, &unit.name), self.port?))
+    }
+
+    #[must_use]
+    pub fn url_of_preview(&self, preview: &PreviewName) -> Option<String> {
+        Some(naming::url(&naming::preview_host(preview), self.port?))
+    }
+
+    /// Makes the table say what the boards say; when this returns, new requests see it.
+    pub fn refresh(&self, shared: &Shared, id: &PreviewId) {
+        let Some(handle) = shared.handle(id) else {
+            self.routes.change(|table| drop(table.remove(&id.0)));
+            return;
+        };
+        let routes = preview_routes(shared, &handle);
+        let former = shared.registry.get(id).map(|record| record.former).unwrap_or_default();
+        self.routes.change(|table| match routes {
+            Some(routes) => {
+                let host = routes.host();
+                for old in former {
+                    table.moved(&format!("{old}.{}.localhost", routes.app), &host);
+                }
+                table.set(routes);
+            }
+            None => drop(table.remove(&id.0)),
+        });
+    }
+}
+
+fn routable(unit: &Unit) -> bool {
+    let speaks_http = |protocol| matches!(protocol, PortProtocol::Http | PortProtocol::H2c);
+    unit.role == Role::Service && unit.ports.values().any(|port| speaks_http(port.protocol))
+}
+
+fn preview_routes(shared: &Shared, handle: &Handle) -> Option<PreviewRoutes> {
+    let application = handle.live.application()?;
+    let record = shared.registry.get(&handle.id)?;
+    let services = application.units.values().filter(|unit| routable(unit)).map(|unit| service(handle, unit));
+    Some(PreviewRoutes {
+        id: handle.id.0.clone(),
+        app: record.name.app,
+        branch: record.name.branch,
+        primary: record.primary && record.name.environment == "local",
+        default_service: application.default_service.as_deref().map(label),
+        services: services.collect(),
+    })
+}
+
+fn label(service: &str) -> String {
+    naming::service_label(service).text
+}
+
+fn service(handle: &Handle, unit: &Unit) -> ServiceRoute {
+    let http = unit.ports.iter().find(|(_, port)| matches!(port.protocol, PortProtocol::Http | PortProtocol::H2c));
+    let (addresses, h2c) = match http {
+        Some((name, port)) => (handle.live.addresses(unit, name), port.protocol == PortProtocol::H2c),
+        None => (Vec::new(), false),
+    };
+    let target = Target {
+        preview_id: handle.id.0.clone(),
+        service: label(&unit.name),
+        upstream: Upstream { addresses, h2c },
+        state: state(&handle.board, &unit.name),
+        wildcard: unit.wildcard,
+    };
+    ServiceRoute { target, prefixes: unit.routes.clone() }
+}
+
+fn state(board: &Board, unit: &str) -> State {
+    let Some(UnitStatus { state, reason, .. }) = board.unit(unit) else { return State::Stopped };
+    match state {
+        // A failing live probe is no reason to cut somebody off who wants to see why.
+        UnitState::Ready | UnitState::Unhealthy => State::Ready,
+        UnitState::Waiting | UnitState::Preparing | UnitState::Starting | UnitState::Restarting => State::Starting,
+        UnitState::Failed => {
+            let known = board.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(unit));
+            let log = known.map(|problem| problem.output).unwrap_or_default();
+            State::Failed { reason: reason.unwrap_or_else(|| "it failed".into()), log }
+        }
+        UnitState::Done | UnitState::Stopping | UnitState::Stopped => State::Stopped,
+    }
+}

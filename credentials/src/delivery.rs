@@ -1,0 +1,245 @@
+//! Secrets as files: one folder per preview and unit, on tmpfs where there is one, gone at `down`.
+//!
+//! The root folder is 0700 and ours, so that the files inside may be 0444: a container that runs as any user reads
+//! them through a read-only bind mount, while nobody else on this machine gets past the root folder.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::secret::Secret;
+
+/// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2).
+const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryProblem {
+    #[error("`{0}` is no name for a secret; allowed are lower-case letters, digits, `-` and `_`")]
+    Name(String),
+    #[error("the folder for secrets `{path}` belongs to user {owner}, not to user {us}")]
+    Foreign { path: PathBuf, owner: u32, us: u32 },
+    #[error("cannot write the secret file `{path}`: {error}")]
+    Write { path: PathBuf, error: io::Error },
+}
+
+pub struct Delivery {
+    root: PathBuf,
+    in_memory: bool,
+}
+
+impl Delivery {
+    /// Chooses where secrets rest: the runtime folder when it lies in memory, else `/dev/shm`, else the runtime folder
+    /// on disk (which [`Delivery::in_memory`] then tells, so that the user can be told).
+    ///
+    /// # Errors
+    /// When the folder cannot be made or is somebody else's.
+    pub fn open(runtime: &Path) -> Result<Self, DeliveryProblem> {
+        let uid = rustix::process::getuid().as_raw();
+        let shared_memory = Path::new("/dev/shm");
+        let (root, in_memory) = if is_memory(runtime) {
+            (runtime.join("secrets"), true)
+        } else if is_memory(shared_memory) {
+            // Two agents of one user (tests, a second socket folder) must not share a folder: the runtime's path decides.
+            (shared_memory.join(format!("pdev-{uid}-{}", fingerprint(runtime))), true)
+        } else {
+            (runtime.join("secrets"), false)
+        };
+        private_folder(&root, uid)?;
+        Ok(Self { root, in_memory })
+    }
+
+    #[must_use]
+    pub fn in_memory(&self) -> bool {
+        self.in_memory
+    }
+
+    /// Keeps a secret of a preview until [`Delivery::forget`].
+    ///
+    /// # Errors
+    /// When the name is not one, or the file cannot be written.
+    pub fn put(&self, preview: &str, name: &str, secret: &Secret) -> Result<(), DeliveryProblem> {
+        checked(name)?;
+        write_file(&self.folder(preview, None)?.join(name), secret, 0o400)
+    }
+
+    /// Forgets one secret; what was delivered to running units stays with them until `down`.
+    ///
+    /// # Errors
+    /// When the name is not one, or the file cannot be removed.
+    pub fn remove(&self, preview: &str, name: &str) -> Result<(), DeliveryProblem> {
+        let path = self.root.join(checked(preview)?).join("all").join(checked(name)?);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DeliveryProblem::Write { path, error }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Which of `names` are there.
+    #[must_use]
+    pub fn present(&self, preview: &str, names: &[String]) -> Vec<String> {
+        names
+            .iter()
+            .filter(|name| checked(name).is_ok() && self.root.join(preview).join("all").join(name).is_file())
+            .cloned()
+            .collect()
+    }
+
+    /// Puts exactly these secrets into the folder of one unit and tells where it is; absent ones are left out.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn deliver(&self, preview: &str, unit: &str, names: &[String]) -> Result<PathBuf, DeliveryProblem> {
+        let target = self.folder(preview, Some(unit))?;
+        for name in names {
+            let source = self.root.join(preview).join("all").join(checked(name)?);
+            match fs::read(&source) {
+                Ok(bytes) => write_file(&target.join(name), &Secret::new(bytes), 0o444)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(DeliveryProblem::Write { path: source, error }),
+            }
+        }
+        Ok(target)
+    }
+
+    /// The folder of a preview that has one folder per unit.
+    #[must_use]
+    pub fn units_folder(&self, preview: &str) -> PathBuf {
+        self.root.join(preview).join("units")
+    }
+
+    /// Where [`Delivery::deliver`] puts a unit's secrets, whether it did or not.
+    #[must_use]
+    pub fn unit_folder(&self, preview: &str, unit: &str) -> PathBuf {
+        self.units_folder(preview).join(unit)
+    }
+
+    /// Removes every secret of a preview.
+    ///
+    /// # Errors
+    /// When files are left behind.
+    pub fn forget(&self, preview: &str) -> Result<(), DeliveryProblem> {
+        let path = self.root.join(preview);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DeliveryProblem::Write { path, error }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The preview's own folder, or one unit's.
+    fn folder(&self, preview: &str, unit: Option<&str>) -> Result<PathBuf, DeliveryProblem> {
+        checked(preview)?;
+        let uid = rustix::process::getuid().as_raw();
+        private_folder(&self.root, uid)?;
+        let path = match unit {
+            Some(unit) => self.unit_folder(preview, checked(unit)?),
+            None => self.root.join(preview).join("all"),
+        };
+        // Bind-mounted into containers: their user must be able to enter it, the root folder keeps everybody else out.
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(&path);
+        made.map_err(|error| DeliveryProblem::Write { path: path.clone(), error })?;
+        Ok(path)
+    }
+}
+
+fn checked(name: &str) -> Result<&str, DeliveryProblem> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if !name.is_empty() && name.len() <= 128 && name.bytes().all(fits) {
+        Ok(name)
+    } else {
+        Err(DeliveryProblem::Name(name.to_owned()))
+    }
+}
+
+fn write_file(path: &Path, secret: &Secret, mode: u32) -> Result<(), DeliveryProblem> {
+    let attempt = || -> io::Result<()> {
+        let fresh = path.with_extension("new");
+        let _ = fs::remove_file(&fresh);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
+        secret.write_to(&mut file)?;
+        fs::rename(&fresh, path)
+    };
+    attempt().map_err(|error| DeliveryProblem::Write { path: path.to_owned(), error })
+}
+
+fn private_folder(path: &Path, uid: u32) -> Result<(), DeliveryProblem> {
+    let wrap = |error| DeliveryProblem::Write { path: path.to_owned(), error };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(wrap)?;
+    let found = fs::symlink_metadata(path).map_err(wrap)?;
+    if found.uid() != uid || !found.is_dir() {
+        return Err(DeliveryProblem::Foreign { path: path.to_owned(), owner: found.uid(), us: uid });
+    }
+    if found.mode() & 0o077 != 0 {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(wrap)?;
+    }
+    Ok(())
+}
+
+fn is_memory(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| MEMORY_FILE_SYSTEMS.contains(&found.f_type))
+}
+
+/// FNV-1a: only tells folders apart, protects nothing.
+fn fingerprint(path: &Path) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in path.as_os_str().as_encoded_bytes() {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn delivery() -> (tempfile::TempDir, Delivery) {
+        let runtime = tempfile::tempdir().unwrap();
+        let delivery = Delivery::open(runtime.path()).unwrap();
+        (runtime, delivery)
+    }
+
+    #[test]
+    fn a_unit_gets_exactly_its_own_secrets() {
+        let (_runtime, delivery) = delivery();
+        delivery.put("p1", "stripe", &Secret::new(b"sk".to_vec())).unwrap();
+        delivery.put("p1", "other", &Secret::new(b"no".to_vec())).unwrap();
+        let folder = delivery.deliver("p1", "api", &["stripe".into(), "absent".into()]).unwrap();
+        let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["stripe"]);
+        assert_eq!(fs::read(folder.join("stripe")).unwrap(), b"sk");
+        assert_eq!(delivery.present("p1", &["stripe".into(), "absent".into()]), ["stripe"]);
+        delivery.forget("p1").unwrap();
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn nobody_else_gets_past_the_root_folder() {
+        let (_runtime, delivery) = delivery();
+        let mode = fs::metadata(&delivery.root).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        delivery.forget("unused").unwrap();
+        let _ = fs::remove_dir_all(&delivery.root);
+    }
+
+    #[test]
+    fn names_cannot_climb() {
+        let (_runtime, delivery) = delivery();
+        for name in ["../x", "a/b", "", ".", "a.b"] {
+            assert!(matches!(delivery.put("p1", name, &Secret::new(vec![1])), Err(DeliveryProblem::Name(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_secret_put_again_replaces_the_old_one() {
+        let (_runtime, delivery) = delivery();
+        delivery.put("p2", "k", &Secret::new(b"1".to_vec())).unwrap();
+        delivery.put("p2", "k", &Secret::new(b"2".to_vec())).unwrap();
+        let folder = delivery.deliver("p2", "api", &["k".into()]).unwrap();
+        assert_eq!(fs::read(folder.join("k")).unwrap(), b"2");
+        delivery.deliver("p2", "api", &["k".into()]).unwrap();
+        delivery.forget("p2").unwrap();
+    }
+}

@@ -1,0 +1,98 @@
+//! What goes wrong, and whether pdev says what, where, and what to do.
+
+use std::time::Duration;
+
+use crate::sandbox::{Sandbox, eventually};
+
+fn manifest(service: &str) -> String {
+    format!("pdev: 1\napp: bad\nservices:\n  web: {service}\n")
+}
+
+#[test]
+fn a_wrong_manifest_touches_nothing_and_starts_no_agent() {
+    let sandbox = Sandbox::bare();
+    sandbox.write("pdev.yaml", "pdev: 1\napp: x\nservices:\n  web: { port: 80800, helth: /, process: [true] }\n");
+    let said = sandbox.pdev(&["up"]).fails_with(2);
+    assert!(said.err.contains("helth") && said.err.contains("80800"), "{}", said.all());
+    assert!(!sandbox.path("run/agent.sock").exists(), "an agent was started");
+}
+
+#[test]
+fn no_manifest_says_what_was_looked_for() {
+    let sandbox = Sandbox::bare();
+    sandbox.pdev(&["up"]).fails_with(2).says("pdev.yaml");
+}
+
+#[test]
+fn a_program_that_exits_shows_its_last_lines_and_code() {
+    let sandbox = Sandbox::bare();
+    sandbox.write("pdev.yaml", &manifest("{ port: 8080, restart: never, process: { command: [sh, -c, 'echo reading config; echo no such table >&2; exit 3'] } }"));
+    sandbox.pdev(&["up"]).fails_with(1).says("exit code 3").says("no such table").says("pdev logs web");
+}
+
+#[test]
+fn a_program_that_keeps_crashing_is_given_up_after_five_restarts() {
+    let sandbox = Sandbox::bare();
+    sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sh, -c, 'echo try >> tries; exit 1'] } }"));
+    sandbox.pdev(&["up"]).fails_with(1).says("exit code 1");
+    let tries = std::fs::read_to_string(sandbox.project().join("tries")).unwrap().lines().count();
+    assert_eq!(tries, 6, "the first start and five more");
+}
+
+#[test]
+fn never_healthy_says_what_the_probe_saw() {
+    let sandbox = Sandbox::bare();
+    sandbox.write(
+        "pdev.yaml",
+        &manifest("{ port: 8080, health: { ready: /healthz, start_limit: 1s }, process: { command: [python3, -m, http.server, --bind, 127.0.0.1, '${services.web.port}'] } }"),
+    );
+    sandbox.pdev(&["up"]).fails_with(1).says("GET /healthz answered 404");
+}
+
+#[test]
+fn an_absent_program_is_named() {
+    let sandbox = Sandbox::bare();
+    sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [no-such-program-here] } }"));
+    sandbox.pdev(&["up"]).fails_with(1).says("no-such-program-here");
+}
+
+#[test]
+fn a_taken_port_names_its_holder() {
+    let sandbox = Sandbox::bare();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    sandbox.write("pdev.yaml", &manifest(&format!("{{ port: {{ port: 8080, host: {port} }}, process: {{ command: [sleep, '100'] }} }}")));
+    sandbox.pdev(&["up"]).fails_with(1).says(&port.to_string()).says(&std::process::id().to_string());
+}
+
+#[test]
+fn down_during_up_wins_and_leaves_nothing() {
+    let sandbox = Sandbox::bare();
+    sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sleep, '1000'] } }"));
+    let mut up = sandbox.command(&sandbox.project(), &["up"]);
+    let mut up = up.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    eventually("the program was started", Duration::from_secs(20), || sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000")));
+    sandbox.pdev(&["down"]).ok();
+    assert_ne!(up.wait().unwrap().code(), Some(0), "`up` claims success");
+    eventually("the program is gone", Duration::from_secs(10), || !sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000")));
+}
+
+#[test]
+fn a_program_that_ignores_sigterm_is_killed_after_its_grace() {
+    let sandbox = Sandbox::bare();
+    sandbox.write("pdev.yaml", &manifest("{ health: none, stop: { grace: 300ms }, process: { command: [sh, -c, 'trap \"\" TERM; while :; do sleep 1000; done'] } }"));
+    sandbox.pdev(&["up"]).ok();
+    sandbox.pdev(&["down"]).ok();
+    eventually("it is gone", Duration::from_secs(5), || !sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000")));
+}
+
+#[test]
+fn grandchildren_that_leave_their_session_are_no_orphans() {
+    let sandbox = Sandbox::bare();
+    sandbox.write("pdev.yaml", &manifest("{ health: none, process: { command: [sh, -c, 'setsid sleep 4242 & exec sleep 4243'] } }"));
+    sandbox.pdev(&["up"]).ok();
+    let alive = |needle: &str| sandbox.processes().iter().any(|(_, command)| command.contains(needle));
+    eventually("the grandchild runs", Duration::from_secs(10), || alive("sleep 4242"));
+    sandbox.pdev(&["down"]).ok();
+    eventually("the grandchild is gone", Duration::from_secs(5), || !alive("sleep 4242") && !alive("sleep 4243"));
+}

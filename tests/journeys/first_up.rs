@@ -1,0 +1,129 @@
+//! The first minutes: `pdev up` in a clone, look, change, take down; without a container engine.
+
+use std::time::Duration;
+
+use crate::http::get;
+use crate::sandbox::{Sandbox, eventually, unit};
+
+#[test]
+fn hello_comes_up_answers_at_its_url_and_goes_away_whole() {
+    let sandbox = Sandbox::bare();
+    let project = sandbox.example("hello");
+    sandbox.pdev(&["up"]).ok().says(".main.hello.localhost:");
+    let (host, port) = sandbox.url(&project, Some("web"));
+    assert_eq!(host, "web.main.hello.localhost");
+    let answer = get(&host, port, "/");
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    assert!(answer.body.contains("world"), "{}", answer.body);
+    assert_eq!(get("main.hello.localhost", port, "/").status, 200);
+    assert_eq!(get("hello.localhost", port, "/").status, 200);
+    sandbox.pdev(&["down"]).ok();
+    assert_eq!(get(&host, port, "/").status, 404);
+    sandbox.pdev(&["agent", "stop"]).ok();
+    eventually("no process is left", Duration::from_secs(10), || sandbox.processes().is_empty());
+}
+
+#[test]
+fn up_again_does_nothing_and_says_so() {
+    let sandbox = Sandbox::bare();
+    let project = sandbox.example("hello");
+    sandbox.pdev(&["up"]).ok();
+    let before = unit(&sandbox.status(&project), "web").clone();
+    sandbox.pdev(&["up"]).ok().says("nothing changed");
+    let after = unit(&sandbox.status(&project), "web").clone();
+    assert_eq!(before["handle"], after["handle"], "it was replaced");
+    assert_eq!(before["started_at"], after["started_at"], "it was restarted");
+}
+
+#[test]
+fn a_change_replaces_only_what_changed() {
+    let sandbox = Sandbox::bare();
+    let program = "import http.server,os\nhttp.server.ThreadingHTTPServer(('127.0.0.1',int(os.environ['PORT'])),http.server.SimpleHTTPRequestHandler).serve_forever()";
+    sandbox.write("serve.py", program);
+    let manifest = |level: &str| {
+        format!(
+            "pdev: 1\napp: two\nservices:\n  a: {{ port: 8000, env: {{ LEVEL: {level} }}, process: {{ command: [python3, serve.py] }} }}\n  \
+             b: {{ port: 8001, process: {{ command: [python3, serve.py] }} }}\n"
+        )
+    };
+    sandbox.write("pdev.yaml", &manifest("one"));
+    sandbox.pdev(&["up"]).ok();
+    let before = sandbox.status(&sandbox.project());
+    sandbox.write("pdev.yaml", &manifest("two"));
+    sandbox.pdev(&["plan"]).ok().says("env.LEVEL");
+    sandbox.pdev(&["up"]).ok();
+    let after = sandbox.status(&sandbox.project());
+    assert_eq!(unit(&before, "b")["started_at"], unit(&after, "b")["started_at"], "b was touched");
+    assert_ne!(unit(&before, "a")["started_at"], unit(&after, "a")["started_at"], "a was not replaced");
+}
+
+#[test]
+fn logs_exec_wait_and_subfolders_find_the_preview() {
+    let sandbox = Sandbox::bare();
+    let project = sandbox.example("hello");
+    sandbox.pdev(&["up"]).ok();
+    let deep = project.join("some/where");
+    std::fs::create_dir_all(&deep).unwrap();
+    sandbox.pdev_in(&deep, &["wait"]).ok();
+    let (host, port) = sandbox.url(&project, Some("web"));
+    get(&host, port, "/remember-this-line");
+    sandbox.pdev_in(&deep, &["logs", "web"]).ok().says("remember-this-line");
+    sandbox.pdev_in(&deep, &["exec", "web", "--", "sh", "-c", "echo name is $NAME; exit 7"]).fails_with(7).says("name is world");
+    sandbox.pdev_in(&deep, &["ls"]).ok().says("hello/main");
+}
+
+#[test]
+fn a_finished_job_runs_again_only_when_its_inputs_change() {
+    let sandbox = Sandbox::bare();
+    sandbox.write(
+        "pdev.yaml",
+        "pdev: 1\napp: jobs\nservices:\n  web: { process: { command: [sleep, '1000'] }, health: none }\njobs:\n  \
+         once: { process: { command: [sh, -c, 'echo ran >> ran.txt'] }, inputs: [data.sql] }\n",
+    );
+    sandbox.write("data.sql", "1");
+    let runs = || std::fs::read_to_string(sandbox.project().join("ran.txt")).unwrap_or_default().lines().count();
+    sandbox.pdev(&["up"]).ok();
+    assert_eq!(runs(), 1);
+    sandbox.pdev(&["up"]).ok();
+    assert_eq!(runs(), 1, "it ran again although nothing changed");
+    sandbox.write("data.sql", "2");
+    sandbox.pdev(&["up"]).ok();
+    assert_eq!(runs(), 2, "its inputs changed");
+}
+
+#[test]
+fn two_ups_at_once_are_one() {
+    let sandbox = Sandbox::bare();
+    let project = sandbox.example("hello");
+    std::thread::scope(|scope| {
+        let ups: Vec<_> = (0..4).map(|_| scope.spawn(|| sandbox.pdev_in(&project, &["up"]))).collect();
+        for up in ups {
+            up.join().unwrap().ok();
+        }
+    });
+    let perl = sandbox.processes().into_iter().filter(|(_, command)| command.contains("hello.pl")).count();
+    assert_eq!(perl, 1, "{:?}", sandbox.processes());
+}
+
+#[test]
+fn secrets_are_files_and_go_with_down() {
+    let sandbox = Sandbox::bare();
+    sandbox.write(
+        "pdev.yaml",
+        "pdev: 1\napp: hush\nsecrets: { token: { description: t } }\nservices:\n  web:\n    health: none\n    \
+         env: { TOKEN_FILE: '${secrets.token.path}' }\n    process: { command: [sh, -c, 'cat $TOKEN_FILE > seen.txt; exec sleep 1000'] }\n",
+    );
+    sandbox.pdev(&["up"]).fails_with(1).says("no value for the secret `token`").says("--secret token=@FILE");
+    sandbox.write("value.txt", "canary-1234");
+    sandbox.pdev(&["up", "--secret", "token=@value.txt"]).ok();
+    let seen = sandbox.project().join("seen.txt");
+    eventually("the program read its secret", Duration::from_secs(10), || std::fs::read_to_string(&seen).is_ok_and(|text| text == "canary-1234"));
+    let status = sandbox.pdev(&["status", "--json"]).ok();
+    assert!(!status.all().contains("canary-1234"));
+    for (_, command) in sandbox.processes() {
+        assert!(!command.contains("canary-1234"), "{command}");
+    }
+    sandbox.pdev(&["down", "--volumes"]).ok();
+    let kept = std::process::Command::new("grep").args(["-rls", "canary-1234"]).arg(sandbox.path("run")).arg(sandbox.path("home")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&kept.stdout), "", "the secret is still on the disk");
+}

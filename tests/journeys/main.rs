@@ -1,0 +1,13 @@
+//! Journeys: what a person does, through the real binary, against real programs and a real engine.
+//!
+//! Each journey has a home, a socket folder and a checkout of its own, and leaves nothing behind; see `sandbox`.
+//! A journey whose counterpart is missing here says `skipped: REASON` and counts as skipped in `tests/run`.
+
+mod agent_life;
+mod failures;
+mod first_up;
+mod http;
+mod proxy;
+mod sandbox;
+mod shop;
+mod words;

@@ -1,0 +1,36 @@
+//! The proxy as a browser and an attacker meet it.
+
+use crate::http::{get, request};
+use crate::sandbox::Sandbox;
+
+#[test]
+fn hosts_are_exact_and_foreign_ones_get_nothing() {
+    let sandbox = Sandbox::bare();
+    let project = sandbox.example("hello");
+    sandbox.pdev(&["up"]).ok();
+    let (_, port) = sandbox.url(&project, Some("web"));
+    assert_eq!(get("WEB.Main.Hello.LOCALHOST", port, "/").status, 200, "case does not matter");
+    let unknown = get("web.other.hello.localhost", port, "/");
+    assert_eq!(unknown.status, 404);
+    assert!(unknown.body.contains("main.hello.localhost"), "it names what there is: {}", unknown.body);
+    let foreign = get("evil.example.org", port, "/");
+    assert_eq!((foreign.status, foreign.body.as_str()), (421, ""));
+    let json = request("x", port, "GET / HTTP/1.1\r\nHost: no.hello.localhost\r\nAccept: application/json\r\nConnection: close\r\n\r\n");
+    assert_eq!(json.status, 404);
+    assert!(serde_json::from_str::<serde_json::Value>(&json.body).is_ok(), "{}", json.body);
+}
+
+#[test]
+fn a_renamed_branch_keeps_the_preview_and_the_old_host_tells_the_new_one() {
+    let sandbox = Sandbox::bare();
+    let project = sandbox.example("hello");
+    sandbox.pdev(&["up"]).ok();
+    sandbox.git(&project, &["branch", "-m", "main", "feature/new-name"]);
+    sandbox.pdev(&["up"]).ok();
+    let (host, port) = sandbox.url(&project, Some("web"));
+    assert_eq!(host, "web.feature-new-name.hello.localhost");
+    assert_eq!(get(&host, port, "/").status, 200);
+    let old = get("main.hello.localhost", port, "/");
+    assert_eq!(old.status, 404);
+    assert!(old.body.contains("feature-new-name.hello.localhost"), "{}", old.body);
+}

@@ -1,0 +1,98 @@
+//! The shop: two languages, a database, a queue, a job; on both runtimes, and several copies at once.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::http::{get, request};
+use crate::sandbox::{Sandbox, eventually, unit};
+
+fn order(host: &str, port: u16) -> u16 {
+    let body = r#"{"product": 1, "product_id": 1}"#;
+    let text = format!(
+        "POST /api/orders HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    request(host, port, &text).status
+}
+
+fn works(sandbox: &Sandbox, folder: &Path, branch: &str) {
+    let (host, port) = sandbox.url(folder, None);
+    let page = get(&host, port, "/");
+    assert_eq!(page.status, 200, "{}", page.head);
+    assert!(page.body.contains(branch), "the page does not name its branch `{branch}`: {}", page.body);
+    assert_eq!(get(&host, port, "/api/products").status, 200);
+    assert!(order(&host, port) < 300);
+}
+
+fn orders(sandbox: &Sandbox, folder: &Path) -> usize {
+    let (host, port) = sandbox.url(folder, None);
+    let list: serde_json::Value = serde_json::from_str(&get(&host, port, "/api/orders").body).unwrap();
+    let items = list.as_array().or_else(|| list["orders"].as_array()).unwrap_or_else(|| panic!("no orders in {list:#}"));
+    items.len()
+}
+
+fn has_programs(journey: &str) -> bool {
+    let found = |program: &str, arguments: &[&str]| std::process::Command::new(program).args(arguments).output().is_ok_and(|done| done.status.success());
+    let postgres = std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut entries| entries.next().is_some());
+    let all = postgres && found("redis-server", &["--version"]) && found("node", &["--version"]) && found("/usr/bin/python3", &["-c", "import psycopg2, redis"]);
+    if !all {
+        println!("skipped: {journey}: postgresql, redis-server, node, python3-psycopg2 or python3-redis is missing");
+    }
+    all
+}
+
+#[test]
+fn the_shop_runs_as_plain_processes() {
+    if !has_programs("the shop as processes") {
+        return;
+    }
+    let sandbox = Sandbox::bare();
+    let project = sandbox.example("shop");
+    sandbox.pdev(&["up", "--env", "bare"]).ok();
+    let status = sandbox.pdev(&["status", "--env", "bare", "--json"]).ok().json();
+    assert_eq!(unit(&status, "migrate")["state"], "done", "{status:#}");
+    let url = status["url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+    let (host, port) = url.split_once(':').unwrap();
+    let port: u16 = port.trim_end_matches('/').parse().unwrap();
+    assert_eq!(get(host, port, "/").status, 200);
+    assert!(order(host, port) < 300);
+    sandbox.pdev(&["up", "--env", "bare"]).ok().says("nothing changed");
+    drop(project);
+}
+
+#[test]
+fn the_shop_runs_in_containers_twice_with_data_of_its_own() {
+    let Some(sandbox) = Sandbox::with_docker("the shop in containers") else { return };
+    let project = sandbox.example("shop");
+    let copy = sandbox.worktree("feature/cart", "w");
+    sandbox.pdev(&["up"]).ok();
+    sandbox.pdev_in(&copy, &["up"]).ok();
+    works(&sandbox, &project, "main");
+    works(&sandbox, &copy, "feature-cart");
+    assert!(order(&sandbox.url(&project, None).0, sandbox.url(&project, None).1) < 300);
+    eventually("each copy has its own orders", Duration::from_secs(10), || orders(&sandbox, &project) == 2 && orders(&sandbox, &copy) == 1);
+    sandbox.pdev(&["up"]).ok().says("nothing changed");
+    sandbox.pdev(&["down"]).ok();
+    works(&sandbox, &copy, "feature-cart");
+    sandbox.pdev(&["up"]).ok();
+    assert_eq!(orders(&sandbox, &project), 2, "`down` lost the data");
+    sandbox.pdev(&["down", "--volumes"]).ok();
+    sandbox.pdev_in(&copy, &["down", "--volumes"]).ok();
+    assert_eq!(sandbox.docker_objects(), Vec::<String>::new());
+}
+
+#[test]
+fn containers_and_processes_reach_one_another() {
+    let Some(sandbox) = Sandbox::with_docker("a mixed preview") else { return };
+    if !has_programs("a mixed preview") {
+        return;
+    }
+    sandbox.example("shop");
+    sandbox.pdev(&["up", "--env", "mixed"]).ok();
+    let status = sandbox.pdev(&["status", "--env", "mixed", "--json"]).ok().json();
+    assert_eq!(unit(&status, "web")["runtime"], "process");
+    assert_eq!(unit(&status, "api")["runtime"], "docker");
+    let url = status["url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+    let (host, port) = url.split_once(':').unwrap();
+    assert_eq!(get(host, port.trim_end_matches('/').parse().unwrap(), "/").status, 200);
+}
