@@ -24,7 +24,7 @@ use crate::engines::Engines;
 use crate::journal::Journal;
 use crate::places::AgentPlaces;
 use crate::preview::naming;
-use crate::proxy::listen::Listeners;
+use crate::proxy::listen::{Limits, Listeners, Proxy};
 use crate::proxy::routes::Routes;
 use crate::registry::{Intent, Registry};
 use crate::routing::Routing;
@@ -86,12 +86,14 @@ fn tell(options: &AgentOptions, line: &str) {
 async fn serve(options: &AgentOptions) -> Result<(), Problem> {
     let places = AgentPlaces::find(&options.runtime).map_err(|error| Problem::new("places", 500, error.to_string()))?;
     let _lock = lock(&options.runtime.join("agent.lock"))?;
+    // For people and scripts; whether an agent runs is told by the lock, never by this file.
+    drop(std::fs::write(options.runtime.join("agent.pid"), std::process::id().to_string()));
     let listener = listen(&places.socket())?;
     let (shared, journal, listeners) = assemble(&places, options).await?;
     let (stop, stopped) = watch::channel(false);
     let stop = Arc::new(stop);
     let history = tokio::spawn(write_history(shared.bus.clone(), journal));
-    let proxy = listeners.map(|(listeners, routes)| proxy::listen::spawn(listeners, routes));
+    let proxy = listeners.map(|(listeners, routes)| Proxy::start(listeners, routes, &Limits::default()));
     tokio::spawn(signals(Arc::clone(&stop)));
     recover(&shared).await;
     tell(options, "ready");
@@ -165,7 +167,7 @@ async fn assemble(places: &AgentPlaces, options: &AgentOptions) -> Result<(Arc<S
 fn engines(places: &AgentPlaces) -> Engines {
     let docker = drivers::docker::DockerDriver::from_environment();
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("pdev"));
-    let process = drivers::process::ProcessDriver::new(program, places.state.join("previews"), places.runtime.clone());
+    let process = drivers::process::ProcessDriver::new(program, places.state.join("previews"));
     Engines::new(Some(Arc::new(docker)), Some(Arc::new(process)))
 }
 
