@@ -24,8 +24,8 @@ use crate::engines::Engines;
 use crate::journal::Journal;
 use crate::places::AgentPlaces;
 use crate::preview::naming;
-use crate::proxy::listen::{Limits, Listeners, Proxy};
-use crate::proxy::routes::Routes;
+use crate::proxy::{Limits, Listeners, Proxy};
+use crate::proxy::Routes;
 use crate::registry::{Intent, Registry};
 use crate::routing::Routing;
 use crate::shared::Shared;
@@ -147,7 +147,7 @@ async fn assemble(places: &AgentPlaces, options: &AgentOptions) -> Result<(Arc<S
     let delivery =
         credentials::Delivery::open(&places.runtime).map_err(|error| Problem::new("places", 500, error.to_string()))?;
     let routes = Routes::new();
-    let listeners = proxy::listen::bind(remembered_port(places, options)).await;
+    let listeners = proxy::bind(remembered_port(places, options)).await;
     let port = listeners.as_ref().ok().map(Listeners::port);
     if let Some(port) = port {
         drop(crate::disk::replace_file(&places.state.join("proxy-port"), port.to_string().as_bytes(), 0o600));

@@ -7,7 +7,7 @@ use protocol::status::{UnitState, UnitStatus};
 
 use crate::board::Board;
 use crate::preview::Handle;
-use crate::proxy::routes::{PreviewRoutes, Routes, ServiceRoute, State, Target, Upstream};
+use crate::proxy::{PreviewRoutes, Routes, ServiceRoute, State, Target, Upstream};
 use crate::shared::Shared;
 
 pub struct Routing {
