@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +23,8 @@ use crate::engines::Engines;
 use crate::journal::Journal;
 use crate::places::AgentPlaces;
 use crate::preview::naming;
-use crate::proxy::{Limits, Listeners, Proxy};
 use crate::proxy::Routes;
+use crate::proxy::{Limits, Listeners, Proxy};
 use crate::registry::{Intent, Registry};
 use crate::routing::Routing;
 use crate::shared::Shared;
@@ -47,7 +46,7 @@ pub struct AgentOptions {
 }
 
 /// Runs the agent until it is told to stop.
-pub fn run(options: AgentOptions) -> ExitCode {
+pub fn run(options: &AgentOptions) -> u8 {
     if options.background {
         // A session of its own: the terminal's Ctrl-C and hang-up are not meant for it.
         let _new_session = rustix::process::setsid();
@@ -55,7 +54,7 @@ pub fn run(options: AgentOptions) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(serve(&options));
+            let result = runtime.block_on(serve(options));
             // Blocking reads of a stuck disk must not keep a stopped agent alive.
             runtime.shutdown_timeout(Duration::from_secs(1));
             result
@@ -63,10 +62,10 @@ pub fn run(options: AgentOptions) -> ExitCode {
         Err(error) => Err(Problem::new("internal", 500, format!("cannot start the agent's runtime: {error}"))),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(problem) => {
-            tell(&options, &serde_json::to_string(&problem).unwrap_or_else(|_| problem.title.clone()));
-            ExitCode::FAILURE
+            tell(options, &serde_json::to_string(&problem).unwrap_or_else(|_| problem.title.clone()));
+            1
         }
     }
 }
@@ -165,7 +164,7 @@ async fn assemble(places: &AgentPlaces, options: &AgentOptions) -> Result<(Arc<S
 }
 
 fn engines(places: &AgentPlaces) -> Engines {
-    let docker = drivers::docker::DockerDriver::from_environment();
+    let docker = drivers::docker::Docker::new(drivers::docker::Surroundings::from_env());
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("pdev"));
     let process = drivers::process::ProcessDriver::new(program, places.state.join("previews"));
     Engines::new(Some(Arc::new(docker)), Some(Arc::new(process)))

@@ -4,6 +4,7 @@ pub mod contract;
 pub mod docker;
 pub mod driver;
 pub mod fake;
+pub mod ports;
 pub mod process;
 
 pub use driver::{Driver, Places, Problem, ProblemKind, Scope};

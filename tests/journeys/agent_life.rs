@@ -38,7 +38,9 @@ fn a_crashed_program_is_started_again_and_logs_survive_the_agent() {
     let perl = || sandbox.processes().into_iter().find(|(_, command)| command.contains("hello.pl")).map(|(pid, _)| pid);
     let first = perl().unwrap();
     signal(first, "KILL");
-    eventually("it runs again", Duration::from_secs(10), || perl().is_some_and(|pid| pid != first) && get(&host, port, "/").status == 200);
+    eventually("it runs again", Duration::from_secs(10), || {
+        perl().is_some_and(|pid| pid != first) && get(&host, port, "/").status == 200
+    });
     signal(sandbox.agent_pid().unwrap(), "KILL");
     sandbox.pdev(&["logs", "web"]).ok().says("before-the-kill");
 }
@@ -62,7 +64,9 @@ fn the_manifest_may_be_deleted_and_the_folder_too() {
     signal(sandbox.agent_pid().unwrap(), "KILL");
     sandbox.pdev(&["ls"]).ok().says("hello/main");
     sandbox.pdev(&["down", "hello/main"]).ok();
-    eventually("its program is gone", Duration::from_secs(10), || !sandbox.processes().iter().any(|(_, command)| command.contains("hello.pl")));
+    eventually("its program is gone", Duration::from_secs(10), || {
+        !sandbox.processes().iter().any(|(_, command)| command.contains("hello.pl"))
+    });
 }
 
 #[test]
@@ -78,7 +82,9 @@ fn the_agent_may_be_killed_at_any_moment_of_up_and_down() {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         pause = (pause * 37 + 11) % 120;
         std::thread::park_timeout(Duration::from_millis(pause));
-        if let Some(pid) = std::fs::read_to_string(sandbox.path("run/agent.pid")).ok().and_then(|text| text.trim().parse().ok()) {
+        if let Some(pid) =
+            std::fs::read_to_string(sandbox.path("run/agent.pid")).ok().and_then(|text| text.trim().parse().ok())
+        {
             signal(pid, "KILL");
         }
         drop(child.wait());
@@ -99,7 +105,8 @@ fn two_hundred_copies_share_nothing() {
     let copies: u32 = std::env::var("PDEV_COPIES").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let sandbox = Sandbox::bare();
     let project = sandbox.example("hello");
-    let folders: Vec<_> = (0..copies).map(|n| sandbox.worktree(&format!("feature/copy-{n}"), &format!("w{n}"))).collect();
+    let folders: Vec<_> =
+        (0..copies).map(|n| sandbox.worktree(&format!("feature/copy-{n}"), &format!("w{n}"))).collect();
     let mut urls = std::collections::BTreeSet::new();
     for (n, folder) in folders.iter().enumerate() {
         sandbox.pdev_in(folder, &["up"]).ok();

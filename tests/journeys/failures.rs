@@ -33,7 +33,8 @@ fn a_program_that_exits_shows_its_last_lines_and_code() {
 #[test]
 fn a_program_that_keeps_crashing_is_given_up_after_five_restarts() {
     let sandbox = Sandbox::bare();
-    sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sh, -c, 'echo try >> tries; exit 1'] } }"));
+    sandbox
+        .write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sh, -c, 'echo try >> tries; exit 1'] } }"));
     sandbox.pdev(&["up"]).fails_with(1).says("exit code 1");
     let tries = std::fs::read_to_string(sandbox.project().join("tries")).unwrap().lines().count();
     assert_eq!(tries, 6, "the first start and five more");
@@ -61,7 +62,10 @@ fn a_taken_port_names_its_holder() {
     let sandbox = Sandbox::bare();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    sandbox.write("pdev.yaml", &manifest(&format!("{{ port: {{ port: 8080, host: {port} }}, process: {{ command: [sleep, '100'] }} }}")));
+    sandbox.write(
+        "pdev.yaml",
+        &manifest(&format!("{{ port: {{ port: 8080, host: {port} }}, process: {{ command: [sleep, '100'] }} }}")),
+    );
     sandbox.pdev(&["up"]).fails_with(1).says(&port.to_string()).says(&std::process::id().to_string());
 }
 
@@ -71,10 +75,14 @@ fn down_during_up_wins_and_leaves_nothing() {
     sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sleep, '1000'] } }"));
     let mut up = sandbox.command(&sandbox.project(), &["up"]);
     let mut up = up.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    eventually("the program was started", Duration::from_secs(20), || sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000")));
+    eventually("the program was started", Duration::from_secs(20), || {
+        sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000"))
+    });
     sandbox.pdev(&["down"]).ok();
     assert_ne!(up.wait().unwrap().code(), Some(0), "`up` claims success");
-    eventually("the program is gone", Duration::from_secs(10), || !sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000")));
+    eventually("the program is gone", Duration::from_secs(10), || {
+        !sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000"))
+    });
 }
 
 #[test]
@@ -83,13 +91,18 @@ fn a_program_that_ignores_sigterm_is_killed_after_its_grace() {
     sandbox.write("pdev.yaml", &manifest("{ health: none, stop: { grace: 300ms }, process: { command: [sh, -c, 'trap \"\" TERM; while :; do sleep 1000; done'] } }"));
     sandbox.pdev(&["up"]).ok();
     sandbox.pdev(&["down"]).ok();
-    eventually("it is gone", Duration::from_secs(5), || !sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000")));
+    eventually("it is gone", Duration::from_secs(5), || {
+        !sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000"))
+    });
 }
 
 #[test]
 fn grandchildren_that_leave_their_session_are_no_orphans() {
     let sandbox = Sandbox::bare();
-    sandbox.write("pdev.yaml", &manifest("{ health: none, process: { command: [sh, -c, 'setsid sleep 4242 & exec sleep 4243'] } }"));
+    sandbox.write(
+        "pdev.yaml",
+        &manifest("{ health: none, process: { command: [sh, -c, 'setsid sleep 4242 & exec sleep 4243'] } }"),
+    );
     sandbox.pdev(&["up"]).ok();
     let alive = |needle: &str| sandbox.processes().iter().any(|(_, command)| command.contains(needle));
     eventually("the grandchild runs", Duration::from_secs(10), || alive("sleep 4242"));

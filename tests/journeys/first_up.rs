@@ -68,7 +68,10 @@ fn logs_exec_wait_and_subfolders_find_the_preview() {
     let (host, port) = sandbox.url(&project, Some("web"));
     get(&host, port, "/remember-this-line");
     sandbox.pdev_in(&deep, &["logs", "web"]).ok().says("remember-this-line");
-    sandbox.pdev_in(&deep, &["exec", "web", "--", "sh", "-c", "echo name is $NAME; exit 7"]).fails_with(7).says("name is world");
+    sandbox
+        .pdev_in(&deep, &["exec", "web", "--", "sh", "-c", "echo name is $NAME; exit 7"])
+        .fails_with(7)
+        .says("name is world");
     sandbox.pdev_in(&deep, &["ls"]).ok().says("hello/main");
 }
 
@@ -117,13 +120,20 @@ fn secrets_are_files_and_go_with_down() {
     sandbox.write("value.txt", "canary-1234");
     sandbox.pdev(&["up", "--secret", "token=@value.txt"]).ok();
     let seen = sandbox.project().join("seen.txt");
-    eventually("the program read its secret", Duration::from_secs(10), || std::fs::read_to_string(&seen).is_ok_and(|text| text == "canary-1234"));
+    eventually("the program read its secret", Duration::from_secs(10), || {
+        std::fs::read_to_string(&seen).is_ok_and(|text| text == "canary-1234")
+    });
     let status = sandbox.pdev(&["status", "--json"]).ok();
     assert!(!status.all().contains("canary-1234"));
     for (_, command) in sandbox.processes() {
         assert!(!command.contains("canary-1234"), "{command}");
     }
     sandbox.pdev(&["down", "--volumes"]).ok();
-    let kept = std::process::Command::new("grep").args(["-rls", "canary-1234"]).arg(sandbox.path("run")).arg(sandbox.path("home")).output().unwrap();
+    let kept = std::process::Command::new("grep")
+        .args(["-rls", "canary-1234"])
+        .arg(sandbox.path("run"))
+        .arg(sandbox.path("home"))
+        .output()
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&kept.stdout), "", "the secret is still on the disk");
 }

@@ -15,7 +15,11 @@ fn hosts_are_exact_and_foreign_ones_get_nothing() {
     assert!(unknown.body.contains("main.hello.localhost"), "it names what there is: {}", unknown.body);
     let foreign = get("evil.example.org", port, "/");
     assert_eq!((foreign.status, foreign.body.as_str()), (421, ""));
-    let json = request("x", port, "GET / HTTP/1.1\r\nHost: no.hello.localhost\r\nAccept: application/json\r\nConnection: close\r\n\r\n");
+    let json = request(
+        "x",
+        port,
+        "GET / HTTP/1.1\r\nHost: no.hello.localhost\r\nAccept: application/json\r\nConnection: close\r\n\r\n",
+    );
     assert_eq!(json.status, 404);
     assert!(serde_json::from_str::<serde_json::Value>(&json.body).is_ok(), "{}", json.body);
 }

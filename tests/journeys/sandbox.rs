@@ -57,7 +57,8 @@ impl Sandbox {
 
     /// With the machine's engine, if there is one.
     pub fn with_docker(journey: &str) -> Option<Self> {
-        let answers = Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]).stderr(Stdio::null()).output();
+        let answers =
+            Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]).stderr(Stdio::null()).output();
         if answers.is_ok_and(|output| output.status.success()) {
             return Some(Self::new(true));
         }
@@ -197,7 +198,11 @@ impl Sandbox {
         }
         let filter = format!("label=dev.pdev.project={}", self.project().display());
         let mut found = Vec::new();
-        for arguments in [["ps", "-aq", "--filter", &filter], ["network", "ls", "-q", "--filter"], ["volume", "ls", "-q", "--filter"]] {
+        for arguments in [
+            ["ps", "-aq", "--filter", &filter],
+            ["network", "ls", "-q", "--filter"],
+            ["volume", "ls", "-q", "--filter"],
+        ] {
             let mut command = Command::new("docker");
             command.args(arguments);
             if arguments[0] != "ps" {
@@ -272,7 +277,9 @@ pub fn copy_folder(from: &Path, to: &Path) {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        let quietly = |arguments: &[&str]| drop(self.command(&self.project(), arguments).stdout(Stdio::null()).stderr(Stdio::null()).status());
+        let quietly = |arguments: &[&str]| {
+            drop(self.command(&self.project(), arguments).stdout(Stdio::null()).stderr(Stdio::null()).status())
+        };
         quietly(&["down", "--all", "--volumes"]);
         quietly(&["agent", "stop"]);
         for (pid, _) in self.processes() {
@@ -280,7 +287,14 @@ impl Drop for Sandbox {
         }
         for object in self.docker_objects() {
             for arguments in [["rm", "-f"], ["network", "rm"], ["volume", "rm"]] {
-                drop(Command::new("docker").args(arguments).arg(&object).stdout(Stdio::null()).stderr(Stdio::null()).status());
+                drop(
+                    Command::new("docker")
+                        .args(arguments)
+                        .arg(&object)
+                        .stdout(Stdio::null())
+                        .stderr(Stdio::null())
+                        .status(),
+                );
             }
         }
     }

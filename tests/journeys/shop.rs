@@ -27,14 +27,20 @@ fn works(sandbox: &Sandbox, folder: &Path, branch: &str) {
 fn orders(sandbox: &Sandbox, folder: &Path) -> usize {
     let (host, port) = sandbox.url(folder, None);
     let list: serde_json::Value = serde_json::from_str(&get(&host, port, "/api/orders").body).unwrap();
-    let items = list.as_array().or_else(|| list["orders"].as_array()).unwrap_or_else(|| panic!("no orders in {list:#}"));
+    let items =
+        list.as_array().or_else(|| list["orders"].as_array()).unwrap_or_else(|| panic!("no orders in {list:#}"));
     items.len()
 }
 
 fn has_programs(journey: &str) -> bool {
-    let found = |program: &str, arguments: &[&str]| std::process::Command::new(program).args(arguments).output().is_ok_and(|done| done.status.success());
+    let found = |program: &str, arguments: &[&str]| {
+        std::process::Command::new(program).args(arguments).output().is_ok_and(|done| done.status.success())
+    };
     let postgres = std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut entries| entries.next().is_some());
-    let all = postgres && found("redis-server", &["--version"]) && found("node", &["--version"]) && found("/usr/bin/python3", &["-c", "import psycopg2, redis"]);
+    let all = postgres
+        && found("redis-server", &["--version"])
+        && found("node", &["--version"])
+        && found("/usr/bin/python3", &["-c", "import psycopg2, redis"]);
     if !all {
         println!("skipped: {journey}: postgresql, redis-server, node, python3-psycopg2 or python3-redis is missing");
     }
@@ -70,7 +76,9 @@ fn the_shop_runs_in_containers_twice_with_data_of_its_own() {
     works(&sandbox, &project, "main");
     works(&sandbox, &copy, "feature-cart");
     assert!(order(&sandbox.url(&project, None).0, sandbox.url(&project, None).1) < 300);
-    eventually("each copy has its own orders", Duration::from_secs(10), || orders(&sandbox, &project) == 2 && orders(&sandbox, &copy) == 1);
+    eventually("each copy has its own orders", Duration::from_secs(10), || {
+        orders(&sandbox, &project) == 2 && orders(&sandbox, &copy) == 1
+    });
     sandbox.pdev(&["up"]).ok().says("nothing changed");
     sandbox.pdev(&["down"]).ok();
     works(&sandbox, &copy, "feature-cart");

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use drivers::Scope;
+use drivers::driver::{Performed, ProblemKind};
 use plan::application::{ReadyCheck, Unit};
 use plan::step::{Action, Plan, StepId};
 use protocol::EventKind;
@@ -98,9 +99,10 @@ async fn call(
     let unit = action.unit().map(String::as_str);
     before(context, action, held);
     let runtime = runtime_of(action);
-    let performed = match context.shared.engines.driver(runtime) {
-        Ok(driver) => driver.perform(scope, action).await,
-        Err(problem) => Err(problem),
+    let performed = match (action, context.shared.engines.driver(runtime)) {
+        (Action::RemoveVolume { .. }, _) => remove_volume(context, scope, action).await,
+        (_, Ok(driver)) => driver.perform(scope, action).await,
+        (_, Err(problem)) => Err(problem),
     };
     match performed {
         Ok(performed) => {
@@ -118,6 +120,19 @@ async fn call(
             Err(problem)
         }
     }
+}
+
+/// A volume's name does not tell whose it is: each runtime removes its own and knows nothing of the other's.
+async fn remove_volume(context: &Context, scope: &Scope, action: &Action) -> Result<Performed, drivers::Problem> {
+    let mut done = Performed::default();
+    for driver in context.shared.engines.all() {
+        match driver.perform(scope, action).await {
+            Ok(performed) => done.notes.extend(performed.notes),
+            Err(problem) if problem.kind == ProblemKind::Unavailable => {}
+            Err(problem) => return Err(problem),
+        }
+    }
+    Ok(done)
 }
 
 fn before(context: &Context, action: &Action, held: &Mutex<BTreeMap<String, Vec<Held>>>) {

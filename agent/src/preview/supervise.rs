@@ -317,13 +317,14 @@ impl Supervisor {
         let units = scope.application.units.values().filter(|unit| unit.body.runtime() == runtime);
         let mut concerned = false;
         for unit in units.filter(|unit| unit.role != Role::Job) {
-            concerned = true;
             self.probers.remove(&unit.name);
             self.context.board.edit_unit(&unit.name, |status| {
                 if matches!(
                     status.state,
                     UnitState::Ready | UnitState::Starting | UnitState::Unhealthy | UnitState::Restarting
                 ) {
+                    // What is failed or stopped has nothing to come back to: that would be an endless loop of starts.
+                    concerned = true;
                     status.state = UnitState::Unhealthy;
                     status.reason = Some(format!("the {name} runtime is gone: {reason}"));
                 }

@@ -25,6 +25,16 @@ enum AgentCommand {
     Status,
     /// Stop it; previews go on running
     Stop,
+    /// Be it: normally started by the first command that needs it
+    #[command(hide = true)]
+    Run {
+        /// Leave the terminal, and say `ready` on standard output
+        #[arg(long)]
+        background: bool,
+        /// The proxy's port; the next free one if it is taken
+        #[arg(long, value_name = "PORT")]
+        proxy_port: Option<u16>,
+    },
     /// What it wrote about itself
     Logs {
         /// The last so many lines
@@ -37,8 +47,15 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     match &arguments.command {
         AgentCommand::Status => Context::block_on(status(context)),
         AgentCommand::Stop => Context::block_on(stop(context)),
+        AgentCommand::Run { background, proxy_port } => be(*background, *proxy_port),
         AgentCommand::Logs { tail } => logs(*tail, context),
     }
+}
+
+fn be(background: bool, proxy_port: Option<u16>) -> Outcome {
+    let place = Place::from_environment();
+    place.prepare()?;
+    Ok(agent::run(&agent::AgentOptions { runtime: place.folder().to_owned(), background, proxy_port }))
 }
 
 async fn status(context: &Context) -> Outcome {

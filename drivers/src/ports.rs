@@ -1,0 +1,90 @@
+//! Who listens on a port of this machine, for messages about ports that are taken.
+//!
+//! Reads `/proc` only: nothing is bound, connected or signalled. Programs of other users are named as far as the
+//! kernel lets us look; elsewhere than on Linux nobody is found.
+
+use std::fs;
+use std::path::Path;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holder {
+    pub pid: u32,
+    /// Its command line, shortened.
+    pub command: String,
+}
+
+/// A command line is for recognising a program, not for reading it.
+const COMMAND_MAX: usize = 80;
+
+/// The process that listens on this TCP port, on any address.
+#[must_use]
+pub fn holder(port: u16) -> Option<Holder> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let inodes: Vec<String> =
+        tables.iter().flat_map(|table| listening(table, port)).map(|inode| format!("socket:[{inode}]")).collect();
+    if inodes.is_empty() {
+        return None;
+    }
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids: Vec<u32> = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    let pid = pids.into_iter().find(|pid| holds(*pid, &inodes))?;
+    Some(Holder { pid, command: command(pid).unwrap_or_else(|| "?".to_owned()) })
+}
+
+/// Inodes of the sockets in state LISTEN on this port.
+fn listening(table: &str, port: u16) -> Vec<u64> {
+    const LISTEN: &str = "0A";
+    let line = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (_, hex) = fields.get(1)?.rsplit_once(':')?;
+        let here = u16::from_str_radix(hex, 16) == Ok(port) && *fields.get(3)? == LISTEN;
+        here.then(|| fields.get(9)?.parse().ok()).flatten()
+    };
+    table.lines().skip(1).filter_map(line).collect()
+}
+
+fn holds(pid: u32, sockets: &[String]) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    descriptors.flatten().any(|descriptor| {
+        let Ok(target) = fs::read_link(descriptor.path()) else { return false };
+        sockets.iter().any(|socket| Path::new(socket) == target)
+    })
+}
+
+fn command(pid: u32) -> Option<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<_> = line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).collect();
+    let text = words.iter().map(|word| String::from_utf8_lossy(word)).collect::<Vec<_>>().join(" ");
+    if text.is_empty() {
+        return fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim().to_owned());
+    }
+    if text.chars().count() <= COMMAND_MAX {
+        return Some(text);
+    }
+    Some(text.chars().take(COMMAND_MAX - 1).chain(['…']).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_listening_sockets_of_the_port_count() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4711 1\n\
+             1: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000  0 0 4712 1\n\
+             2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4713 1\n";
+        assert_eq!(listening(table, 8080), [4711]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn finds_this_very_process() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        assert_eq!(holder(port).map(|holder| holder.pid), Some(std::process::id()));
+        drop(listener);
+        assert_eq!(holder(port), None);
+    }
+}
