@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use manifest::model::Date;
+use manifest::nearest::nearest;
 use manifest::{Diagnostic, Severity};
 use plan::application::{PreviewId, PreviewName, RuntimeKind};
 use plan::load::{LoadOptions, Loaded, load};
@@ -126,6 +127,18 @@ impl Read {
             problem.diagnostics = view::diagnostics(&self.diagnostics, &self.loaded.sources);
         }
         Err(Failure { exit: exit::WRONG, problem: Box::new(problem) })
+    }
+
+    /// `--service` of a name the manifest does not have.
+    pub(crate) fn refuse_unknown_units(&self, wanted: &[String]) -> Result<(), Failure> {
+        let manifest = &self.loaded.manifest;
+        let known = || manifest.services.keys().chain(manifest.jobs.keys()).chain(manifest.resources.keys());
+        let Some(unknown) = wanted.iter().find(|name| !known().any(|unit| unit == *name)) else { return Ok(()) };
+        let failure = Failure::not_found(format!("`{}` has no service `{unknown}`", self.place.file));
+        Err(match nearest(unknown, known().map(String::as_str)) {
+            Some(near) => failure.hint(format!("Did you mean `{near}`?")),
+            None => failure.hint(format!("It has {}.", known().cloned().collect::<Vec<_>>().join(", "))),
+        })
     }
 
     /// The variables of this process that the manifest names as `${env.X}`; no others leave it.

@@ -38,7 +38,11 @@ async fn here(client: &mut Client, start: &Path, environment: Option<&str>) -> R
     match client.locate(&request).await {
         Ok(reply) if reply.known => Ok(client.status(&reply.preview.id).await?),
         Ok(reply) => {
-            Err(Failure::not_found(format!("nothing is up as `{}`", reply.preview.title)).hint("`pdev up` starts it."))
+            let words = match reply.preview.app.as_str() {
+                "" => format!("nothing is up from `{}`", folder.display()),
+                _ => format!("nothing is up as `{}`", reply.preview.title),
+            };
+            Err(Failure::not_found(words).hint("`pdev up` starts it."))
         }
         Err(error) if error.status() == Some(404) && manifest.is_none() => {
             Err(with_known(folder::nothing_found(start), &client.previews().await?))

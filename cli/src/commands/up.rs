@@ -73,6 +73,7 @@ impl Target {
             Wish { environment: self.environment.as_deref(), sets: &self.sets, runtime: self.runtime.as_deref() };
         let read = checking::read(&place, wish)?;
         read.refuse_errors(context)?;
+        read.refuse_unknown_units(&self.services)?;
         let request = UpRequest {
             folder: place.folder.to_string_lossy().into_owned(),
             file: (place.file != folder::MANIFEST).then_some(place.file),
@@ -220,6 +221,13 @@ fn failed(status: &PreviewStatus, milliseconds: u64, context: &Context) {
     let terminal = &context.terminal;
     let fine = status.units.iter().filter(|unit| matches!(unit.state, UnitState::Ready | UnitState::Done)).count();
     terminal.tell("");
+    if status.units.is_empty() {
+        return terminal.tell(&format!(
+            "{} failed after {}; nothing runs",
+            terminal.paint_error.bold(&status.preview.title),
+            words::duration(milliseconds)
+        ));
+    }
     terminal.tell(&format!(
         "{} failed after {}; {fine} of {} healthy. `pdev status` shows them, `pdev logs` what they wrote.",
         terminal.paint_error.bold(&status.preview.title),

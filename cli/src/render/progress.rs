@@ -98,6 +98,10 @@ impl Board {
             return Vec::new();
         }
         row.told_at = now;
+        // Everything waits at first; the plan has said so.
+        if unit.state == UnitState::Waiting && unit.reason.is_none() {
+            return Vec::new();
+        }
         let took = match (row.began, row.ended) {
             (Some(began), Some(ended)) if ended > began => format!(" after {}", words::duration(ended - began)),
             _ => String::new(),
