@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use agent::disk::Disk;
 use manifest::model::Date;
 use manifest::nearest::nearest;
 use manifest::{Diagnostic, Severity};
@@ -14,10 +15,9 @@ use plan::resolve::{Context as ResolveContext, Git, Resolved, required_ports, re
 use protocol::Problem;
 
 use crate::context::Context;
-use crate::disk::Disk;
 use crate::exit::{self, Failure};
 use crate::folder::ManifestPlace;
-use crate::render::{diagnostic, view};
+use crate::render::diagnostic;
 use crate::words;
 
 /// A manifest as read, and everything found in it, in the order of the files.
@@ -124,7 +124,7 @@ impl Read {
                 .map_or("CODE", |found| found.code.0)
         ));
         if context.json {
-            problem.diagnostics = view::diagnostics(&self.diagnostics, &self.loaded.sources);
+            problem.diagnostics = agent::convert::diagnostics(&self.diagnostics, &self.loaded.sources);
         }
         Err(Failure { exit: exit::WRONG, problem: Box::new(problem) })
     }

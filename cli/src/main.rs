@@ -8,7 +8,6 @@ mod choose;
 mod codes;
 mod commands;
 mod context;
-mod disk;
 mod exit;
 mod folder;
 mod follow;

@@ -55,6 +55,17 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 fn be(background: bool, proxy_port: Option<u16>) -> Outcome {
     let place = Place::from_environment();
     place.prepare()?;
+    if !background && let Ok(client) = Context::block_on_value(Client::connect(&place))? {
+        let info = client.info();
+        return Err(Failure::failed(format!("an agent runs already: pdev {}, pid {}", info.version, info.pid))
+            .hint("`pdev agent stop` ends it; previews go on running."));
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PDEV_LOG");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(!background && std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
     Ok(agent::run(&agent::AgentOptions { runtime: place.folder().to_owned(), background, proxy_port }))
 }
 

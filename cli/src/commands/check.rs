@@ -3,16 +3,16 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use agent::disk::replace_file;
 use manifest::Severity;
 use manifest::fix::{apply, safe_edits};
 use protocol::problem::DiagnosticView;
 
 use crate::checking::{self, Read, Wish};
 use crate::context::Context;
-use crate::disk::replace_file;
 use crate::exit::{self, Failure, Outcome};
 use crate::folder;
-use crate::render::{diagnostic, sarif, view};
+use crate::render::{diagnostic, sarif};
 use crate::words;
 
 #[derive(clap::Args, Debug)]
@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 
 /// Paths relative to where the user stands, so that several manifests do not all become `pdev.yaml`.
 fn views_of(read: &Read, context: &Context) -> Vec<DiagnosticView> {
-    let mut views = view::diagnostics(&read.diagnostics, &read.loaded.sources);
+    let mut views = agent::convert::diagnostics(&read.diagnostics, &read.loaded.sources);
     let Ok(prefix) = read.place.folder.strip_prefix(&context.folder) else { return views };
     let relative = |file: &mut String| *file = prefix.join(&*file).to_string_lossy().into_owned();
     for view in &mut views {

@@ -1,12 +1,12 @@
 //! `pdev module`: what a resource can use, and all its inputs and outputs.
 
+use agent::disk::Disk;
 use catalog::{Input, Module};
 use clap::Subcommand;
 use manifest::{Diagnostic, Span, Spanned};
 use serde_json::{Value, json};
 
 use crate::context::Context;
-use crate::disk::Disk;
 use crate::exit::{Failure, Outcome};
 use crate::folder;
 use crate::render::page;

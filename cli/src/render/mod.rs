@@ -11,4 +11,3 @@ pub(crate) mod schema_field;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod terminal;
-pub(crate) mod view;
