@@ -20,7 +20,7 @@ fn a_wrong_manifest_touches_nothing_and_starts_no_agent() {
 #[test]
 fn no_manifest_says_what_was_looked_for() {
     let sandbox = Sandbox::bare();
-    sandbox.pdev(&["up"]).fails_with(2).says("pdev.yaml");
+    sandbox.pdev(&["up"]).fails_with(4).says("pdev.yaml");
 }
 
 #[test]

@@ -8,7 +8,7 @@ fn check_explain_and_schema_need_no_agent() {
     sandbox.example("shop");
     sandbox.pdev(&["check"]).ok();
     sandbox.pdev(&["schema"]).ok().says("\"$schema\"");
-    sandbox.pdev(&["explain", "services.api.env.DATABASE_URL"]).ok().says("postgres");
+    sandbox.pdev(&["explain", "services.api.env.DATABASE_URL"]).ok().says("pdev.yaml:22");
     sandbox.pdev(&["module", "list"]).ok().says("postgres").says("redis");
     assert!(!sandbox.path("run/agent.sock").exists(), "an agent was started");
 }

@@ -12,7 +12,7 @@ use protocol::exec::{Frame, UPGRADE};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::previews::find;
+use super::previews::find_settled;
 use super::{Api, Problem};
 
 pub(super) async fn exec(
@@ -20,7 +20,7 @@ pub(super) async fn exec(
     Path(preview): Path<String>,
     request: Request<axum::body::Body>,
 ) -> Result<Response, Problem> {
-    let handle = find(&api, &preview)?;
+    let handle = find_settled(&api, &preview).await?;
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let wanted: protocol::exec::ExecRequest = read(body).await?;

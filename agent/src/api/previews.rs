@@ -27,6 +27,19 @@ pub(super) fn find(api: &Api, preview: &str) -> Result<Handle, Problem> {
     })
 }
 
+/// How long a look may wait for an agent that has just started to remember what it was doing.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
+
+/// A preview whose units are known: right after the agent's start its actor first has to find out.
+pub(super) async fn find_settled(api: &Api, preview: &str) -> Result<Handle, Problem> {
+    let handle = find(api, preview)?;
+    let recovering = |state| matches!(state, PreviewState::Starting);
+    let known = handle.board.wait_for(|status| (!status.units.is_empty() || !recovering(status.state)).then_some(()));
+    // Late is not wrong: what is known by then is told.
+    let _in_time = tokio::time::timeout(RECOVERY_LIMIT, known).await;
+    Ok(handle)
+}
+
 fn accepting(api: &Api) -> Result<(), Problem> {
     if api.shared.draining() {
         let problem = protocol::Problem::new("agent_stopping", 503, "the agent is stopping and begins nothing new");
@@ -50,15 +63,27 @@ pub(super) async fn plan(State(api): State<Api>, Body(request): Body<UpRequest>)
 
 pub(super) async fn up(State(api): State<Api>, Body(request): Body<UpRequest>) -> Result<Response, Problem> {
     accepting(&api)?;
-    let (shared, asked) = (api.shared.clone(), request.clone());
-    let named =
-        tokio::task::spawn_blocking(move || naming::bind(&shared, &asked)).await.map_err(|error| internal(&error))?;
-    let handle = named.map_err(Problem)?;
     // Subscribed before the request is made, or its first events could be missed.
     let events = api.shared.bus.subscribe(None).1;
     let detach = request.detach;
-    let operation = handle.up(request, Source::Disk).await.map_err(Problem)?;
+    let operation = begin_up(&api, request).await?;
     Ok(stream::operation(events, operation, detach))
+}
+
+/// The actor of a preview that has just gone may end between being found and being asked: then another one is made.
+async fn begin_up(api: &Api, request: UpRequest) -> Result<u64, Problem> {
+    const TRIES: usize = 3;
+    let mut last = None;
+    for _ in 0..TRIES {
+        let (shared, asked) = (api.shared.clone(), request.clone());
+        let named = tokio::task::spawn_blocking(move || naming::bind(&shared, &asked)).await;
+        let handle = named.map_err(|error| internal(&error))?.map_err(Problem)?;
+        match handle.up(request.clone(), Source::Disk).await {
+            Err(problem) if problem.code == "agent_stopping" && !api.shared.draining() => last = Some(problem),
+            answer => return answer.map_err(Problem),
+        }
+    }
+    Err(Problem(last.unwrap_or_default()))
 }
 
 pub(super) async fn list(State(api): State<Api>) -> Json<Vec<PreviewStatus>> {
@@ -78,7 +103,7 @@ pub(super) async fn status(
     State(api): State<Api>,
     Path(preview): Path<String>,
 ) -> Result<Json<PreviewStatus>, Problem> {
-    find(&api, &preview).map(|handle| Json(present(&handle)))
+    find_settled(&api, &preview).await.map(|handle| Json(present(&handle)))
 }
 
 pub(super) async fn down(
@@ -99,7 +124,7 @@ pub(super) async fn restart(
     Body(request): Body<RestartRequest>,
 ) -> Result<Response, Problem> {
     accepting(&api)?;
-    let handle = find(&api, &preview)?;
+    let handle = find_settled(&api, &preview).await?;
     let events = api.shared.bus.subscribe(None).1;
     let operation = handle.restart(request.units).await.map_err(Problem)?;
     Ok(stream::operation(events, operation, false))

@@ -15,7 +15,7 @@ use protocol::request::{LogEntry, LogQuery};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::previews::find;
+use super::previews::find_settled;
 use super::{Api, Problem};
 use crate::preview::Handle;
 
@@ -65,7 +65,7 @@ pub(super) async fn logs(
     Path(preview): Path<String>,
     Query(query): Query<LogQuery>,
 ) -> Result<Response, Problem> {
-    let handle = find(&api, &preview)?;
+    let handle = find_settled(&api, &preview).await?;
     let units = chosen(&handle, query.units.as_deref())?;
     let lines = merged(&api, &handle, &units, &query).await?;
     let bytes = lines.map(|entry| {

@@ -10,6 +10,7 @@ use protocol::status::{PreviewRef, PreviewState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::desire::fingerprint;
 use super::supervise::Supervisor;
 use super::{Accepted, Context, Handle, MAILBOX, Message, Source, down, up};
 use crate::board::Board;
@@ -43,6 +44,8 @@ const WAITING_MAX: usize = 16;
 struct Operation {
     id: u64,
     kind: Kind,
+    /// The files as they were when it began.
+    fingerprint: String,
     task: Option<JoinHandle<()>>,
 }
 
@@ -88,9 +91,7 @@ impl Actor {
     fn up(&mut self, request: Box<UpRequest>, source: Source, reply: oneshot::Sender<Accepted>) {
         match self.operation.as_ref().map(|running| (running.id, &running.kind)) {
             // The same `up` twice at once is one: the second asker watches the first one's work.
-            Some((id, Kind::Up(running)))
-                if *running == request && source.is_disk() && self.context.live.same_files(&request) =>
-            {
+            Some((id, Kind::Up(running))) if *running == request && source.is_disk() && self.same_files(&request) => {
                 drop(reply.send(Ok(id)));
             }
             Some((_, Kind::Down { .. })) => self.wait(Message::Up { request, source, reply }),
@@ -174,17 +175,28 @@ impl Actor {
         let finished = self.operation.take();
         self.supervisor.resume();
         let was_down = matches!(finished, Some(Operation { kind: Kind::Down { .. }, .. }));
-        let gone = was_down && self.waiting.is_empty() && self.context.shared.registry.get(&self.context.id).is_none();
+        let gone = was_down && self.waiting.is_empty() && self.context.live.forgettable();
+        if gone && let Err(error) = self.context.shared.registry.remove(&self.context.id) {
+            tracing::warn!(%error, "a record of a preview that is gone cannot be removed");
+        }
         for message in std::mem::take(&mut self.waiting) {
             self.take(message);
         }
         gone
     }
 
+    fn same_files(&self, request: &UpRequest) -> bool {
+        self.operation.as_ref().is_some_and(|running| running.fingerprint == fingerprint(request))
+    }
+
     fn begin(&mut self, kind: Kind, phase: PreviewState) -> u64 {
         let id = self.context.shared.next_operation();
         self.context.board.begin(id, phase);
-        self.operation = Some(Operation { id, kind, task: None });
+        let fingerprint = match &kind {
+            Kind::Up(request) => fingerprint(request),
+            _ => String::new(),
+        };
+        self.operation = Some(Operation { id, kind, fingerprint, task: None });
         id
     }
 

@@ -21,13 +21,14 @@ use crate::registry::Intent;
 
 pub(super) async fn run(context: Context, volumes: bool) {
     let begun = Instant::now();
-    let problems = match take_down(&context, volumes).await {
-        Ok(problems) => problems,
-        Err(problem) => vec![problem],
+    let (problems, forgettable) = match take_down(&context, volumes).await {
+        Ok(outcome) => outcome,
+        Err(problem) => (vec![problem], false),
     };
     let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     if problems.is_empty() {
         context.live.clear();
+        context.live.set_forgettable(forgettable);
         context.board.keep_units(&[]);
         let mut status = context.board.status();
         status.state = PreviewState::Down;
@@ -46,7 +47,7 @@ pub(super) async fn run(context: Context, volumes: bool) {
     context.shared.routing.refresh(&context.shared, &context.id);
 }
 
-async fn take_down(context: &Context, volumes: bool) -> Result<Vec<Problem>, Problem> {
+async fn take_down(context: &Context, volumes: bool) -> Result<(Vec<Problem>, bool), Problem> {
     let record = context.shared.registry.get(&context.id);
     let project = record.as_ref().map_or_else(|| PathBuf::from("/"), |record| record.folder.clone());
     context
@@ -67,10 +68,11 @@ async fn take_down(context: &Context, volumes: bool) -> Result<Vec<Problem>, Pro
         context.board.edit_unit(unit, |status| status.state = UnitState::Stopping);
     }
     let problems = execute::execute(context, &scope, &plan, BTreeMap::new()).await;
+    let mut forgettable = false;
     if problems.is_empty() {
-        forget(context, &scope, volumes)?;
+        forgettable = forget(context, &scope, volumes)?;
     }
-    Ok(problems)
+    Ok((problems, forgettable))
 }
 
 /// A scope for a preview whose application is not known any more: enough to take it apart.
@@ -125,7 +127,7 @@ pub(super) fn merge(all: &mut Observed, found: Observed) {
 }
 
 /// After the last step: secrets go, and the record too unless data is kept for it.
-fn forget(context: &Context, scope: &Scope, volumes: bool) -> Result<(), Problem> {
+fn forget(context: &Context, scope: &Scope, volumes: bool) -> Result<bool, Problem> {
     if let Err(error) = context.shared.delivery.forget(&context.id.0) {
         context.board.publish(EventKind::Noted { text: error.to_string() });
     }
@@ -135,11 +137,8 @@ fn forget(context: &Context, scope: &Scope, volumes: bool) -> Result<(), Problem
     drop(std::fs::remove_dir_all(&scope.places.runtime));
     drop(std::fs::remove_dir_all(&scope.places.state));
     let keeps_data = scope.places.data.is_dir() || (!volumes && !scope.application.volumes.is_empty());
-    let registry = &context.shared.registry;
-    let written = if keeps_data {
-        registry.edit(&context.id, |record| record.intent = Intent::Idle)
-    } else {
-        registry.remove(&context.id)
-    };
-    written.map_err(|error| naming::state_problem(&error))
+    let written = context.shared.registry.edit(&context.id, |record| record.intent = Intent::Idle);
+    written.map_err(|error| naming::state_problem(&error))?;
+    // The actor removes the record, because an `up` may wait that needs it.
+    Ok(!keeps_data)
 }

@@ -12,7 +12,6 @@ use plan::Application;
 use plan::application::{Restart, Role, RuntimeKind, Unit};
 use plan::observed::Exit;
 use plan::step::Action;
-use protocol::request::UpRequest;
 use protocol::status::UnitState;
 use tokio::task::JoinHandle;
 
@@ -41,7 +40,8 @@ struct Inner {
     /// Units that an operation is stopping: their exit is no crash.
     stopping: BTreeSet<String>,
     follows: BTreeMap<RuntimeKind, Abort>,
-    fingerprint: Option<String>,
+    /// A `down` left nothing that has to be remembered.
+    forgettable: bool,
 }
 
 /// A task that ends with its owner.
@@ -68,16 +68,8 @@ impl Live {
         self.lock().scope.clone()
     }
 
-    pub(crate) fn set_scope(&self, scope: Scope, fingerprint: Option<String>) {
-        let mut inner = self.lock();
-        inner.scope = Some(scope);
-        inner.fingerprint = fingerprint;
-    }
-
-    /// Whether the files of the running `up` are still as it read them.
-    pub(crate) fn same_files(&self, request: &UpRequest) -> bool {
-        let now = super::desire::fingerprint(request);
-        self.lock().fingerprint.as_deref() == Some(now.as_str())
+    pub(crate) fn set_scope(&self, scope: Scope) {
+        self.lock().scope = Some(scope);
     }
 
     pub(crate) fn set_address(&self, unit: &str, address: Option<IpAddr>) {
@@ -99,6 +91,14 @@ impl Live {
 
     fn stopping(&self, unit: &str) -> bool {
         self.lock().stopping.contains(unit)
+    }
+
+    pub(crate) fn set_forgettable(&self, forgettable: bool) {
+        self.lock().forgettable = forgettable;
+    }
+
+    pub(crate) fn forgettable(&self) -> bool {
+        self.lock().forgettable
     }
 
     pub(crate) fn clear(&self) {

@@ -18,7 +18,7 @@ use protocol::request::UpRequest;
 use protocol::status::{PreviewState, UnitState};
 use protocol::{EventKind, Problem};
 
-use super::desire::{Desired, Source, desire, fingerprint};
+use super::desire::{Desired, Source, desire};
 use super::supervise::{begin_start, follow};
 use super::{Context, Message, UnitSecrets, down, execute, naming};
 use crate::board::Board;
@@ -117,7 +117,7 @@ async fn bring_up(context: &Context, request: &UpRequest, source: &Source) -> Re
         context.board.publish(EventKind::Noted { text: note.clone() });
     }
     context.board.publish(EventKind::Planned { plan: convert::plan_view(&plan) });
-    context.live.set_scope(scope.clone(), Some(fingerprint(request)));
+    context.live.set_scope(scope.clone());
     show_units(context, &scope.application, &observed);
     deliver_secrets(context, &scope.application)?;
     for runtime in runtimes(&scope.application) {

@@ -197,7 +197,10 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8], durable: Durable, mode: u32
         private_folder(folder)?;
     }
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
+    // Two units created at once write the preview's record at once; each needs an unfinished file of its own.
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    name.push(format!(".{}-{number}.new", std::process::id()));
     let fresh = path.with_file_name(name);
     let mut file = File::options().create(true).truncate(true).write(true).mode(mode).open(&fresh)?;
     file.write_all(bytes)?;
