@@ -182,7 +182,7 @@ async fn write_history(bus: Bus, journal: Journal) {
         match events.recv().await {
             Ok(event) => journal.record(&event),
             Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "the journal missed events")
+                tracing::warn!(missed, "the journal missed events");
             }
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
         }

@@ -2,7 +2,7 @@
 //!
 //! Nothing is decided by what stands here; a lost or broken journal is begun anew and costs no preview.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -101,7 +101,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn write_all(connection: &Connection, receiver: &Receiver<Entry>, path: &PathBuf) {
+fn write_all(connection: &Connection, receiver: &Receiver<Entry>, path: &Path) {
     while let Ok(first) = receiver.recv() {
         // What waits together is written together: one transaction, one sync.
         let batch: Vec<Entry> = std::iter::once(first).chain(receiver.try_iter().take(256)).collect();

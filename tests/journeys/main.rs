@@ -2,6 +2,8 @@
 //!
 //! Each journey has a home, a socket folder and a checkout of its own, and leaves nothing behind; see `sandbox`.
 //! A journey whose counterpart is missing here says `skipped: REASON` and counts as skipped in `tests/run`.
+#![expect(clippy::unwrap_used, reason = "a failed step of a journey ends it, with its line")]
+#![expect(clippy::print_stdout, reason = "`tests/run` reads why a journey was skipped")]
 
 mod agent_life;
 mod failures;

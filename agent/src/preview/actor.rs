@@ -230,7 +230,7 @@ impl Actor {
         let problem = Problem::new("busy", 429, format!("{WAITING_MAX} requests wait for this preview already"));
         match message {
             Message::Up { reply, .. } | Message::Down { reply, .. } | Message::Restart { reply, .. } => {
-                drop(reply.send(Err(problem)))
+                drop(reply.send(Err(problem)));
             }
             _ => {}
         }

@@ -294,7 +294,7 @@ impl Supervisor {
             match started {
                 Ok(_) => drop(context.mailbox.send(Message::Started { unit: unit.name }).await),
                 Err(problem) => {
-                    crash::fail_with(&context, &unit.name, crate::convert::problem(&problem, Some(&unit.name)))
+                    crash::fail_with(&context, &unit.name, crate::convert::problem(&problem, Some(&unit.name)));
                 }
             }
         });

@@ -101,7 +101,7 @@ pub fn port_of(check: &Check) -> Option<&str> {
 }
 
 fn milliseconds(duration: Duration) -> String {
-    if duration.as_millis() % 1000 == 0 {
+    if duration.as_millis().is_multiple_of(1000) {
         format!("{} s", duration.as_secs())
     } else {
         format!("{} ms", duration.as_millis())
@@ -137,7 +137,8 @@ mod tests {
 
     #[tokio::test]
     async fn http_answers_are_told_apart() {
-        let cases: &[(&[u8], Option<Vec<u16>>, Result<(), &str>)] = &[
+        type Case<'a> = (&'a [u8], Option<Vec<u16>>, Result<(), &'a str>);
+        let cases: &[Case<'_>] = &[
             (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", None, Ok(())),
             (b"HTTP/1.1 302 Found\r\nlocation: /login\r\n\r\n", None, Ok(())),
             (b"HTTP/1.1 503 Busy\r\ncontent-length: 9\r\n\r\nno db yet", None, Err("GET /x answered 503: no db yet")),
