@@ -278,7 +278,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         let quietly = |arguments: &[&str]| {
-            drop(self.command(&self.project(), arguments).stdout(Stdio::null()).stderr(Stdio::null()).status())
+            drop(self.command(&self.project(), arguments).stdout(Stdio::null()).stderr(Stdio::null()).status());
         };
         quietly(&["down", "--all", "--volumes"]);
         quietly(&["agent", "stop"]);
