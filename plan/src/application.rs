@@ -24,14 +24,10 @@ pub struct PreviewName {
 }
 
 impl PreviewName {
-    /// `shop/feature-login`, with the environment where it is not `local`: how people and messages call it.
+    /// `shop/feature-login`: how people and messages call it. Other environments than `local` stand in the label.
     #[must_use]
     pub fn title(&self) -> String {
-        if self.environment == "local" {
-            format!("{}/{}", self.app, self.branch)
-        } else {
-            format!("{}/{}@{}", self.app, self.branch, self.environment)
-        }
+        format!("{}/{}", self.app, self.branch)
     }
 
     /// Prefix of every object's name at the runtime. Found by label, never by name; the name is for people.

@@ -10,7 +10,7 @@ use crate::problem::Problem;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PreviewRef {
     pub id: String,
-    /// `shop/main`, or `shop/main@preview` outside the environment `local`.
+    /// `shop/main`; outside the environment `local` its name is part of the branch's label: `shop/main-preview`.
     pub title: String,
     pub app: String,
     pub branch: String,

@@ -9,7 +9,7 @@ use drivers::Scope;
 use drivers::driver::ProblemKind;
 use plan::Application;
 use plan::compare::{TeardownOptions, teardown};
-use plan::observed::Observed;
+use plan::observed::{Observed, RunState};
 use protocol::EventKind;
 use protocol::Problem;
 use protocol::status::{PreviewState, UnitState};
@@ -63,9 +63,11 @@ async fn take_down(context: &Context, volumes: bool) -> Result<(Vec<Problem>, bo
     let observed = observe(context, &scope).await?;
     let plan = teardown(&observed, &TeardownOptions { volumes });
     context.board.publish(EventKind::Planned { plan: convert::plan_view(&plan) });
-    for unit in observed.units.keys() {
+    for (unit, seen) in &observed.units {
         context.live.expect_stop(unit, true);
-        context.board.edit_unit(unit, |status| status.state = UnitState::Stopping);
+        if seen.state == RunState::Running {
+            context.board.edit_unit(unit, |status| status.state = UnitState::Stopping);
+        }
     }
     let problems = execute::execute(context, &scope, &plan, BTreeMap::new()).await;
     let mut forgettable = false;
