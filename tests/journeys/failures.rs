@@ -31,6 +31,16 @@ fn a_program_that_exits_shows_its_last_lines_and_code() {
 }
 
 #[test]
+fn a_replaced_program_that_crashes_is_noticed_too() {
+    let sandbox = Sandbox::bare();
+    sandbox.write("pdev.yaml", &manifest("{ health: none, process: { command: [sleep, '1000'] } }"));
+    sandbox.pdev(&["up"]).ok();
+    // Its keeper leaves with the last unit of the old kind; what follows exits has to notice the next one.
+    sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sh, -c, 'echo gone wrong; exit 4'] } }"));
+    sandbox.pdev(&["up"]).fails_with(1).says("exit code 4").says("gone wrong");
+}
+
+#[test]
 fn a_program_that_keeps_crashing_is_given_up_after_five_restarts() {
     let sandbox = Sandbox::bare();
     sandbox

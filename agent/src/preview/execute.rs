@@ -16,7 +16,7 @@ use protocol::status::{UnitState, UnitStatus};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::supervise::begin_start;
+use super::supervise::{begin_start, follow};
 use super::{Context, Message};
 use crate::convert;
 use crate::registry::Held;
@@ -101,6 +101,11 @@ async fn call(
     let runtime = runtime_of(action);
     let performed = match (action, context.shared.engines.driver(runtime)) {
         (Action::RemoveVolume { .. }, _) => remove_volume(context, scope, action).await,
+        // A keeper leaves with its last unit, so what follows it has to be looked at before each start.
+        (Action::Start { .. }, Ok(driver)) => match follow(context, scope, runtime).await {
+            Ok(()) => driver.perform(scope, action).await,
+            Err(problem) => Err(problem),
+        },
         (_, Ok(driver)) => driver.perform(scope, action).await,
         (_, Err(problem)) => Err(problem),
     };

@@ -10,7 +10,7 @@ use drivers::driver::RuntimeEvent;
 use futures_util::StreamExt;
 use plan::Application;
 use plan::application::{Restart, Role, RuntimeKind, Unit};
-use plan::observed::Exit;
+use plan::observed::{Exit, RunState};
 use plan::step::Action;
 use protocol::status::UnitState;
 use tokio::task::JoinHandle;
@@ -288,7 +288,10 @@ impl Supervisor {
             let action = Action::Start { unit: unit.name.clone(), runtime };
             begin_start(&context, &unit.name);
             let started = match context.shared.engines.driver(runtime) {
-                Ok(driver) => driver.perform(&scope, &action).await,
+                Ok(driver) => match follow(&context, &scope, runtime).await {
+                    Ok(()) => driver.perform(&scope, &action).await,
+                    Err(problem) => Err(problem),
+                },
                 Err(problem) => Err(problem),
             };
             match started {
@@ -319,10 +322,7 @@ impl Supervisor {
         for unit in units.filter(|unit| unit.role != Role::Job) {
             self.probers.remove(&unit.name);
             self.context.board.edit_unit(&unit.name, |status| {
-                if matches!(
-                    status.state,
-                    UnitState::Ready | UnitState::Starting | UnitState::Unhealthy | UnitState::Restarting
-                ) {
+                if active(status.state) {
                     // What is failed or stopped has nothing to come back to: that would be an endless loop of starts.
                     concerned = true;
                     status.state = UnitState::Unhealthy;
@@ -333,7 +333,7 @@ impl Supervisor {
         self.publish_routes();
         if concerned {
             let context = self.context.clone();
-            self.returns.insert(runtime, Abort(tokio::spawn(come_back(context, scope, runtime))));
+            self.returns.insert(runtime, Abort(tokio::spawn(reattach(context, scope, runtime))));
         }
     }
 }
@@ -350,19 +350,51 @@ pub(super) fn begin_start(context: &Context, name: &str) {
     });
 }
 
-/// Waits, with growing pauses, until the runtime answers again, then has the preview brought back.
-async fn come_back(context: Context, scope: Scope, runtime: RuntimeKind) {
+/// Waits, with growing pauses, until the runtime answers again, then tells the actor what happened meanwhile.
+async fn reattach(context: Context, scope: Scope, runtime: RuntimeKind) {
     let mut pause = BACK_OFF_FIRST;
-    loop {
-        if let Ok(driver) = context.shared.engines.driver(runtime)
-            && driver.observe(&scope.preview.id, &scope.places).await.is_ok()
-        {
-            drop(context.mailbox.send(Message::Recover { what: "the runtime came back" }).await);
-            return;
-        }
+    while follow(&context, &scope, runtime).await.is_err() {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(BACK_OFF_MAX);
     }
+    let Ok(driver) = context.shared.engines.driver(runtime) else { return };
+    let Ok(observed) = driver.observe(&scope.preview.id, &scope.places).await else { return };
+    let mut missing = false;
+    for unit in scope.application.units.values().filter(|unit| unit.body.runtime() == runtime) {
+        let known = context.board.unit(&unit.name).unwrap_or_default();
+        if !active(known.state) {
+            continue;
+        }
+        let message = match observed.units.get(&unit.name) {
+            Some(seen) => match &seen.state {
+                RunState::Exited(exit) => Message::Runtime {
+                    runtime,
+                    event: RuntimeEvent::Exited {
+                        unit: unit.name.clone(),
+                        handle: seen.handle.clone(),
+                        exit: exit.clone(),
+                    },
+                },
+                _ => {
+                    begin_start(&context, &unit.name);
+                    Message::Started { unit: unit.name.clone() }
+                }
+            },
+            None => {
+                missing = true;
+                continue;
+            }
+        };
+        drop(context.mailbox.send(message).await);
+    }
+    if missing {
+        drop(context.mailbox.send(Message::Recover { what: "the runtime came back without its units" }).await);
+    }
+}
+
+/// States of a unit that should be running now.
+fn active(state: UnitState) -> bool {
+    matches!(state, UnitState::Ready | UnitState::Starting | UnitState::Unhealthy | UnitState::Restarting)
 }
 
 /// 100 ms, 200 ms, 400 ms ... capped at 10 s.
