@@ -54,8 +54,20 @@ impl Client {
     /// # Errors
     /// As the variants say.
     pub async fn connect_or_start(place: &Place, launch: &Launch) -> Result<Self, ClientError> {
-        let connection = start::open_or_start(place, launch).await?;
-        Self::greet(place, connection).await
+        // A killed agent's socket still takes connections until its last thread is gone; then they break.
+        const TRIES: usize = 5;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let met = match start::open_or_start(place, launch).await {
+                Ok(connection) => Self::greet(place, connection).await,
+                Err(error) => Err(error),
+            };
+            match met {
+                Err(ClientError::Broken(_)) if tries < TRIES => {}
+                met => return met,
+            }
+        }
     }
 
     async fn greet(place: &Place, mut connection: Connection) -> Result<Self, ClientError> {
