@@ -123,6 +123,8 @@ impl Engine {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.add_filter("quote", quote);
         environment.add_filter("bytes", bytes);
+        environment.add_filter("sql_name", sql_name);
+        environment.add_filter("sql_text", sql_text);
         environment.add_filter("flags", flags);
         environment.add_filter("urlencode", urlencode);
         let mut scope = JsonMap::new();
@@ -199,6 +201,16 @@ fn quote(text: &str) -> String {
 
 fn bytes(text: &str) -> Result<u64, minijinja::Error> {
     manifest::units::bytes(text).map_err(|words| minijinja::Error::new(ErrorKind::InvalidOperation, words))
+}
+
+/// A quoted identifier of SQL, whatever is inside.
+fn sql_name(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+/// A string literal of SQL, whatever is inside.
+fn sql_text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// Percent-encodes for any part of a URL (RFC 3986, unreserved characters stay).

@@ -347,11 +347,11 @@ impl Checker<'_> {
 
     fn needs(&mut self) {
         let all = self.all_needs();
-        let known: Vec<String> = all.keys().map(|name| (*name).to_owned()).collect();
+        let known: std::collections::BTreeSet<String> = all.keys().map(|name| (*name).to_owned()).collect();
         let missing: Vec<(Spanned<String>, String)> = all
             .values()
             .flat_map(|(needs, path)| needs.iter().map(move |(name, entry)| (name, entry.key, path)))
-            .filter(|(name, _, _)| !known.contains(name))
+            .filter(|(name, _, _)| !known.contains(name.as_str()))
             .map(|(name, span, path)| (Spanned::new(name.clone(), span), join(path, "needs")))
             .collect();
         for (name, path) in missing {

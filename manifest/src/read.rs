@@ -15,6 +15,8 @@ use crate::validate::Validator;
 /// Findings per file that are shown; the rest is counted.
 const SHOWN_MAX: usize = 100;
 const INCLUDES_MAX: usize = 64;
+/// Deeper than any key of the language, and than any `raw` object.
+const SET_PARTS_MAX: usize = 32;
 const DEFAULT_ENVIRONMENT: &str = "local";
 
 /// What reading the files gave: enough to select any environment.
@@ -56,6 +58,9 @@ impl Set {
         let path: Vec<String> = path.split('.').map(str::to_owned).collect();
         if path.iter().any(String::is_empty) {
             return Err("a part of the path is empty".into());
+        }
+        if path.len() > SET_PARTS_MAX {
+            return Err(format!("the path has {} parts; the language has no more than {SET_PARTS_MAX}", path.len()));
         }
         Ok(Self { path, value: value.to_owned(), text: text.to_owned() })
     }

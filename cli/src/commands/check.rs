@@ -157,6 +157,11 @@ fn write_fixes(read: &Read) -> Result<bool, Failure> {
         if edits.is_empty() || text == *source.text {
             continue;
         }
+        // What was not UTF-8 was replaced when it was read: writing that back would lose it.
+        let lossy = |found: &manifest::Diagnostic| found.code == manifest::codes::NOT_UTF8 && found.span.file == file;
+        if read.diagnostics.iter().any(lossy) {
+            continue;
+        }
         let path = read.place.folder.join(&source.path);
         let failed = |error| Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)));
         let mode = std::fs::metadata(&path).map_err(failed)?.permissions().mode() & 0o777;

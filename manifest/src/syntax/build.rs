@@ -12,6 +12,8 @@ use crate::text::{FileId, Span, Spanned};
 
 /// Nodes that aliases may add: a file of a few lines must not become gigabytes.
 const ALIAS_NODES_MAX: usize = 50_000;
+/// Bytes of text that count like one node more, so that one long text aliased often has an end too.
+const BYTES_PER_NODE: usize = 64;
 /// Nesting beyond this is no manifest, and would overflow somebody's stack.
 const DEPTH_MAX: usize = 64;
 
@@ -258,7 +260,7 @@ fn count(node: &Node, limit: usize) -> usize {
             return total;
         }
         match &next.kind {
-            Kind::Scalar(_) => {}
+            Kind::Scalar(scalar) => total += scalar.text.len() / BYTES_PER_NODE,
             Kind::List(items) => open.extend(items),
             Kind::Map(pairs) => open.extend(pairs.iter().map(|pair| &pair.value)),
         }

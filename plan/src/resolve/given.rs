@@ -9,6 +9,10 @@ use super::references::{Value, World, join};
 use crate::application::{PortProtocol, Role, RuntimeKind};
 use crate::naming;
 
+/// An application with more services than this gives each only its own URLs; the others are asked for with
+/// `${services.NAME.url}`.
+const SERVICES_TOLD_MAX: usize = 200;
+
 /// Variable -> value, for a unit that may be a container or a process.
 pub(super) fn environment(world: &World<'_>, draft: &Draft<'_>) -> BTreeMap<String, Value> {
     let mut given = BTreeMap::new();
@@ -18,7 +22,10 @@ pub(super) fn environment(world: &World<'_>, draft: &Draft<'_>) -> BTreeMap<Stri
     let preview = &world.context.preview;
     given.insert("PDEV_PREVIEW".to_owned(), Value::same(preview.title()));
     given.insert("PDEV_COOKIE_DOMAIN".to_owned(), Value::same(naming::preview_host(preview)));
-    for (name, known) in world.units.iter().filter(|(_, known)| known.role == Role::Service) {
+    let services = world.units.iter().filter(|(_, known)| known.role == Role::Service);
+    // Everybody's URLs for everybody grow with the square of the services, and so does the environment's size.
+    let everybody = services.clone().nth(SERVICES_TOLD_MAX).is_none();
+    for (name, known) in services.filter(|(name, _)| everybody || **name == draft.name) {
         let Some(port) = world.main_port(name) else { continue };
         let Some(protocol) = known.ports.get(port).map(|port| port.protocol) else { continue };
         let Some((host, number)) = world.address(draft.runtime, name, port) else { continue };
