@@ -1,0 +1,139 @@
+"""The floors: what a tool that wasted nothing would need for the same objects.
+
+`Engine` speaks to the container engine on its socket over kept connections, one a thread. `processes` starts the same
+programs as the process runtime and asks each for its port every 10 ms. Neither knows of the other tools.
+"""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+TICK = 0.010
+LIMIT = 60
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=LIMIT)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(LIMIT)
+        self.sock.connect(self.path)
+
+
+class Engine:
+    def __init__(self):
+        host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        if not host.startswith("unix://"):
+            raise SystemExit(f"floor: only unix sockets are spoken to, not `{host}`")
+        self.path = host.removeprefix("unix://")
+        self.kept = threading.local()
+        self.pool = ThreadPoolExecutor(10)
+
+    def ask(self, method, path, body=None, wanted=(200, 201, 204, 304)):
+        connection = getattr(self.kept, "connection", None)
+        if connection is None:
+            connection = self.kept.connection = UnixConnection(self.path)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        connection.request(method, "/v1.41" + path, json.dumps(body) if body is not None else None, headers)
+        response = connection.getresponse()
+        text = response.read()
+        if response.status not in wanted:
+            raise RuntimeError(f"{method} {path}: {response.status} {text[:200]}")
+        return json.loads(text) if text[:1] in (b"{", b"[") else None
+
+    def up(self, names, image, chain=False):
+        """Network, containers, start; answers once every service takes connections."""
+        network = self.ask("POST", "/networks/create", {"Name": "pdev-bench-floor"})["Id"]
+
+        def one(name):
+            made = self.ask("POST", f"/containers/create?name=pdev-bench-floor-{name}", {
+                "Image": image, "ExposedPorts": {"8080/tcp": {}}, "Labels": {"pdev-bench": "floor"},
+                "HostConfig": {"NetworkMode": network,
+                               "PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}}})["Id"]
+            if not chain:
+                self.go(made)
+            return made
+
+        containers = list(self.pool.map(one, names))
+        if chain:
+            for container in containers:
+                self.go(container)
+        return network, containers
+
+    def go(self, container):
+        self.ask("POST", f"/containers/{container}/start")
+        found = self.ask("GET", f"/containers/{container}/json")
+        until_answers(int(found["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"]))
+
+    def down(self, made):
+        network, containers = made
+        list(self.pool.map(lambda c: self.ask("DELETE", f"/containers/{c}?force=1&v=1"), containers))
+        self.ask("DELETE", f"/networks/{network}")
+
+    def look(self, containers):
+        """What a run in which nothing changed cannot do without: one list."""
+        return self.ask("GET", "/containers/json?all=1&filters=%7B%22label%22%3A%5B%22pdev-bench%3Dfloor%22%5D%7D")
+
+    def image_bytes(self):
+        return sum(image["Size"] for image in self.ask("GET", "/images/json"))
+
+
+def answers(port):
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return connection.recv(12).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
+def until_answers(port):
+    deadline = time.monotonic() + LIMIT
+    while not answers(port):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nothing answers on port {port} after {LIMIT} s")
+        time.sleep(TICK)
+
+
+def free_ports(count):
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+def processes(program, count, chained, delay_ms):
+    """`count` programs, the first `chained` of them one after the other; answers once all take connections."""
+    started, ports = [], free_ports(count)
+
+    def run(port):
+        environment = {"PORT": str(port), "START_DELAY_MS": str(delay_ms)}
+        started.append(subprocess.Popen([program], env=environment, stdin=subprocess.DEVNULL))
+        return port
+
+    begin = time.monotonic()
+    waiting, chain, links = [run(port) for port in ports[chained:]], ports[:chained], []
+    deadline = begin + LIMIT
+    while waiting or chain or links:
+        if not links and chain:
+            links = [run(chain.pop(0))]
+        waiting = [port for port in waiting if not answers(port)]
+        links = [port for port in links if not answers(port)]
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not all programs answer after {LIMIT} s")
+        if waiting or links:
+            time.sleep(TICK)
+    took = time.monotonic() - begin
+    for one in started:
+        one.kill()
+        one.wait()
+    return took

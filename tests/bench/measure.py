@@ -1,0 +1,476 @@
+"""The rows of the benchmark. Started by `tests/bench/run`, which brings the programs and the image.
+
+In each row the tools take turns, round by round, so that a busy machine is unfair to all of them alike. Every pdev
+lives in a sandbox of its own (home, socket folder) that is taken down at the end, also after a failure.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import floor
+
+LIMIT = 120
+failures = []
+
+
+def run(command, cwd=None, env=None, wanted=0):
+    """Wall time in ms of one command, and its own CPU time (ms) and peak memory (MB)."""
+    with open(os.devnull, "r+") as nothing, tempfile.TemporaryFile() as said:
+        begin = time.monotonic()
+        child = subprocess.Popen(command, cwd=cwd, env=env, stdin=nothing, stdout=nothing, stderr=said)
+        _, status, used = os.wait4(child.pid, 0)
+        took = (time.monotonic() - begin) * 1000
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != wanted:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(map(str, command))}: exit {child.returncode}: {said.read().decode()[-600:]}")
+    return took, (used.ru_utime + used.ru_stime) * 1000, used.ru_maxrss / 1024
+
+
+class Sandbox:
+    """A pdev with a home and an agent of its own."""
+
+    def __init__(self, binary):
+        # Short, because sockets lie in it.
+        self.root = Path(tempfile.mkdtemp(prefix="pb", dir="/tmp"))
+        self.binary = binary
+        for name in ("h", "s", "p"):
+            (self.root / name).mkdir(mode=0o700)
+        kept = {key: os.environ[key] for key in ("PATH", "DOCKER_HOST", "LANG") if key in os.environ}
+        self.env = {**kept, "HOME": str(self.root / "h"), "PDEV_SOCKET_DIR": str(self.root / "s"), "NO_COLOR": "1"}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for words in (["down", "--all", "--volumes"], ["agent", "stop"]):
+            subprocess.run([self.binary, *words], env=self.env, capture_output=True, timeout=300, check=False)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def project(self, name, text):
+        folder = self.root / "p" / name
+        folder.mkdir(exist_ok=True)
+        (folder / "pdev.yaml").write_text(text)
+        return folder
+
+    def git(self, folder, *words):
+        who = ["-c", "user.name=Bench", "-c", "user.email=bench@example.org"]
+        subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, timeout=LIMIT)
+
+    def __call__(self, folder, *words):
+        return run([self.binary, *words], cwd=folder, env=self.env)[0]
+
+    def asked(self, *words):
+        said = subprocess.run([self.binary, *words, "--json"], env=self.env, capture_output=True, timeout=LIMIT, check=True)
+        return json.loads(said.stdout)
+
+
+class Stack:
+    """The same containers written for pdev and for Compose."""
+
+    def __init__(self, sandbox, options, name, count, chain=False):
+        self.names = [f"s{number}" for number in range(count)]
+        pdev, compose = f"pdev: 1\napp: {name}\nservices:\n", f"name: pdev-bench-{name}\nservices:\n"
+        for number, service in enumerate(self.names):
+            after = f"s{number - 1}" if chain and number else None
+            pdev += f"  {service}: {{ image: \"{options.image}\", port: 8080"
+            pdev += f", needs: {{ {after}: healthy }} }}\n" if after else " }\n"
+            compose += f"  {service}:\n    image: {options.image}\n    ports: [\"127.0.0.1::8080\"]\n"
+            if chain:
+                compose += "    healthcheck: { test: [CMD, /stub, check], interval: 1s }\n"
+            if after:
+                compose += f"    depends_on: {{ {after}: {{ condition: service_healthy }} }}\n"
+        self.folder, self.sandbox, self.tool = sandbox.project(name, pdev), sandbox, options.compose
+        (self.folder / "compose.yaml").write_text(compose)
+
+    def pdev(self, *words):
+        return self.sandbox(self.folder, *words)
+
+    def compose(self, *words):
+        return run([self.tool, *words], cwd=self.folder)[0]
+
+
+def process_manifest(name, options, count, chained, delay_ms):
+    text = f"pdev: 1\napp: {name}\nservices:\n"
+    for number in range(count):
+        after = f"needs: {{ s{number - 1}: healthy }}, " if 0 < number < chained else ""
+        text += f"  s{number}: {{ port: 8080, {after}env: {{ START_DELAY_MS: \"{delay_ms}\" }}, "
+        text += f"process: {{ command: [{options.stub}] }} }}\n"
+    return text
+
+
+def figure(values):
+    return f"{min(values):9.2f} {statistics.median(values):9.2f}"
+
+
+def table(title, measured, budget, unit="ms"):
+    """One row: the tools below each other; the ratio is of medians, pdev's over the other's."""
+    print(f"\n{title}  [{unit}; budget: {budget}]\n  {'':34} {'min':>9} {'median':>9}  pdev is")
+    ours = statistics.median(measured["pdev"])
+    for tool, values in measured.items():
+        if not values:
+            print(f"  {tool:34} skipped")
+            continue
+        theirs = statistics.median(values)
+        ratio = "" if tool == "pdev" else f"{ours / theirs:6.2f}x its time" if ours > theirs else f"{theirs / ours:6.1f}x faster"
+        print(f"  {tool:34} {figure(values)}  {ratio}")
+
+
+def verdict(what, held):
+    print(f"  {'held' if held else 'MISSED'}: {what}")
+
+
+def med(values):
+    return statistics.median(values)
+
+
+def compose_or_not(options, call):
+    return call() if options.compose else None
+
+
+def add(measured, tool, value):
+    measured.setdefault(tool, [])
+    if value is not None:
+        measured[tool].append(value)
+
+
+def containers(options):
+    """cold up, unchanged up, status, ls, down of ten containers"""
+    engine, cold, same, down, look, listed = floor.Engine(), {}, {}, {}, {}, {}
+    with Sandbox(options.binary) as sandbox:
+        stack = Stack(sandbox, options, "ten", 10)
+        stack.pdev("ls")  # the agent runs
+        for _ in range(options.rounds):
+            add(cold, "pdev", stack.pdev("up"))
+            add(down, "pdev", stack.pdev("down", "--volumes"))
+            add(cold, "Compose", compose_or_not(options, lambda: stack.compose("up", "-d")))
+            add(down, "Compose", compose_or_not(options, lambda: stack.compose("down", "-v")))
+            begin = time.monotonic()
+            made = engine.up(stack.names, options.image)
+            add(cold, "floor: engine API, parallel", (time.monotonic() - begin) * 1000)
+            begin = time.monotonic()
+            engine.down(made)
+            add(down, "floor: engine API, parallel", (time.monotonic() - begin) * 1000)
+        stack.pdev("up")
+        compose_or_not(options, lambda: stack.compose("up", "-d"))
+        made = engine.up(stack.names, options.image)
+        try:
+            for _ in range(options.rounds * 6):
+                add(same, "pdev", stack.pdev("up"))
+                add(same, "Compose", compose_or_not(options, lambda: stack.compose("up", "-d")))
+                begin = time.monotonic()
+                engine.look(made)
+                add(same, "floor: one list of the engine", (time.monotonic() - begin) * 1000)
+                add(same, "floor: start of a program", run([options.stub, "check"], wanted=1)[0])
+                add(look, "pdev", stack.pdev("status"))
+                add(look, "Compose", compose_or_not(options, lambda: stack.compose("ps")))
+                add(listed, "pdev", stack.pdev("ls"))
+                add(listed, "Compose", compose_or_not(options, lambda: stack.compose("ls")))
+        finally:
+            engine.down(made)
+            compose_or_not(options, lambda: stack.compose("down", "-v"))
+    table("cold up, 10 containers, no gates", cold, "<= 1.05x floor")
+    verdict("1.05x floor", med(cold["pdev"]) <= 1.05 * med(cold["floor: engine API, parallel"]))
+    table("up, nothing changed, 10 containers", same, "<= 8 ms and >= 6x faster than Compose")
+    verdict("8 ms", med(same["pdev"]) <= 8)
+    if same["Compose"]:
+        verdict("6x faster", med(same["pdev"]) * 6 <= med(same["Compose"]))
+    table("status (Compose: ps), 10 containers", look, "<= 5 ms")
+    verdict("5 ms", med(look["pdev"]) <= 5)
+    table("ls", listed, "<= 3 ms")
+    verdict("3 ms", med(listed["pdev"]) <= 3)
+    table("down, 10 containers", down, "none")
+
+
+def gated(options):
+    """three containers, each after the one before is healthy"""
+    engine, took = floor.Engine(), {}
+    with Sandbox(options.binary) as sandbox:
+        stack = Stack(sandbox, options, "chain", 3, chain=True)
+        stack.pdev("ls")
+        for _ in range(options.rounds):
+            add(took, "pdev", stack.pdev("up"))
+            stack.pdev("down", "--volumes")
+            if options.compose:
+                add(took, "Compose up -d --wait, interval 1s", stack.compose("up", "-d", "--wait"))
+                stack.compose("down", "-v")
+            begin = time.monotonic()
+            made = engine.up(stack.names, options.image, chain=True)
+            add(took, "floor: engine API, probe each 10 ms", (time.monotonic() - begin) * 1000)
+            engine.down(made)
+    table("gated start, chain of 3 containers", took, "<= 1.15x floor")
+    verdict("1.15x floor", med(took["pdev"]) <= 1.15 * med(took["floor: engine API, probe each 10 ms"]))
+
+
+def processes(options):
+    """ten local processes, three of them in a chain"""
+    took, listed, delay = {}, {}, 100
+    with Sandbox(options.binary) as sandbox:
+        folder = sandbox.project("ten", process_manifest("ten", options, 10, 3, delay))
+        sandbox(folder, "ls")
+        for _ in range(options.rounds * 2):
+            add(took, "pdev", sandbox(folder, "up"))
+            add(listed, "pdev", sandbox(folder, "ls"))
+            sandbox(folder, "down", "--volumes")
+            add(took, "floor: script, probe each 10 ms", floor.processes(options.stub, 10, 3, delay) * 1000)
+    table(f"gated start, 10 local processes of {delay} ms, chain of 3", took, "<= 1.15x floor")
+    verdict("1.15x floor", med(took["pdev"]) <= 1.15 * med(took["floor: script, probe each 10 ms"]))
+    table("ls right after it", listed, "<= 3 ms")
+
+
+def agent(options):
+    """start of the agent until its socket answers; size of the binary"""
+    took = {}
+    for _ in range(options.rounds * 2):
+        with Sandbox(options.binary) as sandbox:
+            path = str(sandbox.root / "s" / "agent.sock")
+            begin = time.monotonic()
+            child = subprocess.Popen([options.binary, "agent", "run"], env=sandbox.env, stdin=subprocess.DEVNULL,
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while not greeted(path):
+                if time.monotonic() - begin > LIMIT:
+                    raise RuntimeError("the agent's socket never answered")
+                time.sleep(0.0002)
+            add(took, "pdev", (time.monotonic() - begin) * 1000)
+            sandbox(None, "agent", "stop")
+            child.wait(timeout=LIMIT)
+        with Sandbox(options.binary) as sandbox:
+            add(took, "first `ls`, agent started by it", sandbox(None, "ls"))
+        add(took, "start of a program", run([options.stub, "check"], wanted=1)[0])
+        add(took, "pdev --version", run([options.binary, "--version"])[0])
+    table("agent: start until the socket answers", took, "<= 15 ms")
+    verdict("15 ms", med(took["pdev"]) <= 15)
+    size = os.path.getsize(options.binary) / 1e6
+    print(f"\nbinary  [MB; budget: <= 25]\n  pdev {size:.1f}")
+    if options.compose:
+        print(f"  Compose {os.path.getsize(options.compose) / 1e6:.1f}")
+    verdict("25 MB", size <= 25)
+
+
+def greeted(path):
+    connection = floor.UnixConnection(path)
+    try:
+        connection.request("GET", "/v1/agent")
+        connection.getresponse().read()
+        return True
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def memory(pid):
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    rss, pss = (int(re.search(rf"^{field}:\s+(\d+)", text, re.M)[1]) / 1024 for field in ("Rss", "Pss"))
+    return rss, pss
+
+
+def switches(pid):
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.M)[1])
+    return total
+
+
+def children_of_pdev(sandbox, agent_pid):
+    """The keepers: every process of this binary and this sandbox but the agent."""
+    found, mark = [], f"PDEV_SOCKET_DIR={sandbox.root}/s".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == agent_pid:
+            continue
+        try:
+            if os.readlink(entry / "exe") == os.path.realpath(options_binary) and (
+                    mark in (entry / "environ").read_bytes() or str(sandbox.root).encode() in (entry / "cmdline").read_bytes()):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def idle(options):
+    """memory and wake-ups of the agent with no preview and with three"""
+    global options_binary
+    options_binary = options.binary
+    print("\nidle agent  [budget: <= 15 MB with none, <= 30 MB with three previews, 0 wake-ups]")
+    with Sandbox(options.binary) as sandbox:
+        sandbox(None, "ls")
+        resting(sandbox, "no preview", 15)
+        for number in range(3):
+            sandbox(sandbox.project(f"q{number}", process_manifest(f"q{number}", options, 10, 3, 0)), "up")
+        resting(sandbox, "3 previews of 10 processes", 30)
+    if options.engine == "yes":
+        with Sandbox(options.binary) as sandbox:
+            for number in range(3):
+                Stack(sandbox, options, f"idle{number}", 3).pdev("up")
+            resting(sandbox, "3 previews of 3 containers", 30)
+
+
+def resting(sandbox, what, budget):
+    pid = sandbox.asked("agent", "status")["pid"]
+    time.sleep(3)  # What is measured is rest, so the last request has to be over.
+    keepers = children_of_pdev(sandbox, pid)
+    before = {one: switches(one) for one in [pid, *keepers]}
+    time.sleep(10)
+    after = {one: switches(one) - before[one] for one in before}
+    rss, pss = memory(pid)
+    print(f"  {what:28} RSS {rss:5.1f} MB  PSS {pss:5.1f} MB  {after[pid]} wake-ups in 10 s", end="")
+    if keepers:
+        sums = [sum(values) for values in zip(*map(memory, keepers))]
+        print(f"; {len(keepers)} keepers: RSS {sums[0]:.1f} MB  PSS {sums[1]:.1f} MB  {sum(after[one] for one in keepers)} wake-ups", end="")
+    print()
+    verdict(f"{budget} MB", rss <= budget)
+    verdict("0 wake-ups", sum(after.values()) == 0)
+
+
+def manifest(options):
+    """checking manifests of 200, 2,000 and 20,000 lines"""
+    print("\npdev check, start of the program included  [ms; budget of the analysis: 3 / 10 / 60]")
+    with Sandbox(options.binary) as sandbox:
+        for lines, budget in ((200, 3), (2000, 10), (20000, 60)):
+            text = "pdev: 1\napp: long\nservices:\n"
+            for number in range((lines - 3) // 8):
+                text += f"  s{number}:\n    image: example:1\n    port: 8080\n    health: /healthz\n    env:\n"
+                text += f"      NAME: s{number}\n      WHERE: \"${{services.s{max(number - 1, 0)}.host}}\"\n      LEVEL: info\n"
+            folder = sandbox.project(f"l{lines}", text)
+            sandbox(folder, "check")
+            values = [run([options.binary, "check"], cwd=folder, env=sandbox.env) for _ in range(options.rounds * 2)]
+            start = [run([options.binary, "--version"])[0] for _ in range(options.rounds * 2)]
+            took = [one[0] for one in values]
+            print(f"  {text.count(chr(10)):6} lines {figure(took)}  less start {med(took) - med(start):6.2f}  peak {max(one[2] for one in values):.0f} MB")
+            verdict(f"{budget} ms", med(took) - med(start) <= budget)
+
+
+def second(options):
+    """a second copy of the same commit, its images present"""
+    engine, took = floor.Engine(), []
+    print("\nsecond copy of the same commit, 3 containers  [ms; budget: <= 2 s, 0 bytes of images]")
+    with Sandbox(options.binary) as sandbox:
+        first = Stack(sandbox, options, "copy", 3).folder
+        sandbox.git(first, "init", "-q", "-b", "main")
+        sandbox.git(first, "add", "-A")
+        sandbox.git(first, "commit", "-q", "-m", "start")
+        sandbox(first, "up")
+        before = engine.image_bytes()
+        for number in range(options.rounds):
+            copy = sandbox.root / "p" / f"w{number}"
+            begin = time.monotonic()
+            sandbox.git(first, "worktree", "add", "-q", "-b", f"w{number}", str(copy))
+            sandbox(copy, "up")
+            took.append((time.monotonic() - begin) * 1000)
+        grown = engine.image_bytes() - before
+    print(f"  git worktree add and up            {figure(took)}\n  bytes of images  {grown}")
+    verdict("2 s and 0 bytes", med(took) <= 2000 and grown == 0)
+
+
+def copies(options):
+    """many copies of a one-process app: names and ports of their own"""
+    count = options.copies
+    print(f"\n{count} copies of an app of one process  [budget: 0 clashes]")
+    with Sandbox(options.binary) as sandbox:
+        first = sandbox.project("many", process_manifest("many", options, 1, 0, 0))
+        sandbox.git(first, "init", "-q", "-b", "main")
+        sandbox.git(first, "add", "-A")
+        sandbox.git(first, "commit", "-q", "-m", "start")
+        took = []
+        for number in range(count):
+            copy = sandbox.root / "p" / f"c{number}"
+            sandbox.git(first, "worktree", "add", "-q", "-b", f"c{number}", str(copy))
+            took.append(sandbox(copy, "up"))
+        listed = [sandbox(None, "ls") for _ in range(options.rounds * 2)]
+        previews = sandbox.asked("ls")
+        ports = [port for one in previews for unit in one["units"] for port in unit["ports"].values()]
+        good = sum(floor.answers(port) for port in ports)
+        names = {one["url"] for one in previews}
+        print(f"  {len(previews)} previews, {len(names)} names, {len(set(ports))} ports, {good} answer")
+        print(f"  up of one copy, ms                 {figure(took)}  (the last ten: {med(took[-10:]):.1f})")
+        print(f"  ls with all of them, ms            {figure(listed)}")
+        verdict("0 clashes", len(previews) == len(names) == len(set(ports)) == good == count)
+        rss, pss = memory(sandbox.asked("agent", "status")["pid"])
+        print(f"  agent: RSS {rss:.1f} MB  PSS {pss:.1f} MB")
+
+
+def context(options):
+    """an unchanged build context of 5,000 files"""
+    print("\nunchanged build context of 5,000 files  [budget: <= 50 ms cold]")
+    with Sandbox(options.binary) as sandbox:
+        folder = sandbox.project("context", "pdev: 1\napp: context\nservices:\n  web: { build: ., port: 8080 }\n")
+        (folder / "Dockerfile").write_text(f"FROM {options.image}\nCOPY . /files\n")
+        for number in range(5000):
+            place = folder / "files" / str(number // 100)
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.txt").write_text(f"{number}\n" * 50)
+        try:
+            sandbox(folder, "up")
+        except RuntimeError as error:
+            if "cannot build" in str(error):
+                print("  skipped: this pdev cannot build images yet")
+                return
+            raise
+        took = [sandbox(folder, "up") for _ in range(options.rounds * 2)]
+        print(f"  up, nothing changed                {figure(took)}")
+        verdict("50 ms", med(took) <= 50)
+
+
+def proxy(options):
+    """the proxy against direct access"""
+    print("\nproxy against direct access  [budget: +<= 0.10 ms p50, >= 15,000 requests/s at 50, <= 20 MB]")
+    script = Path(__file__).parent / "proxy" / "run"
+    said = subprocess.run([script, "3"], capture_output=True, text=True, timeout=1200, check=False)
+    print("  " + (said.stdout + said.stderr[-600:]).strip().replace("\n", "\n  "))
+    if said.returncode:
+        raise RuntimeError(f"proxy/run ended with {said.returncode}")
+
+
+ROWS = (containers, gated, processes, agent, idle, manifest, second, copies, context, proxy)
+NEED_ENGINE = (containers, gated, second, context)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/bench/run")
+    for name in ("--stub", "--image", "--engine", "--compose", "--binary"):
+        parser.add_argument(name, default="")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--copies", type=int, default=200)
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("rows", nargs="*")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(f"{row.__name__:11} {row.__doc__}" for row in ROWS))
+        return 0
+    options.binary = os.path.abspath(options.binary)
+    unknown = set(options.rows) - {row.__name__ for row in ROWS}
+    if unknown:
+        parser.error(f"no row {', '.join(sorted(unknown))}; see --list")
+    cores = os.cpu_count()
+    print(f"machine: {cores}-core VM, load average {' '.join(f'{one:.1f}' for one in os.getloadavg())}")
+    print(f"pdev: {subprocess.check_output([options.binary, '--version'], text=True).strip()}")
+    if options.compose:
+        print(f"Compose: {subprocess.check_output([options.compose, 'version', '--short'], text=True).strip()}")
+    else:
+        print("skipped: Compose: no docker-compose could be had")
+    for row in ROWS:
+        if options.rows and row.__name__ not in options.rows:
+            continue
+        if row in NEED_ENGINE and options.engine != "yes":
+            print(f"\nskipped: {row.__name__}: no container engine answers")
+            continue
+        try:
+            row(options)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            failures.append(row.__name__)
+            print(f"\nFAILED {row.__name__}: {error}")
+    print(f"\nload average at the end: {' '.join(f'{one:.1f}' for one in os.getloadavg())}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
