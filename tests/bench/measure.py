@@ -275,10 +275,15 @@ def memory(pid):
 
 
 def switches(pid):
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        total += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.M)[1])
-    return total
+    """Voluntary context switches of each thread."""
+    return {task.name: int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.M)[1])
+            for task in Path(f"/proc/{pid}/task").iterdir()}
+
+
+def woken(pid, before):
+    """A thread that ended meanwhile woke up once to do so."""
+    now = switches(pid)
+    return sum(now[task] - before.get(task, 0) for task in now) + len(before.keys() - now.keys())
 
 
 def children_of_pdev(sandbox, agent_pid):
@@ -316,11 +321,11 @@ def idle(options):
 
 def resting(sandbox, what, budget):
     pid = sandbox.asked("agent", "status")["pid"]
-    time.sleep(3)  # What is measured is rest, so the last request has to be over.
+    time.sleep(12)  # What is measured is rest: the last request is over, and idle threads have gone home.
     keepers = children_of_pdev(sandbox, pid)
     before = {one: switches(one) for one in [pid, *keepers]}
     time.sleep(10)
-    after = {one: switches(one) - before[one] for one in before}
+    after = {one: woken(one, before[one]) for one in before}
     rss, pss = memory(pid)
     print(f"  {what:28} RSS {rss:5.1f} MB  PSS {pss:5.1f} MB  {after[pid]} wake-ups in 10 s", end="")
     if keepers:
