@@ -144,7 +144,7 @@ async fn remove_volume(engine: &Engine, scope: &Scope, volume: &str) -> Result<P
 
 async fn create(engine: &Engine, endpoint: &Endpoint, scope: &Scope, name: &str) -> Result<Performed, Problem> {
     let (unit, container) = container(scope, name)?;
-    let reference = images::reference(container, unit)?;
+    let reference = &images::reference(scope, container, unit).await?;
     let image = images::identity(engine, reference).await?.ok_or_else(|| {
         Problem::new(ProblemKind::ImageNotFound, format!("`{name}`: the image `{reference}` is not present"))
     })?;

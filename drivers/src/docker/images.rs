@@ -1,5 +1,4 @@
-//! Which images are there, and pulling those that are not. Building is not done here: a unit that asks for a build is
-//! refused with the way out.
+//! Which images are there, and getting those that are not: pulled, or built (see `build`).
 
 use std::time::Duration;
 
@@ -9,21 +8,19 @@ use futures_util::StreamExt;
 use plan::application::{Body, Container, ImageSource, PullPolicy, Unit};
 use plan::observed::Images;
 
-use super::LOOK;
 use super::apply::container;
 use super::problems::{problem, within};
+use super::{LOOK, build};
 use crate::driver::{Performed, Problem, ProblemKind, ProgressLine, Scope};
 
 /// A pull that reports nothing for so long has stopped.
 const PULL_SILENCE: Duration = Duration::from_secs(120);
 
-pub(super) fn reference<'a>(container: &'a Container, unit: &Unit) -> Result<&'a str, Problem> {
+/// What a unit's container is made from: the reference as written, or the tag of its build.
+pub(super) async fn reference(scope: &Scope, container: &Container, unit: &Unit) -> Result<String, Problem> {
     match &container.image {
-        ImageSource::Reference(reference) => Ok(reference),
-        ImageSource::Build(_) => {
-            Err(Problem::new(ProblemKind::Refused, format!("`{}`: this driver cannot build images", unit.name))
-                .hint("Build the image with `docker build -t NAME .` and write `image: NAME`."))
-        }
+        ImageSource::Reference(reference) => Ok(reference.clone()),
+        ImageSource::Build(spec) => Ok(build::tag(scope, unit, &build::inputs(scope, unit, spec).await?.hash)),
     }
 }
 
@@ -42,17 +39,24 @@ pub(super) async fn images(engine: &Engine, scope: &Scope) -> Result<Images, Pro
         Body::Process(_) => None,
     });
     let looks = containers.map(|(unit, container)| async move {
-        let found = match &container.image {
-            ImageSource::Reference(reference) => identity(engine, reference).await?,
-            ImageSource::Build(_) => None,
+        let (found, reason) = match &container.image {
+            ImageSource::Reference(reference) => (identity(engine, reference).await?, "not present".to_owned()),
+            ImageSource::Build(spec) => {
+                let inputs = build::inputs(scope, unit, spec).await?;
+                let reason = match &inputs.changed {
+                    Some(path) => format!("context changed: {path}"),
+                    None => "not built yet".to_owned(),
+                };
+                (identity(engine, &build::tag(scope, unit, &inputs.hash)).await?, reason)
+            }
         };
-        Ok::<_, Problem>((unit.name.clone(), found))
+        Ok::<_, Problem>((unit.name.clone(), found, reason))
     });
     let mut images = Images::default();
-    for (unit, found) in futures_util::future::try_join_all(looks).await? {
+    for (unit, found, reason) in futures_util::future::try_join_all(looks).await? {
         match found {
             Some(identity) => drop(images.current.insert(unit, identity)),
-            None => drop(images.stale.insert(unit, "not present".to_owned())),
+            None => drop(images.stale.insert(unit, reason)),
         }
     }
     Ok(images)
@@ -60,7 +64,12 @@ pub(super) async fn images(engine: &Engine, scope: &Scope) -> Result<Images, Pro
 
 pub(super) async fn prepare(engine: &Engine, scope: &Scope, name: &str) -> Result<Performed, Problem> {
     let (unit, container) = container(scope, name)?;
-    let reference = reference(container, unit)?;
+    if let ImageSource::Build(spec) = &container.image {
+        let inputs = build::inputs(scope, unit, spec).await?;
+        let tag = build::build(engine, scope, unit, spec, inputs).await?;
+        return Ok(prepared(identity(engine, &tag).await?));
+    }
+    let reference = &reference(scope, container, unit).await?;
     let present = identity(engine, reference).await?;
     let absent =
         || Problem::new(ProblemKind::ImageNotFound, format!("`{name}`: the image `{reference}` is not present"));

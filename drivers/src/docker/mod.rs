@@ -3,10 +3,13 @@
 //! Decides nothing. Keeps one connection and drops it when the engine stops answering; state lives in the engine.
 
 mod apply;
+mod build;
+mod build_inputs;
 mod connect;
 mod context;
 mod exec;
 mod follow;
+mod ignore;
 mod images;
 mod logs;
 mod observe;
