@@ -224,7 +224,7 @@ fn total(spec: &BuildSpec, dockerfile: &[u8], entries: &[Entry], contents: &Know
             Kind::Folder => add(b"folder"),
             Kind::Link { target } => add(target.as_os_str().as_bytes()),
             Kind::File { .. } => {
-                add(contents.get(&entry.path).map(|(_, digest)| digest.as_bytes()).unwrap_or_default())
+                add(contents.get(&entry.path).map(|(_, digest)| digest.as_bytes()).unwrap_or_default());
             }
         }
     }
