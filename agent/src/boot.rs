@@ -84,7 +84,7 @@ fn tell(options: &AgentOptions, line: &str) {
 
 async fn serve(options: &AgentOptions) -> Result<(), Problem> {
     let places = AgentPlaces::find(&options.runtime).map_err(|error| Problem::new("places", 500, error.to_string()))?;
-    let _lock = lock(&options.runtime.join("agent.lock"))?;
+    let lock = lock(&options.runtime.join("agent.lock"))?;
     // For people and scripts; whether an agent runs is told by the lock, never by this file.
     drop(std::fs::write(options.runtime.join("agent.pid"), std::process::id().to_string()));
     let listener = listen(&places.socket())?;
@@ -98,7 +98,7 @@ async fn serve(options: &AgentOptions) -> Result<(), Problem> {
     tell(options, "ready");
     tracing::info!(socket = %places.socket().display(), "listening");
     let api = router(Api { shared: Arc::clone(&shared), stop });
-    accept(listener, api, stopped).await;
+    let spectators = accept(listener, api, stopped, shared.spectators()).await;
     shared.drain();
     for handle in shared.handles() {
         handle.stop().await;
@@ -108,6 +108,9 @@ async fn serve(options: &AgentOptions) -> Result<(), Problem> {
         proxy.shutdown(DRAIN_LIMIT).await;
     }
     history.abort();
+    // Who waits for the end of a stream waits for the end of the agent: the next one may start now.
+    drop(lock);
+    drop(spectators);
     Ok(())
 }
 
@@ -218,8 +221,14 @@ async fn signals(stop: Arc<watch::Sender<bool>>) {
     }
 }
 
-/// Serves until told to stop, then lets what is being answered end within the drain limit.
-async fn accept(listener: UnixListener, api: axum::Router, mut stopped: watch::Receiver<bool>) {
+/// Serves until told to stop, then lets what is being answered end within the drain limit. What is left are the
+/// connections of spectators.
+async fn accept(
+    listener: UnixListener,
+    api: axum::Router,
+    mut stopped: watch::Receiver<bool>,
+    mut spectators: watch::Receiver<usize>,
+) -> JoinSet<()> {
     let mut connections = JoinSet::new();
     let us = rustix::process::getuid().as_raw();
     loop {
@@ -238,7 +247,16 @@ async fn accept(listener: UnixListener, api: axum::Router, mut stopped: watch::R
         }
     }
     drop(listener);
-    drop(tokio::time::timeout(DRAIN_LIMIT, async { while connections.join_next().await.is_some() {} }).await);
+    let answered = async {
+        while connections.len() > *spectators.borrow_and_update() {
+            tokio::select! {
+                _ended = connections.join_next() => {}
+                Ok(()) = spectators.changed() => {}
+            }
+        }
+    };
+    drop(tokio::time::timeout(DRAIN_LIMIT, answered).await);
+    connections
 }
 
 async fn told(stopped: &mut watch::Receiver<bool>) {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use credentials::Delivery;
 use plan::application::PreviewId;
+use tokio::sync::watch;
 
 use crate::bus::Bus;
 use crate::engines::Engines;
@@ -27,6 +28,16 @@ pub struct Shared {
     pub started_at: i64,
     operations: AtomicU64,
     draining: AtomicBool,
+    spectators: watch::Sender<usize>,
+}
+
+/// One open stream that only looks on; counted until it is dropped.
+pub struct Spectator(Arc<Shared>);
+
+impl Drop for Spectator {
+    fn drop(&mut self) {
+        self.0.spectators.send_modify(|open| *open -= 1);
+    }
 }
 
 impl Shared {
@@ -51,6 +62,7 @@ impl Shared {
             // Unique over restarts too, so that a resumed stream never mixes two operations.
             operations: AtomicU64::new(u64::try_from(crate::bus::now_ms()).unwrap_or_default()),
             draining: AtomicBool::new(false),
+            spectators: watch::Sender::new(0),
         })
     }
 
@@ -80,5 +92,16 @@ impl Shared {
 
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Streams that look on end with the agent, so its end does not wait for them.
+    pub fn spectator(self: &Arc<Self>) -> Spectator {
+        self.spectators.send_modify(|open| *open += 1);
+        Spectator(Arc::clone(self))
+    }
+
+    #[must_use]
+    pub fn spectators(&self) -> watch::Receiver<usize> {
+        self.spectators.subscribe()
     }
 }

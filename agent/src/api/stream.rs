@@ -56,7 +56,11 @@ pub(super) async fn all_events(State(api): State<Api>, headers: HeaderMap) -> Re
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     let (missed, events) = api.shared.bus.subscribe(last);
     let live = stream::unfold(events, |mut events| async move { next(&mut events).await.map(|event| (event, events)) });
-    let all = stream::iter(missed).chain(live).map(|event| Ok::<_, Infallible>(sse(&event)));
+    let spectator = api.shared.spectator();
+    let all = stream::iter(missed).chain(live).map(move |event| {
+        let _until_the_reader_leaves = &spectator;
+        Ok::<_, Infallible>(sse(&event))
+    });
     Sse::new(all).keep_alive(KeepAlive::default()).into_response()
 }
 
@@ -68,7 +72,9 @@ pub(super) async fn logs(
     let handle = find_settled(&api, &preview).await?;
     let units = chosen(&handle, query.units.as_deref())?;
     let lines = merged(&api, &handle, &units, &query).await?;
-    let bytes = lines.map(|entry| {
+    let spectator = query.follow.then(|| api.shared.spectator());
+    let bytes = lines.map(move |entry| {
+        let _until_the_reader_leaves = &spectator;
         let mut line = serde_json::to_vec(&entry).unwrap_or_default();
         line.push(b'\n');
         Ok::<_, Infallible>(Bytes::from(line))
