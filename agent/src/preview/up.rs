@@ -149,7 +149,7 @@ async fn prepare(
     source: &Source,
     board: &Arc<Board>,
 ) -> Result<Prepared, Problem> {
-    let default_runtime = default_runtime(shared, request, record).await?;
+    let (default_runtime, seen) = default_runtime(shared, request, record).await?;
     let desired = {
         let (shared, record, request, source) = (Arc::clone(shared), record.clone(), request.clone(), source.clone());
         let work = tokio::task::spawn_blocking(move || desire(&shared, &record, &request, &source, default_runtime));
@@ -163,18 +163,24 @@ async fn prepare(
     fold_job_inputs(&mut application, &job_inputs.collect());
     let places = shared.places.of_preview(&record.name.id, &project);
     let scope = scope_of(shared, board, record.name.clone(), places, Arc::new(application));
-    let (observed, images) = look(shared, &scope).await?;
+    let (observed, images) = look(shared, &scope, seen.as_ref()).await?;
     let plan = compare(&scope.application, &observed, &images, &CompareOptions { force: request.force });
     Ok(Prepared { desired, scope, observed, plan })
 }
 
-/// What exists and which images are current, asked of all runtimes at once.
-async fn look(shared: &Arc<Shared>, scope: &Scope) -> Result<(Observed, Images), Problem> {
+/// What exists and which images are current, asked of all runtimes at once. Containers that were `seen` a moment ago are
+/// not asked for again: nobody else changes this preview meanwhile.
+async fn look(shared: &Arc<Shared>, scope: &Scope, seen: Option<&Observed>) -> Result<(Observed, Images), Problem> {
     let used = runtimes(&scope.application);
     let looks = shared.engines.all().into_iter().map(|driver| {
         let used = used.contains(&driver.runtime());
         async move {
-            let observing = driver.observe(&scope.preview.id, &scope.places);
+            let observing = async {
+                match seen.filter(|_| driver.runtime() == RuntimeKind::Docker) {
+                    Some(seen) => Ok(seen.clone()),
+                    None => driver.observe(&scope.preview.id, &scope.places).await,
+                }
+            };
             let imaging = async { if used { driver.images(scope).await } else { Ok(Images::default()) } };
             let (observed, images) = tokio::join!(observing, imaging);
             // A runtime that nothing of this preview needs may be absent.
@@ -193,21 +199,29 @@ async fn look(shared: &Arc<Shared>, scope: &Scope) -> Result<(Observed, Images),
     Ok((observed, images))
 }
 
-/// Containers where an engine answers, processes elsewhere; once chosen it stays while the preview lives.
-async fn default_runtime(shared: &Arc<Shared>, request: &UpRequest, record: &Record) -> Result<RuntimeKind, Problem> {
+/// Containers where an engine answers, processes elsewhere; once chosen it stays while the preview lives. With it comes
+/// what the engine's answer told about this preview.
+async fn default_runtime(
+    shared: &Arc<Shared>,
+    request: &UpRequest,
+    record: &Record,
+) -> Result<(RuntimeKind, Option<Observed>), Problem> {
     match request.runtime.as_deref() {
-        Some("docker") => return Ok(RuntimeKind::Docker),
-        Some("process") => return Ok(RuntimeKind::Process),
+        Some("docker") => return Ok((RuntimeKind::Docker, None)),
+        Some("process") => return Ok((RuntimeKind::Process, None)),
         Some(other) => {
             let title = format!("unknown runtime `{other}`; known are docker and process");
             return Err(Problem::new("invalid_request", 422, title));
         }
         None => {}
     }
-    let Ok(docker) = shared.engines.driver(RuntimeKind::Docker) else { return Ok(RuntimeKind::Process) };
+    let Ok(docker) = shared.engines.driver(RuntimeKind::Docker) else { return Ok((RuntimeKind::Process, None)) };
     let places = shared.places.of_preview(&record.name.id, &record.folder);
     let answer = tokio::time::timeout(ENGINE_ANSWER_LIMIT, docker.observe(&record.name.id, &places)).await;
-    Ok(if matches!(answer, Ok(Ok(_))) { RuntimeKind::Docker } else { RuntimeKind::Process })
+    Ok(match answer {
+        Ok(Ok(seen)) => (RuntimeKind::Docker, Some(seen)),
+        _ => (RuntimeKind::Process, None),
+    })
 }
 
 fn runtimes(application: &Application) -> BTreeSet<RuntimeKind> {
