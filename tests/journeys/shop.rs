@@ -104,3 +104,23 @@ fn containers_and_processes_reach_one_another() {
     let (host, port) = url.split_once(':').unwrap();
     assert_eq!(get(host, port.trim_end_matches('/').parse().unwrap(), "/").status, 200);
 }
+
+#[test]
+fn copies_from_several_worktrees_run_at_once() {
+    let Some(sandbox) = Sandbox::with_docker("copies of the shop at once") else { return };
+    let copies: usize = std::env::var("PDEV_SHOPS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    sandbox.example("shop");
+    let folders: Vec<_> = (0..copies).map(|n| sandbox.worktree(&format!("copy-{n}"), &format!("s{n}"))).collect();
+    std::thread::scope(|scope| {
+        let ups: Vec<_> = folders.iter().map(|folder| scope.spawn(|| sandbox.pdev_in(folder, &["up"]))).collect();
+        for up in ups {
+            up.join().unwrap().ok();
+        }
+    });
+    for (n, folder) in folders.iter().enumerate() {
+        works(&sandbox, folder, &format!("copy-{n}"));
+        assert_eq!(orders(&sandbox, folder), 1, "copy {n} sees another copy's data");
+    }
+    sandbox.pdev(&["down", "--all", "--volumes"]).ok();
+    assert_eq!(sandbox.docker_objects(), Vec::<String>::new());
+}

@@ -147,6 +147,7 @@ async fn create(engine: &Engine, endpoint: &Endpoint, scope: &Scope, name: &str)
     let reference = &images::reference(scope, container, unit).await?;
     let image = images::identity(engine, reference).await?.ok_or_else(|| {
         Problem::new(ProblemKind::ImageNotFound, format!("`{name}`: the image `{reference}` is not present"))
+            .hint("It was removed, or what it is built from changed meanwhile; run `pdev up` again.")
     })?;
     let existing = observe::find(engine, &scope.preview.id, name).await?;
     if let Some(handle) = existing.filter(|found| same(found, unit, &image)).and_then(|found| found.id) {

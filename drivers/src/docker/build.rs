@@ -66,31 +66,37 @@ pub(super) async fn build(
         options = options.platform(platform);
     }
     let (body, sending) = context(inputs);
-    let mut answers = std::pin::pin!(engine.build_image(options.build(), None, Some(body_stream(body))));
     let mut watch = Watch::new(scope, unit);
-    let outcome = loop {
-        match tokio::time::timeout(SILENCE, answers.next()).await {
-            Err(_) => {
-                break Err(Problem::new(
-                    ProblemKind::Timeout,
-                    format!("`{}`: the build said nothing for {} s", unit.name, SILENCE.as_secs()),
-                ));
-            }
-            Ok(None) => break Ok(()),
-            Ok(Some(Ok(info))) => {
-                if let Some(words) = watch.take(info) {
-                    break Err(watch.failure(&words));
-                }
-            }
-            Ok(Some(Err(error))) => break Err(watch.failure(&problem("the build failed", &error).message)),
-        }
-    };
+    // The answers are dropped with this future: a writer that waits for the engine to read on is then let go.
+    let outcome = listen(engine.build_image(options.build(), None, Some(body_stream(body))), &mut watch).await;
     // Why a file could not be read is a better answer than the engine's complaint about a short tar.
     match (outcome, sending.await) {
         (Err(_), Ok(Err(error))) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Problem::io(format!("`{}`: cannot send the build context", unit.name), &error))
         }
         (outcome, _) => outcome.map(|()| tag),
+    }
+}
+
+async fn listen(
+    answers: impl futures_util::Stream<Item = Result<BuildInfo, bollard::errors::Error>>,
+    watch: &mut Watch<'_>,
+) -> Result<(), Problem> {
+    let mut answers = std::pin::pin!(answers);
+    loop {
+        match tokio::time::timeout(SILENCE, answers.next()).await {
+            Err(_) => {
+                let words = format!("`{}`: the build said nothing for {} s", watch.unit.name, SILENCE.as_secs());
+                return Err(Problem::new(ProblemKind::Timeout, words));
+            }
+            Ok(None) => return Ok(()),
+            Ok(Some(Ok(info))) => {
+                if let Some(words) = watch.take(info) {
+                    return Err(watch.failure(&words));
+                }
+            }
+            Ok(Some(Err(error))) => return Err(watch.failure(&problem("the build failed", &error).message)),
+        }
     }
 }
 

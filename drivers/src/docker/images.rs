@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bollard::Docker as Engine;
-use bollard::query_parameters::CreateImageOptionsBuilder;
+use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptions};
 use futures_util::StreamExt;
-use plan::application::{Body, Container, ImageSource, PullPolicy, Unit};
+use plan::application::{Body, BuildSpec, Container, ImageSource, PullPolicy, Unit};
 use plan::observed::Images;
 
 use super::apply::container;
@@ -65,9 +65,7 @@ pub(super) async fn images(engine: &Engine, scope: &Scope) -> Result<Images, Pro
 pub(super) async fn prepare(engine: &Engine, scope: &Scope, name: &str) -> Result<Performed, Problem> {
     let (unit, container) = container(scope, name)?;
     if let ImageSource::Build(spec) = &container.image {
-        let inputs = build::inputs(scope, unit, spec).await?;
-        let tag = build::build(engine, scope, unit, spec, inputs).await?;
-        return Ok(prepared(identity(engine, &tag).await?));
+        return built(engine, scope, unit, spec).await;
     }
     let reference = &reference(scope, container, unit).await?;
     let present = identity(engine, reference).await?;
@@ -80,6 +78,24 @@ pub(super) async fn prepare(engine: &Engine, scope: &Scope, name: &str) -> Resul
         PullPolicy::Missing | PullPolicy::Always => pull(engine, scope, name, reference).await?,
     }
     Ok(prepared(Some(identity(engine, reference).await?.ok_or_else(absent)?)))
+}
+
+/// Files are hashed before they are sent. An edit in between would put its contents under the wrong hash, so what was
+/// built then is not kept.
+async fn built(engine: &Engine, scope: &Scope, unit: &Unit, spec: &BuildSpec) -> Result<Performed, Problem> {
+    const TRIES: usize = 3;
+    for _ in 0..TRIES {
+        let inputs = build::inputs(scope, unit, spec).await?;
+        let hash = inputs.hash.clone();
+        let tag = build::build(engine, scope, unit, spec, inputs).await?;
+        if build::inputs(scope, unit, spec).await?.hash == hash {
+            return Ok(prepared(identity(engine, &tag).await?));
+        }
+        drop(engine.remove_image(&tag, None::<RemoveImageOptions>, None).await);
+    }
+    let message = format!("`{}`: the build context changed during each of {TRIES} builds", unit.name);
+    Err(Problem::new(ProblemKind::BuildFailed, message)
+        .hint("Leave what changes all the time (logs, build output) out with `.dockerignore`."))
 }
 
 fn prepared(image: Option<String>) -> Performed {
