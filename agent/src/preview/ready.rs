@@ -19,6 +19,8 @@ use super::{Context, Message, crash};
 use crate::bus::now_ms;
 use crate::probe::{self, Grid, Seen};
 
+/// A busy engine may need a moment between a start and the address.
+const ADDRESS_LIMIT: Duration = Duration::from_secs(3);
 /// A module's after-ready commands (create a database) get this long each.
 const AFTER_READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -51,9 +53,16 @@ async fn learn_address(context: &Context, scope: &Scope, unit: &Unit) {
         return;
     }
     let Ok(driver) = context.shared.engines.driver(unit.body.runtime()) else { return };
-    if let Ok(observed) = driver.observe(&scope.preview.id, &scope.places).await {
-        let address = observed.units.get(&unit.name).and_then(|found| found.address);
+    let deadline = Instant::now() + ADDRESS_LIMIT;
+    loop {
+        let observed = driver.observe(&scope.preview.id, &scope.places).await;
+        let address = observed.ok().and_then(|observed| observed.units.get(&unit.name).and_then(|found| found.address));
         context.live.set_address(&unit.name, address);
+        // An engine in a virtual machine has no address for us at all; then its forwarder has to do.
+        if address.is_some() || Instant::now() >= deadline {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -115,7 +124,9 @@ async fn once(context: &Context, scope: &Scope, unit: &Unit, wanted: &Probe) -> 
         return by_command(context, scope, unit, argv, wanted.timeout).await;
     }
     let port = probe::port_of(&wanted.check).unwrap_or("main");
-    probe::network(&wanted.check, &context.live.addresses(unit, port), wanted.timeout).await
+    let forwarded = matches!(unit.body, Body::Container(_)) && !context.live.has_address(&unit.name);
+    let settle = if forwarded { probe::SETTLE_FORWARDED } else { probe::SETTLE_DIRECT };
+    probe::network(&wanted.check, &context.live.addresses(unit, port), wanted.timeout, settle).await
 }
 
 async fn by_command(context: &Context, scope: &Scope, unit: &Unit, argv: &Argv, timeout: Duration) -> Seen {

@@ -80,6 +80,10 @@ impl Live {
         }
     }
 
+    pub(crate) fn has_address(&self, unit: &str) -> bool {
+        self.lock().addresses.contains_key(unit)
+    }
+
     pub(crate) fn expect_stop(&self, unit: &str, expected: bool) {
         let mut inner = self.lock();
         if expected {

@@ -21,21 +21,26 @@ pub enum Seen {
     Bad(String),
 }
 
+/// How long a connection has to stay open before it counts, when the program itself accepted it.
+pub const SETTLE_DIRECT: Duration = Duration::from_millis(2);
+/// The same behind an engine's forwarder, which accepts first and asks the program afterwards.
+pub const SETTLE_FORWARDED: Duration = Duration::from_millis(150);
+
 /// Checks over the network; `Exec` is the caller's, because it needs a driver.
-pub async fn network(check: &Check, addresses: &[SocketAddr], timeout: Duration) -> Seen {
-    match tokio::time::timeout(timeout, look(check, addresses)).await {
+pub async fn network(check: &Check, addresses: &[SocketAddr], timeout: Duration, settle: Duration) -> Seen {
+    match tokio::time::timeout(timeout, look(check, addresses, settle)).await {
         Ok(seen) => seen,
         Err(_) => Seen::Bad(format!("{} gave no answer within {}", describe(check), milliseconds(timeout))),
     }
 }
 
-async fn look(check: &Check, addresses: &[SocketAddr]) -> Seen {
+async fn look(check: &Check, addresses: &[SocketAddr], settle: Duration) -> Seen {
     let stream = match connect(addresses).await {
         Ok(stream) => stream,
         Err(words) => return Seen::Bad(words),
     };
     match check {
-        Check::Tcp { .. } => stays_open(&stream).await,
+        Check::Tcp { .. } => stays_open(&stream, settle).await,
         Check::Http { path, host, headers, status, .. } => {
             let wanted = http::Wanted { path, host: host.as_deref(), headers, status: status.as_deref() };
             http::get(stream, &wanted).await
@@ -61,9 +66,9 @@ async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
 }
 
 /// An engine's port forwarder accepts before the program listens, and closes at once: that is not readiness.
-async fn stays_open(stream: &TcpStream) -> Seen {
+async fn stays_open(stream: &TcpStream, settle: Duration) -> Seen {
     let mut byte = [0u8; 1];
-    match tokio::time::timeout(Duration::from_millis(5), stream.peek(&mut byte)).await {
+    match tokio::time::timeout(settle, stream.peek(&mut byte)).await {
         Ok(Ok(0)) => Seen::Bad("the connection was closed at once".into()),
         Ok(Err(error)) => Seen::Bad(format!("the connection was reset: {error}")),
         Ok(Ok(_)) | Err(_) => Seen::Good,
@@ -148,7 +153,7 @@ mod tests {
         ];
         for (bytes, status, expected) in cases {
             let address = answering(bytes).await;
-            let seen = network(&http("/x", status.clone()), &[address], SECOND).await;
+            let seen = network(&http("/x", status.clone()), &[address], SECOND, SETTLE_DIRECT).await;
             match expected {
                 Ok(()) => assert_eq!(seen, Seen::Good, "{}", String::from_utf8_lossy(bytes)),
                 Err(words) => match seen {
@@ -163,10 +168,10 @@ mod tests {
     async fn a_refused_port_and_a_silent_server_have_words() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let silent = network(&http("/x", None), &[address], Duration::from_millis(30)).await;
+        let silent = network(&http("/x", None), &[address], Duration::from_millis(30), SETTLE_DIRECT).await;
         assert_eq!(silent, Seen::Bad("GET /x gave no answer within 30 ms".into()));
         drop(listener);
-        let refused = network(&Check::Tcp { port: "main".into() }, &[address], SECOND).await;
+        let refused = network(&Check::Tcp { port: "main".into() }, &[address], SECOND, SETTLE_DIRECT).await;
         assert_eq!(refused, Seen::Bad(format!("nothing listens on port {} yet", address.port())));
     }
 
@@ -179,7 +184,10 @@ mod tests {
                 drop(stream);
             }
         });
-        assert!(matches!(network(&Check::Tcp { port: "main".into() }, &[address], SECOND).await, Seen::Bad(_)));
+        assert!(matches!(
+            network(&Check::Tcp { port: "main".into() }, &[address], SECOND, SETTLE_FORWARDED).await,
+            Seen::Bad(_)
+        ));
     }
 
     #[tokio::test]
@@ -187,6 +195,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
         let bad: SocketAddr = format!("[::1]:{}", good.port()).parse().unwrap();
-        assert_eq!(network(&Check::Tcp { port: "main".into() }, &[bad, good], SECOND).await, Seen::Good);
+        assert_eq!(network(&Check::Tcp { port: "main".into() }, &[bad, good], SECOND, SETTLE_DIRECT).await, Seen::Good);
     }
 }
