@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -457,6 +458,8 @@ def main():
     if options.list:
         print("\n".join(f"{row.__name__:11} {row.__doc__}" for row in ROWS))
         return 0
+    # Being told to stop is no reason to leave a sandbox behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.binary = os.path.abspath(options.binary)
     unknown = set(options.rows) - {row.__name__ for row in ROWS}
     if unknown:
