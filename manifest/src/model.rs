@@ -327,7 +327,7 @@ pub enum When {
     Before,
     /// After everything is healthy.
     After,
-    /// Only by `pdev run JOB`.
+    /// Not by `up`; kept for a later `pdev run JOB`.
     Manual,
 }
 

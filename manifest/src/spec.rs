@@ -135,7 +135,7 @@ macro_rules! service_keys {
             key("health", Any(&[In(&HEALTH), Text]), "When it is ready: a path to GET, `none`, or a map with more.", "TCP connect on its port; without a port: still running after 300 ms"),
             key("env", ENVIRONMENT_MAP, "Environment variables.", ""),
             key("volumes", Map(&Any(&[In(&VOLUME), Text])), "Name to a path inside the container: data that survives `down`.", ""),
-            key("size", In(&SIZE), "Limits.", "memory 512Mi, 512 processes; no CPU limit, because a laptop's idle cores are free"),
+            key("size", In(&SIZE), "Limits.", "memory 2Gi, 2048 processes and threads; no CPU limit, because a laptop's idle cores are free"),
             key("needs", NEEDS, "Units that come first, and how far they must be.", "healthy for services and resources, completed for jobs"),
             key("identity", Text, "The cloud identity it acts as.", ""),
             key("secrets", TEXTS, "Secrets it gets as files although no placeholder names them.", ""),
@@ -161,7 +161,7 @@ pub static JOB: Section = Section {
         key(
             "when",
             Choice(&["before", "after", "manual"]),
-            "Before the services that need it, after all is healthy, or only when asked.",
+            "Before the services that need it, after all is healthy, or never by `up` (kept for a later `pdev run`).",
             "before"
         ),
         key("inputs", TEXTS, "Files whose change makes a finished job due again; `*` and `**` are allowed.", ""),
@@ -269,8 +269,8 @@ pub static SIZE: Section = Section {
     doc: "Limits of one service.",
     keys: &[
         key("cpu", Cpu, "Cores: `250m`, `0.5`, `2`.", "no limit"),
-        key("memory", Bytes, "Such as `256Mi`.", "512Mi"),
-        key("pids", Integer { min: 1, max: 4_194_304 }, "Processes and threads.", "512"),
+        key("memory", Bytes, "Such as `256Mi`.", "2Gi: a leak stops one unit, not the laptop"),
+        key("pids", Integer { min: 1, max: 4_194_304 }, "Processes and threads.", "2048"),
     ],
 };
 
