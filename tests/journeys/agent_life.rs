@@ -35,6 +35,10 @@ fn a_crashed_program_is_started_again_and_logs_survive_the_agent() {
     sandbox.pdev(&["up"]).ok();
     let (host, port) = sandbox.url(&project, Some("web"));
     get(&host, port, "/before-the-kill");
+    // Its line is written after the answer.
+    eventually("the request is in the log", Duration::from_secs(10), || {
+        sandbox.pdev(&["logs", "web"]).out.contains("before-the-kill")
+    });
     let perl = || sandbox.processes().into_iter().find(|(_, command)| command.contains("hello.pl")).map(|(pid, _)| pid);
     let first = perl().unwrap();
     signal(first, "KILL");

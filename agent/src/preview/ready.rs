@@ -20,7 +20,7 @@ use crate::bus::now_ms;
 use crate::probe::{self, Grid, Seen};
 
 /// A busy engine may need a moment between a start and the address.
-const ADDRESS_LIMIT: Duration = Duration::from_secs(3);
+const ADDRESS_LIMIT: Duration = if cfg!(target_os = "linux") { Duration::from_secs(3) } else { Duration::ZERO };
 /// A module's after-ready commands (create a database) get this long each.
 const AFTER_READY_LIMIT: Duration = Duration::from_secs(60);
 

@@ -123,11 +123,17 @@ async fn unit(
         hash: label(&summary, HASH).cloned().unwrap_or_default(),
         image: label(&summary, IMAGE).cloned(),
         state: run_state(summary.state, state.as_ref()),
-        address: None,
+        address: reachable(endpoint.and_then(|endpoint| endpoint.ip_address.as_deref())),
         host_ports: summary.labels.as_ref().map(ports_of).unwrap_or_default(),
         started_at: state.as_ref().and_then(|state| millis(state.started_at.as_deref())),
         connected: endpoint.is_some(),
     }))
+}
+
+/// A container's own address, where the engine shares this machine's network. In a virtual machine (macOS) it does
+/// not; then the published port is the only way.
+fn reachable(address: Option<&str>) -> Option<IpAddr> {
+    address.filter(|_| cfg!(target_os = "linux"))?.parse().ok()
 }
 
 pub(super) async fn inspect(engine: &Engine, handle: &str) -> Result<Option<ContainerState>, Problem> {
