@@ -4,6 +4,7 @@
 //! left to it.
 
 use std::collections::BTreeMap;
+use std::collections::HashSet;
 
 use agent::disk::Disk;
 use manifest::model::Date;
@@ -65,7 +66,12 @@ fn certain(loaded: &Loaded, wish: Wish<'_>) -> Vec<Diagnostic> {
     };
     let mut found = runtimes.iter().map(|&runtime| resolved(loaded, wish.environment, runtime).diagnostics);
     let first = found.next().unwrap_or_default();
-    found.fold(first, |kept, other| kept.into_iter().filter(|diagnostic| other.contains(diagnostic)).collect())
+    let key = |found: &Diagnostic| (found.span, found.code, found.message.clone());
+    found.fold(first, |kept, other| {
+        // A set, because a manifest of thousands of lines may have thousands of findings.
+        let other: HashSet<_> = other.iter().map(key).collect();
+        kept.into_iter().filter(|diagnostic| other.contains(&key(diagnostic))).collect()
+    })
 }
 
 /// The application as it would be, with stand-ins for what only the agent hands out.
