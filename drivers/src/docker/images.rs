@@ -1,5 +1,6 @@
 //! Which images are there, and getting those that are not: pulled, or built (see `build`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bollard::Docker as Engine;
@@ -38,25 +39,32 @@ pub(super) async fn images(engine: &Engine, scope: &Scope) -> Result<Images, Pro
         Body::Container(container) => Some((unit, container)),
         Body::Process(_) => None,
     });
-    let looks = containers.map(|(unit, container)| async move {
-        let (found, reason) = match &container.image {
-            ImageSource::Reference(reference) => (identity(engine, reference).await?, "not present".to_owned()),
+    let wanted = containers.map(|(unit, container)| async move {
+        let (reference, reason) = match &container.image {
+            ImageSource::Reference(reference) => (reference.clone(), "not present".to_owned()),
             ImageSource::Build(spec) => {
                 let inputs = build::inputs(scope, unit, spec).await?;
                 let reason = match &inputs.changed {
                     Some(path) => format!("context changed: {path}"),
                     None => "not built yet".to_owned(),
                 };
-                (identity(engine, &build::tag(scope, unit, &inputs.hash)).await?, reason)
+                (build::tag(scope, unit, &inputs.hash), reason)
             }
         };
-        Ok::<_, Problem>((unit.name.clone(), found, reason))
+        Ok::<_, Problem>((unit.name.clone(), reference, reason))
     });
+    let wanted = futures_util::future::try_join_all(wanted).await?;
+    // Ten units of one image are one question.
+    let references: BTreeSet<&String> = wanted.iter().map(|(_, reference, _)| reference).collect();
+    let looks = references
+        .into_iter()
+        .map(|reference| async move { Ok::<_, Problem>((reference.clone(), identity(engine, reference).await?)) });
+    let present: BTreeMap<_, _> = futures_util::future::try_join_all(looks).await?.into_iter().collect();
     let mut images = Images::default();
-    for (unit, found, reason) in futures_util::future::try_join_all(looks).await? {
-        match found {
-            Some(identity) => drop(images.current.insert(unit, identity)),
-            None => drop(images.stale.insert(unit, reason)),
+    for (unit, reference, reason) in &wanted {
+        match present.get(reference).cloned().flatten() {
+            Some(identity) => drop(images.current.insert(unit.clone(), identity)),
+            None => drop(images.stale.insert(unit.clone(), reason.clone())),
         }
     }
     Ok(images)
