@@ -1,18 +1,17 @@
 //! Reading and checking a manifest on this side, so that a wrong one needs no agent.
 //!
-//! Everything the agent would refuse whatever it finds at the time; what depends on a container engine being there is
-//! left to it.
+//! What is found is `plan::check`'s; here are the words of the command line around it.
 
 use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::ffi::OsString;
 
 use agent::disk::Disk;
 use manifest::model::Date;
 use manifest::nearest::nearest;
 use manifest::{Diagnostic, Severity};
-use plan::application::{PreviewId, PreviewName, RuntimeKind};
-use plan::load::{LoadOptions, Loaded, load};
-use plan::resolve::{Context as ResolveContext, Git, Resolved, required_ports, resolve};
+use plan::application::RuntimeKind;
+use plan::check::{Checked, Question, check};
+use plan::load::{LoadOptions, Loaded};
 use protocol::Problem;
 
 use crate::context::Context;
@@ -36,15 +35,21 @@ pub(crate) struct Wish<'a> {
     pub(crate) runtime: Option<&'a str>,
 }
 
-pub(crate) fn read(place: &ManifestPlace, wish: Wish<'_>) -> Result<Read, Failure> {
-    let options = LoadOptions { environment: wish.environment.map(str::to_owned), sets: sets(wish.sets)? };
-    let loaded = load(&place.file, &Disk::new(&place.folder), &options);
-    let mut diagnostics = loaded.diagnostics.clone();
-    if loaded.is_usable() {
-        diagnostics.extend(certain(&loaded, wish));
+impl Wish<'_> {
+    pub(crate) fn question(self) -> Result<Question, Failure> {
+        let runtime = self.runtime.map(|runtime| match runtime {
+            "process" => RuntimeKind::Process,
+            _ => RuntimeKind::Docker,
+        });
+        let options = LoadOptions { environment: self.environment.map(str::to_owned), sets: sets(self.sets)? };
+        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Ok(Question { options, runtime, variables: std::env::vars_os().filter_map(text).collect(), today: today() })
     }
-    diagnostics.sort_by_key(|found| (found.span.file, found.span.start, found.code));
-    diagnostics.dedup();
+}
+
+pub(crate) fn read(place: &ManifestPlace, wish: Wish<'_>) -> Result<Read, Failure> {
+    let question = wish.question()?;
+    let Checked { loaded, diagnostics } = check(&place.file, &Disk::new(&place.folder), &question);
     Ok(Read { place: place.clone(), loaded, diagnostics })
 }
 
@@ -55,48 +60,6 @@ fn sets(texts: &[String]) -> Result<Vec<manifest::Set>, Failure> {
         })
     };
     texts.iter().map(parse).collect()
-}
-
-/// What resolving finds under every runtime that could be chosen.
-fn certain(loaded: &Loaded, wish: Wish<'_>) -> Vec<Diagnostic> {
-    let runtimes: &[RuntimeKind] = match wish.runtime {
-        Some("process") => &[RuntimeKind::Process],
-        Some(_) => &[RuntimeKind::Docker],
-        None => &[RuntimeKind::Docker, RuntimeKind::Process],
-    };
-    let mut found = runtimes.iter().map(|&runtime| resolved(loaded, wish.environment, runtime).diagnostics);
-    let first = found.next().unwrap_or_default();
-    let key = |found: &Diagnostic| (found.span, found.code, found.message.clone());
-    found.fold(first, |kept, other| {
-        // A set, because a manifest of thousands of lines may have thousands of findings.
-        let other: HashSet<_> = other.iter().map(key).collect();
-        kept.into_iter().filter(|diagnostic| other.contains(&key(diagnostic))).collect()
-    })
-}
-
-/// The application as it would be, with stand-ins for what only the agent hands out.
-pub(crate) fn resolved(loaded: &Loaded, environment: Option<&str>, runtime: RuntimeKind) -> Resolved {
-    let preview = PreviewName {
-        id: PreviewId("check".to_owned()),
-        app: plan::naming::app_label(&loaded.manifest.app.name.value).text,
-        branch: "main".to_owned(),
-        environment: environment.unwrap_or("local").to_owned(),
-    };
-    let wishes = required_ports(loaded, runtime).into_iter().zip(20_000_u16..);
-    let context = ResolveContext {
-        preview,
-        default_runtime: runtime,
-        ports: wishes.map(|(wish, stand_in)| ((wish.unit, wish.port), wish.fixed.unwrap_or(stand_in))).collect(),
-        proxy_port: 8642,
-        environment: std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect(),
-        git: Git { branch: Some("main".to_owned()), commit: Some("0".repeat(40)) },
-        secrets_folder: "/run/pdev/secrets".to_owned(),
-        password_seed: String::new(),
-        today: today(),
-    };
-    resolve(loaded, &context)
 }
 
 fn today() -> Date {

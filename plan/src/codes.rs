@@ -15,3 +15,4 @@ pub const HOST_CLASH: Code = Code("PD0260");
 pub const WAIVER_UNUSED: Code = Code("PD0261");
 pub const WAIVER_EXPIRED: Code = Code("PD0262");
 pub const WAIVER_WEAK: Code = Code("PD0263");
+pub const ALLOW_UNUSED: Code = Code("PD0264");

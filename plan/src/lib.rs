@@ -3,7 +3,9 @@
 //! Pure: no clock, disk, network or environment. Planning never asks and never fails half-way.
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod allow;
 pub mod application;
+pub mod check;
 pub mod codes;
 pub mod compare;
 pub mod explain;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use manifest::syntax::{Comment, Node};
 use manifest::{Diagnostic, Files, Manifest, Set, Severity, Sources};
 
 use crate::module::Module;
@@ -28,6 +29,9 @@ pub struct Loaded {
     /// The text `pdev.lock` should have, when it differs from what is there.
     pub lock: Option<String>,
     pub diagnostics: Vec<Diagnostic>,
+    /// The root file's own tree, for editors.
+    pub root: Option<Node>,
+    pub comments: Vec<Comment>,
 }
 
 impl Loaded {
@@ -47,7 +51,8 @@ impl Loaded {
 /// Reads `root` (relative to the folder behind `files`), everything it includes, and the modules its resources use.
 #[must_use]
 pub fn load(root: &str, files: &dyn Files, options: &LoadOptions) -> Loaded {
-    let selected = manifest::read(root, files).select(options.environment.as_deref(), &options.sets);
+    let reading = manifest::read(root, files);
+    let selected = reading.select(options.environment.as_deref(), &options.sets);
     let mut diagnostics = selected.diagnostics;
     // Guardrail PD016 tells the same, and can be waived.
     diagnostics.retain(|found| found.code != manifest::codes::SECRET_LITERAL);
@@ -58,5 +63,7 @@ pub fn load(root: &str, files: &dyn Files, options: &LoadOptions) -> Loaded {
         modules: supplied.modules,
         lock: supplied.lock,
         diagnostics: manifest::sorted(diagnostics),
+        root: reading.root,
+        comments: reading.comments,
     }
 }

@@ -3,6 +3,7 @@
 use manifest::Sources;
 use manifest::nearest::nearest;
 use plan::application::RuntimeKind;
+use plan::check::resolved;
 use plan::explain::{Answer, Explanation, explain, origin_words};
 use serde_json::json;
 
@@ -60,8 +61,7 @@ fn code(code: &str, context: &Context) -> Outcome {
 /// What the schema says of it, and, where a manifest is near, what it is here.
 fn field(path: &str, arguments: &Arguments, context: &Context) -> Outcome {
     let described = schema_field::describe(&manifest::schema::json_schema(), path);
-    let wish = Wish { environment: arguments.environment.as_deref(), sets: &[], runtime: arguments.runtime.as_deref() };
-    let read = folder::above(&context.folder).map(|place| checking::read(&place, wish)).transpose()?;
+    let read = folder::above(&context.folder).map(|place| checking::read(&place, wish(arguments))).transpose()?;
     let (found, near) = match read.as_ref().and_then(|read| here(path, read, arguments)) {
         Some(Answer::One(one)) => (vec![one], None),
         Some(Answer::Branch(all)) => (all, None),
@@ -95,6 +95,10 @@ fn field(path: &str, arguments: &Arguments, context: &Context) -> Outcome {
     crate::done()
 }
 
+fn wish(arguments: &Arguments) -> Wish<'_> {
+    Wish { environment: arguments.environment.as_deref(), sets: &[], runtime: arguments.runtime.as_deref() }
+}
+
 fn values(path: &str, found: &[Explanation], sources: &Sources, paint: Paint) -> Vec<String> {
     let rows: Vec<_> = found
         .iter()
@@ -123,7 +127,8 @@ fn here(path: &str, read: &Read, arguments: &Arguments) -> Option<Answer> {
         _ => RuntimeKind::Docker,
     };
     let loaded = &read.loaded;
-    loaded.is_usable().then(|| explain(&checking::resolved(loaded, arguments.environment.as_deref(), runtime), path))
+    let question = wish(arguments).question().ok()?;
+    loaded.is_usable().then(|| explain(&resolved(loaded, &question, runtime), path))
 }
 
 fn origins(explanation: &Explanation, sources: &Sources) -> Vec<String> {

@@ -1,0 +1,1 @@
+//! The process the editor starts.

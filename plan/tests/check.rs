@@ -1,0 +1,53 @@
+//! What `check` adds to reading and resolving: both runtimes at once, and `# pdev: allow`.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod files;
+
+use std::collections::BTreeMap;
+
+use files::{Memory, TODAY};
+use plan::check::{Question, check};
+
+fn codes(text: &str) -> Vec<&'static str> {
+    let files = Memory(BTreeMap::from([("pdev.yaml".to_owned(), text.to_owned())]));
+    let question = Question { today: TODAY, ..Question::default() };
+    check("pdev.yaml", &files, &question).diagnostics.iter().map(|found| found.code.0).collect()
+}
+
+fn manifest(service: &str) -> String {
+    format!("pdev: 1\napp: shop\nservices:\n{service}\n")
+}
+
+#[test]
+fn a_comment_with_a_reason_silences_its_line_or_the_next() {
+    let cases = [
+        ("  a: { image: \"x:latest\", port: 80 }", true, false),
+        ("  a: { image: \"x:latest\", port: 80 } # pdev: allow PD011 -- on purpose", false, false),
+        ("  # pdev: allow PD011 -- on purpose\n  # and so on\n\n  a: { image: \"x:latest\", port: 80 }", false, false),
+        ("  # pdev: allow PD011\n  a: { image: \"x:latest\", port: 80 }", true, true),
+        ("  # pdev: allow PD011 -- on purpose\n  a: { image: \"x:1\", port: 80 }", false, true),
+        (
+            "  # pdev: allow PD011 -- on purpose\n  b: { image: \"x:1\", port: 81 }\n  a: { image: \"x:latest\" }",
+            true,
+            true,
+        ),
+    ];
+    for (text, told, unused) in cases {
+        let found = codes(&manifest(text));
+        assert_eq!((found.contains(&"PD011"), found.contains(&"PD0264")), (told, unused), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn an_error_cannot_be_silenced() {
+    let found = codes(&manifest("  # pdev: allow PD0110 -- please\n  a: { image: \"x:1\", prot: 80 }"));
+    assert!(found.contains(&"PD0110") && found.contains(&"PD0264"), "{found:?}");
+}
+
+#[test]
+fn the_page_of_unused_comments_is_true() {
+    let page = include_str!("../../docs/codes/PD0264.md");
+    let examples: Vec<&str> = page.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap()).collect();
+    assert!(codes(examples[0]).contains(&"PD0264") && !codes(examples[1]).contains(&"PD0264"));
+    assert!(!codes(examples[1]).contains(&"PD011"));
+}
