@@ -103,6 +103,8 @@ pub trait Driver: Send + Sync {
 pub struct Performed {
     /// The handle of what was created, when something was.
     pub handle: Option<String>,
+    /// Where a unit that was started is reached, when it has an address of its own and that is known already.
+    pub address: Option<IpAddr>,
     /// The image's identity after `PrepareImage`.
     pub image: Option<String>,
     /// Said to the user, as in "the engine is remote: secrets were copied into the container's own layer".

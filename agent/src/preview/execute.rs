@@ -3,6 +3,7 @@
 //! A failed step stops only what depends on it; everything else goes on, and all failures are reported.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -114,7 +115,7 @@ async fn call(
             for note in performed.notes {
                 context.board.publish(EventKind::Noted { text: note });
             }
-            after(context, action, performed.handle).await;
+            after(context, action, performed.handle, performed.address).await;
             Ok(())
         }
         Err(problem) => {
@@ -161,7 +162,7 @@ fn before(context: &Context, action: &Action, held: &Mutex<BTreeMap<String, Vec<
     }
 }
 
-async fn after(context: &Context, action: &Action, handle: Option<String>) {
+async fn after(context: &Context, action: &Action, handle: Option<String>, address: Option<IpAddr>) {
     match action {
         Action::Create { unit, .. } => context.board.edit_unit(unit, |status| {
             status.handle = handle;
@@ -171,6 +172,7 @@ async fn after(context: &Context, action: &Action, handle: Option<String>) {
             if handle.is_some() {
                 context.board.edit_unit(unit, |status| status.handle = handle);
             }
+            context.live.set_address(unit, address);
             drop(context.mailbox.send(Message::Started { unit: unit.clone() }).await);
         }
         Action::Stop { unit, .. } => context.board.edit_unit(unit, |status| status.state = UnitState::Stopped),

@@ -46,10 +46,13 @@ pub(super) async fn watch(context: Context, scope: Scope, application: Arc<Appli
     }
 }
 
-/// A container is probed at its own address, which exists only once it runs.
+/// A container is probed at its own address, which exists only once it runs; mostly the start told it.
 async fn learn_address(context: &Context, scope: &Scope, unit: &Unit) {
     if !matches!(unit.body, Body::Container(_)) {
         context.live.set_address(&unit.name, None);
+        return;
+    }
+    if context.live.has_address(&unit.name) {
         return;
     }
     let Ok(driver) = context.shared.engines.driver(unit.body.runtime()) else { return };

@@ -299,7 +299,10 @@ impl Supervisor {
                 Err(problem) => Err(problem),
             };
             match started {
-                Ok(_) => drop(context.mailbox.send(Message::Started { unit: unit.name }).await),
+                Ok(performed) => {
+                    context.live.set_address(&unit.name, performed.address);
+                    drop(context.mailbox.send(Message::Started { unit: unit.name }).await);
+                }
                 Err(problem) => {
                     crash::fail_with(&context, &unit.name, crate::convert::problem(&problem, Some(&unit.name)));
                 }
@@ -345,6 +348,8 @@ impl Supervisor {
 /// Said before a start is asked for, because a short program's exit may be heard before the start's own answer.
 pub(super) fn begin_start(context: &Context, name: &str) {
     context.live.expect_stop(name, false);
+    // A container may get another address with each start.
+    context.live.set_address(name, None);
     context.board.edit_unit(name, |unit| {
         unit.state = UnitState::Starting;
         unit.reason = None;
@@ -381,6 +386,7 @@ async fn reattach(context: Context, scope: Scope, runtime: RuntimeKind) {
                 },
                 _ => {
                     begin_start(&context, &unit.name);
+                    context.live.set_address(&unit.name, seen.address);
                     Message::Started { unit: unit.name.clone() }
                 }
             },

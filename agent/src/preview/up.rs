@@ -325,6 +325,7 @@ async fn resume_probes(context: &Context, application: &Application, observed: &
             continue;
         }
         begin_start(context, name);
+        context.live.set_address(name, seen.address);
         context.board.edit_unit(name, |status| status.started_at = seen.started_at);
         // A job that runs already is awaited by its exit alone.
         if unit.role != Role::Job {

@@ -179,7 +179,9 @@ async fn create(engine: &Engine, endpoint: &Endpoint, scope: &Scope, name: &str)
         let call = engine.create_container(Some(options), body.clone());
         let answer = tokio::time::timeout(WORK, call).await;
         match answer {
-            Ok(Ok(made)) => return Ok(Performed { handle: Some(made.id), notes: made.warnings, image: None }),
+            Ok(Ok(made)) => {
+                return Ok(Performed { handle: Some(made.id), notes: made.warnings, ..Performed::default() });
+            }
             // The name is another object's; ours are found by label, so any free name will do.
             Ok(Err(error)) if status(&error) == Some(409) && attempt < NAMES => {}
             Ok(Err(error)) => return Err(problem(&format!("cannot create `{name}`"), &error)),
@@ -205,7 +207,8 @@ async fn start(engine: &Engine, scope: &Scope, unit: &str) -> Result<Performed, 
         Ok(Err(error)) => return Err(problem(&format!("cannot start `{unit}`"), &error)),
         Err(_) => return Err(Problem::new(ProblemKind::Timeout, format!("cannot start `{unit}`: no answer in time"))),
     }
-    Ok(Performed { handle: Some(handle), ..Performed::default() })
+    let address = observe::address(engine, &handle).await;
+    Ok(Performed { handle: Some(handle), address, ..Performed::default() })
 }
 
 async fn stop(engine: &Engine, scope: &Scope, name: &str) -> Result<Performed, Problem> {

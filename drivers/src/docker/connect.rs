@@ -3,7 +3,15 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+#[cfg(unix)]
+use bollard::BollardRequest;
 use bollard::{API_DEFAULT_VERSION, Docker};
+#[cfg(unix)]
+use futures_util::TryFutureExt;
+#[cfg(unix)]
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+#[cfg(unix)]
+use hyperlocal::UnixConnector;
 
 use super::context::{Endpoint, Surroundings, choose};
 use crate::driver::{Problem, ProblemKind};
@@ -11,6 +19,9 @@ use crate::driver::{Problem, ProblemKind};
 const PING: Duration = Duration::from_secs(2);
 /// bollard's own limit for one answer; ours are shorter, and long calls are streams.
 const ANSWER_SECONDS: u64 = 120;
+/// Idle connections kept: as many as one `up` uses at once.
+#[cfg(unix)]
+const KEPT: usize = 8;
 
 pub(super) async fn connect(around: Surroundings) -> Result<(Docker, Endpoint), Problem> {
     let endpoint = tokio::task::spawn_blocking(move || choose(&around))
@@ -27,10 +38,31 @@ pub(super) async fn connect(around: Surroundings) -> Result<(Docker, Endpoint), 
 }
 
 fn client(endpoint: &Endpoint) -> Result<Docker, bollard::errors::Error> {
+    #[cfg(unix)]
+    if let Some(path) = endpoint.host.strip_prefix("unix://") {
+        return pooled(path);
+    }
     if endpoint.host.starts_with("tcp://") || endpoint.host.starts_with("http://") {
         return Docker::connect_with_http(&endpoint.host, ANSWER_SECONDS, API_DEFAULT_VERSION);
     }
     Docker::connect_with_host(&endpoint.host)
+}
+
+/// Keeps connections between calls, which bollard does not: a no-op `up` of ten containers asks a dozen questions, and
+/// each cost a new connection and a new goroutine in the engine. A kept connection that the engine closed meanwhile is
+/// replaced by the pool before a request is lost. No timer looks after the pool, so an idle agent sleeps.
+#[cfg(unix)]
+fn pooled(path: &str) -> Result<Docker, bollard::errors::Error> {
+    let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(KEPT).build(UnixConnector);
+    let transport = move |request: BollardRequest| client.request(request).map_err(bollard::errors::Error::from);
+    // hyperlocal's form of an address: the path in hexadecimal digits is the host.
+    let host: String = path.bytes().map(|byte| format!("{byte:02x}")).collect();
+    Docker::connect_with_custom_transport(
+        transport,
+        Some(format!("unix://{host}")),
+        ANSWER_SECONDS,
+        API_DEFAULT_VERSION,
+    )
 }
 
 fn failed(endpoint: &Endpoint, why: &str) -> Problem {

@@ -1,5 +1,7 @@
 //! Starts and exits of a preview's containers from the engine's event stream. Polls nothing.
 
+use std::sync::Arc;
+
 use bollard::Docker as Engine;
 use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptionsBuilder;
@@ -12,7 +14,11 @@ use super::translate::SERVICE;
 use super::{observe, of_preview};
 use crate::driver::{Problem, RuntimeEvent};
 
-pub(super) async fn follow(engine: Engine, preview: &PreviewId) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
+pub(super) async fn follow(
+    engine: Engine,
+    preview: &PreviewId,
+    inspected: Arc<observe::Inspected>,
+) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
     let mut filters = of_preview(preview);
     filters.insert("type".to_owned(), vec!["container".to_owned()]);
     filters.insert("event".to_owned(), vec!["start".to_owned(), "die".to_owned()]);
@@ -26,21 +32,26 @@ pub(super) async fn follow(engine: Engine, preview: &PreviewId) -> Result<BoxStr
     }
     let source = engine.clone();
     let events = engine.events(Some(options.build())).boxed();
-    let stream = stream::unfold((events, source, false), |(mut events, engine, ended)| async move {
-        if ended {
-            return None;
-        }
-        loop {
-            let (event, ended) = match events.next().await {
-                Some(Ok(message)) => (translate(&engine, message).await, false),
-                Some(Err(error)) => (Some(RuntimeEvent::Lost { reason: error.to_string() }), true),
-                None => (Some(RuntimeEvent::Lost { reason: "the engine closed its event stream".to_owned() }), true),
-            };
-            if let Some(event) = event {
-                return Some((event, (events, engine, ended)));
+    let stream =
+        stream::unfold((events, source, inspected, false), |(mut events, engine, inspected, ended)| async move {
+            if ended {
+                return None;
             }
-        }
-    });
+            loop {
+                let told = events.next().await;
+                inspected.forget();
+                let (event, ended) = match told {
+                    Some(Ok(message)) => (translate(&engine, message).await, false),
+                    Some(Err(error)) => (Some(RuntimeEvent::Lost { reason: error.to_string() }), true),
+                    None => {
+                        (Some(RuntimeEvent::Lost { reason: "the engine closed its event stream".to_owned() }), true)
+                    }
+                };
+                if let Some(event) = event {
+                    return Some((event, (events, engine, inspected, ended)));
+                }
+            }
+        });
     Ok(stream.boxed())
 }
 

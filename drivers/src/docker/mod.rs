@@ -21,6 +21,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,12 +48,13 @@ const WORK: Duration = Duration::from_secs(60);
 pub struct Docker {
     around: Surroundings,
     connected: Mutex<Option<(Engine, Endpoint)>>,
+    inspected: Arc<observe::Inspected>,
 }
 
 impl Docker {
     #[must_use]
     pub fn new(around: Surroundings) -> Self {
-        Self { around, connected: Mutex::new(None) }
+        Self { around, connected: Mutex::new(None), inspected: Arc::default() }
     }
 
     /// Whether the engine answers, and where it is; at most about four seconds.
@@ -99,7 +101,7 @@ impl Driver for Docker {
 
     async fn observe(&self, preview: &PreviewId, _places: &Places) -> Result<Observed, Problem> {
         let (engine, _) = self.engine().await?;
-        self.heed(observe::observe(&engine, preview).await).await
+        self.heed(observe::observe(&engine, preview, &self.inspected).await).await
     }
 
     async fn images(&self, scope: &Scope) -> Result<Images, Problem> {
@@ -109,12 +111,15 @@ impl Driver for Docker {
 
     async fn perform(&self, scope: &Scope, action: &Action) -> Result<Performed, Problem> {
         let (engine, endpoint) = self.engine().await?;
-        self.heed(apply::perform(&engine, &endpoint, scope, action).await).await
+        self.inspected.forget();
+        let performed = apply::perform(&engine, &endpoint, scope, action).await;
+        self.inspected.forget();
+        self.heed(performed).await
     }
 
     async fn follow(&self, preview: &PreviewId, _places: &Places) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
         let (engine, _) = self.engine().await?;
-        self.heed(follow::follow(engine, preview).await).await
+        self.heed(follow::follow(engine, preview, Arc::clone(&self.inspected)).await).await
     }
 
     async fn logs(

@@ -1,8 +1,10 @@
 //! What of a preview is at the engine: one list each of containers, networks and volumes, at the same time.
 //! Containers that ran are inspected too: the list tells neither start times nor how one ended. Changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bollard::Docker as Engine;
 use bollard::models::{ContainerState, ContainerSummary, ContainerSummaryStateEnum as State, Network};
@@ -23,18 +25,72 @@ use crate::driver::{Discovered, Problem, ProblemKind};
 /// Inspections under way at once.
 const INSPECTIONS: usize = 16;
 
-pub(super) async fn observe(engine: &Engine, preview: &PreviewId) -> Result<Observed, Problem> {
+/// What inspections told, kept while nothing happened to the container: ten running containers are then one list, not
+/// eleven calls. An entry counts only for the same state and exit code; whatever is done through this driver or told
+/// by the engine's events drops all. Only a restart from outside while no preview is followed goes unseen, and it
+/// makes nothing but the shown start time old.
+#[derive(Default)]
+pub(super) struct Inspected {
+    changes: AtomicU64,
+    known: Mutex<HashMap<PreviewId, Known>>,
+}
+
+/// Handle -> state and exit code in the list, what the inspection said.
+type Known = HashMap<String, (String, ContainerState)>;
+
+impl Inspected {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PreviewId, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn forget(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.lock().clear();
+    }
+
+    fn of(&self, preview: &PreviewId) -> (u64, Known) {
+        (self.changes.load(Ordering::SeqCst), self.lock().get(preview).cloned().unwrap_or_default())
+    }
+
+    /// Unless something happened since `of`.
+    fn keep(&self, preview: &PreviewId, changes: u64, known: Known) {
+        let mut all = self.lock();
+        if self.changes.load(Ordering::SeqCst) != changes {
+            return;
+        }
+        if known.is_empty() {
+            all.remove(preview);
+        } else {
+            all.insert(preview.clone(), known);
+        }
+    }
+}
+
+/// "Exited (137) 3 minutes ago": the state and the code, without the time.
+fn listed(summary: &ContainerSummary) -> String {
+    let status = summary.status.as_deref().unwrap_or_default();
+    let code = status.split_once('(').and_then(|(_, rest)| rest.split_once(')')).map_or("", |(code, _)| code);
+    let code = code.parse::<i64>().map(|code| code.to_string()).unwrap_or_default();
+    format!("{:?} {code}", summary.state)
+}
+
+pub(super) async fn observe(engine: &Engine, preview: &PreviewId, inspected: &Inspected) -> Result<Observed, Problem> {
+    let (changes, known) = inspected.of(preview);
     let (containers, networks, volumes) =
         tokio::try_join!(containers(engine, preview), networks(engine, preview), volumes(engine, preview))?;
     let mut networks: Vec<String> = networks.into_iter().filter_map(|network| network.name).collect();
     networks.sort();
-    let units: Vec<Option<ObservedUnit>> = stream::iter(containers)
-        .map(|summary| unit(engine, summary, &networks))
+    let looks: Vec<_> = stream::iter(containers)
+        .map(|summary| look(engine, summary, &known))
         .buffered(INSPECTIONS)
         .try_collect()
         .await?;
+    let kept =
+        looks.iter().filter_map(|(summary, state)| Some((summary.id.clone()?, (listed(summary), state.clone()?))));
+    inspected.keep(preview, changes, kept.collect());
+    let units = looks.into_iter().map(|(summary, state)| unit(&summary, state.as_ref(), &networks));
     let mut observed = Observed { networks: networks.iter().cloned().collect(), volumes, ..Observed::default() };
-    for unit in units.into_iter().flatten() {
+    for unit in units.flatten() {
         match observed.units.remove(&unit.name) {
             None => {
                 observed.units.insert(unit.name.clone(), unit);
@@ -83,9 +139,10 @@ pub(super) async fn find(
     preview: &PreviewId,
     unit: &str,
 ) -> Result<Option<ContainerSummary>, Problem> {
-    let all = containers(engine, preview).await?;
-    let mut mine: Vec<ContainerSummary> =
-        all.into_iter().filter(|summary| label(summary, SERVICE).is_some_and(|name| name == unit)).collect();
+    let mut filters = of_preview(preview);
+    filters.entry("label".to_owned()).or_default().push(format!("{SERVICE}={unit}"));
+    let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+    let mut mine = within(LOOK, "cannot list containers", engine.list_containers(Some(options))).await?;
     let best = mine.iter().position(|summary| summary.state == Some(State::RUNNING)).unwrap_or(0);
     Ok((!mine.is_empty()).then(|| mine.swap_remove(best)))
 }
@@ -97,43 +154,58 @@ pub(super) async fn required(engine: &Engine, preview: &PreviewId, unit: &str) -
         .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("`{unit}` has no container")))
 }
 
-async fn unit(
+/// The list's entry with what an inspection told; without that, what it names is gone or never ran.
+async fn look(
     engine: &Engine,
     summary: ContainerSummary,
-    networks: &[String],
-) -> Result<Option<ObservedUnit>, Problem> {
-    let (Some(handle), Some(name)) = (summary.id.clone(), label(&summary, SERVICE).cloned()) else { return Ok(None) };
-    if summary.state == Some(State::REMOVING) {
-        return Ok(None);
+    known: &Known,
+) -> Result<(ContainerSummary, Option<ContainerState>), Problem> {
+    let Some(handle) = summary.id.as_deref() else { return Ok((summary, None)) };
+    if matches!(summary.state, Some(State::CREATED | State::REMOVING)) {
+        return Ok((summary, None));
     }
-    let state = match summary.state {
-        Some(State::CREATED) => None,
-        _ => match inspect(engine, &handle).await? {
-            // Removed since the list was made.
-            None => return Ok(None),
-            state => state,
-        },
+    let state = match known.get(handle) {
+        Some((state, told)) if *state == listed(&summary) => Some(told.clone()),
+        _ => inspect(engine, handle).await?,
     };
+    Ok((summary, state))
+}
+
+fn unit(summary: &ContainerSummary, state: Option<&ContainerState>, networks: &[String]) -> Option<ObservedUnit> {
+    let (handle, name) = (summary.id.clone()?, label(summary, SERVICE).cloned()?);
+    // Removed since the list was made, or being removed.
+    if state.is_none() && summary.state != Some(State::CREATED) {
+        return None;
+    }
     let attached = summary.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
     let endpoint = networks.iter().find_map(|network| attached?.get(network));
-    Ok(Some(ObservedUnit {
+    Some(ObservedUnit {
         name,
         runtime: RuntimeKind::Docker,
         handle,
-        hash: label(&summary, HASH).cloned().unwrap_or_default(),
-        image: label(&summary, IMAGE).cloned(),
-        state: run_state(summary.state, state.as_ref()),
+        hash: label(summary, HASH).cloned().unwrap_or_default(),
+        image: label(summary, IMAGE).cloned(),
+        state: run_state(summary.state, state),
         address: reachable(endpoint.and_then(|endpoint| endpoint.ip_address.as_deref())),
         host_ports: summary.labels.as_ref().map(ports_of).unwrap_or_default(),
-        started_at: state.as_ref().and_then(|state| millis(state.started_at.as_deref())),
+        started_at: state.and_then(|state| millis(state.started_at.as_deref())),
         connected: endpoint.is_some(),
-    }))
+    })
 }
 
 /// A container's own address, where the engine shares this machine's network. In a virtual machine (macOS) it does
 /// not; then the published port is the only way.
 fn reachable(address: Option<&str>) -> Option<IpAddr> {
     address.filter(|_| cfg!(target_os = "linux"))?.parse().ok()
+}
+
+/// Where a container that was just started is reached: its address on the network it was made for.
+pub(super) async fn address(engine: &Engine, handle: &str) -> Option<IpAddr> {
+    let call = engine.inspect_container(handle, None::<InspectContainerOptions>);
+    let answer = tokio::time::timeout(LOOK, call).await.ok()?.ok()?;
+    let network = answer.host_config?.network_mode?;
+    let mut networks = answer.network_settings?.networks?;
+    reachable(networks.remove(&network)?.ip_address.as_deref())
 }
 
 pub(super) async fn inspect(engine: &Engine, handle: &str) -> Result<Option<ContainerState>, Problem> {
