@@ -11,7 +11,7 @@ use manifest::{Diagnostic, Files};
 use crate::allow;
 use crate::application::{PreviewId, PreviewName, RuntimeKind};
 use crate::load::{LoadOptions, Loaded, load};
-use crate::resolve::{Context, Git, Resolved, required_ports, resolve};
+use crate::resolve::{Context, Git, Resolved, depends_on_runtime, required_ports, resolve};
 
 /// What changes the answer, besides the files.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -48,7 +48,8 @@ pub fn check(root: &str, files: &dyn Files, question: &Question) -> Checked {
 /// What resolving finds under every runtime that could be chosen.
 fn certain(loaded: &Loaded, question: &Question) -> Vec<Diagnostic> {
     let both = [RuntimeKind::Docker, RuntimeKind::Process];
-    let runtimes = question.runtime.as_ref().map_or(&both[..], std::slice::from_ref);
+    let either = if depends_on_runtime(loaded) { &both[..] } else { &both[..1] };
+    let runtimes = question.runtime.as_ref().map_or(either, std::slice::from_ref);
     let mut found = runtimes.iter().map(|&runtime| resolved(loaded, question, runtime).diagnostics);
     let first = found.next().unwrap_or_default();
     let key = |found: &Diagnostic| (found.span, found.code, found.message.clone());

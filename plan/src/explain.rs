@@ -68,7 +68,7 @@ pub fn explain(resolved: &Resolved, path: &str) -> Answer {
         if let Some(field) = fields.get(candidate) {
             return Answer::One(one(candidate, field));
         }
-        let below: Vec<Explanation> = fields.below(candidate).map(|(path, field)| one(path, field)).collect();
+        let below: Vec<Explanation> = fields.below(candidate).map(|(path, field)| one(&path, field)).collect();
         if !below.is_empty() {
             return Answer::Branch(below);
         }
@@ -77,7 +77,8 @@ pub fn explain(resolved: &Resolved, path: &str) -> Answer {
     if let Some((found, field)) = candidates.iter().find_map(|candidate| fields.nearest(candidate)) {
         return Answer::One(one(found, field));
     }
-    let nearest = candidates.iter().find_map(|candidate| nearest(candidate, fields.iter().map(|(path, _)| path)));
+    let paths: Vec<String> = fields.iter().map(|(path, _)| path).collect();
+    let nearest = candidates.iter().find_map(|candidate| nearest(candidate, paths.iter().map(String::as_str)));
     Answer::Unknown { nearest: nearest.map(str::to_owned) }
 }
 

@@ -64,46 +64,77 @@ pub struct Field {
     pub origins: Vec<Origin>,
 }
 
-/// By path: `services.api.docker.HostConfig.Memory`, `services.web.process.argv`, `services.api.health.ready`.
+/// By path: `services.api.docker.HostConfig.Memory`, `services.web.process.argv`, `services.api.health.ready`. Kept by
+/// unit, because a manifest of thousands of services has hundreds of thousands of fields and all paths begin alike.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Origins {
-    fields: BTreeMap<String, Field>,
+    units: BTreeMap<String, BTreeMap<String, Field>>,
 }
 
 impl Origins {
-    pub fn set(&mut self, path: impl Into<String>, value: Value, origin: Origin) {
-        let field = self.fields.entry(path.into()).or_insert_with(|| Field { value: Value::Null, origins: Vec::new() });
-        field.value = value;
-        field.origins.push(origin);
+    pub fn set(&mut self, path: &str, value: Value, origin: Origin) {
+        let (unit, field) = split(path);
+        self.set_in(unit, field, value, origin);
+    }
+
+    /// `unit` is `services.api`, `field` the rest of the path.
+    pub fn set_in(&mut self, unit: &str, field: &str, value: Value, origin: Origin) {
+        if !self.units.contains_key(unit) {
+            self.units.insert(unit.to_owned(), BTreeMap::new());
+        }
+        let Some(fields) = self.units.get_mut(unit) else { return };
+        match fields.get_mut(field) {
+            Some(known) => {
+                known.value = value;
+                known.origins.push(origin);
+            }
+            None => drop(fields.insert(field.to_owned(), Field { value, origins: vec![origin] })),
+        }
     }
 
     #[must_use]
     pub fn get(&self, path: &str) -> Option<&Field> {
-        self.fields.get(path)
+        let (unit, field) = split(path);
+        self.units.get(unit)?.get(field)
     }
 
     /// The field itself or the nearest one above it that has an origin.
     #[must_use]
-    pub fn nearest(&self, path: &str) -> Option<(&str, &Field)> {
+    pub fn nearest<'a>(&self, path: &'a str) -> Option<(&'a str, &Field)> {
+        let (unit, _) = split(path);
+        let fields = self.units.get(unit)?;
         let mut path = path;
-        loop {
-            if let Some((path, field)) = self.fields.get_key_value(path) {
+        while path.len() > unit.len() {
+            if let Some(field) = fields.get(&path[unit.len() + 1..]) {
                 return Some((path, field));
             }
             path = path.rsplit_once('.')?.0;
         }
+        None
     }
 
     /// Everything at or below `path`, sorted.
-    pub fn below<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (&'a str, &'a Field)> {
-        self.fields
-            .range(path.to_owned()..)
-            .take_while(move |(field, _)| field.starts_with(path))
-            .filter(move |(field, _)| field.len() == path.len() || field.as_bytes().get(path.len()) == Some(&b'.'))
-            .map(|(field, value)| (field.as_str(), value))
+    pub fn below<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (String, &'a Field)> {
+        let at_or_below =
+            move |field: &str| field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.iter().filter(move |(field, _)| at_or_below(field))
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Field)> {
-        self.fields.iter().map(|(path, field)| (path.as_str(), field))
+    pub fn iter(&self) -> impl Iterator<Item = (String, &Field)> {
+        let fields = |(unit, fields)| {
+            let unit: &String = unit;
+            let fields: &BTreeMap<String, Field> = fields;
+            fields.iter().map(move |(field, value)| (format!("{unit}.{field}"), value))
+        };
+        self.units.iter().flat_map(fields)
+    }
+}
+
+/// `services.api.size.memory` -> `services.api` and `size.memory`.
+fn split(path: &str) -> (&str, &str) {
+    let mut dots = path.match_indices('.').map(|(at, _)| at);
+    match dots.nth(1) {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (path, ""),
     }
 }

@@ -88,6 +88,15 @@ pub fn required_ports(loaded: &Loaded, default_runtime: RuntimeKind) -> Vec<Port
     wishes
 }
 
+/// Whether some unit would run elsewhere if another runtime were the default. If none would, resolving for one of them
+/// finds what resolving for the other does.
+#[must_use]
+pub fn depends_on_runtime(loaded: &Loaded) -> bool {
+    let chosen = |runtime| draft::drafts(loaded, runtime, &mut Vec::new(), &mut Vec::new());
+    let (docker, process) = (chosen(RuntimeKind::Docker), chosen(RuntimeKind::Process));
+    docker.iter().zip(&process).any(|(one, other)| one.runtime != other.runtime)
+}
+
 /// The application as it should be.
 #[must_use]
 pub fn resolve(loaded: &Loaded, context: &Context) -> Resolved {

@@ -57,12 +57,17 @@ pub(super) fn keep(builder: &mut Builder<'_, '_>, drawn: Drawn) -> Json {
             let earlier = builder.intent.get(&setting.word).cloned().unwrap_or_default();
             builder.intend(&setting.word, &format!("{earlier}{}", setting.value.stable));
         }
-        let path = format!("{}.docker.{}", builder.draft.path, setting.field);
+        let field = format!("docker.{}", setting.field);
         // A password that pdev made is shown as its token.
         let Dual { text, stable } = setting.value;
         let is_secret = stable.to_string().contains(PASSWORD_TOKEN);
         let whole = crate::render::docker::lookup(&drawn.create, &setting.field).filter(|_| !is_secret).cloned();
-        builder.origins.set(path, whole.unwrap_or_else(|| stable.clone()), setting.origin.clone());
+        builder.origins.set_in(
+            &builder.draft.path,
+            &field,
+            whole.unwrap_or_else(|| stable.clone()),
+            setting.origin.clone(),
+        );
         if !setting.word.starts_with("docker.") {
             builder.note(&setting.word, if is_secret { stable } else { text }, setting.origin);
         }

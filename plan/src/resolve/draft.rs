@@ -1,5 +1,6 @@
 //! The units of an application before anything is resolved: jobs merged with their service, a runtime chosen for each.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use manifest::Diagnostic;
@@ -21,9 +22,9 @@ pub(super) struct Draft<'a> {
 }
 
 pub(super) enum Kind<'a> {
-    Service(Box<Service>),
+    Service(Cow<'a, Service>),
     /// The body with the values of its service filled in.
-    Job(Box<Service>, &'a Job),
+    Job(Cow<'a, Service>, &'a Job),
     Resource(&'a Resource, &'a Module),
 }
 
@@ -88,14 +89,14 @@ pub(super) fn drafts<'a>(
     for (name, entry) in &manifest.services {
         let path = format!("services.{name}");
         let runtime = chooser.service(name, &path, entry.key, &entry.value);
-        let kind = Kind::Service(Box::new(entry.value.clone()));
+        let kind = Kind::Service(Cow::Borrowed(&entry.value));
         drafts.push(Draft { name: name.clone(), role: Role::Service, path, runtime, kind });
     }
     for (name, entry) in &manifest.jobs {
         let path = format!("jobs.{name}");
         let body = job_body(manifest, &entry.value);
         let runtime = chooser.service(name, &path, entry.key, &body);
-        let kind = Kind::Job(Box::new(body), &entry.value);
+        let kind = Kind::Job(Cow::Owned(body), &entry.value);
         drafts.push(Draft { name: name.clone(), role: Role::Job, path, runtime, kind });
     }
     for (name, entry) in &manifest.resources {

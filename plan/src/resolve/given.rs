@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::draft::Draft;
-use super::references::{Value, World, join};
+use super::references::{Given, Value, World, join};
 use crate::application::{PortProtocol, Role, RuntimeKind};
 use crate::naming;
 
@@ -22,28 +22,41 @@ pub(super) fn environment(world: &World<'_>, draft: &Draft<'_>) -> BTreeMap<Stri
     let preview = &world.context.preview;
     given.insert("PDEV_PREVIEW".to_owned(), Value::same(preview.title()));
     given.insert("PDEV_COOKIE_DOMAIN".to_owned(), Value::same(naming::preview_host(preview)));
-    let services = world.units.iter().filter(|(_, known)| known.role == Role::Service);
-    // Everybody's URLs for everybody grow with the square of the services, and so does the environment's size.
-    let everybody = services.clone().nth(SERVICES_TOLD_MAX).is_none();
-    for (name, known) in services.filter(|(name, _)| everybody || **name == draft.name) {
-        let Some(port) = world.main_port(name) else { continue };
-        let Some(protocol) = known.ports.get(port).map(|port| port.protocol) else { continue };
-        let Some((host, number)) = world.address(draft.runtime, name, port) else { continue };
-        let scheme = match protocol {
-            PortProtocol::Http | PortProtocol::H2c => {
-                given.insert(format!("PDEV_URL_{}", variable(name)), world.url(name));
-                "http://"
-            }
-            PortProtocol::Tcp => "tcp://",
-            PortProtocol::Udp => "udp://",
-        };
-        let internal = join(&[&Value::same(scheme), &host, &Value::same(":"), &number]);
-        given.insert(format!("PDEV_INTERNAL_URL_{}", variable(name)), internal);
+    match world.told(draft.runtime) {
+        Some(everybody) => given.extend(everybody.iter().cloned()),
+        None => given.extend(urls(world, draft.runtime, &draft.name)),
     }
     if draft.runtime == RuntimeKind::Process {
         listen(world, draft, &mut given);
     }
     given
+}
+
+/// The URLs of all services as units of this runtime see them. `None` where there are too many of them: everybody's
+/// URLs for everybody grow with the square of the services, and so does the environment's size.
+pub(super) fn everybody(world: &World<'_>, runtime: RuntimeKind) -> Option<Vec<Given>> {
+    let services = world.units.iter().filter(|(_, known)| known.role == Role::Service).map(|(name, _)| *name);
+    let few = services.clone().nth(SERVICES_TOLD_MAX).is_none();
+    few.then(|| services.flat_map(|name| urls(world, runtime, name)).collect())
+}
+
+fn urls(world: &World<'_>, runtime: RuntimeKind, name: &str) -> Vec<Given> {
+    let mut urls = Vec::new();
+    let Some(known) = world.units.get(name).filter(|known| known.role == Role::Service) else { return urls };
+    let Some(port) = world.main_port(name) else { return urls };
+    let Some(protocol) = known.ports.get(port).map(|port| port.protocol) else { return urls };
+    let Some((host, number)) = world.address(runtime, name, port) else { return urls };
+    let scheme = match protocol {
+        PortProtocol::Http | PortProtocol::H2c => {
+            urls.push((format!("PDEV_URL_{}", variable(name)), world.url(name)));
+            "http://"
+        }
+        PortProtocol::Tcp => "tcp://",
+        PortProtocol::Udp => "udp://",
+    };
+    let internal = join(&[&Value::same(scheme), &host, &Value::same(":"), &number]);
+    urls.push((format!("PDEV_INTERNAL_URL_{}", variable(name)), internal));
+    urls
 }
 
 /// A process has no port of its own choice: `PORT` for its main one, `PORT_<NAME>` for each.

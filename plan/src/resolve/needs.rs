@@ -1,6 +1,6 @@
 //! What has to be there before what: written needs, needs that follow from references, jobs that go first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 
 use manifest::model::{Map, Need, When};
 use manifest::{Diagnostic, Severity};
@@ -29,21 +29,23 @@ pub(super) fn link(
     application: &mut Application,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
+    let by_name: BTreeMap<&str, &Draft<'_>> = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
     for draft in drafts {
-        let written = written(draft, drafts, diagnostics);
+        let written = written(draft, &by_name, diagnostics);
         if let Some(unit) = application.units.get_mut(&draft.name) {
             unit.needs = written;
         }
     }
+    let mut graph = Graph::new(application);
     for (name, references) in &links.found {
         for resource in &references.resources {
-            imply(application, name, resource, Condition::Healthy);
+            imply(application, &mut graph, name, resource, Condition::Healthy);
         }
     }
-    jobs_before(drafts, application);
+    jobs_before(drafts, application, &mut graph);
     for (name, references) in &links.found {
         for service in &references.services {
-            imply(application, name, service, Condition::Started);
+            imply(application, &mut graph, name, service, Condition::Started);
         }
     }
 }
@@ -58,14 +60,14 @@ fn needs_of<'a>(draft: &'a Draft<'_>) -> &'a Map<Need> {
 
 fn written(
     draft: &Draft<'_>,
-    drafts: &[Draft<'_>],
+    drafts: &BTreeMap<&str, &Draft<'_>>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> BTreeMap<UnitName, Condition> {
     let mut needs = BTreeMap::new();
     for (name, entry) in needs_of(draft) {
         let path = format!("{}.needs.{name}", draft.path);
         // Unknown names are told by the reader of the manifest.
-        let Some(needed) = drafts.iter().find(|other| other.name == *name) else { continue };
+        let Some(needed) = drafts.get(name.as_str()) else { continue };
         let condition = entry.value.condition;
         if let Some((message, help)) = impossible(needed, condition) {
             diagnostics.push(
@@ -103,31 +105,87 @@ fn impossible(needed: &Draft<'_>, condition: Condition) -> Option<(String, Strin
     }
 }
 
-fn imply(application: &mut Application, unit: &str, needed: &str, condition: Condition) {
-    if unit == needed || !application.units.contains_key(needed) || reaches(application, needed, unit) {
-        return;
+/// The needs as a graph of numbers, both ways: whether an implied need would close a circle is asked once for each
+/// reference, and thousands of services each call another.
+struct Graph {
+    numbers: HashMap<UnitName, usize>,
+    needs: Vec<Vec<usize>>,
+    needed_by: Vec<Vec<usize>>,
+    /// The search that saw a unit last, so that nothing has to be cleared between searches.
+    seen: Vec<usize>,
+    searches: usize,
+}
+
+impl Graph {
+    fn new(application: &Application) -> Self {
+        let numbers: HashMap<UnitName, usize> = application.units.keys().cloned().zip(0..).collect();
+        let empty = vec![Vec::new(); numbers.len()];
+        let seen = vec![0; numbers.len()];
+        let mut graph = Self { numbers, needs: empty.clone(), needed_by: empty, seen, searches: 0 };
+        for (name, unit) in &application.units {
+            for needed in unit.needs.keys() {
+                graph.add(name, needed);
+            }
+        }
+        graph
     }
-    if let Some(unit) = application.units.get_mut(unit) {
-        unit.needs.entry(needed.to_owned()).or_insert(condition);
+
+    fn add(&mut self, unit: &str, needed: &str) {
+        if let (Some(&unit), Some(&needed)) = (self.numbers.get(unit), self.numbers.get(needed)) {
+            self.needs[unit].push(needed);
+            self.needed_by[needed].push(unit);
+        }
+    }
+
+    /// Whether `from` needs `to`, directly or not. Searched from both ends in turns: one of them is mostly near a leaf.
+    fn reaches(&mut self, from: &str, to: &str) -> bool {
+        let (Some(&from), Some(&to)) = (self.numbers.get(from), self.numbers.get(to)) else { return false };
+        if from == to {
+            return true;
+        }
+        let (ahead, behind) = (self.searches + 1, self.searches + 2);
+        self.searches = behind;
+        (self.seen[from], self.seen[to]) = (ahead, behind);
+        let (mut open_ahead, mut open_behind) = (vec![from], vec![to]);
+        while let (Some(one), Some(other)) = (open_ahead.pop(), open_behind.pop()) {
+            if step(&self.needs[one], &mut self.seen, ahead, behind, &mut open_ahead)
+                || step(&self.needed_by[other], &mut self.seen, behind, ahead, &mut open_behind)
+            {
+                return true;
+            }
+        }
+        false
     }
 }
 
-fn reaches(application: &Application, from: &str, to: &str) -> bool {
-    let mut seen = BTreeSet::new();
-    let mut open = vec![from.to_owned()];
-    while let Some(name) = open.pop() {
-        if name == to {
+/// One unit further; true when the other search has been there.
+fn step(next: &[usize], seen: &mut [usize], own: usize, other: usize, open: &mut Vec<usize>) -> bool {
+    for &unit in next {
+        if seen[unit] == other {
             return true;
         }
-        if let Some(unit) = application.units.get(&name).filter(|_| seen.insert(name.clone())) {
-            open.extend(unit.needs.keys().cloned());
+        if seen[unit] != own {
+            seen[unit] = own;
+            open.push(unit);
         }
     }
     false
 }
 
+fn imply(application: &mut Application, graph: &mut Graph, unit: &str, needed: &str, condition: Condition) {
+    if unit == needed || !application.units.contains_key(needed) || graph.reaches(needed, unit) {
+        return;
+    }
+    if let Some(found) = application.units.get_mut(unit)
+        && !found.needs.contains_key(needed)
+    {
+        found.needs.insert(needed.to_owned(), condition);
+        graph.add(unit, needed);
+    }
+}
+
 /// A job with `when: before` goes before the service it is named for and before services of the same image.
-fn jobs_before(drafts: &[Draft<'_>], application: &mut Application) {
+fn jobs_before(drafts: &[Draft<'_>], application: &mut Application, graph: &mut Graph) {
     let mut pairs: Vec<(UnitName, UnitName)> = Vec::new();
     for draft in drafts {
         let Some(job) = draft.job().filter(|job| job.when == When::Before) else { continue };
@@ -142,7 +200,7 @@ fn jobs_before(drafts: &[Draft<'_>], application: &mut Application) {
         }
     }
     for (service, job) in pairs {
-        imply(application, &service, &job, Condition::Completed);
+        imply(application, graph, &service, &job, Condition::Completed);
     }
 }
 

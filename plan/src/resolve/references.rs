@@ -3,13 +3,14 @@
 //! Every value exists twice: the text the program gets, and a stable text for the hash, in which what pdev chose itself
 //! (ports, passwords, the proxy's port, folders of this machine) is a token. Two checkouts have equal stable texts.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use manifest::template::{Part, Reference, Scope, Template};
 use manifest::{Diagnostic, Severity};
 
 use super::draft::{Draft, Kind};
-use super::{Context, modules, unit_ports};
+use super::{Context, given, modules, unit_ports};
 use crate::application::{EnvValue, Role, RuntimeKind, UnitName, UnitPort};
 use crate::codes;
 use crate::load::Loaded;
@@ -46,6 +47,9 @@ impl Value {
     }
 }
 
+/// A variable of the environment and its value.
+pub(super) type Given = (String, Value);
+
 /// What a unit turned out to use.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct References {
@@ -66,6 +70,8 @@ pub(super) struct World<'a> {
     pub(super) context: &'a Context,
     pub(super) units: BTreeMap<&'a str, Known>,
     pub(super) drafts: BTreeMap<&'a str, &'a Draft<'a>>,
+    /// The same for every unit of a runtime, so made once.
+    told: [OnceCell<Option<Vec<Given>>>; 2],
 }
 
 /// Who reads: addresses depend on it.
@@ -91,7 +97,18 @@ impl<'a> World<'a> {
             (draft.name.as_str(), known)
         };
         let drafts_by_name = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
-        Self { loaded, context, units: drafts.iter().map(known).collect(), drafts: drafts_by_name }
+        let units = drafts.iter().map(known).collect();
+        Self { loaded, context, units, drafts: drafts_by_name, told: Default::default() }
+    }
+
+    /// Variables with the URLs of all services, for units of this runtime; `None` where there are too many.
+    pub(super) fn told(&self, runtime: RuntimeKind) -> Option<&[Given]> {
+        let [docker, process] = &self.told;
+        let cell = match runtime {
+            RuntimeKind::Docker => docker,
+            RuntimeKind::Process => process,
+        };
+        cell.get_or_init(|| given::everybody(self, runtime)).as_deref()
     }
 
     /// Host and port of a unit for this consumer: by name on the preview's network, else on the loopback.

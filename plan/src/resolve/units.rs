@@ -185,7 +185,7 @@ impl<'w, 'a> Builder<'w, 'a> {
 
     /// Notes a field that the manifest and not a runtime object has a word for.
     pub(super) fn note(&mut self, field: &str, value: Json, origin: Origin) {
-        self.origins.set(format!("{}.{field}", self.draft.path), value, origin);
+        self.origins.set_in(&self.draft.path, field, value, origin);
     }
 
     pub(super) fn read(&mut self, template: &Template, path: &str) -> Value {
