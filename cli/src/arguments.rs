@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    agent, check, completions, doctor, down, exec, explain, logs, ls, man, module, open, plan, restart, schema, status,
-    up, version, wait,
+    agent, check, completions, doctor, down, exec, explain, logs, ls, lsp, man, module, open, plan, restart, schema,
+    status, up, version, wait,
 };
 use crate::help;
 use crate::render::terminal::Color;
@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Schema(schema::Arguments),
     /// The platform's modules: what a resource can use
     Module(module::Arguments),
+    /// The language server, for editors
+    Lsp(lsp::Arguments),
     /// The background agent: status, stop, logs, run
     Agent(agent::Arguments),
     /// Look for what could be wrong with this machine

@@ -233,7 +233,7 @@ fn each_dependency_has_its_sentence() {
         .iter()
         .flat_map(|package| list(&package["dependencies"]).to_vec())
         .filter(|used| !used["path"].is_string())
-        .map(|used| text(&used["name"]).to_owned())
+        .map(|used| text(if used["rename"].is_string() { &used["rename"] } else { &used["name"] }).to_owned())
         .filter(|name| !named.contains(name))
         .collect::<BTreeSet<_>>();
     wrong.extend(unshared.iter().map(|name| format!("`{name}` is not among the workspace's dependencies")));

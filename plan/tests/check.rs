@@ -1,17 +1,25 @@
 //! What `check` adds to reading and resolving: both runtimes at once, and `# pdev: allow`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod files;
-
-use std::collections::BTreeMap;
-
-use files::{Memory, TODAY};
+use manifest::model::Date;
+use manifest::{FileProblem, Files};
 use plan::check::{Question, check};
 
+struct One<'a>(&'a str);
+
+impl Files for One<'_> {
+    fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
+        (path == "pdev.yaml").then(|| self.0.as_bytes().to_vec()).ok_or(FileProblem::Missing)
+    }
+
+    fn list(&self, _: &str) -> Result<Vec<(String, bool)>, FileProblem> {
+        Err(FileProblem::Missing)
+    }
+}
+
 fn codes(text: &str) -> Vec<&'static str> {
-    let files = Memory(BTreeMap::from([("pdev.yaml".to_owned(), text.to_owned())]));
-    let question = Question { today: TODAY, ..Question::default() };
-    check("pdev.yaml", &files, &question).diagnostics.iter().map(|found| found.code.0).collect()
+    let question = Question { today: Date { year: 2026, month: 11, day: 23 }, ..Question::default() };
+    check("pdev.yaml", &One(text), &question).diagnostics.iter().map(|found| found.code.0).collect()
 }
 
 fn manifest(service: &str) -> String {

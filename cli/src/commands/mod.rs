@@ -9,6 +9,7 @@ pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod logs;
 pub(crate) mod ls;
+pub(crate) mod lsp;
 pub(crate) mod man;
 pub(crate) mod module;
 pub(crate) mod open;
@@ -40,6 +41,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Explain(arguments) => explain::run(&arguments, context),
         Command::Schema(arguments) => schema::run(&arguments, context),
         Command::Module(arguments) => module::run(&arguments, context),
+        Command::Lsp(arguments) => lsp::run(&arguments),
         Command::Agent(arguments) => agent::run(&arguments, context),
         Command::Doctor(arguments) => doctor::run(&arguments, context),
         Command::Completions(arguments) => completions::run(&arguments, context),

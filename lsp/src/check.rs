@@ -1,0 +1,106 @@
+//! One look at a manifest with everything it reads: the same function that answers `pdev check`, over what is open.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use manifest::model::Date;
+use manifest::{Diagnostic, FileId};
+use plan::application::RuntimeKind;
+use plan::check::{Checked, Question, resolved};
+use plan::{Loaded, Resolved};
+
+use crate::files::Buffers;
+use crate::text::Text;
+
+/// Everything a look needs, so that it can happen on any thread.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The manifest.
+    pub root: PathBuf,
+    pub generation: u64,
+    pub question: Question,
+    pub buffers: Buffers,
+}
+
+/// What was found, for one generation of the files.
+#[derive(Debug)]
+pub struct Analysis {
+    pub root: PathBuf,
+    pub generation: u64,
+    pub checked: Checked,
+    pub asked: BTreeSet<PathBuf>,
+    question: Question,
+    /// By file of the reading.
+    files: Vec<(PathBuf, OnceLock<Text>)>,
+    resolved: OnceLock<Option<Arc<Resolved>>>,
+}
+
+impl Job {
+    #[must_use]
+    pub fn run(self) -> Analysis {
+        let name = self.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let checked = plan::check::check(&name, &self.buffers, &self.question);
+        let path = |source: &manifest::text::Source| (self.buffers.path(&source.path), OnceLock::new());
+        let files = checked.loaded.sources.iter().map(|(_, source)| path(source)).collect();
+        let asked = self.buffers.asked();
+        Analysis {
+            root: self.root,
+            generation: self.generation,
+            question: self.question,
+            checked,
+            asked,
+            files,
+            resolved: OnceLock::new(),
+        }
+    }
+}
+
+impl Analysis {
+    #[must_use]
+    pub fn loaded(&self) -> &Loaded {
+        &self.checked.loaded
+    }
+
+    #[must_use]
+    pub fn path(&self, file: FileId) -> Option<&Path> {
+        self.files.get(file.0 as usize).map(|(path, _)| path.as_path())
+    }
+
+    #[must_use]
+    pub fn file(&self, path: &Path) -> Option<FileId> {
+        let index = self.files.iter().position(|(known, _)| known == path)?;
+        u32::try_from(index).ok().map(FileId)
+    }
+
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// The text a file had in this reading.
+    #[must_use]
+    pub fn text(&self, file: FileId) -> Option<&Text> {
+        let (_, text) = self.files.get(file.0 as usize)?;
+        let source = self.loaded().sources.get(file)?;
+        Some(text.get_or_init(|| Text::new(Arc::clone(&source.text))))
+    }
+
+    pub fn diagnostics_in(&self, file: FileId) -> impl Iterator<Item = &Diagnostic> {
+        self.checked.diagnostics.iter().filter(move |found| found.span.file == file)
+    }
+
+    /// The application as it would be; `None` while the manifest has errors.
+    #[must_use]
+    pub fn resolved(&self) -> Option<&Resolved> {
+        let runtime = self.question.runtime.unwrap_or(RuntimeKind::Docker);
+        let make = || self.loaded().is_usable().then(|| Arc::new(resolved(self.loaded(), &self.question, runtime)));
+        self.resolved.get_or_init(make).as_deref()
+    }
+}
+
+/// The day it is, for waivers.
+#[must_use]
+pub fn today() -> Date {
+    let now = time::OffsetDateTime::now_utc();
+    Date { year: u16::try_from(now.year()).unwrap_or_default(), month: now.month().into(), day: now.day() }
+}

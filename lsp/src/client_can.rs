@@ -1,0 +1,57 @@
+//! What the client said it can do, reduced to what changes our behaviour.
+
+use tower_lsp::ls_types::{ClientCapabilities, MarkupKind};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClientCan {
+    pub pull: bool,
+    pub refresh_diagnostics: bool,
+    pub refresh_hints: bool,
+    pub refresh_lenses: bool,
+    pub watch: bool,
+    pub snippets: bool,
+    pub progress: bool,
+    pub show_document: bool,
+    pub markdown: bool,
+    pub hierarchical_symbols: bool,
+    pub line_folding_only: bool,
+    pub apply_edit: bool,
+}
+
+impl ClientCan {
+    #[must_use]
+    pub fn of(capabilities: &ClientCapabilities) -> Self {
+        let document = capabilities.text_document.as_ref();
+        let workspace = capabilities.workspace.as_ref();
+        let window = capabilities.window.as_ref();
+        let hover = document.and_then(|document| document.hover.as_ref());
+        let item = document.and_then(|document| document.completion.as_ref()?.completion_item.as_ref());
+        let folding = document.and_then(|document| document.folding_range.as_ref());
+        Self {
+            pull: document.is_some_and(|document| document.diagnostic.is_some()),
+            refresh_diagnostics: workspace
+                .and_then(|workspace| workspace.diagnostics.as_ref()?.refresh_support)
+                .unwrap_or_default(),
+            refresh_hints: workspace
+                .and_then(|workspace| workspace.inlay_hint.as_ref()?.refresh_support)
+                .unwrap_or_default(),
+            refresh_lenses: workspace
+                .and_then(|workspace| workspace.code_lens.as_ref()?.refresh_support)
+                .unwrap_or_default(),
+            watch: workspace
+                .and_then(|workspace| workspace.did_change_watched_files.as_ref()?.dynamic_registration)
+                .unwrap_or_default(),
+            snippets: item.and_then(|item| item.snippet_support).unwrap_or_default(),
+            progress: window.and_then(|window| window.work_done_progress).unwrap_or_default(),
+            show_document: window.and_then(|window| window.show_document.as_ref()).is_some_and(|show| show.support),
+            markdown: hover
+                .and_then(|hover| hover.content_format.as_ref())
+                .is_none_or(|formats| formats.contains(&MarkupKind::Markdown)),
+            hierarchical_symbols: document
+                .and_then(|document| document.document_symbol.as_ref()?.hierarchical_document_symbol_support)
+                .unwrap_or_default(),
+            line_folding_only: folding.and_then(|folding| folding.line_folding_only).unwrap_or_default(),
+            apply_edit: workspace.and_then(|workspace| workspace.apply_edit).unwrap_or_default(),
+        }
+    }
+}

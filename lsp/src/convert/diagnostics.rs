@@ -1,0 +1,119 @@
+//! Findings as the client wants them: place, code with its page, the way out in the words, the edits in `data`.
+
+use manifest::{Diagnostic, FileId, Severity};
+use serde_json::{Value, json};
+use tower_lsp::ls_types::{
+    self as lsp, CodeDescription, DiagnosticRelatedInformation, DiagnosticSeverity, DiagnosticTag, Location,
+    NumberOrString, Uri,
+};
+
+use super::Encoding;
+use crate::check::Analysis;
+use crate::settings::Settings;
+
+pub const SOURCE: &str = "pdev";
+
+/// Where the page of a code is read; `pdev explain CODE` shows the same without a network.
+const PAGES: &str = "https://pdev.dev/codes/";
+
+/// All findings of one file, as set by the user.
+#[must_use]
+pub fn of_file(analysis: &Analysis, file: FileId, encoding: Encoding, settings: &Settings) -> Vec<lsp::Diagnostic> {
+    analysis.diagnostics_in(file).filter_map(|found| one(analysis, found, encoding, settings)).collect()
+}
+
+#[must_use]
+pub fn one(
+    analysis: &Analysis,
+    found: &Diagnostic,
+    encoding: Encoding,
+    settings: &Settings,
+) -> Option<lsp::Diagnostic> {
+    let text = analysis.text(found.span.file)?;
+    let related: Vec<_> = found
+        .related
+        .iter()
+        .filter_map(|related| {
+            let uri = Uri::from_file_path(analysis.path(related.span.file)?)?;
+            let range = encoding.range(analysis.text(related.span.file)?, related.span.range());
+            Some(DiagnosticRelatedInformation { location: Location { uri, range }, message: related.message.clone() })
+        })
+        .collect();
+    Some(lsp::Diagnostic {
+        range: encoding.range(text, found.span.range()),
+        severity: Some(severity(found, settings)?),
+        code: Some(NumberOrString::String(found.code.0.to_owned())),
+        code_description: page(found.code.0).map(|href| CodeDescription { href }),
+        source: Some(SOURCE.to_owned()),
+        message: message(found),
+        related_information: (!related.is_empty()).then_some(related),
+        tags: tags(found.code.0),
+        data: Some(data(analysis, found, encoding)),
+    })
+}
+
+#[must_use]
+pub fn page(code: &str) -> Option<Uri> {
+    format!("{PAGES}{code}").parse().ok()
+}
+
+/// `None` when the user does not want to see it.
+fn severity(found: &Diagnostic, settings: &Settings) -> Option<DiagnosticSeverity> {
+    let own = match found.severity {
+        Severity::Error => DiagnosticSeverity::ERROR,
+        Severity::Warning => DiagnosticSeverity::WARNING,
+        // Advice concerns nearly every service: there for who looks, and quiet.
+        Severity::Info => DiagnosticSeverity::HINT,
+    };
+    match settings.codes.get(found.code.0).map(String::as_str) {
+        Some("off") => None,
+        Some("hint") => Some(DiagnosticSeverity::HINT),
+        Some("info") => Some(DiagnosticSeverity::INFORMATION),
+        Some("warning") => Some(DiagnosticSeverity::WARNING),
+        Some("error") => Some(DiagnosticSeverity::ERROR),
+        _ => Some(own),
+    }
+}
+
+/// With the way out: some clients, coding agents above all, show nothing else.
+fn message(found: &Diagnostic) -> String {
+    let mut text = found.message.clone();
+    if let Some(help) = &found.help {
+        text.push('\n');
+        text.push_str(help);
+    }
+    for fix in &found.fixes {
+        text.push_str("\nfix: ");
+        text.push_str(&fix.title);
+    }
+    text
+}
+
+fn tags(code: &str) -> Option<Vec<DiagnosticTag>> {
+    match code {
+        "PD0209" => Some(vec![DiagnosticTag::DEPRECATED]),
+        "PD0261" | "PD0264" => Some(vec![DiagnosticTag::UNNECESSARY]),
+        _ => None,
+    }
+}
+
+/// The same as in `pdev check --json`: where in the manifest, and edits with both kinds of places.
+fn data(analysis: &Analysis, found: &Diagnostic, encoding: Encoding) -> Value {
+    let edit = |edit: &manifest::diagnostic::Edit| {
+        let text = analysis.text(edit.span.file)?;
+        let uri = Uri::from_file_path(analysis.path(edit.span.file)?)?;
+        let range = encoding.range(text, edit.span.range());
+        Some(
+            json!({ "uri": uri, "range": range, "newText": edit.text, "start": edit.span.start, "end": edit.span.end }),
+        )
+    };
+    let fixes: Vec<Value> = found
+        .fixes
+        .iter()
+        .map(|fix| {
+            let edits: Vec<Value> = fix.edits.iter().filter_map(edit).collect();
+            json!({ "title": fix.title, "safe": fix.safe, "edits": edits })
+        })
+        .collect();
+    json!({ "path": found.path, "start": found.span.start, "end": found.span.end, "fixes": fixes })
+}

@@ -1,0 +1,179 @@
+//! What all handlers share: the workspace behind its lock, and the one task that looks at manifests and publishes.
+//!
+//! One task for all, so that publications keep their order; newest wins, so that a burst of keys costs one look at its
+//! end. There is no timer: work begins with a change and ends with its answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tower_lsp::Client;
+use tower_lsp::ls_types as lsp;
+
+use crate::check::{Analysis, Job};
+use crate::client_can::ClientCan;
+use crate::convert::diagnostics;
+use crate::settings::Delivery;
+use crate::workspace::{Snapshot, Workspace};
+
+#[derive(Debug)]
+pub struct Desk {
+    pub client: Client,
+    workspace: Mutex<Workspace>,
+    can: Mutex<ClientCan>,
+    pub wake: Notify,
+    /// Something changed that the client cannot know of, and has to be asked to pull again.
+    stale: AtomicBool,
+    pub shut_down: AtomicBool,
+}
+
+impl Desk {
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            workspace: Mutex::default(),
+            can: Mutex::default(),
+            wake: Notify::new(),
+            stale: AtomicBool::new(false),
+            shut_down: AtomicBool::new(false),
+        }
+    }
+
+    /// Never held across a wait. A panic of another holder leaves it usable: every change is whole.
+    pub fn workspace(&self) -> MutexGuard<'_, Workspace> {
+        self.workspace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn can(&self) -> ClientCan {
+        *self.can.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn know(&self, can: ClientCan) {
+        *self.can.lock().unwrap_or_else(PoisonError::into_inner) = can;
+    }
+
+    pub fn snapshot(&self, uri: &lsp::Uri) -> Option<Snapshot> {
+        self.workspace().snapshot(&path_of(uri)?)
+    }
+
+    pub fn pulls(&self) -> bool {
+        match self.workspace().settings.diagnostics {
+            Delivery::Auto => self.can().pull,
+            Delivery::Push => false,
+            Delivery::Pull | Delivery::Both => true,
+        }
+    }
+
+    fn pushes(&self) -> bool {
+        self.workspace().settings.diagnostics == Delivery::Both || !self.pulls()
+    }
+
+    /// The client is asked to pull again once the next look is done.
+    pub fn mark_stale(&self) {
+        self.stale.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// A look that is as new as the snapshot; made now if there is none yet.
+    pub async fn fresh(self: &Arc<Self>, snapshot: &Snapshot) -> Option<Arc<Analysis>> {
+        let job = snapshot.job.clone()?;
+        match &snapshot.analysis {
+            Some(latest) if latest.generation == job.generation => Some(Arc::clone(latest)),
+            _ => self.look(job).await.map(|(analysis, _)| analysis),
+        }
+    }
+
+    /// True beside it when nothing has changed meanwhile.
+    async fn look(&self, job: Job) -> Option<(Arc<Analysis>, bool)> {
+        let analysis = Arc::new(tokio::task::spawn_blocking(|| job.run()).await.ok()?);
+        let newest = self.workspace().keep(&analysis);
+        Some((analysis, newest))
+    }
+
+    /// Ends when the server does.
+    pub async fn work(self: Arc<Self>) {
+        let mut published = Published::default();
+        loop {
+            self.wake.notified().await;
+            while let Some(job) = self.next_job() {
+                if let Some((analysis, true)) = self.look(job).await
+                    && self.pushes()
+                {
+                    published.put(&self, &analysis).await;
+                }
+            }
+            published.forget_closed(&self).await;
+            if self.stale.swap(false, Ordering::Relaxed) && self.pulls() && self.can().refresh_diagnostics {
+                let client = self.client.clone();
+                // The client's answer says nothing, and must not hold up the next look.
+                drop(tokio::spawn(async move { client.workspace_diagnostic_refresh().await }));
+            }
+        }
+    }
+
+    fn next_job(&self) -> Option<Job> {
+        self.workspace().next_job()
+    }
+}
+
+/// What the client shows now, by manifest, so that what is mended disappears.
+#[derive(Default)]
+struct Published {
+    files: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
+}
+
+impl Published {
+    async fn put(&mut self, desk: &Desk, analysis: &Analysis) {
+        let before = self.files.remove(&analysis.root).unwrap_or_default();
+        let now: BTreeSet<PathBuf> = analysis.paths().map(Path::to_owned).collect();
+        for gone in before.difference(&now) {
+            self.publish(desk, gone).await;
+        }
+        self.files.insert(analysis.root.clone(), now.clone());
+        for path in &now {
+            self.publish(desk, path).await;
+        }
+    }
+
+    async fn forget_closed(&mut self, desk: &Desk) {
+        let open: BTreeSet<PathBuf> = desk.workspace().roots().map(Path::to_owned).collect();
+        let closed: Vec<PathBuf> = self.files.keys().filter(|root| !open.contains(*root)).cloned().collect();
+        for root in closed {
+            for path in self.files.remove(&root).unwrap_or_default() {
+                self.publish(desk, &path).await;
+            }
+        }
+    }
+
+    /// A file that several manifests include shows what each of them finds in it.
+    async fn publish(&self, desk: &Desk, path: &Path) {
+        let Some((uri, version)) = desk.workspace().called(path) else { return };
+        let found = found_in(&desk.workspace(), path);
+        desk.client.publish_diagnostics(uri, found, version).await;
+    }
+}
+
+/// Everything known of a file, from every manifest that reads it.
+#[must_use]
+pub fn found_in(workspace: &Workspace, path: &Path) -> Vec<lsp::Diagnostic> {
+    let (encoding, settings) = (workspace.encoding, &workspace.settings);
+    let mut found: Vec<lsp::Diagnostic> = Vec::new();
+    for analysis in workspace.analyses() {
+        let Some(file) = analysis.file(path) else { continue };
+        for one in diagnostics::of_file(analysis, file, encoding, settings) {
+            if !found.contains(&one) {
+                found.push(one);
+            }
+        }
+    }
+    found
+}
+
+/// The file behind a URI; other schemes have none.
+#[must_use]
+pub fn path_of(uri: &lsp::Uri) -> Option<PathBuf> {
+    (uri.scheme().as_str() == "file").then(|| uri.to_file_path().map(std::borrow::Cow::into_owned))?
+}

@@ -1,0 +1,163 @@
+//! The protocol's methods, each a few lines: take the moment before any wait, ask the analysis, convert the answer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tower_lsp::jsonrpc::{Error, Result};
+use tower_lsp::ls_types::*;
+use tower_lsp::{Client, LanguageServer};
+
+use crate::capabilities;
+use crate::client_can::ClientCan;
+use crate::convert::Encoding;
+use crate::desk::{Desk, found_in, path_of};
+use crate::settings::Settings;
+use crate::workspace::Snapshot;
+
+pub struct Server {
+    pub desk: Arc<Desk>,
+}
+
+impl Server {
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { desk: Arc::new(Desk::new(client)) }
+    }
+
+    fn snapshot(&self, uri: &Uri) -> Option<Snapshot> {
+        self.desk.snapshot(uri)
+    }
+
+    fn set(&self, settings: Settings) {
+        let mut workspace = self.desk.workspace();
+        if workspace.settings != settings {
+            workspace.settings = settings;
+            workspace.touch_all();
+            drop(workspace);
+            self.desk.mark_stale();
+        }
+    }
+
+    async fn watch(&self) {
+        if !self.desk.can().watch {
+            return;
+        }
+        // The answer is only yes or no, and without a watcher requests look at the disk themselves.
+        let client = self.desk.client.clone();
+        drop(tokio::spawn(async move { client.register_capability(vec![capabilities::watchers()]).await }));
+    }
+}
+
+impl LanguageServer for Server {
+    async fn initialize(&self, params: InitializeParams) -> Result<InitializeResult> {
+        let can = ClientCan::of(&params.capabilities);
+        let offered = params.capabilities.general.and_then(|general| general.position_encodings);
+        let encoding = Encoding::agreed(offered.as_deref());
+        self.desk.know(can);
+        let mut workspace = self.desk.workspace();
+        workspace.encoding = encoding;
+        if let Some(settings) = params.initialization_options.as_ref().and_then(Settings::read) {
+            workspace.settings = settings;
+        }
+        let folders = params.workspace_folders.unwrap_or_default();
+        workspace.folders = folders.iter().filter_map(|folder| path_of(&folder.uri)).collect();
+        drop(workspace);
+        Ok(InitializeResult {
+            capabilities: capabilities::ours(encoding, self.desk.pulls()),
+            server_info: Some(ServerInfo {
+                name: "pdev".to_owned(),
+                version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            }),
+            offset_encoding: None,
+        })
+    }
+
+    async fn initialized(&self, _: InitializedParams) {
+        self.watch().await;
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        self.desk.shut_down.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn did_open(&self, params: DidOpenTextDocumentParams) {
+        let document = params.text_document;
+        let Some(path) = path_of(&document.uri) else { return };
+        self.desk.workspace().open(path, document.uri, document.version, document.text);
+        self.desk.wake.notify_one();
+    }
+
+    async fn did_change(&self, params: DidChangeTextDocumentParams) {
+        let Some(path) = path_of(&params.text_document.uri) else { return };
+        self.desk.workspace().change(&path, params.text_document.version, &params.content_changes);
+        self.desk.wake.notify_one();
+    }
+
+    async fn did_save(&self, params: DidSaveTextDocumentParams) {
+        let Some(path) = path_of(&params.text_document.uri) else { return };
+        self.desk.workspace().save(&path, params.text);
+        self.desk.wake.notify_one();
+    }
+
+    async fn did_close(&self, params: DidCloseTextDocumentParams) {
+        let Some(path) = path_of(&params.text_document.uri) else { return };
+        self.desk.workspace().close(&path);
+        self.desk.wake.notify_one();
+    }
+
+    async fn did_change_watched_files(&self, params: DidChangeWatchedFilesParams) {
+        let mut workspace = self.desk.workspace();
+        let mut matters = false;
+        for path in params.changes.iter().filter_map(|change| path_of(&change.uri)) {
+            matters |= workspace.changed_on_disk(&path);
+        }
+        drop(workspace);
+        if matters {
+            self.desk.mark_stale();
+        }
+    }
+
+    async fn did_change_configuration(&self, params: DidChangeConfigurationParams) {
+        if let Some(settings) = Settings::read(&params.settings) {
+            self.set(settings);
+        }
+    }
+
+    async fn did_change_workspace_folders(&self, params: DidChangeWorkspaceFoldersParams) {
+        let mut workspace = self.desk.workspace();
+        for gone in params.event.removed.iter().filter_map(|folder| path_of(&folder.uri)) {
+            workspace.folders.remove(&gone);
+        }
+        workspace.folders.extend(params.event.added.iter().filter_map(|folder| path_of(&folder.uri)));
+    }
+
+    async fn diagnostic(&self, params: DocumentDiagnosticParams) -> Result<DocumentDiagnosticReportResult> {
+        let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(full(None, Vec::new())) };
+        let Some(job) = &snapshot.job else { return Ok(full(None, Vec::new())) };
+        let id = job.generation.to_string();
+        if params.previous_result_id.as_ref() == Some(&id) {
+            return Ok(unchanged(id));
+        }
+        // A failure is told as one: an empty list would say that all is well.
+        self.desk.fresh(&snapshot).await.ok_or_else(Error::internal_error)?;
+        let found = found_in(&self.desk.workspace(), &snapshot.path);
+        Ok(full(Some(id), found))
+    }
+}
+
+fn full(result_id: Option<String>, items: Vec<Diagnostic>) -> DocumentDiagnosticReportResult {
+    let report = RelatedFullDocumentDiagnosticReport {
+        related_documents: None,
+        full_document_diagnostic_report: FullDocumentDiagnosticReport { result_id, items },
+    };
+    DocumentDiagnosticReportResult::Report(DocumentDiagnosticReport::Full(report))
+}
+
+fn unchanged(result_id: String) -> DocumentDiagnosticReportResult {
+    let report = RelatedUnchangedDocumentDiagnosticReport {
+        related_documents: None,
+        unchanged_document_diagnostic_report: UnchangedDocumentDiagnosticReport { result_id },
+    };
+    DocumentDiagnosticReportResult::Report(DocumentDiagnosticReport::Unchanged(report))
+}

@@ -1,0 +1,153 @@
+//! One version of a document: its text and where its lines begin, never changed, shared by who looks at it.
+//!
+//! Knows bytes only. What a client calls a position is turned into an offset in `convert`.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub struct Text {
+    text: Arc<str>,
+    /// Byte offset of the start of each line; `\n`, `\r\n` and a lone `\r` end one, as the protocol says.
+    lines: Arc<[u32]>,
+}
+
+impl Text {
+    #[must_use]
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        let text = text.into();
+        let lines = std::iter::once(0).chain(starts(&text, 0..text.len())).collect();
+        Self { text, lines }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.text)
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    #[must_use]
+    pub fn lines_count(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// The line an offset lies in, from zero.
+    #[must_use]
+    pub fn line_at(&self, offset: usize) -> usize {
+        self.lines.partition_point(|&start| start as usize <= offset).saturating_sub(1)
+    }
+
+    #[must_use]
+    pub fn line_start(&self, line: usize) -> usize {
+        self.lines.get(line).map_or(self.text.len(), |&start| start as usize)
+    }
+
+    /// A line's bytes without what ends it.
+    #[must_use]
+    pub fn line_range(&self, line: usize) -> Range<usize> {
+        let start = self.line_start(line);
+        let end = self.line_start(line + 1);
+        let content = self.text.get(start..end).unwrap_or_default().trim_end_matches(['\n', '\r']);
+        start..start + content.len()
+    }
+
+    #[must_use]
+    pub fn line(&self, line: usize) -> &str {
+        self.text.get(self.line_range(line)).unwrap_or_default()
+    }
+
+    /// The nearest offset at or before this one that does not cut a character.
+    #[must_use]
+    pub fn floor(&self, offset: usize) -> usize {
+        let mut offset = offset.min(self.text.len());
+        while !self.text.is_char_boundary(offset) {
+            offset -= 1;
+        }
+        offset
+    }
+
+    /// The next version: these bytes replaced. A range that lies outside is cut to what there is.
+    #[must_use]
+    pub fn replaced(&self, range: Range<usize>, by: &str) -> Self {
+        let start = self.floor(range.start);
+        let end = self.floor(range.end).max(start);
+        let mut text = String::with_capacity(self.text.len() - (end - start) + by.len());
+        text.push_str(&self.text[..start]);
+        text.push_str(by);
+        text.push_str(&self.text[end..]);
+        let lines = self.shifted(&text, start, end, by.len());
+        Self { text: text.into(), lines }
+    }
+
+    /// Only what lies around the change is looked at again: a `\r` may have met a `\n`, or lost it.
+    fn shifted(&self, text: &str, start: usize, end: usize, added: usize) -> Arc<[u32]> {
+        let from = self.line_at(start.saturating_sub(1));
+        let kept = &self.lines[..=from];
+        let first_after = self.lines.partition_point(|&line| line as usize <= end + 1);
+        let fresh_end = (start + added + 1).min(text.len());
+        let moved = |line: &u32| u32::try_from(*line as usize - end + start + added).unwrap_or(u32::MAX);
+        let mut lines: Vec<u32> = Vec::with_capacity(self.lines.len() + 8);
+        lines.extend(kept);
+        lines.extend(starts(text, self.line_start(from)..fresh_end));
+        let last = lines.last().copied().unwrap_or_default();
+        lines.extend(self.lines[first_after..].iter().map(moved).filter(|&line| line > last));
+        lines.into()
+    }
+}
+
+/// Where lines begin behind the line ends that lie in `range`.
+fn starts(text: &str, range: Range<usize>) -> impl Iterator<Item = u32> {
+    let bytes = text.as_bytes();
+    range.filter_map(move |at| {
+        let ends = match bytes[at] {
+            b'\n' => true,
+            b'\r' => bytes.get(at + 1) != Some(&b'\n'),
+            _ => false,
+        };
+        ends.then(|| u32::try_from(at + 1).unwrap_or(u32::MAX))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_line_end_counts_once() {
+        let text = Text::new("a\nb\r\nc\rd");
+        let lines: Vec<&str> = (0..text.lines_count()).map(|line| text.line(line)).collect();
+        assert_eq!(lines, ["a", "b", "c", "d"]);
+        assert_eq!(text.line_at(4), 1);
+    }
+
+    #[test]
+    fn lines_after_any_change_are_those_of_the_whole_text() {
+        let pieces = ["", "\n", "\r", "\r\n", "x", "ä\n", "a\rb", "\n\n"];
+        for base in ["", "a\nb\r\nc\rd", "\r\n\r\n", "ab\r", "\n\rx"] {
+            let whole = Text::new(base);
+            for start in 0..=base.len() {
+                for end in start..=base.len() {
+                    for piece in pieces {
+                        let changed = whole.replaced(start..end, piece);
+                        let fresh = Text::new(changed.as_str());
+                        assert_eq!(changed.lines, fresh.lines, "{base:?} {start}..{end} {piece:?}");
+                    }
+                }
+            }
+        }
+    }
+}

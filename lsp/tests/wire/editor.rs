@@ -1,0 +1,238 @@
+//! An editor for tests: speaks the protocol with a server in this process, through the same framing as a real one.
+//! Every wait has a deadline; what the server asks is answered with `null` and kept.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
+use tokio::task::JoinHandle;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+pub struct Editor {
+    pub folder: tempfile::TempDir,
+    output: WriteHalf<DuplexStream>,
+    input: BufReader<ReadHalf<DuplexStream>>,
+    server: JoinHandle<bool>,
+    next_id: i64,
+    /// Notifications and requests of the server that nobody has looked at yet.
+    pub heard: VecDeque<Value>,
+    pub capabilities: Value,
+}
+
+/// Like VS Code, but findings are pushed.
+pub fn pushed() -> Value {
+    json!({
+        "general": { "positionEncodings": ["utf-16"] },
+        "textDocument": {
+            "completion": { "completionItem": { "snippetSupport": true } },
+            "documentSymbol": { "hierarchicalDocumentSymbolSupport": true }
+        },
+        "workspace": { "inlayHint": { "refreshSupport": true }, "codeLens": { "refreshSupport": true } }
+    })
+}
+
+pub fn pulling() -> Value {
+    let mut capabilities = pushed();
+    capabilities["textDocument"]["diagnostic"] = json!({ "dynamicRegistration": false });
+    capabilities["workspace"]["diagnostics"] = json!({ "refreshSupport": true });
+    capabilities
+}
+
+impl Editor {
+    pub async fn start(capabilities: Value) -> Self {
+        Self::start_with(capabilities, Value::Null).await
+    }
+
+    pub async fn start_with(capabilities: Value, options: Value) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (far_read, far_write) = tokio::io::split(far);
+        let server = tokio::spawn(lsp::serve(far_read, far_write));
+        let (input, output) = tokio::io::split(near);
+        let mut editor = Self {
+            folder,
+            output,
+            input: BufReader::new(input),
+            server,
+            next_id: 0,
+            heard: VecDeque::new(),
+            capabilities: Value::Null,
+        };
+        let root = editor.uri("");
+        let answer = editor
+            .ask(
+                "initialize",
+                json!({
+                    "processId": null, "rootUri": root, "capabilities": capabilities,
+                    "workspaceFolders": [{ "uri": root, "name": "test" }], "initializationOptions": options,
+                }),
+            )
+            .await;
+        editor.capabilities = answer["capabilities"].clone();
+        editor.tell("initialized", json!({})).await;
+        editor
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        let root = self.folder.path().to_owned();
+        if name.is_empty() { root } else { root.join(name) }
+    }
+
+    pub fn uri(&self, name: &str) -> String {
+        uri(&self.path(name))
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    pub async fn open(&mut self, name: &str, text: &str) {
+        let uri = self.uri(name);
+        self.tell(
+            "textDocument/didOpen",
+            json!({ "textDocument": { "uri": uri, "languageId": "yaml", "version": 1, "text": text } }),
+        )
+        .await;
+    }
+
+    pub async fn replace(&mut self, name: &str, version: i32, text: &str) {
+        self.change(name, version, json!([{ "text": text }])).await;
+    }
+
+    pub async fn change(&mut self, name: &str, version: i32, changes: Value) {
+        let uri = self.uri(name);
+        self.tell(
+            "textDocument/didChange",
+            json!({ "textDocument": { "uri": uri, "version": version }, "contentChanges": changes }),
+        )
+        .await;
+    }
+
+    pub async fn tell(&mut self, method: &str, params: Value) {
+        self.send(&json!({ "jsonrpc": "2.0", "method": method, "params": params })).await;
+    }
+
+    /// The result; an error of the server fails the test.
+    pub async fn ask(&mut self, method: &str, params: Value) -> Value {
+        let answer = self.ask_for_all(method, params).await;
+        assert!(answer.get("error").is_none(), "{method}: {answer}");
+        answer["result"].clone()
+    }
+
+    pub async fn ask_for_all(&mut self, method: &str, params: Value) -> Value {
+        let id = self.send_request(method, params).await;
+        self.answer_to(id).await
+    }
+
+    pub async fn send_request(&mut self, method: &str, params: Value) -> i64 {
+        self.next_id += 1;
+        let id = self.next_id;
+        self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })).await;
+        id
+    }
+
+    pub async fn answer_to(&mut self, id: i64) -> Value {
+        loop {
+            let message = self.receive().await;
+            if message.get("method").is_none() && message["id"] == id {
+                return message;
+            }
+            self.keep(message).await;
+        }
+    }
+
+    /// The next message of this method that the server sends, or has sent.
+    pub async fn next(&mut self, method: &str) -> Value {
+        loop {
+            if let Some(at) = self.heard.iter().position(|message| message["method"] == method) {
+                return self.heard.remove(at).unwrap()["params"].clone();
+            }
+            let message = self.receive().await;
+            self.keep(message).await;
+        }
+    }
+
+    /// What is published for this version of a file.
+    pub async fn published(&mut self, name: &str, version: i32) -> Vec<Value> {
+        let uri = self.uri(name);
+        loop {
+            let params = self.next("textDocument/publishDiagnostics").await;
+            if params["uri"] == uri.as_str() && params["version"] == version {
+                return params["diagnostics"].as_array().unwrap().clone();
+            }
+        }
+    }
+
+    pub async fn pull(&mut self, name: &str) -> Value {
+        let uri = self.uri(name);
+        self.ask("textDocument/diagnostic", json!({ "textDocument": { "uri": uri } })).await
+    }
+
+    /// Ends the server in order; what it returned.
+    pub async fn stop(mut self) -> bool {
+        self.ask("shutdown", Value::Null).await;
+        self.send(&json!({ "jsonrpc": "2.0", "method": "exit" })).await;
+        tokio::time::timeout(DEADLINE, self.server).await.unwrap().unwrap()
+    }
+
+    async fn keep(&mut self, message: Value) {
+        if let (Some(_), Some(id)) = (message.get("method"), message.get("id")) {
+            let answer = json!({ "jsonrpc": "2.0", "id": id, "result": null });
+            self.send(&answer).await;
+        }
+        self.heard.push_back(message);
+    }
+
+    async fn send(&mut self, message: &Value) {
+        let body = message.to_string();
+        let framed = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        tokio::time::timeout(DEADLINE, self.output.write_all(framed.as_bytes())).await.unwrap().unwrap();
+    }
+
+    async fn receive(&mut self) -> Value {
+        let read = async {
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                assert_ne!(self.input.read_line(&mut line).await.unwrap(), 0, "the server closed its end");
+                if let Some(text) = line.strip_prefix("Content-Length: ") {
+                    length = text.trim().parse().unwrap();
+                }
+                if line == "\r\n" {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            self.input.read_exact(&mut body).await.unwrap();
+            serde_json::from_slice(&body).unwrap()
+        };
+        tokio::time::timeout(DEADLINE, read).await.expect("the server is silent")
+    }
+}
+
+pub fn uri(path: &Path) -> String {
+    format!("file://{}", path.display())
+}
+
+pub fn codes(found: &[Value]) -> Vec<&str> {
+    found.iter().filter_map(|one| one["code"].as_str()).collect()
+}
+
+/// Errors and warnings only.
+pub fn loud(found: &[Value]) -> Vec<&str> {
+    found.iter().filter(|one| one["severity"].as_u64() < Some(3)).filter_map(|one| one["code"].as_str()).collect()
+}
+
+/// A text with `$0` where the cursor is: the text without it, and the position (line, UTF-16 units).
+pub fn cursor(fixture: &str) -> (String, Value) {
+    let at = fixture.find("$0").expect("the fixture has a cursor");
+    let before = &fixture[..at];
+    let line = before.matches('\n').count();
+    let column = before.rsplit('\n').next().unwrap().encode_utf16().count();
+    (fixture.replacen("$0", "", 1), json!({ "line": line, "character": column }))
+}

@@ -1,0 +1,5 @@
+//! The server through its wire, one module a group of methods.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod documents;
+mod editor;
