@@ -180,6 +180,13 @@ impl Editor {
         tokio::time::timeout(DEADLINE, self.server).await.unwrap().unwrap()
     }
 
+    /// Closes both ends without a word; what the server returned.
+    pub async fn vanish(self) -> bool {
+        let Self { output, input, server, .. } = self;
+        drop((output, input));
+        tokio::time::timeout(DEADLINE, server).await.unwrap().unwrap()
+    }
+
     async fn keep(&mut self, message: Value) {
         if let (Some(_), Some(id)) = (message.get("method"), message.get("id")) {
             let answer = json!({ "jsonrpc": "2.0", "id": id, "result": null });
