@@ -2,6 +2,7 @@
 
 use tower_lsp::ls_types::*;
 
+use crate::answers::code_actions::FIX_ALL;
 use crate::convert::Encoding;
 use crate::workspace::LOCK;
 
@@ -23,6 +24,14 @@ pub fn ours(encoding: Encoding, pulls: bool) -> ServerCapabilities {
                 ..DiagnosticOptions::default()
             })
         }),
+        code_action_provider: Some(CodeActionProviderCapability::Options(CodeActionOptions {
+            code_action_kinds: Some(vec![
+                CodeActionKind::QUICKFIX,
+                CodeActionKind::REFACTOR_REWRITE,
+                CodeActionKind::new(FIX_ALL),
+            ]),
+            ..CodeActionOptions::default()
+        })),
         workspace: Some(WorkspaceServerCapabilities {
             workspace_folders: Some(WorkspaceFoldersServerCapabilities {
                 supported: Some(true),

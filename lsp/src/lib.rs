@@ -2,6 +2,8 @@
 //!
 //! What a manifest means is decided in the pure crates; here is what an editor asks about it. Works without the agent.
 
+pub mod analysis;
+mod answers;
 mod capabilities;
 pub mod check;
 mod client_can;

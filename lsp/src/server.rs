@@ -7,6 +7,7 @@ use tower_lsp::jsonrpc::{Error, Result};
 use tower_lsp::ls_types::*;
 use tower_lsp::{Client, LanguageServer};
 
+use crate::answers::code_actions;
 use crate::capabilities;
 use crate::client_can::ClientCan;
 use crate::convert::Encoding;
@@ -143,6 +144,12 @@ impl LanguageServer for Server {
         self.desk.fresh(&snapshot).await.ok_or_else(Error::internal_error)?;
         let found = found_in(&self.desk.workspace(), &snapshot.path);
         Ok(full(Some(id), found))
+    }
+
+    async fn code_action(&self, params: CodeActionParams) -> Result<Option<CodeActionResponse>> {
+        let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(None) };
+        let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
+        Ok(Some(code_actions::answer(&snapshot, &analysis, &params)))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Only what `up` goes on with can be silenced: an error stays. What silences nothing is told, or it would hide the next
 //! finding. Guardrails that other environments deny are waived in the manifest, with an owner and an end.
 
+use manifest::diagnostic::Edit;
 use manifest::{Diagnostic, FileId, Severity, Span};
 
 use crate::codes;
@@ -17,6 +18,8 @@ struct Allowed<'a> {
     /// Zero-based; the line whose findings it silences.
     line: usize,
     span: Span,
+    /// What goes with it when it is removed.
+    whole: Span,
     used: bool,
 }
 
@@ -55,7 +58,11 @@ fn told(one: &Allowed<'_>) -> Diagnostic {
             "Remove it: the finding is gone, or it is an error, which cannot be silenced.".to_owned(),
         )
     };
-    Diagnostic::new(codes::ALLOW_UNUSED, Severity::Warning, one.span, message).help(help)
+    let found = Diagnostic::new(codes::ALLOW_UNUSED, Severity::Warning, one.span, message).help(help);
+    if one.reason.is_empty() {
+        return found;
+    }
+    found.fix("remove the comment", true, vec![Edit { span: one.whole, text: String::new() }])
 }
 
 fn read<'a>(loaded: &'a Loaded, span: Span, text: &'a str) -> Option<Allowed<'a>> {
@@ -66,13 +73,21 @@ fn read<'a>(loaded: &'a Loaded, span: Span, text: &'a str) -> Option<Allowed<'a>
     let before = text.get(..start)?.rsplit('\n').next().unwrap_or_default();
     let own = line(loaded, span);
     // Alone on its line it speaks of the next one that is no comment, behind a value of that value's line.
-    let target = if before.trim_start_matches('\u{feff}').trim().is_empty() {
+    let alone = before.trim_start_matches('\u{feff}').trim().is_empty();
+    let end = span.end as usize;
+    let whole = if alone {
+        let newline = text.get(end..)?.find('\n').map_or(text.len(), |found| end + found + 1);
+        Span::new(span.file, start - before.len(), newline)
+    } else {
+        Span::new(span.file, start - (before.len() - before.trim_end().len()), end)
+    };
+    let target = if alone {
         let below = text.get(start..)?.lines().skip(1);
         own + 1 + below.take_while(|line| line.trim().is_empty() || line.trim_start().starts_with('#')).count()
     } else {
         own
     };
-    Some(Allowed { code: code.trim(), reason: reason.trim(), file: span.file, line: target, span, used: false })
+    Some(Allowed { code: code.trim(), reason: reason.trim(), file: span.file, line: target, span, whole, used: false })
 }
 
 fn line(loaded: &Loaded, span: Span) -> usize {

@@ -3,6 +3,7 @@
 //! The only place that knows UTF-16.
 
 pub mod diagnostics;
+pub mod edits;
 pub mod position;
 
 pub use position::Encoding;

@@ -243,3 +243,38 @@ pub fn cursor(fixture: &str) -> (String, Value) {
     let column = before.rsplit('\n').next().unwrap().encode_utf16().count();
     (fixture.replacen("$0", "", 1), json!({ "line": line, "character": column }))
 }
+
+/// Applies edits of the protocol (UTF-16) to a text, from the end to the start.
+pub fn apply(text: &str, edits: &[Value]) -> String {
+    let offset = |position: &Value| {
+        let line = position["line"].as_u64().unwrap();
+        let mut start = 0;
+        for _ in 0..line {
+            start += text[start..].find('\n').map_or(text.len() - start, |at| at + 1);
+        }
+        let mut units = position["character"].as_u64().unwrap();
+        let mut at = start;
+        for letter in text[start..].chars() {
+            if units == 0 {
+                break;
+            }
+            units -= letter.len_utf16() as u64;
+            at += letter.len_utf8();
+        }
+        at
+    };
+    let mut sorted: Vec<(usize, usize, &str)> = edits
+        .iter()
+        .map(|edit| {
+            let range = &edit["range"];
+            (offset(&range["start"]), offset(&range["end"]), edit["newText"].as_str().unwrap())
+        })
+        .collect();
+    sorted.sort_by_key(|(start, end, _)| (*start, *end));
+    assert!(sorted.windows(2).all(|two| two[0].1 <= two[1].0), "edits overlap: {edits:?}");
+    let mut changed = text.to_owned();
+    for (start, end, new) in sorted.into_iter().rev() {
+        changed.replace_range(start..end, new);
+    }
+    changed
+}

@@ -1,5 +1,6 @@
 //! The server through its wire, one module a group of methods.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod actions;
 mod documents;
 mod editor;

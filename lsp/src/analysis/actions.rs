@@ -1,0 +1,169 @@
+//! What can be done about a finding: its own fixes, a comment that allows it, a waiver; and all safe fixes at once.
+
+use manifest::diagnostic::{Edit, Fix};
+use manifest::model::Date;
+use manifest::syntax::{Kind, Node};
+use manifest::{Diagnostic, FileId, Severity, Span};
+use plan::Loaded;
+use plan::guardrails::{PORT_MISSING, find_rule};
+
+use crate::text::Text;
+
+/// Something offered where the cursor is.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Action {
+    pub title: String,
+    pub edits: Vec<Edit>,
+    /// The first choice: a mechanical fix that is safe.
+    pub preferred: bool,
+}
+
+/// Stands where a person has to say why; long enough to be taken for a reason, so that the finding's text is what reminds.
+const REASON: &str = "say why this is right here";
+const WAIVER_DAYS: i64 = 90;
+
+/// All that can be done about one finding, the best first.
+#[must_use]
+pub fn about(loaded: &Loaded, text: &Text, found: &Diagnostic, today: Date) -> Vec<Action> {
+    let mut actions: Vec<Action> = found.fixes.iter().map(from_fix).collect();
+    actions.extend(waive(loaded, found, today));
+    actions.extend(allow(loaded, text, found));
+    actions
+}
+
+fn from_fix(fix: &Fix) -> Action {
+    let mut title = fix.title.clone();
+    if let Some(first) = title.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    Action { title, edits: fix.edits.clone(), preferred: fix.safe }
+}
+
+/// `# pdev: allow CODE -- ...` on a line of its own above. Errors cannot be allowed.
+fn allow(loaded: &Loaded, text: &Text, found: &Diagnostic) -> Option<Action> {
+    let code = found.code.0;
+    if found.severity == Severity::Error || ["PD0264", "PD0199"].contains(&code) || found.span == Span::default() {
+        return None;
+    }
+    let line = text.line_at(found.span.range().start);
+    let start = text.line_start(line);
+    // Inside of a text of several lines a comment would be part of it.
+    if loaded.root.as_ref().is_some_and(|root| found.span.file == FileId(0) && in_long_scalar(root, start)) {
+        return None;
+    }
+    let indent: String = text.line(line).chars().take_while(|letter| *letter == ' ').collect();
+    let span = Span::new(found.span.file, start, start);
+    let edit = Edit { span, text: format!("{indent}# pdev: allow {code} -- {REASON}\n") };
+    Some(Action { title: format!("Allow {code} here, with a reason"), edits: vec![edit], preferred: false })
+}
+
+fn in_long_scalar(node: &Node, offset: usize) -> bool {
+    let holds = |span: Span| span.range().start < offset && offset < span.range().end;
+    match &node.kind {
+        Kind::Scalar(_) => holds(node.span),
+        Kind::List(items) => items.iter().any(|item| in_long_scalar(item, offset)),
+        Kind::Map(pairs) => pairs.iter().any(|pair| in_long_scalar(&pair.value, offset)),
+    }
+}
+
+/// An entry under `guardrails.waivers`, for the rules that can be waived.
+fn waive(loaded: &Loaded, found: &Diagnostic, today: Date) -> Option<Action> {
+    let rule = find_rule(found.code.0)?;
+    if rule.code == PORT_MISSING || found.severity == Severity::Info {
+        return None;
+    }
+    let scope: Vec<&str> = found.path.split('.').take(2).collect();
+    let [section, name] = scope[..] else { return None };
+    let edit = waiver(loaded, rule.code.0, &format!("{section}.{name}"), REASON, None, today)?;
+    let title = format!("Waive {} for `{section}.{name}`, with a reason, an owner and an end", rule.code.0);
+    Some(Action { title, edits: vec![edit], preferred: false })
+}
+
+/// The text of a waiver, where it belongs: behind the last one, or at the end of the file.
+#[must_use]
+pub fn waiver(
+    loaded: &Loaded,
+    code: &str,
+    scope: &str,
+    reason: &str,
+    owner: Option<&str>,
+    today: Date,
+) -> Option<Edit> {
+    let root = loaded.root.as_ref()?;
+    let text = &loaded.sources.get(FileId(0))?.text;
+    let owner = owner.or(loaded.manifest.app.owner.as_ref().map(|owner| owner.value.as_str())).unwrap_or("your-team");
+    let until = day(days(today) + WAIVER_DAYS);
+    let reason = reason.replace('\\', "\\\\").replace('"', "\\\"");
+    let entry =
+        format!("{{ rule: {code}, scope: {scope}, reason: \"{reason}\", owner: {owner}, expires: \"{until}\" }}");
+    let Some(guardrails) = root.get("guardrails") else {
+        let end = text.len();
+        let newline = if text.ends_with('\n') || text.is_empty() { "" } else { "\n" };
+        let text = format!("{newline}guardrails:\n  waivers:\n    - {entry}\n");
+        return Some(Edit { span: Span::new(FileId(0), end, end), text });
+    };
+    let Kind::List(items) = &guardrails.value.get("waivers")?.value.kind else { return None };
+    let last = items.last()?;
+    let at = last.span.range();
+    let before = text.get(..at.start)?.rsplit('\n').next()?;
+    let dash = before.trim_end();
+    // In brackets behind one another, or on lines of their own.
+    let text = if dash.trim_start() == "-" { format!("\n{}{entry}", before) } else { format!(", {entry}") };
+    Some(Edit { span: Span::new(FileId(0), at.end, at.end), text })
+}
+
+/// The edits of every safe fix in one file; of two that overlap the first.
+#[must_use]
+pub fn all_safe(diagnostics: &[Diagnostic], file: FileId) -> Vec<Edit> {
+    let mut edits = manifest::fix::safe_edits(diagnostics, file);
+    edits.sort_by_key(|edit| (edit.span.start, edit.span.end));
+    let mut end = 0;
+    edits.retain(|edit| {
+        let free = edit.span.start >= end;
+        if free {
+            end = edit.span.end.max(end);
+        }
+        free
+    });
+    edits.dedup();
+    edits
+}
+
+/// Days since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+fn days(date: Date) -> i64 {
+    let (year, month, day) = (i64::from(date.year), i64::from(date.month), i64::from(date.day));
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+fn day(days: i64) -> String {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{:02}", of_year - (153 * shifted + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_and_back() {
+        for (date, later, text) in [
+            (Date { year: 2026, month: 11, day: 23 }, 90, "2027-02-21"),
+            (Date { year: 1970, month: 1, day: 1 }, 0, "1970-01-01"),
+            (Date { year: 2024, month: 2, day: 28 }, 1, "2024-02-29"),
+            (Date { year: 2023, month: 12, day: 31 }, 1, "2024-01-01"),
+        ] {
+            assert_eq!(day(days(date) + later), text);
+        }
+    }
+}

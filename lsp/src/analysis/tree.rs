@@ -1,0 +1,155 @@
+//! Where an offset lies in a tree: the keys on the way to it, and whether it is on a key or in a value.
+
+use manifest::syntax::{Kind, Node, Pair};
+
+/// One step from a node to one inside it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Step<'a> {
+    Key(&'a Pair),
+    Item(usize, &'a Node),
+}
+
+/// The way to an offset.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Way<'a> {
+    pub steps: Vec<Step<'a>>,
+    /// On the last step's key, not in its value.
+    pub on_key: bool,
+}
+
+impl<'a> Way<'a> {
+    /// The innermost node.
+    #[must_use]
+    pub fn node(&self) -> Option<&'a Node> {
+        self.steps.last().map(|step| match step {
+            Step::Key(pair) => &pair.value,
+            Step::Item(_, node) => node,
+        })
+    }
+
+    /// The innermost pair, which is the node's own unless that is an item of a list.
+    #[must_use]
+    pub fn pair(&self) -> Option<&'a Pair> {
+        self.steps.iter().rev().find_map(|step| match step {
+            Step::Key(pair) => Some(*pair),
+            Step::Item(..) => None,
+        })
+    }
+
+    /// Names of keys and indices of items, from the root.
+    #[must_use]
+    pub fn path(&self) -> Vec<String> {
+        let name = |step: &Step<'_>| match step {
+            Step::Key(pair) => pair.key.value.clone(),
+            Step::Item(index, _) => index.to_string(),
+        };
+        self.steps.iter().map(name).collect()
+    }
+
+    /// `services.api.env`, as in diagnostics and origins; items of lists are left out.
+    #[must_use]
+    pub fn dotted(&self) -> String {
+        let keys = self.steps.iter().filter_map(|step| match step {
+            Step::Key(pair) => Some(pair.key.value.trim_start_matches('+')),
+            Step::Item(..) => None,
+        });
+        keys.collect::<Vec<_>>().join(".")
+    }
+}
+
+/// The way to what stands at this offset; the end of a word still belongs to it.
+#[must_use]
+pub fn way(root: &Node, offset: usize) -> Way<'_> {
+    let mut way = Way::default();
+    let mut node = root;
+    while let Some((step, on_key)) = inside(node, offset) {
+        way.steps.push(step);
+        way.on_key = on_key;
+        match step {
+            Step::Key(pair) if !on_key => node = &pair.value,
+            Step::Item(_, item) => node = item,
+            Step::Key(_) => break,
+        }
+    }
+    way
+}
+
+fn inside(node: &Node, offset: usize) -> Option<(Step<'_>, bool)> {
+    match &node.kind {
+        Kind::Map(pairs) => {
+            let on_key = pairs.iter().find(|pair| touches(pair.key.span, offset) && !pair.key.value.is_empty());
+            if let Some(pair) = on_key {
+                return Some((Step::Key(pair), true));
+            }
+            // Merged pairs (`<<`) stand elsewhere, so that order says nothing: each is asked.
+            let holds = pairs.iter().find(|pair| touches(pair.value.span, offset));
+            holds.map(|pair| (Step::Key(pair), false))
+        }
+        Kind::List(items) => {
+            let (index, item) = items.iter().enumerate().find(|(_, item)| touches(item.span, offset))?;
+            Some((Step::Item(index, item), false))
+        }
+        Kind::Scalar(_) => None,
+    }
+}
+
+#[must_use]
+pub fn touches(span: manifest::Span, offset: usize) -> bool {
+    span.range().start <= offset && offset <= span.range().end
+}
+
+/// The node at a path of keys and indices.
+#[must_use]
+pub fn find<'a>(root: &'a Node, path: &[&str]) -> Option<&'a Node> {
+    path.iter().try_fold(root, |node, part| match &node.kind {
+        Kind::Map(_) => node.get(part).map(|pair| &pair.value),
+        Kind::List(items) => items.get(part.parse::<usize>().ok()?),
+        Kind::Scalar(_) => None,
+    })
+}
+
+/// Every pair of a tree, outermost first, with its dotted path.
+pub fn each_pair<'a>(root: &'a Node, visit: &mut dyn FnMut(&str, &'a Pair)) {
+    fn walk<'a>(node: &'a Node, path: &mut String, visit: &mut dyn FnMut(&str, &'a Pair)) {
+        match &node.kind {
+            Kind::Map(pairs) => {
+                for pair in pairs {
+                    let length = path.len();
+                    if length > 0 {
+                        path.push('.');
+                    }
+                    path.push_str(&pair.key.value);
+                    visit(path, pair);
+                    walk(&pair.value, path, visit);
+                    path.truncate(length);
+                }
+            }
+            Kind::List(items) => items.iter().for_each(|item| walk(item, path, visit)),
+            Kind::Scalar(_) => {}
+        }
+    }
+    walk(root, &mut String::new(), visit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use manifest::FileId;
+
+    #[test]
+    fn the_way_to_each_place() {
+        let text = "a:\n  b: [x, { c: yes }]\n  d: e\n";
+        let root = manifest::syntax::parse(text, FileId(0)).root.expect("it parses");
+        for (word, path, on_key) in [
+            ("a:", "a", true),
+            ("x,", "a.b.0", false),
+            ("c:", "a.b.1.c", true),
+            ("yes", "a.b.1.c", false),
+            ("e\n", "a.d", false),
+        ] {
+            let at = text.find(word).expect("it is there");
+            let way = way(&root, at);
+            assert_eq!((way.path().join("."), way.on_key), (path.to_owned(), on_key), "{word}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Requests to answers: each takes a moment of a document, asks the analysis and converts. Nothing here waits.
+
+pub mod code_actions;

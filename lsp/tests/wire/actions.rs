@@ -1,0 +1,86 @@
+//! Code actions over the wire: each is applied, and what it was about is gone.
+
+use serde_json::{Value, json};
+
+use crate::editor::{Editor, apply, codes, cursor, pushed};
+
+/// The actions at the cursor of the fixture.
+async fn at(fixture: &str, only: Value) -> (Editor, String, Vec<Value>) {
+    let (text, position) = cursor(fixture);
+    let mut editor = Editor::start(pushed()).await;
+    editor.open("pdev.yaml", &text).await;
+    let found = editor.published("pdev.yaml", 1).await;
+    let uri = editor.uri("pdev.yaml");
+    let mut context = json!({ "diagnostics": found });
+    if !only.is_null() {
+        context["only"] = only;
+    }
+    let range = json!({ "start": position, "end": position });
+    let params = json!({ "textDocument": { "uri": uri }, "range": range, "context": context });
+    let answer = editor.ask("textDocument/codeAction", params).await;
+    (editor, text, answer.as_array().unwrap().clone())
+}
+
+/// The text after the action whose title holds these words, and the codes found in it.
+async fn after(fixture: &str, words: &str) -> (String, Vec<String>) {
+    let (mut editor, text, actions) = at(fixture, Value::Null).await;
+    let action = actions.iter().find(|action| action["title"].as_str().unwrap().contains(words));
+    let action = action.unwrap_or_else(|| panic!("no `{words}` in {actions:#?}"));
+    let uri = editor.uri("pdev.yaml");
+    let changed = apply(&text, action["edit"]["changes"][&uri].as_array().unwrap());
+    editor.replace("pdev.yaml", 2, &changed).await;
+    let found = editor.published("pdev.yaml", 2).await;
+    (changed, codes(&found).into_iter().map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn a_misspelt_key_is_mended() {
+    let (text, found) =
+        after("pdev: 1\napp: shop\nservices:\n  web: { image: \"w:1\", pr$0ot: 8080 }\n", "Change `prot`").await;
+    assert!(text.contains("port: 8080") && !found.contains(&"PD0110".to_owned()), "{text} {found:?}");
+}
+
+#[tokio::test]
+async fn a_finding_is_allowed_with_a_comment() {
+    let fixture = "pdev: 1\napp: shop\nservices:\n  web:\n    image: \"w:la$0test\"\n    port: 80\n";
+    let (text, found) = after(fixture, "Allow PD011").await;
+    assert!(text.contains("    # pdev: allow PD011 -- say why"), "{text}");
+    assert!(!found.contains(&"PD011".to_owned()) && !found.contains(&"PD0264".to_owned()), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_guardrail_is_waived_wherever_waivers_are() {
+    let service =
+        "pdev: 1\napp: { name: shop, owner: team-a }\nservices:\n  web: { image: \"w:$0latest\", port: 80 }\n";
+    let waiver =
+        "rule: PD008, scope: services.web, reason: \"read by an old library\", owner: a, expires: \"2027-01-01\"";
+    for rest in [
+        String::new(),
+        format!("guardrails:\n  waivers:\n    - {{ {waiver} }}\n"),
+        format!("guardrails:\n  waivers:\n  - {}\nvars: {{ a: b }}\n", waiver.replace(", ", "\n    ")),
+        format!("guardrails: {{ waivers: [{{ {waiver} }}] }}\n"),
+    ] {
+        let (text, found) = after(&format!("{service}{rest}"), "Waive PD011").await;
+        assert!(text.contains("rule: PD011, scope: services.web,") && text.contains("owner: team-a"), "{text}");
+        assert!(!found.contains(&"PD0101".to_owned()) && !found.contains(&"PD0113".to_owned()), "{text}\n{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn all_safe_fixes_at_once() {
+    let fixture =
+        "$0app: shop\nservices:\n  web: { image: \"w:1\", prot: 8080 }\n  api: { image: \"a:1\", helth: none }\n";
+    let (_, text, actions) = at(fixture, json!(["source.fixAll"])).await;
+    assert_eq!(actions.len(), 1, "{actions:#?}");
+    let edits = actions[0]["edit"]["changes"].as_object().unwrap().values().next().unwrap().as_array().unwrap();
+    let changed = apply(&text, edits);
+    assert!(["pdev: 1\napp", "port: 8080", "health: none"].iter().all(|part| changed.contains(part)), "{changed}");
+}
+
+#[tokio::test]
+async fn a_comment_that_allows_nothing_is_removed() {
+    let fixture =
+        "pdev: 1\napp: shop\nservices:\n  # pdev: al$0low PD011 -- once\n  web: { image: \"w:1\", port: 80 }\n";
+    let (text, _) = after(fixture, "Remove the comment").await;
+    assert_eq!(text, "pdev: 1\napp: shop\nservices:\n  web: { image: \"w:1\", port: 80 }\n");
+}
