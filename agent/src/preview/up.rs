@@ -125,7 +125,7 @@ async fn bring_up(context: &Context, request: &UpRequest, source: &Source) -> Re
     }
     context.shared.routing.refresh(&context.shared, &context.id);
     resume_probes(context, &scope.application, &observed, &plan).await;
-    let held = hold_ports(&scope.application, &plan)?;
+    let held = hold_ports(&scope.application, &observed, &plan)?;
     let network_is_made = plan.steps.iter().any(|step| step.action == Action::CreateNetwork);
     if !network_is_made {
         forward(context, &scope).await;
@@ -335,7 +335,11 @@ async fn resume_probes(context: &Context, application: &Application, observed: &
 }
 
 /// Keeps the ports of everything that will be started, until it is.
-fn hold_ports(application: &Application, plan: &Plan) -> Result<BTreeMap<String, Vec<Held>>, Problem> {
+fn hold_ports(
+    application: &Application,
+    observed: &Observed,
+    plan: &Plan,
+) -> Result<BTreeMap<String, Vec<Held>>, Problem> {
     let stopped: BTreeSet<&UnitName> = plan
         .steps
         .iter()
@@ -347,6 +351,10 @@ fn hold_ports(application: &Application, plan: &Plan) -> Result<BTreeMap<String,
     let mut held: BTreeMap<String, Vec<Held>> = BTreeMap::new();
     for step in &plan.steps {
         let Action::Start { unit: name, .. } = &step.action else { continue };
+        // A paused container has its ports already.
+        if observed.units.get(name).is_some_and(|seen| seen.state == RunState::Paused) {
+            continue;
+        }
         let Some(unit) = application.units.get(name).filter(|_| !stopped.contains(name)) else { continue };
         for port in unit.ports.values() {
             match hold(port.host) {

@@ -4,27 +4,27 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bollard::Docker as Engine;
-use bollard::models::{
-    ContainerSummary, EndpointSettings, NetworkConnectRequest, NetworkCreateRequest, VolumeCreateRequest,
-};
+use bollard::models::{ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum as State};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions, StartContainerOptions,
-    StopContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, InspectContainerOptions, RemoveContainerOptionsBuilder, StartContainerOptions,
+    StopContainerOptions,
 };
 use plan::application::{Body, Container, Unit};
 use plan::step::Action;
 
 use super::context::Endpoint;
 use super::problems::{problem, status, within};
-use super::translate::{HASH, IMAGE, PREVIEW, Setting, VOLUME, common_labels, create_body};
-use super::{LOOK, WORK, images, observe};
+use super::translate::{HASH, IMAGE, PREVIEW, SERVICE, Setting, create_body, grace_seconds};
+use super::{LOOK, WORK, images, network, observe};
 use crate::driver::{Performed, Problem, ProblemKind, Scope};
 
 /// Names tried before a clash is reported.
-const NAMES: u32 = 8;
+pub(super) const NAMES: u32 = 8;
 /// How often the engine is asked whether a removal under way has ended, and how many times.
 const REMOVAL_TICK: Duration = Duration::from_millis(100);
 const REMOVAL_TICKS: u32 = 100;
+/// For the stop of a container whose unit is in no manifest any more: it knows its own grace.
+const STOP_LIMIT: Duration = Duration::from_secs(600);
 
 pub(super) async fn perform(
     engine: &Engine,
@@ -33,16 +33,16 @@ pub(super) async fn perform(
     action: &Action,
 ) -> Result<Performed, Problem> {
     match action {
-        Action::CreateNetwork => create_network(engine, scope).await,
-        Action::RemoveNetwork { name } => remove_network(engine, scope, name).await,
-        Action::CreateVolume { volume } => create_volume(engine, scope, volume).await,
-        Action::RemoveVolume { volume } => remove_volume(engine, scope, volume).await,
+        Action::CreateNetwork => network::create(engine, scope).await,
+        Action::RemoveNetwork { name } => network::remove(engine, scope, name).await,
+        Action::CreateVolume { volume } => network::create_volume(engine, scope, volume).await,
+        Action::RemoveVolume { volume } => network::remove_volume(engine, scope, volume).await,
         Action::PrepareImage { unit, .. } => images::prepare(engine, scope, unit).await,
         Action::Create { unit, .. } => create(engine, endpoint, scope, unit).await,
         Action::Start { unit, .. } => start(engine, scope, unit).await,
         Action::Stop { unit, .. } => stop(engine, scope, unit).await,
-        Action::Remove { handle, .. } => remove(engine, handle).await,
-        Action::Connect { unit, .. } => reconnect(engine, scope, unit).await,
+        Action::Remove { handle, .. } => remove(engine, scope, handle).await,
+        Action::Connect { unit, .. } => network::reconnect(engine, scope, unit).await,
         Action::AwaitReady { .. } | Action::AwaitExit { .. } => {
             Err(Problem::new(ProblemKind::Internal, "waiting is the agent's work, not the driver's"))
         }
@@ -58,88 +58,8 @@ pub(super) fn container<'a>(scope: &'a Scope, unit: &str) -> Result<(&'a Unit, &
     }
 }
 
-async fn create_network(engine: &Engine, scope: &Scope) -> Result<Performed, Problem> {
-    if let Some(known) = observe::networks(engine, &scope.preview.id).await?.into_iter().next() {
-        return Ok(Performed { handle: known.name, ..Performed::default() });
-    }
-    // Docker allows two networks of one name and then refuses to use either, so the name is looked up first.
-    let prefix = scope.preview.object_prefix();
-    for attempt in 1..=NAMES {
-        let name = suffixed(&prefix, attempt);
-        match within(LOOK, "cannot look up a network", engine.inspect_network(&name, None)).await {
-            Ok(_) => continue,
-            Err(problem) if problem.kind == ProblemKind::NotFound => {}
-            Err(problem) => return Err(problem),
-        }
-        let request = NetworkCreateRequest {
-            name: name.clone(),
-            driver: Some("bridge".to_owned()),
-            labels: Some(common_labels(&scope.preview, &scope.places.project)),
-            ..NetworkCreateRequest::default()
-        };
-        within(WORK, "cannot create the preview's network", engine.create_network(request)).await?;
-        return Ok(Performed { handle: Some(name), ..Performed::default() });
-    }
-    Err(Problem::new(ProblemKind::Refused, format!("the network names `{prefix}` to `{prefix}-{NAMES}` are all taken"))
-        .hint("Remove unused networks with `docker network prune`."))
-}
-
-fn suffixed(name: &str, attempt: u32) -> String {
+pub(super) fn suffixed(name: &str, attempt: u32) -> String {
     if attempt == 1 { name.to_owned() } else { format!("{name}-{attempt}") }
-}
-
-async fn remove_network(engine: &Engine, scope: &Scope, name: &str) -> Result<Performed, Problem> {
-    let mine = observe::networks(engine, &scope.preview.id).await?;
-    if !mine.iter().any(|network| network.name.as_deref() == Some(name)) {
-        return Ok(Performed::default());
-    }
-    let mut last = String::new();
-    for _ in 0..5 {
-        match within(WORK, "cannot remove the network", engine.remove_network(name)).await {
-            Ok(()) => return Ok(Performed::default()),
-            Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(Performed::default()),
-            Err(problem) if matches!(problem.kind, ProblemKind::Unavailable | ProblemKind::Timeout) => {
-                return Err(problem);
-            }
-            Err(problem) => last = problem.message,
-        }
-        // Endpoints of containers that were just removed vanish a moment later, and no event tells when.
-        tokio::time::sleep(REMOVAL_TICK).await;
-    }
-    Ok(Performed { notes: vec![format!("the network `{name}` stays for now: {last}")], ..Performed::default() })
-}
-
-fn volume_name(scope: &Scope, volume: &str) -> String {
-    format!("{}-{volume}", scope.preview.object_prefix())
-}
-
-async fn create_volume(engine: &Engine, scope: &Scope, volume: &str) -> Result<Performed, Problem> {
-    let name = volume_name(scope, volume);
-    let mut labels = common_labels(&scope.preview, &scope.places.project);
-    labels.insert(VOLUME.to_owned(), volume.to_owned());
-    let request =
-        VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels), ..VolumeCreateRequest::default() };
-    let made = within(WORK, &format!("cannot create the volume `{name}`"), engine.create_volume(request)).await?;
-    if made.labels.get(PREVIEW) != Some(&scope.preview.id.0) {
-        return Err(Problem::new(ProblemKind::Refused, format!("a volume `{name}` exists that is not this preview's"))
-            .hint("Rename or remove that volume."));
-    }
-    Ok(Performed { handle: Some(name), ..Performed::default() })
-}
-
-async fn remove_volume(engine: &Engine, scope: &Scope, volume: &str) -> Result<Performed, Problem> {
-    let name = volume_name(scope, volume);
-    match within(LOOK, "cannot look up a volume", engine.inspect_volume(&name)).await {
-        Ok(found) if found.labels.get(PREVIEW) != Some(&scope.preview.id.0) => return Ok(Performed::default()),
-        Ok(_) => {}
-        Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(Performed::default()),
-        Err(problem) => return Err(problem),
-    }
-    let call = engine.remove_volume(&name, None::<RemoveVolumeOptions>);
-    match within(WORK, &format!("cannot remove the volume `{name}`"), call).await {
-        Err(problem) if problem.kind != ProblemKind::NotFound => Err(problem),
-        _ => Ok(Performed::default()),
-    }
 }
 
 async fn create(engine: &Engine, endpoint: &Endpoint, scope: &Scope, name: &str) -> Result<Performed, Problem> {
@@ -149,9 +69,14 @@ async fn create(engine: &Engine, endpoint: &Endpoint, scope: &Scope, name: &str)
         Problem::new(ProblemKind::ImageNotFound, format!("`{name}`: the image `{reference}` is not present"))
             .hint("It was removed, or what it is built from changed meanwhile; run `pdev up` again.")
     })?;
-    let existing = observe::find(engine, &scope.preview.id, name).await?;
-    if let Some(handle) = existing.filter(|found| same(found, unit, &image)).and_then(|found| found.id) {
-        return Ok(Performed { handle: Some(handle), ..Performed::default() });
+    if let Some(found) = observe::find(engine, &scope.preview.id, name).await? {
+        let is_wanted = same(&found, unit, &image);
+        match found.id {
+            Some(handle) if is_wanted => return Ok(Performed { handle: Some(handle), ..Performed::default() }),
+            // From another life: the planner decided on a new one, and its ports and names have to be free.
+            Some(handle) => force_remove(engine, &handle).await?,
+            None => {}
+        }
     }
     let network = observe::networks(engine, &scope.preview.id).await?.into_iter().next();
     let network = network.ok_or_else(|| Problem::new(ProblemKind::NotFound, "the preview has no network"))?;
@@ -173,24 +98,56 @@ async fn create(engine: &Engine, endpoint: &Endpoint, scope: &Scope, name: &str)
         secrets: secrets.as_deref(),
     };
     let body = create_body(unit, container, &setting)?;
-    let prefix = format!("{}-{name}", scope.preview.object_prefix());
+    named(engine, scope, name, &body).await
+}
+
+/// Under the unit's name, or beside a stranger of that name: ours are found by label, so any free name will do.
+async fn named(engine: &Engine, scope: &Scope, unit: &str, body: &ContainerCreateBody) -> Result<Performed, Problem> {
+    let prefix = format!("{}-{unit}", scope.preview.object_prefix());
     for attempt in 1..=NAMES {
-        let options = CreateContainerOptionsBuilder::default().name(&suffixed(&prefix, attempt)).build();
-        let call = engine.create_container(Some(options), body.clone());
-        let answer = tokio::time::timeout(WORK, call).await;
-        match answer {
-            Ok(Ok(made)) => {
-                return Ok(Performed { handle: Some(made.id), notes: made.warnings, ..Performed::default() });
-            }
-            // The name is another object's; ours are found by label, so any free name will do.
-            Ok(Err(error)) if status(&error) == Some(409) && attempt < NAMES => {}
-            Ok(Err(error)) => return Err(problem(&format!("cannot create `{name}`"), &error)),
-            Err(_) => {
-                return Err(Problem::new(ProblemKind::Timeout, format!("cannot create `{name}`: no answer in time")));
+        let name = suffixed(&prefix, attempt);
+        // Twice: a leftover of our own under the name is removed first.
+        for _ in 0..2 {
+            let options = CreateContainerOptionsBuilder::default().name(&name).build();
+            match tokio::time::timeout(WORK, engine.create_container(Some(options), body.clone())).await {
+                Ok(Ok(made)) => {
+                    return Ok(Performed { handle: Some(made.id), notes: made.warnings, ..Performed::default() });
+                }
+                Ok(Err(error)) if status(&error) == Some(409) => {
+                    if !freed(engine, scope, unit, &name).await? {
+                        break;
+                    }
+                }
+                Ok(Err(error)) => return Err(problem(&format!("cannot create `{unit}`"), &error)),
+                Err(_) => {
+                    let words = format!("cannot create `{unit}`: no answer in time");
+                    return Err(Problem::new(ProblemKind::Timeout, words));
+                }
             }
         }
     }
-    Err(Problem::new(ProblemKind::Refused, format!("every container name from `{prefix}` on is taken")))
+    Err(Problem::new(
+        ProblemKind::Refused,
+        format!("the container names `{prefix}` to `{prefix}-{NAMES}` are all taken"),
+    )
+    .hint("Remove those that nobody uses: `docker ps --all`."))
+}
+
+/// Removes an older container of this very unit; true when the name is worth another attempt.
+async fn freed(engine: &Engine, scope: &Scope, unit: &str, name: &str) -> Result<bool, Problem> {
+    let call = engine.inspect_container(name, None::<InspectContainerOptions>);
+    let found = match within(LOOK, "cannot inspect a container", call).await {
+        Ok(found) => found,
+        Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(true),
+        Err(problem) => return Err(problem),
+    };
+    let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+    let is = |label: &str, value: &str| labels.get(label).is_some_and(|found| found == value);
+    if !(is(PREVIEW, &scope.preview.id.0) && is(SERVICE, unit)) {
+        return Ok(false);
+    }
+    force_remove(engine, found.id.as_deref().unwrap_or(name)).await?;
+    Ok(true)
 }
 
 fn same(found: &ContainerSummary, unit: &Unit, image: &str) -> bool {
@@ -199,7 +156,16 @@ fn same(found: &ContainerSummary, unit: &Unit, image: &str) -> bool {
 }
 
 async fn start(engine: &Engine, scope: &Scope, unit: &str) -> Result<Performed, Problem> {
-    let handle = observe::required(engine, &scope.preview.id, unit).await?;
+    let found = observe::find(engine, &scope.preview.id, unit).await?;
+    let paused = found.as_ref().is_some_and(|found| found.state == Some(State::PAUSED));
+    let handle = found
+        .and_then(|found| found.id)
+        .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("`{unit}` has no container")))?;
+    let mut notes = Vec::new();
+    if paused {
+        resume(engine, unit, &handle).await?;
+        notes.push(format!("`{unit}` was paused and goes on"));
+    }
     let call = engine.start_container(&handle, None::<StartContainerOptions>);
     match tokio::time::timeout(WORK, call).await {
         Ok(Ok(())) => {}
@@ -208,18 +174,28 @@ async fn start(engine: &Engine, scope: &Scope, unit: &str) -> Result<Performed, 
         Err(_) => return Err(Problem::new(ProblemKind::Timeout, format!("cannot start `{unit}`: no answer in time"))),
     }
     let address = observe::address(engine, &handle).await;
-    Ok(Performed { handle: Some(handle), address, ..Performed::default() })
+    Ok(Performed { handle: Some(handle), address, notes, ..Performed::default() })
+}
+
+/// A paused program gets no signal and a start of it is an error, so it has to go on first.
+async fn resume(engine: &Engine, unit: &str, handle: &str) -> Result<(), Problem> {
+    match within(WORK, &format!("cannot resume `{unit}`"), engine.unpause_container(handle)).await {
+        Err(problem) if !problem.message.contains("is not paused") => Err(problem),
+        _ => Ok(()),
+    }
 }
 
 async fn stop(engine: &Engine, scope: &Scope, name: &str) -> Result<Performed, Problem> {
-    let Some(handle) = observe::find(engine, &scope.preview.id, name).await?.and_then(|found| found.id) else {
-        return Ok(Performed::default());
-    };
-    let grace = scope.application.units.get(name).map_or(Duration::from_secs(10), |unit| unit.stop.grace);
-    let seconds = i32::try_from(grace.as_secs() + u64::from(grace.subsec_nanos() > 0)).unwrap_or(i32::MAX);
-    let options = StopContainerOptionsBuilder::default().t(seconds).build();
-    let call = engine.stop_container(&handle, Some(options));
-    match tokio::time::timeout(grace.saturating_add(WORK), call).await {
+    let Some(found) = observe::find(engine, &scope.preview.id, name).await? else { return Ok(Performed::default()) };
+    let Some(handle) = found.id else { return Ok(Performed::default()) };
+    if found.state == Some(State::PAUSED) {
+        resume(engine, name, &handle).await?;
+    }
+    let known = scope.application.units.get(name);
+    let seconds = known.map(|unit| i32::try_from(grace_seconds(unit.stop.grace)).unwrap_or(i32::MAX));
+    let limit = known.map_or(STOP_LIMIT, |unit| unit.stop.grace.saturating_add(WORK));
+    let call = engine.stop_container(&handle, Some(StopContainerOptions { t: seconds, signal: None }));
+    match tokio::time::timeout(limit, call).await {
         Ok(Ok(())) => Ok(Performed::default()),
         Ok(Err(error)) if matches!(status(&error), Some(304 | 404)) => Ok(Performed::default()),
         Ok(Err(error)) => Err(problem(&format!("cannot stop `{name}`"), &error)),
@@ -227,11 +203,27 @@ async fn stop(engine: &Engine, scope: &Scope, name: &str) -> Result<Performed, P
     }
 }
 
-async fn remove(engine: &Engine, handle: &str) -> Result<Performed, Problem> {
+/// By handle, so a successor under the same name is spared. What does not carry the preview's label is left alone.
+async fn remove(engine: &Engine, scope: &Scope, handle: &str) -> Result<Performed, Problem> {
+    match network::owner(engine, handle).await? {
+        None => Ok(Performed::default()),
+        Some(preview) if preview.as_ref() == Some(&scope.preview.id.0) => {
+            force_remove(engine, handle).await?;
+            Ok(Performed::default())
+        }
+        Some(_) => {
+            let note = format!("the container `{handle}` is not of this preview and was left alone");
+            Ok(Performed { notes: vec![note], ..Performed::default() })
+        }
+    }
+}
+
+/// With its anonymous volumes; named ones stay.
+async fn force_remove(engine: &Engine, handle: &str) -> Result<(), Problem> {
     let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     match tokio::time::timeout(WORK, engine.remove_container(handle, Some(options))).await {
-        Ok(Ok(())) => Ok(Performed::default()),
-        Ok(Err(error)) if status(&error) == Some(404) => Ok(Performed::default()),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if status(&error) == Some(404) => Ok(()),
         Ok(Err(error)) if status(&error) == Some(409) => removed(engine, handle).await,
         Ok(Err(error)) => Err(problem("cannot remove the container", &error)),
         Err(_) => Err(Problem::new(ProblemKind::Timeout, "cannot remove the container: no answer in time")),
@@ -239,30 +231,12 @@ async fn remove(engine: &Engine, handle: &str) -> Result<Performed, Problem> {
 }
 
 /// Another removal is under way: waits until the container is gone.
-async fn removed(engine: &Engine, handle: &str) -> Result<Performed, Problem> {
+async fn removed(engine: &Engine, handle: &str) -> Result<(), Problem> {
     for _ in 0..REMOVAL_TICKS {
         if observe::inspect(engine, handle).await?.is_none() {
-            return Ok(Performed::default());
+            return Ok(());
         }
         tokio::time::sleep(REMOVAL_TICK).await;
     }
     Err(Problem::new(ProblemKind::Timeout, "the container's removal is under way and does not end"))
-}
-
-async fn reconnect(engine: &Engine, scope: &Scope, name: &str) -> Result<Performed, Problem> {
-    let (_, container) = container(scope, name)?;
-    let handle = observe::required(engine, &scope.preview.id, name).await?;
-    let network = observe::networks(engine, &scope.preview.id).await?.into_iter().find_map(|network| network.name);
-    let network = network.ok_or_else(|| Problem::new(ProblemKind::NotFound, "the preview has no network"))?;
-    let request = NetworkConnectRequest {
-        container: handle,
-        endpoint_config: Some(EndpointSettings {
-            aliases: Some(container.aliases.clone()),
-            ..EndpointSettings::default()
-        }),
-    };
-    match within(WORK, &format!("cannot connect `{name}`"), engine.connect_network(&network, request)).await {
-        Err(problem) if !problem.message.contains("already exists in network") => Err(problem),
-        _ => Ok(Performed::default()),
-    }
 }

@@ -12,6 +12,7 @@ mod follow;
 mod ignore;
 mod images;
 mod logs;
+mod network;
 mod observe;
 mod problems;
 mod translate;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use bollard::models::ContainerCreateBody;
 use plan::application::{Container, PortProtocol, PreviewId, PreviewName, Unit};
@@ -80,10 +81,9 @@ pub(super) fn create_body(
     for (name, value) in unit_labels(unit, setting) {
         labels.insert(name, json!(value));
     }
-    if !body.contains_key("StopSignal") {
-        // Engines before API 1.42 take no signal with the stop call.
-        body.insert("StopSignal".to_owned(), json!(unit.stop.signal));
-    }
+    // Engines before API 1.42 take no signal with the stop call, and who stops it by hand shall grant the same grace.
+    body.entry("StopSignal").or_insert_with(|| json!(unit.stop.signal));
+    body.entry("StopTimeout").or_insert_with(|| json!(grace_seconds(unit.stop.grace)));
     let exposed =
         object(&mut body, "ExposedPorts").ok_or_else(|| refused("`ExposedPorts` is not an object".to_owned()))?;
     for port in unit.ports.values() {
@@ -99,6 +99,11 @@ pub(super) fn create_body(
     serde_json::from_value(Value::Object(body)).map_err(|error| {
         refused(format!("the engine's create body is wrong: {error}")).hint("Correct the field under `raw`.")
     })
+}
+
+/// Whole seconds, because the engine knows no others; never less than was asked.
+pub(super) fn grace_seconds(grace: Duration) -> i64 {
+    i64::try_from(grace.as_secs() + u64::from(grace.subsec_nanos() > 0)).unwrap_or(i64::MAX)
 }
 
 fn unit_labels(unit: &Unit, setting: &Setting<'_>) -> HashMap<String, String> {

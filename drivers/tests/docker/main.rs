@@ -1,0 +1,5 @@
+//! The Docker driver against a real engine; skipped, and said so, where there is none.
+
+mod bench;
+mod objects;
+mod promises;
