@@ -9,6 +9,7 @@ mod desire;
 mod down;
 mod execute;
 pub mod naming;
+mod prepare;
 mod ready;
 mod supervise;
 mod up;

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use drivers::driver::{Progress, ProgressLine};
 use drivers::{Places, Scope};
 use plan::application::{Body, PreviewName, Role, RuntimeKind, UnitName};
-use plan::compare::{CompareOptions, compare, fold_job_inputs};
-use plan::observed::{Images, Observed, RunState};
+use plan::observed::{Observed, RunState};
 use plan::step::{Action, Plan};
 use plan::{Application, Step};
 use protocol::plan::PlanReply;
@@ -18,17 +17,15 @@ use protocol::request::UpRequest;
 use protocol::status::{PreviewState, UnitState};
 use protocol::{EventKind, Problem};
 
-use super::desire::{Desired, Source, desire};
+use super::desire::{Desired, Source};
+use super::prepare::{Prepared, prepare, runtimes};
 use super::supervise::{begin_start, follow};
-use super::{Context, Message, UnitSecrets, down, execute, naming};
+use super::{Context, Message, UnitSecrets, execute, naming};
 use crate::board::Board;
 use crate::bus::now_ms;
 use crate::convert;
-use crate::registry::{Held, Intent, Record, hold};
+use crate::registry::{Held, Intent, hold};
 use crate::shared::Shared;
-
-/// How long the engine may take to say that it is there, before processes are chosen instead.
-const ENGINE_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(context: Context, request: UpRequest, source: Source) {
     let begun = Instant::now();
@@ -133,99 +130,6 @@ async fn bring_up(context: &Context, request: &UpRequest, source: &Source) -> Re
     let unchanged = plan.is_empty();
     let problems = execute::execute(context, &scope, &plan, held).await;
     Ok((problems, unchanged))
-}
-
-struct Prepared {
-    desired: Desired,
-    scope: Scope,
-    observed: Observed,
-    plan: Plan,
-}
-
-async fn prepare(
-    shared: &Arc<Shared>,
-    record: &Record,
-    request: &UpRequest,
-    source: &Source,
-    board: &Arc<Board>,
-) -> Result<Prepared, Problem> {
-    let (default_runtime, seen) = default_runtime(shared, request, record).await?;
-    let desired = {
-        let (shared, record, request, source) = (Arc::clone(shared), record.clone(), request.clone(), source.clone());
-        let work = tokio::task::spawn_blocking(move || desire(&shared, &record, &request, &source, default_runtime));
-        work.await
-            .map_err(|error| Problem::new("internal", 500, format!("reading the manifest broke off: {error}")))??
-    };
-    let mut application = desired.application.clone();
-    let project = PathBuf::from(&request.folder);
-    let job_inputs =
-        desired.job_inputs.iter().map(|(job, patterns)| (job.clone(), crate::inputs::digest(&project, patterns)));
-    fold_job_inputs(&mut application, &job_inputs.collect());
-    let places = shared.places.of_preview(&record.name.id, &project);
-    let scope = scope_of(shared, board, record.name.clone(), places, Arc::new(application));
-    let (observed, images) = look(shared, &scope, seen.as_ref()).await?;
-    let plan = compare(&scope.application, &observed, &images, &CompareOptions { force: request.force });
-    Ok(Prepared { desired, scope, observed, plan })
-}
-
-/// What exists and which images are current, asked of all runtimes at once. Containers that were `seen` a moment ago are
-/// not asked for again: nobody else changes this preview meanwhile.
-async fn look(shared: &Arc<Shared>, scope: &Scope, seen: Option<&Observed>) -> Result<(Observed, Images), Problem> {
-    let used = runtimes(&scope.application);
-    let looks = shared.engines.all().into_iter().map(|driver| {
-        let used = used.contains(&driver.runtime());
-        async move {
-            let observing = async {
-                match seen.filter(|_| driver.runtime() == RuntimeKind::Docker) {
-                    Some(seen) => Ok(seen.clone()),
-                    None => driver.observe(&scope.preview.id, &scope.places).await,
-                }
-            };
-            let imaging = async { if used { driver.images(scope).await } else { Ok(Images::default()) } };
-            let (observed, images) = tokio::join!(observing, imaging);
-            // A runtime that nothing of this preview needs may be absent.
-            let observed = if used { observed } else { Ok(observed.unwrap_or_default()) };
-            Ok::<_, drivers::Problem>((observed?, images?))
-        }
-    });
-    let mut observed = Observed::default();
-    let mut images = Images::default();
-    for found in futures_util::future::join_all(looks).await {
-        let (seen, current) = found.map_err(|problem| convert::problem(&problem, None))?;
-        down::merge(&mut observed, seen);
-        images.current.extend(current.current);
-        images.stale.extend(current.stale);
-    }
-    Ok((observed, images))
-}
-
-/// Containers where an engine answers, processes elsewhere; once chosen it stays while the preview lives. With it comes
-/// what the engine's answer told about this preview.
-async fn default_runtime(
-    shared: &Arc<Shared>,
-    request: &UpRequest,
-    record: &Record,
-) -> Result<(RuntimeKind, Option<Observed>), Problem> {
-    match request.runtime.as_deref() {
-        Some("docker") => return Ok((RuntimeKind::Docker, None)),
-        Some("process") => return Ok((RuntimeKind::Process, None)),
-        Some(other) => {
-            let title = format!("unknown runtime `{other}`; known are docker and process");
-            return Err(Problem::new("invalid_request", 422, title));
-        }
-        None => {}
-    }
-    let Ok(docker) = shared.engines.driver(RuntimeKind::Docker) else { return Ok((RuntimeKind::Process, None)) };
-    let places = shared.places.of_preview(&record.name.id, &record.folder);
-    let answer = tokio::time::timeout(ENGINE_ANSWER_LIMIT, docker.observe(&record.name.id, &places)).await;
-    Ok(match answer {
-        Ok(Ok(seen)) => (RuntimeKind::Docker, Some(seen)),
-        _ => (RuntimeKind::Process, None),
-    })
-}
-
-fn runtimes(application: &Application) -> BTreeSet<RuntimeKind> {
-    application.units.values().map(|unit| unit.body.runtime()).collect()
 }
 
 fn missing_secrets(missing: &[String]) -> Option<Problem> {
@@ -413,7 +317,7 @@ pub(super) fn scope(context: &Context, preview: PreviewName, places: Places, app
     scope_of(&context.shared, &context.board, preview, places, application)
 }
 
-fn scope_of(
+pub(super) fn scope_of(
     shared: &Arc<Shared>,
     board: &Arc<Board>,
     preview: PreviewName,

@@ -1,0 +1,146 @@
+//! Before the first step of an `up`: what is wanted, what exists, which images are current, and so what is to be done.
+//!
+//! Claims ports, touches no runtime.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drivers::Scope;
+use plan::Application;
+use plan::application::RuntimeKind;
+use plan::compare::{CompareOptions, compare, fold_job_inputs};
+use plan::observed::{Images, Observed};
+use plan::step::Plan;
+use protocol::Problem;
+use protocol::request::UpRequest;
+
+use super::desire::{Desired, Source, desire};
+use super::down;
+use super::up::scope_of;
+use crate::board::Board;
+use crate::convert;
+use crate::registry::Record;
+use crate::shared::Shared;
+
+/// How long the engine may take to say that it is there, before processes are chosen instead.
+const ENGINE_ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+pub(super) struct Prepared {
+    pub(super) desired: Desired,
+    pub(super) scope: Scope,
+    pub(super) observed: Observed,
+    pub(super) plan: Plan,
+}
+
+pub(super) async fn prepare(
+    shared: &Arc<Shared>,
+    record: &Record,
+    request: &UpRequest,
+    source: &Source,
+    board: &Arc<Board>,
+) -> Result<Prepared, Problem> {
+    let asker = Asker { shared, record, request, source, board };
+    let (wanted, seen) = match request.runtime.as_deref() {
+        Some("docker") => (asker.wanted(RuntimeKind::Docker).await?, None),
+        Some("process") => (asker.wanted(RuntimeKind::Process).await?, None),
+        Some(other) => {
+            let title = format!("unknown runtime `{other}`; known are docker and process");
+            return Err(Problem::new("invalid_request", 422, title));
+        }
+        None => asker.where_possible().await?,
+    };
+    let Wanted { desired, scope, images } = wanted;
+    let observed = look(shared, &scope, seen).await?;
+    let plan = compare(&scope.application, &observed, &images, &CompareOptions { force: request.force });
+    Ok(Prepared { desired, scope, observed, plan })
+}
+
+/// What should be, and which of its images are current.
+struct Wanted {
+    desired: Desired,
+    scope: Scope,
+    images: Images,
+}
+
+struct Asker<'a> {
+    shared: &'a Arc<Shared>,
+    record: &'a Record,
+    request: &'a UpRequest,
+    source: &'a Source,
+    board: &'a Arc<Board>,
+}
+
+impl Asker<'_> {
+    /// Containers where an engine answers, processes elsewhere. With it comes what the engine told about this preview.
+    /// The engine mostly answers, so what it would need is worked out while it is asked.
+    async fn where_possible(&self) -> Result<(Wanted, Option<Observed>), Problem> {
+        if let Ok(docker) = self.shared.engines.driver(RuntimeKind::Docker) {
+            let places = self.shared.places.of_preview(&self.record.name.id, &self.record.folder);
+            let observing = tokio::time::timeout(ENGINE_ANSWER_LIMIT, docker.observe(&self.record.name.id, &places));
+            let (seen, wanted) = tokio::join!(observing, self.wanted(RuntimeKind::Docker));
+            if let Ok(Ok(seen)) = seen {
+                return Ok((wanted?, Some(seen)));
+            }
+        }
+        Ok((self.wanted(RuntimeKind::Process).await?, None))
+    }
+
+    async fn wanted(&self, default_runtime: RuntimeKind) -> Result<Wanted, Problem> {
+        let shared = self.shared;
+        let desired = {
+            let (shared, record) = (Arc::clone(shared), self.record.clone());
+            let (request, source) = (self.request.clone(), self.source.clone());
+            let work =
+                tokio::task::spawn_blocking(move || desire(&shared, &record, &request, &source, default_runtime));
+            work.await
+                .map_err(|error| Problem::new("internal", 500, format!("reading the manifest broke off: {error}")))??
+        };
+        let mut application = desired.application.clone();
+        let project = PathBuf::from(&self.request.folder);
+        let job_inputs =
+            desired.job_inputs.iter().map(|(job, patterns)| (job.clone(), crate::inputs::digest(&project, patterns)));
+        fold_job_inputs(&mut application, &job_inputs.collect());
+        let places = shared.places.of_preview(&self.record.name.id, &project);
+        let scope = scope_of(shared, self.board, self.record.name.clone(), places, Arc::new(application));
+        let used = runtimes(&scope.application);
+        let drivers = shared.engines.all().into_iter().filter(|driver| used.contains(&driver.runtime()));
+        let looks = drivers.map(|driver| {
+            let scope = &scope;
+            async move { driver.images(scope).await }
+        });
+        let mut images = Images::default();
+        for found in futures_util::future::join_all(looks).await {
+            let found = found.map_err(|problem| convert::problem(&problem, None))?;
+            images.current.extend(found.current);
+            images.stale.extend(found.stale);
+        }
+        Ok(Wanted { desired, scope, images })
+    }
+}
+
+/// What exists, asked of all runtimes at once. Containers that were `seen` a moment ago are not asked for again: nobody
+/// else changes this preview meanwhile.
+async fn look(shared: &Arc<Shared>, scope: &Scope, seen: Option<Observed>) -> Result<Observed, Problem> {
+    let used = runtimes(&scope.application);
+    let known = |runtime| seen.is_some() && runtime == RuntimeKind::Docker;
+    let looks = shared.engines.all().into_iter().filter(|driver| !known(driver.runtime())).map(|driver| {
+        let used = used.contains(&driver.runtime());
+        async move {
+            let observed = driver.observe(&scope.preview.id, &scope.places).await;
+            // A runtime that nothing of this preview needs may be absent.
+            if used { observed } else { Ok(observed.unwrap_or_default()) }
+        }
+    });
+    let looks = futures_util::future::join_all(looks).await;
+    let mut observed = seen.unwrap_or_default();
+    for found in looks {
+        down::merge(&mut observed, found.map_err(|problem| convert::problem(&problem, None))?);
+    }
+    Ok(observed)
+}
+
+pub(super) fn runtimes(application: &Application) -> BTreeSet<RuntimeKind> {
+    application.units.values().map(|unit| unit.body.runtime()).collect()
+}
