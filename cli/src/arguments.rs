@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    agent, check, completions, doctor, down, exec, explain, logs, ls, lsp, man, module, open, plan, restart, schema,
-    status, up, version, wait,
+    agent, check, completions, doctor, down, exec, explain, logs, ls, lsp, man, module, open, plan, restart, run,
+    schema, status, up, version, wait,
 };
 use crate::help;
 use crate::render::terminal::Color;
@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Down(down::Arguments),
     /// Stop and start units without changing them
     Restart(restart::Arguments),
+    /// Run a job of the manifest now
+    Run(run::Arguments),
     /// Run a command inside a unit
     Exec(exec::Arguments),
     /// Wait until a preview is ready or has failed

@@ -110,6 +110,22 @@ impl Read {
         })
     }
 
+    pub(crate) fn refuse_other_than_job(&self, wanted: &str) -> Result<(), Failure> {
+        let jobs = &self.loaded.manifest.jobs;
+        if jobs.contains_key(wanted) {
+            return Ok(());
+        }
+        let failure = Failure::not_found(format!("`{}` has no job `{wanted}`", self.place.file));
+        Err(match nearest(wanted, jobs.keys().map(String::as_str)) {
+            Some(near) => failure.hint(format!("Did you mean `{near}`?")),
+            None if self.loaded.manifest.services.contains_key(wanted) => {
+                failure.hint(format!("It is a service: `pdev up --service {wanted}` or `pdev restart {wanted}`."))
+            }
+            None if jobs.is_empty() => failure.hint("Jobs stand under `jobs:`; `pdev explain jobs` tells more."),
+            None => failure.hint(format!("It has {}.", jobs.keys().cloned().collect::<Vec<_>>().join(", "))),
+        })
+    }
+
     /// The variables of this process that the manifest names as `${env.X}`; no others leave it.
     pub(crate) fn variables(&self) -> BTreeMap<String, String> {
         let texts = self.loaded.sources.iter().map(|(_, source)| source.text.as_ref());

@@ -75,7 +75,7 @@ pub(crate) async fn follow(
     Ok(ended)
 }
 
-fn ended(kind: EventKind) -> Ended {
+pub(crate) fn ended(kind: EventKind) -> Ended {
     match kind {
         EventKind::Finished { status, milliseconds, unchanged } => Ended::Finished { status, milliseconds, unchanged },
         EventKind::Failed { problems, status, milliseconds } => Ended::Failed { problems, status, milliseconds },

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Run", &["up", "down", "restart", "exec", "wait"]),
+    ("Run", &["up", "down", "restart", "run", "exec", "wait"]),
     ("Look", &["ls", "status", "logs", "open", "plan"]),
     ("Write", &["check", "explain", "schema", "module", "lsp"]),
     ("Platform", &["agent", "doctor", "completions", "man", "version"]),

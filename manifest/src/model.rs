@@ -327,7 +327,7 @@ pub enum When {
     Before,
     /// After everything is healthy.
     After,
-    /// Not by `up`; kept for a later `pdev run JOB`.
+    /// Only by `pdev run JOB`.
     Manual,
 }
 

@@ -161,7 +161,7 @@ pub static JOB: Section = Section {
         key(
             "when",
             Choice(&["before", "after", "manual"]),
-            "Before the services that need it, after all is healthy, or never by `up` (kept for a later `pdev run`).",
+            "Before the services that need it, after all is healthy, or only by `pdev run`.",
             "before"
         ),
         key("inputs", TEXTS, "Files whose change makes a finished job due again; `*` and `**` are allowed.", ""),

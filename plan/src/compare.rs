@@ -24,6 +24,16 @@ use verdict::Verdict;
 pub struct CompareOptions {
     /// Replace everything, changed or not.
     pub force: bool,
+    /// Touch only these units; whatever else exists stays as it is. Everything when `None`.
+    pub chosen: Option<BTreeSet<UnitName>>,
+    /// Jobs to run now, even those that are done or that nobody but `pdev run` starts.
+    pub due: BTreeSet<UnitName>,
+}
+
+impl CompareOptions {
+    fn touches(&self, unit: &str) -> bool {
+        self.chosen.as_ref().is_none_or(|chosen| chosen.contains(unit))
+    }
 }
 
 /// Makes a job's hash depend on the contents of its `inputs`, hashed by the caller (only it can read files). Call it
@@ -43,6 +53,7 @@ pub fn compare(desired: &Application, observed: &Observed, images: &Images, opti
         desired,
         observed,
         images,
+        options,
         verdicts: verdict::all(desired, observed, images, options),
         steps: Steps::default(),
         prepared: BTreeMap::new(),
@@ -77,6 +88,7 @@ struct Comparison<'a> {
     desired: &'a Application,
     observed: &'a Observed,
     images: &'a Images,
+    options: &'a CompareOptions,
     verdicts: BTreeMap<&'a str, Verdict>,
     steps: Steps,
     prepared: BTreeMap<&'a str, StepId>,
@@ -93,7 +105,7 @@ struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     fn common_ground(&mut self) {
-        let has_containers = self.desired.units.values().any(|unit| is_wanted(unit) && is_container(unit));
+        let has_containers = self.desired.units.values().any(|unit| self.is_due(unit) && is_container(unit));
         if has_containers && self.observed.networks.is_empty() {
             self.network = Some(self.steps.add(Action::CreateNetwork, Vec::new(), Cause::Absent));
         }
@@ -108,7 +120,7 @@ impl<'a> Comparison<'a> {
     fn prepare_images(&mut self) {
         let mut same_source: BTreeMap<String, StepId> = BTreeMap::new();
         for (name, unit) in &self.desired.units {
-            let Some(reason) = self.images.stale.get(name).filter(|_| is_wanted(unit)) else { continue };
+            let Some(reason) = self.images.stale.get(name).filter(|_| self.is_due(unit)) else { continue };
             let source = source_key(unit);
             let after = same_source.get(&source).copied().into_iter().collect();
             let action = Action::PrepareImage { unit: name.clone(), runtime: unit.body.runtime() };
@@ -121,12 +133,12 @@ impl<'a> Comparison<'a> {
     /// Old objects of replaced units, units that left the manifest, strays. A replaced unit keeps running until its
     /// new image is there, so a failing build costs nothing.
     fn remove_what_goes(&mut self) {
-        for stray in &self.observed.strays {
+        for stray in self.observed.strays.iter().filter(|stray| self.options.touches(&stray.name)) {
             let id = self.remove(stray, Vec::new(), &Cause::Stray);
             self.note_freed_ports(stray, id);
             self.strays.push((&stray.name, id));
         }
-        for (name, old) in &self.observed.units {
+        for (name, old) in self.observed.units.iter().filter(|(name, _)| self.options.touches(name)) {
             let cause = match self.verdicts.get(name.as_str()) {
                 None => Cause::Removed,
                 Some(Verdict::Replace(cause)) => cause.clone(),
@@ -218,6 +230,10 @@ impl<'a> Comparison<'a> {
         self.steps.add(action, after, Cause::Follows)
     }
 
+    fn is_due(&self, unit: &Unit) -> bool {
+        is_wanted(unit, self.options)
+    }
+
     /// Only units already planned count, so that a cycle (refused elsewhere) can never become a deadlock here.
     fn needed(&self, unit: &Unit) -> Vec<StepId> {
         let by_need = unit.needs.iter().filter_map(|(name, condition)| {
@@ -236,7 +252,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn remove_unused_network(&mut self) {
-        if self.desired.units.values().any(is_container) {
+        if self.options.chosen.is_some() || self.desired.units.values().any(is_container) {
             return;
         }
         let strays = self.strays.iter().map(|&(_, id)| id);
@@ -248,8 +264,9 @@ impl<'a> Comparison<'a> {
 }
 
 /// Jobs that only `pdev run` starts are known, so that they are not removed, but never brought up.
-fn is_wanted(unit: &Unit) -> bool {
-    !(unit.role == Role::Job && unit.when == When::Manual)
+fn is_wanted(unit: &Unit, options: &CompareOptions) -> bool {
+    let by_itself = !(unit.role == Role::Job && unit.when == When::Manual);
+    options.touches(&unit.name) && (by_itself || options.due.contains(&unit.name))
 }
 
 fn is_container(unit: &Unit) -> bool {

@@ -35,6 +35,9 @@ pub struct UpRequest {
     /// Only these services and what they need; everything when empty.
     #[serde(default)]
     pub services: Vec<String>,
+    /// Jobs to run now, even those that are done or that are `when: manual`; their names belong into `services` too.
+    #[serde(default)]
+    pub jobs: Vec<String>,
     /// Replace every unit even if nothing changed.
     #[serde(default)]
     pub force: bool,

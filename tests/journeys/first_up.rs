@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::http::get;
-use crate::sandbox::{Sandbox, eventually, unit};
+use crate::sandbox::{Sandbox, eventually, finish, unit};
 
 #[test]
 fn hello_comes_up_answers_at_its_url_and_goes_away_whole() {
@@ -92,6 +92,61 @@ fn a_finished_job_runs_again_only_when_its_inputs_change() {
     sandbox.write("data.sql", "2");
     sandbox.pdev(&["up"]).ok();
     assert_eq!(runs(), 2, "its inputs changed");
+}
+
+#[test]
+fn run_starts_a_manual_job_as_often_as_asked_and_nothing_else() {
+    let sandbox = Sandbox::bare();
+    sandbox.write(
+        "pdev.yaml",
+        "pdev: 1\napp: jobs\nservices:\n  web: { process: { command: [sleep, '1000'] }, health: none }\n  \
+         db: { process: { command: [sleep, '1001'] }, health: none }\njobs:\n  \
+         seed: { when: manual, needs: [db], process: { command: [sh, -c, 'echo seeded; echo why >&2; exit ${env.CODE:-0}'] } }\n",
+    );
+    let started = |name: &str| unit(&sandbox.status(&sandbox.project()), name)["started_at"].clone();
+    sandbox.pdev(&["up"]).ok();
+    let before = (started("web"), started("db"));
+    for _ in 0..2 {
+        let said = sandbox.pdev(&["run", "seed"]).ok();
+        assert_eq!((said.out.as_str(), said.err.contains("why")), ("seeded\n", true), "{}", said.all());
+    }
+    assert_eq!((started("web"), started("db")), before, "others were touched");
+    let mut command = sandbox.command(&sandbox.project(), &["run", "seed"]);
+    command.env("CODE", "7");
+    finish(command, Duration::from_secs(60)).fails_with(7).says("job `seed` ended with exit code 7");
+    sandbox.pdev(&["run", "sead"]).fails_with(4).says("Did you mean `seed`?");
+    sandbox.pdev(&["run", "web"]).fails_with(4).says("It is a service");
+    sandbox.pdev(&["up"]).ok().says("nothing changed");
+}
+
+#[test]
+fn a_named_service_comes_up_with_its_needs_and_leaves_the_others_alone() {
+    let sandbox = Sandbox::bare();
+    let manifest = |level: &str| {
+        format!(
+            "pdev: 1\napp: two\nservices:\n  a: {{ process: {{ command: [sleep, '1001'] }}, health: none, needs: [b] }}\n  \
+             b: {{ process: {{ command: [sleep, '1002'] }}, health: none }}\n  \
+             c: {{ process: {{ command: [sleep, '1003'] }}, health: none, env: {{ LEVEL: {level} }} }}\n"
+        )
+    };
+    sandbox.write("pdev.yaml", &manifest("one"));
+    let names = || {
+        let status = sandbox.status(&sandbox.project());
+        let units = status["units"].as_array().unwrap().iter();
+        units
+            .map(|unit| format!("{} {}", unit["name"].as_str().unwrap(), unit["state"].as_str().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    sandbox.pdev(&["up", "--service", "a"]).ok();
+    assert_eq!(names(), ["a ready", "b ready"]);
+    sandbox.pdev(&["up"]).ok();
+    assert_eq!(names(), ["a ready", "b ready", "c ready"]);
+    let before = unit(&sandbox.status(&sandbox.project()), "c")["started_at"].clone();
+    sandbox.write("pdev.yaml", &manifest("two"));
+    sandbox.pdev(&["up", "--service", "a"]).ok().says("nothing changed");
+    assert_eq!(names(), ["a ready", "b ready", "c ready"]);
+    assert_eq!(unit(&sandbox.status(&sandbox.project()), "c")["started_at"], before, "it was replaced unasked");
+    sandbox.pdev(&["plan"]).ok().says("env.LEVEL");
 }
 
 #[test]

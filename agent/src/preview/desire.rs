@@ -2,7 +2,7 @@
 //!
 //! The pure crates do the thinking; this file fetches what they need from outside and keeps what they read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use plan::Application;
@@ -37,7 +37,10 @@ impl Source {
 }
 
 pub struct Desired {
+    /// Everything the manifest wants, chosen or not.
     pub application: Application,
+    /// What this request is about: the services it names and what they need; everything when `None`.
+    pub chosen: Option<BTreeSet<String>>,
     pub diagnostics: Vec<DiagnosticView>,
     pub notes: Vec<String>,
     pub ports: BTreeMap<String, u16>,
@@ -131,12 +134,20 @@ pub fn desire(
     if !resolved.is_usable() {
         return Err(wrong_manifest(diagnostics));
     }
-    let application = only(resolved.application, &request.services)?;
-    let missing_secrets = missing_secrets(shared, record, &loaded, &application);
+    let application = resolved.application;
+    let chosen = chosen(&application, &request.services)?;
+    let job = |name: &str| application.units.get(name).is_some_and(|unit| unit.role == plan::application::Role::Job);
+    if let Some(wrong) = request.jobs.iter().find(|name| !job(name)) {
+        let jobs = loaded.manifest.jobs.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let known = if jobs.is_empty() { "it has no jobs".to_owned() } else { format!("it has {jobs}") };
+        return Err(Problem::new("unknown_unit", 404, format!("the manifest has no job `{wrong}`; {known}")));
+    }
+    let missing_secrets = missing_secrets(shared, record, &loaded, &application, chosen.as_ref());
     let job_inputs = job_inputs(&loaded, &application);
     Ok(Desired {
         job_inputs,
         application,
+        chosen,
         diagnostics,
         notes: resolved.notes,
         ports,
@@ -218,12 +229,12 @@ fn today() -> manifest::model::Date {
     }
 }
 
-/// Only these units and what they need, or all.
-fn only(application: Application, services: &[String]) -> Result<Application, Problem> {
+/// These units and what they need; `None` for all.
+fn chosen(application: &Application, services: &[String]) -> Result<Option<BTreeSet<String>>, Problem> {
     if services.is_empty() {
-        return Ok(application);
+        return Ok(None);
     }
-    let mut kept = std::collections::BTreeSet::new();
+    let mut kept = BTreeSet::new();
     let mut open: Vec<String> = services.to_vec();
     while let Some(name) = open.pop() {
         let Some(unit) = application.units.get(&name) else {
@@ -238,8 +249,7 @@ fn only(application: Application, services: &[String]) -> Result<Application, Pr
             open.extend(unit.needs.keys().cloned());
         }
     }
-    let units = application.units.into_iter().filter(|(name, _)| kept.contains(name)).collect();
-    Ok(Application { units, ..application })
+    Ok(Some(kept))
 }
 
 fn job_inputs(loaded: &Loaded, application: &Application) -> BTreeMap<String, Vec<String>> {
@@ -252,9 +262,15 @@ fn job_inputs(loaded: &Loaded, application: &Application) -> BTreeMap<String, Ve
         .collect()
 }
 
-fn missing_secrets(shared: &Shared, record: &Record, loaded: &Loaded, application: &Application) -> Vec<String> {
-    let needed: std::collections::BTreeSet<String> =
-        application.units.values().flat_map(|unit| unit.secrets.iter().cloned()).collect();
+fn missing_secrets(
+    shared: &Shared,
+    record: &Record,
+    loaded: &Loaded,
+    application: &Application,
+    chosen: Option<&BTreeSet<String>>,
+) -> Vec<String> {
+    let units = application.units.values().filter(|unit| chosen.is_none_or(|chosen| chosen.contains(&unit.name)));
+    let needed: BTreeSet<String> = units.flat_map(|unit| unit.secrets.iter().cloned()).collect();
     let required: Vec<String> = needed
         .into_iter()
         .filter(|name| loaded.manifest.secrets.get(name).is_none_or(|secret| !secret.value.optional))

@@ -51,10 +51,28 @@ pub(super) async fn prepare(
         }
         None => asker.where_possible().await?,
     };
-    let Wanted { desired, scope, images } = wanted;
+    let Wanted { desired, mut scope, images } = wanted;
     let observed = look(shared, &scope, seen).await?;
-    let plan = compare(&scope.application, &observed, &images, &CompareOptions { force: request.force });
+    if let Some(chosen) = &desired.chosen {
+        // What was neither asked for nor is there does not belong to the preview yet.
+        let belongs = |name: &str| chosen.contains(name) || observed.units.contains_key(name);
+        scope = narrowed(scope, belongs);
+    }
+    let options = CompareOptions {
+        force: request.force,
+        chosen: desired.chosen.clone(),
+        due: request.jobs.iter().cloned().collect(),
+    };
+    let plan = compare(&scope.application, &observed, &images, &options);
     Ok(Prepared { desired, scope, observed, plan })
+}
+
+fn narrowed(scope: Scope, belongs: impl Fn(&str) -> bool) -> Scope {
+    let mut application = Application::clone(&scope.application);
+    application.units.retain(|name, _| belongs(name));
+    // A volume whose owner is not brought up is not made.
+    application.volumes.retain(|_, volume| application.units.contains_key(&volume.owner));
+    Scope { application: Arc::new(application), ..scope }
 }
 
 /// What should be, and which of its images are current.
@@ -104,10 +122,15 @@ impl Asker<'_> {
         fold_job_inputs(&mut application, &job_inputs.collect());
         let places = shared.places.of_preview(&self.record.name.id, &project);
         let scope = scope_of(shared, self.board, self.record.name.clone(), places, Arc::new(application));
-        let used = runtimes(&scope.application);
+        // Nobody looks up, or hashes the build context of, what was not asked for.
+        let scope_of_images = match &desired.chosen {
+            Some(chosen) => narrowed(scope.clone(), |name| chosen.contains(name)),
+            None => scope.clone(),
+        };
+        let used = runtimes(&scope_of_images.application);
         let drivers = shared.engines.all().into_iter().filter(|driver| used.contains(&driver.runtime()));
         let looks = drivers.map(|driver| {
-            let scope = &scope;
+            let scope = &scope_of_images;
             async move { driver.images(scope).await }
         });
         let mut images = Images::default();

@@ -144,8 +144,20 @@ fn missing_secrets(missing: &[String]) -> Option<Problem> {
 
 /// Remembers what is wanted before anything is touched, so that a crash from here on is finished later.
 fn accept(context: &Context, request: &UpRequest, desired: &Desired, source: &Source) -> Result<(), Problem> {
-    let kept = UpRequest { variables: request.variables.clone(), force: false, detach: false, ..request.clone() };
+    // A job that is run once is no new wish for the preview as a whole.
+    let once = !request.jobs.is_empty();
+    let kept = UpRequest {
+        variables: request.variables.clone(),
+        force: false,
+        jobs: Vec::new(),
+        detach: false,
+        ..request.clone()
+    };
     let written = context.shared.registry.edit(&context.id, |record| {
+        if once && record.intent == Intent::Up {
+            record.ports.clone_from(&desired.ports);
+            return;
+        }
         record.intent = Intent::Up;
         record.request = kept;
         record.folder = PathBuf::from(&request.folder);

@@ -15,6 +15,7 @@ pub(crate) mod module;
 pub(crate) mod open;
 pub(crate) mod plan;
 pub(crate) mod restart;
+pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod up;
@@ -30,6 +31,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Up(arguments) => up::run(arguments, context),
         Command::Down(arguments) => down::run(arguments, context),
         Command::Restart(arguments) => restart::run(arguments, context),
+        Command::Run(arguments) => run::run(arguments, context),
         Command::Exec(arguments) => exec::run(arguments, context),
         Command::Wait(arguments) => wait::run(&arguments, context),
         Command::Ls(arguments) => ls::run(&arguments, context),

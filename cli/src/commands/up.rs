@@ -81,6 +81,7 @@ impl Target {
             sets: self.sets,
             name: self.name,
             services: self.services,
+            jobs: Vec::new(),
             force: self.force,
             variables: read.variables(),
             runtime: self.runtime,

@@ -31,7 +31,8 @@ pub(super) fn all<'a>(
     let mut verdicts = BTreeMap::new();
     for (name, unit) in &desired.units {
         let verdict = match observed.units.get(name) {
-            _ if !is_wanted(unit) => Verdict::Leave,
+            _ if !is_wanted(unit, options) => Verdict::Leave,
+            Some(old) if options.due.contains(name) => again(old),
             None => Verdict::Create(absent(unit)),
             Some(old) => one(unit, old, images, options),
         };
@@ -39,6 +40,14 @@ pub(super) fn all<'a>(
     }
     follow_moved_ports(desired, observed, &mut verdicts);
     verdicts
+}
+
+/// A job that was asked for: one that runs already is awaited, two of a kind would get in each other's way.
+fn again(old: &ObservedUnit) -> Verdict {
+    match old.state {
+        RunState::Running => Verdict::Await,
+        _ => Verdict::Replace(Cause::JobDue { reason: "asked for".to_owned() }),
+    }
 }
 
 fn absent(unit: &Unit) -> Cause {

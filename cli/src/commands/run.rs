@@ -1,0 +1,188 @@
+//! `pdev run`: one job, now, with its output on this terminal and its exit code as ours.
+
+use std::time::Duration;
+
+use client::{ClientError, EventStream, LineStream};
+use protocol::request::{LogEntry, LogQuery};
+use protocol::status::{PreviewStatus, UnitState};
+use protocol::{Event, EventKind};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::commands::up::{self, Target};
+use crate::context::Context;
+use crate::exit::{Failure, Outcome};
+use crate::follow::{Ended, ended};
+use crate::render::progress::Progress;
+use crate::words;
+
+/// Without `--timeout` a day: a wait without an end is no wait.
+const LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  pdev run seed          a job of the manifest, also one with `when: manual`, or once more
+  pdev run seed --set jobs.seed.env.ROWS=100
+
+What the job needs is brought up first; everything else stays as it is. The job's output goes to standard output.
+Exit codes: the job's own; 2 wrong manifest, 4 no such job, 124 timeout, 130 Ctrl-C (the job goes on).")]
+pub(crate) struct Arguments {
+    /// A job of the manifest
+    #[arg(value_name = "JOB")]
+    job: String,
+    #[command(flatten)]
+    target: Target,
+    /// Stop waiting after this long; the job goes on
+    #[arg(long, value_name = "DURATION", value_parser = words::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
+    let Arguments { job, target, timeout } = arguments;
+    let (mut request, read) = target.request(context)?;
+    read.refuse_other_than_job(&job)?;
+    request.services.push(job.clone());
+    request.jobs.push(job.clone());
+    Context::block_on(async {
+        let begun = words::now_milliseconds();
+        let mut stream = Context::connect().await?.up(&request).await?;
+        let mut shown = Shown { job: &job, since: begun, lines: 0 };
+        let watched = watch(&mut stream, &mut shown, context);
+        let Ok(ended) = tokio::time::timeout(timeout.unwrap_or(LIMIT), watched).await else {
+            return up::conclude(Ended::TimedOut, &format!("job `{job}`"), context);
+        };
+        let (ended, preview) = ended?;
+        if let Some(preview) = preview {
+            shown.rest(&preview, context).await?;
+        }
+        conclude(ended, &job, context)
+    })
+}
+
+/// The operation to its end, the job's lines as they come. With it comes the preview's id, once it is known.
+async fn watch(
+    stream: &mut EventStream,
+    shown: &mut Shown<'_>,
+    context: &Context,
+) -> Result<(Ended, Option<String>), Failure> {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut progress = Progress::new(context);
+    let mut lines: Option<LineStream<LogEntry>> = None;
+    let mut preview = None;
+    loop {
+        tokio::select! {
+            biased;
+            _ = interrupts.recv() => break Ok((Ended::Interrupted, None)),
+            entry = next(&mut lines) => match entry {
+                Some(entry) => shown.line(&entry, context),
+                None => lines = None,
+            },
+            event = stream.next() => {
+                let event = match event {
+                    Ok(Some(event)) => event,
+                    Ok(None) => break Ok((Ended::Accepted, preview)),
+                    Err(error) => break Ok((Ended::Lost(error), preview)),
+                };
+                let starts = begins(&event, shown.job);
+                // A progress that is redrawn and a program's own lines cannot share a terminal.
+                if preview.is_none() || context.json {
+                    progress.on(&event, &context.terminal);
+                }
+                if starts && preview.is_none() {
+                    progress.close(&context.terminal);
+                    lines = shown.open(&event.preview.id, context).await?;
+                    preview = Some(event.preview.id.clone());
+                }
+                if event.kind.ends_operation() {
+                    progress.close(&context.terminal);
+                    break Ok((ended(event.kind), preview.or(Some(event.preview.id))));
+                }
+            }
+        }
+    }
+}
+
+fn begins(event: &Event, job: &str) -> bool {
+    matches!(&event.kind, EventKind::UnitChanged { unit }
+        if unit.name == job && matches!(unit.state, UnitState::Starting | UnitState::Done | UnitState::Failed))
+}
+
+/// Pending for ever where nothing is followed.
+async fn next(lines: &mut Option<LineStream<LogEntry>>) -> Option<LogEntry> {
+    match lines {
+        Some(lines) => lines.next().await.ok().flatten(),
+        None => std::future::pending().await,
+    }
+}
+
+/// What of the job's output was written already.
+struct Shown<'a> {
+    job: &'a str,
+    since: i64,
+    lines: usize,
+}
+
+impl Shown<'_> {
+    async fn open(&self, preview: &str, context: &Context) -> Result<Option<LineStream<LogEntry>>, Failure> {
+        if context.json {
+            return Ok(None);
+        }
+        self.ask(preview, true).await
+    }
+
+    async fn ask(&self, preview: &str, follow: bool) -> Result<Option<LineStream<LogEntry>>, Failure> {
+        let query =
+            LogQuery { units: Some(self.job.to_owned()), follow, since: Some(self.since), ..LogQuery::default() };
+        match Context::connect().await?.logs(preview, &query).await {
+            Ok(lines) => Ok(Some(lines)),
+            // It may be gone again by now; its end is told all the same.
+            Err(ClientError::Problem(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn line(&mut self, entry: &LogEntry, context: &Context) {
+        self.lines += 1;
+        if entry.stream == "stderr" {
+            context.terminal.tell(&entry.text);
+        } else {
+            context.terminal.say(&entry.text);
+        }
+    }
+
+    /// The lines that were written between the last one seen and the end.
+    async fn rest(&mut self, preview: &str, context: &Context) -> Result<(), Failure> {
+        if context.json {
+            return Ok(());
+        }
+        let Some(mut lines) = self.ask(preview, false).await? else { return Ok(()) };
+        let mut number = 0;
+        while let Some(entry) = lines.next().await? {
+            number += 1;
+            if number > self.lines {
+                self.line(&entry, context);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The job's own exit code where it has one; its output was seen, so it is not repeated.
+fn conclude(ended: Ended, job: &str, context: &Context) -> Outcome {
+    let code = |status: &PreviewStatus| {
+        let unit = status.units.iter().find(|unit| unit.name == job)?;
+        unit.exit_code.and_then(|code| u8::try_from(code).ok())
+    };
+    match ended {
+        Ended::Finished { .. } => crate::done(),
+        Ended::Failed { problems, status, .. }
+            if problems.iter().all(|problem| problem.unit.as_deref() == Some(job)) && code(&status).is_some() =>
+        {
+            let code = code(&status).unwrap_or(crate::exit::FAILED);
+            if !context.json {
+                context.terminal.tell(&format!("job `{job}` ended with exit code {code}"));
+            }
+            Ok(code)
+        }
+        other => up::conclude(other, &format!("job `{job}`"), context),
+    }
+}
