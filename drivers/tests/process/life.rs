@@ -66,6 +66,20 @@ async fn no_grandchild_escapes() {
     }
 }
 
+/// What is forked in the instant of the signal may not hear it; a second one must come long before the kill.
+#[tokio::test]
+async fn who_missed_the_signal_hears_it_once_more() {
+    let mut bench = Bench::new();
+    let deaf = "trap 'trap - TERM' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+    let unit = bench.shell("web", &format!("sh -c \"{}\" & wait", deaf.replace('$', "\\$")));
+    unit.stop.grace = std::time::Duration::from_secs(60);
+    bench.up("web").await;
+    let (pid, before) = (bench.pid_in("pid").await, std::time::Instant::now());
+    bench.stop("web").await;
+    assert!(!alive(pid) && before.elapsed() < std::time::Duration::from_secs(30), "it took the whole grace");
+    bench.down().await;
+}
+
 #[tokio::test]
 async fn who_ignores_the_signal_is_killed_after_the_grace() {
     let mut bench = Bench::new();

@@ -22,12 +22,12 @@ pub(crate) struct Family<'a> {
 }
 
 impl Family<'_> {
-    /// Signals everything but the leader; true when there was nothing. The leader's own session has had the signal
-    /// of an orderly stop already.
-    pub(crate) fn end_rest(&self, signal: Option<Signal>, orderly: bool) -> bool {
+    /// Signals everything but the leader, or only what is outside its session, which has had the signal of an orderly
+    /// stop already; true when there was nothing.
+    pub(crate) fn end_rest(&self, told: Option<(Signal, bool)>) -> bool {
         let rest = self.rest();
-        if let Some(signal) = signal {
-            for stat in rest.iter().filter(|stat| !orderly || stat.session != self.leader) {
+        if let Some((signal, outside_only)) = told {
+            for stat in rest.iter().filter(|stat| !outside_only || stat.session != self.leader) {
                 kernel::signal_seen(stat, signal);
             }
         }

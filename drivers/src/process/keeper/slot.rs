@@ -17,6 +17,8 @@ use super::output::{Log, now_milliseconds};
 
 /// How long killed processes may take to be gone (one stuck in the kernel cannot be waited for).
 const DYING_MAX: Duration = Duration::from_secs(5);
+/// After the first signal the rest gets it once more, not again and again: programs take a second one for "hurry".
+const AGAIN: Duration = Duration::from_millis(250);
 /// How long the last output may take once every process is gone.
 const DRAINING_MAX: Duration = Duration::from_millis(500);
 /// One command from its start until nothing of it is left.
@@ -33,6 +35,9 @@ pub(super) struct Slot {
     pub(super) killed: bool,
     /// For those outside the group, who have not heard the signal; said when the first process is gone.
     pub(super) farewell_to_rest: Option<Signal>,
+    /// For everything that is still there a moment later: what a shell was forking when the group was signalled may
+    /// have come into being too late to hear it.
+    pub(super) farewell_again: Option<(Instant, Signal)>,
     pub(super) waiters: Vec<oneshot::Sender<Answer>>,
     pub(super) remove: bool,
 }
@@ -63,6 +68,7 @@ impl Slot {
             kill_at: None,
             killed: false,
             farewell_to_rest: None,
+            farewell_again: None,
             waiters: Vec::new(),
             remove: false,
         }
@@ -89,7 +95,18 @@ impl Slot {
         if matches!(self.phase, Phase::Up) {
             kernel::signal_group(self.pid, signal);
             self.farewell_to_rest = Some(signal);
+            self.farewell_again = Some((Instant::now() + AGAIN, signal));
         }
+    }
+
+    /// The signal that what is left gets now, while it may still end by itself, and whether all of it gets it or only
+    /// what stands outside the group.
+    pub(super) fn farewell_now(&mut self, now: Instant) -> Option<(Signal, bool)> {
+        if let Some(signal) = self.farewell_to_rest.take() {
+            return Some((signal, true));
+        }
+        let (_, signal) = self.farewell_again.take_if(|(at, _)| *at <= now)?;
+        Some((signal, false))
     }
 
     pub(super) fn overdue(&self, now: Instant) -> bool {

@@ -300,14 +300,14 @@ impl Keeper {
         let (leaders, alone) = (self.living_leaders(), self.slots.len() == 1);
         let Some(slot) = self.slots.get_mut(&id) else { return true };
         let graceful = slot.kill_at.is_some_and(|at| at > now);
-        let signal = if graceful { slot.farewell_to_rest.take() } else { Some(Signal::KILL) };
-        slot.family(&leaders, alone).end_rest(signal, graceful)
+        let told = if graceful { slot.farewell_now(now) } else { Some((Signal::KILL, false)) };
+        slot.family(&leaders, alone).end_rest(told)
     }
 
     fn kill(&self, id: u64) {
         let Some(slot) = self.slots.get(&id) else { return };
         let leaders = self.living_leaders();
-        slot.family(&leaders, self.slots.len() == 1).end_rest(Some(Signal::KILL), false);
+        slot.family(&leaders, self.slots.len() == 1).end_rest(Some((Signal::KILL, false)));
         if matches!(slot.phase, Phase::Up) {
             kernel::signal_group(slot.pid, Signal::KILL);
         }
