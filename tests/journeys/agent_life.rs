@@ -7,8 +7,8 @@ use crate::http::get;
 use crate::sandbox::{Sandbox, eventually, signal, unit};
 
 /// How often the agent is killed in the middle; `PDEV_KILLS` for the long run.
-fn kills() -> u32 {
-    std::env::var("PDEV_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12)
+fn kills(few: u32) -> u32 {
+    std::env::var("PDEV_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
 }
 
 #[test]
@@ -77,14 +77,50 @@ fn the_manifest_may_be_deleted_and_the_folder_too() {
 fn the_agent_may_be_killed_at_any_moment_of_up_and_down() {
     let sandbox = Sandbox::bare();
     let project = sandbox.example("hello");
+    let one_program = |when: &str| {
+        let status = sandbox.status(&project);
+        assert_eq!(unit(&status, "web")["state"], "ready", "{when}: {status:#}");
+        let programs = sandbox.processes().into_iter().filter(|(_, command)| command.contains("hello.pl")).count();
+        assert_eq!(programs, 1, "{when}: {:?}", sandbox.processes());
+    };
+    kill_again_and_again(&sandbox, kills(12), 120, one_program);
+    sandbox.pdev(&["agent", "stop"]).ok();
+    eventually("nothing is orphaned", Duration::from_secs(10), || sandbox.processes().is_empty());
+}
+
+#[test]
+fn the_agent_may_be_killed_at_any_moment_with_containers() {
+    let Some(sandbox) = Sandbox::with_docker("agent killed with containers") else { return };
+    sandbox.write(
+        "pdev.yaml",
+        "pdev: 1\napp: kills\nservices:\n  \
+         db: { image: 'debian:stable-slim', command: [sleep, infinity], health: none, stop: { signal: SIGKILL }, volumes: { data: /data } }\n  \
+         web: { image: 'debian:stable-slim', command: [sleep, infinity], health: none, stop: { signal: SIGKILL }, needs: [db] }\n",
+    );
+    let two_containers = |when: &str| {
+        let status = sandbox.status(&sandbox.project());
+        for name in ["db", "web"] {
+            assert_eq!(unit(&status, name)["state"], "ready", "{when}: {status:#}");
+        }
+        // Two containers, one network, one volume.
+        assert_eq!(sandbox.docker_objects().len(), 4, "{when}: {:?}", sandbox.docker_objects());
+    };
+    kill_again_and_again(&sandbox, kills(6), 900, two_containers);
+    sandbox.pdev(&["down", "--volumes"]).ok();
+    assert!(sandbox.docker_objects().is_empty(), "{:?}", sandbox.docker_objects());
+}
+
+/// Kills the agent in the middle of `up` and `down`, `rounds` times. Whatever was under way, the next `up` has to find
+/// a preview that settles. The moments are spread over `span` milliseconds and repeat from run to run.
+fn kill_again_and_again(sandbox: &Sandbox, rounds: u32, span: u64, settled: impl Fn(&str)) {
+    let project = sandbox.project();
     sandbox.pdev(&["up"]).ok();
-    // Spread over the length of a whole `up`, and a little more; the numbers repeat from run to run.
     let mut pause = 1u64;
-    for round in 0..kills() {
+    for round in 0..rounds {
         let what = if round % 2 == 0 { ["down", "--json"] } else { ["up", "--json"] };
         let mut command = sandbox.command(&project, &what);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        pause = (pause * 37 + 11) % 120;
+        pause = (pause * 37 + 11) % span;
         std::thread::park_timeout(Duration::from_millis(pause));
         if let Some(pid) =
             std::fs::read_to_string(sandbox.path("run/agent.pid")).ok().and_then(|text| text.trim().parse().ok())
@@ -92,16 +128,10 @@ fn the_agent_may_be_killed_at_any_moment_of_up_and_down() {
             signal(pid, "KILL");
         }
         drop(child.wait());
-        // Whatever was under way, the next command finds a preview that settles.
         sandbox.pdev(&["up"]).ok();
-        let status = sandbox.status(&project);
-        assert_eq!(unit(&status, "web")["state"], "ready", "round {round}: {status:#}");
-        let programs = sandbox.processes().into_iter().filter(|(_, command)| command.contains("hello.pl")).count();
-        assert_eq!(programs, 1, "round {round}: {:?}", sandbox.processes());
+        settled(&format!("round {round}"));
     }
     sandbox.pdev(&["down"]).ok();
-    sandbox.pdev(&["agent", "stop"]).ok();
-    eventually("nothing is orphaned", Duration::from_secs(10), || sandbox.processes().is_empty());
 }
 
 #[test]
