@@ -49,7 +49,7 @@ impl Wish<'_> {
 
 pub(crate) fn read(place: &ManifestPlace, wish: Wish<'_>) -> Result<Read, Failure> {
     let question = wish.question()?;
-    let Checked { loaded, diagnostics } = check(&place.file, &Disk::new(&place.folder), &question);
+    let Checked { loaded, diagnostics, .. } = check(&place.file, &Disk::new(&place.folder), &question);
     Ok(Read { place: place.clone(), loaded, diagnostics })
 }
 

@@ -32,6 +32,12 @@ pub fn ours(encoding: Encoding, pulls: bool) -> ServerCapabilities {
             ]),
             ..CodeActionOptions::default()
         })),
+        completion_provider: Some(CompletionOptions {
+            resolve_provider: Some(true),
+            trigger_characters: Some([".", "{", "$", " ", "@", "\""].map(str::to_owned).to_vec()),
+            ..CompletionOptions::default()
+        }),
+        hover_provider: Some(HoverProviderCapability::Simple(true)),
         workspace: Some(WorkspaceServerCapabilities {
             workspace_folders: Some(WorkspaceFoldersServerCapabilities {
                 supported: Some(true),

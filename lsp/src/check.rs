@@ -6,8 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use manifest::model::Date;
 use manifest::{Diagnostic, FileId};
-use plan::application::RuntimeKind;
-use plan::check::{Checked, Question, resolved};
+use plan::check::{Checked, Question};
 use plan::{Loaded, Resolved};
 
 use crate::files::Buffers;
@@ -30,10 +29,10 @@ pub struct Analysis {
     pub generation: u64,
     pub checked: Checked,
     pub asked: BTreeSet<PathBuf>,
-    question: Question,
+    /// The files as they were, for questions that come later.
+    pub buffers: Buffers,
     /// By file of the reading.
     files: Vec<(PathBuf, OnceLock<Text>)>,
-    resolved: OnceLock<Option<Arc<Resolved>>>,
 }
 
 impl Job {
@@ -44,15 +43,7 @@ impl Job {
         let path = |source: &manifest::text::Source| (self.buffers.path(&source.path), OnceLock::new());
         let files = checked.loaded.sources.iter().map(|(_, source)| path(source)).collect();
         let asked = self.buffers.asked();
-        Analysis {
-            root: self.root,
-            generation: self.generation,
-            question: self.question,
-            checked,
-            asked,
-            files,
-            resolved: OnceLock::new(),
-        }
+        Analysis { root: self.root, generation: self.generation, checked, asked, buffers: self.buffers, files }
     }
 }
 
@@ -92,9 +83,7 @@ impl Analysis {
     /// The application as it would be; `None` while the manifest has errors.
     #[must_use]
     pub fn resolved(&self) -> Option<&Resolved> {
-        let runtime = self.question.runtime.unwrap_or(RuntimeKind::Docker);
-        let make = || self.loaded().is_usable().then(|| Arc::new(resolved(self.loaded(), &self.question, runtime)));
-        self.resolved.get_or_init(make).as_deref()
+        self.checked.resolved.as_ref()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the client said it can do, reduced to what changes our behaviour.
 
-use tower_lsp::ls_types::{ClientCapabilities, MarkupKind};
+use tower_lsp::ls_types::{ClientCapabilities, InsertTextMode, MarkupKind};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClientCan {
@@ -10,6 +10,8 @@ pub struct ClientCan {
     pub refresh_lenses: bool,
     pub watch: bool,
     pub snippets: bool,
+    /// Completions are inserted as they are, their lines not indented once more.
+    pub inserts_as_is: bool,
     pub progress: bool,
     pub show_document: bool,
     pub markdown: bool,
@@ -41,6 +43,9 @@ impl ClientCan {
             watch: workspace
                 .and_then(|workspace| workspace.did_change_watched_files.as_ref()?.dynamic_registration)
                 .unwrap_or_default(),
+            inserts_as_is: item
+                .and_then(|item| item.insert_text_mode_support.as_ref())
+                .is_some_and(|modes| modes.value_set.contains(&InsertTextMode::AS_IS)),
             snippets: item.and_then(|item| item.snippet_support).unwrap_or_default(),
             progress: window.and_then(|window| window.work_done_progress).unwrap_or_default(),
             show_document: window.and_then(|window| window.show_document.as_ref()).is_some_and(|show| show.support),

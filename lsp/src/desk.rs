@@ -86,6 +86,14 @@ impl Desk {
         }
     }
 
+    /// The newest look there is, even of an earlier version; made now only if there is none at all.
+    pub async fn recent(self: &Arc<Self>, snapshot: &Snapshot) -> Option<Arc<Analysis>> {
+        match &snapshot.analysis {
+            Some(latest) => Some(Arc::clone(latest)),
+            None => self.fresh(snapshot).await,
+        }
+    }
+
     /// True beside it when nothing has changed meanwhile.
     async fn look(&self, job: Job) -> Option<(Arc<Analysis>, bool)> {
         let analysis = Arc::new(tokio::task::spawn_blocking(|| job.run()).await.ok()?);

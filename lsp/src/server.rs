@@ -7,7 +7,7 @@ use tower_lsp::jsonrpc::{Error, Result};
 use tower_lsp::ls_types::*;
 use tower_lsp::{Client, LanguageServer};
 
-use crate::answers::code_actions;
+use crate::answers::{code_actions, completion, hover};
 use crate::capabilities;
 use crate::client_can::ClientCan;
 use crate::convert::Encoding;
@@ -150,6 +150,28 @@ impl LanguageServer for Server {
         let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(None) };
         let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
         Ok(Some(code_actions::answer(&snapshot, &analysis, &params)))
+    }
+
+    async fn completion(&self, params: CompletionParams) -> Result<Option<CompletionResponse>> {
+        let place = params.text_document_position;
+        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        let Some(analysis) = self.desk.recent(&snapshot).await else { return Ok(None) };
+        let items = completion::answer(&snapshot, &analysis, self.desk.can(), place.position);
+        Ok(Some(CompletionResponse::List(CompletionList { is_incomplete: false, items })))
+    }
+
+    async fn completion_resolve(&self, item: CompletionItem) -> Result<CompletionItem> {
+        let Some((uri, about)) = completion::about(item.data.as_ref()) else { return Ok(item) };
+        let Some(snapshot) = self.snapshot(&uri) else { return Ok(item) };
+        let Some(analysis) = self.desk.recent(&snapshot).await else { return Ok(item) };
+        Ok(completion::documented(item, &about, &analysis))
+    }
+
+    async fn hover(&self, params: HoverParams) -> Result<Option<Hover>> {
+        let place = params.text_document_position_params;
+        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        let Some(analysis) = self.desk.recent(&snapshot).await else { return Ok(None) };
+        Ok(hover::answer(&snapshot, &analysis, self.desk.can().markdown, place.position))
     }
 }
 

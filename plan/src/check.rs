@@ -25,9 +25,11 @@ pub struct Question {
 }
 
 /// A manifest as read, and everything found in it, in the order of the files.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Checked {
     pub loaded: Loaded,
+    /// For the runtime in question, Docker when it is left open; `None` for what `up` would refuse to read.
+    pub resolved: Option<Resolved>,
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -36,28 +38,30 @@ pub struct Checked {
 pub fn check(root: &str, files: &dyn Files, question: &Question) -> Checked {
     let loaded = load(root, files, &question.options);
     let mut diagnostics = loaded.diagnostics.clone();
-    if loaded.is_usable() {
-        diagnostics.extend(certain(&loaded, question));
-    }
+    let resolved = loaded.is_usable().then(|| {
+        let (resolved, certain) = certain(&loaded, question);
+        diagnostics.extend(certain);
+        resolved
+    });
     allow::apply(&loaded, &mut diagnostics);
     diagnostics.sort_by_key(|found| (found.span.file, found.span.start, found.code));
     diagnostics.dedup();
-    Checked { loaded, diagnostics }
+    Checked { loaded, resolved, diagnostics }
 }
 
-/// What resolving finds under every runtime that could be chosen.
-fn certain(loaded: &Loaded, question: &Question) -> Vec<Diagnostic> {
-    let both = [RuntimeKind::Docker, RuntimeKind::Process];
-    let either = if depends_on_runtime(loaded) { &both[..] } else { &both[..1] };
-    let runtimes = question.runtime.as_ref().map_or(either, std::slice::from_ref);
-    let mut found = runtimes.iter().map(|&runtime| resolved(loaded, question, runtime).diagnostics);
-    let first = found.next().unwrap_or_default();
+/// What resolving finds under every runtime that could be chosen, and what it gives under the first.
+fn certain(loaded: &Loaded, question: &Question) -> (Resolved, Vec<Diagnostic>) {
+    let first = resolved(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker));
+    if question.runtime.is_some() {
+        let found = first.diagnostics.clone();
+        return (first, found);
+    }
     let key = |found: &Diagnostic| (found.span, found.code, found.message.clone());
-    found.fold(first, |kept, other| {
-        // A set, because a manifest of thousands of lines may have thousands of findings.
-        let other: HashSet<_> = other.iter().map(key).collect();
-        kept.into_iter().filter(|diagnostic| other.contains(&key(diagnostic))).collect()
-    })
+    // A set, because a manifest of thousands of lines may have thousands of findings.
+    let other = resolved(loaded, question, RuntimeKind::Process).diagnostics;
+    let other: HashSet<_> = other.iter().map(key).collect();
+    let found = first.diagnostics.iter().filter(|found| other.contains(&key(found))).cloned().collect();
+    (first, found)
 }
 
 /// The application as it would be, with stand-ins for what only the agent hands out.

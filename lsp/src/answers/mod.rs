@@ -1,3 +1,5 @@
 //! Requests to answers: each takes a moment of a document, asks the analysis and converts. Nothing here waits.
 
 pub mod code_actions;
+pub mod completion;
+pub mod hover;

@@ -1,0 +1,218 @@
+//! What may be written at the cursor: keys, values, names, placeholders, each as text that is right where it lands.
+
+mod keys;
+mod values;
+
+use std::ops::Range;
+
+use manifest::Files;
+use manifest::model::Manifest;
+
+use super::cursor::{self, At, Cursor};
+use super::language::{self, Allowed};
+use super::names::{self, Name};
+use crate::text::Text;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Key,
+    Value,
+    /// Something the manifest declares.
+    Name,
+    Module,
+    Field,
+    Snippet,
+}
+
+/// What its documentation is made from, once somebody looks at it.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum About {
+    Key { section: String, key: String },
+    Module { uses: String },
+    Input { uses: String, input: String },
+    Rule { code: String },
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Item {
+    pub label: String,
+    pub kind: Kind,
+    pub detail: String,
+    pub about: Option<About>,
+    /// With `$1`, `${1|a,b|}` and `$0`, line breaks already indented as the place needs it.
+    pub snippet: String,
+    pub replace: Range<usize>,
+    /// Lower comes first.
+    pub rank: u8,
+}
+
+/// Everything that completion may know.
+pub struct Scene<'a> {
+    pub text: &'a Text,
+    pub offset: usize,
+    /// The newest reading of the whole manifest, perhaps of a moment ago.
+    pub manifest: &'a Manifest,
+    pub files: &'a dyn Files,
+    /// The editor indents the lines of a snippet like the line it is put into.
+    pub editor_indents: bool,
+}
+
+#[must_use]
+pub fn complete(scene: &Scene<'_>) -> Vec<Item> {
+    let cursor = cursor::at(scene.text, scene.offset);
+    let place = Place { scene, allowed: language::allowed(&cursor.keys()), cursor };
+    match place.cursor.at {
+        At::Text => Vec::new(),
+        At::Placeholder => place.placeholder(),
+        At::Key => {
+            let mut items = place.keys();
+            items.extend(place.values());
+            items
+        }
+        At::Value => place.values(),
+    }
+}
+
+/// A cursor and what the language allows there.
+struct Place<'a> {
+    scene: &'a Scene<'a>,
+    cursor: Cursor,
+    allowed: Allowed,
+}
+
+impl Place<'_> {
+    /// The path without `environments.NAME`.
+    fn path(&self) -> Vec<Option<&str>> {
+        language::without_environment(&self.cursor.keys()).to_vec()
+    }
+
+    fn item(&self, label: &str, kind: Kind, snippet: String) -> Item {
+        Item {
+            label: label.to_owned(),
+            kind,
+            detail: String::new(),
+            about: None,
+            snippet,
+            replace: self.cursor.word.clone(),
+            rank: 5,
+        }
+    }
+
+    fn named(&self, name: Name, kind: Kind) -> Item {
+        let snippet = escape(&name.name);
+        Item { detail: name.words, rank: 2, ..self.item(&name.name, kind, snippet) }
+    }
+
+    /// The next part behind `${`; the last one closes the brace.
+    fn placeholder(&self) -> Vec<Item> {
+        let text = self.scene.text.as_str();
+        let typed = text.get(self.cursor.start..self.cursor.word.start).unwrap_or_default();
+        let parts: Vec<&str> = typed.split('.').filter(|part| !part.is_empty()).collect();
+        let closed = text.get(self.cursor.word.end..).is_some_and(|rest| rest.starts_with(['}', ':', '.']));
+        let all = names::placeholder(self.scene.manifest, self.scene.files, &parts);
+        all.into_iter()
+            .map(|name| {
+                let goes_on = more_follows(&parts, &name.name);
+                let end = match (goes_on, closed) {
+                    (true, _) => ".",
+                    (false, false) => "\\}",
+                    (false, true) => "",
+                };
+                let end = if goes_on && text[self.cursor.word.end..].starts_with('.') { "" } else { end };
+                let mut item = self.named(name, Kind::Field);
+                item.snippet.push_str(end);
+                item
+            })
+            .collect()
+    }
+}
+
+fn more_follows(parts: &[&str], next: &str) -> bool {
+    match parts {
+        [] => true,
+        ["resources" | "services" | "secrets" | "identities"] => true,
+        ["services", _] => next == "ports",
+        _ => false,
+    }
+}
+
+/// Text as it is, inside of a snippet.
+pub(crate) fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('$', "\\$").replace('}', "\\}")
+}
+
+/// A snippet as plain text, for editors that know none: stops are empty, choices and defaults are their first.
+#[must_use]
+pub fn plain(snippet: &str) -> String {
+    let mut text = String::new();
+    let mut letters = snippet.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => text.extend(letters.next()),
+            '$' if letters.peek() == Some(&'{') => {
+                let inside: String = letters.by_ref().skip(1).take_while(|letter| *letter != '}').collect();
+                let default = inside.split_once(':').map(|(_, default)| default);
+                let choice = inside.split_once('|').map(|(_, all)| all.split([',', '|']).next().unwrap_or_default());
+                text.push_str(default.or(choice).unwrap_or_default());
+            }
+            '$' if letters.peek().is_some_and(char::is_ascii_digit) => drop(letters.next()),
+            letter => text.push(letter),
+        }
+    }
+    text.trim_end_matches(' ').to_owned()
+}
+
+/// The documentation of an item, as Markdown.
+#[must_use]
+pub fn docs(about: &About, files: &dyn Files) -> Option<String> {
+    match about {
+        About::Key { section, key } => language::by_name(section, key).map(language::docs),
+        About::Module { uses } => {
+            let module = names::module_of(uses, files)?;
+            Some(format!("**{}** {}\n\n{}\n\n{}", module.name, module.version, module.summary, module.docs))
+        }
+        About::Input { uses, input } => {
+            let module = names::module_of(uses, files)?;
+            module.inputs.get(input).map(|input| input_docs(&module.name, input))
+        }
+        About::Rule { code } => {
+            let rule = plan::guardrails::find_rule(code)?;
+            Some(format!("**{code}**: {}\n\n{}", rule.words, rule.fix))
+        }
+    }
+}
+
+#[must_use]
+pub fn input_docs(module: &str, input: &catalog::Input) -> String {
+    let mut text = format!("{}\n\n*{}* – input of `{module}`", input.description, input.kind);
+    if !input.choices.is_empty() {
+        text.push_str(&format!(": {}", input.choices.join(", ")));
+    }
+    let default = match &input.default {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if !default.is_empty() {
+        text.push_str(&format!("\n\nDefault: `{default}`"));
+        if !input.rationale.is_empty() {
+            text.push_str(&format!(" ({})", input.rationale));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snippets_for_editors_without_them() {
+        for (snippet, text) in
+            [("port: $0", "port:"), ("a: ${1|x,y|}$0", "a: x"), ("b:\n  ${1:name}: \\$\\{z\\}", "b:\n  name: ${z}")]
+        {
+            assert_eq!(plain(snippet), text);
+        }
+    }
+}

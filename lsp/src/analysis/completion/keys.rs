@@ -1,0 +1,212 @@
+//! Keys: those of the table that do not stand there yet, inputs of modules, names of units, and whole entries.
+
+use manifest::spec::{Key, Section, Shape};
+
+use super::{About, Item, Kind, Place, escape};
+use crate::analysis::cursor;
+use crate::analysis::language::words;
+use crate::analysis::names;
+
+impl Place<'_> {
+    pub(super) fn keys(&self) -> Vec<Item> {
+        let beside = cursor::siblings(self.scene.text, &self.cursor, self.scene.offset);
+        let free = |name: &str| !beside.iter().any(|other| other.trim_start_matches('+') == name);
+        let mut items = Vec::new();
+        if let Some(section) = self.allowed.section() {
+            items.extend(section.keys.iter().filter(|key| free(key.name)).map(|key| self.key(section, key)));
+        }
+        match self.path()[..] {
+            [Some("resources"), Some(resource), Some("with")] => items.extend(self.inputs(resource, &free)),
+            [.., Some("needs")] => items.extend(self.needs(&free)),
+            [Some(section @ ("services" | "jobs" | "resources" | "secrets"))] => items.extend(self.entries(section)),
+            [] if self.cursor.keys().is_empty() && beside.is_empty() => items.push(self.whole()),
+            _ => {}
+        }
+        items
+    }
+
+    fn key(&self, section: &'static Section, key: &'static Key) -> Item {
+        let snippet = self.with_value(key.name, &key.shape);
+        let about = About::Key { section: section.name.to_owned(), key: key.name.to_owned() };
+        Item { detail: words(&key.shape), about: Some(about), ..self.item(key.name, Kind::Key, snippet) }
+    }
+
+    /// `name: ` and the beginning of a value of this shape, on lines of its own where that is how it is written.
+    fn with_value(&self, name: &str, shape: &Shape) -> String {
+        let name = escape(name);
+        if self.colon_follows() {
+            return name;
+        }
+        let below = self.below(1);
+        let flow = self.cursor.flow;
+        match first(shape) {
+            // The short form first, where there is one: the long one is completed key by key.
+            _ if has_short(shape) => format!("{name}: $0"),
+            Shape::Section(_) | Shape::Free if flow => format!("{name}: {{ $0 \\}}"),
+            Shape::Section(_) | Shape::Free => format!("{name}:{below}$0"),
+            Shape::Map(_) if flow => format!("{name}: {{ $0 \\}}"),
+            Shape::Map(inner) if matches!(first(inner), Shape::Section(_)) && !has_short(inner) => {
+                format!("{name}:{below}${{1:name}}:{}$0", self.below(2))
+            }
+            Shape::Map(_) => format!("{name}:{below}$0"),
+            Shape::List(_) if flow => format!("{name}: [$0]"),
+            Shape::List(_) => format!("{name}:{below}- $0"),
+            Shape::Choice(all) => format!("{name}: ${{1|{}|}}$0", all.join(",")),
+            Shape::Bool => format!("{name}: ${{1|true,false|}}$0"),
+            _ => format!("{name}: $0"),
+        }
+    }
+
+    fn colon_follows(&self) -> bool {
+        let rest = self.scene.text.as_str().get(self.cursor.word.end..).unwrap_or_default();
+        rest.trim_start_matches(' ').starts_with(':')
+    }
+
+    /// A new line, so many levels deeper than the key that is completed.
+    fn below(&self, levels: usize) -> String {
+        let base = self.cursor.column - if self.scene.editor_indents { self.cursor.indent } else { 0 };
+        format!("\n{}", " ".repeat(base + levels * self.unit()))
+    }
+
+    /// How far lines are indented here: as the block around the cursor is, else as the first of the file.
+    fn unit(&self) -> usize {
+        let text = self.scene.text;
+        let spaces = |number: usize| {
+            let line = text.line(number);
+            let spaces = line.len() - line.trim_start_matches(' ').len();
+            let counts = !line.trim().is_empty() && !line.trim_start().starts_with(['#', '-']);
+            counts.then_some(spaces)
+        };
+        let column = self.cursor.column;
+        let own = text.line_at(self.scene.offset);
+        let around = (0..own).rev().filter_map(spaces).find(|indent| *indent < column).map(|indent| column - indent);
+        let around = around.filter(|_| column == self.cursor.indent);
+        let first = || (0..text.lines_count().min(200)).filter_map(spaces).find(|indent| *indent > 0);
+        around.or_else(first).filter(|unit| *unit <= 8).unwrap_or(2)
+    }
+
+    fn inputs<'s>(&'s self, resource: &str, free: &'s dyn Fn(&str) -> bool) -> Vec<Item> {
+        let Some(module) = names::module(self.scene.manifest, resource, self.scene.files) else { return Vec::new() };
+        let uses = self.scene.manifest.resources.get(resource).map(|entry| entry.value.uses.value.clone());
+        let input = |(name, input): (&String, &catalog::Input)| {
+            let name = name.as_str();
+            let snippet = match input.kind.as_str() {
+                _ if self.colon_follows() => escape(name),
+                "boolean" => format!("{name}: ${{1|true,false|}}$0"),
+                "array" => format!("{name}: [$0]"),
+                "object" if self.cursor.flow => format!("{name}: {{ $0 \\}}"),
+                "object" => format!("{name}:{}$0", self.below(1)),
+                _ if !input.choices.is_empty() => format!("{name}: ${{1|{}|}}$0", input.choices.join(",")),
+                _ => format!("{name}: $0"),
+            };
+            Item {
+                detail: input.kind.clone(),
+                about: Some(About::Input { uses: uses.clone().unwrap_or_default(), input: name.to_owned() }),
+                rank: if input.level == "basic" { 3 } else { 6 },
+                ..self.item(name, Kind::Key, snippet)
+            }
+        };
+        module.inputs.iter().filter(|(name, _)| free(name)).map(input).collect()
+    }
+
+    /// `db: healthy`, or the name alone in a list.
+    fn needs(&self, free: &dyn Fn(&str) -> bool) -> Vec<Item> {
+        let manifest = self.scene.manifest;
+        let own = self.path().get(1).copied().flatten().map(str::to_owned);
+        let mut all = names::units(manifest, own.as_deref());
+        all.retain(|name| free(&name.name));
+        let jobs = &manifest.jobs;
+        let item = |name: names::Name| {
+            let condition = if jobs.contains_key(&name.name) { "completed" } else { "healthy" };
+            let others = ["started", "healthy", "completed"].into_iter().filter(|word| *word != condition);
+            let choices = std::iter::once(condition).chain(others).collect::<Vec<_>>().join(",");
+            let mut item = self.named(name, Kind::Name);
+            if !self.colon_follows() {
+                item.snippet.push_str(&format!(": ${{1|{choices}|}}$0"));
+            }
+            item
+        };
+        all.into_iter().map(item).collect()
+    }
+
+    /// Whole entries for maps whose names are the user's.
+    fn entries(&self, section: &str) -> Vec<Item> {
+        if self.cursor.flow || self.colon_follows() {
+            return Vec::new();
+        }
+        let b = self.below(1);
+        let snippet = |label: &str, detail: &str, text: String| Item {
+            detail: detail.to_owned(),
+            rank: 1,
+            ..self.item(label, Kind::Snippet, text)
+        };
+        match section {
+            "services" => vec![
+                snippet(
+                    "service from a Dockerfile",
+                    "build, port, health",
+                    format!("${{1:web}}:{b}build: ${{2:.}}{b}port: ${{3:8080}}{b}health: ${{4:/healthz}}$0"),
+                ),
+                snippet(
+                    "service from an image",
+                    "image, port",
+                    format!("${{1:web}}:{b}image: ${{2:nginx:1.27}}{b}port: ${{3:80}}$0"),
+                ),
+                snippet(
+                    "service as a local process",
+                    "process, port",
+                    format!("${{1:web}}:{b}process: ${{2:npm run dev}}{b}port: ${{3:3000}}$0"),
+                ),
+            ],
+            "jobs" => vec![snippet(
+                "job of a service",
+                "service, command",
+                format!(
+                    "${{1:migrate}}:{b}service: ${{2:web}}{b}command: [${{3:./migrate}}]{b}when: ${{4|before,after,manual|}}$0"
+                ),
+            )],
+            "resources" => catalog::list()
+                .iter()
+                .map(|module| {
+                    let text =
+                        format!("${{1:{}}}:{b}uses: {}@{}$0", short(&module.name), module.name, module.version.major);
+                    Item {
+                        about: Some(About::Module { uses: module.name.clone() }),
+                        ..snippet(&module.name, &module.summary, text)
+                    }
+                })
+                .collect(),
+            _ => vec![snippet("secret", "description", format!("${{1:name}}:{b}description: $0"))],
+        }
+    }
+
+    fn whole(&self) -> Item {
+        let text = "pdev: 1\napp: ${1:name}\nservices:\n  ${2:web}:\n    build: ${3:.}\n    port: ${4:8080}\n    health: ${5:/healthz}$0\n";
+        Item {
+            detail: "a manifest to begin with".to_owned(),
+            rank: 0,
+            ..self.item("pdev.yaml", Kind::Snippet, text.to_owned())
+        }
+    }
+}
+
+fn short(module: &str) -> &str {
+    match module {
+        "postgres" => "db",
+        "redis" => "cache",
+        other => other,
+    }
+}
+
+fn first(shape: &Shape) -> &Shape {
+    match shape {
+        Shape::Any(shapes) => shapes.first().map_or(shape, first),
+        shape => shape,
+    }
+}
+
+/// A value of one line is allowed beside a long form.
+fn has_short(shape: &Shape) -> bool {
+    let Shape::Any(shapes) = shape else { return false };
+    shapes.iter().any(|shape| !matches!(shape, Shape::Section(_) | Shape::List(_) | Shape::Map(_) | Shape::Any(_)))
+}

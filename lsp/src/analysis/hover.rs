@@ -1,0 +1,235 @@
+//! What is said of the place under the cursor: what it means, what holds and why, where that was written.
+
+use std::ops::Range;
+
+use manifest::syntax::Node;
+use manifest::template::{self, Reference, Scope};
+use manifest::{Files, Span};
+use plan::explain::{Answer, Explanation, explain, origin_words};
+use plan::{Loaded, Resolved};
+
+use super::language;
+use super::names;
+use super::tree::{self, Way};
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hover {
+    /// Markdown.
+    pub text: String,
+    pub range: Range<usize>,
+}
+
+pub struct Scene<'a> {
+    /// The file's own tree.
+    pub root: &'a Node,
+    pub text: &'a str,
+    pub loaded: &'a Loaded,
+    pub resolved: Option<&'a Resolved>,
+    pub files: &'a dyn Files,
+}
+
+/// Fields of one unit that are listed at its name.
+const FIELDS_MAX: usize = 12;
+
+#[must_use]
+pub fn hover(scene: &Scene<'_>, offset: usize) -> Option<Hover> {
+    let way = tree::way(scene.root, offset);
+    if let Some(reference) = placeholder(scene, &way, offset) {
+        return Some(Hover { text: of_reference(scene, &reference), range: reference.span.range() });
+    }
+    let pair = way.pair()?;
+    let path = way.path();
+    let keys = keys(&way);
+    let range = if way.on_key { pair.key.span.range() } else { way.node()?.span.range() };
+    let text = value_words(scene, &way, &keys).or_else(|| key_words(scene, &way, &keys, &path))?;
+    Some(Hover { text, range })
+}
+
+fn keys<'a>(way: &Way<'a>) -> Vec<Option<&'a str>> {
+    let key = |step: &tree::Step<'a>| match step {
+        tree::Step::Key(pair) => Some(pair.key.value.as_str()),
+        tree::Step::Item(..) => None,
+    };
+    way.steps.iter().map(key).collect()
+}
+
+/// The `${...}` under the cursor.
+#[must_use]
+pub fn placeholder(scene: &Scene<'_>, way: &Way<'_>, offset: usize) -> Option<Reference> {
+    let node = way.node().filter(|_| !way.on_key)?;
+    node.as_scalar()?;
+    reference_at(scene.text, node.span, offset)
+}
+
+/// Read from the text as it stands: escapes and folded lines move nothing.
+#[must_use]
+pub fn reference_at(text: &str, span: Span, offset: usize) -> Option<Reference> {
+    let raw = text.get(span.range())?;
+    let (template, _) = template::parse(raw, span, false);
+    template.references().find(|reference| tree::touches(reference.span, offset)).cloned()
+}
+
+fn of_reference(scene: &Scene<'_>, reference: &Reference) -> String {
+    let manifest = &scene.loaded.manifest;
+    let mut parts = vec![scope_name(reference.scope)];
+    parts.extend(reference.path.iter().map(String::as_str));
+    let mut text = format!("`${{{}}}`", parts.join("."));
+    if let Some((last, before)) = parts.split_last() {
+        let known = names::placeholder(manifest, scene.files, before);
+        if let Some(name) = known.iter().find(|name| name.name == *last) {
+            text.push_str(&format!(" – {}", name.words));
+        }
+    }
+    match (reference.scope, reference.path.first()) {
+        (Scope::Resources, Some(name)) => {
+            if let Some(entry) = manifest.resources.get(name) {
+                text.push_str(&format!("\n\nResource `{name}`: `{}`", entry.value.uses.value));
+            }
+        }
+        (Scope::Services, Some(name)) if manifest.services.contains_key(name) => {
+            text.push_str(&format!("\n\nService `{name}`"));
+        }
+        (Scope::Env, Some(name)) => text.push_str(&format!("\n\nThe variable `{name}` of your own environment.")),
+        _ => {}
+    }
+    if let Some(default) = &reference.default {
+        text.push_str(&format!("\n\nElse: `{default}`"));
+    }
+    text
+}
+
+fn scope_name(scope: Scope) -> &'static str {
+    Scope::ALL.iter().find(|(_, known)| *known == scope).map_or("", |(name, _)| name)
+}
+
+/// Values that name something: a module, a rule, a unit.
+fn value_words(scene: &Scene<'_>, way: &Way<'_>, keys: &[Option<&str>]) -> Option<String> {
+    let manifest = &scene.loaded.manifest;
+    let value = way.node()?.as_scalar().map(|scalar| scalar.text.as_str());
+    match (language::without_environment(keys), value) {
+        ([Some("resources"), Some(_), Some("uses")] | [Some("resources"), Some(_)], Some(uses)) if !way.on_key => {
+            module_words(uses, scene.files)
+        }
+        ([Some("resources"), Some(name), Some("with"), Some(input), ..], _) => {
+            let module = names::module(manifest, name, scene.files)?;
+            let input = module.inputs.get(*input)?;
+            Some(super::completion::input_docs(&module.name, input))
+        }
+        ([Some("guardrails"), Some("waivers"), None, Some("rule")], Some(code)) => {
+            let rule = plan::guardrails::find_rule(code)?;
+            Some(format!("**{code}**: {}\n\n{}", rule.words, rule.fix))
+        }
+        ([.., Some("needs"), Some(unit)], _) => unit_words(scene, unit),
+        ([.., Some("needs"), None], Some(unit)) => unit_words(scene, unit),
+        ([Some("jobs"), Some(_), Some("service")] | [Some("app"), Some("default")], Some(unit)) if !way.on_key => {
+            unit_words(scene, unit)
+        }
+        _ => None,
+    }
+}
+
+fn module_words(uses: &str, files: &dyn Files) -> Option<String> {
+    let module = names::module_of(uses, files)?;
+    let mut text = format!("**{}** {} – {}", module.name, module.version, module.summary);
+    let outputs: Vec<String> = module.outputs.keys().map(|name| format!("`{name}`")).collect();
+    text.push_str(&format!("\n\nOutputs: {}", outputs.join(", ")));
+    let inputs: Vec<String> = module.inputs.keys().map(|name| format!("`{name}`")).collect();
+    text.push_str(&format!("\n\nInputs: {}", inputs.join(", ")));
+    if !module.owner.team.is_empty() {
+        text.push_str(&format!("\n\nOwner: {} ({})", module.owner.team, module.owner.contact));
+    }
+    text.push_str("\n\n---\n\n");
+    text.push_str(&module.docs);
+    Some(text)
+}
+
+/// A unit's name: what it is, and what holds for it.
+fn unit_words(scene: &Scene<'_>, unit: &str) -> Option<String> {
+    let manifest = &scene.loaded.manifest;
+    let section = [
+        ("services", manifest.services.contains_key(unit)),
+        ("jobs", manifest.jobs.contains_key(unit)),
+        ("resources", manifest.resources.contains_key(unit)),
+    ];
+    let (section, _) = section.into_iter().find(|(_, there)| *there)?;
+    let known = names::units(manifest, None);
+    let words = known.iter().find(|name| name.name == unit).map(|name| name.words.clone()).unwrap_or_default();
+    let mut text = format!("**{unit}** – {words}");
+    text.push_str(&effective(scene, &format!("{section}.{unit}"), FIELDS_MAX));
+    Some(text)
+}
+
+fn key_words(scene: &Scene<'_>, way: &Way<'_>, keys: &[Option<&str>], path: &[String]) -> Option<String> {
+    let own = language::without_environment(keys);
+    if let [Some("services" | "jobs" | "resources"), Some(unit)] = own
+        && way.on_key
+    {
+        return unit_words(scene, unit);
+    }
+    let allowed = language::allowed(keys);
+    let (_, key) = allowed.key?;
+    // A name of the user's below a map is not the map.
+    let named = matches!(keys.last(), Some(Some(last)) if last.trim_start_matches('+') == key.name);
+    if !named && way.on_key {
+        return None;
+    }
+    let mut text = format!("**{}** – {}", key.name, language::docs(key));
+    let skipped = keys.len() - own.len();
+    let dotted = path[skipped..].join(".");
+    text.push_str(&effective(scene, &dotted, 4));
+    Some(text)
+}
+
+/// What holds, and the chain of who said so, the last one in force first.
+fn effective(scene: &Scene<'_>, path: &str, fields_max: usize) -> String {
+    let Some(resolved) = scene.resolved else { return String::new() };
+    // A branch of the root holds everything; nobody reads that.
+    if !path.contains('.') {
+        return String::new();
+    }
+    let all = match explain(resolved, path) {
+        Answer::One(one) => vec![one],
+        Answer::Branch(all) => all,
+        Answer::Unknown { .. } => return String::new(),
+    };
+    let mut text = String::from("\n\n---\n");
+    for one in all.iter().take(fields_max) {
+        text.push_str(&line(one, path, scene));
+    }
+    if all.len() > fields_max {
+        text.push_str(&format!("\n- and {} more: `pdev explain {path}`", all.len() - fields_max));
+    }
+    if let [one] = &all[..] {
+        text.push_str(&format!("\n\n{}", one.how));
+    }
+    text
+}
+
+fn line(one: &Explanation, path: &str, scene: &Scene<'_>) -> String {
+    let name = one.path.strip_prefix(path).unwrap_or(&one.path).trim_start_matches('.');
+    let name = if name.is_empty() { String::new() } else { format!("`{name}` ") };
+    let value = if secret(&one.path) { "(not shown)".to_owned() } else { short(&one.value) };
+    let origins: Vec<String> =
+        one.origins.iter().rev().map(|origin| origin_words(origin, &scene.loaded.sources)).collect();
+    format!("\n- {name}= `{value}` – {}", origins.join(" < "))
+}
+
+/// Passwords of resources end in environments and addresses; a hover may be on a shared screen.
+fn secret(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    ["password", "secret", "token", ".env", "url"].iter().any(|word| path.contains(word))
+}
+
+fn short(value: &serde_json::Value) -> String {
+    const CHARACTERS_MAX: usize = 60;
+    let text = match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let text = text.replace(['`', '\n'], " ");
+    if text.chars().count() <= CHARACTERS_MAX {
+        text
+    } else {
+        text.chars().take(CHARACTERS_MAX - 1).chain(['…']).collect()
+    }
+}

@@ -1,0 +1,173 @@
+//! The table of the language, asked by a path of keys instead of a tree: what may stand there, and what is said of it.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use manifest::spec::{Key, ROOT, Section, Shape, find};
+
+/// What stands at a path: every shape that is allowed, shorthands included.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    pub shapes: Vec<&'static Shape>,
+    /// The key of the table that leads here.
+    pub key: Option<(&'static Section, &'static Key)>,
+}
+
+static WHOLE: Shape = Shape::Section(&ROOT);
+
+/// Names are keys, `None` an item of a list.
+#[must_use]
+pub fn allowed(path: &[Option<&str>]) -> Allowed {
+    let mut here = Allowed { shapes: vec![&WHOLE], key: None };
+    for part in path {
+        let mut next = Allowed::default();
+        for shape in flat(&here.shapes) {
+            match (shape, part) {
+                (Shape::Section(section), Some(name)) => {
+                    if let Some(key) = find(section, name.trim_start_matches('+')) {
+                        next.shapes.push(&key.shape);
+                        next.key = Some((section, key));
+                    }
+                }
+                (Shape::Map(inner), Some(_)) | (Shape::List(inner), None) => {
+                    next.shapes.push(inner);
+                    next.key = here.key;
+                }
+                (Shape::Free, _) => {
+                    next.shapes.push(shape);
+                    next.key = here.key;
+                }
+                _ => {}
+            }
+        }
+        here = next;
+    }
+    here.shapes = flat(&here.shapes);
+    here
+}
+
+fn flat(shapes: &[&'static Shape]) -> Vec<&'static Shape> {
+    let mut flat_shapes = Vec::new();
+    for shape in shapes {
+        match shape {
+            Shape::Any(inner) => flat_shapes.extend(self::flat(&inner.iter().collect::<Vec<_>>())),
+            shape => flat_shapes.push(*shape),
+        }
+    }
+    flat_shapes
+}
+
+impl Allowed {
+    #[must_use]
+    pub fn section(&self) -> Option<&'static Section> {
+        self.shapes.iter().find_map(|shape| match shape {
+            Shape::Section(section) => Some(*section),
+            _ => None,
+        })
+    }
+
+    /// What the values of a map with the user's own names are.
+    #[must_use]
+    pub fn map(&self) -> Option<&'static Shape> {
+        self.shapes.iter().find_map(|shape| match shape {
+            Shape::Map(inner) => Some(*inner),
+            _ => None,
+        })
+    }
+
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.shapes.iter().any(|shape| matches!(shape, Shape::Free))
+    }
+}
+
+/// A key by the name of its section and its own, as completions name it until somebody looks.
+#[must_use]
+pub fn by_name(section: &str, key: &str) -> Option<&'static Key> {
+    static ALL: OnceLock<BTreeMap<&'static str, &'static Section>> = OnceLock::new();
+    let all = ALL.get_or_init(|| {
+        let mut all = BTreeMap::new();
+        let mut open = vec![&ROOT];
+        while let Some(section) = open.pop() {
+            if all.insert(section.name, section).is_none() {
+                section.keys.iter().for_each(|key| sections(&key.shape, &mut open));
+            }
+        }
+        all
+    });
+    find(all.get(section)?, key)
+}
+
+fn sections(shape: &'static Shape, found: &mut Vec<&'static Section>) {
+    match shape {
+        Shape::Section(section) => found.push(section),
+        Shape::List(inner) | Shape::Map(inner) => sections(inner, found),
+        Shape::Any(shapes) => shapes.iter().for_each(|shape| sections(shape, found)),
+        _ => {}
+    }
+}
+
+/// What may be written, in a few words.
+#[must_use]
+pub fn words(shape: &Shape) -> String {
+    match shape {
+        Shape::Text => "text".into(),
+        Shape::Template => "text with placeholders".into(),
+        Shape::Bool => "true or false".into(),
+        Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => "whole number".into(),
+        Shape::Integer { min, max } => format!("{min} to {max}"),
+        Shape::Duration => "duration, as `10s`".into(),
+        Shape::Bytes => "size, as `256Mi`".into(),
+        Shape::Cpu => "cores, as `250m`".into(),
+        Shape::Date => "day, as `2027-03-31`".into(),
+        Shape::Choice(words) => words.join(" | "),
+        Shape::List(inner) => format!("list of {}", words(inner)),
+        Shape::Map(inner) => format!("map of {}", words(inner)),
+        Shape::Section(section) => section.name.to_owned(),
+        Shape::Any(shapes) => shapes.iter().map(words).collect::<Vec<_>>().join(" or "),
+        Shape::Free => "anything".into(),
+    }
+}
+
+/// Documentation of a key, as Markdown.
+#[must_use]
+pub fn docs(key: &Key) -> String {
+    let mut text = format!("{}\n\n*{}*", key.doc, words(&key.shape));
+    if !key.default.is_empty() {
+        text.push_str("\n\nDefault: ");
+        text.push_str(key.default);
+        text.push('.');
+    }
+    text
+}
+
+/// `services.api.port` from a path that may lie inside an environment.
+#[must_use]
+pub fn without_environment<'a, 'b>(path: &'a [Option<&'b str>]) -> &'a [Option<&'b str>] {
+    match path {
+        [Some("environments"), Some(_), rest @ ..] => rest,
+        path => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_through_names_lists_and_shorthands() {
+        let key =
+            |path: &[Option<&str>]| allowed(path).key.map(|(section, key)| format!("{}.{}", section.name, key.name));
+        let s = Some("services");
+        assert_eq!(key(&[s, Some("web"), Some("health"), Some("ready"), Some("http")]).as_deref(), Some("probe.http"));
+        assert_eq!(key(&[s, Some("web"), Some("watch"), None, Some("action")]).as_deref(), Some("watch.action"));
+        assert_eq!(
+            key(&[Some("environments"), Some("x"), s, Some("a"), Some("port")]).as_deref(),
+            Some("service.port")
+        );
+        assert!(allowed(&[Some("resources"), Some("db"), Some("with"), Some("x")]).is_free());
+        assert!(allowed(&[Some("nothing")]).shapes.is_empty());
+        assert_eq!(allowed(&[s]).map().map(words).as_deref(), Some("service"));
+        assert_eq!(by_name("service", "port").map(|key| key.name), Some("port"));
+    }
+}

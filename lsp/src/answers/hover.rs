@@ -1,0 +1,24 @@
+//! `textDocument/hover`.
+
+use tower_lsp::ls_types::*;
+
+use crate::analysis::hover::{Scene, hover};
+use crate::check::Analysis;
+use crate::workspace::Snapshot;
+
+#[must_use]
+pub fn answer(snapshot: &Snapshot, analysis: &Analysis, markdown: bool, position: Position) -> Option<Hover> {
+    let scene = Scene {
+        root: snapshot.parsed().root.as_ref()?,
+        text: snapshot.text.as_str(),
+        loaded: analysis.loaded(),
+        resolved: analysis.resolved(),
+        files: &analysis.buffers,
+    };
+    let found = hover(&scene, snapshot.encoding.offset(&snapshot.text, position))?;
+    let kind = if markdown { MarkupKind::Markdown } else { MarkupKind::PlainText };
+    Some(Hover {
+        contents: HoverContents::Markup(MarkupContent { kind, value: found.text }),
+        range: Some(snapshot.encoding.range(&snapshot.text, found.range)),
+    })
+}

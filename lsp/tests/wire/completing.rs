@@ -1,0 +1,217 @@
+//! Completion and hover over the wire: at each cursor of a fixture what is offered, and the text once it is accepted.
+
+use serde_json::{Value, json};
+
+use crate::editor::{Editor, apply, cursor, pushed};
+
+const TOP: &str = "pdev: 1\napp: shop\nsecrets: { stripe: Stripe test key }\nidentities: { uploads: aws }\nvars: { tag: \"1\" }\n\
+    resources:\n  db: { uses: postgres@16 }\n";
+
+fn as_is() -> Value {
+    let mut capabilities = pushed();
+    capabilities["textDocument"]["completion"]["completionItem"]["insertTextModeSupport"] =
+        json!({ "valueSet": [1, 2] });
+    capabilities
+}
+
+struct Offered {
+    editor: Editor,
+    text: String,
+    items: Vec<Value>,
+}
+
+async fn offered(fixture: &str, capabilities: Value) -> Offered {
+    let (text, position) = cursor(fixture);
+    let mut editor = Editor::start(capabilities).await;
+    editor.open("pdev.yaml", &text).await;
+    editor.published("pdev.yaml", 1).await;
+    let uri = editor.uri("pdev.yaml");
+    let params = json!({ "textDocument": { "uri": uri }, "position": position });
+    let answer = editor.ask("textDocument/completion", params).await;
+    let items = answer["items"].as_array().unwrap().clone();
+    Offered { editor, text, items }
+}
+
+impl Offered {
+    fn labels(&self) -> Vec<&str> {
+        self.items.iter().map(|item| item["label"].as_str().unwrap()).collect()
+    }
+
+    fn item(&self, label: &str) -> &Value {
+        let found = self.items.iter().find(|item| item["label"] == label);
+        found.unwrap_or_else(|| panic!("no `{label}` in {:?} at {}", self.labels(), self.text))
+    }
+
+    fn accepted(&self, label: &str) -> String {
+        apply(&self.text, std::slice::from_ref(&self.item(label)["textEdit"]))
+    }
+}
+
+#[tokio::test]
+async fn what_is_offered_where() {
+    let cases: &[(&str, &[&str], &[&str])] = &[
+        ("$0", &["pdev", "app", "services", "pdev.yaml"], &["image"]),
+        (
+            "services:\n  web:\n    image: x\n    $0\n    port: 1\n",
+            &["health", "env", "routes"],
+            &["image", "port", "services"],
+        ),
+        ("services:\n  web: { image: x, $0 }\n", &["health"], &["image"]),
+        ("services:\n  web:\n    res$0\n", &["restart"], &[]),
+        ("services:\n  web:\n    restart: $0\n", &["on-failure", "always", "never"], &["image"]),
+        ("services:\n  web:\n    needs:\n      $0\n  api: { image: y }\n", &["api", "db"], &["web"]),
+        ("services:\n  web:\n    needs: [$0]\n  api: { image: y }\n", &["api", "db"], &["web"]),
+        ("services:\n  web:\n    needs:\n    - $0\n  api: { image: y }\n", &["api", "db"], &["web"]),
+        ("services:\n  web:\n    needs: { db: $0 }\n", &["started", "healthy"], &["db"]),
+        ("services:\n  web:\n    watch:\n      - path: .\n        $0\n", &["action", "target"], &["path", "image"]),
+        ("services:\n  web:\n    watch:\n      - $0\n", &["path", "action"], &["image"]),
+        ("services:\n  web:\n    env:\n      A: \"${$0\"\n", &["resources", "services", "secrets", "vars", "git"], &[]),
+        ("services:\n  web:\n    env: { A: \"x${resources.$0}\" }\n", &["db"], &["web"]),
+        ("services:\n  web:\n    env:\n      A: ${resources.db.$0}\n", &["url", "password", "host"], &[]),
+        (
+            "services:\n  web:\n    port: 80\n    env:\n      A: ${services.web.$0\n",
+            &["url", "internal_url", "ports"],
+            &[],
+        ),
+        ("services:\n  web:\n    env: { A: \"${secrets.stripe.$0\" }\n", &["path"], &[]),
+        ("services:\n  web:\n    env: { A: \"${vars.$0\" }\n", &["tag"], &[]),
+        ("services:\n  web:\n    secrets: [$0]\n", &["stripe"], &[]),
+        ("services:\n  web:\n    identity: $0\n", &["uploads"], &[]),
+        ("services:\n  web: { image: x }\njobs:\n  seed:\n    service: $0\n", &["web"], &["db"]),
+        ("  cache:\n    uses: $0\n", &["redis@7", "postgres@16", "postgres@15"], &[]),
+        ("  cache: { uses: redis@7, with: { $0 } }\n", &["maxmemory"], &["uses", "database"]),
+        (
+            "  more:\n    uses: postgres@16\n    with:\n      database: x\n      $0\n",
+            &["extensions", "max_connections"],
+            &["database"],
+        ),
+        ("  more:\n    uses: postgres@16\n    with: { durable: $0 }\n", &["true", "false"], &[]),
+        ("guardrails: { waivers: [{ rule: $0 }] }\n", &["PD001", "PD011"], &[]),
+        (
+            "services:\n  web: { image: x }\nguardrails:\n  waivers:\n    - rule: PD011\n      scope: $0\n",
+            &["services.web", "resources.db"],
+            &[],
+        ),
+        ("environments:\n  preview:\n    services:\n      web:\n        $0\n", &["image", "health"], &["runtimes"]),
+        ("environments:\n  preview:\n    $0\n", &["runtime", "services"], &["image"]),
+        ("services:\n  web:\n    # $0\n", &[], &["image"]),
+        ("services:\n  web:\n    command: |\n      echo $0\n", &[], &["image"]),
+        ("services:\n  $0\n", &["service from an image"], &["image"]),
+    ];
+    for (rest, there, absent) in cases {
+        let whole = if rest.starts_with("$0") { (*rest).to_owned() } else { format!("{TOP}{rest}") };
+        let found = offered(&whole, as_is()).await;
+        let labels = found.labels();
+        for label in *there {
+            assert!(labels.contains(label), "no `{label}` in {labels:?} at\n{rest}");
+        }
+        for label in *absent {
+            assert!(!labels.contains(label), "`{label}` in {labels:?} at\n{rest}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn accepted_text_is_right_where_it_lands() {
+    let cases = [
+        ("services:\n  web:\n    po$0\n", "port", "services:\n  web:\n    port: $0\n"),
+        ("services:\n  web:\n    watc$0\n", "watch", "services:\n  web:\n    watch:\n      - $0\n"),
+        ("services:\n    web:\n        watc$0\n", "watch", "services:\n    web:\n        watch:\n            - $0\n"),
+        ("services:\n  web:\n    watch:\n      - pa$0\n", "path", "services:\n  web:\n    watch:\n      - path: $0\n"),
+        (
+            "jobs:\n  a:\n    watch:\n    - x: 1\n      ign$0\n",
+            "ignore",
+            "jobs:\n  a:\n    watch:\n    - x: 1\n      ignore:\n        - $0\n",
+        ),
+        ("services:\n  web: { si$0 }\n", "size", "services:\n  web: { size: { $0 \\} }\n"),
+        ("services:\n  web:\n    po$0: 80\n", "port", "services:\n  web:\n    port: 80\n"),
+        ("services:\n  web:\n    restart: nev$0er # why\n", "always", "services:\n  web:\n    restart: always # why\n"),
+        (
+            "services:\n  web:\n    env: { A: \"${res$0}\" }\n",
+            "resources",
+            "services:\n  web:\n    env: { A: \"${resources.}\" }\n",
+        ),
+        (
+            "services:\n  web:\n    env: { A: \"${resources.db.u$0\" }\n",
+            "url",
+            "services:\n  web:\n    env: { A: \"${resources.db.url\\}\" }\n",
+        ),
+        (
+            "services:\n  web:\n    env: { A: \"${resources.d$0.url}\" }\n",
+            "db",
+            "services:\n  web:\n    env: { A: \"${resources.db.url}\" }\n",
+        ),
+        ("  c: { uses: pos$0 }\n", "postgres@16", "  c: { uses: postgres@16 }\n"),
+    ];
+    for (rest, label, expected) in cases {
+        let found = offered(&format!("{TOP}{rest}"), as_is()).await;
+        assert_eq!(found.accepted(label), format!("{TOP}{expected}"), "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn editors_that_indent_themselves_and_those_without_snippets() {
+    let fixture = format!("{TOP}services:\n  web:\n    watch:\n      - ign$0\n");
+    let found = offered(&fixture, pushed()).await;
+    assert_eq!(found.item("ignore")["textEdit"]["newText"], "ignore:\n    - $0");
+    let mut bare = as_is();
+    bare["textDocument"]["completion"]["completionItem"]["snippetSupport"] = json!(false);
+    let found = offered(&fixture, bare).await;
+    assert_eq!(found.item("ignore")["textEdit"]["newText"], "ignore:\n          -");
+}
+
+#[tokio::test]
+async fn documentation_comes_when_somebody_looks() {
+    for (rest, label, words) in [
+        ("services:\n  web:\n    $0\n", "restart", "five times"),
+        ("  c: { uses: $0 }\n", "redis@7", "Redis"),
+        ("  c: { uses: postgres@16, with: { $0 } }\n", "max_connections", "Connections at once"),
+        ("guardrails: { waivers: [{ rule: $0 }] }\n", "PD011", "fixed tag"),
+    ] {
+        let mut found = offered(&format!("{TOP}{rest}"), as_is()).await;
+        let item = found.item(label).clone();
+        assert!(item.get("documentation").is_none());
+        let item = found.editor.ask("completionItem/resolve", item).await;
+        let docs = item["documentation"]["value"].as_str().unwrap_or_default();
+        assert!(docs.contains(words), "{label}: {item}");
+    }
+}
+
+#[tokio::test]
+async fn hovers_say_what_holds_and_why() {
+    for (rest, words) in [
+        ("se$0rvices:\n  web: { image: \"w:1\" }\n", vec!["Programs that run as long as"]),
+        ("services:\n  web: { image: \"w:1\", po$0rt: 80 }\n", vec!["one port it listens on"]),
+        ("services:\n  w$0eb: { image: \"w:1\", port: 80 }\n", vec!["service from w:1", "default: "]),
+        (
+            "services:\n  web:\n    image: \"w:1\"\n    size: { mem$0ory: 1Gi }\n",
+            vec!["256Mi", "1073741824", "pdev.yaml:11"],
+        ),
+        ("  c: { uses: pos$0tgres@16 }\n", vec!["Outputs: ", "`url`", "PostgreSQL"]),
+        (
+            "  c: { uses: postgres@16, with: { max_con$0nections: 10 } }\n",
+            vec!["Connections at once", "Default: `100`"],
+        ),
+        (
+            "services:\n  web: { image: \"w:1\", env: { A: \"x${resources.db.h$0ost}\" } }\n",
+            vec!["Where it is reached", "postgres@16"],
+        ),
+        ("services:\n  web: { image: \"w:1\", needs: { d$0b: healthy } }\n", vec!["**db**"]),
+        (
+            "guardrails: { waivers: [{ rule: PD$0011, scope: a, reason: b, owner: c, expires: \"2027-01-01\" }] }\n",
+            vec!["fixed tag"],
+        ),
+    ] {
+        let (text, position) = cursor(&format!("{TOP}{rest}"));
+        let mut editor = Editor::start(pushed()).await;
+        editor.open("pdev.yaml", &text).await;
+        let uri = editor.uri("pdev.yaml");
+        let params = json!({ "textDocument": { "uri": uri }, "position": position });
+        let answer = editor.ask("textDocument/hover", params).await;
+        let shown = answer["contents"]["value"].as_str().unwrap_or_default();
+        for word in words {
+            assert!(shown.contains(word), "no `{word}` in {shown:?} at\n{rest}");
+        }
+        assert!(!shown.contains("postgresql://"), "{shown}");
+    }
+}

@@ -1,0 +1,167 @@
+//! Over all manifests of the project: the server agrees with `pdev check`, random edits give the text they should, and no
+//! prefix of any of them brings the server to its knees.
+
+use std::path::{Path, PathBuf};
+
+use plan::check::{Question, check};
+use serde_json::{Value, json};
+
+use crate::editor::{Editor, codes, pulling};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Every manifest and every YAML example of a code's page.
+fn corpus() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for name in ["tiny", "typical", "anchors", "crlf-bom"] {
+        let path = root().join(format!("manifest/corpus/{name}.yaml"));
+        all.push((name.to_owned(), std::fs::read_to_string(path).unwrap()));
+    }
+    for name in ["hello", "shop"] {
+        let path = root().join(format!("examples/{name}/pdev.yaml"));
+        all.push((name.to_owned(), std::fs::read_to_string(path).unwrap()));
+    }
+    let mut pages: Vec<PathBuf> =
+        std::fs::read_dir(root().join("docs/codes")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.sort();
+    for page in pages {
+        let name = page.file_stem().unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&page).unwrap();
+        let blocks = text.split("```yaml\n").skip(1).filter_map(|part| part.split("```").next());
+        all.extend(blocks.enumerate().map(|(number, block)| (format!("{name} {number}"), block.to_owned())));
+    }
+    all
+}
+
+#[tokio::test]
+async fn the_server_and_the_command_say_the_same() {
+    let mut editor = Editor::start(pulling()).await;
+    let mut version = 1;
+    let all = corpus();
+    assert!(all.len() > 60, "{}", all.len());
+    editor.open("pdev.yaml", "").await;
+    for (name, text) in all {
+        version += 1;
+        editor.replace("pdev.yaml", version, &text).await;
+        let report = editor.pull("pdev.yaml").await;
+        let buffers = lsp::files::Buffers::new(
+            editor.path(""),
+            std::collections::HashMap::from([(editor.path("pdev.yaml"), text.as_str().into())]),
+        );
+        let variables = std::env::vars().collect();
+        let question = Question { today: lsp::check::today(), variables, ..Question::default() };
+        let checked = check("pdev.yaml", &buffers, &question);
+        let own = |found: &manifest::Diagnostic| (found.code.0.to_owned(), found.span.start, found.span.end);
+        let mut expected: Vec<_> = checked.diagnostics.iter().filter(|one| one.span.file.0 == 0).map(own).collect();
+        let served = |one: &Value| {
+            let number = |key: &str| u32::try_from(one["data"][key].as_u64().unwrap()).unwrap();
+            (one["code"].as_str().unwrap().to_owned(), number("start"), number("end"))
+        };
+        let mut found: Vec<_> = report["items"].as_array().unwrap().iter().map(served).collect();
+        expected.sort();
+        expected.dedup();
+        found.sort();
+        found.dedup();
+        assert_eq!(found, expected, "{name}");
+        // Positions cut the same bytes out of the text as offsets do.
+        for one in report["items"].as_array().unwrap() {
+            let (start, end) = (served(one).1 as usize, served(one).2 as usize);
+            let cut = crate::editor::apply(&text, &[json!({ "range": one["range"], "newText": "" })]);
+            assert_eq!(cut, format!("{}{}", &text[..start], &text[end..]), "{name}: {one}");
+        }
+    }
+}
+
+/// Small numbers that look random and are the same every time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % sides.max(1)
+    }
+}
+
+#[tokio::test]
+async fn random_edits_end_in_the_text_that_whole_updates_would() {
+    let pieces = ["a", "😀", "é", "\n", "\r\n", "\u{feff}", "  b: c\n", "- ", "", "", "{", "\"", "# x", "${vars.x}"];
+    for (offered, utf8) in [("utf-8", true), ("utf-16", false)] {
+        let mut capabilities = pulling();
+        capabilities["general"] = json!({ "positionEncodings": [offered] });
+        let mut editor = Editor::start(capabilities).await;
+        let mut dice = Dice(7);
+        let mut text =
+            "\u{feff}pdev: 1\r\napp: shop\nvars: { a: \"😀é\" }\r\nservices:\n  web: { image: \"x:1\" }\n".to_owned();
+        editor.open("pdev.yaml", &text).await;
+        for version in 2..400 {
+            let mut offsets = [dice.roll(text.len() + 1), 0];
+            offsets[1] = (offsets[0] + dice.roll(6)).min(text.len());
+            for offset in &mut offsets {
+                while !text.is_char_boundary(*offset) {
+                    *offset -= 1;
+                }
+            }
+            // Between the two halves of a line end there is no position.
+            let splits = |at: usize| text[..at].ends_with('\r') && text[at..].starts_with('\n');
+            if offsets.into_iter().any(splits) {
+                continue;
+            }
+            let position = |offset: usize| {
+                let before = &text[..offset];
+                let line = before.matches('\n').count() + before.replace("\r\n", "").matches('\r').count();
+                let start = before.rfind(['\n', '\r']).map_or(0, |at| at + 1);
+                let head = &text[start..offset];
+                json!({ "line": line, "character": if utf8 { head.len() } else { head.encode_utf16().count() } })
+            };
+            let piece = pieces[dice.roll(pieces.len())];
+            let range = json!({ "start": position(offsets[0]), "end": position(offsets[1]) });
+            let change = json!([{ "range": range, "text": piece }]);
+            text.replace_range(offsets[0]..offsets[1], piece);
+            editor.change("pdev.yaml", version, change).await;
+            if version % 40 == 0 {
+                let edited = editor.pull("pdev.yaml").await;
+                let mut other = Editor::start(pulling_with(offered)).await;
+                other.open("pdev.yaml", &text).await;
+                let whole = other.pull("pdev.yaml").await;
+                let bare = |report: &Value| {
+                    report["items"].to_string().replace(&editor.uri(""), "").replace(&other.uri(""), "")
+                };
+                assert_eq!(bare(&edited), bare(&whole), "{offered} {version}: {text:?}");
+            }
+        }
+    }
+}
+
+fn pulling_with(encoding: &str) -> Value {
+    let mut capabilities = pulling();
+    capabilities["general"] = json!({ "positionEncodings": [encoding] });
+    capabilities
+}
+
+#[tokio::test]
+async fn every_prefix_is_answered() {
+    let mut editor = Editor::start(pulling()).await;
+    editor.open("pdev.yaml", "").await;
+    let mut version = 1;
+    let uri = editor.uri("pdev.yaml");
+    for (name, text) in corpus().into_iter().take(8) {
+        let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+        // Longer files are cut at every seventh letter, which still meets each kind of place.
+        let step = if ends.len() > 300 { 7 } else { 1 };
+        for end in ends.into_iter().step_by(step) {
+            let prefix = &text[..end];
+            version += 1;
+            editor.replace("pdev.yaml", version, prefix).await;
+            let line = prefix.matches('\n').count();
+            let character = prefix.rsplit('\n').next().unwrap().encode_utf16().count();
+            let place = json!({ "textDocument": { "uri": uri }, "position": { "line": line, "character": character } });
+            for method in ["textDocument/completion", "textDocument/hover"] {
+                let answer = editor.ask_for_all(method, place.clone()).await;
+                assert!(answer.get("error").is_none(), "{name} at {end}: {answer}");
+            }
+        }
+        assert!(!codes(editor.pull("pdev.yaml").await["items"].as_array().unwrap()).contains(&"none"));
+    }
+}
