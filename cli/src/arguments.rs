@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    agent, check, completions, doctor, down, exec, explain, logs, ls, lsp, man, module, open, plan, restart, run,
+    agent, check, completions, doctor, down, exec, explain, identity, logs, ls, lsp, man, module, open, plan, restart, run,
     schema, status, up, version, wait,
 };
 use crate::help;
@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Module(module::Arguments),
     /// The language server, for editors
     Lsp(lsp::Arguments),
+    /// Who you are: list, add, remove or import identities
+    Identity(identity::Arguments),
     /// The background agent: status, stop, logs, run
     Agent(agent::Arguments),
     /// Look for what could be wrong with this machine

@@ -1,11 +1,12 @@
-//! The front page: commands in four groups, with a way in.
+//! The front page: commands in five groups, with a way in.
 
 use std::fmt::Write;
 
-const GROUPS: [(&str, &[&str]); 4] = [
+const GROUPS: [(&str, &[&str]); 5] = [
     ("Run", &["up", "down", "restart", "run", "exec", "wait"]),
     ("Look", &["ls", "status", "logs", "open", "plan"]),
     ("Write", &["check", "explain", "schema", "module", "lsp"]),
+    ("Sign in", &["identity"]),
     ("Platform", &["agent", "doctor", "completions", "man", "version"]),
 ];
 

@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod exec;
 pub(crate) mod explain;
+pub(crate) mod identity;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod lsp;
@@ -44,6 +45,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Schema(arguments) => schema::run(&arguments, context),
         Command::Module(arguments) => module::run(&arguments, context),
         Command::Lsp(arguments) => lsp::run(&arguments),
+        Command::Identity(arguments) => identity::run(arguments, context),
         Command::Agent(arguments) => agent::run(&arguments, context),
         Command::Doctor(arguments) => doctor::run(&arguments, context),
         Command::Completions(arguments) => completions::run(&arguments, context),

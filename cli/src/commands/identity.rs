@@ -1,0 +1,306 @@
+//! `pdev identity`: the names that stand for accounts, in the user's configuration.
+//!
+//! Nothing here sees a secret: the file holds none, and what other tools keep secret is not read.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+
+use clap::Subcommand;
+use credentials::Place;
+use credentials::identity::{self, EditProblem, Field, Finding, Identities, Identity, Imported, KINDS, Kind};
+use manifest::syntax::{Kind as NodeKind, Node};
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::exit::{self, Failure, Outcome};
+use crate::render::table::{self, Cell};
+use crate::words;
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  pdev identity                                       what there is
+  pdev identity add shop-dev --source aws-sso         asks for the rest
+  pdev identity add shop-dev --source aws-sso start_url=https://shop.awsapps.com/start \\
+      region=eu-central-1 account=123456789012 role=Developer
+  pdev identity import                                from the aws, gcloud and kubectl configurations
+
+docs/credentials.md lists every source and its fields.")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<IdentityCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+enum IdentityCommand {
+    /// All identities, and what is wrong with the file
+    #[command(visible_alias = "ls")]
+    List,
+    /// Write a new identity into the configuration
+    Add {
+        /// What the manifest and the tools call it
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Where its credentials come from
+        #[arg(long, value_name = "SOURCE", value_parser = sources())]
+        source: String,
+        /// The source's fields; lists as `a,b`
+        #[arg(value_name = "FIELD=VALUE", value_parser = pair)]
+        fields: Vec<(String, String)>,
+    },
+    /// Remove an identity from the configuration
+    Rm {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Take over what other tools were told: profiles of aws, configurations of gcloud, users of kubectl
+    Import {
+        /// Only from this tool
+        #[arg(value_name = "TOOL", value_parser = ["aws", "gcloud", "kubectl"])]
+        tool: Option<String>,
+        /// Only say what would be added
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+fn sources() -> Vec<&'static str> {
+    KINDS.iter().map(|kind| kind.name).collect()
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is no `FIELD=VALUE`"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
+    match arguments.command {
+        None | Some(IdentityCommand::List) => list(context),
+        Some(IdentityCommand::Add { name, source, fields }) => add(&name, &source, fields, context),
+        Some(IdentityCommand::Rm { name }) => remove(&name, context),
+        Some(IdentityCommand::Import { tool, dry_run }) => import(tool.as_deref(), dry_run, context),
+    }
+}
+
+pub(crate) fn place() -> Result<Place, Failure> {
+    Place::find().ok_or_else(|| Failure::failed("no home folder is known").hint("Set HOME, or XDG_CONFIG_HOME and XDG_DATA_HOME."))
+}
+
+/// The identities and what is wrong with their file; no file is no identity.
+pub(crate) fn load(place: &Place) -> Result<(Identities, Vec<Finding>), Failure> {
+    let path = place.identities();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(identity::read(&text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Default::default()),
+        Err(error) => Err(Failure::failed(format!("cannot read `{}`: {}", path.display(), words::plain(&error)))),
+    }
+}
+
+fn list(context: &Context) -> Outcome {
+    let place = place()?;
+    let (identities, findings) = load(&place)?;
+    let terminal = &context.terminal;
+    if context.json {
+        let all: Vec<Value> = identities.all.values().map(view).collect();
+        terminal.say_json(&all);
+    } else if identities.all.is_empty() && findings.is_empty() {
+        terminal.tell("no identities; `pdev identity import` takes over those of other tools, `pdev identity add` makes one");
+    } else {
+        let row = |identity: &Identity| {
+            vec![Cell::painted(&identity.name, "1"), Cell::new(identity.kind), Cell::new(described(identity))]
+        };
+        let rows: Vec<Vec<Cell>> = identities.all.values().map(row).collect();
+        table::lines(&["IDENTITY", "SOURCE", "WHAT"], &rows, 0, terminal.paint).iter().for_each(|line| terminal.say(line));
+    }
+    for finding in &findings {
+        let hint = finding.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        terminal.tell(&format!("{}:{}: {}{hint}", place.identities().display(), finding.line, finding.message));
+    }
+    if findings.is_empty() { crate::done() } else { Ok(exit::WRONG) }
+}
+
+fn view(identity: &Identity) -> Value {
+    json!({
+        "name": identity.name,
+        "source": identity.kind,
+        "description": identity.text("description"),
+        "needs_login": identity.needs_login(),
+    })
+}
+
+/// What a person would call it by: the description, else the most telling fields.
+fn described(identity: &Identity) -> String {
+    if let Some(description) = identity.text("description") {
+        return description.to_owned();
+    }
+    match identity.kind {
+        "exec" => identity.list("command").map(|words| words.join(" ")).unwrap_or_default(),
+        "aws-sso" => format!("{} in {}", identity.text("role").unwrap_or_default(), identity.text("account").unwrap_or_default()),
+        "oidc" => identity.text("issuer").unwrap_or_default().to_owned(),
+        "static" => identity.text("kind").unwrap_or_default().to_owned(),
+        _ => format!("{} by {}", identity.text("role_arn").unwrap_or_default(), identity.text("from").unwrap_or_default()),
+    }
+}
+
+fn add(name: &str, source: &str, mut fields: Vec<(String, String)>, context: &Context) -> Outcome {
+    let place = place()?;
+    let kind = identity::kind(source).ok_or_else(|| Failure::wrong(format!("`{source}` is no source")))?;
+    if context.terminal.person && !context.json {
+        ask(kind, &mut fields, context)?;
+    }
+    identity::add(&place.identities(), name, kind, &fields).map_err(|problem| edited(&problem))?;
+    if context.json {
+        context.terminal.say_json(&json!({ "added": name, "file": place.identities() }));
+        return crate::done();
+    }
+    context.terminal.say(&format!("added `{name}` to {}", place.identities().display()));
+    crate::done()
+}
+
+/// Asks for the required fields that the command line left out.
+fn ask(kind: &Kind, fields: &mut Vec<(String, String)>, context: &Context) -> Result<(), Failure> {
+    let given = |fields: &[(String, String)], field: &Field| fields.iter().any(|(key, _)| key == field.name);
+    let missing: Vec<&Field> = kind.fields.iter().filter(|field| field.required && !given(fields, field)).collect();
+    for field in missing {
+        context.terminal.tell_raw(format!("{} ({}): ", field.name, field.doc).as_bytes());
+        let mut line = String::new();
+        let read = std::io::stdin().lock().read_line(&mut line)?;
+        if read == 0 {
+            context.terminal.tell("");
+            return Err(Failure::wrong(format!("no answer for `{}`", field.name)).hint("Give it as FIELD=VALUE."));
+        }
+        fields.push((field.name.to_owned(), line.trim().to_owned()));
+    }
+    let _flushed = std::io::stderr().flush();
+    Ok(())
+}
+
+fn remove(name: &str, context: &Context) -> Outcome {
+    let place = place()?;
+    identity::remove(&place.identities(), name).map_err(|problem| edited(&problem))?;
+    if context.json {
+        context.terminal.say_json(&json!({ "removed": name }));
+        return crate::done();
+    }
+    context.terminal.say(&format!("removed `{name}` from {}", place.identities().display()));
+    crate::done()
+}
+
+fn edited(problem: &EditProblem) -> Failure {
+    let failure = match problem {
+        EditProblem::Absent { .. } => Failure::not_found(problem.to_string()),
+        EditProblem::Write { .. } => Failure::failed(problem.to_string()),
+        _ => Failure::wrong(problem.to_string()),
+    };
+    match problem.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn import(tool: Option<&str>, dry_run: bool, context: &Context) -> Outcome {
+    let place = place()?;
+    let mut found = Vec::new();
+    for (name, of_tool) in [("aws", aws as fn(&Path) -> Vec<Imported>), ("gcloud", gcloud), ("kubectl", kubectl)] {
+        if tool.is_none_or(|tool| tool == name) {
+            let home = std::env::home_dir().unwrap_or_default();
+            found.extend(of_tool(&home).into_iter().map(|imported| (name, imported)));
+        }
+    }
+    let mut report = Vec::new();
+    // A role is written after what it is assumed from, whatever order the file has.
+    let mut open: Vec<(&str, Imported)> = found;
+    let mut progress = true;
+    while progress {
+        progress = false;
+        for (tool, imported) in std::mem::take(&mut open) {
+            match take_over(&place, &imported, dry_run) {
+                Err(EditProblem::Field { message, .. }) if message.contains("there is no identity") => open.push((tool, imported)),
+                outcome => {
+                    progress = true;
+                    report.push((tool, imported, outcome));
+                }
+            }
+        }
+    }
+    report.extend(open.into_iter().map(|(tool, imported)| {
+        let message = "the profile it is assumed from was left out".to_owned();
+        (tool, imported, Err(EditProblem::Field { message, hint: None }))
+    }));
+    tell_imported(&report, dry_run, context)
+}
+
+type Report = Vec<(&'static str, Imported, Result<(), EditProblem>)>;
+
+fn take_over(place: &Place, imported: &Imported, dry_run: bool) -> Result<(), EditProblem> {
+    let (source, fields) = match &imported.outcome {
+        Ok(found) => found,
+        Err(reason) => return Err(EditProblem::Field { message: reason.clone(), hint: None }),
+    };
+    let Some(kind) = identity::kind(source).filter(|_| !dry_run) else { return Ok(()) };
+    identity::add(&place.identities(), &imported.name, kind, fields)
+}
+
+fn tell_imported(report: &Report, dry_run: bool, context: &Context) -> Outcome {
+    let terminal = &context.terminal;
+    if context.json {
+        let view = |(tool, imported, outcome): &(&str, Imported, Result<(), EditProblem>)| {
+            json!({ "tool": tool, "origin": imported.origin, "name": imported.name, "added": outcome.is_ok() && !dry_run,
+                "problem": outcome.as_ref().err().map(ToString::to_string) })
+        };
+        terminal.say_json(&report.iter().map(view).collect::<Vec<_>>());
+        return crate::done();
+    }
+    if report.is_empty() {
+        terminal.tell("nothing to import: no configuration of aws, gcloud or kubectl was found");
+    }
+    for (tool, imported, outcome) in report {
+        match outcome {
+            Ok(()) => {
+                let verb = if dry_run { "would add" } else { "added" };
+                terminal.say(&format!("{verb} `{}` from {tool}'s {}", imported.name, imported.origin));
+            }
+            Err(problem) => terminal.say(&terminal.paint.dim(&format!("left out {tool}'s {}: {problem}", imported.origin))),
+        }
+    }
+    crate::done()
+}
+
+fn aws(home: &Path) -> Vec<Imported> {
+    let path = std::env::var_os("AWS_CONFIG_FILE").map_or_else(|| home.join(".aws/config"), Into::into);
+    std::fs::read_to_string(path).map(|text| identity::from_aws(&text)).unwrap_or_default()
+}
+
+fn gcloud(home: &Path) -> Vec<Imported> {
+    let folder = std::env::var_os("CLOUDSDK_CONFIG").map_or_else(|| home.join(".config/gcloud"), Into::into);
+    let Ok(entries) = std::fs::read_dir(folder.join("configurations")) else { return Vec::new() };
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    let read = |path: &std::path::PathBuf| {
+        let configuration = path.file_name()?.to_str()?.strip_prefix("config_")?;
+        Some(identity::from_gcloud(configuration, &std::fs::read_to_string(path).ok()?))
+    };
+    files.iter().filter_map(read).collect()
+}
+
+fn kubectl(home: &Path) -> Vec<Imported> {
+    let named = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
+    let paths = match &named {
+        Some(list) => std::env::split_paths(list).collect(),
+        None => vec![home.join(".kube/config")],
+    };
+    let read = |path: std::path::PathBuf| {
+        let text = std::fs::read_to_string(path).ok()?;
+        Some(identity::from_kubeconfig(&plain(&manifest::syntax::parse(&text, manifest::FileId(0)).root?)))
+    };
+    paths.into_iter().filter_map(read).flatten().collect()
+}
+
+/// A kubeconfig's tree as JSON; every scalar is a text, which is all that is asked of it.
+fn plain(node: &Node) -> Value {
+    match &node.kind {
+        NodeKind::Scalar(scalar) if scalar.is_null() => Value::Null,
+        NodeKind::Scalar(scalar) => Value::String(scalar.text.clone()),
+        NodeKind::List(items) => items.iter().map(plain).collect(),
+        NodeKind::Map(pairs) => pairs.iter().map(|pair| (pair.key.value.clone(), plain(&pair.value))).collect(),
+    }
+}

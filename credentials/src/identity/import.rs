@@ -1,0 +1,241 @@
+//! Identities out of what other tools were told: the text of their files in, fields for [`super::add`] out.
+//!
+//! Secrets in those files are not read; what cannot be taken over is named with its reason.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+/// What one entry of another tool's file became.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Imported {
+    /// Where it stood: `profile shop-dev`.
+    pub origin: String,
+    /// A free name near the original one.
+    pub name: String,
+    /// The source and its fields, or why it was left out.
+    pub outcome: Result<(&'static str, Vec<(String, String)>), String>,
+}
+
+type Sections = BTreeMap<String, BTreeMap<String, String>>;
+
+/// `~/.aws/config` (AWS CLI user guide, "Configuration and credential file settings").
+#[must_use]
+pub fn from_aws(text: &str) -> Vec<Imported> {
+    let sections = sections(text);
+    let mut found = Vec::new();
+    for (title, keys) in &sections {
+        let profile = if title == "default" { Some("default") } else { title.strip_prefix("profile ") };
+        let Some(profile) = profile.map(str::trim) else { continue };
+        let outcome = aws_profile(profile, keys, &sections);
+        found.push(Imported { origin: format!("profile {profile}"), name: name(profile), outcome });
+    }
+    found
+}
+
+fn aws_profile(
+    profile: &str,
+    keys: &BTreeMap<String, String>,
+    sections: &Sections,
+) -> Result<(&'static str, Vec<(String, String)>), String> {
+    let get = |key: &str| keys.get(key).cloned();
+    if let Some(account) = get("sso_account_id") {
+        let session = get("sso_session");
+        let of_session = |key: &str| match &session {
+            Some(session) => sections.get(&format!("sso-session {session}")).and_then(|keys| keys.get(key)).cloned(),
+            None => get(key),
+        };
+        let start = of_session("sso_start_url").ok_or("its SSO session has no `sso_start_url`")?;
+        let region = of_session("sso_region").ok_or("its SSO session has no `sso_region`")?;
+        let role = get("sso_role_name").ok_or("it has no `sso_role_name`")?;
+        let mut fields = pairs(&[("start_url", &start), ("region", &region), ("account", &account), ("role", &role)]);
+        fields.extend(session.map(|session| ("session".to_owned(), session)));
+        return Ok(("aws-sso", fields));
+    }
+    if let Some(role) = get("role_arn") {
+        if keys.contains_key("mfa_serial") {
+            return Err("it needs a code of an MFA device, which pdev does not ask for".to_owned());
+        }
+        let source = get("source_profile").ok_or("its role is not assumed from another profile")?;
+        if source == profile {
+            return Err("it is its own `source_profile`".to_owned());
+        }
+        let mut fields = pairs(&[("from", &name(&source)), ("role_arn", &role)]);
+        for (theirs, ours) in
+            [("region", "region"), ("role_session_name", "session_name"), ("external_id", "external_id")]
+        {
+            fields.extend(get(theirs).map(|value| (ours.to_owned(), value)));
+        }
+        fields.extend(get("duration_seconds").map(|seconds| ("duration".to_owned(), format!("{seconds}s"))));
+        return Ok(("aws-role", fields));
+    }
+    if let Some(command) = get("credential_process") {
+        if command.contains(['"', '\'', '\\', ',']) {
+            return Err("its `credential_process` is quoted; add it with `pdev identity add`".to_owned());
+        }
+        let words: Vec<&str> = command.split_whitespace().collect();
+        return Ok(("exec", pairs(&[("command", &words.join(","))])));
+    }
+    if keys.contains_key("aws_access_key_id") {
+        return Err("it holds a long-lived key; `pdev identity add NAME --source static kind=aws access_key_id=...` and `pdev login NAME` keep it sealed".to_owned());
+    }
+    Err("it names no source of credentials".to_owned())
+}
+
+/// One file of gcloud's `configurations/`; the token comes from gcloud itself.
+#[must_use]
+pub fn from_gcloud(configuration: &str, text: &str) -> Imported {
+    let sections = sections(text);
+    let account = sections.get("core").and_then(|core| core.get("account"));
+    let outcome = match account {
+        Some(account) => {
+            let command = format!("gcloud,config,config-helper,--format=json,--configuration={configuration}");
+            Ok(("exec", pairs(&[("command", &command), ("description", account)])))
+        }
+        None => Err("nobody is signed in to it".to_owned()),
+    };
+    Imported {
+        origin: format!("configuration {configuration}"),
+        name: name(&format!("gcloud-{configuration}")),
+        outcome,
+    }
+}
+
+/// A kubeconfig, as JSON: users whose credentials come from a program.
+#[must_use]
+pub fn from_kubeconfig(config: &Json) -> Vec<Imported> {
+    let users = config["users"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let imported = users.iter().filter_map(|user| {
+        let title = user["name"].as_str()?;
+        Some(Imported { origin: format!("user {title}"), name: name(title), outcome: kubernetes_user(&user["user"]) })
+    });
+    imported.collect()
+}
+
+fn kubernetes_user(user: &Json) -> Result<(&'static str, Vec<(String, String)>), String> {
+    let Some(command) = user["exec"]["command"].as_str() else {
+        let found = ["token", "client-certificate-data", "client-certificate", "auth-provider", "password"];
+        let what = found.into_iter().find(|key| !user[*key].is_null());
+        return Err(what.map_or("it has no credentials".to_owned(), |what| {
+            format!("it has a `{what}` of its own, which stays where it is")
+        }));
+    };
+    if user["exec"]["interactiveMode"].as_str() == Some("Always") {
+        return Err("its program needs a terminal".to_owned());
+    }
+    let mut words: Vec<String> = Vec::new();
+    let settings = user["exec"]["env"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !settings.is_empty() {
+        words.push("env".to_owned());
+        words.extend(
+            settings.iter().filter_map(|one| Some(format!("{}={}", one["name"].as_str()?, one["value"].as_str()?))),
+        );
+    }
+    words.push(command.to_owned());
+    let arguments = user["exec"]["args"].as_array().map(Vec::as_slice).unwrap_or_default();
+    words.extend(arguments.iter().filter_map(Json::as_str).map(str::to_owned));
+    if words.iter().any(|word| word.contains(',')) {
+        return Err("a word of its program has a comma; add it to the file by hand".to_owned());
+    }
+    Ok(("exec", pairs(&[("command", &words.join(","))])))
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The same name in our letters.
+fn name(theirs: &str) -> String {
+    let fits = |letter: char| {
+        if letter.is_ascii_lowercase() || letter.is_ascii_digit() || matches!(letter, '.' | '-' | '_') {
+            letter
+        } else {
+            '-'
+        }
+    };
+    let name: String = theirs.to_lowercase().chars().map(fits).take(64).collect();
+    let name = name.trim_start_matches(['-', '.', '_']);
+    if name.is_empty() { "imported".to_owned() } else { name.to_owned() }
+}
+
+/// INI as botocore reads it: sections, `key = value`, comments on lines of their own; nested (indented) keys are left out.
+fn sections(text: &str) -> Sections {
+    let mut sections = Sections::new();
+    let mut current: Option<String> = None;
+    for line in text.lines() {
+        let plain = line.trim();
+        if plain.is_empty() || plain.starts_with(['#', ';']) || line.starts_with([' ', '\t']) {
+            continue;
+        }
+        if let Some(title) = plain.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+            let title = title.split_whitespace().collect::<Vec<_>>().join(" ").replace(['"', '\''], "");
+            sections.entry(title.clone()).or_default();
+            current = Some(title);
+        } else if let (Some(title), Some((key, value))) = (&current, plain.split_once('=')) {
+            let value = value.split(" #").next().unwrap_or_default().trim();
+            sections.entry(title.clone()).or_default().insert(key.trim().to_owned(), value.to_owned());
+        }
+    }
+    sections
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(imported: &[Imported]) -> Vec<String> {
+        let say = |one: &Imported| match &one.outcome {
+            Ok((kind, fields)) => {
+                let fields: Vec<_> = fields.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                format!("{} -> {} {kind} {}", one.origin, one.name, fields.join(" "))
+            }
+            Err(reason) => format!("{}: {reason}", one.origin),
+        };
+        imported.iter().map(say).collect()
+    }
+
+    #[test]
+    fn profiles_of_the_aws_cli() {
+        let text = "[default]\nregion = eu-central-1\n# c\n[profile Shop Dev]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = Dev\n\
+                    s3 =\n  max_queue_size = 3\n[sso-session corp]\nsso_start_url = https://corp.awsapps.com/start\nsso_region = eu-west-1\n\
+                    [profile old]\nsso_start_url=https://o.awsapps.com/start\nsso_region=us-east-1\nsso_account_id=1\nsso_role_name=R\n\
+                    [profile admin]\nrole_arn = arn:aws:iam::1:role/a\nsource_profile = Shop Dev\nduration_seconds = 900\n\
+                    [profile mfa]\nrole_arn = r\nsource_profile = old\nmfa_serial = arn\n[profile cp]\ncredential_process = /bin/x --y z\n\
+                    [profile key]\naws_access_key_id = AKIA\n";
+        assert_eq!(
+            said(&from_aws(text)),
+            [
+                "profile default: it names no source of credentials",
+                "profile Shop Dev -> shop-dev aws-sso start_url=https://corp.awsapps.com/start region=eu-west-1 account=123456789012 role=Dev session=corp",
+                "profile admin -> admin aws-role from=shop-dev role_arn=arn:aws:iam::1:role/a duration=900s",
+                "profile cp -> cp exec command=/bin/x,--y,z",
+                "profile key: it holds a long-lived key; `pdev identity add NAME --source static kind=aws access_key_id=...` and `pdev login NAME` keep it sealed",
+                "profile mfa: it needs a code of an MFA device, which pdev does not ask for",
+                "profile old -> old aws-sso start_url=https://o.awsapps.com/start region=us-east-1 account=1 role=R",
+            ]
+        );
+    }
+
+    #[test]
+    fn configurations_of_gcloud_and_users_of_kubectl() {
+        let gcloud = from_gcloud("work", "[core]\naccount = a@example.org\nproject = p\n");
+        assert_eq!(
+            said(&[gcloud, from_gcloud("empty", "")]),
+            [
+                "configuration work -> gcloud-work exec command=gcloud,config,config-helper,--format=json,--configuration=work description=a@example.org",
+                "configuration empty: nobody is signed in to it",
+            ]
+        );
+        let kube = serde_json::json!({ "users": [
+            { "name": "eks", "user": { "exec": { "command": "aws", "args": ["eks", "get-token"], "env": [{ "name": "AWS_PROFILE", "value": "dev" }] } } },
+            { "name": "cert", "user": { "client-certificate-data": "xx" } },
+        ] });
+        assert_eq!(
+            said(&from_kubeconfig(&kube)),
+            [
+                "user eks -> eks exec command=env,AWS_PROFILE=dev,aws,eks,get-token",
+                "user cert: it has a `client-certificate-data` of its own, which stays where it is",
+            ]
+        );
+    }
+}

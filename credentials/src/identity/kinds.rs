@@ -1,0 +1,158 @@
+//! The table of sources: what an identity's `source` may be, and which fields each one takes.
+//!
+//! Reading, asking, did-you-mean and the reference page all follow this table; nothing else knows the fields' names.
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    Text,
+    /// `https://`, or `http://` on the loopback.
+    Url,
+    /// `30s`, `15m`, `1h`.
+    Duration,
+    /// A TCP port.
+    Port,
+    List,
+    /// The name of another identity.
+    Identity,
+    Choice(&'static [&'static str]),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub name: &'static str,
+    pub shape: Shape,
+    pub required: bool,
+    pub doc: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    pub name: &'static str,
+    pub doc: &'static str,
+    /// A person has to do something once (`pdev login`).
+    pub login: bool,
+    pub fields: &'static [Field],
+}
+
+const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Field {
+    Field { name, shape, required: true, doc }
+}
+
+const fn may(name: &'static str, shape: Shape, doc: &'static str) -> Field {
+    Field { name, shape, required: false, doc }
+}
+
+/// Fields that every identity may have.
+pub const COMMON: &[Field] = &[
+    may("description", Shape::Text, "What it is for, in a few words."),
+    may(
+        "hosts",
+        Shape::List,
+        "Servers whose docker, git and cargo requests it answers: `git.example.org`, `*.example.org`, `localhost:5000`.",
+    ),
+    may("username", Shape::Text, "The user name beside a token where a tool wants one [default: oauth2accesstoken]."),
+];
+
+const FLOW: Shape = Shape::Choice(&["auto", "browser", "device"]);
+const FLOW_DOC: &str = "How a person signs in: `browser` (PKCE over the loopback), `device` (a code typed elsewhere), or `auto` [default]: browser where one can be opened here.";
+
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "exec",
+        doc: "Any program that prints credentials as JSON.",
+        login: false,
+        fields: &[
+            must("command", Shape::List, "The program and its arguments; no shell."),
+            may("timeout", Shape::Duration, "It is ended after this long [default: 30s]."),
+        ],
+    },
+    Kind {
+        name: "static",
+        doc: "A secret that does not expire, kept in the vault.",
+        login: true,
+        fields: &[
+            must(
+                "kind",
+                Shape::Choice(&["aws", "token", "password"]),
+                "What the secret is: an AWS secret access key, a bearer token, a password.",
+            ),
+            may("access_key_id", Shape::Text, "The public half of an AWS key; needed with `kind = \"aws\"`."),
+        ],
+    },
+    Kind {
+        name: "oidc",
+        doc: "An OpenID Connect provider, with a refresh token kept in the vault.",
+        login: true,
+        fields: &[
+            must("issuer", Shape::Url, "The provider; `/.well-known/openid-configuration` is below it."),
+            must("client_id", Shape::Text, "The public client that was registered for pdev."),
+            may("scopes", Shape::List, "What is asked for [default: openid, offline_access]."),
+            may("flow", FLOW, FLOW_DOC),
+            may(
+                "port",
+                Shape::Port,
+                "The loopback port of the browser's answer, where the provider wants a fixed one [default: any].",
+            ),
+            may("token", Shape::Choice(&["access", "id"]), "Which token the tools get [default: access]."),
+        ],
+    },
+    Kind {
+        name: "aws-sso",
+        doc: "AWS IAM Identity Center: a role in an account.",
+        login: true,
+        fields: &[
+            must("start_url", Shape::Url, "The access portal, `https://NAME.awsapps.com/start`."),
+            must("region", Shape::Text, "Where Identity Center lives."),
+            must("account", Shape::Text, "The account's twelve digits."),
+            must("role", Shape::Text, "The permission set."),
+            may("flow", FLOW, FLOW_DOC),
+            may("session", Shape::Text, "Identities with the same session share one login [default: the start URL]."),
+            may("oidc_endpoint", Shape::Url, "Instead of `https://oidc.REGION.amazonaws.com`."),
+            may("portal_endpoint", Shape::Url, "Instead of `https://portal.sso.REGION.amazonaws.com`."),
+        ],
+    },
+    Kind {
+        name: "aws-role",
+        doc: "An AWS role, assumed by another identity (STS AssumeRole).",
+        login: false,
+        fields: &[
+            must("from", Shape::Identity, "The identity that assumes the role."),
+            must("role_arn", Shape::Text, "The role."),
+            may("region", Shape::Text, "Whose STS is asked [default: us-east-1]."),
+            may("session_name", Shape::Text, "How the session is called in CloudTrail [default: pdev-NAME]."),
+            may("external_id", Shape::Text, "What a third party's role wants to hear."),
+            may("duration", Shape::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
+            may("endpoint", Shape::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
+        ],
+    },
+    Kind {
+        name: "aws-web-identity",
+        doc: "An AWS role for another identity's OIDC token (STS AssumeRoleWithWebIdentity).",
+        login: false,
+        fields: &[
+            must(
+                "from",
+                Shape::Identity,
+                "The identity whose token is shown; an `oidc` one, usually with `token = \"id\"`.",
+            ),
+            must("role_arn", Shape::Text, "The role."),
+            may("region", Shape::Text, "Whose STS is asked [default: us-east-1]."),
+            may("session_name", Shape::Text, "How the session is called in CloudTrail [default: pdev-NAME]."),
+            may("duration", Shape::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
+            may("endpoint", Shape::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
+        ],
+    },
+];
+
+#[must_use]
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name)
+}
+
+impl Kind {
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&'static Field> {
+        let own: &'static [Field] = self.fields;
+        own.iter().chain(COMMON).find(|field| field.name == name)
+    }
+}

@@ -1,0 +1,78 @@
+//! Identities: names in the user's own configuration, each bound to a source of credentials.
+//!
+//! A repository only ever names one. What it is bound to stands in `identities.toml`, which never holds a secret.
+
+mod edit;
+mod import;
+mod kinds;
+mod read;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use edit::{EditProblem, add, remove};
+pub use import::{Imported, from_aws, from_gcloud, from_kubeconfig};
+pub use kinds::{COMMON, Field, KINDS, Kind, Shape, kind};
+pub use read::{Finding, Identities, read};
+
+/// What a field was set to, in the file's own terms.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Value {
+    Text(String),
+    Number(i64),
+    List(Vec<String>),
+}
+
+/// One identity, checked against its [`Kind`]: every required field is there and of the right shape.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    pub name: String,
+    pub kind: &'static str,
+    pub fields: BTreeMap<String, Value>,
+}
+
+impl Identity {
+    /// A text field, or its default of the table.
+    #[must_use]
+    pub fn text(&self, field: &str) -> Option<&str> {
+        match self.fields.get(field) {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn list(&self, field: &str) -> Option<&[String]> {
+        match self.fields.get(field) {
+            Some(Value::List(list)) => Some(list),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn number(&self, field: &str) -> Option<i64> {
+        match self.fields.get(field) {
+            Some(Value::Number(number)) => Some(*number),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn duration(&self, field: &str) -> Option<Duration> {
+        self.text(field).and_then(read::duration)
+    }
+
+    /// Whether a person has to log in, once, before this identity gives anything.
+    #[must_use]
+    pub fn needs_login(&self) -> bool {
+        kind(self.kind).is_some_and(|kind| kind.login)
+    }
+}
+
+/// Up to 64 lower-case letters, digits, `.`, `-` and `_`, the first a letter or digit.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fits = |byte: u8| plain(byte) || matches!(byte, b'.' | b'-' | b'_');
+    name.len() <= 64 && name.bytes().all(fits) && name.bytes().next().is_some_and(plain)
+}

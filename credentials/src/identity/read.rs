@@ -1,0 +1,336 @@
+//! Reading `identities.toml`: every problem is found at once, and one wrong identity does not hide the others.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use toml_edit::{Document, Item, Table};
+
+use super::kinds::{COMMON, Field, KINDS, Kind, Shape, kind};
+use super::{Identity, Value, is_name};
+
+/// What is wrong with the file, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    pub line: usize,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Identities {
+    pub all: BTreeMap<String, Identity>,
+    /// Identities that are written down but wrong; their name is known all the same.
+    pub broken: Vec<String>,
+}
+
+impl Identities {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Identity> {
+        self.all.get(name)
+    }
+
+    /// The known name nearest to a wrong one.
+    #[must_use]
+    pub fn nearest(&self, name: &str) -> Option<&str> {
+        nearest(name, self.all.keys().map(String::as_str))
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    findings: Vec<Finding>,
+}
+
+/// The identities of a file's text, and what is wrong with it.
+#[must_use]
+pub fn read(text: &str) -> (Identities, Vec<Finding>) {
+    let mut reader = Reader { text, findings: Vec::new() };
+    let document = match Document::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            reader.tell(error.span(), format!("no TOML: {}", error.message().replace('\n', ", ")), None);
+            return (Identities::default(), reader.findings);
+        }
+    };
+    let mut identities = Identities::default();
+    for (name, item) in document.as_table() {
+        let span = document.as_table().key(name).and_then(toml_edit::Key::span);
+        match reader.identity(name, item, span) {
+            Some(identity) => drop(identities.all.insert(name.to_owned(), identity)),
+            None => identities.broken.push(name.to_owned()),
+        }
+    }
+    reader.references(&mut identities, document.as_table());
+    (identities, reader.findings)
+}
+
+impl Reader<'_> {
+    fn tell(&mut self, span: Option<Range<usize>>, message: String, hint: Option<String>) {
+        let offset = span.map_or(0, |span| span.start).min(self.text.len());
+        let line = self.text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
+        self.findings.push(Finding { line, message, hint });
+    }
+
+    fn identity(&mut self, name: &str, item: &Item, span: Option<Range<usize>>) -> Option<Identity> {
+        if !is_name(name) {
+            let hint = "Use up to 64 lower-case letters, digits, `.`, `-` and `_`.";
+            self.tell(span, format!("`{name}` is no name for an identity"), Some(hint.to_owned()));
+            return None;
+        }
+        let Some(table) = item.as_table() else {
+            self.tell(span, format!("`{name}` is no table"), Some(format!("Write `[{name}]` and its fields below.")));
+            return None;
+        };
+        let kind = self.source(name, table, span.clone())?;
+        let before = self.findings.len();
+        let mut fields = BTreeMap::new();
+        for (key, value) in table.iter().filter(|(key, _)| *key != "source") {
+            let key_span = table.key(key).and_then(toml_edit::Key::span);
+            let Some(field) = kind.field(key) else {
+                let known = kind.fields.iter().chain(COMMON).map(|field| field.name);
+                let hint = match nearest(key, known.clone()) {
+                    Some(near) => format!("Did you mean `{near}`?"),
+                    None => format!("Allowed are {}.", listed(known)),
+                };
+                self.tell(key_span, format!("`{key}` is no field of `source = \"{}\"`", kind.name), Some(hint));
+                continue;
+            };
+            match shaped(field, value) {
+                Ok(value) => drop(fields.insert(key.to_owned(), value)),
+                Err(message) => self.tell(value.span().or(key_span), format!("`{name}.{key}`: {message}"), None),
+            }
+        }
+        for field in kind.fields.iter().filter(|field| field.required && !table.contains_key(field.name)) {
+            let hint = format!("Add `{} = ...`: {}", field.name, field.doc);
+            self.tell(span.clone(), format!("`{name}` has no `{}`", field.name), Some(hint));
+        }
+        let wants_key = kind.name == "static" && fields.get("kind") == Some(&Value::Text("aws".to_owned()));
+        if wants_key && !fields.contains_key("access_key_id") {
+            let hint = "Add `access_key_id = \"AKIA...\"`; the secret half goes into the vault by `pdev login`.";
+            self.tell(span, format!("`{name}` has no `access_key_id`"), Some(hint.to_owned()));
+        }
+        let fine = self.findings.len() == before;
+        fine.then(|| Identity { name: name.to_owned(), kind: kind.name, fields })
+    }
+
+    fn source(&mut self, name: &str, table: &Table, span: Option<Range<usize>>) -> Option<&'static Kind> {
+        let known = || KINDS.iter().map(|kind| kind.name);
+        let Some(item) = table.get("source") else {
+            let hint = format!("Add `source = ...`, one of {}.", listed(known()));
+            self.tell(span, format!("`{name}` has no `source`"), Some(hint));
+            return None;
+        };
+        let found = item.as_str().and_then(kind);
+        if found.is_none() {
+            let written = item.as_str().unwrap_or("that");
+            let hint = match nearest(written, known()) {
+                Some(near) => format!("Did you mean `{near}`?"),
+                None => format!("Allowed are {}.", listed(known())),
+            };
+            self.tell(item.span().or(span), format!("`{written}` is no source"), Some(hint));
+        }
+        found
+    }
+
+    /// `from` must name an identity, and no chain may come back to its start.
+    fn references(&mut self, identities: &mut Identities, table: &Table) {
+        let mut wrong = Vec::new();
+        for (name, identity) in &identities.all {
+            let span = || table.get(name).and_then(|item| item.get("from")).and_then(Item::span);
+            let Some(from) = identity.text("from") else { continue };
+            if !identities.all.contains_key(from) && !identities.broken.iter().any(|broken| broken == from) {
+                let hint = identities.nearest(from).map(|near| format!("Did you mean `{near}`?"));
+                wrong.push((name.clone(), span(), format!("`{name}.from`: there is no identity `{from}`"), hint));
+                continue;
+            }
+            let mut at = from;
+            for _ in 0..=identities.all.len() {
+                if at == name {
+                    let hint = "A chain has to begin with a source of its own.".to_owned();
+                    wrong.push((name.clone(), span(), format!("`{name}` comes from itself"), Some(hint)));
+                    break;
+                }
+                match identities.all.get(at).and_then(|next| next.text("from")) {
+                    Some(next) => at = next,
+                    None => break,
+                }
+            }
+        }
+        for (name, span, message, hint) in wrong {
+            identities.all.remove(&name);
+            identities.broken.push(name);
+            self.tell(span, message, hint);
+        }
+    }
+}
+
+fn shaped(field: &Field, item: &Item) -> Result<Value, String> {
+    match field.shape {
+        Shape::List => {
+            let list = item.as_array().ok_or("not a list of texts")?;
+            let texts: Option<Vec<String>> = list.iter().map(|value| value.as_str().map(str::to_owned)).collect();
+            let texts = texts.ok_or("not a list of texts")?;
+            if texts.is_empty() { Err("an empty list".to_owned()) } else { Ok(Value::List(texts)) }
+        }
+        Shape::Port => match item.as_integer() {
+            Some(port @ 1..=65535) => Ok(Value::Number(port)),
+            _ => Err("not a port from 1 to 65535".to_owned()),
+        },
+        _ => {
+            let text = item.as_str().ok_or("not a text in quotes")?;
+            check_text(field.shape, text)?;
+            Ok(Value::Text(text.to_owned()))
+        }
+    }
+}
+
+/// A field's value as it stands on a command line: `a,b` for lists.
+pub(super) fn parse(field: &Field, text: &str) -> Result<Value, String> {
+    match field.shape {
+        Shape::List => Ok(Value::List(text.split(',').map(|part| part.trim().to_owned()).collect())),
+        Shape::Port => match text.parse::<u16>() {
+            Ok(port) if port > 0 => Ok(Value::Number(port.into())),
+            _ => Err(format!("`{text}` is no port from 1 to 65535")),
+        },
+        shape => check_text(shape, text).map(|()| Value::Text(text.to_owned())),
+    }
+}
+
+fn check_text(shape: Shape, text: &str) -> Result<(), String> {
+    match shape {
+        _ if text.trim().is_empty() => Err("is empty".to_owned()),
+        _ if text.chars().any(char::is_control) => Err("has control characters".to_owned()),
+        Shape::Url if !is_safe_url(text) => {
+            Err(format!("`{text}` is no `https://` URL (`http://` only for 127.0.0.1 and localhost)"))
+        }
+        Shape::Duration if duration(text).is_none() => {
+            Err(format!("`{text}` is no duration such as `30s`, `15m` or `1h`"))
+        }
+        Shape::Choice(allowed) if !allowed.contains(&text) => {
+            let near = nearest(text, allowed.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
+            Err(format!("`{text}` is none of {}{}", listed(allowed.iter().copied()), near.unwrap_or_default()))
+        }
+        Shape::Identity if !is_name(text) => Err(format!("`{text}` is no name of an identity")),
+        _ => Ok(()),
+    }
+}
+
+/// A secret never travels in the clear: plain HTTP is for the loopback only.
+pub(crate) fn is_safe_url(text: &str) -> bool {
+    let Ok(url) = text.parse::<http::Uri>() else { return false };
+    match (url.scheme_str(), url.host()) {
+        (Some("https"), Some(host)) => !host.is_empty(),
+        (Some("http"), Some(host)) => matches!(host, "127.0.0.1" | "[::1]" | "localhost"),
+        _ => false,
+    }
+}
+
+/// `30s`, `15m`, `1h`.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit())?;
+    let count: u64 = text[..digits].parse().ok()?;
+    let unit = match &text[digits..] {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    Some(Duration::from_secs(count.checked_mul(unit)?)).filter(|duration| !duration.is_zero())
+}
+
+/// The one known word within two edits.
+pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = if word.chars().count() <= 3 { 1 } else { 2 };
+    let distances = known.map(|candidate| (strsim::osa_distance(word, candidate), candidate));
+    distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, candidate)| candidate)
+}
+
+pub(crate) fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> Vec<String> {
+        let (_, findings) = read(text);
+        let say = |finding: &Finding| {
+            format!(
+                "{}: {}{}",
+                finding.line,
+                finding.message,
+                finding.hint.as_ref().map_or(String::new(), |hint| format!(" | {hint}"))
+            )
+        };
+        findings.iter().map(say).collect()
+    }
+
+    #[test]
+    fn what_is_right_is_read() {
+        let (identities, findings) = read(
+            "# mine\n[shop-dev]\nsource = \"aws-sso\"\nstart_url = \"https://shop.awsapps.com/start\"\nregion = \"eu-central-1\"\n\
+             account = \"123456789012\"\nrole = \"Developer\"\n\n[shop-admin]\nsource = \"aws-role\"\nfrom = \"shop-dev\"\n\
+             role_arn = \"arn:aws:iam::123456789012:role/admin\"\nduration = \"15m\"\n",
+        );
+        assert_eq!(findings, []);
+        let admin = identities.get("shop-admin").unwrap();
+        assert_eq!((admin.kind, admin.text("from")), ("aws-role", Some("shop-dev")));
+        assert_eq!(admin.duration("duration"), Some(Duration::from_secs(900)));
+        assert!(identities.get("shop-dev").unwrap().needs_login());
+        assert_eq!(identities.nearest("shop-dve"), Some("shop-dev"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line_and_a_way_out() {
+        for (text, expected) in [
+            ("[a\n", "1: no TOML: "),
+            ("\n[a]\n", "2: `a` has no `source` | Add `source = ...`, one of `exec`, "),
+            ("[a]\nsource = \"aws-ssso\"\n", "2: `aws-ssso` is no source | Did you mean `aws-sso`?"),
+            (
+                "[a]\nsource = \"exec\"\ncommand = [\"x\"]\ntimout = \"3s\"\n",
+                "4: `timout` is no field of `source = \"exec\"` | Did you mean `timeout`?",
+            ),
+            ("[a]\nsource = \"exec\"\n", "1: `a` has no `command` | Add `command = ...`: "),
+            ("[a]\nsource = \"exec\"\ncommand = \"ls -l\"\n", "3: `a.command`: not a list of texts"),
+            ("[a]\nsource = \"exec\"\ncommand = []\n", "3: `a.command`: an empty list"),
+            (
+                "[a]\nsource = \"exec\"\ncommand = [\"x\"]\ntimeout = \"soon\"\n",
+                "4: `a.timeout`: `soon` is no duration",
+            ),
+            ("[A]\nsource = \"exec\"\n", "1: `A` is no name for an identity | "),
+            ("a = 1\n", "1: `a` is no table | Write `[a]`"),
+            ("[a]\nsource = \"static\"\nkind = \"aws\"\n", "1: `a` has no `access_key_id` | "),
+            (
+                "[a]\nsource = \"static\"\nkind = \"tokn\"\n",
+                "3: `a.kind`: `tokn` is none of `aws`, `token`, `password`; did you mean `token`?",
+            ),
+            (
+                "[a]\nsource = \"oidc\"\nissuer = \"http://login.example.org\"\nclient_id = \"x\"\n",
+                "3: `a.issuer`: `http://login.example.org` is no `https://` URL",
+            ),
+            (
+                "[a]\nsource = \"oidc\"\nissuer = \"https://x\"\nclient_id = \"x\"\nport = 70000\n",
+                "5: `a.port`: not a port",
+            ),
+            ("[a]\nsource = \"aws-role\"\nfrom = \"b\"\nrole_arn = \"r\"\n", "3: `a.from`: there is no identity `b`"),
+            ("[a]\nsource = \"aws-role\"\nfrom = \"a\"\nrole_arn = \"r\"\n", "3: `a` comes from itself"),
+        ] {
+            let told = told(text);
+            assert!(told.len() == 1 && told[0].starts_with(expected), "{text}\n{told:#?}\nexpected {expected}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_identity_does_not_hide_the_others() {
+        let (identities, findings) = read("[a]\nsource = \"exec\"\n[b]\nsource = \"exec\"\ncommand = [\"b\"]\n");
+        assert_eq!((identities.all.len(), findings.len(), identities.broken.as_slice()), (1, 1, &["a".to_owned()][..]));
+    }
+
+    #[test]
+    fn a_ring_of_two_is_found_at_both_ends() {
+        let ring = "[a]\nsource = \"aws-role\"\nfrom = \"b\"\nrole_arn = \"r\"\n[b]\nsource = \"aws-role\"\nfrom = \"a\"\nrole_arn = \"r\"\n";
+        assert_eq!(told(ring).len(), 2);
+    }
+}
