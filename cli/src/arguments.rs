@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    agent, check, completions, doctor, down, exec, explain, identity, logs, ls, lsp, man, module, open, plan, restart, run,
-    schema, status, up, version, wait,
+    agent, check, completions, doctor, down, exec, explain, identity, logs, ls, lsp, man, module, open, plan, restart,
+    run, schema, status, up, version, wait,
 };
 use crate::help;
 use crate::render::terminal::Color;

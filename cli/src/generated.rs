@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use protocol::schema_of;
 
 fn pages() -> Vec<(PathBuf, String)> {
-    let mut pages = vec![(PathBuf::from("cli.md"), command_line())];
+    let mut pages = vec![(PathBuf::from("cli.md"), command_line()), (PathBuf::from("identities.md"), identities())];
     pages.extend(schemas().into_iter().map(|(name, mut schema)| {
         schema["$id"] = format!("urn:pdev:schema:{name}:{}", protocol::PROTOCOL).into();
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
@@ -38,6 +38,38 @@ fn command_line() -> String {
          Exit codes stand in [exit-codes.md](exit-codes.md), what `--json` writes in [schemas](schemas).\n",
     );
     section(&mut text, &command, "pdev", 2);
+    text
+}
+
+fn identities() -> String {
+    use credentials::identity::{COMMON, Field, KINDS, Shape};
+    let mut text = String::from(
+        "# Identities\n\n<!-- Made by `UPDATE_DOCS=1 cargo test -p cli`; change the code instead. -->\n\n\
+         What a `source` may be in `identities.toml`, and its fields. How identities are used stands in\n\
+         [credentials.md](credentials.md). Unknown fields are refused.\n",
+    );
+    let table = |text: &mut String, fields: &[Field]| {
+        writeln!(text, "\n| field | required | form | meaning |\n|---|---|---|---|").unwrap();
+        for field in fields {
+            let form = match field.shape {
+                Shape::Text => "text".to_owned(),
+                Shape::Url => "https URL".to_owned(),
+                Shape::Duration => "`30s`, `15m`, `1h`".to_owned(),
+                Shape::Port => "port".to_owned(),
+                Shape::List => "list of texts".to_owned(),
+                Shape::Identity => "an identity's name".to_owned(),
+                Shape::Choice(choices) => choices.iter().map(|one| format!("`{one}`")).collect::<Vec<_>>().join(", "),
+            };
+            let required = if field.required { "yes" } else { "" };
+            writeln!(text, "| `{}` | {required} | {form} | {} |", field.name, field.doc).unwrap();
+        }
+    };
+    for kind in KINDS {
+        writeln!(text, "\n## `source = \"{}\"`\n\n{}", kind.name, kind.doc).unwrap();
+        table(&mut text, kind.fields);
+    }
+    text.push_str("\n## Fields of every identity\n");
+    table(&mut text, COMMON);
     text
 }
 

@@ -9,6 +9,7 @@ mod agent_life;
 mod failures;
 mod first_up;
 mod http;
+mod identities;
 mod proxy;
 mod sandbox;
 mod shop;

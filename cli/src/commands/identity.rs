@@ -82,7 +82,9 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
 }
 
 pub(crate) fn place() -> Result<Place, Failure> {
-    Place::find().ok_or_else(|| Failure::failed("no home folder is known").hint("Set HOME, or XDG_CONFIG_HOME and XDG_DATA_HOME."))
+    Place::find().ok_or_else(|| {
+        Failure::failed("no home folder is known").hint("Set HOME, or XDG_CONFIG_HOME and XDG_DATA_HOME.")
+    })
 }
 
 /// The identities and what is wrong with their file; no file is no identity.
@@ -103,13 +105,17 @@ fn list(context: &Context) -> Outcome {
         let all: Vec<Value> = identities.all.values().map(view).collect();
         terminal.say_json(&all);
     } else if identities.all.is_empty() && findings.is_empty() {
-        terminal.tell("no identities; `pdev identity import` takes over those of other tools, `pdev identity add` makes one");
+        terminal.tell(
+            "no identities; `pdev identity import` takes over those of other tools, `pdev identity add` makes one",
+        );
     } else {
         let row = |identity: &Identity| {
             vec![Cell::painted(&identity.name, "1"), Cell::new(identity.kind), Cell::new(described(identity))]
         };
         let rows: Vec<Vec<Cell>> = identities.all.values().map(row).collect();
-        table::lines(&["IDENTITY", "SOURCE", "WHAT"], &rows, 0, terminal.paint).iter().for_each(|line| terminal.say(line));
+        table::lines(&["IDENTITY", "SOURCE", "WHAT"], &rows, 0, terminal.paint)
+            .iter()
+            .for_each(|line| terminal.say(line));
     }
     for finding in &findings {
         let hint = finding.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
@@ -134,10 +140,16 @@ fn described(identity: &Identity) -> String {
     }
     match identity.kind {
         "exec" => identity.list("command").map(|words| words.join(" ")).unwrap_or_default(),
-        "aws-sso" => format!("{} in {}", identity.text("role").unwrap_or_default(), identity.text("account").unwrap_or_default()),
+        "aws-sso" => {
+            format!("{} in {}", identity.text("role").unwrap_or_default(), identity.text("account").unwrap_or_default())
+        }
         "oidc" => identity.text("issuer").unwrap_or_default().to_owned(),
         "static" => identity.text("kind").unwrap_or_default().to_owned(),
-        _ => format!("{} by {}", identity.text("role_arn").unwrap_or_default(), identity.text("from").unwrap_or_default()),
+        _ => format!(
+            "{} by {}",
+            identity.text("role_arn").unwrap_or_default(),
+            identity.text("from").unwrap_or_default()
+        ),
     }
 }
 
@@ -214,7 +226,9 @@ fn import(tool: Option<&str>, dry_run: bool, context: &Context) -> Outcome {
         progress = false;
         for (tool, imported) in std::mem::take(&mut open) {
             match take_over(&place, &imported, dry_run) {
-                Err(EditProblem::Field { message, .. }) if message.contains("there is no identity") => open.push((tool, imported)),
+                Err(EditProblem::Field { message, .. }) if message.contains("there is no identity") => {
+                    open.push((tool, imported));
+                }
                 outcome => {
                     progress = true;
                     report.push((tool, imported, outcome));
@@ -259,7 +273,9 @@ fn tell_imported(report: &Report, dry_run: bool, context: &Context) -> Outcome {
                 let verb = if dry_run { "would add" } else { "added" };
                 terminal.say(&format!("{verb} `{}` from {tool}'s {}", imported.name, imported.origin));
             }
-            Err(problem) => terminal.say(&terminal.paint.dim(&format!("left out {tool}'s {}: {problem}", imported.origin))),
+            Err(problem) => {
+                terminal.say(&terminal.paint.dim(&format!("left out {tool}'s {}: {problem}", imported.origin)));
+            }
         }
     }
     crate::done()

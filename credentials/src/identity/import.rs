@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
+/// A source and its fields, as [`super::add`] takes them.
+pub type Fields = (&'static str, Vec<(String, String)>);
+
 /// What one entry of another tool's file became.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Imported {
@@ -14,7 +17,7 @@ pub struct Imported {
     /// A free name near the original one.
     pub name: String,
     /// The source and its fields, or why it was left out.
-    pub outcome: Result<(&'static str, Vec<(String, String)>), String>,
+    pub outcome: Result<Fields, String>,
 }
 
 type Sections = BTreeMap<String, BTreeMap<String, String>>;
@@ -33,11 +36,7 @@ pub fn from_aws(text: &str) -> Vec<Imported> {
     found
 }
 
-fn aws_profile(
-    profile: &str,
-    keys: &BTreeMap<String, String>,
-    sections: &Sections,
-) -> Result<(&'static str, Vec<(String, String)>), String> {
+fn aws_profile(profile: &str, keys: &BTreeMap<String, String>, sections: &Sections) -> Result<Fields, String> {
     let get = |key: &str| keys.get(key).cloned();
     if let Some(account) = get("sso_account_id") {
         let session = get("sso_session");
@@ -112,7 +111,7 @@ pub fn from_kubeconfig(config: &Json) -> Vec<Imported> {
     imported.collect()
 }
 
-fn kubernetes_user(user: &Json) -> Result<(&'static str, Vec<(String, String)>), String> {
+fn kubernetes_user(user: &Json) -> Result<Fields, String> {
     let Some(command) = user["exec"]["command"].as_str() else {
         let found = ["token", "client-certificate-data", "client-certificate", "auth-provider", "password"];
         let what = found.into_iter().find(|key| !user[*key].is_null());

@@ -1,0 +1,66 @@
+//! Identities in the user's configuration: added, listed, imported from other tools, removed.
+
+use std::fs;
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn identities_are_added_listed_and_removed() {
+    let sandbox = Sandbox::bare();
+    let file = sandbox.path("home/.config/pdev/identities.toml");
+    sandbox.pdev(&["identity"]).ok().says("no identities; `pdev identity import`");
+    let add = ["identity", "add", "shop-dev", "--source", "oidc", "issuer=https://login.example.org"];
+    sandbox.pdev(&add).fails_with(2).says("`shop-dev` has no `client_id`").says("try: Add `client_id = ...`");
+    assert!(!file.exists());
+    sandbox.pdev(&[&add[..], &["client_id=pdev", "scopes=openid,offline_access"]].concat()).ok();
+    let written = fs::read_to_string(&file).unwrap();
+    assert!(written.contains("scopes = [\"openid\", \"offline_access\"]"), "{written}");
+    sandbox.pdev(&["identity"]).ok().says("shop-dev  oidc    https://login.example.org");
+    assert_eq!(sandbox.pdev(&["identity", "--json"]).ok().json()[0]["needs_login"], true);
+    sandbox.pdev(&["identity", "add", "x", "--source", "odic"]).fails_with(2).says("'oidc'");
+    sandbox.pdev(&["identity", "rm", "shop-dve"]).fails_with(4).says("Did you mean `shop-dev`?");
+    fs::write(&file, format!("{written}# kept\n[wrong]\nsource = \"exec\"\n")).unwrap();
+    sandbox.pdev(&["identity"]).fails_with(2).says("identities.toml:7: `wrong` has no `command`").says("shop-dev");
+    sandbox.pdev(&["identity", "rm", "shop-dev"]).ok();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "# kept\n[wrong]\nsource = \"exec\"\n");
+}
+
+#[test]
+fn other_tools_are_imported() {
+    let sandbox = Sandbox::bare();
+    let home = |path: &str, text: &str| {
+        let path = sandbox.path("home").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    home(
+        ".aws/config",
+        "[profile admin]\nrole_arn = arn:aws:iam::1:role/a\nsource_profile = dev\n[profile dev]\nsso_session = corp\n\
+         sso_account_id = 1\nsso_role_name = Dev\n[sso-session corp]\nsso_start_url = https://c.awsapps.com/start\nsso_region = eu-west-1\n",
+    );
+    home(".config/gcloud/configurations/config_work", "[core]\naccount = a@example.org\n");
+    home(
+        ".kube/config",
+        "apiVersion: v1\nkind: Config\nusers:\n- name: eks\n  user:\n    exec:\n      command: aws\n      args: [eks, get-token]\n\
+         - name: cert\n  user: {client-key-data: canary-77}\n",
+    );
+    sandbox.pdev(&["identity", "import", "--dry-run"]).ok().says("would add `admin` from aws's profile admin");
+    assert!(!sandbox.path("home/.config/pdev/identities.toml").exists());
+    let said = sandbox
+        .pdev(&["identity", "import"])
+        .ok()
+        .says("added `eks` from kubectl's user eks")
+        .says("left out kubectl's user cert");
+    assert!(!said.all().contains("canary-77"));
+    let names: Vec<String> = sandbox
+        .pdev(&["identity", "--json"])
+        .ok()
+        .json()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|identity| identity["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["admin", "dev", "eks", "gcloud-work"]);
+    sandbox.pdev(&["identity", "import", "aws"]).ok().says("there is an identity `dev` already");
+}
