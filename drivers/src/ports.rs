@@ -3,6 +3,7 @@
 //! Reads `/proc` only: nothing is bound, connected or signalled. Programs of other users are named as far as the
 //! kernel lets us look; elsewhere than on Linux nobody is found.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -11,6 +12,13 @@ pub struct Holder {
     pub pid: u32,
     /// Its command line, shortened.
     pub command: String,
+}
+
+/// To be put behind "is taken".
+impl fmt::Display for Holder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, " by `{}` (pid {})", self.command, self.pid)
+    }
 }
 
 /// A command line is for recognising a program, not for reading it.

@@ -100,16 +100,26 @@ pub fn explain(unit: &Unit, exit: &Exit, lines: Vec<String>, tries: Option<u32>)
 fn diagnose(unit: &Unit, exit: &Exit, lines: &[String]) -> (&'static str, String) {
     let container = matches!(unit.body, Body::Container(_));
     let name = &unit.name;
+    let place = match unit.role {
+        Role::Job => format!("jobs.{name}"),
+        Role::Service | Role::Resource => format!("services.{name}"),
+    };
     let said =
         |needles: &[&str]| lines.iter().any(|line| needles.iter().any(|needle| line.to_lowercase().contains(needle)));
     if exit.out_of_memory {
-        return ("out_of_memory", format!("Give it more: `services.{name}.size: {{ memory: 1Gi }}`."));
+        return ("out_of_memory", format!("Give it more: `{place}.size: {{ memory: 4Gi }}`."));
     }
     if said(&["read-only file system", "erofs"]) && container {
         return (
             "read_only_file_system",
+            format!("Let it write: `{place}.security: {{ read_only: false }}`, or mount a volume where it writes."),
+        );
+    }
+    if said(&["no new privileges"]) && container {
+        return (
+            "permission_denied",
             format!(
-                "Let it write: remove `security.read_only` from `services.{name}`, or mount a volume where it writes."
+                "A setuid program (`sudo`, `su`) gains nothing here; if it must: `{place}.security: {{ no_new_privileges: false }}`."
             ),
         );
     }
@@ -117,7 +127,7 @@ fn diagnose(unit: &Unit, exit: &Exit, lines: &[String]) -> (&'static str, String
         return (
             "permission_denied",
             format!(
-                "If it needs a capability, add it: `services.{name}.security: {{ capabilities: [SYS_PTRACE] }}` (name the one it lacks; `pdev explain PD005`)."
+                "If it needs a capability, add it: `{place}.security: {{ capabilities: [SYS_PTRACE] }}` (name the one it lacks; `pdev explain PD005`)."
             ),
         );
     }
@@ -131,6 +141,13 @@ fn diagnose(unit: &Unit, exit: &Exit, lines: &[String]) -> (&'static str, String
     }
     if said(&["exec format error"]) || exit.error.as_deref().is_some_and(|error| error.contains("exec format")) {
         return ("exec_format", "The program is for another processor; build the image for this machine's (`build: { platform: linux/amd64 }`).".into());
+    }
+    // How engines before 2023 say it in the program's own output.
+    if said(&["exec user process caused: no such file", "exec user process caused \"no such file"]) {
+        return (
+            "program_not_found",
+            "The script's `#!` line names a program that is not in the image, or ends with a carriage return: save it with Unix line ends.".into(),
+        );
     }
     match exit.code {
         Some(126) => {
@@ -159,5 +176,56 @@ mod tests {
         for (exit, expected) in cases {
             assert_eq!(words(&exit), expected);
         }
+    }
+
+    fn container() -> Unit {
+        use plan::application::*;
+        let body = Container {
+            image: ImageSource::Reference("a".into()),
+            create: serde_json::Value::Null,
+            aliases: Vec::new(),
+            process_peers: Vec::new(),
+            volumes: Vec::new(),
+            pull: PullPolicy::Missing,
+        };
+        Unit {
+            name: "web".into(),
+            role: Role::Service,
+            body: Body::Container(body),
+            ports: Default::default(),
+            routes: Vec::new(),
+            wildcard: false,
+            env: Default::default(),
+            secrets: Vec::new(),
+            health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::ZERO },
+            needs: Default::default(),
+            stop: Stop { signal: "SIGTERM".into(), grace: Duration::ZERO },
+            restart: Restart::Never,
+            when: When::default(),
+            timeout: None,
+            module: None,
+            hash: String::new(),
+            support: Support::Paved,
+        }
+    }
+
+    #[test]
+    fn hardening_that_hurts_is_recognised_by_the_output() {
+        let mut unit = container();
+        let cases = [
+            ("sh: 1: cannot create /x: Read-only file system", "security: { read_only: false }"),
+            ("strace: ptrace(PTRACE_TRACEME, ...): Operation not permitted", "capabilities: [SYS_PTRACE]"),
+            ("sudo: The \"no new privileges\" flag is set", "no_new_privileges: false"),
+            ("standard_init_linux.go:228: exec user process caused: no such file or directory", "carriage return"),
+            ("standard_init_linux.go:228: exec user process caused: exec format error", "platform"),
+        ];
+        for (line, hint) in cases {
+            let problem = explain(&unit, &Exit { code: Some(1), ..Exit::default() }, vec![line.into()], None);
+            assert!(problem.hint.as_deref().unwrap_or_default().contains(hint), "{line}: {problem:?}");
+        }
+        unit.role = Role::Job;
+        let full = Exit { signal: Some(9), out_of_memory: true, ..Exit::default() };
+        let problem = explain(&unit, &full, Vec::new(), None);
+        assert!(problem.hint.is_some_and(|hint| hint.contains("`jobs.web.size")), "a job's own place");
     }
 }

@@ -1,22 +1,24 @@
 //! One step at the engine. Safe to repeat: what is there is returned, what is gone counts as removed.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bollard::Docker as Engine;
 use bollard::models::{ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum as State};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, InspectContainerOptions, RemoveContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptions,
+    CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,
 };
 use plan::application::{Body, Container, Unit};
 use plan::step::Action;
 
 use super::context::Endpoint;
-use super::problems::{problem, status, within};
+use super::problems::{self, problem, status, within};
 use super::translate::{HASH, IMAGE, PREVIEW, SERVICE, Setting, create_body, grace_seconds};
 use super::{LOOK, WORK, images, network, observe};
 use crate::driver::{Performed, Problem, ProblemKind, Scope};
+use crate::ports;
 
 /// Names tried before a clash is reported.
 pub(super) const NAMES: u32 = 8;
@@ -170,11 +172,31 @@ async fn start(engine: &Engine, scope: &Scope, unit: &str) -> Result<Performed, 
     match tokio::time::timeout(WORK, call).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) if status(&error) == Some(304) => {}
-        Ok(Err(error)) => return Err(problem(&format!("cannot start `{unit}`"), &error)),
+        Ok(Err(error)) => {
+            let problem = problems::start(unit, scope.application.units.get(unit), &error);
+            return Err(taken(engine, unit, problem).await);
+        }
         Err(_) => return Err(Problem::new(ProblemKind::Timeout, format!("cannot start `{unit}`: no answer in time"))),
     }
     let address = observe::address(engine, &handle).await;
     Ok(Performed { handle: Some(handle), address, notes, ..Performed::default() })
+}
+
+/// Names who holds the port: a container that publishes it, or a program.
+async fn taken(engine: &Engine, unit: &str, mut problem: Problem) -> Problem {
+    let Some(port) = problems::taken_port(&problem.message).filter(|_| problem.kind == ProblemKind::PortTaken) else {
+        return problem;
+    };
+    let filters = HashMap::from([("publish".to_owned(), vec![port.to_string()])]);
+    let options = ListContainersOptionsBuilder::default().filters(&filters).build();
+    let found = within(LOOK, "cannot list containers", engine.list_containers(Some(options))).await.unwrap_or_default();
+    let container = found.into_iter().find_map(|one| Some(one.names?.first()?.replace('/', "")));
+    let by = match container {
+        Some(name) => format!(" by the container `{name}`"),
+        None => ports::holder(port).map(|holder| holder.to_string()).unwrap_or_default(),
+    };
+    problem.message = format!("cannot start `{unit}`: port {port} on this machine is taken{by}");
+    problem
 }
 
 /// A paused program gets no signal and a start of it is an error, so it has to go on first.

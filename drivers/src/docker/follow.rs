@@ -25,6 +25,9 @@ pub(super) async fn follow(
     // The request is sent when the stream is first polled, so what happens until then is asked for by time: the
     // clock is the engine's, because the two machines' clocks may differ.
     let info = super::problems::within(super::LOOK, "cannot ask the engine for its time", engine.info()).await?;
+    // An exit just before this moment is told by no event, and the list says "running" until the engine has cleaned
+    // up behind it, so nothing that was inspected earlier may count from here on.
+    inspected.forget();
     let mut options = EventsOptionsBuilder::default().filters(&filters);
     // Unix seconds, because the engine splits at the dot whatever it is given.
     if let Some(now) = observe::millis(info.system_time.as_deref()) {
@@ -62,11 +65,11 @@ async fn translate(engine: &Engine, message: EventMessage) -> Option<RuntimeEven
     if message.action.as_deref() == Some("start") {
         return Some(RuntimeEvent::Started { unit, handle });
     }
-    let code = attributes.get("exitCode").and_then(|code| code.parse().ok());
-    let told = Exit { code, at: message.time_nano.map(|nanos| nanos / 1_000_000), ..Exit::default() };
+    let (code, signal) = observe::ended(attributes.get("exitCode").and_then(|code| code.parse().ok()));
+    let told = Exit { code, signal, at: message.time_nano.map(|nanos| nanos / 1_000_000), ..Exit::default() };
     // The container may be gone or started again by now; the event itself then says enough.
     let exit = match observe::inspect(engine, &handle).await {
-        Ok(Some(state)) if state.running != Some(true) => Exit { code: told.code, ..observe::exit(&state) },
+        Ok(Some(state)) if state.running != Some(true) => Exit { code, signal, ..observe::exit(&state) },
         _ => told,
     };
     Some(RuntimeEvent::Exited { unit, handle, exit })

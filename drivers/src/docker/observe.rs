@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bollard::Docker as Engine;
-use bollard::models::{ContainerState, ContainerSummary, ContainerSummaryStateEnum as State, Network};
+use bollard::models::{
+    ContainerState, ContainerSummary, ContainerSummaryStateEnum as State, EndpointSettings, Network,
+};
 use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
 };
@@ -17,7 +19,7 @@ use plan::observed::{Exit, Observed, ObservedUnit, RunState};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::problems::{problem, status, within};
+use super::problems::{innermost, problem, status, within};
 use super::translate::{HASH, IMAGE, PREVIEW, PROJECT, SERVICE, VOLUME, ports_of, preview_of};
 use super::{LOOK, by_label, of_preview};
 use crate::driver::{Discovered, Problem, ProblemKind};
@@ -78,7 +80,8 @@ pub(super) async fn observe(engine: &Engine, preview: &PreviewId, inspected: &In
     let (changes, known) = inspected.of(preview);
     let (containers, networks, volumes) =
         tokio::try_join!(containers(engine, preview), networks(engine, preview), volumes(engine, preview))?;
-    let mut networks: Vec<String> = networks.into_iter().filter_map(|network| network.name).collect();
+    let mut networks: Vec<Attachable> =
+        networks.into_iter().filter_map(|network| Some((network.name?, network.id.unwrap_or_default()))).collect();
     networks.sort();
     let looks: Vec<_> = stream::iter(containers)
         .map(|summary| look(engine, summary, &known))
@@ -89,7 +92,8 @@ pub(super) async fn observe(engine: &Engine, preview: &PreviewId, inspected: &In
         looks.iter().filter_map(|(summary, state)| Some((summary.id.clone()?, (listed(summary), state.clone()?))));
     inspected.keep(preview, changes, kept.collect());
     let units = looks.into_iter().map(|(summary, state)| unit(&summary, state.as_ref(), &networks));
-    let mut observed = Observed { networks: networks.iter().cloned().collect(), volumes, ..Observed::default() };
+    let names = networks.iter().map(|(name, _)| name.clone()).collect();
+    let mut observed = Observed { networks: names, volumes, ..Observed::default() };
     for unit in units.flatten() {
         match observed.units.remove(&unit.name) {
             None => {
@@ -154,14 +158,15 @@ pub(super) async fn required(engine: &Engine, preview: &PreviewId, unit: &str) -
         .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("`{unit}` has no container")))
 }
 
-/// The list's entry with what an inspection told; without that, what it names is gone or never ran.
+/// The list's entry with what an inspection told; without that, what it names is gone.
 async fn look(
     engine: &Engine,
     summary: ContainerSummary,
     known: &Known,
 ) -> Result<(ContainerSummary, Option<ContainerState>), Problem> {
     let Some(handle) = summary.id.as_deref() else { return Ok((summary, None)) };
-    if matches!(summary.state, Some(State::CREATED | State::REMOVING)) {
+    // A created one is looked at too: a failed start leaves its reason there.
+    if summary.state == Some(State::REMOVING) {
         return Ok((summary, None));
     }
     let state = match known.get(handle) {
@@ -171,14 +176,11 @@ async fn look(
     Ok((summary, state))
 }
 
-fn unit(summary: &ContainerSummary, state: Option<&ContainerState>, networks: &[String]) -> Option<ObservedUnit> {
+fn unit(summary: &ContainerSummary, state: Option<&ContainerState>, networks: &[Attachable]) -> Option<ObservedUnit> {
     let (handle, name) = (summary.id.clone()?, label(summary, SERVICE).cloned()?);
     // Removed since the list was made, or being removed.
-    if state.is_none() && summary.state != Some(State::CREATED) {
-        return None;
-    }
-    let attached = summary.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
-    let endpoint = networks.iter().find_map(|network| attached?.get(network));
+    let state = state?;
+    let endpoint = endpoint(summary, networks);
     Some(ObservedUnit {
         name,
         runtime: RuntimeKind::Docker,
@@ -188,9 +190,29 @@ fn unit(summary: &ContainerSummary, state: Option<&ContainerState>, networks: &[
         state: run_state(summary.state, state),
         address: reachable(endpoint.and_then(|endpoint| endpoint.ip_address.as_deref())),
         host_ports: summary.labels.as_ref().map(ports_of).unwrap_or_default(),
-        started_at: state.and_then(|state| millis(state.started_at.as_deref())),
-        connected: endpoint.is_some(),
+        started_at: millis(state.started_at.as_deref()),
+        connected: endpoint.is_some() || has_no_network(summary),
     })
+}
+
+/// A preview's network by name and id.
+type Attachable = (String, String);
+
+/// Where the container is on the preview's network. A network that was made anew under the old name is another one;
+/// a container that never ran knows the name only.
+fn endpoint<'a>(summary: &'a ContainerSummary, networks: &[Attachable]) -> Option<&'a EndpointSettings> {
+    let attached = summary.network_settings.as_ref()?.networks.as_ref()?;
+    networks.iter().find_map(|(name, id)| {
+        let of_id = |endpoint: &&EndpointSettings| endpoint.network_id.as_ref() == Some(id);
+        let unborn = |endpoint: &&EndpointSettings| endpoint.network_id.as_deref().unwrap_or_default().is_empty();
+        attached.values().find(of_id).or_else(|| attached.get(name).filter(unborn))
+    })
+}
+
+/// `raw` put it into the host's network, into another container's or into none: there is nothing to lose.
+fn has_no_network(summary: &ContainerSummary) -> bool {
+    let mode = summary.host_config.as_ref().and_then(|host| host.network_mode.as_deref()).unwrap_or_default();
+    matches!(mode, "host" | "none") || mode.starts_with("container:")
 }
 
 /// A container's own address, where the engine shares this machine's network. In a virtual machine (macOS) it does
@@ -218,13 +240,13 @@ pub(super) async fn inspect(engine: &Engine, handle: &str) -> Result<Option<Cont
     }
 }
 
-fn run_state(listed: Option<State>, inspected: Option<&ContainerState>) -> RunState {
-    let Some(state) = inspected else { return RunState::Created };
+fn run_state(listed: Option<State>, state: &ContainerState) -> RunState {
+    let never_tried = state.error.as_deref().unwrap_or_default().is_empty();
     if state.paused == Some(true) {
         RunState::Paused
     } else if state.running == Some(true) {
         RunState::Running
-    } else if listed == Some(State::CREATED) {
+    } else if listed == Some(State::CREATED) && never_tried {
         RunState::Created
     } else {
         RunState::Exited(exit(state))
@@ -232,12 +254,23 @@ fn run_state(listed: Option<State>, inspected: Option<&ContainerState>) -> RunSt
 }
 
 pub(super) fn exit(state: &ContainerState) -> Exit {
+    let (code, signal) = ended(state.exit_code);
     Exit {
-        code: state.exit_code.and_then(|code| i32::try_from(code).ok()),
-        signal: None,
+        code,
+        signal,
         out_of_memory: state.oom_killed == Some(true),
-        error: state.error.clone().filter(|error| !error.is_empty()),
+        error: state.error.as_deref().filter(|error| !error.is_empty()).map(innermost),
         at: millis(state.finished_at.as_deref()),
+    }
+}
+
+/// The engine tells a signal as 128 and its number; a shell that says so of its child means the same.
+pub(super) fn ended(code: Option<i64>) -> (Option<i32>, Option<i32>) {
+    const DEADLY: [i32; 11] = [1, 2, 3, 4, 6, 7, 8, 9, 11, 13, 15];
+    let code = code.and_then(|code| i32::try_from(code).ok());
+    match code.map(|code| code - 128).filter(|signal| DEADLY.contains(signal)) {
+        Some(signal) => (None, Some(signal)),
+        None => (code, None),
     }
 }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bollard::errors::Error;
+use plan::application::{Role, Unit};
 
 use crate::driver::{Problem, ProblemKind};
 
@@ -78,6 +79,77 @@ pub(super) fn classify(status: u16, text: &str) -> ProblemKind {
     }
 }
 
+/// Why a unit did not start: the engine's wrappers cut away, and the one line that changes it.
+pub(super) fn start(name: &str, unit: Option<&Unit>, error: &Error) -> Problem {
+    let (status, words) = match error {
+        Error::DockerResponseServerError { status_code, message } => (*status_code, message.as_str()),
+        other => return problem(&format!("cannot start `{name}`"), other),
+    };
+    let kind = classify(status, words);
+    let problem = Problem::new(kind, format!("cannot start `{name}`: {}", innermost(words)));
+    match unit.and_then(|unit| override_line(unit, kind, words)).or_else(|| hint(kind, words).map(str::to_owned)) {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
+}
+
+/// `OCI runtime create failed: ...: exec: "x": executable file not found in $PATH: unknown`: what is behind `exec:`.
+pub(super) fn innermost(words: &str) -> String {
+    let words = words.trim().trim_end_matches(": unknown");
+    let signs = ["error mounting ", "exec: ", "error during container init: ", "process caused: "];
+    let found = signs.into_iter().find_map(|sign| {
+        let at = words.rfind(sign)?;
+        Some(&words[if sign.starts_with("error mounting") { at } else { at + sign.len() }..])
+    });
+    let words = found.unwrap_or(words).trim();
+    words.trim_end_matches(": unknown").trim_end_matches('.').to_owned()
+}
+
+/// What to write where, for refusals that the hardened rendering or the manifest can cause.
+fn override_line(unit: &Unit, kind: ProblemKind, words: &str) -> Option<String> {
+    let place = match unit.role {
+        Role::Service => format!("services.{}", unit.name),
+        Role::Job => format!("jobs.{}", unit.name),
+        // A module's container is not written by the user.
+        Role::Resource => return None,
+    };
+    let lower = words.to_ascii_lowercase();
+    Some(match kind {
+        _ if lower.contains("bind source path does not exist") => {
+            format!("Create that file or folder, or correct `{place}.volumes`.")
+        }
+        ProblemKind::ReadOnly => {
+            format!("Set `{place}.security: {{ read_only: false }}`, or mount a volume where it writes.")
+        }
+        ProblemKind::Denied if lower.contains("exec") => {
+            "Make the program executable in the image (`RUN chmod +x PROGRAM`).".to_owned()
+        }
+        ProblemKind::Denied => format!(
+            "If it needs a capability, add it: `{place}.security: {{ capabilities: [NAME] }}`; `pdev explain PD005` tells more."
+        ),
+        ProblemKind::ProgramNotFound => {
+            format!("Name a program that is in the image: `{place}.command: [PROGRAM, ARGUMENT]`.")
+        }
+        ProblemKind::ExecFormat => format!(
+            "Build or pull it for the engine's processor (`{place}.build: {{ platform: linux/amd64 }}`), or begin the script with `#!`."
+        ),
+        ProblemKind::OutOfMemory => format!("Give it more: `{place}.size: {{ memory: 4Gi }}`."),
+        ProblemKind::PortTaken => {
+            format!("Stop what holds the port, or let pdev choose one: leave `host` out of `{place}.port`.")
+        }
+        _ => return None,
+    })
+}
+
+/// The port of this machine that the engine could not listen on: `Bind for 127.0.0.1:8080 failed: ...`.
+pub(super) fn taken_port(words: &str) -> Option<u16> {
+    let ports = words.match_indices("127.0.0.1:").filter_map(|(at, sign)| {
+        let digits: String = words[at + sign.len()..].chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    });
+    ports.last()
+}
+
 fn hint(kind: ProblemKind, text: &str) -> Option<&'static str> {
     if text.contains("non-overlapping") || text.contains("predefined address pools") {
         return Some("The engine ran out of network addresses: remove unused networks with `docker network prune`.");
@@ -90,9 +162,11 @@ fn hint(kind: ProblemKind, text: &str) -> Option<&'static str> {
         }
         ProblemKind::PullDenied => "Log in with `docker login`, or correct the image's name.",
         ProblemKind::ImageNotFound => "Correct the image's name and tag.",
-        ProblemKind::ReadOnly => "Set `readOnly: false`, or mount a volume where the program writes.",
+        ProblemKind::ReadOnly => "Set `security: { read_only: false }`, or mount a volume where the program writes.",
         ProblemKind::ProgramNotFound => "Correct `command`, or use an image that holds the program.",
-        ProblemKind::Denied => "Make the program executable, or grant the capability it needs under `raw`.",
+        ProblemKind::Denied => {
+            "Make the program executable, or grant the capability it needs with `security.capabilities`."
+        }
         ProblemKind::OutOfMemory => "Raise the unit's memory limit.",
         ProblemKind::Unavailable => "Check the network and the engine, then try again.",
         _ => return None,

@@ -1,6 +1,6 @@
 //! Choosing an endpoint, and the kinds behind engines' words.
 
-use super::problems::classify;
+use super::problems::{classify, innermost, taken_port};
 use super::{Surroundings, choose};
 use crate::driver::ProblemKind;
 
@@ -40,5 +40,32 @@ fn engine_errors_have_kinds() {
     ];
     for (status, text, kind) in cases {
         assert_eq!(classify(status, text), kind, "{text}");
+    }
+}
+
+#[test]
+fn wrappers_are_cut_and_ports_found() {
+    let oci = "OCI runtime create failed: runc create failed: unable to start container process: ";
+    for (words, left) in [
+        ("exec: \"x\": executable file not found in $PATH: unknown", "\"x\": executable file not found in $PATH"),
+        (
+            "error mounting \"/a\" to rootfs at \"/b\": mkdir /b: read-only file system: unknown",
+            "error mounting \"/a\" to rootfs at \"/b\": mkdir /b: read-only file system",
+        ),
+        ("error during container init: chdir to cwd: not a directory: unknown", "chdir to cwd: not a directory"),
+    ] {
+        assert_eq!(innermost(&format!("{oci}{words}")), left);
+    }
+    assert_eq!(innermost("network x not found"), "network x not found");
+    assert_eq!(taken_port("Bind for 127.0.0.1:8080 failed: port is already allocated"), Some(8080));
+    assert_eq!(taken_port("listen tcp4 0.0.0.0:x"), None);
+}
+
+#[test]
+fn signals_are_known_by_their_codes() {
+    let cases = [(0, None), (3, None), (127, None), (128, None), (137, Some(9)), (143, Some(15)), (255, None)];
+    for (code, signal) in cases {
+        let (left, found) = super::observe::ended(Some(code));
+        assert_eq!((found, left.is_none()), (signal, signal.is_some()), "{code}");
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use plan::application::Unit;
 
 use crate::driver::{Problem, ProblemKind};
+use crate::ports;
 
 /// Asked immediately before the start, on both loopback families: a server on `::1` alone breaks probes just as well.
 /// A port that is merely bound (pdev holds it for this unit) is not taken, and neither is one in TIME_WAIT.
@@ -26,7 +27,8 @@ pub(super) fn check_ports(unit: &Unit) -> Result<(), Problem> {
 
 fn taken(unit: &Unit, name: &str, port: u16) -> Problem {
     let which = if name == "main" { "port".to_owned() } else { format!("port `{name}`") };
-    let message = format!("{which} `{port}` of `{}` is taken", unit.name);
+    let by = ports::holder(port).map(|holder| holder.to_string()).unwrap_or_default();
+    let message = format!("{which} `{port}` of `{}` is taken{by}", unit.name);
     Problem::new(ProblemKind::PortTaken, message).hint("End the program that listens there, or choose another port.")
 }
 

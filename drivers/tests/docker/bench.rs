@@ -7,18 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use drivers::docker::{Docker, Surroundings};
-use drivers::driver::{Driver, Performed, Places, Problem, Progress, ProgressLine, Scope, SecretFiles};
+use drivers::driver::{Driver, Performed, Places, Problem, Progress, ProgressLine, RuntimeEvent, Scope, SecretFiles};
+use futures_util::StreamExt;
 use plan::Application;
 use plan::application::{
     Body, Container, Health, ImageSource, PreviewId, PreviewName, PullPolicy, ReadyCheck, Restart, Role, RuntimeKind,
     Stop, Support, Unit, When,
 };
-use plan::observed::{Observed, ObservedUnit};
+use plan::observed::{Exit, Observed, ObservedUnit, RunState};
 use plan::step::Action;
 use serde_json::{Value, json};
 
 pub const IMAGE: &str = "debian:stable-slim";
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 pub fn engine() -> bollard::Docker {
     bollard::Docker::connect_with_defaults().expect("an engine's address")
@@ -131,6 +132,20 @@ impl Bench {
     pub async fn unit(&self, unit: &str) -> ObservedUnit {
         let mut observed = self.observe().await;
         observed.units.remove(unit).unwrap_or_else(|| panic!("`{unit}` is not observed"))
+    }
+
+    /// Waits for a unit's end; what happened before listening began is seen by observing.
+    pub async fn exit(&self, unit: &str) -> Exit {
+        let mut events = self.driver.follow(&self.name.id, &self.places()).await.expect("follows");
+        loop {
+            if let RunState::Exited(exit) = self.unit(unit).await.state {
+                return exit;
+            }
+            let event = tokio::time::timeout(PATIENCE, events.next())
+                .await
+                .unwrap_or_else(|_| panic!("no exit of `{unit}` in time"));
+            assert!(!matches!(event, None | Some(RuntimeEvent::Lost { .. })), "lost while waiting for `{unit}`");
+        }
     }
 
     pub async fn close(self) {

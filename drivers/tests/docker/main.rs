@@ -1,5 +1,6 @@
 //! The Docker driver against a real engine; skipped, and said so, where there is none.
 
 mod bench;
+mod ends;
 mod objects;
 mod promises;

@@ -76,6 +76,8 @@ async fn ports_are_told_and_a_taken_one_is_refused() {
     bench.create("web").await.expect("creates");
     let problem = bench.start("web").await.expect_err("taken");
     assert!(problem.kind == ProblemKind::PortTaken && problem.message.contains(&port.to_string()), "{problem}");
+    let holder = format!("(pid {})", std::process::id());
+    assert!(cfg!(not(target_os = "linux")) || problem.message.contains(&holder), "{problem}");
     drop(listener);
     bench.start("web").await.expect("starts");
     assert_eq!(bench.file("told").await, format!("127.0.0.1:{port}"));
