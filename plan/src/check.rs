@@ -52,7 +52,8 @@ pub fn check(root: &str, files: &dyn Files, question: &Question) -> Checked {
 /// What resolving finds under every runtime that could be chosen, and what it gives under the first.
 fn certain(loaded: &Loaded, question: &Question) -> (Resolved, Vec<Diagnostic>) {
     let first = resolved(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker));
-    if question.runtime.is_some() {
+    // Where every unit says where it runs, the second look would find the same.
+    if question.runtime.is_some() || !depends_on_runtime(loaded) {
         let found = first.diagnostics.clone();
         return (first, found);
     }

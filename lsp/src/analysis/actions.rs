@@ -108,7 +108,7 @@ pub fn waiver(
     let before = text.get(..at.start)?.rsplit('\n').next()?;
     let dash = before.trim_end();
     // In brackets behind one another, or on lines of their own.
-    let text = if dash.trim_start() == "-" { format!("\n{}{entry}", before) } else { format!(", {entry}") };
+    let text = if dash.trim_start() == "-" { format!("\n{before}{entry}") } else { format!(", {entry}") };
     Some(Edit { span: Span::new(FileId(0), at.end, at.end), text })
 }
 

@@ -169,7 +169,7 @@ impl Scan {
                     self.block = self.frames.last().map(Frame::column);
                     return;
                 }
-            } else if self.frames.last().is_none_or(|frame| !matches!(frame, Frame::Dash(_))) || !rest.is_empty() {
+            } else {
                 self.close(column, false);
             }
         }

@@ -50,7 +50,7 @@ fn flat(shapes: &[&'static Shape]) -> Vec<&'static Shape> {
     let mut flat_shapes = Vec::new();
     for shape in shapes {
         match shape {
-            Shape::Any(inner) => flat_shapes.extend(self::flat(&inner.iter().collect::<Vec<_>>())),
+            Shape::Any(inner) => flat_shapes.extend(flat(&inner.iter().collect::<Vec<_>>())),
             shape => flat_shapes.push(*shape),
         }
     }

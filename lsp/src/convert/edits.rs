@@ -10,7 +10,6 @@ use crate::check::Analysis;
 use crate::text::Text;
 
 #[must_use]
-#[expect(clippy::mutable_key_type, reason = "the protocol's own type; nothing of a URI changes")]
 pub fn workspace_edit(analysis: &Analysis, edits: &[Edit], encoding: Encoding) -> WorkspaceEdit {
     let mut changes: HashMap<Uri, Vec<TextEdit>> = HashMap::new();
     for edit in edits {
