@@ -77,11 +77,14 @@ pub fn problem(found: &DriverProblem, unit: Option<&str>) -> Problem {
         ProblemKind::Internal => 500,
         _ => 422,
     };
+    // Drivers name the unit in their words; a problem of a unit is told with its name in front.
+    let named = unit.and_then(|unit| found.message.strip_prefix(&format!("`{unit}`: ")));
+    let message = named.unwrap_or(&found.message).to_owned();
     Problem {
         hint: found.hint.clone(),
         unit: unit.map(str::to_owned),
         output: found.output.clone(),
-        ..Problem::new(problem_code(found.kind), status, found.message.clone())
+        ..Problem::new(problem_code(found.kind), status, message)
     }
 }
 

@@ -48,6 +48,10 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 
 /// Says what was looked for and, where something near it lies about, what to do with that.
 pub(crate) fn nothing_found(start: &Path) -> Failure {
+    if let Some((path, what)) = start.ancestors().find_map(|folder| unusable(folder.join(MANIFEST))) {
+        return Failure::new(NOT_FOUND, "no_manifest", format!("`{}` {what}", path.display()))
+            .hint("Put a file with the manifest in its place.");
+    }
     let failure = Failure::new(
         NOT_FOUND,
         "no_manifest",
@@ -68,6 +72,19 @@ pub(crate) fn nothing_found(start: &Path) -> Failure {
     failure.hint("Three lines are enough: `pdev: 1`, `app: NAME`, `services: { web: { build: ., port: 8080 } }`.")
 }
 
+/// A manifest's name at something that is no file.
+fn unusable(path: PathBuf) -> Option<(PathBuf, String)> {
+    let what = match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => "is a folder, not a file".to_owned(),
+        Ok(_) => "is no ordinary file".to_owned(),
+        Err(error) if path.is_symlink() => {
+            format!("is a link that leads nowhere: {}", crate::words::plain(&error))
+        }
+        Err(_) => return None,
+    };
+    Some((path, what))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +97,12 @@ mod tests {
         std::fs::create_dir_all(&deep).unwrap();
         let hint = find(&deep, None).unwrap_err().problem.hint.unwrap();
         assert!(hint.starts_with("Three lines"), "{hint}");
+        std::fs::create_dir(root.join("pdev.yaml")).unwrap();
+        assert!(find(&deep, None).unwrap_err().problem.title.ends_with("is a folder, not a file"));
+        std::fs::remove_dir(root.join("pdev.yaml")).unwrap();
+        std::os::unix::fs::symlink("pdev.yaml", root.join("pdev.yaml")).unwrap();
+        assert!(find(&deep, None).unwrap_err().problem.title.contains("a link that leads nowhere"));
+        std::fs::remove_file(root.join("pdev.yaml")).unwrap();
         std::fs::write(root.join("compose.yaml"), "").unwrap();
         assert!(find(&deep, None).unwrap_err().problem.hint.unwrap().contains("Compose"));
         std::fs::write(root.join("pdev.yml"), "").unwrap();

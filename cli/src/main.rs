@@ -34,6 +34,10 @@ use render::terminal::{Color, Terminal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // The allocator turned huge pages off, which would double the agent's memory; what is started from here must not
+    // inherit that.
+    #[cfg(all(target_env = "musl", target_os = "linux"))]
+    let _kept_off_is_no_harm = rustix::thread::disable_transparent_huge_pages(false);
     let mut raw = std::env::args_os().skip(1);
     // Not for people, and its folders need not be UTF-8: the process runtime re-runs this program so.
     if raw.next().is_some_and(|first| first == "keeper") {

@@ -135,6 +135,24 @@ fn kill_again_and_again(sandbox: &Sandbox, rounds: u32, span: u64, settled: impl
 }
 
 #[test]
+fn up_after_a_restart_of_the_agent_means_the_manifest_as_it_is_now() {
+    let sandbox = Sandbox::bare();
+    let web = |health: &str| {
+        format!(
+            "pdev: 1\napp: now\nservices:\n  web: {{ port: 8000, health: {health}, process: {{ command: [sleep, '1000'] }} }}\n"
+        )
+    };
+    // Nothing ever listens: the agent takes this up again when it starts, and would be at it for a minute.
+    sandbox.write("pdev.yaml", &web("/"));
+    sandbox.pdev(&["up", "--detach"]).ok();
+    sandbox.pdev(&["agent", "stop"]).ok();
+    sandbox.write("pdev.yaml", &web("none"));
+    let begun = std::time::Instant::now();
+    sandbox.pdev(&["up"]).ok();
+    assert!(begun.elapsed() < Duration::from_secs(20), "it joined the old work");
+}
+
+#[test]
 fn two_hundred_copies_share_nothing() {
     let copies: u32 = std::env::var("PDEV_COPIES").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let sandbox = Sandbox::bare();

@@ -98,6 +98,10 @@ impl Actor {
             _ => {
                 let before = self.supersede("a newer `up`");
                 let id = self.begin(Kind::Up(request.clone()), PreviewState::Starting);
+                if let Some(operation) = self.operation.as_mut().filter(|_| !source.is_disk()) {
+                    // It works from what was read then: whoever asks for the files as they are now does not join it.
+                    operation.fingerprint.clear();
+                }
                 drop(reply.send(Ok(id)));
                 let what = if source.is_disk() { "up" } else { "recover" };
                 self.context.board.publish(EventKind::OperationStarted { what: what.into() });

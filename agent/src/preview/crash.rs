@@ -77,13 +77,20 @@ pub(super) fn fail_with(context: &Context, unit: &str, problem: Problem) {
 
 pub(super) async fn last_lines(context: &Context, scope: &Scope, unit: &str) -> Vec<String> {
     let Some(found) = scope.application.units.get(unit) else { return Vec::new() };
-    let Ok(driver) = context.shared.engines.driver(found.body.runtime()) else { return Vec::new() };
-    let request = LogRequest { tail: Some(LAST_LINES), ..LogRequest::default() };
-    let read = async {
-        let Ok(lines) = driver.logs(&scope.preview.id, &scope.places, unit, request).await else { return Vec::new() };
-        lines.filter_map(|line| async { line.ok().map(|line| line.text) }).collect().await
+    let read = |since| async move {
+        let request = LogRequest { tail: Some(LAST_LINES), since, ..LogRequest::default() };
+        let driver = context.shared.engines.driver(found.body.runtime()).ok()?;
+        let lines = driver.logs(&scope.preview.id, &scope.places, unit, request).await.ok()?;
+        Some(lines.filter_map(|line| async { line.ok().map(|line| line.text) }).collect::<Vec<_>>().await)
     };
-    tokio::time::timeout(Duration::from_secs(2), read).await.unwrap_or_default()
+    let started_at = context.board.unit(unit).and_then(|status| status.started_at);
+    let read = async {
+        // What its earlier tries wrote would only repeat it; where the engine's clock is another, anything is better
+        // than nothing.
+        let last_try = read(started_at).await.filter(|lines| !lines.is_empty());
+        if last_try.is_some() { last_try } else { read(None).await }
+    };
+    tokio::time::timeout(Duration::from_secs(2), read).await.ok().flatten().unwrap_or_default()
 }
 
 /// What is known about a unit that ended, put together for a person.

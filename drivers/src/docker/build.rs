@@ -270,7 +270,7 @@ impl<'a> Watch<'a> {
         }
         let at = step.map(|step| format!(" at {step}")).unwrap_or_default();
         Problem::new(ProblemKind::BuildFailed, format!("`{name}`: the build failed{at}: {error}"))
-            .hint("The step's last lines are above; mend it and run `pdev up` again.")
+            .hint("The step's last lines are above; correct it and run `pdev up` again.")
             .output(output)
     }
 }
