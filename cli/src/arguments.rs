@@ -6,7 +6,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     agent, check, completions, doctor, down, exec, explain, identity, logs, ls, lsp, man, module, open, plan, restart,
-    run, schema, status, up, version, wait,
+    run, schema, secret, status, up, vault, version, wait,
 };
 use crate::help;
 use crate::render::terminal::Color;
@@ -88,6 +88,10 @@ pub(crate) enum Command {
     Lsp(lsp::Arguments),
     /// Who you are: list, add, remove or import identities
     Identity(identity::Arguments),
+    /// Keep a manifest's secrets sealed: set, list, rm, import
+    Secret(secret::Arguments),
+    /// Where sealed secrets and logins rest, and whether they can be opened
+    Vault(vault::Arguments),
     /// The background agent: status, stop, logs, run
     Agent(agent::Arguments),
     /// Look for what could be wrong with this machine

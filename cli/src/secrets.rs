@@ -1,4 +1,4 @@
-//! Secrets for `up`: read from files, standard input or variables, never from an argument's value.
+//! Secrets for `up`: read from files, standard input, variables or the vault, never from an argument's value.
 //!
 //! The bytes go to the agent as they are and are kept nowhere else.
 
@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use manifest::nearest::nearest;
 
 use crate::checking::Read as ManifestRead;
+use crate::commands::secret::kept;
+use crate::context::Context;
 use crate::exit::Failure;
 use crate::words;
 
@@ -45,11 +47,11 @@ pub(crate) fn parse(text: &str) -> Result<SecretSource, String> {
     Ok(SecretSource { name: name.to_owned(), from })
 }
 
-/// The named sources first, then `PDEV_SECRET_<NAME>` for the manifest's other secrets.
+/// The named sources first, then `PDEV_SECRET_<NAME>`, then the vault for the manifest's other secrets.
 pub(crate) fn collect(
     sources: &[SecretSource],
     read: &ManifestRead,
-    folder: &Path,
+    context: &Context,
 ) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let declared = read.secrets();
     let mut secrets: Vec<(String, Vec<u8>)> = Vec::new();
@@ -61,14 +63,17 @@ pub(crate) fn collect(
                 None => failure.hint(format!("Declare it: `secrets: {{ {}: {{}} }}`.", source.name)),
             });
         }
-        secrets.push((source.name.clone(), bytes_of(source, folder)?));
+        secrets.push((source.name.clone(), bytes_of(source, &context.folder)?));
     }
-    for name in declared {
-        let given = secrets.iter().any(|(known, _)| *known == name);
-        if let Some(value) = std::env::var_os(variable(&name)).filter(|_| !given) {
-            secrets.push((name, std::os::unix::ffi::OsStringExt::into_vec(value)));
+    for name in &declared {
+        let given = secrets.iter().any(|(known, _)| known == name);
+        if let Some(value) = std::env::var_os(variable(name)).filter(|_| !given) {
+            secrets.push((name.clone(), std::os::unix::ffi::OsStringExt::into_vec(value)));
         }
     }
+    let open: Vec<String> =
+        declared.into_iter().filter(|name| !secrets.iter().any(|(known, _)| known == name)).collect();
+    secrets.extend(kept(&open, &read.place.folder, context)?);
     Ok(secrets)
 }
 

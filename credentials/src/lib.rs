@@ -7,6 +7,8 @@ mod delivery;
 pub mod identity;
 mod place;
 mod secret;
+pub mod secrets;
+pub mod vault;
 
 pub use delivery::{Delivery, DeliveryProblem};
 pub use place::Place;

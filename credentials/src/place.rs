@@ -1,9 +1,10 @@
 //! Where the user's identities and sealed things lie, and how such a file is written: whole or not at all.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -55,10 +56,24 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Another writer is done within milliseconds; one that hangs must not take this one with it.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
 /// Held while a file is read, changed and replaced, so that two writers do not lose each other's change.
 pub(crate) fn lock(folder: &Path) -> io::Result<File> {
     private_folder(folder)?;
-    let file = File::options().create(true).truncate(false).write(true).open(folder.join(".lock"))?;
-    file.lock()?;
-    Ok(file)
+    let path = folder.join(".lock");
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    let deadline = Instant::now() + LOCK_LIMIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "another pdev holds its lock"));
+            }
+            // The system has no wait for a file lock that ends by itself.
+            Err(TryLockError::WouldBlock) => std::thread::park_timeout(Duration::from_millis(5)),
+        }
+    }
 }

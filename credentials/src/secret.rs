@@ -17,8 +17,21 @@ impl Secret {
         self.0.is_empty()
     }
 
-    /// The one way out inside this crate: into a file that its reader was promised.
-    pub(crate) fn write_to(&self, sink: &mut impl Write) -> io::Result<()> {
+    /// Takes bytes over that are wiped already.
+    pub(crate) fn wiped(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(bytes)
+    }
+
+    /// For sealing and for requests to a source; never leaves this crate.
+    pub(crate) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The way out: into a file or a pipe that its reader was promised.
+    ///
+    /// # Errors
+    /// What the sink says.
+    pub fn write_to(&self, sink: &mut impl Write) -> io::Result<()> {
         sink.write_all(&self.0)
     }
 }

@@ -15,6 +15,9 @@ needed_packages() {
   has musl-gcc || echo musl-tools
   has shellcheck || echo shellcheck
   has node || echo nodejs
+  has dbus-daemon || echo dbus-daemon
+  has gnome-keyring-daemon || echo gnome-keyring
+  has secret-tool || echo libsecret-tools
   has redis-server || echo redis-server
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
   /usr/bin/python3 -c 'import psycopg2' 2>/dev/null || echo python3-psycopg2

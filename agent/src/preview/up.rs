@@ -137,7 +137,7 @@ fn missing_secrets(missing: &[String]) -> Option<Problem> {
     let names = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let variable = first.to_uppercase().replace('-', "_");
     let hint = format!(
-        "Give it with `--secret {first}=@FILE` or in the variable PDEV_SECRET_{variable}, or mark it `optional: true`."
+        "Keep it with `pdev secret set {first}`, give it with `--secret {first}=@FILE` or in the variable PDEV_SECRET_{variable}, or mark it `optional: true`."
     );
     Some(Problem::new("secret_missing", 422, format!("no value for the secret {names}")).hint(hint))
 }

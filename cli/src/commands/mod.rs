@@ -18,8 +18,10 @@ pub(crate) mod plan;
 pub(crate) mod restart;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod secret;
 pub(crate) mod status;
 pub(crate) mod up;
+pub(crate) mod vault;
 pub(crate) mod version;
 pub(crate) mod wait;
 
@@ -46,6 +48,8 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Module(arguments) => module::run(&arguments, context),
         Command::Lsp(arguments) => lsp::run(&arguments),
         Command::Identity(arguments) => identity::run(arguments, context),
+        Command::Secret(arguments) => secret::run(arguments, context),
+        Command::Vault(arguments) => vault::run(&arguments, context),
         Command::Agent(arguments) => agent::run(&arguments, context),
         Command::Doctor(arguments) => doctor::run(&arguments, context),
         Command::Completions(arguments) => completions::run(&arguments, context),

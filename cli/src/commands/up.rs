@@ -94,7 +94,7 @@ impl Target {
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     let (mut request, read) = arguments.target.request(context)?;
     request.detach = arguments.detach;
-    let secrets = secrets::collect(&arguments.secrets, &read, &context.folder)?;
+    let secrets = secrets::collect(&arguments.secrets, &read, context)?;
     let mut progress = Progress::new(context);
     Context::block_on(async {
         let mut client = Context::connect().await?;

@@ -1,0 +1,222 @@
+//! `pdev secret`: values of a manifest's secrets, kept sealed in the vault and delivered at `up`.
+//!
+//! A value comes by standard input or a file, never as an argument; it is never shown again.
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use credentials::secrets::{self, Scope};
+use credentials::vault::{ITEM_BYTES_MAX, Vault};
+use credentials::{Place, Secret};
+use serde_json::json;
+
+use super::identity::place;
+use super::vault::{opened, refused};
+use crate::checking::{self, Wish};
+use crate::context::Context;
+use crate::exit::{Failure, Outcome};
+use crate::folder;
+use crate::render::table::{self, Cell};
+use crate::words;
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  pdev secret set stripe              asks, without showing what is typed
+  pdev secret set stripe < key.txt
+  pdev secret import .env             every line becomes a secret, named in lower case
+
+Secrets belong to this repository and all its worktrees. `pdev up` delivers those that the manifest names;
+`--secret` and PDEV_SECRET_<NAME> win over them.")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: SecretCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum SecretCommand {
+    /// Keep a value, from standard input or a file
+    Set {
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Read it from this file
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+    },
+    /// The names kept for this repository
+    #[command(visible_alias = "ls")]
+    List,
+    /// Forget a value
+    Rm {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Keep every value of a `.env` file
+    Import {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
+    let place = place()?;
+    let scope = scope(&context.folder);
+    match arguments.command {
+        SecretCommand::Set { name, from } => set(&name, from.as_deref(), &scope, &place, context),
+        SecretCommand::List => list(&scope, &place, context),
+        SecretCommand::Rm { name } => remove(&name, &scope, &place, context),
+        SecretCommand::Import { file } => import(&file, &scope, &place, context),
+    }
+}
+
+/// The repository's shared folder; without git the manifest's folder, else this one.
+fn scope(folder: &Path) -> Scope {
+    let own = || folder::above(folder).map_or_else(|| folder.to_owned(), |place| place.folder);
+    let path = agent::locate::checkout(folder).map_or_else(own, |checkout| checkout.common_dir);
+    Scope::new(&path.canonicalize().unwrap_or(path))
+}
+
+fn set(name: &str, from: Option<&Path>, scope: &Scope, place: &Place, context: &Context) -> Outcome {
+    if !secrets::is_name(name) {
+        return Err(Failure::wrong(format!("`{name}` is no name for a secret"))
+            .hint("Use up to 64 lower-case letters, digits, `-` and `_`, as in the manifest."));
+    }
+    let value = value(name, from, context)?;
+    let vault = opened(place, context)?;
+    scope.set(&vault, name, &value, words::now_milliseconds()).map_err(|problem| refused(&problem))?;
+    said(context, &json!({ "set": name }), &format!("kept `{name}`; `pdev up` delivers it where the manifest names it"))
+}
+
+fn value(name: &str, from: Option<&Path>, context: &Context) -> Result<Secret, Failure> {
+    let limit = ITEM_BYTES_MAX as u64;
+    let mut bytes = Vec::new();
+    let read = match from {
+        Some(path) => std::fs::File::open(context.folder.join(path))
+            .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
+            .map_err(|error| format!("`{}`: {}", path.display(), words::plain(&error))),
+        None if std::io::stdin().is_terminal() => typed(name, context).map(|line| {
+            bytes = line;
+            bytes.len()
+        }),
+        None => std::io::stdin()
+            .lock()
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| format!("standard input: {}", words::plain(&error))),
+    };
+    read.map_err(|problem| Failure::wrong(format!("cannot read `{name}` from {problem}")))?;
+    if bytes.len() as u64 > limit {
+        return Err(Failure::wrong(format!("the secret `{name}` has over {limit} bytes")));
+    }
+    // `echo value | pdev secret set` is what people type; the line's end is not meant.
+    if bytes.ends_with(b"\n") && bytes.iter().filter(|byte| **byte == b'\n').count() == 1 {
+        bytes.truncate(bytes.len() - if bytes.ends_with(b"\r\n") { 2 } else { 1 });
+    }
+    if bytes.is_empty() {
+        return Err(Failure::wrong(format!("the secret `{name}` is empty"))
+            .hint(format!("Pipe it in, or name a file: `pdev secret set {name} --from FILE`.")));
+    }
+    Ok(Secret::new(bytes))
+}
+
+/// One line from the terminal, not shown while it is typed.
+pub(crate) fn typed(name: &str, context: &Context) -> Result<Vec<u8>, String> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let stdin = std::io::stdin();
+    let words = |error: rustix::io::Errno| format!("the terminal: {}", words::plain(&error.into()));
+    let before = tcgetattr(&stdin).map_err(words)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    context.terminal.tell_raw(format!("{name}: ").as_bytes());
+    tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(words)?;
+    let mut line = String::new();
+    let read = stdin.read_line(&mut line);
+    let restored = tcsetattr(&stdin, OptionalActions::Flush, &before);
+    context.terminal.tell("");
+    read.map_err(|error| format!("the terminal: {}", words::plain(&error)))?;
+    restored.map_err(words)?;
+    Ok(line.trim_end_matches(['\n', '\r']).as_bytes().to_vec())
+}
+
+fn list(scope: &Scope, place: &Place, context: &Context) -> Outcome {
+    let names = scope.names(&place.vault()).map_err(|problem| refused(&problem))?;
+    if context.json {
+        context.terminal.say_json(&names);
+        return crate::done();
+    }
+    if names.is_empty() {
+        context.terminal.tell("no secrets are kept for this repository; `pdev secret set NAME` keeps one");
+        return crate::done();
+    }
+    let declared = folder::above(&context.folder)
+        .and_then(|place| checking::read(&place, Wish::default()).ok())
+        .map(|read| read.secrets());
+    let row = |name: &String| {
+        let used = declared.as_ref().is_none_or(|declared| declared.contains(name));
+        vec![Cell::painted(name, "1"), Cell::new(if used { "" } else { "not in the manifest" })]
+    };
+    let rows: Vec<Vec<Cell>> = names.iter().map(row).collect();
+    table::lines(&["SECRET", ""], &rows, 0, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
+    crate::done()
+}
+
+fn remove(name: &str, scope: &Scope, place: &Place, context: &Context) -> Outcome {
+    if !scope.remove(&place.vault(), name).map_err(|problem| refused(&problem))? {
+        return Err(Failure::not_found(format!("no secret `{name}` is kept for this repository"))
+            .hint("`pdev secret list` shows those that are."));
+    }
+    said(
+        context,
+        &json!({ "removed": name }),
+        &format!("forgot `{name}`; units that run keep theirs until `pdev down`"),
+    )
+}
+
+fn import(file: &Path, scope: &Scope, place: &Place, context: &Context) -> Outcome {
+    let text = std::fs::read_to_string(context.folder.join(file))
+        .map_err(|error| Failure::wrong(format!("cannot read `{}`: {}", file.display(), words::plain(&error))))?;
+    let (found, wrong) = secrets::from_dotenv(&text);
+    if found.is_empty() {
+        return Err(Failure::wrong(format!("`{}` has no `KEY=value` line", file.display())));
+    }
+    let vault = opened(place, context)?;
+    for (name, value) in &found {
+        scope.set(&vault, name, value, words::now_milliseconds()).map_err(|problem| refused(&problem))?;
+    }
+    for line in &wrong {
+        context.terminal.tell(&format!("{}:{line}: left out, it is no `KEY=value`", file.display()));
+    }
+    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+    let words = format!("kept {}: {}", words::count(names.len(), "secret"), names.join(", "));
+    said(context, &json!({ "set": names, "left_out_lines": wrong }), &words)
+}
+
+fn said(context: &Context, json: &serde_json::Value, words: &str) -> Outcome {
+    if context.json {
+        context.terminal.say_json(json);
+    } else {
+        context.terminal.say(words);
+    }
+    crate::done()
+}
+
+/// For `up`: what is kept of the names that were not given otherwise. Without such a file no keyring is asked.
+pub(crate) fn kept(names: &[String], folder: &Path, context: &Context) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let Some(place) = Place::find().filter(|place| Vault::exists(&place.vault())) else { return Ok(Vec::new()) };
+    let scope = scope(folder);
+    let there = scope.names(&place.vault()).map_err(|problem| refused(&problem))?;
+    let wanted: Vec<&String> = names.iter().filter(|name| there.contains(name)).collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let vault = opened(&place, context)?;
+    let mut values = Vec::new();
+    for name in wanted {
+        if let Some((secret, _)) = scope.get(&vault, name).map_err(|problem| refused(&problem))? {
+            let mut bytes = Vec::new();
+            secret.write_to(&mut bytes)?;
+            values.push((name.clone(), bytes));
+        }
+    }
+    Ok(values)
+}

@@ -1,0 +1,275 @@
+//! The vault: secrets and tokens rest in sealed files, under one data key that the system's keyring holds.
+//!
+//! The keyring is asked once per opened vault. Nothing is ever written unsealed, and a file is replaced whole, so that
+//! a crash at any moment leaves the old value or the new one.
+
+mod holder;
+#[cfg(target_os = "linux")]
+mod kernel;
+mod passphrase;
+mod problem;
+mod seal;
+#[cfg(target_os = "linux")]
+mod secret_service;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+pub use holder::{Choice, Holder};
+pub use problem::VaultProblem;
+use seal::{KEY_BYTES, SealProblem};
+
+use crate::place;
+use crate::secret::Secret;
+
+/// One data key: locked into memory where the system allows it, wiped when dropped.
+type DataKey = Box<Zeroizing<[u8; KEY_BYTES]>>;
+
+const FORMAT: u32 = 1;
+const CHECK: &str = "check";
+/// Beyond this a value is a mistake.
+pub const ITEM_BYTES_MAX: usize = 4 << 20;
+
+/// `vault.json`: which keyring holds the key. No secret is in it.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+struct Head {
+    format: u32,
+    /// Random; names the key in the keyring, so that two vaults of one user do not share one.
+    id: String,
+    holder: Holder,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    passphrase_file: Option<PathBuf>,
+    /// Of the passphrase, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    salt: Option<String>,
+}
+
+pub struct Vault {
+    folder: PathBuf,
+    head: Head,
+    key: DataKey,
+}
+
+impl Vault {
+    /// Whether there is a vault here, without asking any keyring.
+    #[must_use]
+    pub fn exists(folder: &Path) -> bool {
+        folder.join("vault.json").is_file()
+    }
+
+    /// Opens the vault, making it where there is none.
+    ///
+    /// # Errors
+    /// As the variants say; nothing was changed then.
+    pub async fn open(folder: &Path, choice: &Choice) -> Result<Self, VaultProblem> {
+        keep_memory_private();
+        if let Some(head) = read_head(folder)? {
+            return Self::known(folder, head, choice).await;
+        }
+        let _held = place::lock(folder).map_err(file("use", folder))?;
+        // Another process may have made it while this one waited.
+        match read_head(folder)? {
+            Some(head) => Self::known(folder, head, choice).await,
+            None => Self::fresh(folder, choice).await,
+        }
+    }
+
+    async fn known(folder: &Path, head: Head, choice: &Choice) -> Result<Self, VaultProblem> {
+        let key = holder::key_of(&head, choice).await?.ok_or(VaultProblem::KeyGone(head.holder))?;
+        let vault = Self { folder: folder.to_owned(), head, key };
+        match vault.get(CHECK) {
+            Ok(Some(_)) => Ok(vault),
+            Ok(None) => Err(VaultProblem::Damaged { path: item_path(folder, CHECK)?, words: "it is missing" }),
+            Err(VaultProblem::Damaged { .. }) => Err(VaultProblem::OtherKey(vault.head.holder)),
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn fresh(folder: &Path, choice: &Choice) -> Result<Self, VaultProblem> {
+        let mut head = Head {
+            format: FORMAT,
+            id: hex(&random::<16>()),
+            holder: choice.holder()?,
+            passphrase_file: None,
+            salt: None,
+        };
+        if head.holder == Holder::Passphrase {
+            head.passphrase_file.clone_from(&choice.passphrase_file);
+            head.salt = Some(hex(&random::<16>()));
+        }
+        let key = match holder::key_of(&head, choice).await? {
+            Some(key) => key,
+            None => {
+                let key: DataKey = Box::new(Zeroizing::new(random()));
+                holder::keep(&head, &key, choice).await?;
+                key
+            }
+        };
+        let vault = Self { folder: folder.to_owned(), head, key };
+        // The check first: a head without it would look like somebody else's vault after a crash.
+        vault.put(CHECK, &Secret::new(vault.head.id.clone().into_bytes()))?;
+        let path = folder.join("vault.json");
+        let text = serde_json::to_vec_pretty(&vault.head).unwrap_or_default();
+        place::replace(&path, &text).map_err(file("write", &path))?;
+        Ok(vault)
+    }
+
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        self.head.holder
+    }
+
+    /// Seals a value and puts it on the disk; it is there when this returns.
+    ///
+    /// # Errors
+    /// When the name is not one or the file cannot be written; the old value is still there then.
+    pub fn put(&self, name: &str, secret: &Secret) -> Result<(), VaultProblem> {
+        let path = item_path(&self.folder, name)?;
+        let sealed = seal::seal(&self.key, &self.bound(name), &random(), secret.expose());
+        place::replace(&path, &sealed).map_err(file("write", &path))
+    }
+
+    /// # Errors
+    /// When the file cannot be read or opened.
+    pub fn get(&self, name: &str) -> Result<Option<Secret>, VaultProblem> {
+        let path = item_path(&self.folder, name)?;
+        let sealed = match fs::read(&path) {
+            Ok(sealed) => sealed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file("read", &path)(error)),
+        };
+        match seal::open(&self.key, &self.bound(name), &sealed) {
+            Ok(plain) => Ok(Some(Secret::wiped(plain))),
+            Err(SealProblem::Newer(version)) => Err(VaultProblem::Newer { path, version: version.into() }),
+            Err(SealProblem::Truncated) => Err(VaultProblem::Damaged { path, words: "it is cut off" }),
+            Err(SealProblem::Refused) => {
+                Err(VaultProblem::Damaged { path, words: "it does not open under the vault's key" })
+            }
+        }
+    }
+
+    /// Whether there was something to remove.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<bool, VaultProblem> {
+        remove(&self.folder, name)
+    }
+
+    /// What a file is bound to, so that it opens neither under another name nor in another vault.
+    fn bound(&self, name: &str) -> String {
+        format!("{}/{name}", self.head.id)
+    }
+}
+
+fn item_path(folder: &Path, name: &str) -> Result<PathBuf, VaultProblem> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'/');
+    if name.is_empty() || name.len() > 200 || !name.bytes().all(fits) || name.starts_with(['/', '.']) {
+        return Err(VaultProblem::Name(name.to_owned()));
+    }
+    Ok(folder.join(format!("{}.sealed", name.replace('/', "~"))))
+}
+
+/// Removes an item without asking any keyring; tells whether there was one.
+///
+/// # Errors
+/// When the file cannot be removed.
+pub fn remove(folder: &Path, name: &str) -> Result<bool, VaultProblem> {
+    let path = item_path(folder, name)?;
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(file("remove", &path)(error)),
+    }
+}
+
+/// The names of the items below a prefix, sorted; names are no secret, so no keyring is asked.
+///
+/// # Errors
+/// When the folder cannot be read; an absent one is empty.
+pub fn names(folder: &Path, prefix: &str) -> Result<Vec<String>, VaultProblem> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(file("read", folder)(error)),
+    };
+    let name_of = |entry: io::Result<fs::DirEntry>| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        Some(name.strip_suffix(".sealed")?.replace('~', "/"))
+    };
+    let mut names: Vec<String> = entries.filter_map(name_of).filter(|name| name.starts_with(prefix)).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Which keyring a vault's key is in.
+///
+/// # Errors
+/// When its head cannot be read or is of a newer version.
+pub fn holder_of(folder: &Path) -> Result<Option<Holder>, VaultProblem> {
+    Ok(read_head(folder)?.map(|head| head.holder))
+}
+
+/// Sets a vault aside, sealed as it is; the next one begins empty. Tells where it went.
+///
+/// # Errors
+/// When the folder cannot be renamed.
+pub fn set_aside(folder: &Path, label: &str) -> Result<Option<PathBuf>, VaultProblem> {
+    if !folder.exists() {
+        return Ok(None);
+    }
+    let aside = folder.with_extension(format!("aside-{label}"));
+    fs::rename(folder, &aside).map_err(file("set aside", folder))?;
+    Ok(Some(aside))
+}
+
+fn read_head(folder: &Path) -> Result<Option<Head>, VaultProblem> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let path = folder.join("vault.json");
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(file("read", &path)(error)),
+    };
+    let damaged = |_| VaultProblem::Damaged { path: path.clone(), words: "it is no head of a vault" };
+    let Format { format } = serde_json::from_slice(&text).map_err(damaged)?;
+    if format > FORMAT {
+        return Err(VaultProblem::Newer { path, version: format });
+    }
+    serde_json::from_slice(&text).map_err(damaged).map(Some)
+}
+
+fn file(verb: &'static str, path: &Path) -> impl Fn(io::Error) -> VaultProblem + use<> {
+    let path = path.to_owned();
+    move |error| VaultProblem::File { verb, path: path.clone(), error }
+}
+
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
+    bytes
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// No core file, and no look into this process by others of the same user: it is about to hold the data key.
+fn keep_memory_private() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Core);
+    let _best_effort = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: limit.maximum });
+    #[cfg(target_os = "linux")]
+    let _best_effort = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+#[cfg(test)]
+mod tests;

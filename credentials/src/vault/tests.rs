@@ -1,0 +1,107 @@
+//! The vault against a real file system, the real kernel keyring, and (below `tests/`) a real desktop keyring.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+fn with_passphrase(folder: &Path, words: &str) -> Choice {
+    let path = folder.join("passphrase");
+    fs::write(&path, words).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    Choice { wanted: Some(Holder::Passphrase), passphrase_file: Some(path), ..Choice::default() }
+}
+
+fn secret(text: &str) -> Secret {
+    Secret::new(text.as_bytes().to_vec())
+}
+
+#[tokio::test]
+async fn values_come_back_and_lie_sealed_on_the_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, choice) = (root.path().join("vault"), with_passphrase(root.path(), "correct horse battery"));
+    assert!(!Vault::exists(&folder));
+    let vault = Vault::open(&folder, &choice).await.unwrap();
+    vault.put("secret/a", &secret("canary-1")).unwrap();
+    vault.put("secret/a", &secret("canary-2")).unwrap();
+    vault.put("login/b", &secret("canary-3")).unwrap();
+    drop(vault);
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        assert!(!bytes.windows(6).any(|part| part == b"canary"), "{}", path.display());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0, "{}", path.display());
+    }
+    // The path of the passphrase is remembered, so that another process needs no variable.
+    let vault = Vault::open(&folder, &Choice::default()).await.unwrap();
+    assert_eq!(vault.get("secret/a").unwrap().unwrap().expose(), b"canary-2");
+    assert!(vault.get("secret/none").unwrap().is_none());
+    assert_eq!(names(&folder, "secret/").unwrap(), ["secret/a"]);
+    assert!(vault.remove("secret/a").unwrap() && !vault.remove("secret/a").unwrap());
+    for name in ["", "../x", "/x", ".x", "a b", "ü"] {
+        assert!(matches!(vault.put(name, &secret("x")), Err(VaultProblem::Name(_))), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn each_kind_of_damage_is_told_apart() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, choice) = (root.path().join("vault"), with_passphrase(root.path(), "correct horse battery"));
+    let vault = Vault::open(&folder, &choice).await.unwrap();
+    vault.put("a", &secret("one")).unwrap();
+    vault.put("b", &secret("two")).unwrap();
+    let code = |name: &str| vault.get(name).err().map(|problem| problem.code());
+    let path = |name: &str| folder.join(format!("{name}.sealed"));
+    fs::copy(path("b"), path("a")).unwrap();
+    assert_eq!(code("a"), Some("vault_damaged"), "a file under another name");
+    let whole = fs::read(path("b")).unwrap();
+    fs::write(path("b"), &whole[..whole.len() - 1]).unwrap();
+    assert_eq!(code("b"), Some("vault_damaged"));
+    let mut newer = whole;
+    newer[8] = 9;
+    fs::write(path("b"), newer).unwrap();
+    assert_eq!(code("b"), Some("vault_newer"));
+    drop(vault);
+
+    let opened = async |choice: &Choice| Vault::open(&folder, choice).await.err().map(|problem| problem.code());
+    let other = with_passphrase(root.path(), "another passphrase");
+    assert_eq!(opened(&other).await, Some("vault_key_other"));
+    with_passphrase(root.path(), "short");
+    assert_eq!(opened(&choice).await, Some("vault_passphrase"));
+    with_passphrase(root.path(), "correct horse battery");
+    fs::set_permissions(root.path().join("passphrase"), fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(opened(&choice).await, Some("vault_passphrase"));
+    let head = fs::read_to_string(folder.join("vault.json")).unwrap();
+    fs::write(folder.join("vault.json"), head.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    assert_eq!(opened(&choice).await, Some("vault_newer"));
+    fs::write(folder.join("vault.json"), "{").unwrap();
+    assert_eq!(opened(&choice).await, Some("vault_damaged"));
+    let aside = set_aside(&folder, "1").unwrap().unwrap();
+    assert!(aside.join("a.sealed").is_file() && !folder.exists());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "`tests/run` reads why a case was skipped")]
+async fn the_kernel_keeps_the_key_until_it_is_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("vault");
+    let choice = Choice { wanted: Some(Holder::Kernel), ..Choice::default() };
+    let vault = match Vault::open(&folder, &choice).await {
+        Ok(vault) => vault,
+        Err(problem @ (VaultProblem::Denied { .. } | VaultProblem::Absent(_))) => {
+            println!("skipped: the kernel's keyring: {problem}");
+            return;
+        }
+        Err(other) => panic!("{other}"),
+    };
+    vault.put("a", &secret("one")).unwrap();
+    let description = format!("pdev:vault:{}", vault.head.id);
+    drop(vault);
+    let vault = Vault::open(&folder, &Choice::default()).await.unwrap();
+    assert_eq!(vault.get("a").unwrap().unwrap().expose(), b"one");
+    let ring = linux_keyutils::KeyRing::from_special_id(linux_keyutils::KeyRingIdentifier::User, false).unwrap();
+    ring.search(&description).unwrap().invalidate().unwrap();
+    let problem = Vault::open(&folder, &Choice::default()).await.err().unwrap();
+    assert_eq!(problem.code(), "vault_key_gone");
+    assert!(problem.hint().unwrap().contains("reboot"));
+}

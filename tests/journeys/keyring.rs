@@ -1,0 +1,110 @@
+//! A real desktop keyring of the test's own: gnome-keyring on a private session bus.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::sandbox::{Sandbox, eventually};
+
+pub struct Keyring {
+    bus: Child,
+    daemon: Option<Child>,
+    home: PathBuf,
+    run: PathBuf,
+    pub address: String,
+}
+
+impl Keyring {
+    /// `None`, said as skipped, where the programs are not installed.
+    pub fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
+        for program in ["dbus-daemon", "gnome-keyring-daemon", "secret-tool", "gdbus"] {
+            if Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+                println!("skipped: {journey}: `{program}` is not installed");
+                return None;
+            }
+        }
+        let (home, run) = (sandbox.path("home"), sandbox.path("run"));
+        let mut bus = Command::new("dbus-daemon");
+        bus.args(["--session", "--nofork", "--print-address"]).env_clear();
+        bus.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", &home).env("XDG_RUNTIME_DIR", &run);
+        let mut bus = bus.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut address = String::new();
+        BufReader::new(bus.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        let mut keyring = Self { bus, daemon: None, home, run, address: address.trim().to_owned() };
+        keyring.unlock();
+        Some(keyring)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", &self.home);
+        command.env("XDG_RUNTIME_DIR", &self.run).env("DBUS_SESSION_BUS_ADDRESS", &self.address);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+    }
+
+    /// Starts the daemon with the login collection unlocked, in the place of one that runs.
+    pub fn unlock(&mut self) {
+        if let Some(mut old) = self.daemon.take() {
+            drop(old.kill());
+            drop(old.wait());
+        }
+        let mut daemon = self.command("gnome-keyring-daemon");
+        daemon.args(["--foreground", "--unlock", "--components=secrets"]);
+        let mut child = daemon.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"test password").unwrap();
+        self.daemon = Some(child);
+        eventually("the keyring is unlocked", Duration::from_secs(10), || self.locked() == Some(false));
+    }
+
+    fn locked(&self) -> Option<bool> {
+        let mut ask = self.command("gdbus");
+        ask.args([
+            "call",
+            "--session",
+            "-d",
+            "org.freedesktop.secrets",
+            "-o",
+            "/org/freedesktop/secrets/aliases/default",
+        ]);
+        ask.args(["-m", "org.freedesktop.DBus.Properties.Get", "org.freedesktop.Secret.Collection", "Locked"]);
+        let output = ask.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if said.contains("false") { Some(false) } else { said.contains("true").then_some(true) }
+    }
+
+    pub fn lock(&self) {
+        let mut call = self.command("gdbus");
+        call.args(["call", "--session", "-d", "org.freedesktop.secrets", "-o", "/org/freedesktop/secrets"]);
+        call.args(["-m", "org.freedesktop.Secret.Service.Lock", "['/org/freedesktop/secrets/collection/login']"]);
+        assert!(call.status().unwrap().success());
+    }
+
+    /// What another reader finds, by the attributes that Python's keyring uses.
+    pub fn lookup(&self, attributes: &[&str]) -> String {
+        let output = self.command("secret-tool").arg("lookup").args(attributes).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn stop(&mut self) {
+        for child in self.daemon.iter_mut().chain([&mut self.bus]) {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+
+    /// The bus stays, and nothing on it answers any more.
+    pub fn freeze(&self, frozen: bool) {
+        if let Some(daemon) = &self.daemon {
+            crate::sandbox::signal(daemon.id(), if frozen { "STOP" } else { "CONT" });
+        }
+    }
+}
+
+impl Drop for Keyring {
+    fn drop(&mut self) {
+        self.freeze(false);
+        self.stop();
+    }
+}
