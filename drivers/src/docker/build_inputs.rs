@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use plan::application::BuildSpec;
 use sha2::{Digest, Sha256};
 
-use super::ignore::Ignore;
+use super::ignore::{Above, Ignore};
 use crate::driver::{Problem, ProblemKind};
 
 /// One thing of the context, relative to it.
@@ -74,7 +74,7 @@ pub(super) fn read(unit: &str, project: &Path, spec: &BuildSpec, cache: &Path) -
             "Write it, name another one with `services.{unit}.build: {{ dockerfile: PATH }}`, or give an `image`."
         ))
     })?;
-    let ignore = ignore(&context, &dockerfile);
+    let ignore = ignore(unit, &context, &dockerfile)?;
     let mut entries = Vec::new();
     walk(unit, &context, &dockerfile, &ignore, &mut entries)?;
     entries.sort_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
@@ -103,11 +103,22 @@ fn missing(unit: &str, what: &str, error: &io::Error) -> Problem {
     Problem::new(kind, format!("`{unit}`: {what} {words}"))
 }
 
-fn ignore(context: &Path, dockerfile: &Path) -> Ignore {
+/// The Dockerfile's own file wins over the folder's.
+fn ignore(unit: &str, context: &Path, dockerfile: &Path) -> Result<Ignore, Problem> {
     let mut own = dockerfile.as_os_str().to_owned();
     own.push(".dockerignore");
-    let text = fs::read_to_string(context.join(own)).or_else(|_| fs::read_to_string(context.join(".dockerignore")));
-    Ignore::parse(&text.unwrap_or_default())
+    for name in [PathBuf::from(own), PathBuf::from(".dockerignore")] {
+        let text = match fs::read(context.join(&name)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(missing(unit, &format!("`{}`", name.display()), &error)),
+        };
+        return Ignore::parse(&String::from_utf8_lossy(&text)).map_err(|pattern| {
+            let words = format!("`{unit}`: `{pattern}` in `{}` is no pattern", name.display());
+            Problem::new(ProblemKind::Refused, words).hint("Correct that line, or put a backslash before `[` and `\\`.")
+        });
+    }
+    Ok(Ignore::default())
 }
 
 fn walk(
@@ -117,8 +128,8 @@ fn walk(
     ignore: &Ignore,
     entries: &mut Vec<Entry>,
 ) -> Result<(), Problem> {
-    let mut open = vec![PathBuf::new()];
-    while let Some(folder) = open.pop() {
+    let mut open = vec![(PathBuf::new(), Above::new())];
+    while let Some((folder, above)) = open.pop() {
         let listed = fs::read_dir(context.join(&folder));
         let listed = listed.map_err(|error| {
             missing(unit, &format!("the folder `{}` of the build context", folder.display()), &error)
@@ -127,11 +138,12 @@ fn walk(
             let entry = entry.map_err(|error| missing(unit, "the build context", &error))?;
             let path = folder.join(entry.file_name());
             let always = path == dockerfile || path == Path::new(".dockerignore");
-            let excluded = !always && ignore.excludes(&path);
+            let (excluded, below) = ignore.excludes(&path, &above);
+            let excluded = excluded && !always;
             // Links are not followed, so a loop of links is two small entries.
             let found = entry.metadata().map_err(|error| missing(unit, &format!("`{}`", path.display()), &error))?;
-            if found.is_dir() && (!excluded || ignore.may_take_back() || dockerfile.starts_with(&path)) {
-                open.push(path.clone());
+            if found.is_dir() && (!excluded || ignore.may_take_back_in(&path) || dockerfile.starts_with(&path)) {
+                open.push((path.clone(), below));
             }
             if let Some(kind) = kind(&context.join(&path), &found).filter(|_| !excluded) {
                 entries.push(Entry { path, kind, mode: found.mode() & 0o7777 });
