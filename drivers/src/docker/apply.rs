@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bollard::Docker as Engine;
-use bollard::models::{ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum as State};
+use bollard::models::{
+    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum as State, NetworkConnectRequest,
+};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
     RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,
@@ -13,10 +15,9 @@ use bollard::query_parameters::{
 use plan::application::{Body, Container, Unit};
 use plan::step::Action;
 
-use super::context::Endpoint;
 use super::problems::{self, problem, status, within};
 use super::translate::{HASH, IMAGE, PREVIEW, SERVICE, Setting, create_body, grace_seconds};
-use super::{LOOK, WORK, images, network, observe};
+use super::{LOOK, Site, WORK, images, network, observe};
 use crate::driver::{Performed, Problem, ProblemKind, Scope};
 use crate::ports;
 
@@ -28,19 +29,18 @@ const REMOVAL_TICKS: u32 = 100;
 /// For the stop of a container whose unit is in no manifest any more: it knows its own grace.
 const STOP_LIMIT: Duration = Duration::from_secs(600);
 
-pub(super) async fn perform(
-    engine: &Engine,
-    endpoint: &Endpoint,
-    scope: &Scope,
-    action: &Action,
-) -> Result<Performed, Problem> {
+pub(super) async fn perform(site: &Site<'_>, scope: &Scope, action: &Action) -> Result<Performed, Problem> {
+    let engine = site.engine;
     match action {
         Action::CreateNetwork => network::create(engine, scope).await,
-        Action::RemoveNetwork { name } => network::remove(engine, scope, name).await,
+        Action::RemoveNetwork { name } => {
+            site.images.forget(&scope.preview.id);
+            network::remove(engine, scope, name).await
+        }
         Action::CreateVolume { volume } => network::create_volume(engine, scope, volume).await,
         Action::RemoveVolume { volume } => network::remove_volume(engine, scope, volume).await,
-        Action::PrepareImage { unit, .. } => images::prepare(engine, scope, unit).await,
-        Action::Create { unit, .. } => create(engine, endpoint, scope, unit).await,
+        Action::PrepareImage { unit, .. } => images::prepare(site, scope, unit).await,
+        Action::Create { unit, .. } => create(site, scope, unit).await,
         Action::Start { unit, .. } => start(engine, scope, unit).await,
         Action::Stop { unit, .. } => stop(engine, scope, unit).await,
         Action::Remove { handle, .. } => remove(engine, scope, handle).await,
@@ -64,13 +64,10 @@ pub(super) fn suffixed(name: &str, attempt: u32) -> String {
     if attempt == 1 { name.to_owned() } else { format!("{name}-{attempt}") }
 }
 
-async fn create(engine: &Engine, endpoint: &Endpoint, scope: &Scope, name: &str) -> Result<Performed, Problem> {
+async fn create(site: &Site<'_>, scope: &Scope, name: &str) -> Result<Performed, Problem> {
+    let engine = site.engine;
     let (unit, container) = container(scope, name)?;
-    let reference = &images::reference(scope, container, unit).await?;
-    let image = images::identity(engine, reference).await?.ok_or_else(|| {
-        Problem::new(ProblemKind::ImageNotFound, format!("`{name}`: the image `{reference}` is not present"))
-            .hint("It was removed, or what it is built from changed meanwhile; run `pdev up` again.")
-    })?;
+    let (reference, image) = images::ready(site, scope, unit, container).await?;
     if let Some(found) = observe::find(engine, &scope.preview.id, name).await? {
         let is_wanted = same(&found, unit, &image);
         match found.id {
@@ -83,7 +80,7 @@ async fn create(engine: &Engine, endpoint: &Endpoint, scope: &Scope, name: &str)
     let network = observe::networks(engine, &scope.preview.id).await?.into_iter().next();
     let network = network.ok_or_else(|| Problem::new(ProblemKind::NotFound, "the preview has no network"))?;
     let secrets = scope.secrets.folder(name);
-    if secrets.is_some() && !endpoint.local() {
+    if secrets.is_some() && !site.endpoint.local() {
         return Err(Problem::new(
             ProblemKind::Refused,
             format!("`{name}`: secrets cannot be delivered to a remote engine"),
@@ -95,12 +92,23 @@ async fn create(engine: &Engine, endpoint: &Endpoint, scope: &Scope, name: &str)
         project: &scope.places.project,
         network: network.name.as_deref().unwrap_or_default(),
         gateway: observe::gateway(&network).filter(|address: &IpAddr| address.is_ipv4()),
-        image: reference,
+        image: &reference,
         identity: &image,
         secrets: secrets.as_deref(),
     };
-    let body = create_body(unit, container, &setting)?;
-    named(engine, scope, name, &body).await
+    let drawn = create_body(unit, container, &setting)?;
+    let made = named(engine, scope, name, &drawn.body).await?;
+    for (network, endpoint) in drawn.more_networks {
+        let handle = made.handle.clone().unwrap_or_default();
+        let request = NetworkConnectRequest { container: handle.clone(), endpoint_config: Some(endpoint) };
+        let what = format!("cannot connect `{name}` to the network `{network}` of its `raw` fields");
+        if let Err(problem) = within(WORK, &what, engine.connect_network(&network, request)).await {
+            // Half of what was asked for would be taken for all of it by the next plan.
+            force_remove(engine, &handle).await?;
+            return Err(problem);
+        }
+    }
+    Ok(made)
 }
 
 /// Under the unit's name, or beside a stranger of that name: ours are found by label, so any free name will do.

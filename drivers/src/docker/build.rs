@@ -250,6 +250,15 @@ impl<'a> Watch<'a> {
         };
         let name = &self.unit.name;
         let lower = format!("{error} {words}").to_lowercase();
+        if lacks_buildkit(&lower) {
+            return Problem::new(
+                ProblemKind::BuildFailed,
+                format!("`{name}`: this engine cannot build with BuildKit, which pdev needs: {}", words.trim()),
+            )
+            .hint(format!(
+                "Use Docker 19.03 or newer with BuildKit on, or build it yourself and give `services.{name}.image`."
+            ));
+        }
         if lower.contains("target stage") || lower.contains("target image") && lower.contains("not found") {
             return Problem::new(
                 ProblemKind::BuildFailed,
@@ -272,5 +281,32 @@ impl<'a> Watch<'a> {
         Problem::new(ProblemKind::BuildFailed, format!("`{name}`: the build failed{at}: {error}"))
             .hint("The step's last lines are above; correct it and run `pdev up` again.")
             .output(output)
+    }
+}
+
+/// How engines without it answer: old ones know no session, Windows ones and those with it switched off say so.
+fn lacks_buildkit(lower: &str) -> bool {
+    let refuses = ["not supported", "not enabled", "unsupported", "disabled", "not available"];
+    lower.contains("buildkit") && refuses.iter().any(|word| lower.contains(word))
+        || lower.contains("page not found")
+        || lower.contains("/session") && lower.contains("not found")
+        || lower.contains("unsupported build version")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_without_buildkit_are_recognised() {
+        for (words, lacks) in [
+            ("buildkit is not supported by daemon", true),
+            ("BuildKit is not enabled on daemon", true),
+            ("Docker responded with status code 404: page not found", true),
+            ("failed to solve: process \"/bin/sh -c true\" did not complete successfully: exit code: 1", false),
+            ("failed to solve: buildkit/frontend: file with no instructions", false),
+        ] {
+            assert_eq!(lacks_buildkit(&words.to_lowercase()), lacks, "{words}");
+        }
     }
 }

@@ -1,40 +1,100 @@
-//! Which images are there, and getting those that are not: pulled, or built (see `build`).
+//! Which images are there, and getting those that are not: pulled (see `registry`), or built (see `build`).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bollard::Docker as Engine;
-use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptions};
-use futures_util::StreamExt;
-use plan::application::{Body, BuildSpec, Container, ImageSource, PullPolicy, Unit};
+use bollard::models::ImageInspect;
+use bollard::query_parameters::RemoveImageOptions;
+use plan::application::{Body, BuildSpec, Container, ImageSource, PreviewId, PullPolicy, Unit, UnitName};
 use plan::observed::Images;
 
 use super::apply::container;
-use super::problems::{problem, within};
-use super::{LOOK, build};
-use crate::driver::{Performed, Problem, ProblemKind, ProgressLine, Scope};
+use super::problems::within;
+use super::{LOOK, Site, build, registry};
+use crate::driver::{Performed, Problem, ProblemKind, Scope};
 
-/// A pull that reports nothing for so long has stopped.
-const PULL_SILENCE: Duration = Duration::from_secs(120);
+/// What was found or made for each unit in this apply. A container is created from exactly that: the context may be
+/// edited between a build and the creation, and hashing it again would ask for an image that nobody built.
+#[derive(Default)]
+pub(super) struct Memory(Mutex<BTreeMap<(PreviewId, UnitName), Ready>>);
 
-/// What a unit's container is made from: the reference as written, or the tag of its build.
-pub(super) async fn reference(scope: &Scope, container: &Container, unit: &Unit) -> Result<String, Problem> {
-    match &container.image {
-        ImageSource::Reference(reference) => Ok(reference.clone()),
-        ImageSource::Build(spec) => Ok(build::tag(scope, unit, &build::inputs(scope, unit, spec).await?.hash)),
+struct Ready {
+    source: ImageSource,
+    reference: String,
+    identity: String,
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(PreviewId, UnitName), Ready>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, scope: &Scope, unit: &Unit, container: &Container, reference: &str, identity: &str) {
+        let ready =
+            Ready { source: container.image.clone(), reference: reference.to_owned(), identity: identity.to_owned() };
+        self.lock().insert((scope.preview.id.clone(), unit.name.clone()), ready);
+    }
+
+    fn of(&self, scope: &Scope, unit: &Unit, container: &Container) -> Option<(String, String)> {
+        let all = self.lock();
+        let ready = all.get(&(scope.preview.id.clone(), unit.name.clone()))?;
+        (ready.source == container.image).then(|| (ready.reference.clone(), ready.identity.clone()))
+    }
+
+    pub(super) fn forget(&self, preview: &PreviewId) {
+        self.lock().retain(|(of, _), _| of != preview);
     }
 }
 
+/// What to ask the engine for, and its identity: as it was prepared, or else as it is now.
+pub(super) async fn ready(
+    site: &Site<'_>,
+    scope: &Scope,
+    unit: &Unit,
+    container: &Container,
+) -> Result<(String, String), Problem> {
+    if let Some((reference, known)) = site.images.of(scope, unit, container) {
+        match identity(site.engine, &reference).await? {
+            Some(found) if found == known => return Ok((reference, known)),
+            // The name was given to another image meanwhile.
+            _ if identity(site.engine, &known).await?.is_some() => return Ok((known.clone(), known)),
+            _ => {}
+        }
+    }
+    let reference = match &container.image {
+        ImageSource::Reference(reference) => reference.clone(),
+        ImageSource::Build(spec) => build::tag(scope, unit, &build::inputs(scope, unit, spec).await?.hash),
+    };
+    let found = identity(site.engine, &reference).await?.ok_or_else(|| {
+        let words = format!("`{}`: the image `{reference}` is not present", unit.name);
+        Problem::new(ProblemKind::ImageNotFound, words).hint("It was removed meanwhile; run `pdev up` again.")
+    })?;
+    Ok((reference, found))
+}
+
 /// The image's id when it is present.
-pub(super) async fn identity(engine: &Engine, reference: &str) -> Result<Option<String>, Problem> {
+async fn identity(engine: &Engine, reference: &str) -> Result<Option<String>, Problem> {
+    Ok(local(engine, reference).await?.and_then(|image| image.id))
+}
+
+async fn local(engine: &Engine, reference: &str) -> Result<Option<ImageInspect>, Problem> {
     match within(LOOK, "cannot look up an image", engine.inspect_image(reference)).await {
-        Ok(image) => Ok(image.id),
+        Ok(image) => Ok(Some(image)),
         Err(problem) if matches!(problem.kind, ProblemKind::NotFound | ProblemKind::ImageNotFound) => Ok(None),
         Err(problem) => Err(problem),
     }
 }
 
-pub(super) async fn images(engine: &Engine, scope: &Scope) -> Result<Images, Problem> {
+/// A unit, what its image is called, and why it has to be made when it is not there.
+struct Wanted<'a> {
+    unit: &'a Unit,
+    container: &'a Container,
+    reference: String,
+    reason: String,
+}
+
+pub(super) async fn images(site: &Site<'_>, scope: &Scope) -> Result<Images, Problem> {
     let containers = scope.application.units.values().filter_map(|unit| match &unit.body {
         Body::Container(container) => Some((unit, container)),
         Body::Process(_) => None,
@@ -51,88 +111,104 @@ pub(super) async fn images(engine: &Engine, scope: &Scope) -> Result<Images, Pro
                 (build::tag(scope, unit, &inputs.hash), reason)
             }
         };
-        Ok::<_, Problem>((unit.name.clone(), reference, reason))
+        Ok::<_, Problem>(Wanted { unit, container, reference, reason })
     });
     let wanted = futures_util::future::try_join_all(wanted).await?;
     // Ten units of one image are one question.
-    let references: BTreeSet<&String> = wanted.iter().map(|(_, reference, _)| reference).collect();
-    let looks = references
-        .into_iter()
-        .map(|reference| async move { Ok::<_, Problem>((reference.clone(), identity(engine, reference).await?)) });
+    let references: BTreeMap<&str, bool> = wanted.iter().fold(BTreeMap::new(), |mut all, wanted| {
+        *all.entry(wanted.reference.as_str()).or_default() |= is_checked(wanted.container);
+        all
+    });
+    let looks = references.into_iter().map(|(reference, checked)| async move {
+        let found = local(site.engine, reference).await?;
+        let outdated = match &found {
+            Some(image) if checked => registry::outdated(site.engine, reference, image).await,
+            _ => None,
+        };
+        Ok::<_, Problem>((reference, (found.and_then(|image| image.id), outdated)))
+    });
     let present: BTreeMap<_, _> = futures_util::future::try_join_all(looks).await?.into_iter().collect();
     let mut images = Images::default();
-    for (unit, reference, reason) in &wanted {
-        match present.get(reference).cloned().flatten() {
-            Some(identity) => drop(images.current.insert(unit.clone(), identity)),
-            None => drop(images.stale.insert(unit.clone(), reason.clone())),
+    for Wanted { unit, container, reference, reason } in &wanted {
+        let (identity, outdated) = present.get(reference.as_str()).cloned().unwrap_or_default();
+        let outdated = outdated.filter(|_| is_checked(container));
+        match (identity, outdated) {
+            (Some(identity), None) => {
+                site.images.keep(scope, unit, container, reference, &identity);
+                images.current.insert(unit.name.clone(), identity);
+            }
+            (Some(_), Some(newer)) => drop(images.stale.insert(unit.name.clone(), newer)),
+            (None, _) => drop(images.stale.insert(unit.name.clone(), reason.clone())),
         }
     }
     Ok(images)
 }
 
-pub(super) async fn prepare(engine: &Engine, scope: &Scope, name: &str) -> Result<Performed, Problem> {
+/// `pull: always` asks the registry each time whether its image is another one now.
+fn is_checked(container: &Container) -> bool {
+    container.pull == PullPolicy::Always && matches!(container.image, ImageSource::Reference(_))
+}
+
+pub(super) async fn prepare(site: &Site<'_>, scope: &Scope, name: &str) -> Result<Performed, Problem> {
     let (unit, container) = container(scope, name)?;
-    if let ImageSource::Build(spec) = &container.image {
-        return built(engine, scope, unit, spec).await;
-    }
-    let reference = &reference(scope, container, unit).await?;
-    let present = identity(engine, reference).await?;
+    let (reference, identity, notes) = match &container.image {
+        ImageSource::Build(spec) => {
+            let (tag, identity) = built(site.engine, scope, unit, spec).await?;
+            (tag, identity, Vec::new())
+        }
+        ImageSource::Reference(reference) => {
+            let (identity, notes) = fetched(site.engine, scope, name, container.pull, reference).await?;
+            (reference.clone(), identity, notes)
+        }
+    };
+    site.images.keep(scope, unit, container, &reference, &identity);
+    Ok(Performed { image: Some(identity), notes, ..Performed::default() })
+}
+
+async fn fetched(
+    engine: &Engine,
+    scope: &Scope,
+    unit: &str,
+    policy: PullPolicy,
+    reference: &str,
+) -> Result<(String, Vec<String>), Problem> {
     let absent =
-        || Problem::new(ProblemKind::ImageNotFound, format!("`{name}`: the image `{reference}` is not present"));
-    match container.pull {
-        PullPolicy::Missing if present.is_some() => return Ok(prepared(present)),
-        PullPolicy::Never if present.is_some() => return Ok(prepared(present)),
-        PullPolicy::Never => return Err(absent().hint("Pull or build it, or allow pulling with `pull: missing`.")),
-        PullPolicy::Missing | PullPolicy::Always => pull(engine, scope, name, reference).await?,
+        || Problem::new(ProblemKind::ImageNotFound, format!("`{unit}`: the image `{reference}` is not present"));
+    match (identity(engine, reference).await?, policy) {
+        (Some(present), PullPolicy::Missing | PullPolicy::Never) => return Ok((present, Vec::new())),
+        (None, PullPolicy::Never) => {
+            return Err(absent().hint("Pull or build it, or allow pulling with `pull: missing`."));
+        }
+        (Some(present), PullPolicy::Always) => match registry::pull(engine, scope, unit, reference).await {
+            // Work without a network goes on with what is here.
+            Err(problem) if matches!(problem.kind, ProblemKind::Unavailable | ProblemKind::Timeout) => {
+                let note = format!("{}; the image that is here is used", problem.message);
+                return Ok((present, vec![note]));
+            }
+            pulled => pulled?,
+        },
+        (None, _) => registry::pull(engine, scope, unit, reference).await?,
     }
-    Ok(prepared(Some(identity(engine, reference).await?.ok_or_else(absent)?)))
+    Ok((identity(engine, reference).await?.ok_or_else(absent)?, Vec::new()))
 }
 
 /// Files are hashed before they are sent. An edit in between would put its contents under the wrong hash, so what was
 /// built then is not kept.
-async fn built(engine: &Engine, scope: &Scope, unit: &Unit, spec: &BuildSpec) -> Result<Performed, Problem> {
+async fn built(engine: &Engine, scope: &Scope, unit: &Unit, spec: &BuildSpec) -> Result<(String, String), Problem> {
     const TRIES: usize = 3;
     for _ in 0..TRIES {
         let inputs = build::inputs(scope, unit, spec).await?;
         let hash = inputs.hash.clone();
         let tag = build::build(engine, scope, unit, spec, inputs).await?;
         if build::inputs(scope, unit, spec).await?.hash == hash {
-            return Ok(prepared(identity(engine, &tag).await?));
+            let gone =
+                || Problem::new(ProblemKind::ImageNotFound, format!("the image `{tag}` was built and is gone again"));
+            let identity = identity(engine, &tag).await?.ok_or_else(gone)?;
+            return Ok((tag, identity));
         }
         drop(engine.remove_image(&tag, None::<RemoveImageOptions>, None).await);
     }
     let message = format!("`{}`: the build context changed during each of {TRIES} builds", unit.name);
     Err(Problem::new(ProblemKind::BuildFailed, message)
         .hint("Leave what changes all the time (logs, build output) out with `.dockerignore`."))
-}
-
-fn prepared(image: Option<String>) -> Performed {
-    Performed { image, ..Performed::default() }
-}
-
-async fn pull(engine: &Engine, scope: &Scope, unit: &str, reference: &str) -> Result<(), Problem> {
-    let what = format!("`{unit}`: cannot pull `{reference}`");
-    // Without a tag the engine would pull every tag there is.
-    let tagged = reference.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
-    let full = if tagged { reference.to_owned() } else { format!("{reference}:latest") };
-    let options = CreateImageOptionsBuilder::default().from_image(&full).build();
-    let mut stream = std::pin::pin!(engine.create_image(Some(options), None, None));
-    loop {
-        let info = match tokio::time::timeout(PULL_SILENCE, stream.next()).await {
-            Err(_) => return Err(Problem::new(ProblemKind::Timeout, format!("{what}: no progress for 120 s"))),
-            Ok(None) => return Ok(()),
-            Ok(Some(answer)) => answer.map_err(|error| {
-                let mut problem = problem(&what, &error);
-                if problem.kind == ProblemKind::NotFound {
-                    problem.kind = ProblemKind::ImageNotFound;
-                }
-                problem
-            })?,
-        };
-        if let (Some(layer), Some(detail)) = (info.id, info.progress_detail) {
-            let bytes = |count: Option<i64>| u64::try_from(count.unwrap_or(0)).unwrap_or(0);
-            let line = ProgressLine::Pull { layer, current: bytes(detail.current), total: bytes(detail.total) };
-            scope.progress.line(unit, line);
-        }
-    }
 }

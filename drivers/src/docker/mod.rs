@@ -15,6 +15,7 @@ mod logs;
 mod network;
 mod observe;
 mod problems;
+mod registry;
 mod translate;
 
 #[cfg(test)]
@@ -50,12 +51,20 @@ pub struct Docker {
     around: Surroundings,
     connected: Mutex<Option<(Engine, Endpoint)>>,
     inspected: Arc<observe::Inspected>,
+    images: images::Memory,
+}
+
+/// Where a step is done, and what is known of it.
+struct Site<'a> {
+    engine: &'a Engine,
+    endpoint: &'a Endpoint,
+    images: &'a images::Memory,
 }
 
 impl Docker {
     #[must_use]
     pub fn new(around: Surroundings) -> Self {
-        Self { around, connected: Mutex::new(None), inspected: Arc::default() }
+        Self { around, connected: Mutex::new(None), inspected: Arc::default(), images: images::Memory::default() }
     }
 
     /// Whether the engine answers, and where it is; at most about four seconds.
@@ -106,14 +115,16 @@ impl Driver for Docker {
     }
 
     async fn images(&self, scope: &Scope) -> Result<Images, Problem> {
-        let (engine, _) = self.engine().await?;
-        self.heed(images::images(&engine, scope).await).await
+        let (engine, endpoint) = self.engine().await?;
+        let site = Site { engine: &engine, endpoint: &endpoint, images: &self.images };
+        self.heed(images::images(&site, scope).await).await
     }
 
     async fn perform(&self, scope: &Scope, action: &Action) -> Result<Performed, Problem> {
         let (engine, endpoint) = self.engine().await?;
+        let site = Site { engine: &engine, endpoint: &endpoint, images: &self.images };
         self.inspected.forget();
-        let performed = apply::perform(&engine, &endpoint, scope, action).await;
+        let performed = apply::perform(&site, scope, action).await;
         self.inspected.forget();
         self.heed(performed).await
     }

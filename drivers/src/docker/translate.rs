@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::time::Duration;
 
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, EndpointSettings};
 use plan::application::{Container, PortProtocol, PreviewId, PreviewName, Unit};
 use serde_json::{Map, Value, json};
 
@@ -65,17 +65,24 @@ pub(super) struct Setting<'a> {
     pub(super) secrets: Option<&'a Path>,
 }
 
-pub(super) fn create_body(
-    unit: &Unit,
-    container: &Container,
-    setting: &Setting<'_>,
-) -> Result<ContainerCreateBody, Problem> {
-    let refused = |why: String| Problem::new(ProblemKind::Refused, format!("`{}`: {why}", unit.name));
+/// What a container is made of.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    pub(super) body: ContainerCreateBody,
+    /// Networks that `raw` names beside the preview's: engines before API 1.44 take only one at the creation.
+    pub(super) more_networks: BTreeMap<String, EndpointSettings>,
+}
+
+pub(super) fn create_body(unit: &Unit, container: &Container, setting: &Setting<'_>) -> Result<Drawn, Problem> {
+    let refused = |why: String| {
+        Problem::new(ProblemKind::Refused, format!("`{}`: {why}", unit.name)).hint("Correct the field under `raw`.")
+    };
     let Value::Object(mut body) = container.create.clone() else {
         return Err(refused("the create body is not an object".to_owned()));
     };
     body.insert("Image".to_owned(), json!(setting.image));
-    let env: Vec<String> = unit.env.iter().map(|(name, value)| format!("{name}={}", value.value)).collect();
+    let env =
+        environment(unit, body.remove("Env")).ok_or_else(|| refused("`Env` is not a list of texts".to_owned()))?;
     body.insert("Env".to_owned(), json!(env));
     let labels = object(&mut body, "Labels").ok_or_else(|| refused("`Labels` is not an object".to_owned()))?;
     for (name, value) in unit_labels(unit, setting) {
@@ -84,21 +91,54 @@ pub(super) fn create_body(
     // Engines before API 1.42 take no signal with the stop call, and who stops it by hand shall grant the same grace.
     body.entry("StopSignal").or_insert_with(|| json!(unit.stop.signal));
     body.entry("StopTimeout").or_insert_with(|| json!(grace_seconds(unit.stop.grace)));
+    let host = object(&mut body, "HostConfig").ok_or_else(|| refused("`HostConfig` is not an object".to_owned()))?;
+    let mode = host.remove("NetworkMode").and_then(|mode| mode.as_str().map(str::to_owned)).unwrap_or_default();
+    let shared = matches!(mode.as_str(), "host" | "none") || mode.starts_with("container:");
+    fill_host(host, unit, container, setting, shared).map_err(refused)?;
+    if shared {
+        // The user took it out of the preview's network: the engine refuses ports and names there.
+        host.insert("NetworkMode".to_owned(), json!(mode));
+        let body = typed(Value::Object(body)).map_err(refused)?;
+        return Ok(Drawn { body, more_networks: BTreeMap::new() });
+    }
     let exposed =
         object(&mut body, "ExposedPorts").ok_or_else(|| refused("`ExposedPorts` is not an object".to_owned()))?;
     for port in unit.ports.values() {
         exposed.insert(format!("{}/{}", port.inside, protocol(port.protocol)), json!({}));
     }
-    let host = object(&mut body, "HostConfig").ok_or_else(|| refused("`HostConfig` is not an object".to_owned()))?;
-    fill_host(host, unit, container, setting).map_err(refused)?;
+    let mut more_networks: BTreeMap<String, EndpointSettings> = match body.remove("NetworkingConfig") {
+        Some(mut raw) => typed(raw["EndpointsConfig"].take()).map_err(refused)?,
+        None => BTreeMap::new(),
+    };
+    if !matches!(mode.as_str(), "" | "default") {
+        more_networks.entry(mode).or_default();
+    }
     let network = setting.network;
     body.insert(
         "NetworkingConfig".to_owned(),
         json!({ "EndpointsConfig": { network: { "Aliases": container.aliases } } }),
     );
-    serde_json::from_value(Value::Object(body)).map_err(|error| {
-        refused(format!("the engine's create body is wrong: {error}")).hint("Correct the field under `raw`.")
-    })
+    Ok(Drawn { body: typed(Value::Object(body)).map_err(refused)?, more_networks })
+}
+
+fn typed<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|error| format!("the engine's create body is wrong: {error}"))
+}
+
+/// The unit's variables with those of `raw` over them, sorted.
+fn environment(unit: &Unit, raw: Option<Value>) -> Option<Vec<String>> {
+    let raw: Vec<String> = match raw {
+        None | Some(Value::Null) => Vec::new(),
+        Some(raw) => serde_json::from_value(raw).ok()?,
+    };
+    let mut all: BTreeMap<String, String> =
+        unit.env.iter().map(|(name, value)| (name.clone(), format!("{name}={}", value.value))).collect();
+    for entry in raw {
+        // Without `=` the engine takes the image's own variable away.
+        let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name).to_owned();
+        all.insert(name, entry);
+    }
+    Some(all.into_values().collect())
 }
 
 /// Whole seconds, because the engine knows no others; never less than was asked.
@@ -123,14 +163,10 @@ fn fill_host(
     unit: &Unit,
     container: &Container,
     setting: &Setting<'_>,
+    shared: bool,
 ) -> Result<(), String> {
-    host.insert("NetworkMode".to_owned(), json!(setting.network));
-    let bindings = object(host, "PortBindings").ok_or("`HostConfig.PortBindings` is not an object")?;
-    for port in unit.ports.values() {
-        bindings.insert(
-            format!("{}/{}", port.inside, protocol(port.protocol)),
-            json!([{ "HostIp": "127.0.0.1", "HostPort": port.host.to_string() }]),
-        );
+    if !shared {
+        join_network(host, unit, container, setting)?;
     }
     let binds = array(host, "Binds").ok_or("`HostConfig.Binds` is not a list")?;
     for bind in binds.iter_mut() {
@@ -143,6 +179,22 @@ fn fill_host(
     if let Some(folder) = setting.secrets {
         binds.push(json!(format!("{}:/run/secrets:ro", folder.display())));
     }
+    Ok(())
+}
+
+fn join_network(
+    host: &mut Map<String, Value>,
+    unit: &Unit,
+    container: &Container,
+    setting: &Setting<'_>,
+) -> Result<(), String> {
+    host.insert("NetworkMode".to_owned(), json!(setting.network));
+    let bindings = object(host, "PortBindings").ok_or("`HostConfig.PortBindings` is not an object")?;
+    for port in unit.ports.values() {
+        let list = array(bindings, &format!("{}/{}", port.inside, protocol(port.protocol)))
+            .ok_or("a port of `HostConfig.PortBindings` is not a list")?;
+        list.push(json!({ "HostIp": "127.0.0.1", "HostPort": port.host.to_string() }));
+    }
     if let Some(gateway) = setting.gateway {
         let hosts = array(host, "ExtraHosts").ok_or("`HostConfig.ExtraHosts` is not a list")?;
         hosts.extend(container.process_peers.iter().map(|peer| json!(format!("{peer}:{gateway}"))));
@@ -150,11 +202,23 @@ fn fill_host(
     Ok(())
 }
 
-/// `./data:/data` from the manifest's folder; a bare word is a volume's name and stays.
+/// `./data:/data` from the manifest's folder, without `..`, which engines refuse; a bare word is a volume's name and
+/// stays.
 fn absolute(bind: &str, project: &Path) -> Option<String> {
     let (source, rest) = bind.split_once(':')?;
     let relative = source == "." || source == ".." || source.starts_with("./") || source.starts_with("../");
-    relative.then(|| format!("{}:{rest}", project.join(source.strip_prefix("./").unwrap_or(source)).display()))
+    if !relative {
+        return None;
+    }
+    let mut path = project.to_owned();
+    for part in Path::new(source).components() {
+        match part {
+            Component::ParentDir => drop(path.pop()),
+            Component::Normal(name) => path.push(name),
+            _ => {}
+        }
+    }
+    Some(format!("{}:{rest}", path.display()))
 }
 
 fn object<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut Map<String, Value>> {
@@ -177,5 +241,108 @@ fn protocol(protocol: PortProtocol) -> &'static str {
     match protocol {
         PortProtocol::Udp => "udp",
         _ => "tcp",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plan::application::*;
+
+    use super::*;
+
+    fn drawn(create: Value) -> Drawn {
+        let body = Container {
+            image: ImageSource::Reference("a".to_owned()),
+            create,
+            aliases: vec!["web".to_owned()],
+            process_peers: vec!["api".to_owned()],
+            volumes: Vec::new(),
+            pull: PullPolicy::Missing,
+        };
+        let port = UnitPort { inside: 80, host: 40_000, protocol: PortProtocol::Tcp };
+        let value = |value: &str| EnvValue { value: value.to_owned(), sensitive: false };
+        let unit = Unit {
+            name: "web".to_owned(),
+            role: Role::Service,
+            body: Body::Container(body.clone()),
+            ports: BTreeMap::from([("main".to_owned(), port)]),
+            routes: Vec::new(),
+            wildcard: false,
+            env: BTreeMap::from([("A".to_owned(), value("1")), ("B".to_owned(), value("2"))]),
+            secrets: Vec::new(),
+            health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::ZERO },
+            needs: BTreeMap::new(),
+            stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_millis(1500) },
+            restart: Restart::Never,
+            when: When::default(),
+            timeout: None,
+            module: None,
+            hash: String::new(),
+            support: Support::Paved,
+        };
+        let preview = PreviewName {
+            id: PreviewId("abcdefgh".to_owned()),
+            app: "shop".to_owned(),
+            branch: "main".to_owned(),
+            environment: "local".to_owned(),
+        };
+        let setting = Setting {
+            preview: &preview,
+            project: Path::new("/p"),
+            network: "pdev-shop",
+            gateway: "172.18.0.1".parse().ok(),
+            image: "a:1",
+            identity: "sha256:a",
+            secrets: None,
+        };
+        create_body(&unit, &body, &setting).unwrap()
+    }
+
+    #[test]
+    fn relative_binds_lie_beside_the_manifest() {
+        let project = Path::new("/home/me/shop");
+        for (bind, path) in [
+            ("./src:/app:ro", Some("/home/me/shop/src:/app:ro")),
+            ("../data/./x:/d", Some("/home/me/data/x:/d")),
+            (".:/app", Some("/home/me/shop:/app")),
+            ("/abs:/d", None),
+            ("named:/d", None),
+        ] {
+            assert_eq!(absolute(bind, project).as_deref(), path);
+        }
+    }
+
+    #[test]
+    fn raw_variables_are_merged_over_the_units() {
+        let body = drawn(json!({ "Env": ["B=raw", "C=3", "PATH"] })).body;
+        assert_eq!(body.env.unwrap(), ["A=1", "B=raw", "C=3", "PATH"]);
+    }
+
+    #[test]
+    fn raw_networks_come_beside_the_previews() {
+        let drawn = drawn(json!({
+            "HostConfig": { "NetworkMode": "corporate", "PortBindings": { "80/tcp": [{ "HostPort": "80" }] } },
+            "NetworkingConfig": { "EndpointsConfig": { "other": { "Aliases": ["w"] } } },
+        }));
+        assert_eq!(drawn.more_networks.keys().collect::<Vec<_>>(), ["corporate", "other"]);
+        assert_eq!(drawn.more_networks["other"].aliases.as_deref(), Some(["w".to_owned()].as_slice()));
+        let host = drawn.body.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("pdev-shop"));
+        assert_eq!(host.port_bindings.unwrap()["80/tcp"].as_ref().unwrap().len(), 2);
+        let endpoints = drawn.body.networking_config.unwrap().endpoints_config.unwrap();
+        assert_eq!(endpoints.keys().collect::<Vec<_>>(), ["pdev-shop"]);
+    }
+
+    #[test]
+    fn a_raw_mode_without_network_is_kept() {
+        for mode in ["host", "none", "container:x"] {
+            let drawn = drawn(json!({ "HostConfig": { "NetworkMode": mode } }));
+            let host = drawn.body.host_config.unwrap();
+            assert_eq!(host.network_mode.as_deref(), Some(mode));
+            assert!(
+                host.port_bindings.is_none() && host.extra_hosts.is_none() && drawn.body.networking_config.is_none()
+            );
+        }
+        assert_eq!(drawn(json!({})).body.stop_timeout, Some(2));
     }
 }

@@ -19,7 +19,7 @@ use plan::step::Action;
 use serde_json::{Value, json};
 
 pub const IMAGE: &str = "debian:stable-slim";
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn engine() -> bollard::Docker {
     bollard::Docker::connect_with_defaults().expect("an engine's address")
@@ -167,6 +167,10 @@ impl Bench {
 
 pub fn create(unit: &str) -> Action {
     Action::Create { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
+}
+
+pub fn prepare(unit: &str) -> Action {
+    Action::PrepareImage { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
 }
 
 pub fn start(unit: &str) -> Action {

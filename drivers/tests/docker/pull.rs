@@ -1,0 +1,131 @@
+//! `pull: always` against a registry of two small images on this machine.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use drivers::driver::Driver;
+use plan::application::{Body, ImageSource, PullPolicy, Unit};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::bench::{Bench, engine, missing, prepare, unit};
+
+type Things = Arc<Mutex<BTreeMap<String, (String, Vec<u8>)>>>;
+
+const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+fn digest(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// Puts an image whose one file holds `text` under `thing:latest`.
+fn publish(things: &Things, text: &str) {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "text", text.as_bytes()).expect("a layer");
+    let layer = tar.into_inner().expect("a layer");
+    let rootfs = json!({ "type": "layers", "diff_ids": [digest(&layer)] });
+    let config = json!({ "architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs }).to_string();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.docker.container.image.v1+json",
+            "size": config.len(), "digest": digest(config.as_bytes()),
+        },
+        "layers": [{
+            "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "size": layer.len(), "digest": digest(&layer),
+        }],
+    })
+    .to_string();
+    let mut things = things.lock().expect("lock");
+    let blob = "application/octet-stream".to_owned();
+    things.insert(format!("/v2/thing/blobs/{}", digest(&layer)), (blob.clone(), layer));
+    things.insert(format!("/v2/thing/blobs/{}", digest(config.as_bytes())), (blob, config.into_bytes()));
+    for name in ["latest".to_owned(), digest(manifest.as_bytes())] {
+        things.insert(format!("/v2/thing/manifests/{name}"), (MANIFEST.to_owned(), manifest.clone().into_bytes()));
+    }
+}
+
+async fn answer(mut stream: TcpStream, things: Things) -> std::io::Result<()> {
+    let mut request = vec![stream.read_u8().await?];
+    if !request[0].is_ascii_alphabetic() {
+        // The engine tries TLS first and waits long for an answer.
+        return Ok(());
+    }
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await?);
+    }
+    let text = String::from_utf8_lossy(&request).into_owned();
+    let mut words = text.split_ascii_whitespace();
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let found = match path {
+        "/v2/" => Some(("application/json".to_owned(), b"{}".to_vec())),
+        path => things.lock().expect("lock").get(path).cloned(),
+    };
+    let (status, (kind, body)) = found.map_or(("404 Not Found", Default::default()), |found| ("200 OK", found));
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nDocker-Content-Digest: {}\r\nConnection: close\r\n\r\n",
+        body.len(),
+        digest(&body)
+    );
+    stream.write_all(head.as_bytes()).await?;
+    if method != "HEAD" {
+        stream.write_all(&body).await?;
+    }
+    stream.shutdown().await
+}
+
+async fn serve(listener: TcpListener, things: Things) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(answer(stream, Arc::clone(&things)));
+    }
+}
+
+fn always(reference: &str) -> Unit {
+    let mut unit = unit("web", json!({ "Entrypoint": ["/text"] }));
+    if let Body::Container(container) = &mut unit.body {
+        container.image = ImageSource::Reference(reference.to_owned());
+        container.pull = PullPolicy::Always;
+    }
+    unit
+}
+
+#[tokio::test]
+async fn always_notices_that_the_registry_has_another_one() {
+    if missing().await {
+        return;
+    }
+    // Engines take a registry on the loopback without TLS.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let reference = format!("{}/thing:latest", listener.local_addr().expect("address"));
+    let things = Things::default();
+    publish(&things, "first");
+    let registry = tokio::spawn(serve(listener, Arc::clone(&things)));
+    let bench = Bench::open("pulled", vec![always(&reference)]).await;
+    let images = || async { bench.driver.images(&bench.scope()).await.expect("images") };
+    assert_eq!(images().await.stale["web"], "not present");
+    let first = bench.done(prepare("web")).await.image.expect("an image");
+    assert_eq!(images().await.current["web"], first, "nothing new, nothing to do");
+    publish(&things, "second");
+    assert!(images().await.stale["web"].contains("the registry has another"), "{:?}", images().await);
+    let second = bench.done(prepare("web")).await.image.expect("an image");
+    assert_ne!(second, first);
+    assert_eq!(images().await.current["web"], second);
+    registry.abort();
+    assert!(registry.await.is_err());
+    assert_eq!(images().await.current["web"], second, "without the registry what is here has to do");
+    let notes = bench.done(prepare("web")).await.notes;
+    assert!(notes.iter().any(|note| note.contains("is used")), "{notes:?}");
+    for image in [first, second] {
+        let options = bollard::query_parameters::RemoveImageOptionsBuilder::default().force(true).build();
+        drop(engine().remove_image(&image, Some(options), None).await);
+    }
+    bench.close().await;
+}
