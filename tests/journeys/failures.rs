@@ -1,5 +1,7 @@
 //! What goes wrong, and whether pdev says what, where, and what to do.
 
+use std::io::Read;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::sandbox::{Sandbox, eventually};
@@ -118,4 +120,67 @@ fn grandchildren_that_leave_their_session_are_no_orphans() {
     eventually("the grandchild runs", Duration::from_secs(10), || alive("sleep 4242"));
     sandbox.pdev(&["down"]).ok();
     eventually("the grandchild is gone", Duration::from_secs(5), || !alive("sleep 4242") && !alive("sleep 4243"));
+}
+
+/// A home of one megabyte, full; taken away again whatever happens.
+struct FullDisk<'a>(&'a Sandbox);
+
+impl<'a> FullDisk<'a> {
+    fn at_home(sandbox: &'a Sandbox) -> Option<Self> {
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(sandbox.path("home")).status();
+        mount.is_ok_and(|status| status.success()).then_some(Self(sandbox))
+    }
+
+    fn fill(&self) {
+        let file = std::fs::File::create(self.0.path("home/fill")).unwrap();
+        // Writes until there is no room, which is the point.
+        drop(std::io::copy(&mut std::io::repeat(0).take(4 << 20), &mut &file));
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.0.path("home/fill")).unwrap();
+    }
+}
+
+impl Drop for FullDisk<'_> {
+    fn drop(&mut self) {
+        drop(self.0.pdev(&["agent", "stop"]));
+        drop(Command::new("umount").arg("-l").arg(self.0.path("home")).status());
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_nothing_is_lost() {
+    let sandbox = Sandbox::bare();
+    let Some(disk) = FullDisk::at_home(&sandbox) else {
+        println!("skipped: a full disk: mounting a tmpfs is not allowed here");
+        return;
+    };
+    let sleeps = |number: u32| {
+        format!(
+            "pdev: 1\napp: full\nservices:\n  web: {{ process: {{ command: [sleep, '{number}'] }}, health: none }}\n"
+        )
+    };
+    let running = |number: u32| {
+        let command = format!("sleep {number}");
+        sandbox.processes().into_iter().filter(|(_, found)| found.trim().ends_with(&command)).count()
+    };
+    sandbox.write("pdev.yaml", &sleeps(4001));
+    disk.fill();
+    sandbox.pdev(&["up"]).fails_with(1).says("No space left on device").says("pdev doctor");
+    disk.make_room();
+    sandbox.pdev(&["up"]).ok();
+    disk.fill();
+    // A change cannot be remembered, so it is not begun; what runs goes on.
+    sandbox.write("pdev.yaml", &sleeps(4002));
+    sandbox.pdev(&["up"]).fails_with(1).says("No space left on device");
+    assert_eq!((running(4001), running(4002)), (1, 0));
+    // Taking it down works, though it may not be remembered.
+    drop(sandbox.pdev(&["down"]));
+    assert_eq!(running(4001), 0);
+    disk.make_room();
+    sandbox.pdev(&["up"]).ok();
+    assert_eq!(running(4002), 1, "it was believed to run");
+    sandbox.pdev(&["down"]).ok();
 }

@@ -50,11 +50,11 @@ pub(super) async fn run(context: Context, volumes: bool) {
 async fn take_down(context: &Context, volumes: bool) -> Result<(Vec<Problem>, bool), Problem> {
     let record = context.shared.registry.get(&context.id);
     let project = record.as_ref().map_or_else(|| PathBuf::from("/"), |record| record.folder.clone());
-    context
-        .shared
-        .registry
-        .edit(&context.id, |record| record.intent = Intent::Down { volumes })
-        .map_err(|error| naming::state_problem(&error))?;
+    let noted = context.shared.registry.edit(&context.id, |record| record.intent = Intent::Down { volumes });
+    if let Err(error) = noted {
+        // A full disk is a reason to go on: taking things down makes room. What is left is told at the end.
+        context.board.publish(EventKind::Noted { text: naming::state_problem(&error).title });
+    }
     let places = context.shared.places.of_preview(&context.id, &project);
     let scope = match context.live.scope() {
         Some(scope) => scope,

@@ -98,17 +98,22 @@ async fn call(
 ) -> Result<(), Problem> {
     let _call = calls.acquire().await.map_err(|_| Problem::new("internal", 500, "the executor was closed"))?;
     let unit = action.unit().map(String::as_str);
-    before(context, action, held);
     let runtime = runtime_of(action);
     let performed = match (action, context.shared.engines.driver(runtime)) {
         (Action::RemoveVolume { .. }, _) => remove_volume(context, scope, action).await,
+        (_, Err(problem)) => Err(problem),
         // A keeper leaves with its last unit, so what follows it has to be looked at before each start.
         (Action::Start { .. }, Ok(driver)) => match follow(context, scope, runtime).await {
-            Ok(()) => driver.perform(scope, action).await,
+            Ok(()) => {
+                before(context, action, held);
+                driver.perform(scope, action).await
+            }
             Err(problem) => Err(problem),
         },
-        (_, Ok(driver)) => driver.perform(scope, action).await,
-        (_, Err(problem)) => Err(problem),
+        (_, Ok(driver)) => {
+            before(context, action, held);
+            driver.perform(scope, action).await
+        }
     };
     match performed {
         Ok(performed) => {

@@ -61,8 +61,13 @@ pub enum Message {
         what: &'static str,
     },
     Runtime {
-        runtime: RuntimeKind,
         event: RuntimeEvent,
+    },
+    /// A runtime's events ended; `follow` is the number of who listened.
+    Lost {
+        runtime: RuntimeKind,
+        reason: String,
+        follow: u64,
     },
     /// A unit was started by an operation or after a crash; its board entry says `Starting` since before.
     Started {

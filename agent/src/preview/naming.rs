@@ -203,6 +203,9 @@ fn free_label(
 }
 
 pub(crate) fn state_problem(error: &std::io::Error) -> Problem {
-    Problem::new("state_not_written", 500, format!("cannot write pdev's state: {error}"))
+    let words = error.to_string();
+    // Without Rust's "(os error 28)".
+    let words = words.split(" (os error").next().unwrap_or_default();
+    Problem::new("state_not_written", 500, format!("cannot write pdev's state: {words}"))
         .hint("Is the disk full? `pdev doctor` shows the folders and their space.")
 }

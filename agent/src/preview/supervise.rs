@@ -39,9 +39,16 @@ struct Inner {
     addresses: BTreeMap<String, IpAddr>,
     /// Units that an operation is stopping: their exit is no crash.
     stopping: BTreeSet<String>,
-    follows: BTreeMap<RuntimeKind, Abort>,
+    follows: BTreeMap<RuntimeKind, Follow>,
+    next_follow: u64,
     /// A `down` left nothing that has to be remembered.
     forgettable: bool,
+}
+
+/// Who listens to a runtime. Its number tells its last words from those of the one before it.
+struct Follow {
+    number: u64,
+    task: Abort,
 }
 
 /// A task that ends with its owner.
@@ -130,23 +137,31 @@ impl Live {
 /// # Errors
 /// When the runtime cannot be followed.
 pub(super) async fn follow(context: &Context, scope: &Scope, runtime: RuntimeKind) -> Result<(), drivers::Problem> {
-    if context.live.lock().follows.get(&runtime).is_some_and(|task| !task.0.is_finished()) {
+    if context.live.lock().follows.get(&runtime).is_some_and(|follow| !follow.task.0.is_finished()) {
         return Ok(());
     }
     let driver = context.shared.engines.driver(runtime)?;
     let mut events = driver.follow(&scope.preview.id, &scope.places).await?;
     let mailbox = context.mailbox.clone();
+    let number = {
+        let mut inner = context.live.lock();
+        inner.next_follow += 1;
+        inner.next_follow
+    };
     let task = tokio::spawn(async move {
+        let mut reason = "its events ended".to_owned();
         while let Some(event) = events.next().await {
-            let lost = matches!(event, RuntimeEvent::Lost { .. });
-            if mailbox.send(Message::Runtime { runtime, event }).await.is_err() || lost {
+            if let RuntimeEvent::Lost { reason: told } = event {
+                reason = told;
+                break;
+            }
+            if mailbox.send(Message::Runtime { event }).await.is_err() {
                 return;
             }
         }
-        let event = RuntimeEvent::Lost { reason: "its events ended".into() };
-        drop(mailbox.send(Message::Runtime { runtime, event }).await);
+        drop(mailbox.send(Message::Lost { runtime, reason, follow: number }).await);
     });
-    context.live.lock().follows.insert(runtime, Abort(task));
+    context.live.lock().follows.insert(runtime, Follow { number, task: Abort(task) });
     Ok(())
 }
 
@@ -202,11 +217,12 @@ impl Supervisor {
         self.probers.insert(name.to_owned(), Abort(task));
     }
 
-    pub fn runtime_event(&mut self, runtime: RuntimeKind, event: RuntimeEvent) {
+    pub fn runtime_event(&mut self, event: RuntimeEvent) {
         match event {
             RuntimeEvent::Started { .. } => {}
             RuntimeEvent::Exited { unit, handle, exit } => self.exited(&unit, &handle, &exit),
-            RuntimeEvent::Lost { reason } => self.lost(runtime, &reason),
+            // Comes as a message of its own, with the number of who listened.
+            RuntimeEvent::Lost { .. } => {}
         }
     }
 
@@ -290,10 +306,12 @@ impl Supervisor {
         let task = tokio::spawn(async move {
             let runtime = unit.body.runtime();
             let action = Action::Start { unit: unit.name.clone(), runtime };
-            begin_start(&context, &unit.name);
             let started = match context.shared.engines.driver(runtime) {
                 Ok(driver) => match follow(&context, &scope, runtime).await {
-                    Ok(()) => driver.perform(&scope, &action).await,
+                    Ok(()) => {
+                        begin_start(&context, &unit.name);
+                        driver.perform(&scope, &action).await
+                    }
                     Err(problem) => Err(problem),
                 },
                 Err(problem) => Err(problem),
@@ -320,8 +338,15 @@ impl Supervisor {
     }
 
     /// The runtime went away: say so on every unit, and come back when it does.
-    fn lost(&mut self, runtime: RuntimeKind, reason: &str) {
-        self.context.live.lock().follows.remove(&runtime);
+    pub fn lost(&mut self, runtime: RuntimeKind, reason: &str, follow: u64) {
+        {
+            let mut inner = self.context.live.lock();
+            // A keeper leaves with its last unit; an operation may have started the next one already.
+            if inner.follows.get(&runtime).is_some_and(|current| current.number != follow) {
+                return;
+            }
+            inner.follows.remove(&runtime);
+        }
         let Some(scope) = self.context.live.scope() else { return };
         let name = crate::engines::name(runtime);
         let units = scope.application.units.values().filter(|unit| unit.body.runtime() == runtime);
@@ -377,7 +402,6 @@ async fn reattach(context: Context, scope: Scope, runtime: RuntimeKind) {
         let message = match observed.units.get(&unit.name) {
             Some(seen) => match &seen.state {
                 RunState::Exited(exit) => Message::Runtime {
-                    runtime,
                     event: RuntimeEvent::Exited {
                         unit: unit.name.clone(),
                         handle: seen.handle.clone(),

@@ -130,6 +130,18 @@ impl Records {
         write(&self.unit_file(&record.unit), record, durable)
     }
 
+    /// The end of a unit has to be known even when the disk is full: a record that went on saying "running" would be
+    /// believed. Its old place is written over then, and where not even that works the record goes.
+    pub(crate) fn write_end(&self, record: &UnitRecord, durable: Durable) -> io::Result<()> {
+        let Err(error) = self.write_unit(record, durable) else { return Ok(()) };
+        let path = self.unit_file(&record.unit);
+        if overwrite(&path, &serde_json::to_vec(record)?).is_ok() {
+            return Ok(());
+        }
+        remove_file(&path)?;
+        Err(error)
+    }
+
     /// The unit's record and its logs; with the last unit the preview is no longer found.
     pub(crate) fn remove_unit(&self, unit: &str) -> io::Result<()> {
         for file in [self.unit_file(unit), self.log(unit), self.rotated_log(unit)] {
@@ -202,16 +214,33 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8], durable: Durable, mode: u32
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     name.push(format!(".{}-{number}.new", std::process::id()));
     let fresh = path.with_file_name(name);
-    let mut file = File::options().create(true).truncate(true).write(true).mode(mode).open(&fresh)?;
+    let written = write_fresh(&fresh, bytes, durable, mode).and_then(|()| fs::rename(&fresh, path));
+    if written.is_err() {
+        drop(fs::remove_file(&fresh));
+    }
+    written
+}
+
+fn write_fresh(path: &Path, bytes: &[u8], durable: Durable, mode: u32) -> io::Result<()> {
+    let mut file = File::options().create(true).truncate(true).write(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
     if durable == Durable::Yes {
         file.sync_data()?;
     }
-    fs::rename(&fresh, path)
+    Ok(())
 }
 
 fn write(path: &Path, value: &impl Serialize, durable: Durable) -> io::Result<()> {
     write_whole(path, &serde_json::to_vec(value)?, durable, 0o600)
+}
+
+/// Into the blocks that the file has already: spaces at the end of JSON mean nothing.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).open(path)?;
+    let old = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    let mut padded = bytes.to_vec();
+    padded.resize(padded.len().max(old), b' ');
+    file.write_all(&padded)
 }
 
 /// A damaged file (a power cut in the middle of a write that was not flushed) counts as absent: everything in these

@@ -331,7 +331,7 @@ impl Keeper {
                 }
                 record.state = Recorded::Exited { started_at, exit: exit.clone() };
                 let durable = if exit.code == Some(0) && slot.kill_at.is_none() { Durable::Yes } else { Durable::No };
-                if let Err(error) = self.records.write_unit(&record, durable) {
+                if let Err(error) = self.records.write_end(&record, durable) {
                     answer = Answer::Failed { message: format!("cannot record the end of `{}`: {error}", record.unit) };
                 }
                 log.end();
