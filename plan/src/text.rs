@@ -56,8 +56,8 @@ impl fmt::Display for Action {
             Self::Stop { unit, .. } => ("stop", unit.as_str()),
             Self::Remove { unit, .. } => ("remove", unit.as_str()),
             Self::Connect { unit, .. } => ("connect", unit.as_str()),
-            Self::AwaitReady { unit } => ("wait until ready", unit.as_str()),
-            Self::AwaitExit { unit } => ("wait until done", unit.as_str()),
+            Self::AwaitReady { unit } => ("await health of", unit.as_str()),
+            Self::AwaitExit { unit } => ("await end of", unit.as_str()),
         };
         write!(formatter, "{verb} {what}")
     }

@@ -40,17 +40,17 @@ fn the_first_up_makes_everything_and_waits_only_where_needed() {
          2 prepare image of api: not built yet
          3 create db: does not exist yet <- 0 1
          4 start db: follows <- 3
-         5 wait until ready db: follows <- 4
+         5 await health of db: follows <- 4
          6 create api: does not exist yet <- 0 2
          7 start api: follows <- 5 6
-         8 wait until ready api: follows <- 7",
+         8 await health of api: follows <- 7",
     );
 }
 
 #[test]
 fn nothing_changed_means_nothing_but_looking() {
     let world = two().up();
-    check(&world, "0 wait until ready db: follows\n 1 wait until ready api: follows");
+    check(&world, "0 await health of db: follows\n 1 await health of api: follows");
     assert!(compare(&world.desired, &world.observed, &world.images, &world.options).is_empty());
 }
 
@@ -63,10 +63,10 @@ fn only_what_changed_is_replaced() {
         &world,
         "0 stop api: changed: env.LOG
          1 remove api: follows <- 0
-         2 wait until ready db: follows
+         2 await health of db: follows
          3 create api: changed: env.LOG <- 1
          4 start api: follows <- 2 3
-         5 wait until ready api: follows <- 4",
+         5 await health of api: follows <- 4",
     );
 }
 
@@ -81,7 +81,7 @@ fn the_old_one_runs_until_the_new_image_is_there() {
          2 remove api: follows <- 1
          3 create api: context changed: src/main.py <- 2
          4 start api: follows <- 3
-         5 wait until ready api: follows <- 4",
+         5 await health of api: follows <- 4",
     );
 }
 
@@ -92,7 +92,7 @@ fn a_tag_that_moved_replaces() {
     check(
         &world,
         "0 stop api: its image changed\n 1 remove api: follows <- 0\n 2 create api: its image changed <- 1
-         3 start api: follows <- 2\n 4 wait until ready api: follows <- 3",
+         3 start api: follows <- 2\n 4 await health of api: follows <- 3",
     );
 }
 
@@ -105,10 +105,10 @@ fn what_stopped_is_started_again() {
     world.state("d", RunState::Exited(Exit { signal: Some(9), out_of_memory: true, ..Exit::default() }));
     check(
         &world,
-        "0 start a: it is exited with code 1\n 1 wait until ready a: follows <- 0
-         2 start b: it is paused\n 3 wait until ready b: follows <- 2
-         4 start c: it is created but never started\n 5 wait until ready c: follows <- 4
-         6 start d: it is ended by signal 9 (out of memory)\n 7 wait until ready d: follows <- 6",
+        "0 start a: it is exited with code 1\n 1 await health of a: follows <- 0
+         2 start b: it is paused\n 3 await health of b: follows <- 2
+         4 start c: it is created but never started\n 5 await health of c: follows <- 4
+         6 start d: it is ended by signal 9 (out of memory)\n 7 await health of d: follows <- 6",
     );
 }
 
@@ -125,10 +125,10 @@ fn a_lost_network_is_joined_again_or_the_unit_replaced() {
         "0 create network: does not exist yet
          1 remove stopped: it lost the network of the preview
          2 connect running: it lost the network of the preview <- 0
-         3 wait until ready running: follows <- 2
+         3 await health of running: follows <- 2
          4 create stopped: it lost the network of the preview <- 0 1
          5 start stopped: follows <- 4
-         6 wait until ready stopped: follows <- 5",
+         6 await health of stopped: follows <- 5",
     );
 }
 
@@ -146,7 +146,7 @@ fn units_that_left_and_strays_go_and_data_stays() {
         "0 remove api: left over from an interrupted replacement
          1 stop old: no longer in the manifest
          2 remove old: follows <- 1
-         3 wait until ready api: follows",
+         3 await health of api: follows",
     );
 }
 
@@ -159,7 +159,7 @@ fn a_host_port_changes_hands_only_when_it_is_free() {
     check(
         &world,
         "0 stop old: no longer in the manifest\n 1 remove old: follows <- 0\n 2 create new: does not exist yet
-         3 start new: follows <- 1 2\n 4 wait until ready new: follows <- 3",
+         3 start new: follows <- 1 2\n 4 await health of new: follows <- 3",
     );
 }
 
@@ -173,7 +173,7 @@ fn another_runtime_takes_over() {
          1 remove web: follows <- 0
          2 create web: it runs on another runtime now <- 1
          3 start web: follows <- 2
-         4 wait until ready web: follows <- 3
+         4 await health of web: follows <- 3
          5 remove network net: no longer in the manifest <- 1",
     );
 }
@@ -190,10 +190,10 @@ fn a_process_is_told_when_an_address_moved() {
          3 remove db: follows <- 2
          4 create db: changed: ports.main.host <- 3
          5 start db: follows <- 4
-         6 wait until ready db: follows <- 5
+         6 await health of db: follows <- 5
          7 create api: `db`, which it uses, is replaced at another address <- 1
          8 start api: follows <- 6 7
-         9 wait until ready api: follows <- 8",
+         9 await health of api: follows <- 8",
     );
 }
 
@@ -213,13 +213,13 @@ fn jobs_run_before_after_or_never() {
         "0 create network: does not exist yet
          1 create migrate: it has not run yet
          2 start migrate: follows <- 1
-         3 wait until done migrate: follows <- 2
+         3 await end of migrate: follows <- 2
          4 create api: does not exist yet <- 0
          5 start api: follows <- 3 4
-         6 wait until ready api: follows <- 5
+         6 await health of api: follows <- 5
          7 create report: it has not run yet
          8 start report: follows <- 6 7
-         9 wait until done report: follows <- 8",
+         9 await end of report: follows <- 8",
     );
 }
 
@@ -230,9 +230,9 @@ fn jobs_that_succeeded_rest_and_failed_ones_run_again() {
     world.state("report", exited(3));
     check(
         &world,
-        "0 wait until ready api: follows
+        "0 await health of api: follows
          1 start report: its last run exited with code 3 <- 0
-         2 wait until done report: follows <- 1",
+         2 await end of report: follows <- 1",
     );
 }
 
@@ -245,7 +245,7 @@ fn a_job_runs_again_when_its_inputs_change() {
     let mut world = world.up();
     world.state("migrate", exited(0));
     world.state("report", exited(0));
-    check(&world, "0 wait until ready api: follows");
+    check(&world, "0 await health of api: follows");
     world.desired = definition;
     fold_job_inputs(&mut world.desired, &inputs("second"));
     check(
@@ -253,8 +253,8 @@ fn a_job_runs_again_when_its_inputs_change() {
         "0 remove migrate: its inputs changed
          1 create migrate: its inputs changed <- 0
          2 start migrate: follows <- 1
-         3 wait until done migrate: follows <- 2
-         4 wait until ready api: follows",
+         3 await end of migrate: follows <- 2
+         4 await health of api: follows",
     );
 }
 
@@ -264,7 +264,7 @@ fn a_running_job_is_waited_for() {
     let plan = compare(&world.desired, &world.observed, &world.images, &world.options);
     assert_eq!(
         text::lines(&plan),
-        ["wait until done migrate: follows", "wait until ready api: follows", "wait until done report: follows"]
+        ["await end of migrate: follows", "await health of api: follows", "await end of report: follows"]
     );
 }
 
@@ -286,7 +286,7 @@ fn force_replaces_what_is_well() {
     check(
         &world,
         "0 stop api: asked for by force\n 1 remove api: follows <- 0\n 2 create api: asked for by force <- 1
-         3 start api: follows <- 2\n 4 wait until ready api: follows <- 3",
+         3 start api: follows <- 2\n 4 await health of api: follows <- 3",
     );
 }
 

@@ -98,9 +98,14 @@ impl Asker<'_> {
             let places = self.shared.places.of_preview(&self.record.name.id, &self.record.folder);
             let observing = tokio::time::timeout(ENGINE_ANSWER_LIMIT, docker.observe(&self.record.name.id, &places));
             let (seen, wanted) = tokio::join!(observing, self.wanted(RuntimeKind::Docker));
-            if let Ok(Ok(seen)) = seen {
-                return Ok((wanted?, Some(seen)));
-            }
+            let why = match seen {
+                Ok(Ok(seen)) => return Ok((wanted?, Some(seen))),
+                Ok(Err(problem)) => problem.message,
+                Err(_) => "the container engine does not answer".to_owned(),
+            };
+            // What can only run in a container is refused now; then it matters which engine was asked, and how it failed.
+            let told = |problem: Problem| Problem { detail: problem.detail.clone().or(Some(why)), ..problem };
+            return Ok((self.wanted(RuntimeKind::Process).await.map_err(told)?, None));
         }
         Ok((self.wanted(RuntimeKind::Process).await?, None))
     }

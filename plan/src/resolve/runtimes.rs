@@ -32,7 +32,10 @@ impl Chooser<'_> {
                     "it has neither `build` nor `image`",
                     "Give it `build` or `image`, or let it run with `runtime: process`.",
                 );
-                self.notes.push(format!("{name} runs as a process: it has neither `build` nor `image`"));
+                // Nobody asked for a container, so there is nothing to tell.
+                if service.runtime.is_some() || self.manifest.environment.runtime.is_some() {
+                    self.notes.push(format!("{name} runs as a process: it has neither `build` nor `image`"));
+                }
                 RuntimeKind::Process
             }
             (RuntimeKind::Process, true, false) => {
