@@ -80,12 +80,8 @@ async fn create(site: &Site<'_>, scope: &Scope, name: &str) -> Result<Performed,
     let network = observe::networks(engine, &scope.preview.id).await?.into_iter().next();
     let network = network.ok_or_else(|| Problem::new(ProblemKind::NotFound, "the preview has no network"))?;
     let secrets = scope.secrets.folder(name);
-    if secrets.is_some() && !site.endpoint.local() {
-        return Err(Problem::new(
-            ProblemKind::Refused,
-            format!("`{name}`: secrets cannot be delivered to a remote engine"),
-        )
-        .hint("Use a local engine for units with secrets."));
+    if !site.endpoint.local() {
+        here_only(name, container, secrets.is_some())?;
     }
     let setting = Setting {
         preview: &scope.preview,
@@ -109,6 +105,22 @@ async fn create(site: &Site<'_>, scope: &Scope, name: &str) -> Result<Performed,
         }
     }
     Ok(made)
+}
+
+/// What lies on this machine cannot be mounted by an engine on another: it would mount an empty folder of its own.
+fn here_only(name: &str, container: &Container, has_secrets: bool) -> Result<(), Problem> {
+    let binds = container.create["HostConfig"]["Binds"].as_array().into_iter().flatten();
+    let folder = binds.filter_map(|bind| bind.as_str()?.split_once(':')).find(|(source, _)| source.starts_with('.'));
+    let what = match folder {
+        Some((source, _)) => format!("the project's folder `{source}`"),
+        None if has_secrets => "secrets, which are files of this machine".to_owned(),
+        None => return Ok(()),
+    };
+    Err(Problem::new(
+        ProblemKind::Refused,
+        format!("`{name}` needs {what}, and the Docker engine is on another machine"),
+    )
+    .hint(format!("Use an engine of this machine (unset DOCKER_HOST), or `services.{name}.runtime: process`.")))
 }
 
 /// Under the unit's name, or beside a stranger of that name: ours are found by label, so any free name will do.

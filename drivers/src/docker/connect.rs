@@ -42,6 +42,18 @@ fn client(endpoint: &Endpoint) -> Result<Docker, bollard::errors::Error> {
     if let Some(path) = endpoint.host.strip_prefix("unix://") {
         return pooled(path);
     }
+    if let Some(tls) = &endpoint.tls {
+        // The tree's one provider; a second installation only says that it is there.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        return Docker::connect_with_ssl(
+            &endpoint.host,
+            &tls.key,
+            &tls.cert,
+            &tls.ca,
+            ANSWER_SECONDS,
+            API_DEFAULT_VERSION,
+        );
+    }
     if endpoint.host.starts_with("tcp://") || endpoint.host.starts_with("http://") {
         return Docker::connect_with_http(&endpoint.host, ANSWER_SECONDS, API_DEFAULT_VERSION);
     }

@@ -15,6 +15,36 @@ pub struct Endpoint {
     pub host: String,
     /// For messages: `DOCKER_HOST`, `the context colima`.
     pub chosen_by: String,
+    /// For `tcp://`: who the engine has to be, and who we are.
+    pub tls: Option<Tls>,
+}
+
+/// Files in PEM form.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tls {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Tls {
+    /// The names that every Docker tool gives them.
+    fn of(folder: &Path) -> Self {
+        Self { ca: folder.join("ca.pem"), cert: folder.join("cert.pem"), key: folder.join("key.pem") }
+    }
+
+    /// A missing file is said here, because the handshake's failure would not name it.
+    fn usable(self, by: &str) -> Result<Self, Problem> {
+        let missing = [&self.ca, &self.cert, &self.key].into_iter().find(|path| !path.is_file());
+        match missing {
+            None => Ok(self),
+            Some(path) => Err(Problem::new(
+                ProblemKind::Unavailable,
+                format!("cannot speak TLS to the Docker engine ({by}): there is no `{}`", path.display()),
+            )
+            .hint("Put ca.pem, cert.pem and key.pem there, or point DOCKER_CERT_PATH at their folder.")),
+        }
+    }
 }
 
 impl Endpoint {
@@ -29,6 +59,10 @@ impl Endpoint {
 pub struct Surroundings {
     pub docker_host: Option<String>,
     pub docker_context: Option<String>,
+    /// `DOCKER_TLS_VERIFY` is set.
+    pub tls_verify: bool,
+    /// `DOCKER_CERT_PATH`; without it the configuration's folder.
+    pub cert_path: Option<PathBuf>,
     /// `DOCKER_CONFIG` or `~/.docker`.
     pub config: Option<PathBuf>,
 }
@@ -41,6 +75,8 @@ impl Surroundings {
         Self {
             docker_host: text("DOCKER_HOST"),
             docker_context: text("DOCKER_CONTEXT"),
+            tls_verify: text("DOCKER_TLS_VERIFY").is_some(),
+            cert_path: text("DOCKER_CERT_PATH").map(PathBuf::from),
             config: text("DOCKER_CONFIG").map(PathBuf::from).or_else(home),
         }
     }
@@ -67,18 +103,27 @@ struct Endpoints {
 struct DockerEndpoint {
     #[serde(rename = "Host", default)]
     host: String,
+    #[serde(rename = "SkipTLSVerify", default)]
+    skips_verification: bool,
 }
 
 pub fn choose(around: &Surroundings) -> Result<Endpoint, Problem> {
     if let Some(host) = &around.docker_host {
-        return usable(Endpoint { host: host.clone(), chosen_by: "DOCKER_HOST".to_owned() });
+        let tls = match around.tls_verify && is_network(host) {
+            true => {
+                let folder = around.cert_path.clone().or_else(|| around.config.clone()).unwrap_or_default();
+                Some(Tls::of(&folder).usable("DOCKER_TLS_VERIFY")?)
+            }
+            false => None,
+        };
+        return usable(Endpoint { host: host.clone(), chosen_by: "DOCKER_HOST".to_owned(), tls });
     }
     let (name, by) = match &around.docker_context {
         Some(name) => (Some(name.clone()), "DOCKER_CONTEXT"),
         None => (current(around.config.as_deref())?, "currentContext of Docker's config.json"),
     };
     match name.filter(|name| !name.is_empty() && name != "default") {
-        None => Ok(Endpoint { host: DEFAULT.to_owned(), chosen_by: "the default".to_owned() }),
+        None => Ok(Endpoint { host: DEFAULT.to_owned(), chosen_by: "the default".to_owned(), tls: None }),
         Some(name) => usable(named(around.config.as_deref(), &name, by)?),
     }
 }
@@ -102,13 +147,27 @@ fn named(config: Option<&Path>, name: &str, by: &str) -> Result<Endpoint, Proble
             .hint("`docker context ls` lists the contexts; choose one with `docker context use`.")
     };
     let folder: String = Sha256::digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    let path = config.map(|config| config.join("contexts/meta").join(folder).join("meta.json"));
+    let path = config.map(|config| config.join("contexts/meta").join(&folder).join("meta.json"));
     let path = path.ok_or_else(|| unknown("cannot be looked up without a home folder".to_owned()))?;
     let text =
         std::fs::read_to_string(&path).map_err(|error| unknown(format!("has no readable description: {error}")))?;
     let meta: Meta =
         serde_json::from_str(&text).map_err(|error| unknown(format!("has a broken description: {error}")))?;
-    Ok(Endpoint { host: meta.endpoints.docker.host, chosen_by: format!("the context `{name}`, from {by}") })
+    let docker = meta.endpoints.docker;
+    let chosen_by = format!("the context `{name}`, from {by}");
+    let material = config.map(|config| config.join("contexts/tls").join(&folder).join("docker"));
+    let tls = match material.filter(|folder| folder.is_dir() && is_network(&docker.host)) {
+        Some(_) if docker.skips_verification => {
+            return Err(unknown("does not verify its engine (`skip-tls-verify`), which pdev does not do".to_owned()));
+        }
+        Some(folder) => Some(Tls::of(&folder).usable(&chosen_by)?),
+        None => None,
+    };
+    Ok(Endpoint { host: docker.host, chosen_by, tls })
+}
+
+fn is_network(host: &str) -> bool {
+    ["tcp://", "http://", "https://"].iter().any(|scheme| host.starts_with(scheme))
 }
 
 /// Schemes that this build can speak; the others are answered with a way out.
@@ -116,7 +175,12 @@ fn usable(endpoint: Endpoint) -> Result<Endpoint, Problem> {
     let scheme = endpoint.host.split_once("://").map_or("", |(scheme, _)| scheme);
     let message = format!("cannot use the Docker endpoint `{}` (chosen by {})", endpoint.host, endpoint.chosen_by);
     match scheme {
-        "unix" | "npipe" | "tcp" | "http" => Ok(endpoint),
+        "https" if endpoint.tls.is_none() => Err(Problem::new(
+            ProblemKind::Unavailable,
+            format!("{message}: TLS needs certificates"),
+        )
+        .hint("Set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH to the folder with ca.pem, cert.pem and key.pem.")),
+        "unix" | "npipe" | "tcp" | "http" | "https" => Ok(endpoint),
         "ssh" => Err(Problem::new(ProblemKind::Unavailable, format!("{message}: `ssh://` is not spoken"))
             .hint("Forward the socket (`ssh -NL /tmp/docker.sock:/var/run/docker.sock HOST`) and set DOCKER_HOST=unix:///tmp/docker.sock.")),
         _ => Err(Problem::new(ProblemKind::Refused, format!("{message}: allowed are unix://, npipe://, tcp:// and http://"))

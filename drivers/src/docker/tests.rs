@@ -11,6 +11,7 @@ fn endpoints_are_chosen_in_order() {
         docker_host: host.map(str::to_owned),
         docker_context: context.map(str::to_owned),
         config: Some(folder.path().to_owned()),
+        ..Surroundings::default()
     };
     assert_eq!(choose(&around(None, None)).unwrap().host, super::context::DEFAULT);
     // The folder's name is the SHA-256 of `colima`.
@@ -23,6 +24,44 @@ fn endpoints_are_chosen_in_order() {
     assert!(choose(&around(None, Some("absent"))).unwrap_err().message.contains("`absent`"));
     assert_eq!(choose(&around(Some("tcp://a:1"), Some("colima"))).unwrap().host, "tcp://a:1");
     assert!(choose(&around(Some("ssh://a"), None)).unwrap_err().hint.unwrap().contains("ssh -NL"));
+}
+
+#[test]
+fn tls_is_spoken_with_all_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut around = Surroundings {
+        docker_host: Some("tcp://far:2376".to_owned()),
+        tls_verify: true,
+        cert_path: Some(folder.path().join("certs")),
+        config: Some(folder.path().to_owned()),
+        ..Surroundings::default()
+    };
+    let problem = choose(&around).unwrap_err();
+    assert!(problem.message.contains("certs/ca.pem"), "{problem}");
+    let write = |inside: &str| {
+        let inside = folder.path().join(inside);
+        std::fs::create_dir_all(&inside).unwrap();
+        for name in ["ca.pem", "cert.pem", "key.pem"] {
+            std::fs::write(inside.join(name), "").unwrap();
+        }
+        inside
+    };
+    let certs = write("certs");
+    assert_eq!(choose(&around).unwrap().tls.unwrap().key, certs.join("key.pem"));
+    around.tls_verify = false;
+    assert_eq!(choose(&around).unwrap().tls, None, "as the docker command: only when asked for");
+    around.docker_host = Some("https://far:2376".to_owned());
+    assert!(choose(&around).unwrap_err().hint.unwrap().contains("DOCKER_TLS_VERIFY"));
+    // Contexts bring their own. The folder's name is the SHA-256 of `colima`.
+    let id = "f24fd3749c1368328e2b149bec149cb6795619f244c5b584e844961215dadd16";
+    let meta = write(&format!("contexts/meta/{id}")).join("meta.json");
+    let material = write(&format!("contexts/tls/{id}/docker"));
+    around.docker_host = None;
+    around.docker_context = Some("colima".to_owned());
+    std::fs::write(&meta, r#"{"Endpoints":{"docker":{"Host":"tcp://far:2376"}}}"#).unwrap();
+    assert_eq!(choose(&around).unwrap().tls.unwrap().ca, material.join("ca.pem"));
+    std::fs::write(&meta, r#"{"Endpoints":{"docker":{"Host":"tcp://far:2376","SkipTLSVerify":true}}}"#).unwrap();
+    assert!(choose(&around).unwrap_err().message.contains("does not verify"));
 }
 
 #[test]

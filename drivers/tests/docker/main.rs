@@ -3,6 +3,8 @@
 mod bench;
 mod build;
 mod ends;
+mod engines;
 mod objects;
+mod private;
 mod promises;
 mod pull;
