@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashSet};
 use manifest::model::Date;
 use manifest::{Diagnostic, Files};
 
-use crate::allow;
 use crate::application::{PreviewId, PreviewName, RuntimeKind};
 use crate::load::{LoadOptions, Loaded, load};
 use crate::resolve::{Context, Git, Resolved, depends_on_runtime, required_ports, resolve};
+use crate::{allow, codes};
 
 /// What changes the answer, besides the files.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -43,10 +43,23 @@ pub fn check(root: &str, files: &dyn Files, question: &Question) -> Checked {
         diagnostics.extend(certain);
         resolved
     });
+    if resolved.is_none() {
+        diagnostics.extend(dangling(&loaded, question));
+    }
     allow::apply(&loaded, &mut diagnostics);
     diagnostics.sort_by_key(|found| (found.span.file, found.span.start, found.code));
     diagnostics.dedup();
     Checked { loaded, resolved, diagnostics }
+}
+
+/// Placeholders that lead nowhere, found even where the manifest cannot be used yet, so that one run tells all. Not
+/// those about ports: a port that could not be read would be missed twice.
+fn dangling(loaded: &Loaded, question: &Question) -> Vec<Diagnostic> {
+    let mut found = resolved(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker)).diagnostics;
+    found.retain(|found| {
+        matches!(found.code, codes::UNRESOLVED | codes::UNKNOWN_OUTPUT) && !found.message.contains(" port")
+    });
+    found
 }
 
 /// What resolving finds under every runtime that could be chosen, and what it gives under the first.

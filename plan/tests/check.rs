@@ -59,3 +59,12 @@ fn the_page_of_unused_comments_is_true() {
     assert!(codes(examples[0]).contains(&"PD0264") && !codes(examples[1]).contains(&"PD0264"));
     assert!(!codes(examples[1]).contains(&"PD011"));
 }
+
+#[test]
+fn one_run_tells_all_even_where_the_manifest_cannot_be_used() {
+    let text = "pdev: 1\napp: x\nservices:\n  web:\n    image: a:1\n    port: nine\n    env:\n      \
+                A: \"${services.wob.url}\"\n      B: \"${services.web.port}\"\n";
+    let found = codes(text);
+    assert!(found.contains(&"PD0250"), "{found:?}");
+    assert_eq!(found.iter().filter(|code| **code == "PD0250").count(), 1, "the port was told already: {found:?}");
+}
