@@ -8,6 +8,7 @@ use manifest::nearest::nearest;
 use manifest::syntax::Node;
 use manifest::template::Template;
 use manifest::{Diagnostic, Severity, Span};
+use regex_lite::Regex;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::codes;
@@ -27,41 +28,92 @@ pub struct Input {
     pub choices: Vec<String>,
     pub minimum: Option<i64>,
     pub maximum: Option<i64>,
+    /// What a text has to match somewhere, as in JSON Schema: anchors are the module's.
+    pub pattern: Option<Pattern>,
+    /// Of an array: what each of its values is.
+    pub items: Option<Box<Input>>,
+    /// Of an object: its keys, and no others; anything when empty.
+    pub properties: BTreeMap<String, Input>,
+}
+
+/// A compiled pattern, equal to another by its text.
+#[derive(Clone, Debug)]
+pub struct Pattern(Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
 }
 
 const KINDS: [&str; 6] = ["string", "integer", "number", "boolean", "array", "object"];
 
+/// The words of JSON Schema that an input may use, and ours. Another one would be ignored, so it is refused.
+const KEYWORDS: [&str; 11] = [
+    "type",
+    "description",
+    "default",
+    "rationale",
+    "level",
+    "enum",
+    "minimum",
+    "maximum",
+    "pattern",
+    "items",
+    "properties",
+];
+
 pub(crate) fn declared(node: Option<&Node>, path: &str, found: &mut Vec<Diagnostic>) -> BTreeMap<String, Input> {
     let pairs = node.and_then(Node::as_map).unwrap_or_default();
-    let mut inputs = BTreeMap::new();
-    for pair in pairs {
-        let schema = crate::module::json(&pair.value);
-        let text = |key: &str| schema.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
-        let kind = text("type");
-        if !KINDS.contains(&kind.as_str()) {
-            let words = format!("`{path}`: the input `{}` needs a `type`, one of {}", pair.key.value, KINDS.join(", "));
-            found.push(
-                Diagnostic::new(codes::BAD_MODULE, Severity::Error, Span::default(), words)
-                    .help("The format is described in docs/modules.md."),
-            );
-        }
-        let choices = schema
-            .get("enum")
-            .and_then(Json::as_array)
-            .map(|all| all.iter().filter_map(Json::as_str).map(str::to_owned).collect());
-        let input = Input {
-            kind,
-            description: text("description"),
-            default: schema.get("default").cloned().unwrap_or(Json::Null),
-            rationale: text("rationale"),
-            level: if text("level").is_empty() { "basic".to_owned() } else { text("level") },
-            choices: choices.unwrap_or_default(),
-            minimum: schema.get("minimum").and_then(Json::as_i64),
-            maximum: schema.get("maximum").and_then(Json::as_i64),
-        };
-        inputs.insert(pair.key.value.clone(), input);
+    let schemas = pairs.iter().map(|pair| (pair.key.value.clone(), crate::module::json(&pair.value)));
+    schemas.map(|(name, schema)| (name.clone(), input(&name, &schema, path, found))).collect()
+}
+
+fn input(name: &str, schema: &Json, path: &str, found: &mut Vec<Diagnostic>) -> Input {
+    let mut wrong = |words: String| {
+        found.push(
+            Diagnostic::new(codes::BAD_MODULE, Severity::Error, Span::default(), words)
+                .help("The format is described in docs/modules.md."),
+        );
+    };
+    let text = |key: &str| schema.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
+    let kind = text("type");
+    if !KINDS.contains(&kind.as_str()) {
+        wrong(format!("`{path}`: the input `{name}` needs a `type`, one of {}", KINDS.join(", ")));
     }
-    inputs
+    for unknown in
+        schema.as_object().into_iter().flat_map(JsonMap::keys).filter(|key| !KEYWORDS.contains(&key.as_str()))
+    {
+        let near = nearest(unknown, KEYWORDS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        wrong(format!("`{path}`: the input `{name}` has an unknown key `{unknown}`{near}"));
+    }
+    let pattern = Some(text("pattern")).filter(|pattern| !pattern.is_empty());
+    let pattern = pattern.and_then(|pattern| match Regex::new(&pattern) {
+        Ok(pattern) => Some(Pattern(pattern)),
+        Err(error) => {
+            wrong(format!("`{path}`: the pattern of the input `{name}` is no regular expression: {error}"));
+            None
+        }
+    });
+    let choices = schema.get("enum").and_then(Json::as_array).into_iter().flatten();
+    let choices = choices.filter_map(Json::as_str).map(str::to_owned).collect();
+    let items = schema.get("items").map(|items| Box::new(input(&format!("{name}[]"), items, path, found)));
+    let properties = schema.get("properties").and_then(Json::as_object).into_iter().flatten();
+    let properties =
+        properties.map(|(key, schema)| (key.clone(), input(&format!("{name}.{key}"), schema, path, found))).collect();
+    Input {
+        kind,
+        description: text("description"),
+        default: schema.get("default").cloned().unwrap_or(Json::Null),
+        rationale: text("rationale"),
+        level: if text("level").is_empty() { "basic".to_owned() } else { text("level") },
+        choices,
+        minimum: schema.get("minimum").and_then(Json::as_i64),
+        maximum: schema.get("maximum").and_then(Json::as_i64),
+        pattern,
+        items,
+        properties,
+    }
 }
 
 impl Module {
@@ -145,11 +197,11 @@ impl Input {
     fn accepts(&self, value: &Json) -> Result<Json, String> {
         let fits = match self.kind.as_str() {
             "string" => return self.text(value),
+            "array" => return self.list(value),
+            "object" => return self.map(value),
             "integer" => value.is_i64() && self.in_range(value.as_i64()),
             "number" => value.is_number(),
             "boolean" => value.is_boolean(),
-            "array" => value.is_array(),
-            "object" => value.is_object(),
             _ => true,
         };
         if fits { Ok(value.clone()) } else { Err(self.wanted()) }
@@ -162,7 +214,34 @@ impl Input {
             Json::Number(number) => number.to_string(),
             _ => return Err(self.wanted()),
         };
-        if self.choices.is_empty() || self.choices.contains(&text) { Ok(json!(text)) } else { Err(self.wanted()) }
+        let chosen = self.choices.is_empty() || self.choices.contains(&text);
+        let matches = self.pattern.as_ref().is_none_or(|pattern| pattern.0.is_match(&text));
+        if chosen && matches { Ok(json!(text)) } else { Err(self.wanted()) }
+    }
+
+    fn list(&self, value: &Json) -> Result<Json, String> {
+        let values = value.as_array().ok_or_else(|| self.wanted())?;
+        let Some(items) = &self.items else { return Ok(value.clone()) };
+        let accepted = values.iter().enumerate().map(|(index, value)| {
+            items.accepts(value).map_err(|wanted| format!("a list whose value {} is {wanted}", index + 1))
+        });
+        accepted.collect()
+    }
+
+    fn map(&self, value: &Json) -> Result<Json, String> {
+        let values = value.as_object().ok_or_else(|| self.wanted())?;
+        if self.properties.is_empty() {
+            return Ok(value.clone());
+        }
+        let accepted = values.iter().map(|(key, value)| {
+            let Some(property) = self.properties.get(key) else {
+                let known: Vec<&str> = self.properties.keys().map(String::as_str).collect();
+                return Err(format!("a map without the key `{key}` (known are {})", known.join(", ")));
+            };
+            let value = property.accepts(value).map_err(|wanted| format!("a map whose `{key}` is {wanted}"))?;
+            Ok((key.clone(), value))
+        });
+        accepted.collect::<Result<JsonMap<_, _>, _>>().map(Json::Object)
     }
 
     fn in_range(&self, value: Option<i64>) -> bool {
@@ -178,7 +257,10 @@ impl Input {
         match (self.kind.as_str(), self.minimum, self.maximum) {
             ("integer", Some(least), Some(most)) => format!("a whole number between {least} and {most}"),
             ("integer", ..) => "a whole number".into(),
-            ("string", ..) => "text".into(),
+            ("string", ..) => match &self.pattern {
+                Some(pattern) => format!("text that matches `{}`", pattern.0),
+                None => "text".into(),
+            },
             ("boolean", ..) => "true or false".into(),
             ("array", ..) => "a list".into(),
             ("object", ..) => "a map".into(),

@@ -124,3 +124,44 @@ fn inputs_are_checked_with_spans() {
     assert_eq!(said, [("PD0203", "max_conections"), ("PD0204", "0"), ("PD0204", "perhaps")]);
     assert_eq!(found[0].fixes[0].edits[0].text, "max_connections");
 }
+
+const TYPED: &str = "module: m\nversion: 1.0.0\nowner: { team: t }\nsummary: s\ndocs: docs.md\ninputs:\n  \
+    bucket: { type: string, default: a, description: d, pattern: \"^[a-z-]+$\" }\n  \
+    hosts: { type: array, default: [], description: d, items: { type: string, enum: [a, b] } }\n  \
+    limits: { type: object, default: {}, description: d, properties: { depth: { type: integer, minimum: 1, maximum: 9 } } }\n\
+    renders:\n  process: { command: [sleep, \"1\"] }\n";
+
+#[test]
+fn patterns_items_and_properties_are_checked() {
+    let cases = [
+        ("bucket: my-bucket", None),
+        ("bucket: My_Bucket", Some("must be text that matches `^[a-z-]+$`, found `My_Bucket`")),
+        ("hosts: [a, b]", None),
+        ("hosts: [a, c]", Some("must be a list whose value 2 is one of a, b")),
+        ("limits: { depth: 3 }", None),
+        ("limits: { depth: 30 }", Some("must be a map whose `depth` is a whole number between 1 and 9")),
+        ("limits: { dept: 3 }", Some("must be a map without the key `dept` (known are depth)")),
+    ];
+    for (with, wrong) in cases {
+        let text = format!("pdev: 1\napp: x\nresources:\n  r: {{ uses: ./m, with: {{ {with} }} }}\n");
+        let files = Memory(BTreeMap::from([
+            ("pdev.yaml".to_owned(), text),
+            ("m/module.yaml".to_owned(), TYPED.to_owned()),
+            ("m/docs.md".to_owned(), "docs".to_owned()),
+        ]));
+        let selected = manifest::read("pdev.yaml", &files).select(None, &[]);
+        let resource = &selected.manifest.resources["r"].value;
+        let module = find(&Spanned::new("./m".to_owned(), Span::default()), &files).unwrap().module;
+        let (_, found) = module.inputs_from(&resource.with, "resources.r", &|_| None);
+        match wrong {
+            None => assert!(found.is_empty(), "{with}: {found:?}"),
+            Some(words) => assert!(found[0].message.contains(words), "{with}: {found:?}"),
+        }
+    }
+    let misspelt = TYPED.replace("pattern:", "patern:");
+    let said = refused("./m", &[("m/module.yaml", &misspelt), ("m/docs.md", "docs")]);
+    assert!(said[0].contains("unknown key `patern`; did you mean `pattern`?"), "{said:?}");
+    let broken = TYPED.replace("^[a-z-]+$", "[a-z");
+    let said = refused("./m", &[("m/module.yaml", &broken), ("m/docs.md", "docs")]);
+    assert!(said[0].contains("is no regular expression"), "{said:?}");
+}
