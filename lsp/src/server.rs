@@ -1,5 +1,7 @@
 //! The protocol's methods, each a few lines: take the moment before any wait, ask the analysis, convert the answer.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -7,13 +9,15 @@ use tower_lsp::jsonrpc::{Error, Result};
 use tower_lsp::ls_types::*;
 use tower_lsp::{Client, LanguageServer};
 
-use crate::answers::{code_actions, completion, hover};
+use crate::answers::{code_actions, completion, hover, navigation, structure};
 use crate::capabilities;
 use crate::client_can::ClientCan;
 use crate::convert::Encoding;
 use crate::desk::{Desk, found_in, path_of};
+use crate::files;
 use crate::settings::Settings;
-use crate::workspace::Snapshot;
+use crate::text::Text;
+use crate::workspace::{MANIFEST, Snapshot};
 
 pub struct Server {
     pub desk: Arc<Desk>,
@@ -172,6 +176,98 @@ impl LanguageServer for Server {
         let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
         let Some(analysis) = self.desk.recent(&snapshot).await else { return Ok(None) };
         Ok(hover::answer(&snapshot, &analysis, self.desk.can().markdown, place.position))
+    }
+
+    async fn goto_definition(&self, params: GotoDefinitionParams) -> Result<Option<GotoDefinitionResponse>> {
+        let place = params.text_document_position_params;
+        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        if let Some(linked) = structure::linked(&snapshot, place.position) {
+            return Ok(Some(linked));
+        }
+        let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
+        Ok(navigation::definition(&snapshot, &analysis, place.position))
+    }
+
+    async fn references(&self, params: ReferenceParams) -> Result<Option<Vec<Location>>> {
+        let place = params.text_document_position;
+        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
+        Ok(navigation::all(&snapshot, &analysis, place.position, params.context.include_declaration))
+    }
+
+    async fn document_highlight(&self, params: DocumentHighlightParams) -> Result<Option<Vec<DocumentHighlight>>> {
+        let place = params.text_document_position_params;
+        let snapshot = self.snapshot(&place.text_document.uri);
+        Ok(snapshot.and_then(|snapshot| navigation::highlights(&snapshot, place.position)))
+    }
+
+    async fn prepare_rename(&self, place: TextDocumentPositionParams) -> Result<Option<PrepareRenameResponse>> {
+        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
+        Ok(navigation::prepare_rename(&snapshot, &analysis, place.position))
+    }
+
+    async fn rename(&self, params: RenameParams) -> Result<Option<WorkspaceEdit>> {
+        let place = params.text_document_position;
+        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
+        navigation::rename(&snapshot, &analysis, place.position, &params.new_name)
+    }
+
+    async fn document_symbol(&self, params: DocumentSymbolParams) -> Result<Option<DocumentSymbolResponse>> {
+        let nested = self.desk.can().hierarchical_symbols;
+        let snapshot = self.snapshot(&params.text_document.uri);
+        Ok(snapshot.and_then(|snapshot| structure::symbols(&snapshot, nested)))
+    }
+
+    async fn symbol(&self, params: WorkspaceSymbolParams) -> Result<Option<WorkspaceSymbolResponse>> {
+        let workspace = self.desk.workspace();
+        let encoding = workspace.encoding;
+        let mut texts: BTreeMap<PathBuf, Text> = workspace.analyses().flat_map(|one| structure::texts(one)).collect();
+        let closed: Vec<PathBuf> = workspace.folders.iter().map(|folder| folder.join(MANIFEST)).collect();
+        drop(workspace);
+        for path in closed {
+            if let (false, Ok(bytes)) = (texts.contains_key(&path), files::from_disk(&path)) {
+                texts.insert(path, Text::new(String::from_utf8_lossy(&bytes)));
+            }
+        }
+        let matching = |(path, text): (&PathBuf, &Text)| structure::matching(path, text, &params.query, encoding);
+        Ok(Some(WorkspaceSymbolResponse::Flat(texts.iter().flat_map(matching).collect())))
+    }
+
+    async fn folding_range(&self, params: FoldingRangeParams) -> Result<Option<Vec<FoldingRange>>> {
+        Ok(self.snapshot(&params.text_document.uri).map(|snapshot| structure::folds(&snapshot)))
+    }
+
+    async fn selection_range(&self, params: SelectionRangeParams) -> Result<Option<Vec<SelectionRange>>> {
+        let snapshot = self.snapshot(&params.text_document.uri);
+        Ok(snapshot.map(|snapshot| structure::selections(&snapshot, &params.positions)))
+    }
+
+    async fn document_link(&self, params: DocumentLinkParams) -> Result<Option<Vec<DocumentLink>>> {
+        Ok(self.snapshot(&params.text_document.uri).map(|snapshot| structure::document_links(&snapshot)))
+    }
+
+    async fn semantic_tokens_full(&self, params: SemanticTokensParams) -> Result<Option<SemanticTokensResult>> {
+        let snapshot = self.snapshot(&params.text_document.uri);
+        Ok(snapshot.map(|snapshot| structure::semantic_tokens(&snapshot, None).into()))
+    }
+
+    async fn semantic_tokens_range(
+        &self,
+        params: SemanticTokensRangeParams,
+    ) -> Result<Option<SemanticTokensRangeResult>> {
+        let snapshot = self.snapshot(&params.text_document.uri);
+        Ok(snapshot.map(|snapshot| structure::semantic_tokens(&snapshot, Some(params.range)).into()))
+    }
+
+    async fn formatting(&self, params: DocumentFormattingParams) -> Result<Option<Vec<TextEdit>>> {
+        Ok(self.snapshot(&params.text_document.uri).map(|snapshot| structure::formatting(&snapshot, None)))
+    }
+
+    async fn range_formatting(&self, params: DocumentRangeFormattingParams) -> Result<Option<Vec<TextEdit>>> {
+        let snapshot = self.snapshot(&params.text_document.uri);
+        Ok(snapshot.map(|snapshot| structure::formatting(&snapshot, Some(params.range))))
     }
 }
 

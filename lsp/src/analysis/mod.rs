@@ -3,7 +3,12 @@
 pub mod actions;
 pub mod completion;
 pub mod cursor;
+pub mod format;
 pub mod hover;
 pub mod language;
+pub mod links;
 pub mod names;
+pub mod outline;
+pub mod references;
+pub mod tokens;
 pub mod tree;

@@ -3,3 +3,5 @@
 pub mod code_actions;
 pub mod completion;
 pub mod hover;
+pub mod navigation;
+pub mod structure;

@@ -140,6 +140,41 @@ fn pulling_with(encoding: &str) -> Value {
     capabilities
 }
 
+const METHODS: [&str; 12] = [
+    "textDocument/completion",
+    "textDocument/hover",
+    "textDocument/definition",
+    "textDocument/references",
+    "textDocument/prepareRename",
+    "textDocument/documentSymbol",
+    "textDocument/foldingRange",
+    "textDocument/selectionRange",
+    "textDocument/documentLink",
+    "textDocument/semanticTokens/full",
+    "textDocument/codeAction",
+    "textDocument/formatting",
+];
+
+#[tokio::test]
+async fn formatting_a_second_time_changes_nothing() {
+    let mut editor = Editor::start(pulling()).await;
+    editor.open("pdev.yaml", "").await;
+    let uri = editor.uri("pdev.yaml");
+    let params = json!({ "textDocument": { "uri": uri }, "options": { "tabSize": 2, "insertSpaces": true } });
+    let mut version = 1;
+    for (name, text) in corpus() {
+        version += 2;
+        editor.replace("pdev.yaml", version, &text).await;
+        let edits = editor.ask("textDocument/formatting", params.clone()).await;
+        let once = crate::editor::apply(&text, edits.as_array().unwrap());
+        editor.replace("pdev.yaml", version + 1, &once).await;
+        let again = editor.ask("textDocument/formatting", params.clone()).await;
+        assert_eq!(again, json!([]), "{name}: {once}");
+        let comments = |text: &str| text.matches('#').count();
+        assert_eq!(comments(&once), comments(&text), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn every_prefix_is_answered() {
     let mut editor = Editor::start(pulling()).await;
@@ -157,8 +192,16 @@ async fn every_prefix_is_answered() {
             let line = prefix.matches('\n').count();
             let character = prefix.rsplit('\n').next().unwrap().encode_utf16().count();
             let place = json!({ "textDocument": { "uri": uri }, "position": { "line": line, "character": character } });
-            for method in ["textDocument/completion", "textDocument/hover"] {
-                let answer = editor.ask_for_all(method, place.clone()).await;
+            for method in METHODS {
+                let mut params = place.clone();
+                params["context"] = json!({ "includeDeclaration": true, "diagnostics": [] });
+                if method == "textDocument/completion" {
+                    params["context"] = json!({ "triggerKind": 1 });
+                }
+                params["positions"] = json!([place["position"]]);
+                params["range"] = json!({ "start": place["position"], "end": place["position"] });
+                params["options"] = json!({ "tabSize": 2, "insertSpaces": true });
+                let answer = editor.ask_for_all(method, params).await;
                 assert!(answer.get("error").is_none(), "{name} at {end}: {answer}");
             }
         }

@@ -6,3 +6,4 @@ mod completing;
 mod corpus;
 mod documents;
 mod editor;
+mod navigation;

@@ -1,0 +1,116 @@
+//! What a value leads to: included files, Dockerfiles, modules beside the manifest, pages.
+
+use manifest::Span;
+use manifest::syntax::{Kind, Node};
+
+use super::references::unquoted;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// Relative to the folder of the file that holds the link; the first that is there.
+    Files(Vec<String>),
+    Url(String),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    pub span: Span,
+    pub target: Target,
+}
+
+#[must_use]
+pub fn links(root: &Node, text: &str) -> Vec<Link> {
+    let mut found = Vec::new();
+    section(root, text, &mut found);
+    found.retain(|link| !link.span.range().is_empty());
+    found
+}
+
+fn section(root: &Node, text: &str, found: &mut Vec<Link>) {
+    let mut add = |node: &Node, target: &dyn Fn(&str) -> Option<Target>| {
+        if let Some(target) =
+            node.as_scalar().filter(|scalar| !scalar.is_null()).and_then(|scalar| target(&scalar.text))
+        {
+            found.push(Link { span: unquoted(text, node.span), target });
+        }
+    };
+    for pair in root.as_map().unwrap_or_default() {
+        let value = &pair.value;
+        match pair.key.value.as_str() {
+            "include" => items(value).iter().for_each(|item| add(item, &file)),
+            "app" => {
+                if let Some(docs) = value.get("docs") {
+                    add(&docs.value, &page_or_file);
+                }
+            }
+            "guardrails" => {
+                let waivers = value.get("waivers").map(|pair| items(&pair.value)).unwrap_or_default();
+                waivers.iter().filter_map(|waiver| waiver.get("link")).for_each(|link| add(&link.value, &page));
+            }
+            "services" | "jobs" => {
+                for build in entries(value).filter_map(|unit| unit.get("build")) {
+                    build_links(&build.value, &mut add);
+                }
+            }
+            "resources" => {
+                for resource in entries(value) {
+                    let uses = resource.get("uses").map_or(resource, |pair| &pair.value);
+                    add(uses, &module);
+                }
+            }
+            _ => {}
+        }
+    }
+    for environment in root.get("environments").into_iter().flat_map(|pair| entries(&pair.value)) {
+        section(environment, text, found);
+    }
+}
+
+type Add<'a> = dyn FnMut(&Node, &dyn Fn(&str) -> Option<Target>) + 'a;
+
+fn build_links(build: &Node, add: &mut Add<'_>) {
+    let context = build.get("context").map_or(build, |pair| &pair.value);
+    let folder = context.as_scalar().map_or(".", |scalar| scalar.text.as_str()).to_owned();
+    let inside = |name: &str| Target::Files(vec![format!("{folder}/{name}")]);
+    match build.get("dockerfile") {
+        Some(dockerfile) => add(&dockerfile.value, &|name| Some(inside(name))),
+        None => add(context, &|_| Some(inside("Dockerfile"))),
+    }
+}
+
+fn entries(node: &Node) -> impl Iterator<Item = &Node> {
+    node.as_map().unwrap_or_default().iter().map(|pair| &pair.value)
+}
+
+fn items(node: &Node) -> &[Node] {
+    match &node.kind {
+        Kind::List(items) => items,
+        _ => &[],
+    }
+}
+
+fn page(text: &str) -> Option<Target> {
+    text.starts_with("http").then(|| Target::Url(text.to_owned()))
+}
+
+fn file(text: &str) -> Option<Target> {
+    (!text.contains("://")).then(|| Target::Files(vec![text.to_owned()]))
+}
+
+fn page_or_file(text: &str) -> Option<Target> {
+    let inside = || {
+        Target::Files(
+            ["README.md", "index.md"]
+                .map(|name| format!("{text}/{name}"))
+                .into_iter()
+                .chain([text.to_owned()])
+                .collect(),
+        )
+    };
+    page(text).or_else(|| (!text.contains("://")).then(inside))
+}
+
+fn module(text: &str) -> Option<Target> {
+    let folder = text.split('@').next().unwrap_or_default();
+    text.starts_with(['.']).then(|| Target::Files(vec![format!("{folder}/module.yaml")]))
+}

@@ -1,0 +1,182 @@
+//! Definition, references, rename, symbols, folds, selections, links, colours and formatting over the wire.
+
+use serde_json::{Value, json};
+
+use crate::editor::{Editor, apply, cursor, pushed};
+
+const TEXT: &str = "\
+pdev: 1
+app: shop
+include: [platform.yaml]
+services:
+  web:
+    build: ./web
+    port: 80
+    needs: { db: healthy }
+    env:
+      A: \"😀 ${resources.db.url}\"
+  api: { image: \"a:1\", port: 81, secrets: [stripe] }
+resources:
+  db: postgres@16
+secrets: { stripe: key }
+environments:
+  preview: { services: { web: { needs: [db] } } }
+";
+
+const PLATFORM: &str = "services:\n  mail: { image: \"m:1\", env: { D: \"${resources.db.host}\" } }\n";
+
+async fn opened() -> Editor {
+    let mut editor = Editor::start(pushed()).await;
+    editor.write("platform.yaml", PLATFORM);
+    editor.write("web/Dockerfile", "FROM scratch\n");
+    editor.open("pdev.yaml", TEXT).await;
+    editor.published("pdev.yaml", 1).await;
+    editor
+}
+
+fn place(editor: &Editor, position: &Value) -> Value {
+    json!({ "textDocument": { "uri": editor.uri("pdev.yaml") }, "position": position })
+}
+
+/// The position of the n-th occurrence of a word.
+fn position(word: &str, number: usize) -> Value {
+    let at = TEXT.match_indices(word).nth(number).unwrap().0 + 1;
+    cursor(&format!("{}$0{}", &TEXT[..at], &TEXT[at..])).1
+}
+
+#[tokio::test]
+async fn a_name_leads_to_its_declaration_and_to_all_who_use_it() {
+    let mut editor = opened().await;
+    let manifest = editor.uri("pdev.yaml");
+    for word in ["db: healthy", "db.url", "db] }"] {
+        let answer = editor.ask("textDocument/definition", place(&editor, &position(word, 0))).await;
+        assert_eq!(
+            (answer[0]["uri"].as_str(), answer[0]["range"]["start"]["line"].as_u64()),
+            (Some(manifest.as_str()), Some(12)),
+            "{word}"
+        );
+    }
+    let mut params = place(&editor, &position("db: postgres", 0));
+    params["context"] = json!({ "includeDeclaration": true });
+    let all = editor.ask("textDocument/references", params.clone()).await;
+    assert_eq!(all.as_array().unwrap().len(), 5, "{all}");
+    params["context"] = json!({ "includeDeclaration": false });
+    assert_eq!(editor.ask("textDocument/references", params).await.as_array().unwrap().len(), 4);
+    let lit = editor.ask("textDocument/documentHighlight", place(&editor, &position("db: healthy", 0))).await;
+    assert_eq!(lit.as_array().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_rename_changes_every_file_and_leaves_a_manifest_without_errors() {
+    let mut editor = opened().await;
+    let prepared = editor.ask("textDocument/prepareRename", place(&editor, &position("db.url", 0))).await;
+    assert_eq!(prepared["placeholder"], "db");
+    let mut params = place(&editor, &position("db.url", 0));
+    params["newName"] = json!("store");
+    let edit = editor.ask("textDocument/rename", params.clone()).await;
+    let manifest = apply(TEXT, edit["changes"][editor.uri("pdev.yaml")].as_array().unwrap());
+    let platform = apply(PLATFORM, edit["changes"][editor.uri("platform.yaml")].as_array().unwrap());
+    assert!(!manifest.contains("db") && manifest.matches("store").count() == 4, "{manifest}");
+    assert!(platform.contains("${resources.store.host}"), "{platform}");
+    params["newName"] = json!("Not A Name");
+    assert_eq!(editor.ask_for_all("textDocument/rename", params.clone()).await["error"]["code"], -32602);
+    params["newName"] = json!("api");
+    assert_eq!(editor.ask_for_all("textDocument/rename", params).await["error"]["code"], -32602);
+    let nothing = editor.ask("textDocument/prepareRename", place(&editor, &position("port: 80", 0))).await;
+    assert!(nothing.is_null());
+}
+
+#[tokio::test]
+async fn symbols_of_the_file_and_of_the_workspace() {
+    let mut editor = opened().await;
+    let uri = editor.uri("pdev.yaml");
+    let symbols = editor.ask("textDocument/documentSymbol", json!({ "textDocument": { "uri": uri } })).await;
+    let services = symbols.as_array().unwrap().iter().find(|symbol| symbol["name"] == "services").unwrap();
+    let names: Vec<&str> =
+        services["children"].as_array().unwrap().iter().map(|symbol| symbol["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["web", "api"]);
+    assert_eq!(services["children"][1]["detail"], "a:1 :81");
+    for (query, expected) in [("mai", vec!["mail"]), ("WB", vec!["web", "web"]), ("nothing", vec![])] {
+        let found = editor.ask("workspace/symbol", json!({ "query": query })).await;
+        let names: Vec<&str> = found.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+        assert_eq!(names, expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn folds_selections_and_links() {
+    let mut editor = opened().await;
+    let document = json!({ "textDocument": { "uri": editor.uri("pdev.yaml") } });
+    let folds = editor.ask("textDocument/foldingRange", document.clone()).await;
+    let lines: Vec<(u64, u64)> = folds
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fold| (fold["startLine"].as_u64().unwrap(), fold["endLine"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(lines, [(3, 10), (4, 9), (8, 9), (11, 12), (14, 15)]);
+    let mut params = document.clone();
+    params["positions"] = json!([position("80", 0)]);
+    let selection = editor.ask("textDocument/selectionRange", params).await;
+    let mut sizes = Vec::new();
+    let mut range = &selection[0];
+    while !range.is_null() {
+        sizes.push(range["range"]["start"]["line"].as_u64().unwrap());
+        range = &range["parent"];
+    }
+    assert_eq!(sizes, [6, 6, 5, 4, 4, 3, 0]);
+    let links = editor.ask("textDocument/documentLink", document).await;
+    let targets: Vec<&str> = links.as_array().unwrap().iter().map(|link| link["target"].as_str().unwrap()).collect();
+    assert_eq!(targets, [editor.uri("platform.yaml"), editor.uri("web/Dockerfile")]);
+    let file = editor.ask("textDocument/definition", place(&editor, &position("./web", 0))).await;
+    assert_eq!(file["uri"], editor.uri("web/Dockerfile"));
+}
+
+#[tokio::test]
+async fn words_have_their_meaning() {
+    let mut editor = opened().await;
+    let legend = editor.capabilities["semanticTokensProvider"]["legend"]["tokenTypes"].clone();
+    let document = json!({ "textDocument": { "uri": editor.uri("pdev.yaml") } });
+    let tokens = editor.ask("textDocument/semanticTokens/full", document).await;
+    let data: Vec<u64> = tokens["data"].as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect();
+    let (mut line, mut column) = (0, 0);
+    let mut seen = Vec::new();
+    for token in data.chunks(5) {
+        line += token[0];
+        column = if token[0] == 0 { column + token[1] } else { token[1] };
+        let units: Vec<u16> = TEXT.lines().nth(usize::try_from(line).unwrap()).unwrap().encode_utf16().collect();
+        let from = usize::try_from(column).unwrap();
+        let word = String::from_utf16(&units[from..from + usize::try_from(token[2]).unwrap()]).unwrap();
+        seen.push((word, legend[usize::try_from(token[3]).unwrap()].as_str().unwrap().to_owned()));
+    }
+    for (word, meaning) in [
+        ("services", "property"),
+        ("web", "class"),
+        ("80", "number"),
+        ("healthy", "enumMember"),
+        ("${resources.", "variable"),
+        ("db", "class"),
+        (".url}", "variable"),
+        ("needs", "property"),
+    ] {
+        assert!(seen.contains(&(word.to_owned(), meaning.to_owned())), "{word} {meaning}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn formatting_of_the_file_and_of_a_part() {
+    let text =
+        "pdev:   1\napp: {name: shop}\nservices:\n    web:\n        image:   \"w:1\"\n    api: {image: \"a:1\"}\n";
+    let mut editor = Editor::start(pushed()).await;
+    editor.open("pdev.yaml", text).await;
+    let document = json!({ "textDocument": { "uri": editor.uri("pdev.yaml") }, "options": { "tabSize": 2, "insertSpaces": true } });
+    let edits = editor.ask("textDocument/formatting", document.clone()).await;
+    let formatted = apply(text, edits.as_array().unwrap());
+    let expected =
+        "pdev:   1\napp: { name: shop }\nservices:\n  web:\n    image:   \"w:1\"\n  api: { image: \"a:1\" }\n";
+    assert_eq!(formatted, expected);
+    let mut part = document;
+    part["range"] = json!({ "start": { "line": 1, "character": 0 }, "end": { "line": 1, "character": 3 } });
+    let edits = editor.ask("textDocument/rangeFormatting", part).await;
+    assert_eq!(edits.as_array().unwrap().len(), 1, "{edits}");
+}
