@@ -9,15 +9,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use credentials::broker::Broker;
+use credentials::vault::Choice;
+use hyper::Request;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use protocol::Problem;
+use protocol::status::PreviewRef;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::api::{Api, router};
+use crate::api::{Api, Peer, router};
 use crate::bus::Bus;
 use crate::engines::Engines;
 use crate::journal::Journal;
@@ -162,8 +168,29 @@ async fn assemble(places: &AgentPlaces, options: &AgentOptions) -> Result<(Arc<S
         }
     };
     let bus = Bus::new(journal.last_id + 1);
-    let shared = Shared::new(places.clone(), engines(places), registry, bus, delivery, Routing::new(routes, port));
+    let broker = broker(&bus)?;
+    let routing = Routing::new(routes, port);
+    let shared = Shared::new(places.clone(), engines(places), registry, bus, delivery, broker, routing);
     Ok((shared, journal, proxied))
+}
+
+/// The broker, and its changes as events on the bus.
+fn broker(bus: &Bus) -> Result<Arc<Broker>, Problem> {
+    let place = credentials::Place::find().ok_or_else(|| Problem::new("places", 500, "no home folder is known"))?;
+    // A wrong PDEV_VAULT concerns only those who ask for a credential; they are told by their own process.
+    let choice = Choice::from_environment().unwrap_or_default();
+    let broker = Broker::new(place, choice);
+    let (mut changes, bus) = (broker.changes(), bus.clone());
+    tokio::spawn(async move {
+        loop {
+            match changes.recv().await {
+                Ok(change) => drop(bus.publish(PreviewRef::default(), None, convert::identity_changed(change))),
+                Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "changes of identities were missed"),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    });
+    Ok(broker)
 }
 
 fn engines(places: &AgentPlaces) -> Engines {
@@ -184,10 +211,10 @@ async fn write_history(bus: Bus, journal: Journal) {
     loop {
         match events.recv().await {
             Ok(event) => journal.record(&event),
-            Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => {
+            Err(RecvError::Lagged(missed)) => {
                 tracing::warn!(missed, "the journal missed events");
             }
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            Err(RecvError::Closed) => return,
         }
     }
 }
@@ -269,7 +296,13 @@ fn peer_is(stream: &UnixStream, uid: u32) -> bool {
 
 async fn connection(stream: UnixStream, api: axum::Router, mut stopped: watch::Receiver<bool>) {
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(api));
+    let peer = Peer { pid: stream.peer_cred().ok().and_then(|peer| peer.pid()) };
+    let api = TowerToHyperService::new(api);
+    let knowing_its_peer = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer);
+        api.call(request)
+    });
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), knowing_its_peer);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         _ended = serving.as_mut() => {}

@@ -1,11 +1,14 @@
 //! The customs office: inner types to wire types, in one direction.
 
+use credentials::broker::{BrokerProblem, Change, Standing, What};
 use drivers::driver::{Problem as DriverProblem, ProblemKind, ProgressLine};
 use manifest::{Diagnostic, Severity, Sources, Span};
 use plan::application::{PreviewName, Role, Unit};
 use plan::step::{Action, Plan};
+use protocol::EventKind;
 use protocol::Problem;
 use protocol::event::ProgressView;
+use protocol::identity::{IdentityState, IdentityStatus};
 use protocol::plan::{PlanView, StepView};
 use protocol::problem::{DiagnosticView, EditView, FixView, RelatedView};
 use protocol::status::{PreviewRef, UnitStatus};
@@ -192,5 +195,56 @@ pub fn severity(severity: Severity) -> &'static str {
         Severity::Error => "error",
         Severity::Warning => "warning",
         Severity::Info => "info",
+    }
+}
+
+/// What became of an identity, as an event.
+#[must_use]
+pub fn identity_changed(change: Change) -> EventKind {
+    let (word, expires_at, problem) = match change.what {
+        What::Renewed { expires_at } => ("renewed", expires_at, None),
+        What::NeedsLogin(problem) => ("needs_login", None, Some(broker_problem(problem))),
+        What::Failed(problem) => ("failed", None, Some(broker_problem(problem))),
+        What::SignedIn => ("signed_in", None, None),
+        What::SignedOut => ("signed_out", None, None),
+    };
+    EventKind::IdentityChanged { identity: change.identity, change: word.to_owned(), expires_at, problem }
+}
+
+#[must_use]
+pub fn broker_problem(problem: BrokerProblem) -> Problem {
+    let status = match problem.code {
+        "identity_unknown" => 404,
+        "needs_login" => 403,
+        "source_unreachable" => 502,
+        _ => 422,
+    };
+    let told = Problem::new(problem.code, status, problem.message);
+    match problem.hint {
+        Some(hint) => told.hint(hint),
+        None => told,
+    }
+}
+
+#[must_use]
+pub fn identity_status(standing: Standing) -> IdentityStatus {
+    let needs_login = standing.signed_in == Some(false)
+        || standing.problem.as_ref().is_some_and(|problem| problem.code == "needs_login");
+    let state = match &standing {
+        _ if needs_login => IdentityState::NeedsLogin,
+        Standing { has_lease: true, .. } => IdentityState::Ready,
+        Standing { problem: Some(_), .. } => IdentityState::Failing,
+        _ => IdentityState::Idle,
+    };
+    let (last_used_at, last_used_by) = standing.last_used.unzip();
+    IdentityStatus {
+        state,
+        source: standing.identity.kind.to_owned(),
+        description: standing.identity.text("description").map(str::to_owned),
+        name: standing.identity.name,
+        expires_at: standing.expires_at,
+        problem: standing.problem.map(broker_problem),
+        last_used_at,
+        last_used_by: last_used_by.filter(|by| !by.is_empty()),
     }
 }

@@ -137,6 +137,7 @@ fn kind_word(kind: &EventKind) -> &'static str {
         EventKind::Finished { .. } => "finished",
         EventKind::Failed { .. } => "failed",
         EventKind::Superseded { .. } => "superseded",
+        EventKind::IdentityChanged { .. } => "identity_changed",
         EventKind::AgentStopping => "agent_stopping",
     }
 }

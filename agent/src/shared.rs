@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use credentials::Delivery;
+use credentials::broker::Broker;
 use plan::application::PreviewId;
 use tokio::sync::watch;
 
@@ -21,6 +22,7 @@ pub struct Shared {
     pub registry: Registry,
     pub bus: Bus,
     pub delivery: Delivery,
+    pub broker: Arc<Broker>,
     pub routing: Routing,
     pub previews: Mutex<BTreeMap<PreviewId, Handle>>,
     /// Held while a name is bound to an identity, so that two first `up`s cannot take the same label.
@@ -47,6 +49,7 @@ impl Shared {
         registry: Registry,
         bus: Bus,
         delivery: Delivery,
+        broker: Arc<Broker>,
         routing: Routing,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -55,6 +58,7 @@ impl Shared {
             registry,
             bus,
             delivery,
+            broker,
             routing,
             previews: Mutex::default(),
             naming: Mutex::default(),

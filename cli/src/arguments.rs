@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    agent, check, completions, doctor, down, exec, explain, identity, logs, ls, lsp, man, module, open, plan, restart,
-    run, schema, secret, status, up, vault, version, wait,
+    agent, audit, check, completions, credential, doctor, down, exec, explain, identity, login, logs, ls, lsp, man,
+    module, open, plan, restart, run, schema, secret, status, up, vault, version, wait,
 };
 use crate::help;
 use crate::render::terminal::Color;
@@ -88,6 +88,14 @@ pub(crate) enum Command {
     Lsp(lsp::Arguments),
     /// Who you are: list, add, remove or import identities
     Identity(identity::Arguments),
+    /// Sign in to an identity, once
+    Login(login::Arguments),
+    /// Forget what you signed in with
+    Logout(login::LogoutArguments),
+    /// What other tools run to be given a credential
+    Credential(credential::Arguments),
+    /// Who was given a credential, which, how and when
+    Audit(audit::Arguments),
     /// Keep a manifest's secrets sealed: set, list, rm, import
     Secret(secret::Arguments),
     /// Where sealed secrets and logins rest, and whether they can be opened

@@ -8,6 +8,7 @@ mod choose;
 mod codes;
 mod commands;
 mod context;
+mod credential;
 mod exit;
 mod folder;
 mod follow;
@@ -38,7 +39,12 @@ fn main() -> ExitCode {
     // inherit that.
     #[cfg(all(target_env = "musl", target_os = "linux"))]
     let _kept_off_is_no_harm = rustix::thread::disable_transparent_huge_pages(false);
-    let mut raw = std::env::args_os().skip(1);
+    let all: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    // A tool waits for its helper before every command: nothing else is set up for it.
+    if let Some(code) = credential::as_helper(&all) {
+        return ExitCode::from(code);
+    }
+    let mut raw = all.into_iter().skip(1);
     // Not for people, and its folders need not be UTF-8: the process runtime re-runs this program so.
     if raw.next().is_some_and(|first| first == "keeper") {
         return drivers::process::keeper::main(raw);

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use protocol::exec::{ExecRequest, UPGRADE};
 use protocol::greeting::AgentInfo;
+use protocol::identity::IdentityStatus;
 use protocol::plan::PlanReply;
 use protocol::request::{DownRequest, LocateRequest, LogEntry, LogQuery, RestartRequest, UpRequest};
 use protocol::status::{LocateReply, PreviewStatus};
@@ -160,6 +161,32 @@ impl Client {
         let path = preview_path(preview, &format!("/secrets/{}", segment(name)));
         let response = send(&mut self.connection, request(Method::DELETE, &path, Bytes::new())?).await?;
         done(response).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn identities(&mut self) -> Result<Vec<IdentityStatus>, ClientError> {
+        self.get("/v1/identities").await
+    }
+
+    /// Keeps the secret of a `static` identity.
+    ///
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn keep_identity_secret(&mut self, identity: &str, value: Vec<u8>) -> Result<(), ClientError> {
+        let path = format!("/v1/identities/{}/secret", segment(identity));
+        // The first byte may look like JSON; this body never is.
+        let request = Request::builder().method(Method::PUT).uri(&path).header(header::HOST, "pdev");
+        let request =
+            request.body(Full::new(value.into())).map_err(|error| ClientError::Unreadable(error.to_string()))?;
+        done(send(&mut self.connection, request).await?).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn sign_out(&mut self, identity: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/identities/{}/login", segment(identity));
+        done(send(&mut self.connection, request(Method::DELETE, &path, Bytes::new())?).await?).await
     }
 
     /// # Errors

@@ -3,11 +3,17 @@
 //! Identities are names in the user's configuration. Secrets a manifest names are delivered as files on tmpfs where
 //! there is one. Nothing else in the tree may learn how a secret looks.
 
+pub mod audit;
+pub mod broker;
 mod delivery;
 pub mod identity;
+mod lease;
+pub mod outlet;
 mod place;
+mod schedule;
 mod secret;
 pub mod secrets;
+mod source;
 pub mod vault;
 
 pub use delivery::{Delivery, DeliveryProblem};

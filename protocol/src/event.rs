@@ -73,6 +73,15 @@ pub enum EventKind {
     Superseded {
         by: String,
     },
+    /// What became of an identity: `renewed`, `needs_login`, `failed`, `signed_in`, `signed_out`. Concerns no preview.
+    IdentityChanged {
+        identity: String,
+        change: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<i64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<Problem>,
+    },
     /// The agent was told to stop: the preview goes on, this stream does not.
     AgentStopping,
 }

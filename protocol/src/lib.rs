@@ -7,6 +7,7 @@
 pub mod event;
 pub mod exec;
 pub mod greeting;
+pub mod identity;
 pub mod plan;
 pub mod problem;
 pub mod request;

@@ -11,6 +11,7 @@ mod first_up;
 mod http;
 mod identities;
 mod keyring;
+mod outlets;
 mod proxy;
 mod sandbox;
 mod secrets;

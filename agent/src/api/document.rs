@@ -68,6 +68,29 @@ const ROUTES: &[Route] = &[
         Some("UpRequest"),
         ("200", EVENTS, Some("Event")),
     ),
+    route("get", "/v1/identities", "All identities, and how they stand", None, ("200", JSON, Some("IdentityStatus[]"))),
+    route(
+        "put",
+        "/v1/identities/{identity}/secret",
+        "Keep the secret (the raw body) of a `static` identity in the vault",
+        None,
+        ("204", "", None),
+    ),
+    route("delete", "/v1/identities/{identity}/login", "Forget what a person signed in with", None, ("204", "", None)),
+    route(
+        "post",
+        "/v1/credentials",
+        "A credential, as the raw bytes that its tool reads",
+        Some("CredentialRequest"),
+        ("200", "application/octet-stream", None),
+    ),
+    route(
+        "post",
+        "/v1/credentials/rejected",
+        "A tool was refused with it: the next asker gets another one",
+        Some("CredentialRequest"),
+        ("204", "", None),
+    ),
     route("get", "/v1/previews", "All previews", None, ("200", JSON, Some("PreviewStatus[]"))),
     route("get", "/v1/previews/{preview}", "One preview", None, ("200", JSON, Some("PreviewStatus"))),
     route(
@@ -130,7 +153,10 @@ pub fn document() -> Value {
     define::<protocol::request::RestartRequest>("RestartRequest", &mut schemas);
     define::<protocol::request::LogEntry>("LogEntry", &mut schemas);
     define::<protocol::exec::ExecRequest>("ExecRequest", &mut schemas);
+    define::<Vec<protocol::identity::IdentityStatus>>("IdentityStatus[]", &mut schemas);
+    define::<protocol::identity::CredentialRequest>("CredentialRequest", &mut schemas);
     schemas.remove("PreviewStatus[]");
+    schemas.remove("IdentityStatus[]");
     let mut paths = Map::new();
     for route in ROUTES {
         let entry = paths.entry(route.path).or_insert_with(|| json!({}));

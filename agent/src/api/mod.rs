@@ -4,6 +4,7 @@
 
 mod document;
 mod exec;
+mod identities;
 mod previews;
 mod stream;
 
@@ -13,7 +14,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use protocol::greeting::AgentInfo;
 use serde::Serialize;
@@ -23,6 +24,12 @@ use crate::shared::Shared;
 
 /// A request's body is at most this long; secrets and manifests' requests are far below.
 const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peer {
+    pub pid: Option<i32>,
+}
 
 #[derive(Clone)]
 pub struct Api {
@@ -40,6 +47,11 @@ pub fn router(api: Api) -> Router {
         .route("/v1/locate", post(previews::locate))
         .route("/v1/plan", post(previews::plan))
         .route("/v1/up", post(previews::up))
+        .route("/v1/identities", get(identities::list))
+        .route("/v1/identities/{identity}/secret", put(identities::keep))
+        .route("/v1/identities/{identity}/login", delete(identities::sign_out))
+        .route("/v1/credentials", post(identities::credential))
+        .route("/v1/credentials/rejected", post(identities::rejected))
         .route("/v1/previews", get(previews::list))
         .route("/v1/previews/{preview}", get(previews::status))
         .route("/v1/previews/{preview}/down", post(previews::down))

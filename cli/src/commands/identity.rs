@@ -9,6 +9,7 @@ use clap::Subcommand;
 use credentials::Place;
 use credentials::identity::{self, EditProblem, Field, Finding, Identities, Identity, Imported, KINDS, Kind};
 use manifest::syntax::{Kind as NodeKind, Node};
+use protocol::identity::{IdentityState, IdentityStatus};
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -101,21 +102,24 @@ fn list(context: &Context) -> Outcome {
     let place = place()?;
     let (identities, findings) = load(&place)?;
     let terminal = &context.terminal;
+    let standings = standings()?;
     if context.json {
-        let all: Vec<Value> = identities.all.values().map(view).collect();
+        let all: Vec<Value> =
+            identities.all.values().map(|identity| view(identity, standing(&standings, identity))).collect();
         terminal.say_json(&all);
     } else if identities.all.is_empty() && findings.is_empty() {
         terminal.tell(
             "no identities; `pdev identity import` takes over those of other tools, `pdev identity add` makes one",
         );
     } else {
-        let row = |identity: &Identity| {
-            vec![Cell::painted(&identity.name, "1"), Cell::new(identity.kind), Cell::new(described(identity))]
-        };
-        let rows: Vec<Vec<Cell>> = identities.all.values().map(row).collect();
-        table::lines(&["IDENTITY", "SOURCE", "WHAT"], &rows, 0, terminal.paint)
-            .iter()
-            .for_each(|line| terminal.say(line));
+        let now = words::now_milliseconds();
+        let rows: Vec<Vec<Cell>> =
+            identities.all.values().map(|identity| row(identity, standing(&standings, identity), now)).collect();
+        let headings = ["IDENTITY", "SOURCE", "STATE", "UNTIL", "LAST USED", "WHAT"];
+        table::lines(&headings, &rows, 0, terminal.paint).iter().for_each(|line| terminal.say(line));
+        for problem in standings.iter().filter_map(|standing| standing.problem.as_ref()) {
+            terminal.tell(&format!("{problem}; {}", problem.hint.clone().unwrap_or_default()));
+        }
     }
     for finding in &findings {
         let hint = finding.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
@@ -124,12 +128,53 @@ fn list(context: &Context) -> Outcome {
     if findings.is_empty() { crate::done() } else { Ok(exit::WRONG) }
 }
 
-fn view(identity: &Identity) -> Value {
+/// What the agent knows; nothing when it does not run, and it is not started for a look.
+fn standings() -> Result<Vec<IdentityStatus>, Failure> {
+    let asked = Context::block_on_value(async {
+        client::Client::connect(&client::Place::from_environment()).await?.identities().await
+    })?;
+    Ok(asked.unwrap_or_default())
+}
+
+fn standing<'a>(standings: &'a [IdentityStatus], identity: &Identity) -> Option<&'a IdentityStatus> {
+    standings.iter().find(|standing| standing.name == identity.name)
+}
+
+fn row(identity: &Identity, standing: Option<&IdentityStatus>, now: i64) -> Vec<Cell> {
+    let state = match standing.map(|standing| standing.state) {
+        Some(IdentityState::Ready) => Cell::painted("ready", "32"),
+        Some(IdentityState::NeedsLogin) => Cell::painted("needs login", "33"),
+        Some(IdentityState::Failing) => Cell::painted("failing", "31"),
+        Some(IdentityState::Idle) => Cell::new("idle"),
+        None => Cell::default(),
+    };
+    let until = standing.and_then(|standing| standing.expires_at).map(|end| format!("in {}", words::age(now, end)));
+    let used = standing.and_then(|standing| standing.last_used_at.map(|at| (at, standing.last_used_by.clone())));
+    let used = used.map(|(at, by)| {
+        let by = by.map(|by| format!(" by {}", by.rsplit('/').next().unwrap_or_default())).unwrap_or_default();
+        format!("{} ago{by}", words::age(at, now))
+    });
+    vec![
+        Cell::painted(&identity.name, "1"),
+        Cell::new(identity.kind),
+        state,
+        Cell::new(until.unwrap_or_default()),
+        Cell::new(used.unwrap_or_default()),
+        Cell::new(described(identity)),
+    ]
+}
+
+fn view(identity: &Identity, standing: Option<&IdentityStatus>) -> Value {
     json!({
         "name": identity.name,
         "source": identity.kind,
         "description": identity.text("description"),
         "needs_login": identity.needs_login(),
+        "state": standing.map(|standing| standing.state),
+        "expires_at": standing.and_then(|standing| standing.expires_at),
+        "last_used_at": standing.and_then(|standing| standing.last_used_at),
+        "last_used_by": standing.and_then(|standing| standing.last_used_by.clone()),
+        "problem": standing.and_then(|standing| standing.problem.clone()),
     })
 }
 

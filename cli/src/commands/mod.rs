@@ -1,13 +1,16 @@
 //! One file a command: its options and what it does.
 
 pub(crate) mod agent;
+pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod credential;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod identity;
+pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod lsp;
@@ -48,6 +51,10 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Module(arguments) => module::run(&arguments, context),
         Command::Lsp(arguments) => lsp::run(&arguments),
         Command::Identity(arguments) => identity::run(arguments, context),
+        Command::Login(arguments) => login::run(&arguments, context),
+        Command::Logout(arguments) => login::logout(&arguments, context),
+        Command::Credential(arguments) => credential::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments, context),
         Command::Secret(arguments) => secret::run(arguments, context),
         Command::Vault(arguments) => vault::run(&arguments, context),
         Command::Agent(arguments) => agent::run(&arguments, context),

@@ -87,7 +87,7 @@ fn set(name: &str, from: Option<&Path>, scope: &Scope, place: &Place, context: &
     said(context, &json!({ "set": name }), &format!("kept `{name}`; `pdev up` delivers it where the manifest names it"))
 }
 
-fn value(name: &str, from: Option<&Path>, context: &Context) -> Result<Secret, Failure> {
+pub(crate) fn value(name: &str, from: Option<&Path>, context: &Context) -> Result<Secret, Failure> {
     let limit = ITEM_BYTES_MAX as u64;
     let mut bytes = Vec::new();
     let read = match from {

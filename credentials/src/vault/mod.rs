@@ -119,6 +119,12 @@ impl Vault {
         Ok(vault)
     }
 
+    /// Whether its folder still holds this vault; another process may have set it aside.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        read_head(&self.folder).is_ok_and(|head| head.is_some_and(|head| head.id == self.head.id))
+    }
+
     #[must_use]
     pub fn holder(&self) -> Holder {
         self.head.holder

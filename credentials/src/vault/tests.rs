@@ -81,7 +81,6 @@ async fn each_kind_of_damage_is_told_apart() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "`tests/run` reads why a case was skipped")]
 async fn the_kernel_keeps_the_key_until_it_is_gone() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("vault");

@@ -1,0 +1,128 @@
+//! Routes about identities: how they stand, and credentials as the raw bytes that a tool reads.
+//!
+//! The broker decides; here is only told who asks, by the connection's own word and the process table's.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Extension, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use credentials::Secret;
+use credentials::broker::{Asker, BrokerProblem};
+use credentials::outlet::Outlet;
+use protocol::identity::{CredentialRequest, IdentityStatus};
+
+use super::{Api, Body, Peer, Problem};
+use crate::convert;
+
+/// How far up the process table an asker is followed.
+const CHAIN_MAX: usize = 6;
+
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<IdentityStatus>>, Problem> {
+    let standings = api.shared.broker.standings().map_err(refused)?;
+    Ok(Json(standings.into_iter().map(convert::identity_status).collect()))
+}
+
+pub(super) async fn keep(
+    State(api): State<Api>,
+    Path(identity): Path<String>,
+    body: Bytes,
+) -> Result<StatusCode, Problem> {
+    let secret = Secret::new(body.to_vec());
+    if secret.is_empty() {
+        return Err(Problem(protocol::Problem::new("invalid_secret", 422, "the secret is empty")));
+    }
+    api.shared.broker.keep(&identity, &secret).await.map_err(refused)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn sign_out(State(api): State<Api>, Path(identity): Path<String>) -> Result<StatusCode, Problem> {
+    match api.shared.broker.sign_out(&identity).map_err(refused)? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => {
+            Err(Problem(protocol::Problem::new("not_signed_in", 404, format!("nobody is signed in as `{identity}`"))))
+        }
+    }
+}
+
+pub(super) async fn credential(
+    State(api): State<Api>,
+    Extension(peer): Extension<Peer>,
+    Body(request): Body<CredentialRequest>,
+) -> Result<Response, Problem> {
+    let outlet = outlet(&request)?;
+    let name = named(&api, &request)?;
+    let secret = api.shared.broker.issue(&name, &outlet, &asker(peer)).await.map_err(refused)?;
+    let mut bytes = Vec::new();
+    secret.write_to(&mut bytes).map_err(|error| Problem(protocol::Problem::new("internal", 500, error.to_string())))?;
+    let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, bytes).into_response())
+}
+
+pub(super) async fn rejected(
+    State(api): State<Api>,
+    Body(request): Body<CredentialRequest>,
+) -> Result<StatusCode, Problem> {
+    let name = named(&api, &request)?;
+    api.shared.broker.rejected(&name);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn named(api: &Api, request: &CredentialRequest) -> Result<String, Problem> {
+    match (&request.identity, &request.server) {
+        (Some(name), _) => Ok(name.clone()),
+        (None, Some(server)) => api.shared.broker.of_host(server).map_err(refused),
+        (None, None) => {
+            Err(Problem(protocol::Problem::new("invalid_request", 422, "neither `identity` nor `server` is given")))
+        }
+    }
+}
+
+fn outlet(request: &CredentialRequest) -> Result<Outlet, Problem> {
+    Ok(match request.form.as_str() {
+        "aws" => Outlet::Aws,
+        "kubectl" => Outlet::Kubectl {
+            api_version: request.api_version.clone().unwrap_or_else(|| "client.authentication.k8s.io/v1".to_owned()),
+        },
+        "docker" => Outlet::Docker { server: request.server.clone().unwrap_or_default() },
+        "git" => Outlet::Git { authtype: request.authtype },
+        "cargo" => Outlet::Cargo,
+        "token" => Outlet::Token,
+        "env" => Outlet::Env,
+        other => {
+            let title =
+                format!("`{other}` is no form; allowed are `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`");
+            return Err(Problem(protocol::Problem::new("invalid_request", 422, title)));
+        }
+    })
+}
+
+fn refused(problem: BrokerProblem) -> Problem {
+    Problem(convert::broker_problem(problem))
+}
+
+/// The programs above the connection's other end, without pdev's own helper.
+fn asker(peer: Peer) -> Asker {
+    let mut chain = Vec::new();
+    let own = std::env::current_exe().ok();
+    let mut pid = peer.pid;
+    let mut first = None;
+    while let Some(at) = pid.filter(|at| *at > 1) {
+        if chain.len() == CHAIN_MAX {
+            break;
+        }
+        let executable = std::fs::read_link(format!("/proc/{at}/exe")).ok();
+        if executable.is_none() || executable != own {
+            first = first.or(Some(at));
+            chain.extend(executable.map(|path| path.display().to_string()));
+        }
+        pid = parent(at);
+    }
+    Asker { pid: first.or(peer.pid), chain }
+}
+
+/// The fourth field of `/proc/PID/stat`; the second one may hold spaces and brackets.
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}

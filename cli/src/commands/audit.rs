@@ -1,0 +1,64 @@
+//! `pdev audit`: who was given a credential, which, how and when; never the credential.
+
+use credentials::audit::{Audit, Entry};
+
+use super::identity::place;
+use crate::context::Context;
+use crate::exit::{Failure, Outcome};
+use crate::render::table::{self, Cell};
+use crate::words;
+
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pdev audit\n  pdev audit shop-dev --since 1h\n  pdev audit --json | jq -r .chain[0]"
+)]
+pub(crate) struct Arguments {
+    /// Only this identity
+    #[arg(value_name = "IDENTITY")]
+    identity: Option<String>,
+    /// Only since then: `10m`, `2d`, or a time
+    #[arg(long, value_name = "WHEN")]
+    since: Option<String>,
+    /// At most so many, the newest
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
+    lines: usize,
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    let now = words::now_milliseconds();
+    let since = arguments.since.as_deref().map(|text| words::parse_since(text, now)).transpose();
+    let since = since.map_err(Failure::wrong)?.unwrap_or(0);
+    let audit = Audit::new(place()?.audit());
+    let mut entries = audit.read().map_err(|error| Failure::failed(words::plain(&error)))?;
+    let wanted = |entry: &Entry| {
+        entry.at >= since && arguments.identity.as_ref().is_none_or(|identity| *identity == entry.identity)
+    };
+    entries.retain(wanted);
+    let newest = entries.split_off(entries.len().saturating_sub(arguments.lines));
+    if context.json {
+        newest.iter().for_each(|entry| context.terminal.say_json(entry));
+        return crate::done();
+    }
+    if newest.is_empty() {
+        context.terminal.tell("nothing was given out yet");
+        return crate::done();
+    }
+    let rows: Vec<Vec<Cell>> = newest.iter().map(|entry| row(entry, now)).collect();
+    let headings = ["WHEN", "IDENTITY", "WHAT", "FOR", "WHO", ""];
+    table::lines(&headings, &rows, 0, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
+    crate::done()
+}
+
+fn row(entry: &Entry, now: i64) -> Vec<Cell> {
+    let short = |path: &String| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let who: Vec<String> = entry.chain.iter().take(3).map(short).collect();
+    let pid = entry.pid.map(|pid| format!(" ({pid})")).unwrap_or_default();
+    vec![
+        Cell::new(format!("{} ago", words::age(entry.at, now))),
+        Cell::painted(&entry.identity, "1"),
+        Cell::painted(&entry.what, if entry.what == "refused" { "31" } else { "" }),
+        Cell::new(entry.outlet.clone().unwrap_or_default()),
+        Cell::new(if who.is_empty() { String::new() } else { format!("{}{pid}", who.join(" < ")) }),
+        Cell::new(entry.problem.clone().unwrap_or_default()),
+    ]
+}

@@ -1,0 +1,102 @@
+//! One blocking request to the agent over its socket. The whole client is asynchronous and greets first; a helper has a
+//! millisecond.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use client::Place;
+use protocol::Problem;
+use protocol::identity::CredentialRequest;
+
+use crate::context::Context;
+
+/// The agent itself gives up on a source earlier.
+const LIMIT: Duration = Duration::from_secs(130);
+const ANSWER_BYTES_MAX: u64 = 4 << 20;
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+/// The credential's bytes, or the agent's problem.
+pub(crate) fn credential(request: &CredentialRequest) -> Result<Vec<u8>, Box<Problem>> {
+    let body = serde_json::to_vec(request).unwrap_or_default();
+    let answer = ask("POST", "/v1/credentials", &body)?;
+    if answer.status == 200 {
+        return Ok(answer.body);
+    }
+    Err(problem(&answer))
+}
+
+fn problem(answer: &Answer) -> Box<Problem> {
+    let unreadable =
+        || Problem::new("unexpected_answer", answer.status, format!("the agent answered {}", answer.status));
+    Box::new(serde_json::from_slice(&answer.body).unwrap_or_else(|_| unreadable()))
+}
+
+/// Asks the agent that runs; starts one and asks again where none does.
+pub(crate) fn ask(method: &str, path: &str, body: &[u8]) -> Result<Answer, Box<Problem>> {
+    let place = Place::from_environment();
+    let broken = |words: String| {
+        let problem = Problem::new("agent_unreachable", 0, format!("the agent cannot be asked: {words}"));
+        Box::new(problem.hint("`pdev agent status` looks at it."))
+    };
+    let stream = match UnixStream::connect(place.socket()) {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(broken("a sandbox or another user's folder keeps this program from its socket".to_owned()));
+        }
+        Err(_) => {
+            let started = Context::block_on_value(Context::connect()).map_err(|error| broken(error.to_string()))?;
+            started.map_err(|failure| failure.problem)?;
+            UnixStream::connect(place.socket()).map_err(|error| broken(crate::words::plain(&error)))?
+        }
+    };
+    place.check().map_err(|error| broken(error.to_string()))?;
+    exchange(stream, method, path, body).map_err(|error| broken(crate::words::plain(&error)))
+}
+
+fn exchange(mut stream: UnixStream, method: &str, path: &str, body: &[u8]) -> std::io::Result<Answer> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: pdev\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body].concat())?;
+    let mut bytes = Vec::with_capacity(4096);
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
+    read(&bytes).ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidData, "an answer that is no HTTP"))
+}
+
+/// A whole answer with a `content-length`, as the agent writes it for these routes.
+fn read(bytes: &[u8]) -> Option<Answer> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&bytes[..end]).ok()?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let body = &bytes[end + 4..];
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    match length {
+        Some(length) => Some(Answer { status, body: body.get(..length)?.to_vec() }),
+        None => body.is_empty().then(|| Answer { status, body: Vec::new() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        let whole = read(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcd").unwrap();
+        assert_eq!((whole.status, whole.body.as_slice()), (200, &b"abc"[..]));
+        assert_eq!(read(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().status, 204);
+        assert!(read(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc").is_none(), "cut off");
+        assert!(read(b"garbage").is_none());
+    }
+}

@@ -1,0 +1,80 @@
+//! `git-credential-pdev` (gitcredentials(7), git-credential(1)): attributes in, attributes out.
+//!
+//! Where pdev has nothing to say it says nothing, and git asks its next helper.
+
+use protocol::identity::CredentialRequest;
+
+use super::{ask, complain, credential, give, input};
+
+pub(super) fn run(verb: &str) -> u8 {
+    match verb {
+        "get" => get(),
+        // git erases after a 401: the credential was refused, the login is not ended.
+        "erase" => erase(),
+        _ => {
+            let _all = input();
+            0
+        }
+    }
+}
+
+/// The request, unless the protocol is none that a secret may travel on.
+fn request(text: &str) -> Option<CredentialRequest> {
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let host = value("host")?;
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let safe = match value("protocol")? {
+        "https" => true,
+        "http" => matches!(name, "localhost" | "127.0.0.1" | "[::1]"),
+        _ => false,
+    };
+    let authtype = text.lines().any(|line| line == "capability[]=authtype");
+    safe.then(|| CredentialRequest {
+        server: Some(host.to_owned()),
+        form: "git".to_owned(),
+        authtype,
+        ..CredentialRequest::default()
+    })
+}
+
+fn get() -> u8 {
+    let Some(request) = request(&input()) else { return 0 };
+    match credential(&request) {
+        Ok(bytes) => give(&bytes),
+        Err(problem) if problem.code == "identity_unknown" => 0,
+        Err(problem) => {
+            complain(&problem);
+            // A prompt for a password would hide the way out that was just told.
+            give(b"quit=1\n")
+        }
+    }
+}
+
+fn erase() -> u8 {
+    let Some(request) = request(&input()) else { return 0 };
+    let body = serde_json::to_vec(&request).unwrap_or_default();
+    match ask("POST", "/v1/credentials/rejected", &body) {
+        Ok(_) => 0,
+        Err(problem) => {
+            complain(&problem);
+            1
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_travel_encrypted_or_not_at_all() {
+        let server = |text: &str| request(text).and_then(|request| request.server);
+        assert_eq!(server("protocol=https\nhost=git.example.org\n"), Some("git.example.org".into()));
+        assert_eq!(server("protocol=http\nhost=git.example.org\n"), None);
+        assert_eq!(server("protocol=http\nhost=localhost:3000\n"), Some("localhost:3000".into()));
+        assert_eq!(server("protocol=ftp\nhost=x\n"), None);
+        assert_eq!(server("host=x\n"), None);
+        let asked = request("capability[]=authtype\nprotocol=https\nhost=x\n").unwrap();
+        assert!(asked.authtype && asked.form == "git");
+    }
+}

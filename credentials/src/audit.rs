@@ -1,0 +1,102 @@
+//! Who was given a lease of what, and when: one line of JSON each, appended, never the value.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// One generation is kept beside the current one.
+const BYTES_MAX: u64 = 8 << 20;
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Entry {
+    /// Unix milliseconds.
+    pub at: i64,
+    /// `issued`, `refused`, `renewed`, `signed_in`, `signed_out`.
+    pub what: String,
+    pub identity: String,
+    /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`, `endpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlet: Option<String>,
+    /// Executables from the asker upwards, nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Audit {
+    path: PathBuf,
+}
+
+impl Audit {
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Appends one line in one write, so that two writers do not mix.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append(&self, entry: &Entry) -> io::Result<()> {
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        if let Some(folder) = self.path.parent() {
+            crate::place::private_folder(folder)?;
+        }
+        if fs::metadata(&self.path).is_ok_and(|found| found.len() > BYTES_MAX) {
+            fs::rename(&self.path, older(&self.path))?;
+        }
+        File::options().create(true).append(true).mode(0o600).open(&self.path)?.write_all(&line)
+    }
+
+    /// All entries, oldest first; a line cut off by a crash is left out.
+    ///
+    /// # Errors
+    /// When a file is there and cannot be read.
+    pub fn read(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for path in [older(&self.path), self.path.clone()] {
+            let file = match File::open(path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for line in BufReader::new(file).lines() {
+                entries.extend(serde_json::from_str::<Entry>(&line?));
+            }
+        }
+        Ok(entries)
+    }
+}
+
+fn older(path: &Path) -> PathBuf {
+    path.with_extension("1.jsonl")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_appended_and_cut_ones_left_out() {
+        let root = tempfile::tempdir().unwrap();
+        let audit = Audit::new(root.path().join("deep/audit.jsonl"));
+        let entry = |at| Entry { at, what: "issued".into(), identity: "a".into(), ..Entry::default() };
+        audit.append(&entry(1)).unwrap();
+        audit.append(&entry(2)).unwrap();
+        let text = fs::read_to_string(&audit.path).unwrap();
+        fs::write(&audit.path, format!("{text}{{\"at\":3,\"wh\n")).unwrap();
+        audit.append(&entry(4)).unwrap();
+        assert_eq!(audit.read().unwrap().iter().map(|entry| entry.at).collect::<Vec<_>>(), [1, 2, 4]);
+    }
+}

@@ -1,0 +1,479 @@
+//! The broker: one owner of every identity's lease. Any number of askers, one renewal.
+//!
+//! Renewals are tasks of their own: an asker that goes away stops nothing, and whatever a source must keep (a rotated
+//! refresh token) is on the disk before anybody is answered. Nothing here decides by the clock; `schedule` does.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{broadcast, watch};
+
+use crate::audit::{Audit, Entry as AuditEntry};
+use crate::identity::{self, Identities, Identity};
+use crate::lease::Lease;
+use crate::outlet::{self, Outlet};
+use crate::place::Place;
+use crate::schedule::{self, Verdict};
+use crate::secret::Secret;
+use crate::source::{self, Means, SourceProblem};
+use crate::vault::{self, Choice, Vault};
+
+/// How many changes a listener may be late.
+const CHANGES_KEPT: usize = 256;
+
+/// Why there is no lease, for people and programs.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BrokerProblem {
+    pub code: &'static str,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl BrokerProblem {
+    fn new(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
+impl From<vault::VaultProblem> for BrokerProblem {
+    fn from(problem: vault::VaultProblem) -> Self {
+        Self { code: problem.code(), message: problem.to_string(), hint: problem.hint() }
+    }
+}
+
+/// What became of an identity; the past tense of `schedule`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    pub identity: String,
+    pub what: What,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum What {
+    Renewed { expires_at: Option<i64> },
+    NeedsLogin(BrokerProblem),
+    Failed(BrokerProblem),
+    SignedIn,
+    SignedOut,
+}
+
+/// Who asks, as far as this machine can tell.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Asker {
+    pub pid: Option<i32>,
+    /// Executables from the asker upwards, nearest first.
+    pub chain: Vec<String>,
+}
+
+/// How an identity stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    pub identity: Identity,
+    pub expires_at: Option<i64>,
+    pub has_lease: bool,
+    /// Sources that want a person: whether one has signed in.
+    pub signed_in: Option<bool>,
+    pub problem: Option<BrokerProblem>,
+    pub last_used: Option<(i64, String)>,
+}
+
+type Outcome = Result<Arc<Lease>, BrokerProblem>;
+
+#[derive(Default)]
+struct Entry {
+    /// As configured when the lease was fetched; a changed configuration forgets the lease.
+    identity: Option<Identity>,
+    lease: Option<Arc<Lease>>,
+    under_way: Option<watch::Receiver<Option<Outcome>>>,
+    problem: Option<BrokerProblem>,
+    failures: u32,
+    /// Not asked again before.
+    retry_at: i64,
+    last_used: Option<(i64, String)>,
+}
+
+pub struct Broker {
+    place: Place,
+    choice: Choice,
+    vault: tokio::sync::Mutex<Option<Arc<Vault>>>,
+    configuration: Mutex<Option<(SystemTime, u64, Arc<Identities>)>>,
+    entries: Mutex<BTreeMap<String, Entry>>,
+    audit: Audit,
+    changes: broadcast::Sender<Change>,
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// 0 to 1000.
+fn jitter() -> u16 {
+    u16::from_le_bytes(vault::random()) % 1001
+}
+
+impl Broker {
+    #[must_use]
+    pub fn new(place: Place, choice: Choice) -> Arc<Self> {
+        let audit = Audit::new(place.audit());
+        Arc::new(Self {
+            place,
+            choice,
+            vault: tokio::sync::Mutex::default(),
+            configuration: Mutex::default(),
+            entries: Mutex::default(),
+            audit,
+            changes: broadcast::Sender::new(CHANGES_KEPT),
+        })
+    }
+
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// The credential in the form of an outlet, written into the audit log either way.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn issue(self: &Arc<Self>, name: &str, outlet: &Outlet, asker: &Asker) -> Result<Secret, BrokerProblem> {
+        let outcome = self.rendered(name, outlet).await;
+        let (expires_at, problem) = match &outcome {
+            Ok((_, expires_at)) => (*expires_at, None),
+            Err(problem) => (None, Some(problem.message.clone())),
+        };
+        let what = if problem.is_none() { "issued" } else { "refused" };
+        self.used(name, asker);
+        self.note(AuditEntry {
+            what: what.to_owned(),
+            identity: name.to_owned(),
+            outlet: Some(outlet.name().to_owned()),
+            chain: asker.chain.clone(),
+            pid: asker.pid,
+            expires_at,
+            problem,
+            ..AuditEntry::default()
+        })?;
+        outcome.map(|(secret, _)| secret)
+    }
+
+    async fn rendered(self: &Arc<Self>, name: &str, outlet: &Outlet) -> Result<(Secret, Option<i64>), BrokerProblem> {
+        let identity = self.identity(name)?;
+        let lease = self.lease(name).await?;
+        let secret = outlet::render(outlet, &identity, &lease).map_err(|words| {
+            BrokerProblem::new("outlet_unfit", words, "`pdev identity` shows what each identity is.")
+        })?;
+        Ok((secret, lease.times.expires_at))
+    }
+
+    /// What cannot be written down is not given out.
+    fn note(&self, entry: AuditEntry) -> Result<(), BrokerProblem> {
+        self.audit.append(&AuditEntry { at: now(), ..entry }).map_err(|error| {
+            let message = format!("the audit log cannot be written: {error}");
+            BrokerProblem::new("audit_log", message, "Make room on the disk, or correct the folder's owner.")
+        })
+    }
+
+    /// The identity whose `hosts` mean a server.
+    ///
+    /// # Errors
+    /// When none does, or more than one.
+    pub fn of_host(&self, server: &str) -> Result<String, BrokerProblem> {
+        let identities = self.identities()?;
+        let mut found = identities.all.values().filter(|identity| outlet::serves(identity, server));
+        let Some(first) = found.next() else {
+            let message = format!("no identity serves `{server}`");
+            let hint = "Add it to the `hosts` of an identity in identities.toml.";
+            return Err(BrokerProblem::new("identity_unknown", message, hint));
+        };
+        match found.next() {
+            None => Ok(first.name.clone()),
+            Some(second) => {
+                let message = format!("both `{}` and `{}` serve `{server}`", first.name, second.name);
+                Err(BrokerProblem::new(
+                    "identity_ambiguous",
+                    message,
+                    "Remove the server from the `hosts` of one of them.",
+                ))
+            }
+        }
+    }
+
+    /// A lease that lasts, fetched at most once however many ask.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn lease(self: &Arc<Self>, name: &str) -> Result<Arc<Lease>, BrokerProblem> {
+        let identity = self.identity(name)?;
+        let (mut under_way, old) = {
+            let mut entries = self.entries();
+            let entry = entries.entry(name.to_owned()).or_default();
+            if entry.identity.as_ref().is_some_and(|known| *known != identity) {
+                *entry = Entry { last_used: entry.last_used.take(), ..Entry::default() };
+            }
+            let now = now();
+            let verdict = match &entry.lease {
+                Some(lease) => schedule::verdict(now, &lease.times, true),
+                None => Verdict::RenewFirst,
+            };
+            let old = entry.lease.clone().filter(|lease| lasts(lease, now));
+            match (verdict, old) {
+                (Verdict::Serve, Some(lease)) => return Ok(lease),
+                (Verdict::ServeAndRenew, Some(lease)) => {
+                    if entry.under_way.is_none() && now >= entry.retry_at {
+                        self.renew(entry, identity);
+                    }
+                    return Ok(lease);
+                }
+                (_, old) => {
+                    if entry.under_way.is_none() && now < entry.retry_at {
+                        let problem = entry.problem.clone();
+                        return old.ok_or_else(|| problem.unwrap_or_else(|| late(name)));
+                    }
+                    (entry.under_way.clone().unwrap_or_else(|| self.renew(entry, identity)), old)
+                }
+            }
+        };
+        let answer = under_way.wait_for(Option::is_some);
+        let outcome = match tokio::time::timeout(source::LIMIT, answer).await {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or_else(|| Err(late(name))),
+            Ok(Err(_)) | Err(_) => Err(late(name)),
+        };
+        // The old one is better than none: the source may be back before it ends.
+        outcome.or_else(|problem| old.ok_or(problem))
+    }
+
+    /// Begins a renewal; the caller holds the entry, so there is only one.
+    fn renew(self: &Arc<Self>, entry: &mut Entry, identity: Identity) -> watch::Receiver<Option<Outcome>> {
+        let (sender, receiver) = watch::channel(None);
+        entry.under_way = Some(receiver.clone());
+        entry.identity = Some(identity.clone());
+        let broker = Arc::clone(self);
+        tokio::spawn(async move {
+            let fetched = tokio::time::timeout(source::LIMIT, broker.fetch(&identity)).await;
+            let fetched = fetched.unwrap_or_else(|_| Err(SourceProblem::Passing("no answer".to_owned())));
+            let outcome = broker.settled(&identity, fetched);
+            sender.send_replace(Some(outcome));
+        });
+        receiver
+    }
+
+    async fn fetch(self: &Arc<Self>, identity: &Identity) -> Result<Lease, SourceProblem> {
+        let vault = if source::needs_vault(identity) { Some(self.vault().await?) } else { None };
+        source::lease(identity, &Means { vault: vault.as_deref(), now: now() }).await
+    }
+
+    /// Writes down how a renewal ended, and sets the clock for the next one.
+    fn settled(self: &Arc<Self>, identity: &Identity, fetched: Result<Lease, SourceProblem>) -> Outcome {
+        let name = &identity.name;
+        let outcome = fetched.map(Arc::new).map_err(|problem| told(name, problem));
+        let what = {
+            let mut entries = self.entries();
+            let entry = entries.entry(name.clone()).or_default();
+            entry.under_way = None;
+            match &outcome {
+                Ok(lease) => {
+                    (entry.failures, entry.retry_at, entry.problem) = (0, 0, None);
+                    entry.lease = Some(Arc::clone(lease));
+                    What::Renewed { expires_at: lease.times.expires_at }
+                }
+                Err(problem) => {
+                    entry.failures = entry.failures.saturating_add(1);
+                    let waits = problem.code == "source_unreachable";
+                    let pause = if waits { schedule::back_off(entry.failures, jitter()) } else { 1000 };
+                    entry.retry_at = if problem.code == "needs_login" { 0 } else { now() + pause };
+                    entry.problem = Some(problem.clone());
+                    if problem.code == "needs_login" {
+                        What::NeedsLogin(problem.clone())
+                    } else {
+                        What::Failed(problem.clone())
+                    }
+                }
+            }
+        };
+        if let Ok(lease) = &outcome {
+            let entry = AuditEntry { what: "renewed".into(), identity: name.clone(), ..AuditEntry::default() };
+            // Refusing here would throw away a lease that was paid for; `issue` refuses instead.
+            drop(self.note(AuditEntry { expires_at: lease.times.expires_at, ..entry }));
+            self.watch(name, lease);
+        }
+        drop(self.changes.send(Change { identity: name.clone(), what }));
+        outcome
+    }
+
+    /// Renews at about half of the life, for as long as somebody uses it.
+    fn watch(self: &Arc<Self>, name: &str, lease: &Arc<Lease>) {
+        let Some(at) = schedule::renew_at(&lease.times, jitter()) else { return };
+        let wait = Duration::from_millis(u64::try_from(at - now()).unwrap_or_default());
+        let (broker, name, of) = (Arc::downgrade(self), name.to_owned(), Arc::downgrade(lease));
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let (Some(broker), Some(lease)) = (broker.upgrade(), of.upgrade()) else { return };
+            let Ok(identity) = broker.identity(&name) else { return };
+            let mut entries = broker.entries();
+            let Some(entry) = entries.get_mut(&name) else { return };
+            let current = entry.lease.as_ref().is_some_and(|current| Arc::ptr_eq(current, &lease));
+            let used = entry.last_used.as_ref().is_some_and(|(at, _)| *at >= lease.times.issued_at);
+            if current && used && entry.under_way.is_none() {
+                drop(broker.renew(entry, identity));
+            }
+        });
+    }
+
+    fn used(&self, name: &str, asker: &Asker) {
+        if let Some(entry) = self.entries().get_mut(name) {
+            entry.last_used = Some((now(), asker.chain.first().cloned().unwrap_or_default()));
+        }
+    }
+
+    /// A tool said that the credential was refused: the next asker gets another one.
+    pub fn rejected(&self, name: &str) {
+        if let Some(entry) = self.entries().get_mut(name) {
+            entry.lease = None;
+        }
+    }
+
+    /// Keeps the secret of a `static` identity.
+    ///
+    /// # Errors
+    /// When it is of another source, or the vault cannot be used.
+    pub async fn keep(&self, name: &str, secret: &Secret) -> Result<(), BrokerProblem> {
+        let identity = self.identity(name)?;
+        if identity.kind != "static" {
+            let message = format!("`{name}` comes from `{}`, and takes no secret", identity.kind);
+            return Err(BrokerProblem::new("identity_wrong", message, format!("`pdev login {name}` signs in to it.")));
+        }
+        let vault = self.vault().await?;
+        source::keep_static(&vault, &identity, secret)?;
+        self.signed_in(name)
+    }
+
+    fn signed_in(&self, name: &str) -> Result<(), BrokerProblem> {
+        let last_used = self.entries().remove(name).and_then(|entry| entry.last_used);
+        self.entries().insert(name.to_owned(), Entry { last_used, ..Entry::default() });
+        drop(self.changes.send(Change { identity: name.to_owned(), what: What::SignedIn }));
+        self.note(AuditEntry { what: "signed_in".into(), identity: name.to_owned(), ..AuditEntry::default() })
+    }
+
+    /// Forgets what a person signed in with. Tells whether there was something.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn sign_out(&self, name: &str) -> Result<bool, BrokerProblem> {
+        let identity = self.identity(name)?;
+        let was = vault::remove(&self.place.vault(), &source::login_item(&identity))?;
+        self.entries().remove(name);
+        drop(self.changes.send(Change { identity: name.to_owned(), what: What::SignedOut }));
+        self.note(AuditEntry { what: "signed_out".into(), identity: name.to_owned(), ..AuditEntry::default() })?;
+        Ok(was)
+    }
+
+    /// Every identity, and how it stands; asks no source and no keyring.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read.
+    pub fn standings(&self) -> Result<Vec<Standing>, BrokerProblem> {
+        let identities = self.identities()?;
+        let logins = vault::names(&self.place.vault(), "login/")?;
+        let entries = self.entries();
+        let standing = |identity: &Identity| {
+            let entry = entries
+                .get(&identity.name)
+                .filter(|entry| entry.identity.as_ref().is_none_or(|known| known == identity));
+            let lease = entry.and_then(|entry| entry.lease.as_ref()).filter(|lease| lasts(lease, now()));
+            Standing {
+                identity: identity.clone(),
+                expires_at: lease.and_then(|lease| lease.times.expires_at),
+                has_lease: lease.is_some(),
+                signed_in: identity.needs_login().then(|| logins.contains(&source::login_item(identity))),
+                problem: entry.and_then(|entry| entry.problem.clone()),
+                last_used: entry.and_then(|entry| entry.last_used.clone()),
+            }
+        };
+        Ok(identities.all.values().map(standing).collect())
+    }
+
+    /// # Errors
+    /// When there is none of that name, or its part of the file is wrong.
+    pub fn identity(&self, name: &str) -> Result<Identity, BrokerProblem> {
+        let identities = self.identities()?;
+        if let Some(identity) = identities.get(name) {
+            return Ok(identity.clone());
+        }
+        if identities.broken.iter().any(|broken| broken == name) {
+            let message = format!("the identity `{name}` is written down wrong");
+            return Err(BrokerProblem::new("identity_wrong", message, "`pdev identity` tells the line."));
+        }
+        let hint = match identities.nearest(name) {
+            Some(near) => format!("Did you mean `{near}`?"),
+            None => format!("`pdev identity add {name} --source SOURCE` makes it."),
+        };
+        Err(BrokerProblem::new("identity_unknown", format!("there is no identity `{name}`"), hint))
+    }
+
+    fn identities(&self) -> Result<Arc<Identities>, BrokerProblem> {
+        let path = self.place.identities();
+        let Ok(found) = std::fs::metadata(&path) else { return Ok(Arc::default()) };
+        let stamp = (found.modified().unwrap_or(SystemTime::UNIX_EPOCH), found.len());
+        let mut cached = self.configuration.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, _, known)) = cached.as_ref().filter(|(at, length, _)| (*at, *length) == stamp) {
+            return Ok(Arc::clone(known));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            BrokerProblem::new(
+                "identity_wrong",
+                format!("cannot read `{}`: {error}", path.display()),
+                "Correct its mode.",
+            )
+        })?;
+        let identities = Arc::new(identity::read(&text).0);
+        *cached = Some((stamp.0, stamp.1, Arc::clone(&identities)));
+        Ok(identities)
+    }
+
+    /// The vault, opened once; after it was locked, absent or reset, the next asker tries again.
+    async fn vault(&self) -> Result<Arc<Vault>, vault::VaultProblem> {
+        let mut kept = self.vault.lock().await;
+        if let Some(vault) = kept.as_ref().filter(|vault| vault.is_current()) {
+            return Ok(Arc::clone(vault));
+        }
+        let vault = Arc::new(Vault::open(&self.place.vault(), &self.choice).await?);
+        *kept = Some(Arc::clone(&vault));
+        Ok(vault)
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lasts(lease: &Lease, now: i64) -> bool {
+    lease.times.expires_at.is_none_or(|end| now.saturating_add(lease.times.skew) < end)
+}
+
+fn late(name: &str) -> BrokerProblem {
+    let message = format!("the source of `{name}` gave no answer within {} s", source::LIMIT.as_secs());
+    BrokerProblem::new("source_unreachable", message, "Look at the network, then try again.")
+}
+
+fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
+    match problem {
+        SourceProblem::NeedsLogin(words) => {
+            BrokerProblem::new("needs_login", words, format!("`pdev login {name}` signs in."))
+        }
+        SourceProblem::Passing(words) => {
+            BrokerProblem::new("source_unreachable", format!("`{name}`: {words}"), "It is tried again on the next use.")
+        }
+        SourceProblem::Refused(words) => BrokerProblem::new(
+            "source_refused",
+            format!("`{name}`: {words}"),
+            "Correct it in identities.toml; `pdev identity` shows it.",
+        ),
+        SourceProblem::Vault(problem) => problem.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

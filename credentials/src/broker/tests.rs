@@ -1,0 +1,128 @@
+//! The broker with a real program as source: counted runs, real files, a real clock.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::*;
+use crate::vault::Holder;
+
+fn broker(root: &Path, identities: &str) -> Arc<Broker> {
+    let place = Place { config: root.join("config"), data: root.join("data") };
+    fs::create_dir_all(&place.config).unwrap();
+    fs::write(place.identities(), identities).unwrap();
+    let passphrase = root.join("passphrase");
+    fs::write(&passphrase, "a long enough passphrase").unwrap();
+    fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
+    let choice = Choice { wanted: Some(Holder::Passphrase), passphrase_file: Some(passphrase), ..Choice::default() };
+    Broker::new(place, choice)
+}
+
+/// A program that leaves a line behind and prints a token that lasts for `seconds`.
+fn counted(root: &Path, seconds: i64) -> String {
+    let (script, end) = (root.join("source.sh"), now() / 1000 + seconds);
+    let runs = root.join("runs");
+    let text =
+        format!("echo run >> {}\nsleep 0.1\necho '{{\"token\":\"canary\",\"expires_at\":{end}}}'\n", runs.display());
+    fs::write(&script, text).unwrap();
+    format!("[a]\nsource = \"exec\"\ncommand = [\"sh\", \"{}\"]\n", script.display())
+}
+
+fn runs(root: &Path) -> usize {
+    fs::read_to_string(root.join("runs")).unwrap_or_default().lines().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_askers_are_one_renewal() {
+    let root = tempfile::tempdir().unwrap();
+    let broker = broker(root.path(), &counted(root.path(), 3600));
+    let mut changes = broker.changes();
+    let askers: Vec<_> = (0..200)
+        .map(|_| {
+            let broker = Arc::clone(&broker);
+            tokio::spawn(async move { broker.issue("a", &Outlet::Token, &Asker::default()).await })
+        })
+        .collect();
+    for asker in askers {
+        assert_eq!(asker.await.unwrap().unwrap().expose(), b"canary");
+    }
+    assert_eq!(runs(root.path()), 1);
+    assert!(matches!(changes.recv().await.unwrap().what, What::Renewed { .. }));
+    let entries = broker.audit.read().unwrap();
+    assert_eq!(entries.iter().filter(|entry| entry.what == "issued").count(), 200);
+    assert!(!fs::read_to_string(broker.place.audit()).unwrap().contains("canary"));
+}
+
+#[tokio::test]
+async fn a_lease_that_has_nearly_ended_is_renewed_before_it_is_served() {
+    let root = tempfile::tempdir().unwrap();
+    let broker = broker(root.path(), &counted(root.path(), 3600));
+    let lease = broker.lease("a").await.unwrap();
+    let mut times = lease.times;
+    times.expires_at = Some(now() + 30_000);
+    times.issued_at = now() - 3_600_000;
+    let token = crate::lease::Material::Token(Secret::new(b"old".to_vec()));
+    broker.entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease { material: token, times }));
+    assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"canary");
+    assert_eq!(runs(root.path()), 2);
+    // Past half of its life it is served at once, and the next one is fetched beside.
+    let token = crate::lease::Material::Token(Secret::new(b"half".to_vec()));
+    let times = crate::lease::Times { issued_at: now() - 2_400_000, expires_at: Some(now() + 1_200_000), skew: 0 };
+    broker.entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease { material: token, times }));
+    let mut changes = broker.changes();
+    assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"half");
+    assert!(matches!(changes.recv().await.unwrap().what, What::Renewed { .. }));
+    assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"canary");
+    assert_eq!(runs(root.path()), 3);
+}
+
+#[tokio::test]
+async fn a_failing_source_is_left_in_peace_and_the_old_lease_serves() {
+    let root = tempfile::tempdir().unwrap();
+    let failing = format!(
+        "[a]\nsource = \"exec\"\ncommand = [\"sh\", \"-c\", \"echo run >> {}; echo no luck >&2; exit 3\"]\n",
+        root.path().join("runs").display()
+    );
+    let broker = broker(root.path(), &failing);
+    for _ in 0..5 {
+        let problem = broker.lease("a").await.err().unwrap();
+        assert_eq!(problem.code, "source_unreachable");
+        assert!(problem.message.contains("no luck"), "{problem}");
+    }
+    assert_eq!(runs(root.path()), 1, "it was asked again at once");
+    let token = crate::lease::Material::Token(Secret::new(b"old".to_vec()));
+    let times = crate::lease::Times { issued_at: now() - 3_500_000, expires_at: Some(now() + 40_000), skew: 0 };
+    {
+        let mut entries = broker.entries();
+        let entry = entries.get_mut("a").unwrap();
+        entry.lease = Some(Arc::new(Lease { material: token, times }));
+        entry.retry_at = 0;
+    }
+    assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"old");
+    assert_eq!(runs(root.path()), 2);
+}
+
+#[tokio::test]
+async fn a_static_secret_is_kept_given_and_forgotten() {
+    let root = tempfile::tempdir().unwrap();
+    let identities = "[reg]\nsource = \"static\"\nkind = \"token\"\nhosts = [\"localhost:5000\"]\n[two]\nsource = \"exec\"\ncommand = [\"x\"]\nhosts = [\"both\"]\n[three]\nsource = \"exec\"\ncommand = [\"x\"]\nhosts = [\"both\"]\n";
+    let broker = broker(root.path(), identities);
+    assert_eq!(broker.of_host("localhost:5000").unwrap(), "reg");
+    assert_eq!(broker.of_host("both").unwrap_err().code, "identity_ambiguous");
+    assert_eq!(broker.of_host("other").unwrap_err().code, "identity_unknown");
+    let asker = Asker::default();
+    let ask = || broker.issue("reg", &Outlet::Token, &asker);
+    assert_eq!(ask().await.err().unwrap().code, "needs_login");
+    broker.keep("reg", &Secret::new(b"canary".to_vec())).await.unwrap();
+    assert_eq!(ask().await.unwrap().expose(), b"canary");
+    assert_eq!(broker.standings().unwrap()[0].signed_in, Some(true));
+    let wrong = broker.issue("reg", &Outlet::Aws, &Asker::default()).await.err().unwrap();
+    assert_eq!(wrong.code, "outlet_unfit");
+    assert!(broker.sign_out("reg").unwrap() && !broker.sign_out("reg").unwrap());
+    assert_eq!(ask().await.err().unwrap().code, "needs_login");
+    assert_eq!(broker.identity("rgg").unwrap_err().hint.unwrap(), "Did you mean `reg`?");
+    // The vault is made anew while the broker holds it open.
+    vault::set_aside(&broker.place.vault(), "x").unwrap();
+    broker.keep("reg", &Secret::new(b"second".to_vec())).await.unwrap();
+    assert_eq!(ask().await.unwrap().expose(), b"second");
+}

@@ -1,0 +1,54 @@
+//! One credential as a source gave it, with the times that decide when the next one is fetched.
+
+use std::time::Duration;
+
+use crate::secret::Secret;
+
+/// What a tool is handed in the end.
+pub enum Material {
+    Aws {
+        access_key_id: String,
+        secret_access_key: Secret,
+        session_token: Option<Secret>,
+        account: Option<String>,
+    },
+    /// A bearer token.
+    Token(Secret),
+    Password {
+        username: String,
+        password: Secret,
+    },
+}
+
+impl Material {
+    #[must_use]
+    pub fn what(&self) -> &'static str {
+        match self {
+            Self::Aws { .. } => "AWS credentials",
+            Self::Token(_) => "a token",
+            Self::Password { .. } => "a password",
+        }
+    }
+}
+
+pub struct Lease {
+    pub material: Material,
+    pub times: Times,
+}
+
+/// Unix milliseconds by this machine's clock; `skew` says by how much the issuer's clock is ahead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Times {
+    pub issued_at: i64,
+    pub expires_at: Option<i64>,
+    pub skew: i64,
+}
+
+impl Times {
+    /// From an answer that says how long the credential lives.
+    #[must_use]
+    pub fn lasting(now: i64, life: Duration) -> Self {
+        let life = i64::try_from(life.as_millis()).unwrap_or(i64::MAX / 4);
+        Self { issued_at: now, expires_at: Some(now.saturating_add(life)), skew: 0 }
+    }
+}

@@ -1,0 +1,297 @@
+//! What each tool reads, byte for byte. The forms and their sources stand in docs/credentials.md.
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::identity::Identity;
+use crate::lease::{Lease, Material};
+use crate::secret::Secret;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outlet {
+    /// AWS `credential_process`.
+    Aws,
+    /// AWS container credentials (ECS).
+    AwsContainer,
+    /// kubectl; the apiVersion that it asked for.
+    Kubectl { api_version: String },
+    /// docker; the server as it was asked for.
+    Docker { server: String },
+    /// git; whether it understands `authtype`.
+    Git { authtype: bool },
+    /// The answer to cargo's `get`.
+    Cargo,
+    /// The bare token or password.
+    Token,
+    /// `NAME=value`, each ended by a NUL.
+    Env,
+}
+
+impl Outlet {
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Aws => "aws",
+            Self::AwsContainer => "endpoint",
+            Self::Kubectl { .. } => "kubectl",
+            Self::Docker { .. } => "docker",
+            Self::Git { .. } => "git",
+            Self::Cargo => "cargo",
+            Self::Token => "token",
+            Self::Env => "env",
+        }
+    }
+}
+
+/// A user name for tools that want one beside a token, as registries of Google and GitHub take it.
+const TOKEN_USER: &str = "oauth2accesstoken";
+
+/// # Errors
+/// In words, when this kind of credential cannot be given in this form.
+pub fn render(outlet: &Outlet, identity: &Identity, lease: &Lease) -> Result<Secret, String> {
+    let user = identity.text("username").unwrap_or(TOKEN_USER);
+    let unfit = |wanted: &str| format!("`{}` gives {}, and {wanted} is needed", identity.name, lease.material.what());
+    let bytes = match outlet {
+        Outlet::Aws | Outlet::AwsContainer => aws(outlet, lease).ok_or_else(|| unfit("an AWS credential"))?,
+        Outlet::Kubectl { api_version } => {
+            let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
+            let mut status = json!({ "token": text(token) });
+            if let Some(end) = end(lease) {
+                status["expirationTimestamp"] = end.into();
+            }
+            line(&json!({ "apiVersion": api_version, "kind": "ExecCredential", "status": status }))
+        }
+        Outlet::Docker { server } => {
+            let (username, secret) = pair(lease, user).ok_or_else(|| unfit("a token or password"))?;
+            line(&json!({ "ServerURL": server, "Username": username, "Secret": secret }))
+        }
+        Outlet::Git { authtype } => git(lease, user, *authtype).ok_or_else(|| unfit("a token or password"))?,
+        Outlet::Cargo => {
+            let (_, token) = pair(lease, user).ok_or_else(|| unfit("a token"))?;
+            let mut answer =
+                json!({ "kind": "get", "token": token, "cache": "session", "operation_independent": true });
+            if let Some(expires) = lease.times.expires_at {
+                answer["cache"] = "expires".into();
+                answer["expiration"] = (expires / 1000).into();
+            }
+            line(&json!({ "Ok": answer }))
+        }
+        Outlet::Token => pair(lease, user).ok_or_else(|| unfit("a token or password"))?.1.into_bytes(),
+        Outlet::Env => env(lease),
+    };
+    Ok(Secret::new(bytes))
+}
+
+fn aws(outlet: &Outlet, lease: &Lease) -> Option<Vec<u8>> {
+    let Material::Aws { access_key_id, secret_access_key, session_token, account } = &lease.material else {
+        return None;
+    };
+    let mut answer = json!({ "AccessKeyId": access_key_id, "SecretAccessKey": text(secret_access_key) });
+    let token = if *outlet == Outlet::Aws {
+        answer["Version"] = 1.into();
+        "SessionToken"
+    } else {
+        "Token"
+    };
+    let parts = [(token, session_token.as_ref().map(text)), ("Expiration", end(lease)), ("AccountId", account.clone())];
+    for (key, value) in parts {
+        if let Some(value) = value {
+            answer[key] = value.into();
+        }
+    }
+    Some(line(&answer))
+}
+
+fn git(lease: &Lease, user: &str, authtype: bool) -> Option<Vec<u8>> {
+    let (username, secret) = pair(lease, user)?;
+    // A line's end inside a value would begin another attribute.
+    if secret.contains(['\n', '\0']) || username.contains(['\n', '\0']) {
+        return None;
+    }
+    let mut answer = match &lease.material {
+        Material::Token(_) if authtype && user == TOKEN_USER => {
+            format!("capability[]=authtype\nauthtype=Bearer\ncredential={secret}\nephemeral=1\n")
+        }
+        _ => format!("username={username}\npassword={secret}\n"),
+    };
+    if let Some(expires) = lease.times.expires_at {
+        answer.push_str(&format!("password_expiry_utc={}\n", expires / 1000));
+    }
+    Some(answer.into_bytes())
+}
+
+fn env(lease: &Lease) -> Vec<u8> {
+    let mut pairs: Vec<(&str, String)> = Vec::new();
+    match &lease.material {
+        Material::Aws { access_key_id, secret_access_key, session_token, .. } => {
+            pairs.push(("AWS_ACCESS_KEY_ID", access_key_id.clone()));
+            pairs.push(("AWS_SECRET_ACCESS_KEY", text(secret_access_key)));
+            pairs.extend(session_token.as_ref().map(|token| ("AWS_SESSION_TOKEN", text(token))));
+            pairs.extend(end(lease).map(|end| ("AWS_CREDENTIAL_EXPIRATION", end)));
+        }
+        Material::Token(token) => pairs.push(("PDEV_TOKEN", text(token))),
+        Material::Password { username, password } => {
+            pairs.push(("PDEV_USERNAME", username.clone()));
+            pairs.push(("PDEV_PASSWORD", text(password)));
+        }
+    }
+    pairs.iter().flat_map(|(name, value)| format!("{name}={value}\0").into_bytes()).collect()
+}
+
+/// User name and secret, for tools that know nothing else.
+fn pair(lease: &Lease, user: &str) -> Option<(String, String)> {
+    match &lease.material {
+        Material::Token(token) => Some((user.to_owned(), text(token))),
+        Material::Password { username, password } => {
+            let username = if username.is_empty() { user } else { username };
+            Some((username.to_owned(), text(password)))
+        }
+        Material::Aws { .. } => None,
+    }
+}
+
+fn text(secret: &Secret) -> String {
+    String::from_utf8_lossy(secret.expose()).into_owned()
+}
+
+/// In whole seconds, which every reader of RFC 3339 understands.
+fn end(lease: &Lease) -> Option<String> {
+    let seconds = lease.times.expires_at? / 1000;
+    OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
+}
+
+fn line(value: &Value) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Whether an identity's `hosts` mean this server: exact, with its port if one is written, or `*.example.org`.
+#[must_use]
+pub fn serves(identity: &Identity, server: &str) -> bool {
+    let bare = server.split_once("://").map_or(server, |(_, rest)| rest);
+    let authority = bare.split('/').next().unwrap_or_default().to_lowercase();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority.as_str(),
+    };
+    identity.list("hosts").unwrap_or_default().iter().any(|pattern| {
+        let pattern = pattern.to_lowercase();
+        match pattern.strip_prefix("*.") {
+            Some(domain) => host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1),
+            None => pattern == authority || pattern == host,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity;
+    use crate::lease::Times;
+
+    fn identity(more: &str) -> Identity {
+        let text = format!("[a]\nsource = \"exec\"\ncommand = [\"x\"]\n{more}");
+        identity::read(&text).0.all.remove("a").unwrap()
+    }
+
+    fn said(outlet: &Outlet, material: Material, expires_at: Option<i64>) -> String {
+        let lease = Lease { material, times: Times { issued_at: 0, expires_at, skew: 0 } };
+        match render(outlet, &identity(""), &lease) {
+            Ok(secret) => text(&secret),
+            Err(words) => words,
+        }
+    }
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text.as_bytes().to_vec())
+    }
+
+    fn aws() -> Material {
+        let (access_key_id, secret_access_key) = ("AKIA".to_owned(), secret("S"));
+        Material::Aws { access_key_id, secret_access_key, session_token: Some(secret("T")), account: None }
+    }
+
+    #[test]
+    fn each_tool_reads_its_own_form() {
+        let end = Some(1_798_761_600_500);
+        let token = || Material::Token(secret("tok"));
+        let kubectl = Outlet::Kubectl { api_version: "client.authentication.k8s.io/v1".into() };
+        let docker = Outlet::Docker { server: "localhost:5000".into() };
+        for (outlet, material, expected) in [
+            (
+                Outlet::Aws,
+                aws(),
+                "{\"AccessKeyId\":\"AKIA\",\"SecretAccessKey\":\"S\",\"Version\":1,\"SessionToken\":\"T\",\"Expiration\":\"2027-01-01T00:00:00Z\"}\n",
+            ),
+            (
+                Outlet::AwsContainer,
+                aws(),
+                "{\"AccessKeyId\":\"AKIA\",\"SecretAccessKey\":\"S\",\"Token\":\"T\",\"Expiration\":\"2027-01-01T00:00:00Z\"}\n",
+            ),
+            (
+                kubectl,
+                token(),
+                "{\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\"ExecCredential\",\"status\":{\"token\":\"tok\",\"expirationTimestamp\":\"2027-01-01T00:00:00Z\"}}\n",
+            ),
+            (
+                docker,
+                token(),
+                "{\"ServerURL\":\"localhost:5000\",\"Username\":\"oauth2accesstoken\",\"Secret\":\"tok\"}\n",
+            ),
+            (
+                Outlet::Git { authtype: true },
+                token(),
+                "capability[]=authtype\nauthtype=Bearer\ncredential=tok\nephemeral=1\npassword_expiry_utc=1798761600\n",
+            ),
+            (
+                Outlet::Git { authtype: false },
+                token(),
+                "username=oauth2accesstoken\npassword=tok\npassword_expiry_utc=1798761600\n",
+            ),
+            (
+                Outlet::Git { authtype: true },
+                Material::Token(secret("a\nb")),
+                "`a` gives a token, and a token or password is needed",
+            ),
+            (
+                Outlet::Cargo,
+                token(),
+                "{\"Ok\":{\"kind\":\"get\",\"token\":\"tok\",\"cache\":\"expires\",\"operation_independent\":true,\"expiration\":1798761600}}\n",
+            ),
+            (Outlet::Token, token(), "tok"),
+            (Outlet::Token, aws(), "`a` gives AWS credentials, and a token or password is needed"),
+            (Outlet::Aws, token(), "`a` gives a token, and an AWS credential is needed"),
+            (
+                Outlet::Env,
+                aws(),
+                "AWS_ACCESS_KEY_ID=AKIA\0AWS_SECRET_ACCESS_KEY=S\0AWS_SESSION_TOKEN=T\0AWS_CREDENTIAL_EXPIRATION=2027-01-01T00:00:00Z\0",
+            ),
+        ] {
+            assert_eq!(said(&outlet, material, end), expected, "{outlet:?}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        let identity = identity("hosts = [\"git.example.org\", \"*.internal\", \"localhost:5000\"]\n");
+        for (server, expected) in [
+            ("git.example.org", true),
+            ("https://git.example.org/team/repo.git", true),
+            ("GIT.example.org:443", true),
+            ("evil-git.example.org", false),
+            ("git.example.org.evil.com", false),
+            ("a.internal", true),
+            ("a.b.internal:8443", true),
+            ("internal", false),
+            (".internal", false),
+            ("localhost:5000", true),
+            ("localhost:5001", false),
+            ("localhost", false),
+            ("", false),
+        ] {
+            assert_eq!(serves(&identity, server), expected, "{server}");
+        }
+    }
+}

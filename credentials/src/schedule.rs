@@ -1,0 +1,146 @@
+//! When to serve a lease, when to renew it, when a person is needed. Pure: the clock is an argument.
+//!
+//! The rules and where they come from stand in docs/credentials.md.
+
+use crate::lease::Times;
+
+const MINUTE: i64 = 60_000;
+/// SDKs fetch again on every use once fewer than 15 minutes remain (botocore's advisory window), so less is only handed
+/// out when the source gives no more.
+pub const FLOOR: i64 = 15 * MINUTE;
+/// Nothing is handed out that ends while a request is on its way.
+const MARGIN: i64 = MINUTE;
+/// Clocks of two machines differ; a lease from further in the future means that this clock was set back.
+const CLOCK_TOLERANCE: i64 = 5 * MINUTE;
+const BACK_OFF_FIRST: i64 = 1_000;
+pub const BACK_OFF_MAX: i64 = 5 * MINUTE;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    Serve,
+    /// Serve this one now and fetch the next in the background.
+    ServeAndRenew,
+    /// Fetch first; the old one is served only if that fails and it has not ended.
+    RenewFirst,
+    NeedsLogin,
+}
+
+/// `renewable`: the source can give the next one without a person.
+#[must_use]
+pub fn verdict(now: i64, times: &Times, renewable: bool) -> Verdict {
+    let Some(expires) = times.expires_at else { return Verdict::Serve };
+    let now = now.saturating_add(times.skew);
+    let issued = times.issued_at.saturating_add(times.skew);
+    let (life, remaining) = (expires.saturating_sub(issued), expires.saturating_sub(now));
+    let first = if renewable { Verdict::RenewFirst } else { Verdict::NeedsLogin };
+    if remaining <= MARGIN.min(life / 10) {
+        return first;
+    }
+    if !renewable {
+        return Verdict::Serve;
+    }
+    let set_back = now < issued.saturating_sub(CLOCK_TOLERANCE);
+    let too_short = remaining < FLOOR && life >= 2 * FLOOR;
+    if set_back || too_short {
+        Verdict::RenewFirst
+    } else if remaining.saturating_mul(2) <= life {
+        Verdict::ServeAndRenew
+    } else {
+        Verdict::Serve
+    }
+}
+
+/// When the background fetches the next one: at about half of the life, `jitter` (0 to 1000) spreads it over a tenth.
+#[must_use]
+pub fn renew_at(times: &Times, jitter: u16) -> Option<i64> {
+    let expires = times.expires_at?.saturating_sub(times.skew);
+    let life = expires.saturating_sub(times.issued_at).max(0);
+    Some(times.issued_at + life / 2 + life / 10 * i64::from(jitter.min(1000)) / 1000)
+}
+
+/// How long to wait after so many failures in a row.
+#[must_use]
+pub fn back_off(failures: u32, jitter: u16) -> i64 {
+    let full = BACK_OFF_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(BACK_OFF_MAX);
+    full / 2 + full / 2 * i64::from(jitter.min(1000)) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 60 * MINUTE;
+
+    fn hour() -> Times {
+        Times { issued_at: 100 * HOUR, expires_at: Some(101 * HOUR), skew: 0 }
+    }
+
+    #[test]
+    fn table() {
+        use Verdict::{NeedsLogin, RenewFirst, Serve, ServeAndRenew};
+        let short = Times { expires_at: Some(100 * HOUR + 10 * MINUTE), ..hour() };
+        let endless = Times { expires_at: None, ..hour() };
+        let ahead = Times { skew: 20 * MINUTE, expires_at: Some(101 * HOUR + 20 * MINUTE), ..hour() };
+        for (what, minutes, times, renewable, expected) in [
+            ("fresh", 0, hour(), true, Serve),
+            ("before half", 29, hour(), true, Serve),
+            ("at half", 30, hour(), true, ServeAndRenew),
+            ("a quarter hour left", 45, hour(), true, ServeAndRenew),
+            ("below the floor", 46, hour(), true, RenewFirst),
+            ("below the floor, a person needed", 46, hour(), false, Serve),
+            ("at the margin", 59, hour(), true, RenewFirst),
+            ("at the margin, a person needed", 59, hour(), false, NeedsLogin),
+            ("over, after a suspend of a day", 24 * 60, hour(), true, RenewFirst),
+            ("short lives have no floor", 3, short, true, Serve),
+            ("short lives at half", 5, short, true, ServeAndRenew),
+            ("short lives at the margin", 9, short, true, RenewFirst),
+            ("no end", 100_000, endless, false, Serve),
+            ("clock set back a little", -4, hour(), true, Serve),
+            ("clock set back", -60, hour(), true, RenewFirst),
+            ("clock set back, a person needed", -60, hour(), false, Serve),
+            ("issuer ahead by 20 minutes", 0, ahead, true, Serve),
+            ("issuer ahead, at the margin of its clock", 59, ahead, true, RenewFirst),
+        ] {
+            assert_eq!(verdict(100 * HOUR + minutes * MINUTE, &times, renewable), expected, "{what}");
+        }
+    }
+
+    /// A small generator; the sequence is the same on every run.
+    fn numbers(mut state: u64) -> impl FnMut(i64) -> i64 {
+        move |below| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            i64::try_from((state >> 33) % u64::try_from(below).unwrap()).unwrap()
+        }
+    }
+
+    #[test]
+    fn properties_hold_for_any_times() {
+        let mut number = numbers(7);
+        for _ in 0..20_000 {
+            let issued_at = number(1 << 40);
+            let life = number(48 * HOUR);
+            let skew = number(2 * HOUR) - HOUR;
+            let times = Times { issued_at, expires_at: Some(issued_at + skew + life), skew };
+            let now = issued_at + number(100 * HOUR) - 20 * HOUR;
+            let remaining = times.expires_at.unwrap() - (now + skew);
+            for renewable in [true, false] {
+                let verdict = verdict(now, &times, renewable);
+                if matches!(verdict, Verdict::Serve | Verdict::ServeAndRenew) {
+                    assert!(remaining > 0, "an ended lease was served: {times:?} at {now}");
+                    assert!(!renewable || life < 2 * FLOOR || remaining >= FLOOR, "too short: {times:?} at {now}");
+                }
+                assert_eq!(verdict == Verdict::NeedsLogin, !renewable && remaining <= MARGIN.min(life / 10));
+            }
+            let at = renew_at(&times, u16::try_from(number(1001)).unwrap()).unwrap();
+            assert!(at >= issued_at + life / 2 - 1 && at <= issued_at + life * 6 / 10 + 1, "{times:?}: {at}");
+        }
+    }
+
+    #[test]
+    fn back_off_grows_to_its_cap() {
+        let waits: Vec<i64> = (1..=12).map(|failures| back_off(failures, 1000)).collect();
+        assert_eq!(waits[..4], [1000, 2000, 4000, 8000]);
+        assert_eq!(waits[11], BACK_OFF_MAX);
+        assert_eq!(back_off(u32::MAX, 0), BACK_OFF_MAX / 2);
+    }
+}

@@ -1,0 +1,63 @@
+//! Identities as the agent tells them, and asking for a credential. A credential itself is the raw body of an answer,
+//! never a field of a type here.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::Problem;
+
+/// One of `GET /v1/identities`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct IdentityStatus {
+    pub name: String,
+    /// Where its credentials come from: `oidc`, `aws-sso`, ...
+    pub source: String,
+    pub state: IdentityState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Of the lease that is held; Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+    /// Why the last attempt gave nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<i64>,
+    /// The program that was given it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_by: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityState {
+    /// A lease is held.
+    Ready,
+    /// Nobody asked since the agent started; the next asker gets one.
+    #[default]
+    Idle,
+    /// A person has to sign in.
+    NeedsLogin,
+    /// The last attempt failed.
+    Failing,
+}
+
+/// `POST /v1/credentials`, answered by the raw bytes that the tool reads; `.../rejected` when a tool was refused with it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct CredentialRequest {
+    /// By name, or by `server`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// The identity whose `hosts` mean this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token` or `env`.
+    #[serde(default)]
+    pub form: String,
+    /// kubectl: which ExecCredential it reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_version: Option<String>,
+    /// git: whether it understands `authtype`.
+    #[serde(default)]
+    pub authtype: bool,
+}

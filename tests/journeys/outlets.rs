@@ -1,0 +1,290 @@
+//! Credentials handed to the real tools: git, docker, kubectl, cargo, botocore, and plain programs.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::sandbox::{Said, Sandbox, eventually, finish};
+
+const PDEV: &str = env!("CARGO_BIN_EXE_pdev");
+
+/// A sandbox with identities whose source is a counted program.
+fn signed_in() -> Sandbox {
+    let sandbox = Sandbox::bare();
+    let bin = sandbox.path("bin");
+    fs::create_dir(&bin).unwrap();
+    symlink(PDEV, bin.join("pdev")).unwrap();
+    for link in ["docker-credential-pdev", "git-credential-pdev", "cargo-credential-pdev"] {
+        symlink(PDEV, bin.join(link)).unwrap();
+    }
+    let script = |name: &str, json: &str| {
+        let path = sandbox.path(name);
+        let text = format!("#!/bin/sh\necho run >> {}\necho '{json}'\n", sandbox.path("runs").display());
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    };
+    let end = "2099-01-01T00:00:00Z";
+    let token = script("token.sh", &format!(r#"{{"token":"canary-tok","expires_at":"{end}"}}"#));
+    let aws = script(
+        "aws.sh",
+        &format!(
+            r#"{{"Version":1,"AccessKeyId":"AKIACANARY","SecretAccessKey":"canary-s","SessionToken":"canary-t","Expiration":"{end}"}}"#
+        ),
+    );
+    let broken = script("broken.sh", "not json");
+    identities(
+        &sandbox,
+        &format!(
+            "[reg]\nsource = \"exec\"\ncommand = [\"{token}\"]\nhosts = [\"git.example.org\", \"localhost\", \"127.0.0.1\"]\nusername = \"robot\"\n\
+             [dev]\nsource = \"exec\"\ncommand = [\"{aws}\"]\n[bad]\nsource = \"exec\"\ncommand = [\"{broken}\"]\nhosts = [\"bad.example.org\"]\n"
+        ),
+    );
+    sandbox
+}
+
+pub fn identities(sandbox: &Sandbox, text: &str) {
+    let file = sandbox.path("home/.config/pdev/identities.toml");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, text).unwrap();
+}
+
+fn runs(sandbox: &Sandbox) -> usize {
+    fs::read_to_string(sandbox.path("runs")).unwrap_or_default().lines().count()
+}
+
+/// A tool with the helpers on its path and nothing of the caller's configuration.
+fn tool(sandbox: &Sandbox, program: &str, arguments: &[&str]) -> Command {
+    let mut path = sandbox.path("bin").into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", path).env("HOME", sandbox.path("home"));
+    command.env("PDEV_SOCKET_DIR", sandbox.path("run")).env("NO_COLOR", "1").current_dir(sandbox.project());
+    command.stdin(Stdio::null());
+    command
+}
+
+fn with_input(mut command: Command, sandbox: &Sandbox, input: &str) -> Said {
+    let path = sandbox.path("input");
+    fs::File::create(&path).unwrap().write_all(input.as_bytes()).unwrap();
+    command.stdin(fs::File::open(path).unwrap());
+    finish(command, Duration::from_secs(60))
+}
+
+fn run(command: Command) -> Said {
+    finish(command, Duration::from_secs(60))
+}
+
+fn installed(journey: &str, program: &str, arguments: &[&str]) -> bool {
+    let found = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let there = found.is_ok_and(|status| status.success());
+    if !there {
+        println!("skipped: {journey}: `{program} {}` does not work here", arguments.join(" "));
+    }
+    there
+}
+
+/// A server that writes down which credential it was given.
+struct Listener {
+    child: Child,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Listener {
+    fn start(sandbox: &Sandbox, tls: &[&Path]) -> Self {
+        let (port_file, log) = (sandbox.path("port"), sandbox.path("requests"));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/listener.py");
+        let child = Command::new("python3").arg(script).arg(&port_file).arg(&log).args(tls).spawn().unwrap();
+        eventually("the listener listens", Duration::from_secs(20), || port_file.exists());
+        let port = fs::read_to_string(port_file).unwrap().parse().unwrap();
+        Self { child, port, log }
+    }
+
+    fn requests(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn git_is_given_a_password_and_asks_elsewhere_where_pdev_has_none() {
+    let sandbox = signed_in();
+    let git = |verb: &str| {
+        let mut command = tool(&sandbox, "git", &["-c", "credential.helper=pdev", "credential", verb]);
+        command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "false");
+        command
+    };
+    let said = with_input(git("fill"), &sandbox, "protocol=https\nhost=git.example.org\npath=a/b.git\n\n").ok();
+    assert!(said.out.contains("username=robot\npassword=canary-tok\n"), "{}", said.all());
+    // A 401 makes git erase: the next one is fetched anew, and the login is still there.
+    with_input(
+        git("reject"),
+        &sandbox,
+        "protocol=https\nhost=git.example.org\nusername=robot\npassword=canary-tok\n\n",
+    )
+    .ok();
+    with_input(git("fill"), &sandbox, "protocol=https\nhost=git.example.org\n\n").ok();
+    assert_eq!(runs(&sandbox), 2);
+    let other = with_input(git("fill"), &sandbox, "protocol=https\nhost=other.example.org\n\n");
+    assert!(other.code != 0 && !other.all().contains("pdev:"), "{}", other.all());
+    let broken = with_input(git("fill"), &sandbox, "protocol=https\nhost=bad.example.org\n\n");
+    assert!(broken.code != 0 && broken.err.contains("printed no JSON"), "{}", broken.all());
+    assert!(!with_input(git("fill"), &sandbox, "protocol=http\nhost=git.example.org\n\n").out.contains("canary"));
+}
+
+#[test]
+fn botocore_gets_one_credential_for_ten_threads() {
+    if !installed("botocore", "python3", &["-c", "import botocore.session"]) {
+        return;
+    }
+    let sandbox = signed_in();
+    let config = sandbox.path("aws-config");
+    fs::write(&config, format!("[profile dev]\nregion = eu-central-1\ncredential_process = {PDEV} credential aws dev\n[profile bad]\ncredential_process = {PDEV} credential aws nobody\n")).unwrap();
+    let python = |program: &str| {
+        let mut command = tool(&sandbox, "python3", &["-c", program]);
+        command.env("AWS_CONFIG_FILE", &config).env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
+        command.env("AWS_EC2_METADATA_DISABLED", "true");
+        command
+    };
+    let said = run(python(
+        "import botocore.session as b, concurrent.futures as c\n\
+         def one(_):\n  s = b.Session(profile='dev'); k = s.get_credentials().get_frozen_credentials(); return k.access_key + k.secret_key + k.token\n\
+         print(sorted(set(c.ThreadPoolExecutor(10).map(one, range(10)))))",
+    ))
+    .ok();
+    assert_eq!(said.out.trim(), "['AKIACANARYcanary-scanary-t']");
+    assert_eq!(runs(&sandbox), 1);
+    let refused = run(python("import botocore.session as b; b.Session(profile='bad').get_credentials()"));
+    assert!(refused.err.contains("there is no identity `nobody`"), "{}", refused.all());
+}
+
+#[test]
+fn kubectl_shows_its_server_the_token() {
+    if !installed("kubectl", "kubectl", &["version", "--client"]) || !installed("kubectl", "openssl", &["version"]) {
+        return;
+    }
+    let sandbox = signed_in();
+    let (certificate, key) = (sandbox.path("cert.pem"), sandbox.path("key.pem"));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout"]);
+    openssl.arg(&key).arg("-out").arg(&certificate);
+    run(openssl).ok();
+    let listener = Listener::start(&sandbox, &[&certificate, &key]);
+    let config = sandbox.path("kubeconfig");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{}', insecure-skip-tls-verify: true}}}}]\n\
+         users: [{{name: u, user: {{exec: {{apiVersion: client.authentication.k8s.io/v1, command: pdev, args: [credential, kubectl, reg], interactiveMode: Never}}}}}}]\n",
+        listener.port
+    );
+    fs::write(&config, text).unwrap();
+    let mut kubectl = tool(&sandbox, "kubectl", &["get", "--raw", "/version"]);
+    kubectl.env("KUBECONFIG", &config);
+    run(kubectl).ok().says("v1.30.0");
+    assert!(listener.requests().contains("/version Bearer canary-tok"), "{}", listener.requests());
+    assert_eq!(runs(&sandbox), 1);
+}
+
+#[test]
+fn cargo_shows_its_registry_the_token() {
+    let sandbox = signed_in();
+    let listener = Listener::start(&sandbox, &[]);
+    let cargo_home = sandbox.path("cargo");
+    fs::create_dir(&cargo_home).unwrap();
+    let config = format!(
+        "[registries.ours]\nindex = \"sparse+http://127.0.0.1:{}/index/\"\ncredential-provider = \"cargo-credential-pdev\"\n",
+        listener.port
+    );
+    fs::write(cargo_home.join("config.toml"), config).unwrap();
+    let mut cargo = tool(&sandbox, env!("CARGO"), &["info", "nothing", "--registry", "ours"]);
+    cargo.env("CARGO_HOME", &cargo_home);
+    for name in ["RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
+        if let Some(value) = std::env::var_os(name) {
+            cargo.env(name, value);
+        }
+    }
+    let said = run(cargo);
+    assert!(listener.requests().contains("/index/config.json canary-tok"), "{}\n{}", listener.requests(), said.all());
+}
+
+#[test]
+fn docker_shows_its_registry_the_password() {
+    let Some(engine) = Sandbox::with_docker("docker's credential helper") else { return };
+    drop(engine);
+    let sandbox = signed_in();
+    let listener = Listener::start(&sandbox, &[]);
+    let server = format!("127.0.0.1:{}", listener.port);
+    let folder = sandbox.path("docker");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("config.json"), format!(r#"{{"credHelpers":{{"{server}":"pdev","localhost:9":"pdev"}}}}"#))
+        .unwrap();
+    let docker = |arguments: &[&str]| {
+        let mut command = tool(&sandbox, "docker", arguments);
+        command.env("DOCKER_CONFIG", &folder);
+        if let Some(host) = std::env::var_os("DOCKER_HOST") {
+            command.env("DOCKER_HOST", host);
+        }
+        command
+    };
+    drop(run(docker(&["pull", "-q", &format!("{server}/nothing:1")])));
+    // robot:canary-tok
+    assert!(listener.requests().contains("Basic cm9ib3Q6Y2FuYXJ5LXRvaw=="), "{}", listener.requests());
+    run(docker(&["logout", &server])).ok();
+    let helper =
+        |verb: &str, input: &str| with_input(tool(&sandbox, "docker-credential-pdev", &[verb]), &sandbox, input);
+    let absent = helper("get", "registry.example.org\n").fails_with(1);
+    assert_eq!(absent.out, "credentials not found in native keychain\n");
+    assert_eq!(helper("list", "").ok().out, "{}\n");
+    helper("store", "{}").fails_with(1).says("pdev login NAME");
+    helper("get", "bad.example.org").fails_with(1).says("printed no JSON");
+}
+
+#[test]
+fn who_was_given_what_is_written_down_and_nothing_secret_is() {
+    let sandbox = signed_in();
+    sandbox.pdev(&["credential", "token", "reg"]).ok().says("canary-tok");
+    sandbox.pdev(&["credential", "aws", "reg"]).fails_with(1).says("gives a token, and an AWS credential is needed");
+    sandbox.pdev(&["credential", "token", "rge"]).fails_with(1).says("try: Did you mean `reg`?");
+    sandbox.pdev(&["credential", "tokn", "reg"]).fails_with(2).says("'token'");
+    let listed = sandbox.pdev(&["identity"]).ok();
+    assert!(listed.out.contains("reg       exec    ready"), "{}", listed.all());
+    let said = sandbox.pdev(&["audit", "reg", "--json"]).ok();
+    let entries: Vec<serde_json::Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let whats: Vec<&str> = entries.iter().map(|entry| entry["what"].as_str().unwrap()).collect();
+    assert_eq!(whats, ["renewed", "issued", "refused"]);
+    let who = entries[1]["chain"][0].as_str().unwrap();
+    assert!(who.contains("journeys"), "the test itself asked: {who}");
+    let mut grep = Command::new("grep");
+    grep.args(["-rls", "canary"]).arg(sandbox.path("home")).arg(sandbox.path("run"));
+    assert_eq!(run(grep).out, "", "a credential lies on the disk");
+    assert!(!sandbox.pdev(&["identity", "--json"]).ok().all().contains("canary"));
+}
+
+#[test]
+fn a_static_secret_is_typed_once() {
+    let sandbox = signed_in();
+    identities(&sandbox, "[reg]\nsource = \"static\"\nkind = \"password\"\nusername = \"robot\"\n");
+    let passphrase = sandbox.path("passphrase");
+    fs::write(&passphrase, "a long enough passphrase").unwrap();
+    fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
+    sandbox.pdev(&["credential", "token", "reg"]).fails_with(1).says("there is no keyring");
+    let mut login = tool(&sandbox, "pdev", &["login", "reg"]);
+    login.env("PDEV_VAULT_PASSPHRASE_FILE", &passphrase);
+    with_input(login, &sandbox, "canary-pw\n").ok().says("signed in as `reg`");
+    assert_eq!(sandbox.pdev(&["credential", "token", "reg"]).ok().out, "canary-pw");
+    sandbox.pdev(&["logout", "reg"]).ok();
+    sandbox.pdev(&["credential", "token", "reg"]).fails_with(1).says("`pdev login reg` signs in");
+    sandbox.pdev(&["identity"]).ok().says("needs login");
+    sandbox.pdev(&["login", "rge"]).fails_with(4).says("Did you mean `reg`?");
+}
