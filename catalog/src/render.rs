@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::{Map as JsonMap, Value as Json};
 
-use crate::module::Module;
+use crate::module::{Module, Output};
 
 /// What is rendered for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,24 +88,25 @@ impl Module {
     }
 
     /// Outputs for a consumer that reaches the resource at this host and these ports: name -> (value, sensitive).
-    #[must_use]
+    ///
+    /// # Errors
+    /// The first output whose template fails.
     pub fn outputs_at(
         &self,
         context: &Context,
         host: &str,
         ports: &BTreeMap<String, String>,
-    ) -> BTreeMap<String, (String, bool)> {
-        let Ok(mut engine) = Engine::new(self, context) else { return BTreeMap::new() };
+    ) -> Result<BTreeMap<String, (String, bool)>, RenderProblem> {
+        let mut engine = Engine::new(self, context)?;
         let main = ports.get("main").or_else(|| ports.values().next()).cloned().unwrap_or_default();
         engine.scope.insert("host".to_owned(), Json::String(host.to_owned()));
         engine.scope.insert("port".to_owned(), Json::String(main));
         engine.scope.insert("ports".to_owned(), serde_json::to_value(ports).unwrap_or_default());
-        self.outputs
-            .iter()
-            .filter_map(|(name, output)| {
-                Some((name.clone(), (engine.text(&output.value, name).ok()?, output.sensitive)))
-            })
-            .collect()
+        let output = |(name, output): (&String, &Output)| {
+            let value = engine.text(&output.value, &format!("outputs.{name}"))?;
+            Ok((name.clone(), (value, output.sensitive)))
+        };
+        self.outputs.iter().map(output).collect()
     }
 }
 

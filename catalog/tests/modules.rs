@@ -71,7 +71,7 @@ fn postgres_as_a_process() {
 fn outputs_are_for_the_consumer_that_asks() {
     let found = found_module("postgres@15");
     let ports = BTreeMap::from([("main".to_owned(), "20001".to_owned())]);
-    let outputs = found.module.outputs_at(&context("15", "5432", "{}"), "127.0.0.1", &ports);
+    let outputs = found.module.outputs_at(&context("15", "5432", "{}"), "127.0.0.1", &ports).unwrap();
     assert_eq!(outputs["url"], ("postgresql://app:s3%2Fcr%3At@127.0.0.1:20001/app".to_owned(), true));
     assert_eq!(outputs["port"], ("20001".to_owned(), false));
 }
@@ -83,11 +83,10 @@ fn redis_renders_for_both() {
         let body = found.module.render(target, &context("7", "6379", r#"{"maxmemory": "64mb"}"#)).unwrap();
         assert!(body.command.windows(2).any(|pair| pair == ["--maxmemory", "64mb"]), "{:?}", body.command);
     }
-    let outputs = found.module.outputs_at(
-        &context("7", "6379", "{}"),
-        "cache",
-        &BTreeMap::from([("main".to_owned(), "6379".to_owned())]),
-    );
+    let outputs = found
+        .module
+        .outputs_at(&context("7", "6379", "{}"), "cache", &BTreeMap::from([("main".to_owned(), "6379".to_owned())]))
+        .unwrap();
     assert_eq!(outputs["url"].0, "redis://cache:6379");
 }
 
@@ -164,4 +163,14 @@ fn patterns_items_and_properties_are_checked() {
     let broken = TYPED.replace("^[a-z-]+$", "[a-z");
     let said = refused("./m", &[("m/module.yaml", &broken), ("m/docs.md", "docs")]);
     assert!(said[0].contains("is no regular expression"), "{said:?}");
+}
+
+#[test]
+fn an_output_that_fails_is_named() {
+    let text = TYPED.replace("renders:", "outputs:\n  url: { value: \"{{ hots }}\", description: d }\nrenders:");
+    let files =
+        Memory(BTreeMap::from([("m/module.yaml".to_owned(), text), ("m/docs.md".to_owned(), "docs".to_owned())]));
+    let module = find(&Spanned::new("./m".to_owned(), Span::default()), &files).unwrap().module;
+    let problem = module.outputs_at(&context("1", "1", "{}"), "127.0.0.1", &BTreeMap::new()).unwrap_err();
+    assert_eq!(problem.field, "outputs.url");
 }

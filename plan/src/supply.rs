@@ -95,12 +95,15 @@ fn check_rendering(
         if !found.module.renders(target) {
             continue;
         }
-        if let Err(problem) = found.module.render(target, &context(&facts, &found.constraint, inputs)) {
+        let context = context(&facts, &found.constraint, inputs);
+        let rendered = found.module.render(target, &context).map(drop);
+        let told = found.module.outputs_at(&context, "127.0.0.1", &facts.ports).map(drop);
+        if let Err(problem) = rendered.and(told) {
             let words =
                 format!("the module `{}` cannot be rendered: {}: {}", found.module.name, problem.field, problem.words);
             diagnostics.push(
                 Diagnostic::new(catalog::codes::BAD_MODULE, Severity::Error, span, words)
-                    .help("Mend the module's template, or its inputs."),
+                    .help("Correct the module's template, or its inputs."),
             );
         }
     }
@@ -180,6 +183,8 @@ impl Renderer for FromCatalog {
     }
 
     fn outputs(&self, facts: &Facts, address: &Address) -> BTreeMap<String, (String, bool)> {
-        self.module.outputs_at(&context(facts, &self.constraint, &self.inputs), &address.host, &address.ports)
+        // What fails was told by `check_rendering`.
+        let context = context(facts, &self.constraint, &self.inputs);
+        self.module.outputs_at(&context, &address.host, &address.ports).unwrap_or_default()
     }
 }
