@@ -41,6 +41,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// Connections served at once; a client needs one.
 const CONNECTIONS_MAX: usize = 1024;
 const PROXY_PORT: u16 = 8642;
+const DESCRIPTORS: u64 = 65_536;
 
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
@@ -76,6 +77,18 @@ pub fn run(options: &AgentOptions) -> u8 {
     }
 }
 
+/// Gives the soft limit as it was. The proxy holds two descriptors a connection, and 1,024 is the usual soft limit. Programs started from here get the
+/// old one back (see the keeper's start): some walk through all they might have.
+fn raise_descriptors() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
+    if current.is_some_and(|current| current < wanted) {
+        let _lower_is_no_harm = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+    }
+    current
+}
+
 /// One line to whoever started us. In the background that is a client waiting on a pipe.
 fn tell(options: &AgentOptions, line: &str) {
     let mut out = std::io::stdout().lock();
@@ -100,6 +113,7 @@ async fn serve(options: &AgentOptions) -> Result<(), Problem> {
     let history = tokio::spawn(write_history(shared.bus.clone(), journal));
     let proxy = listeners.map(|(listeners, routes)| Proxy::start(listeners, routes, &Limits::default()));
     tokio::spawn(signals(Arc::clone(&stop)));
+    let _watcher = leave_with_the_socket(places.socket(), Arc::clone(&stop));
     recover(&shared).await;
     tell(options, "ready");
     tracing::info!(socket = %places.socket().display(), "listening");
@@ -118,6 +132,22 @@ async fn serve(options: &AgentOptions) -> Result<(), Problem> {
     drop(lock);
     drop(spectators);
     Ok(())
+}
+
+/// Who deletes the socket (a logout that clears the user's runtime folder) makes room for another agent: two would look
+/// after the same previews, so this one drains. Costs no wake-up: the kernel tells.
+fn leave_with_the_socket(socket: PathBuf, stop: Arc<watch::Sender<bool>>) -> Option<notify::RecommendedWatcher> {
+    use notify::Watcher;
+    let folder = socket.parent()?.to_owned();
+    let gone = move |_event: notify::Result<notify::Event>| {
+        if !socket.exists() && !*stop.borrow() {
+            tracing::warn!(socket = %socket.display(), "the socket is gone, so this agent stops; previews go on running");
+            stop.send_replace(true);
+        }
+    };
+    let watching = notify::recommended_watcher(gone)
+        .and_then(|mut watcher| watcher.watch(&folder, notify::RecursiveMode::NonRecursive).map(|()| watcher));
+    watching.inspect_err(|error| tracing::warn!(%error, "the socket's folder cannot be watched")).ok()
 }
 
 /// One agent per user and socket folder; the lock goes with the process, however it ends.
@@ -196,7 +226,8 @@ fn broker(bus: &Bus) -> Result<Arc<Broker>, Problem> {
 fn engines(places: &AgentPlaces) -> Engines {
     let docker = drivers::docker::Docker::new(drivers::docker::Surroundings::from_env());
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("pdev"));
-    let process = drivers::process::ProcessDriver::new(program, places.state.join("previews"));
+    let process = drivers::process::ProcessDriver::new(program, places.state.join("previews"))
+        .with_descriptors(raise_descriptors());
     Engines::new(Some(Arc::new(docker)), Some(Arc::new(process)))
 }
 

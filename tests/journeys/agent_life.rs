@@ -170,3 +170,37 @@ fn two_hundred_copies_share_nothing() {
     assert_eq!(listed.as_array().map_or(0, Vec::len), copies as usize);
     sandbox.pdev(&["down", "--all"]).ok();
 }
+
+#[test]
+fn an_agent_whose_socket_is_swept_away_makes_room() {
+    let sandbox = Sandbox::bare();
+    sandbox.write(
+        "pdev.yaml",
+        "pdev: 1\napp: swept\nservices:\n  web: { process: { command: [sleep, '1000'] }, health: none }\n",
+    );
+    sandbox.pdev(&["up"]).ok();
+    let old = sandbox.agent_pid().unwrap();
+    std::fs::remove_dir_all(sandbox.path("run/pdev"))
+        .or_else(|_| std::fs::remove_file(sandbox.path("run/agent.sock")))
+        .unwrap();
+    eventually("the old agent leaves", Duration::from_secs(10), || {
+        !std::path::Path::new(&format!("/proc/{old}")).exists()
+    });
+    sandbox.pdev(&["wait"]).ok();
+    let programs = sandbox.processes().into_iter().filter(|(_, command)| command.contains("sleep 1000")).count();
+    assert_eq!(programs, 1, "{:?}", sandbox.processes());
+    assert_ne!(sandbox.agent_pid(), Some(old));
+}
+
+#[test]
+fn programs_get_the_shells_limit_of_open_files() {
+    let sandbox = Sandbox::bare();
+    sandbox.write(
+        "pdev.yaml",
+        "pdev: 1\napp: files\njobs:\n  limit: { process: { command: [sh, -c, 'ulimit -Sn'] } }\nservices:\n  \
+         web: { process: { command: [sleep, '1000'] }, health: none }\n",
+    );
+    let shell = std::process::Command::new("sh").args(["-c", "ulimit -Sn"]).output().unwrap();
+    let said = sandbox.pdev(&["run", "limit"]).ok();
+    assert_eq!(said.out.trim(), String::from_utf8_lossy(&shell.stdout).trim(), "{}", said.all());
+}

@@ -130,14 +130,18 @@ async fn send_all(stream: &UnixStream, line: &[u8], descriptors: &[BorrowedFd<'_
 }
 
 /// Starts keepers. One at a time: the second of two calls finds the first one's keeper.
+/// Tells the keeper the soft limit of open files that it and its programs are to have.
+pub(crate) const DESCRIPTORS: &str = "PDEV_KEEPER_DESCRIPTORS";
+
 pub(crate) struct Starter {
     program: PathBuf,
+    pub(crate) descriptors: Option<u64>,
     starting: tokio::sync::Mutex<()>,
 }
 
 impl Starter {
     pub(crate) fn new(program: PathBuf) -> Self {
-        Self { program, starting: tokio::sync::Mutex::new(()) }
+        Self { program, descriptors: None, starting: tokio::sync::Mutex::new(()) }
     }
 
     pub(crate) async fn connect(&self, places: &Places) -> Result<Connection, Problem> {
@@ -171,6 +175,9 @@ impl Starter {
         let log = File::options().create(true).append(true).open(log).map_err(|error| problem(&error))?;
         let mut command = tokio::process::Command::new(&self.program);
         command.arg("keeper").arg(&places.runtime).arg(&places.state).env_remove(MARKER);
+        if let Some(limit) = self.descriptors {
+            command.env(DESCRIPTORS, limit.to_string());
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::from(log));
         let mut child = command.spawn().map_err(|error| problem(&error))?;
         let mut said = String::new();

@@ -50,6 +50,13 @@ impl ProcessDriver {
         let inherited = launch::inherited(std::env::vars_os());
         Self { starter: Starter::new(program), previews, inherited, builds: Builds::default() }
     }
+
+    /// The soft limit of open files that programs get, where this process raised its own.
+    #[must_use]
+    pub fn with_descriptors(mut self, limit: Option<u64>) -> Self {
+        self.starter.descriptors = limit;
+        self
+    }
 }
 
 #[async_trait]

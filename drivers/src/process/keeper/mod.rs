@@ -86,6 +86,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         return failed("usage: keeper <runtime dir> <state dir>");
     };
     detach();
+    limit_descriptors();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the keeper cannot begin: {error}")),
@@ -103,6 +104,16 @@ async fn keep(runtime: PathBuf, records: Records) -> io::Result<ExitCode> {
     let outcome = home.run(signals).await;
     home.leave();
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// The agent raised its own soft limit; programs get the one that the user's shell has.
+fn limit_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let told = std::env::var(super::connection::DESCRIPTORS).ok().and_then(|text| text.parse().ok());
+    if let Some(limit) = told {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let _higher_is_no_harm = setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum });
+    }
 }
 
 fn failed(message: &str) -> ExitCode {
