@@ -8,6 +8,11 @@ use protocol::schema_of;
 
 fn pages() -> Vec<(PathBuf, String)> {
     let mut pages = vec![(PathBuf::from("cli.md"), command_line()), (PathBuf::from("identities.md"), identities())];
+    pages.extend(
+        catalog::list()
+            .iter()
+            .map(|module| (Path::new("modules").join(format!("{}.md", module.name)), page_of(module))),
+    );
     pages.extend(schemas().into_iter().map(|(name, mut schema)| {
         schema["$id"] = format!("urn:pdev:schema:{name}:{}", protocol::PROTOCOL).into();
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
@@ -38,6 +43,43 @@ fn command_line() -> String {
          Exit codes stand in [exit-codes.md](exit-codes.md), what `--json` writes in [schemas](schemas).\n",
     );
     section(&mut text, &command, "pdev", 2);
+    text
+}
+
+/// What `pdev module info` says, for reading on the web.
+fn page_of(module: &catalog::Module) -> String {
+    let docs = module.docs.trim();
+    let (title, rest) = docs.split_once('\n').unwrap_or((docs, ""));
+    let mut text = format!(
+        "{title}\n\n<!-- Made by `UPDATE_DOCS=1 cargo test -p cli` from catalog/modules/{name}; change that instead. -->\n\n\
+         {summary}. Version {version} of the module; `uses: {name}@{newest}`, known versions: {versions}. Owner: {team}\n\
+         ({contact}), support: {support}.\n{rest}\n",
+        name = module.name,
+        summary = module.summary,
+        version = module.version,
+        newest = module.version.major,
+        versions = module.versions.join(", "),
+        team = module.owner.team,
+        contact = module.owner.contact,
+        support = module.owner.support,
+    );
+    text.push_str("\n## Inputs\n\n| input | type | default | meaning | why this default |\n|---|---|---|---|---|\n");
+    for (name, input) in &module.inputs {
+        let default = match &input.default {
+            serde_json::Value::String(text) if text.contains("{{") => "computed".to_owned(),
+            other => format!("`{other}`"),
+        };
+        let choices = input.choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", ");
+        let choices = if choices.is_empty() { choices } else { format!(" One of {choices}.") };
+        let level = if input.level == "advanced" { " (advanced)" } else { "" };
+        let (kind, meaning, why) = (&input.kind, &input.description, input.rationale.replace('<', "\\<"));
+        writeln!(text, "| `{name}`{level} | {kind} | {default} | {meaning}{choices} | {why} |").unwrap();
+    }
+    text.push_str("\n## Outputs\n\n| placeholder | | meaning |\n|---|---|---|\n");
+    for (name, output) in &module.outputs {
+        let secret = if output.sensitive { "secret" } else { "" };
+        writeln!(text, "| `${{resources.NAME.{name}}}` | {secret} | {} |", output.description).unwrap();
+    }
     text
 }
 
