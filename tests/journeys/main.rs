@@ -6,12 +6,15 @@
 #![expect(clippy::print_stdout, reason = "`tests/run` reads why a journey was skipped")]
 
 mod agent_life;
+mod engine;
 mod failures;
 mod first_up;
 mod http;
 mod identities;
 mod keyring;
 mod outlets;
+#[path = "../../drivers/tests/docker/private.rs"]
+mod private;
 mod proxy;
 mod sandbox;
 mod secrets;

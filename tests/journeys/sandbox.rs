@@ -10,6 +10,8 @@ use serde_json::Value;
 pub struct Sandbox {
     root: tempfile::TempDir,
     docker: bool,
+    /// Another engine than the machine's own.
+    engine: Option<String>,
 }
 
 /// What a finished command said.
@@ -66,6 +68,13 @@ impl Sandbox {
         None
     }
 
+    /// With an engine of the journey's own, which takes its objects with it.
+    pub fn at_engine(host: &str) -> Self {
+        let mut sandbox = Self::new(false);
+        sandbox.engine = Some(host.to_owned());
+        sandbox
+    }
+
     fn new(docker: bool) -> Self {
         // Socket paths have 108 bytes at most, so the folder is short.
         let root = tempfile::Builder::new().prefix("pj").tempdir_in("/tmp").unwrap();
@@ -74,7 +83,7 @@ impl Sandbox {
         }
         fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         fs::set_permissions(root.path().join("run"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        Self { root, docker }
+        Self { root, docker, engine: None }
     }
 
     pub fn path(&self, inside: &str) -> PathBuf {
@@ -130,7 +139,9 @@ impl Sandbox {
             }
         }
         command.env("HOME", self.path("home")).env("PDEV_SOCKET_DIR", self.path("run")).env("NO_COLOR", "1");
-        if self.docker {
+        if let Some(host) = &self.engine {
+            command.env("DOCKER_HOST", host);
+        } else if self.docker {
             if let Some(host) = std::env::var_os("DOCKER_HOST") {
                 command.env("DOCKER_HOST", host);
             }

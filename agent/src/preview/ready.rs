@@ -11,6 +11,7 @@ use drivers::driver::{ExecOutput, ExecRequest};
 use futures_util::StreamExt;
 use plan::Application;
 use plan::application::{Argv, Body, Check, Probe, ReadyCheck, Unit};
+use plan::observed::RunState;
 use protocol::Problem;
 use protocol::status::UnitState;
 use tokio::time::Instant;
@@ -21,6 +22,8 @@ use crate::probe::{self, Grid, Seen};
 
 /// A busy engine may need a moment between a start and the address.
 const ADDRESS_LIMIT: Duration = if cfg!(target_os = "linux") { Duration::from_secs(3) } else { Duration::ZERO };
+/// So many looks at a running container without an address tell that it has none for us.
+const RUNS_WITHOUT_ADDRESS: u32 = 5;
 /// A module's after-ready commands (create a database) get this long each.
 const AFTER_READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -57,12 +60,15 @@ async fn learn_address(context: &Context, scope: &Scope, unit: &Unit) {
     }
     let Ok(driver) = context.shared.engines.driver(unit.body.runtime()) else { return };
     let deadline = Instant::now() + ADDRESS_LIMIT;
+    let mut ran = 0;
     loop {
         let observed = driver.observe(&scope.preview.id, &scope.places).await;
-        let address = observed.ok().and_then(|observed| observed.units.get(&unit.name).and_then(|found| found.address));
+        let found = observed.ok().and_then(|mut observed| observed.units.remove(&unit.name));
+        let address = found.as_ref().and_then(|found| found.address);
         context.live.set_address(&unit.name, address);
+        ran += u32::from(found.is_some_and(|found| found.state == RunState::Running));
         // An engine in a virtual machine has no address for us at all; then its forwarder has to do.
-        if address.is_some() || Instant::now() >= deadline {
+        if address.is_some() || ran >= RUNS_WITHOUT_ADDRESS || Instant::now() >= deadline {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

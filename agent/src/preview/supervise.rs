@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drivers::Scope;
 use drivers::driver::RuntimeEvent;
@@ -23,6 +23,8 @@ use crate::gateway::Forwards;
 pub const RESTARTS_MAX: u32 = 5;
 /// A unit that was ready this long has its crashes forgotten.
 const FORGIVEN_AFTER_MS: i64 = 60_000;
+/// An engine that stops ends its containers first and closes its events afterwards: exits so short before are its own.
+const ENDED_BY_ENGINE: Duration = Duration::from_secs(30);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 
@@ -172,11 +174,20 @@ pub(super) struct Supervisor {
     /// Grows whenever an operation takes over, so that an older pause's end is ignored.
     generation: u64,
     returns: BTreeMap<RuntimeKind, Abort>,
+    /// When containers of services ended last, unasked.
+    ended: BTreeMap<String, Instant>,
 }
 
 impl Supervisor {
     pub fn new(context: Context) -> Self {
-        Self { context, probers: BTreeMap::new(), respawns: BTreeMap::new(), generation: 0, returns: BTreeMap::new() }
+        Self {
+            context,
+            probers: BTreeMap::new(),
+            respawns: BTreeMap::new(),
+            generation: 0,
+            returns: BTreeMap::new(),
+            ended: BTreeMap::new(),
+        }
     }
 
     /// An operation takes over: no restarts behind its back. Probers go on, an unchanged unit stays ready.
@@ -243,6 +254,9 @@ impl Supervisor {
         } else if unit.role == Role::Job {
             self.job_ended(unit, &scope, exit);
         } else {
+            if unit.body.runtime() == RuntimeKind::Docker && active(current.state) {
+                self.ended.insert(name.to_owned(), Instant::now());
+            }
             self.crashed(unit, &scope, exit, &current);
         }
         self.publish_routes();
@@ -353,8 +367,11 @@ impl Supervisor {
         let mut concerned = false;
         for unit in units.filter(|unit| unit.role != Role::Job) {
             self.probers.remove(&unit.name);
+            self.respawns.remove(&unit.name);
+            // A keeper's leaving never is the reason of an exit: it leaves when its last unit has ended.
+            let dragged = self.ended.remove(&unit.name).is_some_and(|at| at.elapsed() < ENDED_BY_ENGINE);
             self.context.board.edit_unit(&unit.name, |status| {
-                if active(status.state) {
+                if active(status.state) || dragged && status.state == UnitState::Failed {
                     // What is failed or stopped has nothing to come back to: that would be an endless loop of starts.
                     concerned = true;
                     status.state = UnitState::Unhealthy;
@@ -393,13 +410,18 @@ async fn reattach(context: Context, scope: Scope, runtime: RuntimeKind) {
     }
     let Ok(driver) = context.shared.engines.driver(runtime) else { return };
     let Ok(observed) = driver.observe(&scope.preview.id, &scope.places).await else { return };
-    let mut missing = false;
+    let (mut missing, mut ended) = (false, false);
     for unit in scope.application.units.values().filter(|unit| unit.body.runtime() == runtime) {
         let known = context.board.unit(&unit.name).unwrap_or_default();
         if !active(known.state) {
             continue;
         }
         let message = match observed.units.get(&unit.name) {
+            // The engine's stop ended it, with whatever code: that is no crash and no decision of the program.
+            Some(seen) if stopped_with(runtime, unit, &seen.state) => {
+                ended = true;
+                continue;
+            }
             Some(seen) => match &seen.state {
                 RunState::Exited(exit) => Message::Runtime {
                     event: RuntimeEvent::Exited {
@@ -421,9 +443,15 @@ async fn reattach(context: Context, scope: Scope, runtime: RuntimeKind) {
         };
         drop(context.mailbox.send(message).await);
     }
-    if missing {
+    if ended {
+        drop(context.mailbox.send(Message::Recover { what: "the container engine was restarted" }).await);
+    } else if missing {
         drop(context.mailbox.send(Message::Recover { what: "the runtime came back without its units" }).await);
     }
+}
+
+fn stopped_with(runtime: RuntimeKind, unit: &Unit, state: &RunState) -> bool {
+    runtime == RuntimeKind::Docker && unit.role != Role::Job && matches!(state, RunState::Exited(_))
 }
 
 /// States of a unit that should be running now.

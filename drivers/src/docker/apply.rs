@@ -1,12 +1,11 @@
 //! One step at the engine. Safe to repeat: what is there is returned, what is gone counts as removed.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bollard::Docker as Engine;
 use bollard::models::{
-    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum as State, NetworkConnectRequest,
+    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum as State, Network, NetworkConnectRequest,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
@@ -41,7 +40,7 @@ pub(super) async fn perform(site: &Site<'_>, scope: &Scope, action: &Action) -> 
         Action::RemoveVolume { volume } => network::remove_volume(engine, scope, volume).await,
         Action::PrepareImage { unit, .. } => images::prepare(site, scope, unit).await,
         Action::Create { unit, .. } => create(site, scope, unit).await,
-        Action::Start { unit, .. } => start(engine, scope, unit).await,
+        Action::Start { unit, .. } => start(site, scope, unit).await,
         Action::Stop { unit, .. } => stop(engine, scope, unit).await,
         Action::Remove { handle, .. } => remove(engine, scope, handle).await,
         Action::Connect { unit, .. } => network::reconnect(engine, scope, unit).await,
@@ -87,7 +86,7 @@ async fn create(site: &Site<'_>, scope: &Scope, name: &str) -> Result<Performed,
         preview: &scope.preview,
         project: &scope.places.project,
         network: network.name.as_deref().unwrap_or_default(),
-        gateway: observe::gateway(&network).filter(|address: &IpAddr| address.is_ipv4()),
+        gateway: &way_out(site, &network),
         image: &reference,
         identity: &image,
         secrets: secrets.as_deref(),
@@ -105,6 +104,16 @@ async fn create(site: &Site<'_>, scope: &Scope, name: &str) -> Result<Performed,
         }
     }
     Ok(made)
+}
+
+/// What containers call to reach this machine: the network's gateway, or the engine's own word for its host where the
+/// gateway is not here.
+fn way_out(site: &Site<'_>, network: &Network) -> String {
+    let gateway = observe::gateway(network).filter(|address| address.is_ipv4());
+    match gateway.filter(|address| !site.endpoint.apart && observe::is_ours(*address)) {
+        Some(address) => address.to_string(),
+        None => "host-gateway".to_owned(),
+    }
 }
 
 /// What lies on this machine cannot be mounted by an engine on another: it would mount an empty folder of its own.
@@ -177,7 +186,8 @@ fn same(found: &ContainerSummary, unit: &Unit, image: &str) -> bool {
     label(HASH) == Some(unit.hash.as_str()) && label(IMAGE) == Some(image)
 }
 
-async fn start(engine: &Engine, scope: &Scope, unit: &str) -> Result<Performed, Problem> {
+async fn start(site: &Site<'_>, scope: &Scope, unit: &str) -> Result<Performed, Problem> {
+    let engine = site.engine;
     let found = observe::find(engine, &scope.preview.id, unit).await?;
     let paused = found.as_ref().is_some_and(|found| found.state == Some(State::PAUSED));
     let handle = found
@@ -198,7 +208,7 @@ async fn start(engine: &Engine, scope: &Scope, unit: &str) -> Result<Performed, 
         }
         Err(_) => return Err(Problem::new(ProblemKind::Timeout, format!("cannot start `{unit}`: no answer in time"))),
     }
-    let address = observe::address(engine, &handle).await;
+    let address = if site.endpoint.apart { None } else { observe::address(engine, &handle).await };
     Ok(Performed { handle: Some(handle), address, notes, ..Performed::default() })
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 #[cfg(unix)]
 use bollard::BollardRequest;
+use bollard::models::SystemVersion;
 use bollard::{API_DEFAULT_VERSION, Docker};
 #[cfg(unix)]
 use futures_util::TryFutureExt;
@@ -31,7 +32,12 @@ pub(super) async fn connect(around: Surroundings) -> Result<(Docker, Endpoint), 
     let docker = client(&endpoint).map_err(|error| failed(&endpoint, &error.to_string()))?;
     // Bollard sends paths without a version today; negotiating keeps old engines working should that change.
     match tokio::time::timeout(PING, docker.negotiate_version()).await {
-        Ok(Ok(docker)) => Ok((docker, endpoint)),
+        Ok(Ok(docker)) => {
+            let version = tokio::time::timeout(PING, docker.version()).await;
+            let apart = version.is_ok_and(|version| version.is_ok_and(|version| is_apart(&version)));
+            let apart = apart || !endpoint.local();
+            Ok((docker, Endpoint { apart, ..endpoint }))
+        }
         Ok(Err(error)) => Err(failed(&endpoint, &error.to_string())),
         Err(_) => Err(Problem { kind: ProblemKind::Timeout, ..failed(&endpoint, "no answer within 2 s") }),
     }
@@ -75,6 +81,13 @@ fn pooled(path: &str) -> Result<Docker, bollard::errors::Error> {
         ANSWER_SECONDS,
         API_DEFAULT_VERSION,
     )
+}
+
+/// Docker Desktop's virtual machine, and the user's own network of a rootless engine.
+pub(super) fn is_apart(version: &SystemVersion) -> bool {
+    let desktop = version.platform.as_ref().is_some_and(|platform| platform.name.starts_with("Docker Desktop"));
+    let rootless = version.components.iter().flatten().any(|component| component.name == "rootlesskit");
+    desktop || rootless || !cfg!(target_os = "linux")
 }
 
 fn failed(endpoint: &Endpoint, why: &str) -> Problem {

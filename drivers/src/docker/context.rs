@@ -17,6 +17,9 @@ pub struct Endpoint {
     pub chosen_by: String,
     /// For `tcp://`: who the engine has to be, and who we are.
     pub tls: Option<Tls>,
+    /// Known once connected: the engine runs in a machine or a network of its own, so containers are reached by their
+    /// published ports alone.
+    pub apart: bool,
 }
 
 /// Files in PEM form.
@@ -116,14 +119,14 @@ pub fn choose(around: &Surroundings) -> Result<Endpoint, Problem> {
             }
             false => None,
         };
-        return usable(Endpoint { host: host.clone(), chosen_by: "DOCKER_HOST".to_owned(), tls });
+        return usable(Endpoint { host: host.clone(), chosen_by: "DOCKER_HOST".to_owned(), tls, apart: false });
     }
     let (name, by) = match &around.docker_context {
         Some(name) => (Some(name.clone()), "DOCKER_CONTEXT"),
         None => (current(around.config.as_deref())?, "currentContext of Docker's config.json"),
     };
     match name.filter(|name| !name.is_empty() && name != "default") {
-        None => Ok(Endpoint { host: DEFAULT.to_owned(), chosen_by: "the default".to_owned(), tls: None }),
+        None => Ok(Endpoint { host: DEFAULT.to_owned(), chosen_by: "the default".to_owned(), tls: None, apart: false }),
         Some(name) => usable(named(around.config.as_deref(), &name, by)?),
     }
 }
@@ -163,7 +166,7 @@ fn named(config: Option<&Path>, name: &str, by: &str) -> Result<Endpoint, Proble
         Some(folder) => Some(Tls::of(&folder).usable(&chosen_by)?),
         None => None,
     };
-    Ok(Endpoint { host: docker.host, chosen_by, tls })
+    Ok(Endpoint { host: docker.host, chosen_by, tls, apart: false })
 }
 
 fn is_network(host: &str) -> bool {

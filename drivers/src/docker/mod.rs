@@ -110,8 +110,12 @@ impl Driver for Docker {
     }
 
     async fn observe(&self, preview: &PreviewId, _places: &Places) -> Result<Observed, Problem> {
-        let (engine, _) = self.engine().await?;
-        self.heed(observe::observe(&engine, preview, &self.inspected).await).await
+        let (engine, endpoint) = self.engine().await?;
+        let mut observed = self.heed(observe::observe(&engine, preview, &self.inspected).await).await?;
+        if endpoint.apart {
+            observed.units.values_mut().for_each(|unit| unit.address = None);
+        }
+        Ok(observed)
     }
 
     async fn images(&self, scope: &Scope) -> Result<Images, Problem> {
@@ -158,8 +162,12 @@ impl Driver for Docker {
     }
 
     async fn gateway(&self, preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {
-        let (engine, _) = self.engine().await?;
+        let (engine, endpoint) = self.engine().await?;
+        if endpoint.apart {
+            // Its own host alias leads to this machine's loopback already.
+            return Ok(None);
+        }
         let networks = self.heed(observe::networks(&engine, preview).await).await?;
-        Ok(networks.first().and_then(observe::gateway))
+        Ok(networks.first().and_then(observe::gateway).filter(|address| observe::is_ours(*address)))
     }
 }

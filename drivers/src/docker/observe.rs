@@ -2,7 +2,7 @@
 //! Containers that ran are inspected too: the list tells neither start times nor how one ended. Changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -188,7 +188,7 @@ fn unit(summary: &ContainerSummary, state: Option<&ContainerState>, networks: &[
         hash: label(summary, HASH).cloned().unwrap_or_default(),
         image: label(summary, IMAGE).cloned(),
         state: run_state(summary.state, state),
-        address: reachable(endpoint.and_then(|endpoint| endpoint.ip_address.as_deref())),
+        address: endpoint.and_then(reachable),
         host_ports: summary.labels.as_ref().map(ports_of).unwrap_or_default(),
         started_at: millis(state.started_at.as_deref()),
         connected: endpoint.is_some() || has_no_network(summary),
@@ -215,10 +215,16 @@ fn has_no_network(summary: &ContainerSummary) -> bool {
     matches!(mode, "host" | "none") || mode.starts_with("container:")
 }
 
-/// A container's own address, where the engine shares this machine's network. In a virtual machine (macOS) it does
-/// not; then the published port is the only way.
-fn reachable(address: Option<&str>) -> Option<IpAddr> {
-    address.filter(|_| cfg!(target_os = "linux"))?.parse().ok()
+/// A container's own address, where the engine shares this machine's network: then the network's gateway is an address
+/// of this machine. In a virtual machine, rootless or far away it is not, and the published port is the only way.
+fn reachable(endpoint: &EndpointSettings) -> Option<IpAddr> {
+    let gateway: IpAddr = endpoint.gateway.as_deref()?.parse().ok()?;
+    is_ours(gateway).then(|| endpoint.ip_address.as_deref()?.parse().ok()).flatten()
+}
+
+/// Whether an interface of this machine has the address. Binding sends nothing.
+pub(super) fn is_ours(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// Where a container that was just started is reached: its address on the network it was made for.
@@ -227,7 +233,7 @@ pub(super) async fn address(engine: &Engine, handle: &str) -> Option<IpAddr> {
     let answer = tokio::time::timeout(LOOK, call).await.ok()?.ok()?;
     let network = answer.host_config?.network_mode?;
     let mut networks = answer.network_settings?.networks?;
-    reachable(networks.remove(&network)?.ip_address.as_deref())
+    reachable(&networks.remove(&network)?)
 }
 
 pub(super) async fn inspect(engine: &Engine, handle: &str) -> Result<Option<ContainerState>, Problem> {

@@ -108,3 +108,22 @@ fn signals_are_known_by_their_codes() {
         assert_eq!((found, left.is_none()), (signal, signal.is_some()), "{code}");
     }
 }
+
+#[test]
+fn engines_in_a_machine_of_their_own_are_recognised() {
+    use bollard::models::{SystemVersion, SystemVersionComponents, SystemVersionPlatform};
+    let version = |platform: &str, component: &str| SystemVersion {
+        platform: Some(SystemVersionPlatform { name: platform.to_owned() }),
+        components: Some(vec![SystemVersionComponents {
+            name: component.to_owned(),
+            ..SystemVersionComponents::default()
+        }]),
+        ..SystemVersion::default()
+    };
+    let here = !cfg!(target_os = "linux");
+    assert_eq!(super::connect::is_apart(&version("Docker Engine - Community", "containerd")), here);
+    assert!(super::connect::is_apart(&version("Docker Desktop 4.30.0 (149282)", "Engine")));
+    assert!(super::connect::is_apart(&version("", "rootlesskit")));
+    assert!(super::observe::is_ours("127.0.0.1".parse().unwrap()));
+    assert!(!super::observe::is_ours("203.0.113.1".parse().unwrap()));
+}

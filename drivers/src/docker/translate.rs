@@ -1,7 +1,6 @@
 //! A unit as the engine's create body, and labels in both directions. Pure: no engine, no disk.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::path::{Component, Path};
 use std::time::Duration;
 
@@ -57,7 +56,8 @@ pub(super) struct Setting<'a> {
     pub(super) preview: &'a PreviewName,
     pub(super) project: &'a Path,
     pub(super) network: &'a str,
-    pub(super) gateway: Option<IpAddr>,
+    /// An address, or the engine's word for its host.
+    pub(super) gateway: &'a str,
     /// What the engine is asked to run.
     pub(super) image: &'a str,
     /// The image's id, for comparing.
@@ -195,10 +195,8 @@ fn join_network(
             .ok_or("a port of `HostConfig.PortBindings` is not a list")?;
         list.push(json!({ "HostIp": "127.0.0.1", "HostPort": port.host.to_string() }));
     }
-    if let Some(gateway) = setting.gateway {
-        let hosts = array(host, "ExtraHosts").ok_or("`HostConfig.ExtraHosts` is not a list")?;
-        hosts.extend(container.process_peers.iter().map(|peer| json!(format!("{peer}:{gateway}"))));
-    }
+    let hosts = array(host, "ExtraHosts").ok_or("`HostConfig.ExtraHosts` is not a list")?;
+    hosts.extend(container.process_peers.iter().map(|peer| json!(format!("{peer}:{}", setting.gateway))));
     Ok(())
 }
 
@@ -290,7 +288,7 @@ mod tests {
             preview: &preview,
             project: Path::new("/p"),
             network: "pdev-shop",
-            gateway: "172.18.0.1".parse().ok(),
+            gateway: "172.18.0.1",
             image: "a:1",
             identity: "sha256:a",
             secrets: None,

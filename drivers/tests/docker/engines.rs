@@ -1,21 +1,21 @@
-//! Engines that go away and come back, and engines behind TLS.
+//! Engines that go away and come back.
 
 use std::io::Write;
 
-use drivers::docker::{Docker, Surroundings};
+use drivers::docker::Surroundings;
 use drivers::driver::{Driver, ProblemKind, RuntimeEvent};
 use futures_util::StreamExt;
 use plan::observed::RunState;
 use plan::step::Action;
 
-use crate::bench::{Bench, IMAGE, PATIENCE, STAYS, create, missing, shell, start};
+use crate::bench::{Bench, IMAGE, PATIENCE, STAYS, missing, shell, start};
 use crate::private::Private;
 
-async fn private(tls: bool) -> Option<Private> {
+async fn private() -> Option<Private> {
     if missing().await {
         return None;
     }
-    let engine = tokio::task::spawn_blocking(move || Private::start(IMAGE, tls)).await.expect("no panic");
+    let engine = tokio::task::spawn_blocking(|| Private::start(IMAGE)).await.expect("no panic");
     match engine {
         Ok(engine) => Some(engine),
         Err(why) => {
@@ -27,8 +27,7 @@ async fn private(tls: bool) -> Option<Private> {
 
 #[tokio::test]
 async fn an_engine_that_was_restarted_is_found_again() {
-    let Some(mut engine) = private(true).await else { return };
-    over_tls(&engine).await;
+    let Some(mut engine) = private().await else { return };
     let around = Surroundings { docker_host: Some(engine.host()), ..Surroundings::default() };
     let bench = Bench::at(around, "restart", vec![shell("web", STAYS)]);
     bench.done(Action::CreateNetwork).await;
@@ -63,30 +62,10 @@ async fn an_engine_that_was_restarted_is_found_again() {
     let mut events = bench.driver.follow(&bench.name.id, &bench.places()).await.expect("follows again");
     bench.done(start("web")).await;
     assert_eq!(bench.unit("web").await.state, RunState::Running);
-    assert!(bench.unit("web").await.connected);
+    let seen = bench.unit("web").await;
+    assert!(seen.connected && seen.address.is_none(), "its network is not this machine's: {seen:?}");
     let event = tokio::time::timeout(PATIENCE, events.next()).await.expect("in time");
     assert!(matches!(&event, Some(RuntimeEvent::Started { unit, .. }) if unit == "web"), "{event:?}");
     bench.close().await;
     tokio::task::spawn_blocking(move || drop(engine)).await.expect("no panic");
-}
-
-async fn over_tls(engine: &Private) {
-    let around = Surroundings {
-        docker_host: Some(format!("tcp://127.0.0.1:{}", engine.port)),
-        tls_verify: true,
-        cert_path: Some(engine.certs()),
-        ..Surroundings::default()
-    };
-    Docker::new(around.clone()).ping().await.expect("an engine behind TLS answers");
-    let mut bench = Bench::at(around.clone(), "far", vec![shell("web", STAYS)]);
-    bench.done(Action::CreateNetwork).await;
-    bench.secrets = Some(bench.folder.path().to_owned());
-    let problem = bench.perform(create("web")).await.expect_err("secrets stay here");
-    assert!(problem.kind == ProblemKind::Refused && problem.message.contains("secrets"), "{problem:?}");
-    bench.secrets = None;
-    bench.create("web").await;
-    bench.close().await;
-    let unverified = Surroundings { tls_verify: false, ..around };
-    let problem = Docker::new(unverified).ping().await.expect_err("not without certificates");
-    assert_eq!(problem.kind, ProblemKind::Unavailable, "{problem:?}");
 }

@@ -1,7 +1,7 @@
-//! A second Docker engine of a test's own, which may be stopped and started; its data lies in a folder of the test.
+//! A second Docker engine of a test's own, which may be stopped and started. Its data lies in a folder of the test, and
+//! its network is apart from the machine's, as that of a virtual machine or a rootless engine is.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,6 @@ const UP: Duration = Duration::from_secs(60);
 pub struct Private {
     folder: tempfile::TempDir,
     child: Option<Child>,
-    pub port: u16,
-    tls: bool,
 }
 
 fn quiet(program: &str) -> Command {
@@ -26,18 +24,13 @@ fn done(command: &mut Command) -> bool {
 
 impl Private {
     /// With the image, or why there can be none here.
-    pub fn start(image: &str, tls: bool) -> Result<Self, String> {
+    pub fn start(image: &str) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("a second engine needs root".to_owned());
         }
         // Socket paths have 108 bytes at most.
         let folder = tempfile::Builder::new().prefix("pe").tempdir_in("/tmp").map_err(|error| error.to_string())?;
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
-        let port = port.map_err(|error| error.to_string())?.port();
-        let mut engine = Self { folder, child: None, port, tls };
-        if tls && !certificates(&engine.certs()) {
-            return Err("no openssl to make certificates with".to_owned());
-        }
+        let mut engine = Self { folder, child: None };
         engine.resume()?;
         let load = format!("docker save {image} | docker -H {} load", engine.host());
         if !done(quiet("sh").args(["-c", &load])) {
@@ -50,10 +43,6 @@ impl Private {
         format!("unix://{}", self.path("s").display())
     }
 
-    pub fn certs(&self) -> PathBuf {
-        self.path("certs")
-    }
-
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -61,18 +50,13 @@ impl Private {
     /// Starts it, again or for the first time, and waits until it answers.
     pub fn resume(&mut self) -> Result<(), String> {
         let log = std::fs::File::create(self.path("log")).map_err(|error| error.to_string())?;
-        let mut command = Command::new("dockerd");
+        // In a network of its own: an engine may remove `docker0` and rewrite the packet filter, whosever they are.
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "ip link set lo up; exec dockerd \"$@\"", "dockerd"]);
         command.arg("--data-root").arg(self.path("data")).arg("--exec-root").arg(self.path("exec"));
         command.arg("--pidfile").arg(self.path("pid")).args(["--host", &self.host()]);
-        // The machine's own engine keeps the default bridge and the packet filter for itself.
         command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
         command.args(["--default-address-pool", "base=10.213.0.0/16,size=24"]);
-        if self.tls {
-            let file = |name: &str| self.certs().join(name);
-            command.args(["--tlsverify", "--host", &format!("tcp://127.0.0.1:{}", self.port)]);
-            command.arg("--tlscacert").arg(file("ca.pem"));
-            command.arg("--tlscert").arg(file("server.pem")).arg("--tlskey").arg(file("server-key.pem"));
-        }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.map_err(|error| format!("no second engine: {error}"))?);
         let deadline = Instant::now() + UP;
@@ -109,20 +93,4 @@ impl Drop for Private {
         );
         drop(quiet("sh").args(["-c", &left]).status());
     }
-}
-
-/// An authority of a day, the engine's certificate for 127.0.0.1, and ours.
-fn certificates(folder: &Path) -> bool {
-    let script = "
-        openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=ca -keyout ca-key.pem -out ca.pem
-        printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth\\n' > server.ext
-        printf 'extendedKeyUsage=clientAuth\\n' > client.ext
-        for who in server client; do
-            openssl req -newkey rsa:2048 -nodes -subj /CN=$who -keyout $who-key.pem -out $who.csr
-            openssl x509 -req -days 1 -in $who.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial \
-                -extfile $who.ext -out $who.pem
-        done
-        cp client.pem cert.pem; cp client-key.pem key.pem";
-    let made = std::fs::create_dir_all(folder).is_ok();
-    made && done(quiet("sh").args(["-ec", script]).current_dir(folder))
 }

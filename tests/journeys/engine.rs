@@ -1,0 +1,62 @@
+//! The engine is restarted in the middle of a preview's life.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::private::Private;
+use crate::sandbox::{Sandbox, eventually, unit};
+
+const IMAGE: &str = "debian:stable-slim";
+const MANIFEST: &str = r#"
+pdev: 1
+app: engines
+services:
+  polite:
+    runtime: docker
+    image: "debian:stable-slim"
+    command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 60 & wait $!; done"]
+  rude:
+    runtime: docker
+    image: "debian:stable-slim"
+    command: [sleep, "100000"]
+    stop: { grace: 1s }
+"#;
+
+#[test]
+fn a_preview_outlives_its_engines_restart() {
+    if Sandbox::with_docker("engine").is_none() {
+        return;
+    }
+    let mut engine = match Private::start(IMAGE) {
+        Ok(engine) => engine,
+        Err(why) => return println!("skipped: engine: {why}"),
+    };
+    let sandbox = Sandbox::at_engine(&engine.host());
+    let project = sandbox.project();
+    sandbox.write("pdev.yaml", MANIFEST);
+    sandbox.git_init(&project);
+    sandbox.pdev(&["up"]).ok();
+    let ready = || {
+        let status = sandbox.status(&project);
+        ["polite", "rude"].iter().all(|name| unit(&status, name)["state"] == "ready")
+    };
+    assert!(ready());
+    engine.stop();
+    eventually("the loss shows", Duration::from_secs(20), || !ready());
+    sandbox.pdev(&["up"]).fails_with(1).says("cannot reach the Docker engine");
+    engine.resume().unwrap();
+    // Nobody asks for it.
+    eventually("it runs again", Duration::from_secs(60), ready);
+    sandbox.pdev(&["up"]).ok().says("nothing changed");
+    let handle = unit(&sandbox.status(&project), "rude")["handle"].as_str().unwrap().to_owned();
+    let mut kill = Command::new("docker");
+    kill.args(["-H", &engine.host(), "kill", &handle]).stdout(Stdio::null());
+    assert!(kill.status().unwrap().success());
+    let restarted = || {
+        let status = sandbox.status(&project);
+        let rude = unit(&status, "rude");
+        rude["state"] == "ready" && rude["restarts"].as_u64() > Some(0)
+    };
+    eventually("its exit was heard", Duration::from_secs(20), restarted);
+    sandbox.pdev(&["down"]).ok();
+}
