@@ -4,6 +4,7 @@ use tower_lsp::ls_types::*;
 
 use crate::analysis::tokens::LEGEND;
 use crate::answers::code_actions::FIX_ALL;
+use crate::commands;
 use crate::convert::Encoding;
 use crate::workspace::LOCK;
 
@@ -57,6 +58,12 @@ pub fn ours(encoding: Encoding, pulls: bool) -> ServerCapabilities {
         document_formatting_provider: Some(OneOf::Left(true)),
         document_range_formatting_provider: Some(OneOf::Left(true)),
         semantic_tokens_provider: Some(SemanticTokensServerCapabilities::SemanticTokensOptions(semantic_tokens())),
+        code_lens_provider: Some(CodeLensOptions { resolve_provider: Some(false) }),
+        inlay_hint_provider: Some(OneOf::Left(true)),
+        execute_command_provider: Some(ExecuteCommandOptions {
+            commands: commands::ALL.map(str::to_owned).to_vec(),
+            work_done_progress_options: WorkDoneProgressOptions::default(),
+        }),
         workspace: Some(WorkspaceServerCapabilities {
             workspace_folders: Some(WorkspaceFoldersServerCapabilities {
                 supported: Some(true),

@@ -8,13 +8,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use std::time::Duration;
+
+use client::Place;
 use tokio::sync::Notify;
 use tower_lsp::Client;
 use tower_lsp::ls_types as lsp;
 
+use crate::answers;
 use crate::check::{Analysis, Job};
 use crate::client_can::ClientCan;
 use crate::convert::diagnostics;
+use crate::live::Live;
 use crate::settings::Delivery;
 use crate::workspace::{Snapshot, Workspace};
 
@@ -23,7 +28,13 @@ pub struct Desk {
     pub client: Client,
     workspace: Mutex<Workspace>,
     can: Mutex<ClientCan>,
+    live: Mutex<Live>,
+    /// Where an agent would be.
+    pub place: Place,
     pub wake: Notify,
+    /// The user did something: a good moment to see whether an agent runs by now.
+    pub look_for_agent: Notify,
+    refresh: Notify,
     /// Something changed that the client cannot know of, and has to be asked to pull again.
     stale: AtomicBool,
     pub shut_down: AtomicBool,
@@ -31,12 +42,16 @@ pub struct Desk {
 
 impl Desk {
     #[must_use]
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, place: Place) -> Self {
         Self {
             client,
             workspace: Mutex::default(),
             can: Mutex::default(),
+            live: Mutex::default(),
+            place,
             wake: Notify::new(),
+            look_for_agent: Notify::new(),
+            refresh: Notify::new(),
             stale: AtomicBool::new(false),
             shut_down: AtomicBool::new(false),
         }
@@ -53,6 +68,50 @@ impl Desk {
 
     pub fn know(&self, can: ClientCan) {
         *self.can.lock().unwrap_or_else(PoisonError::into_inner) = can;
+    }
+
+    pub fn with_live<T>(&self, read: impl FnOnce(&Live) -> T) -> T {
+        read(&self.live.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn change_live<T>(&self, change: impl FnOnce(&mut Live) -> T) -> T {
+        change(&mut self.live.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The environment whose preview is meant.
+    pub fn environment(&self) -> String {
+        let chosen = self.workspace().settings.environment.clone();
+        chosen.filter(|name| !name.is_empty()).unwrap_or_else(|| "local".to_owned())
+    }
+
+    /// Lenses say whether there is an agent at all.
+    pub fn agent_changed(&self) {
+        self.refresh.notify_one();
+    }
+
+    /// Lenses, hints and live findings are to be asked for again.
+    pub fn live_changed(&self) {
+        self.refresh.notify_one();
+        if self.workspace().settings.live.diagnostics {
+            self.workspace().show_again();
+            self.mark_stale();
+        }
+    }
+
+    /// Asks the client to look again, one question after the other; what changes meanwhile is one more question.
+    pub async fn refresh(self: Arc<Self>) {
+        const LIMIT: Duration = Duration::from_secs(5);
+        loop {
+            self.refresh.notified().await;
+            let can = self.can();
+            // The client's answers say nothing; one that never answers must not end the refreshing.
+            if can.refresh_hints {
+                drop(tokio::time::timeout(LIMIT, self.client.inlay_hint_refresh()).await);
+            }
+            if can.refresh_lenses {
+                drop(tokio::time::timeout(LIMIT, self.client.code_lens_refresh()).await);
+            }
+        }
     }
 
     pub fn snapshot(&self, uri: &lsp::Uri) -> Option<Snapshot> {
@@ -113,6 +172,10 @@ impl Desk {
                     published.put(&self, &analysis).await;
                 }
             }
+            let again = self.workspace().take_shown_again();
+            for analysis in again.into_iter().filter(|_| self.pushes()) {
+                published.put(&self, &analysis).await;
+            }
             published.forget_closed(&self).await;
             if self.stale.swap(false, Ordering::Relaxed) && self.pulls() && self.can().refresh_diagnostics {
                 let client = self.client.clone();
@@ -159,12 +222,31 @@ impl Published {
     /// A file that several manifests include shows what each of them finds in it.
     async fn publish(&self, desk: &Desk, path: &Path) {
         let Some((uri, version)) = desk.workspace().called(path) else { return };
-        let found = found_in(&desk.workspace(), path);
+        let found = desk.found(path);
         desk.client.publish_diagnostics(uri, found, version).await;
     }
 }
 
-/// Everything known of a file, from every manifest that reads it.
+impl Desk {
+    /// Everything known of a file: what is written, and what became of it.
+    #[must_use]
+    pub fn found(&self, path: &Path) -> Vec<lsp::Diagnostic> {
+        let environment = self.environment();
+        let workspace = self.workspace();
+        let mut found = found_in(&workspace, path);
+        if workspace.settings.live.enabled && workspace.settings.live.diagnostics {
+            for analysis in workspace.analyses() {
+                let Some(file) = analysis.file(path) else { continue };
+                let live =
+                    |live: &Live| answers::live::findings(analysis, live, file, &environment, workspace.encoding);
+                found.extend(self.with_live(live));
+            }
+        }
+        found
+    }
+}
+
+/// Everything found in a file, from every manifest that reads it.
 #[must_use]
 pub fn found_in(workspace: &Workspace, path: &Path) -> Vec<lsp::Diagnostic> {
     let (encoding, settings) = (workspace.encoding, &workspace.settings);

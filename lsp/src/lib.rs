@@ -7,9 +7,11 @@ mod answers;
 mod capabilities;
 pub mod check;
 mod client_can;
+mod commands;
 pub mod convert;
 mod desk;
 pub mod files;
+mod live;
 mod server;
 pub mod settings;
 pub mod text;
@@ -18,7 +20,9 @@ mod workspace;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use client::Place;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
 use tower_lsp::{LspService, Server as Wire};
 
 /// Serves one client until it says `exit` or closes its end. True when it said `shutdown` before, as it should.
@@ -27,10 +31,22 @@ where
     Input: AsyncRead + Unpin,
     Output: AsyncWrite,
 {
-    let (service, socket) = LspService::new(server::Server::new);
+    serve_at(input, output, Place::from_environment()).await
+}
+
+/// The same with an agent at another place than the user's own.
+pub async fn serve_at<Input, Output>(input: Input, output: Output, place: Place) -> bool
+where
+    Input: AsyncRead + Unpin,
+    Output: AsyncWrite,
+{
+    let (service, socket) = LspService::new(|client| server::Server::new(client, place));
     let desk = Arc::clone(&service.inner().desk);
-    let worker = tokio::spawn(Arc::clone(&desk).work());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(Arc::clone(&desk).work());
+    tasks.spawn(Arc::clone(&desk).refresh());
+    tasks.spawn(live::follow(Arc::clone(&desk)));
     Wire::new(input, output, socket).serve(service).await;
-    worker.abort();
+    tasks.abort_all();
     desk.shut_down.load(Ordering::Relaxed)
 }

@@ -5,19 +5,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use client::Place;
 use tower_lsp::jsonrpc::{Error, Result};
 use tower_lsp::ls_types::*;
 use tower_lsp::{Client, LanguageServer};
 
+use crate::answers::live::Scene;
 use crate::answers::{code_actions, completion, hover, navigation, structure};
 use crate::capabilities;
 use crate::client_can::ClientCan;
+use crate::commands;
 use crate::convert::Encoding;
-use crate::desk::{Desk, found_in, path_of};
+use crate::desk::{Desk, path_of};
 use crate::files;
+use crate::live::{Agent, ask_drift};
 use crate::settings::Settings;
 use crate::text::Text;
-use crate::workspace::{MANIFEST, Snapshot};
+use crate::workspace::{Kind, MANIFEST, Snapshot};
 
 pub struct Server {
     pub desk: Arc<Desk>,
@@ -25,12 +29,20 @@ pub struct Server {
 
 impl Server {
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { desk: Arc::new(Desk::new(client)) }
+    pub fn new(client: Client, place: Place) -> Self {
+        Self { desk: Arc::new(Desk::new(client, place)) }
     }
 
     fn snapshot(&self, uri: &Uri) -> Option<Snapshot> {
         self.desk.snapshot(uri)
+    }
+
+    fn live<T>(&self, snapshot: &Snapshot, read: impl FnOnce(&Scene<'_>) -> T) -> Option<T> {
+        if snapshot.kind != Kind::Manifest || !snapshot.settings.live.enabled {
+            return None;
+        }
+        let environment = self.desk.environment();
+        Some(self.desk.with_live(|live| read(&Scene { snapshot, live, environment: &environment })))
     }
 
     fn set(&self, settings: Settings) {
@@ -91,6 +103,7 @@ impl LanguageServer for Server {
         let Some(path) = path_of(&document.uri) else { return };
         self.desk.workspace().open(path, document.uri, document.version, document.text);
         self.desk.wake.notify_one();
+        self.desk.look_for_agent.notify_one();
     }
 
     async fn did_change(&self, params: DidChangeTextDocumentParams) {
@@ -103,6 +116,12 @@ impl LanguageServer for Server {
         let Some(path) = path_of(&params.text_document.uri) else { return };
         self.desk.workspace().save(&path, params.text);
         self.desk.wake.notify_one();
+        self.desk.look_for_agent.notify_one();
+        // The plan is made from the disk, which has only now what was written.
+        let desk = Arc::clone(&self.desk);
+        if desk.with_live(|live| live.agent == Agent::Present) {
+            drop(tokio::spawn(async move { ask_drift(&desk).await }));
+        }
     }
 
     async fn did_close(&self, params: DidCloseTextDocumentParams) {
@@ -140,13 +159,13 @@ impl LanguageServer for Server {
     async fn diagnostic(&self, params: DocumentDiagnosticParams) -> Result<DocumentDiagnosticReportResult> {
         let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(full(None, Vec::new())) };
         let Some(job) = &snapshot.job else { return Ok(full(None, Vec::new())) };
-        let id = job.generation.to_string();
+        let id = self.desk.workspace().result_id(job);
         if params.previous_result_id.as_ref() == Some(&id) {
             return Ok(unchanged(id));
         }
         // A failure is told as one: an empty list would say that all is well.
         self.desk.fresh(&snapshot).await.ok_or_else(Error::internal_error)?;
-        let found = found_in(&self.desk.workspace(), &snapshot.path);
+        let found = self.desk.found(&snapshot.path);
         Ok(full(Some(id), found))
     }
 
@@ -175,7 +194,8 @@ impl LanguageServer for Server {
         let place = params.text_document_position_params;
         let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
         let Some(analysis) = self.desk.recent(&snapshot).await else { return Ok(None) };
-        Ok(hover::answer(&snapshot, &analysis, self.desk.can().markdown, place.position))
+        let live = self.live(&snapshot, |scene| scene.hover(place.position)).flatten();
+        Ok(hover::answer(&snapshot, &analysis, self.desk.can().markdown, place.position, live))
     }
 
     async fn goto_definition(&self, params: GotoDefinitionParams) -> Result<Option<GotoDefinitionResponse>> {
@@ -268,6 +288,32 @@ impl LanguageServer for Server {
     async fn range_formatting(&self, params: DocumentRangeFormattingParams) -> Result<Option<Vec<TextEdit>>> {
         let snapshot = self.snapshot(&params.text_document.uri);
         Ok(snapshot.map(|snapshot| structure::formatting(&snapshot, Some(params.range))))
+    }
+
+    async fn code_lens(&self, params: CodeLensParams) -> Result<Option<Vec<CodeLens>>> {
+        let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(None) };
+        if !snapshot.settings.live.lenses {
+            return Ok(None);
+        }
+        #[expect(
+            clippy::redundant_closure_for_method_calls,
+            reason = "a scene of any lifetime, which a path cannot say"
+        )]
+        let lenses = self.live(&snapshot, |scene| scene.lenses());
+        Ok(lenses)
+    }
+
+    async fn inlay_hint(&self, params: InlayHintParams) -> Result<Option<Vec<InlayHint>>> {
+        let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(None) };
+        if !snapshot.settings.inlay_hints.state {
+            return Ok(None);
+        }
+        Ok(self.live(&snapshot, |scene| scene.hints(params.range)))
+    }
+
+    async fn execute_command(&self, params: ExecuteCommandParams) -> Result<Option<LSPAny>> {
+        self.desk.look_for_agent.notify_one();
+        commands::run(&self.desk, params).await
     }
 }
 

@@ -45,8 +45,6 @@ pub struct Live {
 pub struct InlayHints {
     /// State and address behind each unit's name.
     pub state: bool,
-    /// What holds for keys that are not written.
-    pub defaults: bool,
 }
 
 impl Default for Settings {
@@ -70,7 +68,7 @@ impl Default for Live {
 
 impl Default for InlayHints {
     fn default() -> Self {
-        Self { state: true, defaults: true }
+        Self { state: true }
     }
 }
 

@@ -40,6 +40,9 @@ pub struct Workspace {
     documents: HashMap<PathBuf, Document>,
     roots: BTreeMap<PathBuf, Root>,
     generation: u64,
+    /// Nothing was written, but what runs has changed.
+    shown_again: bool,
+    live_generation: u64,
 }
 
 #[derive(Debug)]
@@ -180,6 +183,22 @@ impl Workspace {
         }
     }
 
+    /// Findings are published once more although no file changed.
+    pub fn show_again(&mut self) {
+        self.shown_again = true;
+        self.live_generation += 1;
+    }
+
+    pub fn take_shown_again(&mut self) -> Vec<Arc<Analysis>> {
+        if std::mem::take(&mut self.shown_again) { self.analyses().cloned().collect() } else { Vec::new() }
+    }
+
+    /// Tells one answer to a pull from the next.
+    #[must_use]
+    pub fn result_id(&self, job: &Job) -> String {
+        format!("{}.{}", job.generation, self.live_generation)
+    }
+
     /// Every manifest that read this file, or asked for it in vain, has to be looked at again.
     fn touch(&mut self, path: &Path) -> bool {
         self.generation += 1;
@@ -290,12 +309,6 @@ impl Workspace {
             }
             None => Uri::from_file_path(path).map(|uri| (uri, None)),
         }
-    }
-
-    /// Open documents of these kinds.
-    pub fn open_of(&self, wanted: Kind) -> Vec<PathBuf> {
-        let ours = self.documents.iter().filter(|(_, document)| document.kind == wanted);
-        ours.map(|(path, _)| path.clone()).collect()
     }
 }
 

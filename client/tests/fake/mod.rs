@@ -18,6 +18,9 @@ impl Asked {
     }
 }
 
+/// Before an answer that goes on: it is sent as it is, and the connection stays open until the other side leaves.
+pub(crate) const OPEN: &[u8] = b"(open)";
+
 pub(crate) type Answer = Arc<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>;
 
 pub(crate) fn json(status: &str, body: &str) -> Vec<u8> {
@@ -48,6 +51,11 @@ async fn connection(mut stream: UnixStream, answer: Answer) -> Option<()> {
     loop {
         let asked = read_request(&mut stream).await?;
         let bytes = answer(&asked);
+        if let Some(bytes) = bytes.strip_prefix(OPEN) {
+            stream.write_all(bytes).await.ok()?;
+            let _left = stream.read_u8().await;
+            return None;
+        }
         stream.write_all(&bytes).await.ok()?;
         let text = String::from_utf8_lossy(&bytes);
         if text.starts_with("HTTP/1.1 101") {

@@ -217,7 +217,7 @@ impl Scan {
                     word = at + 1;
                     self.start = here + 1;
                 }
-                ':' if inside && text[at + 1..].starts_with([' ', '\n']) || inside && at + 1 == text.len() => {
+                ':' if inside && (text[at + 1..].starts_with([' ', '\n']) || at + 1 == text.len()) => {
                     if let Some(Bracket::Map(key)) = self.brackets.last_mut() {
                         *key = Some(text[word..at].trim().trim_matches(['"', '\'']).to_owned());
                         word = at + 1;

@@ -215,7 +215,8 @@ fn line(one: &Explanation, path: &str, scene: &Scene<'_>) -> String {
 }
 
 /// Passwords of resources end in environments and addresses; a hover may be on a shared screen.
-fn secret(path: &str) -> bool {
+#[must_use]
+pub fn secret(path: &str) -> bool {
     let path = path.to_ascii_lowercase();
     ["password", "secret", "token", ".env", "url"].iter().any(|word| path.contains(word))
 }

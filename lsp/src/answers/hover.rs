@@ -7,7 +7,13 @@ use crate::check::Analysis;
 use crate::workspace::Snapshot;
 
 #[must_use]
-pub fn answer(snapshot: &Snapshot, analysis: &Analysis, markdown: bool, position: Position) -> Option<Hover> {
+pub fn answer(
+    snapshot: &Snapshot,
+    analysis: &Analysis,
+    markdown: bool,
+    position: Position,
+    live: Option<String>,
+) -> Option<Hover> {
     let scene = Scene {
         root: snapshot.parsed().root.as_ref()?,
         text: snapshot.text.as_str(),
@@ -15,7 +21,8 @@ pub fn answer(snapshot: &Snapshot, analysis: &Analysis, markdown: bool, position
         resolved: analysis.resolved(),
         files: &analysis.buffers,
     };
-    let found = hover(&scene, snapshot.encoding.offset(&snapshot.text, position))?;
+    let mut found = hover(&scene, snapshot.encoding.offset(&snapshot.text, position))?;
+    found.text.extend(live.map(|live| format!("\n\n---\n\n{live}")));
     let kind = if markdown { MarkupKind::Markdown } else { MarkupKind::PlainText };
     Some(Hover {
         contents: HoverContents::Markup(MarkupContent { kind, value: found.text }),

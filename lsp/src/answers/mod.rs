@@ -3,5 +3,6 @@
 pub mod code_actions;
 pub mod completion;
 pub mod hover;
+pub mod live;
 pub mod navigation;
 pub mod structure;

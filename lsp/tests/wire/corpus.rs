@@ -192,7 +192,9 @@ async fn every_prefix_is_answered() {
             let line = prefix.matches('\n').count();
             let character = prefix.rsplit('\n').next().unwrap().encode_utf16().count();
             let place = json!({ "textDocument": { "uri": uri }, "position": { "line": line, "character": character } });
-            for method in METHODS {
+            // The costlier ones at every fourth place.
+            let methods = if end % 4 == 0 { &METHODS[..] } else { &METHODS[..2] };
+            for &method in methods {
                 let mut params = place.clone();
                 params["context"] = json!({ "includeDeclaration": true, "diagnostics": [] });
                 if method == "textDocument/completion" {

@@ -20,6 +20,7 @@ pub struct Editor {
     /// Notifications and requests of the server that nobody has looked at yet.
     pub heard: VecDeque<Value>,
     pub capabilities: Value,
+    kept: Vec<tempfile::TempDir>,
 }
 
 /// Like VS Code, but findings are pushed.
@@ -47,10 +48,17 @@ impl Editor {
     }
 
     pub async fn start_with(capabilities: Value, options: Value) -> Self {
+        // An agent of whoever runs the tests must not be met.
+        let nowhere = tempfile::tempdir().unwrap();
+        let place = client::Place::at(nowhere.path().join("never-made"));
+        Self::start_at(capabilities, options, place).await
+    }
+
+    pub async fn start_at(capabilities: Value, options: Value, place: client::Place) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (near, far) = tokio::io::duplex(1 << 20);
         let (far_read, far_write) = tokio::io::split(far);
-        let server = tokio::spawn(lsp::serve(far_read, far_write));
+        let server = tokio::spawn(lsp::serve_at(far_read, far_write, place));
         let (input, output) = tokio::io::split(near);
         let mut editor = Self {
             folder,
@@ -60,6 +68,7 @@ impl Editor {
             next_id: 0,
             heard: VecDeque::new(),
             capabilities: Value::Null,
+            kept: Vec::new(),
         };
         let root = editor.uri("");
         let answer = editor
@@ -74,6 +83,11 @@ impl Editor {
         editor.capabilities = answer["capabilities"].clone();
         editor.tell("initialized", json!({})).await;
         editor
+    }
+
+    /// A folder that lives as long as the editor.
+    pub fn keep_alive(&mut self, folder: tempfile::TempDir) {
+        self.kept.push(folder);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

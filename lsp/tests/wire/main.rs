@@ -6,4 +6,5 @@ mod completing;
 mod corpus;
 mod documents;
 mod editor;
+mod living;
 mod navigation;

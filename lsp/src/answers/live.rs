@@ -1,0 +1,300 @@
+//! Lenses, hints, findings and words about what runs, from the cache alone.
+
+use manifest::model::{Manifest, Service};
+use manifest::{FileId, Span};
+use protocol::Problem;
+use protocol::status::{PreviewState, PreviewStatus, UnitState, UnitStatus};
+use serde_json::json;
+use tower_lsp::ls_types::*;
+
+use crate::analysis::references;
+use crate::check::Analysis;
+use crate::convert::diagnostics::SOURCE;
+use crate::live::{Agent, Live};
+use crate::workspace::Snapshot;
+
+const OUTPUT_LINES_MAX: usize = 10;
+
+/// A document and what is known of its preview.
+pub struct Scene<'a> {
+    pub snapshot: &'a Snapshot,
+    pub live: &'a Live,
+    pub environment: &'a str,
+}
+
+/// A unit of the document's own text: lenses and hints stand where the name is now.
+struct Named {
+    name: String,
+    span: Span,
+}
+
+impl Scene<'_> {
+    fn preview(&self) -> Option<&PreviewStatus> {
+        self.live.preview(&self.snapshot.path, self.environment)
+    }
+
+    fn units(&self) -> Vec<Named> {
+        let Some(root) = self.snapshot.parsed().root.as_ref() else { return Vec::new() };
+        let text = self.snapshot.text.as_str();
+        let sections = ["services", "jobs", "resources"].into_iter().filter_map(|section| root.get(section));
+        let pairs = sections.flat_map(|section| section.value.as_map().unwrap_or_default());
+        pairs
+            .map(|pair| Named { name: pair.key.value.clone(), span: references::unquoted(text, pair.key.span) })
+            .collect()
+    }
+
+    fn range(&self, span: Span) -> Range {
+        self.snapshot.encoding.range(&self.snapshot.text, span.range())
+    }
+
+    #[must_use]
+    pub fn lenses(&self) -> Vec<CodeLens> {
+        let top = Range::default();
+        let uri = &self.snapshot.uri;
+        let whole = json!({ "uri": uri });
+        let lens = |range: Range, title: String, command: &str, argument: serde_json::Value| CodeLens {
+            range,
+            command: Some(Command { title, command: command.to_owned(), arguments: Some(vec![argument]) }),
+            data: None,
+        };
+        let mut all = Vec::new();
+        match (&self.live.agent, self.preview()) {
+            (Agent::Refused(words), _) => all.push(lens(top, format!("pdev: {words}"), "pdev.status", whole.clone())),
+            (Agent::Unknown, None) => {}
+            (Agent::Absent, _) => {
+                all.push(lens(top, "▶ up (no agent runs: live state is off)".to_owned(), "pdev.up", whole.clone()));
+            }
+            (_, None) => all.push(lens(top, "▶ up".to_owned(), "pdev.up", whole.clone())),
+            (_, Some(preview)) => {
+                let state = format!("{}: {}", preview.preview.title, preview_word(preview.state));
+                all.push(lens(top, state, "pdev.status", whole.clone()));
+                let drift = self.live.drift(&self.snapshot.path).len();
+                let up = if drift > 0 { format!("▶ up ({drift} changes)") } else { "▶ up".to_owned() };
+                all.push(lens(top, up, "pdev.up", whole.clone()));
+                if preview.state != PreviewState::Down {
+                    all.push(lens(top, "■ stop".to_owned(), "pdev.stop", whole.clone()));
+                }
+                if preview.url.is_some() && preview.state != PreviewState::Down {
+                    all.push(lens(top, "open".to_owned(), "pdev.open", whole));
+                }
+            }
+        }
+        let statuses = self.preview().map(|preview| preview.units.as_slice()).unwrap_or_default();
+        for unit in self.units() {
+            let Some(status) = statuses.iter().find(|status| status.name == unit.name) else { continue };
+            let range = self.range(unit.span);
+            let own = json!({ "uri": uri, "unit": unit.name });
+            if status.state != UnitState::Stopped {
+                all.push(lens(range, "↻ restart".to_owned(), "pdev.restart", own.clone()));
+            }
+            all.push(lens(range, "logs".to_owned(), "pdev.logs", own.clone()));
+            if status.url.is_some() && status.state == UnitState::Ready {
+                all.push(lens(range, "open".to_owned(), "pdev.open", own));
+            }
+        }
+        all
+    }
+
+    #[must_use]
+    pub fn hints(&self, range: Range) -> Vec<InlayHint> {
+        let Some(preview) = self.preview() else { return Vec::new() };
+        let wanted = self.snapshot.encoding.bytes(&self.snapshot.text, range);
+        let hint = |unit: Named| {
+            let status = preview.units.iter().find(|status| status.name == unit.name)?;
+            let line = self.snapshot.text.line_range(self.snapshot.text.line_at(unit.span.range().start));
+            (wanted.start <= line.end && line.start <= wanted.end).then(|| InlayHint {
+                position: self.snapshot.encoding.position(&self.snapshot.text, line.end),
+                label: InlayHintLabel::String(label(status)),
+                kind: None,
+                text_edits: None,
+                tooltip: Some(InlayHintTooltip::String(words(status))),
+                padding_left: Some(true),
+                padding_right: None,
+                data: None,
+            })
+        };
+        self.units().into_iter().filter_map(hint).collect()
+    }
+
+    /// For the hover at a unit's name: its state, and the last lines of one that failed.
+    #[must_use]
+    pub fn hover(&self, position: Position) -> Option<String> {
+        let offset = self.snapshot.encoding.offset(&self.snapshot.text, position);
+        let unit = self.units().into_iter().find(|unit| crate::analysis::tree::touches(unit.span, offset))?;
+        let preview = self.preview()?;
+        let status = preview.units.iter().find(|status| status.name == unit.name)?;
+        let mut text = format!("**now**: {}", words(status).replace('\n', "  \n"));
+        for problem in
+            self.live.problems(preview).into_iter().filter(|problem| problem.unit.as_ref() == Some(&unit.name))
+        {
+            text.push_str(&format!("\n\n{}", problem.title));
+            text.push_str(&output(problem, "\n\n```text\n", "\n```"));
+        }
+        Some(text)
+    }
+}
+
+fn preview_word(state: PreviewState) -> &'static str {
+    match state {
+        PreviewState::Starting => "starting",
+        PreviewState::Ready => "ready",
+        PreviewState::Degraded => "degraded",
+        PreviewState::Failed => "failed",
+        PreviewState::Stopping => "stopping",
+        PreviewState::Down => "down",
+    }
+}
+
+fn unit_word(state: UnitState) -> &'static str {
+    match state {
+        UnitState::Waiting => "waiting",
+        UnitState::Preparing => "preparing",
+        UnitState::Starting => "starting",
+        UnitState::Ready => "ready",
+        UnitState::Unhealthy => "unhealthy",
+        UnitState::Restarting => "restarting",
+        UnitState::Done => "done",
+        UnitState::Failed => "failed",
+        UnitState::Stopping => "stopping",
+        UnitState::Stopped => "stopped",
+    }
+}
+
+/// `ready http://web.main.shop.localhost:8642`; no age, which would be wrong a second later.
+fn label(status: &UnitStatus) -> String {
+    let mut text = unit_word(status.state).to_owned();
+    match (&status.url, status.ports.first_key_value(), status.state) {
+        (Some(url), _, UnitState::Ready) => text.push_str(&format!(" {url}")),
+        (None, Some((_, port)), UnitState::Ready) => text.push_str(&format!(" 127.0.0.1:{port}")),
+        _ => {}
+    }
+    match (&status.reason, status.state) {
+        (Some(reason), state) if state != UnitState::Ready => text.push_str(&format!(": {reason}")),
+        _ => {}
+    }
+    if status.restarts > 0 {
+        text.push_str(&format!(", {} restarts", status.restarts));
+    }
+    text
+}
+
+fn words(status: &UnitStatus) -> String {
+    let mut lines = vec![format!("{} {} as {}", status.role, unit_word(status.state), status.runtime)];
+    lines.extend(status.reason.clone());
+    lines.extend(status.url.clone());
+    lines.extend(status.ports.iter().map(|(name, port)| format!("port {name}: 127.0.0.1:{port}")));
+    lines.extend(status.exit_code.map(|code| format!("exit code {code}")));
+    lines.extend((status.restarts > 0).then(|| format!("{} restarts", status.restarts)));
+    lines.extend(status.module.clone());
+    lines.join("\n")
+}
+
+fn output(problem: &Problem, before: &str, after: &str) -> String {
+    if problem.output.is_empty() {
+        return String::new();
+    }
+    let from = problem.output.len().saturating_sub(OUTPUT_LINES_MAX);
+    format!("{before}{}{after}", problem.output[from..].join("\n"))
+}
+
+/// Why something does not run, on the line that concerns it; and what runs otherwise than it is written.
+#[must_use]
+pub fn findings(
+    analysis: &Analysis,
+    live: &Live,
+    file: FileId,
+    environment: &str,
+    snapshot_encoding: crate::convert::Encoding,
+) -> Vec<Diagnostic> {
+    let Some(preview) = live.preview(&analysis.root, environment) else { return Vec::new() };
+    let manifest = &analysis.loaded().manifest;
+    let Some(text) = analysis.text(file) else { return Vec::new() };
+    let mut found = Vec::new();
+    let mut add =
+        |span: Option<Span>, severity: DiagnosticSeverity, code: &str, message: String, data: serde_json::Value| {
+            let span = span.unwrap_or_default();
+            if span.file == file {
+                found.push(Diagnostic {
+                    range: snapshot_encoding.range(text, span.range()),
+                    severity: Some(severity),
+                    code: Some(NumberOrString::String(code.to_owned())),
+                    source: Some(format!("{SOURCE} (live)")),
+                    message,
+                    data: Some(data),
+                    ..Diagnostic::default()
+                });
+            }
+        };
+    for problem in live.problems(preview) {
+        let span = problem.unit.as_deref().and_then(|unit| cause(manifest, unit, &problem.code));
+        let mut message = problem.title.clone();
+        message.push_str(&output(problem, "\n", ""));
+        message.extend(problem.hint.iter().map(|hint| format!("\n{hint}")));
+        add(span, DiagnosticSeverity::ERROR, &problem.code, message, json!({ "unit": problem.unit, "live": true }));
+    }
+    let told: Vec<&str> = live.problems(preview).iter().filter_map(|problem| problem.unit.as_deref()).collect();
+    for unit in &preview.units {
+        let severity = match unit.state {
+            UnitState::Failed => DiagnosticSeverity::ERROR,
+            UnitState::Unhealthy | UnitState::Restarting => DiagnosticSeverity::WARNING,
+            _ => continue,
+        };
+        if told.contains(&unit.name.as_str()) {
+            continue;
+        }
+        let reason = unit.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let message = format!("`{}` is {}{reason}", unit.name, unit_word(unit.state));
+        add(
+            name_span(manifest, &unit.name),
+            severity,
+            "not_ready",
+            message,
+            json!({ "unit": unit.name, "live": true }),
+        );
+    }
+    for step in live.drift(&analysis.root) {
+        let span = step.unit.as_deref().and_then(|unit| drifted(manifest, unit, &step.because));
+        let message = format!("what runs differs: {} ({})\n`pdev up` applies it.", step.because, step.text);
+        add(span, DiagnosticSeverity::INFORMATION, "drift", message, json!({ "unit": step.unit, "live": true }));
+    }
+    found
+}
+
+fn name_span(manifest: &Manifest, unit: &str) -> Option<Span> {
+    let service = manifest.services.get(unit).map(|entry| entry.key);
+    let job = || manifest.jobs.get(unit).map(|entry| entry.key);
+    service.or_else(job).or_else(|| manifest.resources.get(unit).map(|entry| entry.key))
+}
+
+fn body<'a>(manifest: &'a Manifest, unit: &str) -> Option<&'a Service> {
+    let service = manifest.services.get(unit).map(|entry| &entry.value);
+    service.or_else(|| manifest.jobs.get(unit).map(|entry| &entry.value.body))
+}
+
+/// The value that a problem of this kind is about; the unit's name where it could be any.
+fn cause(manifest: &Manifest, unit: &str, code: &str) -> Option<Span> {
+    let body = body(manifest, unit);
+    let span = match code {
+        "image_not_found" | "pull_denied" => body.and_then(|body| body.image.as_ref()).map(|image| image.span),
+        "build_failed" | "build_input_missing" => body.and_then(|body| body.build.as_ref()).map(|build| build.span),
+        "port_taken" => body
+            .and_then(|body| {
+                body.ports.values().find(|entry| entry.value.host.is_some()).or(body.ports.values().next())
+            })
+            .map(|entry| entry.span),
+        _ => None,
+    };
+    span.filter(|span| !span.range().is_empty()).or_else(|| name_span(manifest, unit))
+}
+
+/// `env.LOG_LEVEL changed`: that line, else the unit's name.
+fn drifted(manifest: &Manifest, unit: &str, because: &str) -> Option<Span> {
+    let field = because.split([' ', ',']).next().unwrap_or_default();
+    let body = body(manifest, unit);
+    let span = match field.split_once('.') {
+        Some(("env", name)) => body.and_then(|body| body.env.get(name)).map(|entry| entry.key),
+        None if field == "image" => body.and_then(|body| body.image.as_ref()).map(|image| image.span),
+        _ => None,
+    };
+    span.or_else(|| name_span(manifest, unit))
+}

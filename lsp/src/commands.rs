@@ -1,0 +1,284 @@
+//! `workspace/executeCommand`: what lenses do, for any client. A command answers at once; what takes longer goes on beside
+//! it, tells of its progress, and ends with a message only where something is to be done.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use client::{Client, ClientError, EventStream, Launch};
+use protocol::Problem;
+use protocol::event::EventKind;
+use protocol::request::{DownRequest, LogQuery, RestartRequest};
+use protocol::status::PreviewStatus;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tower_lsp::jsonrpc::{Error, Result};
+use tower_lsp::ls_types::*;
+
+use crate::analysis::actions;
+use crate::check::{Analysis, today};
+use crate::convert::edits;
+use crate::desk::{Desk, found_in, path_of};
+use crate::live::up_request;
+
+pub const ALL: [&str; 10] = [
+    "pdev.up",
+    "pdev.stop",
+    "pdev.restart",
+    "pdev.logs",
+    "pdev.open",
+    "pdev.status",
+    "pdev.check",
+    "pdev.waive",
+    "pdev.render",
+    "pdev.diff",
+];
+
+/// The one argument of every command; all of it may be left out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Argument {
+    /// The manifest; the only open one when it is left out.
+    uri: Option<Uri>,
+    unit: Option<String>,
+    /// For `pdev.logs`: the last so many lines.
+    tail: Option<usize>,
+    /// For `pdev.waive`.
+    code: Option<String>,
+    scope: Option<String>,
+    reason: Option<String>,
+    owner: Option<String>,
+}
+
+const LOG_LINES: usize = 200;
+/// Answers that need the agent are for somebody who waits for them.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const OPERATION_LIMIT: Duration = Duration::from_secs(3_600);
+
+/// # Errors
+/// Words for the user: an unknown command, no manifest, no preview, an agent that cannot be asked.
+pub async fn run(desk: &Arc<Desk>, params: ExecuteCommandParams) -> Result<Option<Value>> {
+    let first = params.arguments.into_iter().next().unwrap_or(Value::Null);
+    let argument: Argument = match first {
+        Value::Null => Argument::default(),
+        Value::String(uri) => Argument { uri: uri.parse().ok(), ..Argument::default() },
+        other => serde_json::from_value(other).map_err(|error| refuse(format!("cannot read the argument: {error}")))?,
+    };
+    let root = manifest(desk, &argument)?;
+    match params.command.as_str() {
+        "pdev.up" | "pdev.stop" | "pdev.restart" => {
+            let work = operate(Arc::clone(desk), params.command, root, argument);
+            drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_LIMIT, work).await }));
+            Ok(None)
+        }
+        "pdev.logs" => within(logs(desk, &root, &argument)).await,
+        "pdev.diff" => within(diff(desk, &root)).await,
+        "pdev.open" => open(desk, &root, &argument).map(Some),
+        "pdev.status" => Ok(Some(json!(known(desk, &root)?))),
+        "pdev.check" => {
+            drop(analysis(desk, &root).await?);
+            Ok(Some(json!(found_in(&desk.workspace(), &root))))
+        }
+        "pdev.waive" => waive(desk, &*analysis(desk, &root).await?, &argument).map(Some),
+        "pdev.render" => render(&*analysis(desk, &root).await?, &argument).map(Some),
+        other => Err(refuse(format!("unknown command `{other}`"))),
+    }
+}
+
+fn refuse(words: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::invalid_params(words)
+}
+
+fn told(error: &ClientError) -> Error {
+    let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+    Error { message: format!("{error}{hint}").into(), ..Error::internal_error() }
+}
+
+async fn within(answer: impl Future<Output = Result<Value>>) -> Result<Option<Value>> {
+    let late = || Error { message: "the agent did not answer in time".into(), ..Error::internal_error() };
+    tokio::time::timeout(ANSWER_LIMIT, answer).await.map_err(|_| late())?.map(Some)
+}
+
+fn manifest(desk: &Desk, argument: &Argument) -> Result<PathBuf> {
+    if let Some(path) = argument.uri.as_ref().and_then(path_of) {
+        return Ok(path);
+    }
+    let roots: Vec<PathBuf> = desk.workspace().roots().map(Path::to_owned).collect();
+    match <[PathBuf; 1]>::try_from(roots) {
+        Ok([only]) => Ok(only),
+        Err(_) => Err(refuse("name the manifest: `{ \"uri\": \"file:///…/pdev.yaml\" }`")),
+    }
+}
+
+/// As new as what is open now.
+async fn analysis(desk: &Arc<Desk>, root: &Path) -> Result<Arc<Analysis>> {
+    let snapshot = desk.workspace().snapshot(root).ok_or_else(|| refuse("open the manifest first"))?;
+    desk.fresh(&snapshot).await.ok_or_else(|| refuse("open the manifest first"))
+}
+
+/// From the cache, which events keep true.
+fn known(desk: &Desk, root: &Path) -> Result<PreviewStatus> {
+    let environment = desk.environment();
+    let found = desk.with_live(|live| live.preview(root, &environment).cloned());
+    found.ok_or_else(|| refuse("nothing is up from this folder; `pdev.up` starts it"))
+}
+
+async fn operate(desk: Arc<Desk>, command: String, root: PathBuf, argument: Argument) {
+    let outcome = match begin(&desk, &command, &root, &argument).await {
+        Ok(stream) => followed(&desk, &command, stream).await,
+        Err(problem) => Err(problem),
+    };
+    desk.look_for_agent.notify_one();
+    if let Err(problem) = outcome {
+        let hint = problem.hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
+        desk.client.show_message(MessageType::ERROR, format!("{problem}.{hint}")).await;
+    }
+}
+
+async fn begin(
+    desk: &Arc<Desk>,
+    command: &str,
+    root: &Path,
+    argument: &Argument,
+) -> std::result::Result<EventStream, Problem> {
+    let say = |error: ClientError| match error {
+        ClientError::Problem(problem) => *problem,
+        error => Problem { hint: error.hint(), ..Problem::new("agent", 0, error.to_string()) },
+    };
+    if command == "pdev.up" {
+        let launch = Launch::this_program().map_err(say)?;
+        let client = Client::connect_or_start(&desk.place, &launch).await.map_err(say)?;
+        desk.look_for_agent.notify_one();
+        let services = argument.unit.clone().into_iter().collect();
+        let request = protocol::request::UpRequest { services, ..up_request(desk, root) };
+        return client.up(&request).await.map_err(say);
+    }
+    let preview = known(desk, root).map_err(|error| Problem::new("not_up", 0, error.message))?.preview.id;
+    let client = Client::connect(&desk.place).await.map_err(say)?;
+    match command {
+        "pdev.stop" => client.down(&preview, &DownRequest::default()).await.map_err(say),
+        _ => {
+            let units = argument.unit.clone().into_iter().collect();
+            client.restart(&preview, &RestartRequest { units }).await.map_err(say)
+        }
+    }
+}
+
+/// Progress of its own, because the request that asked for it has been answered.
+async fn followed(desk: &Desk, command: &str, mut events: EventStream) -> std::result::Result<(), Problem> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let token = NumberOrString::String(format!("pdev-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    let shown = desk.can().progress && desk.client.create_work_done_progress(token.clone()).await.is_ok();
+    let title = command.replace('.', " ");
+    let progress = if shown { Some(desk.client.progress(token, title).begin().await) } else { None };
+    let mut outcome = Ok(());
+    let mut last = String::new();
+    loop {
+        let event = match events.next().await {
+            Ok(Some(event)) => event,
+            Ok(None) => break,
+            Err(error) => {
+                outcome = Err(Problem::new("agent", 0, error.to_string()));
+                break;
+            }
+        };
+        match event.kind {
+            EventKind::StepStarted { text, .. } => {
+                if let Some(progress) = &progress {
+                    progress.report(text).await;
+                }
+            }
+            EventKind::Finished { status, unchanged, .. } => {
+                let url = status.url.map(|url| format!(" {url}")).unwrap_or_default();
+                last = if unchanged { format!("nothing changed{url}") } else { format!("done{url}") };
+                break;
+            }
+            EventKind::Failed { problems, .. } => {
+                outcome = Err(problems.into_iter().next().unwrap_or_default());
+                last = "failed".to_owned();
+                break;
+            }
+            EventKind::Superseded { by } => {
+                last = format!("superseded by {by}");
+                break;
+            }
+            EventKind::AgentStopping => break,
+            _ => {}
+        }
+    }
+    if let Some(progress) = progress {
+        progress.finish_with_message(last).await;
+    }
+    outcome
+}
+
+async fn logs(desk: &Desk, root: &Path, argument: &Argument) -> Result<Value> {
+    let preview = known(desk, root)?.preview.id;
+    let client = Client::connect(&desk.place).await.map_err(|error| told(&error))?;
+    let query = LogQuery {
+        units: argument.unit.clone(),
+        tail: Some(argument.tail.unwrap_or(LOG_LINES)),
+        ..LogQuery::default()
+    };
+    let mut lines = client.logs(&preview, &query).await.map_err(|error| told(&error))?;
+    let mut all = Vec::new();
+    while let Some(entry) = lines.next().await.map_err(|error| told(&error))? {
+        all.push(json!({ "at": entry.at, "unit": entry.unit, "stream": entry.stream, "text": entry.text }));
+    }
+    Ok(Value::Array(all))
+}
+
+/// What `up` would do now: the plan as the agent makes it from the file on the disk.
+async fn diff(desk: &Desk, root: &Path) -> Result<Value> {
+    let mut client = Client::connect(&desk.place).await.map_err(|error| told(&error))?;
+    let reply = client.plan(&up_request(desk, root)).await.map_err(|error| told(&error))?;
+    Ok(json!(reply.plan))
+}
+
+fn open(desk: &Arc<Desk>, root: &Path, argument: &Argument) -> Result<Value> {
+    let status = known(desk, root)?;
+    let url = match &argument.unit {
+        Some(unit) => status.units.into_iter().find(|status| status.name == *unit).and_then(|status| status.url),
+        None => status.url,
+    };
+    let url = url.ok_or_else(|| refuse("it has no URL"))?;
+    if let (true, Ok(uri)) = (desk.can().show_document, url.parse()) {
+        let client = desk.client.clone();
+        let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };
+        drop(tokio::spawn(async move { client.show_document(params).await }));
+    }
+    Ok(json!(url))
+}
+
+/// Writes the waiver through the editor, so that it can be undone there.
+fn waive(desk: &Arc<Desk>, analysis: &Analysis, argument: &Argument) -> Result<Value> {
+    let (Some(code), Some(scope)) = (&argument.code, &argument.scope) else {
+        return Err(refuse("`pdev.waive` needs `code` and `scope`, such as `PD005` and `services.api`"));
+    };
+    let encoding = desk.workspace().encoding;
+    let reason = argument.reason.as_deref().unwrap_or("say why this is right here");
+    let edit = actions::waiver(analysis.loaded(), code, scope, reason, argument.owner.as_deref(), today());
+    let edit = edit.ok_or_else(|| refuse("`guardrails` has a form that cannot be added to"))?;
+    let edit = edits::workspace_edit(analysis, &[edit], encoding);
+    let client = desk.client.clone();
+    let applied = edit.clone();
+    drop(tokio::spawn(async move { client.apply_edit(applied).await }));
+    Ok(json!(edit))
+}
+
+/// Every field as it would be rendered, each with its origin, as `path = value  # origin`.
+fn render(analysis: &Analysis, argument: &Argument) -> Result<Value> {
+    let resolved = analysis.resolved().ok_or_else(|| refuse("the manifest has errors"))?;
+    let wanted = |path: &str| argument.unit.as_deref().is_none_or(|unit| path.split('.').nth(1) == Some(unit));
+    let mut text = String::new();
+    for (path, field) in resolved.origins.iter().filter(|(path, _)| wanted(path.as_ref())) {
+        let sources = &analysis.loaded().sources;
+        let origin =
+            field.origins.last().map(|origin| plan::explain::origin_words(origin, sources)).unwrap_or_default();
+        let value =
+            if crate::analysis::hover::secret(&path) { "(not shown)".to_owned() } else { field.value.to_string() };
+        text.push_str(&format!("{path} = {value}  # {origin}\n"));
+    }
+    Ok(Value::String(text))
+}

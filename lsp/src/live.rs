@@ -1,0 +1,256 @@
+//! What runs now, as the agent tells it: a cache that requests read and only this file's task fills.
+//!
+//! No request waits for the agent, and nothing is polled: where no agent runs, the next sign of life of the user (opening,
+//! saving, a command) looks once more. Looking never starts an agent.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, ClientError, Place, Subscription};
+use protocol::event::EventKind;
+use protocol::plan::StepView;
+use protocol::request::UpRequest;
+use protocol::status::{PreviewStatus, UnitStatus};
+use protocol::{Event, Problem};
+
+use crate::desk::Desk;
+
+/// Whether there is anybody to ask.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Agent {
+    /// Nobody looked yet.
+    #[default]
+    Unknown,
+    Absent,
+    Present,
+    /// It is there, but cannot be spoken to: another version, a sandbox.
+    Refused(String),
+}
+
+/// All that is known, by preview.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    pub agent: Agent,
+    previews: BTreeMap<String, PreviewStatus>,
+    /// Problems of the last operation, until the next one begins.
+    problems: BTreeMap<String, Vec<Problem>>,
+    /// Steps that `up` would take now, by manifest.
+    drift: BTreeMap<PathBuf, Vec<StepView>>,
+}
+
+impl Live {
+    /// The preview of a manifest's folder.
+    #[must_use]
+    pub fn preview(&self, manifest: &Path, environment: &str) -> Option<&PreviewStatus> {
+        let folder = manifest.parent()?;
+        let real = folder.canonicalize().ok();
+        let fits = |preview: &&PreviewStatus| {
+            let own = Path::new(&preview.folder);
+            preview.preview.environment == environment && (own == folder || Some(own) == real.as_deref())
+        };
+        self.previews.values().find(fits)
+    }
+
+    #[must_use]
+    pub fn problems<'a>(&'a self, preview: &'a PreviewStatus) -> Vec<&'a Problem> {
+        let mut all: Vec<&'a Problem> = preview.problems.iter().collect();
+        for problem in self.problems.get(&preview.preview.id).into_iter().flatten() {
+            if !all.iter().any(|known| known.unit == problem.unit && known.title == problem.title) {
+                all.push(problem);
+            }
+        }
+        all
+    }
+
+    #[must_use]
+    pub fn drift(&self, manifest: &Path) -> &[StepView] {
+        self.drift.get(manifest).map_or(&[], Vec::as_slice)
+    }
+
+    fn forget(&mut self, agent: Agent) {
+        *self = Self { agent, ..Self::default() };
+    }
+
+    /// True when something changed that an editor shows; `Err` when the preview is not known yet.
+    fn apply(&mut self, event: Event) -> Result<bool, ()> {
+        let id = event.preview.id.clone();
+        match event.kind {
+            EventKind::UnitChanged { unit } => {
+                let preview = self.previews.get_mut(&id).ok_or(())?;
+                Ok(put(&mut preview.units, unit))
+            }
+            EventKind::Finished { status, .. } => {
+                self.problems.remove(&id);
+                self.previews.insert(id, status);
+                Ok(true)
+            }
+            EventKind::Failed { problems, status, .. } => {
+                self.problems.insert(id.clone(), problems);
+                self.previews.insert(id, status);
+                Ok(true)
+            }
+            EventKind::OperationStarted { .. } => {
+                self.problems.remove(&id);
+                // Its status says what the operation is.
+                Err(())
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+fn put(units: &mut Vec<UnitStatus>, unit: UnitStatus) -> bool {
+    match units.iter_mut().find(|known| known.name == unit.name) {
+        Some(known) if *known == unit => false,
+        Some(known) => {
+            *known = unit;
+            true
+        }
+        None => {
+            units.push(unit);
+            true
+        }
+    }
+}
+
+/// A broken connection is tried again at once so often; then only when the user does something.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Follows the agent until the server ends.
+pub async fn follow(desk: Arc<Desk>) {
+    loop {
+        desk.look_for_agent.notified().await;
+        if !desk.workspace().settings.live.enabled {
+            continue;
+        }
+        let mut tries = 0;
+        loop {
+            let ended = once(&desk).await;
+            let agent = match &ended {
+                Ok(()) | Err(ClientError::NotRunning { .. }) => Agent::Absent,
+                Err(error) => Agent::Refused(error.to_string()),
+            };
+            let was = desk.change_live(|live| {
+                let was = live.agent.clone();
+                live.forget(agent.clone());
+                was
+            });
+            match &was {
+                Agent::Present => desk.live_changed(),
+                was if *was != agent => desk.agent_changed(),
+                _ => {}
+            }
+            tries += 1;
+            // Only an agent that was there a moment ago is worth another try: another may take its place.
+            if was != Agent::Present || tries > 3 {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// From the first answer to the end of the stream.
+async fn once(desk: &Arc<Desk>) -> Result<(), ClientError> {
+    // Subscribed before the list is asked for, so that nothing happens in between unseen.
+    let mut events = Subscription::open(&desk.place, None).await?;
+    list(desk).await?;
+    ask_drift(desk).await;
+    loop {
+        let Some(event) = events.next().await? else { return Ok(()) };
+        let settled = event.kind.ends_operation();
+        match desk.change_live(|live| live.apply(event)) {
+            Ok(false) => {}
+            Ok(true) => {
+                if settled {
+                    ask_drift(desk).await;
+                }
+                desk.live_changed();
+            }
+            Err(()) => {
+                list(desk).await?;
+                desk.live_changed();
+            }
+        }
+    }
+}
+
+async fn list(desk: &Desk) -> Result<(), ClientError> {
+    let mut client = Client::connect(&desk.place).await?;
+    let previews = client.previews().await?;
+    let any = !previews.is_empty();
+    desk.change_live(|live| {
+        live.agent = Agent::Present;
+        live.previews = previews.into_iter().map(|status| (status.preview.id.clone(), status)).collect();
+    });
+    if any {
+        desk.live_changed();
+    } else {
+        desk.agent_changed();
+    }
+    Ok(())
+}
+
+/// What `up` would do now, for each open manifest whose preview runs. Best effort: a plan may need an engine.
+pub async fn ask_drift(desk: &Arc<Desk>) {
+    let roots: Vec<PathBuf> = desk.workspace().roots().map(Path::to_owned).collect();
+    let environment = desk.environment();
+    for root in roots {
+        let running = desk.with_live(|live| {
+            live.preview(&root, &environment).is_some_and(|preview| {
+                use protocol::status::PreviewState::{Degraded, Ready};
+                matches!(preview.state, Ready | Degraded)
+            })
+        });
+        let steps =
+            if running { plan(&desk.place, up_request(desk, &root)).await.unwrap_or_default() } else { Vec::new() };
+        let changed = desk.change_live(|live| {
+            let before = live.drift.insert(root.clone(), steps.clone()).unwrap_or_default();
+            before != steps
+        });
+        if changed {
+            desk.live_changed();
+        }
+    }
+}
+
+async fn plan(place: &Place, request: UpRequest) -> Result<Vec<StepView>, ClientError> {
+    let mut client = Client::connect(place).await?;
+    let reply = client.plan(&request).await?;
+    // Steps that only follow from others would say the same twice.
+    let told = ["changed", "image_stale", "image_changed", "runtime_changed", "removed", "absent", "not_running"];
+    let steps = reply.plan.steps.into_iter().filter(|step| told.contains(&step.cause.as_str()));
+    let mut steps: Vec<StepView> = steps.collect();
+    steps.dedup_by(|later, first| later.unit == first.unit && later.cause == first.cause);
+    Ok(steps)
+}
+
+/// An `up` of this manifest, with the variables it names and no others.
+#[must_use]
+pub fn up_request(desk: &Desk, root: &Path) -> UpRequest {
+    let workspace = desk.workspace();
+    let settings = &workspace.settings;
+    let analysis = workspace.analyses().find(|one| one.root == root);
+    let texts = analysis.into_iter().flat_map(|one| one.loaded().sources.iter());
+    let names = texts.flat_map(|(_, source)| named(&source.text));
+    let variables = names.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))).collect();
+    UpRequest {
+        folder: root.parent().unwrap_or(root).to_string_lossy().into_owned(),
+        file: root.file_name().map(|name| name.to_string_lossy().into_owned()),
+        environment: settings.environment.clone().filter(|name| !name.is_empty()),
+        runtime: settings.runtime.clone().filter(|name| !name.is_empty()),
+        variables,
+        ..UpRequest::default()
+    }
+}
+
+/// The names after `${env.`; one inside a comment does no harm.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices("${env.").map(|(at, start)| {
+        let rest = &text[at + start.len()..];
+        let end = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
+        &rest[..end]
+    })
+}

@@ -1,0 +1,255 @@
+//! What runs, told by a scripted agent: lenses, hints, findings, hover, drift, commands; and an agent that goes away.
+
+#[path = "../../../client/tests/fake/mod.rs"]
+mod fake;
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
+
+use client::Place;
+use fake::{Asked, json as http_json};
+use serde_json::{Value, json};
+
+use crate::editor::{Editor, pushed};
+
+const TEXT: &str = "pdev: 1\napp: shop\nservices:\n  api:\n    image: \"a:1\"\n    port: 80\n    env: { LEVEL: debug }\n  web: { image: \"w:1\", port: 81 }\n";
+
+fn preview(folder: &str) -> Value {
+    json!({ "id": "p1", "title": "shop/main", "app": "shop", "branch": "main", "environment": "local", "folder": folder })
+}
+
+fn unit(name: &str, state: &str, more: Value) -> Value {
+    let mut unit = json!({ "name": name, "role": "service", "runtime": "docker", "state": state, "restarts": 0, "support": "paved" });
+    unit.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    unit
+}
+
+fn status(folder: &str) -> Value {
+    let mut status = preview(folder);
+    let units = [
+        unit("api", "ready", json!({ "url": "http://api.main.shop.localhost:8642" })),
+        unit("web", "ready", json!({ "ports": { "main": 40001 } })),
+    ];
+    let more =
+        json!({ "state": "ready", "folder_present": true, "url": "http://main.shop.localhost:8642", "units": units });
+    status.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    status
+}
+
+/// Events that are sent as soon as somebody listens; the stream then stays open.
+fn events(folder: &str, kinds: &[Value]) -> Vec<u8> {
+    let mut bytes =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
+    for (id, kind) in kinds.iter().enumerate() {
+        let mut event = json!({ "id": id + 1, "at": 0, "preview": preview(folder) });
+        event.as_object_mut().unwrap().extend(kind.as_object().unwrap().clone());
+        if event["status"] == "$STATUS" {
+            event["status"] = status(folder);
+        }
+        let text = format!("id: {}\ndata: {event}\n\n", id + 1);
+        bytes += &format!("{:x}\r\n{text}\r\n", text.len());
+    }
+    bytes.into()
+}
+
+struct World {
+    editor: Editor,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+/// An editor with a manifest whose preview an agent knows; `kinds` happened since.
+async fn world(kinds: Vec<Value>, plan: Vec<Value>) -> World {
+    let sockets = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(sockets.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let place = Place::at(sockets.path());
+    let mut capabilities = pushed();
+    capabilities["window"] = json!({ "workDoneProgress": true, "showDocument": { "support": true } });
+    let mut editor = Editor::start_at(capabilities, Value::Null, place.clone()).await;
+    let folder = editor.path("").to_string_lossy().into_owned();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let answer = move |request: &Asked| {
+        let line = request.head.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1");
+        seen.lock().unwrap().push(format!("{line} {}", String::from_utf8_lossy(&request.body)));
+        match () {
+            () if request.is("GET /v1/agent ") => fake::info(1),
+            () if request.is("GET /v1/previews ") => http_json("200 OK", &json!([status(&folder)]).to_string()),
+            () if request.is("GET /v1/events ") => [fake::OPEN, &events(&folder, &kinds)].concat(),
+            () if request.is("POST /v1/plan ") => {
+                let reply = json!({ "preview": preview(&folder), "plan": { "steps": plan, "unchanged": false }, "notes": [], "diagnostics": [] });
+                http_json("200 OK", &reply.to_string())
+            }
+            () if request.is("POST /v1/previews/p1/restart ") => {
+                let finished =
+                    json!({ "event": "finished", "status": status(&folder), "milliseconds": 5, "unchanged": false });
+                let started = json!({ "event": "step_started", "step": 0, "text": "restart api" });
+                let mut bytes = events(&folder, &[started, finished]);
+                bytes.extend(b"0\r\n\r\n");
+                bytes
+            }
+            () if request.is("GET /v1/previews/p1/logs") => {
+                let line = json!({ "at": 1, "unit": "api", "stream": "stdout", "text": "hello" }).to_string() + "\n";
+                let mut bytes = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n",
+                    line.len()
+                );
+                bytes += &line;
+                bytes.into_bytes()
+            }
+            () => http_json("404 Not Found", r#"{"code":"not_found","title":"no such route"}"#),
+        }
+    };
+    fake::serve(&place.socket(), Arc::new(answer));
+    editor.keep_alive(sockets);
+    editor.open("pdev.yaml", TEXT).await;
+    World { editor, asked }
+}
+
+impl World {
+    fn document(&self) -> Value {
+        json!({ "textDocument": { "uri": self.editor.uri("pdev.yaml") } })
+    }
+
+    /// Once the agent's words have arrived: the server asks for lenses again.
+    async fn settled(&mut self) {
+        self.editor.next("workspace/codeLens/refresh").await;
+    }
+
+    async fn lenses(&mut self) -> Vec<String> {
+        let params = self.document();
+        let all = self.editor.ask("textDocument/codeLens", params).await;
+        let title =
+            |lens: &Value| format!("{} {}", lens["range"]["start"]["line"], lens["command"]["title"].as_str().unwrap());
+        all.as_array().unwrap().iter().map(title).collect()
+    }
+
+    async fn run(&mut self, command: &str, argument: Value) -> Value {
+        let mut argument = argument;
+        argument["uri"] = json!(self.editor.uri("pdev.yaml"));
+        let params = json!({ "command": command, "arguments": [argument] });
+        self.editor.ask_for_all("workspace/executeCommand", params).await
+    }
+
+    /// Live findings, once there are some.
+    async fn live_findings(&mut self) -> Vec<Value> {
+        loop {
+            let params = self.editor.next("textDocument/publishDiagnostics").await;
+            let all = params["diagnostics"].as_array().unwrap();
+            let live: Vec<Value> = all.iter().filter(|one| one["source"] == "pdev (live)").cloned().collect();
+            if !live.is_empty() {
+                return live;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn state_and_address_stand_at_each_unit() {
+    let mut world = world(Vec::new(), Vec::new()).await;
+    world.settled().await;
+    let lenses = world.lenses().await;
+    assert_eq!(
+        lenses,
+        [
+            "0 shop/main: ready",
+            "0 ▶ up",
+            "0 ■ stop",
+            "0 open",
+            "3 ↻ restart",
+            "3 logs",
+            "3 open",
+            "7 ↻ restart",
+            "7 logs"
+        ]
+    );
+    let mut params = world.document();
+    params["range"] = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 9, "character": 0 } });
+    let hints = world.editor.ask("textDocument/inlayHint", params).await;
+    let labels: Vec<&str> = hints.as_array().unwrap().iter().map(|hint| hint["label"].as_str().unwrap()).collect();
+    assert_eq!(labels, ["ready http://api.main.shop.localhost:8642", "ready 127.0.0.1:40001"]);
+    let mut params = world.document();
+    params["position"] = json!({ "line": 3, "character": 3 });
+    let hover = world.editor.ask("textDocument/hover", params).await;
+    assert!(hover["contents"]["value"].as_str().unwrap().contains("**now**: service ready as docker"), "{hover}");
+}
+
+#[tokio::test]
+async fn a_failure_stands_on_the_line_that_caused_it() {
+    let problem = json!({ "code": "image_not_found", "title": "no image `a:1`", "unit": "api", "hint": "Build it first.", "output": ["last words"] });
+    let sick = unit("web", "unhealthy", json!({ "reason": "GET / answered 503" }));
+    let failed = json!({ "event": "failed", "problems": [problem], "status": "$STATUS", "milliseconds": 1 });
+    let mut world = world(vec![failed, json!({ "event": "unit_changed", "unit": sick })], Vec::new()).await;
+    let live = loop {
+        let live = world.live_findings().await;
+        if live.len() == 2 {
+            break live;
+        }
+    };
+    let of = |code: &str| live.iter().find(|one| one["code"] == code).unwrap_or_else(|| panic!("no {code}: {live:#?}"));
+    let image = of("image_not_found");
+    assert_eq!(
+        (image["severity"].as_u64(), image["range"]["start"].clone()),
+        (Some(1), json!({ "line": 4, "character": 11 }))
+    );
+    assert_eq!(image["message"], "no image `a:1`\nlast words\nBuild it first.");
+    assert_eq!(
+        (of("not_ready")["severity"].as_u64(), of("not_ready")["range"]["start"]["line"].as_u64()),
+        (Some(2), Some(7))
+    );
+}
+
+#[tokio::test]
+async fn drift_is_told_at_the_line_that_differs() {
+    let step = json!({ "id": 0, "action": "create", "unit": "api", "runtime": "docker", "text": "create api", "after": [], "cause": "changed", "because": "env.LEVEL changed" });
+    let mut world = world(Vec::new(), vec![step]).await;
+    let live = world.live_findings().await;
+    assert_eq!((live[0]["code"].as_str(), live[0]["range"]["start"]["line"].as_u64()), (Some("drift"), Some(6)));
+    assert!(live[0]["message"].as_str().unwrap().contains("env.LEVEL changed"));
+    assert!(world.lenses().await.contains(&"0 ▶ up (1 changes)".to_owned()));
+}
+
+#[tokio::test]
+async fn commands_do_what_they_say() {
+    let mut world = world(Vec::new(), Vec::new()).await;
+    world.settled().await;
+    assert!(world.run("pdev.restart", json!({ "unit": "api" })).await["result"].is_null());
+    let begin = world.editor.next("$/progress").await;
+    assert_eq!(begin["value"]["kind"], "begin");
+    assert_eq!(world.editor.next("$/progress").await["value"]["message"], "restart api");
+    assert_eq!(world.editor.next("$/progress").await["value"]["kind"], "end");
+    assert!(world.asked.lock().unwrap().iter().any(|line| line.contains("restart") && line.contains("api")));
+    assert_eq!(world.run("pdev.logs", json!({ "unit": "api" })).await["result"][0]["text"], "hello");
+    assert_eq!(world.run("pdev.open", json!({})).await["result"], "http://main.shop.localhost:8642");
+    assert_eq!(world.editor.next("window/showDocument").await["external"], true);
+    assert_eq!(world.run("pdev.status", json!({})).await["result"]["title"], "shop/main");
+    assert!(world.run("pdev.check", json!({})).await["result"].is_array());
+    let render = world.run("pdev.render", json!({ "unit": "api" })).await;
+    assert!(
+        render["result"].as_str().unwrap_or_default().contains("services.api.docker.HostConfig.Memory = "),
+        "{render}"
+    );
+    assert!(!render["result"].as_str().unwrap().contains("services.web"));
+    assert!(world.run("pdev.diff", json!({})).await["result"]["steps"].is_array());
+    world.run("pdev.waive", json!({ "code": "PD011", "scope": "services.api", "reason": "an old library" })).await;
+    let edit = world.editor.next("workspace/applyEdit").await;
+    assert!(edit["edit"].to_string().contains("an old library"), "{edit}");
+    assert_eq!(world.run("pdev.nothing", json!({})).await["error"]["code"], -32602);
+}
+
+#[tokio::test]
+async fn without_an_agent_all_that_is_static_stays() {
+    let sockets = tempfile::tempdir().unwrap();
+    let place = Place::at(sockets.path().join("never-made"));
+    let mut editor = Editor::start_at(pushed(), Value::Null, place).await;
+    editor.open("pdev.yaml", TEXT).await;
+    editor.published("pdev.yaml", 1).await;
+    editor.next("workspace/codeLens/refresh").await;
+    let uri = editor.uri("pdev.yaml");
+    let lenses = editor.ask("textDocument/codeLens", json!({ "textDocument": { "uri": uri } })).await;
+    assert_eq!(lenses.as_array().unwrap().len(), 1);
+    assert!(lenses[0]["command"]["title"].as_str().unwrap().contains("no agent runs"));
+    let stop = json!({ "command": "pdev.open", "arguments": [{ "uri": uri }] });
+    let refused = editor.ask_for_all("workspace/executeCommand", stop).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("nothing is up"), "{refused}");
+    assert!(!sockets.path().join("never-made").exists(), "looking made a place for an agent");
+}
