@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use protocol::exec::{ExecRequest, UPGRADE};
 use protocol::greeting::AgentInfo;
-use protocol::identity::IdentityStatus;
+use protocol::identity::{IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
 use protocol::plan::PlanReply;
 use protocol::request::{DownRequest, LocateRequest, LogEntry, LogQuery, RestartRequest, UpRequest};
 use protocol::status::{LocateReply, PreviewStatus};
@@ -167,6 +167,16 @@ impl Client {
     /// The agent's problem, or why it could not be asked.
     pub async fn identities(&mut self) -> Result<Vec<IdentityStatus>, ClientError> {
         self.get("/v1/identities").await
+    }
+
+    /// Signs a person in. Dropping the stream ends it.
+    ///
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn login(self, identity: &str, flow: LoginFlow) -> Result<LineStream<LoginEvent>, ClientError> {
+        let path = format!("/v1/identities/{}/login", segment(identity));
+        let (body, mover) = self.stream(request(Method::POST, &path, to_json(&LoginRequest { flow })?)?).await?;
+        Ok(LineStream::new(body, mover))
     }
 
     /// Keeps the secret of a `static` identity.

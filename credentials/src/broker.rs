@@ -4,19 +4,20 @@
 //! refresh token) is on the disk before anybody is answered. Nothing here decides by the clock; `schedule` does.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::audit::{Audit, Entry as AuditEntry};
+use crate::http::Http;
 use crate::identity::{self, Identities, Identity};
 use crate::lease::Lease;
 use crate::outlet::{self, Outlet};
 use crate::place::Place;
 use crate::schedule::{self, Verdict};
 use crate::secret::Secret;
-use crate::source::{self, Means, SourceProblem};
+use crate::source::{self, Flow, Means, Prompt, SourceProblem};
 use crate::vault::{self, Choice, Vault};
 
 /// How many changes a listener may be late.
@@ -98,6 +99,7 @@ pub struct Broker {
     place: Place,
     choice: Choice,
     vault: tokio::sync::Mutex<Option<Arc<Vault>>>,
+    http: OnceLock<Http>,
     configuration: Mutex<Option<(SystemTime, u64, Arc<Identities>)>>,
     entries: Mutex<BTreeMap<String, Entry>>,
     audit: Audit,
@@ -122,6 +124,7 @@ impl Broker {
             place,
             choice,
             vault: tokio::sync::Mutex::default(),
+            http: OnceLock::new(),
             configuration: Mutex::default(),
             entries: Mutex::default(),
             audit,
@@ -262,7 +265,35 @@ impl Broker {
 
     async fn fetch(self: &Arc<Self>, identity: &Identity) -> Result<Lease, SourceProblem> {
         let vault = if source::needs_vault(identity) { Some(self.vault().await?) } else { None };
-        source::lease(identity, &Means { vault: vault.as_deref(), now: now() }).await
+        source::lease(identity, &Means { vault: vault.as_deref(), http: self.http().ok(), now: now() }).await
+    }
+
+    /// Signs a person in; what they have to do arrives as prompts. Dropping the future ends it.
+    ///
+    /// # Errors
+    /// Why nobody is signed in.
+    pub async fn login(&self, name: &str, flow: Flow, prompts: &mpsc::Sender<Prompt>) -> Result<(), BrokerProblem> {
+        let identity = self.identity(name)?;
+        if !identity.needs_login() || identity.kind == "static" {
+            let message = format!("`{name}` comes from `{}`, which nobody signs in to", identity.kind);
+            return Err(BrokerProblem::new("identity_wrong", message, "`pdev identity` shows how it stands."));
+        }
+        let vault = self.vault().await?;
+        let http = self.http().map_err(|problem| told(name, problem))?;
+        let means = Means { vault: Some(&vault), http: Some(http), now: now() };
+        source::login(&identity, &means, flow, prompts).await.map_err(|problem| told(name, problem))?;
+        self.signed_in(name)
+    }
+
+    /// Made at the first use: an agent that only runs previews reads no certificates.
+    fn http(&self) -> Result<&Http, SourceProblem> {
+        match self.http.get() {
+            Some(http) => Ok(http),
+            None => {
+                let made = Http::new()?;
+                Ok(self.http.get_or_init(|| made))
+            }
+        }
     }
 
     /// Writes down how a renewal ended, and sets the clock for the next one.

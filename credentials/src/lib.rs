@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod broker;
 mod delivery;
+mod http;
 pub mod identity;
 mod lease;
 pub mod outlet;
@@ -14,6 +15,7 @@ mod schedule;
 mod secret;
 pub mod secrets;
 mod source;
+pub use source::{Flow, Prompt};
 pub mod vault;
 
 pub use delivery::{Delivery, DeliveryProblem};

@@ -62,9 +62,12 @@ const LOCK_LIMIT: Duration = Duration::from_secs(10);
 /// Held while a file is read, changed and replaced, so that two writers do not lose each other's change.
 pub(crate) fn lock(folder: &Path) -> io::Result<File> {
     private_folder(folder)?;
-    let path = folder.join(".lock");
+    lock_at(&folder.join(".lock"), LOCK_LIMIT)
+}
+
+pub(crate) fn lock_at(path: &Path, limit: Duration) -> io::Result<File> {
     let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-    let deadline = Instant::now() + LOCK_LIMIT;
+    let deadline = Instant::now() + limit;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),

@@ -61,3 +61,36 @@ pub struct CredentialRequest {
     #[serde(default)]
     pub authtype: bool,
 }
+
+/// `POST /v1/identities/{identity}/login`, answered by one [`LoginEvent`] a line. Closing the stream ends it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LoginRequest {
+    pub flow: LoginFlow,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LoginFlow {
+    /// A page of the provider, which answers to the loopback of the agent's machine.
+    Browser,
+    /// A page opened anywhere, and a code typed into it.
+    Device,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "login", rename_all = "snake_case")]
+pub enum LoginEvent {
+    /// To be opened in a browser on this machine.
+    Open { url: String },
+    /// To be opened anywhere; the code is typed there, unless `complete_url` carries it.
+    Code {
+        url: String,
+        code: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        complete_url: Option<String>,
+    },
+    /// The last event: somebody signed in.
+    SignedIn,
+    /// The last event: nobody did.
+    Failed { problem: Problem },
+}

@@ -12,6 +12,7 @@ mod first_up;
 mod http;
 mod identities;
 mod keyring;
+mod logins;
 mod outlets;
 #[path = "../../drivers/tests/docker/private.rs"]
 mod private;

@@ -47,6 +47,24 @@ install_packages() {
   fi
 }
 
+# Real counterparts of credentials that distributions do not carry, in folders of their own.
+install_counterparts() {
+  export PDEV_TEST_NODE_MODULES=${PDEV_TEST_NODE_MODULES:-$cache/node/node_modules}
+  if [ ! -d "$PDEV_TEST_NODE_MODULES/oidc-provider" ]; then
+    if ! command -v npm >/dev/null; then
+      skip "machine: npm's oidc-provider: npm is not installed"
+    elif ! timeout 300 npm install --silent --no-audit --no-fund --prefix "$cache/node" oidc-provider@9 >"$logs/npm.log" 2>&1 </dev/null; then
+      skip "machine: npm's oidc-provider could not be installed (see $logs/npm.log)"
+    fi
+  fi
+  export PDEV_TEST_PYTHON=${PDEV_TEST_PYTHON:-$cache/python/bin/python3}
+  if ! "$PDEV_TEST_PYTHON" -c 'import moto, boto3, flask' >/dev/null 2>&1; then
+    if ! { timeout 60 python3 -m venv "$cache/python" && timeout 600 "$PDEV_TEST_PYTHON" -m pip install -q 'moto[server]' boto3; } >"$logs/pip.log" 2>&1 </dev/null; then
+      skip "machine: python's moto and boto3 could not be installed (see $logs/pip.log)"
+    fi
+  fi
+}
+
 install_toolchain() {
   if ! command -v cargo >/dev/null && [ -x "${HOME:-}/.cargo/bin/cargo" ]; then PATH=${HOME:-}/.cargo/bin:$PATH; fi
   command -v cargo >/dev/null || { echo "tests/run: cargo is not found; install Rust from https://rustup.rs" >&2; exit 2; }

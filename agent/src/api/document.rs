@@ -76,6 +76,13 @@ const ROUTES: &[Route] = &[
         None,
         ("204", "", None),
     ),
+    route(
+        "post",
+        "/v1/identities/{identity}/login",
+        "Sign a person in; one LoginEvent a line. Closing the stream ends it",
+        Some("LoginRequest"),
+        ("200", "application/x-ndjson", Some("LoginEvent")),
+    ),
     route("delete", "/v1/identities/{identity}/login", "Forget what a person signed in with", None, ("204", "", None)),
     route(
         "post",
@@ -156,6 +163,8 @@ pub fn document() -> Value {
     define::<Vec<protocol::identity::IdentityStatus>>("IdentityStatus[]", &mut schemas);
     define::<protocol::identity::CredentialRequest>("CredentialRequest", &mut schemas);
     schemas.remove("PreviewStatus[]");
+    define::<protocol::identity::LoginRequest>("LoginRequest", &mut schemas);
+    define::<protocol::identity::LoginEvent>("LoginEvent", &mut schemas);
     schemas.remove("IdentityStatus[]");
     let mut paths = Map::new();
     for route in ROUTES {

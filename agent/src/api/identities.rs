@@ -3,14 +3,18 @@
 //! The broker decides; here is only told who asks, by the connection's own word and the process table's.
 
 use axum::Json;
+use std::convert::Infallible;
+
 use axum::body::Bytes;
 use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use credentials::Secret;
 use credentials::broker::{Asker, BrokerProblem};
 use credentials::outlet::Outlet;
-use protocol::identity::{CredentialRequest, IdentityStatus};
+use credentials::{Flow, Prompt, Secret};
+use futures_util::stream::{self, StreamExt};
+use protocol::identity::{CredentialRequest, IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
+use tokio::sync::mpsc;
 
 use super::{Api, Body, Peer, Problem};
 use crate::convert;
@@ -34,6 +38,48 @@ pub(super) async fn keep(
     }
     api.shared.broker.keep(&identity, &secret).await.map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn login(
+    State(api): State<Api>,
+    Path(identity): Path<String>,
+    Body(request): Body<LoginRequest>,
+) -> Result<Response, Problem> {
+    // Known before the stream begins, so that a wrong name is an ordinary answer.
+    api.shared.broker.identity(&identity).map_err(refused)?;
+    let flow = match request.flow {
+        LoginFlow::Browser => Flow::Browser,
+        LoginFlow::Device => Flow::Device,
+    };
+    let (prompts, waiting) = mpsc::channel(4);
+    let broker = api.shared.broker.clone();
+    let outcome = async move {
+        match broker.login(&identity, flow, &prompts).await {
+            Ok(()) => LoginEvent::SignedIn,
+            Err(problem) => LoginEvent::Failed { problem: convert::broker_problem(problem) },
+        }
+    };
+    // The login is driven by the stream itself: when the reader goes away it is dropped, and its port with it.
+    let outcome = stream::once(outcome);
+    let asked =
+        stream::unfold(waiting, |mut waiting| async move { waiting.recv().await.map(|one| (event(one), waiting)) });
+    let lines = stream::select(asked, outcome).map(|event| {
+        let mut line = serde_json::to_vec(&event).unwrap_or_default();
+        line.push(b'\n');
+        Ok::<_, Infallible>(Bytes::from(line))
+    });
+    let spectator = api.shared.spectator();
+    let lines = lines.inspect(move |_| {
+        let _until_the_reader_leaves = &spectator;
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], axum::body::Body::from_stream(lines)).into_response())
+}
+
+fn event(prompt: Prompt) -> LoginEvent {
+    match prompt {
+        Prompt::Open { url } => LoginEvent::Open { url },
+        Prompt::Code { url, code, complete } => LoginEvent::Code { url, code, complete_url: complete },
+    }
 }
 
 pub(super) async fn sign_out(State(api): State<Api>, Path(identity): Path<String>) -> Result<StatusCode, Problem> {

@@ -14,7 +14,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use protocol::greeting::AgentInfo;
 use serde::Serialize;
@@ -49,7 +49,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/up", post(previews::up))
         .route("/v1/identities", get(identities::list))
         .route("/v1/identities/{identity}/secret", put(identities::keep))
-        .route("/v1/identities/{identity}/login", delete(identities::sign_out))
+        .route("/v1/identities/{identity}/login", post(identities::login).delete(identities::sign_out))
         .route("/v1/credentials", post(identities::credential))
         .route("/v1/credentials/rejected", post(identities::rejected))
         .route("/v1/previews", get(previews::list))

@@ -1,12 +1,14 @@
 //! `pdev login` and `pdev logout`: the one thing a person does for an identity.
 
+use client::LineStream;
 use credentials::identity::Identity;
+use protocol::identity::{LoginEvent, LoginFlow};
 use serde_json::json;
 
 use super::identity::{load, place};
 use super::vault::opened;
 use crate::context::Context;
-use crate::exit::{Failure, Outcome};
+use crate::exit::{self, Failure, Outcome};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -18,6 +20,12 @@ pub(crate) struct Arguments {
     /// An identity of yours
     #[arg(value_name = "IDENTITY")]
     identity: String,
+    /// How to sign in [default: the identity's `flow`, else a browser where one can be opened here]
+    #[arg(long, value_name = "FLOW", value_parser = ["browser", "device"])]
+    flow: Option<String>,
+    /// Print the page's address and open nothing
+    #[arg(long)]
+    no_open: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -31,6 +39,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let identity = known(&arguments.identity)?;
     match identity.kind {
         "static" => keep(&identity, context),
+        _ if identity.needs_login() => sign_in(&identity, arguments, context),
         _ => Err(Failure::wrong(format!("`{}` comes from `{}`, which needs no login", identity.name, identity.kind))
             .hint("Use it; `pdev identity` shows how it stands.")),
     }
@@ -58,6 +67,68 @@ fn keep(identity: &Identity, context: &Context) -> Outcome {
         Context::connect().await?.keep_identity_secret(&identity.name, bytes).await?;
         said(&identity.name, context)
     })
+}
+
+fn sign_in(identity: &Identity, arguments: &Arguments, context: &Context) -> Outcome {
+    let wanted = arguments.flow.as_deref().or(identity.text("flow"));
+    let flow = match wanted {
+        Some("browser") => LoginFlow::Browser,
+        Some("device") => LoginFlow::Device,
+        _ if browser_is_here() => LoginFlow::Browser,
+        _ => LoginFlow::Device,
+    };
+    // Opened here first: this process may ask the person to unlock the keyring, the agent may not.
+    drop(opened(&place()?, context)?);
+    Context::block_on(async {
+        let mut events = Context::connect().await?.login(&identity.name, flow).await?;
+        let watched = watch(&mut events, &identity.name, !arguments.no_open, context);
+        tokio::select! {
+            outcome = watched => outcome,
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(exit::INTERRUPTED, "interrupted", "the login was given up")),
+        }
+    })
+}
+
+async fn watch(events: &mut LineStream<LoginEvent>, name: &str, open: bool, context: &Context) -> Outcome {
+    while let Some(event) = events.next().await? {
+        if context.json && !matches!(event, LoginEvent::Failed { .. }) {
+            context.terminal.say_json(&event);
+        }
+        match event {
+            LoginEvent::Open { url } => {
+                let opened = open && context.terminal.person && open_page(&url);
+                let verb = if opened { "if no page opened, open this" } else { "open this" };
+                context.terminal.tell(&format!("{verb} in a browser on this machine:\n  {url}"));
+            }
+            LoginEvent::Code { url, code, complete_url } => {
+                context.terminal.tell(&format!(
+                    "open {url} anywhere and type the code  {}",
+                    context.terminal.paint_error.bold(&code)
+                ));
+                if let Some(complete) = complete_url {
+                    context.terminal.tell(&format!("or open {complete}"));
+                }
+            }
+            LoginEvent::SignedIn if context.json => return crate::done(),
+            LoginEvent::SignedIn => return said(name, context),
+            LoginEvent::Failed { problem } => return Err(Failure { exit: exit::FAILED, problem: Box::new(problem) }),
+        }
+    }
+    Err(Failure::failed("the agent ended before anybody signed in").hint(format!("`pdev login {name}` again.")))
+}
+
+/// Whether a browser opened here shows its page to the person, and reaches this machine's loopback.
+fn browser_is_here() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let remote = set("SSH_CONNECTION") || set("SSH_TTY");
+    !remote && (cfg!(target_os = "macos") || set("DISPLAY") || set("WAYLAND_DISPLAY"))
+}
+
+fn open_page(url: &str) -> bool {
+    let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+    let mut command = std::process::Command::new(program);
+    let silent = std::process::Stdio::null;
+    command.arg(url).stdin(silent()).stdout(silent()).stderr(silent()).spawn().is_ok()
 }
 
 fn said(name: &str, context: &Context) -> Outcome {

@@ -13,6 +13,7 @@ use std::time::Duration;
 pub use edit::{EditProblem, add, remove};
 pub use import::{Imported, from_aws, from_gcloud, from_kubeconfig};
 pub use kinds::{COMMON, Field, KINDS, Kind, Shape, kind};
+pub(crate) use read::is_safe_url;
 pub use read::{Finding, Identities, read};
 
 /// What a field was set to, in the file's own terms.

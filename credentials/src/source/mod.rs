@@ -1,10 +1,16 @@
 //! Where leases come from. Each source is asked through [`lease`]; what a person has to do once stands in `login`.
 
+mod device;
 mod exec;
 mod fixed;
+mod loopback;
+mod oidc;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use tokio::sync::mpsc;
+
+use crate::http::Http;
 use crate::identity::Identity;
 use crate::lease::Lease;
 use crate::vault::{Vault, VaultProblem};
@@ -29,13 +35,61 @@ pub enum SourceProblem {
 pub(crate) struct Means<'a> {
     /// Absent for sources that keep nothing.
     pub vault: Option<&'a Vault>,
+    pub http: Option<&'a Http>,
     pub now: i64,
 }
 
 impl<'a> Means<'a> {
+    fn http(&self) -> Result<&'a Http, SourceProblem> {
+        self.http.ok_or_else(|| SourceProblem::Refused("there is no network client".to_owned()))
+    }
+
     fn vault(&self) -> Result<&'a Vault, SourceProblem> {
         self.vault.ok_or_else(|| SourceProblem::Refused("the vault is not open".to_owned()))
     }
+}
+
+/// What a person is asked to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Prompt {
+    /// Open this page in a browser on this machine.
+    Open { url: String },
+    /// Open this page anywhere and type the code.
+    Code { url: String, code: String, complete: Option<String> },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    Browser,
+    Device,
+}
+
+/// Signs a person in. Cancelled by dropping it.
+pub(crate) async fn login(
+    identity: &Identity,
+    means: &Means<'_>,
+    flow: Flow,
+    prompts: &mpsc::Sender<Prompt>,
+) -> Result<(), SourceProblem> {
+    match identity.kind {
+        "oidc" => oidc::login(identity, means, flow, prompts).await,
+        other => Err(SourceProblem::Refused(format!("the source `{other}` needs no login"))),
+    }
+}
+
+async fn prompt(prompts: &mpsc::Sender<Prompt>, prompt: Prompt) -> Result<(), SourceProblem> {
+    let gone = |_| SourceProblem::Passing("nobody waits for this login any more".to_owned());
+    prompts.send(prompt).await.map_err(gone)
+}
+
+/// Another machine's words inside ours: one line, no control characters, not endless.
+fn words(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(200).collect()
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Whether the next lease comes without a person, once one has signed in.
@@ -46,6 +100,7 @@ pub(crate) fn needs_vault(identity: &Identity) -> bool {
 pub(crate) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
     match identity.kind {
         "exec" => exec::lease(identity, means.now).await,
+        "oidc" => oidc::lease(identity, means).await,
         "static" => fixed::lease(identity, means),
         other => Err(SourceProblem::Refused(format!("the source `{other}` cannot be used yet"))),
     }

@@ -15,6 +15,7 @@ mod secret_service;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ use crate::secret::Secret;
 type DataKey = Box<Zeroizing<[u8; KEY_BYTES]>>;
 
 const FORMAT: u32 = 1;
+/// A renewal under way in another process ends within this time.
+const FAMILY_LIMIT: Duration = Duration::from_secs(60);
 const CHECK: &str = "check";
 /// Beyond this a value is a mistake.
 pub const ITEM_BYTES_MAX: usize = 4 << 20;
@@ -117,6 +120,15 @@ impl Vault {
         let text = serde_json::to_vec_pretty(&vault.head).unwrap_or_default();
         place::replace(&path, &text).map_err(file("write", &path))?;
         Ok(vault)
+    }
+
+    /// Held while a token family is renewed, over all processes of this user.
+    pub(crate) async fn family(&self, item: &str) -> Result<fs::File, VaultProblem> {
+        let path = item_path(&self.folder, item)?.with_extension("lock");
+        let folder = self.folder.clone();
+        let locked = tokio::task::spawn_blocking(move || place::lock_at(&path, FAMILY_LIMIT)).await;
+        let locked = locked.unwrap_or_else(|error| Err(io::Error::other(error)));
+        locked.map_err(file("use", &folder))
     }
 
     /// Whether its folder still holds this vault; another process may have set it aside.

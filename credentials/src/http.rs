@@ -1,0 +1,217 @@
+//! The few HTTP calls of sources: bounded in time and size, over TLS with the system's roots, no redirects followed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+use zeroize::Zeroizing;
+
+use crate::identity::is_safe_url;
+use crate::source::SourceProblem;
+
+/// From the first packet to the last byte.
+const LIMIT: Duration = Duration::from_secs(20);
+const CONNECT_LIMIT: Duration = Duration::from_secs(8);
+const BODY_BYTES_MAX: usize = 1 << 20;
+const AGENT: &str = concat!("pdev/", env!("CARGO_PKG_VERSION"));
+
+pub(crate) struct Http {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+pub(crate) struct Answer {
+    pub status: u16,
+    /// The server's clock minus ours in milliseconds, where its `Date` says so and it is more than the header's second.
+    pub skew: i64,
+    pub body: Zeroizing<Vec<u8>>,
+    host: String,
+}
+
+impl Answer {
+    pub fn is_fine(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The body as JSON; the words never repeat it.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, SourceProblem> {
+        serde_json::from_slice(&self.body).map_err(|_| {
+            SourceProblem::Passing(format!(
+                "`{}` answered {} with something that is not what was asked for",
+                self.host, self.status
+            ))
+        })
+    }
+
+    /// An answer that says nothing of use.
+    pub fn unexpected(&self) -> SourceProblem {
+        let words = format!("`{}` answered {}", self.host, self.status);
+        if self.status == 429 || self.status >= 500 {
+            SourceProblem::Passing(words)
+        } else {
+            SourceProblem::Refused(words)
+        }
+    }
+}
+
+impl Http {
+    /// # Errors
+    /// When the system has no roots to trust.
+    pub fn new() -> Result<Self, SourceProblem> {
+        let provider = rustls::crypto::ring::default_provider();
+        let builder = HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(provider)
+            .map_err(|error| SourceProblem::Refused(format!("no certificates of this system can be used: {error}")))?;
+        let mut tcp = HttpConnector::new();
+        tcp.set_connect_timeout(Some(CONNECT_LIMIT));
+        tcp.enforce_http(false);
+        let connector = builder.https_or_http().enable_http1().wrap_connector(tcp);
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector) })
+    }
+
+    pub async fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer, SourceProblem> {
+        self.send(Method::GET, url, headers, Vec::new()).await
+    }
+
+    pub async fn post_form(&self, url: &str, fields: &[(&str, &str)]) -> Result<Answer, SourceProblem> {
+        let headers = [("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
+        self.send(Method::POST, url, &headers, form(fields).into_bytes()).await
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<Answer, SourceProblem> {
+        // Configuration was checked; this also holds for URLs that a server hands out.
+        if !is_safe_url(url) {
+            return Err(SourceProblem::Refused(format!("`{}` is no https URL", plain(url))));
+        }
+        let uri: Uri = url.parse().map_err(|_| SourceProblem::Refused(format!("`{}` is no URL", plain(url))))?;
+        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let mut request = Request::builder().method(method).uri(uri).header(header::USER_AGENT, AGENT);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|_| {
+            SourceProblem::Refused(format!("a header for `{host}` has letters that no header may have"))
+        })?;
+        let exchange = async {
+            let answer = self
+                .client
+                .request(request)
+                .await
+                .map_err(|error| SourceProblem::Passing(unreachable(&host, &error)))?;
+            let (status, skew) = (answer.status().as_u16(), skew(answer.headers()));
+            let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
+            let body =
+                body.map_err(|_| SourceProblem::Passing(format!("`{host}` broke its answer off, or sent over 1 MiB")))?;
+            let body = Zeroizing::new(body.to_bytes().to_vec());
+            Ok(Answer { status, skew, body, host: host.clone() })
+        };
+        let late = |_| SourceProblem::Passing(format!("`{host}` did not answer within {} s", LIMIT.as_secs()));
+        tokio::time::timeout(LIMIT, exchange).await.map_err(late)?
+    }
+}
+
+/// The innermost reason, which is the one that says something.
+fn unreachable(host: &str, error: &hyper_util::client::legacy::Error) -> String {
+    let mut reason: &dyn std::error::Error = error;
+    while let Some(inner) = reason.source() {
+        reason = inner;
+    }
+    format!("`{host}` cannot be reached: {reason}")
+}
+
+/// Seconds within which two clocks are the same: the header has no fractions, and the answer travelled.
+const SKEW_MIN: i64 = 5_000;
+
+fn skew(headers: &http::HeaderMap) -> i64 {
+    let date = headers.get(header::DATE).and_then(|value| value.to_str().ok());
+    // RFC 9110's date is RFC 2822's with `GMT` for the zone.
+    let date = date.and_then(|text| OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok());
+    let ours = OffsetDateTime::now_utc();
+    let difference = date.map_or(0, |date| i64::try_from((date - ours).whole_milliseconds()).unwrap_or(0));
+    if difference.abs() < SKEW_MIN { 0 } else { difference }
+}
+
+/// `application/x-www-form-urlencoded`.
+pub(crate) fn form(fields: &[(&str, &str)]) -> String {
+    let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    pairs.join("&")
+}
+
+/// RFC 3986: everything but the unreserved letters by its bytes; what SigV4 wants too.
+pub(crate) fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// The pairs of a query, decoded.
+pub(crate) fn query(text: &str) -> Vec<(String, String)> {
+    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let escape = (first == b'%').then(|| after.get(..2)).flatten();
+        let value = escape.and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
+        match value {
+            Some(value) => {
+                bytes.push(value);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(if first == b'+' { b' ' } else { first });
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn plain(url: &str) -> String {
+    url.split('?').next().unwrap_or_default().chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_and_queries() {
+        assert_eq!(form(&[("a", "b c/ü&="), ("d", "~-._")]), "a=b%20c%2F%C3%BC%26%3D&d=~-._");
+        assert_eq!(
+            query("a=b%20c+d&e=%C3%BC&f=%zz&g"),
+            [("a".into(), "b c d".into()), ("e".into(), "ü".into()), ("f".into(), "%zz".into())]
+        );
+    }
+
+    #[test]
+    fn clocks() {
+        let mut headers = http::HeaderMap::new();
+        headers.insert(header::DATE, "Tue, 15 Nov 1994 08:12:31 GMT".parse().unwrap());
+        assert!(skew(&headers) < -1_000_000_000);
+        headers.insert(header::DATE, "now".parse().unwrap());
+        assert_eq!(skew(&headers), 0);
+    }
+}

@@ -1,0 +1,213 @@
+//! The browser's answer on the loopback (RFC 8252, section 7.3): one request, checked `state` and `iss`, then closed.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest::{SHA256, digest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::SourceProblem;
+use crate::http::query;
+use crate::vault::random;
+
+/// A person looks for a second factor in another room.
+const PERSON_LIMIT: Duration = Duration::from_secs(600);
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+const REQUEST_BYTES_MAX: usize = 16 << 10;
+
+pub(super) struct Loopback {
+    listener: TcpListener,
+    port: u16,
+    path: &'static str,
+    pub state: String,
+    pub verifier: String,
+}
+
+impl Loopback {
+    /// `port` 0 is any; never another address than the loopback's.
+    pub async fn bind(port: u16, path: &'static str) -> Result<Self, SourceProblem> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            SourceProblem::Refused(format!("the port {port} for the browser's answer cannot be used: {error}"))
+        })?;
+        let port = listener.local_addr().map(|address| address.port()).unwrap_or(port);
+        // 32 random bytes are 43 letters: the least that RFC 7636, section 4.1 allows, and its advice.
+        let word = || URL_SAFE_NO_PAD.encode(random::<32>());
+        Ok(Self { listener, port, path, state: word(), verifier: word() })
+    }
+
+    pub fn redirect(&self) -> String {
+        format!("http://127.0.0.1:{}{}", self.port, self.path)
+    }
+
+    /// RFC 7636, section 4.2: S256.
+    pub fn challenge(&self) -> String {
+        URL_SAFE_NO_PAD.encode(digest(&SHA256, self.verifier.as_bytes()))
+    }
+
+    /// Waits for the code. `issuer`: what RFC 9207's `iss` must be, and whether it must be there.
+    pub async fn code(self, issuer: Option<(&str, bool)>) -> Result<String, SourceProblem> {
+        let wait = async {
+            loop {
+                let (stream, _) =
+                    self.listener.accept().await.map_err(|error| SourceProblem::Passing(error.to_string()))?;
+                // A browser also asks for an icon, and opens connections that it never uses.
+                let Ok(answered) = tokio::time::timeout(REQUEST_LIMIT, self.answer(stream, issuer)).await else {
+                    continue;
+                };
+                if let Some(outcome) = answered {
+                    return outcome;
+                }
+            }
+        };
+        let late =
+            |_| SourceProblem::Passing(format!("nobody signed in within {} minutes", PERSON_LIMIT.as_secs() / 60));
+        tokio::time::timeout(PERSON_LIMIT, wait).await.map_err(late)?
+    }
+
+    /// `None`: not the answer that is waited for.
+    async fn answer(
+        &self,
+        mut stream: TcpStream,
+        issuer: Option<(&str, bool)>,
+    ) -> Option<Result<String, SourceProblem>> {
+        let head = head(&mut stream).await?;
+        let mut lines = head.lines();
+        let target = lines.next()?.strip_prefix("GET ")?.split(' ').next()?.to_owned();
+        let host = lines.find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("host").then(|| value.trim().to_owned())
+        });
+        // A page that made a name point here is not the provider's redirect.
+        let ours = host.as_deref() == Some(format!("127.0.0.1:{}", self.port).as_str());
+        let asked = target.strip_prefix(self.path).and_then(|rest| rest.strip_prefix('?')).filter(|_| ours);
+        let Some(asked) = asked else {
+            reply(&mut stream, "404 Not Found", "This address only waits for one sign-in.").await;
+            return None;
+        };
+        let pairs = query(asked);
+        let get = |key: &str| pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+        if !same(get("state").unwrap_or_default(), &self.state) {
+            reply(&mut stream, "400 Bad Request", "This answer belongs to another sign-in.").await;
+            return None;
+        }
+        let outcome = code(get("code"), get("error"), get("error_description"), get("iss"), issuer);
+        let (status, words) = match &outcome {
+            Ok(_) => ("200 OK", "Signed in. You may close this page.".to_owned()),
+            Err(problem) => ("400 Bad Request", problem.to_string()),
+        };
+        reply(&mut stream, status, &words).await;
+        Some(outcome)
+    }
+}
+
+fn code(
+    code: Option<&str>,
+    error: Option<&str>,
+    description: Option<&str>,
+    iss: Option<&str>,
+    issuer: Option<(&str, bool)>,
+) -> Result<String, SourceProblem> {
+    match (issuer, iss) {
+        (Some((expected, _)), Some(iss)) if iss != expected => {
+            return Err(SourceProblem::Refused("the answer came from another provider (`iss` differs)".to_owned()));
+        }
+        (Some((_, true)), None) => {
+            return Err(SourceProblem::Refused("the answer does not name its provider (`iss` is missing)".to_owned()));
+        }
+        _ => {}
+    }
+    match (error, code) {
+        (Some("access_denied"), _) => Err(SourceProblem::Refused("the request was denied".to_owned())),
+        (Some(error), _) => {
+            let more = description.map(|text| format!(": {}", super::words(text))).unwrap_or_default();
+            Err(SourceProblem::Refused(format!("the provider answered `{}`{more}", super::words(error))))
+        }
+        (None, Some(code)) if !code.is_empty() => Ok(code.to_owned()),
+        _ => Err(SourceProblem::Refused("the answer has no code".to_owned())),
+    }
+}
+
+/// In constant time: the state is a secret until it is used.
+fn same(one: &str, two: &str) -> bool {
+    one.len() == two.len() && one.bytes().zip(two.bytes()).fold(0, |seen, (a, b)| seen | (a ^ b)) == 0
+}
+
+async fn head(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    while !bytes.windows(4).any(|four| four == b"\r\n\r\n") {
+        let mut part = [0; 2048];
+        let count = stream.read(&mut part).await.ok().filter(|count| *count > 0)?;
+        bytes.extend_from_slice(&part[..count]);
+        if bytes.len() > REQUEST_BYTES_MAX {
+            return None;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+async fn reply(stream: &mut TcpStream, status: &str, words: &str) {
+    let safe = words.replace('&', "&amp;").replace('<', "&lt;");
+    let body = format!("<!doctype html><meta charset=utf-8><title>pdev</title><p>{safe}\n");
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
+         content-security-policy: default-src 'none'\r\nreferrer-policy: no-referrer\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    let _the_browser_may_be_gone = stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await;
+    let _the_browser_may_be_gone = stream.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_challenge_of_rfc_7636_appendix_b() {
+        let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+        let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes()));
+        assert_eq!(challenge, "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+    }
+
+    async fn ask(port: u16, target: &str, host: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn only_the_right_answer_ends_the_wait() {
+        let loopback = Loopback::bind(0, "/callback").await.unwrap();
+        let (port, state) = (loopback.port, loopback.state.clone());
+        let waiting = tokio::spawn(async move { loopback.code(Some(("https://i", true))).await });
+        let host = format!("127.0.0.1:{port}");
+        assert!(ask(port, "/favicon.ico", &host).await.starts_with("HTTP/1.1 404"));
+        assert!(ask(port, "/callback?code=x&state=wrong", &host).await.starts_with("HTTP/1.1 400"));
+        assert!(
+            ask(port, &format!("/callback?code=x&state={state}"), "evil.example").await.starts_with("HTTP/1.1 404")
+        );
+        let answer = ask(port, &format!("/callback?code=a%2Fb&state={state}&iss=https%3A%2F%2Fi"), &host).await;
+        assert!(answer.contains("Signed in"), "{answer}");
+        assert_eq!(waiting.await.unwrap().unwrap(), "a/b");
+        assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err(), "it still listens");
+    }
+
+    #[test]
+    fn answers_that_are_no_code() {
+        let issuer = Some(("https://i", true));
+        for (given, expected) in [
+            (code(Some("c"), None, None, Some("https://other"), issuer), "`iss` differs"),
+            (code(Some("c"), None, None, None, issuer), "`iss` is missing"),
+            (code(None, Some("access_denied"), None, Some("https://i"), issuer), "was denied"),
+            (code(None, Some("server_error"), Some("<b>\u{7}x"), None, None), "`server_error`: <b>x"),
+            (code(None, None, None, None, None), "has no code"),
+        ] {
+            assert!(given.as_ref().unwrap_err().to_string().contains(expected), "{expected}: {given:?}");
+        }
+    }
+}

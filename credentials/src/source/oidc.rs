@@ -1,0 +1,362 @@
+//! Any OpenID Connect provider: a person signs in once, the refresh token stays in the vault, and each renewal that
+//! rotates it (RFC 6749, section 6) is on the disk before the new access token is handed out.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::device::{Poll, Step};
+use super::loopback::Loopback;
+use super::{Flow, Means, Prompt, SourceProblem, now, words};
+use crate::http::form;
+use crate::identity::Identity;
+use crate::lease::{Lease, Material, Times};
+use crate::secret::Secret;
+
+/// When the provider does not say how long a token lives.
+const LIFE_SECONDS: u64 = 300;
+const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
+/// What the vault keeps. Field names are on the disk: new ones need a default.
+#[derive(Serialize, Deserialize, Default)]
+struct Login {
+    issuer: String,
+    client_id: String,
+    token_endpoint: String,
+    #[serde(default)]
+    refresh_token: Option<String>,
+    /// Kept only where there is no refresh token: then it is all there is.
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    expires_at: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    issuer: String,
+    token_endpoint: String,
+    authorization_endpoint: Option<String>,
+    device_authorization_endpoint: Option<String>,
+    #[serde(default)]
+    authorization_response_iss_parameter_supported: bool,
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    access_token: String,
+    #[serde(default)]
+    id_token: Option<String>,
+    #[serde(default)]
+    refresh_token: Option<String>,
+    #[serde(default)]
+    expires_in: Option<u64>,
+}
+
+/// RFC 6749, section 5.2.
+#[derive(Deserialize, Default)]
+struct Refusal {
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    error_description: Option<String>,
+}
+
+pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    let item = super::login_item(identity);
+    let vault = means.vault()?;
+    // Two agents of one user must not spend the same refresh token: providers then revoke the whole family.
+    let _alone = vault.family(&item).await?;
+    let kept = vault.get(&item)?.ok_or_else(|| never(identity))?;
+    let mut login: Login = serde_json::from_slice(kept.expose()).map_err(|_| never(identity))?;
+    if Some(login.issuer.as_str()) != identity.text("issuer")
+        || Some(login.client_id.as_str()) != identity.text("client_id")
+    {
+        let words = format!("`{}` was pointed at another provider or client since the last login", identity.name);
+        return Err(SourceProblem::NeedsLogin(words));
+    }
+    let Some(refresh_token) = login.refresh_token.clone() else { return only_lease(identity, login, means.now) };
+    let fields = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", refresh_token.as_str()),
+        ("client_id", login.client_id.as_str()),
+    ];
+    let answer = means.http()?.post_form(&login.token_endpoint, &fields).await?;
+    if !answer.is_fine() {
+        let refusal: Refusal = answer.json().unwrap_or_default();
+        return Err(match refusal.error.as_str() {
+            "invalid_grant" => {
+                SourceProblem::NeedsLogin(format!("the login of `{}` has ended or was revoked", identity.name))
+            }
+            "" => answer.unexpected(),
+            _ => SourceProblem::Refused(said(&refusal)),
+        });
+    }
+    let tokens: Tokens = answer.json()?;
+    if let Some(next) = tokens.refresh_token.clone().filter(|next| *next != refresh_token) {
+        login.refresh_token = Some(next);
+        keep(vault, &item, &login)?;
+    }
+    leased(identity, tokens, answer.skew)
+}
+
+fn never(identity: &Identity) -> SourceProblem {
+    SourceProblem::NeedsLogin(format!("nobody has signed in as `{}`", identity.name))
+}
+
+/// Without a refresh token, until the one token ends.
+fn only_lease(identity: &Identity, login: Login, now: i64) -> Result<Lease, SourceProblem> {
+    let lasts = login.expires_at.is_none_or(|end| end > now);
+    match login.token.filter(|_| lasts) {
+        Some(token) => Ok(Lease {
+            material: Material::Token(Secret::new(token.into_bytes())),
+            times: Times { issued_at: now, expires_at: login.expires_at, skew: 0 },
+        }),
+        None => Err(SourceProblem::NeedsLogin(format!(
+            "the login of `{}` has ended, and its provider gave no refresh token",
+            identity.name
+        ))),
+    }
+}
+
+fn leased(identity: &Identity, tokens: Tokens, skew: i64) -> Result<Lease, SourceProblem> {
+    let (now, life) = (now(), tokens.expires_in.unwrap_or(LIFE_SECONDS));
+    let mut times = Times::lasting(now, std::time::Duration::from_secs(life));
+    let token = match identity.text("token") {
+        Some("id") => {
+            let token = tokens.id_token.ok_or_else(|| {
+                SourceProblem::Refused("the provider gave no id token; is `openid` among the scopes?".to_owned())
+            })?;
+            // An absolute end by the provider's clock.
+            if let Some(end) = claims(&token).and_then(|claims| claims["exp"].as_i64()) {
+                times = Times { expires_at: Some(end * 1000), skew, ..times };
+            }
+            token
+        }
+        _ => tokens.access_token,
+    };
+    Ok(Lease { material: Material::Token(Secret::new(token.into_bytes())), times })
+}
+
+fn keep(vault: &crate::vault::Vault, item: &str, login: &Login) -> Result<(), SourceProblem> {
+    let bytes = serde_json::to_vec(login).unwrap_or_default();
+    Ok(vault.put(item, &Secret::new(bytes))?)
+}
+
+/// Signs a person in; what they have to do is sent as prompts.
+pub(super) async fn login(
+    identity: &Identity,
+    means: &Means<'_>,
+    flow: Flow,
+    prompts: &mpsc::Sender<Prompt>,
+) -> Result<(), SourceProblem> {
+    let issuer = identity.text("issuer").unwrap_or_default();
+    let metadata = discovered(issuer, means).await?;
+    let tokens = match flow {
+        Flow::Browser => browser(identity, &metadata, means, prompts).await?,
+        Flow::Device => device(identity, &metadata, means, prompts).await?,
+    };
+    let client_id = identity.text("client_id").unwrap_or_default().to_owned();
+    if let Some(token) = &tokens.id_token {
+        meant_for_us(token, issuer, &client_id)?;
+    }
+    let mut login = Login {
+        issuer: issuer.to_owned(),
+        client_id,
+        token_endpoint: metadata.token_endpoint,
+        refresh_token: tokens.refresh_token.clone(),
+        ..Login::default()
+    };
+    if login.refresh_token.is_none() {
+        let lease = leased(identity, tokens, 0)?;
+        login.expires_at = lease.times.expires_at;
+        if let Material::Token(token) = &lease.material {
+            login.token = Some(String::from_utf8_lossy(token.expose()).into_owned());
+        }
+    }
+    let item = super::login_item(identity);
+    let vault = means.vault()?;
+    let _alone = vault.family(&item).await?;
+    keep(vault, &item, &login)
+}
+
+async fn discovered(issuer: &str, means: &Means<'_>) -> Result<Metadata, SourceProblem> {
+    let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+    let answer = means.http()?.get(&url, &[("accept", "application/json")]).await?;
+    if !answer.is_fine() {
+        return Err(answer.unexpected());
+    }
+    let metadata: Metadata = answer.json()?;
+    // OpenID Connect Discovery, section 4.3: the names must be the same, or another provider could take its place.
+    if metadata.issuer != issuer {
+        let words = format!("`{url}` speaks for `{}`; write exactly that as `issuer`", words(&metadata.issuer));
+        return Err(SourceProblem::Refused(words));
+    }
+    Ok(metadata)
+}
+
+fn scopes(identity: &Identity) -> String {
+    identity.list("scopes").map_or_else(|| "openid offline_access".to_owned(), |scopes| scopes.join(" "))
+}
+
+async fn browser(
+    identity: &Identity,
+    metadata: &Metadata,
+    means: &Means<'_>,
+    prompts: &mpsc::Sender<Prompt>,
+) -> Result<Tokens, SourceProblem> {
+    let endpoint = metadata.authorization_endpoint.as_deref();
+    let endpoint = endpoint.ok_or_else(|| SourceProblem::Refused("the provider has no sign-in page".to_owned()))?;
+    let port = identity.number("port").and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+    let loopback = Loopback::bind(port, "/callback").await?;
+    let (redirect, challenge, verifier) = (loopback.redirect(), loopback.challenge(), loopback.verifier.clone());
+    let client_id = identity.text("client_id").unwrap_or_default();
+    let scopes = scopes(identity);
+    let mut asked = vec![
+        ("response_type", "code"),
+        ("client_id", client_id),
+        ("redirect_uri", redirect.as_str()),
+        ("scope", scopes.as_str()),
+        ("state", loopback.state.as_str()),
+        ("code_challenge", challenge.as_str()),
+        ("code_challenge_method", "S256"),
+    ];
+    if scopes.contains("offline_access") {
+        // OpenID Connect Core, section 11: without it the provider must ignore `offline_access`.
+        asked.push(("prompt", "consent"));
+    }
+    let glue = if endpoint.contains('?') { '&' } else { '?' };
+    super::prompt(prompts, Prompt::Open { url: format!("{endpoint}{glue}{}", form(&asked)) }).await?;
+    let issuer = (metadata.issuer.as_str(), metadata.authorization_response_iss_parameter_supported);
+    let code = loopback.code(Some(issuer)).await?;
+    let fields = [
+        ("grant_type", "authorization_code"),
+        ("code", code.as_str()),
+        ("redirect_uri", redirect.as_str()),
+        ("client_id", client_id),
+        ("code_verifier", verifier.as_str()),
+    ];
+    let answer = means.http()?.post_form(&metadata.token_endpoint, &fields).await?;
+    if !answer.is_fine() {
+        let refusal: Refusal = answer.json().unwrap_or_default();
+        return Err(if refusal.error.is_empty() {
+            answer.unexpected()
+        } else {
+            SourceProblem::Refused(said(&refusal))
+        });
+    }
+    answer.json()
+}
+
+#[derive(Deserialize)]
+struct DeviceCode {
+    device_code: String,
+    user_code: String,
+    verification_uri: String,
+    #[serde(default)]
+    verification_uri_complete: Option<String>,
+    expires_in: u64,
+    #[serde(default)]
+    interval: Option<u64>,
+}
+
+async fn device(
+    identity: &Identity,
+    metadata: &Metadata,
+    means: &Means<'_>,
+    prompts: &mpsc::Sender<Prompt>,
+) -> Result<Tokens, SourceProblem> {
+    let endpoint = metadata.device_authorization_endpoint.as_deref();
+    let endpoint = endpoint.ok_or_else(|| {
+        SourceProblem::Refused("the provider offers no sign-in by code; use `--flow browser`".to_owned())
+    })?;
+    let (client_id, scopes) = (identity.text("client_id").unwrap_or_default(), scopes(identity));
+    let mut fields = vec![("client_id", client_id), ("scope", scopes.as_str())];
+    if scopes.contains("offline_access") {
+        fields.push(("prompt", "consent"));
+    }
+    let answer = means.http()?.post_form(endpoint, &fields).await?;
+    if !answer.is_fine() {
+        let refusal: Refusal = answer.json().unwrap_or_default();
+        return Err(if refusal.error.is_empty() {
+            answer.unexpected()
+        } else {
+            SourceProblem::Refused(said(&refusal))
+        });
+    }
+    let code: DeviceCode = answer.json()?;
+    let prompt =
+        Prompt::Code { url: code.verification_uri, code: code.user_code, complete: code.verification_uri_complete };
+    super::prompt(prompts, prompt).await?;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(code.expires_in.min(3600));
+    let mut poll = Poll::new(code.interval);
+    let fields = [("grant_type", DEVICE_GRANT), ("device_code", code.device_code.as_str()), ("client_id", client_id)];
+    loop {
+        if tokio::time::Instant::now() + poll.interval() > deadline {
+            return Err(SourceProblem::Refused("the code has expired before it was confirmed".to_owned()));
+        }
+        tokio::time::sleep(poll.interval()).await;
+        let answer = match means.http()?.post_form(&metadata.token_endpoint, &fields).await {
+            Ok(answer) if answer.is_fine() => return answer.json(),
+            Ok(answer) => answer,
+            Err(SourceProblem::Passing(_)) => {
+                poll.unreachable();
+                continue;
+            }
+            Err(other) => return Err(other),
+        };
+        let refusal: Refusal = answer.json().unwrap_or_default();
+        if refusal.error.is_empty() {
+            match answer.unexpected() {
+                SourceProblem::Passing(_) => poll.unreachable(),
+                other => return Err(other),
+            }
+        } else if let Step::Over(words) = poll.refused(&refusal.error, refusal.error_description.as_deref()) {
+            return Err(SourceProblem::Refused(words));
+        }
+    }
+}
+
+fn said(refusal: &Refusal) -> String {
+    let more = refusal.error_description.as_deref().map(|text| format!(": {}", words(text))).unwrap_or_default();
+    format!("the provider answered `{}`{more}", words(&refusal.error))
+}
+
+/// The claims of a token, unverified: it came straight from the token endpoint over TLS, which OpenID Connect Core,
+/// section 3.1.3.7 point 6 takes in place of the signature.
+fn claims(token: &str) -> Option<Value> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?).ok()
+}
+
+fn meant_for_us(token: &str, issuer: &str, client_id: &str) -> Result<(), SourceProblem> {
+    let claims = claims(token).ok_or_else(|| SourceProblem::Refused("the id token is no JWT".to_owned()))?;
+    let audience = match &claims["aud"] {
+        Value::Array(all) => all.iter().any(|one| one == client_id),
+        one => one == client_id,
+    };
+    if claims["iss"] != issuer || !audience {
+        return Err(SourceProblem::Refused("the id token was made by or for somebody else (`iss`, `aud`)".to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(claims: &str) -> String {
+        format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn id_tokens_of_others_are_refused() {
+        let check = |claims: &str| meant_for_us(&token(claims), "https://i", "me").is_ok();
+        assert!(check(r#"{"iss":"https://i","aud":"me"}"#));
+        assert!(check(r#"{"iss":"https://i","aud":["other","me"]}"#));
+        assert!(!check(r#"{"iss":"https://i","aud":"other"}"#));
+        assert!(!check(r#"{"iss":"https://j","aud":"me"}"#));
+        assert!(meant_for_us("garbage", "https://i", "me").is_err());
+    }
+}

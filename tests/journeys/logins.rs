@@ -1,0 +1,163 @@
+//! Signing in at a real OpenID Connect provider, and staying signed in.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::http::get;
+use crate::outlets::identities;
+use crate::sandbox::{Said, Sandbox, eventually, finish, signal};
+
+fn tests(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials").join(file)
+}
+
+struct Provider {
+    child: Child,
+    port: u16,
+}
+
+impl Provider {
+    /// `None`, said as skipped, where npm's oidc-provider is not installed.
+    fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
+        let cache = std::env::var_os("PDEV_TEST_CACHE").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/pdev-tests")));
+        let modules = std::env::var_os("PDEV_TEST_NODE_MODULES").map(PathBuf::from);
+        let modules = modules
+            .or_else(|| Some(cache?.join("node/node_modules")))
+            .filter(|path| path.join("oidc-provider").is_dir());
+        let Some(modules) = modules else {
+            println!("skipped: {journey}: npm's oidc-provider is not installed");
+            return None;
+        };
+        let port_file = sandbox.path("provider-port");
+        let mut node = Command::new("node");
+        node.arg(tests("provider.mjs")).arg(&port_file).env("PDEV_TEST_NODE_MODULES", modules);
+        let child = node.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        eventually("the provider listens", Duration::from_secs(30), || port_file.exists());
+        let port = fs::read_to_string(port_file).unwrap().parse().unwrap();
+        Some(Self { child, port })
+    }
+
+    fn renewals(&self) -> u64 {
+        let stats: Value = serde_json::from_str(&get("127.0.0.1", self.port, "/test/stats").body).unwrap();
+        stats["refresh_token"].as_u64().unwrap()
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn with_vault(sandbox: &Sandbox, provider: &Provider) -> PathBuf {
+    let issuer = format!("http://127.0.0.1:{}", provider.port);
+    identities(
+        sandbox,
+        &format!(
+            "[idp]\nsource = \"oidc\"\nissuer = \"{issuer}\"\nclient_id = \"pdev\"\n[lost]\nsource = \"oidc\"\nissuer = \"{issuer}/nowhere\"\nclient_id = \"pdev\"\n"
+        ),
+    );
+    let passphrase = sandbox.path("passphrase");
+    fs::write(&passphrase, "a long enough passphrase").unwrap();
+    fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
+    passphrase
+}
+
+/// Signs in as a person would: reads what pdev asks for, does it, waits for the end.
+#[track_caller]
+fn sign_in(sandbox: &Sandbox, passphrase: &Path, flow: &str) {
+    let mut login = sandbox.command(&sandbox.project(), &["login", "idp", "--flow", flow, "--no-open", "--json"]);
+    login.env("PDEV_VAULT_PASSPHRASE_FILE", passphrase).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut login = login.spawn().unwrap();
+    let mut lines = BufReader::new(login.stdout.take().unwrap()).lines();
+    let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let page = asked["complete_url"].as_str().or(asked["url"].as_str()).unwrap_or_else(|| panic!("{asked}"));
+    let mut person = Command::new("python3");
+    person.arg(tests("person.py")).arg(page);
+    let person = finish(person, Duration::from_secs(60)).ok();
+    let last: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(last["login"], "signed_in", "{last}\n{}", person.all());
+    assert!(login.wait().unwrap().success());
+}
+
+fn token(sandbox: &Sandbox) -> Said {
+    sandbox.pdev(&["credential", "token", "idp"])
+}
+
+fn kill_agent(sandbox: &Sandbox) {
+    let pid = sandbox.agent_pid().unwrap();
+    signal(pid, "KILL");
+    eventually("the agent is gone", Duration::from_secs(10), || !Path::new(&format!("/proc/{pid}/exe")).exists());
+}
+
+#[test]
+fn a_code_typed_elsewhere_signs_in_and_rotation_survives_killed_agents() {
+    let sandbox = Sandbox::bare();
+    let Some(provider) = Provider::start("signing in by a code", &sandbox) else { return };
+    let passphrase = with_vault(&sandbox, &provider);
+    token(&sandbox).fails_with(1).says("there is no keyring");
+    sign_in(&sandbox, &passphrase, "device");
+    let first = token(&sandbox).ok().out;
+    assert!(first.len() > 20, "{first}");
+    assert_eq!(token(&sandbox).ok().out, first, "it was fetched again although it lasts");
+    sandbox.pdev(&["identity"]).ok().says("ready");
+    assert_eq!(provider.renewals(), 1);
+
+    // Each answer was preceded by the new refresh token on the disk: the next agent goes on from there.
+    let rotations: u64 = std::env::var("PDEV_ROTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    for _ in 0..rotations {
+        kill_agent(&sandbox);
+        token(&sandbox).ok();
+    }
+    assert_eq!(provider.renewals(), 1 + rotations);
+
+    // Fifty helpers at once that find no agent: one agent, one renewal.
+    kill_agent(&sandbox);
+    let tokens: Vec<String> = std::thread::scope(|scope| {
+        let askers: Vec<_> = (0..50).map(|_| scope.spawn(|| token(&sandbox).ok().out)).collect();
+        askers.into_iter().map(|asker| asker.join().unwrap()).collect()
+    });
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    assert_eq!(provider.renewals(), 2 + rotations);
+
+    let mut grep = Command::new("grep");
+    grep.args(["-rlsF", &tokens[0]]).arg(sandbox.path("home")).arg(sandbox.path("run"));
+    assert_eq!(finish(grep, Duration::from_secs(20)).out, "", "the token lies on the disk");
+
+    // A spent refresh token (an old backup put back) ends the login; that is said, with the way out.
+    let file = sandbox.path("home/.local/share/pdev/credentials/vault/login~idp.sealed");
+    let spent = fs::read(&file).unwrap();
+    kill_agent(&sandbox);
+    token(&sandbox).ok();
+    kill_agent(&sandbox);
+    fs::write(&file, spent).unwrap();
+    token(&sandbox).fails_with(1).says("has ended or was revoked").says("`pdev login idp` signs in");
+    sandbox.pdev(&["identity"]).ok().says("needs login");
+}
+
+#[test]
+fn the_browser_signs_in_over_the_loopback() {
+    let sandbox = Sandbox::bare();
+    let Some(provider) = Provider::start("signing in by the browser", &sandbox) else { return };
+    let passphrase = with_vault(&sandbox, &provider);
+    sign_in(&sandbox, &passphrase, "browser");
+    token(&sandbox).ok();
+    sandbox.pdev(&["logout", "idp"]).ok();
+    token(&sandbox).fails_with(1).says("nobody has signed in as `idp`");
+    let lost = sandbox.pdev(&["login", "lost", "--flow", "device"]).fails_with(1);
+    assert!(lost.err.contains("answered 404"), "{}", lost.all());
+    let port = provider.port;
+    drop(provider);
+    sandbox
+        .pdev(&["login", "idp", "--flow", "device"])
+        .fails_with(1)
+        .says(&format!("`127.0.0.1:{port}` cannot be reached"));
+}
