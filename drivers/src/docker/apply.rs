@@ -1,6 +1,7 @@
 //! One step at the engine. Safe to repeat: what is there is returned, what is gone counts as removed.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bollard::Docker as Engine;
@@ -109,7 +110,7 @@ async fn create(site: &Site<'_>, scope: &Scope, name: &str) -> Result<Performed,
 /// What containers call to reach this machine: the network's gateway, or the engine's own word for its host where the
 /// gateway is not here.
 fn way_out(site: &Site<'_>, network: &Network) -> String {
-    let gateway = observe::gateway(network).filter(|address| address.is_ipv4());
+    let gateway = observe::gateway(network).filter(IpAddr::is_ipv4);
     match gateway.filter(|address| !site.endpoint.apart && observe::is_ours(*address)) {
         Some(address) => address.to_string(),
         None => "host-gateway".to_owned(),

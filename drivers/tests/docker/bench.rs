@@ -73,8 +73,10 @@ impl Bench {
     }
 
     pub fn at(around: Surroundings, case: &str, units: Vec<Unit>) -> Self {
+        // Names begin with the id's first characters: what a failed run left behind shall not be in the way.
+        let id = format!("{:04x}{:x<6.6}", std::process::id() & 0xffff, case.replace('-', ""));
         let name = PreviewName {
-            id: PreviewId(format!("{:x<4.4}{}", case.replace('-', ""), std::process::id())),
+            id: PreviewId(id),
             app: "gaps".to_owned(),
             branch: case.to_owned(),
             environment: "local".to_owned(),
