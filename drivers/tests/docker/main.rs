@@ -8,3 +8,4 @@ mod objects;
 mod private;
 mod promises;
 mod pull;
+mod tls;

@@ -1,0 +1,98 @@
+//! The machine's engine behind TLS: a listener of the test asks for certificates and passes everything on.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use drivers::docker::{Docker, Surroundings};
+use drivers::driver::ProblemKind;
+use plan::step::Action;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, UnixStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::bench::{Bench, STAYS, create, missing, shell};
+
+const SOCKET: &str = "/var/run/docker.sock";
+
+/// An authority of a day, the engine's certificate for 127.0.0.1, and ours.
+fn certificates(folder: &Path) -> bool {
+    let script = "
+        openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=ca -keyout ca-key.pem -out ca.pem
+        printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth\\n' > server.ext
+        printf 'extendedKeyUsage=clientAuth\\n' > client.ext
+        for who in server client; do
+            openssl req -newkey rsa:2048 -nodes -subj /CN=$who -keyout $who-key.pem -out $who.csr
+            openssl x509 -req -days 1 -in $who.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial \
+                -extfile $who.ext -out $who.pem
+        done
+        cp client.pem cert.pem; cp client-key.pem key.pem";
+    let mut command = Command::new("sh");
+    command.args(["-ec", script]).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn server(folder: &Path) -> ServerConfig {
+    let certificate = |name: &str| CertificateDer::from_pem_file(folder.join(name)).expect("a certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate("ca.pem")).expect("an authority");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let key = PrivateKeyDer::from_pem_file(folder.join("server-key.pem")).expect("a key");
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(clients.build().expect("a verifier"))
+        .with_single_cert(vec![certificate("server.pem")], key)
+        .expect("an identity")
+}
+
+async fn pass_on(listener: TcpListener, acceptor: TlsAcceptor) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            let mut near = acceptor.accept(stream).await?;
+            let mut far = UnixStream::connect(SOCKET).await?;
+            tokio::io::copy_bidirectional(&mut near, &mut far).await
+        });
+    }
+}
+
+#[tokio::test]
+async fn an_engine_behind_tls_is_spoken_to_and_counts_as_far() {
+    if missing().await {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    if !Path::new(SOCKET).exists() || !certificates(folder.path()) {
+        writeln!(std::io::stderr(), "skipped: no engine's socket or no openssl").expect("standard error is open");
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let host = format!("tcp://{}", listener.local_addr().expect("address"));
+    let passing = tokio::spawn(pass_on(listener, TlsAcceptor::from(Arc::new(server(folder.path())))));
+    let around = Surroundings {
+        docker_host: Some(host),
+        tls_verify: true,
+        cert_path: Some(folder.path().to_owned()),
+        ..Surroundings::default()
+    };
+    let endpoint = Docker::new(around.clone()).ping().await.expect("answers");
+    assert!(endpoint.apart && endpoint.tls.is_some(), "{endpoint:?}");
+    let unverified = Surroundings { tls_verify: false, ..around.clone() };
+    let problem = Docker::new(unverified).ping().await.expect_err("not without certificates");
+    assert_eq!(problem.kind, ProblemKind::Unavailable, "{problem:?}");
+    let mut bench = Bench::at(around, "far", vec![shell("web", STAYS)]);
+    bench.done(Action::CreateNetwork).await;
+    bench.secrets = Some(bench.folder.path().to_owned());
+    let problem = bench.perform(create("web")).await.expect_err("secrets stay here");
+    assert!(problem.kind == ProblemKind::Refused && problem.message.contains("secrets"), "{problem:?}");
+    bench.secrets = None;
+    bench.create("web").await;
+    bench.close().await;
+    passing.abort();
+}
