@@ -1,0 +1,3 @@
+vim.filetype.add({
+  filename = { ['pdev.yaml'] = 'yaml.pdev' },
+})

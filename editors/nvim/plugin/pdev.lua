@@ -1,0 +1,31 @@
+if vim.g.loaded_pdev then
+  return
+end
+vim.g.loaded_pdev = true
+
+if vim.fn.has('nvim-0.11') == 0 then
+  vim.notify('pdev: Neovim 0.11 or newer is needed', vim.log.levels.WARN)
+  return
+end
+
+-- Every YAML plugin and colour goes on working: the file is YAML, too.
+vim.treesitter.language.register('yaml', 'yaml.pdev')
+
+if not vim.g.pdev_no_enable then
+  vim.lsp.enable('pdev')
+end
+
+vim.api.nvim_create_user_command('Pdev', function(opts)
+  require('pdev').command(opts)
+end, {
+  nargs = '*',
+  bang = true,
+  complete = function(lead, line)
+    return require('pdev').complete(lead, line)
+  end,
+  desc = 'pdev: the preview of this manifest',
+})
+
+for _, name in ipairs({ 'up', 'stop', 'restart', 'logs', 'open', 'status' }) do
+  vim.keymap.set('n', '<Plug>(pdev-' .. name .. ')', '<Cmd>Pdev ' .. name .. '<CR>')
+end
