@@ -9,6 +9,7 @@ pub mod language;
 pub mod links;
 pub mod names;
 pub mod outline;
+pub mod refactors;
 pub mod references;
 pub mod tokens;
 pub mod tree;

@@ -4,6 +4,7 @@ use manifest::{Diagnostic, Span};
 use tower_lsp::ls_types::*;
 
 use crate::analysis::actions::{self, Action};
+use crate::analysis::refactors;
 use crate::check::{Analysis, today};
 use crate::convert::{diagnostics, edits};
 use crate::workspace::Snapshot;
@@ -24,6 +25,16 @@ pub fn answer(snapshot: &Snapshot, analysis: &Analysis, params: &CodeActionParam
             for action in actions::about(analysis.loaded(), text, found, today()) {
                 answer.push(code_action(snapshot, analysis, action, CodeActionKind::QUICKFIX, shown.clone()));
             }
+        }
+    }
+    if wanted.wants(&CodeActionKind::REFACTOR_REWRITE)
+        && let Some(root) = snapshot.parsed().root.as_ref()
+        && analysis.text(file).is_some_and(|text| text.as_str() == snapshot.text.as_str())
+    {
+        let manifest = &analysis.loaded().manifest;
+        let scene = refactors::Scene { root, text: &snapshot.text, manifest, file };
+        for action in refactors::at(&scene, range.start) {
+            answer.push(code_action(snapshot, analysis, action, CodeActionKind::REFACTOR_REWRITE, None));
         }
     }
     let fix_all = CodeActionKind::new(FIX_ALL);

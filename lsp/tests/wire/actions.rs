@@ -84,3 +84,35 @@ async fn a_comment_that_allows_nothing_is_removed() {
     let (text, _) = after(fixture, "Remove the comment").await;
     assert_eq!(text, "pdev: 1\napp: shop\nservices:\n  web: { image: \"w:1\", port: 80 }\n");
 }
+
+#[tokio::test]
+async fn rewritings_of_a_unit() {
+    let top = "pdev: 1\napp: shop\nservices:\n";
+    for (rest, words, expected) in [
+        (
+            "  w$0eb: { image: \"w:1\", port: 80 }\n",
+            "health check",
+            "web: { image: \"w:1\", port: 80, health: /healthz }",
+        ),
+        (
+            "  w$0eb:\n    image: \"w:1\"\n    port: 80 # here\n",
+            "health check",
+            "port: 80 # here\n    health: /healthz\n",
+        ),
+        ("  w$0eb:\n    image: \"w:1\"\n", "default of `size`", "\n    size: { memory: 2Gi, pids: 2048 }\n"),
+        (
+            "  web:\n    image: \"w:1\"\n    env:\n      STRIPE_KEY: ab$0c\n",
+            "secret `stripe-key`",
+            "STRIPE_KEY_FILE: \"${secrets.stripe-key.path}\"\nsecrets:\n  stripe-key: { description: STRIPE_KEY }\n",
+        ),
+        (
+            "  web: { image: \"w:1\", env: { A_FILE: ab$0c } }\nsecrets: { b: x }\n",
+            "secret `a`",
+            "A_FILE: \"${secrets.a.path}\" } }\nsecrets: { b: x, a: { description: A_FILE } }\n",
+        ),
+    ] {
+        let (text, found) = after(&format!("{top}{rest}"), words).await;
+        assert!(text.contains(expected), "{text}");
+        assert!(!found.iter().any(|code| code.starts_with("PD01")), "{text}\n{found:?}");
+    }
+}

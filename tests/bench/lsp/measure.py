@@ -1,0 +1,251 @@
+"""Language servers side by side: start, change to diagnostics, completion, hover, a burst of keys, memory.
+
+Both get the same manifests, the same edits and the same questions through the same driver, turn by turn, so that a busy
+machine is unfair to both alike. Columns count bytes: the manifests are ASCII.
+"""
+
+import argparse
+import json
+import os
+import select
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+LINES = (200, 2_000, 20_000)
+BUDGETS = {"change": (3, 10, 60), "completion": (2, 5, 30), "hover": (1, 1, 1), "burst": (20, 20, 20), "memory": (20, 25, 50)}
+KEYS_OF_A_BURST = 30
+
+
+def manifest(lines):
+    """Services of eleven lines each, a database, and two findings near the end."""
+    text = "pdev: 1\napp: bench\nresources:\n  db: { uses: postgres@16 }\nservices:\n"
+    for number in range((lines - 8) // 11):
+        text += f"""  service-{number}:
+    image: "example/service-{number}:1.{number}"
+    port: {8000 + number % 900}
+    health: /healthz
+    size: {{ memory: 256Mi, cpu: 100m }}
+    env:
+      LEVEL: debug
+      DATABASE: "${{resources.db.url}}"
+      NUMBER: "{number}"
+    needs:
+      db: healthy
+"""
+    return text + '  last:\n    image: "example/last:1"\n    prot: 80\n'
+
+
+class Server:
+    """One server over its standard streams; every wait has a deadline."""
+
+    def __init__(self, command, folder, settings):
+        self.settings = settings
+        self.version = 0
+        self.identity = 0
+        self.pending = b""
+        self.heard = []
+        begun = time.perf_counter()
+        environment = {**os.environ, "PDEV_SOCKET_DIR": str(folder / "no-agent")}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
+        root = folder.as_uri()
+        self.ask(
+            "initialize",
+            {
+                "processId": os.getpid(),
+                "rootUri": root,
+                "workspaceFolders": [{"uri": root, "name": "bench"}],
+                "capabilities": {
+                    "textDocument": {
+                        "publishDiagnostics": {"versionSupport": True},
+                        "completion": {"completionItem": {"snippetSupport": True}},
+                    },
+                    "workspace": {"configuration": True, "didChangeConfiguration": {"dynamicRegistration": True}},
+                },
+            },
+        )
+        self.started_in = (time.perf_counter() - begun) * 1000
+        self.tell("initialized", {})
+        self.tell("workspace/didChangeConfiguration", {"settings": settings})
+
+    def send(self, message):
+        body = json.dumps({"jsonrpc": "2.0", **message}).encode()
+        self.process.stdin.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        self.process.stdin.flush()
+
+    def tell(self, method, params):
+        self.send({"method": method, "params": params})
+
+    def receive(self, deadline):
+        while True:
+            head, found, rest = self.pending.partition(b"\r\n\r\n")
+            if found:
+                length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+                if len(rest) >= length:
+                    self.pending = rest[length:]
+                    return json.loads(rest[:length])
+            left = deadline - time.perf_counter()
+            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
+                raise TimeoutError("the server is silent")
+            chunk = os.read(self.process.stdout.fileno(), 1 << 16)
+            if not chunk:
+                raise EOFError("the server is gone")
+            self.pending += chunk
+
+    def take(self, wanted, seconds=60):
+        deadline = time.perf_counter() + seconds
+        while True:
+            message = self.receive(deadline)
+            if "method" in message and "id" in message:
+                self.answer(message)
+            elif wanted(message):
+                return message
+
+    def answer(self, message):
+        result = None
+        if message["method"] == "workspace/configuration":
+            result = [self.settings.get(item.get("section", ""), {}) for item in message["params"]["items"]]
+        self.send({"id": message["id"], "result": result})
+
+    def ask(self, method, params):
+        self.identity += 1
+        identity = self.identity
+        self.send({"id": identity, "method": method, "params": params})
+        return self.take(lambda message: message.get("id") == identity and "method" not in message).get("result")
+
+    def open(self, uri, text):
+        self.version += 1
+        document = {"uri": uri, "languageId": "yaml", "version": self.version, "text": text}
+        self.tell("textDocument/didOpen", {"textDocument": document})
+        return self.diagnostics(uri)
+
+    def change(self, uri, line, character, end, text):
+        self.version += 1
+        place = {"start": {"line": line, "character": character}, "end": {"line": line, "character": end}}
+        document = {"uri": uri, "version": self.version}
+        self.tell("textDocument/didChange", {"textDocument": document, "contentChanges": [{"range": place, "text": text}]})
+
+    def diagnostics(self, uri):
+        """Those of the newest version; a server that sends no versions is believed after its next answer."""
+
+        def newest(message):
+            params = message.get("params", {})
+            return (
+                message.get("method") == "textDocument/publishDiagnostics"
+                and params["uri"] == uri
+                and params.get("version") in (None, self.version)
+            )
+
+        return self.take(newest)["params"]["diagnostics"]
+
+    def memory(self):
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def timed(work):
+    begun = time.perf_counter()
+    result = work()
+    return (time.perf_counter() - begun) * 1000, result
+
+
+def session(server, uri, text, rounds):
+    """All figures of one server and one file: lists of milliseconds by what was measured."""
+    lines = text.split("\n")
+    middle = next(number for number in range(len(lines) // 2, len(lines)) if lines[number].strip() == "LEVEL: debug")
+    measured = {"open": [], "change": [], "completion": [], "hover": [], "burst": []}
+    took, found = timed(lambda: server.open(uri, text))
+    measured["open"].append(took)
+    assert any("prot" in str(one) for one in found), "the misspelt key was not found"
+    for number in range(rounds):
+        value = f"info{number % 10}"
+        length = len(lines[middle])
+        server.change(uri, middle, 13, length, value)
+        lines[middle] = "      LEVEL: " + value
+        took, _ = timed(lambda: server.diagnostics(uri))
+        measured["change"].append(took)
+        # A key begun on a line of its own, below the service's other keys.
+        server.change(uri, middle - 1, 0, 0, "    re\n")
+        place = {"textDocument": {"uri": uri}, "position": {"line": middle - 1, "character": 6}}
+        took, answer = timed(lambda: server.ask("textDocument/completion", place))
+        measured["completion"].append(took)
+        items = answer["items"] if isinstance(answer, dict) else answer
+        assert any(item["label"] == "restart" for item in items), "no completion"
+        server.version += 1
+        gone = {"start": {"line": middle - 1, "character": 0}, "end": {"line": middle, "character": 0}}
+        document = {"uri": uri, "version": server.version}
+        server.tell("textDocument/didChange", {"textDocument": document, "contentChanges": [{"range": gone, "text": ""}]})
+        server.diagnostics(uri)
+        place = {"textDocument": {"uri": uri}, "position": {"line": middle - 1, "character": 5}}
+        took, answer = timed(lambda: server.ask("textDocument/hover", place))
+        measured["hover"].append(took)
+        assert answer, "no hover"
+    for _ in range(max(rounds // 4, 3)):
+        for key in range(KEYS_OF_A_BURST):
+            end = len(lines[middle])
+            server.change(uri, middle, end, end, "x")
+            lines[middle] += "x"
+            time.sleep(0.01)
+        took, _ = timed(lambda: server.diagnostics(uri))
+        measured["burst"].append(took)
+    measured["memory"] = [server.memory()]
+    return measured
+
+
+def figure(values):
+    values = sorted(values)
+    if len(values) < 4:
+        return f"{statistics.median(values):.1f}"
+    return f"{statistics.median(values):.1f} / {values[int(len(values) * 0.95)]:.1f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--yamlls", default="")
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        schema = folder / "schema.json"
+        schema.write_text(subprocess.run([options.binary, "schema"], check=True, capture_output=True, text=True).stdout)
+        settings = {"yaml": {"schemas": {schema.as_uri(): "pdev.yaml"}, "validate": True, "completion": True, "hover": True}}
+        tools = {"pdev": ([options.binary, "lsp", "--stdio"], {})}
+        if options.yamlls:
+            tools["yaml-language-server"] = (["node", options.yamlls, "--stdio"], settings)
+        else:
+            print("skipped: yaml-language-server: it could not be had from npm (PDEV_TEST_YAMLLS names one)")
+        starts = {tool: [] for tool in tools}
+        for _ in range(5):
+            for tool, (command, own) in tools.items():
+                server = Server(command, folder, own)
+                starts[tool].append(server.started_in)
+                server.stop()
+        print("| what | lines | " + " | ".join(tools) + " | budget |")
+        print("|---|---|" + "---|" * (len(tools) + 1))
+        print("| start | | " + " | ".join(figure(starts[tool]) for tool in tools) + " | 20 |")
+        for place, lines in enumerate(LINES):
+            text = manifest(lines)
+            found = {}
+            for tool, (command, own) in tools.items():
+                home = folder / f"{lines}"
+                home.mkdir(exist_ok=True)
+                server = Server(command, folder, own)
+                rounds = options.rounds if lines < 20_000 else max(options.rounds // 2, 5)
+                found[tool] = session(server, (home / "pdev.yaml").as_uri(), text, rounds)
+                server.stop()
+            for what in ("open", "change", "completion", "hover", "burst", "memory"):
+                budget = BUDGETS.get(what)
+                row = " | ".join(figure(found[tool][what]) for tool in tools)
+                print(f"| {what} | {text.count(chr(10))} | {row} | {budget[place] if budget else ''} |")
+
+
+main()
