@@ -265,7 +265,12 @@ impl Broker {
 
     async fn fetch(self: &Arc<Self>, identity: &Identity) -> Result<Lease, SourceProblem> {
         let vault = if source::needs_vault(identity) { Some(self.vault().await?) } else { None };
-        source::lease(identity, &Means { vault: vault.as_deref(), http: self.http().ok(), now: now() }).await
+        let from = match identity.text("from") {
+            Some(from) => Some(Box::pin(self.lease(from)).await?),
+            None => None,
+        };
+        let means = Means { vault: vault.as_deref(), http: self.http().ok(), from: from.as_deref(), now: now() };
+        source::lease(identity, &means).await
     }
 
     /// Signs a person in; what they have to do arrives as prompts. Dropping the future ends it.
@@ -280,7 +285,7 @@ impl Broker {
         }
         let vault = self.vault().await?;
         let http = self.http().map_err(|problem| told(name, problem))?;
-        let means = Means { vault: Some(&vault), http: Some(http), now: now() };
+        let means = Means { vault: Some(&vault), http: Some(http), from: None, now: now() };
         source::login(&identity, &means, flow, prompts).await.map_err(|problem| told(name, problem))?;
         self.signed_in(name)
     }
@@ -382,8 +387,13 @@ impl Broker {
     }
 
     fn signed_in(&self, name: &str) -> Result<(), BrokerProblem> {
-        let last_used = self.entries().remove(name).and_then(|entry| entry.last_used);
-        self.entries().insert(name.to_owned(), Entry { last_used, ..Entry::default() });
+        for (known, entry) in self.entries().iter_mut() {
+            // Identities of the same session, and those that are built on this one, waited for the same person.
+            let waited = entry.problem.as_ref().is_some_and(|problem| problem.code == "needs_login");
+            if known == name || waited {
+                *entry = Entry { last_used: entry.last_used.take(), ..Entry::default() };
+            }
+        }
         drop(self.changes.send(Change { identity: name.to_owned(), what: What::SignedIn }));
         self.note(AuditEntry { what: "signed_in".into(), identity: name.to_owned(), ..AuditEntry::default() })
     }
@@ -502,6 +512,7 @@ fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
             format!("`{name}`: {words}"),
             "Correct it in identities.toml; `pdev identity` shows it.",
         ),
+        SourceProblem::Below(problem) => BrokerProblem { message: format!("`{name}`: {}", problem.message), ..problem },
         SourceProblem::Vault(problem) => problem.into(),
     }
 }

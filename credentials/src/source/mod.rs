@@ -1,15 +1,19 @@
 //! Where leases come from. Each source is asked through [`lease`]; what a person has to do once stands in `login`.
 
+mod aws_signature;
 mod device;
 mod exec;
 mod fixed;
 mod loopback;
 mod oidc;
+mod sso;
+mod sts;
 
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
+use crate::broker::BrokerProblem;
 use crate::http::Http;
 use crate::identity::Identity;
 use crate::lease::Lease;
@@ -27,6 +31,9 @@ pub enum SourceProblem {
     /// Trying again gives the same answer.
     #[error("{0}")]
     Refused(String),
+    /// The identity that it is built on gave nothing.
+    #[error(transparent)]
+    Below(#[from] BrokerProblem),
     #[error(transparent)]
     Vault(#[from] VaultProblem),
 }
@@ -36,12 +43,18 @@ pub(crate) struct Means<'a> {
     /// Absent for sources that keep nothing.
     pub vault: Option<&'a Vault>,
     pub http: Option<&'a Http>,
+    /// The lease of the identity that this one is built on.
+    pub from: Option<&'a Lease>,
     pub now: i64,
 }
 
 impl<'a> Means<'a> {
     fn http(&self) -> Result<&'a Http, SourceProblem> {
         self.http.ok_or_else(|| SourceProblem::Refused("there is no network client".to_owned()))
+    }
+
+    fn from(&self) -> Result<&'a Lease, SourceProblem> {
+        self.from.ok_or_else(|| SourceProblem::Refused("it is built on nothing".to_owned()))
     }
 
     fn vault(&self) -> Result<&'a Vault, SourceProblem> {
@@ -73,6 +86,7 @@ pub(crate) async fn login(
 ) -> Result<(), SourceProblem> {
     match identity.kind {
         "oidc" => oidc::login(identity, means, flow, prompts).await,
+        "aws-sso" => sso::login(identity, means, flow, prompts).await,
         other => Err(SourceProblem::Refused(format!("the source `{other}` needs no login"))),
     }
 }
@@ -101,6 +115,9 @@ pub(crate) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
     match identity.kind {
         "exec" => exec::lease(identity, means.now).await,
         "oidc" => oidc::lease(identity, means).await,
+        "aws-sso" => sso::lease(identity, means).await,
+        "aws-role" => sts::assume_role(identity, means).await,
+        "aws-web-identity" => sts::with_web_identity(identity, means).await,
         "static" => fixed::lease(identity, means),
         other => Err(SourceProblem::Refused(format!("the source `{other}` cannot be used yet"))),
     }
@@ -113,5 +130,8 @@ pub(crate) use fixed::keep as keep_static;
 
 /// Where the vault keeps what a person signed in with.
 pub(crate) fn login_item(identity: &Identity) -> String {
-    fixed::item(&identity.name)
+    match identity.kind {
+        "aws-sso" => sso::item(identity),
+        _ => fixed::item(&identity.name),
+    }
 }

@@ -1,0 +1,319 @@
+//! AWS IAM Identity Center (IAM Identity Center OIDC API and portal API references): one login per session, any number of
+//! accounts and roles out of it.
+//!
+//! Its OIDC speaks JSON with its own field names and its own registration, so the generic source does not serve.
+
+use http::Method;
+use ring::digest::{SHA256, digest};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::device::{Poll, Step};
+use super::loopback::Loopback;
+use super::{Flow, Means, Prompt, SourceProblem, now, prompt, words};
+use crate::http::{Answer, form};
+use crate::identity::Identity;
+use crate::lease::{Lease, Material, Times};
+use crate::secret::Secret;
+use crate::vault::{Vault, hex};
+
+const SCOPE: &str = "sso:account:access";
+const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
+const REDIRECT_PATH: &str = "/oauth/callback";
+/// The session's own token is renewed when less than this is left of it.
+const TOKEN_MARGIN: i64 = 10 * 60_000;
+
+/// What the vault keeps, shared by all identities of a session. Field names are on the disk.
+#[derive(Serialize, Deserialize, Default)]
+struct Login {
+    client_id: String,
+    client_secret: String,
+    access_token: String,
+    expires_at: i64,
+    #[serde(default)]
+    refresh_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Registration {
+    client_id: String,
+    client_secret: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Tokens {
+    access_token: String,
+    expires_in: i64,
+    #[serde(default)]
+    refresh_token: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+struct Refusal {
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    error_description: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DeviceCode {
+    device_code: String,
+    user_code: String,
+    verification_uri: String,
+    #[serde(default)]
+    verification_uri_complete: Option<String>,
+    expires_in: u64,
+    #[serde(default)]
+    interval: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RoleAnswer {
+    role_credentials: RoleCredentials,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RoleCredentials {
+    access_key_id: String,
+    secret_access_key: String,
+    session_token: String,
+    /// Unix milliseconds.
+    expiration: i64,
+}
+
+/// Identities with the same session (or start URL) and region share a login.
+pub(super) fn item(identity: &Identity) -> String {
+    let session = identity.text("session").or(identity.text("start_url")).unwrap_or_default();
+    let name = format!("{session}\n{}", identity.text("region").unwrap_or_default());
+    format!("login/sso.{}", hex(&digest(&SHA256, name.as_bytes()).as_ref()[..8]))
+}
+
+fn oidc(identity: &Identity, path: &str) -> String {
+    let usual = || format!("https://oidc.{}.amazonaws.com", identity.text("region").unwrap_or_default());
+    let base = identity.text("oidc_endpoint").map_or_else(usual, str::to_owned);
+    format!("{}{path}", base.trim_end_matches('/'))
+}
+
+pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    let item = item(identity);
+    let vault = means.vault()?;
+    let _alone = vault.family(&item).await?;
+    let kept = vault.get(&item)?;
+    let login: Option<Login> = kept.and_then(|kept| serde_json::from_slice(kept.expose()).ok());
+    let mut login = login.ok_or_else(|| never(identity))?;
+    let mut fresh = false;
+    if login.expires_at - now() < TOKEN_MARGIN {
+        renew(identity, means, vault, &item, &mut login).await?;
+        fresh = true;
+    }
+    let mut answer = role(identity, means, &login).await?;
+    if answer.status == 401 && !fresh {
+        // Ended on their side before its time: an administrator closed the session, or the clock is wrong.
+        renew(identity, means, vault, &item, &mut login).await?;
+        answer = role(identity, means, &login).await?;
+    }
+    leased(identity, &answer)
+}
+
+fn never(identity: &Identity) -> SourceProblem {
+    SourceProblem::NeedsLogin(format!("nobody has signed in as `{}`", identity.name))
+}
+
+async fn role(identity: &Identity, means: &Means<'_>, login: &Login) -> Result<Answer, SourceProblem> {
+    let usual = || format!("https://portal.sso.{}.amazonaws.com", identity.text("region").unwrap_or_default());
+    let base = identity.text("portal_endpoint").map_or_else(usual, str::to_owned);
+    let wanted = [
+        ("role_name", identity.text("role").unwrap_or_default()),
+        ("account_id", identity.text("account").unwrap_or_default()),
+    ];
+    let url = format!("{}/federation/credentials?{}", base.trim_end_matches('/'), form(&wanted));
+    means.http()?.get(&url, &[("x-amz-sso_bearer_token", &login.access_token)]).await
+}
+
+fn leased(identity: &Identity, answer: &Answer) -> Result<Lease, SourceProblem> {
+    let account = identity.text("account").unwrap_or_default();
+    match answer.status {
+        200..300 => {}
+        401 => return Err(SourceProblem::NeedsLogin(format!("the session of `{}` has ended", identity.name))),
+        403 | 404 => {
+            let role = identity.text("role").unwrap_or_default();
+            let message = answer.json::<Value>().ok().and_then(|body| body["message"].as_str().map(words));
+            let more = message.map(|message| format!(": {message}")).unwrap_or_default();
+            return Err(SourceProblem::Refused(format!("you have no role `{role}` in the account {account}{more}")));
+        }
+        _ => return Err(answer.unexpected()),
+    }
+    let RoleCredentials { access_key_id, secret_access_key, session_token, expiration } =
+        answer.json::<RoleAnswer>()?.role_credentials;
+    let material = Material::Aws {
+        access_key_id,
+        secret_access_key: Secret::new(secret_access_key.into_bytes()),
+        session_token: Some(Secret::new(session_token.into_bytes())),
+        account: Some(account.to_owned()),
+    };
+    Ok(Lease { material, times: Times { issued_at: now(), expires_at: Some(expiration), skew: answer.skew } })
+}
+
+async fn renew(
+    identity: &Identity,
+    means: &Means<'_>,
+    vault: &Vault,
+    item: &str,
+    login: &mut Login,
+) -> Result<(), SourceProblem> {
+    let ended = || SourceProblem::NeedsLogin(format!("the session of `{}` has ended", identity.name));
+    let refresh_token = login.refresh_token.clone().ok_or_else(ended)?;
+    let body = json!({
+        "clientId": login.client_id, "clientSecret": login.client_secret,
+        "grantType": "refresh_token", "refreshToken": refresh_token,
+    });
+    let answer = post(means, &oidc(identity, "/token"), &body).await?;
+    if !answer.is_fine() {
+        let refusal: Refusal = answer.json().unwrap_or_default();
+        return Err(match refusal.error.as_str() {
+            // The registration of this client lasts 90 days; a new one comes with the next login.
+            "invalid_grant" | "expired_token" | "invalid_client" | "unauthorized_client" => ended(),
+            "" => answer.unexpected(),
+            _ => SourceProblem::Refused(said(&refusal)),
+        });
+    }
+    take(login, answer.json()?);
+    keep(vault, item, login)
+}
+
+fn take(login: &mut Login, tokens: Tokens) {
+    login.expires_at = now().saturating_add(tokens.expires_in.saturating_mul(1000));
+    login.access_token = tokens.access_token;
+    if tokens.refresh_token.is_some() {
+        login.refresh_token = tokens.refresh_token;
+    }
+}
+
+fn keep(vault: &Vault, item: &str, login: &Login) -> Result<(), SourceProblem> {
+    Ok(vault.put(item, &Secret::new(serde_json::to_vec(login).unwrap_or_default()))?)
+}
+
+async fn post(means: &Means<'_>, url: &str, body: &Value) -> Result<Answer, SourceProblem> {
+    let bytes = serde_json::to_vec(body).unwrap_or_default();
+    means.http()?.send(Method::POST, url, &[("content-type", "application/json")], bytes).await
+}
+
+async fn call<T: DeserializeOwned>(means: &Means<'_>, url: &str, body: &Value) -> Result<T, SourceProblem> {
+    let answer = post(means, url, body).await?;
+    if answer.is_fine() {
+        return answer.json();
+    }
+    let refusal: Refusal = answer.json().unwrap_or_default();
+    Err(if refusal.error.is_empty() { answer.unexpected() } else { SourceProblem::Refused(said(&refusal)) })
+}
+
+fn said(refusal: &Refusal) -> String {
+    let more = refusal.error_description.as_deref().map(|text| format!(": {}", words(text))).unwrap_or_default();
+    format!("Identity Center answered `{}`{more}", words(&refusal.error))
+}
+
+pub(super) async fn login(
+    identity: &Identity,
+    means: &Means<'_>,
+    flow: Flow,
+    prompts: &mpsc::Sender<Prompt>,
+) -> Result<(), SourceProblem> {
+    let (registration, tokens) = match flow {
+        Flow::Browser => browser(identity, means, prompts).await?,
+        Flow::Device => device(identity, means, prompts).await?,
+    };
+    let mut login =
+        Login { client_id: registration.client_id, client_secret: registration.client_secret, ..Login::default() };
+    take(&mut login, tokens);
+    let (item, vault) = (item(identity), means.vault()?);
+    let _alone = vault.family(&item).await?;
+    keep(vault, &item, &login)
+}
+
+async fn browser(
+    identity: &Identity,
+    means: &Means<'_>,
+    prompts: &mpsc::Sender<Prompt>,
+) -> Result<(Registration, Tokens), SourceProblem> {
+    let loopback = Loopback::bind(0, REDIRECT_PATH).await?;
+    let (redirect, challenge, verifier) = (loopback.redirect(), loopback.challenge(), loopback.verifier.clone());
+    // Registered without a port, used with one (RFC 8252, section 7.3), as the AWS CLI does.
+    let wanted = json!({
+        "clientName": "pdev", "clientType": "public", "scopes": [SCOPE],
+        "grantTypes": ["authorization_code", "refresh_token"],
+        "redirectUris": [format!("http://127.0.0.1{REDIRECT_PATH}")],
+        "issuerUrl": identity.text("start_url"),
+    });
+    let registration: Registration = call(means, &oidc(identity, "/client/register"), &wanted).await?;
+    let asked = form(&[
+        ("response_type", "code"),
+        ("client_id", &registration.client_id),
+        ("redirect_uri", &redirect),
+        ("state", &loopback.state),
+        ("code_challenge_method", "S256"),
+        ("scopes", SCOPE),
+        ("code_challenge", &challenge),
+    ]);
+    prompt(prompts, Prompt::Open { url: format!("{}?{asked}", oidc(identity, "/authorize")) }).await?;
+    let code = loopback.code(None).await?;
+    let body = json!({
+        "clientId": registration.client_id, "clientSecret": registration.client_secret,
+        "grantType": "authorization_code", "code": code, "redirectUri": redirect, "codeVerifier": verifier,
+    });
+    let tokens = call(means, &oidc(identity, "/token"), &body).await?;
+    Ok((registration, tokens))
+}
+
+async fn device(
+    identity: &Identity,
+    means: &Means<'_>,
+    prompts: &mpsc::Sender<Prompt>,
+) -> Result<(Registration, Tokens), SourceProblem> {
+    let wanted = json!({
+        "clientName": "pdev", "clientType": "public", "scopes": [SCOPE], "grantTypes": [DEVICE_GRANT, "refresh_token"],
+    });
+    let registration: Registration = call(means, &oidc(identity, "/client/register"), &wanted).await?;
+    let (id, secret) = (&registration.client_id, &registration.client_secret);
+    let start = json!({ "clientId": id, "clientSecret": secret, "startUrl": identity.text("start_url") });
+    let code: DeviceCode = call(means, &oidc(identity, "/device_authorization"), &start).await?;
+    let shown =
+        Prompt::Code { url: code.verification_uri, code: code.user_code, complete: code.verification_uri_complete };
+    prompt(prompts, shown).await?;
+    let body =
+        json!({ "clientId": id, "clientSecret": secret, "grantType": DEVICE_GRANT, "deviceCode": code.device_code });
+    let url = oidc(identity, "/token");
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(code.expires_in.min(3600));
+    let mut poll = Poll::new(code.interval);
+    loop {
+        if tokio::time::Instant::now() + poll.interval() > deadline {
+            return Err(SourceProblem::Refused("the code has expired before it was confirmed".to_owned()));
+        }
+        tokio::time::sleep(poll.interval()).await;
+        let answer = match post(means, &url, &body).await {
+            Ok(answer) if answer.is_fine() => return Ok((registration, answer.json()?)),
+            Ok(answer) => answer,
+            Err(SourceProblem::Passing(_)) => {
+                poll.unreachable();
+                continue;
+            }
+            Err(other) => return Err(other),
+        };
+        let refusal: Refusal = answer.json().unwrap_or_default();
+        if refusal.error.is_empty() {
+            match answer.unexpected() {
+                SourceProblem::Passing(_) => poll.unreachable(),
+                other => return Err(other),
+            }
+        } else if let Step::Over(words) = poll.refused(&refusal.error, refusal.error_description.as_deref()) {
+            return Err(SourceProblem::Refused(words));
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! AWS STS: AssumeRole with another identity's keys, AssumeRoleWithWebIdentity with another identity's token (AWS STS API
+//! reference, version 2011-06-15).
+//!
+//! Asked by its query protocol: two calls with flat forms and four wanted fields do not need an SDK.
+
+use std::time::Duration;
+
+use http::Method;
+use time::OffsetDateTime;
+
+use super::aws_signature::{FORM, Keys, signed};
+use super::{Means, SourceProblem, now, words};
+use crate::http::{Answer, form};
+use crate::identity::Identity;
+use crate::lease::{Lease, Material, Times};
+use crate::secret::Secret;
+
+const DURATION: Duration = Duration::from_secs(3600);
+const VERSION: &str = "2011-06-15";
+/// What AWS allows for a signature's age.
+const SKEW_MAX: i64 = 4 * 60_000;
+
+pub(super) async fn assume_role(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    let Material::Aws { access_key_id, secret_access_key, session_token, .. } = &means.from()?.material else {
+        return Err(unfit(identity, "AWS credentials"));
+    };
+    let token = session_token.as_ref().map(|token| String::from_utf8_lossy(token.expose()).into_owned());
+    let keys = Keys { access_key_id, secret_access_key: secret_access_key.expose(), session_token: token.as_deref() };
+    let mut fields = common(identity, "AssumeRole");
+    fields.extend(identity.text("external_id").map(|id| ("ExternalId", id.to_owned())));
+    let body = query(&fields);
+    let (endpoint, region) = endpoint(identity);
+    let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest).trim_end_matches('/').to_owned();
+    let ask = async |skew: i64| {
+        let at = OffsetDateTime::from_unix_timestamp((now() + skew) / 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let headers = signed(&keys, (region, "sts"), &host, &body, at);
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        means.http()?.send(Method::POST, &endpoint, &headers, body.clone().into_bytes()).await
+    };
+    let mut answer = ask(0).await?;
+    // A signature is refused when the clocks differ: the server's own clock is in its answer.
+    if !answer.is_fine() && answer.skew.abs() > SKEW_MAX {
+        answer = ask(answer.skew).await?;
+    }
+    leased(identity, &answer)
+}
+
+pub(super) async fn with_web_identity(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    let Material::Token(token) = &means.from()?.material else { return Err(unfit(identity, "a token")) };
+    let mut fields = common(identity, "AssumeRoleWithWebIdentity");
+    fields.push(("WebIdentityToken", String::from_utf8_lossy(token.expose()).into_owned()));
+    let (endpoint, _) = endpoint(identity);
+    let headers = [("content-type", FORM)];
+    let answer = means.http()?.send(Method::POST, &endpoint, &headers, query(&fields).into_bytes()).await?;
+    leased(identity, &answer)
+}
+
+fn unfit(identity: &Identity, wanted: &str) -> SourceProblem {
+    SourceProblem::Refused(format!("`{}` gives no {wanted}", identity.text("from").unwrap_or_default()))
+}
+
+fn common(identity: &Identity, action: &'static str) -> Vec<(&'static str, String)> {
+    let duration = identity.duration("duration").unwrap_or(DURATION).as_secs().clamp(900, 43_200);
+    let session = identity.text("session_name").map_or_else(|| format!("pdev-{}", identity.name), str::to_owned);
+    let session: String = session.chars().take(64).collect();
+    vec![
+        ("Action", action.to_owned()),
+        ("Version", VERSION.to_owned()),
+        ("RoleArn", identity.text("role_arn").unwrap_or_default().to_owned()),
+        ("RoleSessionName", session),
+        ("DurationSeconds", duration.to_string()),
+    ]
+}
+
+fn query(fields: &[(&'static str, String)]) -> String {
+    form(&fields.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>())
+}
+
+/// Always a regional one: the global endpoint's tokens do not work in newer regions.
+fn endpoint(identity: &Identity) -> (String, &str) {
+    let region = identity.text("region").unwrap_or("us-east-1");
+    let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    let usual = || format!("https://sts.{region}.{domain}/");
+    (identity.text("endpoint").map_or_else(usual, str::to_owned), region)
+}
+
+fn leased(identity: &Identity, answer: &Answer) -> Result<Lease, SourceProblem> {
+    let text = String::from_utf8_lossy(&answer.body);
+    if !answer.is_fine() {
+        return Err(refused(identity, answer, &text));
+    }
+    let field = |name: &str| {
+        element(&text, name).ok_or_else(|| SourceProblem::Passing(format!("STS answered without `{name}`")))
+    };
+    let end = super::exec::moment(&field("Expiration")?);
+    let end = end.ok_or_else(|| SourceProblem::Passing("STS answered with an end that is no time".to_owned()))?;
+    let material = Material::Aws {
+        access_key_id: field("AccessKeyId")?,
+        secret_access_key: Secret::new(field("SecretAccessKey")?.into_bytes()),
+        session_token: Some(Secret::new(field("SessionToken")?.into_bytes())),
+        account: identity.text("role_arn").and_then(|arn| arn.split(':').nth(4)).map(str::to_owned),
+    };
+    Ok(Lease { material, times: Times { issued_at: now(), expires_at: Some(end), skew: answer.skew } })
+}
+
+fn refused(identity: &Identity, answer: &Answer, text: &str) -> SourceProblem {
+    let Some(code) = element(text, "Code") else { return answer.unexpected() };
+    let message = element(text, "Message").unwrap_or_default();
+    let told = format!("STS answered `{}`: {}", words(&code), words(&message));
+    let from = identity.text("from").unwrap_or_default();
+    match code.as_str() {
+        "ExpiredToken" | "ExpiredTokenException" | "InvalidClientTokenId" | "InvalidIdentityToken" => {
+            SourceProblem::Refused(format!("{told} (the credential of `{from}`)"))
+        }
+        "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "InternalFailure" | "ServiceUnavailable" => {
+            SourceProblem::Passing(told)
+        }
+        _ if answer.skew.abs() > SKEW_MAX => {
+            let minutes = answer.skew.abs() / 60_000;
+            SourceProblem::Refused(format!("{told} (this machine's clock is {minutes} minutes off)"))
+        }
+        _ => SourceProblem::Refused(told),
+    }
+}
+
+/// The text of the first element of a name. STS nests none of the four inside itself and uses no attributes on them.
+fn element(text: &str, name: &str) -> Option<String> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    let (inner, _) = rest.split_once(&format!("</{name}>"))?;
+    let mut plain = inner.trim().to_owned();
+    for (escape, letter) in [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&amp;", "&")] {
+        plain = plain.replace(escape, letter);
+    }
+    Some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements() {
+        let text =
+            "<R><Credentials>\n<AccessKeyId>A</AccessKeyId><SessionToken> a+b/&amp;= </SessionToken></Credentials></R>";
+        assert_eq!(element(text, "AccessKeyId").as_deref(), Some("A"));
+        assert_eq!(element(text, "SessionToken").as_deref(), Some("a+b/&="));
+        assert_eq!(element(text, "Expiration"), None);
+        assert_eq!(element("<Code>cut", "Code"), None);
+    }
+}

@@ -1,0 +1,197 @@
+//! AWS: IAM Identity Center (a protocol server proven by botocore) and STS (moto), through the real binary.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::http::get;
+use crate::outlets::identities;
+use crate::sandbox::{Said, Sandbox, eventually, finish};
+
+fn tests(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials").join(file)
+}
+
+/// The Python that has moto and botocore, or `None`, said as skipped.
+fn python(journey: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("PDEV_TEST_PYTHON").map(PathBuf::from);
+    let has = |python: &PathBuf| {
+        let check =
+            Command::new(python).args(["-c", "import botocore, moto.server, flask"]).stderr(Stdio::null()).status();
+        check.is_ok_and(|status| status.success())
+    };
+    let found = named.into_iter().chain([PathBuf::from("python3")]).find(has);
+    if found.is_none() {
+        println!("skipped: {journey}: python has no moto[server] and botocore");
+    }
+    found
+}
+
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    fn identity_center(sandbox: &Sandbox) -> Self {
+        let port_file = sandbox.path("center-port");
+        let child = Command::new("python3").arg(tests("identity_center.py")).arg(&port_file).spawn().unwrap();
+        eventually("Identity Center listens", Duration::from_secs(20), || port_file.exists());
+        let port = fs::read_to_string(port_file).unwrap().parse().unwrap();
+        Self { child, port }
+    }
+
+    fn moto(python: &Path) -> Self {
+        // Held until just before moto binds it; nothing else on this machine asks for a port in between by number.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut moto = Command::new(python);
+        moto.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+        let child = moto.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+        eventually("moto listens", Duration::from_secs(60), listens);
+        Self { child, port }
+    }
+
+    fn stat(&self, name: &str) -> u64 {
+        let stats: Value = serde_json::from_str(&get("127.0.0.1", self.port, "/test/stats").body).unwrap();
+        stats[name].as_u64().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn passphrase(sandbox: &Sandbox) -> PathBuf {
+    let passphrase = sandbox.path("passphrase");
+    fs::write(&passphrase, "a long enough passphrase").unwrap();
+    fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
+    passphrase
+}
+
+#[track_caller]
+fn sign_in(sandbox: &Sandbox, identity: &str, flow: &str) {
+    let mut login = sandbox.command(&sandbox.project(), &["login", identity, "--flow", flow, "--no-open", "--json"]);
+    login.env("PDEV_VAULT_PASSPHRASE_FILE", passphrase(sandbox)).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut login = login.spawn().unwrap();
+    let mut lines = BufReader::new(login.stdout.take().unwrap()).lines();
+    let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let page = asked["complete_url"].as_str().or(asked["url"].as_str()).unwrap_or_else(|| panic!("{asked}"));
+    let mut person = Command::new("python3");
+    person.args([
+        "-c",
+        "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=20).read())",
+        page,
+    ]);
+    finish(person, Duration::from_secs(30)).ok();
+    let last: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(last["login"], "signed_in", "{last}");
+    assert!(login.wait().unwrap().success());
+}
+
+fn aws(sandbox: &Sandbox, identity: &str) -> Said {
+    sandbox.pdev(&["credential", "aws", identity])
+}
+
+#[test]
+fn identity_center_is_signed_in_to_once_for_all_accounts() {
+    let Some(python) = python("IAM Identity Center") else { return };
+    let sandbox = Sandbox::bare();
+    let center = Server::identity_center(&sandbox);
+    let url = format!("http://127.0.0.1:{}", center.port);
+    let mut proof = Command::new(python);
+    proof.arg(tests("botocore_client.py")).arg(&url).env("AWS_EC2_METADATA_DISABLED", "true");
+    finish(proof, Duration::from_secs(60)).ok().says("ok");
+
+    let identity = |name: &str, account: &str, role: &str| {
+        format!(
+            "[{name}]\nsource = \"aws-sso\"\nstart_url = \"https://x.awsapps.com/start\"\nregion = \"eu-central-1\"\naccount = \"{account}\"\n\
+             role = \"{role}\"\noidc_endpoint = \"{url}\"\nportal_endpoint = \"{url}\"\n"
+        )
+    };
+    let all = [
+        identity("dev", "111111111111", "Developer"),
+        identity("two", "222222222222", "Developer"),
+        identity("admin", "111111111111", "Admin"),
+    ];
+    identities(&sandbox, &all.concat());
+    let slowed = center.stat("slowed");
+    sign_in(&sandbox, "dev", "device");
+    assert_eq!(center.stat("slowed"), slowed + 1, "slow_down was met and obeyed");
+    let first = aws(&sandbox, "dev").ok().json();
+    assert_eq!(first["AccessKeyId"], "ASIA111111111111");
+    assert_eq!(first["AccountId"], "111111111111");
+    assert!(first["Expiration"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(aws(&sandbox, "two").ok().json()["AccessKeyId"], "ASIA222222222222");
+    aws(&sandbox, "admin").fails_with(1).says("you have no role `Admin` in the account 111111111111: No access");
+    assert_eq!(aws(&sandbox, "dev").ok().json(), first, "it was fetched again although it lasts");
+
+    // The session's token ends on their side: it is renewed, and only once for two identities.
+    let before = center.stat("refreshed");
+    get("127.0.0.1", center.port, "/test/expire");
+    sandbox.pdev(&["agent", "stop"]).ok();
+    std::thread::scope(|scope| {
+        for name in ["dev", "two", "dev", "two"] {
+            let sandbox = &sandbox;
+            scope.spawn(move || aws(sandbox, name).ok());
+        }
+    });
+    assert_eq!(center.stat("refreshed"), before + 1);
+    assert_eq!(center.stat("reuse"), 1, "only botocore's own proof spent a token twice");
+
+    sandbox.pdev(&["logout", "dev"]).ok();
+    sandbox.pdev(&["agent", "stop"]).ok();
+    aws(&sandbox, "two").fails_with(1).says("`pdev login two` signs in");
+    sign_in(&sandbox, "two", "browser");
+    aws(&sandbox, "dev").ok();
+}
+
+#[test]
+fn roles_are_assumed_with_keys_and_with_tokens() {
+    let Some(python) = python("STS") else { return };
+    let sandbox = Sandbox::bare();
+    let moto = Server::moto(&python);
+    let (url, keys) = (
+        format!("http://127.0.0.1:{}", moto.port),
+        r#"{\"Version\":1,\"AccessKeyId\":\"AKIA1\",\"SecretAccessKey\":\"s\"}"#,
+    );
+    identities(
+        &sandbox,
+        &format!(
+            "[base]\nsource = \"exec\"\ncommand = [\"echo\", \"{keys}\"]\n[token]\nsource = \"exec\"\ncommand = [\"echo\", \"{{\\\"token\\\":\\\"t\\\"}}\"]\n\
+             [role]\nsource = \"aws-role\"\nfrom = \"base\"\nrole_arn = \"arn:aws:iam::123456789012:role/dev\"\nendpoint = \"{url}\"\nduration = \"15m\"\n\
+             [chained]\nsource = \"aws-role\"\nfrom = \"role\"\nrole_arn = \"arn:aws:iam::210987654321:role/next\"\nendpoint = \"{url}\"\n\
+             [web]\nsource = \"aws-web-identity\"\nfrom = \"token\"\nrole_arn = \"arn:aws:iam::123456789012:role/web\"\nendpoint = \"{url}\"\n\
+             [wrong]\nsource = \"aws-role\"\nfrom = \"token\"\nrole_arn = \"arn:aws:iam::123456789012:role/web\"\nendpoint = \"{url}\"\n\
+             [down]\nsource = \"aws-role\"\nfrom = \"base\"\nrole_arn = \"arn:aws:iam::1:role/x\"\nendpoint = \"http://127.0.0.1:1/\"\n"
+        ),
+    );
+    for (name, account) in [("role", "123456789012"), ("chained", "210987654321"), ("web", "123456789012")] {
+        let given = aws(&sandbox, name).ok().json();
+        assert!(given["AccessKeyId"].as_str().unwrap().starts_with("ASIA"), "{name}: {given}");
+        assert_eq!(given["AccountId"], account, "{name}");
+        assert!(given["SessionToken"].as_str().unwrap().len() > 20, "{name}");
+        // Who one is with it, by AWS's own client.
+        let mut who = Command::new(&python);
+        who.args(["-c", "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"]);
+        who.env("AWS_ENDPOINT_URL", &url).env("AWS_DEFAULT_REGION", "us-east-1");
+        for (variable, key) in [
+            ("AWS_ACCESS_KEY_ID", "AccessKeyId"),
+            ("AWS_SECRET_ACCESS_KEY", "SecretAccessKey"),
+            ("AWS_SESSION_TOKEN", "SessionToken"),
+        ] {
+            who.env(variable, given[key].as_str().unwrap());
+        }
+        finish(who, Duration::from_secs(60)).ok().says(&format!("/pdev-{name}"));
+    }
+    aws(&sandbox, "wrong").fails_with(1).says("`token` gives no AWS credentials");
+    aws(&sandbox, "down").fails_with(1).says("`127.0.0.1:1` cannot be reached");
+}
