@@ -15,6 +15,7 @@ needed_packages() {
   has musl-gcc || echo musl-tools
   has shellcheck || echo shellcheck
   has node || echo nodejs
+  has tmux || echo tmux
   has dbus-daemon || echo dbus-daemon
   has gnome-keyring-daemon || echo gnome-keyring
   has secret-tool || echo libsecret-tools

@@ -8,7 +8,7 @@ local M = {}
 ---@field reason string?
 
 ---@class pdev.Status
----@field preview { title: string }
+---@field title string
 ---@field state string
 ---@field url string?
 ---@field units pdev.Unit[]
@@ -86,7 +86,7 @@ end
 ---@param status pdev.Status
 ---@return string[]
 local function table_of(status)
-  local lines = { status.preview.title .. '  ' .. status.state .. (status.url and ('  ' .. status.url) or ''), '' }
+  local lines = { status.title .. '  ' .. status.state .. (status.url and ('  ' .. status.url) or ''), '' }
   for _, unit in ipairs(status.units or {}) do
     lines[#lines + 1] =
       vim.trim(('%-16s %-10s %s %s'):format(unit.name, unit.state, unit.url or '', unit.reason or ''))
@@ -190,7 +190,7 @@ function M.status()
   local found = client()
   local uri = found and manifest(found)
   local status = uri and known[uri]
-  return status and (status.preview.title .. ' ' .. status.state) or ''
+  return status and (status.title .. ' ' .. status.state) or ''
 end
 
 --- Asks what is known of the manifest; called when the server says that lenses are old.
