@@ -1,0 +1,15 @@
+// Bundles the extension into dist/; `--watch` goes on.
+import { build, context } from 'esbuild';
+
+const options = {
+  entryPoints: ['src/extension.ts'],
+  bundle: true,
+  minify: true,
+  format: 'cjs',
+  platform: 'node',
+  target: 'node18',
+  external: ['vscode'],
+  outfile: 'dist/extension.js',
+};
+if (process.argv.includes('--watch')) await (await context(options)).watch();
+else await build(options);

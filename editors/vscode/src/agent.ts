@@ -1,0 +1,23 @@
+// The command line of the same binary, for what a view shows: `pdev ls --json`. Asked when something changed and somebody
+// looks; never polled.
+import { execFile } from 'node:child_process';
+import type { Identity, Preview } from './model';
+
+const PATIENCE_MS = 10_000;
+
+function json<T>(binary: string, args: string[]): Promise<T[]> {
+  return new Promise((resolve) => {
+    execFile(binary, args, { timeout: PATIENCE_MS, maxBuffer: 16 << 20 }, (error, stdout) => {
+      if (error !== null) return resolve([]);
+      try {
+        const value: unknown = JSON.parse(stdout);
+        resolve(Array.isArray(value) ? (value as T[]) : []);
+      } catch {
+        resolve([]);
+      }
+    });
+  });
+}
+
+export const previews = (binary: string): Promise<Preview[]> => json(binary, ['ls', '--json']);
+export const identities = (binary: string): Promise<Identity[]> => json(binary, ['identity', 'list', '--json']);

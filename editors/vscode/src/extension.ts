@@ -1,0 +1,216 @@
+// The glue: finds the binary, starts the language server, shows what it tells. Everything else is the server's, so that
+// every editor has the same.
+import * as vscode from 'vscode';
+import { LanguageClient, type LanguageClientOptions, type ServerOptions, State } from 'vscode-languageclient/node';
+import * as agent from './agent';
+import { candidates, find, type Found } from './binary';
+import { answered, ask, complete, Views } from './commands';
+import { icon, status, type Preview } from './model';
+import { Previews, type Item } from './view';
+
+let running: Extension | undefined;
+
+export async function activate(context: vscode.ExtensionContext): Promise<void> {
+  running = new Extension(context);
+  context.subscriptions.push(running);
+  await running.start();
+}
+
+export async function deactivate(): Promise<void> {
+  await running?.stop();
+}
+
+class Extension implements vscode.Disposable {
+  readonly #context: vscode.ExtensionContext;
+  readonly #log = vscode.window.createOutputChannel('pdev', { log: true });
+  readonly #bar = vscode.window.createStatusBarItem('pdev.status', vscode.StatusBarAlignment.Left, 20);
+  readonly #views = new Views();
+  readonly #tree = new Previews();
+  readonly #view: vscode.TreeView<Item>;
+  #client: LanguageClient | undefined;
+  #binary: Found | undefined;
+  #previews: Preview[] = [];
+  #stale = true;
+
+  constructor(context: vscode.ExtensionContext) {
+    this.#context = context;
+    this.#view = vscode.window.createTreeView('pdev.previews', { treeDataProvider: this.#tree });
+    this.#bar.name = 'pdev';
+    this.#bar.command = 'pdev.menu';
+    this.#bar.text = '$(loading~spin) pdev';
+    this.#bar.show();
+    const command = (name: string, run: (argument: unknown) => unknown) => vscode.commands.registerCommand(name, run);
+    context.subscriptions.push(
+      this.#log,
+      this.#bar,
+      this.#view,
+      vscode.workspace.registerTextDocumentContentProvider(Views.scheme, this.#views),
+      this.#view.onDidChangeVisibility(() => this.#look()),
+      vscode.window.onDidChangeActiveTextEditor(() => this.#tell()),
+      vscode.workspace.onDidGrantWorkspaceTrust(() => this.restart()),
+      vscode.workspace.onDidChangeConfiguration((change) => {
+        if (change.affectsConfiguration('pdev.path')) void this.restart();
+      }),
+      command('pdev.refresh', () => this.changed()),
+      command('pdev.menu', () => this.#menu()),
+      command('pdev.server.restart', () => this.restart()),
+      command('pdev.log', () => this.#log.show()),
+      command('pdev.diagnostics', () => this.#diagnostics()),
+      command('pdev.shell', (given) => this.#shell(given)),
+      command('pdev.login', (given) => this.#login(given)),
+    );
+  }
+
+  dispose(): void {
+    void this.stop();
+  }
+
+  async start(): Promise<void> {
+    const setting = vscode.workspace.getConfiguration('pdev').get<string>('path', '');
+    const all = candidates(setting, vscode.workspace.isTrusted, this.#context.extensionPath);
+    const { found, refused } = await find(all);
+    for (const one of refused) this.#log.info(`${one.path} (${one.from}) is not used: ${one.reason}`);
+    if (found === undefined) return this.#noBinary(refused.map((one) => `${one.path}: ${one.reason}`).join('; '));
+    this.#log.info(`${found.path} (${found.from}) is pdev ${found.version}`);
+    this.#binary = found;
+    this.#client = new LanguageClient('pdev', 'pdev', this.#server(found), this.#options());
+    this.#client.onDidChangeState(({ newState }) => {
+      if (newState === State.Stopped) this.#bar.text = '$(error) pdev';
+    });
+    await this.#client.start();
+    this.changed();
+  }
+
+  #server(found: Found): ServerOptions {
+    return { command: found.path, args: ['lsp'] };
+  }
+
+  #options(): LanguageClientOptions {
+    return {
+      documentSelector: [
+        { scheme: 'file', language: 'pdev' },
+        { scheme: 'file', pattern: '**/module.yaml' },
+        { scheme: 'file', pattern: '**/pdev.lock' },
+      ],
+      outputChannel: this.#log,
+      synchronize: { configurationSection: 'pdev' },
+      initializationOptions: vscode.workspace.getConfiguration('pdev'),
+      middleware: {
+        executeCommand: async (command, args, next) => {
+          const argument = this.#client && (await complete(this.#client, command, args[0]));
+          if (argument === undefined) return undefined;
+          const result: unknown = await next(command, [argument]);
+          await answered(command, argument, result, this.#views);
+          return result;
+        },
+        // Lenses are asked for anew when the server heard of a change: the sign that ours is old, too.
+        provideCodeLenses: (document, token, next) => {
+          this.changed();
+          return next(document, token);
+        },
+      },
+    };
+  }
+
+  async stop(): Promise<void> {
+    const client = this.#client;
+    this.#client = undefined;
+    if (client?.needsStop()) await client.stop(2000);
+  }
+
+  async restart(): Promise<void> {
+    await this.stop();
+    await this.start();
+  }
+
+  /** Something happened: the view is asked for again, at once where it is seen, else when it will be. */
+  changed(): void {
+    this.#stale = true;
+    void this.#look();
+  }
+
+  async #look(): Promise<void> {
+    if (!this.#stale || this.#binary === undefined || !vscode.workspace.isTrusted) return this.#tell();
+    this.#stale = false;
+    const { path } = this.#binary;
+    const live = vscode.workspace.getConfiguration('pdev').get<boolean>('live.enabled', true);
+    this.#previews = live ? await this.#known() : [];
+    this.#tree.show(this.#previews, this.#view.visible && live ? await agent.identities(path) : []);
+    this.#tell();
+  }
+
+  /** The open manifests' previews from the server, which knows them already; all of them only for who looks. */
+  async #known(): Promise<Preview[]> {
+    if (this.#view.visible && this.#binary !== undefined) return agent.previews(this.#binary.path);
+    const open = vscode.workspace.textDocuments.filter((document) => document.languageId === 'pdev');
+    const asked = open.map((document) =>
+      this.#client ? ask<Preview>(this.#client, 'pdev.status', { uri: document.uri.toString() }).catch(() => undefined) : undefined,
+    );
+    return (await Promise.all(asked)).filter((preview): preview is Preview => preview !== undefined && preview !== null);
+  }
+
+  #tell(): void {
+    if (this.#client === undefined) return;
+    const active = vscode.window.activeTextEditor?.document.uri;
+    const folder = active && vscode.Uri.joinPath(active, '..').fsPath;
+    this.#bar.text = status(this.#previews, folder);
+    const lines = this.#previews.map((preview) => `$(${icon(preview.state)}) ${preview.preview.title}: ${preview.state}`);
+    this.#bar.tooltip = new vscode.MarkdownString(lines.length > 0 ? lines.join('  \n') : 'No preview runs here.', true);
+  }
+
+  async #noBinary(why: string): Promise<void> {
+    this.#bar.text = '$(error) pdev';
+    this.#bar.tooltip = `No pdev program runs: ${why}`;
+    const path = 'Set the Path';
+    const chosen = await vscode.window.showErrorMessage(`No pdev program runs here: ${why}.`, path, 'Show the Log');
+    if (chosen === path) await vscode.commands.executeCommand('workbench.action.openSettings', 'pdev.path');
+    else if (chosen !== undefined) this.#log.show();
+  }
+
+  async #menu(): Promise<void> {
+    const names = [
+      ['$(play) Bring the preview up', 'pdev.up'],
+      ['$(link-external) Open in browser', 'pdev.open'],
+      ['$(output) Show logs', 'pdev.logs'],
+      ['$(debug-restart) Restart', 'pdev.restart'],
+      ['$(debug-stop) Take it down', 'pdev.stop'],
+      ['$(diff) Show what up would do', 'pdev.diff'],
+      ['$(gear) Show the log', 'pdev.log'],
+    ] as const;
+    const picks = names.map(([label, command]) => ({ label, command }));
+    const chosen = await vscode.window.showQuickPick(picks, { placeHolder: `pdev ${this.#binary?.version ?? ''}` });
+    if (chosen !== undefined) await vscode.commands.executeCommand(chosen.command);
+  }
+
+  async #shell(given: unknown): Promise<void> {
+    if (this.#client === undefined || this.#binary === undefined) return;
+    const argument = await complete(this.#client, 'pdev.shell', given);
+    if (argument?.uri === undefined || argument.unit === undefined) return;
+    const cwd = vscode.Uri.joinPath(vscode.Uri.parse(argument.uri), '..');
+    const options = { name: `pdev ${argument.unit}`, cwd, shellPath: this.#binary.path, shellArgs: ['exec', argument.unit, '--', 'sh'] };
+    vscode.window.createTerminal(options).show();
+  }
+
+  async #login(given: unknown): Promise<void> {
+    if (this.#binary === undefined) return;
+    const item = given as Partial<Item> | string | undefined;
+    let name = typeof item === 'string' ? item : item?.kind === 'identity' ? item.identity?.name : undefined;
+    if (name === undefined) {
+      const all = await agent.identities(this.#binary.path);
+      name = await vscode.window.showQuickPick(all.map((identity) => identity.name), { placeHolder: 'Log in as' });
+    }
+    if (name === undefined) return;
+    vscode.window.createTerminal({ name: `pdev login ${name}`, shellPath: this.#binary.path, shellArgs: ['login', name] }).show();
+  }
+
+  async #diagnostics(): Promise<void> {
+    const text = [
+      `pdev ${this.#binary?.version ?? 'not found'} (${this.#binary?.from ?? '-'}: ${this.#binary?.path ?? '-'})`,
+      `extension ${(this.#context.extension.packageJSON as { version: string }).version}, VS Code ${vscode.version}, ${process.platform}-${process.arch}`,
+      `trusted ${vscode.workspace.isTrusted}, remote ${vscode.env.remoteName ?? 'no'}`,
+      `previews ${this.#previews.map((preview) => `${preview.preview.title} ${preview.state}`).join(', ') || 'none'}`,
+    ].join('\n');
+    await vscode.env.clipboard.writeText(text);
+    void vscode.window.showInformationMessage('pdev: versions and paths are on the clipboard.');
+  }
+}

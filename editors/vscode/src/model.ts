@@ -1,0 +1,62 @@
+// What the server says of previews, and how it is told to people. No editor in here, so it is tested without one.
+
+export interface Unit {
+  name: string;
+  role: string;
+  state: string;
+  runtime?: string;
+  url?: string;
+  reason?: string;
+  restarts?: number;
+}
+
+export interface Preview {
+  preview: { id: string; title: string; environment: string };
+  state: string;
+  folder: string;
+  url?: string;
+  units: Unit[];
+}
+
+export interface Identity {
+  name: string;
+  state?: string;
+  expires_at?: number;
+}
+
+/** A codicon for a state. */
+export function icon(state: string): string {
+  switch (state) {
+    case 'ready':
+    case 'done':
+      return 'pass';
+    case 'failed':
+      return 'error';
+    case 'unhealthy':
+      return 'warning';
+    case 'stopped':
+    case 'down':
+    case 'idle':
+      return 'circle-outline';
+    default:
+      return 'sync';
+  }
+}
+
+export function summary(preview: Preview): string {
+  const services = preview.units.filter((unit) => unit.role !== 'job');
+  const ready = services.filter((unit) => unit.state === 'ready').length;
+  return preview.state === 'down' ? 'down' : `${preview.state} ${ready}/${services.length}`;
+}
+
+/** The state of a unit in one line. */
+export function line(unit: Unit): string {
+  const crashes = unit.restarts ? `, ${unit.restarts} crashes` : '';
+  return `${unit.state}${crashes}${unit.reason === undefined ? '' : `: ${unit.reason}`}`;
+}
+
+/** The text of the status bar: the preview of the folder that is worked in, or none. */
+export function status(previews: Preview[], folder: string | undefined): string {
+  const own = previews.find((preview) => preview.folder === folder) ?? (previews.length === 1 ? previews[0] : undefined);
+  return own === undefined ? '$(package) pdev' : `$(${icon(own.state)}) ${own.preview.title} ${own.state}`;
+}
