@@ -154,7 +154,7 @@ class Extension implements vscode.Disposable {
     const active = vscode.window.activeTextEditor?.document.uri;
     const folder = active && vscode.Uri.joinPath(active, '..').fsPath;
     this.#bar.text = status(this.#previews, folder);
-    const lines = this.#previews.map((preview) => `$(${icon(preview.state)}) ${preview.preview.title}: ${preview.state}`);
+    const lines = this.#previews.map((preview) => `$(${icon(preview.state)}) ${preview.title}: ${preview.state}`);
     this.#bar.tooltip = new vscode.MarkdownString(lines.length > 0 ? lines.join('  \n') : 'No preview runs here.', true);
   }
 
@@ -208,7 +208,7 @@ class Extension implements vscode.Disposable {
       `pdev ${this.#binary?.version ?? 'not found'} (${this.#binary?.from ?? '-'}: ${this.#binary?.path ?? '-'})`,
       `extension ${(this.#context.extension.packageJSON as { version: string }).version}, VS Code ${vscode.version}, ${process.platform}-${process.arch}`,
       `trusted ${vscode.workspace.isTrusted}, remote ${vscode.env.remoteName ?? 'no'}`,
-      `previews ${this.#previews.map((preview) => `${preview.preview.title} ${preview.state}`).join(', ') || 'none'}`,
+      `previews ${this.#previews.map((preview) => `${preview.title} ${preview.state}`).join(', ') || 'none'}`,
     ].join('\n');
     await vscode.env.clipboard.writeText(text);
     void vscode.window.showInformationMessage('pdev: versions and paths are on the clipboard.');

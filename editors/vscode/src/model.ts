@@ -11,7 +11,9 @@ export interface Unit {
 }
 
 export interface Preview {
-  preview: { id: string; title: string; environment: string };
+  id: string;
+  title: string;
+  environment: string;
   state: string;
   folder: string;
   url?: string;
@@ -58,5 +60,5 @@ export function line(unit: Unit): string {
 /** The text of the status bar: the preview of the folder that is worked in, or none. */
 export function status(previews: Preview[], folder: string | undefined): string {
   const own = previews.find((preview) => preview.folder === folder) ?? (previews.length === 1 ? previews[0] : undefined);
-  return own === undefined ? '$(package) pdev' : `$(${icon(own.state)}) ${own.preview.title} ${own.state}`;
+  return own === undefined ? '$(package) pdev' : `$(${icon(own.state)}) ${own.title} ${own.state}`;
 }

@@ -40,7 +40,7 @@ export class Previews implements vscode.TreeDataProvider<Item> {
     switch (item.kind) {
       case 'preview': {
         const { preview } = item;
-        const node = new vscode.TreeItem(preview.preview.title, preview.units.length > 0 ? Expanded : None);
+        const node = new vscode.TreeItem(preview.title, preview.units.length > 0 ? Expanded : None);
         node.description = summary(preview);
         node.tooltip = `${preview.folder}\n${preview.url ?? ''}`.trim();
         node.iconPath = new vscode.ThemeIcon(icon(preview.state));

@@ -38,7 +38,7 @@ test('what does not run is told with its reason, and the next one is tried', asy
 });
 
 test('states are told', () => {
-  const preview = (title, folder, state) => ({ preview: { title }, folder, state, units: [{ name: 'a', role: 'service', state: 'ready' }] });
+  const preview = (title, folder, state) => ({ title, folder, state, units: [{ name: 'a', role: 'service', state: 'ready' }] });
   const all = [preview('shop/main', '/a', 'ready'), preview('shop/x', '/b', 'failed')];
   assert.equal(model.status(all, '/b'), '$(error) shop/x failed');
   assert.equal(model.status(all, '/c'), '$(package) pdev');

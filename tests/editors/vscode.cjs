@@ -1,0 +1,111 @@
+// Drives a real VS Code in headless Chromium: opens a manifest with mistakes and does what a person would.
+// usage: node vscode.cjs PORT WORKSPACE PICTURES. Waits for what is seen, never for time, but before a picture: toasts fade in.
+const assert = require('node:assert/strict');
+const { readFileSync, writeFileSync } = require('node:fs');
+const { join } = require('node:path');
+const { chromium } = require('playwright-core');
+
+const [port, workspace, pictures] = process.argv.slice(2);
+const manifest = join(workspace, 'pdev.yaml');
+writeFileSync(
+  manifest,
+  `pdev: 1
+app: shop
+services:
+  web:
+    prot: 8080
+    health: none
+    needs: { api: healthy }
+    process: { command: [sleep, "1000"] }
+  api:
+    health: none
+    process: { command: [sleep, "1001"] }
+`,
+);
+
+let checks = 0;
+const checked = () => { checks += 1; };
+const plain = (text) => text.replaceAll('\u00a0', ' ');
+
+(async () => {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync',
+      '--no-first-run', '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1'],
+  });
+  const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
+  page.setDefaultTimeout(30_000);
+  for (let tries = 0; ; tries += 1) {
+    try {
+      await page.goto(`http://127.0.0.1:${port}/?folder=${workspace}`);
+      break;
+    } catch (error) {
+      // The server is about to listen.
+      if (tries > 200) throw error;
+      await page.waitForTimeout(50);
+    }
+  }
+  const see = (selector, text) => page.locator(selector).filter(text ? { hasText: text } : {}).first().waitFor();
+  const picture = async (name) => {
+    await page.waitForTimeout(600);
+    await page.screenshot({ path: join(pictures, `${name}.png`) });
+  };
+  const command = async (title) => {
+    await page.keyboard.press('F1');
+    await page.locator('.quick-input-widget input').first().fill(`>${title}`);
+    await page.locator('.quick-input-list .monaco-list-row').filter({ hasText: title }).first().click();
+  };
+  const text = async () => plain(await page.locator('.view-lines').first().innerText());
+
+  await see('.monaco-workbench');
+  await page.locator('.explorer-folders-view .monaco-list-row').filter({ hasText: 'pdev.yaml' }).dblclick();
+  await see('.squiggly-error');
+  checked();
+  await page.keyboard.press('Control+Shift+M');
+  await see('.markers-panel .monaco-list-row', 'unknown key `prot`');
+  await see('.markers-panel .monaco-list-row', 'PD0110');
+  checked();
+  await picture('findings');
+
+  await page.locator('.view-line').filter({ hasText: 'prot' }).locator('span span').filter({ hasText: /prot/ }).first().click();
+  await page.keyboard.press('Control+.');
+  await page.locator('.action-widget .monaco-list-row').filter({ hasText: 'change `prot` to `port`' }).first().waitFor();
+  checked();
+  await picture('fix');
+  await page.locator('.action-widget .monaco-list-row').filter({ hasText: 'change `prot` to `port`' }).first().click();
+  await page.waitForFunction(() => !document.querySelector('.squiggly-error'));
+  assert.match(await text(), /port: 8080/);
+  checked();
+  await page.keyboard.press('Control+S');
+  await page.keyboard.press('Control+Shift+M');
+
+  await page.locator('.view-line').filter({ hasText: 'port' }).locator('span span').filter({ hasText: /port/ }).first().hover();
+  await see('.monaco-hover', 'port');
+  checked();
+  await picture('hover');
+
+  await page.locator('.codelens-decoration a').filter({ hasText: 'up' }).first().click();
+  await see('.statusbar-item', 'shop/main ready');
+  checked();
+  await see('.codelens-decoration a', 'restart');
+  await see('.codelens-decoration a', 'stop');
+  checked();
+  await page.locator('.pane-header').filter({ hasText: 'pdev previews' }).click();
+  await see('.monaco-list-row', 'shop/main');
+  await see('.monaco-list-row', 'api');
+  checked();
+  await picture('running');
+
+  await command('pdev: Show What Up Would Do');
+  await see('.tab', 'plan');
+  checked();
+  await command('pdev: Take the Preview Down');
+  await page.waitForFunction(() => ![...document.querySelectorAll('.statusbar-item')].some((one) => one.textContent.includes('shop/main ready')));
+  checked();
+  assert.match(readFileSync(manifest, 'utf8'), /port: 8080/);
+  await browser.close();
+  console.log(`${checks} checks passed`);
+})().catch(async (error) => {
+  console.error(error);
+  process.exit(1);
+});
