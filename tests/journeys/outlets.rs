@@ -288,3 +288,61 @@ fn a_static_secret_is_typed_once() {
     sandbox.pdev(&["identity"]).ok().says("needs login");
     sandbox.pdev(&["login", "rge"]).fails_with(4).says("Did you mean `reg`?");
 }
+
+#[test]
+fn a_program_runs_with_a_credential_that_nobody_else_has() {
+    let sandbox = signed_in();
+    let mut run_as = tool(
+        &sandbox,
+        "pdev",
+        &[
+            "run",
+            "--as",
+            "dev",
+            "--",
+            "sh",
+            "-c",
+            "echo $AWS_ACCESS_KEY_ID $AWS_SESSION_TOKEN ${AWS_PROFILE-none}; exit 7",
+        ],
+    );
+    run_as.env("AWS_PROFILE", "other");
+    let said = run(run_as).fails_with(7);
+    assert_eq!(said.out, "AKIACANARY canary-t none\n");
+    sandbox.pdev(&["run", "--as", "reg", "--", "sh", "-c", "echo $PDEV_TOKEN"]).ok().says("canary-tok");
+    sandbox.pdev(&["run", "--as", "reg", "--", "/no/such"]).fails_with(127).says("cannot start `/no/such`");
+    sandbox.pdev(&["run", "--as", "rge", "--", "true"]).fails_with(125).says("Did you mean `reg`?");
+    sandbox.pdev(&["run", "--as", "reg"]).fails_with(2);
+    sandbox.pdev(&["run"]).fails_with(2);
+    assert!(sandbox.pdev(&["audit"]).ok().out.contains("env"));
+}
+
+#[test]
+fn other_tools_are_set_up_shown_first_and_undone() {
+    let sandbox = signed_in();
+    let home = |path: &str| sandbox.path("home").join(path);
+    fs::write(home(".gitconfig"), "[user]\n\tname = A\n").unwrap();
+    let setup = |arguments: &[&str]| run(tool(&sandbox, "pdev", &[&["credential", "setup"], arguments].concat()));
+    setup(&["aws", "dev"]).fails_with(2).says("+[profile dev]").says("nothing was written");
+    assert!(!home(".aws/config").exists());
+    setup(&["aws", "dev", "--yes"]).ok();
+    setup(&["aws", "dev", "--yes"]).ok().says("nothing to change");
+    setup(&["git", "dev"]).fails_with(2).says("names no server");
+    setup(&["git", "reg", "--yes"]).ok().says("+[credential \"https://git.example.org\"]");
+    let mut git = tool(&sandbox, "git", &["credential", "fill"]);
+    git.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "false");
+    with_input(git, &sandbox, "protocol=https\nhost=git.example.org\n\n").ok().says("password=canary-tok");
+    setup(&["docker", "reg", "--yes"]).ok().says("\"git.example.org\": \"pdev\"");
+    if installed("kubectl's setup", "kubectl", &["version", "--client"]) {
+        setup(&["kubectl", "reg", "--yes"]).ok();
+        assert!(fs::read_to_string(home(".kube/config")).unwrap().contains("- kubectl"));
+        setup(&["kubectl", "reg", "--yes"]).ok().says("nothing to change");
+        setup(&["kubectl", "reg", "--undo", "--yes"]).ok();
+        assert!(!fs::read_to_string(home(".kube/config")).unwrap().contains("- kubectl"));
+    }
+    for (tool, identity) in [("aws", "dev"), ("git", "reg"), ("docker", "reg")] {
+        setup(&[tool, identity, "--undo", "--yes"]).ok();
+    }
+    assert_eq!(fs::read_to_string(home(".aws/config")).unwrap(), "");
+    assert_eq!(fs::read_to_string(home(".gitconfig")).unwrap(), "[user]\n\tname = A\n");
+    assert_eq!(fs::read_to_string(home(".docker/config.json")).unwrap(), "{}");
+}

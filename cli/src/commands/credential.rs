@@ -3,6 +3,8 @@
 
 use clap::Subcommand;
 
+use super::setup;
+use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 
 #[derive(clap::Args, Debug)]
@@ -35,6 +37,8 @@ enum CredentialCommand {
         #[arg(value_name = "IDENTITY")]
         identity: String,
     },
+    /// Write the configuration of aws, docker, git or kubectl, or take it out again
+    Setup(setup::Arguments),
     /// docker's helper: `get`, `store`, `erase` or `list`
     Docker {
         #[arg(value_name = "VERB")]
@@ -53,8 +57,9 @@ enum CredentialCommand {
     },
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let words: Vec<&str> = match &arguments.command {
+        CredentialCommand::Setup(arguments) => return setup::run(arguments, context),
         CredentialCommand::Aws { identity } => vec!["aws", identity],
         CredentialCommand::Kubectl { identity } => vec!["kubectl", identity],
         CredentialCommand::Token { identity } => vec!["token", identity],

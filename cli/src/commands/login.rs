@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     }
 }
 
-fn known(name: &str) -> Result<Identity, Failure> {
+pub(crate) fn known(name: &str) -> Result<Identity, Failure> {
     let (mut identities, _) = load(&place()?)?;
     if let Some(identity) = identities.all.remove(name) {
         return Ok(identity);

@@ -22,6 +22,7 @@ pub(crate) mod restart;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod secret;
+pub(crate) mod setup;
 pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod vault;
@@ -53,7 +54,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Identity(arguments) => identity::run(arguments, context),
         Command::Login(arguments) => login::run(&arguments, context),
         Command::Logout(arguments) => login::logout(&arguments, context),
-        Command::Credential(arguments) => credential::run(&arguments),
+        Command::Credential(arguments) => credential::run(&arguments, context),
         Command::Audit(arguments) => audit::run(&arguments, context),
         Command::Secret(arguments) => secret::run(arguments, context),
         Command::Vault(arguments) => vault::run(&arguments, context),

@@ -1,5 +1,6 @@
 //! `pdev run`: one job, now, with its output on this terminal and its exit code as ours.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use client::{ClientError, EventStream, LineStream};
@@ -22,22 +23,33 @@ const LIMIT: Duration = Duration::from_secs(24 * 3600);
 #[command(after_help = "Examples:
   pdev run seed          a job of the manifest, also one with `when: manual`, or once more
   pdev run seed --set jobs.seed.env.ROWS=100
+  pdev run --as shop-dev -- ./script      any program, with an identity's credential in its environment
 
 What the job needs is brought up first; everything else stays as it is. The job's output goes to standard output.
 Exit codes: the job's own; 2 wrong manifest, 4 no such job, 124 timeout, 130 Ctrl-C (the job goes on).")]
 pub(crate) struct Arguments {
     /// A job of the manifest
-    #[arg(value_name = "JOB")]
-    job: String,
+    #[arg(value_name = "JOB", required_unless_present = "identity", conflicts_with = "identity")]
+    job: Option<String>,
+    /// Run a program with this identity's credential in its environment
+    #[arg(long = "as", value_name = "IDENTITY", requires = "program")]
+    identity: Option<String>,
     #[command(flatten)]
     target: Target,
     /// Stop waiting after this long; the job goes on
     #[arg(long, value_name = "DURATION", value_parser = words::parse_duration)]
     timeout: Option<Duration>,
+    /// With `--as`: the program and its arguments
+    #[arg(last = true, value_name = "PROGRAM", requires = "identity")]
+    program: Vec<OsString>,
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
-    let Arguments { job, target, timeout } = arguments;
+    let Arguments { job, identity, program, target, timeout } = arguments;
+    if let Some(identity) = identity {
+        return crate::credential::program::run(&identity, &program, &context.folder);
+    }
+    let Some(job) = job else { return Err(Failure::wrong("no job is given")) };
     let (mut request, read) = target.request(context)?;
     read.refuse_other_than_job(&job)?;
     request.services.push(job.clone());

@@ -7,6 +7,8 @@ mod ask;
 mod cargo;
 mod docker;
 mod git;
+pub(crate) mod program;
+pub(crate) mod setup;
 
 use std::ffi::OsString;
 use std::io::Write;

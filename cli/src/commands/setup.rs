@@ -1,0 +1,253 @@
+//! `pdev credential setup`: writes the configuration of another tool, shows the change first, and takes it out again.
+
+use std::fs;
+use std::io::{BufRead, ErrorKind};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use credentials::identity::Identity;
+use serde_json::json;
+
+use super::login::known;
+use crate::context::Context;
+use crate::credential::setup::{self, Edited};
+use crate::exit::{self, Failure, Outcome};
+use crate::words;
+
+const DOCKER_LINK: &str = "docker-credential-pdev";
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  pdev credential setup aws shop-dev         a profile `shop-dev` in ~/.aws/config
+  pdev credential setup docker registry      the identity's `hosts` in docker's config.json, and the helper's link
+  pdev credential setup git forge --undo     takes it out again
+
+The change is shown and nothing is written before you agree; `--yes` agrees.")]
+pub(crate) struct Arguments {
+    #[arg(value_name = "TOOL", value_parser = ["aws", "docker", "git", "kubectl"])]
+    tool: String,
+    #[arg(value_name = "IDENTITY")]
+    identity: String,
+    /// Take out what an earlier setup wrote
+    #[arg(long)]
+    undo: bool,
+    /// Write without asking
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// What would be done, in the words that are shown.
+struct Change {
+    what: String,
+    lines: Vec<String>,
+    step: Step,
+}
+
+enum Step {
+    Write { path: PathBuf, text: String },
+    Link { path: PathBuf, program: PathBuf },
+    Run(Vec<String>),
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    let identity = known(&arguments.identity)?;
+    let changes = match arguments.tool.as_str() {
+        "aws" => vec![aws(&identity, arguments.undo)?],
+        "git" => vec![git(&identity, arguments.undo)?],
+        "docker" => docker(&identity, arguments.undo)?,
+        _ => kubectl(&identity, arguments.undo)?.into_iter().collect(),
+    };
+    let changes: Vec<Change> = changes.into_iter().filter(|change| !change.lines.is_empty()).collect();
+    if changes.is_empty() {
+        return said(context, &changes, false, "nothing to change");
+    }
+    if !context.json {
+        for change in &changes {
+            context.terminal.say(&format!("{}:", change.what));
+            change.lines.iter().for_each(|line| context.terminal.say(&format!("  {line}")));
+        }
+    }
+    if !arguments.yes && !agreed(context)? {
+        said(context, &changes, false, "nothing was written; `--yes` writes it")?;
+        return Ok(exit::WRONG);
+    }
+    for change in &changes {
+        perform(&change.step)?;
+    }
+    said(context, &changes, true, "written; `--undo` takes it out again")
+}
+
+fn agreed(context: &Context) -> Result<bool, Failure> {
+    if !context.terminal.person || context.json {
+        return Ok(false);
+    }
+    context.terminal.tell_raw(b"write this? [y/N] ");
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+}
+
+fn said(context: &Context, changes: &[Change], written: bool, words: &str) -> Outcome {
+    if context.json {
+        let view = |change: &Change| json!({ "what": change.what, "lines": change.lines });
+        context
+            .terminal
+            .say_json(&json!({ "written": written, "changes": changes.iter().map(view).collect::<Vec<_>>() }));
+    } else {
+        context.terminal.tell(words);
+    }
+    crate::done()
+}
+
+fn home() -> Result<PathBuf, Failure> {
+    std::env::home_dir()
+        .filter(|path| !path.as_os_str().is_empty())
+        .ok_or_else(|| Failure::failed("no home folder is known"))
+}
+
+fn program() -> Result<String, Failure> {
+    let path = std::env::current_exe()?;
+    path.into_os_string().into_string().map_err(|_| Failure::failed("the path of this program is no UTF-8"))
+}
+
+fn named(variable: &str, usual: &str) -> Result<PathBuf, Failure> {
+    match std::env::var_os(variable).filter(|value| !value.is_empty()) {
+        Some(path) => Ok(path.into()),
+        None => Ok(home()?.join(usual)),
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Failure::failed(format!("cannot read `{}`: {}", path.display(), words::plain(&error)))),
+    }
+}
+
+fn change(path: PathBuf, edit: impl FnOnce(&str) -> Edited) -> Result<Change, Failure> {
+    let before = read(&path)?;
+    let text =
+        edit(&before).map_err(|reason| Failure::wrong(format!("`{}` is left as it is: {reason}", path.display())))?;
+    let lines = setup::difference(&before, &text);
+    Ok(Change { what: path.display().to_string(), lines, step: Step::Write { path, text } })
+}
+
+fn aws(identity: &Identity, undo: bool) -> Result<Change, Failure> {
+    let (path, program) = (named("AWS_CONFIG_FILE", ".aws/config")?, program()?);
+    change(path, |text| match undo {
+        true => Ok(setup::without_block(text, &identity.name)),
+        false => setup::aws(text, &program, &identity.name),
+    })
+}
+
+fn git(identity: &Identity, undo: bool) -> Result<Change, Failure> {
+    let (path, program, hosts) = (named("GIT_CONFIG_GLOBAL", ".gitconfig")?, program()?, hosts(identity)?);
+    change(path, |text| match undo {
+        true => Ok(setup::without_block(text, &identity.name)),
+        false => setup::git(text, &program, &identity.name, &hosts),
+    })
+}
+
+fn hosts(identity: &Identity) -> Result<Vec<String>, Failure> {
+    let hosts = identity.list("hosts").unwrap_or_default().to_vec();
+    if hosts.iter().all(|host| host.starts_with("*.")) {
+        return Err(Failure::wrong(format!("`{}` names no server", identity.name))
+            .hint("Add `hosts = [\"registry.example.org\"]` to it in identities.toml."));
+    }
+    Ok(hosts)
+}
+
+fn docker(identity: &Identity, undo: bool) -> Result<Vec<Change>, Failure> {
+    let (folder, hosts) = (named("DOCKER_CONFIG", ".docker")?, hosts(identity)?);
+    let mut changes = vec![change(folder.join("config.json"), |text| match undo {
+        true if text.is_empty() => Ok(String::new()),
+        true => setup::docker_undone(text, &hosts),
+        false => setup::docker(text, &hosts),
+    })?];
+    if !undo && !on_path(DOCKER_LINK) {
+        changes.push(link()?);
+    }
+    Ok(changes)
+}
+
+fn folders() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+fn on_path(name: &str) -> bool {
+    folders().iter().any(|folder| folder.join(name).exists())
+}
+
+/// Beside this program, or in the user's own folder: wherever docker will find it.
+fn link() -> Result<Change, Failure> {
+    let program = std::env::current_exe()?;
+    let beside = program.parent().map(Path::to_path_buf);
+    let candidates = beside.into_iter().chain(home().ok().map(|home| home.join(".local/bin")));
+    let folders = folders();
+    let folder = candidates.into_iter().find(|folder| folders.contains(folder)).ok_or_else(|| {
+        let hint = format!("Link `{DOCKER_LINK}` to `{}` in a folder of your PATH, then try again.", program.display());
+        Failure::failed(format!("docker would not find `{DOCKER_LINK}`")).hint(hint)
+    })?;
+    let path = folder.join(DOCKER_LINK);
+    let lines = vec![format!("+link to {}", program.display())];
+    Ok(Change { what: path.display().to_string(), lines, step: Step::Link { path, program } })
+}
+
+/// kubectl changes its own file, which may be spread over several.
+fn kubectl(identity: &Identity, undo: bool) -> Result<Option<Change>, Failure> {
+    let name = &identity.name;
+    let query = format!("jsonpath={{.users[?(@.name==\"{name}\")].user}}");
+    let asked = kubectl_command(&["config", "view", "-o", &query])
+        .output()
+        .map_err(|error| Failure::failed(format!("cannot start `kubectl`: {}", words::plain(&error))))?;
+    let found = String::from_utf8_lossy(&asked.stdout).trim().to_owned();
+    let ours = found.contains(&format!("\"credential\",\"kubectl\",\"{name}\""));
+    let words: Vec<String> = match (undo, found.is_empty(), ours) {
+        (true, _, true) => ["config", "delete-user", name].map(str::to_owned).to_vec(),
+        (true, ..) | (false, _, true) => return Ok(None),
+        (false, false, false) => return Err(Failure::wrong(format!("kubectl has a user `{name}` already"))),
+        (false, true, _) => {
+            let command = format!("--exec-command={}", program()?);
+            let arguments = ["credential", "kubectl", name.as_str()].map(|word| format!("--exec-arg={word}"));
+            let fixed = ["--exec-api-version=client.authentication.k8s.io/v1", "--exec-interactive-mode=IfAvailable"];
+            let start = ["config", "set-credentials", name].map(str::to_owned);
+            start.into_iter().chain([command]).chain(arguments).chain(fixed.map(str::to_owned)).collect()
+        }
+    };
+    let lines = vec![format!("kubectl {}", words.join(" "))];
+    Ok(Some(Change { what: "run".to_owned(), lines, step: Step::Run(words) }))
+}
+
+fn kubectl_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new("kubectl");
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn perform(step: &Step) -> Result<(), Failure> {
+    match step {
+        Step::Write { path, text } => {
+            // A link is followed: dot files are often kept elsewhere.
+            let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            let mode = fs::metadata(&path).map_or(0o600, |found| found.permissions().mode() & 0o777);
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            agent::disk::replace_file(&path, text.as_bytes(), mode).map_err(|error| {
+                Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)))
+            })
+        }
+        Step::Link { path, program } => symlink(program, path)
+            .map_err(|error| Failure::failed(format!("cannot make `{}`: {}", path.display(), words::plain(&error)))),
+        Step::Run(arguments) => {
+            let output = kubectl_command(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).output()?;
+            if output.status.success() {
+                return Ok(());
+            }
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(Failure::failed(format!("kubectl refused: {said}")))
+        }
+    }
+}
