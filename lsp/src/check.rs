@@ -39,7 +39,11 @@ impl Job {
     #[must_use]
     pub fn run(self) -> Analysis {
         let name = self.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let checked = plan::check::check(&name, &self.buffers, &self.question);
+        let mut checked = plan::check::check(&name, &self.buffers, &self.question);
+        // Hover asks for origins only; the units of a long manifest are tens of megabytes.
+        if let Some(resolved) = &mut checked.resolved {
+            resolved.application.units.clear();
+        }
         let path = |source: &manifest::text::Source| (self.buffers.path(&source.path), OnceLock::new());
         let files = checked.loaded.sources.iter().map(|(_, source)| path(source)).collect();
         let asked = self.buffers.asked();

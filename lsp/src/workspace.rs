@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use manifest::FileId;
-use manifest::syntax::{self, Parsed};
+use manifest::syntax::{self, Node, Parsed};
 use plan::application::RuntimeKind;
 use plan::check::Question;
 use plan::load::LoadOptions;
@@ -84,7 +84,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Its own tree; made once for all requests about this version.
+    /// Its own tree: the one that was checked where that is as new as the text.
+    #[must_use]
+    pub fn root(&self) -> Option<&Node> {
+        let checked = self.analysis.as_ref().filter(|analysis| {
+            let newest = self.job.as_ref().is_some_and(|job| job.generation == analysis.generation);
+            newest && analysis.root == self.path
+        });
+        match checked {
+            Some(analysis) => analysis.loaded().root.as_ref(),
+            None => self.parsed().root.as_ref(),
+        }
+    }
+
+    /// The tree and the comments of this text alone; made once for all requests about this version.
     #[must_use]
     pub fn parsed(&self) -> &Parsed {
         self.parsed.get_or_init(|| syntax::parse(self.text.as_str(), FileId(0)))

@@ -55,6 +55,7 @@ fn context(ports: BTreeMap<(String, String), u16>) -> Context {
         git: Git::default(),
         secrets_folder: "/run/secrets".into(),
         password_seed: String::new(),
+        urls_of_others: true,
         today: Date { year: 2026, month: 1, day: 1 },
     }
 }

@@ -64,7 +64,7 @@ fn dangling(loaded: &Loaded, question: &Question) -> Vec<Diagnostic> {
 
 /// What resolving finds under every runtime that could be chosen, and what it gives under the first.
 fn certain(loaded: &Loaded, question: &Question) -> (Resolved, Vec<Diagnostic>) {
-    let first = resolved(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker));
+    let first = looked_at(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker), false);
     // Where every unit says where it runs, the second look would find the same.
     if question.runtime.is_some() || !depends_on_runtime(loaded) {
         let found = first.diagnostics.clone();
@@ -72,7 +72,7 @@ fn certain(loaded: &Loaded, question: &Question) -> (Resolved, Vec<Diagnostic>) 
     }
     let key = |found: &Diagnostic| (found.span, found.code, found.message.clone());
     // A set, because a manifest of thousands of lines may have thousands of findings.
-    let other = resolved(loaded, question, RuntimeKind::Process).diagnostics;
+    let other = looked_at(loaded, question, RuntimeKind::Process, false).diagnostics;
     let other: HashSet<_> = other.iter().map(key).collect();
     let found = first.diagnostics.iter().filter(|found| other.contains(&key(found))).cloned().collect();
     (first, found)
@@ -81,6 +81,10 @@ fn certain(loaded: &Loaded, question: &Question) -> (Resolved, Vec<Diagnostic>) 
 /// The application as it would be, with stand-ins for what only the agent hands out.
 #[must_use]
 pub fn resolved(loaded: &Loaded, question: &Question, runtime: RuntimeKind) -> Resolved {
+    looked_at(loaded, question, runtime, true)
+}
+
+fn looked_at(loaded: &Loaded, question: &Question, runtime: RuntimeKind, urls_of_others: bool) -> Resolved {
     let environment = question.options.environment.as_deref().unwrap_or("local");
     let preview = PreviewName {
         id: PreviewId("check".to_owned()),
@@ -98,6 +102,7 @@ pub fn resolved(loaded: &Loaded, question: &Question, runtime: RuntimeKind) -> R
         git: Git { branch: Some("main".to_owned()), commit: Some("0".repeat(40)) },
         secrets_folder: "/run/pdev/secrets".to_owned(),
         password_seed: String::new(),
+        urls_of_others,
         today: question.today,
     };
     resolve(loaded, &context)

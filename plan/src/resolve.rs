@@ -44,6 +44,9 @@ pub struct Context {
     pub secrets_folder: String,
     /// Mixed into the passwords that resources get, so that nobody can compute them from a branch's name.
     pub password_seed: String,
+    /// Each unit is given the URLs of all others, as it runs. Their number grows with the square of the services, and
+    /// nothing that is checked depends on them.
+    pub urls_of_others: bool,
     pub today: Date,
 }
 

@@ -73,6 +73,7 @@ fn up(loaded: &Loaded, runtime: RuntimeKind, bend: impl FnOnce(&mut Context)) ->
         git: Git::default(),
         secrets_folder: "/secrets".into(),
         password_seed: "seed".into(),
+        urls_of_others: true,
         today: manifest::model::Date { year: 2026, month: 11, day: 23 },
     };
     bend(&mut context);

@@ -201,6 +201,7 @@ fn context(
         },
         secrets_folder: shared.delivery.units_folder(&record.name.id.0).display().to_string(),
         password_seed: seed(&shared.places.data).map_err(|error| state_problem(&error))?,
+        urls_of_others: true,
         today: today(),
     })
 }

@@ -1,6 +1,5 @@
 //! `pdev lsp`: the language server, for editors and coding agents; speaks on standard input and output.
 
-use crate::context::Context;
 use crate::exit::{self, Outcome};
 
 #[derive(clap::Args, Debug)]
@@ -14,8 +13,12 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(_: &Arguments) -> Outcome {
-    Context::block_on(async {
-        let orderly = lsp::serve(tokio::io::stdin(), tokio::io::stdout()).await;
-        Ok(if orderly { exit::OK } else { exit::FAILED })
-    })
+    // Standard input and output take a thread each; manifests are looked at one after the other.
+    const THREADS_MAX: usize = 4;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(THREADS_MAX).build()?;
+    let orderly = runtime.block_on(lsp::serve(tokio::io::stdin(), tokio::io::stdout()));
+    // The thread that still reads standard input must not hold up the exit.
+    runtime.shutdown_background();
+    Ok(if orderly { exit::OK } else { exit::FAILED })
 }

@@ -28,7 +28,7 @@ pub fn answer(snapshot: &Snapshot, analysis: &Analysis, params: &CodeActionParam
         }
     }
     if wanted.wants(&CodeActionKind::REFACTOR_REWRITE)
-        && let Some(root) = snapshot.parsed().root.as_ref()
+        && let Some(root) = snapshot.root()
         && analysis.text(file).is_some_and(|text| text.as_str() == snapshot.text.as_str())
     {
         let manifest = &analysis.loaded().manifest;

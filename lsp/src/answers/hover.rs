@@ -15,7 +15,7 @@ pub fn answer(
     live: Option<String>,
 ) -> Option<Hover> {
     let scene = Scene {
-        root: snapshot.parsed().root.as_ref()?,
+        root: snapshot.root()?,
         text: snapshot.text.as_str(),
         loaded: analysis.loaded(),
         resolved: analysis.resolved(),

@@ -34,7 +34,7 @@ impl Scene<'_> {
     }
 
     fn units(&self) -> Vec<Named> {
-        let Some(root) = self.snapshot.parsed().root.as_ref() else { return Vec::new() };
+        let Some(root) = self.snapshot.root() else { return Vec::new() };
         let text = self.snapshot.text.as_str();
         let sections = ["services", "jobs", "resources"].into_iter().filter_map(|section| root.get(section));
         let pairs = sections.flat_map(|section| section.value.as_map().unwrap_or_default());

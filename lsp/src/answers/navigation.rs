@@ -66,7 +66,7 @@ pub fn all(snapshot: &Snapshot, analysis: &Analysis, position: Position, with_ow
 
 #[must_use]
 pub fn highlights(snapshot: &Snapshot, position: Position) -> Option<Vec<DocumentHighlight>> {
-    let root = snapshot.parsed().root.as_ref()?;
+    let root = snapshot.root()?;
     let all = references::occurrences(root, snapshot.text.as_str());
     let own = references::at(&all, snapshot.encoding.offset(&snapshot.text, position))?;
     let same = all.iter().filter(|one| one.kind == own.kind && one.name == own.name);

@@ -18,7 +18,7 @@ const SYMBOLS_MAX: usize = 10_000;
 
 #[must_use]
 pub fn symbols(snapshot: &Snapshot, nested: bool) -> Option<DocumentSymbolResponse> {
-    let all = outline::symbols(snapshot.parsed().root.as_ref()?);
+    let all = outline::symbols(snapshot.root()?);
     if nested {
         let mut left = SYMBOLS_MAX;
         return Some(DocumentSymbolResponse::Nested(converted(&all, snapshot, &mut left)));
@@ -132,7 +132,7 @@ pub fn selections(snapshot: &Snapshot, positions: &[Position]) -> Vec<SelectionR
     };
     let one = |position: &Position| {
         let offset = snapshot.encoding.offset(&snapshot.text, *position);
-        let root = snapshot.parsed().root.as_ref();
+        let root = snapshot.root();
         let ranges = root.map_or_else(whole, |root| outline::selections(root, &snapshot.text, offset));
         let grow = |inner: Option<Box<SelectionRange>>, range: &std::ops::Range<usize>| {
             let range = snapshot.encoding.range(&snapshot.text, range.clone());
@@ -148,7 +148,7 @@ pub fn selections(snapshot: &Snapshot, positions: &[Position]) -> Vec<SelectionR
 /// Only what is there: a link that leads nowhere is a finding's matter.
 #[must_use]
 pub fn document_links(snapshot: &Snapshot) -> Vec<DocumentLink> {
-    let (Some(root), Some(folder)) = (snapshot.parsed().root.as_ref(), snapshot.path.parent()) else {
+    let (Some(root), Some(folder)) = (snapshot.root(), snapshot.path.parent()) else {
         return Vec::new();
     };
     let convert = |link: links::Link| {
@@ -177,7 +177,7 @@ pub fn linked(snapshot: &Snapshot, position: Position) -> Option<GotoDefinitionR
 /// Of the lines in the range, or of all.
 #[must_use]
 pub fn semantic_tokens(snapshot: &Snapshot, range: Option<Range>) -> SemanticTokens {
-    let Some(root) = snapshot.parsed().root.as_ref() else { return SemanticTokens::default() };
+    let Some(root) = snapshot.root() else { return SemanticTokens::default() };
     let wanted = range.map_or(0..snapshot.text.len(), |range| snapshot.encoding.bytes(&snapshot.text, range));
     let mut data = Vec::new();
     let mut before = Position::default();

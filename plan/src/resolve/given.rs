@@ -22,7 +22,8 @@ pub(super) fn environment(world: &World<'_>, draft: &Draft<'_>) -> BTreeMap<Stri
     let preview = &world.context.preview;
     given.insert("PDEV_PREVIEW".to_owned(), Value::same(preview.title()));
     given.insert("PDEV_COOKIE_DOMAIN".to_owned(), Value::same(naming::preview_host(preview)));
-    match world.told(draft.runtime) {
+    let others = world.context.urls_of_others.then(|| world.told(draft.runtime)).flatten();
+    match others {
         Some(everybody) => given.extend(everybody.iter().cloned()),
         None => given.extend(urls(world, draft.runtime, &draft.name)),
     }

@@ -63,6 +63,7 @@ pub(crate) fn context(loaded: &Loaded, runtime: RuntimeKind) -> Context {
         git: Git { branch: Some("main".into()), commit: Some("0123abcd".into()) },
         secrets_folder: "/run/user/1000/pdev/secrets".into(),
         password_seed: "seed".into(),
+        urls_of_others: true,
         today: TODAY,
     }
 }
