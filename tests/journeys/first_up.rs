@@ -67,7 +67,10 @@ fn logs_exec_wait_and_subfolders_find_the_preview() {
     sandbox.pdev_in(&deep, &["wait"]).ok();
     let (host, port) = sandbox.url(&project, Some("web"));
     get(&host, port, "/remember-this-line");
-    sandbox.pdev_in(&deep, &["logs", "web"]).ok().says("remember-this-line");
+    // The program answers first and writes its line then.
+    eventually("the line is in the logs", Duration::from_secs(10), || {
+        sandbox.pdev_in(&deep, &["logs", "web"]).ok().out.contains("remember-this-line")
+    });
     sandbox
         .pdev_in(&deep, &["exec", "web", "--", "sh", "-c", "echo name is $NAME; exit 7"])
         .fails_with(7)
