@@ -1,7 +1,8 @@
 // usage: npm run package [-- --target linux-x64 --binary PATH]      makes pdev-<target>-<version>.vsix
 // With a binary it is a package for one platform; without, one that uses the `pdev` on the PATH.
-import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+
 import { execFileSync } from 'node:child_process';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const value = (name) => {
@@ -27,6 +28,6 @@ if (binary) {
 writeFileSync('LICENSE.txt', licence.map((path) => readFileSync(path, 'utf8')).join('\n\n'));
 const out = `pdev-${target ?? 'universal'}-${version}.vsix`;
 const vsce = join('node_modules', '@vscode', 'vsce', 'vsce');
-const args = ['package', '--no-dependencies', '--allow-missing-repository', '--out', out];
+const args = ['package', '--no-dependencies', '--allow-missing-repository', '--no-rewrite-relative-links', '--out', out];
 execFileSync(process.execPath, [vsce, ...args, ...(target ? ['--target', target] : [])], { stdio: 'inherit' });
 console.log(out);

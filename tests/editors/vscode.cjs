@@ -24,6 +24,7 @@ services:
 );
 
 let checks = 0;
+let failed = async () => {};
 const checked = () => { checks += 1; };
 const plain = (text) => text.replaceAll('\u00a0', ' ');
 
@@ -34,7 +35,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
       '--no-first-run', '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1'],
   });
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
-  page.setDefaultTimeout(30_000);
+  page.setDefaultTimeout(15_000);
   for (let tries = 0; ; tries += 1) {
     try {
       await page.goto(`http://127.0.0.1:${port}/?folder=${workspace}`);
@@ -45,6 +46,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
       await page.waitForTimeout(50);
     }
   }
+  failed = () => page.screenshot({ path: join(pictures, 'failed.png') });
   const see = (selector, text) => page.locator(selector).filter(text ? { hasText: text } : {}).first().waitFor();
   const picture = async (name) => {
     await page.waitForTimeout(600);
@@ -58,7 +60,26 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   const text = async () => plain(await page.locator('.view-lines').first().innerText());
 
   await see('.monaco-workbench');
+  // Restricted mode: what needs no program of the workspace works, and nothing else is offered.
+  await see('.statusbar-item', 'Restricted Mode');
   await page.locator('.explorer-folders-view .monaco-list-row').filter({ hasText: 'pdev.yaml' }).dblclick();
+  await see('.squiggly-error');
+  checked();
+  assert.equal(await page.locator('.codelens-decoration a').count(), 0, 'no lenses in restricted mode');
+  await page.keyboard.press('F1');
+  await page.locator('.quick-input-widget input').first().fill('>pdev: ');
+  await see('.quick-input-list .monaco-list-row', 'Check the Manifest');
+  assert.equal(await page.locator('.quick-input-list .monaco-list-row').filter({ hasText: 'Bring the Preview Up' }).count(), 0);
+  checked();
+  await page.keyboard.press('Escape');
+  await picture('restricted');
+  await page.locator('.statusbar-item a').filter({ hasText: 'Restricted Mode' }).click();
+  await page.locator('.workspace-trust-editor .monaco-button').filter({ hasText: /^Trust$/ }).first().click();
+  await see('.workspace-trust-editor', 'You trust this folder');
+  await page.locator('.monaco-modal-editor-block .codicon-close').last().click();
+  await page.locator('.workspace-trust-editor').waitFor({ state: 'hidden' });
+  await see('.codelens-decoration a', 'up');
+  checked();
   await see('.squiggly-error');
   checked();
   await page.keyboard.press('Control+Shift+M');
@@ -106,6 +127,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await browser.close();
   console.log(`${checks} checks passed`);
 })().catch(async (error) => {
+  await failed().catch(() => {});
   console.error(error);
   process.exit(1);
 });

@@ -19,5 +19,11 @@ function json<T>(binary: string, args: string[]): Promise<T[]> {
   });
 }
 
-export const previews = (binary: string): Promise<Preview[]> => json(binary, ['ls', '--json']);
+/** Looking starts nothing: `ls` would start the agent, so it is asked first whether one runs. */
+export async function previews(binary: string): Promise<Preview[]> {
+  const runs = await new Promise<boolean>((resolve) => {
+    execFile(binary, ['agent', 'status', '--json'], { timeout: PATIENCE_MS }, (error) => resolve(error === null));
+  });
+  return runs ? json<Preview>(binary, ['ls', '--json']) : [];
+}
 export const identities = (binary: string): Promise<Identity[]> => json(binary, ['identity', 'list', '--json']);

@@ -9,6 +9,22 @@ export interface Argument {
   unit?: string;
 }
 
+/** What the server carries out (docs/lsp.md). */
+export const SERVER_COMMANDS = [
+  'pdev.up',
+  'pdev.stop',
+  'pdev.restart',
+  'pdev.logs',
+  'pdev.open',
+  'pdev.status',
+  'pdev.check',
+  'pdev.waive',
+  'pdev.render',
+  'pdev.diff',
+];
+/** Those that start nothing and ask nobody. */
+export const STATIC_COMMANDS = new Set(['pdev.check', 'pdev.waive', 'pdev.render']);
+
 const CHOSEN = new Set(['pdev.restart', 'pdev.logs', 'pdev.shell']);
 
 /** From a lens (an argument), the tree (an item) or the palette (nothing). */
@@ -114,6 +130,9 @@ export async function answered(command: string, argument: Argument, result: unkn
       const lines = steps.map((step) => `${step.text ?? step.action ?? ''}  (${step.cause ?? ''})`);
       return views.show('plan', lines.length > 0 ? lines.join('\n') : 'Nothing would change.');
     }
+    case 'pdev.status':
+      await vscode.commands.executeCommand('pdev.previews.focus');
+      return;
     case 'pdev.check':
       await vscode.commands.executeCommand('workbench.actions.view.problems');
   }

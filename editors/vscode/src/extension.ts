@@ -1,12 +1,15 @@
 // The glue: finds the binary, starts the language server, shows what it tells. Everything else is the server's, so that
 // every editor has the same.
 import * as vscode from 'vscode';
-import { LanguageClient, type LanguageClientOptions, type ServerOptions, State } from 'vscode-languageclient/node';
+import { type LanguageClientOptions, type ServerOptions, State } from 'vscode-languageclient/node';
 import * as agent from './agent';
-import { candidates, find, type Found } from './binary';
-import { answered, ask, complete, Views } from './commands';
-import { icon, status, type Preview } from './model';
-import { Previews, type Item } from './view';
+import { candidates, type Found, find } from './binary';
+import { Client } from './client';
+import { answered, ask, complete, SERVER_COMMANDS, STATIC_COMMANDS, Views } from './commands';
+import { icon, type Preview, status } from './model';
+import { type Item, Previews } from './view';
+
+const QUIET_MS = 200;
 
 let running: Extension | undefined;
 
@@ -27,10 +30,11 @@ class Extension implements vscode.Disposable {
   readonly #views = new Views();
   readonly #tree = new Previews();
   readonly #view: vscode.TreeView<Item>;
-  #client: LanguageClient | undefined;
+  #client: Client | undefined;
   #binary: Found | undefined;
   #previews: Preview[] = [];
   #stale = true;
+  #soon: NodeJS.Timeout | undefined;
 
   constructor(context: vscode.ExtensionContext) {
     this.#context = context;
@@ -51,6 +55,7 @@ class Extension implements vscode.Disposable {
       vscode.workspace.onDidChangeConfiguration((change) => {
         if (change.affectsConfiguration('pdev.path')) void this.restart();
       }),
+      ...SERVER_COMMANDS.map((name) => command(name, (given) => this.#run(name, given))),
       command('pdev.refresh', () => this.changed()),
       command('pdev.menu', () => this.#menu()),
       command('pdev.server.restart', () => this.restart()),
@@ -73,7 +78,7 @@ class Extension implements vscode.Disposable {
     if (found === undefined) return this.#noBinary(refused.map((one) => `${one.path}: ${one.reason}`).join('; '));
     this.#log.info(`${found.path} (${found.from}) is pdev ${found.version}`);
     this.#binary = found;
-    this.#client = new LanguageClient('pdev', 'pdev', this.#server(found), this.#options());
+    this.#client = new Client('pdev', 'pdev', this.#server(found), this.#options());
     this.#client.onDidChangeState(({ newState }) => {
       if (newState === State.Stopped) this.#bar.text = '$(error) pdev';
     });
@@ -94,25 +99,52 @@ class Extension implements vscode.Disposable {
       ],
       outputChannel: this.#log,
       synchronize: { configurationSection: 'pdev' },
-      initializationOptions: vscode.workspace.getConfiguration('pdev'),
+      initializationOptions: settings(),
       middleware: {
-        executeCommand: async (command, args, next) => {
-          const argument = this.#client && (await complete(this.#client, command, args[0]));
-          if (argument === undefined) return undefined;
-          const result: unknown = await next(command, [argument]);
-          await answered(command, argument, result, this.#views);
-          return result;
+        workspace: {
+          didChangeConfiguration: (sections, next) => (vscode.workspace.isTrusted ? next(sections) : Promise.resolve()),
         },
         // Lenses are asked for anew when the server heard of a change: the sign that ours is old, too.
         provideCodeLenses: (document, token, next) => {
-          this.changed();
+          this.#later();
           return next(document, token);
         },
       },
     };
   }
 
+  /** What a lens, the tree or the palette asked for. */
+  async #run(name: string, given: unknown): Promise<unknown> {
+    if (!vscode.workspace.isTrusted && !STATIC_COMMANDS.has(name)) {
+      const trust = 'Manage Trust';
+      const chosen = await vscode.window.showWarningMessage(
+        'pdev acts in trusted workspaces only: a manifest names programs to run.',
+        trust,
+      );
+      if (chosen === trust) await vscode.commands.executeCommand('workbench.trust.manage');
+      return undefined;
+    }
+    const client = this.#client;
+    if (!client?.isRunning()) {
+      const chosen = await vscode.window.showErrorMessage('pdev: the language server does not run.', 'Restart It', 'Show the Log');
+      if (chosen === 'Restart It') await this.restart();
+      else if (chosen !== undefined) this.#log.show();
+      return undefined;
+    }
+    const argument = await complete(client, name, given);
+    if (argument === undefined) return undefined;
+    try {
+      const result = await ask<unknown>(client, name, argument);
+      await answered(name, argument, result, this.#views);
+      return result;
+    } catch (error) {
+      void vscode.window.showErrorMessage(`pdev: ${error instanceof Error ? error.message : String(error)}`);
+      return undefined;
+    }
+  }
+
   async stop(): Promise<void> {
+    clearTimeout(this.#soon);
     const client = this.#client;
     this.#client = undefined;
     if (client?.needsStop()) await client.stop(2000);
@@ -121,6 +153,12 @@ class Extension implements vscode.Disposable {
   async restart(): Promise<void> {
     await this.stop();
     await this.start();
+  }
+
+  /** Lenses are also asked for while somebody types: once after the last of them is enough. */
+  #later(): void {
+    clearTimeout(this.#soon);
+    this.#soon = setTimeout(() => this.changed(), QUIET_MS);
   }
 
   /** Something happened: the view is asked for again, at once where it is seen, else when it will be. */
@@ -197,7 +235,10 @@ class Extension implements vscode.Disposable {
     let name = typeof item === 'string' ? item : item?.kind === 'identity' ? item.identity?.name : undefined;
     if (name === undefined) {
       const all = await agent.identities(this.#binary.path);
-      name = await vscode.window.showQuickPick(all.map((identity) => identity.name), { placeHolder: 'Log in as' });
+      name = await vscode.window.showQuickPick(
+        all.map((identity) => identity.name),
+        { placeHolder: 'Log in as' },
+      );
     }
     if (name === undefined) return;
     vscode.window.createTerminal({ name: `pdev login ${name}`, shellPath: this.#binary.path, shellArgs: ['login', name] }).show();
@@ -213,4 +254,11 @@ class Extension implements vscode.Disposable {
     await vscode.env.clipboard.writeText(text);
     void vscode.window.showInformationMessage('pdev: versions and paths are on the clipboard.');
   }
+}
+
+/** What the server is told. In an untrusted workspace it does not look for the agent either. */
+function settings(): unknown {
+  const all = JSON.parse(JSON.stringify(vscode.workspace.getConfiguration('pdev'))) as Record<string, unknown>;
+  if (vscode.workspace.isTrusted) return all;
+  return { ...all, live: { enabled: false, diagnostics: false, lenses: false } };
 }

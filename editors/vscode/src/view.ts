@@ -1,6 +1,6 @@
 // The tree of previews, their units and identities. Data is fetched when it is visible and something changed.
 import * as vscode from 'vscode';
-import { icon, line, summary, type Identity, type Preview, type Unit } from './model';
+import { type Identity, icon, line, type Preview, summary, type Unit } from './model';
 
 export type Item =
   | { kind: 'preview'; preview: Preview }

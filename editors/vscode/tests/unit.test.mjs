@@ -16,9 +16,18 @@ const model = await load('model');
 const manifest = JSON.parse(readFileSync('package.json', 'utf8'));
 
 test('an untrusted workspace cannot name a program', () => {
-  assert.deepEqual(candidates('/evil', false, '/ext', 'linux').map(({ path }) => path), ['/ext/server/pdev']);
-  assert.deepEqual(candidates('/mine', true, '/ext', 'linux').map(({ path }) => path), ['/mine']);
-  assert.deepEqual(candidates(' ', true, '/ext', 'linux').map(({ path }) => path), ['pdev', '/ext/server/pdev']);
+  assert.deepEqual(
+    candidates('/evil', false, '/ext', 'linux').map(({ path }) => path),
+    ['/ext/server/pdev'],
+  );
+  assert.deepEqual(
+    candidates('/mine', true, '/ext', 'linux').map(({ path }) => path),
+    ['/mine'],
+  );
+  assert.deepEqual(
+    candidates(' ', true, '/ext', 'linux').map(({ path }) => path),
+    ['pdev', '/ext/server/pdev'],
+  );
 });
 
 test('what does not run is told with its reason, and the next one is tried', async () => {
@@ -34,7 +43,10 @@ test('what does not run is told with its reason, and the next one is tried', asy
   const good = program('good', '#!/bin/sh\necho "pdev 1.2.3"\n');
   const { found, refused } = await find([{ path: join(folder, 'none'), from: 'PATH' }, bare, other, good]);
   assert.equal(found.version, '1.2.3');
-  assert.deepEqual(refused.map(({ reason }) => reason), ['it is not there', 'it may not be executed', 'it says `another 1.0`']);
+  assert.deepEqual(
+    refused.map(({ reason }) => reason),
+    ['it is not there', 'it may not be executed', 'it says `another 1.0`'],
+  );
 });
 
 test('states are told', () => {
