@@ -3,6 +3,16 @@
 --- The language server of `pdev.yaml`: findings with fixes, completion, hover, and the running preview above each
 --- service. It is part of the `pdev` binary.
 
+--- The server says that lenses and hints are old when something changed: so is what the statusline shows.
+---@param method string
+local function refreshed(method)
+  return function(err, result, ctx)
+    require('pdev').refresh()
+    local stock = vim.lsp.handlers[method]
+    return stock and stock(err, result, ctx) or vim.NIL
+  end
+end
+
 ---@type vim.lsp.Config
 return {
   cmd = { 'pdev', 'lsp' },
@@ -12,4 +22,11 @@ return {
     return 'pdev'
   end,
   workspace_required = false,
+  handlers = {
+    ['workspace/codeLens/refresh'] = refreshed('workspace/codeLens/refresh'),
+    ['workspace/inlayHint/refresh'] = refreshed('workspace/inlayHint/refresh'),
+  },
+  on_attach = function()
+    require('pdev').refresh()
+  end,
 }

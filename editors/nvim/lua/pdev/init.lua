@@ -94,8 +94,35 @@ local function table_of(status)
   return lines
 end
 
+--- A terminal with the same program as the server, in the manifest's folder.
+---@param args string[]
+local function terminal(args)
+  local found = client()
+  local uri = found and manifest(found)
+  local config = vim.lsp.config.pdev
+  local command = config and config.cmd
+  local program = type(command) == 'table' and command[1] or 'pdev'
+  vim.cmd.new()
+  vim.fn.jobstart(vim.list_extend({ program }, args), {
+    term = true,
+    cwd = uri and vim.fs.dirname(vim.uri_to_fname(uri)) or nil,
+  })
+end
+
 ---@type table<string, fun(unit: string?)>
 local commands = {
+  shell = function(unit)
+    if not unit then
+      return tell('name the service: `:Pdev shell api`', vim.log.levels.WARN)
+    end
+    terminal({ 'exec', unit })
+  end,
+  login = function(identity)
+    if not identity then
+      return tell('name the identity: `:Pdev login shop-dev`; `pdev identity` lists them', vim.log.levels.WARN)
+    end
+    terminal({ 'login', identity })
+  end,
   up = function(unit)
     execute('up', { unit = unit })
   end,
