@@ -97,6 +97,7 @@ fn identities() -> String {
                 Shape::Text => "text".to_owned(),
                 Shape::Url => "https URL".to_owned(),
                 Shape::Duration => "`30s`, `15m`, `1h`".to_owned(),
+                Shape::Variable => "variable's name".to_owned(),
                 Shape::Port => "port".to_owned(),
                 Shape::List => "list of texts".to_owned(),
                 Shape::Identity => "an identity's name".to_owned(),

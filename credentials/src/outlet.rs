@@ -78,7 +78,7 @@ pub fn render(outlet: &Outlet, identity: &Identity, lease: &Lease) -> Result<Sec
             line(&json!({ "Ok": answer }))
         }
         Outlet::Token => pair(lease, user).ok_or_else(|| unfit("a token or password"))?.1.into_bytes(),
-        Outlet::Env => env(lease),
+        Outlet::Env => env(lease, identity.text("variable").unwrap_or("PDEV_TOKEN")),
     };
     Ok(Secret::new(bytes))
 }
@@ -121,7 +121,7 @@ fn git(lease: &Lease, user: &str, authtype: bool) -> Option<Vec<u8>> {
     Some(answer.into_bytes())
 }
 
-fn env(lease: &Lease) -> Vec<u8> {
+fn env(lease: &Lease, variable: &str) -> Vec<u8> {
     let mut pairs: Vec<(&str, String)> = Vec::new();
     match &lease.material {
         Material::Aws { access_key_id, secret_access_key, session_token, .. } => {
@@ -130,7 +130,7 @@ fn env(lease: &Lease) -> Vec<u8> {
             pairs.extend(session_token.as_ref().map(|token| ("AWS_SESSION_TOKEN", text(token))));
             pairs.extend(end(lease).map(|end| ("AWS_CREDENTIAL_EXPIRATION", end)));
         }
-        Material::Token(token) => pairs.push(("PDEV_TOKEN", text(token))),
+        Material::Token(token) => pairs.push((variable, text(token))),
         Material::Password { username, password } => {
             pairs.push(("PDEV_USERNAME", username.clone()));
             pairs.push(("PDEV_PASSWORD", text(password)));

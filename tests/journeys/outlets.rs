@@ -39,7 +39,7 @@ fn signed_in() -> Sandbox {
     identities(
         &sandbox,
         &format!(
-            "[reg]\nsource = \"exec\"\ncommand = [\"{token}\"]\nhosts = [\"git.example.org\", \"localhost\", \"127.0.0.1\"]\nusername = \"robot\"\n\
+            "[reg]\nsource = \"exec\"\ncommand = [\"{token}\"]\nhosts = [\"git.example.org\", \"localhost\", \"127.0.0.1\"]\nusername = \"robot\"\n[hub]\nsource = \"exec\"\ncommand = [\"{token}\"]\nvariable = \"GITHUB_TOKEN\"\n\
              [dev]\nsource = \"exec\"\ncommand = [\"{aws}\"]\n[bad]\nsource = \"exec\"\ncommand = [\"{broken}\"]\nhosts = [\"bad.example.org\"]\n"
         ),
     );
@@ -309,6 +309,7 @@ fn a_program_runs_with_a_credential_that_nobody_else_has() {
     let said = run(run_as).fails_with(7);
     assert_eq!(said.out, "AKIACANARY canary-t none\n");
     sandbox.pdev(&["run", "--as", "reg", "--", "sh", "-c", "echo $PDEV_TOKEN"]).ok().says("canary-tok");
+    sandbox.pdev(&["run", "--as", "hub", "--", "sh", "-c", "echo $GITHUB_TOKEN"]).ok().says("canary-tok");
     sandbox.pdev(&["run", "--as", "reg", "--", "/no/such"]).fails_with(127).says("cannot start `/no/such`");
     sandbox.pdev(&["run", "--as", "rge", "--", "true"]).fails_with(125).says("Did you mean `reg`?");
     sandbox.pdev(&["run", "--as", "reg"]).fails_with(2);

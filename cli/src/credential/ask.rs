@@ -1,7 +1,7 @@
 //! One blocking request to the agent over its socket. The whole client is asynchronous and greets first; a helper has a
 //! millisecond.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -36,26 +36,46 @@ fn problem(answer: &Answer) -> Box<Problem> {
     Box::new(serde_json::from_slice(&answer.body).unwrap_or_else(|_| unreadable()))
 }
 
-/// Asks the agent that runs; starts one and asks again where none does.
+/// A killed agent's socket still takes connections until its last thread is gone; then they break.
+const TRIES: usize = 5;
+
+/// Asks the agent that runs; starts one and asks again where none does, or where it was killed meanwhile. Every request
+/// that is sent this way may be sent twice.
 pub(crate) fn ask(method: &str, path: &str, body: &[u8]) -> Result<Answer, Box<Problem>> {
     let place = Place::from_environment();
-    let broken = |words: String| {
-        let problem = Problem::new("agent_unreachable", 0, format!("the agent cannot be asked: {words}"));
-        Box::new(problem.hint("`pdev agent status` looks at it."))
-    };
-    let stream = match UnixStream::connect(place.socket()) {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            return Err(broken("a sandbox or another user's folder keeps this program from its socket".to_owned()));
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        // Makes the folder where there is none, and refuses one that somebody else could have planted.
+        place.check().map_err(|error| broken(&error.to_string()))?;
+        let asked = UnixStream::connect(place.socket()).and_then(|stream| exchange(stream, method, path, body));
+        let error = match asked {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        match error.kind() {
+            ErrorKind::PermissionDenied => {
+                return Err(broken("a sandbox or another user's folder keeps this program from its socket"));
+            }
+            ErrorKind::NotFound
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::BrokenPipe
+            | ErrorKind::UnexpectedEof
+                if tried < TRIES =>
+            {
+                let started =
+                    Context::block_on_value(Context::connect()).map_err(|error| broken(&error.to_string()))?;
+                drop(started.map_err(|failure| failure.problem)?);
+            }
+            _ => return Err(broken(&crate::words::plain(&error))),
         }
-        Err(_) => {
-            let started = Context::block_on_value(Context::connect()).map_err(|error| broken(error.to_string()))?;
-            started.map_err(|failure| failure.problem)?;
-            UnixStream::connect(place.socket()).map_err(|error| broken(crate::words::plain(&error)))?
-        }
-    };
-    place.check().map_err(|error| broken(error.to_string()))?;
-    exchange(stream, method, path, body).map_err(|error| broken(crate::words::plain(&error)))
+    }
+}
+
+fn broken(words: &str) -> Box<Problem> {
+    let problem = Problem::new("agent_unreachable", 0, format!("the agent cannot be asked: {words}"));
+    Box::new(problem.hint("`pdev agent status` looks at it."))
 }
 
 fn exchange(mut stream: UnixStream, method: &str, path: &str, body: &[u8]) -> std::io::Result<Answer> {
@@ -68,7 +88,7 @@ fn exchange(mut stream: UnixStream, method: &str, path: &str, body: &[u8]) -> st
     stream.write_all(&[head.as_bytes(), body].concat())?;
     let mut bytes = Vec::with_capacity(4096);
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
-    read(&bytes).ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidData, "an answer that is no HTTP"))
+    read(&bytes).ok_or_else(|| std::io::Error::new(ErrorKind::UnexpectedEof, "an answer that breaks off"))
 }
 
 /// A whole answer with a `content-length`, as the agent writes it for these routes.

@@ -9,6 +9,8 @@ pub enum Shape {
     Url,
     /// `30s`, `15m`, `1h`.
     Duration,
+    /// The name of an environment variable.
+    Variable,
     /// A TCP port.
     Port,
     List,
@@ -49,6 +51,11 @@ pub const COMMON: &[Field] = &[
         "hosts",
         Shape::List,
         "Servers whose docker, git and cargo requests it answers: `git.example.org`, `*.example.org`, `localhost:5000`.",
+    ),
+    may(
+        "variable",
+        Shape::Variable,
+        "The variable that holds a token under `pdev run --as`, such as `GITHUB_TOKEN` or `CLOUDSDK_AUTH_ACCESS_TOKEN` [default: PDEV_TOKEN].",
     ),
     may("username", Shape::Text, "The user name beside a token where a tool wants one [default: oauth2accesstoken]."),
 ];

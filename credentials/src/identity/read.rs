@@ -211,9 +211,19 @@ fn check_text(shape: Shape, text: &str) -> Result<(), String> {
             let near = nearest(text, allowed.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
             Err(format!("`{text}` is none of {}{}", listed(allowed.iter().copied()), near.unwrap_or_default()))
         }
+        Shape::Variable if !is_variable(text) => {
+            Err(format!("`{text}` is no name of a variable such as `GITHUB_TOKEN`"))
+        }
         Shape::Identity if !is_name(text) => Err(format!("`{text}` is no name of an identity")),
         _ => Ok(()),
     }
+}
+
+/// Variables that change how a program is loaded are none that a credential goes into.
+fn is_variable(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    let loads = text == "PATH" || text.starts_with("LD_") || text.starts_with("DYLD_");
+    text.bytes().all(fits) && !text.starts_with(|letter: char| letter.is_ascii_digit()) && !loads
 }
 
 /// A secret never travels in the clear: plain HTTP is for the loopback only.
@@ -313,6 +323,10 @@ mod tests {
             (
                 "[a]\nsource = \"oidc\"\nissuer = \"https://x\"\nclient_id = \"x\"\nport = 70000\n",
                 "5: `a.port`: not a port",
+            ),
+            (
+                "[a]\nsource = \"exec\"\ncommand = [\"x\"]\nvariable = \"LD_PRELOAD\"\n",
+                "4: `a.variable`: `LD_PRELOAD` is no name of a variable",
             ),
             ("[a]\nsource = \"aws-role\"\nfrom = \"b\"\nrole_arn = \"r\"\n", "3: `a.from`: there is no identity `b`"),
             ("[a]\nsource = \"aws-role\"\nfrom = \"a\"\nrole_arn = \"r\"\n", "3: `a` comes from itself"),

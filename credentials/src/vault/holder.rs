@@ -94,7 +94,7 @@ pub(super) async fn key_of(head: &Head, choice: &Choice) -> Result<Option<DataKe
         Holder::Kernel => kernel::get(&head.id),
         #[cfg(not(target_os = "linux"))]
         Holder::SecretService | Holder::Kernel => Err(VaultProblem::Absent("it exists on Linux only".to_owned())),
-        Holder::Passphrase => passphrase::key(head, choice).map(Some),
+        Holder::Passphrase => passphrase::key(head, choice).await.map(Some),
     }
 }
 
