@@ -42,6 +42,9 @@ pub struct Record {
     /// Branch labels it had before; their hosts answer with the new address.
     #[serde(default)]
     pub former: Vec<String>,
+    /// Units of it may be containers: an engine that does not answer is then waited for, not replaced by processes.
+    #[serde(default)]
+    pub containers: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -198,6 +201,7 @@ impl Record {
             request,
             snapshot: Snapshot::default(),
             former: Vec::new(),
+            containers: false,
         }
     }
 }

@@ -21,7 +21,7 @@ use super::down;
 use super::up::scope_of;
 use crate::board::Board;
 use crate::convert;
-use crate::registry::Record;
+use crate::registry::{Intent, Record};
 use crate::shared::Shared;
 
 /// How long the engine may take to say that it is there, before processes are chosen instead.
@@ -103,6 +103,13 @@ impl Asker<'_> {
                 Ok(Err(problem)) => problem.message,
                 Err(_) => "the container engine does not answer".to_owned(),
             };
+            if self.record.containers && self.record.intent == Intent::Up {
+                // The same services as processes would be a second copy, without the data of the first.
+                let title = format!("this preview has containers, and their engine does not answer: {why}");
+                return Err(Problem::new("runtime_unavailable", 503, title).hint(
+                    "Start the engine and run `pdev up` again, or leave it behind with `pdev up --runtime process`.",
+                ));
+            }
             // What can only run in a container is refused now; then it matters which engine was asked, and how it failed.
             let told = |problem: Problem| Problem { detail: problem.detail.clone().or(Some(why)), ..problem };
             return Ok((self.wanted(RuntimeKind::Process).await.map_err(told)?, None));

@@ -144,6 +144,7 @@ fn missing_secrets(missing: &[String]) -> Option<Problem> {
 
 /// Remembers what is wanted before anything is touched, so that a crash from here on is finished later.
 fn accept(context: &Context, request: &UpRequest, desired: &Desired, source: &Source) -> Result<(), Problem> {
+    let containers = desired.application.units.values().any(|unit| unit.body.runtime() == RuntimeKind::Docker);
     // A job that is run once is no new wish for the preview as a whole.
     let once = !request.jobs.is_empty();
     let kept = UpRequest {
@@ -159,6 +160,7 @@ fn accept(context: &Context, request: &UpRequest, desired: &Desired, source: &So
             return;
         }
         record.intent = Intent::Up;
+        record.containers = containers;
         record.request = kept;
         record.folder = PathBuf::from(&request.folder);
         record.ports.clone_from(&desired.ports);
