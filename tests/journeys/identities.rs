@@ -64,3 +64,11 @@ fn other_tools_are_imported() {
     assert_eq!(names, ["admin", "dev", "eks", "gcloud-work"]);
     sandbox.pdev(&["identity", "import", "aws"]).ok().says("there is an identity `dev` already");
 }
+
+#[test]
+fn a_service_that_names_an_identity_is_not_left_in_the_belief_that_it_has_one() {
+    let sandbox = Sandbox::bare();
+    let manifest = "pdev: 1\napp: a\nservices:\n  web: { identity: shop-dev, health: none, process: { command: [sleep, '1000'] } }\n";
+    sandbox.write("pdev.yaml", manifest);
+    sandbox.pdev(&["up"]).ok().says("`web` names the identity `shop-dev`, and is given no credential of it");
+}
