@@ -68,3 +68,23 @@ test('every command of a menu is declared, and the bundle is small', () => {
   assert.ok(!activation.includes('*"') && !activation.includes('onLanguage:yaml') && !activation.includes('onStartup'));
   assert.ok(readFileSync('dist/extension.js').length < 500 * 1024);
 });
+
+test('every setting of the server can be set here, and no other', () => {
+  const page = readFileSync('../../docs/lsp.md', 'utf8');
+  const table = page.slice(page.indexOf('## Settings'), page.indexOf('## Commands'));
+  const told = [...table.matchAll(/^\| `([A-Za-z.]+)` \|/gm)].map(([, name]) => `pdev.${name}`);
+  // How findings travel is for the client to choose, not for a person.
+  const expected = told.filter((name) => name !== 'pdev.diagnostics');
+  const own = ['pdev.path', 'pdev.trace.server'];
+  const declared = Object.keys(manifest.contributes.configuration.properties);
+  assert.deepEqual(declared.filter((name) => !own.includes(name)).sort(), expected.sort());
+});
+
+test('the server carries out what is sent to it', () => {
+  const page = readFileSync('../../docs/lsp.md', 'utf8');
+  const table = page.slice(page.indexOf('## Commands'));
+  const told = [...table.matchAll(/^\| `(pdev\.[a-z]+)` \|/gm)].map(([, name]) => name);
+  const source = readFileSync('src/commands.ts', 'utf8');
+  const sent = source.slice(source.indexOf('SERVER_COMMANDS = ['), source.indexOf('];')).match(/'pdev\.[a-z]+'/g);
+  assert.deepEqual(sent.map((name) => name.slice(1, -1)).sort(), told.sort());
+});
