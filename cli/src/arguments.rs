@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Down(down::Arguments),
     /// Stop and start units without changing them
     Restart(restart::Arguments),
-    /// Run a job of the manifest now
+    /// Run a job of the manifest, or a program as an identity
     Run(run::Arguments),
     /// Run a command inside a unit
     Exec(exec::Arguments),
