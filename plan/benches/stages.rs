@@ -13,15 +13,16 @@ use plan::application::{PreviewId, PreviewName, RuntimeKind};
 use plan::load::{LoadOptions, load};
 use plan::resolve::{Context, Git, required_ports, resolve};
 
-/// The manifest of `tests/bench`: services of eight lines, each calling the one before it.
+/// The manifest of `tests/bench`: services of eight lines, each calling the one before it and a database.
 fn text(lines: usize) -> String {
-    let mut text = String::from("pdev: 1\napp: long\nservices:\n");
-    for number in 0..(lines - 3) / 8 {
+    let mut text = String::from("pdev: 1\napp: long\nresources:\n  db: { uses: postgres@16 }\nservices:\n");
+    for number in 0..(lines - 3) / 9 {
         let before = number.saturating_sub(1);
         let written = write!(
             text,
             "  s{number}:\n    image: example:1\n    port: 8080\n    health: /healthz\n    env:\n      NAME: s{number}\n      \
-             WHERE: \"${{services.s{before}.host}}\"\n      LEVEL: info\n"
+             WHERE: \"${{services.s{before}.host}}\"\n      LEVEL: info\n      \
+             DATABASE: \"${{resources.db.url}}\"\n"
         );
         assert!(written.is_ok(), "a string takes everything");
     }
@@ -55,7 +56,8 @@ fn context(ports: BTreeMap<(String, String), u16>) -> Context {
         git: Git::default(),
         secrets_folder: "/run/secrets".into(),
         password_seed: String::new(),
-        urls_of_others: true,
+        // As in `pdev check` and in the editor.
+        urls_of_others: false,
         today: Date { year: 2026, month: 1, day: 1 },
     }
 }

@@ -55,7 +55,7 @@ pub fn check(root: &str, files: &dyn Files, question: &Question) -> Checked {
 /// Placeholders that lead nowhere, found even where the manifest cannot be used yet, so that one run tells all. Not
 /// those about ports: a port that could not be read would be missed twice.
 fn dangling(loaded: &Loaded, question: &Question) -> Vec<Diagnostic> {
-    let mut found = resolved(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker)).diagnostics;
+    let mut found = looked_at(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker), false).diagnostics;
     found.retain(|found| {
         matches!(found.code, codes::UNRESOLVED | codes::UNKNOWN_OUTPUT) && !found.message.contains(" port")
     });

@@ -62,16 +62,19 @@ pub(super) fn output(
 ) -> Result<Value, Vec<String>> {
     let Some(draft) = world.drafts.get(resource) else { return Err(Vec::new()) };
     let Kind::Resource(_, module) = &draft.kind else { return Err(Vec::new()) };
-    let all =
-        |stable| module.renderer.outputs(&facts(world, draft, stable), &address(world, consumer, resource, stable));
-    let (text, mut stable) = (all(false), all(true));
-    match text.get(output) {
-        Some((text, sensitive)) => {
-            let stable = stable.remove(output).map(|(stable, _)| stable).unwrap_or_default();
-            Ok(Value { text: text.clone(), stable, sensitive: *sensitive })
-        }
-        None => Err(text.into_keys().collect()),
-    }
+    // Hundreds of services read the same outputs, and templates are slow.
+    let mut known = world.outputs.borrow_mut();
+    let outputs = known.entry((resource.to_owned(), consumer)).or_insert_with(|| {
+        let all =
+            |stable| module.renderer.outputs(&facts(world, draft, stable), &address(world, consumer, resource, stable));
+        let (texts, mut stable) = (all(false), all(true));
+        let value = |(name, (text, sensitive)): (String, (String, bool))| {
+            let stable = stable.remove(&name).map(|(stable, _)| stable).unwrap_or_default();
+            (name, Value { text, stable, sensitive })
+        };
+        texts.into_iter().map(value).collect()
+    });
+    outputs.get(output).cloned().ok_or_else(|| outputs.keys().cloned().collect())
 }
 
 fn address(world: &World<'_>, consumer: RuntimeKind, resource: &str, stable: bool) -> Address {

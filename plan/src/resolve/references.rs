@@ -3,7 +3,7 @@
 //! Every value exists twice: the text the program gets, and a stable text for the hash, in which what pdev chose itself
 //! (ports, passwords, the proxy's port, folders of this machine) is a token. Two checkouts have equal stable texts.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use manifest::template::{Part, Reference, Scope, Template};
@@ -72,6 +72,8 @@ pub(super) struct World<'a> {
     pub(super) drafts: BTreeMap<&'a str, &'a Draft<'a>>,
     /// The same for every unit of a runtime, so made once.
     told: [OnceCell<Option<Vec<Given>>>; 2],
+    /// What each resource gives to consumers of a runtime, once somebody asked.
+    pub(super) outputs: RefCell<BTreeMap<(UnitName, RuntimeKind), BTreeMap<String, Value>>>,
 }
 
 /// Who reads: addresses depend on it.
@@ -98,7 +100,7 @@ impl<'a> World<'a> {
         };
         let drafts_by_name = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
         let units = drafts.iter().map(known).collect();
-        Self { loaded, context, units, drafts: drafts_by_name, told: Default::default() }
+        Self { loaded, context, units, drafts: drafts_by_name, told: Default::default(), outputs: RefCell::default() }
     }
 
     /// Variables with the URLs of all services, for units of this runtime; `None` where there are too many.
