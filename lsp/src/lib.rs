@@ -25,6 +25,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tower_lsp::{LspService, Server as Wire};
 
+pub use convert::diagnostics::pages_in;
+
 /// Serves one client until it says `exit` or closes its end. True when it said `shutdown` before, as it should.
 pub async fn serve<Input, Output>(input: Input, output: Output) -> bool
 where

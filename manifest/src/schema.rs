@@ -10,7 +10,7 @@ pub fn json_schema() -> Value {
     let mut defs = Map::new();
     let mut root = section(&ROOT, &mut defs);
     root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-    root["$id"] = json!("https://pdev.dev/schema/pdev-1.json");
+    root["$id"] = json!("urn:pdev:schema:manifest:1");
     root["title"] = json!("pdev manifest");
     root["required"] = json!(["pdev"]);
     root["$defs"] = Value::Object(defs);

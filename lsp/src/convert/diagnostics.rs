@@ -1,5 +1,8 @@
 //! Findings as the client wants them: place, code with its page, the way out in the words, the edits in `data`.
 
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
 use manifest::{Diagnostic, FileId, Severity};
 use serde_json::{Value, json};
 use tower_lsp::ls_types::{
@@ -13,8 +16,15 @@ use crate::settings::Settings;
 
 pub const SOURCE: &str = "pdev";
 
-/// Where the page of a code is read; `pdev explain CODE` shows the same without a network.
-const PAGES: &str = "https://pdev.dev/codes/";
+/// The folder with the page of each code: files of this machine, so that a link works without a network and means the
+/// very version that found something. Said once, before anybody is served.
+static PAGES: OnceLock<PathBuf> = OnceLock::new();
+
+/// Where `CODE.md` lies for every code.
+pub fn pages_in(folder: PathBuf) {
+    // A second server of one process has the same pages.
+    drop(PAGES.set(folder));
+}
 
 /// All findings of one file, as set by the user.
 #[must_use]
@@ -54,7 +64,7 @@ pub fn one(
 
 #[must_use]
 pub fn page(code: &str) -> Option<Uri> {
-    format!("{PAGES}{code}").parse().ok()
+    Uri::from_file_path(PAGES.get()?.join(format!("{code}.md")))
 }
 
 /// `None` when the user does not want to see it.

@@ -8,6 +8,7 @@ const BAD: &str = "pdev: 1\napp: shop\nservices:\n  web:\n    image: \"shop-web:
 
 #[tokio::test]
 async fn findings_are_pushed_with_their_version_and_go_when_mended() {
+    lsp::pages_in("/pages".into());
     let mut editor = Editor::start(pushed()).await;
     assert!(editor.capabilities["diagnosticProvider"].is_null());
     editor.open("pdev.yaml", BAD).await;
@@ -16,7 +17,7 @@ async fn findings_are_pushed_with_their_version_and_go_when_mended() {
     assert_eq!(one["range"], json!({ "start": { "line": 5, "character": 4 }, "end": { "line": 5, "character": 8 } }));
     assert_eq!((one["severity"].as_u64(), one["source"].as_str()), (Some(1), Some("pdev")));
     assert!(one["message"].as_str().unwrap().contains("fix: change `prot` to `port`"), "{one}");
-    assert!(one["codeDescription"]["href"].as_str().unwrap().ends_with("/PD0110"));
+    assert_eq!(one["codeDescription"]["href"], "file:///pages/PD0110.md");
     assert_eq!(one["data"]["fixes"][0]["edits"][0]["newText"], "port");
     let fix = json!([{ "range": one["range"], "text": "port" }]);
     editor.change("pdev.yaml", 2, fix).await;
