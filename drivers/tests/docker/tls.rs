@@ -1,7 +1,7 @@
 //! The machine's engine behind TLS: a listener of the test asks for certificates and passes everything on.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -17,7 +17,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::bench::{Bench, STAYS, create, missing, shell};
 
-const SOCKET: &str = "/var/run/docker.sock";
+/// The socket of the engine that these tests talk to, where it has one.
+fn engine_socket() -> Option<PathBuf> {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+    host.strip_prefix("unix://").map(PathBuf::from).filter(|path| path.exists())
+}
 
 /// An authority of a day, the engine's certificate for 127.0.0.1, and ours.
 fn certificates(folder: &Path) -> bool {
@@ -51,12 +55,12 @@ fn server(folder: &Path) -> ServerConfig {
         .expect("an identity")
 }
 
-async fn pass_on(listener: TcpListener, acceptor: TlsAcceptor) {
+async fn pass_on(listener: TcpListener, acceptor: TlsAcceptor, engine: PathBuf) {
     while let Ok((stream, _)) = listener.accept().await {
-        let acceptor = acceptor.clone();
+        let (acceptor, engine) = (acceptor.clone(), engine.clone());
         tokio::spawn(async move {
             let mut near = acceptor.accept(stream).await?;
-            let mut far = UnixStream::connect(SOCKET).await?;
+            let mut far = UnixStream::connect(engine).await?;
             tokio::io::copy_bidirectional(&mut near, &mut far).await
         });
     }
@@ -68,13 +72,13 @@ async fn an_engine_behind_tls_is_spoken_to_and_counts_as_far() {
         return;
     }
     let folder = tempfile::tempdir().expect("folder");
-    if !Path::new(SOCKET).exists() || !certificates(folder.path()) {
+    let Some(engine) = engine_socket().filter(|_| certificates(folder.path())) else {
         writeln!(std::io::stderr(), "skipped: no engine's socket or no openssl").expect("standard error is open");
         return;
-    }
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let host = format!("tcp://{}", listener.local_addr().expect("address"));
-    let passing = tokio::spawn(pass_on(listener, TlsAcceptor::from(Arc::new(server(folder.path())))));
+    let passing = tokio::spawn(pass_on(listener, TlsAcceptor::from(Arc::new(server(folder.path()))), engine));
     let around = Surroundings {
         docker_host: Some(host),
         tls_verify: true,
