@@ -261,9 +261,11 @@ fn waive(desk: &Arc<Desk>, analysis: &Analysis, argument: &Argument) -> Result<V
     let edit = actions::waiver(analysis.loaded(), code, scope, reason, argument.owner.as_deref(), today());
     let edit = edit.ok_or_else(|| refuse("`guardrails` has a form that cannot be added to"))?;
     let edit = edits::workspace_edit(analysis, &[edit], encoding);
-    let client = desk.client.clone();
-    let applied = edit.clone();
-    drop(tokio::spawn(async move { client.apply_edit(applied).await }));
+    if desk.can().apply_edit {
+        let client = desk.client.clone();
+        let applied = edit.clone();
+        drop(tokio::spawn(async move { client.apply_edit(applied).await }));
+    }
     Ok(json!(edit))
 }
 

@@ -1,5 +1,6 @@
 //! An editor for tests: speaks the protocol with a server in this process, through the same framing as a real one.
-//! Every wait has a deadline; what the server asks is answered with `null` and kept.
+//! Every wait has a deadline; what the server asks is answered with `null` and kept. Every message of the server is held
+//! against the protocol (`protocol.rs`).
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
 
+use crate::protocol::Conversation;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub struct Editor {
@@ -17,6 +20,7 @@ pub struct Editor {
     input: BufReader<ReadHalf<DuplexStream>>,
     server: JoinHandle<bool>,
     next_id: i64,
+    conversation: Conversation,
     /// Notifications and requests of the server that nobody has looked at yet.
     pub heard: VecDeque<Value>,
     pub capabilities: Value,
@@ -66,6 +70,7 @@ impl Editor {
             input: BufReader::new(input),
             server,
             next_id: 0,
+            conversation: Conversation::with(&capabilities),
             heard: VecDeque::new(),
             capabilities: Value::Null,
             kept: Vec::new(),
@@ -107,6 +112,7 @@ impl Editor {
 
     pub async fn open(&mut self, name: &str, text: &str) {
         let uri = self.uri(name);
+        self.conversation.opens(&uri);
         self.tell(
             "textDocument/didOpen",
             json!({ "textDocument": { "uri": uri, "languageId": "yaml", "version": 1, "text": text } }),
@@ -146,6 +152,7 @@ impl Editor {
     pub async fn send_request(&mut self, method: &str, params: Value) -> i64 {
         self.next_id += 1;
         let id = self.next_id;
+        self.conversation.asks(id, method);
         self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })).await;
         id
     }
@@ -232,7 +239,9 @@ impl Editor {
             self.input.read_exact(&mut body).await.unwrap();
             serde_json::from_slice(&body).unwrap()
         };
-        tokio::time::timeout(DEADLINE, read).await.expect("the server is silent")
+        let message = tokio::time::timeout(DEADLINE, read).await.expect("the server is silent");
+        self.conversation.hears(&message);
+        message
     }
 }
 

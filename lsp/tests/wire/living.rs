@@ -64,6 +64,7 @@ async fn world(kinds: Vec<Value>, plan: Vec<Value>) -> World {
     let place = Place::at(sockets.path());
     let mut capabilities = pushed();
     capabilities["window"] = json!({ "workDoneProgress": true, "showDocument": { "support": true } });
+    capabilities["workspace"]["applyEdit"] = json!(true);
     let mut editor = Editor::start_at(capabilities, Value::Null, place.clone()).await;
     let folder = editor.path("").to_string_lossy().into_owned();
     let asked = Arc::new(Mutex::new(Vec::new()));

@@ -8,3 +8,4 @@ mod documents;
 mod editor;
 mod living;
 mod navigation;
+mod protocol;
