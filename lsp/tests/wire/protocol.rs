@@ -132,10 +132,8 @@ fn valid(table: &str, method: &str, value: Option<&Value>) -> Result<(), String>
     };
     // What is absent is told from what is null.
     let whole = value.map_or_else(|| json!({}), |value| json!({ method: value }));
-    let wrong: Vec<String> = rule
-        .iter_errors(&whole)
-        .map(|error| format!("{}: {}", error.instance_path(), error.masked()))
-        .collect();
+    let wrong: Vec<String> =
+        rule.iter_errors(&whole).map(|error| format!("{}: {}", error.instance_path(), error.masked())).collect();
     if wrong.is_empty() { Ok(()) } else { Err(format!("{table} of `{method}`: {}", wrong.join("; "))) }
 }
 
@@ -209,8 +207,14 @@ fn what_breaks_the_rules_is_noticed() {
         (json!({ "jsonrpc": "2.0", "id": 7, "error": { "message": "m" } }), false),
         (json!({ "id": 7, "result": null }), false),
         (json!({ "jsonrpc": "2.0", "id": 1, "method": "workspace/codeLens/refresh" }), false),
-        (json!({ "jsonrpc": "2.0", "id": 1, "method": "window/workDoneProgress/create", "params": { "token": "t" } }), true),
-        (json!({ "jsonrpc": "2.0", "method": "$/progress", "params": { "token": "u", "value": { "kind": "end" } } }), false),
+        (
+            json!({ "jsonrpc": "2.0", "id": 1, "method": "window/workDoneProgress/create", "params": { "token": "t" } }),
+            true,
+        ),
+        (
+            json!({ "jsonrpc": "2.0", "method": "$/progress", "params": { "token": "u", "value": { "kind": "end" } } }),
+            false,
+        ),
         (json!({ "jsonrpc": "2.0", "method": "pdev/own", "params": {} }), false),
     ];
     for (message, good) in cases {
