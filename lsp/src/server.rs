@@ -13,6 +13,7 @@ use tower_lsp::{Client, LanguageServer};
 use crate::answers::live::Scene;
 use crate::answers::{code_actions, completion, hover, navigation, structure};
 use crate::capabilities;
+use crate::check::Analysis;
 use crate::client_can::ClientCan;
 use crate::commands;
 use crate::convert::Encoding;
@@ -35,6 +36,15 @@ impl Server {
 
     fn snapshot(&self, uri: &Uri) -> Option<Snapshot> {
         self.desk.snapshot(uri)
+    }
+
+    /// A look that failed is an error: nothing at all would say that there is nothing. None for files without a manifest.
+    async fn fresh(&self, snapshot: &Snapshot) -> Result<Option<Arc<Analysis>>> {
+        told(snapshot, self.desk.fresh(snapshot).await)
+    }
+
+    async fn recent(&self, snapshot: &Snapshot) -> Result<Option<Arc<Analysis>>> {
+        told(snapshot, self.desk.recent(snapshot).await)
     }
 
     fn live<T>(&self, snapshot: &Snapshot, read: impl FnOnce(&Scene<'_>) -> T) -> Option<T> {
@@ -171,14 +181,14 @@ impl LanguageServer for Server {
 
     async fn code_action(&self, params: CodeActionParams) -> Result<Option<CodeActionResponse>> {
         let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(None) };
-        let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
+        let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(None) };
         Ok(Some(code_actions::answer(&snapshot, &analysis, &params)))
     }
 
     async fn completion(&self, params: CompletionParams) -> Result<Option<CompletionResponse>> {
         let place = params.text_document_position;
         let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
-        let Some(analysis) = self.desk.recent(&snapshot).await else { return Ok(None) };
+        let Some(analysis) = self.recent(&snapshot).await? else { return Ok(None) };
         let items = completion::answer(&snapshot, &analysis, self.desk.can(), place.position);
         Ok(Some(CompletionResponse::List(CompletionList { is_incomplete: false, items })))
     }
@@ -186,14 +196,14 @@ impl LanguageServer for Server {
     async fn completion_resolve(&self, item: CompletionItem) -> Result<CompletionItem> {
         let Some((uri, about)) = completion::about(item.data.as_ref()) else { return Ok(item) };
         let Some(snapshot) = self.snapshot(&uri) else { return Ok(item) };
-        let Some(analysis) = self.desk.recent(&snapshot).await else { return Ok(item) };
+        let Some(analysis) = self.recent(&snapshot).await? else { return Ok(item) };
         Ok(completion::documented(item, &about, &analysis))
     }
 
     async fn hover(&self, params: HoverParams) -> Result<Option<Hover>> {
         let place = params.text_document_position_params;
         let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
-        let Some(analysis) = self.desk.recent(&snapshot).await else { return Ok(None) };
+        let Some(analysis) = self.recent(&snapshot).await? else { return Ok(None) };
         let live = self.live(&snapshot, |scene| scene.hover(place.position)).flatten();
         Ok(hover::answer(&snapshot, &analysis, self.desk.can().markdown, place.position, live))
     }
@@ -204,14 +214,14 @@ impl LanguageServer for Server {
         if let Some(linked) = structure::linked(&snapshot, place.position) {
             return Ok(Some(linked));
         }
-        let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
+        let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(None) };
         Ok(navigation::definition(&snapshot, &analysis, place.position))
     }
 
     async fn references(&self, params: ReferenceParams) -> Result<Option<Vec<Location>>> {
         let place = params.text_document_position;
         let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
-        let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
+        let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(None) };
         Ok(navigation::all(&snapshot, &analysis, place.position, params.context.include_declaration))
     }
 
@@ -223,14 +233,14 @@ impl LanguageServer for Server {
 
     async fn prepare_rename(&self, place: TextDocumentPositionParams) -> Result<Option<PrepareRenameResponse>> {
         let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
-        let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
+        let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(None) };
         Ok(navigation::prepare_rename(&snapshot, &analysis, place.position))
     }
 
     async fn rename(&self, params: RenameParams) -> Result<Option<WorkspaceEdit>> {
         let place = params.text_document_position;
         let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
-        let Some(analysis) = self.desk.fresh(&snapshot).await else { return Ok(None) };
+        let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(None) };
         navigation::rename(&snapshot, &analysis, place.position, &params.new_name)
     }
 
@@ -315,6 +325,10 @@ impl LanguageServer for Server {
         self.desk.look_for_agent.notify_one();
         commands::run(&self.desk, params).await
     }
+}
+
+fn told(snapshot: &Snapshot, look: Option<Arc<Analysis>>) -> Result<Option<Arc<Analysis>>> {
+    if look.is_none() && snapshot.job.is_some() { Err(Error::internal_error()) } else { Ok(look) }
 }
 
 fn full(result_id: Option<String>, items: Vec<Diagnostic>) -> DocumentDiagnosticReportResult {
