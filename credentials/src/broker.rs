@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::audit::{Audit, Entry as AuditEntry};
+use crate::endpoint::{self, Answer, Dialect, Door, Want};
 use crate::http::Http;
 use crate::identity::{self, Identities, Identity};
 use crate::lease::Lease;
@@ -160,6 +161,32 @@ impl Broker {
             ..AuditEntry::default()
         })?;
         outcome.map(|(secret, _)| secret)
+    }
+
+    /// The answer to what an SDK asked at an endpoint. Whoever calls this knows the peer already.
+    pub async fn answer(self: &Arc<Self>, door: &Door, asked: &http::request::Parts, asker: &Asker) -> Answer {
+        let want = endpoint::read(door, asked, now());
+        let (name, identity) = (&door.identity, |dialect: &Dialect| {
+            self.identity(&door.identity).map_err(|problem| dialect.denied(&problem))
+        });
+        let dialect = match want {
+            Want::Said(answer) => return answer,
+            Want::Role => return endpoint::role(name),
+            Want::Credential(dialect) => dialect,
+            Want::Fact(fact) => match identity(&Dialect::Google).map(|identity| endpoint::told(&fact, &identity)) {
+                Ok(Err(dialect)) => dialect,
+                Ok(Ok(answer)) | Err(answer) => return answer,
+            },
+        };
+        let outlet = match identity(&dialect) {
+            Ok(identity) => dialect.outlet(&identity, now()),
+            Err(answer) => return answer,
+        };
+        let issued = match outlet {
+            Ok(outlet) => self.issue(name, &outlet, asker).await,
+            Err(problem) => Err(problem),
+        };
+        issued.map_or_else(|problem| dialect.denied(&problem), |credential| dialect.given(credential))
     }
 
     async fn rendered(self: &Arc<Self>, name: &str, outlet: &Outlet) -> Result<(Secret, Option<i64>), BrokerProblem> {

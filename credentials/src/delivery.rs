@@ -8,7 +8,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::endpoint;
 use crate::secret::Secret;
+
+/// The file of [`Delivery::endpoint_token`] in a unit's folder.
+pub const ENDPOINT_TOKEN: &str = "endpoint.token";
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2).
 const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
@@ -100,6 +104,24 @@ impl Delivery {
             }
         }
         Ok(target)
+    }
+
+    /// The token of a unit's endpoint, made at the first call and the same until [`Delivery::forget`]: programs that
+    /// outlive the agent hold it. Its file lies beside the unit's secrets, under a name that no secret can have.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn endpoint_token(&self, preview: &str, unit: &str) -> Result<Secret, DeliveryProblem> {
+        let path = self.folder(preview, Some(unit))?.join(ENDPOINT_TOKEN);
+        match fs::read(&path) {
+            Ok(bytes) if bytes.len() == endpoint::TOKEN_LENGTH => Ok(Secret::new(bytes)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DeliveryProblem::Write { path, error }),
+            _ => {
+                let token = endpoint::new_token();
+                write_file(&path, &token, 0o444)?;
+                Ok(token)
+            }
+        }
     }
 
     /// The folder of a preview that has one folder per unit.
@@ -230,6 +252,25 @@ mod tests {
         for name in ["../x", "a/b", "", ".", "a.b"] {
             assert!(matches!(delivery.put("p1", name, &Secret::new(vec![1])), Err(DeliveryProblem::Name(_))), "{name}");
         }
+    }
+
+    #[test]
+    fn the_token_of_an_endpoint_stays_until_down() {
+        let (_runtime, delivery) = delivery();
+        let token = delivery.endpoint_token("p3", "api").unwrap();
+        let path = delivery.unit_folder("p3", "api").join(ENDPOINT_TOKEN);
+        assert_eq!(fs::read(&path).unwrap(), token.expose());
+        assert_eq!(delivery.endpoint_token("p3", "api").unwrap().expose(), token.expose());
+        assert_ne!(delivery.endpoint_token("p3", "web").unwrap().expose(), token.expose());
+        // Cut off by a full disk: no door that opens to an empty header.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        assert_eq!(delivery.endpoint_token("p3", "api").unwrap().expose().len(), endpoint::TOKEN_LENGTH);
+        delivery.forget("p3").unwrap();
+        assert!(!path.exists());
+        delivery.endpoint_token("p3", "api").unwrap();
+        assert_ne!(fs::read(&path).unwrap(), token.expose());
+        delivery.forget("p3").unwrap();
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod broker;
 mod delivery;
+pub mod endpoint;
 mod http;
 pub mod identity;
 mod lease;
@@ -18,6 +19,6 @@ mod source;
 pub use source::{Flow, Prompt};
 pub mod vault;
 
-pub use delivery::{Delivery, DeliveryProblem};
+pub use delivery::{Delivery, DeliveryProblem, ENDPOINT_TOKEN};
 pub use place::Place;
 pub use secret::Secret;

@@ -12,8 +12,14 @@ use crate::secret::Secret;
 pub enum Outlet {
     /// AWS `credential_process`.
     Aws,
-    /// AWS container credentials (ECS).
-    AwsContainer,
+    /// AWS container credentials (ECS). This and the next three know the time, in Unix milliseconds.
+    AwsContainer { now: i64 },
+    /// AWS instance metadata.
+    AwsInstance { now: i64 },
+    /// The metadata server of Google's Compute Engine.
+    Google { now: i64 },
+    /// Azure's managed identity, for the resource that was asked for.
+    Azure { now: i64, resource: String },
     /// kubectl; the apiVersion that it asked for.
     Kubectl { api_version: String },
     /// docker; the server as it was asked for.
@@ -33,7 +39,10 @@ impl Outlet {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Aws => "aws",
-            Self::AwsContainer => "endpoint",
+            Self::AwsContainer { .. } => "ecs",
+            Self::AwsInstance { .. } => "imds",
+            Self::Google { .. } => "gce",
+            Self::Azure { .. } => "msi",
             Self::Kubectl { .. } => "kubectl",
             Self::Docker { .. } => "docker",
             Self::Git { .. } => "git",
@@ -53,7 +62,27 @@ pub fn render(outlet: &Outlet, identity: &Identity, lease: &Lease) -> Result<Sec
     let user = identity.text("username").unwrap_or(TOKEN_USER);
     let unfit = |wanted: &str| format!("`{}` gives {}, and {wanted} is needed", identity.name, lease.material.what());
     let bytes = match outlet {
-        Outlet::Aws | Outlet::AwsContainer => aws(outlet, lease).ok_or_else(|| unfit("an AWS credential"))?,
+        Outlet::Aws | Outlet::AwsContainer { .. } | Outlet::AwsInstance { .. } => {
+            aws(outlet, lease).ok_or_else(|| unfit("an AWS credential"))?
+        }
+        Outlet::Google { now } => {
+            let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
+            let seconds = (end_or_hour(lease, *now) - now) / 1000;
+            line(&json!({ "access_token": text(token), "expires_in": seconds.max(0), "token_type": "Bearer" }))
+        }
+        Outlet::Azure { now, resource } => {
+            let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
+            let end = end_or_hour(lease, *now);
+            // Numbers as texts, as Azure writes them.
+            line(&json!({
+                "access_token": text(token),
+                "expires_in": ((end - now) / 1000).max(0).to_string(),
+                "expires_on": (end / 1000).to_string(),
+                "not_before": (lease.times.issued_at / 1000).to_string(),
+                "resource": resource,
+                "token_type": "Bearer",
+            }))
+        }
         Outlet::Kubectl { api_version } => {
             let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
             let mut status = json!({ "token": text(token) });
@@ -88,13 +117,23 @@ fn aws(outlet: &Outlet, lease: &Lease) -> Option<Vec<u8>> {
         return None;
     };
     let mut answer = json!({ "AccessKeyId": access_key_id, "SecretAccessKey": text(secret_access_key) });
-    let token = if *outlet == Outlet::Aws {
-        answer["Version"] = 1.into();
-        "SessionToken"
-    } else {
-        "Token"
-    };
-    let parts = [(token, session_token.as_ref().map(text)), ("Expiration", end(lease)), ("AccountId", account.clone())];
+    let session = session_token.as_ref().map(text);
+    let mut parts = vec![("AccountId", account.clone())];
+    match outlet {
+        Outlet::AwsContainer { now } | Outlet::AwsInstance { now } => {
+            // Both have to be there for SDKs; an empty token is sent by none of them.
+            parts.push(("Token", Some(session.unwrap_or_default())));
+            parts.push(("Expiration", moment(end_or_hour(lease, *now))));
+            if matches!(outlet, Outlet::AwsInstance { .. }) {
+                parts.extend([("Code", Some("Success".into())), ("Type", Some("AWS-HMAC".into()))]);
+                parts.push(("LastUpdated", moment(lease.times.issued_at)));
+            }
+        }
+        _ => {
+            answer["Version"] = 1.into();
+            parts.extend([("SessionToken", session), ("Expiration", end(lease))]);
+        }
+    }
     for (key, value) in parts {
         if let Some(value) = value {
             answer[key] = value.into();
@@ -157,8 +196,16 @@ fn text(secret: &Secret) -> String {
 
 /// In whole seconds, which every reader of RFC 3339 understands.
 fn end(lease: &Lease) -> Option<String> {
-    let seconds = lease.times.expires_at? / 1000;
-    OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
+    moment(lease.times.expires_at?)
+}
+
+fn moment(milliseconds: i64) -> Option<String> {
+    OffsetDateTime::from_unix_timestamp(milliseconds / 1000).ok()?.format(&Rfc3339).ok()
+}
+
+/// For readers that must be told an end: what has none is asked for again in an hour.
+fn end_or_hour(lease: &Lease, now: i64) -> i64 {
+    lease.times.expires_at.unwrap_or(now + 3_600_000)
 }
 
 fn line(value: &Value) -> Vec<u8> {
@@ -226,9 +273,24 @@ mod tests {
                 "{\"AccessKeyId\":\"AKIA\",\"SecretAccessKey\":\"S\",\"Version\":1,\"SessionToken\":\"T\",\"Expiration\":\"2027-01-01T00:00:00Z\"}\n",
             ),
             (
-                Outlet::AwsContainer,
+                Outlet::AwsContainer { now: 0 },
                 aws(),
                 "{\"AccessKeyId\":\"AKIA\",\"SecretAccessKey\":\"S\",\"Token\":\"T\",\"Expiration\":\"2027-01-01T00:00:00Z\"}\n",
+            ),
+            (
+                Outlet::AwsInstance { now: 0 },
+                aws(),
+                "{\"AccessKeyId\":\"AKIA\",\"SecretAccessKey\":\"S\",\"Token\":\"T\",\"Expiration\":\"2027-01-01T00:00:00Z\",\"Code\":\"Success\",\"Type\":\"AWS-HMAC\",\"LastUpdated\":\"1970-01-01T00:00:00Z\"}\n",
+            ),
+            (
+                Outlet::Google { now: 1_798_761_500_500 },
+                token(),
+                "{\"access_token\":\"tok\",\"expires_in\":100,\"token_type\":\"Bearer\"}\n",
+            ),
+            (
+                Outlet::Azure { now: 1_798_761_500_500, resource: "https://vault.azure.net".into() },
+                token(),
+                "{\"access_token\":\"tok\",\"expires_in\":\"100\",\"expires_on\":\"1798761600\",\"not_before\":\"0\",\"resource\":\"https://vault.azure.net\",\"token_type\":\"Bearer\"}\n",
             ),
             (
                 kubectl,

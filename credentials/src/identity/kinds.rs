@@ -57,6 +57,17 @@ pub const COMMON: &[Field] = &[
         Shape::Variable,
         "The variable that holds a token under `pdev run --as`, such as `GITHUB_TOKEN` or `CLOUDSDK_AUTH_ACCESS_TOKEN` [default: PDEV_TOKEN].",
     ),
+    may(
+        "cloud",
+        Shape::Choice(&["aws", "google", "azure"]),
+        "Whose SDKs a service with this identity can use [default: aws, where the source may give AWS credentials].",
+    ),
+    may("project", Shape::Text, "With `cloud = \"google\"`: the project that the metadata server names."),
+    may(
+        "email",
+        Shape::Text,
+        "With `cloud = \"google\"`: the service account that the metadata server names [default: default].",
+    ),
     may("username", Shape::Text, "The user name beside a token where a tool wants one [default: oauth2accesstoken]."),
 ];
 

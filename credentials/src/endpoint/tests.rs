@@ -1,0 +1,243 @@
+//! Requests as SDKs send them, and as others would; the answers byte for byte.
+
+use http::Request;
+
+use super::*;
+use crate::identity;
+
+const NOW: i64 = 1_795_000_000_000;
+const HOST: &str = "127.0.0.1:20000";
+
+fn door() -> Door {
+    Door::new("a".into(), Secret::new(b"right".to_vec()), vec![HOST.into()])
+}
+
+fn identity(more: &str) -> Identity {
+    let text = format!("[a]\nsource = \"exec\"\ncommand = [\"x\"]\n{more}");
+    identity::read(&text).0.all.remove("a").unwrap()
+}
+
+/// `METHOD /path`, then one header a line.
+fn parts(request: &str) -> Parts {
+    let mut lines = request.lines();
+    let (method, path) = lines.next().unwrap().split_once(' ').unwrap();
+    let mut builder = Request::builder().method(method).uri(path);
+    if !request.contains("\nHost:") {
+        builder = builder.header("Host", HOST);
+    }
+    for line in lines {
+        let (name, value) = line.split_once(": ").unwrap();
+        builder = builder.header(name, value);
+    }
+    builder.body(()).unwrap().into_parts().0
+}
+
+fn shown(answer: &Answer) -> String {
+    let body = String::from_utf8_lossy(answer.body.expose()).trim_end().replace('\n', "|");
+    format!("{} {body}", answer.status.as_u16())
+}
+
+fn said(request: &str) -> String {
+    said_by(request, "cloud = \"google\"\nproject = \"shop\"\nemail = \"dev@shop.iam.gserviceaccount.com\"\n")
+}
+
+fn said_by(request: &str, more: &str) -> String {
+    match read(&door(), &parts(request), NOW) {
+        Want::Said(answer) => shown(&answer),
+        Want::Role => "role".into(),
+        Want::Credential(dialect) => format!("{dialect:?}"),
+        Want::Fact(fact) => match told(&fact, &identity(more)) {
+            Ok(answer) => {
+                assert!(answer.headers.contains(&("metadata-flavor", "Google".into())), "{request}");
+                shown(&answer)
+            }
+            Err(dialect) => format!("{dialect:?}"),
+        },
+    }
+}
+
+fn check(cases: &[(&str, &str)]) {
+    for (request, expected) in cases {
+        assert_eq!(said(request), *expected, "{request}");
+    }
+}
+
+#[test]
+fn aws_container() {
+    let refused = "401 {\"code\":\"InvalidToken\",\"message\":\"the authorization token is absent or wrong: it stands in the file that AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names\"}";
+    check(&[
+        ("GET /aws/credentials\nAuthorization: right", "AwsContainer"),
+        ("GET /aws/credentials\nAuthorization: wrong", refused),
+        ("GET /aws/credentials\nAuthorization: righ", refused),
+        ("GET /aws/credentials\nAuthorization: Bearer right", refused),
+        ("GET /aws/credentials", refused),
+        ("POST /aws/credentials\nAuthorization: right", "405 only GET is answered here"),
+        ("GET /aws/other\nAuthorization: right", "404 there is no such route; see docs/credentials.md of pdev"),
+    ]);
+    // A token file that was cut to nothing opens to nobody.
+    let open = Door::new("a".into(), Secret::new(Vec::new()), vec![HOST.into()]);
+    assert!(matches!(read(&open, &parts("GET /aws/credentials"), NOW), Want::Said(_)));
+}
+
+#[test]
+fn aws_instance() {
+    check(&[
+        ("PUT /latest/api/token", "400 400 - Bad Request"),
+        ("PUT /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 0", "400 400 - Bad Request"),
+        ("PUT /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 21601", "400 400 - Bad Request"),
+        ("GET /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 60", "405 405 - Method Not Allowed"),
+        ("GET /latest/meta-data/iam/security-credentials/", "401 401 - Unauthorized"),
+    ]);
+    let Want::Said(answer) =
+        read(&door(), &parts("PUT /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 60"), NOW)
+    else {
+        panic!("no token")
+    };
+    assert_eq!(answer.headers, [("x-aws-ec2-metadata-token-ttl-seconds", "60".to_owned())]);
+    let token = String::from_utf8(answer.body.expose().to_vec()).unwrap();
+    let at = |path: &str, token: &str, now| {
+        let asked = parts(&format!("GET /latest/meta-data/iam/{path}\nX-aws-ec2-metadata-token: {token}"));
+        match read(&door(), &asked, now) {
+            Want::Said(answer) => answer.status.as_u16().to_string(),
+            Want::Role => "role".into(),
+            Want::Credential(dialect) => format!("{dialect:?}"),
+            Want::Fact(_) => "fact".into(),
+        }
+    };
+    let longer = token.replacen('1', "2", 1);
+    for (path, token, now, expected) in [
+        ("security-credentials/", token.as_str(), NOW, "role"),
+        ("security-credentials", &token, NOW, "role"),
+        ("security-credentials/a", &token, NOW + 59_000, "AwsInstance"),
+        ("security-credentials/a", &token, NOW + 60_000, "401"),
+        ("security-credentials/b", &token, NOW, "404"),
+        ("info", &token, NOW, "404"),
+        ("security-credentials/a", &longer, NOW, "401"),
+        ("security-credentials/a", "x", NOW, "401"),
+    ] {
+        assert_eq!(at(path, token, now), expected, "{path} {token}");
+    }
+}
+
+#[test]
+fn google() {
+    let flavor = "\nMetadata-Flavor: Google";
+    let asked = |path: &str| said(&format!("GET /computeMetadata/v1/{path}{flavor}"));
+    let one = r#"{"aliases":["default"],"email":"dev@shop.iam.gserviceaccount.com","scopes":["https://www.googleapis.com/auth/cloud-platform"]}"#;
+    for (path, expected) in [
+        ("project/project-id", "200 shop"),
+        ("project/numeric-project-id", "200 0"),
+        ("universe/universe-domain", "200 googleapis.com"),
+        ("instance/service-accounts/", "200 default/|dev@shop.iam.gserviceaccount.com/"),
+        ("instance/service-accounts/default/?recursive=true", &format!("200 {one}")),
+        ("instance/service-accounts/default/email", "200 dev@shop.iam.gserviceaccount.com"),
+        ("instance/service-accounts/default/token?scopes=a,b", "Google"),
+        ("instance/service-accounts/dev%40shop.iam.gserviceaccount.com/token", "Google"),
+        (
+            "instance/service-accounts/other@x/token",
+            "404 there is no service account `other@x`; there is `dev@shop.iam.gserviceaccount.com`",
+        ),
+        (
+            "instance/service-accounts/default/identity?audience=x&format=full",
+            "404 this identity gives access tokens, and no id tokens for an audience",
+        ),
+        ("instance/attributes/ssh-keys", "404 this metadata is not served here"),
+    ] {
+        assert_eq!(asked(path), expected, "{path}");
+    }
+    check(&[
+        ("GET /", "200 computeMetadata/"),
+        (
+            "GET /computeMetadata/v1/instance/service-accounts/default/token",
+            "403 Missing Metadata-Flavor:Google header.",
+        ),
+    ]);
+    assert_eq!(
+        said_by(&format!("GET /computeMetadata/v1/project/project-id{flavor}"), ""),
+        "404 the identity names no `project` in identities.toml"
+    );
+}
+
+#[test]
+fn azure() {
+    let header = derived(&Secret::new(b"right".to_vec()), azure::HEADER);
+    let wanted = |instance| format!("Azure {{ resource: \"https://vault.azure.net\", instance: {instance} }}");
+    let query = "api-version=2019-08-01&resource=https%3A%2F%2Fvault.azure.net";
+    for (request, expected) in [
+        (format!("GET /msi/token?{query}\nX-IDENTITY-HEADER: {header}"), wanted(false)),
+        (
+            format!("GET /msi/token?{query}\nX-IDENTITY-HEADER: right"),
+            "401 {\"error\":\"unauthorized_client\",\"error_description\":\"the header `X-IDENTITY-HEADER` is absent or is not what IDENTITY_HEADER says\",\"message\":\"the header `X-IDENTITY-HEADER` is absent or is not what IDENTITY_HEADER says\"}".into(),
+        ),
+        (format!("GET /metadata/identity/oauth2/token?{query}\nMetadata: true"), wanted(true)),
+        (
+            format!("GET /metadata/identity/oauth2/token?{query}"),
+            "400 {\"error\":\"invalid_request\",\"error_description\":\"Required metadata header not specified\",\"message\":\"Required metadata header not specified\"}".into(),
+        ),
+        (
+            "GET /metadata/identity/oauth2/token\nMetadata: true".into(),
+            "400 {\"error\":\"invalid_request\",\"error_description\":\"`resource` is not given\",\"message\":\"`resource` is not given\"}".into(),
+        ),
+    ] {
+        assert_eq!(said(&request), expected, "{request}");
+    }
+}
+
+#[test]
+fn browsers_and_proxies_are_refused() {
+    let proxied = "403 {\"code\":\"Forbidden\",\"message\":\"requests of browsers and through proxies are refused\"}";
+    let host = "403 {\"code\":\"Forbidden\",\"message\":\"this `Host` is not served here\"}";
+    let good = "GET /aws/credentials\nAuthorization: right";
+    for (header, expected) in [
+        ("Host: evil.example:20000", host),
+        ("Host: 127.0.0.1:20001", host),
+        ("Host: 127.0.0.1", host),
+        ("Origin: null", proxied),
+        ("Sec-Fetch-Site: none", proxied),
+        ("sec-fetch-mode: cors", proxied),
+        ("X-Forwarded-For: 1.2.3.4", proxied),
+        ("Referer: http://x/", proxied),
+        ("User-Agent: Boto3", "AwsContainer"),
+    ] {
+        assert_eq!(said(&format!("{good}\n{header}")), expected, "{header}");
+    }
+}
+
+#[test]
+fn an_identity_answers_for_its_own_cloud_only() {
+    let resource = String::new();
+    for (more, dialect, expected) in [
+        ("cloud = \"google\"\n", Dialect::Google, "gce"),
+        ("", Dialect::AwsContainer, "ecs"),
+        ("", Dialect::AwsInstance, "imds"),
+        ("cloud = \"azure\"\n", Dialect::Azure { resource, instance: true }, "msi"),
+        ("cloud = \"google\"\n", Dialect::AwsContainer, "`a` is an identity of Google, and it was asked as one of AWS"),
+        ("", Dialect::Google, "`a` is an identity of AWS, and it was asked as one of Google"),
+    ] {
+        let outlet = dialect.outlet(&identity(more), NOW);
+        let shown = outlet.map_or_else(|problem| problem.message, |outlet| outlet.name().to_owned());
+        assert_eq!(shown, expected, "{more}");
+    }
+}
+
+#[test]
+fn variables_of_each_cloud() {
+    let at = HOST.parse().unwrap();
+    let token = Secret::new(b"right".to_vec());
+    let shown = |cloud, more| {
+        let all = variables(cloud, &identity(more), at, &token, "/run/secrets/t");
+        let shown: Vec<String> = all.iter().map(|one| format!("{}={}", one.name, one.value)).collect();
+        assert!(shown.iter().all(|one| !one.contains("right")));
+        shown.join(" ")
+    };
+    assert_eq!(
+        shown(Cloud::Aws, ""),
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:20000/aws/credentials AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/run/secrets/t"
+    );
+    assert_eq!(
+        shown(Cloud::Google, "project = \"p\"\n"),
+        "GCE_METADATA_HOST=127.0.0.1:20000 GCE_METADATA_IP=127.0.0.1:20000 GCE_METADATA_ROOT=127.0.0.1:20000 GOOGLE_CLOUD_PROJECT=p"
+    );
+    let azure = shown(Cloud::Azure, "");
+    assert!(azure.starts_with("IDENTITY_ENDPOINT=http://127.0.0.1:20000/msi/token IDENTITY_HEADER="), "{azure}");
+}
