@@ -45,6 +45,7 @@ pub fn unit(unit: &Unit) -> UnitStatus {
         runtime: engines::name(unit.body.runtime()).to_owned(),
         ports: unit.ports.iter().map(|(name, port)| (name.clone(), port.host)).collect(),
         module: unit.module.clone(),
+        identity: unit.identity.clone(),
         support: support.unwrap_or_default(),
         ..UnitStatus::default()
     }

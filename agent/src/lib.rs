@@ -8,6 +8,7 @@ pub mod boot;
 pub mod bus;
 pub mod convert;
 pub mod disk;
+pub mod endpoint;
 pub mod engines;
 pub mod gateway;
 pub mod inputs;

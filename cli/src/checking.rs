@@ -133,14 +133,6 @@ impl Read {
         names.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))).collect()
     }
 
-    /// Services that name an identity, with its name.
-    pub(crate) fn identities(&self) -> Vec<(&str, &str)> {
-        let services = self.loaded.manifest.services.iter();
-        services
-            .filter_map(|(name, service)| Some((name.as_str(), service.value.identity.as_ref()?.value.as_str())))
-            .collect()
-    }
-
     /// The names of the secrets it declares.
     pub(crate) fn secrets(&self) -> Vec<String> {
         self.loaded.manifest.secrets.keys().cloned().collect()

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -92,6 +92,23 @@ pub trait Driver: Send + Sync {
 
     /// Every preview that left something at this runtime, by label: for `ls` after a lost registry, and for `down` by name.
     async fn discover(&self) -> Result<Vec<Discovered>, Problem>;
+
+    /// The address of this machine where units of this runtime look for credentials; the agent listens there, on a port
+    /// for each unit. `None` where they cannot reach this machine at an address that SDKs take.
+    async fn endpoint(&self) -> Result<Option<IpAddr>, Problem> {
+        Ok(None)
+    }
+
+    /// Whether a connection from `peer` to `local` was made by this unit, by what the kernel or the engine tells.
+    async fn made_by(
+        &self,
+        _preview: &PreviewId,
+        _unit: &str,
+        _peer: SocketAddr,
+        _local: SocketAddr,
+    ) -> Result<bool, Problem> {
+        Ok(false)
+    }
 
     /// Where local processes are reached from this preview's containers: the address the agent forwards on.
     async fn gateway(&self, _preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {

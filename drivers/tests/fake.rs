@@ -164,6 +164,7 @@ fn unit(name: &str) -> Unit {
         wildcard: false,
         env: BTreeMap::new(),
         secrets: vec!["token".to_owned()],
+        identity: None,
         health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(60) },
         needs: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_secs(10) },

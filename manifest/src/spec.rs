@@ -137,7 +137,7 @@ macro_rules! service_keys {
             key("volumes", Map(&Any(&[In(&VOLUME), Text])), "Name to a path inside the container: data that survives `down`.", ""),
             key("size", In(&SIZE), "Limits.", "memory 2Gi, 2048 processes and threads; no CPU limit, because a laptop's idle cores are free"),
             key("needs", NEEDS, "Units that come first, and how far they must be.", "healthy for services and resources, completed for jobs"),
-            key("identity", Text, "The cloud identity it acts as.", ""),
+            key("identity", Text, "The cloud identity it acts as. SDKs of AWS, Google and Azure in it find fresh credentials by themselves (docs/credentials.md).", ""),
             key("secrets", TEXTS, "Secrets it gets as files although no placeholder names them.", ""),
             key("security", In(&SECURITY), "What it may do beyond the hardened default.", ""),
             key("watch", List(&In(&WATCH)), "What to do when files change, in Compose's words.", ""),

@@ -78,6 +78,8 @@ pub struct Unit {
     pub env: BTreeMap<String, EnvValue>,
     /// Names of secrets delivered as files.
     pub secrets: Vec<String>,
+    /// The cloud identity it acts as, by its user's name for it. The agent takes it off where it can open no endpoint.
+    pub identity: Option<String>,
     pub health: Health,
     pub needs: BTreeMap<UnitName, Condition>,
     pub stop: Stop,

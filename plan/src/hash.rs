@@ -60,8 +60,19 @@ pub fn of_fields(fields: &BTreeMap<String, String>) -> String {
 /// The hash of a job that also depends on the contents of files: the agent hashes `inputs`, the definition stays.
 #[must_use]
 pub fn with_inputs(hash: &str, inputs: &str) -> String {
+    with_field(hash, "inputs", inputs)
+}
+
+/// The hash with one more field, which sorts behind the others.
+fn with_field(hash: &str, field: &str, value: &str) -> String {
     let (whole, rest) = hash.split_once(' ').unwrap_or((hash, ""));
-    let whole = base32(format!("{whole} {inputs}").as_bytes(), 20);
-    let part = base32(inputs.as_bytes(), 4);
-    if rest.is_empty() { format!("{whole} inputs={part}") } else { format!("{whole} {rest} inputs={part}") }
+    let whole = base32(format!("{whole} {value}").as_bytes(), 20);
+    let part = base32(value.as_bytes(), 4);
+    if rest.is_empty() { format!("{whole} {field}={part}") } else { format!("{whole} {rest} {field}={part}") }
+}
+
+/// The hash of a unit that finds an endpoint by these variables: one that has none yet has to be made anew.
+#[must_use]
+pub fn with_endpoint(hash: &str, variables: &str) -> String {
+    with_field(hash, "identity", variables)
 }

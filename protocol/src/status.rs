@@ -116,6 +116,9 @@ pub struct UnitStatus {
     /// `postgres 16.2.0 (built-in)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub module: Option<String>,
+    /// The identity that its endpoint gives credentials of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// `paved`, `adjusted` or `off-road`.
     pub support: String,
     /// The runtime's handle: container id or process group.

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use crate::sandbox::Sandbox;
+use crate::outlets::identities;
+use crate::sandbox::{Sandbox, unit};
 
 #[test]
 fn identities_are_added_listed_and_removed() {
@@ -70,5 +71,13 @@ fn a_service_that_names_an_identity_is_not_left_in_the_belief_that_it_has_one() 
     let sandbox = Sandbox::bare();
     let manifest = "pdev: 1\napp: a\nservices:\n  web: { identity: shop-dev, health: none, process: { command: [sleep, '1000'] } }\n";
     sandbox.write("pdev.yaml", manifest);
-    sandbox.pdev(&["up"]).ok().says("`web` names the identity `shop-dev`, and is given no credential of it");
+    let without = "`web` runs without the identity `shop-dev`: ";
+    sandbox.pdev(&["up"]).ok().says(&format!("{without}there is no identity `shop-dev`. `pdev identity add"));
+    let source = "source = \"exec\"\ncommand = [\"false\"]\n";
+    identities(&sandbox, "[shop-dev]\nsource = \"static\"\nkind = \"token\"\n");
+    sandbox.pdev(&["up"]).ok().says(&format!("{without}which cloud its token is for is not said"));
+    identities(&sandbox, &format!("[shop-dev]\n{source}"));
+    let up = sandbox.pdev(&["up"]).ok();
+    assert!(!up.all().contains("without"), "{}", up.all());
+    assert_eq!(unit(&sandbox.status(&sandbox.project()), "web")["identity"], "shop-dev");
 }

@@ -7,6 +7,7 @@
 
 mod agent_life;
 mod aws;
+mod endpoints;
 mod engine;
 mod failures;
 mod first_up;

@@ -204,6 +204,7 @@ mod tests {
             wildcard: false,
             env: Default::default(),
             secrets: Vec::new(),
+            identity: None,
             health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::ZERO },
             needs: Default::default(),
             stop: Stop { signal: "SIGTERM".into(), grace: Duration::ZERO },

@@ -25,6 +25,8 @@ pub(super) async fn run(context: Context, volumes: bool) {
         Ok(outcome) => outcome,
         Err(problem) => (vec![problem], false),
     };
+    // What could not be stopped shall not go on with a credential.
+    context.live.endpoints.clear();
     let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     if problems.is_empty() {
         context.live.clear();

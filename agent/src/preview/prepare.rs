@@ -21,6 +21,7 @@ use super::down;
 use super::up::scope_of;
 use crate::board::Board;
 use crate::convert;
+use crate::endpoint::{Opening, arrange};
 use crate::registry::{Intent, Record};
 use crate::shared::Shared;
 
@@ -29,6 +30,7 @@ const ENGINE_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct Prepared {
     pub(super) desired: Desired,
+    pub(super) endpoints: Vec<Opening>,
     pub(super) scope: Scope,
     pub(super) observed: Observed,
     pub(super) plan: Plan,
@@ -51,7 +53,7 @@ pub(super) async fn prepare(
         }
         None => asker.where_possible().await?,
     };
-    let Wanted { desired, mut scope, images } = wanted;
+    let Wanted { desired, endpoints, mut scope, images } = wanted;
     let observed = look(shared, &scope, seen).await?;
     if let Some(chosen) = &desired.chosen {
         // What was neither asked for nor is there does not belong to the preview yet.
@@ -64,7 +66,7 @@ pub(super) async fn prepare(
         due: request.jobs.iter().cloned().collect(),
     };
     let plan = compare(&scope.application, &observed, &images, &options);
-    Ok(Prepared { desired, scope, observed, plan })
+    Ok(Prepared { desired, endpoints, scope, observed, plan })
 }
 
 fn narrowed(scope: Scope, belongs: impl Fn(&str) -> bool) -> Scope {
@@ -78,6 +80,7 @@ fn narrowed(scope: Scope, belongs: impl Fn(&str) -> bool) -> Scope {
 /// What should be, and which of its images are current.
 struct Wanted {
     desired: Desired,
+    endpoints: Vec<Opening>,
     scope: Scope,
     images: Images,
 }
@@ -119,7 +122,7 @@ impl Asker<'_> {
 
     async fn wanted(&self, default_runtime: RuntimeKind) -> Result<Wanted, Problem> {
         let shared = self.shared;
-        let desired = {
+        let mut desired = {
             let (shared, record) = (Arc::clone(shared), self.record.clone());
             let (request, source) = (self.request.clone(), self.source.clone());
             let work =
@@ -132,6 +135,9 @@ impl Asker<'_> {
         let job_inputs =
             desired.job_inputs.iter().map(|(job, patterns)| (job.clone(), crate::inputs::digest(&project, patterns)));
         fold_job_inputs(&mut application, &job_inputs.collect());
+        let arranged = arrange(shared, self.record, &mut application, &mut desired.ports).await?;
+        let meant = |unit: &String| desired.chosen.as_ref().is_none_or(|chosen| chosen.contains(unit));
+        desired.notes.extend(arranged.notes.into_iter().filter(|(unit, _)| meant(unit)).map(|(_, note)| note));
         let places = shared.places.of_preview(&self.record.name.id, &project);
         let scope = scope_of(shared, self.board, self.record.name.clone(), places, Arc::new(application));
         // Nobody looks up, or hashes the build context of, what was not asked for.
@@ -151,7 +157,7 @@ impl Asker<'_> {
             images.current.extend(found.current);
             images.stale.extend(found.stale);
         }
-        Ok(Wanted { desired, scope, images })
+        Ok(Wanted { desired, endpoints: arranged.openings, scope, images })
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::{Context, Message, crash, ready};
 use crate::bus::now_ms;
+use crate::endpoint::Endpoints;
 use crate::gateway::Forwards;
 
 /// After this many crashes in a row a unit is failed.
@@ -33,6 +34,7 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 pub struct Live {
     inner: Mutex<Inner>,
     pub forwards: Forwards,
+    pub endpoints: Endpoints,
 }
 
 #[derive(Default)]
@@ -117,6 +119,7 @@ impl Live {
     pub(crate) fn clear(&self) {
         *self.lock() = Inner::default();
         self.forwards.clear();
+        self.endpoints.clear();
     }
 
     /// Where a port of a unit is reached from this machine, best first: the container's own address (the engine's

@@ -104,7 +104,7 @@ async fn bring_up(context: &Context, request: &UpRequest, source: &Source) -> Re
         .get(&context.id)
         .ok_or_else(|| Problem::new("unknown_preview", 404, "this preview is not registered"))?;
     let prepared = prepare(&context.shared, &record, request, source, &context.board).await?;
-    let Prepared { desired, scope, observed, plan } = prepared;
+    let Prepared { desired, mut endpoints, scope, observed, plan } = prepared;
     if let Some(missing) = missing_secrets(&desired.missing_secrets) {
         return Err(missing);
     }
@@ -117,6 +117,10 @@ async fn bring_up(context: &Context, request: &UpRequest, source: &Source) -> Re
     context.live.set_scope(scope.clone());
     show_units(context, &scope.application, &observed);
     deliver_secrets(context, &scope.application)?;
+    endpoints.retain(|opening| scope.application.units.contains_key(&opening.unit));
+    for text in context.live.endpoints.set(&context.shared, &scope.preview, &endpoints).await {
+        context.board.publish(EventKind::Noted { text });
+    }
     for runtime in runtimes(&scope.application) {
         follow(context, &scope, runtime).await.map_err(|problem| convert::problem(&problem, None))?;
     }
@@ -336,8 +340,8 @@ pub(super) fn scope_of(
     places: Places,
     application: Arc<Application>,
 ) -> Scope {
-    let units =
-        application.units.values().filter(|unit| !unit.secrets.is_empty()).map(|unit| unit.name.clone()).collect();
+    let has_files = |unit: &&plan::application::Unit| !unit.secrets.is_empty() || unit.identity.is_some();
+    let units = application.units.values().filter(has_files).map(|unit| unit.name.clone()).collect();
     let secrets = UnitSecrets { shared: Arc::clone(shared), preview: preview.id.clone(), units };
     Scope {
         preview,

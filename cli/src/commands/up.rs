@@ -95,13 +95,6 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     let (mut request, read) = arguments.target.request(context)?;
     request.detach = arguments.detach;
     let secrets = secrets::collect(&arguments.secrets, &read, context)?;
-    if !context.json && !context.quiet {
-        for (service, identity) in read.identities() {
-            context.terminal.tell(&format!(
-                "note: `{service}` names the identity `{identity}`, and is given no credential of it: this version hands them to tools only (docs/credentials.md)"
-            ));
-        }
-    }
     let mut progress = Progress::new(context);
     Context::block_on(async {
         let mut client = Context::connect().await?;

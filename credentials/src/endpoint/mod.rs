@@ -17,7 +17,7 @@ use crate::outlet::Outlet;
 use crate::secret::Secret;
 use crate::vault;
 
-pub use variables::{Variable, variables};
+pub use variables::{Spot, Variable, variables};
 
 /// Whose SDK asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

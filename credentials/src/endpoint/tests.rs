@@ -222,22 +222,26 @@ fn an_identity_answers_for_its_own_cloud_only() {
 
 #[test]
 fn variables_of_each_cloud() {
-    let at = HOST.parse().unwrap();
     let token = Secret::new(b"right".to_vec());
-    let shown = |cloud, more| {
-        let all = variables(cloud, &identity(more), at, &token, "/run/secrets/t");
+    let shown = |cloud, more, shares_home| {
+        let spot = Spot { at: HOST.parse().unwrap(), token: &token, folder: "/run/secrets", shares_home };
+        let all = variables(cloud, &identity(more), &spot);
         let shown: Vec<String> = all.iter().map(|one| format!("{}={}", one.name, one.value)).collect();
         assert!(shown.iter().all(|one| !one.contains("right")));
         shown.join(" ")
     };
+    let aws = "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:20000/aws/credentials AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/run/secrets/endpoint.token";
+    assert_eq!(shown(Cloud::Aws, "", false), aws);
     assert_eq!(
-        shown(Cloud::Aws, ""),
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:20000/aws/credentials AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/run/secrets/t"
+        shown(Cloud::Aws, "", true),
+        format!("{aws} AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_CONFIG_FILE=/dev/null")
     );
+    let google = "GCE_METADATA_HOST=127.0.0.1:20000 GCE_METADATA_IP=127.0.0.1:20000 GCE_METADATA_ROOT=127.0.0.1:20000 GOOGLE_CLOUD_PROJECT=p";
+    assert_eq!(shown(Cloud::Google, "project = \"p\"\n", false), google);
     assert_eq!(
-        shown(Cloud::Google, "project = \"p\"\n"),
-        "GCE_METADATA_HOST=127.0.0.1:20000 GCE_METADATA_IP=127.0.0.1:20000 GCE_METADATA_ROOT=127.0.0.1:20000 GOOGLE_CLOUD_PROJECT=p"
+        shown(Cloud::Google, "project = \"p\"\n", true),
+        format!("{google} CLOUDSDK_CONFIG=/run/secrets/gcloud")
     );
-    let azure = shown(Cloud::Azure, "");
+    let azure = shown(Cloud::Azure, "", true);
     assert!(azure.starts_with("IDENTITY_ENDPOINT=http://127.0.0.1:20000/msi/token IDENTITY_HEADER="), "{azure}");
 }

@@ -17,7 +17,7 @@ use plan::step::Action;
 
 use super::problems::{self, problem, status, within};
 use super::translate::{HASH, IMAGE, PREVIEW, SERVICE, Setting, create_body, grace_seconds};
-use super::{LOOK, Site, WORK, images, network, observe};
+use super::{LOOK, Site, WORK, endpoint, images, network, observe};
 use crate::driver::{Performed, Problem, ProblemKind, Scope};
 use crate::ports;
 
@@ -35,7 +35,9 @@ pub(super) async fn perform(site: &Site<'_>, scope: &Scope, action: &Action) -> 
         Action::CreateNetwork => network::create(engine, scope).await,
         Action::RemoveNetwork { name } => {
             site.images.forget(&scope.preview.id);
-            network::remove(engine, scope, name).await
+            let removed = network::remove(engine, scope, name).await;
+            endpoint::leave(engine).await;
+            removed
         }
         Action::CreateVolume { volume } => network::create_volume(engine, scope, volume).await,
         Action::RemoveVolume { volume } => network::remove_volume(engine, scope, volume).await,
@@ -92,12 +94,14 @@ async fn create(site: &Site<'_>, scope: &Scope, name: &str) -> Result<Performed,
         identity: &image,
         secrets: secrets.as_deref(),
     };
-    let drawn = create_body(unit, container, &setting)?;
-    let made = named(engine, scope, name, &drawn.body).await?;
+    let mut drawn = create_body(unit, container, &setting)?;
+    let note = if unit.identity.is_some() { endpoint::join(engine, name, &mut drawn).await? } else { None };
+    let mut made = named(engine, scope, name, &drawn.body).await?;
+    made.notes.extend(note);
     for (network, endpoint) in drawn.more_networks {
         let handle = made.handle.clone().unwrap_or_default();
         let request = NetworkConnectRequest { container: handle.clone(), endpoint_config: Some(endpoint) };
-        let what = format!("cannot connect `{name}` to the network `{network}` of its `raw` fields");
+        let what = format!("cannot connect `{name}` to the network `{network}`");
         if let Err(problem) = within(WORK, &what, engine.connect_network(&network, request)).await {
             // Half of what was asked for would be taken for all of it by the next plan.
             force_remove(engine, &handle).await?;

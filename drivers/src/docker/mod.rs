@@ -7,6 +7,7 @@ mod build;
 mod build_inputs;
 mod connect;
 mod context;
+mod endpoint;
 mod exec;
 mod follow;
 mod ignore;
@@ -22,7 +23,7 @@ mod translate;
 mod tests;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,6 +160,23 @@ impl Driver for Docker {
     async fn discover(&self) -> Result<Vec<Discovered>, Problem> {
         let (engine, _) = self.engine().await?;
         self.heed(observe::discover(&engine).await).await
+    }
+
+    async fn endpoint(&self) -> Result<Option<IpAddr>, Problem> {
+        let (_, endpoint) = self.engine().await?;
+        Ok((!endpoint.apart).then_some(IpAddr::V4(endpoint::ADDRESS)))
+    }
+
+    async fn made_by(
+        &self,
+        preview: &PreviewId,
+        unit: &str,
+        peer: SocketAddr,
+        _local: SocketAddr,
+    ) -> Result<bool, Problem> {
+        let (engine, _) = self.engine().await?;
+        let address = self.heed(endpoint::address_of(&engine, preview, unit).await).await?;
+        Ok(address == Some(peer.ip()))
     }
 
     async fn gateway(&self, preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {

@@ -268,6 +268,7 @@ mod tests {
             wildcard: false,
             env: BTreeMap::from([("A".to_owned(), value("1")), ("B".to_owned(), value("2"))]),
             secrets: Vec::new(),
+            identity: None,
             health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::ZERO },
             needs: BTreeMap::new(),
             stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_millis(1500) },

@@ -114,7 +114,7 @@ mod system {
         .clone()
     }
 
-    pub(super) fn all_pids() -> Vec<i32> {
+    pub(crate) fn all_pids() -> Vec<i32> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
     }
@@ -178,7 +178,7 @@ mod system {
         String::new()
     }
 
-    pub(super) fn all_pids() -> Vec<i32> {
+    pub(crate) fn all_pids() -> Vec<i32> {
         Vec::new()
     }
 
@@ -200,7 +200,8 @@ mod system {
     }
 }
 
-use system::{all_pids, signal_verified};
+pub(crate) use system::all_pids;
+use system::signal_verified;
 pub(crate) use system::{boot_id, marker, own_children, stat};
 
 /// Signals every member of a process group whose leader is an unreaped child of ours, so the number is still its own.

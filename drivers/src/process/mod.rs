@@ -12,12 +12,14 @@ mod kernel;
 mod launch;
 mod leftovers;
 mod logs;
+mod peer;
 mod prepare;
 mod record;
 mod units;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -103,6 +105,26 @@ impl Driver for ProcessDriver {
 
     async fn exec(&self, scope: &Scope, unit: &Unit, request: ExecRequest) -> Result<ExecSession, Problem> {
         self.exec_beside(scope, unit, request).await
+    }
+
+    async fn endpoint(&self) -> Result<Option<IpAddr>, Problem> {
+        // Elsewhere nothing tells whose connection it is.
+        Ok(cfg!(target_os = "linux").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)))
+    }
+
+    async fn made_by(
+        &self,
+        preview: &PreviewId,
+        unit: &str,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Result<bool, Problem> {
+        let (records, unit) = (Records::new(&self.previews.join(&preview.0)), unit.to_owned());
+        blocking(move || {
+            let keeper = records.living_keeper().ok().flatten();
+            Ok(keeper.is_some_and(|keeper| peer::made_by(&keeper.nonce, &unit, peer, local)))
+        })
+        .await
     }
 
     async fn discover(&self) -> Result<Vec<Discovered>, Problem> {

@@ -207,6 +207,7 @@ pub fn unit(name: &str, create: Value) -> Unit {
         wildcard: false,
         env: BTreeMap::new(),
         secrets: Vec::new(),
+        identity: None,
         health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(10) },
         needs: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_secs(1) },

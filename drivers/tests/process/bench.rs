@@ -236,6 +236,7 @@ pub(crate) fn unit(name: &str, argv: Argv) -> Unit {
         wildcard: false,
         env: BTreeMap::new(),
         secrets: Vec::new(),
+        identity: None,
         health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(60) },
         needs: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_secs(10) },

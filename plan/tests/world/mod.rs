@@ -79,6 +79,7 @@ fn unit(name: &str, body: Body) -> Draft {
         wildcard: false,
         env: BTreeMap::new(),
         secrets: Vec::new(),
+        identity: None,
         health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(60) },
         needs: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".into(), grace: Duration::from_secs(10) },

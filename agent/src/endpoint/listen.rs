@@ -1,0 +1,174 @@
+//! The listener of one unit's endpoint: who comes in is asked of the runtime for every connection, one request each.
+//!
+//! An address of the containers' network may be listened on before the engine made that network, and after it was made
+//! anew, so the listener does not depend on it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use credentials::broker::{Asker, Broker};
+use credentials::endpoint::{Answer, Door};
+use drivers::driver::Driver;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use plan::application::PreviewName;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+
+use super::Opening;
+use crate::shared::Shared;
+
+/// Connections of one unit at once; more wait in the kernel's backlog.
+const CONNECTIONS_MAX: usize = 64;
+const BACKLOG: u32 = 128;
+/// The engine's or the kernel's word on whose connection it is.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+/// A source may take its time; SDKs give up long before.
+const REQUEST_LIMIT: Duration = Duration::from_secs(90);
+/// The HTTP library accepts no smaller one.
+const BUFFER_BYTES: usize = 8192;
+
+/// An endpoint that is open until this is dropped.
+pub(super) struct Open {
+    address: SocketAddr,
+    site: Arc<Site>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Open {
+    pub(super) fn is_at(&self, opening: &Opening) -> bool {
+        self.address == opening.address && !self.task.is_finished()
+    }
+
+    /// From the next request on.
+    pub(super) fn enter_by(&self, door: Arc<Door>) {
+        *self.site.door.write().unwrap_or_else(PoisonError::into_inner) = door;
+    }
+}
+
+struct Site {
+    broker: Arc<Broker>,
+    driver: Arc<dyn Driver>,
+    preview: PreviewName,
+    unit: String,
+    door: RwLock<Arc<Door>>,
+}
+
+pub(super) async fn open(
+    shared: &Arc<Shared>,
+    preview: &PreviewName,
+    opening: &Opening,
+    door: Arc<Door>,
+) -> Result<Open, String> {
+    let driver = shared.engines.driver(opening.runtime).map_err(|problem| problem.message)?;
+    let listener = listen(opening.address).map_err(|error| format!("cannot listen on {}: {error}", opening.address))?;
+    let site = Site {
+        broker: Arc::clone(&shared.broker),
+        driver,
+        preview: preview.clone(),
+        unit: opening.unit.clone(),
+        door: RwLock::new(door),
+    };
+    let site = Arc::new(site);
+    let task = tokio::spawn(accept(listener, Arc::clone(&site)));
+    Ok(Open { address: opening.address, site, task })
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn accept(listener: TcpListener, site: Arc<Site>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok((stream, peer)) = listener.accept().await else {
+            // Out of descriptors: wait for a connection to end instead of spinning.
+            if connections.join_next().await.is_none() {
+                tokio::time::sleep(HEAD_LIMIT).await;
+            }
+            continue;
+        };
+        let site = Arc::clone(&site);
+        connections.spawn(async move {
+            let _ended = timeout(REQUEST_LIMIT, serve(stream, peer, &site)).await;
+            drop(slot);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, site: &Site) -> Result<(), hyper::Error> {
+    let ours = is_ours(&stream, peer, site).await;
+    let answered = service_fn(|request: Request<Incoming>| async move {
+        let answer = if ours {
+            site.answer(request).await
+        } else {
+            tracing::warn!(unit = site.unit, %peer, "a request for a credential was refused: it is not the unit's own");
+            Answer::refused("this endpoint is for another service: only its own programs are answered")
+        };
+        Ok::<_, std::convert::Infallible>(response(&answer))
+    });
+    // One request a connection: whose it is was asked for this one.
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .keep_alive(false)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), answered)
+        .await
+}
+
+/// What cannot be told is not ours.
+async fn is_ours(stream: &TcpStream, peer: SocketAddr, site: &Site) -> bool {
+    let Ok(local) = stream.local_addr() else { return false };
+    let asked = site.driver.made_by(&site.preview.id, &site.unit, peer, local);
+    matches!(timeout(CHECK_LIMIT, asked).await, Ok(Ok(true)))
+}
+
+impl Site {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let door = Arc::clone(&self.door.read().unwrap_or_else(PoisonError::into_inner));
+        // Where programs stand in the chain of others; without a slash, which would be read as a path.
+        let PreviewName { app, branch, .. } = &self.preview;
+        let asker = Asker { pid: None, chain: vec![format!("service {} of {app}, {branch}", self.unit)] };
+        let (asked, _no_sdk_sends_a_body) = request.into_parts();
+        self.broker.answer(&door, &asked, &asker).await
+    }
+}
+
+fn response(answer: &Answer) -> Response<Full<Bytes>> {
+    let mut body = Vec::new();
+    // A vector takes everything.
+    let _written = answer.body.write_to(&mut body);
+    let mut response = Response::builder()
+        .status(answer.status)
+        .header(CONTENT_TYPE, answer.content_type)
+        .header(CACHE_CONTROL, "no-store");
+    for (name, value) in &answer.headers {
+        response = response.header(*name, value);
+    }
+    response.body(Full::new(Bytes::from(body))).unwrap_or_default()
+}

@@ -1,0 +1,131 @@
+"""A service that uses real SDKs: boto3, google-auth and azure-identity, each with one client for its whole life.
+
+It never answers with a secret: what it was given is told by its last part, a number that the test's source counts up.
+"""
+
+import http.server
+import json
+import os
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+
+CLIENTS = {}
+
+
+def once(make):
+    if make.__name__ not in CLIENTS:
+        CLIENTS[make.__name__] = make()
+    return CLIENTS[make.__name__]
+
+
+def session():
+    import boto3
+
+    return boto3.Session(region_name="eu-central-1")
+
+
+def google_credentials():
+    import google.auth
+
+    return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+
+
+def managed_identity():
+    import azure.identity
+
+    return azure.identity.ManagedIdentityCredential()
+
+
+def default_azure():
+    import azure.identity
+
+    return azure.identity.DefaultAzureCredential()
+
+
+def imds():
+    from botocore.utils import InstanceMetadataFetcher, InstanceMetadataRegionFetcher  # noqa: F401
+
+    base = os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"].rsplit("/", 2)[0]
+    return InstanceMetadataFetcher(base_url=base + "/")
+
+
+def number(secret):
+    return int(secret.rsplit("-", 1)[1])
+
+
+def aws():
+    credentials = once(session).get_credentials()
+    frozen = credentials.get_frozen_credentials()
+    return {"number": number(frozen.secret_key), "token": number(frozen.token), "method": credentials.method}
+
+
+def aws_instance():
+    found = once(imds).retrieve_iam_role_credentials()
+    return {"number": number(found["secret_key"]), "role": found["role_name"]}
+
+
+def google():
+    import google.auth.transport.requests
+
+    credentials, project = once(google_credentials)
+    credentials.refresh(google.auth.transport.requests.Request())
+    return {"number": number(credentials.token), "project": project, "email": credentials.service_account_email}
+
+
+def azure():
+    token = once(managed_identity).get_token("https://vault.azure.net/.default")
+    return {"number": number(token.token), "seconds": token.expires_on - int(time.time())}
+
+
+def azure_default():
+    token = once(default_azure).get_token("https://storage.azure.com/.default")
+    return {"number": number(token.token)}
+
+
+def fetch(url):
+    """What a plain request gets: the status only."""
+    request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google", "Metadata": "true"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return {"status": answer.status}
+    except urllib.error.HTTPError as error:
+        return {"status": error.code, "body": error.read().decode()}
+    except OSError as error:
+        return {"status": 0, "body": str(error)}
+
+
+ROUTES = {"/aws": aws, "/imds": aws_instance, "/google": google, "/azure": azure, "/azure-default": azure_default}
+
+
+class Service(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        try:
+            if path == "/fetch":
+                said = fetch(query)
+            elif path == "/env":
+                names = ("AWS_", "GCE_", "GOOGLE_", "IDENTITY_")
+                said = {name: value for name, value in os.environ.items() if name.startswith(names)}
+                said.pop("IDENTITY_HEADER", None)
+            else:
+                said = ROUTES[path]() if path in ROUTES else {}
+            status = 200
+        except Exception as error:  # noqa: BLE001 the test wants the words of any of them
+            said, status = {"error": f"{type(error).__name__}: {error}"}, 500
+        body = json.dumps({"pid": os.getpid(), **said}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+if __name__ == "__main__":
+    # As the first process of a container it has no default for the signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Service).serve_forever()

@@ -1,0 +1,231 @@
+//! Services with an identity: boto3, google-auth and azure-identity get fresh credentials by themselves, in containers
+//! and as local processes, for longer than a lease and an agent last.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::http;
+use crate::outlets::identities;
+use crate::sandbox::{Sandbox, eventually, signal, unit};
+
+/// Counts its runs, and prints a credential that says which run it is of and lasts five seconds.
+const SOURCE: &str = r#"#!/bin/sh
+n=$(($(cat "$2" 2>/dev/null || echo 0) + 1)); echo $n > "$2"
+end=$(($(date +%s) + 5))
+case $1 in
+aws) printf '{"Version":1,"AccessKeyId":"AKIA%s","SecretAccessKey":"canary-secret-%s","SessionToken":"canary-token-%s","Expiration":"%s"}' $n $n $n "$(date -u -d @$end +%Y-%m-%dT%H:%M:%SZ)";;
+*) printf '{"token":"canary-token-%s","expires_at":%s}' $n $end;;
+esac
+"#;
+
+struct Stage {
+    sandbox: Sandbox,
+    runtime: &'static str,
+}
+
+/// The Python with the SDKs beside it, or `None`, said as skipped.
+fn sdks(journey: &str) -> Option<(PathBuf, PathBuf)> {
+    let python = PathBuf::from(std::env::var_os("PDEV_TEST_PYTHON").unwrap_or_else(|| "python3".into()));
+    let folder = std::env::var_os("PDEV_TEST_SDKS").map(PathBuf::from).unwrap_or_default();
+    let check = ["-c", "import boto3, google.auth, requests, azure.identity"];
+    let found = Command::new(&python).args(check).env("PYTHONPATH", &folder).stderr(Stdio::null()).status();
+    if found.is_ok_and(|status| status.success()) {
+        return Some((python, folder));
+    }
+    println!("skipped: {journey}: python has no boto3, google-auth and azure-identity");
+    None
+}
+
+impl Stage {
+    fn set(sandbox: Sandbox, runtime: &'static str, python: &Path, folder: &Path) -> Self {
+        let script = sandbox.path("source.sh");
+        fs::write(&script, SOURCE).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let identity = |name: &str, cloud: &str, form: &str| {
+            let count = sandbox.path(&format!("count-{name}"));
+            format!(
+                "[{name}]\nsource = \"exec\"\ncloud = \"{cloud}\"\ncommand = [\"{}\", \"{form}\", \"{}\"]\n",
+                script.display(),
+                count.display()
+            )
+        };
+        let google = "project = \"shop\"\nemail = \"dev@shop.iam.gserviceaccount.com\"\n";
+        let all =
+            [identity("a", "aws", "aws"), identity("g", "google", "token") + google, identity("z", "azure", "token")];
+        identities(&sandbox, &all.concat());
+        let consumer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/consumer.py");
+        sandbox.write("consumer.py", &fs::read_to_string(consumer).unwrap());
+        let service = |name: &str, identity: &str| {
+            format!(
+                "  {name}:\n    port: 8000\n    image: python:3-slim\n    command: [python3, /consumer.py, 0.0.0.0, '8000']\n\
+                 {identity}    env: {{ PYTHONPATH: /sdks }}\n    raw: {{ docker: {{ HostConfig: {{ Binds: ['{sdks}:/sdks:ro', './consumer.py:/consumer.py:ro'] }} }} }}\n    \
+                 process: {{ command: 'exec {python} consumer.py 127.0.0.1 $PORT', env: {{ PYTHONPATH: '{sdks}' }} }}\n",
+                python = python.display(),
+                sdks = folder.display(),
+            )
+        };
+        let manifest = format!(
+            "pdev: 1\napp: sdk\nidentities: {{ a: x, g: x, z: x }}\nservices:\n{}{}{}{}",
+            service("aws", "    identity: a\n"),
+            service("google", "    identity: g\n"),
+            service("azure", "    identity: z\n"),
+            service("other", ""),
+        );
+        sandbox.write("pdev.yaml", &manifest);
+        Self { sandbox, runtime }
+    }
+
+    fn up(&self) {
+        self.sandbox.pdev(&["up", "--runtime", self.runtime]).ok();
+    }
+
+    fn port(&self, service: &str) -> u16 {
+        let status = self.sandbox.status(&self.sandbox.project());
+        u16::try_from(unit(&status, service)["ports"]["main"].as_u64().unwrap()).unwrap()
+    }
+
+    #[track_caller]
+    fn ask(&self, port: u16, path: &str) -> Value {
+        let answer = http::get("127.0.0.1", port, path);
+        serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.body))
+    }
+
+    /// Asks the same programs until each was given three leases, one after the other.
+    #[track_caller]
+    fn outlives_leases(&self, asked: &[(u16, &str)]) {
+        let number = |said: &Value| said["number"].as_i64().unwrap_or_else(|| panic!("{said}"));
+        let firsts: Vec<Value> = asked.iter().map(|(port, path)| self.ask(*port, path)).collect();
+        eventually("two more leases", Duration::from_secs(60), || {
+            let all = asked.iter().zip(&firsts).map(|((port, path), first)| {
+                let now = self.ask(*port, path);
+                assert_eq!(now["pid"], first["pid"], "the same program");
+                number(&now) >= number(first) + 2
+            });
+            // Each is asked in every round: a client that is left alone has nothing to renew.
+            all.filter(|renewed| !renewed).count() == 0
+        });
+    }
+
+    /// Everything outside of the source that could have kept a lease.
+    fn canary_found(&self) -> String {
+        let sandbox = &self.sandbox;
+        let mut grep = Command::new("grep");
+        grep.args(["-rlsa", "canary-"]).arg(sandbox.path("home")).arg(sandbox.path("run")).arg(sandbox.project());
+        let mut found = String::from_utf8(grep.output().unwrap().stdout).unwrap();
+        let environments = "grep -lsa canary-[t]oken- /proc/[0-9]*/environ /proc/[0-9]*/cmdline";
+        let processes = Command::new("sh").args(["-c", environments]).output().unwrap();
+        found += &String::from_utf8_lossy(&processes.stdout);
+        for arguments in [&["status", "--json"][..], &["identity", "--json"], &["audit", "--json"], &["logs"]] {
+            let said = sandbox.pdev(arguments);
+            if said.all().contains("canary-") {
+                found += &format!("{arguments:?}\n");
+            }
+        }
+        found
+    }
+}
+
+fn journey(stage: &Stage) {
+    stage.up();
+    let [aws, google, azure, other] = ["aws", "google", "azure", "other"].map(|service| stage.port(service));
+    let given = stage.ask(aws, "/aws");
+    assert_eq!(given["method"], "container-role", "{given}");
+    assert_eq!(stage.ask(aws, "/imds")["role"], "a");
+    let account = stage.ask(google, "/google");
+    assert_eq!(account["project"], "shop", "{account}");
+    assert_eq!(account["email"], "dev@shop.iam.gserviceaccount.com");
+    let all = [(aws, "/aws"), (aws, "/imds"), (google, "/google"), (azure, "/azure"), (azure, "/azure-default")];
+    stage.outlives_leases(&all);
+
+    // Another service of the preview, and another program of this machine, ask in vain.
+    let environment = stage.ask(google, "/env");
+    let place = environment["GCE_METADATA_HOST"].as_str().unwrap();
+    let token = format!("http://{place}/computeMetadata/v1/instance/service-accounts/default/token");
+    assert_eq!(stage.ask(google, &format!("/fetch?{token}"))["status"], 200);
+    for stranger in [other, aws] {
+        let refused = stage.ask(stranger, &format!("/fetch?{token}"));
+        assert_eq!(refused["status"], 403, "{refused}");
+        assert!(refused["body"].as_str().unwrap().contains("this endpoint is for another service"), "{refused}");
+    }
+    let stranger = Command::new("curl").args(["-s", "-H", "Metadata-Flavor: Google", &token]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&stranger.stdout).contains("canary"));
+    // In its own dialects only.
+    let base = token.split("/computeMetadata").next().unwrap();
+    let refused = stage.ask(google, &format!("/fetch?{base}/metadata/identity/oauth2/token?resource=x"));
+    assert_eq!(refused["status"], 400);
+    assert!(
+        refused["body"].as_str().unwrap().contains("`g` is an identity of Google, and it was asked as one of Azure")
+    );
+
+    let pid = stage.sandbox.agent_pid().unwrap();
+    signal(pid, "KILL");
+    stage.sandbox.pdev(&["status"]).ok();
+    for (port, path) in all {
+        eventually(&format!("{path}: the next agent answers"), Duration::from_secs(30), || {
+            stage.ask(port, path)["number"].is_i64()
+        });
+    }
+    stage.outlives_leases(&all);
+    stage.sandbox.pdev(&["up", "--runtime", stage.runtime]).ok().says("nothing changed");
+    assert_eq!(stage.canary_found(), "");
+    let audit = stage.sandbox.pdev(&["audit"]).ok();
+    let audit = audit.says("service aws of sdk, main").says("ecs").says("imds").says("gce");
+    assert!(audit.all().contains("msi"));
+}
+
+/// Whether somebody listens where the endpoints were.
+fn is_open(address: &str) -> bool {
+    let listening = Command::new("ss").args(["-Hltn", "src", address]).output().unwrap();
+    !listening.stdout.is_empty()
+}
+
+fn over(stage: &Stage) {
+    let google = stage.port("google");
+    let place = stage.ask(google, "/env")["GCE_METADATA_HOST"].as_str().unwrap().to_owned();
+    assert!(is_open(&place), "{place}");
+    stage.sandbox.pdev(&["down"]).ok();
+    assert!(!is_open(&place), "{place} after `down`");
+}
+
+#[test]
+fn sdks_in_local_processes_stay_signed_in() {
+    let name = "SDKs in local processes";
+    let Some((python, folder)) = sdks(name) else { return };
+    let stage = Stage::set(Sandbox::bare(), "process", &python, &folder);
+    journey(&stage);
+    over(&stage);
+}
+
+#[test]
+fn sdks_in_containers_stay_signed_in() {
+    let name = "SDKs in containers";
+    let Some((python, folder)) = sdks(name) else { return };
+    let Some(sandbox) = Sandbox::with_docker(name) else { return };
+    let mount = format!("{}:/sdks:ro", folder.display());
+    let check = ["run", "--rm", "-e", "PYTHONPATH=/sdks", "-v", &mount, "python:3-slim", "python3", "-c"];
+    let fits = Command::new("docker").args(check).arg("import boto3, google.auth, azure.identity").output().unwrap();
+    if !fits.status.success() {
+        println!("skipped: {name}: the image's python cannot use the SDKs: {}", String::from_utf8_lossy(&fits.stderr));
+        return;
+    }
+    let stage = Stage::set(sandbox, "docker", &python, &folder);
+    journey(&stage);
+
+    let project = format!("label=dev.pdev.project={}", stage.sandbox.project().display());
+    let ids = Command::new("docker").args(["ps", "-q", "--filter", &project]).output().unwrap();
+    let ids = String::from_utf8(ids.stdout).unwrap();
+    let inspected = Command::new("docker").arg("inspect").args(ids.lines()).output().unwrap();
+    let inspected = String::from_utf8(inspected.stdout).unwrap();
+    assert!(!inspected.contains("canary"));
+    for id in ids.lines() {
+        let token = Command::new("docker").args(["exec", id, "cat", "/run/secrets/endpoint.token"]).output().unwrap();
+        let token = String::from_utf8(token.stdout).unwrap();
+        assert!(token.is_empty() || token.len() == 64 && !inspected.contains(&token));
+    }
+    over(&stage);
+}
