@@ -10,8 +10,9 @@ use std::time::Instant;
 use manifest::model::Date;
 use manifest::{FileProblem, Files};
 use plan::application::{PreviewId, PreviewName, RuntimeKind};
+use plan::check::{Question, check};
 use plan::load::{LoadOptions, load};
-use plan::resolve::{Context, Git, required_ports, resolve};
+use plan::resolve::{Context, Depth, Git, required_ports, resolve};
 
 /// The manifest of `tests/bench`: services of eight lines, each calling the one before it and a database.
 fn text(lines: usize) -> String {
@@ -41,7 +42,7 @@ impl Files for One {
     }
 }
 
-fn context(ports: BTreeMap<(String, String), u16>) -> Context {
+fn context(ports: BTreeMap<(String, String), u16>, depth: Depth) -> Context {
     Context {
         preview: PreviewName {
             id: PreviewId("bench".into()),
@@ -56,8 +57,7 @@ fn context(ports: BTreeMap<(String, String), u16>) -> Context {
         git: Git::default(),
         secrets_folder: "/run/secrets".into(),
         password_seed: String::new(),
-        // As in `pdev check` and in the editor.
-        urls_of_others: false,
+        depth,
         today: Date { year: 2026, month: 1, day: 1 },
     }
 }
@@ -74,8 +74,8 @@ fn least<T>(rounds: usize, work: impl Fn() -> T) -> f64 {
 
 fn main() {
     println!(
-        "{:>7} {:>9} {:>9} {:>9} {:>9} {:>9}   milliseconds, the least of the rounds",
-        "lines", "parse", "read", "load", "ports", "resolve"
+        "{:>7} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9}   milliseconds, the least of the rounds",
+        "lines", "parse", "read", "load", "ports", "findings", "everything", "check"
     );
     for (lines, rounds) in [(200, 200), (2_000, 40), (20_000, 8)] {
         let text = text(lines);
@@ -87,8 +87,15 @@ fn main() {
         let loaded = load("pdev.yaml", &files, &options);
         let ports = least(rounds, || required_ports(&loaded, RuntimeKind::Docker));
         let wishes = required_ports(&loaded, RuntimeKind::Docker).into_iter().zip(20_000_u16..);
-        let context = context(wishes.map(|(wish, port)| ((wish.unit, wish.port), port)).collect());
-        let resolving = least(rounds, || resolve(&loaded, &context));
-        println!("{lines:>7} {parse:>9.2} {read:>9.2} {whole:>9.2} {ports:>9.2} {resolving:>9.2}");
+        let wishes: BTreeMap<_, _> = wishes.map(|(wish, port)| ((wish.unit, wish.port), port)).collect();
+        let [findings, everything] = [Depth::Findings, Depth::Everything].map(|depth| {
+            let context = context(wishes.clone(), depth);
+            least(rounds, || resolve(&loaded, &context))
+        });
+        // Reading, and resolving for every runtime in question.
+        let check = least(rounds, || check("pdev.yaml", &files, &Question::default()));
+        println!(
+            "{lines:>7} {parse:>9.2} {read:>9.2} {whole:>9.2} {ports:>9.2} {findings:>9.2} {everything:>10.2} {check:>9.2}"
+        );
     }
 }

@@ -3,14 +3,14 @@
 //!
 //! What depends on a container engine being there is left to the agent.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use manifest::model::Date;
 use manifest::{Diagnostic, Files};
 
 use crate::application::{PreviewId, PreviewName, RuntimeKind};
 use crate::load::{LoadOptions, Loaded, load};
-use crate::resolve::{Context, Git, Resolved, depends_on_runtime, required_ports, resolve};
+use crate::resolve::{Context, Depth, Git, Resolved, depending_on_runtime, required_ports, resolve_where};
 use crate::{allow, codes};
 
 /// What changes the answer, besides the files.
@@ -28,7 +28,8 @@ pub struct Question {
 #[derive(Clone, Debug)]
 pub struct Checked {
     pub loaded: Loaded,
-    /// For the runtime in question, Docker when it is left open; `None` for what `up` would refuse to read.
+    /// For the runtime in question, Docker when it is left open, as far as findings depend on it; `None` for what `up`
+    /// would refuse to read.
     pub resolved: Option<Resolved>,
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -55,7 +56,9 @@ pub fn check(root: &str, files: &dyn Files, question: &Question) -> Checked {
 /// Placeholders that lead nowhere, found even where the manifest cannot be used yet, so that one run tells all. Not
 /// those about ports: a port that could not be read would be missed twice.
 fn dangling(loaded: &Loaded, question: &Question) -> Vec<Diagnostic> {
-    let mut found = looked_at(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker), false).diagnostics;
+    let mut found =
+        looked_at(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker), Depth::Findings, &|_| true)
+            .diagnostics;
     found.retain(|found| {
         matches!(found.code, codes::UNRESOLVED | codes::UNKNOWN_OUTPUT) && !found.message.contains(" port")
     });
@@ -64,27 +67,48 @@ fn dangling(loaded: &Loaded, question: &Question) -> Vec<Diagnostic> {
 
 /// What resolving finds under every runtime that could be chosen, and what it gives under the first.
 fn certain(loaded: &Loaded, question: &Question) -> (Resolved, Vec<Diagnostic>) {
-    let first = looked_at(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker), false);
-    // Where every unit says where it runs, the second look would find the same.
-    if question.runtime.is_some() || !depends_on_runtime(loaded) {
-        let found = first.diagnostics.clone();
-        return (first, found);
+    let first = question.runtime.unwrap_or(RuntimeKind::Docker);
+    let mut resolved = looked_at(loaded, question, first, Depth::Findings, &|_| true);
+    let mut found = std::mem::take(&mut resolved.diagnostics);
+    let differing = if question.runtime.is_some() { BTreeSet::new() } else { depending_on_runtime(loaded) };
+    if differing.is_empty() {
+        return (resolved, found);
     }
+    // Whether a waiver is used depends on every unit.
+    let all = !loaded.manifest.waivers.is_empty();
+    let again = |unit: &str| all || differing.contains(unit);
     let key = |found: &Diagnostic| (found.span, found.code, found.message.clone());
     // A set, because a manifest of thousands of lines may have thousands of findings.
-    let other = looked_at(loaded, question, RuntimeKind::Process, false).diagnostics;
+    let other = looked_at(loaded, question, RuntimeKind::Process, Depth::Findings, &again).diagnostics;
     let other: HashSet<_> = other.iter().map(key).collect();
-    let found = first.diagnostics.iter().filter(|found| other.contains(&key(found))).cloned().collect();
-    (first, found)
+    found.retain(|found| !(all || about_one_of(&differing, &found.path)) || other.contains(&key(found)));
+    (resolved, found)
+}
+
+fn about_one_of(units: &BTreeSet<String>, path: &str) -> bool {
+    let unit = path.match_indices('.').nth(1).map_or(path, |(end, _)| &path[..end]);
+    units.contains(unit)
 }
 
 /// The application as it would be, with stand-ins for what only the agent hands out.
 #[must_use]
 pub fn resolved(loaded: &Loaded, question: &Question, runtime: RuntimeKind) -> Resolved {
-    looked_at(loaded, question, runtime, true)
+    looked_at(loaded, question, runtime, Depth::Everything, &|_| true)
 }
 
-fn looked_at(loaded: &Loaded, question: &Question, runtime: RuntimeKind, urls_of_others: bool) -> Resolved {
+/// The same for one unit (`services.api`), as a hover asks: a moment even in the longest manifest.
+#[must_use]
+pub fn resolved_unit(loaded: &Loaded, question: &Question, runtime: RuntimeKind, unit: &str) -> Resolved {
+    looked_at(loaded, question, runtime, Depth::Everything, &|place| place == unit)
+}
+
+fn looked_at(
+    loaded: &Loaded,
+    question: &Question,
+    runtime: RuntimeKind,
+    depth: Depth,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Resolved {
     let environment = question.options.environment.as_deref().unwrap_or("local");
     let preview = PreviewName {
         id: PreviewId("check".to_owned()),
@@ -102,8 +126,8 @@ fn looked_at(loaded: &Loaded, question: &Question, runtime: RuntimeKind, urls_of
         git: Git { branch: Some("main".to_owned()), commit: Some("0".repeat(40)) },
         secrets_folder: "/run/pdev/secrets".to_owned(),
         password_seed: String::new(),
-        urls_of_others,
+        depth,
         today: question.today,
     };
-    resolve(loaded, &context)
+    resolve_where(loaded, &context, wanted)
 }

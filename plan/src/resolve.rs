@@ -18,7 +18,7 @@ mod references;
 mod runtimes;
 mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use manifest::model::Date;
 use manifest::{Diagnostic, Severity};
@@ -44,10 +44,18 @@ pub struct Context {
     pub secrets_folder: String,
     /// Mixed into the passwords that resources get, so that nobody can compute them from a branch's name.
     pub password_seed: String,
-    /// Each unit is given the URLs of all others, as it runs. Their number grows with the square of the services, and
-    /// nothing that is checked depends on them.
-    pub urls_of_others: bool,
+    pub depth: Depth,
     pub today: Date,
+}
+
+/// How much of the answer is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Depth {
+    /// What diagnostics depend on, as needed at every keystroke: no hashes, no origins of defaults, nothing of what
+    /// pdev gives to units by itself. It takes a quarter of the time.
+    Findings,
+    /// The application as it runs, with the origin of each field.
+    Everything,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -91,18 +99,25 @@ pub fn required_ports(loaded: &Loaded, default_runtime: RuntimeKind) -> Vec<Port
     wishes
 }
 
-/// Whether some unit would run elsewhere if another runtime were the default. If none would, resolving for one of them
-/// finds what resolving for the other does.
+/// The places (`services.api`) of the units that would run elsewhere if another runtime were the default. About all
+/// others, resolving for one of them finds what resolving for the other does.
 #[must_use]
-pub fn depends_on_runtime(loaded: &Loaded) -> bool {
+pub fn depending_on_runtime(loaded: &Loaded) -> BTreeSet<String> {
     let chosen = |runtime| draft::drafts(loaded, runtime, &mut Vec::new(), &mut Vec::new());
     let (docker, process) = (chosen(RuntimeKind::Docker), chosen(RuntimeKind::Process));
-    docker.iter().zip(&process).any(|(one, other)| one.runtime != other.runtime)
+    let differing = docker.into_iter().zip(&process).filter(|(one, other)| one.runtime != other.runtime);
+    differing.map(|(one, _)| one.path).collect()
 }
 
 /// The application as it should be.
 #[must_use]
 pub fn resolve(loaded: &Loaded, context: &Context) -> Resolved {
+    resolve_where(loaded, context, &|_| true)
+}
+
+/// Only the units whose place (`services.api`) is wanted; of the others no more is known than what these refer to.
+#[must_use]
+pub fn resolve_where(loaded: &Loaded, context: &Context, wanted: &dyn Fn(&str) -> bool) -> Resolved {
     let mut diagnostics = Vec::new();
     let mut notes = Vec::new();
     let drafts = draft::drafts(loaded, context.default_runtime, &mut diagnostics, &mut notes);
@@ -116,7 +131,7 @@ pub fn resolve(loaded: &Loaded, context: &Context) -> Resolved {
         default_service: units::default_service(&loaded.manifest),
     };
     let mut links = needs::Links::default();
-    for draft in &drafts {
+    for draft in drafts.iter().filter(|draft| wanted(&draft.path)) {
         let built = units::build(&world, draft, &mut origins, &mut diagnostics);
         links.add(draft, &built.references);
         for volume in built.volumes {

@@ -4,6 +4,8 @@
 //! because neither this crate nor the hash may know where the checkout lies. Image, environment, labels, published
 //! ports, the network and the mounts of named volumes and secrets are the driver's too.
 
+use std::sync::LazyLock;
+
 use manifest::Diagnostic;
 use serde_json::{Map, Value as Json, json};
 
@@ -17,13 +19,50 @@ pub(crate) const CAPABILITIES: [&str; 7] =
 pub(crate) const MEMORY: u64 = 2 << 30;
 pub(crate) const PIDS: u64 = 2048;
 
-/// A container being drawn: settings in order, later ones over earlier ones.
+/// The defaults of every container, each with its reason. Made once: thousands of services share them.
+static DEFAULTS: LazyLock<[Setting; 5]> = LazyLock::new(|| {
+    let default = |word: &str, field: &str, value: Json, reason: &'static str| {
+        let (word, field) = (word.to_owned(), field.to_owned());
+        Setting { word, field, value: Dual::same(value), origin: Origin::Default { reason } }
+    };
+    [
+        default("security.drop", "HostConfig.CapDrop", json!(["ALL"]), "a program gets only the capabilities it needs"),
+        default(
+            "security.capabilities",
+            "HostConfig.CapAdd",
+            json!(CAPABILITIES),
+            "what ordinary entrypoints need to step down from root and to listen on a low port",
+        ),
+        default(
+            "security.no_new_privileges",
+            "HostConfig.SecurityOpt",
+            json!(["no-new-privileges"]),
+            "setuid programs inside the image cannot raise privileges",
+        ),
+        default("size.memory", "HostConfig.Memory", json!(MEMORY), "a leak stops one unit, not the laptop"),
+        default("size.pids", "HostConfig.PidsLimit", json!(PIDS), "a fork bomb stops one unit, not the laptop"),
+    ]
+});
+
+/// A body with nothing but the defaults.
+static HARDENED: LazyLock<Json> = LazyLock::new(|| {
+    let mut body = Json::Object(Map::new());
+    for setting in DEFAULTS.iter() {
+        put(&mut body, &setting.field, setting.value.text.clone());
+    }
+    body
+});
+
+/// A container being drawn: the defaults, then settings in order, later ones over earlier ones.
 pub(crate) struct Drawing {
+    forgotten: Vec<&'static str>,
     settings: Vec<Setting>,
 }
 
 pub(crate) struct Drawn {
     pub(crate) create: Json,
+    /// The defaults that hold, or held until a setting came.
+    pub(crate) defaults: Vec<&'static Setting>,
     pub(crate) settings: Vec<Setting>,
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// Raw fields or patches took part.
@@ -31,28 +70,8 @@ pub(crate) struct Drawn {
 }
 
 impl Drawing {
-    /// The defaults of DESIGN 11, each with its reason.
     pub(crate) fn hardened() -> Self {
-        let mut drawing = Self { settings: Vec::new() };
-        let mut default = |word: &str, field: &str, value: Json, reason: &'static str| {
-            drawing.set(word, field, Dual::same(value), Origin::Default { reason });
-        };
-        default("security.drop", "HostConfig.CapDrop", json!(["ALL"]), "a program gets only the capabilities it needs");
-        default(
-            "security.capabilities",
-            "HostConfig.CapAdd",
-            json!(CAPABILITIES),
-            "what ordinary entrypoints need to step down from root and to listen on a low port",
-        );
-        default(
-            "security.no_new_privileges",
-            "HostConfig.SecurityOpt",
-            json!(["no-new-privileges"]),
-            "setuid programs inside the image cannot raise privileges",
-        );
-        default("size.memory", "HostConfig.Memory", json!(MEMORY), "a leak stops one unit, not the laptop");
-        default("size.pids", "HostConfig.PidsLimit", json!(PIDS), "a fork bomb stops one unit, not the laptop");
-        drawing
+        Self { forgotten: Vec::new(), settings: Vec::new() }
     }
 
     pub(crate) fn set(&mut self, word: &str, field: &str, value: Dual, origin: Origin) {
@@ -72,13 +91,18 @@ impl Drawing {
     }
 
     /// Forgets what defaults said about a field, as `privileged` does with capabilities.
-    pub(crate) fn forget(&mut self, field: &str) {
+    pub(crate) fn forget(&mut self, field: &'static str) {
         self.settings.retain(|setting| setting.field != field);
+        self.forgotten.push(field);
     }
 
     /// Typed settings, then `raw.docker`, then patches in the order of the manifest.
     pub(crate) fn finish(mut self, changes: &[Change]) -> Drawn {
-        let mut body = Json::Object(Map::new());
+        let mut body = HARDENED.clone();
+        for field in &self.forgotten {
+            remove(&mut body, field);
+        }
+        let defaults = DEFAULTS.iter().filter(|setting| !self.forgotten.contains(&setting.field.as_str())).collect();
         for setting in &mut self.settings {
             match setting.field.strip_suffix('+').map(str::to_owned) {
                 Some(field) => {
@@ -102,7 +126,7 @@ impl Drawing {
                 });
             }
         }
-        Drawn { create: body, settings: self.settings, diagnostics, off_road: !changes.is_empty() }
+        Drawn { create: body, defaults, settings: self.settings, diagnostics, off_road: !changes.is_empty() }
     }
 }
 
@@ -116,6 +140,15 @@ fn put(body: &mut Json, field: &str, value: Json) {
         at = object.entry(part).or_insert(Json::Null);
     }
     *at = value;
+}
+
+fn remove(body: &mut Json, field: &str) {
+    let (above, key) = field.rsplit_once('.').unwrap_or(("", field));
+    let parts = above.split('.').filter(|part| !part.is_empty());
+    let object = parts.into_iter().try_fold(body, |at, part| at.get_mut(part));
+    if let Some(Json::Object(object)) = object {
+        object.shift_remove(key);
+    }
 }
 
 fn append_at(body: &mut Json, field: &str, more: &Json) {

@@ -1,5 +1,7 @@
 //! `raw` and `patches` that concern one unit, read for it: placeholders resolved, spans kept.
 
+use std::fmt::Display;
+
 use manifest::model::{Map, Node, PatchChange, Runtime, Tree};
 use manifest::{Diagnostic, Severity, Span};
 use serde_json::Value as Json;
@@ -75,10 +77,10 @@ pub(super) fn unmatched(loaded: &Loaded, drafts: &[Draft<'_>], diagnostics: &mut
 fn data(builder: &mut Builder<'_, '_>, tree: &Tree, path: &str) -> Data {
     let mut keys = Vec::new();
     spans(tree, "", &mut keys);
-    Data { value: value(builder, tree, path), keys, span: tree.span, path: path.to_owned() }
+    Data { value: value(builder, tree, &path), keys, span: tree.span, path: path.to_owned() }
 }
 
-pub(super) fn value(builder: &mut Builder<'_, '_>, tree: &Tree, path: &str) -> Dual {
+fn value(builder: &mut Builder<'_, '_>, tree: &Tree, path: &dyn Display) -> Dual {
     match &tree.node {
         Node::Null => Dual::same(Json::Null),
         Node::Bool(value) => Dual::same(*value),
@@ -96,7 +98,7 @@ pub(super) fn value(builder: &mut Builder<'_, '_>, tree: &Tree, path: &str) -> D
         Node::Map(map) => {
             let mut both = (serde_json::Map::new(), serde_json::Map::new());
             for (key, entry) in map {
-                let value = value(builder, &entry.value, &format!("{path}.{key}"));
+                let value = value(builder, &entry.value, &format_args!("{path}.{key}"));
                 both.0.insert(key.clone(), value.text);
                 both.1.insert(key.clone(), value.stable);
             }

@@ -11,7 +11,7 @@ use super::units::{Builder, Made, pull_policy};
 use crate::application::{Body, BuildSpec, Container, ImageSource, PortProtocol, Support};
 use crate::origin::Origin;
 use crate::render::Dual;
-use crate::render::docker::{Drawing, Drawn};
+use crate::render::docker::{Drawing, Drawn, lookup};
 
 pub(super) fn of_service(builder: &mut Builder<'_, '_>, service: &Service) -> Made {
     let image = image(builder, service);
@@ -51,8 +51,16 @@ pub(super) fn of_service(builder: &mut Builder<'_, '_>, service: &Service) -> Ma
 /// Hands the settings to the hash and to the map of origins.
 pub(super) fn keep(builder: &mut Builder<'_, '_>, drawn: Drawn) -> Json {
     builder.diagnostics.extend(drawn.diagnostics);
+    if builder.wants_everything() {
+        for default in drawn.defaults {
+            let whole = lookup(&drawn.create, &default.field).unwrap_or(&default.value.text).clone();
+            let field = format!("docker.{}", default.field);
+            builder.note(&field, || whole, default.origin.clone());
+            builder.note(&default.word, || default.value.text.clone(), default.origin.clone());
+        }
+    }
     for setting in drawn.settings {
-        if setting.is_intent() {
+        if setting.is_intent() && builder.wants_everything() {
             // Two writers of one field (a list and its `+`) both count.
             let earlier = builder.intent.get(&setting.word).cloned().unwrap_or_default();
             builder.intend(&setting.word, &format!("{earlier}{}", setting.value.stable));
@@ -60,26 +68,30 @@ pub(super) fn keep(builder: &mut Builder<'_, '_>, drawn: Drawn) -> Json {
         let field = format!("docker.{}", setting.field);
         // A password that pdev made is shown as its token.
         let Dual { text, stable } = setting.value;
-        let is_secret = stable.to_string().contains(PASSWORD_TOKEN);
-        let whole = crate::render::docker::lookup(&drawn.create, &setting.field).filter(|_| !is_secret).cloned();
-        builder.origins.set_in(
-            &builder.draft.path,
-            &field,
-            whole.unwrap_or_else(|| stable.clone()),
-            setting.origin.clone(),
-        );
+        let is_secret = mentions(&stable, PASSWORD_TOKEN);
+        let whole = || lookup(&drawn.create, &setting.field).filter(|_| !is_secret).unwrap_or(&stable).clone();
+        builder.note(&field, whole, setting.origin.clone());
         if !setting.word.starts_with("docker.") {
-            builder.note(&setting.word, if is_secret { stable } else { text }, setting.origin);
+            builder.note(&setting.word, || if is_secret { stable } else { text }, setting.origin);
         }
     }
     drawn.create
 }
 
+fn mentions(value: &Json, word: &str) -> bool {
+    match value {
+        Json::String(text) => text.contains(word),
+        Json::Array(items) => items.iter().any(|item| mentions(item, word)),
+        Json::Object(fields) => fields.iter().any(|(key, value)| key.contains(word) || mentions(value, word)),
+        Json::Null | Json::Bool(_) | Json::Number(_) => false,
+    }
+}
+
 fn image(builder: &mut Builder<'_, '_>, service: &Service) -> ImageSource {
-    let path = builder.draft.path.clone();
+    let path = builder.draft.path.as_str();
     if let Some(build) = &service.build {
         let args = build.args.iter().map(|(name, entry)| {
-            let value = builder.read(&entry.value.value, &format!("{path}.build.args.{name}"));
+            let value = builder.read(&entry.value.value, &format_args!("{path}.build.args.{name}"));
             builder.intend(&format!("build.args.{name}"), &value.stable);
             (name.clone(), value.text)
         });
@@ -95,14 +107,14 @@ fn image(builder: &mut Builder<'_, '_>, service: &Service) -> ImageSource {
         let said = format!("{} {} {:?} {:?}", spec.context, spec.dockerfile, spec.target, spec.platform);
         builder.intend("build", &said);
         let origin = builder.origin(build.span);
-        builder.note("build", json!(spec.context), origin);
+        builder.note("build", || json!(spec.context), origin);
         return ImageSource::Build(spec);
     }
     let Some(image) = &service.image else { return ImageSource::Reference(String::new()) };
-    let value = builder.read(&image.value, &format!("{path}.image"));
+    let value = builder.read(&image.value, &format_args!("{path}.image"));
     builder.intend("image", &value.stable);
     let origin = builder.origin(image.span);
-    builder.note("image", json!(value.text), origin);
+    builder.note("image", || json!(value.text), origin);
     ImageSource::Reference(value.text)
 }
 
@@ -110,8 +122,8 @@ fn commands(builder: &mut Builder<'_, '_>, drawing: &mut Drawing, service: &Serv
     let both = [("command", "Cmd", &service.command), ("entrypoint", "Entrypoint", &service.entrypoint)];
     for (word, field, written) in both {
         let Some(written) = written else { continue };
-        let path = format!("{}.{word}", builder.draft.path);
-        let Some(command) = builder.command(written, &path) else { continue };
+        let path = builder.draft.path.as_str();
+        let Some(command) = builder.command(written, &format_args!("{path}.{word}")) else { continue };
         let origin = builder.origin(span_of(written));
         drawing.set(word, field, Dual { text: command.engine(), stable: command.stable() }, origin);
     }
@@ -222,7 +234,7 @@ fn volume(
     match &volume.source {
         VolumeSource::Named => {
             builder.intend(&word, &format!("{target}{mode}"));
-            builder.note(&word, json!(target), origin);
+            builder.note(&word, || json!(target), origin);
             named.push((name.to_owned(), format!("{target}{mode}")));
         }
         VolumeSource::Path(source) => {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Depth;
 use super::draft::Draft;
 use super::references::{Given, Value, World, join};
 use crate::application::{PortProtocol, Role, RuntimeKind};
@@ -16,14 +17,13 @@ const SERVICES_TOLD_MAX: usize = 200;
 /// Variable -> value, for a unit that may be a container or a process.
 pub(super) fn environment(world: &World<'_>, draft: &Draft<'_>) -> BTreeMap<String, Value> {
     let mut given = BTreeMap::new();
-    if draft.role == Role::Resource {
+    if draft.role == Role::Resource || world.context.depth == Depth::Findings {
         return given;
     }
     let preview = &world.context.preview;
     given.insert("PDEV_PREVIEW".to_owned(), Value::same(preview.title()));
     given.insert("PDEV_COOKIE_DOMAIN".to_owned(), Value::same(naming::preview_host(preview)));
-    let others = world.context.urls_of_others.then(|| world.told(draft.runtime)).flatten();
-    match others {
+    match world.told(draft.runtime) {
         Some(everybody) => given.extend(everybody.iter().cloned()),
         None => given.extend(urls(world, draft.runtime, &draft.name)),
     }

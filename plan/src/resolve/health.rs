@@ -42,7 +42,6 @@ fn default_ready(builder: &Builder<'_, '_>) -> ReadyCheck {
 }
 
 fn probe(builder: &mut Builder<'_, '_>, written: &model::Probe, which: &str) -> Option<Probe> {
-    let path = format!("{}.health.{which}", builder.draft.path);
     let check = match &written.check {
         model::Check::Http { path: url_path, port, host, headers, status } => Check::Http {
             port: port_name(builder, port.as_ref())?,
@@ -56,7 +55,10 @@ fn probe(builder: &mut Builder<'_, '_>, written: &model::Probe, which: &str) -> 
             Check::Grpc { port: port_name(builder, port.as_ref())?, service: service.clone().unwrap_or_default() }
         }
         model::Check::Exec { command } => {
-            let argv = builder.command(command, &path);
+            let argv = {
+                let unit = builder.draft.path.as_str();
+                builder.command(command, &format_args!("{unit}.health.{which}"))
+            };
             Check::Exec { argv: argv.map_or(Argv::List(Vec::new()), |argv| argv.text()) }
         }
     };

@@ -114,7 +114,7 @@ fn environment(
     let mut env = BTreeMap::new();
     for (name, (value, sensitive)) in &text.env {
         let shown = if *sensitive { "(sensitive)" } else { value };
-        builder.note(&format!("env.{name}"), json!(shown), origin.clone());
+        builder.note(&format!("env.{name}"), || json!(shown), origin.clone());
         let hashed = stable.env.get(name).map(|(value, _)| value.clone()).unwrap_or_default();
         builder.intend(&format!("env.{name}"), &hashed);
         env.insert(name.clone(), EnvValue { value: value.clone(), sensitive: *sensitive });
@@ -162,7 +162,7 @@ fn container(
     let create = keep(builder, drawn);
     let image = text.image.clone().unwrap_or_default();
     builder.intend("image", stable.image.as_deref().unwrap_or_default());
-    builder.note("image", json!(image), origin.clone());
+    builder.note("image", || json!(image), origin.clone());
     let prefix = |short: &String| format!("{}-{short}", builder.draft.name);
     let volumes: Vec<(String, String)> =
         text.volumes.iter().map(|(short, path)| (prefix(short), path.clone())).collect();
@@ -182,7 +182,7 @@ fn container(
 }
 
 fn process(builder: &mut Builder<'_, '_>, text: &Rendering, stable: &Rendering, origin: &Origin) -> Made {
-    builder.note("process.argv", json!(stable.command), origin.clone());
+    builder.note("process.argv", || json!(stable.command), origin.clone());
     let hashed = [
         ("command", format!("{:?}", stable.command)),
         ("process.init", format!("{:?}", stable.init)),

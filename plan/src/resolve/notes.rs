@@ -13,12 +13,12 @@ pub(super) fn of_service(builder: &mut Builder<'_, '_>, service: &Service, unit:
     for (name, entry) in &service.ports {
         let Some(port) = unit.ports.get(name) else { continue };
         let origin = builder.origin(entry.span);
-        builder.note(&format!("ports.{name}"), json!(port.inside), origin);
+        builder.note(&format!("ports.{name}"), || json!(port.inside), origin);
         let host = match &entry.value.host {
             Some(host) => builder.origin(host.span),
             None => Origin::Default { reason: "chosen free on this machine and remembered for this preview" },
         };
-        builder.note(&format!("ports.{name}.host"), json!(port.host), host);
+        builder.note(&format!("ports.{name}.host"), || json!(port.host), host);
     }
     let ready = service.health.ready.as_ref().map(|probe| probe.span);
     let reason = match unit.health.ready {
@@ -26,16 +26,16 @@ pub(super) fn of_service(builder: &mut Builder<'_, '_>, service: &Service, unit:
         _ => "nothing is written, so its port has to accept a connection",
     };
     let origin = written_or(builder, ready, reason);
-    builder.note("health.ready", json!(ready_words(&unit.health.ready)), origin);
+    builder.note("health.ready", || json!(ready_words(&unit.health.ready)), origin);
     let limit = service.health.start_limit.as_ref().map(|limit| limit.span);
     let origin = written_or(builder, limit, "longer than most programs need, shorter than patience");
-    builder.note("health.start_limit", json!(seconds(unit.health.start_limit)), origin);
+    builder.note("health.start_limit", || json!(seconds(unit.health.start_limit)), origin);
     let grace = service.stop.grace.as_ref().map(|grace| grace.span);
     let origin = written_or(builder, grace, "the time Docker gives too");
-    builder.note("stop.grace", json!(seconds(unit.stop.grace)), origin);
+    builder.note("stop.grace", || json!(seconds(unit.stop.grace)), origin);
     let restart = service.restart.as_ref().map(|restart| restart.span);
     let origin = written_or(builder, restart, "a crash restarts with back-off, five times");
-    builder.note("restart", json!(format!("{:?}", unit.restart)), origin);
+    builder.note("restart", || json!(format!("{:?}", unit.restart)), origin);
 }
 
 fn runtime(builder: &mut Builder<'_, '_>, service: &Service) {
@@ -43,7 +43,7 @@ fn runtime(builder: &mut Builder<'_, '_>, service: &Service) {
     let span = service.runtime.as_ref().or(environment.runtime.as_ref()).map(|runtime| runtime.span);
     let origin =
         written_or(builder, span, "docker where an engine answers and the unit can be a container, else process");
-    builder.note("runtime", json!(builder.draft.runtime), origin);
+    builder.note("runtime", || json!(builder.draft.runtime), origin);
 }
 
 fn written_or(builder: &Builder<'_, '_>, span: Option<Span>, reason: &'static str) -> Origin {

@@ -18,7 +18,7 @@ pub(super) fn of_service(builder: &mut Builder<'_, '_>, service: &Service) -> Ma
     let argv = written.and_then(|command| builder.command(command, &path));
     if let (Some(argv), Some(written)) = (&argv, written) {
         let origin = builder.origin(span_of(written));
-        builder.note("process.argv", argv.stable(), origin);
+        builder.note("process.argv", || argv.stable(), origin);
         builder.intend("command", &argv.stable().to_string());
     }
     let build_path = format!("{}.process.build", builder.draft.path);
@@ -29,7 +29,7 @@ pub(super) fn of_service(builder: &mut Builder<'_, '_>, service: &Service) -> Ma
     let dir = process.dir.as_ref().or(service.dir.as_ref());
     if let Some(dir) = dir {
         let origin = builder.origin(dir.span);
-        builder.note("process.dir", json!(dir.value), origin);
+        builder.note("process.dir", || json!(dir.value), origin);
         builder.intend("dir", &dir.value);
     }
     let user = process.user.as_ref();

@@ -5,9 +5,11 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use manifest::template::{Part, Reference, Scope, Template};
 use manifest::{Diagnostic, Severity};
+use serde_json::Value as Json;
 
 use super::draft::{Draft, Kind};
 use super::{Context, given, modules, unit_ports};
@@ -40,6 +42,11 @@ impl Value {
         self.text.push_str(&other.text);
         self.stable.push_str(&other.stable);
         self.sensitive |= other.sensitive;
+    }
+
+    /// For people.
+    pub(super) fn shown(&self) -> Json {
+        Json::String(if self.sensitive { "(sensitive)".to_owned() } else { self.text.clone() })
     }
 
     pub(super) fn into_env(self) -> EnvValue {
@@ -152,7 +159,7 @@ impl<'w, 'a> Reader<'w, 'a> {
     }
 
     /// `path` is where the text stands in the manifest, for diagnostics.
-    pub(super) fn read(&mut self, template: &Template, path: &str) -> Value {
+    pub(super) fn read(&mut self, template: &Template, path: &dyn Display) -> Value {
         let mut value = Value::default();
         for part in &template.parts {
             match part {
@@ -163,7 +170,7 @@ impl<'w, 'a> Reader<'w, 'a> {
         value
     }
 
-    fn reference(&mut self, reference: &Reference, path: &str) -> Value {
+    fn reference(&mut self, reference: &Reference, path: &dyn Display) -> Value {
         let parts: Vec<&str> = reference.path.iter().map(String::as_str).collect();
         let found = match (reference.scope, parts.as_slice()) {
             (Scope::Resources, [name, field]) => self.resource(name, field),
@@ -181,7 +188,7 @@ impl<'w, 'a> Reader<'w, 'a> {
             (Ok(value), _) => value,
             (Err(_), Some(default)) => Value::same(default),
             (Err(problem), None) => {
-                self.diagnostics.push(problem.diagnostic(reference).at(path));
+                self.diagnostics.push(problem.diagnostic(reference).at(path.to_string()));
                 Value::default()
             }
         }
@@ -263,7 +270,7 @@ impl<'w, 'a> Reader<'w, 'a> {
         Err(Unresolved::unknown("identity", name, declared.keys().map(String::as_str)))
     }
 
-    fn var(&mut self, name: &str, path: &str) -> Result<Value, Unresolved> {
+    fn var(&mut self, name: &str, path: &dyn Display) -> Result<Value, Unresolved> {
         let world = self.world;
         let Some(var) = world.loaded.manifest.vars.get(name) else {
             let known = world.loaded.manifest.vars.keys().map(String::as_str);

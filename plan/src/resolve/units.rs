@@ -2,6 +2,7 @@
 //! resources come from `modules.rs`.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use manifest::model::{Manifest, PortProtocol, Pull, Service};
@@ -9,6 +10,7 @@ use manifest::template::Template;
 use manifest::{Diagnostic, Span};
 use serde_json::{Value as Json, json};
 
+use super::Depth;
 use super::draft::{Draft, Kind};
 use super::references::{Consumer, Reader, References, Value, World};
 use super::{containers, given, health, modules, notes, processes};
@@ -158,8 +160,10 @@ impl<'w, 'a> Builder<'w, 'a> {
             self.references.secrets.extend(service.secrets.iter().map(|secret| secret.value.clone()));
         }
         unit.secrets = self.references.secrets.iter().cloned().collect();
-        self.finish_intent(&unit);
-        unit.hash = hash::of_fields(&self.intent);
+        if self.wants_everything() {
+            self.finish_intent(&unit);
+            unit.hash = hash::of_fields(&self.intent);
+        }
         Built { unit, references: self.references, volumes }
     }
 
@@ -177,7 +181,14 @@ impl<'w, 'a> Builder<'w, 'a> {
         }
     }
 
+    pub(super) fn wants_everything(&self) -> bool {
+        self.world.context.depth == Depth::Everything
+    }
+
     pub(super) fn intend(&mut self, field: &str, stable: &str) {
+        if !self.wants_everything() {
+            return;
+        }
         self.intent.insert(field.replace([' ', '='], "_"), stable.to_owned());
     }
 
@@ -186,11 +197,13 @@ impl<'w, 'a> Builder<'w, 'a> {
     }
 
     /// Notes a field that the manifest and not a runtime object has a word for.
-    pub(super) fn note(&mut self, field: &str, value: Json, origin: Origin) {
-        self.origins.set_in(&self.draft.path, field, value, origin);
+    pub(super) fn note(&mut self, field: &str, value: impl FnOnce() -> Json, origin: Origin) {
+        if self.wants_everything() || !matches!(origin, Origin::Default { .. }) {
+            self.origins.set_in(&self.draft.path, field, value(), origin);
+        }
     }
 
-    pub(super) fn read(&mut self, template: &Template, path: &str) -> Value {
+    pub(super) fn read(&mut self, template: &Template, path: &dyn Display) -> Value {
         let consumer = Consumer { unit: &self.draft.name, runtime: self.draft.runtime };
         let mut reader = Reader::new(self.world, consumer, self.diagnostics);
         let value = reader.read(template, path);
@@ -201,7 +214,7 @@ impl<'w, 'a> Builder<'w, 'a> {
         value
     }
 
-    pub(super) fn command(&mut self, command: &manifest::model::Command, path: &str) -> Option<Command> {
+    pub(super) fn command(&mut self, command: &manifest::model::Command, path: &dyn Display) -> Option<Command> {
         Some(match command {
             manifest::model::Command::Arguments(words) if words.is_empty() => return None,
             manifest::model::Command::Arguments(words) => {
@@ -220,7 +233,7 @@ impl<'w, 'a> Builder<'w, 'a> {
         let mut env: BTreeMap<String, EnvValue> = BTreeMap::new();
         for (name, value) in given {
             let reason = "given to every service, so that programs find each other";
-            self.note(&format!("env.{name}"), Json::String(value.text.clone()), Origin::Default { reason });
+            self.note(&format!("env.{name}"), || Json::String(value.text.clone()), Origin::Default { reason });
             env.insert(name, value.into_env());
         }
         let process = service.process.as_ref().filter(|_| self.draft.runtime == RuntimeKind::Process);
@@ -228,11 +241,14 @@ impl<'w, 'a> Builder<'w, 'a> {
         let own =
             own.chain(process.into_iter().flat_map(|process| process.env.iter().map(|entry| ("process.env", entry))));
         for (section, (name, entry)) in own {
-            let value = self.read(&entry.value.value, &format!("{}.{section}.{name}", self.draft.path));
+            let unit = self.draft.path.as_str();
+            let value = self.read(&entry.value.value, &format_args!("{unit}.{section}.{name}"));
+            if !self.wants_everything() {
+                continue;
+            }
             self.intend(&format!("env.{name}"), &value.stable);
-            let shown = if value.sensitive { "(sensitive)".to_owned() } else { value.text.clone() };
             let origin = self.origin(entry.span);
-            self.note(&format!("env.{name}"), Json::String(shown), origin);
+            self.note(&format!("env.{name}"), || value.shown(), origin);
             env.insert(name.clone(), value.into_env());
         }
         env
