@@ -1,6 +1,9 @@
 //! What the decoded manifest must hold beyond the shape of its values: references between its own parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Display;
+
+use indexmap::IndexMap;
 
 use crate::codes;
 use crate::diagnostic::{Code, Diagnostic, Edit, Severity};
@@ -23,7 +26,7 @@ pub(crate) struct Checker<'a> {
     pub found: Vec<Diagnostic>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
     fn say(&mut self, code: Code, span: Span, path: impl Into<String>, words: impl Into<String>) -> &mut Diagnostic {
         let severity =
             codes::ALL.iter().find(|entry| entry.code == code).map_or(Severity::Error, |entry| entry.severity);
@@ -45,23 +48,23 @@ impl Checker<'_> {
     fn names(&mut self) {
         let app = &self.manifest.app.name;
         if !app.value.is_empty() {
-            self.name(&app.value, app.span, "app", 20);
+            self.name(&app.value, app.span, &"app", 20);
         }
         let groups = [
             ("services", keys(&self.manifest.services)),
             ("jobs", keys(&self.manifest.jobs)),
             ("resources", keys(&self.manifest.resources)),
         ];
-        let mut seen: BTreeMap<String, Span> = BTreeMap::new();
+        let mut seen: HashMap<&str, Span> = HashMap::new();
         for (group, names) in groups {
             for (name, span) in names {
-                let path = join(group, &name);
-                self.name(&name, span, &path, 30);
-                if let Some(first) = seen.get(&name) {
+                let path = format_args!("{group}.{name}");
+                self.name(name, span, &path, 30);
+                if let Some(first) = seen.get(name) {
                     let first = *first;
                     let words =
                         format!("`{name}` names two units; services, jobs and resources share one space of names");
-                    let found = self.say(codes::SAME_NAME, span, path, words);
+                    let found = self.say(codes::SAME_NAME, span, path.to_string(), words);
                     *found = found.clone().related(first, "the first one").help("Rename one of them.");
                 }
                 seen.entry(name).or_insert(span);
@@ -69,7 +72,7 @@ impl Checker<'_> {
         }
     }
 
-    fn name(&mut self, name: &str, span: Span, path: &str, cap: usize) {
+    fn name(&mut self, name: &str, span: Span, path: &dyn Display, cap: usize) {
         let fits = name.starts_with(|first: char| first.is_ascii_lowercase())
             && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             && !name.ends_with('-');
@@ -81,7 +84,7 @@ impl Checker<'_> {
         } else {
             format!("`{name}` cannot be part of a host name")
         };
-        let found = self.say(codes::BAD_NAME, span, path, words);
+        let found = self.say(codes::BAD_NAME, span, path.to_string(), words);
         found.help =
             Some(format!("Use lower-case letters, digits and dashes, beginning with a letter, at most {cap}."));
     }
@@ -123,7 +126,7 @@ impl Checker<'_> {
             }
         }
         for (name, entry) in &self.manifest.vars {
-            self.references(&entry.value, &join("vars", name));
+            self.references(&entry.value, &format_args!("vars.{name}"));
         }
     }
 
@@ -156,21 +159,21 @@ impl Checker<'_> {
         self.paths(service, path);
         self.identities_and_secrets(service, path);
         for (name, entry) in &service.env {
-            self.references(&entry.value.value, &format!("{path}.env.{name}"));
-            self.literal(name, &entry.value, &format!("{path}.env.{name}"));
+            self.references(&entry.value.value, &format_args!("{path}.env.{name}"));
+            self.literal(name, &entry.value, &format_args!("{path}.env.{name}"));
         }
         if let Some(process) = &service.process {
             for (name, entry) in &process.env {
-                self.references(&entry.value.value, &format!("{path}.process.env.{name}"));
+                self.references(&entry.value.value, &format_args!("{path}.process.env.{name}"));
             }
-            process.command.iter().for_each(|command| self.command(command, &format!("{path}.process.command")));
+            process.command.iter().for_each(|command| self.command(command, &format_args!("{path}.process.command")));
         }
-        service.command.iter().for_each(|command| self.command(command, &join(path, "command")));
-        service.entrypoint.iter().for_each(|command| self.command(command, &join(path, "entrypoint")));
-        service.image.iter().for_each(|image| self.references(&image.value, &join(path, "image")));
+        service.command.iter().for_each(|command| self.command(command, &format_args!("{path}.command")));
+        service.entrypoint.iter().for_each(|command| self.command(command, &format_args!("{path}.entrypoint")));
+        service.image.iter().for_each(|image| self.references(&image.value, &format_args!("{path}.image")));
     }
 
-    fn command(&mut self, command: &Command, path: &str) {
+    fn command(&mut self, command: &Command, path: &dyn Display) {
         match command {
             Command::Arguments(words) => words.iter().for_each(|word| self.references(&word.value, path)),
             Command::Shell(line) => self.references(&line.value, path),
@@ -269,7 +272,7 @@ impl Checker<'_> {
     }
 
     /// References to secrets and identities; everything else is resolved by the planner, which knows the modules.
-    fn references(&mut self, template: &Template, path: &str) {
+    fn references(&mut self, template: &Template, path: &dyn Display) {
         let undeclared: Vec<Reference> = template
             .references()
             .filter(|reference| match reference.scope {
@@ -281,7 +284,7 @@ impl Checker<'_> {
         for reference in undeclared {
             let name = Spanned::new(reference.path[0].clone(), reference.span);
             let known = self.manifest.secrets.keys().map(String::as_str);
-            self.unknown(codes::UNDECLARED, &name, path, "secret", known);
+            self.unknown(codes::UNDECLARED, &name, &path.to_string(), "secret", known);
         }
     }
 
@@ -310,7 +313,7 @@ impl Checker<'_> {
     }
 
     /// A value that looks like a key or a password. The value itself is never repeated in the message.
-    fn literal(&mut self, name: &str, value: &Spanned<Template>, path: &str) {
+    fn literal(&mut self, name: &str, value: &Spanned<Template>, path: &dyn Display) {
         let Some(text) = value.value.as_literal() else { return };
         let prefixes = ["sk_live_", "sk_test_", "ghp_", "github_pat_", "xoxb-", "AKIA", "-----BEGIN", "glpat-"];
         let upper = name.to_ascii_uppercase();
@@ -321,7 +324,7 @@ impl Checker<'_> {
             let found = self.say(
                 codes::SECRET_LITERAL,
                 value.span,
-                path,
+                path.to_string(),
                 format!("the value of `{name}` looks like a secret; everybody who reads the repository reads it"),
             );
             let secret = name.to_ascii_lowercase().replace('_', "-");
@@ -331,55 +334,50 @@ impl Checker<'_> {
         }
     }
 
-    fn all_needs(&self) -> BTreeMap<&str, (&Map<Need>, String)> {
-        let mut all = BTreeMap::new();
-        for (name, entry) in &self.manifest.services {
-            all.insert(name.as_str(), (&entry.value.needs, join("services", name)));
-        }
-        for (name, entry) in &self.manifest.jobs {
-            all.insert(name.as_str(), (&entry.value.body.needs, join("jobs", name)));
-        }
-        for (name, entry) in &self.manifest.resources {
-            all.insert(name.as_str(), (&entry.value.needs, join("resources", name)));
-        }
+    /// By unit: its section and what it needs.
+    fn all_needs(&self) -> IndexMap<&'a str, (&'static str, &'a Map<Need>)> {
+        let manifest = self.manifest;
+        let services = manifest.services.iter().map(|(name, entry)| (name, ("services", &entry.value.needs)));
+        let jobs = manifest.jobs.iter().map(|(name, entry)| (name, ("jobs", &entry.value.body.needs)));
+        let resources = manifest.resources.iter().map(|(name, entry)| (name, ("resources", &entry.value.needs)));
+        let all = services.chain(jobs).chain(resources);
+        let mut all: IndexMap<_, _> = all.map(|(name, needs)| (name.as_str(), needs)).collect();
+        all.sort_unstable_keys();
         all
     }
 
     fn needs(&mut self) {
         let all = self.all_needs();
-        let known: std::collections::BTreeSet<String> = all.keys().map(|name| (*name).to_owned()).collect();
-        let missing: Vec<(Spanned<String>, String)> = all
-            .values()
-            .flat_map(|(needs, path)| needs.iter().map(move |(name, entry)| (name, entry.key, path)))
-            .filter(|(name, _, _)| !known.contains(name.as_str()))
-            .map(|(name, span, path)| (Spanned::new(name.clone(), span), join(path, "needs")))
-            .collect();
-        for (name, path) in missing {
-            self.unknown(codes::UNKNOWN_NEED, &name, &path, "unit", known.iter().map(String::as_str));
+        for (unit, (section, needs)) in &all {
+            for (name, entry) in needs.iter().filter(|(name, _)| !all.contains_key(name.as_str())) {
+                let (name, path) = (Spanned::new(name.clone(), entry.key), format!("{section}.{unit}.needs"));
+                self.unknown(codes::UNKNOWN_NEED, &name, &path, "unit", all.keys().copied());
+            }
         }
     }
 
     /// Says each cycle once, at the edge that closes it, with the whole way round.
     fn cycles(&mut self) {
         let all = self.all_needs();
-        let mut done: Vec<&str> = Vec::new();
+        let mut done: HashSet<&str> = HashSet::new();
         let mut cycles: Vec<(Span, String, String)> = Vec::new();
         for start in all.keys() {
             let mut way: Vec<(&str, usize)> = vec![(start, 0)];
             while let Some((name, next)) = way.last_mut().map(|(name, next)| (*name, next)) {
-                let edge =
-                    all.get(name).filter(|_| !done.contains(&name)).and_then(|(needs, _)| needs.get_index(*next));
+                let edge = all.get(name).filter(|_| !done.contains(name)).and_then(|(_, needs)| needs.get_index(*next));
                 let Some((target, entry)) = edge else {
-                    done.push(name);
+                    done.insert(name);
                     way.pop();
                     continue;
                 };
                 *next += 1;
                 if let Some(from) = way.iter().position(|(seen, _)| seen == target) {
                     let round: Vec<&str> = way[from..].iter().map(|(name, _)| *name).chain([target.as_str()]).collect();
-                    let path = all.get(way[way.len() - 1].0).map(|(_, path)| join(path, "needs")).unwrap_or_default();
+                    let last = way[way.len() - 1].0;
+                    let section = all.get(last).map(|(section, _)| *section).unwrap_or_default();
+                    let path = format!("{section}.{last}.needs");
                     cycles.push((entry.key, path, round.join(" -> ")));
-                } else if !done.contains(&target.as_str()) {
+                } else if !done.contains(target.as_str()) {
                     way.push((target, 0));
                 }
             }
@@ -433,6 +431,6 @@ impl Checker<'_> {
     }
 }
 
-fn keys<T>(map: &Map<T>) -> Vec<(String, Span)> {
-    map.iter().map(|(name, entry)| (name.clone(), entry.key)).collect()
+fn keys<T>(map: &Map<T>) -> Vec<(&str, Span)> {
+    map.iter().map(|(name, entry)| (name.as_str(), entry.key)).collect()
 }

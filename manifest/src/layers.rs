@@ -80,6 +80,13 @@ fn append(pairs: &mut Vec<Pair>, name: String, over: Pair) {
     }
 }
 
+/// Whether a key of it or below it begins with `+`.
+#[must_use]
+pub fn appends(node: &Node) -> bool {
+    let below = |pair: &Pair| pair.key.value.starts_with('+') || (pair.key.value != "raw" && appends(&pair.value));
+    node.as_map().is_some_and(|pairs| pairs.iter().any(below))
+}
+
 /// After the last layer there is nothing left to append to: `+key` is `key`.
 #[must_use]
 pub fn cleaned(node: Node) -> Node {

@@ -1,13 +1,15 @@
 //! The way in: read the files once, select an environment as often as wanted.
 
+use std::borrow::Cow;
+
 use crate::check::Checker;
 use crate::codes;
 use crate::decode;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::layers::{cleaned, merge};
+use crate::layers::{appends, cleaned, merge};
 use crate::model::{Manifest, Runtime};
 use crate::nearest::nearest;
-use crate::spec::{self, ROOT};
+use crate::spec::ROOT;
 use crate::syntax::{self, Comment, Kind, Node, Pair};
 use crate::text::{FileId, FileProblem, Files, Sources, Span, Spanned};
 use crate::validate::Validator;
@@ -27,8 +29,8 @@ pub struct Reading {
     pub root: Option<Node>,
     pub comments: Vec<Comment>,
     pub diagnostics: Vec<Diagnostic>,
-    /// Includes and base merged.
-    base: Option<Node>,
+    /// Includes and base merged, where there are includes; else it is the root's own tree.
+    merged: Option<Node>,
 }
 
 /// One effective manifest.
@@ -38,8 +40,6 @@ pub struct Selected {
     pub manifest: Manifest,
     /// Of all layers, sorted by place; at most [`SHOWN_MAX`] and a line that counts the rest.
     pub diagnostics: Vec<Diagnostic>,
-    /// The merged tree, for `explain`.
-    pub tree: Option<Node>,
 }
 
 /// `--set services.web.replicas=2`.
@@ -72,7 +72,7 @@ pub fn read(root: &str, files: &dyn Files) -> Reading {
     let mut reader = Reader { files, reading: Reading::default(), open: Vec::new(), count: 0 };
     let tree = reader.file(root, None);
     let mut reading = reader.reading;
-    reading.base = tree;
+    reading.merged = tree;
     if reading.sources.get(FileId(0)).is_none() {
         reading.sources.add(root, "");
     }
@@ -128,6 +128,11 @@ impl Reader<'_> {
             Validator { found: &mut self.reading.diagnostics }.section(tree, &ROOT, "");
         }
         if file == FileId(0) {
+            // A long tree is not copied without need.
+            if tree.as_ref().is_none_or(|tree| tree.get("include").is_none()) {
+                self.reading.root = tree;
+                return None;
+            }
             self.reading.root.clone_from(&tree);
         }
         self.open.push(path.to_owned());
@@ -211,26 +216,29 @@ impl Reading {
         let mut sources = self.sources.clone();
         let mut found = self.diagnostics.clone();
         let name = environment.unwrap_or(DEFAULT_ENVIRONMENT);
-        let mut tree = self.base.clone().unwrap_or_else(|| Node::null(Span::default()));
+        let base = self.merged.as_ref().or(self.root.as_ref());
+        let mut tree = base.map_or_else(|| Cow::Owned(Node::null(Span::default())), Cow::Borrowed);
         let overlay = tree.get("environments").and_then(|pair| pair.value.get(name)).map(|pair| pair.value.clone());
         if overlay.is_none() && name != DEFAULT_ENVIRONMENT {
             found.push(unknown_environment(&tree, name));
         }
         let settings = decode::environment(name, overlay.as_ref());
         if let Some(overlay) = overlay {
-            tree = merge(tree, without_settings(overlay));
+            tree = Cow::Owned(merge(tree.into_owned(), without_settings(overlay)));
         }
         for set in sets {
-            tree = merge(tree, set_layer(set, &mut sources, &mut found));
+            tree = Cow::Owned(merge(tree.into_owned(), set_layer(set, &mut sources, &mut found)));
         }
-        tree = cleaned(tree);
+        if appends(&tree) {
+            tree = Cow::Owned(cleaned(tree.into_owned()));
+        }
         let mut manifest = decode::manifest(&tree);
         manifest.environment = settings;
         self.required(&tree, &manifest, &mut found);
         let mut checker = Checker { manifest: &manifest, found };
         checker.run();
         let diagnostics = sorted(checker.found);
-        Selected { sources, manifest, diagnostics, tree: Some(tree) }
+        Selected { sources, manifest, diagnostics }
     }
 
     /// Keys without which nothing can be done.
@@ -401,26 +409,6 @@ pub fn sorted(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
         );
     }
     found
-}
-
-/// Where a field of the merged tree was written, and what the language says of it.
-#[derive(Clone, PartialEq, Debug)]
-pub struct FieldDocs {
-    pub doc: &'static str,
-    pub default: &'static str,
-    /// The value's place, when it is written.
-    pub written: Option<Span>,
-}
-
-/// What there is to say of `services.api.size.memory`.
-#[must_use]
-pub fn field(selected: &Selected, path: &str) -> Option<FieldDocs> {
-    let key = spec::lookup(path)?;
-    let mut node = selected.tree.as_ref();
-    for part in path.split('.') {
-        node = node.and_then(|node| node.get(part)).map(|pair| &pair.value);
-    }
-    Some(FieldDocs { doc: key.doc, default: key.default, written: node.map(|node| node.span) })
 }
 
 /// The runtime's word in the manifest.

@@ -75,6 +75,9 @@ pub struct TemplateProblem {
 /// Reads `${...}`. Spans are exact when the text stands in the file as it is (no escapes before the place).
 #[must_use]
 pub fn parse(text: &str, span: Span, quoted: bool) -> (Template, Vec<TemplateProblem>) {
+    if !text.contains('$') {
+        return (Template::literal(text), Vec::new());
+    }
     let base = span.start as usize + usize::from(quoted);
     let at = |from: usize, to: usize| Span::new(span.file, base + from, base + to);
     let mut parts = Vec::new();
