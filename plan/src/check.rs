@@ -10,7 +10,7 @@ use manifest::{Diagnostic, Files};
 
 use crate::application::{PreviewId, PreviewName, RuntimeKind};
 use crate::load::{LoadOptions, Loaded, load};
-use crate::resolve::{Context, Depth, Git, Resolved, depending_on_runtime, required_ports, resolve_where};
+use crate::resolve::{Context, Git, Resolved, depending_on_runtime, findings, required_ports, resolve, resolve_where};
 use crate::{allow, codes};
 
 /// What changes the answer, besides the files.
@@ -28,9 +28,6 @@ pub struct Question {
 #[derive(Clone, Debug)]
 pub struct Checked {
     pub loaded: Loaded,
-    /// For the runtime in question, Docker when it is left open, as far as findings depend on it; `None` for what `up`
-    /// would refuse to read.
-    pub resolved: Option<Resolved>,
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -39,50 +36,41 @@ pub struct Checked {
 pub fn check(root: &str, files: &dyn Files, question: &Question) -> Checked {
     let loaded = load(root, files, &question.options);
     let mut diagnostics = loaded.diagnostics.clone();
-    let resolved = loaded.is_usable().then(|| {
-        let (resolved, certain) = certain(&loaded, question);
-        diagnostics.extend(certain);
-        resolved
-    });
-    if resolved.is_none() {
-        diagnostics.extend(dangling(&loaded, question));
-    }
+    diagnostics.extend(if loaded.is_usable() { certain(&loaded, question) } else { dangling(&loaded, question) });
     allow::apply(&loaded, &mut diagnostics);
     diagnostics.sort_by_key(|found| (found.span.file, found.span.start, found.code));
     diagnostics.dedup();
-    Checked { loaded, resolved, diagnostics }
+    Checked { loaded, diagnostics }
 }
 
 /// Placeholders that lead nowhere, found even where the manifest cannot be used yet, so that one run tells all. Not
 /// those about ports: a port that could not be read would be missed twice.
 fn dangling(loaded: &Loaded, question: &Question) -> Vec<Diagnostic> {
-    let mut found =
-        looked_at(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker), Depth::Findings, &|_| true)
-            .diagnostics;
+    let context = stand_ins(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker));
+    let mut found = findings(loaded, &context, &|_| true);
     found.retain(|found| {
         matches!(found.code, codes::UNRESOLVED | codes::UNKNOWN_OUTPUT) && !found.message.contains(" port")
     });
     found
 }
 
-/// What resolving finds under every runtime that could be chosen, and what it gives under the first.
-fn certain(loaded: &Loaded, question: &Question) -> (Resolved, Vec<Diagnostic>) {
-    let first = question.runtime.unwrap_or(RuntimeKind::Docker);
-    let mut resolved = looked_at(loaded, question, first, Depth::Findings, &|_| true);
-    let mut found = std::mem::take(&mut resolved.diagnostics);
+/// What is found under every runtime that could be chosen.
+fn certain(loaded: &Loaded, question: &Question) -> Vec<Diagnostic> {
+    let first = stand_ins(loaded, question, question.runtime.unwrap_or(RuntimeKind::Docker));
+    let mut found = findings(loaded, &first, &|_| true);
     let differing = if question.runtime.is_some() { BTreeSet::new() } else { depending_on_runtime(loaded) };
     if differing.is_empty() {
-        return (resolved, found);
+        return found;
     }
     // Whether a waiver is used depends on every unit.
     let all = !loaded.manifest.waivers.is_empty();
     let again = |unit: &str| all || differing.contains(unit);
     let key = |found: &Diagnostic| (found.span, found.code, found.message.clone());
     // A set, because a manifest of thousands of lines may have thousands of findings.
-    let other = looked_at(loaded, question, RuntimeKind::Process, Depth::Findings, &again).diagnostics;
+    let other = findings(loaded, &stand_ins(loaded, question, RuntimeKind::Process), &again);
     let other: HashSet<_> = other.iter().map(key).collect();
     found.retain(|found| !(all || about_one_of(&differing, &found.path)) || other.contains(&key(found)));
-    (resolved, found)
+    found
 }
 
 fn about_one_of(units: &BTreeSet<String>, path: &str) -> bool {
@@ -93,22 +81,17 @@ fn about_one_of(units: &BTreeSet<String>, path: &str) -> bool {
 /// The application as it would be, with stand-ins for what only the agent hands out.
 #[must_use]
 pub fn resolved(loaded: &Loaded, question: &Question, runtime: RuntimeKind) -> Resolved {
-    looked_at(loaded, question, runtime, Depth::Everything, &|_| true)
+    resolve(loaded, &stand_ins(loaded, question, runtime))
 }
 
 /// The same for one unit (`services.api`), as a hover asks: a moment even in the longest manifest.
 #[must_use]
 pub fn resolved_unit(loaded: &Loaded, question: &Question, runtime: RuntimeKind, unit: &str) -> Resolved {
-    looked_at(loaded, question, runtime, Depth::Everything, &|place| place == unit)
+    resolve_where(loaded, &stand_ins(loaded, question, runtime), &|place| place == unit)
 }
 
-fn looked_at(
-    loaded: &Loaded,
-    question: &Question,
-    runtime: RuntimeKind,
-    depth: Depth,
-    wanted: &dyn Fn(&str) -> bool,
-) -> Resolved {
+/// A context with stand-ins for what only the agent hands out.
+fn stand_ins(loaded: &Loaded, question: &Question, runtime: RuntimeKind) -> Context {
     let environment = question.options.environment.as_deref().unwrap_or("local");
     let preview = PreviewName {
         id: PreviewId("check".to_owned()),
@@ -117,7 +100,7 @@ fn looked_at(
         environment: environment.to_owned(),
     };
     let wishes = required_ports(loaded, runtime).into_iter().zip(20_000_u16..);
-    let context = Context {
+    Context {
         preview,
         default_runtime: runtime,
         ports: wishes.map(|(wish, stand_in)| ((wish.unit, wish.port), wish.fixed.unwrap_or(stand_in))).collect(),
@@ -126,8 +109,6 @@ fn looked_at(
         git: Git { branch: Some("main".to_owned()), commit: Some("0".repeat(40)) },
         secrets_folder: "/run/pdev/secrets".to_owned(),
         password_seed: String::new(),
-        depth,
         today: question.today,
-    };
-    resolve_where(loaded, &context, wanted)
+    }
 }

@@ -141,12 +141,20 @@ pub struct Finding {
 #[must_use]
 pub fn check(loaded: &Loaded, application: &Application, origins: &Origins, today: Date) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
-    for unit in application.units.values() {
-        let checked = Checked { loaded, unit, origins, scope: scope(unit) };
-        rules::check(&checked, &mut findings);
-        literals::check(&checked, &mut findings);
-    }
-    waivers::apply(loaded, &application.preview.environment, today, &findings)
+    application.units.values().for_each(|unit| inspect(loaded, unit, origins, &mut findings));
+    told(loaded, &application.preview.environment, today, findings)
+}
+
+/// The findings of one unit.
+pub(crate) fn inspect(loaded: &Loaded, unit: &Unit, origins: &Origins, findings: &mut Vec<Finding>) {
+    let checked = Checked { loaded, unit, origins, scope: scope(unit) };
+    rules::check(&checked, findings);
+    literals::check(&checked, findings);
+}
+
+/// Findings as diagnostics of this environment, waivers applied, and what is wrong with the waivers themselves.
+pub(crate) fn told(loaded: &Loaded, environment: &str, today: Date, findings: Vec<Finding>) -> Vec<Diagnostic> {
+    waivers::apply(loaded, environment, today, findings)
 }
 
 fn scope(unit: &Unit) -> String {

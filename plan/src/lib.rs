@@ -28,5 +28,5 @@ pub use compare::{CompareOptions, TeardownOptions, compare, fold_job_inputs, tea
 pub use load::Loaded;
 pub use observed::Observed;
 pub use origin::{Origin, Origins};
-pub use resolve::{Context, Depth, Git, PortWish, Resolved, required_ports, resolve};
+pub use resolve::{Context, Git, PortWish, Resolved, required_ports, resolve};
 pub use step::{Plan, Step};

@@ -2,7 +2,9 @@
 
 use manifest::model::Date;
 use manifest::{FileProblem, Files};
+use plan::application::{PreviewId, PreviewName, RuntimeKind};
 use plan::check::{Question, check};
+use plan::resolve::findings;
 
 struct One<'a>(&'a str);
 
@@ -67,4 +69,46 @@ fn one_run_tells_all_even_where_the_manifest_cannot_be_used() {
     let found = codes(text);
     assert!(found.contains(&"PD0250"), "{found:?}");
     assert_eq!(found.iter().filter(|code| **code == "PD0250").count(), 1, "the port was told already: {found:?}");
+}
+
+/// Looking for findings alone takes a shorter way than making the application; both have to end at the same words.
+#[test]
+fn findings_are_those_of_the_whole_application() {
+    let pages = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/codes")).expect("pages");
+    let mut compared = 0;
+    for page in pages {
+        let page = std::fs::read_to_string(page.expect("an entry").path()).expect("text");
+        for text in page.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap_or_default()) {
+            let loaded = plan::load::load("pdev.yaml", &One(text), &plan::load::LoadOptions::default());
+            // Of what `up` refuses, a few parts may be missing.
+            let runtimes = [RuntimeKind::Docker, RuntimeKind::Process].into_iter().filter(|_| loaded.is_usable());
+            for runtime in runtimes {
+                let context = context(&loaded, runtime);
+                let whole = plan::resolve(&loaded, &context).diagnostics;
+                assert_eq!(findings(&loaded, &context, &|_| true), whole, "{text}");
+                compared += whole.len();
+            }
+        }
+    }
+    assert!(compared > 100, "only {compared} findings were compared");
+}
+
+fn context(loaded: &plan::Loaded, runtime: RuntimeKind) -> plan::Context {
+    let ports = plan::required_ports(loaded, runtime).into_iter().zip(20_000_u16..);
+    plan::Context {
+        preview: PreviewName {
+            id: PreviewId("test".into()),
+            app: "shop".into(),
+            branch: "main".into(),
+            environment: "local".into(),
+        },
+        default_runtime: runtime,
+        ports: ports.map(|(wish, port)| ((wish.unit, wish.port), port)).collect(),
+        proxy_port: 8642,
+        environment: std::collections::BTreeMap::new(),
+        git: plan::Git::default(),
+        secrets_folder: "/run/secrets".into(),
+        password_seed: String::new(),
+        today: Date { year: 2026, month: 11, day: 23 },
+    }
 }

@@ -11,7 +11,7 @@ use manifest::template::{Part, Reference, Scope, Template};
 use manifest::{Span, Spanned};
 use plan::application::{Body, PreviewId, PreviewName, ReadyCheck, RuntimeKind, Unit};
 use plan::module::{Address, Facts, Module, Renderer, Rendering};
-use plan::{Context, Depth, Git, Loaded, Resolved, compare, required_ports, resolve};
+use plan::{Context, Git, Loaded, Resolved, compare, required_ports, resolve};
 use serde_json::json;
 
 use RuntimeKind::{Docker, Process as AsProcess};
@@ -73,7 +73,6 @@ fn up(loaded: &Loaded, runtime: RuntimeKind, bend: impl FnOnce(&mut Context)) ->
         git: Git::default(),
         secrets_folder: "/secrets".into(),
         password_seed: "seed".into(),
-        depth: Depth::Everything,
         today: manifest::model::Date { year: 2026, month: 11, day: 23 },
     };
     bend(&mut context);

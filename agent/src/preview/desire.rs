@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use plan::Application;
 use plan::application::RuntimeKind;
 use plan::load::{LoadOptions, Loaded, load as load_files};
-use plan::resolve::{Context as ResolveContext, Depth, Git, PortWish, required_ports, resolve};
+use plan::resolve::{Context as ResolveContext, Git, PortWish, required_ports, resolve};
 use protocol::Problem;
 use protocol::problem::DiagnosticView;
 use protocol::request::UpRequest;
@@ -201,7 +201,6 @@ fn context(
         },
         secrets_folder: shared.delivery.units_folder(&record.name.id.0).display().to_string(),
         password_seed: seed(&shared.places.data).map_err(|error| state_problem(&error))?,
-        depth: Depth::Everything,
         today: today(),
     })
 }

@@ -3,6 +3,8 @@
 //! Known shapes of tokens are told anywhere; other literals only under a name that promises a secret, and only when
 //! they look random, so that `PASSWORD: example` in a sample stays quiet.
 
+use std::fmt::Display;
+
 use manifest::Span;
 use manifest::model::{Command, Service};
 use manifest::template::{Part, Scope, Template};
@@ -46,27 +48,32 @@ pub(super) fn check(checked: &Checked<'_>, findings: &mut Vec<Finding>) {
     };
     let process = service.process.as_ref();
     for (variable, entry) in service.env.iter().chain(process.into_iter().flat_map(|process| &process.env)) {
-        let place = format!("env.{variable}");
+        let place = format_args!("env.{variable}");
         findings.extend(literal(checked, &place, variable, &entry.value.value, entry.span));
         findings.extend(passed_through(checked, &place, variable, &entry.value.value, entry.span));
     }
     for (argument, entry) in service.build.iter().flat_map(|build| &build.args) {
-        let place = format!("build.args.{argument}");
-        findings.extend(literal(checked, &place, argument, &entry.value.value, entry.span));
+        findings.extend(literal(
+            checked,
+            &format_args!("build.args.{argument}"),
+            argument,
+            &entry.value.value,
+            entry.span,
+        ));
     }
     for command in [&service.command, &service.entrypoint].into_iter().flatten() {
         match command {
-            Command::Shell(line) => findings.extend(literal(checked, "command", "", &line.value, line.span)),
+            Command::Shell(line) => findings.extend(literal(checked, &"command", "", &line.value, line.span)),
             Command::Arguments(words) => {
                 for word in words {
-                    findings.extend(literal(checked, "command", "", &word.value, word.span));
+                    findings.extend(literal(checked, &"command", "", &word.value, word.span));
                 }
             }
         }
     }
 }
 
-fn literal(checked: &Checked<'_>, place: &str, name: &str, template: &Template, span: Span) -> Option<Finding> {
+fn literal(checked: &Checked<'_>, place: &dyn Display, name: &str, template: &Template, span: Span) -> Option<Finding> {
     let texts = template.parts.iter().filter_map(|part| match part {
         Part::Text(text) => Some(text.as_str()),
         Part::Reference(_) => None,
@@ -74,10 +81,15 @@ fn literal(checked: &Checked<'_>, place: &str, name: &str, template: &Template, 
     let whole = template.parts.len() == 1;
     for text in texts {
         if let Some(what) = known_shape(text) {
-            return checked.at("PD016", place, span, format!("this looks like {what}"));
+            return checked.at("PD016", &place.to_string(), span, format!("this looks like {what}"));
         }
         if whole && promises_secret(name) && looks_random(text) {
-            return checked.at("PD016", place, span, format!("`{name}` holds what looks like a real secret"));
+            return checked.at(
+                "PD016",
+                &place.to_string(),
+                span,
+                format!("`{name}` holds what looks like a real secret"),
+            );
         }
     }
     None
@@ -115,11 +127,17 @@ fn looks_random(text: &str) -> bool {
 }
 
 /// A secret of the user's environment that becomes one of the unit's.
-fn passed_through(checked: &Checked<'_>, place: &str, name: &str, template: &Template, span: Span) -> Option<Finding> {
+fn passed_through(
+    checked: &Checked<'_>,
+    place: &dyn Display,
+    name: &str,
+    template: &Template,
+    span: Span,
+) -> Option<Finding> {
     let from_environment = template.references().any(|reference| reference.scope == Scope::Env);
     let found = from_environment && promises_secret(name);
-    let message = format!("`{name}` is visible to everything that can list the unit's environment");
-    found.then(|| checked.at("PD017", place, span, message))?
+    let message = || format!("`{name}` is visible to everything that can list the unit's environment");
+    found.then(|| checked.at("PD017", &place.to_string(), span, message()))?
 }
 
 #[cfg(test)]

@@ -37,19 +37,19 @@ fn covers(waiver: &Waiver, rule: &str, scope: &str) -> bool {
     waiver.rule.value == rule && in_scope
 }
 
-pub(super) fn apply(loaded: &Loaded, environment: &str, today: Date, findings: &[Finding]) -> Vec<Diagnostic> {
+pub(super) fn apply(loaded: &Loaded, environment: &str, today: Date, findings: Vec<Finding>) -> Vec<Diagnostic> {
     let waivers = &loaded.manifest.waivers;
-    let mut diagnostics: Vec<Diagnostic> =
-        findings.iter().map(|finding| told(loaded, finding, environment, today)).collect();
+    let mut about_waivers = Vec::new();
     for (index, waiver) in waivers.iter().enumerate() {
         let path = format!("guardrails.waivers.{index}");
         let used = findings.iter().any(|finding| covers(waiver, finding.rule.code.0, &finding.scope));
-        diagnostics.extend(about(waiver, used, today).into_iter().map(|diagnostic| diagnostic.at(path.clone())));
+        about_waivers.extend(about(waiver, used, today).into_iter().map(|diagnostic| diagnostic.at(path.clone())));
     }
-    diagnostics
+    let told = findings.into_iter().map(|finding| told(loaded, finding, environment, today));
+    told.chain(about_waivers).collect()
 }
 
-fn told(loaded: &Loaded, finding: &Finding, environment: &str, today: Date) -> Diagnostic {
+fn told(loaded: &Loaded, finding: Finding, environment: &str, today: Date) -> Diagnostic {
     let rule = finding.rule;
     let waivers = &loaded.manifest.waivers;
     if let Decision::Waived(index) = decide(waivers, rule.code.0, &finding.scope, today)
@@ -58,13 +58,12 @@ fn told(loaded: &Loaded, finding: &Finding, environment: &str, today: Date) -> D
         let message =
             format!("{} (waived until {}: {})", finding.message, day(waiver.expires.value), waiver.reason.value);
         return Diagnostic::new(rule.code, Severity::Info, finding.span, message)
-            .at(finding.path.clone())
+            .at(finding.path)
             .related(waiver.span, "the waiver");
     }
     let level = if rule.code == PORT_MISSING { Severity::Error } else { severity(rule.level, environment) };
-    let mut diagnostic = Diagnostic::new(rule.code, level, finding.span, finding.message.clone())
-        .at(finding.path.clone())
-        .help(rule.fix);
+    let mut diagnostic =
+        Diagnostic::new(rule.code, level, finding.span, finding.message).at(finding.path).help(rule.fix);
     if let Some(waiver) = waivers.iter().find(|waiver| covers(waiver, rule.code.0, &finding.scope)) {
         diagnostic = diagnostic.related(waiver.span, format!("this waiver expired on {}", day(waiver.expires.value)));
     }

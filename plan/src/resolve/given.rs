@@ -4,9 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Depth;
 use super::draft::Draft;
-use super::references::{Given, Value, World, join};
+use super::references::{Depth, Given, Value, World, join};
 use crate::application::{PortProtocol, Role, RuntimeKind};
 use crate::naming;
 
@@ -17,7 +16,7 @@ const SERVICES_TOLD_MAX: usize = 200;
 /// Variable -> value, for a unit that may be a container or a process.
 pub(super) fn environment(world: &World<'_>, draft: &Draft<'_>) -> BTreeMap<String, Value> {
     let mut given = BTreeMap::new();
-    if draft.role == Role::Resource || world.context.depth == Depth::Findings {
+    if draft.role == Role::Resource || world.depth == Depth::Findings {
         return given;
     }
     let preview = &world.context.preview;

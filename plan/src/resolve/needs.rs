@@ -6,7 +6,7 @@ use manifest::model::{Map, Need, When};
 use manifest::{Diagnostic, Severity};
 
 use super::draft::{Draft, Kind};
-use super::references::References;
+use super::references::{References, World};
 use crate::application::{Application, Body, Condition, ImageSource, Role, RuntimeKind, UnitName};
 use crate::codes;
 
@@ -47,6 +47,13 @@ pub(super) fn link(
         for service in &references.services {
             imply(application, &mut graph, name, service, Condition::Started);
         }
+    }
+}
+
+/// What [`link`] finds wrong.
+pub(super) fn check(world: &World<'_>, drafts: &[Draft<'_>], diagnostics: &mut Vec<Diagnostic>) {
+    for draft in drafts {
+        written(draft, &world.drafts, diagnostics);
     }
 }
 

@@ -72,7 +72,17 @@ pub(super) struct Known {
     pub(super) ports: BTreeMap<String, UnitPort>,
 }
 
+/// How much is made of a unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Depth {
+    /// What diagnostics depend on: no hashes, no origins of defaults, nothing of what pdev gives to units by itself.
+    Findings,
+    /// The unit as it runs, with the origin of each field.
+    Everything,
+}
+
 pub(super) struct World<'a> {
+    pub(super) depth: Depth,
     pub(super) loaded: &'a Loaded,
     pub(super) context: &'a Context,
     pub(super) units: BTreeMap<&'a str, Known>,
@@ -100,14 +110,15 @@ pub(super) struct Reader<'w, 'a> {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(loaded: &'a Loaded, context: &'a Context, drafts: &'a [Draft<'a>]) -> Self {
+    pub(super) fn new(loaded: &'a Loaded, context: &'a Context, drafts: &'a [Draft<'a>], depth: Depth) -> Self {
         let known = |draft: &'a Draft<'a>| {
             let known = Known { role: draft.role, runtime: draft.runtime, ports: unit_ports(draft, context) };
             (draft.name.as_str(), known)
         };
         let drafts_by_name = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
         let units = drafts.iter().map(known).collect();
-        Self { loaded, context, units, drafts: drafts_by_name, told: Default::default(), outputs: RefCell::default() }
+        let (told, outputs) = (Default::default(), RefCell::default());
+        Self { depth, loaded, context, units, drafts: drafts_by_name, told, outputs }
     }
 
     /// Variables with the URLs of all services, for units of this runtime; `None` where there are too many.

@@ -10,9 +10,8 @@ use manifest::template::Template;
 use manifest::{Diagnostic, Span};
 use serde_json::{Value as Json, json};
 
-use super::Depth;
 use super::draft::{Draft, Kind};
-use super::references::{Consumer, Reader, References, Value, World};
+use super::references::{Consumer, Depth, Reader, References, Value, World};
 use super::{containers, given, health, modules, notes, processes};
 use crate::application::{
     Argv, Body, EnvValue, Health, PullPolicy, ReadyCheck, Restart, Role, RuntimeKind, Stop, Support, Unit, UnitPort,
@@ -182,7 +181,7 @@ impl<'w, 'a> Builder<'w, 'a> {
     }
 
     pub(super) fn wants_everything(&self) -> bool {
-        self.world.context.depth == Depth::Everything
+        self.world.depth == Depth::Everything
     }
 
     pub(super) fn intend(&mut self, field: &str, stable: &str) {

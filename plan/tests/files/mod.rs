@@ -6,7 +6,7 @@ use manifest::model::Date;
 use manifest::{Diagnostic, FileProblem, Files};
 use plan::application::{PreviewId, PreviewName, RuntimeKind};
 use plan::load::{LoadOptions, load};
-use plan::{Context, Depth, Git, Loaded, required_ports};
+use plan::{Context, Git, Loaded, required_ports};
 
 pub(crate) struct Memory(pub(crate) BTreeMap<String, String>);
 
@@ -63,7 +63,6 @@ pub(crate) fn context(loaded: &Loaded, runtime: RuntimeKind) -> Context {
         git: Git { branch: Some("main".into()), commit: Some("0123abcd".into()) },
         secrets_folder: "/run/user/1000/pdev/secrets".into(),
         password_seed: "seed".into(),
-        depth: Depth::Everything,
         today: TODAY,
     }
 }
