@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use manifest::model::Date;
 use manifest::{Diagnostic, FileId};
+use plan::application::RuntimeKind;
 use plan::check::{Checked, Question};
 use plan::{Loaded, Resolved};
 
@@ -27,6 +28,7 @@ pub struct Job {
 pub struct Analysis {
     pub root: PathBuf,
     pub generation: u64,
+    question: Question,
     pub checked: Checked,
     pub asked: BTreeSet<PathBuf>,
     /// The files as they were, for questions that come later.
@@ -39,15 +41,12 @@ impl Job {
     #[must_use]
     pub fn run(self) -> Analysis {
         let name = self.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut checked = plan::check::check(&name, &self.buffers, &self.question);
-        // Hover asks for origins only; the units of a long manifest are tens of megabytes.
-        if let Some(resolved) = &mut checked.resolved {
-            resolved.application.units.clear();
-        }
+        let checked = plan::check::check(&name, &self.buffers, &self.question);
         let path = |source: &manifest::text::Source| (self.buffers.path(&source.path), OnceLock::new());
         let files = checked.loaded.sources.iter().map(|(_, source)| path(source)).collect();
         let asked = self.buffers.asked();
-        Analysis { root: self.root, generation: self.generation, checked, asked, buffers: self.buffers, files }
+        let Self { root, generation, question, buffers } = self;
+        Analysis { root, generation, question, checked, asked, buffers, files }
     }
 }
 
@@ -84,10 +83,23 @@ impl Analysis {
         self.checked.diagnostics.iter().filter(move |found| found.span.file == file)
     }
 
+    /// One unit (`services.api`) as it would be; `None` while the manifest has errors. Nothing is kept: the whole
+    /// application of a long manifest is tens of megabytes, one unit is made in less time than a hover may take.
+    #[must_use]
+    pub fn unit(&self, unit: &str) -> Option<Resolved> {
+        let loaded = self.loaded();
+        loaded.is_usable().then(|| plan::check::resolved_unit(loaded, &self.question, self.runtime(), unit))
+    }
+
     /// The application as it would be; `None` while the manifest has errors.
     #[must_use]
-    pub fn resolved(&self) -> Option<&Resolved> {
-        self.checked.resolved.as_ref()
+    pub fn resolved(&self) -> Option<Resolved> {
+        let loaded = self.loaded();
+        loaded.is_usable().then(|| plan::check::resolved(loaded, &self.question, self.runtime()))
+    }
+
+    fn runtime(&self) -> RuntimeKind {
+        self.question.runtime.unwrap_or(RuntimeKind::Docker)
     }
 }
 

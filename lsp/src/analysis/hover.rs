@@ -24,7 +24,8 @@ pub struct Scene<'a> {
     pub root: &'a Node,
     pub text: &'a str,
     pub loaded: &'a Loaded,
-    pub resolved: Option<&'a Resolved>,
+    /// One unit as it would be, by its place (`services.api`).
+    pub unit: &'a dyn Fn(&str) -> Option<Resolved>,
     pub files: &'a dyn Files,
 }
 
@@ -182,12 +183,13 @@ fn key_words(scene: &Scene<'_>, way: &Way<'_>, keys: &[Option<&str>], path: &[St
 
 /// What holds, and the chain of who said so, the last one in force first.
 fn effective(scene: &Scene<'_>, path: &str, fields_max: usize) -> String {
-    let Some(resolved) = scene.resolved else { return String::new() };
     // A branch of the root holds everything; nobody reads that.
     if !path.contains('.') {
         return String::new();
     }
-    let all = match explain(resolved, path) {
+    let unit = path.match_indices('.').nth(1).map_or(path, |(end, _)| &path[..end]);
+    let Some(resolved) = (scene.unit)(unit) else { return String::new() };
+    let all = match explain(&resolved, path) {
         Answer::One(one) => vec![one],
         Answer::Branch(all) => all,
         Answer::Unknown { .. } => return String::new(),

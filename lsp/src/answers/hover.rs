@@ -18,7 +18,7 @@ pub fn answer(
         root: snapshot.root()?,
         text: snapshot.text.as_str(),
         loaded: analysis.loaded(),
-        resolved: analysis.resolved(),
+        unit: &|unit| analysis.unit(unit),
         files: &analysis.buffers,
     };
     let mut found = hover(&scene, snapshot.encoding.offset(&snapshot.text, position))?;
