@@ -17,7 +17,7 @@ pub struct Entry {
     /// `issued`, `refused`, `renewed`, `signed_in`, `signed_out`.
     pub what: String,
     pub identity: String,
-    /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`, `endpoint`.
+    /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`; of endpoints `ecs`, `imds`, `gce`, `msi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlet: Option<String>,
     /// Executables from the asker upwards, nearest first.

@@ -463,6 +463,22 @@ impl Broker {
         Ok(identities.all.values().map(standing).collect())
     }
 
+    /// The identity that a person has to sign in to before this one gives anything: itself, or one it is built on.
+    #[must_use]
+    pub fn awaits_login(&self, name: &str) -> Option<String> {
+        let standings = self.standings().ok()?;
+        let mut name = name;
+        // A chain cannot be longer than there are identities.
+        for _ in 0..standings.len() {
+            let standing = standings.iter().find(|standing| standing.identity.name == name)?;
+            if standing.signed_in == Some(false) {
+                return Some(name.to_owned());
+            }
+            name = standing.identity.text("from")?;
+        }
+        None
+    }
+
     /// # Errors
     /// When there is none of that name, or its part of the file is wrong.
     pub fn identity(&self, name: &str) -> Result<Identity, BrokerProblem> {

@@ -76,6 +76,9 @@ fn a_service_that_names_an_identity_is_not_left_in_the_belief_that_it_has_one() 
     let source = "source = \"exec\"\ncommand = [\"false\"]\n";
     identities(&sandbox, "[shop-dev]\nsource = \"static\"\nkind = \"token\"\n");
     sandbox.pdev(&["up"]).ok().says(&format!("{without}which cloud its token is for is not said"));
+    let token = "[shop-dev]\nsource = \"static\"\nkind = \"token\"\ncloud = \"azure\"\n";
+    identities(&sandbox, token);
+    sandbox.pdev(&["up"]).ok().says("`web` acts as `shop-dev`, and nobody is signed in: `pdev login shop-dev`");
     identities(&sandbox, &format!("[shop-dev]\n{source}"));
     let up = sandbox.pdev(&["up"]).ok();
     assert!(!up.all().contains("without"), "{}", up.all());

@@ -30,6 +30,9 @@ use crate::shared::Shared;
 /// Connections of one unit at once; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 64;
 const BACKLOG: u32 = 128;
+/// Connections of strangers that are told why not; more are closed at once, or they would keep the unit out.
+const STRANGERS_MAX: usize = 8;
+const STRANGER_LIMIT: Duration = Duration::from_secs(1);
 /// The engine's or the kernel's word on whose connection it is.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -100,7 +103,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 async fn accept(listener: TcpListener, site: Arc<Site>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (slots, strangers) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(STRANGERS_MAX)));
     let mut connections = JoinSet::new();
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -111,23 +114,28 @@ async fn accept(listener: TcpListener, site: Arc<Site>) {
             }
             continue;
         };
-        let site = Arc::clone(&site);
+        let (site, strangers) = (Arc::clone(&site), Arc::clone(&strangers));
         connections.spawn(async move {
-            let _ended = timeout(REQUEST_LIMIT, serve(stream, peer, &site)).await;
+            if is_ours(&stream, peer, &site).await {
+                let _ended = timeout(REQUEST_LIMIT, serve(stream, Some(&site))).await;
+                return drop(slot);
+            }
             drop(slot);
+            tracing::warn!(unit = site.unit, %peer, "a request for a credential was refused: it is not the unit's own");
+            if let Ok(_told) = strangers.try_acquire() {
+                let _ended = timeout(STRANGER_LIMIT, serve(stream, None)).await;
+            }
         });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, site: &Site) -> Result<(), hyper::Error> {
-    let ours = is_ours(&stream, peer, site).await;
+/// Strangers have no site.
+async fn serve(stream: TcpStream, site: Option<&Site>) -> Result<(), hyper::Error> {
     let answered = service_fn(|request: Request<Incoming>| async move {
-        let answer = if ours {
-            site.answer(request).await
-        } else {
-            tracing::warn!(unit = site.unit, %peer, "a request for a credential was refused: it is not the unit's own");
-            Answer::refused("this endpoint is for another service: only its own programs are answered")
+        let answer = match site {
+            Some(site) => site.answer(request).await,
+            None => Answer::refused("this endpoint is for another service: only its own programs are answered"),
         };
         Ok::<_, std::convert::Infallible>(response(&answer))
     });

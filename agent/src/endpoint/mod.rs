@@ -34,7 +34,7 @@ pub struct Opening {
 #[derive(Default)]
 pub struct Arranged {
     pub openings: Vec<Opening>,
-    /// Units that run without their identity, and why.
+    /// Units that run without their identity or wait for a person, and why.
     pub notes: Vec<(UnitName, String)>,
 }
 
@@ -60,7 +60,16 @@ pub async fn arrange(
         let Some(unit) = application.units.get_mut(&name) else { continue };
         let port = ports.get(&key(&name)).copied().unwrap_or_default();
         match endow(shared, &record.name, unit, port).await? {
-            Ok(opening) => arranged.openings.push(opening),
+            Ok(opening) => {
+                if let Some(first) = shared.broker.awaits_login(&opening.identity) {
+                    let identity = &opening.identity;
+                    let note = format!(
+                        "`{name}` acts as `{identity}`, and nobody is signed in: `pdev login {first}` at any time, without a restart"
+                    );
+                    arranged.notes.push((name.clone(), note));
+                }
+                arranged.openings.push(opening);
+            }
             Err(why) => {
                 let identity = unit.identity.take().unwrap_or_default();
                 arranged.notes.push((name.clone(), format!("`{name}` runs without the identity `{identity}`: {why}")));

@@ -93,6 +93,11 @@ pub(super) async fn leave(engine: &Engine) {
     }
 }
 
+/// Whether an address is of the network at all; others are not worth a question to the engine.
+pub(super) fn may_be(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address != ADDRESS && address.octets()[..3] == ADDRESS.octets()[..3])
+}
+
 /// The address of a unit's container on the network, as it is now.
 pub(super) async fn address_of(engine: &Engine, preview: &PreviewId, unit: &str) -> Result<Option<IpAddr>, Problem> {
     Ok(observe::find(engine, preview, unit).await?.as_ref().and_then(address_in))

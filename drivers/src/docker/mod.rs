@@ -174,6 +174,9 @@ impl Driver for Docker {
         peer: SocketAddr,
         _local: SocketAddr,
     ) -> Result<bool, Problem> {
+        if !endpoint::may_be(peer.ip()) {
+            return Ok(false);
+        }
         let (engine, _) = self.engine().await?;
         let address = self.heed(endpoint::address_of(&engine, preview, unit).await).await?;
         Ok(address == Some(peer.ip()))
