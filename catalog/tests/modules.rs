@@ -61,7 +61,7 @@ fn postgres_as_a_process() {
         "tokens pass through: {:?}",
         body.command
     );
-    assert_eq!(body.init[1][0], "initdb");
+    assert!(body.init[0][2].contains("initdb -D pgdata") && body.init[0][4] == "app", "{:?}", body.init);
     assert!(body.after_ready[0][2].contains("CREATE DATABASE \"app\""));
     assert_eq!(body.user.as_deref(), Some("postgres"));
     assert!(body.install_hint.unwrap().contains("apt install postgresql"));
@@ -173,4 +173,21 @@ fn an_output_that_fails_is_named() {
     let module = find(&Spanned::new("./m".to_owned(), Span::default()), &files).unwrap().module;
     let problem = module.outputs_at(&context("1", "1", "{}"), "127.0.0.1", &BTreeMap::new()).unwrap_err();
     assert_eq!(problem.field, "outputs.url");
+}
+
+/// `ps` and `docker inspect` show commands to everybody.
+#[test]
+fn the_password_of_redis_is_on_no_command_line() {
+    let found = found_module("redis@7");
+    let context = context("7", "6379", r#"{"password": "a\"b\\c"}"#);
+    let line = "requirepass \"a\\\"b\\\\c\"";
+    let docker = found.module.render(Target::Docker, &context).unwrap();
+    let auth = &docker.env["PDEV_REDIS_AUTH"];
+    assert_eq!((auth.value.as_str(), auth.sensitive), (line, true));
+    assert_eq!(docker.command[..2], ["redis-server", "/tmp/auth.conf"]);
+    assert_eq!(docker.entrypoint[0], "sh");
+    let process = found.module.render(Target::Process, &context).unwrap();
+    assert_eq!(process.files["auth.conf"], line);
+    let said = format!("{:?} {:?} {:?}", docker.command, docker.entrypoint, process.command);
+    assert!(!said.contains("requirepass"), "{said}");
 }
