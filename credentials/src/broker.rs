@@ -306,7 +306,7 @@ impl Broker {
     /// Why nobody is signed in.
     pub async fn login(&self, name: &str, flow: Flow, prompts: &mpsc::Sender<Prompt>) -> Result<(), BrokerProblem> {
         let identity = self.identity(name)?;
-        if !identity.needs_login() || identity.kind == "static" {
+        if !identity.needs_login() || identity.secret().is_some() {
             let message = format!("`{name}` comes from `{}`, which nobody signs in to", identity.kind);
             return Err(BrokerProblem::new("identity_wrong", message, "`pdev identity` shows how it stands."));
         }
@@ -398,16 +398,20 @@ impl Broker {
         }
     }
 
-    /// Keeps the secret of a `static` identity.
+    /// Keeps the secret of an identity whose login is giving one.
     ///
     /// # Errors
     /// When it is of another source, or the vault cannot be used.
     pub async fn keep(&self, name: &str, secret: &Secret) -> Result<(), BrokerProblem> {
         let identity = self.identity(name)?;
-        if identity.kind != "static" {
+        if identity.secret().is_none() {
             let message = format!("`{name}` comes from `{}`, and takes no secret", identity.kind);
             return Err(BrokerProblem::new("identity_wrong", message, format!("`pdev login {name}` signs in to it.")));
         }
+        source::check_secret(&identity, secret).map_err(|words| {
+            let hint = format!("`pdev login {name} < FILE`; nothing was kept.");
+            BrokerProblem::new("secret_wrong", format!("`{name}`: {words}"), hint)
+        })?;
         let vault = self.vault().await?;
         source::keep_static(&vault, &identity, secret)?;
         self.signed_in(name)

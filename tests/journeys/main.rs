@@ -22,4 +22,5 @@ mod proxy;
 mod sandbox;
 mod secrets;
 mod shop;
+mod sources;
 mod words;

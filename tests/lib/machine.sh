@@ -67,8 +67,8 @@ install_counterparts() {
   fi
   # A folder, because containers mount it: what services use to ask for credentials.
   export PDEV_TEST_SDKS=${PDEV_TEST_SDKS:-$cache/sdks}
-  if ! PYTHONPATH=$PDEV_TEST_SDKS "$PDEV_TEST_PYTHON" -c 'import boto3, google.auth, requests, azure.identity' >/dev/null 2>&1; then
-    if ! timeout 600 "$PDEV_TEST_PYTHON" -m pip install -q --target "$PDEV_TEST_SDKS" boto3 google-auth requests azure-identity >"$logs/sdks.log" 2>&1 </dev/null; then
+  if ! PYTHONPATH=$PDEV_TEST_SDKS "$PDEV_TEST_PYTHON" -c 'import boto3, google.auth, requests, azure.identity, hvac' >/dev/null 2>&1; then
+    if ! timeout 600 "$PDEV_TEST_PYTHON" -m pip install -q --target "$PDEV_TEST_SDKS" boto3 google-auth requests azure-identity hvac >"$logs/sdks.log" 2>&1 </dev/null; then
       skip "machine: the clouds' SDKs for python could not be installed (see $logs/sdks.log)"
     fi
   fi

@@ -190,11 +190,14 @@ fn described(identity: &Identity) -> String {
         }
         "oidc" => identity.text("issuer").unwrap_or_default().to_owned(),
         "static" => identity.text("kind").unwrap_or_default().to_owned(),
-        _ => format!(
-            "{} by {}",
-            identity.text("role_arn").unwrap_or_default(),
-            identity.text("from").unwrap_or_default()
-        ),
+        _ => {
+            let telling = ["role_arn", "service_account", "audience", "client_id", "path"];
+            let what = telling.iter().find_map(|field| identity.text(field)).unwrap_or_default();
+            match identity.text("from").or(identity.text("address")) {
+                Some(from) => format!("{what} by {from}"),
+                None => what.to_owned(),
+            }
+        }
     }
 }
 

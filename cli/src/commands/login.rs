@@ -37,8 +37,8 @@ pub(crate) struct LogoutArguments {
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let identity = known(&arguments.identity)?;
-    match identity.kind {
-        "static" => keep(&identity, context),
+    match identity.secret() {
+        Some(_) => keep(&identity, context),
         _ if identity.needs_login() => sign_in(&identity, arguments, context),
         _ => Err(Failure::wrong(format!("`{}` comes from `{}`, which needs no login", identity.name, identity.kind))
             .hint("Use it; `pdev identity` shows how it stands.")),

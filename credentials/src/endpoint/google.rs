@@ -103,7 +103,7 @@ fn account(rest: &str, recursive: bool) -> Option<Fact> {
 
 /// An answer, or that a lease is needed.
 pub(super) fn told(fact: &Fact, identity: &Identity) -> Result<Answer, Dialect> {
-    let email = identity.text("email").unwrap_or("default");
+    let email = identity.text("email").or(identity.text("service_account")).unwrap_or("default");
     let is_here = |named: &str| named == "default" || named == email;
     let unknown = |named: &str| absent(&format!("there is no service account `{named}`; there is `{email}`"));
     Ok(match fact {

@@ -32,8 +32,8 @@ impl Cloud {
     pub fn of(identity: &Identity) -> Option<Self> {
         match (identity.text("cloud"), identity.kind) {
             (Some("aws"), _) | (None, "aws-sso" | "aws-role" | "aws-web-identity" | "exec") => Some(Self::Aws),
-            (Some("google"), _) => Some(Self::Google),
-            (Some("azure"), _) => Some(Self::Azure),
+            (Some("google"), _) | (None, "google" | "google-impersonation" | "google-federation") => Some(Self::Google),
+            (Some("azure"), _) | (None, "entra" | "entra-federation") => Some(Self::Azure),
             (_, "static") if identity.text("kind") == Some("aws") => Some(Self::Aws),
             _ => None,
         }

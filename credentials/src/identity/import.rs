@@ -89,7 +89,10 @@ pub fn from_gcloud(configuration: &str, text: &str) -> Imported {
     let outcome = match account {
         Some(account) => {
             let command = format!("gcloud,config,config-helper,--format=json,--configuration={configuration}");
-            Ok(("exec", pairs(&[("command", &command), ("description", account)])))
+            let mut fields = pairs(&[("command", &command), ("description", account), ("cloud", "google")]);
+            let project = sections.get("core").and_then(|core| core.get("project"));
+            fields.extend(project.map(|project| ("project".to_owned(), project.clone())));
+            Ok(("exec", fields))
         }
         None => Err("nobody is signed in to it".to_owned()),
     };
@@ -221,7 +224,7 @@ mod tests {
         assert_eq!(
             said(&[gcloud, from_gcloud("empty", "")]),
             [
-                "configuration work -> gcloud-work exec command=gcloud,config,config-helper,--format=json,--configuration=work description=a@example.org",
+                "configuration work -> gcloud-work exec command=gcloud,config,config-helper,--format=json,--configuration=work description=a@example.org cloud=google project=p",
                 "configuration empty: nobody is signed in to it",
             ]
         );

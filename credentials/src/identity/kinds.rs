@@ -33,6 +33,8 @@ pub struct Kind {
     pub doc: &'static str,
     /// A person has to do something once (`pdev login`).
     pub login: bool,
+    /// What they do is giving a secret: what it is, in words.
+    pub secret: Option<&'static str>,
     pub fields: &'static [Field],
 }
 
@@ -74,11 +76,28 @@ pub const COMMON: &[Field] = &[
 const FLOW: Shape = Shape::Choice(&["auto", "browser", "device"]);
 const FLOW_DOC: &str = "How a person signs in: `browser` (PKCE over the loopback), `device` (a code typed elsewhere), or `auto` [default]: browser where one can be opened here.";
 
+const SCOPES_DOC: &str = "What the token is for [default: https://www.googleapis.com/auth/cloud-platform].";
+
+const TENANT: Field = must("tenant", Shape::Text, "The tenant's id or domain.");
+const APPLICATION: Field = must("client_id", Shape::Text, "The application's id.");
+const RESOURCE: Field =
+    may("scopes", Shape::List, "What the token is for [default: https://management.azure.com/.default].");
+const AUTHORITY: Field = may("endpoint", Shape::Url, "Instead of `https://login.microsoftonline.com`.");
+const ENTRA: &[Field] = &[TENANT, APPLICATION, RESOURCE, AUTHORITY];
+const ENTRA_FROM: &[Field] = &[
+    must("from", Shape::Identity, "The identity whose token is shown; an `oidc` one, usually with `token = \"id\"`."),
+    TENANT,
+    APPLICATION,
+    RESOURCE,
+    AUTHORITY,
+];
+
 pub const KINDS: &[Kind] = &[
     Kind {
         name: "exec",
         doc: "Any program that prints credentials as JSON.",
         login: false,
+        secret: None,
         fields: &[
             must("command", Shape::List, "The program and its arguments; no shell."),
             may("timeout", Shape::Duration, "It is ended after this long [default: 30s]."),
@@ -88,6 +107,7 @@ pub const KINDS: &[Kind] = &[
         name: "static",
         doc: "A secret that does not expire, kept in the vault.",
         login: true,
+        secret: Some("the secret"),
         fields: &[
             must(
                 "kind",
@@ -101,6 +121,7 @@ pub const KINDS: &[Kind] = &[
         name: "oidc",
         doc: "An OpenID Connect provider, with a refresh token kept in the vault.",
         login: true,
+        secret: None,
         fields: &[
             must("issuer", Shape::Url, "The provider; `/.well-known/openid-configuration` is below it."),
             must("client_id", Shape::Text, "The public client that was registered for pdev."),
@@ -118,6 +139,7 @@ pub const KINDS: &[Kind] = &[
         name: "aws-sso",
         doc: "AWS IAM Identity Center: a role in an account.",
         login: true,
+        secret: None,
         fields: &[
             must("start_url", Shape::Url, "The access portal, `https://NAME.awsapps.com/start`."),
             must("region", Shape::Text, "Where Identity Center lives."),
@@ -133,6 +155,7 @@ pub const KINDS: &[Kind] = &[
         name: "aws-role",
         doc: "An AWS role, assumed by another identity (STS AssumeRole).",
         login: false,
+        secret: None,
         fields: &[
             must("from", Shape::Identity, "The identity that assumes the role."),
             must("role_arn", Shape::Text, "The role."),
@@ -147,6 +170,7 @@ pub const KINDS: &[Kind] = &[
         name: "aws-web-identity",
         doc: "An AWS role for another identity's OIDC token (STS AssumeRoleWithWebIdentity).",
         login: false,
+        secret: None,
         fields: &[
             must(
                 "from",
@@ -158,6 +182,80 @@ pub const KINDS: &[Kind] = &[
             may("session_name", Shape::Text, "How the session is called in CloudTrail [default: pdev-NAME]."),
             may("duration", Shape::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
             may("endpoint", Shape::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
+        ],
+    },
+    Kind {
+        name: "google",
+        doc: "Google: a service account by its key, or a user by what `gcloud auth application-default login` wrote. `pdev login NAME < FILE.json` keeps the file's content in the vault.",
+        login: true,
+        secret: Some("the JSON of the key or login"),
+        fields: &[
+            may("scopes", Shape::List, SCOPES_DOC),
+            may("subject", Shape::Text, "The user for whom a service account with domain-wide delegation acts."),
+        ],
+    },
+    Kind {
+        name: "google-impersonation",
+        doc: "A Google service account, impersonated by another identity (IAM Credentials, generateAccessToken).",
+        login: false,
+        secret: None,
+        fields: &[
+            must("from", Shape::Identity, "The identity that impersonates it; it gives a Google token."),
+            must("service_account", Shape::Text, "Its address, `NAME@PROJECT.iam.gserviceaccount.com`."),
+            may("scopes", Shape::List, SCOPES_DOC),
+            may(
+                "duration",
+                Shape::Duration,
+                "How long a lease lasts, up to 12h where the project allows it [default: 1h].",
+            ),
+            may("endpoint", Shape::Url, "Instead of `https://iamcredentials.googleapis.com`."),
+        ],
+    },
+    Kind {
+        name: "google-federation",
+        doc: "Google by another identity's OIDC token (workload identity federation, STS).",
+        login: false,
+        secret: None,
+        fields: &[
+            must(
+                "from",
+                Shape::Identity,
+                "The identity whose token is shown; an `oidc` one, usually with `token = \"id\"`.",
+            ),
+            must(
+                "audience",
+                Shape::Text,
+                "The provider, `//iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER`.",
+            ),
+            may("scopes", Shape::List, SCOPES_DOC),
+            may("endpoint", Shape::Url, "Instead of `https://sts.googleapis.com`."),
+        ],
+    },
+    Kind {
+        name: "entra",
+        doc: "Microsoft Entra: an application with a client secret. For a person, use `oidc` with the tenant's issuer.",
+        login: true,
+        secret: Some("the client secret"),
+        fields: ENTRA,
+    },
+    Kind {
+        name: "entra-federation",
+        doc: "Microsoft Entra: an application by another identity's OIDC token (federated credential).",
+        login: false,
+        secret: None,
+        fields: ENTRA_FROM,
+    },
+    Kind {
+        name: "vault-server",
+        doc: "HashiCorp Vault or OpenBao: what a path of it gives, AWS keys, a user and password, or a token.",
+        login: true,
+        secret: Some("the token, or with a `role_id` the secret id"),
+        fields: &[
+            must("address", Shape::Url, "The server."),
+            must("path", Shape::Text, "What is read: `aws/creds/deploy`, `database/creds/shop`, `kv/data/shop`."),
+            may("role_id", Shape::Text, "Signs in by AppRole instead of by a token."),
+            may("mount", Shape::Text, "Where AppRole is mounted [default: approle]."),
+            may("namespace", Shape::Text, "The namespace."),
         ],
     },
 ];

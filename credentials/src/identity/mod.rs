@@ -63,6 +63,12 @@ impl Identity {
         self.text(field).and_then(read::duration)
     }
 
+    /// What a person gives at the login, where that is a secret and no page is opened.
+    #[must_use]
+    pub fn secret(&self) -> Option<&'static str> {
+        kind(self.kind).and_then(|kind| kind.secret)
+    }
+
     /// Whether a person has to log in, once, before this identity gives anything.
     #[must_use]
     pub fn needs_login(&self) -> bool {

@@ -2,12 +2,15 @@
 
 mod aws_signature;
 mod device;
+mod entra;
 mod exec;
 mod fixed;
+mod google;
 mod loopback;
 mod oidc;
 mod sso;
 mod sts;
+mod vault_server;
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +19,8 @@ use tokio::sync::mpsc;
 use crate::broker::BrokerProblem;
 use crate::http::Http;
 use crate::identity::Identity;
-use crate::lease::Lease;
+use crate::lease::{Lease, Material};
+use crate::secret::Secret;
 use crate::vault::{Vault, VaultProblem};
 
 /// Why a source gave nothing.
@@ -55,6 +59,18 @@ impl<'a> Means<'a> {
 
     fn from(&self) -> Result<&'a Lease, SourceProblem> {
         self.from.ok_or_else(|| SourceProblem::Refused("it is built on nothing".to_owned()))
+    }
+
+    /// The token of the identity that this one is built on.
+    fn token(&self, identity: &Identity) -> Result<String, SourceProblem> {
+        match &self.from()?.material {
+            Material::Token(token) => Ok(String::from_utf8_lossy(token.expose()).into_owned()),
+            other => Err(SourceProblem::Refused(format!(
+                "`{}` gives {}, and a token is needed",
+                identity.text("from").unwrap_or_default(),
+                other.what()
+            ))),
+        }
     }
 
     fn vault(&self) -> Result<&'a Vault, SourceProblem> {
@@ -119,7 +135,21 @@ pub(crate) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         "aws-role" => sts::assume_role(identity, means).await,
         "aws-web-identity" => sts::with_web_identity(identity, means).await,
         "static" => fixed::lease(identity, means),
+        "google" => google::lease(identity, means).await,
+        "google-impersonation" => google::impersonated(identity, means).await,
+        "google-federation" => google::federated(identity, means).await,
+        "entra" => entra::lease(identity, means).await,
+        "entra-federation" => entra::federated(identity, means).await,
+        "vault-server" => vault_server::lease(identity, means).await,
         other => Err(SourceProblem::Refused(format!("the source `{other}` cannot be used yet"))),
+    }
+}
+
+/// What is wrong with a secret, before it is kept; the words do not repeat it.
+pub(crate) fn check_secret(identity: &Identity, secret: &Secret) -> Result<(), String> {
+    match identity.kind {
+        "google" => google::check(secret),
+        _ => Ok(()),
     }
 }
 

@@ -57,11 +57,11 @@ struct Tokens {
 
 /// RFC 6749, section 5.2.
 #[derive(Deserialize, Default)]
-struct Refusal {
+pub(super) struct Refusal {
     #[serde(default)]
-    error: String,
+    pub error: String,
     #[serde(default)]
-    error_description: Option<String>,
+    pub error_description: Option<String>,
 }
 
 pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
@@ -319,7 +319,7 @@ async fn device(
     }
 }
 
-fn said(refusal: &Refusal) -> String {
+pub(super) fn said(refusal: &Refusal) -> String {
     let more = refusal.error_description.as_deref().map(|text| format!(": {}", words(text))).unwrap_or_default();
     format!("the provider answered `{}`{more}", words(&refusal.error))
 }

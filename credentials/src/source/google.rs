@@ -1,0 +1,258 @@
+//! Google: service accounts by their key (RFC 7523), users by the refresh token of gcloud's login, service accounts by
+//! impersonation, and anybody by another provider's token (RFC 8693).
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ring::rand::SystemRandom;
+use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::oidc::{Refusal, said};
+use super::{Means, SourceProblem, now, words};
+use crate::http::Answer;
+use crate::identity::Identity;
+use crate::lease::{Lease, Material, Times};
+use crate::secret::Secret;
+
+const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+const TOKEN_URL: &str = "https://oauth2.googleapis.com/token";
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+/// An assertion lives at most an hour.
+const ASSERTION_SECONDS: i64 = 3600;
+/// What Google allows an assertion to be off.
+const SKEW_MAX: i64 = 4 * 60_000;
+
+/// The file that Google's console or gcloud wrote. A renewed refresh token is put back into it.
+fn document(secret: &Secret) -> Result<Value, String> {
+    let value: Value = serde_json::from_slice(secret.expose()).map_err(|_| "it is no JSON".to_owned())?;
+    let needed: &[&str] = match value["type"].as_str() {
+        Some("service_account") => &["client_email", "private_key"],
+        Some("authorized_user") => &["client_id", "client_secret", "refresh_token"],
+        Some("external_account") => return Err("it holds no secret; use `source = \"google-federation\"`".to_owned()),
+        Some("impersonated_service_account") => {
+            return Err(
+                "it is two in one: keep its `source_credentials`, and use `google-impersonation` on it".to_owned()
+            );
+        }
+        _ => return Err("its `type` is neither `service_account` nor `authorized_user`".to_owned()),
+    };
+    match needed.iter().find(|field| value[**field].as_str().is_none_or(str::is_empty)) {
+        Some(field) => Err(format!("it has no `{field}`")),
+        None => Ok(value),
+    }
+}
+
+pub(super) fn check(secret: &Secret) -> Result<(), String> {
+    let document = document(secret)?;
+    if document["type"] == "service_account" {
+        key_pair(document["private_key"].as_str().unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    let item = super::login_item(identity);
+    let vault = means.vault()?;
+    let _alone = vault.family(&item).await?;
+    let kept = vault
+        .get(&item)?
+        .ok_or_else(|| SourceProblem::NeedsLogin(format!("the key or login of `{}` was never given", identity.name)))?;
+    let mut document = document(&kept).map_err(SourceProblem::NeedsLogin)?;
+    if document["type"] == "service_account" {
+        return by_key(identity, &document, means).await;
+    }
+    let field = |name: &str| document[name].as_str().unwrap_or_default();
+    let scopes = scopes(identity);
+    let fields = [
+        ("grant_type", "refresh_token"),
+        ("client_id", field("client_id")),
+        ("client_secret", field("client_secret")),
+        ("refresh_token", field("refresh_token")),
+        ("scope", scopes.as_str()),
+    ];
+    // What is asked for must have been granted; without the field Google gives all of it.
+    let fields = if identity.list("scopes").is_some() { &fields[..] } else { &fields[..4] };
+    let answer = means.http()?.post_form(token_url(&document), fields).await?;
+    let tokens = given(identity, &answer)?;
+    if let Some(next) = tokens.refresh_token.as_deref().filter(|next| *next != field("refresh_token")) {
+        document["refresh_token"] = next.into();
+        let text = Zeroizing::new(document.to_string().into_bytes());
+        vault.put(&item, &Secret::wiped(text))?;
+    }
+    Ok(tokens.lease(answer.skew))
+}
+
+fn token_url(document: &Value) -> &str {
+    document["token_uri"].as_str().unwrap_or(TOKEN_URL)
+}
+
+fn scopes(identity: &Identity) -> String {
+    identity.list("scopes").map_or_else(|| SCOPE.to_owned(), |scopes| scopes.join(" "))
+}
+
+async fn by_key(identity: &Identity, document: &Value, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    let ask = async |skew: i64| {
+        let assertion = assertion(identity, document, now() + skew).map_err(SourceProblem::Refused)?;
+        let fields = [("grant_type", JWT_BEARER), ("assertion", assertion.as_str())];
+        means.http()?.post_form(token_url(document), &fields).await
+    };
+    let mut answer = ask(0).await?;
+    // The server's own clock is in its answer, and decides.
+    if !answer.is_fine() && answer.skew.abs() > SKEW_MAX {
+        answer = ask(answer.skew).await?;
+    }
+    Ok(given(identity, &answer)?.lease(answer.skew))
+}
+
+/// RFC 7523, section 3, signed by RS256 (RFC 7518, section 3.3).
+fn assertion(identity: &Identity, document: &Value, at: i64) -> Result<String, String> {
+    let issued = at / 1000;
+    let mut claims = json!({
+        "iss": document["client_email"],
+        "scope": scopes(identity),
+        // Always this one, wherever it is sent, as Google's own clients do.
+        "aud": TOKEN_URL,
+        "iat": issued,
+        "exp": issued + ASSERTION_SECONDS,
+    });
+    if let Some(subject) = identity.text("subject") {
+        claims["sub"] = subject.into();
+    }
+    let header = json!({ "alg": "RS256", "typ": "JWT", "kid": document["private_key_id"] });
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", part(&header), part(&claims));
+    let key = key_pair(document["private_key"].as_str().unwrap_or_default())?;
+    let mut signature = vec![0; key.public().modulus_len()];
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
+        .map_err(|_| "the key cannot sign".to_owned())?;
+    Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+}
+
+/// PEM of PKCS #8, as Google writes it.
+fn key_pair(pem: &str) -> Result<RsaKeyPair, String> {
+    let lines: String = pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
+    let bytes = STANDARD.decode(lines).map(Zeroizing::new).map_err(|_| "its `private_key` is no PEM".to_owned())?;
+    RsaKeyPair::from_pkcs8(&bytes).map_err(|error| format!("its `private_key` is no RSA key in PKCS #8: {error}"))
+}
+
+/// RFC 8693 at Google's STS.
+pub(super) async fn federated(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    let (token, scopes) = (means.token(identity)?, scopes(identity));
+    let url = format!("{}/v1/token", base(identity, "https://sts.googleapis.com"));
+    let fields = [
+        ("grant_type", EXCHANGE),
+        ("audience", identity.text("audience").unwrap_or_default()),
+        ("scope", scopes.as_str()),
+        ("requested_token_type", ACCESS_TOKEN),
+        ("subject_token", token.as_str()),
+        ("subject_token_type", JWT),
+    ];
+    let answer = means.http()?.post_form(&url, &fields).await?;
+    Ok(given(identity, &answer)?.lease(answer.skew))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Impersonated {
+    access_token: String,
+    expire_time: String,
+}
+
+/// IAM Service Account Credentials API, `generateAccessToken`.
+pub(super) async fn impersonated(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    let token = means.token(identity)?;
+    let account = crate::http::encoded(identity.text("service_account").unwrap_or_default());
+    let base = base(identity, "https://iamcredentials.googleapis.com");
+    let url = format!("{base}/v1/projects/-/serviceAccounts/{account}:generateAccessToken");
+    let seconds = identity.duration("duration").map_or(3600, |duration| duration.as_secs()).clamp(60, 43_200);
+    let scopes: Vec<String> = scopes(identity).split(' ').map(str::to_owned).collect();
+    let body = json!({ "scope": scopes, "lifetime": format!("{seconds}s") }).to_string();
+    let authorization = format!("Bearer {token}");
+    let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
+    let answer = means.http()?.send(http::Method::POST, &url, &headers, body.into_bytes()).await?;
+    if !answer.is_fine() {
+        let refusal: Value = answer.json().unwrap_or_default();
+        let Some(message) = refusal["error"]["message"].as_str() else { return Err(answer.unexpected()) };
+        let from = identity.text("from").unwrap_or_default();
+        let told = format!("Google answered {}: {} (asked as `{from}`)", answer.status, words(message));
+        return Err(if answer.status >= 500 || answer.status == 429 {
+            SourceProblem::Passing(told)
+        } else {
+            SourceProblem::Refused(told)
+        });
+    }
+    let given: Impersonated = answer.json()?;
+    let end = super::exec::moment(&given.expire_time);
+    let end = end.ok_or_else(|| SourceProblem::Passing("Google answered with an end that is no time".to_owned()))?;
+    let times = Times { issued_at: now(), expires_at: Some(end), skew: answer.skew };
+    Ok(Lease { material: Material::Token(Secret::new(given.access_token.into_bytes())), times })
+}
+
+fn base<'a>(identity: &'a Identity, usual: &'a str) -> &'a str {
+    identity.text("endpoint").unwrap_or(usual).trim_end_matches('/')
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    access_token: String,
+    #[serde(default)]
+    refresh_token: Option<String>,
+    #[serde(default)]
+    expires_in: Option<u64>,
+}
+
+impl Tokens {
+    fn lease(self, skew: i64) -> Lease {
+        let life = std::time::Duration::from_secs(self.expires_in.unwrap_or(300));
+        let times = Times { skew, ..Times::lasting(now(), life) };
+        Lease { material: Material::Token(Secret::new(self.access_token.into_bytes())), times }
+    }
+}
+
+fn given(identity: &Identity, answer: &Answer) -> Result<Tokens, SourceProblem> {
+    if answer.is_fine() {
+        return answer.json();
+    }
+    let refusal: Refusal = answer.json().unwrap_or_default();
+    let by_person = identity.kind == "google";
+    Err(match refusal.error.as_str() {
+        "" => answer.unexpected(),
+        _ if answer.status >= 500 => SourceProblem::Passing(said(&refusal)),
+        "invalid_grant" if answer.skew.abs() > SKEW_MAX => {
+            let minutes = answer.skew.abs() / 60_000;
+            SourceProblem::Refused(format!("{} (this machine's clock is {minutes} minutes off)", said(&refusal)))
+        }
+        // A revoked key, an ended login, or Google's daily demand to sign in again (`invalid_rapt`).
+        "invalid_grant" if by_person => SourceProblem::NeedsLogin(format!(
+            "{}; make the file anew (`gcloud auth application-default login` for a person), and give it again",
+            said(&refusal)
+        )),
+        _ => SourceProblem::Refused(said(&refusal)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_google() {
+        for (text, expected) in [
+            ("canary", "it is no JSON"),
+            ("{}", "its `type` is neither `service_account` nor `authorized_user`"),
+            (r#"{"type":"authorized_user","client_id":"c","client_secret":"s"}"#, "it has no `refresh_token`"),
+            (r#"{"type":"authorized_user","client_id":"c","client_secret":"s","refresh_token":"r"}"#, ""),
+            (r#"{"type":"service_account","client_email":"e"}"#, "it has no `private_key`"),
+            (r#"{"type":"service_account","client_email":"e","private_key":"canary!"}"#, "its `private_key` is no PEM"),
+            (r#"{"type":"external_account"}"#, "it holds no secret; use `source = \"google-federation\"`"),
+        ] {
+            let secret = Secret::new(text.as_bytes().to_vec());
+            assert_eq!(check(&secret).err().unwrap_or_default(), expected, "{text}");
+        }
+    }
+}
