@@ -18,6 +18,8 @@ pub struct ClientCan {
     pub hierarchical_symbols: bool,
     pub line_folding_only: bool,
     pub apply_edit: bool,
+    /// It carries out `pdev.shell` itself (`experimental.commands`): a terminal is the editor's.
+    pub shell: bool,
 }
 
 impl ClientCan {
@@ -56,6 +58,11 @@ impl ClientCan {
                 .and_then(|document| document.document_symbol.as_ref()?.hierarchical_document_symbol_support)
                 .unwrap_or_default(),
             line_folding_only: folding.and_then(|folding| folding.line_folding_only).unwrap_or_default(),
+            shell: capabilities
+                .experimental
+                .as_ref()
+                .and_then(|own| own.get("commands")?.as_array())
+                .is_some_and(|all| all.iter().any(|name| name == "pdev.shell")),
             apply_edit: workspace.and_then(|workspace| workspace.apply_edit).unwrap_or_default(),
         }
     }

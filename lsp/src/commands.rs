@@ -21,8 +21,9 @@ use crate::check::{Analysis, today};
 use crate::convert::edits;
 use crate::desk::{Desk, found_in, path_of};
 use crate::live::up_request;
+use crate::login;
 
-pub const ALL: [&str; 10] = [
+pub const ALL: [&str; 11] = [
     "pdev.up",
     "pdev.stop",
     "pdev.restart",
@@ -33,6 +34,7 @@ pub const ALL: [&str; 10] = [
     "pdev.waive",
     "pdev.render",
     "pdev.diff",
+    "pdev.login",
 ];
 
 /// The one argument of every command; all of it may be left out.
@@ -42,6 +44,8 @@ pub struct Argument {
     /// The manifest; the only open one when it is left out.
     uri: Option<Uri>,
     unit: Option<String>,
+    /// For `pdev.login`.
+    identity: Option<String>,
     /// For `pdev.logs`: the last so many lines.
     tail: Option<usize>,
     /// For `pdev.waive`.
@@ -55,6 +59,8 @@ const LOG_LINES: usize = 200;
 /// Answers that need the agent are for somebody who waits for them.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const OPERATION_LIMIT: Duration = Duration::from_secs(3_600);
+/// Longer than any provider's page stays open.
+const LOGIN_LIMIT: Duration = Duration::from_secs(900);
 
 /// # Errors
 /// Words for the user: an unknown command, no manifest, no preview, an agent that cannot be asked.
@@ -65,6 +71,12 @@ pub async fn run(desk: &Arc<Desk>, params: ExecuteCommandParams) -> Result<Optio
         Value::String(uri) => Argument { uri: uri.parse().ok(), ..Argument::default() },
         other => serde_json::from_value(other).map_err(|error| refuse(format!("cannot read the argument: {error}")))?,
     };
+    if params.command == "pdev.login" {
+        let identity = argument.identity.ok_or_else(|| refuse("`pdev.login` needs `identity`, such as `shop-dev`"))?;
+        let work = login::sign_in(Arc::clone(desk), identity);
+        drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_LIMIT, work).await }));
+        return Ok(None);
+    }
     let root = manifest(desk, &argument)?;
     match params.command.as_str() {
         "pdev.up" | "pdev.stop" | "pdev.restart" => {

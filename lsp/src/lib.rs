@@ -12,6 +12,7 @@ pub mod convert;
 mod desk;
 pub mod files;
 mod live;
+mod login;
 mod server;
 pub mod settings;
 pub mod text;

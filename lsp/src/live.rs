@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use client::{Client, ClientError, Place, Subscription};
 use protocol::event::EventKind;
+use protocol::identity::IdentityStatus;
 use protocol::plan::StepView;
 use protocol::request::UpRequest;
 use protocol::status::{PreviewStatus, UnitStatus};
@@ -38,6 +39,8 @@ pub struct Live {
     problems: BTreeMap<String, Vec<Problem>>,
     /// Steps that `up` would take now, by manifest.
     drift: BTreeMap<PathBuf, Vec<StepView>>,
+    /// Of the user, by name; none from an agent that could not say.
+    pub identities: Option<BTreeMap<String, IdentityStatus>>,
 }
 
 impl Live {
@@ -157,9 +160,14 @@ async fn once(desk: &Arc<Desk>) -> Result<(), ClientError> {
     // Subscribed before the list is asked for, so that nothing happens in between unseen.
     let mut events = Subscription::open(&desk.place, None).await?;
     list(desk).await?;
+    ask_identities(desk).await?;
     ask_drift(desk).await;
     loop {
         let Some(event) = events.next().await? else { return Ok(()) };
+        if matches!(event.kind, EventKind::IdentityChanged { .. }) {
+            ask_identities(desk).await?;
+            continue;
+        }
         let settled = event.kind.ends_operation();
         match desk.change_live(|live| live.apply(event)) {
             Ok(false) => {}
@@ -189,6 +197,18 @@ async fn list(desk: &Desk) -> Result<(), ClientError> {
         desk.live_changed();
     } else {
         desk.agent_changed();
+    }
+    Ok(())
+}
+
+/// Who stands how: asked for once, and again when the agent tells that one changed.
+async fn ask_identities(desk: &Desk) -> Result<(), ClientError> {
+    let all = Client::connect(&desk.place).await?.identities().await.ok();
+    let named = |all: Vec<IdentityStatus>| all.into_iter().map(|one| (one.name.clone(), one)).collect();
+    let all: Option<BTreeMap<String, IdentityStatus>> = all.map(named);
+    let changed = desk.change_live(|live| std::mem::replace(&mut live.identities, all.clone()) != all);
+    if changed {
+        desk.live_changed();
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use tower_lsp::ls_types::*;
 use tower_lsp::{Client, LanguageServer};
 
 use crate::answers::live::Scene;
-use crate::answers::{code_actions, completion, hover, navigation, structure};
+use crate::answers::{code_actions, completion, hover, identities, navigation, structure};
 use crate::capabilities;
 use crate::check::Analysis;
 use crate::client_can::ClientCan;
@@ -52,7 +52,8 @@ impl Server {
             return None;
         }
         let environment = self.desk.environment();
-        Some(self.desk.with_live(|live| read(&Scene { snapshot, live, environment: &environment })))
+        let shell = self.desk.can().shell;
+        Some(self.desk.with_live(|live| read(&Scene { snapshot, live, environment: &environment, shell })))
     }
 
     fn set(&self, settings: Settings) {
@@ -182,7 +183,9 @@ impl LanguageServer for Server {
     async fn code_action(&self, params: CodeActionParams) -> Result<Option<CodeActionResponse>> {
         let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(None) };
         let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(None) };
-        Ok(Some(code_actions::answer(&snapshot, &analysis, &params)))
+        let mut answer = code_actions::answer(&snapshot, &analysis, &params);
+        answer.extend(identities::logins(&params));
+        Ok(Some(answer))
     }
 
     async fn completion(&self, params: CompletionParams) -> Result<Option<CompletionResponse>> {

@@ -118,8 +118,14 @@ local titles = vim.tbl_map(function(lens)
   return lens.command.title
 end, lenses)
 check(#titles > 2, 'lenses stand above the services: ' .. table.concat(titles, ', '))
+local function lens(title)
+  return vim.iter(lenses):find(function(one)
+    return one.command.title == title
+  end)
+end
+check(lens('shell'), 'a lens offers a shell: ' .. table.concat(titles, ', '))
 check(vim.tbl_contains(require('pdev').complete('re', 'Pdev re'), 'restart'), ':Pdev completes')
-vim.cmd('Pdev shell shop')
+client:exec_cmd(lens('shell').command, { bufnr = buffer })
 local shell = vim.api.nvim_get_current_buf()
 vim.api.nvim_chan_send(vim.bo.channel, 'echo "in $((40 + 2))"\r')
 soon('a shell answers in a terminal', function()

@@ -22,6 +22,16 @@ return {
     return 'pdev'
   end,
   workspace_required = false,
+  -- Terminals are the editor's: the server offers shells to clients that say they open them.
+  capabilities = { experimental = { commands = { 'pdev.shell' } } },
+  commands = {
+    ['pdev.shell'] = function(command)
+      require('pdev').shell((command.arguments or {})[1] or {})
+    end,
+    ['pdev.login'] = function(command)
+      require('pdev').login((command.arguments or {})[1] or {})
+    end,
+  },
   handlers = {
     ['workspace/codeLens/refresh'] = refreshed('workspace/codeLens/refresh'),
     ['workspace/inlayHint/refresh'] = refreshed('workspace/inlayHint/refresh'),

@@ -231,8 +231,10 @@ class Extension implements vscode.Disposable {
 
   async #login(given: unknown): Promise<void> {
     if (this.#binary === undefined) return;
-    const item = given as Partial<Item> | string | undefined;
-    let name = typeof item === 'string' ? item : item?.kind === 'identity' ? item.identity?.name : undefined;
+    // From the palette (nothing), the tree (an item) or a finding (an argument).
+    const item = given as Partial<Item> | { identity?: string } | undefined;
+    const identity = item && 'identity' in item ? item.identity : undefined;
+    let name = typeof identity === 'string' ? identity : identity?.name;
     if (name === undefined) {
       const all = await agent.identities(this.#binary.path);
       name = await vscode.window.showQuickPick(

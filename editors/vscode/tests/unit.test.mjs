@@ -83,7 +83,8 @@ test('every setting of the server can be set here, and no other', () => {
 test('the server carries out what is sent to it', () => {
   const page = readFileSync('../../docs/lsp.md', 'utf8');
   const table = page.slice(page.indexOf('## Commands'));
-  const told = [...table.matchAll(/^\| `(pdev\.[a-z]+)` \|/gm)].map(([, name]) => name);
+  // A login is typed into a terminal here: some want a secret, which no editor's message should carry.
+  const told = [...table.matchAll(/^\| `(pdev\.[a-z]+)` \|/gm)].map(([, name]) => name).filter((name) => name !== 'pdev.login');
   const source = readFileSync('src/commands.ts', 'utf8');
   const sent = source.slice(source.indexOf('SERVER_COMMANDS = ['), source.indexOf('];')).match(/'pdev\.[a-z]+'/g);
   assert.deepEqual(sent.map((name) => name.slice(1, -1)).sort(), told.sort());

@@ -15,7 +15,7 @@ pub const FIX_ALL: &str = "source.fixAll.pdev";
 pub fn answer(snapshot: &Snapshot, analysis: &Analysis, params: &CodeActionParams) -> CodeActionResponse {
     let Some(file) = analysis.file(&snapshot.path) else { return Vec::new() };
     let Some(text) = analysis.text(file) else { return Vec::new() };
-    let wanted = Wanted { only: params.context.only.as_deref() };
+    let wanted = Wanted::of(params);
     let range = snapshot.encoding.bytes(text, params.range);
     let mut answer = Vec::new();
     if wanted.wants(&CodeActionKind::QUICKFIX) {
@@ -49,13 +49,17 @@ pub fn answer(snapshot: &Snapshot, analysis: &Analysis, params: &CodeActionParam
 }
 
 /// What the client asked for; everything when it named no kinds.
-struct Wanted<'a> {
+pub(super) struct Wanted<'a> {
     only: Option<&'a [CodeActionKind]>,
 }
 
-impl Wanted<'_> {
+impl<'a> Wanted<'a> {
+    pub(super) fn of(params: &'a CodeActionParams) -> Self {
+        Self { only: params.context.only.as_deref() }
+    }
+
     /// Kinds are hierarchical: `source` asks for `source.fixAll.pdev` too.
-    fn wants(&self, kind: &CodeActionKind) -> bool {
+    pub(super) fn wants(&self, kind: &CodeActionKind) -> bool {
         let below = |asked: &CodeActionKind| {
             let rest = kind.as_str().strip_prefix(asked.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || asked.as_str().is_empty())

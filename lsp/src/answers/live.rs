@@ -7,6 +7,7 @@ use protocol::status::{PreviewState, PreviewStatus, UnitState, UnitStatus};
 use serde_json::json;
 use tower_lsp::ls_types::*;
 
+use super::identities;
 use crate::analysis::references;
 use crate::check::Analysis;
 use crate::convert::diagnostics::SOURCE;
@@ -20,6 +21,8 @@ pub struct Scene<'a> {
     pub snapshot: &'a Snapshot,
     pub live: &'a Live,
     pub environment: &'a str,
+    /// The client opens terminals itself.
+    pub shell: bool,
 }
 
 /// A unit of the document's own text: lenses and hints stand where the name is now.
@@ -89,7 +92,11 @@ impl Scene<'_> {
             }
             all.push(lens(range, "logs".to_owned(), "pdev.logs", own.clone()));
             if status.url.is_some() && status.state == UnitState::Ready {
-                all.push(lens(range, "open".to_owned(), "pdev.open", own));
+                all.push(lens(range, "open".to_owned(), "pdev.open", own.clone()));
+            }
+            let runs = matches!(status.state, UnitState::Ready | UnitState::Unhealthy | UnitState::Starting);
+            if self.shell && runs {
+                all.push(lens(range, "shell".to_owned(), "pdev.shell", own));
             }
         }
         all
@@ -206,10 +213,10 @@ pub fn findings(
     environment: &str,
     snapshot_encoding: crate::convert::Encoding,
 ) -> Vec<Diagnostic> {
-    let Some(preview) = live.preview(&analysis.root, environment) else { return Vec::new() };
     let manifest = &analysis.loaded().manifest;
     let Some(text) = analysis.text(file) else { return Vec::new() };
-    let mut found = Vec::new();
+    let mut found = identities::findings(manifest, live, file, text, snapshot_encoding);
+    let Some(preview) = live.preview(&analysis.root, environment) else { return found };
     let mut add =
         |span: Option<Span>, severity: DiagnosticSeverity, code: &str, message: String, data: serde_json::Value| {
             let span = span.unwrap_or_default();

@@ -3,6 +3,7 @@
 pub mod code_actions;
 pub mod completion;
 pub mod hover;
+pub mod identities;
 pub mod live;
 pub mod navigation;
 pub mod structure;

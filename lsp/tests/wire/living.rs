@@ -1,7 +1,7 @@
 //! What runs, told by a scripted agent: lenses, hints, findings, hover, drift, commands; and an agent that goes away.
 
 #[path = "../../../client/tests/fake/mod.rs"]
-mod fake;
+pub mod fake;
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
@@ -65,6 +65,7 @@ async fn world(kinds: Vec<Value>, plan: Vec<Value>) -> World {
     let mut capabilities = pushed();
     capabilities["window"] = json!({ "workDoneProgress": true, "showDocument": { "support": true } });
     capabilities["workspace"]["applyEdit"] = json!(true);
+    capabilities["experimental"] = json!({ "commands": ["pdev.shell"] });
     let mut editor = Editor::start_at(capabilities, Value::Null, place.clone()).await;
     let folder = editor.path("").to_string_lossy().into_owned();
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -159,8 +160,10 @@ async fn state_and_address_stand_at_each_unit() {
             "3 ↻ restart",
             "3 logs",
             "3 open",
+            "3 shell",
             "7 ↻ restart",
-            "7 logs"
+            "7 logs",
+            "7 shell"
         ]
     );
     let mut params = world.document();

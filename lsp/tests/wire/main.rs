@@ -9,3 +9,4 @@ mod editor;
 mod living;
 mod navigation;
 mod protocol;
+mod signing_in;

@@ -174,6 +174,18 @@ local commands = {
   end,
 }
 
+--- A lens was chosen.
+---@param argument { unit: string? }
+function M.shell(argument)
+  commands.shell(argument.unit)
+end
+
+--- A finding's fix was chosen. In a terminal: some identities want a secret typed.
+---@param argument { identity: string? }
+function M.login(argument)
+  commands.login(argument.identity)
+end
+
 ---@param opts { fargs: string[] }
 function M.command(opts)
   local name = opts.fargs[1] or 'status'

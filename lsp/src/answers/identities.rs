@@ -1,0 +1,89 @@
+//! Credentials where the manifest names them: an identity that nobody is signed in as, or that gives nothing, on the line
+//! of the service that needs it, with the action that helps. From the cache alone.
+
+use std::collections::BTreeSet;
+
+use manifest::FileId;
+use manifest::model::Manifest;
+use protocol::identity::{IdentityState, IdentityStatus};
+use serde_json::json;
+use tower_lsp::ls_types::*;
+
+use super::code_actions::Wanted;
+use crate::convert::Encoding;
+use crate::convert::diagnostics::SOURCE;
+use crate::live::{Agent, Live};
+use crate::text::Text;
+
+const NEEDS_LOGIN: &str = "needs_login";
+
+#[must_use]
+pub fn findings(manifest: &Manifest, live: &Live, file: FileId, text: &Text, encoding: Encoding) -> Vec<Diagnostic> {
+    let (Agent::Present, Some(identities)) = (&live.agent, &live.identities) else { return Vec::new() };
+    let services = manifest.services.values().map(|entry| &entry.value);
+    let bodies = services.chain(manifest.jobs.values().map(|entry| &entry.value.body));
+    let named = bodies.filter_map(|body| body.identity.as_ref()).filter(|name| name.span.file == file);
+    let finding = |name: &manifest::Spanned<String>| {
+        let (severity, code, message) = about(&name.value, identities.get(&name.value))?;
+        Some(Diagnostic {
+            range: encoding.range(text, name.span.range()),
+            severity: Some(severity),
+            code: Some(NumberOrString::String(code)),
+            source: Some(format!("{SOURCE} (live)")),
+            message,
+            data: Some(json!({ "identity": name.value, "live": true })),
+            ..Diagnostic::default()
+        })
+    };
+    named.filter_map(finding).collect()
+}
+
+fn about(name: &str, status: Option<&IdentityStatus>) -> Option<(DiagnosticSeverity, String, String)> {
+    let Some(status) = status else {
+        let words =
+            format!("`{name}` is not one of your identities\n`pdev identity add {name} --source SOURCE` adds it.");
+        return Some((DiagnosticSeverity::INFORMATION, "identity_unknown".to_owned(), words));
+    };
+    let told = |other: &str| status.problem.as_ref().map_or_else(|| other.to_owned(), |problem| problem.title.clone());
+    match status.state {
+        IdentityState::Ready | IdentityState::Idle => None,
+        IdentityState::NeedsLogin => {
+            let words = format!("{}\n`pdev login {name}` signs you in.", told("nobody is signed in"));
+            Some((DiagnosticSeverity::WARNING, NEEDS_LOGIN.to_owned(), words))
+        }
+        IdentityState::Failing => {
+            let hint = status.problem.as_ref().and_then(|problem| problem.hint.as_deref()).unwrap_or_default();
+            let code = status.problem.as_ref().map_or("failing", |problem| &problem.code);
+            let words = format!("{}\n{hint}", told(&format!("`{name}` gives no credential")));
+            Some((DiagnosticSeverity::WARNING, code.to_owned(), words.trim_end().to_owned()))
+        }
+    }
+}
+
+/// The way out of the findings that the client shows at this place.
+#[must_use]
+pub fn logins(params: &CodeActionParams) -> Vec<CodeActionOrCommand> {
+    if !Wanted::of(params).wants(&CodeActionKind::QUICKFIX) {
+        return Vec::new();
+    }
+    let mut told = BTreeSet::new();
+    let action = |found: &Diagnostic| {
+        let waits = found.code == Some(NumberOrString::String(NEEDS_LOGIN.to_owned()));
+        let name = found.data.as_ref().filter(|_| waits)?["identity"].as_str()?;
+        let title = format!("Log in as `{name}`");
+        let argument = json!({ "uri": params.text_document.uri, "identity": name });
+        let command =
+            Command { title: title.clone(), command: "pdev.login".to_owned(), arguments: Some(vec![argument]) };
+        told.insert(name.to_owned()).then(|| {
+            CodeActionOrCommand::CodeAction(CodeAction {
+                title,
+                kind: Some(CodeActionKind::QUICKFIX),
+                diagnostics: Some(vec![found.clone()]),
+                command: Some(command),
+                is_preferred: Some(true),
+                ..CodeAction::default()
+            })
+        })
+    };
+    params.context.diagnostics.iter().filter_map(action).collect()
+}

@@ -1,0 +1,63 @@
+//! `pdev.login`: somebody signs in where the editor is. The agent does it; here its words reach the person: a page that is
+//! opened, or a code to type, and how it ended. What is typed into a terminal (secrets kept in the vault) is not for here.
+
+use std::sync::Arc;
+
+use client::{Client, ClientError, Launch};
+use protocol::Problem;
+use protocol::identity::{LoginEvent, LoginFlow};
+use tower_lsp::ls_types::{MessageType, ShowDocumentParams};
+
+use crate::desk::Desk;
+
+pub async fn sign_in(desk: Arc<Desk>, identity: String) {
+    let outcome = follow(&desk, &identity).await;
+    let (kind, words) = match outcome {
+        Ok(()) => (MessageType::INFO, format!("signed in as `{identity}`")),
+        Err(problem) => {
+            let hint = problem.hint.unwrap_or_else(|| format!("`pdev login {identity}` in a terminal tells more."));
+            (MessageType::ERROR, format!("{}. {hint}", problem.title))
+        }
+    };
+    desk.client.show_message(kind, words).await;
+    desk.look_for_agent.notify_one();
+}
+
+async fn follow(desk: &Desk, identity: &str) -> Result<(), Problem> {
+    let say = |error: ClientError| match error {
+        ClientError::Problem(problem) => *problem,
+        error => Problem { hint: error.hint(), ..Problem::new("agent", 0, error.to_string()) },
+    };
+    let launch = Launch::this_program().map_err(say)?;
+    let client = Client::connect_or_start(&desk.place, &launch).await.map_err(say)?;
+    // A client that opens pages does so where the person sits, which need not be this machine: a code works from anywhere.
+    let flow = if desk.can().show_document { LoginFlow::Browser } else { LoginFlow::Device };
+    let mut events = client.login(identity, flow).await.map_err(say)?;
+    while let Some(event) = events.next().await.map_err(say)? {
+        match event {
+            LoginEvent::Open { url } => open(desk, &url).await,
+            LoginEvent::Code { url, code, complete_url } => {
+                let words = format!("to sign in as `{identity}`, type the code {code} at {url}");
+                desk.client.show_message(MessageType::INFO, words).await;
+                if let Some(url) = complete_url {
+                    open(desk, &url).await;
+                }
+            }
+            LoginEvent::SignedIn => return Ok(()),
+            LoginEvent::Failed { problem } => return Err(problem),
+        }
+    }
+    Err(Problem::new("login", 0, "the agent ended before anybody signed in".to_owned()))
+}
+
+/// The client's answer is not waited for: it may come when the page is closed.
+async fn open(desk: &Desk, url: &str) {
+    match (desk.can().show_document, url.parse()) {
+        (true, Ok(uri)) => {
+            let client = desk.client.clone();
+            let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };
+            drop(tokio::spawn(async move { client.show_document(params).await }));
+        }
+        _ => desk.client.show_message(MessageType::INFO, format!("open {url} in a browser on this machine")).await,
+    }
+}
