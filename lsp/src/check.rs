@@ -1,6 +1,6 @@
 //! One look at a manifest with everything it reads: the same function that answers `pdev check`, over what is open.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -96,6 +96,18 @@ impl Analysis {
     pub fn resolved(&self) -> Option<Resolved> {
         let loaded = self.loaded();
         loaded.is_usable().then(|| plan::check::resolved(loaded, &self.question, self.runtime()))
+    }
+
+    /// What `${env.X}` may read.
+    #[must_use]
+    pub fn variables(&self) -> &BTreeMap<String, String> {
+        &self.question.variables
+    }
+
+    /// `local` unless said.
+    #[must_use]
+    pub fn environment(&self) -> &str {
+        self.question.options.environment.as_deref().unwrap_or("local")
     }
 
     fn runtime(&self) -> RuntimeKind {

@@ -11,7 +11,7 @@ use tower_lsp::ls_types::*;
 use tower_lsp::{Client, LanguageServer};
 
 use crate::answers::live::Scene;
-use crate::answers::{code_actions, completion, hover, identities, navigation, structure};
+use crate::answers::{code_actions, completion, hints, hover, identities, navigation, structure};
 use crate::capabilities;
 use crate::check::Analysis;
 use crate::client_can::ClientCan;
@@ -318,10 +318,25 @@ impl LanguageServer for Server {
 
     async fn inlay_hint(&self, params: InlayHintParams) -> Result<Option<Vec<InlayHint>>> {
         let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(None) };
-        if !snapshot.settings.inlay_hints.state {
-            return Ok(None);
+        let mut all = Vec::new();
+        if snapshot.settings.inlay_hints.state {
+            all.extend(self.live(&snapshot, |scene| scene.hints(params.range)).unwrap_or_default());
         }
-        Ok(self.live(&snapshot, |scene| scene.hints(params.range)))
+        #[expect(
+            clippy::redundant_closure_for_method_calls,
+            reason = "a scene of any lifetime, which a path cannot say"
+        )]
+        let running = self.live(&snapshot, |scene| scene.running()).unwrap_or_default();
+        if let Some(analysis) = self.recent(&snapshot).await? {
+            all.extend(hints::answer(&snapshot, &analysis, &running, params.range));
+        }
+        Ok(Some(all))
+    }
+
+    async fn on_type_formatting(&self, params: DocumentOnTypeFormattingParams) -> Result<Option<Vec<TextEdit>>> {
+        let place = params.text_document_position;
+        let snapshot = self.snapshot(&place.text_document.uri);
+        Ok(snapshot.map(|snapshot| structure::on_type(&snapshot, place.position, &params.ch)))
     }
 
     async fn execute_command(&self, params: ExecuteCommandParams) -> Result<Option<LSPAny>> {

@@ -45,6 +45,10 @@ pub struct Live {
 pub struct InlayHints {
     /// State and address behind each unit's name.
     pub state: bool,
+    /// What a value with placeholders stands for.
+    pub values: bool,
+    /// The version behind `uses`.
+    pub versions: bool,
 }
 
 impl Default for Settings {
@@ -68,7 +72,7 @@ impl Default for Live {
 
 impl Default for InlayHints {
     fn default() -> Self {
-        Self { state: true }
+        Self { state: true, values: true, versions: true }
     }
 }
 

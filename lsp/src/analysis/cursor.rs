@@ -327,7 +327,8 @@ fn leading(text: &str, more: &str) -> usize {
 }
 
 /// A key at the start of a line's content, and where the text behind its colon begins.
-fn key(content: &str) -> Option<(String, usize)> {
+#[must_use]
+pub fn key(content: &str) -> Option<(String, usize)> {
     if content.starts_with(['[', '{', '#', '|', '>']) {
         return None;
     }

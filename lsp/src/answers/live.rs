@@ -1,5 +1,7 @@
 //! Lenses, hints, findings and words about what runs, from the cache alone.
 
+use std::collections::BTreeMap;
+
 use manifest::model::{Manifest, Service};
 use manifest::{FileId, Span};
 use protocol::Problem;
@@ -121,6 +123,23 @@ impl Scene<'_> {
             })
         };
         self.units().into_iter().filter_map(hint).collect()
+    }
+
+    /// What placeholders stand for in the copy that runs.
+    #[must_use]
+    pub fn running(&self) -> BTreeMap<String, String> {
+        let Some(preview) = self.preview().filter(|preview| preview.state != PreviewState::Down) else {
+            return BTreeMap::new();
+        };
+        let own = &preview.preview;
+        let fields = [("app", &own.app), ("branch", &own.branch), ("id", &own.id), ("name", &own.title)];
+        let mut all: BTreeMap<String, String> =
+            fields.into_iter().map(|(field, value)| (format!("preview.{field}"), value.clone())).collect();
+        all.extend(preview.url.clone().map(|url| ("preview.url".to_owned(), url)));
+        let urls =
+            preview.units.iter().filter_map(|unit| Some((format!("services.{}.url", unit.name), unit.url.clone()?)));
+        all.extend(urls);
+        all
     }
 
     /// For the hover at a unit's name: its state, and the last lines of one that failed.

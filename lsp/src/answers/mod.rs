@@ -2,6 +2,7 @@
 
 pub mod code_actions;
 pub mod completion;
+pub mod hints;
 pub mod hover;
 pub mod identities;
 pub mod live;

@@ -7,7 +7,7 @@ use tower_lsp::ls_types::*;
 
 use crate::analysis::links::{self, Target};
 use crate::analysis::outline::{self, Kind, Symbol};
-use crate::analysis::{format, tokens};
+use crate::analysis::{format, on_type, tokens};
 use crate::check::Analysis;
 use crate::convert::Encoding;
 use crate::text::Text;
@@ -210,6 +210,22 @@ pub fn formatting(snapshot: &Snapshot, range: Option<Range>) -> Vec<TextEdit> {
     };
     let all = format::format(&snapshot.text).into_iter();
     all.filter(|edit| edit.range.start <= wanted.end && wanted.start <= edit.range.end).map(convert).collect()
+}
+
+/// After a line break or a dash.
+#[must_use]
+pub fn on_type(snapshot: &Snapshot, position: Position, typed: &str) -> Vec<TextEdit> {
+    let line = usize::try_from(position.line).unwrap_or(usize::MAX);
+    let edit = match typed {
+        "\n" => on_type::line_break(&snapshot.text, line),
+        "-" => on_type::dash(&snapshot.text, line),
+        _ => None,
+    };
+    let convert = |edit: on_type::Indent| TextEdit {
+        range: snapshot.encoding.range(&snapshot.text, edit.range),
+        new_text: " ".repeat(edit.spaces),
+    };
+    edit.map(convert).into_iter().collect()
 }
 
 /// The text of a file of a reading, for symbols of manifests that are not open.

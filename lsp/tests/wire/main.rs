@@ -6,6 +6,7 @@ mod completing;
 mod corpus;
 mod documents;
 mod editor;
+mod hinting;
 mod living;
 mod navigation;
 mod protocol;

@@ -1,0 +1,248 @@
+//! What a line that was just begun should look like: how deep a new line is, and where the dash of a next item stands.
+//!
+//! Corrects and never argues: only a line that holds nothing (or the one dash) is touched, and only where the place the
+//! editor chose would mean something else or nothing.
+
+use std::ops::Range;
+
+use super::cursor::{self, At};
+use crate::text::Text;
+
+/// The spaces at the start of a line, replaced by so many others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Indent {
+    pub range: Range<usize>,
+    pub spaces: usize,
+}
+
+const UNIT: usize = 2;
+
+/// After a line break, with the cursor on the new line.
+#[must_use]
+pub fn line_break(text: &Text, line: usize) -> Option<Indent> {
+    let own = text.line(line);
+    // A line broken in its middle moves with what it holds, which only its author can judge.
+    if !own.trim().is_empty() || own.contains('\t') {
+        return None;
+    }
+    let before = line.checked_sub(1)?;
+    let above = Line::read(text, before)?;
+    let now = own.len();
+    let wanted = match above.ends(text) {
+        Ends::Opens { column } if now > column => return None,
+        Ends::Opens { column } => column + step(text),
+        Ends::Goes { column } => column,
+        Ends::Unknown => return None,
+    };
+    changed(text, line, now, wanted)
+}
+
+/// After a dash as a line's first letter: the next item stands where the last one does.
+#[must_use]
+pub fn dash(text: &Text, line: usize) -> Option<Indent> {
+    let own = text.line(line);
+    if own.trim() != "-" || own.contains('\t') {
+        return None;
+    }
+    let now = own.len() - own.trim_start().len();
+    let above = (0..line).rev().find(|number| !text.line(*number).trim().is_empty())?;
+    let above = Line::read(text, above)?;
+    let key = above.key()?;
+    // `key:` alone may have its list right below itself, and does not need any help.
+    if key.is_open || key.column != now || above.is_text(text) {
+        return None;
+    }
+    let wanted = item_of(text, above.number, now)?;
+    changed(text, line, now, wanted)
+}
+
+fn changed(text: &Text, line: usize, now: usize, wanted: usize) -> Option<Indent> {
+    let start = text.line_start(line);
+    (now != wanted).then(|| Indent { range: start..start + now, spaces: wanted })
+}
+
+/// The column of the dash whose map has its keys at `column`.
+fn item_of(text: &Text, from: usize, column: usize) -> Option<usize> {
+    for number in (0..=from).rev() {
+        let content = text.line(number);
+        let indent = content.len() - content.trim_start().len();
+        if content.trim().is_empty() || indent >= column {
+            continue;
+        }
+        let line = Line::read(text, number)?;
+        return (line.column == column).then(|| line.dashes.last().copied()).flatten();
+    }
+    None
+}
+
+/// As deep as the file itself goes with its first step.
+fn step(text: &Text) -> usize {
+    const LINES_MAX: usize = 200;
+    let indented = (0..text.lines_count().min(LINES_MAX)).map(|number| text.line(number)).find_map(|line| {
+        let content = line.trim_start_matches(' ');
+        let fits = line.len() > content.len() && content.starts_with(|first: char| first.is_ascii_alphanumeric());
+        fits.then(|| line.len() - content.len())
+    });
+    indented.filter(|columns| (1..=8).contains(columns)).unwrap_or(UNIT)
+}
+
+enum Ends {
+    /// What follows stands deeper than this.
+    Opens {
+        column: usize,
+    },
+    /// What follows stands here.
+    Goes {
+        column: usize,
+    },
+    Unknown,
+}
+
+struct Key {
+    column: usize,
+    /// Nothing stands behind its colon.
+    is_open: bool,
+}
+
+/// A line that holds something: its dashes, and what is behind them.
+struct Line<'a> {
+    number: usize,
+    dashes: Vec<usize>,
+    /// Where the content behind the dashes begins.
+    column: usize,
+    content: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn read(text: &'a Text, number: usize) -> Option<Self> {
+        let line = text.line(number).trim_start_matches('\u{feff}');
+        let mut content = line.trim_start_matches(' ');
+        if content.trim().is_empty() || content.starts_with('\t') {
+            return None;
+        }
+        let mut column = line.len() - content.len();
+        let mut dashes = Vec::new();
+        while content == "-" || content.starts_with("- ") {
+            dashes.push(column);
+            let behind = content[1..].trim_start_matches(' ');
+            column += if behind.is_empty() { 2 } else { content.len() - behind.len() };
+            content = behind;
+        }
+        Some(Self { number, dashes, column, content })
+    }
+
+    /// Part of a text of several lines, where a colon means nothing.
+    fn is_text(&self, text: &Text) -> bool {
+        let start = text.line_start(self.number) + self.dashes.last().map_or(self.column, |_| self.column);
+        cursor::at(text, start.min(text.line_range(self.number).end)).at == At::Text
+    }
+
+    fn key(&self) -> Option<Key> {
+        let (name, behind) = cursor::key(self.content)?;
+        let behind = self.content[behind..].trim();
+        let is_open = !name.is_empty() && (behind.is_empty() || behind.starts_with('#'));
+        Some(Key { column: self.column, is_open })
+    }
+
+    fn ends(&self, text: &Text) -> Ends {
+        if self.content.starts_with('#') || self.is_text(text) {
+            return Ends::Goes { column: self.column };
+        }
+        let end = cursor::at(text, text.line_range(self.number).end);
+        if end.quoted {
+            return Ends::Unknown;
+        }
+        if end.flow {
+            let opened = self.content.trim_end().ends_with(['{', '[']);
+            return if opened { Ends::Opens { column: self.column } } else { Ends::Unknown };
+        }
+        let block = || {
+            let last = self.content.split(" #").next().unwrap_or_default().trim_end();
+            last.rsplit([' ', ':']).next().is_some_and(|word| {
+                word.starts_with(['|', '>']) && word[1..].chars().all(|letter| "+-123456789".contains(letter))
+            })
+        };
+        match self.key() {
+            Some(key) if key.is_open || block() => Ends::Opens { column: self.column },
+            Some(_) => Ends::Goes { column: self.column },
+            // `- |` and `-`: deeper than the dash. `- word`: the next item.
+            None if self.content.is_empty() || block() => {
+                Ends::Opens { column: self.dashes.last().copied().unwrap_or(self.column) }
+            }
+            None => Ends::Goes { column: self.dashes.last().copied().unwrap_or(self.column) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(fixture: &str, change: fn(&Text, usize) -> Option<Indent>) -> String {
+        let offset = fixture.find("$0").expect("a cursor");
+        let text = Text::new(fixture.replacen("$0", "", 1));
+        let edit = change(&text, text.line_at(offset));
+        edit.map_or_else(
+            || "-".to_owned(),
+            |edit| {
+                let (range, spaces) = (edit.range, " ".repeat(edit.spaces));
+                text.replaced(range, &spaces).as_str().to_owned()
+            },
+        )
+    }
+
+    #[test]
+    fn new_lines() {
+        for (fixture, expected) in [
+            ("a:\n$0", "a:\n  "),
+            ("a:\n  $0", "-"),
+            ("a:\n    $0", "-"),
+            ("a: # why\n$0", "a: # why\n  "),
+            ("a:\r\n$0\r\nb: 1\r\n", "a:\r\n  \r\nb: 1\r\n"),
+            ("x:\n    y: 1\na:\n$0", "x:\n    y: 1\na:\n    "),
+            ("a:\n  b: 1\n$0", "a:\n  b: 1\n  "),
+            ("a:\n  b: 1\n  $0", "-"),
+            ("a:\n  b:\n    c: 1\n\n$0", "-"),
+            ("a:\n  - b: 1\n  $0", "a:\n  - b: 1\n    "),
+            ("a:\n  - b: 1\n    $0", "-"),
+            ("a:\n  - b:\n    $0", "a:\n  - b:\n      "),
+            ("a:\n  - b\n$0", "a:\n  - b\n  "),
+            ("a:\n- b\n$0", "-"),
+            ("a:\n  -\n  $0", "a:\n  -\n    "),
+            ("a:\n  # about\n$0", "a:\n  # about\n  "),
+            ("a: |\n$0", "a: |\n  "),
+            ("a:\n  b: >-\n  $0", "a:\n  b: >-\n    "),
+            ("a:\n  b: |\n    if x:\n    $0", "-"),
+            ("a:\n  b: |\n    if x:\n$0", "a:\n  b: |\n    if x:\n    "),
+            ("a: {\n$0", "a: {\n  "),
+            ("a: [\n  b,\n$0", "-"),
+            ("a: \"open\n$0", "-"),
+            ("a: { b: 1 }\n$0", "-"),
+            ("a:\n$0b: 1", "-"),
+            ("a:\n\t$0", "-"),
+            ("$0", "-"),
+            ("image: nginx:1.27\n  $0", "image: nginx:1.27\n"),
+            ("a:\n  - \"b: c\"\n  $0", "-"),
+        ] {
+            assert_eq!(after(fixture, line_break), expected, "{fixture:?}");
+        }
+    }
+
+    #[test]
+    fn next_items() {
+        for (fixture, expected) in [
+            ("a:\n  - b: 1\n    -$0", "a:\n  - b: 1\n  -"),
+            ("a:\n  - b: 1\n    c: 2\n    -$0\nd: 1", "a:\n  - b: 1\n    c: 2\n  -\nd: 1"),
+            ("a:\n  - b: 1\r\n    -$0\r\n", "a:\n  - b: 1\r\n  -\r\n"),
+            ("a:\n  - b:\n    -$0", "-"),
+            ("a:\n  b: 1\n  -$0", "-"),
+            ("a:\n  - b\n  -$0", "-"),
+            ("a:\n  -$0", "-"),
+            ("a: |\n  b: 1\n  -$0", "-"),
+            ("a:\n  - b: 1\n    # c\n    -$0", "-"),
+            ("-$0", "-"),
+        ] {
+            assert_eq!(after(fixture, dash), expected, "{fixture:?}");
+        }
+    }
+}

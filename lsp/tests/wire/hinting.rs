@@ -1,0 +1,66 @@
+//! Inlay hints of what is written, and the indents of lines that are being typed.
+
+use serde_json::{Value, json};
+
+use crate::editor::{Editor, apply, cursor, pulling};
+
+const TEXT: &str = "pdev: 1\napp: shop\nvars: { host: \"x.example\", base: \"https://${vars.host}\", db_password: abc }\n\
+resources:\n  db: { uses: postgres@16, with: { database: orders } }\n  cache: redis\nservices:\n  api:\n    image: \"a:1\"\n    \
+env:\n      BASE: ${vars.base}/v1\n      DB: ${resources.db.name}\n      DB_URL: ${resources.db.url}\n      \
+HOST: ${resources.db.host}\n      PASS: ${vars.db_password}\n      API_TOKEN: ${vars.host}\n      \
+HOME_OF: ${env.HOME}\n      LEVEL: ${env.PDEV_NOBODY_SETS_THIS:-info}\n      PLAIN: $${vars.host}\n      \
+URL: ${services.api.url}\n      WHERE: ${preview.environment}\nenvironments:\n  other: { vars: { host: \"${app.name}\" } }\n";
+
+async fn labels(options: Value, lines: [u32; 2]) -> Vec<String> {
+    let mut editor = Editor::start_with(pulling(), options).await;
+    editor.write(
+        "pdev.lock",
+        "schema = 1\n\n[[module]]\nuses = \"redis\"\nversion = \"0.1.0\"\nsource = \"built-in\"\ntree = \"0\"\n",
+    );
+    editor.open("pdev.yaml", TEXT).await;
+    let range = json!({ "start": { "line": lines[0], "character": 0 }, "end": { "line": lines[1], "character": 0 } });
+    let params = json!({ "textDocument": { "uri": editor.uri("pdev.yaml") }, "range": range });
+    let hints = editor.ask("textDocument/inlayHint", params).await;
+    let label = |hint: &Value| format!("{} {}", hint["position"]["line"], hint["label"].as_str().unwrap());
+    hints.as_array().unwrap().iter().map(label).collect()
+}
+
+#[tokio::test]
+async fn placeholders_that_are_the_same_everywhere_show_what_they_stand_for() {
+    let found = labels(Value::Null, [0, 40]).await;
+    let [db, cache, rest @ ..] = &found[..] else { panic!("{found:?}") };
+    assert!(db.starts_with("4 16.") && !db.contains("locked"), "{found:?}");
+    assert!(cache.starts_with("5 ") && cache.ends_with(", locked 0.1.0"), "{found:?}");
+    // No password, no variable of the user's, nothing that depends on where it listens, no other environment.
+    let expected = ["2 = https://x.example", "10 = https://x.example/v1", "11 = orders", "17 = info", "20 = local"];
+    assert_eq!(rest, expected);
+}
+
+#[tokio::test]
+async fn hints_keep_to_what_is_asked_for() {
+    assert_eq!(labels(Value::Null, [11, 12]).await, ["11 = orders"]);
+    let values = labels(json!({ "inlayHints": { "values": false } }), [0, 40]).await;
+    assert_eq!(values.len(), 2, "{values:?}");
+    let versions = labels(json!({ "inlayHints": { "versions": false } }), [0, 40]).await;
+    assert_eq!(versions.len(), 5, "{versions:?}");
+}
+
+#[tokio::test]
+async fn what_is_typed_is_indented_where_it_belongs() {
+    for (fixture, typed, expected) in [
+        ("pdev: 1\nservices:\n  web:\n$0\n", "\n", "pdev: 1\nservices:\n  web:\n    \n"),
+        ("jobs:\n  seed:\n    env:\n      - a: 1\n        -$0", "-", "jobs:\n  seed:\n    env:\n      - a: 1\n      -"),
+        ("app: shop\r\nvars:\r\n$0\r\n", "\n", "app: shop\r\nvars:\r\n  \r\n"),
+        ("app: shop\nvars:\n  $0\n", "\n", "app: shop\nvars:\n  \n"),
+    ] {
+        let (text, position) = cursor(fixture);
+        let mut editor = Editor::start(pulling()).await;
+        assert_eq!(editor.capabilities["documentOnTypeFormattingProvider"]["firstTriggerCharacter"], "\n");
+        editor.open("pdev.yaml", &text).await;
+        let options = json!({ "tabSize": 2, "insertSpaces": true });
+        let document = json!({ "uri": editor.uri("pdev.yaml") });
+        let params = json!({ "textDocument": document, "position": position, "ch": typed, "options": options });
+        let edits = editor.ask("textDocument/onTypeFormatting", params).await;
+        assert_eq!(apply(&text, edits.as_array().unwrap()), expected, "{fixture:?}");
+    }
+}
