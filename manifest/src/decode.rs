@@ -50,14 +50,14 @@ fn map<T>(node: &Node, key: &str, decode: impl Fn(&str, &Node) -> Option<T>) -> 
 }
 
 fn entries<T>(pairs: &[Pair], decode: impl Fn(&str, &Node) -> Option<T>) -> Map<T> {
-    pairs
-        .iter()
-        .filter(|pair| !pair.key.value.starts_with("x-"))
-        .filter_map(|pair| {
-            let value = decode(&pair.key.value, &pair.value)?;
-            Some((pair.key.value.clone(), Entry { key: pair.key.span, span: pair.value.span, value }))
-        })
-        .collect()
+    // A service has two kilobytes: a map of thousands that grows step by step touches several times as much memory.
+    let mut map = Map::with_capacity(pairs.len());
+    for pair in pairs.iter().filter(|pair| !pair.key.value.starts_with("x-")) {
+        if let Some(value) = decode(&pair.key.value, &pair.value) {
+            map.insert(pair.key.value.clone(), Entry { key: pair.key.span, span: pair.value.span, value });
+        }
+    }
+    map
 }
 
 fn items(node: &Node) -> impl Iterator<Item = &Node> {

@@ -1,6 +1,5 @@
 //! The units of an application before anything is resolved: jobs merged with their service, a runtime chosen for each.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use manifest::Diagnostic;
@@ -22,9 +21,9 @@ pub(super) struct Draft<'a> {
 }
 
 pub(super) enum Kind<'a> {
-    Service(Cow<'a, Service>),
+    Service(&'a Service),
     /// The body with the values of its service filled in.
-    Job(Cow<'a, Service>, &'a Job),
+    Job(Box<Service>, &'a Job),
     Resource(&'a Resource, &'a Module),
 }
 
@@ -37,7 +36,8 @@ pub(super) struct WishedPort {
 impl Draft<'_> {
     pub(super) fn service(&self) -> Option<&Service> {
         match &self.kind {
-            Kind::Service(service) | Kind::Job(service, _) => Some(service),
+            Kind::Service(service) => Some(service),
+            Kind::Job(service, _) => Some(service),
             Kind::Resource(..) => None,
         }
     }
@@ -50,23 +50,19 @@ impl Draft<'_> {
     }
 
     pub(super) fn ports(&self) -> BTreeMap<String, WishedPort> {
-        match &self.kind {
-            Kind::Service(service) | Kind::Job(service, _) => service
-                .ports
-                .iter()
-                .map(|(name, port)| {
-                    let fixed = port.value.host.as_ref().map(|host| host.value);
-                    let inside = port.value.number.value;
-                    (name.clone(), WishedPort { inside, fixed, protocol: port.value.protocol })
-                })
-                .collect(),
-            Kind::Resource(_, module) => module
-                .renderer
-                .ports(self.runtime)
-                .into_iter()
+        if let Kind::Resource(_, module) = &self.kind {
+            let ports = module.renderer.ports(self.runtime).into_iter();
+            return ports
                 .map(|(name, inside)| (name, WishedPort { inside, fixed: None, protocol: PortProtocol::Tcp }))
-                .collect(),
+                .collect();
         }
+        let ports = self.service().into_iter().flat_map(|service| &service.ports);
+        let wished = |(name, port): (&String, &manifest::model::Entry<manifest::model::Port>)| {
+            let fixed = port.value.host.as_ref().map(|host| host.value);
+            let inside = port.value.number.value;
+            (name.clone(), WishedPort { inside, fixed, protocol: port.value.protocol })
+        };
+        ports.map(wished).collect()
     }
 
     pub(super) fn port_wishes(&self) -> Vec<PortWish> {
@@ -89,14 +85,14 @@ pub(super) fn drafts<'a>(
     for (name, entry) in &manifest.services {
         let path = format!("services.{name}");
         let runtime = chooser.service(name, &path, entry.key, &entry.value);
-        let kind = Kind::Service(Cow::Borrowed(&entry.value));
+        let kind = Kind::Service(&entry.value);
         drafts.push(Draft { name: name.clone(), role: Role::Service, path, runtime, kind });
     }
     for (name, entry) in &manifest.jobs {
         let path = format!("jobs.{name}");
         let body = job_body(manifest, &entry.value);
         let runtime = chooser.service(name, &path, entry.key, &body);
-        let kind = Kind::Job(Cow::Owned(body), &entry.value);
+        let kind = Kind::Job(Box::new(body), &entry.value);
         drafts.push(Draft { name: name.clone(), role: Role::Job, path, runtime, kind });
     }
     for (name, entry) in &manifest.resources {

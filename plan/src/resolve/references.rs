@@ -156,10 +156,8 @@ impl<'a> World<'a> {
         if let Some((name, _)) = known.ports.get_key_value("main") {
             return Some(name);
         }
-        let written = match &self.drafts.get(unit)?.kind {
-            Kind::Service(service) | Kind::Job(service, _) => service.ports.keys().next().map(String::as_str),
-            Kind::Resource(..) => None,
-        };
+        let written = self.drafts.get(unit)?.service().and_then(|service| service.ports.keys().next());
+        let written = written.map(String::as_str);
         written.or_else(|| known.ports.keys().next().map(String::as_str))
     }
 }

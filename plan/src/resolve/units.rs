@@ -88,7 +88,8 @@ pub(super) fn build<'w, 'a>(
     let (references, intent) = (References::default(), BTreeMap::new());
     let builder = Builder { world, draft, ports, diagnostics, origins, references, intent };
     match &draft.kind {
-        Kind::Service(service) | Kind::Job(service, _) => builder.service(service),
+        Kind::Service(service) => builder.service(service),
+        Kind::Job(service, _) => builder.service(service),
         Kind::Resource(resource, module) => modules::build(builder, resource, module),
     }
 }
