@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use indexmap::IndexMap;
-
 use crate::model::*;
 use crate::syntax::{Kind, Node, Pair, Value};
 use crate::template::{self, Template};
@@ -45,13 +43,13 @@ fn get<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
 }
 
 fn map<T>(node: &Node, key: &str, decode: impl Fn(&str, &Node) -> Option<T>) -> Map<T> {
-    let Some(Kind::Map(pairs)) = get(node, key).map(|value| &value.kind) else { return IndexMap::new() };
+    let Some(Kind::Map(pairs)) = get(node, key).map(|value| &value.kind) else { return Map::default() };
     entries(pairs, decode)
 }
 
 fn entries<T>(pairs: &[Pair], decode: impl Fn(&str, &Node) -> Option<T>) -> Map<T> {
     // A service has two kilobytes: a map of thousands that grows step by step touches several times as much memory.
-    let mut map = Map::with_capacity(pairs.len());
+    let mut map = Map::with_capacity_and_hasher(pairs.len(), Default::default());
     for pair in pairs.iter().filter(|pair| !pair.key.value.starts_with("x-")) {
         if let Some(value) = decode(&pair.key.value, &pair.value) {
             map.insert(pair.key.value.clone(), Entry { key: pair.key.span, span: pair.value.span, value });
@@ -217,7 +215,7 @@ fn build(node: &Node) -> Build {
             context: plain(node).unwrap_or(here),
             dockerfile: None,
             target: None,
-            args: IndexMap::new(),
+            args: Map::default(),
             platform: None,
         },
     }
@@ -333,7 +331,7 @@ fn size(node: &Node) -> Size {
 
 /// Every condition is `healthy` unless said; the planner turns it into `completed` for jobs.
 fn needs(node: &Node) -> Map<Need> {
-    let Some(found) = get(node, "needs") else { return IndexMap::new() };
+    let Some(found) = get(node, "needs") else { return Map::default() };
     match &found.kind {
         Kind::Map(pairs) => entries(pairs, |_, value| {
             let condition = match value.as_scalar().map(|scalar| scalar.text.as_str()) {
@@ -443,7 +441,7 @@ fn identity(node: &Node) -> IdentityDeclaration {
             provider: text(node, "provider"),
             settings: map(node, "settings", |_, value| Some(tree(value))),
         },
-        _ => IdentityDeclaration { provider: plain(node), settings: IndexMap::new() },
+        _ => IdentityDeclaration { provider: plain(node), settings: Map::default() },
     }
 }
 

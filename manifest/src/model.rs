@@ -11,7 +11,9 @@ use crate::template::Template;
 use crate::text::{Span, Spanned};
 
 /// Maps keep the order of the file; the key's span is the key as written.
-pub type Map<T> = IndexMap<String, Entry<T>>;
+///
+/// Hashed fast, because every name is looked up many times at each keystroke.
+pub type Map<T> = IndexMap<String, Entry<T>, foldhash::fast::FixedState>;
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Entry<T> {

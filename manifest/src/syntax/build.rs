@@ -1,6 +1,6 @@
 //! Parser events to the tree. The only file that knows the YAML parser, so that it can be replaced.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, ScanError};
 
@@ -201,6 +201,9 @@ impl Builder<'_> {
 
     /// Takes `<<` apart and reports keys that stand twice; the last one wins, as it does in most parsers.
     fn merged(&mut self, pairs: Vec<Pair>) -> Vec<Pair> {
+        if is_plain(&pairs) {
+            return pairs;
+        }
         let mut kept: Vec<Pair> = Vec::with_capacity(pairs.len());
         let mut at: HashMap<String, usize> = HashMap::with_capacity(pairs.len());
         let (merges, own): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|pair| pair.key.value == "<<");
@@ -241,6 +244,21 @@ impl Builder<'_> {
     fn say(&mut self, code: crate::Code, span: Span, words: &str, help: &str) {
         self.diagnostics.push(Diagnostic::new(code, Severity::Error, span, words).help(help));
     }
+}
+
+/// No `<<`, and no key twice: what nearly every map is.
+fn is_plain(pairs: &[Pair]) -> bool {
+    /// Few keys are compared faster than hashed.
+    const COMPARED_MAX: usize = 12;
+    let keys = || pairs.iter().map(|pair| pair.key.value.as_str());
+    if keys().any(|key| key == "<<") {
+        return false;
+    }
+    if pairs.len() <= COMPARED_MAX {
+        return keys().enumerate().all(|(index, key)| keys().take(index).all(|earlier| earlier != key));
+    }
+    let mut seen = HashSet::with_capacity_and_hasher(pairs.len(), foldhash::fast::FixedState::default());
+    keys().all(|key| seen.insert(key))
 }
 
 fn key_of(node: &Node) -> Spanned<String> {

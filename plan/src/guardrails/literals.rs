@@ -83,7 +83,7 @@ fn literal(checked: &Checked<'_>, place: &dyn Display, name: &str, template: &Te
         if let Some(what) = known_shape(text) {
             return checked.at("PD016", &place.to_string(), span, format!("this looks like {what}"));
         }
-        if whole && promises_secret(name) && looks_random(text) {
+        if whole && looks_random(text) && promises_secret(name) {
             return checked.at(
                 "PD016",
                 &place.to_string(),
@@ -96,7 +96,8 @@ fn literal(checked: &Checked<'_>, place: &dyn Display, name: &str, template: &Te
 }
 
 fn known_shape(text: &str) -> Option<&'static str> {
-    let words = text.split(|c: char| c.is_whitespace() || "\"'=,;@:/?&".contains(c));
+    let ends = |c: char| matches!(c, '"' | '\'' | '=' | ',' | ';' | '@' | ':' | '/' | '?' | '&') || c.is_whitespace();
+    let words = text.split(ends);
     let mut words = words.chain(std::iter::once(text.trim()));
     words.find_map(|word| {
         let (_, _, what) =
