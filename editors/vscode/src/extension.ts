@@ -169,7 +169,8 @@ class Extension implements vscode.Disposable {
 
   async #look(): Promise<void> {
     if (!this.#stale || this.#binary === undefined || !vscode.workspace.isTrusted) return this.#tell();
-    this.#stale = false;
+    // Unseen, the view is not asked for: it stays stale until somebody looks.
+    this.#stale = !this.#view.visible;
     const { path } = this.#binary;
     const live = vscode.workspace.getConfiguration('pdev').get<boolean>('live.enabled', true);
     this.#previews = live ? await this.#known() : [];

@@ -60,7 +60,7 @@ export class Previews implements vscode.TreeDataProvider<Item> {
         return new vscode.TreeItem('identities', Collapsed);
       case 'identity': {
         const node = new vscode.TreeItem(item.identity.name, None);
-        node.description = item.identity.state ?? '';
+        node.description = (item.identity.state ?? '').replaceAll('_', ' ');
         node.iconPath = new vscode.ThemeIcon('key');
         node.contextValue = 'identity';
         return node;

@@ -48,7 +48,7 @@ fn about(name: &str, status: Option<&IdentityStatus>) -> Option<(DiagnosticSever
     match status.state {
         IdentityState::Ready | IdentityState::Idle => None,
         IdentityState::NeedsLogin => {
-            let words = format!("{}\n`pdev login {name}` signs you in.", told("nobody is signed in"));
+            let words = format!("{}\n`pdev login {name}` signs you in.", told(&format!("nobody is signed in as `{name}`")));
             Some((DiagnosticSeverity::WARNING, NEEDS_LOGIN.to_owned(), words))
         }
         IdentityState::Failing => {
