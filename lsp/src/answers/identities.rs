@@ -48,7 +48,8 @@ fn about(name: &str, status: Option<&IdentityStatus>) -> Option<(DiagnosticSever
     match status.state {
         IdentityState::Ready | IdentityState::Idle => None,
         IdentityState::NeedsLogin => {
-            let words = format!("{}\n`pdev login {name}` signs you in.", told(&format!("nobody is signed in as `{name}`")));
+            let words =
+                format!("{}\n`pdev login {name}` signs you in.", told(&format!("nobody is signed in as `{name}`")));
             Some((DiagnosticSeverity::WARNING, NEEDS_LOGIN.to_owned(), words))
         }
         IdentityState::Failing => {
