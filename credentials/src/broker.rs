@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::audit::{Audit, Entry as AuditEntry};
-use crate::endpoint::{self, Answer, Dialect, Door, Want};
 use crate::http::Http;
 use crate::identity::{self, Identities, Identity};
 use crate::lease::Lease;
@@ -18,11 +17,13 @@ use crate::outlet::{self, Outlet};
 use crate::place::Place;
 use crate::schedule::{self, Verdict};
 use crate::secret::Secret;
-use crate::source::{self, Flow, Means, Prompt, SourceProblem};
+use crate::source::{self, Flow, Means, Prompt, Purpose, SourceProblem};
 use crate::vault::{self, Choice, Vault};
 
 /// How many changes a listener may be late.
 const CHANGES_KEPT: usize = 256;
+/// Resources and audiences that one identity is asked for; a program that makes them up must not fill the memory.
+const PURPOSES_MAX: usize = 32;
 
 /// Why there is no lease, for people and programs.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -149,7 +150,7 @@ impl Broker {
             Err(problem) => (None, Some(problem.message.clone())),
         };
         let what = if problem.is_none() { "issued" } else { "refused" };
-        self.used(name, asker);
+        self.used(name, &outlet.purpose(), asker);
         self.note(AuditEntry {
             what: what.to_owned(),
             identity: name.to_owned(),
@@ -163,38 +164,11 @@ impl Broker {
         outcome.map(|(secret, _)| secret)
     }
 
-    /// The answer to what an SDK asked at an endpoint. Whoever calls this knows the peer already.
-    pub async fn answer(self: &Arc<Self>, door: &Door, asked: &http::request::Parts, asker: &Asker) -> Answer {
-        let want = endpoint::read(door, asked, now());
-        let (name, identity) = (&door.identity, |dialect: &Dialect| {
-            self.identity(&door.identity).map_err(|problem| dialect.denied(&problem))
-        });
-        let dialect = match want {
-            Want::Said(answer) => return answer,
-            Want::Role => return endpoint::role(name),
-            Want::Credential(dialect) => dialect,
-            Want::Fact(fact) => match identity(&Dialect::Google).map(|identity| endpoint::told(&fact, &identity)) {
-                Ok(Err(dialect)) => dialect,
-                Ok(Ok(answer)) | Err(answer) => return answer,
-            },
-        };
-        let outlet = match identity(&dialect) {
-            Ok(identity) => dialect.outlet(&identity, now()),
-            Err(answer) => return answer,
-        };
-        let issued = match outlet {
-            Ok(outlet) => self.issue(name, &outlet, asker).await,
-            Err(problem) => Err(problem),
-        };
-        issued.map_or_else(|problem| dialect.denied(&problem), |credential| dialect.given(credential))
-    }
-
     async fn rendered(self: &Arc<Self>, name: &str, outlet: &Outlet) -> Result<(Secret, Option<i64>), BrokerProblem> {
         let identity = self.identity(name)?;
-        let lease = self.lease(name).await?;
-        let secret = outlet::render(outlet, &identity, &lease).map_err(|words| {
-            BrokerProblem::new("outlet_unfit", words, "`pdev identity` shows what each identity is.")
-        })?;
+        let purpose = source::purpose(&identity, outlet.purpose()).map_err(|words| unfit(name, &words))?;
+        let lease = self.lease_for(name, &purpose).await?;
+        let secret = outlet::render(outlet, &identity, &lease).map_err(|words| unfit("", &words))?;
         Ok((secret, lease.times.expires_at))
     }
 
@@ -236,10 +210,17 @@ impl Broker {
     /// # Errors
     /// Why there is none.
     pub async fn lease(self: &Arc<Self>, name: &str) -> Result<Arc<Lease>, BrokerProblem> {
+        self.lease_for(name, &Purpose::Usual).await
+    }
+
+    async fn lease_for(self: &Arc<Self>, name: &str, purpose: &Purpose) -> Result<Arc<Lease>, BrokerProblem> {
         let identity = self.identity(name)?;
         let (mut under_way, old) = {
-            let mut entries = self.entries();
-            let entry = entries.entry(name.to_owned()).or_default();
+            let (mut entries, key) = (self.entries(), purpose.key(name));
+            if !entries.contains_key(&key) && entries.keys().filter(|key| is_of(key, name)).count() >= PURPOSES_MAX {
+                return Err(unfit(name, &format!("was asked for more than {PURPOSES_MAX} resources or audiences")));
+            }
+            let entry = entries.entry(key).or_default();
             if entry.identity.as_ref().is_some_and(|known| *known != identity) {
                 *entry = Entry { last_used: entry.last_used.take(), ..Entry::default() };
             }
@@ -253,7 +234,7 @@ impl Broker {
                 (Verdict::Serve, Some(lease)) => return Ok(lease),
                 (Verdict::ServeAndRenew, Some(lease)) => {
                     if entry.under_way.is_none() && now >= entry.retry_at {
-                        self.renew(entry, identity);
+                        self.renew(entry, identity, purpose.clone());
                     }
                     return Ok(lease);
                 }
@@ -262,7 +243,7 @@ impl Broker {
                         let problem = entry.problem.clone();
                         return old.ok_or_else(|| problem.unwrap_or_else(|| late(name)));
                     }
-                    (entry.under_way.clone().unwrap_or_else(|| self.renew(entry, identity)), old)
+                    (entry.under_way.clone().unwrap_or_else(|| self.renew(entry, identity, purpose.clone())), old)
                 }
             }
         };
@@ -276,27 +257,33 @@ impl Broker {
     }
 
     /// Begins a renewal; the caller holds the entry, so there is only one.
-    fn renew(self: &Arc<Self>, entry: &mut Entry, identity: Identity) -> watch::Receiver<Option<Outcome>> {
+    fn renew(
+        self: &Arc<Self>,
+        entry: &mut Entry,
+        identity: Identity,
+        purpose: Purpose,
+    ) -> watch::Receiver<Option<Outcome>> {
         let (sender, receiver) = watch::channel(None);
         entry.under_way = Some(receiver.clone());
         entry.identity = Some(identity.clone());
         let broker = Arc::clone(self);
         tokio::spawn(async move {
-            let fetched = tokio::time::timeout(source::LIMIT, broker.fetch(&identity)).await;
+            let fetched = tokio::time::timeout(source::LIMIT, broker.fetch(&identity, &purpose)).await;
             let fetched = fetched.unwrap_or_else(|_| Err(SourceProblem::Passing("no answer".to_owned())));
-            let outcome = broker.settled(&identity, fetched);
+            let outcome = broker.settled(&identity, &purpose, fetched);
             sender.send_replace(Some(outcome));
         });
         receiver
     }
 
-    async fn fetch(self: &Arc<Self>, identity: &Identity) -> Result<Lease, SourceProblem> {
+    async fn fetch(self: &Arc<Self>, identity: &Identity, purpose: &Purpose) -> Result<Lease, SourceProblem> {
         let vault = if source::needs_vault(identity) { Some(self.vault().await?) } else { None };
         let from = match identity.text("from") {
             Some(from) => Some(Box::pin(self.lease(from)).await?),
             None => None,
         };
-        let means = Means { vault: vault.as_deref(), http: self.http().ok(), from: from.as_deref(), now: now() };
+        let means =
+            Means { vault: vault.as_deref(), http: self.http().ok(), from: from.as_deref(), purpose, now: now() };
         source::lease(identity, &means).await
     }
 
@@ -312,7 +299,7 @@ impl Broker {
         }
         let vault = self.vault().await?;
         let http = self.http().map_err(|problem| told(name, problem))?;
-        let means = Means { vault: Some(&vault), http: Some(http), from: None, now: now() };
+        let means = Means { vault: Some(&vault), http: Some(http), from: None, purpose: &Purpose::Usual, now: now() };
         source::login(&identity, &means, flow, prompts).await.map_err(|problem| told(name, problem))?;
         self.signed_in(name)
     }
@@ -329,12 +316,17 @@ impl Broker {
     }
 
     /// Writes down how a renewal ended, and sets the clock for the next one.
-    fn settled(self: &Arc<Self>, identity: &Identity, fetched: Result<Lease, SourceProblem>) -> Outcome {
+    fn settled(
+        self: &Arc<Self>,
+        identity: &Identity,
+        purpose: &Purpose,
+        fetched: Result<Lease, SourceProblem>,
+    ) -> Outcome {
         let name = &identity.name;
         let outcome = fetched.map(Arc::new).map_err(|problem| told(name, problem));
         let what = {
             let mut entries = self.entries();
-            let entry = entries.entry(name.clone()).or_default();
+            let entry = entries.entry(purpose.key(name)).or_default();
             entry.under_way = None;
             match &outcome {
                 Ok(lease) => {
@@ -360,40 +352,44 @@ impl Broker {
             let entry = AuditEntry { what: "renewed".into(), identity: name.clone(), ..AuditEntry::default() };
             // Refusing here would throw away a lease that was paid for; `issue` refuses instead.
             drop(self.note(AuditEntry { expires_at: lease.times.expires_at, ..entry }));
-            self.watch(name, lease);
+            self.watch(name, purpose, lease);
         }
         drop(self.changes.send(Change { identity: name.clone(), what }));
         outcome
     }
 
     /// Renews at about half of the life, for as long as somebody uses it.
-    fn watch(self: &Arc<Self>, name: &str, lease: &Arc<Lease>) {
+    fn watch(self: &Arc<Self>, name: &str, purpose: &Purpose, lease: &Arc<Lease>) {
         let Some(at) = schedule::renew_at(&lease.times, jitter()) else { return };
         let wait = Duration::from_millis(u64::try_from(at - now()).unwrap_or_default());
         let (broker, name, of) = (Arc::downgrade(self), name.to_owned(), Arc::downgrade(lease));
+        let purpose = purpose.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             let (Some(broker), Some(lease)) = (broker.upgrade(), of.upgrade()) else { return };
             let Ok(identity) = broker.identity(&name) else { return };
             let mut entries = broker.entries();
-            let Some(entry) = entries.get_mut(&name) else { return };
+            let Some(entry) = entries.get_mut(&purpose.key(&name)) else { return };
             let current = entry.lease.as_ref().is_some_and(|current| Arc::ptr_eq(current, &lease));
             let used = entry.last_used.as_ref().is_some_and(|(at, _)| *at >= lease.times.issued_at);
             if current && used && entry.under_way.is_none() {
-                drop(broker.renew(entry, identity));
+                drop(broker.renew(entry, identity, purpose));
             }
         });
     }
 
-    fn used(&self, name: &str, asker: &Asker) {
-        if let Some(entry) = self.entries().get_mut(name) {
+    fn used(&self, name: &str, purpose: &Purpose, asker: &Asker) {
+        let mut entries = self.entries();
+        // A source that knows no purposes has one lease for all of them.
+        let key = Some(purpose.key(name)).filter(|key| entries.contains_key(key)).unwrap_or_else(|| name.to_owned());
+        if let Some(entry) = entries.get_mut(&key) {
             entry.last_used = Some((now(), asker.chain.first().cloned().unwrap_or_default()));
         }
     }
 
     /// A tool said that the credential was refused: the next asker gets another one.
     pub fn rejected(&self, name: &str) {
-        if let Some(entry) = self.entries().get_mut(name) {
+        for (_, entry) in self.entries().iter_mut().filter(|(key, _)| is_of(key, name)) {
             entry.lease = None;
         }
     }
@@ -421,7 +417,7 @@ impl Broker {
         for (known, entry) in self.entries().iter_mut() {
             // Identities of the same session, and those that are built on this one, waited for the same person.
             let waited = entry.problem.as_ref().is_some_and(|problem| problem.code == "needs_login");
-            if known == name || waited {
+            if is_of(known, name) || waited {
                 *entry = Entry { last_used: entry.last_used.take(), ..Entry::default() };
             }
         }
@@ -436,7 +432,7 @@ impl Broker {
     pub fn sign_out(&self, name: &str) -> Result<bool, BrokerProblem> {
         let identity = self.identity(name)?;
         let was = vault::remove(&self.place.vault(), &source::login_item(&identity))?;
-        self.entries().remove(name);
+        self.entries().retain(|key, _| !is_of(key, name));
         drop(self.changes.send(Change { identity: name.to_owned(), what: What::SignedOut }));
         self.note(AuditEntry { what: "signed_out".into(), identity: name.to_owned(), ..AuditEntry::default() })?;
         Ok(was)
@@ -451,8 +447,9 @@ impl Broker {
         let logins = vault::names(&self.place.vault(), "login/")?;
         let entries = self.entries();
         let standing = |identity: &Identity| {
-            let entry = entries
-                .get(&identity.name)
+            let own = entries.iter().filter(|(key, _)| is_of(key, &identity.name)).map(|(_, entry)| entry);
+            let entry = own
+                .max_by_key(|entry| entry.last_used.as_ref().map(|(at, _)| *at))
                 .filter(|entry| entry.identity.as_ref().is_none_or(|known| known == identity));
             let lease = entry.and_then(|entry| entry.lease.as_ref()).filter(|lease| lasts(lease, now()));
             Standing {
@@ -546,6 +543,16 @@ fn late(name: &str) -> BrokerProblem {
     BrokerProblem::new("source_unreachable", message, "Look at the network, then try again.")
 }
 
+fn unfit(name: &str, words: &str) -> BrokerProblem {
+    let message = if name.is_empty() { words.to_owned() } else { format!("`{name}` {words}") };
+    BrokerProblem::new("outlet_unfit", message, "`pdev identity` shows what each identity is.")
+}
+
+/// Whether a lease's key is this identity's: its name, alone or before a purpose.
+fn is_of(key: &str, name: &str) -> bool {
+    key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+}
+
 fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
     match problem {
         SourceProblem::NeedsLogin(words) => {
@@ -564,5 +571,6 @@ fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
     }
 }
 
+mod answer;
 #[cfg(test)]
 mod tests;

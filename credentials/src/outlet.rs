@@ -7,6 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material};
 use crate::secret::Secret;
+use crate::source::Purpose;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outlet {
@@ -18,6 +19,8 @@ pub enum Outlet {
     AwsInstance { now: i64 },
     /// The metadata server of Google's Compute Engine.
     Google { now: i64 },
+    /// An id token of Google's metadata server.
+    GoogleIdToken { audience: String },
     /// Azure's managed identity, for the resource that was asked for.
     Azure { now: i64, resource: String },
     /// kubectl; the apiVersion that it asked for.
@@ -41,7 +44,7 @@ impl Outlet {
             Self::Aws => "aws",
             Self::AwsContainer { .. } => "ecs",
             Self::AwsInstance { .. } => "imds",
-            Self::Google { .. } => "gce",
+            Self::Google { .. } | Self::GoogleIdToken { .. } => "gce",
             Self::Azure { .. } => "msi",
             Self::Kubectl { .. } => "kubectl",
             Self::Docker { .. } => "docker",
@@ -49,6 +52,17 @@ impl Outlet {
             Self::Cargo => "cargo",
             Self::Token => "token",
             Self::Env => "env",
+        }
+    }
+}
+
+impl Outlet {
+    /// What the lease is for.
+    pub(crate) fn purpose(&self) -> Purpose {
+        match self {
+            Self::Azure { resource, .. } => Purpose::Resource(resource.clone()),
+            Self::GoogleIdToken { audience } => Purpose::IdToken(audience.clone()),
+            _ => Purpose::Usual,
         }
     }
 }
@@ -70,6 +84,10 @@ pub fn render(outlet: &Outlet, identity: &Identity, lease: &Lease) -> Result<Sec
             let seconds = (end_or_hour(lease, *now) - now) / 1000;
             line(&json!({ "access_token": text(token), "expires_in": seconds.max(0), "token_type": "Bearer" }))
         }
+        Outlet::GoogleIdToken { .. } => match &lease.material {
+            Material::Token(token) => text(token).into_bytes(),
+            _ => return Err(unfit("a token")),
+        },
         Outlet::Azure { now, resource } => {
             let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
             let end = end_or_hour(lease, *now);

@@ -48,6 +48,13 @@ def decoded(part):
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
+def id_token(audience):
+    now = int(time.time())
+    claims = {"iss": "https://accounts.google.com", "aud": audience, "iat": now, "exp": now + 3600, "sub": "1"}
+    parts = [{"alg": "RS256", "kid": "google"}, claims | {"email": EMAIL, "canary": secrets.token_hex(8)}]
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts) + ".c2ln"
+
+
 def by_assertion(form):
     head, claims, signature = form["assertion"].split(".")
     try:
@@ -63,6 +70,8 @@ def by_assertion(form):
         raise oauth("invalid_grant", "Invalid JWT: check your iat, exp and aud")
     if not claims["iat"] < claims["exp"] <= claims["iat"] + 3600:
         raise oauth("invalid_grant", "Invalid JWT: Token must be a short-lived token (60 minutes)")
+    if "target_audience" in claims:
+        return {"id_token": id_token(claims["target_audience"])}
     if SCOPE not in claims["scope"].split(" "):
         raise oauth("invalid_scope", "no scope")
     stats["assertions"] += 1
@@ -111,6 +120,12 @@ def impersonate(body, headers):
     return {"accessToken": token("impersonated"), "expireTime": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
+def impersonate_id(body, headers):
+    if headers["Authorization"].removeprefix("Bearer ") not in given or not body["includeEmail"]:
+        raise Refused(401, {"error": {"code": 401, "message": "Request had invalid authentication credentials."}})
+    return {"token": id_token(body["audience"])}
+
+
 def denied(_, __):
     message = "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist)."
     raise Refused(403, {"error": {"code": 403, "message": message, "status": "PERMISSION_DENIED"}})
@@ -126,6 +141,7 @@ def entra(form, _):
     if not form["scope"].endswith("/.default"):
         raise oauth("invalid_scope", "AADSTS1002012: The provided value for scope is not valid.")
     stats["entra"] += 1
+    stats[form["scope"]] = stats.get(form["scope"], 0) + 1
     return {"token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599, "access_token": token("entra")}
 
 
@@ -156,6 +172,7 @@ POSTS = {
     "/token": google_token,
     "/v1/token": google_sts,
     f"/v1/projects/-/serviceAccounts/{EMAIL}:generateAccessToken": impersonate,
+    f"/v1/projects/-/serviceAccounts/{EMAIL}:generateIdToken": impersonate_id,
     "/v1/projects/-/serviceAccounts/other@shop.iam.gserviceaccount.com:generateAccessToken": denied,
     "/tenant/oauth2/v2.0/token": entra,
     "/v1/auth/approle/login": approle,

@@ -22,6 +22,12 @@ key = service_account.Credentials.from_service_account_file(f"{folder}/key.json"
 key.refresh(request)
 assert key.token.startswith("canary-key-"), "service account"
 
+audience = service_account.IDTokenCredentials.from_service_account_file(
+    f"{folder}/key.json", target_audience="https://run.example"
+)
+audience.refresh(request)
+assert audience.token.count(".") == 2, "id token"
+
 info = json.load(open(f"{folder}/user.json"))
 user = google.oauth2.credentials.Credentials.from_authorized_user_info(info)
 user._token_uri = info["token_uri"]

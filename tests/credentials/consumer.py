@@ -75,6 +75,23 @@ def google():
     return {"number": number(credentials.token), "project": project, "email": credentials.service_account_email}
 
 
+def google_id():
+    import google.auth.transport.requests
+    from google.auth import compute_engine, jwt
+
+    request = google.auth.transport.requests.Request()
+    credentials = compute_engine.IDTokenCredentials(request, "https://run.example", use_metadata_identity_endpoint=True)
+    credentials.refresh(request)
+    claims = jwt.decode(credentials.token, verify=False)
+    return {"audience": claims["aud"], "email": claims["email"]}
+
+
+def azure_resources():
+    names = ("https://vault.azure.net", "https://storage.azure.com")
+    tokens = {once(managed_identity).get_token(name + "/.default").token for name in names}
+    return {"different": len(tokens)}
+
+
 def azure():
     token = once(managed_identity).get_token("https://vault.azure.net/.default")
     return {"number": number(token.token), "seconds": token.expires_on - int(time.time())}
@@ -97,7 +114,15 @@ def fetch(url):
         return {"status": 0, "body": str(error)}
 
 
-ROUTES = {"/aws": aws, "/imds": aws_instance, "/google": google, "/azure": azure, "/azure-default": azure_default}
+ROUTES = {
+    "/aws": aws,
+    "/imds": aws_instance,
+    "/google": google,
+    "/google-id": google_id,
+    "/azure": azure,
+    "/azure-default": azure_default,
+    "/azure-resources": azure_resources,
+}
 
 
 class Service(http.server.BaseHTTPRequestHandler):

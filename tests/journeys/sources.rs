@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::http::{get, request};
 use crate::outlets::identities;
-use crate::sandbox::{Said, Sandbox, eventually, finish, signal};
+use crate::sandbox::{Said, Sandbox, eventually, finish, signal, unit};
 
 const ROBOT: &str = "robot@shop.iam.gserviceaccount.com";
 
@@ -153,6 +153,41 @@ fn begins(said: Said, start: &str) {
     assert!(said.out.starts_with(start), "{}", said.all());
 }
 
+/// What is for one audience or resource only is asked for when a service's SDK wants it.
+fn services(sandbox: &Sandbox, clouds: &Clouds) {
+    let consumer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/consumer.py");
+    sandbox.write("consumer.py", &fs::read_to_string(consumer).unwrap());
+    let program = std::env::var("PDEV_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let sdks = std::env::var("PDEV_TEST_SDKS").unwrap_or_default();
+    let service = |name: &str| {
+        format!(
+            "  {name}: {{ identity: {name}, port: 8000, process: {{ command: '{program} consumer.py 127.0.0.1 $PORT', env: {{ PYTHONPATH: '{sdks}' }} }} }}\n"
+        )
+    };
+    let names = ["key", "robot", "app", "app-fed"];
+    let declared = names.map(|name| format!("{name}: x")).join(", ");
+    let services = names.map(service).concat();
+    sandbox.write("pdev.yaml", &format!("pdev: 1\napp: cl\nidentities: {{ {declared} }}\nservices:\n{services}"));
+    sandbox.pdev(&["up"]).ok();
+    let status = sandbox.status(&sandbox.project());
+    let ask = |service: &str, path: &str| {
+        let port = unit(&status, service)["ports"]["main"].as_u64().unwrap();
+        get("127.0.0.1", u16::try_from(port).unwrap(), path).body
+    };
+    for service in ["key", "robot"] {
+        let said = ask(service, "/google-id");
+        assert!(said.contains("\"audience\": \"https://run.example\"") && said.contains(ROBOT), "{said}");
+    }
+    for service in ["app", "app-fed"] {
+        let said = ask(service, "/azure-resources");
+        assert!(said.contains("\"different\": 2"), "{said}");
+    }
+    assert_eq!(clouds.stat("https://storage.azure.com/.default"), 2);
+    let refused = ask("app", "/google");
+    assert!(refused.contains("error"), "{refused}");
+    sandbox.pdev(&["down"]).ok();
+}
+
 #[test]
 fn google_entra_and_vault_give_what_their_own_clients_get() {
     let sandbox = Sandbox::bare();
@@ -189,6 +224,8 @@ fn google_entra_and_vault_give_what_their_own_clients_get() {
     begins(token(&sandbox, "db"), "canary-db");
     begins(token(&sandbox, "kv"), "canary-kv");
     token(&sandbox, "nothing").fails_with(1).says("there is nothing at `kv/data/none`");
+
+    services(&sandbox, &clouds);
 
     // Renewed in another agent's life: the rotated refresh token was kept.
     let before = clouds.stat("refreshes");

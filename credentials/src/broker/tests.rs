@@ -126,3 +126,29 @@ async fn a_static_secret_is_kept_given_and_forgotten() {
     broker.keep("reg", &Secret::new(b"second".to_vec())).await.unwrap();
     assert_eq!(ask().await.unwrap().expose(), b"second");
 }
+
+#[tokio::test]
+async fn each_resource_has_a_lease_of_its_own_and_not_endlessly_many() {
+    let root = tempfile::tempdir().unwrap();
+    let script = root.path().join("source.sh");
+    fs::write(&script, r#"printf '{"token":"for-%s"}' "$PDEV_RESOURCE""#).unwrap();
+    let text = format!("[a]\nsource = \"exec\"\ncloud = \"azure\"\ncommand = [\"sh\", \"{}\"]\n", script.display());
+    let broker = broker(root.path(), &text);
+    let ask = async |resource: &str| {
+        let outlet = Outlet::Azure { now: now(), resource: resource.to_owned() };
+        broker.issue("a", &outlet, &Asker::default()).await
+    };
+    for resource in ["one", "two", "one"] {
+        let given = ask(resource).await.unwrap();
+        assert!(String::from_utf8_lossy(given.expose()).contains(&format!("\"for-{resource}\"")));
+    }
+    assert_eq!(broker.entries().len(), 2);
+    for number in 0..PURPOSES_MAX - 2 {
+        ask(&number.to_string()).await.unwrap();
+    }
+    let problem = ask("more").await.err().unwrap();
+    assert_eq!(problem.message, "`a` was asked for more than 32 resources or audiences");
+    assert!(broker.standings().unwrap()[0].has_lease);
+    broker.rejected("a");
+    assert!(!broker.standings().unwrap()[0].has_lease);
+}

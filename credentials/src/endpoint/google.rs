@@ -30,6 +30,7 @@ pub(crate) enum Fact {
     },
     IdToken {
         named: String,
+        audience: String,
     },
 }
 
@@ -78,7 +79,7 @@ pub(super) fn read(asked: &Parts) -> Want {
         "project/numeric-project-id" => Fact::ProjectNumber,
         "universe/universe-domain" | "universe/universe_domain" => Fact::Universe,
         "instance/service-accounts" => Fact::Accounts { recursive },
-        _ => match key.strip_prefix(ACCOUNTS).and_then(|rest| account(rest, recursive)) {
+        _ => match key.strip_prefix(ACCOUNTS).and_then(|rest| account(rest, recursive, asked)) {
             Some(fact) => fact,
             None => return Want::Said(absent("this metadata is not served here")),
         },
@@ -86,12 +87,14 @@ pub(super) fn read(asked: &Parts) -> Want {
     Want::Fact(fact)
 }
 
-fn account(rest: &str, recursive: bool) -> Option<Fact> {
+fn account(rest: &str, recursive: bool, asked: &Parts) -> Option<Fact> {
     let (named, what) = rest.split_once('/').unwrap_or((rest, ""));
     let named = super::decoded(named);
     let field = match what {
         "token" => return Some(Fact::Token { named }),
-        "identity" => return Some(Fact::IdToken { named }),
+        "identity" => {
+            return Some(Fact::IdToken { named, audience: parameter(asked, "audience").unwrap_or_default() });
+        }
         "" => Field::All { recursive },
         "email" => Field::Email,
         "aliases" => Field::Aliases,
@@ -119,11 +122,14 @@ pub(super) fn told(fact: &Fact, identity: &Identity) -> Result<Answer, Dialect> 
             let one = described(email);
             json_text(&json!({ "default": one, email: one }))
         }
-        Fact::Token { named } | Fact::IdToken { named } | Fact::Account { named, .. } if !is_here(named) => {
+        Fact::Token { named } | Fact::IdToken { named, .. } | Fact::Account { named, .. } if !is_here(named) => {
             unknown(named)
         }
         Fact::Token { .. } => return Err(Dialect::Google),
-        Fact::IdToken { .. } => absent("this identity gives access tokens, and no id tokens for an audience"),
+        Fact::IdToken { audience, .. } if audience.is_empty() => {
+            text(StatusCode::BAD_REQUEST, "non-empty audience parameter required\n")
+        }
+        Fact::IdToken { audience, .. } => return Err(Dialect::GoogleIdToken { audience: audience.clone() }),
         Fact::Account { field, .. } => match field {
             Field::All { recursive: true } => json_text(&described(email)),
             Field::All { recursive: false } => text(StatusCode::OK, "aliases\nemail\nidentity\nscopes\ntoken\n"),

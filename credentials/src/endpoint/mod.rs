@@ -124,6 +124,7 @@ pub(crate) enum Dialect {
     AwsContainer,
     AwsInstance,
     Google,
+    GoogleIdToken { audience: String },
     Azure { resource: String, instance: bool },
 }
 
@@ -142,7 +143,7 @@ impl Dialect {
     fn cloud(&self) -> Cloud {
         match self {
             Self::AwsContainer | Self::AwsInstance => Cloud::Aws,
-            Self::Google => Cloud::Google,
+            Self::Google | Self::GoogleIdToken { .. } => Cloud::Google,
             Self::Azure { .. } => Cloud::Azure,
         }
     }
@@ -164,14 +165,19 @@ impl Dialect {
             Self::AwsContainer => Outlet::AwsContainer { now },
             Self::AwsInstance => Outlet::AwsInstance { now },
             Self::Google => Outlet::Google { now },
+            Self::GoogleIdToken { audience } => Outlet::GoogleIdToken { audience: audience.clone() },
             Self::Azure { resource, .. } => Outlet::Azure { now, resource: resource.clone() },
         })
     }
 
     pub(crate) fn given(&self, credential: Secret) -> Answer {
-        let content_type = if *self == Self::AwsInstance { "text/plain" } else { "application/json" };
+        let content_type = match self {
+            Self::AwsInstance => "text/plain",
+            Self::GoogleIdToken { .. } => "text/html",
+            _ => "application/json",
+        };
         let answer = Answer { status: StatusCode::OK, content_type, headers: Vec::new(), body: credential };
-        if *self == Self::Google { google::flavored(answer) } else { answer }
+        if self.cloud() == Cloud::Google { google::flavored(answer) } else { answer }
     }
 
     pub(crate) fn denied(&self, problem: &BrokerProblem) -> Answer {
@@ -183,7 +189,7 @@ impl Dialect {
         };
         match self {
             Self::AwsContainer | Self::AwsInstance => aws::denied(problem.code, &words, passes),
-            Self::Google => google::denied(&words, passes),
+            Self::Google | Self::GoogleIdToken { .. } => google::denied(&words, passes),
             Self::Azure { .. } => azure::denied(problem.code, &words, passes),
         }
     }

@@ -138,9 +138,10 @@ fn google() {
             "404 there is no service account `other@x`; there is `dev@shop.iam.gserviceaccount.com`",
         ),
         (
-            "instance/service-accounts/default/identity?audience=x&format=full",
-            "404 this identity gives access tokens, and no id tokens for an audience",
+            "instance/service-accounts/default/identity?audience=https%3A%2F%2Frun.example&format=full",
+            "GoogleIdToken { audience: \"https://run.example\" }",
         ),
+        ("instance/service-accounts/default/identity?format=full", "400 non-empty audience parameter required"),
         ("instance/attributes/ssh-keys", "404 this metadata is not served here"),
     ] {
         assert_eq!(asked(path), expected, "{path}");

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::oidc::{Refusal, said};
-use super::{Means, SourceProblem, now};
+use super::{Means, Purpose, SourceProblem, now};
 use crate::http::Answer;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
@@ -33,7 +33,11 @@ pub(super) async fn federated(identity: &Identity, means: &Means<'_>) -> Result<
 async fn ask(identity: &Identity, means: &Means<'_>, proof: &[(&str, &str)]) -> Result<Answer, SourceProblem> {
     let authority = identity.text("endpoint").unwrap_or(AUTHORITY).trim_end_matches('/');
     let tenant = crate::http::encoded(identity.text("tenant").unwrap_or_default());
-    let scopes = identity.list("scopes").map_or_else(|| SCOPE.to_owned(), |scopes| scopes.join(" "));
+    let scopes = match (means.purpose, identity.list("scopes")) {
+        (Purpose::Resource(resource), _) => format!("{resource}/.default"),
+        (_, Some(scopes)) => scopes.join(" "),
+        _ => SCOPE.to_owned(),
+    };
     let mut fields = vec![
         ("grant_type", "client_credentials"),
         ("client_id", identity.text("client_id").unwrap_or_default()),

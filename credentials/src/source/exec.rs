@@ -1,7 +1,7 @@
 //! Any program: its standard output is JSON in one of the forms that other tools print.
 //!
-//! Understood are AWS `credential_process`, kubectl's ExecCredential, gcloud's `config-helper`, docker's
-//! `{"Username", "Secret"}`, and `{"token", "expires_at"}`.
+//! Understood are AWS `credential_process`, kubectl's ExecCredential, gcloud's `config-helper`, az's
+//! `account get-access-token`, docker's `{"Username", "Secret"}`, and `{"token", "expires_at"}`.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,19 +12,26 @@ use time::format_description::well_known::Rfc3339;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use super::SourceProblem;
+use super::{Means, Purpose, SourceProblem};
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
 use crate::secret::Secret;
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// Tells the program what a token is asked for, where that is known.
+const RESOURCE: &str = "PDEV_RESOURCE";
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 
-pub(super) async fn lease(identity: &Identity, now: i64) -> Result<Lease, SourceProblem> {
+pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    let now = means.now;
     let command = identity.list("command").unwrap_or_default();
     let (program, arguments) = command.split_first().ok_or_else(|| SourceProblem::Refused("no command".to_owned()))?;
     let limit = identity.duration("timeout").unwrap_or(LIMIT);
-    let mut child = Command::new(program)
+    let mut run = Command::new(program);
+    if let Purpose::Resource(resource) = means.purpose {
+        run.env(RESOURCE, resource);
+    }
+    let mut child = run
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -34,13 +41,13 @@ pub(super) async fn lease(identity: &Identity, now: i64) -> Result<Lease, Source
         .map_err(|error| SourceProblem::Refused(format!("cannot start `{program}`: {error}")))?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let (mut said, mut complained) = (Vec::new(), Vec::new());
-    let run = async {
+    let ended = async {
         let read_out = async { read(out, &mut said).await };
         let read_err = async { read(err, &mut complained).await };
         let (_, _, status) = tokio::join!(read_out, read_err, child.wait());
         status
     };
-    let status = match tokio::time::timeout(limit, run).await {
+    let status = match tokio::time::timeout(limit, ended).await {
         Ok(Ok(status)) => status,
         Ok(Err(error)) => return Err(SourceProblem::Passing(format!("`{program}`: {error}"))),
         Err(_) => return Err(SourceProblem::Passing(format!("`{program}` did not end within {} s", limit.as_secs()))),
@@ -81,6 +88,8 @@ fn understood(said: &[u8], now: i64) -> Result<Lease, String> {
         (Material::Token(token), &status["expirationTimestamp"])
     } else if let Some(token) = secret(&value["credential"]["access_token"]) {
         (Material::Token(token), &value["credential"]["token_expiry"])
+    } else if let Some(token) = secret(&value["accessToken"]) {
+        (Material::Token(token), &value["expires_on"])
     } else if let (Some(username), Some(password)) = (text(&value["Username"]), secret(&value["Secret"])) {
         (Material::Password { username, password }, &Value::Null)
     } else if let Some(token) = secret(&value["token"]) {
@@ -132,6 +141,10 @@ mod tests {
             ),
             (
                 r#"{"credential":{"access_token":"t","token_expiry":"2027-01-01T00:00:00Z"}}"#,
+                "a token until Some(1798761600000)",
+            ),
+            (
+                r#"{"accessToken":"t","expiresOn":"2027-01-01 01:00:00.000000","expires_on":1798761600,"tokenType":"Bearer"}"#,
                 "a token until Some(1798761600000)",
             ),
             (r#"{"Username":"u","Secret":"s"}"#, "a password until None"),

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::oidc::{Refusal, said};
-use super::{Means, SourceProblem, now, words};
+use super::oidc::{Refusal, claims, said};
+use super::{Means, Purpose, SourceProblem, now, words};
 use crate::http::Answer;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
@@ -66,6 +66,9 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
     if document["type"] == "service_account" {
         return by_key(identity, &document, means).await;
     }
+    if matches!(means.purpose, Purpose::IdToken(_)) {
+        return Err(SourceProblem::Refused("a person gets no id token for an audience at Google".to_owned()));
+    }
     let field = |name: &str| document[name].as_str().unwrap_or_default();
     let scopes = scopes(identity);
     let fields = [
@@ -97,7 +100,7 @@ fn scopes(identity: &Identity) -> String {
 
 async fn by_key(identity: &Identity, document: &Value, means: &Means<'_>) -> Result<Lease, SourceProblem> {
     let ask = async |skew: i64| {
-        let assertion = assertion(identity, document, now() + skew).map_err(SourceProblem::Refused)?;
+        let assertion = assertion(identity, document, means.purpose, now() + skew).map_err(SourceProblem::Refused)?;
         let fields = [("grant_type", JWT_BEARER), ("assertion", assertion.as_str())];
         means.http()?.post_form(token_url(document), &fields).await
     };
@@ -110,16 +113,19 @@ async fn by_key(identity: &Identity, document: &Value, means: &Means<'_>) -> Res
 }
 
 /// RFC 7523, section 3, signed by RS256 (RFC 7518, section 3.3).
-fn assertion(identity: &Identity, document: &Value, at: i64) -> Result<String, String> {
+fn assertion(identity: &Identity, document: &Value, purpose: &Purpose, at: i64) -> Result<String, String> {
     let issued = at / 1000;
     let mut claims = json!({
         "iss": document["client_email"],
-        "scope": scopes(identity),
         // Always this one, wherever it is sent, as Google's own clients do.
         "aud": TOKEN_URL,
         "iat": issued,
         "exp": issued + ASSERTION_SECONDS,
     });
+    match purpose {
+        Purpose::IdToken(audience) => claims["target_audience"] = audience.as_str().into(),
+        _ => claims["scope"] = scopes(identity).into(),
+    }
     if let Some(subject) = identity.text("subject") {
         claims["sub"] = subject.into();
     }
@@ -163,15 +169,25 @@ struct Impersonated {
     expire_time: String,
 }
 
-/// IAM Service Account Credentials API, `generateAccessToken`.
+#[derive(Deserialize)]
+struct IdToken {
+    token: String,
+}
+
+/// IAM Service Account Credentials API, `generateAccessToken` and `generateIdToken`.
 pub(super) async fn impersonated(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
     let token = means.token(identity)?;
     let account = crate::http::encoded(identity.text("service_account").unwrap_or_default());
     let base = base(identity, "https://iamcredentials.googleapis.com");
-    let url = format!("{base}/v1/projects/-/serviceAccounts/{account}:generateAccessToken");
+    let verb = if matches!(means.purpose, Purpose::IdToken(_)) { "generateIdToken" } else { "generateAccessToken" };
+    let url = format!("{base}/v1/projects/-/serviceAccounts/{account}:{verb}");
     let seconds = identity.duration("duration").map_or(3600, |duration| duration.as_secs()).clamp(60, 43_200);
     let scopes: Vec<String> = scopes(identity).split(' ').map(str::to_owned).collect();
-    let body = json!({ "scope": scopes, "lifetime": format!("{seconds}s") }).to_string();
+    let body = match means.purpose {
+        Purpose::IdToken(audience) => json!({ "audience": audience, "includeEmail": true }),
+        _ => json!({ "scope": scopes, "lifetime": format!("{seconds}s") }),
+    };
+    let body = body.to_string();
     let authorization = format!("Bearer {token}");
     let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
     let answer = means.http()?.send(http::Method::POST, &url, &headers, body.into_bytes()).await?;
@@ -186,6 +202,10 @@ pub(super) async fn impersonated(identity: &Identity, means: &Means<'_>) -> Resu
             SourceProblem::Refused(told)
         });
     }
+    if matches!(means.purpose, Purpose::IdToken(_)) {
+        let given: IdToken = answer.json()?;
+        return Ok(id_lease(given.token, answer.skew));
+    }
     let given: Impersonated = answer.json()?;
     let end = super::exec::moment(&given.expire_time);
     let end = end.ok_or_else(|| SourceProblem::Passing("Google answered with an end that is no time".to_owned()))?;
@@ -197,9 +217,20 @@ fn base<'a>(identity: &'a Identity, usual: &'a str) -> &'a str {
     identity.text("endpoint").unwrap_or(usual).trim_end_matches('/')
 }
 
+/// An id token says itself when it ends.
+fn id_lease(token: String, skew: i64) -> Lease {
+    let end = claims(&token).and_then(|claims| claims["exp"].as_i64()).map(|seconds| seconds.saturating_mul(1000));
+    let times = Times { issued_at: now(), expires_at: end, skew };
+    Lease { material: Material::Token(Secret::new(token.into_bytes())), times }
+}
+
 #[derive(Deserialize)]
 struct Tokens {
+    #[serde(default)]
     access_token: String,
+    /// In place of the other, where an audience was named.
+    #[serde(default)]
+    id_token: Option<String>,
     #[serde(default)]
     refresh_token: Option<String>,
     #[serde(default)]
@@ -208,6 +239,9 @@ struct Tokens {
 
 impl Tokens {
     fn lease(self, skew: i64) -> Lease {
+        if let Some(token) = self.id_token.filter(|_| self.access_token.is_empty()) {
+            return id_lease(token, skew);
+        }
         let life = std::time::Duration::from_secs(self.expires_in.unwrap_or(300));
         let times = Times { skew, ..Times::lasting(now(), life) };
         Lease { material: Material::Token(Secret::new(self.access_token.into_bytes())), times }
@@ -216,7 +250,11 @@ impl Tokens {
 
 fn given(identity: &Identity, answer: &Answer) -> Result<Tokens, SourceProblem> {
     if answer.is_fine() {
-        return answer.json();
+        let tokens: Tokens = answer.json()?;
+        if tokens.access_token.is_empty() && tokens.id_token.is_none() {
+            return Err(answer.unexpected());
+        }
+        return Ok(tokens);
     }
     let refusal: Refusal = answer.json().unwrap_or_default();
     let by_person = identity.kind == "google";

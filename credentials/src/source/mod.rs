@@ -49,7 +49,43 @@ pub(crate) struct Means<'a> {
     pub http: Option<&'a Http>,
     /// The lease of the identity that this one is built on.
     pub from: Option<&'a Lease>,
+    pub purpose: &'a Purpose,
     pub now: i64,
+}
+
+/// What a lease is for, beside what its identity says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Purpose {
+    #[default]
+    Usual,
+    /// A token for one service of the cloud, as Azure names them.
+    Resource(String),
+    /// An id token that is shown to this audience.
+    IdToken(String),
+}
+
+impl Purpose {
+    /// Leases are kept by it. No name of an identity has a space.
+    pub(crate) fn key(&self, name: &str) -> String {
+        match self {
+            Self::Usual => name.to_owned(),
+            Self::Resource(resource) => format!("{name} resource {resource}"),
+            Self::IdToken(audience) => format!("{name} audience {audience}"),
+        }
+    }
+}
+
+/// The purpose as far as the source knows purposes.
+pub(crate) fn purpose(identity: &Identity, wanted: Purpose) -> Result<Purpose, String> {
+    match (wanted, identity.kind) {
+        (Purpose::Resource(_), kind) if !matches!(kind, "entra" | "entra-federation" | "oidc" | "exec") => {
+            Ok(Purpose::Usual)
+        }
+        (Purpose::IdToken(_), kind) if !matches!(kind, "google" | "google-impersonation") => {
+            Err("gives access tokens, and no id tokens for an audience".to_owned())
+        }
+        (wanted, _) => Ok(wanted),
+    }
 }
 
 impl<'a> Means<'a> {
@@ -129,7 +165,7 @@ pub(crate) fn needs_vault(identity: &Identity) -> bool {
 
 pub(crate) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
     match identity.kind {
-        "exec" => exec::lease(identity, means.now).await,
+        "exec" => exec::lease(identity, means).await,
         "oidc" => oidc::lease(identity, means).await,
         "aws-sso" => sso::lease(identity, means).await,
         "aws-role" => sts::assume_role(identity, means).await,

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::device::{Poll, Step};
 use super::loopback::Loopback;
-use super::{Flow, Means, Prompt, SourceProblem, now, words};
+use super::{Flow, Means, Prompt, Purpose, SourceProblem, now, words};
 use crate::http::form;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
@@ -78,11 +78,19 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         return Err(SourceProblem::NeedsLogin(words));
     }
     let Some(refresh_token) = login.refresh_token.clone() else { return only_lease(identity, login, means.now) };
-    let fields = [
+    let mut fields = vec![
         ("grant_type", "refresh_token"),
         ("refresh_token", refresh_token.as_str()),
         ("client_id", login.client_id.as_str()),
     ];
+    // Microsoft Entra's refresh tokens are good for every resource that was consented to.
+    let scope = match means.purpose {
+        Purpose::Resource(resource) => format!("{resource}/.default offline_access"),
+        _ => String::new(),
+    };
+    if !scope.is_empty() {
+        fields.push(("scope", scope.as_str()));
+    }
     let answer = means.http()?.post_form(&login.token_endpoint, &fields).await?;
     if !answer.is_fine() {
         let refusal: Refusal = answer.json().unwrap_or_default();
@@ -326,7 +334,7 @@ pub(super) fn said(refusal: &Refusal) -> String {
 
 /// The claims of a token, unverified: it came straight from the token endpoint over TLS, which OpenID Connect Core,
 /// section 3.1.3.7 point 6 takes in place of the signature.
-fn claims(token: &str) -> Option<Value> {
+pub(super) fn claims(token: &str) -> Option<Value> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?).ok()
 }
 
