@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use manifest::diagnostic::Edit;
 use manifest::model::{Map, Node as Data, Tree};
 use manifest::nearest::nearest;
-use manifest::syntax::Node;
+use manifest::syntax::{Node, Pair};
 use manifest::template::Template;
 use manifest::{Diagnostic, Severity, Span};
 use regex_lite::Regex;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::codes;
-use crate::module::Module;
+use crate::module::{Module, bad};
 
 /// One input, as `module.yaml` declares it.
 #[derive(Clone, PartialEq, Debug)]
@@ -63,44 +63,43 @@ const KEYWORDS: [&str; 11] = [
     "properties",
 ];
 
-pub(crate) fn declared(node: Option<&Node>, path: &str, found: &mut Vec<Diagnostic>) -> BTreeMap<String, Input> {
+pub(crate) fn declared(node: Option<&Node>, found: &mut Vec<Diagnostic>) -> BTreeMap<String, Input> {
     let pairs = node.and_then(Node::as_map).unwrap_or_default();
-    let schemas = pairs.iter().map(|pair| (pair.key.value.clone(), crate::module::json(&pair.value)));
-    schemas.map(|(name, schema)| (name.clone(), input(&name, &schema, path, found))).collect()
+    pairs.iter().map(|pair| (pair.key.value.clone(), input(&pair.key.value, pair, found))).collect()
 }
 
-fn input(name: &str, schema: &Json, path: &str, found: &mut Vec<Diagnostic>) -> Input {
-    let mut wrong = |words: String| {
-        found.push(
-            Diagnostic::new(codes::BAD_MODULE, Severity::Error, Span::default(), words)
-                .help("The format is described in docs/modules.md."),
-        );
-    };
+/// `pair` is where the schema stands; findings are told inside it.
+fn input(name: &str, pair: &Pair, found: &mut Vec<Diagnostic>) -> Input {
+    let (node, schema) = (&pair.value, crate::module::json(&pair.value));
+    let mut wrong = |span: Span, words: String| found.push(bad(span, words));
+    let value_of = |key: &str| node.get(key).map_or(pair.key.span, |pair| pair.value.span);
     let text = |key: &str| schema.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
     let kind = text("type");
     if !KINDS.contains(&kind.as_str()) {
-        wrong(format!("`{path}`: the input `{name}` needs a `type`, one of {}", KINDS.join(", ")));
+        wrong(value_of("type"), format!("the input `{name}` needs a `type`, one of {}", KINDS.join(", ")));
     }
-    for unknown in
-        schema.as_object().into_iter().flat_map(JsonMap::keys).filter(|key| !KEYWORDS.contains(&key.as_str()))
-    {
-        let near = nearest(unknown, KEYWORDS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        wrong(format!("`{path}`: the input `{name}` has an unknown key `{unknown}`{near}"));
+    let keys = node.as_map().unwrap_or_default().iter().map(|pair| &pair.key);
+    for unknown in keys.filter(|key| !KEYWORDS.contains(&key.value.as_str()) && !key.value.is_empty()) {
+        let near =
+            nearest(&unknown.value, KEYWORDS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        wrong(unknown.span, format!("the input `{name}` has an unknown key `{}`{near}", unknown.value));
     }
     let pattern = Some(text("pattern")).filter(|pattern| !pattern.is_empty());
     let pattern = pattern.and_then(|pattern| match Regex::new(&pattern) {
         Ok(pattern) => Some(Pattern(pattern)),
         Err(error) => {
-            wrong(format!("`{path}`: the pattern of the input `{name}` is no regular expression: {error}"));
+            let words = format!("the pattern of the input `{name}` is no regular expression: {error}");
+            wrong(value_of("pattern"), words);
             None
         }
     });
     let choices = schema.get("enum").and_then(Json::as_array).into_iter().flatten();
     let choices = choices.filter_map(Json::as_str).map(str::to_owned).collect();
-    let items = schema.get("items").map(|items| Box::new(input(&format!("{name}[]"), items, path, found)));
-    let properties = schema.get("properties").and_then(Json::as_object).into_iter().flatten();
+    let items = node.get("items").map(|items| Box::new(input(&format!("{name}[]"), items, found)));
+    let properties = node.get("properties").and_then(|pair| pair.value.as_map()).unwrap_or_default().iter();
     let properties =
-        properties.map(|(key, schema)| (key.clone(), input(&format!("{name}.{key}"), schema, path, found))).collect();
+        properties.map(|pair| (pair.key.value.clone(), input(&format!("{name}.{}", pair.key.value), pair, found)));
+    let properties = properties.collect();
     Input {
         kind,
         description: text("description"),

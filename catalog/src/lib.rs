@@ -4,6 +4,7 @@
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod builtin;
+mod check;
 pub mod codes;
 mod find;
 mod inputs;
@@ -12,6 +13,7 @@ mod module;
 mod render;
 
 pub use builtin::list;
+pub use check::check;
 pub use find::{Found, find};
 pub use inputs::Input;
 pub use lock::{Lock, LockEntry};

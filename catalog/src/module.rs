@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use manifest::syntax::{self, Kind, Node, Value};
-use manifest::{Diagnostic, FileId, Files, Severity, Sources};
+use manifest::diagnostic::Edit;
+use manifest::nearest::nearest;
+use manifest::syntax::{self, Kind, Node, Pair, Value};
+use manifest::{Diagnostic, FileId, Files, Severity, Sources, Span};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
@@ -84,69 +86,105 @@ const KEYS: [&str; 13] = [
     "deprecated",
 ];
 
-/// Reads the module in `folder`. Findings carry spans into [`Sources`] made of that folder's `module.yaml` alone.
+/// Reads the module in `folder`. Findings say file and line in their words: their spans mean nothing elsewhere.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(folder: &str, files: &dyn Files, source: Source) -> Result<Module, Vec<Diagnostic>> {
-    let path = format!("{folder}/module.yaml");
-    let bytes = files.read(&path).map_err(|_| vec![bad(format!("there is no `{path}`"))])?;
-    let (text, not_utf8) = syntax::decode(bytes, FileId(0));
-    let parsed = syntax::parse(&text, FileId(0));
-    let mut found: Vec<Diagnostic> = not_utf8.into_iter().chain(parsed.diagnostics).collect();
-    let root = parsed.root.unwrap_or_else(|| Node::null(manifest::Span::default()));
-    let mut sources = Sources::default();
-    sources.add(path.clone(), text.as_str());
-    for pair in root.as_map().unwrap_or_default() {
-        if !KEYS.contains(&pair.key.value.as_str()) && !pair.key.value.starts_with("x-") {
-            let line = sources.position(FileId(0), pair.key.span.start as usize).line;
-            found.push(bad(format!("`{path}`, line {line}: unknown key `{}`", pair.key.value)));
+    let read = Reading::of(folder, files, source)?;
+    match read.module {
+        Some(module) if read.found.iter().all(|one| one.severity != Severity::Error) => Ok(module),
+        _ => {
+            let mut sources = Sources::default();
+            sources.add(read.path.clone(), read.text.as_str());
+            let place = |one: Diagnostic| {
+                let line = sources.position(FileId(0), one.span.start as usize).line;
+                Diagnostic { message: format!("`{}`, line {line}: {}", read.path, one.message), ..one }
+            };
+            Err(read.found.into_iter().map(place).collect())
         }
-    }
-    let docs_name = text_of(&root, "docs").unwrap_or_else(|| "docs.md".to_owned());
-    let docs =
-        files.read(&format!("{folder}/{docs_name}")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let tree_hash = hash(&[("module.yaml", &text), (&docs_name, docs.as_deref().unwrap_or_default())]);
-    let module = build(&root, &path, source, docs.unwrap_or_default(), tree_hash, &mut found);
-    match module {
-        Some(module) if found.iter().all(|one| one.severity != Severity::Error) => Ok(module),
-        _ => Err(found),
     }
 }
 
-fn build(
-    root: &Node,
-    path: &str,
-    source: Source,
-    docs: String,
-    tree_hash: String,
-    found: &mut Vec<Diagnostic>,
-) -> Option<Module> {
+/// What reading a module gave, however broken it is. Spans are those of its `module.yaml`.
+pub(crate) struct Reading {
+    path: String,
+    text: String,
+    pub(crate) root: Node,
+    pub(crate) module: Option<Module>,
+    pub(crate) found: Vec<Diagnostic>,
+}
+
+impl Reading {
+    pub(crate) fn of(folder: &str, files: &dyn Files, source: Source) -> Result<Self, Vec<Diagnostic>> {
+        let path = format!("{folder}/module.yaml");
+        let nowhere = || vec![bad(Span::default(), format!("there is no `{path}`"))];
+        let bytes = files.read(&path).map_err(|_| nowhere())?;
+        let (text, not_utf8) = syntax::decode(bytes, FileId(0));
+        let parsed = syntax::parse(&text, FileId(0));
+        let mut found: Vec<Diagnostic> = not_utf8.into_iter().chain(parsed.diagnostics).collect();
+        let root = parsed.root.unwrap_or_else(|| Node::null(Span::default()));
+        found.extend(root.as_map().unwrap_or_default().iter().filter_map(unknown_key));
+        let docs_name = text_of(&root, "docs").unwrap_or_else(|| "docs.md".to_owned());
+        let docs =
+            files.read(&format!("{folder}/{docs_name}")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let tree_hash = hash(&[("module.yaml", &text), (&docs_name, docs.as_deref().unwrap_or_default())]);
+        let module = build(&root, source, docs.unwrap_or_default(), tree_hash, &mut found);
+        Ok(Self { path, text, root, module, found })
+    }
+}
+
+fn unknown_key(pair: &Pair) -> Option<Diagnostic> {
+    let key = pair.key.value.as_str();
+    if KEYS.contains(&key) || key.starts_with("x-") || key.is_empty() {
+        return None;
+    }
+    let near = nearest(key, KEYS);
+    let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    let found = bad(pair.key.span, format!("unknown key `{key}`{hint}"));
+    Some(match near {
+        Some(near) => {
+            let edit = Edit { span: pair.key.span, text: near.to_owned() };
+            found.fix(format!("change `{key}` to `{near}`"), true, vec![edit])
+        }
+        None => found,
+    })
+}
+
+fn build(root: &Node, source: Source, docs: String, tree_hash: String, found: &mut Vec<Diagnostic>) -> Option<Module> {
+    // What is missing is missing from the whole; its first key stands for it.
+    let top = root.as_map().and_then(<[Pair]>::first).map_or(Span::default(), |pair| pair.key.span);
     let mut need = |key: &str| {
         let text = text_of(root, key);
         if text.is_none() {
-            found.push(bad(format!("`{path}` needs `{key}`")));
+            found.push(bad(root.get(key).map_or(top, |pair| pair.key.span), format!("a module needs `{key}`")));
         }
         text
     };
     let (name, version, summary) = (need("module"), need("version"), need("summary"));
     if text_of_in(root, "owner", "team").is_none() {
-        found.push(bad(format!("`{path}` needs `owner: {{ team: ..., contact: ... }}`: somebody answers for it")));
+        let span = root.get("owner").map_or(top, |pair| pair.key.span);
+        found
+            .push(bad(span, "a module needs `owner: { team: ..., contact: ... }`: somebody answers for it".to_owned()));
     }
     if docs.trim().is_empty() {
-        found.push(bad(format!("`{path}`: its docs file is missing or empty")));
+        let span = root.get("docs").map_or(top, |pair| pair.value.span);
+        found.push(bad(span, "the docs file is missing or empty".to_owned()));
     }
+    // Read before anything that is missing ends the reading: one run tells all.
+    let (inputs, ports) = (inputs::declared(root.get("inputs").map(|pair| &pair.value), found), ports(root, found));
     let version = match semver::Version::parse(version.as_deref()?) {
         Ok(version) => version,
         Err(error) => {
-            found.push(bad(format!("`{path}`: `version` is no SemVer version: {error}")));
+            let span = root.get("version").map_or(top, |pair| pair.value.span);
+            found.push(bad(span, format!("`version` is no SemVer version: {error}")));
             return None;
         }
     };
     let renders = root.get("renders").map(|pair| &pair.value);
     let rendering = |runtime: &str| renders.and_then(|node| node.get(runtime)).map(|pair| json(&pair.value));
     if renders.is_none() {
-        found.push(bad(format!("`{path}` renders nothing: it needs `renders`")));
+        found.push(bad(top, "a module that renders nothing: it needs `renders`".to_owned()));
     }
     Some(Module {
         name: name?,
@@ -161,9 +199,9 @@ fn build(
         docs,
         source,
         tree_hash,
-        inputs: inputs::declared(root.get("inputs").map(|pair| &pair.value), path, found),
+        inputs,
         outputs: outputs(root),
-        ports: ports(root),
+        ports,
         stop_signal: text_of_in(root, "stop", "signal"),
         stop_grace: text_of_in(root, "stop", "grace").and_then(|text| manifest::units::duration(&text).ok()),
         lets: lets(root),
@@ -178,9 +216,8 @@ fn build(
     })
 }
 
-fn bad(words: String) -> Diagnostic {
-    Diagnostic::new(codes::BAD_MODULE, Severity::Error, manifest::Span::default(), words)
-        .help("The format is described in docs/modules.md.")
+pub(crate) fn bad(span: Span, words: String) -> Diagnostic {
+    Diagnostic::new(codes::BAD_MODULE, Severity::Error, span, words).help("The format is described in docs/modules.md.")
 }
 
 fn text_of(node: &Node, key: &str) -> Option<String> {
@@ -215,9 +252,19 @@ fn outputs(root: &Node) -> BTreeMap<String, Output> {
         .collect()
 }
 
-fn ports(root: &Node) -> BTreeMap<String, u16> {
+fn ports(root: &Node, found: &mut Vec<Diagnostic>) -> BTreeMap<String, u16> {
     let pairs = root.get("ports").and_then(|pair| pair.value.as_map()).unwrap_or_default();
-    pairs.iter().filter_map(|pair| Some((pair.key.value.clone(), pair.value.as_scalar()?.text.parse().ok()?))).collect()
+    let mut ports = BTreeMap::new();
+    for pair in pairs {
+        match pair.value.as_scalar().and_then(|scalar| scalar.text.parse().ok()) {
+            Some(port) => drop(ports.insert(pair.key.value.clone(), port)),
+            None => {
+                let words = format!("a port must be a number from 1 to 65535, found {}", pair.value.describe());
+                found.push(bad(pair.value.span, words));
+            }
+        }
+    }
+    ports
 }
 
 fn lets(root: &Node) -> Vec<(String, String)> {

@@ -191,3 +191,29 @@ fn the_password_of_redis_is_on_no_command_line() {
     let said = format!("{:?} {:?} {:?}", docker.command, docker.entrypoint, process.command);
     assert!(!said.contains("requirepass"), "{said}");
 }
+
+#[test]
+fn a_module_file_is_checked_with_exact_places() {
+    let good = "module: m\nversion: 1.0.0\nowner: { team: t }\nsummary: s\nports: { main: 80 }\n\
+        inputs:\n  size: { type: integer, description: d }\nrenders:\n  docker: { image: \"x:{{ inputs.size }}\" }\n";
+    let check = |text: &str, docs: &str| {
+        let files = [("./module.yaml", text), ("./docs.md", docs)];
+        let files = Memory(files.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect());
+        let found = catalog::check(".", &files);
+        found.into_iter().map(|one| (text[one.span.range()].to_owned(), one.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(check(good, "docs"), []);
+    assert_eq!(check(good, ""), [("module".to_owned(), "the docs file is missing or empty".to_owned())]);
+    for (old, new, at, words) in [
+        ("version: 1.0.0", "version: one", "one", "no SemVer"),
+        ("summary: s", "sumary: s", "sumary", "did you mean `summary`"),
+        ("main: 80", "main: http", "http", "from 1 to 65535, found `http`"),
+        ("integer", "int", "int", "needs a `type`, one of"),
+        ("description: d", "desc: d", "desc", "unknown key `desc`"),
+        ("inputs.size", "inputs.sise", "\"x:{{ inputs.sise }}\"", "`renders.docker.image` cannot be rendered"),
+        ("{ team: t }", "{ contact: t }", "owner", "somebody answers for it"),
+    ] {
+        let said = check(&good.replace(old, new), "docs");
+        assert!(said.iter().any(|(span, said)| span == at && said.contains(words)), "{new}: {said:?}");
+    }
+}

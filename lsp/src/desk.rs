@@ -172,6 +172,10 @@ impl Desk {
                     published.put(&self, &analysis).await;
                 }
             }
+            let related = self.workspace().take_related();
+            for path in related.into_iter().filter(|_| self.pushes()) {
+                self.publish_related(&path).await;
+            }
             let again = self.workspace().take_shown_again();
             for analysis in again.into_iter().filter(|_| self.pushes()) {
                 published.put(&self, &analysis).await;
@@ -183,6 +187,14 @@ impl Desk {
                 drop(tokio::spawn(async move { client.workspace_diagnostic_refresh().await }));
             }
         }
+    }
+
+    /// A file of ours that is closed has nothing to show.
+    async fn publish_related(&self, path: &Path) {
+        let Some((uri, version)) = self.workspace().called(path) else { return };
+        let snapshot = self.workspace().snapshot(path);
+        let found = snapshot.as_ref().map(answers::related::findings).unwrap_or_default();
+        self.client.publish_diagnostics(uri, found, version).await;
     }
 
     fn next_job(&self) -> Option<Job> {

@@ -11,7 +11,7 @@ use tower_lsp::ls_types::*;
 use tower_lsp::{Client, LanguageServer};
 
 use crate::answers::live::Scene;
-use crate::answers::{code_actions, completion, hints, hover, identities, navigation, structure};
+use crate::answers::{code_actions, completion, hints, hover, identities, navigation, related, structure};
 use crate::capabilities;
 use crate::check::Analysis;
 use crate::client_can::ClientCan;
@@ -34,8 +34,9 @@ impl Server {
         Self { desk: Arc::new(Desk::new(client, place)) }
     }
 
+    /// Of a file in the language of manifests and modules; a lock is another one.
     fn snapshot(&self, uri: &Uri) -> Option<Snapshot> {
-        self.desk.snapshot(uri)
+        self.desk.snapshot(uri).filter(|snapshot| snapshot.kind != Kind::Lock)
     }
 
     /// A look that failed is an error: nothing at all would say that there is nothing. None for files without a manifest.
@@ -168,7 +169,10 @@ impl LanguageServer for Server {
     }
 
     async fn diagnostic(&self, params: DocumentDiagnosticParams) -> Result<DocumentDiagnosticReportResult> {
-        let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(full(None, Vec::new())) };
+        let Some(snapshot) = self.desk.snapshot(&params.text_document.uri) else { return Ok(full(None, Vec::new())) };
+        if snapshot.kind.is_related() {
+            return Ok(full(None, related::findings(&snapshot)));
+        }
         let Some(job) = &snapshot.job else { return Ok(full(None, Vec::new())) };
         let id = self.desk.workspace().result_id(job);
         if params.previous_result_id.as_ref() == Some(&id) {
@@ -182,6 +186,9 @@ impl LanguageServer for Server {
 
     async fn code_action(&self, params: CodeActionParams) -> Result<Option<CodeActionResponse>> {
         let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(None) };
+        if snapshot.kind.is_related() {
+            return Ok(Some(related::code_actions(&snapshot, &params)));
+        }
         let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(None) };
         let mut answer = code_actions::answer(&snapshot, &analysis, &params);
         answer.extend(identities::logins(&params));
@@ -191,6 +198,10 @@ impl LanguageServer for Server {
     async fn completion(&self, params: CompletionParams) -> Result<Option<CompletionResponse>> {
         let place = params.text_document_position;
         let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        if snapshot.kind.is_related() {
+            let items = related::completion(&snapshot, self.desk.can(), place.position);
+            return Ok(Some(CompletionResponse::List(CompletionList { is_incomplete: false, items })));
+        }
         let Some(analysis) = self.recent(&snapshot).await? else { return Ok(None) };
         let items = completion::answer(&snapshot, &analysis, self.desk.can(), place.position);
         Ok(Some(CompletionResponse::List(CompletionList { is_incomplete: false, items })))
@@ -205,7 +216,10 @@ impl LanguageServer for Server {
 
     async fn hover(&self, params: HoverParams) -> Result<Option<Hover>> {
         let place = params.text_document_position_params;
-        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        let Some(snapshot) = self.desk.snapshot(&place.text_document.uri) else { return Ok(None) };
+        if snapshot.kind.is_related() {
+            return Ok(related::hover(&snapshot, self.desk.can().markdown, place.position));
+        }
         let Some(analysis) = self.recent(&snapshot).await? else { return Ok(None) };
         let live = self.live(&snapshot, |scene| scene.hover(place.position)).flatten();
         Ok(hover::answer(&snapshot, &analysis, self.desk.can().markdown, place.position, live))

@@ -32,6 +32,14 @@ pub enum Kind {
     Other,
 }
 
+impl Kind {
+    /// Ours, and no part of a manifest.
+    #[must_use]
+    pub fn is_related(self) -> bool {
+        matches!(self, Self::Module | Self::Lock)
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Workspace {
     pub encoding: Encoding,
@@ -39,6 +47,8 @@ pub struct Workspace {
     pub folders: BTreeSet<PathBuf>,
     documents: HashMap<PathBuf, Document>,
     roots: BTreeMap<PathBuf, Root>,
+    /// Files of ours beside a manifest that wait to be looked at.
+    related: BTreeSet<PathBuf>,
     generation: u64,
     /// Nothing was written, but what runs has changed.
     shown_again: bool,
@@ -80,6 +90,8 @@ pub struct Snapshot {
     pub analysis: Option<Arc<Analysis>>,
     /// What would bring that look up to date.
     pub job: Option<Job>,
+    /// The files around it, for a file of ours that is no manifest.
+    pub beside: Option<Buffers>,
     parsed: Arc<OnceLock<Parsed>>,
 }
 
@@ -156,6 +168,10 @@ impl Workspace {
             };
         }
         document.version = version;
+        // A module file is one as soon as it says so.
+        if document.kind == Kind::Other {
+            document.kind = kind(path, document.buffer.as_str());
+        }
         document.clean = false;
         document.disk = None;
         document.parsed = Arc::default();
@@ -175,7 +191,10 @@ impl Workspace {
     }
 
     pub fn close(&mut self, path: &Path) {
-        self.documents.remove(path);
+        // What was said about it goes with it.
+        if self.documents.remove(path).is_some_and(|document| document.kind.is_related()) {
+            self.related.insert(path.to_owned());
+        }
         self.roots.remove(path);
         self.touch(path);
     }
@@ -194,6 +213,8 @@ impl Workspace {
             root.generation = self.generation;
             root.waiting = true;
         }
+        let related = self.documents.iter().filter(|(_, document)| document.kind.is_related());
+        self.related.extend(related.map(|(path, _)| path.clone()));
     }
 
     /// Findings are published once more although no file changed.
@@ -215,7 +236,7 @@ impl Workspace {
     /// Every manifest that read this file, or asked for it in vain, has to be looked at again.
     fn touch(&mut self, path: &Path) -> bool {
         self.generation += 1;
-        let mut any = false;
+        let mut any = self.touch_related(path);
         for (own, root) in &mut self.roots {
             let concerned = own == path || root.latest.as_ref().is_none_or(|latest| latest.asked.contains(path));
             if concerned {
@@ -225,6 +246,20 @@ impl Workspace {
             }
         }
         any
+    }
+
+    /// The file itself; and locks, which tell of modules.
+    fn touch_related(&mut self, path: &Path) -> bool {
+        let is_module = path.file_name().is_some_and(|name| name == MODULE);
+        let concerned = |own: &Path, kind: Kind| own == path && kind.is_related() || is_module && kind == Kind::Lock;
+        let open = self.documents.iter().filter(|(own, document)| concerned(own, document.kind));
+        let before = self.related.len();
+        self.related.extend(open.map(|(own, _)| own.clone()).collect::<Vec<_>>());
+        self.related.len() > before
+    }
+
+    pub fn take_related(&mut self) -> BTreeSet<PathBuf> {
+        std::mem::take(&mut self.related)
     }
 
     /// The next manifest that waits to be looked at.
@@ -238,9 +273,13 @@ impl Workspace {
 
     fn job(&self, root: &Path) -> Option<Job> {
         let generation = self.roots.get(root)?.generation;
-        let folder = root.parent()?.to_owned();
+        let buffers = self.buffers(root)?;
+        Some(Job { root: root.to_owned(), generation, question: self.question(), buffers })
+    }
+
+    fn buffers(&self, beside: &Path) -> Option<Buffers> {
         let open = self.documents.iter().map(|(path, document)| (path.clone(), document.text().shared())).collect();
-        Some(Job { root: root.to_owned(), generation, question: self.question(), buffers: Buffers::new(folder, open) })
+        Some(Buffers::new(beside.parent()?.to_owned(), open))
     }
 
     fn question(&self) -> Question {
@@ -290,6 +329,7 @@ impl Workspace {
             settings: self.settings.clone(),
             analysis: root.and_then(|root| self.roots[root].latest.clone()),
             job: root.and_then(|root| self.job(root)),
+            beside: document.kind.is_related().then(|| self.buffers(path)).flatten(),
             parsed: Arc::clone(&document.parsed),
         })
     }

@@ -10,6 +10,11 @@ pub enum Target {
     /// Relative to the folder of the file that holds the link; the first that is there.
     Files(Vec<String>),
     Url(String),
+    /// The line of a Dockerfile that begins this stage.
+    Stage {
+        file: String,
+        stage: String,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +81,11 @@ fn build_links(build: &Node, add: &mut Add<'_>) {
         Some(dockerfile) => add(&dockerfile.value, &|name| Some(inside(name))),
         None => add(context, &|_| Some(inside("Dockerfile"))),
     }
+    let name = build.get("dockerfile").and_then(|pair| pair.value.as_scalar());
+    let file = format!("{folder}/{}", name.map_or("Dockerfile", |scalar| scalar.text.as_str()));
+    if let Some(target) = build.get("target") {
+        add(&target.value, &|stage| Some(Target::Stage { file: file.clone(), stage: stage.to_owned() }));
+    }
 }
 
 fn entries(node: &Node) -> impl Iterator<Item = &Node> {
@@ -87,6 +97,27 @@ fn items(node: &Node) -> &[Node] {
         Kind::List(items) => items,
         _ => &[],
     }
+}
+
+/// What a `module.yaml` leads to: its docs.
+#[must_use]
+pub fn of_module(root: &Node, text: &str) -> Vec<Link> {
+    let docs = root.get("docs").filter(|pair| pair.value.as_scalar().is_some_and(|scalar| !scalar.is_null()));
+    let link = |pair: &manifest::syntax::Pair| {
+        let target = file(&pair.value.as_scalar()?.text)?;
+        Some(Link { span: unquoted(text, pair.value.span), target })
+    };
+    docs.and_then(link).into_iter().collect()
+}
+
+/// The line, from zero, that begins a stage of a Dockerfile.
+#[must_use]
+pub fn stage_line(dockerfile: &str, stage: &str) -> Option<usize> {
+    dockerfile.lines().position(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let named = words.windows(2).any(|two| two[0].eq_ignore_ascii_case("as") && two[1].eq_ignore_ascii_case(stage));
+        named && words[0].eq_ignore_ascii_case("from")
+    })
 }
 
 fn page(text: &str) -> Option<Target> {

@@ -8,6 +8,8 @@ pub mod hints;
 pub mod hover;
 pub mod language;
 pub mod links;
+pub mod lock_file;
+pub mod module_file;
 pub mod names;
 pub mod on_type;
 pub mod outline;

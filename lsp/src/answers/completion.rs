@@ -21,7 +21,7 @@ pub fn answer(snapshot: &Snapshot, analysis: &Analysis, can: ClientCan, position
     completion::complete(&scene).into_iter().enumerate().map(convert).collect()
 }
 
-fn completion_item(snapshot: &Snapshot, can: ClientCan, index: usize, item: Item) -> CompletionItem {
+pub(super) fn completion_item(snapshot: &Snapshot, can: ClientCan, index: usize, item: Item) -> CompletionItem {
     let new_text = if can.snippets { item.snippet } else { completion::plain(&item.snippet) };
     let range = snapshot.encoding.range(&snapshot.text, item.replace.clone());
     let typed = snapshot.text.as_str().get(item.replace).unwrap_or_default();

@@ -7,4 +7,5 @@ pub mod hover;
 pub mod identities;
 pub mod live;
 pub mod navigation;
+pub mod related;
 pub mod structure;

@@ -152,17 +152,31 @@ pub fn document_links(snapshot: &Snapshot) -> Vec<DocumentLink> {
         return Vec::new();
     };
     let convert = |link: links::Link| {
-        let target = match link.target {
-            Target::Url(url) => url.parse().ok(),
-            Target::Files(files) => {
-                let paths = files.iter().map(|file| crate::files::plain(&folder.join(file)));
-                paths.filter(|path| path.is_file()).find_map(Uri::from_file_path)
-            }
-        }?;
         let range = snapshot.encoding.range(&snapshot.text, link.span.range());
-        Some(DocumentLink { range, target: Some(target), tooltip: None, data: None })
+        Some(DocumentLink { range, target: Some(target(folder, link.target)?), tooltip: None, data: None })
     };
-    links::links(root, snapshot.text.as_str()).into_iter().filter_map(convert).collect()
+    let all = match snapshot.kind {
+        crate::workspace::Kind::Module => links::of_module(root, snapshot.text.as_str()),
+        _ => links::links(root, snapshot.text.as_str()),
+    };
+    all.into_iter().filter_map(convert).collect()
+}
+
+fn target(folder: &Path, target: Target) -> Option<Uri> {
+    let path = |file: &str| crate::files::plain(&folder.join(file));
+    match target {
+        Target::Url(url) => url.parse().ok(),
+        Target::Files(files) => {
+            files.iter().map(|file| path(file)).filter(|path| path.is_file()).find_map(Uri::from_file_path)
+        }
+        Target::Stage { file, stage } => {
+            let bytes = crate::files::from_disk(&path(&file)).ok()?;
+            let line = links::stage_line(&String::from_utf8_lossy(&bytes), &stage)?;
+            let uri = Uri::from_file_path(path(&file))?;
+            // As editors write the line of a link.
+            format!("{}#L{}", uri.as_str(), line + 1).parse().ok()
+        }
+    }
 }
 
 /// The link under the cursor, as a definition.
@@ -171,7 +185,12 @@ pub fn linked(snapshot: &Snapshot, position: Position) -> Option<GotoDefinitionR
     let holds = |link: &DocumentLink| link.range.start <= position && position <= link.range.end;
     let link = document_links(snapshot).into_iter().find(holds)?;
     let uri = link.target.filter(|uri| uri.scheme().as_str() == "file")?;
-    Some(GotoDefinitionResponse::Scalar(Location { uri, range: Range::default() }))
+    let (file, line) = match uri.as_str().split_once("#L") {
+        Some((file, line)) => (file.parse().ok()?, line.parse::<u32>().ok()?.saturating_sub(1)),
+        None => (uri, 0),
+    };
+    let start = Position { line, character: 0 };
+    Some(GotoDefinitionResponse::Scalar(Location { uri: file, range: Range { start, end: start } }))
 }
 
 /// Of the lines in the range, or of all.

@@ -68,7 +68,8 @@ pub fn page(code: &str) -> Option<Uri> {
 }
 
 /// `None` when the user does not want to see it.
-fn severity(found: &Diagnostic, settings: &Settings) -> Option<DiagnosticSeverity> {
+#[must_use]
+pub fn severity(found: &Diagnostic, settings: &Settings) -> Option<DiagnosticSeverity> {
     let own = match found.severity {
         Severity::Error => DiagnosticSeverity::ERROR,
         Severity::Warning => DiagnosticSeverity::WARNING,
@@ -86,7 +87,8 @@ fn severity(found: &Diagnostic, settings: &Settings) -> Option<DiagnosticSeverit
 }
 
 /// With the way out: some clients, coding agents above all, show nothing else.
-fn message(found: &Diagnostic) -> String {
+#[must_use]
+pub fn message(found: &Diagnostic) -> String {
     let mut text = found.message.clone();
     if let Some(help) = &found.help {
         text.push('\n');

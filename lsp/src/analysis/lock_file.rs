@@ -1,0 +1,86 @@
+//! `pdev.lock`: what each entry pins, and whether that is what is there now. Nobody edits it: nothing is offered.
+
+use std::ops::Range;
+
+use catalog::{Lock, LockEntry};
+use manifest::{Diagnostic, FileId, Files, Severity, Span, Spanned};
+
+use crate::text::Text;
+
+/// One `[[module]]` and the bytes it stands in.
+struct Entry {
+    locked: LockEntry,
+    range: Range<usize>,
+    /// The value of `tree`, which is what differs.
+    tree: Range<usize>,
+}
+
+fn entries(text: &Text) -> Vec<Entry> {
+    let Ok(lock) = Lock::parse(text.as_str()) else { return Vec::new() };
+    let heads: Vec<usize> = (0..text.lines_count()).filter(|line| text.line(*line).trim() == "[[module]]").collect();
+    let one = |(index, head): (usize, &usize)| {
+        let until = heads.get(index + 1).copied().unwrap_or(text.lines_count());
+        let value = |key: &str| {
+            (*head..until).find_map(|line| {
+                let (name, _) = text.line(line).split_once('=')?;
+                let range = text.line_range(line);
+                (name.trim() == key).then(|| range.start + name.len() + 1..range.end)
+            })
+        };
+        let written = |range: &Range<usize>| text.as_str()[range.clone()].trim().trim_matches('"').to_owned();
+        let locked = lock.modules.get(&written(&value("uses")?))?.clone();
+        let tree = value("tree").unwrap_or_else(|| text.line_range(*head));
+        let content = text.as_str()[tree.clone()].len() - text.as_str()[tree.clone()].trim_start().len();
+        Some(Entry {
+            locked,
+            range: text.line_start(*head)..text.line_start(until),
+            tree: tree.start + content..tree.end,
+        })
+    };
+    heads.iter().enumerate().filter_map(one).collect()
+}
+
+/// What cannot be read, and what is not what is pinned.
+#[must_use]
+pub fn findings(text: &Text, files: &dyn Files) -> Vec<Diagnostic> {
+    if let Err(words) = Lock::parse(text.as_str()) {
+        let line = (0..text.lines_count()).find(|line| text.line(*line).starts_with("<<<<<<< ")).unwrap_or(0);
+        let range = text.line_range(line);
+        let span = Span::new(FileId(0), range.start, range.end);
+        return vec![Diagnostic::new(catalog::codes::BAD_LOCK, Severity::Error, span, words)];
+    }
+    let differing = |entry: Entry| {
+        let span = Span::new(FileId(0), entry.tree.start, entry.tree.end);
+        let found = loaded(&entry.locked, files).ok()?;
+        let lock = Lock { modules: [(entry.locked.uses.clone(), entry.locked)].into() };
+        // The manifest is where it is a warning.
+        lock.compare(&found, span).map(|found| Diagnostic { severity: Severity::Info, ..found })
+    };
+    entries(text).into_iter().filter_map(differing).collect()
+}
+
+fn loaded(entry: &LockEntry, files: &dyn Files) -> Result<catalog::Found, Vec<Diagnostic>> {
+    catalog::find(&Spanned::new(entry.uses.clone(), Span::default()), files)
+}
+
+/// The entry under the cursor, as Markdown, and its bytes.
+#[must_use]
+pub fn hover(text: &Text, files: &dyn Files, offset: usize) -> Option<(String, Range<usize>)> {
+    let entry = entries(text).into_iter().find(|entry| entry.range.contains(&offset))?;
+    let locked = &entry.locked;
+    let state = match loaded(locked, files) {
+        Err(problems) => problems.into_iter().next().map(|one| one.message).unwrap_or_default(),
+        Ok(found) if found.module.tree_hash == locked.tree => "Its files are those that are pinned.".to_owned(),
+        Ok(found) => format!(
+            "Its files are **not** those that are pinned: here is {} {}. `pdev up` writes the lock anew.",
+            found.module.name, found.module.version
+        ),
+    };
+    let short: String = locked.tree.chars().take(12).collect();
+    let words = format!(
+        "**{}** is pinned to version {}, {}, with the files `{short}`.\n\n{state}",
+        locked.uses, locked.version, locked.source
+    );
+    let end = text.as_str()[entry.range.clone()].trim_end().len();
+    Some((words, entry.range.start..entry.range.start + end))
+}
