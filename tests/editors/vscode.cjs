@@ -144,6 +144,9 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await page.waitForFunction(() => ![...document.querySelectorAll('.markers-panel .monaco-list-row')].some((one) => one.textContent.includes('signed in as')));
   await see('.markers-panel .monaco-list-row', 'PD013');
   checked();
+  const identity = page.locator('.monaco-list-row').filter({ hasText: 'shop-dev' }).filter({ hasNotText: 'needs login' }).first();
+  await identity.waitFor();
+  checked();
 
   await page.locator('.codelens-decoration a').filter({ hasText: 'shell' }).last().click();
   await see('.part.panel', 'pdev api');
