@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod endpoint;
 mod ends;
 mod engines;
 mod objects;
