@@ -1,7 +1,7 @@
 """Token endpoints of Google, Microsoft Entra and HashiCorp Vault as their references describe them, strict about what
-they are asked. `clouds_clients.py` proves Google's with google-auth, and Vault's with hvac.
+they are asked. `clouds_clients.py` proves them with google-auth, azure-identity (which wants TLS) and hvac.
 
-usage: clouds.py FOLDER   -> writes FOLDER/port, FOLDER/key.json, FOLDER/user.json
+usage: clouds.py FOLDER   -> writes FOLDER/port, FOLDER/tls-port, FOLDER/ca.pem, FOLDER/key.json, FOLDER/user.json
 For tests: GET /test/stats; POST /test/revoke ends the user's refresh token.
 """
 
@@ -11,10 +11,13 @@ import http.server
 import json
 import os
 import secrets
+import ssl
 import sys
+import threading
 import time
 import urllib.parse
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
@@ -200,6 +203,10 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.answer(400, {"error": "invalid_request", "error_description": f"missing or wrong: {error}"})
 
     def do_GET(self):
+        if self.path.startswith("/tenant/v2.0/.well-known/openid-configuration"):
+            base = f"https://localhost:{secure.server_port}/tenant"
+            endpoints = {"token_endpoint": base + "/oauth2/v2.0/token", "authorization_endpoint": base + "/authorize"}
+            return self.answer(200, endpoints | {"issuer": base + "/v2.0"})
         if self.path == "/test/stats":
             return self.answer(200, stats)
         return self.guarded(vault(self.path.removeprefix("/v1/")), None)
@@ -226,6 +233,23 @@ def url(path):
     return f"http://127.0.0.1:{server.server_port}{path}"
 
 
+def certified():
+    """The server's TLS, under a certificate of its own."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+    made = made.add_extension(names, False).sign(key, hashes.SHA256())
+    with open(f"{folder}/ca.pem", "wb") as file:
+        file.write(made.public_bytes(serialization.Encoding.PEM))
+    with open(f"{folder}/tls.key", "w") as file:
+        file.write(pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{folder}/ca.pem", f"{folder}/tls.key")
+    return context
+
+
 form = serialization.PrivateFormat.PKCS8
 pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
 robot = {"type": "service_account", "private_key_id": "k1", "private_key": pem, "client_email": EMAIL}
@@ -236,6 +260,11 @@ for name, content in [
 ]:
     with open(f"{folder}/{name}", "w") as file:
         json.dump(content, file)
+secure = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+secure.socket = certified().wrap_socket(secure.socket, server_side=True)
+threading.Thread(target=secure.serve_forever, daemon=True).start()
+with open(f"{folder}/tls-port", "w") as file:
+    file.write(str(secure.server_port))
 with open(f"{folder}/port.new", "w") as file:
     file.write(str(server.server_port))
 os.rename(f"{folder}/port.new", f"{folder}/port")

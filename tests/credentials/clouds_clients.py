@@ -6,6 +6,7 @@ usage: clouds_clients.py FOLDER
 import json
 import sys
 
+import azure.identity
 import google.auth.transport.requests
 import google.oauth2.credentials
 import hvac
@@ -48,6 +49,16 @@ pool = identity_pool.Credentials(
 )
 pool.refresh(request)
 assert pool.token.startswith("canary-impersonated-"), "federation and impersonation"
+
+entra = {
+    "authority": f"https://localhost:{open(f'{folder}/tls-port').read()}",
+    "disable_instance_discovery": True,
+    "connection_verify": f"{folder}/ca.pem",
+}
+by_secret = azure.identity.ClientSecretCredential("tenant", "app", "canary-entra", **entra)
+by_assertion = azure.identity.ClientAssertionCredential("tenant", "app", lambda: "subject-of-another", **entra)
+for credential in (by_secret, by_assertion):
+    assert credential.get_token("https://vault.azure.net/.default").token.startswith("canary-entra-"), "entra"
 
 client = hvac.Client(url=base)
 client.auth.approle.login(role_id="role", secret_id="canary-secret-id")

@@ -1,4 +1,5 @@
-//! Google, Microsoft Entra and HashiCorp Vault as sources, at a protocol server that google-auth and hvac are content with.
+//! Google, Microsoft Entra and HashiCorp Vault as sources, at a protocol server that google-auth, azure-identity and hvac
+//! are content with.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -31,11 +32,11 @@ fn python(program: &str, folder: &Path) -> Command {
 impl Clouds {
     fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
         let python_path = std::env::var_os("PDEV_TEST_PYTHON").unwrap_or_else(|| "python3".into());
-        let check = ["-c", "import cryptography, google.auth, hvac"];
+        let check = ["-c", "import cryptography, google.auth, azure.identity, hvac"];
         let sdks = std::env::var_os("PDEV_TEST_SDKS").unwrap_or_default();
         let found = Command::new(python_path).args(check).env("PYTHONPATH", sdks).stderr(Stdio::null()).status();
         if !found.is_ok_and(|status| status.success()) {
-            println!("skipped: {journey}: python has no cryptography, google-auth and hvac");
+            println!("skipped: {journey}: python has no cryptography, google-auth, azure-identity and hvac");
             return None;
         }
         let folder = sandbox.path("clouds");
@@ -63,6 +64,8 @@ impl Drop for Clouds {
 
 fn set(sandbox: &Sandbox, clouds: &Clouds) {
     let base = format!("http://127.0.0.1:{}", clouds.port);
+    let secure = fs::read_to_string(clouds.folder.join("tls-port")).unwrap();
+    let secure = format!("https://localhost:{secure}");
     let text = format!(
         r#"[subject]
 source = "exec"
@@ -98,14 +101,14 @@ endpoint = "{base}"
 source = "entra"
 tenant = "tenant"
 client_id = "app"
-endpoint = "{base}"
+endpoint = "{secure}"
 [app-fed]
 source = "entra-federation"
 from = "subject"
 tenant = "tenant"
 client_id = "app"
 scopes = ["https://vault.azure.net/.default"]
-endpoint = "{base}"
+endpoint = "{secure}"
 [root]
 source = "vault-server"
 address = "{base}"
@@ -195,7 +198,10 @@ fn google_entra_and_vault_give_what_their_own_clients_get() {
     set(&sandbox, &clouds);
     let read = |name: &str| fs::read_to_string(clouds.folder.join(name)).unwrap();
 
-    token(&sandbox, "fed").ok();
+    // The agent that this one starts trusts the test's certificate too.
+    let mut first = sandbox.command(&sandbox.project(), &["credential", "token", "fed"]);
+    first.env("SSL_CERT_FILE", clouds.folder.join("ca.pem"));
+    begins(finish(first, Duration::from_secs(60)), "canary-federated-");
     login(&sandbox, "key", "no json").fails_with(2).says("`key`: it is no JSON").says("nothing was kept");
     login(&sandbox, "key", &read("key.json")).ok();
     begins(token(&sandbox, "key"), "canary-key-");
