@@ -108,7 +108,9 @@ fn unit_row(unit: &UnitStatus, now: i64) -> Vec<Cell> {
     };
     let ports = || unit.ports.values().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(" ");
     let crashes = if unit.restarts == 0 { String::new() } else { unit.restarts.to_string() };
-    let note: Vec<&str> = [unit.reason.as_deref(), unit.module.as_deref()].into_iter().flatten().collect();
+    let acts_as = unit.identity.as_ref().map(|identity| format!("as {identity}"));
+    let note = [unit.reason.as_deref(), unit.module.as_deref(), acts_as.as_deref()];
+    let note: Vec<&str> = note.into_iter().flatten().collect();
     vec![
         Cell::painted(&unit.name, "1"),
         Cell::painted(state, codes),
@@ -146,6 +148,7 @@ mod tests {
                 UnitStatus {
                     reason: Some("GET / answered 503".into()),
                     restarts: 2,
+                    identity: Some("shop-dev".into()),
                     ..unit("web", UnitState::Unhealthy, 0)
                 },
             ],
@@ -164,7 +167,7 @@ mod tests {
              /home/me/shop\n\n  \
              UNIT  STATE      FOR        RUNTIME  ADDRESS          CRASHES  NOTE\n  \
              db    ready      1 min 1 s  docker   127.0.0.1:40001\n  \
-             web   unhealthy             docker   127.0.0.1:40001  2        GET / answered 503"
+             web   unhealthy             docker   127.0.0.1:40001  2        GET / answered 503, as shop-dev"
         );
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn app_service(door: &Door, asked: &Parts) -> Want {
         let words = "the header `X-IDENTITY-HEADER` is absent or is not what IDENTITY_HEADER says";
         return Want::Said(problem(StatusCode::UNAUTHORIZED, "unauthorized_client", words));
     }
-    credential(asked, false)
+    credential(asked)
 }
 
 /// Without a secret: the owner of the listener knows the peer. The header keeps out what only follows redirects.
@@ -25,12 +25,12 @@ pub(super) fn instance(asked: &Parts) -> Want {
         let words = "Required metadata header not specified";
         return Want::Said(problem(StatusCode::BAD_REQUEST, "invalid_request", words));
     }
-    credential(asked, true)
+    credential(asked)
 }
 
-fn credential(asked: &Parts, instance: bool) -> Want {
+fn credential(asked: &Parts) -> Want {
     match parameter(asked, "resource").filter(|resource| !resource.is_empty()) {
-        Some(resource) => Want::Credential(Dialect::Azure { resource, instance }),
+        Some(resource) => Want::Credential(Dialect::Azure { resource }),
         None => Want::Said(problem(StatusCode::BAD_REQUEST, "invalid_request", "`resource` is not given")),
     }
 }

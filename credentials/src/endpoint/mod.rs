@@ -125,7 +125,7 @@ pub(crate) enum Dialect {
     AwsInstance,
     Google,
     GoogleIdToken { audience: String },
-    Azure { resource: String, instance: bool },
+    Azure { resource: String },
 }
 
 /// What a request is about.
@@ -166,7 +166,7 @@ impl Dialect {
             Self::AwsInstance => Outlet::AwsInstance { now },
             Self::Google => Outlet::Google { now },
             Self::GoogleIdToken { audience } => Outlet::GoogleIdToken { audience: audience.clone() },
-            Self::Azure { resource, .. } => Outlet::Azure { now, resource: resource.clone() },
+            Self::Azure { resource } => Outlet::Azure { now, resource: resource.clone() },
         })
     }
 

@@ -162,15 +162,15 @@ fn google() {
 #[test]
 fn azure() {
     let header = derived(&Secret::new(b"right".to_vec()), azure::HEADER);
-    let wanted = |instance| format!("Azure {{ resource: \"https://vault.azure.net\", instance: {instance} }}");
+    let wanted = "Azure { resource: \"https://vault.azure.net\" }".to_owned();
     let query = "api-version=2019-08-01&resource=https%3A%2F%2Fvault.azure.net";
     for (request, expected) in [
-        (format!("GET /msi/token?{query}\nX-IDENTITY-HEADER: {header}"), wanted(false)),
+        (format!("GET /msi/token?{query}\nX-IDENTITY-HEADER: {header}"), wanted.clone()),
         (
             format!("GET /msi/token?{query}\nX-IDENTITY-HEADER: right"),
             "401 {\"error\":\"unauthorized_client\",\"error_description\":\"the header `X-IDENTITY-HEADER` is absent or is not what IDENTITY_HEADER says\",\"message\":\"the header `X-IDENTITY-HEADER` is absent or is not what IDENTITY_HEADER says\"}".into(),
         ),
-        (format!("GET /metadata/identity/oauth2/token?{query}\nMetadata: true"), wanted(true)),
+        (format!("GET /metadata/identity/oauth2/token?{query}\nMetadata: true"), wanted),
         (
             format!("GET /metadata/identity/oauth2/token?{query}"),
             "400 {\"error\":\"invalid_request\",\"error_description\":\"Required metadata header not specified\",\"message\":\"Required metadata header not specified\"}".into(),
@@ -211,7 +211,7 @@ fn an_identity_answers_for_its_own_cloud_only() {
         ("cloud = \"google\"\n", Dialect::Google, "gce"),
         ("", Dialect::AwsContainer, "ecs"),
         ("", Dialect::AwsInstance, "imds"),
-        ("cloud = \"azure\"\n", Dialect::Azure { resource, instance: true }, "msi"),
+        ("cloud = \"azure\"\n", Dialect::Azure { resource }, "msi"),
         ("cloud = \"google\"\n", Dialect::AwsContainer, "`a` is an identity of Google, and it was asked as one of AWS"),
         ("", Dialect::Google, "`a` is an identity of AWS, and it was asked as one of Google"),
     ] {
