@@ -29,9 +29,11 @@ pub fn ours(encoding: Encoding, pulls: bool) -> ServerCapabilities {
         code_action_provider: Some(CodeActionProviderCapability::Options(CodeActionOptions {
             code_action_kinds: Some(vec![
                 CodeActionKind::QUICKFIX,
+                CodeActionKind::REFACTOR_EXTRACT,
                 CodeActionKind::REFACTOR_REWRITE,
                 CodeActionKind::new(FIX_ALL),
             ]),
+            resolve_provider: Some(true),
             ..CodeActionOptions::default()
         })),
         completion_provider: Some(CompletionOptions {

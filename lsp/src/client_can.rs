@@ -1,6 +1,6 @@
 //! What the client said it can do, reduced to what changes our behaviour.
 
-use tower_lsp::ls_types::{ClientCapabilities, InsertTextMode, MarkupKind};
+use tower_lsp::ls_types::{ClientCapabilities, InsertTextMode, MarkupKind, ResourceOperationKind};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClientCan {
@@ -18,6 +18,9 @@ pub struct ClientCan {
     pub hierarchical_symbols: bool,
     pub line_folding_only: bool,
     pub apply_edit: bool,
+    pub creates_files: bool,
+    /// Asks for the edits of an action once it is chosen.
+    pub resolves_edits: bool,
     /// It carries out `pdev.shell` itself (`experimental.commands`): a terminal is the editor's.
     pub shell: bool,
 }
@@ -63,6 +66,16 @@ impl ClientCan {
                 .as_ref()
                 .and_then(|own| own.get("commands")?.as_array())
                 .is_some_and(|all| all.iter().any(|name| name == "pdev.shell")),
+            creates_files: workspace
+                .and_then(|workspace| workspace.workspace_edit.as_ref())
+                .filter(|edit| edit.document_changes == Some(true))
+                .and_then(|edit| edit.resource_operations.as_ref())
+                .is_some_and(|kinds| kinds.contains(&ResourceOperationKind::Create)),
+            resolves_edits: document
+                .and_then(|document| document.code_action.as_ref())
+                .filter(|action| action.data_support == Some(true))
+                .and_then(|action| action.resolve_support.as_ref())
+                .is_some_and(|resolve| resolve.properties.iter().any(|name| name == "edit")),
             apply_edit: workspace.and_then(|workspace| workspace.apply_edit).unwrap_or_default(),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use client::{Client, ClientError, EventStream, Launch};
+use manifest::FileId;
 use protocol::Problem;
 use protocol::event::EventKind;
 use protocol::request::{DownRequest, LogQuery, RestartRequest};
@@ -16,14 +17,14 @@ use serde_json::{Value, json};
 use tower_lsp::jsonrpc::{Error, Result};
 use tower_lsp::ls_types::*;
 
-use crate::analysis::actions;
+use crate::analysis::{actions, refactors};
 use crate::check::{Analysis, today};
 use crate::convert::edits;
 use crate::desk::{Desk, found_in, path_of};
 use crate::live::up_request;
 use crate::login;
 
-pub const ALL: [&str; 11] = [
+pub const ALL: [&str; 12] = [
     "pdev.up",
     "pdev.stop",
     "pdev.restart",
@@ -35,6 +36,7 @@ pub const ALL: [&str; 11] = [
     "pdev.render",
     "pdev.diff",
     "pdev.login",
+    "pdev.keep",
 ];
 
 /// The one argument of every command; all of it may be left out.
@@ -46,6 +48,8 @@ pub struct Argument {
     unit: Option<String>,
     /// For `pdev.login`.
     identity: Option<String>,
+    /// For `pdev.keep`: the variable of the unit whose value goes into the vault.
+    variable: Option<String>,
     /// For `pdev.logs`: the last so many lines.
     tail: Option<usize>,
     /// For `pdev.waive`.
@@ -93,6 +97,7 @@ pub async fn run(desk: &Arc<Desk>, params: ExecuteCommandParams) -> Result<Optio
             Ok(Some(json!(found_in(&desk.workspace(), &root))))
         }
         "pdev.waive" => waive(desk, &*analysis(desk, &root).await?, &argument).map(Some),
+        "pdev.keep" => keep(desk, &root, &argument).await.map(Some),
         "pdev.render" => render(&*analysis(desk, &root).await?, &argument).map(Some),
         other => Err(refuse(format!("unknown command `{other}`"))),
     }
@@ -279,6 +284,44 @@ fn waive(desk: &Arc<Desk>, analysis: &Analysis, argument: &Argument) -> Result<V
         drop(tokio::spawn(async move { client.apply_edit(applied).await }));
     }
     Ok(json!(edit))
+}
+
+/// The literal of a variable goes into the vault; only then the manifest names the secret instead.
+async fn keep(desk: &Arc<Desk>, root: &Path, argument: &Argument) -> Result<Value> {
+    let (Some(unit), Some(variable)) = (&argument.unit, &argument.variable) else {
+        return Err(refuse("`pdev.keep` needs `unit` and `variable`, such as `api` and `STRIPE_KEY`"));
+    };
+    if !desk.can().apply_edit {
+        return Err(refuse("the client cannot apply edits; `pdev secret set NAME` keeps a value"));
+    }
+    let found = literal(&*analysis(desk, root).await?, unit, variable);
+    let (_, kept) = found.ok_or_else(|| refuse(format!("`{variable}` of `{unit}` is no literal")))?;
+    let folder = root.parent().unwrap_or(root);
+    let refused = |words: String| Error { message: words.into(), ..Error::internal_error() };
+    crate::vault::keep(folder, &kept.secret, &kept.value).await.map_err(refused)?;
+    // The file may have changed meanwhile: the edit is that of now.
+    let analysis = analysis(desk, root).await?;
+    let now = literal(&analysis, unit, variable).filter(|(_, now)| now.value == kept.value);
+    let (now, _) = now.ok_or_else(|| refuse(format!("`{variable}` changed meanwhile; the vault has what it was")))?;
+    let edit = edits::workspace_edit(&analysis, &now.edits, desk.workspace().encoding);
+    let client = desk.client.clone();
+    drop(tokio::spawn(async move { client.apply_edit(edit).await }));
+    Ok(json!({ "secret": kept.secret }))
+}
+
+fn literal(analysis: &Analysis, unit: &str, variable: &str) -> Option<(actions::Action, actions::Kept)> {
+    let loaded = analysis.loaded();
+    let scene = refactors::Scene {
+        root: loaded.root.as_ref()?,
+        text: analysis.text(FileId(0))?,
+        manifest: &loaded.manifest,
+        file: FileId(0),
+        files: &analysis.buffers,
+        is_one_of_many: analysis.paths().count() > 1,
+    };
+    let action = refactors::literal(&scene, unit, variable)?;
+    let kept = action.keeps.clone()?;
+    Some((action, kept))
 }
 
 /// Every field as it would be rendered, each with its origin, as `path = value  # origin`.

@@ -16,6 +16,7 @@ mod login;
 mod server;
 pub mod settings;
 pub mod text;
+pub mod vault;
 mod workspace;
 
 use std::sync::Arc;

@@ -190,9 +190,18 @@ impl LanguageServer for Server {
             return Ok(Some(related::code_actions(&snapshot, &params)));
         }
         let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(None) };
-        let mut answer = code_actions::answer(&snapshot, &analysis, &params);
+        let mut answer = code_actions::answer(&snapshot, &analysis, self.desk.can(), &params);
         answer.extend(identities::logins(&params));
         Ok(Some(answer))
+    }
+
+    async fn code_action_resolve(&self, mut action: CodeAction) -> Result<CodeAction> {
+        let Some(params) = code_actions::asked(&action) else { return Ok(action) };
+        let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(action) };
+        let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(action) };
+        let can = ClientCan { resolves_edits: false, ..self.desk.can() };
+        action.edit = code_actions::resolved(code_actions::answer(&snapshot, &analysis, can, &params), &action.title);
+        Ok(action)
     }
 
     async fn completion(&self, params: CompletionParams) -> Result<Option<CompletionResponse>> {

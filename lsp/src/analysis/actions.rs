@@ -10,12 +10,34 @@ use plan::guardrails::{PORT_MISSING, find_rule};
 use crate::text::Text;
 
 /// Something offered where the cursor is.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Action {
     pub title: String,
     pub edits: Vec<Edit>,
     /// The first choice: a mechanical fix that is safe.
     pub preferred: bool,
+    pub creates: Vec<NewFile>,
+    /// Takes something out to another place, rather than rewriting it where it is.
+    pub extracts: bool,
+    /// A value that goes into the vault before anything is edited.
+    pub keeps: Option<Kept>,
+}
+
+/// A file that is made; nothing is offered where it is there already.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewFile {
+    /// Relative to the manifest's folder.
+    pub path: String,
+    pub text: String,
+}
+
+/// A literal that becomes a secret. Named by its place only: the value stays in the file until the vault has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept {
+    pub unit: String,
+    pub variable: String,
+    pub secret: String,
+    pub value: String,
 }
 
 /// Stands where a person has to say why; long enough to be taken for a reason, so that the finding's text is what reminds.
@@ -36,7 +58,7 @@ fn from_fix(fix: &Fix) -> Action {
     if let Some(first) = title.get_mut(..1) {
         first.make_ascii_uppercase();
     }
-    Action { title, edits: fix.edits.clone(), preferred: fix.safe }
+    Action { title, edits: fix.edits.clone(), preferred: fix.safe, ..Action::default() }
 }
 
 /// `# pdev: allow CODE -- ...` on a line of its own above. Errors cannot be allowed.
@@ -54,7 +76,7 @@ fn allow(loaded: &Loaded, text: &Text, found: &Diagnostic) -> Option<Action> {
     let indent: String = text.line(line).chars().take_while(|letter| *letter == ' ').collect();
     let span = Span::new(found.span.file, start, start);
     let edit = Edit { span, text: format!("{indent}# pdev: allow {code} -- {REASON}\n") };
-    Some(Action { title: format!("Allow {code} here, with a reason"), edits: vec![edit], preferred: false })
+    Some(Action { title: format!("Allow {code} here, with a reason"), edits: vec![edit], ..Action::default() })
 }
 
 fn in_long_scalar(node: &Node, offset: usize) -> bool {
@@ -76,7 +98,7 @@ fn waive(loaded: &Loaded, found: &Diagnostic, today: Date) -> Option<Action> {
     let [section, name] = scope[..] else { return None };
     let edit = waiver(loaded, rule.code.0, &format!("{section}.{name}"), REASON, None, today)?;
     let title = format!("Waive {} for `{section}.{name}`, with a reason, an owner and an end", rule.code.0);
-    Some(Action { title, edits: vec![edit], preferred: false })
+    Some(Action { title, edits: vec![edit], ..Action::default() })
 }
 
 /// The text of a waiver, where it belongs: behind the last one, or at the end of the file.

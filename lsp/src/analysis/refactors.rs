@@ -1,20 +1,36 @@
 //! Rewritings of a unit that nobody has to make: what could be said is written down where the cursor is.
 
+mod edit;
+mod modules;
+mod overlay;
+
+use std::ops::Range;
+
 use manifest::diagnostic::Edit;
 use manifest::model::Manifest;
-use manifest::syntax::{Kind, Node};
-use manifest::{FileId, Span};
+use manifest::syntax::Node;
+use manifest::{FileId, Files, Span};
 
-use super::actions::Action;
+use super::actions::{Action, Kept};
 use super::references::unquoted;
 use super::tree::{self, Step};
 use crate::text::Text;
+use edit::Page;
 
 pub struct Scene<'a> {
     pub root: &'a Node,
     pub text: &'a Text,
     pub manifest: &'a Manifest,
     pub file: FileId,
+    pub files: &'a dyn Files,
+    /// Other files belong to the manifest too, and may name what is changed.
+    pub is_one_of_many: bool,
+}
+
+impl<'a> Scene<'a> {
+    fn page(&self) -> Page<'a> {
+        Page { text: self.text, file: self.file }
+    }
 }
 
 /// What holds where a service says nothing, as it would be written.
@@ -25,32 +41,47 @@ const DEFAULTS: [(&str, &str); 4] = [
     ("pull", "missing"),
 ];
 
-/// All that can be done to the unit under the cursor.
+/// All that can be done to the unit under the cursor, or to its keys in the selection.
 #[must_use]
-pub fn at(scene: &Scene<'_>, offset: usize) -> Vec<Action> {
-    let way = tree::way(scene.root, offset);
+pub fn at(scene: &Scene<'_>, range: &Range<usize>) -> Vec<Action> {
+    let way = tree::way(scene.root, range.start);
     let keys: Vec<&str> = way.steps.iter().map_while(key).collect();
-    let keys = match keys[..] {
-        ["environments", _, ..] => return Vec::new(),
-        _ => keys,
-    };
-    let [section @ ("services" | "jobs"), unit, rest @ ..] = &keys[..] else { return Vec::new() };
-    let Some(body) = tree::find(scene.root, &[section, unit]).filter(|body| body.as_map().is_some()) else {
-        return Vec::new();
-    };
-    let mut actions = Vec::new();
-    if let ["env", name] = rest {
-        actions.extend(to_secret(scene, body, name));
+    match keys[..] {
+        ["resources", name, ..] => {
+            let resource = tree::find(scene.root, &["resources", name]);
+            resource.and_then(|resource| modules::upgrade(scene, resource)).into_iter().collect()
+        }
+        [section @ ("services" | "jobs"), unit, ref rest @ ..] => {
+            let body = tree::find(scene.root, &[section, unit]).filter(|body| body.as_map().is_some());
+            let Some(body) = body else { return Vec::new() };
+            // Offers about the whole unit stand at its name; inside it they would be in the way of every key.
+            let whole = if rest.is_empty() && way.on_key { whole(scene, section, unit, body) } else { Vec::new() };
+            let inside = !rest.is_empty() && (way.on_key || !range.is_empty());
+            let mut actions = whole;
+            if let ["env", name] = rest {
+                actions.extend(to_secret(scene, unit, body, name));
+            }
+            if inside {
+                actions.extend(overlay::extract(scene, section, unit, body, range));
+            }
+            actions
+        }
+        _ => Vec::new(),
     }
-    // Offers about the whole unit stand at its name; inside it they would be in the way of every key.
-    if rest.is_empty() && way.on_key {
-        actions.extend(health(scene, body));
-        let missing = DEFAULTS.iter().filter(|(key, _)| body.get(key).is_none());
-        actions.extend(missing.filter_map(|(key, value)| {
-            let edit = add_key(scene, body, &format!("{key}: {value}"))?;
-            Some(action(format!("Write the default of `{key}` here"), vec![edit]))
-        }));
+}
+
+fn whole(scene: &Scene<'_>, section: &str, unit: &str, body: &Node) -> Vec<Action> {
+    let mut actions: Vec<Action> = health(scene, body).into_iter().collect();
+    if section == "services" {
+        actions.extend(route(scene, unit, body));
+        actions.extend(modules::from_image(scene, unit, body));
+        actions.extend(modules::to_module(scene, unit, body));
     }
+    let missing = DEFAULTS.iter().filter(|(key, _)| body.get(key).is_none());
+    actions.extend(missing.filter_map(|(key, value)| {
+        let edit = scene.page().add(body, &format!("{key}: {value}"))?;
+        Some(action(format!("Write the default of `{key}` here"), vec![edit]))
+    }));
     actions
 }
 
@@ -62,36 +93,34 @@ fn key<'a>(step: &Step<'a>) -> Option<&'a str> {
 }
 
 fn action(title: String, edits: Vec<Edit>) -> Action {
-    Action { title, edits, preferred: false }
+    Action { title, edits, ..Action::default() }
 }
 
 fn health(scene: &Scene<'_>, body: &Node) -> Option<Action> {
     if body.get("health").is_some() || (body.get("port").is_none() && body.get("ports").is_none()) {
         return None;
     }
-    let edit = add_key(scene, body, "health: /healthz")?;
+    let edit = scene.page().add(body, "health: /healthz")?;
     Some(action("Add a health check".to_owned(), vec![edit]))
 }
 
-/// At the end of a map, in brackets or on a line of its own, indented like its first key.
-fn add_key(scene: &Scene<'_>, map: &Node, entry: &str) -> Option<Edit> {
-    let text = scene.text.as_str();
-    let pairs = map.as_map()?;
-    let (first, last) = (pairs.first()?, pairs.last()?);
-    let end = last.value.span.range().end.max(last.key.span.range().end);
-    if text.get(map.span.range())?.starts_with('{') {
-        let span = Span::new(scene.file, end, end);
-        return Some(Edit { span, text: format!(", {entry}") });
+/// A path of the application's own host, beside the host that each service has.
+fn route(scene: &Scene<'_>, unit: &str, body: &Node) -> Option<Action> {
+    let has_port = body.get("port").is_some() || body.get("ports").is_some();
+    let taken = scene
+        .manifest
+        .services
+        .values()
+        .any(|entry| entry.value.routes.iter().any(|route| route.value.trim_matches('/') == unit));
+    if !has_port || taken || body.get("routes").is_some() {
+        return None;
     }
-    let start = first.key.span.range().start;
-    let column = start - scene.text.line_start(scene.text.line_at(start));
-    let line = scene.text.line_range(scene.text.line_at(end));
-    let span = Span::new(scene.file, line.end, line.end);
-    Some(Edit { span, text: format!("\n{}{entry}", " ".repeat(column)) })
+    let edit = scene.page().add(body, &format!("routes: [/{unit}]"))?;
+    Some(action(format!("Add a route: `/{unit}` of the application's host"), vec![edit]))
 }
 
 /// `STRIPE_KEY: abc` becomes `STRIPE_KEY_FILE: ${secrets.stripe-key.path}`, and the secret is declared.
-fn to_secret(scene: &Scene<'_>, body: &Node, name: &str) -> Option<Action> {
+fn to_secret(scene: &Scene<'_>, unit: &str, body: &Node, name: &str) -> Option<Action> {
     let pair = body.get("env")?.value.get(name)?;
     let value = pair.value.as_scalar().filter(|scalar| !scalar.is_null() && !scalar.text.contains("${"))?;
     if value.text.contains('\n') || scene.file != FileId(0) {
@@ -106,24 +135,20 @@ fn to_secret(scene: &Scene<'_>, body: &Node, name: &str) -> Option<Action> {
     if !scene.manifest.secrets.contains_key(&secret) {
         edits.push(declare(scene, &secret, name)?);
     }
-    Some(action(
-        format!("Read `{name}` from the secret `{secret}`, delivered as a file (`pdev secret set {secret}`)"),
-        edits,
-    ))
+    let title = format!("Read `{name}` from the secret `{secret}`, delivered as a file (`pdev secret set {secret}`)");
+    let kept =
+        Kept { unit: unit.to_owned(), variable: name.to_owned(), value: value.text.clone(), secret: secret.clone() };
+    Some(Action { keeps: (!value.text.is_empty()).then_some(kept), ..action(title, edits) })
+}
+
+/// The literal of one variable of a service or job, as a secret.
+#[must_use]
+pub fn literal(scene: &Scene<'_>, unit: &str, variable: &str) -> Option<Action> {
+    let sections = ["services", "jobs"].into_iter();
+    let mut bodies = sections.filter_map(|section| tree::find(scene.root, &[section, unit]));
+    bodies.find_map(|body| to_secret(scene, unit, body, variable))
 }
 
 fn declare(scene: &Scene<'_>, secret: &str, name: &str) -> Option<Edit> {
-    let entry = format!("{secret}: {{ description: {name} }}");
-    match scene.root.get("secrets") {
-        Some(pair) if matches!(&pair.value.kind, Kind::Map(pairs) if !pairs.is_empty()) => {
-            add_key(scene, &pair.value, &entry)
-        }
-        Some(_) => None,
-        None => {
-            let end = scene.text.len();
-            let newline = if scene.text.as_str().ends_with('\n') { "" } else { "\n" };
-            let text = format!("{newline}secrets:\n  {entry}\n");
-            Some(Edit { span: Span::new(scene.file, end, end), text })
-        }
-    }
+    scene.page().add_to_section(scene.root, "secrets", &format!("{secret}: {{ description: {name} }}"))
 }

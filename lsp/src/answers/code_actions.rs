@@ -1,18 +1,25 @@
 //! `textDocument/codeAction`.
 
-use manifest::{Diagnostic, Span};
+use manifest::{Diagnostic, FileId, Span};
+use serde_json::json;
 use tower_lsp::ls_types::*;
 
-use crate::analysis::actions::{self, Action};
+use crate::analysis::actions::{self, Action, Kept, NewFile};
 use crate::analysis::refactors;
 use crate::check::{Analysis, today};
+use crate::client_can::ClientCan;
 use crate::convert::{diagnostics, edits};
 use crate::workspace::Snapshot;
 
 pub const FIX_ALL: &str = "source.fixAll.pdev";
 
 #[must_use]
-pub fn answer(snapshot: &Snapshot, analysis: &Analysis, params: &CodeActionParams) -> CodeActionResponse {
+pub fn answer(
+    snapshot: &Snapshot,
+    analysis: &Analysis,
+    can: ClientCan,
+    params: &CodeActionParams,
+) -> CodeActionResponse {
     let Some(file) = analysis.file(&snapshot.path) else { return Vec::new() };
     let Some(text) = analysis.text(file) else { return Vec::new() };
     let wanted = Wanted::of(params);
@@ -27,25 +34,92 @@ pub fn answer(snapshot: &Snapshot, analysis: &Analysis, params: &CodeActionParam
             }
         }
     }
-    if wanted.wants(&CodeActionKind::REFACTOR_REWRITE)
-        && let Some(root) = snapshot.root()
-        && analysis.text(file).is_some_and(|text| text.as_str() == snapshot.text.as_str())
-    {
-        let manifest = &analysis.loaded().manifest;
-        let scene = refactors::Scene { root, text: &snapshot.text, manifest, file };
-        for action in refactors::at(&scene, range.start) {
-            answer.push(code_action(snapshot, analysis, action, CodeActionKind::REFACTOR_REWRITE, None));
+    let refactors =
+        refactorings(snapshot, analysis, file, &range).into_iter().filter(|action| makes(analysis, can, action));
+    for action in refactors {
+        let kind = if action.extracts { CodeActionKind::REFACTOR_EXTRACT } else { CodeActionKind::REFACTOR_REWRITE };
+        if !wanted.wants(&kind) {
+            continue;
         }
+        if let (Some(kept), true) = (&action.keeps, can.apply_edit) {
+            answer.push(keep(snapshot, kept, kind.clone()));
+        }
+        let mut shown = code_action(snapshot, analysis, action, kind, None);
+        if let (CodeActionOrCommand::CodeAction(shown), true) = (&mut shown, can.resolves_edits) {
+            shown.edit = None;
+            shown.data = Some(json!({ "uri": snapshot.uri, "range": params.range }));
+        }
+        answer.push(shown);
     }
     let fix_all = CodeActionKind::new(FIX_ALL);
     if wanted.wants(&fix_all) {
         let safe = actions::all_safe(&analysis.checked.diagnostics, file);
         if !safe.is_empty() {
-            let action = Action { title: "Fix all that is safe to fix".to_owned(), edits: safe, preferred: false };
+            let action = Action { title: "Fix all that is safe to fix".to_owned(), edits: safe, ..Action::default() };
             answer.push(code_action(snapshot, analysis, action, fix_all, None));
         }
     }
     answer
+}
+
+/// Only of a text that was looked at as it is: an edit of another one would land anywhere.
+fn refactorings(snapshot: &Snapshot, analysis: &Analysis, file: FileId, range: &std::ops::Range<usize>) -> Vec<Action> {
+    let same = analysis.text(file).is_some_and(|text| text.as_str() == snapshot.text.as_str());
+    let Some(root) = snapshot.root().filter(|_| same) else { return Vec::new() };
+    let scene = refactors::Scene {
+        root,
+        text: &snapshot.text,
+        manifest: &analysis.loaded().manifest,
+        file,
+        files: &analysis.buffers,
+        is_one_of_many: analysis.paths().count() > 1,
+    };
+    refactors::at(&scene, range)
+}
+
+/// Files that the client can make, and that are not there yet.
+fn makes(analysis: &Analysis, can: ClientCan, action: &Action) -> bool {
+    let free = |file: &NewFile| !analysis.buffers.path(&file.path).exists();
+    action.creates.is_empty() || (can.creates_files && action.creates.iter().all(free))
+}
+
+/// The value goes into the vault first; the manifest is edited when it is there.
+fn keep(snapshot: &Snapshot, kept: &Kept, kind: CodeActionKind) -> CodeActionOrCommand {
+    let title = format!("Move `{}` into the vault, as the secret `{}`", kept.variable, kept.secret);
+    let argument = json!({ "uri": snapshot.uri, "unit": kept.unit, "variable": kept.variable });
+    let command = Command { title: title.clone(), command: "pdev.keep".to_owned(), arguments: Some(vec![argument]) };
+    CodeActionOrCommand::CodeAction(CodeAction {
+        title,
+        kind: Some(kind),
+        command: Some(command),
+        ..CodeAction::default()
+    })
+}
+
+/// What an action was about, for the client that asks for its edits once it is chosen.
+#[must_use]
+pub fn asked(action: &CodeAction) -> Option<CodeActionParams> {
+    let data = action.data.as_ref()?;
+    let uri = serde_json::from_value(data.get("uri")?.clone()).ok()?;
+    Some(CodeActionParams {
+        text_document: TextDocumentIdentifier { uri },
+        range: serde_json::from_value(data.get("range")?.clone()).ok()?,
+        context: CodeActionContext {
+            only: Some(action.kind.clone().into_iter().collect()),
+            ..CodeActionContext::default()
+        },
+        work_done_progress_params: WorkDoneProgressParams::default(),
+        partial_result_params: PartialResultParams::default(),
+    })
+}
+
+/// The action of this title, with its edits.
+#[must_use]
+pub fn resolved(answer: CodeActionResponse, title: &str) -> Option<WorkspaceEdit> {
+    answer.into_iter().find_map(|one| match one {
+        CodeActionOrCommand::CodeAction(one) if one.title == title => one.edit,
+        _ => None,
+    })
 }
 
 /// What the client asked for; everything when it named no kinds.
@@ -81,11 +155,15 @@ fn code_action(
     kind: CodeActionKind,
     about: Option<tower_lsp::ls_types::Diagnostic>,
 ) -> CodeActionOrCommand {
+    let edit = match action.creates.is_empty() {
+        true => edits::workspace_edit(analysis, &action.edits, snapshot.encoding),
+        false => edits::with_new_files(analysis, &action, snapshot.encoding),
+    };
     CodeActionOrCommand::CodeAction(CodeAction {
         title: action.title,
         kind: Some(kind),
         diagnostics: about.map(|one| vec![one]),
-        edit: Some(edits::workspace_edit(analysis, &action.edits, snapshot.encoding)),
+        edit: Some(edit),
         is_preferred: Some(action.preferred),
         ..CodeAction::default()
     })

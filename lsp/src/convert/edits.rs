@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use manifest::diagnostic::Edit;
-use tower_lsp::ls_types::{TextEdit, Uri, WorkspaceEdit};
+use tower_lsp::ls_types::*;
 
 use super::Encoding;
+use crate::analysis::actions::Action;
 use crate::check::Analysis;
 use crate::text::Text;
 
@@ -21,7 +22,31 @@ pub fn workspace_edit(analysis: &Analysis, edits: &[Edit], encoding: Encoding) -
     WorkspaceEdit { changes: Some(changes), ..WorkspaceEdit::default() }
 }
 
+/// The same with files that are made first, each in one piece: for clients that can make files.
+#[must_use]
+pub fn with_new_files(analysis: &Analysis, action: &Action, encoding: Encoding) -> WorkspaceEdit {
+    let edit = |uri: Uri, edits: Vec<TextEdit>| {
+        let text_document = OptionalVersionedTextDocumentIdentifier { uri, version: None };
+        let edits = edits.into_iter().map(OneOf::Left).collect();
+        DocumentChangeOperation::Edit(TextDocumentEdit { text_document, edits })
+    };
+    let mut all = Vec::new();
+    for file in &action.creates {
+        let Some(uri) = Uri::from_file_path(analysis.buffers.path(&file.path)) else { continue };
+        let options = CreateFileOptions { overwrite: Some(false), ignore_if_exists: Some(false) };
+        let create = CreateFile { uri: uri.clone(), options: Some(options), annotation_id: None };
+        all.push(DocumentChangeOperation::Op(ResourceOp::Create(create)));
+        all.push(edit(uri, vec![TextEdit { range: Range::default(), new_text: file.text.clone() }]));
+    }
+    let changes = workspace_edit(analysis, &action.edits, encoding).changes.unwrap_or_default();
+    all.extend(changes.into_iter().map(|(uri, edits)| edit(uri, edits)));
+    WorkspaceEdit { document_changes: Some(DocumentChanges::Operations(all)), ..WorkspaceEdit::default() }
+}
+
 #[must_use]
 pub fn text_edit(text: &Text, edit: &Edit, encoding: Encoding) -> TextEdit {
-    TextEdit { range: encoding.range(text, edit.span.range()), new_text: edit.text.clone() }
+    // Lines end as those of the file do.
+    let foreign = edit.text.contains('\n') && !edit.text.contains('\r') && text.as_str().contains("\r\n");
+    let new_text = if foreign { edit.text.replace('\n', "\r\n") } else { edit.text.clone() };
+    TextEdit { range: encoding.range(text, edit.span.range()), new_text }
 }

@@ -11,4 +11,5 @@ mod hinting;
 mod living;
 mod navigation;
 mod protocol;
+mod refactoring;
 mod signing_in;

@@ -1,0 +1,52 @@
+//! `pdev.keep`: a value that stands in a manifest goes into the vault, by the very command a person would type, and then
+//! out of the manifest. The value goes to that command's standard input only: into no argument, log or message.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// A keyring may ask its owner to unlock it.
+const LIMIT: Duration = Duration::from_secs(60);
+const WORDS_MAX: usize = 300;
+
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Whose `secret set` keeps values, where it is not this very program. Said once, before anybody is served.
+pub fn keeps_with(program: PathBuf) {
+    drop(PROGRAM.set(program));
+}
+
+/// # Errors
+/// In the words of the command that refused.
+pub async fn keep(folder: &Path, name: &str, value: &str) -> Result<(), String> {
+    let program = match PROGRAM.get() {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().map_err(|error| format!("cannot tell which program this is: {error}"))?,
+    };
+    let mut command = Command::new(program);
+    command.args(["secret", "set", name]).current_dir(folder).kill_on_drop(true);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot start `pdev secret set`: {error}"))?;
+    let finished = async {
+        if let Some(mut input) = child.stdin.take() {
+            // A program that refuses early does not read; its words say why.
+            drop(input.write_all(value.as_bytes()).await);
+        }
+        child.wait_with_output().await.map_err(|error| format!("`pdev secret set` cannot be waited for: {error}"))
+    };
+    let output =
+        tokio::time::timeout(LIMIT, finished).await.map_err(|_| "the vault did not open in time".to_owned())??;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(words.trim().chars().take(WORDS_MAX).collect())
+}

@@ -1,0 +1,228 @@
+//! Every refactoring: offered where it should be, and the manifest after it has no errors that were not there before.
+
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::editor::{Editor, apply, cursor, pushed};
+
+fn capabilities() -> Value {
+    let mut capabilities = pushed();
+    capabilities["workspace"]["applyEdit"] = json!(true);
+    capabilities["workspace"]["workspaceEdit"] =
+        json!({ "documentChanges": true, "resourceOperations": ["create", "rename", "delete"] });
+    capabilities
+}
+
+fn errors(found: &[Value]) -> Vec<String> {
+    let errors = found.iter().filter(|one| one["severity"] == 1);
+    errors.map(|one| one["message"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn actions(editor: &mut Editor, fixture: &str) -> (String, Value) {
+    let (text, position) = cursor(fixture);
+    editor.open("pdev.yaml", &text).await;
+    let range = json!({ "start": position, "end": position });
+    let document = json!({ "uri": editor.uri("pdev.yaml") });
+    let context = json!({ "diagnostics": [], "only": ["refactor"] });
+    let params = json!({ "textDocument": document, "range": range, "context": context });
+    (text, editor.ask("textDocument/codeAction", params).await)
+}
+
+/// Applies both forms of an edit, the new files to the disk; the manifest's new text.
+fn applied(editor: &Editor, text: &str, edit: &Value) -> String {
+    let own = editor.uri("pdev.yaml");
+    if let Some(edits) = edit["changes"].get(&own) {
+        return apply(text, edits.as_array().unwrap());
+    }
+    let mut changed = text.to_owned();
+    for change in edit["documentChanges"].as_array().unwrap() {
+        if change.get("kind").is_some() {
+            continue;
+        }
+        let uri = change["textDocument"]["uri"].as_str().unwrap();
+        let edits = change["edits"].as_array().unwrap();
+        if uri == own {
+            changed = apply(&changed, edits);
+        } else {
+            editor.write(uri.strip_prefix(&editor.uri("")).unwrap().trim_start_matches('/'), &apply("", edits));
+        }
+    }
+    changed
+}
+
+const TOP: &str = "pdev: 1\napp: { name: shop, owner: team-a }\n";
+const WEB: &str = "  web: { image: \"w:1\", port: 80, env: { DB: \"${services.db.host}:${services.db.port}\" } }\n";
+
+fn cases() -> Vec<(String, &'static str, &'static str)> {
+    let with_web = |rest: &str| format!("{TOP}services:\n{WEB}{rest}");
+    vec![
+        (
+            with_web(
+                "  d$0b:\n    image: postgres:16-alpine # the data\n    port: 5432\n    env: { POSTGRES_DB: orders, POSTGRES_PASSWORD: x }\n",
+            ),
+            "Use the module `postgres@16`",
+            "  web: { image: \"w:1\", port: 80, env: { DB: \"${resources.db.host}:${resources.db.port}\" } }\nresources:\n  db: { uses: postgres@16, with: { database: \"orders\" } }\n",
+        ),
+        (
+            with_web("  d$0b: { image: \"redis:7\", port: 6379 }\nresources: { q: { uses: redis@7 } }\n"),
+            "Use the module `redis@7`",
+            "resources: { q: { uses: redis@7 }, db: redis@7 }\n",
+        ),
+        (
+            with_web(
+                "  d$0b:\n    image: nats:2\n    port: 4222\n    env:\n      A: \"say \\\"x\\\"\"\n    command: [-js, \"-m\", \"8222\"]\nvars: { a: b }\n",
+            ),
+            "Make `db` a module of its own",
+            "vars: { a: b }\nresources:\n  db: ./modules/db\n",
+        ),
+        (format!("{TOP}resources:\n  db: postg$0res@15\n"), "Upgrade `postgres@15`", "  db: postgres@17\n"),
+        (
+            format!("{TOP}resources:\n  db: {{ uses: \"postgres@15\", with: {{ data$0base: x }} }}\n"),
+            "Upgrade `postgres@15`",
+            "{ uses: \"postgres@17\", with",
+        ),
+        (
+            format!(
+                "{TOP}services:\n  web:\n    image: \"w:1\"\n    port: 80\n    e$0nv:\n      A: one\n      B: two\n"
+            ),
+            "into the environment `preview`",
+            "    port: 80\nenvironments:\n  preview:\n    services:\n      web:\n        env:\n          A: one\n          B: two\n",
+        ),
+        (
+            format!(
+                "{TOP}services:\n  web: {{ image: \"w:1\", re$0plicas: 2, port: 80 }}\nenvironments:\n  local:\n    services: {{ web: {{ restart: never }} }}\n"
+            ),
+            "into the environment `local`",
+            "  web: { image: \"w:1\", port: 80 }\nenvironments:\n  local:\n    services: { web: { restart: never, replicas: 2 } }\n",
+        ),
+        (
+            format!(
+                "{TOP}services:\n  web:\n    image: \"w:1\"\n    port: 80\n    si$0ze: {{ memory: 1Gi }}\nenvironments:\n  ci: {{ vars: {{ a: b }} }}\n  local:\n    vars: {{ a: c }}\n"
+            ),
+            "into the environment `local`",
+            "  local:\n    vars: { a: c }\n    services:\n      web:\n        size: { memory: 1Gi }\n",
+        ),
+        (
+            with_web("  a$0pi: { image: \"a:1\", port: 81 }\n").replace("${services.db.host}:${services.db.port}", "x"),
+            "Add a route",
+            "routes: [/api] }",
+        ),
+        (
+            with_web("  a$0pi: { image: \"a:1\", port: 81 }\n").replace("${services.db.host}:${services.db.port}", "x"),
+            "Add a health check",
+            "health: /healthz }",
+        ),
+        (
+            format!("{TOP}services:\n  a$0pi: {{ image: \"a:1\" }}\n"),
+            "default of `size`",
+            "size: { memory: 2Gi, pids: 2048 } }",
+        ),
+        (format!("{TOP}services:\n  a$0pi: {{ image: \"a:1\" }}\n"), "default of `restart`", "restart: on-failure }"),
+        (
+            format!("{TOP}services:\n  a$0pi: {{ image: \"a:1\" }}\n"),
+            "default of `stop`",
+            "stop: { signal: SIGTERM, grace: 10s } }",
+        ),
+        (format!("{TOP}services:\n  a$0pi: {{ image: \"a:1\" }}\n"), "default of `pull`", "pull: missing }"),
+        (
+            format!("{TOP}jobs:\n  seed:\n    image: \"a:1\"\n    command: [x]\n    env: {{ STRIPE_KEY: ab$0c }}\n"),
+            "Read `STRIPE_KEY` from the secret",
+            "STRIPE_KEY_FILE: \"${secrets.stripe-key.path}\" }\nsecrets:\n  stripe-key: { description: STRIPE_KEY }\n",
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn what_is_rewritten_has_no_new_errors() {
+    for lines in ["\n", "\r\n"] {
+        for (fixture, title, expected) in cases() {
+            let mut editor = Editor::start(capabilities()).await;
+            let (text, found) = actions(&mut editor, &fixture.replace('\n', lines)).await;
+            let before = errors(&editor.published("pdev.yaml", 1).await);
+            let action = found.as_array().unwrap().iter().find(|one| one["title"].as_str().unwrap().contains(title));
+            let action = action.unwrap_or_else(|| panic!("no `{title}` for {fixture}: {found:#}"));
+            let changed = applied(&editor, &text, &action["edit"]);
+            assert!(changed.replace("\r\n", "\n").contains(expected), "{title}: {changed}");
+            assert_eq!(changed.matches('\n').count(), changed.matches(lines).count(), "{title}: {changed:?}");
+            editor.replace("pdev.yaml", 2, &changed).await;
+            let mut after = errors(&editor.published("pdev.yaml", 2).await);
+            after.retain(|one| !before.contains(one));
+            assert_eq!(after, Vec::<String>::new(), "{title}: {changed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_would_break_something_is_not_offered() {
+    let service = "  d$0b: { image: \"postgres:16\", port: 5432 }\n";
+    for (top, rest) in [
+        ("", "  web: { image: \"w:1\", port: 80, env: { A: \"${services.db.url}\" } }\n"),
+        ("", ""),
+        ("", "  web: { image: \"w:1\" }\njobs:\n  seed: { service: db, command: [x] }\n"),
+        ("", "  web: { image: \"w:1\" }\nenvironments: { ci: { services: { db: { size: { memory: 1Gi } } } } }\n"),
+        ("include: [other.yaml]\n", "  web: { image: \"w:1\" }\n"),
+    ] {
+        let mut editor = Editor::start(capabilities()).await;
+        editor.write("other.yaml", "vars: { a: b }\n");
+        let fixture = format!("pdev: 1\napp: shop\n{top}services:\n{service}{rest}");
+        let (_, found) = actions(&mut editor, &fixture).await;
+        let offered = found.to_string().contains("Use the module");
+        assert!(!offered, "{fixture}");
+    }
+    // A module's folder that is there already, and a client that cannot make files.
+    let fixture = format!("pdev: 1\napp: shop\nservices:\n  web: {{ image: \"w:1\" }}\n{service}");
+    for (there, client) in [(true, capabilities()), (false, pushed())] {
+        let mut editor = Editor::start(client).await;
+        if there {
+            editor.write("modules/db/module.yaml", "module: db\n");
+        }
+        let (_, found) = actions(&mut editor, &fixture).await;
+        assert!(!found.to_string().contains("module of its own") && found.to_string().contains("Use the module"));
+    }
+}
+
+#[tokio::test]
+async fn edits_come_when_asked_for() {
+    let mut client = capabilities();
+    client["textDocument"]["codeAction"] = json!({ "dataSupport": true, "resolveSupport": { "properties": ["edit"] } });
+    let mut editor = Editor::start(client).await;
+    let (_, found) = actions(&mut editor, &format!("{TOP}services:\n  a$0pi: {{ image: \"a:1\", port: 80 }}\n")).await;
+    let all = found.as_array().unwrap();
+    assert!(all.len() > 4 && all.iter().all(|one| one.get("edit").is_none()), "{found:#}");
+    for one in all.clone() {
+        let resolved = editor.ask("codeAction/resolve", one).await;
+        assert!(resolved["edit"].is_object(), "{resolved}");
+    }
+}
+
+#[tokio::test]
+async fn a_literal_moves_into_the_vault_before_it_leaves_the_file() {
+    let bin = tempfile::tempdir().unwrap();
+    let program = bin.path().join("pdev");
+    std::fs::write(
+        &program,
+        "#!/bin/sh\n[ \"$3\" = refused ] && { echo 'the vault is locked' >&2; exit 1; }\ncat > \"kept-$1-$2-$3\"\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    lsp::vault::keeps_with(program);
+    let mut editor = Editor::start(capabilities()).await;
+    let fixture =
+        format!("{TOP}services:\n  api: {{ image: \"a:1\", env: {{ STRIPE_KEY: sk_l$0ive, REFUSED: x }} }}\n");
+    let (text, found) = actions(&mut editor, &fixture).await;
+    let action = found.as_array().unwrap().iter().find(|one| one["command"]["command"] == "pdev.keep").unwrap();
+    assert!(!action.to_string().contains("sk_live"), "{action}");
+    let run = json!({ "command": "pdev.keep", "arguments": action["command"]["arguments"] });
+    assert_eq!(editor.ask("workspace/executeCommand", run).await, json!({ "secret": "stripe-key" }));
+    assert_eq!(std::fs::read_to_string(editor.path("kept-secret-set-stripe-key")).unwrap(), "sk_live");
+    let edit = editor.next("workspace/applyEdit").await["edit"].clone();
+    let changed = applied(&editor, &text, &edit);
+    assert!(changed.contains("STRIPE_KEY_FILE: \"${secrets.stripe-key.path}\"") && !changed.contains("sk_live"));
+    // What the vault refuses stays where it is.
+    let argument = json!({ "uri": editor.uri("pdev.yaml"), "unit": "api", "variable": "REFUSED" });
+    let run = json!({ "command": "pdev.keep", "arguments": [argument] });
+    let refused = editor.ask_for_all("workspace/executeCommand", run).await;
+    assert_eq!(refused["error"]["message"], "the vault is locked");
+    assert!(editor.heard.iter().all(|message| message["method"] != "workspace/applyEdit"));
+}
