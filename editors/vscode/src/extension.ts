@@ -6,7 +6,7 @@ import * as agent from './agent';
 import { candidates, type Found, find } from './binary';
 import { Client } from './client';
 import { answered, ask, complete, SERVER_COMMANDS, STATIC_COMMANDS, Views } from './commands';
-import { icon, type Preview, status } from './model';
+import { type Identity, icon, type Preview, status } from './model';
 import { type Item, Previews } from './view';
 
 const QUIET_MS = 200;
@@ -33,6 +33,7 @@ class Extension implements vscode.Disposable {
   #client: Client | undefined;
   #binary: Found | undefined;
   #previews: Preview[] = [];
+  #identities: Identity[] = [];
   #stale = true;
   #soon: NodeJS.Timeout | undefined;
 
@@ -104,10 +105,14 @@ class Extension implements vscode.Disposable {
         workspace: {
           didChangeConfiguration: (sections, next) => (vscode.workspace.isTrusted ? next(sections) : Promise.resolve()),
         },
-        // Lenses are asked for anew when the server heard of a change: the sign that ours is old, too.
+        // Lenses and findings are asked for anew when the server heard of a change: the sign that ours is old, too.
         provideCodeLenses: (document, token, next) => {
           this.#later();
           return next(document, token);
+        },
+        provideDiagnostics: (document, previous, token, next) => {
+          this.#later();
+          return next(document, previous, token);
         },
       },
     };
@@ -174,13 +179,16 @@ class Extension implements vscode.Disposable {
     const { path } = this.#binary;
     const live = vscode.workspace.getConfiguration('pdev').get<boolean>('live.enabled', true);
     this.#previews = live ? await this.#known() : [];
-    this.#tree.show(this.#previews, this.#view.visible && live ? await agent.identities(path) : []);
+    // What cannot be told now is shown as it was.
+    if (!live) this.#identities = [];
+    else if (this.#view.visible) this.#identities = (await agent.identities(path)) ?? this.#identities;
+    this.#tree.show(this.#previews, this.#identities);
     this.#tell();
   }
 
   /** The open manifests' previews from the server, which knows them already; all of them only for who looks. */
   async #known(): Promise<Preview[]> {
-    if (this.#view.visible && this.#binary !== undefined) return agent.previews(this.#binary.path);
+    if (this.#view.visible && this.#binary !== undefined) return (await agent.previews(this.#binary.path)) ?? this.#previews;
     const open = vscode.workspace.textDocuments.filter((document) => document.languageId === 'pdev');
     const asked = open.map((document) =>
       this.#client ? ask<Preview>(this.#client, 'pdev.status', { uri: document.uri.toString() }).catch(() => undefined) : undefined,
@@ -237,7 +245,7 @@ class Extension implements vscode.Disposable {
     const identity = item && 'identity' in item ? item.identity : undefined;
     let name = typeof identity === 'string' ? identity : identity?.name;
     if (name === undefined) {
-      const all = await agent.identities(this.#binary.path);
+      const all = (await agent.identities(this.#binary.path)) ?? [];
       name = await vscode.window.showQuickPick(
         all.map((identity) => identity.name),
         { placeHolder: 'Log in as' },

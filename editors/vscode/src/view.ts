@@ -41,6 +41,7 @@ export class Previews implements vscode.TreeDataProvider<Item> {
       case 'preview': {
         const { preview } = item;
         const node = new vscode.TreeItem(preview.title, preview.units.length > 0 ? Expanded : None);
+        node.id = `preview ${preview.id}`;
         node.description = summary(preview);
         node.tooltip = `${preview.folder}\n${preview.url ?? ''}`.trim();
         node.iconPath = new vscode.ThemeIcon(icon(preview.state));
@@ -57,7 +58,7 @@ export class Previews implements vscode.TreeDataProvider<Item> {
         return node;
       }
       case 'identities':
-        return new vscode.TreeItem('identities', Collapsed);
+        return Object.assign(new vscode.TreeItem('identities', Collapsed), { id: 'identities' });
       case 'identity': {
         const node = new vscode.TreeItem(item.identity.name, None);
         node.description = (item.identity.state ?? '').replaceAll('_', ' ');
