@@ -79,6 +79,7 @@ fn a_service_that_names_an_identity_is_not_left_in_the_belief_that_it_has_one() 
     let token = "[shop-dev]\nsource = \"static\"\nkind = \"token\"\ncloud = \"azure\"\n";
     identities(&sandbox, token);
     sandbox.pdev(&["up"]).ok().says("`web` acts as `shop-dev`, and nobody is signed in: `pdev login shop-dev`");
+    sandbox.pdev(&["doctor"]).says("`shop-dev`: nobody is signed in").says("`pdev login shop-dev` signs in");
     identities(&sandbox, &format!("[shop-dev]\n{source}"));
     let up = sandbox.pdev(&["up"]).ok();
     assert!(!up.all().contains("without"), "{}", up.all());

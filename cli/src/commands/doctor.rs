@@ -7,6 +7,7 @@ use crate::exit::{self, Outcome};
 
 mod agent;
 mod engine;
+mod identities;
 mod machine;
 
 #[derive(clap::Args, Debug)]
@@ -64,6 +65,7 @@ pub(crate) fn run(_arguments: &Arguments, context: &Context) -> Outcome {
             machine::clock(),
             machine::git(),
         ]);
+        findings.extend(identities::look().await);
         let broken = findings.iter().any(|finding| finding.health == Health::Broken);
         if context.json {
             context.terminal.say_json(&findings);

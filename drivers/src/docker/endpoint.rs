@@ -33,6 +33,10 @@ pub(super) async fn join(engine: &Engine, unit: &str, drawn: &mut Drawn) -> Resu
         return Ok(Some(format!("`{unit}` has another network by its `raw` fields, and no endpoint for its identity")));
     }
     ensure(engine).await?;
+    if !observe::is_ours(IpAddr::V4(ADDRESS)) {
+        let where_else = "the engine's networks are not this machine's (rootless, or in a virtual machine)";
+        return Ok(Some(format!("`{unit}` has no endpoint for its identity: {where_else}")));
+    }
     drawn.more_networks.insert(NAME.to_owned(), EndpointSettings::default());
     Ok(None)
 }
