@@ -18,6 +18,8 @@ pub struct ClientCan {
     pub hierarchical_symbols: bool,
     pub line_folding_only: bool,
     pub apply_edit: bool,
+    /// Shows hints in the text, perhaps only where its user wants them.
+    pub hints: bool,
     pub creates_files: bool,
     /// Asks for the edits of an action once it is chosen.
     pub resolves_edits: bool,
@@ -66,6 +68,7 @@ impl ClientCan {
                 .as_ref()
                 .and_then(|own| own.get("commands")?.as_array())
                 .is_some_and(|all| all.iter().any(|name| name == "pdev.shell")),
+            hints: document.is_some_and(|document| document.inlay_hint.is_some()),
             creates_files: workspace
                 .and_then(|workspace| workspace.workspace_edit.as_ref())
                 .filter(|edit| edit.document_changes == Some(true))

@@ -22,9 +22,9 @@ use crate::check::{Analysis, today};
 use crate::convert::edits;
 use crate::desk::{Desk, found_in, path_of};
 use crate::live::up_request;
-use crate::login;
+use crate::{login, report};
 
-pub const ALL: [&str; 12] = [
+pub const ALL: [&str; 15] = [
     "pdev.up",
     "pdev.stop",
     "pdev.restart",
@@ -37,6 +37,9 @@ pub const ALL: [&str; 12] = [
     "pdev.diff",
     "pdev.login",
     "pdev.keep",
+    "pdev.apply",
+    "pdev.agent",
+    "pdev.report",
 ];
 
 /// The one argument of every command; all of it may be left out.
@@ -50,6 +53,8 @@ pub struct Argument {
     identity: Option<String>,
     /// For `pdev.keep`: the variable of the unit whose value goes into the vault.
     variable: Option<String>,
+    /// For `pdev.render`, `pdev.diff` and `pdev.report`: as a document in the editor.
+    show: bool,
     /// For `pdev.logs`: the last so many lines.
     tail: Option<usize>,
     /// For `pdev.waive`.
@@ -81,6 +86,9 @@ pub async fn run(desk: &Arc<Desk>, params: ExecuteCommandParams) -> Result<Optio
         drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_LIMIT, work).await }));
         return Ok(None);
     }
+    if params.command == "pdev.agent" {
+        return within(start(desk)).await;
+    }
     let root = manifest(desk, &argument)?;
     match params.command.as_str() {
         "pdev.up" | "pdev.stop" | "pdev.restart" => {
@@ -89,7 +97,18 @@ pub async fn run(desk: &Arc<Desk>, params: ExecuteCommandParams) -> Result<Optio
             Ok(None)
         }
         "pdev.logs" => within(logs(desk, &root, &argument)).await,
-        "pdev.diff" => within(diff(desk, &root)).await,
+        "pdev.diff" => within(diff(desk, &root, &argument)).await,
+        "pdev.apply" => {
+            known(desk, &root)?;
+            let work = operate(Arc::clone(desk), "pdev.up".to_owned(), root, argument);
+            drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_LIMIT, work).await }));
+            Ok(None)
+        }
+        "pdev.report" => {
+            drop(analysis(desk, &root).await?);
+            let text = report::collect(desk, &root);
+            if argument.show { shown(desk, "report.txt", &text).map(Some) } else { Ok(Some(json!(text))) }
+        }
         "pdev.open" => open(desk, &root, &argument).map(Some),
         "pdev.status" => Ok(Some(json!(known(desk, &root)?))),
         "pdev.check" => {
@@ -98,7 +117,11 @@ pub async fn run(desk: &Arc<Desk>, params: ExecuteCommandParams) -> Result<Optio
         }
         "pdev.waive" => waive(desk, &*analysis(desk, &root).await?, &argument).map(Some),
         "pdev.keep" => keep(desk, &root, &argument).await.map(Some),
-        "pdev.render" => render(&*analysis(desk, &root).await?, &argument).map(Some),
+        "pdev.render" => {
+            let text = render(&*analysis(desk, &root).await?, &argument)?;
+            let name = format!("render-{}.txt", argument.unit.as_deref().unwrap_or("all"));
+            if argument.show { shown(desk, &name, &text).map(Some) } else { Ok(Some(json!(text))) }
+        }
         other => Err(refuse(format!("unknown command `{other}`"))),
     }
 }
@@ -247,10 +270,33 @@ async fn logs(desk: &Desk, root: &Path, argument: &Argument) -> Result<Value> {
 }
 
 /// What `up` would do now: the plan as the agent makes it from the file on the disk.
-async fn diff(desk: &Desk, root: &Path) -> Result<Value> {
+async fn diff(desk: &Desk, root: &Path, argument: &Argument) -> Result<Value> {
     let mut client = Client::connect(&desk.place).await.map_err(|error| told(&error))?;
     let reply = client.plan(&up_request(desk, root)).await.map_err(|error| told(&error))?;
-    Ok(json!(reply.plan))
+    if !argument.show {
+        return Ok(json!(reply.plan));
+    }
+    let mut text = format!("# what `pdev up` would do now for {}\n", reply.preview.title);
+    for step in &reply.plan.steps {
+        text.push_str(&format!("{}  # {}\n", step.text, step.because));
+    }
+    if reply.plan.steps.is_empty() {
+        text.push_str("nothing: what runs is what is written\n");
+    }
+    shown(desk, "diff.txt", &text)
+}
+
+fn shown(desk: &Desk, name: &str, text: &str) -> Result<Value> {
+    crate::shown::show(desk, name, text).map_err(|words| Error { message: words.into(), ..Error::internal_error() })
+}
+
+/// The agent alone; nothing is brought up.
+async fn start(desk: &Desk) -> Result<Value> {
+    let launch = Launch::this_program().map_err(|error| told(&error))?;
+    let client = Client::connect_or_start(&desk.place, &launch).await.map_err(|error| told(&error))?;
+    drop(client);
+    desk.look_for_agent.notify_one();
+    Ok(Value::Null)
 }
 
 fn open(desk: &Arc<Desk>, root: &Path, argument: &Argument) -> Result<Value> {
@@ -325,7 +371,7 @@ fn literal(analysis: &Analysis, unit: &str, variable: &str) -> Option<(actions::
 }
 
 /// Every field as it would be rendered, each with its origin, as `path = value  # origin`.
-fn render(analysis: &Analysis, argument: &Argument) -> Result<Value> {
+fn render(analysis: &Analysis, argument: &Argument) -> Result<String> {
     let resolved = analysis.resolved().ok_or_else(|| refuse("the manifest has errors"))?;
     let wanted = |path: &str| argument.unit.as_deref().is_none_or(|unit| path.split('.').nth(1) == Some(unit));
     let mut text = String::new();
@@ -337,5 +383,5 @@ fn render(analysis: &Analysis, argument: &Argument) -> Result<Value> {
             if crate::analysis::hover::secret(&path) { "(not shown)".to_owned() } else { field.value.to_string() };
         text.push_str(&format!("{path} = {value}  # {origin}\n"));
     }
-    Ok(Value::String(text))
+    Ok(text)
 }

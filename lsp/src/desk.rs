@@ -21,6 +21,7 @@ use crate::client_can::ClientCan;
 use crate::convert::diagnostics;
 use crate::live::Live;
 use crate::settings::Delivery;
+use crate::shown::Folder;
 use crate::workspace::{Snapshot, Workspace};
 
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub struct Desk {
     workspace: Mutex<Workspace>,
     can: Mutex<ClientCan>,
     live: Mutex<Live>,
+    shown: Mutex<Folder>,
     /// Where an agent would be.
     pub place: Place,
     pub wake: Notify,
@@ -48,6 +50,7 @@ impl Desk {
             workspace: Mutex::default(),
             can: Mutex::default(),
             live: Mutex::default(),
+            shown: Mutex::default(),
             place,
             wake: Notify::new(),
             look_for_agent: Notify::new(),
@@ -72,6 +75,10 @@ impl Desk {
 
     pub fn with_live<T>(&self, read: impl FnOnce(&Live) -> T) -> T {
         read(&self.live.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn shown<T>(&self, write: impl FnOnce(&mut Folder) -> T) -> T {
+        write(&mut self.shown.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn change_live<T>(&self, change: impl FnOnce(&mut Live) -> T) -> T {

@@ -11,7 +11,7 @@ use tower_lsp::ls_types::*;
 use tower_lsp::{Client, LanguageServer};
 
 use crate::answers::live::Scene;
-use crate::answers::{code_actions, completion, hints, hover, identities, navigation, related, structure};
+use crate::answers::{code_actions, completion, hints, hover, identities, live, navigation, related, structure};
 use crate::capabilities;
 use crate::check::Analysis;
 use crate::client_can::ClientCan;
@@ -54,7 +54,8 @@ impl Server {
         }
         let environment = self.desk.environment();
         let shell = self.desk.can().shell;
-        Some(self.desk.with_live(|live| read(&Scene { snapshot, live, environment: &environment, shell })))
+        let hints = self.desk.can().hints;
+        Some(self.desk.with_live(|live| read(&Scene { snapshot, live, environment: &environment, shell, hints })))
     }
 
     fn set(&self, settings: Settings) {
@@ -192,6 +193,8 @@ impl LanguageServer for Server {
         let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(None) };
         let mut answer = code_actions::answer(&snapshot, &analysis, self.desk.can(), &params);
         answer.extend(identities::logins(&params));
+        answer.extend(live::applications(&params));
+        answer.extend(self.live(&snapshot, |scene| scene.start_action(&params)).flatten());
         Ok(Some(answer))
     }
 

@@ -9,6 +9,7 @@ use protocol::status::{PreviewState, PreviewStatus, UnitState, UnitStatus};
 use serde_json::json;
 use tower_lsp::ls_types::*;
 
+use super::code_actions::Wanted;
 use super::identities;
 use crate::analysis::references;
 use crate::check::Analysis;
@@ -16,6 +17,9 @@ use crate::convert::diagnostics::SOURCE;
 use crate::live::{Agent, Live};
 use crate::workspace::Snapshot;
 
+const NO_AGENT: &str = "no agent runs: live state is off";
+const START: &str = "start it";
+const DRIFT: &str = "drift";
 const OUTPUT_LINES_MAX: usize = 10;
 
 /// A document and what is known of its preview.
@@ -25,6 +29,35 @@ pub struct Scene<'a> {
     pub environment: &'a str,
     /// The client opens terminals itself.
     pub shell: bool,
+    /// The client shows hints.
+    pub hints: bool,
+}
+
+/// The fixes of drift: what is written is applied, of one unit or of all.
+#[must_use]
+pub fn applications(params: &CodeActionParams) -> Vec<CodeActionOrCommand> {
+    if !Wanted::of(params).wants(&CodeActionKind::QUICKFIX) {
+        return Vec::new();
+    }
+    let action = |found: &Diagnostic| {
+        if found.code != Some(NumberOrString::String(DRIFT.to_owned())) {
+            return None;
+        }
+        let unit = found.data.as_ref()?.get("unit")?.as_str();
+        let title = format!("Apply what is written{}", unit.map(|unit| format!(" to `{unit}`")).unwrap_or_default());
+        let argument = json!({ "uri": params.text_document.uri, "unit": unit });
+        let command =
+            Command { title: title.clone(), command: "pdev.apply".to_owned(), arguments: Some(vec![argument]) };
+        Some(CodeActionOrCommand::CodeAction(CodeAction {
+            title,
+            kind: Some(CodeActionKind::QUICKFIX),
+            diagnostics: Some(vec![found.clone()]),
+            command: Some(command),
+            is_preferred: Some(true),
+            ..CodeAction::default()
+        }))
+    };
+    params.context.diagnostics.iter().filter_map(action).collect()
 }
 
 /// A unit of the document's own text: lenses and hints stand where the name is now.
@@ -66,8 +99,8 @@ impl Scene<'_> {
         match (&self.live.agent, self.preview()) {
             (Agent::Refused(words), _) => all.push(lens(top, format!("pdev: {words}"), "pdev.status", whole.clone())),
             (Agent::Unknown, None) => {}
-            (Agent::Absent, _) => {
-                all.push(lens(top, "▶ up (no agent runs: live state is off)".to_owned(), "pdev.up", whole.clone()));
+            (Agent::Absent, _) if !self.tells_in_hints() => {
+                all.push(lens(top, format!("▶ up ({NO_AGENT})"), "pdev.up", whole.clone()));
             }
             (_, None) => all.push(lens(top, "▶ up".to_owned(), "pdev.up", whole.clone())),
             (_, Some(preview)) => {
@@ -104,8 +137,66 @@ impl Scene<'_> {
         all
     }
 
+    /// That no agent runs is said once: in a hint where the client has them, else in the lens.
+    fn tells_in_hints(&self) -> bool {
+        self.hints && self.snapshot.settings.inlay_hints.state
+    }
+
+    /// The one line that says why nothing live is shown, with what helps; gone once an agent runs.
+    #[must_use]
+    pub fn no_agent(&self, range: Range) -> Option<InlayHint> {
+        if self.live.agent != Agent::Absent || range.start.line > 0 {
+            return None;
+        }
+        let start = Command {
+            title: START.to_owned(),
+            command: "pdev.agent".to_owned(),
+            arguments: Some(vec![json!({ "uri": self.snapshot.uri })]),
+        };
+        let part = |value: String, command: Option<Command>| InlayHintLabelPart {
+            value,
+            command,
+            ..InlayHintLabelPart::default()
+        };
+        let end = self.snapshot.text.line_range(0).end;
+        Some(InlayHint {
+            position: self.snapshot.encoding.position(&self.snapshot.text, end),
+            label: InlayHintLabel::LabelParts(vec![
+                part(format!("{NO_AGENT}; "), None),
+                part(START.to_owned(), Some(start)),
+            ]),
+            kind: None,
+            text_edits: None,
+            tooltip: Some(InlayHintTooltip::String(
+                "States, addresses, failures and drift come from the agent. `pdev up` starts it.".to_owned(),
+            )),
+            padding_left: Some(true),
+            padding_right: None,
+            data: None,
+        })
+    }
+
+    /// For clients whose hints cannot be clicked: on the line where it is said.
+    #[must_use]
+    pub fn start_action(&self, params: &CodeActionParams) -> Option<CodeActionOrCommand> {
+        let asked = params.range.start.line == 0 && params.context.only.is_none();
+        (asked && self.live.agent == Agent::Absent).then(|| {
+            CodeActionOrCommand::Command(Command {
+                title: "Start the agent of pdev".to_owned(),
+                command: "pdev.agent".to_owned(),
+                arguments: Some(vec![json!({ "uri": self.snapshot.uri })]),
+            })
+        })
+    }
+
     #[must_use]
     pub fn hints(&self, range: Range) -> Vec<InlayHint> {
+        let mut all: Vec<InlayHint> = self.no_agent(range).into_iter().collect();
+        all.extend(self.states(range));
+        all
+    }
+
+    fn states(&self, range: Range) -> Vec<InlayHint> {
         let Some(preview) = self.preview() else { return Vec::new() };
         let wanted = self.snapshot.encoding.bytes(&self.snapshot.text, range);
         let hint = |unit: Named| {
@@ -281,7 +372,7 @@ pub fn findings(
     for step in live.drift(&analysis.root) {
         let span = step.unit.as_deref().and_then(|unit| drifted(manifest, unit, &step.because));
         let message = format!("what runs differs: {} ({})\n`pdev up` applies it.", step.because, step.text);
-        add(span, DiagnosticSeverity::INFORMATION, "drift", message, json!({ "unit": step.unit, "live": true }));
+        add(span, DiagnosticSeverity::INFORMATION, DRIFT, message, json!({ "unit": step.unit, "live": true }));
     }
     found
 }

@@ -257,3 +257,77 @@ async fn without_an_agent_all_that_is_static_stays() {
     assert!(refused["error"]["message"].as_str().unwrap().contains("nothing is up"), "{refused}");
     assert!(!sockets.path().join("never-made").exists(), "looking made a place for an agent");
 }
+
+#[tokio::test]
+async fn that_no_agent_runs_is_said_once_until_one_does() {
+    let sockets = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(sockets.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let place = Place::at(sockets.path());
+    let mut client = pushed();
+    client["textDocument"]["inlayHint"] = json!({});
+    let mut editor = Editor::start_at(client, Value::Null, place.clone()).await;
+    editor.open("pdev.yaml", TEXT).await;
+    editor.next("workspace/codeLens/refresh").await;
+    let document = json!({ "uri": editor.uri("pdev.yaml") });
+    let range = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 9, "character": 0 } });
+    let everywhere = json!({ "textDocument": document, "range": range });
+    let hints = editor.ask("textDocument/inlayHint", everywhere.clone()).await;
+    assert_eq!(hints[0]["position"], json!({ "line": 0, "character": 7 }));
+    assert_eq!(hints[0]["label"][1]["command"]["command"], "pdev.agent");
+    let lenses = editor.ask("textDocument/codeLens", json!({ "textDocument": document })).await;
+    assert_eq!((lenses.as_array().unwrap().len(), lenses[0]["command"]["title"].as_str()), (1, Some("▶ up")));
+    let top = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 0, "character": 0 } });
+    let here = json!({ "textDocument": document, "range": top, "context": { "diagnostics": [] } });
+    let actions = editor.ask("textDocument/codeAction", here.clone()).await;
+    assert!(actions.to_string().contains("Start the agent"), "{actions}");
+    let answer = |request: &Asked| match () {
+        () if request.is("GET /v1/agent ") => fake::info(1),
+        () if request.is("GET /v1/previews ") => http_json("200 OK", "[]"),
+        () if request.is("GET /v1/events ") => [fake::OPEN, &events("", &[])].concat(),
+        () => http_json("404 Not Found", r#"{"code":"not_found","title":"no such route"}"#),
+    };
+    fake::serve(&place.socket(), Arc::new(answer));
+    editor.tell("textDocument/didSave", json!({ "textDocument": document })).await;
+    editor.next("workspace/codeLens/refresh").await;
+    assert_eq!(editor.ask("textDocument/inlayHint", everywhere).await, json!([]));
+    let actions = editor.ask("textDocument/codeAction", here).await;
+    assert!(!actions.to_string().contains("Start the agent"), "{actions}");
+}
+
+#[tokio::test]
+async fn texts_are_shown_as_documents_that_only_their_owner_reads() {
+    let step = json!({ "id": 0, "action": "create", "unit": "api", "runtime": "docker", "text": "create api", "after": [], "cause": "changed", "because": "env.LEVEL changed" });
+    let mut world = world(Vec::new(), vec![step]).await;
+    world.settled().await;
+    let live = world.live_findings().await;
+    for (command, words) in [
+        ("pdev.render", "services.api.docker.HostConfig.Memory = "),
+        ("pdev.diff", "create api  # env.LEVEL changed"),
+        ("pdev.report", "preview: shop/main is Ready"),
+    ] {
+        let answer = world.run(command, json!({ "unit": "api", "show": true })).await["result"].clone();
+        let path = answer["uri"].as_str().unwrap().strip_prefix("file://").unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(words) && answer["text"] == text.as_str(), "{command}: {text}");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
+        let shown = world.editor.next("window/showDocument").await;
+        assert_eq!((&shown["uri"], &shown["external"]), (&answer["uri"], &json!(false)));
+        // A second time it is a new one.
+        world.run(command, json!({ "unit": "api", "show": true })).await;
+        world.editor.next("window/showDocument").await;
+    }
+    let report = world.run("pdev.report", json!({})).await["result"].clone();
+    assert!(
+        report.as_str().unwrap().contains("differs: create api") && !report.to_string().contains("debug"),
+        "{report}"
+    );
+    let mut params = world.document();
+    params["range"] = live[0]["range"].clone();
+    params["context"] = json!({ "diagnostics": live });
+    let actions = world.editor.ask("textDocument/codeAction", params).await;
+    let apply = actions.as_array().unwrap().iter().find(|one| one["command"]["command"] == "pdev.apply").unwrap();
+    assert_eq!(
+        (apply["title"].as_str(), &apply["command"]["arguments"][0]["unit"]),
+        (Some("Apply what is written to `api`"), &json!("api"))
+    );
+}

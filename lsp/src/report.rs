@@ -1,0 +1,65 @@
+//! `pdev.report`: what somebody who helps has to know, as one text: versions, the agent, each manifest with the codes found
+//! in it, the preview with its problems. No values of a manifest, no environment, no logs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tower_lsp::ls_types::NumberOrString;
+
+use crate::desk::Desk;
+use crate::live::Agent;
+
+#[must_use]
+pub fn collect(desk: &Desk, root: &Path) -> String {
+    let mut text = format!(
+        "pdev {} language server on {} {}\n",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    );
+    let agent = desk.with_live(|live| match &live.agent {
+        Agent::Unknown => "nobody looked yet".to_owned(),
+        Agent::Absent => "none runs".to_owned(),
+        Agent::Present => "runs".to_owned(),
+        Agent::Refused(words) => format!("cannot be spoken to: {words}"),
+    });
+    line(&mut text, &format!("agent: {agent}"));
+    line(&mut text, &format!("client: {:?}", desk.can()));
+    let environment = desk.environment();
+    line(&mut text, &format!("environment: {environment}"));
+    let mut codes: BTreeMap<String, usize> = BTreeMap::new();
+    for found in desk.found(root) {
+        if let Some(NumberOrString::String(code)) = found.code {
+            *codes.entry(code).or_default() += 1;
+        }
+    }
+    let codes: Vec<String> = codes.into_iter().map(|(code, count)| format!("{code} x{count}")).collect();
+    line(&mut text, &format!("\nmanifest: {}", root.display()));
+    line(&mut text, &format!("found: {}", if codes.is_empty() { "nothing".to_owned() } else { codes.join(", ") }));
+    preview(&mut text, desk, root, &environment);
+    text
+}
+
+fn preview(text: &mut String, desk: &Desk, root: &Path, environment: &str) {
+    desk.with_live(|live| {
+        let Some(preview) = live.preview(root, environment) else { return line(text, "preview: none is known") };
+        line(text, &format!("preview: {} is {:?}", preview.preview.title, preview.state));
+        for unit in &preview.units {
+            let reason = unit.reason.as_deref().unwrap_or("nothing to say");
+            let words =
+                format!("  {} ({}): {:?}, {} restarts, {reason}", unit.name, unit.runtime, unit.state, unit.restarts);
+            line(text, &words);
+        }
+        for problem in live.problems(preview) {
+            line(text, &format!("  problem {}: {}", problem.code, problem.title));
+        }
+        for step in live.drift(root) {
+            line(text, &format!("  differs: {} ({})", step.text, step.because));
+        }
+    });
+}
+
+fn line(text: &mut String, words: &str) {
+    text.push_str(words);
+    text.push('\n');
+}
