@@ -21,6 +21,7 @@ export const SERVER_COMMANDS = [
   'pdev.waive',
   'pdev.render',
   'pdev.diff',
+  'pdev.keep',
 ];
 /** Those that start nothing and ask nobody. */
 export const STATIC_COMMANDS = new Set(['pdev.check', 'pdev.waive', 'pdev.render']);
