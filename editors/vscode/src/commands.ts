@@ -22,6 +22,9 @@ export const SERVER_COMMANDS = [
   'pdev.render',
   'pdev.diff',
   'pdev.keep',
+  'pdev.apply',
+  'pdev.agent',
+  'pdev.report',
 ];
 /** Those that start nothing and ask nobody. */
 export const STATIC_COMMANDS = new Set(['pdev.check', 'pdev.waive', 'pdev.render']);
@@ -124,6 +127,8 @@ export async function answered(command: string, argument: Argument, result: unkn
       const lines = (result as LogEntry[]).map(({ unit, text }) => (argument.unit === undefined ? `${unit} | ${text}` : text));
       return views.show(`logs/${name}.log`, lines.join('\n'));
     }
+    case 'pdev.report':
+      return views.show('report', String(result));
     case 'pdev.render':
       return views.show(`fields/${name}`, String(result));
     case 'pdev.diff': {

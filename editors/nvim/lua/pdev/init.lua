@@ -132,6 +132,17 @@ local commands = {
   restart = function(unit)
     execute('restart', { unit = unit })
   end,
+  apply = function(unit)
+    execute('apply', { unit = unit })
+  end,
+  agent = function()
+    execute('agent', {})
+  end,
+  report = function()
+    execute('report', {}, function(text)
+      show('report', vim.split(text, '\n', { trimempty = true }))
+    end)
+  end,
   open = function(unit)
     execute('open', { unit = unit })
   end,
