@@ -66,6 +66,8 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         } else {
             show(&read, arguments.fix, context);
         }
+        // The process ends soon; taking a long manifest apart, piece by piece, would only make somebody wait.
+        std::mem::forget(read);
     }
     if arguments.sarif {
         context.terminal.say_json(&sarif::log(&views));
