@@ -3,6 +3,7 @@
 //! Identities are names in the user's configuration. Secrets a manifest names are delivered as files on tmpfs where
 //! there is one. Nothing else in the tree may learn how a secret looks.
 
+pub mod approval;
 pub mod audit;
 pub mod broker;
 mod delivery;

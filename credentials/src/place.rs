@@ -33,6 +33,11 @@ impl Place {
     }
 
     #[must_use]
+    pub fn approvals(&self) -> PathBuf {
+        self.data.join("approvals.json")
+    }
+
+    #[must_use]
     pub fn audit(&self) -> PathBuf {
         self.data.join("audit.jsonl")
     }

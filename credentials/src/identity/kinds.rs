@@ -70,6 +70,11 @@ pub const COMMON: &[Field] = &[
         Shape::Text,
         "With `cloud = \"google\"`: the service account that the metadata server names [default: default].",
     ),
+    may(
+        "ask",
+        Shape::Choice(&["first-use", "never"]),
+        "Whether a person approves each repository's and service's first use [default: first-use].",
+    ),
     may("username", Shape::Text, "The user name beside a token where a tool wants one [default: oauth2accesstoken]."),
 ];
 

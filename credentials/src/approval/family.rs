@@ -1,0 +1,192 @@
+//! Whether the one who approves is another than those who asked: a program must not approve its own request by a
+//! terminal that it drives, by a child, or by a child that it let go.
+//!
+//! Programs of the same user can do anything that the user can, at last; this makes it take an attack instead of a
+//! pipe. Only Linux tells what is needed; elsewhere nobody can be told apart, and nothing is approved.
+
+use std::fs;
+use std::path::Path;
+
+/// How far up the process table anybody is followed.
+const CHAIN_MAX: usize = 64;
+/// Major numbers of pseudo-terminals (Linux, Documentation/admin-guide/devices.txt).
+const PTS_MAJORS: std::ops::RangeInclusive<u64> = 136..=143;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: i32,
+    /// Ticks since the machine started: with it a number that was given to another process is told.
+    pub start: u64,
+    /// Device number of its terminal; 0 without one.
+    pub terminal: u64,
+    pub session: i32,
+    pub name: String,
+}
+
+pub trait Processes {
+    fn process(&self, pid: i32) -> Option<Process>;
+    /// Who holds the other end of a pseudo-terminal: the terminal program, `tmux`, `script`.
+    fn holder(&self, terminal: u64) -> Option<i32>;
+}
+
+/// The asker and what started it, up to the shell of its terminal: all that could act for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Family {
+    members: Vec<(i32, u64)>,
+    terminal: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Denial {
+    #[error("a program cannot approve its own request: this one was started by what asked")]
+    Descendant,
+    #[error("a program cannot approve its own request: this terminal is driven by what asked")]
+    Driven,
+    #[error("the request came from this terminal, and whatever runs in it could have typed this")]
+    SameTerminal,
+    #[error("an approval is given in a terminal, and this program has none")]
+    NoTerminal,
+    #[error("this terminal was opened by something that was started after the request")]
+    TooNew,
+    #[error("too many different programs asked for this; one of them may be this one")]
+    Crowded,
+    #[error("it cannot be told who gives this approval")]
+    Unseen,
+}
+
+impl Denial {
+    #[must_use]
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Descendant | Self::Driven | Self::SameTerminal | Self::NoTerminal => {
+                "Approve it in a terminal of your own, beside the one that asked."
+            }
+            Self::TooNew => "Use a terminal program that ran before, or ask again with `pdev up` and approve it here.",
+            Self::Crowded => "Wait 15 minutes and run `pdev up` once.",
+            Self::Unseen => "Say `ask = \"never\"` in the identity's section of identities.toml instead.",
+        }
+    }
+}
+
+/// From the process upwards, without the first of all and without the user's service manager, which started everything.
+fn chain(pid: i32, processes: &dyn Processes) -> Vec<Process> {
+    let mut chain = Vec::new();
+    let mut next = pid;
+    while next > 1 && chain.len() < CHAIN_MAX {
+        let Some(process) = processes.process(next) else { break };
+        next = process.parent;
+        if process.name != "systemd" {
+            chain.push(process);
+        }
+    }
+    chain
+}
+
+#[must_use]
+pub fn family_of(pid: i32, processes: &dyn Processes) -> Option<Family> {
+    let chain = chain(pid, processes);
+    if chain.is_empty() {
+        return None;
+    }
+    let terminal = chain.iter().map(|process| process.terminal).find(|terminal| *terminal != 0).unwrap_or_default();
+    // Up to the leader of the terminal's session: above it is what opened the terminal, and opens others too.
+    let leader = chain.iter().find(|process| process.terminal != 0).map(|process| process.session);
+    let last = chain.iter().position(|process| Some(process.pid) == leader).unwrap_or(chain.len() - 1);
+    Some(Family { members: chain[..=last].iter().map(|process| (process.pid, process.start)).collect(), terminal })
+}
+
+/// # Errors
+/// Why not.
+pub fn may_approve(families: &[Family], asked: u64, by: i32, processes: &dyn Processes) -> Result<(), Denial> {
+    let own = chain(by, processes);
+    let Some(first) = own.first() else { return Err(Denial::Unseen) };
+    let related =
+        |process: &Process| families.iter().any(|family| family.members.contains(&(process.pid, process.start)));
+    let terminal = first.terminal;
+    if terminal != 0 && families.iter().any(|family| family.terminal == terminal) {
+        return Err(Denial::SameTerminal);
+    }
+    if own.iter().any(related) {
+        return Err(Denial::Descendant);
+    }
+    if terminal == 0 {
+        return Err(Denial::NoTerminal);
+    }
+    if !PTS_MAJORS.contains(&major(terminal)) {
+        // A console: somebody sits at the machine.
+        return Ok(());
+    }
+    // The other end may belong to somebody whose open files are not shown (sshd); then it is whoever started the shell.
+    let holder = processes.holder(terminal).or_else(|| processes.process(first.session).map(|leader| leader.parent));
+    let openers = holder.map(|holder| chain(holder, processes)).unwrap_or_default();
+    if openers.iter().any(related) {
+        return Err(Denial::Driven);
+    }
+    // A child that was let go has nobody above it but the first process.
+    if openers.iter().all(|opener| opener.start > asked) { Err(Denial::TooNew) } else { Ok(()) }
+}
+
+/// The layout of `dev_t` in `/proc/PID/stat`.
+fn major(terminal: u64) -> u64 {
+    (terminal >> 8) & 0xfff
+}
+
+fn minor(terminal: u64) -> u64 {
+    (terminal & 0xff) | ((terminal >> 12) & 0xfff00)
+}
+
+/// This machine's, by `/proc`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Running;
+
+impl Running {
+    /// Ticks since the machine started.
+    #[must_use]
+    pub fn ticks(self) -> u64 {
+        /// What `/proc` counts in, on every Linux that people run.
+        const TICKS_PER_SECOND: f64 = 100.0;
+        let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let seconds: f64 = text.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or_default();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ticks are small and positive")]
+        let ticks = (seconds * TICKS_PER_SECOND) as u64;
+        ticks
+    }
+}
+
+impl Processes for Running {
+    fn process(&self, pid: i32) -> Option<Process> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name stands in brackets and may hold some itself.
+        let (before, rest) = stat.rsplit_once(')')?;
+        let name = before.split_once('(')?.1.to_owned();
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let number = |index: usize| fields.get(index).and_then(|field| field.parse::<i64>().ok());
+        Some(Process {
+            pid,
+            parent: i32::try_from(number(1)?).ok()?,
+            session: i32::try_from(number(3)?).ok()?,
+            terminal: u64::try_from(number(4)?).unwrap_or_default(),
+            start: u64::try_from(number(19)?).ok()?,
+            name,
+        })
+    }
+
+    fn holder(&self, terminal: u64) -> Option<i32> {
+        let wanted = format!("tty-index:\t{}", minor(terminal));
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.find(|pid| holds(*pid, &wanted))
+    }
+}
+
+fn holds(pid: i32, wanted: &str) -> bool {
+    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let is_master = |path: &Path| {
+        fs::read_link(path).is_ok_and(|to| to == Path::new("/dev/ptmx") || to == Path::new("/dev/pts/ptmx"))
+    };
+    open.flatten().filter(|entry| is_master(&entry.path())).any(|entry| {
+        let about = format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy());
+        fs::read_to_string(about).is_ok_and(|text| text.lines().any(|line| line == wanted))
+    })
+}

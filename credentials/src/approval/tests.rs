@@ -1,0 +1,179 @@
+use std::collections::BTreeMap;
+
+use super::family::{Process, family_of};
+use super::*;
+
+/// A machine as a table: `pid parent start terminal session name`.
+#[derive(Default)]
+struct Table {
+    processes: BTreeMap<i32, Process>,
+    holders: BTreeMap<u64, i32>,
+}
+
+const fn pts(number: u64) -> u64 {
+    136 << 8 | number
+}
+
+impl Table {
+    fn new() -> Self {
+        let mut table = Self::default();
+        // A desktop's terminal program with two terminals, `claude` working in the first one.
+        table.add(500, 1, 10, 0, 500, "systemd").add(600, 500, 20, 0, 600, "gnome-terminal-");
+        table.add(700, 600, 100, pts(1), 700, "zsh").add(800, 700, 200, pts(1), 700, "claude");
+        table.add(801, 800, 300, pts(1), 700, "pdev");
+        table.add(900, 600, 150, pts(2), 900, "zsh").add(901, 900, 400, pts(2), 900, "pdev");
+        table.holders.extend([(pts(1), 600), (pts(2), 600)]);
+        table
+    }
+
+    fn add(&mut self, pid: i32, parent: i32, start: u64, terminal: u64, session: i32, name: &str) -> &mut Self {
+        self.processes.insert(pid, Process { pid, parent, start, terminal, session, name: name.to_owned() });
+        self
+    }
+}
+
+impl Processes for Table {
+    fn process(&self, pid: i32) -> Option<Process> {
+        self.processes.get(&pid).cloned()
+    }
+
+    fn holder(&self, terminal: u64) -> Option<i32> {
+        self.holders.get(&terminal).copied()
+    }
+}
+
+fn wanted(service: &str) -> Use {
+    Use {
+        repository: "/home/me/shop/.git".into(),
+        place: "1:2".into(),
+        service: service.into(),
+        identity: "shop-dev".into(),
+        meaning: "aa".into(),
+    }
+}
+
+fn approvals() -> (tempfile::TempDir, Approvals) {
+    let folder = tempfile::tempdir().unwrap();
+    let approvals = Approvals::open(folder.path().join("approvals.json"));
+    (folder, approvals)
+}
+
+/// Asks as `claude`'s `pdev`, then lets `by` approve.
+fn tried(table: &Table, by: i32) -> Result<Approval, Refusal> {
+    let (_folder, approvals) = approvals();
+    let request = approvals.ask(&wanted("api"), family_of(801, table), 350, 0);
+    approvals.approve(&request.code, by, table, 1)
+}
+
+#[test]
+fn who_asked_cannot_approve() {
+    let mut table = Table::new();
+    table.add(810, 800, 360, pts(1), 700, "pdev");
+    // A terminal of its own, driven by `script`, which it started; and one whose driver it let go.
+    table.add(820, 800, 360, 0, 820, "script").add(821, 820, 361, pts(3), 821, "pdev");
+    table.add(830, 1, 360, 0, 830, "script").add(831, 830, 361, pts(4), 831, "pdev");
+    // A child without a terminal; a child that was let go; a shell let go, its terminal driven by `claude` still.
+    table.add(840, 800, 360, 0, 840, "pdev").add(850, 1, 360, 0, 850, "pdev");
+    table.add(860, 1, 360, pts(5), 860, "sh").add(861, 860, 361, pts(5), 860, "pdev");
+    table.holders.extend([(pts(3), 820), (pts(4), 830), (pts(5), 800)]);
+    let cases = [
+        (810, Denial::SameTerminal),
+        (700, Denial::SameTerminal),
+        (821, Denial::Descendant),
+        (831, Denial::TooNew),
+        (840, Denial::Descendant),
+        (850, Denial::NoTerminal),
+        (861, Denial::Driven),
+        (999, Denial::Unseen),
+    ];
+    for (by, denial) in cases {
+        assert_eq!(tried(&table, by).unwrap_err(), Refusal::NotYou(denial), "{by}");
+    }
+}
+
+#[test]
+fn a_person_elsewhere_can() {
+    let mut table = Table::new();
+    // A terminal of the same program; a console; over ssh, where nobody sees who holds the terminal.
+    table.add(950, 1, 5, (4 << 8) | 1, 950, "bash").add(951, 950, 370, (4 << 8) | 1, 950, "pdev");
+    table.add(300, 1, 5, 0, 300, "sshd").add(960, 300, 360, 0, 960, "sshd-session");
+    table.add(961, 960, 361, pts(6), 961, "bash").add(962, 961, 362, pts(6), 961, "pdev");
+    for by in [901, 951, 962] {
+        assert!(tried(&table, by).is_ok(), "{by}: {:?}", tried(&table, by));
+    }
+}
+
+#[test]
+fn a_code_opens_one_door_once_and_is_remembered() {
+    let (folder, approvals) = approvals();
+    let table = Table::new();
+    let request = approvals.ask(&wanted("api"), family_of(801, &table), 350, 0);
+    assert!(!approvals.allows(&wanted("api"), 1));
+    approvals.approve(&request.code.replace('-', "").to_uppercase(), 901, &table, 1).unwrap();
+    assert_eq!(approvals.approve(&request.code, 901, &table, 2).unwrap_err(), Refusal::Unknown(request.code.clone()));
+    assert!(approvals.allows(&wanted("api"), 2) && !approvals.allows(&wanted("web"), 2));
+    for other in [
+        Use { place: "1:3".into(), ..wanted("api") },
+        Use { meaning: "bb".into(), ..wanted("api") },
+        Use { identity: "shop-prod".into(), ..wanted("api") },
+    ] {
+        assert!(!approvals.allows(&other, 2), "{other:?}");
+    }
+    assert!(!approvals.allows(&wanted("api"), 2 + APPROVAL_MILLISECONDS), "it ends");
+    let again = Approvals::open(folder.path().join("approvals.json"));
+    assert!(again.allows(&wanted("api"), 2));
+    assert_eq!(again.revoke(&|of| of.identity == "shop-dev").unwrap(), 1);
+    assert!(!again.allows(&wanted("api"), 2));
+    assert!(!Approvals::open(folder.path().join("approvals.json")).allows(&wanted("api"), 2));
+}
+
+#[test]
+fn asking_again_from_elsewhere_does_not_free_the_first_asker() {
+    let (_folder, approvals) = approvals();
+    let table = Table::new();
+    let first = approvals.ask(&wanted("api"), family_of(801, &table), 350, 0);
+    let second = approvals.ask(&wanted("api"), family_of(901, &table), 400, 1);
+    assert_eq!(first.code, second.code);
+    for by in [801, 901] {
+        assert_eq!(
+            approvals.approve(&first.code, by, &table, 2).unwrap_err(),
+            Refusal::NotYou(Denial::SameTerminal),
+            "{by}"
+        );
+    }
+}
+
+#[test]
+fn codes_end_and_are_not_guessed() {
+    let (_folder, approvals) = approvals();
+    let table = Table::new();
+    let request = approvals.ask(&wanted("api"), None, 0, 0);
+    assert_eq!(
+        approvals.approve(&request.code, 901, &table, REQUEST_MILLISECONDS).unwrap_err(),
+        Refusal::Unknown(request.code.clone())
+    );
+    let request = approvals.ask(&wanted("api"), None, 0, REQUEST_MILLISECONDS);
+    let now = REQUEST_MILLISECONDS + 1;
+    for _ in 0..GUESSES_MAX {
+        let _wrong = approvals.request("0000-0000", now);
+    }
+    assert_eq!(approvals.request(&request.code, now).unwrap_err(), Refusal::TooMany);
+    assert!(approvals.request(&request.code, now + GUESSES_MILLISECONDS + 1).is_ok());
+}
+
+#[test]
+fn many_askers_are_bounded() {
+    let (_folder, approvals) = approvals();
+    let mut table = Table::new();
+    for number in 0..=i32::try_from(FAMILIES_MAX).unwrap() {
+        table.add(2000 + number, 1, 30, 0, 2000 + number, "pdev");
+        let family = family_of(2000 + number, &table);
+        approvals.ask(&wanted("api"), family, 350, 0);
+    }
+    let request = approvals.ask(&wanted("api"), None, 350, 0);
+    assert_eq!(approvals.approve(&request.code, 901, &table, 1).unwrap_err(), Refusal::NotYou(Denial::Crowded));
+    for number in 0..2 * REQUESTS_MAX {
+        approvals.ask(&wanted(&format!("s{number}")), None, 350, 1);
+    }
+    assert!(approvals.lock().requests.len() <= REQUESTS_MAX);
+}
