@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::{Api, Peer, router};
+use crate::approvals::Gate;
 use crate::bus::Bus;
 use crate::engines::Engines;
 use crate::journal::Journal;
@@ -35,6 +36,7 @@ use crate::registry::{Intent, Registry};
 use crate::routing::Routing;
 use crate::shared::Shared;
 use crate::{convert, proxy};
+use credentials::approval::Approvals;
 
 /// What runs after the first signal may take this long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -198,17 +200,18 @@ async fn assemble(places: &AgentPlaces, options: &AgentOptions) -> Result<(Arc<S
         }
     };
     let bus = Bus::new(journal.last_id + 1);
-    let broker = broker(&bus)?;
+    let trusted = broker(&bus)?;
     let routing = Routing::new(routes, port);
-    let shared = Shared::new(places.clone(), engines(places), registry, bus, delivery, broker, routing);
+    let shared = Shared::new(places.clone(), engines(places), registry, bus, delivery, trusted, routing);
     Ok((shared, journal, proxied))
 }
 
-/// The broker, and its changes as events on the bus.
-fn broker(bus: &Bus) -> Result<Arc<Broker>, Problem> {
+/// The broker, its changes as events on the bus, and who may act as whom.
+fn broker(bus: &Bus) -> Result<(Arc<Broker>, Gate), Problem> {
     let place = credentials::Place::find().ok_or_else(|| Problem::new("places", 500, "no home folder is known"))?;
     // A wrong PDEV_VAULT concerns only those who ask for a credential; they are told by their own process.
     let choice = Choice::from_environment().unwrap_or_default();
+    let gate = Gate::new(Approvals::open(place.approvals()));
     let broker = Broker::new(place, choice);
     let (mut changes, bus) = (broker.changes(), bus.clone());
     tokio::spawn(async move {
@@ -220,7 +223,7 @@ fn broker(bus: &Bus) -> Result<Arc<Broker>, Problem> {
             }
         }
     });
-    Ok(broker)
+    Ok((broker, gate))
 }
 
 fn engines(places: &AgentPlaces) -> Engines {

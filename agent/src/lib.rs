@@ -3,6 +3,7 @@
 //! It decides nothing that the pure crates can decide, and draws nothing: clients render.
 
 pub mod api;
+pub mod approvals;
 pub mod board;
 pub mod boot;
 pub mod bus;

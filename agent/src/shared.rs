@@ -9,6 +9,7 @@ use credentials::broker::Broker;
 use plan::application::PreviewId;
 use tokio::sync::watch;
 
+use crate::approvals::Gate;
 use crate::bus::Bus;
 use crate::engines::Engines;
 use crate::places::AgentPlaces;
@@ -23,6 +24,7 @@ pub struct Shared {
     pub bus: Bus,
     pub delivery: Delivery,
     pub broker: Arc<Broker>,
+    pub gate: Gate,
     pub routing: Routing,
     pub previews: Mutex<BTreeMap<PreviewId, Handle>>,
     /// Held while a name is bound to an identity, so that two first `up`s cannot take the same label.
@@ -49,7 +51,7 @@ impl Shared {
         registry: Registry,
         bus: Bus,
         delivery: Delivery,
-        broker: Arc<Broker>,
+        (broker, gate): (Arc<Broker>, Gate),
         routing: Routing,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -59,6 +61,7 @@ impl Shared {
             bus,
             delivery,
             broker,
+            gate,
             routing,
             previews: Mutex::default(),
             naming: Mutex::default(),

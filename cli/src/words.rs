@@ -75,6 +75,12 @@ pub(crate) fn clock(milliseconds: i64) -> String {
     format!("{:02}:{:02}:{:02}.{rest:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
+/// The day in UTC, `2027-02-21`.
+pub(crate) fn day(milliseconds: i64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp(milliseconds / 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    format!("{:04}-{:02}-{:02}", at.year(), u8::from(at.month()), at.day())
+}
+
 /// The operating system's words without Rust's "(os error 13)".
 pub(crate) fn plain(error: &std::io::Error) -> String {
     let words = error.to_string();

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use protocol::approval::{ApprovalView, RevokeReply, RevokeRequest};
 use protocol::exec::{ExecRequest, UPGRADE};
 use protocol::greeting::AgentInfo;
 use protocol::identity::{IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
@@ -197,6 +198,33 @@ impl Client {
     pub async fn sign_out(&mut self, identity: &str) -> Result<(), ClientError> {
         let path = format!("/v1/identities/{}/login", segment(identity));
         done(send(&mut self.connection, request(Method::DELETE, &path, Bytes::new())?).await?).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn approvals(&mut self) -> Result<Vec<ApprovalView>, ClientError> {
+        self.get("/v1/approvals").await
+    }
+
+    /// What a code stands for.
+    ///
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn approval_request(&mut self, code: &str) -> Result<ApprovalView, ClientError> {
+        self.get(&format!("/v1/approvals/{}", segment(code))).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn approve(&mut self, code: &str) -> Result<ApprovalView, ClientError> {
+        let path = format!("/v1/approvals/{}", segment(code));
+        read(send(&mut self.connection, request(Method::POST, &path, Bytes::new())?).await?).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn revoke(&mut self, request: &RevokeRequest) -> Result<RevokeReply, ClientError> {
+        self.post("/v1/approvals/revoke", request).await
     }
 
     /// # Errors

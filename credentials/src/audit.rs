@@ -14,7 +14,7 @@ const BYTES_MAX: u64 = 8 << 20;
 pub struct Entry {
     /// Unix milliseconds.
     pub at: i64,
-    /// `issued`, `refused`, `renewed`, `signed_in`, `signed_out`.
+    /// `issued`, `refused`, `renewed`, `signed_in`, `signed_out`, `approved`, `not_approved`, `revoked`.
     pub what: String,
     pub identity: String,
     /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`; of endpoints `ecs`, `imds`, `gce`, `msi`.

@@ -172,6 +172,27 @@ impl Broker {
         Ok((secret, lease.times.expires_at))
     }
 
+    /// A person's decision about an identity, for the audit log.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn record(
+        &self,
+        what: &str,
+        identity: &str,
+        asker: &Asker,
+        problem: Option<&str>,
+    ) -> Result<(), BrokerProblem> {
+        self.note(AuditEntry {
+            what: what.to_owned(),
+            identity: identity.to_owned(),
+            chain: asker.chain.clone(),
+            pid: asker.pid,
+            problem: problem.map(str::to_owned),
+            ..AuditEntry::default()
+        })
+    }
+
     /// What cannot be written down is not given out.
     fn note(&self, entry: AuditEntry) -> Result<(), BrokerProblem> {
         self.audit.append(&AuditEntry { at: now(), ..entry }).map_err(|error| {

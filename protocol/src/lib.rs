@@ -4,6 +4,7 @@
 //! Inner types of other crates never appear here; each edge converts.
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod approval;
 pub mod event;
 pub mod exec;
 pub mod greeting;

@@ -49,7 +49,7 @@ impl Stage {
         let identity = |name: &str, cloud: &str, form: &str| {
             let count = sandbox.path(&format!("count-{name}"));
             format!(
-                "[{name}]\nsource = \"exec\"\ncloud = \"{cloud}\"\ncommand = [\"{}\", \"{form}\", \"{}\"]\n",
+                "[{name}]\nsource = \"exec\"\nask = \"never\"\ncloud = \"{cloud}\"\ncommand = [\"{}\", \"{form}\", \"{}\"]\n",
                 script.display(),
                 count.display()
             )

@@ -73,10 +73,10 @@ fn a_service_that_names_an_identity_is_not_left_in_the_belief_that_it_has_one() 
     sandbox.write("pdev.yaml", manifest);
     let without = "`web` runs without the identity `shop-dev`: ";
     sandbox.pdev(&["up"]).ok().says(&format!("{without}there is no identity `shop-dev`. `pdev identity add"));
-    let source = "source = \"exec\"\ncommand = [\"false\"]\n";
+    let source = "source = \"exec\"\nask = \"never\"\ncommand = [\"false\"]\n";
     identities(&sandbox, "[shop-dev]\nsource = \"static\"\nkind = \"token\"\n");
     sandbox.pdev(&["up"]).ok().says(&format!("{without}which cloud its token is for is not said"));
-    let token = "[shop-dev]\nsource = \"static\"\nkind = \"token\"\ncloud = \"azure\"\n";
+    let token = "[shop-dev]\nsource = \"static\"\nask = \"never\"\nkind = \"token\"\ncloud = \"azure\"\n";
     identities(&sandbox, token);
     sandbox.pdev(&["up"]).ok().says("`web` acts as `shop-dev`, and nobody is signed in: `pdev login shop-dev`");
     sandbox.pdev(&["doctor"]).says("`shop-dev`: nobody is signed in").says("`pdev login shop-dev` signs in");

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "`tests/run` reads why a journey was skipped")]
 
 mod agent_life;
+mod approvals;
 mod aws;
 mod endpoints;
 mod engine;

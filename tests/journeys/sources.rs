@@ -130,7 +130,9 @@ path = "kv/data/none"
 role_id = "role"
 "#
     );
-    identities(sandbox, &text);
+    let unasked =
+        |text: String, name: &&str| text.replace(&format!("[{name}]\n"), &format!("[{name}]\nask = \"never\"\n"));
+    identities(sandbox, &["key", "robot", "app", "app-fed"].iter().fold(text, unasked));
     let passphrase = sandbox.path("passphrase");
     fs::write(&passphrase, "a long enough passphrase").unwrap();
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();

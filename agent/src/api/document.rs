@@ -85,6 +85,28 @@ const ROUTES: &[Route] = &[
     ),
     route("delete", "/v1/identities/{identity}/login", "Forget what a person signed in with", None, ("204", "", None)),
     route(
+        "get",
+        "/v1/approvals",
+        "Which services may act as which identities",
+        None,
+        ("200", JSON, Some("ApprovalView[]")),
+    ),
+    route("get", "/v1/approvals/{code}", "What a code stands for", None, ("200", JSON, Some("ApprovalView"))),
+    route(
+        "post",
+        "/v1/approvals/{code}",
+        "Approve it; refused to whoever asked, and to what they started",
+        None,
+        ("200", JSON, Some("ApprovalView")),
+    ),
+    route(
+        "post",
+        "/v1/approvals/revoke",
+        "Take approvals back",
+        Some("RevokeRequest"),
+        ("200", JSON, Some("RevokeReply")),
+    ),
+    route(
         "post",
         "/v1/credentials",
         "A credential, as the raw bytes that its tool reads",
@@ -166,6 +188,9 @@ pub fn document() -> Value {
     define::<protocol::identity::LoginRequest>("LoginRequest", &mut schemas);
     define::<protocol::identity::LoginEvent>("LoginEvent", &mut schemas);
     schemas.remove("IdentityStatus[]");
+    define::<protocol::approval::ApprovalView>("ApprovalView", &mut schemas);
+    define::<protocol::approval::RevokeRequest>("RevokeRequest", &mut schemas);
+    define::<protocol::approval::RevokeReply>("RevokeReply", &mut schemas);
     let mut paths = Map::new();
     for route in ROUTES {
         let entry = paths.entry(route.path).or_insert_with(|| json!({}));

@@ -148,7 +148,7 @@ fn refused(problem: BrokerProblem) -> Problem {
 }
 
 /// The programs above the connection's other end, without pdev's own helper.
-fn asker(peer: Peer) -> Asker {
+pub(super) fn asker(peer: Peer) -> Asker {
     let mut chain = Vec::new();
     let own = std::env::current_exe().ok();
     let mut pid = peer.pid;

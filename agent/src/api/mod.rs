@@ -2,6 +2,7 @@
 //!
 //! Every handler converts, asks an actor, and answers; nothing is decided here.
 
+mod approvals;
 mod document;
 mod exec;
 mod identities;
@@ -50,6 +51,9 @@ pub fn router(api: Api) -> Router {
         .route("/v1/identities", get(identities::list))
         .route("/v1/identities/{identity}/secret", put(identities::keep))
         .route("/v1/identities/{identity}/login", post(identities::login).delete(identities::sign_out))
+        .route("/v1/approvals", get(approvals::list))
+        .route("/v1/approvals/revoke", post(approvals::revoke))
+        .route("/v1/approvals/{code}", get(approvals::request).post(approvals::approve))
         .route("/v1/credentials", post(identities::credential))
         .route("/v1/credentials/rejected", post(identities::rejected))
         .route("/v1/previews", get(previews::list))

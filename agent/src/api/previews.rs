@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use credentials::Secret;
@@ -14,7 +14,7 @@ use protocol::request::{DownRequest, LocateRequest, RestartRequest, UpRequest};
 use protocol::status::{LocateReply, PreviewState, PreviewStatus, UnitState};
 use serde::Deserialize;
 
-use super::{Api, Body, Problem, stream};
+use super::{Api, Body, Peer, Problem, stream};
 use crate::preview::{Handle, Source, naming};
 
 /// `wait` without a `timeout_ms`.
@@ -57,12 +57,22 @@ pub(super) async fn locate(
     reply.map_err(|error| internal(&error))?.map(Json).map_err(Problem)
 }
 
-pub(super) async fn plan(State(api): State<Api>, Body(request): Body<UpRequest>) -> Result<Json<PlanReply>, Problem> {
+pub(super) async fn plan(
+    State(api): State<Api>,
+    Extension(peer): Extension<Peer>,
+    Body(request): Body<UpRequest>,
+) -> Result<Json<PlanReply>, Problem> {
+    api.shared.gate.note(&request.folder, peer.pid);
     crate::preview::preview_plan(&api.shared, &request).await.map(Json).map_err(Problem)
 }
 
-pub(super) async fn up(State(api): State<Api>, Body(request): Body<UpRequest>) -> Result<Response, Problem> {
+pub(super) async fn up(
+    State(api): State<Api>,
+    Extension(peer): Extension<Peer>,
+    Body(request): Body<UpRequest>,
+) -> Result<Response, Problem> {
     accepting(&api)?;
+    api.shared.gate.note(&request.folder, peer.pid);
     // Subscribed before the request is made, or its first events could be missed.
     let events = api.shared.bus.subscribe(None).1;
     let detach = request.detach;

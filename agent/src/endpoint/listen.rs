@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use credentials::approval::Use;
 use credentials::broker::{Asker, Broker};
 use credentials::endpoint::{Answer, Door};
 use drivers::driver::Driver;
@@ -25,6 +26,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::Opening;
+use crate::bus::now_ms;
 use crate::shared::Shared;
 
 /// Connections of one unit at once; more wait in the kernel's backlog.
@@ -56,7 +58,7 @@ impl Drop for Open {
 
 impl Open {
     pub(super) fn is_at(&self, opening: &Opening) -> bool {
-        self.address == opening.address && !self.task.is_finished()
+        self.address == opening.address && self.site.of == opening.of && !self.task.is_finished()
     }
 
     /// From the next request on.
@@ -66,6 +68,8 @@ impl Open {
 }
 
 struct Site {
+    shared: Arc<Shared>,
+    of: Option<Use>,
     broker: Arc<Broker>,
     driver: Arc<dyn Driver>,
     preview: PreviewName,
@@ -82,6 +86,8 @@ pub(super) async fn open(
     let driver = shared.engines.driver(opening.runtime).map_err(|problem| problem.message)?;
     let listener = listen(opening.address).map_err(|error| format!("cannot listen on {}: {error}", opening.address))?;
     let site = Site {
+        shared: Arc::clone(shared),
+        of: opening.of.clone(),
         broker: Arc::clone(&shared.broker),
         driver,
         preview: preview.clone(),
@@ -158,6 +164,10 @@ async fn is_ours(stream: &TcpStream, peer: SocketAddr, site: &Site) -> bool {
 
 impl Site {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let allowed = |of: &Use| self.shared.gate.approvals.allows(of, now_ms());
+        if !self.of.as_ref().is_none_or(allowed) {
+            return Answer::refused("the approval of this identity was taken back or has ended: `pdev up` asks again");
+        }
         let door = Arc::clone(&self.door.read().unwrap_or_else(PoisonError::into_inner));
         // Where programs stand in the chain of others; without a slash, which would be read as a path.
         let PreviewName { app, branch, .. } = &self.preview;

@@ -10,11 +10,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use credentials::Secret;
+use credentials::approval::Use;
 use credentials::endpoint::{Cloud, Door, Spot, variables};
 use plan::Application;
 use plan::application::{EnvValue, PreviewName, RuntimeKind, Unit, UnitName};
 use protocol::Problem;
 
+use crate::approvals::{asks, use_of};
 use crate::convert;
 use crate::registry::Record;
 use crate::shared::Shared;
@@ -27,6 +29,8 @@ const PORT_NAME: &str = "@identity";
 pub struct Opening {
     pub unit: UnitName,
     pub identity: String,
+    /// What has to stay approved; `None` where the identity's owner wants no questions.
+    pub of: Option<Use>,
     pub runtime: RuntimeKind,
     pub address: SocketAddr,
 }
@@ -59,7 +63,7 @@ pub async fn arrange(
     for name in wanting {
         let Some(unit) = application.units.get_mut(&name) else { continue };
         let port = ports.get(&key(&name)).copied().unwrap_or_default();
-        match endow(shared, &record.name, unit, port).await? {
+        match endow(shared, record, unit, port).await? {
             Ok(opening) => {
                 if let Some(first) = shared.broker.awaits_login(&opening.identity) {
                     let identity = &opening.identity;
@@ -100,10 +104,11 @@ fn claim(
 /// The unit's endpoint, or in words why it has none.
 async fn endow(
     shared: &Shared,
-    preview: &PreviewName,
+    record: &Record,
     unit: &mut Unit,
     port: u16,
 ) -> Result<Result<Opening, String>, Problem> {
+    let preview = &record.name;
     let name = unit.identity.clone().unwrap_or_default();
     let identity = match shared.broker.identity(&name) {
         Ok(identity) => identity,
@@ -117,6 +122,11 @@ async fn endow(
                      identities.toml.";
         return Ok(Err(words.to_owned()));
     };
+    let wanted = use_of(record, &unit.name, &identity);
+    if let Some(why) = shared.gate.refuses(&wanted, &identity, &record.request.folder) {
+        return Ok(Err(why));
+    }
+    let of = asks(&identity).then_some(wanted);
     let runtime = unit.body.runtime();
     let driver = shared.engines.driver(runtime).map_err(|problem| convert::problem(&problem, None))?;
     let Some(ip) = driver.endpoint().await.ok().flatten() else {
@@ -142,7 +152,7 @@ async fn endow(
         // What the manifest says itself was said on purpose.
         unit.env.entry(variable.name.to_owned()).or_insert(value);
     }
-    Ok(Ok(Opening { unit: unit.name.clone(), identity: name, runtime, address }))
+    Ok(Ok(Opening { unit: unit.name.clone(), identity: name, of, runtime, address }))
 }
 
 fn token(shared: &Shared, preview: &PreviewName, unit: &str) -> Result<Secret, Problem> {

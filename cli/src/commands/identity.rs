@@ -12,6 +12,7 @@ use manifest::syntax::{Kind as NodeKind, Node};
 use protocol::identity::{IdentityState, IdentityStatus};
 use serde_json::{Value, json};
 
+use super::approvals;
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
 use crate::render::table::{self, Cell};
@@ -53,6 +54,25 @@ enum IdentityCommand {
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Let a service that asked act as an identity; in another terminal than the one that asked
+    Approve {
+        /// As `pdev up` printed it
+        #[arg(value_name = "CODE")]
+        code: String,
+    },
+    /// What was approved, and until when
+    Approvals,
+    /// Take approvals of an identity back
+    Revoke {
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Only of this service
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Only of the repository at this path, as `approvals` shows it
+        #[arg(long, value_name = "PATH")]
+        repository: Option<String>,
+    },
     /// Take over what other tools were told: profiles of aws, configurations of gcloud, users of kubectl
     Import {
         /// Only from this tool
@@ -78,6 +98,11 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
         None | Some(IdentityCommand::List) => list(context),
         Some(IdentityCommand::Add { name, source, fields }) => add(&name, &source, fields, context),
         Some(IdentityCommand::Rm { name }) => remove(&name, context),
+        Some(IdentityCommand::Approve { code }) => approvals::approve(&code, context),
+        Some(IdentityCommand::Approvals) => approvals::list(context),
+        Some(IdentityCommand::Revoke { name, service, repository }) => {
+            approvals::revoke(&name, service, repository, context)
+        }
         Some(IdentityCommand::Import { tool, dry_run }) => import(tool.as_deref(), dry_run, context),
     }
 }

@@ -1,6 +1,7 @@
 //! One file a command: its options and what it does.
 
 pub(crate) mod agent;
+mod approvals;
 pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod completions;

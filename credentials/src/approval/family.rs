@@ -35,6 +35,8 @@ pub trait Processes {
 pub struct Family {
     members: Vec<(i32, u64)>,
     terminal: u64,
+    /// The leader of that terminal's session. Numbers of terminals are given again when their leader has gone.
+    leader: Option<(i32, u64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -93,7 +95,9 @@ pub fn family_of(pid: i32, processes: &dyn Processes) -> Option<Family> {
     // Up to the leader of the terminal's session: above it is what opened the terminal, and opens others too.
     let leader = chain.iter().find(|process| process.terminal != 0).map(|process| process.session);
     let last = chain.iter().position(|process| Some(process.pid) == leader).unwrap_or(chain.len() - 1);
-    Some(Family { members: chain[..=last].iter().map(|process| (process.pid, process.start)).collect(), terminal })
+    let leader = leader.and_then(|leader| processes.process(leader)).map(|leader| (leader.pid, leader.start));
+    let members = chain[..=last].iter().map(|process| (process.pid, process.start)).collect();
+    Some(Family { members, terminal, leader })
 }
 
 /// # Errors
@@ -104,7 +108,11 @@ pub fn may_approve(families: &[Family], asked: u64, by: i32, processes: &dyn Pro
     let related =
         |process: &Process| families.iter().any(|family| family.members.contains(&(process.pid, process.start)));
     let terminal = first.terminal;
-    if terminal != 0 && families.iter().any(|family| family.terminal == terminal) {
+    let still_open = |family: &Family| {
+        let leader = |(pid, start)| processes.process(pid).filter(|leader| leader.start == start);
+        family.leader.and_then(leader).is_some_and(|leader| leader.terminal == family.terminal)
+    };
+    if terminal != 0 && families.iter().any(|family| family.terminal == terminal && still_open(family)) {
         return Err(Denial::SameTerminal);
     }
     if own.iter().any(related) {

@@ -91,6 +91,17 @@ fn who_asked_cannot_approve() {
     }
 }
 
+/// The asker's terminal was closed, and its number given to another one.
+#[test]
+fn numbers_of_terminals_are_given_again() {
+    let mut table = Table::new();
+    let (_folder, approvals) = approvals();
+    let request = approvals.ask(&wanted("api"), family_of(801, &table), 350, 0);
+    table.processes.retain(|pid, _| !matches!(pid, 700 | 800 | 801));
+    table.add(970, 600, 360, pts(1), 970, "zsh").add(971, 970, 361, pts(1), 970, "pdev");
+    approvals.approve(&request.code, 971, &table, 1).unwrap();
+}
+
 #[test]
 fn a_person_elsewhere_can() {
     let mut table = Table::new();
