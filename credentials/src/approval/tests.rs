@@ -1,3 +1,5 @@
+//! Approvals on a machine that is a table.
+
 use std::collections::BTreeMap;
 
 use super::family::{Process, family_of};
