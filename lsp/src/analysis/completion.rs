@@ -1,5 +1,6 @@
 //! What may be written at the cursor: keys, values, names, placeholders, each as text that is right where it lands.
 
+mod files;
 mod keys;
 mod values;
 

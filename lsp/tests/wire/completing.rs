@@ -215,3 +215,59 @@ async fn hovers_say_what_holds_and_why() {
         assert!(!shown.contains("postgresql://"), "{shown}");
     }
 }
+
+#[tokio::test]
+async fn what_is_beside_the_manifest_and_what_an_environment_changes() {
+    let top = "pdev: 1\napp: shop\nsecrets: { stripe: { description: x }, mail: { description: y } }\nservices:\n  \
+        api: { build: api, port: 80 }\n  web: { image: \"w:1\" }\n";
+    for (rest, labels, first) in [
+        ("include:\n  - $0\n", "platform.yaml", "  - platform.yaml\n"),
+        ("include: [platform.yaml, $0]\n", "", ""),
+        ("  new:\n    build: $0\n", "api", "build: api\n"),
+        ("  new: { build: { context: $0 } }\n", "api", "context: api }"),
+        (
+            "  api2:\n    build: { context: api }\nenvironments: { x: { services: { api: { build: { dockerfile: $0 } } } } }\n",
+            "Dockerfile | test.Dockerfile",
+            "dockerfile: Dockerfile }",
+        ),
+        (
+            "resources:\n  db: ./mod$0\n",
+            "postgres@16 | postgres@17 | postgres@15 | redis@7 | redis@8 | redis@6 | ./modules/nats",
+            "",
+        ),
+        ("  new:\n    secrets: [stripe, $0]\n", "mail", "[stripe, mail]"),
+        ("  new:\n    secrets:\n      - $0\n      - mail\n", "stripe", "- stripe\n      - mail\n"),
+        ("  new:\n    needs: [api, $0]\n", "web", "[api, web]"),
+        ("environments:\n  ci:\n    services: { $0 }\n", "api | web", "services: { api: { $0 \\} }"),
+        (
+            "environments:\n  ci:\n    services:\n      web: {}\n      $0\n",
+            "api | service from a Dockerfile | service from an image | service as a local process",
+            "      api:\n  $0\n",
+        ),
+    ] {
+        let (text, position) = cursor(&format!("{top}{rest}"));
+        let mut editor = Editor::start(pushed()).await;
+        for (name, text) in [
+            ("api/Dockerfile", ""),
+            ("api/test.Dockerfile", ""),
+            ("platform.yaml", ""),
+            ("modules/nats/module.yaml", ""),
+        ] {
+            editor.write(name, text);
+        }
+        editor.open("pdev.yaml", &text).await;
+        let document = json!({ "uri": editor.uri("pdev.yaml") });
+        let params = json!({ "textDocument": document, "position": position, "context": { "triggerKind": 1 } });
+        let items = editor.ask("textDocument/completion", params).await["items"].clone();
+        let found: Vec<&str> = items.as_array().unwrap().iter().map(|one| one["label"].as_str().unwrap()).collect();
+        if labels.contains("postgres") {
+            assert!(found.contains(&"./modules/nats") && found.contains(&"postgres@16"), "{found:?}");
+            continue;
+        }
+        assert_eq!(found.join(" | "), labels, "{rest}");
+        if !first.is_empty() {
+            let changed = apply(&text, &[items[0]["textEdit"].clone()]);
+            assert!(changed.contains(first), "{changed}");
+        }
+    }
+}

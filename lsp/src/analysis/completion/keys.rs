@@ -18,7 +18,12 @@ impl Place<'_> {
         match self.path()[..] {
             [Some("resources"), Some(resource), Some("with")] => items.extend(self.inputs(resource, &free)),
             [.., Some("needs")] => items.extend(self.needs(&free)),
-            [Some(section @ ("services" | "jobs" | "resources" | "secrets"))] => items.extend(self.entries(section)),
+            [Some(section @ ("services" | "jobs" | "resources" | "secrets"))] => {
+                if self.cursor.keys().first() == Some(&Some("environments")) {
+                    items.extend(self.declared(section, &free));
+                }
+                items.extend(self.entries(section));
+            }
             [] if self.cursor.keys().is_empty() && beside.is_empty() => items.push(self.whole()),
             _ => {}
         }
@@ -127,6 +132,26 @@ impl Place<'_> {
             item
         };
         all.into_iter().map(item).collect()
+    }
+
+    /// In an environment: what it may change.
+    fn declared(&self, section: &str, free: &dyn Fn(&str) -> bool) -> Vec<Item> {
+        let manifest = self.scene.manifest;
+        let all = match section {
+            "services" => names::services(manifest),
+            "jobs" => names::jobs(manifest),
+            "resources" => names::resources(manifest),
+            _ => names::secrets(manifest),
+        };
+        let item = |name: names::Name| {
+            let mut item = Item { rank: 0, ..self.named(name, Kind::Name) };
+            if !self.colon_follows() {
+                let rest = if self.cursor.flow { ": { $0 \\}".to_owned() } else { format!(":{}$0", self.below(1)) };
+                item.snippet.push_str(&rest);
+            }
+            item
+        };
+        all.into_iter().filter(|name| free(&name.name)).map(item).collect()
     }
 
     /// Whole entries for maps whose names are the user's.

@@ -39,8 +39,15 @@ impl Place<'_> {
         let listed = self.cursor.at == At::Key;
         match path[..] {
             [Some("resources"), Some(_), Some("uses")] | [Some("resources"), Some(_)] if !listed => self.modules(),
-            [.., Some("needs"), None] => self.names(names::units(manifest, unit)),
-            [Some("services" | "jobs"), Some(_), Some("secrets"), None] => self.names(names::secrets(manifest)),
+            [.., Some("needs"), None] => self.unlisted(names::units(manifest, unit)),
+            [Some("services" | "jobs"), Some(_), Some("secrets"), None] => self.unlisted(names::secrets(manifest)),
+            [Some("include"), None] => self.unlisted(self.includes()),
+            [Some("services" | "jobs"), Some(_), Some("build")] if !listed => self.names(self.contexts()),
+            [Some("services" | "jobs"), Some(_), Some("build"), Some("context")] => self.names(self.contexts()),
+            [Some("services" | "jobs"), Some(_), Some("build"), Some("dockerfile")] => {
+                self.names(self.dockerfiles(unit))
+            }
+            [Some("services" | "jobs"), Some(_), Some("stop"), Some("signal")] => self.signals(),
             [Some("services" | "jobs"), Some(_), Some("identity")] => self.names(names::identities(manifest)),
             [Some("jobs"), Some(_), Some("service")] | [Some("app"), Some("default")] => {
                 self.names(names::services(manifest))
@@ -62,7 +69,32 @@ impl Place<'_> {
             let about = About::Module { uses: name.name.clone() };
             Item { about: Some(about), ..self.named(name, Kind::Module) }
         };
-        names::modules().into_iter().map(item).collect()
+        names::modules().into_iter().chain(self.local_modules()).map(item).collect()
+    }
+
+    fn signals(&self) -> Vec<Item> {
+        let name = |name: &str| Name { name: name.to_owned(), words: String::new() };
+        self.names(["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"].map(name).to_vec())
+    }
+
+    /// Without what the list holds already, told from the words beside the cursor.
+    fn unlisted(&self, all: Vec<Name>) -> Vec<Item> {
+        let text = self.scene.text;
+        let line = text.line_at(self.scene.offset);
+        let mut beside = Vec::new();
+        if self.cursor.flow {
+            let (before, after) = text.as_str().split_at(self.cursor.word.start);
+            let head = &before[before.rfind('[').map_or(before.len(), |at| at + 1)..];
+            let rest = after.get(self.cursor.word.len()..).unwrap_or_default();
+            beside.extend(head.split(','));
+            beside.extend(rest[..rest.find([']', '\n']).unwrap_or(rest.len())].split(','));
+        } else {
+            let item = |number: usize| text.line(number).trim_start().strip_prefix("- ");
+            beside.extend((0..line).rev().map_while(item));
+            beside.extend((line + 1..text.lines_count()).map_while(item));
+        }
+        let beside: Vec<&str> = beside.into_iter().map(|one| one.trim().trim_matches(['"', '\''])).collect();
+        self.names(all.into_iter().filter(|name| !beside.contains(&name.name.as_str())).collect())
     }
 
     fn health(&self) -> Vec<Item> {
