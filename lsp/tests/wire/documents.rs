@@ -126,39 +126,26 @@ async fn two_thousand_changes_in_one_go_end_in_their_order() {
     let mut editor = Editor::start(pushed()).await;
     editor.open("pdev.yaml", GOOD).await;
     let end = json!({ "line": 4, "character": 0 });
-    editor.change("pdev.yaml", 2, json!([{ "range": { "start": end, "end": end }, "text": "x-order: \"\"" }])).await;
-    // Each appends one letter; any two out of order give another text.
-    let mut expected = String::new();
+    editor.change("pdev.yaml", 2, json!([{ "range": { "start": end, "end": end }, "text": "k_: 1" }])).await;
+    // Each appends one letter to the key; any two out of order give another one.
+    let mut key = "k_".to_owned();
     for number in 0..2_000_u32 {
         let letter = char::from(b'a' + u8::try_from(number % 26).unwrap());
-        expected.push(letter);
-        let at = json!({ "line": 4, "character": 10 + number });
+        key.push(letter);
+        let at = json!({ "line": 4, "character": 2 + number });
         let version = 3 + i32::try_from(number).unwrap();
         let change = json!([{ "range": { "start": at, "end": at }, "text": letter.to_string() }]);
         editor.change("pdev.yaml", version, change).await;
     }
-    let version = 2_003;
-    let at = json!({ "line": 4, "character": 0 });
-    let until = json!({ "line": 4, "character": 9 });
-    // The misspelt key is shown with its value when the order was kept.
-    let change = json!([{ "range": { "start": at, "end": until }, "text": "pdev_order: " }]);
-    editor.change("pdev.yaml", version, change).await;
     let mut versions = Vec::new();
-    loop {
+    while versions.last() != Some(&2_002) {
         let params = editor.next("textDocument/publishDiagnostics").await;
         versions.push(params["version"].as_i64().unwrap());
-        if params["version"] == version {
-            break;
-        }
     }
     assert!(versions.is_sorted(), "{versions:?}");
-    let symbols = editor
-        .ask_for_all("textDocument/documentSymbol", json!({ "textDocument": { "uri": editor.uri("pdev.yaml") } }))
-        .await;
-    if let Some(all) = symbols["result"].as_array() {
-        let last = all.last().unwrap();
-        assert!(last["detail"].as_str().unwrap_or_default().contains(&expected[..20]), "{last}");
-    }
+    let uri = editor.uri("pdev.yaml");
+    let symbols = editor.ask("textDocument/documentSymbol", json!({ "textDocument": { "uri": uri } })).await;
+    assert_eq!(symbols.as_array().unwrap().last().unwrap()["name"], key.as_str());
 }
 
 #[tokio::test]
