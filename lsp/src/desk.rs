@@ -98,10 +98,11 @@ impl Desk {
 
     /// Lenses, hints and live findings are to be asked for again.
     pub fn live_changed(&self) {
-        self.refresh.notify_one();
         if self.workspace().settings.live.diagnostics {
             self.workspace().show_again();
             self.mark_stale();
+        } else {
+            self.refresh.notify_one();
         }
     }
 
@@ -137,7 +138,7 @@ impl Desk {
         self.workspace().settings.diagnostics == Delivery::Both || !self.pulls()
     }
 
-    /// The client is asked to pull again once the next look is done.
+    /// The client is asked for hints, lenses and findings again once the next look is done.
     pub fn mark_stale(&self) {
         self.stale.store(true, Ordering::Relaxed);
         self.wake.notify_one();
@@ -188,7 +189,12 @@ impl Desk {
                 published.put(&self, &analysis).await;
             }
             published.forget_closed(&self).await;
-            if self.stale.swap(false, Ordering::Relaxed) && self.pulls() && self.can().refresh_diagnostics {
+            let stale = self.stale.swap(false, Ordering::Relaxed);
+            if stale {
+                // Hints show what files say and what settings want.
+                self.refresh.notify_one();
+            }
+            if stale && self.pulls() && self.can().refresh_diagnostics {
                 let client = self.client.clone();
                 // The client's answer says nothing, and must not hold up the next look.
                 drop(tokio::spawn(async move { client.workspace_diagnostic_refresh().await }));

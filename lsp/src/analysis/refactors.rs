@@ -61,7 +61,8 @@ pub fn at(scene: &Scene<'_>, range: &Range<usize>) -> Vec<Action> {
             if let ["env", name] = rest {
                 actions.extend(to_secret(scene, unit, body, name));
             }
-            if inside {
+            // Environments stand in the manifest itself, and an included file need not know them.
+            if inside && scene.file == FileId(0) {
                 actions.extend(overlay::extract(scene, section, unit, body, range));
             }
             actions

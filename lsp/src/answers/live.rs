@@ -145,7 +145,7 @@ impl Scene<'_> {
     /// The one line that says why nothing live is shown, with what helps; gone once an agent runs.
     #[must_use]
     pub fn no_agent(&self, range: Range) -> Option<InlayHint> {
-        if self.live.agent != Agent::Absent || range.start.line > 0 {
+        if self.live.agent != Agent::Absent || range.start.line > 0 || !self.tells_in_hints() {
             return None;
         }
         let start = Command {

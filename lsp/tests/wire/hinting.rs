@@ -46,6 +46,30 @@ async fn hints_keep_to_what_is_asked_for() {
 }
 
 #[tokio::test]
+async fn hints_are_asked_for_again_when_what_they_show_changes_elsewhere() {
+    let mut editor = Editor::start(pulling()).await;
+    editor.open("pdev.yaml", TEXT).await;
+    editor.next("workspace/inlayHint/refresh").await;
+    let range = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 40, "character": 0 } });
+    let params = json!({ "textDocument": { "uri": editor.uri("pdev.yaml") }, "range": range });
+    let before = editor.ask("textDocument/inlayHint", params.clone()).await;
+    assert!(!before.to_string().contains("locked"), "{before}");
+    editor.write(
+        "pdev.lock",
+        "schema = 1\n\n[[module]]\nuses = \"redis\"\nversion = \"0.1.0\"\nsource = \"built-in\"\ntree = \"0\"\n",
+    );
+    let change = json!({ "changes": [{ "uri": editor.uri("pdev.lock"), "type": 1 }] });
+    editor.tell("workspace/didChangeWatchedFiles", change).await;
+    editor.next("workspace/inlayHint/refresh").await;
+    let after = editor.ask("textDocument/inlayHint", params.clone()).await;
+    assert!(after.to_string().contains("locked 0.1.0"), "{after}");
+    let settings = json!({ "settings": { "pdev": { "inlayHints": { "values": false, "versions": false } } } });
+    editor.tell("workspace/didChangeConfiguration", settings).await;
+    editor.next("workspace/inlayHint/refresh").await;
+    assert_eq!(editor.ask("textDocument/inlayHint", params).await.as_array().unwrap().len(), 0);
+}
+
+#[tokio::test]
 async fn what_is_typed_is_indented_where_it_belongs() {
     for (fixture, typed, expected) in [
         ("pdev: 1\nservices:\n  web:\n$0\n", "\n", "pdev: 1\nservices:\n  web:\n    \n"),
