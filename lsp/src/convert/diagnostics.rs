@@ -1,7 +1,8 @@
 //! Findings as the client wants them: place, code with its page, the way out in the words, the edits in `data`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use manifest::{Diagnostic, FileId, Severity};
 use serde_json::{Value, json};
@@ -64,7 +65,16 @@ pub fn one(
 
 #[must_use]
 pub fn page(code: &str) -> Option<Uri> {
-    Uri::from_file_path(PAGES.get()?.join(format!("{code}.md")))
+    /// A long manifest has thousands of findings of a few codes.
+    static KNOWN: Mutex<BTreeMap<String, Option<Uri>>> = Mutex::new(BTreeMap::new());
+    let folder = PAGES.get()?;
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(page) = known.get(code) {
+        return page.clone();
+    }
+    let page = Uri::from_file_path(folder.join(format!("{code}.md")));
+    known.insert(code.to_owned(), page.clone());
+    page
 }
 
 /// `None` when the user does not want to see it.
