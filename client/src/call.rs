@@ -170,6 +170,15 @@ impl Client {
         self.get("/v1/identities").await
     }
 
+    /// Asks an identity's source now; how it stands then, and no credential.
+    ///
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn check_identity(&mut self, identity: &str) -> Result<IdentityStatus, ClientError> {
+        let path = format!("/v1/identities/{}/check", segment(identity));
+        read(send(&mut self.connection, request(Method::POST, &path, Bytes::new())?).await?).await
+    }
+
     /// Signs a person in. Dropping the stream ends it.
     ///
     /// # Errors

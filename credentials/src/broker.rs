@@ -3,11 +3,21 @@
 //! Renewals are tasks of their own: an asker that goes away stops nothing, and whatever a source must keep (a rotated
 //! refresh token) is on the disk before anybody is answered. Nothing here decides by the clock; `schedule` does.
 
+mod answer;
+mod problem;
+mod standing;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{broadcast, mpsc, watch};
+
+pub use problem::BrokerProblem;
+use problem::{late, told, unfit};
+pub use standing::Standing;
 
 use crate::audit::{Audit, Entry as AuditEntry};
 use crate::http::Http;
@@ -24,27 +34,6 @@ use crate::vault::{self, Choice, Vault};
 const CHANGES_KEPT: usize = 256;
 /// Resources and audiences that one identity is asked for; a program that makes them up must not fill the memory.
 const PURPOSES_MAX: usize = 32;
-
-/// Why there is no lease, for people and programs.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct BrokerProblem {
-    pub code: &'static str,
-    pub message: String,
-    pub hint: Option<String>,
-}
-
-impl BrokerProblem {
-    fn new(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: Some(hint.into()) }
-    }
-}
-
-impl From<vault::VaultProblem> for BrokerProblem {
-    fn from(problem: vault::VaultProblem) -> Self {
-        Self { code: problem.code(), message: problem.to_string(), hint: problem.hint() }
-    }
-}
 
 /// What became of an identity; the past tense of `schedule`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,18 +57,6 @@ pub struct Asker {
     pub pid: Option<i32>,
     /// Executables from the asker upwards, nearest first.
     pub chain: Vec<String>,
-}
-
-/// How an identity stands.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Standing {
-    pub identity: Identity,
-    pub expires_at: Option<i64>,
-    pub has_lease: bool,
-    /// Sources that want a person: whether one has signed in.
-    pub signed_in: Option<bool>,
-    pub problem: Option<BrokerProblem>,
-    pub last_used: Option<(i64, String)>,
 }
 
 type Outcome = Result<Arc<Lease>, BrokerProblem>;
@@ -459,48 +436,6 @@ impl Broker {
         Ok(was)
     }
 
-    /// Every identity, and how it stands; asks no source and no keyring.
-    ///
-    /// # Errors
-    /// When the configuration cannot be read.
-    pub fn standings(&self) -> Result<Vec<Standing>, BrokerProblem> {
-        let identities = self.identities()?;
-        let logins = vault::names(&self.place.vault(), "login/")?;
-        let entries = self.entries();
-        let standing = |identity: &Identity| {
-            let own = entries.iter().filter(|(key, _)| is_of(key, &identity.name)).map(|(_, entry)| entry);
-            let entry = own
-                .max_by_key(|entry| entry.last_used.as_ref().map(|(at, _)| *at))
-                .filter(|entry| entry.identity.as_ref().is_none_or(|known| known == identity));
-            let lease = entry.and_then(|entry| entry.lease.as_ref()).filter(|lease| lasts(lease, now()));
-            Standing {
-                identity: identity.clone(),
-                expires_at: lease.and_then(|lease| lease.times.expires_at),
-                has_lease: lease.is_some(),
-                signed_in: identity.needs_login().then(|| logins.contains(&source::login_item(identity))),
-                problem: entry.and_then(|entry| entry.problem.clone()),
-                last_used: entry.and_then(|entry| entry.last_used.clone()),
-            }
-        };
-        Ok(identities.all.values().map(standing).collect())
-    }
-
-    /// The identity that a person has to sign in to before this one gives anything: itself, or one it is built on.
-    #[must_use]
-    pub fn awaits_login(&self, name: &str) -> Option<String> {
-        let standings = self.standings().ok()?;
-        let mut name = name;
-        // A chain cannot be longer than there are identities.
-        for _ in 0..standings.len() {
-            let standing = standings.iter().find(|standing| standing.identity.name == name)?;
-            if standing.signed_in == Some(false) {
-                return Some(name.to_owned());
-            }
-            name = standing.identity.text("from")?;
-        }
-        None
-    }
-
     /// # Errors
     /// When there is none of that name, or its part of the file is wrong.
     pub fn identity(&self, name: &str) -> Result<Identity, BrokerProblem> {
@@ -559,39 +494,7 @@ fn lasts(lease: &Lease, now: i64) -> bool {
     lease.times.expires_at.is_none_or(|end| now.saturating_add(lease.times.skew) < end)
 }
 
-fn late(name: &str) -> BrokerProblem {
-    let message = format!("the source of `{name}` gave no answer within {} s", source::LIMIT.as_secs());
-    BrokerProblem::new("source_unreachable", message, "Look at the network, then try again.")
-}
-
-fn unfit(name: &str, words: &str) -> BrokerProblem {
-    let message = if name.is_empty() { words.to_owned() } else { format!("`{name}` {words}") };
-    BrokerProblem::new("outlet_unfit", message, "`pdev identity` shows what each identity is.")
-}
-
 /// Whether a lease's key is this identity's: its name, alone or before a purpose.
 fn is_of(key: &str, name: &str) -> bool {
     key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }
-
-fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
-    match problem {
-        SourceProblem::NeedsLogin(words) => {
-            BrokerProblem::new("needs_login", words, format!("`pdev login {name}` signs in."))
-        }
-        SourceProblem::Passing(words) => {
-            BrokerProblem::new("source_unreachable", format!("`{name}`: {words}"), "It is tried again on the next use.")
-        }
-        SourceProblem::Refused(words) => BrokerProblem::new(
-            "source_refused",
-            format!("`{name}`: {words}"),
-            "Correct it in identities.toml; `pdev identity` shows it.",
-        ),
-        SourceProblem::Below(problem) => BrokerProblem { message: format!("`{name}`: {}", problem.message), ..problem },
-        SourceProblem::Vault(problem) => problem.into(),
-    }
-}
-
-mod answer;
-#[cfg(test)]
-mod tests;

@@ -31,6 +31,8 @@ pub(crate) struct Answer {
     pub status: u16,
     /// The server's clock minus ours in milliseconds, where its `Date` says so and it is more than the header's second.
     pub skew: i64,
+    /// Whether it says so at all.
+    pub is_dated: bool,
     pub body: Zeroizing<Vec<u8>>,
     host: String,
 }
@@ -111,12 +113,13 @@ impl Http {
                 .request(request)
                 .await
                 .map_err(|error| SourceProblem::Passing(unreachable(&host, &error)))?;
-            let (status, skew) = (answer.status().as_u16(), skew(answer.headers()));
+            let (status, clock) = (answer.status().as_u16(), skew(answer.headers()));
             let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
             let body =
                 body.map_err(|_| SourceProblem::Passing(format!("`{host}` broke its answer off, or sent over 1 MiB")))?;
             let body = Zeroizing::new(body.to_bytes().to_vec());
-            Ok(Answer { status, skew, body, host: host.clone() })
+            let (skew, is_dated) = (clock.unwrap_or_default(), clock.is_some());
+            Ok(Answer { status, skew, is_dated, body, host: host.clone() })
         };
         let late = |_| SourceProblem::Passing(format!("`{host}` did not answer within {} s", LIMIT.as_secs()));
         tokio::time::timeout(LIMIT, exchange).await.map_err(late)?
@@ -135,13 +138,12 @@ fn unreachable(host: &str, error: &hyper_util::client::legacy::Error) -> String 
 /// Seconds within which two clocks are the same: the header has no fractions, and the answer travelled.
 const SKEW_MIN: i64 = 5_000;
 
-fn skew(headers: &http::HeaderMap) -> i64 {
+fn skew(headers: &http::HeaderMap) -> Option<i64> {
     let date = headers.get(header::DATE).and_then(|value| value.to_str().ok());
     // RFC 9110's date is RFC 2822's with `GMT` for the zone.
     let date = date.and_then(|text| OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok());
-    let ours = OffsetDateTime::now_utc();
-    let difference = date.map_or(0, |date| i64::try_from((date - ours).whole_milliseconds()).unwrap_or(0));
-    if difference.abs() < SKEW_MIN { 0 } else { difference }
+    let difference = i64::try_from((date? - OffsetDateTime::now_utc()).whole_milliseconds()).unwrap_or(0);
+    Some(if difference.abs() < SKEW_MIN { 0 } else { difference })
 }
 
 /// `application/x-www-form-urlencoded`.
@@ -210,8 +212,8 @@ mod tests {
     fn clocks() {
         let mut headers = http::HeaderMap::new();
         headers.insert(header::DATE, "Tue, 15 Nov 1994 08:12:31 GMT".parse().unwrap());
-        assert!(skew(&headers) < -1_000_000_000);
+        assert!(skew(&headers).unwrap() < -1_000_000_000);
         headers.insert(header::DATE, "now".parse().unwrap());
-        assert_eq!(skew(&headers), 0);
+        assert_eq!(skew(&headers), None);
     }
 }

@@ -6,6 +6,7 @@
 pub mod approval;
 pub mod audit;
 pub mod broker;
+pub mod clock;
 mod delivery;
 pub mod endpoint;
 mod http;

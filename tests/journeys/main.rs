@@ -8,6 +8,7 @@
 mod agent_life;
 mod approvals;
 mod aws;
+mod doctor;
 mod endpoints;
 mod engine;
 mod failures;

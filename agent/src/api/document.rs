@@ -70,6 +70,13 @@ const ROUTES: &[Route] = &[
     ),
     route("get", "/v1/identities", "All identities, and how they stand", None, ("200", JSON, Some("IdentityStatus[]"))),
     route(
+        "post",
+        "/v1/identities/{identity}/check",
+        "Ask the source as a tool's request would; tells how the identity stands then, and hands nothing out",
+        None,
+        ("200", JSON, Some("IdentityStatus")),
+    ),
+    route(
         "put",
         "/v1/identities/{identity}/secret",
         "Keep the secret (the raw body) of a `static` identity in the vault",

@@ -27,6 +27,14 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<IdentityStat
     Ok(Json(standings.into_iter().map(convert::identity_status).collect()))
 }
 
+pub(super) async fn check(
+    State(api): State<Api>,
+    Path(identity): Path<String>,
+) -> Result<Json<IdentityStatus>, Problem> {
+    let standing = api.shared.broker.check(&identity).await.map_err(refused)?;
+    Ok(Json(convert::identity_status(standing)))
+}
+
 pub(super) async fn keep(
     State(api): State<Api>,
     Path(identity): Path<String>,

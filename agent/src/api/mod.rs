@@ -49,6 +49,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/plan", post(previews::plan))
         .route("/v1/up", post(previews::up))
         .route("/v1/identities", get(identities::list))
+        .route("/v1/identities/{identity}/check", post(identities::check))
         .route("/v1/identities/{identity}/secret", put(identities::keep))
         .route("/v1/identities/{identity}/login", post(identities::login).delete(identities::sign_out))
         .route("/v1/approvals", get(approvals::list))

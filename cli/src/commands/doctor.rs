@@ -6,13 +6,27 @@ use crate::context::Context;
 use crate::exit::{self, Outcome};
 
 mod agent;
+mod credentials;
 mod engine;
 mod identities;
 mod machine;
+mod tools;
 
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Exit codes: 0 fine or only warnings, 1 something is broken.")]
-pub(crate) struct Arguments {}
+#[command(after_help = "Examples:
+  pdev doctor                       the machine, the engine, the agent
+  pdev doctor credentials           the vault, each identity and until when, what is configured twice, the clock
+  pdev doctor credentials --ask     the same, after asking every identity's source
+
+Exit codes: 0 fine or only warnings, 1 something is broken.")]
+pub(crate) struct Arguments {
+    /// Look closely at one thing [default: at everything a little]
+    #[arg(value_name = "SUBJECT", value_parser = ["credentials"])]
+    subject: Option<String>,
+    /// Ask each identity's source now, as a tool would; nothing is handed out
+    #[arg(long, requires = "subject")]
+    ask: bool,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -51,8 +65,11 @@ impl Finding {
     }
 }
 
-pub(crate) fn run(_arguments: &Arguments, context: &Context) -> Outcome {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
+        if arguments.subject.is_some() {
+            return report(&credentials::look(arguments.ask).await, context);
+        }
         let (agent, proxy_port) = agent::look().await;
         let mut findings = vec![machine::versions()];
         findings.extend(agent);
@@ -66,14 +83,18 @@ pub(crate) fn run(_arguments: &Arguments, context: &Context) -> Outcome {
             machine::git(),
         ]);
         findings.extend(identities::look().await);
-        let broken = findings.iter().any(|finding| finding.health == Health::Broken);
-        if context.json {
-            context.terminal.say_json(&findings);
-        } else {
-            findings.iter().for_each(|finding| show(finding, context));
-        }
-        Ok(if broken { exit::FAILED } else { exit::OK })
+        report(&findings, context)
     })
+}
+
+fn report(findings: &[Finding], context: &Context) -> Outcome {
+    if context.json {
+        context.terminal.say_json(&findings);
+    } else {
+        findings.iter().for_each(|finding| show(finding, context));
+    }
+    let broken = findings.iter().any(|finding| finding.health == Health::Broken);
+    Ok(if broken { exit::FAILED } else { exit::OK })
 }
 
 fn show(finding: &Finding, context: &Context) {
@@ -83,8 +104,8 @@ fn show(finding: &Finding, context: &Context) {
         Health::Warning => paint.yellow("warning"),
         Health::Broken => paint.red("broken "),
     };
-    context.terminal.say(&format!("{word}  {:<9}  {}", finding.check, finding.seen));
+    context.terminal.say(&format!("{word}  {:<10}  {}", finding.check, finding.seen));
     if let Some(hint) = &finding.hint {
-        context.terminal.say(&format!("         {:<9}  {}", "", paint.dim(hint)));
+        context.terminal.say(&format!("         {:<10}  {}", "", paint.dim(hint)));
     }
 }

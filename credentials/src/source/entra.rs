@@ -30,6 +30,10 @@ pub(super) async fn federated(identity: &Identity, means: &Means<'_>) -> Result<
     leased(identity, &answer)
 }
 
+pub(super) fn server(identity: &Identity) -> String {
+    identity.text("endpoint").unwrap_or(AUTHORITY).to_owned()
+}
+
 async fn ask(identity: &Identity, means: &Means<'_>, proof: &[(&str, &str)]) -> Result<Answer, SourceProblem> {
     let authority = identity.text("endpoint").unwrap_or(AUTHORITY).trim_end_matches('/');
     let tenant = crate::http::encoded(identity.text("tenant").unwrap_or_default());

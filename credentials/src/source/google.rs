@@ -213,6 +213,16 @@ pub(super) async fn impersonated(identity: &Identity, means: &Means<'_>) -> Resu
     Ok(Lease { material: Material::Token(Secret::new(given.access_token.into_bytes())), times })
 }
 
+/// Whose clock counts: of the calls that this kind of identity makes first.
+pub(super) fn server(identity: &Identity) -> String {
+    let usual = match identity.kind {
+        "google-impersonation" => "https://iamcredentials.googleapis.com",
+        "google-federation" => "https://sts.googleapis.com",
+        _ => "https://oauth2.googleapis.com",
+    };
+    base(identity, usual).to_owned()
+}
+
 fn base<'a>(identity: &'a Identity, usual: &'a str) -> &'a str {
     identity.text("endpoint").unwrap_or(usual).trim_end_matches('/')
 }

@@ -181,6 +181,19 @@ pub(crate) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
     }
 }
 
+/// The server that this identity's credentials come from, for who only wants to know its clock.
+pub(crate) fn server(identity: &Identity) -> Option<String> {
+    match identity.kind {
+        "oidc" => identity.text("issuer").map(str::to_owned),
+        "aws-sso" => Some(sso::oidc(identity, "/")),
+        "aws-role" | "aws-web-identity" => Some(sts::endpoint(identity).0),
+        "google" | "google-impersonation" | "google-federation" => Some(google::server(identity)),
+        "entra" | "entra-federation" => Some(entra::server(identity)),
+        "vault-server" => identity.text("address").map(str::to_owned),
+        _ => None,
+    }
+}
+
 /// What is wrong with a secret, before it is kept; the words do not repeat it.
 pub(crate) fn check_secret(identity: &Identity, secret: &Secret) -> Result<(), String> {
     match identity.kind {

@@ -96,7 +96,7 @@ pub(super) fn item(identity: &Identity) -> String {
     format!("login/sso.{}", hex(&digest(&SHA256, name.as_bytes()).as_ref()[..8]))
 }
 
-fn oidc(identity: &Identity, path: &str) -> String {
+pub(super) fn oidc(identity: &Identity, path: &str) -> String {
     let usual = || format!("https://oidc.{}.amazonaws.com", identity.text("region").unwrap_or_default());
     let base = identity.text("oidc_endpoint").map_or_else(usual, str::to_owned);
     format!("{}{path}", base.trim_end_matches('/'))

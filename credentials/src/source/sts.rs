@@ -77,7 +77,7 @@ fn query(fields: &[(&'static str, String)]) -> String {
 }
 
 /// Always a regional one: the global endpoint's tokens do not work in newer regions.
-fn endpoint(identity: &Identity) -> (String, &str) {
+pub(super) fn endpoint(identity: &Identity) -> (String, &str) {
     let region = identity.text("region").unwrap_or("us-east-1");
     let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
     let usual = || format!("https://sts.{region}.{domain}/");

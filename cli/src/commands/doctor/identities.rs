@@ -19,13 +19,7 @@ pub(super) async fn look() -> Vec<Finding> {
         Ok(read) => read,
         Err(failure) => return vec![Finding::broken("identities", failure.problem.title, "Correct the file's mode.")],
     };
-    let mut findings: Vec<Finding> = wrong
-        .iter()
-        .map(|found| {
-            let seen = format!("{}:{}: {}", place.identities().display(), found.line, found.message);
-            Finding::broken("identities", seen, found.hint.clone().unwrap_or_default())
-        })
-        .collect();
+    let mut findings = file(&place, &wrong);
     if identities.all.is_empty() {
         return findings;
     }
@@ -34,11 +28,7 @@ pub(super) async fn look() -> Vec<Finding> {
         Err(_) => Vec::new(),
     };
     findings.extend(standings.iter().filter_map(standing));
-    findings.extend(twice(&identities));
-    let is_aws = |kind: &str| kind.starts_with("aws-");
-    if identities.all.values().any(|identity| is_aws(identity.kind)) {
-        findings.extend(shadows(|name| std::env::var_os(name).is_some()));
-    }
+    findings.extend(in_the_way(&identities));
     if findings.is_empty() {
         let count = identities.all.len();
         let ready = standings.iter().filter(|one| one.state == IdentityState::Ready).count();
@@ -47,12 +37,35 @@ pub(super) async fn look() -> Vec<Finding> {
     findings
 }
 
-fn standing(standing: &IdentityStatus) -> Option<Finding> {
+/// What is wrong with the file of identities.
+pub(super) fn file(place: &credentials::Place, wrong: &[credentials::identity::Finding]) -> Vec<Finding> {
+    let told = |found: &credentials::identity::Finding| {
+        let seen = format!("{}:{}: {}", place.identities().display(), found.line, found.message);
+        Finding::broken("identities", seen, found.hint.clone().unwrap_or_default())
+    };
+    wrong.iter().map(told).collect()
+}
+
+/// What keeps a tool from an identity that would give a credential.
+pub(super) fn in_the_way(identities: &Identities) -> Vec<Finding> {
+    let mut findings = twice(identities);
+    findings.extend(super::tools::look(identities));
+    let is_aws = |kind: &str| kind.starts_with("aws-");
+    if identities.all.values().any(|identity| is_aws(identity.kind)) {
+        findings.extend(shadows(|name| std::env::var_os(name).is_some()));
+    }
+    findings
+}
+
+pub(super) fn standing(standing: &IdentityStatus) -> Option<Finding> {
     match (standing.state, &standing.problem) {
         (IdentityState::NeedsLogin, problem) => {
             let why = problem.as_ref().map_or("nobody is signed in", |problem| problem.title.as_str());
             let seen = format!("`{}`: {why}", standing.name);
-            Some(Finding::warning("identities", seen, format!("`pdev login {}` signs in.", standing.name)))
+            // A keyring that is locked comes before any login, and another identity's login before this one's.
+            let hint = problem.as_ref().and_then(|problem| problem.hint.clone());
+            let hint = hint.unwrap_or_else(|| format!("`pdev login {}` signs in.", standing.name));
+            Some(Finding::warning("identities", seen, hint))
         }
         (IdentityState::Failing, Some(problem)) => {
             Some(Finding::warning("identities", problem.title.clone(), problem.hint.clone().unwrap_or_default()))

@@ -1,0 +1,167 @@
+//! Tools that were told twice where their credentials come from, so that an identity is set up and yet not asked.
+//!
+//! Reads the configurations of aws and docker as far as that needs; a file that does not read is its tool's to report.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use credentials::identity::Identities;
+use serde_json::Value;
+
+use super::Finding;
+
+/// docker's own name for Docker Hub.
+const HUB: &str = "https://index.docker.io/v1/";
+
+pub(super) fn look(identities: &Identities) -> Vec<Finding> {
+    let text = |path: Option<PathBuf>| path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    let config = text(place("AWS_CONFIG_FILE", ".aws/config"));
+    let shared = text(place("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"));
+    let mut findings = aws(&config, &shared);
+    let folder = std::env::var_os("DOCKER_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let path = folder.map(|folder| folder.join("config.json")).or_else(|| place("", ".docker/config.json"));
+    findings.extend(docker(identities, &text(path)));
+    findings
+}
+
+fn place(variable: &str, usual: &str) -> Option<PathBuf> {
+    let named = (!variable.is_empty()).then(|| std::env::var_os(variable)).flatten().filter(|value| !value.is_empty());
+    named.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(usual)))
+}
+
+/// SDKs look into the shared credentials file, and for the profile's own role or sign-in, before they run a
+/// `credential_process` (botocore 1.44, `ProfileProviderBuilder.providers`).
+fn aws(config: &str, shared: &str) -> Vec<Finding> {
+    const EARLIER: [&str; 5] = ["role_arn", "web_identity_token_file", "sso_session", "sso_start_url", "login_session"];
+    let keys: BTreeSet<&str> = sections(shared)
+        .into_iter()
+        .filter(|(_, field, _)| *field == "aws_access_key_id")
+        .map(|(name, ..)| name)
+        .collect();
+    let fields = sections(config);
+    let ours = fields.iter().filter(|(_, field, value)| *field == "credential_process" && is_ours(value));
+    let mut findings = Vec::new();
+    for (title, ..) in ours {
+        let profile = title.strip_prefix("profile ").unwrap_or(title).trim();
+        if keys.contains(profile) {
+            let seen = format!(
+                "the aws profile `{profile}` has keys in the shared credentials file: they win over the identity"
+            );
+            let hint = format!("Remove `[{profile}]` from ~/.aws/credentials.");
+            findings.push(Finding::warning("tools", seen, hint));
+        }
+        for (_, field, _) in fields.iter().filter(|(of, field, _)| of == title && EARLIER.contains(field)) {
+            let seen = format!("the aws profile `{profile}` also has `{field}`: it wins over the identity");
+            findings.push(Finding::warning(
+                "tools",
+                seen,
+                format!("Remove `{field}` from `[{title}]` in ~/.aws/config."),
+            ));
+        }
+    }
+    findings
+}
+
+fn is_ours(command: &str) -> bool {
+    command.contains("pdev") && command.contains(" credential aws ")
+}
+
+/// Title, field and value of each line.
+fn sections(text: &str) -> Vec<(&str, &str, &str)> {
+    let mut title = "";
+    let mut fields = Vec::new();
+    for line in text.lines() {
+        if let Some(found) = line.trim().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            title = found.0.trim();
+        } else if let Some((field, value)) = line.split_once('=') {
+            // Indented lines belong to a nested value.
+            if !field.starts_with([' ', '\t', '#', ';']) {
+                fields.push((title, field.trim(), value.trim()));
+            }
+        }
+    }
+    fields
+}
+
+/// docker asks the helper of a server, else the one of all, else its own file.
+fn docker(identities: &Identities, config: &str) -> Vec<Finding> {
+    let Ok(config) = serde_json::from_str::<Value>(config) else { return Vec::new() };
+    let of_all = config["credsStore"].as_str();
+    let mut findings = Vec::new();
+    for (host, helper) in config["credHelpers"].as_object().into_iter().flatten() {
+        let served = identities.all.values().find(|identity| serves(identity.list("hosts"), host));
+        let helper = helper.as_str().unwrap_or_default();
+        match served {
+            Some(identity) if helper != "pdev" => {
+                let seen = format!("docker asks `{helper}` for `{host}`, which `{}` serves", identity.name);
+                let hint = format!("`pdev credential setup docker {}`, or leave it out of its `hosts`.", identity.name);
+                findings.push(Finding::warning("tools", seen, hint));
+            }
+            None if helper == "pdev" => {
+                let seen = format!("docker asks pdev for `{host}`, which no identity serves");
+                findings.push(Finding::warning("tools", seen, "Add it to the `hosts` of an identity."));
+            }
+            _ => {}
+        }
+        if helper == "pdev" && config["auths"][host]["auth"].as_str().is_some_and(|auth| !auth.is_empty()) {
+            let seen = format!("docker's configuration also holds a password for `{host}`; it is not used any more");
+            findings.push(Finding::warning(
+                "tools",
+                seen,
+                format!("Remove its entry from `auths`; `{host}` asks pdev."),
+            ));
+        }
+    }
+    if of_all == Some("pdev") && !identities.all.values().any(|identity| serves(identity.list("hosts"), HUB)) {
+        let seen = "docker asks pdev for all servers, and keeps new passwords nowhere (`credsStore`)";
+        findings.push(Finding::warning("tools", seen, "Name the servers in `credHelpers` instead."));
+    }
+    findings
+}
+
+fn serves(hosts: Option<&[String]>, server: &str) -> bool {
+    hosts.unwrap_or_default().iter().any(|host| match host.strip_prefix('*') {
+        Some(end) => server.to_lowercase().ends_with(&end.to_lowercase()),
+        None => host.eq_ignore_ascii_case(server),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_that_something_else_answers() {
+        let config = "[profile a]\ncredential_process = '/x/pdev' credential aws a\nrole_arn = r\n\
+                      [profile b]\ncredential_process = other\nrole_arn = r\n\
+                      [default]\ncredential_process = pdev credential aws c\ns3 =\n  role_arn = nested\n";
+        let shared = "[a]\naws_access_key_id = AK\n[b]\naws_access_key_id = AK\n";
+        let seen: Vec<String> = aws(config, shared).into_iter().map(|found| found.seen).collect();
+        assert_eq!(
+            seen,
+            [
+                "the aws profile `a` has keys in the shared credentials file: they win over the identity",
+                "the aws profile `a` also has `role_arn`: it wins over the identity",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_server_that_another_helper_answers() {
+        let text = "[hub]\nsource = \"exec\"\ncommand = [\"x\"]\nhosts = [\"*.example.org\", \"r.example\"]\n";
+        let identities = credentials::identity::read(text).0;
+        let config = r#"{"credHelpers": {"a.example.org": "gcloud", "r.example": "pdev", "q.example": "pdev", "z": "ecr"},
+            "auths": {"r.example": {"auth": "eA=="}, "a.example.org": {}}, "credsStore": "pdev"}"#;
+        let seen: Vec<String> = docker(&identities, config).into_iter().map(|found| found.seen).collect();
+        assert_eq!(
+            seen,
+            [
+                "docker asks `gcloud` for `a.example.org`, which `hub` serves",
+                "docker's configuration also holds a password for `r.example`; it is not used any more",
+                "docker asks pdev for `q.example`, which no identity serves",
+                "docker asks pdev for all servers, and keeps new passwords nowhere (`credsStore`)",
+            ]
+        );
+        assert!(docker(&identities, "{").is_empty());
+    }
+}

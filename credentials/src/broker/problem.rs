@@ -1,0 +1,53 @@
+//! Why the broker gives nothing, in words, with the way out.
+
+use crate::source::{self, SourceProblem};
+use crate::vault;
+
+/// Why there is no lease, for people and programs.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BrokerProblem {
+    pub code: &'static str,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl BrokerProblem {
+    pub(super) fn new(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
+impl From<vault::VaultProblem> for BrokerProblem {
+    fn from(problem: vault::VaultProblem) -> Self {
+        Self { code: problem.code(), message: problem.to_string(), hint: problem.hint() }
+    }
+}
+
+pub(super) fn late(name: &str) -> BrokerProblem {
+    let message = format!("the source of `{name}` gave no answer within {} s", source::LIMIT.as_secs());
+    BrokerProblem::new("source_unreachable", message, "Look at the network, then try again.")
+}
+
+pub(super) fn unfit(name: &str, words: &str) -> BrokerProblem {
+    let message = if name.is_empty() { words.to_owned() } else { format!("`{name}` {words}") };
+    BrokerProblem::new("outlet_unfit", message, "`pdev identity` shows what each identity is.")
+}
+
+pub(super) fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
+    match problem {
+        SourceProblem::NeedsLogin(words) => {
+            BrokerProblem::new("needs_login", words, format!("`pdev login {name}` signs in."))
+        }
+        SourceProblem::Passing(words) => {
+            BrokerProblem::new("source_unreachable", format!("`{name}`: {words}"), "It is tried again on the next use.")
+        }
+        SourceProblem::Refused(words) => BrokerProblem::new(
+            "source_refused",
+            format!("`{name}`: {words}"),
+            "Correct it in identities.toml; `pdev identity` shows it.",
+        ),
+        SourceProblem::Below(problem) => BrokerProblem { message: format!("`{name}`: {}", problem.message), ..problem },
+        SourceProblem::Vault(problem) => problem.into(),
+    }
+}

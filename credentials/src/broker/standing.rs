@@ -1,0 +1,78 @@
+//! How each identity stands, for people: what is held, until when, who has to sign in.
+
+use std::sync::Arc;
+
+use super::problem::{BrokerProblem, late};
+use super::{Broker, is_of, lasts, now};
+use crate::identity::Identity;
+use crate::{source, vault};
+
+/// How an identity stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    pub identity: Identity,
+    pub expires_at: Option<i64>,
+    pub has_lease: bool,
+    /// Sources that want a person: whether one has signed in.
+    pub signed_in: Option<bool>,
+    pub problem: Option<BrokerProblem>,
+    pub last_used: Option<(i64, String)>,
+}
+
+impl Broker {
+    /// Asks the source as a tool's request would, hands nothing out, and tells how the identity stands then.
+    ///
+    /// # Errors
+    /// When there is no such identity, or the configuration cannot be read. What the source says is in the standing.
+    pub async fn check(self: &Arc<Self>, name: &str) -> Result<Standing, BrokerProblem> {
+        self.identity(name)?;
+        let outcome = self.lease(name).await;
+        let mut standing = self.standings()?.into_iter().find(|standing| standing.identity.name == name);
+        if let (Some(standing), Err(problem)) = (&mut standing, outcome) {
+            standing.problem = Some(problem);
+        }
+        standing.ok_or_else(|| late(name))
+    }
+
+    /// Every identity, and how it stands; asks no source and no keyring.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read.
+    pub fn standings(&self) -> Result<Vec<Standing>, BrokerProblem> {
+        let identities = self.identities()?;
+        let logins = vault::names(&self.place.vault(), "login/")?;
+        let entries = self.entries();
+        let standing = |identity: &Identity| {
+            let own = entries.iter().filter(|(key, _)| is_of(key, &identity.name)).map(|(_, entry)| entry);
+            let entry = own
+                .max_by_key(|entry| entry.last_used.as_ref().map(|(at, _)| *at))
+                .filter(|entry| entry.identity.as_ref().is_none_or(|known| known == identity));
+            let lease = entry.and_then(|entry| entry.lease.as_ref()).filter(|lease| lasts(lease, now()));
+            Standing {
+                identity: identity.clone(),
+                expires_at: lease.and_then(|lease| lease.times.expires_at),
+                has_lease: lease.is_some(),
+                signed_in: identity.needs_login().then(|| logins.contains(&source::login_item(identity))),
+                problem: entry.and_then(|entry| entry.problem.clone()),
+                last_used: entry.and_then(|entry| entry.last_used.clone()),
+            }
+        };
+        Ok(identities.all.values().map(standing).collect())
+    }
+
+    /// The identity that a person has to sign in to before this one gives anything: itself, or one it is built on.
+    #[must_use]
+    pub fn awaits_login(&self, name: &str) -> Option<String> {
+        let standings = self.standings().ok()?;
+        let mut name = name;
+        // A chain cannot be longer than there are identities.
+        for _ in 0..standings.len() {
+            let standing = standings.iter().find(|standing| standing.identity.name == name)?;
+            if standing.signed_in == Some(false) {
+                return Some(name.to_owned());
+            }
+            name = standing.identity.text("from")?;
+        }
+        None
+    }
+}

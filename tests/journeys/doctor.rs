@@ -1,0 +1,72 @@
+//! `pdev doctor credentials`: why an identity fails, until when it lasts, what is configured twice, and the clock.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::outlets::identities;
+use crate::sandbox::Sandbox;
+
+/// A server whose clock is off, as GNU date says it; answers until the journey ends.
+fn server(clock: &str) -> u16 {
+    let said = Command::new("date").args(["-u", "-d", clock, "+%a, %d %b %Y %H:%M:%S GMT"]).env("LC_ALL", "C").output();
+    let date = String::from_utf8(said.unwrap().stdout).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            drop(stream.read(&mut [0; 2048]));
+            let answer = format!("HTTP/1.1 404 Not Found\r\nDate: {}\r\ncontent-length: 0\r\n\r\n", date.trim());
+            drop(stream.write_all(answer.as_bytes()));
+        }
+    });
+    port
+}
+
+#[test]
+fn the_doctor_says_why_until_when_and_what_is_configured_twice() {
+    let sandbox = Sandbox::bare();
+    let (late, right) = (server("+20 minutes"), server("now"));
+    let end = "date -u -d '+1 hour' +%Y-%m-%dT%H:%M:%SZ";
+    let keys = format!(
+        "printf '{{\\\"Version\\\":1,\\\"AccessKeyId\\\":\\\"A\\\",\\\"SecretAccessKey\\\":\\\"canary-doctor\\\",\\\"Expiration\\\":\\\"%s\\\"}}' $({end})"
+    );
+    let role = "role_arn = \"arn:aws:iam::1:role/x\"";
+    let text = format!(
+        "[keys]\nsource = \"exec\"\ncommand = [\"sh\", \"-c\", \"{keys}\"]\n\
+         [role]\nsource = \"aws-role\"\nfrom = \"broken\"\n{role}\nendpoint = \"http://127.0.0.1:{right}\"\n\
+         [broken]\nsource = \"exec\"\ncommand = [\"sh\", \"-c\", \"echo no such profile >&2; exit 3\"]\n\
+         [vault]\nsource = \"vault-server\"\naddress = \"http://127.0.0.1:{late}\"\npath = \"kv/x\"\n"
+    );
+    identities(&sandbox, &text);
+    fs::create_dir_all(sandbox.path("home/.aws")).unwrap();
+    fs::write(sandbox.path("home/.aws/config"), "[profile keys]\ncredential_process = pdev credential aws keys\n")
+        .unwrap();
+    fs::write(sandbox.path("home/.aws/credentials"), "[keys]\naws_access_key_id = AKIA\n").unwrap();
+
+    let quiet = sandbox.pdev(&["doctor", "credentials"]).ok().says("there is none yet; the first login makes it");
+    assert!(sandbox.agent_pid().is_none(), "a look starts nothing: {}", quiet.all());
+    let said = sandbox.pdev(&["doctor", "credentials", "--ask"]).ok();
+    let said = said
+        .says("`keys`: holds a lease until 2")
+        .says("in 59 min")
+        .says("`broken`: `sh` ended with exit status: 3: no such profile")
+        .says("`role`: `broken`: ")
+        .says("`vault`: there is no keyring to hold the vault's key")
+        .says("the aws profile `keys` has keys in the shared credentials file: they win over the identity")
+        .says(&format!("this machine is about 20 min behind `127.0.0.1:{late}`"))
+        .says(&format!("agrees with `127.0.0.1:{right}`"));
+    assert!(!said.all().contains("canary-doctor"), "{}", said.all());
+
+    let findings = sandbox.pdev(&["doctor", "credentials", "--json"]).ok().json();
+    let of = |check: &str| -> Vec<&Value> {
+        findings.as_array().unwrap().iter().filter(|finding| finding["check"] == check).collect()
+    };
+    assert_eq!(of("clock").len(), 2);
+    assert_eq!(of("tools")[0]["health"], "warning", "{findings:#}");
+    sandbox.pdev(&["doctor", "--ask"]).fails_with(2);
+}
