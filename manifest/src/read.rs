@@ -125,7 +125,7 @@ impl Reader<'_> {
         self.reading.comments.extend(parsed.comments);
         let tree = parsed.root;
         if let Some(tree) = &tree {
-            Validator { found: &mut self.reading.diagnostics }.section(tree, &ROOT, "");
+            Validator::new(&mut self.reading.diagnostics).section(tree, &ROOT);
         }
         if file == FileId(0) {
             // A long tree is not copied without need.
@@ -353,7 +353,7 @@ fn set_layer(set: &Set, sources: &mut Sources, found: &mut Vec<Diagnostic>) -> N
         at = start.saturating_sub(usize::from(index > 0));
     }
     let mut said = Vec::new();
-    Validator { found: &mut said }.section(&node, &ROOT, "");
+    Validator::new(&mut said).section(&node, &ROOT);
     found.extend(said);
     node
 }

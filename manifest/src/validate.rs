@@ -1,5 +1,7 @@
 //! Holds a tree against the table of the language: unknown keys, wrong kinds, values out of range. All of them at once.
 
+use std::fmt::Write;
+
 use crate::codes;
 use crate::diagnostic::{Code, Diagnostic, Edit, Severity};
 use crate::nearest::nearest;
@@ -9,36 +11,67 @@ use crate::text::Span;
 use crate::{template, units};
 
 pub(crate) struct Validator<'a> {
-    pub found: &'a mut Vec<Diagnostic>,
+    found: &'a mut Vec<Diagnostic>,
+    /// Where the walk is, in one piece of memory: a long manifest has tens of thousands of places.
+    path: String,
 }
 
-impl Validator<'_> {
-    fn say(&mut self, code: Code, span: Span, path: &str, words: String) -> &mut Diagnostic {
-        self.found.push(Diagnostic::new(code, severity_of(code), span, words).at(path));
+impl<'a> Validator<'a> {
+    pub fn new(found: &'a mut Vec<Diagnostic>) -> Self {
+        Self { found, path: String::new() }
+    }
+
+    /// Goes one key down, and comes back.
+    fn below(&mut self, name: &str, look: impl FnOnce(&mut Self)) {
+        let end = self.path.len();
+        if end > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(name);
+        look(self);
+        self.path.truncate(end);
+    }
+
+    /// The same with the items of a list, one after the other.
+    fn each(&mut self, items: &[Node], look: impl Fn(&mut Self, &Node)) {
+        let end = self.path.len();
+        for (index, item) in items.iter().enumerate() {
+            // Writing to a string cannot fail.
+            let _written = write!(self.path, "[{index}]");
+            look(self, item);
+            self.path.truncate(end);
+        }
+    }
+
+    fn name<'s>(&'s self, otherwise: &'s str) -> &'s str {
+        last(&self.path, otherwise)
+    }
+
+    fn say(&mut self, code: Code, span: Span, words: String) -> &mut Diagnostic {
+        self.found.push(Diagnostic::new(code, severity_of(code), span, words).at(self.path.as_str()));
         let last = self.found.len() - 1;
         &mut self.found[last]
     }
 
-    pub fn section(&mut self, node: &Node, section: &'static Section, path: &str) {
+    pub fn section(&mut self, node: &Node, section: &'static Section) {
         let Kind::Map(pairs) = &node.kind else {
             // An empty value under a key is what half-typed files look like: nothing is wrong yet.
             if !node.is_null() {
-                let words = format!("`{}` must be a map, found {}", last(path, section.name), node.describe());
-                self.say(codes::WRONG_TYPE, node.span, path, words);
+                let words = format!("`{}` must be a map, found {}", self.name(section.name), node.describe());
+                self.say(codes::WRONG_TYPE, node.span, words);
             }
             return;
         };
         for pair in pairs {
-            self.pair(pair, section, path, pairs);
+            let name = pair.key.value.as_str();
+            if !name.starts_with("x-") {
+                self.below(name, |own| own.pair(pair, section, pairs));
+            }
         }
     }
 
-    fn pair(&mut self, pair: &Pair, section: &'static Section, path: &str, all: &[Pair]) {
+    fn pair(&mut self, pair: &Pair, section: &'static Section, all: &[Pair]) {
         let name = pair.key.value.as_str();
-        if name.starts_with("x-") {
-            return;
-        }
-        let inside = join(path, name);
         let (known, appends) = match name.strip_prefix('+') {
             Some(rest) => (find(section, rest), true),
             None => (find(section, name), false),
@@ -46,16 +79,16 @@ impl Validator<'_> {
         match known {
             Some(key) if appends && !is_list(&key.shape) => {
                 let words = format!("`{name}` appends to a list, but `{}` is none", key.name);
-                self.say(codes::UNKNOWN_KEY, pair.key.span, &inside, words);
+                self.say(codes::UNKNOWN_KEY, pair.key.span, words);
             }
             // `null` removes what a lower layer wrote.
             Some(_) if pair.value.is_null() => {}
-            Some(key) => self.shape(&pair.value, &key.shape, &inside),
-            None => self.unknown_key(pair, section, &inside, all),
+            Some(key) => self.shape(&pair.value, &key.shape),
+            None => self.unknown_key(pair, section, all),
         }
     }
 
-    fn unknown_key(&mut self, pair: &Pair, section: &'static Section, path: &str, all: &[Pair]) {
+    fn unknown_key(&mut self, pair: &Pair, section: &'static Section, all: &[Pair]) {
         let name = pair.key.value.as_str();
         let free = |candidate: &&str| !all.iter().any(|other| other.key.value == **candidate);
         let keys: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
@@ -66,7 +99,6 @@ impl Validator<'_> {
         let found = self.say(
             codes::UNKNOWN_KEY,
             span,
-            path,
             format!("unknown key `{name}` in {}{hint}", article(section.name)),
         );
         if let Some(near) = near.filter(free) {
@@ -79,55 +111,51 @@ impl Validator<'_> {
         found.help = Some(if known.is_empty() { extension.to_owned() } else { format!("{known} {extension}") });
     }
 
-    pub fn shape(&mut self, node: &Node, shape: &'static Shape, path: &str) {
+    fn shape(&mut self, node: &Node, shape: &'static Shape) {
         match shape {
-            Shape::Any(shapes) => self.any(node, shapes, path),
-            Shape::Section(section) => self.section(node, section, path),
+            Shape::Any(shapes) => self.any(node, shapes),
+            Shape::Section(section) => self.section(node, section),
             Shape::List(inner) => match &node.kind {
-                Kind::List(items) => {
-                    for (index, item) in items.iter().enumerate() {
-                        self.shape(item, inner, &format!("{path}[{index}]"));
-                    }
-                }
-                _ => self.wrong(node, "a list", path),
+                Kind::List(items) => self.each(items, |own, item| own.shape(item, inner)),
+                _ => self.wrong(node, "a list"),
             },
             Shape::Map(inner) => match &node.kind {
                 Kind::Map(pairs) => {
                     for pair in pairs.iter().filter(|pair| !pair.value.is_null() && !pair.key.value.starts_with("x-")) {
-                        self.shape(&pair.value, inner, &join(path, pair.key.value.trim_start_matches('+')));
+                        self.below(pair.key.value.trim_start_matches('+'), |own| own.shape(&pair.value, inner));
                     }
                 }
-                _ => self.wrong(node, "a map", path),
+                _ => self.wrong(node, "a map"),
             },
-            Shape::Free => self.templates_within(node, path),
-            leaf => self.leaf(node, leaf, path),
+            Shape::Free => self.templates_within(node),
+            leaf => self.leaf(node, leaf),
         }
     }
 
-    fn any(&mut self, node: &Node, shapes: &'static [Shape], path: &str) {
+    fn any(&mut self, node: &Node, shapes: &'static [Shape]) {
         if let Some(fit) = shapes.iter().find(|shape| fits(node, shape)) {
-            return self.shape(node, fit, path);
+            return self.shape(node, fit);
         }
         if !node.is_null() {
             let wanted = shapes.iter().map(noun).collect::<Vec<_>>().join(" or ");
-            self.wrong(node, &wanted, path);
+            self.wrong(node, &wanted);
         }
     }
 
-    fn wrong(&mut self, node: &Node, wanted: &str, path: &str) {
+    fn wrong(&mut self, node: &Node, wanted: &str) {
         if !node.is_null() {
-            let words = format!("`{}` must be {wanted}, found {}", last(path, "this"), node.describe());
-            self.say(codes::WRONG_TYPE, node.span, path, words);
+            let words = format!("`{}` must be {wanted}, found {}", self.name("this"), node.describe());
+            self.say(codes::WRONG_TYPE, node.span, words);
         }
     }
 
-    fn leaf(&mut self, node: &Node, shape: &'static Shape, path: &str) {
-        let Some(scalar) = node.as_scalar() else { return self.wrong(node, &noun(shape), path) };
+    fn leaf(&mut self, node: &Node, shape: &'static Shape) {
+        let Some(scalar) = node.as_scalar() else { return self.wrong(node, &noun(shape)) };
         if scalar.is_null() {
             return;
         }
-        self.braces(node, scalar, path);
-        let name = last(path, "this");
+        self.braces(node, scalar);
+        let name = self.name("this");
         let bad = |words: String| Some((codes::BAD_VALUE, words));
         let problem = match shape {
             Shape::Bool => match scalar.value {
@@ -144,20 +172,20 @@ impl Validator<'_> {
                 _ => Some((codes::WRONG_TYPE, format!("`{name}` must be a whole number, found {}", node.describe()))),
             },
             Shape::Choice(words) if !words.contains(&scalar.text.as_str()) => {
-                return self.choice(node, scalar, words, path);
+                return self.choice(node, scalar, words);
             }
             Shape::Duration => units::duration(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
             Shape::Bytes => units::bytes(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
             Shape::Cpu => units::cpu_milli(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
             Shape::Date => units::date(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
             Shape::Template => {
-                self.template(node, scalar, path);
+                self.template(node, scalar);
                 None
             }
             _ => None,
         };
         if let Some((code, words)) = problem {
-            let found = self.say(code, node.span, path, words);
+            let found = self.say(code, node.span, words);
             if code == codes::OLD_BOOLEAN {
                 let meant = ["yes", "on", "y"].contains(&scalar.text.to_ascii_lowercase().as_str());
                 *found = found.clone().fix(
@@ -170,10 +198,10 @@ impl Validator<'_> {
         }
     }
 
-    fn choice(&mut self, node: &Node, scalar: &Scalar, words: &'static [&'static str], path: &str) {
+    fn choice(&mut self, node: &Node, scalar: &Scalar, words: &'static [&'static str]) {
         let near = nearest(&scalar.text, words.iter().copied());
-        let text = format!("`{}` must be one of {}, found {}", last(path, "this"), words.join(", "), node.describe());
-        let found = self.say(codes::BAD_VALUE, node.span, path, text);
+        let text = format!("`{}` must be one of {}, found {}", self.name("this"), words.join(", "), node.describe());
+        let found = self.say(codes::BAD_VALUE, node.span, text);
         if let Some(near) = near {
             *found = found.clone().fix(
                 format!("change it to `{near}`"),
@@ -183,33 +211,35 @@ impl Validator<'_> {
         }
     }
 
-    fn template(&mut self, node: &Node, scalar: &Scalar, path: &str) {
+    fn template(&mut self, node: &Node, scalar: &Scalar) {
+        if !scalar.text.contains('$') {
+            return;
+        }
         for problem in template::parse(&scalar.text, node.span, scalar.quoted).1 {
-            let found = self.say(codes::BAD_TEMPLATE, problem.span, path, problem.words);
+            let found = self.say(codes::BAD_TEMPLATE, problem.span, problem.words);
             found.help = Some("A placeholder is `${scope.name.field}`; write `$$` for a dollar sign.".into());
         }
     }
 
     /// `{{ x }}` is a map of a map in YAML and somebody else's template in people's minds.
-    fn braces(&mut self, node: &Node, scalar: &Scalar, path: &str) {
-        if scalar.text.contains("{{") && !path.starts_with("patches") {
+    fn braces(&mut self, node: &Node, scalar: &Scalar) {
+        if scalar.text.contains("{{") && !self.path.starts_with("patches") {
             let words = "`{{ }}` belongs to another tool; pdev would pass it on as it is".to_owned();
-            let found = self.say(codes::TEMPLATE_BRACES, node.span, path, words);
+            let found = self.say(codes::TEMPLATE_BRACES, node.span, words);
             found.severity = Severity::Warning;
             found.help = Some("pdev's placeholders are `${scope.name.field}`.".into());
         }
     }
 
-    fn templates_within(&mut self, node: &Node, path: &str) {
+    fn templates_within(&mut self, node: &Node) {
         match &node.kind {
-            Kind::Scalar(scalar) if scalar.value == Value::Text => self.template(node, scalar, path),
+            Kind::Scalar(scalar) if scalar.value == Value::Text => self.template(node, scalar),
             Kind::Scalar(_) => {}
-            Kind::List(items) => items
-                .iter()
-                .enumerate()
-                .for_each(|(index, item)| self.templates_within(item, &format!("{path}[{index}]"))),
+            Kind::List(items) => self.each(items, Self::templates_within),
             Kind::Map(pairs) => {
-                pairs.iter().for_each(|pair| self.templates_within(&pair.value, &join(path, &pair.key.value)));
+                for pair in pairs {
+                    self.below(&pair.key.value, |own| own.templates_within(&pair.value));
+                }
             }
         }
     }

@@ -62,9 +62,7 @@ pub(super) fn output(
 ) -> Result<Value, Vec<String>> {
     let Some(draft) = world.drafts.get(resource) else { return Err(Vec::new()) };
     let Kind::Resource(_, module) = &draft.kind else { return Err(Vec::new()) };
-    // Hundreds of services read the same outputs, and templates are slow.
-    let mut known = world.outputs.borrow_mut();
-    let outputs = known.entry((resource.to_owned(), consumer)).or_insert_with(|| {
+    let outputs = world.outputs(resource, consumer, || {
         let all =
             |stable| module.renderer.outputs(&facts(world, draft, stable), &address(world, consumer, resource, stable));
         let (texts, mut stable) = (all(false), all(true));

@@ -3,9 +3,9 @@
 //! Every value exists twice: the text the program gets, and a stable text for the hash, in which what pdev chose itself
 //! (ports, passwords, the proxy's port, folders of this machine) is a token. Two checkouts have equal stable texts.
 
-use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use manifest::template::{Part, Reference, Scope, Template};
 use manifest::{Diagnostic, Severity};
@@ -65,6 +65,9 @@ pub(super) struct References {
     pub(super) services: BTreeSet<UnitName>,
 }
 
+/// What a resource gives to those who read it.
+pub(super) type Outputs = BTreeMap<String, Value>;
+
 /// What is known of a unit by all others.
 pub(super) struct Known {
     pub(super) role: Role,
@@ -88,9 +91,9 @@ pub(super) struct World<'a> {
     pub(super) units: BTreeMap<&'a str, Known>,
     pub(super) drafts: BTreeMap<&'a str, &'a Draft<'a>>,
     /// The same for every unit of a runtime, so made once.
-    told: [OnceCell<Option<Vec<Given>>>; 2],
+    told: [OnceLock<Option<Vec<Given>>>; 2],
     /// What each resource gives to consumers of a runtime, once somebody asked.
-    pub(super) outputs: RefCell<BTreeMap<(UnitName, RuntimeKind), BTreeMap<String, Value>>>,
+    outputs: Mutex<BTreeMap<(UnitName, RuntimeKind), Arc<Outputs>>>,
 }
 
 /// Who reads: addresses depend on it.
@@ -117,8 +120,25 @@ impl<'a> World<'a> {
         };
         let drafts_by_name = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
         let units = drafts.iter().map(known).collect();
-        let (told, outputs) = (Default::default(), RefCell::default());
+        let (told, outputs) = (Default::default(), Mutex::default());
         Self { depth, loaded, context, units, drafts: drafts_by_name, told, outputs }
+    }
+
+    /// Made at the first question: hundreds of services read the same outputs, and templates are slow. Nothing is held
+    /// while they are made; where two threads made the same, the first one's stay.
+    pub(super) fn outputs(
+        &self,
+        resource: &str,
+        consumer: RuntimeKind,
+        make: impl FnOnce() -> Outputs,
+    ) -> Arc<Outputs> {
+        let known = || self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (resource.to_owned(), consumer);
+        if let Some(made) = known().get(&key) {
+            return Arc::clone(made);
+        }
+        let made = Arc::new(make());
+        Arc::clone(known().entry(key).or_insert(made))
     }
 
     /// Variables with the URLs of all services, for units of this runtime; `None` where there are too many.
