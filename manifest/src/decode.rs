@@ -154,12 +154,12 @@ fn environment_map(node: &Node, key: &str) -> Map<Spanned<Template>> {
 
 fn service(node: &Node) -> Service {
     Service {
-        build: get(node, "build").map(build),
+        build: get(node, "build").map(build).map(Box::new),
         image: get(node, "image").and_then(spanned_template),
         command: get(node, "command").and_then(command),
         entrypoint: get(node, "entrypoint").and_then(command),
         dir: text(node, "dir"),
-        process: get(node, "process").map(process),
+        process: get(node, "process").map(process).map(Box::new),
         runtime: runtime(node),
         ports: ports(node),
         routes: texts(node, "routes"),
@@ -252,13 +252,13 @@ fn port(node: &Node) -> Option<Port> {
 fn health(node: &Node) -> Health {
     match &node.kind {
         Kind::Map(_) => Health {
-            ready: get(node, "ready").and_then(probe),
-            live: get(node, "live").and_then(probe),
+            ready: get(node, "ready").and_then(probe).map(Box::new),
+            live: get(node, "live").and_then(probe).map(Box::new),
             none: false,
             start_limit: duration(node, "start_limit"),
         },
         _ if plain(node).is_some_and(|word| word.value == "none") => Health { none: true, ..Health::default() },
-        _ => Health { ready: probe(node), ..Health::default() },
+        _ => Health { ready: probe(node).map(Box::new), ..Health::default() },
     }
 }
 

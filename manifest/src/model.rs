@@ -76,13 +76,13 @@ pub enum Command {
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Service {
-    pub build: Option<Build>,
+    pub build: Option<Box<Build>>,
     pub image: Option<Spanned<Template>>,
     pub command: Option<Command>,
     pub entrypoint: Option<Command>,
     pub dir: Option<Spanned<String>>,
     /// How it runs as a plain local process; without it (and with `command`) `command` serves both runtimes.
-    pub process: Option<Process>,
+    pub process: Option<Box<Process>>,
     pub runtime: Option<Spanned<Runtime>>,
     pub ports: Map<Port>,
     pub routes: Vec<Spanned<String>>,
@@ -151,8 +151,8 @@ pub enum PortProtocol {
 /// Probes with Kubernetes semantics; done from outside by the agent, so the image needs no shell.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Health {
-    pub ready: Option<Probe>,
-    pub live: Option<Probe>,
+    pub ready: Option<Box<Probe>>,
+    pub live: Option<Box<Probe>>,
     /// `health: none`: started is good enough.
     pub none: bool,
     /// How long it may take until first ready; 60 s unless said.

@@ -92,7 +92,7 @@ fn shop() -> Loaded {
     };
     let web = Service {
         ports: port(3000),
-        process: Some(Process { command: Some(list(&["npm", "start"])), ..Process::default() }),
+        process: Some(Box::new(Process { command: Some(list(&["npm", "start"])), ..Process::default() })),
         env: map([("API", reference(Scope::Services, &["api", "address"], None))]),
         ..Service::default()
     };
@@ -214,7 +214,7 @@ fn a_probe_finds_its_port() {
         successes: 1,
     });
     for (wanted, found) in [(None, true), (Some("main"), true), (Some("8080"), true), (Some("mian"), false)] {
-        shop.manifest.services["api"].value.health.ready = Some(probe(wanted));
+        shop.manifest.services["api"].value.health.ready = Some(Box::new(probe(wanted)));
         let resolved = up(&shop, Docker, |_| ());
         assert_eq!(resolved.application.units["api"].health.ready != tcp, found, "{wanted:?}");
     }
