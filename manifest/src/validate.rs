@@ -96,11 +96,8 @@ impl<'a> Validator<'a> {
         let near = synonym.or_else(|| nearest(name, keys.iter().copied()));
         let span = pair.key.span;
         let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        let found = self.say(
-            codes::UNKNOWN_KEY,
-            span,
-            format!("unknown key `{name}` in {}{hint}", article(section.name)),
-        );
+        let found =
+            self.say(codes::UNKNOWN_KEY, span, format!("unknown key `{name}` in {}{hint}", article(section.name)));
         if let Some(near) = near.filter(free) {
             // A synonym from another tool may have another shape; only a misspelling is safe to mend.
             let edit = Edit { span, text: near.to_owned() };
