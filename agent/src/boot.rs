@@ -214,10 +214,14 @@ fn broker(bus: &Bus) -> Result<(Arc<Broker>, Gate), Problem> {
     let gate = Gate::new(Approvals::open(place.approvals()));
     let broker = Broker::new(place, choice);
     let (mut changes, bus) = (broker.changes(), bus.clone());
+    let teller = Arc::clone(&broker);
     tokio::spawn(async move {
         loop {
             match changes.recv().await {
-                Ok(change) => drop(bus.publish(PreviewRef::default(), None, convert::identity_changed(change))),
+                Ok(change) => {
+                    tell_the_desktop(&teller, &change);
+                    drop(bus.publish(PreviewRef::default(), None, convert::identity_changed(change)));
+                }
                 Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "changes of identities were missed"),
                 Err(RecvError::Closed) => return,
             }
@@ -225,6 +229,20 @@ fn broker(bus: &Bus) -> Result<(Arc<Broker>, Gate), Problem> {
     });
     Ok((broker, gate))
 }
+
+#[cfg(target_os = "linux")]
+fn tell_the_desktop(broker: &Broker, change: &credentials::broker::Change) {
+    use crate::desktop;
+    if let Some(words) = desktop::words(broker, change)
+        && desktop::is_wanted(|name| std::env::var(name).ok())
+    {
+        // Beside the stream of changes: a desktop that takes its time holds no event back.
+        drop(tokio::spawn(desktop::show(words)));
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tell_the_desktop(_: &Broker, _: &credentials::broker::Change) {}
 
 fn engines(places: &AgentPlaces) -> Engines {
     let docker = drivers::docker::Docker::new(drivers::docker::Surroundings::from_env());

@@ -204,12 +204,28 @@ pub fn severity(severity: Severity) -> &'static str {
 pub fn identity_changed(change: Change) -> EventKind {
     let (word, expires_at, problem) = match change.what {
         What::Renewed { expires_at } => ("renewed", expires_at, None),
+        What::Expiring { at } => ("expiring", Some(at), Some(expiring(&change.identity, at))),
         What::NeedsLogin(problem) => ("needs_login", None, Some(broker_problem(problem))),
         What::Failed(problem) => ("failed", None, Some(broker_problem(problem))),
         What::SignedIn => ("signed_in", None, None),
         What::SignedOut => ("signed_out", None, None),
     };
     EventKind::IdentityChanged { identity: change.identity, change: word.to_owned(), expires_at, problem }
+}
+
+/// A login that is about to end, with the one action that helps.
+fn expiring(identity: &str, at: i64) -> Problem {
+    let title = format!("the login of `{identity}` ends in {}", minutes_until(at));
+    Problem::new("login_ends", 403, title).hint(format!("`pdev login {identity}` signs in anew."))
+}
+
+/// `24 min`, `3 h`; less than a minute is one.
+#[must_use]
+pub fn minutes_until(at: i64) -> String {
+    match ((at - crate::bus::now_ms()).max(0) + 59_999) / 60_000 {
+        minutes @ 0..120 => format!("{} min", minutes.max(1)),
+        minutes => format!("{} h", minutes / 60),
+    }
 }
 
 #[must_use]
@@ -229,22 +245,24 @@ pub fn broker_problem(problem: BrokerProblem) -> Problem {
 
 #[must_use]
 pub fn identity_status(standing: Standing) -> IdentityStatus {
-    let needs_login = standing.signed_in == Some(false)
-        || standing.problem.as_ref().is_some_and(|problem| problem.code == "needs_login");
+    let wanted = standing.wants_login().map(|(name, at)| (name.to_owned(), at));
     let state = match &standing {
-        _ if needs_login => IdentityState::NeedsLogin,
+        _ if matches!(wanted, Some((_, None))) => IdentityState::NeedsLogin,
         Standing { has_lease: true, .. } => IdentityState::Ready,
         Standing { problem: Some(_), .. } => IdentityState::Failing,
         _ => IdentityState::Idle,
     };
     let (last_used_at, last_used_by) = standing.last_used.unzip();
+    let ending = wanted.as_ref().and_then(|(name, at)| Some(expiring(name, (*at)?)));
     IdentityStatus {
         state,
+        login_ends_at: standing.login.as_ref().map(|login| login.at),
+        sign_in: wanted.map(|(name, _)| name),
         source: standing.identity.kind.to_owned(),
         description: standing.identity.text("description").map(str::to_owned),
         name: standing.identity.name,
         expires_at: standing.expires_at,
-        problem: standing.problem.map(broker_problem),
+        problem: standing.problem.map(broker_problem).or(ending),
         last_used_at,
         last_used_by: last_used_by.filter(|by| !by.is_empty()),
     }

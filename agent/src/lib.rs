@@ -8,6 +8,8 @@ pub mod board;
 pub mod boot;
 pub mod bus;
 pub mod convert;
+#[cfg(target_os = "linux")]
+pub mod desktop;
 pub mod disk;
 pub mod endpoint;
 pub mod engines;

@@ -9,7 +9,7 @@ mod standing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -34,17 +34,28 @@ use crate::vault::{self, Choice, Vault};
 const CHANGES_KEPT: usize = 256;
 /// Resources and audiences that one identity is asked for; a program that makes them up must not fill the memory.
 const PURPOSES_MAX: usize = 32;
+const TIMER_PIECE: Duration = Duration::from_secs(300);
+/// In milliseconds: nobody is disturbed for an identity that was not used for a working day.
+const USED_RECENTLY: i64 = 8 * 3_600_000;
 
 /// What became of an identity; the past tense of `schedule`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
     pub identity: String,
     pub what: What,
+    /// A person is needed, and none was told so since the last login.
+    pub is_news: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum What {
-    Renewed { expires_at: Option<i64> },
+    Renewed {
+        expires_at: Option<i64>,
+    },
+    /// The login ends then, whatever is renewed before.
+    Expiring {
+        at: i64,
+    },
     NeedsLogin(BrokerProblem),
     Failed(BrokerProblem),
     SignedIn,
@@ -83,6 +94,8 @@ pub struct Broker {
     entries: Mutex<BTreeMap<String, Entry>>,
     audit: Audit,
     changes: broadcast::Sender<Change>,
+    /// Logins that a person was told about, by what the vault calls them, until the next login.
+    announced: Mutex<BTreeSet<String>>,
 }
 
 fn now() -> i64 {
@@ -108,6 +121,7 @@ impl Broker {
             entries: Mutex::default(),
             audit,
             changes: broadcast::Sender::new(CHANGES_KEPT),
+            announced: Mutex::default(),
         })
     }
 
@@ -282,7 +296,11 @@ impl Broker {
         };
         let means =
             Means { vault: vault.as_deref(), http: self.http().ok(), from: from.as_deref(), purpose, now: now() };
-        source::lease(identity, &means).await
+        let lease = source::lease(identity, &means).await?;
+        // Whichever login of the chain ends first.
+        let ends = [lease.login.clone(), from.as_ref().and_then(|from| from.login.clone())];
+        let first = ends.into_iter().flatten().min_by_key(|end| end.at);
+        Ok(lease.until(first))
     }
 
     /// Signs a person in; what they have to do arrives as prompts. Dropping the future ends it.
@@ -351,9 +369,21 @@ impl Broker {
             // Refusing here would throw away a lease that was paid for; `issue` refuses instead.
             drop(self.note(AuditEntry { expires_at: lease.times.expires_at, ..entry }));
             self.watch(name, purpose, lease);
+            self.forewarn(name, purpose, lease);
         }
-        drop(self.changes.send(Change { identity: name.clone(), what }));
+        self.tell(name, what);
         outcome
+    }
+
+    fn tell(&self, name: &str, what: What) {
+        let login = match &what {
+            What::Expiring { .. } => Some(name),
+            What::NeedsLogin(problem) => Some(problem.login.as_deref().unwrap_or(name)),
+            _ => None,
+        };
+        let item = login.and_then(|login| Some(source::login_item(&self.identity(login).ok()?)));
+        let is_news = item.is_some_and(|item| self.announced().insert(item));
+        drop(self.changes.send(Change { identity: name.to_owned(), what, is_news }));
     }
 
     /// Renews at about half of the life, for as long as somebody uses it.
@@ -372,6 +402,31 @@ impl Broker {
             let used = entry.last_used.as_ref().is_some_and(|(at, _)| *at >= lease.times.issued_at);
             if current && used && entry.under_way.is_none() {
                 drop(broker.renew(entry, identity, purpose));
+            }
+        });
+    }
+
+    /// Says that the login behind a lease is about to end, while the lease is the current one and somebody used it today.
+    fn forewarn(self: &Arc<Self>, name: &str, purpose: &Purpose, lease: &Arc<Lease>) {
+        let Some(login) = lease.login.clone() else { return };
+        let (broker, of, key) = (Arc::downgrade(self), Arc::downgrade(lease), purpose.key(name));
+        let at = schedule::tell_at(&login);
+        tokio::spawn(async move {
+            // In pieces: a machine that slept has lost that time for the timer, and not for the login.
+            while let Some(wait) = u64::try_from(at - now()).ok().filter(|wait| *wait > 0) {
+                tokio::time::sleep(Duration::from_millis(wait).min(TIMER_PIECE)).await;
+                if of.strong_count() == 0 {
+                    return;
+                }
+            }
+            let (Some(broker), Some(lease)) = (broker.upgrade(), of.upgrade()) else { return };
+            let is_needed = broker.entries().get(&key).is_some_and(|entry| {
+                let current = entry.lease.as_ref().is_some_and(|current| Arc::ptr_eq(current, &lease));
+                let used = entry.last_used.as_ref().is_some_and(|(at, _)| now() - at < USED_RECENTLY);
+                current && used && now() < login.at
+            });
+            if is_needed {
+                broker.tell(&login.identity, What::Expiring { at: login.at });
             }
         });
     }
@@ -412,14 +467,21 @@ impl Broker {
     }
 
     fn signed_in(&self, name: &str) -> Result<(), BrokerProblem> {
+        let item = |name: &str| self.identity(name).ok().map(|identity| source::login_item(&identity));
+        let login = item(name);
         for (known, entry) in self.entries().iter_mut() {
             // Identities of the same session, and those that are built on this one, waited for the same person.
             let waited = entry.problem.as_ref().is_some_and(|problem| problem.code == "needs_login");
-            if is_of(known, name) || waited {
+            let lease = entry.lease.as_ref().and_then(|lease| lease.login.as_ref());
+            let ended = lease.is_some_and(|end| item(&end.identity) == login);
+            if is_of(known, name) || waited || ended {
                 *entry = Entry { last_used: entry.last_used.take(), ..Entry::default() };
             }
         }
-        drop(self.changes.send(Change { identity: name.to_owned(), what: What::SignedIn }));
+        if let Some(login) = login {
+            self.announced().remove(&login);
+        }
+        self.tell(name, What::SignedIn);
         self.note(AuditEntry { what: "signed_in".into(), identity: name.to_owned(), ..AuditEntry::default() })
     }
 
@@ -431,7 +493,7 @@ impl Broker {
         let identity = self.identity(name)?;
         let was = vault::remove(&self.place.vault(), &source::login_item(&identity))?;
         self.entries().retain(|key, _| !is_of(key, name));
-        drop(self.changes.send(Change { identity: name.to_owned(), what: What::SignedOut }));
+        self.tell(name, What::SignedOut);
         self.note(AuditEntry { what: "signed_out".into(), identity: name.to_owned(), ..AuditEntry::default() })?;
         Ok(was)
     }
@@ -483,6 +545,10 @@ impl Broker {
         let vault = Arc::new(Vault::open(&self.place.vault(), &self.choice).await?);
         *kept = Some(Arc::clone(&vault));
         Ok(vault)
+    }
+
+    fn announced(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {

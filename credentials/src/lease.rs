@@ -34,6 +34,31 @@ impl Material {
 pub struct Lease {
     pub material: Material,
     pub times: Times,
+    /// Where it is known: when the login behind it ends for good.
+    pub login: Option<LoginEnd>,
+}
+
+impl Lease {
+    #[must_use]
+    pub fn new(material: Material, times: Times) -> Self {
+        Self { material, times, login: None }
+    }
+
+    /// With the end of the login that it came from, where that is known.
+    #[must_use]
+    pub fn until(self, login: Option<LoginEnd>) -> Self {
+        Self { login, ..self }
+    }
+}
+
+/// A login that ends at a known time, whatever is renewed before: then a person is needed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoginEnd {
+    /// Whom the person signs in as.
+    pub identity: String,
+    /// Unix milliseconds: when it began, and when it ends.
+    pub since: i64,
+    pub at: i64,
 }
 
 /// Unix milliseconds by this machine's clock; `skew` says by how much the issuer's clock is ahead.

@@ -262,7 +262,7 @@ mod tests {
     }
 
     fn said(outlet: &Outlet, material: Material, expires_at: Option<i64>) -> String {
-        let lease = Lease { material, times: Times { issued_at: 0, expires_at, skew: 0 } };
+        let lease = Lease::new(material, Times { issued_at: 0, expires_at, skew: 0 });
         match render(outlet, &identity(""), &lease) {
             Ok(secret) => text(&secret),
             Err(words) => words,

@@ -2,7 +2,7 @@
 //!
 //! The rules and where they come from stand in docs/credentials.md.
 
-use crate::lease::Times;
+use crate::lease::{LoginEnd, Times};
 
 const MINUTE: i64 = 60_000;
 /// SDKs fetch again on every use once fewer than 15 minutes remain (botocore's advisory window), so less is only handed
@@ -56,6 +56,14 @@ pub fn renew_at(times: &Times, jitter: u16) -> Option<i64> {
     let expires = times.expires_at?.saturating_sub(times.skew);
     let life = expires.saturating_sub(times.issued_at).max(0);
     Some(times.issued_at + life / 2 + life / 10 * i64::from(jitter.min(1000)) / 1000)
+}
+
+/// When a person is told that a login ends: a twentieth of its life before, half an hour at least and a day at most; of
+/// short ones a quarter.
+#[must_use]
+pub fn tell_at(login: &LoginEnd) -> i64 {
+    let life = login.at.saturating_sub(login.since).max(0);
+    login.at.saturating_sub((life / 20).clamp(30 * MINUTE, 24 * 60 * MINUTE).min(life / 4))
 }
 
 /// How long to wait after so many failures in a row.
@@ -133,6 +141,20 @@ mod tests {
             }
             let at = renew_at(&times, u16::try_from(number(1001)).unwrap()).unwrap();
             assert!(at >= issued_at + life / 2 - 1 && at <= issued_at + life * 6 / 10 + 1, "{times:?}: {at}");
+        }
+    }
+
+    #[test]
+    fn ends_of_logins_are_told_before() {
+        for (life, before) in [
+            (20 * MINUTE, 5 * MINUTE),
+            (HOUR, 15 * MINUTE),
+            (8 * HOUR, 30 * MINUTE),
+            (90 * 24 * HOUR, 24 * HOUR),
+            (-HOUR, 0),
+        ] {
+            let login = LoginEnd { identity: "a".to_owned(), since: HOUR, at: HOUR + life };
+            assert_eq!(login.at - tell_at(&login), before, "{life}");
         }
     }
 

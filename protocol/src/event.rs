@@ -73,7 +73,7 @@ pub enum EventKind {
     Superseded {
         by: String,
     },
-    /// What became of an identity: `renewed`, `needs_login`, `failed`, `signed_in`, `signed_out`. Concerns no preview.
+    /// What became of an identity: `renewed`, `expiring` (the login ends at `expires_at`), `needs_login`, `failed`, `signed_in`, `signed_out`. Concerns no preview.
     IdentityChanged {
         identity: String,
         change: String,

@@ -18,7 +18,13 @@ pub struct IdentityStatus {
     /// Of the lease that is held; Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
-    /// Why the last attempt gave nothing.
+    /// When the login behind the lease ends for good, where its provider says so; Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_ends_at: Option<i64>,
+    /// The identity that a person has to sign in as: now where the state is `needs_login`, soon otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_in: Option<String>,
+    /// Why the last attempt gave nothing; or, with `login_ends`, that the login is about to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,7 @@
 """IAM Identity Center as its API references describe it: OIDC (register, device and browser flow, rotating refresh tokens
 with reuse detection) and the portal's role credentials. `botocore_client.py` proves it with AWS's own client.
 
-usage: identity_center.py PORT-FILE
+usage: identity_center.py PORT-FILE [SECONDS]      the second one is how long a registered client lasts
 For tests: GET /test/confirm?user_code=C (the person), /test/expire (all access tokens end), /test/stats.
 """
 
@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.parse
 
+LASTS = int(sys.argv[2]) if len(sys.argv) > 2 else 90 * 86400
 clients, devices, codes, access, refresh, spent = {}, {}, {}, set(), {}, set()
 stats = {"refreshed": 0, "roles": 0, "reuse": 0, "slowed": 0}
 
@@ -97,7 +98,7 @@ class Center(http.server.BaseHTTPRequestHandler):
         identity = secrets.token_urlsafe(12)
         clients[identity] = secrets.token_urlsafe(40)
         return {"clientId": identity, "clientSecret": clients[identity], "clientIdIssuedAt": int(time.time()),
-                "clientSecretExpiresAt": int(time.time()) + 90 * 86400}
+                "clientSecretExpiresAt": int(time.time()) + LASTS}
 
     def device(self, body):
         client(body)

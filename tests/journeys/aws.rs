@@ -32,15 +32,17 @@ fn python(journey: &str) -> Option<PathBuf> {
     found
 }
 
-struct Server {
+pub struct Server {
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Server {
-    fn identity_center(sandbox: &Sandbox) -> Self {
+    /// The clients that sign in there last this many seconds.
+    pub fn identity_center(sandbox: &Sandbox, lasts: u32) -> Self {
         let port_file = sandbox.path("center-port");
-        let child = Command::new("python3").arg(tests("identity_center.py")).arg(&port_file).spawn().unwrap();
+        let mut center = Command::new("python3");
+        let child = center.arg(tests("identity_center.py")).arg(&port_file).arg(lasts.to_string()).spawn().unwrap();
         eventually("Identity Center listens", Duration::from_secs(20), || port_file.exists());
         let port = fs::read_to_string(port_file).unwrap().parse().unwrap();
         Self { child, port }
@@ -70,7 +72,7 @@ impl Drop for Server {
     }
 }
 
-fn passphrase(sandbox: &Sandbox) -> PathBuf {
+pub fn passphrase(sandbox: &Sandbox) -> PathBuf {
     let passphrase = sandbox.path("passphrase");
     fs::write(&passphrase, "a long enough passphrase").unwrap();
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
@@ -78,7 +80,7 @@ fn passphrase(sandbox: &Sandbox) -> PathBuf {
 }
 
 #[track_caller]
-fn sign_in(sandbox: &Sandbox, identity: &str, flow: &str) {
+pub fn sign_in(sandbox: &Sandbox, identity: &str, flow: &str) {
     let mut login = sandbox.command(&sandbox.project(), &["login", identity, "--flow", flow, "--no-open", "--json"]);
     login.env("PDEV_VAULT_PASSPHRASE_FILE", passphrase(sandbox)).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut login = login.spawn().unwrap();
@@ -97,7 +99,7 @@ fn sign_in(sandbox: &Sandbox, identity: &str, flow: &str) {
     assert!(login.wait().unwrap().success());
 }
 
-fn aws(sandbox: &Sandbox, identity: &str) -> Said {
+pub fn aws(sandbox: &Sandbox, identity: &str) -> Said {
     sandbox.pdev(&["credential", "aws", identity])
 }
 
@@ -105,7 +107,7 @@ fn aws(sandbox: &Sandbox, identity: &str) -> Said {
 fn identity_center_is_signed_in_to_once_for_all_accounts() {
     let Some(python) = python("IAM Identity Center") else { return };
     let sandbox = Sandbox::bare();
-    let center = Server::identity_center(&sandbox);
+    let center = Server::identity_center(&sandbox, 7_776_000);
     let url = format!("http://127.0.0.1:{}", center.port);
     let mut proof = Command::new(python);
     proof.arg(tests("botocore_client.py")).arg(&url).env("AWS_EC2_METADATA_DISABLED", "true");

@@ -1,7 +1,7 @@
 //! A real desktop keyring of the test's own: gnome-keyring on a private session bus.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -15,6 +15,17 @@ pub struct Keyring {
     pub address: String,
 }
 
+/// A session bus of the test's own, and its address.
+pub fn session_bus(home: &Path, run: &Path) -> (Child, String) {
+    let mut bus = Command::new("dbus-daemon");
+    bus.args(["--session", "--nofork", "--print-address"]).env_clear();
+    bus.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", home).env("XDG_RUNTIME_DIR", run);
+    let mut bus = bus.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut address = String::new();
+    BufReader::new(bus.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    (bus, address.trim().to_owned())
+}
+
 impl Keyring {
     /// `None`, said as skipped, where the programs are not installed.
     pub fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
@@ -25,13 +36,8 @@ impl Keyring {
             }
         }
         let (home, run) = (sandbox.path("home"), sandbox.path("run"));
-        let mut bus = Command::new("dbus-daemon");
-        bus.args(["--session", "--nofork", "--print-address"]).env_clear();
-        bus.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", &home).env("XDG_RUNTIME_DIR", &run);
-        let mut bus = bus.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut address = String::new();
-        BufReader::new(bus.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        let mut keyring = Self { bus, daemon: None, home, run, address: address.trim().to_owned() };
+        let (bus, address) = session_bus(&home, &run);
+        let mut keyring = Self { bus, daemon: None, home, run, address };
         keyring.unlock();
         Some(keyring)
     }

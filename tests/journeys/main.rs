@@ -9,6 +9,7 @@ mod agent_life;
 mod approvals;
 mod aws;
 mod doctor;
+mod endings;
 mod endpoints;
 mod engine;
 mod failures;

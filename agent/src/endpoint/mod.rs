@@ -65,10 +65,14 @@ pub async fn arrange(
         let port = ports.get(&key(&name)).copied().unwrap_or_default();
         match endow(shared, record, unit, port).await? {
             Ok(opening) => {
-                if let Some(first) = shared.broker.awaits_login(&opening.identity) {
-                    let identity = &opening.identity;
+                if let Some((first, end)) = shared.broker.awaits_login(&opening.identity) {
+                    let why = match end {
+                        Some(at) => format!("whose login ends in {}", convert::minutes_until(at)),
+                        None => "and nobody is signed in".to_owned(),
+                    };
                     let note = format!(
-                        "`{name}` acts as `{identity}`, and nobody is signed in: `pdev login {first}` at any time, without a restart"
+                        "`{name}` acts as `{}`, {why}: `pdev login {first}` at any time, without a restart",
+                        opening.identity
                     );
                     arranged.notes.push((name.clone(), note));
                 }

@@ -167,6 +167,7 @@ fn standing<'a>(standings: &'a [IdentityStatus], identity: &Identity) -> Option<
 
 fn row(identity: &Identity, standing: Option<&IdentityStatus>, now: i64) -> Vec<Cell> {
     let state = match standing.map(|standing| standing.state) {
+        Some(IdentityState::Ready) if standing.is_some_and(ends_soon) => Cell::painted("login ends", "33"),
         Some(IdentityState::Ready) => Cell::painted("ready", "32"),
         Some(IdentityState::NeedsLogin) => Cell::painted("needs login", "33"),
         Some(IdentityState::Failing) => Cell::painted("failing", "31"),
@@ -189,6 +190,11 @@ fn row(identity: &Identity, standing: Option<&IdentityStatus>, now: i64) -> Vec<
     ]
 }
 
+/// Whether a person has to sign in soon, although all is well now.
+fn ends_soon(standing: &IdentityStatus) -> bool {
+    standing.state == IdentityState::Ready && standing.sign_in.is_some()
+}
+
 fn view(identity: &Identity, standing: Option<&IdentityStatus>) -> Value {
     json!({
         "name": identity.name,
@@ -197,6 +203,8 @@ fn view(identity: &Identity, standing: Option<&IdentityStatus>) -> Value {
         "needs_login": identity.needs_login(),
         "state": standing.map(|standing| standing.state),
         "expires_at": standing.and_then(|standing| standing.expires_at),
+        "login_ends_at": standing.and_then(|standing| standing.login_ends_at),
+        "sign_in": standing.and_then(|standing| standing.sign_in.clone()),
         "last_used_at": standing.and_then(|standing| standing.last_used_at),
         "last_used_by": standing.and_then(|standing| standing.last_used_by.clone()),
         "problem": standing.and_then(|standing| standing.problem.clone()),

@@ -30,6 +30,11 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         for line in status::detail(&preview, words::now_milliseconds(), home.as_deref(), context.terminal.paint) {
             context.terminal.say(&line);
         }
+        // What cannot be asked is not worth failing over: the preview was shown.
+        let identities = client.identities().await.unwrap_or_default();
+        for line in status::identities(&preview.units, &identities, context.terminal.paint) {
+            context.terminal.say(&line);
+        }
         crate::done()
     })
 }

@@ -1,5 +1,6 @@
 //! Previews and units as tables.
 
+use protocol::identity::{IdentityState, IdentityStatus};
 use protocol::status::{PreviewState, PreviewStatus, UnitState, UnitStatus};
 
 use super::problem;
@@ -94,6 +95,27 @@ pub(crate) fn detail(preview: &PreviewStatus, now: i64, home: Option<&str>, pain
     lines
 }
 
+/// Units whose identity wants a person, or gives nothing: why, and the one action that helps.
+pub(crate) fn identities(units: &[UnitStatus], standings: &[IdentityStatus], paint: Paint) -> Vec<String> {
+    let mut lines = Vec::new();
+    for standing in standings {
+        let named = |unit: &&UnitStatus| unit.identity.as_ref() == Some(&standing.name);
+        let users: Vec<String> = units.iter().filter(named).map(|unit| format!("`{}`", unit.name)).collect();
+        let why = match (standing.state, &standing.problem) {
+            _ if users.is_empty() => continue,
+            (_, Some(problem)) => problem.title.clone(),
+            (IdentityState::NeedsLogin, None) => "nobody is signed in".to_owned(),
+            _ => continue,
+        };
+        let words = format!("`{}` of {}: {why}", standing.name, users.join(", "));
+        lines.extend([String::new(), format!("{} {words}", paint.yellow("warning:"))]);
+        let hint = standing.problem.as_ref().and_then(|problem| problem.hint.clone());
+        let login = || standing.sign_in.as_ref().map(|name| format!("`pdev login {name}` signs in."));
+        lines.extend(hint.or_else(login).map(|hint| paint.dim(&format!("  {hint}"))));
+    }
+    lines
+}
+
 fn units(units: &[UnitStatus], now: i64, paint: Paint) -> Vec<String> {
     let rows: Vec<Vec<Cell>> = units.iter().map(|unit| unit_row(unit, now)).collect();
     table::lines(&["UNIT", "STATE", "FOR", "RUNTIME", "ADDRESS", "CRASHES", "NOTE"], &rows, 2, paint)
@@ -168,6 +190,31 @@ mod tests {
              UNIT  STATE      FOR        RUNTIME  ADDRESS          CRASHES  NOTE\n  \
              db    ready      1 min 1 s  docker   127.0.0.1:40001\n  \
              web   unhealthy             docker   127.0.0.1:40001  2        GET / answered 503, as shop-dev"
+        );
+    }
+
+    #[test]
+    fn identities_that_want_a_person() {
+        let unit = |name: &str, identity: &str| UnitStatus {
+            name: name.into(),
+            identity: Some(identity.into()),
+            ..UnitStatus::default()
+        };
+        let units = [unit("api", "a"), unit("jobs", "a"), unit("web", "b")];
+        let standing = |name: &str, state, sign_in: Option<&str>| IdentityStatus {
+            name: name.into(),
+            state,
+            sign_in: sign_in.map(str::to_owned),
+            ..IdentityStatus::default()
+        };
+        let standings = [
+            standing("a", IdentityState::NeedsLogin, Some("base")),
+            standing("b", IdentityState::Ready, None),
+            standing("c", IdentityState::NeedsLogin, Some("c")),
+        ];
+        assert_eq!(
+            identities(&units, &standings, Paint { on: false }),
+            ["", "warning: `a` of `api`, `jobs`: nobody is signed in", "  `pdev login base` signs in."]
         );
     }
 }

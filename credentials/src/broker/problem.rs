@@ -10,17 +10,19 @@ pub struct BrokerProblem {
     pub code: &'static str,
     pub message: String,
     pub hint: Option<String>,
+    /// The identity that a person has to sign in as.
+    pub login: Option<String>,
 }
 
 impl BrokerProblem {
     pub(super) fn new(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: Some(hint.into()) }
+        Self { code, message: message.into(), hint: Some(hint.into()), login: None }
     }
 }
 
 impl From<vault::VaultProblem> for BrokerProblem {
     fn from(problem: vault::VaultProblem) -> Self {
-        Self { code: problem.code(), message: problem.to_string(), hint: problem.hint() }
+        Self { code: problem.code(), message: problem.to_string(), hint: problem.hint(), login: None }
     }
 }
 
@@ -37,7 +39,8 @@ pub(super) fn unfit(name: &str, words: &str) -> BrokerProblem {
 pub(super) fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
     match problem {
         SourceProblem::NeedsLogin(words) => {
-            BrokerProblem::new("needs_login", words, format!("`pdev login {name}` signs in."))
+            let problem = BrokerProblem::new("needs_login", words, format!("`pdev login {name}` signs in."));
+            BrokerProblem { login: Some(name.to_owned()), ..problem }
         }
         SourceProblem::Passing(words) => {
             BrokerProblem::new("source_unreachable", format!("`{name}`: {words}"), "It is tried again on the next use.")

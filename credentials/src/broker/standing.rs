@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::problem::{BrokerProblem, late};
 use super::{Broker, is_of, lasts, now};
 use crate::identity::Identity;
-use crate::{source, vault};
+use crate::lease::LoginEnd;
+use crate::{schedule, source, vault};
 
 /// How an identity stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +18,22 @@ pub struct Standing {
     pub signed_in: Option<bool>,
     pub problem: Option<BrokerProblem>,
     pub last_used: Option<(i64, String)>,
+    /// When the login behind the lease ends, where that is known.
+    pub login: Option<LoginEnd>,
+}
+
+impl Standing {
+    /// Whom a person has to sign in as: now, or soon (then it is said when the login ends).
+    #[must_use]
+    pub fn wants_login(&self) -> Option<(&str, Option<i64>)> {
+        let problem = self.problem.as_ref().and_then(|problem| problem.login.as_deref());
+        let absent = (self.signed_in == Some(false)).then_some(self.identity.name.as_str());
+        if let Some(name) = problem.or(absent) {
+            return Some((name, None));
+        }
+        let ending = self.login.as_ref().filter(|login| now() >= schedule::tell_at(login))?;
+        Some((&ending.identity, Some(ending.at)))
+    }
 }
 
 impl Broker {
@@ -55,21 +72,23 @@ impl Broker {
                 signed_in: identity.needs_login().then(|| logins.contains(&source::login_item(identity))),
                 problem: entry.and_then(|entry| entry.problem.clone()),
                 last_used: entry.and_then(|entry| entry.last_used.clone()),
+                login: lease.and_then(|lease| lease.login.clone()),
             }
         };
         Ok(identities.all.values().map(standing).collect())
     }
 
-    /// The identity that a person has to sign in to before this one gives anything: itself, or one it is built on.
+    /// The identity that a person has to sign in to before this one gives anything, or goes on to: itself, or one it is
+    /// built on; with the time that is left, if there is some.
     #[must_use]
-    pub fn awaits_login(&self, name: &str) -> Option<String> {
+    pub fn awaits_login(&self, name: &str) -> Option<(String, Option<i64>)> {
         let standings = self.standings().ok()?;
         let mut name = name;
         // A chain cannot be longer than there are identities.
         for _ in 0..standings.len() {
             let standing = standings.iter().find(|standing| standing.identity.name == name)?;
-            if standing.signed_in == Some(false) {
-                return Some(name.to_owned());
+            if let Some((login, at)) = standing.wants_login() {
+                return Some((login.to_owned(), at));
             }
             name = standing.identity.text("from")?;
         }

@@ -62,13 +62,13 @@ async fn a_lease_that_has_nearly_ended_is_renewed_before_it_is_served() {
     times.expires_at = Some(now() + 30_000);
     times.issued_at = now() - 3_600_000;
     let token = crate::lease::Material::Token(Secret::new(b"old".to_vec()));
-    broker.entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease { material: token, times }));
+    broker.entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease::new(token, times)));
     assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"canary");
     assert_eq!(runs(root.path()), 2);
     // Past half of its life it is served at once, and the next one is fetched beside.
     let token = crate::lease::Material::Token(Secret::new(b"half".to_vec()));
     let times = crate::lease::Times { issued_at: now() - 2_400_000, expires_at: Some(now() + 1_200_000), skew: 0 };
-    broker.entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease { material: token, times }));
+    broker.entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease::new(token, times)));
     let mut changes = broker.changes();
     assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"half");
     assert!(matches!(changes.recv().await.unwrap().what, What::Renewed { .. }));
@@ -95,7 +95,7 @@ async fn a_failing_source_is_left_in_peace_and_the_old_lease_serves() {
     {
         let mut entries = broker.entries();
         let entry = entries.get_mut("a").unwrap();
-        entry.lease = Some(Arc::new(Lease { material: token, times }));
+        entry.lease = Some(Arc::new(Lease::new(token, times)));
         entry.retry_at = 0;
     }
     assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"old");

@@ -159,7 +159,7 @@ impl Dialect {
                 self.cloud().name()
             );
             let hint = "Name another identity in the manifest, or correct `cloud` in identities.toml.".to_owned();
-            return Err(BrokerProblem { code: "outlet_unfit", message, hint: Some(hint) });
+            return Err(BrokerProblem { code: "outlet_unfit", message, hint: Some(hint), login: None });
         }
         Ok(match self {
             Self::AwsContainer => Outlet::AwsContainer { now },

@@ -75,6 +75,11 @@ pub const COMMON: &[Field] = &[
         Shape::Choice(&["first-use", "never"]),
         "Whether a person approves each repository's and service's first use [default: first-use].",
     ),
+    may(
+        "notify",
+        Shape::Choice(&["desktop", "never"]),
+        "Whether the desktop tells that a person has to sign in [default: desktop].",
+    ),
     may("username", Shape::Text, "The user name beside a token where a tool wants one [default: oauth2accesstoken]."),
 ];
 

@@ -71,5 +71,5 @@ fn leased(identity: &Identity, answer: &Answer) -> Result<Lease, SourceProblem> 
     let tokens: Tokens = answer.json()?;
     let life = std::time::Duration::from_secs(tokens.expires_in);
     let times = Times { skew: answer.skew, ..Times::lasting(now(), life) };
-    Ok(Lease { material: Material::Token(Secret::new(tokens.access_token.into_bytes())), times })
+    Ok(Lease::new(Material::Token(Secret::new(tokens.access_token.into_bytes())), times))
 }

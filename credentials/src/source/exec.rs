@@ -105,7 +105,7 @@ fn understood(said: &[u8], now: i64) -> Result<Lease, String> {
     if expires_at.is_some_and(|end| end <= now) {
         return Err("printed credentials that have ended already; is a clock wrong?".to_owned());
     }
-    Ok(Lease { material, times: Times { issued_at: now, expires_at, skew: 0 } })
+    Ok(Lease::new(material, Times { issued_at: now, expires_at, skew: 0 }))
 }
 
 /// Unix milliseconds.

@@ -26,7 +26,7 @@ pub(super) fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, Sou
         }
         _ => Material::Token(secret),
     };
-    Ok(Lease { material, times: Times { issued_at: means.now, expires_at: None, skew: 0 } })
+    Ok(Lease::new(material, Times { issued_at: means.now, expires_at: None, skew: 0 }))
 }
 
 /// Keeps the secret of a `static` identity.

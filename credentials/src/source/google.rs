@@ -210,7 +210,7 @@ pub(super) async fn impersonated(identity: &Identity, means: &Means<'_>) -> Resu
     let end = super::exec::moment(&given.expire_time);
     let end = end.ok_or_else(|| SourceProblem::Passing("Google answered with an end that is no time".to_owned()))?;
     let times = Times { issued_at: now(), expires_at: Some(end), skew: answer.skew };
-    Ok(Lease { material: Material::Token(Secret::new(given.access_token.into_bytes())), times })
+    Ok(Lease::new(Material::Token(Secret::new(given.access_token.into_bytes())), times))
 }
 
 /// Whose clock counts: of the calls that this kind of identity makes first.
@@ -231,7 +231,7 @@ fn base<'a>(identity: &'a Identity, usual: &'a str) -> &'a str {
 fn id_lease(token: String, skew: i64) -> Lease {
     let end = claims(&token).and_then(|claims| claims["exp"].as_i64()).map(|seconds| seconds.saturating_mul(1000));
     let times = Times { issued_at: now(), expires_at: end, skew };
-    Lease { material: Material::Token(Secret::new(token.into_bytes())), times }
+    Lease::new(Material::Token(Secret::new(token.into_bytes())), times)
 }
 
 #[derive(Deserialize)]
@@ -254,7 +254,7 @@ impl Tokens {
         }
         let life = std::time::Duration::from_secs(self.expires_in.unwrap_or(300));
         let times = Times { skew, ..Times::lasting(now(), life) };
-        Lease { material: Material::Token(Secret::new(self.access_token.into_bytes())), times }
+        Lease::new(Material::Token(Secret::new(self.access_token.into_bytes())), times)
     }
 }
 

@@ -12,7 +12,7 @@ use super::loopback::Loopback;
 use super::{Flow, Means, Prompt, Purpose, SourceProblem, now, words};
 use crate::http::form;
 use crate::identity::Identity;
-use crate::lease::{Lease, Material, Times};
+use crate::lease::{Lease, LoginEnd, Material, Times};
 use crate::secret::Secret;
 
 /// When the provider does not say how long a token lives.
@@ -32,6 +32,8 @@ struct Login {
     token: Option<String>,
     #[serde(default)]
     expires_at: Option<i64>,
+    #[serde(default)]
+    signed_in_at: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -53,6 +55,20 @@ struct Tokens {
     refresh_token: Option<String>,
     #[serde(default)]
     expires_in: Option<u64>,
+    /// How long the refresh token lives; in no RFC, but Keycloak says it by the first name, others by the second.
+    #[serde(default)]
+    refresh_expires_in: Option<i64>,
+    #[serde(default)]
+    refresh_token_expires_in: Option<i64>,
+}
+
+impl Tokens {
+    /// When the login ends, as far as the provider says so; 0 stands for no end (Keycloak's offline tokens).
+    fn login_end(&self, identity: &Identity, since: i64) -> Option<LoginEnd> {
+        let seconds = self.refresh_expires_in.or(self.refresh_token_expires_in).filter(|seconds| *seconds > 0)?;
+        let at = now().saturating_add(seconds.saturating_mul(1000));
+        Some(LoginEnd { identity: identity.name.clone(), since, at })
+    }
 }
 
 /// RFC 6749, section 5.2.
@@ -107,7 +123,9 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         login.refresh_token = Some(next);
         keep(vault, &item, &login)?;
     }
-    leased(identity, tokens, answer.skew)
+    // A provider that counts from the last use has begun anew; one that does not is told earlier than needed.
+    let end = tokens.login_end(identity, now());
+    Ok(leased(identity, tokens, answer.skew)?.until(end))
 }
 
 fn never(identity: &Identity) -> SourceProblem {
@@ -118,10 +136,12 @@ fn never(identity: &Identity) -> SourceProblem {
 fn only_lease(identity: &Identity, login: Login, now: i64) -> Result<Lease, SourceProblem> {
     let lasts = login.expires_at.is_none_or(|end| end > now);
     match login.token.filter(|_| lasts) {
-        Some(token) => Ok(Lease {
-            material: Material::Token(Secret::new(token.into_bytes())),
-            times: Times { issued_at: now, expires_at: login.expires_at, skew: 0 },
-        }),
+        Some(token) => {
+            let times = Times { issued_at: now, expires_at: login.expires_at, skew: 0 };
+            let since = login.signed_in_at.unwrap_or(now);
+            let end = login.expires_at.map(|at| LoginEnd { identity: identity.name.clone(), since, at });
+            Ok(Lease::new(Material::Token(Secret::new(token.into_bytes())), times).until(end))
+        }
         None => Err(SourceProblem::NeedsLogin(format!(
             "the login of `{}` has ended, and its provider gave no refresh token",
             identity.name
@@ -145,7 +165,7 @@ fn leased(identity: &Identity, tokens: Tokens, skew: i64) -> Result<Lease, Sourc
         }
         _ => tokens.access_token,
     };
-    Ok(Lease { material: Material::Token(Secret::new(token.into_bytes())), times })
+    Ok(Lease::new(Material::Token(Secret::new(token.into_bytes())), times))
 }
 
 fn keep(vault: &crate::vault::Vault, item: &str, login: &Login) -> Result<(), SourceProblem> {
@@ -175,6 +195,7 @@ pub(super) async fn login(
         client_id,
         token_endpoint: metadata.token_endpoint,
         refresh_token: tokens.refresh_token.clone(),
+        signed_in_at: Some(now()),
         ..Login::default()
     };
     if login.refresh_token.is_none() {

@@ -15,7 +15,7 @@ use super::loopback::Loopback;
 use super::{Flow, Means, Prompt, SourceProblem, now, prompt, words};
 use crate::http::{Answer, form};
 use crate::identity::Identity;
-use crate::lease::{Lease, Material, Times};
+use crate::lease::{Lease, LoginEnd, Material, Times};
 use crate::secret::Secret;
 use crate::vault::{Vault, hex};
 
@@ -34,6 +34,19 @@ struct Login {
     expires_at: i64,
     #[serde(default)]
     refresh_token: Option<String>,
+    #[serde(default)]
+    signed_in_at: Option<i64>,
+    /// Of the client that pdev registered for this login; nothing is renewed with it afterwards.
+    #[serde(default)]
+    client_ends_at: Option<i64>,
+}
+
+impl Login {
+    /// An administrator's limit of the session is told to no client; these ends are.
+    fn end(&self, identity: &Identity) -> Option<LoginEnd> {
+        let at = if self.refresh_token.is_some() { self.client_ends_at? } else { self.expires_at };
+        Some(LoginEnd { identity: identity.name.clone(), since: self.signed_in_at?, at })
+    }
 }
 
 #[derive(Deserialize)]
@@ -41,6 +54,9 @@ struct Login {
 struct Registration {
     client_id: String,
     client_secret: String,
+    /// Unix seconds.
+    #[serde(default)]
+    client_secret_expires_at: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -120,7 +136,7 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         renew(identity, means, vault, &item, &mut login).await?;
         answer = role(identity, means, &login).await?;
     }
-    leased(identity, &answer)
+    Ok(leased(identity, &answer)?.until(login.end(identity)))
 }
 
 fn never(identity: &Identity) -> SourceProblem {
@@ -159,7 +175,7 @@ fn leased(identity: &Identity, answer: &Answer) -> Result<Lease, SourceProblem> 
         session_token: Some(Secret::new(session_token.into_bytes())),
         account: Some(account.to_owned()),
     };
-    Ok(Lease { material, times: Times { issued_at: now(), expires_at: Some(expiration), skew: answer.skew } })
+    Ok(Lease::new(material, Times { issued_at: now(), expires_at: Some(expiration), skew: answer.skew }))
 }
 
 async fn renew(
@@ -230,8 +246,14 @@ pub(super) async fn login(
         Flow::Browser => browser(identity, means, prompts).await?,
         Flow::Device => device(identity, means, prompts).await?,
     };
-    let mut login =
-        Login { client_id: registration.client_id, client_secret: registration.client_secret, ..Login::default() };
+    let ends_at = registration.client_secret_expires_at.filter(|seconds| *seconds > 0);
+    let mut login = Login {
+        client_id: registration.client_id,
+        client_secret: registration.client_secret,
+        signed_in_at: Some(now()),
+        client_ends_at: ends_at.map(|seconds| seconds.saturating_mul(1000)),
+        ..Login::default()
+    };
     take(&mut login, tokens);
     let (item, vault) = (item(identity), means.vault()?);
     let _alone = vault.family(&item).await?;

@@ -100,7 +100,7 @@ fn leased(identity: &Identity, answer: &Answer) -> Result<Lease, SourceProblem> 
         session_token: Some(Secret::new(field("SessionToken")?.into_bytes())),
         account: identity.text("role_arn").and_then(|arn| arn.split(':').nth(4)).map(str::to_owned),
     };
-    Ok(Lease { material, times: Times { issued_at: now(), expires_at: Some(end), skew: answer.skew } })
+    Ok(Lease::new(material, Times { issued_at: now(), expires_at: Some(end), skew: answer.skew }))
 }
 
 fn refused(identity: &Identity, answer: &Answer, text: &str) -> SourceProblem {

@@ -63,7 +63,7 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
     let known = material(&read.data).or_else(|| material(&read.data["data"]));
     let words = "holds neither `access_key` and `secret_key`, nor `username` and `password`, nor `token`";
     let material = known.ok_or_else(|| SourceProblem::Refused(format!("`{path}` {words}")))?;
-    Ok(Lease { material, times })
+    Ok(Lease::new(material, times))
 }
 
 async fn ask(

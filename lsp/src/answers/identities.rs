@@ -16,6 +16,7 @@ use crate::live::{Agent, Live};
 use crate::text::Text;
 
 const NEEDS_LOGIN: &str = "needs_login";
+const LOGIN_ENDS: &str = "login_ends";
 
 #[must_use]
 pub fn findings(manifest: &Manifest, live: &Live, file: FileId, text: &Text, encoding: Encoding) -> Vec<Diagnostic> {
@@ -24,14 +25,16 @@ pub fn findings(manifest: &Manifest, live: &Live, file: FileId, text: &Text, enc
     let bodies = services.chain(manifest.jobs.values().map(|entry| &entry.value.body));
     let named = bodies.filter_map(|body| body.identity.as_ref()).filter(|name| name.span.file == file);
     let finding = |name: &manifest::Spanned<String>| {
-        let (severity, code, message) = about(&name.value, identities.get(&name.value))?;
+        let status = identities.get(&name.value);
+        let (severity, code, message) = about(&name.value, status)?;
+        let login = status.and_then(|status| status.sign_in.as_ref()).unwrap_or(&name.value);
         Some(Diagnostic {
             range: encoding.range(text, name.span.range()),
             severity: Some(severity),
             code: Some(NumberOrString::String(code)),
             source: Some(format!("{SOURCE} (live)")),
             message,
-            data: Some(json!({ "identity": name.value, "live": true })),
+            data: Some(json!({ "identity": login, "live": true })),
             ..Diagnostic::default()
         })
     };
@@ -46,10 +49,16 @@ fn about(name: &str, status: Option<&IdentityStatus>) -> Option<(DiagnosticSever
     };
     let told = |other: &str| status.problem.as_ref().map_or_else(|| other.to_owned(), |problem| problem.title.clone());
     match status.state {
-        IdentityState::Ready | IdentityState::Idle => None,
-        IdentityState::NeedsLogin => {
+        IdentityState::Ready | IdentityState::Idle => {
+            let (login, end) = (status.sign_in.as_ref()?, status.login_ends_at?);
             let words =
-                format!("{}\n`pdev login {name}` signs you in.", told(&format!("nobody is signed in as `{name}`")));
+                format!("the login of `{login}` ends at {}\n`pdev login {login}` signs you in anew.", of_day(end));
+            Some((DiagnosticSeverity::INFORMATION, LOGIN_ENDS.to_owned(), words))
+        }
+        IdentityState::NeedsLogin => {
+            let login = status.sign_in.as_deref().unwrap_or(name);
+            let words =
+                format!("{}\n`pdev login {login}` signs you in.", told(&format!("nobody is signed in as `{name}`")));
             Some((DiagnosticSeverity::WARNING, NEEDS_LOGIN.to_owned(), words))
         }
         IdentityState::Failing => {
@@ -61,6 +70,12 @@ fn about(name: &str, status: Option<&IdentityStatus>) -> Option<(DiagnosticSever
     }
 }
 
+/// The time of day, which stays true while the finding stands.
+fn of_day(milliseconds: i64) -> String {
+    let minutes = milliseconds.div_euclid(60_000).rem_euclid(24 * 60);
+    format!("{:02}:{:02} UTC", minutes / 60, minutes % 60)
+}
+
 /// The way out of the findings that the client shows at this place.
 #[must_use]
 pub fn logins(params: &CodeActionParams) -> Vec<CodeActionOrCommand> {
@@ -69,7 +84,8 @@ pub fn logins(params: &CodeActionParams) -> Vec<CodeActionOrCommand> {
     }
     let mut told = BTreeSet::new();
     let action = |found: &Diagnostic| {
-        let waits = found.code == Some(NumberOrString::String(NEEDS_LOGIN.to_owned()));
+        let code = |code: &NumberOrString| matches!(code, NumberOrString::String(code) if [NEEDS_LOGIN, LOGIN_ENDS].contains(&code.as_str()));
+        let waits = found.code.as_ref().is_some_and(code);
         let name = found.data.as_ref().filter(|_| waits)?["identity"].as_str()?;
         let title = format!("Log in as `{name}`");
         let argument = json!({ "uri": params.text_document.uri, "identity": name });

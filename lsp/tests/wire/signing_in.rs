@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::editor::{Editor, pushed};
 use crate::living::fake::{self, Asked, json as http_json};
 
-const TEXT: &str = "pdev: 1\napp: shop\nservices:\n  api:\n    image: \"a:1\"\n    port: 80\n    identity: shop-dev\n  web:\n    image: \"w:1\"\n    identity: nobody\n  old: { image: \"o:1\", identity: fine }\n";
+const TEXT: &str = "pdev: 1\napp: shop\nservices:\n  api:\n    image: \"a:1\"\n    port: 80\n    identity: shop-dev\n  web:\n    image: \"w:1\"\n    identity: nobody\n  old: { image: \"o:1\", identity: fine }\n  job: { image: \"o:1\", identity: role }\n";
 
 fn identities(signed_in: bool) -> Value {
     let problem = json!({ "code": "needs_login", "status": 0, "title": "the session of `shop-dev` has ended" });
@@ -19,7 +19,8 @@ fn identities(signed_in: bool) -> Value {
         true => json!({ "name": "shop-dev", "source": "aws-sso", "state": "ready" }),
         false => json!({ "name": "shop-dev", "source": "aws-sso", "state": "needs_login", "problem": problem }),
     };
-    json!([own, { "name": "fine", "source": "exec", "state": "idle" }])
+    let built_on = json!({ "name": "role", "source": "aws-role", "state": "ready", "sign_in": "base", "login_ends_at": 50_700_000_i64 });
+    json!([own, { "name": "fine", "source": "exec", "state": "idle" }, built_on])
 }
 
 /// An editor and an agent where nothing is up, and nobody has signed in until somebody does.
@@ -77,7 +78,8 @@ async fn who_has_to_sign_in_is_told_and_helped_where_the_identity_stands() {
         .iter()
         .map(|one| (one["code"].as_str().unwrap(), one["range"]["start"]["line"].as_u64().unwrap()))
         .collect();
-    assert_eq!(told, [("needs_login", 6), ("identity_unknown", 9)]);
+    assert_eq!(told, [("needs_login", 6), ("identity_unknown", 9), ("login_ends", 11)]);
+    assert_eq!(found[2]["message"], "the login of `base` ends at 14:05 UTC\n`pdev login base` signs you in anew.");
     assert_eq!(found[0]["range"]["start"]["character"], 14);
     assert_eq!(found[0]["message"], "the session of `shop-dev` has ended\n`pdev login shop-dev` signs you in.");
     let uri = editor.uri("pdev.yaml");
@@ -93,7 +95,7 @@ async fn who_has_to_sign_in_is_told_and_helped_where_the_identity_stands() {
         .filter(|one| one["command"].is_object())
         .map(|one| one["title"].as_str().unwrap())
         .collect();
-    assert_eq!(titles, ["Log in as `shop-dev`"]);
+    assert_eq!(titles, ["Log in as `shop-dev`", "Log in as `base`"]);
     let login = actions.as_array().unwrap().iter().find(|one| one["command"].is_object()).unwrap()["command"].clone();
     let params = json!({ "command": login["command"], "arguments": login["arguments"] });
     assert!(editor.ask("workspace/executeCommand", params).await.is_null());
