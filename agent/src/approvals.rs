@@ -20,7 +20,7 @@ const ASKERS_MAX: usize = 256;
 
 pub struct Gate {
     pub approvals: Approvals,
-    /// By the manifest's folder: who said `up` or `plan` last, and when in ticks since the machine started.
+    /// By the manifest's folder: who said `up` last, and when in ticks since the machine started.
     askers: Mutex<BTreeMap<String, (Family, u64)>>,
 }
 
@@ -40,14 +40,16 @@ impl Gate {
         askers.insert(folder.to_owned(), (family, Running.ticks()));
     }
 
-    /// `None` when the service may act as the identity, else why not and what to do.
+    /// `None` when the service may act as the identity, else why not and what to do. Only `up` asks a person: an editor
+    /// that looks at a plan after each change has asked for nothing.
     #[must_use]
-    pub fn refuses(&self, wanted: &Use, identity: &Identity, folder: &str) -> Option<String> {
+    pub fn refuses(&self, wanted: &Use, identity: &Identity, folder: &str, purpose: Purpose) -> Option<String> {
         if !asks(identity) || self.approvals.allows(wanted, now_ms()) {
             return None;
         }
-        let asker = self.askers.lock().unwrap_or_else(PoisonError::into_inner).get(folder).cloned();
         let why = "nobody has approved that this repository uses it";
+        let known = || self.askers.lock().unwrap_or_else(PoisonError::into_inner).get(folder).cloned();
+        let asker = if purpose == Purpose::Up { known() } else { None };
         // Without a known asker nobody could be told apart from them.
         let Some((family, asked)) = asker else { return Some(format!("{why}. `pdev up` asks for it.")) };
         let request = self.approvals.ask(wanted, Some(family), asked, now_ms());
@@ -58,15 +60,28 @@ impl Gate {
     }
 }
 
+/// What a preparation is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    Up,
+    Look,
+}
+
 #[must_use]
 pub fn asks(identity: &Identity) -> bool {
     identity.text("ask") != Some("never")
 }
 
+/// Where the repository of this preview lies.
+#[must_use]
+pub fn repository(record: &Record) -> String {
+    record.identity.first().cloned().unwrap_or_else(|| record.folder.display().to_string())
+}
+
 /// What the unit of this preview wants.
 #[must_use]
 pub fn use_of(record: &Record, unit: &str, identity: &Identity) -> Use {
-    let repository = record.identity.first().cloned().unwrap_or_else(|| record.folder.display().to_string());
+    let repository = repository(record);
     let found = std::fs::metadata(Path::new(&repository));
     let place = found.map(|found| format!("{}:{}", found.dev(), found.ino())).unwrap_or_default();
     Use { repository, place, service: unit.to_owned(), identity: identity.name.clone(), meaning: meaning(identity) }

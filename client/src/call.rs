@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use protocol::approval::{ApprovalView, RevokeReply, RevokeRequest};
+use protocol::approval::{ApprovalView, RevokeReply, RevokeRequest, WaitingView};
 use protocol::exec::{ExecRequest, UPGRADE};
 use protocol::greeting::AgentInfo;
 use protocol::identity::{IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
@@ -215,7 +215,15 @@ impl Client {
         self.get("/v1/approvals").await
     }
 
-    /// What a code stands for.
+    /// What was asked for, and nobody has approved yet.
+    ///
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn approvals_waiting(&mut self) -> Result<Vec<WaitingView>, ClientError> {
+        self.get("/v1/approvals/waiting").await
+    }
+
+    /// What a code stands for, and whether the one who asks this may approve it.
     ///
     /// # Errors
     /// The agent's problem, or why it could not be asked.

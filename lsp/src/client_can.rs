@@ -25,6 +25,10 @@ pub struct ClientCan {
     pub resolves_edits: bool,
     /// It carries out `pdev.shell` itself (`experimental.commands`): a terminal is the editor's.
     pub shell: bool,
+    /// It lets a person type what an answer of `pdev.approve` has as `typed`, before it gives that answer.
+    pub approve: bool,
+    /// It copies what an answer has as `copy`.
+    pub copy: bool,
 }
 
 impl ClientCan {
@@ -35,6 +39,8 @@ impl ClientCan {
         let window = capabilities.window.as_ref();
         let hover = document.and_then(|document| document.hover.as_ref());
         let item = document.and_then(|document| document.completion.as_ref()?.completion_item.as_ref());
+        let own = capabilities.experimental.as_ref().and_then(|own| own.get("commands")?.as_array());
+        let itself = |command: &str| own.is_some_and(|all| all.iter().any(|name| name == command));
         let folding = document.and_then(|document| document.folding_range.as_ref());
         Self {
             pull: document.is_some_and(|document| document.diagnostic.is_some()),
@@ -63,11 +69,9 @@ impl ClientCan {
                 .and_then(|document| document.document_symbol.as_ref()?.hierarchical_document_symbol_support)
                 .unwrap_or_default(),
             line_folding_only: folding.and_then(|folding| folding.line_folding_only).unwrap_or_default(),
-            shell: capabilities
-                .experimental
-                .as_ref()
-                .and_then(|own| own.get("commands")?.as_array())
-                .is_some_and(|all| all.iter().any(|name| name == "pdev.shell")),
+            shell: itself("pdev.shell"),
+            approve: itself("pdev.approve"),
+            copy: itself("pdev.copy"),
             hints: document.is_some_and(|document| document.inlay_hint.is_some()),
             creates_files: workspace
                 .and_then(|workspace| workspace.workspace_edit.as_ref())

@@ -9,6 +9,7 @@ use std::time::Duration;
 use client::{Client, ClientError, EventStream, Launch};
 use manifest::FileId;
 use protocol::Problem;
+use protocol::approval::WaitingView;
 use protocol::event::EventKind;
 use protocol::request::{DownRequest, LogQuery, RestartRequest};
 use protocol::status::PreviewStatus;
@@ -22,9 +23,9 @@ use crate::check::{Analysis, today};
 use crate::convert::edits;
 use crate::desk::{Desk, found_in, path_of};
 use crate::live::up_request;
-use crate::{login, report};
+use crate::{approve, login, report};
 
-pub const ALL: [&str; 15] = [
+pub const ALL: [&str; 16] = [
     "pdev.up",
     "pdev.stop",
     "pdev.restart",
@@ -36,6 +37,7 @@ pub const ALL: [&str; 15] = [
     "pdev.render",
     "pdev.diff",
     "pdev.login",
+    "pdev.approve",
     "pdev.keep",
     "pdev.apply",
     "pdev.agent",
@@ -49,7 +51,7 @@ pub struct Argument {
     /// The manifest; the only open one when it is left out.
     uri: Option<Uri>,
     unit: Option<String>,
-    /// For `pdev.login`.
+    /// For `pdev.login` and `pdev.approve`.
     identity: Option<String>,
     /// For `pdev.keep`: the variable of the unit whose value goes into the vault.
     variable: Option<String>,
@@ -102,6 +104,11 @@ pub async fn run(desk: &Arc<Desk>, params: ExecuteCommandParams) -> Result<Optio
             known(desk, &root)?;
             let work = operate(Arc::clone(desk), "pdev.up".to_owned(), root, argument);
             drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_LIMIT, work).await }));
+            Ok(None)
+        }
+        "pdev.approve" => {
+            let work = approve::ask(Arc::clone(desk), root.clone(), waiting(desk, &root, &argument)?);
+            drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_LIMIT, work).await }));
             Ok(None)
         }
         "pdev.report" => {
@@ -162,6 +169,24 @@ fn known(desk: &Desk, root: &Path) -> Result<PreviewStatus> {
     let environment = desk.environment();
     let found = desk.with_live(|live| live.preview(root, &environment).cloned());
     found.ok_or_else(|| refuse("nothing is up from this folder; `pdev.up` starts it"))
+}
+
+/// What waits for a person in this folder, of one unit or identity where it is named.
+fn waiting(desk: &Desk, root: &Path, argument: &Argument) -> Result<Vec<WaitingView>> {
+    let fits = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
+    let meant =
+        |one: &&WaitingView| fits(&argument.unit, &one.of.service) && fits(&argument.identity, &one.of.identity);
+    let found: Vec<WaitingView> = desk.with_live(|live| live.waiting(root).filter(meant).cloned().collect());
+    match found.is_empty() {
+        true => Err(refuse("nothing waits for an approval here; `pdev up` asks at the first use of an identity")),
+        false => Ok(found),
+    }
+}
+
+/// Brings the manifest's preview up, all of it.
+pub async fn up(desk: Arc<Desk>, root: PathBuf) {
+    let work = operate(desk, "pdev.up".to_owned(), root, Argument::default());
+    drop(tokio::time::timeout(OPERATION_LIMIT, work).await);
 }
 
 async fn operate(desk: Arc<Desk>, command: String, root: PathBuf, argument: Argument) {

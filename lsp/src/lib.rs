@@ -4,6 +4,7 @@
 
 pub mod analysis;
 mod answers;
+mod approve;
 mod capabilities;
 pub mod check;
 mod client_can;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, ClientError, Place, Subscription};
+use protocol::approval::WaitingView;
 use protocol::event::EventKind;
 use protocol::identity::IdentityStatus;
 use protocol::plan::StepView;
@@ -41,19 +42,22 @@ pub struct Live {
     drift: BTreeMap<PathBuf, Vec<StepView>>,
     /// Of the user, by name; none from an agent that could not say.
     pub identities: Option<BTreeMap<String, IdentityStatus>>,
+    /// What waits for a person to approve it.
+    waiting: Vec<WaitingView>,
 }
 
 impl Live {
     /// The preview of a manifest's folder.
     #[must_use]
     pub fn preview(&self, manifest: &Path, environment: &str) -> Option<&PreviewStatus> {
-        let folder = manifest.parent()?;
-        let real = folder.canonicalize().ok();
-        let fits = |preview: &&PreviewStatus| {
-            let own = Path::new(&preview.folder);
-            preview.preview.environment == environment && (own == folder || Some(own) == real.as_deref())
-        };
-        self.previews.values().find(fits)
+        let lies = in_folder_of(manifest)?;
+        self.previews.values().find(|preview| preview.preview.environment == environment && lies(&preview.folder))
+    }
+
+    /// What waits for an approval in the manifest's folder.
+    pub fn waiting(&self, manifest: &Path) -> impl Iterator<Item = &WaitingView> {
+        let lies = in_folder_of(manifest);
+        self.waiting.iter().filter(move |one| lies.as_ref().is_some_and(|lies| one.folders.iter().any(|own| lies(own))))
     }
 
     #[must_use]
@@ -102,6 +106,13 @@ impl Live {
             _ => Ok(false),
         }
     }
+}
+
+/// Whether a folder, as the agent calls it, is the manifest's.
+fn in_folder_of(manifest: &Path) -> Option<impl Fn(&str) -> bool> {
+    let folder = manifest.parent()?.to_owned();
+    let real = folder.canonicalize().ok();
+    Some(move |own: &str| Path::new(own) == folder || Some(Path::new(own)) == real.as_deref())
 }
 
 fn put(units: &mut Vec<UnitStatus>, unit: UnitStatus) -> bool {
@@ -161,11 +172,13 @@ async fn once(desk: &Arc<Desk>) -> Result<(), ClientError> {
     let mut events = Subscription::open(&desk.place, None).await?;
     list(desk).await?;
     ask_identities(desk).await?;
+    ask_waiting(desk).await?;
     ask_drift(desk).await;
     loop {
         let Some(event) = events.next().await? else { return Ok(()) };
         if matches!(event.kind, EventKind::IdentityChanged { .. }) {
             ask_identities(desk).await?;
+            ask_waiting(desk).await?;
             continue;
         }
         let settled = event.kind.ends_operation();
@@ -173,6 +186,7 @@ async fn once(desk: &Arc<Desk>) -> Result<(), ClientError> {
             Ok(false) => {}
             Ok(true) => {
                 if settled {
+                    ask_waiting(desk).await?;
                     ask_drift(desk).await;
                 }
                 desk.live_changed();
@@ -207,6 +221,16 @@ async fn ask_identities(desk: &Desk) -> Result<(), ClientError> {
     let named = |all: Vec<IdentityStatus>| all.into_iter().map(|one| (one.name.clone(), one)).collect();
     let all: Option<BTreeMap<String, IdentityStatus>> = all.map(named);
     let changed = desk.change_live(|live| std::mem::replace(&mut live.identities, all.clone()) != all);
+    if changed {
+        desk.live_changed();
+    }
+    Ok(())
+}
+
+/// What waits for a person: asked for when an `up` has ended and when something was approved. An older agent has no answer.
+async fn ask_waiting(desk: &Desk) -> Result<(), ClientError> {
+    let all = Client::connect(&desk.place).await?.approvals_waiting().await.unwrap_or_default();
+    let changed = desk.change_live(|live| std::mem::replace(&mut live.waiting, all.clone()) != all);
     if changed {
         desk.live_changed();
     }

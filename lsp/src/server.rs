@@ -193,6 +193,7 @@ impl LanguageServer for Server {
         let Some(analysis) = self.fresh(&snapshot).await? else { return Ok(None) };
         let mut answer = code_actions::answer(&snapshot, &analysis, self.desk.can(), &params);
         answer.extend(identities::logins(&params));
+        answer.extend(identities::approvals(&params));
         answer.extend(live::applications(&params));
         answer.extend(self.live(&snapshot, |scene| scene.start_action(&params)).flatten());
         Ok(Some(answer))

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 #[derive(Clone, PartialEq, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Settings {
     /// The environment of the manifest that is looked at; `local` when empty.
@@ -21,6 +22,7 @@ pub struct Settings {
 
 /// How findings reach the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub enum Delivery {
     /// Pulled by clients that can, pushed to the others: a client given both shows them twice.
@@ -32,6 +34,7 @@ pub enum Delivery {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Live {
     /// Follow the agent, where one runs; it is never started by looking.
@@ -41,6 +44,7 @@ pub struct Live {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, rename_all = "camelCase")]
 pub struct InlayHints {
     /// State and address behind each unit's name.
@@ -82,5 +86,58 @@ impl Settings {
     pub fn read(value: &Value) -> Option<Self> {
         let own = value.get("pdev").unwrap_or(value);
         if own.is_null() { None } else { serde_json::from_value(own.clone()).ok() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::Settings;
+
+    fn page(name: &str) -> String {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)).unwrap()
+    }
+
+    /// `live.enabled` and its like, with what holds where nobody says anything.
+    fn flat(value: &Value) -> BTreeMap<String, Value> {
+        let mut all = BTreeMap::new();
+        for (name, value) in value.as_object().unwrap() {
+            match value.as_object().filter(|fields| !fields.is_empty()) {
+                Some(_) => all.extend(flat(value).into_iter().map(|(inner, value)| (format!("{name}.{inner}"), value))),
+                None => drop(all.insert(name.clone(), value.clone())),
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn the_server_its_pages_and_vs_code_name_the_same_settings() {
+        let read = flat(&serde_json::to_value(Settings::default()).unwrap());
+
+        let lsp = page("docs/lsp.md");
+        let table = lsp.split("## Settings").nth(1).unwrap().split("\n## ").next().unwrap();
+        let told = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        assert_eq!(told.collect::<std::collections::BTreeSet<_>>(), read.keys().map(String::as_str).collect());
+
+        let editors = page("docs/editors.md");
+        let block = editors.split("## Settings").nth(1).unwrap().split("```json\n").nth(1).unwrap();
+        let shown: Value = serde_json::from_str(block.split("```").next().unwrap()).unwrap();
+        assert_eq!(flat(&shown["pdev"]), read, "docs/editors.md");
+        assert_eq!(Settings::read(&shown), Some(Settings::default()));
+
+        let package: Value = serde_json::from_str(&page("editors/vscode/package.json")).unwrap();
+        let declared = package["contributes"]["configuration"]["properties"].as_object().unwrap();
+        // The extension's own; and how findings travel is for the client to choose, not for a person.
+        let own = ["pdev.path", "pdev.trace.server"];
+        let declared = declared.iter().filter(|(name, _)| !own.contains(&name.as_str()));
+        let declared: BTreeMap<String, Value> =
+            declared.map(|(name, about)| (name.replacen("pdev.", "", 1), about["default"].clone())).collect();
+        let mut read = read;
+        assert_eq!(read.remove("diagnostics"), Some(json!("auto")));
+        assert_eq!(declared, read, "editors/vscode/package.json");
     }
 }

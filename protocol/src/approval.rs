@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::problem::Problem;
+
 /// Which service of which repository acts as which identity.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct UseView {
@@ -13,7 +15,7 @@ pub struct UseView {
 }
 
 /// One of `GET /v1/approvals`; of `GET /v1/approvals/{code}` what waits for a person.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ApprovalView {
     #[serde(flatten)]
     pub of: UseView,
@@ -21,6 +23,22 @@ pub struct ApprovalView {
     pub at: i64,
     /// When it ends, in Unix milliseconds.
     pub until: i64,
+    /// While it waits: why the one who looks cannot approve it, and what to do instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Problem>,
+}
+
+/// One of `GET /v1/approvals/waiting`: what was asked for, and nobody has approved yet.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct WaitingView {
+    #[serde(flatten)]
+    pub of: UseView,
+    /// For `pdev identity approve`.
+    pub code: String,
+    /// When the code ends, in Unix milliseconds.
+    pub until: i64,
+    /// The manifests' folders of the repository's previews.
+    pub folders: Vec<String>,
 }
 
 /// `POST /v1/approvals/revoke`: everything that fits is taken back.

@@ -107,6 +107,13 @@ end)
 soon('the statusline tells, unasked', function()
   return require('pdev').status() == 'nvim/main ready'
 end)
+vim.lsp.inlay_hint.enable(true)
+soon('state stands behind each unit', function()
+  local labels = vim.tbl_map(function(hint)
+    return hint.inlay_hint.label
+  end, vim.lsp.inlay_hint.get({ bufnr = buffer }))
+  return vim.tbl_contains(labels, 'ready')
+end)
 vim.cmd('Pdev status')
 soon('the units are shown in a window', function()
   local text = table.concat(vim.api.nvim_buf_get_lines(0, 0, -1, false), '\n')
@@ -132,6 +139,139 @@ soon('a shell answers in a terminal', function()
   return table.concat(vim.api.nvim_buf_get_lines(shell, 0, -1, false), '\n'):find('in 42')
 end)
 vim.cmd('bwipeout!')
+local function window(command, name, words)
+  vim.cmd('Pdev ' .. command)
+  local text
+  local opened = vim.wait(15000, function()
+    text = vim.api.nvim_buf_get_name(0) .. '\n' .. table.concat(vim.api.nvim_buf_get_lines(0, 0, -1, false), '\n')
+    return text:find(name, 1, true) and text:find(words, 1, true) ~= nil
+  end, 10)
+  check(opened, ':Pdev ' .. command .. ' shows ' .. words .. ', found ' .. text)
+  vim.cmd.close()
+end
+window('render api', 'pdev://render/api', 'services.api.health')
+window('plan', 'pdev://plan', 'nothing changed')
+window('report', 'pdev://report', 'pdev ')
+
+-- A literal goes into the vault. The service says how long it is, so that nobody has to print it.
+local value = 'sk_test_' .. 'not_anywhere_else'
+local function line_of(words)
+  for number, text in ipairs(vim.api.nvim_buf_get_lines(buffer, 0, -1, false)) do
+    if text:find(words, 1, true) then
+      return number
+    end
+  end
+end
+local api = line_of('1001')
+vim.api.nvim_buf_set_lines(buffer, api - 1, api, false, {
+  '    env: { STRIPE_KEY: ' .. value .. ' }',
+  [[    process: { command: [sh, -c, 'read -r key <"$STRIPE_KEY_FILE"; echo the key has $${#key}; exec sleep 1001'] }]],
+})
+vim.api.nvim_win_set_cursor(0, { api, 15 })
+vim.lsp.buf.code_action({
+  filter = function(action)
+    return action.title:find('into the vault') ~= nil
+  end,
+  apply = true,
+})
+soon('the manifest names the secret', function()
+  return line_of('STRIPE_KEY_FILE: "${secrets.stripe-key.path}"')
+end)
+check(not line_of(value), 'and has its value no more')
+vim.cmd.write()
+local kept = vim.system({ 'pdev', 'secret', 'list' }, { text = true }):wait()
+check(kept.code == 0 and kept.stdout:find('stripe'), 'the vault has it: ' .. kept.stdout .. kept.stderr)
+local work = vim.fs.dirname(vim.fn.getcwd())
+local spilt = vim.system({ 'grep', '-rlF', value, work }, { text = true }):wait()
+check(spilt.stdout == '', 'the value is nowhere else: ' .. spilt.stdout)
+vim.cmd('Pdev up')
+local function logs(words)
+  return function()
+    local result = ask('workspace/executeCommand', { command = 'pdev.logs', arguments = { { uri = vim.uri_from_bufnr(buffer), unit = 'api' } } })
+    return vim.inspect(result):find(words, 1, true)
+  end
+end
+soon('the service has the value', logs('the key has ' .. #value))
+
+-- A service asks for an identity in a terminal beside the editor; the person says yes in the editor.
+local function terminal(command)
+  return vim.system({ 'python3', vim.env.PDEV_TERMINAL, command }, { text = true }):wait(60000).stdout
+end
+local function waits()
+  return vim.iter(vim.diagnostic.get(buffer)):find(function(found)
+    return found.code == 'needs_approval'
+  end)
+end
+local function unit(name)
+  local result = ask('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = vim.uri_from_bufnr(buffer) } } })
+  return vim.iter(result.units):find(function(one)
+    return one.name == name
+  end)
+end
+api = line_of('  api:')
+vim.api.nvim_buf_set_lines(buffer, api, api, false, { '    identity: shop-dev' })
+vim.cmd.write()
+local told = terminal('pdev up')
+check(told:find('pdev identity approve'), '`up` names the command: ' .. told)
+soon('who runs without an identity is told on its line', waits)
+check(waits().lnum == api, 'on the line of the identity')
+local typed, asked
+vim.ui.input = function(opts, done)
+  asked = opts.prompt
+  done(typed)
+end
+local choice, offered
+vim.ui.select = function(items, opts, done)
+  offered = opts.prompt
+  done(vim.iter(items):find(function(item)
+    return item.title == choice
+  end))
+end
+local function approvals()
+  return vim.system({ 'pdev', 'identity', 'approvals', '--json' }, { text = true }):wait().stdout
+end
+local function approve()
+  asked = nil
+  vim.api.nvim_win_set_cursor(0, { api + 1, 16 })
+  vim.lsp.buf.code_action({
+    context = { only = { 'quickfix' }, diagnostics = { waits().user_data.lsp } },
+    filter = function(action)
+      return action.title:find('^Approve') ~= nil
+    end,
+    apply = true,
+  })
+end
+typed = 'yes'
+approve()
+soon('the person is asked', function()
+  return asked
+end)
+check(asked:find('`api` of .* would act as `shop%-dev`'), 'about what it is: ' .. asked)
+check(vim.trim(approvals()) == '[]', 'another word approves nothing')
+typed, choice = 'shop-dev', 'Bring it up again'
+approve()
+soon('the name approves, and the service is given its identity', function()
+  return unit('api').identity == 'shop-dev'
+end)
+soon('the finding goes', function()
+  return not waits()
+end)
+
+-- What was asked for through the editor, the editor cannot approve: a program may have pressed the key.
+check(vim.system({ 'pdev', 'identity', 'revoke', 'shop-dev' }):wait().code == 0, 'it can be taken back')
+vim.cmd('Pdev up')
+soon('it runs without it again', waits)
+asked, offered, choice = nil, nil, 'Copy the command'
+vim.cmd('Pdev approve api')
+soon('the command for another terminal is shown', function()
+  return offered and offered:find('a program cannot approve its own request', 1, true)
+end)
+check(not asked, 'and nobody is asked in vain')
+local command = offered:match('pdev identity approve [%w-]+')
+soon('and can be copied', function()
+  return command and (vim.fn.getreg('"') == command or vim.fn.getreg('+') == command)
+end)
+
 vim.cmd('Pdev stop')
 soon('and it is down again', function()
   return require('pdev').status() == '' or require('pdev').status() == 'nvim/main down'

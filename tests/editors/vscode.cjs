@@ -1,11 +1,12 @@
 // Drives a real VS Code in headless Chromium: opens a manifest with mistakes and does what a person would.
-// usage: node vscode.cjs PORT WORKSPACE PICTURES. Waits for what is seen, never for time, but before a picture: toasts fade in.
+// usage: node vscode.cjs PORT WORKSPACE PICTURES EXTENSIONS. Waits for what is seen, never for time, but before a picture: toasts fade in.
 const assert = require('node:assert/strict');
-const { readFileSync, writeFileSync } = require('node:fs');
+const { execFileSync } = require('node:child_process');
+const { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');
 const { chromium } = require('playwright-core');
 
-const [port, workspace, pictures] = process.argv.slice(2);
+const [port, workspace, pictures, extensions] = process.argv.slice(2);
 const manifest = join(workspace, 'pdev.yaml');
 writeFileSync(
   manifest,
@@ -58,16 +59,34 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
     await page.locator('.quick-input-widget input').first().fill(`>${title}`);
     await page.locator('.quick-input-list .monaco-list-row').filter({ hasText: title }).first().click();
   };
-  // The fixes at a word. A panel that opens or closes moves the text under the mouse, so it is tried again.
-  const offered = async (line, word, title) => {
+  // By the keyboard: a panel that opens or closes moves the text under the mouse.
+  const goto = async (words) => {
+    const lines = readFileSync(manifest, 'utf8').split('\n');
+    const line = lines.findIndex((one) => one.includes(words));
+    assert.ok(line >= 0, `${words} is not in the file`);
+    await page.keyboard.press('Control+G');
+    await page.locator('.quick-input-widget input').first().fill(`:${line + 1},${lines[line].indexOf(words) + 2}`);
+    await page.keyboard.press('Enter');
+    await page.locator('.quick-input-widget').waitFor({ state: 'hidden' });
+  };
+  // The fixes at a word. What was found a moment ago may be found anew, so it is tried again.
+  const offered = async (words, title) => {
     const fix = page.locator('.action-widget .monaco-list-row').filter({ hasText: title }).first();
     for (let tries = 0; tries < 5; tries += 1) {
-      await page.locator('.view-line').filter({ hasText: line }).locator('span span').filter({ hasText: word }).first().click();
+      await goto(words);
       await page.keyboard.press('Control+.');
-      if (await fix.waitFor({ timeout: 3000 }).then(() => true, () => false)) return;
+      if (await fix.waitFor({ timeout: 3000 }).then(() => true, () => false)) return fix;
       await page.keyboard.press('Escape');
     }
     await fix.waitFor();
+    return fix;
+  };
+  const trust = async () => {
+    await page.locator('.statusbar-item a').filter({ hasText: 'Restricted Mode' }).click();
+    await page.locator('.workspace-trust-editor .monaco-button').filter({ hasText: /^Trust$/ }).first().click();
+    await see('.workspace-trust-editor', 'You trust this folder');
+    await page.locator('.monaco-modal-editor-block .codicon-close').last().click();
+    await page.locator('.workspace-trust-editor').waitFor({ state: 'hidden' });
   };
   const text = async () => plain(await page.locator('.view-lines').first().innerText());
 
@@ -85,11 +104,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   checked();
   await page.keyboard.press('Escape');
   await picture('restricted');
-  await page.locator('.statusbar-item a').filter({ hasText: 'Restricted Mode' }).click();
-  await page.locator('.workspace-trust-editor .monaco-button').filter({ hasText: /^Trust$/ }).first().click();
-  await see('.workspace-trust-editor', 'You trust this folder');
-  await page.locator('.monaco-modal-editor-block .codicon-close').last().click();
-  await page.locator('.workspace-trust-editor').waitFor({ state: 'hidden' });
+  await trust();
   await see('.codelens-decoration a', 'up');
   checked();
   await see('.squiggly-error');
@@ -100,10 +115,10 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   checked();
   await picture('findings');
 
-  await offered('prot', /prot/, 'change `prot` to `port`');
+  const fix = await offered('prot', 'change `prot` to `port`');
   checked();
   await picture('fix');
-  await page.locator('.action-widget .monaco-list-row').filter({ hasText: 'change `prot` to `port`' }).first().click();
+  await fix.click();
   await page.waitForFunction(() => !document.querySelector('.squiggly-error'));
   assert.match(await text(), /port: 8080/);
   checked();
@@ -139,10 +154,10 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
 
   // A login that is missing, told where the identity stands, and its way out.
   await see('.markers-panel .monaco-list-row', 'nobody is signed in as `shop-dev`');
-  await offered('identity', /shop-dev/, 'Log in as `shop-dev`');
+  const login = await offered('shop-dev', 'Log in as `shop-dev`');
   checked();
   await picture('login');
-  await page.locator('.action-widget .monaco-list-row').filter({ hasText: 'Log in as `shop-dev`' }).first().click();
+  await login.click();
   await see('.xterm-rows', 'shop-dev:');
   await page.keyboard.type('not-a-real-token\n');
   // The terminal ends with the login; what it hid is the list of findings.
@@ -163,9 +178,51 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   checked();
   await picture('shell');
 
-  await command('pdev: Show What Up Would Do');
-  await see('.tab', 'plan');
+  // Another identity, asked for in a terminal beside the editor; the person says yes in here, by its name.
+  writeFileSync(manifest, readFileSync(manifest, 'utf8').replace('    health: none\n    needs', '    health: none\n    identity: shop-read\n    needs'));
+  const asked = execFileSync('python3', [join(__dirname, '../credentials/terminal.py'), 'pdev up'], { cwd: workspace, encoding: 'utf8' });
+  assert.match(asked, /pdev identity approve [a-z0-9-]+/);
+  await see('.markers-panel .monaco-list-row', '`web` runs without the identity `shop-read`');
   checked();
+  const approve = await offered('shop-read', 'Approve `shop-read` for `web`');
+  await picture('unapproved');
+  await approve.click();
+  const box = page.locator('.quick-input-widget input').first();
+  await see('.quick-input-widget', 'may it act as shop-read?');
+  await box.fill('yes');
+  await see('.quick-input-widget', 'not shop-read');
+  await box.fill('shop-read');
+  await picture('approve');
+  await page.keyboard.press('Enter');
+  await page.locator('.notification-list-item .monaco-button').filter({ hasText: 'Bring it up again' }).first().click();
+  await page.waitForFunction(() => ![...document.querySelectorAll('.markers-panel .monaco-list-row')].some((one) => one.textContent.includes('runs without')));
+  const units = JSON.parse(execFileSync('pdev', ['ls', '--json'], { encoding: 'utf8' }))[0].units;
+  assert.equal(units.find(({ name }) => name === 'web').identity, 'shop-read');
+  checked();
+
+  // What was asked for through the editor itself is not approved in it.
+  execFileSync('pdev', ['identity', 'revoke', 'shop-read']);
+  await command('pdev: Bring the Preview Up');
+  await see('.markers-panel .monaco-list-row', '`web` runs without the identity `shop-read`');
+  await command('pdev: Approve an Identity');
+  await see('.notification-list-item-message', 'a program cannot approve its own request');
+  await see('.notification-list-item .monaco-button', 'Copy the command');
+  checked();
+  await picture('elsewhere');
+  await command('Notifications: Clear All Notifications');
+
+  for (const [title, tab, words] of [
+    ['pdev: Show What Up Would Do', 'plan', 'Nothing would change.'],
+    ['pdev: Show All Fields with Their Origins', 'all', 'services.api.health'],
+    ['pdev: Collect a Report', 'report', 'pdev'],
+  ]) {
+    await command(title);
+    await see('.tab.active', tab);
+    await see('.editor-group-container.active .view-line', words);
+    checked();
+    await picture(tab);
+  }
+  await command('View: Close Editors in Group');
   await command('pdev: Take the Preview Down');
   await page.waitForFunction(() => ![...document.querySelectorAll('.statusbar-item')].some((one) => one.textContent.includes('shop/main ready')));
   checked();
@@ -201,6 +258,28 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   assert.equal(await (await readme()).locator('img').count(), 0, 'a picture that cannot be shown');
   checked();
   await picture('page');
+
+  // Inside the extension host, in a window of its own.
+  const other = `${workspace}-host`;
+  mkdirSync(other);
+  const remote = (path) => `vscode-remote://127.0.0.1:${port}${path}`;
+  const installed = readdirSync(extensions).find((name) => name.startsWith('pdev.pdev-'));
+  const payload = [
+    ['extensionDevelopmentPath', remote(join(extensions, installed))],
+    ['extensionTestsPath', remote(join(__dirname, 'vscode-host.cjs'))],
+  ];
+  await page.goto(`http://127.0.0.1:${port}/?folder=${other}&payload=${encodeURIComponent(JSON.stringify(payload))}`);
+  await see('.monaco-workbench');
+  await see('.statusbar-item', 'Restricted Mode');
+  await trust();
+  const result = `${other}.json`;
+  for (const end = Date.now() + 90_000; !existsSync(result); ) {
+    assert.ok(Date.now() < end, 'the suite in the extension host does not end');
+    await page.waitForTimeout(50);
+  }
+  const inside = JSON.parse(readFileSync(result, 'utf8'));
+  assert.equal(inside.error, undefined, inside.error);
+  checks += inside.checks;
   await browser.close();
   console.log(`${checks} checks passed`);
 })().catch(async (error) => {

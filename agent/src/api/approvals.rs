@@ -3,22 +3,45 @@
 use axum::Json;
 use axum::extract::{Extension, Path, State};
 use credentials::approval::family::Running;
-use credentials::approval::{Refusal, Use};
+use credentials::approval::{Approval, Refusal, Use};
 use credentials::broker::BrokerProblem;
-use protocol::approval::{ApprovalView, RevokeReply, RevokeRequest, UseView};
+use protocol::approval::{ApprovalView, RevokeReply, RevokeRequest, UseView, WaitingView};
+use protocol::event::EventKind;
+use protocol::status::PreviewRef;
 
 use super::{Api, Body, Peer, Problem};
 use crate::bus::now_ms;
 
 pub(super) async fn list(State(api): State<Api>) -> Json<Vec<ApprovalView>> {
     let all = api.shared.gate.approvals.list(now_ms()).into_iter();
-    Json(all.map(|approval| ApprovalView { of: view(&approval.of), at: approval.at, until: approval.until }).collect())
+    Json(all.map(|approval| given(&approval)).collect())
 }
 
-/// What a code stands for, so that a person can read it first.
-pub(super) async fn request(State(api): State<Api>, Path(code): Path<String>) -> Result<Json<ApprovalView>, Problem> {
-    let request = api.shared.gate.approvals.request(&code, now_ms()).map_err(refused)?;
-    Ok(Json(ApprovalView { of: view(&request.of), at: 0, until: request.until }))
+/// What waits for a person, with the folders in which it can be seen.
+pub(super) async fn waiting(State(api): State<Api>) -> Json<Vec<WaitingView>> {
+    let records = api.shared.registry.all();
+    let waiting = api.shared.gate.approvals.waiting(now_ms()).into_iter().map(|request| {
+        let own = records.iter().filter(|record| crate::approvals::repository(record) == request.of.repository);
+        let folders = own.map(|record| record.request.folder.clone()).collect();
+        WaitingView { of: view(&request.of), code: request.code, until: request.until, folders }
+    });
+    Json(waiting.collect())
+}
+
+/// What a code stands for, so that a person can read it first, and is not asked for a word that would be refused.
+pub(super) async fn request(
+    State(api): State<Api>,
+    Extension(peer): Extension<Peer>,
+    Path(code): Path<String>,
+) -> Result<Json<ApprovalView>, Problem> {
+    let shared = api.shared.clone();
+    let looking = tokio::task::spawn_blocking(move || {
+        shared.gate.approvals.refuses(&code, peer.pid.unwrap_or_default(), &Running, now_ms())
+    });
+    let ended = looking.await;
+    let (request, denial) = ended.map_err(|error| broke_off(&error))?.map_err(refused)?;
+    let refusal = denial.map(|denial| refused(Refusal::NotYou(denial)).0);
+    Ok(Json(ApprovalView { of: view(&request.of), at: 0, until: request.until, refusal }))
 }
 
 pub(super) async fn approve(
@@ -32,13 +55,17 @@ pub(super) async fn approve(
         (shared, outcome)
     });
     let ended = approving.await;
-    let (shared, outcome) =
-        ended.map_err(|error| Problem(protocol::Problem::new("internal", 500, format!("it broke off: {error}"))))?;
+    let (shared, outcome) = ended.map_err(|error| broke_off(&error))?;
     let asker = super::identities::asker(peer);
     match outcome {
         Ok(approval) => {
-            noted(shared.broker.record("approved", &approval.of.identity, &asker, None));
-            Ok(Json(ApprovalView { of: view(&approval.of), at: approval.at, until: approval.until }))
+            let identity = approval.of.identity.clone();
+            noted(shared.broker.record("approved", &identity, &asker, None));
+            // Whoever shows that it waits looks again.
+            let change = "approved".to_owned();
+            let kind = EventKind::IdentityChanged { identity, change, expires_at: None, problem: None };
+            drop(shared.bus.publish(PreviewRef::default(), None, kind));
+            Ok(Json(given(&approval)))
         }
         Err(refusal) => {
             noted(shared.broker.record("not_approved", "", &asker, Some(refusal.code())));
@@ -70,6 +97,14 @@ fn noted(written: Result<(), BrokerProblem>) {
     if let Err(problem) = written {
         tracing::error!(problem = problem.message, "the audit log lacks a decision about an approval");
     }
+}
+
+fn broke_off(error: &tokio::task::JoinError) -> Problem {
+    Problem(protocol::Problem::new("internal", 500, format!("it broke off: {error}")))
+}
+
+fn given(approval: &Approval) -> ApprovalView {
+    ApprovalView { of: view(&approval.of), at: approval.at, until: approval.until, refusal: None }
 }
 
 fn view(of: &Use) -> UseView {

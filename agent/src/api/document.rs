@@ -98,6 +98,7 @@ const ROUTES: &[Route] = &[
         None,
         ("200", JSON, Some("ApprovalView[]")),
     ),
+    route("get", "/v1/approvals/waiting", "What waits for a person", None, ("200", JSON, Some("WaitingView[]"))),
     route("get", "/v1/approvals/{code}", "What a code stands for", None, ("200", JSON, Some("ApprovalView"))),
     route(
         "post",

@@ -53,6 +53,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/identities/{identity}/secret", put(identities::keep))
         .route("/v1/identities/{identity}/login", post(identities::login).delete(identities::sign_out))
         .route("/v1/approvals", get(approvals::list))
+        .route("/v1/approvals/waiting", get(approvals::waiting))
         .route("/v1/approvals/revoke", post(approvals::revoke))
         .route("/v1/approvals/{code}", get(approvals::request).post(approvals::approve))
         .route("/v1/credentials", post(identities::credential))

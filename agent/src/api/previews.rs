@@ -57,12 +57,7 @@ pub(super) async fn locate(
     reply.map_err(|error| internal(&error))?.map(Json).map_err(Problem)
 }
 
-pub(super) async fn plan(
-    State(api): State<Api>,
-    Extension(peer): Extension<Peer>,
-    Body(request): Body<UpRequest>,
-) -> Result<Json<PlanReply>, Problem> {
-    api.shared.gate.note(&request.folder, peer.pid);
+pub(super) async fn plan(State(api): State<Api>, Body(request): Body<UpRequest>) -> Result<Json<PlanReply>, Problem> {
     crate::preview::preview_plan(&api.shared, &request).await.map(Json).map_err(Problem)
 }
 

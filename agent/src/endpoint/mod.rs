@@ -16,7 +16,7 @@ use plan::Application;
 use plan::application::{EnvValue, PreviewName, RuntimeKind, Unit, UnitName};
 use protocol::Problem;
 
-use crate::approvals::{asks, use_of};
+use crate::approvals::{Purpose, asks, use_of};
 use crate::convert;
 use crate::registry::Record;
 use crate::shared::Shared;
@@ -52,6 +52,7 @@ pub async fn arrange(
     record: &Record,
     application: &mut Application,
     ports: &mut BTreeMap<String, u16>,
+    purpose: Purpose,
 ) -> Result<Arranged, Problem> {
     let mut arranged = Arranged::default();
     let wanting: Vec<UnitName> =
@@ -63,7 +64,7 @@ pub async fn arrange(
     for name in wanting {
         let Some(unit) = application.units.get_mut(&name) else { continue };
         let port = ports.get(&key(&name)).copied().unwrap_or_default();
-        match endow(shared, record, unit, port).await? {
+        match endow(shared, record, unit, port, purpose).await? {
             Ok(opening) => {
                 if let Some((first, end)) = shared.broker.awaits_login(&opening.identity) {
                     let why = match end {
@@ -111,6 +112,7 @@ async fn endow(
     record: &Record,
     unit: &mut Unit,
     port: u16,
+    purpose: Purpose,
 ) -> Result<Result<Opening, String>, Problem> {
     let preview = &record.name;
     let name = unit.identity.clone().unwrap_or_default();
@@ -127,7 +129,7 @@ async fn endow(
         return Ok(Err(words.to_owned()));
     };
     let wanted = use_of(record, &unit.name, &identity);
-    if let Some(why) = shared.gate.refuses(&wanted, &identity, &record.request.folder) {
+    if let Some(why) = shared.gate.refuses(&wanted, &identity, &record.request.folder, purpose) {
         return Ok(Err(why));
     }
     let of = asks(&identity).then_some(wanted);

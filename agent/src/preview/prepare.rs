@@ -19,6 +19,7 @@ use protocol::request::UpRequest;
 use super::desire::{Desired, Source, desire};
 use super::down;
 use super::up::scope_of;
+use crate::approvals::Purpose;
 use crate::board::Board;
 use crate::convert;
 use crate::endpoint::{Opening, arrange};
@@ -42,8 +43,9 @@ pub(super) async fn prepare(
     request: &UpRequest,
     source: &Source,
     board: &Arc<Board>,
+    purpose: Purpose,
 ) -> Result<Prepared, Problem> {
-    let asker = Asker { shared, record, request, source, board };
+    let asker = Asker { shared, record, request, source, board, purpose };
     let (wanted, seen) = match request.runtime.as_deref() {
         Some("docker") => (asker.wanted(RuntimeKind::Docker).await?, None),
         Some("process") => (asker.wanted(RuntimeKind::Process).await?, None),
@@ -91,6 +93,7 @@ struct Asker<'a> {
     request: &'a UpRequest,
     source: &'a Source,
     board: &'a Arc<Board>,
+    purpose: Purpose,
 }
 
 impl Asker<'_> {
@@ -135,7 +138,7 @@ impl Asker<'_> {
         let job_inputs =
             desired.job_inputs.iter().map(|(job, patterns)| (job.clone(), crate::inputs::digest(&project, patterns)));
         fold_job_inputs(&mut application, &job_inputs.collect());
-        let arranged = arrange(shared, self.record, &mut application, &mut desired.ports).await?;
+        let arranged = arrange(shared, self.record, &mut application, &mut desired.ports, self.purpose).await?;
         let meant = |unit: &String| desired.chosen.as_ref().is_none_or(|chosen| chosen.contains(unit));
         desired.notes.extend(arranged.notes.into_iter().filter(|(unit, _)| meant(unit)).map(|(_, note)| note));
         let places = shared.places.of_preview(&self.record.name.id, &project);

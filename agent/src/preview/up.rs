@@ -21,6 +21,7 @@ use super::desire::{Desired, Source};
 use super::prepare::{Prepared, prepare, runtimes};
 use super::supervise::{begin_start, follow};
 use super::{Context, Message, UnitSecrets, execute, naming};
+use crate::approvals::Purpose;
 use crate::board::Board;
 use crate::bus::now_ms;
 use crate::convert;
@@ -103,7 +104,7 @@ async fn bring_up(context: &Context, request: &UpRequest, source: &Source) -> Re
         .registry
         .get(&context.id)
         .ok_or_else(|| Problem::new("unknown_preview", 404, "this preview is not registered"))?;
-    let prepared = prepare(&context.shared, &record, request, source, &context.board).await?;
+    let prepared = prepare(&context.shared, &record, request, source, &context.board, Purpose::Up).await?;
     let Prepared { desired, mut endpoints, scope, observed, plan } = prepared;
     if let Some(missing) = missing_secrets(&desired.missing_secrets) {
         return Err(missing);
@@ -372,7 +373,7 @@ pub async fn preview_plan(shared: &Arc<Shared>, request: &UpRequest) -> Result<P
         .registry
         .get(&handle.id)
         .ok_or_else(|| Problem::new("unknown_preview", 404, "this preview is not registered"))?;
-    let prepared = prepare(shared, &record, request, &Source::Disk, &handle.board).await?;
+    let prepared = prepare(shared, &record, request, &Source::Disk, &handle.board, Purpose::Look).await?;
     let mut notes = prepared.desired.notes;
     if let Some(missing) = missing_secrets(&prepared.desired.missing_secrets) {
         notes.push(missing.title);

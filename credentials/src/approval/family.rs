@@ -5,6 +5,7 @@
 //! pipe. Only Linux tells what is needed; elsewhere nobody can be told apart, and nothing is approved.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// How far up the process table anybody is followed.
@@ -28,6 +29,8 @@ pub trait Processes {
     fn process(&self, pid: i32) -> Option<Process>;
     /// Who holds the other end of a pseudo-terminal: the terminal program, `tmux`, `script`.
     fn holder(&self, terminal: u64) -> Option<i32>;
+    /// Whether it is the language server of this very program, which passes on what a person said in an editor.
+    fn is_language_server(&self, pid: i32) -> bool;
 }
 
 /// The asker and what started it, up to the shell of its terminal: all that could act for it.
@@ -49,7 +52,7 @@ pub enum Denial {
     SameTerminal,
     #[error("an approval is given in a terminal, and this program has none")]
     NoTerminal,
-    #[error("this terminal was opened by something that was started after the request")]
+    #[error("this terminal, or this editor, was opened by something that was started after the request")]
     TooNew,
     #[error("too many different programs asked for this; one of them may be this one")]
     Crowded,
@@ -118,8 +121,15 @@ pub fn may_approve(families: &[Family], asked: u64, by: i32, processes: &dyn Pro
     if own.iter().any(related) {
         return Err(Denial::Descendant);
     }
+    // A child that was let go has nobody above it but the first process.
+    let too_new = |openers: &[Process]| openers.iter().all(|opener| opener.start > asked);
     if terminal == 0 {
-        return Err(Denial::NoTerminal);
+        // What a terminal's opener is to a terminal, the editor is to its language server.
+        return match processes.is_language_server(by) {
+            true if too_new(&own[1..]) => Err(Denial::TooNew),
+            true => Ok(()),
+            false => Err(Denial::NoTerminal),
+        };
     }
     if !PTS_MAJORS.contains(&major(terminal)) {
         // A console: somebody sits at the machine.
@@ -131,8 +141,7 @@ pub fn may_approve(families: &[Family], asked: u64, by: i32, processes: &dyn Pro
     if openers.iter().any(related) {
         return Err(Denial::Driven);
     }
-    // A child that was let go has nobody above it but the first process.
-    if openers.iter().all(|opener| opener.start > asked) { Err(Denial::TooNew) } else { Ok(()) }
+    if too_new(&openers) { Err(Denial::TooNew) } else { Ok(()) }
 }
 
 /// The layout of `dev_t` in `/proc/PID/stat`.
@@ -185,6 +194,16 @@ impl Processes for Running {
         let processes = fs::read_dir("/proc").ok()?.flatten();
         let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         pids.find(|pid| holds(*pid, &wanted))
+    }
+
+    /// By file, not by name: any program may call itself so. A server that outlived an update of this program is none.
+    fn is_language_server(&self, pid: i32) -> bool {
+        let file = |path: String| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        let own = file("/proc/self/exe".to_owned());
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        own.is_some()
+            && own == file(format!("/proc/{pid}/exe"))
+            && words.split(|byte| *byte == 0).nth(1) == Some(b"lsp".as_slice())
     }
 }
 

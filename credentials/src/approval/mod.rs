@@ -178,6 +178,28 @@ impl Approvals {
         })
     }
 
+    /// What waits for a person now.
+    #[must_use]
+    pub fn waiting(&self, now: i64) -> Vec<Request> {
+        self.lock().requests.values().filter(|request| now < request.until).cloned().collect()
+    }
+
+    /// Why the one who would approve what the code stands for cannot; `None` when it can.
+    ///
+    /// # Errors
+    /// When there is no such request.
+    pub fn refuses(
+        &self,
+        code: &str,
+        by: i32,
+        processes: &dyn Processes,
+        now: i64,
+    ) -> Result<(Request, Option<Denial>), Refusal> {
+        let seen = self.request(code, now)?;
+        let denial = judged(&seen, by, processes).err();
+        Ok((seen, denial))
+    }
+
     /// Approves what the code stands for, if the one who says so is none of those who asked. A code works once.
     ///
     /// # Errors
@@ -185,10 +207,7 @@ impl Approvals {
     pub fn approve(&self, code: &str, by: i32, processes: &dyn Processes, now: i64) -> Result<Approval, Refusal> {
         let seen = self.request(code, now)?;
         // Looked at without the lock; what changed meanwhile is noticed below.
-        if seen.families.len() > FAMILIES_MAX {
-            return Err(Denial::Crowded.into());
-        }
-        family::may_approve(&seen.families, seen.asked, by, processes)?;
+        judged(&seen, by, processes)?;
         let mut state = self.lock();
         let same = state.requests.get(&seen.of).is_some_and(|request| {
             request.code == seen.code && request.families == seen.families && now < request.until
@@ -232,6 +251,13 @@ impl Approvals {
         }
         place::replace(&self.path, &serde_json::to_vec_pretty(approved)?)
     }
+}
+
+fn judged(seen: &Request, by: i32, processes: &dyn Processes) -> Result<(), Denial> {
+    if seen.families.len() > FAMILIES_MAX {
+        return Err(Denial::Crowded);
+    }
+    family::may_approve(&seen.families, seen.asked, by, processes)
 }
 
 /// `7kq2-mxgh`: 40 random bits, which nobody guesses ten a minute.

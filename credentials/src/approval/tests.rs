@@ -1,6 +1,6 @@
 //! Approvals on a machine that is a table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::family::{Process, family_of};
 use super::*;
@@ -10,6 +10,7 @@ use super::*;
 struct Table {
     processes: BTreeMap<i32, Process>,
     holders: BTreeMap<u64, i32>,
+    servers: BTreeSet<i32>,
 }
 
 const fn pts(number: u64) -> u64 {
@@ -41,6 +42,10 @@ impl Processes for Table {
 
     fn holder(&self, terminal: u64) -> Option<i32> {
         self.holders.get(&terminal).copied()
+    }
+
+    fn is_language_server(&self, pid: i32) -> bool {
+        self.servers.contains(&pid)
     }
 }
 
@@ -91,6 +96,32 @@ fn who_asked_cannot_approve() {
     for (by, denial) in cases {
         assert_eq!(tried(&table, by).unwrap_err(), Refusal::NotYou(denial), "{by}");
     }
+}
+
+#[test]
+fn an_editor_can_unless_it_asked_or_was_opened_for_this() {
+    let mut table = Table::new();
+    // An editor of the desktop, and one in the terminal beside; both start their server without a terminal.
+    table.add(1000, 500, 30, 0, 1000, "code").add(1001, 1000, 40, 0, 1000, "pdev").add(1002, 1000, 380, 0, 1000, "sh");
+    table.add(910, 900, 160, pts(2), 900, "nvim").add(911, 910, 161, 0, 911, "pdev");
+    for by in [1001, 911] {
+        assert_eq!(tried(&table, by).unwrap_err(), Refusal::NotYou(Denial::NoTerminal), "{by} is no server");
+        table.servers.insert(by);
+        assert!(tried(&table, by).is_ok(), "{by}: {:?}", tried(&table, by));
+    }
+    // A server that the asker speaks to itself; one that it let go, with and without an editor of its own.
+    table.add(870, 800, 360, 0, 870, "pdev").add(871, 1, 360, 0, 871, "pdev");
+    table.add(872, 1, 360, 0, 872, "nvim").add(873, 872, 361, 0, 873, "pdev");
+    table.servers.extend([870, 871, 873]);
+    for (by, denial) in [(870, Denial::Descendant), (871, Denial::TooNew), (873, Denial::TooNew)] {
+        assert_eq!(tried(&table, by).unwrap_err(), Refusal::NotYou(denial), "{by}");
+    }
+    // `up` from a lens: the editor asked, whoever clicked.
+    let (_folder, approvals) = approvals();
+    let request = approvals.ask(&wanted("api"), family_of(1001, &table), 350, 0);
+    assert_eq!(approvals.refuses(&request.code, 1001, &table, 1).unwrap().1, Some(Denial::Descendant));
+    assert_eq!(approvals.refuses(&request.code, 901, &table, 1).unwrap().1, None);
+    assert_eq!(approvals.waiting(1).len(), 1);
 }
 
 /// The asker's terminal was closed, and its number given to another one.

@@ -22,8 +22,8 @@ return {
     return 'pdev'
   end,
   workspace_required = false,
-  -- Terminals are the editor's: the server offers shells to clients that say they open them.
-  capabilities = { experimental = { commands = { 'pdev.shell' } } },
+  -- Terminals, registers and prompts are the editor's: the server uses them where a client says it can.
+  capabilities = { experimental = { commands = { 'pdev.shell', 'pdev.approve', 'pdev.copy' } } },
   commands = {
     ['pdev.shell'] = function(command)
       require('pdev').shell((command.arguments or {})[1] or {})
@@ -35,6 +35,9 @@ return {
   handlers = {
     ['workspace/codeLens/refresh'] = refreshed('workspace/codeLens/refresh'),
     ['workspace/inlayHint/refresh'] = refreshed('workspace/inlayHint/refresh'),
+    ['window/showMessageRequest'] = function(err, params, ctx)
+      return require('pdev').question(err, params, ctx)
+    end,
   },
   on_attach = function()
     require('pdev').refresh()

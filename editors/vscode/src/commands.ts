@@ -25,6 +25,7 @@ export const SERVER_COMMANDS = [
   'pdev.apply',
   'pdev.agent',
   'pdev.report',
+  'pdev.approve',
 ];
 /** Those that start nothing and ask nobody. */
 export const STATIC_COMMANDS = new Set(['pdev.check', 'pdev.waive', 'pdev.render']);

@@ -1,11 +1,13 @@
-//! Credentials where the manifest names them: an identity that nobody is signed in as, or that gives nothing, on the line
-//! of the service that needs it, with the action that helps. From the cache alone.
+//! Credentials where the manifest names them: an identity that nobody is signed in as, that gives nothing, or that nobody
+//! approved for this service, on the line of the service that needs it, with the action that helps. From the cache alone.
 
 use std::collections::BTreeSet;
 
 use manifest::FileId;
 use manifest::model::Manifest;
+use protocol::approval::WaitingView;
 use protocol::identity::{IdentityState, IdentityStatus};
+use protocol::status::PreviewStatus;
 use serde_json::json;
 use tower_lsp::ls_types::*;
 
@@ -17,6 +19,7 @@ use crate::text::Text;
 
 const NEEDS_LOGIN: &str = "needs_login";
 const LOGIN_ENDS: &str = "login_ends";
+const NEEDS_APPROVAL: &str = "needs_approval";
 
 #[must_use]
 pub fn findings(manifest: &Manifest, live: &Live, file: FileId, text: &Text, encoding: Encoding) -> Vec<Diagnostic> {
@@ -39,6 +42,65 @@ pub fn findings(manifest: &Manifest, live: &Live, file: FileId, text: &Text, enc
         })
     };
     named.filter_map(finding).collect()
+}
+
+/// Services that run without their identity until a person approves its first use.
+#[must_use]
+pub fn unapproved(
+    manifest: &Manifest,
+    preview: &PreviewStatus,
+    waiting: &[&WaitingView],
+    file: FileId,
+    text: &Text,
+    encoding: Encoding,
+) -> Vec<Diagnostic> {
+    let finding = |one: &&WaitingView| {
+        let of = &one.of;
+        let service = manifest.services.get(&of.service).map(|entry| &entry.value);
+        let body = service.or_else(|| manifest.jobs.get(&of.service).map(|entry| &entry.value.body))?;
+        let name = body.identity.as_ref().filter(|name| name.value == of.identity && name.span.file == file)?;
+        let without = preview.units.iter().find(|unit| unit.name == of.service)?.identity.is_none();
+        let message = format!(
+            "`{}` runs without the identity `{}`: nobody has approved that this repository uses it\n`pdev identity approve {}` \
+             in another terminal than the one that asked approves it.",
+            of.service, of.identity, one.code
+        );
+        without.then(|| Diagnostic {
+            range: encoding.range(text, name.span.range()),
+            severity: Some(DiagnosticSeverity::WARNING),
+            code: Some(NumberOrString::String(NEEDS_APPROVAL.to_owned())),
+            source: Some(format!("{SOURCE} (live)")),
+            message,
+            data: Some(json!({ "identity": of.identity, "unit": of.service, "live": true })),
+            ..Diagnostic::default()
+        })
+    };
+    waiting.iter().filter_map(finding).collect()
+}
+
+/// The way out of what waits: a question to the person, asked by the server.
+#[must_use]
+pub fn approvals(params: &CodeActionParams) -> Vec<CodeActionOrCommand> {
+    if !Wanted::of(params).wants(&CodeActionKind::QUICKFIX) {
+        return Vec::new();
+    }
+    let action = |found: &Diagnostic| {
+        let waits = found.code == Some(NumberOrString::String(NEEDS_APPROVAL.to_owned()));
+        let data = found.data.as_ref().filter(|_| waits)?;
+        let (identity, unit) = (data["identity"].as_str()?, data["unit"].as_str()?);
+        let title = format!("Approve `{identity}` for `{unit}`…");
+        let argument = json!({ "uri": params.text_document.uri, "identity": identity, "unit": unit });
+        let command =
+            Command { title: title.clone(), command: "pdev.approve".to_owned(), arguments: Some(vec![argument]) };
+        Some(CodeActionOrCommand::CodeAction(CodeAction {
+            title,
+            kind: Some(CodeActionKind::QUICKFIX),
+            diagnostics: Some(vec![found.clone()]),
+            command: Some(command),
+            ..CodeAction::default()
+        }))
+    };
+    params.context.diagnostics.iter().filter_map(action).collect()
 }
 
 fn about(name: &str, status: Option<&IdentityStatus>) -> Option<(DiagnosticSeverity, String, String)> {

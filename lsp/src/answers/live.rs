@@ -327,6 +327,8 @@ pub fn findings(
     let Some(text) = analysis.text(file) else { return Vec::new() };
     let mut found = identities::findings(manifest, live, file, text, snapshot_encoding);
     let Some(preview) = live.preview(&analysis.root, environment) else { return found };
+    let waiting: Vec<_> = live.waiting(&analysis.root).collect();
+    found.extend(identities::unapproved(manifest, preview, &waiting, file, text, snapshot_encoding));
     let mut add =
         |span: Option<Span>, severity: DiagnosticSeverity, code: &str, message: String, data: serde_json::Value| {
             let span = span.unwrap_or_default();

@@ -2,7 +2,7 @@
 //! Every wait has a deadline; what the server asks is answered with `null` and kept. Every message of the server is held
 //! against the protocol (`protocol.rs`).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub struct Editor {
     /// Notifications and requests of the server that nobody has looked at yet.
     pub heard: VecDeque<Value>,
     pub capabilities: Value,
+    /// What a person answers to a question of the server, by method; `null` where nothing is said.
+    pub replies: HashMap<String, Value>,
     kept: Vec<tempfile::TempDir>,
 }
 
@@ -73,6 +75,7 @@ impl Editor {
             conversation: Conversation::with(&capabilities),
             heard: VecDeque::new(),
             capabilities: Value::Null,
+            replies: HashMap::new(),
             kept: Vec::new(),
         };
         let root = editor.uri("");
@@ -209,8 +212,9 @@ impl Editor {
     }
 
     async fn keep(&mut self, message: Value) {
-        if let (Some(_), Some(id)) = (message.get("method"), message.get("id")) {
-            let answer = json!({ "jsonrpc": "2.0", "id": id, "result": null });
+        if let (Some(method), Some(id)) = (message["method"].as_str(), message.get("id")) {
+            let result = self.replies.get(method);
+            let answer = json!({ "jsonrpc": "2.0", "id": id, "result": result });
             self.send(&answer).await;
         }
         self.heard.push_back(message);

@@ -92,8 +92,9 @@ impl Conversation {
             if message.get("id").is_none() {
                 return Err("a question needs an id".to_owned());
             }
-        } else if message.get("id").is_some() {
-            return Err("not a question, and has an id".to_owned());
+        } else if message.get("id").is_some() != (method == "window/showMessageRequest") {
+            // Every client may be asked that.
+            return Err("questions have an id, and nothing else has one".to_owned());
         }
         let params = params.unwrap_or(&Value::Null);
         match method {

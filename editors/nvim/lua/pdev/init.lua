@@ -138,6 +138,9 @@ local commands = {
   agent = function()
     execute('agent', {})
   end,
+  approve = function(unit)
+    execute('approve', { unit = unit })
+  end,
   report = function()
     execute('report', {}, function(text)
       show('report', vim.split(text, '\n', { trimempty = true }))
@@ -184,6 +187,33 @@ local commands = {
     vim.cmd.checkhealth('pdev')
   end,
 }
+
+--- The server asks a person. An answer with `typed` is given only by somebody who types that; one with `copy` goes into
+--- the clipboard.
+---@param err table?
+---@param params { message: string, actions: { title: string, typed: string?, copy: string? }[]? }
+---@param ctx table
+function M.question(err, params, ctx)
+  local guarded = vim.iter(params.actions or {}):find(function(action)
+    return action.typed ~= nil
+  end)
+  if not guarded then
+    local chosen = vim.lsp.handlers['window/showMessageRequest'](err, params, ctx)
+    if type(chosen) == 'table' and chosen.copy then
+      vim.fn.setreg(vim.fn.has('clipboard') == 1 and '+' or '"', chosen.copy)
+    end
+    return chosen
+  end
+  local asking = coroutine.running()
+  local prompt = ('%s\nType %s to approve: '):format(params.message, guarded.typed)
+  vim.ui.input({ prompt = prompt }, function(typed)
+    -- Later, because a prompt may answer before anybody waits for it.
+    vim.schedule(function()
+      coroutine.resume(asking, typed and vim.trim(typed) == guarded.typed and guarded or vim.NIL)
+    end)
+  end)
+  return coroutine.yield()
+end
 
 --- A lens was chosen.
 ---@param argument { unit: string? }
