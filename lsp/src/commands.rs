@@ -215,6 +215,7 @@ async fn begin(
         let launch = Launch::this_program().map_err(say)?;
         let client = Client::connect_or_start(&desk.place, &launch).await.map_err(say)?;
         desk.look_for_agent.notify_one();
+        deliver(desk, root).await?;
         let services = argument.unit.clone().into_iter().collect();
         let request = protocol::request::UpRequest { services, ..up_request(desk, root) };
         return client.up(&request).await.map_err(say);
@@ -228,6 +229,16 @@ async fn begin(
             client.restart(&preview, &RestartRequest { units }).await.map_err(say)
         }
     }
+}
+
+/// Only where the manifest has any: the vault may ask its owner to unlock it.
+async fn deliver(desk: &Arc<Desk>, root: &Path) -> std::result::Result<(), Problem> {
+    let analysis = desk.workspace().analyses().find(|one| one.root == root).cloned();
+    if analysis.is_none_or(|one| one.loaded().manifest.secrets.is_empty()) {
+        return Ok(());
+    }
+    let delivered = crate::vault::deliver(root.parent().unwrap_or(root), &desk.environment()).await;
+    delivered.map_err(|words| Problem::new("secret_not_delivered", 0, words))
 }
 
 /// Progress of its own, because the request that asked for it has been answered.
@@ -302,12 +313,13 @@ async fn diff(desk: &Desk, root: &Path, argument: &Argument) -> Result<Value> {
         return Ok(json!(reply.plan));
     }
     let mut text = format!("# what `pdev up` would do now for {}\n", reply.preview.title);
-    for step in &reply.plan.steps {
-        text.push_str(&format!("{}  # {}\n", step.text, step.because));
-    }
-    if reply.plan.steps.is_empty() {
+    if reply.plan.unchanged {
         text.push_str("nothing: what runs is what is written\n");
+    } else {
+        let steps = reply.plan.steps.iter().map(|step| format!("{}  # {}\n", step.text, step.because));
+        text.extend(steps);
     }
+    text.extend(reply.notes.iter().map(|note| format!("# {note}\n")));
     shown(desk, "diff.txt", &text)
 }
 

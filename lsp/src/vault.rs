@@ -1,5 +1,7 @@
-//! `pdev.keep`: a value that stands in a manifest goes into the vault, by the very command a person would type, and then
-//! out of the manifest. The value goes to that command's standard input only: into no argument, log or message.
+//! Secrets, by the very commands a person would type, because no value may pass through here but the one that stands in the
+//! text: `pdev.keep` puts that into the vault, and before an `up` the kept ones are handed to the agent.
+//!
+//! A value goes to a command's standard input only: into no argument, log or message.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -23,24 +25,36 @@ pub fn keeps_with(program: PathBuf) {
 /// # Errors
 /// In the words of the command that refused.
 pub async fn keep(folder: &Path, name: &str, value: &str) -> Result<(), String> {
+    run(folder, &["set", name], value).await
+}
+
+/// What `pdev up` does before it asks: the agent has no way to the vault of a manifest's secrets.
+///
+/// # Errors
+/// In the words of the command that refused.
+pub async fn deliver(folder: &Path, environment: &str) -> Result<(), String> {
+    run(folder, &["deliver", "--env", environment], "").await
+}
+
+async fn run(folder: &Path, words: &[&str], input: &str) -> Result<(), String> {
     let program = match PROGRAM.get() {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(|error| format!("cannot tell which program this is: {error}"))?,
     };
     let mut command = Command::new(program);
-    command.args(["secret", "set", name]).current_dir(folder).kill_on_drop(true);
+    command.arg("secret").args(words).current_dir(folder).kill_on_drop(true);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| format!("cannot start `pdev secret set`: {error}"))?;
+        .map_err(|error| format!("cannot start `pdev secret`: {error}"))?;
     let finished = async {
-        if let Some(mut input) = child.stdin.take() {
+        if let Some(mut pipe) = child.stdin.take() {
             // A program that refuses early does not read; its words say why.
-            drop(input.write_all(value.as_bytes()).await);
+            drop(pipe.write_all(input.as_bytes()).await);
         }
-        child.wait_with_output().await.map_err(|error| format!("`pdev secret set` cannot be waited for: {error}"))
+        child.wait_with_output().await.map_err(|error| format!("`pdev secret` cannot be waited for: {error}"))
     };
     let output =
         tokio::time::timeout(LIMIT, finished).await.map_err(|_| "the vault did not open in time".to_owned())??;

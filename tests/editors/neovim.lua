@@ -150,7 +150,7 @@ local function window(command, name, words)
   vim.cmd.close()
 end
 window('render api', 'pdev://render/api', 'services.api.health')
-window('plan', 'pdev://plan', 'nothing changed')
+window('plan', 'pdev://plan', 'nothing would change')
 window('report', 'pdev://report', 'pdev ')
 
 -- A literal goes into the vault. The service says how long it is, so that nobody has to print it.

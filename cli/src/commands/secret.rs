@@ -56,6 +56,12 @@ enum SecretCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Hand the manifest's secrets to the agent, for an `up` from an editor; `pdev up` does it by itself
+    Deliver {
+        /// The environment of the manifest [default: local]
+        #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
+        environment: Option<String>,
+    },
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
@@ -66,7 +72,24 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
         SecretCommand::List => list(&scope, &place, context),
         SecretCommand::Rm { name } => remove(&name, &scope, &place, context),
         SecretCommand::Import { file } => import(&file, &scope, &place, context),
+        SecretCommand::Deliver { environment } => deliver(environment, context),
     }
+}
+
+/// As `up` collects and delivers them, and nothing is brought up.
+fn deliver(environment: Option<String>, context: &Context) -> Outcome {
+    let place = folder::find(&context.folder, None)?;
+    let read = checking::read(&place, Wish { environment: environment.as_deref(), sets: &[], runtime: None })?;
+    let secrets = crate::secrets::collect(&[], &read, context)?;
+    let names: Vec<String> = secrets.iter().map(|(name, _)| name.clone()).collect();
+    if !secrets.is_empty() {
+        let folder = place.folder.to_string_lossy().into_owned();
+        Context::block_on_value(async {
+            let mut client = Context::connect().await?;
+            super::up::deliver(&mut client, folder, environment, secrets).await
+        })??;
+    }
+    said(context, &json!({ "delivered": names }), &format!("{} delivered", words::count(names.len(), "secret")))
 }
 
 /// The repository's shared folder; without git the manifest's folder, else this one.

@@ -99,15 +99,20 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
         let mut client = Context::connect().await?;
         if !secrets.is_empty() {
-            deliver(&mut client, &request, secrets).await?;
+            deliver(&mut client, request.folder.clone(), request.environment.clone(), secrets).await?;
         }
         let ended = attempt(client, &request, &mut progress, context, arguments.timeout).await?;
         conclude(ended, "the preview", context)
     })
 }
 
-async fn deliver(client: &mut Client, request: &UpRequest, secrets: Vec<(String, Vec<u8>)>) -> Result<(), Failure> {
-    let locate = LocateRequest { folder: request.folder.clone(), environment: request.environment.clone() };
+pub(super) async fn deliver(
+    client: &mut Client,
+    folder: String,
+    environment: Option<String>,
+    secrets: Vec<(String, Vec<u8>)>,
+) -> Result<(), Failure> {
+    let locate = LocateRequest { folder, environment };
     let preview = client.locate(&locate).await?.preview;
     for (name, value) in secrets {
         client.put_secret(&preview.id, &name, value).await?;

@@ -93,10 +93,8 @@ interface LogEntry {
 }
 
 interface Step {
-  text?: string;
-  action?: string;
-  unit?: string;
-  cause?: string;
+  text: string;
+  because: string;
 }
 
 /** Text documents that are made, not read: `pdev-view:/logs/api`. */
@@ -133,9 +131,9 @@ export async function answered(command: string, argument: Argument, result: unkn
     case 'pdev.render':
       return views.show(`fields/${name}`, String(result));
     case 'pdev.diff': {
-      const steps = (result as { steps?: Step[] }).steps ?? [];
-      const lines = steps.map((step) => `${step.text ?? step.action ?? ''}  (${step.cause ?? ''})`);
-      return views.show('plan', lines.length > 0 ? lines.join('\n') : 'Nothing would change.');
+      const { steps, unchanged } = result as { steps: Step[]; unchanged: boolean };
+      const lines = unchanged ? ['Nothing would change.'] : steps.map((step) => `${step.text}  # ${step.because}`);
+      return views.show('plan', lines.join('\n'));
     }
     case 'pdev.status':
       await vscode.commands.executeCommand('pdev.previews.focus');

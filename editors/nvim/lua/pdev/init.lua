@@ -170,9 +170,9 @@ local commands = {
   plan = function()
     execute('diff', {}, function(plan)
       local lines = vim.tbl_map(function(step)
-        return ('%s  (%s)'):format(step.text or step.action or '?', step.cause or '')
-      end, plan.steps or {})
-      show('plan', #lines > 0 and lines or { 'nothing changed' })
+        return ('%s  # %s'):format(step.text, step.because)
+      end, plan.steps)
+      show('plan', plan.unchanged and { 'nothing would change' } or lines)
     end)
   end,
   check = function()
