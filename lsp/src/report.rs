@@ -6,6 +6,8 @@ use std::path::Path;
 
 use tower_lsp::ls_types::NumberOrString;
 
+use crate::answers::live::{preview_word, unit_word};
+use crate::client_can::ClientCan;
 use crate::desk::Desk;
 use crate::live::Agent;
 
@@ -24,7 +26,7 @@ pub fn collect(desk: &Desk, root: &Path) -> String {
         Agent::Refused(words) => format!("cannot be spoken to: {words}"),
     });
     line(&mut text, &format!("agent: {agent}"));
-    line(&mut text, &format!("client: {:?}", desk.can()));
+    line(&mut text, &format!("the editor can: {}", able(desk.can())));
     let environment = desk.environment();
     line(&mut text, &format!("environment: {environment}"));
     let mut codes: BTreeMap<String, usize> = BTreeMap::new();
@@ -40,14 +42,22 @@ pub fn collect(desk: &Desk, root: &Path) -> String {
     text
 }
 
+/// The names of what holds, as the code calls them: for whoever reads the code beside the report.
+fn able(can: ClientCan) -> String {
+    let all = format!("{can:?}");
+    let (_, fields) = all.split_once("{ ").unwrap_or_default();
+    let held = fields.trim_end_matches(" }").split(", ").filter_map(|field| field.strip_suffix(": true"));
+    held.map(|name| name.replace('_', " ")).collect::<Vec<_>>().join(", ")
+}
+
 fn preview(text: &mut String, desk: &Desk, root: &Path, environment: &str) {
     desk.with_live(|live| {
         let Some(preview) = live.preview(root, environment) else { return line(text, "preview: none is known") };
-        line(text, &format!("preview: {} is {:?}", preview.preview.title, preview.state));
+        line(text, &format!("preview: {} is {}", preview.preview.title, preview_word(preview.state)));
         for unit in &preview.units {
             let reason = unit.reason.as_deref().unwrap_or("nothing to say");
-            let words =
-                format!("  {} ({}): {:?}, {} restarts, {reason}", unit.name, unit.runtime, unit.state, unit.restarts);
+            let state = unit_word(unit.state);
+            let words = format!("  {} ({}): {state}, {} restarts, {reason}", unit.name, unit.runtime, unit.restarts);
             line(text, &words);
         }
         for problem in live.problems(preview) {

@@ -1,12 +1,12 @@
 // Drives a real VS Code in headless Chromium: opens a manifest with mistakes and does what a person would.
-// usage: node vscode.cjs PORT WORKSPACE PICTURES EXTENSIONS. Waits for what is seen, never for time, but before a picture: toasts fade in.
+// usage: node vscode.cjs PORT PORT-OF-THE-SUITE WORKSPACE PICTURES EXTENSIONS. Waits for what is seen, never for time, but before a picture: toasts fade in.
 const assert = require('node:assert/strict');
 const { execFileSync } = require('node:child_process');
 const { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');
 const { chromium } = require('playwright-core');
 
-const [port, workspace, pictures, extensions] = process.argv.slice(2);
+const [port, portOfSuite, workspace, pictures, extensions] = process.argv.slice(2);
 const manifest = join(workspace, 'pdev.yaml');
 writeFileSync(
   manifest,
@@ -180,8 +180,11 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
 
   // Another identity, asked for in a terminal beside the editor; the person says yes in here, by its name.
   writeFileSync(manifest, readFileSync(manifest, 'utf8').replace('    health: none\n    needs', '    health: none\n    identity: shop-read\n    needs'));
+  // The agent that follows is another copy of the program than the extension's.
+  execFileSync('pdev', ['agent', 'stop']);
   const asked = execFileSync('python3', [join(__dirname, '../credentials/terminal.py'), 'pdev up'], { cwd: workspace, encoding: 'utf8' });
   assert.match(asked, /pdev identity approve [a-z0-9-]+/);
+  await page.keyboard.press('Control+Shift+M');
   await see('.markers-panel .monaco-list-row', '`web` runs without the identity `shop-read`');
   checked();
   const approve = await offered('shop-read', 'Approve `shop-read` for `web`');
@@ -194,6 +197,8 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await box.fill('shop-read');
   await picture('approve');
   await page.keyboard.press('Enter');
+  await see('.notification-list-item-message', 'approved');
+  await picture('approved');
   await page.locator('.notification-list-item .monaco-button').filter({ hasText: 'Bring it up again' }).first().click();
   await page.waitForFunction(() => ![...document.querySelectorAll('.markers-panel .monaco-list-row')].some((one) => one.textContent.includes('runs without')));
   const units = JSON.parse(execFileSync('pdev', ['ls', '--json'], { encoding: 'utf8' }))[0].units;
@@ -205,7 +210,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await command('pdev: Bring the Preview Up');
   await see('.markers-panel .monaco-list-row', '`web` runs without the identity `shop-read`');
   await command('pdev: Approve an Identity');
-  await see('.notification-list-item-message', 'a program cannot approve its own request');
+  await see('.notification-list-item-message', 'the request came through this editor');
   await see('.notification-list-item .monaco-button', 'Copy the command');
   checked();
   await picture('elsewhere');
@@ -213,7 +218,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
 
   for (const [title, tab, words] of [
     ['pdev: Show What Up Would Do', 'plan', 'Nothing would change.'],
-    ['pdev: Show All Fields with Their Origins', 'all', 'services.api.health'],
+    ['pdev: Show All Fields with Their Origins', 'fields', 'services.api.health'],
     ['pdev: Collect a Report', 'report', 'pdev'],
   ]) {
     await command(title);
@@ -222,7 +227,8 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
     checked();
     await picture(tab);
   }
-  await command('View: Close Editors in Group');
+  assert.equal(await page.locator('.editor-group-container').count(), 2, 'views share one column');
+  await command('View: Close All Editors in Group');
   await command('pdev: Take the Preview Down');
   await page.waitForFunction(() => ![...document.querySelectorAll('.statusbar-item')].some((one) => one.textContent.includes('shop/main ready')));
   checked();
@@ -262,13 +268,13 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   // Inside the extension host, in a window of its own.
   const other = `${workspace}-host`;
   mkdirSync(other);
-  const remote = (path) => `vscode-remote://127.0.0.1:${port}${path}`;
+  const remote = (path) => `vscode-remote://127.0.0.1:${portOfSuite}${path}`;
   const installed = readdirSync(extensions).find((name) => name.startsWith('pdev.pdev-'));
   const payload = [
     ['extensionDevelopmentPath', remote(join(extensions, installed))],
     ['extensionTestsPath', remote(join(__dirname, 'vscode-host.cjs'))],
   ];
-  await page.goto(`http://127.0.0.1:${port}/?folder=${other}&payload=${encodeURIComponent(JSON.stringify(payload))}`);
+  await page.goto(`http://127.0.0.1:${portOfSuite}/?folder=${other}&payload=${encodeURIComponent(JSON.stringify(payload))}`);
   await see('.monaco-workbench');
   await see('.statusbar-item', 'Restricted Mode');
   await trust();

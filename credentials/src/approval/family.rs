@@ -5,11 +5,13 @@
 //! pipe. Only Linux tells what is needed; elsewhere nobody can be told apart, and nothing is approved.
 
 use std::fs;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// How far up the process table anybody is followed.
 const CHAIN_MAX: usize = 64;
+const COMPARED_AT_ONCE: usize = 64 * 1024;
 /// Major numbers of pseudo-terminals (Linux, Documentation/admin-guide/devices.txt).
 const PTS_MAJORS: std::ops::RangeInclusive<u64> = 136..=143;
 
@@ -46,6 +48,8 @@ pub struct Family {
 pub enum Denial {
     #[error("a program cannot approve its own request: this one was started by what asked")]
     Descendant,
+    #[error("the request came through this editor, and any program in it could have made it")]
+    SameEditor,
     #[error("a program cannot approve its own request: this terminal is driven by what asked")]
     Driven,
     #[error("the request came from this terminal, and whatever runs in it could have typed this")]
@@ -67,6 +71,7 @@ impl Denial {
             Self::Descendant | Self::Driven | Self::SameTerminal | Self::NoTerminal => {
                 "Approve it in a terminal of your own, beside the one that asked."
             }
+            Self::SameEditor => "Approve it in a terminal outside of this editor.",
             Self::TooNew => "Use a terminal program that ran before, or ask again with `pdev up` and approve it here.",
             Self::Crowded => "Wait 15 minutes and run `pdev up` once.",
             Self::Unseen => "Say `ask = \"never\"` in the identity's section of identities.toml instead.",
@@ -119,7 +124,9 @@ pub fn may_approve(families: &[Family], asked: u64, by: i32, processes: &dyn Pro
         return Err(Denial::SameTerminal);
     }
     if own.iter().any(related) {
-        return Err(Denial::Descendant);
+        // Of the server itself only where it carried the request.
+        let carried = related(first) && processes.is_language_server(by);
+        return Err(if carried { Denial::SameEditor } else { Denial::Descendant });
     }
     // A child that was let go has nobody above it but the first process.
     let too_new = |openers: &[Process]| openers.iter().all(|opener| opener.start > asked);
@@ -196,15 +203,37 @@ impl Processes for Running {
         pids.find(|pid| holds(*pid, &wanted))
     }
 
-    /// By file, not by name: any program may call itself so. A server that outlived an update of this program is none.
+    /// By file, not by name: any program may call itself so. An editor may have a copy of its own; a server that outlived an
+    /// update of this program is none.
     fn is_language_server(&self, pid: i32) -> bool {
-        let file = |path: String| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-        let own = file("/proc/self/exe".to_owned());
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        own.is_some()
-            && own == file(format!("/proc/{pid}/exe"))
-            && words.split(|byte| *byte == 0).nth(1) == Some(b"lsp".as_slice())
+        words.split(|byte| *byte == 0).nth(1) == Some(b"lsp".as_slice())
+            && same_program(Path::new("/proc/self/exe"), Path::new(&format!("/proc/{pid}/exe"))).unwrap_or(false)
     }
+}
+
+/// The same file, or the same bytes.
+fn same_program(one: &Path, other: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (fs::File::open(one)?, fs::File::open(other)?);
+    let (first, second) = (one.metadata()?, other.metadata()?);
+    if (first.dev(), first.ino()) == (second.dev(), second.ino()) {
+        return Ok(true);
+    }
+    if first.len() != second.len() {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; COMPARED_AT_ONCE], vec![0; COMPARED_AT_ONCE]);
+    let mut rest = usize::try_from(first.len()).unwrap_or_default();
+    while rest > 0 {
+        let some = rest.min(COMPARED_AT_ONCE);
+        one.read_exact(&mut left[..some])?;
+        other.read_exact(&mut right[..some])?;
+        if left[..some] != right[..some] {
+            return Ok(false);
+        }
+        rest -= some;
+    }
+    Ok(true)
 }
 
 fn holds(pid: i32, wanted: &str) -> bool {

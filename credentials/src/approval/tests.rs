@@ -119,7 +119,7 @@ fn an_editor_can_unless_it_asked_or_was_opened_for_this() {
     // `up` from a lens: the editor asked, whoever clicked.
     let (_folder, approvals) = approvals();
     let request = approvals.ask(&wanted("api"), family_of(1001, &table), 350, 0);
-    assert_eq!(approvals.refuses(&request.code, 1001, &table, 1).unwrap().1, Some(Denial::Descendant));
+    assert_eq!(approvals.refuses(&request.code, 1001, &table, 1).unwrap().1, Some(Denial::SameEditor));
     assert_eq!(approvals.refuses(&request.code, 901, &table, 1).unwrap().1, None);
     assert_eq!(approvals.waiting(1).len(), 1);
 }

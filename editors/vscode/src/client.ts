@@ -11,7 +11,10 @@ export class Client extends LanguageClient {
     // Terminals, the clipboard and boxes to type into are the editor's: the server uses them where a client says it can.
     this.registerFeature({
       fillClientCapabilities: (capabilities) => {
-        capabilities.experimental = { ...(capabilities.experimental as object | undefined), commands: ['pdev.shell', 'pdev.approve', 'pdev.copy'] };
+        capabilities.experimental = {
+          ...(capabilities.experimental as object | undefined),
+          commands: ['pdev.shell', 'pdev.approve', 'pdev.copy'],
+        };
       },
       initialize: () => undefined,
       getState: () => ({ kind: 'static' }),

@@ -113,9 +113,12 @@ export class Views implements vscode.TextDocumentContentProvider {
     this.#texts.set(uri.toString(), text);
     this.#changed.fire(uri);
     const document = await vscode.workspace.openTextDocument(uri);
-    const editor = await vscode.window.showTextDocument(document, { preview: true, viewColumn: vscode.ViewColumn.Beside });
-    const last = document.lineAt(document.lineCount - 1).range;
-    editor.revealRange(last);
+    // Beside the manifest, in the one column where the others are.
+    const other = vscode.window.visibleTextEditors.find((editor) => editor.document.uri.scheme === Views.scheme);
+    const viewColumn = other?.viewColumn ?? vscode.ViewColumn.Beside;
+    const editor = await vscode.window.showTextDocument(document, { preview: true, viewColumn });
+    // Of a log the end matters.
+    if (path.endsWith('.log')) editor.revealRange(document.lineAt(document.lineCount - 1).range);
   }
 }
 
@@ -129,7 +132,7 @@ export async function answered(command: string, argument: Argument, result: unkn
     case 'pdev.report':
       return views.show('report', String(result));
     case 'pdev.render':
-      return views.show(`fields/${name}`, String(result));
+      return views.show(argument.unit === undefined ? 'fields' : `fields of ${argument.unit}`, String(result));
     case 'pdev.diff': {
       const { steps, unchanged } = result as { steps: Step[]; unchanged: boolean };
       const lines = unchanged ? ['Nothing would change.'] : steps.map((step) => `${step.text}  # ${step.because}`);

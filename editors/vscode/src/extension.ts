@@ -13,10 +13,11 @@ const QUIET_MS = 200;
 
 let running: Extension | undefined;
 
-export async function activate(context: vscode.ExtensionContext): Promise<void> {
+/** The editor does not wait for the server: its start is told in the status bar. */
+export function activate(context: vscode.ExtensionContext): void {
   running = new Extension(context);
   context.subscriptions.push(running);
-  await running.start();
+  void running.start();
 }
 
 export async function deactivate(): Promise<void> {
@@ -83,7 +84,14 @@ class Extension implements vscode.Disposable {
     this.#client.onDidChangeState(({ newState }) => {
       if (newState === State.Stopped) this.#bar.text = '$(error) pdev';
     });
-    await this.#client.start();
+    try {
+      await this.#client.start();
+    } catch (error) {
+      // The client has shown its own words; the log has the rest.
+      this.#log.error(`the language server does not start: ${String(error)}`);
+      this.#bar.text = '$(error) pdev';
+      return;
+    }
     this.changed();
   }
 

@@ -33,7 +33,7 @@ export async function answer({ type, message, actions = [] }: Question): Promise
 async function types(message: string, word: string): Promise<boolean> {
   const typed = await vscode.window.showInputBox({
     title: `pdev: may it act as ${word}?`,
-    prompt: `${message} Type ${word} to approve, or press Escape.`,
+    prompt: `${message} Type ${word} to approve.`,
     ignoreFocusOut: true,
     validateInput: (value) => (value.trim() === '' || value.trim() === word ? undefined : `not ${word}`),
   });

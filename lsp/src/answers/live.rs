@@ -251,7 +251,7 @@ impl Scene<'_> {
     }
 }
 
-fn preview_word(state: PreviewState) -> &'static str {
+pub(crate) fn preview_word(state: PreviewState) -> &'static str {
     match state {
         PreviewState::Starting => "starting",
         PreviewState::Ready => "ready",
@@ -262,7 +262,7 @@ fn preview_word(state: PreviewState) -> &'static str {
     }
 }
 
-fn unit_word(state: UnitState) -> &'static str {
+pub(crate) fn unit_word(state: UnitState) -> &'static str {
     match state {
         UnitState::Waiting => "waiting",
         UnitState::Preparing => "preparing",

@@ -158,7 +158,7 @@ async fn a_command_alone_approves_nothing() {
 
 #[tokio::test]
 async fn where_this_editor_may_not_approve_the_command_is_shown() {
-    const WHY: &str = "a program cannot approve its own request: this one was started by what asked";
+    const WHY: &str = "the request came through this editor, and any program in it could have made it";
     let mut world = world(json!(["pdev.approve", "pdev.copy"]), Some(WHY)).await;
     let found = world.told().await;
     world.fix(&found).await;

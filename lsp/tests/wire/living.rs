@@ -303,7 +303,7 @@ async fn texts_are_shown_as_documents_that_only_their_owner_reads() {
     for (command, words) in [
         ("pdev.render", "services.api.docker.HostConfig.Memory = "),
         ("pdev.diff", "create api  # env.LEVEL changed"),
-        ("pdev.report", "preview: shop/main is Ready"),
+        ("pdev.report", "preview: shop/main is ready"),
     ] {
         let answer = world.run(command, json!({ "unit": "api", "show": true })).await["result"].clone();
         let path = answer["uri"].as_str().unwrap().strip_prefix("file://").unwrap().to_owned();

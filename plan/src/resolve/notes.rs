@@ -1,7 +1,7 @@
 //! Origins of what has no runtime object: runtime, ports, health, stopping, restarting.
 
 use manifest::Span;
-use manifest::model::Service;
+use manifest::model::{Restart, Service};
 use serde_json::json;
 
 use super::units::Builder;
@@ -35,7 +35,12 @@ pub(super) fn of_service(builder: &mut Builder<'_, '_>, service: &Service, unit:
     builder.note("stop.grace", || json!(seconds(unit.stop.grace)), origin);
     let restart = service.restart.as_ref().map(|restart| restart.span);
     let origin = written_or(builder, restart, "a crash restarts with back-off, five times");
-    builder.note("restart", || json!(format!("{:?}", unit.restart)), origin);
+    let word = match unit.restart {
+        Restart::OnFailure => "on-failure",
+        Restart::Always => "always",
+        Restart::Never => "never",
+    };
+    builder.note("restart", || json!(word), origin);
 }
 
 fn runtime(builder: &mut Builder<'_, '_>, service: &Service) {
