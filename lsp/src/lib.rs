@@ -4,6 +4,7 @@
 
 pub mod analysis;
 mod answers;
+mod appear;
 mod approve;
 mod capabilities;
 pub mod check;

@@ -1,7 +1,7 @@
 //! What runs now, as the agent tells it: a cache that requests read and only this file's task fills.
 //!
 //! No request waits for the agent, and nothing is polled: where no agent runs, the next sign of life of the user (opening,
-//! saving, a command) looks once more. Looking never starts an agent.
+//! saving, a command) or of an agent (its socket) looks once more. Looking never starts an agent.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use protocol::request::UpRequest;
 use protocol::status::{PreviewStatus, UnitStatus};
 use protocol::{Event, Problem};
 
+use crate::appear;
 use crate::desk::Desk;
 
 /// Whether there is anybody to ask.
@@ -134,11 +135,13 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Follows the agent until the server ends.
 pub async fn follow(desk: Arc<Desk>) {
+    let mut watcher = None;
     loop {
         desk.look_for_agent.notified().await;
         if !desk.workspace().settings.live.enabled {
             continue;
         }
+        watcher = watcher.or_else(|| appear::watch(&desk));
         let mut tries = 0;
         loop {
             let ended = once(&desk).await;
@@ -157,8 +160,9 @@ pub async fn follow(desk: Arc<Desk>) {
                 _ => {}
             }
             tries += 1;
-            // Only an agent that was there a moment ago is worth another try: another may take its place.
-            if was != Agent::Present || tries > 3 {
+            // Only an agent that was there a moment ago is worth another try, or one that is about to listen: its socket is
+            // seen before it can be spoken to.
+            if (was != Agent::Present && !desk.place.socket().exists()) || tries > 3 {
                 break;
             }
             tokio::time::sleep(PAUSE).await;
