@@ -135,13 +135,15 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Follows the agent until the server ends.
 pub async fn follow(desk: Arc<Desk>) {
-    let mut watcher = None;
+    let mut watch: Option<appear::Watch> = None;
     loop {
         desk.look_for_agent.notified().await;
         if !desk.workspace().settings.live.enabled {
             continue;
         }
-        watcher = watcher.or_else(|| appear::watch(&desk));
+        if watch.as_ref().is_none_or(|watch| !watch.own) {
+            watch = appear::watch(&desk);
+        }
         let mut tries = 0;
         loop {
             let ended = once(&desk).await;
