@@ -20,6 +20,7 @@ use crate::check::{Analysis, Job};
 use crate::client_can::ClientCan;
 use crate::convert::diagnostics;
 use crate::live::Live;
+use crate::looker::Looker;
 use crate::settings::Delivery;
 use crate::shown::Folder;
 use crate::workspace::{Snapshot, Workspace};
@@ -28,6 +29,7 @@ use crate::workspace::{Snapshot, Workspace};
 pub struct Desk {
     pub client: Client,
     workspace: Mutex<Workspace>,
+    looker: Looker,
     can: Mutex<ClientCan>,
     live: Mutex<Live>,
     shown: Mutex<Folder>,
@@ -48,6 +50,7 @@ impl Desk {
         Self {
             client,
             workspace: Mutex::default(),
+            looker: Looker::start(),
             can: Mutex::default(),
             live: Mutex::default(),
             shown: Mutex::default(),
@@ -163,8 +166,17 @@ impl Desk {
 
     /// True beside it when nothing has changed meanwhile.
     async fn look(&self, job: Job) -> Option<(Arc<Analysis>, bool)> {
-        let analysis = Arc::new(tokio::task::spawn_blocking(|| job.run()).await.ok()?);
-        let newest = self.workspace().keep(&analysis);
+        let _turn = self.looker.turn.lock().await;
+        // Somebody else may have wanted the same.
+        let seen = self.workspace().looked(&job);
+        let analysis = match seen {
+            Some(analysis) => analysis,
+            None => self.looker.look(job).await?,
+        };
+        let (newest, before) = self.workspace().keep(&analysis);
+        if let Some(before) = before {
+            self.looker.forget(before);
+        }
         Some((analysis, newest))
     }
 

@@ -15,6 +15,7 @@ mod desk;
 pub mod files;
 mod live;
 mod login;
+mod looker;
 mod report;
 mod server;
 pub mod settings;

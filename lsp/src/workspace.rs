@@ -300,14 +300,19 @@ impl Workspace {
         }
     }
 
-    /// Keeps a look; false when the files have changed meanwhile.
-    pub fn keep(&mut self, analysis: &Arc<Analysis>) -> bool {
-        let Some(root) = self.roots.get_mut(&analysis.root) else { return false };
-        let newer = root.latest.as_ref().is_none_or(|latest| latest.generation <= analysis.generation);
-        if newer {
-            root.latest = Some(Arc::clone(analysis));
-        }
-        root.generation == analysis.generation
+    /// Keeps a look; false when the files have changed meanwhile. Beside it the look that it replaces.
+    pub fn keep(&mut self, analysis: &Arc<Analysis>) -> (bool, Option<Arc<Analysis>>) {
+        let Some(root) = self.roots.get_mut(&analysis.root) else { return (false, None) };
+        let newer = root.latest.as_ref().is_none_or(|latest| latest.generation < analysis.generation);
+        let before = if newer { root.latest.replace(Arc::clone(analysis)) } else { None };
+        (root.generation == analysis.generation, before)
+    }
+
+    /// What this job would find, if it was looked for already.
+    #[must_use]
+    pub fn looked(&self, job: &Job) -> Option<Arc<Analysis>> {
+        let latest = self.roots.get(&job.root)?.latest.as_ref()?;
+        (latest.generation == job.generation).then(|| Arc::clone(latest))
     }
 
     /// The moment of a document that is ours; `None` for everybody else's.
