@@ -4,6 +4,10 @@ use std::fmt::Write;
 use std::path::Path;
 
 fn main() -> std::io::Result<()> {
+    // Fifty thousand addresses are put right at each start: packed, they are 30 kB to read instead of 1.3 MB.
+    if variable("CARGO_CFG_TARGET_ENV") == "musl" {
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
     let folder = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../docs/codes").canonicalize()?;
     println!("cargo::rerun-if-changed={}", folder.display());
     let mut pages = Vec::new();
