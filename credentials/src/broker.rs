@@ -289,7 +289,12 @@ impl Broker {
     }
 
     async fn fetch(self: &Arc<Self>, identity: &Identity, purpose: &Purpose) -> Result<Lease, SourceProblem> {
-        let vault = if source::needs_vault(identity) { Some(self.vault().await?) } else { None };
+        let needs_vault = source::needs_vault(identity);
+        if needs_vault && !Vault::exists(&self.place.vault()) {
+            // Asking makes no vault: which keyring holds it is chosen where a person is.
+            return Err(SourceProblem::NeedsLogin(format!("nobody has signed in as `{}`", identity.name)));
+        }
+        let vault = if needs_vault { Some(self.vault().await?) } else { None };
         let from = match identity.text("from") {
             Some(from) => Some(Box::pin(self.lease(from)).await?),
             None => None,
@@ -310,8 +315,16 @@ impl Broker {
     pub async fn login(&self, name: &str, flow: Flow, prompts: &mpsc::Sender<Prompt>) -> Result<(), BrokerProblem> {
         let identity = self.identity(name)?;
         if !identity.needs_login() || identity.secret().is_some() {
-            let message = format!("`{name}` comes from `{}`, which nobody signs in to", identity.kind);
-            return Err(BrokerProblem::new("identity_wrong", message, "`pdev identity` shows how it stands."));
+            let (message, hint) = match identity.secret() {
+                Some(what) => {
+                    (format!("`{name}` takes {what}, in a terminal"), format!("`pdev login {name}` asks for it there."))
+                }
+                None => (
+                    format!("`{name}` comes from `{}`, which nobody signs in to", identity.kind),
+                    "`pdev identity` shows how it stands.".to_owned(),
+                ),
+            };
+            return Err(BrokerProblem::new("identity_wrong", message, hint));
         }
         let vault = self.vault().await?;
         let http = self.http().map_err(|problem| told(name, problem))?;
@@ -451,18 +464,34 @@ impl Broker {
     ///
     /// # Errors
     /// When it is of another source, or the vault cannot be used.
-    pub async fn keep(&self, name: &str, secret: &Secret) -> Result<(), BrokerProblem> {
+    pub async fn keep(self: &Arc<Self>, name: &str, secret: &Secret) -> Result<(), BrokerProblem> {
         let identity = self.identity(name)?;
         if identity.secret().is_none() {
             let message = format!("`{name}` comes from `{}`, and takes no secret", identity.kind);
             return Err(BrokerProblem::new("identity_wrong", message, format!("`pdev login {name}` signs in to it.")));
         }
         source::check_secret(&identity, secret).map_err(|words| {
-            let hint = format!("`pdev login {name} < FILE`; nothing was kept.");
+            let hint = match identity.wants_code() {
+                true => format!("`pdev login {name}` asks for it again."),
+                false => format!("`pdev login {name} < FILE`; nothing was kept."),
+            };
             BrokerProblem::new("secret_wrong", format!("`{name}`: {words}"), hint)
         })?;
         let vault = self.vault().await?;
-        source::keep_static(&vault, &identity, secret)?;
+        // Only a code is spent at once, by what the identity is built on.
+        let from = match identity.text("from").filter(|_| identity.wants_code()) {
+            Some(from) => Some(Box::pin(self.lease(from)).await?),
+            None => None,
+        };
+        let (http, purpose) = (self.http().ok(), &Purpose::Usual);
+        let means = Means { vault: Some(&vault), http, from: from.as_deref(), purpose, now: now() };
+        source::keep(&identity, &means, secret).await.map_err(|problem| match told(name, problem) {
+            refused if refused.code == "source_refused" && identity.wants_code() => {
+                let hint = format!("Each code works once: wait for the next one, then `pdev login {name}` again.");
+                BrokerProblem { hint: Some(hint), ..refused }
+            }
+            other => other,
+        })?;
         self.signed_in(name)
     }
 

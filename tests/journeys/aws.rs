@@ -18,7 +18,7 @@ fn tests(file: &str) -> PathBuf {
 }
 
 /// The Python that has moto and botocore, or `None`, said as skipped.
-fn python(journey: &str) -> Option<PathBuf> {
+pub fn python(journey: &str) -> Option<PathBuf> {
     let named = std::env::var_os("PDEV_TEST_PYTHON").map(PathBuf::from);
     let has = |python: &PathBuf| {
         let check =
@@ -48,7 +48,7 @@ impl Server {
         Self { child, port }
     }
 
-    fn moto(python: &Path) -> Self {
+    pub fn moto(python: &Path) -> Self {
         // Held until just before moto binds it; nothing else on this machine asks for a port in between by number.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut moto = Command::new(python);

@@ -56,7 +56,8 @@ fn the_doctor_says_why_until_when_and_what_is_configured_twice() {
         .says("in 59 min")
         .says("`broken`: `sh` ended with exit status: 3: no such profile")
         .says("`role`: `broken`: ")
-        .says("`vault`: there is no keyring to hold the vault's key")
+        .says("`vault`: nobody has signed in as `vault`")
+        .says("`pdev login vault` signs in")
         .says("the aws profile `keys` has keys in the shared credentials file: they win over the identity")
         .says(&format!("this machine is about 20 min behind `127.0.0.1:{late}`"))
         .says(&format!("agrees with `127.0.0.1:{right}`"));

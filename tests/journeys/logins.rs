@@ -103,7 +103,7 @@ fn a_code_typed_elsewhere_signs_in_and_rotation_survives_killed_agents() {
     let sandbox = Sandbox::bare();
     let Some(provider) = Provider::start("signing in by a code", &sandbox) else { return };
     let passphrase = with_vault(&sandbox, &provider);
-    token(&sandbox).fails_with(1).says("there is no keyring");
+    token(&sandbox).fails_with(1).says("`pdev login");
     sign_in(&sandbox, &passphrase, "device");
     let first = token(&sandbox).ok().out;
     assert!(first.len() > 20, "{first}");

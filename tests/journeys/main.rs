@@ -8,6 +8,7 @@
 mod agent_life;
 mod approvals;
 mod aws;
+mod codes;
 mod doctor;
 mod endings;
 mod endpoints;

@@ -224,7 +224,7 @@ fn described(identity: &Identity) -> String {
         "oidc" => identity.text("issuer").unwrap_or_default().to_owned(),
         "static" => identity.text("kind").unwrap_or_default().to_owned(),
         _ => {
-            let telling = ["role_arn", "service_account", "audience", "client_id", "path"];
+            let telling = ["role_arn", "mfa_serial", "service_account", "audience", "client_id", "path"];
             let what = telling.iter().find_map(|field| identity.text(field)).unwrap_or_default();
             match identity.text("from").or(identity.text("address")) {
                 Some(from) => format!("{what} by {from}"),

@@ -14,6 +14,7 @@ use crate::exit::{self, Failure, Outcome};
 #[command(after_help = "Examples:
   pdev login registry < token.txt     a `static` identity's secret, by standard input or typed
   pdev login shop-dev                 opens the browser, or shows a code
+  pdev login shop-admin               asks for the code of an MFA device
 
 The agent keeps the login fresh from then on. `pdev identity` shows how each identity stands.")]
 pub(crate) struct Arguments {
@@ -58,9 +59,13 @@ pub(crate) fn known(name: &str) -> Result<Identity, Failure> {
 }
 
 fn keep(identity: &Identity, context: &Context) -> Outcome {
-    let secret = super::secret::value(&identity.name, None, context)?;
-    // Opened here first: this process may ask the person to unlock the keyring, the agent may not.
+    // Opened here first: this process may ask the person to unlock the keyring, the agent may not. A code does not wait.
     drop(opened(&place()?, context)?);
+    let asked = match identity.text("mfa_serial") {
+        Some(device) => format!("code of {device}"),
+        None => identity.name.clone(),
+    };
+    let secret = super::secret::value(&asked, None, context)?;
     let mut bytes = Vec::new();
     secret.write_to(&mut bytes)?;
     Context::block_on(async {

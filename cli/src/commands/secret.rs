@@ -150,8 +150,9 @@ pub(crate) fn typed(name: &str, context: &Context) -> Result<Vec<u8>, String> {
     let before = tcgetattr(&stdin).map_err(words)?;
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO);
-    context.terminal.tell_raw(format!("{name}: ").as_bytes());
+    // Silent before it asks: what is typed at once would be shown, and thrown away by the flush.
     tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(words)?;
+    context.terminal.tell_raw(format!("{name}: ").as_bytes());
     let mut line = String::new();
     let read = stdin.read_line(&mut line);
     let restored = tcsetattr(&stdin, OptionalActions::Flush, &before);

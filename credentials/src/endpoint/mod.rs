@@ -31,7 +31,9 @@ impl Cloud {
     #[must_use]
     pub fn of(identity: &Identity) -> Option<Self> {
         match (identity.text("cloud"), identity.kind) {
-            (Some("aws"), _) | (None, "aws-sso" | "aws-role" | "aws-web-identity" | "exec") => Some(Self::Aws),
+            (Some("aws"), _) | (None, "aws-sso" | "aws-role" | "aws-session" | "aws-web-identity" | "exec") => {
+                Some(Self::Aws)
+            }
             (Some("google"), _) | (None, "google" | "google-impersonation" | "google-federation") => Some(Self::Google),
             (Some("azure"), _) | (None, "entra" | "entra-federation") => Some(Self::Azure),
             (_, "static") if identity.text("kind") == Some("aws") => Some(Self::Aws),

@@ -52,17 +52,17 @@ fn aws_profile(profile: &str, keys: &BTreeMap<String, String>, sections: &Sectio
         return Ok(("aws-sso", fields));
     }
     if let Some(role) = get("role_arn") {
-        if keys.contains_key("mfa_serial") {
-            return Err("it needs a code of an MFA device, which pdev does not ask for".to_owned());
-        }
         let source = get("source_profile").ok_or("its role is not assumed from another profile")?;
         if source == profile {
             return Err("it is its own `source_profile`".to_owned());
         }
         let mut fields = pairs(&[("from", &name(&source)), ("role_arn", &role)]);
-        for (theirs, ours) in
-            [("region", "region"), ("role_session_name", "session_name"), ("external_id", "external_id")]
-        {
+        for (theirs, ours) in [
+            ("region", "region"),
+            ("role_session_name", "session_name"),
+            ("external_id", "external_id"),
+            ("mfa_serial", "mfa_serial"),
+        ] {
             fields.extend(get(theirs).map(|value| (ours.to_owned(), value)));
         }
         fields.extend(get("duration_seconds").map(|seconds| ("duration".to_owned(), format!("{seconds}s"))));
@@ -212,7 +212,7 @@ mod tests {
                 "profile admin -> admin aws-role from=shop-dev role_arn=arn:aws:iam::1:role/a duration=900s",
                 "profile cp -> cp exec command=/bin/x,--y,z",
                 "profile key: it holds a long-lived key; `pdev identity add NAME --source static kind=aws access_key_id=...` and `pdev login NAME` keep it sealed",
-                "profile mfa: it needs a code of an MFA device, which pdev does not ask for",
+                "profile mfa -> mfa aws-role from=old role_arn=r mfa_serial=arn",
                 "profile old -> old aws-sso start_url=https://o.awsapps.com/start region=us-east-1 account=1 role=R",
             ]
         );

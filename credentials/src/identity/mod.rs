@@ -66,13 +66,22 @@ impl Identity {
     /// What a person gives at the login, where that is a secret and no page is opened.
     #[must_use]
     pub fn secret(&self) -> Option<&'static str> {
-        kind(self.kind).and_then(|kind| kind.secret)
+        match self.wants_code() {
+            true => Some("the code that its MFA device shows"),
+            false => kind(self.kind).and_then(|kind| kind.secret),
+        }
+    }
+
+    /// Whether a person gives a code of an MFA device, which is spent at once and not kept.
+    #[must_use]
+    pub fn wants_code(&self) -> bool {
+        self.text("mfa_serial").is_some()
     }
 
     /// Whether a person has to log in, once, before this identity gives anything.
     #[must_use]
     pub fn needs_login(&self) -> bool {
-        kind(self.kind).is_some_and(|kind| kind.login)
+        self.wants_code() || kind(self.kind).is_some_and(|kind| kind.login)
     }
 }
 

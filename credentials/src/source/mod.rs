@@ -7,6 +7,7 @@ mod exec;
 mod fixed;
 mod google;
 mod loopback;
+mod mfa;
 mod oidc;
 mod sso;
 mod sts;
@@ -165,10 +166,12 @@ pub(crate) fn needs_vault(identity: &Identity) -> bool {
 
 pub(crate) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
     match identity.kind {
+        _ if identity.wants_code() => mfa::lease(identity, means).await,
         "exec" => exec::lease(identity, means).await,
         "oidc" => oidc::lease(identity, means).await,
         "aws-sso" => sso::lease(identity, means).await,
         "aws-role" => sts::assume_role(identity, means).await,
+        "aws-session" => sts::session(identity, means).await,
         "aws-web-identity" => sts::with_web_identity(identity, means).await,
         "static" => fixed::lease(identity, means),
         "google" => google::lease(identity, means).await,
@@ -186,7 +189,7 @@ pub(crate) fn server(identity: &Identity) -> Option<String> {
     match identity.kind {
         "oidc" => identity.text("issuer").map(str::to_owned),
         "aws-sso" => Some(sso::oidc(identity, "/")),
-        "aws-role" | "aws-web-identity" => Some(sts::endpoint(identity).0),
+        "aws-role" | "aws-session" | "aws-web-identity" => Some(sts::endpoint(identity).0),
         "google" | "google-impersonation" | "google-federation" => Some(google::server(identity)),
         "entra" | "entra-federation" => Some(entra::server(identity)),
         "vault-server" => identity.text("address").map(str::to_owned),
@@ -197,6 +200,7 @@ pub(crate) fn server(identity: &Identity) -> Option<String> {
 /// What is wrong with a secret, before it is kept; the words do not repeat it.
 pub(crate) fn check_secret(identity: &Identity, secret: &Secret) -> Result<(), String> {
     match identity.kind {
+        _ if identity.wants_code() => mfa::code(secret).map(drop),
         "google" => google::check(secret),
         _ => Ok(()),
     }
@@ -205,7 +209,13 @@ pub(crate) fn check_secret(identity: &Identity, secret: &Secret) -> Result<(), S
 /// Longest time any source may take; beyond it the asker is told so.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-pub(crate) use fixed::keep as keep_static;
+/// Takes what a person gave: a secret is kept, a code is spent.
+pub(crate) async fn keep(identity: &Identity, means: &Means<'_>, secret: &Secret) -> Result<(), SourceProblem> {
+    match identity.wants_code() {
+        true => mfa::login(identity, means, secret).await,
+        false => Ok(fixed::keep(means.vault()?, identity, secret)?),
+    }
+}
 
 /// Where the vault keeps what a person signed in with.
 pub(crate) fn login_item(identity: &Identity) -> String {

@@ -1,7 +1,7 @@
-//! AWS STS: AssumeRole with another identity's keys, AssumeRoleWithWebIdentity with another identity's token (AWS STS API
-//! reference, version 2011-06-15).
+//! AWS STS: AssumeRole and GetSessionToken with another identity's keys, AssumeRoleWithWebIdentity with another identity's
+//! token (AWS STS API reference, version 2011-06-15).
 //!
-//! Asked by its query protocol: two calls with flat forms and four wanted fields do not need an SDK.
+//! Asked by its query protocol: three calls with flat forms and four wanted fields do not need an SDK.
 
 use std::time::Duration;
 
@@ -16,18 +16,52 @@ use crate::lease::{Lease, Material, Times};
 use crate::secret::Secret;
 
 const DURATION: Duration = Duration::from_secs(3600);
+/// As long as a working day; a person gives the code once.
+const SESSION_DURATION: Duration = Duration::from_secs(12 * 3600);
 const VERSION: &str = "2011-06-15";
 /// What AWS allows for a signature's age.
 const SKEW_MAX: i64 = 4 * 60_000;
 
 pub(super) async fn assume_role(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    by_keys(identity, means, role(identity)).await
+}
+
+/// With an MFA device's code, which STS takes once.
+pub(super) async fn with_code(identity: &Identity, means: &Means<'_>, code: &str) -> Result<Lease, SourceProblem> {
+    let mut fields = if identity.kind == "aws-session" { own(identity) } else { role(identity) };
+    fields.push(("SerialNumber", identity.text("mfa_serial").unwrap_or_default().to_owned()));
+    fields.push(("TokenCode", code.to_owned()));
+    by_keys(identity, means, fields).await
+}
+
+/// GetSessionToken: the same user, for a while.
+pub(super) async fn session(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+    by_keys(identity, means, own(identity)).await
+}
+
+fn role(identity: &Identity) -> Vec<(&'static str, String)> {
+    let mut fields = common(identity, "AssumeRole");
+    fields.extend(identity.text("external_id").map(|id| ("ExternalId", id.to_owned())));
+    fields
+}
+
+fn own(identity: &Identity) -> Vec<(&'static str, String)> {
+    let duration = identity.duration("duration").unwrap_or(SESSION_DURATION).as_secs().clamp(900, 129_600);
+    let fixed = [("Action", "GetSessionToken"), ("Version", VERSION)].map(|(name, value)| (name, value.to_owned()));
+    fixed.into_iter().chain([("DurationSeconds", duration.to_string())]).collect()
+}
+
+/// Signed by the keys of the identity below.
+async fn by_keys(
+    identity: &Identity,
+    means: &Means<'_>,
+    fields: Vec<(&'static str, String)>,
+) -> Result<Lease, SourceProblem> {
     let Material::Aws { access_key_id, secret_access_key, session_token, .. } = &means.from()?.material else {
         return Err(unfit(identity, "AWS credentials"));
     };
     let token = session_token.as_ref().map(|token| String::from_utf8_lossy(token.expose()).into_owned());
     let keys = Keys { access_key_id, secret_access_key: secret_access_key.expose(), session_token: token.as_deref() };
-    let mut fields = common(identity, "AssumeRole");
-    fields.extend(identity.text("external_id").map(|id| ("ExternalId", id.to_owned())));
     let body = query(&fields);
     let (endpoint, region) = endpoint(identity);
     let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest).trim_end_matches('/').to_owned();
