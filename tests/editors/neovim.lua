@@ -73,7 +73,9 @@ end)
 
 local function ask(method, params)
   local answer = client:request_sync(method, params, 10000, buffer)
-  check(answer and not answer.err, method .. ': ' .. vim.inspect(answer and answer.err))
+  if not answer or answer.err then
+    error(method .. ': ' .. vim.inspect(answer and answer.err), 2)
+  end
   return answer.result
 end
 local function at(line, character)
