@@ -3,7 +3,7 @@
 use tower_lsp::ls_types::*;
 
 use crate::analysis::tokens::LEGEND;
-use crate::answers::code_actions::FIX_ALL;
+use crate::answers::code_actions::{FIX_ALL, ORGANISE};
 use crate::commands;
 use crate::convert::Encoding;
 use crate::workspace::LOCK;
@@ -32,6 +32,7 @@ pub fn ours(encoding: Encoding, pulls: bool) -> ServerCapabilities {
                 CodeActionKind::REFACTOR_EXTRACT,
                 CodeActionKind::REFACTOR_REWRITE,
                 CodeActionKind::new(FIX_ALL),
+                CodeActionKind::new(ORGANISE),
             ]),
             resolve_provider: Some(true),
             ..CodeActionOptions::default()

@@ -25,6 +25,8 @@ pub struct ClientCan {
     pub resolves_edits: bool,
     /// It carries out `pdev.shell` itself (`experimental.commands`): a terminal is the editor's.
     pub shell: bool,
+    /// It follows logs in a terminal itself.
+    pub tail: bool,
     /// It lets a person type what an answer of `pdev.approve` has as `typed`, before it gives that answer.
     pub approve: bool,
     /// It copies what an answer has as `copy`.
@@ -70,6 +72,7 @@ impl ClientCan {
                 .unwrap_or_default(),
             line_folding_only: folding.and_then(|folding| folding.line_folding_only).unwrap_or_default(),
             shell: itself("pdev.shell"),
+            tail: itself("pdev.tail"),
             approve: itself("pdev.approve"),
             copy: itself("pdev.copy"),
             hints: document.is_some_and(|document| document.inlay_hint.is_some()),

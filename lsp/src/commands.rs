@@ -416,8 +416,10 @@ fn render(analysis: &Analysis, argument: &Argument) -> Result<String> {
         let sources = &analysis.loaded().sources;
         let origin =
             field.origins.last().map(|origin| plan::explain::origin_words(origin, sources)).unwrap_or_default();
-        let value =
-            if crate::analysis::hover::secret(&path) { "(not shown)".to_owned() } else { field.value.to_string() };
+        // What pdev itself chose, such as the addresses of the other services, is no secret.
+        let own = matches!(field.origins.last(), Some(plan::origin::Origin::Default { .. }));
+        let hidden = !own && crate::analysis::hover::secret(&path);
+        let value = if hidden { "(not shown)".to_owned() } else { field.value.to_string() };
         text.push_str(&format!("{path} = {value}  # {origin}\n"));
     }
     Ok(text)

@@ -21,6 +21,7 @@ use crate::client_can::ClientCan;
 use crate::convert::diagnostics;
 use crate::live::Live;
 use crate::looker::Looker;
+use crate::peek;
 use crate::settings::Delivery;
 use crate::shown::Folder;
 use crate::workspace::{Snapshot, Workspace};
@@ -39,6 +40,9 @@ pub struct Desk {
     /// The user did something: a good moment to see whether an agent runs by now.
     pub look_for_agent: Notify,
     refresh: Notify,
+    /// Units whose last lines somebody may want to see soon.
+    peeks: Mutex<BTreeSet<peek::Whose>>,
+    pub peek: Notify,
     /// Something changed that the client cannot know of, and has to be asked to pull again.
     stale: AtomicBool,
     pub shut_down: AtomicBool,
@@ -58,6 +62,8 @@ impl Desk {
             wake: Notify::new(),
             look_for_agent: Notify::new(),
             refresh: Notify::new(),
+            peeks: Mutex::default(),
+            peek: Notify::new(),
             stale: AtomicBool::new(false),
             shut_down: AtomicBool::new(false),
         }
@@ -86,6 +92,16 @@ impl Desk {
 
     pub fn change_live<T>(&self, change: impl FnOnce(&mut Live) -> T) -> T {
         change(&mut self.live.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has the last lines of a unit read, beside.
+    pub fn want_peek(&self, whose: peek::Whose) {
+        peek::want(&mut self.peeks.lock().unwrap_or_else(PoisonError::into_inner), whose);
+        self.peek.notify_one();
+    }
+
+    pub fn wanted_peeks(&self) -> BTreeSet<peek::Whose> {
+        std::mem::take(&mut self.peeks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The environment whose preview is meant.

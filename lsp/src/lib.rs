@@ -16,6 +16,7 @@ pub mod files;
 mod live;
 mod login;
 mod looker;
+mod peek;
 mod report;
 mod server;
 pub mod settings;
@@ -55,6 +56,7 @@ where
     tasks.spawn(Arc::clone(&desk).work());
     tasks.spawn(Arc::clone(&desk).refresh());
     tasks.spawn(live::follow(Arc::clone(&desk)));
+    tasks.spawn(peek::work(Arc::clone(&desk)));
     Wire::new(input, output, socket).serve(service).await;
     tasks.abort_all();
     desk.shut_down.load(Ordering::Relaxed)

@@ -14,11 +14,12 @@ use protocol::event::EventKind;
 use protocol::identity::IdentityStatus;
 use protocol::plan::StepView;
 use protocol::request::UpRequest;
-use protocol::status::{PreviewStatus, UnitStatus};
+use protocol::status::{PreviewStatus, UnitState, UnitStatus};
 use protocol::{Event, Problem};
 
 use crate::appear;
 use crate::desk::Desk;
+use crate::peek;
 
 /// Whether there is anybody to ask.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -45,6 +46,8 @@ pub struct Live {
     pub identities: Option<BTreeMap<String, IdentityStatus>>,
     /// What waits for a person to approve it.
     waiting: Vec<WaitingView>,
+    /// What each unit said last, as far as somebody asked.
+    pub lines: BTreeMap<peek::Whose, peek::Lines>,
 }
 
 impl Live {
@@ -77,6 +80,13 @@ impl Live {
         self.drift.get(manifest).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether the lines of this unit stand in a finding.
+    #[must_use]
+    pub fn shows_lines_of(&self, (preview, unit): &peek::Whose) -> bool {
+        let units = self.previews.get(preview).map(|preview| preview.units.as_slice()).unwrap_or_default();
+        units.iter().any(|one| one.name == *unit && health(Some(one.state)) == Health::Sick)
+    }
+
     fn forget(&mut self, agent: Agent) {
         *self = Self { agent, ..Self::default() };
     }
@@ -87,7 +97,11 @@ impl Live {
         match event.kind {
             EventKind::UnitChanged { unit } => {
                 let preview = self.previews.get_mut(&id).ok_or(())?;
-                Ok(put(&mut preview.units, unit))
+                let before = preview.units.iter().find(|known| known.name == unit.name).map(|known| known.state);
+                let turned = health(Some(unit.state)) != health(before);
+                let changed = put(&mut preview.units, unit);
+                // Why a unit is not well, and what that makes of the preview, stands in the preview's status.
+                if turned { Err(()) } else { Ok(changed) }
             }
             EventKind::Finished { status, .. } => {
                 self.problems.remove(&id);
@@ -114,6 +128,21 @@ fn in_folder_of(manifest: &Path) -> Option<impl Fn(&str) -> bool> {
     let folder = manifest.parent()?.to_owned();
     let real = folder.canonicalize().ok();
     Some(move |own: &str| Path::new(own) == folder || Some(Path::new(own)) == real.as_deref())
+}
+
+#[derive(PartialEq, Eq)]
+enum Health {
+    Well,
+    Sick,
+    Failed,
+}
+
+fn health(state: Option<UnitState>) -> Health {
+    match state {
+        Some(UnitState::Failed) => Health::Failed,
+        Some(UnitState::Unhealthy | UnitState::Restarting) => Health::Sick,
+        _ => Health::Well,
+    }
 }
 
 fn put(units: &mut Vec<UnitStatus>, unit: UnitStatus) -> bool {
@@ -188,6 +217,9 @@ async fn once(desk: &Arc<Desk>) -> Result<(), ClientError> {
             continue;
         }
         let settled = event.kind.ends_operation();
+        if let EventKind::UnitChanged { unit } = &event.kind {
+            desk.want_peek((event.preview.id.clone(), unit.name.clone()));
+        }
         match desk.change_live(|live| live.apply(event)) {
             Ok(false) => {}
             Ok(true) => {

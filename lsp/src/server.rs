@@ -20,6 +20,7 @@ use crate::convert::Encoding;
 use crate::desk::{Desk, path_of};
 use crate::files;
 use crate::live::{Agent, ask_drift};
+use crate::peek;
 use crate::settings::Settings;
 use crate::text::Text;
 use crate::workspace::{Kind, MANIFEST, Snapshot};
@@ -53,9 +54,8 @@ impl Server {
             return None;
         }
         let environment = self.desk.environment();
-        let shell = self.desk.can().shell;
-        let hints = self.desk.can().hints;
-        Some(self.desk.with_live(|live| read(&Scene { snapshot, live, environment: &environment, shell, hints })))
+        let can = self.desk.can();
+        Some(self.desk.with_live(|live| read(&Scene { snapshot, live, environment: &environment, can })))
     }
 
     fn set(&self, settings: Settings) {
@@ -234,7 +234,11 @@ impl LanguageServer for Server {
             return Ok(related::hover(&snapshot, self.desk.can().markdown, place.position));
         }
         let Some(analysis) = self.recent(&snapshot).await? else { return Ok(None) };
-        let live = self.live(&snapshot, |scene| scene.hover(place.position)).flatten();
+        let now = peek::now();
+        let live = self.live(&snapshot, |scene| scene.hover(place.position, now)).flatten();
+        if let Some(whose) = self.live(&snapshot, |scene| scene.unit_at(place.position)).flatten() {
+            self.desk.want_peek(whose);
+        }
         Ok(hover::answer(&snapshot, &analysis, self.desk.can().markdown, place.position, live))
     }
 

@@ -274,6 +274,53 @@ soon('and can be copied', function()
   return command and (vim.fn.getreg('"') == command or vim.fn.getreg('+') == command)
 end)
 
+-- What is written is no longer what runs, and the fix brings it there.
+local function told(code)
+  return vim.iter(vim.diagnostic.get(buffer)):find(function(found)
+    return found.code == code
+  end)
+end
+local web = line_of('1000')
+vim.api.nvim_buf_set_lines(buffer, web - 1, web - 1, false, { '    env: { LEVEL: debug }' })
+vim.cmd.write()
+soon('drift is told', function()
+  return told('drift')
+end)
+local function fix(code, words)
+  local found = assert(told(code), code)
+  vim.api.nvim_win_set_cursor(0, { found.lnum + 1, found.col + 1 })
+  vim.lsp.buf.code_action({
+    context = { only = { 'quickfix' }, diagnostics = { found.user_data.lsp } },
+    filter = function(action)
+      return action.title:find(words) ~= nil
+    end,
+    apply = true,
+  })
+end
+fix('drift', '^Apply')
+soon('what is written is applied', function()
+  return not told('drift') and unit('shop').state == 'ready'
+end)
+
+-- A service that crashes says so on its line, with its last words.
+local services = line_of('  api:')
+vim.api.nvim_buf_set_lines(buffer, services - 1, services - 1, false, {
+  '  bad:',
+  '    health: none',
+  '    restart: never',
+  [[    process: { command: [sh, -c, 'echo "cannot reach the moon"; exit 3'] }]],
+})
+vim.cmd.write()
+vim.cmd('Pdev up')
+soon('the crash is told with its last words', function()
+  local found = vim.iter(vim.diagnostic.get(buffer)):find(function(one)
+    return one.source == 'pdev (live)' and one.message:find('cannot reach the moon', 1, true)
+  end)
+  return found and found.lnum >= services - 1 and found.lnum <= services + 3
+end)
+local peek = ask('textDocument/hover', at(line_of('  shop:') - 1, 3))
+check(vim.inspect(peek):find('ready after %d+ ms'), 'a hover says how long it took: ' .. vim.inspect(peek))
+
 vim.cmd('Pdev stop')
 soon('and it is down again', function()
   return require('pdev').status() == '' or require('pdev').status() == 'nvim/main down'

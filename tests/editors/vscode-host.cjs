@@ -79,6 +79,8 @@ async function suite(folder) {
   const formatted = await ask('FormatDocumentProvider', { tabSize: 2, insertSpaces: true });
   assert.ok((formatted ?? []).length === 0, 'what is tidy stays as it is');
   done();
+  const whole = new vscode.Range(0, 0, 0, 0);
+  assert.equal((await ask('CodeActionProvider', whole, 'source.organize')).length, 0, 'the sections are in order');
   const renamed = await ask('DocumentRenameProvider', at('\n  api:', 4), 'backend');
   assert.equal(renamed.get(uri).length, 2, 'the name and its mention');
   done();

@@ -155,6 +155,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await page.mouse.down();
   await page.mouse.move(edge.x + 80, edge.y - 120, { steps: 5 });
   await page.mouse.up();
+  await page.mouse.move(900, 700);
   await see('.monaco-list-row', 'shop-read');
   checked();
   await picture('running');
@@ -184,6 +185,10 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await see('.xterm-rows', 'in 42');
   checked();
   await picture('shell');
+
+  await page.locator('.codelens-decoration a').filter({ hasText: 'logs' }).last().click();
+  await see('.part.panel', 'pdev logs api');
+  checked();
 
   // Another identity, asked for in a terminal beside the editor; the person says yes in here, by its name.
   writeFileSync(manifest, readFileSync(manifest, 'utf8').replace('    health: none\n    needs', '    health: none\n    identity: shop-read\n    needs'));

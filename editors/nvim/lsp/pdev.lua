@@ -23,10 +23,13 @@ return {
   end,
   workspace_required = false,
   -- Terminals, registers and prompts are the editor's: the server uses them where a client says it can.
-  capabilities = { experimental = { commands = { 'pdev.shell', 'pdev.approve', 'pdev.copy' } } },
+  capabilities = { experimental = { commands = { 'pdev.shell', 'pdev.tail', 'pdev.approve', 'pdev.copy' } } },
   commands = {
     ['pdev.shell'] = function(command)
       require('pdev').shell((command.arguments or {})[1] or {})
+    end,
+    ['pdev.tail'] = function(command)
+      require('pdev').tail((command.arguments or {})[1] or {})
     end,
     ['pdev.login'] = function(command)
       require('pdev').login((command.arguments or {})[1] or {})

@@ -13,7 +13,7 @@ export class Client extends LanguageClient {
       fillClientCapabilities: (capabilities) => {
         capabilities.experimental = {
           ...(capabilities.experimental as object | undefined),
-          commands: ['pdev.shell', 'pdev.approve', 'pdev.copy'],
+          commands: ['pdev.shell', 'pdev.tail', 'pdev.approve', 'pdev.copy'],
         };
       },
       initialize: () => undefined,

@@ -30,7 +30,9 @@ export const SERVER_COMMANDS = [
 /** Those that start nothing and ask nobody. */
 export const STATIC_COMMANDS = new Set(['pdev.check', 'pdev.waive', 'pdev.render']);
 
-const CHOSEN = new Set(['pdev.restart', 'pdev.logs', 'pdev.shell']);
+const CHOSEN = new Set(['pdev.restart', 'pdev.logs', 'pdev.shell', 'pdev.tail']);
+/** What is done in one service at a time. */
+const SINGLE = new Set(['pdev.shell', 'pdev.tail']);
 
 /** From a lens (an argument), the tree (an item) or the palette (nothing). */
 export function argument(given: unknown): Argument {
@@ -58,7 +60,7 @@ async function unit(client: LanguageClient, uri: string, command: string): Promi
   const status = await ask<Preview>(client, 'pdev.status', { uri }).catch(() => undefined);
   const units = (status?.units ?? []).filter((unit) => unit.role !== 'job' || command === 'pdev.logs');
   if (units.length < 2) return units[0]?.name;
-  const every = command === 'pdev.shell' ? [] : [{ label: 'all', description: '' }];
+  const every = SINGLE.has(command) ? [] : [{ label: 'all', description: '' }];
   const picks = [...every, ...units.map((unit) => ({ label: unit.name, description: unit.state }))];
   return (await vscode.window.showQuickPick(picks, { placeHolder: 'Which service?' }))?.label;
 }

@@ -63,7 +63,8 @@ class Extension implements vscode.Disposable {
       command('pdev.server.restart', () => this.restart()),
       command('pdev.log', () => this.#log.show()),
       command('pdev.diagnostics', () => this.#diagnostics()),
-      command('pdev.shell', (given) => this.#shell(given)),
+      command('pdev.shell', (given) => this.#terminal('pdev.shell', given)),
+      command('pdev.tail', (given) => this.#terminal('pdev.tail', given)),
       command('pdev.login', (given) => this.#login(given)),
     );
   }
@@ -237,13 +238,21 @@ class Extension implements vscode.Disposable {
     if (chosen !== undefined) await vscode.commands.executeCommand(chosen.command);
   }
 
-  async #shell(given: unknown): Promise<void> {
+  async #terminal(name: 'pdev.shell' | 'pdev.tail', given: unknown): Promise<void> {
     if (this.#client === undefined || this.#binary === undefined) return;
-    const argument = await complete(this.#client, 'pdev.shell', given);
+    const argument = await complete(this.#client, name, given);
     if (argument?.uri === undefined || argument.unit === undefined) return;
+    const { unit } = argument;
     const cwd = vscode.Uri.joinPath(vscode.Uri.parse(argument.uri), '..');
-    const options = { name: `pdev ${argument.unit}`, cwd, shellPath: this.#binary.path, shellArgs: ['exec', argument.unit, '--', 'sh'] };
-    vscode.window.createTerminal(options).show();
+    const shell = name === 'pdev.shell';
+    vscode.window
+      .createTerminal({
+        name: shell ? `pdev ${unit}` : `pdev logs ${unit}`,
+        cwd,
+        shellPath: this.#binary.path,
+        shellArgs: shell ? ['exec', unit, '--', 'sh'] : ['logs', '--follow', unit],
+      })
+      .show();
   }
 
   async #login(given: unknown): Promise<void> {

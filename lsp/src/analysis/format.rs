@@ -52,7 +52,7 @@ fn apply(text: &Text, edits: &[LineEdit]) -> String {
 }
 
 /// Equal in everything but places.
-fn same(one: &Node, other: &Node) -> bool {
+pub(super) fn same(one: &Node, other: &Node) -> bool {
     match (&one.kind, &other.kind) {
         (Kind::Scalar(one), Kind::Scalar(other)) => one == other,
         (Kind::List(one), Kind::List(other)) => {

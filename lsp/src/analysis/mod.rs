@@ -12,6 +12,7 @@ pub mod lock_file;
 pub mod module_file;
 pub mod names;
 pub mod on_type;
+pub mod organise;
 pub mod outline;
 pub mod refactors;
 pub mod references;

@@ -5,13 +5,15 @@ use serde_json::json;
 use tower_lsp::ls_types::*;
 
 use crate::analysis::actions::{self, Action, Kept, NewFile};
-use crate::analysis::refactors;
+use crate::analysis::{organise, refactors};
 use crate::check::{Analysis, today};
 use crate::client_can::ClientCan;
 use crate::convert::{diagnostics, edits};
 use crate::workspace::Snapshot;
 
 pub const FIX_ALL: &str = "source.fixAll.pdev";
+/// Not below `source.organizeImports`, which many editors run on every save.
+pub const ORGANISE: &str = "source.organize.pdev";
 
 #[must_use]
 pub fn answer(
@@ -59,7 +61,28 @@ pub fn answer(
             answer.push(code_action(snapshot, analysis, action, fix_all, None));
         }
     }
+    answer.extend(organised(snapshot, analysis, file, params));
     answer
+}
+
+/// Only for who asks for source actions: nobody wants it at every word.
+fn organised(
+    snapshot: &Snapshot,
+    analysis: &Analysis,
+    file: FileId,
+    params: &CodeActionParams,
+) -> Option<CodeActionOrCommand> {
+    let kind = CodeActionKind::new(ORGANISE);
+    let same = analysis.text(file).is_some_and(|text| text.as_str() == snapshot.text.as_str());
+    if params.context.only.is_none() || !Wanted::of(params).wants(&kind) || !same {
+        return None;
+    }
+    let text = organise::organise(&snapshot.text)?;
+    let end = u32::try_from(snapshot.text.len()).ok()?;
+    let edit = manifest::diagnostic::Edit { span: Span { file, start: 0, end }, text };
+    let title = "Put the sections into their usual order".to_owned();
+    let action = Action { title, edits: vec![edit], ..Action::default() };
+    Some(code_action(snapshot, analysis, action, kind, None))
 }
 
 /// Only of a text that was looked at as it is: an edit of another one would land anywhere.

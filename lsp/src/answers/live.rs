@@ -13,8 +13,10 @@ use super::code_actions::Wanted;
 use super::identities;
 use crate::analysis::references;
 use crate::check::Analysis;
+use crate::client_can::ClientCan;
 use crate::convert::diagnostics::SOURCE;
 use crate::live::{Agent, Live};
+use crate::peek;
 use crate::workspace::Snapshot;
 
 const NO_AGENT: &str = "no agent runs: live state is off";
@@ -27,10 +29,7 @@ pub struct Scene<'a> {
     pub snapshot: &'a Snapshot,
     pub live: &'a Live,
     pub environment: &'a str,
-    /// The client opens terminals itself.
-    pub shell: bool,
-    /// The client shows hints.
-    pub hints: bool,
+    pub can: ClientCan,
 }
 
 /// The fixes of drift: what is written is applied, of one unit or of all.
@@ -119,18 +118,25 @@ impl Scene<'_> {
         }
         let statuses = self.preview().map(|preview| preview.units.as_slice()).unwrap_or_default();
         for unit in self.units() {
-            let Some(status) = statuses.iter().find(|status| status.name == unit.name) else { continue };
             let range = self.range(unit.span);
             let own = json!({ "uri": uri, "unit": unit.name });
-            if status.state != UnitState::Stopped {
+            let status = statuses.iter().find(|status| status.name == unit.name);
+            // What was not asked for by the last `up`, or has ended, beside units that run.
+            let rests = status.is_none_or(|status| status.state == UnitState::Stopped);
+            if rests && self.preview().is_some_and(|preview| preview.state != PreviewState::Down) {
+                all.push(lens(range, "▶ start".to_owned(), "pdev.up", own.clone()));
+            }
+            let Some(status) = status else { continue };
+            if !rests {
                 all.push(lens(range, "↻ restart".to_owned(), "pdev.restart", own.clone()));
             }
-            all.push(lens(range, "logs".to_owned(), "pdev.logs", own.clone()));
+            let logs = if self.can.tail { "pdev.tail" } else { "pdev.logs" };
+            all.push(lens(range, "logs".to_owned(), logs, own.clone()));
             if status.url.is_some() && status.state == UnitState::Ready {
                 all.push(lens(range, "open".to_owned(), "pdev.open", own.clone()));
             }
             let runs = matches!(status.state, UnitState::Ready | UnitState::Unhealthy | UnitState::Starting);
-            if self.shell && runs {
+            if self.can.shell && runs {
                 all.push(lens(range, "shell".to_owned(), "pdev.shell", own));
             }
         }
@@ -139,7 +145,7 @@ impl Scene<'_> {
 
     /// That no agent runs is said once: in a hint where the client has them, else in the lens.
     fn tells_in_hints(&self) -> bool {
-        self.hints && self.snapshot.settings.inlay_hints.state
+        self.can.hints && self.snapshot.settings.inlay_hints.state
     }
 
     /// The one line that says why nothing live is shown, with what helps; gone once an agent runs.
@@ -233,20 +239,35 @@ impl Scene<'_> {
         all
     }
 
-    /// For the hover at a unit's name: its state, and the last lines of one that failed.
+    /// The preview's id and the unit whose name is here.
     #[must_use]
-    pub fn hover(&self, position: Position) -> Option<String> {
+    pub fn unit_at(&self, position: Position) -> Option<peek::Whose> {
         let offset = self.snapshot.encoding.offset(&self.snapshot.text, position);
         let unit = self.units().into_iter().find(|unit| crate::analysis::tree::touches(unit.span, offset))?;
+        Some((self.preview()?.preview.id.clone(), unit.name))
+    }
+
+    /// For the hover at a unit's name: its state and since when, why it failed, and what it said last.
+    #[must_use]
+    pub fn hover(&self, position: Position, now: i64) -> Option<String> {
+        let whose = self.unit_at(position)?;
         let preview = self.preview()?;
-        let status = preview.units.iter().find(|status| status.name == unit.name)?;
+        let status = preview.units.iter().find(|status| status.name == whose.1)?;
         let mut text = format!("**now**: {}", words(status).replace('\n', "  \n"));
-        for problem in
-            self.live.problems(preview).into_iter().filter(|problem| problem.unit.as_ref() == Some(&unit.name))
-        {
+        text.extend(since(status, now).map(|words| format!("  \n{words}")));
+        let problems = self.live.problems(preview).into_iter();
+        let problems: Vec<_> = problems.filter(|problem| problem.unit.as_ref() == Some(&whose.1)).collect();
+        for problem in &problems {
             text.push_str(&format!("\n\n{}", problem.title));
             text.push_str(&output(problem, "\n\n```text\n", "\n```"));
         }
+        let told = problems.iter().any(|problem| !problem.output.is_empty());
+        let lines = self.live.lines.get(&whose).filter(|lines| !told && !lines.text.is_empty());
+        text.extend(lines.map(|lines| {
+            // Whatever a program prints stays inside of the block.
+            let said = lines.text.join("\n").replace("```", "'''");
+            format!("\n\nlast lines, {} ago:\n\n```text\n{said}\n```", peek::span(now - lines.at))
+        }));
         Some(text)
     }
 }
@@ -306,6 +327,17 @@ fn words(status: &UnitStatus) -> String {
     lines.join("\n")
 }
 
+/// Its age, and how long it took to be ready the last time.
+fn since(status: &UnitStatus, now: i64) -> Option<String> {
+    let started = status.started_at?;
+    let runs = !matches!(status.state, UnitState::Stopped | UnitState::Done | UnitState::Failed | UnitState::Waiting);
+    let age = runs.then(|| format!("started {} ago", peek::span(now - started)));
+    let ready = status.ready_at.filter(|ready| *ready >= started);
+    let took = ready.map(|ready| format!("ready after {} ms", ready - started));
+    let words: Vec<String> = age.into_iter().chain(took).collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
 fn output(problem: &Problem, before: &str, after: &str) -> String {
     if problem.output.is_empty() {
         return String::new();
@@ -362,7 +394,9 @@ pub fn findings(
             continue;
         }
         let reason = unit.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        let message = format!("`{}` is {}{reason}", unit.name, unit_word(unit.state));
+        let mut message = format!("`{}` is {}{reason}", unit.name, unit_word(unit.state));
+        let lines = live.lines.get(&(preview.preview.id.clone(), unit.name.clone()));
+        message.extend(lines.iter().flat_map(|lines| &lines.text).map(|line| format!("\n{line}")));
         add(
             name_span(manifest, &unit.name),
             severity,

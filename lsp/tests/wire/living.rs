@@ -27,7 +27,11 @@ fn unit(name: &str, state: &str, more: Value) -> Value {
 fn status(folder: &str) -> Value {
     let mut status = preview(folder);
     let units = [
-        unit("api", "ready", json!({ "url": "http://api.main.shop.localhost:8642" })),
+        unit(
+            "api",
+            "ready",
+            json!({ "url": "http://api.main.shop.localhost:8642", "started_at": 1000, "ready_at": 1250 }),
+        ),
         unit("web", "ready", json!({ "ports": { "main": 40001 } })),
     ];
     let more =
@@ -174,7 +178,22 @@ async fn state_and_address_stand_at_each_unit() {
     let mut params = world.document();
     params["position"] = json!({ "line": 3, "character": 3 });
     let hover = world.editor.ask("textDocument/hover", params).await;
-    assert!(hover["contents"]["value"].as_str().unwrap().contains("**now**: service ready as docker"), "{hover}");
+    let told = hover["contents"]["value"].as_str().unwrap();
+    assert!(
+        told.contains("**now**: service ready as docker") && told.contains(" d ago, ready after 250 ms"),
+        "{hover}"
+    );
+    // Its last lines were not known yet; looking had them asked for.
+    let mut told = told.to_owned();
+    for _ in 0..2000 {
+        if told.contains("hello") {
+            break;
+        }
+        let mut params = world.document();
+        params["position"] = json!({ "line": 3, "character": 3 });
+        told = world.editor.ask("textDocument/hover", params).await["contents"]["value"].as_str().unwrap().to_owned();
+    }
+    assert!(told.contains("last lines, 0 s ago:\n\n```text\nhello\n```"), "{told}");
 }
 
 #[tokio::test]

@@ -117,6 +117,9 @@ local commands = {
     end
     terminal({ 'exec', unit })
   end,
+  tail = function(unit)
+    terminal({ 'logs', '--follow', unit })
+  end,
   login = function(identity)
     if not identity then
       return tell('name the identity: `:Pdev login shop-dev`; `pdev identity` lists them', vim.log.levels.WARN)
@@ -219,6 +222,12 @@ end
 ---@param argument { unit: string? }
 function M.shell(argument)
   commands.shell(argument.unit)
+end
+
+--- A lens was chosen.
+---@param argument { unit: string? }
+function M.tail(argument)
+  commands.tail(argument.unit)
 end
 
 --- A finding's fix was chosen. In a terminal: some identities want a secret typed.

@@ -1,0 +1,110 @@
+//! The sections of a manifest in the order in which the documentation tells of them. A section moves with the comments right
+//! above it; the result is read again and compared, so that nothing but the order changes.
+
+use manifest::FileId;
+use manifest::syntax::{self, Node};
+
+use crate::text::Text;
+
+const ORDER: [&str; 15] = [
+    "pdev",
+    "app",
+    "names",
+    "include",
+    "+include",
+    "vars",
+    "services",
+    "resources",
+    "secrets",
+    "identities",
+    "jobs",
+    "environments",
+    "guardrails",
+    "patches",
+    "+patches",
+];
+
+/// The whole text anew; `None` when it is in order, or cannot be read.
+#[must_use]
+pub fn organise(text: &Text) -> Option<String> {
+    let parsed = syntax::parse(text.as_str(), FileId(0));
+    let root = parsed.root.as_ref().filter(|_| parsed.diagnostics.is_empty())?;
+    let pairs = root.as_map()?;
+    let starts: Vec<usize> = pairs.iter().map(|pair| beginning(text, pair.key.span.range().start)).collect();
+    let first = *starts.first()?;
+    let ends = starts[1..].iter().copied().chain([text.len()]);
+    let mut parts: Vec<(usize, &str)> = pairs
+        .iter()
+        .zip(starts.iter().zip(ends))
+        .map(|(pair, (start, end))| (rank(&pair.key.value), text.as_str().get(*start..end).unwrap_or_default()))
+        .collect();
+    if parts.is_sorted_by_key(|(rank, _)| *rank) {
+        return None;
+    }
+    parts.sort_by_key(|(rank, _)| *rank);
+    let mut organised = text.as_str().get(..first)?.to_owned();
+    for (_, part) in parts {
+        if !organised.is_empty() && !organised.ends_with('\n') {
+            organised.push('\n');
+        }
+        organised.push_str(part);
+    }
+    let again = syntax::parse(&organised, FileId(0));
+    let kept = again.diagnostics.is_empty()
+        && again.comments.len() == parsed.comments.len()
+        && again.root.as_ref().is_some_and(|again| same_sections(root, again));
+    kept.then_some(organised)
+}
+
+/// Where the section's first line begins, or that of the comments that stand right above it.
+fn beginning(text: &Text, key: usize) -> usize {
+    let mut line = text.line_at(key);
+    while line > 0 {
+        let above = text.line_range(line - 1);
+        if !text.as_str()[above].starts_with('#') {
+            break;
+        }
+        line -= 1;
+    }
+    // What heads the file stays there.
+    if line == 0 { text.line_range(text.line_at(key)).start } else { text.line_range(line).start }
+}
+
+fn rank(key: &str) -> usize {
+    let known = ORDER.iter().position(|name| *name == key);
+    known.unwrap_or_else(|| if key.starts_with("x-") { ORDER.len() } else { ORDER.len() + 1 })
+}
+
+fn same_sections(one: &Node, other: &Node) -> bool {
+    let (Some(one), Some(other)) = (one.as_map(), other.as_map()) else { return false };
+    one.len() == other.len()
+        && one.iter().all(|pair| {
+            other.iter().any(|also| also.key.value == pair.key.value && super::format::same(&pair.value, &also.value))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::organise;
+    use crate::text::Text;
+
+    #[test]
+    fn sections_move_with_their_comments_and_nothing_else_changes() {
+        let cases = [
+            // In order already; one section; not readable.
+            ("pdev: 1\napp: a\nservices: {}\n", None),
+            ("pdev: 1\n", None),
+            ("services: {}\npdev: [\n", None),
+            (
+                "# The shop.\npdev: 1\n\nenvironments:\n  local: {}\n# What runs.\nservices:\n  web: # here\n    image: \"a:1\"\napp: shop",
+                Some(
+                    "# The shop.\npdev: 1\n\napp: shop\n# What runs.\nservices:\n  web: # here\n    image: \"a:1\"\nenvironments:\n  local: {}\n",
+                ),
+            ),
+            ("x-own: 1\npdev: 1\n", Some("pdev: 1\nx-own: 1\n")),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(organise(&Text::new(text)).as_deref(), wanted, "{text}");
+        }
+    }
+}
