@@ -116,6 +116,7 @@ async fn serve(options: &AgentOptions) -> Result<(), Problem> {
     let proxy = listeners.map(|(listeners, routes)| Proxy::start(listeners, routes, &Limits::default()));
     tokio::spawn(signals(Arc::clone(&stop)));
     let _watcher = leave_with_the_socket(places.socket(), Arc::clone(&stop));
+    crate::endpoint::program::reopen(&shared);
     recover(&shared).await;
     tell(options, "ready");
     tracing::info!(socket = %places.socket().display(), "listening");

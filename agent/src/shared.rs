@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use credentials::Delivery;
 use credentials::broker::Broker;
 use plan::application::PreviewId;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::approvals::Gate;
 use crate::bus::Bus;
@@ -16,6 +16,8 @@ use crate::places::AgentPlaces;
 use crate::preview::Handle;
 use crate::registry::Registry;
 use crate::routing::Routing;
+
+const RUNS_MAX: usize = 256;
 
 pub struct Shared {
     pub places: AgentPlaces,
@@ -30,6 +32,8 @@ pub struct Shared {
     /// Held while a name is bound to an identity, so that two first `up`s cannot take the same label.
     pub naming: Mutex<()>,
     pub started_at: i64,
+    /// Endpoints of programs (`pdev run --as`) that may be open at once.
+    pub runs: Arc<Semaphore>,
     operations: AtomicU64,
     draining: AtomicBool,
     spectators: watch::Sender<usize>,
@@ -66,6 +70,7 @@ impl Shared {
             previews: Mutex::default(),
             naming: Mutex::default(),
             started_at: crate::bus::now_ms(),
+            runs: Arc::new(Semaphore::new(RUNS_MAX)),
             // Unique over restarts too, so that a resumed stream never mixes two operations.
             operations: AtomicU64::new(u64::try_from(crate::bus::now_ms()).unwrap_or_default()),
             draining: AtomicBool::new(false),

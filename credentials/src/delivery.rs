@@ -136,6 +136,18 @@ impl Delivery {
         self.units_folder(preview).join(unit)
     }
 
+    /// Removes what one unit was given.
+    ///
+    /// # Errors
+    /// When files are left behind.
+    pub fn forget_unit(&self, preview: &str, unit: &str) -> Result<(), DeliveryProblem> {
+        let path = self.unit_folder(checked(preview)?, checked(unit)?);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DeliveryProblem::Write { path, error }),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes every secret of a preview.
     ///
     /// # Errors

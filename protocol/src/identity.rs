@@ -57,7 +57,8 @@ pub struct CredentialRequest {
     /// The identity whose `hosts` mean this server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token` or `env`.
+    /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`; or `endpoint`: variables that name a place where the
+    /// asking program, and what it starts, is given credentials until it ends (`env` where there is no such place).
     #[serde(default)]
     pub form: String,
     /// kubectl: which ExecCredential it reads.

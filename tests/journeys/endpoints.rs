@@ -14,7 +14,7 @@ use crate::outlets::identities;
 use crate::sandbox::{Sandbox, eventually, signal, unit};
 
 /// Counts its runs, and prints a credential that says which run it is of and lasts five seconds.
-const SOURCE: &str = r#"#!/bin/sh
+pub const SOURCE: &str = r#"#!/bin/sh
 n=$(($(cat "$2" 2>/dev/null || echo 0) + 1)); echo $n > "$2"
 end=$(($(date +%s) + 5))
 case $1 in
@@ -29,7 +29,7 @@ struct Stage {
 }
 
 /// The Python with the SDKs beside it, or `None`, said as skipped.
-fn sdks(journey: &str) -> Option<(PathBuf, PathBuf)> {
+pub fn sdks(journey: &str) -> Option<(PathBuf, PathBuf)> {
     let python = PathBuf::from(std::env::var_os("PDEV_TEST_PYTHON").unwrap_or_else(|| "python3".into()));
     let folder = std::env::var_os("PDEV_TEST_SDKS").map(PathBuf::from).unwrap_or_default();
     let check = ["-c", "import boto3, google.auth, requests, azure.identity"];
@@ -193,7 +193,7 @@ fn over(stage: &Stage) {
 }
 
 #[test]
-fn sdks_in_local_processes_stay_signed_in() {
+pub fn sdks_in_local_processes_stay_signed_in() {
     let name = "SDKs in local processes";
     let Some((python, folder)) = sdks(name) else { return };
     let stage = Stage::set(Sandbox::bare(), "process", &python, &folder);
@@ -202,7 +202,7 @@ fn sdks_in_local_processes_stay_signed_in() {
 }
 
 #[test]
-fn sdks_in_containers_stay_signed_in() {
+pub fn sdks_in_containers_stay_signed_in() {
     let name = "SDKs in containers";
     let Some((python, folder)) = sdks(name) else { return };
     let Some(sandbox) = Sandbox::with_docker(name) else { return };

@@ -23,6 +23,7 @@ mod outlets;
 #[path = "../../drivers/tests/docker/private.rs"]
 mod private;
 mod proxy;
+mod running_as;
 mod sandbox;
 mod secrets;
 mod shop;

@@ -278,7 +278,7 @@ fn a_static_secret_is_typed_once() {
     let passphrase = sandbox.path("passphrase");
     fs::write(&passphrase, "a long enough passphrase").unwrap();
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
-    sandbox.pdev(&["credential", "token", "reg"]).fails_with(1).says("there is no keyring");
+    sandbox.pdev(&["credential", "token", "reg"]).fails_with(1).says("`pdev login reg` signs in");
     let mut login = tool(&sandbox, "pdev", &["login", "reg"]);
     login.env("PDEV_VAULT_PASSPHRASE_FILE", &passphrase);
     with_input(login, &sandbox, "canary-pw\n").ok().says("signed in as `reg`");
@@ -297,6 +297,7 @@ fn a_program_runs_with_a_credential_that_nobody_else_has() {
         "pdev",
         &[
             "run",
+            "--in-env",
             "--as",
             "dev",
             "--",

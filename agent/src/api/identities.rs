@@ -16,8 +16,9 @@ use futures_util::stream::{self, StreamExt};
 use protocol::identity::{CredentialRequest, IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
 use tokio::sync::mpsc;
 
-use super::{Api, Body, Peer, Problem};
+use super::{Api, Body, Peer, Problem, process};
 use crate::convert;
+use crate::endpoint::program;
 
 /// How far up the process table an asker is followed.
 const CHAIN_MAX: usize = 6;
@@ -104,9 +105,32 @@ pub(super) async fn credential(
     Extension(peer): Extension<Peer>,
     Body(request): Body<CredentialRequest>,
 ) -> Result<Response, Problem> {
-    let outlet = outlet(&request)?;
     let name = named(&api, &request)?;
+    if request.form == "endpoint" {
+        return place(&api, &name, peer).await;
+    }
+    let outlet = outlet(&request)?;
     let secret = api.shared.broker.issue(&name, &outlet, &asker(peer)).await.map_err(refused)?;
+    raw(&secret)
+}
+
+/// Where a program asks from now on; where its credential has no such place, the credential itself.
+async fn place(api: &Api, name: &str, peer: Peer) -> Result<Response, Problem> {
+    let opened = match peer.pid {
+        Some(pid) => program::open(&api.shared, name, pid).await.map_err(refused)?,
+        None => None,
+    };
+    let secret = match opened {
+        Some(variables) => {
+            let pairs = variables.iter().flat_map(|(name, value)| format!("{name}={value}\0").into_bytes());
+            Secret::new(pairs.collect())
+        }
+        None => api.shared.broker.issue(name, &Outlet::Env, &asker(peer)).await.map_err(refused)?,
+    };
+    raw(&secret)
+}
+
+fn raw(secret: &Secret) -> Result<Response, Problem> {
     let mut bytes = Vec::new();
     secret.write_to(&mut bytes).map_err(|error| Problem(protocol::Problem::new("internal", 500, error.to_string())))?;
     let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
@@ -144,8 +168,9 @@ fn outlet(request: &CredentialRequest) -> Result<Outlet, Problem> {
         "token" => Outlet::Token,
         "env" => Outlet::Env,
         other => {
-            let title =
-                format!("`{other}` is no form; allowed are `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`");
+            let title = format!(
+                "`{other}` is no form; allowed are `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`, `endpoint`"
+            );
             return Err(Problem(protocol::Problem::new("invalid_request", 422, title)));
         }
     })
@@ -156,7 +181,7 @@ fn refused(problem: BrokerProblem) -> Problem {
 }
 
 /// The programs above the connection's other end, without pdev's own helper.
-pub(super) fn asker(peer: Peer) -> Asker {
+pub(crate) fn asker(peer: Peer) -> Asker {
     let mut chain = Vec::new();
     let own = std::env::current_exe().ok();
     let mut pid = peer.pid;
@@ -170,13 +195,7 @@ pub(super) fn asker(peer: Peer) -> Asker {
             first = first.or(Some(at));
             chain.extend(executable.map(|path| path.display().to_string()));
         }
-        pid = parent(at);
+        pid = process::parent(at);
     }
     Asker { pid: first.or(peer.pid), chain }
-}
-
-/// The fourth field of `/proc/PID/stat`; the second one may hold spaces and brackets.
-fn parent(pid: i32) -> Option<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }

@@ -7,9 +7,12 @@ mod document;
 mod exec;
 mod identities;
 mod previews;
+pub(crate) mod process;
 mod stream;
 
 use std::sync::Arc;
+
+pub(crate) use identities::asker;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, State};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use credentials::approval::Use;
-use credentials::broker::{Asker, Broker};
+use credentials::broker::Asker;
 use credentials::endpoint::{Answer, Door};
 use drivers::driver::Driver;
 use http_body_util::Full;
@@ -26,6 +26,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::Opening;
+use crate::api::{Peer, asker};
 use crate::bus::now_ms;
 use crate::shared::Shared;
 
@@ -70,11 +71,16 @@ impl Open {
 struct Site {
     shared: Arc<Shared>,
     of: Option<Use>,
-    broker: Arc<Broker>,
-    driver: Arc<dyn Driver>,
-    preview: PreviewName,
-    unit: String,
+    guest: Guest,
     door: RwLock<Arc<Door>>,
+}
+
+/// Who may come in.
+pub(super) enum Guest {
+    /// The programs of a preview's unit.
+    Unit { driver: Arc<dyn Driver>, preview: PreviewName, unit: String },
+    /// A program that was started with this variable, and what it starts.
+    Program { variable: String, pid: i32 },
 }
 
 pub(super) async fn open(
@@ -85,21 +91,25 @@ pub(super) async fn open(
 ) -> Result<Open, String> {
     let driver = shared.engines.driver(opening.runtime).map_err(|problem| problem.message)?;
     let listener = listen(opening.address).map_err(|error| format!("cannot listen on {}: {error}", opening.address))?;
-    let site = Site {
-        shared: Arc::clone(shared),
-        of: opening.of.clone(),
-        broker: Arc::clone(&shared.broker),
-        driver,
-        preview: preview.clone(),
-        unit: opening.unit.clone(),
-        door: RwLock::new(door),
-    };
-    let site = Arc::new(site);
-    let task = tokio::spawn(accept(listener, Arc::clone(&site)));
-    Ok(Open { address: opening.address, site, task })
+    let guest = Guest::Unit { driver, preview: preview.clone(), unit: opening.unit.clone() };
+    let site = Site { shared: Arc::clone(shared), of: opening.of.clone(), guest, door: RwLock::new(door) };
+    Ok(begin(opening.address, listener, site))
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+/// For one program; the listener is bound already, because its address is what the program is told.
+pub(super) fn open_for(shared: &Arc<Shared>, listener: TcpListener, door: Door, guest: Guest) -> Result<Open, String> {
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let site = Site { shared: Arc::clone(shared), of: None, guest, door: RwLock::new(Arc::new(door)) };
+    Ok(begin(address, listener, site))
+}
+
+fn begin(address: SocketAddr, listener: TcpListener, site: Site) -> Open {
+    let site = Arc::new(site);
+    let task = tokio::spawn(accept(listener, Arc::clone(&site)));
+    Open { address, site, task }
+}
+
+pub(super) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     #[cfg(target_os = "linux")]
@@ -127,7 +137,8 @@ async fn accept(listener: TcpListener, site: Arc<Site>) {
                 return drop(slot);
             }
             drop(slot);
-            tracing::warn!(unit = site.unit, %peer, "a request for a credential was refused: it is not the unit's own");
+            let whose = site.guest.name();
+            tracing::warn!(whose, %peer, "a request for a credential was refused: it is of somebody else");
             if let Ok(_told) = strangers.try_acquire() {
                 let _ended = timeout(STRANGER_LIMIT, serve(stream, None)).await;
             }
@@ -141,7 +152,7 @@ async fn serve(stream: TcpStream, site: Option<&Site>) -> Result<(), hyper::Erro
     let answered = service_fn(|request: Request<Incoming>| async move {
         let answer = match site {
             Some(site) => site.answer(request).await,
-            None => Answer::refused("this endpoint is for another service: only its own programs are answered"),
+            None => Answer::refused("this endpoint is for another service or program: only its own are answered"),
         };
         Ok::<_, std::convert::Infallible>(response(&answer))
     });
@@ -158,8 +169,39 @@ async fn serve(stream: TcpStream, site: Option<&Site>) -> Result<(), hyper::Erro
 /// What cannot be told is not ours.
 async fn is_ours(stream: &TcpStream, peer: SocketAddr, site: &Site) -> bool {
     let Ok(local) = stream.local_addr() else { return false };
-    let asked = site.driver.made_by(&site.preview.id, &site.unit, peer, local);
-    matches!(timeout(CHECK_LIMIT, asked).await, Ok(Ok(true)))
+    let asked = async {
+        match &site.guest {
+            Guest::Unit { driver, preview, unit } => {
+                driver.made_by(&preview.id, unit, peer, local).await.is_ok_and(|is| is)
+            }
+            Guest::Program { variable, .. } => {
+                let variable = variable.clone();
+                // The process table is read from files.
+                let look = move || drivers::process::made_with(&variable, peer, local);
+                tokio::task::spawn_blocking(look).await.is_ok_and(|is| is)
+            }
+        }
+    };
+    timeout(CHECK_LIMIT, asked).await.is_ok_and(|is| is)
+}
+
+impl Guest {
+    fn name(&self) -> &str {
+        match self {
+            Self::Unit { unit, .. } => unit,
+            Self::Program { variable, .. } => variable,
+        }
+    }
+
+    fn asker(&self) -> Asker {
+        match self {
+            // Where programs stand in the chain of others; without a slash, which would be read as a path.
+            Self::Unit { preview: PreviewName { app, branch, .. }, unit, .. } => {
+                Asker { pid: None, chain: vec![format!("service {unit} of {app}, {branch}")] }
+            }
+            Self::Program { pid, .. } => asker(Peer { pid: Some(*pid) }),
+        }
+    }
 }
 
 impl Site {
@@ -169,11 +211,9 @@ impl Site {
             return Answer::refused("the approval of this identity was taken back or has ended: `pdev up` asks again");
         }
         let door = Arc::clone(&self.door.read().unwrap_or_else(PoisonError::into_inner));
-        // Where programs stand in the chain of others; without a slash, which would be read as a path.
-        let PreviewName { app, branch, .. } = &self.preview;
-        let asker = Asker { pid: None, chain: vec![format!("service {} of {app}, {branch}", self.unit)] };
+        let asker = self.guest.asker();
         let (asked, _no_sdk_sends_a_body) = request.into_parts();
-        self.broker.answer(&door, &asked, &asker).await
+        self.shared.broker.answer(&door, &asked, &asker).await
     }
 }
 

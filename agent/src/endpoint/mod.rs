@@ -4,6 +4,7 @@
 //! the place, and who is let in: the unit's own programs, told by its runtime, and nobody else.
 
 mod listen;
+pub mod program;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -23,7 +23,8 @@ const LIMIT: Duration = Duration::from_secs(24 * 3600);
 #[command(after_help = "Examples:
   pdev run seed          a job of the manifest, also one with `when: manual`, or once more
   pdev run seed --set jobs.seed.env.ROWS=100
-  pdev run --as shop-dev -- ./script      any program, with an identity's credential in its environment
+  pdev run --as shop-dev -- ./script      any program, with credentials for as long as it runs
+  pdev run --as shop-dev --in-env -- ./script      with one credential in its environment, not renewed
 
 What the job needs is brought up first; everything else stays as it is. The job's output goes to standard output.
 Exit codes: the job's own; 2 wrong manifest, 4 no such job, 124 timeout, 130 Ctrl-C (the job goes on).")]
@@ -31,7 +32,7 @@ pub(crate) struct Arguments {
     /// A job of the manifest
     #[arg(value_name = "JOB", required_unless_present = "identity", conflicts_with = "identity")]
     job: Option<String>,
-    /// Run a program with this identity's credential in its environment
+    /// Run a program as this identity
     #[arg(long = "as", value_name = "IDENTITY", requires = "program")]
     identity: Option<String>,
     #[command(flatten)]
@@ -39,15 +40,18 @@ pub(crate) struct Arguments {
     /// Stop waiting after this long; the job goes on
     #[arg(long, value_name = "DURATION", value_parser = words::parse_duration)]
     timeout: Option<Duration>,
+    /// With `--as`: put the credential into the program's environment, once, instead of a place where it is renewed
+    #[arg(long, requires = "identity")]
+    in_env: bool,
     /// With `--as`: the program and its arguments
     #[arg(last = true, value_name = "PROGRAM", requires = "identity")]
     program: Vec<OsString>,
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
-    let Arguments { job, identity, program, target, timeout } = arguments;
+    let Arguments { job, identity, in_env, program, target, timeout } = arguments;
     if let Some(identity) = identity {
-        return crate::credential::program::run(&identity, &program, &context.folder);
+        return crate::credential::program::run(&identity, &program, &context.folder, in_env);
     }
     let Some(job) = job else { return Err(Failure::wrong("no job is given")) };
     let (mut request, read) = target.request(context)?;

@@ -1,12 +1,15 @@
-//! `pdev run --as IDENTITY -- PROGRAM`: a program with an identity's credential in its environment, and in nobody else's.
+//! `pdev run --as IDENTITY -- PROGRAM`: a program that acts as an identity. It is told a place where its SDKs fetch credentials
+//! and renew them; what has no such place stands in its environment, and in nobody else's.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 
 use protocol::identity::CredentialRequest;
 
 use super::credential;
+use super::setup::sections;
 use crate::exit::{EXEC_FAILED, Failure, Outcome};
 use crate::words;
 
@@ -20,14 +23,35 @@ const CLEARED: [&str; 6] = [
     "AWS_CREDENTIAL_EXPIRATION",
 ];
 
+/// What SDKs look at before an endpoint, by a variable that only an endpoint of their cloud comes with.
+const EARLIER: [(&str, &[&str]); 3] = [
+    (
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        &[
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "AWS_ROLE_ARN",
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        ],
+    ),
+    (
+        "GCE_METADATA_HOST",
+        &["GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_AUTH_ACCESS_TOKEN", "CLOUDSDK_ACTIVE_CONFIG_NAME"],
+    ),
+    (
+        "IDENTITY_ENDPOINT",
+        &["AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"],
+    ),
+];
+
 /// Becomes the program: its exit code and signals are its own.
-pub(crate) fn run(identity: &str, command: &[OsString], folder: &std::path::Path) -> Outcome {
+pub(crate) fn run(identity: &str, command: &[OsString], folder: &Path, in_environment: bool) -> Outcome {
     let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::wrong("no program is given").hint("Write it after `--`: `pdev run --as NAME -- PROGRAM`."));
     };
     let request = CredentialRequest {
         identity: Some(identity.to_owned()),
-        form: "env".to_owned(),
+        form: if in_environment { "env" } else { "endpoint" }.to_owned(),
         ..CredentialRequest::default()
     };
     let bytes = credential(&request).map_err(|problem| Failure { exit: EXEC_FAILED, problem })?;
@@ -36,13 +60,40 @@ pub(crate) fn run(identity: &str, command: &[OsString], folder: &std::path::Path
     for name in CLEARED {
         started.env_remove(name);
     }
-    for (name, value) in pairs(bytes) {
-        started.env(name, value);
+    let given = pairs(bytes);
+    let has = |name: &str| given.iter().any(|(given, _)| given == name);
+    for name in EARLIER.iter().filter(|(sign, _)| has(sign)).flat_map(|(_, names)| names.iter()) {
+        started.env_remove(name);
     }
+    if has("AWS_CONFIG_FILE")
+        && let Some(region) = region()
+    {
+        // botocore reads the second one only, the other SDKs the first.
+        started.env("AWS_REGION", &region).env("AWS_DEFAULT_REGION", &region);
+    }
+    started.envs(given);
     let error = started.exec();
     let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
     let message = format!("cannot start `{}`: {}", program.display(), words::plain(&error));
     Err(Failure::new(code, "program_not_started", message))
+}
+
+/// The region that the user's own configuration names: the file itself is put out of sight, because its credentials
+/// would win.
+fn region() -> Option<String> {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")).is_some() {
+        return None;
+    }
+    let path = set("AWS_CONFIG_FILE").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".aws/config")))?;
+    let text = std::fs::read_to_string(path).ok()?;
+    region_of(&text, set("AWS_PROFILE").as_deref()).map(str::to_owned)
+}
+
+fn region_of<'a>(config: &'a str, profile: Option<&str>) -> Option<&'a str> {
+    let wanted = profile.unwrap_or("default");
+    let fits = |title: &str| title.strip_prefix("profile ").unwrap_or(title).trim() == wanted;
+    sections(config).into_iter().find(|(title, field, _)| fits(title) && *field == "region").map(|(.., value)| value)
 }
 
 /// `NAME=value`, each ended by a NUL.
@@ -57,6 +108,14 @@ fn pairs(bytes: Vec<u8>) -> Vec<(OsString, OsString)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn regions() {
+        let config = "[default]\nregion = eu-west-1\ns3 =\n  region = nested\n[profile a]\nregion=us-east-2\n";
+        assert_eq!(region_of(config, None), Some("eu-west-1"));
+        assert_eq!(region_of(config, Some("a")), Some("us-east-2"));
+        assert_eq!(region_of(config, Some("b")), None);
+    }
 
     #[test]
     fn environments() {

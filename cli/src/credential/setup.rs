@@ -6,6 +6,23 @@ use serde_json::{Map, Value};
 /// `Err`: why the file cannot take it, in words.
 pub(crate) type Edited = Result<String, String>;
 
+/// Title, field and value of each line of a file of aws.
+pub(crate) fn sections(text: &str) -> Vec<(&str, &str, &str)> {
+    let mut title = "";
+    let mut fields = Vec::new();
+    for line in text.lines() {
+        if let Some(found) = line.trim().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            title = found.0.trim();
+        } else if let Some((field, value)) = line.split_once('=') {
+            // Indented lines belong to a nested value.
+            if !field.starts_with([' ', '\t', '#', ';']) {
+                fields.push((title, field.trim(), value.trim()));
+            }
+        }
+    }
+    fields
+}
+
 /// A profile of `~/.aws/config`.
 pub(crate) fn aws(text: &str, program: &str, identity: &str) -> Edited {
     let title = format!("profile {identity}");

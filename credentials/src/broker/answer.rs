@@ -2,10 +2,26 @@
 
 use std::sync::Arc;
 
-use super::{Asker, Broker, now};
-use crate::endpoint::{self, Answer, Dialect, Door, Want};
+use super::{Asker, Broker, BrokerProblem, now};
+use crate::endpoint::{self, Answer, Cloud, Dialect, Door, Want};
+use crate::lease::Material;
 
 impl Broker {
+    /// Whose SDKs could ask an endpoint for this identity; `None` where its credential has no such place. Fetches a lease,
+    /// so that what is wrong is told before a program starts.
+    ///
+    /// # Errors
+    /// Why there is no lease.
+    pub async fn cloud_of(self: &Arc<Self>, name: &str) -> Result<Option<Cloud>, BrokerProblem> {
+        let identity = self.identity(name)?;
+        let lease = self.lease(name).await?;
+        Ok(match (&lease.material, Cloud::of(&identity)) {
+            (Material::Aws { .. }, Some(Cloud::Aws)) => Some(Cloud::Aws),
+            (Material::Token(_), cloud @ Some(Cloud::Google | Cloud::Azure)) => cloud,
+            _ => None,
+        })
+    }
+
     /// The answer to what an SDK asked at an endpoint. Whoever calls this knows the peer already.
     pub async fn answer(self: &Arc<Self>, door: &Door, asked: &http::request::Parts, asker: &Asker) -> Answer {
         let want = endpoint::read(door, asked, now());

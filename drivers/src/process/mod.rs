@@ -18,6 +18,8 @@ mod record;
 mod units;
 mod wire;
 
+pub use peer::made_with;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

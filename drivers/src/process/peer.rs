@@ -16,6 +16,19 @@ pub(super) fn made_by(nonce: &str, unit: &str, peer: SocketAddr, local: SocketAd
     all_pids().into_iter().any(|pid| is_of(pid, nonce, unit) && holds(pid, &link))
 }
 
+/// Whether a process that was started with this variable holds the other end of a connection.
+#[must_use]
+pub fn made_with(variable: &str, peer: SocketAddr, local: SocketAddr) -> bool {
+    let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+    let Some(inode) = socket(&table, peer, local) else { return false };
+    let link = format!("socket:[{inode}]");
+    let has = |pid: i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|one| one == variable.as_bytes())
+    };
+    all_pids().into_iter().any(|pid| has(pid) && holds(pid, &link))
+}
+
 /// The inode of the socket at `peer` that is connected to `local`.
 fn socket(table: &str, peer: SocketAddr, local: SocketAddr) -> Option<u64> {
     let (peer, local) = (written(peer)?, written(local)?);

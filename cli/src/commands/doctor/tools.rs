@@ -9,6 +9,7 @@ use credentials::identity::Identities;
 use serde_json::Value;
 
 use super::Finding;
+use crate::credential::setup::sections;
 
 /// docker's own name for Docker Hub.
 const HUB: &str = "https://index.docker.io/v1/";
@@ -64,23 +65,6 @@ fn aws(config: &str, shared: &str) -> Vec<Finding> {
 
 fn is_ours(command: &str) -> bool {
     command.contains("pdev") && command.contains(" credential aws ")
-}
-
-/// Title, field and value of each line.
-fn sections(text: &str) -> Vec<(&str, &str, &str)> {
-    let mut title = "";
-    let mut fields = Vec::new();
-    for line in text.lines() {
-        if let Some(found) = line.trim().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            title = found.0.trim();
-        } else if let Some((field, value)) = line.split_once('=') {
-            // Indented lines belong to a nested value.
-            if !field.starts_with([' ', '\t', '#', ';']) {
-                fields.push((title, field.trim(), value.trim()));
-            }
-        }
-    }
-    fields
 }
 
 /// docker asks the helper of a server, else the one of all, else its own file.

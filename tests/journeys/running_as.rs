@@ -1,0 +1,130 @@
+//! `pdev run --as`: programs that run longer than a lease, and the agent, lasts.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use crate::endpoints::{SOURCE, sdks};
+use crate::http::request;
+use crate::outlets::identities;
+use crate::sandbox::{Sandbox, eventually, finish, said, signal};
+
+fn stage(sandbox: &Sandbox) {
+    let script = sandbox.path("source.sh");
+    fs::write(&script, SOURCE).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let identity = |name: &str, cloud: &str, form: &str| {
+        let count = sandbox.path(&format!("count-{name}"));
+        let (script, count) = (script.display(), count.display());
+        format!("[{name}]\nsource = \"exec\"\ncloud = \"{cloud}\"\ncommand = [\"{script}\", \"{form}\", \"{count}\"]\n")
+    };
+    let named = identity("named", "google", "token") + "variable = \"GITHUB_TOKEN\"\n";
+    let google = identity("google", "google", "token") + "project = \"shop\"\n";
+    identities(sandbox, &[identity("aws", "aws", "aws"), google, identity("azure", "azure", "token"), named].concat());
+    fs::create_dir_all(sandbox.path("home/.aws")).unwrap();
+    // What would win over any endpoint, and the one setting that is kept of it.
+    fs::write(sandbox.path("home/.aws/config"), "[default]\nregion = eu-north-1\n").unwrap();
+    fs::write(
+        sandbox.path("home/.aws/credentials"),
+        "[default]\naws_access_key_id = AKIAWRONG\naws_secret_access_key = x\n",
+    )
+    .unwrap();
+}
+
+struct Program {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Program {
+    fn start(sandbox: &Sandbox, cloud: &str, (python, sdks): &(PathBuf, PathBuf)) -> Self {
+        let folder = sandbox.path(&format!("program-{cloud}"));
+        fs::create_dir(&folder).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/long_running.py");
+        let mut command = sandbox.command(&sandbox.project(), &["run", "--as", cloud, "--"]);
+        command.arg(python).arg(script).arg(cloud).arg(&folder).env("PYTHONPATH", sdks);
+        command.env("AWS_ACCESS_KEY_ID", "AKIAWRONG").env("AWS_SECRET_ACCESS_KEY", "x");
+        Self { child: command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), folder }
+    }
+
+    fn seen(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.folder.join("seen")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn leases(&self) -> usize {
+        self.seen().iter().filter(|one| one[0] != "").count()
+    }
+
+    /// Where it was told to ask.
+    fn environment(&self, name: &str) -> String {
+        let all = fs::read(format!("/proc/{}/environ", self.child.id())).unwrap();
+        let all = String::from_utf8(all).unwrap();
+        let found = all.split('\0').find_map(|one| one.strip_prefix(&format!("{name}=")));
+        found.unwrap_or_else(|| panic!("no {name} in {all}")).to_owned()
+    }
+}
+
+#[test]
+fn programs_are_given_fresh_credentials_for_as_long_as_they_run() {
+    let Some(sdks) = sdks("programs that act as an identity") else { return };
+    let sandbox = Sandbox::bare();
+    stage(&sandbox);
+    let programs = ["aws", "google", "azure"].map(|cloud| Program::start(&sandbox, cloud, &sdks));
+    let all = |count: usize| programs.iter().all(|program| program.leases() >= count);
+    eventually("each was given three leases", Duration::from_secs(60), || all(3));
+
+    // Somebody else, even with the token in hand, is refused.
+    let url = programs[0].environment("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+    let port: u16 = url.rsplit_once(':').unwrap().1.split('/').next().unwrap().parse().unwrap();
+    let token = fs::read_to_string(programs[0].environment("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")).unwrap();
+    let path = url.split_once(&port.to_string()).unwrap().1.to_owned();
+    let host = format!("127.0.0.1:{port}");
+    let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {token}\r\n\r\n");
+    let answer = request("127.0.0.1", port, &text);
+    assert!(answer.status == 403 && !answer.body.contains("AKIA"), "{} {}", answer.status, answer.body);
+
+    // The agent is killed; whoever starts the next one, the programs find their endpoints again.
+    signal(sandbox.agent_pid().unwrap(), "KILL");
+    sandbox.pdev(&["identity"]).ok();
+    sandbox.pdev(&["ls"]).ok();
+    let before: Vec<usize> = programs.iter().map(Program::leases).collect();
+    eventually("two more leases after the agent was killed", Duration::from_secs(60), || {
+        programs.iter().zip(&before).all(|(program, before)| program.leases() >= before + 2)
+    });
+    let audit = sandbox.pdev(&["audit"]).ok();
+    assert!(audit.out.contains("python"), "{}", audit.all());
+
+    let secrets = programs[0].environment("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
+    for program in programs {
+        fs::write(program.folder.join("stop"), "").unwrap();
+        let (seen, ended) = (program.seen(), said(&program.child.wait_with_output().unwrap()).ok());
+        let mut lines = ended.out.lines();
+        assert_eq!(lines.next(), Some("{}"), "the environment holds a credential: {}", ended.all());
+        assert!(lines.next().unwrap().contains("canary") || ended.out.contains("AKIA"), "its child: {}", ended.all());
+        assert!(!ended.out.contains("AKIAWRONG") && !seen.iter().any(|one| one[0] == "AKIAWRONG"), "{seen:?}");
+        if seen[0][1] == "container-role" {
+            assert_eq!(seen[0][2], "eu-north-1", "the region of the user's own configuration");
+        }
+    }
+    eventually("the endpoint closes with its program", Duration::from_secs(10), || {
+        !Path::new(&secrets).exists() && std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+    });
+}
+
+#[test]
+fn what_has_no_such_place_stands_in_the_environment() {
+    let sandbox = Sandbox::bare();
+    stage(&sandbox);
+    let shell = |arguments: &[&str], script: &str| {
+        let all = [&["run"], arguments, &["--", "sh", "-c", script]].concat();
+        finish(sandbox.command(&sandbox.project(), &all), Duration::from_secs(30)).ok().out
+    };
+    assert!(shell(&["--in-env", "--as", "aws"], "echo $AWS_SESSION_TOKEN").contains("canary-token-"));
+    assert!(shell(&["--as", "named"], "echo $GITHUB_TOKEN").contains("canary-token-"), "the user named the variable");
+    let told = shell(&["--as", "aws"], "env; cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
+    assert!(told.contains("AWS_CONTAINER_CREDENTIALS_FULL_URI") && !told.contains("canary"), "{told}");
+    sandbox.pdev(&["run", "--in-env", "seed"]).fails_with(2);
+}
