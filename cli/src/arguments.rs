@@ -50,7 +50,10 @@ pub(crate) struct Global {
 }
 
 /// The order here is the order within the groups of `pdev --help` (see `help.rs`).
+///
+/// Deferred: the options of the other twenty-seven commands are not made at each start.
 #[derive(Subcommand, Debug)]
+#[command(defer = true)]
 pub(crate) enum Command {
     /// Bring this folder's preview up, or bring it up to date
     Up(up::Arguments),

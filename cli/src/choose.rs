@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::exit::Failure;
 use crate::folder;
 
-/// How a preview is told on the command line of commands that look at one.
+// How a preview is told on the command line of commands that look at one.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(crate) struct Which {
     /// The preview, such as `shop/feature-x` or a folder [default: the one of this folder]

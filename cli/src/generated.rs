@@ -37,6 +37,8 @@ fn schemas() -> Vec<(&'static str, serde_json::Value)> {
 
 fn command_line() -> String {
     let mut command = crate::arguments::command().term_width(100);
+    // Each command's options are made when they are wanted, which is now.
+    command.build();
     command.build();
     let mut text = String::from(
         "# The command line\n\n<!-- Made by `UPDATE_DOCS=1 cargo test -p cli`; change the code instead. -->\n\n\

@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     timeout: Option<Duration>,
 }
 
-/// What is to be brought up, the same for `up` and `plan`.
+// What is to be brought up, the same for `up` and `plan`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Target {
     /// The folder of a manifest, or the manifest [default: the nearest pdev.yaml upwards]
