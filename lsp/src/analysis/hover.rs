@@ -6,7 +6,7 @@ use manifest::syntax::Node;
 use manifest::template::{self, Reference, Scope};
 use manifest::{Files, Span};
 use plan::explain::{Answer, Explanation, explain, origin_words};
-use plan::{Loaded, Resolved};
+use plan::{Loaded, Origin, Resolved};
 
 use super::language;
 use super::names;
@@ -172,13 +172,20 @@ fn key_words(scene: &Scene<'_>, way: &Way<'_>, keys: &[Option<&str>], path: &[St
     // A name of the user's below a map is not the map.
     let named = matches!(keys.last(), Some(Some(last)) if last.trim_start_matches('+') == key.name);
     if !named && way.on_key {
-        return None;
+        return variable(scene, own, &path[keys.len() - own.len()..].join("."));
     }
     let mut text = format!("**{}** – {}", key.name, language::docs(key));
     let skipped = keys.len() - own.len();
     let dotted = path[skipped..].join(".");
     text.push_str(&effective(scene, &dotted, 4));
     Some(text)
+}
+
+/// An entry of `env`: what it will be, and who says so.
+fn variable(scene: &Scene<'_>, own: &[Option<&str>], path: &str) -> Option<String> {
+    let [Some("services" | "jobs"), Some(unit), Some("env"), Some(name)] = own else { return None };
+    let held = effective(scene, path, 1);
+    (!held.is_empty()).then(|| format!("**{name}** – a variable of `{unit}`{held}"))
 }
 
 /// What holds, and the chain of who said so, the last one in force first.
@@ -189,11 +196,13 @@ fn effective(scene: &Scene<'_>, path: &str, fields_max: usize) -> String {
     }
     let unit = path.match_indices('.').nth(1).map_or(path, |(end, _)| &path[..end]);
     let Some(resolved) = (scene.unit)(unit) else { return String::new() };
-    let all = match explain(&resolved, path) {
+    let mut all = match explain(&resolved, path) {
         Answer::One(one) => vec![one],
         Answer::Branch(all) => all,
         Answer::Unknown { .. } => return String::new(),
     };
+    // What somebody wrote comes before what pdev chose.
+    all.sort_by_key(by_default);
     let mut text = String::from("\n\n---\n");
     for one in all.iter().take(fields_max) {
         text.push_str(&line(one, path, scene));
@@ -201,16 +210,24 @@ fn effective(scene: &Scene<'_>, path: &str, fields_max: usize) -> String {
     if all.len() > fields_max {
         text.push_str(&format!("\n- and {} more: `pdev explain {path}`", all.len() - fields_max));
     }
-    if let [one] = &all[..] {
+    // Who stands on the very line knows where it is written.
+    if let [one] = &all[..]
+        && by_default(one)
+    {
         text.push_str(&format!("\n\n{}", one.how));
     }
     text
 }
 
+fn by_default(one: &Explanation) -> bool {
+    matches!(one.origins.last(), Some(Origin::Default { .. }))
+}
+
 fn line(one: &Explanation, path: &str, scene: &Scene<'_>) -> String {
     let name = one.path.strip_prefix(path).unwrap_or(&one.path).trim_start_matches('.');
     let name = if name.is_empty() { String::new() } else { format!("`{name}` ") };
-    let value = if secret(&one.path) { "(not shown)".to_owned() } else { short(&one.value) };
+    let hidden = secret(&one.path) && !by_default(one);
+    let value = if hidden { "(not shown)".to_owned() } else { short(&one.value) };
     let origins: Vec<String> =
         one.origins.iter().rev().map(|origin| origin_words(origin, &scene.loaded.sources)).collect();
     format!("\n- {name}= `{value}` – {}", origins.join(" < "))

@@ -115,6 +115,7 @@ pub fn words(shape: &Shape) -> String {
         Shape::Template => "text with placeholders".into(),
         Shape::Bool => "true or false".into(),
         Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => "whole number".into(),
+        Shape::Integer { min, max } if min == max => min.to_string(),
         Shape::Integer { min, max } => format!("{min} to {max}"),
         Shape::Duration => "duration, as `10s`".into(),
         Shape::Bytes => "size, as `256Mi`".into(),
@@ -122,8 +123,12 @@ pub fn words(shape: &Shape) -> String {
         Shape::Date => "day, as `2027-03-31`".into(),
         Shape::Choice(words) => words.join(" | "),
         Shape::List(inner) => format!("list of {}", words(inner)),
-        Shape::Map(inner) => format!("map of {}", words(inner)),
-        Shape::Section(section) => section.name.to_owned(),
+        Shape::Map(inner) => match **inner {
+            Shape::Section(section) => format!("map of {}", section.name),
+            _ => format!("map of {}", words(inner)),
+        },
+        // A shorthand stands beside it, which names what the key is.
+        Shape::Section(_) => "map".to_owned(),
         Shape::Any(shapes) => shapes.iter().map(words).collect::<Vec<_>>().join(" or "),
         Shape::Free => "anything".into(),
     }
@@ -167,7 +172,9 @@ mod tests {
         );
         assert!(allowed(&[Some("resources"), Some("db"), Some("with"), Some("x")]).is_free());
         assert!(allowed(&[Some("nothing")]).shapes.is_empty());
-        assert_eq!(allowed(&[s]).map().map(words).as_deref(), Some("service"));
+        assert!(matches!(allowed(&[s]).map(), Some(Shape::Section(section)) if section.name == "service"));
+        let port = by_name("service", "port").map(|key| words(&key.shape));
+        assert_eq!(port.as_deref(), Some("map or 1 to 65535"));
         assert_eq!(by_name("service", "port").map(|key| key.name), Some("port"));
     }
 }
