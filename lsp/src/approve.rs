@@ -4,6 +4,7 @@
 //! answer it is the agent's to decide, by who asked; where it may not, the command for another terminal is shown instead.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -50,11 +51,17 @@ async fn decide(desk: &Desk, one: &WaitingView) -> Result<bool, Problem> {
     let place = of.repository.trim_end_matches("/.git");
     let words = format!("`{}` of {place} would act as `{}`, whenever it runs, for 90 days.", of.service, of.identity);
     let yes = format!("Approve `{}`", of.identity);
-    let typed = desk.can().approve.then(|| ("typed", of.identity.clone()));
-    let actions = vec![action(LATER, None), action(&yes, typed)];
+    // Sent back by clients that say so: who writes into the pipe blindly cannot know it.
+    let token = if desk.can().approve { Some(token()?) } else { None };
+    let typed = token.iter().flat_map(|token| [("typed", of.identity.clone()), ("token", token.clone())]);
+    let actions = vec![action(LATER, []), action(&yes, typed)];
     let answer = desk.client.show_message_request(MessageType::WARNING, words, Some(actions)).await;
+    let fits = |chosen: &MessageActionItem| {
+        let own = token.clone().map(MessageActionItemProperty::String);
+        chosen.title == yes && (own.is_none() || chosen.properties.get("token") == own.as_ref())
+    };
     match answer {
-        Ok(Some(chosen)) if chosen.title == yes => {}
+        Ok(Some(chosen)) if fits(&chosen) => {}
         Ok(_) => return Ok(false),
         Err(_) => return Err(Problem::new("unanswered", 0, "this editor asks no questions")),
     }
@@ -65,16 +72,24 @@ async fn decide(desk: &Desk, one: &WaitingView) -> Result<bool, Problem> {
     Ok(true)
 }
 
-fn action(title: &str, property: Option<(&str, String)>) -> MessageActionItem {
+/// 128 random bits of the system's.
+fn token() -> Result<String, Problem> {
+    let mut bytes = [0; 16];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|error| Problem::new("agent", 0, format!("this machine gives no random bytes: {error}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn action<'a>(title: &str, properties: impl IntoIterator<Item = (&'a str, String)>) -> MessageActionItem {
     let properties =
-        property.into_iter().map(|(name, value)| (name.to_owned(), MessageActionItemProperty::String(value)));
+        properties.into_iter().map(|(name, value)| (name.to_owned(), MessageActionItemProperty::String(value)));
     MessageActionItem { title: title.to_owned(), properties: HashMap::from_iter(properties) }
 }
 
 /// A service is given its identity when it is brought up; nobody wants to type that again.
 async fn again(desk: &Arc<Desk>, root: &std::path::Path, one: &WaitingView) {
     let words = format!("approved: the next `up` gives `{}` to `{}`", one.of.identity, one.of.service);
-    let answer = desk.client.show_message_request(MessageType::INFO, words, Some(vec![action(AGAIN, None)])).await;
+    let answer = desk.client.show_message_request(MessageType::INFO, words, Some(vec![action(AGAIN, [])])).await;
     if matches!(answer, Ok(Some(chosen)) if chosen.title == AGAIN) {
         commands::up(Arc::clone(desk), root.to_owned()).await;
     }
@@ -95,6 +110,6 @@ async fn elsewhere(desk: &Desk, one: &WaitingView, problem: &Problem) {
     if !desk.can().copy || problem.code == "request_unknown" {
         return desk.client.show_message(MessageType::WARNING, words).await;
     }
-    let actions = vec![action(COPY, Some(("copy", command)))];
+    let actions = vec![action(COPY, [("copy", command)])];
     drop(desk.client.show_message_request(MessageType::WARNING, words, Some(actions)).await);
 }

@@ -63,6 +63,11 @@ async function suite(folder) {
   assert.match(document.getText(), /port: 8080/);
   done();
 
+  const warned = await until('a guardrail warns', () => vscode.languages.getDiagnostics(uri).find(({ code }) => code?.value === 'PD013'));
+  const ways = (await ask('CodeActionProvider', warned.range, 'quickfix')).map(({ title }) => title);
+  assert.ok(ways.some((title) => title.startsWith('Waive PD013')) && ways.some((title) => title.startsWith('Allow PD013')), `${ways}`);
+  done();
+
   const completion = await ask('CompletionItemProvider', at('health: none', 8));
   assert.ok(completion.items.some(({ label }) => (label.label ?? label) === 'none'), 'completion knows the word');
   const hover = await ask('HoverProvider', at('port: 8080', 1));

@@ -69,6 +69,13 @@ fn who_asked_cannot_approve_by_any_way() {
     let said = after_asking(&sandbox, &by_hand);
     assert!(said.all().contains("not_by_the_asker"), "{}", said.all());
     sandbox.pdev(&["audit"]).ok().says("not_by_the_asker");
+    // What waits can be read by whoever shows it; a look at the plan asks nobody, and so makes nobody an asker.
+    let waiting = format!("curl -s --unix-socket {} http://pdev/v1/approvals/waiting", socket.display());
+    let said = after_asking(&sandbox, &waiting);
+    let own = sandbox.project().canonicalize().unwrap();
+    assert!(said.all().contains(&code_in(&said)) && said.all().contains(own.to_str().unwrap()), "{}", said.all());
+    let plan = sandbox.pdev(&["plan"]).ok().says("`pdev up` asks for it");
+    assert!(!plan.all().contains("identity approve"), "{}", plan.all());
 }
 
 #[test]

@@ -231,6 +231,8 @@ class Extension implements vscode.Disposable {
       ['$(debug-restart) Restart', 'pdev.restart'],
       ['$(debug-stop) Take it down', 'pdev.stop'],
       ['$(diff) Show what up would do', 'pdev.diff'],
+      ['$(key) Log in', 'pdev.login'],
+      ['$(verified) Approve an identity', 'pdev.approve'],
       ['$(gear) Show the log', 'pdev.log'],
     ] as const;
     const picks = names.map(([label, command]) => ({ label, command }));

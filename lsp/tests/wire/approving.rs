@@ -119,13 +119,19 @@ async fn a_person_approves_where_the_identity_stands() {
     world.fix(&found).await;
     let question = world.editor.next(QUESTION).await;
     assert_eq!(question["message"], "`api` of /r would act as `shop-dev`, whenever it runs, for 90 days.");
-    assert_eq!(
-        question["actions"],
-        json!([{ "title": "Not now" }, { "title": "Approve `shop-dev`", "typed": "shop-dev" }])
-    );
+    let yes = &question["actions"][1];
+    assert_eq!(question["actions"][0], json!({ "title": "Not now" }));
+    assert_eq!((&yes["title"], &yes["typed"]), (&json!("Approve `shop-dev`"), &json!("shop-dev")));
     assert!(!world.approved());
 
-    world.editor.replies.insert(QUESTION.to_owned(), json!({ "title": "Approve `shop-dev`", "typed": "shop-dev" }));
+    // Written by somebody who did not see this question: the answer of another one.
+    world.editor.replies.insert(QUESTION.to_owned(), yes.clone());
+    world.fix(&found).await;
+    let again = world.editor.next(QUESTION).await;
+    assert_ne!(again["actions"][1]["token"], yes["token"]);
+    assert!(!world.approved());
+
+    world.editor.repeats = Some("Approve `shop-dev`".to_owned());
     world.fix(&found).await;
     world.editor.next(QUESTION).await;
     let after = world.editor.next(QUESTION).await;

@@ -26,6 +26,8 @@ pub struct Editor {
     pub capabilities: Value,
     /// What a person answers to a question of the server, by method; `null` where nothing is said.
     pub replies: HashMap<String, Value>,
+    /// The action of this title is chosen wherever one is offered.
+    pub repeats: Option<String>,
     kept: Vec<tempfile::TempDir>,
 }
 
@@ -76,6 +78,7 @@ impl Editor {
             heard: VecDeque::new(),
             capabilities: Value::Null,
             replies: HashMap::new(),
+            repeats: None,
             kept: Vec::new(),
         };
         let root = editor.uri("");
@@ -213,7 +216,10 @@ impl Editor {
 
     async fn keep(&mut self, message: Value) {
         if let (Some(method), Some(id)) = (message["method"].as_str(), message.get("id")) {
-            let result = self.replies.get(method);
+            let offered = message["params"]["actions"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let title = self.repeats.as_deref();
+            let chosen = offered.iter().find(|action| title.is_some() && action["title"].as_str() == title);
+            let result = chosen.or_else(|| self.replies.get(method));
             let answer = json!({ "jsonrpc": "2.0", "id": id, "result": result });
             self.send(&answer).await;
         }
