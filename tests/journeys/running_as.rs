@@ -115,6 +115,56 @@ fn programs_are_given_fresh_credentials_for_as_long_as_they_run() {
 }
 
 #[test]
+fn gcloud_is_signed_in_by_a_command_of_its_own() {
+    if std::process::Command::new("gcloud").arg("--version").output().is_err() {
+        println!("skipped: gcloud as an identity: `gcloud` is not installed");
+        return;
+    }
+    let sandbox = Sandbox::bare();
+    stage(&sandbox);
+    let bin = sandbox.path("home/.local/bin");
+    fs::create_dir_all(&bin).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let in_shell = |program: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        let plain = sandbox.command(&sandbox.project(), &[]);
+        command.args(arguments).current_dir(sandbox.project()).env_clear().stdin(Stdio::null());
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("PATH", &path);
+        finish(command, Duration::from_secs(60))
+    };
+    let setup =
+        |more: &[&str]| in_shell(env!("CARGO_BIN_EXE_pdev"), &[&["credential", "setup", "gcloud"], more].concat());
+    setup(&["aws"]).fails_with(2).says("`aws` is no identity of Google");
+    setup(&["google"]).fails_with(2).says("names no account");
+    let text = fs::read_to_string(sandbox.path("home/.config/pdev/identities.toml")).unwrap();
+    identities(&sandbox, &text.replace("project = \"shop\"\n", "project = \"shop\"\nemail = \"dev@example.org\"\n"));
+    setup(&["google"]).fails_with(2).says("+exec ").says("nothing was written");
+    setup(&["google", "--yes"]).ok();
+    setup(&["google", "--yes"]).ok().says("nothing to change");
+
+    let ours = bin.join("gcloud-google");
+    let gcloud = |arguments: &[&str]| in_shell(ours.to_str().unwrap(), arguments).ok().out;
+    let first = gcloud(&["auth", "print-access-token"]);
+    assert!(first.starts_with("canary-token-"), "{first}");
+    eventually("the next lease, to the next gcloud", Duration::from_secs(30), || {
+        let now = gcloud(&["auth", "print-access-token"]);
+        now.starts_with("canary-token-") && now != first
+    });
+    assert_eq!(gcloud(&["config", "get-value", "core/project"]).trim(), "shop");
+    assert!(gcloud(&["auth", "list"]).contains("dev@example.org"));
+    let audit = sandbox.pdev(&["audit"]).ok();
+    assert!(!audit.out.contains("refused"), "gcloud asks for an id token too: {}", audit.all());
+    let mut grep = std::process::Command::new("grep");
+    grep.args(["-rlsa", "canary-token"]).arg(sandbox.path("home"));
+    assert_eq!(finish(grep, Duration::from_secs(10)).out, "", "a token rests in a file");
+
+    setup(&["google", "--undo", "--yes"]).ok();
+    assert!(!ours.exists());
+    fs::write(&ours, "#!/bin/sh\n").unwrap();
+    setup(&["google", "--undo", "--yes"]).fails_with(2).says("pdev did not write it");
+}
+
+#[test]
 fn what_has_no_such_place_stands_in_the_environment() {
     let sandbox = Sandbox::bare();
     stage(&sandbox);

@@ -37,7 +37,7 @@ enum CredentialCommand {
         #[arg(value_name = "IDENTITY")]
         identity: String,
     },
-    /// Write the configuration of aws, docker, git or kubectl, or take it out again
+    /// Write the configuration of aws, docker, gcloud, git or kubectl, or take it out again
     Setup(setup::Arguments),
     /// docker's helper: `get`, `store`, `erase` or `list`
     Docker {

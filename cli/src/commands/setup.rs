@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use credentials::endpoint::Cloud;
 use credentials::identity::Identity;
 use serde_json::json;
 
@@ -21,11 +22,12 @@ const DOCKER_LINK: &str = "docker-credential-pdev";
 #[command(after_help = "Examples:
   pdev credential setup aws shop-dev         a profile `shop-dev` in ~/.aws/config
   pdev credential setup docker registry      the identity's `hosts` in docker's config.json, and the helper's link
+  pdev credential setup gcloud shop-ops      a command `gcloud-shop-ops`, which is gcloud as that identity
   pdev credential setup git forge --undo     takes it out again
 
 The change is shown and nothing is written before you agree; `--yes` agrees.")]
 pub(crate) struct Arguments {
-    #[arg(value_name = "TOOL", value_parser = ["aws", "docker", "git", "kubectl"])]
+    #[arg(value_name = "TOOL", value_parser = ["aws", "docker", "gcloud", "git", "kubectl"])]
     tool: String,
     #[arg(value_name = "IDENTITY")]
     identity: String,
@@ -47,6 +49,8 @@ struct Change {
 enum Step {
     Write { path: PathBuf, text: String },
     Link { path: PathBuf, program: PathBuf },
+    Script { path: PathBuf, text: String },
+    Remove(PathBuf),
     Run(Vec<String>),
 }
 
@@ -56,6 +60,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         "aws" => vec![aws(&identity, arguments.undo)?],
         "git" => vec![git(&identity, arguments.undo)?],
         "docker" => docker(&identity, arguments.undo)?,
+        "gcloud" => gcloud(&identity, arguments.undo)?.into_iter().collect(),
         _ => kubectl(&identity, arguments.undo)?.into_iter().collect(),
     };
     let changes: Vec<Change> = changes.into_iter().filter(|change| !change.lines.is_empty()).collect();
@@ -180,13 +185,53 @@ fn on_path(name: &str) -> bool {
     folders().iter().any(|folder| folder.join(name).exists())
 }
 
-/// Beside this program, or in the user's own folder: wherever docker will find it.
+/// Beside this program, or in the user's own folder: where a command is found by its name.
+fn reachable() -> Result<Option<PathBuf>, Failure> {
+    let beside = std::env::current_exe()?.parent().map(Path::to_path_buf);
+    let folders = folders();
+    let candidates = beside.into_iter().chain(home().ok().map(|home| home.join(".local/bin")));
+    Ok(candidates.into_iter().find(|folder| folders.contains(folder)))
+}
+
+/// gcloud keeps no helper that it asks for a token: a file it can be pointed at would hold one unsealed and renewed for
+/// nobody. It does ask a metadata server, so it is started beside one.
+fn gcloud(identity: &Identity, undo: bool) -> Result<Option<Change>, Failure> {
+    let name = format!("gcloud-{}", identity.name);
+    if Cloud::of(identity) != Some(Cloud::Google) {
+        return Err(Failure::wrong(format!("`{}` is no identity of Google", identity.name))
+            .hint("If it gives Google's tokens, add `cloud = \"google\"` to it in identities.toml."));
+    }
+    if !undo && identity.text("email").or(identity.text("service_account")).is_none() {
+        return Err(Failure::wrong(format!(
+            "`{}` names no account, and gcloud works with none without a name",
+            identity.name
+        ))
+        .hint("Add `email = \"you@example.org\"` to it in identities.toml."));
+    }
+    let folder = reachable()?.ok_or_else(|| {
+        let hint = "Add ~/.local/bin to your PATH, then try again.";
+        Failure::failed(format!("no shell would find `{name}`")).hint(hint)
+    })?;
+    let path = folder.join(&name);
+    let text = setup::gcloud(&program()?, &identity.name);
+    let before = read(&path)?;
+    let what = path.display().to_string();
+    match (undo, before == text) {
+        (false, true) => Ok(None),
+        (true, _) if before.is_empty() => Ok(None),
+        _ if !before.is_empty() && !setup::is_gclouds(&before, &identity.name) => {
+            Err(Failure::wrong(format!("`{what}` is there already, and pdev did not write it")))
+        }
+        (true, _) => Ok(Some(Change { what, lines: setup::difference(&before, ""), step: Step::Remove(path) })),
+        (false, _) => {
+            Ok(Some(Change { what, lines: setup::difference(&before, &text), step: Step::Script { path, text } }))
+        }
+    }
+}
+
 fn link() -> Result<Change, Failure> {
     let program = std::env::current_exe()?;
-    let beside = program.parent().map(Path::to_path_buf);
-    let candidates = beside.into_iter().chain(home().ok().map(|home| home.join(".local/bin")));
-    let folders = folders();
-    let folder = candidates.into_iter().find(|folder| folders.contains(folder)).ok_or_else(|| {
+    let folder = reachable()?.ok_or_else(|| {
         let hint = format!("Link `{DOCKER_LINK}` to `{}` in a folder of your PATH, then try again.", program.display());
         Failure::failed(format!("docker would not find `{DOCKER_LINK}`")).hint(hint)
     })?;
@@ -239,6 +284,16 @@ fn perform(step: &Step) -> Result<(), Failure> {
                 Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)))
             })
         }
+        Step::Script { path, text } => {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            agent::disk::replace_file(path, text.as_bytes(), 0o755).map_err(|error| {
+                Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)))
+            })
+        }
+        Step::Remove(path) => fs::remove_file(path)
+            .map_err(|error| Failure::failed(format!("cannot remove `{}`: {}", path.display(), words::plain(&error)))),
         Step::Link { path, program } => symlink(program, path)
             .map_err(|error| Failure::failed(format!("cannot make `{}`: {}", path.display(), words::plain(&error)))),
         Step::Run(arguments) => {

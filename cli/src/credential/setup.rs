@@ -34,6 +34,19 @@ pub(crate) fn aws(text: &str, program: &str, identity: &str) -> Edited {
     Ok(with_block(&without, identity, &body))
 }
 
+/// A command that is gcloud as an identity.
+pub(crate) fn gcloud(program: &str, identity: &str) -> String {
+    format!("#!/bin/sh\n{}exec {} run --as {identity} -- gcloud \"$@\"\n", gclouds_mark(identity), quoted(program))
+}
+
+pub(crate) fn is_gclouds(text: &str, identity: &str) -> bool {
+    text.contains(&gclouds_mark(identity))
+}
+
+fn gclouds_mark(identity: &str) -> String {
+    format!("# Made by `pdev credential setup gcloud {identity}`; with `--undo` it is removed.\n")
+}
+
 /// Helpers for servers in `~/.gitconfig`.
 pub(crate) fn git(text: &str, program: &str, identity: &str, hosts: &[String]) -> Edited {
     let without = without_block(text, identity);

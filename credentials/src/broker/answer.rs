@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Asker, Broker, BrokerProblem, now};
 use crate::endpoint::{self, Answer, Cloud, Dialect, Door, Want};
 use crate::lease::Material;
+use crate::source;
 
 impl Broker {
     /// Whose SDKs could ask an endpoint for this identity; `None` where its credential has no such place. Fetches a lease,
@@ -37,10 +38,17 @@ impl Broker {
                 Ok(Ok(answer)) | Err(answer) => return answer,
             },
         };
-        let outlet = match identity(&dialect) {
-            Ok(identity) => dialect.outlet(&identity, now()),
+        let known = match identity(&dialect) {
+            Ok(identity) => identity,
             Err(answer) => return answer,
         };
+        let outlet = dialect.outlet(&known, now());
+        // Not refused but not there: gcloud asks for an id token beside each access token, and goes on without one.
+        if let Ok(outlet) = &outlet
+            && let Err(words) = source::purpose(&known, outlet.purpose())
+        {
+            return dialect.absent(&format!("`{name}` {words}"));
+        }
         let issued = match outlet {
             Ok(outlet) => self.issue(name, &outlet, asker).await,
             Err(problem) => Err(problem),

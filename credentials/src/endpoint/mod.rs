@@ -182,6 +182,11 @@ impl Dialect {
         if self.cloud() == Cloud::Google { google::flavored(answer) } else { answer }
     }
 
+    /// What this identity never gives; only Google's dialect asks for such a thing.
+    pub(crate) fn absent(&self, words: &str) -> Answer {
+        google::absent(words)
+    }
+
     pub(crate) fn denied(&self, problem: &BrokerProblem) -> Answer {
         // What may pass is tried again by every SDK; what needs a person is not, and shows its words at once.
         let passes = problem.code == "source_unreachable";
