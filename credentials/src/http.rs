@@ -1,14 +1,19 @@
-//! The few HTTP calls of sources: bounded in time and size, over TLS with the system's roots, no redirects followed.
+//! The few HTTP calls of sources: bounded in time and size, over TLS with the system's roots, no redirects followed, through
+//! the proxy that the environment names.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioExecutor;
+use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
@@ -25,6 +30,15 @@ const AGENT: &str = concat!("pdev/", env!("CARGO_PKG_VERSION"));
 
 pub(crate) struct Http {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    proxy: Option<Proxied>,
+}
+
+/// The way through `HTTPS_PROXY`; what goes to the loopback in the clear never takes it.
+struct Proxied {
+    rules: Matcher,
+    client: Client<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>,
+    /// As told in messages: without what one signs in to it with.
+    name: String,
 }
 
 pub(crate) struct Answer {
@@ -67,15 +81,37 @@ impl Http {
     /// # Errors
     /// When the system has no roots to trust.
     pub fn new() -> Result<Self, SourceProblem> {
-        let provider = rustls::crypto::ring::default_provider();
-        let builder = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(provider)
-            .map_err(|error| SourceProblem::Refused(format!("no certificates of this system can be used: {error}")))?;
+        Self::with(Matcher::from_env())
+    }
+
+    fn with(rules: Matcher) -> Result<Self, SourceProblem> {
+        let secure = secure()?;
+        let builder = || HttpsConnectorBuilder::new().with_tls_config(secure.clone()).https_or_http().enable_http1();
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(CONNECT_LIMIT));
         tcp.enforce_http(false);
-        let connector = builder.https_or_http().enable_http1().wrap_connector(tcp);
-        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector) })
+        // One proxy serves all of HTTPS; which hosts it is for is asked of the rules each time.
+        let proxy = rules.intercept(&Uri::from_static("https://host-of-no-rule.invalid")).map(|found| {
+            let mut tunnel = Tunnel::new(found.uri().clone(), tcp.clone());
+            if let Some(signed_in) = found.basic_auth() {
+                tunnel = tunnel.with_auth(signed_in.clone());
+            }
+            let client = Client::builder(TokioExecutor::new()).build(builder().wrap_connector(tunnel));
+            Proxied { rules, client, name: plain(&found.uri().to_string()) }
+        });
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(builder().wrap_connector(tcp)), proxy })
+    }
+
+    /// The proxy for this address, or the reason why there is none that can be used.
+    fn proxy(&self, uri: &Uri) -> Result<Option<&Proxied>, SourceProblem> {
+        let meant = |proxy: &&Proxied| uri.scheme_str() == Some("https") && proxy.rules.intercept(uri).is_some();
+        match self.proxy.as_ref().filter(meant) {
+            Some(proxy) if !proxy.name.starts_with("http://") => Err(SourceProblem::Refused(format!(
+                "the proxy `{}` is no `http://` one, and no other kind is supported",
+                proxy.name
+            ))),
+            proxy => Ok(proxy),
+        }
     }
 
     pub async fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer, SourceProblem> {
@@ -100,6 +136,7 @@ impl Http {
         }
         let uri: Uri = url.parse().map_err(|_| SourceProblem::Refused(format!("`{}` is no URL", plain(url))))?;
         let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let proxy = self.proxy(&uri)?;
         let mut request = Request::builder().method(method).uri(uri).header(header::USER_AGENT, AGENT);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -108,11 +145,12 @@ impl Http {
             SourceProblem::Refused(format!("a header for `{host}` has letters that no header may have"))
         })?;
         let exchange = async {
-            let answer = self
-                .client
-                .request(request)
-                .await
-                .map_err(|error| SourceProblem::Passing(unreachable(&host, &error)))?;
+            let asked = match proxy {
+                Some(proxy) => proxy.client.request(request).await,
+                None => self.client.request(request).await,
+            };
+            let through = proxy.map(|proxy| proxy.name.as_str());
+            let answer = asked.map_err(|error| SourceProblem::Passing(unreachable(&host, through, &error)))?;
             let (status, clock) = (answer.status().as_u16(), skew(answer.headers()));
             let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
             let body =
@@ -126,13 +164,27 @@ impl Http {
     }
 }
 
+/// TLS with the system's roots.
+fn secure() -> Result<ClientConfig, SourceProblem> {
+    let unusable = |error: &dyn std::error::Error| {
+        SourceProblem::Refused(format!("no certificates of this system can be used: {error}"))
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| unusable(&error))?;
+    Ok(builder.with_native_roots().map_err(|error| unusable(&error))?.with_no_client_auth())
+}
+
 /// The innermost reason, which is the one that says something.
-fn unreachable(host: &str, error: &hyper_util::client::legacy::Error) -> String {
+fn unreachable(host: &str, proxy: Option<&str>, error: &hyper_util::client::legacy::Error) -> String {
     let mut reason: &dyn std::error::Error = error;
     while let Some(inner) = reason.source() {
         reason = inner;
     }
-    format!("`{host}` cannot be reached: {reason}")
+    match proxy {
+        Some(proxy) => format!("`{host}` cannot be reached through the proxy `{proxy}`: {reason}"),
+        None => format!("`{host}` cannot be reached: {reason}"),
+    }
 }
 
 /// Seconds within which two clocks are the same: the header has no fractions, and the answer travelled.
@@ -206,6 +258,28 @@ mod tests {
             query("a=b%20c+d&e=%C3%BC&f=%zz&g"),
             [("a".into(), "b c d".into()), ("e".into(), "ü".into()), ("f".into(), "%zz".into())]
         );
+    }
+
+    #[test]
+    fn which_requests_go_through_the_proxy() {
+        let rules = Matcher::builder()
+            .https("http://me:canary@proxy.example:3128")
+            .http("http://other:1")
+            .no("in.example,10.0.0.0/8");
+        let http = Http::with(rules.build()).unwrap();
+        for (url, through) in [
+            ("https://sts.amazonaws.com/", true),
+            ("https://in.example/", false),
+            ("https://deep.in.example/", false),
+            ("https://10.1.2.3/", false),
+            ("http://127.0.0.1:80/", false),
+        ] {
+            let proxy = http.proxy(&url.parse().unwrap()).unwrap().map(|proxy| proxy.name.as_str());
+            assert_eq!(proxy, through.then_some("http://proxy.example:3128/"), "{url}");
+        }
+        assert!(Http::with(Matcher::builder().build()).unwrap().proxy.is_none());
+        let socks = Http::with(Matcher::builder().all("socks5://proxy:1").build()).unwrap();
+        assert!(socks.proxy(&Uri::from_static("https://a.example")).is_err());
     }
 
     #[test]

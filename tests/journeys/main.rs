@@ -22,6 +22,7 @@ mod logins;
 mod outlets;
 #[path = "../../drivers/tests/docker/private.rs"]
 mod private;
+mod proxied;
 mod proxy;
 mod running_as;
 mod sandbox;

@@ -15,10 +15,10 @@ use crate::sandbox::{Said, Sandbox, eventually, finish, signal, unit};
 
 const ROBOT: &str = "robot@shop.iam.gserviceaccount.com";
 
-struct Clouds {
+pub struct Clouds {
     child: Child,
     port: u16,
-    folder: PathBuf,
+    pub folder: PathBuf,
 }
 
 fn python(program: &str, folder: &Path) -> Command {
@@ -30,7 +30,7 @@ fn python(program: &str, folder: &Path) -> Command {
 }
 
 impl Clouds {
-    fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
+    pub fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
         let python_path = std::env::var_os("PDEV_TEST_PYTHON").unwrap_or_else(|| "python3".into());
         let check = ["-c", "import cryptography, google.auth, azure.identity, hvac"];
         let sdks = std::env::var_os("PDEV_TEST_SDKS").unwrap_or_default();

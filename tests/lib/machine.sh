@@ -60,9 +60,9 @@ install_counterparts() {
     fi
   fi
   export PDEV_TEST_PYTHON=${PDEV_TEST_PYTHON:-$cache/python/bin/python3}
-  if ! "$PDEV_TEST_PYTHON" -c 'import moto, boto3, flask' >/dev/null 2>&1; then
-    if ! { timeout 60 python3 -m venv "$cache/python" && timeout 600 "$PDEV_TEST_PYTHON" -m pip install -q 'moto[server]' boto3; } >"$logs/pip.log" 2>&1 </dev/null; then
-      skip "machine: python's moto and boto3 could not be installed (see $logs/pip.log)"
+  if ! "$PDEV_TEST_PYTHON" -c 'import moto, boto3, flask, proxy' >/dev/null 2>&1; then
+    if ! { timeout 60 python3 -m venv "$cache/python" && timeout 600 "$PDEV_TEST_PYTHON" -m pip install -q 'moto[server]' boto3 proxy.py; } >"$logs/pip.log" 2>&1 </dev/null; then
+      skip "machine: python's moto, boto3 and proxy.py could not be installed (see $logs/pip.log)"
     fi
   fi
   # A folder, because containers mount it: what services use to ask for credentials.
