@@ -293,9 +293,9 @@ fn hold_ports(
 
 fn port_taken(unit: &str, port: u16) -> Problem {
     let by = drivers::ports::holder(port).map(|holder| holder.to_string()).unwrap_or_default();
-    Problem::new("port_taken", 409, format!("port {port} on this machine is taken{by}"))
-        .unit(unit)
-        .hint(format!("Stop that program, or let pdev choose a port: leave `host:` out of `services.{unit}.port`."))
+    Problem::new("port_taken", 409, format!("port {port} on this machine is taken{by}")).unit(unit).hint(format!(
+        "Stop that program, or let pdev choose a port: take `host` out of this port of `services.{unit}`."
+    ))
 }
 
 /// Local processes that containers may call are reached through the network's gateway.

@@ -244,7 +244,7 @@ impl<'a> Watch<'a> {
             Some((digest, error)) => (self.names.get(digest).cloned(), error.as_str()),
             None => (None, words),
         };
-        let output = match &self.failed {
+        let output: Vec<_> = match &self.failed {
             Some((digest, _)) => self.lines.get(digest).cloned().unwrap_or_default().into(),
             None => self.lines.values().flatten().cloned().collect(),
         };
@@ -279,7 +279,11 @@ impl<'a> Watch<'a> {
         }
         let at = step.map(|step| format!(" at {step}")).unwrap_or_default();
         Problem::new(ProblemKind::BuildFailed, format!("`{name}`: the build failed{at}: {error}"))
-            .hint("The step's last lines are above; correct it and run `pdev up` again.")
+            .hint(if output.is_empty() {
+                "Correct this step of the Dockerfile and run `pdev up` again."
+            } else {
+                "The step's last lines are above; correct it and run `pdev up` again."
+            })
             .output(output)
     }
 }

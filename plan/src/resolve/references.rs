@@ -403,14 +403,20 @@ impl Unresolved {
     }
 
     fn unknown<'n>(what: &str, name: &str, known: impl IntoIterator<Item = &'n str>) -> Self {
+        /// More names than these are no help.
+        const SHOWN_MAX: usize = 12;
         let known: Vec<&str> = known.into_iter().collect();
         let nearest = nearest(name, known.iter().copied());
         let allowed = match (nearest, known.as_slice()) {
             (Some(nearest), _) => format!(" (nearest: `{nearest}`)"),
             (None, []) => String::new(),
+            (None, known) if known.len() > SHOWN_MAX => {
+                format!(" (there is `{}` and {} more)", known[..SHOWN_MAX].join("`, `"), known.len() - SHOWN_MAX)
+            }
             (None, known) => format!(" (there is `{}`)", known.join("`, `")),
         };
         let mut problem = Self::plain(format!("unknown {what} `{name}`{allowed}"));
+        problem.help = nearest.is_none().then(|| declared(what, name)).flatten();
         problem.nearest = nearest.map(str::to_owned);
         problem.wrong = name.to_owned();
         problem
@@ -428,6 +434,20 @@ impl Unresolved {
         }
         diagnostic
     }
+}
+
+/// How something of this kind is declared, where a person can.
+fn declared(what: &str, name: &str) -> Option<String> {
+    Some(match what {
+        "resource" => format!("Declare it, as in `resources: {{ {name}: {{ uses: postgres@16 }} }}`."),
+        "service" => format!("Declare it below `services`, or remove what reads `{name}`."),
+        "identity" => format!("Declare it: `identities: {{ {name}: {{}} }}`."),
+        "variable" => {
+            format!("Declare it: `vars: {{ {name}: VALUE }}`, or give it a default: `${{vars.{name}:-VALUE}}`.")
+        }
+        "port" => format!("Declare it below the service's `ports`: `{name}: NUMBER`."),
+        _ => return None,
+    })
 }
 
 fn scope_word(scope: Scope) -> &'static str {
