@@ -12,6 +12,7 @@ use crate::commands::secret::kept;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::words;
+use protocol::request::KeptSecrets;
 
 /// A secret is a key, a certificate, a token; more is a mistake in the path.
 const SECRET_BYTES_MAX: u64 = 1 << 20;
@@ -47,12 +48,21 @@ pub(crate) fn parse(text: &str) -> Result<SecretSource, String> {
     Ok(SecretSource { name: name.to_owned(), from })
 }
 
+/// For one `up`.
+pub(crate) struct Collected {
+    pub(crate) given: Vec<(String, Vec<u8>)>,
+    /// What the vault keeps beside them.
+    pub(crate) kept: KeptSecrets,
+}
+
+impl Collected {
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.given.iter().map(|(name, _)| name).chain(&self.kept.names).cloned().collect()
+    }
+}
+
 /// The named sources first, then `PDEV_SECRET_<NAME>`, then the vault for the manifest's other secrets.
-pub(crate) fn collect(
-    sources: &[SecretSource],
-    read: &ManifestRead,
-    context: &Context,
-) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+pub(crate) fn collect(sources: &[SecretSource], read: &ManifestRead, context: &Context) -> Result<Collected, Failure> {
     let declared = read.secrets();
     let mut secrets: Vec<(String, Vec<u8>)> = Vec::new();
     for source in sources {
@@ -73,8 +83,7 @@ pub(crate) fn collect(
     }
     let open: Vec<String> =
         declared.into_iter().filter(|name| !secrets.iter().any(|(known, _)| known == name)).collect();
-    secrets.extend(kept(&open, &read.place.folder, context)?);
-    Ok(secrets)
+    Ok(Collected { given: secrets, kept: kept(&open, &read.place.folder)? })
 }
 
 fn variable(name: &str) -> String {

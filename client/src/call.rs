@@ -11,7 +11,7 @@ use protocol::exec::{ExecRequest, UPGRADE};
 use protocol::greeting::AgentInfo;
 use protocol::identity::{IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
 use protocol::plan::PlanReply;
-use protocol::request::{DownRequest, LocateRequest, LogEntry, LogQuery, RestartRequest, UpRequest};
+use protocol::request::{DownRequest, KeptSecrets, LocateRequest, LogEntry, LogQuery, RestartRequest, UpRequest};
 use protocol::status::{LocateReply, PreviewStatus};
 use protocol::{PROTOCOL, Problem};
 use serde::Serialize;
@@ -154,6 +154,14 @@ impl Client {
         let path = preview_path(preview, &format!("/secrets/{}", segment(name)));
         let response = send(&mut self.connection, request(Method::PUT, &path, value.into())?).await?;
         done(response).await
+    }
+
+    /// Has the agent deliver what the vault keeps; tells which were there.
+    ///
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn keep_secrets(&mut self, preview: &str, request: &KeptSecrets) -> Result<Vec<String>, ClientError> {
+        self.post(&preview_path(preview, "/secrets"), request).await
     }
 
     /// # Errors

@@ -27,6 +27,7 @@ use crate::outlet::{self, Outlet};
 use crate::place::Place;
 use crate::schedule::{self, Verdict};
 use crate::secret::Secret;
+use crate::secrets::Scope;
 use crate::source::{self, Flow, Means, Prompt, Purpose, SourceProblem};
 use crate::vault::{self, Choice, Vault};
 
@@ -331,6 +332,19 @@ impl Broker {
         let means = Means { vault: Some(&vault), http: Some(http), from: None, purpose: &Purpose::Usual, now: now() };
         source::login(&identity, &means, flow, prompts).await.map_err(|problem| told(name, problem))?;
         self.signed_in(name)
+    }
+
+    /// What is kept of a repository's secrets, by the vault that this broker holds open; names without a value are left out.
+    ///
+    /// # Errors
+    /// When the vault cannot be opened without a person, or a value does not open.
+    pub async fn kept(&self, scope: &Scope, names: &[String]) -> Result<Vec<(String, Secret)>, BrokerProblem> {
+        let vault = self.vault().await?;
+        let mut found = Vec::new();
+        for name in names {
+            found.extend(scope.get(&vault, name)?.map(|(secret, _)| (name.clone(), secret)));
+        }
+        Ok(found)
     }
 
     /// Made at the first use: an agent that only runs previews reads no certificates.

@@ -33,6 +33,12 @@ impl Scope {
         Self { path: path.to_owned(), prefix: format!("secret/{}/", vault::hex(&hash.as_ref()[..8])) }
     }
 
+    /// Which repository it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The names kept for this repository; no keyring is asked.
     ///
     /// # Errors

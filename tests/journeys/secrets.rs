@@ -113,6 +113,17 @@ fn without_a_keyring_a_passphrase_file_serves() {
         .says("no value for the secret `token`")
         .says("pdev secret set token");
 
+    // The agent derives the key once; that a passphrase changed is seen by the next one.
+    let mut up = sandbox.command(&worktree, &["up"]);
+    up.env("PDEV_VAULT_PASSPHRASE_FILE", &passphrase);
+    finish(up, Duration::from_secs(60)).ok();
+    let seen = worktree.join("seen.txt");
+    eventually("the program read its secret", Duration::from_secs(10), || {
+        fs::read_to_string(&seen).is_ok_and(|text| text == "canary-9")
+    });
+    sandbox.pdev_in(&worktree, &["down"]).ok();
+    assert_eq!(canary_on_disk(&sandbox, "canary-9"), "");
+    sandbox.pdev(&["agent", "stop"]).ok();
     fs::write(&passphrase, "quite another passphrase\n").unwrap();
     pdev(&sandbox, &[], &["up"], None).fails_with(1).says("is not this vault's").says("put the old one back");
     pdev(&sandbox, &[], &["vault", "reset"], None).ok().says("set aside, still sealed");

@@ -166,6 +166,13 @@ const ROUTES: &[Route] = &[
         ("101", "", None),
     ),
     route(
+        "post",
+        "/v1/previews/{preview}/secrets",
+        "Keep secrets of the vault for this preview until `down`; answers the names that were there",
+        Some("KeptSecrets"),
+        ("200", JSON, None),
+    ),
+    route(
         "put",
         "/v1/previews/{preview}/secrets/{name}",
         "Keep a secret (the raw body) for this preview until `down`",
@@ -188,6 +195,7 @@ pub fn document() -> Value {
     define::<protocol::request::UpRequest>("UpRequest", &mut schemas);
     define::<protocol::request::DownRequest>("DownRequest", &mut schemas);
     define::<protocol::request::RestartRequest>("RestartRequest", &mut schemas);
+    define::<protocol::request::KeptSecrets>("KeptSecrets", &mut schemas);
     define::<protocol::request::LogEntry>("LogEntry", &mut schemas);
     define::<protocol::exec::ExecRequest>("ExecRequest", &mut schemas);
     define::<Vec<protocol::identity::IdentityStatus>>("IdentityStatus[]", &mut schemas);

@@ -68,6 +68,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/previews/{preview}/wait", get(previews::wait))
         .route("/v1/previews/{preview}/logs", get(stream::logs))
         .route("/v1/previews/{preview}/exec", post(exec::exec))
+        .route("/v1/previews/{preview}/secrets", post(previews::keep_secrets))
         .route("/v1/previews/{preview}/secrets/{name}", put(previews::put_secret).delete(previews::delete_secret))
         .fallback(unknown_route)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))

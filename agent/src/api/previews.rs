@@ -8,9 +8,10 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use credentials::Secret;
+use credentials::secrets::Scope;
 use plan::application::PreviewId;
 use protocol::plan::PlanReply;
-use protocol::request::{DownRequest, LocateRequest, RestartRequest, UpRequest};
+use protocol::request::{DownRequest, KeptSecrets, LocateRequest, RestartRequest, UpRequest};
 use protocol::status::{LocateReply, PreviewState, PreviewStatus, UnitState};
 use serde::Deserialize;
 
@@ -179,6 +180,24 @@ pub(super) async fn put_secret(
     put.map_err(|error| internal(&error))?
         .map_err(|error| Problem(protocol::Problem::new("secret_not_kept", 422, error.to_string())))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The agent holds the vault open, so that an `up` does not derive or ask for its key again.
+pub(super) async fn keep_secrets(
+    State(api): State<Api>,
+    Path(preview): Path<String>,
+    Body(request): Body<KeptSecrets>,
+) -> Result<Json<Vec<String>>, Problem> {
+    let scope = Scope::new(std::path::Path::new(&request.repository));
+    let kept = api.shared.broker.kept(&scope, &request.names).await;
+    let kept = kept.map_err(|problem| Problem(crate::convert::broker_problem(problem)))?;
+    let shared = api.shared.clone();
+    let put = tokio::task::spawn_blocking(move || {
+        let put = |(name, secret): (String, Secret)| shared.delivery.put(&preview, &name, &secret).map(|()| name);
+        kept.into_iter().map(put).collect::<Result<Vec<String>, _>>()
+    });
+    let names = put.await.map_err(|error| internal(&error))?;
+    names.map(Json).map_err(|error| Problem(protocol::Problem::new("secret_not_kept", 422, error.to_string())))
 }
 
 pub(super) async fn delete_secret(

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use credentials::secrets::{self, Scope};
-use credentials::vault::{ITEM_BYTES_MAX, Vault};
+use credentials::vault::{self, ITEM_BYTES_MAX, Vault};
 use credentials::{Place, Secret};
+use protocol::request::KeptSecrets;
 use serde_json::json;
 
 use super::identity::place;
@@ -81,12 +82,12 @@ fn deliver(environment: Option<String>, context: &Context) -> Outcome {
     let place = folder::find(&context.folder, None)?;
     let read = checking::read(&place, Wish { environment: environment.as_deref(), sets: &[], runtime: None })?;
     let secrets = crate::secrets::collect(&[], &read, context)?;
-    let names: Vec<String> = secrets.iter().map(|(name, _)| name.clone()).collect();
-    if !secrets.is_empty() {
+    let names = secrets.names();
+    if !names.is_empty() {
         let folder = place.folder.to_string_lossy().into_owned();
         Context::block_on_value(async {
             let mut client = Context::connect().await?;
-            super::up::deliver(&mut client, folder, environment, secrets).await
+            super::up::deliver(&mut client, folder, environment, secrets, context).await
         })??;
     }
     said(context, &json!({ "delivered": names }), &format!("{} delivered", words::count(names.len(), "secret")))
@@ -224,18 +225,30 @@ fn said(context: &Context, json: &serde_json::Value, words: &str) -> Outcome {
     crate::done()
 }
 
-/// For `up`: what is kept of the names that were not given otherwise. Without such a file no keyring is asked.
-pub(crate) fn kept(names: &[String], folder: &Path, context: &Context) -> Result<Vec<(String, Vec<u8>)>, Failure> {
-    let Some(place) = Place::find().filter(|place| Vault::exists(&place.vault())) else { return Ok(Vec::new()) };
+/// For `up`: what is kept of the names that were not given otherwise. No keyring is asked.
+pub(crate) fn kept(names: &[String], folder: &Path) -> Result<KeptSecrets, Failure> {
     let scope = scope(folder);
-    let there = scope.names(&place.vault()).map_err(|problem| refused(&problem))?;
-    let wanted: Vec<&String> = names.iter().filter(|name| there.contains(name)).collect();
-    if wanted.is_empty() {
-        return Ok(Vec::new());
+    let mut kept = KeptSecrets { repository: scope.path().display().to_string(), names: Vec::new() };
+    if let Some(place) = Place::find().filter(|place| Vault::exists(&place.vault())) {
+        let there = scope.names(&place.vault()).map_err(|problem| refused(&problem))?;
+        kept.names.extend(names.iter().filter(|name| there.contains(name)).cloned());
     }
-    let vault = opened(&place, context)?;
+    Ok(kept)
+}
+
+/// Whether the vault's key is derived from a passphrase: that takes a fifth of a second, which the agent spends once. A
+/// keyring is asked each time instead, and this process may ask a person; who locks it means it for secrets too.
+pub(crate) fn is_derived() -> bool {
+    let holder = Place::find().and_then(|place| vault::holder_of(&place.vault()).ok().flatten());
+    holder == Some(vault::Holder::Passphrase)
+}
+
+/// The values, where the agent cannot open the vault: this process may ask a person.
+pub(crate) fn values(kept: &KeptSecrets, context: &Context) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let vault = opened(&place()?, context)?;
+    let scope = Scope::new(Path::new(&kept.repository));
     let mut values = Vec::new();
-    for name in wanted {
+    for name in &kept.names {
         if let Some((secret, _)) = scope.get(&vault, name).map_err(|problem| refused(&problem))? {
             let mut bytes = Vec::new();
             secret.write_to(&mut bytes)?;

@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use client::Client;
-use protocol::request::{LocateRequest, UpRequest};
+use client::{Client, ClientError};
+use protocol::request::{KeptSecrets, LocateRequest, UpRequest};
 use protocol::status::{PreviewStatus, UnitState};
 
+use super::secret;
 use crate::checking::Wish;
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
 use crate::follow::{Ended, follow};
 use crate::render::problem;
 use crate::render::progress::Progress;
-use crate::secrets::{self, SecretSource};
+use crate::secrets::{self, Collected, SecretSource};
 use crate::{checking, folder, words};
 
 #[derive(clap::Args, Debug)]
@@ -98,8 +99,8 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     let mut progress = Progress::new(context);
     Context::block_on(async {
         let mut client = Context::connect().await?;
-        if !secrets.is_empty() {
-            deliver(&mut client, request.folder.clone(), request.environment.clone(), secrets).await?;
+        if !secrets.names().is_empty() {
+            deliver(&mut client, request.folder.clone(), request.environment.clone(), secrets, context).await?;
         }
         let ended = attempt(client, &request, &mut progress, context, arguments.timeout).await?;
         conclude(ended, "the preview", context)
@@ -110,14 +111,34 @@ pub(super) async fn deliver(
     client: &mut Client,
     folder: String,
     environment: Option<String>,
-    secrets: Vec<(String, Vec<u8>)>,
+    secrets: Collected,
+    context: &Context,
 ) -> Result<(), Failure> {
     let locate = LocateRequest { folder, environment };
     let preview = client.locate(&locate).await?.preview;
-    for (name, value) in secrets {
+    let Collected { mut given, kept } = secrets;
+    if !kept.names.is_empty() {
+        // What the vault says against it is told from here, and an agent of an older version knows no such route.
+        let is_done = secret::is_derived()
+            && match client.keep_secrets(&preview.id, &kept).await {
+                Ok(_) => true,
+                Err(ClientError::Problem(_)) => false,
+                Err(error) => return Err(error.into()),
+            };
+        if !is_done {
+            given.extend(opened_here(&kept, context)?);
+        }
+    }
+    for (name, value) in given {
         client.put_secret(&preview.id, &name, value).await?;
     }
     Ok(())
+}
+
+/// On a thread of its own, because opening the vault waits on a runtime of its own. Nothing else is under way here.
+fn opened_here(kept: &KeptSecrets, context: &Context) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let read = std::thread::scope(|scope| scope.spawn(|| secret::values(kept, context)).join());
+    read.unwrap_or_else(|_| Err(Failure::failed("reading the vault broke off")))
 }
 
 /// Follows `up`; when the agent is lost on the way, starts it and asks again: `up` of the same manifest joins or
