@@ -28,13 +28,16 @@ pub fn answer(
     let range = snapshot.encoding.bytes(text, params.range);
     let mut answer = Vec::new();
     if wanted.wants(&CodeActionKind::QUICKFIX) {
-        let near = |found: &&Diagnostic| meets(found.span, &range);
-        for found in analysis.diagnostics_in(file).filter(near) {
-            let shown = diagnostics::one(analysis, found, snapshot.encoding, &snapshot.settings);
+        for (found, shown) in asked_about(snapshot, analysis, file, &range, &params.context.diagnostics) {
             for action in actions::about(analysis.loaded(), text, found, today()) {
                 answer.push(code_action(snapshot, analysis, action, CodeActionKind::QUICKFIX, shown.clone()));
             }
         }
+    }
+    // Kate asks about one finding for the whole file, and carries out all that it is given.
+    let whole_file = range.start == 0 && range.end + 1 >= text.len();
+    if whole_file && params.context.only.is_none() && !params.context.diagnostics.is_empty() {
+        return answer;
     }
     let refactors =
         refactorings(snapshot, analysis, file, &range).into_iter().filter(|action| makes(analysis, can, action));
@@ -54,7 +57,9 @@ pub fn answer(
         answer.push(shown);
     }
     let fix_all = CodeActionKind::new(FIX_ALL);
-    if wanted.wants(&fix_all) {
+    // Who asks about a finding means that one.
+    let means_all = params.context.only.is_some() || params.context.diagnostics.is_empty();
+    if means_all && wanted.wants(&fix_all) {
         let safe = actions::all_safe(&analysis.checked.diagnostics, file);
         if !safe.is_empty() {
             let action = Action { title: "Fix all that is safe to fix".to_owned(), edits: safe, ..Action::default() };
@@ -63,6 +68,26 @@ pub fn answer(
     }
     answer.extend(organised(snapshot, analysis, file, params));
     answer
+}
+
+/// The findings of the range; of those only the ones that the client names, where it names any of them.
+fn asked_about<'a>(
+    snapshot: &Snapshot,
+    analysis: &'a Analysis,
+    file: FileId,
+    range: &std::ops::Range<usize>,
+    named: &[tower_lsp::ls_types::Diagnostic],
+) -> Vec<(&'a Diagnostic, Option<tower_lsp::ls_types::Diagnostic>)> {
+    let near = analysis.diagnostics_in(file).filter(|found| meets(found.span, range));
+    let mut all: Vec<_> =
+        near.map(|found| (found, diagnostics::one(analysis, found, snapshot.encoding, &snapshot.settings))).collect();
+    let is_named = |shown: &Option<tower_lsp::ls_types::Diagnostic>| {
+        shown.as_ref().is_some_and(|shown| named.iter().any(|one| one.code == shown.code && one.range == shown.range))
+    };
+    if all.iter().any(|(_, shown)| is_named(shown)) {
+        all.retain(|(_, shown)| is_named(shown));
+    }
+    all
 }
 
 /// Only for who asks for source actions: nobody wants it at every word.

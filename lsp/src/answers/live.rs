@@ -185,7 +185,7 @@ impl Scene<'_> {
     /// For clients whose hints cannot be clicked: on the line where it is said.
     #[must_use]
     pub fn start_action(&self, params: &CodeActionParams) -> Option<CodeActionOrCommand> {
-        let asked = params.range.start.line == 0 && params.context.only.is_none();
+        let asked = params.range.end.line == 0 && params.context.only.is_none();
         (asked && self.live.agent == Agent::Absent).then(|| {
             CodeActionOrCommand::Command(Command {
                 title: "Start the agent of pdev".to_owned(),

@@ -116,3 +116,23 @@ async fn rewritings_of_a_unit() {
         assert!(!found.iter().any(|code| code.starts_with("PD01")), "{text}\n{found:?}");
     }
 }
+
+/// Kate asks about one finding for the whole file, and carries out all that it is given.
+#[tokio::test]
+async fn who_asks_about_one_finding_gets_its_fix_alone() {
+    let text =
+        "pdev: 1\napp: shop\nservices:\n  web: { image: \"w:1\", prot: 80 }\n  api: { image: \"a:1\", prot: 81 }\n";
+    let mut editor = Editor::start(pushed()).await;
+    editor.open("pdev.yaml", text).await;
+    let found = editor.published("pdev.yaml", 1).await;
+    let second = found.iter().filter(|one| one["code"] == "PD0110").nth(1).unwrap();
+    let whole = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 5, "character": 0 } });
+    let uri = editor.uri("pdev.yaml");
+    let mut params = json!({ "textDocument": { "uri": uri }, "range": whole, "context": { "diagnostics": [second] } });
+    let actions = editor.ask("textDocument/codeAction", params.clone()).await;
+    let fixes = actions.as_array().unwrap();
+    assert!(fixes.len() == 1 && fixes[0]["diagnostics"][0]["range"] == second["range"], "{actions:#}");
+    params["context"]["diagnostics"] = json!([]);
+    let actions = editor.ask("textDocument/codeAction", params).await;
+    assert!(actions.as_array().unwrap().iter().any(|one| one["kind"] == "source.fixAll.pdev"), "{actions:#}");
+}
