@@ -15,6 +15,7 @@ use crate::secret::Secret;
 pub const ENDPOINT_TOKEN: &str = "endpoint.token";
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2).
+#[cfg(target_os = "linux")]
 const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 
 #[derive(Debug, thiserror::Error)]
@@ -210,6 +211,13 @@ fn private_folder(path: &Path, uid: u32) -> Result<(), DeliveryProblem> {
     Ok(())
 }
 
+#[cfg(not(target_os = "linux"))]
+fn is_memory(_: &Path) -> bool {
+    // Nothing here tells; a folder that only its owner enters holds the files then.
+    false
+}
+
+#[cfg(target_os = "linux")]
 fn is_memory(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|found| MEMORY_FILE_SYSTEMS.contains(&found.f_type))
 }

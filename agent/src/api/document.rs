@@ -205,6 +205,7 @@ pub fn document() -> Value {
     define::<protocol::identity::LoginEvent>("LoginEvent", &mut schemas);
     schemas.remove("IdentityStatus[]");
     define::<protocol::approval::ApprovalView>("ApprovalView", &mut schemas);
+    define::<protocol::approval::WaitingView>("WaitingView", &mut schemas);
     define::<protocol::approval::RevokeRequest>("RevokeRequest", &mut schemas);
     define::<protocol::approval::RevokeReply>("RevokeReply", &mut schemas);
     let mut paths = Map::new();

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(target_os = "macos")]
+use super::keychain;
 use super::{DataKey, Head, VaultProblem, passphrase};
 #[cfg(target_os = "linux")]
 use super::{kernel, secret_service};
@@ -15,6 +17,8 @@ use super::{kernel, secret_service};
 pub enum Holder {
     /// The desktop's keyring, by the freedesktop.org Secret Service.
     SecretService,
+    /// The login keychain of macOS.
+    Keychain,
     /// The Linux kernel's user keyring; forgets at a reboot.
     Kernel,
     /// Derived from a file that the user keeps.
@@ -25,11 +29,15 @@ impl fmt::Display for Holder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::SecretService => "desktop's keyring (Secret Service)",
+            Self::Keychain => "login keychain",
             Self::Kernel => "kernel's keyring",
             Self::Passphrase => "passphrase file",
         })
     }
 }
+
+/// The keyring that a desktop of this system has.
+const DESKTOP: Holder = if cfg!(target_os = "macos") { Holder::Keychain } else { Holder::SecretService };
 
 /// What the user wants of a new vault, and how long each question may take.
 #[derive(Clone, Debug)]
@@ -64,7 +72,7 @@ impl Choice {
             std::env::var_os("PDEV_VAULT_PASSPHRASE_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
         let wanted = match std::env::var("PDEV_VAULT").ok().as_deref() {
             None | Some("" | "auto") => passphrase_file.as_ref().map(|_| Holder::Passphrase),
-            Some("desktop") => Some(Holder::SecretService),
+            Some("desktop") => Some(DESKTOP),
             Some("kernel") => Some(Holder::Kernel),
             Some("passphrase") => Some(Holder::Passphrase),
             Some(other) => {
@@ -79,8 +87,7 @@ impl Choice {
     pub(super) fn holder(&self) -> Result<Holder, VaultProblem> {
         match self.wanted {
             Some(holder) => Ok(holder),
-            None if cfg!(target_os = "linux") => Ok(Holder::SecretService),
-            None => Err(VaultProblem::Absent("this system's keyring is not supported yet".to_owned())),
+            None => Ok(DESKTOP),
         }
     }
 }
@@ -94,6 +101,10 @@ pub(super) async fn key_of(head: &Head, choice: &Choice) -> Result<Option<DataKe
         Holder::Kernel => kernel::get(&head.id),
         #[cfg(not(target_os = "linux"))]
         Holder::SecretService | Holder::Kernel => Err(VaultProblem::Absent("it exists on Linux only".to_owned())),
+        #[cfg(target_os = "macos")]
+        Holder::Keychain => keychain::get(&head.id, choice).await,
+        #[cfg(not(target_os = "macos"))]
+        Holder::Keychain => Err(VaultProblem::Absent("it exists on macOS only".to_owned())),
         Holder::Passphrase => passphrase::key(head, choice).await.map(Some),
     }
 }
@@ -106,12 +117,16 @@ pub(super) async fn keep(head: &Head, key: &DataKey, choice: &Choice) -> Result<
         Holder::Kernel => kernel::set(&head.id, key),
         #[cfg(not(target_os = "linux"))]
         Holder::SecretService | Holder::Kernel => Err(VaultProblem::Absent("it exists on Linux only".to_owned())),
+        #[cfg(target_os = "macos")]
+        Holder::Keychain => keychain::set(&head.id, key, choice).await,
+        #[cfg(not(target_os = "macos"))]
+        Holder::Keychain => Err(VaultProblem::Absent("it exists on macOS only".to_owned())),
         Holder::Passphrase => Ok(()),
     }
 }
 
 /// The 32 bytes as text, so that other readers of the keyring can show them.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub(super) fn decoded(text: &[u8]) -> Option<DataKey> {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
@@ -125,7 +140,7 @@ pub(super) fn decoded(text: &[u8]) -> Option<DataKey> {
     Some(key)
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub(super) fn encoded(key: &DataKey) -> zeroize::Zeroizing<String> {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;

@@ -6,6 +6,8 @@
 mod holder;
 #[cfg(target_os = "linux")]
 mod kernel;
+#[cfg(target_os = "macos")]
+mod keychain;
 mod passphrase;
 mod problem;
 mod seal;
