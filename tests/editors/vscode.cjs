@@ -190,12 +190,14 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await see('.part.panel', 'pdev logs api');
   checked();
 
-  // Another identity, asked for in a terminal beside the editor; the person says yes in here, by its name.
+  // Another identity, asked for in a terminal of the editor; the person says yes beside it, by its name.
   writeFileSync(manifest, readFileSync(manifest, 'utf8').replace('    health: none\n    needs', '    health: none\n    identity: shop-read\n    needs'));
   // The agent that follows is another copy of the program than the extension's.
   execFileSync('pdev', ['agent', 'stop']);
-  const asked = execFileSync('python3', [join(__dirname, '../credentials/terminal.py'), 'pdev up'], { cwd: workspace, encoding: 'utf8' });
-  assert.match(asked, /pdev identity approve [a-z0-9-]+/);
+  await page.keyboard.press('Control+Shift+Backquote');
+  await see('.xterm-rows', /[$#] *$/);
+  await page.keyboard.type(`${join(workspace, '../bin/pdev')} up\n`);
+  await see('.xterm-rows', 'identity approve');
   await page.keyboard.press('Control+Shift+M');
   await see('.markers-panel .monaco-list-row', '`web` runs without the identity `shop-read`');
   checked();
