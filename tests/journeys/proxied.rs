@@ -66,11 +66,13 @@ fn sources_are_reached_through_the_proxy_of_the_environment() {
     );
     // Each with an agent of its own, which has the environment of who starts it.
     let ask = |proxy: &str, none: &str| -> Said {
-        sandbox.pdev(&["agent", "stop"]);
         let mut command = sandbox.command(&sandbox.project(), &["credential", "token", "app"]);
         command.env("HTTPS_PROXY", proxy).env("NO_PROXY", none);
         command.env("SSL_CERT_FILE", clouds.folder.join("ca.pem"));
-        finish(command, Duration::from_secs(60))
+        let said = finish(command, Duration::from_secs(60));
+        // The proxy writes a connection down when it ends, and this agent would keep it for the next request.
+        sandbox.pdev(&["agent", "stop"]);
+        said
     };
     let (open, asked_for) = (format!("http://127.0.0.1:{}", proxy.port), format!("localhost:{tls}"));
     assert!(ask(&open, "localhost,other.example").ok().out.starts_with("canary-"));
