@@ -199,6 +199,8 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await page.keyboard.type(`${join(workspace, '../bin/pdev')} up\n`);
   await see('.xterm-rows', 'identity approve');
   await page.keyboard.press('Control+Shift+M');
+  // The terminals of before ended with the agent, and VS Code says so.
+  await command('Notifications: Clear All Notifications');
   await see('.markers-panel .monaco-list-row', '`web` runs without the identity `shop-read`');
   checked();
   const approve = await offered('shop-read', 'Approve `shop-read` for `web`');
