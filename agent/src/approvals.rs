@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use credentials::approval::family::{Family, Running, family_of};
 use credentials::approval::{Approvals, Use, meaning};
 use credentials::identity::Identity;
+use credentials::session::Sessions;
 
 use crate::bus::now_ms;
 use crate::registry::Record;
@@ -20,14 +21,15 @@ const ASKERS_MAX: usize = 256;
 
 pub struct Gate {
     pub approvals: Approvals,
+    pub sessions: Sessions,
     /// By the manifest's folder: who said `up` last, and when in ticks since the machine started.
     askers: Mutex<BTreeMap<String, (Family, u64)>>,
 }
 
 impl Gate {
     #[must_use]
-    pub fn new(approvals: Approvals) -> Self {
-        Self { approvals, askers: Mutex::default() }
+    pub fn new(approvals: Approvals, sessions: Sessions) -> Self {
+        Self { approvals, sessions, askers: Mutex::default() }
     }
 
     /// Remembers who asks. Nothing is asked of the process table for requests without a known process.

@@ -37,6 +37,8 @@ use crate::routing::Routing;
 use crate::shared::Shared;
 use crate::{convert, proxy};
 use credentials::approval::Approvals;
+use credentials::approval::family::Running;
+use credentials::session::Sessions;
 
 /// What runs after the first signal may take this long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -116,6 +118,7 @@ async fn serve(options: &AgentOptions) -> Result<(), Problem> {
     let proxy = listeners.map(|(listeners, routes)| Proxy::start(listeners, routes, &Limits::default()));
     tokio::spawn(signals(Arc::clone(&stop)));
     let _watcher = leave_with_the_socket(places.socket(), Arc::clone(&stop));
+    crate::sessions::resume(&shared);
     crate::endpoint::program::reopen(&shared);
     recover(&shared).await;
     tell(options, "ready");
@@ -212,7 +215,7 @@ fn broker(bus: &Bus) -> Result<(Arc<Broker>, Gate), Problem> {
     let place = credentials::Place::find().ok_or_else(|| Problem::new("places", 500, "no home folder is known"))?;
     // A wrong PDEV_VAULT concerns only those who ask for a credential; they are told by their own process.
     let choice = Choice::from_environment().unwrap_or_default();
-    let gate = Gate::new(Approvals::open(place.approvals()));
+    let gate = Gate::new(Approvals::open(place.approvals()), Sessions::open(place.sessions(), &Running));
     let broker = Broker::new(place, choice);
     let (mut changes, bus) = (broker.changes(), bus.clone());
     let teller = Arc::clone(&broker);

@@ -23,6 +23,7 @@ pub mod probe;
 pub mod proxy;
 pub mod registry;
 pub mod routing;
-pub mod shared;
+pub mod sessions;
+mod shared;
 
 pub use boot::{AgentOptions, run};

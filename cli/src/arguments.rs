@@ -6,7 +6,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     agent, audit, check, completions, credential, doctor, down, exec, explain, identity, login, logs, ls, lsp, man,
-    module, open, plan, restart, run, schema, secret, status, up, vault, version, wait,
+    module, open, plan, restart, run, schema, secret, session, status, up, vault, version, wait,
 };
 use crate::help;
 use crate::render::terminal::Color;
@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Logout(login::LogoutArguments),
     /// What other tools run to be given a credential
     Credential(credential::Arguments),
+    /// Run a coding agent with less of your identities than you have
+    Session(session::Arguments),
     /// Who was given a credential, which, how and when
     Audit(audit::Arguments),
     /// Keep a manifest's secrets sealed: set, list, rm, import

@@ -97,6 +97,7 @@ fn identities() -> String {
         for field in fields {
             let form = match field.shape {
                 Shape::Text => "text".to_owned(),
+                Shape::Flag => "`true`, `false`".to_owned(),
                 Shape::Url => "https URL".to_owned(),
                 Shape::Duration => "`30s`, `15m`, `1h`".to_owned(),
                 Shape::Variable => "variable's name".to_owned(),

@@ -6,7 +6,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Run", &["up", "down", "restart", "run", "exec", "wait"]),
     ("Look", &["ls", "status", "logs", "open", "plan"]),
     ("Write", &["check", "explain", "schema", "module", "lsp"]),
-    ("Sign in", &["identity", "login", "logout", "credential", "audit", "secret", "vault"]),
+    ("Sign in", &["identity", "login", "logout", "credential", "session", "audit", "secret", "vault"]),
     ("Platform", &["agent", "doctor", "completions", "man", "version"]),
 ];
 

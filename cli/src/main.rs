@@ -12,6 +12,7 @@ mod credential;
 mod exit;
 mod folder;
 mod follow;
+mod guard;
 mod help;
 mod render;
 mod secrets;
@@ -46,8 +47,12 @@ fn main() -> ExitCode {
     }
     let mut raw = all.into_iter().skip(1);
     // Not for people, and its folders need not be UTF-8: the process runtime re-runs this program so.
-    if raw.next().is_some_and(|first| first == "keeper") {
+    let first = raw.next();
+    if first.as_ref().is_some_and(|first| first == "keeper") {
         return drivers::process::keeper::main(raw);
+    }
+    if first.is_some_and(|first| first == guard::NAME) {
+        return ExitCode::from(guard::main(raw));
     }
     let matches = arguments::command().try_get_matches();
     let parsed = matches.and_then(|mut matches| Arguments::from_arg_matches_mut(&mut matches));

@@ -12,6 +12,7 @@ use protocol::greeting::AgentInfo;
 use protocol::identity::{IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
 use protocol::plan::PlanReply;
 use protocol::request::{DownRequest, KeptSecrets, LocateRequest, LogEntry, LogQuery, RestartRequest, UpRequest};
+use protocol::session::{SessionRequest, SessionView};
 use protocol::status::{LocateReply, PreviewStatus};
 use protocol::{PROTOCOL, Problem};
 use serde::Serialize;
@@ -250,6 +251,29 @@ impl Client {
     /// The agent's problem, or why it could not be asked.
     pub async fn revoke(&mut self, request: &RevokeRequest) -> Result<RevokeReply, ClientError> {
         self.post("/v1/approvals/revoke", request).await
+    }
+
+    /// Begins a session of everything that this process starts.
+    ///
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn begin_session(&mut self, request: &SessionRequest) -> Result<SessionView, ClientError> {
+        self.post("/v1/sessions", request).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn sessions(&mut self) -> Result<Vec<SessionView>, ClientError> {
+        self.get("/v1/sessions").await
+    }
+
+    /// By its id or name.
+    ///
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn end_session(&mut self, session: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/sessions/{}", segment(session));
+        done(send(&mut self.connection, request(Method::DELETE, &path, Bytes::new())?).await?).await
     }
 
     /// # Errors

@@ -14,7 +14,8 @@ const BYTES_MAX: u64 = 8 << 20;
 pub struct Entry {
     /// Unix milliseconds.
     pub at: i64,
-    /// `issued`, `refused`, `renewed`, `signed_in`, `signed_out`, `approved`, `not_approved`, `revoked`.
+    /// `issued`, `refused`, `renewed`, `signed_in`, `signed_out`, `approved`, `not_approved`, `revoked`,
+    /// `session_began`, `session_over`, `raised`.
     pub what: String,
     pub identity: String,
     /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`; of endpoints `ecs`, `imds`, `gce`, `msi`.
@@ -27,6 +28,9 @@ pub struct Entry {
     pub pid: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
+    /// The coding agent's session that the asker belongs to: its name and id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

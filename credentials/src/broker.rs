@@ -5,6 +5,7 @@
 
 mod answer;
 mod problem;
+mod session;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 pub use problem::BrokerProblem;
 use problem::{late, told, unfit};
+pub use session::Member;
+use session::Wanted;
 pub use standing::Standing;
 
 use crate::audit::{Audit, Entry as AuditEntry};
@@ -69,6 +72,8 @@ pub struct Asker {
     pub pid: Option<i32>,
     /// Executables from the asker upwards, nearest first.
     pub chain: Vec<String>,
+    /// The coding agent's session that it belongs to.
+    pub session: Option<Member>,
 }
 
 type Outcome = Result<Arc<Lease>, BrokerProblem>;
@@ -136,7 +141,7 @@ impl Broker {
     /// # Errors
     /// Why there is none.
     pub async fn issue(self: &Arc<Self>, name: &str, outlet: &Outlet, asker: &Asker) -> Result<Secret, BrokerProblem> {
-        let outcome = self.rendered(name, outlet).await;
+        let outcome = self.rendered(name, outlet, asker).await;
         let (expires_at, problem) = match &outcome {
             Ok((_, expires_at)) => (*expires_at, None),
             Err(problem) => (None, Some(problem.message.clone())),
@@ -149,6 +154,7 @@ impl Broker {
             outlet: Some(outlet.name().to_owned()),
             chain: asker.chain.clone(),
             pid: asker.pid,
+            session: asker.session.as_ref().map(Member::told),
             expires_at,
             problem,
             ..AuditEntry::default()
@@ -156,10 +162,16 @@ impl Broker {
         outcome.map(|(secret, _)| secret)
     }
 
-    async fn rendered(self: &Arc<Self>, name: &str, outlet: &Outlet) -> Result<(Secret, Option<i64>), BrokerProblem> {
+    async fn rendered(
+        self: &Arc<Self>,
+        name: &str,
+        outlet: &Outlet,
+        asker: &Asker,
+    ) -> Result<(Secret, Option<i64>), BrokerProblem> {
         let identity = self.identity(name)?;
+        let bound = self.bound(&identity, outlet, asker)?;
         let purpose = source::purpose(&identity, outlet.purpose()).map_err(|words| unfit(name, &words))?;
-        let lease = self.lease_for(name, &purpose).await?;
+        let lease = self.lease_for(name, &Wanted { purpose, bound }).await?;
         let secret = outlet::render(outlet, &identity, &lease).map_err(|words| unfit("", &words))?;
         Ok((secret, lease.times.expires_at))
     }
@@ -180,6 +192,7 @@ impl Broker {
             identity: identity.to_owned(),
             chain: asker.chain.clone(),
             pid: asker.pid,
+            session: asker.session.as_ref().map(Member::told),
             problem: problem.map(str::to_owned),
             ..AuditEntry::default()
         })
@@ -223,10 +236,10 @@ impl Broker {
     /// # Errors
     /// Why there is none.
     pub async fn lease(self: &Arc<Self>, name: &str) -> Result<Arc<Lease>, BrokerProblem> {
-        self.lease_for(name, &Purpose::Usual).await
+        self.lease_for(name, &Wanted::default()).await
     }
 
-    async fn lease_for(self: &Arc<Self>, name: &str, purpose: &Purpose) -> Result<Arc<Lease>, BrokerProblem> {
+    async fn lease_for(self: &Arc<Self>, name: &str, purpose: &Wanted) -> Result<Arc<Lease>, BrokerProblem> {
         let identity = self.identity(name)?;
         let (mut under_way, old) = {
             let (mut entries, key) = (self.entries(), purpose.key(name));
@@ -274,7 +287,7 @@ impl Broker {
         self: &Arc<Self>,
         entry: &mut Entry,
         identity: Identity,
-        purpose: Purpose,
+        purpose: Wanted,
     ) -> watch::Receiver<Option<Outcome>> {
         let (sender, receiver) = watch::channel(None);
         entry.under_way = Some(receiver.clone());
@@ -289,7 +302,7 @@ impl Broker {
         receiver
     }
 
-    async fn fetch(self: &Arc<Self>, identity: &Identity, purpose: &Purpose) -> Result<Lease, SourceProblem> {
+    async fn fetch(self: &Arc<Self>, identity: &Identity, wanted: &Wanted) -> Result<Lease, SourceProblem> {
         let needs_vault = source::needs_vault(identity);
         if needs_vault && !Vault::exists(&self.place.vault()) {
             // Asking makes no vault: which keyring holds it is chosen where a person is.
@@ -300,8 +313,14 @@ impl Broker {
             Some(from) => Some(Box::pin(self.lease(from)).await?),
             None => None,
         };
-        let means =
-            Means { vault: vault.as_deref(), http: self.http().ok(), from: from.as_deref(), purpose, now: now() };
+        let means = Means {
+            vault: vault.as_deref(),
+            http: self.http().ok(),
+            from: from.as_deref(),
+            purpose: &wanted.purpose,
+            bound: wanted.bound.as_ref(),
+            now: now(),
+        };
         let lease = source::lease(identity, &means).await?;
         // Whichever login of the chain ends first.
         let ends = [lease.login.clone(), from.as_ref().and_then(|from| from.login.clone())];
@@ -329,7 +348,14 @@ impl Broker {
         }
         let vault = self.vault().await?;
         let http = self.http().map_err(|problem| told(name, problem))?;
-        let means = Means { vault: Some(&vault), http: Some(http), from: None, purpose: &Purpose::Usual, now: now() };
+        let means = Means {
+            vault: Some(&vault),
+            http: Some(http),
+            from: None,
+            purpose: &Purpose::Usual,
+            bound: None,
+            now: now(),
+        };
         source::login(&identity, &means, flow, prompts).await.map_err(|problem| told(name, problem))?;
         self.signed_in(name)
     }
@@ -362,7 +388,7 @@ impl Broker {
     fn settled(
         self: &Arc<Self>,
         identity: &Identity,
-        purpose: &Purpose,
+        purpose: &Wanted,
         fetched: Result<Lease, SourceProblem>,
     ) -> Outcome {
         let name = &identity.name;
@@ -392,7 +418,8 @@ impl Broker {
             }
         };
         if let Ok(lease) = &outcome {
-            let entry = AuditEntry { what: "renewed".into(), identity: name.clone(), ..AuditEntry::default() };
+            let session = purpose.bound.as_ref().map(session::told);
+            let entry = AuditEntry { what: "renewed".into(), identity: name.clone(), session, ..AuditEntry::default() };
             // Refusing here would throw away a lease that was paid for; `issue` refuses instead.
             drop(self.note(AuditEntry { expires_at: lease.times.expires_at, ..entry }));
             self.watch(name, purpose, lease);
@@ -414,7 +441,7 @@ impl Broker {
     }
 
     /// Renews at about half of the life, for as long as somebody uses it.
-    fn watch(self: &Arc<Self>, name: &str, purpose: &Purpose, lease: &Arc<Lease>) {
+    fn watch(self: &Arc<Self>, name: &str, purpose: &Wanted, lease: &Arc<Lease>) {
         let Some(at) = schedule::renew_at(&lease.times, jitter()) else { return };
         let wait = Duration::from_millis(u64::try_from(at - now()).unwrap_or_default());
         let (broker, name, of) = (Arc::downgrade(self), name.to_owned(), Arc::downgrade(lease));
@@ -423,6 +450,9 @@ impl Broker {
             tokio::time::sleep(wait).await;
             let (Some(broker), Some(lease)) = (broker.upgrade(), of.upgrade()) else { return };
             let Ok(identity) = broker.identity(&name) else { return };
+            if purpose.is_over(now()) {
+                return;
+            }
             let mut entries = broker.entries();
             let Some(entry) = entries.get_mut(&purpose.key(&name)) else { return };
             let current = entry.lease.as_ref().is_some_and(|current| Arc::ptr_eq(current, &lease));
@@ -434,7 +464,7 @@ impl Broker {
     }
 
     /// Says that the login behind a lease is about to end, while the lease is the current one and somebody used it today.
-    fn forewarn(self: &Arc<Self>, name: &str, purpose: &Purpose, lease: &Arc<Lease>) {
+    fn forewarn(self: &Arc<Self>, name: &str, purpose: &Wanted, lease: &Arc<Lease>) {
         let Some(login) = lease.login.clone() else { return };
         let (broker, of, key) = (Arc::downgrade(self), Arc::downgrade(lease), purpose.key(name));
         let at = schedule::tell_at(&login);
@@ -461,7 +491,9 @@ impl Broker {
     fn used(&self, name: &str, purpose: &Purpose, asker: &Asker) {
         let mut entries = self.entries();
         // A source that knows no purposes has one lease for all of them.
-        let key = Some(purpose.key(name)).filter(|key| entries.contains_key(key)).unwrap_or_else(|| name.to_owned());
+        let wanted = Wanted::of(purpose.clone(), asker);
+        let keys = [wanted.key(name), purpose.key(name)];
+        let key = keys.into_iter().find(|key| entries.contains_key(key)).unwrap_or_else(|| name.to_owned());
         if let Some(entry) = entries.get_mut(&key) {
             entry.last_used = Some((now(), asker.chain.first().cloned().unwrap_or_default()));
         }
@@ -498,7 +530,7 @@ impl Broker {
             None => None,
         };
         let (http, purpose) = (self.http().ok(), &Purpose::Usual);
-        let means = Means { vault: Some(&vault), http, from: from.as_deref(), purpose, now: now() };
+        let means = Means { vault: Some(&vault), http, from: from.as_deref(), purpose, bound: None, now: now() };
         source::keep(&identity, &means, secret).await.map_err(|problem| match told(name, problem) {
             refused if refused.code == "source_refused" && identity.wants_code() => {
                 let hint = format!("Each code works once: wait for the next one, then `pdev login {name}` again.");

@@ -17,6 +17,7 @@ mod place;
 mod schedule;
 mod secret;
 pub mod secrets;
+pub mod session;
 mod source;
 pub use source::{Flow, Prompt};
 pub mod vault;

@@ -38,6 +38,11 @@ impl Place {
     }
 
     #[must_use]
+    pub fn sessions(&self) -> PathBuf {
+        self.data.join("sessions.json")
+    }
+
+    #[must_use]
     pub fn audit(&self) -> PathBuf {
         self.data.join("audit.jsonl")
     }

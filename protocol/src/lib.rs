@@ -12,6 +12,7 @@ pub mod identity;
 pub mod plan;
 pub mod problem;
 pub mod request;
+pub mod session;
 pub mod status;
 
 pub use event::{Event, EventKind};

@@ -59,6 +59,15 @@ impl Server {
         Self { child, port }
     }
 
+    /// Before another server; writes down what that one is asked.
+    fn recorder(sandbox: &Sandbox, target: &str) -> Self {
+        let port_file = sandbox.path("recorder-port");
+        let log = sandbox.path("asked");
+        let child = Command::new("python3").arg(tests("recorder.py")).args([&port_file, &log]).arg(target).spawn();
+        eventually("the recorder listens", Duration::from_secs(20), || port_file.exists());
+        Self { child: child.unwrap(), port: fs::read_to_string(port_file).unwrap().parse().unwrap() }
+    }
+
     fn stat(&self, name: &str) -> u64 {
         let stats: Value = serde_json::from_str(&get("127.0.0.1", self.port, "/test/stats").body).unwrap();
         stats[name].as_u64().unwrap()
@@ -196,4 +205,71 @@ fn roles_are_assumed_with_keys_and_with_tokens() {
     }
     aws(&sandbox, "wrong").fails_with(1).says("`token` gives no AWS credentials");
     aws(&sandbox, "down").fails_with(1).says("`127.0.0.1:1` cannot be reached");
+}
+
+#[test]
+fn a_session_is_held_to_read_only_and_tagged() {
+    let Some(python) = python("a session's STS") else { return };
+    let sandbox = Sandbox::bare();
+    let moto = Server::moto(&python);
+    let recorder = Server::recorder(&sandbox, &format!("http://127.0.0.1:{}/", moto.port));
+    let (url, keys) = (
+        format!("http://127.0.0.1:{}", recorder.port),
+        r#"{\"Version\":1,\"AccessKeyId\":\"AKIA1\",\"SecretAccessKey\":\"s\"}"#,
+    );
+    let role = |name: &str, more: &str| {
+        format!("[{name}]\nsource = \"aws-role\"\nfrom = \"base\"\nrole_arn = \"arn:aws:iam::123456789012:role/dev\"\nendpoint = \"{url}\"\n{more}\n")
+    };
+    identities(
+        &sandbox,
+        &format!(
+            "[base]\nsource = \"exec\"\ncommand = [\"echo\", \"{keys}\"]\n{}{}{}\
+             [token]\nsource = \"exec\"\ncommand = [\"echo\", \"{{\\\"token\\\":\\\"t\\\"}}\"]\n\
+             [web]\nsource = \"aws-web-identity\"\nfrom = \"token\"\nrole_arn = \"arn:aws-cn:iam::123456789012:role/web\"\nendpoint = \"{url}\"\n",
+            role("role", "duration = \"12h\""),
+            role("own", "session_policies = [\"arn:aws:iam::1:policy/a\", \"arn:aws:iam::1:policy/b\"]\nsession_tags = false"),
+            role("prod", "production = true"),
+        ),
+    );
+    let pdev = env!("CARGO_BIN_EXE_pdev");
+    let in_session = |options: &[&str], script: &str| {
+        let arguments = [&["session", "run", "--name", "robot"], options, &["--", "sh", "-c", script]].concat();
+        sandbox.pdev(&arguments)
+    };
+    let asked = || -> Vec<Value> {
+        let text = fs::read_to_string(sandbox.path("asked")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    // The person's own lease, before and after: twelve hours, no policy, no tags.
+    let mine = aws(&sandbox, "role").ok().json();
+    let twice = format!("{pdev} credential aws role; {pdev} credential aws role");
+    let said = in_session(&[], &twice).ok();
+    let given: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(given[0], given[1], "one lease for the session");
+    assert_ne!(given[0]["AccessKeyId"], mine["AccessKeyId"], "and not the person's");
+    assert_eq!(aws(&sandbox, "role").ok().json(), mine, "which stays");
+    let all = asked();
+    assert_eq!(all.len(), 2, "{all:?}");
+    let (own, bound) = (&all[0], &all[1]);
+    assert_eq!(own["DurationSeconds"], "43200");
+    assert!(own.get("PolicyArns.member.1.arn").is_none() && own.get("Tags.member.1.Key").is_none(), "{own}");
+    assert_eq!(bound["Action"], "AssumeRole");
+    assert_eq!(bound["PolicyArns.member.1.arn"], "arn:aws:iam::aws:policy/ReadOnlyAccess");
+    assert!(bound["DurationSeconds"].as_str().unwrap().parse::<u32>().unwrap() <= 3600, "{bound}");
+    assert_eq!(bound["Tags.member.1.Key"], "pdev:session");
+    let id = bound["Tags.member.1.Value"].as_str().unwrap();
+    assert_eq!((&bound["Tags.member.2.Key"], &bound["Tags.member.2.Value"]), (&"pdev:agent".into(), &"robot".into()));
+    assert_eq!(bound["RoleSessionName"], format!("pdev-role-{id}"));
+    sandbox.pdev(&["audit"]).ok().says("session robot");
+
+    in_session(&["--for", "1m"], &format!("{pdev} credential aws own; {pdev} credential aws web")).ok();
+    let all = asked();
+    let (own, web) = (&all[2], &all[3]);
+    assert_eq!(own["PolicyArns.member.2.arn"], "arn:aws:iam::1:policy/b");
+    assert_eq!(own["DurationSeconds"], "900", "AWS gives no less");
+    assert!(own.get("Tags.member.1.Key").is_none(), "{own}");
+    assert_eq!(web["PolicyArns.member.1.arn"], "arn:aws-cn:iam::aws:policy/ReadOnlyAccess");
+    in_session(&[], &format!("{pdev} credential aws prod")).fails_with(1).says("`prod` is production");
+    in_session(&[], &format!("{pdev} credential aws base")).fails_with(1).says("Another `aws-role` identity on top");
+    assert_eq!(asked().len(), 4, "what is refused was not asked for");
 }

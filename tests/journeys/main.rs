@@ -27,6 +27,7 @@ mod proxy;
 mod running_as;
 mod sandbox;
 mod secrets;
+mod sessions;
 mod shop;
 mod sources;
 mod words;

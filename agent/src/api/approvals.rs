@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
-use credentials::approval::family::Running;
+use credentials::approval::family::{Denial, Running};
 use credentials::approval::{Approval, Refusal, Use};
 use credentials::broker::BrokerProblem;
 use protocol::approval::{ApprovalView, RevokeReply, RevokeRequest, UseView, WaitingView};
@@ -51,12 +51,16 @@ pub(super) async fn approve(
 ) -> Result<Json<ApprovalView>, Problem> {
     let shared = api.shared.clone();
     let approving = tokio::task::spawn_blocking(move || {
-        let outcome = shared.gate.approvals.approve(&code, peer.pid.unwrap_or_default(), &Running, now_ms());
+        let by = peer.pid.unwrap_or_default();
+        let outcome = match shared.gate.sessions.of(by, &Running) {
+            Some(_) => Err(Denial::InSession.into()),
+            None => shared.gate.approvals.approve(&code, by, &Running, now_ms()),
+        };
         (shared, outcome)
     });
     let ended = approving.await;
     let (shared, outcome) = ended.map_err(|error| broke_off(&error))?;
-    let asker = super::identities::asker(peer);
+    let asker = super::identities::asker(&shared, peer);
     match outcome {
         Ok(approval) => {
             let identity = approval.of.identity.clone();
@@ -87,7 +91,12 @@ pub(super) async fn revoke(
     };
     let revoked = api.shared.gate.approvals.revoke(&fits).map_err(|error| refused(Refusal::File(error.to_string())))?;
     if revoked > 0 {
-        noted(api.shared.broker.record("revoked", &request.identity, &super::identities::asker(peer), None));
+        noted(api.shared.broker.record(
+            "revoked",
+            &request.identity,
+            &super::identities::asker(&api.shared, peer),
+            None,
+        ));
     }
     Ok(Json(RevokeReply { revoked }))
 }

@@ -114,6 +114,15 @@ const ROUTES: &[Route] = &[
         Some("RevokeRequest"),
         ("200", JSON, Some("RevokeReply")),
     ),
+    route("get", "/v1/sessions", "The sessions of coding agents", None, ("200", JSON, Some("SessionView[]"))),
+    route(
+        "post",
+        "/v1/sessions",
+        "Everything that the asker starts is a session, and gets less of the person's identities",
+        Some("SessionRequest"),
+        ("200", JSON, Some("SessionView")),
+    ),
+    route("delete", "/v1/sessions/{session}", "End a session and its programs", None, ("204", "", None)),
     route(
         "post",
         "/v1/credentials",
@@ -206,6 +215,8 @@ pub fn document() -> Value {
     schemas.remove("IdentityStatus[]");
     define::<protocol::approval::ApprovalView>("ApprovalView", &mut schemas);
     define::<protocol::approval::WaitingView>("WaitingView", &mut schemas);
+    define::<protocol::session::SessionRequest>("SessionRequest", &mut schemas);
+    define::<protocol::session::SessionView>("SessionView", &mut schemas);
     define::<protocol::approval::RevokeRequest>("RevokeRequest", &mut schemas);
     define::<protocol::approval::RevokeReply>("RevokeReply", &mut schemas);
     let mut paths = Map::new();

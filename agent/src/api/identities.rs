@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use super::{Api, Body, Peer, Problem, process};
 use crate::convert;
 use crate::endpoint::program;
+use crate::shared::Shared;
 
 /// How far up the process table an asker is followed.
 const CHAIN_MAX: usize = 6;
@@ -110,7 +111,7 @@ pub(super) async fn credential(
         return place(&api, &name, peer).await;
     }
     let outlet = outlet(&request)?;
-    let secret = api.shared.broker.issue(&name, &outlet, &asker(peer)).await.map_err(refused)?;
+    let secret = api.shared.broker.issue(&name, &outlet, &asker(&api.shared, peer)).await.map_err(refused)?;
     raw(&secret)
 }
 
@@ -125,7 +126,7 @@ async fn place(api: &Api, name: &str, peer: Peer) -> Result<Response, Problem> {
             let pairs = variables.iter().flat_map(|(name, value)| format!("{name}={value}\0").into_bytes());
             Secret::new(pairs.collect())
         }
-        None => api.shared.broker.issue(name, &Outlet::Env, &asker(peer)).await.map_err(refused)?,
+        None => api.shared.broker.issue(name, &Outlet::Env, &asker(&api.shared, peer)).await.map_err(refused)?,
     };
     raw(&secret)
 }
@@ -181,7 +182,7 @@ fn refused(problem: BrokerProblem) -> Problem {
 }
 
 /// The programs above the connection's other end, without pdev's own helper.
-pub(crate) fn asker(peer: Peer) -> Asker {
+pub(crate) fn asker(shared: &Shared, peer: Peer) -> Asker {
     let mut chain = Vec::new();
     let own = std::env::current_exe().ok();
     let mut pid = peer.pid;
@@ -197,5 +198,5 @@ pub(crate) fn asker(peer: Peer) -> Asker {
         }
         pid = process::parent(at);
     }
-    Asker { pid: first.or(peer.pid), chain }
+    Asker { pid: first.or(peer.pid), chain, session: crate::sessions::member(shared, peer.pid) }
 }

@@ -8,6 +8,7 @@ mod exec;
 mod identities;
 mod previews;
 pub(crate) mod process;
+mod sessions;
 mod stream;
 
 use std::sync::Arc;
@@ -59,6 +60,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/approvals/waiting", get(approvals::waiting))
         .route("/v1/approvals/revoke", post(approvals::revoke))
         .route("/v1/approvals/{code}", get(approvals::request).post(approvals::approve))
+        .route("/v1/sessions", get(sessions::list).post(sessions::begin))
+        .route("/v1/sessions/{session}", axum::routing::delete(sessions::end))
         .route("/v1/credentials", post(identities::credential))
         .route("/v1/credentials/rejected", post(identities::rejected))
         .route("/v1/previews", get(previews::list))

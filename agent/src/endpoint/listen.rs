@@ -193,13 +193,13 @@ impl Guest {
         }
     }
 
-    fn asker(&self) -> Asker {
+    fn asker(&self, shared: &Shared) -> Asker {
         match self {
             // Where programs stand in the chain of others; without a slash, which would be read as a path.
             Self::Unit { preview: PreviewName { app, branch, .. }, unit, .. } => {
-                Asker { pid: None, chain: vec![format!("service {unit} of {app}, {branch}")] }
+                Asker { pid: None, chain: vec![format!("service {unit} of {app}, {branch}")], session: None }
             }
-            Self::Program { pid, .. } => asker(Peer { pid: Some(*pid) }),
+            Self::Program { pid, .. } => asker(shared, Peer { pid: Some(*pid) }),
         }
     }
 }
@@ -211,7 +211,7 @@ impl Site {
             return Answer::refused("the approval of this identity was taken back or has ended: `pdev up` asks again");
         }
         let door = Arc::clone(&self.door.read().unwrap_or_else(PoisonError::into_inner));
-        let asker = self.guest.asker();
+        let asker = self.guest.asker(&self.shared);
         let (asked, _no_sdk_sends_a_body) = request.into_parts();
         self.shared.broker.answer(&door, &asked, &asker).await
     }

@@ -53,12 +53,15 @@ fn row(entry: &Entry, now: i64) -> Vec<Cell> {
     let short = |path: &String| path.rsplit('/').next().unwrap_or(path).to_owned();
     let who: Vec<String> = entry.chain.iter().take(3).map(short).collect();
     let pid = entry.pid.map(|pid| format!(" ({pid})")).unwrap_or_default();
+    let session = entry.session.as_deref().and_then(|session| session.split(' ').next());
+    let why = [session.map(|session| format!("session {session}")), entry.problem.clone()];
+    let why: Vec<String> = why.into_iter().flatten().collect();
     vec![
         Cell::new(format!("{} ago", words::age(entry.at, now))),
         Cell::painted(&entry.identity, "1"),
         Cell::painted(&entry.what, if entry.what == "refused" { "31" } else { "" }),
         Cell::new(entry.outlet.clone().unwrap_or_default()),
         Cell::new(if who.is_empty() { String::new() } else { format!("{}{pid}", who.join(" < ")) }),
-        Cell::new(entry.problem.clone().unwrap_or_default()),
+        Cell::new(why.join(": ")),
     ]
 }

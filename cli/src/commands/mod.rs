@@ -23,6 +23,7 @@ pub(crate) mod restart;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod secret;
+pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod status;
 pub(crate) mod up;
@@ -56,6 +57,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Login(arguments) => login::run(&arguments, context),
         Command::Logout(arguments) => login::logout(&arguments, context),
         Command::Credential(arguments) => credential::run(&arguments, context),
+        Command::Session(arguments) => session::run(arguments, context),
         Command::Audit(arguments) => audit::run(&arguments, context),
         Command::Secret(arguments) => secret::run(arguments, context),
         Command::Vault(arguments) => vault::run(&arguments, context),

@@ -9,6 +9,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 /// How far up the process table anybody is followed.
 const CHAIN_MAX: usize = 64;
 const COMPARED_AT_ONCE: usize = 64 * 1024;
@@ -25,6 +27,8 @@ pub struct Process {
     pub terminal: u64,
     pub session: i32,
     pub name: String,
+    /// Its first thread ended. Others may go on, so that it still counts as a parent.
+    pub ended: bool,
 }
 
 pub trait Processes {
@@ -36,7 +40,7 @@ pub trait Processes {
 }
 
 /// The asker and what started it, up to the shell of its terminal: all that could act for it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Family {
     members: Vec<(i32, u64)>,
     terminal: u64,
@@ -60,6 +64,8 @@ pub enum Denial {
     TooNew,
     #[error("too many different programs asked for this; one of them may be this one")]
     Crowded,
+    #[error("this runs in a coding agent's session, which approves nothing")]
+    InSession,
     #[error("it cannot be told who gives this approval")]
     Unseen,
 }
@@ -68,7 +74,7 @@ impl Denial {
     #[must_use]
     pub fn hint(self) -> &'static str {
         match self {
-            Self::Descendant | Self::Driven | Self::SameTerminal | Self::NoTerminal => {
+            Self::Descendant | Self::Driven | Self::SameTerminal | Self::NoTerminal | Self::InSession => {
                 "Approve it in a terminal of your own, beside the one that asked."
             }
             Self::SameEditor => "Approve it in a terminal outside of this editor.",
@@ -192,6 +198,7 @@ impl Processes for Running {
             session: i32::try_from(number(3)?).ok()?,
             terminal: u64::try_from(number(4)?).unwrap_or_default(),
             start: u64::try_from(number(19)?).ok()?,
+            ended: matches!(fields.first(), Some(&("Z" | "X"))),
             name,
         })
     }

@@ -261,7 +261,7 @@ fn judged(seen: &Request, by: i32, processes: &dyn Processes) -> Result<(), Deni
 }
 
 /// `7kq2-mxgh`: 40 random bits, which nobody guesses ten a minute.
-fn code() -> String {
+pub(crate) fn code() -> String {
     let mut bytes = [0u8; CODE_LENGTH];
     // A machine without randomness gives a code that nobody can type.
     let random = SystemRandom::new().fill(&mut bytes).is_ok();

@@ -30,7 +30,8 @@ impl Table {
     }
 
     fn add(&mut self, pid: i32, parent: i32, start: u64, terminal: u64, session: i32, name: &str) -> &mut Self {
-        self.processes.insert(pid, Process { pid, parent, start, terminal, session, name: name.to_owned() });
+        self.processes
+            .insert(pid, Process { pid, parent, start, terminal, session, name: name.to_owned(), ended: false });
         self
     }
 }

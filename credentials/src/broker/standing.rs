@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::problem::{BrokerProblem, late};
-use super::{Broker, is_of, lasts, now};
+use super::{Broker, is_of, lasts, now, session};
 use crate::identity::Identity;
 use crate::lease::LoginEnd;
 use crate::{schedule, source, vault};
@@ -60,7 +60,7 @@ impl Broker {
         let logins = vault::names(&self.place.vault(), "login/")?;
         let entries = self.entries();
         let standing = |identity: &Identity| {
-            let own = entries.iter().filter(|(key, _)| is_of(key, &identity.name)).map(|(_, entry)| entry);
+            let own = entries.iter().filter(|(key, _)| is_own(key, &identity.name)).map(|(_, entry)| entry);
             let entry = own
                 .max_by_key(|entry| entry.last_used.as_ref().map(|(at, _)| *at))
                 .filter(|entry| entry.identity.as_ref().is_none_or(|known| known == identity));
@@ -94,4 +94,9 @@ impl Broker {
         }
         None
     }
+}
+
+/// Whether it is a lease of the person's own, and not of a coding agent's session.
+fn is_own(key: &str, name: &str) -> bool {
+    is_of(key, name) && session::session_of(key).is_none()
 }

@@ -115,6 +115,7 @@ fn item(parsed: Value) -> Item {
     match parsed {
         Value::Text(text) => value(text),
         Value::Number(number) => value(number),
+        Value::Flag(flag) => value(flag),
         Value::List(list) => value(list.into_iter().collect::<Array>()),
     }
 }

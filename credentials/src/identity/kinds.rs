@@ -17,6 +17,7 @@ pub enum Shape {
     /// The name of another identity.
     Identity,
     Choice(&'static [&'static str]),
+    Flag,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +81,16 @@ pub const COMMON: &[Field] = &[
         Shape::Choice(&["desktop", "never"]),
         "Whether the desktop tells that a person has to sign in [default: desktop].",
     ),
+    may(
+        "production",
+        Shape::Flag,
+        "Whether it is production, of which a coding agent's session gets nothing unless a person allows it [default: false].",
+    ),
+    may(
+        "sessions",
+        Shape::Choice(&["read-only", "full", "none"]),
+        "What a coding agent's session gets of it: less, where the source can give less, and else nothing; all; nothing [default: read-only].",
+    ),
     may("username", Shape::Text, "The user name beside a token where a tool wants one [default: oauth2accesstoken]."),
 ];
 
@@ -87,6 +98,8 @@ const FLOW: Shape = Shape::Choice(&["auto", "browser", "device"]);
 const FLOW_DOC: &str = "How a person signs in: `browser` (PKCE over the loopback), `device` (a code typed elsewhere), or `auto` [default]: browser where one can be opened here.";
 
 const SCOPES_DOC: &str = "What the token is for [default: https://www.googleapis.com/auth/cloud-platform].";
+
+const SESSION_SCOPES_DOC: &str = "What the token of a coding agent's session is for [default: https://www.googleapis.com/auth/cloud-platform.read-only].";
 
 const TENANT: Field = must("tenant", Shape::Text, "The tenant's id or domain.");
 const APPLICATION: Field = must("client_id", Shape::Text, "The application's id.");
@@ -178,6 +191,16 @@ pub const KINDS: &[Kind] = &[
                 "The MFA device the role wants: `pdev login NAME` asks for its code, and a lease then lasts its `duration`; an `aws-session` below it is asked less often.",
             ),
             may("duration", Shape::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
+            may(
+                "session_policies",
+                Shape::List,
+                "ARNs of the policies that a coding agent's session is held to [default: AWS's `ReadOnlyAccess`].",
+            ),
+            may(
+                "session_tags",
+                Shape::Flag,
+                "Whether a coding agent's session is tagged; the role must allow `sts:TagSession` [default: true].",
+            ),
             may("endpoint", Shape::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
         ],
     },
@@ -213,6 +236,11 @@ pub const KINDS: &[Kind] = &[
             may("region", Shape::Text, "Whose STS is asked [default: us-east-1]."),
             may("session_name", Shape::Text, "How the session is called in CloudTrail [default: pdev-NAME]."),
             may("duration", Shape::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
+            may(
+                "session_policies",
+                Shape::List,
+                "ARNs of the policies that a coding agent's session is held to [default: AWS's `ReadOnlyAccess`].",
+            ),
             may("endpoint", Shape::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
         ],
     },
@@ -223,6 +251,7 @@ pub const KINDS: &[Kind] = &[
         secret: Some("the JSON of the key or login"),
         fields: &[
             may("scopes", Shape::List, SCOPES_DOC),
+            may("session_scopes", Shape::List, SESSION_SCOPES_DOC),
             may("subject", Shape::Text, "The user for whom a service account with domain-wide delegation acts."),
         ],
     },
@@ -235,6 +264,7 @@ pub const KINDS: &[Kind] = &[
             must("from", Shape::Identity, "The identity that impersonates it; it gives a Google token."),
             must("service_account", Shape::Text, "Its address, `NAME@PROJECT.iam.gserviceaccount.com`."),
             may("scopes", Shape::List, SCOPES_DOC),
+            may("session_scopes", Shape::List, SESSION_SCOPES_DOC),
             may(
                 "duration",
                 Shape::Duration,
@@ -260,6 +290,7 @@ pub const KINDS: &[Kind] = &[
                 "The provider, `//iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER`.",
             ),
             may("scopes", Shape::List, SCOPES_DOC),
+            may("session_scopes", Shape::List, SESSION_SCOPES_DOC),
             may("endpoint", Shape::Url, "Instead of `https://sts.googleapis.com`."),
         ],
     },

@@ -21,6 +21,7 @@ pub use read::{Finding, Identities, read};
 pub enum Value {
     Text(String),
     Number(i64),
+    Flag(bool),
     List(Vec<String>),
 }
 
@@ -54,6 +55,14 @@ impl Identity {
     pub fn number(&self, field: &str) -> Option<i64> {
         match self.fields.get(field) {
             Some(Value::Number(number)) => Some(*number),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn flag(&self, field: &str) -> Option<bool> {
+        match self.fields.get(field) {
+            Some(Value::Flag(flag)) => Some(*flag),
             _ => None,
         }
     }

@@ -173,6 +173,10 @@ fn shaped(field: &Field, item: &Item) -> Result<Value, String> {
             let texts = texts.ok_or("not a list of texts")?;
             if texts.is_empty() { Err("an empty list".to_owned()) } else { Ok(Value::List(texts)) }
         }
+        Shape::Flag => match item.as_bool() {
+            Some(flag) => Ok(Value::Flag(flag)),
+            None => Err("neither `true` nor `false`".to_owned()),
+        },
         Shape::Port => match item.as_integer() {
             Some(port @ 1..=65535) => Ok(Value::Number(port)),
             _ => Err("not a port from 1 to 65535".to_owned()),
@@ -193,6 +197,7 @@ pub(super) fn parse(field: &Field, text: &str) -> Result<Value, String> {
             Ok(port) if port > 0 => Ok(Value::Number(port.into())),
             _ => Err(format!("`{text}` is no port from 1 to 65535")),
         },
+        Shape::Flag => text.parse().map(Value::Flag).map_err(|_| format!("`{text}` is neither `true` nor `false`")),
         shape => check_text(shape, text).map(|()| Value::Text(text.to_owned())),
     }
 }

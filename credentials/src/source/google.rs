@@ -17,6 +17,8 @@ use crate::lease::{Lease, Material, Times};
 use crate::secret::Secret;
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+/// What a coding agent's session is given of it.
+const READ_ONLY: &str = "https://www.googleapis.com/auth/cloud-platform.read-only";
 const TOKEN_URL: &str = "https://oauth2.googleapis.com/token";
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -70,7 +72,7 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         return Err(SourceProblem::Refused("a person gets no id token for an audience at Google".to_owned()));
     }
     let field = |name: &str| document[name].as_str().unwrap_or_default();
-    let scopes = scopes(identity);
+    let scopes = scopes(identity, means);
     let fields = [
         ("grant_type", "refresh_token"),
         ("client_id", field("client_id")),
@@ -79,9 +81,15 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         ("scope", scopes.as_str()),
     ];
     // What is asked for must have been granted; without the field Google gives all of it.
-    let fields = if identity.list("scopes").is_some() { &fields[..] } else { &fields[..4] };
+    let asks = means.bound.is_some() || identity.list("scopes").is_some();
+    let fields = if asks { &fields[..] } else { &fields[..4] };
     let answer = means.http()?.post_form(token_url(&document), fields).await?;
     let tokens = given(identity, &answer)?;
+    // A session is not handed more than it was asked for, whatever the server makes of a scope.
+    let more = tokens.scope.split(' ').find(|scope| !scope.is_empty() && !scopes.split(' ').any(|one| one == *scope));
+    if let Some(more) = more.filter(|_| means.bound.is_some()) {
+        return Err(SourceProblem::Refused(format!("Google gave the scope `{}` beyond `{scopes}`", words(more))));
+    }
     if let Some(next) = tokens.refresh_token.as_deref().filter(|next| *next != field("refresh_token")) {
         document["refresh_token"] = next.into();
         let text = Zeroizing::new(document.to_string().into_bytes());
@@ -94,13 +102,16 @@ fn token_url(document: &Value) -> &str {
     document["token_uri"].as_str().unwrap_or(TOKEN_URL)
 }
 
-fn scopes(identity: &Identity) -> String {
+fn scopes(identity: &Identity, means: &Means<'_>) -> String {
+    if means.bound.is_some() {
+        return identity.list("session_scopes").map_or_else(|| READ_ONLY.to_owned(), |scopes| scopes.join(" "));
+    }
     identity.list("scopes").map_or_else(|| SCOPE.to_owned(), |scopes| scopes.join(" "))
 }
 
 async fn by_key(identity: &Identity, document: &Value, means: &Means<'_>) -> Result<Lease, SourceProblem> {
     let ask = async |skew: i64| {
-        let assertion = assertion(identity, document, means.purpose, now() + skew).map_err(SourceProblem::Refused)?;
+        let assertion = assertion(identity, document, means, now() + skew).map_err(SourceProblem::Refused)?;
         let fields = [("grant_type", JWT_BEARER), ("assertion", assertion.as_str())];
         means.http()?.post_form(token_url(document), &fields).await
     };
@@ -113,7 +124,7 @@ async fn by_key(identity: &Identity, document: &Value, means: &Means<'_>) -> Res
 }
 
 /// RFC 7523, section 3, signed by RS256 (RFC 7518, section 3.3).
-fn assertion(identity: &Identity, document: &Value, purpose: &Purpose, at: i64) -> Result<String, String> {
+fn assertion(identity: &Identity, document: &Value, means: &Means<'_>, at: i64) -> Result<String, String> {
     let issued = at / 1000;
     let mut claims = json!({
         "iss": document["client_email"],
@@ -122,9 +133,9 @@ fn assertion(identity: &Identity, document: &Value, purpose: &Purpose, at: i64) 
         "iat": issued,
         "exp": issued + ASSERTION_SECONDS,
     });
-    match purpose {
+    match means.purpose {
         Purpose::IdToken(audience) => claims["target_audience"] = audience.as_str().into(),
-        _ => claims["scope"] = scopes(identity).into(),
+        _ => claims["scope"] = scopes(identity, means).into(),
     }
     if let Some(subject) = identity.text("subject") {
         claims["sub"] = subject.into();
@@ -148,7 +159,7 @@ fn key_pair(pem: &str) -> Result<RsaKeyPair, String> {
 
 /// RFC 8693 at Google's STS.
 pub(super) async fn federated(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
-    let (token, scopes) = (means.token(identity)?, scopes(identity));
+    let (token, scopes) = (means.token(identity)?, scopes(identity, means));
     let url = format!("{}/v1/token", base(identity, "https://sts.googleapis.com"));
     let fields = [
         ("grant_type", EXCHANGE),
@@ -182,7 +193,8 @@ pub(super) async fn impersonated(identity: &Identity, means: &Means<'_>) -> Resu
     let verb = if matches!(means.purpose, Purpose::IdToken(_)) { "generateIdToken" } else { "generateAccessToken" };
     let url = format!("{base}/v1/projects/-/serviceAccounts/{account}:{verb}");
     let seconds = identity.duration("duration").map_or(3600, |duration| duration.as_secs()).clamp(60, 43_200);
-    let scopes: Vec<String> = scopes(identity).split(' ').map(str::to_owned).collect();
+    let seconds = if means.bound.is_some() { seconds.min(3600) } else { seconds };
+    let scopes: Vec<String> = scopes(identity, means).split(' ').map(str::to_owned).collect();
     let body = match means.purpose {
         Purpose::IdToken(audience) => json!({ "audience": audience, "includeEmail": true }),
         _ => json!({ "scope": scopes, "lifetime": format!("{seconds}s") }),
@@ -245,6 +257,8 @@ struct Tokens {
     refresh_token: Option<String>,
     #[serde(default)]
     expires_in: Option<u64>,
+    #[serde(default)]
+    scope: String,
 }
 
 impl Tokens {

@@ -22,6 +22,7 @@ use crate::http::Http;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material};
 use crate::secret::Secret;
+use crate::session::rule::Bound;
 use crate::vault::{Vault, VaultProblem};
 
 /// Why a source gave nothing.
@@ -51,6 +52,8 @@ pub(crate) struct Means<'a> {
     /// The lease of the identity that this one is built on.
     pub from: Option<&'a Lease>,
     pub purpose: &'a Purpose,
+    /// What a coding agent's session is held to.
+    pub bound: Option<&'a Bound>,
     pub now: i64,
 }
 

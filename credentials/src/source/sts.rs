@@ -14,6 +14,9 @@ use crate::http::{Answer, form};
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
 use crate::secret::Secret;
+use crate::session::rule::Bound;
+
+type Fields = Vec<(String, String)>;
 
 const DURATION: Duration = Duration::from_secs(3600);
 /// As long as a working day; a person gives the code once.
@@ -23,14 +26,14 @@ const VERSION: &str = "2011-06-15";
 const SKEW_MAX: i64 = 4 * 60_000;
 
 pub(super) async fn assume_role(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
-    by_keys(identity, means, role(identity)).await
+    by_keys(identity, means, role(identity, means)).await
 }
 
 /// With an MFA device's code, which STS takes once.
 pub(super) async fn with_code(identity: &Identity, means: &Means<'_>, code: &str) -> Result<Lease, SourceProblem> {
-    let mut fields = if identity.kind == "aws-session" { own(identity) } else { role(identity) };
-    fields.push(("SerialNumber", identity.text("mfa_serial").unwrap_or_default().to_owned()));
-    fields.push(("TokenCode", code.to_owned()));
+    let mut fields = if identity.kind == "aws-session" { own(identity) } else { role(identity, means) };
+    fields.push(("SerialNumber".to_owned(), identity.text("mfa_serial").unwrap_or_default().to_owned()));
+    fields.push(("TokenCode".to_owned(), code.to_owned()));
     by_keys(identity, means, fields).await
 }
 
@@ -39,24 +42,22 @@ pub(super) async fn session(identity: &Identity, means: &Means<'_>) -> Result<Le
     by_keys(identity, means, own(identity)).await
 }
 
-fn role(identity: &Identity) -> Vec<(&'static str, String)> {
-    let mut fields = common(identity, "AssumeRole");
-    fields.extend(identity.text("external_id").map(|id| ("ExternalId", id.to_owned())));
+fn role(identity: &Identity, means: &Means<'_>) -> Fields {
+    let mut fields = common(identity, "AssumeRole", means);
+    fields.extend(identity.text("external_id").map(|id| ("ExternalId".to_owned(), id.to_owned())));
+    fields.extend(means.bound.filter(|_| identity.flag("session_tags") != Some(false)).map(tags).unwrap_or_default());
     fields
 }
 
-fn own(identity: &Identity) -> Vec<(&'static str, String)> {
+fn own(identity: &Identity) -> Fields {
     let duration = identity.duration("duration").unwrap_or(SESSION_DURATION).as_secs().clamp(900, 129_600);
-    let fixed = [("Action", "GetSessionToken"), ("Version", VERSION)].map(|(name, value)| (name, value.to_owned()));
-    fixed.into_iter().chain([("DurationSeconds", duration.to_string())]).collect()
+    let duration = duration.to_string();
+    let all = [("Action", "GetSessionToken"), ("Version", VERSION), ("DurationSeconds", &duration)];
+    all.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
 /// Signed by the keys of the identity below.
-async fn by_keys(
-    identity: &Identity,
-    means: &Means<'_>,
-    fields: Vec<(&'static str, String)>,
-) -> Result<Lease, SourceProblem> {
+async fn by_keys(identity: &Identity, means: &Means<'_>, fields: Fields) -> Result<Lease, SourceProblem> {
     let Material::Aws { access_key_id, secret_access_key, session_token, .. } = &means.from()?.material else {
         return Err(unfit(identity, "AWS credentials"));
     };
@@ -81,8 +82,8 @@ async fn by_keys(
 
 pub(super) async fn with_web_identity(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
     let Material::Token(token) = &means.from()?.material else { return Err(unfit(identity, "a token")) };
-    let mut fields = common(identity, "AssumeRoleWithWebIdentity");
-    fields.push(("WebIdentityToken", String::from_utf8_lossy(token.expose()).into_owned()));
+    let mut fields = common(identity, "AssumeRoleWithWebIdentity", means);
+    fields.push(("WebIdentityToken".to_owned(), String::from_utf8_lossy(token.expose()).into_owned()));
     let (endpoint, _) = endpoint(identity);
     let headers = [("content-type", FORM)];
     let answer = means.http()?.send(Method::POST, &endpoint, &headers, query(&fields).into_bytes()).await?;
@@ -93,21 +94,49 @@ fn unfit(identity: &Identity, wanted: &str) -> SourceProblem {
     SourceProblem::Refused(format!("`{}` gives no {wanted}", identity.text("from").unwrap_or_default()))
 }
 
-fn common(identity: &Identity, action: &'static str) -> Vec<(&'static str, String)> {
-    let duration = identity.duration("duration").unwrap_or(DURATION).as_secs().clamp(900, 43_200);
-    let session = identity.text("session_name").map_or_else(|| format!("pdev-{}", identity.name), str::to_owned);
+fn common(identity: &Identity, action: &str, means: &Means<'_>) -> Fields {
+    let mut duration = identity.duration("duration").unwrap_or(DURATION).as_secs().clamp(900, 43_200);
+    let mut session = identity.text("session_name").map_or_else(|| format!("pdev-{}", identity.name), str::to_owned);
+    let mut policies = Vec::new();
+    if let Some(bound) = means.bound {
+        // As long as the session lasts, as far as AWS allows so little.
+        let left = u64::try_from(bound.until - means.now).unwrap_or_default() / 1000;
+        duration = duration.min(DURATION.as_secs()).min(left.max(900));
+        // Last, so that it is not what a long name pushes out.
+        session = format!("{}-{}", session.chars().take(50).collect::<String>(), bound.session);
+        policies = identity.list("session_policies").map_or_else(|| vec![read_only(identity)], <[String]>::to_vec);
+    }
     let session: String = session.chars().take(64).collect();
-    vec![
+    let mut fields: Fields = [
         ("Action", action.to_owned()),
         ("Version", VERSION.to_owned()),
         ("RoleArn", identity.text("role_arn").unwrap_or_default().to_owned()),
         ("RoleSessionName", session),
         ("DurationSeconds", duration.to_string()),
     ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    fields.extend((1..).zip(policies).map(|(number, arn)| (format!("PolicyArns.member.{number}.arn"), arn)));
+    fields
 }
 
-fn query(fields: &[(&'static str, String)]) -> String {
-    form(&fields.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>())
+/// AWS's own policy, in the partition of the role.
+fn read_only(identity: &Identity) -> String {
+    let partition = identity.text("role_arn").and_then(|arn| arn.split(':').nth(1)).unwrap_or("aws");
+    format!("arn:{partition}:iam::aws:policy/ReadOnlyAccess")
+}
+
+fn tags(bound: &Bound) -> Fields {
+    let all = [("pdev:session", &bound.session), ("pdev:agent", &bound.name)];
+    let tag = |(number, (key, value)): (usize, (&str, &String))| {
+        let name = |part: &str| format!("Tags.member.{number}.{part}");
+        [(name("Key"), key.to_owned()), (name("Value"), value.clone())]
+    };
+    (1..).zip(all).flat_map(tag).collect()
+}
+
+fn query(fields: &Fields) -> String {
+    form(&fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>())
 }
 
 /// Always a regional one: the global endpoint's tokens do not work in newer regions.
@@ -149,6 +178,9 @@ fn refused(identity: &Identity, answer: &Answer, text: &str) -> SourceProblem {
         "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "InternalFailure" | "ServiceUnavailable" => {
             SourceProblem::Passing(told)
         }
+        _ if message.contains("sts:TagSession") => SourceProblem::Refused(format!(
+            "{told} (allow `sts:TagSession` in the role's trust policy, or say `session_tags = false`)"
+        )),
         _ if answer.skew.abs() > SKEW_MAX => {
             let minutes = answer.skew.abs() / 60_000;
             SourceProblem::Refused(format!("{told} (this machine's clock is {minutes} minutes off)"))

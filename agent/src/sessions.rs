@@ -1,0 +1,143 @@
+//! Sessions of coding agents, kept to their time and to their guard: who belongs, and what happens at the end.
+//!
+//! Who belongs and what it gets is the credentials' crate's. Ending its programs is the guard's, which is asked by a signal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use credentials::approval::family::{Processes, Running};
+use credentials::broker::{Asker, Member};
+use credentials::session::{Session, SessionProblem, Wish};
+use protocol::Problem;
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::bus::now_ms;
+use crate::shared::Shared;
+
+/// The session of a process, with what a person allowed it.
+#[must_use]
+pub fn member(shared: &Shared, pid: Option<i32>) -> Option<Member> {
+    let session = shared.gate.sessions.of(pid?, &Running)?;
+    let raised = Vec::new();
+    Some(Member { session, raised })
+}
+
+/// # Errors
+/// Why there is no session.
+pub fn begin(shared: &Arc<Shared>, wish: Wish, pid: Option<i32>, asker: &Asker) -> Result<Session, Problem> {
+    let guard = pid.ok_or(SessionProblem::Unseen).map_err(|problem| refused(&problem))?;
+    for name in &wish.identities {
+        shared.broker.identity(name).map_err(crate::convert::broker_problem)?;
+    }
+    let known = shared.broker.meanings().map_err(crate::convert::broker_problem)?;
+    let roots = (guard, above(guard));
+    let begun = shared.gate.sessions.begin(wish, roots, known, &Running, now_ms());
+    let session = begun.map_err(|problem| refused(&problem))?;
+    noted(shared, "session_began", &session, asker);
+    tokio::spawn(watch(Arc::clone(shared), session.clone()));
+    Ok(session)
+}
+
+/// The guard's own parent, where that is pdev too: if the guard is killed, its programs become children of that one.
+fn above(guard: i32) -> Option<i32> {
+    let parent = Running.process(guard)?.parent;
+    let executable = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    (executable(parent)? == executable(guard)?).then_some(parent)
+}
+
+/// Ends it: its leases are dropped, its programs get nothing, and its guard is told to end them.
+///
+/// # Errors
+/// When there is no such session.
+pub fn end(shared: &Shared, text: &str, asker: &Asker) -> Result<(), Problem> {
+    let session = shared.gate.sessions.named(text).ok_or_else(|| {
+        let title = format!("there is no session `{text}`, or more than one of that name");
+        Problem::new("session_unknown", 404, title).hint("`pdev session list` shows all.")
+    })?;
+    over(shared, &session, asker);
+    if let Some(guard) = session.guard().and_then(pinned) {
+        let _gone_is_fine = pidfd_send_signal(&guard, Signal::TERM);
+    }
+    Ok(())
+}
+
+/// Those that an agent before this one began.
+pub fn resume(shared: &Arc<Shared>) {
+    for session in shared.gate.sessions.all() {
+        tokio::spawn(watch(Arc::clone(shared), session));
+    }
+}
+
+/// Until its time is over or its guard is gone, however that ended.
+async fn watch(shared: Arc<Shared>, session: Session) {
+    let left = u64::try_from(session.until - now_ms()).unwrap_or_default();
+    let time_over = tokio::time::sleep(Duration::from_millis(left));
+    let gone = gone(session.guard());
+    tokio::pin!(gone);
+    tokio::select! {
+        () = &mut gone => over(&shared, &session, &Asker::default()),
+        () = time_over => {
+            over(&shared, &session, &Asker::default());
+            // Known as long as something may belong to it: who does is refused, and not taken for a person.
+            gone.await;
+        }
+    }
+    for root in &session.roots {
+        self::gone(Some(*root)).await;
+    }
+    shared.gate.sessions.sweep(&Running);
+}
+
+/// Waits for the end of a process, which may be long ago.
+async fn gone(process: Option<(i32, u64)>) {
+    if let Some(process) = process.and_then(pinned).and_then(watched) {
+        drop(process.readable().await);
+    }
+}
+
+fn over(shared: &Shared, session: &Session, asker: &Asker) {
+    let changed = shared.gate.sessions.end(&session.id);
+    shared.broker.forget_session(&session.id);
+    if changed {
+        noted(shared, "session_over", session, asker);
+    }
+}
+
+/// A process, told from another one that was given its number.
+fn pinned((pid, start): (i32, u64)) -> Option<OwnedFd> {
+    let pinned = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    Running.process(pid).filter(|process| process.start == start).map(|_| pinned)
+}
+
+#[expect(deprecated, reason = "sound for a descriptor that it owns; what replaces it is an unsafe function")]
+fn watched(guard: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(guard, Interest::READABLE).ok()
+}
+
+/// What was decided stays so, written down or not.
+fn noted(shared: &Shared, what: &str, session: &Session, asker: &Asker) {
+    let of = Member { session: session.clone(), raised: Vec::new() };
+    let asker = Asker { session: Some(of), ..asker.clone() };
+    if let Err(problem) = shared.broker.record(what, "", &asker, None) {
+        tracing::error!(problem = problem.message, "the audit log lacks the beginning or end of a session");
+    }
+}
+
+fn refused(problem: &SessionProblem) -> Problem {
+    let (code, status, hint) = match problem {
+        SessionProblem::Nested(_) => ("session_nested", 409, "Its programs are held to it without a further one."),
+        SessionProblem::Many => {
+            ("session_many", 409, "`pdev session list` shows them, `pdev session end ID` ends one.")
+        }
+        SessionProblem::Name(_) => ("session_name", 422, "Give one with `--name`."),
+        SessionProblem::Length => ("session_length", 422, "Give it with `--for`, such as `--for 2h`."),
+        SessionProblem::Unseen => ("session_unseen", 501, "Sessions need Linux."),
+        SessionProblem::File(_) => {
+            ("session_not_kept", 500, "Free some space, or mend the permissions of pdev's data folder.")
+        }
+    };
+    Problem::new(code, status, problem.to_string()).hint(hint)
+}

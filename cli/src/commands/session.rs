@@ -1,0 +1,115 @@
+//! `pdev session run | list | end`: a coding agent, held to less than its person, for a while.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use client::{Client, ClientError};
+use protocol::session::{SessionRequest, SessionView};
+
+use crate::context::Context;
+use crate::exit::{Failure, Outcome};
+use crate::render::table::{self, Cell};
+use crate::{guard, words};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Run a coding agent: it and all that it starts get less of your identities, until it ends
+    #[command(after_help = "Examples:
+  pdev session run -- claude
+  pdev session run --for 30m --identity shop-dev -- ./agent.sh
+
+Its programs get no identity that is `production = true`, the others read-only where the source can say so and
+otherwise not at all, for an hour unless `--for` says another time. When it ends, everything it started is ended.
+The exit code is the program's own.")]
+    Run(Run),
+    /// List the sessions, and which one this is
+    #[command(visible_alias = "ls")]
+    List,
+    /// End a session and all its programs
+    #[command(after_help = "Examples:\n  pdev session end claude")]
+    End {
+        /// Its name or id
+        #[arg(value_name = "SESSION")]
+        session: String,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+struct Run {
+    /// How long its programs are given credentials, at most 12h [default: 1h]
+    #[arg(long = "for", value_name = "DURATION", value_parser = words::parse_duration)]
+    time: Option<Duration>,
+    /// Only this identity; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    identity: Vec<String>,
+    /// What to call it [default: the program's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
+    match arguments.command {
+        Command::Run(Run { time, identity, name, program }) => {
+            let name = name.unwrap_or_else(|| named(program.first()));
+            let milliseconds = i64::try_from(time.unwrap_or(HOUR).as_millis()).unwrap_or(i64::MAX);
+            guard::above(SessionRequest { name, milliseconds, identities: identity }, &program, context)
+        }
+        Command::List => list(context),
+        Command::End { session } => {
+            call(async |client: &mut Client| client.end_session(&session).await)?;
+            context.terminal.tell(&format!("the session {session} is over; its programs are being ended"));
+            crate::done()
+        }
+    }
+}
+
+/// The program's, as far as its letters go.
+fn named(program: Option<&OsString>) -> String {
+    let name = program.map(|program| Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned());
+    let fits = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_');
+    let name: String = name.unwrap_or_default().chars().filter(fits).take(32).collect();
+    if name.is_empty() { "session".to_owned() } else { name }
+}
+
+fn list(context: &Context) -> Outcome {
+    let all: Vec<SessionView> = call(async |client: &mut Client| client.sessions().await)?;
+    if context.json {
+        context.terminal.say_json(&all);
+        return crate::done();
+    }
+    if all.is_empty() {
+        context.terminal.tell("no session runs; `pdev session run -- PROGRAM` starts one");
+        return crate::done();
+    }
+    let now = words::now_milliseconds();
+    let row = |one: &SessionView| {
+        let left = if one.over { "over".to_owned() } else { words::age(now, one.until) };
+        let identities =
+            if one.identities.is_empty() { "not production".to_owned() } else { one.identities.join(", ") };
+        let own = if one.own { "this one" } else { "" };
+        [&one.name, &one.id, &one.pid.to_string(), &left, &identities, own].map(|text: &str| Cell::new(text)).into()
+    };
+    let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();
+    let headings = ["NAME", "ID", "PID", "LEFT", "IDENTITIES", ""];
+    table::lines(&headings, &rows, 0, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
+    crate::done()
+}
+
+fn call<T>(asking: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, Failure> {
+    Context::block_on_value(async {
+        let mut client = Context::connect().await?;
+        asking(&mut client).await.map_err(Failure::from)
+    })?
+}

@@ -1,0 +1,188 @@
+//! The two processes above a coding agent's session: `pdev session run`, and below it the guard, which starts the program.
+//!
+//! Each adopts what is let go below it, and ends it all when the other one is gone, so that killing either leaves no
+//! program that nobody can tell from a person's own. What the session may have is the background agent's to decide.
+
+mod descendants;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use protocol::session::{SessionRequest, SessionView};
+use rustix::process::{Pid, Signal, WaitStatus, getpid, getppid, kill_process};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+
+use crate::context::Context;
+use crate::exit::{EXEC_FAILED, Failure, INTERRUPTED, Outcome};
+use crate::render::terminal::{Color, Terminal};
+use crate::words;
+
+/// The first argument of the guard; no command of this name exists.
+pub(crate) const NAME: &str = "session-guard";
+/// Names the session for its programs. Nothing is decided by it.
+pub(crate) const VARIABLE: &str = "PDEV_SESSION";
+
+/// What the guard is told: the wish, and whether it is to be quiet.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Order {
+    wish: SessionRequest,
+    quiet: bool,
+}
+
+/// How it ended, as a shell tells it.
+fn code(status: WaitStatus) -> u8 {
+    let signalled = || status.terminating_signal().map(|signal| 128 + signal);
+    let code = status.exit_status().or_else(signalled).unwrap_or_default();
+    u8::try_from(code).unwrap_or(EXEC_FAILED)
+}
+
+struct Waits {
+    children: Signals,
+    terminate: Signals,
+    hangup: Signals,
+    /// Meant for the program, which has the terminal as well; these two only must not end of them.
+    interrupt: Signals,
+    quit: Signals,
+}
+
+impl Waits {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            children: signal(SignalKind::child())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// The child's end, or `None` when this process is told to end. `late` is called once, after `time`.
+    async fn child(&mut self, child: Pid, time: Option<Duration>, late: impl FnOnce()) -> Option<WaitStatus> {
+        let far = time.unwrap_or(Duration::MAX);
+        let over = tokio::time::sleep(far);
+        tokio::pin!(over);
+        let mut late = time.map(|_| late);
+        loop {
+            if let Some(status) = descendants::reap(child) {
+                return Some(status);
+            }
+            tokio::select! {
+                _ = self.children.recv() => {}
+                _ = self.terminate.recv() => return None,
+                _ = self.hangup.recv() => return None,
+                _ = self.interrupt.recv() => {}
+                _ = self.quit.recv() => {}
+                () = &mut over, if late.is_some() => if let Some(late) = late.take() { late() },
+            }
+        }
+    }
+}
+
+fn adopt() {
+    #[cfg(target_os = "linux")]
+    let _kernels_since_3_4_can = rustix::process::set_child_subreaper(Some(getpid()));
+}
+
+fn child_of(child: &std::process::Child) -> Result<Pid, Failure> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    pid.ok_or_else(|| Failure::failed("the program has no process number"))
+}
+
+/// Starts the guard and stays above it.
+pub(crate) fn above(wish: SessionRequest, program: &[OsString], context: &Context) -> Outcome {
+    let order = serde_json::to_string(&Order { wish, quiet: context.quiet });
+    let order = order.map_err(|error| Failure::failed(error.to_string()))?;
+    let own = std::env::current_exe()?;
+    Context::block_on(async {
+        // Begun here, outside of the session: an agent that one of its programs starts would end with it.
+        drop(Context::connect().await?);
+        let mut waits = Waits::new()?;
+        adopt();
+        let mut guard = Command::new(own);
+        let guard = guard.args([NAME, &order]).args(program).current_dir(&context.folder).spawn()?;
+        let guard = child_of(&guard)?;
+        let mut ended = waits.child(guard, None, || {}).await;
+        if ended.is_none() {
+            let _gone_is_fine = kill_process(guard, Signal::TERM);
+            ended = waits.child(guard, None, || {}).await;
+        }
+        // The guard ends them itself, unless it was killed.
+        descendants::end(guard, &mut waits.children).await;
+        Ok(ended.map_or(INTERRUPTED, code))
+    })
+}
+
+/// The guard's own life. Arguments: the order, then the program.
+pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let terminal = Terminal::new(Color::Auto);
+    let mut arguments = arguments.into_iter();
+    let order = arguments.next().and_then(|text| serde_json::from_str::<Order>(text.to_str()?).ok());
+    let Some(order) = order else {
+        terminal.tell("this is a part of `pdev session run`");
+        return crate::exit::WRONG;
+    };
+    let program: Vec<OsString> = arguments.collect();
+    match guard(&order, &program, &terminal) {
+        Ok(code) => code,
+        Err(failure) => {
+            crate::report(&failure, &terminal, false);
+            failure.exit
+        }
+    }
+}
+
+fn guard(order: &Order, program: &[OsString], terminal: &Terminal) -> Outcome {
+    let Some((name, arguments)) = program.split_first() else { return Err(Failure::wrong("no program is given")) };
+    Context::block_on(async {
+        let mut waits = Waits::new()?;
+        follow_parent()?;
+        adopt();
+        let session = Context::connect().await?.begin_session(&order.wish).await?;
+        if !order.quiet {
+            terminal.tell(&format!("session {} ({}): {}", session.name, session.id, said(&session)));
+        }
+        let mut started = Command::new(name);
+        let child = match started.args(arguments).env(VARIABLE, &session.id).spawn() {
+            Ok(child) => child_of(&child)?,
+            Err(error) => return Err(not_started(name, &error)),
+        };
+        let left = session.until.saturating_sub(words::now_milliseconds());
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
+        let late = || {
+            terminal.tell(&format!(
+                "the time of the session {} is over: its programs go on, and are given no credentials any more",
+                session.name
+            ));
+        };
+        let ended = waits.child(child, Some(left), late).await;
+        descendants::end(child, &mut waits.children).await;
+        Ok(ended.map_or(128 + 15, code))
+    })
+}
+
+/// Told to end when the process above is gone, even if that was killed.
+fn follow_parent() -> Result<(), Failure> {
+    let parent = getppid();
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+        .map_err(|error| Failure::failed(words::plain(&error.into())))?;
+    // It may have gone before that.
+    if getppid() == parent { Ok(()) } else { Err(Failure::failed("what started this is gone")) }
+}
+
+fn said(session: &SessionView) -> String {
+    let minutes = words::duration(u64::try_from(session.until - session.begun_at).unwrap_or_default());
+    let which = match session.identities.as_slice() {
+        [] => "identities that are not production".to_owned(),
+        names => names.join(", "),
+    };
+    format!("for {minutes}, {which}, read-only where their source can say so")
+}
+
+fn not_started(name: &OsString, error: &std::io::Error) -> Failure {
+    let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+    let message = format!("cannot start `{}`: {}", Path::new(name).display(), words::plain(error));
+    Failure::new(code, "program_not_started", message)
+}

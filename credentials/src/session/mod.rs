@@ -1,0 +1,235 @@
+//! Sessions of coding agents: which programs belong to one, until when, and what it may have.
+//!
+//! A program belongs by its chain of parents, so that nothing it says about itself counts. What a member is given is
+//! [`rule`]'s. Who ends a session's programs is its guard, `pdev session run`; here only their credentials end.
+
+pub mod rule;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::approval::code;
+use crate::approval::family::{Family, Processes, family_of};
+use crate::place;
+
+/// At once. A session is one coding agent, of which a person starts a handful.
+const SESSIONS_MAX: usize = 32;
+/// A parent that ends meanwhile is no lie yet.
+const TRIES: usize = 20;
+/// Nobody nests programs so deep for a good reason.
+const DEPTH_MAX: usize = 1024;
+const NAME_MAX: usize = 32;
+pub const MILLISECONDS_MAX: i64 = 12 * 60 * 60 * 1000;
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Session {
+    pub id: String,
+    pub name: String,
+    /// The guard and its own parent, each with its start: whatever has one of them above it belongs.
+    pub roots: Vec<(i32, u64)>,
+    /// Unix milliseconds.
+    pub begun: i64,
+    pub until: i64,
+    /// Only these; all that are not production when there are none.
+    pub identities: Vec<String>,
+    /// What each identity was when the session began. Its programs can write the user's files.
+    pub known: BTreeMap<String, String>,
+    /// Who could act for the session beyond its own programs: the terminal that it was started in.
+    pub family: Option<Family>,
+    /// When it began, in ticks since the machine started.
+    pub asked: u64,
+    pub over: bool,
+}
+
+impl Session {
+    #[must_use]
+    pub fn is_over(&self, now: i64) -> bool {
+        self.over || now >= self.until
+    }
+
+    /// The process that stands for it.
+    #[must_use]
+    pub fn guard(&self) -> Option<(i32, u64)> {
+        self.roots.first().copied()
+    }
+}
+
+/// What a person wants of a new session.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Wish {
+    pub name: String,
+    pub milliseconds: i64,
+    pub identities: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SessionProblem {
+    #[error("this runs in the session `{0}` already, and a session has none of its own")]
+    Nested(String),
+    #[error("there are {SESSIONS_MAX} sessions already")]
+    Many,
+    #[error("`{0}` is no name for a session; allowed are up to {NAME_MAX} letters, digits, `.`, `_` and `-`")]
+    Name(String),
+    #[error("a session lasts at least a second and at most 12 hours")]
+    Length,
+    #[error("it cannot be told which process asks")]
+    Unseen,
+    #[error("the session cannot be kept: {0}")]
+    File(String),
+}
+
+pub struct Sessions {
+    path: PathBuf,
+    state: Mutex<Vec<Session>>,
+}
+
+impl Sessions {
+    /// Those that still run: an agent that was restarted must know its sessions at once.
+    #[must_use]
+    pub fn open(path: PathBuf, processes: &dyn Processes) -> Self {
+        let read = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Vec<Session>>(&bytes).ok());
+        let mut sessions = read.unwrap_or_default();
+        sessions.retain(|session| lives(session, processes));
+        Self { path, state: Mutex::new(sessions) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Session>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a session of everything that `guard` starts.
+    ///
+    /// # Errors
+    /// When it runs in a session itself, when the wish is none, or when it cannot be written down.
+    pub fn begin(
+        &self,
+        wish: Wish,
+        (guard, above): (i32, Option<i32>),
+        known: BTreeMap<String, String>,
+        processes: &dyn Processes,
+        now: i64,
+    ) -> Result<Session, SessionProblem> {
+        if !is_name(&wish.name) {
+            return Err(SessionProblem::Name(wish.name));
+        }
+        if !(1000..=MILLISECONDS_MAX).contains(&wish.milliseconds) {
+            return Err(SessionProblem::Length);
+        }
+        let own = |pid: i32| processes.process(pid).map(|process| (process.pid, process.start));
+        let roots: Vec<_> = [own(guard), above.and_then(own)].into_iter().flatten().collect();
+        let asked = roots.first().ok_or(SessionProblem::Unseen)?.1;
+        if let Some(outer) = self.of(guard, processes) {
+            return Err(SessionProblem::Nested(outer.name));
+        }
+        let mut sessions = self.lock();
+        sessions.retain(|session| lives(session, processes));
+        if sessions.len() >= SESSIONS_MAX {
+            return Err(SessionProblem::Many);
+        }
+        let session = Session {
+            id: code().replace('-', ""),
+            name: wish.name,
+            roots,
+            begun: now,
+            until: now + wish.milliseconds,
+            identities: wish.identities,
+            known,
+            family: family_of(guard, processes),
+            asked,
+            over: false,
+        };
+        let mut all = sessions.clone();
+        all.push(session.clone());
+        self.write(&all).map_err(|error| SessionProblem::File(error.to_string()))?;
+        *sessions = all;
+        Ok(session)
+    }
+
+    /// The session that a process belongs to. Costs nothing while there is none. While there is one, a process that cannot
+    /// be followed to its end counts as a member: it may have left its connection, or ended its parent, to be unseen.
+    #[must_use]
+    pub fn of(&self, pid: i32, processes: &dyn Processes) -> Option<Session> {
+        let sessions = self.all();
+        let first = sessions.first()?;
+        let above = (0..TRIES).find_map(|_| chain_to_the_end(pid, processes));
+        let Some(above) = above else { return Some(first.clone()) };
+        sessions.iter().find(|session| above.iter().any(|one| session.roots.contains(one))).cloned()
+    }
+
+    #[must_use]
+    pub fn all(&self) -> Vec<Session> {
+        self.lock().clone()
+    }
+
+    /// By its id, or by its name where one session has it.
+    #[must_use]
+    pub fn named(&self, text: &str) -> Option<Session> {
+        let sessions = self.lock();
+        let mut named = sessions.iter().filter(|session| session.name == text);
+        let only = named.next().filter(|_| named.next().is_none());
+        sessions.iter().find(|session| session.id == text).or(only).cloned()
+    }
+
+    /// Its programs get nothing any more; told while one of them may still ask. Tells whether this changed something.
+    pub fn end(&self, id: &str) -> bool {
+        let mut sessions = self.lock();
+        let Some(session) = sessions.iter_mut().find(|session| session.id == id && !session.over) else { return false };
+        session.over = true;
+        self.keep(&sessions);
+        true
+    }
+
+    /// Forgets sessions of which no root is left: nothing can be told to belong to them.
+    pub fn sweep(&self, processes: &dyn Processes) {
+        let mut sessions = self.lock();
+        let before = sessions.len();
+        sessions.retain(|session| lives(session, processes));
+        if sessions.len() != before {
+            self.keep(&sessions);
+        }
+    }
+
+    /// What cannot be written is only missed after a restart of the agent, and then refuses by the clock or not at all.
+    fn keep(&self, sessions: &[Session]) {
+        drop(self.write(sessions));
+    }
+
+    fn write(&self, sessions: &[Session]) -> io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            place::private_folder(folder)?;
+        }
+        place::replace(&self.path, &serde_json::to_vec_pretty(sessions)?)
+    }
+}
+
+/// Everything above a process, with its start; `None` where one of them was gone when it was looked at.
+fn chain_to_the_end(pid: i32, processes: &dyn Processes) -> Option<Vec<(i32, u64)>> {
+    let (mut above, mut next) = (Vec::new(), pid);
+    while next > 1 {
+        let process = processes.process(next).filter(|_| above.len() < DEPTH_MAX)?;
+        above.push((process.pid, process.start));
+        next = process.parent;
+    }
+    (!above.is_empty()).then_some(above)
+}
+
+fn lives(session: &Session, processes: &dyn Processes) -> bool {
+    let alive = |(pid, start): &(i32, u64)| {
+        processes.process(*pid).is_some_and(|process| process.start == *start && !process.ended)
+    };
+    session.roots.iter().any(alive)
+}
+
+/// It becomes the value of a tag at AWS, and part of messages.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(fits)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! A coding agent's session: what its programs are refused, and that it ends however it is ended.
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use crate::outlets::identities;
+use crate::sandbox::{Said, Sandbox, eventually, finish, signal};
+
+const PDEV: &str = env!("CARGO_BIN_EXE_pdev");
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn stage() -> Sandbox {
+    let sandbox = Sandbox::bare();
+    let token = r#"source = "exec"
+command = ["echo", "{\"token\":\"canary-tok\",\"expires_at\":\"2099-01-01T00:00:00Z\"}"]
+"#;
+    identities(
+        &sandbox,
+        &format!(
+            "[all]\n{token}sessions = \"full\"\n[plain]\n{token}[prod]\n{token}sessions = \"full\"\nproduction = true\n"
+        ),
+    );
+    sandbox
+}
+
+/// `sh -c SCRIPT` in a session, with further options of `session run`.
+fn session(sandbox: &Sandbox, options: &[&str], script: &str) -> Said {
+    let arguments = [&["session", "run"], options, &["--", "sh", "-c", script]].concat();
+    finish(sandbox.command(&sandbox.project(), &arguments), LIMIT)
+}
+
+/// A session that goes on, once its program has written to `ready`.
+fn running(sandbox: &Sandbox, options: &[&str], script: &str) -> Child {
+    let ready = sandbox.path("ready");
+    let script = format!("{script}\necho > {}\nexec sleep 1000", ready.display());
+    let arguments = [&["session", "run", "--name", "robot"], options, &["--", "sh", "-c", &script]].concat();
+    let mut command = sandbox.command(&sandbox.project(), &arguments);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the session's program runs", LIMIT, || ready.exists());
+    child
+}
+
+fn sleepers(sandbox: &Sandbox) -> usize {
+    sandbox.processes().iter().filter(|(_, command)| command.starts_with("sleep 1000")).count()
+}
+
+/// Nothing of the session is left, and the agent knows it.
+fn all_is_over(sandbox: &Sandbox, how: &str) {
+    eventually(&format!("{how}: its programs end"), LIMIT, || sleepers(sandbox) == 0);
+    let none = || sandbox.pdev(&["session", "list", "--json"]).ok().json().as_array().unwrap().is_empty();
+    eventually(&format!("{how}: the session ends"), LIMIT, none);
+    sandbox.pdev(&["audit"]).ok().says("session_over").says("session robot");
+}
+
+#[test]
+fn programs_of_a_session_get_less() {
+    let sandbox = stage();
+    let token = |name: &str| format!("{PDEV} credential token {name}");
+    for (way, words) in [
+        (token("all"), "canary-tok"),
+        (token("plain"), "`exec`, which cannot give less than everything"),
+        (token("prod"), "`prod` is production, and a coding agent's session (`sh`) gets none of that"),
+        // A child that was let go, with nothing of the session in its environment.
+        (
+            format!(
+                "setsid -f env -u PDEV_SESSION {} > out 2>&1; while ! grep -q . out; do :; done; cat out",
+                token("prod")
+            ),
+            "is production",
+        ),
+        (format!("{PDEV} run --as prod -- true"), "is production"),
+        (format!("{PDEV} session run -- true"), "a session has none of its own"),
+        (
+            format!("sed -i s/production.*// $HOME/.config/pdev/identities.toml; {}", token("prod")),
+            "`prod` was changed after the session `sh` began",
+        ),
+    ] {
+        let said = session(&sandbox, &[], &way);
+        assert!(said.all().contains(words), "{way}: {}", said.all());
+        assert_eq!(said.all().contains("canary"), words.contains("canary"), "{way}");
+    }
+    session(&sandbox, &["--identity", "plain"], &token("all")).says("none of the identities that the session `sh` was");
+    session(&sandbox, &["--identity", "nobody"], "true").fails_with(4).says("there is no identity `nobody`");
+    session(&sandbox, &[], "exit 7").fails_with(7);
+    // A person gets what they got before.
+    sandbox.pdev(&["credential", "token", "plain"]).ok().says("canary-tok");
+    sandbox.pdev(&["audit"]).ok().says("session_began").says("session sh: `prod` is production");
+}
+
+#[test]
+fn however_a_session_is_ended_nothing_of_it_is_left() {
+    let sandbox = stage();
+    let ready = sandbox.path("ready");
+    let guard = || {
+        let all = sandbox.pdev(&["session", "list", "--json"]).ok().json();
+        u32::try_from(all[0]["pid"].as_u64().unwrap()).unwrap()
+    };
+    for how in ["kill -9 of `session run`", "kill -9 of the guard", "SIGTERM", "session end"] {
+        drop(fs::remove_file(&ready));
+        let mut child = running(&sandbox, &[], "setsid -f sleep 1000; trap '' TERM; (exec sleep 1000) &");
+        assert_eq!(sleepers(&sandbox), 3, "{how}");
+        match how {
+            "kill -9 of the guard" => signal(guard(), "KILL"),
+            "session end" => drop(sandbox.pdev(&["session", "end", "robot"]).ok()),
+            "SIGTERM" => signal(child.id(), "TERM"),
+            _ => signal(child.id(), "KILL"),
+        }
+        child.wait().unwrap();
+        all_is_over(&sandbox, how);
+    }
+}
+
+#[test]
+fn its_time_ends_and_a_new_agent_knows_it() {
+    let sandbox = stage();
+    let marks = |name: &str| sandbox.path(name);
+    let ask = format!("{PDEV} credential token all");
+    let script = format!(
+        "({ask} > {first}; until {ask} 2> {last} > /dev/null && false || grep -q over {last}; do :; done; echo > {done}) &",
+        first = marks("first").display(),
+        last = marks("last").display(),
+        done = marks("done").display()
+    );
+    let mut child = running(&sandbox, &["--for", "3s"], &script);
+    // In the middle the agent is another one.
+    sandbox.pdev(&["agent", "stop"]).ok();
+    eventually("the time is over", LIMIT, || marks("done").exists());
+    let last = fs::read_to_string(marks("last")).unwrap();
+    assert!(last.contains("the session `robot` of this program is over"), "{last}");
+    assert_eq!(fs::read_to_string(marks("first")).unwrap().trim(), "canary-tok");
+    signal(child.id(), "TERM");
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    child.wait().unwrap();
+    assert!(said.contains("its programs go on, and are given no credentials any more"), "{said}");
+    all_is_over(&sandbox, "the end of its time");
+}
