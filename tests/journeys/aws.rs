@@ -218,7 +218,9 @@ fn a_session_is_held_to_read_only_and_tagged() {
         r#"{\"Version\":1,\"AccessKeyId\":\"AKIA1\",\"SecretAccessKey\":\"s\"}"#,
     );
     let role = |name: &str, more: &str| {
-        format!("[{name}]\nsource = \"aws-role\"\nfrom = \"base\"\nrole_arn = \"arn:aws:iam::123456789012:role/dev\"\nendpoint = \"{url}\"\n{more}\n")
+        format!(
+            "[{name}]\nsource = \"aws-role\"\nfrom = \"base\"\nrole_arn = \"arn:aws:iam::123456789012:role/dev\"\nendpoint = \"{url}\"\n{more}\n"
+        )
     };
     identities(
         &sandbox,
@@ -227,7 +229,10 @@ fn a_session_is_held_to_read_only_and_tagged() {
              [token]\nsource = \"exec\"\ncommand = [\"echo\", \"{{\\\"token\\\":\\\"t\\\"}}\"]\n\
              [web]\nsource = \"aws-web-identity\"\nfrom = \"token\"\nrole_arn = \"arn:aws-cn:iam::123456789012:role/web\"\nendpoint = \"{url}\"\n",
             role("role", "duration = \"12h\""),
-            role("own", "session_policies = [\"arn:aws:iam::1:policy/a\", \"arn:aws:iam::1:policy/b\"]\nsession_tags = false"),
+            role(
+                "own",
+                "session_policies = [\"arn:aws:iam::1:policy/a\", \"arn:aws:iam::1:policy/b\"]\nsession_tags = false"
+            ),
             role("prod", "production = true"),
         ),
     );

@@ -84,7 +84,7 @@ pub const COMMON: &[Field] = &[
     may(
         "production",
         Shape::Flag,
-        "Whether it is production, of which a coding agent's session gets nothing unless a person allows it [default: false].",
+        "Whether it is production, of which a coding agent's session gets nothing [default: false].",
     ),
     may(
         "sessions",

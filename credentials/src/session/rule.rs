@@ -88,14 +88,14 @@ pub(crate) fn no_id_token(identity: &Identity) -> BrokerProblem {
     refusal("session_not_narrow", words, ASK)
 }
 
-const ASK: &str = "A person can allow it for a while.";
+const ASK: &str = "A person does that outside of the session.";
 
 fn narrower(kind: &str) -> &'static str {
     match kind {
         "aws-sso" | "aws-session" | "aws-role" | "static" | "exec" | "vault-server" => {
             "Another `aws-role` identity on top can be read-only; `sessions = \"full\"` in identities.toml gives it as it is."
         }
-        _ => "`sessions = \"full\"` in identities.toml gives it as it is; a person can allow it for a while.",
+        _ => "`sessions = \"full\"` in identities.toml gives it as it is.",
     }
 }
 
