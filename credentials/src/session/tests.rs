@@ -35,6 +35,10 @@ impl Processes for Table {
     fn holder(&self, _: u64) -> Option<i32> {
         None
     }
+
+    fn is_language_server(&self, _: i32) -> bool {
+        false
+    }
 }
 
 fn wish() -> Wish {
