@@ -58,6 +58,8 @@ pub struct AgentOptions {
 
 /// Runs the agent until it is told to stop.
 pub fn run(options: &AgentOptions) -> u8 {
+    // Leases are held here even where no vault is ever opened.
+    credentials::memory::keep_private();
     if options.background {
         // A session of its own: the terminal's Ctrl-C and hang-up are not meant for it.
         let _new_session = rustix::process::setsid();

@@ -12,6 +12,7 @@ pub mod endpoint;
 mod http;
 pub mod identity;
 mod lease;
+pub mod memory;
 pub mod outlet;
 mod place;
 mod schedule;

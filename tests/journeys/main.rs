@@ -19,6 +19,7 @@ mod http;
 mod identities;
 mod keyring;
 mod logins;
+mod memory;
 mod outlets;
 #[path = "../../drivers/tests/docker/private.rs"]
 mod private;

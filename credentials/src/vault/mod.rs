@@ -72,7 +72,7 @@ impl Vault {
     /// # Errors
     /// As the variants say; nothing was changed then.
     pub async fn open(folder: &Path, choice: &Choice) -> Result<Self, VaultProblem> {
-        keep_memory_private();
+        crate::memory::keep_private();
         if let Some(head) = read_head(folder)? {
             return Self::known(folder, head, choice).await;
         }
@@ -280,15 +280,6 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// No core file, and no look into this process by others of the same user: it is about to hold the data key.
-fn keep_memory_private() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Core);
-    let _best_effort = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: limit.maximum });
-    #[cfg(target_os = "linux")]
-    let _best_effort = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
 #[cfg(test)]

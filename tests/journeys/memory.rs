@@ -1,0 +1,87 @@
+//! What the agent holds in memory stays there: no core file when it crashes, no look into it by programs of its user.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::outlets::identities;
+use crate::sandbox::{Sandbox, eventually, finish, signal};
+
+const CANARY: &str = "canary-in-memory";
+
+fn with_lease() -> Sandbox {
+    let sandbox = Sandbox::bare();
+    fs::create_dir(sandbox.path("bin")).unwrap();
+    let script = sandbox.path("token.sh");
+    fs::write(
+        &script,
+        format!("#!/bin/sh\necho '{{\"token\":\"{CANARY}\",\"expires_at\":\"2099-01-01T00:00:00Z\"}}'\n"),
+    )
+    .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    identities(&sandbox, &format!("[hub]\nsource = \"exec\"\ncommand = [\"{}\"]\n", script.display()));
+    sandbox
+}
+
+#[test]
+fn a_crashing_agent_leaves_no_core_file() {
+    let sandbox = with_lease();
+    let mut other = Command::new("sh");
+    other.args(["-c", "ulimit -c unlimited; sleep 60 & kill -ABRT $!; wait $!; ls"]).current_dir(sandbox.path("bin"));
+    if !finish(other, Duration::from_secs(30)).out.contains("core") {
+        println!("skipped: core files: this machine puts them elsewhere");
+        return;
+    }
+    // The shell asks for core files, as a developer's machine may; they would lie in the agent's folder.
+    let mut start = Command::new("sh");
+    start.args(["-c", "ulimit -c unlimited; exec \"$0\" credential token hub", env!("CARGO_BIN_EXE_pdev")]);
+    let asked = sandbox.command(&sandbox.project(), &[]);
+    start.env_clear().current_dir(sandbox.project());
+    start.envs(asked.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    finish(start, Duration::from_secs(60)).ok().says(CANARY);
+    let pid = sandbox.agent_pid().unwrap();
+    let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+    // Not SEGV: Rust's handler for it takes the first one for a full stack's.
+    signal(pid, "ABRT");
+    eventually("the agent is gone", Duration::from_secs(10), || !Path::new(&format!("/proc/{pid}/exe")).exists());
+    for name in ["core".to_owned(), format!("core.{pid}")] {
+        assert!(!folder.join(&name).exists(), "`{name}` lies in {}", folder.display());
+    }
+}
+
+#[test]
+fn a_program_of_the_same_user_cannot_read_the_agents_memory() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: the agent's memory: changing the user wants root");
+        return;
+    }
+    let sandbox = with_lease();
+    for name in ["home", "run", "p"] {
+        let mut chown = Command::new("chown");
+        chown.args(["-R", "65534:65534"]).arg(sandbox.path(name));
+        finish(chown, Duration::from_secs(10)).ok();
+    }
+    let pdev = sandbox.path("pdev");
+    fs::copy(env!("CARGO_BIN_EXE_pdev"), &pdev).unwrap();
+    let as_nobody = |program: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).args(program);
+        let like = sandbox.command(&sandbox.project(), &[]);
+        command.env_clear().current_dir(sandbox.project());
+        command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        finish(command, Duration::from_secs(60))
+    };
+    let pdev = pdev.to_str().unwrap();
+    as_nobody(&[pdev, "credential", "token", "hub"]).ok().says(CANARY);
+    let status = as_nobody(&[pdev, "agent", "status", "--json"]).ok().json();
+    let pid = status["pid"].as_u64().unwrap();
+    // A process that hides nothing can be read in the same way: the test is able to fail.
+    as_nobody(&["sh", "-c", "sleep 20 & dd if=/proc/$!/environ of=/dev/null 2>&1; kill $!"]).ok();
+    for file in ["mem", "environ", "maps"] {
+        let read = as_nobody(&["dd", &format!("if=/proc/{pid}/{file}"), "of=/dev/null", "count=1"]);
+        assert!(read.code != 0 && read.err.contains("Permission denied"), "{file}: {}", read.all());
+    }
+    as_nobody(&[pdev, "agent", "stop"]).ok();
+}
