@@ -116,8 +116,12 @@ async fn spawn(place: &Place, launch: &Launch) -> Result<(), Refusal> {
         error: ClientError::NotStarted { words, hint, log: Some(place.log()) },
     };
     let log = open_log(&place.log()).map_err(|error| refuse(format!("its log: {}", plain(&error)), None))?;
+    let mut command = Command::new(&launch.program);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_for_one_command)) {
+        command.env_remove(name);
+    }
     // Not the user's folder: an agent that stays there would keep it from being unmounted.
-    let mut child = Command::new(&launch.program)
+    let mut child = command
         .args(&launch.arguments)
         .env("PDEV_SOCKET_DIR", place.folder())
         .current_dir("/")
@@ -147,6 +151,21 @@ async fn spawn(place: &Place, launch: &Launch) -> Result<(), Refusal> {
         }
         Err(_) => Err(refuse(line.to_owned(), None)),
     }
+}
+
+/// What was given to one command must not stay in a process of days, nor end up in what that one starts: secrets of an
+/// `up`, and what `pdev run --in-env` puts into a program's environment.
+fn is_for_one_command(variable: &str) -> bool {
+    const EXACT: [&str; 7] = [
+        "PDEV_TOKEN",
+        "PDEV_PASSWORD",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_SECURITY_TOKEN",
+        "AWS_CREDENTIAL_EXPIRATION",
+    ];
+    variable.starts_with("PDEV_SECRET_") || EXACT.contains(&variable)
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {

@@ -1,12 +1,13 @@
 // A real OpenID Connect provider (npm oidc-provider) with device flow and rotating refresh tokens.
 // usage: node provider.mjs PORT-FILE; wants PDEV_TEST_NODE_MODULES, the folder that holds oidc-provider.
-// For tests: GET /test/stats tells how many tokens were asked for; POST /test/life?seconds=N sets the access token's life.
+// For tests: GET /test/stats tells how many tokens were asked for, GET /test/tokens each that was ever given; POST /test/life?seconds=N sets the access token's life.
 import { createServer } from 'node:http';
 import { writeFileSync, renameSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 
 const { default: Provider } = await import(pathToFileURL(`${process.env.PDEV_TEST_NODE_MODULES}/oidc-provider/lib/index.js`).href);
 let life = 3600;
+const given = [];
 const asked = { refresh_token: 0, authorization_code: 0, refused: 0 };
 
 const server = createServer().listen(0, '127.0.0.1', () => {
@@ -29,10 +30,13 @@ const server = createServer().listen(0, '127.0.0.1', () => {
   });
   provider.on('grant.success', (context) => { asked[context.oidc.params.grant_type] = (asked[context.oidc.params.grant_type] ?? 0) + 1; });
   provider.on('grant.error', () => { asked.refused += 1; });
+  // Opaque tokens are their own identifiers.
+  for (const kind of ['access_token', 'refresh_token']) provider.on(`${kind}.saved`, (token) => { given.push(token.jti); });
   const callback = provider.callback();
   server.on('request', (request, response) => {
     const url = new URL(request.url, 'http://localhost');
     if (url.pathname === '/test/stats') { response.end(JSON.stringify(asked)); return; }
+    if (url.pathname === '/test/tokens') { response.end(JSON.stringify(given)); return; }
     if (url.pathname === '/test/life') { life = Number(url.searchParams.get('seconds')); response.end('ok'); return; }
     callback(request, response);
   });

@@ -17,14 +17,14 @@ fn tests(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials").join(file)
 }
 
-struct Provider {
+pub struct Provider {
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Provider {
     /// `None`, said as skipped, where npm's oidc-provider is not installed.
-    fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
+    pub fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
         let cache = std::env::var_os("PDEV_TEST_CACHE").map(PathBuf::from);
         let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/pdev-tests")));
         let modules = std::env::var_os("PDEV_TEST_NODE_MODULES").map(PathBuf::from);
@@ -73,7 +73,7 @@ fn with_vault(sandbox: &Sandbox, provider: &Provider) -> PathBuf {
 
 /// Signs in as a person would: reads what pdev asks for, does it, waits for the end.
 #[track_caller]
-fn sign_in(sandbox: &Sandbox, passphrase: &Path, flow: &str) {
+pub fn sign_in(sandbox: &Sandbox, passphrase: &Path, flow: &str) {
     let mut login = sandbox.command(&sandbox.project(), &["login", "idp", "--flow", flow, "--no-open", "--json"]);
     login.env("PDEV_VAULT_PASSPHRASE_FILE", passphrase).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut login = login.spawn().unwrap();

@@ -8,6 +8,7 @@
 mod agent_life;
 mod approvals;
 mod aws;
+mod canary;
 mod codes;
 mod doctor;
 mod endings;
@@ -27,6 +28,7 @@ mod proxied;
 mod proxy;
 mod running_as;
 mod sandbox;
+mod search;
 mod secrets;
 mod sessions;
 mod shop;

@@ -57,7 +57,7 @@ fn runs(sandbox: &Sandbox) -> usize {
 }
 
 /// A tool with the helpers on its path and nothing of the caller's configuration.
-fn tool(sandbox: &Sandbox, program: &str, arguments: &[&str]) -> Command {
+pub fn tool(sandbox: &Sandbox, program: &str, arguments: &[&str]) -> Command {
     let mut path = sandbox.path("bin").into_os_string();
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap());
@@ -68,7 +68,7 @@ fn tool(sandbox: &Sandbox, program: &str, arguments: &[&str]) -> Command {
     command
 }
 
-fn with_input(mut command: Command, sandbox: &Sandbox, input: &str) -> Said {
+pub fn with_input(mut command: Command, sandbox: &Sandbox, input: &str) -> Said {
     let path = sandbox.path("input");
     fs::File::create(&path).unwrap().write_all(input.as_bytes()).unwrap();
     command.stdin(fs::File::open(path).unwrap());
@@ -79,7 +79,7 @@ fn run(command: Command) -> Said {
     finish(command, Duration::from_secs(60))
 }
 
-fn installed(journey: &str, program: &str, arguments: &[&str]) -> bool {
+pub fn installed(journey: &str, program: &str, arguments: &[&str]) -> bool {
     let found = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let there = found.is_ok_and(|status| status.success());
     if !there {
@@ -89,14 +89,14 @@ fn installed(journey: &str, program: &str, arguments: &[&str]) -> bool {
 }
 
 /// A server that writes down which credential it was given.
-struct Listener {
+pub struct Listener {
     child: Child,
-    port: u16,
+    pub port: u16,
     log: PathBuf,
 }
 
 impl Listener {
-    fn start(sandbox: &Sandbox, tls: &[&Path]) -> Self {
+    pub fn start(sandbox: &Sandbox, tls: &[&Path]) -> Self {
         let (port_file, log) = (sandbox.path("port"), sandbox.path("requests"));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/listener.py");
         let child = Command::new("python3").arg(script).arg(&port_file).arg(&log).args(tls).spawn().unwrap();
@@ -105,7 +105,7 @@ impl Listener {
         Self { child, port, log }
     }
 
-    fn requests(&self) -> String {
+    pub fn requests(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }

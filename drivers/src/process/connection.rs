@@ -14,7 +14,6 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
 use super::keeper::{BUSY, READY};
-use super::kernel::MARKER;
 use super::record::{Records, private_folder};
 use super::wire::{Answer, Greeting, LINE_MAX, PROTOCOL, Request};
 use crate::driver::{Places, Problem, ProblemKind};
@@ -174,7 +173,9 @@ impl Starter {
         let log = places.state.join("keeper.log");
         let log = File::options().create(true).append(true).open(log).map_err(|error| problem(&error))?;
         let mut command = tokio::process::Command::new(&self.program);
-        command.arg("keeper").arg(&places.runtime).arg(&places.state).env_remove(MARKER);
+        // Nothing of the agent's environment: it may hold a secret of whoever started that one, this process stays for
+        // as long as the preview, and others of its user can read it. Programs are told theirs one by one.
+        command.arg("keeper").arg(&places.runtime).arg(&places.state).env_clear();
         if let Some(limit) = self.descriptors {
             command.env(DESCRIPTORS, limit.to_string());
         }
