@@ -174,3 +174,22 @@ fn open_log(path: &Path) -> std::io::Result<File> {
     }
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_for_one_command;
+
+    #[test]
+    fn what_an_agent_does_not_inherit() {
+        for (variable, kept) in [
+            ("PDEV_SECRET_STRIPE_KEY", false),
+            ("PDEV_TOKEN", false),
+            ("AWS_SESSION_TOKEN", false),
+            ("AWS_PROFILE", true),
+            ("PDEV_VAULT_PASSPHRASE_FILE", true),
+            ("HTTPS_PROXY", true),
+        ] {
+            assert_eq!(is_for_one_command(variable), !kept, "{variable}");
+        }
+    }
+}

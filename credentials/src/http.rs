@@ -19,6 +19,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use zeroize::Zeroizing;
 
+use crate::echo::Sent;
 use crate::identity::is_safe_url;
 use crate::source::SourceProblem;
 
@@ -137,6 +138,7 @@ impl Http {
         let uri: Uri = url.parse().map_err(|_| SourceProblem::Refused(format!("`{}` is no URL", plain(url))))?;
         let host = uri.authority().map(ToString::to_string).unwrap_or_default();
         let proxy = self.proxy(&uri)?;
+        let sent = Sent::of(headers, &body);
         let mut request = Request::builder().method(method).uri(uri).header(header::USER_AGENT, AGENT);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -155,7 +157,10 @@ impl Http {
             let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
             let body =
                 body.map_err(|_| SourceProblem::Passing(format!("`{host}` broke its answer off, or sent over 1 MiB")))?;
-            let body = Zeroizing::new(body.to_bytes().to_vec());
+            let mut body = Zeroizing::new(body.to_bytes().to_vec());
+            if !(200..300).contains(&status) {
+                sent.blank(&mut body);
+            }
             let (skew, is_dated) = (clock.unwrap_or_default(), clock.is_some());
             Ok(Answer { status, skew, is_dated, body, host: host.clone() })
         };

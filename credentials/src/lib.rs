@@ -8,6 +8,7 @@ pub mod audit;
 pub mod broker;
 pub mod clock;
 mod delivery;
+mod echo;
 pub mod endpoint;
 mod http;
 pub mod identity;

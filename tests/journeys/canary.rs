@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -83,6 +84,7 @@ impl Stage {
     }
 
     fn identities(&self, more: &str) {
+        let parrot = parrot();
         let (c, end) = (&self.canary, "2099-01-01T00:00:00Z");
         let token = self.source("token.sh", &format!("echo '{{\"token\":\"tok-{c}\",\"expires_at\":\"{end}\"}}'"));
         let aws = self.source("aws.sh", &format!(
@@ -101,6 +103,7 @@ impl Stage {
              [words]\nsource = \"exec\"\ncommand = [\"{words}\"]\n[half]\nsource = \"exec\"\ncommand = [\"{half}\"]\n\
              [ended]\nsource = \"exec\"\ncommand = [\"{ended}\"]\n\
              [typed]\nsource = \"static\"\nkind = \"token\"\n\
+             [parrot]\nsource = \"entra\"\ntenant = \"t\"\nclient_id = \"c\"\nendpoint = \"http://127.0.0.1:{parrot}\"\n\
              [keys]\nsource = \"static\"\nkind = \"aws\"\naccess_key_id = \"AKIACANARY\"\n{more}"
         );
         identities(&self.sandbox, &text);
@@ -152,6 +155,29 @@ impl Stage {
     }
 }
 
+/// A server that explains its refusal by what it was sent.
+fn parrot() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut request, mut piece) = (stream.unwrap(), String::new(), [0; 4096]);
+            // `pdev doctor` asks for the time only.
+            while !request.contains("client_secret=") && !request.starts_with("GET ") {
+                let length = stream.read(&mut piece).unwrap();
+                assert!(length > 0, "no client secret was sent: {request}");
+                request += &String::from_utf8_lossy(&piece[..length]);
+            }
+            let secret = request.rsplit_once("client_secret=").map_or("", |(_, secret)| secret);
+            let body =
+                format!("{{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000215: {secret} is none\"}}");
+            let head = "HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\nconnection: close";
+            write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    port
+}
+
 /// Every source, by the plainest outlet.
 fn ask_sources(stage: &mut Stage, provider: Option<&Provider>, moto: Option<&Server>) {
     stage.typed(&["login", "typed"]).ok();
@@ -162,7 +188,13 @@ fn ask_sources(stage: &mut Stage, provider: Option<&Provider>, moto: Option<&Ser
     for identity in ["aws", "keys"] {
         stage.given(stage.pdev(&["credential", "aws", identity]));
     }
-    for (identity, words) in [("words", "printed no JSON"), ("half", "cannot go on"), ("ended", "ended already")] {
+    stage.typed(&["login", "parrot"]).ok();
+    for (identity, words) in [
+        ("parrot", "AADSTS7000215: *** is none"),
+        ("words", "printed no JSON"),
+        ("half", "cannot go on"),
+        ("ended", "ended already"),
+    ] {
         let said = stage.pdev(&["credential", "token", identity]).fails_with(1).says(words);
         stage.evidence.said(&format!("refused {identity}"), &said);
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::outlets::identities;
-use crate::sandbox::{Sandbox, eventually, finish, signal};
+use crate::sandbox::{Said, Sandbox, eventually, finish, signal};
 
 const CANARY: &str = "canary-in-memory";
 
@@ -83,5 +83,21 @@ fn a_program_of_the_same_user_cannot_read_the_agents_memory() {
         let read = as_nobody(&["dd", &format!("if=/proc/{pid}/{file}"), "of=/dev/null", "count=1"]);
         assert!(read.code != 0 && read.err.contains("Permission denied"), "{file}: {}", read.all());
     }
+    no_core_by_gcore(&sandbox, pid, &as_nobody);
     as_nobody(&[pdev, "agent", "stop"]).ok();
+}
+
+/// A debugger's way to a core file; what it takes of a process that hides nothing shows that it could.
+fn no_core_by_gcore(sandbox: &Sandbox, agent: u64, as_nobody: &dyn Fn(&[&str]) -> Said) {
+    let core = sandbox.path("run/core");
+    let take = |what: &str| format!("gcore -o {} {what} </dev/null", core.display());
+    let of_sleeper = format!("sleep 20 & {}; taken=$?; kill $!; exit $taken", take("$!"));
+    let taken = as_nobody(&["sh", "-c", &of_sleeper]);
+    if taken.code != 0 {
+        println!("skipped: a core file by gcore: it takes none of any process here: {}", taken.err.trim());
+        return;
+    }
+    let refused = as_nobody(&["sh", "-c", &take(&agent.to_string())]);
+    assert!(refused.all().contains("Operation not permitted"), "{}", refused.all());
+    assert!(!sandbox.path(&format!("run/core.{agent}")).exists(), "{}", refused.all());
 }

@@ -18,6 +18,7 @@ needed_packages() {
   has tmux || echo tmux
   has dbus-daemon || echo dbus-daemon
   has gnome-keyring-daemon || echo gnome-keyring
+  has gcore || echo gdb
   has gdbus || echo libglib2.0-bin
   has secret-tool || echo libsecret-tools
   has redis-server || echo redis-server
