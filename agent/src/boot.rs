@@ -67,7 +67,13 @@ pub fn run(options: &AgentOptions) -> u8 {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(serve(options));
+            let options = options.clone();
+            // On a worker, not on this thread: whoever takes a connection then answers it without waking another thread,
+            // which takes longer than the answer.
+            let serving = async move { tokio::spawn(async move { serve(&options).await }).await };
+            let result = runtime
+                .block_on(serving)
+                .unwrap_or_else(|error| Err(Problem::new("internal", 500, format!("the agent broke off: {error}"))));
             // Blocking reads of a stuck disk must not keep a stopped agent alive.
             runtime.shutdown_timeout(Duration::from_secs(1));
             result

@@ -1,9 +1,16 @@
 //! Two facts of the process table: whose child a process is, and when it began.
 
+use std::fs::File;
+use std::io::Read;
+
 /// The fields of `/proc/PID/stat` after the name, which may hold spaces and brackets; the first is the state.
 fn field(pid: i32, number: usize) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(number)?.parse().ok()
+    // Far more than the 52 numbers have; in one piece, because a helper waits for it.
+    let mut stat = [0; 2048];
+    let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
+    let name_end = stat[..length].iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(&stat[name_end + 1..length]).ok()?;
+    fields.split_ascii_whitespace().nth(number)?.parse().ok()
 }
 
 pub(crate) fn parent(pid: i32) -> Option<i32> {
@@ -13,4 +20,17 @@ pub(crate) fn parent(pid: i32) -> Option<i32> {
 /// In ticks since the kernel booted; with the pid it names a process for good.
 pub(crate) fn started(pid: i32) -> Option<u64> {
     field(pid, 19)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_this_process() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(parent(own).map(i32::unsigned_abs), Some(std::os::unix::process::parent_id()));
+        assert!(started(own).is_some_and(|ticks| ticks > 0) && started(own) >= started(1));
+        assert_eq!(parent(i32::MAX), None);
+    }
 }

@@ -13,7 +13,9 @@ use crate::context::Context;
 
 /// The agent itself gives up on a source earlier.
 const LIMIT: Duration = Duration::from_secs(130);
-const ANSWER_BYTES_MAX: u64 = 4 << 20;
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// More than any tool's credential and its head.
+const ANSWER_BYTES: usize = 4096;
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -86,13 +88,26 @@ fn exchange(mut stream: UnixStream, method: &str, path: &str, body: &[u8]) -> st
         body.len()
     );
     stream.write_all(&[head.as_bytes(), body].concat())?;
-    let mut bytes = Vec::with_capacity(4096);
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
-    read(&bytes).ok_or_else(|| std::io::Error::new(ErrorKind::UnexpectedEof, "an answer that breaks off"))
+    let (mut bytes, mut piece) = (Vec::with_capacity(ANSWER_BYTES), [0; ANSWER_BYTES]);
+    while bytes.len() < ANSWER_BYTES_MAX {
+        let length = match stream.read(&mut piece) {
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        bytes.extend_from_slice(&piece[..length]);
+        // The agent closes the connection a little later; that is not waited for.
+        match read(&bytes, length == 0) {
+            Some(answer) => return Ok(answer),
+            None if length == 0 => break,
+            None => {}
+        }
+    }
+    Err(std::io::Error::new(ErrorKind::UnexpectedEof, "an answer that breaks off"))
 }
 
 /// A whole answer with a `content-length`, as the agent writes it for these routes.
-fn read(bytes: &[u8]) -> Option<Answer> {
+fn read(bytes: &[u8], is_end: bool) -> Option<Answer> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
@@ -103,7 +118,7 @@ fn read(bytes: &[u8]) -> Option<Answer> {
     });
     match length {
         Some(length) => Some(Answer { status, body: body.get(..length)?.to_vec() }),
-        None => body.is_empty().then(|| Answer { status, body: Vec::new() }),
+        None => (is_end && body.is_empty()).then(|| Answer { status, body: Vec::new() }),
     }
 }
 
@@ -113,10 +128,39 @@ mod tests {
 
     #[test]
     fn answers() {
-        let whole = read(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcd").unwrap();
+        let whole = read(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcd", false).unwrap();
         assert_eq!((whole.status, whole.body.as_slice()), (200, &b"abc"[..]));
-        assert_eq!(read(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().status, 204);
-        assert!(read(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc").is_none(), "cut off");
-        assert!(read(b"garbage").is_none());
+        let empty = b"HTTP/1.1 204 No Content\r\n\r\n";
+        assert_eq!(read(empty, true).unwrap().status, 204);
+        assert!(read(empty, false).is_none(), "there may be more");
+        for end in [true, false] {
+            assert!(read(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", end).is_none(), "cut off");
+            assert!(read(b"HTTP/1.1 200 OK\r\ncontent-le", end).is_none(), "cut off in its head");
+            assert!(read(b"garbage", end).is_none());
+        }
+    }
+
+    #[test]
+    fn an_answer_in_pieces() {
+        use std::io::Write;
+        for (pieces, expected) in [
+            (&["HTTP/1.1 200 OK\r\ncontent-", "length: 4\r\n\r\nab", "cd"][..], Some("abcd")),
+            (&["HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab"], None),
+            (&[], None),
+        ] {
+            let (stream, mut agent) = UnixStream::pair().unwrap();
+            let teller = std::thread::spawn(move || {
+                drop(agent.read(&mut [0; 4096]));
+                for piece in pieces {
+                    agent.write_all(piece.as_bytes()).unwrap();
+                }
+            });
+            let answer = exchange(stream, "GET", "/", b"");
+            teller.join().unwrap();
+            match expected {
+                Some(expected) => assert_eq!(answer.unwrap().body, expected.as_bytes()),
+                None => assert_eq!(answer.err().unwrap().kind(), ErrorKind::UnexpectedEof),
+            }
+        }
     }
 }
