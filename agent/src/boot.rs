@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use credentials::broker::Broker;
+use credentials::launch::Launcher;
 use credentials::vault::Choice;
 use hyper::Request;
 use hyper::service::{Service, service_fn};
@@ -212,19 +213,21 @@ async fn assemble(places: &AgentPlaces, options: &AgentOptions) -> Result<(Arc<S
         }
     };
     let bus = Bus::new(journal.last_id + 1);
-    let trusted = broker(&bus)?;
+    let descriptors = raise_descriptors();
+    let launcher = descriptors.map(|descriptors| Launcher { program: own_program(), descriptors });
+    let trusted = broker(&bus, launcher)?;
     let routing = Routing::new(routes, port);
-    let shared = Shared::new(places.clone(), engines(places), registry, bus, delivery, trusted, routing);
+    let shared = Shared::new(places.clone(), engines(places, descriptors), registry, bus, delivery, trusted, routing);
     Ok((shared, journal, proxied))
 }
 
 /// The broker, its changes as events on the bus, and who may act as whom.
-fn broker(bus: &Bus) -> Result<(Arc<Broker>, Gate), Problem> {
+fn broker(bus: &Bus, launcher: Option<Launcher>) -> Result<(Arc<Broker>, Gate), Problem> {
     let place = credentials::Place::find().ok_or_else(|| Problem::new("places", 500, "no home folder is known"))?;
     // A wrong PDEV_VAULT concerns only those who ask for a credential; they are told by their own process.
     let choice = Choice::from_environment().unwrap_or_default();
     let gate = Gate::new(Approvals::open(place.approvals()), Sessions::open(place.sessions(), &Running));
-    let broker = Broker::new(place, choice);
+    let broker = Broker::launching(place, choice, launcher);
     let (mut changes, bus) = (broker.changes(), bus.clone());
     let teller = Arc::clone(&broker);
     tokio::spawn(async move {
@@ -256,11 +259,14 @@ fn tell_the_desktop(broker: &Broker, change: &credentials::broker::Change) {
 #[cfg(not(target_os = "linux"))]
 fn tell_the_desktop(_: &Broker, _: &credentials::broker::Change) {}
 
-fn engines(places: &AgentPlaces) -> Engines {
+fn own_program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("pdev"))
+}
+
+fn engines(places: &AgentPlaces, descriptors: Option<u64>) -> Engines {
     let docker = drivers::docker::Docker::new(drivers::docker::Surroundings::from_env());
-    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("pdev"));
-    let process = drivers::process::ProcessDriver::new(program, places.state.join("previews"))
-        .with_descriptors(raise_descriptors());
+    let process = drivers::process::ProcessDriver::new(own_program(), places.state.join("previews"))
+        .with_descriptors(descriptors);
     Engines::new(Some(Arc::new(docker)), Some(Arc::new(process)))
 }
 

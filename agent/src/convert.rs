@@ -262,6 +262,7 @@ pub fn identity_status(standing: Standing) -> IdentityStatus {
         description: standing.identity.text("description").map(str::to_owned),
         name: standing.identity.name,
         expires_at: standing.expires_at,
+        swappable: standing.is_swappable,
         problem: standing.problem.map(broker_problem).or(ending),
         last_used_at,
         last_used_by: last_used_by.filter(|by| !by.is_empty()),

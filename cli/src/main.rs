@@ -51,6 +51,9 @@ fn main() -> ExitCode {
     if first.as_ref().is_some_and(|first| first == "keeper") {
         return drivers::process::keeper::main(raw);
     }
+    if first.as_ref().is_some_and(|first| first == credentials::launch::NAME) {
+        return ExitCode::from(credentials::launch::main(raw));
+    }
     if first.is_some_and(|first| first == guard::NAME) {
         return ExitCode::from(guard::main(raw));
     }

@@ -25,6 +25,7 @@ pub use standing::Standing;
 use crate::audit::{Audit, Entry as AuditEntry};
 use crate::http::Http;
 use crate::identity::{self, Identities, Identity};
+use crate::launch::Launcher;
 use crate::lease::Lease;
 use crate::outlet::{self, Outlet};
 use crate::place::Place;
@@ -94,6 +95,8 @@ struct Entry {
 pub struct Broker {
     place: Place,
     choice: Choice,
+    /// How programs are started, where this process has another limit than they are to have.
+    launcher: Option<Launcher>,
     vault: tokio::sync::Mutex<Option<Arc<Vault>>>,
     http: OnceLock<Http>,
     configuration: Mutex<Option<(SystemTime, u64, Arc<Identities>)>>,
@@ -117,10 +120,17 @@ fn jitter() -> u16 {
 impl Broker {
     #[must_use]
     pub fn new(place: Place, choice: Choice) -> Arc<Self> {
+        Self::launching(place, choice, None)
+    }
+
+    /// Starting programs by a launcher.
+    #[must_use]
+    pub fn launching(place: Place, choice: Choice, launcher: Option<Launcher>) -> Arc<Self> {
         let audit = Audit::new(place.audit());
         Arc::new(Self {
             place,
             choice,
+            launcher,
             vault: tokio::sync::Mutex::default(),
             http: OnceLock::new(),
             configuration: Mutex::default(),
@@ -319,6 +329,7 @@ impl Broker {
             from: from.as_deref(),
             purpose: &wanted.purpose,
             bound: wanted.bound.as_ref(),
+            launcher: self.launcher.as_ref(),
             now: now(),
         };
         let lease = source::lease(identity, &means).await?;
@@ -354,6 +365,7 @@ impl Broker {
             from: None,
             purpose: &Purpose::Usual,
             bound: None,
+            launcher: None,
             now: now(),
         };
         source::login(&identity, &means, flow, prompts).await.map_err(|problem| told(name, problem))?;
@@ -392,7 +404,7 @@ impl Broker {
         fetched: Result<Lease, SourceProblem>,
     ) -> Outcome {
         let name = &identity.name;
-        let outcome = fetched.map(Arc::new).map_err(|problem| told(name, problem));
+        let outcome = fetched.map(|lease| Arc::new(lease.kept())).map_err(|problem| told(name, problem));
         let what = {
             let mut entries = self.entries();
             let entry = entries.entry(purpose.key(name)).or_default();
@@ -530,7 +542,15 @@ impl Broker {
             None => None,
         };
         let (http, purpose) = (self.http().ok(), &Purpose::Usual);
-        let means = Means { vault: Some(&vault), http, from: from.as_deref(), purpose, bound: None, now: now() };
+        let means = Means {
+            vault: Some(&vault),
+            http,
+            from: from.as_deref(),
+            purpose,
+            bound: None,
+            launcher: None,
+            now: now(),
+        };
         source::keep(&identity, &means, secret).await.map_err(|problem| match told(name, problem) {
             refused if refused.code == "source_refused" && identity.wants_code() => {
                 let hint = format!("Each code works once: wait for the next one, then `pdev login {name}` again.");

@@ -21,6 +21,30 @@ pub enum Material {
 }
 
 impl Material {
+    /// For one that is held until it ends.
+    pub(crate) fn kept(self) -> Self {
+        match self {
+            Self::Aws { access_key_id, secret_access_key, session_token, account } => Self::Aws {
+                access_key_id,
+                secret_access_key: secret_access_key.kept(),
+                session_token: session_token.map(Secret::kept),
+                account,
+            },
+            Self::Token(token) => Self::Token(token.kept()),
+            Self::Password { username, password } => Self::Password { username, password: password.kept() },
+        }
+    }
+
+    /// Whether a part of it may end up in the swap.
+    pub(crate) fn is_swappable(&self) -> bool {
+        match self {
+            Self::Aws { secret_access_key, session_token, .. } => {
+                secret_access_key.is_swappable() || session_token.as_ref().is_some_and(Secret::is_swappable)
+            }
+            Self::Token(secret) | Self::Password { password: secret, .. } => secret.is_swappable(),
+        }
+    }
+
     #[must_use]
     pub fn what(&self) -> &'static str {
         match self {
@@ -42,6 +66,12 @@ impl Lease {
     #[must_use]
     pub fn new(material: Material, times: Times) -> Self {
         Self { material, times, login: None }
+    }
+
+    /// For as long as it lasts.
+    #[must_use]
+    pub(crate) fn kept(self) -> Self {
+        Self { material: self.material.kept(), ..self }
     }
 
     /// With the end of the login that it came from, where that is known.

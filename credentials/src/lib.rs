@@ -12,6 +12,7 @@ mod echo;
 pub mod endpoint;
 mod http;
 pub mod identity;
+pub mod launch;
 mod lease;
 pub mod memory;
 pub mod outlet;
@@ -23,6 +24,7 @@ pub mod session;
 mod source;
 pub use source::{Flow, Prompt};
 pub mod vault;
+mod wiped;
 
 pub use delivery::{Delivery, DeliveryProblem, ENDPOINT_TOKEN};
 pub use place::Place;

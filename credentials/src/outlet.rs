@@ -3,11 +3,13 @@
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use zeroize::Zeroizing;
 
 use crate::identity::Identity;
 use crate::lease::{Lease, Material};
 use crate::secret::Secret;
 use crate::source::Purpose;
+use crate::wiped::Wiped;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outlet {
@@ -82,18 +84,18 @@ pub fn render(outlet: &Outlet, identity: &Identity, lease: &Lease) -> Result<Sec
         Outlet::Google { now } => {
             let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
             let seconds = (end_or_hour(lease, *now) - now) / 1000;
-            line(&json!({ "access_token": text(token), "expires_in": seconds.max(0), "token_type": "Bearer" }))
+            line(json!({ "access_token": text(token).as_str(), "expires_in": seconds.max(0), "token_type": "Bearer" }))
         }
         Outlet::GoogleIdToken { .. } => match &lease.material {
-            Material::Token(token) => text(token).into_bytes(),
+            Material::Token(token) => token.expose().to_vec(),
             _ => return Err(unfit("a token")),
         },
         Outlet::Azure { now, resource } => {
             let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
             let end = end_or_hour(lease, *now);
             // Numbers as texts, as Azure writes them.
-            line(&json!({
-                "access_token": text(token),
+            line(json!({
+                "access_token": text(token).as_str(),
                 "expires_in": ((end - now) / 1000).max(0).to_string(),
                 "expires_on": (end / 1000).to_string(),
                 "not_before": (lease.times.issued_at / 1000).to_string(),
@@ -103,28 +105,28 @@ pub fn render(outlet: &Outlet, identity: &Identity, lease: &Lease) -> Result<Sec
         }
         Outlet::Kubectl { api_version } => {
             let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
-            let mut status = json!({ "token": text(token) });
+            let mut status = json!({ "token": text(token).as_str() });
             if let Some(end) = end(lease) {
                 status["expirationTimestamp"] = end.into();
             }
-            line(&json!({ "apiVersion": api_version, "kind": "ExecCredential", "status": status }))
+            line(json!({ "apiVersion": api_version, "kind": "ExecCredential", "status": status }))
         }
         Outlet::Docker { server } => {
             let (username, secret) = pair(lease, user).ok_or_else(|| unfit("a token or password"))?;
-            line(&json!({ "ServerURL": server, "Username": username, "Secret": secret }))
+            line(json!({ "ServerURL": server, "Username": username, "Secret": secret.as_str() }))
         }
         Outlet::Git { authtype } => git(lease, user, *authtype).ok_or_else(|| unfit("a token or password"))?,
         Outlet::Cargo => {
             let (_, token) = pair(lease, user).ok_or_else(|| unfit("a token"))?;
             let mut answer =
-                json!({ "kind": "get", "token": token, "cache": "session", "operation_independent": true });
+                json!({ "kind": "get", "token": token.as_str(), "cache": "session", "operation_independent": true });
             if let Some(expires) = lease.times.expires_at {
                 answer["cache"] = "expires".into();
                 answer["expiration"] = (expires / 1000).into();
             }
-            line(&json!({ "Ok": answer }))
+            line(json!({ "Ok": answer }))
         }
-        Outlet::Token => pair(lease, user).ok_or_else(|| unfit("a token or password"))?.1.into_bytes(),
+        Outlet::Token => pair(lease, user).ok_or_else(|| unfit("a token or password"))?.1.as_bytes().to_vec(),
         Outlet::Env => env(lease, identity.text("variable").unwrap_or("PDEV_TOKEN")),
     };
     Ok(Secret::new(bytes))
@@ -134,8 +136,8 @@ fn aws(outlet: &Outlet, lease: &Lease) -> Option<Vec<u8>> {
     let Material::Aws { access_key_id, secret_access_key, session_token, account } = &lease.material else {
         return None;
     };
-    let mut answer = json!({ "AccessKeyId": access_key_id, "SecretAccessKey": text(secret_access_key) });
-    let session = session_token.as_ref().map(text);
+    let mut answer = json!({ "AccessKeyId": access_key_id, "SecretAccessKey": text(secret_access_key).as_str() });
+    let session = session_token.as_ref().map(|token| text(token).to_string());
     let mut parts = vec![("AccountId", account.clone())];
     match outlet {
         Outlet::AwsContainer { now } | Outlet::AwsInstance { now } => {
@@ -157,11 +159,12 @@ fn aws(outlet: &Outlet, lease: &Lease) -> Option<Vec<u8>> {
             answer[key] = value.into();
         }
     }
-    Some(line(&answer))
+    Some(line(answer))
 }
 
 fn git(lease: &Lease, user: &str, authtype: bool) -> Option<Vec<u8>> {
     let (username, secret) = pair(lease, user)?;
+    let secret = secret.as_str();
     // A line's end inside a value would begin another attribute.
     if secret.contains(['\n', '\0']) || username.contains(['\n', '\0']) {
         return None;
@@ -179,25 +182,32 @@ fn git(lease: &Lease, user: &str, authtype: bool) -> Option<Vec<u8>> {
 }
 
 fn env(lease: &Lease, variable: &str) -> Vec<u8> {
-    let mut pairs: Vec<(&str, String)> = Vec::new();
+    let mut pairs: Vec<(&str, Text)> = Vec::new();
     match &lease.material {
         Material::Aws { access_key_id, secret_access_key, session_token, .. } => {
-            pairs.push(("AWS_ACCESS_KEY_ID", access_key_id.clone()));
+            pairs.push(("AWS_ACCESS_KEY_ID", access_key_id.clone().into()));
             pairs.push(("AWS_SECRET_ACCESS_KEY", text(secret_access_key)));
             pairs.extend(session_token.as_ref().map(|token| ("AWS_SESSION_TOKEN", text(token))));
-            pairs.extend(end(lease).map(|end| ("AWS_CREDENTIAL_EXPIRATION", end)));
+            pairs.extend(end(lease).map(|end| ("AWS_CREDENTIAL_EXPIRATION", end.into())));
         }
         Material::Token(token) => pairs.push((variable, text(token))),
         Material::Password { username, password } => {
-            pairs.push(("PDEV_USERNAME", username.clone()));
+            pairs.push(("PDEV_USERNAME", username.clone().into()));
             pairs.push(("PDEV_PASSWORD", text(password)));
         }
     }
-    pairs.iter().flat_map(|(name, value)| format!("{name}={value}\0").into_bytes()).collect()
+    let parts = || pairs.iter().flat_map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"]);
+    // Enough from the start: bytes that grow leave parts of themselves behind.
+    let mut bytes = Vec::with_capacity(parts().map(<[u8]>::len).sum());
+    parts().for_each(|part| bytes.extend_from_slice(part));
+    bytes
 }
 
+/// A secret on its way out.
+type Text = Zeroizing<String>;
+
 /// User name and secret, for tools that know nothing else.
-fn pair(lease: &Lease, user: &str) -> Option<(String, String)> {
+fn pair(lease: &Lease, user: &str) -> Option<(String, Text)> {
     match &lease.material {
         Material::Token(token) => Some((user.to_owned(), text(token))),
         Material::Password { username, password } => {
@@ -208,8 +218,8 @@ fn pair(lease: &Lease, user: &str) -> Option<(String, String)> {
     }
 }
 
-fn text(secret: &Secret) -> String {
-    String::from_utf8_lossy(secret.expose()).into_owned()
+fn text(secret: &Secret) -> Text {
+    Zeroizing::new(String::from_utf8_lossy(secret.expose()).into_owned())
 }
 
 /// In whole seconds, which every reader of RFC 3339 understands.
@@ -226,10 +236,8 @@ fn end_or_hour(lease: &Lease, now: i64) -> i64 {
     lease.times.expires_at.unwrap_or(now + 3_600_000)
 }
 
-fn line(value: &Value) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
-    bytes.push(b'\n');
-    bytes
+fn line(value: Value) -> Vec<u8> {
+    Wiped::new(value).line()
 }
 
 /// Whether an identity's `hosts` mean this server: exact, with its port if one is written, or `*.example.org`.
@@ -264,7 +272,7 @@ mod tests {
     fn said(outlet: &Outlet, material: Material, expires_at: Option<i64>) -> String {
         let lease = Lease::new(material, Times { issued_at: 0, expires_at, skew: 0 });
         match render(outlet, &identity(""), &lease) {
-            Ok(secret) => text(&secret),
+            Ok(secret) => text(&secret).to_string(),
             Err(words) => words,
         }
     }

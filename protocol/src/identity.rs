@@ -18,6 +18,9 @@ pub struct IdentityStatus {
     /// Of the lease that is held; Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
+    /// Whether the lease lies in memory that the system may write to its swap.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub swappable: bool,
     /// When the login behind the lease ends for good, where its provider says so; Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login_ends_at: Option<i64>,

@@ -85,6 +85,77 @@ fn a_program_of_the_same_user_cannot_read_the_agents_memory() {
     }
     no_core_by_gcore(&sandbox, pid, &as_nobody);
     as_nobody(&[pdev, "agent", "stop"]).ok();
+    // Here and not as root, who may lock as much as it likes.
+    as_nobody(&["sh", "-c", "ulimit -l 0; exec $0 credential token hub", pdev]).ok().says(CANARY);
+    let said = as_nobody(&[pdev, "doctor", "credentials"]).ok();
+    said.says("the lease of `hub` could not be locked into memory");
+    as_nobody(&[pdev, "agent", "stop"]).ok();
+}
+
+fn line_of(pid: u64, file: &str, start: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no {start} in {text}")).to_owned()
+}
+
+#[test]
+fn what_is_held_is_locked_into_memory() {
+    let sandbox = with_lease();
+    sandbox.pdev(&["credential", "token", "hub"]).ok().says(CANARY);
+    let locked = line_of(u64::from(sandbox.agent_pid().unwrap()), "status", "VmLck:");
+    if locked.ends_with(" 0 kB") {
+        println!("skipped: locked memory: this machine's limit allows none");
+        return;
+    }
+    sandbox.pdev(&["doctor", "credentials"]).ok().says("are locked into memory");
+}
+
+/// Limits as the person who started the agent has them, in everything that it starts.
+#[test]
+fn programs_get_their_persons_own_limits() {
+    let sandbox = Sandbox::bare();
+    let limits = "{ ulimit -c; ulimit -Sn; ulimit -Hn; ulimit -Sl; } | tr '\\n' ' '";
+    let source = sandbox.path("source.sh");
+    fs::write(&source, format!("#!/bin/sh\nprintf '{{\"token\":\"%s\"}}' \"$({limits})\"\n")).unwrap();
+    fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
+    identities(
+        &sandbox,
+        &format!(
+            "[own]\nsource = \"exec\"\ncommand = [\"{}\"]\n[absent]\nsource = \"exec\"\ncommand = [\"/no/such\"]\n",
+            source.display()
+        ),
+    );
+    let said = sandbox.project().join("said");
+    let script = format!("{limits} > {}; exec sleep 1000", said.display());
+    sandbox.write("service.sh", &script);
+    sandbox.write(
+        "pdev.yaml",
+        "pdev: 1\napp: limits\nservices:\n  web: { health: none, process: { command: [sh, service.sh] } }\n",
+    );
+    let as_person = |arguments: &[&str]| {
+        let mut command = Command::new("sh");
+        // Unlike any default, and within what everybody may set.
+        command
+            .args(["-c", "ulimit -Sc 4; ulimit -Sn 777; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_pdev")])
+            .args(arguments);
+        let asked = sandbox.command(&sandbox.project(), &[]);
+        command.env_clear().current_dir(sandbox.project());
+        command.envs(asked.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        finish(command, Duration::from_secs(60)).ok()
+    };
+    let mut hard = Command::new("sh");
+    hard.args(["-c", "ulimit -Hn; ulimit -Sl"]);
+    let hard = finish(hard, Duration::from_secs(10)).ok().out.replace('\n', " ");
+    let own = format!("4 777 {hard}");
+    as_person(&["up", "--runtime", "process"]);
+    assert_eq!(as_person(&["credential", "token", "own"]).out, own, "an `exec` source");
+    sandbox.pdev(&["credential", "token", "absent"]).fails_with(1).says("cannot start `/no/such`: ");
+    let agent = u64::from(sandbox.agent_pid().unwrap());
+    assert!(!line_of(agent, "limits", "Max open files").contains(" 777 "), "the agent's own limit was never raised");
+    eventually("the service said its limits", Duration::from_secs(20), || said.exists());
+    eventually("all of them", Duration::from_secs(20), || fs::read_to_string(&said).unwrap() == own);
+    let all = format!("{limits}; exit 0");
+    assert_eq!(as_person(&["run", "--as", "own", "--", "sh", "-c", &all]).out, own, "`run --as`");
+    assert_eq!(as_person(&["exec", "web", "--", "sh", "-c", &all]).out, own, "`exec`");
 }
 
 /// A debugger's way to a core file; what it takes of a process that hides nothing shows that it could.

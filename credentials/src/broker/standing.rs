@@ -14,6 +14,8 @@ pub struct Standing {
     pub identity: Identity,
     pub expires_at: Option<i64>,
     pub has_lease: bool,
+    /// Whether the lease may end up in the swap.
+    pub is_swappable: bool,
     /// Sources that want a person: whether one has signed in.
     pub signed_in: Option<bool>,
     pub problem: Option<BrokerProblem>,
@@ -69,6 +71,7 @@ impl Broker {
                 identity: identity.clone(),
                 expires_at: lease.and_then(|lease| lease.times.expires_at),
                 has_lease: lease.is_some(),
+                is_swappable: lease.is_some_and(|lease| lease.material.is_swappable()),
                 signed_in: identity.needs_login().then(|| logins.contains(&source::login_item(identity))),
                 problem: entry.and_then(|entry| entry.problem.clone()),
                 last_used: entry.and_then(|entry| entry.last_used.clone()),

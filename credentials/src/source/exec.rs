@@ -14,8 +14,10 @@ use tokio::process::Command;
 
 use super::{Means, Purpose, SourceProblem};
 use crate::identity::Identity;
+use crate::launch::not_started;
 use crate::lease::{Lease, Material, Times};
 use crate::secret::Secret;
+use crate::wiped::Wiped;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Tells the program what a token is asked for, where that is known.
@@ -27,7 +29,7 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
     let command = identity.list("command").unwrap_or_default();
     let (program, arguments) = command.split_first().ok_or_else(|| SourceProblem::Refused("no command".to_owned()))?;
     let limit = identity.duration("timeout").unwrap_or(LIMIT);
-    let mut run = Command::new(program);
+    let mut run = means.launcher.map_or_else(|| Command::new(program), |launcher| launcher.command(program));
     if let Purpose::Resource(resource) = means.purpose {
         run.env(RESOURCE, resource);
     }
@@ -58,6 +60,9 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         let words = String::from_utf8_lossy(&complained);
         let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
         let last: String = last.chars().filter(|letter| !letter.is_control()).take(300).collect();
+        if not_started(status.code(), &last) {
+            return Err(SourceProblem::Refused(last));
+        }
         return Err(SourceProblem::Passing(format!("`{program}` ended with {status}: {last}")));
     }
     understood(&said, now).map_err(|words| SourceProblem::Refused(format!("`{program}` {words}")))
@@ -72,7 +77,7 @@ async fn read(pipe: Option<impl tokio::io::AsyncRead + Unpin>, into: &mut Vec<u8
 
 /// The lease in a program's output. The words never repeat the output.
 fn understood(said: &[u8], now: i64) -> Result<Lease, String> {
-    let value: Value = serde_json::from_slice(said).map_err(|_| "printed no JSON".to_owned())?;
+    let value = Wiped::new(serde_json::from_slice(said).map_err(|_| "printed no JSON".to_owned())?);
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let secret = |value: &Value| text(value).map(|text| Secret::new(text.into_bytes()));
     let (material, end) = if let Some(access_key_id) = text(&value["AccessKeyId"]) {

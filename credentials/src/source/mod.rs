@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::broker::BrokerProblem;
 use crate::http::Http;
 use crate::identity::Identity;
+use crate::launch::Launcher;
 use crate::lease::{Lease, Material};
 use crate::secret::Secret;
 use crate::session::rule::Bound;
@@ -54,6 +55,8 @@ pub(crate) struct Means<'a> {
     pub purpose: &'a Purpose,
     /// What a coding agent's session is held to.
     pub bound: Option<&'a Bound>,
+    /// How programs are started; by themselves where there is none.
+    pub launcher: Option<&'a Launcher>,
     pub now: i64,
 }
 

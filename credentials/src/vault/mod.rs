@@ -27,10 +27,11 @@ pub use holder::{Choice, Holder};
 pub use problem::VaultProblem;
 use seal::{KEY_BYTES, SealProblem};
 
+use crate::memory::Kept;
 use crate::place;
 use crate::secret::Secret;
 
-/// One data key: locked into memory where the system allows it, wiped when dropped.
+/// One data key as its holder gives it, wiped when dropped.
 type DataKey = Box<Zeroizing<[u8; KEY_BYTES]>>;
 
 const FORMAT: u32 = 1;
@@ -57,7 +58,7 @@ struct Head {
 pub struct Vault {
     folder: PathBuf,
     head: Head,
-    key: DataKey,
+    key: Kept,
 }
 
 impl Vault {
@@ -86,7 +87,7 @@ impl Vault {
 
     async fn known(folder: &Path, head: Head, choice: &Choice) -> Result<Self, VaultProblem> {
         let key = holder::key_of(&head, choice).await?.ok_or(VaultProblem::KeyGone(head.holder))?;
-        let vault = Self { folder: folder.to_owned(), head, key };
+        let vault = Self { folder: folder.to_owned(), head, key: kept(&key) };
         match vault.get(CHECK) {
             Ok(Some(_)) => Ok(vault),
             Ok(None) => Err(VaultProblem::Damaged { path: item_path(folder, CHECK)?, words: "it is missing" }),
@@ -115,7 +116,7 @@ impl Vault {
                 key
             }
         };
-        let vault = Self { folder: folder.to_owned(), head, key };
+        let vault = Self { folder: folder.to_owned(), head, key: kept(&key) };
         // The check first: a head without it would look like somebody else's vault after a crash.
         vault.put(CHECK, &Secret::new(vault.head.id.clone().into_bytes()))?;
         let path = folder.join("vault.json");
@@ -150,7 +151,7 @@ impl Vault {
     /// When the name is not one or the file cannot be written; the old value is still there then.
     pub fn put(&self, name: &str, secret: &Secret) -> Result<(), VaultProblem> {
         let path = item_path(&self.folder, name)?;
-        let sealed = seal::seal(&self.key, &self.bound(name), &random(), secret.expose());
+        let sealed = seal::seal(self.key(), &self.bound(name), &random(), secret.expose());
         place::replace(&path, &sealed).map_err(file("write", &path))
     }
 
@@ -163,7 +164,7 @@ impl Vault {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(file("read", &path)(error)),
         };
-        match seal::open(&self.key, &self.bound(name), &sealed) {
+        match seal::open(self.key(), &self.bound(name), &sealed) {
             Ok(plain) => Ok(Some(Secret::wiped(plain))),
             Err(SealProblem::Newer(version)) => Err(VaultProblem::Newer { path, version: version.into() }),
             Err(SealProblem::Truncated) => Err(VaultProblem::Damaged { path, words: "it is cut off" }),
@@ -181,10 +182,24 @@ impl Vault {
         remove(&self.folder, name)
     }
 
+    /// Whether its key may end up in the swap.
+    #[must_use]
+    pub fn is_swappable(&self) -> bool {
+        !self.key.is_locked()
+    }
+
+    fn key(&self) -> &[u8; KEY_BYTES] {
+        self.key.bytes().first_chunk().expect("it is made of a data key")
+    }
+
     /// What a file is bound to, so that it opens neither under another name nor in another vault.
     fn bound(&self, name: &str) -> String {
         format!("{}/{name}", self.head.id)
     }
+}
+
+fn kept(key: &DataKey) -> Kept {
+    Kept::new(Zeroizing::new(key.to_vec()))
 }
 
 fn item_path(folder: &Path, name: &str) -> Result<PathBuf, VaultProblem> {

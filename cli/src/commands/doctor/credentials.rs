@@ -52,6 +52,7 @@ async fn sealed(place: &Place) -> Finding {
         Err(problem) => Err(problem),
     };
     match opened {
+        Ok(vault) if vault.is_swappable() => swappable("the vault's key"),
         Ok(_) => Finding::fine("vault", format!("opens with the {holder}")),
         Err(problem) => Finding::broken("vault", problem.to_string(), problem.hint().unwrap_or_default()),
     }
@@ -78,10 +79,30 @@ async fn standings(identities: &Identities, ask: bool) -> Vec<Finding> {
         Ok(standings) => {
             let now = words::now_milliseconds();
             let of = |identity: &Identity| standings.iter().find(|standing| standing.name == identity.name);
-            identities.all.values().filter_map(|identity| Some(one(identity, of(identity)?, identities, now))).collect()
+            let own =
+                identities.all.values().filter_map(|identity| Some(one(identity, of(identity)?, identities, now)));
+            own.chain(held(&standings)).collect()
         }
         Err(why) => vec![Finding::fine("agent", format!("{why}; how the identities stand is not known without it"))],
     }
+}
+
+/// Whether the leases that the agent holds may end up on the disk; nothing where it holds none.
+fn held(standings: &[IdentityStatus]) -> Option<Finding> {
+    let mut leases = standings.iter().filter(|standing| standing.state == IdentityState::Ready).peekable();
+    leases.peek()?;
+    let names: Vec<String> =
+        leases.filter(|standing| standing.swappable).map(|standing| format!("`{}`", standing.name)).collect();
+    Some(match names.is_empty() {
+        true => Finding::fine("memory", "the leases that are held are locked into memory"),
+        false => swappable(&format!("the lease of {}", names.join(", "))),
+    })
+}
+
+fn swappable(what: &str) -> Finding {
+    let seen = format!("{what} could not be locked into memory: the system may write it to its swap");
+    let hint = "Raise the limit of locked memory (`ulimit -l 1024` where the agent is started, `LimitMEMLOCK=` for systemd), or encrypt the swap.";
+    Finding::warning("memory", seen, hint)
 }
 
 fn one(identity: &Identity, standing: &IdentityStatus, identities: &Identities, now: i64) -> Finding {
@@ -147,6 +168,20 @@ mod tests {
         );
         assert!(told(IdentityState::Idle, None).contains("nobody asked since"));
         assert_eq!(told(IdentityState::NeedsLogin, None), "`c`: nobody is signed in");
+    }
+
+    #[test]
+    fn memory() {
+        let lease =
+            |name: &str, state, swappable| IdentityStatus { name: name.into(), state, swappable, ..Default::default() };
+        let (ready, idle) = (IdentityState::Ready, IdentityState::Idle);
+        assert_eq!(held(&[lease("a", idle, false)]), None);
+        assert_eq!(
+            held(&[lease("a", idle, false), lease("b", ready, false)]).unwrap().health,
+            super::super::Health::Fine
+        );
+        let told = held(&[lease("a", ready, true), lease("b", ready, false), lease("c", ready, true)]).unwrap();
+        assert!(told.seen.starts_with("the lease of `a`, `c` could not be locked into memory"), "{}", told.seen);
     }
 
     #[test]

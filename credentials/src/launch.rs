@@ -1,0 +1,50 @@
+//! How the agent starts other people's programs: with the limit of open files that its own starter had, not the one it
+//! raised for itself. What happens between fork and exec cannot be said safely, so this binary starts once more,
+//! lowers its own limit, and becomes the program.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::process::Command;
+
+/// The first word of such a start; not for people.
+pub const NAME: &str = "launch";
+/// Beyond what programs end with by themselves; the words on standard error say which it was.
+const NOT_STARTED: u8 = 125;
+const WORDS: &str = "cannot start `";
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Launcher {
+    /// This binary.
+    pub program: PathBuf,
+    /// The soft limit of open files.
+    pub descriptors: u64,
+}
+
+impl Launcher {
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(NAME).arg(self.descriptors.to_string()).arg(program);
+        command
+    }
+}
+
+/// Why the program was never started, if it is so: by how the process ended, and the last it said.
+pub(crate) fn not_started(code: Option<i32>, last: &str) -> bool {
+    code == Some(i32::from(NOT_STARTED)) && last.starts_with(WORDS)
+}
+
+/// Becomes the program. Arguments: the limit, the program, and its own.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut arguments = arguments.into_iter();
+    let limit = arguments.next().and_then(|limit| limit.to_str()?.parse().ok());
+    let (Some(limit), Some(program)) = (limit, arguments.next()) else { return NOT_STARTED };
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _higher_is_no_harm = setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum });
+    let error = std::process::Command::new(&program).args(arguments).exec();
+    let _nobody_reads = writeln!(std::io::stderr(), "{WORDS}{}`: {error}", program.display());
+    NOT_STARTED
+}
