@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use credentials::broker::Broker;
+use credentials::exchange::Exchanges;
 use credentials::launch::Launcher;
 use credentials::vault::Choice;
 use hyper::Request;
@@ -227,7 +228,7 @@ fn broker(bus: &Bus, launcher: Option<Launcher>) -> Result<(Arc<Broker>, Gate), 
     // A wrong PDEV_VAULT concerns only those who ask for a credential; they are told by their own process.
     let choice = Choice::from_environment().unwrap_or_default();
     let gate = Gate::new(Approvals::open(place.approvals()), Sessions::open(place.sessions(), &Running));
-    let broker = Broker::launching(place, choice, launcher);
+    let broker = Broker::launching(place, choice, Exchanges::in_a_process(), launcher);
     let (mut changes, bus) = (broker.changes(), bus.clone());
     let teller = Arc::clone(&broker);
     tokio::spawn(async move {

@@ -54,6 +54,9 @@ fn main() -> ExitCode {
     if first.as_ref().is_some_and(|first| first == credentials::launch::NAME) {
         return ExitCode::from(credentials::launch::main(raw));
     }
+    if first.as_ref().is_some_and(|first| first == credentials::exchange::NAME) {
+        return ExitCode::from(credentials::exchange::main());
+    }
     if first.is_some_and(|first| first == guard::NAME) {
         return ExitCode::from(guard::main(raw));
     }

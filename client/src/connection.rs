@@ -48,8 +48,10 @@ pub(crate) async fn open(socket: &Path) -> Result<Option<Connection>, ClientErro
     Ok(Some(Connection { sender, mover: Mover(mover) }))
 }
 
+/// Reset: an agent that was killed before it took the connection from its queue.
 fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset)
 }
 
 fn denied(socket: &Path, error: &io::Error) -> ClientError {

@@ -27,6 +27,9 @@ const WORDS_BYTES_MAX: u64 = 64 * 1024;
 /// The log of agents started in the background is set aside once it is this long.
 const LOG_BYTES_MAX: u64 = 4 << 20;
 
+/// An agent that has its lock listens long before; after this time it is dead, and another one is started.
+const AGAIN: Duration = Duration::from_millis(250);
+
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -64,13 +67,21 @@ pub(crate) async fn open_or_start(place: &Place, launch: &Launch) -> Result<Conn
     if let Some(connection) = connection::open(&place.socket()).await? {
         return Ok(connection);
     }
-    match tokio::time::timeout_at(deadline, spawn(place, launch)).await.map_err(|_| late())? {
-        Ok(()) => {}
-        // Somebody else's agent (systemd's, or one started by hand) is between its lock and its socket.
-        Err(Refusal { already_running: true, .. }) => {
-            return tokio::time::timeout_at(deadline, until_listening(place)).await.map_err(|_| late())?;
+    loop {
+        match tokio::time::timeout_at(deadline, spawn(place, launch)).await.map_err(|_| late())? {
+            Ok(()) => break,
+            // Somebody else's agent (systemd's, or one started by hand) is between its lock and its socket, or one that was
+            // killed has not let go of its lock yet.
+            Err(Refusal { already_running: true, .. }) => {
+                let soon = deadline.min(Instant::now() + AGAIN);
+                match tokio::time::timeout_at(soon, until_listening(place)).await {
+                    Ok(connection) => return connection,
+                    Err(_) if Instant::now() >= deadline => return Err(late()),
+                    Err(_) => {}
+                }
+            }
+            Err(Refusal { error, .. }) => return Err(error),
         }
-        Err(Refusal { error, .. }) => return Err(error),
     }
     connection::open(&place.socket()).await?.ok_or_else(|| ClientError::NotStarted {
         words: format!("it said `{READY_WORD}`, but nobody listens on `{}`", place.socket().display()),

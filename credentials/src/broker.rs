@@ -17,12 +17,14 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use problem::BrokerProblem;
-use problem::{late, told, unfit};
+pub(crate) use problem::told;
+use problem::{late, unfit};
 pub use session::Member;
 use session::Wanted;
 pub use standing::Standing;
 
 use crate::audit::{Audit, Entry as AuditEntry};
+use crate::exchange::Exchanges;
 use crate::http::Http;
 use crate::identity::{self, Identities, Identity};
 use crate::launch::Launcher;
@@ -99,6 +101,7 @@ pub struct Broker {
     launcher: Option<Launcher>,
     vault: tokio::sync::Mutex<Option<Arc<Vault>>>,
     http: OnceLock<Http>,
+    exchanges: Exchanges,
     configuration: Mutex<Option<(SystemTime, u64, Arc<Identities>)>>,
     entries: Mutex<BTreeMap<String, Entry>>,
     audit: Audit,
@@ -119,13 +122,13 @@ fn jitter() -> u16 {
 
 impl Broker {
     #[must_use]
-    pub fn new(place: Place, choice: Choice) -> Arc<Self> {
-        Self::launching(place, choice, None)
+    pub fn new(place: Place, choice: Choice, exchanges: Exchanges) -> Arc<Self> {
+        Self::launching(place, choice, exchanges, None)
     }
 
     /// Starting programs by a launcher.
     #[must_use]
-    pub fn launching(place: Place, choice: Choice, launcher: Option<Launcher>) -> Arc<Self> {
+    pub fn launching(place: Place, choice: Choice, exchanges: Exchanges, launcher: Option<Launcher>) -> Arc<Self> {
         let audit = Audit::new(place.audit());
         Arc::new(Self {
             place,
@@ -133,6 +136,7 @@ impl Broker {
             launcher,
             vault: tokio::sync::Mutex::default(),
             http: OnceLock::new(),
+            exchanges,
             configuration: Mutex::default(),
             entries: Mutex::default(),
             audit,
@@ -326,6 +330,7 @@ impl Broker {
         let means = Means {
             vault: vault.as_deref(),
             http: self.http().ok(),
+            exchanges: &self.exchanges,
             from: from.as_deref(),
             purpose: &wanted.purpose,
             bound: wanted.bound.as_ref(),
@@ -362,6 +367,7 @@ impl Broker {
         let means = Means {
             vault: Some(&vault),
             http: Some(http),
+            exchanges: &self.exchanges,
             from: None,
             purpose: &Purpose::Usual,
             bound: None,
@@ -545,6 +551,7 @@ impl Broker {
         let means = Means {
             vault: Some(&vault),
             http,
+            exchanges: &self.exchanges,
             from: from.as_deref(),
             purpose,
             bound: None,

@@ -27,11 +27,13 @@ use crate::source::SourceProblem;
 const LIMIT: Duration = Duration::from_secs(20);
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 const BODY_BYTES_MAX: usize = 1 << 20;
+pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
 const AGENT: &str = concat!("pdev/", env!("CARGO_PKG_VERSION"));
 
 pub(crate) struct Http {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     proxy: Option<Proxied>,
+    limit: Duration,
 }
 
 /// The way through `HTTPS_PROXY`; what goes to the loopback in the clear never takes it.
@@ -49,7 +51,7 @@ pub(crate) struct Answer {
     /// Whether it says so at all.
     pub is_dated: bool,
     pub body: Zeroizing<Vec<u8>>,
-    host: String,
+    pub host: String,
 }
 
 impl Answer {
@@ -85,6 +87,11 @@ impl Http {
         Self::with(Matcher::from_env())
     }
 
+    /// Waits longer for an answer, where giving up costs more than waiting.
+    pub fn patient(limit: Duration) -> Result<Self, SourceProblem> {
+        Ok(Self { limit, ..Self::new()? })
+    }
+
     fn with(rules: Matcher) -> Result<Self, SourceProblem> {
         let secure = secure()?;
         let builder = || HttpsConnectorBuilder::new().with_tls_config(secure.clone()).https_or_http().enable_http1();
@@ -100,7 +107,8 @@ impl Http {
             let client = Client::builder(TokioExecutor::new()).build(builder().wrap_connector(tunnel));
             Proxied { rules, client, name: plain(&found.uri().to_string()) }
         });
-        Ok(Self { client: Client::builder(TokioExecutor::new()).build(builder().wrap_connector(tcp)), proxy })
+        let client = Client::builder(TokioExecutor::new()).build(builder().wrap_connector(tcp));
+        Ok(Self { client, proxy, limit: LIMIT })
     }
 
     /// The proxy for this address, or the reason why there is none that can be used.
@@ -120,8 +128,11 @@ impl Http {
     }
 
     pub async fn post_form(&self, url: &str, fields: &[(&str, &str)]) -> Result<Answer, SourceProblem> {
-        let headers = [("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
-        self.send(Method::POST, url, &headers, form(fields).into_bytes()).await
+        self.post(url, FORM, form(fields).into_bytes()).await
+    }
+
+    pub async fn post(&self, url: &str, media: &str, body: Vec<u8>) -> Result<Answer, SourceProblem> {
+        self.send(Method::POST, url, &[("content-type", media), ("accept", "application/json")], body).await
     }
 
     pub async fn send(
@@ -164,8 +175,8 @@ impl Http {
             let (skew, is_dated) = (clock.unwrap_or_default(), clock.is_some());
             Ok(Answer { status, skew, is_dated, body, host: host.clone() })
         };
-        let late = |_| SourceProblem::Passing(format!("`{host}` did not answer within {} s", LIMIT.as_secs()));
-        tokio::time::timeout(LIMIT, exchange).await.map_err(late)?
+        let late = |_| SourceProblem::Passing(format!("`{host}` did not answer within {} s", self.limit.as_secs()));
+        tokio::time::timeout(self.limit, exchange).await.map_err(late)?
     }
 }
 

@@ -10,6 +10,7 @@ pub mod clock;
 mod delivery;
 mod echo;
 pub mod endpoint;
+pub mod exchange;
 mod http;
 pub mod identity;
 pub mod launch;

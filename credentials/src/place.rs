@@ -1,7 +1,7 @@
 //! Where the user's identities and sealed things lie, and how such a file is written: whole or not at all.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ pub(crate) fn lock(folder: &Path) -> io::Result<File> {
 }
 
 pub(crate) fn lock_at(path: &Path, limit: Duration) -> io::Result<File> {
-    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    let file = lockable(path)?;
     let deadline = Instant::now() + limit;
     loop {
         match file.try_lock() {
@@ -88,5 +88,56 @@ pub(crate) fn lock_at(path: &Path, limit: Duration) -> io::Result<File> {
             // The system has no wait for a file lock that ends by itself.
             Err(TryLockError::WouldBlock) => std::thread::park_timeout(Duration::from_millis(5)),
         }
+    }
+}
+
+/// Waits without a limit, woken by the system.
+pub(crate) fn lock_whenever(path: &Path) -> io::Result<File> {
+    let file = lockable(path)?;
+    file.lock()?;
+    Ok(file)
+}
+
+fn lockable(path: &Path) -> io::Result<File> {
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(path)
+}
+
+/// Far above any login; a bigger value still fits where the disk has more.
+const ROOM_BYTES: usize = 64 << 10;
+
+/// A file's next content, taken on the disk before it is known: a full disk is told while there is nothing to lose.
+pub(crate) struct Room {
+    file: File,
+    beside: PathBuf,
+    path: PathBuf,
+}
+
+impl Room {
+    /// The caller holds the lock of what is at `path`: the name beside it is always the same, so that one that was left
+    /// over is used again.
+    pub(crate) fn take(path: &Path) -> io::Result<Self> {
+        let beside = path.with_extension("next");
+        let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
+        let room = Self { file, beside, path: path.to_owned() };
+        (&room.file).write_all(&vec![0; ROOM_BYTES])?;
+        room.file.sync_all()?;
+        Ok(room)
+    }
+
+    /// As [`replace`]: on the disk under its name when this returns.
+    pub(crate) fn fill(mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.rewind()?;
+        self.file.write_all(bytes)?;
+        self.file.set_len(bytes.len() as u64)?;
+        self.file.sync_all()?;
+        fs::rename(&self.beside, &self.path)?;
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+impl Drop for Room {
+    /// What was not needed goes; after [`Room::fill`] there is nothing of this name.
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.beside));
     }
 }

@@ -1,6 +1,7 @@
 // A real OpenID Connect provider (npm oidc-provider) with device flow and rotating refresh tokens.
 // usage: node provider.mjs PORT-FILE; wants PDEV_TEST_NODE_MODULES, the folder that holds oidc-provider.
-// For tests: GET /test/stats tells how many tokens were asked for, GET /test/tokens each that was ever given; POST /test/life?seconds=N sets the access token's life.
+// For tests: GET /test/stats tells how many tokens were asked for, GET /test/tokens each that was ever given; /test/life?seconds=N sets the access token's life;
+// /test/pause?ms=N holds each token's answer back after the old one is spent; /test/asked answers when the next token is asked for.
 import { createServer } from 'node:http';
 import { writeFileSync, renameSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
@@ -8,6 +9,8 @@ import { pathToFileURL } from 'node:url';
 const { default: Provider } = await import(pathToFileURL(`${process.env.PDEV_TEST_NODE_MODULES}/oidc-provider/lib/index.js`).href);
 let life = 3600;
 const given = [];
+let pause = 0;
+const waiting = new Set();
 const asked = { refresh_token: 0, authorization_code: 0, refused: 0 };
 
 const server = createServer().listen(0, '127.0.0.1', () => {
@@ -38,6 +41,14 @@ const server = createServer().listen(0, '127.0.0.1', () => {
     if (url.pathname === '/test/stats') { response.end(JSON.stringify(asked)); return; }
     if (url.pathname === '/test/tokens') { response.end(JSON.stringify(given)); return; }
     if (url.pathname === '/test/life') { life = Number(url.searchParams.get('seconds')); response.end('ok'); return; }
+    if (url.pathname === '/test/pause') { pause = Number(url.searchParams.get('ms')); response.end('ok'); return; }
+    if (url.pathname === '/test/asked') { waiting.add(response); request.on('close', () => waiting.delete(response)); response.write('.'); return; }
+    if (url.pathname === '/token') {
+      for (const other of waiting) other.end('asked');
+      waiting.clear();
+      const end = response.end.bind(response);
+      response.end = (...all) => { setTimeout(() => end(...all), pause); return response; };
+    }
     callback(request, response);
   });
   writeFileSync(`${process.argv[2]}.new`, String(port));

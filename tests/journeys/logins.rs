@@ -44,9 +44,17 @@ impl Provider {
         Some(Self { child, port })
     }
 
-    fn renewals(&self) -> u64 {
+    pub fn renewals(&self) -> u64 {
+        self.stat("refresh_token")
+    }
+
+    pub fn refused(&self) -> u64 {
+        self.stat("refused")
+    }
+
+    fn stat(&self, name: &str) -> u64 {
         let stats: Value = serde_json::from_str(&get("127.0.0.1", self.port, "/test/stats").body).unwrap();
-        stats["refresh_token"].as_u64().unwrap()
+        stats[name].as_u64().unwrap()
     }
 }
 
@@ -57,7 +65,7 @@ impl Drop for Provider {
     }
 }
 
-fn with_vault(sandbox: &Sandbox, provider: &Provider) -> PathBuf {
+pub fn with_vault(sandbox: &Sandbox, provider: &Provider) -> PathBuf {
     let issuer = format!("http://127.0.0.1:{}", provider.port);
     identities(
         sandbox,
@@ -74,8 +82,14 @@ fn with_vault(sandbox: &Sandbox, provider: &Provider) -> PathBuf {
 /// Signs in as a person would: reads what pdev asks for, does it, waits for the end.
 #[track_caller]
 pub fn sign_in(sandbox: &Sandbox, passphrase: &Path, flow: &str) {
+    sign_in_with(sandbox, ("PDEV_VAULT_PASSPHRASE_FILE", passphrase.to_str().unwrap()), flow);
+}
+
+/// The variable says where the key of the vault rests, which the login makes.
+#[track_caller]
+pub fn sign_in_with(sandbox: &Sandbox, (variable, value): (&str, &str), flow: &str) {
     let mut login = sandbox.command(&sandbox.project(), &["login", "idp", "--flow", flow, "--no-open", "--json"]);
-    login.env("PDEV_VAULT_PASSPHRASE_FILE", passphrase).stdout(Stdio::piped()).stderr(Stdio::null());
+    login.env(variable, value).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut login = login.spawn().unwrap();
     let mut lines = BufReader::new(login.stdout.take().unwrap()).lines();
     let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
@@ -88,7 +102,7 @@ pub fn sign_in(sandbox: &Sandbox, passphrase: &Path, flow: &str) {
     assert!(login.wait().unwrap().success());
 }
 
-fn token(sandbox: &Sandbox) -> Said {
+pub fn token(sandbox: &Sandbox) -> Said {
     sandbox.pdev(&["credential", "token", "idp"])
 }
 
@@ -112,7 +126,7 @@ fn a_code_typed_elsewhere_signs_in_and_rotation_survives_killed_agents() {
     assert_eq!(provider.renewals(), 1);
 
     // Each answer was preceded by the new refresh token on the disk: the next agent goes on from there.
-    let rotations: u64 = std::env::var("PDEV_ROTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let rotations = 3;
     for _ in 0..rotations {
         kill_agent(&sandbox);
         token(&sandbox).ok();

@@ -26,6 +26,7 @@ mod outlets;
 mod private;
 mod proxied;
 mod proxy;
+mod rotations;
 mod running_as;
 mod sandbox;
 mod search;

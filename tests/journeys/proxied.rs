@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::aws::passphrase;
 use crate::outlets::identities;
 use crate::sandbox::{Said, Sandbox, eventually, finish};
-use crate::sources::Clouds;
+use crate::sources::{Clouds, login};
 
 /// proxy.py, a proxy of its own right.
 struct Proxy {
@@ -61,12 +62,12 @@ fn sources_are_reached_through_the_proxy_of_the_environment() {
         &sandbox,
         &format!(
             "[subject]\nsource = \"exec\"\n{subject}\n[app]\nsource = \"entra-federation\"\nfrom = \"subject\"\ntenant = \"tenant\"\n\
-             client_id = \"app\"\nendpoint = \"https://localhost:{tls}\"\n"
+             client_id = \"app\"\nendpoint = \"https://localhost:{tls}\"\n[user]\nsource = \"google\"\n"
         ),
     );
     // Each with an agent of its own, which has the environment of who starts it.
-    let ask = |proxy: &str, none: &str| -> Said {
-        let mut command = sandbox.command(&sandbox.project(), &["credential", "token", "app"]);
+    let ask_as = |identity: &str, proxy: &str, none: &str| -> Said {
+        let mut command = sandbox.command(&sandbox.project(), &["credential", "token", identity]);
         command.env("HTTPS_PROXY", proxy).env("NO_PROXY", none);
         command.env("SSL_CERT_FILE", clouds.folder.join("ca.pem"));
         let said = finish(command, Duration::from_secs(60));
@@ -74,6 +75,7 @@ fn sources_are_reached_through_the_proxy_of_the_environment() {
         sandbox.pdev(&["agent", "stop"]);
         said
     };
+    let ask = |proxy: &str, none: &str| ask_as("app", proxy, none);
     let (open, asked_for) = (format!("http://127.0.0.1:{}", proxy.port), format!("localhost:{tls}"));
     assert!(ask(&open, "localhost,other.example").ok().out.starts_with("canary-"));
     assert!(!proxy.heard(&asked_for), "`NO_PROXY` was not obeyed");
@@ -88,5 +90,14 @@ fn sources_are_reached_through_the_proxy_of_the_environment() {
     let wrong =
         ask("http://me:canary-pass@127.0.0.1:1", "").fails_with(1).says("through the proxy `http://127.0.0.1:1/`");
     assert!(!wrong.all().contains("canary-pass"), "{}", wrong.all());
+    // A token that is spent is spent in another process, which knows the same proxy and certificates.
+    let plain = clouds.url("/token");
+    let user = fs::read_to_string(clouds.folder.join("user.json")).unwrap();
+    let user = user.replace(&plain, &format!("https://localhost:{tls}/token"));
+    passphrase(&sandbox);
+    login(&sandbox, "user", &user).ok();
+    sandbox.pdev(&["agent", "stop"]).ok();
+    assert!(ask_as("user", &signed_in, "").ok().out.starts_with("canary-"));
+    ask_as("user", &closed, "").fails_with(1).says(&through).says("proxy authorization required");
     ask("socks5://127.0.0.1:1", "").fails_with(1).says("is no `http://` one");
 }

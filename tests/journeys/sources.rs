@@ -49,6 +49,10 @@ impl Clouds {
         Some(clouds)
     }
 
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
     fn stat(&self, name: &str) -> u64 {
         let stats: Value = serde_json::from_str(&get("127.0.0.1", self.port, "/test/stats").body).unwrap();
         stats[name].as_u64().unwrap()
@@ -138,7 +142,7 @@ role_id = "role"
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn login(sandbox: &Sandbox, identity: &str, secret: &str) -> Said {
+pub fn login(sandbox: &Sandbox, identity: &str, secret: &str) -> Said {
     let path = sandbox.path("given");
     fs::write(&path, secret).unwrap();
     let mut login = sandbox.command(&sandbox.project(), &["login", identity]);

@@ -36,7 +36,7 @@ pub(super) fn unfit(name: &str, words: &str) -> BrokerProblem {
     BrokerProblem::new("outlet_unfit", message, "`pdev identity` shows what each identity is.")
 }
 
-pub(super) fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
+pub(crate) fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
     match problem {
         SourceProblem::NeedsLogin(words) => {
             let problem = BrokerProblem::new("needs_login", words, format!("`pdev login {name}` signs in."));
@@ -51,6 +51,7 @@ pub(super) fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
             "Correct it in identities.toml; `pdev identity` shows it.",
         ),
         SourceProblem::Below(problem) => BrokerProblem { message: format!("`{name}`: {}", problem.message), ..problem },
+        SourceProblem::Said(problem) => problem,
         SourceProblem::Vault(problem) => problem.into(),
     }
 }

@@ -15,7 +15,7 @@ fn broker(root: &Path, identities: &str) -> Arc<Broker> {
     fs::write(&passphrase, "a long enough passphrase").unwrap();
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
     let choice = Choice { wanted: Some(Holder::Passphrase), passphrase_file: Some(passphrase), ..Choice::default() };
-    Broker::new(place, choice)
+    Broker::new(place, choice, Exchanges::here())
 }
 
 /// A program that leaves a line behind and prints a token that lasts for `seconds`.

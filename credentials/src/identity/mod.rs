@@ -10,6 +10,8 @@ mod read;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use edit::{EditProblem, add, remove};
 pub use import::{Imported, from_aws, from_gcloud, from_kubeconfig};
 pub use kinds::{COMMON, Field, KINDS, Kind, Shape, kind};
@@ -17,7 +19,8 @@ pub(crate) use read::is_safe_url;
 pub use read::{Finding, Identities, read};
 
 /// What a field was set to, in the file's own terms.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Value {
     Text(String),
     Number(i64),

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::oidc::{Refusal, claims, said};
-use super::{Means, Purpose, SourceProblem, now, words};
-use crate::http::Answer;
+use super::{Asking, Means, Purpose, SourceProblem, now, words};
+use crate::exchange::Errand;
+use crate::http::{Answer, FORM, form};
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
 use crate::secret::Secret;
@@ -58,44 +59,53 @@ pub(super) fn check(secret: &Secret) -> Result<(), String> {
 }
 
 pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
-    let item = super::login_item(identity);
-    let vault = means.vault()?;
-    let _alone = vault.family(&item).await?;
-    let kept = vault
-        .get(&item)?
+    let kept = means
+        .vault()?
+        .get(&super::login_item(identity))?
         .ok_or_else(|| SourceProblem::NeedsLogin(format!("the key or login of `{}` was never given", identity.name)))?;
-    let mut document = document(&kept).map_err(SourceProblem::NeedsLogin)?;
+    let document = document(&kept).map_err(SourceProblem::NeedsLogin)?;
     if document["type"] == "service_account" {
         return by_key(identity, &document, means).await;
     }
     if matches!(means.purpose, Purpose::IdToken(_)) {
         return Err(SourceProblem::Refused("a person gets no id token for an audience at Google".to_owned()));
     }
-    let field = |name: &str| document[name].as_str().unwrap_or_default();
     let scopes = scopes(identity, means);
-    let fields = [
-        ("grant_type", "refresh_token"),
-        ("client_id", field("client_id")),
-        ("client_secret", field("client_secret")),
-        ("refresh_token", field("refresh_token")),
-        ("scope", scopes.as_str()),
-    ];
     // What is asked for must have been granted; without the field Google gives all of it.
-    let asks = means.bound.is_some() || identity.list("scopes").is_some();
-    let fields = if asks { &fields[..] } else { &fields[..4] };
-    let answer = means.http()?.post_form(token_url(&document), fields).await?;
+    let scope = (means.bound.is_some() || identity.list("scopes").is_some()).then(|| scopes.clone());
+    let answer = means.spend(&Errand::new(identity).asking_for(scope)).await?;
     let tokens = given(identity, &answer)?;
     // A session is not handed more than it was asked for, whatever the server makes of a scope.
     let more = tokens.scope.split(' ').find(|scope| !scope.is_empty() && !scopes.split(' ').any(|one| one == *scope));
     if let Some(more) = more.filter(|_| means.bound.is_some()) {
         return Err(SourceProblem::Refused(format!("Google gave the scope `{}` beyond `{scopes}`", words(more))));
     }
-    if let Some(next) = tokens.refresh_token.as_deref().filter(|next| *next != field("refresh_token")) {
-        document["refresh_token"] = next.into();
-        let text = Zeroizing::new(document.to_string().into_bytes());
-        vault.put(&item, &Secret::wiped(text))?;
-    }
     Ok(tokens.lease(answer.skew))
+}
+
+/// RFC 6749, section 6.
+pub(super) fn asking(kept: &Secret, scope: Option<&str>) -> Result<Asking, SourceProblem> {
+    let document = document(kept).map_err(SourceProblem::NeedsLogin)?;
+    let field = |name: &str| document[name].as_str().unwrap_or_default();
+    let fields = [
+        ("grant_type", "refresh_token"),
+        ("client_id", field("client_id")),
+        ("client_secret", field("client_secret")),
+        ("refresh_token", field("refresh_token")),
+    ];
+    let fields: Vec<(&str, &str)> = fields.into_iter().chain(scope.map(|scope| ("scope", scope))).collect();
+    let (url, body) = (token_url(&document).to_owned(), form(&fields).into_bytes());
+    Ok(Asking { url, media: FORM, body })
+}
+
+pub(super) fn kept(kept: &Secret, answer: &Answer) -> Result<Option<Secret>, SourceProblem> {
+    let mut document = document(kept).map_err(SourceProblem::NeedsLogin)?;
+    let answered: Value = answer.json()?;
+    let next = answered["refresh_token"].as_str().filter(|next| !next.is_empty());
+    Ok(next.filter(|next| Some(*next) != document["refresh_token"].as_str()).map(|next| {
+        document["refresh_token"] = next.into();
+        Secret::wiped(Zeroizing::new(document.to_string().into_bytes()))
+    }))
 }
 
 fn token_url(document: &Value) -> &str {
@@ -253,8 +263,6 @@ struct Tokens {
     /// In place of the other, where an audience was named.
     #[serde(default)]
     id_token: Option<String>,
-    #[serde(default)]
-    refresh_token: Option<String>,
     #[serde(default)]
     expires_in: Option<u64>,
     #[serde(default)]

@@ -18,7 +18,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 use crate::broker::BrokerProblem;
-use crate::http::Http;
+use crate::exchange::{Errand, Exchanges};
+use crate::http::{Answer, Http};
 use crate::identity::Identity;
 use crate::launch::Launcher;
 use crate::lease::{Lease, Material};
@@ -41,6 +42,9 @@ pub enum SourceProblem {
     /// The identity that it is built on gave nothing.
     #[error(transparent)]
     Below(#[from] BrokerProblem),
+    /// Told elsewhere already, with its way out.
+    #[error(transparent)]
+    Said(BrokerProblem),
     #[error(transparent)]
     Vault(#[from] VaultProblem),
 }
@@ -50,6 +54,8 @@ pub(crate) struct Means<'a> {
     /// Absent for sources that keep nothing.
     pub vault: Option<&'a Vault>,
     pub http: Option<&'a Http>,
+    /// Where what the vault keeps is spent.
+    pub exchanges: &'a Exchanges,
     /// The lease of the identity that this one is built on.
     pub from: Option<&'a Lease>,
     pub purpose: &'a Purpose,
@@ -114,6 +120,10 @@ impl<'a> Means<'a> {
                 other.what()
             ))),
         }
+    }
+
+    async fn spend(&self, errand: &Errand) -> Result<Answer, SourceProblem> {
+        self.exchanges.run(self.vault()?, errand).await
     }
 
     fn vault(&self) -> Result<&'a Vault, SourceProblem> {
@@ -187,6 +197,33 @@ pub(crate) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         "entra-federation" => entra::federated(identity, means).await,
         "vault-server" => vault_server::lease(identity, means).await,
         other => Err(SourceProblem::Refused(format!("the source `{other}` cannot be used yet"))),
+    }
+}
+
+/// The request that spends what the vault keeps.
+pub(crate) struct Asking {
+    pub url: String,
+    pub media: &'static str,
+    pub body: Vec<u8>,
+}
+
+/// What a provider is asked to exchange what is kept.
+pub(crate) fn asking(identity: &Identity, kept: &Secret, scope: Option<&str>) -> Result<Asking, SourceProblem> {
+    match identity.kind {
+        "oidc" => oidc::asking(identity, kept, scope),
+        "aws-sso" => sso::asking(identity, kept),
+        "google" => google::asking(kept, scope),
+        other => Err(SourceProblem::Refused(format!("the source `{other}` keeps nothing that is spent"))),
+    }
+}
+
+/// What is kept after a provider's good answer; `None` where it is as before.
+pub(crate) fn kept(identity: &Identity, kept: &Secret, answer: &Answer) -> Result<Option<Secret>, SourceProblem> {
+    match identity.kind {
+        "oidc" => oidc::kept(kept, answer),
+        "aws-sso" => sso::kept(kept, answer).map(Some),
+        "google" => google::kept(kept, answer),
+        _ => Ok(None),
     }
 }
 

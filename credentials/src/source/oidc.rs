@@ -1,5 +1,5 @@
 //! Any OpenID Connect provider: a person signs in once, the refresh token stays in the vault, and each renewal that
-//! rotates it (RFC 6749, section 6) is on the disk before the new access token is handed out.
+//! rotates it (RFC 6749, section 6) is made in a process of its own (`exchange`).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 
 use super::device::{Poll, Step};
 use super::loopback::Loopback;
-use super::{Flow, Means, Prompt, Purpose, SourceProblem, now, words};
-use crate::http::form;
+use super::{Asking, Flow, Means, Prompt, Purpose, SourceProblem, now, words};
+use crate::exchange::Errand;
+use crate::http::{Answer, FORM, form};
 use crate::identity::Identity;
 use crate::lease::{Lease, LoginEnd, Material, Times};
 use crate::secret::Secret;
@@ -81,33 +82,17 @@ pub(super) struct Refusal {
 }
 
 pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
-    let item = super::login_item(identity);
-    let vault = means.vault()?;
-    // Two agents of one user must not spend the same refresh token: providers then revoke the whole family.
-    let _alone = vault.family(&item).await?;
-    let kept = vault.get(&item)?.ok_or_else(|| never(identity))?;
-    let mut login: Login = serde_json::from_slice(kept.expose()).map_err(|_| never(identity))?;
-    if Some(login.issuer.as_str()) != identity.text("issuer")
-        || Some(login.client_id.as_str()) != identity.text("client_id")
-    {
-        let words = format!("`{}` was pointed at another provider or client since the last login", identity.name);
-        return Err(SourceProblem::NeedsLogin(words));
+    let kept = means.vault()?.get(&super::login_item(identity))?.ok_or_else(|| never(identity))?;
+    let login = read(identity, &kept)?;
+    if login.refresh_token.is_none() {
+        return only_lease(identity, login, means.now);
     }
-    let Some(refresh_token) = login.refresh_token.clone() else { return only_lease(identity, login, means.now) };
-    let mut fields = vec![
-        ("grant_type", "refresh_token"),
-        ("refresh_token", refresh_token.as_str()),
-        ("client_id", login.client_id.as_str()),
-    ];
     // Microsoft Entra's refresh tokens are good for every resource that was consented to.
     let scope = match means.purpose {
-        Purpose::Resource(resource) => format!("{resource}/.default offline_access"),
-        _ => String::new(),
+        Purpose::Resource(resource) => Some(format!("{resource}/.default offline_access")),
+        _ => None,
     };
-    if !scope.is_empty() {
-        fields.push(("scope", scope.as_str()));
-    }
-    let answer = means.http()?.post_form(&login.token_endpoint, &fields).await?;
+    let answer = means.spend(&Errand::new(identity).asking_for(scope)).await?;
     if !answer.is_fine() {
         let refusal: Refusal = answer.json().unwrap_or_default();
         return Err(match refusal.error.as_str() {
@@ -119,13 +104,47 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         });
     }
     let tokens: Tokens = answer.json()?;
-    if let Some(next) = tokens.refresh_token.clone().filter(|next| *next != refresh_token) {
-        login.refresh_token = Some(next);
-        keep(vault, &item, &login)?;
-    }
     // A provider that counts from the last use has begun anew; one that does not is told earlier than needed.
     let end = tokens.login_end(identity, now());
     Ok(leased(identity, tokens, answer.skew)?.until(end))
+}
+
+fn read(identity: &Identity, kept: &Secret) -> Result<Login, SourceProblem> {
+    let login: Login = serde_json::from_slice(kept.expose()).map_err(|_| never(identity))?;
+    if Some(login.issuer.as_str()) != identity.text("issuer")
+        || Some(login.client_id.as_str()) != identity.text("client_id")
+    {
+        let words = format!("`{}` was pointed at another provider or client since the last login", identity.name);
+        return Err(SourceProblem::NeedsLogin(words));
+    }
+    Ok(login)
+}
+
+/// RFC 6749, section 6.
+pub(super) fn asking(identity: &Identity, kept: &Secret, scope: Option<&str>) -> Result<Asking, SourceProblem> {
+    let login = read(identity, kept)?;
+    let refresh_token = login.refresh_token.as_deref().ok_or_else(|| never(identity))?;
+    let fields =
+        [("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("client_id", login.client_id.as_str())];
+    let scope = scope.map(|scope| ("scope", scope));
+    let fields: Vec<(&str, &str)> = fields.into_iter().chain(scope).collect();
+    Ok(Asking { body: form(&fields).into_bytes(), media: FORM, url: login.token_endpoint })
+}
+
+/// A token that was rotated is kept, whatever else is wrong with the answer.
+pub(super) fn kept(kept: &Secret, answer: &Answer) -> Result<Option<Secret>, SourceProblem> {
+    #[derive(Deserialize)]
+    struct Next {
+        #[serde(default)]
+        refresh_token: Option<String>,
+    }
+    let mut login: Login = serde_json::from_slice(kept.expose()).unwrap_or_default();
+    let Next { refresh_token: next } = answer.json()?;
+    if next.as_deref().is_none_or(str::is_empty) || next == login.refresh_token {
+        return Ok(None);
+    }
+    login.refresh_token = next;
+    Ok(Some(Secret::new(serde_json::to_vec(&login).unwrap_or_default())))
 }
 
 fn never(identity: &Identity) -> SourceProblem {

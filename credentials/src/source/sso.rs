@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 
 use super::device::{Poll, Step};
 use super::loopback::Loopback;
-use super::{Flow, Means, Prompt, SourceProblem, now, prompt, words};
+use super::{Asking, Flow, Means, Prompt, SourceProblem, now, prompt, words};
+use crate::exchange::Errand;
 use crate::http::{Answer, form};
 use crate::identity::Identity;
 use crate::lease::{Lease, LoginEnd, Material, Times};
@@ -119,24 +120,25 @@ pub(super) fn oidc(identity: &Identity, path: &str) -> String {
 }
 
 pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
-    let item = item(identity);
-    let vault = means.vault()?;
-    let _alone = vault.family(&item).await?;
-    let kept = vault.get(&item)?;
-    let login: Option<Login> = kept.and_then(|kept| serde_json::from_slice(kept.expose()).ok());
-    let mut login = login.ok_or_else(|| never(identity))?;
+    let (mut kept, mut login) = read(identity, means)?;
     let mut fresh = false;
     if login.expires_at - now() < TOKEN_MARGIN {
-        renew(identity, means, vault, &item, &mut login).await?;
+        (kept, login) = renewed(identity, means, &kept).await?;
         fresh = true;
     }
     let mut answer = role(identity, means, &login).await?;
     if answer.status == 401 && !fresh {
         // Ended on their side before its time: an administrator closed the session, or the clock is wrong.
-        renew(identity, means, vault, &item, &mut login).await?;
+        (_, login) = renewed(identity, means, &kept).await?;
         answer = role(identity, means, &login).await?;
     }
     Ok(leased(identity, &answer)?.until(login.end(identity)))
+}
+
+fn read(identity: &Identity, means: &Means<'_>) -> Result<(Secret, Login), SourceProblem> {
+    let kept = means.vault()?.get(&item(identity))?.ok_or_else(|| never(identity))?;
+    let login = serde_json::from_slice(kept.expose()).map_err(|_| never(identity))?;
+    Ok((kept, login))
 }
 
 fn never(identity: &Identity) -> SourceProblem {
@@ -158,7 +160,7 @@ fn leased(identity: &Identity, answer: &Answer) -> Result<Lease, SourceProblem> 
     let account = identity.text("account").unwrap_or_default();
     match answer.status {
         200..300 => {}
-        401 => return Err(SourceProblem::NeedsLogin(format!("the session of `{}` has ended", identity.name))),
+        401 => return Err(ended(identity)),
         403 | 404 => {
             let role = identity.text("role").unwrap_or_default();
             let message = answer.json::<Value>().ok().and_then(|body| body["message"].as_str().map(words));
@@ -178,31 +180,40 @@ fn leased(identity: &Identity, answer: &Answer) -> Result<Lease, SourceProblem> 
     Ok(Lease::new(material, Times { issued_at: now(), expires_at: Some(expiration), skew: answer.skew }))
 }
 
-async fn renew(
-    identity: &Identity,
-    means: &Means<'_>,
-    vault: &Vault,
-    item: &str,
-    login: &mut Login,
-) -> Result<(), SourceProblem> {
-    let ended = || SourceProblem::NeedsLogin(format!("the session of `{}` has ended", identity.name));
-    let refresh_token = login.refresh_token.clone().ok_or_else(ended)?;
-    let body = json!({
-        "clientId": login.client_id, "clientSecret": login.client_secret,
-        "grantType": "refresh_token", "refreshToken": refresh_token,
-    });
-    let answer = post(means, &oidc(identity, "/token"), &body).await?;
+/// The session's tokens after their renewal, which another identity of the session may have made meanwhile.
+async fn renewed(identity: &Identity, means: &Means<'_>, seen: &Secret) -> Result<(Secret, Login), SourceProblem> {
+    let answer = means.spend(&Errand::new(identity).unless_made(seen)).await?;
     if !answer.is_fine() {
         let refusal: Refusal = answer.json().unwrap_or_default();
         return Err(match refusal.error.as_str() {
             // The registration of this client lasts 90 days; a new one comes with the next login.
-            "invalid_grant" | "expired_token" | "invalid_client" | "unauthorized_client" => ended(),
+            "invalid_grant" | "expired_token" | "invalid_client" | "unauthorized_client" => ended(identity),
             "" => answer.unexpected(),
             _ => SourceProblem::Refused(said(&refusal)),
         });
     }
-    take(login, answer.json()?);
-    keep(vault, item, login)
+    read(identity, means)
+}
+
+fn ended(identity: &Identity) -> SourceProblem {
+    SourceProblem::NeedsLogin(format!("the session of `{}` has ended", identity.name))
+}
+
+/// CreateToken with the refresh token.
+pub(super) fn asking(identity: &Identity, kept: &Secret) -> Result<Asking, SourceProblem> {
+    let login: Login = serde_json::from_slice(kept.expose()).map_err(|_| never(identity))?;
+    let refresh_token = login.refresh_token.ok_or_else(|| ended(identity))?;
+    let body = json!({
+        "clientId": login.client_id, "clientSecret": login.client_secret,
+        "grantType": "refresh_token", "refreshToken": refresh_token,
+    });
+    Ok(Asking { url: oidc(identity, "/token"), media: "application/json", body: body.to_string().into_bytes() })
+}
+
+pub(super) fn kept(kept: &Secret, answer: &Answer) -> Result<Secret, SourceProblem> {
+    let mut login: Login = serde_json::from_slice(kept.expose()).unwrap_or_default();
+    take(&mut login, answer.json()?);
+    Ok(Secret::new(serde_json::to_vec(&login).unwrap_or_default()))
 }
 
 fn take(login: &mut Login, tokens: Tokens) {

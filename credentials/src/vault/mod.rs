@@ -25,7 +25,8 @@ use zeroize::Zeroizing;
 
 pub use holder::{Choice, Holder};
 pub use problem::VaultProblem;
-use seal::{KEY_BYTES, SealProblem};
+pub(crate) use seal::KEY_BYTES;
+use seal::SealProblem;
 
 use crate::memory::Kept;
 use crate::place;
@@ -53,6 +54,25 @@ struct Head {
     /// Of the passphrase, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     salt: Option<String>,
+}
+
+/// A vault without its key.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Handed {
+    folder: PathBuf,
+    head: Head,
+}
+
+/// Room on the disk for a value that is not there yet.
+pub(crate) struct Room(place::Room);
+
+impl Room {
+    /// Seals the value and puts it in the place of the old one, as [`Vault::put`].
+    pub(crate) fn fill(self, vault: &Vault, name: &str, secret: &Secret) -> Result<(), VaultProblem> {
+        let path = item_path(&vault.folder, name)?;
+        let sealed = seal::seal(vault.key(), &vault.bound(name), &random(), secret.expose());
+        self.0.fill(&sealed).map_err(file("write", &path))
+    }
 }
 
 pub struct Vault {
@@ -125,7 +145,53 @@ impl Vault {
         Ok(vault)
     }
 
-    /// Held while a token family is renewed, over all processes of this user.
+    /// What another process needs beside the key to use this vault; no secret.
+    pub(crate) fn handed(&self) -> Handed {
+        Handed { folder: self.folder.clone(), head: self.head.clone() }
+    }
+
+    /// A vault of its own under a key of its own, without a keyring.
+    #[cfg(test)]
+    pub(crate) fn of_a_test(folder: &Path) -> Self {
+        let head = Head {
+            format: FORMAT,
+            id: hex(&random::<16>()),
+            holder: Holder::Kernel,
+            passphrase_file: None,
+            salt: None,
+        };
+        place::private_folder(folder).unwrap();
+        fs::write(folder.join("vault.json"), serde_json::to_vec(&head).unwrap()).unwrap();
+        let key: DataKey = Box::new(Zeroizing::new(random()));
+        Self { folder: folder.to_owned(), head, key: kept(&key) }
+    }
+
+    /// As another process has it open.
+    pub(crate) fn taken(handed: Handed, key: &[u8; KEY_BYTES]) -> Self {
+        Self { folder: handed.folder, head: handed.head, key: kept(&Box::new(Zeroizing::new(*key))) }
+    }
+
+    /// As [`Self::family`], for as long as it takes: woken by the lock, so only for a process with an end of its own.
+    pub(crate) async fn family_to_itself(&self, item: &str) -> Result<fs::File, VaultProblem> {
+        let path = item_path(&self.folder, item)?.with_extension("lock");
+        let folder = self.folder.clone();
+        let locked = tokio::task::spawn_blocking(move || place::lock_whenever(&path)).await;
+        let locked = locked.unwrap_or_else(|error| Err(io::Error::other(error)));
+        locked.map_err(file("use", &folder))
+    }
+
+    /// Takes the room on the disk that the next value of an item needs, before that value exists.
+    pub(crate) fn room(&self, item: &str) -> Result<Room, VaultProblem> {
+        let path = item_path(&self.folder, item)?;
+        place::Room::take(&path).map(Room).map_err(file("write", &path))
+    }
+
+    /// Whether there is such an item.
+    pub(crate) fn has(&self, name: &str) -> Result<bool, VaultProblem> {
+        Ok(item_path(&self.folder, name)?.is_file())
+    }
+
+    /// Held while a login is written, over all processes of this user.
     pub(crate) async fn family(&self, item: &str) -> Result<fs::File, VaultProblem> {
         let path = item_path(&self.folder, item)?.with_extension("lock");
         let folder = self.folder.clone();
@@ -188,7 +254,7 @@ impl Vault {
         !self.key.is_locked()
     }
 
-    fn key(&self) -> &[u8; KEY_BYTES] {
+    pub(crate) fn key(&self) -> &[u8; KEY_BYTES] {
         self.key.bytes().first_chunk().expect("it is made of a data key")
     }
 
@@ -221,6 +287,11 @@ pub fn remove(folder: &Path, name: &str) -> Result<bool, VaultProblem> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(file("remove", &path)(error)),
     }
+}
+
+/// The code of a vault's problem that another process told.
+pub(crate) fn code(told: &str) -> &'static str {
+    problem::CODES.into_iter().find(|code| *code == told).unwrap_or("vault_file")
 }
 
 /// The names of the items below a prefix, sorted; names are no secret, so no keyring is asked.

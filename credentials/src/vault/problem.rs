@@ -35,6 +35,23 @@ pub enum VaultProblem {
     File { verb: &'static str, path: PathBuf, error: io::Error },
 }
 
+/// Every one of [`VaultProblem::code`].
+pub(super) const CODES: [&str; 13] = [
+    "keyring_absent",
+    "keyring_locked",
+    "keyring_denied",
+    "keyring_full",
+    "keyring_hanging",
+    "keyring_failing",
+    "vault_key_gone",
+    "vault_key_other",
+    "vault_passphrase",
+    "vault_newer",
+    "vault_damaged",
+    "vault_name",
+    "vault_file",
+];
+
 impl VaultProblem {
     /// For programs; never changes.
     #[must_use]

@@ -1,0 +1,178 @@
+//! A refresh token that works once, and the agent killed at any moment: nobody is signed out.
+//!
+//! The provider ends the whole login when a spent token comes back, so a single token that is lost shows.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::Value;
+
+use crate::http::get;
+use crate::logins::{Provider, sign_in, sign_in_with, token, with_vault};
+use crate::sandbox::{Sandbox, eventually, said};
+
+/// The same sequence for the same seed.
+struct Numbers(u64);
+
+impl Numbers {
+    /// `PDEV_SEED` repeats a run.
+    fn new() -> Self {
+        let given = std::env::var("PDEV_SEED").ok().and_then(|text| text.parse().ok());
+        let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        Self(given.unwrap_or_else(clock))
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit.max(1)
+    }
+
+    fn within(&mut self, longest: Duration) -> Duration {
+        Duration::from_micros(self.below(u64::try_from(longest.as_micros()).unwrap()))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum From {
+    /// From when a tool asks and no agent runs.
+    Start,
+    /// From when the provider gets the old token.
+    Exchange,
+}
+
+/// The agent that runs, by its file, which one that was killed leaves behind.
+fn agent(sandbox: &Sandbox) -> Option<Pid> {
+    let pid: i32 = fs::read_to_string(sandbox.path("run/agent.pid")).ok()?.parse().ok()?;
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let ours = sandbox.path("run").into_os_string().into_encoded_bytes();
+    environment.windows(ours.len()).any(|part| part == ours).then(|| Pid::from_raw(pid)).flatten()
+}
+
+/// Every second time with all that is of its process group, as a terminal or a service manager does it.
+fn kill(sandbox: &Sandbox, group: bool) -> bool {
+    let Some(pid) = agent(sandbox) else { return false };
+    let done = if group { kill_process_group(pid, Signal::KILL) } else { kill_process(pid, Signal::KILL) };
+    done.is_ok()
+}
+
+fn gone(sandbox: &Sandbox) {
+    eventually("the agent is gone", Duration::from_secs(10), || agent(sandbox).is_none());
+}
+
+fn ask(sandbox: &Sandbox) -> Child {
+    let mut ask = sandbox.command(&sandbox.project(), &["credential", "token", "idp"]);
+    ask.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Answered when the provider is asked for the next token.
+fn listen(provider: &Provider) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", provider.port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(b"GET /test/asked HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    // The head and the first byte: the provider knows us now.
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"1\r\n.\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        heard.push(byte[0]);
+    }
+    stream
+}
+
+/// The kernel's keyring holds the vault's key; it is taken out at the end.
+struct KernelKey(PathBuf);
+
+impl KernelKey {
+    fn usable(sandbox: &Sandbox) -> Option<Self> {
+        let mut try_it = Command::new("keyctl");
+        try_it.args(["show", "@u"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let there = try_it.status().is_ok_and(|status| status.success());
+        there.then(|| Self(sandbox.path("home/.local/share/pdev/credentials/vault/vault.json")))
+    }
+}
+
+impl Drop for KernelKey {
+    fn drop(&mut self) {
+        let head: Value = serde_json::from_slice(&fs::read(&self.0).unwrap_or_default()).unwrap_or_default();
+        let name = format!("pdev:vault:{}", head["id"].as_str().unwrap_or("none"));
+        let found = Command::new("keyctl").args(["search", "@u", "user", &name]).output().unwrap();
+        let key = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+        drop(Command::new("keyctl").args(["invalidate", &key]).status());
+    }
+}
+
+fn exchanges(sandbox: &Sandbox) -> usize {
+    sandbox.processes().iter().filter(|(_, command)| command.contains("exchange")).count()
+}
+
+#[test]
+fn an_agent_killed_at_any_moment_of_a_rotation_loses_no_login() {
+    let sandbox = Sandbox::bare();
+    let Some(provider) = Provider::start("rotations", &sandbox) else { return };
+    let passphrase = with_vault(&sandbox, &provider);
+    let key = KernelKey::usable(&sandbox);
+    match &key {
+        // Of most rounds the time would be the derivation from a passphrase, which is slow on purpose.
+        Some(_) => sign_in_with(&sandbox, ("PDEV_VAULT", "kernel"), "device"),
+        None => sign_in(&sandbox, &passphrase, "device"),
+    }
+    let wanted: u64 = std::env::var("PDEV_ROTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
+    let mut numbers = Numbers::new();
+    let seed = numbers.0;
+    println!("rotations: PDEV_SEED={seed}");
+    kill(&sandbox, false);
+    gone(&sandbox);
+    let started = Instant::now();
+    token(&sandbox).ok();
+    let whole = started.elapsed();
+    // Polls before the person had typed the code are among them.
+    let refused = provider.refused();
+
+    let (mut round, mut kills, mut inside) = (0_u64, 0_u64, 0_u64);
+    while provider.renewals() < wanted {
+        round += 1;
+        kills += u64::from(kill(&sandbox, false));
+        gone(&sandbox);
+        let before = provider.renewals();
+        let pause = numbers.below(20);
+        get("127.0.0.1", provider.port, &format!("/test/pause?ms={pause}"));
+        let from = if round % 2 == 0 { From::Start } else { From::Exchange };
+        let mut asked = listen(&provider);
+        let child = ask(&sandbox);
+        let wait = match from {
+            From::Start => numbers.within(whole),
+            From::Exchange => {
+                asked.read_to_end(&mut Vec::new()).unwrap();
+                numbers.within(Duration::from_millis(pause + 8))
+            }
+        };
+        std::thread::sleep(wait);
+        kills += u64::from(kill(&sandbox, round % 4 < 2));
+        let mut told = said(&child.wait_with_output().unwrap());
+        if told.err.contains("the agent did not start") {
+            // Killed before it could answer at all, which is told as it is.
+            told = token(&sandbox);
+        }
+        assert!(
+            told.code == 0 && told.out.len() > 20,
+            "signed out: PDEV_SEED={seed}, round {round}, {wait:?} from {from:?}, pause {pause} ms\n{}",
+            told.all()
+        );
+        inside += u64::from(provider.renewals() > before + 1);
+    }
+    assert_eq!(provider.refused(), refused, "a spent token came back: PDEV_SEED={seed}");
+    eventually("no exchange is left", Duration::from_secs(10), || exchanges(&sandbox) == 0);
+    let vault = sandbox.path("home/.local/share/pdev/credentials/vault");
+    let left: Vec<_> = fs::read_dir(vault).unwrap().flatten().filter(|entry| entry.path().ends_with("next")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    println!(
+        "rotations: {} in {round} rounds, {kills} kills, {inside} between the provider and the answer, 0 sign-outs, {:.0} s",
+        provider.renewals(),
+        started.elapsed().as_secs_f64()
+    );
+}
