@@ -162,7 +162,7 @@ impl Broker {
         };
         let what = if problem.is_none() { "issued" } else { "refused" };
         self.used(name, &outlet.purpose(), asker);
-        self.note(AuditEntry {
+        let noted = self.note(AuditEntry {
             what: what.to_owned(),
             identity: name.to_owned(),
             outlet: Some(outlet.name().to_owned()),
@@ -172,8 +172,10 @@ impl Broker {
             expires_at,
             problem,
             ..AuditEntry::default()
-        })?;
-        outcome.map(|(secret, _)| secret)
+        });
+        // A full disk is the reason for both; the first is what the asker wants to know.
+        let (secret, _) = outcome?;
+        noted.map(|()| secret)
     }
 
     async fn rendered(

@@ -10,10 +10,15 @@ use serde_json::Value;
 use crate::outlets::identities;
 use crate::sandbox::Sandbox;
 
-/// A server whose clock is off, as GNU date says it; answers until the journey ends.
-fn server(clock: &str) -> u16 {
+/// The time as servers write it, as GNU date understands what is asked for.
+pub fn date(clock: &str) -> String {
     let said = Command::new("date").args(["-u", "-d", clock, "+%a, %d %b %Y %H:%M:%S GMT"]).env("LC_ALL", "C").output();
-    let date = String::from_utf8(said.unwrap().stdout).unwrap();
+    String::from_utf8(said.unwrap().stdout).unwrap().trim().to_owned()
+}
+
+/// A server whose clock is off; answers until the journey ends.
+fn server(clock: &str) -> u16 {
+    let date = date(clock);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {

@@ -123,22 +123,22 @@ fn grandchildren_that_leave_their_session_are_no_orphans() {
 }
 
 /// A home of one megabyte, full; taken away again whatever happens.
-struct FullDisk<'a>(&'a Sandbox);
+pub struct FullDisk<'a>(&'a Sandbox);
 
 impl<'a> FullDisk<'a> {
-    fn at_home(sandbox: &'a Sandbox) -> Option<Self> {
+    pub fn at_home(sandbox: &'a Sandbox) -> Option<Self> {
         let mount =
             Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(sandbox.path("home")).status();
         mount.is_ok_and(|status| status.success()).then_some(Self(sandbox))
     }
 
-    fn fill(&self) {
+    pub fn fill(&self) {
         let file = std::fs::File::create(self.0.path("home/fill")).unwrap();
         // Writes until there is no room, which is the point.
         drop(std::io::copy(&mut std::io::repeat(0).take(4 << 20), &mut &file));
     }
 
-    fn make_room(&self) {
+    pub fn make_room(&self) {
         std::fs::remove_file(self.0.path("home/fill")).unwrap();
     }
 }

@@ -70,7 +70,7 @@ pub fn with_vault(sandbox: &Sandbox, provider: &Provider) -> PathBuf {
     identities(
         sandbox,
         &format!(
-            "[idp]\nsource = \"oidc\"\nissuer = \"{issuer}\"\nclient_id = \"pdev\"\n[lost]\nsource = \"oidc\"\nissuer = \"{issuer}/nowhere\"\nclient_id = \"pdev\"\n"
+            "[idp]\nsource = \"oidc\"\nissuer = \"{issuer}\"\nclient_id = \"pdev\"\nhosts = [\"idp.example\"]\n[lost]\nsource = \"oidc\"\nissuer = \"{issuer}/nowhere\"\nclient_id = \"pdev\"\n"
         ),
     );
     let passphrase = sandbox.path("passphrase");
@@ -142,6 +142,19 @@ fn a_code_typed_elsewhere_signs_in_and_rotation_survives_killed_agents() {
     assert!(tokens.iter().all(|token| *token == tokens[0]));
     assert_eq!(provider.renewals(), 2 + rotations);
 
+    // Two hundred that find the lease ended: one renewal, and nobody is asked.
+    let server = sandbox.path("server");
+    fs::write(&server, "idp.example").unwrap();
+    let mut erase = sandbox.command(&sandbox.project(), &["credential", "docker", "erase"]);
+    erase.stdin(fs::File::open(server).unwrap());
+    finish(erase, Duration::from_secs(20)).ok();
+    let tokens: Vec<String> = std::thread::scope(|scope| {
+        let askers: Vec<_> = (0..200).map(|_| scope.spawn(|| token(&sandbox).ok().out)).collect();
+        askers.into_iter().map(|asker| asker.join().unwrap()).collect()
+    });
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    assert_eq!(provider.renewals(), 3 + rotations);
+
     let mut grep = Command::new("grep");
     grep.args(["-rlsF", &tokens[0]]).arg(sandbox.path("home")).arg(sandbox.path("run"));
     assert_eq!(finish(grep, Duration::from_secs(20)).out, "", "the token lies on the disk");
@@ -155,6 +168,28 @@ fn a_code_typed_elsewhere_signs_in_and_rotation_survives_killed_agents() {
     fs::write(&file, spent).unwrap();
     token(&sandbox).fails_with(1).says("has ended or was revoked").says("`pdev login idp` signs in");
     sandbox.pdev(&["identity"]).ok().says("needs login");
+}
+
+#[test]
+fn a_person_who_says_no_is_not_signed_in() {
+    let sandbox = Sandbox::bare();
+    let Some(provider) = Provider::start("saying no", &sandbox) else { return };
+    let passphrase = with_vault(&sandbox, &provider);
+    for flow in ["device", "browser"] {
+        let mut login = sandbox.command(&sandbox.project(), &["login", "idp", "--flow", flow, "--no-open", "--json"]);
+        login.env("PDEV_VAULT_PASSPHRASE_FILE", &passphrase).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut login = login.spawn().unwrap();
+        let mut lines = BufReader::new(login.stdout.take().unwrap()).lines();
+        let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        let page = asked["complete_url"].as_str().or(asked["url"].as_str()).unwrap_or_else(|| panic!("{asked}"));
+        let mut person = Command::new("python3");
+        person.arg(tests("person.py")).args([page, "no"]);
+        finish(person, Duration::from_secs(60)).ok();
+        let last = lines.next().unwrap().unwrap();
+        assert!(last.contains("the request was denied at the provider"), "{flow}: {last}");
+        assert_eq!(login.wait().unwrap().code(), Some(1), "{flow}");
+        token(&sandbox).fails_with(1).says("nobody has signed in as `idp`");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod identities;
 mod keyring;
 mod logins;
 mod memory;
+mod mishaps;
 mod outlets;
 #[path = "../../drivers/tests/docker/private.rs"]
 mod private;

@@ -125,7 +125,7 @@ fn without_a_keyring_a_passphrase_file_serves() {
     assert_eq!(canary_on_disk(&sandbox, "canary-9"), "");
     sandbox.pdev(&["agent", "stop"]).ok();
     fs::write(&passphrase, "quite another passphrase\n").unwrap();
-    pdev(&sandbox, &[], &["up"], None).fails_with(1).says("is not this vault's").says("put the old one back");
+    pdev(&sandbox, &[], &["up"], None).fails_with(1).says("is not this vault's").says("put the old passphrase back");
     pdev(&sandbox, &[], &["vault", "reset"], None).ok().says("set aside, still sealed");
     pdev(&sandbox, &[], &["vault"], None).ok().says("no vault yet");
 }

@@ -50,8 +50,22 @@ pub(crate) fn told(name: &str, problem: SourceProblem) -> BrokerProblem {
             format!("`{name}`: {words}"),
             "Correct it in identities.toml; `pdev identity` shows it.",
         ),
+        SourceProblem::NotDone(words) => {
+            let hint = format!("Nobody was signed in: `pdev login {name}` asks again.");
+            BrokerProblem::new("source_refused", format!("`{name}`: {words}"), hint)
+        }
         SourceProblem::Below(problem) => BrokerProblem { message: format!("`{name}`: {}", problem.message), ..problem },
         SourceProblem::Said(problem) => problem,
+        // What is sealed in that file is this login, and nothing else.
+        SourceProblem::Vault(problem) if problem.is_of_a_login() => {
+            let hint = match problem {
+                vault::VaultProblem::Newer { .. } => {
+                    format!("Use that version; or `pdev login {name}` makes this one anew for the version here.")
+                }
+                _ => format!("`pdev login {name}` makes it anew; the others are not affected."),
+            };
+            BrokerProblem { hint: Some(hint), login: Some(name.to_owned()), ..problem.into() }
+        }
         SourceProblem::Vault(problem) => problem.into(),
     }
 }

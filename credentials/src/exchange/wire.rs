@@ -97,7 +97,7 @@ pub(super) fn told(outcome: &Result<Answer, SourceProblem>) -> Zeroizing<Vec<u8>
         }
         Err(SourceProblem::NeedsLogin(words)) => (Told::NeedsLogin(words.clone()), &[][..]),
         Err(SourceProblem::Passing(words)) => (Told::Passing(words.clone()), &[][..]),
-        Err(SourceProblem::Refused(words)) => (Told::Refused(words.clone()), &[][..]),
+        Err(SourceProblem::Refused(words) | SourceProblem::NotDone(words)) => (Told::Refused(words.clone()), &[][..]),
         Err(SourceProblem::Vault(problem)) => {
             let (code, message) = (problem.code().to_owned(), problem.to_string());
             (Told::Said { code, message, hint: problem.hint(), login: None }, &[][..])

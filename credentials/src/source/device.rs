@@ -7,6 +7,10 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const SLOWER: Duration = Duration::from_secs(5);
 const INTERVAL_MAX: Duration = Duration::from_secs(60);
 
+pub(super) const EXPIRED: &str = "the code has expired before it was confirmed";
+/// The person, or a rule of theirs, said no.
+pub(super) const DENIED: &str = "the request was denied at the provider";
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Poll {
     interval: Duration,
@@ -39,8 +43,8 @@ impl Poll {
                 self.interval = (self.interval + SLOWER).min(INTERVAL_MAX);
                 Step::Again
             }
-            "access_denied" => Step::Over("the request was denied".to_owned()),
-            "expired_token" => Step::Over("the code has expired before it was confirmed".to_owned()),
+            "access_denied" => Step::Over(DENIED.to_owned()),
+            "expired_token" => Step::Over(EXPIRED.to_owned()),
             other => {
                 let more = description.map(|words| format!(": {}", super::words(words))).unwrap_or_default();
                 Step::Over(format!("the provider refused the code with `{}`{more}", super::words(other)))

@@ -9,8 +9,10 @@ use ring::digest::{SHA256, digest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::SourceProblem;
+use super::device::DENIED;
+use super::{SourceProblem, declined};
 use crate::http::query;
+use crate::identity::Identity;
 use crate::vault::random;
 
 /// A person looks for a second factor in another room.
@@ -28,10 +30,14 @@ pub(super) struct Loopback {
 
 impl Loopback {
     /// `port` 0 is any; never another address than the loopback's.
-    pub async fn bind(port: u16, path: &'static str) -> Result<Self, SourceProblem> {
+    pub async fn bind(identity: &Identity, port: u16, path: &'static str) -> Result<Self, SourceProblem> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let listener = TcpListener::bind(address).await.map_err(|error| {
-            SourceProblem::Refused(format!("the port {port} for the browser's answer cannot be used: {error}"))
+            let name = &identity.name;
+            let hint = format!(
+                "End the program that holds it (`ss -ltnp`), or `pdev login {name} --flow device` where the provider offers a code."
+            );
+            declined(identity, format!("the port {port} for the browser's answer cannot be used: {error}"), hint)
         })?;
         let port = listener.local_addr().map(|address| address.port()).unwrap_or(port);
         // 32 random bytes are 43 letters: the least that RFC 7636, section 4.1 allows, and its advice.
@@ -121,7 +127,7 @@ fn code(
         _ => {}
     }
     match (error, code) {
-        (Some("access_denied"), _) => Err(SourceProblem::Refused("the request was denied".to_owned())),
+        (Some("access_denied"), _) => Err(SourceProblem::NotDone(DENIED.to_owned())),
         (Some(error), _) => {
             let more = description.map(|text| format!(": {}", super::words(text))).unwrap_or_default();
             Err(SourceProblem::Refused(format!("the provider answered `{}`{more}", super::words(error))))
@@ -180,9 +186,13 @@ mod tests {
         answer
     }
 
+    fn nobody() -> Identity {
+        Identity { name: "a".to_owned(), kind: "oidc", fields: std::collections::BTreeMap::new() }
+    }
+
     #[tokio::test]
     async fn only_the_right_answer_ends_the_wait() {
-        let loopback = Loopback::bind(0, "/callback").await.unwrap();
+        let loopback = Loopback::bind(&nobody(), 0, "/callback").await.unwrap();
         let (port, state) = (loopback.port, loopback.state.clone());
         let waiting = tokio::spawn(async move { loopback.code(Some(("https://i", true))).await });
         let host = format!("127.0.0.1:{port}");

@@ -39,6 +39,9 @@ pub enum SourceProblem {
     /// Trying again gives the same answer.
     #[error("{0}")]
     Refused(String),
+    /// A person did not do what was asked, or not in time: it can be asked again.
+    #[error("{0}")]
+    NotDone(String),
     /// The identity that it is built on gave nothing.
     #[error(transparent)]
     Below(#[from] BrokerProblem),
@@ -158,6 +161,12 @@ pub(crate) async fn login(
         "aws-sso" => sso::login(identity, means, flow, prompts).await,
         other => Err(SourceProblem::Refused(format!("the source `{other}` needs no login"))),
     }
+}
+
+/// Why nobody was signed in, with the way out where it is not the identity's section.
+fn declined(identity: &Identity, words: String, hint: String) -> SourceProblem {
+    let message = format!("`{}`: {words}", identity.name);
+    SourceProblem::Said(BrokerProblem { code: "source_refused", message, hint: Some(hint), login: None })
 }
 
 async fn prompt(prompts: &mpsc::Sender<Prompt>, prompt: Prompt) -> Result<(), SourceProblem> {

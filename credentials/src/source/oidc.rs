@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::device::{Poll, Step};
+use super::device::{EXPIRED, Poll, Step};
 use super::loopback::Loopback;
-use super::{Asking, Flow, Means, Prompt, Purpose, SourceProblem, now, words};
+use super::{Asking, Flow, Means, Prompt, Purpose, SourceProblem, declined, now, words};
 use crate::exchange::Errand;
 use crate::http::{Answer, FORM, form};
 use crate::identity::Identity;
@@ -96,11 +96,12 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
     if !answer.is_fine() {
         let refusal: Refusal = answer.json().unwrap_or_default();
         return Err(match refusal.error.as_str() {
-            "invalid_grant" => {
-                SourceProblem::NeedsLogin(format!("the login of `{}` has ended or was revoked", identity.name))
-            }
-            "" => answer.unexpected(),
-            _ => SourceProblem::Refused(said(&refusal)),
+            "invalid_grant" => SourceProblem::NeedsLogin(format!(
+                "the login of `{}` has ended or was revoked ({})",
+                identity.name,
+                said(&refusal)
+            )),
+            _ => refused(&answer, &refusal),
         });
     }
     let tokens: Tokens = answer.json()?;
@@ -258,7 +259,7 @@ async fn browser(
     let endpoint = metadata.authorization_endpoint.as_deref();
     let endpoint = endpoint.ok_or_else(|| SourceProblem::Refused("the provider has no sign-in page".to_owned()))?;
     let port = identity.number("port").and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
-    let loopback = Loopback::bind(port, "/callback").await?;
+    let loopback = Loopback::bind(identity, port, "/callback").await?;
     let (redirect, challenge, verifier) = (loopback.redirect(), loopback.challenge(), loopback.verifier.clone());
     let client_id = identity.text("client_id").unwrap_or_default();
     let scopes = scopes(identity);
@@ -288,12 +289,7 @@ async fn browser(
     ];
     let answer = means.http()?.post_form(&metadata.token_endpoint, &fields).await?;
     if !answer.is_fine() {
-        let refusal: Refusal = answer.json().unwrap_or_default();
-        return Err(if refusal.error.is_empty() {
-            answer.unexpected()
-        } else {
-            SourceProblem::Refused(said(&refusal))
-        });
+        return Err(refused(&answer, &answer.json().unwrap_or_default()));
     }
     answer.json()
 }
@@ -318,7 +314,11 @@ async fn device(
 ) -> Result<Tokens, SourceProblem> {
     let endpoint = metadata.device_authorization_endpoint.as_deref();
     let endpoint = endpoint.ok_or_else(|| {
-        SourceProblem::Refused("the provider offers no sign-in by code; use `--flow browser`".to_owned())
+        let hint = format!(
+            "`pdev login {name} --flow browser`; over SSH set `port` in identities.toml and start it under `ssh -L PORT:127.0.0.1:PORT`.",
+            name = identity.name
+        );
+        declined(identity, "the provider offers no sign-in by code".to_owned(), hint)
     })?;
     let (client_id, scopes) = (identity.text("client_id").unwrap_or_default(), scopes(identity));
     let mut fields = vec![("client_id", client_id), ("scope", scopes.as_str())];
@@ -327,12 +327,7 @@ async fn device(
     }
     let answer = means.http()?.post_form(endpoint, &fields).await?;
     if !answer.is_fine() {
-        let refusal: Refusal = answer.json().unwrap_or_default();
-        return Err(if refusal.error.is_empty() {
-            answer.unexpected()
-        } else {
-            SourceProblem::Refused(said(&refusal))
-        });
+        return Err(refused(&answer, &answer.json().unwrap_or_default()));
     }
     let code: DeviceCode = answer.json()?;
     let prompt =
@@ -343,7 +338,7 @@ async fn device(
     let fields = [("grant_type", DEVICE_GRANT), ("device_code", code.device_code.as_str()), ("client_id", client_id)];
     loop {
         if tokio::time::Instant::now() + poll.interval() > deadline {
-            return Err(SourceProblem::Refused("the code has expired before it was confirmed".to_owned()));
+            return Err(SourceProblem::NotDone(EXPIRED.to_owned()));
         }
         tokio::time::sleep(poll.interval()).await;
         let answer = match means.http()?.post_form(&metadata.token_endpoint, &fields).await {
@@ -362,8 +357,18 @@ async fn device(
                 other => return Err(other),
             }
         } else if let Step::Over(words) = poll.refused(&refusal.error, refusal.error_description.as_deref()) {
-            return Err(SourceProblem::Refused(words));
+            return Err(SourceProblem::NotDone(words));
         }
+    }
+}
+
+/// A refusal that nothing is known to do about. A server in trouble may say so in the form of a refusal.
+fn refused(answer: &Answer, refusal: &Refusal) -> SourceProblem {
+    match refusal.error.as_str() {
+        "" => answer.unexpected(),
+        "server_error" | "temporarily_unavailable" => SourceProblem::Passing(said(refusal)),
+        _ if answer.status >= 500 || answer.status == 429 => SourceProblem::Passing(said(refusal)),
+        _ => SourceProblem::Refused(said(refusal)),
     }
 }
 

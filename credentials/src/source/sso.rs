@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::device::{Poll, Step};
+use super::device::{EXPIRED, Poll, Step};
 use super::loopback::Loopback;
 use super::{Asking, Flow, Means, Prompt, SourceProblem, now, prompt, words};
 use crate::exchange::Errand;
@@ -276,7 +276,7 @@ async fn browser(
     means: &Means<'_>,
     prompts: &mpsc::Sender<Prompt>,
 ) -> Result<(Registration, Tokens), SourceProblem> {
-    let loopback = Loopback::bind(0, REDIRECT_PATH).await?;
+    let loopback = Loopback::bind(identity, 0, REDIRECT_PATH).await?;
     let (redirect, challenge, verifier) = (loopback.redirect(), loopback.challenge(), loopback.verifier.clone());
     // Registered without a port, used with one (RFC 8252, section 7.3), as the AWS CLI does.
     let wanted = json!({
@@ -327,7 +327,7 @@ async fn device(
     let mut poll = Poll::new(code.interval);
     loop {
         if tokio::time::Instant::now() + poll.interval() > deadline {
-            return Err(SourceProblem::Refused("the code has expired before it was confirmed".to_owned()));
+            return Err(SourceProblem::NotDone(EXPIRED.to_owned()));
         }
         tokio::time::sleep(poll.interval()).await;
         let answer = match post(means, &url, &body).await {
@@ -346,7 +346,7 @@ async fn device(
                 other => return Err(other),
             }
         } else if let Step::Over(words) = poll.refused(&refusal.error, refusal.error_description.as_deref()) {
-            return Err(SourceProblem::Refused(words));
+            return Err(SourceProblem::NotDone(words));
         }
     }
 }

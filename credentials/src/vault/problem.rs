@@ -73,6 +73,12 @@ impl VaultProblem {
         }
     }
 
+    /// Whether one login's file cannot be opened, and nothing else.
+    pub(crate) fn is_of_a_login(&self) -> bool {
+        let (Self::Damaged { path, .. } | Self::Newer { path, .. }) = self else { return false };
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"login~"))
+    }
+
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -100,7 +106,7 @@ impl VaultProblem {
                 "If the keyring was replaced, bring the old one back; otherwise `pdev vault reset` sets the sealed files aside, then store and log in again."
             }
             Self::OtherKey(Holder::Passphrase) => {
-                "The passphrase was changed: put the old one back, or `pdev vault reset` and store again."
+                "The passphrase was changed, or the files are another machine's: put the old passphrase back, or `pdev vault reset` and sign in again."
             }
             Self::OtherKey(_) => {
                 "The sealed files seem to come from another machine: `pdev vault reset` sets them aside, then store and log in again."
@@ -111,7 +117,14 @@ impl VaultProblem {
             Self::Newer { .. } => "Use that version, or `pdev vault reset` to begin anew.",
             Self::Damaged { .. } => "Remove the file and store or log in again; the others are not affected.",
             Self::Name(_) => return None,
-            Self::File { verb: "write", .. } => "Nothing was changed; the old value is still there.",
+            Self::File { verb: "write", error, .. }
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                "Make room on the disk, then try again: nothing was changed."
+            }
+            Self::File { verb: "write", .. } => {
+                "Correct the folder's owner or mode, then try again: nothing was changed."
+            }
             Self::File { .. } => return None,
         };
         Some(hint.to_owned())
