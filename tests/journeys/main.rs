@@ -35,4 +35,5 @@ mod secrets;
 mod sessions;
 mod shop;
 mod sources;
+mod unruly;
 mod words;

@@ -1,6 +1,6 @@
 //! What goes wrong with a login, and what the person is told: each row of the table in docs/credentials.md happens here.
 //!
-//! The provider is the test's own, because no real one misbehaves on order; what real ones refuse stands in `logins`.
+//! What real providers refuse stands in `logins`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,8 +8,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::aws::{Server, aws, passphrase, sign_in as sign_in_at_the_center};
@@ -17,6 +15,7 @@ use crate::failures::FullDisk;
 use crate::keyring::Keyring;
 use crate::outlets::identities;
 use crate::sandbox::{Said, Sandbox, eventually, finish, signal};
+use crate::unruly::Unruly;
 
 const LOGINS: [&str; 7] = [
     "the consent was denied",
@@ -97,148 +96,6 @@ fn each_row_of_the_page_happens_in_a_journey() {
     let mut covered: Vec<&str> = [&LOGINS[..], &RENEWALS, &FILES, &OTHERS].concat();
     covered.sort_unstable();
     assert_eq!(page().keys().collect::<Vec<_>>(), covered);
-}
-
-/// How a provider misbehaves stands in the path of its issuer.
-struct Unruly {
-    port: u16,
-    state: Arc<State>,
-}
-
-struct State {
-    /// As GNU date says it.
-    clock: &'static str,
-    refreshed: AtomicUsize,
-    /// It behaves from now on.
-    is_healed: AtomicBool,
-    /// The token that works next, of the provider that is slow.
-    next: Mutex<String>,
-}
-
-impl Unruly {
-    fn start(clock: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let next = Mutex::new("canary-refresh".to_owned());
-        let state = State { clock, refreshed: AtomicUsize::new(0), is_healed: AtomicBool::new(false), next };
-        let unruly = Self { port, state: Arc::new(state) };
-        let state = Arc::clone(&unruly.state);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&state);
-                std::thread::spawn(move || drop(answer(stream, port, &state)));
-            }
-        });
-        unruly
-    }
-
-    fn refreshed(&self) -> usize {
-        self.state.refreshed.load(Ordering::SeqCst)
-    }
-
-    /// An identity of this name, whose provider misbehaves as the name says.
-    fn identity(&self, name: &str, more: &str) -> String {
-        format!(
-            "[{name}]\nsource = \"oidc\"\nissuer = \"http://127.0.0.1:{}/{name}\"\nclient_id = \"me\"\nhosts = [\"{name}.example\"]\n{more}\n",
-            self.port
-        )
-    }
-}
-
-fn answer(mut stream: TcpStream, port: u16, state: &State) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut first = String::new();
-    reader.read_line(&mut first)?;
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        if line.trim().is_empty() {
-            break;
-        }
-        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap_or(0);
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let body = String::from_utf8_lossy(&body).into_owned();
-    let path = first.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
-    let (case, endpoint) = path.split_once('/').unwrap_or((&path, ""));
-    let base = format!("http://127.0.0.1:{port}/{case}");
-    let refreshes = body.contains("grant_type=refresh_token");
-    let unruly = if state.is_healed.load(Ordering::SeqCst) { "fine" } else { case };
-    if refreshes {
-        state.refreshed.fetch_add(1, Ordering::SeqCst);
-    }
-    let (status, text) = match endpoint {
-        ".well-known/openid-configuration" => (200, metadata(case, &base)),
-        "device" => {
-            let lasts = if case == "late" { 1 } else { 60 };
-            (
-                200,
-                format!(
-                    r#"{{"device_code":"d","user_code":"ABCD","verification_uri":"{base}/verify","expires_in":{lasts},"interval":1}}"#
-                ),
-            )
-        }
-        "token" if refreshes && unruly == "hangs" => {
-            // Until the other side has given up.
-            return reader.read_to_end(&mut Vec::new()).map(drop);
-        }
-        "token" if refreshes && case == "slow" => slow(&body, &state.next),
-        "token" => token(unruly, &body),
-        _ => (404, String::new()),
-    };
-    let date = crate::doctor::date(state.clock);
-    let head = format!(
-        "HTTP/1.1 {status} x\r\ndate: {date}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        text.len()
-    );
-    stream.write_all(&[head.as_bytes(), text.as_bytes()].concat())
-}
-
-/// The first answer comes when nobody waits for it any more, and has spent the token all the same.
-fn slow(body: &str, next: &Mutex<String>) -> (u16, String) {
-    let mut next = next.lock().unwrap();
-    if !body.contains(&format!("refresh_token={}&", *next)) {
-        return (400, r#"{"error":"invalid_grant"}"#.to_owned());
-    }
-    if *next == "canary-refresh" {
-        std::thread::sleep(Duration::from_secs(23));
-    }
-    next.push_str("-next");
-    (200, format!(r#"{{"access_token":"canary-access","refresh_token":"{next}","expires_in":3600}}"#))
-}
-
-fn metadata(case: &str, base: &str) -> String {
-    let device = format!(r#""device_authorization_endpoint":"{base}/device","#);
-    let device = if case == "codeless" { "" } else { &device };
-    format!(
-        r#"{{"issuer":"{base}",{device}"token_endpoint":"{base}/token","authorization_endpoint":"{base}/authorize"}}"#
-    )
-}
-
-fn token(case: &str, body: &str) -> (u16, String) {
-    let error = |words: &str| (400, format!(r#"{{"error":"{words}","error_description":"no such token"}}"#));
-    let fine = r#"{"access_token":"canary-access","refresh_token":"canary-refresh","expires_in":3600}"#.to_owned();
-    if body.contains("device_code") {
-        return match case {
-            "denied" => error("access_denied"),
-            "foreign" => error("invalid_grant"),
-            _ => error("authorization_pending"),
-        };
-    }
-    match (body.contains("grant_type=refresh_token"), case) {
-        (false, "brief") => (200, r#"{"access_token":"canary-access","expires_in":0}"#.to_owned()),
-        (false, _) => (200, fine),
-        (true, "ended") => error("invalid_grant"),
-        (true, "broken") => (500, "<h1>oops</h1>".to_owned()),
-        (true, "troubled") => (500, r#"{"error":"server_error","error_description":"oops"}"#.to_owned()),
-        (true, "garbage") => (200, "<html>sign in to the airport's network</html>".to_owned()),
-        (true, "huge") => (200, "x".repeat(3 << 20)),
-        (true, _) => (200, fine),
-    }
 }
 
 /// A login under way, as a person sees it.
@@ -392,11 +249,11 @@ fn renewals_that_fail_are_told_and_lose_no_login() {
         }
     });
     // Nobody was signed out: when the provider is well again, so is everything; what it had sent late was kept.
-    unruly.state.is_healed.store(true, Ordering::SeqCst);
+    unruly.heal();
     for name in ["broken", "troubled", "garbage", "huge", "slow"] {
         eventually(name, Duration::from_secs(30), || token_of(&sandbox, name).code == 0);
     }
-    assert_eq!(*unruly.state.next.lock().unwrap(), "canary-refresh-next-next");
+    assert_eq!(unruly.slow_next(), "canary-refresh-next-next");
     let left = || sandbox.processes().iter().filter(|(_, command)| command.contains("exchange")).count();
     eventually("the exchange that hangs has ended", Duration::from_secs(90), || left() == 0);
     token_of(&sandbox, "hangs").ok();

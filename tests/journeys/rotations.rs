@@ -106,8 +106,8 @@ impl Drop for KernelKey {
     }
 }
 
-fn exchanges(sandbox: &Sandbox) -> usize {
-    sandbox.processes().iter().filter(|(_, command)| command.contains("exchange")).count()
+fn exchanges(sandbox: &Sandbox) -> Vec<(u32, String)> {
+    sandbox.processes().into_iter().filter(|(_, command)| command.contains("exchange")).collect()
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn an_agent_killed_at_any_moment_of_a_rotation_loses_no_login() {
         inside += u64::from(provider.renewals() > before + 1);
     }
     assert_eq!(provider.refused(), refused, "a spent token came back: PDEV_SEED={seed}");
-    eventually("no exchange is left", Duration::from_secs(10), || exchanges(&sandbox) == 0);
+    eventually("no exchange is left", Duration::from_secs(10), || exchanges(&sandbox).is_empty());
     let vault = sandbox.path("home/.local/share/pdev/credentials/vault");
     let left: Vec<_> = fs::read_dir(vault).unwrap().flatten().filter(|entry| entry.path().ends_with("next")).collect();
     assert!(left.is_empty(), "{left:?}");
@@ -175,4 +175,29 @@ fn an_agent_killed_at_any_moment_of_a_rotation_loses_no_login() {
         provider.renewals(),
         started.elapsed().as_secs_f64()
     );
+}
+
+#[test]
+fn an_exchange_is_no_part_of_what_ends_the_agent() {
+    let sandbox = Sandbox::bare();
+    let Some(provider) = Provider::start("an exchange on its own", &sandbox) else { return };
+    let passphrase = with_vault(&sandbox, &provider);
+    sign_in(&sandbox, &passphrase, "device");
+    get("127.0.0.1", provider.port, "/test/pause?ms=1500");
+    let mut asked = listen(&provider);
+    let child = ask(&sandbox);
+    asked.read_to_end(&mut Vec::new()).unwrap();
+    let all = exchanges(&sandbox);
+    let [(pid, command)] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(command.trim(), "pdev exchange", "its arguments tell nothing");
+    let pid = Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
+    assert_eq!(rustix::process::getsid(Some(pid)).unwrap(), pid, "a session of its own");
+    for polite in [Signal::TERM, Signal::HUP, Signal::INT] {
+        kill_process(pid, polite).unwrap();
+    }
+    assert!(kill(&sandbox, true));
+    // The helper starts another agent, whose exchange waits for this one, and goes on from what that left.
+    let told = said(&child.wait_with_output().unwrap()).ok();
+    assert!(told.out.len() > 20, "{}", told.all());
+    assert_eq!(provider.renewals(), 2);
 }
