@@ -68,7 +68,7 @@ impl Server {
         Self { child: child.unwrap(), port: fs::read_to_string(port_file).unwrap().parse().unwrap() }
     }
 
-    fn stat(&self, name: &str) -> u64 {
+    pub fn stat(&self, name: &str) -> u64 {
         let stats: Value = serde_json::from_str(&get("127.0.0.1", self.port, "/test/stats").body).unwrap();
         stats[name].as_u64().unwrap()
     }
@@ -90,8 +90,18 @@ pub fn passphrase(sandbox: &Sandbox) -> PathBuf {
 
 #[track_caller]
 pub fn sign_in(sandbox: &Sandbox, identity: &str, flow: &str) {
+    sign_in_with(sandbox, identity, flow, None);
+}
+
+/// The variable says where the vault's key rests, if not in a passphrase.
+#[track_caller]
+pub fn sign_in_with(sandbox: &Sandbox, identity: &str, flow: &str, vault: Option<(&str, &str)>) {
     let mut login = sandbox.command(&sandbox.project(), &["login", identity, "--flow", flow, "--no-open", "--json"]);
-    login.env("PDEV_VAULT_PASSPHRASE_FILE", passphrase(sandbox)).stdout(Stdio::piped()).stderr(Stdio::null());
+    match vault {
+        Some((name, value)) => login.env(name, value),
+        None => login.env("PDEV_VAULT_PASSPHRASE_FILE", passphrase(sandbox)),
+    };
+    login.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut login = login.spawn().unwrap();
     let mut lines = BufReader::new(login.stdout.take().unwrap()).lines();
     let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();

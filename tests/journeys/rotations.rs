@@ -12,8 +12,10 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 
+use crate::aws::{Server, aws, sign_in_with as sign_in_at_the_center};
 use crate::http::get;
 use crate::logins::{Provider, sign_in, sign_in_with, token, with_vault};
+use crate::outlets::identities;
 use crate::sandbox::{Sandbox, eventually, said};
 
 /// The same sequence for the same seed.
@@ -200,4 +202,48 @@ fn an_exchange_is_no_part_of_what_ends_the_agent() {
     let told = said(&child.wait_with_output().unwrap()).ok();
     assert!(told.out.len() > 20, "{}", told.all());
     assert_eq!(provider.renewals(), 2);
+}
+
+/// The protocol server ends the session when a spent token comes back, as it may; AWS's own allows it for a while.
+#[test]
+fn a_session_of_identity_center_outlives_killed_agents_too() {
+    let sandbox = Sandbox::bare();
+    let center = Server::identity_center(&sandbox, 7_776_000);
+    let url = format!("http://127.0.0.1:{}", center.port);
+    identities(
+        &sandbox,
+        &format!(
+            "[dev]\nsource = \"aws-sso\"\nstart_url = \"https://x.awsapps.com/start\"\nregion = \"eu-central-1\"\naccount = \"111111111111\"\n\
+             role = \"Developer\"\noidc_endpoint = \"{url}\"\nportal_endpoint = \"{url}\"\n"
+        ),
+    );
+    let key = KernelKey::usable(&sandbox);
+    let vault = key.as_ref().map(|_| ("PDEV_VAULT", "kernel"));
+    sign_in_at_the_center(&sandbox, "dev", "device", vault);
+    let wanted = std::env::var("PDEV_ROTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let mut numbers = Numbers::new();
+    println!("rotations at Identity Center: PDEV_SEED={}", numbers.0);
+    aws(&sandbox, "dev").ok();
+    let mut whole = Duration::ZERO;
+    let mut kills = 0;
+    while center.stat("refreshed") < wanted {
+        kill(&sandbox, false);
+        gone(&sandbox);
+        get("127.0.0.1", center.port, "/test/expire");
+        let started = Instant::now();
+        let mut command = sandbox.command(&sandbox.project(), &["credential", "aws", "dev"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        if whole > Duration::ZERO {
+            std::thread::sleep(numbers.within(whole));
+            kills += u64::from(kill(&sandbox, true));
+        }
+        let mut told = said(&child.wait_with_output().unwrap());
+        if told.err.contains("the agent did not start") {
+            told = aws(&sandbox, "dev");
+        }
+        assert!(told.ok().out.contains("ASIA111111111111"));
+        whole = if whole.is_zero() { started.elapsed() } else { whole };
+    }
+    assert_eq!(center.stat("reuse"), 0, "a spent token came back");
+    println!("rotations at Identity Center: {}, {kills} kills, 0 sign-outs", center.stat("refreshed"));
 }
