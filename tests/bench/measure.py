@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import floor
+import helper as helpers
 
 LIMIT = 120
 failures = []
@@ -432,6 +433,51 @@ def context(options):
         verdict("50 ms", med(took) <= 50)
 
 
+def helper(options):
+    """a credential helper's whole run, beside awscli, docker-credential-secretservice and gcloud"""
+    with Sandbox(options.binary) as sandbox:
+        keyring = None if helpers.missing(("dbus-daemon", "gnome-keyring-daemon")) else helpers.Keyring(sandbox.root / "s")
+        try:
+            tools = {**helpers.ours(sandbox), **helpers.others(sandbox.root, options.secretservice, keyring),
+                     "floor: /bin/true": (["/bin/true"], sandbox.env, None)}
+            took = {name: [] for name in tools}
+            for name, tool in tools.items():
+                if not isinstance(tool, str):
+                    helpers.spawn(*tool)  # warm
+            for turn in range(options.rounds * 200):
+                for name, tool in tools.items():
+                    # The slow ones take their turn less often.
+                    if not isinstance(tool, str) and turn % every(name) == 0:
+                        took[name].append(helpers.spawn(*tool))
+        finally:
+            if keyring:
+                keyring.close()
+    print("\ncredential helper, warm, from start to exit  [ms; budget: p50 <= 1, p99 <= 10]")
+    print(f"  {'':38} {'runs':>6} {'min':>9} {'p50':>9} {'p99':>9}")
+    for name, values in took.items():
+        if isinstance(tools[name], str):
+            print(f"  {name:38} skipped: {tools[name]}")
+            continue
+        values.sort()
+        print(f"  {name:38} {len(values):6} {values[0]:9.2f} {med(values):9.2f} {values[len(values) * 99 // 100]:9.2f}")
+    verdict("p50 of 1 ms", med(took["pdev"]) <= 1)
+    verdict("p99 of 10 ms", took["pdev"][len(took["pdev"]) * 99 // 100] <= 10)
+
+
+def every(name):
+    return 40 if name.startswith(("aws", "gcloud")) else 5 if "secretservice" in name else 1
+
+
+def identities(options):
+    """memory of the agent with ten identities of six kinds"""
+    print("\nmemory of the agent, identities  [MB; budget: RSS <= 30]")
+    with Sandbox(options.binary) as sandbox:
+        for state in helpers.ten_identities(sandbox):
+            rss, pss = memory(sandbox.asked("agent", "status")["pid"])
+            print(f"  {state:38} RSS {rss:.1f}  PSS {pss:.1f}")
+    verdict("30 MB", rss <= 30)
+
+
 def proxy(options):
     """the proxy against direct access"""
     print("\nproxy against direct access  [budget: +<= 0.10 ms p50, >= 15,000 requests/s at 50, <= 20 MB]")
@@ -442,13 +488,13 @@ def proxy(options):
         raise RuntimeError(f"proxy/run ended with {said.returncode}")
 
 
-ROWS = (containers, gated, processes, agent, idle, manifest, second, copies, context, proxy)
+ROWS = (containers, gated, processes, agent, idle, manifest, second, copies, context, proxy, helper, identities)
 NEED_ENGINE = (containers, gated, second, context)
 
 
 def main():
     parser = argparse.ArgumentParser(prog="tests/bench/run")
-    for name in ("--stub", "--image", "--engine", "--compose", "--binary"):
+    for name in ("--stub", "--image", "--engine", "--compose", "--binary", "--secretservice"):
         parser.add_argument(name, default="")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--copies", type=int, default=200)

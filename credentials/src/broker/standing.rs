@@ -60,7 +60,9 @@ impl Broker {
     pub fn standings(&self) -> Result<Vec<Standing>, BrokerProblem> {
         let identities = self.identities()?;
         let logins = vault::names(&self.place.vault(), "login/")?;
-        let entries = self.entries();
+        let mut entries = self.entries();
+        // What belongs to nobody any more is not held on to; no name has a space.
+        entries.retain(|key, _| key.split(' ').next().is_some_and(|name| identities.all.contains_key(name)));
         let standing = |identity: &Identity| {
             let own = entries.iter().filter(|(key, _)| is_own(key, &identity.name)).map(|(_, entry)| entry);
             let entry = own

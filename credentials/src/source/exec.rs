@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
+use zeroize::Zeroizing;
 
 use super::{Means, Purpose, SourceProblem};
 use crate::identity::Identity;
@@ -23,6 +24,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Tells the program what a token is asked for, where that is known.
 const RESOURCE: &str = "PDEV_RESOURCE";
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
+const OUTPUT_BYTES_USUAL: usize = 16 << 10;
 
 pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
     let now = means.now;
@@ -42,7 +44,8 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         .spawn()
         .map_err(|error| SourceProblem::Refused(format!("cannot start `{program}`: {error}")))?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
-    let (mut said, mut complained) = (Vec::new(), Vec::new());
+    // Enough from the start: bytes that grow leave parts of themselves behind.
+    let (mut said, mut complained) = (Zeroizing::new(Vec::with_capacity(OUTPUT_BYTES_USUAL)), Vec::new());
     let ended = async {
         let read_out = async { read(out, &mut said).await };
         let read_err = async { read(err, &mut complained).await };
@@ -54,7 +57,6 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         Ok(Err(error)) => return Err(SourceProblem::Passing(format!("`{program}`: {error}"))),
         Err(_) => return Err(SourceProblem::Passing(format!("`{program}` did not end within {} s", limit.as_secs()))),
     };
-    let said = zeroize::Zeroizing::new(said);
     if !status.success() {
         // Standard error is meant for people; standard output may hold half a secret.
         let words = String::from_utf8_lossy(&complained);
