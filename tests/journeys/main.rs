@@ -7,6 +7,7 @@
 
 mod agent_life;
 mod approvals;
+mod askers;
 mod aws;
 mod canary;
 mod codes;

@@ -144,7 +144,7 @@ fn git_is_given_a_password_and_asks_elsewhere_where_pdev_has_none() {
 }
 
 #[test]
-fn botocore_gets_one_credential_for_ten_threads() {
+fn botocore_gets_one_credential_for_ten_threads_and_for_ten_processes() {
     if !installed("botocore", "python3", &["-c", "import botocore.session"]) {
         return;
     }
@@ -165,6 +165,15 @@ fn botocore_gets_one_credential_for_ten_threads() {
     .ok();
     assert_eq!(said.out.trim(), "['AKIACANARYcanary-scanary-t']");
     assert_eq!(runs(&sandbox), 1);
+    // Ten processes, each with a helper of its own, after the lease was found wanting.
+    sandbox.pdev(&["agent", "stop"]).ok();
+    let one = "import botocore.session as b; k = b.Session(profile='dev').get_credentials().get_frozen_credentials(); print(k.token)";
+    let all: Vec<Child> = (0..10).map(|_| python(one).stdout(Stdio::piped()).spawn().unwrap()).collect();
+    for process in all {
+        let output = process.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "canary-t\n", "{:?}", output.status);
+    }
+    assert_eq!(runs(&sandbox), 2);
     let refused = run(python("import botocore.session as b; b.Session(profile='bad').get_credentials()"));
     assert!(refused.err.contains("there is no identity `nobody`"), "{}", refused.all());
 }

@@ -129,3 +129,35 @@ fn without_a_keyring_a_passphrase_file_serves() {
     pdev(&sandbox, &[], &["vault", "reset"], None).ok().says("set aside, still sealed");
     pdev(&sandbox, &[], &["vault"], None).ok().says("no vault yet");
 }
+
+/// A second reader of what pdev stores: Python's keyring, by its own attributes, and any reader by those of the item.
+#[test]
+fn pythons_keyring_reads_what_pdev_stores() {
+    let name = "Python's keyring as second reader";
+    let python = std::env::var_os("PDEV_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let has = Command::new(&python).args(["-c", "import keyring, secretstorage"]).stderr(Stdio::null()).status();
+    if !has.is_ok_and(|status| status.success()) {
+        println!("skipped: {name}: python has no keyring with secretstorage");
+        return;
+    }
+    let sandbox = Sandbox::bare();
+    let Some(keyring) = Keyring::start(name, &sandbox) else { return };
+    sandbox.write("pdev.yaml", MANIFEST);
+    let bus = [("DBUS_SESSION_BUS_ADDRESS", keyring.address.as_str())];
+    pdev(&sandbox, &bus, &["secret", "set", "token"], Some("canary-5513\n")).ok();
+    let vault = sandbox.path("home/.local/share/pdev/credentials/vault");
+    let head: serde_json::Value = serde_json::from_slice(&fs::read(vault.join("vault.json")).unwrap()).unwrap();
+    let mut reader = Command::new(&python);
+    reader.args([
+        "-c",
+        "import sys, secretstorage\n\
+         from keyring.backends import SecretService\n\
+         kept = SecretService.Keyring().get_password('pdev', sys.argv[1])\n\
+         found = list(secretstorage.search_items(secretstorage.dbus_init(), {'application': 'pdev'}))\n\
+         print(len(kept), len(found), found[0].get_label(), found[0].get_secret().decode() == kept)",
+        head["id"].as_str().unwrap(),
+    ]);
+    reader.env("DBUS_SESSION_BUS_ADDRESS", &keyring.address).env("HOME", sandbox.path("home"));
+    let said = finish(reader, Duration::from_secs(60)).ok();
+    assert_eq!(said.out, "44 1 pdev: key of the credential vault True\n", "{}", said.all());
+}

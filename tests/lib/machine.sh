@@ -61,9 +61,9 @@ install_counterparts() {
     fi
   fi
   export PDEV_TEST_PYTHON=${PDEV_TEST_PYTHON:-$cache/python/bin/python3}
-  if ! "$PDEV_TEST_PYTHON" -c 'import moto, boto3, flask, proxy' >/dev/null 2>&1; then
-    if ! { timeout 60 python3 -m venv "$cache/python" && timeout 600 "$PDEV_TEST_PYTHON" -m pip install -q 'moto[server]' boto3 proxy.py; } >"$logs/pip.log" 2>&1 </dev/null; then
-      skip "machine: python's moto, boto3 and proxy.py could not be installed (see $logs/pip.log)"
+  if ! "$PDEV_TEST_PYTHON" -c 'import moto, boto3, flask, proxy, keyring' >/dev/null 2>&1; then
+    if ! { timeout 60 python3 -m venv "$cache/python" && timeout 600 "$PDEV_TEST_PYTHON" -m pip install -q 'moto[server]' boto3 proxy.py keyring; } >"$logs/pip.log" 2>&1 </dev/null; then
+      skip "machine: python's moto, boto3, proxy.py and keyring could not be installed (see $logs/pip.log)"
     fi
   fi
   # A folder, because containers mount it: what services use to ask for credentials.
