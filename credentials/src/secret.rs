@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use crate::memory::Kept;
@@ -49,6 +50,18 @@ impl Secret {
             Held::Passing(bytes) => bytes,
             Held::Kept(kept) => kept.bytes(),
         }
+    }
+
+    /// The way out of the agent: the body of an answer to whoever asked for it, wiped when it was sent.
+    #[must_use]
+    pub fn into_body(self) -> Bytes {
+        struct Sent(Secret);
+        impl AsRef<[u8]> for Sent {
+            fn as_ref(&self) -> &[u8] {
+                self.0.expose()
+            }
+        }
+        Bytes::from_owner(Sent(self))
     }
 
     /// The way out: into a file or a pipe that its reader was promised.

@@ -112,7 +112,7 @@ pub(super) async fn credential(
     }
     let outlet = outlet(&request)?;
     let secret = api.shared.broker.issue(&name, &outlet, &asker(&api.shared, peer)).await.map_err(refused)?;
-    raw(&secret)
+    Ok(raw(secret))
 }
 
 /// Where a program asks from now on; where its credential has no such place, the credential itself.
@@ -128,14 +128,12 @@ async fn place(api: &Api, name: &str, peer: Peer) -> Result<Response, Problem> {
         }
         None => api.shared.broker.issue(name, &Outlet::Env, &asker(&api.shared, peer)).await.map_err(refused)?,
     };
-    raw(&secret)
+    Ok(raw(secret))
 }
 
-fn raw(secret: &Secret) -> Result<Response, Problem> {
-    let mut bytes = Vec::new();
-    secret.write_to(&mut bytes).map_err(|error| Problem(protocol::Problem::new("internal", 500, error.to_string())))?;
+fn raw(secret: Secret) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, bytes).into_response())
+    (headers, secret.into_body()).into_response()
 }
 
 pub(super) async fn rejected(

@@ -154,7 +154,7 @@ async fn serve(stream: TcpStream, site: Option<&Site>) -> Result<(), hyper::Erro
             Some(site) => site.answer(request).await,
             None => Answer::refused("this endpoint is for another service or program: only its own are answered"),
         };
-        Ok::<_, std::convert::Infallible>(response(&answer))
+        Ok::<_, std::convert::Infallible>(response(answer))
     });
     // One request a connection: whose it is was asked for this one.
     http1::Builder::new()
@@ -217,10 +217,7 @@ impl Site {
     }
 }
 
-fn response(answer: &Answer) -> Response<Full<Bytes>> {
-    let mut body = Vec::new();
-    // A vector takes everything.
-    let _written = answer.body.write_to(&mut body);
+fn response(answer: Answer) -> Response<Full<Bytes>> {
     let mut response = Response::builder()
         .status(answer.status)
         .header(CONTENT_TYPE, answer.content_type)
@@ -228,5 +225,5 @@ fn response(answer: &Answer) -> Response<Full<Bytes>> {
     for (name, value) in &answer.headers {
         response = response.header(*name, value);
     }
-    response.body(Full::new(Bytes::from(body))).unwrap_or_default()
+    response.body(Full::new(answer.body.into_body())).unwrap_or_default()
 }
