@@ -1,7 +1,8 @@
 //! What the agent holds in memory stays there: no core file when it crashes, no look into it by programs of its user.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -107,6 +108,45 @@ fn what_is_held_is_locked_into_memory() {
         return;
     }
     sandbox.pdev(&["doctor", "credentials"]).ok().says("are locked into memory");
+}
+
+/// How often these bytes stand in what a process may write to.
+fn copies(sandbox: &Sandbox, pid: u32, needle: &str) -> usize {
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut image = fs::File::create(sandbox.path("image")).unwrap();
+    for line in fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().lines().filter(|line| line.contains(" rw")) {
+        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let [from, to] = [from, to].map(|text| u64::from_str_radix(text, 16).unwrap());
+        let mut piece = vec![0; 1 << 20];
+        for at in (from..to).step_by(piece.len()) {
+            let length = usize::try_from(to - at).unwrap().min(piece.len());
+            // What the kernel keeps for itself cannot be read.
+            if memory.read_exact_at(&mut piece[..length], at).is_ok() {
+                image.write_all(&piece[..length]).unwrap();
+            }
+        }
+    }
+    let mut grep = Command::new("grep");
+    grep.args(["-aoF", needle]).arg(sandbox.path("image"));
+    finish(grep, Duration::from_secs(30)).out.lines().count()
+}
+
+#[test]
+fn what_is_forgotten_is_wiped() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: what is forgotten: only root can look into the agent's memory");
+        return;
+    }
+    let sandbox = with_lease();
+    for form in ["token", "kubectl", "token"] {
+        sandbox.pdev(&["credential", form, "hub"]).ok().says(CANARY);
+    }
+    let pid = sandbox.agent_pid().unwrap();
+    assert_eq!(copies(&sandbox, pid, CANARY), 1, "copies of a lease that is held");
+    // What a person types comes by the API, whose library keeps its buffers as they are; a lease of a source does not.
+    identities(&sandbox, "");
+    sandbox.pdev(&["identity"]).ok();
+    assert_eq!(copies(&sandbox, pid, CANARY), 0, "copies after it was forgotten");
 }
 
 /// Limits as the person who started the agent has them, in everything that it starts.
