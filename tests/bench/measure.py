@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import floor
-import helper as helpers
+import credentials
 
 LIMIT = 120
 failures = []
@@ -436,19 +436,19 @@ def context(options):
 def helper(options):
     """a credential helper's whole run, beside awscli, docker-credential-secretservice and gcloud"""
     with Sandbox(options.binary) as sandbox:
-        keyring = None if helpers.missing(("dbus-daemon", "gnome-keyring-daemon")) else helpers.Keyring(sandbox.root / "s")
+        keyring = None if credentials.missing(("dbus-daemon", "gnome-keyring-daemon")) else credentials.Keyring(sandbox.root / "s")
         try:
-            tools = {**helpers.ours(sandbox), **helpers.others(sandbox.root, options.secretservice, keyring),
+            tools = {**credentials.ours(sandbox), **credentials.others(sandbox.root, options.secretservice, keyring),
                      "floor: /bin/true": (["/bin/true"], sandbox.env, None)}
             took = {name: [] for name in tools}
             for name, tool in tools.items():
                 if not isinstance(tool, str):
-                    helpers.spawn(*tool)  # warm
+                    credentials.spawn(*tool)  # warm
             for turn in range(options.rounds * 200):
                 for name, tool in tools.items():
                     # The slow ones take their turn less often.
                     if not isinstance(tool, str) and turn % every(name) == 0:
-                        took[name].append(helpers.spawn(*tool))
+                        took[name].append(credentials.spawn(*tool))
         finally:
             if keyring:
                 keyring.close()
@@ -472,7 +472,7 @@ def identities(options):
     """memory of the agent with ten identities of six kinds"""
     print("\nmemory of the agent, identities  [MB; budget: RSS <= 30]")
     with Sandbox(options.binary) as sandbox:
-        for state in helpers.ten_identities(sandbox):
+        for state in credentials.ten_identities(sandbox):
             rss, pss = memory(sandbox.asked("agent", "status")["pid"])
             print(f"  {state:38} RSS {rss:.1f}  PSS {pss:.1f}")
     verdict("30 MB", rss <= 30)
