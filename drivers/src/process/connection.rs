@@ -128,10 +128,12 @@ async fn send_all(stream: &UnixStream, line: &[u8], descriptors: &[BorrowedFd<'_
     Ok(())
 }
 
-/// Starts keepers. One at a time: the second of two calls finds the first one's keeper.
 /// Tells the keeper the soft limit of open files that it and its programs are to have.
 pub(crate) const DESCRIPTORS: &str = "PDEV_KEEPER_DESCRIPTORS";
+/// Where the dynamic loader finds what this binary needs, on systems that keep it in no usual place.
+const LOADING: [&str; 2] = ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"];
 
+/// Starts keepers. One at a time: the second of two calls finds the first one's keeper.
 pub(crate) struct Starter {
     program: PathBuf,
     pub(crate) descriptors: Option<u64>,
@@ -176,6 +178,8 @@ impl Starter {
         // Nothing of the agent's environment: it may hold a secret of whoever started that one, this process stays for
         // as long as the preview, and others of its user can read it. Programs are told theirs one by one.
         command.arg("keeper").arg(&places.runtime).arg(&places.state).env_clear();
+        // What the binary itself may need to be loaded.
+        command.envs(LOADING.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
         if let Some(limit) = self.descriptors {
             command.env(DESCRIPTORS, limit.to_string());
         }
