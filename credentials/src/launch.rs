@@ -25,6 +25,11 @@ pub struct Launcher {
 }
 
 impl Launcher {
+    /// Not where this binary was removed under the agent that runs: then programs start with the agent's limit.
+    pub(crate) fn is_there(&self) -> bool {
+        self.program.is_file()
+    }
+
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(NAME).arg(self.descriptors.to_string()).arg(program);

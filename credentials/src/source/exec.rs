@@ -31,7 +31,10 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
     let command = identity.list("command").unwrap_or_default();
     let (program, arguments) = command.split_first().ok_or_else(|| SourceProblem::Refused("no command".to_owned()))?;
     let limit = identity.duration("timeout").unwrap_or(LIMIT);
-    let mut run = means.launcher.map_or_else(|| Command::new(program), |launcher| launcher.command(program));
+    let mut run = means
+        .launcher
+        .filter(|launcher| launcher.is_there())
+        .map_or_else(|| Command::new(program), |launcher| launcher.command(program));
     if let Purpose::Resource(resource) = means.purpose {
         run.env(RESOURCE, resource);
     }
