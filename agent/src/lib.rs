@@ -17,6 +17,7 @@ pub mod gateway;
 pub mod inputs;
 pub mod journal;
 pub mod locate;
+mod pinned;
 pub mod places;
 pub mod preview;
 pub mod probe;

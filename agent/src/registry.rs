@@ -235,10 +235,23 @@ pub fn hold(port: u16) -> io::Result<Held> {
     Ok(Held { _sockets: sockets })
 }
 
+#[cfg(target_os = "linux")]
+fn socket(family: rustix::net::AddressFamily, kind: rustix::net::SocketType) -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(family, kind, rustix::net::SocketFlags::CLOEXEC, None)?)
+}
+
+/// Elsewhere the flag comes a moment later: a program started meanwhile may hold the port as long as it runs.
+#[cfg(not(target_os = "linux"))]
+fn socket(family: rustix::net::AddressFamily, kind: rustix::net::SocketType) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket(family, kind, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(socket)
+}
+
 fn bound(address: SocketAddr) -> io::Result<OwnedFd> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+    use rustix::net::{AddressFamily, SocketType, bind, sockopt};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let socket = socket(family, SocketType::STREAM)?;
     // Connections of a program that ended a moment ago (TIME_WAIT) must not make its port look taken.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &address)?;

@@ -9,12 +9,9 @@ use credentials::approval::family::{Processes, Running};
 use credentials::broker::{Asker, Member};
 use credentials::session::{Session, SessionProblem, Wish};
 use protocol::Problem;
-use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::bus::now_ms;
+use crate::pinned::Pinned;
 use crate::shared::Shared;
 
 /// The session of a process, with what a person allowed it.
@@ -58,8 +55,8 @@ pub fn end(shared: &Shared, text: &str, asker: &Asker) -> Result<(), Problem> {
         Problem::new("session_unknown", 404, title).hint("`pdev session list` shows all.")
     })?;
     over(shared, &session, asker);
-    if let Some(guard) = session.guard().and_then(pinned) {
-        let _gone_is_fine = pidfd_send_signal(&guard, Signal::TERM);
+    if let Some(guard) = session.guard().and_then(Pinned::open) {
+        guard.terminate();
     }
     Ok(())
 }
@@ -93,8 +90,8 @@ async fn watch(shared: Arc<Shared>, session: Session) {
 
 /// Waits for the end of a process, which may be long ago.
 async fn gone(process: Option<(i32, u64)>) {
-    if let Some(process) = process.and_then(pinned).and_then(watched) {
-        drop(process.readable().await);
+    if let Some(process) = process.and_then(Pinned::open) {
+        process.ended().await;
     }
 }
 
@@ -104,17 +101,6 @@ fn over(shared: &Shared, session: &Session, asker: &Asker) {
     if changed {
         noted(shared, "session_over", session, asker);
     }
-}
-
-/// A process, told from another one that was given its number.
-fn pinned((pid, start): (i32, u64)) -> Option<OwnedFd> {
-    let pinned = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    Running.process(pid).filter(|process| process.start == start).map(|_| pinned)
-}
-
-#[expect(deprecated, reason = "sound for a descriptor that it owns; what replaces it is an unsafe function")]
-fn watched(guard: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(guard, Interest::READABLE).ok()
 }
 
 /// What was decided stays so, written down or not.

@@ -23,6 +23,7 @@ needed_packages() {
   has secret-tool || echo libsecret-tools
   has redis-server || echo redis-server
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
+  python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
   /usr/bin/python3 -c 'import psycopg2' 2>/dev/null || echo python3-psycopg2
   /usr/bin/python3 -c 'import redis' 2>/dev/null || echo python3-redis
 }

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use protocol::session::{SessionRequest, SessionView};
-use rustix::process::{Pid, Signal, WaitStatus, getpid, getppid, kill_process};
+use rustix::process::{Pid, Signal, WaitStatus, getppid, kill_process};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use crate::context::Context;
@@ -82,7 +82,7 @@ impl Waits {
 
 fn adopt() {
     #[cfg(target_os = "linux")]
-    let _kernels_since_3_4_can = rustix::process::set_child_subreaper(Some(getpid()));
+    let _kernels_since_3_4_can = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
 fn child_of(child: &std::process::Child) -> Result<Pid, Failure> {

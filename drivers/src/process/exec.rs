@@ -254,8 +254,21 @@ async fn copy_pipe(from: &pipe::Receiver, outputs: &mpsc::Sender<ExecOutput>, wr
     }
 }
 
+#[cfg(target_os = "linux")]
+fn master() -> io::Result<OwnedFd> {
+    Ok(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?)
+}
+
+/// Elsewhere the flag comes a moment later: a program started meanwhile may hold the terminal open.
+#[cfg(not(target_os = "linux"))]
+fn master() -> io::Result<OwnedFd> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+    rustix::io::fcntl_setfd(&master, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(master)
+}
+
 fn terminal(rows: u16, columns: u16) -> io::Result<(OwnedFd, OwnedFd)> {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    let master = master()?;
     grantpt(&master)?;
     unlockpt(&master)?;
     let name = ptsname(&master, Vec::new())?;
