@@ -2,10 +2,10 @@
 //!
 //! Linux only: elsewhere no process can be pinned, and who needs one says so.
 
-#[cfg(target_os = "linux")]
-pub(crate) use linux::Pinned;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use elsewhere::Pinned;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::Pinned;
 
 #[cfg(target_os = "linux")]
 mod linux {
