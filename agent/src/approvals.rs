@@ -86,5 +86,12 @@ pub fn use_of(record: &Record, unit: &str, identity: &Identity) -> Use {
     let repository = repository(record);
     let found = std::fs::metadata(Path::new(&repository));
     let place = found.map(|found| format!("{}:{}", found.dev(), found.ino())).unwrap_or_default();
-    Use { repository, place, service: unit.to_owned(), identity: identity.name.clone(), meaning: meaning(identity) }
+    Use {
+        repository,
+        place,
+        service: unit.to_owned(),
+        identity: identity.name.clone(),
+        meaning: meaning(identity),
+        session: None,
+    }
 }

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use credentials::approval::family::{Processes, Running};
-use credentials::broker::{Asker, Member};
+use credentials::approval::family::{Processes, Running, family_of};
+use credentials::approval::{Use, meaning};
+use credentials::broker::{Asker, BrokerProblem, Member};
 use credentials::session::{Session, SessionProblem, Wish};
 use protocol::Problem;
 
@@ -18,8 +19,39 @@ use crate::shared::Shared;
 #[must_use]
 pub fn member(shared: &Shared, pid: Option<i32>) -> Option<Member> {
     let session = shared.gate.sessions.of(pid?, &Running)?;
-    let raised = Vec::new();
+    let approved = shared.gate.approvals.list(now_ms()).into_iter().map(|approval| approval.of);
+    let own = approved.filter(|of| of.session.as_deref() == Some(session.id.as_str()));
+    // What the identity is now: a person's word was about what it was then.
+    let same = |of: &Use| shared.broker.identity(&of.identity).is_ok_and(|identity| meaning(&identity) == of.meaning);
+    let raised = own.filter(same).map(|of| of.identity).collect();
     Some(Member { session, raised })
+}
+
+/// A refusal with the code under which a person can allow it; as it is where nobody can.
+#[must_use]
+pub fn with_way_out(shared: &Shared, name: &str, peer: Option<i32>, problem: BrokerProblem) -> BrokerProblem {
+    let Some((pid, member)) = peer.zip(member(shared, peer)) else { return problem };
+    let can_be_allowed = problem.code.starts_with("session_") && problem.code != "session_over";
+    let Some(identity) = shared.broker.identity(name).ok().filter(|_| can_be_allowed) else { return problem };
+    let session = member.session;
+    let wanted = Use {
+        repository: String::new(),
+        place: String::new(),
+        service: session.name.clone(),
+        identity: identity.name.clone(),
+        meaning: meaning(&identity),
+        session: Some(session.id.clone()),
+    };
+    // Neither the program that asks nor whatever the session was started from may allow it.
+    shared.gate.approvals.ask(&wanted, session.family.clone(), session.asked, now_ms());
+    let request = shared.gate.approvals.ask(&wanted, family_of(pid, &Running), session.asked, now_ms());
+    let allow =
+        format!("If it may have all of it for an hour: `pdev session allow {}` in another terminal.", request.code);
+    let hint = match problem.code {
+        "session_not_narrow" => format!("{} {allow}", problem.hint.unwrap_or_default()),
+        _ => allow,
+    };
+    BrokerProblem { hint: Some(hint), ..problem }
 }
 
 /// # Errors

@@ -12,6 +12,9 @@ pub struct UseView {
     pub repository: String,
     pub service: String,
     pub identity: String,
+    /// Wanted by this session of a coding agent, for an hour; then `service` is its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
 }
 
 /// One of `GET /v1/approvals`; of `GET /v1/approvals/{code}` what waits for a person.

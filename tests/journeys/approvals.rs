@@ -19,7 +19,7 @@ fn stage() -> Sandbox {
 }
 
 /// A shell in a terminal of its own, and what is typed when something appears.
-fn terminal(sandbox: &Sandbox, command: &str, typed: &[&str]) -> Child {
+pub fn terminal(sandbox: &Sandbox, command: &str, typed: &[&str]) -> Child {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/terminal.py");
     let mut shell = sandbox.command(&sandbox.project(), &[]);
     let mut python = std::process::Command::new("python3");
@@ -29,7 +29,7 @@ fn terminal(sandbox: &Sandbox, command: &str, typed: &[&str]) -> Child {
     python.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn ended(child: Child) -> Said {
+pub fn ended(child: Child) -> Said {
     said(&child.wait_with_output().unwrap())
 }
 

@@ -1,9 +1,11 @@
 //! A coding agent's session: what its programs are refused, and that it ends however it is ended.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use crate::approvals::{ended, terminal};
 use crate::outlets::identities;
 use crate::sandbox::{Said, Sandbox, eventually, finish, signal};
 
@@ -136,4 +138,69 @@ fn its_time_ends_and_a_new_agent_knows_it() {
     child.wait().unwrap();
     assert!(said.contains("its programs go on, and are given no credentials any more"), "{said}");
     all_is_over(&sandbox, "the end of its time");
+}
+
+/// Asks for `prod` in a session that a terminal started, then does something with the CODE that the refusal named.
+fn after_refusal(sandbox: &Sandbox, then: &str) -> Said {
+    let script = sandbox.path("asks.sh");
+    let text = format!(
+        "code=$({PDEV} credential token prod 2>&1 | sed -n 's/.*session allow \\([a-z0-9-]*\\).*/\\1/p' | head -n 1)\n\
+         echo \"code <$code>\"\n{then}\n"
+    );
+    fs::write(&script, text).unwrap();
+    let command = format!("{PDEV} session run --name robot -- sh {}", script.display());
+    ended(terminal(sandbox, &command, &["to approve: ", "prod"]))
+}
+
+#[test]
+fn a_session_cannot_raise_itself() {
+    let sandbox = stage();
+    let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/terminal.py");
+    let driven = format!("python3 {} \"{PDEV} session allow $code\" 'to approve: ' prod", driver.display());
+    let by_hand = format!(
+        "curl -s --unix-socket {} -X POST http://pdev/v1/approvals/$code",
+        sandbox.path("run").join("agent.sock").display()
+    );
+    for (way, refusal) in [
+        (format!("{PDEV} session allow $code"), "coding agent's session, which approves nothing"),
+        (driven.clone(), "coding agent's session, which approves nothing"),
+        (format!("setsid -f {driven} > out 2>&1; while ! grep -q error out; do :; done; cat out"), "approves nothing"),
+        (by_hand.clone(), "not_by_the_asker"),
+        (format!("{by_hand} & {by_hand} & {by_hand}; wait"), "not_by_the_asker"),
+    ] {
+        let said = after_refusal(&sandbox, &way);
+        assert!(said.all().contains(refusal), "{way}: {}", said.all());
+        assert!(sandbox.pdev(&["identity", "approvals", "--json"]).ok().json().as_array().unwrap().is_empty(), "{way}");
+    }
+}
+
+#[test]
+fn a_person_elsewhere_raises_one_session_once() {
+    let sandbox = stage();
+    let fifo = sandbox.path("code");
+    let done = sandbox.path("allowed");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let allowing = format!(
+        "read code < {}; {PDEV} session allow $code; {PDEV} session allow $code; echo > {}",
+        fifo.display(),
+        done.display()
+    );
+    let person = terminal(&sandbox, &allowing, &["to approve: ", "prod"]);
+    let then = format!(
+        "echo $code > {}; while ! [ -e {} ]; do :; done; {PDEV} credential token prod",
+        fifo.display(),
+        done.display()
+    );
+    let asked = after_refusal(&sandbox, &then);
+    let said = ended(person);
+    assert!(
+        said.all().contains("would have all of prod") && said.all().contains("allowed to the session `robot`"),
+        "{} {}",
+        asked.all(),
+        said.all()
+    );
+    assert!(said.all().contains("there is no request"), "a code opens one door once: {}", said.all());
+    assert!(asked.all().contains("canary-tok"), "{}", asked.all());
+    session(&sandbox, &[], &format!("{PDEV} credential token prod")).fails_with(1).says("is production");
+    sandbox.pdev(&["audit"]).ok().says("approved");
 }

@@ -117,7 +117,12 @@ fn given(approval: &Approval) -> ApprovalView {
 }
 
 fn view(of: &Use) -> UseView {
-    UseView { repository: of.repository.clone(), service: of.service.clone(), identity: of.identity.clone() }
+    UseView {
+        repository: of.repository.clone(),
+        service: of.service.clone(),
+        identity: of.identity.clone(),
+        session: of.session.clone(),
+    }
 }
 
 fn refused(refusal: Refusal) -> Problem {

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use super::{Api, Body, Peer, Problem, process};
 use crate::convert;
 use crate::endpoint::program;
+use crate::sessions;
 use crate::shared::Shared;
 
 /// How far up the process table an asker is followed.
@@ -111,7 +112,8 @@ pub(super) async fn credential(
         return place(&api, &name, peer).await;
     }
     let outlet = outlet(&request)?;
-    let secret = api.shared.broker.issue(&name, &outlet, &asker(&api.shared, peer)).await.map_err(refused)?;
+    let secret = api.shared.broker.issue(&name, &outlet, &asker(&api.shared, peer)).await;
+    let secret = secret.map_err(|problem| refused(sessions::with_way_out(&api.shared, &name, peer.pid, problem)))?;
     Ok(raw(secret))
 }
 
@@ -126,7 +128,10 @@ async fn place(api: &Api, name: &str, peer: Peer) -> Result<Response, Problem> {
             let pairs = variables.iter().flat_map(|(name, value)| format!("{name}={value}\0").into_bytes());
             Secret::new(pairs.collect())
         }
-        None => api.shared.broker.issue(name, &Outlet::Env, &asker(&api.shared, peer)).await.map_err(refused)?,
+        None => {
+            let secret = api.shared.broker.issue(name, &Outlet::Env, &asker(&api.shared, peer)).await;
+            secret.map_err(|problem| refused(sessions::with_way_out(&api.shared, name, peer.pid, problem)))?
+        }
     };
     Ok(raw(secret))
 }

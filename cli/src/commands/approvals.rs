@@ -22,9 +22,15 @@ pub(super) fn approve(code: &str, context: &Context) -> Outcome {
             .hint("Run it in a terminal of your own; `ask = \"never\"` in identities.toml asks nobody."));
     }
     let terminal = &context.terminal;
-    terminal.tell(&format!("service    {}", of.service));
-    terminal.tell(&format!("of         {}", of.repository));
-    terminal.tell(&format!("would act as {}, whenever it runs, for 90 days", terminal.paint_error.bold(&of.identity)));
+    let identity = terminal.paint_error.bold(&of.identity);
+    if let Some(session) = &of.session {
+        terminal.tell(&format!("session    {} ({session})", of.service));
+        terminal.tell(&format!("would have all of {identity}, with every program in it, for an hour"));
+    } else {
+        terminal.tell(&format!("service    {}", of.service));
+        terminal.tell(&format!("of         {}", of.repository));
+        terminal.tell(&format!("would act as {identity}, whenever it runs, for 90 days"));
+    }
     terminal.tell_raw(format!("Type {} to approve: ", of.identity).as_bytes());
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
@@ -35,6 +41,8 @@ pub(super) fn approve(code: &str, context: &Context) -> Outcome {
     let approved = call(async |client: &mut Client| client.approve(code).await)?;
     if context.json {
         terminal.say_json(&approved);
+    } else if of.session.is_some() {
+        terminal.say(&format!("allowed to the session `{}` until {} UTC", of.service, words::clock(approved.until)));
     } else {
         terminal.say(&format!(
             "approved; `pdev up` in {} gives it to `{}`",

@@ -1,4 +1,4 @@
-//! `pdev session run | list | end`: a coding agent, held to less than its person, for a while.
+//! `pdev session run | list | allow | end`: a coding agent, held to less than its person, for a while.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -34,6 +34,13 @@ The exit code is the program's own.")]
     /// List the sessions, and which one this is
     #[command(visible_alias = "ls")]
     List,
+    /// Let a session that asked have all of an identity, for an hour; in another terminal than it
+    #[command(after_help = "Examples:\n  pdev session allow 7kq2-mxgh")]
+    Allow {
+        /// What the refusal named
+        #[arg(value_name = "CODE")]
+        code: String,
+    },
     /// End a session and all its programs
     #[command(after_help = "Examples:\n  pdev session end claude")]
     End {
@@ -67,6 +74,7 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
             guard::above(SessionRequest { name, milliseconds, identities: identity }, &program, context)
         }
         Command::List => list(context),
+        Command::Allow { code } => super::approvals::approve(&code, context),
         Command::End { session } => {
             call(async |client: &mut Client| client.end_session(&session).await)?;
             context.terminal.tell(&format!("the session {session} is over; its programs are being ended"));

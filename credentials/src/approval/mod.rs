@@ -19,6 +19,8 @@ use crate::place;
 use family::{Denial, Family, Processes};
 
 const REQUEST_MILLISECONDS: i64 = 15 * 60 * 1000;
+/// A session's, which ends with the session before.
+const RAISED_MILLISECONDS: i64 = 60 * 60 * 1000;
 const APPROVAL_MILLISECONDS: i64 = 90 * 24 * 60 * 60 * 1000;
 const REQUESTS_MAX: usize = 64;
 /// A request that more programs than this made cannot be approved: one of them could be forgotten.
@@ -41,6 +43,9 @@ pub struct Use {
     pub identity: String,
     /// A digest of what the identity is in `identities.toml`.
     pub meaning: String,
+    /// The coding agent's session that wants it, by its id; then there is no repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
 }
 
 #[must_use]
@@ -215,7 +220,7 @@ impl Approvals {
         if !same {
             return Err(Refusal::Unknown(code.to_owned()));
         }
-        let approval = Approval { of: seen.of.clone(), at: now, until: now + APPROVAL_MILLISECONDS };
+        let approval = Approval { of: seen.of.clone(), at: now, until: now + lasts(&seen.of) };
         let mut approved = state.approved.clone();
         approved.retain(|known| known.of != approval.of && now < known.until);
         approved.push(approval.clone());
@@ -258,6 +263,10 @@ fn judged(seen: &Request, by: i32, processes: &dyn Processes) -> Result<(), Deni
         return Err(Denial::Crowded);
     }
     family::may_approve(&seen.families, seen.asked, by, processes)
+}
+
+fn lasts(of: &Use) -> i64 {
+    if of.session.is_some() { RAISED_MILLISECONDS } else { APPROVAL_MILLISECONDS }
 }
 
 /// `7kq2-mxgh`: 40 random bits, which nobody guesses ten a minute.

@@ -57,6 +57,7 @@ fn wanted(service: &str) -> Use {
         service: service.into(),
         identity: "shop-dev".into(),
         meaning: "aa".into(),
+        session: None,
     }
 }
 
