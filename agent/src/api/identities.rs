@@ -201,5 +201,5 @@ pub(crate) fn asker(shared: &Shared, peer: Peer) -> Asker {
         }
         pid = process::parent(at);
     }
-    Asker { pid: first.or(peer.pid), chain, session: crate::sessions::member(shared, peer.pid) }
+    Asker { pid: first.or(peer.pid), chain, session: sessions::member(shared, peer.pid) }
 }
