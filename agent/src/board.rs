@@ -141,6 +141,12 @@ impl Board {
         self.bump();
     }
 
+    /// What was seen of it is explained by something else.
+    pub fn forget_problem(&self, unit: &str) {
+        self.lock().problems.remove(unit);
+        self.bump();
+    }
+
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         self.lock().problems.values().cloned().collect()

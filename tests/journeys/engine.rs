@@ -41,6 +41,14 @@ fn a_preview_outlives_its_engines_restart() {
     assert!(ready());
     engine.stop();
     eventually("the loss shows", Duration::from_secs(20), || !ready());
+    eventually("why shows", Duration::from_secs(20), || {
+        let status = sandbox.pdev(&["status"]).ok();
+        ["polite", "rude"].iter().all(|name| unit(&sandbox.status(&project), name)["state"] == "unhealthy")
+            && status.out.contains("the container engine is gone; this comes back when the engine does")
+    });
+    // A container that the engine ended did not fail, and what cannot be read is not silence.
+    assert_eq!(sandbox.status(&project).get("problems"), None);
+    sandbox.pdev(&["logs"]).fails_with(1).says("cannot reach the Docker engine");
     // Both could run as processes; that would be a second copy.
     sandbox.pdev(&["up"]).fails_with(1).says("cannot reach the Docker engine").says("--runtime process");
     engine.resume().unwrap();

@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use drivers::driver::ProblemKind;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use plan::application::Unit;
 use protocol::Event;
@@ -18,6 +20,9 @@ use tokio::sync::broadcast::error::RecvError;
 use super::previews::find_settled;
 use super::{Api, Problem};
 use crate::preview::Handle;
+
+/// For the first line, and between two that are written already.
+const LOG_LIMIT: Duration = Duration::from_secs(5);
 
 fn sse(event: &Event) -> axum::response::sse::Event {
     let data = serde_json::to_string(event).unwrap_or_default();
@@ -109,28 +114,71 @@ async fn merged(api: &Api, handle: &Handle, units: &[Unit], query: &LogQuery) ->
     let Some(scope) = handle.live.scope() else { return Ok(stream::empty().boxed()) };
     let mut past: Vec<LogEntry> = Vec::new();
     let mut sources: Vec<Lines> = Vec::new();
-    let now = crate::bus::now_ms();
+    let (now, mut unread) = (crate::bus::now_ms(), Vec::new());
     for unit in units {
         let Ok(driver) = api.shared.engines.driver(unit.body.runtime()) else { continue };
+        let ask = |request| opened(driver.logs(&scope.preview.id, &scope.places, &unit.name, request));
         let history = drivers::driver::LogRequest { follow: false, since: query.since, tail: query.tail };
-        // A unit that was never made has no log; that is no failure of the others.
-        if let Ok(lines) = driver.logs(&scope.preview.id, &scope.places, &unit.name, history).await {
-            let until = now;
-            let entries: Vec<LogEntry> = entries(lines, unit.name.clone())
-                .filter(|entry| std::future::ready(!query.follow || entry.at < until))
-                .collect()
-                .await;
-            past.extend(entries);
+        match ask(history).await {
+            Ok(lines) => {
+                let lines = all(entries(lines, unit.name.clone()), &unit.name).await;
+                past.extend(lines.into_iter().filter(|entry| !query.follow || entry.at < now));
+            }
+            // A unit that was never made has no log; that is no failure of the others.
+            Err(problem) if problem.kind == ProblemKind::NotFound => {}
+            Err(problem) => {
+                past.push(aside(&unit.name, format!("its output cannot be read: {}", problem.message)));
+                unread.push(problem);
+                continue;
+            }
         }
         if query.follow {
             let request = drivers::driver::LogRequest { follow: true, since: Some(now), tail: None };
-            if let Ok(lines) = driver.logs(&scope.preview.id, &scope.places, &unit.name, request).await {
-                sources.push(entries(lines, unit.name.clone()));
+            match ask(request).await {
+                Ok(lines) => sources.push(entries(lines, unit.name.clone())),
+                Err(problem) if problem.kind == ProblemKind::NotFound => {}
+                Err(problem) => {
+                    past.push(aside(&unit.name, format!("its output cannot be followed: {}", problem.message)));
+                }
             }
         }
     }
+    if let Some(problem) = unread.first().filter(|_| unread.len() == units.len()) {
+        return Err(Problem(crate::convert::problem(problem, None)));
+    }
     past.sort_by_key(|entry| entry.at);
     Ok(stream::iter(past).chain(stream::select_all(sources)).boxed())
+}
+
+type Opened = Result<BoxStream<'static, Result<drivers::driver::LogLine, drivers::Problem>>, drivers::Problem>;
+
+async fn opened(asked: impl Future<Output = Opened>) -> Opened {
+    let silent = || drivers::Problem::new(ProblemKind::Timeout, silence());
+    tokio::time::timeout(LOG_LIMIT, asked).await.unwrap_or_else(|_| Err(silent()))
+}
+
+fn silence() -> String {
+    format!("the runtime did not answer within {} s", LOG_LIMIT.as_secs())
+}
+
+/// Up to the end, or up to where the runtime falls silent.
+async fn all(mut lines: Lines, unit: &str) -> Vec<LogEntry> {
+    let mut entries = Vec::new();
+    loop {
+        match tokio::time::timeout(LOG_LIMIT, lines.next()).await {
+            Ok(Some(entry)) => entries.push(entry),
+            Ok(None) => return entries,
+            Err(_) => {
+                entries.push(aside(unit, format!("its output breaks off here: {}", silence())));
+                return entries;
+            }
+        }
+    }
+}
+
+/// Words of the agent's own between the lines.
+fn aside(unit: &str, text: String) -> LogEntry {
+    LogEntry { at: crate::bus::now_ms(), unit: unit.to_owned(), stream: "pdev".into(), text }
 }
 
 fn entries(lines: BoxStream<'static, Result<drivers::driver::LogLine, drivers::Problem>>, unit: String) -> Lines {
@@ -142,9 +190,7 @@ fn entries(lines: BoxStream<'static, Result<drivers::driver::LogLine, drivers::P
                 stream: if line.stderr { "stderr" } else { "stdout" }.into(),
                 text: line.text,
             },
-            Err(problem) => {
-                LogEntry { at: crate::bus::now_ms(), unit: unit.clone(), stream: "pdev".into(), text: problem.message }
-            }
+            Err(problem) => aside(&unit, problem.message),
         })
         .boxed()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use drivers::Scope;
 use drivers::driver::LogRequest;
 use futures_util::StreamExt;
-use plan::application::{Body, Role, Unit};
+use plan::application::{Body, Role, RuntimeKind, Unit};
 use plan::observed::Exit;
 use protocol::Problem;
 use protocol::status::UnitState;
@@ -57,6 +57,10 @@ pub(super) fn fail(context: &Context, scope: &Scope, unit: &Unit, exit: &Exit, t
     let task = async move {
         let lines = last_lines(&context, &scope, &unit.name).await;
         let problem = explain(&unit, &exit, lines, tries);
+        if unit.body.runtime() == RuntimeKind::Docker && !context.live.follows(RuntimeKind::Docker) {
+            // The engine went away meanwhile and took its containers along: that is what is told.
+            return;
+        }
         context.board.edit_unit(&unit.name, |status| status.exit_code = exit.code);
         fail_with(&context, &unit.name, problem);
     };

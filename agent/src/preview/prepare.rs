@@ -107,7 +107,7 @@ impl Asker<'_> {
             let why = match seen {
                 Ok(Ok(seen)) => return Ok((wanted?, Some(seen))),
                 Ok(Err(problem)) => problem.message,
-                Err(_) => "the container engine does not answer".to_owned(),
+                Err(_) => format!("nothing within {} s", ENGINE_ANSWER_LIMIT.as_secs()),
             };
             if self.record.containers && self.record.intent == Intent::Up {
                 // The same services as processes would be a second copy, without the data of the first.

@@ -69,6 +69,11 @@ impl Live {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether anybody would hear what happens at this runtime.
+    pub(super) fn follows(&self, runtime: RuntimeKind) -> bool {
+        self.lock().follows.get(&runtime).is_some_and(|follow| !follow.task.0.is_finished())
+    }
+
     #[must_use]
     pub fn application(&self) -> Option<Arc<Application>> {
         self.lock().scope.as_ref().map(|scope| Arc::clone(&scope.application))
@@ -142,7 +147,7 @@ impl Live {
 /// # Errors
 /// When the runtime cannot be followed.
 pub(super) async fn follow(context: &Context, scope: &Scope, runtime: RuntimeKind) -> Result<(), drivers::Problem> {
-    if context.live.lock().follows.get(&runtime).is_some_and(|follow| !follow.task.0.is_finished()) {
+    if context.live.follows(runtime) {
         return Ok(());
     }
     let driver = context.shared.engines.driver(runtime)?;
@@ -365,7 +370,11 @@ impl Supervisor {
             inner.follows.remove(&runtime);
         }
         let Some(scope) = self.context.live.scope() else { return };
-        let name = crate::engines::name(runtime);
+        tracing::warn!(preview = %self.context.id.0, runtime = crate::engines::name(runtime), reason, "a runtime is gone");
+        let words = match runtime {
+            RuntimeKind::Docker => "the container engine is gone; this comes back when the engine does".to_owned(),
+            RuntimeKind::Process => format!("its keeper is gone: {reason}"),
+        };
         let units = scope.application.units.values().filter(|unit| unit.body.runtime() == runtime);
         let mut concerned = false;
         for unit in units.filter(|unit| unit.role != Role::Job) {
@@ -378,9 +387,12 @@ impl Supervisor {
                     // What is failed or stopped has nothing to come back to: that would be an endless loop of starts.
                     concerned = true;
                     status.state = UnitState::Unhealthy;
-                    status.reason = Some(format!("the {name} runtime is gone: {reason}"));
+                    status.reason = Some(words.clone());
                 }
             });
+            if dragged {
+                self.context.board.forget_problem(&unit.name);
+            }
         }
         self.publish_routes();
         if concerned {

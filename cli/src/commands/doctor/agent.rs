@@ -3,6 +3,7 @@
 use client::{Client, ClientError, Place};
 
 use super::Finding;
+use crate::words;
 
 /// Also the proxy's port, if an agent runs.
 pub(super) async fn look() -> (Vec<Finding>, Option<u16>) {
@@ -19,7 +20,8 @@ pub(super) async fn look() -> (Vec<Finding>, Option<u16>) {
     match Client::connect(&place).await {
         Ok(client) => {
             let info = client.info();
-            let words = format!("pdev {}, pid {}, {} previews", info.version, info.pid, info.previews);
+            let previews = words::count(info.previews, "preview");
+            let words = format!("pdev {}, pid {}, {previews}", info.version, info.pid);
             let own = env!("CARGO_PKG_VERSION");
             findings.push(if info.version == own {
                 Finding::fine("agent", words)
