@@ -102,12 +102,16 @@ impl Asker<'_> {
     async fn where_possible(&self) -> Result<(Wanted, Option<Observed>), Problem> {
         if let Ok(docker) = self.shared.engines.driver(RuntimeKind::Docker) {
             let places = self.shared.places.of_preview(&self.record.name.id, &self.record.folder);
-            let observing = tokio::time::timeout(ENGINE_ANSWER_LIMIT, docker.observe(&self.record.name.id, &places));
-            let (seen, wanted) = tokio::join!(observing, self.wanted(RuntimeKind::Docker));
-            let why = match seen {
-                Ok(Ok(seen)) => return Ok((wanted?, Some(seen))),
-                Ok(Err(problem)) => problem.message,
-                Err(_) => format!("nothing within {} s", ENGINE_ANSWER_LIMIT.as_secs()),
+            let observing = async {
+                let seen = tokio::time::timeout(ENGINE_ANSWER_LIMIT, docker.observe(&self.record.name.id, &places));
+                let silent = |_| format!("nothing within {} s", ENGINE_ANSWER_LIMIT.as_secs());
+                seen.await.map_err(silent)?.map_err(|problem| problem.message)
+            };
+            // An engine that is not there ends both.
+            let wanted = async { Ok(self.wanted(RuntimeKind::Docker).await) };
+            let why = match tokio::try_join!(observing, wanted) {
+                Ok((seen, wanted)) => return Ok((wanted?, Some(seen))),
+                Err(why) => why,
             };
             if self.record.containers && self.record.intent == Intent::Up {
                 // The same services as processes would be a second copy, without the data of the first.
