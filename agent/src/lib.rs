@@ -24,6 +24,7 @@ pub mod probe;
 pub mod proxy;
 pub mod registry;
 pub mod routing;
+pub mod session_previews;
 pub mod sessions;
 mod shared;
 

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use credentials::session::Session;
 use plan::application::{PreviewId, PreviewName};
 use protocol::request::UpRequest;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,9 @@ pub struct Record {
     /// Units of it may be containers: an engine that does not answer is then waited for, not replaced by processes.
     #[serde(default)]
     pub containers: bool,
+    /// The coding agent's session that brought it up; nothing of it gets more of an identity than that, until `down`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -102,6 +106,19 @@ impl Registry {
         self.lock().values().cloned().collect()
     }
 
+    #[must_use]
+    pub fn session_of(&self, id: &PreviewId) -> Option<Session> {
+        self.lock().get(id)?.session.clone()
+    }
+
+    /// The previews that sessions brought up, mostly none.
+    #[must_use]
+    pub fn of_sessions(&self) -> Vec<(PreviewId, Session)> {
+        let records = self.lock();
+        let held = records.values().filter_map(|record| Some((record.name.id.clone(), record.session.clone()?)));
+        held.collect()
+    }
+
     /// The record that holds this pair of labels in this environment.
     #[must_use]
     pub fn holder(&self, app: &str, branch: &str, environment: &str) -> Option<Record> {
@@ -116,7 +133,10 @@ impl Registry {
     /// # Errors
     /// When the state folder cannot be written.
     pub fn put(&self, record: Record) -> io::Result<()> {
-        let mut records = self.lock();
+        self.write(&mut self.lock(), record)
+    }
+
+    fn write(&self, records: &mut BTreeMap<PreviewId, Record>, record: Record) -> io::Result<()> {
         if records.get(&record.name.id) == Some(&record) {
             return Ok(());
         }
@@ -129,9 +149,11 @@ impl Registry {
     /// # Errors
     /// When the preview is unknown or the state folder cannot be written.
     pub fn edit(&self, id: &PreviewId, change: impl FnOnce(&mut Record)) -> io::Result<()> {
-        let Some(mut record) = self.get(id) else { return Ok(()) };
+        // In one go: of two changes at once, none is lost.
+        let mut records = self.lock();
+        let Some(mut record) = records.get(id).cloned() else { return Ok(()) };
         change(&mut record);
-        self.put(record)
+        self.write(&mut records, record)
     }
 
     /// # Errors
@@ -202,6 +224,7 @@ impl Record {
             snapshot: Snapshot::default(),
             former: Vec::new(),
             containers: false,
+            session: None,
         }
     }
 }

@@ -5,35 +5,41 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use credentials::approval::family::{Processes, Running, family_of};
+use credentials::approval::family::{Family, Processes, Running, family_of};
 use credentials::approval::{Use, meaning};
 use credentials::broker::{Asker, BrokerProblem, Member};
 use credentials::session::{Session, SessionProblem, Wish};
+use plan::application::PreviewId;
 use protocol::Problem;
 
 use crate::bus::now_ms;
 use crate::pinned::Pinned;
+use crate::session_previews::{self, session_of, with_raised};
 use crate::shared::Shared;
 
 /// The session of a process, with what a person allowed it.
 #[must_use]
 pub fn member(shared: &Shared, pid: Option<i32>) -> Option<Member> {
-    let session = shared.gate.sessions.of(pid?, &Running)?;
-    let approved = shared.gate.approvals.list(now_ms()).into_iter().map(|approval| approval.of);
-    let own = approved.filter(|of| of.session.as_deref() == Some(session.id.as_str()));
-    // What the identity is now: a person's word was about what it was then.
-    let same = |of: &Use| shared.broker.identity(&of.identity).is_ok_and(|identity| meaning(&identity) == of.meaning);
-    let raised = own.filter(same).map(|of| of.identity).collect();
-    Some(Member { session, raised })
+    session_of(shared, pid?).map(|session| with_raised(shared, session))
 }
 
 /// A refusal with the code under which a person can allow it; as it is where nobody can.
 #[must_use]
 pub fn with_way_out(shared: &Shared, name: &str, peer: Option<i32>, problem: BrokerProblem) -> BrokerProblem {
     let Some((pid, member)) = peer.zip(member(shared, peer)) else { return problem };
+    offered(shared, name, &member.session, family_of(pid, &Running), problem)
+}
+
+/// Neither the program that asks nor whatever the session was started from may allow it.
+fn offered(
+    shared: &Shared,
+    name: &str,
+    session: &Session,
+    asker: Option<Family>,
+    problem: BrokerProblem,
+) -> BrokerProblem {
     let can_be_allowed = problem.code.starts_with("session_") && problem.code != "session_over";
     let Some(identity) = shared.broker.identity(name).ok().filter(|_| can_be_allowed) else { return problem };
-    let session = member.session;
     let wanted = Use {
         repository: String::new(),
         place: String::new(),
@@ -42,9 +48,8 @@ pub fn with_way_out(shared: &Shared, name: &str, peer: Option<i32>, problem: Bro
         meaning: meaning(&identity),
         session: Some(session.id.clone()),
     };
-    // Neither the program that asks nor whatever the session was started from may allow it.
     shared.gate.approvals.ask(&wanted, session.family.clone(), session.asked, now_ms());
-    let request = shared.gate.approvals.ask(&wanted, family_of(pid, &Running), session.asked, now_ms());
+    let request = shared.gate.approvals.ask(&wanted, asker, session.asked, now_ms());
     let allow =
         format!("If it may have all of it for an hour: `pdev session allow {}` in another terminal.", request.code);
     let hint = match problem.code {
@@ -54,10 +59,24 @@ pub fn with_way_out(shared: &Shared, name: &str, peer: Option<i32>, problem: Bro
     BrokerProblem { hint: Some(hint), ..problem }
 }
 
+/// Why a service of a session's preview will be given nothing of an identity, with the way out. Whoever brings the preview
+/// up belongs to the session, and approves nothing for that already.
+#[must_use]
+pub fn refuses_service(shared: &Shared, name: &str, id: &PreviewId) -> Option<String> {
+    let member = session_previews::member(shared, id)?;
+    let asker = Asker { session: Some(member.clone()), ..Asker::default() };
+    let problem = shared.broker.allows(name, &asker).err()?;
+    let problem = offered(shared, name, &member.session, None, problem);
+    Some(format!("{}. {}", problem.message, problem.hint.unwrap_or_default()))
+}
+
 /// # Errors
 /// Why there is no session.
 pub fn begin(shared: &Arc<Shared>, wish: Wish, pid: Option<i32>, asker: &Asker) -> Result<Session, Problem> {
     let guard = pid.ok_or(SessionProblem::Unseen).map_err(|problem| refused(&problem))?;
+    if let Some(outer) = session_of(shared, guard) {
+        return Err(refused(&SessionProblem::Nested(outer.name)));
+    }
     for name in &wish.identities {
         shared.broker.identity(name).map_err(crate::convert::broker_problem)?;
     }

@@ -15,7 +15,7 @@ pub struct Entry {
     /// Unix milliseconds.
     pub at: i64,
     /// `issued`, `refused`, `renewed`, `signed_in`, `signed_out`, `approved`, `not_approved`, `revoked`,
-    /// `session_began`, `session_over`, `raised`.
+    /// `session_began`, `session_over`, `preview_held`.
     pub what: String,
     pub identity: String,
     /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`; of endpoints `ecs`, `imds`, `gce`, `msi`.

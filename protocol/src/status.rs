@@ -60,6 +60,9 @@ pub struct PreviewStatus {
     /// Unix milliseconds of the last successful `up`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<i64>,
+    /// The name of the coding agent's session that brought it up: its services get no more of an identity than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// Why it is failed or degraded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,

@@ -60,7 +60,7 @@ impl Server {
     }
 
     /// Before another server; writes down what that one is asked.
-    fn recorder(sandbox: &Sandbox, target: &str) -> Self {
+    pub fn recorder(sandbox: &Sandbox, target: &str) -> Self {
         let port_file = sandbox.path("recorder-port");
         let log = sandbox.path("asked");
         let child = Command::new("python3").arg(tests("recorder.py")).args([&port_file, &log]).arg(target).spawn();

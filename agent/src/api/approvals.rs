@@ -11,6 +11,7 @@ use protocol::status::PreviewRef;
 
 use super::{Api, Body, Peer, Problem};
 use crate::bus::now_ms;
+use crate::session_previews::session_of;
 
 pub(super) async fn list(State(api): State<Api>) -> Json<Vec<ApprovalView>> {
     let all = api.shared.gate.approvals.list(now_ms()).into_iter();
@@ -36,7 +37,9 @@ pub(super) async fn request(
 ) -> Result<Json<ApprovalView>, Problem> {
     let shared = api.shared.clone();
     let looking = tokio::task::spawn_blocking(move || {
-        shared.gate.approvals.refuses(&code, peer.pid.unwrap_or_default(), &Running, now_ms())
+        let by = peer.pid.unwrap_or_default();
+        let (request, denial) = shared.gate.approvals.refuses(&code, by, &Running, now_ms())?;
+        Ok((request, session_of(&shared, by).map(|_| Denial::InSession).or(denial)))
     });
     let ended = looking.await;
     let (request, denial) = ended.map_err(|error| broke_off(&error))?.map_err(refused)?;
@@ -52,7 +55,7 @@ pub(super) async fn approve(
     let shared = api.shared.clone();
     let approving = tokio::task::spawn_blocking(move || {
         let by = peer.pid.unwrap_or_default();
-        let outcome = match shared.gate.sessions.of(by, &Running) {
+        let outcome = match session_of(&shared, by) {
             Some(_) => Err(Denial::InSession.into()),
             None => shared.gate.approvals.approve(&code, by, &Running, now_ms()),
         };

@@ -3,6 +3,7 @@
 use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use credentials::broker::Asker;
 use drivers::driver::{ExecInput, ExecOutput, ExecRequest, ExecSession};
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
@@ -13,7 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::previews::find_settled;
-use super::{Api, Problem};
+use super::{Api, Peer, Problem, asker};
+use crate::session_previews;
 
 pub(super) async fn exec(
     State(api): State<Api>,
@@ -29,7 +31,8 @@ pub(super) async fn exec(
         let title = format!("this route needs `Connection: Upgrade` and `Upgrade: {UPGRADE}`");
         return Err(Problem(protocol::Problem::new("upgrade_required", 426, title)));
     };
-    let session = begin(&api, &handle, wanted).await?;
+    let asker = asker(&api.shared, parts.extensions.get::<Peer>().copied().unwrap_or_default());
+    let session = begin(&api, &handle, wanted, &asker).await?;
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
             let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
@@ -54,6 +57,7 @@ async fn begin(
     api: &Api,
     handle: &crate::preview::Handle,
     wanted: protocol::exec::ExecRequest,
+    asker: &Asker,
 ) -> Result<ExecSession, Problem> {
     let down = || {
         let title = format!("`{}` is down", handle.board.preview().title);
@@ -65,6 +69,7 @@ async fn begin(
         let title = format!("there is no unit `{}`; known are {}", wanted.unit, known.join(", "));
         return Err(Problem(protocol::Problem::new("unknown_unit", 404, title)));
     };
+    session_previews::refuse_of_person(&api.shared, &handle.id, std::iter::once(unit), asker)?;
     if wanted.argv.is_empty() {
         return Err(invalid("`argv` is empty"));
     }

@@ -8,6 +8,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use credentials::Secret;
+use credentials::broker::Asker;
 use credentials::secrets::Scope;
 use plan::application::PreviewId;
 use protocol::plan::PlanReply;
@@ -15,8 +16,9 @@ use protocol::request::{DownRequest, KeptSecrets, LocateRequest, RestartRequest,
 use protocol::status::{LocateReply, PreviewState, PreviewStatus, UnitState};
 use serde::Deserialize;
 
-use super::{Api, Body, Peer, Problem, stream};
+use super::{Api, Body, Peer, Problem, asker, stream};
 use crate::preview::{Handle, Source, naming};
+use crate::session_previews;
 
 /// `wait` without a `timeout_ms`.
 const WAIT_DEFAULT: Duration = Duration::from_secs(600);
@@ -72,18 +74,19 @@ pub(super) async fn up(
     // Subscribed before the request is made, or its first events could be missed.
     let events = api.shared.bus.subscribe(None).1;
     let detach = request.detach;
-    let operation = begin_up(&api, request).await?;
+    let operation = begin_up(&api, request, &asker(&api.shared, peer)).await?;
     Ok(stream::operation(events, operation, detach))
 }
 
 /// The actor of a preview that has just gone may end between being found and being asked: then another one is made.
-async fn begin_up(api: &Api, request: UpRequest) -> Result<u64, Problem> {
+async fn begin_up(api: &Api, request: UpRequest, asker: &Asker) -> Result<u64, Problem> {
     const TRIES: usize = 3;
     let mut last = None;
     for _ in 0..TRIES {
         let (shared, asked) = (api.shared.clone(), request.clone());
         let named = tokio::task::spawn_blocking(move || naming::bind(&shared, &asked)).await;
         let handle = named.map_err(|error| internal(&error))?.map_err(Problem)?;
+        session_previews::hold(&api.shared, &handle, asker)?;
         match handle.up(request.clone(), Source::Disk).await {
             Err(problem) if problem.code == "agent_stopping" && !api.shared.draining() => last = Some(problem),
             answer => return answer.map_err(Problem),
@@ -126,11 +129,17 @@ pub(super) async fn down(
 
 pub(super) async fn restart(
     State(api): State<Api>,
+    Extension(peer): Extension<Peer>,
     Path(preview): Path<String>,
     Body(request): Body<RestartRequest>,
 ) -> Result<Response, Problem> {
     accepting(&api)?;
     let handle = find_settled(&api, &preview).await?;
+    if let Some(application) = handle.live.application() {
+        let meant = |name: &String| request.units.is_empty() || request.units.contains(name);
+        let units = application.units.values().filter(|unit| meant(&unit.name));
+        session_previews::refuse_of_person(&api.shared, &handle.id, units, &asker(&api.shared, peer))?;
+    }
     let events = api.shared.bus.subscribe(None).1;
     let operation = handle.restart(request.units).await.map_err(Problem)?;
     Ok(stream::operation(events, operation, false))

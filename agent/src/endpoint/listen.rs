@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use super::Opening;
 use crate::api::{Peer, asker};
 use crate::bus::now_ms;
+use crate::session_previews;
 use crate::shared::Shared;
 
 /// Connections of one unit at once; more wait in the kernel's backlog.
@@ -196,9 +197,11 @@ impl Guest {
     fn asker(&self, shared: &Shared) -> Asker {
         match self {
             // Where programs stand in the chain of others; without a slash, which would be read as a path.
-            Self::Unit { preview: PreviewName { app, branch, .. }, unit, .. } => {
-                Asker { pid: None, chain: vec![format!("service {unit} of {app}, {branch}")], session: None }
-            }
+            Self::Unit { preview: PreviewName { id, app, branch, .. }, unit, .. } => Asker {
+                pid: None,
+                chain: vec![format!("service {unit} of {app}, {branch}")],
+                session: session_previews::member(shared, id),
+            },
             Self::Program { pid, .. } => asker(shared, Peer { pid: Some(*pid) }),
         }
     }

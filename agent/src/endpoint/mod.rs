@@ -20,6 +20,7 @@ use protocol::Problem;
 use crate::approvals::{Purpose, asks, use_of};
 use crate::convert;
 use crate::registry::Record;
+use crate::sessions;
 use crate::shared::Shared;
 
 /// Among a unit's ports in the registry; no port of a manifest can be called so.
@@ -77,6 +78,11 @@ pub async fn arrange(
                         opening.identity
                     );
                     arranged.notes.push((name.clone(), note));
+                }
+                if let Some(why) = sessions::refuses_service(shared, &opening.identity, &record.name.id) {
+                    arranged
+                        .notes
+                        .push((name.clone(), format!("`{name}` is given nothing as `{}`: {why}", opening.identity)));
                 }
                 arranged.openings.push(opening);
             }
@@ -153,7 +159,9 @@ async fn endow(
     let spot = Spot { at: address, token: &token, folder, shares_home };
     let found = variables(cloud, &identity, &spot);
     let text: Vec<String> = found.iter().map(|one| format!("{}={}", one.name, one.value)).collect();
-    unit.hash = plan::hash::with_endpoint(&unit.hash, &text.join(" "));
+    // What ran with a person's lease may hold it still, so that a session's preview starts such units anew.
+    let session = record.session.as_ref().map(|session| format!(" {}", session.id)).unwrap_or_default();
+    unit.hash = plan::hash::with_endpoint(&unit.hash, &(text.join(" ") + &session));
     for variable in found {
         let value = EnvValue { value: variable.value, sensitive: variable.sensitive };
         // What the manifest says itself was said on purpose.

@@ -191,14 +191,20 @@ impl Actor {
     }
 
     fn same_files(&self, request: &UpRequest) -> bool {
-        self.operation.as_ref().is_some_and(|running| running.fingerprint == fingerprint(request))
+        self.operation.as_ref().is_some_and(|running| running.fingerprint == self.fingerprint(request))
+    }
+
+    /// A session's `up` is another one than its person's: its units are to be held to less.
+    fn fingerprint(&self, request: &UpRequest) -> String {
+        let session = self.context.shared.registry.session_of(&self.context.id).map(|session| session.id);
+        format!("{} {}", fingerprint(request), session.unwrap_or_default())
     }
 
     fn begin(&mut self, kind: Kind, phase: PreviewState) -> u64 {
         let id = self.context.shared.next_operation();
         self.context.board.begin(id, phase);
         let fingerprint = match &kind {
-            Kind::Up(request) => fingerprint(request),
+            Kind::Up(request) => self.fingerprint(request),
             _ => String::new(),
         };
         self.operation = Some(Operation { id, kind, fingerprint, task: None });

@@ -141,7 +141,12 @@ fn forget(context: &Context, scope: &Scope, volumes: bool) -> Result<bool, Probl
     drop(std::fs::remove_dir_all(&scope.places.runtime));
     drop(std::fs::remove_dir_all(&scope.places.state));
     let keeps_data = scope.places.data.is_dir() || (!volumes && !scope.application.volumes.is_empty());
-    let written = context.shared.registry.edit(&context.id, |record| record.intent = Intent::Idle);
+    let written = context.shared.registry.edit(&context.id, |record| {
+        record.intent = Intent::Idle;
+        // Nothing that a session started is left.
+        record.session = None;
+    });
+    context.board.edit_preview(|status| status.session = None);
     written.map_err(|error| naming::state_problem(&error))?;
     // The actor removes the record, because an `up` may wait that needs it.
     Ok(!keeps_data)

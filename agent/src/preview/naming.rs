@@ -147,6 +147,7 @@ pub fn bind(shared: &Arc<Shared>, request: &UpRequest) -> Result<Handle, Problem
 
 /// The actor of a known preview.
 pub fn handle(shared: &Arc<Shared>, preview: protocol::status::PreviewRef, folder: String) -> Handle {
+    let session = shared.registry.session_of(&PreviewId(preview.id.clone())).map(|session| session.name);
     let mut previews = shared.previews.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = previews.get(&PreviewId(preview.id.clone())) {
         found.board.edit_preview(|status| {
@@ -156,6 +157,7 @@ pub fn handle(shared: &Arc<Shared>, preview: protocol::status::PreviewRef, folde
         return found.clone();
     }
     let made = super::start(shared, preview, folder);
+    made.board.edit_preview(|status| status.session = session);
     previews.insert(made.id.clone(), made.clone());
     made
 }

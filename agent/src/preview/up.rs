@@ -26,6 +26,7 @@ use crate::board::Board;
 use crate::bus::now_ms;
 use crate::convert;
 use crate::registry::{Held, Intent, hold};
+use crate::session_previews;
 use crate::shared::Shared;
 
 pub(super) async fn run(context: Context, request: UpRequest, source: Source) {
@@ -111,6 +112,9 @@ async fn bring_up(context: &Context, request: &UpRequest, source: &Source) -> Re
     }
     accept(context, request, &desired, source)?;
     write_lock(&context.board, request, desired.lock.as_deref());
+    if let Some(note) = session_previews::note(&record) {
+        context.board.publish(note);
+    }
     for note in &desired.notes {
         context.board.publish(EventKind::Noted { text: note.clone() });
     }

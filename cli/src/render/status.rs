@@ -44,13 +44,14 @@ pub(crate) fn list(previews: &[PreviewStatus], now: i64, home: Option<&str>, pai
             let units = if down { String::new() } else { format!("{fine}/{}", preview.units.len()) };
             let since = preview.ready_at.filter(|_| !down).map(|at| words::age(at, now)).unwrap_or_default();
             let gone = if preview.folder_present { "" } else { " (gone)" };
+            let held = preview.session.as_ref().map(|session| format!(" (session {session})")).unwrap_or_default();
             vec![
                 Cell::painted(&preview.preview.title, "1"),
                 Cell::painted(state, codes),
                 Cell::new(units),
                 Cell::new(since),
                 Cell::painted(preview.url.as_deref().unwrap_or_default(), "36"),
-                Cell::painted(format!("{}{gone}", short_folder(&preview.folder, home)), "2"),
+                Cell::painted(format!("{}{gone}{held}", short_folder(&preview.folder, home)), "2"),
             ]
         })
         .collect();
@@ -83,6 +84,10 @@ pub(crate) fn detail(preview: &PreviewStatus, now: i64, home: Option<&str>, pain
     )];
     let gone = if preview.folder_present { "" } else { " (gone: `pdev down` with the name above still works)" };
     lines.push(paint.dim(&format!("{}{gone}", short_folder(&preview.folder, home))));
+    if let Some(session) = &preview.session {
+        let words = format!("brought up by the session {session}: identities give what that session may have");
+        lines.push(paint.yellow(&words));
+    }
     if !preview.units.is_empty() {
         lines.push(String::new());
         lines.extend(units(&preview.units, now, paint));
@@ -175,18 +180,20 @@ mod tests {
                 },
             ],
             ready_at: Some(0),
+            session: Some("robot".into()),
             problems: Vec::new(),
         };
         let plain = Paint { on: false };
         assert_eq!(
             list(std::slice::from_ref(&preview), 61_000, Some("/home/me"), plain).join("\n"),
             "PREVIEW    STATE     HEALTHY  FOR        URL                              FOLDER\n\
-             shop/main  degraded  1/2      1 min 1 s  http://main.shop.localhost:8642  ~/shop"
+             shop/main  degraded  1/2      1 min 1 s  http://main.shop.localhost:8642  ~/shop (session robot)"
         );
         assert_eq!(
             detail(&preview, 61_000, None, plain).join("\n"),
             "shop/main  degraded  http://main.shop.localhost:8642\n\
-             /home/me/shop\n\n  \
+             /home/me/shop\n\
+             brought up by the session robot: identities give what that session may have\n\n  \
              UNIT  STATE      FOR        RUNTIME  ADDRESS          CRASHES  NOTE\n  \
              db    ready      1 min 1 s  docker   127.0.0.1:40001\n  \
              web   unhealthy             docker   127.0.0.1:40001  2        GET / answered 503, as shop-dev"

@@ -78,6 +78,14 @@ impl Broker {
         }
     }
 
+    /// Whether an asker's session may have something of an identity, without asking for it.
+    ///
+    /// # Errors
+    /// The rule that refuses, its reason and the way out.
+    pub fn allows(&self, name: &str, asker: &Asker) -> Result<(), BrokerProblem> {
+        self.bound(&self.identity(name)?, &Outlet::Env, asker).map(drop)
+    }
+
     /// The identity and all that it is built on.
     fn own(&self, identity: &Identity) -> Result<Vec<Identity>, BrokerProblem> {
         let mut own = vec![identity.clone()];

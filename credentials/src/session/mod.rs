@@ -155,8 +155,7 @@ impl Sessions {
     pub fn of(&self, pid: i32, processes: &dyn Processes) -> Option<Session> {
         let sessions = self.all();
         let first = sessions.first()?;
-        let above = (0..TRIES).find_map(|_| chain_to_the_end(pid, processes));
-        let Some(above) = above else { return Some(first.clone()) };
+        let Some(above) = above(pid, processes) else { return Some(first.clone()) };
         sessions.iter().find(|session| above.iter().any(|one| session.roots.contains(one))).cloned()
     }
 
@@ -206,7 +205,13 @@ impl Sessions {
     }
 }
 
-/// Everything above a process, with its start; `None` where one of them was gone when it was looked at.
+/// A process and everything above it, each with its start; `None` where it cannot be followed to its end.
+#[must_use]
+pub fn above(pid: i32, processes: &dyn Processes) -> Option<Vec<(i32, u64)>> {
+    (0..TRIES).find_map(|_| chain_to_the_end(pid, processes))
+}
+
+/// `None` where one of them was gone when it was looked at.
 fn chain_to_the_end(pid: i32, processes: &dyn Processes) -> Option<Vec<(i32, u64)>> {
     let (mut above, mut next) = (Vec::new(), pid);
     while next > 1 {

@@ -36,7 +36,7 @@ pub fn judge(session: &Session, own: &[Identity], raised: bool, now: i64) -> Res
     let Some(identity) = own.first() else { return Ok(Reach::Full) };
     if session.is_over(now) {
         let words = format!("the session `{}` of this program is over, and gets no credentials", session.name);
-        return Err(refusal("session_over", words, "A person starts another one: `pdev session run -- PROGRAM`."));
+        return Err(refusal("session_over", words, OVER));
     }
     if raised {
         return Ok(Reach::Full);
@@ -88,6 +88,8 @@ pub(crate) fn no_id_token(identity: &Identity) -> BrokerProblem {
     refusal("session_not_narrow", words, ASK)
 }
 
+const OVER: &str = "A person starts another one: `pdev session run -- PROGRAM`; a preview that it brought up is a person's again \
+                    after `pdev down` and `pdev up`.";
 const ASK: &str = "A person does that outside of the session.";
 
 fn narrower(kind: &str) -> &'static str {

@@ -1,0 +1,133 @@
+//! Previews that a coding agent's session brought up: what runs in them counts as the session's, until `down`.
+//!
+//! Held is the whole preview, not a unit: its programs are what the session wrote, and reach each other. A person's `up`
+//! takes nothing off, because it ends none of them. What a session may have is the credentials' crate's to say.
+
+use std::sync::PoisonError;
+
+use credentials::approval::Use;
+use credentials::approval::family::Running;
+use credentials::approval::meaning;
+use credentials::broker::{Asker, Member};
+use credentials::session::{Session, above};
+use plan::application::{PreviewId, RuntimeKind, Unit};
+use protocol::{EventKind, Problem};
+
+use crate::bus::now_ms;
+use crate::preview::Handle;
+use crate::registry::Record;
+use crate::shared::Shared;
+
+/// Marks the preview before anything of it is read or started, so that no lease of its person's is given from here on.
+///
+/// # Errors
+/// When it cannot be written: unmarked nothing is brought up.
+pub fn hold(shared: &Shared, handle: &Handle, asker: &Asker) -> Result<(), Problem> {
+    let Some(Member { session, .. }) = &asker.session else { return Ok(()) };
+    if shared.registry.session_of(&handle.id).is_some_and(|held| held.id == session.id) {
+        return Ok(());
+    }
+    // A record that another `up` is about to write back must not lose the mark.
+    let _one_at_a_time = shared.naming.lock().unwrap_or_else(PoisonError::into_inner);
+    let marked = shared.registry.edit(&handle.id, |record| record.session = Some(session.clone()));
+    marked.map_err(|error| crate::preview::naming::state_problem(&error))?;
+    handle.board.edit_preview(|status| status.session = Some(session.name.clone()));
+    if let Err(problem) = shared.broker.record("preview_held", "", asker, None) {
+        tracing::error!(problem = problem.message, "the audit log lacks that a session has a preview");
+    }
+    Ok(())
+}
+
+/// What everybody who looks at this `up` is told.
+#[must_use]
+pub fn note(record: &Record) -> Option<EventKind> {
+    let name = &record.session.as_ref()?.name;
+    let text = format!(
+        "the session `{name}` brought this preview up, so its services get no more of an identity than that session; \
+         `pdev down`, then `pdev up` outside of it ends that"
+    );
+    Some(EventKind::Noted { text })
+}
+
+/// The session that a service of this preview counts to.
+#[must_use]
+pub fn member(shared: &Shared, id: &PreviewId) -> Option<Member> {
+    shared.registry.session_of(id).map(|session| with_raised(shared, known(shared, session)))
+}
+
+/// The session of a process: of those above it, or of the preview whose keeper is above it.
+#[must_use]
+pub fn session_of(shared: &Shared, pid: i32) -> Option<Session> {
+    shared.gate.sessions.of(pid, &Running).or_else(|| by_keeper(shared, pid))
+}
+
+/// As with sessions: who cannot be followed to the end may have ended its parent to be unseen.
+fn by_keeper(shared: &Shared, pid: i32) -> Option<Session> {
+    let held = shared.registry.of_sessions();
+    let (_, first) = held.first()?;
+    let found = match above(pid, &Running) {
+        None => first,
+        Some(above) => above.iter().find_map(|(pid, _)| {
+            let id = keeper_of(*pid)?;
+            held.iter().find(|(held, _)| *held == id).map(|(_, session)| session)
+        })?,
+    };
+    Some(known(shared, found.clone()))
+}
+
+/// The preview of a keeper, by the folders that it was started with. Who pretends to be one is held to less, not to more.
+fn keeper_of(pid: i32) -> Option<PreviewId> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    let [_, b"keeper", _, state, ..] = words.as_slice() else { return None };
+    let name = std::path::Path::new(std::str::from_utf8(state).ok()?).file_name()?;
+    Some(PreviewId(name.to_str()?.to_owned()))
+}
+
+/// As it stands now; one that nobody knows any more is over.
+fn known(shared: &Shared, session: Session) -> Session {
+    shared.gate.sessions.named(&session.id).unwrap_or(Session { over: true, ..session })
+}
+
+/// With what a person allowed it.
+#[must_use]
+pub fn with_raised(shared: &Shared, session: Session) -> Member {
+    let approved = shared.gate.approvals.list(now_ms()).into_iter().map(|approval| approval.of);
+    let own = approved.filter(|of| of.session.as_deref() == Some(session.id.as_str()));
+    // What the identity is now: a person's word was about what it was then.
+    let same = |of: &Use| shared.broker.identity(&of.identity).is_ok_and(|identity| meaning(&identity) == of.meaning);
+    let raised = own.filter(same).map(|of| of.identity).collect();
+    Member { session, raised }
+}
+
+/// Refuses a command in, or a new start of, something that acts for its person: local processes can ask as that person, and
+/// services with an identity are given its lease.
+///
+/// # Errors
+/// The rule, its reason and the way out.
+pub fn refuse_of_person<'a>(
+    shared: &Shared,
+    id: &PreviewId,
+    units: impl Iterator<Item = &'a Unit>,
+    asker: &Asker,
+) -> Result<(), Problem> {
+    let Some(Member { session, .. }) = &asker.session else { return Ok(()) };
+    if shared.registry.session_of(id).is_some_and(|held| held.id == session.id) {
+        return Ok(());
+    }
+    for unit in units {
+        let why = match &unit.identity {
+            Some(identity) => format!("acts as `{identity}`"),
+            None if unit.body.runtime() == RuntimeKind::Process => "is a local process".to_owned(),
+            None => continue,
+        };
+        let title = format!(
+            "`{}` {why} for a person, and a coding agent's session (`{}`) would have what that person has",
+            unit.name, session.name
+        );
+        let hint = "`pdev up` from within the session holds this preview to the session first, and starts it anew where \
+                    it has an identity; or a person does it outside.";
+        return Err(Problem::new("session_not_its_preview", 403, title).unit(&unit.name).hint(hint));
+    }
+    Ok(())
+}
