@@ -216,18 +216,20 @@ async fn assemble(places: &AgentPlaces, options: &AgentOptions) -> Result<(Arc<S
     let bus = Bus::new(journal.last_id + 1);
     let descriptors = raise_descriptors();
     let launcher = descriptors.map(|descriptors| Launcher { program: own_program(), descriptors });
-    let trusted = broker(&bus, launcher)?;
+    let trusted = broker(&bus, launcher, &places.state)?;
     let routing = Routing::new(routes, port);
     let shared = Shared::new(places.clone(), engines(places, descriptors), registry, bus, delivery, trusted, routing);
     Ok((shared, journal, proxied))
 }
 
 /// The broker, its changes as events on the bus, and who may act as whom.
-fn broker(bus: &Bus, launcher: Option<Launcher>) -> Result<(Arc<Broker>, Gate), Problem> {
+fn broker(bus: &Bus, launcher: Option<Launcher>, state: &Path) -> Result<(Arc<Broker>, Gate), Problem> {
     let place = credentials::Place::find().ok_or_else(|| Problem::new("places", 500, "no home folder is known"))?;
     // A wrong PDEV_VAULT concerns only those who ask for a credential; they are told by their own process.
     let choice = Choice::from_environment().unwrap_or_default();
-    let gate = Gate::new(Approvals::open(place.approvals()), Sessions::open(place.sessions(), &Running));
+    let sessions = Sessions::open(place.sessions(), &Running);
+    crate::sessions::refuse_below_unknown(&sessions, state)?;
+    let gate = Gate::new(Approvals::open(place.approvals()), sessions);
     let broker = Broker::launching(place, choice, Exchanges::in_a_process(), launcher);
     let (mut changes, bus) = (broker.changes(), bus.clone());
     let teller = Arc::clone(&broker);

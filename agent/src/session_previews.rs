@@ -3,6 +3,7 @@
 //! Held is the whole preview, not a unit: its programs are what the session wrote, and reach each other. A person's `up`
 //! takes nothing off, because it ends none of them. What a session may have is the credentials' crate's to say.
 
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use credentials::approval::Use;
@@ -75,13 +76,31 @@ fn by_keeper(shared: &Shared, pid: i32) -> Option<Session> {
     Some(known(shared, found.clone()))
 }
 
-/// The preview of a keeper, by the folders that it was started with. Who pretends to be one is held to less, not to more.
+/// The preview of a keeper. Who pretends to be one is held to less, not to more.
 fn keeper_of(pid: i32) -> Option<PreviewId> {
+    Some(PreviewId(folder_of_keeper(pid)?.file_name()?.to_str()?.to_owned()))
+}
+
+/// Where a keeper writes, by the words that it was started with: `previews/ID` in an agent's state.
+fn folder_of_keeper(pid: i32) -> Option<PathBuf> {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-    let [_, b"keeper", _, state, ..] = words.as_slice() else { return None };
-    let name = std::path::Path::new(std::str::from_utf8(state).ok()?).file_name()?;
-    Some(PreviewId(name.to_str()?.to_owned()))
+    let [_, b"keeper", _, folder, ..] = words.as_slice() else { return None };
+    Some(PathBuf::from(std::str::from_utf8(folder).ok()?))
+}
+
+/// Whether it is the keeper of a session's preview at an agent with another state than this one.
+#[must_use]
+pub fn is_below_foreign_keeper(pid: i32, state: &Path) -> bool {
+    let session = || {
+        let folder = folder_of_keeper(pid)?;
+        let id = folder.file_name()?.to_str()?;
+        let other = folder.parent()?.parent().filter(|other| *other != state)?;
+        let text = std::fs::read(other.join("registry").join(format!("{id}.json"))).ok()?;
+        let record: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        record.get("session").filter(|session| !session.is_null()).map(drop)
+    };
+    session().is_some()
 }
 
 /// As it stands now; one that nobody knows any more is over.

@@ -2,13 +2,14 @@
 //!
 //! Who belongs and what it gets is the credentials' crate's. Ending its programs is the guard's, which is asked by a signal.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use credentials::approval::family::{Family, Processes, Running, family_of};
 use credentials::approval::{Use, meaning};
 use credentials::broker::{Asker, BrokerProblem, Member};
-use credentials::session::{Session, SessionProblem, Wish};
+use credentials::session::{Session, SessionProblem, Sessions, Wish, above};
 use plan::application::PreviewId;
 use protocol::Problem;
 
@@ -16,6 +17,35 @@ use crate::bus::now_ms;
 use crate::pinned::Pinned;
 use crate::session_previews::{self, session_of, with_raised};
 use crate::shared::Shared;
+
+/// The first argument of a session's guard.
+pub const GUARD: &str = "session-guard";
+
+/// Refuses to be an agent that a session started in folders of its own choice, where nothing is known of that session.
+///
+/// # Errors
+/// When a guard is above that began none of these sessions, or the keeper of a session's preview of another agent.
+pub fn refuse_below_unknown(sessions: &Sessions, state: &Path) -> Result<(), Problem> {
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let chain = above(own, &Running).unwrap_or_default();
+    let known = sessions.all();
+    let is_unknown =
+        |process: &(i32, u64)| is_guard(process.0) && !known.iter().any(|session| session.roots.contains(process));
+    let is_below = chain.iter().any(is_unknown)
+        || chain.iter().any(|(pid, _)| session_previews::is_below_foreign_keeper(*pid, state));
+    if !is_below {
+        return Ok(());
+    }
+    let title = "this runs in a coding agent's session, which does not start an agent of its own";
+    let hint = "Leave pdev's folders (`PDEV_SOCKET_DIR`, `XDG_*`, `HOME`) as the session was given them; a person starts \
+                another session.";
+    Err(Problem::new("session_own_agent", 403, title).hint(hint))
+}
+
+fn is_guard(pid: i32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).nth(1) == Some(GUARD.as_bytes())
+}
 
 /// The session of a process, with what a person allowed it.
 #[must_use]
@@ -81,7 +111,7 @@ pub fn begin(shared: &Arc<Shared>, wish: Wish, pid: Option<i32>, asker: &Asker) 
         shared.broker.identity(name).map_err(crate::convert::broker_problem)?;
     }
     let known = shared.broker.meanings().map_err(crate::convert::broker_problem)?;
-    let roots = (guard, above(guard));
+    let roots = (guard, own_parent(guard));
     let begun = shared.gate.sessions.begin(wish, roots, known, &Running, now_ms());
     let session = begun.map_err(|problem| refused(&problem))?;
     noted(shared, "session_began", &session, asker);
@@ -90,7 +120,7 @@ pub fn begin(shared: &Arc<Shared>, wish: Wish, pid: Option<i32>, asker: &Asker) 
 }
 
 /// The guard's own parent, where that is pdev too: if the guard is killed, its programs become children of that one.
-fn above(guard: i32) -> Option<i32> {
+fn own_parent(guard: i32) -> Option<i32> {
     let parent = Running.process(guard)?.parent;
     let executable = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
     (executable(parent)? == executable(guard)?).then_some(parent)

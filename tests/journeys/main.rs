@@ -33,6 +33,7 @@ mod running_as;
 mod sandbox;
 mod search;
 mod secrets;
+mod self_approval;
 mod session_previews;
 mod sessions;
 mod shop;

@@ -151,6 +151,24 @@ fn journey(stage: &Stage, runtime: &str, fetch: &str) {
     assert_ne!(all[2]["Tags.member.1.Value"], all[0]["Tags.member.1.Value"], "another session");
 }
 
+/// What tells an endpoint whose a local program is can be copied; that it belongs to a session cannot be hidden.
+#[test]
+fn a_session_that_passes_for_a_persons_service_stays_a_session() {
+    let Some(stage) = stage("a session at a person's endpoint", None) else { return };
+    let sandbox = &stage.sandbox;
+    sandbox.pdev(&["up"]).ok();
+    let copied = sandbox.path("copied");
+    let copy = format!("env -0 > {}", copied.display());
+    sandbox.pdev(&["exec", "web", "--", "sh", "-c", &copy]).ok();
+    let fetch = sandbox.project().join("fetch.py");
+    let pass = format!("xargs -0 sh -c 'exec env \"$@\" python3 {}' sh < {}", fetch.display(), copied.display());
+    stage.session(&pass).ok().says("AccessKeyId");
+    is_a_sessions(&stage.asked()[0]);
+    let mine = sandbox.pdev(&["exec", "web", "--", "sh", "-c", &format!("python3 {}", fetch.display())]);
+    mine.says("AccessKeyId");
+    is_a_persons(&stage.asked()[1]);
+}
+
 #[test]
 fn a_sessions_processes_get_what_the_session_may_have() {
     let Some(stage) = stage("a session's preview of processes", None) else { return };

@@ -1,7 +1,6 @@
 //! A coding agent's session: what its programs are refused, and that it ends however it is ended.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -73,6 +72,14 @@ fn programs_of_a_session_get_less() {
         ),
         (format!("{PDEV} run --as prod -- true"), "is production"),
         (format!("{PDEV} session run -- true"), "a session has none of its own"),
+        // An agent of its own, in folders where nothing is known of the session.
+        (
+            format!(
+                "mkdir -m 700 r; export PDEV_SOCKET_DIR=$PWD/r XDG_STATE_HOME=$PWD/s XDG_DATA_HOME=$PWD/d; {}",
+                token("prod")
+            ),
+            "does not start an agent of its own",
+        ),
         (
             format!("sed -i s/production.*// $HOME/.config/pdev/identities.toml; {}", token("prod")),
             "`prod` was changed after the session `sh` began",
@@ -150,28 +157,6 @@ fn after_refusal(sandbox: &Sandbox, then: &str) -> Said {
     fs::write(&script, text).unwrap();
     let command = format!("{PDEV} session run --name robot -- sh {}", script.display());
     ended(terminal(sandbox, &command, &["to approve: ", "prod"]))
-}
-
-#[test]
-fn a_session_cannot_raise_itself() {
-    let sandbox = stage();
-    let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/terminal.py");
-    let driven = format!("python3 {} \"{PDEV} session allow $code\" 'to approve: ' prod", driver.display());
-    let by_hand = format!(
-        "curl -s --unix-socket {} -X POST http://pdev/v1/approvals/$code",
-        sandbox.path("run").join("agent.sock").display()
-    );
-    for (way, refusal) in [
-        (format!("{PDEV} session allow $code"), "coding agent's session, which approves nothing"),
-        (driven.clone(), "coding agent's session, which approves nothing"),
-        (format!("setsid -f {driven} > out 2>&1; while ! grep -q error out; do :; done; cat out"), "approves nothing"),
-        (by_hand.clone(), "not_by_the_asker"),
-        (format!("{by_hand} & {by_hand} & {by_hand}; wait"), "not_by_the_asker"),
-    ] {
-        let said = after_refusal(&sandbox, &way);
-        assert!(said.all().contains(refusal), "{way}: {}", said.all());
-        assert!(sandbox.pdev(&["identity", "approvals", "--json"]).ok().json().as_array().unwrap().is_empty(), "{way}");
-    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use credentials::approval::Use;
-use credentials::broker::Asker;
+use credentials::broker::{Asker, Member};
 use credentials::endpoint::{Answer, Door};
 use drivers::driver::Driver;
 use http_body_util::Full;
@@ -29,6 +29,7 @@ use super::Opening;
 use crate::api::{Peer, asker};
 use crate::bus::now_ms;
 use crate::session_previews;
+use crate::sessions::member;
 use crate::shared::Shared;
 
 /// Connections of one unit at once; more wait in the kernel's backlog.
@@ -134,7 +135,8 @@ async fn accept(listener: TcpListener, site: Arc<Site>) {
         let (site, strangers) = (Arc::clone(&site), Arc::clone(&strangers));
         connections.spawn(async move {
             if is_ours(&stream, peer, &site).await {
-                let _ended = timeout(REQUEST_LIMIT, serve(stream, Some(&site))).await;
+                let session = session_of(&stream, peer, &site.shared).await;
+                let _ended = timeout(REQUEST_LIMIT, serve(stream, Some((&site, session)))).await;
                 return drop(slot);
             }
             drop(slot);
@@ -149,10 +151,11 @@ async fn accept(listener: TcpListener, site: Arc<Site>) {
 }
 
 /// Strangers have no site.
-async fn serve(stream: TcpStream, site: Option<&Site>) -> Result<(), hyper::Error> {
+async fn serve(stream: TcpStream, site: Option<(&Arc<Site>, Option<Member>)>) -> Result<(), hyper::Error> {
+    let site = &site;
     let answered = service_fn(|request: Request<Incoming>| async move {
         let answer = match site {
-            Some(site) => site.answer(request).await,
+            Some((site, session)) => site.answer(request, session.clone()).await,
             None => Answer::refused("this endpoint is for another service or program: only its own are answered"),
         };
         Ok::<_, std::convert::Infallible>(response(answer))
@@ -165,6 +168,21 @@ async fn serve(stream: TcpStream, site: Option<&Site>) -> Result<(), hyper::Erro
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), answered)
         .await
+}
+
+/// A local program shows by its environment whose it is, which a session's program can copy; that it belongs to a session
+/// it cannot hide. Nothing is looked up while there is no session.
+async fn session_of(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Option<Member> {
+    let local = stream.local_addr().ok().filter(|local| local.ip().is_loopback())?;
+    if shared.gate.sessions.all().is_empty() && shared.registry.of_sessions().is_empty() {
+        return None;
+    }
+    let shared = Arc::clone(shared);
+    let looking = tokio::task::spawn_blocking(move || {
+        let mut holders = drivers::process::holders(peer, local).into_iter();
+        holders.find_map(|pid| member(&shared, Some(pid)))
+    });
+    looking.await.ok().flatten()
 }
 
 /// What cannot be told is not ours.
@@ -208,13 +226,14 @@ impl Guest {
 }
 
 impl Site {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, session: Option<Member>) -> Answer {
         let allowed = |of: &Use| self.shared.gate.approvals.allows(of, now_ms());
         if !self.of.as_ref().is_none_or(allowed) {
             return Answer::refused("the approval of this identity was taken back or has ended: `pdev up` asks again");
         }
         let door = Arc::clone(&self.door.read().unwrap_or_else(PoisonError::into_inner));
-        let asker = self.guest.asker(&self.shared);
+        let mut asker = self.guest.asker(&self.shared);
+        asker.session = asker.session.or(session);
         let (asked, _no_sdk_sends_a_body) = request.into_parts();
         self.shared.broker.answer(&door, &asked, &asker).await
     }

@@ -20,7 +20,7 @@ use crate::render::terminal::{Color, Terminal};
 use crate::words;
 
 /// The first argument of the guard; no command of this name exists.
-pub(crate) const NAME: &str = "session-guard";
+pub(crate) const NAME: &str = agent::sessions::GUARD;
 /// Names the session for its programs. Nothing is decided by it.
 pub(crate) const VARIABLE: &str = "PDEV_SESSION";
 

@@ -18,7 +18,7 @@ mod record;
 mod units;
 mod wire;
 
-pub use peer::made_with;
+pub use peer::{holders, made_with};
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

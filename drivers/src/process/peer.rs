@@ -29,6 +29,15 @@ pub fn made_with(variable: &str, peer: SocketAddr, local: SocketAddr) -> bool {
     all_pids().into_iter().any(|pid| has(pid) && holds(pid, &link))
 }
 
+/// The processes that hold the other end of a connection, whatever they say of themselves.
+#[must_use]
+pub fn holders(peer: SocketAddr, local: SocketAddr) -> Vec<i32> {
+    let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+    let Some(inode) = socket(&table, peer, local) else { return Vec::new() };
+    let link = format!("socket:[{inode}]");
+    all_pids().into_iter().filter(|pid| holds(*pid, &link)).collect()
+}
+
 /// The inode of the socket at `peer` that is connected to `local`.
 fn socket(table: &str, peer: SocketAddr, local: SocketAddr) -> Option<u64> {
     let (peer, local) = (written(peer)?, written(local)?);
@@ -83,6 +92,7 @@ mod tests {
         let (stream, peer) = listener.accept().unwrap();
         let strangers = TcpStream::connect(local).unwrap();
         assert!(made_by("abc", "api", peer, local));
+        assert_eq!(holders(peer, local), [child.id().cast_signed()]);
         assert!(!made_by("abc", "web", peer, local));
         assert!(!made_by("ab", "api", peer, local));
         assert!(!made_by("abc", "ap", peer, local));
