@@ -14,7 +14,7 @@ use super::desire::fingerprint;
 use super::supervise::Supervisor;
 use super::{Accepted, Context, Handle, MAILBOX, Message, Source, down, up};
 use crate::board::Board;
-use crate::preview::supervise::Live;
+use crate::preview::live::Live;
 use crate::registry::Intent;
 use crate::shared::Shared;
 

@@ -17,7 +17,8 @@ use protocol::status::{UnitState, UnitStatus};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::supervise::{begin_start, follow};
+use super::live::follow;
+use super::supervise::begin_start;
 use super::{Context, Message};
 use crate::convert;
 use crate::registry::Held;

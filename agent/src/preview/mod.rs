@@ -8,6 +8,7 @@ mod crash;
 mod desire;
 mod down;
 mod execute;
+mod live;
 pub mod naming;
 mod prepare;
 mod ready;
@@ -27,7 +28,7 @@ pub use desire::{Desired, Source, desire};
 pub use up::preview_plan;
 
 use crate::board::Board;
-use crate::preview::supervise::Live;
+use crate::preview::live::Live;
 use crate::shared::Shared;
 
 /// Requests and facts that wait for an actor; senders wait when it is full.

@@ -18,8 +18,9 @@ use protocol::status::{PreviewState, UnitState};
 use protocol::{EventKind, Problem};
 
 use super::desire::{Desired, Source};
+use super::live::follow;
 use super::prepare::{Prepared, prepare, runtimes};
-use super::supervise::{begin_start, follow};
+use super::supervise::begin_start;
 use super::{Context, Message, UnitSecrets, execute, naming};
 use crate::approvals::Purpose;
 use crate::board::Board;
