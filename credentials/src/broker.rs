@@ -5,18 +5,21 @@
 
 mod answer;
 mod problem;
+mod renewal;
 mod session;
+mod signing;
 mod standing;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, watch};
 
 pub use problem::BrokerProblem;
+#[cfg(test)]
 pub(crate) use problem::told;
 use problem::{late, unfit};
 pub use session::Member;
@@ -34,16 +37,13 @@ use crate::place::Place;
 use crate::schedule::{self, Verdict};
 use crate::secret::Secret;
 use crate::secrets::Scope;
-use crate::source::{self, Flow, Means, Prompt, Purpose, SourceProblem};
+use crate::source::{self, Purpose, SourceProblem};
 use crate::vault::{self, Choice, Vault};
 
 /// How many changes a listener may be late.
 const CHANGES_KEPT: usize = 256;
 /// Resources and audiences that one identity is asked for; a program that makes them up must not fill the memory.
 const PURPOSES_MAX: usize = 32;
-const TIMER_PIECE: Duration = Duration::from_secs(300);
-/// In milliseconds: nobody is disturbed for an identity that was not used for a working day.
-const USED_RECENTLY: i64 = 8 * 3_600_000;
 
 /// What became of an identity; the past tense of `schedule`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -298,88 +298,6 @@ impl Broker {
         outcome.or_else(|problem| old.ok_or(problem))
     }
 
-    /// Begins a renewal; the caller holds the entry, so there is only one.
-    fn renew(
-        self: &Arc<Self>,
-        entry: &mut Entry,
-        identity: Identity,
-        purpose: Wanted,
-    ) -> watch::Receiver<Option<Outcome>> {
-        let (sender, receiver) = watch::channel(None);
-        entry.under_way = Some(receiver.clone());
-        entry.identity = Some(identity.clone());
-        let broker = Arc::clone(self);
-        tokio::spawn(async move {
-            let fetched = tokio::time::timeout(source::LIMIT, broker.fetch(&identity, &purpose)).await;
-            let fetched = fetched.unwrap_or_else(|_| Err(SourceProblem::Passing("no answer".to_owned())));
-            let outcome = broker.settled(&identity, &purpose, fetched);
-            sender.send_replace(Some(outcome));
-        });
-        receiver
-    }
-
-    async fn fetch(self: &Arc<Self>, identity: &Identity, wanted: &Wanted) -> Result<Lease, SourceProblem> {
-        let needs_vault = source::needs_vault(identity);
-        if needs_vault && !Vault::exists(&self.place.vault()) {
-            // Asking makes no vault: which keyring holds it is chosen where a person is.
-            return Err(SourceProblem::NeedsLogin(format!("nobody has signed in as `{}`", identity.name)));
-        }
-        let vault = if needs_vault { Some(self.vault().await?) } else { None };
-        let from = match identity.text("from") {
-            Some(from) => Some(Box::pin(self.lease(from)).await?),
-            None => None,
-        };
-        let means = Means {
-            vault: vault.as_deref(),
-            http: self.http().ok(),
-            exchanges: &self.exchanges,
-            from: from.as_deref(),
-            purpose: &wanted.purpose,
-            bound: wanted.bound.as_ref(),
-            launcher: self.launcher.as_ref(),
-            now: now(),
-        };
-        let lease = source::lease(identity, &means).await?;
-        // Whichever login of the chain ends first.
-        let ends = [lease.login.clone(), from.as_ref().and_then(|from| from.login.clone())];
-        let first = ends.into_iter().flatten().min_by_key(|end| end.at);
-        Ok(lease.until(first))
-    }
-
-    /// Signs a person in; what they have to do arrives as prompts. Dropping the future ends it.
-    ///
-    /// # Errors
-    /// Why nobody is signed in.
-    pub async fn login(&self, name: &str, flow: Flow, prompts: &mpsc::Sender<Prompt>) -> Result<(), BrokerProblem> {
-        let identity = self.identity(name)?;
-        if !identity.needs_login() || identity.secret().is_some() {
-            let (message, hint) = match identity.secret() {
-                Some(what) => {
-                    (format!("`{name}` takes {what}, in a terminal"), format!("`pdev login {name}` asks for it there."))
-                }
-                None => (
-                    format!("`{name}` comes from `{}`, which nobody signs in to", identity.kind),
-                    "`pdev identity` shows how it stands.".to_owned(),
-                ),
-            };
-            return Err(BrokerProblem::new("identity_wrong", message, hint));
-        }
-        let vault = self.vault().await?;
-        let http = self.http().map_err(|problem| told(name, problem))?;
-        let means = Means {
-            vault: Some(&vault),
-            http: Some(http),
-            exchanges: &self.exchanges,
-            from: None,
-            purpose: &Purpose::Usual,
-            bound: None,
-            launcher: None,
-            now: now(),
-        };
-        source::login(&identity, &means, flow, prompts).await.map_err(|problem| told(name, problem))?;
-        self.signed_in(name)
-    }
-
     /// What is kept of a repository's secrets, by the vault that this broker holds open; names without a value are left out.
     ///
     /// # Errors
@@ -404,51 +322,6 @@ impl Broker {
         }
     }
 
-    /// Writes down how a renewal ended, and sets the clock for the next one.
-    fn settled(
-        self: &Arc<Self>,
-        identity: &Identity,
-        purpose: &Wanted,
-        fetched: Result<Lease, SourceProblem>,
-    ) -> Outcome {
-        let name = &identity.name;
-        let outcome = fetched.map(|lease| Arc::new(lease.kept())).map_err(|problem| told(name, problem));
-        let what = {
-            let mut entries = self.entries();
-            let entry = entries.entry(purpose.key(name)).or_default();
-            entry.under_way = None;
-            match &outcome {
-                Ok(lease) => {
-                    (entry.failures, entry.retry_at, entry.problem) = (0, 0, None);
-                    entry.lease = Some(Arc::clone(lease));
-                    What::Renewed { expires_at: lease.times.expires_at }
-                }
-                Err(problem) => {
-                    entry.failures = entry.failures.saturating_add(1);
-                    let waits = problem.code == "source_unreachable";
-                    let pause = if waits { schedule::back_off(entry.failures, jitter()) } else { 1000 };
-                    entry.retry_at = if problem.code == "needs_login" { 0 } else { now() + pause };
-                    entry.problem = Some(problem.clone());
-                    if problem.code == "needs_login" {
-                        What::NeedsLogin(problem.clone())
-                    } else {
-                        What::Failed(problem.clone())
-                    }
-                }
-            }
-        };
-        if let Ok(lease) = &outcome {
-            let session = purpose.bound.as_ref().map(session::told);
-            let entry = AuditEntry { what: "renewed".into(), identity: name.clone(), session, ..AuditEntry::default() };
-            // Refusing here would throw away a lease that was paid for; `issue` refuses instead.
-            drop(self.note(AuditEntry { expires_at: lease.times.expires_at, ..entry }));
-            self.watch(name, purpose, lease);
-            self.forewarn(name, purpose, lease);
-        }
-        self.tell(name, what);
-        outcome
-    }
-
     fn tell(&self, name: &str, what: What) {
         let login = match &what {
             What::Expiring { .. } => Some(name),
@@ -458,54 +331,6 @@ impl Broker {
         let item = login.and_then(|login| Some(source::login_item(&self.identity(login).ok()?)));
         let is_news = item.is_some_and(|item| self.announced().insert(item));
         drop(self.changes.send(Change { identity: name.to_owned(), what, is_news }));
-    }
-
-    /// Renews at about half of the life, for as long as somebody uses it.
-    fn watch(self: &Arc<Self>, name: &str, purpose: &Wanted, lease: &Arc<Lease>) {
-        let Some(at) = schedule::renew_at(&lease.times, jitter()) else { return };
-        let wait = Duration::from_millis(u64::try_from(at - now()).unwrap_or_default());
-        let (broker, name, of) = (Arc::downgrade(self), name.to_owned(), Arc::downgrade(lease));
-        let purpose = purpose.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            let (Some(broker), Some(lease)) = (broker.upgrade(), of.upgrade()) else { return };
-            let Ok(identity) = broker.identity(&name) else { return };
-            if purpose.is_over(now()) {
-                return;
-            }
-            let mut entries = broker.entries();
-            let Some(entry) = entries.get_mut(&purpose.key(&name)) else { return };
-            let current = entry.lease.as_ref().is_some_and(|current| Arc::ptr_eq(current, &lease));
-            let used = entry.last_used.as_ref().is_some_and(|(at, _)| *at >= lease.times.issued_at);
-            if current && used && entry.under_way.is_none() {
-                drop(broker.renew(entry, identity, purpose));
-            }
-        });
-    }
-
-    /// Says that the login behind a lease is about to end, while the lease is the current one and somebody used it today.
-    fn forewarn(self: &Arc<Self>, name: &str, purpose: &Wanted, lease: &Arc<Lease>) {
-        let Some(login) = lease.login.clone() else { return };
-        let (broker, of, key) = (Arc::downgrade(self), Arc::downgrade(lease), purpose.key(name));
-        let at = schedule::tell_at(&login);
-        tokio::spawn(async move {
-            // In pieces: a machine that slept has lost that time for the timer, and not for the login.
-            while let Some(wait) = u64::try_from(at - now()).ok().filter(|wait| *wait > 0) {
-                tokio::time::sleep(Duration::from_millis(wait).min(TIMER_PIECE)).await;
-                if of.strong_count() == 0 {
-                    return;
-                }
-            }
-            let (Some(broker), Some(lease)) = (broker.upgrade(), of.upgrade()) else { return };
-            let is_needed = broker.entries().get(&key).is_some_and(|entry| {
-                let current = entry.lease.as_ref().is_some_and(|current| Arc::ptr_eq(current, &lease));
-                let used = entry.last_used.as_ref().is_some_and(|(at, _)| now() - at < USED_RECENTLY);
-                current && used && now() < login.at
-            });
-            if is_needed {
-                broker.tell(&login.identity, What::Expiring { at: login.at });
-            }
-        });
     }
 
     fn used(&self, name: &str, purpose: &Purpose, asker: &Asker) {
@@ -524,82 +349,6 @@ impl Broker {
         for (_, entry) in self.entries().iter_mut().filter(|(key, _)| is_of(key, name)) {
             entry.lease = None;
         }
-    }
-
-    /// Keeps the secret of an identity whose login is giving one.
-    ///
-    /// # Errors
-    /// When it is of another source, or the vault cannot be used.
-    pub async fn keep(self: &Arc<Self>, name: &str, secret: &Secret) -> Result<(), BrokerProblem> {
-        let identity = self.identity(name)?;
-        if identity.secret().is_none() {
-            let message = format!("`{name}` comes from `{}`, and takes no secret", identity.kind);
-            return Err(BrokerProblem::new("identity_wrong", message, format!("`pdev login {name}` signs in to it.")));
-        }
-        source::check_secret(&identity, secret).map_err(|words| {
-            let hint = match identity.wants_code() {
-                true => format!("`pdev login {name}` asks for it again."),
-                false => format!("`pdev login {name} < FILE`; nothing was kept."),
-            };
-            BrokerProblem::new("secret_wrong", format!("`{name}`: {words}"), hint)
-        })?;
-        let vault = self.vault().await?;
-        // Only a code is spent at once, by what the identity is built on.
-        let from = match identity.text("from").filter(|_| identity.wants_code()) {
-            Some(from) => Some(Box::pin(self.lease(from)).await?),
-            None => None,
-        };
-        let (http, purpose) = (self.http().ok(), &Purpose::Usual);
-        let means = Means {
-            vault: Some(&vault),
-            http,
-            exchanges: &self.exchanges,
-            from: from.as_deref(),
-            purpose,
-            bound: None,
-            launcher: None,
-            now: now(),
-        };
-        source::keep(&identity, &means, secret).await.map_err(|problem| match told(name, problem) {
-            refused if refused.code == "source_refused" && identity.wants_code() => {
-                let hint = format!("Each code works once: wait for the next one, then `pdev login {name}` again.");
-                BrokerProblem { hint: Some(hint), ..refused }
-            }
-            other => other,
-        })?;
-        self.signed_in(name)
-    }
-
-    fn signed_in(&self, name: &str) -> Result<(), BrokerProblem> {
-        let item = |name: &str| self.identity(name).ok().map(|identity| source::login_item(&identity));
-        let login = item(name);
-        for (known, entry) in self.entries().iter_mut() {
-            // Identities of the same session, and those that are built on this one, waited for the same person.
-            let waited = entry.problem.as_ref().is_some_and(|problem| problem.code == "needs_login");
-            let lease = entry.lease.as_ref().and_then(|lease| lease.login.as_ref());
-            let ended = lease.is_some_and(|end| item(&end.identity) == login);
-            if is_of(known, name) || waited || ended {
-                *entry = Entry { last_used: entry.last_used.take(), ..Entry::default() };
-            }
-        }
-        if let Some(login) = login {
-            self.announced().remove(&login);
-        }
-        self.tell(name, What::SignedIn);
-        self.note(AuditEntry { what: "signed_in".into(), identity: name.to_owned(), ..AuditEntry::default() })
-    }
-
-    /// Forgets what a person signed in with. Tells whether there was something.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn sign_out(&self, name: &str) -> Result<bool, BrokerProblem> {
-        let identity = self.identity(name)?;
-        let was = vault::remove(&self.place.vault(), &source::login_item(&identity))?;
-        self.entries().retain(|key, _| !is_of(key, name));
-        self.tell(name, What::SignedOut);
-        self.note(AuditEntry { what: "signed_out".into(), identity: name.to_owned(), ..AuditEntry::default() })?;
-        Ok(was)
     }
 
     /// # Errors
