@@ -2,7 +2,7 @@
 they are asked. `clouds_clients.py` proves them with google-auth, azure-identity (which wants TLS) and hvac.
 
 usage: clouds.py FOLDER   -> writes FOLDER/port, FOLDER/tls-port, FOLDER/ca.pem, FOLDER/key.json, FOLDER/user.json
-For tests: GET /test/stats; POST /test/revoke ends the user's refresh token.
+For tests: GET /test/stats; POST /test/grant lets the user's login read only too, POST /test/revoke ends its refresh token.
 """
 
 import base64
@@ -27,6 +27,11 @@ stats = {"assertions": 0, "refreshes": 0, "reuse": 0, "impersonated": 0, "exchan
 refresh = {"current": "canary-refresh-0", "spent": set()}
 given = set()
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+READ_ONLY = SCOPE + ".read-only"
+# What the user consented to; gcloud asks for the first only.
+granted = [SCOPE]
+# Each token that was given: for whom, which scopes.
+given_for = []
 EMAIL = "robot@shop.iam.gserviceaccount.com"
 AUDIENCE = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q"
 GRANT, TYPE = "urn:ietf:params:oauth:grant-type:", "urn:ietf:params:oauth:token-type:"
@@ -75,8 +80,9 @@ def by_assertion(form):
         raise oauth("invalid_grant", "Invalid JWT: Token must be a short-lived token (60 minutes)")
     if "target_audience" in claims:
         return {"id_token": id_token(claims["target_audience"])}
-    if SCOPE not in claims["scope"].split(" "):
+    if claims["scope"] not in (SCOPE, READ_ONLY):
         raise oauth("invalid_scope", "no scope")
+    given_for.append(["key", claims["scope"]])
     stats["assertions"] += 1
     return {"access_token": token("key"), "expires_in": 3599, "token_type": "Bearer"}
 
@@ -87,10 +93,14 @@ def by_refresh(form):
     if form["refresh_token"] != refresh["current"]:
         stats["reuse"] += form["refresh_token"] in refresh["spent"]
         raise oauth("invalid_grant", "Token has been expired or revoked.")
+    scope = form.get("scope", " ".join(granted))
+    if not set(scope.split(" ")) <= set(granted):
+        raise oauth("invalid_scope", "Some requested scopes were invalid.")
+    given_for.append(["user", scope])
     stats["refreshes"] += 1
     refresh["spent"].add(refresh["current"])
     refresh["current"] = f"canary-refresh-{stats['refreshes']}"
-    answer = {"access_token": token("user"), "expires_in": 3599, "token_type": "Bearer", "scope": SCOPE}
+    answer = {"access_token": token("user"), "expires_in": 3599, "token_type": "Bearer", "scope": scope}
     return answer | {"refresh_token": refresh["current"]}
 
 
@@ -108,6 +118,7 @@ def google_sts(form, _):
         raise oauth("invalid_request", "Invalid value for audience or a type")
     if form["subject_token"] != "subject-of-another":
         raise oauth("invalid_grant", "The given credential is rejected by the attribute condition.")
+    given_for.append(["fed", form.get("scope", "")])
     stats["exchanged"] += 1
     answer = {"access_token": token("federated"), "expires_in": 3600, "token_type": "Bearer"}
     return answer | {"issued_token_type": TYPE + "access_token"}
@@ -118,6 +129,7 @@ def impersonate(body, headers):
         raise Refused(401, {"error": {"code": 401, "message": "Request had invalid authentication credentials."}})
     if not body["scope"] or not body["lifetime"].endswith("s"):
         raise Refused(400, {"error": {"code": 400, "message": "Request contains an invalid argument."}})
+    given_for.append(["robot", " ".join(body["scope"]), body["lifetime"]])
     stats["impersonated"] += 1
     end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=int(body["lifetime"][:-1]))
     return {"accessToken": token("impersonated"), "expireTime": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
@@ -179,6 +191,7 @@ POSTS = {
     "/v1/projects/-/serviceAccounts/other@shop.iam.gserviceaccount.com:generateAccessToken": denied,
     "/tenant/oauth2/v2.0/token": entra,
     "/v1/auth/approle/login": approle,
+    "/test/grant": lambda *_: granted.append(READ_ONLY) or {},
     "/test/revoke": lambda *_: refresh.update(current=None) or {},
 }
 
@@ -208,7 +221,7 @@ class Server(http.server.BaseHTTPRequestHandler):
             endpoints = {"token_endpoint": base + "/oauth2/v2.0/token", "authorization_endpoint": base + "/authorize"}
             return self.answer(200, endpoints | {"issuer": base + "/v2.0"})
         if self.path == "/test/stats":
-            return self.answer(200, stats)
+            return self.answer(200, stats | {"given_for": given_for})
         return self.guarded(vault(self.path.removeprefix("/v1/")), None)
 
     def do_POST(self):

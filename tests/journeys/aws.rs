@@ -286,5 +286,14 @@ fn a_session_is_held_to_read_only_and_tagged() {
     assert_eq!(web["PolicyArns.member.1.arn"], "arn:aws-cn:iam::aws:policy/ReadOnlyAccess");
     in_session(&[], &format!("{pdev} credential aws prod")).fails_with(1).says("`prod` is production");
     in_session(&[], &format!("{pdev} credential aws base")).fails_with(1).says("Another `aws-role` identity on top");
+    in_session(&[], &format!("{pdev} run --as prod -- true")).says("`prod` is production").says("pdev session allow");
     assert_eq!(asked().len(), 4, "what is refused was not asked for");
+    let fetch = "import boto3; print(boto3.Session(region_name='eu-central-1').get_credentials().access_key)";
+    in_session(&[], &format!("{pdev} run --as role -- {} -c \"{fetch}\"", python.display())).ok().says("ASIA");
+    let last = asked().pop().unwrap();
+    assert_eq!(
+        (asked().len(), &last["Tags.member.2.Value"]),
+        (5, &"robot".into()),
+        "the session's, and no other: {last}"
+    );
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::http::{get, request};
 use crate::outlets::identities;
@@ -53,9 +53,17 @@ impl Clouds {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
+    fn stats(&self) -> Value {
+        serde_json::from_str(&get("127.0.0.1", self.port, "/test/stats").body).unwrap()
+    }
+
     fn stat(&self, name: &str) -> u64 {
-        let stats: Value = serde_json::from_str(&get("127.0.0.1", self.port, "/test/stats").body).unwrap();
-        stats[name].as_u64().unwrap()
+        self.stats()[name].as_u64().unwrap()
+    }
+
+    fn told(&self, what: &str) {
+        let head = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        request("127.0.0.1", self.port, &format!("POST /test/{what} {head}"));
     }
 }
 
@@ -246,11 +254,7 @@ fn google_entra_and_vault_give_what_their_own_clients_get() {
     again.env("PDEV_VAULT_PASSPHRASE_FILE", sandbox.path("passphrase"));
     begins(finish(again, Duration::from_secs(60)), "canary-user-");
     assert_eq!((clouds.stat("refreshes"), clouds.stat("reuse")), (before + 1, 0));
-    request(
-        "127.0.0.1",
-        clouds.port,
-        "POST /test/revoke HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
-    );
+    clouds.told("revoke");
     signal(sandbox.agent_pid().unwrap(), "KILL");
     let mut ended = sandbox.command(&sandbox.project(), &["credential", "token", "user"]);
     ended.env("PDEV_VAULT_PASSPHRASE_FILE", sandbox.path("passphrase"));
@@ -262,4 +266,44 @@ fn google_entra_and_vault_give_what_their_own_clients_get() {
     let mut grep = Command::new("grep");
     grep.args(["-rlsa", "canary-"]).arg(sandbox.path("home")).arg(sandbox.path("run"));
     assert_eq!(String::from_utf8(grep.output().unwrap().stdout).unwrap(), "");
+}
+
+#[test]
+fn a_session_is_given_google_tokens_to_read_with() {
+    let sandbox = Sandbox::bare();
+    let Some(clouds) = Clouds::start("a session at Google", &sandbox) else { return };
+    set(&sandbox, &clouds);
+    let read = |name: &str| fs::read_to_string(clouds.folder.join(name)).unwrap();
+    login(&sandbox, "key", &read("key.json")).ok();
+    login(&sandbox, "user", &read("user.json")).ok();
+    let session = |name: &str| {
+        let script = format!("{} credential token {name}", env!("CARGO_BIN_EXE_pdev"));
+        sandbox.pdev(&["session", "run", "--name", "robot", "--for", "10m", "--", "sh", "-c", &script])
+    };
+    let asked = || clouds.stats()["given_for"].as_array().unwrap().clone();
+    let (all, less) =
+        ("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/cloud-platform.read-only");
+    let proven = asked().len();
+    session("key").ok().says("canary-key-");
+    session("fed").ok().says("canary-federated-");
+    session("robot").ok().says("canary-impersonated-");
+    let given = asked()[proven..].to_vec();
+    // What the account is impersonated by stays inside.
+    assert_eq!(given[..3], [json!(["key", less]), json!(["fed", less]), json!(["fed", all])]);
+    let seconds = given[3][2].as_str().unwrap().trim_end_matches('s').parse::<u32>().unwrap();
+    assert_eq!((&given[3][0], &given[3][1]), (&json!("robot"), &json!(less)));
+    assert!((300..=600).contains(&seconds), "no longer than the session: {seconds}");
+
+    // What the person's login was not granted is not asked around.
+    let refused = session("user").fails_with(1);
+    let refused =
+        refused.says(&format!("`user` cannot be held to `{less}`")).says("Some requested scopes were invalid");
+    refused.says("gcloud auth application-default login --scopes").says("pdev session allow");
+    assert_eq!(asked().len(), proven + 4);
+    assert_eq!(clouds.stat("reuse"), 0);
+    clouds.told("grant");
+    session("user").ok().says("canary-user-");
+    assert_eq!(asked().last().unwrap(), &json!(["user", less]));
+    begins(token(&sandbox, "user"), "canary-user-");
+    sandbox.pdev(&["audit"]).ok().says("cannot be held to");
 }

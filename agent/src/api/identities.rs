@@ -119,17 +119,26 @@ pub(super) async fn credential(
 
 /// Where a program asks from now on; where its credential has no such place, the credential itself.
 async fn place(api: &Api, name: &str, peer: Peer) -> Result<Response, Problem> {
+    let asker = asker(&api.shared, peer);
     let opened = match peer.pid {
-        Some(pid) => program::open(&api.shared, name, pid).await.map_err(refused)?,
-        None => None,
+        Some(pid) => program::open(&api.shared, name, pid, &asker).await,
+        None => Ok(None),
     };
+    let opened = opened.map_err(|problem| {
+        if problem.code.starts_with("session_")
+            && let Err(error) = api.shared.broker.record("refused", name, &asker, Some(&problem.message))
+        {
+            tracing::error!(problem = error.message, "the audit log lacks a refusal");
+        }
+        refused(sessions::with_way_out(&api.shared, name, peer.pid, problem))
+    })?;
     let secret = match opened {
         Some(variables) => {
             let pairs = variables.iter().flat_map(|(name, value)| format!("{name}={value}\0").into_bytes());
             Secret::new(pairs.collect())
         }
         None => {
-            let secret = api.shared.broker.issue(name, &Outlet::Env, &asker(&api.shared, peer)).await;
+            let secret = api.shared.broker.issue(name, &Outlet::Env, &asker).await;
             secret.map_err(|problem| refused(sessions::with_way_out(&api.shared, name, peer.pid, problem)))?
         }
     };

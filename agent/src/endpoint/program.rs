@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use credentials::broker::BrokerProblem;
+use credentials::broker::{Asker, BrokerProblem};
 use credentials::endpoint::{Door, Spot, variables};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
@@ -53,9 +53,10 @@ pub async fn open(
     shared: &Arc<Shared>,
     identity: &str,
     pid: i32,
+    asker: &Asker,
 ) -> Result<Option<Vec<(String, String)>>, BrokerProblem> {
     let known = shared.broker.identity(identity)?;
-    let Some(cloud) = shared.broker.cloud_of(identity).await? else { return Ok(None) };
+    let Some(cloud) = shared.broker.cloud_of(identity, asker).await? else { return Ok(None) };
     if known.text("variable").is_some() || !cfg!(target_os = "linux") {
         return Ok(None);
     }

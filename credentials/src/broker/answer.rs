@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::session::Wanted;
 use super::{Asker, Broker, BrokerProblem, now};
 use crate::endpoint::{self, Answer, Cloud, Dialect, Door, Want};
 use crate::lease::Material;
+use crate::outlet::Outlet;
 use crate::source;
 
 impl Broker {
@@ -12,10 +14,11 @@ impl Broker {
     /// so that what is wrong is told before a program starts.
     ///
     /// # Errors
-    /// Why there is no lease.
-    pub async fn cloud_of(self: &Arc<Self>, name: &str) -> Result<Option<Cloud>, BrokerProblem> {
+    /// Why there is no lease for this asker.
+    pub async fn cloud_of(self: &Arc<Self>, name: &str, asker: &Asker) -> Result<Option<Cloud>, BrokerProblem> {
         let identity = self.identity(name)?;
-        let lease = self.lease(name).await?;
+        let bound = self.bound(&identity, &Outlet::Env, asker)?;
+        let lease = self.lease_for(name, &Wanted { bound, ..Wanted::default() }).await?;
         Ok(match (&lease.material, Cloud::of(&identity)) {
             (Material::Aws { .. }, Some(Cloud::Aws)) => Some(Cloud::Aws),
             (Material::Token(_), cloud @ Some(Cloud::Google | Cloud::Azure)) => cloud,

@@ -82,6 +82,11 @@ pub fn bound(session: &Session) -> Bound {
     Bound { session: session.id.clone(), name: session.name.clone(), until: session.until }
 }
 
+/// What only its source could tell: it gives no less than everything.
+pub(crate) fn not_narrow(words: String, hint: &str) -> BrokerProblem {
+    refusal("session_not_narrow", words, hint)
+}
+
 /// An id token says who somebody is, and cannot say it by half.
 pub(crate) fn no_id_token(identity: &Identity) -> BrokerProblem {
     let words = format!("`{}` gives id tokens, which cannot be read-only", identity.name);

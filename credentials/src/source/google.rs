@@ -16,6 +16,7 @@ use crate::http::{Answer, FORM, form};
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
 use crate::secret::Secret;
+use crate::session::rule::Bound;
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 /// What a coding agent's session is given of it.
@@ -74,11 +75,11 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
     // What is asked for must have been granted; without the field Google gives all of it.
     let scope = (means.bound.is_some() || identity.list("scopes").is_some()).then(|| scopes.clone());
     let answer = means.spend(&Errand::new(identity).asking_for(scope)).await?;
-    let tokens = given(identity, &answer)?;
+    let tokens = given(identity, means, &answer)?;
     // A session is not handed more than it was asked for, whatever the server makes of a scope.
     let more = tokens.scope.split(' ').find(|scope| !scope.is_empty() && !scopes.split(' ').any(|one| one == *scope));
     if let Some(more) = more.filter(|_| means.bound.is_some()) {
-        return Err(SourceProblem::Refused(format!("Google gave the scope `{}` beyond `{scopes}`", words(more))));
+        return Err(not_narrow(identity, means, &format!("Google gave the scope `{}`", words(more))));
     }
     Ok(tokens.lease(answer.skew))
 }
@@ -119,6 +120,16 @@ fn scopes(identity: &Identity, means: &Means<'_>) -> String {
     identity.list("scopes").map_or_else(|| SCOPE.to_owned(), |scopes| scopes.join(" "))
 }
 
+/// Why a session is given nothing, where only Google can tell.
+fn not_narrow(identity: &Identity, means: &Means<'_>, told: &str) -> SourceProblem {
+    let words = format!("`{}` cannot be held to `{}`: {told}", identity.name, scopes(identity, means));
+    let by_login = "`gcloud auth application-default login --scopes=...` with that scope too, given again by `pdev login`, or \
+                    `session_scopes` in identities.toml, makes it read-only.";
+    let hint =
+        if identity.kind == "google" { by_login } else { "`session_scopes` in identities.toml says other ones." };
+    SourceProblem::Said(crate::session::rule::not_narrow(words, hint))
+}
+
 async fn by_key(identity: &Identity, document: &Value, means: &Means<'_>) -> Result<Lease, SourceProblem> {
     let ask = async |skew: i64| {
         let assertion = assertion(identity, document, means, now() + skew).map_err(SourceProblem::Refused)?;
@@ -130,7 +141,7 @@ async fn by_key(identity: &Identity, document: &Value, means: &Means<'_>) -> Res
     if !answer.is_fine() && answer.skew.abs() > SKEW_MAX {
         answer = ask(answer.skew).await?;
     }
-    Ok(given(identity, &answer)?.lease(answer.skew))
+    Ok(given(identity, means, &answer)?.lease(answer.skew))
 }
 
 /// RFC 7523, section 3, signed by RS256 (RFC 7518, section 3.3).
@@ -180,7 +191,7 @@ pub(super) async fn federated(identity: &Identity, means: &Means<'_>) -> Result<
         ("subject_token_type", JWT),
     ];
     let answer = means.http()?.post_form(&url, &fields).await?;
-    Ok(given(identity, &answer)?.lease(answer.skew))
+    Ok(given(identity, means, &answer)?.lease(answer.skew))
 }
 
 #[derive(Deserialize)]
@@ -203,7 +214,9 @@ pub(super) async fn impersonated(identity: &Identity, means: &Means<'_>) -> Resu
     let verb = if matches!(means.purpose, Purpose::IdToken(_)) { "generateIdToken" } else { "generateAccessToken" };
     let url = format!("{base}/v1/projects/-/serviceAccounts/{account}:{verb}");
     let seconds = identity.duration("duration").map_or(3600, |duration| duration.as_secs()).clamp(60, 43_200);
-    let seconds = if means.bound.is_some() { seconds.min(3600) } else { seconds };
+    // As long as the session lasts; from five minutes on Google's own client libraries ask once.
+    let left = |bound: &Bound| u64::try_from(bound.until - means.now).unwrap_or_default() / 1000;
+    let seconds = means.bound.map_or(seconds, |bound| seconds.min(3600).min(left(bound).max(300)));
     let scopes: Vec<String> = scopes(identity, means).split(' ').map(str::to_owned).collect();
     let body = match means.purpose {
         Purpose::IdToken(audience) => json!({ "audience": audience, "includeEmail": true }),
@@ -216,6 +229,9 @@ pub(super) async fn impersonated(identity: &Identity, means: &Means<'_>) -> Resu
     if !answer.is_fine() {
         let refusal: Value = answer.json().unwrap_or_default();
         let Some(message) = refusal["error"]["message"].as_str() else { return Err(answer.unexpected()) };
+        if answer.status == 400 && means.bound.is_some() {
+            return Err(not_narrow(identity, means, &format!("Google answered 400: {}", words(message))));
+        }
         let from = identity.text("from").unwrap_or_default();
         let told = format!("Google answered {}: {} (asked as `{from}`)", answer.status, words(message));
         return Err(if answer.status >= 500 || answer.status == 429 {
@@ -280,7 +296,7 @@ impl Tokens {
     }
 }
 
-fn given(identity: &Identity, answer: &Answer) -> Result<Tokens, SourceProblem> {
+fn given(identity: &Identity, means: &Means<'_>, answer: &Answer) -> Result<Tokens, SourceProblem> {
     if answer.is_fine() {
         let tokens: Tokens = answer.json()?;
         if tokens.access_token.is_empty() && tokens.id_token.is_none() {
@@ -292,6 +308,10 @@ fn given(identity: &Identity, answer: &Answer) -> Result<Tokens, SourceProblem> 
     let by_person = identity.kind == "google";
     Err(match refusal.error.as_str() {
         "" => answer.unexpected(),
+        // Scopes that a login was not granted, or a domain not delegated.
+        "invalid_scope" | "unauthorized_client" if means.bound.is_some() => {
+            not_narrow(identity, means, &said(&refusal))
+        }
         _ if answer.status >= 500 => SourceProblem::Passing(said(&refusal)),
         "invalid_grant" if answer.skew.abs() > SKEW_MAX => {
             let minutes = answer.skew.abs() / 60_000;
