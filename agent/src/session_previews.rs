@@ -56,24 +56,35 @@ pub fn member(shared: &Shared, id: &PreviewId) -> Option<Member> {
     shared.registry.session_of(id).map(|session| with_raised(shared, known(shared, session)))
 }
 
-/// The session of a process: of those above it, or of the preview whose keeper is above it.
+/// The session of a process: of those above it, or of the preview whose keeper is above it or whose container it runs in.
 #[must_use]
 pub fn session_of(shared: &Shared, pid: i32) -> Option<Session> {
-    shared.gate.sessions.of(pid, &Running).or_else(|| by_keeper(shared, pid))
+    shared.gate.sessions.of(pid, &Running).or_else(|| by_preview(shared, pid))
 }
 
 /// As with sessions: who cannot be followed to the end may have ended its parent to be unseen.
-fn by_keeper(shared: &Shared, pid: i32) -> Option<Session> {
+fn by_preview(shared: &Shared, pid: i32) -> Option<Session> {
     let held = shared.registry.of_sessions();
     let (_, first) = held.first()?;
     let found = match above(pid, &Running) {
         None => first,
-        Some(above) => above.iter().find_map(|(pid, _)| {
-            let id = keeper_of(*pid)?;
-            held.iter().find(|(held, _)| *held == id).map(|(_, session)| session)
-        })?,
+        Some(above) => {
+            let keepers: Vec<PreviewId> = above.iter().filter_map(|(pid, _)| keeper_of(*pid)).collect();
+            let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            let found = held.iter().find(|(id, _)| keepers.contains(id) || is_container_of(shared, id, &groups));
+            found.map(|(_, session)| session)?
+        }
     };
     Some(known(shared, found.clone()))
+}
+
+/// A container reaches the agent where its manifest mounts the socket. Engines call a container's control groups by its id.
+fn is_container_of(shared: &Shared, id: &PreviewId, groups: &str) -> bool {
+    let units = shared.handle(id).map(|handle| handle.board.status().units).unwrap_or_default();
+    units.iter().any(|unit| {
+        unit.runtime == "docker"
+            && unit.handle.as_deref().is_some_and(|handle| handle.len() > 11 && groups.contains(handle))
+    })
 }
 
 /// The preview of a keeper. Who pretends to be one is held to less, not to more.

@@ -24,6 +24,15 @@ struct Stage {
     _recorder: Server,
 }
 
+/// What a container does where the agent's socket is mounted.
+const ASK: &str = "\
+import http.client, json, socket\n\
+asked = http.client.HTTPConnection('pdev')\n\
+asked.sock = socket.socket(socket.AF_UNIX)\n\
+asked.sock.connect('/agent/agent.sock')\n\
+asked.request('POST', '/v1/credentials', json.dumps({'identity': 'prod', 'form': 'aws'}), {'content-type': 'application/json'})\n\
+print(asked.getresponse().read().decode())\n";
+
 /// `web` acts as a role, `pay` as production, `plain` as nobody; STS is moto behind a recorder.
 fn stage(journey: &str, container: Option<&str>) -> Option<Stage> {
     let python = python(journey)?;
@@ -41,11 +50,13 @@ fn stage(journey: &str, container: Option<&str>) -> Option<Stage> {
     let base = format!("[base]\nsource = \"exec\"\ncommand = [\"echo\", \"{keys}\"]\n");
     identities(&sandbox, &[base, role("role", ""), role("prod", "production = true\n")].concat());
     sandbox.write("fetch.py", FETCH);
+    sandbox.write("ask.py", ASK);
     let service = |name: &str, more: &str| {
         let image = container.map(|image| {
             format!(
                 "    image: {image}\n    command: [sleep, '1000']\n    \
-                 raw: {{ docker: {{ HostConfig: {{ Binds: ['./fetch.py:/fetch.py:ro'] }} }} }}\n"
+                 raw: {{ docker: {{ HostConfig: {{ Binds: ['./fetch.py:/fetch.py:ro', './ask.py:/ask.py:ro', '{run}:/agent'] }} }} }}\n",
+                run = sandbox.path("run").display()
             )
         });
         let process = format!("    process: {{ command: [sleep, '1000'] }}\n{more}    health: none\n");
@@ -180,4 +191,9 @@ fn a_sessions_processes_get_what_the_session_may_have() {
 fn a_sessions_containers_get_what_the_session_may_have() {
     let Some(stage) = stage("a session's preview of containers", Some("python:3-slim")) else { return };
     journey(&stage, "docker", "python3 /fetch.py");
+    // With the agent's socket mounted it asks by itself; the preview is the last session's still.
+    let ask = ["exec", "plain", "--", "python3", "/ask.py"];
+    let said = stage.sandbox.pdev(&ask).ok();
+    said.says("session_over");
+    stage.session(&format!("{PDEV} up; {PDEV} {}", ask.join(" "))).ok().says("session_production");
 }
