@@ -49,6 +49,9 @@ pub struct Record {
     /// The coding agent's session that brought it up; nothing of it gets more of an identity than that, until `down`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
+    /// Units that somebody stopped: nothing but an `up` that means them starts them.
+    #[serde(default)]
+    pub resting: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -225,6 +228,7 @@ impl Record {
             former: Vec::new(),
             containers: false,
             session: None,
+            resting: BTreeSet::new(),
         }
     }
 }

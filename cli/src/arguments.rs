@@ -6,7 +6,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     agent, audit, check, completions, credential, doctor, down, exec, explain, identity, login, logs, ls, lsp, man,
-    module, open, plan, restart, run, schema, secret, session, status, up, vault, version, wait,
+    module, open, plan, restart, run, schema, secret, session, status, stop, up, vault, version, wait,
 };
 use crate::help;
 use crate::render::terminal::Color;
@@ -51,7 +51,7 @@ pub(crate) struct Global {
 
 /// The order here is the order within the groups of `pdev --help` (see `help.rs`).
 ///
-/// Deferred: the options of the other twenty-seven commands are not made at each start.
+/// Deferred: the options of the other twenty-eight commands are not made at each start.
 #[derive(Subcommand, Debug)]
 #[command(defer = true)]
 pub(crate) enum Command {
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Down(down::Arguments),
     /// Stop and start units without changing them
     Restart(restart::Arguments),
+    /// Stop some units; the others go on
+    Stop(stop::Arguments),
     /// Run a job of the manifest, or a program as an identity
     Run(run::Arguments),
     /// Run a command inside a unit

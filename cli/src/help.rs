@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Run", &["up", "down", "restart", "run", "exec", "wait"]),
+    ("Run", &["up", "down", "restart", "stop", "run", "exec", "wait"]),
     ("Look", &["ls", "status", "logs", "open", "plan"]),
     ("Write", &["check", "explain", "schema", "module", "lsp"]),
     ("Sign in", &["identity", "login", "logout", "credential", "session", "audit", "secret", "vault"]),

@@ -11,7 +11,9 @@ use protocol::exec::{ExecRequest, UPGRADE};
 use protocol::greeting::AgentInfo;
 use protocol::identity::{IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
 use protocol::plan::PlanReply;
-use protocol::request::{DownRequest, KeptSecrets, LocateRequest, LogEntry, LogQuery, RestartRequest, UpRequest};
+use protocol::request::{
+    DownRequest, KeptSecrets, LocateRequest, LogEntry, LogQuery, RestartRequest, StopRequest, UpRequest,
+};
 use protocol::session::{SessionRequest, SessionView};
 use protocol::status::{LocateReply, PreviewStatus};
 use protocol::{PROTOCOL, Problem};
@@ -298,6 +300,12 @@ impl Client {
     /// The agent's problem, or why it could not be asked.
     pub async fn restart(self, preview: &str, request: &RestartRequest) -> Result<EventStream, ClientError> {
         self.follow(&preview_path(preview, "/restart"), request).await
+    }
+
+    /// # Errors
+    /// The agent's problem, or why it could not be asked.
+    pub async fn stop(self, preview: &str, request: &StopRequest) -> Result<EventStream, ClientError> {
+        self.follow(&preview_path(preview, "/stop"), request).await
     }
 
     /// All events from now on, or those after `last_id`.

@@ -11,7 +11,7 @@ use manifest::FileId;
 use protocol::Problem;
 use protocol::approval::WaitingView;
 use protocol::event::EventKind;
-use protocol::request::{DownRequest, LogQuery, RestartRequest};
+use protocol::request::{DownRequest, LogQuery, RestartRequest, StopRequest};
 use protocol::status::PreviewStatus;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -223,7 +223,10 @@ async fn begin(
     let preview = known(desk, root).map_err(|error| Problem::new("not_up", 0, error.message))?.preview.id;
     let client = Client::connect(&desk.place).await.map_err(say)?;
     match command {
-        "pdev.stop" => client.down(&preview, &DownRequest::default()).await.map_err(say),
+        "pdev.stop" => match argument.unit.clone() {
+            Some(unit) => client.stop(&preview, &StopRequest { units: vec![unit] }).await.map_err(say),
+            None => client.down(&preview, &DownRequest::default()).await.map_err(say),
+        },
         _ => {
             let units = argument.unit.clone().into_iter().collect();
             client.restart(&preview, &RestartRequest { units }).await.map_err(say)

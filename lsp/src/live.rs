@@ -87,6 +87,11 @@ impl Live {
         units.iter().any(|one| one.name == *unit && health(Some(one.state)) == Health::Sick)
     }
 
+    fn rests(&self, manifest: &Path, environment: &str, unit: &str) -> bool {
+        let units = self.preview(manifest, environment).map(|preview| preview.units.as_slice()).unwrap_or_default();
+        units.iter().any(|one| one.name == unit && one.state == UnitState::Stopped)
+    }
+
     fn forget(&mut self, agent: Agent) {
         *self = Self { agent, ..Self::default() };
     }
@@ -286,8 +291,14 @@ pub async fn ask_drift(desk: &Arc<Desk>) {
                 matches!(preview.state, Ready | Degraded)
             })
         });
-        let steps =
+        let mut steps =
             if running { plan(&desk.place, up_request(desk, &root)).await.unwrap_or_default() } else { Vec::new() };
+        // Somebody stopped it: that it does not run is no news to them.
+        steps.retain(|step| {
+            let absent = matches!(step.cause.as_str(), "absent" | "not_running");
+            !absent
+                || step.unit.as_ref().is_none_or(|unit| !desk.with_live(|live| live.rests(&root, &environment, unit)))
+        });
         let changed = desk.change_live(|live| {
             let before = live.drift.insert(root.clone(), steps.clone()).unwrap_or_default();
             before != steps

@@ -67,6 +67,13 @@ pub struct RestartRequest {
     pub units: Vec<String>,
 }
 
+/// `POST /v1/previews/{preview}/stop`: end these units and leave the others running; they rest until `up` names them or
+/// everything, also when the agent or the engine is started again meanwhile.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct StopRequest {
+    pub units: Vec<String>,
+}
+
 /// Query of `GET /v1/previews/{preview}/logs`, answered by one [`LogEntry`] a line (`application/x-ndjson`), merged by time.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct LogQuery {

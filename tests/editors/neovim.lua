@@ -155,6 +155,73 @@ window('render api', 'pdev://render/api', 'services.api.health')
 window('plan', 'pdev://plan', 'nothing would change')
 window('report', 'pdev://report', 'pdev ')
 
+-- One service is stopped by its lens; the other one stays, and what was stopped is no drift.
+local function lens_of(unit_name, words)
+  local all = ask('textDocument/codeLens', { textDocument = { uri = vim.uri_from_bufnr(buffer) } })
+  return vim.iter(all):find(function(one)
+    return one.command.title:find(words, 1, true) and (one.command.arguments[1] or {}).unit == unit_name
+  end)
+end
+local function state(name)
+  local result = ask('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = vim.uri_from_bufnr(buffer) } } })
+  return vim.iter(result.units):find(function(one)
+    return one.name == name
+  end).state
+end
+soon('a lens stops one service', function()
+  return lens_of('api', 'stop')
+end)
+client:exec_cmd(lens_of('api', 'stop').command, { bufnr = buffer })
+soon('it alone is stopped', function()
+  return state('api') == 'stopped' and state('shop') == 'ready'
+end)
+check(not vim.tbl_contains(codes(), 'drift'), 'what was stopped is no drift')
+soon('a lens starts it', function()
+  return lens_of('api', 'start') and not lens_of('api', 'stop')
+end)
+local select = vim.ui.select
+if vim.fn.has('nvim-0.12') == 1 then
+  -- By the keys' own way: the lens under the cursor.
+  vim.lsp.codelens.enable(true, { bufnr = buffer })
+  soon('Neovim holds the lenses itself', function()
+    return vim.iter(vim.lsp.codelens.get({ bufnr = buffer })):find(function(one)
+      return one.lens.command and one.lens.command.title == '▶ start'
+    end)
+  end)
+  for number, text in ipairs(vim.api.nvim_buf_get_lines(buffer, 0, -1, false)) do
+    if text:find('^  api:') then
+      vim.api.nvim_win_set_cursor(0, { number, 3 })
+    end
+  end
+  vim.ui.select = function(items, opts, done)
+    for index, item in ipairs(items) do
+      if opts.format_item(item):find('start', 1, true) then
+        return done(item, index)
+      end
+    end
+  end
+  vim.lsp.codelens.run()
+else
+  client:exec_cmd(lens_of('api', 'start').command, { bufnr = buffer })
+end
+soon('and it runs again', function()
+  return state('api') == 'ready'
+end)
+vim.ui.select = select
+check(vim.tbl_contains(require('pdev').complete('', 'Pdev stop '), 'api'), ':Pdev stop completes services')
+vim.cmd('Pdev stop api')
+soon(':Pdev stops it, too', function()
+  return state('api') == 'stopped' and state('shop') == 'ready'
+end)
+vim.cmd('Pdev up api')
+soon(':Pdev starts it', function()
+  return state('api') == 'ready'
+end)
+vim.cmd('Pdev restart shop')
+soon(':Pdev restarts the other', function()
+  return state('shop') == 'ready'
+end)
+
 -- A literal goes into the vault. The service says how long it is, so that nobody has to print it.
 local value = 'sk_test_' .. 'not_anywhere_else'
 local function line_of(words)
@@ -321,6 +388,54 @@ end)
 local peek = ask('textDocument/hover', at(line_of('  shop:') - 1, 3))
 check(vim.inspect(peek):find('ready after %d+ ms'), 'a hover says how long it took: ' .. vim.inspect(peek))
 
+-- The commands that show something.
+vim.cmd('Pdev check')
+soon(':Pdev check fills the quickfix list', function()
+  return vim.fn.getqflist({ title = 0 }).title == 'pdev check'
+end)
+vim.cmd.cclose()
+vim.cmd.buffer(buffer)
+vim.cmd('Pdev tail api')
+local tail = vim.api.nvim_get_current_buf()
+soon(':Pdev tail follows in a terminal', function()
+  return vim.bo[tail].buftype == 'terminal'
+    and table.concat(vim.api.nvim_buf_get_lines(tail, 0, -1, false), '\n'):find('the key has ' .. #value, 1, true)
+end)
+vim.cmd('bwipeout!')
+vim.cmd.buffer(buffer)
+window('logs api', 'pdev://logs/api', 'the key has ' .. #value)
+local shown = {}
+vim.notify = function(text, level)
+  shown[#shown + 1] = { text = text, level = level }
+end
+local function notified(words)
+  return function()
+    return vim.iter(shown):find(function(one)
+      return one.text:find(words, 1, true)
+    end)
+  end
+end
+local opened
+vim.ui.open = function(url)
+  opened = url
+  return nil, nil
+end
+vim.cmd('Pdev open shop')
+soon(':Pdev open opens the URL of the service', function()
+  return opened and opened:find('^http://shop%.')
+end)
+vim.cmd('Pdev open api')
+soon('or says that there is none', notified('it has no URL'))
+vim.cmd('Pdev nonsense')
+soon('an unknown command names those there are', notified('no command `nonsense`'))
+vim.cmd('Pdev shell')
+soon('a shell needs a service', notified('name the service'))
+vim.cmd('Pdev stop moon')
+soon('a service that is not there is told by the agent', function()
+  return client:request_sync('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = vim.uri_from_bufnr(buffer) } } }, 5000)
+    and notified('there is no unit `moon`')()
+end)
+
 vim.cmd('Pdev stop')
 soon('and it is down again', function()
   return require('pdev').status() == '' or require('pdev').status() == 'nvim/main down'
@@ -329,6 +444,27 @@ end)
 vim.cmd.checkhealth('pdev')
 local health = table.concat(vim.api.nvim_buf_get_lines(0, 0, -1, false), '\n')
 check(health:find('`pdev` is pdev') and health:find('1 client'), 'checkhealth: ' .. health)
+vim.cmd.bwipeout()
+-- A program that is not there, as after an installation that is not on the PATH.
+local cmd = vim.lsp.config.pdev.cmd
+vim.lsp.config('pdev', { cmd = { '/nowhere/pdev', 'lsp' } })
+vim.cmd.checkhealth('pdev')
+health = table.concat(vim.api.nvim_buf_get_lines(0, 0, -1, false), '\n')
+check(health:find('`/nowhere/pdev` does not run', 1, true) and health:find('install.sh', 1, true), 'checkhealth: ' .. health)
+vim.cmd.bwipeout()
+vim.lsp.config('pdev', { cmd = cmd })
+
+-- Somebody else's YAML gets no server, and the same words in it no findings.
+for _, name in ipairs({ 'deployment.yaml', 'compose.yml', 'my-pdev.yaml' }) do
+  local file = assert(io.open(name, 'w'))
+  file:write('pdev: 1\napp: x\nservices: { web: { prot: 1 } }\n')
+  file:close()
+  vim.cmd.edit(name)
+  check(vim.bo.filetype == 'yaml', name .. ' is plain YAML')
+  check(#vim.lsp.get_clients({ name = 'pdev', bufnr = 0 }) == 0, 'no server is attached to ' .. name)
+  check(#vim.diagnostic.get(0) == 0, 'nothing is found in ' .. name)
+  vim.cmd('bwipeout!')
+end
 local docs = vim.fn.fnamemodify(vim.api.nvim_get_runtime_file('doc/pdev.txt', false)[1], ':h')
 vim.cmd.helptags(docs)
 -- Not shown: this Neovim is unpacked, not installed, and lacks the parser that colours its help.

@@ -139,6 +139,28 @@ async function suite(folder) {
     done();
   }
 
+  // One service alone: by its lens, then as the view's menu sends it.
+  const stateOf = (name) => JSON.parse(pdev('status', '--json')).units.find((unit) => unit.name === name).state;
+  const ofWeb = await until('a lens stops the service', async () => {
+    const all = await vscode.commands.executeCommand('vscode.executeCodeLensProvider', uri, 50);
+    const own = all.filter(({ range }) => range.start.line === at('\n  web:', 1).line);
+    return own.some(({ command }) => command.title === '■ stop') && own;
+  });
+  const stop = ofWeb.find(({ command }) => command.title === '■ stop').command;
+  await vscode.commands.executeCommand(stop.command, ...stop.arguments);
+  await until('it alone is stopped', () => stateOf('web') === 'stopped' && stateOf('api') === 'ready');
+  await until('a lens starts it', async () => {
+    const all = await vscode.commands.executeCommand('vscode.executeCodeLensProvider', uri, 50);
+    return all.some(({ range, command }) => range.start.line === at('\n  web:', 1).line && command.title === '▶ start');
+  });
+  assert.ok(!vscode.languages.getDiagnostics(uri).some(({ code }) => code === 'drift'), 'what was stopped is no drift');
+  const item = { kind: 'unit', preview: { folder }, unit: { name: 'web' } };
+  await vscode.commands.executeCommand('pdev.unit.start', item);
+  await until('it runs again', () => stateOf('web') === 'ready');
+  await vscode.commands.executeCommand('pdev.unit.stop', item);
+  await until('and rests again', () => stateOf('web') === 'stopped' && stateOf('api') === 'ready');
+  done();
+
   await vscode.commands.executeCommand('pdev.server.restart');
   await until('the server serves again', async () => (await ask('HoverProvider', at('port: 8080', 1))).length > 0);
   done();

@@ -50,6 +50,48 @@ fn a_crashed_program_is_started_again_and_logs_survive_the_agent() {
 }
 
 #[test]
+fn one_unit_is_stopped_and_rests_until_it_is_started() {
+    let sandbox = Sandbox::bare();
+    let text = "pdev: 1\napp: pair\nservices:\n  web: { health: none, process: { command: [sleep, '4001'] } }\n  api: { health: none, process: { command: [sleep, '4002'] } }\n";
+    sandbox.write("pdev.yaml", text);
+    let project = sandbox.project();
+    sandbox.pdev(&["up"]).ok();
+    let handle = |name: &str| unit(&sandbox.status(&project), name)["handle"].clone();
+    let state = |name: &str| unit(&sandbox.status(&project), name)["state"].clone();
+    let runs = |number: &str| sandbox.processes().iter().any(|(_, command)| command.contains(number));
+    let api = handle("api");
+    sandbox.pdev(&["stop"]).fails_with(2);
+    sandbox.pdev(&["stop", "wbe"]).says("wbe");
+    sandbox.pdev(&["stop", "web"]).ok().says("web stopped");
+    assert!(!runs("sleep 4001") && runs("sleep 4002"));
+    assert_eq!((state("web"), state("api")), ("stopped".into(), "ready".into()));
+    sandbox.pdev(&["stop", "web"]).ok().says("stopped already");
+
+    // Neither a killed agent nor what it recovers brings it back.
+    signal(sandbox.agent_pid().unwrap(), "KILL");
+    sandbox.pdev(&["wait", "api"]).ok();
+    assert_eq!((state("web"), state("api")), ("stopped".into(), "ready".into()));
+    assert!(!runs("sleep 4001"), "it came back with the agent");
+    assert_eq!(handle("api"), api, "the other one was touched");
+
+    sandbox.pdev(&["up", "--service", "web"]).ok();
+    assert_eq!((state("web"), state("api")), ("ready".into(), "ready".into()));
+    assert_eq!(handle("api"), api);
+    // Who started one of them still wants both.
+    sandbox.pdev(&["down"]).ok();
+    sandbox.pdev(&["up"]).ok();
+    sandbox.pdev(&["stop", "web"]).ok();
+    sandbox.pdev(&["restart", "web"]).ok();
+    signal(sandbox.agent_pid().unwrap(), "KILL");
+    sandbox.pdev(&["wait"]).ok();
+    assert_eq!((state("web"), state("api")), ("ready".into(), "ready".into()));
+    sandbox.pdev(&["stop", "web", "api"]).ok().says("nothing runs now");
+    assert!(!runs("sleep 400"));
+    sandbox.pdev(&["up"]).ok();
+    assert!(runs("sleep 4001") && runs("sleep 4002"));
+}
+
+#[test]
 fn stopping_the_agent_leaves_the_preview_running() {
     let sandbox = Sandbox::bare();
     sandbox.example("hello");

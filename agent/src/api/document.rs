@@ -154,6 +154,13 @@ const ROUTES: &[Route] = &[
         ("200", EVENTS, Some("Event")),
     ),
     route(
+        "post",
+        "/v1/previews/{preview}/stop",
+        "End some units; they rest until they are started",
+        Some("StopRequest"),
+        ("200", EVENTS, Some("Event")),
+    ),
+    route(
         "get",
         "/v1/previews/{preview}/wait",
         "Answers when nothing is under way; `timeout_ms`",
@@ -204,6 +211,7 @@ pub fn document() -> Value {
     define::<protocol::request::UpRequest>("UpRequest", &mut schemas);
     define::<protocol::request::DownRequest>("DownRequest", &mut schemas);
     define::<protocol::request::RestartRequest>("RestartRequest", &mut schemas);
+    define::<protocol::request::StopRequest>("StopRequest", &mut schemas);
     define::<protocol::request::KeptSecrets>("KeptSecrets", &mut schemas);
     define::<protocol::request::LogEntry>("LogEntry", &mut schemas);
     define::<protocol::exec::ExecRequest>("ExecRequest", &mut schemas);

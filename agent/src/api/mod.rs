@@ -68,6 +68,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/previews/{preview}", get(previews::status))
         .route("/v1/previews/{preview}/down", post(previews::down))
         .route("/v1/previews/{preview}/restart", post(previews::restart))
+        .route("/v1/previews/{preview}/stop", post(previews::stop))
         .route("/v1/previews/{preview}/wait", get(previews::wait))
         .route("/v1/previews/{preview}/logs", get(stream::logs))
         .route("/v1/previews/{preview}/exec", post(exec::exec))

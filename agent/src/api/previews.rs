@@ -12,7 +12,7 @@ use credentials::broker::Asker;
 use credentials::secrets::Scope;
 use plan::application::PreviewId;
 use protocol::plan::PlanReply;
-use protocol::request::{DownRequest, KeptSecrets, LocateRequest, RestartRequest, UpRequest};
+use protocol::request::{DownRequest, KeptSecrets, LocateRequest, RestartRequest, StopRequest, UpRequest};
 use protocol::status::{LocateReply, PreviewState, PreviewStatus, UnitState};
 use serde::Deserialize;
 
@@ -142,6 +142,22 @@ pub(super) async fn restart(
     }
     let events = api.shared.bus.subscribe(None).1;
     let operation = handle.restart(request.units).await.map_err(Problem)?;
+    Ok(stream::operation(events, operation, false))
+}
+
+pub(super) async fn stop(
+    State(api): State<Api>,
+    Path(preview): Path<String>,
+    Body(request): Body<StopRequest>,
+) -> Result<Response, Problem> {
+    accepting(&api)?;
+    if request.units.is_empty() {
+        let problem = protocol::Problem::new("invalid_request", 422, "no unit is named");
+        return Err(Problem(problem.hint("Name units, or take all of it down: `pdev down`.")));
+    }
+    let handle = find_settled(&api, &preview).await?;
+    let events = api.shared.bus.subscribe(None).1;
+    let operation = handle.stop_units(request.units).await.map_err(Problem)?;
     Ok(stream::operation(events, operation, false))
 }
 

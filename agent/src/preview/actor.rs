@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::desire::fingerprint;
 use super::supervise::Supervisor;
-use super::{Accepted, Context, Handle, MAILBOX, Message, Source, down, up};
+use super::{Accepted, Context, Handle, MAILBOX, Message, Source, down, rest, up};
 use crate::board::Board;
 use crate::preview::live::Live;
 use crate::registry::Intent;
@@ -54,6 +54,7 @@ enum Kind {
     Up(Box<UpRequest>),
     Down { volumes: bool },
     Restart,
+    Stop,
 }
 
 impl Actor {
@@ -77,6 +78,7 @@ impl Actor {
             Message::Up { request, source, reply } => self.up(request, source, reply),
             Message::Down { volumes, reply } => self.down(volumes, reply),
             Message::Restart { units, reply } => self.restart(units, reply),
+            Message::StopUnits { units, reply } => self.stop_units(units, reply),
             Message::Recover { what } => self.recover(what),
             Message::Runtime { event } => self.supervisor.runtime_event(event),
             Message::Lost { runtime, reason, follow } => self.supervisor.lost(runtime, &reason, follow),
@@ -130,32 +132,53 @@ impl Actor {
     }
 
     fn restart(&mut self, units: Vec<String>, reply: oneshot::Sender<Accepted>) {
-        if self.operation.is_some() {
-            let problem = Problem::new("busy", 409, "another operation is under way")
-                .hint("Wait for it with `pdev wait`, then try again.");
-            drop(reply.send(Err(problem)));
-            return;
-        }
-        let Some(application) = self.context.live.application() else {
-            let problem = Problem::new("not_running", 409, "nothing runs here").hint("Run `pdev up` first.");
-            drop(reply.send(Err(problem)));
-            return;
-        };
-        if let Some(unknown) = units.iter().find(|unit| !application.units.contains_key(*unit)) {
-            let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
-            let problem = Problem::new(
-                "unknown_unit",
-                404,
-                format!("there is no unit `{unknown}`; known are {}", known.join(", ")),
-            );
+        if let Err(problem) = self.may_touch(&units) {
             drop(reply.send(Err(problem)));
             return;
         }
         let id = self.begin(Kind::Restart, PreviewState::Starting);
         drop(reply.send(Ok(id)));
         self.context.board.publish(EventKind::OperationStarted { what: "restart".into() });
-        self.supervisor.hold();
+        self.hold(&units);
         self.spawn(id, None, up::restart(self.context.clone(), units));
+    }
+
+    fn stop_units(&mut self, units: Vec<String>, reply: oneshot::Sender<Accepted>) {
+        if let Err(problem) = self.may_touch(&units) {
+            drop(reply.send(Err(problem)));
+            return;
+        }
+        let id = self.begin(Kind::Stop, PreviewState::Stopping);
+        drop(reply.send(Ok(id)));
+        self.context.board.publish(EventKind::OperationStarted { what: "stop".into() });
+        self.hold(&units);
+        self.spawn(id, None, rest::stop(self.context.clone(), units));
+    }
+
+    /// Others that crashed meanwhile are started again after their pause all the same.
+    fn hold(&mut self, units: &[String]) {
+        match units {
+            [] => self.supervisor.hold(),
+            units => self.supervisor.hold_only(units),
+        }
+    }
+
+    fn may_touch(&self, units: &[String]) -> Result<(), Problem> {
+        if self.operation.is_some() {
+            return Err(Problem::new("busy", 409, "another operation is under way")
+                .hint("Wait for it with `pdev wait`, then try again."));
+        }
+        let Some(application) = self.context.live.application() else {
+            return Err(Problem::new("not_running", 409, "nothing runs here").hint("Run `pdev up` first."));
+        };
+        match units.iter().find(|unit| !application.units.contains_key(*unit)) {
+            Some(unknown) => {
+                let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
+                let title = format!("there is no unit `{unknown}`; known are {}", known.join(", "));
+                Err(Problem::new("unknown_unit", 404, title))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Does again what was asked last, from what was read then.
@@ -240,7 +263,10 @@ impl Actor {
         }
         let problem = Problem::new("busy", 429, format!("{WAITING_MAX} requests wait for this preview already"));
         match message {
-            Message::Up { reply, .. } | Message::Down { reply, .. } | Message::Restart { reply, .. } => {
+            Message::Up { reply, .. }
+            | Message::Down { reply, .. }
+            | Message::Restart { reply, .. }
+            | Message::StopUnits { reply, .. } => {
                 drop(reply.send(Err(problem)));
             }
             _ => {}

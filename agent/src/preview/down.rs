@@ -52,7 +52,10 @@ pub(super) async fn run(context: Context, volumes: bool) {
 async fn take_down(context: &Context, volumes: bool) -> Result<(Vec<Problem>, bool), Problem> {
     let record = context.shared.registry.get(&context.id);
     let project = record.as_ref().map_or_else(|| PathBuf::from("/"), |record| record.folder.clone());
-    let noted = context.shared.registry.edit(&context.id, |record| record.intent = Intent::Down { volumes });
+    let noted = context.shared.registry.edit(&context.id, |record| {
+        record.intent = Intent::Down { volumes };
+        record.resting.clear();
+    });
     if let Err(error) = noted {
         // A full disk is a reason to go on: taking things down makes room. What is left is told at the end.
         context.board.publish(EventKind::Noted { text: naming::state_problem(&error).title });

@@ -12,6 +12,7 @@ mod live;
 pub mod naming;
 mod prepare;
 mod ready;
+mod rest;
 mod supervise;
 mod up;
 
@@ -54,6 +55,11 @@ pub enum Message {
         reply: oneshot::Sender<Accepted>,
     },
     Restart {
+        units: Vec<String>,
+        reply: oneshot::Sender<Accepted>,
+    },
+    /// End units and leave the others running.
+    StopUnits {
         units: Vec<String>,
         reply: oneshot::Sender<Accepted>,
     },
@@ -113,6 +119,12 @@ impl Handle {
     /// See [`Handle::up`]; also when a unit is unknown.
     pub async fn restart(&self, units: Vec<String>) -> Accepted {
         self.ask(|reply| Message::Restart { units, reply }).await
+    }
+
+    /// # Errors
+    /// See [`Handle::restart`].
+    pub async fn stop_units(&self, units: Vec<String>) -> Accepted {
+        self.ask(|reply| Message::StopUnits { units, reply }).await
     }
 
     pub async fn recover(&self, what: &'static str) {

@@ -55,11 +55,17 @@ pub(super) async fn prepare(
         }
         None => asker.where_possible().await?,
     };
-    let Wanted { desired, endpoints, mut scope, images } = wanted;
+    let Wanted { mut desired, endpoints, mut scope, images } = wanted;
+    let resting = if source.is_disk() { BTreeSet::new() } else { record.resting.clone() };
+    if !resting.is_empty() {
+        let all = || scope.application.units.keys().cloned().collect();
+        let chosen: BTreeSet<String> = desired.chosen.take().unwrap_or_else(all);
+        desired.chosen = Some(chosen.difference(&resting).cloned().collect());
+    }
     let observed = look(shared, &scope, seen).await?;
     if let Some(chosen) = &desired.chosen {
         // What was neither asked for nor is there does not belong to the preview yet.
-        let belongs = |name: &str| chosen.contains(name) || observed.units.contains_key(name);
+        let belongs = |name: &str| chosen.contains(name) || resting.contains(name) || observed.units.contains_key(name);
         scope = narrowed(scope, belongs);
     }
     let options = CompareOptions {

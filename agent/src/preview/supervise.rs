@@ -54,6 +54,11 @@ impl Supervisor {
         self.respawns.clear();
     }
 
+    /// An operation takes over these units; an older pause's end finds them taken.
+    pub fn hold_only(&mut self, units: &[String]) {
+        self.respawns.retain(|unit, _| !units.contains(unit));
+    }
+
     pub fn resume(&mut self) {
         self.probers.retain(|_, prober| !prober.0.is_finished());
         self.publish_routes();
@@ -202,6 +207,10 @@ impl Supervisor {
     }
 
     pub fn unhealthy(&mut self, name: &str, seen: &str) {
+        // It was looked at while it was being stopped.
+        if self.context.live.stopping(name) {
+            return;
+        }
         self.context.board.edit_unit(name, |unit| {
             unit.state = UnitState::Unhealthy;
             unit.reason = Some(seen.to_owned());

@@ -21,7 +21,7 @@ use super::desire::{Desired, Source};
 use super::live::follow;
 use super::prepare::{Prepared, prepare, runtimes};
 use super::supervise::begin_start;
-use super::{Context, Message, UnitSecrets, execute, naming};
+use super::{Context, Message, UnitSecrets, execute, naming, rest};
 use crate::approvals::Purpose;
 use crate::board::Board;
 use crate::bus::now_ms;
@@ -42,6 +42,7 @@ pub(super) async fn restart(context: Context, units: Vec<UnitName>) {
     let begun = Instant::now();
     let outcome = match context.live.scope() {
         Some(scope) => {
+            rest::forget(&context, &units);
             let plan = restart_plan(&scope.application, &units);
             context.board.publish(EventKind::Planned { plan: convert::plan_view(&plan) });
             Ok((execute::execute(&context, &scope, &plan, BTreeMap::new()).await, false))
@@ -122,6 +123,9 @@ async fn bring_up(context: &Context, request: &UpRequest, source: &Source) -> Re
     context.board.publish(EventKind::Planned { plan: convert::plan_view(&plan) });
     context.live.set_scope(scope.clone());
     show_units(context, &scope.application, &observed);
+    if !source.is_disk() {
+        rest::remember(context, &record);
+    }
     deliver_secrets(context, &scope.application)?;
     endpoints.retain(|opening| scope.application.units.contains_key(&opening.unit));
     for text in context.live.endpoints.set(&context.shared, &scope.preview, &endpoints).await {
@@ -169,9 +173,16 @@ fn accept(context: &Context, request: &UpRequest, desired: &Desired, source: &So
             record.ports.clone_from(&desired.ports);
             return;
         }
+        // Who starts one more unit of what is up still wants the others.
+        let all = record.intent == Intent::Up && record.request.services.is_empty();
+        let wanted = if all { Vec::new() } else { kept.services.clone() };
         record.intent = Intent::Up;
         record.containers = containers;
-        record.request = kept;
+        record.request = UpRequest { services: wanted, ..kept };
+        if source.is_disk() {
+            let meant = |unit: &String| desired.chosen.as_ref().is_none_or(|chosen| chosen.contains(unit));
+            record.resting.retain(|unit| !meant(unit));
+        }
         record.folder = PathBuf::from(&request.folder);
         record.ports.clone_from(&desired.ports);
         if source.is_disk() {

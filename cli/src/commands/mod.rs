@@ -26,6 +26,7 @@ pub(crate) mod secret;
 pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod status;
+pub(crate) mod stop;
 pub(crate) mod up;
 pub(crate) mod vault;
 pub(crate) mod version;
@@ -40,6 +41,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Up(arguments) => up::run(arguments, context),
         Command::Down(arguments) => down::run(arguments, context),
         Command::Restart(arguments) => restart::run(arguments, context),
+        Command::Stop(arguments) => stop::run(arguments, context),
         Command::Run(arguments) => run::run(arguments, context),
         Command::Exec(arguments) => exec::run(arguments, context),
         Command::Wait(arguments) => wait::run(&arguments, context),

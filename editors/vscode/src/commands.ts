@@ -1,7 +1,7 @@
 // What the server's commands need from a person before they are sent, and what is done with their answers.
 import * as vscode from 'vscode';
 import type { LanguageClient } from 'vscode-languageclient/node';
-import type { Preview, Unit } from './model';
+import { type Preview, rests, type Unit } from './model';
 import type { Item } from './view';
 
 export interface Argument {
@@ -30,9 +30,12 @@ export const SERVER_COMMANDS = [
 /** Those that start nothing and ask nobody. */
 export const STATIC_COMMANDS = new Set(['pdev.check', 'pdev.waive', 'pdev.render']);
 
-const CHOSEN = new Set(['pdev.restart', 'pdev.logs', 'pdev.shell', 'pdev.tail']);
+/** Done to one service at a time here; the server knows them under the names of the whole. */
+export const UNIT_COMMANDS: Record<string, string> = { 'pdev.unit.start': 'pdev.up', 'pdev.unit.stop': 'pdev.stop' };
+
+const CHOSEN = new Set([...Object.keys(UNIT_COMMANDS), 'pdev.restart', 'pdev.logs', 'pdev.shell', 'pdev.tail']);
 /** What is done in one service at a time. */
-const SINGLE = new Set(['pdev.shell', 'pdev.tail']);
+const SINGLE = new Set([...Object.keys(UNIT_COMMANDS), 'pdev.shell', 'pdev.tail']);
 
 /** From a lens (an argument), the tree (an item) or the palette (nothing). */
 export function argument(given: unknown): Argument {
@@ -58,7 +61,11 @@ export async function manifest(): Promise<string | undefined> {
 
 async function unit(client: LanguageClient, uri: string, command: string): Promise<string | undefined> {
   const status = await ask<Preview>(client, 'pdev.status', { uri }).catch(() => undefined);
-  const units = (status?.units ?? []).filter((unit) => unit.role !== 'job' || command === 'pdev.logs');
+  const fits = (unit: Unit): boolean => {
+    if (command === 'pdev.unit.start') return rests(unit);
+    return command === 'pdev.unit.stop' ? !rests(unit) : unit.role !== 'job' || command === 'pdev.logs';
+  };
+  const units = (status?.units ?? []).filter(fits);
   if (units.length < 2) return units[0]?.name;
   const every = SINGLE.has(command) ? [] : [{ label: 'all', description: '' }];
   const picks = [...every, ...units.map((unit) => ({ label: unit.name, description: unit.state }))];
@@ -81,6 +88,7 @@ export async function complete(client: LanguageClient, command: string, given: u
   await vscode.workspace.openTextDocument(vscode.Uri.parse(found.uri));
   if (CHOSEN.has(command) && found.unit === undefined) {
     const chosen = await unit(client, found.uri, command);
+    if (chosen === undefined && command in UNIT_COMMANDS) return undefined;
     if (chosen === undefined && command !== 'pdev.restart') return found;
     if (chosen === undefined) return undefined;
     if (chosen !== 'all') found.unit = chosen;

@@ -5,7 +5,7 @@ import { type LanguageClientOptions, type ServerOptions, State } from 'vscode-la
 import * as agent from './agent';
 import { candidates, type Found, find } from './binary';
 import { Client } from './client';
-import { answered, ask, complete, SERVER_COMMANDS, STATIC_COMMANDS, Views } from './commands';
+import { answered, ask, complete, SERVER_COMMANDS, STATIC_COMMANDS, UNIT_COMMANDS, Views } from './commands';
 import { type Identity, icon, type Preview, status } from './model';
 import { type Item, Previews } from './view';
 
@@ -57,7 +57,7 @@ class Extension implements vscode.Disposable {
       vscode.workspace.onDidChangeConfiguration((change) => {
         if (change.affectsConfiguration('pdev.path')) void this.restart();
       }),
-      ...SERVER_COMMANDS.map((name) => command(name, (given) => this.#run(name, given))),
+      ...[...SERVER_COMMANDS, ...Object.keys(UNIT_COMMANDS)].map((name) => command(name, (given) => this.#run(name, given))),
       command('pdev.refresh', () => this.changed()),
       command('pdev.menu', () => this.#menu()),
       command('pdev.server.restart', () => this.restart()),
@@ -148,7 +148,7 @@ class Extension implements vscode.Disposable {
     const argument = await complete(client, name, given);
     if (argument === undefined) return undefined;
     try {
-      const result = await ask<unknown>(client, name, argument);
+      const result = await ask<unknown>(client, UNIT_COMMANDS[name] ?? name, argument);
       await answered(name, argument, result, this.#views);
       return result;
     } catch (error) {

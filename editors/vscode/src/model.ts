@@ -51,6 +51,11 @@ export function summary(preview: Preview): string {
   return preview.state === 'down' ? 'down' : `${preview.state} ${ready}/${services.length}`;
 }
 
+/** Whether it is there to be started, not to be stopped. */
+export function rests(unit: Unit): boolean {
+  return ['stopped', 'done', 'failed', 'waiting'].includes(unit.state);
+}
+
 /** The state of a unit in one line. */
 export function line(unit: Unit): string {
   const crashes = unit.restarts ? `, ${unit.restarts} crashes` : '';

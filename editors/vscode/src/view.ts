@@ -1,6 +1,6 @@
 // The tree of previews, their units and identities. Data is fetched when it is visible and something changed.
 import * as vscode from 'vscode';
-import { type Identity, icon, line, type Preview, summary, type Unit } from './model';
+import { type Identity, icon, line, type Preview, rests, summary, type Unit } from './model';
 
 export type Item =
   | { kind: 'preview'; preview: Preview }
@@ -54,7 +54,7 @@ export class Previews implements vscode.TreeDataProvider<Item> {
         node.description = line(unit);
         node.tooltip = unit.url ?? '';
         node.iconPath = new vscode.ThemeIcon(icon(unit.state));
-        node.contextValue = unit.url === undefined ? 'unit' : 'unit.url';
+        node.contextValue = `unit.${rests(unit) ? 'rests' : 'runs'}${unit.url === undefined ? '' : '.url'}`;
         return node;
       }
       case 'identities':

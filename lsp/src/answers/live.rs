@@ -129,6 +129,9 @@ impl Scene<'_> {
             let Some(status) = status else { continue };
             if !rests {
                 all.push(lens(range, "↻ restart".to_owned(), "pdev.restart", own.clone()));
+                if !matches!(status.state, UnitState::Done | UnitState::Failed | UnitState::Stopping) {
+                    all.push(lens(range, "■ stop".to_owned(), "pdev.stop", own.clone()));
+                }
             }
             let logs = if self.can.tail { "pdev.tail" } else { "pdev.logs" };
             all.push(lens(range, "logs".to_owned(), logs, own.clone()));

@@ -85,7 +85,7 @@ async fn world(kinds: Vec<Value>, plan: Vec<Value>) -> World {
                 let reply = json!({ "preview": preview(&folder), "plan": { "steps": plan, "unchanged": false }, "notes": [], "diagnostics": [] });
                 http_json("200 OK", &reply.to_string())
             }
-            () if request.is("POST /v1/previews/p1/restart ") => {
+            () if request.is("POST /v1/previews/p1/restart ") || request.is("POST /v1/previews/p1/stop ") => {
                 let finished =
                     json!({ "event": "finished", "status": status(&folder), "milliseconds": 5, "unchanged": false });
                 let started = json!({ "event": "step_started", "step": 0, "text": "restart api" });
@@ -162,10 +162,12 @@ async fn state_and_address_stand_at_each_unit() {
             "0 ■ stop",
             "0 open",
             "3 ↻ restart",
+            "3 ■ stop",
             "3 logs",
             "3 open",
             "3 shell",
             "7 ↻ restart",
+            "7 ■ stop",
             "7 logs",
             "7 shell"
         ]
@@ -232,6 +234,31 @@ async fn drift_is_told_at_the_line_that_differs() {
 }
 
 #[tokio::test]
+async fn what_somebody_stopped_is_no_drift_and_may_be_started() {
+    let step = |unit: &str, cause: &str| json!({ "id": 0, "action": "start", "unit": unit, "runtime": "docker", "text": format!("start {unit}"), "after": [], "cause": cause, "because": cause });
+    let stopped = json!({ "event": "unit_changed", "unit": unit("web", "stopped", json!({})) });
+    let finished = json!({ "event": "finished", "status": "$STATUS", "milliseconds": 1, "unchanged": false });
+    let mut world =
+        world(vec![finished, stopped.clone()], vec![step("web", "not_running"), step("api", "changed")]).await;
+    loop {
+        let lenses = world.lenses().await;
+        if lenses.contains(&"7 ▶ start".to_owned()) {
+            assert!(!lenses.iter().any(|lens| lens.starts_with("7 ↻") || lens.starts_with("7 ■")), "{lenses:?}");
+            break;
+        }
+        world.settled().await;
+    }
+    world.editor.tell("textDocument/didSave", world.document()).await;
+    loop {
+        let live = world.live_findings().await;
+        let told: Vec<&str> = live.iter().filter_map(|one| one["data"]["unit"].as_str()).collect();
+        if told == ["api"] {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn commands_do_what_they_say() {
     let mut world = world(Vec::new(), Vec::new()).await;
     world.settled().await;
@@ -241,6 +268,9 @@ async fn commands_do_what_they_say() {
     assert_eq!(world.editor.next("$/progress").await["value"]["message"], "restart api");
     assert_eq!(world.editor.next("$/progress").await["value"]["kind"], "end");
     assert!(world.asked.lock().unwrap().iter().any(|line| line.contains("restart") && line.contains("api")));
+    assert!(world.run("pdev.stop", json!({ "unit": "web" })).await["result"].is_null());
+    while world.editor.next("$/progress").await["value"]["kind"] != "end" {}
+    assert!(world.asked.lock().unwrap().contains(&r#"POST /v1/previews/p1/stop {"units":["web"]}"#.to_owned()));
     assert_eq!(world.run("pdev.logs", json!({ "unit": "api" })).await["result"][0]["text"], "hello");
     assert_eq!(world.run("pdev.open", json!({})).await["result"], "http://main.shop.localhost:8642");
     assert_eq!(world.editor.next("window/showDocument").await["external"], true);

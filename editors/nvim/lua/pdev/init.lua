@@ -129,8 +129,8 @@ local commands = {
   up = function(unit)
     execute('up', { unit = unit })
   end,
-  stop = function()
-    execute('stop', {})
+  stop = function(unit)
+    execute('stop', { unit = unit })
   end,
   restart = function(unit)
     execute('restart', { unit = unit })

@@ -1,0 +1,56 @@
+//! `pdev stop`: some units end and rest; the others go on.
+
+use std::time::Duration;
+
+use protocol::request::StopRequest;
+use protocol::status::PreviewState;
+
+use crate::choose::{self, Which};
+use crate::commands::up;
+use crate::context::Context;
+use crate::exit::{self, Outcome};
+use crate::follow::{Ended, follow};
+use crate::render::progress::Progress;
+use crate::words;
+
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pdev stop api            the others go on, without it\n  pdev up --service api    starts it again; so does `pdev up`"
+)]
+pub(crate) struct Arguments {
+    /// Units; for all of them there is `pdev down`
+    #[arg(value_name = "UNIT", required = true)]
+    units: Vec<String>,
+    #[command(flatten)]
+    which: Which,
+    /// Stop waiting after this long; the work goes on
+    #[arg(long, value_name = "DURATION", value_parser = words::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
+    Context::block_on(async {
+        let mut client = Context::connect().await?;
+        let preview = choose::preview(&mut client, context, &arguments.which).await?;
+        choose::units(&preview, &arguments.units)?;
+        let mut progress = Progress::new(context);
+        let title = preview.preview.title;
+        let names = arguments.units.join(", ");
+        let request = StopRequest { units: arguments.units };
+        let mut stream = client.stop(&preview.preview.id, &request).await?;
+        match follow(&mut stream, &mut progress, context, arguments.timeout).await? {
+            Ended::Finished { status, milliseconds, unchanged } => {
+                if !context.json {
+                    let took = words::duration(milliseconds);
+                    context.terminal.say(&match (unchanged, status.state) {
+                        (true, _) => format!("{title}: {names} was stopped already"),
+                        (false, PreviewState::Down) => format!("{title}: {names} stopped ({took}); nothing runs now"),
+                        (false, _) => format!("{title}: {names} stopped ({took}); `pdev up` starts it again"),
+                    });
+                }
+                Ok(exit::OK)
+            }
+            ended => up::conclude(ended, &title, context),
+        }
+    })
+}
