@@ -21,6 +21,8 @@ pub struct Job {
     pub generation: u64,
     pub question: Question,
     pub buffers: Buffers,
+    /// An earlier look, from which this one takes what has not changed.
+    pub before: Option<Arc<Analysis>>,
 }
 
 /// What was found, for one generation of the files.
@@ -41,11 +43,13 @@ impl Job {
     #[must_use]
     pub fn run(self) -> Analysis {
         let name = self.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let checked = plan::check::check(&name, &self.buffers, &self.question);
+        let before = self.before.as_ref().filter(|before| before.question == self.question);
+        let before = before.map(|before| &before.checked);
+        let checked = plan::check::check_after(&name, &self.buffers, &self.question, before);
         let path = |source: &manifest::text::Source| (self.buffers.path(&source.path), OnceLock::new());
         let files = checked.loaded.sources.iter().map(|(_, source)| path(source)).collect();
         let asked = self.buffers.asked();
-        let Self { root, generation, question, buffers } = self;
+        let Self { root, generation, question, buffers, .. } = self;
         Analysis { root, generation, question, checked, asked, buffers, files }
     }
 }

@@ -272,9 +272,10 @@ impl Workspace {
     }
 
     fn job(&self, root: &Path) -> Option<Job> {
-        let generation = self.roots.get(root)?.generation;
+        let Root { generation, latest, .. } = self.roots.get(root)?;
         let buffers = self.buffers(root)?;
-        Some(Job { root: root.to_owned(), generation, question: self.question(), buffers })
+        let (generation, before) = (*generation, latest.clone());
+        Some(Job { root: root.to_owned(), generation, question: self.question(), buffers, before })
     }
 
     fn buffers(&self, beside: &Path) -> Option<Buffers> {

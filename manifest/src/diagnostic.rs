@@ -70,6 +70,20 @@ impl Diagnostic {
         }
     }
 
+    /// The same, after something before it became longer or shorter.
+    #[must_use]
+    pub fn moved(&self, by: i32) -> Self {
+        let mut moved = self.clone();
+        moved.span = moved.span.moved(by);
+        for related in &mut moved.related {
+            related.span = related.span.moved(by);
+        }
+        for edit in moved.fixes.iter_mut().flat_map(|fix| &mut fix.edits) {
+            edit.span = edit.span.moved(by);
+        }
+        moved
+    }
+
     #[must_use]
     pub fn at(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();

@@ -24,5 +24,5 @@ mod validate;
 
 pub use diagnostic::{Code, Diagnostic, Fix, Severity};
 pub use model::Manifest;
-pub use read::{Reading, Selected, Set, read, runtime_word, sorted};
+pub use read::{Reading, Selected, Set, read, read_after, runtime_word, sorted};
 pub use text::{FileId, FileProblem, Files, Sources, Span, Spanned};

@@ -10,7 +10,7 @@ use crate::layers::{appends, cleaned, merge};
 use crate::model::{Manifest, Runtime};
 use crate::nearest::nearest;
 use crate::spec::ROOT;
-use crate::syntax::{self, Comment, Kind, Node, Pair};
+use crate::syntax::{self, Basis, Comment, Earlier, Kind, Node, Pair};
 use crate::text::{FileId, FileProblem, Files, Sources, Span, Spanned};
 use crate::validate::Validator;
 
@@ -29,6 +29,8 @@ pub struct Reading {
     pub root: Option<Node>,
     pub comments: Vec<Comment>,
     pub diagnostics: Vec<Diagnostic>,
+    /// What the root's next version can be read from.
+    pub basis: Basis,
     /// Includes and base merged, where there are includes; else it is the root's own tree.
     merged: Option<Node>,
 }
@@ -69,7 +71,13 @@ impl Set {
 /// Reads `root` and everything it includes.
 #[must_use]
 pub fn read(root: &str, files: &dyn Files) -> Reading {
-    let mut reader = Reader { files, reading: Reading::default(), open: Vec::new(), count: 0 };
+    read_after(root, files, None)
+}
+
+/// The same answer, sooner where an earlier version of `root` differs inside of one unit only.
+#[must_use]
+pub fn read_after(root: &str, files: &dyn Files, earlier: Option<Earlier<'_>>) -> Reading {
+    let mut reader = Reader { files, earlier, reading: Reading::default(), open: Vec::new(), count: 0 };
     let tree = reader.file(root, None);
     let mut reading = reader.reading;
     reading.merged = tree;
@@ -81,6 +89,8 @@ pub fn read(root: &str, files: &dyn Files) -> Reading {
 
 struct Reader<'a> {
     files: &'a dyn Files,
+    /// Of the root.
+    earlier: Option<Earlier<'a>>,
     reading: Reading,
     open: Vec<String>,
     count: usize,
@@ -120,7 +130,8 @@ impl Reader<'_> {
         let (text, problem) = syntax::decode(bytes, FileId(self.next_id()));
         let file = self.reading.sources.add(path, text.as_str());
         self.reading.diagnostics.extend(problem);
-        let parsed = syntax::parse(&text, file);
+        let earlier = self.earlier.filter(|_| file == FileId(0));
+        let parsed = syntax::parse_after(&text, file, earlier);
         self.reading.diagnostics.extend(parsed.diagnostics);
         self.reading.comments.extend(parsed.comments);
         let tree = parsed.root;
@@ -128,6 +139,7 @@ impl Reader<'_> {
             Validator::new(&mut self.reading.diagnostics).section(tree, &ROOT);
         }
         if file == FileId(0) {
+            self.reading.basis = parsed.basis;
             // A long tree is not copied without need.
             if tree.as_ref().is_none_or(|tree| tree.get("include").is_none()) {
                 self.reading.root = tree;
@@ -361,33 +373,14 @@ fn set_layer(set: &Set, sources: &mut Sources, found: &mut Vec<Diagnostic>) -> N
 /// The value is YAML (`[a, b]`, `true`, `null`); what cannot be read as such is text.
 fn set_value(set: &Set, file: FileId, at: usize) -> Node {
     let parsed = syntax::parse(&set.value, file);
-    let shift = |node: Node| shifted(node, at);
+    let by = i32::try_from(at).unwrap_or_default();
     match parsed.root {
-        Some(root) if parsed.diagnostics.is_empty() => shift(root),
+        Some(root) if parsed.diagnostics.is_empty() => root.moved(by),
         _ => Node {
             span: Span::new(file, at, at + set.value.len()),
             kind: Kind::Scalar(syntax::Scalar::quoted(&set.value)),
         },
     }
-}
-
-fn shifted(node: Node, by: usize) -> Node {
-    let by_u32 = u32::try_from(by).unwrap_or_default();
-    let move_span = |span: Span| Span { start: span.start + by_u32, end: span.end + by_u32, ..span };
-    let kind = match node.kind {
-        Kind::List(items) => Kind::List(items.into_iter().map(|item| shifted(item, by)).collect()),
-        Kind::Map(pairs) => Kind::Map(
-            pairs
-                .into_iter()
-                .map(|pair| Pair {
-                    key: Spanned::new(pair.key.value, move_span(pair.key.span)),
-                    value: shifted(pair.value, by),
-                })
-                .collect(),
-        ),
-        kind => kind,
-    };
-    Node { span: move_span(node.span), kind }
 }
 
 /// By place, without doubles, and no more than anybody reads.

@@ -33,6 +33,12 @@ impl Span {
     pub fn contains(self, offset: usize) -> bool {
         self.range().contains(&offset)
     }
+
+    /// The same text, after something before it became longer or shorter.
+    #[must_use]
+    pub fn moved(self, by: i32) -> Self {
+        Self { start: self.start.saturating_add_signed(by), end: self.end.saturating_add_signed(by), ..self }
+    }
 }
 
 /// A value and where it was written. Equality looks at the value only, so that moving a line changes nothing.

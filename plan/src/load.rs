@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use manifest::syntax::{Comment, Node};
-use manifest::{Diagnostic, Files, Manifest, Set, Severity, Sources};
+use manifest::syntax::{Basis, Comment, Earlier, Node};
+use manifest::{Diagnostic, FileId, Files, Manifest, Set, Severity, Sources};
 
 use crate::module::Module;
 use crate::supply::supply;
@@ -32,6 +32,8 @@ pub struct Loaded {
     /// The root file's own tree, for editors.
     pub root: Option<Node>,
     pub comments: Vec<Comment>,
+    /// What the root file's next version can be read from.
+    pub basis: Basis,
 }
 
 impl Loaded {
@@ -39,6 +41,14 @@ impl Loaded {
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error)
+    }
+
+    /// The root file as an earlier version of itself.
+    fn earlier(&self) -> Option<Earlier<'_>> {
+        // Comments of the root come before those of what it includes.
+        let own = self.comments.partition_point(|comment| comment.span.file == FileId(0));
+        let text = &self.sources.get(FileId(0))?.text;
+        Earlier::of(&self.basis, text, self.root.as_ref()?, &self.comments[..own])
     }
 
     /// The text `pdev.lock` should have, when it differs from what is there.
@@ -51,7 +61,13 @@ impl Loaded {
 /// Reads `root` (relative to the folder behind `files`), everything it includes, and the modules its resources use.
 #[must_use]
 pub fn load(root: &str, files: &dyn Files, options: &LoadOptions) -> Loaded {
-    let reading = manifest::read(root, files);
+    load_after(root, files, options, None)
+}
+
+/// The same answer, sooner where `before` is an earlier version that differs inside of one unit only.
+#[must_use]
+pub fn load_after(root: &str, files: &dyn Files, options: &LoadOptions, before: Option<&Loaded>) -> Loaded {
+    let reading = manifest::read_after(root, files, before.and_then(Loaded::earlier));
     let selected = reading.select(options.environment.as_deref(), &options.sets);
     let mut diagnostics = selected.diagnostics;
     // Guardrail PD016 tells the same, and can be waived.
@@ -65,5 +81,6 @@ pub fn load(root: &str, files: &dyn Files, options: &LoadOptions) -> Loaded {
         diagnostics: manifest::sorted(diagnostics),
         root: reading.root,
         comments: reading.comments,
+        basis: reading.basis,
     }
 }

@@ -4,6 +4,7 @@
 //! Knows nothing of what runs now. Everything from outside (ports, git, the user's environment, today) is a value of
 //! [`Context`]. Never fails: what cannot be resolved is a diagnostic, and the rest is still there.
 
+mod again;
 mod changes;
 mod containers;
 mod draft;
@@ -27,6 +28,8 @@ use crate::application::{Application, PreviewName, RuntimeKind, UnitName, UnitPo
 use crate::guardrails;
 use crate::load::Loaded;
 use crate::origin::Origins;
+use again::Found;
+pub(crate) use again::{Kept, Moved, compare};
 use references::{Depth, World};
 
 /// Everything that resolving needs from outside.
@@ -136,25 +139,79 @@ pub fn resolve_where(loaded: &Loaded, context: &Context, wanted: &dyn Fn(&str) -
     Resolved { application, origins, notes, diagnostics: in_order(diagnostics) }
 }
 
+/// What was found, before levels and waivers are decided.
+pub(crate) struct Findings {
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    violations: Vec<guardrails::Finding>,
+    /// For the next version.
+    pub(crate) kept: Kept,
+}
+
+impl Findings {
+    /// With what the guardrails say.
+    pub(crate) fn judged(self, loaded: &Loaded, context: &Context) -> (Vec<Diagnostic>, Kept) {
+        let Self { mut diagnostics, violations, kept } = self;
+        diagnostics.extend(guardrails::told(loaded, &context.preview.environment, context.today, violations));
+        (in_order(diagnostics), kept)
+    }
+}
+
 /// The diagnostics of [`resolve_where`] alone, in a quarter of its time: asked at every keystroke in an editor. Each
 /// unit is forgotten once it was looked at.
 #[must_use]
 pub fn findings(loaded: &Loaded, context: &Context, wanted: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
+    findings_after(loaded, context, wanted, None).judged(loaded, context).0
+}
+
+/// The same, before anything is judged; units that have only moved since `before` are not looked at again.
+pub(crate) fn findings_after(
+    loaded: &Loaded,
+    context: &Context,
+    wanted: &dyn Fn(&str) -> bool,
+    before: Option<(&Moved, &Kept)>,
+) -> Findings {
     let mut diagnostics = Vec::new();
     let drafts = draft::drafts(loaded, context.default_runtime, &mut diagnostics, &mut Vec::new());
     names::check(&loaded.manifest, &mut diagnostics);
     let world = World::new(loaded, context, &drafts, Depth::Findings);
-    let looked_at: Vec<&draft::Draft<'_>> = drafts.iter().filter(|draft| wanted(&draft.path)).collect();
-    let (found, violations) = of_units(&world, &looked_at);
-    diagnostics.extend(found);
+    let known = |unit| before.and_then(|(moved, kept)| kept.of(unit, moved));
+    let looks: Vec<Look> = drafts.iter().zip(0..).map(|(draft, unit)| look(draft, wanted, || known(unit))).collect();
+    let anew: Vec<&draft::Draft<'_>> =
+        drafts.iter().zip(&looks).filter(|(_, look)| matches!(look, Look::Anew)).map(|(draft, _)| draft).collect();
+    let mut fresh = of_units(&world, &anew).into_iter();
+    let (mut kept, mut violations) = (Kept::default(), Vec::new());
+    for (draft, look) in drafts.iter().zip(looks) {
+        let found = match look {
+            Look::Away => None,
+            Look::Known(found) => Some(found),
+            Look::Anew => fresh.next(),
+        };
+        let Some(found) = found else {
+            kept.skip();
+            continue;
+        };
+        kept.keep(loaded, draft, &found);
+        diagnostics.extend(found.diagnostics);
+        violations.extend(found.violations);
+    }
     needs::check(&world, &drafts, &mut diagnostics);
     changes::unmatched(loaded, &drafts, &mut diagnostics);
-    diagnostics.extend(guardrails::told(loaded, &context.preview.environment, context.today, violations));
-    in_order(diagnostics)
+    Findings { diagnostics, violations, kept }
+}
+
+enum Look {
+    /// Nobody asks about this unit.
+    Away,
+    Known(Found),
+    Anew,
+}
+
+fn look(draft: &draft::Draft<'_>, wanted: &dyn Fn(&str) -> bool, known: impl FnOnce() -> Option<Found>) -> Look {
+    if wanted(&draft.path) { known().map_or(Look::Anew, Look::Known) } else { Look::Away }
 }
 
 /// Units do not look at one another's results, so a long list is shared out to threads; its order stays.
-fn of_units(world: &World<'_>, drafts: &[&draft::Draft<'_>]) -> (Vec<Diagnostic>, Vec<guardrails::Finding>) {
+fn of_units(world: &World<'_>, drafts: &[&draft::Draft<'_>]) -> Vec<Found> {
     /// Of this many a thread is worth its start (some 30 us; a unit takes 10).
     const EACH_MIN: usize = 64;
     const THREADS_MAX: usize = 4;
@@ -163,27 +220,26 @@ fn of_units(world: &World<'_>, drafts: &[&draft::Draft<'_>]) -> (Vec<Diagnostic>
     let own = parts.next().unwrap_or_default();
     std::thread::scope(|scope| {
         let others: Vec<_> = parts.map(|part| scope.spawn(|| of_part(world, part))).collect();
-        let (mut diagnostics, mut violations) = of_part(world, own);
+        let mut found = of_part(world, own);
         for other in others {
-            let (found, violated) = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            diagnostics.extend(found);
-            violations.extend(violated);
+            found.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
-        (diagnostics, violations)
+        found
     })
 }
 
-fn of_part(world: &World<'_>, drafts: &[&draft::Draft<'_>]) -> (Vec<Diagnostic>, Vec<guardrails::Finding>) {
-    let (mut diagnostics, mut violations) = (Vec::new(), Vec::new());
-    for draft in drafts {
+fn of_part(world: &World<'_>, drafts: &[&draft::Draft<'_>]) -> Vec<Found> {
+    let look_at = |draft: &&draft::Draft<'_>| {
+        let mut found = Found::default();
         let mut origins = Origins::default();
-        let built = units::build(world, draft, &mut origins, &mut diagnostics);
-        guardrails::inspect(world.loaded, &built.unit, &origins, &mut violations);
-    }
-    (diagnostics, violations)
+        let built = units::build(world, draft, &mut origins, &mut found.diagnostics);
+        guardrails::inspect(world.loaded, &built.unit, &origins, &mut found.violations);
+        found
+    };
+    drafts.iter().map(look_at).collect()
 }
 
-fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+pub(crate) fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
     // A job repeats the lines of its service: each is told once.
     diagnostics

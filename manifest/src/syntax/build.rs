@@ -21,6 +21,8 @@ pub(super) struct Built {
     pub root: Option<Node>,
     pub comments: Vec<Comment>,
     pub diagnostics: Vec<Diagnostic>,
+    /// No anchor, no alias and no `<<`: each part of the tree comes from its own lines alone.
+    pub plain: bool,
     /// Where parsing stopped, and why.
     pub error: Option<Stop>,
 }
@@ -41,6 +43,7 @@ pub(super) fn build(text: &str, file: FileId) -> Built {
         comments: Vec::new(),
         diagnostics: Vec::new(),
         documents: 0,
+        plain: true,
     };
     let mut error = None;
     let mut parser = Parser::new_from_str(text);
@@ -58,7 +61,8 @@ pub(super) fn build(text: &str, file: FileId) -> Built {
         }
     }
     builder.close_all();
-    Built { root: builder.root, comments: builder.comments, diagnostics: builder.diagnostics, error }
+    let Builder { root, comments, diagnostics, plain, .. } = builder;
+    Built { root, comments, diagnostics, plain, error }
 }
 
 fn stop(error: &ScanError, text: &str) -> Stop {
@@ -84,6 +88,7 @@ struct Builder<'a> {
     comments: Vec<Comment>,
     diagnostics: Vec<Diagnostic>,
     documents: usize,
+    plain: bool,
 }
 
 impl Builder<'_> {
@@ -137,6 +142,7 @@ impl Builder<'_> {
     }
 
     fn alias(&mut self, id: usize, span: Span) -> std::ops::ControlFlow<()> {
+        self.plain = false;
         let Some(node) = self.anchors.get(&id) else {
             self.put(Node::null(span), 0);
             return std::ops::ControlFlow::Continue(());
@@ -183,6 +189,7 @@ impl Builder<'_> {
 
     fn put(&mut self, node: Node, anchor: usize) {
         if anchor != 0 {
+            self.plain = false;
             self.anchors.insert(anchor, node.clone());
         }
         match self.open.last_mut() {
@@ -206,6 +213,7 @@ impl Builder<'_> {
         }
         let mut kept: Vec<Pair> = Vec::with_capacity(pairs.len());
         let mut at: HashMap<String, usize> = HashMap::with_capacity(pairs.len());
+        self.plain &= pairs.iter().all(|pair| pair.key.value != "<<");
         let (merges, own): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|pair| pair.key.value == "<<");
         for pair in own {
             if let Some(&first) = at.get(&pair.key.value) {

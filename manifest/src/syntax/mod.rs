@@ -1,10 +1,12 @@
 //! Text to a tree of spanned nodes. Never fails: what cannot be parsed is blanked out, said, and the rest is kept.
 
+mod again;
 mod build;
 mod repair;
 mod scalar;
 mod tree;
 
+pub use again::{Basis, Earlier};
 pub use scalar::{Scalar, Value};
 pub use tree::{Comment, Kind, Node, Pair};
 
@@ -18,15 +20,23 @@ pub struct Parsed {
     pub root: Option<Node>,
     pub comments: Vec<Comment>,
     pub diagnostics: Vec<Diagnostic>,
+    /// What the next version can be read from.
+    pub basis: Basis,
 }
 
 /// Parses one file. `text` is what [`decode`] gave.
 #[must_use]
 pub fn parse(text: &str, file: FileId) -> Parsed {
+    parse_after(text, file, None)
+}
+
+/// The same answer, sooner where an earlier version differs inside of one unit only.
+#[must_use]
+pub fn parse_after(text: &str, file: FileId, earlier: Option<Earlier<'_>>) -> Parsed {
     if let Some(found) = conflict_marker(text, file) {
         return Parsed { diagnostics: vec![found], ..Parsed::default() };
     }
-    repair::parse_repairing(text, file)
+    repair::parse_repairing(text, file, earlier)
 }
 
 /// Bytes to text: what is not UTF-8 becomes U+FFFD, and is said.

@@ -3,7 +3,8 @@
 //! Blanking keeps every position, so what is still there has its true spans. Each repair is one diagnostic.
 
 use super::Parsed;
-use super::build::{Stop, build};
+use super::again::{self, Basis, Earlier};
+use super::build::{Built, Stop, build};
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Edit, Severity};
 use crate::text::{FileId, Span};
@@ -11,14 +12,18 @@ use crate::text::{FileId, Span};
 /// Repairs per file; a file with more broken places is shown the first ones.
 const REPAIRS_MAX: usize = 8;
 
-pub(super) fn parse_repairing(text: &str, file: FileId) -> Parsed {
+pub(super) fn parse_repairing(text: &str, file: FileId, earlier: Option<Earlier<'_>>) -> Parsed {
+    let build =
+        |text: &str| earlier.and_then(|earlier| again::build(text, file, earlier)).unwrap_or_else(|| build(text, file));
     let mut current: Option<String> = None;
     let mut found = Vec::new();
-    let mut built = build(text, file);
+    let mut built = build(text);
     while let Some(stop) = built.error.take() {
         let source = current.as_deref().unwrap_or(text);
-        let Some((repaired, next, blanked)) = best_repair(source, file, &stop) else {
+        let Some((repaired, next, blanked)) = best_repair(source, &build, &stop) else {
             found.push(say(text, file, &stop, None));
+            // What was read up to here is kept, but is not the whole.
+            built.plain = false;
             break;
         };
         found.push(say(text, file, &stop, Some(blanked)));
@@ -31,18 +36,19 @@ pub(super) fn parse_repairing(text: &str, file: FileId) -> Parsed {
             break;
         }
     }
+    let basis = Basis::of(&built, current.as_deref());
     found.extend(built.diagnostics);
-    Parsed { root: built.root, comments: built.comments, diagnostics: found }
+    Parsed { root: built.root, comments: built.comments, diagnostics: found, basis }
 }
 
 type Range = std::ops::Range<usize>;
 
 /// The candidate after which the parser gets furthest.
-fn best_repair(text: &str, file: FileId, stop: &Stop) -> Option<(String, super::build::Built, Range)> {
-    let mut best: Option<(usize, String, super::build::Built, Range)> = None;
+fn best_repair(text: &str, build: &dyn Fn(&str) -> Built, stop: &Stop) -> Option<(String, Built, Range)> {
+    let mut best: Option<(usize, String, Built, Range)> = None;
     for range in candidates(text, stop) {
         let repaired = blank(text, &range);
-        let next = build(&repaired, file);
+        let next = build(&repaired);
         let reach = next.error.as_ref().map_or(usize::MAX, |error| error.at);
         if reach == usize::MAX {
             return Some((repaired, next, range));

@@ -29,10 +29,29 @@ pub struct Comment {
     pub text: String,
 }
 
+impl Pair {
+    #[must_use]
+    pub fn moved(&self, by: i32) -> Self {
+        let key = Spanned::new(self.key.value.clone(), self.key.span.moved(by));
+        Self { key, value: self.value.moved(by) }
+    }
+}
+
 impl Node {
     #[must_use]
     pub fn null(span: Span) -> Self {
         Self { span, kind: Kind::Scalar(Scalar::null()) }
+    }
+
+    /// A copy whose places lie further on (or back).
+    #[must_use]
+    pub fn moved(&self, by: i32) -> Self {
+        let kind = match &self.kind {
+            Kind::Scalar(scalar) => Kind::Scalar(scalar.clone()),
+            Kind::List(items) => Kind::List(items.iter().map(|item| item.moved(by)).collect()),
+            Kind::Map(pairs) => Kind::Map(pairs.iter().map(|pair| pair.moved(by)).collect()),
+        };
+        Self { span: self.span.moved(by), kind }
     }
 
     #[must_use]

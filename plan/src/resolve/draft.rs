@@ -81,28 +81,44 @@ pub(super) fn drafts<'a>(
 ) -> Vec<Draft<'a>> {
     let manifest = &loaded.manifest;
     let mut chooser = runtimes::Chooser { manifest, default_runtime, diagnostics, notes };
-    let mut drafts = Vec::new();
-    for (name, entry) in &manifest.services {
-        let path = format!("services.{name}");
-        let runtime = chooser.service(name, &path, entry.key, &entry.value);
-        let kind = Kind::Service(&entry.value);
-        drafts.push(Draft { name: name.clone(), role: Role::Service, path, runtime, kind });
-    }
-    for (name, entry) in &manifest.jobs {
-        let path = format!("jobs.{name}");
-        let body = job_body(manifest, &entry.value);
-        let runtime = chooser.service(name, &path, entry.key, &body);
-        let kind = Kind::Job(Box::new(body), &entry.value);
-        drafts.push(Draft { name: name.clone(), role: Role::Job, path, runtime, kind });
-    }
-    for (name, entry) in &manifest.resources {
-        let Some(module) = loaded.modules.get(name) else { continue };
-        let path = format!("resources.{name}");
-        let runtime = chooser.resource(name, &path, entry.key, &entry.value, module);
-        let kind = Kind::Resource(&entry.value, module);
-        drafts.push(Draft { name: name.clone(), role: Role::Resource, path, runtime, kind });
-    }
-    drafts
+    let services = manifest.services.keys().map(|name| (Role::Service, name));
+    let jobs = manifest.jobs.keys().map(|name| (Role::Job, name));
+    let resources = manifest.resources.keys().map(|name| (Role::Resource, name));
+    let all = services.chain(jobs).chain(resources);
+    all.filter_map(|(role, name)| one(loaded, &mut chooser, role, name)).collect()
+}
+
+/// One of them.
+pub(super) fn one<'a>(
+    loaded: &'a Loaded,
+    chooser: &mut runtimes::Chooser<'_>,
+    role: Role,
+    name: &str,
+) -> Option<Draft<'a>> {
+    let manifest = &loaded.manifest;
+    let (path, runtime, kind) = match role {
+        Role::Service => {
+            let entry = manifest.services.get(name)?;
+            let path = format!("services.{name}");
+            let runtime = chooser.service(name, &path, entry.key, &entry.value);
+            (path, runtime, Kind::Service(&entry.value))
+        }
+        Role::Job => {
+            let entry = manifest.jobs.get(name)?;
+            let path = format!("jobs.{name}");
+            let body = job_body(manifest, &entry.value);
+            let runtime = chooser.service(name, &path, entry.key, &body);
+            (path, runtime, Kind::Job(Box::new(body), &entry.value))
+        }
+        Role::Resource => {
+            let entry = manifest.resources.get(name)?;
+            let module = loaded.modules.get(name)?;
+            let path = format!("resources.{name}");
+            let runtime = chooser.resource(name, &path, entry.key, &entry.value, module);
+            (path, runtime, Kind::Resource(&entry.value, module))
+        }
+    };
+    Some(Draft { name: name.to_owned(), role, path, runtime, kind })
 }
 
 /// A job with `service:` starts from that service: its image, build, folder, environment, volumes, limits. What makes

@@ -1,0 +1,216 @@
+//! Looking again after an edit finds what looking at the whole finds: words, places, fixes, model, tree.
+
+use manifest::model::Date;
+use manifest::{FileProblem, Files};
+use plan::application::RuntimeKind;
+use plan::check::{Checked, Question, check, check_after};
+
+struct One<'a>(&'a str);
+
+impl Files for One<'_> {
+    fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
+        (path == "pdev.yaml").then(|| self.0.as_bytes().to_vec()).ok_or(FileProblem::Missing)
+    }
+
+    fn list(&self, _: &str) -> Result<Vec<(String, bool)>, FileProblem> {
+        Err(FileProblem::Missing)
+    }
+}
+
+/// Units that look at one another in every way there is, with something to find in most of them.
+const WOVEN: &str = r#"pdev: 1
+app: { name: shop, default: web }
+vars: { level: debug, loop: "${vars.loop}", far: "${services.web.url}" }
+services:
+  # the first
+  web:
+    image: "shop/web:latest"
+    ports: { http: 3000, admin: { port: 3001, protocol: tcp } }
+    routes: ["/"]
+    env:
+      API: "${services.api.internal_url}"
+      ADMIN: "${services.web.ports.admin}"
+      LEVEL: "${vars.level}"
+      AGAIN: "${vars.loop}"
+      TOKEN: "q8Zt1Lw0xP9rVb3nKc7e"
+    needs: { api: healthy, migrate: completed }
+  api:
+    image: "shop/api:1"
+    process: { command: [./api], env: { PORT_OF: "${services.web.port}" } }
+    port: 8080
+    health: /healthz
+    security: { privileged: true }
+    env: { DATABASE: "${resources.db.url}", KEY: "${secrets.stripe.path}", WHO: "${identities.bucket.name}" }
+    volumes: { data: { target: /data }, host: { path: ../.., target: /x } }
+  worker: # pdev: allow PD009 -- it is small
+    command: ./worker
+    env: { WEB: "${services.wob.url}", DB: "${resources.db.nothing}", NONE: "${env.NOT_SET}" }
+    runtime: process
+  Web: { image: "x:1", port: 80, raw: { docker: { HostConfig: { NetworkMode: "${vars.level}" } } } }
+jobs:
+  migrate: { service: api, command: [./migrate, "${resources.db.url}"] }
+  seed:
+    service: worker
+    when: manual
+resources:
+  db: { uses: postgres@16, with: { max_connections: 200 } }
+  cache: { uses: redis@7 }
+secrets: { stripe: { description: key } }
+identities: { bucket: { provider: aws } }
+patches:
+  - { target: { runtime: docker, from: services.web }, merge: { HostConfig: { Privileged: true, X: "${vars.none}" } }, why: test }
+"#;
+
+const WAIVERS: &str = "guardrails:\n  waivers:\n    - { rule: PD001, scope: services.api, reason: \"it loads a kernel module\", owner: me, expires: \"2027-03-31\" }\n    - { rule: PD009, scope: services.*, reason: short, owner: me, expires: \"2026-11-30\" }\n";
+
+const PIECES: &[&str] = &[
+    "a",
+    "1",
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "{",
+    "}",
+    "\"",
+    "# x",
+    " # pdev: allow PD009 -- why\n",
+    ": ",
+    "- ",
+    "😀",
+    "    port: 81\n",
+    "    port: { port: 80, host: 8080 }\n",
+    "    runtime: docker\n",
+    "    re\n",
+    "    image: \"a:latest\"\n",
+    "    command: [x]\n",
+    "    env: { A: \"${services.api.port}\" }\n",
+    "  new: { image: \"y:1\", port: 9 }\n",
+    "${vars.level}",
+    "${services.web.ports.x}",
+    "    needs: { seed: healthy }\n",
+    "    service: web\n",
+    "&a ",
+    "",
+    "",
+];
+
+fn generated(services: usize) -> String {
+    let mut text = String::from("pdev: 1\napp: bench\nresources:\n  db: { uses: postgres@16 }\nservices:\n");
+    for number in 0..services {
+        text.push_str(&format!(
+            "  service-{number}:\n    image: \"example/service:{number}\"\n    port: {}\n    env:\n      LEVEL: debug\n      DATABASE: \"${{resources.db.url}}\"\n    needs:\n      db: healthy\n",
+            8000 + number
+        ));
+    }
+    text
+}
+
+/// Small numbers that look random and are the same every time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).expect("31 bits") % sides.max(1)
+    }
+
+    fn edit(&mut self, text: &mut String) {
+        let floor = |text: &str, mut at: usize| {
+            while !text.is_char_boundary(at) {
+                at -= 1;
+            }
+            at
+        };
+        let at = floor(text, self.roll(text.len() + 1));
+        let line = text[..at].rfind('\n').map_or(0, |found| found + 1);
+        let end = text[at..].find('\n').map_or(text.len(), |found| at + found + 1);
+        match self.roll(8) {
+            0 => text.replace_range(line..end, ""),
+            1 => text.insert_str(line, &" ".repeat(1 + self.roll(4))),
+            2 => {
+                let twice = text[line..end].to_owned();
+                text.insert_str(line, &twice);
+            }
+            3 => text.insert_str(end, PIECES[self.roll(PIECES.len())]),
+            4 => text.insert_str(line, PIECES[self.roll(PIECES.len())]),
+            _ => {
+                let to = floor(text, (at + self.roll(4)).min(text.len()));
+                text.replace_range(at..to, PIECES[self.roll(PIECES.len())]);
+            }
+        }
+    }
+}
+
+fn agree(again: &Checked, whole: &Checked, told: &dyn Fn() -> String) {
+    assert_eq!(again.diagnostics, whole.diagnostics, "{}", told());
+    let (again, whole) = (&again.loaded, &whole.loaded);
+    // Spans are part of what is shown of entries, values are part of equality.
+    assert_eq!(format!("{:?}", again.manifest), format!("{:?}", whole.manifest), "{}", told());
+    assert_eq!(again.manifest, whole.manifest, "{}", told());
+    assert_eq!((&again.root, &again.comments), (&whole.root, &whole.comments), "{}", told());
+    assert_eq!(again.lock, whole.lock, "{}", told());
+}
+
+fn edited(original: &str, question: &Question, rounds: usize, dice: &mut Dice) {
+    for _ in 0..rounds {
+        let mut text = original.to_owned();
+        let mut before = check("pdev.yaml", &One(&text), question);
+        for _ in 0..=dice.roll(5) {
+            let mut next = text.clone();
+            dice.edit(&mut next);
+            let again = check_after("pdev.yaml", &One(&next), question, Some(&before));
+            let whole = check("pdev.yaml", &One(&next), question);
+            agree(&again, &whole, &|| format!("{text:?}\n-> {next:?}"));
+            (text, before) = (next, again);
+        }
+    }
+}
+
+fn questions() -> [Question; 3] {
+    let today = Date { year: 2026, month: 11, day: 23 };
+    let open = Question { today, ..Question::default() };
+    let process = Question { runtime: Some(RuntimeKind::Process), ..open.clone() };
+    let mut staging = open.clone();
+    staging.options.environment = Some("staging".to_owned());
+    [open, process, staging]
+}
+
+#[test]
+fn after_any_edit_of_woven_units() {
+    let overlay = "environments:\n  staging: { services: { web: { port: 4000 } } }\n";
+    let mut dice = Dice(5);
+    for question in questions() {
+        for text in
+            [WOVEN.to_owned(), format!("{WOVEN}{WAIVERS}"), format!("{WOVEN}{overlay}"), WOVEN.replace('\n', "\r\n")]
+        {
+            edited(&text, &question, 5, &mut dice);
+        }
+    }
+}
+
+#[test]
+fn after_any_edit_of_a_sound_manifest() {
+    let sound = generated(12);
+    edited(&sound, &questions()[0], 20, &mut Dice(6));
+}
+
+#[test]
+fn after_any_edit_of_the_examples_of_each_code() {
+    let pages = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/codes")).expect("pages");
+    let mut paths: Vec<_> = pages.map(|page| page.expect("an entry").path()).collect();
+    paths.sort();
+    let mut dice = Dice(7);
+    for path in paths {
+        let page = std::fs::read_to_string(path).expect("text");
+        for text in page.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap_or_default()) {
+            edited(text, &questions()[0], 1, &mut dice);
+        }
+    }
+}
+
+#[test]
+fn after_any_edit_of_two_thousand_lines() {
+    edited(&generated(250), &questions()[0], 1, &mut Dice(8));
+}
