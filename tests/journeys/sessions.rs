@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::approvals::{ended, terminal};
 use crate::outlets::identities;
-use crate::sandbox::{Said, Sandbox, eventually, finish, signal};
+use crate::sandbox::{Said, Sandbox, eventually, finish, signal, unit};
 
 const PDEV: &str = env!("CARGO_BIN_EXE_pdev");
 const LIMIT: Duration = Duration::from_secs(60);
@@ -119,6 +119,32 @@ fn however_a_session_is_ended_nothing_of_it_is_left() {
         child.wait().unwrap();
         all_is_over(&sandbox, how);
     }
+}
+
+#[test]
+fn an_agent_that_a_session_needs_is_nobodys_child() {
+    let sandbox = stage();
+    sandbox.write(
+        "pdev.yaml",
+        "pdev: 1\napp: a\nservices:\n  web: { health: none, process: { command: [sleep, '1001'] } }\n",
+    );
+    assert!(sandbox.agent_pid().is_none());
+    let mut child = running(&sandbox, &[], "true");
+    let agent = sandbox.agent_pid().unwrap();
+    sandbox.pdev(&["up"]).ok();
+    let status = sandbox.status(&sandbox.project());
+    assert!(status["session"].is_null(), "a person's preview: {status}");
+    signal(child.id(), "TERM");
+    child.wait().unwrap();
+    all_is_over(&sandbox, "its end");
+    assert_eq!(sandbox.agent_pid(), Some(agent), "the agent stays");
+    let after = sandbox.status(&sandbox.project());
+    let run = |status: &serde_json::Value| {
+        let web = unit(status, "web");
+        (web["state"].clone(), web["restarts"].clone(), web["handle"].clone())
+    };
+    assert_eq!(run(&after), run(&status), "and so does what a person had it start");
+    assert_eq!(run(&after).0, "ready");
 }
 
 #[test]

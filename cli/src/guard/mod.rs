@@ -7,9 +7,10 @@ mod descendants;
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use client::{Client, Place};
 use protocol::session::{SessionRequest, SessionView};
 use rustix::process::{Pid, Signal, WaitStatus, getppid, kill_process};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
@@ -23,6 +24,9 @@ use crate::words;
 pub(crate) const NAME: &str = agent::sessions::GUARD;
 /// Names the session for its programs. Nothing is decided by it.
 pub(crate) const VARIABLE: &str = "PDEV_SESSION";
+
+/// The client's own limits are below it.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the guard is told: the wish, and whether it is to be quiet.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -96,7 +100,7 @@ pub(crate) fn above(wish: SessionRequest, program: &[OsString], context: &Contex
     let order = order.map_err(|error| Failure::failed(error.to_string()))?;
     let own = std::env::current_exe()?;
     Context::block_on(async {
-        // Begun here, outside of the session: an agent that one of its programs starts would end with it.
+        start_agent_apart(&own).await;
         drop(Context::connect().await?);
         let mut waits = Waits::new()?;
         adopt();
@@ -112,6 +116,17 @@ pub(crate) fn above(wish: SessionRequest, program: &[OsString], context: &Contex
         descendants::end(guard, &mut waits.children).await;
         Ok(ended.map_or(INTERRUPTED, code))
     })
+}
+
+/// By a program that ends at once. An agent below this process would end with the session, and people's previews with it.
+async fn start_agent_apart(own: &Path) {
+    if Client::connect(&Place::from_environment()).await.is_ok() {
+        return;
+    }
+    let mut starter = tokio::process::Command::new(own);
+    starter.args(["session", "list"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Why there is none is told by the connection that follows.
+    drop(tokio::time::timeout(START_LIMIT, starter.kill_on_drop(true).status()).await);
 }
 
 /// The guard's own life. Arguments: the order, then the program.
