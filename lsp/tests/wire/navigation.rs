@@ -104,6 +104,30 @@ async fn symbols_of_the_file_and_of_the_workspace() {
 }
 
 #[tokio::test]
+async fn a_second_folder_is_a_workspace_of_its_own_and_goes_again() {
+    let mut editor = opened().await;
+    let other = tempfile::tempdir().unwrap();
+    let text = "pdev: 1\napp: other\nservices:\n  moon: { image: \"m:1\", port: 81 }\n";
+    std::fs::write(other.path().join("pdev.yaml"), text).unwrap();
+    let folder = json!([{ "uri": crate::editor::uri(other.path()), "name": "other" }]);
+    let mut found = Vec::new();
+    for (added, removed) in [(json!([]), json!([])), (folder.clone(), json!([])), (json!([]), folder)] {
+        let change = json!({ "event": { "added": added, "removed": removed } });
+        editor.tell("workspace/didChangeWorkspaceFolders", change).await;
+        let symbols = editor.ask("workspace/symbol", json!({ "query": "moon" })).await;
+        found.push(symbols.as_array().unwrap().len());
+    }
+    assert_eq!(found, [0, 1, 0]);
+    // A command without a manifest's name means the only open one; of two, the client has to say which.
+    assert!(editor.ask("workspace/executeCommand", json!({ "command": "pdev.check" })).await.is_array());
+    let uri = crate::editor::uri(&other.path().join("pdev.yaml"));
+    let document = json!({ "uri": uri, "languageId": "pdev", "version": 1, "text": text });
+    editor.tell("textDocument/didOpen", json!({ "textDocument": document })).await;
+    let refused = editor.ask_for_all("workspace/executeCommand", json!({ "command": "pdev.check" })).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("name the manifest"), "{refused}");
+}
+
+#[tokio::test]
 async fn folds_selections_and_links() {
     let mut editor = opened().await;
     let document = json!({ "textDocument": { "uri": editor.uri("pdev.yaml") } });
