@@ -35,6 +35,15 @@ const until = async (what, look) => {
 
 async function suite(folder) {
   await until('somebody trusts the workspace', () => vscode.workspace.isTrusted);
+  // As somebody begins: nothing is there, and the command alone wakes the extension.
+  const first = vscode.Uri.file(join(folder, 'pdev.yaml'));
+  await vscode.commands.executeCommand('pdev.new');
+  const begun = await until('a manifest is written and open', () => vscode.window.activeTextEditor?.document);
+  assert.equal(begun.uri.path, first.path);
+  await until('the server looks at it', async () => (await vscode.commands.executeCommand('vscode.executeHoverProvider', first, new vscode.Position(4, 5))).length > 0);
+  assert.deepEqual(vscode.languages.getDiagnostics(first).map(({ message }) => message), [], 'a first manifest has no finding');
+  await vscode.commands.executeCommand('workbench.action.closeActiveEditor');
+  done();
   writeFileSync(join(folder, 'pdev.yaml'), TEXT);
   const extension = vscode.extensions.getExtension('pdev.pdev');
   assert.ok(extension?.extensionPath.includes('pdev.pdev-'), `the packaged one: ${extension?.extensionPath}`);
@@ -46,6 +55,7 @@ async function suite(folder) {
   const uri = vscode.Uri.file(join(folder, 'pdev.yaml'));
   const document = await vscode.workspace.openTextDocument(uri);
   await vscode.window.showTextDocument(document);
+  await until('what was written since is read', () => document.getText() === TEXT);
   assert.equal(document.languageId, 'pdev');
   const codes = () => vscode.languages.getDiagnostics(uri).map(({ code }) => code?.value ?? code);
   await until('the misspelt key is told', () => codes().includes('PD0110'));

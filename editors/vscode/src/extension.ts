@@ -3,6 +3,7 @@
 import * as vscode from 'vscode';
 import { type LanguageClientOptions, type ServerOptions, State } from 'vscode-languageclient/node';
 import * as agent from './agent';
+import { begin } from './begin';
 import { candidates, type Found, find } from './binary';
 import { Client } from './client';
 import { answered, ask, complete, SERVER_COMMANDS, STATIC_COMMANDS, UNIT_COMMANDS, Views } from './commands';
@@ -59,6 +60,7 @@ class Extension implements vscode.Disposable {
       }),
       ...[...SERVER_COMMANDS, ...Object.keys(UNIT_COMMANDS)].map((name) => command(name, (given) => this.#run(name, given))),
       command('pdev.refresh', () => this.changed()),
+      command('pdev.new', () => begin()),
       command('pdev.menu', () => this.#menu()),
       command('pdev.server.restart', () => this.restart()),
       command('pdev.log', () => this.#log.show()),

@@ -26,6 +26,25 @@ export interface Identity {
   expires_at?: number;
 }
 
+/** The manifest that a folder begins with: one service, named after the folder, without a finding. */
+export function starter(folder: string): string {
+  const name = folder
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9]+/g, '-')
+    .replaceAll(/^[^a-z]+|-+$/g, '')
+    .slice(0, 30);
+  return `pdev: 1
+app: ${name.replace(/-+$/, '') || 'app'}
+services:
+  web:
+    port: 3000
+    # Asked until it answers; then the service counts as ready.
+    health: /
+    # A program of this machine. A container instead: \`image: nginx:1.29\`, or \`build: .\` beside a Dockerfile.
+    process: { command: [npm, run, dev] }
+`;
+}
+
 /** A codicon for a state. */
 export function icon(state: string): string {
   switch (state) {

@@ -59,6 +59,15 @@ test('states are told', () => {
   assert.equal(model.line({ state: 'failed', restarts: 2, reason: 'exit 3' }), 'failed, 2 crashes: exit 3');
 });
 
+test('a first manifest is named after its folder', () => {
+  for (const [folder, app] of [
+    ['My Shop 2', 'my-shop-2'],
+    ['2nd_try.', 'nd-try'],
+    ['…', 'app'],
+  ])
+    assert.match(model.starter(folder), new RegExp(`^app: ${app}$`, 'm'));
+});
+
 test('every command of a menu is declared, and the bundle is small', () => {
   const declared = new Set(manifest.contributes.commands.map(({ command }) => command));
   for (const entries of Object.values(manifest.contributes.menus)) {
