@@ -214,3 +214,57 @@ fn after_any_edit_of_the_examples_of_each_code() {
 fn after_any_edit_of_two_thousand_lines() {
     edited(&generated(250), &questions()[0], 1, &mut Dice(8));
 }
+
+/// Units that are right, until something that they look at changes.
+const SOUND: &str = r#"pdev: 1
+app: shop
+vars: { level: debug }
+services:
+  web:
+    image: "shop/web:1"
+    security: { read_only: true }
+    ports: { http: 3000, admin: 3001 }
+    process: { command: [./web] }
+  api:
+    image: "shop/api:1"
+    port: 8080
+    env: { A: "${services.web.ports.admin}", D: "${resources.db.url}", L: "${vars.level}", W: "${identities.cloud.name}" }
+jobs:
+  migrate: { service: web, command: [./migrate] }
+resources:
+  db: { uses: postgres@16 }
+identities: { cloud: { provider: aws } }
+guardrails:
+  waivers: [{ rule: PD008, scope: services.api, reason: "nobody knows how much", owner: me, expires: "2027-03-31" }]
+"#;
+
+/// Edits of one place, and the unit elsewhere that is seen differently then.
+#[test]
+fn what_one_place_shows_is_seen_by_others() {
+    let edits = [
+        ("admin: 3001", "inner: 3001", "services.api"),
+        (", admin: 3001", "", "services.api"),
+        ("level: debug", "degree: debug", "services.api"),
+        ("postgres@16", "mailpit@1", "services.api"),
+        ("cloud: { provider", "sky: { provider", "services.api"),
+        ("scope: services.api", "scope: services.web", "services.api"),
+        ("  web:\n", "  front:\n", "services.api"),
+        ("jobs:\n", "  more: { image: \"x:1\" }\njobs:\n", "services.more"),
+    ];
+    let question = &questions()[0];
+    for (from, to, unit) in edits {
+        assert_eq!(SOUND.matches(from).count(), 1, "{from}");
+        let other = SOUND.replace(from, to);
+        let about = |checked: &Checked| {
+            let of_unit = |found: &&manifest::Diagnostic| found.path.starts_with(unit);
+            let told = |found: &manifest::Diagnostic| (found.code.0, found.severity, found.message.clone());
+            checked.diagnostics.iter().filter(of_unit).map(told).collect::<Vec<_>>()
+        };
+        for (one, two) in [(SOUND, other.as_str()), (other.as_str(), SOUND)] {
+            let before = check("pdev.yaml", &One(one), question);
+            let again = check_after("pdev.yaml", &One(two), question, Some(&before));
+            agree(&again, &check("pdev.yaml", &One(two), question), &|| format!("{from} -> {to}"));
+            assert_ne!(about(&again), about(&before), "{from} -> {to}");
+        }
+    }
+}
