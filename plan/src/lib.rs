@@ -18,6 +18,7 @@ mod nearest;
 pub mod observed;
 pub mod origin;
 mod render;
+pub mod rerun;
 pub mod resolve;
 pub mod step;
 mod supply;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use plan::application::{Condition, Role, RuntimeKind, When};
 use plan::observed::{Exit, Images, Observed, RunState};
-use plan::{CompareOptions, TeardownOptions, compare, fold_job_inputs, teardown, text};
+use plan::{CompareOptions, TeardownOptions, compare, fold_job_inputs, rerun, teardown, text};
 use world::{World, app, container, exited, perform, process};
 
 #[track_caller]
@@ -356,4 +356,49 @@ fn from_any_state_one_plan_is_enough() {
         let again = compare(&world.desired, &after, &world.images, &world.options);
         assert!(again.is_empty(), "round {round}:\n{}\nthen\n{}", text::graph(&plan), text::graph(&again));
     }
+}
+
+#[track_caller]
+fn rerun_is(plan: &plan::step::Plan, expected: &str) {
+    let trim = |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+    assert_eq!(trim(&text::graph(plan).replace(": asked for by force", "")), trim(expected));
+}
+
+fn shop() -> plan::Application {
+    app([
+        container("db").role(Role::Resource),
+        container("migrate").role(Role::Job).needs("db", Condition::Healthy),
+        process("api").needs("db", Condition::Healthy),
+        container("web").needs("api", Condition::Healthy),
+        container("mail"),
+    ])
+}
+
+#[test]
+fn all_of_it_is_started_in_the_order_of_needs() {
+    rerun_is(
+        &rerun::restart(&shop(), |_| true),
+        "0 stop web
+         1 stop api <- 0
+         2 stop mail
+         3 stop db <- 1
+         4 start db <- 3
+         5 await health of db <- 4
+         6 start mail <- 2
+         7 await health of mail <- 6
+         8 start api <- 1 5
+         9 await health of api <- 8
+         10 start web <- 0 9
+         11 await health of web <- 10",
+    );
+}
+
+#[test]
+fn only_those_that_are_meant() {
+    rerun_is(
+        &rerun::restart(&shop(), |unit| unit.name == "api"),
+        "0 stop api\n1 start api <- 0\n2 await health of api <- 1",
+    );
+    rerun_is(&rerun::stop(&shop(), |unit| ["db", "api"].contains(&unit.name.as_str())), "0 stop api\n1 stop db <- 0");
+    rerun_is(&rerun::stop(&shop(), |unit| unit.name == "migrate"), "");
 }

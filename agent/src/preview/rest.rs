@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use plan::application::UnitName;
-use plan::step::{Action, Cause, Plan, Step};
+use plan::rerun;
 use protocol::status::{PreviewState, UnitState};
 use protocol::{EventKind, Problem};
 
@@ -46,15 +46,7 @@ async fn stop_all(context: &Context, units: &[UnitName]) -> Result<(Vec<Problem>
         let state = context.board.unit(unit).map(|status| status.state);
         matches!(state, None | Some(UnitState::Stopped | UnitState::Done))
     };
-    let chosen = scope.application.units.values().filter(|unit| units.contains(&unit.name) && !rests(&unit.name));
-    let steps = chosen.enumerate().map(|(id, unit)| Step {
-        id,
-        action: Action::Stop { unit: unit.name.clone(), runtime: unit.body.runtime() },
-        after: Vec::new(),
-        cause: Cause::Forced,
-        destroys: None,
-    });
-    let plan = Plan { steps: steps.collect() };
+    let plan = rerun::stop(&scope.application, |unit| units.contains(&unit.name) && !rests(&unit.name));
     context.board.publish(EventKind::Planned { plan: convert::plan_view(&plan) });
     let problems = execute::execute(context, &scope, &plan, BTreeMap::new()).await;
     for step in plan.steps.iter().filter_map(|step| step.action.unit()) {

@@ -11,7 +11,7 @@ use drivers::{Places, Scope};
 use plan::application::{Body, PreviewName, Role, RuntimeKind, UnitName};
 use plan::observed::{Observed, RunState};
 use plan::step::{Action, Plan};
-use plan::{Application, Step};
+use plan::{Application, rerun};
 use protocol::plan::PlanReply;
 use protocol::request::UpRequest;
 use protocol::status::{PreviewState, UnitState};
@@ -43,7 +43,7 @@ pub(super) async fn restart(context: Context, units: Vec<UnitName>) {
     let outcome = match context.live.scope() {
         Some(scope) => {
             rest::forget(&context, &units);
-            let plan = restart_plan(&scope.application, &units);
+            let plan = rerun::restart(&scope.application, |unit| units.is_empty() || units.contains(&unit.name));
             context.board.publish(EventKind::Planned { plan: convert::plan_view(&plan) });
             Ok((execute::execute(&context, &scope, &plan, BTreeMap::new()).await, false))
         }
@@ -51,28 +51,6 @@ pub(super) async fn restart(context: Context, units: Vec<UnitName>) {
     };
     let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     finish(&context, outcome, milliseconds);
-}
-
-fn restart_plan(application: &Application, units: &[UnitName]) -> Plan {
-    let chosen = application
-        .units
-        .values()
-        .filter(|unit| unit.role != Role::Job && (units.is_empty() || units.contains(&unit.name)));
-    let mut steps: Vec<Step> = Vec::new();
-    for unit in chosen {
-        let (runtime, name) = (unit.body.runtime(), unit.name.clone());
-        let actions = [
-            Action::Stop { unit: name.clone(), runtime },
-            Action::Start { unit: name.clone(), runtime },
-            Action::AwaitReady { unit: name },
-        ];
-        let first = steps.len();
-        for (offset, action) in actions.into_iter().enumerate() {
-            let after = if offset == 0 { Vec::new() } else { vec![first + offset - 1] };
-            steps.push(Step { id: first + offset, action, after, cause: plan::step::Cause::Forced, destroys: None });
-        }
-    }
-    Plan { steps }
 }
 
 fn finish(context: &Context, outcome: Result<(Vec<Problem>, bool), Problem>, milliseconds: u64) {
