@@ -23,16 +23,12 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// `None`, said as skipped, where npm's oidc-provider is not installed.
+    /// `None`, said as skipped, where PDEV_TEST_NODE_MODULES names no folder with oidc-provider.
     pub fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
-        let cache = std::env::var_os("PDEV_TEST_CACHE").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/pdev-tests")));
         let modules = std::env::var_os("PDEV_TEST_NODE_MODULES").map(PathBuf::from);
-        let modules = modules
-            .or_else(|| Some(cache?.join("node/node_modules")))
-            .filter(|path| path.join("oidc-provider").is_dir());
+        let modules = modules.filter(|path| path.join("oidc-provider").is_dir());
         let Some(modules) = modules else {
-            println!("skipped: {journey}: npm's oidc-provider is not installed");
+            println!("skipped: {journey}: PDEV_TEST_NODE_MODULES names no folder with oidc-provider");
             return None;
         };
         let port_file = sandbox.path("provider-port");

@@ -53,26 +53,45 @@ install_packages() {
 
 # Real counterparts of credentials that distributions do not carry, in folders of their own.
 install_counterparts() {
-  export PDEV_TEST_NODE_MODULES=${PDEV_TEST_NODE_MODULES:-$cache/node/node_modules}
-  if [ ! -d "$PDEV_TEST_NODE_MODULES/oidc-provider" ]; then
-    if ! command -v npm >/dev/null; then
-      skip "machine: npm's oidc-provider: npm is not installed"
-    elif ! timeout 300 npm install --silent --no-audit --no-fund --prefix "$cache/node" oidc-provider@9 >"$logs/npm.log" 2>&1 </dev/null; then
-      skip "machine: npm's oidc-provider could not be installed (see $logs/npm.log)"
-    fi
+  local folder
+  if [ -n "${PDEV_TEST_NODE_MODULES:-}" ]; then
+    :
+  elif ! command -v npm >/dev/null; then
+    skip "machine: npm's oidc-provider: npm is not installed"
+  elif folder=$(cached node npm_packages oidc-provider@9.13.3 2>"$logs/npm.log"); then
+    export PDEV_TEST_NODE_MODULES=$folder/node_modules
+  else
+    skip_download "npm's oidc-provider" "$logs/npm.log"
   fi
-  export PDEV_TEST_PYTHON=${PDEV_TEST_PYTHON:-$cache/python/bin/python3}
-  if ! "$PDEV_TEST_PYTHON" -c 'import moto, boto3, flask, proxy, keyring' >/dev/null 2>&1; then
-    if ! { timeout 60 python3 -m venv "$cache/python" && timeout 600 "$PDEV_TEST_PYTHON" -m pip install -q 'moto[server]' boto3 proxy.py keyring; } >"$logs/pip.log" 2>&1 </dev/null; then
-      skip "machine: python's moto, boto3, proxy.py and keyring could not be installed (see $logs/pip.log)"
-    fi
+  if [ -n "${PDEV_TEST_PYTHON:-}" ]; then
+    :
+  elif folder=$(cached python python_packages 'moto[server]==5.2.5' boto3==1.44.8 proxy.py==2.4.10 keyring==25.7.0 2>"$logs/pip.log"); then
+    export PDEV_TEST_PYTHON=$folder/bin/python3
+  else
+    skip_download "python's moto, boto3, proxy.py and keyring" "$logs/pip.log"
   fi
   # A folder, because containers mount it: what services use to ask for credentials.
-  export PDEV_TEST_SDKS=${PDEV_TEST_SDKS:-$cache/sdks}
-  if ! PYTHONPATH=$PDEV_TEST_SDKS "$PDEV_TEST_PYTHON" -c 'import boto3, google.auth, requests, azure.identity, hvac' >/dev/null 2>&1; then
-    if ! timeout 600 "$PDEV_TEST_PYTHON" -m pip install -q --target "$PDEV_TEST_SDKS" boto3 google-auth requests azure-identity hvac >"$logs/sdks.log" 2>&1 </dev/null; then
-      skip "machine: the clouds' SDKs for python could not be installed (see $logs/sdks.log)"
-    fi
+  if [ -n "${PDEV_TEST_SDKS:-}" ]; then
+    :
+  elif folder=$(cached sdks python_folder "${PDEV_TEST_PYTHON:-python3}" boto3==1.44.8 google-auth==2.63.0 requests==2.34.2 azure-identity==1.27.0 hvac==2.4.0 2>"$logs/sdks.log"); then
+    export PDEV_TEST_SDKS=$folder
+  else
+    skip_download "the clouds' SDKs for python" "$logs/sdks.log"
+  fi
+}
+
+python_folder() { # PYTHON PACKAGE==VERSION... FOLDER
+  local python=$1 folder=${*: -1}
+  timeout 600 "$python" -m pip install -q --disable-pip-version-check --target "$folder" "${@:2:$#-2}"
+}
+
+# A download that failed: a skip without network access, else a failure.
+skip_download() { # WHAT LOG
+  if is_offline "$2"; then
+    skip "machine: $1: no network access"
+  else
+    miss "machine: $1 could not be installed"
+    tail -n 20 "$2"
   fi
 }
 
