@@ -8,8 +8,9 @@ needed_packages() {
   has git || echo git
   has curl || echo curl
   has perl || echo perl
-  # Newer releases keep the command in a package of its own.
-  has docker || { echo docker.io; apt-cache show docker-cli >/dev/null 2>&1 && echo docker-cli; }
+  # A machine may have the client alone. Newer releases keep the client in a separate package.
+  has docker || { apt-cache show docker-cli >/dev/null 2>&1 && echo docker-cli; }
+  has dockerd || engine_answers || echo docker.io
   has iptables || echo iptables
   has mmdebstrap || echo mmdebstrap
   has musl-gcc || echo musl-tools
