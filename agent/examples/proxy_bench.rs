@@ -8,7 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use agent::proxy::{Limits, PreviewRoutes, Proxy, Routes, ServiceRoute, State, Target, Upstream, bind};
+use agent::proxy::{Limits, PreviewRoutes, Proxy, RouteTarget, Routes, ServiceRoute, ServiceState, Upstream, bind};
 use bytes::Bytes;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -22,24 +22,24 @@ use tokio::net::{TcpListener, TcpStream};
 
 const USAGE: &str = "usage: proxy_bench service PORT | proxy PORT SERVICE_PORT | echo PORT";
 const HOST: &str = "web.main.bench.localhost";
-const ECHOES: usize = 20_000;
+const ECHO_COUNT: usize = 20_000;
 
-type Outcome = Result<(), Box<dyn Error>>;
+type BenchResult = Result<(), Box<dyn Error>>;
 
-fn main() -> Outcome {
+fn main() -> BenchResult {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let port = |place: usize| args.get(place).and_then(|text| text.parse::<u16>().ok()).ok_or(USAGE);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match args.first().map(String::as_str) {
-        Some("service") => runtime.block_on(service(port(1)?)),
-        Some("proxy") => runtime.block_on(proxy(port(1)?, port(2)?)),
-        Some("echo") => runtime.block_on(echo(port(1)?)),
+        Some("service") => runtime.block_on(run_service(port(1)?)),
+        Some("proxy") => runtime.block_on(run_proxy(port(1)?, port(2)?)),
+        Some("echo") => runtime.block_on(measure_echoes(port(1)?)),
         _ => Err(USAGE.into()),
     }
 }
 
 /// Answers 1 KB to everything, and echoes what follows an upgrade.
-async fn service(port: u16) -> Outcome {
+async fn run_service(port: u16) -> BenchResult {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let body = Bytes::from(vec![b'x'; 1024]);
     loop {
@@ -48,13 +48,13 @@ async fn service(port: u16) -> Outcome {
         let body = body.clone();
         // The bench ends by killing this process, so nobody waits for the tasks.
         drop(tokio::spawn(async move {
-            let answer = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(request, &body))));
+            let answer = service_fn(|request| std::future::ready(Ok::<_, Infallible>(handle_request(request, &body))));
             drop(http1::Builder::new().serve_connection(TokioIo::new(stream), answer).with_upgrades().await);
         }));
     }
 }
 
-fn answer(request: Request<Incoming>, body: &Bytes) -> Response<Full<Bytes>> {
+fn handle_request(request: Request<Incoming>, body: &Bytes) -> Response<Full<Bytes>> {
     if !request.headers().contains_key(UPGRADE) {
         return Response::new(Full::new(body.clone()));
     }
@@ -70,31 +70,31 @@ fn answer(request: Request<Incoming>, body: &Bytes) -> Response<Full<Bytes>> {
     response
 }
 
-async fn proxy(port: u16, service: u16) -> Outcome {
-    let target = Target {
+async fn run_proxy(port: u16, service: u16) -> BenchResult {
+    let target = RouteTarget {
         preview_id: "bench".to_owned(),
         service: "web".to_owned(),
-        upstream: Upstream { addresses: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, service))], h2c: false },
-        state: State::Ready,
-        wildcard: false,
+        upstream: Upstream { addresses: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, service))], uses_h2c: false },
+        state: ServiceState::Ready,
+        is_wildcard: false,
     };
     let preview = PreviewRoutes {
         id: "bench".to_owned(),
         app: "bench".to_owned(),
         branch: "main".to_owned(),
-        primary: true,
+        is_primary: true,
         default_service: Some("web".to_owned()),
         services: vec![ServiceRoute { target, prefixes: Vec::new() }],
     };
     let routes = Routes::new();
-    routes.change(|table| table.set(preview));
+    routes.update(|table| table.set_preview(preview));
     let proxy = Proxy::start(bind(port).await?, routes, &Limits::default());
     println!("{}", proxy.port());
     std::future::pending().await
 }
 
 /// One tunnel, one small message at a time.
-async fn echo(port: u16) -> Outcome {
+async fn measure_echoes(port: u16) -> BenchResult {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     stream.set_nodelay(true)?;
     let hello = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
@@ -106,16 +106,16 @@ async fn echo(port: u16) -> Outcome {
     if !head.starts_with(b"HTTP/1.1 101") {
         return Err(io::Error::other(String::from_utf8_lossy(&head).into_owned()).into());
     }
-    let mut taken = Vec::with_capacity(ECHOES);
+    let mut taken = Vec::with_capacity(ECHO_COUNT);
     let mut message = [7u8; 38];
-    for _ in 0..ECHOES {
+    for _ in 0..ECHO_COUNT {
         let start = Instant::now();
         stream.write_all(&message).await?;
         stream.read_exact(&mut message).await?;
         taken.push(start.elapsed());
     }
     taken.sort_unstable();
-    let micros = |share: usize| taken.get(ECHOES * share / 100).map_or(0, Duration::as_micros);
+    let micros = |share: usize| taken.get(ECHO_COUNT * share / 100).map_or(0, Duration::as_micros);
     println!("p50 {} us, p99 {} us", micros(50), micros(99));
     Ok(())
 }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use credentials::broker::Broker;
-use credentials::exchange::Exchanges;
+use credentials::exchange::ExchangeRunner;
 use credentials::launch::Launcher;
-use credentials::vault::Choice;
+use credentials::vault::VaultOptions;
 use hyper::Request;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -26,33 +26,33 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::{Api, Peer, router};
-use crate::approvals::Gate;
+use crate::approvals::AccessControl;
 use crate::bus::Bus;
-use crate::engines::Engines;
 use crate::journal::Journal;
-use crate::places::AgentPlaces;
+use crate::locations::AgentLocations;
 use crate::preview::naming;
 use crate::proxy::Routes;
 use crate::proxy::{Limits, Listeners, Proxy};
 use crate::registry::{Intent, Registry};
 use crate::routing::Routing;
+use crate::runtimes::RuntimeDrivers;
 use crate::shared::Shared;
 use crate::{convert, proxy};
 use credentials::approval::Approvals;
-use credentials::approval::family::Running;
+use credentials::approval::ancestry::SystemProcesses;
 use credentials::session::Sessions;
 
 /// What runs after the first signal may take this long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// Connections served at once; a client needs one.
 const CONNECTIONS_MAX: usize = 1024;
-const PROXY_PORT: u16 = 8642;
-const DESCRIPTORS: u64 = 65_536;
+const DEFAULT_PROXY_PORT: u16 = 8642;
+const DESCRIPTOR_LIMIT: u64 = 65_536;
 
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     /// The folder of the socket.
-    pub runtime: PathBuf,
+    pub socket_folder: PathBuf,
     /// Leave the terminal's session, say `ready` or a problem on standard output, and close it.
     pub background: bool,
     pub proxy_port: Option<u16>,
@@ -61,7 +61,7 @@ pub struct AgentOptions {
 /// Runs the agent until it is told to stop.
 pub fn run(options: &AgentOptions) -> u8 {
     // Leases are held here even where no vault is ever opened.
-    credentials::memory::keep_private();
+    credentials::memory::make_undumpable();
     if options.background {
         // A session of its own: the terminal's Ctrl-C and hang-up are not meant for it.
         let _new_session = rustix::process::setsid();
@@ -85,7 +85,7 @@ pub fn run(options: &AgentOptions) -> u8 {
     match result {
         Ok(()) => 0,
         Err(problem) => {
-            tell(options, &serde_json::to_string(&problem).unwrap_or_else(|_| problem.title.clone()));
+            print_startup_line(options, &serde_json::to_string(&problem).unwrap_or_else(|_| problem.title.clone()));
             1
         }
     }
@@ -93,10 +93,10 @@ pub fn run(options: &AgentOptions) -> u8 {
 
 /// Gives the soft limit as it was. The proxy holds two descriptors a connection, and 1,024 is the usual soft limit. Programs started from here get the
 /// old one back (see the keeper's start): some walk through all they might have.
-fn raise_descriptors() -> Option<u64> {
+fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
+    let wanted = maximum.unwrap_or(DESCRIPTOR_LIMIT).min(DESCRIPTOR_LIMIT);
     if current.is_some_and(|current| current < wanted) {
         let _lower_is_no_harm = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
     }
@@ -104,7 +104,7 @@ fn raise_descriptors() -> Option<u64> {
 }
 
 /// One line to whoever started us. In the background that is a client waiting on a pipe.
-fn tell(options: &AgentOptions, line: &str) {
+fn print_startup_line(options: &AgentOptions, line: &str) {
     let mut out = std::io::stdout().lock();
     let _said = writeln!(out, "{line}").and_then(|()| out.flush());
     if options.background
@@ -116,30 +116,31 @@ fn tell(options: &AgentOptions, line: &str) {
 }
 
 async fn serve(options: &AgentOptions) -> Result<(), Problem> {
-    let places = AgentPlaces::find(&options.runtime).map_err(|error| Problem::new("places", 500, error.to_string()))?;
-    let lock = lock(&options.runtime.join("agent.lock"))?;
+    let places = AgentLocations::prepare(&options.socket_folder)
+        .map_err(|error| Problem::new("places", 500, error.to_string()))?;
+    let lock = acquire_lock(&options.socket_folder.join("agent.lock"))?;
     // For people and scripts; whether an agent runs is told by the lock, never by this file.
-    drop(std::fs::write(options.runtime.join("agent.pid"), std::process::id().to_string()));
-    let listener = listen(&places.socket())?;
-    let (shared, journal, listeners) = assemble(&places, options).await?;
+    drop(std::fs::write(options.socket_folder.join("agent.pid"), std::process::id().to_string()));
+    let listener = bind_socket(&places.socket_path())?;
+    let (shared, journal, listeners) = build_components(&places, options).await?;
     let (stop, stopped) = watch::channel(false);
     let stop = Arc::new(stop);
-    let history = tokio::spawn(write_history(shared.bus.clone(), journal));
+    let history = tokio::spawn(record_events(shared.bus.clone(), journal));
     let proxy = listeners.map(|(listeners, routes)| Proxy::start(listeners, routes, &Limits::default()));
-    tokio::spawn(signals(Arc::clone(&stop)));
-    let _watcher = leave_with_the_socket(places.socket(), Arc::clone(&stop));
-    crate::sessions::resume(&shared);
-    crate::endpoint::program::reopen(&shared);
-    recover(&shared).await;
-    tell(options, "ready");
-    tracing::info!(socket = %places.socket().display(), "listening");
+    tokio::spawn(handle_signals(Arc::clone(&stop)));
+    let _watcher = stop_on_socket_removal(places.socket_path(), Arc::clone(&stop));
+    crate::sessions::resume_watching(&shared);
+    crate::endpoint::program::reopen_endpoints(&shared);
+    recover_previews(&shared).await;
+    print_startup_line(options, "ready");
+    tracing::info!(socket = %places.socket_path().display(), "listening");
     let api = router(Api { shared: Arc::clone(&shared), stop });
-    let spectators = accept(listener, api, stopped, shared.spectators()).await;
-    shared.drain();
-    for handle in shared.handles() {
+    let spectators = accept_connections(listener, api, stopped, shared.open_streams()).await;
+    shared.start_draining();
+    for handle in shared.preview_handles() {
         handle.stop().await;
     }
-    drop(std::fs::remove_file(places.socket()));
+    drop(std::fs::remove_file(places.socket_path()));
     if let Some(proxy) = proxy {
         proxy.shutdown(DRAIN_LIMIT).await;
     }
@@ -152,7 +153,7 @@ async fn serve(options: &AgentOptions) -> Result<(), Problem> {
 
 /// Who deletes the socket (a logout that clears the user's runtime folder) makes room for another agent: two would look
 /// after the same previews, so this one drains. Costs no wake-up: the kernel tells.
-fn leave_with_the_socket(socket: PathBuf, stop: Arc<watch::Sender<bool>>) -> Option<notify::RecommendedWatcher> {
+fn stop_on_socket_removal(socket: PathBuf, stop: Arc<watch::Sender<bool>>) -> Option<notify::RecommendedWatcher> {
     use notify::Watcher;
     let folder = socket.parent()?.to_owned();
     let gone = move |_event: notify::Result<notify::Event>| {
@@ -167,7 +168,7 @@ fn leave_with_the_socket(socket: PathBuf, stop: Arc<watch::Sender<bool>>) -> Opt
 }
 
 /// One agent per user and socket folder; the lock goes with the process, however it ends.
-fn lock(path: &Path) -> Result<File, Problem> {
+fn acquire_lock(path: &Path) -> Result<File, Problem> {
     let fail = |error: std::io::Error| {
         Problem::new("places", 500, format!("cannot use the lock `{}`: {error}", path.display()))
     };
@@ -183,25 +184,28 @@ fn lock(path: &Path) -> Result<File, Problem> {
     }
 }
 
-fn listen(path: &Path) -> Result<UnixListener, Problem> {
+fn bind_socket(path: &Path) -> Result<UnixListener, Problem> {
     // Ours by the lock: what lies there is left from an agent that was killed.
     drop(std::fs::remove_file(path));
     UnixListener::bind(path)
         .map_err(|error| Problem::new("places", 500, format!("cannot listen on `{}`: {error}", path.display())))
 }
 
-type Proxied = Option<(Listeners, Routes)>;
+type BoundProxy = Option<(Listeners, Routes)>;
 
-async fn assemble(places: &AgentPlaces, options: &AgentOptions) -> Result<(Arc<Shared>, Journal, Proxied), Problem> {
+async fn build_components(
+    places: &AgentLocations,
+    options: &AgentOptions,
+) -> Result<(Arc<Shared>, Journal, BoundProxy), Problem> {
     let (registry, notes) = Registry::open(places.state.join("registry"));
     for note in notes {
         tracing::warn!("{note}");
     }
     let journal = Journal::open(&places.state.join("journal.db"));
-    let delivery =
-        credentials::Delivery::open(&places.runtime).map_err(|error| Problem::new("places", 500, error.to_string()))?;
+    let delivery = credentials::SecretDelivery::open(&places.runtime)
+        .map_err(|error| Problem::new("places", 500, error.to_string()))?;
     let routes = Routes::new();
-    let listeners = proxy::bind(remembered_port(places, options)).await;
+    let listeners = proxy::bind(choose_proxy_port(places, options)).await;
     let port = listeners.as_ref().ok().map(Listeners::port);
     if let Some(port) = port {
         drop(crate::disk::replace_file(&places.state.join("proxy-port"), port.to_string().as_bytes(), 0o600));
@@ -214,31 +218,34 @@ async fn assemble(places: &AgentPlaces, options: &AgentOptions) -> Result<(Arc<S
         }
     };
     let bus = Bus::new(journal.last_id + 1);
-    let descriptors = raise_descriptors();
-    let launcher = descriptors.map(|descriptors| Launcher { program: own_program(), descriptors });
-    let trusted = broker(&bus, launcher, &places.state)?;
+    let descriptors = raise_descriptor_limit();
+    let launcher =
+        descriptors.map(|descriptors| Launcher { program: current_executable(), open_files_limit: descriptors });
+    let trusted = start_broker(&bus, launcher, &places.state)?;
     let routing = Routing::new(routes, port);
-    let shared = Shared::new(places.clone(), engines(places, descriptors), registry, bus, delivery, trusted, routing);
+    let shared =
+        Shared::new(places.clone(), build_drivers(places, descriptors), registry, bus, delivery, trusted, routing);
     Ok((shared, journal, proxied))
 }
 
 /// The broker, its changes as events on the bus, and who may act as whom.
-fn broker(bus: &Bus, launcher: Option<Launcher>, state: &Path) -> Result<(Arc<Broker>, Gate), Problem> {
-    let place = credentials::Place::find().ok_or_else(|| Problem::new("places", 500, "no home folder is known"))?;
+fn start_broker(bus: &Bus, launcher: Option<Launcher>, state: &Path) -> Result<(Arc<Broker>, AccessControl), Problem> {
+    let place =
+        credentials::CredentialPaths::find().ok_or_else(|| Problem::new("places", 500, "no home folder is known"))?;
     // A wrong PDEV_VAULT concerns only those who ask for a credential; they are told by their own process.
-    let choice = Choice::from_environment().unwrap_or_default();
-    let sessions = Sessions::open(place.sessions(), &Running);
-    crate::sessions::refuse_below_unknown(&sessions, state)?;
-    let gate = Gate::new(Approvals::open(place.approvals()), sessions);
-    let broker = Broker::launching(place, choice, Exchanges::in_a_process(), launcher);
-    let (mut changes, bus) = (broker.changes(), bus.clone());
+    let choice = VaultOptions::from_environment().unwrap_or_default();
+    let sessions = Sessions::open(place.sessions(), &SystemProcesses);
+    crate::sessions::refuse_unknown_session(&sessions, state)?;
+    let gate = AccessControl::new(Approvals::open(place.approvals()), sessions);
+    let broker = Broker::with_launcher(place, choice, ExchangeRunner::with_child_process(), launcher);
+    let (mut changes, bus) = (broker.subscribe(), bus.clone());
     let teller = Arc::clone(&broker);
     tokio::spawn(async move {
         loop {
             match changes.recv().await {
                 Ok(change) => {
-                    tell_the_desktop(&teller, &change);
-                    drop(bus.publish(PreviewRef::default(), None, convert::identity_changed(change)));
+                    notify_desktop(&teller, &change);
+                    drop(bus.publish(PreviewRef::default(), None, convert::identity_changed_event(change)));
                 }
                 Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "changes of identities were missed"),
                 Err(RecvError::Closed) => return,
@@ -249,37 +256,37 @@ fn broker(bus: &Bus, launcher: Option<Launcher>, state: &Path) -> Result<(Arc<Br
 }
 
 #[cfg(target_os = "linux")]
-fn tell_the_desktop(broker: &Broker, change: &credentials::broker::Change) {
-    use crate::desktop;
-    if let Some(words) = desktop::words(broker, change)
-        && desktop::is_wanted(|name| std::env::var(name).ok())
+fn notify_desktop(broker: &Broker, change: &credentials::broker::IdentityChange) {
+    use crate::desktop_notification;
+    if let Some(words) = desktop_notification::notification_for(broker, change)
+        && desktop_notification::is_enabled(|name| std::env::var(name).ok())
     {
         // Beside the stream of changes: a desktop that takes its time holds no event back.
-        drop(tokio::spawn(desktop::show(words)));
+        drop(tokio::spawn(desktop_notification::show(words)));
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn tell_the_desktop(_: &Broker, _: &credentials::broker::Change) {}
+fn notify_desktop(_: &Broker, _: &credentials::broker::IdentityChange) {}
 
-fn own_program() -> PathBuf {
+fn current_executable() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("pdev"))
 }
 
-fn engines(places: &AgentPlaces, descriptors: Option<u64>) -> Engines {
-    let docker = drivers::docker::Docker::new(drivers::docker::Surroundings::from_env());
-    let process = drivers::process::ProcessDriver::new(own_program(), places.state.join("previews"))
-        .with_descriptors(descriptors);
-    Engines::new(Some(Arc::new(docker)), Some(Arc::new(process)))
+fn build_drivers(places: &AgentLocations, descriptors: Option<u64>) -> RuntimeDrivers {
+    let docker = drivers::docker::DockerDriver::new(drivers::docker::DockerEnv::from_env());
+    let process = drivers::process::ProcessDriver::new(current_executable(), places.state.join("previews"))
+        .with_descriptor_limit(descriptors);
+    RuntimeDrivers::new(Some(Arc::new(docker)), Some(Arc::new(process)))
 }
 
 /// The port that URLs were printed with before, or the usual one.
-fn remembered_port(places: &AgentPlaces, options: &AgentOptions) -> u16 {
+fn choose_proxy_port(places: &AgentLocations, options: &AgentOptions) -> u16 {
     let written = || std::fs::read_to_string(places.state.join("proxy-port")).ok()?.trim().parse().ok();
-    options.proxy_port.or_else(written).unwrap_or(PROXY_PORT)
+    options.proxy_port.or_else(written).unwrap_or(DEFAULT_PROXY_PORT)
 }
 
-async fn write_history(bus: Bus, journal: Journal) {
+async fn record_events(bus: Bus, journal: Journal) {
     let (_, mut events) = bus.subscribe(None);
     loop {
         match events.recv().await {
@@ -293,16 +300,20 @@ async fn write_history(bus: Bus, journal: Journal) {
 }
 
 /// An actor for every remembered preview; what was under way is finished or undone, what runs is adopted.
-async fn recover(shared: &Arc<Shared>) {
+async fn recover_previews(shared: &Arc<Shared>) {
     for record in shared.registry.all() {
-        let handle = naming::handle(shared, convert::preview(&record.name), record.folder.display().to_string());
+        let handle = naming::find_or_start_actor(
+            shared,
+            convert::preview_ref(&record.name),
+            record.folder.display().to_string(),
+        );
         if record.intent != Intent::Idle {
             handle.recover("the agent started").await;
         }
     }
 }
 
-async fn signals(stop: Arc<watch::Sender<bool>>) {
+async fn handle_signals(stop: Arc<watch::Sender<bool>>) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return;
@@ -323,7 +334,7 @@ async fn signals(stop: Arc<watch::Sender<bool>>) {
 
 /// Serves until told to stop, then lets what is being answered end within the drain limit. What is left are the
 /// connections of spectators.
-async fn accept(
+async fn accept_connections(
     listener: UnixListener,
     api: axum::Router,
     mut stopped: watch::Receiver<bool>,
@@ -334,12 +345,12 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = told(&mut stopped) => break,
+            () = wait_for_stop(&mut stopped) => break,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) if peer_is(&stream, us) && connections.len() < CONNECTIONS_MAX => {
-                connections.spawn(connection(stream, api.clone(), stopped.clone()));
+            Ok((stream, _)) if is_peer_uid(&stream, us) && connections.len() < CONNECTIONS_MAX => {
+                connections.spawn(serve_connection(stream, api.clone(), stopped.clone()));
             }
             Ok(_) => tracing::warn!("a connection was refused: another user's, or too many at once"),
             // Out of descriptors: one has to end first.
@@ -359,15 +370,15 @@ async fn accept(
     connections
 }
 
-async fn told(stopped: &mut watch::Receiver<bool>) {
+async fn wait_for_stop(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stop| *stop).await.map(|_| ()));
 }
 
-fn peer_is(stream: &UnixStream, uid: u32) -> bool {
+fn is_peer_uid(stream: &UnixStream, uid: u32) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == uid)
 }
 
-async fn connection(stream: UnixStream, api: axum::Router, mut stopped: watch::Receiver<bool>) {
+async fn serve_connection(stream: UnixStream, api: axum::Router, mut stopped: watch::Receiver<bool>) {
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     let peer = Peer { pid: stream.peer_cred().ok().and_then(|peer| peer.pid()) };
     let api = TowerToHyperService::new(api);
@@ -379,7 +390,7 @@ async fn connection(stream: UnixStream, api: axum::Router, mut stopped: watch::R
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         _ended = serving.as_mut() => {}
-        () = told(&mut stopped) => {
+        () = wait_for_stop(&mut stopped) => {
             serving.as_mut().graceful_shutdown();
             let _ended = serving.await;
         }

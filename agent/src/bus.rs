@@ -10,7 +10,7 @@ use protocol::{Event, EventKind};
 use tokio::sync::broadcast;
 
 /// How many events a listener may be late, and how many are kept for `Last-Event-ID`.
-const EVENTS_KEPT: usize = 4096;
+const EVENTS_RETAINED: usize = 4096;
 
 #[derive(Clone)]
 pub struct Bus {
@@ -31,7 +31,7 @@ impl Bus {
     #[must_use]
     pub fn new(first_id: u64) -> Self {
         let recent = Recent { events: VecDeque::with_capacity(64), next_id: first_id.max(1) };
-        Self { inner: Arc::new(Inner { sender: broadcast::Sender::new(EVENTS_KEPT), recent: Mutex::new(recent) }) }
+        Self { inner: Arc::new(Inner { sender: broadcast::Sender::new(EVENTS_RETAINED), recent: Mutex::new(recent) }) }
     }
 
     pub fn publish(&self, preview: PreviewRef, operation: Option<u64>, kind: EventKind) -> Arc<Event> {
@@ -39,7 +39,7 @@ impl Bus {
         let mut recent = self.inner.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let event = Arc::new(Event { id: recent.next_id, at: now_ms(), preview, operation, kind });
         recent.next_id += 1;
-        if recent.events.len() == EVENTS_KEPT {
+        if recent.events.len() == EVENTS_RETAINED {
             recent.events.pop_front();
         }
         recent.events.push_back(Arc::clone(&event));
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resuming_gives_what_was_missed_and_nothing_twice() {
+    fn resuming_returns_each_missed_event_once() {
         let bus = Bus::new(1);
         for n in 0..5 {
             bus.publish(PreviewRef::default(), None, EventKind::Noted { text: n.to_string() });
@@ -85,11 +85,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn retained_events_are_bounded() {
         let bus = Bus::new(1);
-        for _ in 0..EVENTS_KEPT + 10 {
+        for _ in 0..EVENTS_RETAINED + 10 {
             bus.publish(PreviewRef::default(), None, EventKind::AgentStopping);
         }
-        assert_eq!(bus.subscribe(Some(0)).0.len(), EVENTS_KEPT);
+        assert_eq!(bus.subscribe(Some(0)).0.len(), EVENTS_RETAINED);
     }
 }

@@ -1,6 +1,6 @@
 //! The customs office: inner types to wire types, in one direction.
 
-use credentials::broker::{BrokerProblem, Change, Standing, What};
+use credentials::broker::{BrokerProblem, ChangeKind, IdentityChange, IdentitySnapshot};
 use drivers::driver::{Problem as DriverProblem, ProblemKind, ProgressLine};
 use manifest::{Diagnostic, Severity, Sources, Span};
 use plan::application::{PreviewName, Role, Unit};
@@ -13,10 +13,10 @@ use protocol::plan::{PlanView, StepView};
 use protocol::problem::{DiagnosticView, EditView, FixView, RelatedView};
 use protocol::status::{PreviewRef, UnitStatus};
 
-use crate::engines;
+use crate::runtimes;
 
 #[must_use]
-pub fn preview(name: &PreviewName) -> PreviewRef {
+pub fn preview_ref(name: &PreviewName) -> PreviewRef {
     PreviewRef {
         id: name.id.0.clone(),
         title: name.title(),
@@ -27,7 +27,7 @@ pub fn preview(name: &PreviewName) -> PreviewRef {
 }
 
 #[must_use]
-pub fn role(role: Role) -> &'static str {
+pub fn role_name(role: Role) -> &'static str {
     match role {
         Role::Service => "service",
         Role::Job => "job",
@@ -37,13 +37,13 @@ pub fn role(role: Role) -> &'static str {
 
 /// A unit before anything was done with it.
 #[must_use]
-pub fn unit(unit: &Unit) -> UnitStatus {
+pub fn unit_status(unit: &Unit) -> UnitStatus {
     let support = serde_json::to_value(unit.support).ok().and_then(|value| value.as_str().map(str::to_owned));
     UnitStatus {
         name: unit.name.clone(),
-        role: role(unit.role).to_owned(),
-        runtime: engines::name(unit.body.runtime()).to_owned(),
-        ports: unit.ports.iter().map(|(name, port)| (name.clone(), port.host)).collect(),
+        role: role_name(unit.role).to_owned(),
+        runtime: runtimes::runtime_name(unit.body.runtime()).to_owned(),
+        ports: unit.ports.iter().map(|(name, port)| (name.clone(), port.host_port)).collect(),
         module: unit.module.clone(),
         identity: unit.identity.clone(),
         support: support.unwrap_or_default(),
@@ -61,8 +61,8 @@ pub fn problem_code(kind: ProblemKind) -> &'static str {
         ProblemKind::BuildInputMissing => "build_input_missing",
         ProblemKind::PortTaken => "port_taken",
         ProblemKind::ProgramNotFound => "program_not_found",
-        ProblemKind::Denied => "permission_denied",
-        ProblemKind::ReadOnly => "read_only_file_system",
+        ProblemKind::PermissionDenied => "permission_denied",
+        ProblemKind::ReadOnlyFilesystem => "read_only_file_system",
         ProblemKind::ExecFormat => "exec_format",
         ProblemKind::OutOfMemory => "out_of_memory",
         ProblemKind::DiskFull => "disk_full",
@@ -74,7 +74,7 @@ pub fn problem_code(kind: ProblemKind) -> &'static str {
 }
 
 #[must_use]
-pub fn problem(found: &DriverProblem, unit: Option<&str>) -> Problem {
+pub fn driver_problem(found: &DriverProblem, unit: Option<&str>) -> Problem {
     let status = match found.kind {
         ProblemKind::Unavailable => 503,
         ProblemKind::NotFound => 404,
@@ -93,9 +93,11 @@ pub fn problem(found: &DriverProblem, unit: Option<&str>) -> Problem {
 }
 
 #[must_use]
-pub fn progress(line: ProgressLine) -> ProgressView {
+pub fn progress_view(line: ProgressLine) -> ProgressView {
     match line {
-        ProgressLine::BuildStep { name, done, cached, error } => ProgressView::BuildStep { name, done, cached, error },
+        ProgressLine::BuildStep { name, is_done: done, is_cached: cached, error } => {
+            ProgressView::BuildStep { name, done, cached, error }
+        }
         ProgressLine::BuildOutput(text) => ProgressView::BuildOutput { text },
         ProgressLine::Pull { layer, current, total } => ProgressView::Pull { layer, current, total },
     }
@@ -121,12 +123,12 @@ pub fn plan_view(plan: &Plan) -> PlanView {
             destroys: step.destroys.clone(),
         }
     });
-    PlanView { steps: steps.collect(), unchanged: plan.is_empty() }
+    PlanView { steps: steps.collect(), unchanged: plan.has_no_changes() }
 }
 
 /// True for steps that change something, as opposed to waiting.
 #[must_use]
-pub fn changes(action: &Action) -> bool {
+pub fn is_mutating(action: &Action) -> bool {
     !matches!(action, Action::AwaitReady { .. } | Action::AwaitExit { .. })
 }
 
@@ -141,9 +143,9 @@ fn diagnostic_view(diagnostic: &Diagnostic, sources: &Sources) -> DiagnosticView
     let end = sources.position(span.file, span.end as usize);
     DiagnosticView {
         code: diagnostic.code.0.to_owned(),
-        severity: severity(diagnostic.severity).to_owned(),
+        severity: severity_name(diagnostic.severity).to_owned(),
         message: diagnostic.message.clone(),
-        file: file(sources, span),
+        file: file_path(sources, span),
         line: start.line,
         column: start.column,
         end_line: end.line,
@@ -159,7 +161,7 @@ fn diagnostic_view(diagnostic: &Diagnostic, sources: &Sources) -> DiagnosticView
                 let at = sources.position(related.span.file, related.span.start as usize);
                 RelatedView {
                     message: related.message.clone(),
-                    file: file(sources, related.span),
+                    file: file_path(sources, related.span),
                     line: at.line,
                     column: at.column,
                 }
@@ -175,7 +177,7 @@ fn diagnostic_view(diagnostic: &Diagnostic, sources: &Sources) -> DiagnosticView
                     .edits
                     .iter()
                     .map(|edit| EditView {
-                        file: file(sources, edit.span),
+                        file: file_path(sources, edit.span),
                         start: edit.span.start,
                         end: edit.span.end,
                         text: edit.text.clone(),
@@ -186,12 +188,12 @@ fn diagnostic_view(diagnostic: &Diagnostic, sources: &Sources) -> DiagnosticView
     }
 }
 
-fn file(sources: &Sources, span: Span) -> String {
+fn file_path(sources: &Sources, span: Span) -> String {
     sources.get(span.file).map(|source| source.path.clone()).unwrap_or_default()
 }
 
 #[must_use]
-pub fn severity(severity: Severity) -> &'static str {
+pub fn severity_name(severity: Severity) -> &'static str {
     match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",
@@ -201,27 +203,27 @@ pub fn severity(severity: Severity) -> &'static str {
 
 /// What became of an identity, as an event.
 #[must_use]
-pub fn identity_changed(change: Change) -> EventKind {
-    let (word, expires_at, problem) = match change.what {
-        What::Renewed { expires_at } => ("renewed", expires_at, None),
-        What::Expiring { at } => ("expiring", Some(at), Some(expiring(&change.identity, at))),
-        What::NeedsLogin(problem) => ("needs_login", None, Some(broker_problem(problem))),
-        What::Failed(problem) => ("failed", None, Some(broker_problem(problem))),
-        What::SignedIn => ("signed_in", None, None),
-        What::SignedOut => ("signed_out", None, None),
+pub fn identity_changed_event(change: IdentityChange) -> EventKind {
+    let (word, expires_at, problem) = match change.kind {
+        ChangeKind::Renewed { expires_at } => ("renewed", expires_at, None),
+        ChangeKind::LoginExpiring { at } => ("expiring", Some(at), Some(login_expiring_problem(&change.identity, at))),
+        ChangeKind::NeedsLogin(problem) => ("needs_login", None, Some(broker_problem(problem))),
+        ChangeKind::Failed(problem) => ("failed", None, Some(broker_problem(problem))),
+        ChangeKind::SignedIn => ("signed_in", None, None),
+        ChangeKind::SignedOut => ("signed_out", None, None),
     };
     EventKind::IdentityChanged { identity: change.identity, change: word.to_owned(), expires_at, problem }
 }
 
 /// A login that is about to end, with the one action that helps.
-fn expiring(identity: &str, at: i64) -> Problem {
-    let title = format!("the login of `{identity}` ends in {}", minutes_until(at));
+fn login_expiring_problem(identity: &str, at: i64) -> Problem {
+    let title = format!("the login of `{identity}` ends in {}", format_time_until(at));
     Problem::new("login_ends", 403, title).hint(format!("`pdev login {identity}` signs in anew."))
 }
 
 /// `24 min`, `3 h`; less than a minute is one.
 #[must_use]
-pub fn minutes_until(at: i64) -> String {
+pub fn format_time_until(at: i64) -> String {
     match ((at - crate::bus::now_ms()).max(0) + 59_999) / 60_000 {
         minutes @ 0..120 => format!("{} min", minutes.max(1)),
         minutes => format!("{} h", minutes / 60),
@@ -244,19 +246,19 @@ pub fn broker_problem(problem: BrokerProblem) -> Problem {
 }
 
 #[must_use]
-pub fn identity_status(standing: Standing) -> IdentityStatus {
-    let wanted = standing.wants_login().map(|(name, at)| (name.to_owned(), at));
+pub fn identity_status(standing: IdentitySnapshot) -> IdentityStatus {
+    let wanted = standing.pending_login().map(|(name, at)| (name.to_owned(), at));
     let state = match &standing {
         _ if matches!(wanted, Some((_, None))) => IdentityState::NeedsLogin,
-        Standing { has_lease: true, .. } => IdentityState::Ready,
-        Standing { problem: Some(_), .. } => IdentityState::Failing,
+        IdentitySnapshot { has_lease: true, .. } => IdentityState::Ready,
+        IdentitySnapshot { problem: Some(_), .. } => IdentityState::Failing,
         _ => IdentityState::Idle,
     };
     let (last_used_at, last_used_by) = standing.last_used.unzip();
-    let ending = wanted.as_ref().and_then(|(name, at)| Some(expiring(name, (*at)?)));
+    let ending = wanted.as_ref().and_then(|(name, at)| Some(login_expiring_problem(name, (*at)?)));
     IdentityStatus {
         state,
-        login_ends_at: standing.login.as_ref().map(|login| login.at),
+        login_ends_at: standing.login_end.as_ref().map(|login| login.ends_at),
         sign_in: wanted.map(|(name, _)| name),
         source: standing.identity.kind.to_owned(),
         description: standing.identity.text("description").map(str::to_owned),

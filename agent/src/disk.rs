@@ -25,7 +25,7 @@ impl Disk {
     }
 }
 
-fn problem(error: &io::Error) -> FileProblem {
+fn file_problem(error: &io::Error) -> FileProblem {
     match error.kind() {
         io::ErrorKind::NotFound => FileProblem::Missing,
         io::ErrorKind::PermissionDenied => FileProblem::Unreadable("permission denied".into()),
@@ -40,7 +40,7 @@ fn problem(error: &io::Error) -> FileProblem {
 impl Files for Disk {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         let full = self.root.join(path);
-        let found = fs::metadata(&full).map_err(|error| problem(&error))?;
+        let found = fs::metadata(&full).map_err(|error| file_problem(&error))?;
         if found.is_dir() {
             return Err(FileProblem::Unreadable("it is a folder".into()));
         }
@@ -54,14 +54,14 @@ impl Files for Disk {
                 found.len()
             )));
         }
-        fs::read(&full).map_err(|error| problem(&error))
+        fs::read(&full).map_err(|error| file_problem(&error))
     }
 
     fn list(&self, path: &str) -> Result<Vec<(String, bool)>, FileProblem> {
-        let entries = fs::read_dir(self.root.join(path)).map_err(|error| problem(&error))?;
+        let entries = fs::read_dir(self.root.join(path)).map_err(|error| file_problem(&error))?;
         let mut names = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|error| problem(&error))?;
+            let entry = entry.map_err(|error| file_problem(&error))?;
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
             names.push((entry.file_name().to_string_lossy().into_owned(), is_folder));
         }
@@ -94,25 +94,25 @@ impl Files for Snapshot {
 /// Reads through to the disk and keeps what it saw.
 pub struct Recorder {
     disk: Disk,
-    seen: Mutex<Snapshot>,
+    snapshot: Mutex<Snapshot>,
 }
 
 impl Recorder {
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { disk: Disk::new(root), seen: Mutex::default() }
+        Self { disk: Disk::new(root), snapshot: Mutex::default() }
     }
 
     #[must_use]
     pub fn into_snapshot(self) -> Snapshot {
-        self.seen.into_inner().unwrap_or_default()
+        self.snapshot.into_inner().unwrap_or_default()
     }
 }
 
 impl Files for Recorder {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         let result = self.disk.read(path);
-        if let Ok(mut seen) = self.seen.lock() {
+        if let Ok(mut seen) = self.snapshot.lock() {
             let text = result.as_ref().ok().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
             seen.files.insert(path.to_owned(), text);
         }
@@ -121,7 +121,7 @@ impl Files for Recorder {
 
     fn list(&self, path: &str) -> Result<Vec<(String, bool)>, FileProblem> {
         let result = self.disk.list(path);
-        if let Ok(mut seen) = self.seen.lock() {
+        if let Ok(mut seen) = self.snapshot.lock() {
             seen.folders.insert(path.to_owned(), result.as_ref().ok().cloned());
         }
         result
@@ -138,8 +138,8 @@ pub fn replace_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     // Two writers at once must not share their unfinished file.
-    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    static NEXT_TEMP_NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = NEXT_TEMP_NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let fresh = path.with_extension(format!("new-{}-{number}", std::process::id()));
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
     file.write_all(contents)?;
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_answers_as_the_disk_did() {
+    fn snapshot_replays_recorded_reads() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("pdev.yaml"), "pdev: 1\n").unwrap();
         let recorder = Recorder::new(folder.path());
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_loops_and_pipes_are_told_apart() {
+    fn folders_and_link_loops_are_reported_separately() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("dir")).unwrap();
         std::os::unix::fs::symlink("loop", folder.path().join("loop")).unwrap();

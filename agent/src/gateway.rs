@@ -16,26 +16,26 @@ const CONNECTIONS_MAX: usize = 512;
 
 /// The forwards of one preview. Dropping it closes all of them.
 #[derive(Default)]
-pub struct Forwards {
-    listening: Mutex<BTreeMap<SocketAddr, Forward>>,
+pub struct PortForwards {
+    by_address: Mutex<BTreeMap<SocketAddr, PortForward>>,
 }
 
-struct Forward(JoinHandle<()>);
+struct PortForward(JoinHandle<()>);
 
-impl Drop for Forward {
+impl Drop for PortForward {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Forwards {
+impl PortForwards {
     /// Makes exactly these ports of `gateway` reach the same ports of the loopback.
     ///
     /// # Errors
     /// Names the address that could not be listened on.
     pub async fn set(&self, gateway: IpAddr, ports: &[u16]) -> Result<(), String> {
         let wanted: Vec<SocketAddr> = ports.iter().map(|port| SocketAddr::new(gateway, *port)).collect();
-        let missing: Vec<SocketAddr> = match self.listening.lock() {
+        let missing: Vec<SocketAddr> = match self.by_address.lock() {
             Ok(mut listening) => {
                 listening.retain(|address, _| wanted.contains(address));
                 wanted.into_iter().filter(|address| !listening.contains_key(address)).collect()
@@ -48,8 +48,8 @@ impl Forwards {
                     "cannot listen on {address}, the network's gateway, where containers reach local processes: {error}"
                 )
             })?;
-            let forward = Forward(tokio::spawn(accept(listener, address.port())));
-            if let Ok(mut listening) = self.listening.lock() {
+            let forward = PortForward(tokio::spawn(accept_connections(listener, address.port())));
+            if let Ok(mut listening) = self.by_address.lock() {
                 listening.insert(address, forward);
             }
         }
@@ -57,13 +57,13 @@ impl Forwards {
     }
 
     pub fn clear(&self) {
-        if let Ok(mut listening) = self.listening.lock() {
+        if let Ok(mut listening) = self.by_address.lock() {
             listening.clear();
         }
     }
 }
 
-async fn accept(listener: TcpListener, port: u16) {
+async fn accept_connections(listener: TcpListener, port: u16) {
     let slots = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -74,7 +74,7 @@ async fn accept(listener: TcpListener, port: u16) {
             continue;
         };
         connections.spawn(async move {
-            if let Some(mut outbound) = dial(port).await {
+            if let Some(mut outbound) = dial_loopback(port).await {
                 let _ended = copy_bidirectional(&mut inbound, &mut outbound).await;
             }
             drop(slot);
@@ -83,7 +83,7 @@ async fn accept(listener: TcpListener, port: u16) {
     }
 }
 
-async fn dial(port: u16) -> Option<TcpStream> {
+async fn dial_loopback(port: u16) -> Option<TcpStream> {
     if let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
         return Some(stream);
     }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_pass_and_a_withdrawn_port_is_closed() {
+    async fn forward_passes_bytes_and_removed_port_closes() {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = server.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -108,7 +108,7 @@ mod tests {
             }
         });
         let gateway: IpAddr = "127.0.0.2".parse().unwrap();
-        let forwards = Forwards::default();
+        let forwards = PortForwards::default();
         forwards.set(gateway, &[port]).await.unwrap();
         let mut client = TcpStream::connect((gateway, port)).await.unwrap();
         client.write_all(b"ping").await.unwrap();

@@ -10,9 +10,9 @@ use protocol::{Event, EventKind};
 use rusqlite::{Connection, params};
 
 /// Events beyond this many waiting ones are dropped and counted: history must never slow the work down.
-const QUEUE: usize = 4096;
+const QUEUE_CAPACITY: usize = 4096;
 /// Kept on disk; older ones go at start.
-const EVENTS_KEPT: i64 = 50_000;
+const EVENTS_RETAINED: i64 = 50_000;
 
 pub struct Journal {
     sender: Option<SyncSender<Entry>>,
@@ -34,10 +34,10 @@ impl Journal {
     /// Opens the journal, or begins a new one beside a broken one; without any disk it is a journal that forgets.
     #[must_use]
     pub fn open(path: &Path) -> Self {
-        let opened = connect(path).or_else(|_| {
+        let opened = open_database(path).or_else(|_| {
             let aside = path.with_extension("broken");
             let _moved = std::fs::rename(path, &aside);
-            connect(path)
+            open_database(path)
         });
         let Ok(connection) = opened else {
             tracing::warn!(path = %path.display(), "the journal cannot be written; history is not kept");
@@ -45,11 +45,11 @@ impl Journal {
         };
         let last = connection.query_row("SELECT coalesce(max(id), 0) FROM event", [], |row| row.get::<_, i64>(0));
         let last_id = u64::try_from(last.unwrap_or_default()).unwrap_or_default();
-        let (sender, receiver) = sync_channel(QUEUE);
+        let (sender, receiver) = sync_channel(QUEUE_CAPACITY);
         let path = path.to_owned();
         let writer = std::thread::Builder::new()
             .name("journal".into())
-            .spawn(move || write_all(&connection, &receiver, &path))
+            .spawn(move || write_entries(&connection, &receiver, &path))
             .ok();
         Self { sender: Some(sender), writer, last_id }
     }
@@ -66,7 +66,7 @@ impl Journal {
             at: event.at,
             preview: event.preview.id.clone(),
             operation: event.operation,
-            kind: kind_word(&event.kind),
+            kind: kind_name(&event.kind),
             json,
         };
         if let Err(TrySendError::Full(lost)) = sender.try_send(entry) {
@@ -84,7 +84,7 @@ impl Drop for Journal {
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+fn open_database(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -97,11 +97,11 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
          CREATE INDEX IF NOT EXISTS event_preview ON event (preview, id);
          PRAGMA user_version = 1;",
     )?;
-    connection.execute("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?1", [EVENTS_KEPT])?;
+    connection.execute("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?1", [EVENTS_RETAINED])?;
     Ok(connection)
 }
 
-fn write_all(connection: &Connection, receiver: &Receiver<Entry>, path: &Path) {
+fn write_entries(connection: &Connection, receiver: &Receiver<Entry>, path: &Path) {
     while let Ok(first) = receiver.recv() {
         // What waits together is written together: one transaction, one sync.
         let batch: Vec<Entry> = std::iter::once(first).chain(receiver.try_iter().take(256)).collect();
@@ -124,7 +124,7 @@ fn write_batch(connection: &Connection, batch: &[Entry]) -> rusqlite::Result<()>
     transaction.commit()
 }
 
-fn kind_word(kind: &EventKind) -> &'static str {
+fn kind_name(kind: &EventKind) -> &'static str {
     match kind {
         EventKind::OperationStarted { .. } => "operation_started",
         EventKind::Planned { .. } => "planned",
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_go_on_after_a_restart() {
+    fn last_event_id_survives_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.db");
         let journal = Journal::open(&path);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_journal_is_put_aside() {
+    fn broken_journal_is_moved_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.db");
         std::fs::write(&path, "this is no database, and long enough to be sure of it").unwrap();

@@ -4,26 +4,26 @@
 
 pub mod api;
 pub mod approvals;
-pub mod board;
 pub mod boot;
 pub mod bus;
+pub mod checkout;
 pub mod convert;
 #[cfg(target_os = "linux")]
-pub mod desktop;
+pub mod desktop_notification;
 pub mod disk;
 pub mod endpoint;
-pub mod engines;
 pub mod gateway;
-pub mod inputs;
+pub mod job_inputs;
 pub mod journal;
-pub mod locate;
-mod pinned;
-pub mod places;
+pub mod locations;
+mod pidfd;
 pub mod preview;
 pub mod probe;
 pub mod proxy;
+pub mod published_status;
 pub mod registry;
 pub mod routing;
+pub mod runtimes;
 pub mod session_previews;
 pub mod sessions;
 mod shared;

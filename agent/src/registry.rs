@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{Snapshot, replace_file};
 
 /// Below the range from which Linux takes ports for outgoing connections (32768 up), so that none is lent by accident.
-const PORTS: std::ops::RangeInclusive<u16> = 20000..=31999;
+const PORT_RANGE: std::ops::RangeInclusive<u16> = 20000..=31999;
 
 /// The version of a record's format. A newer one is left alone: an older pdev must not lose what a newer wrote.
-const SCHEMA: u32 = 1;
+const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Record {
@@ -32,7 +32,8 @@ pub struct Record {
     /// What makes this copy itself: git's shared folder and worktree folder, or the folder's real path.
     pub identity: Vec<String>,
     /// The main checkout: it also answers at `<app>.localhost`.
-    pub primary: bool,
+    #[serde(rename = "primary")]
+    pub is_primary: bool,
     /// `unit.port` -> port on the loopback.
     pub ports: BTreeMap<String, u16>,
     pub intent: Intent,
@@ -42,16 +43,19 @@ pub struct Record {
     pub snapshot: Snapshot,
     /// Branch labels it had before; their hosts answer with the new address.
     #[serde(default)]
-    pub former: Vec<String>,
+    #[serde(rename = "former")]
+    pub former_labels: Vec<String>,
     /// Units of it may be containers: an engine that does not answer is then waited for, not replaced by processes.
     #[serde(default)]
-    pub containers: bool,
+    #[serde(rename = "containers")]
+    pub has_containers: bool,
     /// The coding agent's session that brought it up; nothing of it gets more of an identity than that, until `down`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
     /// Units that somebody stopped: nothing but an `up` that means them starts them.
     #[serde(default)]
-    pub resting: BTreeSet<String>,
+    #[serde(rename = "resting")]
+    pub stopped_units: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -73,7 +77,7 @@ pub struct Registry {
 
 /// A port kept from others until its program is spawned: bound, not listening, so that no probe is fooled.
 #[derive(Debug)]
-pub struct Held {
+pub struct PortReservation {
     _sockets: Vec<OwnedFd>,
 }
 
@@ -116,7 +120,7 @@ impl Registry {
 
     /// The previews that sessions brought up, mostly none.
     #[must_use]
-    pub fn of_sessions(&self) -> Vec<(PreviewId, Session)> {
+    pub fn previews_with_session(&self) -> Vec<(PreviewId, Session)> {
         let records = self.lock();
         let held = records.values().filter_map(|record| Some((record.name.id.clone(), record.session.clone()?)));
         held.collect()
@@ -124,7 +128,7 @@ impl Registry {
 
     /// The record that holds this pair of labels in this environment.
     #[must_use]
-    pub fn holder(&self, app: &str, branch: &str, environment: &str) -> Option<Record> {
+    pub fn find_by_labels(&self, app: &str, branch: &str, environment: &str) -> Option<Record> {
         let same = |record: &&Record| {
             record.name.app == app && record.name.branch == branch && record.name.environment == environment
         };
@@ -135,7 +139,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the state folder cannot be written.
-    pub fn put(&self, record: Record) -> io::Result<()> {
+    pub fn save(&self, record: Record) -> io::Result<()> {
         self.write(&mut self.lock(), record)
     }
 
@@ -144,7 +148,7 @@ impl Registry {
             return Ok(());
         }
         let text = serde_json::to_vec_pretty(&record).map_err(io::Error::other)?;
-        replace_file(&self.path(&record.name.id), &text, 0o600)?;
+        replace_file(&self.record_path(&record.name.id), &text, 0o600)?;
         records.insert(record.name.id.clone(), record);
         Ok(())
     }
@@ -164,13 +168,13 @@ impl Registry {
     pub fn remove(&self, id: &PreviewId) -> io::Result<()> {
         let mut records = self.lock();
         records.remove(id);
-        match fs::remove_file(self.path(id)) {
+        match fs::remove_file(self.record_path(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
-    fn path(&self, id: &PreviewId) -> PathBuf {
+    fn record_path(&self, id: &PreviewId) -> PathBuf {
         self.folder.join(format!("{}.json", id.0))
     }
 
@@ -178,7 +182,7 @@ impl Registry {
     ///
     /// # Errors
     /// When no port of the range is free.
-    pub fn claim(
+    pub fn claim_ports(
         &self,
         id: &PreviewId,
         known: &BTreeMap<String, u16>,
@@ -193,8 +197,8 @@ impl Registry {
         let mut ports = known.clone();
         taken.extend(ports.values().copied());
         for wish in wishes.iter().filter(|wish| !known.contains_key(*wish)) {
-            let port = free_port(&taken, seed(&id.0, wish))
-                .ok_or_else(|| format!("no free port between {} and {}", PORTS.start(), PORTS.end()))?;
+            let port = find_free_port(&taken, first_candidate_port(&id.0, wish))
+                .ok_or_else(|| format!("no free port between {} and {}", PORT_RANGE.start(), PORT_RANGE.end()))?;
             taken.insert(port);
             ports.insert(wish.clone(), port);
         }
@@ -206,8 +210,12 @@ fn read_record(path: &Path) -> Result<Record, String> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     match value.get("schema").and_then(serde_json::Value::as_u64) {
-        Some(schema) if schema <= u64::from(SCHEMA) => serde_json::from_value(value).map_err(|error| error.to_string()),
-        Some(schema) => Err(format!("it was written by a newer pdev (format {schema}, this one knows {SCHEMA})")),
+        Some(schema) if schema <= u64::from(SCHEMA_VERSION) => {
+            serde_json::from_value(value).map_err(|error| error.to_string())
+        }
+        Some(schema) => {
+            Err(format!("it was written by a newer pdev (format {schema}, this one knows {SCHEMA_VERSION})"))
+        }
         None => Err("it is not a record".into()),
     }
 }
@@ -216,69 +224,71 @@ impl Record {
     #[must_use]
     pub fn new(name: PreviewName, folder: PathBuf, identity: Vec<String>, primary: bool, request: UpRequest) -> Self {
         Self {
-            schema: SCHEMA,
+            schema: SCHEMA_VERSION,
             name,
             folder,
             identity,
-            primary,
+            is_primary: primary,
             ports: BTreeMap::new(),
             intent: Intent::Idle,
             request,
             snapshot: Snapshot::default(),
-            former: Vec::new(),
-            containers: false,
+            former_labels: Vec::new(),
+            has_containers: false,
             session: None,
-            resting: BTreeSet::new(),
+            stopped_units: BTreeSet::new(),
         }
     }
 }
 
 /// Where the search starts: the same preview asks for the same port again even when its record was lost.
-fn seed(id: &str, wish: &str) -> u16 {
+fn first_candidate_port(id: &str, wish: &str) -> u16 {
     let mut hash: u32 = 0x811c_9dc5;
     for byte in id.bytes().chain([b'/']).chain(wish.bytes()) {
         hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     }
-    let size = u32::from(PORTS.end() - PORTS.start()) + 1;
-    PORTS.start() + u16::try_from(hash % size).unwrap_or_default()
+    let size = u32::from(PORT_RANGE.end() - PORT_RANGE.start()) + 1;
+    PORT_RANGE.start() + u16::try_from(hash % size).unwrap_or_default()
 }
 
-fn free_port(taken: &BTreeSet<u16>, start: u16) -> Option<u16> {
-    (start..=*PORTS.end()).chain(*PORTS.start()..start).find(|port| !taken.contains(port) && hold(*port).is_ok())
+fn find_free_port(taken: &BTreeSet<u16>, start: u16) -> Option<u16> {
+    (start..=*PORT_RANGE.end())
+        .chain(*PORT_RANGE.start()..start)
+        .find(|port| !taken.contains(port) && reserve_port(*port).is_ok())
 }
 
 /// Takes a port on both loopback families, without listening.
 ///
 /// # Errors
 /// `AddrInUse` when a program listens there.
-pub fn hold(port: u16) -> io::Result<Held> {
-    let mut sockets = vec![bound(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?];
-    match bound(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
+pub fn reserve_port(port: u16) -> io::Result<PortReservation> {
+    let mut sockets = vec![bind_socket(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?];
+    match bind_socket(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
         Ok(socket) => sockets.push(socket),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
         // A machine without IPv6 loopback has nothing to hold there.
         Err(_) => {}
     }
-    Ok(Held { _sockets: sockets })
+    Ok(PortReservation { _sockets: sockets })
 }
 
 #[cfg(target_os = "linux")]
-fn socket(family: rustix::net::AddressFamily, kind: rustix::net::SocketType) -> io::Result<OwnedFd> {
+fn new_socket(family: rustix::net::AddressFamily, kind: rustix::net::SocketType) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(family, kind, rustix::net::SocketFlags::CLOEXEC, None)?)
 }
 
 /// Elsewhere the flag comes a moment later: a program started meanwhile may hold the port as long as it runs.
 #[cfg(not(target_os = "linux"))]
-fn socket(family: rustix::net::AddressFamily, kind: rustix::net::SocketType) -> io::Result<OwnedFd> {
+fn new_socket(family: rustix::net::AddressFamily, kind: rustix::net::SocketType) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(family, kind, None)?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
     Ok(socket)
 }
 
-fn bound(address: SocketAddr) -> io::Result<OwnedFd> {
+fn bind_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketType, bind, sockopt};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket(family, SocketType::STREAM)?;
+    let socket = new_socket(family, SocketType::STREAM)?;
     // Connections of a program that ended a moment ago (TIME_WAIT) must not make its port look taken.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &address)?;
@@ -298,10 +308,10 @@ mod tests {
     }
 
     #[test]
-    fn records_survive_and_newer_ones_are_left_alone() {
+    fn records_survive_reopen_and_newer_schemas_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let (registry, _) = Registry::open(folder.path().to_owned());
-        registry.put(record("one", &[("web.main", 21000)])).unwrap();
+        registry.save(record("one", &[("web.main", 21000)])).unwrap();
         fs::write(folder.path().join("new.json"), r#"{"schema": 99}"#).unwrap();
         let (again, notes) = Registry::open(folder.path().to_owned());
         assert_eq!(again.all(), registry.all());
@@ -318,32 +328,34 @@ mod tests {
         let mut seen = BTreeSet::new();
         for n in 0..200 {
             let mut next = record(&format!("p{n}"), &[]);
-            next.ports = registry.claim(&next.name.id, &next.ports, &["web.main".into(), "db.main".into()]).unwrap();
+            next.ports =
+                registry.claim_ports(&next.name.id, &next.ports, &["web.main".into(), "db.main".into()]).unwrap();
             for port in next.ports.values() {
                 assert!(seen.insert(*port), "port {port} was given twice");
             }
-            registry.put(next).unwrap();
+            registry.save(next).unwrap();
         }
     }
 
     #[test]
-    fn a_port_with_a_listener_is_not_free_and_a_held_one_answers_nobody() {
+    fn used_port_is_rejected_and_reserved_port_does_not_listen() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(hold(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(reserve_port(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
-        let held = hold(port).unwrap();
+        let held = reserve_port(port).unwrap();
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
         drop(held);
-        hold(port).unwrap();
+        reserve_port(port).unwrap();
     }
 
     #[test]
-    fn remembered_ports_stay() {
+    fn known_ports_are_kept_when_claiming() {
         let folder = tempfile::tempdir().unwrap();
         let (registry, _) = Registry::open(folder.path().to_owned());
         let known = BTreeMap::from([("web.main".to_owned(), 20001)]);
-        let claimed = registry.claim(&PreviewId("x".into()), &known, &["web.main".into(), "api.main".into()]).unwrap();
+        let claimed =
+            registry.claim_ports(&PreviewId("x".into()), &known, &["web.main".into(), "api.main".into()]).unwrap();
         assert_eq!(claimed["web.main"], 20001);
         assert_ne!(claimed["api.main"], 20001);
     }

@@ -5,9 +5,9 @@ use plan::application::{PortProtocol, PreviewId, PreviewName, Role, Unit};
 use plan::naming;
 use protocol::status::{UnitState, UnitStatus};
 
-use crate::board::Board;
-use crate::preview::Handle;
-use crate::proxy::{PreviewRoutes, Routes, ServiceRoute, State, Target, Upstream};
+use crate::preview::PreviewHandle;
+use crate::proxy::{PreviewRoutes, RouteTarget, Routes, ServiceRoute, ServiceState, Upstream};
+use crate::published_status::PublishedStatus;
 use crate::shared::Shared;
 
 pub struct Routing {
@@ -28,87 +28,89 @@ impl Routing {
 
     /// Where a browser finds a service; none for what does not speak HTTP.
     #[must_use]
-    pub fn url_of(&self, preview: &PreviewName, application: &Application, unit: &str) -> Option<String> {
-        let unit = application.units.get(unit).filter(|unit| routable(unit))?;
+    pub fn service_url(&self, preview: &PreviewName, application: &Application, unit: &str) -> Option<String> {
+        let unit = application.units.get(unit).filter(|unit| is_routable(unit))?;
         Some(naming::url(&naming::service_host(preview, &unit.name), self.port?))
     }
 
     #[must_use]
-    pub fn url_of_preview(&self, preview: &PreviewName) -> Option<String> {
+    pub fn preview_url(&self, preview: &PreviewName) -> Option<String> {
         Some(naming::url(&naming::preview_host(preview), self.port?))
     }
 
     /// Makes the table say what the boards say; when this returns, new requests see it.
     pub fn refresh(&self, shared: &Shared, id: &PreviewId) {
-        let Some(handle) = shared.handle(id) else {
-            self.routes.change(|table| drop(table.remove(&id.0)));
+        let Some(handle) = shared.preview_handle(id) else {
+            self.routes.update(|table| drop(table.remove_preview(&id.0)));
             return;
         };
         let routes = preview_routes(shared, &handle);
-        let former = shared.registry.get(id).map(|record| record.former).unwrap_or_default();
-        self.routes.change(|table| match routes {
+        let former = shared.registry.get(id).map(|record| record.former_labels).unwrap_or_default();
+        self.routes.update(|table| match routes {
             Some(routes) => {
                 let host = routes.host();
                 for old in former {
-                    table.moved(&format!("{old}.{}.localhost", routes.app), &host);
+                    table.rename_host(&format!("{old}.{}.localhost", routes.app), &host);
                 }
-                table.set(routes);
+                table.set_preview(routes);
             }
-            None => drop(table.remove(&id.0)),
+            None => drop(table.remove_preview(&id.0)),
         });
     }
 }
 
-fn routable(unit: &Unit) -> bool {
+fn is_routable(unit: &Unit) -> bool {
     let speaks_http = |protocol| matches!(protocol, PortProtocol::Http | PortProtocol::H2c);
     unit.role == Role::Service && unit.ports.values().any(|port| speaks_http(port.protocol))
 }
 
-fn preview_routes(shared: &Shared, handle: &Handle) -> Option<PreviewRoutes> {
+fn preview_routes(shared: &Shared, handle: &PreviewHandle) -> Option<PreviewRoutes> {
     let application = handle.live.application()?;
     let record = shared.registry.get(&handle.id)?;
-    let services = application.units.values().filter(|unit| routable(unit)).map(|unit| service(handle, unit));
+    let services = application.units.values().filter(|unit| is_routable(unit)).map(|unit| service_route(handle, unit));
     Some(PreviewRoutes {
         id: handle.id.0.clone(),
         app: record.name.app,
         branch: record.name.branch,
-        primary: record.primary && record.name.environment == "local",
-        default_service: application.default_service.as_deref().map(label),
+        is_primary: record.is_primary && record.name.environment == "local",
+        default_service: application.default_service.as_deref().map(service_label),
         services: services.collect(),
     })
 }
 
-fn label(service: &str) -> String {
+fn service_label(service: &str) -> String {
     naming::service_label(service).text
 }
 
-fn service(handle: &Handle, unit: &Unit) -> ServiceRoute {
+fn service_route(handle: &PreviewHandle, unit: &Unit) -> ServiceRoute {
     let http = unit.ports.iter().find(|(_, port)| matches!(port.protocol, PortProtocol::Http | PortProtocol::H2c));
     let (addresses, h2c) = match http {
         Some((name, port)) => (handle.live.addresses(unit, name), port.protocol == PortProtocol::H2c),
         None => (Vec::new(), false),
     };
-    let target = Target {
+    let target = RouteTarget {
         preview_id: handle.id.0.clone(),
-        service: label(&unit.name),
-        upstream: Upstream { addresses, h2c },
-        state: state(&handle.board, &unit.name),
-        wildcard: unit.wildcard,
+        service: service_label(&unit.name),
+        upstream: Upstream { addresses, uses_h2c: h2c },
+        state: service_state(&handle.published, &unit.name),
+        is_wildcard: unit.wildcard,
     };
     ServiceRoute { target, prefixes: unit.routes.clone() }
 }
 
-fn state(board: &Board, unit: &str) -> State {
-    let Some(UnitStatus { state, reason, .. }) = board.unit(unit) else { return State::Stopped };
+fn service_state(board: &PublishedStatus, unit: &str) -> ServiceState {
+    let Some(UnitStatus { state, reason, .. }) = board.unit_status(unit) else { return ServiceState::Stopped };
     match state {
         // A failing live probe is no reason to cut somebody off who wants to see why.
-        UnitState::Ready | UnitState::Unhealthy => State::Ready,
-        UnitState::Waiting | UnitState::Preparing | UnitState::Starting | UnitState::Restarting => State::Starting,
+        UnitState::Ready | UnitState::Unhealthy => ServiceState::Ready,
+        UnitState::Waiting | UnitState::Preparing | UnitState::Starting | UnitState::Restarting => {
+            ServiceState::Starting
+        }
         UnitState::Failed => {
             let known = board.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(unit));
             let log = known.map(|problem| problem.output).unwrap_or_default();
-            State::Failed { reason: reason.unwrap_or_else(|| "it failed".into()), log }
+            ServiceState::Failed { reason: reason.unwrap_or_else(|| "it failed".into()), log }
         }
-        UnitState::Done | UnitState::Stopping | UnitState::Stopped => State::Stopped,
+        UnitState::Done | UnitState::Stopping | UnitState::Stopped => ServiceState::Stopped,
     }
 }

@@ -6,16 +6,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use credentials::approval::Use;
-use credentials::approval::family::Running;
-use credentials::approval::meaning;
-use credentials::broker::{Asker, Member};
-use credentials::session::{Session, above};
+use credentials::approval::IdentityUse;
+use credentials::approval::ancestry::SystemProcesses;
+use credentials::approval::identity_digest;
+use credentials::broker::{Requester, SessionMember};
+use credentials::session::{Session, ancestors};
 use plan::application::{PreviewId, RuntimeKind, Unit};
 use protocol::{EventKind, Problem};
 
 use crate::bus::now_ms;
-use crate::preview::Handle;
+use crate::preview::PreviewHandle;
 use crate::registry::Record;
 use crate::shared::Shared;
 
@@ -23,17 +23,17 @@ use crate::shared::Shared;
 ///
 /// # Errors
 /// When it cannot be written: unmarked nothing is brought up.
-pub fn hold(shared: &Shared, handle: &Handle, asker: &Asker) -> Result<(), Problem> {
-    let Some(Member { session, .. }) = &asker.session else { return Ok(()) };
+pub fn mark_with_session(shared: &Shared, handle: &PreviewHandle, asker: &Requester) -> Result<(), Problem> {
+    let Some(SessionMember { session, .. }) = &asker.session else { return Ok(()) };
     if shared.registry.session_of(&handle.id).is_some_and(|held| held.id == session.id) {
         return Ok(());
     }
     // A record that another `up` is about to write back must not lose the mark.
-    let _one_at_a_time = shared.naming.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one_at_a_time = shared.naming_lock.lock().unwrap_or_else(PoisonError::into_inner);
     let marked = shared.registry.edit(&handle.id, |record| record.session = Some(session.clone()));
-    marked.map_err(|error| crate::preview::naming::state_problem(&error))?;
-    handle.board.edit_preview(|status| status.session = Some(session.name.clone()));
-    if let Err(problem) = shared.broker.record("preview_held", "", asker, None) {
+    marked.map_err(|error| crate::preview::naming::state_write_problem(&error))?;
+    handle.published.edit_preview(|status| status.session = Some(session.name.clone()));
+    if let Err(problem) = shared.broker.record_decision("preview_held", "", asker, None) {
         tracing::error!(problem = problem.message, "the audit log lacks that a session has a preview");
     }
     Ok(())
@@ -41,7 +41,7 @@ pub fn hold(shared: &Shared, handle: &Handle, asker: &Asker) -> Result<(), Probl
 
 /// What everybody who looks at this `up` is told.
 #[must_use]
-pub fn note(record: &Record) -> Option<EventKind> {
+pub fn session_note(record: &Record) -> Option<EventKind> {
     let name = &record.session.as_ref()?.name;
     let text = format!(
         "the session `{name}` brought this preview up, so its services get no more of an identity than that session; \
@@ -52,35 +52,36 @@ pub fn note(record: &Record) -> Option<EventKind> {
 
 /// The session that a service of this preview counts to.
 #[must_use]
-pub fn member(shared: &Shared, id: &PreviewId) -> Option<Member> {
-    shared.registry.session_of(id).map(|session| with_raised(shared, known(shared, session)))
+pub fn session_member_of_preview(shared: &Shared, id: &PreviewId) -> Option<SessionMember> {
+    shared.registry.session_of(id).map(|session| with_allowed_identities(shared, current_session(shared, session)))
 }
 
 /// The session of a process: of those above it, or of the preview whose keeper is above it or whose container it runs in.
 #[must_use]
-pub fn session_of(shared: &Shared, pid: i32) -> Option<Session> {
-    shared.gate.sessions.of(pid, &Running).or_else(|| by_preview(shared, pid))
+pub fn session_of_process(shared: &Shared, pid: i32) -> Option<Session> {
+    shared.access.sessions.find_by_process(pid, &SystemProcesses).or_else(|| session_via_preview(shared, pid))
 }
 
 /// As with sessions: who cannot be followed to the end may have ended its parent to be unseen.
-fn by_preview(shared: &Shared, pid: i32) -> Option<Session> {
-    let held = shared.registry.of_sessions();
+fn session_via_preview(shared: &Shared, pid: i32) -> Option<Session> {
+    let held = shared.registry.previews_with_session();
     let (_, first) = held.first()?;
-    let found = match above(pid, &Running) {
+    let found = match ancestors(pid, &SystemProcesses) {
         None => first,
         Some(above) => {
-            let keepers: Vec<PreviewId> = above.iter().filter_map(|(pid, _)| keeper_of(*pid)).collect();
+            let keepers: Vec<PreviewId> = above.iter().filter_map(|(pid, _)| preview_of_keeper(*pid)).collect();
             let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            let found = held.iter().find(|(id, _)| keepers.contains(id) || is_container_of(shared, id, &groups));
+            let found =
+                held.iter().find(|(id, _)| keepers.contains(id) || is_container_of_preview(shared, id, &groups));
             found.map(|(_, session)| session)?
         }
     };
-    Some(known(shared, found.clone()))
+    Some(current_session(shared, found.clone()))
 }
 
 /// A container reaches the agent where its manifest mounts the socket. Engines call a container's control groups by its id.
-fn is_container_of(shared: &Shared, id: &PreviewId, groups: &str) -> bool {
-    let units = shared.handle(id).map(|handle| handle.board.status().units).unwrap_or_default();
+fn is_container_of_preview(shared: &Shared, id: &PreviewId, groups: &str) -> bool {
+    let units = shared.preview_handle(id).map(|handle| handle.published.status().units).unwrap_or_default();
     units.iter().any(|unit| {
         unit.runtime == "docker"
             && unit.handle.as_deref().is_some_and(|handle| handle.len() > 11 && groups.contains(handle))
@@ -88,12 +89,12 @@ fn is_container_of(shared: &Shared, id: &PreviewId, groups: &str) -> bool {
 }
 
 /// The preview of a keeper. Who pretends to be one is held to less, not to more.
-fn keeper_of(pid: i32) -> Option<PreviewId> {
-    Some(PreviewId(folder_of_keeper(pid)?.file_name()?.to_str()?.to_owned()))
+fn preview_of_keeper(pid: i32) -> Option<PreviewId> {
+    Some(PreviewId(keeper_folder(pid)?.file_name()?.to_str()?.to_owned()))
 }
 
 /// Where a keeper writes, by the words that it was started with: `previews/ID` in an agent's state.
-fn folder_of_keeper(pid: i32) -> Option<PathBuf> {
+fn keeper_folder(pid: i32) -> Option<PathBuf> {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
     let [_, b"keeper", _, folder, ..] = words.as_slice() else { return None };
@@ -102,9 +103,9 @@ fn folder_of_keeper(pid: i32) -> Option<PathBuf> {
 
 /// Whether it is the keeper of a session's preview at an agent with another state than this one.
 #[must_use]
-pub fn is_below_foreign_keeper(pid: i32, state: &Path) -> bool {
+pub fn is_foreign_session_keeper(pid: i32, state: &Path) -> bool {
     let session = || {
-        let folder = folder_of_keeper(pid)?;
+        let folder = keeper_folder(pid)?;
         let id = folder.file_name()?.to_str()?;
         let other = folder.parent()?.parent().filter(|other| *other != state)?;
         let text = std::fs::read(other.join("registry").join(format!("{id}.json"))).ok()?;
@@ -115,19 +116,21 @@ pub fn is_below_foreign_keeper(pid: i32, state: &Path) -> bool {
 }
 
 /// As it stands now; one that nobody knows any more is over.
-fn known(shared: &Shared, session: Session) -> Session {
-    shared.gate.sessions.named(&session.id).unwrap_or(Session { over: true, ..session })
+fn current_session(shared: &Shared, session: Session) -> Session {
+    shared.access.sessions.find_by_id_or_name(&session.id).unwrap_or(Session { has_ended: true, ..session })
 }
 
 /// With what a person allowed it.
 #[must_use]
-pub fn with_raised(shared: &Shared, session: Session) -> Member {
-    let approved = shared.gate.approvals.list(now_ms()).into_iter().map(|approval| approval.of);
+pub fn with_allowed_identities(shared: &Shared, session: Session) -> SessionMember {
+    let approved = shared.access.approvals.list(now_ms()).into_iter().map(|approval| approval.identity_use);
     let own = approved.filter(|of| of.session.as_deref() == Some(session.id.as_str()));
     // What the identity is now: a person's word was about what it was then.
-    let same = |of: &Use| shared.broker.identity(&of.identity).is_ok_and(|identity| meaning(&identity) == of.meaning);
+    let same = |of: &IdentityUse| {
+        shared.broker.identity(&of.identity).is_ok_and(|identity| identity_digest(&identity) == of.identity_digest)
+    };
     let raised = own.filter(same).map(|of| of.identity).collect();
-    Member { session, raised }
+    SessionMember { session, allowed_identities: raised }
 }
 
 /// Refuses a command in, or a new start of, something that acts for its person: local processes can ask as that person, and
@@ -135,13 +138,13 @@ pub fn with_raised(shared: &Shared, session: Session) -> Member {
 ///
 /// # Errors
 /// The rule, its reason and the way out.
-pub fn refuse_of_person<'a>(
+pub fn refuse_personal_units<'a>(
     shared: &Shared,
     id: &PreviewId,
     units: impl Iterator<Item = &'a Unit>,
-    asker: &Asker,
+    asker: &Requester,
 ) -> Result<(), Problem> {
-    let Some(Member { session, .. }) = &asker.session else { return Ok(()) };
+    let Some(SessionMember { session, .. }) = &asker.session else { return Ok(()) };
     if shared.registry.session_of(id).is_some_and(|held| held.id == session.id) {
         return Ok(());
     }

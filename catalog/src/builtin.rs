@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use manifest::{FileProblem, Files};
 
-use crate::module::{Module, Source, load};
+use crate::module::{Module, Source, load_module};
 
 const FILES: &[(&str, &str)] = &[
     ("postgres/module.yaml", include_str!("../modules/postgres/module.yaml")),
@@ -15,9 +15,9 @@ const FILES: &[(&str, &str)] = &[
 
 const NAMES: &[&str] = &["postgres", "redis"];
 
-struct Embedded;
+struct EmbeddedFiles;
 
-impl Files for Embedded {
+impl Files for EmbeddedFiles {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         FILES
             .iter()
@@ -34,10 +34,10 @@ impl Files for Embedded {
 
 /// The built-in modules, by name.
 #[must_use]
-pub fn list() -> &'static [Arc<Module>] {
+pub fn built_in_modules() -> &'static [Arc<Module>] {
     static ALL: OnceLock<Vec<Arc<Module>>> = OnceLock::new();
     ALL.get_or_init(|| {
-        NAMES.iter().filter_map(|name| load(name, &Embedded, Source::BuiltIn).ok().map(Arc::new)).collect()
+        NAMES.iter().filter_map(|name| load_module(name, &EmbeddedFiles, Source::BuiltIn).ok().map(Arc::new)).collect()
     })
 }
 
@@ -46,11 +46,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_built_in_loads_without_a_finding() {
+    fn every_built_in_loads_without_diagnostics() {
         for name in NAMES {
-            let loaded = load(name, &Embedded, Source::BuiltIn);
+            let loaded = load_module(name, &EmbeddedFiles, Source::BuiltIn);
             assert!(loaded.is_ok(), "{name}: {:?}", loaded.err());
         }
-        assert_eq!(list().len(), NAMES.len());
+        assert_eq!(built_in_modules().len(), NAMES.len());
     }
 }

@@ -25,6 +25,6 @@ codes! {
     NO_VERSION = "PD0205", "no-such-version", Error, "a version the module does not have";
     REMOTE_MODULE = "PD0206", "remote-module", Error, "a module from elsewhere";
     BAD_LOCK = "PD0207", "bad-lock", Error, "a lock file that cannot be used";
-    LOCK_MOVED = "PD0208", "changed-since-locked", Warning, "a module that changed since it was locked";
+    CHANGED_SINCE_LOCKED = "PD0208", "changed-since-locked", Warning, "a module that changed since it was locked";
     DEPRECATED = "PD0209", "deprecated-module", Warning, "a module that will go";
 }

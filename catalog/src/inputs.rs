@@ -12,7 +12,7 @@ use regex_lite::Regex;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::codes;
-use crate::module::{Module, bad};
+use crate::module::{Module, module_error};
 
 /// One input, as `module.yaml` declares it.
 #[derive(Clone, PartialEq, Debug)]
@@ -63,15 +63,15 @@ const KEYWORDS: [&str; 11] = [
     "properties",
 ];
 
-pub(crate) fn declared(node: Option<&Node>, found: &mut Vec<Diagnostic>) -> BTreeMap<String, Input> {
+pub(crate) fn parse_inputs(node: Option<&Node>, found: &mut Vec<Diagnostic>) -> BTreeMap<String, Input> {
     let pairs = node.and_then(Node::as_map).unwrap_or_default();
-    pairs.iter().map(|pair| (pair.key.value.clone(), input(&pair.key.value, pair, found))).collect()
+    pairs.iter().map(|pair| (pair.key.value.clone(), parse_input(&pair.key.value, pair, found))).collect()
 }
 
 /// `pair` is where the schema stands; findings are told inside it.
-fn input(name: &str, pair: &Pair, found: &mut Vec<Diagnostic>) -> Input {
-    let (node, schema) = (&pair.value, crate::module::json(&pair.value));
-    let mut wrong = |span: Span, words: String| found.push(bad(span, words));
+fn parse_input(name: &str, pair: &Pair, found: &mut Vec<Diagnostic>) -> Input {
+    let (node, schema) = (&pair.value, crate::module::to_json(&pair.value));
+    let mut wrong = |span: Span, words: String| found.push(module_error(span, words));
     let value_of = |key: &str| node.get(key).map_or(pair.key.span, |pair| pair.value.span);
     let text = |key: &str| schema.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
     let kind = text("type");
@@ -95,10 +95,10 @@ fn input(name: &str, pair: &Pair, found: &mut Vec<Diagnostic>) -> Input {
     });
     let choices = schema.get("enum").and_then(Json::as_array).into_iter().flatten();
     let choices = choices.filter_map(Json::as_str).map(str::to_owned).collect();
-    let items = node.get("items").map(|items| Box::new(input(&format!("{name}[]"), items, found)));
+    let items = node.get("items").map(|items| Box::new(parse_input(&format!("{name}[]"), items, found)));
     let properties = node.get("properties").and_then(|pair| pair.value.as_map()).unwrap_or_default().iter();
-    let properties =
-        properties.map(|pair| (pair.key.value.clone(), input(&format!("{name}.{}", pair.key.value), pair, found)));
+    let properties = properties
+        .map(|pair| (pair.key.value.clone(), parse_input(&format!("{name}.{}", pair.key.value), pair, found)));
     let properties = properties.collect();
     Input {
         kind,
@@ -130,18 +130,18 @@ impl Module {
         for (name, entry) in with {
             let at = format!("{path}.with.{name}");
             let Some(input) = self.inputs.get(name) else {
-                found.push(self.unknown(name, entry.key, &at));
+                found.push(self.unknown_input(name, entry.key, &at));
                 continue;
             };
             let mut unresolved = None;
-            let value = plain(&entry.value, resolve, &mut unresolved);
+            let value = tree_to_json(&entry.value, resolve, &mut unresolved);
             if let Some(span) = unresolved {
                 let words = format!(
                     "the input `{name}` takes values that are known without a preview: `${{vars.NAME}}` at most"
                 );
                 found.push(
                     Diagnostic::new(codes::BAD_INPUT, Severity::Error, span, words)
-                        .at(at)
+                        .at_path(at)
                         .help("Write the value out, or put it into `vars`."),
                 );
                 continue;
@@ -149,26 +149,29 @@ impl Module {
             if value.is_null() {
                 continue;
             }
-            match input.accepts(&value) {
+            match input.coerce(&value) {
                 Ok(value) => drop(given.insert(name.clone(), value)),
                 Err(wanted) => {
-                    let words =
-                        format!("the input `{name}` of `{}` must be {wanted}, found {}", self.name, describe(&value));
-                    let finding = Diagnostic::new(codes::BAD_INPUT, Severity::Error, entry.span, words).at(at);
-                    found.push(with_choice(finding, input, &value, entry.span).help(help(input)));
+                    let words = format!(
+                        "the input `{name}` of `{}` must be {wanted}, found {}",
+                        self.name,
+                        describe_value(&value)
+                    );
+                    let finding = Diagnostic::new(codes::BAD_INPUT, Severity::Error, entry.span, words).at_path(at);
+                    found.push(suggest_choice(finding, input, &value, entry.span).help(input_help(input)));
                 }
             }
         }
         (given, found)
     }
 
-    fn unknown(&self, name: &str, span: Span, path: &str) -> Diagnostic {
+    fn unknown_input(&self, name: &str, span: Span, path: &str) -> Diagnostic {
         let known: Vec<&str> = self.inputs.keys().map(String::as_str).collect();
         let near = nearest(name, known.iter().copied());
         let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
         let words = format!("the module `{}` has no input `{name}`{hint}", self.name);
         let finding = Diagnostic::new(codes::UNKNOWN_INPUT, Severity::Error, span, words)
-            .at(path)
+            .at_path(path)
             .help(format!("It has: {}.", known.join(", ")));
         match near {
             Some(near) => {
@@ -179,11 +182,11 @@ impl Module {
     }
 }
 
-fn help(input: &Input) -> String {
+fn input_help(input: &Input) -> String {
     if input.description.is_empty() { "See `pdev module info`.".to_owned() } else { input.description.clone() }
 }
 
-fn with_choice(finding: Diagnostic, input: &Input, value: &Json, span: Span) -> Diagnostic {
+fn suggest_choice(finding: Diagnostic, input: &Input, value: &Json, span: Span) -> Diagnostic {
     let near = value.as_str().and_then(|text| nearest(text, input.choices.iter().map(String::as_str)));
     match near {
         Some(near) => finding.fix(format!("change it to `{near}`"), true, vec![Edit { span, text: near.to_owned() }]),
@@ -193,42 +196,42 @@ fn with_choice(finding: Diagnostic, input: &Input, value: &Json, span: Span) -> 
 
 impl Input {
     /// The value in the input's own kind, or what it should be.
-    fn accepts(&self, value: &Json) -> Result<Json, String> {
+    fn coerce(&self, value: &Json) -> Result<Json, String> {
         let fits = match self.kind.as_str() {
-            "string" => return self.text(value),
-            "array" => return self.list(value),
-            "object" => return self.map(value),
-            "integer" => value.is_i64() && self.in_range(value.as_i64()),
+            "string" => return self.coerce_text(value),
+            "array" => return self.coerce_list(value),
+            "object" => return self.coerce_map(value),
+            "integer" => value.is_i64() && self.is_in_range(value.as_i64()),
             "number" => value.is_number(),
             "boolean" => value.is_boolean(),
             _ => true,
         };
-        if fits { Ok(value.clone()) } else { Err(self.wanted()) }
+        if fits { Ok(value.clone()) } else { Err(self.describe_expected()) }
     }
 
     /// YAML reads `16` as a number where `"16"` was meant; both are good texts.
-    fn text(&self, value: &Json) -> Result<Json, String> {
+    fn coerce_text(&self, value: &Json) -> Result<Json, String> {
         let text = match value {
             Json::String(text) => text.clone(),
             Json::Number(number) => number.to_string(),
-            _ => return Err(self.wanted()),
+            _ => return Err(self.describe_expected()),
         };
         let chosen = self.choices.is_empty() || self.choices.contains(&text);
         let matches = self.pattern.as_ref().is_none_or(|pattern| pattern.0.is_match(&text));
-        if chosen && matches { Ok(json!(text)) } else { Err(self.wanted()) }
+        if chosen && matches { Ok(json!(text)) } else { Err(self.describe_expected()) }
     }
 
-    fn list(&self, value: &Json) -> Result<Json, String> {
-        let values = value.as_array().ok_or_else(|| self.wanted())?;
+    fn coerce_list(&self, value: &Json) -> Result<Json, String> {
+        let values = value.as_array().ok_or_else(|| self.describe_expected())?;
         let Some(items) = &self.items else { return Ok(value.clone()) };
         let accepted = values.iter().enumerate().map(|(index, value)| {
-            items.accepts(value).map_err(|wanted| format!("a list whose value {} is {wanted}", index + 1))
+            items.coerce(value).map_err(|wanted| format!("a list whose value {} is {wanted}", index + 1))
         });
         accepted.collect()
     }
 
-    fn map(&self, value: &Json) -> Result<Json, String> {
-        let values = value.as_object().ok_or_else(|| self.wanted())?;
+    fn coerce_map(&self, value: &Json) -> Result<Json, String> {
+        let values = value.as_object().ok_or_else(|| self.describe_expected())?;
         if self.properties.is_empty() {
             return Ok(value.clone());
         }
@@ -237,19 +240,19 @@ impl Input {
                 let known: Vec<&str> = self.properties.keys().map(String::as_str).collect();
                 return Err(format!("a map without the key `{key}` (known are {})", known.join(", ")));
             };
-            let value = property.accepts(value).map_err(|wanted| format!("a map whose `{key}` is {wanted}"))?;
+            let value = property.coerce(value).map_err(|wanted| format!("a map whose `{key}` is {wanted}"))?;
             Ok((key.clone(), value))
         });
         accepted.collect::<Result<JsonMap<_, _>, _>>().map(Json::Object)
     }
 
-    fn in_range(&self, value: Option<i64>) -> bool {
+    fn is_in_range(&self, value: Option<i64>) -> bool {
         value.is_some_and(|value| {
             self.minimum.is_none_or(|least| value >= least) && self.maximum.is_none_or(|most| value <= most)
         })
     }
 
-    fn wanted(&self) -> String {
+    fn describe_expected(&self) -> String {
         if !self.choices.is_empty() {
             return format!("one of {}", self.choices.join(", "));
         }
@@ -268,7 +271,7 @@ impl Input {
     }
 }
 
-fn plain(tree: &Tree, resolve: &dyn Fn(&Template) -> Option<String>, unresolved: &mut Option<Span>) -> Json {
+fn tree_to_json(tree: &Tree, resolve: &dyn Fn(&Template) -> Option<String>, unresolved: &mut Option<Span>) -> Json {
     match &tree.node {
         Data::Null => Json::Null,
         Data::Bool(on) => json!(on),
@@ -281,14 +284,17 @@ fn plain(tree: &Tree, resolve: &dyn Fn(&Template) -> Option<String>, unresolved:
                 Json::Null
             }
         },
-        Data::List(items) => items.iter().map(|item| plain(item, resolve, unresolved)).collect(),
+        Data::List(items) => items.iter().map(|item| tree_to_json(item, resolve, unresolved)).collect(),
         Data::Map(entries) => Json::Object(
-            entries.iter().map(|(name, entry)| (name.clone(), plain(&entry.value, resolve, unresolved))).collect(),
+            entries
+                .iter()
+                .map(|(name, entry)| (name.clone(), tree_to_json(&entry.value, resolve, unresolved)))
+                .collect(),
         ),
     }
 }
 
-fn describe(value: &Json) -> String {
+fn describe_value(value: &Json) -> String {
     match value {
         Json::Array(_) => "a list".into(),
         Json::Object(_) => "a map".into(),

@@ -6,16 +6,16 @@
 mod builtin;
 mod check;
 pub mod codes;
-mod find;
 mod inputs;
 mod lock;
 mod module;
 mod render;
+mod resolve;
 
-pub use builtin::list;
-pub use check::check;
-pub use find::{Found, find};
+pub use builtin::built_in_modules;
+pub use check::check_module;
 pub use inputs::Input;
 pub use lock::{Lock, LockEntry};
 pub use module::{Module, Output, Owner, Source};
-pub use render::{Body, Context, EnvText, RenderProblem, Target};
+pub use render::{EnvValue, RenderContext, RenderProblem, RenderTarget, RenderedModule};
+pub use resolve::{ResolvedModule, resolve_module};

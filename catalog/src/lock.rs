@@ -6,10 +6,10 @@ use manifest::{Diagnostic, Severity, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::codes;
-use crate::find::Found;
 use crate::module::Source;
+use crate::resolve::ResolvedModule;
 
-const SCHEMA: u32 = 1;
+const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Lock {
@@ -28,7 +28,7 @@ pub struct LockEntry {
 }
 
 #[derive(Serialize, Deserialize)]
-struct File {
+struct LockFile {
     schema: u32,
     #[serde(default)]
     module: Vec<LockEntry>,
@@ -43,10 +43,11 @@ impl Lock {
                 "it holds an unresolved merge conflict; delete it and run `pdev up`, which writes it anew".into()
             );
         }
-        let file: File = toml::from_str(text).map_err(|error| format!("it is no lock file: {}", error.message()))?;
-        if file.schema > SCHEMA {
+        let file: LockFile =
+            toml::from_str(text).map_err(|error| format!("it is no lock file: {}", error.message()))?;
+        if file.schema > SCHEMA_VERSION {
             return Err(format!(
-                "it was written by a newer pdev (format {}, this one knows {SCHEMA}); update pdev",
+                "it was written by a newer pdev (format {}, this one knows {SCHEMA_VERSION}); update pdev",
                 file.schema
             ));
         }
@@ -55,27 +56,27 @@ impl Lock {
 
     #[must_use]
     pub fn render(&self) -> String {
-        let file = File { schema: SCHEMA, module: self.modules.values().cloned().collect() };
+        let file = LockFile { schema: SCHEMA_VERSION, module: self.modules.values().cloned().collect() };
         let body = toml::to_string(&file).unwrap_or_default();
         format!("# Written by pdev: which modules, exactly. Commit it.\n{body}")
     }
 
     /// The lock for these modules.
     #[must_use]
-    pub fn of<'a>(found: impl IntoIterator<Item = &'a Found>) -> Self {
-        let entry = |one: &Found| LockEntry {
-            uses: one.written.clone(),
+    pub fn from_modules<'a>(found: impl IntoIterator<Item = &'a ResolvedModule>) -> Self {
+        let entry = |one: &ResolvedModule| LockEntry {
+            uses: one.uses.clone(),
             version: one.module.version.to_string(),
             source: one.module.source.to_string(),
             tree: one.module.tree_hash.clone(),
         };
-        Self { modules: found.into_iter().map(|one| (one.written.clone(), entry(one))).collect() }
+        Self { modules: found.into_iter().map(|one| (one.uses.clone(), entry(one))).collect() }
     }
 
     /// What is said of a module that is not as it was locked.
     #[must_use]
-    pub fn compare(&self, found: &Found, span: Span) -> Option<Diagnostic> {
-        let locked = self.modules.get(&found.written)?;
+    pub fn detect_change(&self, found: &ResolvedModule, span: Span) -> Option<Diagnostic> {
+        let locked = self.modules.get(&found.uses)?;
         if locked.tree == found.module.tree_hash {
             return None;
         }
@@ -87,7 +88,7 @@ impl Lock {
             ),
         };
         Some(
-            Diagnostic::new(codes::LOCK_MOVED, Severity::Warning, span, words)
+            Diagnostic::new(codes::CHANGED_SINCE_LOCKED, Severity::Warning, span, words)
                 .help("`pdev up` writes pdev.lock anew; look at the change before you commit it."),
         )
     }
@@ -99,8 +100,8 @@ mod tests {
 
     use super::*;
 
-    struct Nothing;
-    impl manifest::Files for Nothing {
+    struct NoFiles;
+    impl manifest::Files for NoFiles {
         fn read(&self, _: &str) -> Result<Vec<u8>, manifest::FileProblem> {
             Err(manifest::FileProblem::Missing)
         }
@@ -110,18 +111,18 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_survives_being_written() {
-        let found = crate::find(&Spanned::new("postgres@16".into(), Span::default()), &Nothing).unwrap();
-        let lock = Lock::of([&found]);
+    fn lock_round_trips_and_detects_changed_modules() {
+        let found = crate::resolve_module(&Spanned::new("postgres@16".into(), Span::default()), &NoFiles).unwrap();
+        let lock = Lock::from_modules([&found]);
         assert_eq!(Lock::parse(&lock.render()), Ok(lock.clone()));
-        assert_eq!(lock.compare(&found, Span::default()), None);
+        assert_eq!(lock.detect_change(&found, Span::default()), None);
         let mut moved = lock;
         moved.modules.get_mut("postgres@16").unwrap().tree = "0".into();
-        assert_eq!(moved.compare(&found, Span::default()).unwrap().code, codes::LOCK_MOVED);
+        assert_eq!(moved.detect_change(&found, Span::default()).unwrap().code, codes::CHANGED_SINCE_LOCKED);
     }
 
     #[test]
-    fn locks_that_cannot_be_used_say_why() {
+    fn unusable_locks_are_rejected_with_a_reason() {
         for (text, words) in [("schema = 9", "newer pdev"), ("<<<<<<< HEAD\n", "conflict"), ("{", "no lock file")] {
             assert!(Lock::parse(text).unwrap_err().contains(words), "{text}");
         }

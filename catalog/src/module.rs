@@ -63,7 +63,7 @@ pub struct Module {
     pub stop_signal: Option<String>,
     pub stop_grace: Option<std::time::Duration>,
     /// Values computed before rendering, in order.
-    pub(crate) lets: Vec<(String, String)>,
+    pub(crate) let_bindings: Vec<(String, String)>,
     pub(crate) docker: Option<Json>,
     pub(crate) process: Option<Json>,
     /// Why and what to use instead.
@@ -90,10 +90,10 @@ const KEYS: [&str; 13] = [
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn load(folder: &str, files: &dyn Files, source: Source) -> Result<Module, Vec<Diagnostic>> {
-    let read = Reading::of(folder, files, source)?;
+pub fn load_module(folder: &str, files: &dyn Files, source: Source) -> Result<Module, Vec<Diagnostic>> {
+    let read = ParsedModule::read(folder, files, source)?;
     match read.module {
-        Some(module) if read.found.iter().all(|one| one.severity != Severity::Error) => Ok(module),
+        Some(module) if read.diagnostics.iter().all(|one| one.severity != Severity::Error) => Ok(module),
         _ => {
             let mut sources = Sources::default();
             sources.add(read.path.clone(), read.text.as_str());
@@ -101,26 +101,26 @@ pub fn load(folder: &str, files: &dyn Files, source: Source) -> Result<Module, V
                 let line = sources.position(FileId(0), one.span.start as usize).line;
                 Diagnostic { message: format!("`{}`, line {line}: {}", read.path, one.message), ..one }
             };
-            Err(read.found.into_iter().map(place).collect())
+            Err(read.diagnostics.into_iter().map(place).collect())
         }
     }
 }
 
 /// What reading a module gave, however broken it is. Spans are those of its `module.yaml`.
-pub(crate) struct Reading {
+pub(crate) struct ParsedModule {
     path: String,
     text: String,
     pub(crate) root: Node,
     pub(crate) module: Option<Module>,
-    pub(crate) found: Vec<Diagnostic>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
-impl Reading {
-    pub(crate) fn of(folder: &str, files: &dyn Files, source: Source) -> Result<Self, Vec<Diagnostic>> {
+impl ParsedModule {
+    pub(crate) fn read(folder: &str, files: &dyn Files, source: Source) -> Result<Self, Vec<Diagnostic>> {
         let path = format!("{folder}/module.yaml");
-        let nowhere = || vec![bad(Span::default(), format!("there is no `{path}`"))];
+        let nowhere = || vec![module_error(Span::default(), format!("there is no `{path}`"))];
         let bytes = files.read(&path).map_err(|_| nowhere())?;
-        let (text, not_utf8) = syntax::decode(bytes, FileId(0));
+        let (text, not_utf8) = syntax::decode_utf8(bytes, FileId(0));
         let parsed = syntax::parse(&text, FileId(0));
         let mut found: Vec<Diagnostic> = not_utf8.into_iter().chain(parsed.diagnostics).collect();
         let root = parsed.root.unwrap_or_else(|| Node::null(Span::default()));
@@ -128,9 +128,9 @@ impl Reading {
         let docs_name = text_of(&root, "docs").unwrap_or_else(|| "docs.md".to_owned());
         let docs =
             files.read(&format!("{folder}/{docs_name}")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let tree_hash = hash(&[("module.yaml", &text), (&docs_name, docs.as_deref().unwrap_or_default())]);
-        let module = build(&root, source, docs.unwrap_or_default(), tree_hash, &mut found);
-        Ok(Self { path, text, root, module, found })
+        let tree_hash = hash_files(&[("module.yaml", &text), (&docs_name, docs.as_deref().unwrap_or_default())]);
+        let module = build_module(&root, source, docs.unwrap_or_default(), tree_hash, &mut found);
+        Ok(Self { path, text, root, module, diagnostics: found })
     }
 }
 
@@ -141,7 +141,7 @@ fn unknown_key(pair: &Pair) -> Option<Diagnostic> {
     }
     let near = nearest(key, KEYS);
     let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-    let found = bad(pair.key.span, format!("unknown key `{key}`{hint}"));
+    let found = module_error(pair.key.span, format!("unknown key `{key}`{hint}"));
     Some(match near {
         Some(near) => {
             let edit = Edit { span: pair.key.span, text: near.to_owned() };
@@ -151,64 +151,75 @@ fn unknown_key(pair: &Pair) -> Option<Diagnostic> {
     })
 }
 
-fn build(root: &Node, source: Source, docs: String, tree_hash: String, found: &mut Vec<Diagnostic>) -> Option<Module> {
+fn build_module(
+    root: &Node,
+    source: Source,
+    docs: String,
+    tree_hash: String,
+    found: &mut Vec<Diagnostic>,
+) -> Option<Module> {
     // What is missing is missing from the whole; its first key stands for it.
     let top = root.as_map().and_then(<[Pair]>::first).map_or(Span::default(), |pair| pair.key.span);
     let mut need = |key: &str| {
         let text = text_of(root, key);
         if text.is_none() {
-            found.push(bad(root.get(key).map_or(top, |pair| pair.key.span), format!("a module needs `{key}`")));
+            found
+                .push(module_error(root.get(key).map_or(top, |pair| pair.key.span), format!("a module needs `{key}`")));
         }
         text
     };
     let (name, version, summary) = (need("module"), need("version"), need("summary"));
-    if text_of_in(root, "owner", "team").is_none() {
+    if nested_text(root, "owner", "team").is_none() {
         let span = root.get("owner").map_or(top, |pair| pair.key.span);
-        found
-            .push(bad(span, "a module needs `owner: { team: ..., contact: ... }`: somebody answers for it".to_owned()));
+        found.push(module_error(
+            span,
+            "a module needs `owner: { team: ..., contact: ... }`: somebody answers for it".to_owned(),
+        ));
     }
     if docs.trim().is_empty() {
         let span = root.get("docs").map_or(top, |pair| pair.value.span);
-        found.push(bad(span, "the docs file is missing or empty".to_owned()));
+        found.push(module_error(span, "the docs file is missing or empty".to_owned()));
     }
     // Read before anything that is missing ends the reading: one run tells all.
-    let (inputs, ports) = (inputs::declared(root.get("inputs").map(|pair| &pair.value), found), ports(root, found));
+    let (inputs, ports) =
+        (inputs::parse_inputs(root.get("inputs").map(|pair| &pair.value), found), parse_ports(root, found));
     let version = match semver::Version::parse(version.as_deref()?) {
         Ok(version) => version,
         Err(error) => {
             let span = root.get("version").map_or(top, |pair| pair.value.span);
-            found.push(bad(span, format!("`version` is no SemVer version: {error}")));
+            found.push(module_error(span, format!("`version` is no SemVer version: {error}")));
             return None;
         }
     };
     let renders = root.get("renders").map(|pair| &pair.value);
-    let rendering = |runtime: &str| renders.and_then(|node| node.get(runtime)).map(|pair| json(&pair.value));
+    let rendering = |runtime: &str| renders.and_then(|node| node.get(runtime)).map(|pair| to_json(&pair.value));
     if renders.is_none() {
-        found.push(bad(top, "a module that renders nothing: it needs `renders`".to_owned()));
+        found.push(module_error(top, "a module that renders nothing: it needs `renders`".to_owned()));
     }
     Some(Module {
         name: name?,
         versions: list_of(root, "versions"),
         version,
         owner: Owner {
-            team: text_of_in(root, "owner", "team").unwrap_or_default(),
-            contact: text_of_in(root, "owner", "contact").unwrap_or_default(),
-            support: text_of_in(root, "owner", "support").unwrap_or_default(),
+            team: nested_text(root, "owner", "team").unwrap_or_default(),
+            contact: nested_text(root, "owner", "contact").unwrap_or_default(),
+            support: nested_text(root, "owner", "support").unwrap_or_default(),
         },
         summary: summary?,
         docs,
         source,
         tree_hash,
         inputs,
-        outputs: outputs(root),
+        outputs: parse_outputs(root),
         ports,
-        stop_signal: text_of_in(root, "stop", "signal"),
-        stop_grace: text_of_in(root, "stop", "grace").and_then(|text| manifest::units::duration(&text).ok()),
-        lets: lets(root),
+        stop_signal: nested_text(root, "stop", "signal"),
+        stop_grace: nested_text(root, "stop", "grace")
+            .and_then(|text| manifest::quantities::parse_duration(&text).ok()),
+        let_bindings: parse_let_bindings(root),
         docker: rendering("docker"),
         process: rendering("process"),
-        deprecated: text_of_in(root, "deprecated", "reason").map(|reason| {
-            match text_of_in(root, "deprecated", "use") {
+        deprecated: nested_text(root, "deprecated", "reason").map(|reason| {
+            match nested_text(root, "deprecated", "use") {
                 Some(instead) => format!("{reason}; use `{instead}`"),
                 None => reason,
             }
@@ -216,7 +227,7 @@ fn build(root: &Node, source: Source, docs: String, tree_hash: String, found: &m
     })
 }
 
-pub(crate) fn bad(span: Span, words: String) -> Diagnostic {
+pub(crate) fn module_error(span: Span, words: String) -> Diagnostic {
     Diagnostic::new(codes::BAD_MODULE, Severity::Error, span, words).help("The format is described in docs/modules.md.")
 }
 
@@ -224,7 +235,7 @@ fn text_of(node: &Node, key: &str) -> Option<String> {
     node.get(key)?.value.as_scalar().filter(|scalar| !scalar.is_null()).map(|scalar| scalar.text.clone())
 }
 
-fn text_of_in(node: &Node, outer: &str, key: &str) -> Option<String> {
+fn nested_text(node: &Node, outer: &str, key: &str) -> Option<String> {
     text_of(&node.get(outer)?.value, key)
 }
 
@@ -237,7 +248,7 @@ fn list_of(node: &Node, key: &str) -> Vec<String> {
     }
 }
 
-fn outputs(root: &Node) -> BTreeMap<String, Output> {
+fn parse_outputs(root: &Node) -> BTreeMap<String, Output> {
     let pairs = root.get("outputs").and_then(|pair| pair.value.as_map()).unwrap_or_default();
     pairs
         .iter()
@@ -252,7 +263,7 @@ fn outputs(root: &Node) -> BTreeMap<String, Output> {
         .collect()
 }
 
-fn ports(root: &Node, found: &mut Vec<Diagnostic>) -> BTreeMap<String, u16> {
+fn parse_ports(root: &Node, found: &mut Vec<Diagnostic>) -> BTreeMap<String, u16> {
     let pairs = root.get("ports").and_then(|pair| pair.value.as_map()).unwrap_or_default();
     let mut ports = BTreeMap::new();
     for pair in pairs {
@@ -260,24 +271,24 @@ fn ports(root: &Node, found: &mut Vec<Diagnostic>) -> BTreeMap<String, u16> {
             Some(port) => drop(ports.insert(pair.key.value.clone(), port)),
             None => {
                 let words = format!("a port must be a number from 1 to 65535, found {}", pair.value.describe());
-                found.push(bad(pair.value.span, words));
+                found.push(module_error(pair.value.span, words));
             }
         }
     }
     ports
 }
 
-fn lets(root: &Node) -> Vec<(String, String)> {
+fn parse_let_bindings(root: &Node) -> Vec<(String, String)> {
     let pairs = root.get("let").and_then(|pair| pair.value.as_map()).unwrap_or_default();
     pairs.iter().filter_map(|pair| Some((pair.key.value.clone(), pair.value.as_scalar()?.text.clone()))).collect()
 }
 
 /// A node as plain data.
-pub(crate) fn json(node: &Node) -> Json {
+pub(crate) fn to_json(node: &Node) -> Json {
     match &node.kind {
-        Kind::List(items) => items.iter().map(json).collect(),
+        Kind::List(items) => items.iter().map(to_json).collect(),
         Kind::Map(pairs) => {
-            Json::Object(pairs.iter().map(|pair| (pair.key.value.clone(), json(&pair.value))).collect())
+            Json::Object(pairs.iter().map(|pair| (pair.key.value.clone(), to_json(&pair.value))).collect())
         }
         Kind::Scalar(scalar) => match scalar.value {
             Value::Null => Json::Null,
@@ -290,7 +301,7 @@ pub(crate) fn json(node: &Node) -> Json {
 }
 
 /// Line ends do not count: a checkout on another system is the same module.
-fn hash(files: &[(&str, &str)]) -> String {
+fn hash_files(files: &[(&str, &str)]) -> String {
     let mut sorted = files.to_vec();
     sorted.sort_unstable();
     let mut digest = Sha256::new();

@@ -10,14 +10,14 @@ use crate::module::{Module, Output};
 
 /// What is rendered for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Target {
+pub enum RenderTarget {
     Docker,
     Process,
 }
 
 /// What a rendering may depend on. Ports are text: the planner renders twice, once with tokens in their place.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Context {
+pub struct RenderContext {
     /// The resource's name in the manifest.
     pub resource: String,
     pub app: String,
@@ -29,18 +29,18 @@ pub struct Context {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EnvText {
+pub struct EnvValue {
     pub value: String,
     pub sensitive: bool,
 }
 
 /// A module rendered for one target; fields of the other stay empty.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Body {
+pub struct RenderedModule {
     pub image: Option<String>,
     pub entrypoint: Vec<String>,
     pub command: Vec<String>,
-    pub env: BTreeMap<String, EnvText>,
+    pub env: BTreeMap<String, EnvValue>,
     /// Short name to the path in the container.
     pub volumes: Vec<(String, String)>,
     pub host_config: BTreeMap<String, Json>,
@@ -48,7 +48,7 @@ pub struct Body {
     pub init: Vec<Vec<String>>,
     pub after_ready: Vec<Vec<String>>,
     pub files: BTreeMap<String, String>,
-    pub search: Vec<String>,
+    pub search_paths: Vec<String>,
     pub install_hint: Option<String>,
 }
 
@@ -56,35 +56,35 @@ pub struct Body {
 pub struct RenderProblem {
     /// `renders.docker.command`.
     pub field: String,
-    pub words: String,
+    pub message: String,
 }
 
 impl Module {
     #[must_use]
-    pub fn renders(&self, target: Target) -> bool {
-        self.body_of(target).is_some()
+    pub fn can_render(&self, target: RenderTarget) -> bool {
+        self.rendering_template(target).is_some()
     }
 
-    fn body_of(&self, target: Target) -> Option<&Json> {
+    fn rendering_template(&self, target: RenderTarget) -> Option<&Json> {
         match target {
-            Target::Docker => self.docker.as_ref(),
-            Target::Process => self.process.as_ref(),
+            RenderTarget::Docker => self.docker.as_ref(),
+            RenderTarget::Process => self.process.as_ref(),
         }
     }
 
     /// # Errors
     /// A template that fails: a mistake in the module, with its field.
-    pub fn render(&self, target: Target, context: &Context) -> Result<Body, RenderProblem> {
+    pub fn render(&self, target: RenderTarget, context: &RenderContext) -> Result<RenderedModule, RenderProblem> {
         let engine = Engine::new(self, context)?;
-        let word = if target == Target::Docker { "docker" } else { "process" };
-        let Some(body) = self.body_of(target) else {
+        let word = if target == RenderTarget::Docker { "docker" } else { "process" };
+        let Some(body) = self.rendering_template(target) else {
             return Err(RenderProblem {
                 field: format!("renders.{word}"),
-                words: format!("the module `{}` has no rendering for it", self.name),
+                message: format!("the module `{}` has no rendering for it", self.name),
             });
         };
-        let value = engine.value(body, &format!("renders.{word}"))?;
-        Ok(typed(&value))
+        let value = engine.render_value(body, &format!("renders.{word}"))?;
+        Ok(to_rendered_module(&value))
     }
 
     /// Outputs for a consumer that reaches the resource at this host and these ports: name -> (value, sensitive).
@@ -93,7 +93,7 @@ impl Module {
     /// The first output whose template fails.
     pub fn outputs_at(
         &self,
-        context: &Context,
+        context: &RenderContext,
         host: &str,
         ports: &BTreeMap<String, String>,
     ) -> Result<BTreeMap<String, (String, bool)>, RenderProblem> {
@@ -103,7 +103,7 @@ impl Module {
         engine.scope.insert("port".to_owned(), Json::String(main));
         engine.scope.insert("ports".to_owned(), serde_json::to_value(ports).unwrap_or_default());
         let output = |(name, output): (&String, &Output)| {
-            let value = engine.text(&output.value, &format!("outputs.{name}"))?;
+            let value = engine.render_text(&output.value, &format!("outputs.{name}"))?;
             Ok((name.clone(), (value, output.sensitive)))
         };
         self.outputs.iter().map(output).collect()
@@ -116,7 +116,7 @@ struct Engine {
 }
 
 impl Engine {
-    fn new(module: &Module, context: &Context) -> Result<Self, RenderProblem> {
+    fn new(module: &Module, context: &RenderContext) -> Result<Self, RenderProblem> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         // A template of a stranger's module must end.
@@ -139,26 +139,26 @@ impl Engine {
         for (name, input) in &module.inputs {
             let value = match context.inputs.get(name) {
                 Some(value) => value.clone(),
-                None => engine.value(&input.default, &format!("inputs.{name}.default"))?,
+                None => engine.render_value(&input.default, &format!("inputs.{name}.default"))?,
             };
             inputs.insert(name.clone(), value);
         }
         engine.scope.insert("inputs".into(), Json::Object(inputs));
-        for (name, template) in &module.lets {
-            let value = engine.value(&Json::String(template.clone()), &format!("let.{name}"))?;
+        for (name, template) in &module.let_bindings {
+            let value = engine.render_value(&Json::String(template.clone()), &format!("let.{name}"))?;
             engine.scope.insert(name.clone(), value);
         }
         Ok(engine)
     }
 
-    fn value(&self, template: &Json, field: &str) -> Result<Json, RenderProblem> {
+    fn render_value(&self, template: &Json, field: &str) -> Result<Json, RenderProblem> {
         match template {
-            Json::String(text) => self.leaf(text, field),
-            Json::Array(items) => items.iter().map(|item| self.value(item, field)).collect(),
+            Json::String(text) => self.render_scalar(text, field),
+            Json::Array(items) => items.iter().map(|item| self.render_value(item, field)).collect(),
             Json::Object(members) => {
                 let mut rendered = JsonMap::new();
                 for (name, member) in members {
-                    let value = self.value(member, &format!("{field}.{name}"))?;
+                    let value = self.render_value(member, &format!("{field}.{name}"))?;
                     // `null` drops the key.
                     if !value.is_null() {
                         rendered.insert(name.clone(), value);
@@ -171,27 +171,28 @@ impl Engine {
     }
 
     /// One expression alone keeps its type; anything else is text.
-    fn leaf(&self, text: &str, field: &str) -> Result<Json, RenderProblem> {
+    fn render_scalar(&self, text: &str, field: &str) -> Result<Json, RenderProblem> {
         let inner = text
             .trim()
             .strip_prefix("{{")
             .and_then(|rest| rest.strip_suffix("}}"))
             .filter(|inner| !inner.contains("}}"));
-        let Some(expression) = inner else { return self.text(text, field).map(Json::String) };
-        let problem = |error: &minijinja::Error| RenderProblem { field: field.to_owned(), words: error.to_string() };
+        let Some(expression) = inner else { return self.render_text(text, field).map(Json::String) };
+        let problem = |error: &minijinja::Error| RenderProblem { field: field.to_owned(), message: error.to_string() };
         let compiled = self.environment.compile_expression(expression.trim()).map_err(|error| problem(&error))?;
-        let value = compiled.eval(self.values()).map_err(|error| problem(&error))?;
-        serde_json::to_value(value).map_err(|error| RenderProblem { field: field.to_owned(), words: error.to_string() })
+        let value = compiled.eval(self.template_variables()).map_err(|error| problem(&error))?;
+        serde_json::to_value(value)
+            .map_err(|error| RenderProblem { field: field.to_owned(), message: error.to_string() })
     }
 
-    fn values(&self) -> Value {
-        Value::from_pairs(self.scope.iter().map(|(name, value)| (name.clone(), engine_value(value))))
+    fn template_variables(&self) -> Value {
+        Value::from_pairs(self.scope.iter().map(|(name, value)| (name.clone(), to_engine_value(value))))
     }
 
-    fn text(&self, text: &str, field: &str) -> Result<String, RenderProblem> {
+    fn render_text(&self, text: &str, field: &str) -> Result<String, RenderProblem> {
         self.environment
-            .render_str(text, self.values())
-            .map_err(|error| RenderProblem { field: field.to_owned(), words: error.to_string() })
+            .render_str(text, self.template_variables())
+            .map_err(|error| RenderProblem { field: field.to_owned(), message: error.to_string() })
     }
 }
 
@@ -201,7 +202,7 @@ fn quote(text: &str) -> String {
 }
 
 fn bytes(text: &str) -> Result<u64, minijinja::Error> {
-    manifest::units::bytes(text).map_err(|words| minijinja::Error::new(ErrorKind::InvalidOperation, words))
+    manifest::quantities::parse_bytes(text).map_err(|words| minijinja::Error::new(ErrorKind::InvalidOperation, words))
 }
 
 /// A quoted identifier of SQL, whatever is inside.
@@ -227,7 +228,7 @@ fn urlencode(text: &str) -> String {
     encoded
 }
 
-fn engine_value(value: &Json) -> Value {
+fn to_engine_value(value: &Json) -> Value {
     match value {
         Json::Null => Value::from(()),
         Json::Bool(on) => Value::from(*on),
@@ -237,9 +238,9 @@ fn engine_value(value: &Json) -> Value {
             (None, None) => Value::from(number.to_string()),
         },
         Json::String(text) => Value::from(text.clone()),
-        Json::Array(items) => Value::from(items.iter().map(engine_value).collect::<Vec<_>>()),
+        Json::Array(items) => Value::from(items.iter().map(to_engine_value).collect::<Vec<_>>()),
         Json::Object(members) => {
-            Value::from_pairs(members.iter().map(|(name, value)| (name.clone(), engine_value(value))))
+            Value::from_pairs(members.iter().map(|(name, value)| (name.clone(), to_engine_value(value))))
         }
     }
 }
@@ -263,7 +264,7 @@ fn flags(settings: &Value, style: &str) -> Result<Vec<String>, minijinja::Error>
     Ok(flags.collect())
 }
 
-fn typed(value: &Json) -> Body {
+fn to_rendered_module(value: &Json) -> RenderedModule {
     let words = |key: &str| strings(value.get(key));
     let text = |key: &str| value.get(key).and_then(Json::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
     let lists = |key: &str| {
@@ -274,39 +275,39 @@ fn typed(value: &Json) -> Body {
             .unwrap_or_default()
     };
     let pairs = |key: &str| value.get(key).and_then(Json::as_object).into_iter().flatten();
-    Body {
+    RenderedModule {
         image: text("image"),
         entrypoint: words("entrypoint"),
         command: words("command"),
-        env: pairs("env").map(|(name, value)| (name.clone(), env_text(value))).collect(),
-        volumes: pairs("volumes").map(|(name, path)| (name.clone(), scalar(path))).collect(),
+        env: pairs("env").map(|(name, value)| (name.clone(), to_env_value(value))).collect(),
+        volumes: pairs("volumes").map(|(name, path)| (name.clone(), scalar_text(path))).collect(),
         host_config: pairs("host_config").map(|(name, value)| (name.clone(), value.clone())).collect(),
         user: text("user"),
         init: lists("init"),
         after_ready: lists("after_ready"),
-        files: pairs("files").map(|(name, value)| (name.clone(), scalar(value))).collect(),
-        search: words("search"),
+        files: pairs("files").map(|(name, value)| (name.clone(), scalar_text(value))).collect(),
+        search_paths: words("search"),
         install_hint: text("install"),
     }
 }
 
 fn strings(value: Option<&Json>) -> Vec<String> {
-    value.and_then(Json::as_array).map(|all| all.iter().map(scalar).collect()).unwrap_or_default()
+    value.and_then(Json::as_array).map(|all| all.iter().map(scalar_text).collect()).unwrap_or_default()
 }
 
-fn scalar(value: &Json) -> String {
+fn scalar_text(value: &Json) -> String {
     match value {
         Json::String(text) => text.clone(),
         other => other.to_string(),
     }
 }
 
-fn env_text(value: &Json) -> EnvText {
+fn to_env_value(value: &Json) -> EnvValue {
     match value.as_object() {
-        Some(members) => EnvText {
-            value: members.get("value").map(scalar).unwrap_or_default(),
+        Some(members) => EnvValue {
+            value: members.get("value").map(scalar_text).unwrap_or_default(),
             sensitive: members.get("sensitive").and_then(Json::as_bool).unwrap_or_default(),
         },
-        None => EnvText { value: scalar(value), sensitive: false },
+        None => EnvValue { value: scalar_text(value), sensitive: false },
     }
 }

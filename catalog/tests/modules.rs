@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use catalog::{Context, Target, find};
+use catalog::{RenderContext, RenderTarget, resolve_module};
 use manifest::{FileProblem, Files, Span, Spanned};
 
-struct Memory(BTreeMap<String, String>);
+struct MemoryFiles(BTreeMap<String, String>);
 
-impl Files for Memory {
+impl Files for MemoryFiles {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         self.0.get(path).map(|text| text.as_bytes().to_vec()).ok_or(FileProblem::Missing)
     }
@@ -18,12 +18,12 @@ impl Files for Memory {
     }
 }
 
-fn found_module(uses: &str) -> catalog::Found {
-    find(&Spanned::new(uses.to_owned(), Span::default()), &Memory(BTreeMap::new())).unwrap()
+fn resolve_built_in(uses: &str) -> catalog::ResolvedModule {
+    resolve_module(&Spanned::new(uses.to_owned(), Span::default()), &MemoryFiles(BTreeMap::new())).unwrap()
 }
 
-fn context(constraint: &str, port: &str, inputs: &str) -> Context {
-    Context {
+fn render_context(constraint: &str, port: &str, inputs: &str) -> RenderContext {
+    RenderContext {
         resource: "db".into(),
         app: "shop".into(),
         ports: BTreeMap::from([("main".to_owned(), port.to_owned())]),
@@ -34,13 +34,17 @@ fn context(constraint: &str, port: &str, inputs: &str) -> Context {
 }
 
 #[test]
-fn postgres_on_docker() {
-    let found = found_module("postgres@16");
+fn postgres_renders_for_docker() {
+    let found = resolve_built_in("postgres@16");
     let body = found
         .module
         .render(
-            Target::Docker,
-            &context(&found.constraint, "5432", r#"{"extensions": ["pgcrypto"], "settings": {"work_mem": "8MB"}}"#),
+            RenderTarget::Docker,
+            &render_context(
+                &found.constraint,
+                "5432",
+                r#"{"extensions": ["pgcrypto"], "settings": {"work_mem": "8MB"}}"#,
+            ),
         )
         .unwrap();
     assert_eq!(body.image.as_deref(), Some("postgres:16"));
@@ -53,9 +57,10 @@ fn postgres_on_docker() {
 }
 
 #[test]
-fn postgres_as_a_process() {
-    let found = found_module("postgres");
-    let body = found.module.render(Target::Process, &context(&found.constraint, "{port:db.main}", "{}")).unwrap();
+fn postgres_renders_as_a_process() {
+    let found = resolve_built_in("postgres");
+    let body =
+        found.module.render(RenderTarget::Process, &render_context(&found.constraint, "{port:db.main}", "{}")).unwrap();
     assert!(
         body.command.windows(2).any(|pair| pair == ["-p", "{port:db.main}"]),
         "tokens pass through: {:?}",
@@ -68,31 +73,35 @@ fn postgres_as_a_process() {
 }
 
 #[test]
-fn outputs_are_for_the_consumer_that_asks() {
-    let found = found_module("postgres@15");
+fn outputs_use_the_consumers_host_and_port() {
+    let found = resolve_built_in("postgres@15");
     let ports = BTreeMap::from([("main".to_owned(), "20001".to_owned())]);
-    let outputs = found.module.outputs_at(&context("15", "5432", "{}"), "127.0.0.1", &ports).unwrap();
+    let outputs = found.module.outputs_at(&render_context("15", "5432", "{}"), "127.0.0.1", &ports).unwrap();
     assert_eq!(outputs["url"], ("postgresql://app:s3%2Fcr%3At@127.0.0.1:20001/app".to_owned(), true));
     assert_eq!(outputs["port"], ("20001".to_owned(), false));
 }
 
 #[test]
-fn redis_renders_for_both() {
-    let found = found_module("redis@7");
-    for target in [Target::Docker, Target::Process] {
-        let body = found.module.render(target, &context("7", "6379", r#"{"maxmemory": "64mb"}"#)).unwrap();
+fn redis_renders_for_docker_and_process() {
+    let found = resolve_built_in("redis@7");
+    for target in [RenderTarget::Docker, RenderTarget::Process] {
+        let body = found.module.render(target, &render_context("7", "6379", r#"{"maxmemory": "64mb"}"#)).unwrap();
         assert!(body.command.windows(2).any(|pair| pair == ["--maxmemory", "64mb"]), "{:?}", body.command);
     }
     let outputs = found
         .module
-        .outputs_at(&context("7", "6379", "{}"), "cache", &BTreeMap::from([("main".to_owned(), "6379".to_owned())]))
+        .outputs_at(
+            &render_context("7", "6379", "{}"),
+            "cache",
+            &BTreeMap::from([("main".to_owned(), "6379".to_owned())]),
+        )
         .unwrap();
     assert_eq!(outputs["url"].0, "redis://cache:6379");
 }
 
-fn refused(uses: &str, files: &[(&str, &str)]) -> Vec<String> {
-    let files = Memory(files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect());
-    find(&Spanned::new(uses.to_owned(), Span::default()), &files)
+fn resolve_errors(uses: &str, files: &[(&str, &str)]) -> Vec<String> {
+    let files = MemoryFiles(files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect());
+    resolve_module(&Spanned::new(uses.to_owned(), Span::default()), &files)
         .unwrap_err()
         .into_iter()
         .map(|one| format!("{} {}", one.code.0, one.message))
@@ -100,13 +109,19 @@ fn refused(uses: &str, files: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn what_cannot_be_used_is_said() {
-    assert_eq!(refused("postgress@16", &[]), ["PD0201 there is no module `postgress`; did you mean `postgres`?"]);
-    assert_eq!(refused("postgres@9", &[]), ["PD0205 the module `postgres` has no version `9`; it has 15, 16, 17"]);
-    assert!(refused("oci://example.org/x", &[])[0].starts_with("PD0206"));
-    assert_eq!(refused("./modules/none", &[]), ["PD0202 there is no `modules/none/module.yaml`"]);
+fn unusable_modules_are_rejected_with_a_reason() {
+    assert_eq!(
+        resolve_errors("postgress@16", &[]),
+        ["PD0201 there is no module `postgress`; did you mean `postgres`?"]
+    );
+    assert_eq!(
+        resolve_errors("postgres@9", &[]),
+        ["PD0205 the module `postgres` has no version `9`; it has 15, 16, 17"]
+    );
+    assert!(resolve_errors("oci://example.org/x", &[])[0].starts_with("PD0206"));
+    assert_eq!(resolve_errors("./modules/none", &[]), ["PD0202 there is no `modules/none/module.yaml`"]);
     let text = "module: nats\nversion: one\nowner: { team: t }\nsummary: s\nrenders: {}\nextra: 1\n";
-    let said = refused("./m", &[("m/module.yaml", text), ("m/docs.md", "docs")]);
+    let said = resolve_errors("./m", &[("m/module.yaml", text), ("m/docs.md", "docs")]);
     assert!(said.iter().any(|one| one.contains("line 6: unknown key `extra`")), "{said:?}");
     assert!(said.iter().any(|one| one.contains("no SemVer")), "{said:?}");
 }
@@ -114,17 +129,17 @@ fn what_cannot_be_used_is_said() {
 #[test]
 fn inputs_are_checked_with_spans() {
     let text = "pdev: 1\napp: x\nresources:\n  db: { uses: postgres@16, with: { max_conections: 5, max_connections: 0, durable: perhaps, version: 17 } }\n";
-    let files = Memory(BTreeMap::from([("pdev.yaml".to_owned(), text.to_owned())]));
+    let files = MemoryFiles(BTreeMap::from([("pdev.yaml".to_owned(), text.to_owned())]));
     let selected = manifest::read("pdev.yaml", &files).select(None, &[]);
     let resource = &selected.manifest.resources["db"].value;
-    let (given, found) = found_module("postgres@16").module.inputs_from(&resource.with, "resources.db", &|_| None);
+    let (given, found) = resolve_built_in("postgres@16").module.inputs_from(&resource.with, "resources.db", &|_| None);
     assert_eq!(given["version"], "17");
     let said: Vec<(&str, &str)> = found.iter().map(|one| (one.code.0, selected.sources.slice(one.span))).collect();
     assert_eq!(said, [("PD0203", "max_conections"), ("PD0204", "0"), ("PD0204", "perhaps")]);
     assert_eq!(found[0].fixes[0].edits[0].text, "max_connections");
 }
 
-const TYPED: &str = "module: m\nversion: 1.0.0\nowner: { team: t }\nsummary: s\ndocs: docs.md\ninputs:\n  \
+const TYPED_MODULE: &str = "module: m\nversion: 1.0.0\nowner: { team: t }\nsummary: s\ndocs: docs.md\ninputs:\n  \
     bucket: { type: string, default: a, description: d, pattern: \"^[a-z-]+$\" }\n  \
     hosts: { type: array, default: [], description: d, items: { type: string, enum: [a, b] } }\n  \
     limits: { type: object, default: {}, description: d, properties: { depth: { type: integer, minimum: 1, maximum: 9 } } }\n\
@@ -143,63 +158,63 @@ fn patterns_items_and_properties_are_checked() {
     ];
     for (with, wrong) in cases {
         let text = format!("pdev: 1\napp: x\nresources:\n  r: {{ uses: ./m, with: {{ {with} }} }}\n");
-        let files = Memory(BTreeMap::from([
+        let files = MemoryFiles(BTreeMap::from([
             ("pdev.yaml".to_owned(), text),
-            ("m/module.yaml".to_owned(), TYPED.to_owned()),
+            ("m/module.yaml".to_owned(), TYPED_MODULE.to_owned()),
             ("m/docs.md".to_owned(), "docs".to_owned()),
         ]));
         let selected = manifest::read("pdev.yaml", &files).select(None, &[]);
         let resource = &selected.manifest.resources["r"].value;
-        let module = find(&Spanned::new("./m".to_owned(), Span::default()), &files).unwrap().module;
+        let module = resolve_module(&Spanned::new("./m".to_owned(), Span::default()), &files).unwrap().module;
         let (_, found) = module.inputs_from(&resource.with, "resources.r", &|_| None);
         match wrong {
             None => assert!(found.is_empty(), "{with}: {found:?}"),
             Some(words) => assert!(found[0].message.contains(words), "{with}: {found:?}"),
         }
     }
-    let misspelt = TYPED.replace("pattern:", "patern:");
-    let said = refused("./m", &[("m/module.yaml", &misspelt), ("m/docs.md", "docs")]);
+    let misspelt = TYPED_MODULE.replace("pattern:", "patern:");
+    let said = resolve_errors("./m", &[("m/module.yaml", &misspelt), ("m/docs.md", "docs")]);
     assert!(said[0].contains("unknown key `patern`; did you mean `pattern`?"), "{said:?}");
-    let broken = TYPED.replace("^[a-z-]+$", "[a-z");
-    let said = refused("./m", &[("m/module.yaml", &broken), ("m/docs.md", "docs")]);
+    let broken = TYPED_MODULE.replace("^[a-z-]+$", "[a-z");
+    let said = resolve_errors("./m", &[("m/module.yaml", &broken), ("m/docs.md", "docs")]);
     assert!(said[0].contains("is no regular expression"), "{said:?}");
 }
 
 #[test]
-fn an_output_that_fails_is_named() {
-    let text = TYPED.replace("renders:", "outputs:\n  url: { value: \"{{ hots }}\", description: d }\nrenders:");
+fn failing_output_is_named_in_the_problem() {
+    let text = TYPED_MODULE.replace("renders:", "outputs:\n  url: { value: \"{{ hots }}\", description: d }\nrenders:");
     let files =
-        Memory(BTreeMap::from([("m/module.yaml".to_owned(), text), ("m/docs.md".to_owned(), "docs".to_owned())]));
-    let module = find(&Spanned::new("./m".to_owned(), Span::default()), &files).unwrap().module;
-    let problem = module.outputs_at(&context("1", "1", "{}"), "127.0.0.1", &BTreeMap::new()).unwrap_err();
+        MemoryFiles(BTreeMap::from([("m/module.yaml".to_owned(), text), ("m/docs.md".to_owned(), "docs".to_owned())]));
+    let module = resolve_module(&Spanned::new("./m".to_owned(), Span::default()), &files).unwrap().module;
+    let problem = module.outputs_at(&render_context("1", "1", "{}"), "127.0.0.1", &BTreeMap::new()).unwrap_err();
     assert_eq!(problem.field, "outputs.url");
 }
 
 /// `ps` and `docker inspect` show commands to everybody.
 #[test]
-fn the_password_of_redis_is_on_no_command_line() {
-    let found = found_module("redis@7");
-    let context = context("7", "6379", r#"{"password": "a\"b\\c"}"#);
+fn redis_password_is_not_on_the_command_line() {
+    let found = resolve_built_in("redis@7");
+    let context = render_context("7", "6379", r#"{"password": "a\"b\\c"}"#);
     let line = "requirepass \"a\\\"b\\\\c\"";
-    let docker = found.module.render(Target::Docker, &context).unwrap();
+    let docker = found.module.render(RenderTarget::Docker, &context).unwrap();
     let auth = &docker.env["PDEV_REDIS_AUTH"];
     assert_eq!((auth.value.as_str(), auth.sensitive), (line, true));
     assert_eq!(docker.command[..2], ["redis-server", "/tmp/auth.conf"]);
     assert_eq!(docker.entrypoint[0], "sh");
-    let process = found.module.render(Target::Process, &context).unwrap();
+    let process = found.module.render(RenderTarget::Process, &context).unwrap();
     assert_eq!(process.files["auth.conf"], line);
     let said = format!("{:?} {:?} {:?}", docker.command, docker.entrypoint, process.command);
     assert!(!said.contains("requirepass"), "{said}");
 }
 
 #[test]
-fn a_module_file_is_checked_with_exact_places() {
+fn module_file_errors_have_exact_spans() {
     let good = "module: m\nversion: 1.0.0\nowner: { team: t }\nsummary: s\nports: { main: 80 }\n\
         inputs:\n  size: { type: integer, description: d }\nrenders:\n  docker: { image: \"x:{{ inputs.size }}\" }\n";
     let check = |text: &str, docs: &str| {
         let files = [("./module.yaml", text), ("./docs.md", docs)];
-        let files = Memory(files.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect());
-        let found = catalog::check(".", &files);
+        let files = MemoryFiles(files.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect());
+        let found = catalog::check_module(".", &files);
         found.into_iter().map(|one| (text[one.span.range()].to_owned(), one.message)).collect::<Vec<_>>()
     };
     assert_eq!(check(good, "docs"), []);

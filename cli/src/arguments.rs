@@ -121,5 +121,5 @@ pub(crate) enum Command {
 
 /// The whole command line, with its help in groups.
 pub(crate) fn command() -> clap::Command {
-    help::grouped(Arguments::command())
+    help::with_command_groups(Arguments::command())
 }

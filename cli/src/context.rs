@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use client::{Client, Launch, Place};
+use client::{Client, Launch, SocketLocation};
 
 use crate::exit::{Failure, Outcome, UNREACHABLE};
 use crate::render::terminal::Terminal;
@@ -36,7 +36,7 @@ impl Context {
 
     /// The agent, started if it does not run: previews outlive it, so that a question about them must find it.
     pub(crate) async fn connect() -> Result<Client, Failure> {
-        let (place, launch) = (Place::from_environment(), Launch::this_program()?);
+        let (place, launch) = (SocketLocation::from_environment(), Launch::this_program()?);
         let client = Client::connect_or_start(&place, &launch).await?;
         if client.info().accepting {
             return Ok(client);

@@ -7,7 +7,7 @@ pub(crate) const OK: u8 = 0;
 /// What was asked for did not work.
 pub(crate) const FAILED: u8 = 1;
 /// A wrong manifest or a wrong command line; nothing was touched.
-pub(crate) const WRONG: u8 = 2;
+pub(crate) const INVALID_INPUT: u8 = 2;
 /// The agent could not be reached.
 pub(crate) const UNREACHABLE: u8 = 3;
 /// No such preview, unit, code or field.
@@ -22,18 +22,18 @@ pub(crate) type Outcome = Result<u8, Failure>;
 
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) exit: u8,
+    pub(crate) exit_code: u8,
     /// `--json` prints it as it is; people get its words.
     pub(crate) problem: Box<Problem>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: u8, code: &str, message: impl Into<String>) -> Self {
-        Self { exit, problem: Box::new(Problem::new(code, 0, message)) }
+        Self { exit_code: exit, problem: Box::new(Problem::new(code, 0, message)) }
     }
 
-    pub(crate) fn wrong(message: impl Into<String>) -> Self {
-        Self::new(WRONG, "usage", message)
+    pub(crate) fn invalid_input(message: impl Into<String>) -> Self {
+        Self::new(INVALID_INPUT, "usage", message)
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {
@@ -55,27 +55,27 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let hint = error.hint();
         if let ClientError::Problem(problem) = error {
-            return Self { exit: exit_of(&problem), problem };
+            return Self { exit_code: exit_code_of(&problem), problem };
         }
         let exit = if matches!(error, ClientError::Timeout { .. }) { TIMEOUT } else { UNREACHABLE };
         let mut problem = Problem::new("agent_unreachable", 0, error.to_string());
         problem.hint = hint;
-        Self { exit, problem: Box::new(problem) }
+        Self { exit_code: exit, problem: Box::new(problem) }
     }
 }
 
-fn exit_of(problem: &Problem) -> u8 {
+fn exit_code_of(problem: &Problem) -> u8 {
     match problem.status {
         404 => NOT_FOUND,
-        400 | 422 => WRONG,
+        400 | 422 => INVALID_INPUT,
         408 | 504 => TIMEOUT,
-        _ if problem.diagnostics.iter().any(|diagnostic| diagnostic.severity == "error") => WRONG,
+        _ if problem.diagnostics.iter().any(|diagnostic| diagnostic.severity == "error") => INVALID_INPUT,
         _ => FAILED,
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::failed(crate::words::plain(&error))
+        Self::failed(crate::humanize::io_error(&error))
     }
 }

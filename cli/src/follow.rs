@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::context::Context;
 use crate::render::progress::Progress;
 
-pub(crate) enum Ended {
+pub(crate) enum OperationOutcome {
     Finished {
         status: PreviewStatus,
         milliseconds: u64,
@@ -28,27 +28,27 @@ pub(crate) enum Ended {
     /// The agent was asked to stop; what runs goes on.
     AgentStopping,
     /// The stream ended in good order before the operation did: `--detach`.
-    Accepted,
+    Detached,
     /// Ctrl-C: the work goes on without us.
     Interrupted,
     TimedOut,
     /// The agent was killed, or the socket taken away.
-    Lost(ClientError),
+    ConnectionLost(ClientError),
 }
 
-const DRAW_EVERY: Duration = Duration::from_millis(100);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// Without `--timeout` a day: a wait without an end is no wait.
-const LIMIT: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-pub(crate) async fn follow(
+pub(crate) async fn follow_operation(
     stream: &mut EventStream,
     progress: &mut Progress,
     context: &Context,
     timeout: Option<Duration>,
-) -> std::io::Result<Ended> {
+) -> std::io::Result<OperationOutcome> {
     let mut interrupts = signal(SignalKind::interrupt())?;
-    let deadline = Instant::now() + timeout.unwrap_or(LIMIT);
-    let mut draw = interval(DRAW_EVERY);
+    let deadline = Instant::now() + timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let mut draw = interval(REDRAW_INTERVAL);
     draw.set_missed_tick_behavior(MissedTickBehavior::Skip);
     // The first tick of an interval is at once, but most operations that do nothing are over before the second.
     draw.reset();
@@ -56,30 +56,34 @@ pub(crate) async fn follow(
     let ended = loop {
         tokio::select! {
             biased;
-            _ = interrupts.recv() => break Ended::Interrupted,
+            _ = interrupts.recv() => break OperationOutcome::Interrupted,
             next = stream.next() => match next {
                 Ok(Some(event)) => {
-                    progress.on(&event, &context.terminal);
+                    progress.handle_event(&event, &context.terminal);
                     if event.kind.ends_operation() {
-                        break ended(event.kind);
+                        break outcome_of(event.kind);
                     }
                 }
-                Ok(None) => break Ended::Accepted,
-                Err(error) => break Ended::Lost(error),
+                Ok(None) => break OperationOutcome::Detached,
+                Err(error) => break OperationOutcome::ConnectionLost(error),
             },
-            _ = draw.tick(), if live => progress.tick(&context.terminal),
-            () = sleep_until(deadline) => break Ended::TimedOut,
+            _ = draw.tick(), if live => progress.redraw(&context.terminal),
+            () = sleep_until(deadline) => break OperationOutcome::TimedOut,
         }
     };
-    progress.close(&context.terminal);
+    progress.finish(&context.terminal);
     Ok(ended)
 }
 
-pub(crate) fn ended(kind: EventKind) -> Ended {
+pub(crate) fn outcome_of(kind: EventKind) -> OperationOutcome {
     match kind {
-        EventKind::Finished { status, milliseconds, unchanged } => Ended::Finished { status, milliseconds, unchanged },
-        EventKind::Failed { problems, status, milliseconds } => Ended::Failed { problems, status, milliseconds },
-        EventKind::Superseded { by } => Ended::Superseded { by },
-        _ => Ended::AgentStopping,
+        EventKind::Finished { status, milliseconds, unchanged } => {
+            OperationOutcome::Finished { status, milliseconds, unchanged }
+        }
+        EventKind::Failed { problems, status, milliseconds } => {
+            OperationOutcome::Failed { problems, status, milliseconds }
+        }
+        EventKind::Superseded { by } => OperationOutcome::Superseded { by },
+        _ => OperationOutcome::AgentStopping,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-const GROUPS: [(&str, &[&str]); 5] = [
+const COMMAND_GROUPS: [(&str, &[&str]); 5] = [
     ("Run", &["up", "down", "restart", "stop", "run", "exec", "wait"]),
     ("Look", &["ls", "status", "logs", "open", "plan"]),
     ("Write", &["check", "explain", "schema", "module", "lsp"]),
@@ -12,16 +12,17 @@ const GROUPS: [(&str, &[&str]); 5] = [
 
 const TEMPLATE: &str = "{about-with-newline}\n{usage-heading} {usage}\n{before-help}Everywhere:\n{options}{after-help}";
 
-const AFTER: &str = "Start with `pdev up` in a folder with a pdev.yaml. `pdev COMMAND --help` tells more about each.";
+const AFTER_HELP: &str =
+    "Start with `pdev up` in a folder with a pdev.yaml. `pdev COMMAND --help` tells more about each.";
 
-pub(crate) fn grouped(command: clap::Command) -> clap::Command {
-    let groups = groups(&command);
-    command.help_template(TEMPLATE).before_help(groups).after_help(AFTER)
+pub(crate) fn with_command_groups(command: clap::Command) -> clap::Command {
+    let groups = render_groups(&command);
+    command.help_template(TEMPLATE).before_help(groups).after_help(AFTER_HELP)
 }
 
-fn groups(command: &clap::Command) -> String {
+fn render_groups(command: &clap::Command) -> String {
     let mut text = String::new();
-    for (title, names) in GROUPS {
+    for (title, names) in COMMAND_GROUPS {
         let _ = write!(text, "\n{title}:\n");
         for name in names {
             let about = command.find_subcommand(name).and_then(clap::Command::get_about);
@@ -33,13 +34,13 @@ fn groups(command: &clap::Command) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::GROUPS;
+    use super::COMMAND_GROUPS;
 
     #[test]
-    fn every_command_stands_in_one_group() {
+    fn every_command_is_in_one_group() {
         let command = crate::arguments::command();
         command.clone().debug_assert();
-        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let mut grouped: Vec<&str> = COMMAND_GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
         let mut all: Vec<&str> =
             command.get_subcommands().filter(|command| !command.is_hide_set()).map(clap::Command::get_name).collect();
         grouped.sort_unstable();

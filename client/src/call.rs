@@ -6,35 +6,35 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use protocol::approval::{ApprovalView, RevokeReply, RevokeRequest, WaitingView};
-use protocol::exec::{ExecRequest, UPGRADE};
-use protocol::greeting::AgentInfo;
+use protocol::agent_info::AgentInfo;
+use protocol::approval::{ApprovalView, PendingApprovalView, RevokeReply, RevokeRequest};
+use protocol::exec::{ExecRequest, UPGRADE_PROTOCOL};
 use protocol::identity::{IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
 use protocol::plan::PlanReply;
 use protocol::request::{
-    DownRequest, KeptSecrets, LocateRequest, LogEntry, LogQuery, RestartRequest, StopRequest, UpRequest,
+    DeliverSecretsRequest, DownRequest, LocateRequest, LogEntry, LogQuery, RestartRequest, StopRequest, UpRequest,
 };
 use protocol::session::{SessionRequest, SessionView};
 use protocol::status::{LocateReply, PreviewStatus};
-use protocol::{PROTOCOL, Problem};
+use protocol::{PROTOCOL_VERSION, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::connection::{self, Connection, Mover};
+use crate::connection::{self, Connection, ConnectionTask};
 use crate::error::ClientError;
-use crate::exec::{Exec, ExecWriter};
-use crate::place::Place;
+use crate::exec::{ExecReader, ExecWriter};
+use crate::socket_location::SocketLocation;
 use crate::start::{self, Launch};
-use crate::stream::{EventStream, LineStream, parse, words_of};
+use crate::stream::{EventStream, LineStream, connection_error_message, parse_json};
 
 /// An ordinary answer takes milliseconds; a plan asks a container engine.
-const ANSWER_SECONDS: u64 = 30;
+const REPLY_TIMEOUT_SECONDS: u64 = 30;
 const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// A greeted connection. Calls that go on (events, logs, exec) use it up.
 #[derive(Debug)]
 pub struct Client {
-    place: Place,
+    location: SocketLocation,
     connection: Connection,
     info: AgentInfo,
 }
@@ -44,48 +44,52 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NotRunning`] when there is none; the rest as the variants say.
-    pub async fn connect(place: &Place) -> Result<Self, ClientError> {
-        let missing = || ClientError::NotRunning { socket: place.socket() };
+    pub async fn connect(place: &SocketLocation) -> Result<Self, ClientError> {
+        let missing = || ClientError::NotRunning { socket: place.socket_path() };
         if !place.folder().exists() {
             return Err(missing());
         }
-        place.check()?;
-        let connection = connection::open(&place.socket()).await?.ok_or_else(missing)?;
-        Self::greet(place, connection).await
+        place.check_folder()?;
+        let connection = connection::open(&place.socket_path()).await?.ok_or_else(missing)?;
+        Self::handshake(place, connection).await
     }
 
     /// Reaches the agent, starting it if none runs.
     ///
     /// # Errors
     /// As the variants say.
-    pub async fn connect_or_start(place: &Place, launch: &Launch) -> Result<Self, ClientError> {
+    pub async fn connect_or_start(place: &SocketLocation, launch: &Launch) -> Result<Self, ClientError> {
         // A killed agent's socket still takes connections until its last thread is gone; then they break.
         const TRIES: usize = 5;
         let mut tries = 0;
         loop {
             tries += 1;
             let met = match start::open_or_start(place, launch).await {
-                Ok(connection) => Self::greet(place, connection).await,
+                Ok(connection) => Self::handshake(place, connection).await,
                 Err(error) => Err(error),
             };
             match met {
-                Err(ClientError::Broken(_)) if tries < TRIES => {}
+                Err(ClientError::ConnectionBroken(_)) if tries < TRIES => {}
                 met => return met,
             }
         }
     }
 
-    async fn greet(place: &Place, mut connection: Connection) -> Result<Self, ClientError> {
-        let response = send(&mut connection, request(Method::GET, "/v1/agent", Bytes::new())?).await?;
-        let info: AgentInfo = read(response).await?;
-        match info.protocol.cmp(&PROTOCOL) {
-            std::cmp::Ordering::Equal => Ok(Self { place: place.clone(), connection, info }),
-            std::cmp::Ordering::Less => {
-                Err(ClientError::Older { version: info.version, found: info.protocol, own: PROTOCOL })
-            }
-            std::cmp::Ordering::Greater => {
-                Err(ClientError::Newer { version: info.version, found: info.protocol, own: PROTOCOL })
-            }
+    async fn handshake(place: &SocketLocation, mut connection: Connection) -> Result<Self, ClientError> {
+        let response = send(&mut connection, build_request(Method::GET, "/v1/agent", Bytes::new())?).await?;
+        let info: AgentInfo = read_json(response).await?;
+        match info.protocol.cmp(&PROTOCOL_VERSION) {
+            std::cmp::Ordering::Equal => Ok(Self { location: place.clone(), connection, info }),
+            std::cmp::Ordering::Less => Err(ClientError::AgentOlder {
+                version: info.version,
+                agent_protocol: info.protocol,
+                client_protocol: PROTOCOL_VERSION,
+            }),
+            std::cmp::Ordering::Greater => Err(ClientError::AgentNewer {
+                version: info.version,
+                agent_protocol: info.protocol,
+                client_protocol: PROTOCOL_VERSION,
+            }),
         }
     }
 
@@ -93,15 +97,15 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NotRunning`] when there is none; the rest as the variants say.
-    pub async fn stop_agent(place: &Place) -> Result<(), ClientError> {
-        let missing = || ClientError::NotRunning { socket: place.socket() };
+    pub async fn stop_agent(place: &SocketLocation) -> Result<(), ClientError> {
+        let missing = || ClientError::NotRunning { socket: place.socket_path() };
         if !place.folder().exists() {
             return Err(missing());
         }
-        place.check()?;
-        let mut connection = connection::open(&place.socket()).await?.ok_or_else(missing)?;
-        let response = send(&mut connection, request(Method::POST, "/v1/agent/stop", Bytes::new())?).await?;
-        done(response).await
+        place.check_folder()?;
+        let mut connection = connection::open(&place.socket_path()).await?.ok_or_else(missing)?;
+        let response = send(&mut connection, build_request(Method::POST, "/v1/agent/stop", Bytes::new())?).await?;
+        expect_success(response).await
     }
 
     #[must_use]
@@ -110,8 +114,8 @@ impl Client {
     }
 
     #[must_use]
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn location(&self) -> &SocketLocation {
+        &self.location
     }
 
     /// # Errors
@@ -142,37 +146,41 @@ impl Client {
     ///
     /// # Errors
     /// The agent's problem, or why it could not be asked.
-    pub async fn wait(&mut self, preview: &str, timeout: Duration) -> Result<PreviewStatus, ClientError> {
+    pub async fn wait_until_settled(&mut self, preview: &str, timeout: Duration) -> Result<PreviewStatus, ClientError> {
         let path = preview_path(preview, &format!("/wait?timeout_ms={}", timeout.as_millis()));
-        let request = request(Method::GET, &path, Bytes::new())?;
+        let request = build_request(Method::GET, &path, Bytes::new())?;
         // The agent keeps the time; ours only guards against an agent that hangs.
-        let limit = timeout + Duration::from_secs(ANSWER_SECONDS);
-        let answer = async { read(send_within(&mut self.connection, request, limit).await?).await };
-        within(limit, answer).await
+        let limit = timeout + Duration::from_secs(REPLY_TIMEOUT_SECONDS);
+        let answer = async { read_json(send_with_timeout(&mut self.connection, request, limit).await?).await };
+        with_timeout(limit, answer).await
     }
 
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn put_secret(&mut self, preview: &str, name: &str, value: Vec<u8>) -> Result<(), ClientError> {
-        let path = preview_path(preview, &format!("/secrets/{}", segment(name)));
-        let response = send(&mut self.connection, request(Method::PUT, &path, value.into())?).await?;
-        done(response).await
+        let path = preview_path(preview, &format!("/secrets/{}", percent_encode(name)));
+        let response = send(&mut self.connection, build_request(Method::PUT, &path, value.into())?).await?;
+        expect_success(response).await
     }
 
     /// Has the agent deliver what the vault keeps; tells which were there.
     ///
     /// # Errors
     /// The agent's problem, or why it could not be asked.
-    pub async fn keep_secrets(&mut self, preview: &str, request: &KeptSecrets) -> Result<Vec<String>, ClientError> {
+    pub async fn deliver_secrets(
+        &mut self,
+        preview: &str,
+        request: &DeliverSecretsRequest,
+    ) -> Result<Vec<String>, ClientError> {
         self.post(&preview_path(preview, "/secrets"), request).await
     }
 
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn delete_secret(&mut self, preview: &str, name: &str) -> Result<(), ClientError> {
-        let path = preview_path(preview, &format!("/secrets/{}", segment(name)));
-        let response = send(&mut self.connection, request(Method::DELETE, &path, Bytes::new())?).await?;
-        done(response).await
+        let path = preview_path(preview, &format!("/secrets/{}", percent_encode(name)));
+        let response = send(&mut self.connection, build_request(Method::DELETE, &path, Bytes::new())?).await?;
+        expect_success(response).await
     }
 
     /// # Errors
@@ -186,8 +194,8 @@ impl Client {
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn check_identity(&mut self, identity: &str) -> Result<IdentityStatus, ClientError> {
-        let path = format!("/v1/identities/{}/check", segment(identity));
-        read(send(&mut self.connection, request(Method::POST, &path, Bytes::new())?).await?).await
+        let path = format!("/v1/identities/{}/check", percent_encode(identity));
+        read_json(send(&mut self.connection, build_request(Method::POST, &path, Bytes::new())?).await?).await
     }
 
     /// Signs a person in. Dropping the stream ends it.
@@ -195,8 +203,9 @@ impl Client {
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn login(self, identity: &str, flow: LoginFlow) -> Result<LineStream<LoginEvent>, ClientError> {
-        let path = format!("/v1/identities/{}/login", segment(identity));
-        let (body, mover) = self.stream(request(Method::POST, &path, to_json(&LoginRequest { flow })?)?).await?;
+        let path = format!("/v1/identities/{}/login", percent_encode(identity));
+        let (body, mover) =
+            self.open_stream(build_request(Method::POST, &path, to_json(&LoginRequest { flow })?)?).await?;
         Ok(LineStream::new(body, mover))
     }
 
@@ -204,20 +213,20 @@ impl Client {
     ///
     /// # Errors
     /// The agent's problem, or why it could not be asked.
-    pub async fn keep_identity_secret(&mut self, identity: &str, value: Vec<u8>) -> Result<(), ClientError> {
-        let path = format!("/v1/identities/{}/secret", segment(identity));
+    pub async fn store_identity_secret(&mut self, identity: &str, value: Vec<u8>) -> Result<(), ClientError> {
+        let path = format!("/v1/identities/{}/secret", percent_encode(identity));
         // The first byte may look like JSON; this body never is.
         let request = Request::builder().method(Method::PUT).uri(&path).header(header::HOST, "pdev");
         let request =
-            request.body(Full::new(value.into())).map_err(|error| ClientError::Unreadable(error.to_string()))?;
-        done(send(&mut self.connection, request).await?).await
+            request.body(Full::new(value.into())).map_err(|error| ClientError::InvalidReply(error.to_string()))?;
+        expect_success(send(&mut self.connection, request).await?).await
     }
 
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn sign_out(&mut self, identity: &str) -> Result<(), ClientError> {
-        let path = format!("/v1/identities/{}/login", segment(identity));
-        done(send(&mut self.connection, request(Method::DELETE, &path, Bytes::new())?).await?).await
+        let path = format!("/v1/identities/{}/login", percent_encode(identity));
+        expect_success(send(&mut self.connection, build_request(Method::DELETE, &path, Bytes::new())?).await?).await
     }
 
     /// # Errors
@@ -230,7 +239,7 @@ impl Client {
     ///
     /// # Errors
     /// The agent's problem, or why it could not be asked.
-    pub async fn approvals_waiting(&mut self) -> Result<Vec<WaitingView>, ClientError> {
+    pub async fn pending_approvals(&mut self) -> Result<Vec<PendingApprovalView>, ClientError> {
         self.get("/v1/approvals/waiting").await
     }
 
@@ -239,14 +248,14 @@ impl Client {
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn approval_request(&mut self, code: &str) -> Result<ApprovalView, ClientError> {
-        self.get(&format!("/v1/approvals/{}", segment(code))).await
+        self.get(&format!("/v1/approvals/{}", percent_encode(code))).await
     }
 
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn approve(&mut self, code: &str) -> Result<ApprovalView, ClientError> {
-        let path = format!("/v1/approvals/{}", segment(code));
-        read(send(&mut self.connection, request(Method::POST, &path, Bytes::new())?).await?).await
+        let path = format!("/v1/approvals/{}", percent_encode(code));
+        read_json(send(&mut self.connection, build_request(Method::POST, &path, Bytes::new())?).await?).await
     }
 
     /// # Errors
@@ -274,8 +283,8 @@ impl Client {
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn end_session(&mut self, session: &str) -> Result<(), ClientError> {
-        let path = format!("/v1/sessions/{}", segment(session));
-        done(send(&mut self.connection, request(Method::DELETE, &path, Bytes::new())?).await?).await
+        let path = format!("/v1/sessions/{}", percent_encode(session));
+        expect_success(send(&mut self.connection, build_request(Method::DELETE, &path, Bytes::new())?).await?).await
     }
 
     /// # Errors
@@ -287,25 +296,25 @@ impl Client {
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn up(self, request: &UpRequest) -> Result<EventStream, ClientError> {
-        self.follow("/v1/up", request).await
+        self.post_for_events("/v1/up", request).await
     }
 
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn down(self, preview: &str, request: &DownRequest) -> Result<EventStream, ClientError> {
-        self.follow(&preview_path(preview, "/down"), request).await
+        self.post_for_events(&preview_path(preview, "/down"), request).await
     }
 
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn restart(self, preview: &str, request: &RestartRequest) -> Result<EventStream, ClientError> {
-        self.follow(&preview_path(preview, "/restart"), request).await
+        self.post_for_events(&preview_path(preview, "/restart"), request).await
     }
 
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn stop(self, preview: &str, request: &StopRequest) -> Result<EventStream, ClientError> {
-        self.follow(&preview_path(preview, "/stop"), request).await
+        self.post_for_events(&preview_path(preview, "/stop"), request).await
     }
 
     /// All events from now on, or those after `last_id`.
@@ -313,107 +322,120 @@ impl Client {
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn events(self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
-        let mut request = request(Method::GET, "/v1/events", Bytes::new())?;
+        let mut request = build_request(Method::GET, "/v1/events", Bytes::new())?;
         request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static("text/event-stream"));
         if let Some(id) = last_id {
             request.headers_mut().insert("last-event-id", header::HeaderValue::from(id));
         }
-        let (body, mover) = self.stream(request).await?;
+        let (body, mover) = self.open_stream(request).await?;
         Ok(EventStream::new(body, mover))
     }
 
     /// # Errors
     /// The agent's problem, or why it could not be asked.
     pub async fn logs(self, preview: &str, query: &LogQuery) -> Result<LineStream<LogEntry>, ClientError> {
-        let path = preview_path(preview, &format!("/logs?{}", log_query(query)));
-        let (body, mover) = self.stream(request(Method::GET, &path, Bytes::new())?).await?;
+        let path = preview_path(preview, &format!("/logs?{}", encode_log_query(query)));
+        let (body, mover) = self.open_stream(build_request(Method::GET, &path, Bytes::new())?).await?;
         Ok(LineStream::new(body, mover))
     }
 
     /// # Errors
     /// The agent's problem, or why it could not be asked.
-    pub async fn exec(mut self, preview: &str, body: &ExecRequest) -> Result<(Exec, ExecWriter), ClientError> {
-        let mut request = request(Method::POST, &preview_path(preview, "/exec"), to_json(body)?)?;
+    pub async fn exec(mut self, preview: &str, body: &ExecRequest) -> Result<(ExecReader, ExecWriter), ClientError> {
+        let mut request = build_request(Method::POST, &preview_path(preview, "/exec"), to_json(body)?)?;
         let headers = request.headers_mut();
         headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, header::HeaderValue::from_static(UPGRADE));
+        headers.insert(header::UPGRADE, header::HeaderValue::from_static(UPGRADE_PROTOCOL));
         let response = send(&mut self.connection, request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let response = checked(response).await?;
-            return Err(ClientError::Unreadable(format!("status `{}` instead of 101", response.status())));
+            let response = check_status(response).await?;
+            return Err(ClientError::InvalidReply(format!("status `{}` instead of 101", response.status())));
         }
-        let upgraded = hyper::upgrade::on(response).await.map_err(|error| ClientError::Broken(words_of(&error)))?;
-        Ok(Exec::new(upgraded, self.connection.mover))
+        let upgraded = hyper::upgrade::on(response)
+            .await
+            .map_err(|error| ClientError::ConnectionBroken(connection_error_message(&error)))?;
+        Ok(ExecReader::new(upgraded, self.connection.task))
     }
 
     async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
-        read(send(&mut self.connection, request(Method::GET, path, Bytes::new())?).await?).await
+        read_json(send(&mut self.connection, build_request(Method::GET, path, Bytes::new())?).await?).await
     }
 
     async fn post<B: Serialize, T: DeserializeOwned>(&mut self, path: &str, body: &B) -> Result<T, ClientError> {
-        read(send(&mut self.connection, request(Method::POST, path, to_json(body)?)?).await?).await
+        read_json(send(&mut self.connection, build_request(Method::POST, path, to_json(body)?)?).await?).await
     }
 
-    async fn follow<B: Serialize>(self, path: &str, body: &B) -> Result<EventStream, ClientError> {
-        let mut request = request(Method::POST, path, to_json(body)?)?;
+    async fn post_for_events<B: Serialize>(self, path: &str, body: &B) -> Result<EventStream, ClientError> {
+        let mut request = build_request(Method::POST, path, to_json(body)?)?;
         request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static("text/event-stream"));
-        let (body, mover) = self.stream(request).await?;
+        let (body, mover) = self.open_stream(request).await?;
         Ok(EventStream::new(body, mover))
     }
 
-    async fn stream(mut self, request: Request<Full<Bytes>>) -> Result<(Incoming, Mover), ClientError> {
-        let response = checked(send(&mut self.connection, request).await?).await?;
-        Ok((response.into_body(), self.connection.mover))
+    async fn open_stream(mut self, request: Request<Full<Bytes>>) -> Result<(Incoming, ConnectionTask), ClientError> {
+        let response = check_status(send(&mut self.connection, request).await?).await?;
+        Ok((response.into_body(), self.connection.task))
     }
 }
 
-fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
+fn build_request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
     let mut builder = Request::builder().method(method).uri(path).header(header::HOST, "pdev");
     if !body.is_empty() {
         let json = matches!(body.first(), Some(b'{')) && !path.contains("/secrets/");
         builder =
             builder.header(header::CONTENT_TYPE, if json { "application/json" } else { "application/octet-stream" });
     }
-    builder.body(Full::new(body)).map_err(|error| ClientError::Unreadable(format!("the path `{path}`: {error}")))
+    builder.body(Full::new(body)).map_err(|error| ClientError::InvalidReply(format!("the path `{path}`: {error}")))
 }
 
 async fn send(connection: &mut Connection, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
-    send_within(connection, request, Duration::from_secs(ANSWER_SECONDS)).await
+    send_with_timeout(connection, request, Duration::from_secs(REPLY_TIMEOUT_SECONDS)).await
 }
 
-async fn send_within(
+async fn send_with_timeout(
     connection: &mut Connection,
     request: Request<Full<Bytes>>,
     limit: Duration,
 ) -> Result<Response<Incoming>, ClientError> {
     let answer = async {
-        connection.sender.ready().await.map_err(|error| ClientError::Broken(words_of(&error)))?;
-        connection.sender.send_request(request).await.map_err(|error| ClientError::Broken(words_of(&error)))
+        connection
+            .sender
+            .ready()
+            .await
+            .map_err(|error| ClientError::ConnectionBroken(connection_error_message(&error)))?;
+        connection
+            .sender
+            .send_request(request)
+            .await
+            .map_err(|error| ClientError::ConnectionBroken(connection_error_message(&error)))
     };
-    within(limit, answer).await
+    with_timeout(limit, answer).await
 }
 
-async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+async fn with_timeout<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
     let late = |_| ClientError::Timeout { seconds: limit.as_secs() };
     tokio::time::timeout(limit, answer).await.map_err(late)?
 }
 
-async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
-    let body = collect(checked(response).await?.into_body()).await?;
-    parse(&body)
+async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
+    let body = collect_body(check_status(response).await?.into_body()).await?;
+    parse_json(&body)
 }
 
 /// An answer without a value. Read to its end all the same: the connection is used again.
-async fn done(response: Response<Incoming>) -> Result<(), ClientError> {
-    collect(checked(response).await?.into_body()).await.map(drop)
+async fn expect_success(response: Response<Incoming>) -> Result<(), ClientError> {
+    collect_body(check_status(response).await?.into_body()).await.map(drop)
 }
 
-async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
+async fn check_status(response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
-    let body = collect(response.into_body()).await?;
+    let body = collect_body(response.into_body()).await?;
     let mut problem: Problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
         let words = String::from_utf8_lossy(&body).trim().chars().take(300).collect::<String>();
         let title = if words.is_empty() { format!("the agent answered `{status}`") } else { words };
@@ -425,26 +447,28 @@ async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>, Cli
     Err(ClientError::Problem(Box::new(problem)))
 }
 
-async fn collect(body: Incoming) -> Result<Bytes, ClientError> {
+async fn collect_body(body: Incoming) -> Result<Bytes, ClientError> {
     let whole = async {
         let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
-        collected.map(http_body_util::Collected::to_bytes).map_err(|error| ClientError::Broken(error.to_string()))
+        collected
+            .map(http_body_util::Collected::to_bytes)
+            .map_err(|error| ClientError::ConnectionBroken(error.to_string()))
     };
-    within(Duration::from_secs(ANSWER_SECONDS), whole).await
+    with_timeout(Duration::from_secs(REPLY_TIMEOUT_SECONDS), whole).await
 }
 
 fn to_json<B: Serialize>(body: &B) -> Result<Bytes, ClientError> {
-    serde_json::to_vec(body).map(Bytes::from).map_err(|error| ClientError::Unreadable(error.to_string()))
+    serde_json::to_vec(body).map(Bytes::from).map_err(|error| ClientError::InvalidReply(error.to_string()))
 }
 
 fn preview_path(preview: &str, rest: &str) -> String {
-    format!("/v1/previews/{}{rest}", segment(preview))
+    format!("/v1/previews/{}{rest}", percent_encode(preview))
 }
 
-fn log_query(query: &LogQuery) -> String {
+fn encode_log_query(query: &LogQuery) -> String {
     let mut parts = Vec::new();
     if let Some(units) = &query.units {
-        parts.push(format!("units={}", segment(units)));
+        parts.push(format!("units={}", percent_encode(units)));
     }
     if query.follow {
         parts.push("follow=true".to_owned());
@@ -459,7 +483,7 @@ fn log_query(query: &LogQuery) -> String {
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.
-fn segment(text: &str) -> String {
+fn percent_encode(text: &str) -> String {
     use std::fmt::Write;
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

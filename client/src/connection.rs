@@ -11,13 +11,13 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use crate::error::{ClientError, Denial};
-use crate::place::plain;
+use crate::socket_location::os_error_message;
 
 /// Ends the task that moves the bytes when the last user is gone.
 #[derive(Debug)]
-pub(crate) struct Mover(JoinHandle<()>);
+pub(crate) struct ConnectionTask(JoinHandle<()>);
 
-impl Drop for Mover {
+impl Drop for ConnectionTask {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -26,7 +26,7 @@ impl Drop for Mover {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) sender: http1::SendRequest<Full<Bytes>>,
-    pub(crate) mover: Mover,
+    pub(crate) task: ConnectionTask,
 }
 
 /// `Ok(None)` when nobody listens: no socket, or a stale one.
@@ -34,18 +34,18 @@ pub(crate) async fn open(socket: &Path) -> Result<Option<Connection>, ClientErro
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if is_absent(&error) => return Ok(None),
-        Err(error) => return Err(denied(socket, &error)),
+        Err(error) => return Err(connect_error(socket, &error)),
     };
     check_peer(socket, &stream)?;
     let (sender, connection) = http1::Builder::new()
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| ClientError::Broken(error.to_string()))?;
+        .map_err(|error| ClientError::ConnectionBroken(error.to_string()))?;
     let mover = tokio::spawn(async move {
         // The error shows up at the request that was under way.
         let _ended = connection.with_upgrades().await;
     });
-    Ok(Some(Connection { sender, mover: Mover(mover) }))
+    Ok(Some(Connection { sender, task: ConnectionTask(mover) }))
 }
 
 /// Reset: an agent that was killed before it took the connection from its queue.
@@ -54,12 +54,12 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset)
 }
 
-fn denied(socket: &Path, error: &io::Error) -> ClientError {
+fn connect_error(socket: &Path, error: &io::Error) -> ClientError {
     let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
     // The folder is ours and 0700, so that EACCES cannot come from its mode.
     let sandbox = matches!(code, Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS));
     let denial = if sandbox { Denial::Sandbox } else { Denial::Other };
-    ClientError::Denied { socket: socket.to_owned(), words: plain(error), denial }
+    ClientError::Denied { socket: socket.to_owned(), message: os_error_message(error), denial }
 }
 
 fn check_peer(socket: &Path, stream: &UnixStream) -> Result<(), ClientError> {
@@ -67,7 +67,7 @@ fn check_peer(socket: &Path, stream: &UnixStream) -> Result<(), ClientError> {
         .peer_cred()
         .map_err(|error| ClientError::Denied {
             socket: socket.to_owned(),
-            words: plain(&error),
+            message: os_error_message(&error),
             denial: Denial::Other,
         })?
         .uid();

@@ -5,7 +5,7 @@ use hyper_util::rt::TokioIo;
 use protocol::exec::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use crate::connection::Mover;
+use crate::connection::ConnectionTask;
 use crate::error::ClientError;
 
 /// A payload written in one frame: small enough that output is never stuck behind it.
@@ -13,10 +13,10 @@ const CHUNK_BYTES: usize = 32 * 1024;
 
 /// The reading side; keeps the connection alive.
 #[derive(Debug)]
-pub struct Exec {
+pub struct ExecReader {
     input: ReadHalf<TokioIo<Upgraded>>,
     buffer: Vec<u8>,
-    _mover: Mover,
+    _task: ConnectionTask,
 }
 
 /// The writing side.
@@ -25,10 +25,10 @@ pub struct ExecWriter {
     output: WriteHalf<TokioIo<Upgraded>>,
 }
 
-impl Exec {
-    pub(crate) fn new(upgraded: Upgraded, mover: Mover) -> (Self, ExecWriter) {
+impl ExecReader {
+    pub(crate) fn new(upgraded: Upgraded, mover: ConnectionTask) -> (Self, ExecWriter) {
         let (input, output) = tokio::io::split(TokioIo::new(upgraded));
-        (Self { input, buffer: Vec::new(), _mover: mover }, ExecWriter { output })
+        (Self { input, buffer: Vec::new(), _task: mover }, ExecWriter { output })
     }
 
     /// The next frame. May be cancelled and called again.
@@ -37,13 +37,14 @@ impl Exec {
     /// When the connection ends without an exit code, or the bytes are not of this protocol.
     pub async fn next(&mut self) -> Result<Frame, ClientError> {
         loop {
-            if let Some(frame) = Frame::decode(&mut self.buffer).map_err(ClientError::Unreadable)? {
+            if let Some(frame) = Frame::decode(&mut self.buffer).map_err(ClientError::InvalidReply)? {
                 return Ok(frame);
             }
             let read = self.input.read_buf(&mut self.buffer).await;
-            let count = read.map_err(|error| ClientError::Broken(crate::place::plain(&error)))?;
+            let count =
+                read.map_err(|error| ClientError::ConnectionBroken(crate::socket_location::os_error_message(&error)))?;
             if count == 0 {
-                return Err(ClientError::Broken("it ended before the command did".to_owned()));
+                return Err(ClientError::ConnectionBroken("it ended before the command did".to_owned()));
             }
         }
     }
@@ -52,7 +53,7 @@ impl Exec {
 impl ExecWriter {
     /// # Errors
     /// When the connection is gone.
-    pub async fn stdin(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+    pub async fn write_stdin(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         for chunk in bytes.chunks(CHUNK_BYTES) {
             self.send(&Frame::Stdin(chunk.to_vec())).await?;
         }
@@ -62,7 +63,8 @@ impl ExecWriter {
     /// # Errors
     /// When the connection is gone.
     pub async fn send(&mut self, frame: &Frame) -> Result<(), ClientError> {
-        let broken = |error: std::io::Error| ClientError::Broken(crate::place::plain(&error));
+        let broken =
+            |error: std::io::Error| ClientError::ConnectionBroken(crate::socket_location::os_error_message(&error));
         self.output.write_all(&frame.encode()).await.map_err(broken)?;
         self.output.flush().await.map_err(broken)
     }

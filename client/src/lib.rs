@@ -8,15 +8,15 @@ mod call;
 mod connection;
 mod error;
 mod exec;
-mod place;
+mod socket_location;
 mod start;
 mod stream;
 mod subscription;
 
 pub use call::Client;
 pub use error::{ClientError, Denial};
-pub use exec::{Exec, ExecWriter};
-pub use place::Place;
+pub use exec::{ExecReader, ExecWriter};
+pub use socket_location::SocketLocation;
 pub use start::{Launch, READY_WORD};
 pub use stream::{EventStream, LineStream, SseReader};
 pub use subscription::Subscription;

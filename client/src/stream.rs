@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use protocol::Event;
 use serde::de::DeserializeOwned;
 
-use crate::connection::Mover;
+use crate::connection::ConnectionTask;
 use crate::error::ClientError;
 
 /// One event or line is at most this long: a status of hundreds of units with their last lines fits many times.
@@ -45,7 +45,7 @@ impl SseReader {
             }
         }
         if self.line.len() + self.data.len() > ITEM_BYTES_MAX {
-            return Err(ClientError::Unreadable(format!("an event of over {ITEM_BYTES_MAX} bytes")));
+            return Err(ClientError::InvalidReply(format!("an event of over {ITEM_BYTES_MAX} bytes")));
         }
         Ok(events)
     }
@@ -73,14 +73,14 @@ impl SseReader {
 pub struct EventStream {
     body: Incoming,
     reader: SseReader,
-    ready: VecDeque<Event>,
+    buffered: VecDeque<Event>,
     last_id: Option<u64>,
-    _mover: Mover,
+    _task: ConnectionTask,
 }
 
 impl EventStream {
-    pub(crate) fn new(body: Incoming, mover: Mover) -> Self {
-        Self { body, reader: SseReader::default(), ready: VecDeque::new(), last_id: None, _mover: mover }
+    pub(crate) fn new(body: Incoming, mover: ConnectionTask) -> Self {
+        Self { body, reader: SseReader::default(), buffered: VecDeque::new(), last_id: None, _task: mover }
     }
 
     /// The last event given out: what to resume after.
@@ -95,13 +95,13 @@ impl EventStream {
     /// When the connection breaks or something unreadable arrives.
     pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
+            if let Some(event) = self.buffered.pop_front() {
                 self.last_id = Some(event.id);
                 return Ok(Some(event));
             }
             let Some(bytes) = next_bytes(&mut self.body).await? else { return Ok(None) };
             for data in self.reader.feed(&bytes)? {
-                self.ready.push_back(parse(data.as_bytes())?);
+                self.buffered.push_back(parse_json(data.as_bytes())?);
             }
         }
     }
@@ -112,14 +112,14 @@ impl EventStream {
 pub struct LineStream<T> {
     body: Incoming,
     buffer: Vec<u8>,
-    ready: VecDeque<T>,
-    _mover: Mover,
+    buffered: VecDeque<T>,
+    _task: ConnectionTask,
     item: PhantomData<fn() -> T>,
 }
 
 impl<T: DeserializeOwned> LineStream<T> {
-    pub(crate) fn new(body: Incoming, mover: Mover) -> Self {
-        Self { body, buffer: Vec::new(), ready: VecDeque::new(), _mover: mover, item: PhantomData }
+    pub(crate) fn new(body: Incoming, mover: ConnectionTask) -> Self {
+        Self { body, buffer: Vec::new(), buffered: VecDeque::new(), _task: mover, item: PhantomData }
     }
 
     /// The next value; `None` at the end.
@@ -128,13 +128,13 @@ impl<T: DeserializeOwned> LineStream<T> {
     /// When the connection breaks or something unreadable arrives.
     pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         loop {
-            if let Some(value) = self.ready.pop_front() {
+            if let Some(value) = self.buffered.pop_front() {
                 return Ok(Some(value));
             }
             match next_bytes(&mut self.body).await? {
                 Some(bytes) => self.feed(&bytes)?,
                 None if self.buffer.is_empty() => return Ok(None),
-                None => self.ready.push_back(parse(&std::mem::take(&mut self.buffer))?),
+                None => self.buffered.push_back(parse_json(&std::mem::take(&mut self.buffer))?),
             }
         }
     }
@@ -143,20 +143,20 @@ impl<T: DeserializeOwned> LineStream<T> {
         self.buffer.extend_from_slice(bytes);
         let Some(end) = self.buffer.iter().rposition(|&byte| byte == b'\n') else {
             let fits = self.buffer.len() <= ITEM_BYTES_MAX;
-            return fits.then_some(()).ok_or_else(|| ClientError::Unreadable("a line without an end".into()));
+            return fits.then_some(()).ok_or_else(|| ClientError::InvalidReply("a line without an end".into()));
         };
         let rest = self.buffer.split_off(end + 1);
         let lines = std::mem::replace(&mut self.buffer, rest);
         for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-            self.ready.push_back(parse(line)?);
+            self.buffered.push_back(parse_json(line)?);
         }
         Ok(())
     }
 
     /// Values that have already arrived, so that a writer can flush once per burst.
     #[must_use]
-    pub fn has_more_at_hand(&self) -> bool {
-        !self.ready.is_empty()
+    pub fn has_buffered_items(&self) -> bool {
+        !self.buffered.is_empty()
     }
 }
 
@@ -164,7 +164,7 @@ async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, ClientError> {
     loop {
         match body.frame().await {
             None => return Ok(None),
-            Some(Err(_)) => return Err(ClientError::Broken(CUT.to_owned())),
+            Some(Err(_)) => return Err(ClientError::ConnectionBroken(CONNECTION_CUT_MESSAGE.to_owned())),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(bytes) if bytes.is_empty() => {}
                 Ok(bytes) => return Ok(Some(bytes)),
@@ -174,15 +174,15 @@ async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, ClientError> {
     }
 }
 
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClientError> {
-    serde_json::from_slice(bytes).map_err(|error| ClientError::Unreadable(error.to_string()))
+pub(crate) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(bytes).map_err(|error| ClientError::InvalidReply(error.to_string()))
 }
 
-const CUT: &str = "it was closed in the middle of an answer";
+const CONNECTION_CUT_MESSAGE: &str = "it was closed in the middle of an answer";
 
-pub(crate) fn words_of(error: &hyper::Error) -> String {
+pub(crate) fn connection_error_message(error: &hyper::Error) -> String {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        return CUT.to_owned();
+        return CONNECTION_CUT_MESSAGE.to_owned();
     }
     error.to_string()
 }
@@ -192,7 +192,7 @@ mod tests {
     use super::SseReader;
 
     #[test]
-    fn events_survive_any_cut() {
+    fn events_parse_across_any_split() {
         let text =
             b": hello\nid: 1\ndata: {\"a\":1}\n\nevent: x\r\ndata:{\r\ndata: }\r\n\r\nretry: 5\n\ndata\n\ndata: last\r\r";
         let whole = SseReader::default().feed(text).unwrap();

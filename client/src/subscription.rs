@@ -6,16 +6,16 @@ use protocol::Event;
 
 use crate::call::Client;
 use crate::error::ClientError;
-use crate::place::Place;
+use crate::socket_location::SocketLocation;
 use crate::stream::EventStream;
 
 /// Reconnections in a row without any event between them.
-const TRIES_MAX: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(50);
+const RECONNECTS_MAX: u32 = 5;
+const RECONNECT_DELAY: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct Subscription {
-    place: Place,
+    location: SocketLocation,
     stream: Option<EventStream>,
     last_id: Option<u64>,
     started_at: i64,
@@ -26,11 +26,11 @@ impl Subscription {
     ///
     /// # Errors
     /// When no agent can be reached.
-    pub async fn open(place: &Place, last_id: Option<u64>) -> Result<Self, ClientError> {
+    pub async fn open(place: &SocketLocation, last_id: Option<u64>) -> Result<Self, ClientError> {
         let client = Client::connect(place).await?;
         let started_at = client.info().started_at;
         let stream = Some(client.events(last_id).await?);
-        Ok(Self { place: place.clone(), stream, last_id, started_at })
+        Ok(Self { location: place.clone(), stream, last_id, started_at })
     }
 
     /// The next event; `None` when the agent that was subscribed to is gone, for its numbers mean nothing to another.
@@ -48,16 +48,16 @@ impl Subscription {
                         return Ok(Some(event));
                     }
                     Ok(None) => None,
-                    Err(ClientError::Broken(words)) => Some(ClientError::Broken(words)),
+                    Err(ClientError::ConnectionBroken(words)) => Some(ClientError::ConnectionBroken(words)),
                     Err(error) => return Err(error),
                 },
             };
             self.stream = None;
             tries += 1;
-            if tries > TRIES_MAX {
-                return Err(broken.unwrap_or_else(|| ClientError::Broken("it ended again and again".into())));
+            if tries > RECONNECTS_MAX {
+                return Err(broken.unwrap_or_else(|| ClientError::ConnectionBroken("it ended again and again".into())));
             }
-            tokio::time::sleep(PAUSE * (tries - 1)).await;
+            tokio::time::sleep(RECONNECT_DELAY * (tries - 1)).await;
             match self.reopen().await {
                 Ok(true) => {}
                 Ok(false) | Err(ClientError::NotRunning { .. }) => return Ok(None),
@@ -67,7 +67,7 @@ impl Subscription {
     }
 
     async fn reopen(&mut self) -> Result<bool, ClientError> {
-        let client = Client::connect(&self.place).await?;
+        let client = Client::connect(&self.location).await?;
         if client.info().started_at != self.started_at {
             return Ok(false);
         }

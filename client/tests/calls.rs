@@ -6,31 +6,32 @@ mod fake;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
-use client::{Client, ClientError, Place, Subscription};
-use fake::{Answer, info, json, serve};
+use client::{Client, ClientError, SocketLocation, Subscription};
+use fake::{Responder, agent_info_response, json_response, serve};
 use protocol::EventKind;
 use protocol::exec::{ExecRequest, Frame};
 use protocol::request::{LocateRequest, LogQuery, UpRequest};
 
-fn place() -> (tempfile::TempDir, Place) {
+fn temporary_location() -> (tempfile::TempDir, SocketLocation) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    let place = Place::at(folder.path());
+    let place = SocketLocation::in_folder(folder.path());
     (folder, place)
 }
 
-fn agent(place: &Place, answer: impl Fn(&fake::Asked) -> Vec<u8> + Send + Sync + 'static) {
-    let answer: Answer = Arc::new(move |asked| if asked.is("GET /v1/agent ") { info(1) } else { answer(asked) });
-    serve(&place.socket(), answer);
+fn serve_fake_agent(place: &SocketLocation, answer: impl Fn(&fake::FakeRequest) -> Vec<u8> + Send + Sync + 'static) {
+    let answer: Responder =
+        Arc::new(move |asked| if asked.starts_with("GET /v1/agent ") { agent_info_response(1) } else { answer(asked) });
+    serve(&place.socket_path(), answer);
 }
 
-fn event(id: u64) -> String {
+fn event_json(id: u64) -> String {
     format!(
         r#"{{"id":{id},"at":0,"preview":{{"id":"p","title":"shop/main","app":"shop","branch":"main","environment":"local"}},"event":"noted","text":"n{id}"}}"#
     )
 }
 
-fn chunks(parts: &[String], end: bool) -> Vec<u8> {
+fn chunked_response(parts: &[String], end: bool) -> Vec<u8> {
     let mut text = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
     for part in parts {
         text += &format!("{:x}\r\n{part}\r\n", part.len());
@@ -42,13 +43,13 @@ fn chunks(parts: &[String], end: bool) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn problems_arrive_as_the_agent_sent_them() {
-    let (_folder, place) = place();
-    agent(&place, |asked| {
-        if asked.is("POST /v1/locate") {
-            return json("404 Not Found", r#"{"code":"no_preview","title":"no preview here","hint":"Go."}"#);
+async fn agent_problems_are_returned_unchanged() {
+    let (_folder, place) = temporary_location();
+    serve_fake_agent(&place, |asked| {
+        if asked.starts_with("POST /v1/locate") {
+            return json_response("404 Not Found", r#"{"code":"no_preview","title":"no preview here","hint":"Go."}"#);
         }
-        json("500 Internal Server Error", "not json")
+        json_response("500 Internal Server Error", "not json")
     });
     let mut client = Client::connect(&place).await.unwrap();
     let error = client.locate(&LocateRequest::default()).await.unwrap_err();
@@ -60,35 +61,35 @@ async fn problems_arrive_as_the_agent_sent_them() {
 }
 
 #[tokio::test]
-async fn other_protocols_are_told_apart() {
+async fn older_and_newer_protocols_are_distinguished() {
     for (protocol, newer) in [(0, false), (2, true)] {
-        let (_folder, place) = place();
-        serve(&place.socket(), Arc::new(move |_| info(protocol)));
+        let (_folder, place) = temporary_location();
+        serve(&place.socket_path(), Arc::new(move |_| agent_info_response(protocol)));
         let error = Client::connect(&place).await.unwrap_err();
-        assert_eq!(matches!(error, ClientError::Newer { .. }), newer, "{error}");
-        assert_eq!(matches!(error, ClientError::Older { .. }), !newer, "{error}");
+        assert_eq!(matches!(error, ClientError::AgentNewer { .. }), newer, "{error}");
+        assert_eq!(matches!(error, ClientError::AgentOlder { .. }), !newer, "{error}");
     }
 }
 
 #[tokio::test]
-async fn nobody_there_a_stale_socket_and_a_planted_folder() {
-    let (folder, place) = place();
+async fn stale_sockets_and_open_folders_are_rejected() {
+    let (folder, place) = temporary_location();
     assert!(matches!(Client::connect(&place).await, Err(ClientError::NotRunning { .. })));
-    drop(std::os::unix::net::UnixListener::bind(place.socket()).unwrap());
+    drop(std::os::unix::net::UnixListener::bind(place.socket_path()).unwrap());
     assert!(matches!(Client::connect(&place).await, Err(ClientError::NotRunning { .. })));
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let error = Client::connect(&place).await.unwrap_err();
-    assert!(matches!(error, ClientError::Folder { .. }), "{error}");
+    assert!(matches!(error, ClientError::UnusableFolder { .. }), "{error}");
     assert!(error.to_string().contains("`0755`"), "{error}");
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_is_told_from_one_that_ends() {
+async fn only_an_unfinished_stream_is_an_error() {
     for end in [true, false] {
-        let (_folder, place) = place();
-        let first = format!("data: {}\n\ndata: {}", event(1), &event(2)[..9]);
-        let second = format!("{}\n\n", &event(2)[9..]);
-        agent(&place, move |_| chunks(&[first.clone(), second.clone()], end));
+        let (_folder, place) = temporary_location();
+        let first = format!("data: {}\n\ndata: {}", event_json(1), &event_json(2)[..9]);
+        let second = format!("{}\n\n", &event_json(2)[9..]);
+        serve_fake_agent(&place, move |_| chunked_response(&[first.clone(), second.clone()], end));
         let mut stream = Client::connect(&place).await.unwrap().up(&UpRequest::default()).await.unwrap();
         assert_eq!(stream.next().await.unwrap().unwrap().id, 1);
         assert_eq!(stream.next().await.unwrap().unwrap().id, 2);
@@ -100,14 +101,14 @@ async fn a_stream_that_breaks_is_told_from_one_that_ends() {
 
 #[tokio::test]
 async fn a_subscription_resumes_after_the_last_event() {
-    let (_folder, place) = place();
+    let (_folder, place) = temporary_location();
     let asked_after = Arc::new(Mutex::new(Vec::new()));
     let seen = asked_after.clone();
-    agent(&place, move |asked| {
+    serve_fake_agent(&place, move |asked| {
         let after = asked.head.lines().find_map(|line| line.strip_prefix("last-event-id: ").map(str::to_owned));
         let next = after.as_deref().map_or(1, |id| id.parse::<u64>().unwrap() + 1);
         seen.lock().unwrap().push(after);
-        chunks(&[format!("data: {}\n\n", event(next))], false)
+        chunked_response(&[format!("data: {}\n\n", event_json(next))], false)
     });
     let mut subscription = Subscription::open(&place, None).await.unwrap();
     for id in 1..=3 {
@@ -118,15 +119,15 @@ async fn a_subscription_resumes_after_the_last_event() {
 }
 
 #[tokio::test]
-async fn log_lines_survive_any_cut() {
+async fn log_lines_parse_across_any_split() {
     let line = r#"{"at":1,"unit":"api","stream":"stdout","text":"hé"}"#;
     let text = format!("{line}\n{line}\n{line}");
     for cut in (1..text.len()).filter(|&cut| text.is_char_boundary(cut)).step_by(7) {
-        let (_folder, place) = place();
+        let (_folder, place) = temporary_location();
         let parts = [text[..cut].to_owned(), text[cut..].to_owned()];
-        agent(&place, move |asked| {
-            assert!(asked.is("GET /v1/previews/p/logs?units=a%2Cb&since=5&tail=2 "), "{}", asked.head);
-            chunks(&parts, true)
+        serve_fake_agent(&place, move |asked| {
+            assert!(asked.starts_with("GET /v1/previews/p/logs?units=a%2Cb&since=5&tail=2 "), "{}", asked.head);
+            chunked_response(&parts, true)
         });
         let query = LogQuery { units: Some("a,b".into()), follow: false, since: Some(5), tail: Some(2) };
         let mut lines = Client::connect(&place).await.unwrap().logs("p", &query).await.unwrap();
@@ -140,9 +141,9 @@ async fn log_lines_survive_any_cut() {
 }
 
 #[tokio::test]
-async fn exec_frames_go_both_ways_after_the_upgrade() {
-    let (_folder, place) = place();
-    agent(&place, |asked| {
+async fn exec_frames_flow_both_ways_after_the_upgrade() {
+    let (_folder, place) = temporary_location();
+    serve_fake_agent(&place, |asked| {
         assert!(asked.head.contains("upgrade: pdev-exec/1"), "{}", asked.head);
         assert!(String::from_utf8_lossy(&asked.body).contains(r#""argv":["ls"]"#));
         b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: pdev-exec/1\r\n\r\n".to_vec()
@@ -150,7 +151,7 @@ async fn exec_frames_go_both_ways_after_the_upgrade() {
     let request = ExecRequest { unit: "api".into(), argv: vec!["ls".into()], ..ExecRequest::default() };
     let (mut exec, mut writer) = Client::connect(&place).await.unwrap().exec("p", &request).await.unwrap();
     let long = vec![7; 100_000];
-    writer.stdin(&long).await.unwrap();
+    writer.write_stdin(&long).await.unwrap();
     writer.send(&Frame::Exit(3)).await.unwrap();
     let mut echoed = Vec::new();
     loop {
@@ -165,9 +166,9 @@ async fn exec_frames_go_both_ways_after_the_upgrade() {
 
 #[tokio::test]
 async fn secrets_are_sent_raw() {
-    let (_folder, place) = place();
-    agent(&place, |asked| {
-        assert!(asked.is("PUT /v1/previews/p/secrets/stripe "), "{}", asked.head);
+    let (_folder, place) = temporary_location();
+    serve_fake_agent(&place, |asked| {
+        assert!(asked.starts_with("PUT /v1/previews/p/secrets/stripe "), "{}", asked.head);
         assert_eq!(asked.body, b"\xff\x00{");
         b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()
     });

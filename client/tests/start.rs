@@ -13,24 +13,24 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, ClientError, Launch, Place, READY_WORD};
+use client::{Client, ClientError, Launch, READY_WORD, SocketLocation};
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     if std::env::args().nth(1).as_deref() == Some("agent") {
-        return runtime.block_on(be_an_agent());
+        return runtime.block_on(run_fake_agent());
     }
     runtime.block_on(async {
         two_clients_start_one_agent().await;
-        words_of_an_agent_that_cannot_start().await;
+        failed_start_reports_the_reason().await;
     });
     println!("start: 2 tests passed");
 }
 
 /// Ends when its socket's folder is asked to stop, or after a deadline, so that no test run leaves one behind.
-async fn be_an_agent() {
+async fn run_fake_agent() {
     let folder = std::env::var("PDEV_SOCKET_DIR").unwrap();
-    let place = Place::at(&folder);
+    let place = SocketLocation::in_folder(&folder);
     let lock = File::create(Path::new(&folder).join("agent.lock")).unwrap();
     if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         println!(r#"{{"code":"already_running","title":"another agent runs"}}"#);
@@ -40,14 +40,14 @@ async fn be_an_agent() {
         .unwrap();
     let (stop, mut stopped) = tokio::sync::mpsc::channel::<()>(1);
     fake::serve(
-        &place.socket(),
+        &place.socket_path(),
         Arc::new(move |asked| {
-            if asked.is("POST /v1/agent/stop") {
+            if asked.starts_with("POST /v1/agent/stop") {
                 assert!(asked.body.is_empty());
                 let _ = stop.try_send(());
-                return fake::json("202 Accepted", "{}");
+                return fake::json_response("202 Accepted", "{}");
             }
-            fake::info(1)
+            fake::agent_info_response(1)
         }),
     );
     println!("{READY_WORD}");
@@ -62,7 +62,7 @@ fn private_folder() -> tempfile::TempDir {
 
 async fn two_clients_start_one_agent() {
     let folder = private_folder();
-    let place = Place::at(folder.path().join("inner"));
+    let place = SocketLocation::in_folder(folder.path().join("inner"));
     let launch = Launch {
         program: std::env::current_exe().unwrap(),
         arguments: vec!["agent".into()],
@@ -82,7 +82,7 @@ async fn two_clients_start_one_agent() {
 
 type Expected = fn(&ClientError) -> bool;
 
-async fn words_of_an_agent_that_cannot_start() {
+async fn failed_start_reports_the_reason() {
     let cases: [(&str, Expected); 4] = [
         (r#"echo '{"code":"disk_full","title":"no space","hint":"Free some."}'"#, |error| {
             error.to_string() == "the agent did not start: no space" && error.hint().as_deref() == Some("Free some.")
@@ -98,7 +98,7 @@ async fn words_of_an_agent_that_cannot_start() {
             arguments: vec!["-c".into(), script.into()],
             deadline: Duration::from_millis(300),
         };
-        let error = Client::connect_or_start(&Place::at(folder.path()), &launch).await.unwrap_err();
+        let error = Client::connect_or_start(&SocketLocation::in_folder(folder.path()), &launch).await.unwrap_err();
         assert!(expected(&error), "{script}: {error}");
     }
 }

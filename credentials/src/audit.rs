@@ -16,11 +16,13 @@ pub struct Entry {
     pub at: i64,
     /// `issued`, `refused`, `renewed`, `signed_in`, `signed_out`, `approved`, `not_approved`, `revoked`,
     /// `session_began`, `session_over`, `preview_held`.
-    pub what: String,
+    #[serde(rename = "what")]
+    pub action: String,
     pub identity: String,
     /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`; of endpoints `ecs`, `imds`, `gce`, `msi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outlet: Option<String>,
+    #[serde(rename = "outlet")]
+    pub format: Option<String>,
     /// Executables from the asker upwards, nearest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<String>,
@@ -37,11 +39,11 @@ pub struct Entry {
 }
 
 #[derive(Clone, Debug)]
-pub struct Audit {
+pub struct AuditLog {
     path: PathBuf,
 }
 
-impl Audit {
+impl AuditLog {
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self { path }
@@ -55,10 +57,10 @@ impl Audit {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
         if let Some(folder) = self.path.parent() {
-            crate::place::private_folder(folder)?;
+            crate::storage::create_private_folder(folder)?;
         }
         if fs::metadata(&self.path).is_ok_and(|found| found.len() > BYTES_MAX) {
-            fs::rename(&self.path, older(&self.path))?;
+            fs::rename(&self.path, rotated_path(&self.path))?;
         }
         File::options().create(true).append(true).mode(0o600).open(&self.path)?.write_all(&line)
     }
@@ -69,7 +71,7 @@ impl Audit {
     /// When a file is there and cannot be read.
     pub fn read(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        for path in [older(&self.path), self.path.clone()] {
+        for path in [rotated_path(&self.path), self.path.clone()] {
             let file = match File::open(path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -83,7 +85,7 @@ impl Audit {
     }
 }
 
-fn older(path: &Path) -> PathBuf {
+fn rotated_path(path: &Path) -> PathBuf {
     path.with_extension("1.jsonl")
 }
 
@@ -94,8 +96,8 @@ mod tests {
     #[test]
     fn lines_are_appended_and_cut_ones_left_out() {
         let root = tempfile::tempdir().unwrap();
-        let audit = Audit::new(root.path().join("deep/audit.jsonl"));
-        let entry = |at| Entry { at, what: "issued".into(), identity: "a".into(), ..Entry::default() };
+        let audit = AuditLog::new(root.path().join("deep/audit.jsonl"));
+        let entry = |at| Entry { at, action: "issued".into(), identity: "a".into(), ..Entry::default() };
         audit.append(&entry(1)).unwrap();
         audit.append(&entry(2)).unwrap();
         let text = fs::read_to_string(&audit.path).unwrap();

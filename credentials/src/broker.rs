@@ -3,12 +3,12 @@
 //! Renewals are tasks of their own: an asker that goes away stops nothing, and whatever a source must keep (a rotated
 //! refresh token) is on the disk before anybody is answered. Nothing here decides by the clock; `schedule` does.
 
-mod answer;
+mod endpoint_request;
+mod identity_status;
+mod login;
 mod problem;
 mod renewal;
 mod session;
-mod signing;
-mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -18,49 +18,49 @@ use std::time::SystemTime;
 
 use tokio::sync::{broadcast, watch};
 
+pub use identity_status::IdentitySnapshot;
 pub use problem::BrokerProblem;
 #[cfg(test)]
-pub(crate) use problem::told;
-use problem::{late, unfit};
-pub use session::Member;
-use session::Wanted;
-pub use standing::Standing;
+pub(crate) use problem::to_broker_problem;
+use problem::{timeout_problem, unsuitable_problem};
+use session::LeaseRequest;
+pub use session::SessionMember;
 
-use crate::audit::{Audit, Entry as AuditEntry};
-use crate::exchange::Exchanges;
-use crate::http::Http;
+use crate::audit::{AuditLog, Entry as AuditEntry};
+use crate::exchange::ExchangeRunner;
+use crate::format::{self, CredentialFormat};
+use crate::http::HttpClient;
 use crate::identity::{self, Identities, Identity};
 use crate::launch::Launcher;
 use crate::lease::Lease;
-use crate::outlet::{self, Outlet};
-use crate::place::Place;
 use crate::schedule::{self, Verdict};
 use crate::secret::Secret;
-use crate::secrets::Scope;
+use crate::secrets::RepositorySecrets;
 use crate::source::{self, Purpose, SourceProblem};
-use crate::vault::{self, Choice, Vault};
+use crate::storage::CredentialPaths;
+use crate::vault::{self, Vault, VaultOptions};
 
 /// How many changes a listener may be late.
-const CHANGES_KEPT: usize = 256;
+const CHANGES_BUFFERED_MAX: usize = 256;
 /// Resources and audiences that one identity is asked for; a program that makes them up must not fill the memory.
 const PURPOSES_MAX: usize = 32;
 
 /// What became of an identity; the past tense of `schedule`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Change {
+pub struct IdentityChange {
     pub identity: String,
-    pub what: What,
+    pub kind: ChangeKind,
     /// A person is needed, and none was told so since the last login.
-    pub is_news: bool,
+    pub is_first_notice: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum What {
+pub enum ChangeKind {
     Renewed {
         expires_at: Option<i64>,
     },
     /// The login ends then, whatever is renewed before.
-    Expiring {
+    LoginExpiring {
         at: i64,
     },
     NeedsLogin(BrokerProblem),
@@ -71,22 +71,22 @@ pub enum What {
 
 /// Who asks, as far as this machine can tell.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Asker {
+pub struct Requester {
     pub pid: Option<i32>,
     /// Executables from the asker upwards, nearest first.
     pub chain: Vec<String>,
     /// The coding agent's session that it belongs to.
-    pub session: Option<Member>,
+    pub session: Option<SessionMember>,
 }
 
-type Outcome = Result<Arc<Lease>, BrokerProblem>;
+type LeaseResult = Result<Arc<Lease>, BrokerProblem>;
 
 #[derive(Default)]
-struct Entry {
+struct LeaseEntry {
     /// As configured when the lease was fetched; a changed configuration forgets the lease.
     identity: Option<Identity>,
     lease: Option<Arc<Lease>>,
-    under_way: Option<watch::Receiver<Option<Outcome>>>,
+    pending_renewal: Option<watch::Receiver<Option<LeaseResult>>>,
     problem: Option<BrokerProblem>,
     failures: u32,
     /// Not asked again before.
@@ -95,19 +95,19 @@ struct Entry {
 }
 
 pub struct Broker {
-    place: Place,
-    choice: Choice,
+    paths: CredentialPaths,
+    vault_options: VaultOptions,
     /// How programs are started, where this process has another limit than they are to have.
     launcher: Option<Launcher>,
     vault: tokio::sync::Mutex<Option<Arc<Vault>>>,
-    http: OnceLock<Http>,
-    exchanges: Exchanges,
-    configuration: Mutex<Option<(SystemTime, u64, Arc<Identities>)>>,
-    entries: Mutex<BTreeMap<String, Entry>>,
-    audit: Audit,
-    changes: broadcast::Sender<Change>,
+    http: OnceLock<HttpClient>,
+    exchange_runner: ExchangeRunner,
+    identities_cache: Mutex<Option<(SystemTime, u64, Arc<Identities>)>>,
+    entries: Mutex<BTreeMap<String, LeaseEntry>>,
+    audit: AuditLog,
+    changes: broadcast::Sender<IdentityChange>,
     /// Logins that a person was told about, by what the vault calls them, until the next login.
-    announced: Mutex<BTreeSet<String>>,
+    announced_logins: Mutex<BTreeSet<String>>,
 }
 
 fn now() -> i64 {
@@ -122,31 +122,36 @@ fn jitter() -> u16 {
 
 impl Broker {
     #[must_use]
-    pub fn new(place: Place, choice: Choice, exchanges: Exchanges) -> Arc<Self> {
-        Self::launching(place, choice, exchanges, None)
+    pub fn new(place: CredentialPaths, choice: VaultOptions, exchanges: ExchangeRunner) -> Arc<Self> {
+        Self::with_launcher(place, choice, exchanges, None)
     }
 
     /// Starting programs by a launcher.
     #[must_use]
-    pub fn launching(place: Place, choice: Choice, exchanges: Exchanges, launcher: Option<Launcher>) -> Arc<Self> {
-        let audit = Audit::new(place.audit());
+    pub fn with_launcher(
+        place: CredentialPaths,
+        choice: VaultOptions,
+        exchanges: ExchangeRunner,
+        launcher: Option<Launcher>,
+    ) -> Arc<Self> {
+        let audit = AuditLog::new(place.audit());
         Arc::new(Self {
-            place,
-            choice,
+            paths: place,
+            vault_options: choice,
             launcher,
             vault: tokio::sync::Mutex::default(),
             http: OnceLock::new(),
-            exchanges,
-            configuration: Mutex::default(),
+            exchange_runner: exchanges,
+            identities_cache: Mutex::default(),
             entries: Mutex::default(),
             audit,
-            changes: broadcast::Sender::new(CHANGES_KEPT),
-            announced: Mutex::default(),
+            changes: broadcast::Sender::new(CHANGES_BUFFERED_MAX),
+            announced_logins: Mutex::default(),
         })
     }
 
     #[must_use]
-    pub fn changes(&self) -> broadcast::Receiver<Change> {
+    pub fn subscribe(&self) -> broadcast::Receiver<IdentityChange> {
         self.changes.subscribe()
     }
 
@@ -154,21 +159,26 @@ impl Broker {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn issue(self: &Arc<Self>, name: &str, outlet: &Outlet, asker: &Asker) -> Result<Secret, BrokerProblem> {
-        let outcome = self.rendered(name, outlet, asker).await;
+    pub async fn issue(
+        self: &Arc<Self>,
+        name: &str,
+        outlet: &CredentialFormat,
+        asker: &Requester,
+    ) -> Result<Secret, BrokerProblem> {
+        let outcome = self.render_credential(name, outlet, asker).await;
         let (expires_at, problem) = match &outcome {
             Ok((_, expires_at)) => (*expires_at, None),
             Err(problem) => (None, Some(problem.message.clone())),
         };
         let what = if problem.is_none() { "issued" } else { "refused" };
-        self.used(name, &outlet.purpose(), asker);
-        let noted = self.note(AuditEntry {
-            what: what.to_owned(),
+        self.record_use(name, &outlet.purpose(), asker);
+        let noted = self.append_audit_entry(AuditEntry {
+            action: what.to_owned(),
             identity: name.to_owned(),
-            outlet: Some(outlet.name().to_owned()),
+            format: Some(outlet.name().to_owned()),
             chain: asker.chain.clone(),
             pid: asker.pid,
-            session: asker.session.as_ref().map(Member::told),
+            session: asker.session.as_ref().map(SessionMember::audit_label),
             expires_at,
             problem,
             ..AuditEntry::default()
@@ -178,17 +188,18 @@ impl Broker {
         noted.map(|()| secret)
     }
 
-    async fn rendered(
+    async fn render_credential(
         self: &Arc<Self>,
         name: &str,
-        outlet: &Outlet,
-        asker: &Asker,
+        outlet: &CredentialFormat,
+        asker: &Requester,
     ) -> Result<(Secret, Option<i64>), BrokerProblem> {
         let identity = self.identity(name)?;
-        let bound = self.bound(&identity, outlet, asker)?;
-        let purpose = source::purpose(&identity, outlet.purpose()).map_err(|words| unfit(name, &words))?;
-        let lease = self.lease_for(name, &Wanted { purpose, bound }).await?;
-        let secret = outlet::render(outlet, &identity, &lease).map_err(|words| unfit("", &words))?;
+        let bound = self.session_restriction(&identity, outlet, asker)?;
+        let purpose =
+            source::supported_purpose(&identity, outlet.purpose()).map_err(|words| unsuitable_problem(name, &words))?;
+        let lease = self.obtain_lease_for(name, &LeaseRequest { purpose, restriction: bound }).await?;
+        let secret = format::render(outlet, &identity, &lease).map_err(|words| unsuitable_problem("", &words))?;
         Ok((secret, lease.times.expires_at))
     }
 
@@ -196,26 +207,26 @@ impl Broker {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn record(
+    pub fn record_decision(
         &self,
         what: &str,
         identity: &str,
-        asker: &Asker,
+        asker: &Requester,
         problem: Option<&str>,
     ) -> Result<(), BrokerProblem> {
-        self.note(AuditEntry {
-            what: what.to_owned(),
+        self.append_audit_entry(AuditEntry {
+            action: what.to_owned(),
             identity: identity.to_owned(),
             chain: asker.chain.clone(),
             pid: asker.pid,
-            session: asker.session.as_ref().map(Member::told),
+            session: asker.session.as_ref().map(SessionMember::audit_label),
             problem: problem.map(str::to_owned),
             ..AuditEntry::default()
         })
     }
 
     /// What cannot be written down is not given out.
-    fn note(&self, entry: AuditEntry) -> Result<(), BrokerProblem> {
+    fn append_audit_entry(&self, entry: AuditEntry) -> Result<(), BrokerProblem> {
         self.audit.append(&AuditEntry { at: now(), ..entry }).map_err(|error| {
             let message = format!("the audit log cannot be written: {error}");
             BrokerProblem::new("audit_log", message, "Make room on the disk, or correct the folder's owner.")
@@ -226,9 +237,9 @@ impl Broker {
     ///
     /// # Errors
     /// When none does, or more than one.
-    pub fn of_host(&self, server: &str) -> Result<String, BrokerProblem> {
-        let identities = self.identities()?;
-        let mut found = identities.all.values().filter(|identity| outlet::serves(identity, server));
+    pub fn find_identity_by_host(&self, server: &str) -> Result<String, BrokerProblem> {
+        let identities = self.load_identities()?;
+        let mut found = identities.all.values().filter(|identity| format::serves_host(identity, server));
         let Some(first) = found.next() else {
             let message = format!("no identity serves `{server}`");
             let hint = "Add it to the `hosts` of an identity in identities.toml.";
@@ -251,48 +262,63 @@ impl Broker {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn lease(self: &Arc<Self>, name: &str) -> Result<Arc<Lease>, BrokerProblem> {
-        self.lease_for(name, &Wanted::default()).await
+    pub async fn obtain_lease(self: &Arc<Self>, name: &str) -> Result<Arc<Lease>, BrokerProblem> {
+        self.obtain_lease_for(name, &LeaseRequest::default()).await
     }
 
-    async fn lease_for(self: &Arc<Self>, name: &str, purpose: &Wanted) -> Result<Arc<Lease>, BrokerProblem> {
+    async fn obtain_lease_for(
+        self: &Arc<Self>,
+        name: &str,
+        purpose: &LeaseRequest,
+    ) -> Result<Arc<Lease>, BrokerProblem> {
         let identity = self.identity(name)?;
         let (mut under_way, old) = {
-            let (mut entries, key) = (self.entries(), purpose.key(name));
-            if !entries.contains_key(&key) && entries.keys().filter(|key| is_of(key, name)).count() >= PURPOSES_MAX {
-                return Err(unfit(name, &format!("was asked for more than {PURPOSES_MAX} resources or audiences")));
+            let (mut entries, key) = (self.lock_entries(), purpose.lease_key(name));
+            if !entries.contains_key(&key)
+                && entries.keys().filter(|key| is_key_of_identity(key, name)).count() >= PURPOSES_MAX
+            {
+                return Err(unsuitable_problem(
+                    name,
+                    &format!("was asked for more than {PURPOSES_MAX} resources or audiences"),
+                ));
             }
             let entry = entries.entry(key).or_default();
             if entry.identity.as_ref().is_some_and(|known| *known != identity) {
-                *entry = Entry { last_used: entry.last_used.take(), ..Entry::default() };
+                *entry = LeaseEntry { last_used: entry.last_used.take(), ..LeaseEntry::default() };
             }
             let now = now();
             let verdict = match &entry.lease {
                 Some(lease) => schedule::verdict(now, &lease.times, true),
                 None => Verdict::RenewFirst,
             };
-            let old = entry.lease.clone().filter(|lease| lasts(lease, now));
+            let old = entry.lease.clone().filter(|lease| is_unexpired(lease, now));
             match (verdict, old) {
                 (Verdict::Serve, Some(lease)) => return Ok(lease),
                 (Verdict::ServeAndRenew, Some(lease)) => {
-                    if entry.under_way.is_none() && now >= entry.retry_at {
-                        self.renew(entry, identity, purpose.clone());
+                    if entry.pending_renewal.is_none() && now >= entry.retry_at {
+                        self.start_renewal(entry, identity, purpose.clone());
                     }
                     return Ok(lease);
                 }
                 (_, old) => {
-                    if entry.under_way.is_none() && now < entry.retry_at {
+                    if entry.pending_renewal.is_none() && now < entry.retry_at {
                         let problem = entry.problem.clone();
-                        return old.ok_or_else(|| problem.unwrap_or_else(|| late(name)));
+                        return old.ok_or_else(|| problem.unwrap_or_else(|| timeout_problem(name)));
                     }
-                    (entry.under_way.clone().unwrap_or_else(|| self.renew(entry, identity, purpose.clone())), old)
+                    (
+                        entry
+                            .pending_renewal
+                            .clone()
+                            .unwrap_or_else(|| self.start_renewal(entry, identity, purpose.clone())),
+                        old,
+                    )
                 }
             }
         };
         let answer = under_way.wait_for(Option::is_some);
-        let outcome = match tokio::time::timeout(source::LIMIT, answer).await {
-            Ok(Ok(outcome)) => outcome.clone().unwrap_or_else(|| Err(late(name))),
-            Ok(Err(_)) | Err(_) => Err(late(name)),
+        let outcome = match tokio::time::timeout(source::FETCH_TIMEOUT, answer).await {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or_else(|| Err(timeout_problem(name))),
+            Ok(Err(_)) | Err(_) => Err(timeout_problem(name)),
         };
         // The old one is better than none: the source may be back before it ends.
         outcome.or_else(|problem| old.ok_or(problem))
@@ -302,8 +328,12 @@ impl Broker {
     ///
     /// # Errors
     /// When the vault cannot be opened without a person, or a value does not open.
-    pub async fn kept(&self, scope: &Scope, names: &[String]) -> Result<Vec<(String, Secret)>, BrokerProblem> {
-        let vault = self.vault().await?;
+    pub async fn read_secrets(
+        &self,
+        scope: &RepositorySecrets,
+        names: &[String],
+    ) -> Result<Vec<(String, Secret)>, BrokerProblem> {
+        let vault = self.open_vault().await?;
         let mut found = Vec::new();
         for name in names {
             found.extend(scope.get(&vault, name)?.map(|(secret, _)| (name.clone(), secret)));
@@ -312,32 +342,32 @@ impl Broker {
     }
 
     /// Made at the first use: an agent that only runs previews reads no certificates.
-    fn http(&self) -> Result<&Http, SourceProblem> {
+    fn http(&self) -> Result<&HttpClient, SourceProblem> {
         match self.http.get() {
             Some(http) => Ok(http),
             None => {
-                let made = Http::new()?;
+                let made = HttpClient::new()?;
                 Ok(self.http.get_or_init(|| made))
             }
         }
     }
 
-    fn tell(&self, name: &str, what: What) {
+    fn publish_change(&self, name: &str, what: ChangeKind) {
         let login = match &what {
-            What::Expiring { .. } => Some(name),
-            What::NeedsLogin(problem) => Some(problem.login.as_deref().unwrap_or(name)),
+            ChangeKind::LoginExpiring { .. } => Some(name),
+            ChangeKind::NeedsLogin(problem) => Some(problem.login_identity.as_deref().unwrap_or(name)),
             _ => None,
         };
         let item = login.and_then(|login| Some(source::login_item(&self.identity(login).ok()?)));
-        let is_news = item.is_some_and(|item| self.announced().insert(item));
-        drop(self.changes.send(Change { identity: name.to_owned(), what, is_news }));
+        let is_news = item.is_some_and(|item| self.lock_announced_logins().insert(item));
+        drop(self.changes.send(IdentityChange { identity: name.to_owned(), kind: what, is_first_notice: is_news }));
     }
 
-    fn used(&self, name: &str, purpose: &Purpose, asker: &Asker) {
-        let mut entries = self.entries();
+    fn record_use(&self, name: &str, purpose: &Purpose, asker: &Requester) {
+        let mut entries = self.lock_entries();
         // A source that knows no purposes has one lease for all of them.
-        let wanted = Wanted::of(purpose.clone(), asker);
-        let keys = [wanted.key(name), purpose.key(name)];
+        let wanted = LeaseRequest::for_requester(purpose.clone(), asker);
+        let keys = [wanted.lease_key(name), purpose.lease_key(name)];
         let key = keys.into_iter().find(|key| entries.contains_key(key)).unwrap_or_else(|| name.to_owned());
         if let Some(entry) = entries.get_mut(&key) {
             entry.last_used = Some((now(), asker.chain.first().cloned().unwrap_or_default()));
@@ -345,8 +375,8 @@ impl Broker {
     }
 
     /// A tool said that the credential was refused: the next asker gets another one.
-    pub fn rejected(&self, name: &str) {
-        for (_, entry) in self.entries().iter_mut().filter(|(key, _)| is_of(key, name)) {
+    pub fn discard_leases(&self, name: &str) {
+        for (_, entry) in self.lock_entries().iter_mut().filter(|(key, _)| is_key_of_identity(key, name)) {
             entry.lease = None;
         }
     }
@@ -354,7 +384,7 @@ impl Broker {
     /// # Errors
     /// When there is none of that name, or its part of the file is wrong.
     pub fn identity(&self, name: &str) -> Result<Identity, BrokerProblem> {
-        let identities = self.identities()?;
+        let identities = self.load_identities()?;
         if let Some(identity) = identities.get(name) {
             return Ok(identity.clone());
         }
@@ -369,11 +399,11 @@ impl Broker {
         Err(BrokerProblem::new("identity_unknown", format!("there is no identity `{name}`"), hint))
     }
 
-    fn identities(&self) -> Result<Arc<Identities>, BrokerProblem> {
-        let path = self.place.identities();
+    fn load_identities(&self) -> Result<Arc<Identities>, BrokerProblem> {
+        let path = self.paths.identities();
         let Ok(found) = std::fs::metadata(&path) else { return Ok(Arc::default()) };
         let stamp = (found.modified().unwrap_or(SystemTime::UNIX_EPOCH), found.len());
-        let mut cached = self.configuration.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.identities_cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, _, known)) = cached.as_ref().filter(|(at, length, _)| (*at, *length) == stamp) {
             return Ok(Arc::clone(known));
         }
@@ -390,30 +420,30 @@ impl Broker {
     }
 
     /// The vault, opened once; after it was locked, absent or reset, the next asker tries again.
-    async fn vault(&self) -> Result<Arc<Vault>, vault::VaultProblem> {
+    async fn open_vault(&self) -> Result<Arc<Vault>, vault::VaultProblem> {
         let mut kept = self.vault.lock().await;
         if let Some(vault) = kept.as_ref().filter(|vault| vault.is_current()) {
             return Ok(Arc::clone(vault));
         }
-        let vault = Arc::new(Vault::open(&self.place.vault(), &self.choice).await?);
+        let vault = Arc::new(Vault::open(&self.paths.vault(), &self.vault_options).await?);
         *kept = Some(Arc::clone(&vault));
         Ok(vault)
     }
 
-    fn announced(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_announced_logins(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.announced_logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+    fn lock_entries(&self) -> MutexGuard<'_, BTreeMap<String, LeaseEntry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn lasts(lease: &Lease, now: i64) -> bool {
+fn is_unexpired(lease: &Lease, now: i64) -> bool {
     lease.times.expires_at.is_none_or(|end| now.saturating_add(lease.times.skew) < end)
 }
 
 /// Whether a lease's key is this identity's: its name, alone or before a purpose.
-fn is_of(key: &str, name: &str) -> bool {
+fn is_key_of_identity(key: &str, name: &str) -> bool {
     key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }

@@ -8,34 +8,34 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::http::Http;
+use crate::http::HttpClient;
 use crate::identity::Identities;
 use crate::source;
 
 /// A person waits for all of them together.
-const LIMIT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Servers asked at once, and at all.
 const SERVERS_MAX: usize = 16;
 
 /// What one server said.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reading {
+pub struct ClockReading {
     pub server: String,
     /// The server's clock minus ours in milliseconds, 0 for a few seconds; or why it is not known.
-    pub ahead: Result<i64, String>,
+    pub offset: Result<i64, String>,
 }
 
 /// The clocks behind these identities, by the servers' names.
-pub async fn compare(identities: &Identities) -> Vec<Reading> {
+pub async fn compare(identities: &Identities) -> Vec<ClockReading> {
     let servers: BTreeMap<String, String> =
-        identities.all.values().filter_map(source::server).filter_map(front_page).take(SERVERS_MAX).collect();
+        identities.all.values().filter_map(source::server_url).filter_map(root_url).take(SERVERS_MAX).collect();
     if servers.is_empty() {
         return Vec::new();
     }
-    let http = match Http::new() {
+    let http = match HttpClient::new() {
         Ok(http) => Arc::new(http),
         Err(problem) => {
-            let failed = |server| Reading { server, ahead: Err(problem.to_string()) };
+            let failed = |server| ClockReading { server, offset: Err(problem.to_string()) };
             return servers.into_keys().map(failed).collect();
         }
     };
@@ -43,13 +43,13 @@ pub async fn compare(identities: &Identities) -> Vec<Reading> {
     for (server, url) in servers {
         let http = Arc::clone(&http);
         asked.spawn(async move {
-            let ahead = match tokio::time::timeout(LIMIT, http.get(&url, &[])).await {
-                Ok(Ok(answer)) if answer.is_dated => Ok(answer.skew),
+            let ahead = match tokio::time::timeout(TIMEOUT, http.get(&url, &[])).await {
+                Ok(Ok(answer)) if answer.has_date => Ok(answer.skew),
                 Ok(Ok(_)) => Err("it answers without a `Date`".to_owned()),
                 Ok(Err(problem)) => Err(problem.to_string()),
-                Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+                Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
             };
-            Reading { server, ahead }
+            ClockReading { server, offset: ahead }
         });
     }
     let mut readings = asked.join_all().await;
@@ -58,7 +58,7 @@ pub async fn compare(identities: &Identities) -> Vec<Reading> {
 }
 
 /// Host and address of a URL's front page: a path may be a program that does work.
-fn front_page(url: String) -> Option<(String, String)> {
+fn root_url(url: String) -> Option<(String, String)> {
     let uri: http::Uri = url.parse().ok()?;
     let authority = uri.authority()?.to_string();
     Some((authority.clone(), format!("{}://{authority}/", uri.scheme_str()?)))

@@ -12,7 +12,7 @@ use crate::endpoint;
 use crate::secret::Secret;
 
 /// The file of [`Delivery::endpoint_token`] in a unit's folder.
-pub const ENDPOINT_TOKEN: &str = "endpoint.token";
+pub const ENDPOINT_TOKEN_FILE: &str = "endpoint.token";
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2).
 #[cfg(target_os = "linux")]
@@ -21,19 +21,19 @@ const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryProblem {
     #[error("`{0}` is no name for a secret; allowed are lower-case letters, digits, `-` and `_`")]
-    Name(String),
-    #[error("the folder for secrets `{path}` belongs to user {owner}, not to user {us}")]
-    Foreign { path: PathBuf, owner: u32, us: u32 },
+    InvalidName(String),
+    #[error("the folder for secrets `{path}` belongs to user {owner}, not to user {uid}")]
+    WrongOwner { path: PathBuf, owner: u32, uid: u32 },
     #[error("cannot write the secret file `{path}`: {error}")]
     Write { path: PathBuf, error: io::Error },
 }
 
-pub struct Delivery {
+pub struct SecretDelivery {
     root: PathBuf,
-    in_memory: bool,
+    is_in_memory: bool,
 }
 
-impl Delivery {
+impl SecretDelivery {
     /// Chooses where secrets rest: the runtime folder when it lies in memory, else `/dev/shm`, else the runtime folder
     /// on disk (which [`Delivery::in_memory`] then tells, so that the user can be told).
     ///
@@ -42,21 +42,21 @@ impl Delivery {
     pub fn open(runtime: &Path) -> Result<Self, DeliveryProblem> {
         let uid = rustix::process::getuid().as_raw();
         let shared_memory = Path::new("/dev/shm");
-        let (root, in_memory) = if is_memory(runtime) {
+        let (root, in_memory) = if is_memory_file_system(runtime) {
             (runtime.join("secrets"), true)
-        } else if is_memory(shared_memory) {
+        } else if is_memory_file_system(shared_memory) {
             // Two agents of one user (tests, a second socket folder) must not share a folder: the runtime's path decides.
-            (shared_memory.join(format!("pdev-{uid}-{}", fingerprint(runtime))), true)
+            (shared_memory.join(format!("pdev-{uid}-{}", hash_path(runtime))), true)
         } else {
             (runtime.join("secrets"), false)
         };
-        private_folder(&root, uid)?;
-        Ok(Self { root, in_memory })
+        ensure_private_folder(&root, uid)?;
+        Ok(Self { root, is_in_memory: in_memory })
     }
 
     #[must_use]
-    pub fn in_memory(&self) -> bool {
-        self.in_memory
+    pub fn is_in_memory(&self) -> bool {
+        self.is_in_memory
     }
 
     /// Keeps a secret of a preview until [`Delivery::forget`].
@@ -64,8 +64,8 @@ impl Delivery {
     /// # Errors
     /// When the name is not one, or the file cannot be written.
     pub fn put(&self, preview: &str, name: &str, secret: &Secret) -> Result<(), DeliveryProblem> {
-        checked(name)?;
-        write_file(&self.folder(preview, None)?.join(name), secret, 0o400)
+        check_name(name)?;
+        write_file(&self.ensure_folder(preview, None)?.join(name), secret, 0o400)
     }
 
     /// Forgets one secret; what was delivered to running units stays with them until `down`.
@@ -73,7 +73,7 @@ impl Delivery {
     /// # Errors
     /// When the name is not one, or the file cannot be removed.
     pub fn remove(&self, preview: &str, name: &str) -> Result<(), DeliveryProblem> {
-        let path = self.root.join(checked(preview)?).join("all").join(checked(name)?);
+        let path = self.root.join(check_name(preview)?).join("all").join(check_name(name)?);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DeliveryProblem::Write { path, error }),
             _ => Ok(()),
@@ -82,10 +82,10 @@ impl Delivery {
 
     /// Which of `names` are there.
     #[must_use]
-    pub fn present(&self, preview: &str, names: &[String]) -> Vec<String> {
+    pub fn stored_names(&self, preview: &str, names: &[String]) -> Vec<String> {
         names
             .iter()
-            .filter(|name| checked(name).is_ok() && self.root.join(preview).join("all").join(name).is_file())
+            .filter(|name| check_name(name).is_ok() && self.root.join(preview).join("all").join(name).is_file())
             .cloned()
             .collect()
     }
@@ -95,9 +95,9 @@ impl Delivery {
     /// # Errors
     /// When a file cannot be written.
     pub fn deliver(&self, preview: &str, unit: &str, names: &[String]) -> Result<PathBuf, DeliveryProblem> {
-        let target = self.folder(preview, Some(unit))?;
+        let target = self.ensure_folder(preview, Some(unit))?;
         for name in names {
-            let source = self.root.join(preview).join("all").join(checked(name)?);
+            let source = self.root.join(preview).join("all").join(check_name(name)?);
             match fs::read(&source) {
                 Ok(bytes) => write_file(&target.join(name), &Secret::new(bytes), 0o444)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -113,7 +113,7 @@ impl Delivery {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn endpoint_token(&self, preview: &str, unit: &str) -> Result<Secret, DeliveryProblem> {
-        let path = self.folder(preview, Some(unit))?.join(ENDPOINT_TOKEN);
+        let path = self.ensure_folder(preview, Some(unit))?.join(ENDPOINT_TOKEN_FILE);
         match fs::read(&path) {
             Ok(bytes) if bytes.len() == endpoint::TOKEN_LENGTH => Ok(Secret::new(bytes)),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DeliveryProblem::Write { path, error }),
@@ -141,8 +141,8 @@ impl Delivery {
     ///
     /// # Errors
     /// When files are left behind.
-    pub fn forget_unit(&self, preview: &str, unit: &str) -> Result<(), DeliveryProblem> {
-        let path = self.unit_folder(checked(preview)?, checked(unit)?);
+    pub fn remove_unit(&self, preview: &str, unit: &str) -> Result<(), DeliveryProblem> {
+        let path = self.unit_folder(check_name(preview)?, check_name(unit)?);
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DeliveryProblem::Write { path, error }),
             _ => Ok(()),
@@ -153,7 +153,7 @@ impl Delivery {
     ///
     /// # Errors
     /// When files are left behind.
-    pub fn forget(&self, preview: &str) -> Result<(), DeliveryProblem> {
+    pub fn remove_preview(&self, preview: &str) -> Result<(), DeliveryProblem> {
         let path = self.root.join(preview);
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DeliveryProblem::Write { path, error }),
@@ -162,12 +162,12 @@ impl Delivery {
     }
 
     /// The preview's own folder, or one unit's.
-    fn folder(&self, preview: &str, unit: Option<&str>) -> Result<PathBuf, DeliveryProblem> {
-        checked(preview)?;
+    fn ensure_folder(&self, preview: &str, unit: Option<&str>) -> Result<PathBuf, DeliveryProblem> {
+        check_name(preview)?;
         let uid = rustix::process::getuid().as_raw();
-        private_folder(&self.root, uid)?;
+        ensure_private_folder(&self.root, uid)?;
         let path = match unit {
-            Some(unit) => self.unit_folder(preview, checked(unit)?),
+            Some(unit) => self.unit_folder(preview, check_name(unit)?),
             None => self.root.join(preview).join("all"),
         };
         // Bind-mounted into containers: their user must be able to enter it, the root folder keeps everybody else out.
@@ -177,12 +177,12 @@ impl Delivery {
     }
 }
 
-fn checked(name: &str) -> Result<&str, DeliveryProblem> {
+fn check_name(name: &str) -> Result<&str, DeliveryProblem> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if !name.is_empty() && name.len() <= 128 && name.bytes().all(fits) {
         Ok(name)
     } else {
-        Err(DeliveryProblem::Name(name.to_owned()))
+        Err(DeliveryProblem::InvalidName(name.to_owned()))
     }
 }
 
@@ -197,12 +197,12 @@ fn write_file(path: &Path, secret: &Secret, mode: u32) -> Result<(), DeliveryPro
     attempt().map_err(|error| DeliveryProblem::Write { path: path.to_owned(), error })
 }
 
-fn private_folder(path: &Path, uid: u32) -> Result<(), DeliveryProblem> {
+fn ensure_private_folder(path: &Path, uid: u32) -> Result<(), DeliveryProblem> {
     let wrap = |error| DeliveryProblem::Write { path: path.to_owned(), error };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(wrap)?;
     let found = fs::symlink_metadata(path).map_err(wrap)?;
     if found.uid() != uid || !found.is_dir() {
-        return Err(DeliveryProblem::Foreign { path: path.to_owned(), owner: found.uid(), us: uid });
+        return Err(DeliveryProblem::WrongOwner { path: path.to_owned(), owner: found.uid(), uid });
     }
     if found.mode() & 0o077 != 0 {
         use std::os::unix::fs::PermissionsExt;
@@ -212,18 +212,18 @@ fn private_folder(path: &Path, uid: u32) -> Result<(), DeliveryProblem> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_memory(_: &Path) -> bool {
+fn is_memory_file_system(_: &Path) -> bool {
     // Nothing here tells; a folder that only its owner enters holds the files then.
     false
 }
 
 #[cfg(target_os = "linux")]
-fn is_memory(path: &Path) -> bool {
+fn is_memory_file_system(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|found| MEMORY_FILE_SYSTEMS.contains(&found.f_type))
 }
 
 /// FNV-1a: only tells folders apart, protects nothing.
-fn fingerprint(path: &Path) -> String {
+fn hash_path(path: &Path) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in path.as_os_str().as_encoded_bytes() {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
@@ -237,48 +237,51 @@ mod tests {
 
     use super::*;
 
-    fn delivery() -> (tempfile::TempDir, Delivery) {
+    fn new_delivery() -> (tempfile::TempDir, SecretDelivery) {
         let runtime = tempfile::tempdir().unwrap();
-        let delivery = Delivery::open(runtime.path()).unwrap();
+        let delivery = SecretDelivery::open(runtime.path()).unwrap();
         (runtime, delivery)
     }
 
     #[test]
     fn a_unit_gets_exactly_its_own_secrets() {
-        let (_runtime, delivery) = delivery();
+        let (_runtime, delivery) = new_delivery();
         delivery.put("p1", "stripe", &Secret::new(b"sk".to_vec())).unwrap();
         delivery.put("p1", "other", &Secret::new(b"no".to_vec())).unwrap();
         let folder = delivery.deliver("p1", "api", &["stripe".into(), "absent".into()]).unwrap();
         let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["stripe"]);
         assert_eq!(fs::read(folder.join("stripe")).unwrap(), b"sk");
-        assert_eq!(delivery.present("p1", &["stripe".into(), "absent".into()]), ["stripe"]);
-        delivery.forget("p1").unwrap();
+        assert_eq!(delivery.stored_names("p1", &["stripe".into(), "absent".into()]), ["stripe"]);
+        delivery.remove_preview("p1").unwrap();
         assert!(!folder.exists());
     }
 
     #[test]
-    fn nobody_else_gets_past_the_root_folder() {
-        let (_runtime, delivery) = delivery();
+    fn root_folder_is_private() {
+        let (_runtime, delivery) = new_delivery();
         let mode = fs::metadata(&delivery.root).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        delivery.forget("unused").unwrap();
+        delivery.remove_preview("unused").unwrap();
         let _ = fs::remove_dir_all(&delivery.root);
     }
 
     #[test]
-    fn names_cannot_climb() {
-        let (_runtime, delivery) = delivery();
+    fn names_with_path_separators_are_refused() {
+        let (_runtime, delivery) = new_delivery();
         for name in ["../x", "a/b", "", ".", "a.b"] {
-            assert!(matches!(delivery.put("p1", name, &Secret::new(vec![1])), Err(DeliveryProblem::Name(_))), "{name}");
+            assert!(
+                matches!(delivery.put("p1", name, &Secret::new(vec![1])), Err(DeliveryProblem::InvalidName(_))),
+                "{name}"
+            );
         }
     }
 
     #[test]
-    fn the_token_of_an_endpoint_stays_until_down() {
-        let (_runtime, delivery) = delivery();
+    fn endpoint_token_is_stable_until_preview_is_removed() {
+        let (_runtime, delivery) = new_delivery();
         let token = delivery.endpoint_token("p3", "api").unwrap();
-        let path = delivery.unit_folder("p3", "api").join(ENDPOINT_TOKEN);
+        let path = delivery.unit_folder("p3", "api").join(ENDPOINT_TOKEN_FILE);
         assert_eq!(fs::read(&path).unwrap(), token.expose());
         assert_eq!(delivery.endpoint_token("p3", "api").unwrap().expose(), token.expose());
         assert_ne!(delivery.endpoint_token("p3", "web").unwrap().expose(), token.expose());
@@ -286,21 +289,21 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
         assert_eq!(delivery.endpoint_token("p3", "api").unwrap().expose().len(), endpoint::TOKEN_LENGTH);
-        delivery.forget("p3").unwrap();
+        delivery.remove_preview("p3").unwrap();
         assert!(!path.exists());
         delivery.endpoint_token("p3", "api").unwrap();
         assert_ne!(fs::read(&path).unwrap(), token.expose());
-        delivery.forget("p3").unwrap();
+        delivery.remove_preview("p3").unwrap();
     }
 
     #[test]
     fn a_secret_put_again_replaces_the_old_one() {
-        let (_runtime, delivery) = delivery();
+        let (_runtime, delivery) = new_delivery();
         delivery.put("p2", "k", &Secret::new(b"1".to_vec())).unwrap();
         delivery.put("p2", "k", &Secret::new(b"2".to_vec())).unwrap();
         let folder = delivery.deliver("p2", "api", &["k".into()]).unwrap();
         assert_eq!(fs::read(folder.join("k")).unwrap(), b"2");
         delivery.deliver("p2", "api", &["k".into()]).unwrap();
-        delivery.forget("p2").unwrap();
+        delivery.remove_preview("p2").unwrap();
     }
 }

@@ -19,50 +19,50 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use zeroize::Zeroizing;
 
-use crate::echo::Sent;
 use crate::identity::is_safe_url;
+use crate::redaction::RequestSecrets;
 use crate::source::SourceProblem;
 
 /// From the first packet to the last byte.
-const LIMIT: Duration = Duration::from_secs(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 const BODY_BYTES_MAX: usize = 1 << 20;
-pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
-const AGENT: &str = concat!("pdev/", env!("CARGO_PKG_VERSION"));
+pub(crate) const FORM_MEDIA_TYPE: &str = "application/x-www-form-urlencoded";
+const USER_AGENT: &str = concat!("pdev/", env!("CARGO_PKG_VERSION"));
 
-pub(crate) struct Http {
+pub(crate) struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    proxy: Option<Proxied>,
-    limit: Duration,
+    proxy: Option<ProxyClient>,
+    timeout: Duration,
 }
 
 /// The way through `HTTPS_PROXY`; what goes to the loopback in the clear never takes it.
-struct Proxied {
+struct ProxyClient {
     rules: Matcher,
     client: Client<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>,
     /// As told in messages: without what one signs in to it with.
     name: String,
 }
 
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub status: u16,
     /// The server's clock minus ours in milliseconds, where its `Date` says so and it is more than the header's second.
     pub skew: i64,
     /// Whether it says so at all.
-    pub is_dated: bool,
+    pub has_date: bool,
     pub body: Zeroizing<Vec<u8>>,
     pub host: String,
 }
 
-impl Answer {
-    pub fn is_fine(&self) -> bool {
+impl HttpResponse {
+    pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
     /// The body as JSON; the words never repeat it.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, SourceProblem> {
         serde_json::from_slice(&self.body).map_err(|_| {
-            SourceProblem::Passing(format!(
+            SourceProblem::Transient(format!(
                 "`{}` answered {} with something that is not what was asked for",
                 self.host, self.status
             ))
@@ -70,30 +70,30 @@ impl Answer {
     }
 
     /// An answer that says nothing of use.
-    pub fn unexpected(&self) -> SourceProblem {
+    pub fn unexpected_status_problem(&self) -> SourceProblem {
         let words = format!("`{}` answered {}", self.host, self.status);
         if self.status == 429 || self.status >= 500 {
-            SourceProblem::Passing(words)
+            SourceProblem::Transient(words)
         } else {
             SourceProblem::Refused(words)
         }
     }
 }
 
-impl Http {
+impl HttpClient {
     /// # Errors
     /// When the system has no roots to trust.
     pub fn new() -> Result<Self, SourceProblem> {
-        Self::with(Matcher::from_env())
+        Self::with_proxy_rules(Matcher::from_env())
     }
 
     /// Waits longer for an answer, where giving up costs more than waiting.
-    pub fn patient(limit: Duration) -> Result<Self, SourceProblem> {
-        Ok(Self { limit, ..Self::new()? })
+    pub fn with_timeout(limit: Duration) -> Result<Self, SourceProblem> {
+        Ok(Self { timeout: limit, ..Self::new()? })
     }
 
-    fn with(rules: Matcher) -> Result<Self, SourceProblem> {
-        let secure = secure()?;
+    fn with_proxy_rules(rules: Matcher) -> Result<Self, SourceProblem> {
+        let secure = tls_config()?;
         let builder = || HttpsConnectorBuilder::new().with_tls_config(secure.clone()).https_or_http().enable_http1();
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(CONNECT_LIMIT));
@@ -105,15 +105,15 @@ impl Http {
                 tunnel = tunnel.with_auth(signed_in.clone());
             }
             let client = Client::builder(TokioExecutor::new()).build(builder().wrap_connector(tunnel));
-            Proxied { rules, client, name: plain(&found.uri().to_string()) }
+            ProxyClient { rules, client, name: redact_url(&found.uri().to_string()) }
         });
         let client = Client::builder(TokioExecutor::new()).build(builder().wrap_connector(tcp));
-        Ok(Self { client, proxy, limit: LIMIT })
+        Ok(Self { client, proxy, timeout: REQUEST_TIMEOUT })
     }
 
     /// The proxy for this address, or the reason why there is none that can be used.
-    fn proxy(&self, uri: &Uri) -> Result<Option<&Proxied>, SourceProblem> {
-        let meant = |proxy: &&Proxied| uri.scheme_str() == Some("https") && proxy.rules.intercept(uri).is_some();
+    fn proxy_for(&self, uri: &Uri) -> Result<Option<&ProxyClient>, SourceProblem> {
+        let meant = |proxy: &&ProxyClient| uri.scheme_str() == Some("https") && proxy.rules.intercept(uri).is_some();
         match self.proxy.as_ref().filter(meant) {
             Some(proxy) if !proxy.name.starts_with("http://") => Err(SourceProblem::Refused(format!(
                 "the proxy `{}` is no `http://` one, and no other kind is supported",
@@ -123,15 +123,15 @@ impl Http {
         }
     }
 
-    pub async fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer, SourceProblem> {
+    pub async fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<HttpResponse, SourceProblem> {
         self.send(Method::GET, url, headers, Vec::new()).await
     }
 
-    pub async fn post_form(&self, url: &str, fields: &[(&str, &str)]) -> Result<Answer, SourceProblem> {
-        self.post(url, FORM, form(fields).into_bytes()).await
+    pub async fn post_form(&self, url: &str, fields: &[(&str, &str)]) -> Result<HttpResponse, SourceProblem> {
+        self.post(url, FORM_MEDIA_TYPE, encode_form(fields).into_bytes()).await
     }
 
-    pub async fn post(&self, url: &str, media: &str, body: Vec<u8>) -> Result<Answer, SourceProblem> {
+    pub async fn post(&self, url: &str, media: &str, body: Vec<u8>) -> Result<HttpResponse, SourceProblem> {
         self.send(Method::POST, url, &[("content-type", media), ("accept", "application/json")], body).await
     }
 
@@ -141,16 +141,16 @@ impl Http {
         url: &str,
         headers: &[(&str, &str)],
         body: Vec<u8>,
-    ) -> Result<Answer, SourceProblem> {
+    ) -> Result<HttpResponse, SourceProblem> {
         // Configuration was checked; this also holds for URLs that a server hands out.
         if !is_safe_url(url) {
-            return Err(SourceProblem::Refused(format!("`{}` is no https URL", plain(url))));
+            return Err(SourceProblem::Refused(format!("`{}` is no https URL", redact_url(url))));
         }
-        let uri: Uri = url.parse().map_err(|_| SourceProblem::Refused(format!("`{}` is no URL", plain(url))))?;
+        let uri: Uri = url.parse().map_err(|_| SourceProblem::Refused(format!("`{}` is no URL", redact_url(url))))?;
         let host = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let proxy = self.proxy(&uri)?;
-        let sent = Sent::of(headers, &body);
-        let mut request = Request::builder().method(method).uri(uri).header(header::USER_AGENT, AGENT);
+        let proxy = self.proxy_for(&uri)?;
+        let sent = RequestSecrets::from_request(headers, &body);
+        let mut request = Request::builder().method(method).uri(uri).header(header::USER_AGENT, USER_AGENT);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -163,25 +163,26 @@ impl Http {
                 None => self.client.request(request).await,
             };
             let through = proxy.map(|proxy| proxy.name.as_str());
-            let answer = asked.map_err(|error| SourceProblem::Passing(unreachable(&host, through, &error)))?;
+            let answer =
+                asked.map_err(|error| SourceProblem::Transient(describe_connect_error(&host, through, &error)))?;
             let (status, clock) = (answer.status().as_u16(), skew(answer.headers()));
             let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
-            let body =
-                body.map_err(|_| SourceProblem::Passing(format!("`{host}` broke its answer off, or sent over 1 MiB")))?;
+            let body = body
+                .map_err(|_| SourceProblem::Transient(format!("`{host}` broke its answer off, or sent over 1 MiB")))?;
             let mut body = Zeroizing::new(body.to_bytes().to_vec());
             if !(200..300).contains(&status) {
-                sent.blank(&mut body);
+                sent.redact(&mut body);
             }
             let (skew, is_dated) = (clock.unwrap_or_default(), clock.is_some());
-            Ok(Answer { status, skew, is_dated, body, host: host.clone() })
+            Ok(HttpResponse { status, skew, has_date: is_dated, body, host: host.clone() })
         };
-        let late = |_| SourceProblem::Passing(format!("`{host}` did not answer within {} s", self.limit.as_secs()));
-        tokio::time::timeout(self.limit, exchange).await.map_err(late)?
+        let late = |_| SourceProblem::Transient(format!("`{host}` did not answer within {} s", self.timeout.as_secs()));
+        tokio::time::timeout(self.timeout, exchange).await.map_err(late)?
     }
 }
 
 /// TLS with the system's roots.
-fn secure() -> Result<ClientConfig, SourceProblem> {
+fn tls_config() -> Result<ClientConfig, SourceProblem> {
     let unusable = |error: &dyn std::error::Error| {
         SourceProblem::Refused(format!("no certificates of this system can be used: {error}"))
     };
@@ -192,7 +193,7 @@ fn secure() -> Result<ClientConfig, SourceProblem> {
 }
 
 /// The innermost reason, which is the one that says something.
-fn unreachable(host: &str, proxy: Option<&str>, error: &hyper_util::client::legacy::Error) -> String {
+fn describe_connect_error(host: &str, proxy: Option<&str>, error: &hyper_util::client::legacy::Error) -> String {
     let mut reason: &dyn std::error::Error = error;
     while let Some(inner) = reason.source() {
         reason = inner;
@@ -215,13 +216,13 @@ fn skew(headers: &http::HeaderMap) -> Option<i64> {
 }
 
 /// `application/x-www-form-urlencoded`.
-pub(crate) fn form(fields: &[(&str, &str)]) -> String {
-    let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+pub(crate) fn encode_form(fields: &[(&str, &str)]) -> String {
+    let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", percent_encode(value))).collect();
     pairs.join("&")
 }
 
 /// RFC 3986: everything but the unreserved letters by its bytes; what SigV4 wants too.
-pub(crate) fn encoded(text: &str) -> String {
+pub(crate) fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
@@ -234,12 +235,12 @@ pub(crate) fn encoded(text: &str) -> String {
 }
 
 /// The pairs of a query, decoded.
-pub(crate) fn query(text: &str) -> Vec<(String, String)> {
+pub(crate) fn parse_query(text: &str) -> Vec<(String, String)> {
     let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
+    pairs.map(|(name, value)| (decode_form_value(name), decode_form_value(value))).collect()
 }
 
-fn decoded(text: &str) -> String {
+fn decode_form_value(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
@@ -259,7 +260,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn plain(url: &str) -> String {
+fn redact_url(url: &str) -> String {
     url.split('?').next().unwrap_or_default().chars().take(200).collect()
 }
 
@@ -268,21 +269,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_and_queries() {
-        assert_eq!(form(&[("a", "b c/ü&="), ("d", "~-._")]), "a=b%20c%2F%C3%BC%26%3D&d=~-._");
+    fn forms_are_encoded_and_queries_decoded() {
+        assert_eq!(encode_form(&[("a", "b c/ü&="), ("d", "~-._")]), "a=b%20c%2F%C3%BC%26%3D&d=~-._");
         assert_eq!(
-            query("a=b%20c+d&e=%C3%BC&f=%zz&g"),
+            parse_query("a=b%20c+d&e=%C3%BC&f=%zz&g"),
             [("a".into(), "b c d".into()), ("e".into(), "ü".into()), ("f".into(), "%zz".into())]
         );
     }
 
     #[test]
-    fn which_requests_go_through_the_proxy() {
+    fn proxy_rules_select_requests() {
         let rules = Matcher::builder()
             .https("http://me:canary@proxy.example:3128")
             .http("http://other:1")
             .no("in.example,10.0.0.0/8");
-        let http = Http::with(rules.build()).unwrap();
+        let http = HttpClient::with_proxy_rules(rules.build()).unwrap();
         for (url, through) in [
             ("https://sts.amazonaws.com/", true),
             ("https://in.example/", false),
@@ -290,16 +291,16 @@ mod tests {
             ("https://10.1.2.3/", false),
             ("http://127.0.0.1:80/", false),
         ] {
-            let proxy = http.proxy(&url.parse().unwrap()).unwrap().map(|proxy| proxy.name.as_str());
+            let proxy = http.proxy_for(&url.parse().unwrap()).unwrap().map(|proxy| proxy.name.as_str());
             assert_eq!(proxy, through.then_some("http://proxy.example:3128/"), "{url}");
         }
-        assert!(Http::with(Matcher::builder().build()).unwrap().proxy.is_none());
-        let socks = Http::with(Matcher::builder().all("socks5://proxy:1").build()).unwrap();
-        assert!(socks.proxy(&Uri::from_static("https://a.example")).is_err());
+        assert!(HttpClient::with_proxy_rules(Matcher::builder().build()).unwrap().proxy.is_none());
+        let socks = HttpClient::with_proxy_rules(Matcher::builder().all("socks5://proxy:1").build()).unwrap();
+        assert!(socks.proxy_for(&Uri::from_static("https://a.example")).is_err());
     }
 
     #[test]
-    fn clocks() {
+    fn clock_skew_is_read_from_date_header() {
         let mut headers = http::HeaderMap::new();
         headers.insert(header::DATE, "Tue, 15 Nov 1994 08:12:31 GMT".parse().unwrap());
         assert!(skew(&headers).unwrap() < -1_000_000_000);

@@ -22,16 +22,16 @@ pub enum Material {
 
 impl Material {
     /// For one that is held until it ends.
-    pub(crate) fn kept(self) -> Self {
+    pub(crate) fn into_protected(self) -> Self {
         match self {
             Self::Aws { access_key_id, secret_access_key, session_token, account } => Self::Aws {
                 access_key_id,
-                secret_access_key: secret_access_key.kept(),
-                session_token: session_token.map(Secret::kept),
+                secret_access_key: secret_access_key.into_protected(),
+                session_token: session_token.map(Secret::into_protected),
                 account,
             },
-            Self::Token(token) => Self::Token(token.kept()),
-            Self::Password { username, password } => Self::Password { username, password: password.kept() },
+            Self::Token(token) => Self::Token(token.into_protected()),
+            Self::Password { username, password } => Self::Password { username, password: password.into_protected() },
         }
     }
 
@@ -46,7 +46,7 @@ impl Material {
     }
 
     #[must_use]
-    pub fn what(&self) -> &'static str {
+    pub fn description(&self) -> &'static str {
         match self {
             Self::Aws { .. } => "AWS credentials",
             Self::Token(_) => "a token",
@@ -59,25 +59,25 @@ pub struct Lease {
     pub material: Material,
     pub times: Times,
     /// Where it is known: when the login behind it ends for good.
-    pub login: Option<LoginEnd>,
+    pub login_end: Option<LoginEnd>,
 }
 
 impl Lease {
     #[must_use]
     pub fn new(material: Material, times: Times) -> Self {
-        Self { material, times, login: None }
+        Self { material, times, login_end: None }
     }
 
     /// For as long as it lasts.
     #[must_use]
-    pub(crate) fn kept(self) -> Self {
-        Self { material: self.material.kept(), ..self }
+    pub(crate) fn into_protected(self) -> Self {
+        Self { material: self.material.into_protected(), ..self }
     }
 
     /// With the end of the login that it came from, where that is known.
     #[must_use]
-    pub fn until(self, login: Option<LoginEnd>) -> Self {
-        Self { login, ..self }
+    pub fn with_login_end(self, login: Option<LoginEnd>) -> Self {
+        Self { login_end: login, ..self }
     }
 }
 
@@ -87,8 +87,8 @@ pub struct LoginEnd {
     /// Whom the person signs in as.
     pub identity: String,
     /// Unix milliseconds: when it began, and when it ends.
-    pub since: i64,
-    pub at: i64,
+    pub started_at: i64,
+    pub ends_at: i64,
 }
 
 /// Unix milliseconds by this machine's clock; `skew` says by how much the issuer's clock is ahead.
@@ -102,7 +102,7 @@ pub struct Times {
 impl Times {
     /// From an answer that says how long the credential lives.
     #[must_use]
-    pub fn lasting(now: i64, life: Duration) -> Self {
+    pub fn from_lifetime(now: i64, life: Duration) -> Self {
         let life = i64::try_from(life.as_millis()).unwrap_or(i64::MAX / 4);
         Self { issued_at: now, expires_at: Some(now.saturating_add(life)), skew: 0 }
     }

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// No core file, and no look into this process by others of the same user: it holds credentials, or is about to.
 /// Programs started from here have it no longer (execve(2)).
-pub fn keep_private() {
+pub fn make_undumpable() {
     // Stops core files too, also those that are piped to a program (core(5)). The limit of core files is left alone: it
     // would pass to every program that is started from here, and those are the person's own.
     #[cfg(target_os = "linux")]
@@ -24,7 +24,7 @@ pub fn keep_private() {
 
 /// Bytes that are kept: on pages of their own, which are locked into memory where the system allows it, left out of core
 /// files and of forked processes, and wiped when dropped.
-pub(crate) enum Kept {
+pub(crate) enum ProtectedBytes {
     Pages {
         pages: MmapMut,
         length: usize,
@@ -34,7 +34,7 @@ pub(crate) enum Kept {
     Heap(Zeroizing<Vec<u8>>),
 }
 
-impl Kept {
+impl ProtectedBytes {
     /// Takes bytes over and wipes them where they were.
     pub(crate) fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
         // One byte at least: there is no map of none.
@@ -61,7 +61,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for ProtectedBytes {
     fn drop(&mut self) {
         if let Self::Pages { pages, .. } = self {
             pages.as_mut().zeroize();
@@ -74,11 +74,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_is_there_and_counted_by_the_system() {
+    fn protected_bytes_are_readable_and_locked() {
         for bytes in [&b""[..], b"canary", &[7; 10_000]] {
-            let kept = Kept::new(Zeroizing::new(bytes.to_vec()));
+            let kept = ProtectedBytes::new(Zeroizing::new(bytes.to_vec()));
             assert_eq!(kept.bytes(), bytes);
-            assert!(matches!(kept, Kept::Pages { .. }));
+            assert!(matches!(kept, ProtectedBytes::Pages { .. }));
             if kept.is_locked() && cfg!(target_os = "linux") {
                 let status = std::fs::read_to_string("/proc/self/status").unwrap();
                 let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();

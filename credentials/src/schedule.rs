@@ -7,9 +7,9 @@ use crate::lease::{LoginEnd, Times};
 const MINUTE: i64 = 60_000;
 /// SDKs fetch again on every use once fewer than 15 minutes remain (botocore's advisory window), so less is only handed
 /// out when the source gives no more.
-pub const FLOOR: i64 = 15 * MINUTE;
+pub const REMAINING_MIN: i64 = 15 * MINUTE;
 /// Nothing is handed out that ends while a request is on its way.
-const MARGIN: i64 = MINUTE;
+const EXPIRY_MARGIN: i64 = MINUTE;
 /// Clocks of two machines differ; a lease from further in the future means that this clock was set back.
 const CLOCK_TOLERANCE: i64 = 5 * MINUTE;
 const BACK_OFF_FIRST: i64 = 1_000;
@@ -33,14 +33,14 @@ pub fn verdict(now: i64, times: &Times, renewable: bool) -> Verdict {
     let issued = times.issued_at.saturating_add(times.skew);
     let (life, remaining) = (expires.saturating_sub(issued), expires.saturating_sub(now));
     let first = if renewable { Verdict::RenewFirst } else { Verdict::NeedsLogin };
-    if remaining <= MARGIN.min(life / 10) {
+    if remaining <= EXPIRY_MARGIN.min(life / 10) {
         return first;
     }
     if !renewable {
         return Verdict::Serve;
     }
     let set_back = now < issued.saturating_sub(CLOCK_TOLERANCE);
-    let too_short = remaining < FLOOR && life >= 2 * FLOOR;
+    let too_short = remaining < REMAINING_MIN && life >= 2 * REMAINING_MIN;
     if set_back || too_short {
         Verdict::RenewFirst
     } else if remaining.saturating_mul(2) <= life {
@@ -61,9 +61,9 @@ pub fn renew_at(times: &Times, jitter: u16) -> Option<i64> {
 /// When a person is told that a login ends: a twentieth of its life before, half an hour at least and a day at most; of
 /// short ones a quarter.
 #[must_use]
-pub fn tell_at(login: &LoginEnd) -> i64 {
-    let life = login.at.saturating_sub(login.since).max(0);
-    login.at.saturating_sub((life / 20).clamp(30 * MINUTE, 24 * 60 * MINUTE).min(life / 4))
+pub fn warn_at(login: &LoginEnd) -> i64 {
+    let life = login.ends_at.saturating_sub(login.started_at).max(0);
+    login.ends_at.saturating_sub((life / 20).clamp(30 * MINUTE, 24 * 60 * MINUTE).min(life / 4))
 }
 
 /// How long to wait after so many failures in a row.
@@ -79,33 +79,33 @@ mod tests {
 
     const HOUR: i64 = 60 * MINUTE;
 
-    fn hour() -> Times {
+    fn one_hour_lease() -> Times {
         Times { issued_at: 100 * HOUR, expires_at: Some(101 * HOUR), skew: 0 }
     }
 
     #[test]
-    fn table() {
+    fn verdict_follows_remaining_lifetime() {
         use Verdict::{NeedsLogin, RenewFirst, Serve, ServeAndRenew};
-        let short = Times { expires_at: Some(100 * HOUR + 10 * MINUTE), ..hour() };
-        let endless = Times { expires_at: None, ..hour() };
-        let ahead = Times { skew: 20 * MINUTE, expires_at: Some(101 * HOUR + 20 * MINUTE), ..hour() };
+        let short = Times { expires_at: Some(100 * HOUR + 10 * MINUTE), ..one_hour_lease() };
+        let endless = Times { expires_at: None, ..one_hour_lease() };
+        let ahead = Times { skew: 20 * MINUTE, expires_at: Some(101 * HOUR + 20 * MINUTE), ..one_hour_lease() };
         for (what, minutes, times, renewable, expected) in [
-            ("fresh", 0, hour(), true, Serve),
-            ("before half", 29, hour(), true, Serve),
-            ("at half", 30, hour(), true, ServeAndRenew),
-            ("a quarter hour left", 45, hour(), true, ServeAndRenew),
-            ("below the floor", 46, hour(), true, RenewFirst),
-            ("below the floor, a person needed", 46, hour(), false, Serve),
-            ("at the margin", 59, hour(), true, RenewFirst),
-            ("at the margin, a person needed", 59, hour(), false, NeedsLogin),
-            ("over, after a suspend of a day", 24 * 60, hour(), true, RenewFirst),
+            ("fresh", 0, one_hour_lease(), true, Serve),
+            ("before half", 29, one_hour_lease(), true, Serve),
+            ("at half", 30, one_hour_lease(), true, ServeAndRenew),
+            ("a quarter hour left", 45, one_hour_lease(), true, ServeAndRenew),
+            ("below the floor", 46, one_hour_lease(), true, RenewFirst),
+            ("below the floor, a person needed", 46, one_hour_lease(), false, Serve),
+            ("at the margin", 59, one_hour_lease(), true, RenewFirst),
+            ("at the margin, a person needed", 59, one_hour_lease(), false, NeedsLogin),
+            ("over, after a suspend of a day", 24 * 60, one_hour_lease(), true, RenewFirst),
             ("short lives have no floor", 3, short, true, Serve),
             ("short lives at half", 5, short, true, ServeAndRenew),
             ("short lives at the margin", 9, short, true, RenewFirst),
             ("no end", 100_000, endless, false, Serve),
-            ("clock set back a little", -4, hour(), true, Serve),
-            ("clock set back", -60, hour(), true, RenewFirst),
-            ("clock set back, a person needed", -60, hour(), false, Serve),
+            ("clock set back a little", -4, one_hour_lease(), true, Serve),
+            ("clock set back", -60, one_hour_lease(), true, RenewFirst),
+            ("clock set back, a person needed", -60, one_hour_lease(), false, Serve),
             ("issuer ahead by 20 minutes", 0, ahead, true, Serve),
             ("issuer ahead, at the margin of its clock", 59, ahead, true, RenewFirst),
         ] {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     /// A small generator; the sequence is the same on every run.
-    fn numbers(mut state: u64) -> impl FnMut(i64) -> i64 {
+    fn pseudo_random_numbers(mut state: u64) -> impl FnMut(i64) -> i64 {
         move |below| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             i64::try_from((state >> 33) % u64::try_from(below).unwrap()).unwrap()
@@ -122,8 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn properties_hold_for_any_times() {
-        let mut number = numbers(7);
+    fn random_times_never_serve_expired_leases() {
+        let mut number = pseudo_random_numbers(7);
         for _ in 0..20_000 {
             let issued_at = number(1 << 40);
             let life = number(48 * HOUR);
@@ -135,9 +135,12 @@ mod tests {
                 let verdict = verdict(now, &times, renewable);
                 if matches!(verdict, Verdict::Serve | Verdict::ServeAndRenew) {
                     assert!(remaining > 0, "an ended lease was served: {times:?} at {now}");
-                    assert!(!renewable || life < 2 * FLOOR || remaining >= FLOOR, "too short: {times:?} at {now}");
+                    assert!(
+                        !renewable || life < 2 * REMAINING_MIN || remaining >= REMAINING_MIN,
+                        "too short: {times:?} at {now}"
+                    );
                 }
-                assert_eq!(verdict == Verdict::NeedsLogin, !renewable && remaining <= MARGIN.min(life / 10));
+                assert_eq!(verdict == Verdict::NeedsLogin, !renewable && remaining <= EXPIRY_MARGIN.min(life / 10));
             }
             let at = renew_at(&times, u16::try_from(number(1001)).unwrap()).unwrap();
             assert!(at >= issued_at + life / 2 - 1 && at <= issued_at + life * 6 / 10 + 1, "{times:?}: {at}");
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_logins_are_told_before() {
+    fn login_warning_time_scales_with_lifetime() {
         for (life, before) in [
             (20 * MINUTE, 5 * MINUTE),
             (HOUR, 15 * MINUTE),
@@ -153,8 +156,8 @@ mod tests {
             (90 * 24 * HOUR, 24 * HOUR),
             (-HOUR, 0),
         ] {
-            let login = LoginEnd { identity: "a".to_owned(), since: HOUR, at: HOUR + life };
-            assert_eq!(login.at - tell_at(&login), before, "{life}");
+            let login = LoginEnd { identity: "a".to_owned(), started_at: HOUR, ends_at: HOUR + life };
+            assert_eq!(login.ends_at - warn_at(&login), before, "{life}");
         }
     }
 

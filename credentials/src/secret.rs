@@ -5,20 +5,20 @@ use std::io::{self, Write};
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use crate::memory::Kept;
+use crate::memory::ProtectedBytes;
 
-pub struct Secret(Held);
+pub struct Secret(SecretBytes);
 
-enum Held {
+enum SecretBytes {
     /// For the time of a request.
-    Passing(Zeroizing<Vec<u8>>),
-    Kept(Kept),
+    Transient(Zeroizing<Vec<u8>>),
+    Protected(ProtectedBytes),
 }
 
 impl Secret {
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self::wiped(Zeroizing::new(bytes))
+        Self::from_zeroizing(Zeroizing::new(bytes))
     }
 
     #[must_use]
@@ -27,41 +27,41 @@ impl Secret {
     }
 
     /// Takes bytes over that are wiped already.
-    pub(crate) fn wiped(bytes: Zeroizing<Vec<u8>>) -> Self {
-        Self(Held::Passing(bytes))
+    pub(crate) fn from_zeroizing(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(SecretBytes::Transient(bytes))
     }
 
     /// For one that stays: moved to memory that is not swapped out, where the system allows it.
-    pub(crate) fn kept(self) -> Self {
+    pub(crate) fn into_protected(self) -> Self {
         match self.0 {
-            Held::Passing(bytes) => Self(Held::Kept(Kept::new(bytes))),
-            kept @ Held::Kept(_) => Self(kept),
+            SecretBytes::Transient(bytes) => Self(SecretBytes::Protected(ProtectedBytes::new(bytes))),
+            kept @ SecretBytes::Protected(_) => Self(kept),
         }
     }
 
     /// Whether it may end up in the swap.
     pub(crate) fn is_swappable(&self) -> bool {
-        !matches!(&self.0, Held::Kept(kept) if kept.is_locked())
+        !matches!(&self.0, SecretBytes::Protected(kept) if kept.is_locked())
     }
 
     /// For sealing and for requests to a source; never leaves this crate.
     pub(crate) fn expose(&self) -> &[u8] {
         match &self.0 {
-            Held::Passing(bytes) => bytes,
-            Held::Kept(kept) => kept.bytes(),
+            SecretBytes::Transient(bytes) => bytes,
+            SecretBytes::Protected(kept) => kept.bytes(),
         }
     }
 
     /// The way out of the agent: the body of an answer to whoever asked for it, wiped when it was sent.
     #[must_use]
     pub fn into_body(self) -> Bytes {
-        struct Sent(Secret);
-        impl AsRef<[u8]> for Sent {
+        struct BodyOwner(Secret);
+        impl AsRef<[u8]> for BodyOwner {
             fn as_ref(&self) -> &[u8] {
                 self.0.expose()
             }
         }
-        Bytes::from_owner(Sent(self))
+        Bytes::from_owner(BodyOwner(self))
     }
 
     /// The way out: into a file or a pipe that its reader was promised.

@@ -13,19 +13,19 @@ use crate::vault::{self, Vault, VaultProblem};
 
 /// One repository's part of the vault.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Scope {
+pub struct RepositorySecrets {
     path: PathBuf,
     prefix: String,
 }
 
 /// What stands before the value: for people who look at a list.
 #[derive(Serialize, Deserialize)]
-struct Note {
+struct SecretMetadata {
     repository: PathBuf,
     saved_at: i64,
 }
 
-impl Scope {
+impl RepositorySecrets {
     /// `path` is the folder that all worktrees share (git's common folder), or the project's own without git.
     #[must_use]
     pub fn new(path: &Path) -> Self {
@@ -51,10 +51,10 @@ impl Scope {
     /// # Errors
     /// When the name is not one, or the value cannot be written.
     pub fn set(&self, vault: &Vault, name: &str, value: &Secret, now: i64) -> Result<(), VaultProblem> {
-        if !is_name(name) {
-            return Err(VaultProblem::Name(name.to_owned()));
+        if !is_valid_name(name) {
+            return Err(VaultProblem::InvalidName(name.to_owned()));
         }
-        let note = Note { repository: self.path.clone(), saved_at: now };
+        let note = SecretMetadata { repository: self.path.clone(), saved_at: now };
         let mut bytes = serde_json::to_vec(&note).unwrap_or_default();
         bytes.push(b'\n');
         bytes.extend_from_slice(value.expose());
@@ -69,7 +69,7 @@ impl Scope {
         let Some(kept) = vault.get(&format!("{}{name}", self.prefix))? else { return Ok(None) };
         let bytes = kept.expose();
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
-        let note: Option<Note> = serde_json::from_slice(&bytes[..end]).ok();
+        let note: Option<SecretMetadata> = serde_json::from_slice(&bytes[..end]).ok();
         Ok(Some((Secret::new(bytes[end + 1..].to_vec()), note.map_or(0, |note| note.saved_at))))
     }
 
@@ -78,8 +78,8 @@ impl Scope {
     /// # Errors
     /// When it cannot be removed. No keyring is asked.
     pub fn remove(&self, folder: &Path, name: &str) -> Result<bool, VaultProblem> {
-        if !is_name(name) {
-            return Err(VaultProblem::Name(name.to_owned()));
+        if !is_valid_name(name) {
+            return Err(VaultProblem::InvalidName(name.to_owned()));
         }
         vault::remove(folder, &format!("{}{name}", self.prefix))
     }
@@ -87,7 +87,7 @@ impl Scope {
 
 /// As a manifest may call a secret.
 #[must_use]
-pub fn is_name(name: &str) -> bool {
+pub fn is_valid_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
     !name.is_empty() && name.len() <= 64 && name.bytes().all(fits)
 }
@@ -95,7 +95,7 @@ pub fn is_name(name: &str) -> bool {
 /// `KEY=value` lines of a `.env` file, as docker and most dotenv libraries read them: comments, `export`, quotes; the
 /// values are never shown. Wrong lines come back by their number.
 #[must_use]
-pub fn from_dotenv(text: &str) -> (Vec<(String, Secret)>, Vec<usize>) {
+pub fn parse_dotenv(text: &str) -> (Vec<(String, Secret)>, Vec<usize>) {
     let (mut found, mut wrong) = (Vec::new(), Vec::new());
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -103,8 +103,8 @@ pub fn from_dotenv(text: &str) -> (Vec<(String, Secret)>, Vec<usize>) {
             continue;
         }
         let line = line.strip_prefix("export ").unwrap_or(line);
-        match line.split_once('=').map(|(key, value)| (key.trim(), unquoted(value.trim()))) {
-            Some((key, Some(value))) if is_name(&key.to_lowercase()) && !value.is_empty() => {
+        match line.split_once('=').map(|(key, value)| (key.trim(), unquote(value.trim()))) {
+            Some((key, Some(value))) if is_valid_name(&key.to_lowercase()) && !value.is_empty() => {
                 found.push((key.to_lowercase(), Secret::new(value.into_bytes())));
             }
             _ => wrong.push(index + 1),
@@ -113,7 +113,7 @@ pub fn from_dotenv(text: &str) -> (Vec<(String, Secret)>, Vec<usize>) {
     (found, wrong)
 }
 
-fn unquoted(value: &str) -> Option<String> {
+fn unquote(value: &str) -> Option<String> {
     let inside = |quote: char| value.strip_prefix(quote).map(|rest| rest.strip_suffix(quote));
     match (inside('\''), inside('"')) {
         (Some(plain), _) => plain.map(str::to_owned),
@@ -141,9 +141,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn env_files() {
+    fn dotenv_values_are_unquoted_and_wrong_lines_reported() {
         let text = "# c\nA=1\nexport B='x # y'\nC=\"two\\nlines\"\nD=z # comment\n\nwrong\nE=\nF='open\n";
-        let (found, wrong) = from_dotenv(text);
+        let (found, wrong) = parse_dotenv(text);
         let found: Vec<_> = found.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
         let expected: [(&str, &[u8]); 4] = [("a", b"1"), ("b", b"x # y"), ("c", b"two\nlines"), ("d", b"z")];
         assert_eq!(found, expected);
@@ -152,8 +152,10 @@ mod tests {
 
     #[test]
     fn repositories_do_not_see_each_other() {
-        let (one, two) = (Scope::new(Path::new("/a/.git")), Scope::new(Path::new("/b/.git")));
+        let (one, two) = (RepositorySecrets::new(Path::new("/a/.git")), RepositorySecrets::new(Path::new("/b/.git")));
         assert_ne!(one.prefix, two.prefix);
-        assert!(is_name("stripe-key_2") && !is_name("Stripe") && !is_name("a/b") && !is_name(""));
+        assert!(
+            is_valid_name("stripe-key_2") && !is_valid_name("Stripe") && !is_valid_name("a/b") && !is_valid_name("")
+        );
     }
 }

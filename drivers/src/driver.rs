@@ -19,7 +19,7 @@ use plan::{Application, step::Action};
 
 /// Where things of one preview lie on this machine, decided by the agent.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct Locations {
     /// The manifest's folder.
     pub project: PathBuf,
     /// Data of the process runtime, kept over `down`: `<data>/previews/<id>`.
@@ -36,7 +36,7 @@ pub struct Places {
 #[derive(Clone)]
 pub struct Scope {
     pub preview: PreviewName,
-    pub places: Places,
+    pub locations: Locations,
     pub application: Arc<Application>,
     pub secrets: Arc<dyn SecretFiles>,
     pub progress: Arc<dyn Progress>,
@@ -51,13 +51,13 @@ pub trait SecretFiles: Send + Sync {
 
 /// Progress of one long call, for people. Bounded by the receiver: slow spectators lose lines, not the build.
 pub trait Progress: Send + Sync {
-    fn line(&self, unit: &str, line: ProgressLine);
+    fn report(&self, unit: &str, line: ProgressLine);
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProgressLine {
     /// A build step began or ended: `[2/5] RUN pip install`.
-    BuildStep { name: String, done: bool, cached: bool, error: Option<String> },
+    BuildStep { name: String, is_done: bool, is_cached: bool, error: Option<String> },
     /// Output of a build step or build command.
     BuildOutput(String),
     /// A pull: bytes so far of bytes in all.
@@ -69,21 +69,25 @@ pub trait Driver: Send + Sync {
     fn runtime(&self) -> RuntimeKind;
 
     /// One or two calls to the runtime, however many units there are.
-    async fn observe(&self, preview: &PreviewId, places: &Places) -> Result<Observed, Problem>;
+    async fn observe(&self, preview: &PreviewId, places: &Locations) -> Result<Observed, Problem>;
 
     /// For every unit of this driver: which image is current, or why it is stale. Does no building.
-    async fn images(&self, scope: &Scope) -> Result<Images, Problem>;
+    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem>;
 
     /// Performs one step. `AwaitReady` and `AwaitExit` never reach a driver.
-    async fn perform(&self, scope: &Scope, action: &Action) -> Result<Performed, Problem>;
+    async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem>;
 
     /// Exits and starts of this preview's units, from now on; ends with `Lost` when the runtime goes away.
-    async fn follow(&self, preview: &PreviewId, places: &Places) -> Result<BoxStream<'static, RuntimeEvent>, Problem>;
+    async fn follow_events(
+        &self,
+        preview: &PreviewId,
+        places: &Locations,
+    ) -> Result<BoxStream<'static, RuntimeEvent>, Problem>;
 
     async fn logs(
         &self,
         preview: &PreviewId,
-        places: &Places,
+        places: &Locations,
         unit: &str,
         request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem>;
@@ -91,16 +95,16 @@ pub trait Driver: Send + Sync {
     async fn exec(&self, scope: &Scope, unit: &Unit, request: ExecRequest) -> Result<ExecSession, Problem>;
 
     /// Every preview that left something at this runtime, by label: for `ls` after a lost registry, and for `down` by name.
-    async fn discover(&self) -> Result<Vec<Discovered>, Problem>;
+    async fn discover(&self) -> Result<Vec<DiscoveredPreview>, Problem>;
 
     /// The address of this machine where units of this runtime look for credentials; the agent listens there, on a port
     /// for each unit. `None` where they cannot reach this machine at an address that SDKs take.
-    async fn endpoint(&self) -> Result<Option<IpAddr>, Problem> {
+    async fn credential_endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {
         Ok(None)
     }
 
     /// Whether a connection from `peer` to `local` was made by this unit, by what the kernel or the engine tells.
-    async fn made_by(
+    async fn is_connection_from(
         &self,
         _preview: &PreviewId,
         _unit: &str,
@@ -111,13 +115,13 @@ pub trait Driver: Send + Sync {
     }
 
     /// Where local processes are reached from this preview's containers: the address the agent forwards on.
-    async fn gateway(&self, _preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {
+    async fn gateway_address(&self, _preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {
         Ok(None)
     }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Performed {
+pub struct StepOutcome {
     /// The handle of what was created, when something was.
     pub handle: Option<String>,
     /// Where a unit that was started is reached, when it has an address of its own and that is known already.
@@ -140,7 +144,7 @@ pub enum RuntimeEvent {
         exit: Exit,
     },
     /// The stream ended: engine stopped, keeper gone.
-    Lost {
+    ConnectionLost {
         reason: String,
     },
 }
@@ -157,8 +161,8 @@ pub struct LogRequest {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogLine {
     /// Unix milliseconds.
-    pub at: i64,
-    pub stderr: bool,
+    pub timestamp: i64,
+    pub is_stderr: bool,
     /// Lossy UTF-8, without the line end; lines over 16 KiB are cut into pieces.
     pub text: String,
 }
@@ -170,7 +174,7 @@ pub struct ExecRequest {
     pub dir: Option<String>,
     pub user: Option<String>,
     /// Rows and columns when a terminal is wanted.
-    pub terminal: Option<(u16, u16)>,
+    pub terminal_size: Option<(u16, u16)>,
 }
 
 /// A running command: feed `input`, read `output` until it ends, then `exit`.
@@ -198,13 +202,13 @@ pub enum ExecOutput {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Discovered {
+pub struct DiscoveredPreview {
     pub preview: PreviewName,
     pub runtime: RuntimeKind,
     /// The manifest's folder as it was when the object was made.
     pub project: Option<PathBuf>,
-    pub units: usize,
-    pub running: usize,
+    pub unit_count: usize,
+    pub running_count: usize,
 }
 
 /// Why a call failed: a kind for decisions, words for people, and what to do about it.
@@ -231,8 +235,8 @@ pub enum ProblemKind {
     PortTaken,
     ProgramNotFound,
     /// EPERM, EACCES.
-    Denied,
-    ReadOnly,
+    PermissionDenied,
+    ReadOnlyFilesystem,
     ExecFormat,
     OutOfMemory,
     DiskFull,
@@ -264,9 +268,9 @@ impl Problem {
     pub fn io(what: impl std::fmt::Display, error: &io::Error) -> Self {
         let kind = match error.kind() {
             io::ErrorKind::NotFound => ProblemKind::NotFound,
-            io::ErrorKind::PermissionDenied => ProblemKind::Denied,
+            io::ErrorKind::PermissionDenied => ProblemKind::PermissionDenied,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ProblemKind::DiskFull,
-            io::ErrorKind::ReadOnlyFilesystem => ProblemKind::ReadOnly,
+            io::ErrorKind::ReadOnlyFilesystem => ProblemKind::ReadOnlyFilesystem,
             io::ErrorKind::TimedOut => ProblemKind::Timeout,
             _ => ProblemKind::Internal,
         };

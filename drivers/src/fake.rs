@@ -4,7 +4,7 @@
 //! ([`FakeDriver::hold`]), and reads what was done ([`FakeDriver::performed`]). Clones share the runtime, as agents
 //! do that come and go.
 
-mod world;
+mod state;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -20,47 +20,47 @@ use plan::step::Action;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
 use crate::driver::{
-    Discovered, Driver, ExecOutput, ExecRequest, ExecSession, LogLine, LogRequest, Performed, Places, Problem,
-    ProblemKind, RuntimeEvent, Scope,
+    DiscoveredPreview, Driver, ExecOutput, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem,
+    ProblemKind, RuntimeEvent, Scope, StepOutcome,
 };
-use world::{State, image, title};
+use state::{State, image_identity, step_name};
 
 /// How one unit behaves, in whichever preview.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Script {
     /// Printed at each start.
-    pub prints: Vec<String>,
+    pub stdout_lines: Vec<String>,
     /// Ends right after the start with this code.
-    pub exits: Option<i32>,
+    pub exit_code: Option<i32>,
     /// Exit codes of the next commands run beside it, for health checks that succeed at last; then as the command says.
-    pub exec_codes: VecDeque<i32>,
+    pub exec_exit_codes: VecDeque<i32>,
     /// Why the image has to be prepared; taken away by a successful `PrepareImage`.
-    pub stale: Option<String>,
+    pub stale_reason: Option<String>,
     /// The build fails with these last lines.
-    pub build_fails: Option<Vec<String>>,
+    pub build_failure: Option<Vec<String>>,
 }
 
 /// Opens what [`FakeDriver::hold`] closed, once per step. Dropped, it lets everything pass.
-pub struct Gate {
-    gate: Arc<Semaphore>,
-    waiting: watch::Receiver<usize>,
+pub struct StepGate {
+    permits: Arc<Semaphore>,
+    arrival_count: watch::Receiver<usize>,
 }
 
-impl Gate {
-    pub fn let_one_pass(&self) {
-        self.gate.add_permits(1);
+impl StepGate {
+    pub fn release_one(&self) {
+        self.permits.add_permits(1);
     }
 
     /// Waits until so many steps have arrived at the gate in all.
-    pub async fn arrived(&mut self, count: usize) {
+    pub async fn wait_for_arrivals(&mut self, count: usize) {
         // The sender lives as long as the runtime.
-        drop(self.waiting.wait_for(|seen| *seen >= count).await);
+        drop(self.arrival_count.wait_for(|seen| *seen >= count).await);
     }
 }
 
-impl Drop for Gate {
+impl Drop for StepGate {
     fn drop(&mut self) {
-        self.gate.close();
+        self.permits.close();
     }
 }
 
@@ -84,93 +84,93 @@ impl Default for FakeDriver {
 impl FakeDriver {
     #[must_use]
     pub fn new() -> Self {
-        Self::of(RuntimeKind::Process)
+        Self::for_runtime(RuntimeKind::Process)
     }
 
     /// Stands in for this runtime.
     #[must_use]
-    pub fn of(kind: RuntimeKind) -> Self {
+    pub fn for_runtime(kind: RuntimeKind) -> Self {
         let runtime = Runtime { state: Mutex::default(), events: broadcast::Sender::new(1024) };
         Self { kind, runtime: Arc::new(runtime) }
     }
 
-    pub fn script(&self, unit: &str, script: Script) {
-        self.state().scripts.insert(unit.to_owned(), script);
+    pub fn set_script(&self, unit: &str, script: Script) {
+        self.lock_state().scripts.insert(unit.to_owned(), script);
     }
 
     /// The next step called so (`start web`, `create-network`) fails.
     pub fn fail_next(&self, step: &str, problem: Problem) {
-        self.state().failures.push((step.to_owned(), problem));
+        self.lock_state().failures.push((step.to_owned(), problem));
     }
 
     /// Steps called so wait at the gate.
     #[must_use]
-    pub fn hold(&self, step: &str) -> Gate {
+    pub fn block_step(&self, step: &str) -> StepGate {
         let (gate, (arrivals, waiting)) = (Arc::new(Semaphore::new(0)), watch::channel(0));
-        self.state().gates.insert(step.to_owned(), (gate.clone(), arrivals));
-        Gate { gate, waiting }
+        self.lock_state().gates.insert(step.to_owned(), (gate.clone(), arrivals));
+        StepGate { permits: gate, arrival_count: waiting }
     }
 
     /// Every step that was carried out, in order.
     #[must_use]
-    pub fn performed(&self) -> Vec<String> {
-        self.state().performed.clone()
+    pub fn performed_steps(&self) -> Vec<String> {
+        self.lock_state().performed_steps.clone()
     }
 
     /// A running unit ends by itself.
     pub fn crash(&self, preview: &PreviewId, unit: &str, code: i32) {
-        self.end(&mut self.state(), preview, unit, Exit { code: Some(code), ..Exit::default() });
+        self.end_unit(&mut self.lock_state(), preview, unit, Exit { code: Some(code), ..Exit::default() });
     }
 
     /// A running unit says something.
-    pub fn print(&self, preview: &PreviewId, unit: &str, text: &str) {
-        let mut state = self.state();
+    pub fn print_line(&self, preview: &PreviewId, unit: &str, text: &str) {
+        let mut state = self.lock_state();
         let at = state.tick();
-        if let Some(made) = state.made(preview, unit) {
-            made.lines.push(LogLine { at, stderr: false, text: text.to_owned() });
-            made.change();
+        if let Some(made) = state.unit_mut(preview, unit) {
+            made.log_lines.push(LogLine { timestamp: at, is_stderr: false, text: text.to_owned() });
+            made.notify_change();
         }
     }
 
     /// A second object claims the same unit, as after an interrupted recreate.
     pub fn add_stray(&self, preview: &PreviewId, unit: &str) {
-        let mut state = self.state();
+        let mut state = self.lock_state();
         let handle = format!("{unit}-stray-{}", state.tick());
         if let Some(preview) = state.previews.get_mut(preview)
             && let Some(made) = preview.units.get(unit)
         {
-            preview.strays.push(ObservedUnit { handle, state: RunState::Created, ..made.seen.clone() });
+            preview.strays.push(ObservedUnit { handle, state: RunState::Created, ..made.observed.clone() });
         }
     }
 
     /// The runtime stops answering; units stay as they are.
-    pub fn lose(&self, reason: &str) {
-        let mut state = self.state();
-        state.gone = Some(reason.to_owned());
+    pub fn disconnect(&self, reason: &str) {
+        let mut state = self.lock_state();
+        state.disconnect_reason = Some(reason.to_owned());
         for preview in state.previews.keys() {
-            let lost = RuntimeEvent::Lost { reason: reason.to_owned() };
+            let lost = RuntimeEvent::ConnectionLost { reason: reason.to_owned() };
             drop(self.runtime.events.send((preview.clone(), lost)));
         }
     }
 
-    pub fn restore(&self) {
-        self.state().gone = None;
+    pub fn reconnect(&self) {
+        self.lock_state().disconnect_reason = None;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn lock_state(&self) -> MutexGuard<'_, State> {
         self.runtime.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn here(&self) -> Result<MutexGuard<'_, State>, Problem> {
-        let state = self.state();
-        match &state.gone {
+    fn connected_state(&self) -> Result<MutexGuard<'_, State>, Problem> {
+        let state = self.lock_state();
+        match &state.disconnect_reason {
             Some(reason) => Err(Problem::new(ProblemKind::Unavailable, reason.clone())),
             None => Ok(state),
         }
     }
 
-    async fn pass_gate(&self, step: &str) {
-        let gate = self.state().gates.get(step).map(|(gate, arrivals)| {
+    async fn wait_at_gate(&self, step: &str) {
+        let gate = self.lock_state().gates.get(step).map(|(gate, arrivals)| {
             arrivals.send_modify(|count| *count += 1);
             gate.clone()
         });
@@ -181,72 +181,78 @@ impl FakeDriver {
         }
     }
 
-    fn carry_out(&self, scope: &Scope, action: &Action) -> Result<Performed, Problem> {
-        let mut state = self.here()?;
-        let step = title(action);
+    fn apply_action(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
+        let mut state = self.connected_state()?;
+        let step = step_name(action);
         if let Some(index) = state.failures.iter().position(|(wanted, _)| *wanted == step) {
             return Err(state.failures.remove(index).1);
         }
         let id = &scope.preview.id;
         let done = match action {
-            Action::PrepareImage { unit, .. } => state.prepare(scope, unit),
-            Action::Create { unit, .. } => state.create(scope, find(scope, unit)?, self.kind),
-            Action::Start { unit, .. } => self.start(&mut state, scope, unit),
+            Action::PrepareImage { unit, .. } => state.prepare_image(scope, unit),
+            Action::Create { unit, .. } => state.create_unit(scope, find_unit(scope, unit)?, self.kind),
+            Action::Start { unit, .. } => self.start_unit(&mut state, scope, unit),
             Action::Stop { unit, .. } => {
-                self.end(&mut state, id, unit, Exit { signal: Some(15), ..Exit::default() });
-                Ok(Performed::default())
+                self.end_unit(&mut state, id, unit, Exit { signal: Some(15), ..Exit::default() });
+                Ok(StepOutcome::default())
             }
             Action::Remove { unit, handle, .. } => {
-                self.remove(&mut state, id, unit, handle);
-                Ok(Performed::default())
+                self.remove_unit(&mut state, id, unit, handle);
+                Ok(StepOutcome::default())
             }
             other => {
-                state.preview(scope).set(other);
-                Ok(Performed::default())
+                state.preview_mut(scope).apply(other);
+                Ok(StepOutcome::default())
             }
         };
         if done.is_ok() {
-            state.performed.push(step);
+            state.performed_steps.push(step);
         }
         done
     }
 
-    fn start(&self, state: &mut State, scope: &Scope, unit: &str) -> Result<Performed, Problem> {
+    fn start_unit(&self, state: &mut State, scope: &Scope, unit: &str) -> Result<StepOutcome, Problem> {
         let (id, at) = (&scope.preview.id, state.tick());
         let script = state.scripts.get(unit).cloned().unwrap_or_default();
-        let ports = find(scope, unit)?.ports.iter().map(|(name, port)| (name.clone(), port.host)).collect();
-        let Some(made) = state.made(id, unit) else {
+        let ports = find_unit(scope, unit)?.ports.iter().map(|(name, port)| (name.clone(), port.host_port)).collect();
+        let Some(made) = state.unit_mut(id, unit) else {
             return Err(Problem::new(ProblemKind::NotFound, format!("`{unit}` is not created yet")));
         };
-        let handle = made.seen.handle.clone();
-        let performed = Performed { handle: Some(handle.clone()), ..Performed::default() };
-        if made.seen.state == RunState::Running {
+        let handle = made.observed.handle.clone();
+        let performed = StepOutcome { handle: Some(handle.clone()), ..StepOutcome::default() };
+        if made.observed.state == RunState::Running {
             return Ok(performed);
         }
-        made.seen.state = RunState::Running;
-        made.seen.started_at = Some(at);
-        made.seen.host_ports = ports;
-        made.lines.extend(script.prints.into_iter().map(|text| LogLine { at, stderr: false, text }));
-        made.change();
-        self.tell(id, RuntimeEvent::Started { unit: unit.to_owned(), handle });
-        if let Some(code) = script.exits {
-            self.end(state, id, unit, Exit { code: Some(code), ..Exit::default() });
+        made.observed.state = RunState::Running;
+        made.observed.started_at = Some(at);
+        made.observed.host_ports = ports;
+        made.log_lines.extend(script.stdout_lines.into_iter().map(|text| LogLine {
+            timestamp: at,
+            is_stderr: false,
+            text,
+        }));
+        made.notify_change();
+        self.publish_event(id, RuntimeEvent::Started { unit: unit.to_owned(), handle });
+        if let Some(code) = script.exit_code {
+            self.end_unit(state, id, unit, Exit { code: Some(code), ..Exit::default() });
         }
         Ok(performed)
     }
 
-    fn end(&self, state: &mut State, preview: &PreviewId, unit: &str, mut exit: Exit) {
-        exit.at = Some(state.tick());
-        let Some(made) = state.made(preview, unit).filter(|made| made.seen.state == RunState::Running) else { return };
-        made.seen.state = RunState::Exited(exit.clone());
-        made.change();
-        let handle = made.seen.handle.clone();
-        self.tell(preview, RuntimeEvent::Exited { unit: unit.to_owned(), handle, exit });
+    fn end_unit(&self, state: &mut State, preview: &PreviewId, unit: &str, mut exit: Exit) {
+        exit.ended_at = Some(state.tick());
+        let Some(made) = state.unit_mut(preview, unit).filter(|made| made.observed.state == RunState::Running) else {
+            return;
+        };
+        made.observed.state = RunState::Exited(exit.clone());
+        made.notify_change();
+        let handle = made.observed.handle.clone();
+        self.publish_event(preview, RuntimeEvent::Exited { unit: unit.to_owned(), handle, exit });
     }
 
-    fn remove(&self, state: &mut State, id: &PreviewId, unit: &str, handle: &str) {
-        if state.made(id, unit).is_some_and(|made| made.seen.handle == handle) {
-            self.end(state, id, unit, Exit { signal: Some(9), ..Exit::default() });
+    fn remove_unit(&self, state: &mut State, id: &PreviewId, unit: &str, handle: &str) {
+        if state.unit_mut(id, unit).is_some_and(|made| made.observed.handle == handle) {
+            self.end_unit(state, id, unit, Exit { signal: Some(9), ..Exit::default() });
             if let Some(preview) = state.previews.get_mut(id) {
                 preview.units.remove(unit);
             }
@@ -256,13 +262,13 @@ impl FakeDriver {
         }
     }
 
-    fn tell(&self, preview: &PreviewId, event: RuntimeEvent) {
+    fn publish_event(&self, preview: &PreviewId, event: RuntimeEvent) {
         // Without a follower nobody hears it.
         drop(self.runtime.events.send((preview.clone(), event)));
     }
 }
 
-fn find<'a>(scope: &'a Scope, unit: &str) -> Result<&'a Unit, Problem> {
+fn find_unit<'a>(scope: &'a Scope, unit: &str) -> Result<&'a Unit, Problem> {
     let missing = || Problem::new(ProblemKind::NotFound, format!("no unit `{unit}`"));
     scope.application.units.get(unit).ok_or_else(missing)
 }
@@ -273,36 +279,40 @@ impl Driver for FakeDriver {
         self.kind
     }
 
-    async fn observe(&self, preview: &PreviewId, _places: &Places) -> Result<Observed, Problem> {
-        let state = self.here()?;
+    async fn observe(&self, preview: &PreviewId, _places: &Locations) -> Result<Observed, Problem> {
+        let state = self.connected_state()?;
         Ok(state.previews.get(preview).map_or_else(Observed::default, |preview| Observed {
-            units: preview.units.iter().map(|(name, made)| (name.clone(), made.seen.clone())).collect(),
+            units: preview.units.iter().map(|(name, made)| (name.clone(), made.observed.clone())).collect(),
             strays: preview.strays.clone(),
             networks: preview.networks.clone(),
             volumes: preview.volumes.clone(),
         }))
     }
 
-    async fn images(&self, scope: &Scope) -> Result<Images, Problem> {
-        let state = self.here()?;
+    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
+        let state = self.connected_state()?;
         let mut images = Images::default();
         let mine = scope.application.units.values().filter(|unit| unit.body.runtime() == self.kind);
         for name in mine.map(|unit| &unit.name) {
-            match state.scripts.get(name).and_then(|script| script.stale.clone()) {
+            match state.scripts.get(name).and_then(|script| script.stale_reason.clone()) {
                 Some(reason) => images.stale.insert(name.clone(), reason),
-                None => images.current.insert(name.clone(), image(name)),
+                None => images.current.insert(name.clone(), image_identity(name)),
             };
         }
         Ok(images)
     }
 
-    async fn perform(&self, scope: &Scope, action: &Action) -> Result<Performed, Problem> {
-        self.pass_gate(&title(action)).await;
-        self.carry_out(scope, action)
+    async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
+        self.wait_at_gate(&step_name(action)).await;
+        self.apply_action(scope, action)
     }
 
-    async fn follow(&self, id: &PreviewId, _places: &Places) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
-        drop(self.here()?);
+    async fn follow_events(
+        &self,
+        id: &PreviewId,
+        _places: &Locations,
+    ) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
+        drop(self.connected_state()?);
         let (events, id) = (self.runtime.events.subscribe(), id.clone());
         let stream = stream::unfold(Some(events), move |events| {
             let id = id.clone();
@@ -310,12 +320,12 @@ impl Driver for FakeDriver {
                 let mut events = events?;
                 loop {
                     match events.recv().await {
-                        Ok((_, event @ RuntimeEvent::Lost { .. })) => return Some((event, None)),
+                        Ok((_, event @ RuntimeEvent::ConnectionLost { .. })) => return Some((event, None)),
                         Ok((preview, event)) if preview == id => return Some((event, Some(events))),
                         Ok(_) => {}
                         Err(_) => {
                             let reason = "events were missed".to_owned();
-                            return Some((RuntimeEvent::Lost { reason }, None));
+                            return Some((RuntimeEvent::ConnectionLost { reason }, None));
                         }
                     }
                 }
@@ -327,27 +337,27 @@ impl Driver for FakeDriver {
     async fn logs(
         &self,
         preview: &PreviewId,
-        _places: &Places,
+        _places: &Locations,
         unit: &str,
         request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem> {
-        let mut state = self.here()?;
-        let Some(made) = state.made(preview, unit) else { return Ok(stream::empty().boxed()) };
+        let mut state = self.connected_state()?;
+        let Some(made) = state.unit_mut(preview, unit) else { return Ok(stream::empty().boxed()) };
         let since = request.since.unwrap_or(i64::MIN);
-        let from = request.tail.map_or(0, |tail| made.lines.len().saturating_sub(tail));
-        let changed = request.follow.then(|| made.changed.subscribe());
+        let from = request.tail.map_or(0, |tail| made.log_lines.len().saturating_sub(tail));
+        let changed = request.follow.then(|| made.change_count.subscribe());
         let (driver, preview, unit) = (self.clone(), preview.clone(), unit.to_owned());
         let lines = stream::unfold((from, changed), move |(at, mut changed)| {
             let (driver, preview, unit) = (driver.clone(), preview.clone(), unit.clone());
             async move {
                 loop {
                     let running = {
-                        let mut state = driver.state();
-                        let made = state.made(&preview, &unit)?;
-                        if let Some(line) = made.lines.get(at) {
+                        let mut state = driver.lock_state();
+                        let made = state.unit_mut(&preview, &unit)?;
+                        if let Some(line) = made.log_lines.get(at) {
                             return Some((Ok(line.clone()), (at + 1, changed)));
                         }
-                        made.seen.state == RunState::Running
+                        made.observed.state == RunState::Running
                     };
                     let waiting = changed.as_mut().filter(|_| running)?;
                     waiting.changed().await.ok()?;
@@ -355,7 +365,7 @@ impl Driver for FakeDriver {
             }
         });
         let recent = lines.filter(move |line| {
-            let keep = line.as_ref().is_ok_and(|line: &LogLine| line.at >= since);
+            let keep = line.as_ref().is_ok_and(|line: &LogLine| line.timestamp >= since);
             std::future::ready(keep)
         });
         Ok(recent.boxed())
@@ -363,7 +373,8 @@ impl Driver for FakeDriver {
 
     /// Understands `echo WORDS`, `cat SECRET` and `exit CODE`, with or without `/bin/sh -c`, joined by `; `.
     async fn exec(&self, scope: &Scope, unit: &Unit, request: ExecRequest) -> Result<ExecSession, Problem> {
-        let scripted = self.here()?.scripts.get_mut(&unit.name).and_then(|script| script.exec_codes.pop_front());
+        let scripted =
+            self.connected_state()?.scripts.get_mut(&unit.name).and_then(|script| script.exec_exit_codes.pop_front());
         let argv: Vec<&str> = request.argv.iter().map(String::as_str).collect();
         let line = match argv.as_slice() {
             ["/bin/sh", "-c", line] => (*line).to_owned(),
@@ -396,15 +407,15 @@ impl Driver for FakeDriver {
         Ok(ExecSession { input, output: output.boxed() })
     }
 
-    async fn discover(&self) -> Result<Vec<Discovered>, Problem> {
-        let state = self.here()?;
+    async fn discover(&self) -> Result<Vec<DiscoveredPreview>, Problem> {
+        let state = self.connected_state()?;
         let present = state.previews.values().filter(|preview| !preview.units.is_empty());
-        let found = present.map(|preview| Discovered {
+        let found = present.map(|preview| DiscoveredPreview {
             preview: preview.name.clone(),
             runtime: self.kind,
             project: Some(preview.project.clone()),
-            units: preview.units.len(),
-            running: preview.units.values().filter(|made| made.seen.state == RunState::Running).count(),
+            unit_count: preview.units.len(),
+            running_count: preview.units.values().filter(|made| made.observed.state == RunState::Running).count(),
         });
         Ok(found.collect())
     }

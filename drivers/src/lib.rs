@@ -7,4 +7,4 @@ pub mod fake;
 pub mod ports;
 pub mod process;
 
-pub use driver::{Driver, Places, Problem, ProblemKind, Scope};
+pub use driver::{Driver, Locations, Problem, ProblemKind, Scope};

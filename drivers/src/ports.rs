@@ -8,14 +8,14 @@ use std::fs;
 use std::path::Path;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Holder {
+pub struct PortOwner {
     pub pid: u32,
     /// Its command line, shortened.
     pub command: String,
 }
 
 /// To be put behind "is taken".
-impl fmt::Display for Holder {
+impl fmt::Display for PortOwner {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, " by `{}` (pid {})", self.command, self.pid)
     }
@@ -26,22 +26,25 @@ const COMMAND_MAX: usize = 80;
 
 /// The process that listens on this TCP port, on any address.
 #[must_use]
-pub fn holder(port: u16) -> Option<Holder> {
+pub fn find_port_owner(port: u16) -> Option<PortOwner> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    let inodes: Vec<String> =
-        tables.iter().flat_map(|table| listening(table, port)).map(|inode| format!("socket:[{inode}]")).collect();
+    let inodes: Vec<String> = tables
+        .iter()
+        .flat_map(|table| listening_inodes(table, port))
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
     if inodes.is_empty() {
         return None;
     }
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let mut pids: Vec<u32> = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    let pid = pids.into_iter().find(|pid| holds(*pid, &inodes))?;
-    Some(Holder { pid, command: command(pid).unwrap_or_else(|| "?".to_owned()) })
+    let pid = pids.into_iter().find(|pid| has_open_socket(*pid, &inodes))?;
+    Some(PortOwner { pid, command: command_line(pid).unwrap_or_else(|| "?".to_owned()) })
 }
 
 /// Inodes of the sockets in state LISTEN on this port.
-fn listening(table: &str, port: u16) -> Vec<u64> {
+fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
     const LISTEN: &str = "0A";
     let line = |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -52,7 +55,7 @@ fn listening(table: &str, port: u16) -> Vec<u64> {
     table.lines().skip(1).filter_map(line).collect()
 }
 
-fn holds(pid: u32, sockets: &[String]) -> bool {
+fn has_open_socket(pid: u32, sockets: &[String]) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     descriptors.flatten().any(|descriptor| {
         let Ok(target) = fs::read_link(descriptor.path()) else { return false };
@@ -60,7 +63,7 @@ fn holds(pid: u32, sockets: &[String]) -> bool {
     })
 }
 
-fn command(pid: u32) -> Option<String> {
+fn command_line(pid: u32) -> Option<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<_> = line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).collect();
     let text = words.iter().map(|word| String::from_utf8_lossy(word)).collect::<Vec<_>>().join(" ");
@@ -78,21 +81,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_listening_sockets_of_the_port_count() {
+    fn listening_inodes_skips_other_ports_and_states() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
              0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4711 1\n\
              1: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000  0 0 4712 1\n\
              2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4713 1\n";
-        assert_eq!(listening(table, 8080), [4711]);
+        assert_eq!(listening_inodes(table, 8080), [4711]);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn finds_this_very_process() {
+    fn finds_own_process_as_port_owner() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        assert_eq!(holder(port).map(|holder| holder.pid), Some(std::process::id()));
+        assert_eq!(find_port_owner(port).map(|holder| holder.pid), Some(std::process::id()));
         drop(listener);
-        assert_eq!(holder(port), None);
+        assert_eq!(find_port_owner(port), None);
     }
 }

@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use drivers::contract::{self, Behaviour, Harness};
 use drivers::driver::{
-    Driver, ExecOutput, ExecRequest, Places, Problem, ProblemKind, Progress, ProgressLine, Scope, SecretFiles,
+    Driver, ExecOutput, ExecRequest, Locations, Problem, ProblemKind, Progress, ProgressLine, Scope, SecretFiles,
 };
 use drivers::fake::{FakeDriver, Script};
 use futures_util::StreamExt;
 use plan::Application;
 use plan::application::{
-    Argv, Body, Health, PreviewId, PreviewName, ProcessDir, ProcessSpec, ReadyCheck, Restart, Role, RuntimeKind, Stop,
-    Support, Unit, When,
+    Argv, Body, Health, JobTiming, PreviewId, PreviewName, ProcessDir, ProcessSpec, ReadyCheck, RestartPolicy, Role,
+    RuntimeKind, Stop, SupportLevel, Unit,
 };
 use plan::step::Action;
 
-struct Memory {
+struct FakeHarness {
     driver: FakeDriver,
     secrets: tempfile::TempDir,
 }
 
-impl Memory {
+impl FakeHarness {
     fn new() -> Self {
         let secrets = tempfile::tempdir().expect("temporary folder");
         std::fs::write(secrets.path().join("token"), "s3cret").expect("written");
@@ -31,14 +31,14 @@ impl Memory {
     }
 }
 
-impl Harness for Memory {
-    fn driver(&self) -> Arc<dyn Driver> {
+impl Harness for FakeHarness {
+    fn new_driver(&self) -> Arc<dyn Driver> {
         Arc::new(self.driver.clone())
     }
 
-    fn places(&self, _preview: &PreviewId) -> Places {
+    fn locations(&self, _preview: &PreviewId) -> Locations {
         let nowhere = PathBuf::from("/nonexistent");
-        Places {
+        Locations {
             project: nowhere.clone(),
             data: nowhere.clone(),
             runtime: nowhere.clone(),
@@ -47,13 +47,17 @@ impl Harness for Memory {
         }
     }
 
-    fn unit(&self, name: &str, behaviour: &Behaviour) -> Unit {
-        let script = Script { prints: behaviour.prints.clone(), exits: behaviour.exits, ..Script::default() };
-        self.driver.script(name, script);
+    fn build_unit(&self, name: &str, behaviour: &Behaviour) -> Unit {
+        let script = Script {
+            stdout_lines: behaviour.stdout_lines.clone(),
+            exit_code: behaviour.exit_code,
+            ..Script::default()
+        };
+        self.driver.set_script(name, script);
         unit(name)
     }
 
-    fn secrets(&self) -> PathBuf {
+    fn secrets_folder(&self) -> PathBuf {
         self.secrets.path().to_owned()
     }
 
@@ -63,13 +67,13 @@ impl Harness for Memory {
 }
 
 #[tokio::test]
-async fn keeps_the_contract() {
-    contract::check(&Memory::new()).await;
+async fn fake_driver_satisfies_contract() {
+    contract::check(&FakeHarness::new()).await;
 }
 
 #[tokio::test]
-async fn failures_and_delays_happen_as_told() {
-    let memory = Memory::new();
+async fn scripted_failures_and_delays_take_effect() {
+    let memory = FakeHarness::new();
     let (driver, scope) = (&memory.driver, scope(&memory));
     let step = |action: fn(String, RuntimeKind) -> Action| action("web".to_owned(), RuntimeKind::Process);
     let create = step(|unit, runtime| Action::Create { unit, runtime });
@@ -77,28 +81,28 @@ async fn failures_and_delays_happen_as_told() {
     driver.fail_next("create web", Problem::new(ProblemKind::DiskFull, "full"));
     assert_eq!(driver.perform(&scope, &create).await.expect_err("told so").kind, ProblemKind::DiskFull);
     driver.perform(&scope, &create).await.expect("only once");
-    let mut gate = driver.hold("start web");
+    let mut gate = driver.block_step("start web");
     let held = tokio::spawn({
         let (driver, scope, start) = (driver.clone(), scope.clone(), start.clone());
         async move { driver.perform(&scope, &start).await }
     });
-    gate.arrived(1).await;
-    assert_eq!(driver.performed(), ["create web"]);
-    gate.let_one_pass();
+    gate.wait_for_arrivals(1).await;
+    assert_eq!(driver.performed_steps(), ["create web"]);
+    gate.release_one();
     held.await.expect("not cancelled").expect("starts");
-    assert_eq!(driver.performed(), ["create web", "start web"]);
-    driver.lose("stopped");
-    let lost = driver.observe(&scope.preview.id, &scope.places).await.expect_err("gone");
+    assert_eq!(driver.performed_steps(), ["create web", "start web"]);
+    driver.disconnect("stopped");
+    let lost = driver.observe(&scope.preview.id, &scope.locations).await.expect_err("gone");
     assert_eq!(lost.kind, ProblemKind::Unavailable);
-    driver.restore();
+    driver.reconnect();
     driver.add_stray(&scope.preview.id, "web");
-    assert_eq!(driver.observe(&scope.preview.id, &scope.places).await.expect("back").strays.len(), 1);
+    assert_eq!(driver.observe(&scope.preview.id, &scope.locations).await.expect("back").strays.len(), 1);
 }
 
 #[tokio::test]
-async fn checks_succeed_when_the_script_says() {
-    let memory = Memory::new();
-    memory.driver.script("web", Script { exec_codes: [1, 1].into(), ..Script::default() });
+async fn exec_returns_scripted_exit_codes() {
+    let memory = FakeHarness::new();
+    memory.driver.set_script("web", Script { exec_exit_codes: [1, 1].into(), ..Script::default() });
     let scope = scope(&memory);
     let mut codes = Vec::new();
     for _ in 0..3 {
@@ -113,26 +117,26 @@ async fn checks_succeed_when_the_script_says() {
     assert_eq!(codes, [1, 1, 0]);
 }
 
-struct Nothing;
+struct NoSecretsNoProgress;
 
-impl SecretFiles for Nothing {
+impl SecretFiles for NoSecretsNoProgress {
     fn folder(&self, _unit: &str) -> Option<PathBuf> {
         None
     }
 }
 
-impl Progress for Nothing {
-    fn line(&self, _unit: &str, _line: ProgressLine) {}
+impl Progress for NoSecretsNoProgress {
+    fn report(&self, _unit: &str, _line: ProgressLine) {}
 }
 
-fn scope(memory: &Memory) -> Scope {
+fn scope(memory: &FakeHarness) -> Scope {
     let preview = PreviewName {
         id: PreviewId("abcdefghijklmnop".to_owned()),
         app: "shop".to_owned(),
         branch: "main".to_owned(),
         environment: "local".to_owned(),
     };
-    let places = memory.places(&preview.id);
+    let places = memory.locations(&preview.id);
     let application = Application {
         preview: preview.clone(),
         units: BTreeMap::from([("web".to_owned(), unit("web"))]),
@@ -140,7 +144,13 @@ fn scope(memory: &Memory) -> Scope {
         default_service: None,
     };
     let application = Arc::new(application);
-    Scope { preview, places, application, secrets: Arc::new(Nothing), progress: Arc::new(Nothing) }
+    Scope {
+        preview,
+        locations: places,
+        application,
+        secrets: Arc::new(NoSecretsNoProgress),
+        progress: Arc::new(NoSecretsNoProgress),
+    }
 }
 
 fn unit(name: &str) -> Unit {
@@ -156,7 +166,7 @@ fn unit(name: &str) -> Unit {
             init: Vec::new(),
             after_ready: Vec::new(),
             files: BTreeMap::new(),
-            search: Vec::new(),
+            search_paths: Vec::new(),
             install_hint: None,
         }),
         ports: BTreeMap::new(),
@@ -168,11 +178,11 @@ fn unit(name: &str) -> Unit {
         health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(60) },
         needs: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_secs(10) },
-        restart: Restart::Never,
-        when: When::Before,
+        restart: RestartPolicy::Never,
+        when: JobTiming::Before,
         timeout: None,
         module: None,
         hash: "first".to_owned(),
-        support: Support::Paved,
+        support: SupportLevel::Paved,
     }
 }

@@ -10,29 +10,29 @@ use std::sync::Arc;
 
 use client::{Client, ClientError};
 use protocol::Problem;
-use protocol::approval::WaitingView;
+use protocol::approval::PendingApprovalView;
 use tower_lsp::ls_types::{MessageActionItem, MessageActionItemProperty, MessageType};
 
 use crate::commands;
-use crate::desk::Desk;
+use crate::server_state::ServerState;
 
-const LATER: &str = "Not now";
-const AGAIN: &str = "Bring it up again";
-const COPY: &str = "Copy the command";
+const NOT_NOW_TITLE: &str = "Not now";
+const UP_AGAIN_TITLE: &str = "Bring it up again";
+const COPY_COMMAND_TITLE: &str = "Copy the command";
 
 /// One question after the other; the first one that is not answered with yes ends it.
-pub async fn ask(desk: Arc<Desk>, root: PathBuf, waiting: Vec<WaitingView>) {
+pub async fn prompt_for_approvals(desk: Arc<ServerState>, root: PathBuf, waiting: Vec<PendingApprovalView>) {
     for one in waiting {
-        let outcome = decide(&desk, &one).await;
+        let outcome = confirm_and_approve(&desk, &one).await;
         match outcome {
-            Ok(true) => again(&desk, &root, &one).await,
+            Ok(true) => offer_up(&desk, &root, &one).await,
             Ok(false) => return,
-            Err(problem) => return elsewhere(&desk, &one, &problem).await,
+            Err(problem) => return show_terminal_command(&desk, &one, &problem).await,
         }
     }
 }
 
-fn say(error: ClientError) -> Problem {
+fn to_problem(error: ClientError) -> Problem {
     match error {
         ClientError::Problem(problem) => *problem,
         error => Problem { hint: error.hint(), ..Problem::new("agent", 0, error.to_string()) },
@@ -40,21 +40,21 @@ fn say(error: ClientError) -> Problem {
 }
 
 /// True when it is approved now.
-async fn decide(desk: &Desk, one: &WaitingView) -> Result<bool, Problem> {
-    let mut client = Client::connect(&desk.place).await.map_err(say)?;
-    let seen = client.approval_request(&one.code).await.map_err(say)?;
+async fn confirm_and_approve(desk: &ServerState, one: &PendingApprovalView) -> Result<bool, Problem> {
+    let mut client = Client::connect(&desk.agent_socket).await.map_err(to_problem)?;
+    let seen = client.approval_request(&one.code).await.map_err(to_problem)?;
     // Told before anybody types a word that would be refused.
     if let Some(refusal) = seen.refusal {
         return Err(refusal);
     }
-    let of = &seen.of;
+    let of = &seen.identity_use;
     let place = of.repository.trim_end_matches("/.git");
     let words = format!("`{}` of {place} would act as `{}`, whenever it runs, for 90 days.", of.service, of.identity);
     let yes = format!("Approve `{}`", of.identity);
     // Sent back by clients that say so: who writes into the pipe blindly cannot know it.
-    let token = if desk.can().approve { Some(token()?) } else { None };
+    let token = if desk.client_capabilities().confirm_by_typing { Some(random_token()?) } else { None };
     let typed = token.iter().flat_map(|token| [("typed", of.identity.clone()), ("token", token.clone())]);
-    let actions = vec![action(LATER, []), action(&yes, typed)];
+    let actions = vec![message_action(NOT_NOW_TITLE, []), message_action(&yes, typed)];
     let answer = desk.client.show_message_request(MessageType::WARNING, words, Some(actions)).await;
     let fits = |chosen: &MessageActionItem| {
         let own = token.clone().map(MessageActionItemProperty::String);
@@ -66,37 +66,41 @@ async fn decide(desk: &Desk, one: &WaitingView) -> Result<bool, Problem> {
         Err(_) => return Err(Problem::new("unanswered", 0, "this editor asks no questions")),
     }
     // Some time has passed: the connection may have been closed.
-    let mut client = Client::connect(&desk.place).await.map_err(say)?;
-    client.approve(&one.code).await.map_err(say)?;
-    desk.look_for_agent.notify_one();
+    let mut client = Client::connect(&desk.agent_socket).await.map_err(to_problem)?;
+    client.approve(&one.code).await.map_err(to_problem)?;
+    desk.agent_check_requested.notify_one();
     Ok(true)
 }
 
 /// 128 random bits of the system's.
-fn token() -> Result<String, Problem> {
+fn random_token() -> Result<String, Problem> {
     let mut bytes = [0; 16];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|error| Problem::new("agent", 0, format!("this machine gives no random bytes: {error}")))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn action<'a>(title: &str, properties: impl IntoIterator<Item = (&'a str, String)>) -> MessageActionItem {
+fn message_action<'a>(title: &str, properties: impl IntoIterator<Item = (&'a str, String)>) -> MessageActionItem {
     let properties =
         properties.into_iter().map(|(name, value)| (name.to_owned(), MessageActionItemProperty::String(value)));
     MessageActionItem { title: title.to_owned(), properties: HashMap::from_iter(properties) }
 }
 
 /// A service is given its identity when it is brought up; nobody wants to type that again.
-async fn again(desk: &Arc<Desk>, root: &std::path::Path, one: &WaitingView) {
-    let words = format!("approved: the next `up` gives `{}` to `{}`", one.of.identity, one.of.service);
-    let answer = desk.client.show_message_request(MessageType::INFO, words, Some(vec![action(AGAIN, [])])).await;
-    if matches!(answer, Ok(Some(chosen)) if chosen.title == AGAIN) {
+async fn offer_up(desk: &Arc<ServerState>, root: &std::path::Path, one: &PendingApprovalView) {
+    let words =
+        format!("approved: the next `up` gives `{}` to `{}`", one.identity_use.identity, one.identity_use.service);
+    let answer = desk
+        .client
+        .show_message_request(MessageType::INFO, words, Some(vec![message_action(UP_AGAIN_TITLE, [])]))
+        .await;
+    if matches!(answer, Ok(Some(chosen)) if chosen.title == UP_AGAIN_TITLE) {
         commands::up(Arc::clone(desk), root.to_owned()).await;
     }
 }
 
 /// What a person types where nobody but they can.
-async fn elsewhere(desk: &Desk, one: &WaitingView, problem: &Problem) {
+async fn show_terminal_command(desk: &ServerState, one: &PendingApprovalView, problem: &Problem) {
     let command = format!("pdev identity approve {}", one.code);
     let hint = problem.hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
     let words = match problem.code.as_str() {
@@ -104,12 +108,12 @@ async fn elsewhere(desk: &Desk, one: &WaitingView, problem: &Problem) {
         "request_unknown" => format!("{}.{hint}", problem.title),
         _ => format!(
             "`{}` is not approved for `{}` here: {}. In a terminal outside of this editor: {command}",
-            one.of.identity, one.of.service, problem.title
+            one.identity_use.identity, one.identity_use.service, problem.title
         ),
     };
-    if !desk.can().copy || problem.code == "request_unknown" {
+    if !desk.client_capabilities().copy_text || problem.code == "request_unknown" {
         return desk.client.show_message(MessageType::WARNING, words).await;
     }
-    let actions = vec![action(COPY, [("copy", command)])];
+    let actions = vec![message_action(COPY_COMMAND_TITLE, [("copy", command)])];
     drop(desk.client.show_message_request(MessageType::WARNING, words, Some(actions)).await);
 }

@@ -7,56 +7,56 @@ use std::sync::{Arc, OnceLock};
 use manifest::model::Date;
 use manifest::{Diagnostic, FileId};
 use plan::application::RuntimeKind;
-use plan::check::{Checked, Question};
-use plan::{Loaded, Resolved};
+use plan::check::{CheckOptions, CheckResult};
+use plan::{LoadedManifest, ResolvedApplication};
 
 use crate::files::Buffers;
 use crate::text::Text;
 
 /// Everything a look needs, so that it can happen on any thread.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct AnalysisJob {
     /// The manifest.
-    pub root: PathBuf,
+    pub manifest_path: PathBuf,
     pub generation: u64,
-    pub question: Question,
+    pub options: CheckOptions,
     pub buffers: Buffers,
     /// An earlier look, from which this one takes what has not changed.
-    pub before: Option<Arc<Analysis>>,
+    pub previous: Option<Arc<Analysis>>,
 }
 
 /// What was found, for one generation of the files.
 #[derive(Debug)]
 pub struct Analysis {
-    pub root: PathBuf,
+    pub manifest_path: PathBuf,
     pub generation: u64,
-    question: Question,
-    pub checked: Checked,
-    pub asked: BTreeSet<PathBuf>,
+    options: CheckOptions,
+    pub checked: CheckResult,
+    pub requested_paths: BTreeSet<PathBuf>,
     /// The files as they were, for questions that come later.
     pub buffers: Buffers,
     /// By file of the reading.
     files: Vec<(PathBuf, OnceLock<Text>)>,
 }
 
-impl Job {
+impl AnalysisJob {
     #[must_use]
     pub fn run(self) -> Analysis {
-        let name = self.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let before = self.before.as_ref().filter(|before| before.question == self.question);
+        let name = self.manifest_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let before = self.previous.as_ref().filter(|before| before.options == self.options);
         let before = before.map(|before| &before.checked);
-        let checked = plan::check::check_after(&name, &self.buffers, &self.question, before);
+        let checked = plan::check::check_incremental(&name, &self.buffers, &self.options, before);
         let path = |source: &manifest::text::Source| (self.buffers.path(&source.path), OnceLock::new());
         let files = checked.loaded.sources.iter().map(|(_, source)| path(source)).collect();
-        let asked = self.buffers.asked();
-        let Self { root, generation, question, buffers, .. } = self;
-        Analysis { root, generation, question, checked, asked, buffers, files }
+        let asked = self.buffers.requested_paths();
+        let Self { manifest_path: root, generation, options: question, buffers, .. } = self;
+        Analysis { manifest_path: root, generation, options: question, checked, requested_paths: asked, buffers, files }
     }
 }
 
 impl Analysis {
     #[must_use]
-    pub fn loaded(&self) -> &Loaded {
+    pub fn loaded(&self) -> &LoadedManifest {
         &self.checked.loaded
     }
 
@@ -66,7 +66,7 @@ impl Analysis {
     }
 
     #[must_use]
-    pub fn file(&self, path: &Path) -> Option<FileId> {
+    pub fn file_id(&self, path: &Path) -> Option<FileId> {
         let index = self.files.iter().position(|(known, _)| known == path)?;
         u32::try_from(index).ok().map(FileId)
     }
@@ -90,32 +90,32 @@ impl Analysis {
     /// One unit (`services.api`) as it would be; `None` while the manifest has errors. Nothing is kept: the whole
     /// application of a long manifest is tens of megabytes, one unit is made in less time than a hover may take.
     #[must_use]
-    pub fn unit(&self, unit: &str) -> Option<Resolved> {
+    pub fn resolve_unit(&self, unit: &str) -> Option<ResolvedApplication> {
         let loaded = self.loaded();
-        loaded.is_usable().then(|| plan::check::resolved_unit(loaded, &self.question, self.runtime(), unit))
+        loaded.is_usable().then(|| plan::check::resolve_unit_without_agent(loaded, &self.options, self.runtime(), unit))
     }
 
     /// The application as it would be; `None` while the manifest has errors.
     #[must_use]
-    pub fn resolved(&self) -> Option<Resolved> {
+    pub fn resolve_application(&self) -> Option<ResolvedApplication> {
         let loaded = self.loaded();
-        loaded.is_usable().then(|| plan::check::resolved(loaded, &self.question, self.runtime()))
+        loaded.is_usable().then(|| plan::check::resolve_without_agent(loaded, &self.options, self.runtime()))
     }
 
     /// What `${env.X}` may read.
     #[must_use]
     pub fn variables(&self) -> &BTreeMap<String, String> {
-        &self.question.variables
+        &self.options.variables
     }
 
     /// `local` unless said.
     #[must_use]
     pub fn environment(&self) -> &str {
-        self.question.options.environment.as_deref().unwrap_or("local")
+        self.options.load_options.environment.as_deref().unwrap_or("local")
     }
 
     fn runtime(&self) -> RuntimeKind {
-        self.question.runtime.unwrap_or(RuntimeKind::Docker)
+        self.options.runtime.unwrap_or(RuntimeKind::Docker)
     }
 }
 

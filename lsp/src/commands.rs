@@ -9,7 +9,7 @@ use std::time::Duration;
 use client::{Client, ClientError, EventStream, Launch};
 use manifest::FileId;
 use protocol::Problem;
-use protocol::approval::WaitingView;
+use protocol::approval::PendingApprovalView;
 use protocol::event::EventKind;
 use protocol::request::{DownRequest, LogQuery, RestartRequest, StopRequest};
 use protocol::status::PreviewStatus;
@@ -21,8 +21,8 @@ use tower_lsp::ls_types::*;
 use crate::analysis::{actions, refactors};
 use crate::check::{Analysis, today};
 use crate::convert::edits;
-use crate::desk::{Desk, found_in, path_of};
 use crate::live::up_request;
+use crate::server_state::{ServerState, static_diagnostics, uri_to_path};
 use crate::{approve, login, report};
 
 pub const ALL: [&str; 16] = [
@@ -68,141 +68,152 @@ pub struct Argument {
 
 const LOG_LINES: usize = 200;
 /// Answers that need the agent are for somebody who waits for them.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-const OPERATION_LIMIT: Duration = Duration::from_secs(3_600);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Longer than any provider's page stays open.
-const LOGIN_LIMIT: Duration = Duration::from_secs(900);
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// # Errors
 /// Words for the user: an unknown command, no manifest, no preview, an agent that cannot be asked.
-pub async fn run(desk: &Arc<Desk>, params: ExecuteCommandParams) -> Result<Option<Value>> {
+pub async fn run(desk: &Arc<ServerState>, params: ExecuteCommandParams) -> Result<Option<Value>> {
     let first = params.arguments.into_iter().next().unwrap_or(Value::Null);
     let argument: Argument = match first {
         Value::Null => Argument::default(),
         Value::String(uri) => Argument { uri: uri.parse().ok(), ..Argument::default() },
-        other => serde_json::from_value(other).map_err(|error| refuse(format!("cannot read the argument: {error}")))?,
+        other => serde_json::from_value(other)
+            .map_err(|error| invalid_params_error(format!("cannot read the argument: {error}")))?,
     };
     if params.command == "pdev.login" {
-        let identity = argument.identity.ok_or_else(|| refuse("`pdev.login` needs `identity`, such as `shop-dev`"))?;
+        let identity = argument
+            .identity
+            .ok_or_else(|| invalid_params_error("`pdev.login` needs `identity`, such as `shop-dev`"))?;
         let work = login::sign_in(Arc::clone(desk), identity);
-        drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_LIMIT, work).await }));
+        drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
         return Ok(None);
     }
     if params.command == "pdev.agent" {
-        return within(start(desk)).await;
+        return with_reply_timeout(start_agent(desk)).await;
     }
-    let root = manifest(desk, &argument)?;
+    let root = manifest_path(desk, &argument)?;
     match params.command.as_str() {
         "pdev.up" | "pdev.stop" | "pdev.restart" => {
-            let work = operate(Arc::clone(desk), params.command, root, argument);
-            drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_LIMIT, work).await }));
+            let work = run_operation(Arc::clone(desk), params.command, root, argument);
+            drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_TIMEOUT, work).await }));
             Ok(None)
         }
-        "pdev.logs" => within(logs(desk, &root, &argument)).await,
-        "pdev.diff" => within(diff(desk, &root, &argument)).await,
+        "pdev.logs" => with_reply_timeout(logs(desk, &root, &argument)).await,
+        "pdev.diff" => with_reply_timeout(diff(desk, &root, &argument)).await,
         "pdev.apply" => {
-            known(desk, &root)?;
-            let work = operate(Arc::clone(desk), "pdev.up".to_owned(), root, argument);
-            drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_LIMIT, work).await }));
+            preview_status(desk, &root)?;
+            let work = run_operation(Arc::clone(desk), "pdev.up".to_owned(), root, argument);
+            drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_TIMEOUT, work).await }));
             Ok(None)
         }
         "pdev.approve" => {
-            let work = approve::ask(Arc::clone(desk), root.clone(), waiting(desk, &root, &argument)?);
-            drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_LIMIT, work).await }));
+            let work = approve::prompt_for_approvals(
+                Arc::clone(desk),
+                root.clone(),
+                waiting_approvals(desk, &root, &argument)?,
+            );
+            drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
             Ok(None)
         }
         "pdev.report" => {
-            drop(analysis(desk, &root).await?);
+            drop(current_analysis(desk, &root).await?);
             let text = report::collect(desk, &root);
-            if argument.show { shown(desk, "report.txt", &text).map(Some) } else { Ok(Some(json!(text))) }
+            if argument.show { show_text(desk, "report.txt", &text).map(Some) } else { Ok(Some(json!(text))) }
         }
         "pdev.open" => open(desk, &root, &argument).map(Some),
-        "pdev.status" => Ok(Some(json!(known(desk, &root)?))),
+        "pdev.status" => Ok(Some(json!(preview_status(desk, &root)?))),
         "pdev.check" => {
-            drop(analysis(desk, &root).await?);
-            Ok(Some(json!(found_in(&desk.workspace(), &root))))
+            drop(current_analysis(desk, &root).await?);
+            Ok(Some(json!(static_diagnostics(&desk.workspace(), &root))))
         }
-        "pdev.waive" => waive(desk, &*analysis(desk, &root).await?, &argument).map(Some),
-        "pdev.keep" => keep(desk, &root, &argument).await.map(Some),
+        "pdev.waive" => waive(desk, &*current_analysis(desk, &root).await?, &argument).map(Some),
+        "pdev.keep" => move_to_vault(desk, &root, &argument).await.map(Some),
         "pdev.render" => {
-            let text = render(&*analysis(desk, &root).await?, &argument)?;
+            let text = render(&*current_analysis(desk, &root).await?, &argument)?;
             let name = format!("render-{}.txt", argument.unit.as_deref().unwrap_or("all"));
-            if argument.show { shown(desk, &name, &text).map(Some) } else { Ok(Some(json!(text))) }
+            if argument.show { show_text(desk, &name, &text).map(Some) } else { Ok(Some(json!(text))) }
         }
-        other => Err(refuse(format!("unknown command `{other}`"))),
+        other => Err(invalid_params_error(format!("unknown command `{other}`"))),
     }
 }
 
-fn refuse(words: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+fn invalid_params_error(words: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::invalid_params(words)
 }
 
-fn told(error: &ClientError) -> Error {
+fn to_rpc_error(error: &ClientError) -> Error {
     let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
     Error { message: format!("{error}{hint}").into(), ..Error::internal_error() }
 }
 
-async fn within(answer: impl Future<Output = Result<Value>>) -> Result<Option<Value>> {
+async fn with_reply_timeout(answer: impl Future<Output = Result<Value>>) -> Result<Option<Value>> {
     let late = || Error { message: "the agent did not answer in time".into(), ..Error::internal_error() };
-    tokio::time::timeout(ANSWER_LIMIT, answer).await.map_err(|_| late())?.map(Some)
+    tokio::time::timeout(REPLY_TIMEOUT, answer).await.map_err(|_| late())?.map(Some)
 }
 
-fn manifest(desk: &Desk, argument: &Argument) -> Result<PathBuf> {
-    if let Some(path) = argument.uri.as_ref().and_then(path_of) {
+fn manifest_path(desk: &ServerState, argument: &Argument) -> Result<PathBuf> {
+    if let Some(path) = argument.uri.as_ref().and_then(uri_to_path) {
         return Ok(path);
     }
-    let roots: Vec<PathBuf> = desk.workspace().roots().map(Path::to_owned).collect();
+    let roots: Vec<PathBuf> = desk.workspace().manifest_paths().map(Path::to_owned).collect();
     match <[PathBuf; 1]>::try_from(roots) {
         Ok([only]) => Ok(only),
-        Err(_) => Err(refuse("name the manifest: `{ \"uri\": \"file:///…/pdev.yaml\" }`")),
+        Err(_) => Err(invalid_params_error("name the manifest: `{ \"uri\": \"file:///…/pdev.yaml\" }`")),
     }
 }
 
 /// As new as what is open now.
-async fn analysis(desk: &Arc<Desk>, root: &Path) -> Result<Arc<Analysis>> {
-    let snapshot = desk.workspace().snapshot(root).ok_or_else(|| refuse("open the manifest first"))?;
-    desk.fresh(&snapshot).await.ok_or_else(|| refuse("open the manifest first"))
+async fn current_analysis(desk: &Arc<ServerState>, root: &Path) -> Result<Arc<Analysis>> {
+    let snapshot = desk.workspace().snapshot(root).ok_or_else(|| invalid_params_error("open the manifest first"))?;
+    desk.current_analysis(&snapshot).await.ok_or_else(|| invalid_params_error("open the manifest first"))
 }
 
 /// From the cache, which events keep true.
-fn known(desk: &Desk, root: &Path) -> Result<PreviewStatus> {
+fn preview_status(desk: &ServerState, root: &Path) -> Result<PreviewStatus> {
     let environment = desk.environment();
     let found = desk.with_live(|live| live.preview(root, &environment).cloned());
-    found.ok_or_else(|| refuse("nothing is up from this folder; `pdev.up` starts it"))
+    found.ok_or_else(|| invalid_params_error("nothing is up from this folder; `pdev.up` starts it"))
 }
 
 /// What waits for a person in this folder, of one unit or identity where it is named.
-fn waiting(desk: &Desk, root: &Path, argument: &Argument) -> Result<Vec<WaitingView>> {
+fn waiting_approvals(desk: &ServerState, root: &Path, argument: &Argument) -> Result<Vec<PendingApprovalView>> {
     let fits = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
-    let meant =
-        |one: &&WaitingView| fits(&argument.unit, &one.of.service) && fits(&argument.identity, &one.of.identity);
-    let found: Vec<WaitingView> = desk.with_live(|live| live.waiting(root).filter(meant).cloned().collect());
+    let meant = |one: &&PendingApprovalView| {
+        fits(&argument.unit, &one.identity_use.service) && fits(&argument.identity, &one.identity_use.identity)
+    };
+    let found: Vec<PendingApprovalView> =
+        desk.with_live(|live| live.waiting_approvals(root).filter(meant).cloned().collect());
     match found.is_empty() {
-        true => Err(refuse("nothing waits for an approval here; `pdev up` asks at the first use of an identity")),
+        true => Err(invalid_params_error(
+            "nothing waits for an approval here; `pdev up` asks at the first use of an identity",
+        )),
         false => Ok(found),
     }
 }
 
 /// Brings the manifest's preview up, all of it.
-pub async fn up(desk: Arc<Desk>, root: PathBuf) {
-    let work = operate(desk, "pdev.up".to_owned(), root, Argument::default());
-    drop(tokio::time::timeout(OPERATION_LIMIT, work).await);
+pub async fn up(desk: Arc<ServerState>, root: PathBuf) {
+    let work = run_operation(desk, "pdev.up".to_owned(), root, Argument::default());
+    drop(tokio::time::timeout(OPERATION_TIMEOUT, work).await);
 }
 
-async fn operate(desk: Arc<Desk>, command: String, root: PathBuf, argument: Argument) {
-    let outcome = match begin(&desk, &command, &root, &argument).await {
-        Ok(stream) => followed(&desk, &command, stream).await,
+async fn run_operation(desk: Arc<ServerState>, command: String, root: PathBuf, argument: Argument) {
+    let outcome = match start_operation(&desk, &command, &root, &argument).await {
+        Ok(stream) => follow_operation(&desk, &command, stream).await,
         Err(problem) => Err(problem),
     };
-    desk.look_for_agent.notify_one();
+    desk.agent_check_requested.notify_one();
     if let Err(problem) = outcome {
         let hint = problem.hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
         desk.client.show_message(MessageType::ERROR, format!("{problem}.{hint}")).await;
     }
 }
 
-async fn begin(
-    desk: &Arc<Desk>,
+async fn start_operation(
+    desk: &Arc<ServerState>,
     command: &str,
     root: &Path,
     argument: &Argument,
@@ -213,15 +224,15 @@ async fn begin(
     };
     if command == "pdev.up" {
         let launch = Launch::this_program().map_err(say)?;
-        let client = Client::connect_or_start(&desk.place, &launch).await.map_err(say)?;
-        desk.look_for_agent.notify_one();
-        deliver(desk, root).await?;
+        let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(say)?;
+        desk.agent_check_requested.notify_one();
+        deliver_secrets(desk, root).await?;
         let services = argument.unit.clone().into_iter().collect();
         let request = protocol::request::UpRequest { services, ..up_request(desk, root) };
         return client.up(&request).await.map_err(say);
     }
-    let preview = known(desk, root).map_err(|error| Problem::new("not_up", 0, error.message))?.preview.id;
-    let client = Client::connect(&desk.place).await.map_err(say)?;
+    let preview = preview_status(desk, root).map_err(|error| Problem::new("not_up", 0, error.message))?.preview.id;
+    let client = Client::connect(&desk.agent_socket).await.map_err(say)?;
     match command {
         "pdev.stop" => match argument.unit.clone() {
             Some(unit) => client.stop(&preview, &StopRequest { units: vec![unit] }).await.map_err(say),
@@ -235,20 +246,25 @@ async fn begin(
 }
 
 /// Only where the manifest has any: the vault may ask its owner to unlock it.
-async fn deliver(desk: &Arc<Desk>, root: &Path) -> std::result::Result<(), Problem> {
-    let analysis = desk.workspace().analyses().find(|one| one.root == root).cloned();
+async fn deliver_secrets(desk: &Arc<ServerState>, root: &Path) -> std::result::Result<(), Problem> {
+    let analysis = desk.workspace().analyses().find(|one| one.manifest_path == root).cloned();
     if analysis.is_none_or(|one| one.loaded().manifest.secrets.is_empty()) {
         return Ok(());
     }
-    let delivered = crate::vault::deliver(root.parent().unwrap_or(root), &desk.environment()).await;
+    let delivered = crate::vault::deliver_secrets(root.parent().unwrap_or(root), &desk.environment()).await;
     delivered.map_err(|words| Problem::new("secret_not_delivered", 0, words))
 }
 
 /// Progress of its own, because the request that asked for it has been answered.
-async fn followed(desk: &Desk, command: &str, mut events: EventStream) -> std::result::Result<(), Problem> {
+async fn follow_operation(
+    desk: &ServerState,
+    command: &str,
+    mut events: EventStream,
+) -> std::result::Result<(), Problem> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let token = NumberOrString::String(format!("pdev-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-    let shown = desk.can().progress && desk.client.create_work_done_progress(token.clone()).await.is_ok();
+    let shown =
+        desk.client_capabilities().show_progress && desk.client.create_work_done_progress(token.clone()).await.is_ok();
     let title = command.replace('.', " ");
     let progress = if shown { Some(desk.client.progress(token, title).begin().await) } else { None };
     let mut outcome = Ok(());
@@ -292,26 +308,26 @@ async fn followed(desk: &Desk, command: &str, mut events: EventStream) -> std::r
     outcome
 }
 
-async fn logs(desk: &Desk, root: &Path, argument: &Argument) -> Result<Value> {
-    let preview = known(desk, root)?.preview.id;
-    let client = Client::connect(&desk.place).await.map_err(|error| told(&error))?;
+async fn logs(desk: &ServerState, root: &Path, argument: &Argument) -> Result<Value> {
+    let preview = preview_status(desk, root)?.preview.id;
+    let client = Client::connect(&desk.agent_socket).await.map_err(|error| to_rpc_error(&error))?;
     let query = LogQuery {
         units: argument.unit.clone(),
         tail: Some(argument.tail.unwrap_or(LOG_LINES)),
         ..LogQuery::default()
     };
-    let mut lines = client.logs(&preview, &query).await.map_err(|error| told(&error))?;
+    let mut lines = client.logs(&preview, &query).await.map_err(|error| to_rpc_error(&error))?;
     let mut all = Vec::new();
-    while let Some(entry) = lines.next().await.map_err(|error| told(&error))? {
+    while let Some(entry) = lines.next().await.map_err(|error| to_rpc_error(&error))? {
         all.push(json!({ "at": entry.at, "unit": entry.unit, "stream": entry.stream, "text": entry.text }));
     }
     Ok(Value::Array(all))
 }
 
 /// What `up` would do now: the plan as the agent makes it from the file on the disk.
-async fn diff(desk: &Desk, root: &Path, argument: &Argument) -> Result<Value> {
-    let mut client = Client::connect(&desk.place).await.map_err(|error| told(&error))?;
-    let reply = client.plan(&up_request(desk, root)).await.map_err(|error| told(&error))?;
+async fn diff(desk: &ServerState, root: &Path, argument: &Argument) -> Result<Value> {
+    let mut client = Client::connect(&desk.agent_socket).await.map_err(|error| to_rpc_error(&error))?;
+    let reply = client.plan(&up_request(desk, root)).await.map_err(|error| to_rpc_error(&error))?;
     if !argument.show {
         return Ok(json!(reply.plan));
     }
@@ -323,30 +339,31 @@ async fn diff(desk: &Desk, root: &Path, argument: &Argument) -> Result<Value> {
         text.extend(steps);
     }
     text.extend(reply.notes.iter().map(|note| format!("# {note}\n")));
-    shown(desk, "diff.txt", &text)
+    show_text(desk, "diff.txt", &text)
 }
 
-fn shown(desk: &Desk, name: &str, text: &str) -> Result<Value> {
-    crate::shown::show(desk, name, text).map_err(|words| Error { message: words.into(), ..Error::internal_error() })
+fn show_text(desk: &ServerState, name: &str, text: &str) -> Result<Value> {
+    crate::virtual_documents::show(desk, name, text)
+        .map_err(|words| Error { message: words.into(), ..Error::internal_error() })
 }
 
 /// The agent alone; nothing is brought up.
-async fn start(desk: &Desk) -> Result<Value> {
-    let launch = Launch::this_program().map_err(|error| told(&error))?;
-    let client = Client::connect_or_start(&desk.place, &launch).await.map_err(|error| told(&error))?;
+async fn start_agent(desk: &ServerState) -> Result<Value> {
+    let launch = Launch::this_program().map_err(|error| to_rpc_error(&error))?;
+    let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(|error| to_rpc_error(&error))?;
     drop(client);
-    desk.look_for_agent.notify_one();
+    desk.agent_check_requested.notify_one();
     Ok(Value::Null)
 }
 
-fn open(desk: &Arc<Desk>, root: &Path, argument: &Argument) -> Result<Value> {
-    let status = known(desk, root)?;
+fn open(desk: &Arc<ServerState>, root: &Path, argument: &Argument) -> Result<Value> {
+    let status = preview_status(desk, root)?;
     let url = match &argument.unit {
         Some(unit) => status.units.into_iter().find(|status| status.name == *unit).and_then(|status| status.url),
         None => status.url,
     };
-    let url = url.ok_or_else(|| refuse("it has no URL"))?;
-    if let (true, Ok(uri)) = (desk.can().show_document, url.parse()) {
+    let url = url.ok_or_else(|| invalid_params_error("it has no URL"))?;
+    if let (true, Ok(uri)) = (desk.client_capabilities().show_document, url.parse()) {
         let client = desk.client.clone();
         let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };
         drop(tokio::spawn(async move { client.show_document(params).await }));
@@ -355,16 +372,16 @@ fn open(desk: &Arc<Desk>, root: &Path, argument: &Argument) -> Result<Value> {
 }
 
 /// Writes the waiver through the editor, so that it can be undone there.
-fn waive(desk: &Arc<Desk>, analysis: &Analysis, argument: &Argument) -> Result<Value> {
+fn waive(desk: &Arc<ServerState>, analysis: &Analysis, argument: &Argument) -> Result<Value> {
     let (Some(code), Some(scope)) = (&argument.code, &argument.scope) else {
-        return Err(refuse("`pdev.waive` needs `code` and `scope`, such as `PD005` and `services.api`"));
+        return Err(invalid_params_error("`pdev.waive` needs `code` and `scope`, such as `PD005` and `services.api`"));
     };
     let encoding = desk.workspace().encoding;
     let reason = argument.reason.as_deref().unwrap_or("say why this is right here");
-    let edit = actions::waiver(analysis.loaded(), code, scope, reason, argument.owner.as_deref(), today());
-    let edit = edit.ok_or_else(|| refuse("`guardrails` has a form that cannot be added to"))?;
+    let edit = actions::waiver_edit(analysis.loaded(), code, scope, reason, argument.owner.as_deref(), today());
+    let edit = edit.ok_or_else(|| invalid_params_error("`guardrails` has a form that cannot be added to"))?;
     let edit = edits::workspace_edit(analysis, &[edit], encoding);
-    if desk.can().apply_edit {
+    if desk.client_capabilities().apply_edit {
         let client = desk.client.clone();
         let applied = edit.clone();
         drop(tokio::spawn(async move { client.apply_edit(applied).await }));
@@ -373,55 +390,56 @@ fn waive(desk: &Arc<Desk>, analysis: &Analysis, argument: &Argument) -> Result<V
 }
 
 /// The literal of a variable goes into the vault; only then the manifest names the secret instead.
-async fn keep(desk: &Arc<Desk>, root: &Path, argument: &Argument) -> Result<Value> {
+async fn move_to_vault(desk: &Arc<ServerState>, root: &Path, argument: &Argument) -> Result<Value> {
     let (Some(unit), Some(variable)) = (&argument.unit, &argument.variable) else {
-        return Err(refuse("`pdev.keep` needs `unit` and `variable`, such as `api` and `STRIPE_KEY`"));
+        return Err(invalid_params_error("`pdev.keep` needs `unit` and `variable`, such as `api` and `STRIPE_KEY`"));
     };
-    if !desk.can().apply_edit {
-        return Err(refuse("the client cannot apply edits; `pdev secret set NAME` keeps a value"));
+    if !desk.client_capabilities().apply_edit {
+        return Err(invalid_params_error("the client cannot apply edits; `pdev secret set NAME` keeps a value"));
     }
-    let found = literal(&*analysis(desk, root).await?, unit, variable);
-    let (_, kept) = found.ok_or_else(|| refuse(format!("`{variable}` of `{unit}` is no literal")))?;
+    let found = find_literal(&*current_analysis(desk, root).await?, unit, variable);
+    let (_, kept) = found.ok_or_else(|| invalid_params_error(format!("`{variable}` of `{unit}` is no literal")))?;
     let folder = root.parent().unwrap_or(root);
     let refused = |words: String| Error { message: words.into(), ..Error::internal_error() };
-    crate::vault::keep(folder, &kept.secret, &kept.value).await.map_err(refused)?;
+    crate::vault::store_secret(folder, &kept.secret, &kept.value).await.map_err(refused)?;
     // The file may have changed meanwhile: the edit is that of now.
-    let analysis = analysis(desk, root).await?;
-    let now = literal(&analysis, unit, variable).filter(|(_, now)| now.value == kept.value);
-    let (now, _) = now.ok_or_else(|| refuse(format!("`{variable}` changed meanwhile; the vault has what it was")))?;
+    let analysis = current_analysis(desk, root).await?;
+    let now = find_literal(&analysis, unit, variable).filter(|(_, now)| now.value == kept.value);
+    let (now, _) =
+        now.ok_or_else(|| invalid_params_error(format!("`{variable}` changed meanwhile; the vault has what it was")))?;
     let edit = edits::workspace_edit(&analysis, &now.edits, desk.workspace().encoding);
     let client = desk.client.clone();
     drop(tokio::spawn(async move { client.apply_edit(edit).await }));
     Ok(json!({ "secret": kept.secret }))
 }
 
-fn literal(analysis: &Analysis, unit: &str, variable: &str) -> Option<(actions::Action, actions::Kept)> {
+fn find_literal(analysis: &Analysis, unit: &str, variable: &str) -> Option<(actions::Action, actions::SecretLiteral)> {
     let loaded = analysis.loaded();
-    let scene = refactors::Scene {
+    let scene = refactors::RefactorContext {
         root: loaded.root.as_ref()?,
         text: analysis.text(FileId(0))?,
         manifest: &loaded.manifest,
         file: FileId(0),
         files: &analysis.buffers,
-        is_one_of_many: analysis.paths().count() > 1,
+        has_other_files: analysis.paths().count() > 1,
     };
-    let action = refactors::literal(&scene, unit, variable)?;
-    let kept = action.keeps.clone()?;
+    let action = refactors::literal_to_secret(&scene, unit, variable)?;
+    let kept = action.secret_literal.clone()?;
     Some((action, kept))
 }
 
 /// Every field as it would be rendered, each with its origin, as `path = value  # origin`.
 fn render(analysis: &Analysis, argument: &Argument) -> Result<String> {
-    let resolved = analysis.resolved().ok_or_else(|| refuse("the manifest has errors"))?;
+    let resolved = analysis.resolve_application().ok_or_else(|| invalid_params_error("the manifest has errors"))?;
     let wanted = |path: &str| argument.unit.as_deref().is_none_or(|unit| path.split('.').nth(1) == Some(unit));
     let mut text = String::new();
     for (path, field) in resolved.origins.iter().filter(|(path, _)| wanted(path.as_ref())) {
         let sources = &analysis.loaded().sources;
         let origin =
-            field.origins.last().map(|origin| plan::explain::origin_words(origin, sources)).unwrap_or_default();
+            field.origins.last().map(|origin| plan::explain::describe_origin(origin, sources)).unwrap_or_default();
         // What pdev itself chose, such as the addresses of the other services, is no secret.
         let own = matches!(field.origins.last(), Some(plan::origin::Origin::Default { .. }));
-        let hidden = !own && crate::analysis::hover::secret(&path);
+        let hidden = !own && crate::analysis::hover::is_secret_path(&path);
         let value = if hidden { "(not shown)".to_owned() } else { field.value.to_string() };
         text.push_str(&format!("{path} = {value}  # {origin}\n"));
     }

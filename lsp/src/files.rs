@@ -15,14 +15,14 @@ const FILE_BYTES_MAX: u64 = 8 << 20;
 
 /// What tells one state of a file on the disk from the next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stamp {
+pub struct FileStamp {
     modified: SystemTime,
     length: u64,
 }
 
-impl Stamp {
+impl FileStamp {
     #[must_use]
-    pub fn of(path: &Path) -> Option<Self> {
+    pub fn read(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok()?;
         Some(Self { modified: found.modified().ok()?, length: found.len() })
     }
@@ -33,28 +33,28 @@ impl Stamp {
 pub struct Buffers {
     folder: PathBuf,
     open: HashMap<PathBuf, Arc<str>>,
-    asked: Arc<Mutex<BTreeSet<PathBuf>>>,
+    requested_paths: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Buffers {
     #[must_use]
     pub fn new(folder: PathBuf, open: HashMap<PathBuf, Arc<str>>) -> Self {
-        Self { folder, open, asked: Arc::default() }
+        Self { folder, open, requested_paths: Arc::default() }
     }
 
     #[must_use]
     pub fn path(&self, relative: &str) -> PathBuf {
-        plain(&self.folder.join(relative))
+        normalise_path(&self.folder.join(relative))
     }
 
     /// Every file and folder that was asked for, there or not.
     #[must_use]
-    pub fn asked(&self) -> BTreeSet<PathBuf> {
-        self.asked.lock().map(|asked| asked.clone()).unwrap_or_default()
+    pub fn requested_paths(&self) -> BTreeSet<PathBuf> {
+        self.requested_paths.lock().map(|asked| asked.clone()).unwrap_or_default()
     }
 
-    fn note(&self, path: &Path) {
-        if let Ok(mut asked) = self.asked.lock() {
+    fn record_request(&self, path: &Path) {
+        if let Ok(mut asked) = self.requested_paths.lock() {
             asked.insert(path.to_owned());
         }
     }
@@ -62,7 +62,7 @@ impl Buffers {
 
 /// Without `.` and `..`: the form in which editors name files.
 #[must_use]
-pub fn plain(path: &Path) -> PathBuf {
+pub fn normalise_path(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
         match part {
@@ -77,20 +77,20 @@ pub fn plain(path: &Path) -> PathBuf {
 impl Files for Buffers {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         let full = self.path(path);
-        self.note(&full);
+        self.record_request(&full);
         match self.open.get(&full) {
             Some(text) => Ok(text.as_bytes().to_vec()),
-            None => from_disk(&full),
+            None => read_from_disk(&full),
         }
     }
 
     fn list(&self, path: &str) -> Result<Vec<(String, bool)>, FileProblem> {
         let full = self.path(path);
-        self.note(&full);
-        let entries = fs::read_dir(full).map_err(|error| problem(&error))?;
+        self.record_request(&full);
+        let entries = fs::read_dir(full).map_err(|error| to_file_problem(&error))?;
         let mut names = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|error| problem(&error))?;
+            let entry = entry.map_err(|error| to_file_problem(&error))?;
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
             names.push((entry.file_name().to_string_lossy().into_owned(), is_folder));
         }
@@ -101,8 +101,8 @@ impl Files for Buffers {
 
 /// # Errors
 /// In the words that the agent and `pdev check` use for the same file.
-pub fn from_disk(path: &Path) -> Result<Vec<u8>, FileProblem> {
-    let found = fs::metadata(path).map_err(|error| problem(&error))?;
+pub fn read_from_disk(path: &Path) -> Result<Vec<u8>, FileProblem> {
+    let found = fs::metadata(path).map_err(|error| to_file_problem(&error))?;
     if found.is_dir() {
         return Err(FileProblem::Unreadable("it is a folder".into()));
     }
@@ -113,10 +113,10 @@ pub fn from_disk(path: &Path) -> Result<Vec<u8>, FileProblem> {
     if found.len() > FILE_BYTES_MAX {
         return Err(FileProblem::Unreadable(format!("it has {} bytes; the limit is {FILE_BYTES_MAX}", found.len())));
     }
-    fs::read(path).map_err(|error| problem(&error))
+    fs::read(path).map_err(|error| to_file_problem(&error))
 }
 
-fn problem(error: &io::Error) -> FileProblem {
+fn to_file_problem(error: &io::Error) -> FileProblem {
     match error.kind() {
         io::ErrorKind::NotFound => FileProblem::Missing,
         io::ErrorKind::PermissionDenied => FileProblem::Unreadable("permission denied".into()),

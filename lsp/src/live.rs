@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, ClientError, Place, Subscription};
-use protocol::approval::WaitingView;
+use client::{Client, ClientError, SocketLocation, Subscription};
+use protocol::approval::PendingApprovalView;
 use protocol::event::EventKind;
 use protocol::identity::IdentityStatus;
 use protocol::plan::StepView;
@@ -17,26 +17,26 @@ use protocol::request::UpRequest;
 use protocol::status::{PreviewStatus, UnitState, UnitStatus};
 use protocol::{Event, Problem};
 
-use crate::appear;
-use crate::desk::Desk;
-use crate::peek;
+use crate::agent_watcher;
+use crate::log_tail;
+use crate::server_state::ServerState;
 
 /// Whether there is anybody to ask.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub enum Agent {
+pub enum AgentState {
     /// Nobody looked yet.
     #[default]
     Unknown,
     Absent,
     Present,
     /// It is there, but cannot be spoken to: another version, a sandbox.
-    Refused(String),
+    Unusable(String),
 }
 
 /// All that is known, by preview.
 #[derive(Clone, Debug, Default)]
-pub struct Live {
-    pub agent: Agent,
+pub struct LiveState {
+    pub agent: AgentState,
     previews: BTreeMap<String, PreviewStatus>,
     /// Problems of the last operation, until the next one begins.
     problems: BTreeMap<String, Vec<Problem>>,
@@ -45,23 +45,25 @@ pub struct Live {
     /// Of the user, by name; none from an agent that could not say.
     pub identities: Option<BTreeMap<String, IdentityStatus>>,
     /// What waits for a person to approve it.
-    waiting: Vec<WaitingView>,
+    waiting_approvals: Vec<PendingApprovalView>,
     /// What each unit said last, as far as somebody asked.
-    pub lines: BTreeMap<peek::Whose, peek::Lines>,
+    pub log_tails: BTreeMap<log_tail::UnitKey, log_tail::LogTail>,
 }
 
-impl Live {
+impl LiveState {
     /// The preview of a manifest's folder.
     #[must_use]
     pub fn preview(&self, manifest: &Path, environment: &str) -> Option<&PreviewStatus> {
-        let lies = in_folder_of(manifest)?;
+        let lies = folder_matcher(manifest)?;
         self.previews.values().find(|preview| preview.preview.environment == environment && lies(&preview.folder))
     }
 
     /// What waits for an approval in the manifest's folder.
-    pub fn waiting(&self, manifest: &Path) -> impl Iterator<Item = &WaitingView> {
-        let lies = in_folder_of(manifest);
-        self.waiting.iter().filter(move |one| lies.as_ref().is_some_and(|lies| one.folders.iter().any(|own| lies(own))))
+    pub fn waiting_approvals(&self, manifest: &Path) -> impl Iterator<Item = &PendingApprovalView> {
+        let lies = folder_matcher(manifest);
+        self.waiting_approvals
+            .iter()
+            .filter(move |one| lies.as_ref().is_some_and(|lies| one.folders.iter().any(|own| lies(own))))
     }
 
     #[must_use]
@@ -82,29 +84,29 @@ impl Live {
 
     /// Whether the lines of this unit stand in a finding.
     #[must_use]
-    pub fn shows_lines_of(&self, (preview, unit): &peek::Whose) -> bool {
+    pub fn is_log_tail_shown(&self, (preview, unit): &log_tail::UnitKey) -> bool {
         let units = self.previews.get(preview).map(|preview| preview.units.as_slice()).unwrap_or_default();
-        units.iter().any(|one| one.name == *unit && health(Some(one.state)) == Health::Sick)
+        units.iter().any(|one| one.name == *unit && unit_health(Some(one.state)) == Health::Unhealthy)
     }
 
-    fn rests(&self, manifest: &Path, environment: &str, unit: &str) -> bool {
+    fn is_stopped(&self, manifest: &Path, environment: &str, unit: &str) -> bool {
         let units = self.preview(manifest, environment).map(|preview| preview.units.as_slice()).unwrap_or_default();
         units.iter().any(|one| one.name == unit && one.state == UnitState::Stopped)
     }
 
-    fn forget(&mut self, agent: Agent) {
+    fn reset(&mut self, agent: AgentState) {
         *self = Self { agent, ..Self::default() };
     }
 
     /// True when something changed that an editor shows; `Err` when the preview is not known yet.
-    fn apply(&mut self, event: Event) -> Result<bool, ()> {
+    fn apply_event(&mut self, event: Event) -> Result<bool, ()> {
         let id = event.preview.id.clone();
         match event.kind {
             EventKind::UnitChanged { unit } => {
                 let preview = self.previews.get_mut(&id).ok_or(())?;
                 let before = preview.units.iter().find(|known| known.name == unit.name).map(|known| known.state);
-                let turned = health(Some(unit.state)) != health(before);
-                let changed = put(&mut preview.units, unit);
+                let turned = unit_health(Some(unit.state)) != unit_health(before);
+                let changed = upsert_unit(&mut preview.units, unit);
                 // Why a unit is not well, and what that makes of the preview, stands in the preview's status.
                 if turned { Err(()) } else { Ok(changed) }
             }
@@ -129,7 +131,7 @@ impl Live {
 }
 
 /// Whether a folder, as the agent calls it, is the manifest's.
-fn in_folder_of(manifest: &Path) -> Option<impl Fn(&str) -> bool> {
+fn folder_matcher(manifest: &Path) -> Option<impl Fn(&str) -> bool> {
     let folder = manifest.parent()?.to_owned();
     let real = folder.canonicalize().ok();
     Some(move |own: &str| Path::new(own) == folder || Some(Path::new(own)) == real.as_deref())
@@ -137,20 +139,20 @@ fn in_folder_of(manifest: &Path) -> Option<impl Fn(&str) -> bool> {
 
 #[derive(PartialEq, Eq)]
 enum Health {
-    Well,
-    Sick,
+    Healthy,
+    Unhealthy,
     Failed,
 }
 
-fn health(state: Option<UnitState>) -> Health {
+fn unit_health(state: Option<UnitState>) -> Health {
     match state {
         Some(UnitState::Failed) => Health::Failed,
-        Some(UnitState::Unhealthy | UnitState::Restarting) => Health::Sick,
-        _ => Health::Well,
+        Some(UnitState::Unhealthy | UnitState::Restarting) => Health::Unhealthy,
+        _ => Health::Healthy,
     }
 }
 
-fn put(units: &mut Vec<UnitStatus>, unit: UnitStatus) -> bool {
+fn upsert_unit(units: &mut Vec<UnitStatus>, unit: UnitStatus) -> bool {
     match units.iter_mut().find(|known| known.name == unit.name) {
         Some(known) if *known == unit => false,
         Some(known) => {
@@ -165,124 +167,124 @@ fn put(units: &mut Vec<UnitStatus>, unit: UnitStatus) -> bool {
 }
 
 /// A broken connection is tried again at once so often; then only when the user does something.
-const PAUSE: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Follows the agent until the server ends.
-pub async fn follow(desk: Arc<Desk>) {
-    let mut watch: Option<appear::Watch> = None;
+pub async fn follow_agent(desk: Arc<ServerState>) {
+    let mut watch: Option<agent_watcher::AgentWatcher> = None;
     loop {
-        desk.look_for_agent.notified().await;
+        desk.agent_check_requested.notified().await;
         if !desk.workspace().settings.live.enabled {
             continue;
         }
-        if watch.as_ref().is_none_or(|watch| !watch.own) {
-            watch = appear::watch(&desk);
+        if watch.as_ref().is_none_or(|watch| !watch.is_socket_folder) {
+            watch = agent_watcher::watch_for_agent(&desk);
         }
         let mut tries = 0;
         loop {
-            let ended = once(&desk).await;
+            let ended = follow_connection(&desk).await;
             let agent = match &ended {
-                Ok(()) | Err(ClientError::NotRunning { .. }) => Agent::Absent,
-                Err(error) => Agent::Refused(error.to_string()),
+                Ok(()) | Err(ClientError::NotRunning { .. }) => AgentState::Absent,
+                Err(error) => AgentState::Unusable(error.to_string()),
             };
             let was = desk.change_live(|live| {
                 let was = live.agent.clone();
-                live.forget(agent.clone());
+                live.reset(agent.clone());
                 was
             });
             match &was {
-                Agent::Present => desk.live_changed(),
-                was if *was != agent => desk.agent_changed(),
+                AgentState::Present => desk.notify_live_changed(),
+                was if *was != agent => desk.notify_agent_changed(),
                 _ => {}
             }
             tries += 1;
             // Only an agent that was there a moment ago is worth another try, or one that is about to listen: its socket is
             // seen before it can be spoken to.
-            if (was != Agent::Present && !desk.place.socket().exists()) || tries > 3 {
+            if (was != AgentState::Present && !desk.agent_socket.socket_path().exists()) || tries > 3 {
                 break;
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 }
 
 /// From the first answer to the end of the stream.
-async fn once(desk: &Arc<Desk>) -> Result<(), ClientError> {
+async fn follow_connection(desk: &Arc<ServerState>) -> Result<(), ClientError> {
     // Subscribed before the list is asked for, so that nothing happens in between unseen.
-    let mut events = Subscription::open(&desk.place, None).await?;
-    list(desk).await?;
-    ask_identities(desk).await?;
-    ask_waiting(desk).await?;
-    ask_drift(desk).await;
+    let mut events = Subscription::open(&desk.agent_socket, None).await?;
+    refresh_previews(desk).await?;
+    refresh_identities(desk).await?;
+    refresh_waiting_approvals(desk).await?;
+    refresh_drift(desk).await;
     loop {
         let Some(event) = events.next().await? else { return Ok(()) };
         if matches!(event.kind, EventKind::IdentityChanged { .. }) {
-            ask_identities(desk).await?;
-            ask_waiting(desk).await?;
+            refresh_identities(desk).await?;
+            refresh_waiting_approvals(desk).await?;
             continue;
         }
         let settled = event.kind.ends_operation();
         if let EventKind::UnitChanged { unit } = &event.kind {
-            desk.want_peek((event.preview.id.clone(), unit.name.clone()));
+            desk.request_log_tail((event.preview.id.clone(), unit.name.clone()));
         }
-        match desk.change_live(|live| live.apply(event)) {
+        match desk.change_live(|live| live.apply_event(event)) {
             Ok(false) => {}
             Ok(true) => {
                 if settled {
-                    ask_waiting(desk).await?;
-                    ask_drift(desk).await;
+                    refresh_waiting_approvals(desk).await?;
+                    refresh_drift(desk).await;
                 }
-                desk.live_changed();
+                desk.notify_live_changed();
             }
             Err(()) => {
-                list(desk).await?;
-                desk.live_changed();
+                refresh_previews(desk).await?;
+                desk.notify_live_changed();
             }
         }
     }
 }
 
-async fn list(desk: &Desk) -> Result<(), ClientError> {
-    let mut client = Client::connect(&desk.place).await?;
+async fn refresh_previews(desk: &ServerState) -> Result<(), ClientError> {
+    let mut client = Client::connect(&desk.agent_socket).await?;
     let previews = client.previews().await?;
     let any = !previews.is_empty();
     desk.change_live(|live| {
-        live.agent = Agent::Present;
+        live.agent = AgentState::Present;
         live.previews = previews.into_iter().map(|status| (status.preview.id.clone(), status)).collect();
     });
     if any {
-        desk.live_changed();
+        desk.notify_live_changed();
     } else {
-        desk.agent_changed();
+        desk.notify_agent_changed();
     }
     Ok(())
 }
 
 /// Who stands how: asked for once, and again when the agent tells that one changed.
-async fn ask_identities(desk: &Desk) -> Result<(), ClientError> {
-    let all = Client::connect(&desk.place).await?.identities().await.ok();
+async fn refresh_identities(desk: &ServerState) -> Result<(), ClientError> {
+    let all = Client::connect(&desk.agent_socket).await?.identities().await.ok();
     let named = |all: Vec<IdentityStatus>| all.into_iter().map(|one| (one.name.clone(), one)).collect();
     let all: Option<BTreeMap<String, IdentityStatus>> = all.map(named);
     let changed = desk.change_live(|live| std::mem::replace(&mut live.identities, all.clone()) != all);
     if changed {
-        desk.live_changed();
+        desk.notify_live_changed();
     }
     Ok(())
 }
 
 /// What waits for a person: asked for when an `up` has ended and when something was approved. An older agent has no answer.
-async fn ask_waiting(desk: &Desk) -> Result<(), ClientError> {
-    let all = Client::connect(&desk.place).await?.approvals_waiting().await.unwrap_or_default();
-    let changed = desk.change_live(|live| std::mem::replace(&mut live.waiting, all.clone()) != all);
+async fn refresh_waiting_approvals(desk: &ServerState) -> Result<(), ClientError> {
+    let all = Client::connect(&desk.agent_socket).await?.pending_approvals().await.unwrap_or_default();
+    let changed = desk.change_live(|live| std::mem::replace(&mut live.waiting_approvals, all.clone()) != all);
     if changed {
-        desk.live_changed();
+        desk.notify_live_changed();
     }
     Ok(())
 }
 
 /// What `up` would do now, for each open manifest whose preview runs. Best effort: a plan may need an engine.
-pub async fn ask_drift(desk: &Arc<Desk>) {
-    let roots: Vec<PathBuf> = desk.workspace().roots().map(Path::to_owned).collect();
+pub async fn refresh_drift(desk: &Arc<ServerState>) {
+    let roots: Vec<PathBuf> = desk.workspace().manifest_paths().map(Path::to_owned).collect();
     let environment = desk.environment();
     for root in roots {
         let running = desk.with_live(|live| {
@@ -291,25 +293,31 @@ pub async fn ask_drift(desk: &Arc<Desk>) {
                 matches!(preview.state, Ready | Degraded)
             })
         });
-        let mut steps =
-            if running { plan(&desk.place, up_request(desk, &root)).await.unwrap_or_default() } else { Vec::new() };
+        let mut steps = if running {
+            fetch_drift_steps(&desk.agent_socket, up_request(desk, &root)).await.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         // Somebody stopped it: that it does not run is no news to them.
         steps.retain(|step| {
             let absent = matches!(step.cause.as_str(), "absent" | "not_running");
             !absent
-                || step.unit.as_ref().is_none_or(|unit| !desk.with_live(|live| live.rests(&root, &environment, unit)))
+                || step
+                    .unit
+                    .as_ref()
+                    .is_none_or(|unit| !desk.with_live(|live| live.is_stopped(&root, &environment, unit)))
         });
         let changed = desk.change_live(|live| {
             let before = live.drift.insert(root.clone(), steps.clone()).unwrap_or_default();
             before != steps
         });
         if changed {
-            desk.live_changed();
+            desk.notify_live_changed();
         }
     }
 }
 
-async fn plan(place: &Place, request: UpRequest) -> Result<Vec<StepView>, ClientError> {
+async fn fetch_drift_steps(place: &SocketLocation, request: UpRequest) -> Result<Vec<StepView>, ClientError> {
     let mut client = Client::connect(place).await?;
     let reply = client.plan(&request).await?;
     // Steps that only follow from others would say the same twice.
@@ -322,12 +330,12 @@ async fn plan(place: &Place, request: UpRequest) -> Result<Vec<StepView>, Client
 
 /// An `up` of this manifest, with the variables it names and no others.
 #[must_use]
-pub fn up_request(desk: &Desk, root: &Path) -> UpRequest {
+pub fn up_request(desk: &ServerState, root: &Path) -> UpRequest {
     let workspace = desk.workspace();
     let settings = &workspace.settings;
-    let analysis = workspace.analyses().find(|one| one.root == root);
+    let analysis = workspace.analyses().find(|one| one.manifest_path == root);
     let texts = analysis.into_iter().flat_map(|one| one.loaded().sources.iter());
-    let names = texts.flat_map(|(_, source)| named(&source.text));
+    let names = texts.flat_map(|(_, source)| env_variable_names(&source.text));
     let variables = names.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))).collect();
     UpRequest {
         folder: root.parent().unwrap_or(root).to_string_lossy().into_owned(),
@@ -340,7 +348,7 @@ pub fn up_request(desk: &Desk, root: &Path) -> UpRequest {
 }
 
 /// The names after `${env.`; one inside a comment does no harm.
-fn named(text: &str) -> impl Iterator<Item = &str> {
+fn env_variable_names(text: &str) -> impl Iterator<Item = &str> {
     text.match_indices("${env.").map(|(at, start)| {
         let rest = &text[at + start.len()..];
         let end = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());

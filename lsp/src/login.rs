@@ -8,10 +8,10 @@ use protocol::Problem;
 use protocol::identity::{LoginEvent, LoginFlow};
 use tower_lsp::ls_types::{MessageType, ShowDocumentParams};
 
-use crate::desk::Desk;
+use crate::server_state::ServerState;
 
-pub async fn sign_in(desk: Arc<Desk>, identity: String) {
-    let outcome = follow(&desk, &identity).await;
+pub async fn sign_in(desk: Arc<ServerState>, identity: String) {
+    let outcome = follow_login(&desk, &identity).await;
     let (kind, words) = match outcome {
         Ok(()) => (MessageType::INFO, format!("signed in as `{identity}`")),
         Err(problem) => {
@@ -20,27 +20,27 @@ pub async fn sign_in(desk: Arc<Desk>, identity: String) {
         }
     };
     desk.client.show_message(kind, words).await;
-    desk.look_for_agent.notify_one();
+    desk.agent_check_requested.notify_one();
 }
 
-async fn follow(desk: &Desk, identity: &str) -> Result<(), Problem> {
+async fn follow_login(desk: &ServerState, identity: &str) -> Result<(), Problem> {
     let say = |error: ClientError| match error {
         ClientError::Problem(problem) => *problem,
         error => Problem { hint: error.hint(), ..Problem::new("agent", 0, error.to_string()) },
     };
     let launch = Launch::this_program().map_err(say)?;
-    let client = Client::connect_or_start(&desk.place, &launch).await.map_err(say)?;
+    let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(say)?;
     // A client that opens pages does so where the person sits, which need not be this machine: a code works from anywhere.
-    let flow = if desk.can().show_document { LoginFlow::Browser } else { LoginFlow::Device };
+    let flow = if desk.client_capabilities().show_document { LoginFlow::Browser } else { LoginFlow::Device };
     let mut events = client.login(identity, flow).await.map_err(say)?;
     while let Some(event) = events.next().await.map_err(say)? {
         match event {
-            LoginEvent::Open { url } => open(desk, &url).await,
+            LoginEvent::Open { url } => open_page(desk, &url).await,
             LoginEvent::Code { url, code, complete_url } => {
                 let words = format!("to sign in as `{identity}`, type the code {code} at {url}");
                 desk.client.show_message(MessageType::INFO, words).await;
                 if let Some(url) = complete_url {
-                    open(desk, &url).await;
+                    open_page(desk, &url).await;
                 }
             }
             LoginEvent::SignedIn => return Ok(()),
@@ -51,8 +51,8 @@ async fn follow(desk: &Desk, identity: &str) -> Result<(), Problem> {
 }
 
 /// The client's answer is not waited for: it may come when the page is closed.
-async fn open(desk: &Desk, url: &str) {
-    match (desk.can().show_document, url.parse()) {
+async fn open_page(desk: &ServerState, url: &str) {
+    match (desk.client_capabilities().show_document, url.parse()) {
         (true, Ok(uri)) => {
             let client = desk.client.clone();
             let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };

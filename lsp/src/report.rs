@@ -6,13 +6,13 @@ use std::path::Path;
 
 use tower_lsp::ls_types::NumberOrString;
 
-use crate::answers::live::{preview_word, unit_word};
-use crate::client_can::ClientCan;
-use crate::desk::Desk;
-use crate::live::Agent;
+use crate::client_capabilities::ClientCapabilities;
+use crate::handlers::live::{preview_state_label, unit_state_label};
+use crate::live::AgentState;
+use crate::server_state::ServerState;
 
 #[must_use]
-pub fn collect(desk: &Desk, root: &Path) -> String {
+pub fn collect(desk: &ServerState, root: &Path) -> String {
     let mut text = format!(
         "pdev {} language server on {} {}\n",
         env!("CARGO_PKG_VERSION"),
@@ -20,56 +20,59 @@ pub fn collect(desk: &Desk, root: &Path) -> String {
         std::env::consts::ARCH
     );
     let agent = desk.with_live(|live| match &live.agent {
-        Agent::Unknown => "nobody looked yet".to_owned(),
-        Agent::Absent => "none runs".to_owned(),
-        Agent::Present => "runs".to_owned(),
-        Agent::Refused(words) => format!("cannot be spoken to: {words}"),
+        AgentState::Unknown => "nobody looked yet".to_owned(),
+        AgentState::Absent => "none runs".to_owned(),
+        AgentState::Present => "runs".to_owned(),
+        AgentState::Unusable(words) => format!("cannot be spoken to: {words}"),
     });
-    line(&mut text, &format!("agent: {agent}"));
-    line(&mut text, &format!("the editor can: {}", able(desk.can())));
+    append_line(&mut text, &format!("agent: {agent}"));
+    append_line(&mut text, &format!("the editor can: {}", capability_names(desk.client_capabilities())));
     let environment = desk.environment();
-    line(&mut text, &format!("environment: {environment}"));
+    append_line(&mut text, &format!("environment: {environment}"));
     let mut codes: BTreeMap<String, usize> = BTreeMap::new();
-    for found in desk.found(root) {
+    for found in desk.all_diagnostics(root) {
         if let Some(NumberOrString::String(code)) = found.code {
             *codes.entry(code).or_default() += 1;
         }
     }
     let codes: Vec<String> = codes.into_iter().map(|(code, count)| format!("{code} x{count}")).collect();
-    line(&mut text, &format!("\nmanifest: {}", root.display()));
-    line(&mut text, &format!("found: {}", if codes.is_empty() { "nothing".to_owned() } else { codes.join(", ") }));
-    preview(&mut text, desk, root, &environment);
+    append_line(&mut text, &format!("\nmanifest: {}", root.display()));
+    append_line(
+        &mut text,
+        &format!("found: {}", if codes.is_empty() { "nothing".to_owned() } else { codes.join(", ") }),
+    );
+    append_preview(&mut text, desk, root, &environment);
     text
 }
 
 /// The names of what holds, as the code calls them: for whoever reads the code beside the report.
-fn able(can: ClientCan) -> String {
+fn capability_names(can: ClientCapabilities) -> String {
     let all = format!("{can:?}");
     let (_, fields) = all.split_once("{ ").unwrap_or_default();
     let held = fields.trim_end_matches(" }").split(", ").filter_map(|field| field.strip_suffix(": true"));
     held.map(|name| name.replace('_', " ")).collect::<Vec<_>>().join(", ")
 }
 
-fn preview(text: &mut String, desk: &Desk, root: &Path, environment: &str) {
+fn append_preview(text: &mut String, desk: &ServerState, root: &Path, environment: &str) {
     desk.with_live(|live| {
-        let Some(preview) = live.preview(root, environment) else { return line(text, "preview: none is known") };
-        line(text, &format!("preview: {} is {}", preview.preview.title, preview_word(preview.state)));
+        let Some(preview) = live.preview(root, environment) else { return append_line(text, "preview: none is known") };
+        append_line(text, &format!("preview: {} is {}", preview.preview.title, preview_state_label(preview.state)));
         for unit in &preview.units {
             let reason = unit.reason.as_deref().unwrap_or("nothing to say");
-            let state = unit_word(unit.state);
+            let state = unit_state_label(unit.state);
             let words = format!("  {} ({}): {state}, {} restarts, {reason}", unit.name, unit.runtime, unit.restarts);
-            line(text, &words);
+            append_line(text, &words);
         }
         for problem in live.problems(preview) {
-            line(text, &format!("  problem {}: {}", problem.code, problem.title));
+            append_line(text, &format!("  problem {}: {}", problem.code, problem.title));
         }
         for step in live.drift(root) {
-            line(text, &format!("  differs: {} ({})", step.text, step.because));
+            append_line(text, &format!("  differs: {} ({})", step.text, step.because));
         }
     });
 }
 
-fn line(text: &mut String, words: &str) {
+fn append_line(text: &mut String, words: &str) {
     text.push_str(words);
     text.push('\n');
 }

@@ -15,16 +15,16 @@ pub struct Settings {
     pub runtime: Option<String>,
     /// A code to `off`, `hint`, `info`, `warning` or `error`; the command line keeps its own view.
     pub codes: BTreeMap<String, String>,
-    pub diagnostics: Delivery,
-    pub live: Live,
-    pub inlay_hints: InlayHints,
+    pub diagnostics: DiagnosticDelivery,
+    pub live: LiveSettings,
+    pub inlay_hints: InlayHintSettings,
 }
 
 /// How findings reach the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
-pub enum Delivery {
+pub enum DiagnosticDelivery {
     /// Pulled by clients that can, pushed to the others: a client given both shows them twice.
     #[default]
     Auto,
@@ -36,7 +36,7 @@ pub enum Delivery {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, rename_all = "camelCase")]
-pub struct Live {
+pub struct LiveSettings {
     /// Follow the agent, where one runs; it is never started by looking.
     pub enabled: bool,
     pub diagnostics: bool,
@@ -46,7 +46,7 @@ pub struct Live {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, rename_all = "camelCase")]
-pub struct InlayHints {
+pub struct InlayHintSettings {
     /// State and address behind each unit's name.
     pub state: bool,
     /// What a value with placeholders stands for.
@@ -61,20 +61,20 @@ impl Default for Settings {
             environment: None,
             runtime: None,
             codes: BTreeMap::new(),
-            diagnostics: Delivery::Auto,
-            live: Live::default(),
-            inlay_hints: InlayHints::default(),
+            diagnostics: DiagnosticDelivery::Auto,
+            live: LiveSettings::default(),
+            inlay_hints: InlayHintSettings::default(),
         }
     }
 }
 
-impl Default for Live {
+impl Default for LiveSettings {
     fn default() -> Self {
         Self { enabled: true, diagnostics: true, lenses: true }
     }
 }
 
-impl Default for InlayHints {
+impl Default for InlayHintSettings {
     fn default() -> Self {
         Self { state: true, values: true, versions: true }
     }
@@ -98,16 +98,18 @@ mod tests {
 
     use super::Settings;
 
-    fn page(name: &str) -> String {
+    fn read_page(name: &str) -> String {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)).unwrap()
     }
 
     /// `live.enabled` and its like, with what holds where nobody says anything.
-    fn flat(value: &Value) -> BTreeMap<String, Value> {
+    fn flatten_settings(value: &Value) -> BTreeMap<String, Value> {
         let mut all = BTreeMap::new();
         for (name, value) in value.as_object().unwrap() {
             match value.as_object().filter(|fields| !fields.is_empty()) {
-                Some(_) => all.extend(flat(value).into_iter().map(|(inner, value)| (format!("{name}.{inner}"), value))),
+                Some(_) => all.extend(
+                    flatten_settings(value).into_iter().map(|(inner, value)| (format!("{name}.{inner}"), value)),
+                ),
                 None => drop(all.insert(name.clone(), value.clone())),
             }
         }
@@ -115,21 +117,21 @@ mod tests {
     }
 
     #[test]
-    fn the_server_its_pages_and_vs_code_name_the_same_settings() {
-        let read = flat(&serde_json::to_value(Settings::default()).unwrap());
+    fn server_docs_and_vscode_declare_the_same_settings() {
+        let read = flatten_settings(&serde_json::to_value(Settings::default()).unwrap());
 
-        let lsp = page("docs/lsp.md");
+        let lsp = read_page("docs/lsp.md");
         let table = lsp.split("## Settings").nth(1).unwrap().split("\n## ").next().unwrap();
         let told = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         assert_eq!(told.collect::<std::collections::BTreeSet<_>>(), read.keys().map(String::as_str).collect());
 
-        let editors = page("docs/editors.md");
+        let editors = read_page("docs/editors.md");
         let block = editors.split("## Settings").nth(1).unwrap().split("```json\n").nth(1).unwrap();
         let shown: Value = serde_json::from_str(block.split("```").next().unwrap()).unwrap();
-        assert_eq!(flat(&shown["pdev"]), read, "docs/editors.md");
+        assert_eq!(flatten_settings(&shown["pdev"]), read, "docs/editors.md");
         assert_eq!(Settings::read(&shown), Some(Settings::default()));
 
-        let package: Value = serde_json::from_str(&page("editors/vscode/package.json")).unwrap();
+        let package: Value = serde_json::from_str(&read_page("editors/vscode/package.json")).unwrap();
         let declared = package["contributes"]["configuration"]["properties"].as_object().unwrap();
         // The extension's own; and how findings travel is for the client to choose, not for a person.
         let own = ["pdev.path", "pdev.trace.server"];

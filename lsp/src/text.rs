@@ -9,15 +9,15 @@ use std::sync::Arc;
 pub struct Text {
     text: Arc<str>,
     /// Byte offset of the start of each line; `\n`, `\r\n` and a lone `\r` end one, as the protocol says.
-    lines: Arc<[u32]>,
+    line_starts: Arc<[u32]>,
 }
 
 impl Text {
     #[must_use]
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         let text = text.into();
-        let lines = std::iter::once(0).chain(starts(&text, 0..text.len())).collect();
-        Self { text, lines }
+        let lines = std::iter::once(0).chain(find_line_starts(&text, 0..text.len())).collect();
+        Self { text, line_starts: lines }
     }
 
     #[must_use]
@@ -26,7 +26,7 @@ impl Text {
     }
 
     #[must_use]
-    pub fn shared(&self) -> Arc<str> {
+    pub fn to_arc(&self) -> Arc<str> {
         Arc::clone(&self.text)
     }
 
@@ -41,19 +41,19 @@ impl Text {
     }
 
     #[must_use]
-    pub fn lines_count(&self) -> usize {
-        self.lines.len()
+    pub fn line_count(&self) -> usize {
+        self.line_starts.len()
     }
 
     /// The line an offset lies in, from zero.
     #[must_use]
     pub fn line_at(&self, offset: usize) -> usize {
-        self.lines.partition_point(|&start| start as usize <= offset).saturating_sub(1)
+        self.line_starts.partition_point(|&start| start as usize <= offset).saturating_sub(1)
     }
 
     #[must_use]
     pub fn line_start(&self, line: usize) -> usize {
-        self.lines.get(line).map_or(self.text.len(), |&start| start as usize)
+        self.line_starts.get(line).map_or(self.text.len(), |&start| start as usize)
     }
 
     /// A line's bytes without what ends it.
@@ -72,7 +72,7 @@ impl Text {
 
     /// The nearest offset at or before this one that does not cut a character.
     #[must_use]
-    pub fn floor(&self, offset: usize) -> usize {
+    pub fn floor_char_boundary(&self, offset: usize) -> usize {
         let mut offset = offset.min(self.text.len());
         while !self.text.is_char_boundary(offset) {
             offset -= 1;
@@ -82,35 +82,35 @@ impl Text {
 
     /// The next version: these bytes replaced. A range that lies outside is cut to what there is.
     #[must_use]
-    pub fn replaced(&self, range: Range<usize>, by: &str) -> Self {
-        let start = self.floor(range.start);
-        let end = self.floor(range.end).max(start);
+    pub fn with_replaced(&self, range: Range<usize>, by: &str) -> Self {
+        let start = self.floor_char_boundary(range.start);
+        let end = self.floor_char_boundary(range.end).max(start);
         let mut text = String::with_capacity(self.text.len() - (end - start) + by.len());
         text.push_str(&self.text[..start]);
         text.push_str(by);
         text.push_str(&self.text[end..]);
-        let lines = self.shifted(&text, start, end, by.len());
-        Self { text: text.into(), lines }
+        let lines = self.shifted_line_starts(&text, start, end, by.len());
+        Self { text: text.into(), line_starts: lines }
     }
 
     /// Only what lies around the change is looked at again: a `\r` may have met a `\n`, or lost it.
-    fn shifted(&self, text: &str, start: usize, end: usize, added: usize) -> Arc<[u32]> {
+    fn shifted_line_starts(&self, text: &str, start: usize, end: usize, added: usize) -> Arc<[u32]> {
         let from = self.line_at(start.saturating_sub(1));
-        let kept = &self.lines[..=from];
-        let first_after = self.lines.partition_point(|&line| line as usize <= end + 1);
+        let kept = &self.line_starts[..=from];
+        let first_after = self.line_starts.partition_point(|&line| line as usize <= end + 1);
         let fresh_end = (start + added + 1).min(text.len());
         let moved = |line: &u32| u32::try_from(*line as usize - end + start + added).unwrap_or(u32::MAX);
-        let mut lines: Vec<u32> = Vec::with_capacity(self.lines.len() + 8);
+        let mut lines: Vec<u32> = Vec::with_capacity(self.line_starts.len() + 8);
         lines.extend(kept);
-        lines.extend(starts(text, self.line_start(from)..fresh_end));
+        lines.extend(find_line_starts(text, self.line_start(from)..fresh_end));
         let last = lines.last().copied().unwrap_or_default();
-        lines.extend(self.lines[first_after..].iter().map(moved).filter(|&line| line > last));
+        lines.extend(self.line_starts[first_after..].iter().map(moved).filter(|&line| line > last));
         lines.into()
     }
 }
 
 /// Where lines begin behind the line ends that lie in `range`.
-fn starts(text: &str, range: Range<usize>) -> impl Iterator<Item = u32> {
+fn find_line_starts(text: &str, range: Range<usize>) -> impl Iterator<Item = u32> {
     let bytes = text.as_bytes();
     range.filter_map(move |at| {
         let ends = match bytes[at] {
@@ -127,24 +127,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_line_end_counts_once() {
+    fn each_line_ending_counts_as_one_line() {
         let text = Text::new("a\nb\r\nc\rd");
-        let lines: Vec<&str> = (0..text.lines_count()).map(|line| text.line(line)).collect();
+        let lines: Vec<&str> = (0..text.line_count()).map(|line| text.line(line)).collect();
         assert_eq!(lines, ["a", "b", "c", "d"]);
         assert_eq!(text.line_at(4), 1);
     }
 
     #[test]
-    fn lines_after_any_change_are_those_of_the_whole_text() {
+    fn replaced_text_has_same_line_starts_as_new_text() {
         let pieces = ["", "\n", "\r", "\r\n", "x", "ä\n", "a\rb", "\n\n"];
         for base in ["", "a\nb\r\nc\rd", "\r\n\r\n", "ab\r", "\n\rx"] {
             let whole = Text::new(base);
             for start in 0..=base.len() {
                 for end in start..=base.len() {
                     for piece in pieces {
-                        let changed = whole.replaced(start..end, piece);
+                        let changed = whole.with_replaced(start..end, piece);
                         let fresh = Text::new(changed.as_str());
-                        assert_eq!(changed.lines, fresh.lines, "{base:?} {start}..{end} {piece:?}");
+                        assert_eq!(changed.line_starts, fresh.line_starts, "{base:?} {start}..{end} {piece:?}");
                     }
                 }
             }

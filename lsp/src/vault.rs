@@ -12,31 +12,31 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// A keyring may ask its owner to unlock it.
-const LIMIT: Duration = Duration::from_secs(60);
-const WORDS_MAX: usize = 300;
+const TIMEOUT: Duration = Duration::from_secs(60);
+const MESSAGE_CHARACTERS_MAX: usize = 300;
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 /// Whose `secret set` keeps values, where it is not this very program. Said once, before anybody is served.
-pub fn keeps_with(program: PathBuf) {
+pub fn set_program(program: PathBuf) {
     drop(PROGRAM.set(program));
 }
 
 /// # Errors
 /// In the words of the command that refused.
-pub async fn keep(folder: &Path, name: &str, value: &str) -> Result<(), String> {
-    run(folder, &["set", name], value).await
+pub async fn store_secret(folder: &Path, name: &str, value: &str) -> Result<(), String> {
+    run_secret_command(folder, &["set", name], value).await
 }
 
 /// What `pdev up` does before it asks: the agent has no way to the vault of a manifest's secrets.
 ///
 /// # Errors
 /// In the words of the command that refused.
-pub async fn deliver(folder: &Path, environment: &str) -> Result<(), String> {
-    run(folder, &["deliver", "--env", environment], "").await
+pub async fn deliver_secrets(folder: &Path, environment: &str) -> Result<(), String> {
+    run_secret_command(folder, &["deliver", "--env", environment], "").await
 }
 
-async fn run(folder: &Path, words: &[&str], input: &str) -> Result<(), String> {
+async fn run_secret_command(folder: &Path, words: &[&str], input: &str) -> Result<(), String> {
     let program = match PROGRAM.get() {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(|error| format!("cannot tell which program this is: {error}"))?,
@@ -57,10 +57,10 @@ async fn run(folder: &Path, words: &[&str], input: &str) -> Result<(), String> {
         child.wait_with_output().await.map_err(|error| format!("`pdev secret` cannot be waited for: {error}"))
     };
     let output =
-        tokio::time::timeout(LIMIT, finished).await.map_err(|_| "the vault did not open in time".to_owned())??;
+        tokio::time::timeout(TIMEOUT, finished).await.map_err(|_| "the vault did not open in time".to_owned())??;
     if output.status.success() {
         return Ok(());
     }
     let words = String::from_utf8_lossy(&output.stderr);
-    Err(words.trim().chars().take(WORDS_MAX).collect())
+    Err(words.trim().chars().take(MESSAGE_CHARACTERS_MAX).collect())
 }

@@ -6,25 +6,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use manifest::FileId;
-use manifest::syntax::{self, Node, Parsed};
+use manifest::syntax::{self, Node, ParsedFile};
 use plan::application::RuntimeKind;
-use plan::check::Question;
+use plan::check::CheckOptions;
 use plan::load::LoadOptions;
 use tower_lsp::ls_types::{TextDocumentContentChangeEvent, Uri};
 
-use crate::check::{Analysis, Job, today};
+use crate::check::{Analysis, AnalysisJob, today};
 use crate::convert::Encoding;
-use crate::files::{Buffers, Stamp, from_disk};
+use crate::files::{Buffers, FileStamp, read_from_disk};
 use crate::settings::Settings;
 use crate::text::Text;
 
-pub const MANIFEST: &str = "pdev.yaml";
-pub const LOCK: &str = "pdev.lock";
-pub const MODULE: &str = "module.yaml";
+pub const MANIFEST_FILE: &str = "pdev.yaml";
+pub const LOCK_FILE: &str = "pdev.lock";
+pub const MODULE_FILE: &str = "module.yaml";
 
 /// What a file is to us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum FileKind {
     Manifest,
     Module,
     Lock,
@@ -32,10 +32,10 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl FileKind {
     /// Ours, and no part of a manifest.
     #[must_use]
-    pub fn is_related(self) -> bool {
+    pub fn is_standalone(self) -> bool {
         matches!(self, Self::Module | Self::Lock)
     }
 }
@@ -46,35 +46,35 @@ pub struct Workspace {
     pub settings: Settings,
     pub folders: BTreeSet<PathBuf>,
     documents: HashMap<PathBuf, Document>,
-    roots: BTreeMap<PathBuf, Root>,
+    manifests: BTreeMap<PathBuf, ManifestState>,
     /// Files of ours beside a manifest that wait to be looked at.
-    related: BTreeSet<PathBuf>,
+    pending_standalone: BTreeSet<PathBuf>,
     generation: u64,
     /// Nothing was written, but what runs has changed.
-    shown_again: bool,
+    needs_republish: bool,
     live_generation: u64,
 }
 
 #[derive(Debug)]
 struct Document {
     uri: Uri,
-    kind: Kind,
+    kind: FileKind,
     version: i32,
     /// What the client has.
     buffer: Text,
     /// Newer contents of the disk, where the client never changed what it has: some clients open once and forget.
-    disk: Option<Text>,
+    disk_text: Option<Text>,
     /// The file as it was when the buffer was last known to equal it.
-    stamp: Option<Stamp>,
-    clean: bool,
-    parsed: Arc<OnceLock<Parsed>>,
+    stamp: Option<FileStamp>,
+    is_clean: bool,
+    parsed: Arc<OnceLock<ParsedFile>>,
 }
 
 #[derive(Debug, Default)]
-struct Root {
+struct ManifestState {
     generation: u64,
-    waiting: bool,
-    latest: Option<Arc<Analysis>>,
+    needs_analysis: bool,
+    latest_analysis: Option<Arc<Analysis>>,
 }
 
 /// One moment of one document, for a request.
@@ -82,17 +82,17 @@ struct Root {
 pub struct Snapshot {
     pub uri: Uri,
     pub path: PathBuf,
-    pub kind: Kind,
+    pub kind: FileKind,
     pub text: Text,
     pub encoding: Encoding,
     pub settings: Settings,
     /// The newest look at the manifest it belongs to, perhaps of an earlier version.
     pub analysis: Option<Arc<Analysis>>,
     /// What would bring that look up to date.
-    pub job: Option<Job>,
+    pub job: Option<AnalysisJob>,
     /// The files around it, for a file of ours that is no manifest.
-    pub beside: Option<Buffers>,
-    parsed: Arc<OnceLock<Parsed>>,
+    pub sibling_files: Option<Buffers>,
+    parsed: Arc<OnceLock<ParsedFile>>,
 }
 
 impl Snapshot {
@@ -101,7 +101,7 @@ impl Snapshot {
     pub fn root(&self) -> Option<&Node> {
         let checked = self.analysis.as_ref().filter(|analysis| {
             let newest = self.job.as_ref().is_some_and(|job| job.generation == analysis.generation);
-            newest && analysis.root == self.path
+            newest && analysis.manifest_path == self.path
         });
         match checked {
             Some(analysis) => analysis.loaded().root.as_ref(),
@@ -111,29 +111,29 @@ impl Snapshot {
 
     /// The tree and the comments of this text alone; made once for all requests about this version.
     #[must_use]
-    pub fn parsed(&self) -> &Parsed {
+    pub fn parsed(&self) -> &ParsedFile {
         self.parsed.get_or_init(|| syntax::parse(self.text.as_str(), FileId(0)))
     }
 }
 
 impl Document {
     fn text(&self) -> &Text {
-        self.disk.as_ref().unwrap_or(&self.buffer)
+        self.disk_text.as_ref().unwrap_or(&self.buffer)
     }
 
     /// True when the disk has something newer than a buffer that nobody changed.
-    fn refresh(&mut self, path: &Path) -> bool {
-        let stamp = Stamp::of(path);
-        if !self.clean || stamp.is_none() || stamp == self.stamp {
+    fn refresh_from_disk(&mut self, path: &Path) -> bool {
+        let stamp = FileStamp::read(path);
+        if !self.is_clean || stamp.is_none() || stamp == self.stamp {
             return false;
         }
         self.stamp = stamp;
-        let Ok(bytes) = from_disk(path) else { return false };
-        let (text, _) = syntax::decode(bytes, FileId(0));
+        let Ok(bytes) = read_from_disk(path) else { return false };
+        let (text, _) = syntax::decode_utf8(bytes, FileId(0));
         if text == self.text().as_str() {
             return false;
         }
-        self.disk = (text != self.buffer.as_str()).then(|| Text::new(text));
+        self.disk_text = (text != self.buffer.as_str()).then(|| Text::new(text));
         self.parsed = Arc::default();
         true
     }
@@ -141,17 +141,18 @@ impl Document {
 
 impl Workspace {
     pub fn open(&mut self, path: PathBuf, uri: Uri, version: i32, text: String) {
-        let kind = kind(&path, &text);
-        let stamp = Stamp::of(&path);
+        let kind = detect_kind(&path, &text);
+        let stamp = FileStamp::read(&path);
         // A buffer that differs from the disk at the start is somebody's unsaved work.
-        let clean = kind != Kind::Other && from_disk(&path).is_ok_and(|bytes| bytes == text.as_bytes());
+        let clean = kind != FileKind::Other && read_from_disk(&path).is_ok_and(|bytes| bytes == text.as_bytes());
         let buffer = Text::new(text);
-        let document = Document { uri, kind, version, buffer, disk: None, stamp, clean, parsed: Arc::default() };
+        let document =
+            Document { uri, kind, version, buffer, disk_text: None, stamp, is_clean: clean, parsed: Arc::default() };
         self.documents.insert(path.clone(), document);
-        if kind == Kind::Manifest {
-            self.roots.entry(path.clone()).or_default();
+        if kind == FileKind::Manifest {
+            self.manifests.entry(path.clone()).or_default();
         }
-        self.touch(&path);
+        self.invalidate(&path);
     }
 
     /// Applies changes in order. Unknown documents and older versions change nothing.
@@ -161,21 +162,21 @@ impl Workspace {
         for change in changes {
             document.buffer = match change.range {
                 Some(range) => {
-                    let bytes = encoding.bytes(&document.buffer, range);
-                    document.buffer.replaced(bytes, &change.text)
+                    let bytes = encoding.byte_range(&document.buffer, range);
+                    document.buffer.with_replaced(bytes, &change.text)
                 }
                 None => Text::new(change.text.as_str()),
             };
         }
         document.version = version;
         // A module file is one as soon as it says so.
-        if document.kind == Kind::Other {
-            document.kind = kind(path, document.buffer.as_str());
+        if document.kind == FileKind::Other {
+            document.kind = detect_kind(path, document.buffer.as_str());
         }
-        document.clean = false;
-        document.disk = None;
+        document.is_clean = false;
+        document.disk_text = None;
         document.parsed = Arc::default();
-        self.touch(path);
+        self.invalidate(path);
     }
 
     pub fn save(&mut self, path: &Path, text: Option<String>) {
@@ -184,64 +185,65 @@ impl Workspace {
             document.buffer = Text::new(text);
             document.parsed = Arc::default();
         }
-        document.disk = None;
-        document.clean = true;
-        document.stamp = Stamp::of(path);
-        self.touch(path);
+        document.disk_text = None;
+        document.is_clean = true;
+        document.stamp = FileStamp::read(path);
+        self.invalidate(path);
     }
 
     pub fn close(&mut self, path: &Path) {
         // What was said about it goes with it.
-        if self.documents.remove(path).is_some_and(|document| document.kind.is_related()) {
-            self.related.insert(path.to_owned());
+        if self.documents.remove(path).is_some_and(|document| document.kind.is_standalone()) {
+            self.pending_standalone.insert(path.to_owned());
         }
-        self.roots.remove(path);
-        self.touch(path);
+        self.manifests.remove(path);
+        self.invalidate(path);
     }
 
     /// A file that changed behind the editor's back; true when that matters to a manifest.
-    pub fn changed_on_disk(&mut self, path: &Path) -> bool {
+    pub fn handle_disk_change(&mut self, path: &Path) -> bool {
         // What the user has changed is newer than anything on the disk.
-        let kept = self.documents.get_mut(path).is_some_and(|document| !document.refresh(path));
-        !kept && self.touch(path)
+        let kept = self.documents.get_mut(path).is_some_and(|document| !document.refresh_from_disk(path));
+        !kept && self.invalidate(path)
     }
 
     /// Everything is looked at again: settings changed, or the day.
-    pub fn touch_all(&mut self) {
+    pub fn invalidate_all(&mut self) {
         self.generation += 1;
-        for root in self.roots.values_mut() {
+        for root in self.manifests.values_mut() {
             root.generation = self.generation;
-            root.waiting = true;
+            root.needs_analysis = true;
         }
-        let related = self.documents.iter().filter(|(_, document)| document.kind.is_related());
-        self.related.extend(related.map(|(path, _)| path.clone()));
+        let related = self.documents.iter().filter(|(_, document)| document.kind.is_standalone());
+        self.pending_standalone.extend(related.map(|(path, _)| path.clone()));
     }
 
     /// Findings are published once more although no file changed.
-    pub fn show_again(&mut self) {
-        self.shown_again = true;
+    pub fn request_republish(&mut self) {
+        self.needs_republish = true;
         self.live_generation += 1;
     }
 
-    pub fn take_shown_again(&mut self) -> Vec<Arc<Analysis>> {
-        if std::mem::take(&mut self.shown_again) { self.analyses().cloned().collect() } else { Vec::new() }
+    pub fn take_analyses_to_republish(&mut self) -> Vec<Arc<Analysis>> {
+        if std::mem::take(&mut self.needs_republish) { self.analyses().cloned().collect() } else { Vec::new() }
     }
 
     /// Tells one answer to a pull from the next.
     #[must_use]
-    pub fn result_id(&self, job: &Job) -> String {
+    pub fn result_id(&self, job: &AnalysisJob) -> String {
         format!("{}.{}", job.generation, self.live_generation)
     }
 
     /// Every manifest that read this file, or asked for it in vain, has to be looked at again.
-    fn touch(&mut self, path: &Path) -> bool {
+    fn invalidate(&mut self, path: &Path) -> bool {
         self.generation += 1;
-        let mut any = self.touch_related(path);
-        for (own, root) in &mut self.roots {
-            let concerned = own == path || root.latest.as_ref().is_none_or(|latest| latest.asked.contains(path));
+        let mut any = self.invalidate_standalone(path);
+        for (own, root) in &mut self.manifests {
+            let concerned =
+                own == path || root.latest_analysis.as_ref().is_none_or(|latest| latest.requested_paths.contains(path));
             if concerned {
                 root.generation = self.generation;
-                root.waiting = true;
+                root.needs_analysis = true;
                 any = true;
             }
         }
@@ -249,41 +251,48 @@ impl Workspace {
     }
 
     /// The file itself; and locks, which tell of modules.
-    fn touch_related(&mut self, path: &Path) -> bool {
-        let is_module = path.file_name().is_some_and(|name| name == MODULE);
-        let concerned = |own: &Path, kind: Kind| own == path && kind.is_related() || is_module && kind == Kind::Lock;
+    fn invalidate_standalone(&mut self, path: &Path) -> bool {
+        let is_module = path.file_name().is_some_and(|name| name == MODULE_FILE);
+        let concerned =
+            |own: &Path, kind: FileKind| own == path && kind.is_standalone() || is_module && kind == FileKind::Lock;
         let open = self.documents.iter().filter(|(own, document)| concerned(own, document.kind));
-        let before = self.related.len();
-        self.related.extend(open.map(|(own, _)| own.clone()).collect::<Vec<_>>());
-        self.related.len() > before
+        let before = self.pending_standalone.len();
+        self.pending_standalone.extend(open.map(|(own, _)| own.clone()).collect::<Vec<_>>());
+        self.pending_standalone.len() > before
     }
 
-    pub fn take_related(&mut self) -> BTreeSet<PathBuf> {
-        std::mem::take(&mut self.related)
+    pub fn take_pending_standalone(&mut self) -> BTreeSet<PathBuf> {
+        std::mem::take(&mut self.pending_standalone)
     }
 
     /// The next manifest that waits to be looked at.
-    pub fn next_job(&mut self) -> Option<Job> {
-        let path = self.roots.iter().find(|(_, root)| root.waiting).map(|(path, _)| path.clone())?;
-        if let Some(root) = self.roots.get_mut(&path) {
-            root.waiting = false;
+    pub fn next_job(&mut self) -> Option<AnalysisJob> {
+        let path = self.manifests.iter().find(|(_, root)| root.needs_analysis).map(|(path, _)| path.clone())?;
+        if let Some(root) = self.manifests.get_mut(&path) {
+            root.needs_analysis = false;
         }
         self.job(&path)
     }
 
-    fn job(&self, root: &Path) -> Option<Job> {
-        let Root { generation, latest, .. } = self.roots.get(root)?;
+    fn job(&self, root: &Path) -> Option<AnalysisJob> {
+        let ManifestState { generation, latest_analysis: latest, .. } = self.manifests.get(root)?;
         let buffers = self.buffers(root)?;
         let (generation, before) = (*generation, latest.clone());
-        Some(Job { root: root.to_owned(), generation, question: self.question(), buffers, before })
+        Some(AnalysisJob {
+            manifest_path: root.to_owned(),
+            generation,
+            options: self.check_options(),
+            buffers,
+            previous: before,
+        })
     }
 
     fn buffers(&self, beside: &Path) -> Option<Buffers> {
-        let open = self.documents.iter().map(|(path, document)| (path.clone(), document.text().shared())).collect();
+        let open = self.documents.iter().map(|(path, document)| (path.clone(), document.text().to_arc())).collect();
         Some(Buffers::new(beside.parent()?.to_owned(), open))
     }
 
-    fn question(&self) -> Question {
+    fn check_options(&self) -> CheckOptions {
         let runtime = self.settings.runtime.as_deref().and_then(|word| match word {
             "docker" => Some(RuntimeKind::Docker),
             "process" => Some(RuntimeKind::Process),
@@ -293,8 +302,8 @@ impl Workspace {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        Question {
-            options: LoadOptions { environment, sets: Vec::new() },
+        CheckOptions {
+            load_options: LoadOptions { environment, sets: Vec::new() },
             runtime,
             variables: std::env::vars_os().filter_map(text).collect(),
             today: today(),
@@ -302,28 +311,28 @@ impl Workspace {
     }
 
     /// Keeps a look; false when the files have changed meanwhile. Beside it the look that it replaces.
-    pub fn keep(&mut self, analysis: &Arc<Analysis>) -> (bool, Option<Arc<Analysis>>) {
-        let Some(root) = self.roots.get_mut(&analysis.root) else { return (false, None) };
-        let newer = root.latest.as_ref().is_none_or(|latest| latest.generation < analysis.generation);
-        let before = if newer { root.latest.replace(Arc::clone(analysis)) } else { None };
+    pub fn store_analysis(&mut self, analysis: &Arc<Analysis>) -> (bool, Option<Arc<Analysis>>) {
+        let Some(root) = self.manifests.get_mut(&analysis.manifest_path) else { return (false, None) };
+        let newer = root.latest_analysis.as_ref().is_none_or(|latest| latest.generation < analysis.generation);
+        let before = if newer { root.latest_analysis.replace(Arc::clone(analysis)) } else { None };
         (root.generation == analysis.generation, before)
     }
 
     /// What this job would find, if it was looked for already.
     #[must_use]
-    pub fn looked(&self, job: &Job) -> Option<Arc<Analysis>> {
-        let latest = self.roots.get(&job.root)?.latest.as_ref()?;
+    pub fn cached_analysis(&self, job: &AnalysisJob) -> Option<Arc<Analysis>> {
+        let latest = self.manifests.get(&job.manifest_path)?.latest_analysis.as_ref()?;
         (latest.generation == job.generation).then(|| Arc::clone(latest))
     }
 
     /// The moment of a document that is ours; `None` for everybody else's.
     pub fn snapshot(&mut self, path: &Path) -> Option<Snapshot> {
-        if self.documents.get_mut(path)?.refresh(path) {
-            self.touch(path);
+        if self.documents.get_mut(path)?.refresh_from_disk(path) {
+            self.invalidate(path);
         }
         let document = self.documents.get(path)?;
-        let root = self.root_of(path);
-        if document.kind == Kind::Other && root.is_none() {
+        let root = self.manifest_of(path);
+        if document.kind == FileKind::Other && root.is_none() {
             return None;
         }
         Some(Snapshot {
@@ -333,37 +342,38 @@ impl Workspace {
             text: document.text().clone(),
             encoding: self.encoding,
             settings: self.settings.clone(),
-            analysis: root.and_then(|root| self.roots[root].latest.clone()),
+            analysis: root.and_then(|root| self.manifests[root].latest_analysis.clone()),
             job: root.and_then(|root| self.job(root)),
-            beside: document.kind.is_related().then(|| self.buffers(path)).flatten(),
+            sibling_files: document.kind.is_standalone().then(|| self.buffers(path)).flatten(),
             parsed: Arc::clone(&document.parsed),
         })
     }
 
     /// The manifest a file belongs to: itself, or one that includes it.
-    fn root_of(&self, path: &Path) -> Option<&PathBuf> {
-        if let Some((own, _)) = self.roots.get_key_value(path) {
+    fn manifest_of(&self, path: &Path) -> Option<&PathBuf> {
+        if let Some((own, _)) = self.manifests.get_key_value(path) {
             return Some(own);
         }
-        let reads = |root: &Root| root.latest.as_ref().is_some_and(|latest| latest.file(path).is_some());
-        self.roots.iter().find(|(_, root)| reads(root)).map(|(own, _)| own)
+        let reads =
+            |root: &ManifestState| root.latest_analysis.as_ref().is_some_and(|latest| latest.file_id(path).is_some());
+        self.manifests.iter().find(|(_, root)| reads(root)).map(|(own, _)| own)
     }
 
     /// The newest look at each open manifest.
     pub fn analyses(&self) -> impl Iterator<Item = &Arc<Analysis>> {
-        self.roots.values().filter_map(|root| root.latest.as_ref())
+        self.manifests.values().filter_map(|root| root.latest_analysis.as_ref())
     }
 
-    pub fn roots(&self) -> impl Iterator<Item = &Path> {
-        self.roots.keys().map(PathBuf::as_path)
+    pub fn manifest_paths(&self) -> impl Iterator<Item = &Path> {
+        self.manifests.keys().map(PathBuf::as_path)
     }
 
     /// How the client calls a file, and the version it has of it; none when it is not open or the disk is ahead.
     #[must_use]
-    pub fn called(&self, path: &Path) -> Option<(Uri, Option<i32>)> {
+    pub fn uri_and_version(&self, path: &Path) -> Option<(Uri, Option<i32>)> {
         match self.documents.get(path) {
             Some(document) => {
-                let version = document.disk.is_none().then_some(document.version);
+                let version = document.disk_text.is_none().then_some(document.version);
                 Some((document.uri.clone(), version))
             }
             None => Uri::from_file_path(path).map(|uri| (uri, None)),
@@ -371,12 +381,12 @@ impl Workspace {
     }
 }
 
-fn kind(path: &Path, text: &str) -> Kind {
+fn detect_kind(path: &Path, text: &str) -> FileKind {
     match path.file_name().and_then(|name| name.to_str()) {
-        Some(MANIFEST) => Kind::Manifest,
-        Some(LOCK) => Kind::Lock,
+        Some(MANIFEST_FILE) => FileKind::Manifest,
+        Some(LOCK_FILE) => FileKind::Lock,
         // Others have files of this name too.
-        Some(MODULE) if text.lines().any(|line| line.starts_with("module:")) => Kind::Module,
-        _ => Kind::Other,
+        Some(MODULE_FILE) if text.lines().any(|line| line.starts_with("module:")) => FileKind::Module,
+        _ => FileKind::Other,
     }
 }

@@ -11,10 +11,10 @@ use crate::model::{Check, Command, Health, Manifest, Map, Need, Port, Probe, Run
 use crate::nearest::nearest;
 use crate::template::{Reference, Scope, Template};
 use crate::text::{Span, Spanned};
-use crate::validate::join;
+use crate::validate::join_path;
 
 /// Ports that browsers refuse to open (the fetch standard, section 2.9 "bad port").
-const BLOCKED: [u16; 82] = [
+const BLOCKED_PORTS: [u16; 82] = [
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110,
     111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532,
     540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061,
@@ -23,48 +23,48 @@ const BLOCKED: [u16; 82] = [
 
 pub(crate) struct Checker<'a> {
     pub manifest: &'a Manifest,
-    pub found: Vec<Diagnostic>,
+    pub diagnostics: Vec<Diagnostic>,
 }
 
 impl<'a> Checker<'a> {
-    fn say(&mut self, code: Code, span: Span, path: impl Into<String>, words: impl Into<String>) -> &mut Diagnostic {
+    fn report(&mut self, code: Code, span: Span, path: impl Into<String>, words: impl Into<String>) -> &mut Diagnostic {
         let severity =
             codes::ALL.iter().find(|entry| entry.code == code).map_or(Severity::Error, |entry| entry.severity);
-        self.found.push(Diagnostic::new(code, severity, span, words).at(path));
-        let last = self.found.len() - 1;
-        &mut self.found[last]
+        self.diagnostics.push(Diagnostic::new(code, severity, span, words).at_path(path));
+        let last = self.diagnostics.len() - 1;
+        &mut self.diagnostics[last]
     }
 
     pub fn run(&mut self) {
-        self.names();
-        self.units();
-        self.needs();
-        self.cycles();
-        self.routes();
-        self.host_ports();
+        self.check_names();
+        self.check_units();
+        self.check_needs();
+        self.check_cycles();
+        self.check_routes();
+        self.check_host_ports();
     }
 
     /// Names become labels of host names: RFC 1123, and short enough for what they are put together into.
-    fn names(&mut self) {
+    fn check_names(&mut self) {
         let app = &self.manifest.app.name;
         if !app.value.is_empty() {
-            self.name(&app.value, app.span, &"app", 20);
+            self.check_name(&app.value, app.span, &"app", 20);
         }
         let groups = [
-            ("services", keys(&self.manifest.services)),
-            ("jobs", keys(&self.manifest.jobs)),
-            ("resources", keys(&self.manifest.resources)),
+            ("services", key_spans(&self.manifest.services)),
+            ("jobs", key_spans(&self.manifest.jobs)),
+            ("resources", key_spans(&self.manifest.resources)),
         ];
         let mut seen: HashMap<&str, Span> = HashMap::new();
         for (group, names) in groups {
             for (name, span) in names {
                 let path = format_args!("{group}.{name}");
-                self.name(name, span, &path, 30);
+                self.check_name(name, span, &path, 30);
                 if let Some(first) = seen.get(name) {
                     let first = *first;
                     let words =
                         format!("`{name}` names two units; services, jobs and resources share one space of names");
-                    let found = self.say(codes::SAME_NAME, span, path.to_string(), words);
+                    let found = self.report(codes::SAME_NAME, span, path.to_string(), words);
                     *found = found.clone().related(first, "the first one").help("Rename one of them.");
                 }
                 seen.entry(name).or_insert(span);
@@ -72,7 +72,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn name(&mut self, name: &str, span: Span, path: &dyn Display, cap: usize) {
+    fn check_name(&mut self, name: &str, span: Span, path: &dyn Display, cap: usize) {
         let fits = name.starts_with(|first: char| first.is_ascii_lowercase())
             && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             && !name.ends_with('-');
@@ -84,49 +84,55 @@ impl<'a> Checker<'a> {
         } else {
             format!("`{name}` cannot be part of a host name")
         };
-        let found = self.say(codes::BAD_NAME, span, path.to_string(), words);
+        let found = self.report(codes::BAD_NAME, span, path.to_string(), words);
         found.help =
             Some(format!("Use lower-case letters, digits and dashes, beginning with a letter, at most {cap}."));
     }
 
-    fn units(&mut self) {
+    fn check_units(&mut self) {
         for (name, entry) in &self.manifest.services {
-            let path = join("services", name);
+            let path = join_path("services", name);
             let service = &entry.value;
-            self.service(service, entry.key, &path, false);
+            self.check_service(service, entry.key, &path, false);
             if let Some(replicas) = service.replicas.as_ref().filter(|count| count.value > 1)
                 && self.runtime_of(service) != Some(Runtime::Kubernetes)
             {
                 let words = format!("`replicas: {}` works on Kubernetes only; here one copy runs", replicas.value);
-                let found = self.say(codes::BAD_VALUE, replicas.span, join(&path, "replicas"), words);
+                let found = self.report(codes::BAD_VALUE, replicas.span, join_path(&path, "replicas"), words);
                 found.severity = Severity::Warning;
                 found.help = Some("Move it into an environment with `runtime: kubernetes`.".into());
             }
         }
         for (name, entry) in &self.manifest.jobs {
-            let path = join("jobs", name);
+            let path = join_path("jobs", name);
             let job = &entry.value;
-            self.service(&job.body, entry.key, &path, job.service.is_some());
+            self.check_service(&job.body, entry.key, &path, job.service.is_some());
             if let Some(service) =
                 job.service.as_ref().filter(|service| !self.manifest.services.contains_key(&service.value))
             {
                 let known = self.manifest.services.keys().map(String::as_str);
-                self.unknown(codes::UNKNOWN_JOB_SERVICE, service, &join(&path, "service"), "service", known);
+                self.report_unknown(
+                    codes::UNKNOWN_JOB_SERVICE,
+                    service,
+                    &join_path(&path, "service"),
+                    "service",
+                    known,
+                );
             }
         }
         for (name, entry) in &self.manifest.resources {
             if entry.value.uses.value.is_empty() {
-                let found = self.say(
+                let found = self.report(
                     codes::MISSING_KEY,
                     entry.key,
-                    join("resources", name),
+                    join_path("resources", name),
                     format!("the resource `{name}` does not say what it `uses`"),
                 );
                 found.help = Some(format!("Write for example `{name}: {{ uses: postgres@16 }}`."));
             }
         }
         for (name, entry) in &self.manifest.vars {
-            self.references(&entry.value, &format_args!("vars.{name}"));
+            self.check_references(&entry.value, &format_args!("vars.{name}"));
         }
     }
 
@@ -134,21 +140,21 @@ impl<'a> Checker<'a> {
         service.runtime.as_ref().or(self.manifest.environment.runtime.as_ref()).map(|runtime| runtime.value)
     }
 
-    fn service(&mut self, service: &Service, key: Span, path: &str, inherits: bool) {
+    fn check_service(&mut self, service: &Service, key: Span, path: &str, inherits: bool) {
         let process_command = service.process.as_ref().is_some_and(|process| process.command.is_some());
         let runs = service.image.is_some() || service.build.is_some() || service.command.is_some() || process_command;
         if !runs && !inherits {
             let name = path.rsplit('.').next().unwrap_or_default();
-            let found = self.say(codes::NO_SOURCE, key, path, format!("nothing says what `{name}` runs"));
+            let found = self.report(codes::NOTHING_TO_RUN, key, path, format!("nothing says what `{name}` runs"));
             found.help = Some("Give it a `build`, an `image`, or a `process` with a command.".into());
         }
-        self.health(&service.health, &service.ports, inherits, path);
+        self.check_health(&service.health, &service.ports, inherits, path);
         for (name, port) in &service.ports {
-            if BLOCKED.contains(&port.value.number.value)
+            if BLOCKED_PORTS.contains(&port.value.number.value)
                 && matches!(port.value.protocol, crate::model::PortProtocol::Http)
                 && port.value.host.is_some()
             {
-                self.say(
+                self.report(
                     codes::BLOCKED_PORT,
                     port.value.number.span,
                     format!("{path}.ports.{name}"),
@@ -156,43 +162,46 @@ impl<'a> Checker<'a> {
                 );
             }
         }
-        self.paths(service, path);
-        self.identities_and_secrets(service, path);
+        self.check_paths(service, path);
+        self.check_identities_and_secrets(service, path);
         for (name, entry) in &service.env {
-            self.references(&entry.value.value, &format_args!("{path}.env.{name}"));
-            self.literal(name, &entry.value, &format_args!("{path}.env.{name}"));
+            self.check_references(&entry.value.value, &format_args!("{path}.env.{name}"));
+            self.check_secret_literal(name, &entry.value, &format_args!("{path}.env.{name}"));
         }
         if let Some(process) = &service.process {
             for (name, entry) in &process.env {
-                self.references(&entry.value.value, &format_args!("{path}.process.env.{name}"));
+                self.check_references(&entry.value.value, &format_args!("{path}.process.env.{name}"));
             }
-            process.command.iter().for_each(|command| self.command(command, &format_args!("{path}.process.command")));
+            process
+                .command
+                .iter()
+                .for_each(|command| self.check_command(command, &format_args!("{path}.process.command")));
         }
-        service.command.iter().for_each(|command| self.command(command, &format_args!("{path}.command")));
-        service.entrypoint.iter().for_each(|command| self.command(command, &format_args!("{path}.entrypoint")));
-        service.image.iter().for_each(|image| self.references(&image.value, &format_args!("{path}.image")));
+        service.command.iter().for_each(|command| self.check_command(command, &format_args!("{path}.command")));
+        service.entrypoint.iter().for_each(|command| self.check_command(command, &format_args!("{path}.entrypoint")));
+        service.image.iter().for_each(|image| self.check_references(&image.value, &format_args!("{path}.image")));
     }
 
-    fn command(&mut self, command: &Command, path: &dyn Display) {
+    fn check_command(&mut self, command: &Command, path: &dyn Display) {
         match command {
-            Command::Arguments(words) => words.iter().for_each(|word| self.references(&word.value, path)),
-            Command::Shell(line) => self.references(&line.value, path),
+            Command::Arguments(words) => words.iter().for_each(|word| self.check_references(&word.value, path)),
+            Command::Shell(line) => self.check_references(&line.value, path),
         }
     }
 
-    fn health(&mut self, health: &Health, ports: &Map<Port>, inherits: bool, path: &str) {
+    fn check_health(&mut self, health: &Health, ports: &Map<Port>, inherits: bool, path: &str) {
         for (name, probe) in [("ready", &health.ready), ("live", &health.live)] {
             if let Some(probe) = probe {
-                self.probe(probe, ports, inherits, &format!("{path}.health.{name}"));
+                self.check_probe(probe, ports, inherits, &format!("{path}.health.{name}"));
             }
         }
     }
 
-    fn probe(&mut self, probe: &Probe, ports: &Map<Port>, inherits: bool, path: &str) {
+    fn check_probe(&mut self, probe: &Probe, ports: &Map<Port>, inherits: bool, path: &str) {
         let wanted = match &probe.check {
             Check::Http { path: target, port, .. } => {
                 if !target.value.starts_with('/') {
-                    let found = self.say(
+                    let found = self.report(
                         codes::BAD_VALUE,
                         target.span,
                         path,
@@ -217,15 +226,15 @@ impl<'a> Checker<'a> {
             Some(port) if known(port) => {}
             Some(port) => {
                 let names = ports.keys().map(String::as_str);
-                self.unknown(codes::UNKNOWN_PORT, port, path, "port", names);
+                self.report_unknown(codes::UNKNOWN_PORT, port, path, "port", names);
             }
             None if ports.is_empty() && !inherits => {
-                let found = self.say(codes::UNKNOWN_PORT, probe.span, path, "this probe has no port to ask");
+                let found = self.report(codes::UNKNOWN_PORT, probe.span, path, "this probe has no port to ask");
                 found.help = Some("Say where it listens: `port: 8080`.".into());
             }
             None if ports.len() > 1 && !ports.contains_key("main") => {
                 let names = ports.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-                let found = self.say(
+                let found = self.report(
                     codes::UNKNOWN_PORT,
                     probe.span,
                     path,
@@ -237,7 +246,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn paths(&mut self, service: &Service, path: &str) {
+    fn check_paths(&mut self, service: &Service, path: &str) {
         let mut relative: Vec<(&Spanned<String>, &str)> = Vec::new();
         if let Some(build) = &service.build {
             relative.push((&build.context, "build"));
@@ -251,28 +260,28 @@ impl<'a> Checker<'a> {
                     "`{}` is a path of this machine; paths are relative to the manifest, so that they hold for everybody",
                     at.value
                 );
-                self.say(codes::ESCAPING_PATH, at.span, join(path, name), words);
+                self.report(codes::ESCAPING_PATH, at.span, join_path(path, name), words);
             }
         }
     }
 
-    fn identities_and_secrets(&mut self, service: &Service, path: &str) {
+    fn check_identities_and_secrets(&mut self, service: &Service, path: &str) {
         if let Some(identity) = service
             .identity
             .as_ref()
             .filter(|name| !self.manifest.identities.is_empty() && !self.manifest.identities.contains_key(&name.value))
         {
             let known = self.manifest.identities.keys().map(String::as_str);
-            self.unknown(codes::UNDECLARED, identity, &join(path, "identity"), "identity", known);
+            self.report_unknown(codes::UNDECLARED, identity, &join_path(path, "identity"), "identity", known);
         }
         for secret in service.secrets.iter().filter(|secret| !self.manifest.secrets.contains_key(&secret.value)) {
             let known = self.manifest.secrets.keys().map(String::as_str);
-            self.unknown(codes::UNDECLARED, secret, &join(path, "secrets"), "secret", known);
+            self.report_unknown(codes::UNDECLARED, secret, &join_path(path, "secrets"), "secret", known);
         }
     }
 
     /// References to secrets and identities; everything else is resolved by the planner, which knows the modules.
-    fn references(&mut self, template: &Template, path: &dyn Display) {
+    fn check_references(&mut self, template: &Template, path: &dyn Display) {
         let undeclared: Vec<Reference> = template
             .references()
             .filter(|reference| match reference.scope {
@@ -284,11 +293,11 @@ impl<'a> Checker<'a> {
         for reference in undeclared {
             let name = Spanned::new(reference.path[0].clone(), reference.span);
             let known = self.manifest.secrets.keys().map(String::as_str);
-            self.unknown(codes::UNDECLARED, &name, &path.to_string(), "secret", known);
+            self.report_unknown(codes::UNDECLARED, &name, &path.to_string(), "secret", known);
         }
     }
 
-    fn unknown<'k>(
+    fn report_unknown<'k>(
         &mut self,
         code: Code,
         name: &Spanned<String>,
@@ -300,7 +309,7 @@ impl<'a> Checker<'a> {
         let near = nearest(&name.value, known.iter().map(String::as_str)).map(str::to_owned);
         let hint = near.as_ref().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
         let whole = name.span.end.saturating_sub(name.span.start) as usize == name.value.len();
-        let found = self.say(code, name.span, path, format!("there is no {what} `{}`{hint}", name.value));
+        let found = self.report(code, name.span, path, format!("there is no {what} `{}`{hint}", name.value));
         found.help = Some(if known.is_empty() {
             format!("Declare it, or remove this {what}.")
         } else {
@@ -313,7 +322,7 @@ impl<'a> Checker<'a> {
     }
 
     /// A value that looks like a key or a password. The value itself is never repeated in the message.
-    fn literal(&mut self, name: &str, value: &Spanned<Template>, path: &dyn Display) {
+    fn check_secret_literal(&mut self, name: &str, value: &Spanned<Template>, path: &dyn Display) {
         let Some(text) = value.value.as_literal() else { return };
         let prefixes = ["sk_live_", "sk_test_", "ghp_", "github_pat_", "xoxb-", "AKIA", "-----BEGIN", "glpat-"];
         let upper = name.to_ascii_uppercase();
@@ -321,7 +330,7 @@ impl<'a> Checker<'a> {
         let long =
             text.len() >= 16 && !text.contains(['/', ' ', '.']) && text.bytes().any(|byte| byte.is_ascii_digit());
         if prefixes.iter().any(|prefix| text.starts_with(prefix)) || (named && long) {
-            let found = self.say(
+            let found = self.report(
                 codes::SECRET_LITERAL,
                 value.span,
                 path.to_string(),
@@ -335,7 +344,7 @@ impl<'a> Checker<'a> {
     }
 
     /// By unit: its section and what it needs.
-    fn all_needs(&self) -> IndexMap<&'a str, (&'static str, &'a Map<Need>)> {
+    fn needs_by_unit(&self) -> IndexMap<&'a str, (&'static str, &'a Map<Need>)> {
         let manifest = self.manifest;
         let services = manifest.services.iter().map(|(name, entry)| (name, ("services", &entry.value.needs)));
         let jobs = manifest.jobs.iter().map(|(name, entry)| (name, ("jobs", &entry.value.body.needs)));
@@ -346,19 +355,19 @@ impl<'a> Checker<'a> {
         all
     }
 
-    fn needs(&mut self) {
-        let all = self.all_needs();
+    fn check_needs(&mut self) {
+        let all = self.needs_by_unit();
         for (unit, (section, needs)) in &all {
             for (name, entry) in needs.iter().filter(|(name, _)| !all.contains_key(name.as_str())) {
                 let (name, path) = (Spanned::new(name.clone(), entry.key), format!("{section}.{unit}.needs"));
-                self.unknown(codes::UNKNOWN_NEED, &name, &path, "unit", all.keys().copied());
+                self.report_unknown(codes::UNKNOWN_NEED, &name, &path, "unit", all.keys().copied());
             }
         }
     }
 
     /// Says each cycle once, at the edge that closes it, with the whole way round.
-    fn cycles(&mut self) {
-        let all = self.all_needs();
+    fn check_cycles(&mut self) {
+        let all = self.needs_by_unit();
         let mut done: HashSet<&str> = HashSet::new();
         let mut cycles: Vec<(Span, String, String)> = Vec::new();
         for start in all.keys() {
@@ -383,12 +392,12 @@ impl<'a> Checker<'a> {
             }
         }
         for (span, path, round) in cycles {
-            let found = self.say(codes::CYCLE, span, path, format!("these wait for one another: {round}"));
+            let found = self.report(codes::NEEDS_CYCLE, span, path, format!("these wait for one another: {round}"));
             found.help = Some("Remove one of these needs.".into());
         }
     }
 
-    fn routes(&mut self) {
+    fn check_routes(&mut self) {
         let mut seen: BTreeMap<String, (String, Span)> = BTreeMap::new();
         let mut clashes = Vec::new();
         for (name, entry) in &self.manifest.services {
@@ -404,12 +413,12 @@ impl<'a> Checker<'a> {
         }
         for (span, first, name, other, route) in clashes {
             let words = format!("`{name}` and `{other}` both answer `{route}`");
-            let found = self.say(codes::SAME_ROUTE, span, format!("services.{name}.routes"), words);
+            let found = self.report(codes::SAME_ROUTE, span, format!("services.{name}.routes"), words);
             *found = found.clone().related(first, "the other one").help("Give one of them a longer path.");
         }
     }
 
-    fn host_ports(&mut self) {
+    fn check_host_ports(&mut self) {
         let mut seen: BTreeMap<u16, (String, Span)> = BTreeMap::new();
         let mut clashes = Vec::new();
         for (name, entry) in &self.manifest.services {
@@ -422,7 +431,7 @@ impl<'a> Checker<'a> {
         }
         for (span, first, name, other, port) in clashes {
             let words = format!("`{name}` and `{other}` both want port {port} of this machine");
-            let found = self.say(codes::SAME_HOST_PORT, span, format!("services.{name}.ports"), words);
+            let found = self.report(codes::SAME_HOST_PORT, span, format!("services.{name}.ports"), words);
             *found = found
                 .clone()
                 .related(first, "the other one")
@@ -431,6 +440,6 @@ impl<'a> Checker<'a> {
     }
 }
 
-fn keys<T>(map: &Map<T>) -> Vec<(&str, Span)> {
+fn key_spans<T>(map: &Map<T>) -> Vec<(&str, Span)> {
     map.iter().map(|(name, entry)| (name.as_str(), entry.key)).collect()
 }

@@ -26,11 +26,11 @@ macro_rules! codes {
 
 codes! {
     SYNTAX = "PD0101", "syntax", Error, "text that is not YAML";
-    DUPLICATE = "PD0102", "duplicate-key", Error, "a key that stands twice";
+    DUPLICATE_KEY = "PD0102", "duplicate-key", Error, "a key that stands twice";
     NOT_UTF8 = "PD0103", "not-utf8", Error, "bytes that are not UTF-8";
-    DOCUMENTS = "PD0104", "several-documents", Error, "more than one document";
+    MULTIPLE_DOCUMENTS = "PD0104", "several-documents", Error, "more than one document";
     TOO_BIG = "PD0105", "too-big", Error, "nesting or aliases beyond the limits";
-    CONFLICT = "PD0106", "merge-conflict", Error, "an unresolved merge conflict";
+    MERGE_CONFLICT = "PD0106", "merge-conflict", Error, "an unresolved merge conflict";
     UNREADABLE = "PD0107", "unreadable-file", Error, "a file that cannot be read";
     INCLUDE_CYCLE = "PD0108", "include-cycle", Error, "files that include one another";
     UNKNOWN_KEY = "PD0110", "unknown-key", Error, "a key the language does not have";
@@ -42,9 +42,9 @@ codes! {
     BAD_TEMPLATE = "PD0116", "bad-placeholder", Error, "a placeholder that cannot be read";
     TEMPLATE_BRACES = "PD0117", "foreign-template", Error, "another tool's template braces";
     UNKNOWN_ENVIRONMENT = "PD0118", "unknown-environment", Error, "an environment that is not declared";
-    NO_SOURCE = "PD0120", "nothing-to-run", Error, "a service without image, build or command";
+    NOTHING_TO_RUN = "PD0120", "nothing-to-run", Error, "a service without image, build or command";
     UNKNOWN_NEED = "PD0121", "unknown-need", Error, "a need that is no unit";
-    CYCLE = "PD0122", "needs-cycle", Error, "units that wait for one another";
+    NEEDS_CYCLE = "PD0122", "needs-cycle", Error, "units that wait for one another";
     UNKNOWN_PORT = "PD0123", "unknown-port", Error, "a probe of a port that is not there";
     SAME_ROUTE = "PD0124", "same-route", Error, "two services with one route";
     SAME_HOST_PORT = "PD0125", "same-host-port", Error, "two units with one fixed port";
@@ -54,7 +54,7 @@ codes! {
     BLOCKED_PORT = "PD0129", "blocked-port", Warning, "a port that browsers refuse";
     UNDECLARED = "PD0130", "undeclared", Error, "a secret or identity that is not declared";
     SECRET_LITERAL = "PD0131", "secret-literal", Warning, "a secret written into the manifest";
-    MANY = "PD0199", "more", Info, "more findings than are shown";
+    MORE_FINDINGS = "PD0199", "more", Info, "more findings than are shown";
 }
 
 /// The page of a code, as written in `docs/codes/`.

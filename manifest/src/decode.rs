@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::model::*;
+use crate::quantities;
 use crate::syntax::{Kind, Node, Pair, Value};
 use crate::template::{self, Template};
 use crate::text::Spanned;
-use crate::units;
 
 pub(crate) fn manifest(root: &Node) -> Manifest {
     Manifest {
@@ -66,16 +66,16 @@ fn items(node: &Node) -> impl Iterator<Item = &Node> {
     .iter()
 }
 
-fn plain(node: &Node) -> Option<Spanned<String>> {
+fn scalar_text(node: &Node) -> Option<Spanned<String>> {
     node.as_scalar().filter(|scalar| !scalar.is_null()).map(|scalar| Spanned::new(scalar.text.clone(), node.span))
 }
 
 fn text(node: &Node, key: &str) -> Option<Spanned<String>> {
-    get(node, key).and_then(plain)
+    get(node, key).and_then(scalar_text)
 }
 
 fn texts(node: &Node, key: &str) -> Vec<Spanned<String>> {
-    get(node, key).map(|list| items(list).filter_map(plain).collect()).unwrap_or_default()
+    get(node, key).map(|list| items(list).filter_map(scalar_text).collect()).unwrap_or_default()
 }
 
 fn template(node: &Node) -> Option<Template> {
@@ -102,17 +102,17 @@ fn boolean(node: &Node, key: &str) -> Option<Spanned<bool>> {
     }
 }
 
-fn is(node: &Node, key: &str) -> bool {
+fn is_true(node: &Node, key: &str) -> bool {
     boolean(node, key).is_some_and(|found| found.value)
 }
 
-fn parsed<T>(node: &Node, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Spanned<T>> {
+fn parse_scalar<T>(node: &Node, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Spanned<T>> {
     let found = text(node, key)?;
     parse(&found.value).ok().map(|value| Spanned::new(value, found.span))
 }
 
 fn duration(node: &Node, key: &str) -> Option<Spanned<Duration>> {
-    parsed(node, key, units::duration)
+    parse_scalar(node, key, quantities::parse_duration)
 }
 
 fn choice<T: Copy>(node: &Node, key: &str, words: &[(&str, T)]) -> Option<Spanned<T>> {
@@ -136,7 +136,7 @@ fn app(node: &Node) -> App {
             docs: text(node, "docs"),
             default_service: text(node, "default"),
         },
-        _ => App { name: plain(node).unwrap_or_default(), ..App::default() },
+        _ => App { name: scalar_text(node).unwrap_or_default(), ..App::default() },
     }
 }
 
@@ -148,7 +148,7 @@ fn command(node: &Node) -> Option<Command> {
     }
 }
 
-fn environment_map(node: &Node, key: &str) -> Map<Spanned<Template>> {
+fn env_map(node: &Node, key: &str) -> Map<Spanned<Template>> {
     map(node, key, |_, value| spanned_template(value))
 }
 
@@ -163,9 +163,9 @@ fn service(node: &Node) -> Service {
         runtime: runtime(node),
         ports: ports(node),
         routes: texts(node, "routes"),
-        wildcard: is(node, "wildcard"),
+        wildcard: is_true(node, "wildcard"),
         health: get(node, "health").map(health).unwrap_or_default(),
-        env: environment_map(node, "env"),
+        env: env_map(node, "env"),
         volumes: map(node, "volumes", |_, value| volume(value)),
         size: get(node, "size").map(size).unwrap_or_default(),
         needs: needs(node),
@@ -177,7 +177,11 @@ fn service(node: &Node) -> Service {
         restart: choice(
             node,
             "restart",
-            &[("on-failure", Restart::OnFailure), ("always", Restart::Always), ("never", Restart::Never)],
+            &[
+                ("on-failure", RestartPolicy::OnFailure),
+                ("always", RestartPolicy::Always),
+                ("never", RestartPolicy::Never),
+            ],
         ),
         replicas: get(node, "replicas").and_then(integer),
         pull: choice(node, "pull", &[("missing", Pull::Missing), ("always", Pull::Always), ("never", Pull::Never)]),
@@ -192,7 +196,7 @@ fn process(node: &Node) -> Process {
             dir: text(node, "dir"),
             build: get(node, "build").and_then(command),
             inputs: texts(node, "inputs"),
-            env: environment_map(node, "env"),
+            env: env_map(node, "env"),
             user: text(node, "user"),
         },
         _ => Process { command: command(node), ..Process::default() },
@@ -207,12 +211,12 @@ fn build(node: &Node) -> Build {
             context: text(node, "context").unwrap_or(here),
             dockerfile: text(node, "dockerfile"),
             target: text(node, "target"),
-            args: environment_map(node, "args"),
+            args: env_map(node, "args"),
             platform: text(node, "platform"),
         },
         _ => Build {
             span: node.span,
-            context: plain(node).unwrap_or(here),
+            context: scalar_text(node).unwrap_or(here),
             dockerfile: None,
             target: None,
             args: Map::default(),
@@ -254,10 +258,12 @@ fn health(node: &Node) -> Health {
         Kind::Map(_) => Health {
             ready: get(node, "ready").and_then(probe).map(Box::new),
             live: get(node, "live").and_then(probe).map(Box::new),
-            none: false,
+            is_disabled: false,
             start_limit: duration(node, "start_limit"),
         },
-        _ if plain(node).is_some_and(|word| word.value == "none") => Health { none: true, ..Health::default() },
+        _ if scalar_text(node).is_some_and(|word| word.value == "none") => {
+            Health { is_disabled: true, ..Health::default() }
+        }
         _ => Health { ready: probe(node).map(Box::new), ..Health::default() },
     }
 }
@@ -265,7 +271,7 @@ fn health(node: &Node) -> Health {
 fn probe(node: &Node) -> Option<Probe> {
     let check = match &node.kind {
         Kind::Map(_) => check(node)?,
-        _ => Check::Http { path: plain(node)?, port: None, host: None, headers: Vec::new(), status: None },
+        _ => Check::Http { path: scalar_text(node)?, port: None, host: None, headers: Vec::new(), status: None },
     };
     let seconds =
         |key: &str, otherwise: u64| duration(node, key).map_or(Duration::from_secs(otherwise), |found| found.value);
@@ -288,14 +294,14 @@ fn check(node: &Node) -> Option<Check> {
                 path: text(http, "path").unwrap_or_else(|| Spanned::new("/".into(), http.span)),
                 port: text(http, "port").or(port),
                 host: text(http, "host").map(|host| host.value),
-                headers: map(http, "headers", |_, value| plain(value))
+                headers: map(http, "headers", |_, value| scalar_text(value))
                     .into_iter()
                     .map(|(name, entry)| (name, entry.value.value))
                     .collect(),
                 status: get(http, "status")
                     .map(|list| items(list).filter_map(integer).map(|code: Spanned<u16>| code.value).collect()),
             },
-            _ => Check::Http { path: plain(http)?, port, host: None, headers: Vec::new(), status: None },
+            _ => Check::Http { path: scalar_text(http)?, port, host: None, headers: Vec::new(), status: None },
         });
     }
     if let Some(tcp) = text(node, "tcp") {
@@ -309,22 +315,22 @@ fn check(node: &Node) -> Option<Check> {
 
 fn volume(node: &Node) -> Option<Volume> {
     if !matches!(node.kind, Kind::Map(_)) {
-        return Some(Volume { target: plain(node)?, source: VolumeSource::Named, read_only: false });
+        return Some(Volume { target: scalar_text(node)?, source: VolumeSource::Named, read_only: false });
     }
     let source = if let Some(path) = text(node, "path") {
         VolumeSource::Path(path)
     } else if let Some(size) = get(node, "tmpfs") {
-        VolumeSource::Tmpfs { size: plain(size).and_then(|size| units::bytes(&size.value).ok()) }
+        VolumeSource::Tmpfs { size: scalar_text(size).and_then(|size| quantities::parse_bytes(&size.value).ok()) }
     } else {
         VolumeSource::Named
     };
-    Some(Volume { target: text(node, "target")?, source, read_only: is(node, "read_only") })
+    Some(Volume { target: text(node, "target")?, source, read_only: is_true(node, "read_only") })
 }
 
 fn size(node: &Node) -> Size {
     Size {
-        cpu_milli: parsed(node, "cpu", units::cpu_milli),
-        memory: parsed(node, "memory", units::bytes),
+        cpu_milli: parse_scalar(node, "cpu", quantities::parse_cpu_milli),
+        memory: parse_scalar(node, "memory", quantities::parse_bytes),
         pids: get(node, "pids").and_then(integer),
     }
 }
@@ -342,7 +348,7 @@ fn needs(node: &Node) -> Map<Need> {
             Some(Need { condition })
         }),
         _ => items(found)
-            .filter_map(plain)
+            .filter_map(scalar_text)
             .map(|name| {
                 (name.value, Entry { key: name.span, span: name.span, value: Need { condition: Condition::Healthy } })
             })
@@ -375,7 +381,7 @@ fn watch(node: &Node) -> Option<Watch> {
         action: choice(node, "action", &words)?,
         target: text(node, "target"),
         ignore: texts(node, "ignore"),
-        initial_sync: is(node, "initial_sync"),
+        initial_sync: is_true(node, "initial_sync"),
         exec: get(node, "exec").and_then(command),
     })
 }
@@ -405,7 +411,7 @@ fn tree(node: &Node) -> Tree {
 }
 
 fn job(node: &Node) -> Job {
-    let when = [("before", When::Before), ("after", When::After), ("manual", When::Manual)];
+    let when = [("before", JobTiming::Before), ("after", JobTiming::After), ("manual", JobTiming::Manual)];
     Job {
         service: text(node, "service"),
         body: service(node),
@@ -417,7 +423,7 @@ fn job(node: &Node) -> Job {
 
 fn resource(node: &Node) -> Resource {
     if !matches!(node.kind, Kind::Map(_)) {
-        return Resource { uses: plain(node).unwrap_or_default(), ..Resource::default() };
+        return Resource { uses: scalar_text(node).unwrap_or_default(), ..Resource::default() };
     }
     Resource {
         uses: text(node, "uses").unwrap_or_default(),
@@ -430,8 +436,10 @@ fn resource(node: &Node) -> Resource {
 
 fn secret(node: &Node) -> SecretDeclaration {
     match &node.kind {
-        Kind::Map(_) => SecretDeclaration { description: text(node, "description"), optional: is(node, "optional") },
-        _ => SecretDeclaration { description: plain(node), optional: false },
+        Kind::Map(_) => {
+            SecretDeclaration { description: text(node, "description"), optional: is_true(node, "optional") }
+        }
+        _ => SecretDeclaration { description: scalar_text(node), optional: false },
     }
 }
 
@@ -441,7 +449,7 @@ fn identity(node: &Node) -> IdentityDeclaration {
             provider: text(node, "provider"),
             settings: map(node, "settings", |_, value| Some(tree(value))),
         },
-        _ => IdentityDeclaration { provider: plain(node), settings: Map::default() },
+        _ => IdentityDeclaration { provider: scalar_text(node), settings: Map::default() },
     }
 }
 
@@ -452,7 +460,7 @@ fn waiver(node: &Node) -> Option<Waiver> {
         scope: text(node, "scope")?,
         reason: text(node, "reason")?,
         owner: text(node, "owner")?,
-        expires: parsed(node, "expires", units::date)?,
+        expires: parse_scalar(node, "expires", quantities::parse_date)?,
         link: text(node, "link"),
     })
 }

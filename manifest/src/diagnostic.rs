@@ -30,12 +30,12 @@ pub struct Diagnostic {
     /// The way out, when it is not a mechanical fix: one whole sentence.
     pub help: Option<String>,
     /// The second place: the first of two duplicates, the nearest definition.
-    pub related: Vec<Related>,
+    pub related: Vec<RelatedInformation>,
     pub fixes: Vec<Fix>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Related {
+pub struct RelatedInformation {
     pub span: Span,
     pub message: String,
 }
@@ -72,20 +72,20 @@ impl Diagnostic {
 
     /// The same, after something before it became longer or shorter.
     #[must_use]
-    pub fn moved(&self, by: i32) -> Self {
+    pub fn shifted(&self, by: i32) -> Self {
         let mut moved = self.clone();
-        moved.span = moved.span.moved(by);
+        moved.span = moved.span.shifted(by);
         for related in &mut moved.related {
-            related.span = related.span.moved(by);
+            related.span = related.span.shifted(by);
         }
         for edit in moved.fixes.iter_mut().flat_map(|fix| &mut fix.edits) {
-            edit.span = edit.span.moved(by);
+            edit.span = edit.span.shifted(by);
         }
         moved
     }
 
     #[must_use]
-    pub fn at(mut self, path: impl Into<String>) -> Self {
+    pub fn at_path(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
     }
@@ -98,7 +98,7 @@ impl Diagnostic {
 
     #[must_use]
     pub fn related(mut self, span: Span, message: impl Into<String>) -> Self {
-        self.related.push(Related { span, message: message.into() });
+        self.related.push(RelatedInformation { span, message: message.into() });
         self
     }
 

@@ -19,7 +19,7 @@ pub fn merge(base: Node, over: Node) -> Node {
 
 fn merge_pair(pairs: &mut Vec<Pair>, mut over: Pair) {
     if let Some(name) = over.key.value.strip_prefix('+').map(str::to_owned) {
-        append(pairs, name, over);
+        append_items(pairs, name, over);
         return;
     }
     let at = pairs.iter().position(|pair| pair.key.value == over.key.value);
@@ -27,7 +27,7 @@ fn merge_pair(pairs: &mut Vec<Pair>, mut over: Pair) {
         Some(at) if over.value.is_null() => drop(pairs.remove(at)),
         Some(at) => {
             let base = std::mem::replace(&mut pairs[at].value, Node::null(over.value.span));
-            let base = aligned(&over.key.value, base, &mut over.value);
+            let base = expand_short_form(&over.key.value, base, &mut over.value);
             pairs[at].value = merge(base, over.value);
             pairs[at].key = over.key;
         }
@@ -38,7 +38,7 @@ fn merge_pair(pairs: &mut Vec<Pair>, mut over: Pair) {
 
 /// `port: 80` below `port: { host: 1 }`, `app: x` below `app: { owner: y }`: the short form is made long, so that the
 /// overlay changes one field instead of dropping the others.
-fn aligned(key: &str, base: Node, over: &mut Node) -> Node {
+fn expand_short_form(key: &str, base: Node, over: &mut Node) -> Node {
     let long = match key {
         "app" => "name",
         "port" => "port",
@@ -65,7 +65,7 @@ fn aligned(key: &str, base: Node, over: &mut Node) -> Node {
     }
 }
 
-fn append(pairs: &mut Vec<Pair>, name: String, over: Pair) {
+fn append_items(pairs: &mut Vec<Pair>, name: String, over: Pair) {
     let items = match over.value.kind {
         Kind::List(items) => items,
         kind => vec![Node { span: over.value.span, kind }],
@@ -82,14 +82,15 @@ fn append(pairs: &mut Vec<Pair>, name: String, over: Pair) {
 
 /// Whether a key of it or below it begins with `+`.
 #[must_use]
-pub fn appends(node: &Node) -> bool {
-    let below = |pair: &Pair| pair.key.value.starts_with('+') || (pair.key.value != "raw" && appends(&pair.value));
+pub fn has_append_keys(node: &Node) -> bool {
+    let below =
+        |pair: &Pair| pair.key.value.starts_with('+') || (pair.key.value != "raw" && has_append_keys(&pair.value));
     node.as_map().is_some_and(|pairs| pairs.iter().any(below))
 }
 
 /// After the last layer there is nothing left to append to: `+key` is `key`.
 #[must_use]
-pub fn cleaned(node: Node) -> Node {
+pub fn strip_append_prefixes(node: Node) -> Node {
     match node.kind {
         Kind::Map(pairs) => {
             let mut kept = Vec::with_capacity(pairs.len());
@@ -99,7 +100,7 @@ pub fn cleaned(node: Node) -> Node {
                     kept.push(pair);
                     continue;
                 }
-                let value = cleaned(pair.value);
+                let value = strip_append_prefixes(pair.value);
                 let name = pair.key.value.strip_prefix('+').unwrap_or(&pair.key.value).to_owned();
                 kept.push(Pair { key: crate::Spanned::new(name, pair.key.span), value });
             }

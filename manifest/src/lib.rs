@@ -12,17 +12,19 @@ pub mod fix;
 pub mod layers;
 pub mod model;
 pub mod nearest;
+pub mod quantities;
 mod read;
-pub mod reference;
+pub mod reference_page;
 pub mod schema;
 pub mod spec;
 pub mod syntax;
 pub mod template;
 pub mod text;
-pub mod units;
 mod validate;
 
 pub use diagnostic::{Code, Diagnostic, Fix, Severity};
 pub use model::Manifest;
-pub use read::{Reading, Selected, Set, read, read_after, runtime_word, sorted};
+pub use read::{
+    EffectiveManifest, ParsedManifest, SetOverride, read, read_incremental, runtime_name, sort_and_limit_diagnostics,
+};
 pub use text::{FileId, FileProblem, Files, Sources, Span, Spanned};

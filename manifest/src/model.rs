@@ -99,7 +99,7 @@ pub struct Service {
     pub security: Security,
     pub watch: Vec<Watch>,
     pub stop: Stop,
-    pub restart: Option<Spanned<Restart>>,
+    pub restart: Option<Spanned<RestartPolicy>>,
     pub replicas: Option<Spanned<u32>>,
     pub pull: Option<Spanned<Pull>>,
     pub raw: Raw,
@@ -154,7 +154,7 @@ pub struct Health {
     pub ready: Option<Box<Probe>>,
     pub live: Option<Box<Probe>>,
     /// `health: none`: started is good enough.
-    pub none: bool,
+    pub is_disabled: bool,
     /// How long it may take until first ready; 60 s unless said.
     pub start_limit: Option<Spanned<Duration>>,
 }
@@ -271,7 +271,7 @@ pub struct Stop {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Restart {
+pub enum RestartPolicy {
     /// After a crash, with back-off, five times (the default for services).
     OnFailure,
     Always,
@@ -316,14 +316,14 @@ pub struct Job {
     pub service: Option<Spanned<String>>,
     /// Everything a service has, for a job of its own; the service's values are the defaults when `service` is given.
     pub body: Service,
-    pub when: When,
+    pub when: JobTiming,
     /// Files whose change makes a finished job run again, besides its own definition; relative, globs allowed.
     pub inputs: Vec<Spanned<String>>,
     pub timeout: Option<Spanned<Duration>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-pub enum When {
+pub enum JobTiming {
     /// Before the services that share its image or need it are started.
     #[default]
     Before,

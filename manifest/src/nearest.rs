@@ -7,7 +7,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let mut best: Option<(usize, &str)> = None;
     let mut tied = false;
     for candidate in known {
-        let distance = distance(&word.to_lowercase(), &candidate.to_lowercase());
+        let distance = edit_distance(&word.to_lowercase(), &candidate.to_lowercase());
         match best {
             Some((least, _)) if distance > least => {}
             Some((least, _)) if distance == least => tied = true,
@@ -21,7 +21,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// Edits, a swap of neighbours counting as one (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
+fn edit_distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     if a.len().abs_diff(b.len()) > 3 {
         return usize::MAX;
@@ -49,7 +49,7 @@ mod tests {
     use super::nearest;
 
     #[test]
-    fn only_a_clear_winner_is_named() {
+    fn suggests_only_a_unique_near_match() {
         assert_eq!(nearest("helth", ["health", "image"]), Some("health"));
         assert_eq!(nearest("haelth", ["health"]), Some("health"));
         assert_eq!(nearest("portt", ["port", "ports"]), None);

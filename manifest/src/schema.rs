@@ -8,7 +8,7 @@ use crate::spec::{Key, ROOT, Section, Shape};
 #[must_use]
 pub fn json_schema() -> Value {
     let mut defs = Map::new();
-    let mut root = section(&ROOT, &mut defs);
+    let mut root = section_schema(&ROOT, &mut defs);
     root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     root["$id"] = json!("urn:pdev:schema:manifest:1");
     root["title"] = json!("pdev manifest");
@@ -17,11 +17,11 @@ pub fn json_schema() -> Value {
     root
 }
 
-fn section(section: &'static Section, defs: &mut Map<String, Value>) -> Value {
+fn section_schema(section: &'static Section, defs: &mut Map<String, Value>) -> Value {
     let mut properties = Map::new();
     for key in section.keys {
-        properties.insert(key.name.to_owned(), property(key, defs));
-        if appendable(&key.shape) {
+        properties.insert(key.name.to_owned(), property_schema(key, defs));
+        if is_appendable(&key.shape) {
             properties.insert(
                 format!("+{}", key.name),
                 json!({ "description": format!("Appends to `{}` of a lower layer.", key.name), "type": "array" }),
@@ -37,16 +37,16 @@ fn section(section: &'static Section, defs: &mut Map<String, Value>) -> Value {
     })
 }
 
-fn appendable(shape: &Shape) -> bool {
+fn is_appendable(shape: &Shape) -> bool {
     match shape {
         Shape::List(_) => true,
-        Shape::Any(shapes) => shapes.iter().any(appendable),
+        Shape::Any(shapes) => shapes.iter().any(is_appendable),
         _ => false,
     }
 }
 
-fn property(key: &'static Key, defs: &mut Map<String, Value>) -> Value {
-    let mut schema = nullable(shape(&key.shape, defs));
+fn property_schema(key: &'static Key, defs: &mut Map<String, Value>) -> Value {
+    let mut schema = nullable(shape_schema(&key.shape, defs));
     let words =
         if key.default.is_empty() { key.doc.to_owned() } else { format!("{} Default: {}.", key.doc, key.default) };
     schema["description"] = Value::String(words);
@@ -58,7 +58,7 @@ fn nullable(schema: Value) -> Value {
     json!({ "anyOf": [schema, { "type": "null" }] })
 }
 
-fn shape(shape_of: &'static Shape, defs: &mut Map<String, Value>) -> Value {
+fn shape_schema(shape_of: &'static Shape, defs: &mut Map<String, Value>) -> Value {
     match shape_of {
         Shape::Text | Shape::Template => json!({ "type": ["string", "number", "boolean"] }),
         Shape::Bool => json!({ "type": "boolean" }),
@@ -69,9 +69,9 @@ fn shape(shape_of: &'static Shape, defs: &mut Map<String, Value>) -> Value {
         Shape::Cpu => json!({ "type": ["string", "number"], "pattern": "^[0-9.]+m?$" }),
         Shape::Date => json!({ "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$" }),
         Shape::Choice(words) => json!({ "enum": words }),
-        Shape::List(inner) => json!({ "type": "array", "items": shape(inner, defs) }),
+        Shape::List(inner) => json!({ "type": "array", "items": shape_schema(inner, defs) }),
         Shape::Map(inner) => {
-            let value = nullable(shape(inner, defs));
+            let value = nullable(shape_schema(inner, defs));
             json!({ "type": "object", "additionalProperties": value })
         }
         Shape::Section(inner) => {
@@ -79,13 +79,13 @@ fn shape(shape_of: &'static Shape, defs: &mut Map<String, Value>) -> Value {
             if !defs.contains_key(&name) {
                 // Reserved first: sections may contain themselves.
                 defs.insert(name.clone(), Value::Null);
-                let value = section(inner, defs);
+                let value = section_schema(inner, defs);
                 defs.insert(name.clone(), value);
             }
             json!({ "$ref": format!("#/$defs/{name}") })
         }
         Shape::Any(shapes) => {
-            let any: Vec<Value> = shapes.iter().map(|one| shape(one, defs)).collect();
+            let any: Vec<Value> = shapes.iter().map(|one| shape_schema(one, defs)).collect();
             json!({ "anyOf": any })
         }
         Shape::Free => json!(true),

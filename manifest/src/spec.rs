@@ -57,7 +57,7 @@ const PORT_NUMBER: Shape = Integer { min: 1, max: 65535 };
 const TEXTS: Shape = List(&Text);
 const COMMAND: Shape = Any(&[List(&Template), Template]);
 const NEEDS: Shape = Any(&[Map(&Choice(&["started", "healthy", "completed"])), TEXTS]);
-const ENVIRONMENT_MAP: Shape = Map(&Any(&[Template, Integer { min: i64::MIN, max: i64::MAX }, Bool]));
+const ENV_MAP: Shape = Map(&Any(&[Template, Integer { min: i64::MIN, max: i64::MAX }, Bool]));
 
 pub static ROOT: Section = Section {
     name: "manifest",
@@ -133,7 +133,7 @@ macro_rules! service_keys {
             key("routes", TEXTS, "Paths of `<branch>.<app>.localhost` that it answers; the longest one wins.", ""),
             key("wildcard", Bool, "Hosts below its own reach it too: `anything.<service>.<branch>.<app>.localhost`.", "false"),
             key("health", Any(&[In(&HEALTH), Text]), "When it is ready: a path to GET, `none`, or a map with more.", "TCP connect on its port; without a port: still running after 300 ms"),
-            key("env", ENVIRONMENT_MAP, "Environment variables.", ""),
+            key("env", ENV_MAP, "Environment variables.", ""),
             key("volumes", Map(&Any(&[In(&VOLUME), Text])), "Name to a path inside the container: data that survives `down`.", ""),
             key("size", In(&SIZE), "Limits.", "memory 2Gi, 2048 processes and threads; no CPU limit, because a laptop's idle cores are free"),
             key("needs", NEEDS, "Units that come first, and how far they must be.", "healthy for services and resources, completed for jobs"),
@@ -177,7 +177,7 @@ pub static PROCESS: Section = Section {
         key("dir", Text, "Relative to this file.", "the folder of `build`, else this file's"),
         key("build", COMMAND, "Runs to its end before the first start, and again when `inputs` change.", ""),
         key("inputs", TEXTS, "Files that `build` reads.", ""),
-        key("env", ENVIRONMENT_MAP, "More environment variables, for the process only.", ""),
+        key("env", ENV_MAP, "More environment variables, for the process only.", ""),
         key("user", Text, "Who it runs as when pdev itself is root.", ""),
     ],
 };
@@ -189,7 +189,7 @@ pub static BUILD: Section = Section {
         key("context", Text, "The folder, relative to this file.", "."),
         key("dockerfile", Text, "Relative to the context.", "Dockerfile"),
         key("target", Text, "A stage of the Dockerfile.", "the last one"),
-        key("args", ENVIRONMENT_MAP, "Build arguments. They stay in the image: no secrets here.", ""),
+        key("args", ENV_MAP, "Build arguments. They stay in the image: no secrets here.", ""),
         key("platform", Text, "Such as `linux/amd64`.", "the engine's own"),
     ],
 };
@@ -467,17 +467,17 @@ pub const SYNONYMS: &[(&str, &str)] = &[
 
 /// A section's key.
 #[must_use]
-pub fn find(section: &'static Section, name: &str) -> Option<&'static Key> {
+pub fn find_key(section: &'static Section, name: &str) -> Option<&'static Key> {
     section.keys.iter().find(|key| key.name == name)
 }
 
 /// Follows a dotted path (`services.api.size.memory`) through the table; names of the user's stand for any.
 #[must_use]
-pub fn lookup(path: &str) -> Option<&'static Key> {
+pub fn lookup_path(path: &str) -> Option<&'static Key> {
     let mut parts = path.split('.').peekable();
     let mut section = &ROOT;
     loop {
-        let key = find(section, parts.next()?)?;
+        let key = find_key(section, parts.next()?)?;
         if parts.peek().is_none() {
             return Some(key);
         }

@@ -69,7 +69,7 @@ impl Template {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TemplateProblem {
     pub span: Span,
-    pub words: String,
+    pub message: String,
 }
 
 /// Reads `${...}`. Spans are exact when the text stands in the file as it is (no escapes before the place).
@@ -91,23 +91,23 @@ pub fn parse(text: &str, span: Span, quoted: bool) -> (Template, Vec<TemplatePro
             literal.push('$');
             rest = dollar + 2;
         } else if after.starts_with('{') {
-            let Some(end) = closing(text, dollar + 2) else {
+            let Some(end) = find_closing_brace(text, dollar + 2) else {
                 problems.push(TemplateProblem {
                     span: at(dollar, text.len()),
-                    words: "this placeholder is never closed: `}` is missing".into(),
+                    message: "this placeholder is never closed: `}` is missing".into(),
                 });
                 literal.push_str(&text[dollar..]);
                 rest = text.len();
                 break;
             };
-            match reference(&text[dollar + 2..end], at(dollar, end + 1)) {
+            match parse_reference(&text[dollar + 2..end], at(dollar, end + 1)) {
                 Ok(reference) => {
                     if !literal.is_empty() {
                         parts.push(Part::Text(std::mem::take(&mut literal)));
                     }
                     parts.push(Part::Reference(reference));
                 }
-                Err(words) => problems.push(TemplateProblem { span: at(dollar, end + 1), words }),
+                Err(words) => problems.push(TemplateProblem { span: at(dollar, end + 1), message: words }),
             }
             rest = end + 1;
         } else {
@@ -123,11 +123,11 @@ pub fn parse(text: &str, span: Span, quoted: bool) -> (Template, Vec<TemplatePro
     (Template { parts }, problems)
 }
 
-fn closing(text: &str, from: usize) -> Option<usize> {
+fn find_closing_brace(text: &str, from: usize) -> Option<usize> {
     text[from..].find('}').map(|end| from + end)
 }
 
-fn reference(inside: &str, span: Span) -> Result<Reference, String> {
+fn parse_reference(inside: &str, span: Span) -> Result<Reference, String> {
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name.trim(), Some(default.to_owned())),
         None => (inside.trim(), None),
@@ -206,7 +206,7 @@ mod tests {
     use crate::text::FileId;
 
     #[test]
-    fn placeholders_are_found_where_they_stand() {
+    fn placeholder_spans_match_the_source() {
         let text = "redis://${resources.cache.host}:${resources.cache.port}/$$0${X:-a b}";
         let (template, problems) = parse(text, Span::new(FileId(0), 100, 100 + text.len()), false);
         assert_eq!(problems, []);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_said() {
+    fn invalid_placeholders_are_reported() {
         for (text, words) in [
             ("${resources.db.url", "never closed"),
             ("${}", "empty"),
@@ -230,7 +230,7 @@ mod tests {
             ("${a b.c}", "cannot be read"),
         ] {
             let (_, problems) = parse(text, Span::default(), false);
-            assert!(problems[0].words.contains(words), "{text}: {problems:?}");
+            assert!(problems[0].message.contains(words), "{text}: {problems:?}");
         }
         assert_eq!(
             parse("echo $HOME costs 5$", Span::default(), false).0.as_literal().as_deref(),

@@ -36,7 +36,7 @@ impl Span {
 
     /// The same text, after something before it became longer or shorter.
     #[must_use]
-    pub fn moved(self, by: i32) -> Self {
+    pub fn shifted(self, by: i32) -> Self {
         Self { start: self.start.saturating_add_signed(by), end: self.end.saturating_add_signed(by), ..self }
     }
 }

@@ -5,24 +5,24 @@ use std::fmt::Write;
 use crate::codes;
 use crate::diagnostic::{Code, Diagnostic, Edit, Severity};
 use crate::nearest::nearest;
-use crate::spec::{SYNONYMS, Section, Shape, find};
+use crate::spec::{SYNONYMS, Section, Shape, find_key};
 use crate::syntax::{Kind, Node, Pair, Scalar, Value};
 use crate::text::Span;
-use crate::{template, units};
+use crate::{quantities, template};
 
 pub(crate) struct Validator<'a> {
-    found: &'a mut Vec<Diagnostic>,
+    diagnostics: &'a mut Vec<Diagnostic>,
     /// Where the walk is, in one piece of memory: a long manifest has tens of thousands of places.
     path: String,
 }
 
 impl<'a> Validator<'a> {
     pub fn new(found: &'a mut Vec<Diagnostic>) -> Self {
-        Self { found, path: String::new() }
+        Self { diagnostics: found, path: String::new() }
     }
 
     /// Goes one key down, and comes back.
-    fn below(&mut self, name: &str, look: impl FnOnce(&mut Self)) {
+    fn with_key(&mut self, name: &str, look: impl FnOnce(&mut Self)) {
         let end = self.path.len();
         if end > 0 {
             self.path.push('.');
@@ -33,7 +33,7 @@ impl<'a> Validator<'a> {
     }
 
     /// The same with the items of a list, one after the other.
-    fn each(&mut self, items: &[Node], look: impl Fn(&mut Self, &Node)) {
+    fn with_each_item(&mut self, items: &[Node], look: impl Fn(&mut Self, &Node)) {
         let end = self.path.len();
         for (index, item) in items.iter().enumerate() {
             // Writing to a string cannot fail.
@@ -43,52 +43,52 @@ impl<'a> Validator<'a> {
         }
     }
 
-    fn name<'s>(&'s self, otherwise: &'s str) -> &'s str {
-        last(&self.path, otherwise)
+    fn current_key<'s>(&'s self, otherwise: &'s str) -> &'s str {
+        last_path_part(&self.path, otherwise)
     }
 
-    fn say(&mut self, code: Code, span: Span, words: String) -> &mut Diagnostic {
-        self.found.push(Diagnostic::new(code, severity_of(code), span, words).at(self.path.as_str()));
-        let last = self.found.len() - 1;
-        &mut self.found[last]
+    fn report(&mut self, code: Code, span: Span, words: String) -> &mut Diagnostic {
+        self.diagnostics.push(Diagnostic::new(code, severity_of(code), span, words).at_path(self.path.as_str()));
+        let last = self.diagnostics.len() - 1;
+        &mut self.diagnostics[last]
     }
 
-    pub fn section(&mut self, node: &Node, section: &'static Section) {
+    pub fn validate_section(&mut self, node: &Node, section: &'static Section) {
         let Kind::Map(pairs) = &node.kind else {
             // An empty value under a key is what half-typed files look like: nothing is wrong yet.
             if !node.is_null() {
-                let words = format!("`{}` must be a map, found {}", self.name(section.name), node.describe());
-                self.say(codes::WRONG_TYPE, node.span, words);
+                let words = format!("`{}` must be a map, found {}", self.current_key(section.name), node.describe());
+                self.report(codes::WRONG_TYPE, node.span, words);
             }
             return;
         };
         for pair in pairs {
             let name = pair.key.value.as_str();
             if !name.starts_with("x-") {
-                self.below(name, |own| own.pair(pair, section, pairs));
+                self.with_key(name, |own| own.validate_pair(pair, section, pairs));
             }
         }
     }
 
-    fn pair(&mut self, pair: &Pair, section: &'static Section, all: &[Pair]) {
+    fn validate_pair(&mut self, pair: &Pair, section: &'static Section, all: &[Pair]) {
         let name = pair.key.value.as_str();
         let (known, appends) = match name.strip_prefix('+') {
-            Some(rest) => (find(section, rest), true),
-            None => (find(section, name), false),
+            Some(rest) => (find_key(section, rest), true),
+            None => (find_key(section, name), false),
         };
         match known {
-            Some(key) if appends && !is_list(&key.shape) => {
+            Some(key) if appends && !accepts_list(&key.shape) => {
                 let words = format!("`{name}` appends to a list, but `{}` is none", key.name);
-                self.say(codes::UNKNOWN_KEY, pair.key.span, words);
+                self.report(codes::UNKNOWN_KEY, pair.key.span, words);
             }
             // `null` removes what a lower layer wrote.
             Some(_) if pair.value.is_null() => {}
-            Some(key) => self.shape(&pair.value, &key.shape),
-            None => self.unknown_key(pair, section, all),
+            Some(key) => self.validate_shape(&pair.value, &key.shape),
+            None => self.report_unknown_key(pair, section, all),
         }
     }
 
-    fn unknown_key(&mut self, pair: &Pair, section: &'static Section, all: &[Pair]) {
+    fn report_unknown_key(&mut self, pair: &Pair, section: &'static Section, all: &[Pair]) {
         let name = pair.key.value.as_str();
         let free = |candidate: &&str| !all.iter().any(|other| other.key.value == **candidate);
         let keys: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
@@ -96,8 +96,11 @@ impl<'a> Validator<'a> {
         let near = synonym.or_else(|| nearest(name, keys.iter().copied()));
         let span = pair.key.span;
         let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        let found =
-            self.say(codes::UNKNOWN_KEY, span, format!("unknown key `{name}` in {}{hint}", article(section.name)));
+        let found = self.report(
+            codes::UNKNOWN_KEY,
+            span,
+            format!("unknown key `{name}` in {}{hint}", section_with_article(section.name)),
+        );
         if let Some(near) = near.filter(free) {
             // A synonym from another tool may have another shape; only a misspelling is safe to mend.
             let edit = Edit { span, text: near.to_owned() };
@@ -108,56 +111,58 @@ impl<'a> Validator<'a> {
         found.help = Some(if known.is_empty() { extension.to_owned() } else { format!("{known} {extension}") });
     }
 
-    fn shape(&mut self, node: &Node, shape: &'static Shape) {
+    fn validate_shape(&mut self, node: &Node, shape: &'static Shape) {
         match shape {
-            Shape::Any(shapes) => self.any(node, shapes),
-            Shape::Section(section) => self.section(node, section),
+            Shape::Any(shapes) => self.validate_any(node, shapes),
+            Shape::Section(section) => self.validate_section(node, section),
             Shape::List(inner) => match &node.kind {
-                Kind::List(items) => self.each(items, |own, item| own.shape(item, inner)),
-                _ => self.wrong(node, "a list"),
+                Kind::List(items) => self.with_each_item(items, |own, item| own.validate_shape(item, inner)),
+                _ => self.report_wrong_type(node, "a list"),
             },
             Shape::Map(inner) => match &node.kind {
                 Kind::Map(pairs) => {
                     for pair in pairs.iter().filter(|pair| !pair.value.is_null() && !pair.key.value.starts_with("x-")) {
-                        self.below(pair.key.value.trim_start_matches('+'), |own| own.shape(&pair.value, inner));
+                        self.with_key(pair.key.value.trim_start_matches('+'), |own| {
+                            own.validate_shape(&pair.value, inner);
+                        });
                     }
                 }
-                _ => self.wrong(node, "a map"),
+                _ => self.report_wrong_type(node, "a map"),
             },
-            Shape::Free => self.templates_within(node),
-            leaf => self.leaf(node, leaf),
+            Shape::Free => self.validate_nested_templates(node),
+            leaf => self.validate_scalar(node, leaf),
         }
     }
 
-    fn any(&mut self, node: &Node, shapes: &'static [Shape]) {
-        if let Some(fit) = shapes.iter().find(|shape| fits(node, shape)) {
-            return self.shape(node, fit);
+    fn validate_any(&mut self, node: &Node, shapes: &'static [Shape]) {
+        if let Some(fit) = shapes.iter().find(|shape| matches_shape(node, shape)) {
+            return self.validate_shape(node, fit);
         }
         if !node.is_null() {
-            let wanted = shapes.iter().map(noun).collect::<Vec<_>>().join(" or ");
-            self.wrong(node, &wanted);
+            let wanted = shapes.iter().map(expected_shape).collect::<Vec<_>>().join(" or ");
+            self.report_wrong_type(node, &wanted);
         }
     }
 
-    fn wrong(&mut self, node: &Node, wanted: &str) {
+    fn report_wrong_type(&mut self, node: &Node, wanted: &str) {
         if !node.is_null() {
-            let words = format!("`{}` must be {wanted}, found {}", self.name("this"), node.describe());
-            self.say(codes::WRONG_TYPE, node.span, words);
+            let words = format!("`{}` must be {wanted}, found {}", self.current_key("this"), node.describe());
+            self.report(codes::WRONG_TYPE, node.span, words);
         }
     }
 
-    fn leaf(&mut self, node: &Node, shape: &'static Shape) {
-        let Some(scalar) = node.as_scalar() else { return self.wrong(node, &noun(shape)) };
+    fn validate_scalar(&mut self, node: &Node, shape: &'static Shape) {
+        let Some(scalar) = node.as_scalar() else { return self.report_wrong_type(node, &expected_shape(shape)) };
         if scalar.is_null() {
             return;
         }
-        self.braces(node, scalar);
-        let name = self.name("this");
+        self.check_foreign_braces(node, scalar);
+        let name = self.current_key("this");
         let bad = |words: String| Some((codes::BAD_VALUE, words));
         let problem = match shape {
             Shape::Bool => match scalar.value {
                 Value::Bool(_) => None,
-                _ if scalar.is_old_boolean() => Some((
+                _ if scalar.is_yaml_1_1_boolean() => Some((
                     codes::OLD_BOOLEAN,
                     format!("`{name}` must be true or false; `{}` is text in YAML 1.2", scalar.text),
                 )),
@@ -169,20 +174,28 @@ impl<'a> Validator<'a> {
                 _ => Some((codes::WRONG_TYPE, format!("`{name}` must be a whole number, found {}", node.describe()))),
             },
             Shape::Choice(words) if !words.contains(&scalar.text.as_str()) => {
-                return self.choice(node, scalar, words);
+                return self.report_invalid_choice(node, scalar, words);
             }
-            Shape::Duration => units::duration(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
-            Shape::Bytes => units::bytes(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
-            Shape::Cpu => units::cpu_milli(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
-            Shape::Date => units::date(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}"))),
+            Shape::Duration => {
+                quantities::parse_duration(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}")))
+            }
+            Shape::Bytes => {
+                quantities::parse_bytes(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}")))
+            }
+            Shape::Cpu => {
+                quantities::parse_cpu_milli(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}")))
+            }
+            Shape::Date => {
+                quantities::parse_date(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}")))
+            }
             Shape::Template => {
-                self.template(node, scalar);
+                self.validate_template(node, scalar);
                 None
             }
             _ => None,
         };
         if let Some((code, words)) = problem {
-            let found = self.say(code, node.span, words);
+            let found = self.report(code, node.span, words);
             if code == codes::OLD_BOOLEAN {
                 let meant = ["yes", "on", "y"].contains(&scalar.text.to_ascii_lowercase().as_str());
                 *found = found.clone().fix(
@@ -195,10 +208,11 @@ impl<'a> Validator<'a> {
         }
     }
 
-    fn choice(&mut self, node: &Node, scalar: &Scalar, words: &'static [&'static str]) {
+    fn report_invalid_choice(&mut self, node: &Node, scalar: &Scalar, words: &'static [&'static str]) {
         let near = nearest(&scalar.text, words.iter().copied());
-        let text = format!("`{}` must be one of {}, found {}", self.name("this"), words.join(", "), node.describe());
-        let found = self.say(codes::BAD_VALUE, node.span, text);
+        let text =
+            format!("`{}` must be one of {}, found {}", self.current_key("this"), words.join(", "), node.describe());
+        let found = self.report(codes::BAD_VALUE, node.span, text);
         if let Some(near) = near {
             *found = found.clone().fix(
                 format!("change it to `{near}`"),
@@ -208,34 +222,34 @@ impl<'a> Validator<'a> {
         }
     }
 
-    fn template(&mut self, node: &Node, scalar: &Scalar) {
+    fn validate_template(&mut self, node: &Node, scalar: &Scalar) {
         if !scalar.text.contains('$') {
             return;
         }
         for problem in template::parse(&scalar.text, node.span, scalar.quoted).1 {
-            let found = self.say(codes::BAD_TEMPLATE, problem.span, problem.words);
+            let found = self.report(codes::BAD_TEMPLATE, problem.span, problem.message);
             found.help = Some("A placeholder is `${scope.name.field}`; write `$$` for a dollar sign.".into());
         }
     }
 
     /// `{{ x }}` is a map of a map in YAML and somebody else's template in people's minds.
-    fn braces(&mut self, node: &Node, scalar: &Scalar) {
+    fn check_foreign_braces(&mut self, node: &Node, scalar: &Scalar) {
         if scalar.text.contains("{{") && !self.path.starts_with("patches") {
             let words = "`{{ }}` belongs to another tool; pdev would pass it on as it is".to_owned();
-            let found = self.say(codes::TEMPLATE_BRACES, node.span, words);
+            let found = self.report(codes::TEMPLATE_BRACES, node.span, words);
             found.severity = Severity::Warning;
             found.help = Some("pdev's placeholders are `${scope.name.field}`.".into());
         }
     }
 
-    fn templates_within(&mut self, node: &Node) {
+    fn validate_nested_templates(&mut self, node: &Node) {
         match &node.kind {
-            Kind::Scalar(scalar) if scalar.value == Value::Text => self.template(node, scalar),
+            Kind::Scalar(scalar) if scalar.value == Value::Text => self.validate_template(node, scalar),
             Kind::Scalar(_) => {}
-            Kind::List(items) => self.each(items, Self::templates_within),
+            Kind::List(items) => self.with_each_item(items, Self::validate_nested_templates),
             Kind::Map(pairs) => {
                 for pair in pairs {
-                    self.below(&pair.key.value, |own| own.templates_within(&pair.value));
+                    self.with_key(&pair.key.value, |own| own.validate_nested_templates(&pair.value));
                 }
             }
         }
@@ -246,20 +260,20 @@ fn severity_of(code: Code) -> Severity {
     codes::ALL.iter().find(|entry| entry.code == code).map_or(Severity::Error, |entry| entry.severity)
 }
 
-fn is_list(shape: &Shape) -> bool {
+fn accepts_list(shape: &Shape) -> bool {
     match shape {
         Shape::List(_) | Shape::Free => true,
-        Shape::Any(shapes) => shapes.iter().any(is_list),
+        Shape::Any(shapes) => shapes.iter().any(accepts_list),
         _ => false,
     }
 }
 
 /// Whether a node has the outer form of a shape; its inside is checked afterwards.
-fn fits(node: &Node, shape: &Shape) -> bool {
+fn matches_shape(node: &Node, shape: &Shape) -> bool {
     match shape {
         Shape::Section(_) | Shape::Map(_) => matches!(node.kind, Kind::Map(_)),
         Shape::List(_) => matches!(node.kind, Kind::List(_)),
-        Shape::Any(shapes) => shapes.iter().any(|shape| fits(node, shape)),
+        Shape::Any(shapes) => shapes.iter().any(|shape| matches_shape(node, shape)),
         Shape::Free => true,
         Shape::Integer { .. } => node.as_scalar().is_some_and(|scalar| matches!(scalar.value, Value::Integer(_))),
         Shape::Bool => node.as_scalar().is_some_and(|scalar| matches!(scalar.value, Value::Bool(_))),
@@ -267,7 +281,7 @@ fn fits(node: &Node, shape: &Shape) -> bool {
     }
 }
 
-fn noun(shape: &Shape) -> String {
+fn expected_shape(shape: &Shape) -> String {
     match shape {
         Shape::Text | Shape::Template => "text".into(),
         Shape::Bool => "true or false".into(),
@@ -280,12 +294,12 @@ fn noun(shape: &Shape) -> String {
         Shape::Choice(words) => format!("one of {}", words.join(", ")),
         Shape::List(_) => "a list".into(),
         Shape::Map(_) | Shape::Section(_) => "a map".into(),
-        Shape::Any(shapes) => shapes.iter().map(noun).collect::<Vec<_>>().join(" or "),
+        Shape::Any(shapes) => shapes.iter().map(expected_shape).collect::<Vec<_>>().join(" or "),
         Shape::Free => "anything".into(),
     }
 }
 
-fn article(name: &str) -> String {
+fn section_with_article(name: &str) -> String {
     match name {
         "manifest" => "the manifest".to_owned(),
         "app" | "health" | "security" | "size" | "stop" | "raw" | "names" | "guardrails" => format!("`{name}`"),
@@ -294,10 +308,10 @@ fn article(name: &str) -> String {
     }
 }
 
-pub(crate) fn join(path: &str, name: &str) -> String {
+pub(crate) fn join_path(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-fn last<'a>(path: &'a str, otherwise: &'a str) -> &'a str {
+fn last_path_part<'a>(path: &'a str, otherwise: &'a str) -> &'a str {
     path.rsplit('.').next().filter(|name| !name.is_empty()).unwrap_or(otherwise)
 }

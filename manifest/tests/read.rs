@@ -3,18 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use manifest::model::{Command, Condition, PortProtocol, Runtime, When};
-use manifest::{Diagnostic, FileProblem, Files, Selected, Set, Severity, read};
+use manifest::model::{Command, Condition, JobTiming, PortProtocol, Runtime};
+use manifest::{Diagnostic, EffectiveManifest, FileProblem, Files, SetOverride, Severity, read};
 
-struct Memory(BTreeMap<String, Vec<u8>>);
+struct MemoryFiles(BTreeMap<String, Vec<u8>>);
 
-impl Memory {
-    fn one(text: &str) -> Self {
+impl MemoryFiles {
+    fn with_manifest(text: &str) -> Self {
         Self(BTreeMap::from([("pdev.yaml".to_owned(), text.as_bytes().to_vec())]))
     }
 }
 
-impl Files for Memory {
+impl Files for MemoryFiles {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         self.0.get(path).cloned().ok_or(FileProblem::Missing)
     }
@@ -24,8 +24,8 @@ impl Files for Memory {
     }
 }
 
-fn select(text: &str) -> Selected {
-    read("pdev.yaml", &Memory::one(text)).select(None, &[])
+fn read_and_select(text: &str) -> EffectiveManifest {
+    read("pdev.yaml", &MemoryFiles::with_manifest(text)).select(None, &[])
 }
 
 fn corpus() -> Vec<(String, String)> {
@@ -45,7 +45,7 @@ fn corpus() -> Vec<(String, String)> {
     found
 }
 
-fn errors(found: &[Diagnostic]) -> Vec<String> {
+fn error_messages(found: &[Diagnostic]) -> Vec<String> {
     found
         .iter()
         .filter(|one| one.severity == Severity::Error)
@@ -54,25 +54,25 @@ fn errors(found: &[Diagnostic]) -> Vec<String> {
 }
 
 #[test]
-fn the_corpus_is_clean_and_fits_the_schema() {
+fn corpus_has_no_errors_and_matches_the_schema() {
     let schema = jsonschema::validator_for(&manifest::schema::json_schema()).unwrap();
     for (name, text) in corpus() {
-        let selected = select(&text);
-        assert_eq!(errors(&selected.diagnostics), Vec::<String>::new(), "{name}");
+        let selected = read_and_select(&text);
+        assert_eq!(error_messages(&selected.diagnostics), Vec::<String>::new(), "{name}");
         let tree = manifest::syntax::parse(&text, manifest::FileId(0)).root.unwrap();
-        let value = json(&tree);
+        let value = to_json(&tree);
         let wrong: Vec<String> =
             schema.iter_errors(&value).map(|error| format!("{error} at {}", error.instance_path())).collect();
         assert_eq!(wrong, Vec::<String>::new(), "{name} against the schema");
     }
 }
 
-fn json(node: &manifest::syntax::Node) -> serde_json::Value {
+fn to_json(node: &manifest::syntax::Node) -> serde_json::Value {
     use manifest::syntax::{Kind, Value};
     match &node.kind {
-        Kind::List(items) => items.iter().map(json).collect(),
+        Kind::List(items) => items.iter().map(to_json).collect(),
         Kind::Map(pairs) => {
-            serde_json::Value::Object(pairs.iter().map(|pair| (pair.key.value.clone(), json(&pair.value))).collect())
+            serde_json::Value::Object(pairs.iter().map(|pair| (pair.key.value.clone(), to_json(&pair.value))).collect())
         }
         Kind::Scalar(scalar) => match scalar.value {
             Value::Null => serde_json::Value::Null,
@@ -85,9 +85,9 @@ fn json(node: &manifest::syntax::Node) -> serde_json::Value {
 }
 
 #[test]
-fn the_typical_manifest_decodes_whole() {
+fn typical_manifest_decodes_completely() {
     let (_, text) = corpus().into_iter().find(|(name, _)| name == "typical.yaml").unwrap();
-    let selected = select(&text);
+    let selected = read_and_select(&text);
     let found = &selected.manifest;
     assert_eq!(found.app.name.value, "shop");
     let api = &found.services["api"].value;
@@ -101,7 +101,7 @@ fn the_typical_manifest_decodes_whole() {
     assert_eq!(web.runtime.as_ref().unwrap().value, Runtime::Process, "the overlay of `local`");
     assert!(matches!(web.process.as_ref().unwrap().command, Some(Command::Arguments(ref words)) if words.len() == 3));
     assert_eq!(web.needs["api"].value.condition, Condition::Healthy);
-    assert_eq!(found.jobs["migrate"].value.when, When::Before);
+    assert_eq!(found.jobs["migrate"].value.when, JobTiming::Before);
     assert_eq!(found.resources["db"].value.uses.value, "postgres@16");
     assert_eq!(found.waivers[0].expires.value.year, 2027);
     assert_eq!(found.environment.runtime.as_ref().unwrap().value, Runtime::Docker);
@@ -112,16 +112,17 @@ fn the_typical_manifest_decodes_whole() {
 }
 
 #[test]
-fn layers_lie_in_order_and_keep_their_lines() {
-    let files = Memory(BTreeMap::from([
+fn layers_merge_in_order_and_keep_their_spans() {
+    let files = MemoryFiles(BTreeMap::from([
         ("pdev.yaml".to_owned(), b"pdev: 1\napp: x\ninclude: [common/base.yaml]\nservices:\n  web: { image: a, env: { A: base, B: base } }\nenvironments:\n  ci: { runtime: process, services: { web: { env: { B: ci, A: null }, +routes: [/b] } } }\n".to_vec()),
         ("common/base.yaml".to_owned(), b"services:\n  web: { image: included, restart: never, routes: [/a], env: { C: included } }\n".to_vec()),
     ]));
     let reading = read("pdev.yaml", &files);
-    let sets = [Set::parse("services.web.env.D=[1]").unwrap(), Set::parse("services.web.port=81").unwrap()];
+    let sets =
+        [SetOverride::parse("services.web.env.D=[1]").unwrap(), SetOverride::parse("services.web.port=81").unwrap()];
     let selected = reading.select(Some("ci"), &sets);
     assert_eq!(
-        errors(&selected.diagnostics),
+        error_messages(&selected.diagnostics),
         ["PD0111 `D` must be text or a whole number or true or false, found a list"]
     );
     let web = &selected.manifest.services["web"].value;
@@ -138,7 +139,7 @@ fn layers_lie_in_order_and_keep_their_lines() {
 
 #[test]
 fn all_problems_are_found_in_one_run() {
-    let selected = select(
+    let selected = read_and_select(
         "pdev: 1\napp: My App\nservices:\n  web: { imag: x, port: 80800, health: healthz, needs: { dbb: healthy } }\n  api: { replicas: two }\nresources:\n  db: { uses: postgres@16 }\n",
     );
     let codes: Vec<&str> = selected.diagnostics.iter().map(|one| one.code.0).collect();
@@ -152,7 +153,7 @@ fn all_problems_are_found_in_one_run() {
 }
 
 #[test]
-fn half_typed_text_keeps_everything_else() {
+fn half_typed_unit_keeps_the_other_units() {
     let whole =
         "pdev: 1\napp: x\nservices:\n  a: { image: one }\n@\n  c: { image: three }\njobs:\n  j: { image: four }\n";
     for typed in [
@@ -169,27 +170,27 @@ fn half_typed_text_keeps_everything_else() {
         "  b: { image: two, env: { A: 1 }",
     ] {
         let text = whole.replace('@', typed);
-        let selected = select(&text);
+        let selected = read_and_select(&text);
         let names: Vec<&String> = selected.manifest.services.keys().collect();
         assert!(
             names.iter().any(|name| *name == "a"),
             "{typed:?} lost a: {names:?} {:?}",
-            errors(&selected.diagnostics)
+            error_messages(&selected.diagnostics)
         );
         assert!(
             names.iter().any(|name| *name == "c"),
             "{typed:?} lost c: {names:?} {:?}",
-            errors(&selected.diagnostics)
+            error_messages(&selected.diagnostics)
         );
         assert!(selected.manifest.jobs.contains_key("j"), "{typed:?} lost j");
     }
 }
 
 #[test]
-fn every_prefix_of_every_file_is_read() {
+fn every_prefix_reads_with_spans_in_bounds() {
     for (name, text) in corpus() {
         for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
-            let selected = select(&text[..end]);
+            let selected = read_and_select(&text[..end]);
             for found in &selected.diagnostics {
                 assert!(found.span.range().end <= text.len().max(end), "{name} at {end}: {found:?}");
             }
@@ -198,7 +199,7 @@ fn every_prefix_of_every_file_is_read() {
 }
 
 #[test]
-fn bytes_at_random_are_no_panic() {
+fn random_text_does_not_panic() {
     let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
     let alphabet: Vec<char> = "abc:-[]{}\"'#&*|>!%@` \n\n\t  ,?${}.1é\u{feff}".chars().collect();
     for _ in 0..2_000 {
@@ -207,52 +208,54 @@ fn bytes_at_random_are_no_panic() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             text.push(alphabet[(state >> 33) as usize % alphabet.len()]);
         }
-        drop(select(&text));
+        drop(read_and_select(&text));
     }
 }
 
 #[test]
-fn hostile_files_end() {
+fn hostile_files_are_rejected() {
     let mut bomb = String::from("pdev: 1\napp: x\nx-a: &a [x,x,x,x,x,x,x,x,x,x]\n");
     for (name, before) in ["b", "c", "d", "e", "f", "g", "h"].iter().zip(["a", "b", "c", "d", "e", "f", "g"]) {
         bomb.push_str(&format!("x-{name}: &{name} [*{before},*{before},*{before},*{before},*{before},*{before},*{before},*{before},*{before}]\n"));
     }
-    assert!(errors(&select(&bomb).diagnostics).iter().any(|found| found.starts_with("PD0105")));
+    assert!(error_messages(&read_and_select(&bomb).diagnostics).iter().any(|found| found.starts_with("PD0105")));
     let deep = format!("pdev: 1\nx-a: {}{}", "[".repeat(5_000), "]".repeat(5_000));
-    assert!(!select(&deep).diagnostics.is_empty());
-    let files = Memory(BTreeMap::from([
+    assert!(!read_and_select(&deep).diagnostics.is_empty());
+    let files = MemoryFiles(BTreeMap::from([
         ("pdev.yaml".to_owned(), b"pdev: 1\napp: x\ninclude: [a.yaml]\n".to_vec()),
         ("a.yaml".to_owned(), b"include: [pdev.yaml, none.yaml]\n".to_vec()),
     ]));
-    let found = errors(&read("pdev.yaml", &files).select(None, &[]).diagnostics);
+    let found = error_messages(&read("pdev.yaml", &files).select(None, &[]).diagnostics);
     assert!(
         found.iter().any(|one| one.starts_with("PD0108")) && found.iter().any(|one| one.starts_with("PD0107")),
         "{found:?}"
     );
-    let latin = Memory(BTreeMap::from([(
+    let latin = MemoryFiles(BTreeMap::from([(
         "pdev.yaml".to_owned(),
         b"pdev: 1\napp: x\nservices: { web: { image: caf\xe9 } }\n".to_vec(),
     )]));
     assert!(
-        errors(&read("pdev.yaml", &latin).select(None, &[]).diagnostics).iter().any(|one| one.starts_with("PD0103"))
+        error_messages(&read("pdev.yaml", &latin).select(None, &[]).diagnostics)
+            .iter()
+            .any(|one| one.starts_with("PD0103"))
     );
 }
 
 #[test]
-fn cycles_are_told_once_with_the_way_round() {
-    let found = errors(&select("pdev: 1\napp: x\nservices:\n  a: { image: i, needs: [b] }\n  b: { image: i, needs: [c] }\n  c: { image: i, needs: [a] }\n").diagnostics);
+fn needs_cycle_is_reported_once_with_its_path() {
+    let found = error_messages(&read_and_select("pdev: 1\napp: x\nservices:\n  a: { image: i, needs: [b] }\n  b: { image: i, needs: [c] }\n  c: { image: i, needs: [a] }\n").diagnostics);
     assert_eq!(found, ["PD0122 these wait for one another: a -> b -> c -> a"]);
 }
 
 #[test]
-fn twenty_thousand_lines_are_read_in_time() {
+fn twenty_thousand_lines_read_within_three_seconds() {
     let mut text = String::from("pdev: 1\napp: big\nservices:\n");
     for n in 0..2_000 {
         text.push_str(&format!(
             "  s{n}:\n    image: example/service:{n}\n    port: 8080\n    health: /healthz\n    env:\n      A: \"${{env.HOME:-x}}\"\n      B: two\n      C: three\n    size: {{ cpu: 250m, memory: 256Mi }}\n    routes: [\"/r{n}\"]\n"
         ));
     }
-    let files = Memory::one(&text);
+    let files = MemoryFiles::with_manifest(&text);
     let begun = std::time::Instant::now();
     let selected = read("pdev.yaml", &files).select(None, &[]);
     let taken = begun.elapsed();
@@ -263,9 +266,9 @@ fn twenty_thousand_lines_are_read_in_time() {
 }
 
 #[test]
-fn the_reference_page_is_what_the_code_says() {
+fn reference_page_matches_the_code() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/manifest.md");
-    let now = manifest::reference::markdown();
+    let now = manifest::reference_page::markdown();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, &now).unwrap();
     }

@@ -10,12 +10,12 @@ use std::time::Instant;
 use manifest::model::Date;
 use manifest::{FileProblem, Files};
 use plan::application::{PreviewId, PreviewName, RuntimeKind};
-use plan::check::{Question, check};
+use plan::check::{CheckOptions, check};
 use plan::load::{LoadOptions, load};
-use plan::resolve::{Context, Git, findings, required_ports, resolve};
+use plan::resolve::{Git, ResolveInputs, diagnose, required_ports, resolve};
 
 /// The manifest of `tests/bench`: services of eight lines, each calling the one before it and a database.
-fn text(lines: usize) -> String {
+fn generate_manifest(lines: usize) -> String {
     let mut text = String::from("pdev: 1\napp: long\nresources:\n  db: { uses: postgres@16 }\nservices:\n");
     for number in 0..(lines - 3) / 9 {
         let before = number.saturating_sub(1);
@@ -30,9 +30,9 @@ fn text(lines: usize) -> String {
     text
 }
 
-struct One(String);
+struct SingleFile(String);
 
-impl Files for One {
+impl Files for SingleFile {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         if path == "pdev.yaml" { Ok(self.0.clone().into_bytes()) } else { Err(FileProblem::Missing) }
     }
@@ -42,8 +42,8 @@ impl Files for One {
     }
 }
 
-fn context(ports: BTreeMap<(String, String), u16>) -> Context {
-    Context {
+fn resolve_inputs(ports: BTreeMap<(String, String), u16>) -> ResolveInputs {
+    ResolveInputs {
         preview: PreviewName {
             id: PreviewId("bench".into()),
             app: "long".into(),
@@ -62,7 +62,7 @@ fn context(ports: BTreeMap<(String, String), u16>) -> Context {
 }
 
 /// The fastest of `rounds`, in milliseconds.
-fn least<T>(rounds: usize, work: impl Fn() -> T) -> f64 {
+fn fastest_ms<T>(rounds: usize, work: impl Fn() -> T) -> f64 {
     let took = (0..rounds).map(|_| {
         let begun = Instant::now();
         black_box(work());
@@ -77,21 +77,21 @@ fn main() {
         "lines", "parse", "read", "load", "ports", "findings", "everything", "check"
     );
     for (lines, rounds) in [(200, 200), (2_000, 40), (20_000, 8)] {
-        let text = text(lines);
-        let files = One(text.clone());
+        let text = generate_manifest(lines);
+        let files = SingleFile(text.clone());
         let options = LoadOptions::default();
-        let parse = least(rounds, || manifest::syntax::parse(&text, manifest::FileId(0)));
-        let read = least(rounds, || manifest::read("pdev.yaml", &files).select(None, &[]));
-        let whole = least(rounds, || load("pdev.yaml", &files, &options));
+        let parse = fastest_ms(rounds, || manifest::syntax::parse(&text, manifest::FileId(0)));
+        let read = fastest_ms(rounds, || manifest::read("pdev.yaml", &files).select(None, &[]));
+        let whole = fastest_ms(rounds, || load("pdev.yaml", &files, &options));
         let loaded = load("pdev.yaml", &files, &options);
-        let ports = least(rounds, || required_ports(&loaded, RuntimeKind::Docker));
+        let ports = fastest_ms(rounds, || required_ports(&loaded, RuntimeKind::Docker));
         let wishes = required_ports(&loaded, RuntimeKind::Docker).into_iter().zip(20_000_u16..);
         let wishes: BTreeMap<_, _> = wishes.map(|(wish, port)| ((wish.unit, wish.port), port)).collect();
-        let context = context(wishes);
-        let found = least(rounds, || findings(&loaded, &context, &|_| true));
-        let everything = least(rounds, || resolve(&loaded, &context));
+        let context = resolve_inputs(wishes);
+        let found = fastest_ms(rounds, || diagnose(&loaded, &context, &|_| true));
+        let everything = fastest_ms(rounds, || resolve(&loaded, &context));
         // Reading, and resolving for every runtime in question.
-        let check = least(rounds, || check("pdev.yaml", &files, &Question::default()));
+        let check = fastest_ms(rounds, || check("pdev.yaml", &files, &CheckOptions::default()));
         println!(
             "{lines:>7} {parse:>9.2} {read:>9.2} {whole:>9.2} {ports:>9.2} {found:>9.2} {everything:>10.2} {check:>9.2}"
         );

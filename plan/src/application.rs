@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use manifest::model::{Condition, PortProtocol, Restart, When};
+pub use manifest::model::{Condition, JobTiming, PortProtocol, RestartPolicy};
 
 /// A stable id of (repository, worktree, environment): 16 characters of base32, lower case.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -83,16 +83,16 @@ pub struct Unit {
     pub health: Health,
     pub needs: BTreeMap<UnitName, Condition>,
     pub stop: Stop,
-    pub restart: Restart,
+    pub restart: RestartPolicy,
     /// For jobs.
-    pub when: When,
+    pub when: JobTiming,
     pub timeout: Option<Duration>,
     /// For resources: module, version and where it came from (`postgres 16.2.0 (built-in)`).
     pub module: Option<String>,
     /// What the user asked for, hashed: without pdev's version and without the path of the checkout. Build inputs are
     /// not in it (the driver adds the image's identity).
     pub hash: String,
-    pub support: Support,
+    pub support: SupportLevel,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -103,7 +103,7 @@ pub struct EnvValue {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Support {
+pub enum SupportLevel {
     Paved,
     Adjusted,
     OffRoad,
@@ -112,9 +112,9 @@ pub enum Support {
 #[derive(Clone, PartialEq, Debug)]
 pub struct UnitPort {
     /// What the program listens on inside its container; for a process the same as `host`, given to it as `PORT`.
-    pub inside: u16,
+    pub listen_port: u16,
     /// The port on 127.0.0.1 where everything outside reaches it.
-    pub host: u16,
+    pub host_port: u16,
     pub protocol: PortProtocol,
 }
 
@@ -149,7 +149,7 @@ pub struct Container {
     /// patches, without `Image`, without pdev's labels, without environment and without host ports: the driver adds them.
     /// A source in `HostConfig.Binds` that starts with `./` or `../` is relative to the manifest's folder: the driver
     /// makes it absolute.
-    pub create: serde_json::Value,
+    pub create_body: serde_json::Value,
     /// Names on the preview's network, the unit's own first.
     pub aliases: Vec<String>,
     /// Names of units that run as local processes and that this container may call: the driver maps each name to
@@ -203,7 +203,7 @@ pub struct ProcessSpec {
     /// Small files written before start, relative to the data folder (a module's configuration).
     pub files: BTreeMap<String, String>,
     /// Program names and where else than on `PATH` to look (`/usr/lib/postgresql/*/bin`, newest first).
-    pub search: Vec<String>,
+    pub search_paths: Vec<String>,
     /// What to install when a program is absent: `postgresql (Debian, Ubuntu: apt install postgresql)`.
     pub install_hint: Option<String>,
 }

@@ -10,7 +10,7 @@ mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::application::{Application, Body, Condition, Role, RuntimeKind, Unit, UnitName, When};
+use crate::application::{Application, Body, Condition, JobTiming, Role, RuntimeKind, Unit, UnitName};
 use crate::hash;
 use crate::observed::{Images, Observed, ObservedUnit, RunState};
 use crate::step::{Action, Cause, Plan, StepId};
@@ -25,20 +25,20 @@ pub struct CompareOptions {
     /// Replace everything, changed or not.
     pub force: bool,
     /// Touch only these units; whatever else exists stays as it is. Everything when `None`.
-    pub chosen: Option<BTreeSet<UnitName>>,
+    pub selected_units: Option<BTreeSet<UnitName>>,
     /// Jobs to run now, even those that are done or that nobody but `pdev run` starts.
-    pub due: BTreeSet<UnitName>,
+    pub jobs_to_run: BTreeSet<UnitName>,
 }
 
 impl CompareOptions {
-    fn touches(&self, unit: &str) -> bool {
-        self.chosen.as_ref().is_none_or(|chosen| chosen.contains(unit))
+    fn is_selected(&self, unit: &str) -> bool {
+        self.selected_units.as_ref().is_none_or(|chosen| chosen.contains(unit))
     }
 }
 
 /// Makes a job's hash depend on the contents of its `inputs`, hashed by the caller (only it can read files). Call it
 /// before [`compare`], so that the label written at creation holds them too.
-pub fn fold_job_inputs(application: &mut Application, job_inputs: &BTreeMap<UnitName, String>) {
+pub fn include_job_inputs(application: &mut Application, job_inputs: &BTreeMap<UnitName, String>) {
     for (name, inputs) in job_inputs {
         if let Some(unit) = application.units.get_mut(name) {
             unit.hash = hash::with_inputs(&unit.hash, inputs);
@@ -54,26 +54,26 @@ pub fn compare(desired: &Application, observed: &Observed, images: &Images, opti
         observed,
         images,
         options,
-        verdicts: verdict::all(desired, observed, images, options),
+        verdicts: verdict::decide_all(desired, observed, images, options),
         steps: Steps::default(),
-        prepared: BTreeMap::new(),
-        removed: BTreeMap::new(),
-        strays: Vec::new(),
-        ended: BTreeMap::new(),
-        port_freed: BTreeMap::new(),
-        volumes: BTreeMap::new(),
-        network: None,
+        image_steps: BTreeMap::new(),
+        removal_steps: BTreeMap::new(),
+        stray_removal_steps: Vec::new(),
+        milestones: BTreeMap::new(),
+        port_release_steps: BTreeMap::new(),
+        volume_steps: BTreeMap::new(),
+        network_step: None,
     };
-    comparison.common_ground();
-    comparison.prepare_images();
-    comparison.remove_what_goes();
-    let order = starting_order(desired);
+    comparison.add_network_and_volume_steps();
+    comparison.add_image_steps();
+    comparison.add_obsolete_removals();
+    let order = start_order(desired);
     for name in &order {
         if let Some(unit) = desired.units.get(name) {
-            comparison.bring_up(unit);
+            comparison.add_unit_steps(unit);
         }
     }
-    comparison.remove_unused_network();
+    comparison.add_unused_network_removal();
     comparison.steps.into_plan()
 }
 
@@ -91,67 +91,67 @@ struct Comparison<'a> {
     options: &'a CompareOptions,
     verdicts: BTreeMap<&'a str, Verdict>,
     steps: Steps,
-    prepared: BTreeMap<&'a str, StepId>,
+    image_steps: BTreeMap<&'a str, StepId>,
     /// The removal of a unit's old object.
-    removed: BTreeMap<&'a str, StepId>,
+    removal_steps: BTreeMap<&'a str, StepId>,
     /// Removals of second objects; the unit's own creation waits, because names may clash.
-    strays: Vec<(&'a str, StepId)>,
-    ended: BTreeMap<&'a str, Milestones>,
+    stray_removal_steps: Vec<(&'a str, StepId)>,
+    milestones: BTreeMap<&'a str, Milestones>,
     /// Host port -> the step after which nobody of this preview holds it any more.
-    port_freed: BTreeMap<u16, Vec<StepId>>,
-    volumes: BTreeMap<&'a str, StepId>,
-    network: Option<StepId>,
+    port_release_steps: BTreeMap<u16, Vec<StepId>>,
+    volume_steps: BTreeMap<&'a str, StepId>,
+    network_step: Option<StepId>,
 }
 
 impl<'a> Comparison<'a> {
-    fn common_ground(&mut self) {
-        let has_containers = self.desired.units.values().any(|unit| self.is_due(unit) && is_container(unit));
+    fn add_network_and_volume_steps(&mut self) {
+        let has_containers = self.desired.units.values().any(|unit| self.should_run(unit) && is_container(unit));
         if has_containers && self.observed.networks.is_empty() {
-            self.network = Some(self.steps.add(Action::CreateNetwork, Vec::new(), Cause::Absent));
+            self.network_step = Some(self.steps.add(Action::CreateNetwork, Vec::new(), Cause::Absent));
         }
         for volume in self.desired.volumes.keys().filter(|volume| !self.observed.volumes.contains(*volume)) {
             let action = Action::CreateVolume { volume: volume.clone() };
             let id = self.steps.add(action, Vec::new(), Cause::Absent);
-            self.volumes.insert(volume, id);
+            self.volume_steps.insert(volume, id);
         }
     }
 
     /// Units with the same source are prepared one after the other: the second finds the first one's result.
-    fn prepare_images(&mut self) {
+    fn add_image_steps(&mut self) {
         let mut same_source: BTreeMap<String, StepId> = BTreeMap::new();
         for (name, unit) in &self.desired.units {
-            let Some(reason) = self.images.stale.get(name).filter(|_| self.is_due(unit)) else { continue };
+            let Some(reason) = self.images.stale.get(name).filter(|_| self.should_run(unit)) else { continue };
             let source = source_key(unit);
             let after = same_source.get(&source).copied().into_iter().collect();
             let action = Action::PrepareImage { unit: name.clone(), runtime: unit.body.runtime() };
             let id = self.steps.add(action, after, Cause::ImageStale { reason: reason.clone() });
             same_source.insert(source, id);
-            self.prepared.insert(name, id);
+            self.image_steps.insert(name, id);
         }
     }
 
     /// Old objects of replaced units, units that left the manifest, strays. A replaced unit keeps running until its
     /// new image is there, so a failing build costs nothing.
-    fn remove_what_goes(&mut self) {
-        for stray in self.observed.strays.iter().filter(|stray| self.options.touches(&stray.name)) {
-            let id = self.remove(stray, Vec::new(), &Cause::Stray);
-            self.note_freed_ports(stray, id);
-            self.strays.push((&stray.name, id));
+    fn add_obsolete_removals(&mut self) {
+        for stray in self.observed.strays.iter().filter(|stray| self.options.is_selected(&stray.name)) {
+            let id = self.add_removal_steps(stray, Vec::new(), &Cause::Stray);
+            self.record_freed_ports(stray, id);
+            self.stray_removal_steps.push((&stray.name, id));
         }
-        for (name, old) in self.observed.units.iter().filter(|(name, _)| self.options.touches(name)) {
+        for (name, old) in self.observed.units.iter().filter(|(name, _)| self.options.is_selected(name)) {
             let cause = match self.verdicts.get(name.as_str()) {
                 None => Cause::Removed,
                 Some(Verdict::Replace(cause)) => cause.clone(),
                 Some(_) => continue,
             };
-            let after = self.prepared.get(name.as_str()).copied().into_iter().collect();
-            let id = self.remove(old, after, &cause);
-            self.note_freed_ports(old, id);
-            self.removed.insert(name, id);
+            let after = self.image_steps.get(name.as_str()).copied().into_iter().collect();
+            let id = self.add_removal_steps(old, after, &cause);
+            self.record_freed_ports(old, id);
+            self.removal_steps.insert(name, id);
         }
     }
 
-    fn remove(&mut self, old: &ObservedUnit, after: Vec<StepId>, cause: &Cause) -> StepId {
+    fn add_removal_steps(&mut self, old: &ObservedUnit, after: Vec<StepId>, cause: &Cause) -> StepId {
         let (unit, runtime) = (old.name.clone(), old.runtime);
         let removal = Action::Remove { unit: unit.clone(), runtime, handle: old.handle.clone() };
         // A stray is removed by its handle while running: stopping by name would stop the unit itself.
@@ -163,44 +163,44 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn note_freed_ports(&mut self, old: &ObservedUnit, removal: StepId) {
+    fn record_freed_ports(&mut self, old: &ObservedUnit, removal: StepId) {
         for port in old.host_ports.values() {
-            self.port_freed.entry(*port).or_default().push(removal);
+            self.port_release_steps.entry(*port).or_default().push(removal);
         }
     }
 
-    fn bring_up(&mut self, unit: &'a Unit) {
+    fn add_unit_steps(&mut self, unit: &'a Unit) {
         let name = unit.name.as_str();
         let Some(verdict) = self.verdicts.get(name).cloned() else { return };
         let milestones = match verdict {
             Verdict::Leave => Milestones::default(),
-            Verdict::Await => Milestones { started: None, ready: Some(self.wait(unit, Vec::new())) },
+            Verdict::Await => Milestones { started: None, ready: Some(self.add_wait_step(unit, Vec::new())) },
             Verdict::Connect => {
                 let action = Action::Connect { unit: unit.name.clone(), runtime: unit.body.runtime() };
-                let connected = self.steps.add(action, self.network.into_iter().collect(), Cause::LostNetwork);
-                Milestones { started: Some(connected), ready: Some(self.wait(unit, vec![connected])) }
+                let connected = self.steps.add(action, self.network_step.into_iter().collect(), Cause::LostNetwork);
+                Milestones { started: Some(connected), ready: Some(self.add_wait_step(unit, vec![connected])) }
             }
-            Verdict::Start(cause) => self.start(unit, None, cause),
+            Verdict::Start(cause) => self.add_start_steps(unit, None, cause),
             Verdict::Replace(cause) | Verdict::Create(cause) => {
-                let created = self.create(unit, cause);
-                self.start(unit, Some(created), Cause::Follows)
+                let created = self.add_create_step(unit, cause);
+                self.add_start_steps(unit, Some(created), Cause::Follows)
             }
         };
-        self.ended.insert(name, milestones);
+        self.milestones.insert(name, milestones);
     }
 
-    fn create(&mut self, unit: &Unit, cause: Cause) -> StepId {
+    fn add_create_step(&mut self, unit: &Unit, cause: Cause) -> StepId {
         let name = unit.name.as_str();
         let mut after: BTreeSet<StepId> =
-            self.removed.get(name).into_iter().chain(self.prepared.get(name)).copied().collect();
+            self.removal_steps.get(name).into_iter().chain(self.image_steps.get(name)).copied().collect();
         if let Body::Container(container) = &unit.body {
-            after.extend(self.network);
-            after.extend(container.volumes.iter().filter_map(|(volume, _)| self.volumes.get(volume.as_str())));
+            after.extend(self.network_step);
+            after.extend(container.volumes.iter().filter_map(|(volume, _)| self.volume_steps.get(volume.as_str())));
         }
-        after.extend(self.strays.iter().filter(|(stray, _)| *stray == name).map(|&(_, id)| id));
+        after.extend(self.stray_removal_steps.iter().filter(|(stray, _)| *stray == name).map(|&(_, id)| id));
         // The removal already waits for the image; one edge says it.
-        if self.removed.contains_key(name)
-            && let Some(prepared) = self.prepared.get(name)
+        if self.removal_steps.contains_key(name)
+            && let Some(prepared) = self.image_steps.get(name)
         {
             after.remove(prepared);
         }
@@ -208,20 +208,20 @@ impl<'a> Comparison<'a> {
         self.steps.add(action, after.into_iter().collect(), cause)
     }
 
-    fn start(&mut self, unit: &Unit, created: Option<StepId>, cause: Cause) -> Milestones {
+    fn add_start_steps(&mut self, unit: &Unit, created: Option<StepId>, cause: Cause) -> Milestones {
         let mut after: BTreeSet<StepId> = created.into_iter().collect();
-        after.extend(self.needed(unit));
-        let own_removal = self.removed.get(unit.name.as_str()).copied();
+        after.extend(self.prerequisite_steps(unit));
+        let own_removal = self.removal_steps.get(unit.name.as_str()).copied();
         for port in unit.ports.values() {
-            let freed = self.port_freed.get(&port.host).into_iter().flatten().copied();
+            let freed = self.port_release_steps.get(&port.host_port).into_iter().flatten().copied();
             after.extend(freed.filter(|&step| Some(step) != own_removal));
         }
         let action = Action::Start { unit: unit.name.clone(), runtime: unit.body.runtime() };
         let started = self.steps.add(action, after.into_iter().collect(), cause);
-        Milestones { started: Some(started), ready: Some(self.wait(unit, vec![started])) }
+        Milestones { started: Some(started), ready: Some(self.add_wait_step(unit, vec![started])) }
     }
 
-    fn wait(&mut self, unit: &Unit, after: Vec<StepId>) -> StepId {
+    fn add_wait_step(&mut self, unit: &Unit, after: Vec<StepId>) -> StepId {
         let unit_name = unit.name.clone();
         let action = match unit.role {
             Role::Job => Action::AwaitExit { unit: unit_name },
@@ -230,33 +230,33 @@ impl<'a> Comparison<'a> {
         self.steps.add(action, after, Cause::Follows)
     }
 
-    fn is_due(&self, unit: &Unit) -> bool {
-        is_wanted(unit, self.options)
+    fn should_run(&self, unit: &Unit) -> bool {
+        should_run(unit, self.options)
     }
 
     /// Only units already planned count, so that a cycle (refused elsewhere) can never become a deadlock here.
-    fn needed(&self, unit: &Unit) -> Vec<StepId> {
+    fn prerequisite_steps(&self, unit: &Unit) -> Vec<StepId> {
         let by_need = unit.needs.iter().filter_map(|(name, condition)| {
-            let milestones = self.ended.get(name.as_str())?;
+            let milestones = self.milestones.get(name.as_str())?;
             match condition {
                 Condition::Started => milestones.started,
                 Condition::Healthy | Condition::Completed => milestones.ready,
             }
         });
         let mut steps: Vec<StepId> = by_need.collect();
-        if unit.role == Role::Job && unit.when == When::After {
+        if unit.role == Role::Job && unit.when == JobTiming::After {
             let others = self.desired.units.values().filter(|other| other.role != Role::Job);
-            steps.extend(others.filter_map(|other| self.ended.get(other.name.as_str())?.ready));
+            steps.extend(others.filter_map(|other| self.milestones.get(other.name.as_str())?.ready));
         }
         steps
     }
 
-    fn remove_unused_network(&mut self) {
-        if self.options.chosen.is_some() || self.desired.units.values().any(is_container) {
+    fn add_unused_network_removal(&mut self) {
+        if self.options.selected_units.is_some() || self.desired.units.values().any(is_container) {
             return;
         }
-        let strays = self.strays.iter().map(|&(_, id)| id);
-        let after: Vec<StepId> = self.removed.values().copied().chain(strays).collect();
+        let strays = self.stray_removal_steps.iter().map(|&(_, id)| id);
+        let after: Vec<StepId> = self.removal_steps.values().copied().chain(strays).collect();
         for name in &self.observed.networks {
             self.steps.add(Action::RemoveNetwork { name: name.clone() }, after.clone(), Cause::Removed);
         }
@@ -264,9 +264,9 @@ impl<'a> Comparison<'a> {
 }
 
 /// Jobs that only `pdev run` starts are known, so that they are not removed, but never brought up.
-fn is_wanted(unit: &Unit, options: &CompareOptions) -> bool {
-    let by_itself = !(unit.role == Role::Job && unit.when == When::Manual);
-    options.touches(&unit.name) && (by_itself || options.due.contains(&unit.name))
+fn should_run(unit: &Unit, options: &CompareOptions) -> bool {
+    let by_itself = !(unit.role == Role::Job && unit.when == JobTiming::Manual);
+    options.is_selected(&unit.name) && (by_itself || options.jobs_to_run.contains(&unit.name))
 }
 
 fn is_container(unit: &Unit) -> bool {
@@ -285,7 +285,7 @@ fn source_key(unit: &Unit) -> String {
 }
 
 /// Needed units first, names decide between equals; jobs for afterwards last. Members of a cycle come by name.
-fn starting_order(desired: &Application) -> Vec<UnitName> {
+fn start_order(desired: &Application) -> Vec<UnitName> {
     fn visit(name: &UnitName, desired: &Application, seen: &mut BTreeSet<UnitName>, order: &mut Vec<UnitName>) {
         if !seen.insert(name.clone()) {
             return;
@@ -297,7 +297,7 @@ fn starting_order(desired: &Application) -> Vec<UnitName> {
         order.push(name.clone());
     }
     let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
-    let last = |unit: &Unit| unit.role == Role::Job && unit.when == When::After;
+    let last = |unit: &Unit| unit.role == Role::Job && unit.when == JobTiming::After;
     for pass in [false, true] {
         for (name, _) in desired.units.iter().filter(|(_, unit)| last(unit) == pass) {
             visit(name, desired, &mut seen, &mut order);

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::nearest::nearest;
 use crate::origin::{Field, Origin};
-use crate::resolve::Resolved;
+use crate::resolve::ResolvedApplication;
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Explanation {
@@ -16,15 +16,15 @@ pub struct Explanation {
     pub origins: Vec<Origin>,
     pub docs: Option<&'static str>,
     /// One sentence: what to write, and where.
-    pub how: String,
+    pub how_to_change: String,
 }
 
 /// What `explain` can say about a path.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Answer {
-    One(Explanation),
+pub enum ExplainResult {
+    Field(Explanation),
     /// The path is a branch: all fields below it.
-    Branch(Vec<Explanation>),
+    Subtree(Vec<Explanation>),
     /// Nothing there; the nearest path there is.
     Unknown {
         nearest: Option<String>,
@@ -32,7 +32,7 @@ pub enum Answer {
 }
 
 /// A word of the manifest, the field it becomes in Docker, and what it means.
-const WORDS: &[(&str, &str, &str)] = &[
+const FIELD_DOCS: &[(&str, &str, &str)] = &[
     ("command", "docker.Cmd", "what runs; a list runs as it is, a string through the shell"),
     ("entrypoint", "docker.Entrypoint", "replaces the image's entrypoint"),
     ("dir", "docker.WorkingDir", "the folder it runs in"),
@@ -61,30 +61,31 @@ const WORDS: &[(&str, &str, &str)] = &[
 
 /// `services.api.size.memory`, `services.api.docker.HostConfig.Memory`; `api.size.memory` is understood too.
 #[must_use]
-pub fn explain(resolved: &Resolved, path: &str) -> Answer {
+pub fn explain(resolved: &ResolvedApplication, path: &str) -> ExplainResult {
     let fields = &resolved.origins;
     let candidates = ["", "services.", "jobs.", "resources."].map(|section| format!("{section}{path}"));
     for candidate in &candidates {
         if let Some(field) = fields.get(candidate) {
-            return Answer::One(one(candidate, field));
+            return ExplainResult::Field(explain_field(candidate, field));
         }
-        let below: Vec<Explanation> = fields.below(candidate).map(|(path, field)| one(&path, field)).collect();
+        let below: Vec<Explanation> =
+            fields.subtree(candidate).map(|(path, field)| explain_field(&path, field)).collect();
         if !below.is_empty() {
-            return Answer::Branch(below);
+            return ExplainResult::Subtree(below);
         }
     }
     // A part of a rendered list or map: the field it belongs to.
     if let Some((found, field)) = candidates.iter().find_map(|candidate| fields.nearest(candidate)) {
-        return Answer::One(one(found, field));
+        return ExplainResult::Field(explain_field(found, field));
     }
     let paths: Vec<String> = fields.iter().map(|(path, _)| path).collect();
     let nearest = candidates.iter().find_map(|candidate| nearest(candidate, paths.iter().map(String::as_str)));
-    Answer::Unknown { nearest: nearest.map(str::to_owned) }
+    ExplainResult::Unknown { nearest: nearest.map(str::to_owned) }
 }
 
 /// Where an origin is, in words: `pdev.yaml:7`, `default: a leak stops one unit`.
 #[must_use]
-pub fn origin_words(origin: &Origin, sources: &Sources) -> String {
+pub fn describe_origin(origin: &Origin, sources: &Sources) -> String {
     let place = |span: manifest::Span| {
         let file = sources.get(span.file).map_or("", |source| source.path.as_str());
         format!("{file}:{}", sources.position(span.file, span.start as usize).line)
@@ -99,11 +100,11 @@ pub fn origin_words(origin: &Origin, sources: &Sources) -> String {
     }
 }
 
-fn one(path: &str, field: &Field) -> Explanation {
+fn explain_field(path: &str, field: &Field) -> Explanation {
     let mut parts = path.splitn(3, '.');
     let (section, unit) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let rest = parts.next().unwrap_or_default();
-    let known = WORDS.iter().find(|(word, docker, _)| {
+    let known = FIELD_DOCS.iter().find(|(word, docker, _)| {
         let is = |name: &str| !name.is_empty() && (rest == name || rest.starts_with(&format!("{name}.")));
         is(word) || is(docker)
     });
@@ -122,5 +123,11 @@ fn one(path: &str, field: &Field) -> Explanation {
         how
     };
     let docs = known.map(|(_, _, docs)| *docs);
-    Explanation { path: path.to_owned(), value: field.value.clone(), origins: field.origins.clone(), docs, how }
+    Explanation {
+        path: path.to_owned(),
+        value: field.value.clone(),
+        origins: field.origins.clone(),
+        docs,
+        how_to_change: how,
+    }
 }

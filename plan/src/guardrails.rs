@@ -3,18 +3,18 @@
 //!
 //! `local` warns; every other environment denies what the table denies. One function decides on waivers for all paths.
 
-mod literals;
 mod rules;
+mod secret_literals;
 mod waivers;
 
 use manifest::model::Date;
 use manifest::{Code, Diagnostic, Severity, Span};
 
 use crate::application::{Application, Role, Unit};
-use crate::load::Loaded;
+use crate::load::LoadedManifest;
 use crate::origin::Origins;
 
-pub use waivers::{Decision, decide};
+pub use waivers::{WaiverDecision, decide_waiver};
 
 /// PD015: a health check or route names a port that is not there. Always broken, so never waived.
 pub const PORT_MISSING: Code = Code("PD015");
@@ -31,7 +31,7 @@ pub struct Rule {
     pub code: Code,
     pub level: Level,
     /// What should be, in one line.
-    pub words: &'static str,
+    pub summary: &'static str,
     /// The way out: one whole sentence.
     pub fix: &'static str,
 }
@@ -118,7 +118,7 @@ pub const RULES: &[Rule] = &[
 ];
 
 const fn rule(code: &'static str, level: Level, words: &'static str, fix: &'static str) -> Rule {
-    Rule { code: Code(code), level, words, fix }
+    Rule { code: Code(code), level, summary: words, fix }
 }
 
 #[must_use]
@@ -139,25 +139,30 @@ pub struct Finding {
 
 /// All findings of an application, waivers applied, and what is wrong with the waivers themselves.
 #[must_use]
-pub fn check(loaded: &Loaded, application: &Application, origins: &Origins, today: Date) -> Vec<Diagnostic> {
+pub fn check(loaded: &LoadedManifest, application: &Application, origins: &Origins, today: Date) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
-    application.units.values().for_each(|unit| inspect(loaded, unit, origins, &mut findings));
-    told(loaded, &application.preview.environment, today, findings)
+    application.units.values().for_each(|unit| check_unit(loaded, unit, origins, &mut findings));
+    to_diagnostics(loaded, &application.preview.environment, today, findings)
 }
 
 /// The findings of one unit.
-pub(crate) fn inspect(loaded: &Loaded, unit: &Unit, origins: &Origins, findings: &mut Vec<Finding>) {
-    let checked = Checked { loaded, unit, origins, scope: scope(unit) };
+pub(crate) fn check_unit(loaded: &LoadedManifest, unit: &Unit, origins: &Origins, findings: &mut Vec<Finding>) {
+    let checked = UnitCheck { loaded, unit, origins, scope: unit_scope(unit) };
     rules::check(&checked, findings);
-    literals::check(&checked, findings);
+    secret_literals::check(&checked, findings);
 }
 
 /// Findings as diagnostics of this environment, waivers applied, and what is wrong with the waivers themselves.
-pub(crate) fn told(loaded: &Loaded, environment: &str, today: Date, findings: Vec<Finding>) -> Vec<Diagnostic> {
+pub(crate) fn to_diagnostics(
+    loaded: &LoadedManifest,
+    environment: &str,
+    today: Date,
+    findings: Vec<Finding>,
+) -> Vec<Diagnostic> {
     waivers::apply(loaded, environment, today, findings)
 }
 
-fn scope(unit: &Unit) -> String {
+fn unit_scope(unit: &Unit) -> String {
     let section = match unit.role {
         Role::Service => "services",
         Role::Job => "jobs",
@@ -167,24 +172,24 @@ fn scope(unit: &Unit) -> String {
 }
 
 /// A unit under inspection.
-struct Checked<'a> {
-    loaded: &'a Loaded,
+struct UnitCheck<'a> {
+    loaded: &'a LoadedManifest,
     unit: &'a Unit,
     origins: &'a Origins,
     scope: String,
 }
 
-impl Checked<'_> {
+impl UnitCheck<'_> {
     /// A finding about a rendered field: at the line that set it, else at the unit's name.
-    fn finding(&self, code: &str, field: &str, message: impl Into<String>) -> Option<Finding> {
+    fn finding_for_field(&self, code: &str, field: &str, message: impl Into<String>) -> Option<Finding> {
         let full = format!("{}.{field}", self.scope);
         let field_origin = self.origins.nearest(&full);
         let span = field_origin.and_then(|(_, field)| field.origins.iter().rev().find_map(crate::Origin::span));
         let span = span.unwrap_or_else(|| self.name_span());
-        self.at(code, field, span, message)
+        self.finding_at(code, field, span, message)
     }
 
-    fn at(&self, code: &str, field: &str, span: Span, message: impl Into<String>) -> Option<Finding> {
+    fn finding_at(&self, code: &str, field: &str, span: Span, message: impl Into<String>) -> Option<Finding> {
         let path = if field.is_empty() { self.scope.clone() } else { format!("{}.{field}", self.scope) };
         Some(Finding { rule: find_rule(code)?, scope: self.scope.clone(), path, message: message.into(), span })
     }

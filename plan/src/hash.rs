@@ -11,7 +11,7 @@ const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// The first `length` characters of the lower-case base32 of the SHA-256 of `bytes`.
 #[must_use]
-pub fn base32(bytes: &[u8], length: usize) -> String {
+pub fn base32_digest(bytes: &[u8], length: usize) -> String {
     let digest = Sha256::digest(bytes);
     let mut text = String::with_capacity(length);
     for index in 0..length {
@@ -27,7 +27,7 @@ pub fn base32(bytes: &[u8], length: usize) -> String {
 /// The fields that differ between two hashes, sorted; empty where one of them was written without parts.
 #[must_use]
 pub fn changed_fields(old: &str, new: &str) -> Vec<String> {
-    let (old, new) = (parts(old), parts(new));
+    let (old, new) = (field_digests(old), field_digests(new));
     if old.is_empty() || new.is_empty() {
         return Vec::new();
     }
@@ -41,20 +41,20 @@ pub fn changed_fields(old: &str, new: &str) -> Vec<String> {
     fields
 }
 
-fn parts(hash: &str) -> BTreeMap<&str, &str> {
+fn field_digests(hash: &str) -> BTreeMap<&str, &str> {
     hash.split(' ').skip(1).filter_map(|part| part.rsplit_once('=')).collect()
 }
 
 /// A hash of the given fields, each with its own canonical text.
 #[must_use]
-pub fn of_fields(fields: &BTreeMap<String, String>) -> String {
+pub fn hash_fields(fields: &BTreeMap<String, String>) -> String {
     let mut all = String::new();
     let mut short = String::new();
     for (field, value) in fields {
         all.push_str(&format!("{}:{field}{}:{value}", field.len(), value.len()));
-        short.push_str(&format!(" {field}={}", base32(value.as_bytes(), 4)));
+        short.push_str(&format!(" {field}={}", base32_digest(value.as_bytes(), 4)));
     }
-    format!("{}{short}", base32(all.as_bytes(), 20))
+    format!("{}{short}", base32_digest(all.as_bytes(), 20))
 }
 
 /// The hash of a job that also depends on the contents of files: the agent hashes `inputs`, the definition stays.
@@ -66,8 +66,8 @@ pub fn with_inputs(hash: &str, inputs: &str) -> String {
 /// The hash with one more field, which sorts behind the others.
 fn with_field(hash: &str, field: &str, value: &str) -> String {
     let (whole, rest) = hash.split_once(' ').unwrap_or((hash, ""));
-    let whole = base32(format!("{whole} {value}").as_bytes(), 20);
-    let part = base32(value.as_bytes(), 4);
+    let whole = base32_digest(format!("{whole} {value}").as_bytes(), 20);
+    let part = base32_digest(value.as_bytes(), 4);
     if rest.is_empty() { format!("{whole} {field}={part}") } else { format!("{whole} {rest} {field}={part}") }
 }
 

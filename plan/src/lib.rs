@@ -3,14 +3,16 @@
 //! Pure: no clock, disk, network or environment. Planning never asks and never fails half-way.
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
-mod allow;
+mod allow_comments;
 pub mod application;
+mod catalog_modules;
 pub mod check;
 pub mod codes;
 pub mod compare;
 pub mod explain;
 pub mod guardrails;
 pub mod hash;
+pub mod lifecycle;
 pub mod load;
 pub mod module;
 pub mod naming;
@@ -18,16 +20,14 @@ mod nearest;
 pub mod observed;
 pub mod origin;
 mod render;
-pub mod rerun;
 pub mod resolve;
 pub mod step;
-mod supply;
 pub mod text;
 
 pub use application::Application;
-pub use compare::{CompareOptions, TeardownOptions, compare, fold_job_inputs, teardown};
-pub use load::Loaded;
+pub use compare::{CompareOptions, TeardownOptions, compare, include_job_inputs, teardown};
+pub use load::LoadedManifest;
 pub use observed::Observed;
 pub use origin::{Origin, Origins};
-pub use resolve::{Context, Git, PortWish, Resolved, required_ports, resolve};
+pub use resolve::{Git, PortRequest, ResolveInputs, ResolvedApplication, required_ports, resolve};
 pub use step::{Plan, Step};

@@ -21,17 +21,17 @@ pub struct Module {
 
 /// Pure: the same facts give the same rendering.
 pub trait Renderer: Debug + Send + Sync {
-    fn renders(&self, runtime: RuntimeKind) -> bool;
+    fn can_render(&self, runtime: RuntimeKind) -> bool;
     /// By name, as the program listens when nobody says otherwise.
     fn ports(&self, runtime: RuntimeKind) -> BTreeMap<String, u16>;
-    fn render(&self, facts: &Facts) -> Rendering;
+    fn render(&self, facts: &RenderInputs) -> Rendering;
     /// Output -> (value, sensitive), for a consumer that reaches the resource at `address`.
-    fn outputs(&self, facts: &Facts, address: &Address) -> BTreeMap<String, (String, bool)>;
+    fn outputs(&self, facts: &RenderInputs, address: &Address) -> BTreeMap<String, (String, bool)>;
 }
 
 /// What a rendering may depend on. Numbers are text, because the hash is made from a rendering with tokens in their place.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Facts {
+pub struct RenderInputs {
     pub runtime: RuntimeKind,
     /// The resource's name in the manifest.
     pub resource: String,
@@ -72,6 +72,6 @@ pub struct Rendering {
     pub init: Vec<Vec<String>>,
     pub after_ready: Vec<Vec<String>>,
     pub files: BTreeMap<String, String>,
-    pub search: Vec<String>,
+    pub search_paths: Vec<String>,
     pub install_hint: Option<String>,
 }

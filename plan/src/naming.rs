@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use crate::application::{PreviewId, PreviewName, UnitName};
-use crate::hash::base32;
+use crate::hash::base32_digest;
 
-pub const APP_CAP: usize = 20;
-pub const BRANCH_CAP: usize = 40;
-pub const SERVICE_CAP: usize = 30;
+pub const APP_LABEL_MAX: usize = 20;
+pub const BRANCH_LABEL_MAX: usize = 40;
+pub const SERVICE_LABEL_MAX: usize = 30;
 
 /// Folder names that say nothing about what is checked out there.
 const GENERIC_FOLDERS: &[&str] = &[
@@ -44,19 +44,19 @@ impl Label {
     /// Lower case, runs of other bytes become one `-`, trimmed, never empty, at most `cap` characters.
     #[must_use]
     pub fn new(name: &str, cap: usize) -> Self {
-        let text = capped(&slug(name), name, cap);
+        let text = truncate_label(&slug(name), name, cap);
         Self { lossy: text != name, text }
     }
 }
 
 #[must_use]
 pub fn app_label(app: &str) -> Label {
-    Label::new(app, APP_CAP)
+    Label::new(app, APP_LABEL_MAX)
 }
 
 #[must_use]
 pub fn service_label(service: &str) -> Label {
-    Label::new(service, SERVICE_CAP)
+    Label::new(service, SERVICE_LABEL_MAX)
 }
 
 /// The whole branch name, without the first of `strip` that it starts with. Other environments than `local` get
@@ -70,9 +70,9 @@ pub fn branch_label(branch: &str, environment: &str, strip: &[&str]) -> Label {
         .filter(|rest| !rest.is_empty())
         .unwrap_or(branch);
     let mut label = if environment == "local" {
-        Label::new(stripped, BRANCH_CAP)
+        Label::new(stripped, BRANCH_LABEL_MAX)
     } else {
-        Label::new(&format!("{}-{environment}", slug(stripped)), BRANCH_CAP)
+        Label::new(&format!("{}-{environment}", slug(stripped)), BRANCH_LABEL_MAX)
     };
     label.lossy = label.text != branch;
     label
@@ -89,8 +89,8 @@ pub fn detached_name(worktree_folder: &str, commit: &str) -> String {
 /// What the newcomer is called when its lossy label belongs to another preview: the holder keeps its name.
 #[must_use]
 pub fn label_on_collision(label: &str, branch: &str) -> String {
-    let kept: String = label.chars().take(BRANCH_CAP - 5).collect();
-    format!("{}-{}", kept.trim_matches('-'), base32(branch.as_bytes(), 4))
+    let kept: String = label.chars().take(BRANCH_LABEL_MAX - 5).collect();
+    format!("{}-{}", kept.trim_matches('-'), base32_digest(branch.as_bytes(), 4))
 }
 
 fn slug(name: &str) -> String {
@@ -106,17 +106,17 @@ fn slug(name: &str) -> String {
     if text.is_empty() { "wt".to_owned() } else { text.to_owned() }
 }
 
-fn capped(slug: &str, full: &str, cap: usize) -> String {
+fn truncate_label(slug: &str, full: &str, cap: usize) -> String {
     if slug.len() <= cap {
         return slug.to_owned();
     }
     let kept = slug.get(..cap - 7).unwrap_or(slug).trim_end_matches('-');
-    format!("{kept}-{}", base32(full.as_bytes(), 6))
+    format!("{kept}-{}", base32_digest(full.as_bytes(), 6))
 }
 
 /// What makes two copies of an application different, as the bytes the system gives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place<'a> {
+pub enum CheckoutLocation<'a> {
     Worktree {
         common_dir: &'a [u8],
         git_dir: &'a [u8],
@@ -128,7 +128,7 @@ pub enum Place<'a> {
 }
 
 #[must_use]
-pub fn preview_id(place: Place<'_>, environment: &str) -> PreviewId {
+pub fn preview_id(place: CheckoutLocation<'_>, environment: &str) -> PreviewId {
     let mut bytes = Vec::new();
     let mut add = |part: &[u8]| {
         // Lengths keep (`ab`, `c`) and (`a`, `bc`) apart.
@@ -137,18 +137,18 @@ pub fn preview_id(place: Place<'_>, environment: &str) -> PreviewId {
         bytes.extend_from_slice(part);
     };
     match place {
-        Place::Worktree { common_dir, git_dir } => {
+        CheckoutLocation::Worktree { common_dir, git_dir } => {
             add(b"worktree");
             add(common_dir);
             add(git_dir);
         }
-        Place::Folder { path } => {
+        CheckoutLocation::Folder { path } => {
             add(b"folder");
             add(path);
         }
     }
     add(environment.as_bytes());
-    PreviewId(base32(&bytes, 16))
+    PreviewId(base32_digest(&bytes, 16))
 }
 
 /// `<service>.<branch>.<app>.localhost`.
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels() {
+    fn labels_are_normalised_and_truncated() {
         let forty = "a".repeat(40);
         let forty_one = "a".repeat(41);
         let long_dash = format!("{}-{}", "b".repeat(32), "c".repeat(20));
@@ -219,17 +219,17 @@ mod tests {
         }
         for long in [&forty_one, &long_dash] {
             let label = branch_label(long, "local", &[]);
-            assert!(label.text.len() <= BRANCH_CAP && label.lossy, "{label:?}");
+            assert!(label.text.len() <= BRANCH_LABEL_MAX && label.lossy, "{label:?}");
             assert!(!label.text.contains("--"), "{label:?}");
         }
         let cut = branch_label(&forty_one, "local", &[]).text;
-        assert_eq!(cut, format!("{}-{}", "a".repeat(33), base32(forty_one.as_bytes(), 6)));
-        assert_eq!(app_label(&"a".repeat(21)).text.len(), APP_CAP);
-        assert_eq!(service_label(&"a".repeat(31)).text.len(), SERVICE_CAP);
+        assert_eq!(cut, format!("{}-{}", "a".repeat(33), base32_digest(forty_one.as_bytes(), 6)));
+        assert_eq!(app_label(&"a".repeat(21)).text.len(), APP_LABEL_MAX);
+        assert_eq!(service_label(&"a".repeat(31)).text.len(), SERVICE_LABEL_MAX);
     }
 
     #[test]
-    fn prefixes_and_environments() {
+    fn branch_label_strips_prefix_and_appends_environment() {
         let cases: &[(&str, &str, &[&str], &str)] = &[
             ("worktree-fix", "local", &["worktree-", "feature/"], "fix"),
             ("feature/login", "local", &["worktree-", "feature/"], "login"),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn detached_heads() {
+    fn detached_worktree_is_named_after_folder_or_commit() {
         let cases = [("fix-login", "fix-login"), ("worktree", "0123abcd"), ("SRC", "0123abcd"), ("", "0123abcd")];
         for (folder, name) in cases {
             assert_eq!(detached_name(folder, "0123abcdef"), name, "{folder}");
@@ -253,25 +253,25 @@ mod tests {
     }
 
     #[test]
-    fn collisions_stay_within_the_cap() {
-        assert_eq!(label_on_collision("a-b", "a/b"), format!("a-b-{}", base32(b"a/b", 4)));
+    fn collision_label_stays_within_maximum() {
+        assert_eq!(label_on_collision("a-b", "a/b"), format!("a-b-{}", base32_digest(b"a/b", 4)));
         let long = label_on_collision(&"a".repeat(40), "a");
-        assert_eq!(long.len(), BRANCH_CAP);
+        assert_eq!(long.len(), BRANCH_LABEL_MAX);
         assert_ne!(label_on_collision("a-b", "a/b"), label_on_collision("a-b", "a_b"));
     }
 
     #[test]
-    fn ids_tell_places_apart() {
+    fn preview_ids_differ_by_checkout_and_environment() {
         let worktree = |common_dir: &'static [u8], git_dir: &'static [u8], environment| {
-            preview_id(Place::Worktree { common_dir, git_dir }, environment)
+            preview_id(CheckoutLocation::Worktree { common_dir, git_dir }, environment)
         };
         let ids = [
             worktree(b"/r/.git", b"/r/.git", "local"),
             worktree(b"/r/.git", b"/r/.git/worktrees/a", "local"),
             worktree(b"/r/.git", b"/r/.git", "preview"),
             worktree(b"/r/.git/", b"r/.git", "local"),
-            preview_id(Place::Folder { path: b"/r/.git" }, "local"),
-            preview_id(Place::Folder { path: b"/r/\xff" }, "local"),
+            preview_id(CheckoutLocation::Folder { path: b"/r/.git" }, "local"),
+            preview_id(CheckoutLocation::Folder { path: b"/r/\xff" }, "local"),
         ];
         let different: std::collections::BTreeSet<_> = ids.iter().collect();
         assert_eq!(different.len(), ids.len());
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_and_urls() {
+    fn hosts_cover_services_preview_and_primary_app() {
         let preview = PreviewName {
             id: PreviewId("x".into()),
             app: "shop".into(),

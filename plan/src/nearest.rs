@@ -5,13 +5,13 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     let limit = (word.chars().count() / 3).clamp(1, 3);
     known
         .into_iter()
-        .map(|candidate| (distance(word, candidate), candidate))
+        .map(|candidate| (edit_distance(word, candidate), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
 
-fn distance(left: &str, right: &str) -> usize {
+fn edit_distance(left: &str, right: &str) -> usize {
     let left: Vec<char> = left.to_lowercase().chars().collect();
     let right: Vec<char> = right.to_lowercase().chars().collect();
     let mut before: Vec<usize> = Vec::new();
@@ -35,7 +35,7 @@ mod tests {
     use super::nearest;
 
     #[test]
-    fn near_words() {
+    fn nearest_finds_misspelt_words() {
         let known = ["url", "host", "password", "HostConfig"];
         let cases = [
             ("ulr", Some("url")),

@@ -54,7 +54,7 @@ pub struct Exit {
     /// The runtime's own words when it could not start at all (exec format error, no such file).
     pub error: Option<String>,
     /// Unix milliseconds.
-    pub at: Option<i64>,
+    pub ended_at: Option<i64>,
 }
 
 impl Exit {

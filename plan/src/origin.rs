@@ -34,7 +34,7 @@ pub enum Origin {
 impl Origin {
     /// What was written at `span`, told apart by the layer it stands in.
     #[must_use]
-    pub fn written(manifest: &Manifest, sources: &Sources, span: Span) -> Self {
+    pub fn from_span(manifest: &Manifest, sources: &Sources, span: Span) -> Self {
         let inside = |outer: Span| outer.file == span.file && outer.start <= span.start && span.end <= outer.end;
         if let Some((name, _)) = manifest.environments.iter().find(|(_, entry)| inside(entry.span)) {
             return Self::Overlay { span, layer: format!("environments.{name}") };
@@ -73,12 +73,12 @@ pub struct Origins {
 
 impl Origins {
     pub fn set(&mut self, path: &str, value: Value, origin: Origin) {
-        let (unit, field) = split(path);
-        self.set_in(unit, field, value, origin);
+        let (unit, field) = split_path(path);
+        self.set_unit_field(unit, field, value, origin);
     }
 
     /// `unit` is `services.api`, `field` the rest of the path.
-    pub fn set_in(&mut self, unit: &str, field: &str, value: Value, origin: Origin) {
+    pub fn set_unit_field(&mut self, unit: &str, field: &str, value: Value, origin: Origin) {
         if !self.units.contains_key(unit) {
             self.units.insert(unit.to_owned(), BTreeMap::new());
         }
@@ -94,14 +94,14 @@ impl Origins {
 
     #[must_use]
     pub fn get(&self, path: &str) -> Option<&Field> {
-        let (unit, field) = split(path);
+        let (unit, field) = split_path(path);
         self.units.get(unit)?.get(field)
     }
 
     /// The field itself or the nearest one above it that has an origin.
     #[must_use]
     pub fn nearest<'a>(&self, path: &'a str) -> Option<(&'a str, &Field)> {
-        let (unit, _) = split(path);
+        let (unit, _) = split_path(path);
         let fields = self.units.get(unit)?;
         let mut path = path;
         while path.len() > unit.len() {
@@ -114,7 +114,7 @@ impl Origins {
     }
 
     /// Everything at or below `path`, sorted.
-    pub fn below<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (String, &'a Field)> {
+    pub fn subtree<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (String, &'a Field)> {
         let at_or_below =
             move |field: &str| field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         self.iter().filter(move |(field, _)| at_or_below(field))
@@ -131,7 +131,7 @@ impl Origins {
 }
 
 /// `services.api.size.memory` -> `services.api` and `size.memory`.
-fn split(path: &str) -> (&str, &str) {
+fn split_path(path: &str) -> (&str, &str) {
     let mut dots = path.match_indices('.').map(|(at, _)| at);
     match dots.nth(1) {
         Some(at) => (&path[..at], &path[at + 1..]),

@@ -1,9 +1,9 @@
 //! Runtime objects from units. Each field is set with its value, its stable form for the hash, and its origin.
 
 pub(crate) mod docker;
-pub(crate) mod fields;
+pub(crate) mod engine_fields;
 mod json_patch;
-pub(crate) mod merge;
+pub(crate) mod patch;
 
 use serde_json::Value as Json;
 
@@ -11,15 +11,15 @@ use crate::origin::Origin;
 
 /// A value in both forms; see `resolve/references.rs`.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Dual {
-    pub(crate) text: Json,
+pub(crate) struct RenderedValue {
+    pub(crate) actual: Json,
     pub(crate) stable: Json,
 }
 
-impl Dual {
-    pub(crate) fn same(value: impl Into<Json>) -> Self {
+impl RenderedValue {
+    pub(crate) fn literal(value: impl Into<Json>) -> Self {
         let text = value.into();
-        Self { stable: text.clone(), text }
+        Self { stable: text.clone(), actual: text }
     }
 }
 
@@ -27,9 +27,9 @@ impl Dual {
 /// (`HostConfig.Memory`).
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Setting {
-    pub(crate) word: String,
+    pub(crate) manifest_key: String,
     pub(crate) field: String,
-    pub(crate) value: Dual,
+    pub(crate) value: RenderedValue,
     pub(crate) origin: Origin,
 }
 

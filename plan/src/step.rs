@@ -12,7 +12,7 @@ pub struct Plan {
 impl Plan {
     /// True when `up` has nothing to do but to look whether all is well.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub fn has_no_changes(&self) -> bool {
         self.steps.iter().all(|step| matches!(step.action, Action::AwaitReady { .. }))
     }
 }

@@ -87,18 +87,18 @@ impl fmt::Display for Cause {
 
 /// `running`, `exited with code 1`, `ended by signal 9 (out of memory)`.
 #[must_use]
-pub fn state(state: &RunState) -> String {
+pub fn describe_state(state: &RunState) -> String {
     match state {
         RunState::Created => "created but never started".to_owned(),
         RunState::Running => "running".to_owned(),
         RunState::Paused => "paused".to_owned(),
-        RunState::Exited(exit) => ended(exit),
+        RunState::Exited(exit) => describe_exit(exit),
     }
 }
 
 /// How something ended, in words.
 #[must_use]
-pub fn ended(exit: &Exit) -> String {
+pub fn describe_exit(exit: &Exit) -> String {
     if let Some(error) = &exit.error {
         return format!("not started: {error}");
     }

@@ -3,12 +3,12 @@
 use manifest::model::Date;
 use manifest::{FileProblem, Files};
 use plan::application::{PreviewId, PreviewName, RuntimeKind};
-use plan::check::{Question, check};
-use plan::resolve::findings;
+use plan::check::{CheckOptions, check};
+use plan::resolve::diagnose;
 
-struct One<'a>(&'a str);
+struct SingleFile<'a>(&'a str);
 
-impl Files for One<'_> {
+impl Files for SingleFile<'_> {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         (path == "pdev.yaml").then(|| self.0.as_bytes().to_vec()).ok_or(FileProblem::Missing)
     }
@@ -18,17 +18,17 @@ impl Files for One<'_> {
     }
 }
 
-fn codes(text: &str) -> Vec<&'static str> {
-    let question = Question { today: Date { year: 2026, month: 11, day: 23 }, ..Question::default() };
-    check("pdev.yaml", &One(text), &question).diagnostics.iter().map(|found| found.code.0).collect()
+fn diagnostic_codes(text: &str) -> Vec<&'static str> {
+    let question = CheckOptions { today: Date { year: 2026, month: 11, day: 23 }, ..CheckOptions::default() };
+    check("pdev.yaml", &SingleFile(text), &question).diagnostics.iter().map(|found| found.code.0).collect()
 }
 
-fn manifest(service: &str) -> String {
+fn manifest_with_service(service: &str) -> String {
     format!("pdev: 1\napp: shop\nservices:\n{service}\n")
 }
 
 #[test]
-fn a_comment_with_a_reason_silences_its_line_or_the_next() {
+fn allow_comment_with_reason_silences_its_line_or_the_next() {
     let cases = [
         ("  a: { image: \"x:latest\", port: 80 }", true, false),
         ("  a: { image: \"x:latest\", port: 80 } # pdev: allow PD011 -- on purpose", false, false),
@@ -42,50 +42,51 @@ fn a_comment_with_a_reason_silences_its_line_or_the_next() {
         ),
     ];
     for (text, told, unused) in cases {
-        let found = codes(&manifest(text));
+        let found = diagnostic_codes(&manifest_with_service(text));
         assert_eq!((found.contains(&"PD011"), found.contains(&"PD0264")), (told, unused), "{text}: {found:?}");
     }
 }
 
 #[test]
 fn an_error_cannot_be_silenced() {
-    let found = codes(&manifest("  # pdev: allow PD0110 -- please\n  a: { image: \"x:1\", prot: 80 }"));
+    let found =
+        diagnostic_codes(&manifest_with_service("  # pdev: allow PD0110 -- please\n  a: { image: \"x:1\", prot: 80 }"));
     assert!(found.contains(&"PD0110") && found.contains(&"PD0264"), "{found:?}");
 }
 
 #[test]
-fn the_page_of_unused_comments_is_true() {
+fn unused_allow_comment_page_matches_behaviour() {
     let page = include_str!("../../docs/codes/PD0264.md");
     let examples: Vec<&str> =
         page.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap_or_default()).collect();
-    assert!(codes(examples[0]).contains(&"PD0264") && !codes(examples[1]).contains(&"PD0264"));
-    assert!(!codes(examples[1]).contains(&"PD011"));
+    assert!(diagnostic_codes(examples[0]).contains(&"PD0264") && !diagnostic_codes(examples[1]).contains(&"PD0264"));
+    assert!(!diagnostic_codes(examples[1]).contains(&"PD011"));
 }
 
 #[test]
-fn one_run_tells_all_even_where_the_manifest_cannot_be_used() {
+fn unresolved_references_are_reported_in_unusable_manifest() {
     let text = "pdev: 1\napp: x\nservices:\n  web:\n    image: a:1\n    port: nine\n    env:\n      \
                 A: \"${services.wob.url}\"\n      B: \"${services.web.port}\"\n";
-    let found = codes(text);
+    let found = diagnostic_codes(text);
     assert!(found.contains(&"PD0250"), "{found:?}");
     assert_eq!(found.iter().filter(|code| **code == "PD0250").count(), 1, "the port was told already: {found:?}");
 }
 
 /// Looking for findings alone takes a shorter way than making the application; both have to end at the same words.
 #[test]
-fn findings_are_those_of_the_whole_application() {
+fn diagnose_matches_full_resolve() {
     let pages = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/codes")).expect("pages");
     let mut compared = 0;
     for page in pages {
         let page = std::fs::read_to_string(page.expect("an entry").path()).expect("text");
         for text in page.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap_or_default()) {
-            let loaded = plan::load::load("pdev.yaml", &One(text), &plan::load::LoadOptions::default());
+            let loaded = plan::load::load("pdev.yaml", &SingleFile(text), &plan::load::LoadOptions::default());
             // Of what `up` refuses, a few parts may be missing.
             let runtimes = [RuntimeKind::Docker, RuntimeKind::Process].into_iter().filter(|_| loaded.is_usable());
             for runtime in runtimes {
-                let context = context(&loaded, runtime);
+                let context = resolve_inputs(&loaded, runtime);
                 let whole = plan::resolve(&loaded, &context).diagnostics;
-                assert_eq!(findings(&loaded, &context, &|_| true), whole, "{text}");
+                assert_eq!(diagnose(&loaded, &context, &|_| true), whole, "{text}");
                 compared += whole.len();
             }
         }
@@ -93,9 +94,9 @@ fn findings_are_those_of_the_whole_application() {
     assert!(compared > 100, "only {compared} findings were compared");
 }
 
-fn context(loaded: &plan::Loaded, runtime: RuntimeKind) -> plan::Context {
+fn resolve_inputs(loaded: &plan::LoadedManifest, runtime: RuntimeKind) -> plan::ResolveInputs {
     let ports = plan::required_ports(loaded, runtime).into_iter().zip(20_000_u16..);
-    plan::Context {
+    plan::ResolveInputs {
         preview: PreviewName {
             id: PreviewId("test".into()),
             app: "shop".into(),

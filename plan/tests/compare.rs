@@ -1,39 +1,39 @@
 //! Plans as text: one intent per case, then the property that a performed plan leaves nothing to do.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod world;
+mod plan_fixture;
 
 use std::collections::BTreeMap;
 
-use plan::application::{Condition, Role, RuntimeKind, When};
+use plan::application::{Condition, JobTiming, Role, RuntimeKind};
 use plan::observed::{Exit, Images, Observed, RunState};
-use plan::{CompareOptions, TeardownOptions, compare, fold_job_inputs, rerun, teardown, text};
-use world::{World, app, container, exited, perform, process};
+use plan::{CompareOptions, TeardownOptions, compare, include_job_inputs, lifecycle, teardown, text};
+use plan_fixture::{PlanFixture, app, container, execute_plan, exited, process};
 
 #[track_caller]
-fn check(world: &World, expected: &str) {
+fn assert_plan(world: &PlanFixture, expected: &str) {
     let plan = compare(&world.desired, &world.observed, &world.images, &world.options);
     let trim = |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
     assert_eq!(trim(&text::graph(&plan)), trim(expected));
-    let after = perform(&world.desired, &world.observed, &world.images, &plan);
+    let after = execute_plan(&world.desired, &world.observed, &world.images, &plan);
     let nothing_stale = Images { current: world.images.current.clone(), stale: BTreeMap::new() };
     let again = compare(&world.desired, &after, &nothing_stale, &CompareOptions::default());
-    assert!(again.is_empty(), "after the plan there is still something to do:\n{}", text::graph(&again));
+    assert!(again.has_no_changes(), "after the plan there is still something to do:\n{}", text::graph(&again));
 }
 
-fn two() -> World {
+fn api_with_database() -> PlanFixture {
     let mut world =
-        World::new(app([container("db").role(Role::Resource), container("api").needs("db", Condition::Healthy)]));
+        PlanFixture::new(app([container("db").role(Role::Resource), container("api").needs("db", Condition::Healthy)]));
     world.desired.units.get_mut("db").unwrap().ports.clear();
     world
 }
 
 #[test]
-fn the_first_up_makes_everything_and_waits_only_where_needed() {
-    let mut world = two();
+fn first_up_creates_everything_and_waits_only_for_needs() {
+    let mut world = api_with_database();
     world.images.stale.insert("api".into(), "not built yet".into());
-    world.volume("db", "data");
-    check(
+    world.add_volume("db", "data");
+    assert_plan(
         &world,
         "0 create network: does not exist yet
          1 create volume data: does not exist yet
@@ -48,18 +48,18 @@ fn the_first_up_makes_everything_and_waits_only_where_needed() {
 }
 
 #[test]
-fn nothing_changed_means_nothing_but_looking() {
-    let world = two().up();
-    check(&world, "0 await health of db: follows\n 1 await health of api: follows");
-    assert!(compare(&world.desired, &world.observed, &world.images, &world.options).is_empty());
+fn unchanged_preview_only_awaits_health() {
+    let world = api_with_database().with_all_running();
+    assert_plan(&world, "0 await health of db: follows\n 1 await health of api: follows");
+    assert!(compare(&world.desired, &world.observed, &world.images, &world.options).has_no_changes());
 }
 
 #[test]
-fn only_what_changed_is_replaced() {
-    let mut world = two().up();
+fn only_changed_unit_is_replaced() {
+    let mut world = api_with_database().with_all_running();
     world.desired.units.get_mut("api").unwrap().hash = "new env.LOG=bbbb".into();
     world.observed.units.get_mut("api").unwrap().hash = "old env.LOG=aaaa".into();
-    check(
+    assert_plan(
         &world,
         "0 stop api: changed: env.LOG
          1 remove api: follows <- 0
@@ -71,10 +71,10 @@ fn only_what_changed_is_replaced() {
 }
 
 #[test]
-fn the_old_one_runs_until_the_new_image_is_there() {
-    let mut world = World::new(app([container("api")])).up();
+fn old_unit_runs_until_new_image_is_ready() {
+    let mut world = PlanFixture::new(app([container("api")])).with_all_running();
     world.images.stale.insert("api".into(), "context changed: src/main.py".into());
-    check(
+    assert_plan(
         &world,
         "0 prepare image of api: context changed: src/main.py
          1 stop api: context changed: src/main.py <- 0
@@ -86,10 +86,10 @@ fn the_old_one_runs_until_the_new_image_is_there() {
 }
 
 #[test]
-fn a_tag_that_moved_replaces() {
-    let mut world = World::new(app([container("api")])).up();
+fn moved_tag_replaces_unit() {
+    let mut world = PlanFixture::new(app([container("api")])).with_all_running();
     world.images.current.insert("api".into(), "sha256:new".into());
-    check(
+    assert_plan(
         &world,
         "0 stop api: its image changed\n 1 remove api: follows <- 0\n 2 create api: its image changed <- 1
          3 start api: follows <- 2\n 4 await health of api: follows <- 3",
@@ -97,13 +97,14 @@ fn a_tag_that_moved_replaces() {
 }
 
 #[test]
-fn what_stopped_is_started_again() {
-    let mut world = World::new(app([container("a"), container("b"), container("c"), container("d")])).up();
-    world.state("a", exited(1));
-    world.state("b", RunState::Paused);
-    world.state("c", RunState::Created);
-    world.state("d", RunState::Exited(Exit { signal: Some(9), out_of_memory: true, ..Exit::default() }));
-    check(
+fn stopped_units_are_started_again() {
+    let mut world =
+        PlanFixture::new(app([container("a"), container("b"), container("c"), container("d")])).with_all_running();
+    world.set_state("a", exited(1));
+    world.set_state("b", RunState::Paused);
+    world.set_state("c", RunState::Created);
+    world.set_state("d", RunState::Exited(Exit { signal: Some(9), out_of_memory: true, ..Exit::default() }));
+    assert_plan(
         &world,
         "0 start a: it is exited with code 1\n 1 await health of a: follows <- 0
          2 start b: it is paused\n 3 await health of b: follows <- 2
@@ -113,14 +114,14 @@ fn what_stopped_is_started_again() {
 }
 
 #[test]
-fn a_lost_network_is_joined_again_or_the_unit_replaced() {
-    let mut world = World::new(app([container("running"), container("stopped")])).up();
+fn lost_network_reconnects_running_and_replaces_stopped_unit() {
+    let mut world = PlanFixture::new(app([container("running"), container("stopped")])).with_all_running();
     world.observed.networks.clear();
     for unit in world.observed.units.values_mut() {
         unit.connected = false;
     }
-    world.state("stopped", exited(0));
-    check(
+    world.set_state("stopped", exited(0));
+    assert_plan(
         &world,
         "0 create network: does not exist yet
          1 remove stopped: it lost the network of the preview
@@ -133,15 +134,15 @@ fn a_lost_network_is_joined_again_or_the_unit_replaced() {
 }
 
 #[test]
-fn units_that_left_and_strays_go_and_data_stays() {
-    let mut world = World::new(app([container("api"), container("old")])).up();
+fn removed_units_and_strays_go_but_volumes_stay() {
+    let mut world = PlanFixture::new(app([container("api"), container("old")])).with_all_running();
     world.desired.units.remove("old");
     world.observed.volumes.insert("old-data".into());
     let mut stray = world.observed.units["api"].clone();
     stray.handle = "second".into();
     stray.host_ports.clear();
     world.observed.strays.push(stray);
-    check(
+    assert_plan(
         &world,
         "0 remove api: left over from an interrupted replacement
          1 stop old: no longer in the manifest
@@ -151,12 +152,12 @@ fn units_that_left_and_strays_go_and_data_stays() {
 }
 
 #[test]
-fn a_host_port_changes_hands_only_when_it_is_free() {
-    let mut world = World::new(app([container("old")])).up();
+fn host_port_is_reused_only_after_release() {
+    let mut world = PlanFixture::new(app([container("old")])).with_all_running();
     let mut newcomer = container("new").0;
     newcomer.ports = world.desired.units["old"].ports.clone();
     world.desired.units = BTreeMap::from([("new".to_owned(), newcomer)]);
-    check(
+    assert_plan(
         &world,
         "0 stop old: no longer in the manifest\n 1 remove old: follows <- 0\n 2 create new: does not exist yet
          3 start new: follows <- 1 2\n 4 await health of new: follows <- 3",
@@ -164,10 +165,10 @@ fn a_host_port_changes_hands_only_when_it_is_free() {
 }
 
 #[test]
-fn another_runtime_takes_over() {
-    let mut world = World::new(app([container("web")])).up();
+fn changed_runtime_replaces_unit() {
+    let mut world = PlanFixture::new(app([container("web")])).with_all_running();
     world.desired = app([process("web")]);
-    check(
+    assert_plan(
         &world,
         "0 stop web: it runs on another runtime now
          1 remove web: follows <- 0
@@ -179,10 +180,11 @@ fn another_runtime_takes_over() {
 }
 
 #[test]
-fn a_process_is_told_when_an_address_moved() {
-    let mut world = World::new(app([container("db"), process("api").needs("db", Condition::Healthy)])).up();
-    world.desired.units.get_mut("db").unwrap().ports.get_mut("main").unwrap().host = 45_000;
-    check(
+fn moved_address_replaces_dependent_process() {
+    let mut world =
+        PlanFixture::new(app([container("db"), process("api").needs("db", Condition::Healthy)])).with_all_running();
+    world.desired.units.get_mut("db").unwrap().ports.get_mut("main").unwrap().host_port = 45_000;
+    assert_plan(
         &world,
         "0 stop api: `db`, which it uses, is replaced at another address
          1 remove api: follows <- 0
@@ -197,19 +199,19 @@ fn a_process_is_told_when_an_address_moved() {
     );
 }
 
-fn with_jobs() -> World {
-    World::new(app([
+fn api_with_jobs() -> PlanFixture {
+    PlanFixture::new(app([
         container("api").needs("migrate", Condition::Completed),
         process("migrate").role(Role::Job),
-        process("report").role(Role::Job).when(When::After),
-        process("wipe").role(Role::Job).when(When::Manual),
+        process("report").role(Role::Job).when(JobTiming::After),
+        process("wipe").role(Role::Job).when(JobTiming::Manual),
     ]))
 }
 
 #[test]
-fn jobs_run_before_after_or_never() {
-    check(
-        &with_jobs(),
+fn jobs_run_before_after_or_only_on_request() {
+    assert_plan(
+        &api_with_jobs(),
         "0 create network: does not exist yet
          1 create migrate: it has not run yet
          2 start migrate: follows <- 1
@@ -224,11 +226,11 @@ fn jobs_run_before_after_or_never() {
 }
 
 #[test]
-fn jobs_that_succeeded_rest_and_failed_ones_run_again() {
-    let mut world = with_jobs().up();
-    world.state("migrate", exited(0));
-    world.state("report", exited(3));
-    check(
+fn succeeded_jobs_stay_and_failed_jobs_rerun() {
+    let mut world = api_with_jobs().with_all_running();
+    world.set_state("migrate", exited(0));
+    world.set_state("report", exited(3));
+    assert_plan(
         &world,
         "0 await health of api: follows
          1 start report: its last run exited with code 3 <- 0
@@ -237,18 +239,18 @@ fn jobs_that_succeeded_rest_and_failed_ones_run_again() {
 }
 
 #[test]
-fn a_job_runs_again_when_its_inputs_change() {
-    let mut world = with_jobs();
+fn changed_inputs_rerun_job() {
+    let mut world = api_with_jobs();
     let inputs = |hash: &str| BTreeMap::from([("migrate".to_owned(), hash.to_owned())]);
     let definition = world.desired.clone();
-    fold_job_inputs(&mut world.desired, &inputs("first"));
-    let mut world = world.up();
-    world.state("migrate", exited(0));
-    world.state("report", exited(0));
-    check(&world, "0 await health of api: follows");
+    include_job_inputs(&mut world.desired, &inputs("first"));
+    let mut world = world.with_all_running();
+    world.set_state("migrate", exited(0));
+    world.set_state("report", exited(0));
+    assert_plan(&world, "0 await health of api: follows");
     world.desired = definition;
-    fold_job_inputs(&mut world.desired, &inputs("second"));
-    check(
+    include_job_inputs(&mut world.desired, &inputs("second"));
+    assert_plan(
         &world,
         "0 remove migrate: its inputs changed
          1 create migrate: its inputs changed <- 0
@@ -259,8 +261,8 @@ fn a_job_runs_again_when_its_inputs_change() {
 }
 
 #[test]
-fn a_running_job_is_waited_for() {
-    let world = with_jobs().up();
+fn running_job_is_awaited() {
+    let world = api_with_jobs().with_all_running();
     let plan = compare(&world.desired, &world.observed, &world.images, &world.options);
     assert_eq!(
         text::lines(&plan),
@@ -269,8 +271,8 @@ fn a_running_job_is_waited_for() {
 }
 
 #[test]
-fn units_of_one_source_are_prepared_once() {
-    let mut world = World::new(app([process("api"), process("worker")]));
+fn units_with_same_source_are_prepared_in_sequence() {
+    let mut world = PlanFixture::new(app([process("api"), process("worker")]));
     for name in ["api", "worker"] {
         world.images.stale.insert(name.into(), "never built".into());
     }
@@ -280,10 +282,10 @@ fn units_of_one_source_are_prepared_once() {
 }
 
 #[test]
-fn force_replaces_what_is_well() {
-    let mut world = World::new(app([process("api")])).up();
+fn force_replaces_healthy_unit() {
+    let mut world = PlanFixture::new(app([process("api")])).with_all_running();
     world.options.force = true;
-    check(
+    assert_plan(
         &world,
         "0 stop api: asked for by force\n 1 remove api: follows <- 0\n 2 create api: asked for by force <- 1
          3 start api: follows <- 2\n 4 await health of api: follows <- 3",
@@ -291,31 +293,33 @@ fn force_replaces_what_is_well() {
 }
 
 #[test]
-fn a_cycle_cannot_lock_the_plan() {
-    let world =
-        World::new(app([process("a").needs("b", Condition::Healthy), process("b").needs("a", Condition::Healthy)]));
+fn needs_cycle_does_not_deadlock_plan() {
+    let world = PlanFixture::new(app([
+        process("a").needs("b", Condition::Healthy),
+        process("b").needs("a", Condition::Healthy),
+    ]));
     let plan = compare(&world.desired, &world.observed, &world.images, &world.options);
     assert!(plan.steps.iter().all(|step| step.after.iter().all(|&before| before < step.id)));
     assert_eq!(plan.steps.len(), 6);
 }
 
 #[test]
-fn down_takes_everything_but_the_data() {
-    let mut world = two().up();
+fn teardown_removes_everything_but_volumes() {
+    let mut world = api_with_database().with_all_running();
     world.observed.volumes.insert("data".into());
-    world.state("db", exited(0));
-    let graph = |volumes| text::graph(&teardown(&world.observed, &TeardownOptions { volumes }));
+    world.set_state("db", exited(0));
+    let graph = |volumes| text::graph(&teardown(&world.observed, &TeardownOptions { remove_volumes: volumes }));
     assert_eq!(
         graph(false),
         " 0 stop api: asked for\n 1 remove api: follows <- 0\n 2 remove db: asked for\n 3 remove network net: asked for <- 1 2\n"
     );
     assert!(graph(true).ends_with(" 4 remove volume data: asked for (destroys volume data) <- 1 2\n"));
-    assert!(teardown(&Observed::default(), &TeardownOptions { volumes: true }).steps.is_empty());
+    assert!(teardown(&Observed::default(), &TeardownOptions { remove_volumes: true }).steps.is_empty());
 }
 
 #[test]
-fn the_same_question_has_the_same_answer() {
-    let mut world = with_jobs();
+fn compare_is_deterministic() {
+    let mut world = api_with_jobs();
     world.images.stale.insert("api".into(), "not built yet".into());
     let first = text::graph(&compare(&world.desired, &world.observed, &world.images, &world.options));
     for _ in 0..100 {
@@ -324,7 +328,7 @@ fn the_same_question_has_the_same_answer() {
 }
 
 #[test]
-fn from_any_state_one_plan_is_enough() {
+fn one_plan_converges_from_any_state() {
     let states = [RunState::Created, RunState::Running, RunState::Paused, exited(0), exited(1)];
     let base = || {
         app([
@@ -335,7 +339,7 @@ fn from_any_state_one_plan_is_enough() {
         ])
     };
     for round in 0..states.len() * 8 * 3 {
-        let mut world = World::new(base()).up();
+        let mut world = PlanFixture::new(base()).with_all_running();
         for (index, unit) in world.observed.units.values_mut().enumerate() {
             unit.state = states[(round + index * 2) % states.len()].clone();
             unit.connected = unit.runtime == RuntimeKind::Process || (round / 5 + index) % 3 != 0;
@@ -352,14 +356,14 @@ fn from_any_state_one_plan_is_enough() {
             world.observed.strays.push(stray);
         }
         let plan = compare(&world.desired, &world.observed, &world.images, &world.options);
-        let after = perform(&world.desired, &world.observed, &world.images, &plan);
+        let after = execute_plan(&world.desired, &world.observed, &world.images, &plan);
         let again = compare(&world.desired, &after, &world.images, &world.options);
-        assert!(again.is_empty(), "round {round}:\n{}\nthen\n{}", text::graph(&plan), text::graph(&again));
+        assert!(again.has_no_changes(), "round {round}:\n{}\nthen\n{}", text::graph(&plan), text::graph(&again));
     }
 }
 
 #[track_caller]
-fn rerun_is(plan: &plan::step::Plan, expected: &str) {
+fn assert_steps(plan: &plan::step::Plan, expected: &str) {
     let trim = |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
     assert_eq!(trim(&text::graph(plan).replace(": asked for by force", "")), trim(expected));
 }
@@ -375,9 +379,9 @@ fn shop() -> plan::Application {
 }
 
 #[test]
-fn all_of_it_is_started_in_the_order_of_needs() {
-    rerun_is(
-        &rerun::restart(&shop(), |_| true),
+fn restart_follows_dependency_order() {
+    assert_steps(
+        &lifecycle::restart(&shop(), |_| true),
         "0 stop web
          1 stop api <- 0
          2 stop mail
@@ -394,11 +398,14 @@ fn all_of_it_is_started_in_the_order_of_needs() {
 }
 
 #[test]
-fn only_those_that_are_meant() {
-    rerun_is(
-        &rerun::restart(&shop(), |unit| unit.name == "api"),
+fn restart_and_stop_affect_only_selected_units() {
+    assert_steps(
+        &lifecycle::restart(&shop(), |unit| unit.name == "api"),
         "0 stop api\n1 start api <- 0\n2 await health of api <- 1",
     );
-    rerun_is(&rerun::stop(&shop(), |unit| ["db", "api"].contains(&unit.name.as_str())), "0 stop api\n1 stop db <- 0");
-    rerun_is(&rerun::stop(&shop(), |unit| unit.name == "migrate"), "");
+    assert_steps(
+        &lifecycle::stop(&shop(), |unit| ["db", "api"].contains(&unit.name.as_str())),
+        "0 stop api\n1 stop db <- 0",
+    );
+    assert_steps(&lifecycle::stop(&shop(), |unit| unit.name == "migrate"), "");
 }

@@ -2,24 +2,24 @@
 
 mod files;
 
-use files::{TODAY, context, read, read_for, told};
+use files::{TODAY, format_diagnostics, load_manifest, load_manifest_for, resolve_inputs};
 use plan::application::RuntimeKind;
 use plan::guardrails::{self, RULES};
-use plan::{Loaded, resolve};
+use plan::{LoadedManifest, resolve};
 
-fn findings(loaded: &Loaded, environment: &str) -> Vec<manifest::Diagnostic> {
-    let mut context = context(loaded, RuntimeKind::Docker);
+fn findings(loaded: &LoadedManifest, environment: &str) -> Vec<manifest::Diagnostic> {
+    let mut context = resolve_inputs(loaded, RuntimeKind::Docker);
     context.preview.environment = environment.to_owned();
     let resolved = resolve(loaded, &context);
     guardrails::check(loaded, &resolved.application, &resolved.origins, TODAY)
 }
 
-fn service(body: &str) -> String {
+fn service_manifest(body: &str) -> String {
     format!("pdev: 1\napp: a\nservices:\n  s: {{ {body} }}\nsecrets: {{ k: {{}} }}\n")
 }
 
 /// Rule, a service that breaks it, the text that the finding points at.
-const BAD: &[(&str, &str, &str)] = &[
+const VIOLATIONS: &[(&str, &str, &str)] = &[
     ("PD001", "image: \"e:1\", security: { privileged: true }", "true"),
     ("PD002", "image: \"e:1\", raw: { docker: { HostConfig: { PidMode: host } } }", "PidMode"),
     ("PD003", "image: \"e:1\", volumes: { sock: { path: /var/run/docker.sock, target: /s } }", "/var/run/docker.sock"),
@@ -48,13 +48,17 @@ const BAD: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn each_rule_finds_its_line() {
-    for (rule, body, expected) in BAD {
-        let loaded = read(&service(body));
+fn each_rule_points_at_violating_text() {
+    for (rule, body, expected) in VIOLATIONS {
+        let loaded = load_manifest(&service_manifest(body));
         let all = findings(&loaded, "local");
         let found = all.iter().find(|found| found.code.0 == *rule);
         let found = found.unwrap_or_else(|| {
-            panic!("{rule} finds nothing in {body}: {:#?} {:#?}", told(&all), told(&loaded.diagnostics))
+            panic!(
+                "{rule} finds nothing in {body}: {:#?} {:#?}",
+                format_diagnostics(&all),
+                format_diagnostics(&loaded.diagnostics)
+            )
         });
         assert_eq!(loaded.sources.slice(found.span), *expected, "{rule}: {}", found.message);
         assert!(found.help.is_some(), "{rule}");
@@ -62,14 +66,14 @@ fn each_rule_finds_its_line() {
 }
 
 #[test]
-fn a_plain_service_gets_advice_only() {
-    let loaded = read(&service("image: \"e:1\", port: 80, security: { read_only: true }"));
-    assert_eq!(told(&findings(&loaded, "local")), Vec::<String>::new());
+fn plain_service_has_no_findings() {
+    let loaded = load_manifest(&service_manifest("image: \"e:1\", port: 80, security: { read_only: true }"));
+    assert_eq!(format_diagnostics(&findings(&loaded, "local")), Vec::<String>::new());
 }
 
 #[test]
-fn other_environments_deny() {
-    let loaded = read_for(&service("image: \"e:1\", security: { privileged: true }"), None);
+fn denied_rules_are_errors_outside_local() {
+    let loaded = load_manifest_for(&service_manifest("image: \"e:1\", security: { privileged: true }"), None);
     let severity = |environment: &str| {
         findings(&loaded, environment).into_iter().find(|found| found.code.0 == "PD001").map(|found| found.severity)
     };
@@ -77,14 +81,14 @@ fn other_environments_deny() {
     assert_eq!(severity("preview"), Some(manifest::Severity::Error));
 }
 
-fn waived(waiver: &str) -> Vec<String> {
-    let text = service("image: \"e:1\", port: 80, security: { capabilities: [IPC_LOCK], read_only: true }");
-    let loaded = read(&format!("{text}guardrails: {{ waivers: [{{ {waiver} }}] }}\n"));
-    told(&findings(&loaded, "preview")).into_iter().filter(|line| !line.starts_with("PD010")).collect()
+fn findings_with_waiver(waiver: &str) -> Vec<String> {
+    let text = service_manifest("image: \"e:1\", port: 80, security: { capabilities: [IPC_LOCK], read_only: true }");
+    let loaded = load_manifest(&format!("{text}guardrails: {{ waivers: [{{ {waiver} }}] }}\n"));
+    format_diagnostics(&findings(&loaded, "preview")).into_iter().filter(|line| !line.starts_with("PD010")).collect()
 }
 
 #[test]
-fn waivers() {
+fn waivers_apply_until_they_expire() {
     let found = "PD005 error at services.s.docker.HostConfig.CapAdd: `IPC_LOCK` goes beyond the default capabilities";
     let noted = "PD005 info at services.s.docker.HostConfig.CapAdd: `IPC_LOCK` goes beyond the default capabilities";
     let good = "scope: services.s, reason: pinned memory needs it, owner: team-a";
@@ -125,13 +129,13 @@ fn waivers() {
         ),
     ];
     for (waiver, expected) in cases {
-        assert_eq!(waived(waiver), *expected, "{waiver}");
+        assert_eq!(findings_with_waiver(waiver), *expected, "{waiver}");
     }
 }
 
 #[test]
 fn every_rule_has_a_bad_example() {
     for rule in RULES.iter().filter(|rule| rule.code.0 != "PD010") {
-        assert!(BAD.iter().any(|(code, ..)| *code == rule.code.0), "{}", rule.code.0);
+        assert!(VIOLATIONS.iter().any(|(code, ..)| *code == rule.code.0), "{}", rule.code.0);
     }
 }

@@ -5,51 +5,56 @@ mod files;
 
 use std::fmt::Write;
 
-use files::{context, read, read_for, told};
+use files::{format_diagnostics, load_manifest, load_manifest_for, resolve_inputs};
 use plan::application::{Application, Argv, Body, Check, Health, ReadyCheck, RuntimeKind, Unit};
-use plan::explain::{Answer, explain, origin_words};
-use plan::{Loaded, Resolved, resolve};
+use plan::explain::{ExplainResult, describe_origin, explain};
+use plan::{LoadedManifest, ResolvedApplication, resolve};
 use serde_json::json;
 
 use RuntimeKind::{Docker, Process};
 
 const HELLO: &str = include_str!("../../examples/hello/pdev.yaml");
 
-fn resolved(text: &str, runtime: RuntimeKind) -> Resolved {
-    let loaded = read(text);
-    resolve(&loaded, &context(&loaded, runtime))
+fn resolve_text(text: &str, runtime: RuntimeKind) -> ResolvedApplication {
+    let loaded = load_manifest(text);
+    resolve(&loaded, &resolve_inputs(&loaded, runtime))
 }
 
 /// What a reader wants to see of a unit, one line each.
-fn describe(unit: &Unit) -> String {
+fn describe_unit(unit: &Unit) -> String {
     let mut text = String::new();
     let _ = match &unit.body {
         Body::Container(container) => {
-            writeln!(text, "container {:?} {}", container.image, container.create.get("Cmd").unwrap_or(&json!(null)))
+            writeln!(
+                text,
+                "container {:?} {}",
+                container.image,
+                container.create_body.get("Cmd").unwrap_or(&json!(null))
+            )
         }
-        Body::Process(process) => writeln!(text, "process {} in {:?}", words(&process.argv), process.dir),
+        Body::Process(process) => writeln!(text, "process {} in {:?}", format_argv(&process.argv), process.dir),
     };
     for (name, port) in &unit.ports {
-        let _ = writeln!(text, "port {name} {} -> {}", port.host, port.inside);
+        let _ = writeln!(text, "port {name} {} -> {}", port.host_port, port.listen_port);
     }
     for (name, value) in &unit.env {
         let _ = writeln!(text, "env {name}={}{}", value.value, if value.sensitive { " (sensitive)" } else { "" });
     }
-    let _ = writeln!(text, "ready {}", ready(&unit.health));
+    let _ = writeln!(text, "ready {}", format_ready_check(&unit.health));
     for (name, condition) in &unit.needs {
         let _ = writeln!(text, "needs {name} {condition:?}");
     }
     text
 }
 
-fn words(argv: &Argv) -> String {
+fn format_argv(argv: &Argv) -> String {
     match argv {
         Argv::List(list) => list.join(" "),
         Argv::Shell(line) => format!("sh: {line}"),
     }
 }
 
-fn ready(health: &Health) -> String {
+fn format_ready_check(health: &Health) -> String {
     match &health.ready {
         ReadyCheck::Probe(probe) => match &probe.check {
             Check::Http { port, path, .. } => format!("http {port} {path}"),
@@ -61,22 +66,22 @@ fn ready(health: &Health) -> String {
 }
 
 #[track_caller]
-fn check(application: &Application, unit: &str, expected: &str) {
+fn assert_unit(application: &Application, unit: &str, expected: &str) {
     let lines =
         |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(lines(&describe(&application.units[unit])), lines(expected));
+    assert_eq!(lines(&describe_unit(&application.units[unit])), lines(expected));
 }
 
-fn usable(text: &str, runtime: RuntimeKind) -> Resolved {
-    let resolved = resolved(text, runtime);
-    assert!(resolved.is_usable(), "{:#?}", told(&resolved.diagnostics));
+fn resolve_usable(text: &str, runtime: RuntimeKind) -> ResolvedApplication {
+    let resolved = resolve_text(text, runtime);
+    assert!(resolved.is_usable(), "{:#?}", format_diagnostics(&resolved.diagnostics));
     resolved
 }
 
 #[test]
-fn hello_in_a_container() {
-    check(
-        &usable(HELLO, Docker).application,
+fn hello_resolves_to_container() {
+    assert_unit(
+        &resolve_usable(HELLO, Docker).application,
         "web",
         r#"container Build(BuildSpec { context: ".", dockerfile: "Dockerfile", target: None, args: {}, platform: None }) null
            port main 40000 -> 8080
@@ -91,9 +96,9 @@ fn hello_in_a_container() {
 }
 
 #[test]
-fn hello_as_a_process() {
-    check(
-        &usable(HELLO, Process).application,
+fn hello_resolves_to_process() {
+    assert_unit(
+        &resolve_usable(HELLO, Process).application,
         "web",
         r#"process perl hello.pl in Project(".")
            port main 40000 -> 40000
@@ -126,13 +131,13 @@ services:
   worker: { image: "example/worker:1" }
 "#;
 
-fn env<'a>(resolved: &'a Resolved, unit: &str, name: &str) -> &'a str {
+fn env_value<'a>(resolved: &'a ResolvedApplication, unit: &str, name: &str) -> &'a str {
     &resolved.application.units[unit].env[name].value
 }
 
 #[test]
-fn addresses_are_for_the_reader() {
-    let mixed = usable(MIXED, Docker);
+fn addresses_depend_on_consumer_runtime() {
+    let mixed = resolve_usable(MIXED, Docker);
     let cases = [
         ("api", "WEB", "http://web:40001"),
         ("api", "ADDRESS", "web:40001"),
@@ -145,27 +150,27 @@ fn addresses_are_for_the_reader() {
         ("web", "PDEV_INTERNAL_URL_API", "http://127.0.0.1:40000"),
     ];
     for (unit, name, value) in cases {
-        assert_eq!(env(&mixed, unit, name), value, "{unit} {name}");
+        assert_eq!(env_value(&mixed, unit, name), value, "{unit} {name}");
     }
     let Body::Container(api) = &mixed.application.units["api"].body else { panic!("a container") };
     assert_eq!(api.process_peers, ["web"]);
-    assert_eq!(ready(&mixed.application.units["worker"].health), "StaysUp(300ms)");
-    assert_eq!(ready(&mixed.application.units["api"].health), "tcp main");
+    assert_eq!(format_ready_check(&mixed.application.units["worker"].health), "StaysUp(300ms)");
+    assert_eq!(format_ready_check(&mixed.application.units["api"].health), "tcp main");
 }
 
 #[test]
-fn services_may_know_each_other() {
-    let mixed = usable(MIXED, Docker);
+fn mutual_references_create_no_cycle() {
+    let mixed = resolve_usable(MIXED, Docker);
     let needs = |unit: &str| mixed.application.units[unit].needs.keys().cloned().collect::<Vec<_>>();
     assert_eq!((needs("api"), needs("web")), (vec!["web".to_owned()], Vec::new()));
 }
 
 #[test]
 fn containers_are_hardened() {
-    let resolved = usable("pdev: 1\napp: a\nservices:\n  s: { image: \"e:1\", port: 80 }\n", Docker);
+    let resolved = resolve_usable("pdev: 1\napp: a\nservices:\n  s: { image: \"e:1\", port: 80 }\n", Docker);
     let Body::Container(container) = &resolved.application.units["s"].body else { panic!("a container") };
     assert_eq!(
-        container.create,
+        container.create_body,
         json!({
             "HostConfig": {
                 "CapDrop": ["ALL"],
@@ -196,13 +201,18 @@ patches:
 "#;
 
 #[test]
-fn what_the_user_says_wins() {
+fn manifest_settings_override_defaults() {
     let text = TUNED.replace("    user: x-ignored\n", "");
-    let loaded = read(&text);
-    let resolved = resolve(&loaded, &context(&loaded, Docker));
-    assert!(resolved.is_usable(), "{:#?} {:#?}", told(&loaded.diagnostics), told(&resolved.diagnostics));
+    let loaded = load_manifest(&text);
+    let resolved = resolve(&loaded, &resolve_inputs(&loaded, Docker));
+    assert!(
+        resolved.is_usable(),
+        "{:#?} {:#?}",
+        format_diagnostics(&loaded.diagnostics),
+        format_diagnostics(&resolved.diagnostics)
+    );
     let Body::Container(container) = &resolved.application.units["s"].body else { panic!("a container") };
-    let host = &container.create["HostConfig"];
+    let host = &container.create_body["HostConfig"];
     assert_eq!(host["Memory"], 268_435_456);
     assert_eq!(host["CpuShares"], 512);
     assert_eq!(host["ReadonlyRootfs"], true);
@@ -212,14 +222,14 @@ fn what_the_user_says_wins() {
     assert_eq!(host["DeviceRequests"], json!([]));
     let added: Vec<_> = host["CapAdd"].as_array().unwrap().iter().skip(7).collect();
     assert_eq!(added, [&json!("IPC_LOCK"), &json!("SYS_NICE")]);
-    assert_eq!(container.create["Cmd"], json!(["/bin/sh", "-c", "./serve --fast"]));
-    assert_eq!(container.create["Hostname"], "box");
+    assert_eq!(container.create_body["Cmd"], json!(["/bin/sh", "-c", "./serve --fast"]));
+    assert_eq!(container.create_body["Hostname"], "box");
     assert_eq!(container.volumes, [("data".to_owned(), "/data".to_owned())]);
     assert!(resolved.application.volumes.contains_key("data"));
-    explained(&loaded, &resolved);
+    assert_explanations(&loaded, &resolved);
 }
 
-fn explained(loaded: &Loaded, resolved: &Resolved) {
+fn assert_explanations(loaded: &LoadedManifest, resolved: &ResolvedApplication) {
     let cases = [
         ("services.s.docker.HostConfig.Memory", "pdev.yaml:8"),
         ("s.size.memory", "pdev.yaml:8"),
@@ -229,26 +239,26 @@ fn explained(loaded: &Loaded, resolved: &Resolved) {
         ("services.s.stop.grace", "default: the time Docker gives too"),
     ];
     for (path, words) in cases {
-        let Answer::One(found) = explain(resolved, path) else { panic!("{path} is one field") };
-        assert_eq!(origin_words(found.origins.last().unwrap(), &loaded.sources), words, "{path}");
+        let ExplainResult::Field(found) = explain(resolved, path) else { panic!("{path} is one field") };
+        assert_eq!(describe_origin(found.origins.last().unwrap(), &loaded.sources), words, "{path}");
     }
-    assert!(matches!(explain(resolved, "services.s.size"), Answer::Branch(fields) if fields.len() == 3));
+    assert!(matches!(explain(resolved, "services.s.size"), ExplainResult::Subtree(fields) if fields.len() == 3));
     let nearest = Some("services.s.size.memory".to_owned());
-    assert_eq!(explain(resolved, "servces.s.size.memory"), Answer::Unknown { nearest });
+    assert_eq!(explain(resolved, "servces.s.size.memory"), ExplainResult::Unknown { nearest });
 }
 
-fn hash(text: &str, unit: &str, bend: impl FnOnce(&mut plan::Context)) -> String {
-    let loaded = read(text);
-    let mut context = context(&loaded, Docker);
+fn unit_hash(text: &str, unit: &str, bend: impl FnOnce(&mut plan::ResolveInputs)) -> String {
+    let loaded = load_manifest(text);
+    let mut context = resolve_inputs(&loaded, Docker);
     bend(&mut context);
     resolve(&loaded, &context).application.units[unit].hash.clone()
 }
 
 #[test]
-fn the_hash_is_of_intent() {
-    let same = |bend: fn(&mut plan::Context)| {
+fn hash_depends_only_on_user_intent() {
+    let same = |bend: fn(&mut plan::ResolveInputs)| {
         for unit in ["api", "web", "worker"] {
-            assert_eq!(hash(MIXED, unit, bend), hash(MIXED, unit, |_| ()), "{unit}");
+            assert_eq!(unit_hash(MIXED, unit, bend), unit_hash(MIXED, unit, |_| ()), "{unit}");
         }
     };
     same(|context| context.ports.values_mut().for_each(|port| *port += 1000));
@@ -263,15 +273,15 @@ fn the_hash_is_of_intent() {
         ("needs", MIXED.replace("worker: {", "worker: { needs: { api: healthy },")),
     ] {
         for unit in ["api", "worker"] {
-            assert_eq!(hash(&changed, unit, |_| ()), hash(MIXED, unit, |_| ()), "{what}: {unit}");
+            assert_eq!(unit_hash(&changed, unit, |_| ()), unit_hash(MIXED, unit, |_| ()), "{what}: {unit}");
         }
     }
 }
 
 #[test]
-fn a_changed_intent_is_named() {
-    let before = hash(MIXED, "api", |_| ());
-    let fields = |text: String| plan::hash::changed_fields(&before, &hash(&text, "api", |_| ()));
+fn changed_fields_name_each_difference() {
+    let before = unit_hash(MIXED, "api", |_| ());
+    let fields = |text: String| plan::hash::changed_fields(&before, &unit_hash(&text, "api", |_| ()));
     assert_eq!(fields(MIXED.replace("image: example/api:1", "image: example/api:2")), ["image"]);
     assert_eq!(fields(MIXED.replace("TOWN: \"${env.HOME_TOWN}\"", "TOWN: Basel")), ["env.TOWN"]);
     assert_eq!(fields(MIXED.replace("port: 8080", "port: 8081")), ["ports.main"]);
@@ -292,10 +302,10 @@ jobs:
 "#;
 
 #[test]
-fn jobs_take_from_their_service_and_go_first() {
-    let resolved = usable(JOBS, Docker);
+fn jobs_inherit_from_service_and_run_first() {
+    let resolved = resolve_usable(JOBS, Docker);
     let application = &resolved.application;
-    assert!(env(&resolved, "migrate", "A") == "1" && env(&resolved, "migrate", "B") == "2");
+    assert!(env_value(&resolved, "migrate", "A") == "1" && env_value(&resolved, "migrate", "B") == "2");
     assert!(application.units["migrate"].ports.is_empty());
     let needs = |unit: &str| application.units[unit].needs.keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(needs("api"), "migrate");
@@ -305,7 +315,7 @@ fn jobs_take_from_their_service_and_go_first() {
 }
 
 #[test]
-fn what_cannot_be_is_told() {
+fn invalid_manifests_are_reported() {
     let cases: &[(&str, &str)] = &[
         (
             "services:\n  s: { image: \"e:1\", needs: { t: completed } }\n  t: { image: \"e:1\" }\n",
@@ -337,18 +347,18 @@ fn what_cannot_be_is_told() {
         ),
     ];
     for (text, expected) in cases {
-        let resolved = resolved(&format!("pdev: 1\napp: a\n{text}"), Docker);
-        let told = told(&resolved.diagnostics);
+        let resolved = resolve_text(&format!("pdev: 1\napp: a\n{text}"), Docker);
+        let told = format_diagnostics(&resolved.diagnostics);
         assert!(told.iter().any(|line| line == expected), "{expected}\n{told:#?}");
     }
 }
 
 #[test]
-fn a_unit_that_can_do_one_thing_does_it() {
+fn unit_with_one_supported_runtime_uses_it() {
     let text = "pdev: 1\napp: a\nservices:\n  i: { image: \"e:1\" }\n  p: { process: { command: [p] } }\nenvironments: { local: {}, bare: { runtime: process } }\n";
     let kinds = |environment, runtime| {
-        let loaded = read_for(text, environment);
-        let resolved = resolve(&loaded, &context(&loaded, runtime));
+        let loaded = load_manifest_for(text, environment);
+        let resolved = resolve(&loaded, &resolve_inputs(&loaded, runtime));
         let kind = |unit: &str| resolved.application.units[unit].body.runtime();
         (kind("i"), kind("p"), resolved.is_usable())
     };
@@ -359,8 +369,8 @@ fn a_unit_that_can_do_one_thing_does_it() {
 
 #[test]
 fn resolving_is_deterministic() {
-    let first = format!("{:?}", resolved(MIXED, Docker));
+    let first = format!("{:?}", resolve_text(MIXED, Docker));
     for _ in 0..100 {
-        assert_eq!(format!("{:?}", resolved(MIXED, Docker)), first);
+        assert_eq!(format!("{:?}", resolve_text(MIXED, Docker)), first);
     }
 }

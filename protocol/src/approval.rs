@@ -7,7 +7,7 @@ use crate::problem::Problem;
 
 /// Which service of which repository acts as which identity.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct UseView {
+pub struct IdentityUseView {
     /// Where the repository lies; all its worktrees are one.
     pub repository: String,
     pub service: String,
@@ -21,7 +21,7 @@ pub struct UseView {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ApprovalView {
     #[serde(flatten)]
-    pub of: UseView,
+    pub identity_use: IdentityUseView,
     /// When it was approved, in Unix milliseconds; 0 while it waits.
     pub at: i64,
     /// When it ends, in Unix milliseconds.
@@ -33,9 +33,9 @@ pub struct ApprovalView {
 
 /// One of `GET /v1/approvals/waiting`: what was asked for, and nobody has approved yet.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct WaitingView {
+pub struct PendingApprovalView {
     #[serde(flatten)]
-    pub of: UseView,
+    pub identity_use: IdentityUseView,
     /// For `pdev identity approve`.
     pub code: String,
     /// When the code ends, in Unix milliseconds.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub const UPGRADE: &str = "pdev-exec/1";
+pub const UPGRADE_PROTOCOL: &str = "pdev-exec/1";
 
 /// A frame's payload is at most this long; longer ones end the session.
 pub const FRAME_BYTES_MAX: u32 = 1 << 20;
@@ -94,7 +94,7 @@ mod tests {
     use super::Frame;
 
     #[test]
-    fn frames_survive_any_cut() {
+    fn frames_decode_across_any_split() {
         let frames = [
             Frame::Stdin(b"abc".to_vec()),
             Frame::Stdout(vec![0, 255]),

@@ -4,10 +4,10 @@
 //! Inner types of other crates never appear here; each edge converts.
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod agent_info;
 pub mod approval;
 pub mod event;
 pub mod exec;
-pub mod greeting;
 pub mod identity;
 pub mod plan;
 pub mod problem;
@@ -19,7 +19,7 @@ pub use event::{Event, EventKind};
 pub use problem::Problem;
 
 /// The wire's major version: the path prefix of every route.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 1;
 
 /// A JSON Schema of any wire type, for the published schemas of `--json` and the OpenAPI document.
 #[must_use]

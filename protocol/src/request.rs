@@ -103,7 +103,7 @@ pub struct LogEntry {
 /// `POST /v1/previews/{preview}/secrets`: values that the vault keeps for a repository, for this preview until `down`.
 /// Answered by the names that were there.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct KeptSecrets {
+pub struct DeliverSecretsRequest {
     /// What all worktrees share: git's common folder, or the project's own.
     pub repository: String,
     pub names: Vec<String>,

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::credential_formats::write_identities;
 use crate::http::get;
-use crate::outlets::identities;
-use crate::sandbox::{Said, Sandbox, eventually, finish};
+use crate::sandbox::{CommandOutput, Sandbox, run_with_timeout, wait_until};
 
-fn tests(file: &str) -> PathBuf {
+fn test_program(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials").join(file)
 }
 
 /// The Python that has moto and botocore, or `None`, said as skipped.
-pub fn python(journey: &str) -> Option<PathBuf> {
+pub fn find_python(journey: &str) -> Option<PathBuf> {
     let named = std::env::var_os("PDEV_TEST_PYTHON").map(PathBuf::from);
     let has = |python: &PathBuf| {
         let check =
@@ -32,39 +32,41 @@ pub fn python(journey: &str) -> Option<PathBuf> {
     found
 }
 
-pub struct Server {
+pub struct TestServer {
     child: Child,
     pub port: u16,
 }
 
-impl Server {
+impl TestServer {
     /// The clients that sign in there last this many seconds.
-    pub fn identity_center(sandbox: &Sandbox, lasts: u32) -> Self {
+    pub fn start_identity_center(sandbox: &Sandbox, lasts: u32) -> Self {
         let port_file = sandbox.path("center-port");
         let mut center = Command::new("python3");
-        let child = center.arg(tests("identity_center.py")).arg(&port_file).arg(lasts.to_string()).spawn().unwrap();
-        eventually("Identity Center listens", Duration::from_secs(20), || port_file.exists());
+        let child =
+            center.arg(test_program("identity_center.py")).arg(&port_file).arg(lasts.to_string()).spawn().unwrap();
+        wait_until("Identity Center listens", Duration::from_secs(20), || port_file.exists());
         let port = fs::read_to_string(port_file).unwrap().parse().unwrap();
         Self { child, port }
     }
 
-    pub fn moto(python: &Path) -> Self {
+    pub fn start_moto(python: &Path) -> Self {
         // Held until just before moto binds it; nothing else on this machine asks for a port in between by number.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut moto = Command::new(python);
         moto.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
         let child = moto.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-        eventually("moto listens", Duration::from_secs(60), listens);
+        wait_until("moto listens", Duration::from_secs(60), listens);
         Self { child, port }
     }
 
     /// Before another server; writes down what that one is asked.
-    pub fn recorder(sandbox: &Sandbox, target: &str) -> Self {
+    pub fn start_recorder(sandbox: &Sandbox, target: &str) -> Self {
         let port_file = sandbox.path("recorder-port");
         let log = sandbox.path("asked");
-        let child = Command::new("python3").arg(tests("recorder.py")).args([&port_file, &log]).arg(target).spawn();
-        eventually("the recorder listens", Duration::from_secs(20), || port_file.exists());
+        let child =
+            Command::new("python3").arg(test_program("recorder.py")).args([&port_file, &log]).arg(target).spawn();
+        wait_until("the recorder listens", Duration::from_secs(20), || port_file.exists());
         Self { child: child.unwrap(), port: fs::read_to_string(port_file).unwrap().parse().unwrap() }
     }
 
@@ -74,14 +76,14 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-pub fn passphrase(sandbox: &Sandbox) -> PathBuf {
+pub fn write_passphrase(sandbox: &Sandbox) -> PathBuf {
     let passphrase = sandbox.path("passphrase");
     fs::write(&passphrase, "a long enough passphrase").unwrap();
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
@@ -99,7 +101,7 @@ pub fn sign_in_with(sandbox: &Sandbox, identity: &str, flow: &str, vault: Option
     let mut login = sandbox.command(&sandbox.project(), &["login", identity, "--flow", flow, "--no-open", "--json"]);
     match vault {
         Some((name, value)) => login.env(name, value),
-        None => login.env("PDEV_VAULT_PASSPHRASE_FILE", passphrase(sandbox)),
+        None => login.env("PDEV_VAULT_PASSPHRASE_FILE", write_passphrase(sandbox)),
     };
     login.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut login = login.spawn().unwrap();
@@ -112,25 +114,25 @@ pub fn sign_in_with(sandbox: &Sandbox, identity: &str, flow: &str, vault: Option
         "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=20).read())",
         page,
     ]);
-    finish(person, Duration::from_secs(30)).ok();
+    run_with_timeout(person, Duration::from_secs(30)).ok();
     let last: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     assert_eq!(last["login"], "signed_in", "{last}");
     assert!(login.wait().unwrap().success());
 }
 
-pub fn aws(sandbox: &Sandbox, identity: &str) -> Said {
+pub fn aws_credential(sandbox: &Sandbox, identity: &str) -> CommandOutput {
     sandbox.pdev(&["credential", "aws", identity])
 }
 
 #[test]
-fn identity_center_is_signed_in_to_once_for_all_accounts() {
-    let Some(python) = python("IAM Identity Center") else { return };
-    let sandbox = Sandbox::bare();
-    let center = Server::identity_center(&sandbox, 7_776_000);
+fn identity_center_login_serves_all_accounts() {
+    let Some(python) = find_python("IAM Identity Center") else { return };
+    let sandbox = Sandbox::without_docker();
+    let center = TestServer::start_identity_center(&sandbox, 7_776_000);
     let url = format!("http://127.0.0.1:{}", center.port);
     let mut proof = Command::new(python);
-    proof.arg(tests("botocore_client.py")).arg(&url).env("AWS_EC2_METADATA_DISABLED", "true");
-    finish(proof, Duration::from_secs(60)).ok().says("ok");
+    proof.arg(test_program("botocore_client.py")).arg(&url).env("AWS_EC2_METADATA_DISABLED", "true");
+    run_with_timeout(proof, Duration::from_secs(60)).ok().prints("ok");
 
     let identity = |name: &str, account: &str, role: &str| {
         format!(
@@ -143,17 +145,19 @@ fn identity_center_is_signed_in_to_once_for_all_accounts() {
         identity("two", "222222222222", "Developer"),
         identity("admin", "111111111111", "Admin"),
     ];
-    identities(&sandbox, &all.concat());
+    write_identities(&sandbox, &all.concat());
     let slowed = center.stat("slowed");
     sign_in(&sandbox, "dev", "device");
     assert_eq!(center.stat("slowed"), slowed + 1, "slow_down was met and obeyed");
-    let first = aws(&sandbox, "dev").ok().json();
+    let first = aws_credential(&sandbox, "dev").ok().json();
     assert_eq!(first["AccessKeyId"], "ASIA111111111111");
     assert_eq!(first["AccountId"], "111111111111");
     assert!(first["Expiration"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(aws(&sandbox, "two").ok().json()["AccessKeyId"], "ASIA222222222222");
-    aws(&sandbox, "admin").fails_with(1).says("you have no role `Admin` in the account 111111111111: No access");
-    assert_eq!(aws(&sandbox, "dev").ok().json(), first, "it was fetched again although it lasts");
+    assert_eq!(aws_credential(&sandbox, "two").ok().json()["AccessKeyId"], "ASIA222222222222");
+    aws_credential(&sandbox, "admin")
+        .fails_with(1)
+        .prints("you have no role `Admin` in the account 111111111111: No access");
+    assert_eq!(aws_credential(&sandbox, "dev").ok().json(), first, "it was fetched again although it lasts");
 
     // The session's token ends on their side: it is renewed, and only once for two identities.
     let before = center.stat("refreshed");
@@ -162,7 +166,7 @@ fn identity_center_is_signed_in_to_once_for_all_accounts() {
     std::thread::scope(|scope| {
         for name in ["dev", "two", "dev", "two"] {
             let sandbox = &sandbox;
-            scope.spawn(move || aws(sandbox, name).ok());
+            scope.spawn(move || aws_credential(sandbox, name).ok());
         }
     });
     assert_eq!(center.stat("refreshed"), before + 1);
@@ -170,21 +174,21 @@ fn identity_center_is_signed_in_to_once_for_all_accounts() {
 
     sandbox.pdev(&["logout", "dev"]).ok();
     sandbox.pdev(&["agent", "stop"]).ok();
-    aws(&sandbox, "two").fails_with(1).says("`pdev login two` signs in");
+    aws_credential(&sandbox, "two").fails_with(1).prints("`pdev login two` signs in");
     sign_in(&sandbox, "two", "browser");
-    aws(&sandbox, "dev").ok();
+    aws_credential(&sandbox, "dev").ok();
 }
 
 #[test]
 fn roles_are_assumed_with_keys_and_with_tokens() {
-    let Some(python) = python("STS") else { return };
-    let sandbox = Sandbox::bare();
-    let moto = Server::moto(&python);
+    let Some(python) = find_python("STS") else { return };
+    let sandbox = Sandbox::without_docker();
+    let moto = TestServer::start_moto(&python);
     let (url, keys) = (
         format!("http://127.0.0.1:{}", moto.port),
         r#"{\"Version\":1,\"AccessKeyId\":\"AKIA1\",\"SecretAccessKey\":\"s\"}"#,
     );
-    identities(
+    write_identities(
         &sandbox,
         &format!(
             "[base]\nsource = \"exec\"\ncommand = [\"echo\", \"{keys}\"]\n[token]\nsource = \"exec\"\ncommand = [\"echo\", \"{{\\\"token\\\":\\\"t\\\"}}\"]\n\
@@ -196,7 +200,7 @@ fn roles_are_assumed_with_keys_and_with_tokens() {
         ),
     );
     for (name, account) in [("role", "123456789012"), ("chained", "210987654321"), ("web", "123456789012")] {
-        let given = aws(&sandbox, name).ok().json();
+        let given = aws_credential(&sandbox, name).ok().json();
         assert!(given["AccessKeyId"].as_str().unwrap().starts_with("ASIA"), "{name}: {given}");
         assert_eq!(given["AccountId"], account, "{name}");
         assert!(given["SessionToken"].as_str().unwrap().len() > 20, "{name}");
@@ -211,18 +215,18 @@ fn roles_are_assumed_with_keys_and_with_tokens() {
         ] {
             who.env(variable, given[key].as_str().unwrap());
         }
-        finish(who, Duration::from_secs(60)).ok().says(&format!("/pdev-{name}"));
+        run_with_timeout(who, Duration::from_secs(60)).ok().prints(&format!("/pdev-{name}"));
     }
-    aws(&sandbox, "wrong").fails_with(1).says("`token` gives no AWS credentials");
-    aws(&sandbox, "down").fails_with(1).says("`127.0.0.1:1` cannot be reached");
+    aws_credential(&sandbox, "wrong").fails_with(1).prints("`token` gives no AWS credentials");
+    aws_credential(&sandbox, "down").fails_with(1).prints("`127.0.0.1:1` cannot be reached");
 }
 
 #[test]
-fn a_session_is_held_to_read_only_and_tagged() {
-    let Some(python) = python("a session's STS") else { return };
-    let sandbox = Sandbox::bare();
-    let moto = Server::moto(&python);
-    let recorder = Server::recorder(&sandbox, &format!("http://127.0.0.1:{}/", moto.port));
+fn session_credentials_are_read_only_and_tagged() {
+    let Some(python) = find_python("a session's STS") else { return };
+    let sandbox = Sandbox::without_docker();
+    let moto = TestServer::start_moto(&python);
+    let recorder = TestServer::start_recorder(&sandbox, &format!("http://127.0.0.1:{}/", moto.port));
     let (url, keys) = (
         format!("http://127.0.0.1:{}", recorder.port),
         r#"{\"Version\":1,\"AccessKeyId\":\"AKIA1\",\"SecretAccessKey\":\"s\"}"#,
@@ -232,7 +236,7 @@ fn a_session_is_held_to_read_only_and_tagged() {
             "[{name}]\nsource = \"aws-role\"\nfrom = \"base\"\nrole_arn = \"arn:aws:iam::123456789012:role/dev\"\nendpoint = \"{url}\"\n{more}\n"
         )
     };
-    identities(
+    write_identities(
         &sandbox,
         &format!(
             "[base]\nsource = \"exec\"\ncommand = [\"echo\", \"{keys}\"]\n{}{}{}\
@@ -256,13 +260,13 @@ fn a_session_is_held_to_read_only_and_tagged() {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     // The person's own lease, before and after: twelve hours, no policy, no tags.
-    let mine = aws(&sandbox, "role").ok().json();
+    let mine = aws_credential(&sandbox, "role").ok().json();
     let twice = format!("{pdev} credential aws role; {pdev} credential aws role");
     let said = in_session(&[], &twice).ok();
     let given: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(given[0], given[1], "one lease for the session");
     assert_ne!(given[0]["AccessKeyId"], mine["AccessKeyId"], "and not the person's");
-    assert_eq!(aws(&sandbox, "role").ok().json(), mine, "which stays");
+    assert_eq!(aws_credential(&sandbox, "role").ok().json(), mine, "which stays");
     let all = asked();
     assert_eq!(all.len(), 2, "{all:?}");
     let (own, bound) = (&all[0], &all[1]);
@@ -275,7 +279,7 @@ fn a_session_is_held_to_read_only_and_tagged() {
     let id = bound["Tags.member.1.Value"].as_str().unwrap();
     assert_eq!((&bound["Tags.member.2.Key"], &bound["Tags.member.2.Value"]), (&"pdev:agent".into(), &"robot".into()));
     assert_eq!(bound["RoleSessionName"], format!("pdev-role-{id}"));
-    sandbox.pdev(&["audit"]).ok().says("session robot");
+    sandbox.pdev(&["audit"]).ok().prints("session robot");
 
     in_session(&["--for", "1m"], &format!("{pdev} credential aws own; {pdev} credential aws web")).ok();
     let all = asked();
@@ -284,12 +288,14 @@ fn a_session_is_held_to_read_only_and_tagged() {
     assert_eq!(own["DurationSeconds"], "900", "AWS gives no less");
     assert!(own.get("Tags.member.1.Key").is_none(), "{own}");
     assert_eq!(web["PolicyArns.member.1.arn"], "arn:aws-cn:iam::aws:policy/ReadOnlyAccess");
-    in_session(&[], &format!("{pdev} credential aws prod")).fails_with(1).says("`prod` is production");
-    in_session(&[], &format!("{pdev} credential aws base")).fails_with(1).says("Another `aws-role` identity on top");
-    in_session(&[], &format!("{pdev} run --as prod -- true")).says("`prod` is production").says("pdev session allow");
+    in_session(&[], &format!("{pdev} credential aws prod")).fails_with(1).prints("`prod` is production");
+    in_session(&[], &format!("{pdev} credential aws base")).fails_with(1).prints("Another `aws-role` identity on top");
+    in_session(&[], &format!("{pdev} run --as prod -- true"))
+        .prints("`prod` is production")
+        .prints("pdev session allow");
     assert_eq!(asked().len(), 4, "what is refused was not asked for");
     let fetch = "import boto3; print(boto3.Session(region_name='eu-central-1').get_credentials().access_key)";
-    in_session(&[], &format!("{pdev} run --as role -- {} -c \"{fetch}\"", python.display())).ok().says("ASIA");
+    in_session(&[], &format!("{pdev} run --as role -- {} -c \"{fetch}\"", python.display())).ok().prints("ASIA");
     let last = asked().pop().unwrap();
     assert_eq!(
         (asked().len(), &last["Tags.member.2.Value"]),

@@ -7,18 +7,18 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::outlets::identities;
+use crate::credential_formats::write_identities;
 use crate::sandbox::Sandbox;
 
 /// The time as servers write it, as GNU date understands what is asked for.
-pub fn date(clock: &str) -> String {
+pub fn http_date(clock: &str) -> String {
     let said = Command::new("date").args(["-u", "-d", clock, "+%a, %d %b %Y %H:%M:%S GMT"]).env("LC_ALL", "C").output();
     String::from_utf8(said.unwrap().stdout).unwrap().trim().to_owned()
 }
 
 /// A server whose clock is off; answers until the journey ends.
-fn server(clock: &str) -> u16 {
-    let date = date(clock);
+fn start_server_with_clock(clock: &str) -> u16 {
+    let date = http_date(clock);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -33,9 +33,9 @@ fn server(clock: &str) -> u16 {
 }
 
 #[test]
-fn the_doctor_says_why_until_when_and_what_is_configured_twice() {
-    let sandbox = Sandbox::bare();
-    let (late, right) = (server("+20 minutes"), server("now"));
+fn doctor_reports_failures_expiry_conflicts_and_clock() {
+    let sandbox = Sandbox::without_docker();
+    let (late, right) = (start_server_with_clock("+20 minutes"), start_server_with_clock("now"));
     let end = "date -u -d '+1 hour' +%Y-%m-%dT%H:%M:%SZ";
     let keys = format!(
         "printf '{{\\\"Version\\\":1,\\\"AccessKeyId\\\":\\\"A\\\",\\\"SecretAccessKey\\\":\\\"canary-doctor\\\",\\\"Expiration\\\":\\\"%s\\\"}}' $({end})"
@@ -47,26 +47,26 @@ fn the_doctor_says_why_until_when_and_what_is_configured_twice() {
          [broken]\nsource = \"exec\"\ncommand = [\"sh\", \"-c\", \"echo no such profile >&2; exit 3\"]\n\
          [vault]\nsource = \"vault-server\"\naddress = \"http://127.0.0.1:{late}\"\npath = \"kv/x\"\n"
     );
-    identities(&sandbox, &text);
+    write_identities(&sandbox, &text);
     fs::create_dir_all(sandbox.path("home/.aws")).unwrap();
     fs::write(sandbox.path("home/.aws/config"), "[profile keys]\ncredential_process = pdev credential aws keys\n")
         .unwrap();
     fs::write(sandbox.path("home/.aws/credentials"), "[keys]\naws_access_key_id = AKIA\n").unwrap();
 
-    let quiet = sandbox.pdev(&["doctor", "credentials"]).ok().says("there is none yet; the first login makes it");
-    assert!(sandbox.agent_pid().is_none(), "a look starts nothing: {}", quiet.all());
+    let quiet = sandbox.pdev(&["doctor", "credentials"]).ok().prints("there is none yet; the first login makes it");
+    assert!(sandbox.agent_pid().is_none(), "a look starts nothing: {}", quiet.transcript());
     let said = sandbox.pdev(&["doctor", "credentials", "--ask"]).ok();
     let said = said
-        .says("`keys`: holds a lease until 2")
-        .says("in 59 min")
-        .says("`broken`: `sh` ended with exit status: 3: no such profile")
-        .says("`role`: `broken`: ")
-        .says("`vault`: nobody has signed in as `vault`")
-        .says("`pdev login vault` signs in")
-        .says("the aws profile `keys` has keys in the shared credentials file: they win over the identity")
-        .says(&format!("this machine is about 20 min behind `127.0.0.1:{late}`"))
-        .says(&format!("agrees with `127.0.0.1:{right}`"));
-    assert!(!said.all().contains("canary-doctor"), "{}", said.all());
+        .prints("`keys`: holds a lease until 2")
+        .prints("in 59 min")
+        .prints("`broken`: `sh` ended with exit status: 3: no such profile")
+        .prints("`role`: `broken`: ")
+        .prints("`vault`: nobody has signed in as `vault`")
+        .prints("`pdev login vault` signs in")
+        .prints("the aws profile `keys` has keys in the shared credentials file: they win over the identity")
+        .prints(&format!("this machine is about 20 min behind `127.0.0.1:{late}`"))
+        .prints(&format!("agrees with `127.0.0.1:{right}`"));
+    assert!(!said.transcript().contains("canary-doctor"), "{}", said.transcript());
 
     let findings = sandbox.pdev(&["doctor", "credentials", "--json"]).ok().json();
     let of = |check: &str| -> Vec<&Value> {

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::credential_formats::write_identities;
 use crate::http;
-use crate::outlets::identities;
-use crate::sandbox::{Sandbox, eventually, signal, unit};
+use crate::sandbox::{Sandbox, find_unit, send_signal, wait_until};
 
 /// Counts its runs, and prints a credential that says which run it is of and lasts five seconds.
-pub const SOURCE: &str = r#"#!/bin/sh
+pub const SOURCE_SCRIPT: &str = r#"#!/bin/sh
 n=$(($(cat "$2" 2>/dev/null || echo 0) + 1)); echo $n > "$2"
 end=$(($(date +%s) + 5))
 case $1 in
@@ -23,13 +23,13 @@ aws) printf '{"Version":1,"AccessKeyId":"AKIA%s","SecretAccessKey":"canary-secre
 esac
 "#;
 
-struct Stage {
+struct Fixture {
     sandbox: Sandbox,
     runtime: &'static str,
 }
 
 /// The Python with the SDKs beside it, or `None`, said as skipped.
-pub fn sdks(journey: &str) -> Option<(PathBuf, PathBuf)> {
+pub fn find_sdks(journey: &str) -> Option<(PathBuf, PathBuf)> {
     let python = PathBuf::from(std::env::var_os("PDEV_TEST_PYTHON").unwrap_or_else(|| "python3".into()));
     let folder = std::env::var_os("PDEV_TEST_SDKS").map(PathBuf::from).unwrap_or_default();
     let check = ["-c", "import boto3, google.auth, requests, azure.identity"];
@@ -41,10 +41,10 @@ pub fn sdks(journey: &str) -> Option<(PathBuf, PathBuf)> {
     None
 }
 
-impl Stage {
-    fn set(sandbox: Sandbox, runtime: &'static str, python: &Path, folder: &Path) -> Self {
+impl Fixture {
+    fn new(sandbox: Sandbox, runtime: &'static str, python: &Path, folder: &Path) -> Self {
         let script = sandbox.path("source.sh");
-        fs::write(&script, SOURCE).unwrap();
+        fs::write(&script, SOURCE_SCRIPT).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         let identity = |name: &str, cloud: &str, form: &str| {
             let count = sandbox.path(&format!("count-{name}"));
@@ -57,7 +57,7 @@ impl Stage {
         let google = "project = \"shop\"\nemail = \"dev@shop.iam.gserviceaccount.com\"\n";
         let all =
             [identity("a", "aws", "aws"), identity("g", "google", "token") + google, identity("z", "azure", "token")];
-        identities(&sandbox, &all.concat());
+        write_identities(&sandbox, &all.concat());
         let consumer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/consumer.py");
         sandbox.write("consumer.py", &fs::read_to_string(consumer).unwrap());
         let service = |name: &str, identity: &str| {
@@ -84,25 +84,25 @@ impl Stage {
         self.sandbox.pdev(&["up", "--runtime", self.runtime]).ok();
     }
 
-    fn port(&self, service: &str) -> u16 {
+    fn service_port(&self, service: &str) -> u16 {
         let status = self.sandbox.status(&self.sandbox.project());
-        u16::try_from(unit(&status, service)["ports"]["main"].as_u64().unwrap()).unwrap()
+        u16::try_from(find_unit(&status, service)["ports"]["main"].as_u64().unwrap()).unwrap()
     }
 
     #[track_caller]
-    fn ask(&self, port: u16, path: &str) -> Value {
+    fn request_json(&self, port: u16, path: &str) -> Value {
         let answer = http::get("127.0.0.1", port, path);
         serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.body))
     }
 
     /// Asks the same programs until each was given three leases, one after the other.
     #[track_caller]
-    fn outlives_leases(&self, asked: &[(u16, &str)]) {
+    fn assert_survives_renewals(&self, asked: &[(u16, &str)]) {
         let number = |said: &Value| said["number"].as_i64().unwrap_or_else(|| panic!("{said}"));
-        let firsts: Vec<Value> = asked.iter().map(|(port, path)| self.ask(*port, path)).collect();
-        eventually("two more leases", Duration::from_secs(60), || {
+        let firsts: Vec<Value> = asked.iter().map(|(port, path)| self.request_json(*port, path)).collect();
+        wait_until("two more leases", Duration::from_secs(60), || {
             let all = asked.iter().zip(&firsts).map(|((port, path), first)| {
-                let now = self.ask(*port, path);
+                let now = self.request_json(*port, path);
                 assert_eq!(now["pid"], first["pid"], "the same program");
                 number(&now) >= number(first) + 2
             });
@@ -112,7 +112,7 @@ impl Stage {
     }
 
     /// Everything outside of the source that could have kept a lease.
-    fn canary_found(&self) -> String {
+    fn find_canary(&self) -> String {
         let sandbox = &self.sandbox;
         let mut grep = Command::new("grep");
         grep.args(["-rlsa", "canary-"]).arg(sandbox.path("home")).arg(sandbox.path("run")).arg(sandbox.project());
@@ -122,7 +122,7 @@ impl Stage {
         found += &String::from_utf8_lossy(&processes.stdout);
         for arguments in [&["status", "--json"][..], &["identity", "--json"], &["audit", "--json"], &["logs"]] {
             let said = sandbox.pdev(arguments);
-            if said.all().contains("canary-") {
+            if said.transcript().contains("canary-") {
                 found += &format!("{arguments:?}\n");
             }
         }
@@ -130,25 +130,25 @@ impl Stage {
     }
 }
 
-fn journey(stage: &Stage) {
+fn check_endpoints(stage: &Fixture) {
     stage.up();
-    let [aws, google, azure, other] = ["aws", "google", "azure", "other"].map(|service| stage.port(service));
-    let given = stage.ask(aws, "/aws");
+    let [aws, google, azure, other] = ["aws", "google", "azure", "other"].map(|service| stage.service_port(service));
+    let given = stage.request_json(aws, "/aws");
     assert_eq!(given["method"], "container-role", "{given}");
-    assert_eq!(stage.ask(aws, "/imds")["role"], "a");
-    let account = stage.ask(google, "/google");
+    assert_eq!(stage.request_json(aws, "/imds")["role"], "a");
+    let account = stage.request_json(google, "/google");
     assert_eq!(account["project"], "shop", "{account}");
     assert_eq!(account["email"], "dev@shop.iam.gserviceaccount.com");
     let all = [(aws, "/aws"), (aws, "/imds"), (google, "/google"), (azure, "/azure"), (azure, "/azure-default")];
-    stage.outlives_leases(&all);
+    stage.assert_survives_renewals(&all);
 
     // Another service of the preview, and another program of this machine, ask in vain.
-    let environment = stage.ask(google, "/env");
+    let environment = stage.request_json(google, "/env");
     let place = environment["GCE_METADATA_HOST"].as_str().unwrap();
     let token = format!("http://{place}/computeMetadata/v1/instance/service-accounts/default/token");
-    assert_eq!(stage.ask(google, &format!("/fetch?{token}"))["status"], 200);
+    assert_eq!(stage.request_json(google, &format!("/fetch?{token}"))["status"], 200);
     for stranger in [other, aws] {
-        let refused = stage.ask(stranger, &format!("/fetch?{token}"));
+        let refused = stage.request_json(stranger, &format!("/fetch?{token}"));
         assert_eq!(refused["status"], 403, "{refused}");
         assert!(refused["body"].as_str().unwrap().contains("this endpoint is for another service"), "{refused}");
     }
@@ -156,55 +156,55 @@ fn journey(stage: &Stage) {
     assert!(!String::from_utf8_lossy(&stranger.stdout).contains("canary"));
     // In its own dialects only.
     let base = token.split("/computeMetadata").next().unwrap();
-    let refused = stage.ask(google, &format!("/fetch?{base}/metadata/identity/oauth2/token?resource=x"));
+    let refused = stage.request_json(google, &format!("/fetch?{base}/metadata/identity/oauth2/token?resource=x"));
     assert_eq!(refused["status"], 400);
     assert!(
         refused["body"].as_str().unwrap().contains("`g` is an identity of Google, and it was asked as one of Azure")
     );
 
     let pid = stage.sandbox.agent_pid().unwrap();
-    signal(pid, "KILL");
+    send_signal(pid, "KILL");
     stage.sandbox.pdev(&["status"]).ok();
     for (port, path) in all {
-        eventually(&format!("{path}: the next agent answers"), Duration::from_secs(30), || {
-            stage.ask(port, path)["number"].is_i64()
+        wait_until(&format!("{path}: the next agent answers"), Duration::from_secs(30), || {
+            stage.request_json(port, path)["number"].is_i64()
         });
     }
-    stage.outlives_leases(&all);
-    stage.sandbox.pdev(&["up", "--runtime", stage.runtime]).ok().says("nothing changed");
-    assert_eq!(stage.canary_found(), "");
+    stage.assert_survives_renewals(&all);
+    stage.sandbox.pdev(&["up", "--runtime", stage.runtime]).ok().prints("nothing changed");
+    assert_eq!(stage.find_canary(), "");
     let audit = stage.sandbox.pdev(&["audit"]).ok();
-    let audit = audit.says("service aws of sdk, main").says("ecs").says("imds").says("gce");
-    assert!(audit.all().contains("msi"));
+    let audit = audit.prints("service aws of sdk, main").prints("ecs").prints("imds").prints("gce");
+    assert!(audit.transcript().contains("msi"));
 }
 
 /// Whether somebody listens where the endpoints were.
-fn is_open(address: &str) -> bool {
+fn is_listening(address: &str) -> bool {
     let listening = Command::new("ss").args(["-Hltn", "src", address]).output().unwrap();
     !listening.stdout.is_empty()
 }
 
-fn over(stage: &Stage) {
-    let google = stage.port("google");
-    let place = stage.ask(google, "/env")["GCE_METADATA_HOST"].as_str().unwrap().to_owned();
-    assert!(is_open(&place), "{place}");
+fn check_endpoints_close(stage: &Fixture) {
+    let google = stage.service_port("google");
+    let place = stage.request_json(google, "/env")["GCE_METADATA_HOST"].as_str().unwrap().to_owned();
+    assert!(is_listening(&place), "{place}");
     stage.sandbox.pdev(&["down"]).ok();
-    assert!(!is_open(&place), "{place} after `down`");
+    assert!(!is_listening(&place), "{place} after `down`");
 }
 
 #[test]
 pub fn sdks_in_local_processes_stay_signed_in() {
     let name = "SDKs in local processes";
-    let Some((python, folder)) = sdks(name) else { return };
-    let stage = Stage::set(Sandbox::bare(), "process", &python, &folder);
-    journey(&stage);
-    over(&stage);
+    let Some((python, folder)) = find_sdks(name) else { return };
+    let stage = Fixture::new(Sandbox::without_docker(), "process", &python, &folder);
+    check_endpoints(&stage);
+    check_endpoints_close(&stage);
 }
 
 #[test]
 pub fn sdks_in_containers_stay_signed_in() {
     let name = "SDKs in containers";
-    let Some((python, folder)) = sdks(name) else { return };
+    let Some((python, folder)) = find_sdks(name) else { return };
     let Some(sandbox) = Sandbox::with_docker(name) else { return };
     let mount = format!("{}:/sdks:ro", folder.display());
     let check = ["run", "--rm", "-e", "PYTHONPATH=/sdks", "-v", &mount, "python:3-slim", "python3", "-c"];
@@ -213,8 +213,8 @@ pub fn sdks_in_containers_stay_signed_in() {
         println!("skipped: {name}: the image's python cannot use the SDKs: {}", String::from_utf8_lossy(&fits.stderr));
         return;
     }
-    let stage = Stage::set(sandbox, "docker", &python, &folder);
-    journey(&stage);
+    let stage = Fixture::new(sandbox, "docker", &python, &folder);
+    check_endpoints(&stage);
 
     let project = format!("label=dev.pdev.project={}", stage.sandbox.project().display());
     let ids = Command::new("docker").args(["ps", "-q", "--filter", &project]).output().unwrap();
@@ -227,5 +227,5 @@ pub fn sdks_in_containers_stay_signed_in() {
         let token = String::from_utf8(token.stdout).unwrap();
         assert!(token.is_empty() || token.len() == 64 && !inspected.contains(&token));
     }
-    over(&stage);
+    check_endpoints_close(&stage);
 }

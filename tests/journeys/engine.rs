@@ -3,8 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::private::Private;
-use crate::sandbox::{Sandbox, eventually, unit};
+use crate::private_engine::PrivateEngine;
+use crate::sandbox::{Sandbox, find_unit, wait_until};
 
 const IMAGE: &str = "debian:stable-slim";
 const MANIFEST: &str = r#"
@@ -21,49 +21,49 @@ services:
 "#;
 
 #[test]
-fn a_preview_outlives_its_engines_restart() {
+fn preview_recovers_after_engine_restart() {
     if Sandbox::with_docker("engine").is_none() {
         return;
     }
-    let mut engine = match Private::start(IMAGE) {
+    let mut engine = match PrivateEngine::start(IMAGE) {
         Ok(engine) => engine,
         Err(why) => return println!("skipped: engine: {why}"),
     };
-    let sandbox = Sandbox::at_engine(&engine.host());
+    let sandbox = Sandbox::with_engine(&engine.host());
     let project = sandbox.project();
     sandbox.write("pdev.yaml", MANIFEST);
     sandbox.git_init(&project);
     sandbox.pdev(&["up"]).ok();
     let ready = || {
         let status = sandbox.status(&project);
-        ["polite", "rude"].iter().all(|name| unit(&status, name)["state"] == "ready")
+        ["polite", "rude"].iter().all(|name| find_unit(&status, name)["state"] == "ready")
     };
     assert!(ready());
     engine.stop();
-    eventually("the loss shows", Duration::from_secs(20), || !ready());
-    eventually("why shows", Duration::from_secs(20), || {
+    wait_until("the loss shows", Duration::from_secs(20), || !ready());
+    wait_until("why shows", Duration::from_secs(20), || {
         let status = sandbox.pdev(&["status"]).ok();
-        ["polite", "rude"].iter().all(|name| unit(&sandbox.status(&project), name)["state"] == "unhealthy")
+        ["polite", "rude"].iter().all(|name| find_unit(&sandbox.status(&project), name)["state"] == "unhealthy")
             && status.out.contains("the container engine is gone; this comes back when the engine does")
     });
     // A container that the engine ended did not fail, and what cannot be read is not silence.
     assert_eq!(sandbox.status(&project).get("problems"), None);
-    sandbox.pdev(&["logs"]).fails_with(1).says("cannot reach the Docker engine");
+    sandbox.pdev(&["logs"]).fails_with(1).prints("cannot reach the Docker engine");
     // Both could run as processes; that would be a second copy.
-    sandbox.pdev(&["up"]).fails_with(1).says("cannot reach the Docker engine").says("--runtime process");
-    engine.resume().unwrap();
+    sandbox.pdev(&["up"]).fails_with(1).prints("cannot reach the Docker engine").prints("--runtime process");
+    engine.start_daemon().unwrap();
     // Nobody asks for it.
-    eventually("it runs again", Duration::from_secs(60), ready);
-    sandbox.pdev(&["up"]).ok().says("nothing changed");
-    let handle = unit(&sandbox.status(&project), "rude")["handle"].as_str().unwrap().to_owned();
+    wait_until("it runs again", Duration::from_secs(60), ready);
+    sandbox.pdev(&["up"]).ok().prints("nothing changed");
+    let handle = find_unit(&sandbox.status(&project), "rude")["handle"].as_str().unwrap().to_owned();
     let mut kill = Command::new("docker");
     kill.args(["-H", &engine.host(), "kill", &handle]).stdout(Stdio::null());
     assert!(kill.status().unwrap().success());
     let restarted = || {
         let status = sandbox.status(&project);
-        let rude = unit(&status, "rude");
+        let rude = find_unit(&status, "rude");
         rude["state"] == "ready" && rude["restarts"].as_u64() > Some(0)
     };
-    eventually("its exit was heard", Duration::from_secs(20), restarted);
+    wait_until("its exit was heard", Duration::from_secs(20), restarted);
     sandbox.pdev(&["down"]).ok();
 }

@@ -4,129 +4,129 @@ use std::io::Read;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::sandbox::{Sandbox, eventually};
+use crate::sandbox::{Sandbox, wait_until};
 
 fn manifest(service: &str) -> String {
     format!("pdev: 1\napp: bad\nservices:\n  web: {service}\n")
 }
 
 #[test]
-fn a_wrong_manifest_touches_nothing_and_starts_no_agent() {
-    let sandbox = Sandbox::bare();
+fn invalid_manifest_starts_no_agent() {
+    let sandbox = Sandbox::without_docker();
     sandbox.write("pdev.yaml", "pdev: 1\napp: x\nservices:\n  web: { port: 80800, helth: /, process: [true] }\n");
     let said = sandbox.pdev(&["up"]).fails_with(2);
-    assert!(said.err.contains("helth") && said.err.contains("80800"), "{}", said.all());
+    assert!(said.err.contains("helth") && said.err.contains("80800"), "{}", said.transcript());
     assert!(!sandbox.path("run/agent.sock").exists(), "an agent was started");
 }
 
 #[test]
-fn no_manifest_says_what_was_looked_for() {
-    let sandbox = Sandbox::bare();
-    sandbox.pdev(&["up"]).fails_with(4).says("pdev.yaml");
+fn missing_manifest_error_names_the_file() {
+    let sandbox = Sandbox::without_docker();
+    sandbox.pdev(&["up"]).fails_with(4).prints("pdev.yaml");
 }
 
 #[test]
-fn a_program_that_exits_shows_its_last_lines_and_code() {
-    let sandbox = Sandbox::bare();
+fn exited_program_shows_last_lines_and_exit_code() {
+    let sandbox = Sandbox::without_docker();
     sandbox.write("pdev.yaml", &manifest("{ port: 8080, restart: never, process: { command: [sh, -c, 'echo reading config; echo no such table >&2; exit 3'] } }"));
-    sandbox.pdev(&["up"]).fails_with(1).says("exit code 3").says("no such table").says("pdev logs web");
+    sandbox.pdev(&["up"]).fails_with(1).prints("exit code 3").prints("no such table").prints("pdev logs web");
 }
 
 #[test]
-fn a_replaced_program_that_crashes_is_noticed_too() {
-    let sandbox = Sandbox::bare();
+fn crash_of_replaced_program_is_reported() {
+    let sandbox = Sandbox::without_docker();
     sandbox.write("pdev.yaml", &manifest("{ health: none, process: { command: [sleep, '1000'] } }"));
     sandbox.pdev(&["up"]).ok();
     // Its keeper leaves with the last unit of the old kind; what follows exits has to notice the next one.
     sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sh, -c, 'echo gone wrong; exit 4'] } }"));
-    sandbox.pdev(&["up"]).fails_with(1).says("exit code 4").says("gone wrong");
+    sandbox.pdev(&["up"]).fails_with(1).prints("exit code 4").prints("gone wrong");
 }
 
 #[test]
-fn a_program_that_keeps_crashing_is_given_up_after_five_restarts() {
-    let sandbox = Sandbox::bare();
+fn crash_loop_fails_after_five_restarts() {
+    let sandbox = Sandbox::without_docker();
     sandbox
         .write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sh, -c, 'echo try >> tries; exit 1'] } }"));
-    sandbox.pdev(&["up"]).fails_with(1).says("exit code 1");
+    sandbox.pdev(&["up"]).fails_with(1).prints("exit code 1");
     let tries = std::fs::read_to_string(sandbox.project().join("tries")).unwrap().lines().count();
     assert_eq!(tries, 6, "the first start and five more");
 }
 
 #[test]
-fn never_healthy_says_what_the_probe_saw() {
-    let sandbox = Sandbox::bare();
+fn failed_health_check_shows_probe_result() {
+    let sandbox = Sandbox::without_docker();
     sandbox.write(
         "pdev.yaml",
         &manifest("{ port: 8080, health: { ready: /healthz, start_limit: 1s }, process: { command: [python3, -m, http.server, --bind, 127.0.0.1, '${services.web.port}'] } }"),
     );
-    sandbox.pdev(&["up"]).fails_with(1).says("GET /healthz answered 404");
+    sandbox.pdev(&["up"]).fails_with(1).prints("GET /healthz answered 404");
 }
 
 #[test]
-fn an_absent_program_is_named() {
-    let sandbox = Sandbox::bare();
+fn missing_program_is_named_in_error() {
+    let sandbox = Sandbox::without_docker();
     sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [no-such-program-here] } }"));
-    sandbox.pdev(&["up"]).fails_with(1).says("no-such-program-here");
+    sandbox.pdev(&["up"]).fails_with(1).prints("no-such-program-here");
 }
 
 #[test]
-fn a_taken_port_names_its_holder() {
-    let sandbox = Sandbox::bare();
+fn port_conflict_names_owning_process() {
+    let sandbox = Sandbox::without_docker();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     sandbox.write(
         "pdev.yaml",
         &manifest(&format!("{{ port: {{ port: 8080, host: {port} }}, process: {{ command: [sleep, '100'] }} }}")),
     );
-    sandbox.pdev(&["up"]).fails_with(1).says(&port.to_string()).says(&std::process::id().to_string());
+    sandbox.pdev(&["up"]).fails_with(1).prints(&port.to_string()).prints(&std::process::id().to_string());
 }
 
 #[test]
-fn down_during_up_wins_and_leaves_nothing() {
-    let sandbox = Sandbox::bare();
+fn down_during_up_stops_all_programs() {
+    let sandbox = Sandbox::without_docker();
     sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sleep, '1000'] } }"));
     let mut up = sandbox.command(&sandbox.project(), &["up"]);
     let mut up = up.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    eventually("the program was started", Duration::from_secs(20), || {
+    wait_until("the program was started", Duration::from_secs(20), || {
         sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000"))
     });
     sandbox.pdev(&["down"]).ok();
     assert_ne!(up.wait().unwrap().code(), Some(0), "`up` claims success");
-    eventually("the program is gone", Duration::from_secs(10), || {
+    wait_until("the program is gone", Duration::from_secs(10), || {
         !sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000"))
     });
 }
 
 #[test]
 fn a_program_that_ignores_sigterm_is_killed_after_its_grace() {
-    let sandbox = Sandbox::bare();
+    let sandbox = Sandbox::without_docker();
     sandbox.write("pdev.yaml", &manifest("{ health: none, stop: { grace: 300ms }, process: { command: [sh, -c, 'trap \"\" TERM; while :; do sleep 1000; done'] } }"));
     sandbox.pdev(&["up"]).ok();
     sandbox.pdev(&["down"]).ok();
-    eventually("it is gone", Duration::from_secs(5), || {
+    wait_until("it is gone", Duration::from_secs(5), || {
         !sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000"))
     });
 }
 
 #[test]
-fn grandchildren_that_leave_their_session_are_no_orphans() {
-    let sandbox = Sandbox::bare();
+fn detached_grandchildren_are_stopped_by_down() {
+    let sandbox = Sandbox::without_docker();
     sandbox.write(
         "pdev.yaml",
         &manifest("{ health: none, process: { command: [sh, -c, 'setsid sleep 4242 & exec sleep 4243'] } }"),
     );
     sandbox.pdev(&["up"]).ok();
     let alive = |needle: &str| sandbox.processes().iter().any(|(_, command)| command.contains(needle));
-    eventually("the grandchild runs", Duration::from_secs(10), || alive("sleep 4242"));
+    wait_until("the grandchild runs", Duration::from_secs(10), || alive("sleep 4242"));
     sandbox.pdev(&["down"]).ok();
-    eventually("the grandchild is gone", Duration::from_secs(5), || !alive("sleep 4242") && !alive("sleep 4243"));
+    wait_until("the grandchild is gone", Duration::from_secs(5), || !alive("sleep 4242") && !alive("sleep 4243"));
 }
 
 /// A home of one megabyte, full; taken away again whatever happens.
 pub struct FullDisk<'a>(&'a Sandbox);
 
 impl<'a> FullDisk<'a> {
-    pub fn at_home(sandbox: &'a Sandbox) -> Option<Self> {
+    pub fn mount_at_home(sandbox: &'a Sandbox) -> Option<Self> {
         let mount =
             Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(sandbox.path("home")).status();
         mount.is_ok_and(|status| status.success()).then_some(Self(sandbox))
@@ -138,7 +138,7 @@ impl<'a> FullDisk<'a> {
         drop(std::io::copy(&mut std::io::repeat(0).take(4 << 20), &mut &file));
     }
 
-    pub fn make_room(&self) {
+    pub fn free_space(&self) {
         std::fs::remove_file(self.0.path("home/fill")).unwrap();
     }
 }
@@ -151,9 +151,9 @@ impl Drop for FullDisk<'_> {
 }
 
 #[test]
-fn a_full_disk_is_told_and_nothing_is_lost() {
-    let sandbox = Sandbox::bare();
-    let Some(disk) = FullDisk::at_home(&sandbox) else {
+fn full_disk_is_reported_and_nothing_is_lost() {
+    let sandbox = Sandbox::without_docker();
+    let Some(disk) = FullDisk::mount_at_home(&sandbox) else {
         println!("skipped: a full disk: mounting a tmpfs is not allowed here");
         return;
     };
@@ -168,18 +168,18 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
     };
     sandbox.write("pdev.yaml", &sleeps(4001));
     disk.fill();
-    sandbox.pdev(&["up"]).fails_with(1).says("No space left on device").says("pdev doctor");
-    disk.make_room();
+    sandbox.pdev(&["up"]).fails_with(1).prints("No space left on device").prints("pdev doctor");
+    disk.free_space();
     sandbox.pdev(&["up"]).ok();
     disk.fill();
     // A change cannot be remembered, so it is not begun; what runs goes on.
     sandbox.write("pdev.yaml", &sleeps(4002));
-    sandbox.pdev(&["up"]).fails_with(1).says("No space left on device");
+    sandbox.pdev(&["up"]).fails_with(1).prints("No space left on device");
     assert_eq!((running(4001), running(4002)), (1, 0));
     // Taking it down works, though it may not be remembered.
     drop(sandbox.pdev(&["down"]));
     assert_eq!(running(4001), 0);
-    disk.make_room();
+    disk.free_space();
     sandbox.pdev(&["up"]).ok();
     assert_eq!(running(4002), 1, "it was believed to run");
     sandbox.pdev(&["down"]).ok();

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::http::get;
-use crate::sandbox::{Sandbox, eventually, finish, unit};
+use crate::sandbox::{Sandbox, find_unit, run_with_timeout, wait_until};
 
 #[test]
-fn hello_comes_up_answers_at_its_url_and_goes_away_whole() {
-    let sandbox = Sandbox::bare();
-    let project = sandbox.example("hello");
-    sandbox.pdev(&["up"]).ok().says(".main.hello.localhost:");
+fn hello_example_serves_its_url_and_stops_completely() {
+    let sandbox = Sandbox::without_docker();
+    let project = sandbox.create_example("hello");
+    sandbox.pdev(&["up"]).ok().prints(".main.hello.localhost:");
     let (host, port) = sandbox.url(&project, Some("web"));
     assert_eq!(host, "web.main.hello.localhost");
     let answer = get(&host, port, "/");
@@ -20,24 +20,24 @@ fn hello_comes_up_answers_at_its_url_and_goes_away_whole() {
     sandbox.pdev(&["down"]).ok();
     assert_eq!(get(&host, port, "/").status, 404);
     sandbox.pdev(&["agent", "stop"]).ok();
-    eventually("no process is left", Duration::from_secs(10), || sandbox.processes().is_empty());
+    wait_until("no process is left", Duration::from_secs(10), || sandbox.processes().is_empty());
 }
 
 #[test]
-fn up_again_does_nothing_and_says_so() {
-    let sandbox = Sandbox::bare();
-    let project = sandbox.example("hello");
+fn second_up_reports_no_change() {
+    let sandbox = Sandbox::without_docker();
+    let project = sandbox.create_example("hello");
     sandbox.pdev(&["up"]).ok();
-    let before = unit(&sandbox.status(&project), "web").clone();
-    sandbox.pdev(&["up"]).ok().says("nothing changed");
-    let after = unit(&sandbox.status(&project), "web").clone();
+    let before = find_unit(&sandbox.status(&project), "web").clone();
+    sandbox.pdev(&["up"]).ok().prints("nothing changed");
+    let after = find_unit(&sandbox.status(&project), "web").clone();
     assert_eq!(before["handle"], after["handle"], "it was replaced");
     assert_eq!(before["started_at"], after["started_at"], "it was restarted");
 }
 
 #[test]
-fn a_change_replaces_only_what_changed() {
-    let sandbox = Sandbox::bare();
+fn change_replaces_only_changed_unit() {
+    let sandbox = Sandbox::without_docker();
     let program = "import http.server,os\nhttp.server.ThreadingHTTPServer(('127.0.0.1',int(os.environ['PORT'])),http.server.SimpleHTTPRequestHandler).serve_forever()";
     sandbox.write("serve.py", program);
     let manifest = |level: &str| {
@@ -50,17 +50,17 @@ fn a_change_replaces_only_what_changed() {
     sandbox.pdev(&["up"]).ok();
     let before = sandbox.status(&sandbox.project());
     sandbox.write("pdev.yaml", &manifest("two"));
-    sandbox.pdev(&["plan"]).ok().says("env.LEVEL");
+    sandbox.pdev(&["plan"]).ok().prints("env.LEVEL");
     sandbox.pdev(&["up"]).ok();
     let after = sandbox.status(&sandbox.project());
-    assert_eq!(unit(&before, "b")["started_at"], unit(&after, "b")["started_at"], "b was touched");
-    assert_ne!(unit(&before, "a")["started_at"], unit(&after, "a")["started_at"], "a was not replaced");
+    assert_eq!(find_unit(&before, "b")["started_at"], find_unit(&after, "b")["started_at"], "b was touched");
+    assert_ne!(find_unit(&before, "a")["started_at"], find_unit(&after, "a")["started_at"], "a was not replaced");
 }
 
 #[test]
-fn logs_exec_wait_and_subfolders_find_the_preview() {
-    let sandbox = Sandbox::bare();
-    let project = sandbox.example("hello");
+fn commands_find_preview_from_subfolder() {
+    let sandbox = Sandbox::without_docker();
+    let project = sandbox.create_example("hello");
     sandbox.pdev(&["up"]).ok();
     let deep = project.join("some/where");
     std::fs::create_dir_all(&deep).unwrap();
@@ -68,19 +68,19 @@ fn logs_exec_wait_and_subfolders_find_the_preview() {
     let (host, port) = sandbox.url(&project, Some("web"));
     get(&host, port, "/remember-this-line");
     // The program answers first and writes its line then.
-    eventually("the line is in the logs", Duration::from_secs(10), || {
+    wait_until("the line is in the logs", Duration::from_secs(10), || {
         sandbox.pdev_in(&deep, &["logs", "web"]).ok().out.contains("remember-this-line")
     });
     sandbox
         .pdev_in(&deep, &["exec", "web", "--", "sh", "-c", "echo name is $NAME; exit 7"])
         .fails_with(7)
-        .says("name is world");
-    sandbox.pdev_in(&deep, &["ls"]).ok().says("hello/main");
+        .prints("name is world");
+    sandbox.pdev_in(&deep, &["ls"]).ok().prints("hello/main");
 }
 
 #[test]
 fn a_finished_job_runs_again_only_when_its_inputs_change() {
-    let sandbox = Sandbox::bare();
+    let sandbox = Sandbox::without_docker();
     sandbox.write(
         "pdev.yaml",
         "pdev: 1\napp: jobs\nservices:\n  web: { process: { command: [sleep, '1000'] }, health: none }\njobs:\n  \
@@ -98,33 +98,33 @@ fn a_finished_job_runs_again_only_when_its_inputs_change() {
 }
 
 #[test]
-fn run_starts_a_manual_job_as_often_as_asked_and_nothing_else() {
-    let sandbox = Sandbox::bare();
+fn run_starts_manual_job_each_time_and_no_other_unit() {
+    let sandbox = Sandbox::without_docker();
     sandbox.write(
         "pdev.yaml",
         "pdev: 1\napp: jobs\nservices:\n  web: { process: { command: [sleep, '1000'] }, health: none }\n  \
          db: { process: { command: [sleep, '1001'] }, health: none }\njobs:\n  \
          seed: { when: manual, needs: [db], process: { command: [sh, -c, 'echo seeded; echo why >&2; exit ${env.CODE:-0}'] } }\n",
     );
-    let started = |name: &str| unit(&sandbox.status(&sandbox.project()), name)["started_at"].clone();
+    let started = |name: &str| find_unit(&sandbox.status(&sandbox.project()), name)["started_at"].clone();
     sandbox.pdev(&["up"]).ok();
     let before = (started("web"), started("db"));
     for _ in 0..2 {
         let said = sandbox.pdev(&["run", "seed"]).ok();
-        assert_eq!((said.out.as_str(), said.err.contains("why")), ("seeded\n", true), "{}", said.all());
+        assert_eq!((said.out.as_str(), said.err.contains("why")), ("seeded\n", true), "{}", said.transcript());
     }
     assert_eq!((started("web"), started("db")), before, "others were touched");
     let mut command = sandbox.command(&sandbox.project(), &["run", "seed"]);
     command.env("CODE", "7");
-    finish(command, Duration::from_secs(60)).fails_with(7).says("job `seed` ended with exit code 7");
-    sandbox.pdev(&["run", "sead"]).fails_with(4).says("Did you mean `seed`?");
-    sandbox.pdev(&["run", "web"]).fails_with(4).says("It is a service");
-    sandbox.pdev(&["up"]).ok().says("nothing changed");
+    run_with_timeout(command, Duration::from_secs(60)).fails_with(7).prints("job `seed` ended with exit code 7");
+    sandbox.pdev(&["run", "sead"]).fails_with(4).prints("Did you mean `seed`?");
+    sandbox.pdev(&["run", "web"]).fails_with(4).prints("It is a service");
+    sandbox.pdev(&["up"]).ok().prints("nothing changed");
 }
 
 #[test]
-fn a_named_service_comes_up_with_its_needs_and_leaves_the_others_alone() {
-    let sandbox = Sandbox::bare();
+fn up_service_starts_only_it_and_its_dependencies() {
+    let sandbox = Sandbox::without_docker();
     let manifest = |level: &str| {
         format!(
             "pdev: 1\napp: two\nservices:\n  a: {{ process: {{ command: [sleep, '1001'] }}, health: none, needs: [b] }}\n  \
@@ -144,18 +144,18 @@ fn a_named_service_comes_up_with_its_needs_and_leaves_the_others_alone() {
     assert_eq!(names(), ["a ready", "b ready"]);
     sandbox.pdev(&["up"]).ok();
     assert_eq!(names(), ["a ready", "b ready", "c ready"]);
-    let before = unit(&sandbox.status(&sandbox.project()), "c")["started_at"].clone();
+    let before = find_unit(&sandbox.status(&sandbox.project()), "c")["started_at"].clone();
     sandbox.write("pdev.yaml", &manifest("two"));
-    sandbox.pdev(&["up", "--service", "a"]).ok().says("nothing changed");
+    sandbox.pdev(&["up", "--service", "a"]).ok().prints("nothing changed");
     assert_eq!(names(), ["a ready", "b ready", "c ready"]);
-    assert_eq!(unit(&sandbox.status(&sandbox.project()), "c")["started_at"], before, "it was replaced unasked");
-    sandbox.pdev(&["plan"]).ok().says("env.LEVEL");
+    assert_eq!(find_unit(&sandbox.status(&sandbox.project()), "c")["started_at"], before, "it was replaced unasked");
+    sandbox.pdev(&["plan"]).ok().prints("env.LEVEL");
 }
 
 #[test]
-fn two_ups_at_once_are_one() {
-    let sandbox = Sandbox::bare();
-    let project = sandbox.example("hello");
+fn concurrent_ups_start_one_program() {
+    let sandbox = Sandbox::without_docker();
+    let project = sandbox.create_example("hello");
     std::thread::scope(|scope| {
         let ups: Vec<_> = (0..4).map(|_| scope.spawn(|| sandbox.pdev_in(&project, &["up"]))).collect();
         for up in ups {
@@ -164,26 +164,26 @@ fn two_ups_at_once_are_one() {
     });
     let perl = || sandbox.processes().into_iter().filter(|(_, command)| command.contains("hello.pl")).count();
     // It forks for each connection.
-    eventually("one program", Duration::from_secs(5), || perl() == 1);
+    wait_until("one program", Duration::from_secs(5), || perl() == 1);
 }
 
 #[test]
-fn secrets_are_files_and_go_with_down() {
-    let sandbox = Sandbox::bare();
+fn secrets_are_files_removed_by_down() {
+    let sandbox = Sandbox::without_docker();
     sandbox.write(
         "pdev.yaml",
         "pdev: 1\napp: hush\nsecrets: { token: { description: t } }\nservices:\n  web:\n    health: none\n    \
          env: { TOKEN_FILE: '${secrets.token.path}' }\n    process: { command: [sh, -c, 'cat $TOKEN_FILE > seen.txt; exec sleep 1000'] }\n",
     );
-    sandbox.pdev(&["up"]).fails_with(1).says("no value for the secret `token`").says("--secret token=@FILE");
+    sandbox.pdev(&["up"]).fails_with(1).prints("no value for the secret `token`").prints("--secret token=@FILE");
     sandbox.write("value.txt", "canary-1234");
     sandbox.pdev(&["up", "--secret", "token=@value.txt"]).ok();
     let seen = sandbox.project().join("seen.txt");
-    eventually("the program read its secret", Duration::from_secs(10), || {
+    wait_until("the program read its secret", Duration::from_secs(10), || {
         std::fs::read_to_string(&seen).is_ok_and(|text| text == "canary-1234")
     });
     let status = sandbox.pdev(&["status", "--json"]).ok();
-    assert!(!status.all().contains("canary-1234"));
+    assert!(!status.transcript().contains("canary-1234"));
     for (_, command) in sandbox.processes() {
         assert!(!command.contains("canary-1234"), "{command}");
     }

@@ -4,21 +4,21 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub head: String,
     pub body: String,
 }
 
-pub fn get(host: &str, port: u16, path: &str) -> Answer {
+pub fn get(host: &str, port: u16, path: &str) -> Response {
     request(host, port, &format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"))
 }
 
-pub fn request(host: &str, port: u16, text: &str) -> Answer {
+pub fn request(host: &str, port: u16, text: &str) -> Response {
     try_request(port, text).unwrap_or_else(|error| panic!("{host}:{port}: {error}"))
 }
 
-pub fn try_request(port: u16, text: &str) -> std::io::Result<Answer> {
+pub fn try_request(port: u16, text: &str) -> std::io::Result<Response> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.write_all(text.as_bytes())?;
@@ -27,11 +27,12 @@ pub fn try_request(port: u16, text: &str) -> std::io::Result<Answer> {
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
-    let body = if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() };
-    Ok(Answer { status, head: head.to_owned(), body })
+    let body =
+        if head.to_lowercase().contains("transfer-encoding: chunked") { decode_chunked(body) } else { body.to_owned() };
+    Ok(Response { status, head: head.to_owned(), body })
 }
 
-fn unchunk(body: &str) -> String {
+fn decode_chunked(body: &str) -> String {
     let mut rest = body;
     let mut text = String::new();
     while let Some((size, after)) = rest.split_once("\r\n") {

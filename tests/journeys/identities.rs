@@ -2,33 +2,33 @@
 
 use std::fs;
 
-use crate::outlets::identities;
-use crate::sandbox::{Sandbox, unit};
+use crate::credential_formats::write_identities;
+use crate::sandbox::{Sandbox, find_unit};
 
 #[test]
 fn identities_are_added_listed_and_removed() {
-    let sandbox = Sandbox::bare();
+    let sandbox = Sandbox::without_docker();
     let file = sandbox.path("home/.config/pdev/identities.toml");
-    sandbox.pdev(&["identity"]).ok().says("no identities; `pdev identity import`");
+    sandbox.pdev(&["identity"]).ok().prints("no identities; `pdev identity import`");
     let add = ["identity", "add", "shop-dev", "--source", "oidc", "issuer=https://login.example.org"];
-    sandbox.pdev(&add).fails_with(2).says("`shop-dev` has no `client_id`").says("try: Add `client_id = ...`");
+    sandbox.pdev(&add).fails_with(2).prints("`shop-dev` has no `client_id`").prints("try: Add `client_id = ...`");
     assert!(!file.exists());
     sandbox.pdev(&[&add[..], &["client_id=pdev", "scopes=openid,offline_access"]].concat()).ok();
     let written = fs::read_to_string(&file).unwrap();
     assert!(written.contains("scopes = [\"openid\", \"offline_access\"]"), "{written}");
-    sandbox.pdev(&["identity"]).ok().says("shop-dev  oidc    https://login.example.org");
+    sandbox.pdev(&["identity"]).ok().prints("shop-dev  oidc    https://login.example.org");
     assert_eq!(sandbox.pdev(&["identity", "--json"]).ok().json()[0]["needs_login"], true);
-    sandbox.pdev(&["identity", "add", "x", "--source", "odic"]).fails_with(2).says("'oidc'");
-    sandbox.pdev(&["identity", "rm", "shop-dve"]).fails_with(4).says("Did you mean `shop-dev`?");
+    sandbox.pdev(&["identity", "add", "x", "--source", "odic"]).fails_with(2).prints("'oidc'");
+    sandbox.pdev(&["identity", "rm", "shop-dve"]).fails_with(4).prints("Did you mean `shop-dev`?");
     fs::write(&file, format!("{written}# kept\n[wrong]\nsource = \"exec\"\n")).unwrap();
-    sandbox.pdev(&["identity"]).fails_with(2).says("identities.toml:7: `wrong` has no `command`").says("shop-dev");
+    sandbox.pdev(&["identity"]).fails_with(2).prints("identities.toml:7: `wrong` has no `command`").prints("shop-dev");
     sandbox.pdev(&["identity", "rm", "shop-dev"]).ok();
     assert_eq!(fs::read_to_string(&file).unwrap(), "# kept\n[wrong]\nsource = \"exec\"\n");
 }
 
 #[test]
-fn other_tools_are_imported() {
-    let sandbox = Sandbox::bare();
+fn identities_of_other_tools_are_imported() {
+    let sandbox = Sandbox::without_docker();
     let home = |path: &str, text: &str| {
         let path = sandbox.path("home").join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -45,14 +45,14 @@ fn other_tools_are_imported() {
         "apiVersion: v1\nkind: Config\nusers:\n- name: eks\n  user:\n    exec:\n      command: aws\n      args: [eks, get-token]\n\
          - name: cert\n  user: {client-key-data: canary-77}\n",
     );
-    sandbox.pdev(&["identity", "import", "--dry-run"]).ok().says("would add `admin` from aws's profile admin");
+    sandbox.pdev(&["identity", "import", "--dry-run"]).ok().prints("would add `admin` from aws's profile admin");
     assert!(!sandbox.path("home/.config/pdev/identities.toml").exists());
     let said = sandbox
         .pdev(&["identity", "import"])
         .ok()
-        .says("added `eks` from kubectl's user eks")
-        .says("left out kubectl's user cert");
-    assert!(!said.all().contains("canary-77"));
+        .prints("added `eks` from kubectl's user eks")
+        .prints("left out kubectl's user cert");
+    assert!(!said.transcript().contains("canary-77"));
     let names: Vec<String> = sandbox
         .pdev(&["identity", "--json"])
         .ok()
@@ -63,25 +63,25 @@ fn other_tools_are_imported() {
         .map(|identity| identity["name"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(names, ["admin", "dev", "eks", "gcloud-work"]);
-    sandbox.pdev(&["identity", "import", "aws"]).ok().says("there is an identity `dev` already");
+    sandbox.pdev(&["identity", "import", "aws"]).ok().prints("there is an identity `dev` already");
 }
 
 #[test]
-fn a_service_that_names_an_identity_is_not_left_in_the_belief_that_it_has_one() {
-    let sandbox = Sandbox::bare();
+fn up_warns_when_service_identity_is_unavailable() {
+    let sandbox = Sandbox::without_docker();
     let manifest = "pdev: 1\napp: a\nservices:\n  web: { identity: shop-dev, health: none, process: { command: [sleep, '1000'] } }\n";
     sandbox.write("pdev.yaml", manifest);
     let without = "`web` runs without the identity `shop-dev`: ";
-    sandbox.pdev(&["up"]).ok().says(&format!("{without}there is no identity `shop-dev`. `pdev identity add"));
+    sandbox.pdev(&["up"]).ok().prints(&format!("{without}there is no identity `shop-dev`. `pdev identity add"));
     let source = "source = \"exec\"\nask = \"never\"\ncommand = [\"false\"]\n";
-    identities(&sandbox, "[shop-dev]\nsource = \"static\"\nkind = \"token\"\n");
-    sandbox.pdev(&["up"]).ok().says(&format!("{without}which cloud its token is for is not said"));
+    write_identities(&sandbox, "[shop-dev]\nsource = \"static\"\nkind = \"token\"\n");
+    sandbox.pdev(&["up"]).ok().prints(&format!("{without}which cloud its token is for is not said"));
     let token = "[shop-dev]\nsource = \"static\"\nask = \"never\"\nkind = \"token\"\ncloud = \"azure\"\n";
-    identities(&sandbox, token);
-    sandbox.pdev(&["up"]).ok().says("`web` acts as `shop-dev`, and nobody is signed in: `pdev login shop-dev`");
-    sandbox.pdev(&["doctor"]).says("`shop-dev`: nobody is signed in").says("`pdev login shop-dev` signs in");
-    identities(&sandbox, &format!("[shop-dev]\n{source}"));
+    write_identities(&sandbox, token);
+    sandbox.pdev(&["up"]).ok().prints("`web` acts as `shop-dev`, and nobody is signed in: `pdev login shop-dev`");
+    sandbox.pdev(&["doctor"]).prints("`shop-dev`: nobody is signed in").prints("`pdev login shop-dev` signs in");
+    write_identities(&sandbox, &format!("[shop-dev]\n{source}"));
     let up = sandbox.pdev(&["up"]).ok();
-    assert!(!up.all().contains("without"), "{}", up.all());
-    assert_eq!(unit(&sandbox.status(&sandbox.project()), "web")["identity"], "shop-dev");
+    assert!(!up.transcript().contains("without"), "{}", up.transcript());
+    assert_eq!(find_unit(&sandbox.status(&sandbox.project()), "web")["identity"], "shop-dev");
 }

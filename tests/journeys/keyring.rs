@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::sandbox::{Sandbox, eventually};
+use crate::sandbox::{Sandbox, wait_until};
 
 pub struct Keyring {
     bus: Child,
@@ -16,7 +16,7 @@ pub struct Keyring {
 }
 
 /// A session bus of the test's own, and its address.
-pub fn session_bus(home: &Path, run: &Path) -> (Child, String) {
+pub fn start_session_bus(home: &Path, run: &Path) -> (Child, String) {
     let mut bus = Command::new("dbus-daemon");
     bus.args(["--session", "--nofork", "--print-address"]).env_clear();
     bus.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", home).env("XDG_RUNTIME_DIR", run);
@@ -36,7 +36,7 @@ impl Keyring {
             }
         }
         let (home, run) = (sandbox.path("home"), sandbox.path("run"));
-        let (bus, address) = session_bus(&home, &run);
+        let (bus, address) = start_session_bus(&home, &run);
         let mut keyring = Self { bus, daemon: None, home, run, address };
         keyring.unlock();
         Some(keyring)
@@ -61,10 +61,10 @@ impl Keyring {
         let mut child = daemon.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(b"test password").unwrap();
         self.daemon = Some(child);
-        eventually("the keyring is unlocked", Duration::from_secs(10), || self.locked() == Some(false));
+        wait_until("the keyring is unlocked", Duration::from_secs(10), || self.is_locked() == Some(false));
     }
 
-    fn locked(&self) -> Option<bool> {
+    fn is_locked(&self) -> Option<bool> {
         let mut ask = self.command("gdbus");
         ask.args([
             "call",
@@ -101,16 +101,16 @@ impl Keyring {
     }
 
     /// The bus stays, and nothing on it answers any more.
-    pub fn freeze(&self, frozen: bool) {
+    pub fn set_frozen(&self, frozen: bool) {
         if let Some(daemon) = &self.daemon {
-            crate::sandbox::signal(daemon.id(), if frozen { "STOP" } else { "CONT" });
+            crate::sandbox::send_signal(daemon.id(), if frozen { "STOP" } else { "CONT" });
         }
     }
 }
 
 impl Drop for Keyring {
     fn drop(&mut self) {
-        self.freeze(false);
+        self.set_frozen(false);
         self.stop();
     }
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::credential_formats::write_identities;
 use crate::http::get;
-use crate::outlets::identities;
-use crate::sandbox::{Said, Sandbox, eventually, finish, signal};
+use crate::sandbox::{CommandOutput, Sandbox, run_with_timeout, send_signal, wait_until};
 
-fn tests(file: &str) -> PathBuf {
+fn test_program(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials").join(file)
 }
 
@@ -33,9 +33,9 @@ impl Provider {
         };
         let port_file = sandbox.path("provider-port");
         let mut node = Command::new("node");
-        node.arg(tests("provider.mjs")).arg(&port_file).env("PDEV_TEST_NODE_MODULES", modules);
+        node.arg(test_program("provider.mjs")).arg(&port_file).env("PDEV_TEST_NODE_MODULES", modules);
         let child = node.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
-        eventually("the provider listens", Duration::from_secs(30), || port_file.exists());
+        wait_until("the provider listens", Duration::from_secs(30), || port_file.exists());
         let port = fs::read_to_string(port_file).unwrap().parse().unwrap();
         Some(Self { child, port })
     }
@@ -44,7 +44,7 @@ impl Provider {
         self.stat("refresh_token")
     }
 
-    pub fn refused(&self) -> u64 {
+    pub fn refusals(&self) -> u64 {
         self.stat("refused")
     }
 
@@ -61,9 +61,9 @@ impl Drop for Provider {
     }
 }
 
-pub fn with_vault(sandbox: &Sandbox, provider: &Provider) -> PathBuf {
+pub fn set_up_vault(sandbox: &Sandbox, provider: &Provider) -> PathBuf {
     let issuer = format!("http://127.0.0.1:{}", provider.port);
-    identities(
+    write_identities(
         sandbox,
         &format!(
             "[idp]\nsource = \"oidc\"\nissuer = \"{issuer}\"\nclient_id = \"pdev\"\nhosts = [\"idp.example\"]\n[lost]\nsource = \"oidc\"\nissuer = \"{issuer}/nowhere\"\nclient_id = \"pdev\"\n"
@@ -91,48 +91,48 @@ pub fn sign_in_with(sandbox: &Sandbox, (variable, value): (&str, &str), flow: &s
     let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     let page = asked["complete_url"].as_str().or(asked["url"].as_str()).unwrap_or_else(|| panic!("{asked}"));
     let mut person = Command::new("python3");
-    person.arg(tests("person.py")).arg(page);
-    let person = finish(person, Duration::from_secs(60)).ok();
+    person.arg(test_program("person.py")).arg(page);
+    let person = run_with_timeout(person, Duration::from_secs(60)).ok();
     let last: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-    assert_eq!(last["login"], "signed_in", "{last}\n{}", person.all());
+    assert_eq!(last["login"], "signed_in", "{last}\n{}", person.transcript());
     assert!(login.wait().unwrap().success());
 }
 
-pub fn token(sandbox: &Sandbox) -> Said {
+pub fn request_token(sandbox: &Sandbox) -> CommandOutput {
     sandbox.pdev(&["credential", "token", "idp"])
 }
 
 fn kill_agent(sandbox: &Sandbox) {
     let pid = sandbox.agent_pid().unwrap();
-    signal(pid, "KILL");
-    eventually("the agent is gone", Duration::from_secs(10), || !Path::new(&format!("/proc/{pid}/exe")).exists());
+    send_signal(pid, "KILL");
+    wait_until("the agent is gone", Duration::from_secs(10), || !Path::new(&format!("/proc/{pid}/exe")).exists());
 }
 
 #[test]
-fn a_code_typed_elsewhere_signs_in_and_rotation_survives_killed_agents() {
-    let sandbox = Sandbox::bare();
+fn device_login_survives_killed_agents() {
+    let sandbox = Sandbox::without_docker();
     let Some(provider) = Provider::start("signing in by a code", &sandbox) else { return };
-    let passphrase = with_vault(&sandbox, &provider);
-    token(&sandbox).fails_with(1).says("`pdev login");
+    let passphrase = set_up_vault(&sandbox, &provider);
+    request_token(&sandbox).fails_with(1).prints("`pdev login");
     sign_in(&sandbox, &passphrase, "device");
-    let first = token(&sandbox).ok().out;
+    let first = request_token(&sandbox).ok().out;
     assert!(first.len() > 20, "{first}");
-    assert_eq!(token(&sandbox).ok().out, first, "it was fetched again although it lasts");
-    sandbox.pdev(&["identity"]).ok().says("ready");
+    assert_eq!(request_token(&sandbox).ok().out, first, "it was fetched again although it lasts");
+    sandbox.pdev(&["identity"]).ok().prints("ready");
     assert_eq!(provider.renewals(), 1);
 
     // Each answer was preceded by the new refresh token on the disk: the next agent goes on from there.
     let rotations = 3;
     for _ in 0..rotations {
         kill_agent(&sandbox);
-        token(&sandbox).ok();
+        request_token(&sandbox).ok();
     }
     assert_eq!(provider.renewals(), 1 + rotations);
 
     // Fifty helpers at once that find no agent: one agent, one renewal.
     kill_agent(&sandbox);
     let tokens: Vec<String> = std::thread::scope(|scope| {
-        let askers: Vec<_> = (0..50).map(|_| scope.spawn(|| token(&sandbox).ok().out)).collect();
+        let askers: Vec<_> = (0..50).map(|_| scope.spawn(|| request_token(&sandbox).ok().out)).collect();
         askers.into_iter().map(|asker| asker.join().unwrap()).collect()
     });
     assert!(tokens.iter().all(|token| *token == tokens[0]));
@@ -143,9 +143,9 @@ fn a_code_typed_elsewhere_signs_in_and_rotation_survives_killed_agents() {
     fs::write(&server, "idp.example").unwrap();
     let mut erase = sandbox.command(&sandbox.project(), &["credential", "docker", "erase"]);
     erase.stdin(fs::File::open(server).unwrap());
-    finish(erase, Duration::from_secs(20)).ok();
+    run_with_timeout(erase, Duration::from_secs(20)).ok();
     let tokens: Vec<String> = std::thread::scope(|scope| {
-        let askers: Vec<_> = (0..200).map(|_| scope.spawn(|| token(&sandbox).ok().out)).collect();
+        let askers: Vec<_> = (0..200).map(|_| scope.spawn(|| request_token(&sandbox).ok().out)).collect();
         askers.into_iter().map(|asker| asker.join().unwrap()).collect()
     });
     assert!(tokens.iter().all(|token| *token == tokens[0]));
@@ -153,24 +153,24 @@ fn a_code_typed_elsewhere_signs_in_and_rotation_survives_killed_agents() {
 
     let mut grep = Command::new("grep");
     grep.args(["-rlsF", &tokens[0]]).arg(sandbox.path("home")).arg(sandbox.path("run"));
-    assert_eq!(finish(grep, Duration::from_secs(20)).out, "", "the token lies on the disk");
+    assert_eq!(run_with_timeout(grep, Duration::from_secs(20)).out, "", "the token lies on the disk");
 
     // A spent refresh token (an old backup put back) ends the login; that is said, with the way out.
     let file = sandbox.path("home/.local/share/pdev/credentials/vault/login~idp.sealed");
     let spent = fs::read(&file).unwrap();
     kill_agent(&sandbox);
-    token(&sandbox).ok();
+    request_token(&sandbox).ok();
     kill_agent(&sandbox);
     fs::write(&file, spent).unwrap();
-    token(&sandbox).fails_with(1).says("has ended or was revoked").says("`pdev login idp` signs in");
-    sandbox.pdev(&["identity"]).ok().says("needs login");
+    request_token(&sandbox).fails_with(1).prints("has ended or was revoked").prints("`pdev login idp` signs in");
+    sandbox.pdev(&["identity"]).ok().prints("needs login");
 }
 
 #[test]
-fn a_person_who_says_no_is_not_signed_in() {
-    let sandbox = Sandbox::bare();
+fn denied_consent_fails_login() {
+    let sandbox = Sandbox::without_docker();
     let Some(provider) = Provider::start("saying no", &sandbox) else { return };
-    let passphrase = with_vault(&sandbox, &provider);
+    let passphrase = set_up_vault(&sandbox, &provider);
     for flow in ["device", "browser"] {
         let mut login = sandbox.command(&sandbox.project(), &["login", "idp", "--flow", flow, "--no-open", "--json"]);
         login.env("PDEV_VAULT_PASSPHRASE_FILE", &passphrase).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -179,30 +179,30 @@ fn a_person_who_says_no_is_not_signed_in() {
         let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         let page = asked["complete_url"].as_str().or(asked["url"].as_str()).unwrap_or_else(|| panic!("{asked}"));
         let mut person = Command::new("python3");
-        person.arg(tests("person.py")).args([page, "no"]);
-        finish(person, Duration::from_secs(60)).ok();
+        person.arg(test_program("person.py")).args([page, "no"]);
+        run_with_timeout(person, Duration::from_secs(60)).ok();
         let last = lines.next().unwrap().unwrap();
         assert!(last.contains("the request was denied at the provider"), "{flow}: {last}");
         assert_eq!(login.wait().unwrap().code(), Some(1), "{flow}");
-        token(&sandbox).fails_with(1).says("nobody has signed in as `idp`");
+        request_token(&sandbox).fails_with(1).prints("nobody has signed in as `idp`");
     }
 }
 
 #[test]
-fn the_browser_signs_in_over_the_loopback() {
-    let sandbox = Sandbox::bare();
+fn browser_login_uses_loopback_redirect() {
+    let sandbox = Sandbox::without_docker();
     let Some(provider) = Provider::start("signing in by the browser", &sandbox) else { return };
-    let passphrase = with_vault(&sandbox, &provider);
+    let passphrase = set_up_vault(&sandbox, &provider);
     sign_in(&sandbox, &passphrase, "browser");
-    token(&sandbox).ok();
+    request_token(&sandbox).ok();
     sandbox.pdev(&["logout", "idp"]).ok();
-    token(&sandbox).fails_with(1).says("nobody has signed in as `idp`");
+    request_token(&sandbox).fails_with(1).prints("nobody has signed in as `idp`");
     let lost = sandbox.pdev(&["login", "lost", "--flow", "device"]).fails_with(1);
-    assert!(lost.err.contains("answered 404"), "{}", lost.all());
+    assert!(lost.err.contains("answered 404"), "{}", lost.transcript());
     let port = provider.port;
     drop(provider);
     sandbox
         .pdev(&["login", "idp", "--flow", "device"])
         .fails_with(1)
-        .says(&format!("`127.0.0.1:{port}` cannot be reached"));
+        .prints(&format!("`127.0.0.1:{port}` cannot be reached"));
 }

@@ -5,38 +5,38 @@
 #![expect(clippy::unwrap_used, reason = "a failed step of a journey ends it, with its line")]
 #![expect(clippy::print_stdout, reason = "`tests/run` reads why a journey was skipped")]
 
-mod agent_life;
+mod agent_lifecycle;
 mod approvals;
-mod askers;
 mod aws;
-mod canary;
-mod codes;
+mod cli_basics;
+mod cloud_sources;
+mod concurrent_requests;
+mod credential_formats;
 mod doctor;
-mod endings;
 mod endpoints;
 mod engine;
 mod failures;
+mod faulty_provider;
 mod first_up;
 mod http;
 mod identities;
 mod keyring;
+mod leak_search;
+mod login_expiry;
+mod login_failures;
 mod logins;
 mod memory;
-mod mishaps;
-mod outlets;
-#[path = "../../drivers/tests/docker/private.rs"]
-mod private;
-mod proxied;
+mod mfa_codes;
+mod outbound_proxy;
+#[path = "../../drivers/tests/docker/private_engine.rs"]
+mod private_engine;
 mod proxy;
-mod rotations;
-mod running_as;
+mod run_as;
 mod sandbox;
-mod search;
+mod secret_leaks;
 mod secrets;
 mod self_approval;
 mod session_previews;
 mod sessions;
 mod shop;
-mod sources;
-mod unruly;
-mod words;
+mod token_rotation;

@@ -4,9 +4,9 @@ use crate::http::{get, request};
 use crate::sandbox::Sandbox;
 
 #[test]
-fn hosts_are_exact_and_foreign_ones_get_nothing() {
-    let sandbox = Sandbox::bare();
-    let project = sandbox.example("hello");
+fn proxy_serves_only_exact_preview_hosts() {
+    let sandbox = Sandbox::without_docker();
+    let project = sandbox.create_example("hello");
     sandbox.pdev(&["up"]).ok();
     let (_, port) = sandbox.url(&project, Some("web"));
     assert_eq!(get("WEB.Main.Hello.LOCALHOST", port, "/").status, 200, "case does not matter");
@@ -25,9 +25,9 @@ fn hosts_are_exact_and_foreign_ones_get_nothing() {
 }
 
 #[test]
-fn a_renamed_branch_keeps_the_preview_and_the_old_host_tells_the_new_one() {
-    let sandbox = Sandbox::bare();
-    let project = sandbox.example("hello");
+fn renamed_branch_keeps_preview_and_old_host_names_new_one() {
+    let sandbox = Sandbox::without_docker();
+    let project = sandbox.create_example("hello");
     sandbox.pdev(&["up"]).ok();
     sandbox.git(&project, &["branch", "-m", "main", "feature/new-name"]);
     sandbox.pdev(&["up"]).ok();

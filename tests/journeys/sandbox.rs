@@ -15,45 +15,45 @@ pub struct Sandbox {
 }
 
 /// What a finished command said.
-pub struct Said {
+pub struct CommandOutput {
     pub code: i32,
     pub out: String,
     pub err: String,
 }
 
-impl Said {
+impl CommandOutput {
     /// Both streams, for messages of failed checks.
-    pub fn all(&self) -> String {
+    pub fn transcript(&self) -> String {
         format!("exit {}\n--- out\n{}\n--- err\n{}", self.code, self.out, self.err)
     }
 
     #[track_caller]
     pub fn ok(self) -> Self {
-        assert_eq!(self.code, 0, "{}", self.all());
+        assert_eq!(self.code, 0, "{}", self.transcript());
         self
     }
 
     #[track_caller]
     pub fn fails_with(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{}", self.all());
+        assert_eq!(self.code, code, "{}", self.transcript());
         self
     }
 
     #[track_caller]
-    pub fn says(self, words: &str) -> Self {
-        assert!(self.out.contains(words) || self.err.contains(words), "missing: {words}\n{}", self.all());
+    pub fn prints(self, words: &str) -> Self {
+        assert!(self.out.contains(words) || self.err.contains(words), "missing: {words}\n{}", self.transcript());
         self
     }
 
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("no JSON: {error}\n{}", self.all()))
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("no JSON: {error}\n{}", self.transcript()))
     }
 }
 
 impl Sandbox {
     /// Without a container engine: the process runtime.
-    pub fn bare() -> Self {
+    pub fn without_docker() -> Self {
         Self::new(false)
     }
 
@@ -69,7 +69,7 @@ impl Sandbox {
     }
 
     /// With an engine of the journey's own, which takes its objects with it.
-    pub fn at_engine(host: &str) -> Self {
+    pub fn with_engine(host: &str) -> Self {
         let mut sandbox = Self::new(false);
         sandbox.engine = Some(host.to_owned());
         sandbox
@@ -103,7 +103,7 @@ impl Sandbox {
     }
 
     /// A copy of an example as a git repository on the branch `main`.
-    pub fn example(&self, name: &str) -> PathBuf {
+    pub fn create_example(&self, name: &str) -> PathBuf {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
         copy_folder(&source, &self.project());
         self.git_init(&self.project());
@@ -123,7 +123,7 @@ impl Sandbox {
         assert!(done.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
-    pub fn worktree(&self, branch: &str, folder: &str) -> PathBuf {
+    pub fn add_worktree(&self, branch: &str, folder: &str) -> PathBuf {
         let path = self.path(folder);
         self.git(&self.project(), &["worktree", "add", "-q", "-b", branch, path.to_str().unwrap()]);
         path
@@ -153,12 +153,12 @@ impl Sandbox {
 
     /// Runs to the end, within two minutes.
     #[track_caller]
-    pub fn pdev_in(&self, folder: &Path, arguments: &[&str]) -> Said {
-        finish(self.command(folder, arguments), Duration::from_secs(120))
+    pub fn pdev_in(&self, folder: &Path, arguments: &[&str]) -> CommandOutput {
+        run_with_timeout(self.command(folder, arguments), Duration::from_secs(120))
     }
 
     #[track_caller]
-    pub fn pdev(&self, arguments: &[&str]) -> Said {
+    pub fn pdev(&self, arguments: &[&str]) -> CommandOutput {
         self.pdev_in(&self.project(), arguments)
     }
 
@@ -173,7 +173,7 @@ impl Sandbox {
     pub fn url(&self, folder: &Path, service: Option<&str>) -> (String, u16) {
         let status = self.status(folder);
         let url = match service {
-            Some(name) => unit(&status, name)["url"].as_str().map(str::to_owned),
+            Some(name) => find_unit(&status, name)["url"].as_str().map(str::to_owned),
             None => status["url"].as_str().map(str::to_owned),
         };
         let url = url.unwrap_or_else(|| panic!("no URL in {status:#}"));
@@ -231,35 +231,35 @@ fn contains(bytes: &[u8], needle: &[u8]) -> bool {
 }
 
 #[track_caller]
-pub fn finish(mut command: Command, limit: Duration) -> Said {
+pub fn run_with_timeout(mut command: Command, limit: Duration) -> CommandOutput {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = child.id();
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
     match receiver.recv_timeout(limit) {
-        Ok(output) => said(&output.unwrap()),
+        Ok(output) => to_command_output(&output.unwrap()),
         Err(_) => {
-            signal(pid, "KILL");
+            send_signal(pid, "KILL");
             panic!("{command:?} did not end within {limit:?}");
         }
     }
 }
 
-pub fn said(output: &Output) -> Said {
-    Said {
+pub fn to_command_output(output: &Output) -> CommandOutput {
+    CommandOutput {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 
-pub fn signal(pid: u32, name: &str) {
+pub fn send_signal(pid: u32, name: &str) {
     drop(Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status());
 }
 
 /// Asks again until it holds; for facts outside of pdev that no event tells (a process table, an engine's list).
 #[track_caller]
-pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
@@ -269,7 +269,7 @@ pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) 
 }
 
 #[track_caller]
-pub fn unit<'a>(status: &'a Value, name: &str) -> &'a Value {
+pub fn find_unit<'a>(status: &'a Value, name: &str) -> &'a Value {
     let units = status["units"].as_array().unwrap_or_else(|| panic!("no units in {status:#}"));
     units.iter().find(|unit| unit["name"] == name).unwrap_or_else(|| panic!("no unit {name} in {status:#}"))
 }
@@ -294,7 +294,7 @@ impl Drop for Sandbox {
         quietly(&["down", "--all", "--volumes"]);
         quietly(&["agent", "stop"]);
         for (pid, _) in self.processes() {
-            signal(pid, "KILL");
+            send_signal(pid, "KILL");
         }
         for object in self.docker_objects() {
             for arguments in [["rm", "-f"], ["network", "rm"], ["volume", "rm"]] {

@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::keyring::Keyring;
-use crate::sandbox::{Said, Sandbox, eventually, finish};
+use crate::sandbox::{CommandOutput, Sandbox, run_with_timeout, wait_until};
 
 const MANIFEST: &str = "pdev: 1\napp: hush\nsecrets: { token: { description: t } }\nservices:\n  web:\n    health: none\n    \
     env: { TOKEN_FILE: '${secrets.token.path}' }\n    process: { command: [sh, -c, 'cat $TOKEN_FILE > seen.txt; exec sleep 1000'] }\n";
 
-fn pdev(sandbox: &Sandbox, environment: &[(&str, &str)], arguments: &[&str], input: Option<&str>) -> Said {
+fn pdev(sandbox: &Sandbox, environment: &[(&str, &str)], arguments: &[&str], input: Option<&str>) -> CommandOutput {
     let mut command: Command = sandbox.command(&sandbox.project(), arguments);
     command.envs(environment.iter().copied());
     if let Some(input) = input {
@@ -21,87 +21,89 @@ fn pdev(sandbox: &Sandbox, environment: &[(&str, &str)], arguments: &[&str], inp
     } else {
         command.stdin(Stdio::null());
     }
-    finish(command, Duration::from_secs(60))
+    run_with_timeout(command, Duration::from_secs(60))
 }
 
-fn canary_on_disk(sandbox: &Sandbox, canary: &str) -> String {
+fn find_canary_on_disk(sandbox: &Sandbox, canary: &str) -> String {
     let mut grep = Command::new("grep");
     grep.args(["-rls", canary]).arg(sandbox.path("home")).arg(sandbox.path("run"));
     String::from_utf8(grep.output().unwrap().stdout).unwrap()
 }
 
 #[test]
-fn a_secret_rests_in_the_desktops_keyring_and_reaches_its_service() {
-    let sandbox = Sandbox::bare();
+fn keyring_secret_reaches_its_service() {
+    let sandbox = Sandbox::without_docker();
     let Some(mut keyring) = Keyring::start("secrets in the desktop's keyring", &sandbox) else { return };
     sandbox.write("pdev.yaml", MANIFEST);
     let address = keyring.address.clone();
     let bus = [("DBUS_SESSION_BUS_ADDRESS", address.as_str())];
-    pdev(&sandbox, &bus, &["secret", "set", "token"], Some("canary-5512\n")).ok().says("kept `token`");
-    pdev(&sandbox, &bus, &["secret", "list"], None).ok().says("token");
-    pdev(&sandbox, &bus, &["vault"], None).ok().says("opens with the desktop's keyring").says("1 sealed item");
-    assert_eq!(canary_on_disk(&sandbox, "canary-5512"), "");
+    pdev(&sandbox, &bus, &["secret", "set", "token"], Some("canary-5512\n")).ok().prints("kept `token`");
+    pdev(&sandbox, &bus, &["secret", "list"], None).ok().prints("token");
+    pdev(&sandbox, &bus, &["vault"], None).ok().prints("opens with the desktop's keyring").prints("1 sealed item");
+    assert_eq!(find_canary_on_disk(&sandbox, "canary-5512"), "");
 
     let vault = sandbox.path("home/.local/share/pdev/credentials/vault");
     let head: serde_json::Value = serde_json::from_slice(&fs::read(vault.join("vault.json")).unwrap()).unwrap();
     let key = keyring.lookup(&["service", "pdev", "username", head["id"].as_str().unwrap()]);
     assert_eq!(key.len(), 44, "32 bytes in base64, for other readers");
-    assert_eq!(canary_on_disk(&sandbox, &key), "");
+    assert_eq!(find_canary_on_disk(&sandbox, &key), "");
 
     let up = pdev(&sandbox, &bus, &["up"], None).ok();
     let seen = sandbox.project().join("seen.txt");
-    eventually("the program read its secret", Duration::from_secs(10), || {
+    wait_until("the program read its secret", Duration::from_secs(10), || {
         fs::read_to_string(&seen).is_ok_and(|text| text == "canary-5512")
     });
-    assert!(!up.all().contains("canary-5512"));
+    assert!(!up.transcript().contains("canary-5512"));
     pdev(&sandbox, &bus, &["down"], None).ok();
-    assert_eq!(canary_on_disk(&sandbox, "canary-5512"), "");
+    assert_eq!(find_canary_on_disk(&sandbox, "canary-5512"), "");
 
     keyring.lock();
-    let locked = pdev(&sandbox, &bus, &["up"], None).fails_with(1).says("is locked").says("Unlock it");
-    assert!(!locked.all().contains("log in again"), "{}", locked.all());
+    let locked = pdev(&sandbox, &bus, &["up"], None).fails_with(1).prints("is locked").prints("Unlock it");
+    assert!(!locked.transcript().contains("log in again"), "{}", locked.transcript());
     let problem = pdev(&sandbox, &bus, &["vault", "--json"], None).fails_with(1).json();
     assert_eq!(problem["code"], "keyring_locked");
     keyring.unlock();
     pdev(&sandbox, &bus, &["vault"], None).ok();
 
-    keyring.freeze(true);
-    pdev(&sandbox, &bus, &["vault"], None).fails_with(1).says("did not answer within 5 s");
-    keyring.freeze(false);
+    keyring.set_frozen(true);
+    pdev(&sandbox, &bus, &["vault"], None).fails_with(1).prints("did not answer within 5 s");
+    keyring.set_frozen(false);
     pdev(&sandbox, &bus, &["vault"], None).ok();
     keyring.stop();
-    pdev(&sandbox, &bus, &["vault", "--json"], None).fails_with(1).says("keyring_absent");
+    pdev(&sandbox, &bus, &["vault", "--json"], None).fails_with(1).prints("keyring_absent");
     // Names are no secret: forgetting needs no keyring.
     pdev(&sandbox, &bus, &["secret", "rm", "token"], None).ok();
-    pdev(&sandbox, &bus, &["secret", "rm", "token"], None).fails_with(4).says("no secret `token`");
+    pdev(&sandbox, &bus, &["secret", "rm", "token"], None).fails_with(4).prints("no secret `token`");
 }
 
 #[test]
-fn without_a_keyring_a_passphrase_file_serves() {
-    let sandbox = Sandbox::bare();
+fn passphrase_file_replaces_keyring() {
+    let sandbox = Sandbox::without_docker();
     sandbox.write("pdev.yaml", MANIFEST);
     sandbox.git_init(&sandbox.project());
     pdev(&sandbox, &[], &["secret", "set", "token"], Some("canary-9"))
         .fails_with(1)
-        .says("there is no keyring to hold the vault's key")
-        .says("PDEV_VAULT_PASSPHRASE_FILE");
+        .prints("there is no keyring to hold the vault's key")
+        .prints("PDEV_VAULT_PASSPHRASE_FILE");
     let passphrase = sandbox.path("passphrase");
     fs::write(&passphrase, "a long enough passphrase\n").unwrap();
     let by_file = [("PDEV_VAULT_PASSPHRASE_FILE", passphrase.to_str().unwrap())];
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o644)).unwrap();
-    pdev(&sandbox, &by_file, &["secret", "set", "token"], Some("canary-9")).fails_with(1).says("can be read by others");
+    pdev(&sandbox, &by_file, &["secret", "set", "token"], Some("canary-9"))
+        .fails_with(1)
+        .prints("can be read by others");
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
-    pdev(&sandbox, &by_file, &["secret", "set", "token"], Some("")).fails_with(2).says("is empty");
-    pdev(&sandbox, &by_file, &["secret", "set", "Token"], Some("x")).fails_with(2).says("no name for a secret");
+    pdev(&sandbox, &by_file, &["secret", "set", "token"], Some("")).fails_with(2).prints("is empty");
+    pdev(&sandbox, &by_file, &["secret", "set", "Token"], Some("x")).fails_with(2).prints("no name for a secret");
     sandbox.write(".env", "TOKEN='canary-9'\n# c\nOTHER=x\nwrong line\n");
     pdev(&sandbox, &by_file, &["secret", "import", ".env"], None)
         .ok()
-        .says("kept 2 secrets: token, other")
-        .says(".env:4: left out");
-    pdev(&sandbox, &[], &["secret", "list"], None).ok().says("other").says("not in the manifest");
+        .prints("kept 2 secrets: token, other")
+        .prints(".env:4: left out");
+    pdev(&sandbox, &[], &["secret", "list"], None).ok().prints("other").prints("not in the manifest");
 
     // Another worktree of the repository has them, another repository of the same app does not.
-    let worktree = sandbox.worktree("feature", "wt");
+    let worktree = sandbox.add_worktree("feature", "wt");
     let listed = sandbox.pdev_in(&worktree, &["secret", "list", "--json"]).ok().json();
     assert_eq!(listed, serde_json::json!(["other", "token"]));
     let stranger = sandbox.path("stranger");
@@ -110,24 +112,27 @@ fn without_a_keyring_a_passphrase_file_serves() {
     sandbox
         .pdev_in(&stranger, &["up"])
         .fails_with(1)
-        .says("no value for the secret `token`")
-        .says("pdev secret set token");
+        .prints("no value for the secret `token`")
+        .prints("pdev secret set token");
 
     // The agent derives the key once; that a passphrase changed is seen by the next one.
     let mut up = sandbox.command(&worktree, &["up"]);
     up.env("PDEV_VAULT_PASSPHRASE_FILE", &passphrase);
-    finish(up, Duration::from_secs(60)).ok();
+    run_with_timeout(up, Duration::from_secs(60)).ok();
     let seen = worktree.join("seen.txt");
-    eventually("the program read its secret", Duration::from_secs(10), || {
+    wait_until("the program read its secret", Duration::from_secs(10), || {
         fs::read_to_string(&seen).is_ok_and(|text| text == "canary-9")
     });
     sandbox.pdev_in(&worktree, &["down"]).ok();
-    assert_eq!(canary_on_disk(&sandbox, "canary-9"), "");
+    assert_eq!(find_canary_on_disk(&sandbox, "canary-9"), "");
     sandbox.pdev(&["agent", "stop"]).ok();
     fs::write(&passphrase, "quite another passphrase\n").unwrap();
-    pdev(&sandbox, &[], &["up"], None).fails_with(1).says("is not this vault's").says("put the old passphrase back");
-    pdev(&sandbox, &[], &["vault", "reset"], None).ok().says("set aside, still sealed");
-    pdev(&sandbox, &[], &["vault"], None).ok().says("no vault yet");
+    pdev(&sandbox, &[], &["up"], None)
+        .fails_with(1)
+        .prints("is not this vault's")
+        .prints("put the old passphrase back");
+    pdev(&sandbox, &[], &["vault", "reset"], None).ok().prints("set aside, still sealed");
+    pdev(&sandbox, &[], &["vault"], None).ok().prints("no vault yet");
 }
 
 /// A second reader of what pdev stores: Python's keyring, by its own attributes, and any reader by those of the item.
@@ -140,7 +145,7 @@ fn pythons_keyring_reads_what_pdev_stores() {
         println!("skipped: {name}: python has no keyring with secretstorage");
         return;
     }
-    let sandbox = Sandbox::bare();
+    let sandbox = Sandbox::without_docker();
     let Some(keyring) = Keyring::start(name, &sandbox) else { return };
     sandbox.write("pdev.yaml", MANIFEST);
     let bus = [("DBUS_SESSION_BUS_ADDRESS", keyring.address.as_str())];
@@ -158,6 +163,6 @@ fn pythons_keyring_reads_what_pdev_stores() {
         head["id"].as_str().unwrap(),
     ]);
     reader.env("DBUS_SESSION_BUS_ADDRESS", &keyring.address).env("HOME", sandbox.path("home"));
-    let said = finish(reader, Duration::from_secs(60)).ok();
-    assert_eq!(said.out, "44 1 pdev: key of the credential vault True\n", "{}", said.all());
+    let said = run_with_timeout(reader, Duration::from_secs(60)).ok();
+    assert_eq!(said.out, "44 1 pdev: key of the credential vault True\n", "{}", said.transcript());
 }

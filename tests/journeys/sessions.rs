@@ -4,19 +4,19 @@ use std::fs;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::approvals::{ended, terminal};
-use crate::outlets::identities;
-use crate::sandbox::{Said, Sandbox, eventually, finish, signal, unit};
+use crate::approvals::{spawn_in_terminal, wait_for_output};
+use crate::credential_formats::write_identities;
+use crate::sandbox::{CommandOutput, Sandbox, find_unit, run_with_timeout, send_signal, wait_until};
 
 const PDEV: &str = env!("CARGO_BIN_EXE_pdev");
-const LIMIT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-fn stage() -> Sandbox {
-    let sandbox = Sandbox::bare();
+fn sandbox_with_token_identities() -> Sandbox {
+    let sandbox = Sandbox::without_docker();
     let token = r#"source = "exec"
 command = ["echo", "{\"token\":\"canary-tok\",\"expires_at\":\"2099-01-01T00:00:00Z\"}"]
 "#;
-    identities(
+    write_identities(
         &sandbox,
         &format!(
             "[all]\n{token}sessions = \"full\"\n[plain]\n{token}[prod]\n{token}sessions = \"full\"\nproduction = true\n"
@@ -26,37 +26,37 @@ command = ["echo", "{\"token\":\"canary-tok\",\"expires_at\":\"2099-01-01T00:00:
 }
 
 /// `sh -c SCRIPT` in a session, with further options of `session run`.
-fn session(sandbox: &Sandbox, options: &[&str], script: &str) -> Said {
+fn run_session(sandbox: &Sandbox, options: &[&str], script: &str) -> CommandOutput {
     let arguments = [&["session", "run"], options, &["--", "sh", "-c", script]].concat();
-    finish(sandbox.command(&sandbox.project(), &arguments), LIMIT)
+    run_with_timeout(sandbox.command(&sandbox.project(), &arguments), TIMEOUT)
 }
 
 /// A session that goes on, once its program has written to `ready`.
-fn running(sandbox: &Sandbox, options: &[&str], script: &str) -> Child {
+fn spawn_session(sandbox: &Sandbox, options: &[&str], script: &str) -> Child {
     let ready = sandbox.path("ready");
     let script = format!("{script}\necho > {}\nexec sleep 1000", ready.display());
     let arguments = [&["session", "run", "--name", "robot"], options, &["--", "sh", "-c", &script]].concat();
     let mut command = sandbox.command(&sandbox.project(), &arguments);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    eventually("the session's program runs", LIMIT, || ready.exists());
+    wait_until("the session's program runs", TIMEOUT, || ready.exists());
     child
 }
 
-fn sleepers(sandbox: &Sandbox) -> usize {
+fn count_sleepers(sandbox: &Sandbox) -> usize {
     sandbox.processes().iter().filter(|(_, command)| command.starts_with("sleep 1000")).count()
 }
 
 /// Nothing of the session is left, and the agent knows it.
-fn all_is_over(sandbox: &Sandbox, how: &str) {
-    eventually(&format!("{how}: its programs end"), LIMIT, || sleepers(sandbox) == 0);
+fn assert_session_ended(sandbox: &Sandbox, how: &str) {
+    wait_until(&format!("{how}: its programs end"), TIMEOUT, || count_sleepers(sandbox) == 0);
     let none = || sandbox.pdev(&["session", "list", "--json"]).ok().json().as_array().unwrap().is_empty();
-    eventually(&format!("{how}: the session ends"), LIMIT, none);
-    sandbox.pdev(&["audit"]).ok().says("session_over").says("session robot");
+    wait_until(&format!("{how}: the session ends"), TIMEOUT, none);
+    sandbox.pdev(&["audit"]).ok().prints("session_over").prints("session robot");
 }
 
 #[test]
-fn programs_of_a_session_get_less() {
-    let sandbox = stage();
+fn session_programs_get_restricted_credentials() {
+    let sandbox = sandbox_with_token_identities();
     let token = |name: &str| format!("{PDEV} credential token {name}");
     for (way, words) in [
         (token("all"), "canary-tok"),
@@ -85,21 +85,22 @@ fn programs_of_a_session_get_less() {
             "`prod` was changed after the session `sh` began",
         ),
     ] {
-        let said = session(&sandbox, &[], &way);
-        assert!(said.all().contains(words), "{way}: {}", said.all());
-        assert_eq!(said.all().contains("canary"), words.contains("canary"), "{way}");
+        let said = run_session(&sandbox, &[], &way);
+        assert!(said.transcript().contains(words), "{way}: {}", said.transcript());
+        assert_eq!(said.transcript().contains("canary"), words.contains("canary"), "{way}");
     }
-    session(&sandbox, &["--identity", "plain"], &token("all")).says("none of the identities that the session `sh` was");
-    session(&sandbox, &["--identity", "nobody"], "true").fails_with(4).says("there is no identity `nobody`");
-    session(&sandbox, &[], "exit 7").fails_with(7);
+    run_session(&sandbox, &["--identity", "plain"], &token("all"))
+        .prints("none of the identities that the session `sh` was");
+    run_session(&sandbox, &["--identity", "nobody"], "true").fails_with(4).prints("there is no identity `nobody`");
+    run_session(&sandbox, &[], "exit 7").fails_with(7);
     // A person gets what they got before.
-    sandbox.pdev(&["credential", "token", "plain"]).ok().says("canary-tok");
-    sandbox.pdev(&["audit"]).ok().says("session_began").says("session sh: `prod` is production");
+    sandbox.pdev(&["credential", "token", "plain"]).ok().prints("canary-tok");
+    sandbox.pdev(&["audit"]).ok().prints("session_began").prints("session sh: `prod` is production");
 }
 
 #[test]
-fn however_a_session_is_ended_nothing_of_it_is_left() {
-    let sandbox = stage();
+fn ended_session_leaves_no_programs() {
+    let sandbox = sandbox_with_token_identities();
     let ready = sandbox.path("ready");
     let guard = || {
         let all = sandbox.pdev(&["session", "list", "--json"]).ok().json();
@@ -107,40 +108,40 @@ fn however_a_session_is_ended_nothing_of_it_is_left() {
     };
     for how in ["kill -9 of `session run`", "kill -9 of the guard", "SIGTERM", "session end"] {
         drop(fs::remove_file(&ready));
-        let mut child = running(&sandbox, &[], "setsid -f sleep 1000; trap '' TERM; (exec sleep 1000) &");
+        let mut child = spawn_session(&sandbox, &[], "setsid -f sleep 1000; trap '' TERM; (exec sleep 1000) &");
         // A shell's child is a sleeper some time after the shell said that it is ready.
-        eventually("three programs of the session sleep", Duration::from_secs(20), || sleepers(&sandbox) == 3);
+        wait_until("three programs of the session sleep", Duration::from_secs(20), || count_sleepers(&sandbox) == 3);
         match how {
-            "kill -9 of the guard" => signal(guard(), "KILL"),
+            "kill -9 of the guard" => send_signal(guard(), "KILL"),
             "session end" => drop(sandbox.pdev(&["session", "end", "robot"]).ok()),
-            "SIGTERM" => signal(child.id(), "TERM"),
-            _ => signal(child.id(), "KILL"),
+            "SIGTERM" => send_signal(child.id(), "TERM"),
+            _ => send_signal(child.id(), "KILL"),
         }
         child.wait().unwrap();
-        all_is_over(&sandbox, how);
+        assert_session_ended(&sandbox, how);
     }
 }
 
 #[test]
-fn an_agent_that_a_session_needs_is_nobodys_child() {
-    let sandbox = stage();
+fn agent_started_for_session_outlives_it() {
+    let sandbox = sandbox_with_token_identities();
     sandbox.write(
         "pdev.yaml",
         "pdev: 1\napp: a\nservices:\n  web: { health: none, process: { command: [sleep, '1001'] } }\n",
     );
     assert!(sandbox.agent_pid().is_none());
-    let mut child = running(&sandbox, &[], "true");
+    let mut child = spawn_session(&sandbox, &[], "true");
     let agent = sandbox.agent_pid().unwrap();
     sandbox.pdev(&["up"]).ok();
     let status = sandbox.status(&sandbox.project());
     assert!(status["session"].is_null(), "a person's preview: {status}");
-    signal(child.id(), "TERM");
+    send_signal(child.id(), "TERM");
     child.wait().unwrap();
-    all_is_over(&sandbox, "its end");
+    assert_session_ended(&sandbox, "its end");
     assert_eq!(sandbox.agent_pid(), Some(agent), "the agent stays");
     let after = sandbox.status(&sandbox.project());
     let run = |status: &serde_json::Value| {
-        let web = unit(status, "web");
+        let web = find_unit(status, "web");
         (web["state"].clone(), web["restarts"].clone(), web["handle"].clone())
     };
     assert_eq!(run(&after), run(&status), "and so does what a person had it start");
@@ -148,8 +149,8 @@ fn an_agent_that_a_session_needs_is_nobodys_child() {
 }
 
 #[test]
-fn its_time_ends_and_a_new_agent_knows_it() {
-    let sandbox = stage();
+fn session_expires_across_agent_restart() {
+    let sandbox = sandbox_with_token_identities();
     let marks = |name: &str| sandbox.path(name);
     let ask = format!("{PDEV} credential token all");
     let script = format!(
@@ -158,23 +159,23 @@ fn its_time_ends_and_a_new_agent_knows_it() {
         last = marks("last").display(),
         done = marks("done").display()
     );
-    let mut child = running(&sandbox, &["--for", "3s"], &script);
+    let mut child = spawn_session(&sandbox, &["--for", "3s"], &script);
     // In the middle the agent is another one.
     sandbox.pdev(&["agent", "stop"]).ok();
-    eventually("the time is over", LIMIT, || marks("done").exists());
+    wait_until("the time is over", TIMEOUT, || marks("done").exists());
     let last = fs::read_to_string(marks("last")).unwrap();
     assert!(last.contains("the session `robot` of this program is over"), "{last}");
     assert_eq!(fs::read_to_string(marks("first")).unwrap().trim(), "canary-tok");
-    signal(child.id(), "TERM");
+    send_signal(child.id(), "TERM");
     let mut said = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
     child.wait().unwrap();
     assert!(said.contains("its programs go on, and are given no credentials any more"), "{said}");
-    all_is_over(&sandbox, "the end of its time");
+    assert_session_ended(&sandbox, "the end of its time");
 }
 
 /// Asks for `prod` in a session that a terminal started, then does something with the CODE that the refusal named.
-fn after_refusal(sandbox: &Sandbox, then: &str) -> Said {
+fn run_after_refusal(sandbox: &Sandbox, then: &str) -> CommandOutput {
     let script = sandbox.path("asks.sh");
     let text = format!(
         "code=$({PDEV} credential token prod 2>&1 | sed -n 's/.*session allow \\([a-z0-9-]*\\).*/\\1/p' | head -n 1)\n\
@@ -182,12 +183,12 @@ fn after_refusal(sandbox: &Sandbox, then: &str) -> Said {
     );
     fs::write(&script, text).unwrap();
     let command = format!("{PDEV} session run --name robot -- sh {}", script.display());
-    ended(terminal(sandbox, &command, &["to approve: ", "prod"]))
+    wait_for_output(spawn_in_terminal(sandbox, &command, &["to approve: ", "prod"]))
 }
 
 #[test]
-fn a_person_elsewhere_raises_one_session_once() {
-    let sandbox = stage();
+fn user_raises_one_session_once() {
+    let sandbox = sandbox_with_token_identities();
     let fifo = sandbox.path("code");
     let done = sandbox.path("allowed");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -196,22 +197,23 @@ fn a_person_elsewhere_raises_one_session_once() {
         fifo.display(),
         done.display()
     );
-    let person = terminal(&sandbox, &allowing, &["to approve: ", "prod"]);
+    let person = spawn_in_terminal(&sandbox, &allowing, &["to approve: ", "prod"]);
     let then = format!(
         "echo $code > {}; while ! [ -e {} ]; do :; done; {PDEV} credential token prod",
         fifo.display(),
         done.display()
     );
-    let asked = after_refusal(&sandbox, &then);
-    let said = ended(person);
+    let asked = run_after_refusal(&sandbox, &then);
+    let said = wait_for_output(person);
     assert!(
-        said.all().contains("would have all of prod") && said.all().contains("allowed to the session `robot`"),
+        said.transcript().contains("would have all of prod")
+            && said.transcript().contains("allowed to the session `robot`"),
         "{} {}",
-        asked.all(),
-        said.all()
+        asked.transcript(),
+        said.transcript()
     );
-    assert!(said.all().contains("there is no request"), "a code opens one door once: {}", said.all());
-    assert!(asked.all().contains("canary-tok"), "{}", asked.all());
-    session(&sandbox, &[], &format!("{PDEV} credential token prod")).fails_with(1).says("is production");
-    sandbox.pdev(&["audit"]).ok().says("approved");
+    assert!(said.transcript().contains("there is no request"), "a code opens one door once: {}", said.transcript());
+    assert!(asked.transcript().contains("canary-tok"), "{}", asked.transcript());
+    run_session(&sandbox, &[], &format!("{PDEV} credential token prod")).fails_with(1).prints("is production");
+    sandbox.pdev(&["audit"]).ok().prints("approved");
 }

@@ -3,93 +3,94 @@
 use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use credentials::broker::Asker;
+use credentials::broker::Requester;
 use drivers::driver::{ExecInput, ExecOutput, ExecRequest, ExecSession};
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use protocol::exec::{Frame, UPGRADE};
+use protocol::exec::{Frame, UPGRADE_PROTOCOL};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::previews::find_settled;
-use super::{Api, Peer, Problem, asker};
+use super::previews::find_recovered;
+use super::{Api, Peer, ProblemResponse, requester_of};
 use crate::session_previews;
 
 pub(super) async fn exec(
     State(api): State<Api>,
     Path(preview): Path<String>,
     request: Request<axum::body::Body>,
-) -> Result<Response, Problem> {
-    let handle = find_settled(&api, &preview).await?;
+) -> Result<Response, ProblemResponse> {
+    let handle = find_recovered(&api, &preview).await?;
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let wanted: protocol::exec::ExecRequest = read(body).await?;
-    let Some(upgrade) = upgrade.filter(|_| parts.headers.get(header::UPGRADE).is_some_and(|value| value == UPGRADE))
+    let wanted: protocol::exec::ExecRequest = read_request(body).await?;
+    let Some(upgrade) =
+        upgrade.filter(|_| parts.headers.get(header::UPGRADE).is_some_and(|value| value == UPGRADE_PROTOCOL))
     else {
-        let title = format!("this route needs `Connection: Upgrade` and `Upgrade: {UPGRADE}`");
-        return Err(Problem(protocol::Problem::new("upgrade_required", 426, title)));
+        let title = format!("this route needs `Connection: Upgrade` and `Upgrade: {UPGRADE_PROTOCOL}`");
+        return Err(ProblemResponse(protocol::Problem::new("upgrade_required", 426, title)));
     };
-    let asker = asker(&api.shared, parts.extensions.get::<Peer>().copied().unwrap_or_default());
-    let session = begin(&api, &handle, wanted, &asker).await?;
+    let asker = requester_of(&api.shared, parts.extensions.get::<Peer>().copied().unwrap_or_default());
+    let session = start_exec(&api, &handle, wanted, &asker).await?;
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
             let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
-            run(session, reader, writer).await;
+            relay_frames(session, reader, writer).await;
         }
     });
-    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, UPGRADE)];
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, UPGRADE_PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
-async fn read(body: axum::body::Body) -> Result<protocol::exec::ExecRequest, Problem> {
+async fn read_request(body: axum::body::Body) -> Result<protocol::exec::ExecRequest, ProblemResponse> {
     let limited = http_body_util::Limited::new(body, 1 << 20);
-    let bytes = limited.collect().await.map_err(|error| invalid(&error.to_string()))?.to_bytes();
-    serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))
+    let bytes = limited.collect().await.map_err(|error| invalid_request(&error.to_string()))?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|error| invalid_request(&error.to_string()))
 }
 
-fn invalid(words: &str) -> Problem {
-    Problem(protocol::Problem::new("invalid_request", 422, format!("the body is no exec request: {words}")))
+fn invalid_request(words: &str) -> ProblemResponse {
+    ProblemResponse(protocol::Problem::new("invalid_request", 422, format!("the body is no exec request: {words}")))
 }
 
-async fn begin(
+async fn start_exec(
     api: &Api,
-    handle: &crate::preview::Handle,
+    handle: &crate::preview::PreviewHandle,
     wanted: protocol::exec::ExecRequest,
-    asker: &Asker,
-) -> Result<ExecSession, Problem> {
+    asker: &Requester,
+) -> Result<ExecSession, ProblemResponse> {
     let down = || {
-        let title = format!("`{}` is down", handle.board.preview().title);
-        Problem(protocol::Problem::new("not_running", 409, title).hint("Run `pdev up` first."))
+        let title = format!("`{}` is down", handle.published.preview().title);
+        ProblemResponse(protocol::Problem::new("not_running", 409, title).hint("Run `pdev up` first."))
     };
     let scope = handle.live.scope().ok_or_else(down)?;
     let Some(unit) = scope.application.units.get(&wanted.unit) else {
         let known: Vec<&str> = scope.application.units.keys().map(String::as_str).collect();
         let title = format!("there is no unit `{}`; known are {}", wanted.unit, known.join(", "));
-        return Err(Problem(protocol::Problem::new("unknown_unit", 404, title)));
+        return Err(ProblemResponse(protocol::Problem::new("unknown_unit", 404, title)));
     };
-    session_previews::refuse_of_person(&api.shared, &handle.id, std::iter::once(unit), asker)?;
+    session_previews::refuse_personal_units(&api.shared, &handle.id, std::iter::once(unit), asker)?;
     if wanted.argv.is_empty() {
-        return Err(invalid("`argv` is empty"));
+        return Err(invalid_request("`argv` is empty"));
     }
     let request = ExecRequest {
         argv: wanted.argv,
         env: wanted.env,
         dir: wanted.dir,
         user: wanted.user,
-        terminal: wanted.terminal,
+        terminal_size: wanted.terminal,
     };
-    let driver = api.shared.engines.driver(unit.body.runtime());
+    let driver = api.shared.drivers.driver(unit.body.runtime());
     let started = match driver {
         Ok(driver) => driver.exec(&scope, unit, request).await,
         Err(problem) => Err(problem),
     };
-    started.map_err(|problem| Problem(crate::convert::problem(&problem, Some(&unit.name))))
+    started.map_err(|problem| ProblemResponse(crate::convert::driver_problem(&problem, Some(&unit.name))))
 }
 
 /// Moves frames both ways. The asker's going away ends the input, and with it most commands.
-async fn run(session: ExecSession, reader: impl AsyncRead + Unpin, mut writer: impl AsyncWrite + Unpin) {
+async fn relay_frames(session: ExecSession, reader: impl AsyncRead + Unpin, mut writer: impl AsyncWrite + Unpin) {
     let ExecSession { input, mut output } = session;
     let outward = async {
         while let Some(part) = output.next().await {
@@ -107,17 +108,17 @@ async fn run(session: ExecSession, reader: impl AsyncRead + Unpin, mut writer: i
     // The end of the output decides; an asker that sends nothing must not keep a finished session open.
     tokio::select! {
         () = outward => {}
-        () = inward(reader, input) => {}
+        () = relay_input(reader, input) => {}
     }
 }
 
-async fn inward(mut reader: impl AsyncRead + Unpin, input: mpsc::Sender<ExecInput>) {
+async fn relay_input(mut reader: impl AsyncRead + Unpin, input: mpsc::Sender<ExecInput>) {
     let mut buffer = Vec::new();
     let mut chunk = vec![0u8; 16 << 10];
     loop {
         loop {
             match Frame::decode(&mut buffer) {
-                Ok(Some(frame)) => pass(frame, &input).await,
+                Ok(Some(frame)) => forward_frame(frame, &input).await,
                 Ok(None) => break,
                 Err(_) => return,
             }
@@ -130,7 +131,7 @@ async fn inward(mut reader: impl AsyncRead + Unpin, input: mpsc::Sender<ExecInpu
     }
 }
 
-async fn pass(frame: Frame, input: &mpsc::Sender<ExecInput>) {
+async fn forward_frame(frame: Frame, input: &mpsc::Sender<ExecInput>) {
     let part = match frame {
         Frame::Stdin(bytes) => ExecInput::Bytes(bytes.into()),
         Frame::Resize(rows, columns) => ExecInput::Resize { rows, columns },

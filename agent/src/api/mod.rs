@@ -3,9 +3,9 @@
 //! Every handler converts, asks an actor, and answers; nothing is decided here.
 
 mod approvals;
-mod document;
 mod exec;
 mod identities;
+mod openapi;
 mod previews;
 pub(crate) mod process;
 mod sessions;
@@ -13,7 +13,7 @@ mod stream;
 
 use std::sync::Arc;
 
-pub(crate) use identities::asker;
+pub(crate) use identities::requester_of;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, State};
@@ -21,7 +21,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use protocol::greeting::AgentInfo;
+use protocol::agent_info::AgentInfo;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -45,74 +45,76 @@ pub struct Api {
 
 pub fn router(api: Api) -> Router {
     Router::new()
-        .route("/v1/agent", get(info))
-        .route("/v1/agent/stop", post(stop))
-        .route("/v1/openapi.json", get(document::openapi))
+        .route("/v1/agent", get(agent_info))
+        .route("/v1/agent/stop", post(stop_agent))
+        .route("/v1/openapi.json", get(openapi::get_document))
         .route("/v1/events", get(stream::all_events))
         .route("/v1/locate", post(previews::locate))
         .route("/v1/plan", post(previews::plan))
         .route("/v1/up", post(previews::up))
         .route("/v1/identities", get(identities::list))
         .route("/v1/identities/{identity}/check", post(identities::check))
-        .route("/v1/identities/{identity}/secret", put(identities::keep))
+        .route("/v1/identities/{identity}/secret", put(identities::store_secret))
         .route("/v1/identities/{identity}/login", post(identities::login).delete(identities::sign_out))
-        .route("/v1/approvals", get(approvals::list))
-        .route("/v1/approvals/waiting", get(approvals::waiting))
+        .route("/v1/approvals", get(approvals::list_approvals))
+        .route("/v1/approvals/waiting", get(approvals::list_pending))
         .route("/v1/approvals/revoke", post(approvals::revoke))
-        .route("/v1/approvals/{code}", get(approvals::request).post(approvals::approve))
+        .route("/v1/approvals/{code}", get(approvals::get_request).post(approvals::approve))
         .route("/v1/sessions", get(sessions::list).post(sessions::begin))
         .route("/v1/sessions/{session}", axum::routing::delete(sessions::end))
-        .route("/v1/credentials", post(identities::credential))
-        .route("/v1/credentials/rejected", post(identities::rejected))
+        .route("/v1/credentials", post(identities::issue_credential))
+        .route("/v1/credentials/rejected", post(identities::report_rejected))
         .route("/v1/previews", get(previews::list))
         .route("/v1/previews/{preview}", get(previews::status))
         .route("/v1/previews/{preview}/down", post(previews::down))
         .route("/v1/previews/{preview}/restart", post(previews::restart))
         .route("/v1/previews/{preview}/stop", post(previews::stop))
-        .route("/v1/previews/{preview}/wait", get(previews::wait))
+        .route("/v1/previews/{preview}/wait", get(previews::wait_until_settled))
         .route("/v1/previews/{preview}/logs", get(stream::logs))
         .route("/v1/previews/{preview}/exec", post(exec::exec))
-        .route("/v1/previews/{preview}/secrets", post(previews::keep_secrets))
+        .route("/v1/previews/{preview}/secrets", post(previews::deliver_secrets))
         .route("/v1/previews/{preview}/secrets/{name}", put(previews::put_secret).delete(previews::delete_secret))
         .fallback(unknown_route)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)
 }
 
-async fn info(State(api): State<Api>) -> Json<AgentInfo> {
+async fn agent_info(State(api): State<Api>) -> Json<AgentInfo> {
     Json(AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        protocol: protocol::PROTOCOL,
+        protocol: protocol::PROTOCOL_VERSION,
         pid: std::process::id(),
         started_at: api.shared.started_at,
         proxy_port: api.shared.routing.port(),
         executable: std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default(),
-        previews: api.shared.handles().len(),
-        accepting: !api.shared.draining(),
+        previews: api.shared.preview_handles().len(),
+        accepting: !api.shared.is_draining(),
     })
 }
 
-async fn stop(State(api): State<Api>) -> StatusCode {
+async fn stop_agent(State(api): State<Api>) -> StatusCode {
     api.stop.send_replace(true);
     StatusCode::ACCEPTED
 }
 
-async fn unknown_route(request: axum::extract::Request) -> Problem {
+async fn unknown_route(request: axum::extract::Request) -> ProblemResponse {
     let title = format!("there is no `{} {}`", request.method(), request.uri().path());
-    Problem(protocol::Problem::new("unknown_route", 404, title).hint("`GET /v1/openapi.json` lists all routes."))
+    ProblemResponse(
+        protocol::Problem::new("unknown_route", 404, title).hint("`GET /v1/openapi.json` lists all routes."),
+    )
 }
 
 /// A problem document as an answer (RFC 9457).
-pub struct Problem(pub protocol::Problem);
+pub struct ProblemResponse(pub protocol::Problem);
 
-impl IntoResponse for Problem {
+impl IntoResponse for ProblemResponse {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, [(header::CONTENT_TYPE, "application/problem+json")], to_json(&self.0)).into_response()
     }
 }
 
-impl From<protocol::Problem> for Problem {
+impl From<protocol::Problem> for ProblemResponse {
     fn from(problem: protocol::Problem) -> Self {
         Self(problem)
     }
@@ -123,21 +125,21 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// `Json` whose refusals are problem documents too.
-pub struct Body<T>(pub T);
+pub struct JsonBody<T>(pub T);
 
-impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Body<T> {
-    type Rejection = Problem;
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = ProblemResponse;
 
-    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, ProblemResponse> {
         match Json::<T>::from_request(request, state).await {
             Ok(Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(refused(&rejection)),
+            Err(rejection) => Err(rejection_problem(&rejection)),
         }
     }
 }
 
-fn refused(rejection: &JsonRejection) -> Problem {
+fn rejection_problem(rejection: &JsonRejection) -> ProblemResponse {
     let status = rejection.status().as_u16();
     let problem = protocol::Problem::new("invalid_request", status, rejection.body_text());
-    Problem(problem.hint("`GET /v1/openapi.json` describes what each route takes."))
+    ProblemResponse(problem.hint("`GET /v1/openapi.json` describes what each route takes."))
 }

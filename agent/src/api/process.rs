@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 /// The fields of `/proc/PID/stat` after the name, which may hold spaces and brackets; the first is the state.
-fn field(pid: i32, number: usize) -> Option<u64> {
+fn stat_field(pid: i32, number: usize) -> Option<u64> {
     // Far more than the 52 numbers have; in one piece, because a helper waits for it.
     let mut stat = [0; 2048];
     let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
@@ -13,13 +13,13 @@ fn field(pid: i32, number: usize) -> Option<u64> {
     fields.split_ascii_whitespace().nth(number)?.parse().ok()
 }
 
-pub(crate) fn parent(pid: i32) -> Option<i32> {
-    field(pid, 1).and_then(|pid| i32::try_from(pid).ok())
+pub(crate) fn parent_pid(pid: i32) -> Option<i32> {
+    stat_field(pid, 1).and_then(|pid| i32::try_from(pid).ok())
 }
 
 /// In ticks since the kernel booted; with the pid it names a process for good.
-pub(crate) fn started(pid: i32) -> Option<u64> {
-    field(pid, 19)
+pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
+    stat_field(pid, 19)
 }
 
 #[cfg(test)]
@@ -27,10 +27,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_this_process() {
+    fn parent_and_start_of_this_process_are_read() {
         let own = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(parent(own).map(i32::unsigned_abs), Some(std::os::unix::process::parent_id()));
-        assert!(started(own).is_some_and(|ticks| ticks > 0) && started(own) >= started(1));
-        assert_eq!(parent(i32::MAX), None);
+        assert_eq!(parent_pid(own).map(i32::unsigned_abs), Some(std::os::unix::process::parent_id()));
+        assert!(start_ticks(own).is_some_and(|ticks| ticks > 0) && start_ticks(own) >= start_ticks(1));
+        assert_eq!(parent_pid(i32::MAX), None);
     }
 }

@@ -17,20 +17,20 @@ use protocol::request::{LogEntry, LogQuery};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::previews::find_settled;
-use super::{Api, Problem};
-use crate::preview::Handle;
+use super::previews::find_recovered;
+use super::{Api, ProblemResponse};
+use crate::preview::PreviewHandle;
 
 /// For the first line, and between two that are written already.
-const LOG_LIMIT: Duration = Duration::from_secs(5);
+const LOG_READ_LIMIT: Duration = Duration::from_secs(5);
 
-fn sse(event: &Event) -> axum::response::sse::Event {
+fn to_sse_event(event: &Event) -> axum::response::sse::Event {
     let data = serde_json::to_string(event).unwrap_or_default();
     axum::response::sse::Event::default().id(event.id.to_string()).data(data)
 }
 
 /// The next event, passing over what a slow reader missed.
-async fn next(events: &mut Receiver<Arc<Event>>) -> Option<Arc<Event>> {
+async fn next_event(events: &mut Receiver<Arc<Event>>) -> Option<Arc<Event>> {
     loop {
         match events.recv().await {
             Ok(event) => return Some(event),
@@ -41,17 +41,17 @@ async fn next(events: &mut Receiver<Arc<Event>>) -> Option<Arc<Event>> {
 }
 
 /// What one `up`, `down` or `restart` does, until its last event; with `detach` only until the plan is known.
-pub(super) fn operation(events: Receiver<Arc<Event>>, operation: u64, detach: bool) -> Response {
+pub(super) fn operation_events(events: Receiver<Arc<Event>>, operation: u64, detach: bool) -> Response {
     let stream = stream::unfold(Some(events), move |events| async move {
         let mut events = events?;
         loop {
-            let event = next(&mut events).await?;
+            let event = next_event(&mut events).await?;
             if event.operation != Some(operation) {
                 continue;
             }
             let last =
                 event.kind.ends_operation() || (detach && matches!(event.kind, protocol::EventKind::Planned { .. }));
-            return Some((Ok::<_, Infallible>(sse(&event)), (!last).then_some(events)));
+            return Some((Ok::<_, Infallible>(to_sse_event(&event)), (!last).then_some(events)));
         }
     });
     Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
@@ -60,11 +60,12 @@ pub(super) fn operation(events: Receiver<Arc<Event>>, operation: u64, detach: bo
 pub(super) async fn all_events(State(api): State<Api>, headers: HeaderMap) -> Response {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     let (missed, events) = api.shared.bus.subscribe(last);
-    let live = stream::unfold(events, |mut events| async move { next(&mut events).await.map(|event| (event, events)) });
-    let spectator = api.shared.spectator();
+    let live =
+        stream::unfold(events, |mut events| async move { next_event(&mut events).await.map(|event| (event, events)) });
+    let spectator = api.shared.track_stream();
     let all = stream::iter(missed).chain(live).map(move |event| {
         let _until_the_reader_leaves = &spectator;
-        Ok::<_, Infallible>(sse(&event))
+        Ok::<_, Infallible>(to_sse_event(&event))
     });
     Sse::new(all).keep_alive(KeepAlive::default()).into_response()
 }
@@ -73,11 +74,11 @@ pub(super) async fn logs(
     State(api): State<Api>,
     Path(preview): Path<String>,
     Query(query): Query<LogQuery>,
-) -> Result<Response, Problem> {
-    let handle = find_settled(&api, &preview).await?;
-    let units = chosen(&handle, query.units.as_deref())?;
-    let lines = merged(&api, &handle, &units, &query).await?;
-    let spectator = query.follow.then(|| api.shared.spectator());
+) -> Result<Response, ProblemResponse> {
+    let handle = find_recovered(&api, &preview).await?;
+    let units = requested_units(&handle, query.units.as_deref())?;
+    let lines = merge_logs(&api, &handle, &units, &query).await?;
+    let spectator = query.follow.then(|| api.shared.track_stream());
     let bytes = lines.map(move |entry| {
         let _until_the_reader_leaves = &spectator;
         let mut line = serde_json::to_vec(&entry).unwrap_or_default();
@@ -87,10 +88,10 @@ pub(super) async fn logs(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(bytes)).into_response())
 }
 
-fn chosen(handle: &Handle, names: Option<&str>) -> Result<Vec<Unit>, Problem> {
+fn requested_units(handle: &PreviewHandle, names: Option<&str>) -> Result<Vec<Unit>, ProblemResponse> {
     let Some(application) = handle.live.application() else {
-        let title = format!("`{}` is down and has no logs", handle.board.preview().title);
-        return Err(Problem(protocol::Problem::new("not_running", 409, title).hint("Run `pdev up` first.")));
+        let title = format!("`{}` is down and has no logs", handle.published.preview().title);
+        return Err(ProblemResponse(protocol::Problem::new("not_running", 409, title).hint("Run `pdev up` first.")));
     };
     let Some(names) = names.filter(|names| !names.is_empty()) else {
         return Ok(application.units.values().cloned().collect());
@@ -101,33 +102,38 @@ fn chosen(handle: &Handle, names: Option<&str>) -> Result<Vec<Unit>, Problem> {
             application.units.get(name).cloned().ok_or_else(|| {
                 let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
                 let title = format!("there is no unit `{name}`; known are {}", known.join(", "));
-                Problem(protocol::Problem::new("unknown_unit", 404, title))
+                ProblemResponse(protocol::Problem::new("unknown_unit", 404, title))
             })
         })
         .collect()
 }
 
-type Lines = BoxStream<'static, LogEntry>;
+type LogEntryStream = BoxStream<'static, LogEntry>;
 
 /// What there is already is merged by time; what follows comes as it is written.
-async fn merged(api: &Api, handle: &Handle, units: &[Unit], query: &LogQuery) -> Result<Lines, Problem> {
+async fn merge_logs(
+    api: &Api,
+    handle: &PreviewHandle,
+    units: &[Unit],
+    query: &LogQuery,
+) -> Result<LogEntryStream, ProblemResponse> {
     let Some(scope) = handle.live.scope() else { return Ok(stream::empty().boxed()) };
     let mut past: Vec<LogEntry> = Vec::new();
-    let mut sources: Vec<Lines> = Vec::new();
+    let mut sources: Vec<LogEntryStream> = Vec::new();
     let (now, mut unread) = (crate::bus::now_ms(), Vec::new());
     for unit in units {
-        let Ok(driver) = api.shared.engines.driver(unit.body.runtime()) else { continue };
-        let ask = |request| opened(driver.logs(&scope.preview.id, &scope.places, &unit.name, request));
+        let Ok(driver) = api.shared.drivers.driver(unit.body.runtime()) else { continue };
+        let ask = |request| open_log_stream(driver.logs(&scope.preview.id, &scope.locations, &unit.name, request));
         let history = drivers::driver::LogRequest { follow: false, since: query.since, tail: query.tail };
         match ask(history).await {
             Ok(lines) => {
-                let lines = all(entries(lines, unit.name.clone()), &unit.name).await;
+                let lines = collect_entries(to_log_entries(lines, unit.name.clone()), &unit.name).await;
                 past.extend(lines.into_iter().filter(|entry| !query.follow || entry.at < now));
             }
             // A unit that was never made has no log; that is no failure of the others.
             Err(problem) if problem.kind == ProblemKind::NotFound => {}
             Err(problem) => {
-                past.push(aside(&unit.name, format!("its output cannot be read: {}", problem.message)));
+                past.push(agent_entry(&unit.name, format!("its output cannot be read: {}", problem.message)));
                 unread.push(problem);
                 continue;
             }
@@ -135,41 +141,41 @@ async fn merged(api: &Api, handle: &Handle, units: &[Unit], query: &LogQuery) ->
         if query.follow {
             let request = drivers::driver::LogRequest { follow: true, since: Some(now), tail: None };
             match ask(request).await {
-                Ok(lines) => sources.push(entries(lines, unit.name.clone())),
+                Ok(lines) => sources.push(to_log_entries(lines, unit.name.clone())),
                 Err(problem) if problem.kind == ProblemKind::NotFound => {}
                 Err(problem) => {
-                    past.push(aside(&unit.name, format!("its output cannot be followed: {}", problem.message)));
+                    past.push(agent_entry(&unit.name, format!("its output cannot be followed: {}", problem.message)));
                 }
             }
         }
     }
     if let Some(problem) = unread.first().filter(|_| unread.len() == units.len()) {
-        return Err(Problem(crate::convert::problem(problem, None)));
+        return Err(ProblemResponse(crate::convert::driver_problem(problem, None)));
     }
     past.sort_by_key(|entry| entry.at);
     Ok(stream::iter(past).chain(stream::select_all(sources)).boxed())
 }
 
-type Opened = Result<BoxStream<'static, Result<drivers::driver::LogLine, drivers::Problem>>, drivers::Problem>;
+type LogStreamResult = Result<BoxStream<'static, Result<drivers::driver::LogLine, drivers::Problem>>, drivers::Problem>;
 
-async fn opened(asked: impl Future<Output = Opened>) -> Opened {
-    let silent = || drivers::Problem::new(ProblemKind::Timeout, silence());
-    tokio::time::timeout(LOG_LIMIT, asked).await.unwrap_or_else(|_| Err(silent()))
+async fn open_log_stream(asked: impl Future<Output = LogStreamResult>) -> LogStreamResult {
+    let silent = || drivers::Problem::new(ProblemKind::Timeout, no_reply_message());
+    tokio::time::timeout(LOG_READ_LIMIT, asked).await.unwrap_or_else(|_| Err(silent()))
 }
 
-fn silence() -> String {
-    format!("the runtime did not answer within {} s", LOG_LIMIT.as_secs())
+fn no_reply_message() -> String {
+    format!("the runtime did not answer within {} s", LOG_READ_LIMIT.as_secs())
 }
 
 /// Up to the end, or up to where the runtime falls silent.
-async fn all(mut lines: Lines, unit: &str) -> Vec<LogEntry> {
+async fn collect_entries(mut lines: LogEntryStream, unit: &str) -> Vec<LogEntry> {
     let mut entries = Vec::new();
     loop {
-        match tokio::time::timeout(LOG_LIMIT, lines.next()).await {
+        match tokio::time::timeout(LOG_READ_LIMIT, lines.next()).await {
             Ok(Some(entry)) => entries.push(entry),
             Ok(None) => return entries,
             Err(_) => {
-                entries.push(aside(unit, format!("its output breaks off here: {}", silence())));
+                entries.push(agent_entry(unit, format!("its output breaks off here: {}", no_reply_message())));
                 return entries;
             }
         }
@@ -177,20 +183,23 @@ async fn all(mut lines: Lines, unit: &str) -> Vec<LogEntry> {
 }
 
 /// Words of the agent's own between the lines.
-fn aside(unit: &str, text: String) -> LogEntry {
+fn agent_entry(unit: &str, text: String) -> LogEntry {
     LogEntry { at: crate::bus::now_ms(), unit: unit.to_owned(), stream: "pdev".into(), text }
 }
 
-fn entries(lines: BoxStream<'static, Result<drivers::driver::LogLine, drivers::Problem>>, unit: String) -> Lines {
+fn to_log_entries(
+    lines: BoxStream<'static, Result<drivers::driver::LogLine, drivers::Problem>>,
+    unit: String,
+) -> LogEntryStream {
     lines
         .map(move |line| match line {
             Ok(line) => LogEntry {
-                at: line.at,
+                at: line.timestamp,
                 unit: unit.clone(),
-                stream: if line.stderr { "stderr" } else { "stdout" }.into(),
+                stream: if line.is_stderr { "stderr" } else { "stdout" }.into(),
                 text: line.text,
             },
-            Err(problem) => aside(&unit, problem.message),
+            Err(problem) => agent_entry(&unit, problem.message),
         })
         .boxed()
 }

@@ -10,23 +10,29 @@ use protocol::status::{PreviewRef, PreviewState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::desire::fingerprint;
-use super::supervise::Supervisor;
-use super::{Accepted, Context, Handle, MAILBOX, Message, Source, down, rest, up};
-use crate::board::Board;
-use crate::preview::live::Live;
+use super::desired_state::request_fingerprint;
+use super::supervisor::Supervisor;
+use super::{Context, MAILBOX_CAPACITY, ManifestSource, Message, OperationReply, PreviewHandle, down, stop, up};
+use crate::preview::live_state::LiveState;
+use crate::published_status::PublishedStatus;
 use crate::registry::Intent;
 use crate::shared::Shared;
 
 /// Starts the actor of a preview. It lives until the preview is gone or the agent stops.
-pub fn start(shared: &Arc<Shared>, preview: PreviewRef, folder: String) -> Handle {
-    let (mailbox, receiver) = mpsc::channel(MAILBOX);
+pub fn start_actor(shared: &Arc<Shared>, preview: PreviewRef, folder: String) -> PreviewHandle {
+    let (mailbox, receiver) = mpsc::channel(MAILBOX_CAPACITY);
     let id = PreviewId(preview.id.clone());
-    let board = Arc::new(Board::new(shared.bus.clone(), preview, folder));
-    let live = Arc::new(Live::default());
-    let handle = Handle { id: id.clone(), board: Arc::clone(&board), live: Arc::clone(&live), sender: mailbox.clone() };
-    let context = Context { shared: Arc::clone(shared), id, board, live, mailbox };
-    let actor = Actor { supervisor: Supervisor::new(context.clone()), context, operation: None, waiting: Vec::new() };
+    let board = Arc::new(PublishedStatus::new(shared.bus.clone(), preview, folder));
+    let live = Arc::new(LiveState::default());
+    let handle = PreviewHandle {
+        id: id.clone(),
+        published: Arc::clone(&board),
+        live: Arc::clone(&live),
+        sender: mailbox.clone(),
+    };
+    let context = Context { shared: Arc::clone(shared), id, published: board, live, mailbox };
+    let actor =
+        Actor { supervisor: Supervisor::new(context.clone()), context, operation: None, queued_requests: Vec::new() };
     tokio::spawn(actor.run(receiver));
     handle
 }
@@ -36,21 +42,21 @@ struct Actor {
     supervisor: Supervisor,
     operation: Option<Operation>,
     /// Requests that came during a `down`, in order; bounded by [`WAITING_MAX`].
-    waiting: Vec<Message>,
+    queued_requests: Vec<Message>,
 }
 
-const WAITING_MAX: usize = 16;
+const QUEUED_REQUESTS_MAX: usize = 16;
 
 struct Operation {
     id: u64,
-    kind: Kind,
+    kind: OperationKind,
     /// The files as they were when it began.
     fingerprint: String,
     task: Option<JoinHandle<()>>,
 }
 
 #[derive(Clone, PartialEq)]
-enum Kind {
+enum OperationKind {
     Up(Box<UpRequest>),
     Down { volumes: bool },
     Restart,
@@ -60,12 +66,12 @@ enum Kind {
 impl Actor {
     async fn run(mut self, mut receiver: mpsc::Receiver<Message>) {
         while let Some(message) = receiver.recv().await {
-            if let Message::Stop { reply } = message {
+            if let Message::StopActor { reply } = message {
                 self.stop(reply);
                 return;
             }
-            if self.take(message) {
-                self.context.shared.forget(&self.context.id);
+            if self.handle_message(message) {
+                self.context.shared.remove_preview(&self.context.id);
                 self.context.shared.routing.refresh(&self.context.shared, &self.context.id);
                 return;
             }
@@ -73,97 +79,101 @@ impl Actor {
     }
 
     /// True when the preview is gone and the actor with it.
-    fn take(&mut self, message: Message) -> bool {
+    fn handle_message(&mut self, message: Message) -> bool {
         match message {
             Message::Up { request, source, reply } => self.up(request, source, reply),
             Message::Down { volumes, reply } => self.down(volumes, reply),
             Message::Restart { units, reply } => self.restart(units, reply),
             Message::StopUnits { units, reply } => self.stop_units(units, reply),
-            Message::Recover { what } => self.recover(what),
-            Message::Runtime { event } => self.supervisor.runtime_event(event),
-            Message::Lost { runtime, reason, follow } => self.supervisor.lost(runtime, &reason, follow),
-            Message::Started { unit } => self.supervisor.started(&unit),
-            Message::Respawn { unit, generation } => self.supervisor.respawn(&unit, generation),
-            Message::Unhealthy { unit, seen } => self.supervisor.unhealthy(&unit, &seen),
-            Message::OperationEnded { operation } => return self.ended(operation),
-            Message::Stop { .. } => {}
+            Message::Recover { reason: what } => self.recover(what),
+            Message::RuntimeEvent { event } => self.supervisor.handle_runtime_event(event),
+            Message::RuntimeLost { runtime, reason, subscription: follow } => {
+                self.supervisor.handle_runtime_lost(runtime, &reason, follow);
+            }
+            Message::UnitStarted { unit } => self.supervisor.handle_started(&unit),
+            Message::BackoffElapsed { unit, generation } => self.supervisor.restart_unit(&unit, generation),
+            Message::UnitUnhealthy { unit, reason: seen } => self.supervisor.handle_unhealthy(&unit, &seen),
+            Message::OperationEnded { operation } => return self.finish_operation(operation),
+            Message::StopActor { .. } => {}
         }
         false
     }
 
-    fn up(&mut self, request: Box<UpRequest>, source: Source, reply: oneshot::Sender<Accepted>) {
+    fn up(&mut self, request: Box<UpRequest>, source: ManifestSource, reply: oneshot::Sender<OperationReply>) {
         match self.operation.as_ref().map(|running| (running.id, &running.kind)) {
             // The same `up` twice at once is one: the second asker watches the first one's work.
-            Some((id, Kind::Up(running))) if *running == request && source.is_disk() && self.same_files(&request) => {
+            Some((id, OperationKind::Up(running)))
+                if *running == request && source.is_disk() && self.has_same_files(&request) =>
+            {
                 drop(reply.send(Ok(id)));
             }
-            Some((_, Kind::Down { .. })) => self.wait(Message::Up { request, source, reply }),
+            Some((_, OperationKind::Down { .. })) => self.queue_request(Message::Up { request, source, reply }),
             _ => {
-                let before = self.supersede("a newer `up`");
-                let id = self.begin(Kind::Up(request.clone()), PreviewState::Starting);
+                let before = self.supersede_operation("a newer `up`");
+                let id = self.begin_operation(OperationKind::Up(request.clone()), PreviewState::Starting);
                 if let Some(operation) = self.operation.as_mut().filter(|_| !source.is_disk()) {
                     // It works from what was read then: whoever asks for the files as they are now does not join it.
                     operation.fingerprint.clear();
                 }
                 drop(reply.send(Ok(id)));
                 let what = if source.is_disk() { "up" } else { "recover" };
-                self.context.board.publish(EventKind::OperationStarted { what: what.into() });
-                self.supervisor.hold();
-                self.spawn(id, before, up::run(self.context.clone(), *request, source));
+                self.context.published.publish_event(EventKind::OperationStarted { what: what.into() });
+                self.supervisor.cancel_all_restarts();
+                self.spawn_operation(id, before, up::run(self.context.clone(), *request, source));
             }
         }
     }
 
-    fn down(&mut self, volumes: bool, reply: oneshot::Sender<Accepted>) {
-        if let Some(Operation { id, kind: Kind::Down { volumes: running }, .. }) = &self.operation {
+    fn down(&mut self, volumes: bool, reply: oneshot::Sender<OperationReply>) {
+        if let Some(Operation { id, kind: OperationKind::Down { volumes: running }, .. }) = &self.operation {
             if *running || !volumes {
                 drop(reply.send(Ok(*id)));
             } else {
-                self.wait(Message::Down { volumes, reply });
+                self.queue_request(Message::Down { volumes, reply });
             }
             return;
         }
-        let before = self.supersede("`down`");
-        let id = self.begin(Kind::Down { volumes }, PreviewState::Stopping);
+        let before = self.supersede_operation("`down`");
+        let id = self.begin_operation(OperationKind::Down { volumes }, PreviewState::Stopping);
         drop(reply.send(Ok(id)));
-        self.context.board.publish(EventKind::OperationStarted { what: "down".into() });
-        self.supervisor.release_all();
-        self.spawn(id, before, down::run(self.context.clone(), volumes));
+        self.context.published.publish_event(EventKind::OperationStarted { what: "down".into() });
+        self.supervisor.stop_supervision();
+        self.spawn_operation(id, before, down::run(self.context.clone(), volumes));
     }
 
-    fn restart(&mut self, units: Vec<String>, reply: oneshot::Sender<Accepted>) {
-        if let Err(problem) = self.may_touch(&units) {
+    fn restart(&mut self, units: Vec<String>, reply: oneshot::Sender<OperationReply>) {
+        if let Err(problem) = self.check_can_change_units(&units) {
             drop(reply.send(Err(problem)));
             return;
         }
-        let id = self.begin(Kind::Restart, PreviewState::Starting);
+        let id = self.begin_operation(OperationKind::Restart, PreviewState::Starting);
         drop(reply.send(Ok(id)));
-        self.context.board.publish(EventKind::OperationStarted { what: "restart".into() });
-        self.hold(&units);
-        self.spawn(id, None, up::restart(self.context.clone(), units));
+        self.context.published.publish_event(EventKind::OperationStarted { what: "restart".into() });
+        self.cancel_restarts(&units);
+        self.spawn_operation(id, None, up::restart(self.context.clone(), units));
     }
 
-    fn stop_units(&mut self, units: Vec<String>, reply: oneshot::Sender<Accepted>) {
-        if let Err(problem) = self.may_touch(&units) {
+    fn stop_units(&mut self, units: Vec<String>, reply: oneshot::Sender<OperationReply>) {
+        if let Err(problem) = self.check_can_change_units(&units) {
             drop(reply.send(Err(problem)));
             return;
         }
-        let id = self.begin(Kind::Stop, PreviewState::Stopping);
+        let id = self.begin_operation(OperationKind::Stop, PreviewState::Stopping);
         drop(reply.send(Ok(id)));
-        self.context.board.publish(EventKind::OperationStarted { what: "stop".into() });
-        self.hold(&units);
-        self.spawn(id, None, rest::stop(self.context.clone(), units));
+        self.context.published.publish_event(EventKind::OperationStarted { what: "stop".into() });
+        self.cancel_restarts(&units);
+        self.spawn_operation(id, None, stop::run(self.context.clone(), units));
     }
 
     /// Others that crashed meanwhile are started again after their pause all the same.
-    fn hold(&mut self, units: &[String]) {
+    fn cancel_restarts(&mut self, units: &[String]) {
         match units {
-            [] => self.supervisor.hold(),
-            units => self.supervisor.hold_only(units),
+            [] => self.supervisor.cancel_all_restarts(),
+            units => self.supervisor.cancel_restarts_of(units),
         }
     }
 
-    fn may_touch(&self, units: &[String]) -> Result<(), Problem> {
+    fn check_can_change_units(&self, units: &[String]) -> Result<(), Problem> {
         if self.operation.is_some() {
             return Err(Problem::new("busy", 409, "another operation is under way")
                 .hint("Wait for it with `pdev wait`, then try again."));
@@ -191,43 +201,43 @@ impl Actor {
         let (reply, _nobody) = oneshot::channel();
         match record.intent {
             Intent::Idle => {}
-            Intent::Up => self.up(Box::new(record.request), Source::Snapshot(record.snapshot), reply),
+            Intent::Up => self.up(Box::new(record.request), ManifestSource::Snapshot(record.snapshot), reply),
             Intent::Down { volumes } => self.down(volumes, reply),
         }
     }
 
-    fn ended(&mut self, id: u64) -> bool {
+    fn finish_operation(&mut self, id: u64) -> bool {
         if self.operation.as_ref().is_none_or(|running| running.id != id) {
             return false;
         }
         let finished = self.operation.take();
-        self.supervisor.resume();
-        let was_down = matches!(finished, Some(Operation { kind: Kind::Down { .. }, .. }));
-        let gone = was_down && self.waiting.is_empty() && self.context.live.forgettable();
+        self.supervisor.resume_supervision();
+        let was_down = matches!(finished, Some(Operation { kind: OperationKind::Down { .. }, .. }));
+        let gone = was_down && self.queued_requests.is_empty() && self.context.live.is_forgettable();
         if gone && let Err(error) = self.context.shared.registry.remove(&self.context.id) {
             tracing::warn!(%error, "a record of a preview that is gone cannot be removed");
         }
-        for message in std::mem::take(&mut self.waiting) {
-            self.take(message);
+        for message in std::mem::take(&mut self.queued_requests) {
+            self.handle_message(message);
         }
         gone
     }
 
-    fn same_files(&self, request: &UpRequest) -> bool {
+    fn has_same_files(&self, request: &UpRequest) -> bool {
         self.operation.as_ref().is_some_and(|running| running.fingerprint == self.fingerprint(request))
     }
 
     /// A session's `up` is another one than its person's: its units are to be held to less.
     fn fingerprint(&self, request: &UpRequest) -> String {
         let session = self.context.shared.registry.session_of(&self.context.id).map(|session| session.id);
-        format!("{} {}", fingerprint(request), session.unwrap_or_default())
+        format!("{} {}", request_fingerprint(request), session.unwrap_or_default())
     }
 
-    fn begin(&mut self, kind: Kind, phase: PreviewState) -> u64 {
-        let id = self.context.shared.next_operation();
-        self.context.board.begin(id, phase);
+    fn begin_operation(&mut self, kind: OperationKind, phase: PreviewState) -> u64 {
+        let id = self.context.shared.next_operation_id();
+        self.context.published.begin_operation(id, phase);
         let fingerprint = match &kind {
-            Kind::Up(request) => self.fingerprint(request),
+            OperationKind::Up(request) => self.fingerprint(request),
             _ => String::new(),
         };
         self.operation = Some(Operation { id, kind, fingerprint, task: None });
@@ -235,7 +245,12 @@ impl Actor {
     }
 
     /// `before` is an operation that was told to end: two must never work at once.
-    fn spawn(&mut self, id: u64, before: Option<JoinHandle<()>>, work: impl Future<Output = ()> + Send + 'static) {
+    fn spawn_operation(
+        &mut self,
+        id: u64,
+        before: Option<JoinHandle<()>>,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         let mailbox = self.context.mailbox.clone();
         let task = tokio::spawn(async move {
             if let Some(before) = before {
@@ -250,18 +265,19 @@ impl Actor {
     }
 
     /// Ends the running operation where it stands; what it did is found again by observing.
-    fn supersede(&mut self, by: &str) -> Option<JoinHandle<()>> {
+    fn supersede_operation(&mut self, by: &str) -> Option<JoinHandle<()>> {
         let running = self.operation.take()?;
-        self.context.board.publish_for(running.id, EventKind::Superseded { by: by.to_owned() });
+        self.context.published.publish_operation_event(running.id, EventKind::Superseded { by: by.to_owned() });
         running.task.inspect(JoinHandle::abort)
     }
 
-    fn wait(&mut self, message: Message) {
-        if self.waiting.len() < WAITING_MAX {
-            self.waiting.push(message);
+    fn queue_request(&mut self, message: Message) {
+        if self.queued_requests.len() < QUEUED_REQUESTS_MAX {
+            self.queued_requests.push(message);
             return;
         }
-        let problem = Problem::new("busy", 429, format!("{WAITING_MAX} requests wait for this preview already"));
+        let problem =
+            Problem::new("busy", 429, format!("{QUEUED_REQUESTS_MAX} requests wait for this preview already"));
         match message {
             Message::Up { reply, .. }
             | Message::Down { reply, .. }
@@ -274,14 +290,14 @@ impl Actor {
     }
 
     fn stop(&mut self, reply: oneshot::Sender<()>) {
-        self.supervisor.release_all();
+        self.supervisor.stop_supervision();
         if let Some(running) = self.operation.take() {
             running.task.inspect(JoinHandle::abort);
-            self.context.board.publish_for(running.id, EventKind::AgentStopping);
+            self.context.published.publish_operation_event(running.id, EventKind::AgentStopping);
         }
         let _nobody_waits = reply.send(());
     }
 }
 
 /// Which runtimes a preview may have left something at.
-pub(super) const RUNTIMES: [RuntimeKind; 2] = [RuntimeKind::Docker, RuntimeKind::Process];
+pub(super) const ALL_RUNTIMES: [RuntimeKind; 2] = [RuntimeKind::Docker, RuntimeKind::Process];

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use drivers::Scope;
-use drivers::driver::{Performed, ProblemKind};
+use drivers::driver::{ProblemKind, StepOutcome};
 use plan::application::{ReadyCheck, Unit};
 use plan::step::{Action, Plan, StepId};
 use protocol::EventKind;
@@ -17,40 +17,40 @@ use protocol::status::{UnitState, UnitStatus};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::live::follow;
-use super::supervise::begin_start;
+use super::live_state::subscribe_to_runtime;
+use super::supervisor::mark_starting;
 use super::{Context, Message};
 use crate::convert;
-use crate::registry::Held;
+use crate::registry::PortReservation;
 
 /// Calls to the runtimes at once; more only queue inside the engine.
-const CALLS_AT_ONCE: usize = 16;
+const CONCURRENT_CALLS_MAX: usize = 16;
 /// A job without a `timeout` of its own.
-const JOB_LIMIT: Duration = Duration::from_secs(3600);
+const DEFAULT_JOB_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Runs the whole plan; gives the problems of the steps that failed, none when all went well.
-pub(super) async fn execute(
+pub(super) async fn execute_plan(
     context: &Context,
     scope: &Scope,
     plan: &Plan,
-    held: BTreeMap<String, Vec<Held>>,
+    held: BTreeMap<String, Vec<PortReservation>>,
 ) -> Vec<Problem> {
     let held = std::sync::Arc::new(Mutex::new(held));
-    let calls = std::sync::Arc::new(Semaphore::new(CALLS_AT_ONCE));
-    let mut graph = Graph::new(plan);
+    let calls = std::sync::Arc::new(Semaphore::new(CONCURRENT_CALLS_MAX));
+    let mut graph = StepGraph::new(plan);
     let mut running: JoinSet<(StepId, Result<(), Problem>)> = JoinSet::new();
     let mut problems = Vec::new();
     loop {
         while let Some(id) = graph.next_ready() {
             let (context, scope, action) = (context.clone(), scope.clone(), plan.steps[id].action.clone());
             let (held, calls) = (std::sync::Arc::clone(&held), std::sync::Arc::clone(&calls));
-            running.spawn(async move { (id, step(&context, &scope, id, &action, &held, &calls).await) });
+            running.spawn(async move { (id, run_step(&context, &scope, id, &action, &held, &calls).await) });
         }
         let Some(joined) = running.join_next().await else { break };
         match joined {
-            Ok((id, Ok(()))) => graph.done(id),
+            Ok((id, Ok(()))) => graph.mark_done(id),
             Ok((id, Err(problem))) => {
-                graph.failed(id);
+                graph.mark_failed(id);
                 problems.push(problem);
             }
             Err(error) => {
@@ -62,72 +62,72 @@ pub(super) async fn execute(
     problems
 }
 
-async fn step(
+async fn run_step(
     context: &Context,
     scope: &Scope,
     id: StepId,
     action: &Action,
-    held: &Mutex<BTreeMap<String, Vec<Held>>>,
+    held: &Mutex<BTreeMap<String, Vec<PortReservation>>>,
     calls: &Semaphore,
 ) -> Result<(), Problem> {
     let begun = Instant::now();
-    if convert::changes(action) {
-        context.board.publish(EventKind::StepStarted { step: id, text: action.to_string() });
+    if convert::is_mutating(action) {
+        context.published.publish_event(EventKind::StepStarted { step: id, text: action.to_string() });
     }
     let result = match action {
         Action::AwaitReady { unit } => await_ready(context, scope, unit).await,
         Action::AwaitExit { unit } => await_exit(context, scope, unit).await,
-        _ => call(context, scope, action, held, calls).await,
+        _ => call_driver(context, scope, action, held, calls).await,
     };
     match &result {
-        Ok(()) if convert::changes(action) => {
+        Ok(()) if convert::is_mutating(action) => {
             let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            context.board.publish(EventKind::StepFinished { step: id, milliseconds });
+            context.published.publish_event(EventKind::StepFinished { step: id, milliseconds });
         }
         Ok(()) => {}
-        Err(problem) => context.board.publish(EventKind::StepFailed { step: id, problem: problem.clone() }),
+        Err(problem) => context.published.publish_event(EventKind::StepFailed { step: id, problem: problem.clone() }),
     }
     result
 }
 
-async fn call(
+async fn call_driver(
     context: &Context,
     scope: &Scope,
     action: &Action,
-    held: &Mutex<BTreeMap<String, Vec<Held>>>,
+    held: &Mutex<BTreeMap<String, Vec<PortReservation>>>,
     calls: &Semaphore,
 ) -> Result<(), Problem> {
     let _call = calls.acquire().await.map_err(|_| Problem::new("internal", 500, "the executor was closed"))?;
     let unit = action.unit().map(String::as_str);
     let runtime = runtime_of(action);
-    let performed = match (action, context.shared.engines.driver(runtime)) {
+    let performed = match (action, context.shared.drivers.driver(runtime)) {
         (Action::RemoveVolume { .. }, _) => remove_volume(context, scope, action).await,
         (_, Err(problem)) => Err(problem),
         // A keeper leaves with its last unit, so what follows it has to be looked at before each start.
-        (Action::Start { .. }, Ok(driver)) => match follow(context, scope, runtime).await {
+        (Action::Start { .. }, Ok(driver)) => match subscribe_to_runtime(context, scope, runtime).await {
             Ok(()) => {
-                before(context, action, held);
+                before_action(context, action, held);
                 driver.perform(scope, action).await
             }
             Err(problem) => Err(problem),
         },
         (_, Ok(driver)) => {
-            before(context, action, held);
+            before_action(context, action, held);
             driver.perform(scope, action).await
         }
     };
     match performed {
         Ok(performed) => {
             for note in performed.notes {
-                context.board.publish(EventKind::Noted { text: note });
+                context.published.publish_event(EventKind::Noted { text: note });
             }
-            after(context, action, performed.handle, performed.address).await;
+            after_action(context, action, performed.handle, performed.address).await;
             Ok(())
         }
         Err(problem) => {
-            let problem = convert::problem(&problem, unit);
+            let problem = convert::driver_problem(&problem, unit);
             if let Some(unit) = unit {
-                super::crash::fail_with(context, unit, problem.clone());
+                super::crash_report::mark_failed(context, unit, problem.clone());
             }
             Err(problem)
         }
@@ -135,9 +135,9 @@ async fn call(
 }
 
 /// A volume's name does not tell whose it is: each runtime removes its own and knows nothing of the other's.
-async fn remove_volume(context: &Context, scope: &Scope, action: &Action) -> Result<Performed, drivers::Problem> {
-    let mut done = Performed::default();
-    for driver in context.shared.engines.all() {
+async fn remove_volume(context: &Context, scope: &Scope, action: &Action) -> Result<StepOutcome, drivers::Problem> {
+    let mut done = StepOutcome::default();
+    for driver in context.shared.drivers.all() {
         match driver.perform(scope, action).await {
             Ok(performed) => done.notes.extend(performed.notes),
             Err(problem) if problem.kind == ProblemKind::Unavailable => {}
@@ -147,9 +147,9 @@ async fn remove_volume(context: &Context, scope: &Scope, action: &Action) -> Res
     Ok(done)
 }
 
-fn before(context: &Context, action: &Action, held: &Mutex<BTreeMap<String, Vec<Held>>>) {
+fn before_action(context: &Context, action: &Action, held: &Mutex<BTreeMap<String, Vec<PortReservation>>>) {
     match action {
-        Action::PrepareImage { unit, .. } => context.board.edit_unit(unit, |status| {
+        Action::PrepareImage { unit, .. } => context.published.edit_unit(unit, |status| {
             status.state = UnitState::Preparing;
             status.reason = None;
         }),
@@ -157,31 +157,31 @@ fn before(context: &Context, action: &Action, held: &Mutex<BTreeMap<String, Vec<
             if let Ok(mut held) = held.lock() {
                 held.remove(unit);
             }
-            begin_start(context, unit);
+            mark_starting(context, unit);
         }
         Action::Stop { unit, .. } => {
             context.live.expect_stop(unit, true);
-            context.board.edit_unit(unit, |status| status.state = UnitState::Stopping);
+            context.published.edit_unit(unit, |status| status.state = UnitState::Stopping);
         }
         Action::Remove { unit, .. } => context.live.expect_stop(unit, true),
         _ => {}
     }
 }
 
-async fn after(context: &Context, action: &Action, handle: Option<String>, address: Option<IpAddr>) {
+async fn after_action(context: &Context, action: &Action, handle: Option<String>, address: Option<IpAddr>) {
     match action {
-        Action::Create { unit, .. } => context.board.edit_unit(unit, |status| {
+        Action::Create { unit, .. } => context.published.edit_unit(unit, |status| {
             status.handle = handle;
             status.restarts = 0;
         }),
         Action::Start { unit, .. } => {
             if handle.is_some() {
-                context.board.edit_unit(unit, |status| status.handle = handle);
+                context.published.edit_unit(unit, |status| status.handle = handle);
             }
             context.live.set_address(unit, address);
-            drop(context.mailbox.send(Message::Started { unit: unit.clone() }).await);
+            drop(context.mailbox.send(Message::UnitStarted { unit: unit.clone() }).await);
         }
-        Action::Stop { unit, .. } => context.board.edit_unit(unit, |status| status.state = UnitState::Stopped),
+        Action::Stop { unit, .. } => context.published.edit_unit(unit, |status| status.state = UnitState::Stopped),
         _ => {}
     }
 }
@@ -204,40 +204,40 @@ fn runtime_of(action: &Action) -> plan::application::RuntimeKind {
 async fn await_ready(context: &Context, scope: &Scope, name: &str) -> Result<(), Problem> {
     let Some(unit) = scope.application.units.get(name) else { return Ok(()) };
     let limit = unit.health.start_limit.saturating_mul(6) + Duration::from_secs(60);
-    let wait = context.board.wait_for_unit(name, |status| settled(status, &[UnitState::Ready]));
-    verdict(context, unit, tokio::time::timeout(limit, wait).await)
+    let wait = context.published.wait_for_unit(name, |status| settled_outcome(status, &[UnitState::Ready]));
+    wait_result(context, unit, tokio::time::timeout(limit, wait).await)
 }
 
 async fn await_exit(context: &Context, scope: &Scope, name: &str) -> Result<(), Problem> {
     let Some(unit) = scope.application.units.get(name) else { return Ok(()) };
-    let limit = unit.timeout.unwrap_or(JOB_LIMIT);
-    let wait = context.board.wait_for_unit(name, |status| settled(status, &[UnitState::Done]));
+    let limit = unit.timeout.unwrap_or(DEFAULT_JOB_LIMIT);
+    let wait = context.published.wait_for_unit(name, |status| settled_outcome(status, &[UnitState::Done]));
     let waited = tokio::time::timeout(limit, wait).await;
     if waited.is_err() {
-        stop_late_job(context, scope, unit, limit).await;
+        stop_timed_out_job(context, scope, unit, limit).await;
     }
-    verdict(context, unit, waited)
+    wait_result(context, unit, waited)
 }
 
-async fn stop_late_job(context: &Context, scope: &Scope, unit: &Unit, limit: Duration) {
+async fn stop_timed_out_job(context: &Context, scope: &Scope, unit: &Unit, limit: Duration) {
     let runtime = unit.body.runtime();
     context.live.expect_stop(&unit.name, true);
-    if let Ok(driver) = context.shared.engines.driver(runtime) {
+    if let Ok(driver) = context.shared.drivers.driver(runtime) {
         drop(driver.perform(scope, &Action::Stop { unit: unit.name.clone(), runtime }).await);
     }
-    let lines = super::crash::last_lines(context, scope, &unit.name).await;
+    let lines = super::crash_report::read_last_lines(context, scope, &unit.name).await;
     let title = format!("the job did not end within {} s and was stopped", limit.as_secs());
     let hint = format!("If it needs longer, set `jobs.{}.timeout`.", unit.name);
     let problem = Problem { output: lines, ..Problem::new("timeout", 0, title).unit(&unit.name).hint(hint) };
-    super::crash::fail_with(context, &unit.name, problem);
+    super::crash_report::mark_failed(context, &unit.name, problem);
 }
 
-fn settled(status: Option<&UnitStatus>, good: &[UnitState]) -> Option<bool> {
+fn settled_outcome(status: Option<&UnitStatus>, good: &[UnitState]) -> Option<bool> {
     let state = status?.state;
     if good.contains(&state) { Some(true) } else { (state == UnitState::Failed).then_some(false) }
 }
 
-fn verdict(
+fn wait_result(
     context: &Context,
     unit: &Unit,
     waited: Result<Option<bool>, tokio::time::error::Elapsed>,
@@ -245,7 +245,7 @@ fn verdict(
     if let Ok(Some(true)) = waited {
         return Ok(());
     }
-    let known = context.board.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(&unit.name));
+    let known = context.published.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(&unit.name));
     Err(known.unwrap_or_else(|| {
         let what = if unit.health.ready == ReadyCheck::Exit { "end" } else { "become healthy" };
         Problem::new("timeout", 0, format!("it did not {what} in time")).unit(&unit.name)
@@ -253,13 +253,13 @@ fn verdict(
 }
 
 /// Which steps are ready, done, or never to be run.
-struct Graph {
-    missing: Vec<usize>,
-    followers: Vec<Vec<StepId>>,
-    ready: Vec<StepId>,
+struct StepGraph {
+    unmet_dependencies: Vec<usize>,
+    dependents: Vec<Vec<StepId>>,
+    ready_steps: Vec<StepId>,
 }
 
-impl Graph {
+impl StepGraph {
     fn new(plan: &Plan) -> Self {
         let mut followers = vec![Vec::new(); plan.steps.len()];
         for step in &plan.steps {
@@ -270,25 +270,25 @@ impl Graph {
         let missing: Vec<usize> = plan.steps.iter().map(|step| step.after.len()).collect();
         let mut ready: Vec<StepId> = (0..missing.len()).filter(|id| missing[*id] == 0).collect();
         ready.reverse();
-        Self { missing, followers, ready }
+        Self { unmet_dependencies: missing, dependents: followers, ready_steps: ready }
     }
 
     fn next_ready(&mut self) -> Option<StepId> {
-        self.ready.pop()
+        self.ready_steps.pop()
     }
 
-    fn done(&mut self, id: StepId) {
-        for next in std::mem::take(&mut self.followers[id]) {
-            self.missing[next] = self.missing[next].saturating_sub(1);
-            if self.missing[next] == 0 {
-                self.ready.push(next);
+    fn mark_done(&mut self, id: StepId) {
+        for next in std::mem::take(&mut self.dependents[id]) {
+            self.unmet_dependencies[next] = self.unmet_dependencies[next].saturating_sub(1);
+            if self.unmet_dependencies[next] == 0 {
+                self.ready_steps.push(next);
             }
         }
     }
 
     /// Its followers keep a missing step for ever, so they and theirs are never run.
-    fn failed(&mut self, id: StepId) {
-        self.followers[id].clear();
+    fn mark_failed(&mut self, id: StepId) {
+        self.dependents[id].clear();
     }
 }
 
@@ -312,14 +312,14 @@ mod tests {
     #[test]
     fn a_failure_stops_only_what_depends_on_it() {
         // 0 -> 1 -> 2, 3 alone -> 4
-        let mut graph = Graph::new(&plan(&[&[], &[0], &[1], &[], &[3]]));
+        let mut graph = StepGraph::new(&plan(&[&[], &[0], &[1], &[], &[3]]));
         let mut ran = Vec::new();
         while let Some(id) = graph.next_ready() {
             ran.push(id);
             if id == 1 {
-                graph.failed(id);
+                graph.mark_failed(id);
             } else {
-                graph.done(id);
+                graph.mark_done(id);
             }
         }
         ran.sort_unstable();

@@ -4,16 +4,16 @@
 //! [`supervise`] looks after the units in between.
 
 mod actor;
-mod crash;
-mod desire;
+mod crash_report;
+mod desired_state;
 mod down;
 mod execute;
-mod live;
+mod live_state;
 pub mod naming;
 mod prepare;
-mod ready;
-mod rest;
-mod supervise;
+mod readiness;
+mod stop;
+mod supervisor;
 mod up;
 
 use std::sync::Arc;
@@ -24,121 +24,124 @@ use protocol::Problem;
 use protocol::request::UpRequest;
 use tokio::sync::{mpsc, oneshot};
 
-pub use actor::start;
-pub use desire::{Desired, Source, desire};
-pub use up::preview_plan;
+pub use actor::start_actor;
+pub use desired_state::{DesiredState, ManifestSource, resolve_desired_state};
+pub use up::plan_up;
 
-use crate::board::Board;
-use crate::preview::live::Live;
+use crate::preview::live_state::LiveState;
+use crate::published_status::PublishedStatus;
 use crate::shared::Shared;
 
 /// Requests and facts that wait for an actor; senders wait when it is full.
-const MAILBOX: usize = 256;
+const MAILBOX_CAPACITY: usize = 256;
 
 /// How others reach a preview.
 #[derive(Clone)]
-pub struct Handle {
+pub struct PreviewHandle {
     pub id: PreviewId,
-    pub board: Arc<Board>,
-    pub live: Arc<Live>,
+    pub published: Arc<PublishedStatus>,
+    pub live: Arc<LiveState>,
     sender: mpsc::Sender<Message>,
 }
 
 pub enum Message {
     Up {
         request: Box<UpRequest>,
-        source: Source,
-        reply: oneshot::Sender<Accepted>,
+        source: ManifestSource,
+        reply: oneshot::Sender<OperationReply>,
     },
     Down {
         volumes: bool,
-        reply: oneshot::Sender<Accepted>,
+        reply: oneshot::Sender<OperationReply>,
     },
     Restart {
         units: Vec<String>,
-        reply: oneshot::Sender<Accepted>,
+        reply: oneshot::Sender<OperationReply>,
     },
     /// End units and leave the others running.
     StopUnits {
         units: Vec<String>,
-        reply: oneshot::Sender<Accepted>,
+        reply: oneshot::Sender<OperationReply>,
     },
     /// Bring back what the last accepted `up` asked for (after a restart of the agent or of the engine).
     Recover {
-        what: &'static str,
+        reason: &'static str,
     },
-    Runtime {
+    RuntimeEvent {
         event: RuntimeEvent,
     },
     /// A runtime's events ended; `follow` is the number of who listened.
-    Lost {
+    RuntimeLost {
         runtime: RuntimeKind,
         reason: String,
-        follow: u64,
+        subscription: u64,
     },
     /// A unit was started by an operation or after a crash; its board entry says `Starting` since before.
-    Started {
+    UnitStarted {
         unit: String,
     },
     /// The pause after a crash is over.
-    Respawn {
+    BackoffElapsed {
         unit: String,
         generation: u64,
     },
     /// Too many live probes failed in a row.
-    Unhealthy {
+    UnitUnhealthy {
         unit: String,
-        seen: String,
+        reason: String,
     },
     OperationEnded {
         operation: u64,
     },
     /// The agent stops: finish nothing new, tell spectators, leave everything running.
-    Stop {
+    StopActor {
         reply: oneshot::Sender<()>,
     },
 }
 
 /// The number of the operation that answers the request; its events carry it.
-pub type Accepted = Result<u64, Problem>;
+pub type OperationReply = Result<u64, Problem>;
 
-impl Handle {
+impl PreviewHandle {
     /// # Errors
     /// When the actor is gone, which is a bug or the agent's end.
-    pub async fn up(&self, request: UpRequest, source: Source) -> Accepted {
-        self.ask(|reply| Message::Up { request: Box::new(request), source, reply }).await
+    pub async fn up(&self, request: UpRequest, source: ManifestSource) -> OperationReply {
+        self.request_operation(|reply| Message::Up { request: Box::new(request), source, reply }).await
     }
 
     /// # Errors
     /// See [`Handle::up`].
-    pub async fn down(&self, volumes: bool) -> Accepted {
-        self.ask(|reply| Message::Down { volumes, reply }).await
+    pub async fn down(&self, volumes: bool) -> OperationReply {
+        self.request_operation(|reply| Message::Down { volumes, reply }).await
     }
 
     /// # Errors
     /// See [`Handle::up`]; also when a unit is unknown.
-    pub async fn restart(&self, units: Vec<String>) -> Accepted {
-        self.ask(|reply| Message::Restart { units, reply }).await
+    pub async fn restart(&self, units: Vec<String>) -> OperationReply {
+        self.request_operation(|reply| Message::Restart { units, reply }).await
     }
 
     /// # Errors
     /// See [`Handle::restart`].
-    pub async fn stop_units(&self, units: Vec<String>) -> Accepted {
-        self.ask(|reply| Message::StopUnits { units, reply }).await
+    pub async fn stop_units(&self, units: Vec<String>) -> OperationReply {
+        self.request_operation(|reply| Message::StopUnits { units, reply }).await
     }
 
     pub async fn recover(&self, what: &'static str) {
-        drop(self.sender.send(Message::Recover { what }).await);
+        drop(self.sender.send(Message::Recover { reason: what }).await);
     }
 
     pub async fn stop(&self) {
         let (reply, done) = oneshot::channel();
-        if self.sender.send(Message::Stop { reply }).await.is_ok() {
+        if self.sender.send(Message::StopActor { reply }).await.is_ok() {
             drop(done.await);
         }
     }
 
-    async fn ask(&self, message: impl FnOnce(oneshot::Sender<Accepted>) -> Message) -> Accepted {
+    async fn request_operation(
+        &self,
+        message: impl FnOnce(oneshot::Sender<OperationReply>) -> Message,
+    ) -> OperationReply {
         let (reply, answer) = oneshot::channel();
         let gone = || {
             Problem::new("agent_stopping", 503, "the agent is stopping")
@@ -154,8 +157,8 @@ impl Handle {
 pub(crate) struct Context {
     pub shared: Arc<Shared>,
     pub id: PreviewId,
-    pub board: Arc<Board>,
-    pub live: Arc<Live>,
+    pub published: Arc<PublishedStatus>,
+    pub live: Arc<LiveState>,
     pub mailbox: mpsc::Sender<Message>,
 }
 

@@ -7,34 +7,34 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use drivers::driver::{Progress, ProgressLine};
-use drivers::{Places, Scope};
+use drivers::{Locations, Scope};
 use plan::application::{Body, PreviewName, Role, RuntimeKind, UnitName};
 use plan::observed::{Observed, RunState};
 use plan::step::{Action, Plan};
-use plan::{Application, rerun};
+use plan::{Application, lifecycle};
 use protocol::plan::PlanReply;
 use protocol::request::UpRequest;
 use protocol::status::{PreviewState, UnitState};
 use protocol::{EventKind, Problem};
 
-use super::desire::{Desired, Source};
-use super::live::follow;
-use super::prepare::{Prepared, prepare, runtimes};
-use super::supervise::begin_start;
-use super::{Context, Message, UnitSecrets, execute, naming, rest};
+use super::desired_state::{DesiredState, ManifestSource};
+use super::live_state::subscribe_to_runtime;
+use super::prepare::{PreparedPlan, prepare_plan, used_runtimes};
+use super::supervisor::mark_starting;
+use super::{Context, Message, UnitSecrets, execute, naming, stop};
 use crate::approvals::Purpose;
-use crate::board::Board;
 use crate::bus::now_ms;
 use crate::convert;
-use crate::registry::{Held, Intent, hold};
+use crate::published_status::PublishedStatus;
+use crate::registry::{Intent, PortReservation, reserve_port};
 use crate::session_previews;
 use crate::shared::Shared;
 
-pub(super) async fn run(context: Context, request: UpRequest, source: Source) {
+pub(super) async fn run(context: Context, request: UpRequest, source: ManifestSource) {
     let begun = Instant::now();
     let outcome = bring_up(&context, &request, &source).await;
     let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    finish(&context, outcome, milliseconds);
+    publish_outcome(&context, outcome, milliseconds);
 }
 
 /// Stop and start again, changing nothing.
@@ -42,89 +42,95 @@ pub(super) async fn restart(context: Context, units: Vec<UnitName>) {
     let begun = Instant::now();
     let outcome = match context.live.scope() {
         Some(scope) => {
-            rest::forget(&context, &units);
-            let plan = rerun::restart(&scope.application, |unit| units.is_empty() || units.contains(&unit.name));
-            context.board.publish(EventKind::Planned { plan: convert::plan_view(&plan) });
-            Ok((execute::execute(&context, &scope, &plan, BTreeMap::new()).await, false))
+            stop::clear_stopped(&context, &units);
+            let plan = lifecycle::restart(&scope.application, |unit| units.is_empty() || units.contains(&unit.name));
+            context.published.publish_event(EventKind::Planned { plan: convert::plan_view(&plan) });
+            Ok((execute::execute_plan(&context, &scope, &plan, BTreeMap::new()).await, false))
         }
         None => Err(Problem::new("not_running", 409, "nothing runs here")),
     };
     let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    finish(&context, outcome, milliseconds);
+    publish_outcome(&context, outcome, milliseconds);
 }
 
-fn finish(context: &Context, outcome: Result<(Vec<Problem>, bool), Problem>, milliseconds: u64) {
+fn publish_outcome(context: &Context, outcome: Result<(Vec<Problem>, bool), Problem>, milliseconds: u64) {
     let (problems, unchanged) = match outcome {
         Ok((problems, unchanged)) => (problems, unchanged),
         Err(problem) => (vec![problem], false),
     };
     if problems.is_empty() {
-        context.board.edit_preview(|status| status.ready_at = Some(now_ms()));
-        let mut status = context.board.status();
+        context.published.edit_preview(|status| status.ready_at = Some(now_ms()));
+        let mut status = context.published.status();
         status.state = PreviewState::Ready;
-        context.board.publish(EventKind::Finished { status, milliseconds, unchanged });
-        context.board.end(None);
+        context.published.publish_event(EventKind::Finished { status, milliseconds, unchanged });
+        context.published.end_operation(None);
     } else {
         for problem in &problems {
-            context.board.set_problem(problem.unit.as_deref().unwrap_or_default(), problem.clone());
+            context.published.set_problem(problem.unit.as_deref().unwrap_or_default(), problem.clone());
         }
-        let mut status = context.board.status();
+        let mut status = context.published.status();
         status.state = PreviewState::Failed;
-        context.board.publish(EventKind::Failed { problems, status, milliseconds });
+        context.published.publish_event(EventKind::Failed { problems, status, milliseconds });
         // What ran before a refused manifest goes on running; then the units tell the state.
         let nothing_runs = context.live.scope().is_none();
-        context.board.end(nothing_runs.then_some(PreviewState::Failed));
+        context.published.end_operation(nothing_runs.then_some(PreviewState::Failed));
     }
     context.shared.routing.refresh(&context.shared, &context.id);
 }
 
 /// Problems of units (the rest went on) and whether there was nothing to do; or the one problem that stopped it all.
-async fn bring_up(context: &Context, request: &UpRequest, source: &Source) -> Result<(Vec<Problem>, bool), Problem> {
+async fn bring_up(
+    context: &Context,
+    request: &UpRequest,
+    source: &ManifestSource,
+) -> Result<(Vec<Problem>, bool), Problem> {
     let record = context
         .shared
         .registry
         .get(&context.id)
         .ok_or_else(|| Problem::new("unknown_preview", 404, "this preview is not registered"))?;
-    let prepared = prepare(&context.shared, &record, request, source, &context.board, Purpose::Up).await?;
-    let Prepared { desired, mut endpoints, scope, observed, plan } = prepared;
-    if let Some(missing) = missing_secrets(&desired.missing_secrets) {
+    let prepared = prepare_plan(&context.shared, &record, request, source, &context.published, Purpose::Up).await?;
+    let PreparedPlan { desired, mut endpoints, scope, observed, plan } = prepared;
+    if let Some(missing) = missing_secrets_problem(&desired.missing_secrets) {
         return Err(missing);
     }
-    accept(context, request, &desired, source)?;
-    write_lock(&context.board, request, desired.lock.as_deref());
-    if let Some(note) = session_previews::note(&record) {
-        context.board.publish(note);
+    record_intent(context, request, &desired, source)?;
+    write_lock_file(&context.published, request, desired.lock_update.as_deref());
+    if let Some(note) = session_previews::session_note(&record) {
+        context.published.publish_event(note);
     }
     for note in &desired.notes {
-        context.board.publish(EventKind::Noted { text: note.clone() });
+        context.published.publish_event(EventKind::Noted { text: note.clone() });
     }
-    context.board.publish(EventKind::Planned { plan: convert::plan_view(&plan) });
+    context.published.publish_event(EventKind::Planned { plan: convert::plan_view(&plan) });
     context.live.set_scope(scope.clone());
-    show_units(context, &scope.application, &observed);
+    publish_units(context, &scope.application, &observed);
     if !source.is_disk() {
-        rest::remember(context, &record);
+        stop::restore_stopped(context, &record);
     }
     deliver_secrets(context, &scope.application)?;
     endpoints.retain(|opening| scope.application.units.contains_key(&opening.unit));
     for text in context.live.endpoints.set(&context.shared, &scope.preview, &endpoints).await {
-        context.board.publish(EventKind::Noted { text });
+        context.published.publish_event(EventKind::Noted { text });
     }
-    for runtime in runtimes(&scope.application) {
-        follow(context, &scope, runtime).await.map_err(|problem| convert::problem(&problem, None))?;
+    for runtime in used_runtimes(&scope.application) {
+        subscribe_to_runtime(context, &scope, runtime)
+            .await
+            .map_err(|problem| convert::driver_problem(&problem, None))?;
     }
     context.shared.routing.refresh(&context.shared, &context.id);
     resume_probes(context, &scope.application, &observed, &plan).await;
-    let held = hold_ports(&scope.application, &observed, &plan)?;
+    let held = reserve_ports(&scope.application, &observed, &plan)?;
     let network_is_made = plan.steps.iter().any(|step| step.action == Action::CreateNetwork);
     if !network_is_made {
-        forward(context, &scope).await;
+        forward_peer_ports(context, &scope).await;
     }
-    let unchanged = plan.is_empty();
-    let problems = execute::execute(context, &scope, &plan, held).await;
+    let unchanged = plan.has_no_changes();
+    let problems = execute::execute_plan(context, &scope, &plan, held).await;
     Ok((problems, unchanged))
 }
 
-fn missing_secrets(missing: &[String]) -> Option<Problem> {
+fn missing_secrets_problem(missing: &[String]) -> Option<Problem> {
     let first = missing.first()?;
     let names = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let variable = first.to_uppercase().replace('-', "_");
@@ -135,7 +141,12 @@ fn missing_secrets(missing: &[String]) -> Option<Problem> {
 }
 
 /// Remembers what is wanted before anything is touched, so that a crash from here on is finished later.
-fn accept(context: &Context, request: &UpRequest, desired: &Desired, source: &Source) -> Result<(), Problem> {
+fn record_intent(
+    context: &Context,
+    request: &UpRequest,
+    desired: &DesiredState,
+    source: &ManifestSource,
+) -> Result<(), Problem> {
     let containers = desired.application.units.values().any(|unit| unit.body.runtime() == RuntimeKind::Docker);
     // A job that is run once is no new wish for the preview as a whole.
     let once = !request.jobs.is_empty();
@@ -155,11 +166,11 @@ fn accept(context: &Context, request: &UpRequest, desired: &Desired, source: &So
         let all = record.intent == Intent::Up && record.request.services.is_empty();
         let wanted = if all { Vec::new() } else { kept.services.clone() };
         record.intent = Intent::Up;
-        record.containers = containers;
+        record.has_containers = containers;
         record.request = UpRequest { services: wanted, ..kept };
         if source.is_disk() {
-            let meant = |unit: &String| desired.chosen.as_ref().is_none_or(|chosen| chosen.contains(unit));
-            record.resting.retain(|unit| !meant(unit));
+            let meant = |unit: &String| desired.selected_units.as_ref().is_none_or(|chosen| chosen.contains(unit));
+            record.stopped_units.retain(|unit| !meant(unit));
         }
         record.folder = PathBuf::from(&request.folder);
         record.ports.clone_from(&desired.ports);
@@ -167,39 +178,37 @@ fn accept(context: &Context, request: &UpRequest, desired: &Desired, source: &So
             record.snapshot = desired.snapshot.clone();
         }
     });
-    written.map_err(|error| naming::state_problem(&error))
+    written.map_err(|error| naming::state_write_problem(&error))
 }
 
-fn write_lock(board: &Board, request: &UpRequest, text: Option<&str>) {
+fn write_lock_file(board: &PublishedStatus, request: &UpRequest, text: Option<&str>) {
     let Some(text) = text else { return };
     let path = PathBuf::from(&request.folder).join("pdev.lock");
     let note = match crate::disk::replace_file(&path, text.as_bytes(), 0o644) {
         Ok(()) => "wrote pdev.lock: commit it, so that everybody gets the same modules".to_owned(),
         Err(error) => format!("cannot write `{}`: {error}; versions of modules are not pinned", path.display()),
     };
-    board.publish(EventKind::Noted { text: note });
+    board.publish_event(EventKind::Noted { text: note });
 }
 
 /// Puts every unit on the board, with what is known of it already.
-fn show_units(context: &Context, application: &Application, observed: &Observed) {
-    let url = |name: &str| context.shared.routing.url_of(&application.preview, application, name);
+fn publish_units(context: &Context, application: &Application, observed: &Observed) {
+    let url = |name: &str| context.shared.routing.service_url(&application.preview, application, name);
     let units: Vec<_> = application
         .units
         .values()
         .map(|unit| {
-            let mut status = convert::unit(unit);
+            let mut status = convert::unit_status(unit);
             status.url = url(&unit.name);
             status
         })
         .collect();
-    context.board.keep_units(&units);
-    let default_url = application
-        .default_service
-        .as_deref()
-        .and_then(|_| context.shared.routing.url_of_preview(&application.preview));
-    context.board.edit_preview(|status| status.url = default_url);
+    context.published.replace_units(&units);
+    let default_url =
+        application.default_service.as_deref().and_then(|_| context.shared.routing.preview_url(&application.preview));
+    context.published.edit_preview(|status| status.url = default_url);
     for (name, seen) in &observed.units {
-        context.board.edit_unit(name, |unit| {
+        context.published.edit_unit(name, |unit| {
             if unit.handle.as_deref() != Some(seen.handle.as_str()) {
                 unit.handle = Some(seen.handle.clone());
                 unit.started_at = seen.started_at;
@@ -221,9 +230,9 @@ fn deliver_secrets(context: &Context, application: &Application) -> Result<(), P
     for unit in application.units.values().filter(|unit| !unit.secrets.is_empty()) {
         let delivered = delivery.deliver(&context.id.0, &unit.name, &unit.secrets);
         delivered.map_err(|error| Problem::new("secret_not_delivered", 500, error.to_string()).unit(&unit.name))?;
-        if !delivery.in_memory() {
+        if !delivery.is_in_memory() {
             let text = "there is no tmpfs here: secrets lie as files on the disk until `pdev down`";
-            context.board.publish(EventKind::Noted { text: text.into() });
+            context.published.publish_event(EventKind::Noted { text: text.into() });
         }
     }
     Ok(())
@@ -231,32 +240,36 @@ fn deliver_secrets(context: &Context, application: &Application) -> Result<(), P
 
 /// Units that run already and are not touched: those that are not known to be ready are looked at again.
 async fn resume_probes(context: &Context, application: &Application, observed: &Observed, plan: &Plan) {
-    let touched: BTreeSet<&UnitName> =
-        plan.steps.iter().filter(|step| convert::changes(&step.action)).filter_map(|step| step.action.unit()).collect();
+    let touched: BTreeSet<&UnitName> = plan
+        .steps
+        .iter()
+        .filter(|step| convert::is_mutating(&step.action))
+        .filter_map(|step| step.action.unit())
+        .collect();
     for (name, seen) in &observed.units {
         let Some(unit) = application.units.get(name) else { continue };
         if seen.state != RunState::Running || touched.contains(name) {
             continue;
         }
-        if context.board.unit(name).is_some_and(|status| status.state == UnitState::Ready) {
+        if context.published.unit_status(name).is_some_and(|status| status.state == UnitState::Ready) {
             continue;
         }
-        begin_start(context, name);
+        mark_starting(context, name);
         context.live.set_address(name, seen.address);
-        context.board.edit_unit(name, |status| status.started_at = seen.started_at);
+        context.published.edit_unit(name, |status| status.started_at = seen.started_at);
         // A job that runs already is awaited by its exit alone.
         if unit.role != Role::Job {
-            drop(context.mailbox.send(Message::Started { unit: name.clone() }).await);
+            drop(context.mailbox.send(Message::UnitStarted { unit: name.clone() }).await);
         }
     }
 }
 
 /// Keeps the ports of everything that will be started, until it is.
-fn hold_ports(
+fn reserve_ports(
     application: &Application,
     observed: &Observed,
     plan: &Plan,
-) -> Result<BTreeMap<String, Vec<Held>>, Problem> {
+) -> Result<BTreeMap<String, Vec<PortReservation>>, Problem> {
     let stopped: BTreeSet<&UnitName> = plan
         .steps
         .iter()
@@ -265,7 +278,7 @@ fn hold_ports(
             _ => None,
         })
         .collect();
-    let mut held: BTreeMap<String, Vec<Held>> = BTreeMap::new();
+    let mut held: BTreeMap<String, Vec<PortReservation>> = BTreeMap::new();
     for step in &plan.steps {
         let Action::Start { unit: name, .. } = &step.action else { continue };
         // A paused container has its ports already.
@@ -274,9 +287,11 @@ fn hold_ports(
         }
         let Some(unit) = application.units.get(name).filter(|_| !stopped.contains(name)) else { continue };
         for port in unit.ports.values() {
-            match hold(port.host) {
+            match reserve_port(port.host_port) {
                 Ok(socket) => held.entry(name.clone()).or_default().push(socket),
-                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => return Err(port_taken(name, port.host)),
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                    return Err(port_taken_problem(name, port.host_port));
+                }
                 // Low ports need a privilege that the engine has and we have not.
                 Err(_) => {}
             }
@@ -285,15 +300,15 @@ fn hold_ports(
     Ok(held)
 }
 
-fn port_taken(unit: &str, port: u16) -> Problem {
-    let by = drivers::ports::holder(port).map(|holder| holder.to_string()).unwrap_or_default();
+fn port_taken_problem(unit: &str, port: u16) -> Problem {
+    let by = drivers::ports::find_port_owner(port).map(|holder| holder.to_string()).unwrap_or_default();
     Problem::new("port_taken", 409, format!("port {port} on this machine is taken{by}")).unit(unit).hint(format!(
         "Stop that program, or let pdev choose a port: take `host` out of this port of `services.{unit}`."
     ))
 }
 
 /// Local processes that containers may call are reached through the network's gateway.
-pub(super) async fn forward(context: &Context, scope: &Scope) {
+pub(super) async fn forward_peer_ports(context: &Context, scope: &Scope) {
     let peers: BTreeSet<&UnitName> = scope
         .application
         .units
@@ -311,28 +326,33 @@ pub(super) async fn forward(context: &Context, scope: &Scope) {
     let ports: Vec<u16> = peers
         .iter()
         .filter_map(|name| scope.application.units.get(*name))
-        .flat_map(|unit| unit.ports.values().map(|port| port.host))
+        .flat_map(|unit| unit.ports.values().map(|port| port.host_port))
         .collect();
-    let gateway: Option<IpAddr> = match context.shared.engines.driver(RuntimeKind::Docker) {
-        Ok(driver) => driver.gateway(&scope.preview.id).await.ok().flatten(),
+    let gateway: Option<IpAddr> = match context.shared.drivers.driver(RuntimeKind::Docker) {
+        Ok(driver) => driver.gateway_address(&scope.preview.id).await.ok().flatten(),
         Err(_) => None,
     };
     let Some(gateway) = gateway else { return };
     if let Err(words) = context.live.forwards.set(gateway, &ports).await {
-        context.board.publish(EventKind::Noted { text: words });
+        context.published.publish_event(EventKind::Noted { text: words });
     }
 }
 
 /// The scope that drivers get.
-pub(super) fn scope(context: &Context, preview: PreviewName, places: Places, application: Arc<Application>) -> Scope {
-    scope_of(&context.shared, &context.board, preview, places, application)
+pub(super) fn scope_for(
+    context: &Context,
+    preview: PreviewName,
+    places: Locations,
+    application: Arc<Application>,
+) -> Scope {
+    build_scope(&context.shared, &context.published, preview, places, application)
 }
 
-pub(super) fn scope_of(
+pub(super) fn build_scope(
     shared: &Arc<Shared>,
-    board: &Arc<Board>,
+    board: &Arc<PublishedStatus>,
     preview: PreviewName,
-    places: Places,
+    places: Locations,
     application: Arc<Application>,
 ) -> Scope {
     let has_files = |unit: &&plan::application::Unit| !unit.secrets.is_empty() || unit.identity.is_some();
@@ -340,18 +360,18 @@ pub(super) fn scope_of(
     let secrets = UnitSecrets { shared: Arc::clone(shared), preview: preview.id.clone(), units };
     Scope {
         preview,
-        places,
+        locations: places,
         application,
         secrets: Arc::new(secrets),
-        progress: Arc::new(BoardProgress(Arc::clone(board))),
+        progress: Arc::new(ProgressPublisher(Arc::clone(board))),
     }
 }
 
-struct BoardProgress(Arc<Board>);
+struct ProgressPublisher(Arc<PublishedStatus>);
 
-impl Progress for BoardProgress {
-    fn line(&self, unit: &str, line: ProgressLine) {
-        self.0.publish(EventKind::Progress { unit: unit.to_owned(), line: convert::progress(line) });
+impl Progress for ProgressPublisher {
+    fn report(&self, unit: &str, line: ProgressLine) {
+        self.0.publish_event(EventKind::Progress { unit: unit.to_owned(), line: convert::progress_view(line) });
     }
 }
 
@@ -359,21 +379,22 @@ impl Progress for BoardProgress {
 ///
 /// # Errors
 /// What would make `up` refuse before its first step.
-pub async fn preview_plan(shared: &Arc<Shared>, request: &UpRequest) -> Result<PlanReply, Problem> {
+pub async fn plan_up(shared: &Arc<Shared>, request: &UpRequest) -> Result<PlanReply, Problem> {
     let (named, asked) = (Arc::clone(shared), request.clone());
-    let bound = tokio::task::spawn_blocking(move || naming::bind(&named, &asked)).await;
+    let bound = tokio::task::spawn_blocking(move || naming::bind_preview(&named, &asked)).await;
     let handle = bound.map_err(|error| Problem::new("internal", 500, error.to_string()))??;
     let record = shared
         .registry
         .get(&handle.id)
         .ok_or_else(|| Problem::new("unknown_preview", 404, "this preview is not registered"))?;
-    let prepared = prepare(shared, &record, request, &Source::Disk, &handle.board, Purpose::Look).await?;
+    let prepared =
+        prepare_plan(shared, &record, request, &ManifestSource::Disk, &handle.published, Purpose::Plan).await?;
     let mut notes = prepared.desired.notes;
-    if let Some(missing) = missing_secrets(&prepared.desired.missing_secrets) {
+    if let Some(missing) = missing_secrets_problem(&prepared.desired.missing_secrets) {
         notes.push(missing.title);
     }
     Ok(PlanReply {
-        preview: convert::preview(&record.name),
+        preview: convert::preview_ref(&record.name),
         plan: convert::plan_view(&prepared.plan),
         notes,
         diagnostics: prepared.desired.diagnostics,

@@ -2,8 +2,8 @@
 //!
 //! Each check tells in words what it saw; those words are what a person reads when a service never becomes ready.
 
-mod grid;
 mod http;
+mod schedule;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use plan::application::Check;
 use tokio::net::TcpStream;
 
-pub use grid::Grid;
+pub use schedule::ProbeSchedule;
 
 /// What one look at a program found.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Seen {
-    Good,
+pub enum ProbeResult {
+    Success,
     /// In words: "GET /healthz answered 503", "nothing listens on port 8080".
-    Bad(String),
+    Failure(String),
 }
 
 /// How long a connection has to stay open before it counts, when the program itself accepted it.
@@ -27,31 +27,40 @@ pub const SETTLE_DIRECT: Duration = Duration::from_millis(2);
 pub const SETTLE_FORWARDED: Duration = Duration::from_millis(150);
 
 /// Checks over the network; `Exec` is the caller's, because it needs a driver.
-pub async fn network(check: &Check, addresses: &[SocketAddr], timeout: Duration, settle: Duration) -> Seen {
-    match tokio::time::timeout(timeout, look(check, addresses, settle)).await {
+pub async fn probe_network(
+    check: &Check,
+    addresses: &[SocketAddr],
+    timeout: Duration,
+    settle: Duration,
+) -> ProbeResult {
+    match tokio::time::timeout(timeout, run_check(check, addresses, settle)).await {
         Ok(seen) => seen,
-        Err(_) => Seen::Bad(format!("{} gave no answer within {}", describe(check), milliseconds(timeout))),
+        Err(_) => ProbeResult::Failure(format!(
+            "{} gave no answer within {}",
+            describe_check(check),
+            format_duration(timeout)
+        )),
     }
 }
 
-async fn look(check: &Check, addresses: &[SocketAddr], settle: Duration) -> Seen {
-    let stream = match connect(addresses).await {
+async fn run_check(check: &Check, addresses: &[SocketAddr], settle: Duration) -> ProbeResult {
+    let stream = match connect_any(addresses).await {
         Ok(stream) => stream,
-        Err(words) => return Seen::Bad(words),
+        Err(words) => return ProbeResult::Failure(words),
     };
     match check {
-        Check::Tcp { .. } => stays_open(&stream, settle).await,
+        Check::Tcp { .. } => check_stays_open(&stream, settle).await,
         Check::Http { path, host, headers, status, .. } => {
-            let wanted = http::Wanted { path, host: host.as_deref(), headers, status: status.as_deref() };
-            http::get(stream, &wanted).await
+            let wanted = http::HttpExpectation { path, host: host.as_deref(), headers, status: status.as_deref() };
+            http::probe_http(stream, &wanted).await
         }
-        Check::Grpc { service, .. } => http::grpc_health(stream, service).await,
-        Check::Exec { .. } => Seen::Bad("a command is not checked over the network".into()),
+        Check::Grpc { service, .. } => http::probe_grpc(stream, service).await,
+        Check::Exec { .. } => ProbeResult::Failure("a command is not checked over the network".into()),
     }
 }
 
 /// Dials every address in turn: programs that bind `::1` only are common (Vite).
-async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
+async fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
     let mut words = "no address is known yet".to_owned();
     for address in addresses {
         match TcpStream::connect(address).await {
@@ -66,18 +75,18 @@ async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
 }
 
 /// An engine's port forwarder accepts before the program listens, and closes at once: that is not readiness.
-async fn stays_open(stream: &TcpStream, settle: Duration) -> Seen {
+async fn check_stays_open(stream: &TcpStream, settle: Duration) -> ProbeResult {
     let mut byte = [0u8; 1];
     match tokio::time::timeout(settle, stream.peek(&mut byte)).await {
-        Ok(Ok(0)) => Seen::Bad("the connection was closed at once".into()),
-        Ok(Err(error)) => Seen::Bad(format!("the connection was reset: {error}")),
-        Ok(Ok(_)) | Err(_) => Seen::Good,
+        Ok(Ok(0)) => ProbeResult::Failure("the connection was closed at once".into()),
+        Ok(Err(error)) => ProbeResult::Failure(format!("the connection was reset: {error}")),
+        Ok(Ok(_)) | Err(_) => ProbeResult::Success,
     }
 }
 
 /// The check in words, for "waiting for ..." lines.
 #[must_use]
-pub fn describe(check: &Check) -> String {
+pub fn describe_check(check: &Check) -> String {
     match check {
         Check::Http { path, .. } => format!("GET {path}"),
         Check::Tcp { port } if port == "main" => "the TCP port".to_owned(),
@@ -98,14 +107,14 @@ pub fn argv_text(argv: &plan::application::Argv) -> String {
 
 /// The port a check looks at, by name.
 #[must_use]
-pub fn port_of(check: &Check) -> Option<&str> {
+pub fn port_name(check: &Check) -> Option<&str> {
     match check {
         Check::Http { port, .. } | Check::Tcp { port } | Check::Grpc { port, .. } => Some(port),
         Check::Exec { .. } => None,
     }
 }
 
-fn milliseconds(duration: Duration) -> String {
+fn format_duration(duration: Duration) -> String {
     if duration.as_millis().is_multiple_of(1000) {
         format!("{} s", duration.as_secs())
     } else {
@@ -122,12 +131,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn http(path: &str, status: Option<Vec<u16>>) -> Check {
+    fn http_check(path: &str, status: Option<Vec<u16>>) -> Check {
         Check::Http { port: "main".into(), path: path.into(), host: None, headers: Vec::new(), status }
     }
 
     /// A server that reads a request head and gives these bytes for it.
-    async fn answering(bytes: &'static [u8]) -> SocketAddr {
+    async fn serve_bytes(bytes: &'static [u8]) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -141,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn http_answers_are_told_apart() {
+    async fn http_responses_are_judged_by_status() {
         type Case<'a> = (&'a [u8], Option<Vec<u16>>, Result<(), &'a str>);
         let cases: &[Case<'_>] = &[
             (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", None, Ok(())),
@@ -152,31 +161,31 @@ mod tests {
             (b"SSH-2.0-x\r\n", None, Err("GET /x was not answered in HTTP")),
         ];
         for (bytes, status, expected) in cases {
-            let address = answering(bytes).await;
-            let seen = network(&http("/x", status.clone()), &[address], SECOND, SETTLE_DIRECT).await;
+            let address = serve_bytes(bytes).await;
+            let seen = probe_network(&http_check("/x", status.clone()), &[address], SECOND, SETTLE_DIRECT).await;
             match expected {
-                Ok(()) => assert_eq!(seen, Seen::Good, "{}", String::from_utf8_lossy(bytes)),
+                Ok(()) => assert_eq!(seen, ProbeResult::Success, "{}", String::from_utf8_lossy(bytes)),
                 Err(words) => match seen {
-                    Seen::Bad(found) => assert!(found.starts_with(words), "{found}"),
-                    Seen::Good => panic!("good: {}", String::from_utf8_lossy(bytes)),
+                    ProbeResult::Failure(found) => assert!(found.starts_with(words), "{found}"),
+                    ProbeResult::Success => panic!("good: {}", String::from_utf8_lossy(bytes)),
                 },
             }
         }
     }
 
     #[tokio::test]
-    async fn a_refused_port_and_a_silent_server_have_words() {
+    async fn refused_port_and_silent_server_are_explained() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let silent = network(&http("/x", None), &[address], Duration::from_millis(30), SETTLE_DIRECT).await;
-        assert_eq!(silent, Seen::Bad("GET /x gave no answer within 30 ms".into()));
+        let silent = probe_network(&http_check("/x", None), &[address], Duration::from_millis(30), SETTLE_DIRECT).await;
+        assert_eq!(silent, ProbeResult::Failure("GET /x gave no answer within 30 ms".into()));
         drop(listener);
-        let refused = network(&Check::Tcp { port: "main".into() }, &[address], SECOND, SETTLE_DIRECT).await;
-        assert_eq!(refused, Seen::Bad(format!("nothing listens on port {} yet", address.port())));
+        let refused = probe_network(&Check::Tcp { port: "main".into() }, &[address], SECOND, SETTLE_DIRECT).await;
+        assert_eq!(refused, ProbeResult::Failure(format!("nothing listens on port {} yet", address.port())));
     }
 
     #[tokio::test]
-    async fn an_accept_that_closes_at_once_is_not_ready() {
+    async fn connection_closed_at_once_is_not_ready() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -185,16 +194,19 @@ mod tests {
             }
         });
         assert!(matches!(
-            network(&Check::Tcp { port: "main".into() }, &[address], SECOND, SETTLE_FORWARDED).await,
-            Seen::Bad(_)
+            probe_network(&Check::Tcp { port: "main".into() }, &[address], SECOND, SETTLE_FORWARDED).await,
+            ProbeResult::Failure(_)
         ));
     }
 
     #[tokio::test]
-    async fn the_second_family_is_tried() {
+    async fn second_address_is_tried() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
         let bad: SocketAddr = format!("[::1]:{}", good.port()).parse().unwrap();
-        assert_eq!(network(&Check::Tcp { port: "main".into() }, &[bad, good], SECOND, SETTLE_DIRECT).await, Seen::Good);
+        assert_eq!(
+            probe_network(&Check::Tcp { port: "main".into() }, &[bad, good], SECOND, SETTLE_DIRECT).await,
+            ProbeResult::Success
+        );
     }
 }

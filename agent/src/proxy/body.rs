@@ -10,14 +10,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::pool::Lease;
+use super::pool::ConnectionLease;
 
 /// Tells whether an upload was read to its end; a connection is not reusable before that.
 #[derive(Debug, Clone, Default)]
 pub(super) struct UploadEnd(Arc<AtomicBool>);
 
 impl UploadEnd {
-    pub(super) fn reached(&self) -> bool {
+    pub(super) fn is_reached(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
@@ -78,7 +78,7 @@ impl Body for Upload {
 #[derive(Debug)]
 pub(super) enum Download {
     Page(Option<Bytes>),
-    Stream(Incoming, Option<Lease>),
+    Stream(Incoming, Option<ConnectionLease>),
 }
 
 impl Download {
@@ -90,10 +90,10 @@ impl Download {
         Self::Page(Some(Bytes::from(text)).filter(|bytes| !bytes.is_empty()))
     }
 
-    pub(super) fn stream(body: Incoming, lease: Option<Lease>) -> Self {
+    pub(super) fn stream(body: Incoming, lease: Option<ConnectionLease>) -> Self {
         if body.is_end_stream() {
             if let Some(lease) = lease {
-                lease.give_back();
+                lease.return_to_pool();
             }
             return Self::Stream(body, None);
         }
@@ -113,7 +113,7 @@ impl Body for Download {
                 // An error leaves the lease in place: dropping it closes the connection, which is what it is worth.
                 let ended = frame.is_none() || (matches!(frame, Some(Ok(_))) && body.is_end_stream());
                 if ended && let Some(lease) = lease.take() {
-                    lease.give_back();
+                    lease.return_to_pool();
                 }
                 Poll::Ready(frame)
             }

@@ -15,7 +15,7 @@ use super::pool::{Connection, Pool, Unreachable};
 use super::routes::Upstream;
 
 /// Long enough for a breakpoint or a slow report, short enough that a dead service does not hold connections for days.
-const HEAD_MAX: Duration = Duration::from_secs(600);
+const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Why a service gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -23,40 +23,40 @@ pub(super) enum Failure {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     #[error("the connection ended before the answer began: {cause}")]
-    Broken { address: SocketAddr, cause: String },
+    ConnectionBroken { address: SocketAddr, cause: String },
     #[error("what came back is not HTTP: {cause}")]
     NotHttp { address: SocketAddr, cause: String },
-    #[error("no answer within {} seconds", HEAD_MAX.as_secs())]
-    Slow { address: SocketAddr },
+    #[error("no answer within {} seconds", RESPONSE_HEAD_TIMEOUT.as_secs())]
+    TimedOut { address: SocketAddr },
 }
 
 /// Sends a prepared request and gives back the answer as it streams in.
-pub(super) async fn forward(
+pub(super) async fn forward_request(
     pool: &Arc<Pool>,
     upstream: &Upstream,
     mut request: Request<Upload>,
 ) -> Result<Response<Download>, Failure> {
     let upload = request.body().end();
-    if let Some(mut connection) = pool.idle(upstream).await {
-        let spare = spare(&request);
-        match exchange(&mut connection, request).await {
-            Ok(answer) => return finish(pool, connection, upload, answer),
-            Err(Attempt::NotSent(unsent)) => request = *unsent,
+    if let Some(mut connection) = pool.reuse_connection(upstream).await {
+        let spare = copy_if_repeatable(&request);
+        match send_request(&mut connection, request).await {
+            Ok(answer) => return lease_response(pool, connection, upload, answer),
+            Err(AttemptError::NotSent(unsent)) => request = *unsent,
             // The service closed an idle connection while this request was under way to it.
-            Err(Attempt::Failed(failure)) => match (failure, spare) {
-                (Failure::Broken { .. }, Some(spare)) => request = spare,
+            Err(AttemptError::Failed(failure)) => match (failure, spare) {
+                (Failure::ConnectionBroken { .. }, Some(spare)) => request = spare,
                 (failure, _) => return Err(failure),
             },
         }
     }
     let mut connection = pool.dial(upstream).await?;
-    match exchange(&mut connection, request).await {
-        Ok(answer) => finish(pool, connection, upload, answer),
+    match send_request(&mut connection, request).await {
+        Ok(answer) => lease_response(pool, connection, upload, answer),
         Err(attempt) => Err(attempt.into_failure(connection.address)),
     }
 }
 
-fn finish(
+fn lease_response(
     pool: &Arc<Pool>,
     connection: Connection,
     upload: Option<super::body::UploadEnd>,
@@ -71,43 +71,45 @@ fn finish(
 }
 
 /// How one attempt ended, if not with an answer.
-pub(super) enum Attempt {
+pub(super) enum AttemptError {
     /// Not a byte was written, so any request may be sent again.
     NotSent(Box<Request<Upload>>),
     Failed(Failure),
 }
 
-impl Attempt {
+impl AttemptError {
     pub(super) fn into_failure(self, address: SocketAddr) -> Failure {
         match self {
             Self::Failed(failure) => failure,
-            Self::NotSent(_) => Failure::Broken { address, cause: "closed before the request was sent".to_owned() },
+            Self::NotSent(_) => {
+                Failure::ConnectionBroken { address, cause: "closed before the request was sent".to_owned() }
+            }
         }
     }
 }
 
-pub(super) async fn exchange(
+pub(super) async fn send_request(
     connection: &mut Connection,
     request: Request<Upload>,
-) -> Result<Response<Incoming>, Attempt> {
+) -> Result<Response<Incoming>, AttemptError> {
     let address = connection.address;
-    match timeout(HEAD_MAX, connection.send(request)).await {
-        Err(_) => Err(Attempt::Failed(Failure::Slow { address })),
+    match timeout(RESPONSE_HEAD_TIMEOUT, connection.send(request)).await {
+        Err(_) => Err(AttemptError::Failed(Failure::TimedOut { address })),
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(mut error)) => Err(match error.take_message() {
-            Some(request) => Attempt::NotSent(Box::new(request)),
-            None => Attempt::Failed(failure(address, &error.into_error())),
+            Some(request) => AttemptError::NotSent(Box::new(request)),
+            None => AttemptError::Failed(to_failure(address, &error.into_error())),
         }),
     }
 }
 
-fn failure(address: SocketAddr, error: &hyper::Error) -> Failure {
-    let cause = describe(error);
-    if error.is_parse() { Failure::NotHttp { address, cause } } else { Failure::Broken { address, cause } }
+fn to_failure(address: SocketAddr, error: &hyper::Error) -> Failure {
+    let cause = describe_error(error);
+    if error.is_parse() { Failure::NotHttp { address, cause } } else { Failure::ConnectionBroken { address, cause } }
 }
 
 /// The innermost sentence is the one that helps: `connection reset by peer`, not `error reading`.
-fn describe(error: &hyper::Error) -> String {
+fn describe_error(error: &hyper::Error) -> String {
     match error.source() {
         Some(source) => match source.downcast_ref::<io::Error>() {
             Some(inner) => format!("{error}: {}", inner.kind()),
@@ -118,7 +120,7 @@ fn describe(error: &hyper::Error) -> String {
 }
 
 /// A copy of a request that may be sent twice: idempotent by definition, and without a body to lose.
-fn spare(request: &Request<Upload>) -> Option<Request<Upload>> {
+fn copy_if_repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
     let repeatable = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
@@ -135,7 +137,7 @@ fn spare(request: &Request<Upload>) -> Option<Request<Upload>> {
 }
 
 /// The target in the form the next hop expects: a path for HTTP/1.1, scheme and authority for HTTP/2.
-pub(super) fn address_request(parts: &mut http::request::Parts, authority: &str, h2c: bool) -> Result<(), http::Error> {
+pub(super) fn rewrite_target(parts: &mut http::request::Parts, authority: &str, h2c: bool) -> Result<(), http::Error> {
     let path = parts.uri.path_and_query().cloned();
     let is_options_star = parts.uri.path() == "*";
     let mut uri = Uri::builder();

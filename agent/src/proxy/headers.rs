@@ -6,7 +6,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, REFERER, ST
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 /// Counts how often a request came through us; it is the only trace of a loop.
-pub(super) const HOPS: HeaderName = HeaderName::from_static("pdev-hops");
+pub(super) const HOPS_HEADER: HeaderName = HeaderName::from_static("pdev-hops");
 pub(super) const HOPS_MAX: u32 = 5;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -26,13 +26,13 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 ];
 
 /// How often this request has come through a proxy of ours before.
-pub(super) fn hops(headers: &HeaderMap) -> u32 {
-    headers.get(HOPS).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok()).unwrap_or(0)
+pub(super) fn hop_count(headers: &HeaderMap) -> u32 {
+    headers.get(HOPS_HEADER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// The protocol a client asks to switch to. `h2c` is ignored, as RFC 9113 tells servers to.
-pub(super) fn upgrade_wanted(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
-    if version != Version::HTTP_11 || !lists(headers, &CONNECTION, "upgrade") {
+pub(super) fn requested_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    if version != Version::HTTP_11 || !has_token(headers, &CONNECTION, "upgrade") {
         return None;
     }
     let protocol = headers.get(UPGRADE)?;
@@ -40,7 +40,7 @@ pub(super) fn upgrade_wanted(headers: &HeaderMap, version: Version) -> Option<He
     (!offers_h2c).then(|| protocol.clone())
 }
 
-fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     headers
         .get_all(name)
         .iter()
@@ -51,8 +51,8 @@ fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
 
 /// Makes the headers of a request fit for the next hop. The authority becomes `Host` where HTTP/2 left none.
 pub(super) fn prepare_request(headers: &mut HeaderMap, authority: &str, peer: IpAddr) {
-    let hops = hops(headers);
-    let trailers = lists(headers, &TE, "trailers");
+    let hops = hop_count(headers);
+    let trailers = has_token(headers, &TE, "trailers");
     strip_hop_by_hop(headers);
     headers.remove(TE);
     if trailers {
@@ -66,13 +66,13 @@ pub(super) fn prepare_request(headers: &mut HeaderMap, authority: &str, peer: Ip
         }
     }
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-    add_peer(headers, peer);
-    headers.insert(HOPS, HeaderValue::from(hops + 1));
+    append_forwarded_for(headers, peer);
+    headers.insert(HOPS_HEADER, HeaderValue::from(hops + 1));
     join_cookies(headers);
 }
 
 /// Makes the headers of an answer fit for the client.
-pub(super) fn prepare_answer(headers: &mut HeaderMap) {
+pub(super) fn prepare_response(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     // HSTS counts per host, not per port: one answer would break every http URL of this name for months.
     headers.remove(STRICT_TRANSPORT_SECURITY);
@@ -98,7 +98,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn add_peer(headers: &mut HeaderMap, peer: IpAddr) {
+fn append_forwarded_for(headers: &mut HeaderMap, peer: IpAddr) {
     let chain = match headers.get(FORWARDED_FOR).and_then(|value| value.to_str().ok()) {
         Some(before) => HeaderValue::from_str(&format!("{before}, {peer}")).ok(),
         // Nearly every request comes from here, and formatting an address costs more than the lookup.
@@ -123,11 +123,11 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Next.js up to 16.2 allows its development assets to `*.localhost` only, where `*` is one label; ours has two or
 /// three. Same-origin requests to those paths are shown as coming from `localhost`. Nothing else is touched: server
 /// actions compare `Origin` with `Host`.
-pub(super) fn soften_next_origin(headers: &mut HeaderMap, path: &str, authority: &str, port: u16) {
+pub(super) fn rewrite_next_origin(headers: &mut HeaderMap, path: &str, authority: &str, port: u16) {
     if !(path.starts_with("/_next/") || path.starts_with("/__nextjs")) {
         return;
     }
-    let same = |value: &HeaderValue| origin_is(value, authority);
+    let same = |value: &HeaderValue| has_origin(value, authority);
     let origin_same = headers.get(ORIGIN).map(same);
     if origin_same == Some(false) {
         return;
@@ -142,7 +142,7 @@ pub(super) fn soften_next_origin(headers: &mut HeaderMap, path: &str, authority:
     }
 }
 
-fn origin_is(value: &HeaderValue, authority: &str) -> bool {
+fn has_origin(value: &HeaderValue, authority: &str) -> bool {
     let Some(rest) = value.to_str().ok().and_then(|text| text.strip_prefix("http://")) else { return false };
     rest.split('/').next().is_some_and(|origin| origin.eq_ignore_ascii_case(authority))
 }

@@ -32,17 +32,17 @@ pub(super) fn authority(parts: &Parts) -> Option<&str> {
 /// Lower case, without port and without the dot of a fully qualified name.
 pub(super) fn host_name(authority: &str) -> Result<Cow<'_, str>, BadHost> {
     if authority.starts_with('[') {
-        return bracketed(authority);
+        return check_address_literal(authority);
     }
     let (name, port) = match authority.split_once(':') {
         Some((name, port)) => (name, Some(port)),
         None => (authority, None),
     };
-    if port.is_some_and(|port| !valid_port(port)) {
+    if port.is_some_and(|port| !is_valid_port(port)) {
         return Err(BadHost::Invalid);
     }
     let name = name.strip_suffix('.').unwrap_or(name);
-    if !valid_name(name) {
+    if !is_valid_name(name) {
         return Err(BadHost::Invalid);
     }
     let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -57,12 +57,12 @@ pub(super) fn host_name(authority: &str) -> Result<Cow<'_, str>, BadHost> {
 }
 
 /// An address literal is well formed at best, and never one of our names.
-fn bracketed(authority: &str) -> Result<Cow<'_, str>, BadHost> {
+fn check_address_literal(authority: &str) -> Result<Cow<'_, str>, BadHost> {
     let inner = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     match inner {
         Some((address, port))
             if address.parse::<std::net::Ipv6Addr>().is_ok()
-                && (port.is_empty() || port.strip_prefix(':').is_some_and(valid_port)) =>
+                && (port.is_empty() || port.strip_prefix(':').is_some_and(is_valid_port)) =>
         {
             Err(BadHost::Foreign)
         }
@@ -70,11 +70,11 @@ fn bracketed(authority: &str) -> Result<Cow<'_, str>, BadHost> {
     }
 }
 
-fn valid_port(port: &str) -> bool {
+fn is_valid_port(port: &str) -> bool {
     !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
 }
 
-fn valid_name(name: &str) -> bool {
+fn is_valid_name(name: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_names() {
+    fn host_names_are_normalised_or_rejected() {
         let ours = |text: &'static str| Ok(Cow::Borrowed(text));
         let cases = [
             ("web.main.shop.localhost", ours("web.main.shop.localhost")),

@@ -3,17 +3,20 @@
 //! `Routes` says which host leads where and is replaced by the agent; `Proxy` listens. It never reads a manifest, never
 //! starts a service and never answers with a service that was not asked for.
 
-mod answers;
 mod body;
 mod forward;
 mod headers;
 mod host;
-mod listen;
-mod pages;
+mod listener;
+mod messages;
+mod page;
 mod pool;
 mod routes;
 mod serve;
 mod upgrade;
 
-pub use listen::{BindError, Limits, Listeners, PORT, Proxy, bind};
-pub use routes::{Found, PreviewRoutes, Routes, STATUS_HOST, SUFFIX, ServiceRoute, State, Table, Target, Upstream};
+pub use listener::{BindError, DEFAULT_PORT, Limits, Listeners, Proxy, bind};
+pub use routes::{
+    PreviewRoutes, RouteLookup, RouteTable, RouteTarget, Routes, STATUS_HOST, SUFFIX, ServiceRoute, ServiceState,
+    Upstream,
+};

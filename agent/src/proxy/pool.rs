@@ -23,11 +23,11 @@ use super::body::{Upload, UploadEnd};
 use super::routes::Upstream;
 
 const IDLE_PER_ADDRESS_MAX: usize = 128;
-const IDLE_MAX: Duration = Duration::from_secs(60);
-const CONNECT_MAX: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that was given back is ready as soon as its task has run once; anything longer means it is stuck.
-const READY_MAX: Duration = Duration::from_millis(100);
-const BUFFER_MAX: usize = 64 * 1024;
+const READY_TIMEOUT: Duration = Duration::from_millis(100);
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Why no connection could be made: each address with what it said.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ impl Connection {
         match &mut self.sender {
             Sender::Http1(sender) if sender.is_closed() => false,
             Sender::Http1(sender) if sender.is_ready() => true,
-            Sender::Http1(sender) => matches!(timeout(READY_MAX, sender.ready()).await, Ok(Ok(()))),
+            Sender::Http1(sender) => matches!(timeout(READY_TIMEOUT, sender.ready()).await, Ok(Ok(()))),
             Sender::Http2(sender) => !sender.is_closed(),
         }
     }
@@ -80,72 +80,76 @@ impl Connection {
 
 /// The promise to give a connection back once the answer was read to its end. Dropped early, it closes the connection.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct ConnectionLease {
     connection: Connection,
     upload: Option<UploadEnd>,
     pool: Arc<Pool>,
 }
 
-impl Lease {
-    pub(super) fn give_back(self) {
+impl ConnectionLease {
+    pub(super) fn return_to_pool(self) {
         // An answer may end before the upload did; the rest of that upload would precede the next request.
-        if self.upload.is_none_or(|end| end.reached()) {
-            self.pool.put(self.connection);
+        if self.upload.is_none_or(|end| end.is_reached()) {
+            self.pool.return_connection(self.connection);
         }
     }
 }
 
 #[derive(Debug)]
-struct Idle {
+struct IdleConnection {
     connection: Connection,
     since: Instant,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    idle: Mutex<HashMap<SocketAddr, Vec<Idle>>>,
-    shared: Mutex<HashMap<SocketAddr, http2::SendRequest<Upload>>>,
-    drivers: Mutex<JoinSet<()>>,
-    filled: Notify,
+    idle: Mutex<HashMap<SocketAddr, Vec<IdleConnection>>>,
+    http2_senders: Mutex<HashMap<SocketAddr, http2::SendRequest<Upload>>>,
+    connection_tasks: Mutex<JoinSet<()>>,
+    idle_added: Notify,
 }
 
 impl Pool {
-    pub(super) fn lease(self: &Arc<Self>, connection: Connection, upload: Option<UploadEnd>) -> Option<Lease> {
+    pub(super) fn lease(
+        self: &Arc<Self>,
+        connection: Connection,
+        upload: Option<UploadEnd>,
+    ) -> Option<ConnectionLease> {
         match connection.sender {
-            Sender::Http1(_) => Some(Lease { connection, upload, pool: self.clone() }),
+            Sender::Http1(_) => Some(ConnectionLease { connection, upload, pool: self.clone() }),
             // A shared connection never left the pool.
             Sender::Http2(_) => None,
         }
     }
 
     /// A connection that is already open, newest first: the older ones may then age out.
-    pub(super) async fn idle(&self, upstream: &Upstream) -> Option<Connection> {
+    pub(super) async fn reuse_connection(&self, upstream: &Upstream) -> Option<Connection> {
         for address in &upstream.addresses {
-            while let Some(mut connection) = self.take(*address, upstream.h2c) {
+            while let Some(mut connection) = self.pop_connection(*address, upstream.uses_h2c) {
                 if connection.is_usable().await {
                     return Some(connection);
                 }
-                self.forget_shared(&connection);
+                self.remove_shared(&connection);
             }
         }
         None
     }
 
-    fn take(&self, address: SocketAddr, h2c: bool) -> Option<Connection> {
+    fn pop_connection(&self, address: SocketAddr, h2c: bool) -> Option<Connection> {
         if h2c {
-            let sender = lock(&self.shared).get(&address)?.clone();
+            let sender = lock(&self.http2_senders).get(&address)?.clone();
             return Some(Connection { address, sender: Sender::Http2(sender) });
         }
         lock(&self.idle).get_mut(&address)?.pop().map(|idle| idle.connection)
     }
 
-    fn forget_shared(&self, connection: &Connection) {
+    fn remove_shared(&self, connection: &Connection) {
         if matches!(connection.sender, Sender::Http2(_)) {
-            lock(&self.shared).remove(&connection.address);
+            lock(&self.http2_senders).remove(&connection.address);
         }
     }
 
-    fn put(&self, connection: Connection) {
+    fn return_connection(&self, connection: Connection) {
         if connection.is_closed() {
             return;
         }
@@ -153,11 +157,11 @@ impl Pool {
         let was_empty = idle.is_empty();
         let kept = idle.entry(connection.address).or_default();
         if kept.len() < IDLE_PER_ADDRESS_MAX {
-            kept.push(Idle { connection, since: Instant::now() });
+            kept.push(IdleConnection { connection, since: Instant::now() });
         }
         drop(idle);
         if was_empty {
-            self.filled.notify_one();
+            self.idle_added.notify_one();
         }
     }
 
@@ -165,7 +169,7 @@ impl Pool {
     pub(super) async fn dial(&self, upstream: &Upstream) -> Result<Connection, Unreachable> {
         let mut tried = Vec::new();
         for address in &upstream.addresses {
-            match timeout(CONNECT_MAX, self.open(*address, upstream.h2c)).await {
+            match timeout(CONNECT_TIMEOUT, self.connect(*address, upstream.uses_h2c)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => tried.push((*address, error)),
                 Err(_) => tried.push((*address, io::Error::from(io::ErrorKind::TimedOut))),
@@ -174,7 +178,7 @@ impl Pool {
         Err(Unreachable { tried })
     }
 
-    async fn open(&self, address: SocketAddr, h2c: bool) -> io::Result<Connection> {
+    async fn connect(&self, address: SocketAddr, h2c: bool) -> io::Result<Connection> {
         let stream = TcpStream::connect(address).await?;
         // Small answers would wait for the acknowledgement of the previous ones.
         stream.set_nodelay(true)?;
@@ -184,34 +188,34 @@ impl Pool {
     }
 
     async fn start_http1(&self, io: TokioIo<TcpStream>) -> hyper::Result<Sender> {
-        let (sender, driver) = http1::Builder::new().max_buf_size(BUFFER_MAX).handshake(io).await?;
+        let (sender, driver) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
         // The driver's error reaches whoever waits for the answer; here it only means that the connection is over.
-        self.drive(async move { drop(driver.with_upgrades().await) });
+        self.spawn_driver(async move { drop(driver.with_upgrades().await) });
         Ok(Sender::Http1(sender))
     }
 
     async fn start_http2(&self, address: SocketAddr, io: TokioIo<TcpStream>) -> hyper::Result<Sender> {
         let (mut sender, driver) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
-        self.drive(async move { drop(driver.await) });
+        self.spawn_driver(async move { drop(driver.await) });
         poll_fn(|context| sender.poll_ready(context)).await?;
-        lock(&self.shared).insert(address, sender.clone());
+        lock(&self.http2_senders).insert(address, sender.clone());
         Ok(Sender::Http2(sender))
     }
 
-    fn drive(&self, driver: impl Future<Output = ()> + Send + 'static) {
-        let mut drivers = lock(&self.drivers);
+    fn spawn_driver(&self, driver: impl Future<Output = ()> + Send + 'static) {
+        let mut drivers = lock(&self.connection_tasks);
         while drivers.try_join_next().is_some() {}
         drivers.spawn(driver);
     }
 
     /// Closes what nobody used for a while. Runs as long as the proxy does, and sleeps for good while nothing is idle.
-    pub(super) async fn keep_young(&self) {
+    pub(super) async fn close_expired_connections(&self) {
         loop {
             if lock(&self.idle).is_empty() {
-                self.filled.notified().await;
+                self.idle_added.notified().await;
             }
-            tokio::time::sleep(IDLE_MAX / 2).await;
-            self.drop_older_than(IDLE_MAX);
+            tokio::time::sleep(IDLE_TIMEOUT / 2).await;
+            self.drop_older_than(IDLE_TIMEOUT);
         }
     }
 
@@ -220,14 +224,14 @@ impl Pool {
             kept.retain(|idle| idle.since.elapsed() < age && !idle.connection.is_closed());
             !kept.is_empty()
         });
-        lock(&self.shared).retain(|_, sender| !sender.is_closed());
+        lock(&self.http2_senders).retain(|_, sender| !sender.is_closed());
     }
 
     /// Closes everything, whoever uses it.
     pub(super) async fn close(&self) {
         lock(&self.idle).clear();
-        lock(&self.shared).clear();
-        let mut drivers = std::mem::take(&mut *lock(&self.drivers));
+        lock(&self.http2_senders).clear();
+        let mut drivers = std::mem::take(&mut *lock(&self.connection_tasks));
         drivers.shutdown().await;
     }
 }

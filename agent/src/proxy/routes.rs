@@ -16,7 +16,7 @@ pub const STATUS_HOST: &str = "pdev.localhost";
 
 /// Where a service stands, as far as a request has to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum ServiceState {
     Starting,
     Ready,
     Stopped,
@@ -32,24 +32,24 @@ pub enum State {
 pub struct Upstream {
     pub addresses: Vec<SocketAddr>,
     /// The service speaks HTTP/2 without TLS and nothing else (gRPC servers).
-    pub h2c: bool,
+    pub uses_h2c: bool,
 }
 
 /// One service of one preview, as seen from the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct RouteTarget {
     pub preview_id: String,
     pub service: String,
     pub upstream: Upstream,
-    pub state: State,
+    pub state: ServiceState,
     /// Any name below this service's host leads here too (tenants); an exact host always wins.
-    pub wildcard: bool,
+    pub is_wildcard: bool,
 }
 
 /// A service with the path prefixes it owns on its preview's default host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceRoute {
-    pub target: Target,
+    pub target: RouteTarget,
     pub prefixes: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ pub struct PreviewRoutes {
     pub app: String,
     pub branch: String,
     /// The primary checkout also answers on `<app>.localhost`.
-    pub primary: bool,
+    pub is_primary: bool,
     pub default_service: Option<String>,
     pub services: Vec<ServiceRoute>,
 }
@@ -79,70 +79,74 @@ impl PreviewRoutes {
 
 /// What a host leads to: one service, or several told apart by path.
 #[derive(Debug, Clone)]
-struct Site {
+struct HostRoutes {
     /// Longest first, so the first match is the right one.
-    prefixes: Vec<(String, Arc<Target>)>,
-    rest: Option<Arc<Target>>,
+    prefixes: Vec<(String, Arc<RouteTarget>)>,
+    default_target: Option<Arc<RouteTarget>>,
     preview_id: String,
 }
 
 /// The answer to "who serves this?".
 #[derive(Debug, Clone)]
-pub enum Found {
-    Target(Arc<Target>),
+pub enum RouteLookup {
+    Target(Arc<RouteTarget>),
     /// The host was renamed; the new host is named, never followed.
-    Moved(String),
+    Renamed(String),
     /// The preview exists, but none of its services owns this path.
     NoService {
         preview_id: String,
     },
-    Unknown,
+    UnknownHost,
 }
 
 /// An immutable set of routes. Build one, or change a copy, then publish it.
 #[derive(Debug, Clone, Default)]
-pub struct Table {
-    hosts: HashMap<String, Site>,
-    moved: HashMap<String, String>,
+pub struct RouteTable {
+    hosts: HashMap<String, HostRoutes>,
+    renamed_hosts: HashMap<String, String>,
     previews: BTreeMap<String, Arc<PreviewRoutes>>,
 }
 
-impl Table {
+impl RouteTable {
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds or replaces all hosts of one preview.
-    pub fn set(&mut self, preview: PreviewRoutes) {
-        self.remove(&preview.id);
-        let targets: Vec<(Arc<Target>, &[String])> =
+    pub fn set_preview(&mut self, preview: PreviewRoutes) {
+        self.remove_preview(&preview.id);
+        let targets: Vec<(Arc<RouteTarget>, &[String])> =
             preview.services.iter().map(|route| (Arc::new(route.target.clone()), route.prefixes.as_slice())).collect();
         for (target, _) in &targets {
-            let site = Site { prefixes: Vec::new(), rest: Some(target.clone()), preview_id: preview.id.clone() };
-            self.put(&preview.service_host(&target.service), site);
+            let site = HostRoutes {
+                prefixes: Vec::new(),
+                default_target: Some(target.clone()),
+                preview_id: preview.id.clone(),
+            };
+            self.insert_host(&preview.service_host(&target.service), site);
         }
-        let site = default_site(&preview, &targets);
-        if preview.primary {
-            self.put(&format!("{}.{SUFFIX}", preview.app), site.clone());
+        let site = default_host_routes(&preview, &targets);
+        if preview.is_primary {
+            self.insert_host(&format!("{}.{SUFFIX}", preview.app), site.clone());
         }
-        self.put(&preview.host(), site);
+        self.insert_host(&preview.host(), site);
         self.previews.insert(preview.id.clone(), Arc::new(preview));
     }
 
     /// Forgets a preview; its hosts answer 404 from then on.
-    pub fn remove(&mut self, preview_id: &str) -> Option<Arc<PreviewRoutes>> {
+    pub fn remove_preview(&mut self, preview_id: &str) -> Option<Arc<PreviewRoutes>> {
         self.hosts.retain(|_, site| site.preview_id != preview_id);
         self.previews.remove(preview_id)
     }
 
     /// Remembers that `old` is now called `new`; a live host of that name still wins.
-    pub fn moved(&mut self, old: &str, new: &str) {
-        self.moved.insert(old.to_ascii_lowercase(), new.to_ascii_lowercase());
+    pub fn rename_host(&mut self, old: &str, new: &str) {
+        self.renamed_hosts.insert(old.to_ascii_lowercase(), new.to_ascii_lowercase());
     }
 
     /// Forgets a renamed host, when its time is over.
-    pub fn forget_moved(&mut self, old: &str) {
-        self.moved.remove(&old.to_ascii_lowercase());
+    pub fn remove_renamed_host(&mut self, old: &str) {
+        self.renamed_hosts.remove(&old.to_ascii_lowercase());
     }
 
     pub fn previews(&self) -> impl Iterator<Item = &Arc<PreviewRoutes>> {
@@ -150,43 +154,43 @@ impl Table {
     }
 
     /// Looks up a host (lower case, without port and trailing dot) and a path.
-    pub fn find(&self, host: &str, path: &str) -> Found {
+    pub fn find(&self, host: &str, path: &str) -> RouteLookup {
         if let Some(site) = self.hosts.get(host) {
             return site.find(path);
         }
-        if let Some(new) = self.moved.get(host) {
-            return Found::Moved(new.clone());
+        if let Some(new) = self.renamed_hosts.get(host) {
+            return RouteLookup::Renamed(new.clone());
         }
-        self.find_wildcard(host).map_or(Found::Unknown, Found::Target)
+        self.find_wildcard(host).map_or(RouteLookup::UnknownHost, RouteLookup::Target)
     }
 
-    fn find_wildcard(&self, host: &str) -> Option<Arc<Target>> {
+    fn find_wildcard(&self, host: &str) -> Option<Arc<RouteTarget>> {
         let mut rest = host;
         while let Some((_, parent)) = rest.split_once('.') {
             if let Some(site) = self.hosts.get(parent) {
-                return site.rest.clone().filter(|target| target.wildcard);
+                return site.default_target.clone().filter(|target| target.is_wildcard);
             }
             rest = parent;
         }
         None
     }
 
-    fn put(&mut self, host: &str, site: Site) {
+    fn insert_host(&mut self, host: &str, site: HostRoutes) {
         self.hosts.insert(host.to_ascii_lowercase(), site);
     }
 }
 
-impl Site {
-    fn find(&self, path: &str) -> Found {
-        let owner = self.prefixes.iter().find(|(prefix, _)| owns(prefix, path)).map(|(_, target)| target);
-        match owner.or(self.rest.as_ref()) {
-            Some(target) => Found::Target(target.clone()),
-            None => Found::NoService { preview_id: self.preview_id.clone() },
+impl HostRoutes {
+    fn find(&self, path: &str) -> RouteLookup {
+        let owner = self.prefixes.iter().find(|(prefix, _)| is_path_prefix(prefix, path)).map(|(_, target)| target);
+        match owner.or(self.default_target.as_ref()) {
+            Some(target) => RouteLookup::Target(target.clone()),
+            None => RouteLookup::NoService { preview_id: self.preview_id.clone() },
         }
     }
 }
 
-fn default_site(preview: &PreviewRoutes, targets: &[(Arc<Target>, &[String])]) -> Site {
+fn default_host_routes(preview: &PreviewRoutes, targets: &[(Arc<RouteTarget>, &[String])]) -> HostRoutes {
     let mut rest = targets
         .iter()
         .find(|(target, _)| Some(&target.service) == preview.default_service.as_ref())
@@ -202,23 +206,23 @@ fn default_site(preview: &PreviewRoutes, targets: &[(Arc<Target>, &[String])]) -
         }
     }
     prefixes.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
-    Site { prefixes, rest, preview_id: preview.id.clone() }
+    HostRoutes { prefixes, default_target: rest, preview_id: preview.id.clone() }
 }
 
 /// `/api` owns `/api` and `/api/x`, not `/apis`.
-fn owns(prefix: &str, path: &str) -> bool {
+fn is_path_prefix(prefix: &str, path: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The handle that the agent and the proxy share. Cloning it is cheap and gives the same table.
 #[derive(Debug, Clone)]
 pub struct Routes {
-    current: Arc<watch::Sender<Arc<Table>>>,
+    current: Arc<watch::Sender<Arc<RouteTable>>>,
 }
 
 impl Default for Routes {
     fn default() -> Self {
-        Self { current: Arc::new(watch::Sender::new(Arc::new(Table::new()))) }
+        Self { current: Arc::new(watch::Sender::new(Arc::new(RouteTable::new()))) }
     }
 }
 
@@ -228,21 +232,21 @@ impl Routes {
     }
 
     /// Replaces the whole table.
-    pub fn publish(&self, table: Table) {
+    pub fn publish(&self, table: RouteTable) {
         self.current.send_replace(Arc::new(table));
     }
 
     /// Changes a copy and publishes it; concurrent changes wait for one another, so none is lost.
-    pub fn change(&self, change: impl FnOnce(&mut Table)) {
+    pub fn update(&self, change: impl FnOnce(&mut RouteTable)) {
         self.current.send_modify(|table| change(Arc::make_mut(table)));
     }
 
-    pub fn snapshot(&self) -> Arc<Table> {
+    pub fn snapshot(&self) -> Arc<RouteTable> {
         self.current.borrow().clone()
     }
 
     /// Wakes whoever waits for a service to become ready.
-    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Table>> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<RouteTable>> {
         self.current.subscribe()
     }
 }

@@ -18,23 +18,23 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::body::{Download, Upload};
-use super::forward::{Failure, exchange};
+use super::forward::{Failure, send_request};
 use super::pool::{Pool, lock};
 use super::routes::Upstream;
 
 /// The handshake is over when this starts; a client that then does not take its connection is gone.
-const SWITCH_MAX: Duration = Duration::from_secs(10);
-const BUFFER: usize = 16 * 1024;
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
+const BUFFER_BYTES: usize = 16 * 1024;
 
 /// What a client wants to switch to, and how it asked.
 #[derive(Debug, Clone)]
-pub(super) enum Switch {
+pub(super) enum ProtocolSwitch {
     Http1(HeaderValue),
     ExtendedConnect(HeaderValue),
 }
 
-impl Switch {
-    pub(super) fn extended(parts: &Parts) -> Option<Self> {
+impl ProtocolSwitch {
+    pub(super) fn from_extended_connect(parts: &Parts) -> Option<Self> {
         if parts.method != Method::CONNECT {
             return None;
         }
@@ -49,7 +49,7 @@ impl Switch {
     }
 
     /// Writes the question in HTTP/1.1, whichever way it came.
-    pub(super) fn write(&self, parts: &mut Parts) {
+    pub(super) fn write_headers(&self, parts: &mut Parts) {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, self.protocol().clone());
         if let Self::ExtendedConnect(_) = self {
@@ -76,20 +76,20 @@ fn websocket_key() -> String {
 #[derive(Debug)]
 pub(super) struct Tunnels {
     running: Mutex<JoinSet<()>>,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
 impl Tunnels {
     pub(super) fn new(most: usize) -> Self {
-        Self { running: Mutex::default(), places: Arc::new(Semaphore::new(most)) }
+        Self { running: Mutex::default(), slots: Arc::new(Semaphore::new(most)) }
     }
 
     fn start(&self, client: OnUpgrade, service: OnUpgrade) -> bool {
-        let Ok(place) = self.places.clone().try_acquire_owned() else { return false };
+        let Ok(place) = self.slots.clone().try_acquire_owned() else { return false };
         let mut running = lock(&self.running);
         while running.try_join_next().is_some() {}
         running.spawn(async move {
-            copy(client, service).await;
+            copy_both_ways(client, service).await;
             drop(place);
         });
         true
@@ -101,34 +101,34 @@ impl Tunnels {
     }
 }
 
-async fn copy(client: OnUpgrade, service: OnUpgrade) {
+async fn copy_both_ways(client: OnUpgrade, service: OnUpgrade) {
     let both = async { tokio::try_join!(client, service) };
-    let (client, service) = match timeout(SWITCH_MAX, both).await {
+    let (client, service) = match timeout(SWITCH_TIMEOUT, both).await {
         Ok(Ok(both)) => both,
         Ok(Err(error)) => return tracing::debug!(%error, "a connection ended while it was switching protocols"),
         Err(_) => return tracing::debug!("a connection did not switch protocols in time"),
     };
     let (mut client, mut service) = (TokioIo::new(client), TokioIo::new(service));
-    if let Err(error) = copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER).await {
+    if let Err(error) = copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER_BYTES, BUFFER_BYTES).await {
         tracing::debug!(%error, "a tunnel ended");
     }
 }
 
 /// Asks the service over a connection of its own. `client` resolves once our own answer was written. `None` where too
 /// many tunnels are open already.
-pub(super) async fn switch(
+pub(super) async fn switch_protocol(
     pool: &Arc<Pool>,
     tunnels: &Tunnels,
     upstream: &Upstream,
     request: Request<Upload>,
     client: OnUpgrade,
-    how: &Switch,
+    how: &ProtocolSwitch,
 ) -> Result<Option<Response<Download>>, Failure> {
-    let upstream = Upstream { h2c: false, ..upstream.clone() };
+    let upstream = Upstream { uses_h2c: false, ..upstream.clone() };
     let upload = request.body().end();
     let mut connection = pool.dial(&upstream).await?;
     let address = connection.address;
-    let mut answer = exchange(&mut connection, request).await.map_err(|attempt| attempt.into_failure(address))?;
+    let mut answer = send_request(&mut connection, request).await.map_err(|attempt| attempt.into_failure(address))?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The service refused; its answer is as good as any other.
         let lease = pool.lease(connection, upload);
@@ -138,20 +138,20 @@ pub(super) async fn switch(
     if !tunnels.start(client, service) {
         return Ok(None);
     }
-    Ok(Some(agreed(how, answer)))
+    Ok(Some(switch_response(how, answer)))
 }
 
-fn agreed(how: &Switch, answer: Response<hyper::body::Incoming>) -> Response<Download> {
+fn switch_response(how: &ProtocolSwitch, answer: Response<hyper::body::Incoming>) -> Response<Download> {
     let (mut parts, _) = answer.into_parts();
     let protocol = parts.headers.get(UPGRADE).cloned();
-    super::headers::prepare_answer(&mut parts.headers);
+    super::headers::prepare_response(&mut parts.headers);
     parts.extensions.clear();
     match how {
-        Switch::Http1(asked) => {
+        ProtocolSwitch::Http1(asked) => {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             parts.headers.insert(UPGRADE, protocol.unwrap_or_else(|| asked.clone()));
         }
-        Switch::ExtendedConnect(_) => {
+        ProtocolSwitch::ExtendedConnect(_) => {
             parts.status = StatusCode::OK;
             parts.version = http::Version::HTTP_2;
             parts.headers.remove(SEC_WEBSOCKET_ACCEPT);

@@ -1,9 +1,9 @@
 //! The proxy over real sockets: one case per rule. Services are real servers on free loopback ports.
 #![expect(clippy::unwrap_used, reason = "a helper that fails here fails its test")]
 
-mod endings;
-mod life;
-mod names;
-mod rig;
-mod switching;
+mod aborted_exchanges;
+mod harness;
+mod host_routing;
+mod lifecycle;
+mod protocol_upgrades;
 mod traffic;

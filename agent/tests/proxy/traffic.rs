@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use agent::proxy::{Target, Upstream};
+use agent::proxy::{RouteTarget, Upstream};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -13,12 +13,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::rig::{Backend, Body, SOON, WEB, fed, got, preview, read_head, rig, target, text, web};
+use crate::harness::{
+    Backend, Body, TEST_TIMEOUT, WEB_HOST, channel_body, preview_routes, read_head, read_response, ready_target,
+    start_proxy, start_web_proxy, text_body,
+};
 
 #[tokio::test]
-async fn headers_on_the_way_up() {
-    let mirror = Backend::mirror().await;
-    let rig = web(mirror.address).await;
+async fn request_headers_are_filtered_and_forwarded() {
+    let mirror = Backend::start_echo().await;
+    let rig = start_web_proxy(mirror.address).await;
     let sent = [
         ("connection", "keep-alive, x-private"),
         ("x-private", "1"),
@@ -49,7 +52,7 @@ async fn headers_on_the_way_up() {
 }
 
 #[tokio::test]
-async fn headers_on_the_way_down() {
+async fn response_headers_are_filtered() {
     let service = Backend::start(|_| {
         Box::pin(async {
             Response::builder()
@@ -57,21 +60,21 @@ async fn headers_on_the_way_down() {
                 .header("keep-alive", "timeout=5")
                 .header("set-cookie", "a=1; Domain=main.shop.localhost")
                 .header("set-cookie", "b=2")
-                .body(text("x"))
+                .body(text_body("x"))
                 .unwrap()
         })
     })
     .await;
-    let headers = web(service.address).await.get(WEB, "/", &[]).await.headers;
+    let headers = start_web_proxy(service.address).await.get(WEB_HOST, "/", &[]).await.headers;
     assert!(!headers.contains_key("strict-transport-security") && !headers.contains_key("keep-alive"));
     assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
 }
 
 #[tokio::test]
-async fn next_assets_see_a_local_origin_and_nothing_else_does() {
-    let mirror = Backend::mirror().await;
-    let rig = web(mirror.address).await;
-    let own = format!("http://{WEB}");
+async fn only_next_assets_get_local_origin() {
+    let mirror = Backend::start_echo().await;
+    let rig = start_web_proxy(mirror.address).await;
+    let own = format!("http://{WEB_HOST}");
     let local = format!("http://localhost:{}", mirror.address.port());
     let cases = [
         ("/_next/static/x.js", own.as_str(), local.as_str()),
@@ -82,25 +85,26 @@ async fn next_assets_see_a_local_origin_and_nothing_else_does() {
         ("/_nextish", &own, &own),
     ];
     for (path, origin, expected) in cases {
-        let body = rig.get(WEB, path, &[("origin", origin), ("referer", &format!("{origin}/p?q"))]).await.body;
+        let body = rig.get(WEB_HOST, path, &[("origin", origin), ("referer", &format!("{origin}/p?q"))]).await.body;
         assert!(body.contains(&format!("origin: {expected}\n")), "{path} {origin}: {body}");
         assert!(body.contains(&format!("referer: {expected}/p?q")), "{path} {origin}: {body}");
     }
 }
 
 #[tokio::test]
-async fn a_loop_ends_with_508_and_the_way_out() {
-    let rig = rig(vec![]).await;
+async fn loop_returns_508_with_fix() {
+    let rig = start_proxy(vec![]).await;
     // The service is the proxy itself, under the same name.
     let loopback = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, rig.port));
-    rig.routes.change(|table| table.set(preview("shop", "main", vec![target("web", vec![loopback])])));
-    let got = rig.get(WEB, "/", &[]).await;
+    rig.routes
+        .update(|table| table.set_preview(preview_routes("shop", "main", vec![ready_target("web", vec![loopback])])));
+    let got = rig.get(WEB_HOST, "/", &[]).await;
     assert_eq!(got.status, StatusCode::LOOP_DETECTED);
     assert!(got.body.contains("changeOrigin"), "{}", got.body);
-    let mirror = Backend::mirror().await;
-    let rig = web(mirror.address).await;
+    let mirror = Backend::start_echo().await;
+    let rig = start_web_proxy(mirror.address).await;
     for (hops, expected) in [("4", 200), ("5", 508), ("nonsense", 200)] {
-        assert_eq!(rig.get(WEB, "/", &[("pdev-hops", hops)]).await.status.as_u16(), expected, "{hops}");
+        assert_eq!(rig.get(WEB_HOST, "/", &[("pdev-hops", hops)]).await.status.as_u16(), expected, "{hops}");
     }
 }
 
@@ -110,46 +114,50 @@ async fn h2c_services_get_http2_and_trailers_pass() {
         Box::pin(async move {
             let seen = format!("{:?} {}", request.version(), request.uri());
             let trailers = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
-            let body = text(seen).with_trailers(async move { Some(Ok(trailers)) });
+            let body = text_body(seen).with_trailers(async move { Some(Ok(trailers)) });
             Response::new(BodyExt::boxed(body))
         })
     })
     .await;
-    let h2c = Target { upstream: Upstream { addresses: vec![service.address], h2c: true }, ..target("web", vec![]) };
-    let rig = rig(vec![preview("shop", "main", vec![h2c])]).await;
+    let h2c = RouteTarget {
+        upstream: Upstream { addresses: vec![service.address], uses_h2c: true },
+        ..ready_target("web", vec![])
+    };
+    let rig = start_proxy(vec![preview_routes("shop", "main", vec![h2c])]).await;
     let mut client = rig.http2().await;
     for _ in 0..2 {
-        let request = Request::get(format!("http://{WEB}/x")).header("te", "trailers").body(text("")).unwrap();
+        let request =
+            Request::get(format!("http://{WEB_HOST}/x")).header("te", "trailers").body(text_body("")).unwrap();
         let body = client.send_request(request).await.unwrap().into_body().collect().await.unwrap();
         assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
-        assert_eq!(body.to_bytes(), format!("HTTP/2.0 http://{WEB}/x"));
+        assert_eq!(body.to_bytes(), format!("HTTP/2.0 http://{WEB_HOST}/x"));
     }
-    assert_eq!(service.accepted.load(Ordering::SeqCst), 1, "one connection carries both");
+    assert_eq!(service.accepted_connections.load(Ordering::SeqCst), 1, "one connection carries both");
 }
 
 #[tokio::test]
-async fn events_arrive_one_by_one() {
-    let (feed, body) = fed();
+async fn server_sent_events_are_not_buffered() {
+    let (feed, body) = channel_body();
     let body = Arc::new(std::sync::Mutex::new(Some(body)));
     let service = Backend::start(move |_| {
         let body = body.lock().unwrap().take().unwrap();
         Box::pin(async move { Response::builder().header("content-type", "text/event-stream").body(body).unwrap() })
     })
     .await;
-    let rig = web(service.address).await;
-    let request = Request::get("/").header("host", WEB).body(text("")).unwrap();
+    let rig = start_web_proxy(service.address).await;
+    let request = Request::get("/").header("host", WEB_HOST).body(text_body("")).unwrap();
     let mut answer = rig.http1().await.send_request(request).await.unwrap().into_body();
     for number in 0..3 {
         let event = format!("data: {number}\n\n");
         feed.send(Ok(Bytes::from(event.clone()))).await.unwrap();
         // The next event is not sent before this one was seen here.
-        let frame = timeout(SOON, answer.frame()).await.unwrap().unwrap().unwrap();
+        let frame = timeout(TEST_TIMEOUT, answer.frame()).await.unwrap().unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), event);
     }
 }
 
-const LARGE: usize = 64 * 1024 * 1024;
-const PIECE: usize = 64 * 1024;
+const LARGE_BODY_BYTES: usize = 64 * 1024 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 #[tokio::test]
 async fn large_bodies_stream_both_ways_in_bounded_memory() {
@@ -158,23 +166,23 @@ async fn large_bodies_stream_both_ways_in_bounded_memory() {
         Box::pin(async move { Response::new(request.into_body().map_err(std::io::Error::other).boxed()) })
     })
     .await;
-    let rig = web(service.address).await;
-    let (feed, body) = fed();
+    let rig = start_web_proxy(service.address).await;
+    let (feed, body) = channel_body();
     let fill = tokio::spawn(async move {
-        for _ in 0..LARGE / PIECE {
-            feed.send(Ok(Bytes::from_static(&[7; PIECE]))).await.unwrap();
+        for _ in 0..LARGE_BODY_BYTES / CHUNK_BYTES {
+            feed.send(Ok(Bytes::from_static(&[7; CHUNK_BYTES]))).await.unwrap();
         }
     });
     let before = resident_kilobytes();
-    let request = Request::post("/").header("host", WEB).body(body).unwrap();
+    let request = Request::post("/").header("host", WEB_HOST).body(body).unwrap();
     let mut answer = rig.http1().await.send_request(request).await.unwrap().into_body();
     let (mut read, mut most) = (0, 0);
-    while let Some(frame) = timeout(SOON, answer.frame()).await.unwrap() {
+    while let Some(frame) = timeout(TEST_TIMEOUT, answer.frame()).await.unwrap() {
         read += frame.unwrap().into_data().unwrap().len();
         most = most.max(resident_kilobytes().saturating_sub(before));
     }
     fill.await.unwrap();
-    assert_eq!(read, LARGE);
+    assert_eq!(read, LARGE_BODY_BYTES);
     // Client, proxy and service share this process; other tests run beside. A buffered body alone would be 64 MB.
     assert!(most < 32 * 1024, "grew by {most} kB");
 }
@@ -186,37 +194,37 @@ fn resident_kilobytes() -> usize {
 }
 
 #[tokio::test]
-async fn a_service_that_nobody_reads_from_is_held_back() {
-    const PIECES: usize = 8 * LARGE / PIECE;
-    let (feed, body) = fed();
+async fn slow_client_applies_backpressure_to_service() {
+    const CHUNKS: usize = 8 * LARGE_BODY_BYTES / CHUNK_BYTES;
+    let (feed, body) = channel_body();
     let body = Arc::new(std::sync::Mutex::new(Some(body)));
     let service = Backend::start(move |_| {
         let body = body.lock().unwrap().take().unwrap();
         Box::pin(async move { Response::new(body) })
     })
     .await;
-    let rig = web(service.address).await;
+    let rig = start_web_proxy(service.address).await;
     let mut client = rig.connect().await;
-    client.write_all(format!("GET / HTTP/1.1\r\nhost: {WEB}\r\n\r\n").as_bytes()).await.unwrap();
+    client.write_all(format!("GET / HTTP/1.1\r\nhost: {WEB_HOST}\r\n\r\n").as_bytes()).await.unwrap();
     read_head(&mut client).await;
     // With nobody reading, the kernel's buffers fill (tens of megabytes over two sockets) and the feed stops taking.
     let filled = async {
-        for piece in 0..PIECES {
-            let sent = feed.send(Ok(Bytes::from_static(&[7; PIECE])));
+        for piece in 0..CHUNKS {
+            let sent = feed.send(Ok(Bytes::from_static(&[7; CHUNK_BYTES])));
             if timeout(Duration::from_millis(500), sent).await.is_err() {
                 return piece;
             }
         }
-        PIECES
+        CHUNKS
     };
     let filled = filled.await;
-    assert!(filled < PIECES, "the proxy took in all of {filled} pieces");
+    assert!(filled < CHUNKS, "the proxy took in all of {filled} pieces");
 }
 
 #[tokio::test]
-async fn a_service_that_dies_in_mid_answer_is_an_error_for_the_client() {
+async fn truncated_response_is_an_error_for_client() {
     let service = Backend::start(|_| {
-        let (feed, body) = fed();
+        let (feed, body) = channel_body();
         tokio::spawn(async move {
             feed.send(Ok(Bytes::from_static(b"half"))).await.unwrap();
             drop(feed.send(Err(std::io::Error::other("gone"))).await);
@@ -224,33 +232,33 @@ async fn a_service_that_dies_in_mid_answer_is_an_error_for_the_client() {
         Box::pin(async move { Response::new(body) })
     })
     .await;
-    let rig = web(service.address).await;
-    let request = Request::get("/").header("host", WEB).body(text("")).unwrap();
+    let rig = start_web_proxy(service.address).await;
+    let request = Request::get("/").header("host", WEB_HOST).body(text_body("")).unwrap();
     let answer = rig.http1().await.send_request(request).await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
-    assert!(timeout(SOON, answer.into_body().collect()).await.unwrap().is_err());
+    assert!(timeout(TEST_TIMEOUT, answer.into_body().collect()).await.unwrap().is_err());
     // The same over HTTP/2 is a reset of that stream only.
     let mut client = rig.http2().await;
-    let request = || Request::get(format!("http://{WEB}/")).body(text("")).unwrap();
+    let request = || Request::get(format!("http://{WEB_HOST}/")).body(text_body("")).unwrap();
     let first = client.send_request(request()).await.unwrap();
-    assert!(timeout(SOON, first.into_body().collect()).await.unwrap().is_err());
+    assert!(timeout(TEST_TIMEOUT, first.into_body().collect()).await.unwrap().is_err());
     assert_eq!(client.send_request(request()).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_service_that_does_not_listen_is_a_502_with_what_was_tried() {
-    let gone = Backend::saying("x").await.stop().await;
-    let rig = web(gone).await;
-    let page = rig.get(WEB, "/", &[("accept", "text/html")]).await;
+async fn unreachable_service_returns_502_with_tried_addresses() {
+    let gone = Backend::start_text("x").await.stop().await;
+    let rig = start_web_proxy(gone).await;
+    let page = rig.get(WEB_HOST, "/", &[("accept", "text/html")]).await;
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
     assert!(page.body.contains(&format!("<code>{gone}</code> (connection refused)")), "{}", page.body);
-    let json = rig.get(WEB, "/", &[("accept", "application/json")]).await;
+    let json = rig.get(WEB_HOST, "/", &[("accept", "application/json")]).await;
     let problem: serde_json::Value = serde_json::from_str(&json.body).unwrap();
     assert_eq!(problem["code"], "unreachable");
 }
 
 /// A service that says fixed bytes to every connection, whatever is asked, and closes.
-async fn blurting(bytes: &'static [u8]) -> SocketAddr {
+async fn start_fixed_bytes_service(bytes: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -264,15 +272,15 @@ async fn blurting(bytes: &'static [u8]) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn answers_that_are_no_answers_are_explained() {
+async fn non_http_responses_return_502_with_reason() {
     let cases: [(&'static [u8], &str); 3] = [
         (b"Unauthorized", "not-http"),
         (b"", "broken-answer"),
         (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "not-http"),
     ];
     for (bytes, code) in cases {
-        let rig = web(blurting(bytes).await).await;
-        let got = rig.get(WEB, "/", &[("accept", "application/json")]).await;
+        let rig = start_web_proxy(start_fixed_bytes_service(bytes).await).await;
+        let got = rig.get(WEB_HOST, "/", &[("accept", "application/json")]).await;
         assert_eq!(got.status, StatusCode::BAD_GATEWAY, "{bytes:?}");
         assert!(got.body.contains(&format!("\"code\":\"{code}\"")), "{bytes:?}: {}", got.body);
     }
@@ -281,26 +289,27 @@ async fn answers_that_are_no_answers_are_explained() {
 #[tokio::test]
 async fn a_service_on_ipv6_only_is_reached() {
     let answer = |_: Request<_>| -> std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
-        Box::pin(async { Response::new(text("six")) })
+        Box::pin(async { Response::new(text_body("six")) })
     };
     let service = Backend::start_on(IpAddr::V6(Ipv6Addr::LOCALHOST), answer).await;
     let v4 = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, service.address.port()));
-    let rig = rig(vec![preview("shop", "main", vec![target("web", vec![v4, service.address])])]).await;
-    assert_eq!(rig.get(WEB, "/", &[]).await.body, "six");
+    let rig =
+        start_proxy(vec![preview_routes("shop", "main", vec![ready_target("web", vec![v4, service.address])])]).await;
+    assert_eq!(rig.get(WEB_HOST, "/", &[]).await.body, "six");
 }
 
 #[tokio::test]
 async fn connections_to_services_are_reused() {
-    let service = Backend::mirror().await;
-    let rig = web(service.address).await;
+    let service = Backend::start_echo().await;
+    let rig = start_web_proxy(service.address).await;
     for _ in 0..20 {
-        assert_eq!(rig.get(WEB, "/", &[]).await.status, StatusCode::OK);
+        assert_eq!(rig.get(WEB_HOST, "/", &[]).await.status, StatusCode::OK);
     }
-    assert_eq!(service.accepted.load(Ordering::SeqCst), 1);
+    assert_eq!(service.accepted_connections.load(Ordering::SeqCst), 1);
 }
 
 /// Answers one request per connection, and closes it at the sight of the second without a word.
-async fn forgetful(accepted: Arc<AtomicUsize>) -> SocketAddr {
+async fn start_one_request_service(accepted: Arc<AtomicUsize>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -318,21 +327,21 @@ async fn forgetful(accepted: Arc<AtomicUsize>) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_stale_connection_costs_a_retry_where_that_is_safe() {
+async fn stale_connection_is_retried_only_for_idempotent_requests() {
     let accepted = Arc::new(AtomicUsize::new(0));
-    let rig = web(forgetful(accepted.clone()).await).await;
-    assert_eq!(rig.get(WEB, "/", &[]).await.body, "ok");
-    assert_eq!(rig.get(WEB, "/", &[]).await.body, "ok", "the second is sent again on a new connection");
+    let rig = start_web_proxy(start_one_request_service(accepted.clone()).await).await;
+    assert_eq!(rig.get(WEB_HOST, "/", &[]).await.body, "ok");
+    assert_eq!(rig.get(WEB_HOST, "/", &[]).await.body, "ok", "the second is sent again on a new connection");
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
-    let post = Request::post("/").header("host", WEB).body(text("pay")).unwrap();
+    let post = Request::post("/").header("host", WEB_HOST).body(text_body("pay")).unwrap();
     assert_eq!(rig.send(post).await.status, StatusCode::BAD_GATEWAY, "nobody pays twice");
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
 async fn a_route_swap_under_load_loses_no_request() {
-    let (one, two) = (Backend::saying("one").await, Backend::saying("two").await);
-    let rig = web(one.address).await;
+    let (one, two) = (Backend::start_text("one").await, Backend::start_text("two").await);
+    let rig = start_web_proxy(one.address).await;
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..8 {
@@ -341,8 +350,9 @@ async fn a_route_swap_under_load_loses_no_request() {
             let mut answers = 0;
             while !stop.load(Ordering::SeqCst) || answers == 0 {
                 client.ready().await.unwrap();
-                let request = Request::get("/").header("host", WEB).body(text("")).unwrap();
-                let got = got(timeout(SOON, client.send_request(request)).await.unwrap().unwrap()).await;
+                let request = Request::get("/").header("host", WEB_HOST).body(text_body("")).unwrap();
+                let got =
+                    read_response(timeout(TEST_TIMEOUT, client.send_request(request)).await.unwrap().unwrap()).await;
                 assert!(got.body == "one" || got.body == "two", "{} {}", got.status, got.body);
                 answers += 1;
             }
@@ -351,7 +361,9 @@ async fn a_route_swap_under_load_loses_no_request() {
     }
     for round in 0..200 {
         let address = if round % 2 == 0 { two.address } else { one.address };
-        rig.routes.change(|table| table.set(preview("shop", "main", vec![target("web", vec![address])])));
+        rig.routes.update(|table| {
+            table.set_preview(preview_routes("shop", "main", vec![ready_target("web", vec![address])]));
+        });
         tokio::task::yield_now().await;
     }
     stop.store(true, Ordering::SeqCst);

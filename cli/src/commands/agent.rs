@@ -4,11 +4,11 @@ use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use clap::Subcommand;
-use client::{Client, ClientError, Place};
+use client::{Client, ClientError, SocketLocation};
 
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
-use crate::words;
+use crate::humanize;
 
 #[derive(clap::Args, Debug)]
 #[command(
@@ -47,14 +47,14 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     match &arguments.command {
         AgentCommand::Status => Context::block_on(status(context)),
         AgentCommand::Stop => Context::block_on(stop(context)),
-        AgentCommand::Run { background, proxy_port } => be(*background, *proxy_port),
+        AgentCommand::Run { background, proxy_port } => run_agent(*background, *proxy_port),
         AgentCommand::Logs { tail } => logs(*tail, context),
     }
 }
 
-fn be(background: bool, proxy_port: Option<u16>) -> Outcome {
-    let place = Place::from_environment();
-    place.prepare()?;
+fn run_agent(background: bool, proxy_port: Option<u16>) -> Outcome {
+    let place = SocketLocation::from_environment();
+    place.prepare_folder()?;
     if !background && let Ok(client) = Context::block_on_value(Client::connect(&place))? {
         let info = client.info();
         return Err(Failure::failed(format!("an agent runs already: pdev {}, pid {}", info.version, info.pid))
@@ -66,70 +66,70 @@ fn be(background: bool, proxy_port: Option<u16>) -> Outcome {
         .with_writer(std::io::stderr)
         .with_ansi(!background && std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
-    Ok(agent::run(&agent::AgentOptions { runtime: place.folder().to_owned(), background, proxy_port }))
+    Ok(agent::run(&agent::AgentOptions { socket_folder: place.folder().to_owned(), background, proxy_port }))
 }
 
 async fn status(context: &Context) -> Outcome {
-    let place = Place::from_environment();
+    let place = SocketLocation::from_environment();
     let info = match Client::connect(&place).await {
         Ok(client) => client.info().clone(),
         Err(error @ ClientError::NotRunning { .. }) => return Err(Failure::from(error)),
         Err(error) => return Err(error.into()),
     };
     if context.json {
-        context.terminal.say_json(&info);
-        return crate::done();
+        context.terminal.print_json(&info);
+        return crate::success();
     }
     let running = if info.accepting { "running" } else { "stopping" };
-    let since = words::age(info.started_at, words::now_milliseconds());
+    let since = humanize::age(info.started_at, humanize::now_milliseconds());
     let proxy = info.proxy_port.map_or("none: no port was free".to_owned(), |port| format!("127.0.0.1:{port}"));
     for (name, value) in [
         ("state", format!("{running} for {since}, pid {}", info.pid)),
         ("version", format!("{}, protocol {}", info.version, info.protocol)),
         ("previews", info.previews.to_string()),
         ("proxy", proxy),
-        ("socket", place.socket().display().to_string()),
+        ("socket", place.socket_path().display().to_string()),
         ("program", info.executable),
     ] {
-        context.terminal.say(&format!("{} {value}", context.terminal.paint.dim(&format!("{name:<9}"))));
+        context.terminal.print_line(&format!("{} {value}", context.terminal.stdout_paint.dim(&format!("{name:<9}"))));
     }
-    crate::done()
+    crate::success()
 }
 
 /// Waits for its end by holding a stream open that ends with the agent.
 async fn stop(context: &Context) -> Outcome {
-    const LIMIT: Duration = Duration::from_secs(30);
-    let place = Place::from_environment();
+    const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+    let place = SocketLocation::from_environment();
     // An agent of another protocol can be stopped as well; only its end cannot be seen.
     let events = match Client::connect(&place).await {
         Ok(client) => client.events(None).await.ok(),
         Err(ClientError::NotRunning { .. }) => {
             if !context.json {
-                context.terminal.tell("the agent is not running");
+                context.terminal.eprint_line("the agent is not running");
             }
-            return crate::done();
+            return crate::success();
         }
-        Err(ClientError::Older { .. } | ClientError::Newer { .. }) => None,
+        Err(ClientError::AgentOlder { .. } | ClientError::AgentNewer { .. }) => None,
         Err(error) => return Err(error.into()),
     };
     Client::stop_agent(&place).await?;
     if let Some(mut events) = events {
         let gone = async { while let Ok(Some(_)) = events.next().await {} };
-        if tokio::time::timeout(LIMIT, gone).await.is_err() {
+        if tokio::time::timeout(STOP_TIMEOUT, gone).await.is_err() {
             return Err(Failure::new(exit::TIMEOUT, "timeout", "the agent still finishes what is under way")
                 .hint("`pdev agent status` looks; a second `pdev agent stop` ends it at once."));
         }
     }
     if !context.json {
-        context.terminal.say("the agent has stopped; previews go on running");
+        context.terminal.print_line("the agent has stopped; previews go on running");
     }
-    crate::done()
+    crate::success()
 }
 
 fn logs(tail: usize, context: &Context) -> Outcome {
     /// From the end of the file: enough for thousands of lines.
     const WINDOW_BYTES: u64 = 1 << 20;
-    let path = Place::from_environment().log();
+    let path = SocketLocation::from_environment().log_path();
     let read = std::fs::File::open(&path).and_then(|mut file| {
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(WINDOW_BYTES)))?;
@@ -138,13 +138,13 @@ fn logs(tail: usize, context: &Context) -> Outcome {
         Ok(bytes)
     });
     let bytes = read.map_err(|error| {
-        Failure::not_found(format!("no agent's log at `{}`: {}", path.display(), words::plain(&error)))
+        Failure::not_found(format!("no agent's log at `{}`: {}", path.display(), humanize::io_error(&error)))
             .hint("An agent started by hand (`pdev agent run`) writes to its terminal.")
     })?;
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     for line in &lines[lines.len().saturating_sub(tail)..] {
-        context.terminal.say(line);
+        context.terminal.print_line(line);
     }
-    crate::done()
+    crate::success()
 }

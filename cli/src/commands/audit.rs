@@ -1,12 +1,12 @@
 //! `pdev audit`: who was given a credential, which, how and when; never the credential.
 
-use credentials::audit::{Audit, Entry};
+use credentials::audit::{AuditLog, Entry};
 
-use super::identity::place;
+use super::identity::locations;
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
+use crate::humanize;
 use crate::render::table::{self, Cell};
-use crate::words;
 
 #[derive(clap::Args, Debug)]
 #[command(
@@ -25,31 +25,33 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let now = words::now_milliseconds();
-    let since = arguments.since.as_deref().map(|text| words::parse_since(text, now)).transpose();
-    let since = since.map_err(Failure::wrong)?.unwrap_or(0);
-    let audit = Audit::new(place()?.audit());
-    let mut entries = audit.read().map_err(|error| Failure::failed(words::plain(&error)))?;
+    let now = humanize::now_milliseconds();
+    let since = arguments.since.as_deref().map(|text| humanize::parse_since(text, now)).transpose();
+    let since = since.map_err(Failure::invalid_input)?.unwrap_or(0);
+    let audit = AuditLog::new(locations()?.audit());
+    let mut entries = audit.read().map_err(|error| Failure::failed(humanize::io_error(&error)))?;
     let wanted = |entry: &Entry| {
         entry.at >= since && arguments.identity.as_ref().is_none_or(|identity| *identity == entry.identity)
     };
     entries.retain(wanted);
     let newest = entries.split_off(entries.len().saturating_sub(arguments.lines));
     if context.json {
-        newest.iter().for_each(|entry| context.terminal.say_json(entry));
-        return crate::done();
+        newest.iter().for_each(|entry| context.terminal.print_json(entry));
+        return crate::success();
     }
     if newest.is_empty() {
-        context.terminal.tell("nothing was given out yet");
-        return crate::done();
+        context.terminal.eprint_line("nothing was given out yet");
+        return crate::success();
     }
-    let rows: Vec<Vec<Cell>> = newest.iter().map(|entry| row(entry, now)).collect();
+    let rows: Vec<Vec<Cell>> = newest.iter().map(|entry| entry_row(entry, now)).collect();
     let headings = ["WHEN", "IDENTITY", "WHAT", "FOR", "WHO", ""];
-    table::lines(&headings, &rows, 0, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
-    crate::done()
+    table::lines(&headings, &rows, 0, context.terminal.stdout_paint)
+        .iter()
+        .for_each(|line| context.terminal.print_line(line));
+    crate::success()
 }
 
-fn row(entry: &Entry, now: i64) -> Vec<Cell> {
+fn entry_row(entry: &Entry, now: i64) -> Vec<Cell> {
     let short = |path: &String| path.rsplit('/').next().unwrap_or(path).to_owned();
     let who: Vec<String> = entry.chain.iter().take(3).map(short).collect();
     let pid = entry.pid.map(|pid| format!(" ({pid})")).unwrap_or_default();
@@ -57,10 +59,10 @@ fn row(entry: &Entry, now: i64) -> Vec<Cell> {
     let why = [session.map(|session| format!("session {session}")), entry.problem.clone()];
     let why: Vec<String> = why.into_iter().flatten().collect();
     vec![
-        Cell::new(format!("{} ago", words::age(entry.at, now))),
+        Cell::new(format!("{} ago", humanize::age(entry.at, now))),
         Cell::painted(&entry.identity, "1"),
-        Cell::painted(&entry.what, if entry.what == "refused" { "31" } else { "" }),
-        Cell::new(entry.outlet.clone().unwrap_or_default()),
+        Cell::painted(&entry.action, if entry.action == "refused" { "31" } else { "" }),
+        Cell::new(entry.format.clone().unwrap_or_default()),
         Cell::new(if who.is_empty() { String::new() } else { format!("{}{pid}", who.join(" < ")) }),
         Cell::new(why.join(": ")),
     ]

@@ -8,12 +8,12 @@ use manifest::Severity;
 use manifest::fix::{apply, safe_edits};
 use protocol::problem::DiagnosticView;
 
-use crate::checking::{self, Read, Wish};
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
-use crate::folder;
+use crate::humanize;
+use crate::manifest_check::{self, CheckedManifest, ManifestOptions};
+use crate::manifest_location;
 use crate::render::{diagnostic, sarif};
-use crate::words;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let named = || arguments.files.iter().map(|file| Some(file.as_path()));
     let files: Vec<_> = if arguments.files.is_empty() { vec![None] } else { named().collect() };
-    let wish = Wish {
+    let wish = ManifestOptions {
         environment: arguments.environment.as_deref(),
         sets: &arguments.sets,
         runtime: arguments.runtime.as_deref(),
@@ -55,32 +55,32 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let mut views = Vec::new();
     let mut errors = 0;
     for file in files {
-        let place = folder::find(&context.folder, file)?;
-        let mut read = checking::read(&place, wish)?;
+        let place = manifest_location::find(&context.folder, file)?;
+        let mut read = manifest_check::read_and_check(&place, wish)?;
         if arguments.fix {
-            read = fixed(read, wish, context)?;
+            read = apply_fixes(read, wish, context)?;
         }
         errors += read.count(Severity::Error);
         if context.json || arguments.sarif {
-            views.extend(views_of(&read, context));
+            views.extend(relative_views(&read, context));
         } else {
-            show(&read, arguments.fix, context);
+            print_diagnostics(&read, arguments.fix, context);
         }
         // The process ends soon; taking a long manifest apart, piece by piece, would only make somebody wait.
         std::mem::forget(read);
     }
     if arguments.sarif {
-        context.terminal.say_json(&sarif::log(&views));
+        context.terminal.print_json(&sarif::log(&views));
     } else if context.json {
-        context.terminal.say_json(&views);
+        context.terminal.print_json(&views);
     }
-    Ok(if errors == 0 { exit::OK } else { exit::WRONG })
+    Ok(if errors == 0 { exit::OK } else { exit::INVALID_INPUT })
 }
 
 /// Paths relative to where the user stands, so that several manifests do not all become `pdev.yaml`.
-fn views_of(read: &Read, context: &Context) -> Vec<DiagnosticView> {
+fn relative_views(read: &CheckedManifest, context: &Context) -> Vec<DiagnosticView> {
     let mut views = agent::convert::diagnostics(&read.diagnostics, &read.loaded.sources);
-    let Ok(prefix) = read.place.folder.strip_prefix(&context.folder) else { return views };
+    let Ok(prefix) = read.location.folder.strip_prefix(&context.folder) else { return views };
     let relative = |file: &mut String| *file = prefix.join(&*file).to_string_lossy().into_owned();
     for view in &mut views {
         relative(&mut view.file);
@@ -90,43 +90,45 @@ fn views_of(read: &Read, context: &Context) -> Vec<DiagnosticView> {
     views
 }
 
-fn show(read: &Read, fixing: bool, context: &Context) {
+fn print_diagnostics(read: &CheckedManifest, fixing: bool, context: &Context) {
     let terminal = &context.terminal;
     // Advice concerns nearly every service; it is there for who asks.
     let shown = |found: &&manifest::Diagnostic| context.verbose > 0 || found.severity != Severity::Info;
     for found in read.diagnostics.iter().filter(shown) {
-        terminal.say(&diagnostic::render(found, &read.loaded.sources, terminal.paint));
-        terminal.say("");
+        terminal.print_line(&diagnostic::render(found, &read.loaded.sources, terminal.stdout_paint));
+        terminal.print_line("");
     }
-    let name = &read.place.file;
+    let name = &read.location.file;
     let (errors, warnings) = (read.count(Severity::Error), read.count(Severity::Warning));
     let fixes = read.diagnostics.iter().filter(|found| found.fixes.iter().any(|fix| fix.safe)).count();
     if errors + warnings == 0 {
         let manifest = &read.loaded.manifest;
         let parts = [
-            words::count(manifest.services.len(), "service"),
-            words::count(manifest.resources.len(), "resource"),
-            words::count(manifest.jobs.len(), "job"),
+            humanize::count(manifest.services.len(), "service"),
+            humanize::count(manifest.resources.len(), "resource"),
+            humanize::count(manifest.jobs.len(), "job"),
         ];
-        return terminal.say(&format!(
+        return terminal.print_line(&format!(
             "{} {name}: {}{}",
-            terminal.paint.green("ok"),
+            terminal.stdout_paint.green("ok"),
             parts.join(", "),
-            advice(read, context)
+            advice_summary(read, context)
         ));
     }
-    let mut line = format!("{name}: {}, {}", words::count(errors, "error"), words::count(warnings, "warning"));
+    let mut line = format!("{name}: {}, {}", humanize::count(errors, "error"), humanize::count(warnings, "warning"));
     if fixes > 0 && !fixing {
         line.push_str(&format!("; `pdev check --fix` repairs {fixes}"));
     }
-    line.push_str(&advice(read, context));
-    terminal.say(&line);
+    line.push_str(&advice_summary(read, context));
+    terminal.print_line(&line);
     if let Some(first) = read.diagnostics.iter().find(|found| found.severity != Severity::Info) {
-        terminal.say(&terminal.paint.dim(&format!("`pdev explain {}` tells more about the first", first.code.0)));
+        terminal.print_line(
+            &terminal.stdout_paint.dim(&format!("`pdev explain {}` tells more about the first", first.code.0)),
+        );
     }
 }
 
-fn advice(read: &Read, context: &Context) -> String {
+fn advice_summary(read: &CheckedManifest, context: &Context) -> String {
     match read.count(Severity::Info) {
         0 => String::new(),
         _ if context.verbose > 0 => String::new(),
@@ -136,22 +138,26 @@ fn advice(read: &Read, context: &Context) -> String {
 }
 
 /// Fixing one thing may uncover another; a fix that never ends is stopped.
-const ROUNDS_MAX: usize = 5;
+const FIX_ROUNDS_MAX: usize = 5;
 
-fn fixed(mut read: Read, wish: Wish<'_>, context: &Context) -> Result<Read, Failure> {
+fn apply_fixes(
+    mut read: CheckedManifest,
+    wish: ManifestOptions<'_>,
+    context: &Context,
+) -> Result<CheckedManifest, Failure> {
     let mut rounds = 0;
-    while rounds < ROUNDS_MAX && write_fixes(&read)? {
+    while rounds < FIX_ROUNDS_MAX && write_fixes(&read)? {
         rounds += 1;
-        read = checking::read(&read.place, wish)?;
+        read = manifest_check::read_and_check(&read.location, wish)?;
     }
     if rounds > 0 && !context.json {
-        context.terminal.tell(&format!("{}: fixed what is safe to fix", read.place.file));
+        context.terminal.eprint_line(&format!("{}: fixed what is safe to fix", read.location.file));
     }
     Ok(read)
 }
 
 /// True when a file was changed.
-fn write_fixes(read: &Read) -> Result<bool, Failure> {
+fn write_fixes(read: &CheckedManifest) -> Result<bool, Failure> {
     let mut changed = false;
     for (file, source) in read.loaded.sources.iter() {
         let edits = safe_edits(&read.diagnostics, file);
@@ -164,8 +170,9 @@ fn write_fixes(read: &Read) -> Result<bool, Failure> {
         if read.diagnostics.iter().any(lossy) {
             continue;
         }
-        let path = read.place.folder.join(&source.path);
-        let failed = |error| Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)));
+        let path = read.location.folder.join(&source.path);
+        let failed =
+            |error| Failure::failed(format!("cannot write `{}`: {}", path.display(), humanize::io_error(&error)));
         let mode = std::fs::metadata(&path).map_err(failed)?.permissions().mode() & 0o777;
         replace_file(&path, text.as_bytes(), mode).map_err(failed)?;
         changed = true;

@@ -19,6 +19,6 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut crate::arguments::command(), "pdev", &mut script);
-    context.terminal.say_raw(&script);
-    crate::done()
+    context.terminal.print_bytes(&script);
+    crate::success()
 }

@@ -67,9 +67,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         CredentialCommand::Git { verb } => vec!["git", verb],
         CredentialCommand::Cargo { cargo_plugin: true } => vec!["cargo", "--cargo-plugin"],
         CredentialCommand::Cargo { cargo_plugin: false } => {
-            return Err(Failure::wrong("cargo starts this with `--cargo-plugin`"));
+            return Err(Failure::invalid_input("cargo starts this with `--cargo-plugin`"));
         }
     };
     let arguments = ["pdev", "credential"].iter().chain(&words).map(std::ffi::OsString::from).collect::<Vec<_>>();
-    crate::credential::as_helper(&arguments).ok_or_else(|| Failure::wrong("this is no request of a tool"))
+    crate::credential::run_as_helper(&arguments).ok_or_else(|| Failure::invalid_input("this is no request of a tool"))
 }

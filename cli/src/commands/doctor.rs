@@ -68,44 +68,44 @@ impl Finding {
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
         if arguments.subject.is_some() {
-            return report(&credentials::look(arguments.ask).await, context);
+            return print_findings(&credentials::check(arguments.ask).await, context);
         }
-        let (agent, proxy_port) = agent::look().await;
+        let (agent, proxy_port) = agent::check().await;
         let mut findings = vec![machine::versions()];
         findings.extend(agent);
-        findings.push(engine::look().await);
+        findings.push(engine::check().await);
         findings.extend([
-            machine::names(),
+            machine::name_resolution(),
             machine::proxy_port(proxy_port),
             machine::inotify(),
             machine::disk(),
             machine::clock(),
             machine::git(),
         ]);
-        findings.extend(identities::look().await);
-        report(&findings, context)
+        findings.extend(identities::check().await);
+        print_findings(&findings, context)
     })
 }
 
-fn report(findings: &[Finding], context: &Context) -> Outcome {
+fn print_findings(findings: &[Finding], context: &Context) -> Outcome {
     if context.json {
-        context.terminal.say_json(&findings);
+        context.terminal.print_json(&findings);
     } else {
-        findings.iter().for_each(|finding| show(finding, context));
+        findings.iter().for_each(|finding| print_finding(finding, context));
     }
     let broken = findings.iter().any(|finding| finding.health == Health::Broken);
     Ok(if broken { exit::FAILED } else { exit::OK })
 }
 
-fn show(finding: &Finding, context: &Context) {
-    let paint = context.terminal.paint;
+fn print_finding(finding: &Finding, context: &Context) {
+    let paint = context.terminal.stdout_paint;
     let word = match finding.health {
         Health::Fine => paint.green("ok     "),
         Health::Warning => paint.yellow("warning"),
         Health::Broken => paint.red("broken "),
     };
-    context.terminal.say(&format!("{word}  {:<10}  {}", finding.check, finding.seen));
+    context.terminal.print_line(&format!("{word}  {:<10}  {}", finding.check, finding.seen));
     if let Some(hint) = &finding.hint {
-        context.terminal.say(&format!("         {:<10}  {}", "", paint.dim(hint)));
+        context.terminal.print_line(&format!("         {:<10}  {}", "", paint.dim(hint)));
     }
 }

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 
-use client::{Exec, ExecWriter};
+use client::{ExecReader, ExecWriter};
 use protocol::exec::{ExecRequest, Frame};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::choose::{self, Which};
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
+use crate::preview_selector::{self, PreviewSelector};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -28,12 +28,12 @@ pub(crate) struct Arguments {
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
     #[command(flatten)]
-    which: Which,
+    selector: PreviewSelector,
     /// No terminal for the command, even if there is one here
     #[arg(short = 'T', long)]
     no_terminal: bool,
     /// A variable for the command
-    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = variable)]
+    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = parse_variable)]
     variables: Vec<(String, String)>,
     /// The folder to run it in
     #[arg(short = 'w', long = "workdir", value_name = "FOLDER")]
@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     user: Option<String>,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+fn parse_variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it as `NAME=VALUE`")?;
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -57,35 +57,35 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
         env: arguments.variables.into_iter().collect::<BTreeMap<_, _>>(),
         dir: arguments.dir,
         user: arguments.user,
-        terminal: with_terminal.then(size).flatten(),
+        terminal: with_terminal.then(terminal_size).flatten(),
     };
     Context::block_on(async {
         let mut client = Context::connect().await?;
-        let preview = choose::preview(&mut client, context, &arguments.which).await?;
-        choose::units(&preview, std::slice::from_ref(&request.unit))?;
+        let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
+        preview_selector::refuse_unknown_units(&preview, std::slice::from_ref(&request.unit))?;
         let (exec, writer) = client.exec(&preview.preview.id, &request).await?;
-        let _raw = if request.terminal.is_some() { Raw::enter() } else { None };
-        session(exec, writer, context).await
+        let _raw = if request.terminal.is_some() { RawMode::enter() } else { None };
+        run_session(exec, writer, context).await
     })
 }
 
-async fn session(mut exec: Exec, mut writer: ExecWriter, context: &Context) -> Outcome {
-    let mut input = Some(stdin_chunks());
+async fn run_session(mut exec: ExecReader, mut writer: ExecWriter, context: &Context) -> Outcome {
+    let mut input = Some(spawn_stdin_reader());
     let mut resized = signal(SignalKind::window_change())?;
     let mut interrupts = signal(SignalKind::interrupt())?;
     loop {
         tokio::select! {
             frame = exec.next() => match frame? {
-                Frame::Stdout(bytes) => context.terminal.say_raw(&bytes),
-                Frame::Stderr(bytes) => context.terminal.tell_raw(&bytes),
+                Frame::Stdout(bytes) => context.terminal.print_bytes(&bytes),
+                Frame::Stderr(bytes) => context.terminal.eprint_bytes(&bytes),
                 Frame::Exit(code) => return Ok(exit_code(code)),
                 Frame::Error(words) => return Err(Failure::new(exit::EXEC_FAILED, "exec_failed", words)),
                 Frame::Stdin(_) | Frame::Resize(..) | Frame::StdinEnd => {}
             },
             // A command that ended while we wrote says so in its next frame; a broken pipe is not the news.
-            chunk = next(&mut input) => {
+            chunk = next_chunk(&mut input) => {
                 let sent = match &chunk {
-                    Some(bytes) => writer.stdin(bytes).await,
+                    Some(bytes) => writer.write_stdin(bytes).await,
                     None => writer.send(&Frame::StdinEnd).await,
                 };
                 if chunk.is_none() || sent.is_err() {
@@ -93,7 +93,7 @@ async fn session(mut exec: Exec, mut writer: ExecWriter, context: &Context) -> O
                 }
             },
             _ = resized.recv() => {
-                if let Some((rows, columns)) = size() {
+                if let Some((rows, columns)) = terminal_size() {
                     let _gone = writer.send(&Frame::Resize(rows, columns)).await;
                 }
             },
@@ -103,7 +103,7 @@ async fn session(mut exec: Exec, mut writer: ExecWriter, context: &Context) -> O
     }
 }
 
-async fn next(input: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
+async fn next_chunk(input: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
     match input {
         Some(chunks) => chunks.recv().await,
         None => std::future::pending().await,
@@ -111,7 +111,7 @@ async fn next(input: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
 }
 
 /// A thread of its own reads: it may sit in `read` for ever and must not hold up the exit.
-fn stdin_chunks() -> mpsc::Receiver<Vec<u8>> {
+fn spawn_stdin_reader() -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(4);
     std::thread::spawn(move || {
         let mut buffer = vec![0; 16 * 1024];
@@ -132,14 +132,14 @@ fn exit_code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(exit::FAILED)
 }
 
-fn size() -> Option<(u16, u16)> {
+fn terminal_size() -> Option<(u16, u16)> {
     tcgetwinsize(std::io::stdout()).ok().map(|size| (size.ws_row, size.ws_col))
 }
 
 /// The terminal in raw mode until dropped.
-struct Raw(Termios);
+struct RawMode(Termios);
 
-impl Raw {
+impl RawMode {
     fn enter() -> Option<Self> {
         let before = tcgetattr(std::io::stdin()).ok()?;
         let mut raw = before.clone();
@@ -149,7 +149,7 @@ impl Raw {
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
         let _best_effort = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
     }

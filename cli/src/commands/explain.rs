@@ -3,16 +3,16 @@
 use manifest::Sources;
 use manifest::nearest::nearest;
 use plan::application::RuntimeKind;
-use plan::check::resolved;
-use plan::explain::{Answer, Explanation, explain, origin_words};
+use plan::check::resolve_without_agent;
+use plan::explain::{ExplainResult, Explanation, describe_origin, explain};
 use serde_json::json;
 
-use crate::checking::{self, Read, Wish};
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
+use crate::manifest_check::{self, CheckedManifest, ManifestOptions};
 use crate::render::terminal::Paint;
-use crate::render::{page, schema_field, table};
-use crate::{codes, folder};
+use crate::render::{doc_page, schema_field, table};
+use crate::{codes, manifest_location};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -33,7 +33,11 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let subject = arguments.subject.trim();
-    if is_code(subject) { code(&subject.to_uppercase(), context) } else { field(subject, arguments, context) }
+    if is_code(subject) {
+        explain_code(&subject.to_uppercase(), context)
+    } else {
+        explain_field(subject, arguments, context)
+    }
 }
 
 fn is_code(subject: &str) -> bool {
@@ -41,7 +45,7 @@ fn is_code(subject: &str) -> bool {
     digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn code(code: &str, context: &Context) -> Outcome {
+fn explain_code(code: &str, context: &Context) -> Outcome {
     let Some(text) = codes::page(code) else {
         let failure = Failure::not_found(format!("no code `{code}`"));
         let near = nearest(code, codes::all());
@@ -51,55 +55,57 @@ fn code(code: &str, context: &Context) -> Outcome {
         });
     };
     if context.json {
-        context.terminal.say_json(&json!({ "code": code, "page": page::without_front_matter(text) }));
+        context.terminal.print_json(&json!({ "code": code, "page": doc_page::without_front_matter(text) }));
     } else {
-        page::lines(text, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
+        doc_page::lines(text, context.terminal.stdout_paint).iter().for_each(|line| context.terminal.print_line(line));
     }
-    crate::done()
+    crate::success()
 }
 
 /// What the schema says of it, and, where a manifest is near, what it is here.
-fn field(path: &str, arguments: &Arguments, context: &Context) -> Outcome {
+fn explain_field(path: &str, arguments: &Arguments, context: &Context) -> Outcome {
     let described = schema_field::describe(&manifest::schema::json_schema(), path);
-    let read = folder::above(&context.folder).map(|place| checking::read(&place, wish(arguments))).transpose()?;
-    let (found, near) = match read.as_ref().and_then(|read| here(path, read, arguments)) {
-        Some(Answer::One(one)) => (vec![one], None),
-        Some(Answer::Branch(all)) => (all, None),
-        Some(Answer::Unknown { nearest }) => (Vec::new(), nearest),
+    let read = manifest_location::find_above(&context.folder)
+        .map(|place| manifest_check::read_and_check(&place, manifest_options(arguments)))
+        .transpose()?;
+    let (found, near) = match read.as_ref().and_then(|read| resolve_field(path, read, arguments)) {
+        Some(ExplainResult::Field(one)) => (vec![one], None),
+        Some(ExplainResult::Subtree(all)) => (all, None),
+        Some(ExplainResult::Unknown { nearest }) => (Vec::new(), nearest),
         None => (Vec::new(), None),
     };
     if described.is_none() && found.is_empty() {
-        return Err(unknown(path, near));
+        return Err(unknown_field(path, near));
     }
     let sources = read.map(|read| read.loaded.sources).unwrap_or_default();
     if context.json {
         let here: Vec<_> = found
             .iter()
-            .map(|one| json!({ "path": one.path, "value": one.value, "origins": origins(one, &sources), "docs": one.docs, "how": one.how }))
+            .map(|one| json!({ "path": one.path, "value": one.value, "origins": origins(one, &sources), "docs": one.docs, "how": one.how_to_change }))
             .collect();
         let words = described.map(|lines| lines.join("\n"));
-        context.terminal.say_json(&json!({ "field": path, "description": words, "here": here }));
-        return crate::done();
+        context.terminal.print_json(&json!({ "field": path, "description": words, "here": here }));
+        return crate::success();
     }
-    let (terminal, paint) = (&context.terminal, context.terminal.paint);
-    terminal.say(&paint.bold(path));
+    let (terminal, paint) = (&context.terminal, context.terminal.stdout_paint);
+    terminal.print_line(&paint.bold(path));
     for line in described.unwrap_or_default() {
-        terminal.say(&format!("  {line}"));
+        terminal.print_line(&format!("  {line}"));
     }
     if let Some(near) = near {
-        terminal.say(&paint.dim(&format!("  what it becomes here: `pdev explain {near}`")));
+        terminal.print_line(&paint.dim(&format!("  what it becomes here: `pdev explain {near}`")));
     }
-    for line in values(path, &found, &sources, paint) {
-        terminal.say(&line);
+    for line in value_lines(path, &found, &sources, paint) {
+        terminal.print_line(&line);
     }
-    crate::done()
+    crate::success()
 }
 
-fn wish(arguments: &Arguments) -> Wish<'_> {
-    Wish { environment: arguments.environment.as_deref(), sets: &[], runtime: arguments.runtime.as_deref() }
+fn manifest_options(arguments: &Arguments) -> ManifestOptions<'_> {
+    ManifestOptions { environment: arguments.environment.as_deref(), sets: &[], runtime: arguments.runtime.as_deref() }
 }
 
-fn values(path: &str, found: &[Explanation], sources: &Sources, paint: Paint) -> Vec<String> {
+fn value_lines(path: &str, found: &[Explanation], sources: &Sources, paint: Paint) -> Vec<String> {
     let rows: Vec<_> = found
         .iter()
         .map(|one| {
@@ -107,7 +113,7 @@ fn values(path: &str, found: &[Explanation], sources: &Sources, paint: Paint) ->
             let name = if shown.is_empty() { "here" } else { shown };
             vec![
                 table::Cell::painted(name, "1"),
-                table::Cell::new(short(&one.value)),
+                table::Cell::new(shorten(&one.value)),
                 table::Cell::painted(origins(one, sources).join(" < "), "2"),
             ]
         })
@@ -115,27 +121,27 @@ fn values(path: &str, found: &[Explanation], sources: &Sources, paint: Paint) ->
     let mut lines = table::lines(&["", "", ""], &rows, 2, paint);
     if let [one] = found {
         lines.extend(one.docs.map(|docs| format!("  {docs}")));
-        lines.push(format!("  {}", one.how));
+        lines.push(format!("  {}", one.how_to_change));
     }
     lines
 }
 
 /// As resolved for the runtime asked for; a manifest that is wrong says nothing of itself.
-fn here(path: &str, read: &Read, arguments: &Arguments) -> Option<Answer> {
+fn resolve_field(path: &str, read: &CheckedManifest, arguments: &Arguments) -> Option<ExplainResult> {
     let runtime = match arguments.runtime.as_deref() {
         Some("process") => RuntimeKind::Process,
         _ => RuntimeKind::Docker,
     };
     let loaded = &read.loaded;
-    let question = wish(arguments).question().ok()?;
-    loaded.is_usable().then(|| explain(&resolved(loaded, &question, runtime), path))
+    let question = manifest_options(arguments).to_check_options().ok()?;
+    loaded.is_usable().then(|| explain(&resolve_without_agent(loaded, &question, runtime), path))
 }
 
 fn origins(explanation: &Explanation, sources: &Sources) -> Vec<String> {
-    explanation.origins.iter().rev().map(|origin| origin_words(origin, sources)).collect()
+    explanation.origins.iter().rev().map(|origin| describe_origin(origin, sources)).collect()
 }
 
-fn short(value: &serde_json::Value) -> String {
+fn shorten(value: &serde_json::Value) -> String {
     const CHARACTERS_MAX: usize = 60;
     let text = match value {
         serde_json::Value::String(text) => text.clone(),
@@ -147,13 +153,13 @@ fn short(value: &serde_json::Value) -> String {
     text.chars().take(CHARACTERS_MAX - 1).chain(['…']).collect()
 }
 
-fn unknown(path: &str, near: Option<String>) -> Failure {
+fn unknown_field(path: &str, near: Option<String>) -> Failure {
     let failure = Failure::not_found(format!("no field `{path}`"));
     if let Some(near) = near {
         return failure.hint(format!("Did you mean `{near}`?"));
     }
     let (parent, last) = path.rsplit_once('.').unwrap_or(("", path));
-    let known = schema_field::children(&manifest::schema::json_schema(), parent);
+    let known = schema_field::child_fields(&manifest::schema::json_schema(), parent);
     match nearest(last, known.iter().map(String::as_str)) {
         Some(near) if parent.is_empty() => failure.hint(format!("Did you mean `{near}`?")),
         Some(near) => failure.hint(format!("Did you mean `{parent}.{near}`?")),

@@ -6,8 +6,10 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 
 use clap::Subcommand;
-use credentials::Place;
-use credentials::identity::{self, EditProblem, Field, Finding, Identities, Identity, Imported, KINDS, Kind};
+use credentials::CredentialPaths;
+use credentials::identity::{
+    self, EditProblem, Field, Finding, Identities, Identity, ImportedIdentity, SOURCE_KINDS, SourceKind,
+};
 use manifest::syntax::{Kind as NodeKind, Node};
 use protocol::identity::{IdentityState, IdentityStatus};
 use serde_json::{Value, json};
@@ -15,8 +17,8 @@ use serde_json::{Value, json};
 use super::approvals;
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
+use crate::humanize;
 use crate::render::table::{self, Cell};
-use crate::words;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -43,10 +45,10 @@ enum IdentityCommand {
         #[arg(value_name = "NAME")]
         name: String,
         /// Where its credentials come from
-        #[arg(long, value_name = "SOURCE", value_parser = sources())]
+        #[arg(long, value_name = "SOURCE", value_parser = source_names())]
         source: String,
         /// The source's fields; lists as `a,b`
-        #[arg(value_name = "FIELD=VALUE", value_parser = pair)]
+        #[arg(value_name = "FIELD=VALUE", value_parser = parse_field)]
         fields: Vec<(String, String)>,
     },
     /// Remove an identity from the configuration
@@ -84,11 +86,11 @@ enum IdentityCommand {
     },
 }
 
-fn sources() -> Vec<&'static str> {
-    KINDS.iter().map(|kind| kind.name).collect()
+fn source_names() -> Vec<&'static str> {
+    SOURCE_KINDS.iter().map(|kind| kind.name).collect()
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+fn parse_field(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is no `FIELD=VALUE`"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -107,78 +109,84 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     }
 }
 
-pub(crate) fn place() -> Result<Place, Failure> {
-    Place::find().ok_or_else(|| {
+pub(crate) fn locations() -> Result<CredentialPaths, Failure> {
+    CredentialPaths::find().ok_or_else(|| {
         Failure::failed("no home folder is known").hint("Set HOME, or XDG_CONFIG_HOME and XDG_DATA_HOME.")
     })
 }
 
 /// The identities and what is wrong with their file; no file is no identity.
-pub(crate) fn load(place: &Place) -> Result<(Identities, Vec<Finding>), Failure> {
+pub(crate) fn load_identities(place: &CredentialPaths) -> Result<(Identities, Vec<Finding>), Failure> {
     let path = place.identities();
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(identity::read(&text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Default::default()),
-        Err(error) => Err(Failure::failed(format!("cannot read `{}`: {}", path.display(), words::plain(&error)))),
+        Err(error) => Err(Failure::failed(format!("cannot read `{}`: {}", path.display(), humanize::io_error(&error)))),
     }
 }
 
 fn list(context: &Context) -> Outcome {
-    let place = place()?;
-    let (identities, findings) = load(&place)?;
+    let place = locations()?;
+    let (identities, findings) = load_identities(&place)?;
     let terminal = &context.terminal;
-    let standings = standings()?;
+    let standings = fetch_statuses()?;
     if context.json {
-        let all: Vec<Value> =
-            identities.all.values().map(|identity| view(identity, standing(&standings, identity))).collect();
-        terminal.say_json(&all);
+        let all: Vec<Value> = identities
+            .all
+            .values()
+            .map(|identity| identity_json(identity, find_status(&standings, identity)))
+            .collect();
+        terminal.print_json(&all);
     } else if identities.all.is_empty() && findings.is_empty() {
-        terminal.tell(
+        terminal.eprint_line(
             "no identities; `pdev identity import` takes over those of other tools, `pdev identity add` makes one",
         );
     } else {
-        let now = words::now_milliseconds();
-        let rows: Vec<Vec<Cell>> =
-            identities.all.values().map(|identity| row(identity, standing(&standings, identity), now)).collect();
+        let now = humanize::now_milliseconds();
+        let rows: Vec<Vec<Cell>> = identities
+            .all
+            .values()
+            .map(|identity| identity_row(identity, find_status(&standings, identity), now))
+            .collect();
         let headings = ["IDENTITY", "SOURCE", "STATE", "UNTIL", "LAST USED", "WHAT"];
-        table::lines(&headings, &rows, 0, terminal.paint).iter().for_each(|line| terminal.say(line));
+        table::lines(&headings, &rows, 0, terminal.stdout_paint).iter().for_each(|line| terminal.print_line(line));
         for problem in standings.iter().filter_map(|standing| standing.problem.as_ref()) {
-            terminal.tell(&format!("{problem}; {}", problem.hint.clone().unwrap_or_default()));
+            terminal.eprint_line(&format!("{problem}; {}", problem.hint.clone().unwrap_or_default()));
         }
     }
     for finding in &findings {
         let hint = finding.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        terminal.tell(&format!("{}:{}: {}{hint}", place.identities().display(), finding.line, finding.message));
+        terminal.eprint_line(&format!("{}:{}: {}{hint}", place.identities().display(), finding.line, finding.message));
     }
-    if findings.is_empty() { crate::done() } else { Ok(exit::WRONG) }
+    if findings.is_empty() { crate::success() } else { Ok(exit::INVALID_INPUT) }
 }
 
 /// What the agent knows; nothing when it does not run, and it is not started for a look.
-fn standings() -> Result<Vec<IdentityStatus>, Failure> {
+fn fetch_statuses() -> Result<Vec<IdentityStatus>, Failure> {
     let asked = Context::block_on_value(async {
-        client::Client::connect(&client::Place::from_environment()).await?.identities().await
+        client::Client::connect(&client::SocketLocation::from_environment()).await?.identities().await
     })?;
     Ok(asked.unwrap_or_default())
 }
 
-fn standing<'a>(standings: &'a [IdentityStatus], identity: &Identity) -> Option<&'a IdentityStatus> {
+fn find_status<'a>(standings: &'a [IdentityStatus], identity: &Identity) -> Option<&'a IdentityStatus> {
     standings.iter().find(|standing| standing.name == identity.name)
 }
 
-fn row(identity: &Identity, standing: Option<&IdentityStatus>, now: i64) -> Vec<Cell> {
+fn identity_row(identity: &Identity, standing: Option<&IdentityStatus>, now: i64) -> Vec<Cell> {
     let state = match standing.map(|standing| standing.state) {
-        Some(IdentityState::Ready) if standing.is_some_and(ends_soon) => Cell::painted("login ends", "33"),
+        Some(IdentityState::Ready) if standing.is_some_and(needs_login_soon) => Cell::painted("login ends", "33"),
         Some(IdentityState::Ready) => Cell::painted("ready", "32"),
         Some(IdentityState::NeedsLogin) => Cell::painted("needs login", "33"),
         Some(IdentityState::Failing) => Cell::painted("failing", "31"),
         Some(IdentityState::Idle) => Cell::new("idle"),
         None => Cell::default(),
     };
-    let until = standing.and_then(|standing| standing.expires_at).map(|end| format!("in {}", words::age(now, end)));
+    let until = standing.and_then(|standing| standing.expires_at).map(|end| format!("in {}", humanize::age(now, end)));
     let used = standing.and_then(|standing| standing.last_used_at.map(|at| (at, standing.last_used_by.clone())));
     let used = used.map(|(at, by)| {
         let by = by.map(|by| format!(" by {}", by.rsplit('/').next().unwrap_or_default())).unwrap_or_default();
-        format!("{} ago{by}", words::age(at, now))
+        format!("{} ago{by}", humanize::age(at, now))
     });
     vec![
         Cell::painted(&identity.name, "1"),
@@ -186,16 +194,16 @@ fn row(identity: &Identity, standing: Option<&IdentityStatus>, now: i64) -> Vec<
         state,
         Cell::new(until.unwrap_or_default()),
         Cell::new(used.unwrap_or_default()),
-        Cell::new(described(identity)),
+        Cell::new(describe(identity)),
     ]
 }
 
 /// Whether a person has to sign in soon, although all is well now.
-fn ends_soon(standing: &IdentityStatus) -> bool {
+fn needs_login_soon(standing: &IdentityStatus) -> bool {
     standing.state == IdentityState::Ready && standing.sign_in.is_some()
 }
 
-fn view(identity: &Identity, standing: Option<&IdentityStatus>) -> Value {
+fn identity_json(identity: &Identity, standing: Option<&IdentityStatus>) -> Value {
     json!({
         "name": identity.name,
         "source": identity.kind,
@@ -212,7 +220,7 @@ fn view(identity: &Identity, standing: Option<&IdentityStatus>) -> Value {
 }
 
 /// What a person would call it by: the description, else the most telling fields.
-fn described(identity: &Identity) -> String {
+fn describe(identity: &Identity) -> String {
     if let Some(description) = identity.text("description") {
         return description.to_owned();
     }
@@ -235,31 +243,34 @@ fn described(identity: &Identity) -> String {
 }
 
 fn add(name: &str, source: &str, mut fields: Vec<(String, String)>, context: &Context) -> Outcome {
-    let place = place()?;
-    let kind = identity::kind(source).ok_or_else(|| Failure::wrong(format!("`{source}` is no source")))?;
-    if context.terminal.person && !context.json {
-        ask(kind, &mut fields, context)?;
+    let place = locations()?;
+    let kind =
+        identity::find_source_kind(source).ok_or_else(|| Failure::invalid_input(format!("`{source}` is no source")))?;
+    if context.terminal.is_interactive && !context.json {
+        prompt_for_fields(kind, &mut fields, context)?;
     }
-    identity::add(&place.identities(), name, kind, &fields).map_err(|problem| edited(&problem))?;
+    identity::add(&place.identities(), name, kind, &fields).map_err(|problem| edit_failure(&problem))?;
     if context.json {
-        context.terminal.say_json(&json!({ "added": name, "file": place.identities() }));
-        return crate::done();
+        context.terminal.print_json(&json!({ "added": name, "file": place.identities() }));
+        return crate::success();
     }
-    context.terminal.say(&format!("added `{name}` to {}", place.identities().display()));
-    crate::done()
+    context.terminal.print_line(&format!("added `{name}` to {}", place.identities().display()));
+    crate::success()
 }
 
 /// Asks for the required fields that the command line left out.
-fn ask(kind: &Kind, fields: &mut Vec<(String, String)>, context: &Context) -> Result<(), Failure> {
+fn prompt_for_fields(kind: &SourceKind, fields: &mut Vec<(String, String)>, context: &Context) -> Result<(), Failure> {
     let given = |fields: &[(String, String)], field: &Field| fields.iter().any(|(key, _)| key == field.name);
-    let missing: Vec<&Field> = kind.fields.iter().filter(|field| field.required && !given(fields, field)).collect();
+    let missing: Vec<&Field> = kind.fields.iter().filter(|field| field.is_required && !given(fields, field)).collect();
     for field in missing {
-        context.terminal.tell_raw(format!("{} ({}): ", field.name, field.doc).as_bytes());
+        context.terminal.eprint_bytes(format!("{} ({}): ", field.name, field.doc).as_bytes());
         let mut line = String::new();
         let read = std::io::stdin().lock().read_line(&mut line)?;
         if read == 0 {
-            context.terminal.tell("");
-            return Err(Failure::wrong(format!("no answer for `{}`", field.name)).hint("Give it as FIELD=VALUE."));
+            context.terminal.eprint_line("");
+            return Err(
+                Failure::invalid_input(format!("no answer for `{}`", field.name)).hint("Give it as FIELD=VALUE.")
+            );
         }
         fields.push((field.name.to_owned(), line.trim().to_owned()));
     }
@@ -268,21 +279,21 @@ fn ask(kind: &Kind, fields: &mut Vec<(String, String)>, context: &Context) -> Re
 }
 
 fn remove(name: &str, context: &Context) -> Outcome {
-    let place = place()?;
-    identity::remove(&place.identities(), name).map_err(|problem| edited(&problem))?;
+    let place = locations()?;
+    identity::remove(&place.identities(), name).map_err(|problem| edit_failure(&problem))?;
     if context.json {
-        context.terminal.say_json(&json!({ "removed": name }));
-        return crate::done();
+        context.terminal.print_json(&json!({ "removed": name }));
+        return crate::success();
     }
-    context.terminal.say(&format!("removed `{name}` from {}", place.identities().display()));
-    crate::done()
+    context.terminal.print_line(&format!("removed `{name}` from {}", place.identities().display()));
+    crate::success()
 }
 
-fn edited(problem: &EditProblem) -> Failure {
+fn edit_failure(problem: &EditProblem) -> Failure {
     let failure = match problem {
-        EditProblem::Absent { .. } => Failure::not_found(problem.to_string()),
+        EditProblem::NotFound { .. } => Failure::not_found(problem.to_string()),
         EditProblem::Write { .. } => Failure::failed(problem.to_string()),
-        _ => Failure::wrong(problem.to_string()),
+        _ => Failure::invalid_input(problem.to_string()),
     };
     match problem.hint() {
         Some(hint) => failure.hint(hint),
@@ -291,9 +302,13 @@ fn edited(problem: &EditProblem) -> Failure {
 }
 
 fn import(tool: Option<&str>, dry_run: bool, context: &Context) -> Outcome {
-    let place = place()?;
+    let place = locations()?;
     let mut found = Vec::new();
-    for (name, of_tool) in [("aws", aws as fn(&Path) -> Vec<Imported>), ("gcloud", gcloud), ("kubectl", kubectl)] {
+    for (name, of_tool) in [
+        ("aws", read_aws_profiles as fn(&Path) -> Vec<ImportedIdentity>),
+        ("gcloud", read_gcloud_configurations),
+        ("kubectl", read_kubeconfig_users),
+    ] {
         if tool.is_none_or(|tool| tool == name) {
             let home = std::env::home_dir().unwrap_or_default();
             found.extend(of_tool(&home).into_iter().map(|imported| (name, imported)));
@@ -301,13 +316,13 @@ fn import(tool: Option<&str>, dry_run: bool, context: &Context) -> Outcome {
     }
     let mut report = Vec::new();
     // A role is written after what it is assumed from, whatever order the file has.
-    let mut open: Vec<(&str, Imported)> = found;
+    let mut open: Vec<(&str, ImportedIdentity)> = found;
     let mut progress = true;
     while progress {
         progress = false;
         for (tool, imported) in std::mem::take(&mut open) {
-            match take_over(&place, &imported, dry_run) {
-                Err(EditProblem::Field { message, .. }) if message.contains("there is no identity") => {
+            match import_identity(&place, &imported, dry_run) {
+                Err(EditProblem::InvalidField { message, .. }) if message.contains("there is no identity") => {
                     open.push((tool, imported));
                 }
                 outcome => {
@@ -319,67 +334,69 @@ fn import(tool: Option<&str>, dry_run: bool, context: &Context) -> Outcome {
     }
     report.extend(open.into_iter().map(|(tool, imported)| {
         let message = "the profile it is assumed from was left out".to_owned();
-        (tool, imported, Err(EditProblem::Field { message, hint: None }))
+        (tool, imported, Err(EditProblem::InvalidField { message, hint: None }))
     }));
-    tell_imported(&report, dry_run, context)
+    print_import_report(&report, dry_run, context)
 }
 
-type Report = Vec<(&'static str, Imported, Result<(), EditProblem>)>;
+type ImportReport = Vec<(&'static str, ImportedIdentity, Result<(), EditProblem>)>;
 
-fn take_over(place: &Place, imported: &Imported, dry_run: bool) -> Result<(), EditProblem> {
+fn import_identity(place: &CredentialPaths, imported: &ImportedIdentity, dry_run: bool) -> Result<(), EditProblem> {
     let (source, fields) = match &imported.outcome {
         Ok(found) => found,
-        Err(reason) => return Err(EditProblem::Field { message: reason.clone(), hint: None }),
+        Err(reason) => return Err(EditProblem::InvalidField { message: reason.clone(), hint: None }),
     };
-    let Some(kind) = identity::kind(source).filter(|_| !dry_run) else { return Ok(()) };
+    let Some(kind) = identity::find_source_kind(source).filter(|_| !dry_run) else { return Ok(()) };
     identity::add(&place.identities(), &imported.name, kind, fields)
 }
 
-fn tell_imported(report: &Report, dry_run: bool, context: &Context) -> Outcome {
+fn print_import_report(report: &ImportReport, dry_run: bool, context: &Context) -> Outcome {
     let terminal = &context.terminal;
     if context.json {
-        let view = |(tool, imported, outcome): &(&str, Imported, Result<(), EditProblem>)| {
+        let view = |(tool, imported, outcome): &(&str, ImportedIdentity, Result<(), EditProblem>)| {
             json!({ "tool": tool, "origin": imported.origin, "name": imported.name, "added": outcome.is_ok() && !dry_run,
                 "problem": outcome.as_ref().err().map(ToString::to_string) })
         };
-        terminal.say_json(&report.iter().map(view).collect::<Vec<_>>());
-        return crate::done();
+        terminal.print_json(&report.iter().map(view).collect::<Vec<_>>());
+        return crate::success();
     }
     if report.is_empty() {
-        terminal.tell("nothing to import: no configuration of aws, gcloud or kubectl was found");
+        terminal.eprint_line("nothing to import: no configuration of aws, gcloud or kubectl was found");
     }
     for (tool, imported, outcome) in report {
         match outcome {
             Ok(()) => {
                 let verb = if dry_run { "would add" } else { "added" };
-                terminal.say(&format!("{verb} `{}` from {tool}'s {}", imported.name, imported.origin));
+                terminal.print_line(&format!("{verb} `{}` from {tool}'s {}", imported.name, imported.origin));
             }
             Err(problem) => {
-                terminal.say(&terminal.paint.dim(&format!("left out {tool}'s {}: {problem}", imported.origin)));
+                terminal.print_line(
+                    &terminal.stdout_paint.dim(&format!("left out {tool}'s {}: {problem}", imported.origin)),
+                );
             }
         }
     }
-    crate::done()
+    crate::success()
 }
 
-fn aws(home: &Path) -> Vec<Imported> {
+fn read_aws_profiles(home: &Path) -> Vec<ImportedIdentity> {
     let path = std::env::var_os("AWS_CONFIG_FILE").map_or_else(|| home.join(".aws/config"), Into::into);
-    std::fs::read_to_string(path).map(|text| identity::from_aws(&text)).unwrap_or_default()
+    std::fs::read_to_string(path).map(|text| identity::import_aws_config(&text)).unwrap_or_default()
 }
 
-fn gcloud(home: &Path) -> Vec<Imported> {
+fn read_gcloud_configurations(home: &Path) -> Vec<ImportedIdentity> {
     let folder = std::env::var_os("CLOUDSDK_CONFIG").map_or_else(|| home.join(".config/gcloud"), Into::into);
     let Ok(entries) = std::fs::read_dir(folder.join("configurations")) else { return Vec::new() };
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     files.sort();
     let read = |path: &std::path::PathBuf| {
         let configuration = path.file_name()?.to_str()?.strip_prefix("config_")?;
-        Some(identity::from_gcloud(configuration, &std::fs::read_to_string(path).ok()?))
+        Some(identity::import_gcloud_configuration(configuration, &std::fs::read_to_string(path).ok()?))
     };
     files.iter().filter_map(read).collect()
 }
 
-fn kubectl(home: &Path) -> Vec<Imported> {
+fn read_kubeconfig_users(home: &Path) -> Vec<ImportedIdentity> {
     let named = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
     let paths = match &named {
         Some(list) => std::env::split_paths(list).collect(),
@@ -387,17 +404,17 @@ fn kubectl(home: &Path) -> Vec<Imported> {
     };
     let read = |path: std::path::PathBuf| {
         let text = std::fs::read_to_string(path).ok()?;
-        Some(identity::from_kubeconfig(&plain(&manifest::syntax::parse(&text, manifest::FileId(0)).root?)))
+        Some(identity::import_kubeconfig(&node_to_json(&manifest::syntax::parse(&text, manifest::FileId(0)).root?)))
     };
     paths.into_iter().filter_map(read).flatten().collect()
 }
 
 /// A kubeconfig's tree as JSON; every scalar is a text, which is all that is asked of it.
-fn plain(node: &Node) -> Value {
+fn node_to_json(node: &Node) -> Value {
     match &node.kind {
         NodeKind::Scalar(scalar) if scalar.is_null() => Value::Null,
         NodeKind::Scalar(scalar) => Value::String(scalar.text.clone()),
-        NodeKind::List(items) => items.iter().map(plain).collect(),
-        NodeKind::Map(pairs) => pairs.iter().map(|pair| (pair.key.value.clone(), plain(&pair.value))).collect(),
+        NodeKind::List(items) => items.iter().map(node_to_json).collect(),
+        NodeKind::Map(pairs) => pairs.iter().map(|pair| (pair.key.value.clone(), node_to_json(&pair.value))).collect(),
     }
 }

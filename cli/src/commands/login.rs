@@ -5,8 +5,8 @@ use credentials::identity::Identity;
 use protocol::identity::{LoginEvent, LoginFlow};
 use serde_json::json;
 
-use super::identity::{load, place};
-use super::vault::opened;
+use super::identity::{load_identities, locations};
+use super::vault::open_vault;
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
 
@@ -37,17 +37,20 @@ pub(crate) struct LogoutArguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let identity = known(&arguments.identity)?;
-    match identity.secret() {
-        Some(_) => keep(&identity, context),
+    let identity = find_identity(&arguments.identity)?;
+    match identity.secret_description() {
+        Some(_) => store_secret(&identity, context),
         _ if identity.needs_login() => sign_in(&identity, arguments, context),
-        _ => Err(Failure::wrong(format!("`{}` comes from `{}`, which needs no login", identity.name, identity.kind))
-            .hint("Use it; `pdev identity` shows how it stands.")),
+        _ => Err(Failure::invalid_input(format!(
+            "`{}` comes from `{}`, which needs no login",
+            identity.name, identity.kind
+        ))
+        .hint("Use it; `pdev identity` shows how it stands.")),
     }
 }
 
-pub(crate) fn known(name: &str) -> Result<Identity, Failure> {
-    let (mut identities, _) = load(&place()?)?;
+pub(crate) fn find_identity(name: &str) -> Result<Identity, Failure> {
+    let (mut identities, _) = load_identities(&locations()?)?;
     if let Some(identity) = identities.all.remove(name) {
         return Ok(identity);
     }
@@ -58,19 +61,19 @@ pub(crate) fn known(name: &str) -> Result<Identity, Failure> {
     })
 }
 
-fn keep(identity: &Identity, context: &Context) -> Outcome {
+fn store_secret(identity: &Identity, context: &Context) -> Outcome {
     // Opened here first: this process may ask the person to unlock the keyring, the agent may not. A code does not wait.
-    drop(opened(&place()?, context)?);
+    drop(open_vault(&locations()?, context)?);
     let asked = match identity.text("mfa_serial") {
         Some(device) => format!("code of {device}"),
         None => identity.name.clone(),
     };
-    let secret = super::secret::value(&asked, None, context)?;
+    let secret = super::secret::read_secret(&asked, None, context)?;
     let mut bytes = Vec::new();
     secret.write_to(&mut bytes)?;
     Context::block_on(async {
-        Context::connect().await?.keep_identity_secret(&identity.name, bytes).await?;
-        said(&identity.name, context)
+        Context::connect().await?.store_identity_secret(&identity.name, bytes).await?;
+        print_signed_in(&identity.name, context)
     })
 }
 
@@ -79,14 +82,14 @@ fn sign_in(identity: &Identity, arguments: &Arguments, context: &Context) -> Out
     let flow = match wanted {
         Some("browser") => LoginFlow::Browser,
         Some("device") => LoginFlow::Device,
-        _ if browser_is_here() => LoginFlow::Browser,
+        _ if has_local_browser() => LoginFlow::Browser,
         _ => LoginFlow::Device,
     };
     // Opened here first: this process may ask the person to unlock the keyring, the agent may not.
-    drop(opened(&place()?, context)?);
+    drop(open_vault(&locations()?, context)?);
     Context::block_on(async {
         let mut events = Context::connect().await?.login(&identity.name, flow).await?;
-        let watched = watch(&mut events, &identity.name, !arguments.no_open, context);
+        let watched = follow_login(&mut events, &identity.name, !arguments.no_open, context);
         tokio::select! {
             outcome = watched => outcome,
             _ = tokio::signal::ctrl_c() => Err(Failure::new(exit::INTERRUPTED, "interrupted", "the login was given up")),
@@ -94,36 +97,38 @@ fn sign_in(identity: &Identity, arguments: &Arguments, context: &Context) -> Out
     })
 }
 
-async fn watch(events: &mut LineStream<LoginEvent>, name: &str, open: bool, context: &Context) -> Outcome {
+async fn follow_login(events: &mut LineStream<LoginEvent>, name: &str, open: bool, context: &Context) -> Outcome {
     while let Some(event) = events.next().await? {
         if context.json && !matches!(event, LoginEvent::Failed { .. }) {
-            context.terminal.say_json(&event);
+            context.terminal.print_json(&event);
         }
         match event {
             LoginEvent::Open { url } => {
-                let opened = open && context.terminal.person && open_page(&url);
+                let opened = open && context.terminal.is_interactive && open_page(&url);
                 let verb = if opened { "if no page opened, open this" } else { "open this" };
-                context.terminal.tell(&format!("{verb} in a browser on this machine:\n  {url}"));
+                context.terminal.eprint_line(&format!("{verb} in a browser on this machine:\n  {url}"));
             }
             LoginEvent::Code { url, code, complete_url } => {
-                context.terminal.tell(&format!(
+                context.terminal.eprint_line(&format!(
                     "open {url} anywhere and type the code  {}",
-                    context.terminal.paint_error.bold(&code)
+                    context.terminal.stderr_paint.bold(&code)
                 ));
                 if let Some(complete) = complete_url {
-                    context.terminal.tell(&format!("or open {complete}"));
+                    context.terminal.eprint_line(&format!("or open {complete}"));
                 }
             }
-            LoginEvent::SignedIn if context.json => return crate::done(),
-            LoginEvent::SignedIn => return said(name, context),
-            LoginEvent::Failed { problem } => return Err(Failure { exit: exit::FAILED, problem: Box::new(problem) }),
+            LoginEvent::SignedIn if context.json => return crate::success(),
+            LoginEvent::SignedIn => return print_signed_in(name, context),
+            LoginEvent::Failed { problem } => {
+                return Err(Failure { exit_code: exit::FAILED, problem: Box::new(problem) });
+            }
         }
     }
     Err(Failure::failed("the agent ended before anybody signed in").hint(format!("`pdev login {name}` again.")))
 }
 
 /// Whether a browser opened here shows its page to the person, and reaches this machine's loopback.
-fn browser_is_here() -> bool {
+fn has_local_browser() -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let remote = set("SSH_CONNECTION") || set("SSH_TTY");
     !remote && (cfg!(target_os = "macos") || set("DISPLAY") || set("WAYLAND_DISPLAY"))
@@ -136,25 +141,27 @@ fn open_page(url: &str) -> bool {
     command.arg(url).stdin(silent()).stdout(silent()).stderr(silent()).spawn().is_ok()
 }
 
-fn said(name: &str, context: &Context) -> Outcome {
+fn print_signed_in(name: &str, context: &Context) -> Outcome {
     if context.json {
-        context.terminal.say_json(&json!({ "signed_in": name }));
+        context.terminal.print_json(&json!({ "signed_in": name }));
     } else {
-        context.terminal.say(&format!("signed in as `{name}`"));
+        context.terminal.print_line(&format!("signed in as `{name}`"));
     }
-    crate::done()
+    crate::success()
 }
 
 pub(crate) fn logout(arguments: &LogoutArguments, context: &Context) -> Outcome {
     let name = &arguments.identity;
-    known(name)?;
+    find_identity(name)?;
     Context::block_on(async {
         Context::connect().await?.sign_out(name).await?;
         if context.json {
-            context.terminal.say_json(&json!({ "signed_out": name }));
+            context.terminal.print_json(&json!({ "signed_out": name }));
         } else {
-            context.terminal.say(&format!("signed out of `{name}`; what tools hold already lasts until it expires"));
+            context
+                .terminal
+                .print_line(&format!("signed out of `{name}`; what tools hold already lasts until it expires"));
         }
-        crate::done()
+        crate::success()
     })
 }

@@ -2,11 +2,11 @@
 
 use protocol::request::{LogEntry, LogQuery};
 
-use crate::choose::{self, Which};
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
+use crate::humanize;
+use crate::preview_selector::{self, PreviewSelector};
 use crate::render::logs::LogPainter;
-use crate::words;
 
 /// Lines written in one go when they arrive faster than they are read.
 const BURST_BYTES: usize = 64 * 1024;
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     #[arg(value_name = "UNIT")]
     units: Vec<String>,
     #[command(flatten)]
-    which: Which,
+    selector: PreviewSelector,
     /// Go on with what is written from now on
     #[arg(short, long)]
     follow: bool,
@@ -39,13 +39,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let now = words::now_milliseconds();
-    let since = arguments.since.as_deref().map(|text| words::parse_since(text, now)).transpose();
-    let since = since.map_err(Failure::wrong)?;
+    let now = humanize::now_milliseconds();
+    let since = arguments.since.as_deref().map(|text| humanize::parse_since(text, now)).transpose();
+    let since = since.map_err(Failure::invalid_input)?;
     Context::block_on(async {
         let mut client = Context::connect().await?;
-        let preview = choose::preview(&mut client, context, &arguments.which).await?;
-        choose::units(&preview, &arguments.units)?;
+        let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
+        preview_selector::refuse_unknown_units(&preview, &arguments.units)?;
         let expected: Vec<String> = match arguments.units.is_empty() {
             true => preview.units.iter().map(|unit| unit.name.clone()).collect(),
             false => arguments.units.clone(),
@@ -62,21 +62,21 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
                 _ = interrupts.recv() => return Ok(exit::INTERRUPTED),
             };
             let Some(entry) = entry else { break };
-            add(&mut burst, &entry, &mut painter, context);
-            if !lines.has_more_at_hand() || burst.len() > BURST_BYTES {
-                context.terminal.say_raw(std::mem::take(&mut burst).as_bytes());
+            push_entry(&mut burst, &entry, &mut painter, context);
+            if !lines.has_buffered_items() || burst.len() > BURST_BYTES {
+                context.terminal.print_bytes(std::mem::take(&mut burst).as_bytes());
             }
         }
-        context.terminal.say_raw(burst.as_bytes());
-        crate::done()
+        context.terminal.print_bytes(burst.as_bytes());
+        crate::success()
     })
 }
 
-fn add(burst: &mut String, entry: &LogEntry, painter: &mut LogPainter, context: &Context) {
+fn push_entry(burst: &mut String, entry: &LogEntry, painter: &mut LogPainter, context: &Context) {
     if context.json {
         burst.push_str(&serde_json::to_string(entry).unwrap_or_default());
     } else {
-        burst.push_str(&painter.line(entry, context.terminal.paint));
+        burst.push_str(&painter.render_line(entry, context.terminal.stdout_paint));
     }
     burst.push('\n');
 }

@@ -4,8 +4,8 @@ use protocol::status::PreviewState;
 
 use crate::context::Context;
 use crate::exit::Outcome;
+use crate::humanize;
 use crate::render::status;
-use crate::words;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  pdev ls\n  pdev ls --json | jq -r '.[].url'")]
@@ -20,17 +20,22 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         let mut previews = Context::connect().await?.previews().await?;
         previews.retain(|preview| !arguments.running || preview.state != PreviewState::Down);
         if context.json {
-            context.terminal.say_json(&previews);
-            return crate::done();
+            context.terminal.print_json(&previews);
+            return crate::success();
         }
         if previews.is_empty() {
-            context.terminal.tell("no previews; `pdev up` in a folder with a pdev.yaml starts one");
-            return crate::done();
+            context.terminal.eprint_line("no previews; `pdev up` in a folder with a pdev.yaml starts one");
+            return crate::success();
         }
         let home = std::env::var("HOME").ok();
-        for line in status::list(&previews, words::now_milliseconds(), home.as_deref(), context.terminal.paint) {
-            context.terminal.say(&line);
+        for line in status::preview_table(
+            &previews,
+            humanize::now_milliseconds(),
+            home.as_deref(),
+            context.terminal.stdout_paint,
+        ) {
+            context.terminal.print_line(&line);
         }
-        crate::done()
+        crate::success()
     })
 }

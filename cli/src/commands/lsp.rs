@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
 }
 
 /// The pages of all codes as files, for links; written once for each version.
-fn pages() -> Option<PathBuf> {
+fn write_code_pages() -> Option<PathBuf> {
     let cache = directories::ProjectDirs::from("", "", "pdev")?.cache_dir().to_owned();
     let folder = cache.join(format!("codes-{}", env!("CARGO_PKG_VERSION")));
     let known = codes::all().filter_map(|code| Some((folder.join(format!("{code}.md")), codes::page(code)?)));
@@ -34,8 +34,8 @@ fn pages() -> Option<PathBuf> {
 
 pub(crate) fn run(_: &Arguments) -> Outcome {
     // Without a home there are no links, and everything else.
-    if let Some(folder) = pages() {
-        lsp::pages_in(folder);
+    if let Some(folder) = write_code_pages() {
+        lsp::set_pages_folder(folder);
     }
     // Standard input and output take a thread each; manifests are looked at one after the other.
     const THREADS_MAX: usize = 4;

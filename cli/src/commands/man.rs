@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
-use crate::words;
+use crate::humanize;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  pdev man ~/.local/share/man/man1")]
@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let written =
         std::fs::create_dir_all(&folder).and_then(|()| clap_mangen::generate_to(crate::arguments::command(), &folder));
     written.map_err(|error| {
-        Failure::failed(format!("cannot write man pages into `{}`: {}", folder.display(), words::plain(&error)))
+        Failure::failed(format!("cannot write man pages into `{}`: {}", folder.display(), humanize::io_error(&error)))
     })?;
-    crate::done()
+    crate::success()
 }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
-use crate::folder;
-use crate::render::page;
+use crate::manifest_location;
+use crate::render::doc_page;
 use crate::render::table::{self, Cell};
 use crate::render::terminal::Paint;
 
@@ -40,10 +40,10 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 }
 
 fn list(context: &Context) -> Outcome {
-    let modules = catalog::list();
+    let modules = catalog::built_in_modules();
     if context.json {
-        context.terminal.say_json(&modules.iter().map(|module| short_json(module)).collect::<Vec<_>>());
-        return crate::done();
+        context.terminal.print_json(&modules.iter().map(|module| short_json(module)).collect::<Vec<_>>());
+        return crate::success();
     }
     let rows: Vec<Vec<Cell>> = modules
         .iter()
@@ -55,24 +55,26 @@ fn list(context: &Context) -> Outcome {
             vec![Cell::painted(&module.name, "1"), Cell::new(module.versions.join(", ")), Cell::new(summary)]
         })
         .collect();
-    let lines = table::lines(&["MODULE", "VERSIONS", "WHAT YOU GET"], &rows, 0, context.terminal.paint);
-    lines.iter().for_each(|line| context.terminal.say(line));
-    crate::done()
+    let lines = table::lines(&["MODULE", "VERSIONS", "WHAT YOU GET"], &rows, 0, context.terminal.stdout_paint);
+    lines.iter().for_each(|line| context.terminal.print_line(line));
+    crate::success()
 }
 
 fn info(asked: &str, context: &Context) -> Outcome {
-    let folder = folder::above(&context.folder).map_or_else(|| context.folder.clone(), |place| place.folder);
+    let folder =
+        manifest_location::find_above(&context.folder).map_or_else(|| context.folder.clone(), |place| place.folder);
     let uses = Spanned::new(asked.to_owned(), Span::default());
-    let module = catalog::find(&uses, &Disk::new(folder)).map_err(|found| unknown(asked, found))?.module;
+    let module =
+        catalog::resolve_module(&uses, &Disk::new(folder)).map_err(|found| unknown_module(asked, found))?.module;
     if context.json {
-        context.terminal.say_json(&full_json(&module));
+        context.terminal.print_json(&full_json(&module));
     } else {
-        lines(&module, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
+        module_lines(&module, context.terminal.stdout_paint).iter().for_each(|line| context.terminal.print_line(line));
     }
-    crate::done()
+    crate::success()
 }
 
-fn unknown(asked: &str, found: Vec<Diagnostic>) -> Failure {
+fn unknown_module(asked: &str, found: Vec<Diagnostic>) -> Failure {
     let Some(first) = found.into_iter().next() else { return Failure::not_found(format!("no module `{asked}`")) };
     let failure = Failure::not_found(first.message);
     match (first.help, first.fixes.first()) {
@@ -82,7 +84,7 @@ fn unknown(asked: &str, found: Vec<Diagnostic>) -> Failure {
     }
 }
 
-fn lines(module: &Module, paint: Paint) -> Vec<String> {
+fn module_lines(module: &Module, paint: Paint) -> Vec<String> {
     let mut lines = vec![format!("{} {}  {}", paint.bold(&module.name), module.version, module.summary)];
     if let Some(instead) = &module.deprecated {
         lines.push(format!("{} {instead}", paint.yellow("deprecated:")));
@@ -108,7 +110,7 @@ fn lines(module: &Module, paint: Paint) -> Vec<String> {
     lines.extend(table::lines(&["", "", ""], &rows, 2, paint));
     if !module.docs.trim().is_empty() {
         lines.push(String::new());
-        lines.extend(page::lines(&module.docs, paint));
+        lines.extend(doc_page::lines(&module.docs, paint));
     }
     lines
 }
@@ -121,10 +123,15 @@ fn input_row(name: &str, input: &Input) -> Vec<Cell> {
     if !input.rationale.is_empty() {
         words.push_str(&format!(" Default because: {}.", input.rationale));
     }
-    vec![Cell::painted(name, "1"), Cell::new(&input.kind), Cell::painted(shown(&input.default), "36"), Cell::new(words)]
+    vec![
+        Cell::painted(name, "1"),
+        Cell::new(&input.kind),
+        Cell::painted(display_default(&input.default), "36"),
+        Cell::new(words),
+    ]
 }
 
-fn shown(value: &Value) -> String {
+fn display_default(value: &Value) -> String {
     match value {
         Value::Null => "(required)".to_owned(),
         Value::String(text) if text.is_empty() => "\"\"".to_owned(),

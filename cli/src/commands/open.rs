@@ -4,9 +4,9 @@ use std::process::{Command, Stdio};
 
 use protocol::status::{PreviewState, PreviewStatus};
 
-use crate::choose::{self, Which};
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
+use crate::preview_selector::{self, PreviewSelector};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  pdev open\n  pdev open api\n  curl \"$(pdev open --print)\"")]
@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
     #[arg(value_name = "SERVICE")]
     unit: Option<String>,
     #[command(flatten)]
-    which: Which,
+    selector: PreviewSelector,
     /// Only print the URL
     #[arg(long)]
     print: bool,
@@ -24,21 +24,21 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
         let mut client = Context::connect().await?;
-        let preview = choose::preview(&mut client, context, &arguments.which).await?;
-        let url = url(&preview, arguments.unit.as_deref())?;
+        let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
+        let url = find_url(&preview, arguments.unit.as_deref())?;
         if context.json {
-            context.terminal.say_json(&serde_json::json!({ "url": url }));
-            return crate::done();
+            context.terminal.print_json(&serde_json::json!({ "url": url }));
+            return crate::success();
         }
-        context.terminal.say(&url);
-        if !arguments.print && context.terminal.person {
-            browse(&url);
+        context.terminal.print_line(&url);
+        if !arguments.print && context.terminal.is_interactive {
+            open_browser(&url);
         }
-        crate::done()
+        crate::success()
     })
 }
 
-fn url(preview: &PreviewStatus, unit: Option<&str>) -> Result<String, Failure> {
+fn find_url(preview: &PreviewStatus, unit: Option<&str>) -> Result<String, Failure> {
     let title = &preview.preview.title;
     if preview.state == PreviewState::Down {
         return Err(Failure::failed(format!("{title} is down")).hint("`pdev up` starts it."));
@@ -46,13 +46,13 @@ fn url(preview: &PreviewStatus, unit: Option<&str>) -> Result<String, Failure> {
     let Some(name) = unit else {
         return preview.url.clone().ok_or_else(|| Failure::not_found(format!("{title} has no service for browsers")));
     };
-    choose::units(preview, &[name.to_owned()])?;
+    preview_selector::refuse_unknown_units(preview, &[name.to_owned()])?;
     let url = preview.units.iter().find(|unit| unit.name == name).and_then(|unit| unit.url.clone());
     url.ok_or_else(|| Failure::not_found(format!("`{name}` has no URL")).hint("Give it a `port` or `routes`."))
 }
 
 /// As far as it goes: the URL has been printed already.
-fn browse(url: &str) {
+fn open_browser(url: &str) {
     let desktop = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
     let program = match () {
         () if cfg!(target_os = "macos") => "open",

@@ -11,18 +11,20 @@ use crate::render;
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    target: up::Target,
+    options: up::UpOptions,
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
-    let (request, _) = arguments.target.request(context)?;
+    let (request, _) = arguments.options.into_request(context)?;
     Context::block_on(async {
         let reply = Context::connect().await?.plan(&request).await?;
         if context.json {
-            context.terminal.say_json(&reply);
+            context.terminal.print_json(&reply);
         } else {
-            render::plan::lines(&reply, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
+            render::plan::lines(&reply, context.terminal.stdout_paint)
+                .iter()
+                .for_each(|line| context.terminal.print_line(line));
         }
-        crate::done()
+        crate::success()
     })
 }

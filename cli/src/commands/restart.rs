@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use protocol::request::RestartRequest;
 
-use crate::choose::{self, Which};
 use crate::commands::up;
 use crate::context::Context;
 use crate::exit::Outcome;
-use crate::follow::follow;
+use crate::follow::follow_operation;
+use crate::humanize;
+use crate::preview_selector::{self, PreviewSelector};
 use crate::render::progress::Progress;
-use crate::words;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  pdev restart          all units, in the order of their needs\n  pdev restart api")]
@@ -19,21 +19,21 @@ pub(crate) struct Arguments {
     #[arg(value_name = "UNIT")]
     units: Vec<String>,
     #[command(flatten)]
-    which: Which,
+    selector: PreviewSelector,
     /// Stop waiting after this long; the work goes on
-    #[arg(long, value_name = "DURATION", value_parser = words::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
         let mut client = Context::connect().await?;
-        let preview = choose::preview(&mut client, context, &arguments.which).await?;
-        choose::units(&preview, &arguments.units)?;
+        let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
+        preview_selector::refuse_unknown_units(&preview, &arguments.units)?;
         let mut progress = Progress::new(context);
         let request = RestartRequest { units: arguments.units };
         let mut stream = client.restart(&preview.preview.id, &request).await?;
-        let ended = follow(&mut stream, &mut progress, context, arguments.timeout).await?;
-        up::conclude(ended, &preview.preview.title, context)
+        let ended = follow_operation(&mut stream, &mut progress, context, arguments.timeout).await?;
+        up::print_outcome(ended, &preview.preview.title, context)
     })
 }

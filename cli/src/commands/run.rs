@@ -9,15 +9,15 @@ use protocol::status::{PreviewStatus, UnitState};
 use protocol::{Event, EventKind};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::commands::up::{self, Target};
+use crate::commands::up::{self, UpOptions};
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
-use crate::follow::{Ended, ended};
+use crate::follow::{OperationOutcome, outcome_of};
+use crate::humanize;
 use crate::render::progress::Progress;
-use crate::words;
 
 /// Without `--timeout` a day: a wait without an end is no wait.
-const LIMIT: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -36,9 +36,9 @@ pub(crate) struct Arguments {
     #[arg(long = "as", value_name = "IDENTITY", requires = "program")]
     identity: Option<String>,
     #[command(flatten)]
-    target: Target,
+    options: UpOptions,
     /// Stop waiting after this long; the job goes on
-    #[arg(long, value_name = "DURATION", value_parser = words::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
     /// With `--as`: put the credential into the program's environment, once, instead of a place where it is renewed
     #[arg(long, requires = "identity")]
@@ -49,37 +49,37 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
-    let Arguments { job, identity, in_env, program, target, timeout } = arguments;
+    let Arguments { job, identity, in_env, program, options: target, timeout } = arguments;
     if let Some(identity) = identity {
         return crate::credential::program::run(&identity, &program, &context.folder, in_env);
     }
-    let Some(job) = job else { return Err(Failure::wrong("no job is given")) };
-    let (mut request, read) = target.request(context)?;
-    read.refuse_other_than_job(&job)?;
+    let Some(job) = job else { return Err(Failure::invalid_input("no job is given")) };
+    let (mut request, read) = target.into_request(context)?;
+    read.refuse_unknown_job(&job)?;
     request.services.push(job.clone());
     request.jobs.push(job.clone());
     Context::block_on(async {
-        let begun = words::now_milliseconds();
+        let begun = humanize::now_milliseconds();
         let mut stream = Context::connect().await?.up(&request).await?;
-        let mut shown = Shown { job: &job, since: begun, lines: 0 };
-        let watched = watch(&mut stream, &mut shown, context);
-        let Ok(ended) = tokio::time::timeout(timeout.unwrap_or(LIMIT), watched).await else {
-            return up::conclude(Ended::TimedOut, &format!("job `{job}`"), context);
+        let mut shown = JobOutput { job: &job, since: begun, printed_lines: 0 };
+        let watched = follow_job(&mut stream, &mut shown, context);
+        let Ok(ended) = tokio::time::timeout(timeout.unwrap_or(DEFAULT_TIMEOUT), watched).await else {
+            return up::print_outcome(OperationOutcome::TimedOut, &format!("job `{job}`"), context);
         };
         let (ended, preview) = ended?;
         if let Some(preview) = preview {
-            shown.rest(&preview, context).await?;
+            shown.print_remaining(&preview, context).await?;
         }
-        conclude(ended, &job, context)
+        print_outcome(ended, &job, context)
     })
 }
 
 /// The operation to its end, the job's lines as they come. With it comes the preview's id, once it is known.
-async fn watch(
+async fn follow_job(
     stream: &mut EventStream,
-    shown: &mut Shown<'_>,
+    shown: &mut JobOutput<'_>,
     context: &Context,
-) -> Result<(Ended, Option<String>), Failure> {
+) -> Result<(OperationOutcome, Option<String>), Failure> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut progress = Progress::new(context);
     let mut lines: Option<LineStream<LogEntry>> = None;
@@ -87,43 +87,43 @@ async fn watch(
     loop {
         tokio::select! {
             biased;
-            _ = interrupts.recv() => break Ok((Ended::Interrupted, None)),
-            entry = next(&mut lines) => match entry {
-                Some(entry) => shown.line(&entry, context),
+            _ = interrupts.recv() => break Ok((OperationOutcome::Interrupted, None)),
+            entry = next_entry(&mut lines) => match entry {
+                Some(entry) => shown.print_entry(&entry, context),
                 None => lines = None,
             },
             event = stream.next() => {
                 let event = match event {
                     Ok(Some(event)) => event,
-                    Ok(None) => break Ok((Ended::Accepted, preview)),
-                    Err(error) => break Ok((Ended::Lost(error), preview)),
+                    Ok(None) => break Ok((OperationOutcome::Detached, preview)),
+                    Err(error) => break Ok((OperationOutcome::ConnectionLost(error), preview)),
                 };
-                let starts = begins(&event, shown.job);
+                let starts = is_job_start(&event, shown.job);
                 // A progress that is redrawn and a program's own lines cannot share a terminal.
                 if preview.is_none() || context.json {
-                    progress.on(&event, &context.terminal);
+                    progress.handle_event(&event, &context.terminal);
                 }
                 if starts && preview.is_none() {
-                    progress.close(&context.terminal);
-                    lines = shown.open(&event.preview.id, context).await?;
+                    progress.finish(&context.terminal);
+                    lines = shown.open_stream(&event.preview.id, context).await?;
                     preview = Some(event.preview.id.clone());
                 }
                 if event.kind.ends_operation() {
-                    progress.close(&context.terminal);
-                    break Ok((ended(event.kind), preview.or(Some(event.preview.id))));
+                    progress.finish(&context.terminal);
+                    break Ok((outcome_of(event.kind), preview.or(Some(event.preview.id))));
                 }
             }
         }
     }
 }
 
-fn begins(event: &Event, job: &str) -> bool {
+fn is_job_start(event: &Event, job: &str) -> bool {
     matches!(&event.kind, EventKind::UnitChanged { unit }
         if unit.name == job && matches!(unit.state, UnitState::Starting | UnitState::Done | UnitState::Failed))
 }
 
 /// Pending for ever where nothing is followed.
-async fn next(lines: &mut Option<LineStream<LogEntry>>) -> Option<LogEntry> {
+async fn next_entry(lines: &mut Option<LineStream<LogEntry>>) -> Option<LogEntry> {
     match lines {
         Some(lines) => lines.next().await.ok().flatten(),
         None => std::future::pending().await,
@@ -131,21 +131,21 @@ async fn next(lines: &mut Option<LineStream<LogEntry>>) -> Option<LogEntry> {
 }
 
 /// What of the job's output was written already.
-struct Shown<'a> {
+struct JobOutput<'a> {
     job: &'a str,
     since: i64,
-    lines: usize,
+    printed_lines: usize,
 }
 
-impl Shown<'_> {
-    async fn open(&self, preview: &str, context: &Context) -> Result<Option<LineStream<LogEntry>>, Failure> {
+impl JobOutput<'_> {
+    async fn open_stream(&self, preview: &str, context: &Context) -> Result<Option<LineStream<LogEntry>>, Failure> {
         if context.json {
             return Ok(None);
         }
-        self.ask(preview, true).await
+        self.request_logs(preview, true).await
     }
 
-    async fn ask(&self, preview: &str, follow: bool) -> Result<Option<LineStream<LogEntry>>, Failure> {
+    async fn request_logs(&self, preview: &str, follow: bool) -> Result<Option<LineStream<LogEntry>>, Failure> {
         let query =
             LogQuery { units: Some(self.job.to_owned()), follow, since: Some(self.since), ..LogQuery::default() };
         match Context::connect().await?.logs(preview, &query).await {
@@ -156,26 +156,26 @@ impl Shown<'_> {
         }
     }
 
-    fn line(&mut self, entry: &LogEntry, context: &Context) {
-        self.lines += 1;
+    fn print_entry(&mut self, entry: &LogEntry, context: &Context) {
+        self.printed_lines += 1;
         if entry.stream == "stderr" {
-            context.terminal.tell(&entry.text);
+            context.terminal.eprint_line(&entry.text);
         } else {
-            context.terminal.say(&entry.text);
+            context.terminal.print_line(&entry.text);
         }
     }
 
     /// The lines that were written between the last one seen and the end.
-    async fn rest(&mut self, preview: &str, context: &Context) -> Result<(), Failure> {
+    async fn print_remaining(&mut self, preview: &str, context: &Context) -> Result<(), Failure> {
         if context.json {
             return Ok(());
         }
-        let Some(mut lines) = self.ask(preview, false).await? else { return Ok(()) };
+        let Some(mut lines) = self.request_logs(preview, false).await? else { return Ok(()) };
         let mut number = 0;
         while let Some(entry) = lines.next().await? {
             number += 1;
-            if number > self.lines {
-                self.line(&entry, context);
+            if number > self.printed_lines {
+                self.print_entry(&entry, context);
             }
         }
         Ok(())
@@ -183,22 +183,22 @@ impl Shown<'_> {
 }
 
 /// The job's own exit code where it has one; its output was seen, so it is not repeated.
-fn conclude(ended: Ended, job: &str, context: &Context) -> Outcome {
+fn print_outcome(ended: OperationOutcome, job: &str, context: &Context) -> Outcome {
     let code = |status: &PreviewStatus| {
         let unit = status.units.iter().find(|unit| unit.name == job)?;
         unit.exit_code.and_then(|code| u8::try_from(code).ok())
     };
     match ended {
-        Ended::Finished { .. } => crate::done(),
-        Ended::Failed { problems, status, .. }
+        OperationOutcome::Finished { .. } => crate::success(),
+        OperationOutcome::Failed { problems, status, .. }
             if problems.iter().all(|problem| problem.unit.as_deref() == Some(job)) && code(&status).is_some() =>
         {
             let code = code(&status).unwrap_or(crate::exit::FAILED);
             if !context.json {
-                context.terminal.tell(&format!("job `{job}` ended with exit code {code}"));
+                context.terminal.eprint_line(&format!("job `{job}` ended with exit code {code}"));
             }
             Ok(code)
         }
-        other => up::conclude(other, &format!("job `{job}`"), context),
+        other => up::print_outcome(other, &format!("job `{job}`"), context),
     }
 }

@@ -10,9 +10,9 @@ pub(crate) struct Arguments {}
 pub(crate) fn run(_arguments: &Arguments, context: &Context) -> Outcome {
     let schema = manifest::schema::json_schema();
     if context.json {
-        context.terminal.say_json(&schema);
+        context.terminal.print_json(&schema);
     } else {
-        context.terminal.say(&serde_json::to_string_pretty(&schema).unwrap_or_default());
+        context.terminal.print_line(&serde_json::to_string_pretty(&schema).unwrap_or_default());
     }
-    crate::done()
+    crate::success()
 }

@@ -10,9 +10,9 @@ use protocol::session::{SessionRequest, SessionView};
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::render::table::{self, Cell};
-use crate::{guard, words};
+use crate::{guard, humanize};
 
-const HOUR: Duration = Duration::from_secs(3600);
+const DEFAULT_DURATION: Duration = Duration::from_secs(3600);
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -53,7 +53,7 @@ The exit code is the program's own.")]
 #[derive(clap::Args, Debug)]
 struct Run {
     /// How long its programs are given credentials, at most 12h [default: 1h]
-    #[arg(long = "for", value_name = "DURATION", value_parser = words::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = humanize::parse_duration)]
     time: Option<Duration>,
     /// Only this identity; may be given more than once
     #[arg(long, value_name = "NAME")]
@@ -69,22 +69,22 @@ struct Run {
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     match arguments.command {
         Command::Run(Run { time, identity, name, program }) => {
-            let name = name.unwrap_or_else(|| named(program.first()));
-            let milliseconds = i64::try_from(time.unwrap_or(HOUR).as_millis()).unwrap_or(i64::MAX);
-            guard::above(SessionRequest { name, milliseconds, identities: identity }, &program, context)
+            let name = name.unwrap_or_else(|| session_name(program.first()));
+            let milliseconds = i64::try_from(time.unwrap_or(DEFAULT_DURATION).as_millis()).unwrap_or(i64::MAX);
+            guard::run_guarded(SessionRequest { name, milliseconds, identities: identity }, &program, context)
         }
         Command::List => list(context),
         Command::Allow { code } => super::approvals::approve(&code, context),
         Command::End { session } => {
-            call(async |client: &mut Client| client.end_session(&session).await)?;
-            context.terminal.tell(&format!("the session {session} is over; its programs are being ended"));
-            crate::done()
+            call_agent(async |client: &mut Client| client.end_session(&session).await)?;
+            context.terminal.eprint_line(&format!("the session {session} is over; its programs are being ended"));
+            crate::success()
         }
     }
 }
 
 /// The program's, as far as its letters go.
-fn named(program: Option<&OsString>) -> String {
+fn session_name(program: Option<&OsString>) -> String {
     let name = program.map(|program| Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned());
     let fits = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_');
     let name: String = name.unwrap_or_default().chars().filter(fits).take(32).collect();
@@ -92,18 +92,18 @@ fn named(program: Option<&OsString>) -> String {
 }
 
 fn list(context: &Context) -> Outcome {
-    let all: Vec<SessionView> = call(async |client: &mut Client| client.sessions().await)?;
+    let all: Vec<SessionView> = call_agent(async |client: &mut Client| client.sessions().await)?;
     if context.json {
-        context.terminal.say_json(&all);
-        return crate::done();
+        context.terminal.print_json(&all);
+        return crate::success();
     }
     if all.is_empty() {
-        context.terminal.tell("no session runs; `pdev session run -- PROGRAM` starts one");
-        return crate::done();
+        context.terminal.eprint_line("no session runs; `pdev session run -- PROGRAM` starts one");
+        return crate::success();
     }
-    let now = words::now_milliseconds();
+    let now = humanize::now_milliseconds();
     let row = |one: &SessionView| {
-        let left = if one.over { "over".to_owned() } else { words::age(now, one.until) };
+        let left = if one.over { "over".to_owned() } else { humanize::age(now, one.until) };
         let identities =
             if one.identities.is_empty() { "not production".to_owned() } else { one.identities.join(", ") };
         let own = if one.own { "this one" } else { "" };
@@ -111,11 +111,13 @@ fn list(context: &Context) -> Outcome {
     };
     let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();
     let headings = ["NAME", "ID", "PID", "LEFT", "IDENTITIES", ""];
-    table::lines(&headings, &rows, 0, context.terminal.paint).iter().for_each(|line| context.terminal.say(line));
-    crate::done()
+    table::lines(&headings, &rows, 0, context.terminal.stdout_paint)
+        .iter()
+        .for_each(|line| context.terminal.print_line(line));
+    crate::success()
 }
 
-fn call<T>(asking: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, Failure> {
+fn call_agent<T>(asking: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, Failure> {
     Context::block_on_value(async {
         let mut client = Context::connect().await?;
         asking(&mut client).await.map_err(Failure::from)

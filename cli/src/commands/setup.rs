@@ -10,11 +10,11 @@ use credentials::endpoint::Cloud;
 use credentials::identity::Identity;
 use serde_json::json;
 
-use super::login::known;
+use super::login::find_identity;
 use crate::context::Context;
-use crate::credential::setup::{self, Edited};
+use crate::credential::setup::{self, EditResult};
 use crate::exit::{self, Failure, Outcome};
-use crate::words;
+use crate::humanize;
 
 const DOCKER_LINK: &str = "docker-credential-pdev";
 
@@ -41,12 +41,12 @@ pub(crate) struct Arguments {
 
 /// What would be done, in the words that are shown.
 struct Change {
-    what: String,
+    title: String,
     lines: Vec<String>,
-    step: Step,
+    action: ChangeAction,
 }
 
-enum Step {
+enum ChangeAction {
     Write { path: PathBuf, text: String },
     Link { path: PathBuf, program: PathBuf },
     Script { path: PathBuf, text: String },
@@ -55,206 +55,210 @@ enum Step {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let identity = known(&arguments.identity)?;
+    let identity = find_identity(&arguments.identity)?;
     let changes = match arguments.tool.as_str() {
-        "aws" => vec![aws(&identity, arguments.undo)?],
-        "git" => vec![git(&identity, arguments.undo)?],
-        "docker" => docker(&identity, arguments.undo)?,
-        "gcloud" => gcloud(&identity, arguments.undo)?.into_iter().collect(),
-        _ => kubectl(&identity, arguments.undo)?.into_iter().collect(),
+        "aws" => vec![aws_change(&identity, arguments.undo)?],
+        "git" => vec![git_change(&identity, arguments.undo)?],
+        "docker" => docker_changes(&identity, arguments.undo)?,
+        "gcloud" => gcloud_change(&identity, arguments.undo)?.into_iter().collect(),
+        _ => kubectl_change(&identity, arguments.undo)?.into_iter().collect(),
     };
     let changes: Vec<Change> = changes.into_iter().filter(|change| !change.lines.is_empty()).collect();
     if changes.is_empty() {
-        return said(context, &changes, false, "nothing to change");
+        return print_result(context, &changes, false, "nothing to change");
     }
     if !context.json {
         for change in &changes {
-            context.terminal.say(&format!("{}:", change.what));
-            change.lines.iter().for_each(|line| context.terminal.say(&format!("  {line}")));
+            context.terminal.print_line(&format!("{}:", change.title));
+            change.lines.iter().for_each(|line| context.terminal.print_line(&format!("  {line}")));
         }
     }
-    if !arguments.yes && !agreed(context)? {
-        said(context, &changes, false, "nothing was written; `--yes` writes it")?;
-        return Ok(exit::WRONG);
+    if !arguments.yes && !confirm(context)? {
+        print_result(context, &changes, false, "nothing was written; `--yes` writes it")?;
+        return Ok(exit::INVALID_INPUT);
     }
     for change in &changes {
-        perform(&change.step)?;
+        perform(&change.action)?;
     }
-    said(context, &changes, true, "written; `--undo` takes it out again")
+    print_result(context, &changes, true, "written; `--undo` takes it out again")
 }
 
-fn agreed(context: &Context) -> Result<bool, Failure> {
-    if !context.terminal.person || context.json {
+fn confirm(context: &Context) -> Result<bool, Failure> {
+    if !context.terminal.is_interactive || context.json {
         return Ok(false);
     }
-    context.terminal.tell_raw(b"write this? [y/N] ");
+    context.terminal.eprint_bytes(b"write this? [y/N] ");
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
-fn said(context: &Context, changes: &[Change], written: bool, words: &str) -> Outcome {
+fn print_result(context: &Context, changes: &[Change], written: bool, words: &str) -> Outcome {
     if context.json {
-        let view = |change: &Change| json!({ "what": change.what, "lines": change.lines });
+        let view = |change: &Change| json!({ "what": change.title, "lines": change.lines });
         context
             .terminal
-            .say_json(&json!({ "written": written, "changes": changes.iter().map(view).collect::<Vec<_>>() }));
+            .print_json(&json!({ "written": written, "changes": changes.iter().map(view).collect::<Vec<_>>() }));
     } else {
-        context.terminal.tell(words);
+        context.terminal.eprint_line(words);
     }
-    crate::done()
+    crate::success()
 }
 
-fn home() -> Result<PathBuf, Failure> {
+fn home_folder() -> Result<PathBuf, Failure> {
     std::env::home_dir()
         .filter(|path| !path.as_os_str().is_empty())
         .ok_or_else(|| Failure::failed("no home folder is known"))
 }
 
-fn program() -> Result<String, Failure> {
+fn program_path() -> Result<String, Failure> {
     let path = std::env::current_exe()?;
     path.into_os_string().into_string().map_err(|_| Failure::failed("the path of this program is no UTF-8"))
 }
 
-fn named(variable: &str, usual: &str) -> Result<PathBuf, Failure> {
+fn config_path(variable: &str, usual: &str) -> Result<PathBuf, Failure> {
     match std::env::var_os(variable).filter(|value| !value.is_empty()) {
         Some(path) => Ok(path.into()),
-        None => Ok(home()?.join(usual)),
+        None => Ok(home_folder()?.join(usual)),
     }
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+fn read_or_empty(path: &Path) -> Result<String, Failure> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(Failure::failed(format!("cannot read `{}`: {}", path.display(), words::plain(&error)))),
+        Err(error) => Err(Failure::failed(format!("cannot read `{}`: {}", path.display(), humanize::io_error(&error)))),
     }
 }
 
-fn change(path: PathBuf, edit: impl FnOnce(&str) -> Edited) -> Result<Change, Failure> {
-    let before = read(&path)?;
-    let text =
-        edit(&before).map_err(|reason| Failure::wrong(format!("`{}` is left as it is: {reason}", path.display())))?;
-    let lines = setup::difference(&before, &text);
-    Ok(Change { what: path.display().to_string(), lines, step: Step::Write { path, text } })
+fn file_change(path: PathBuf, edit: impl FnOnce(&str) -> EditResult) -> Result<Change, Failure> {
+    let before = read_or_empty(&path)?;
+    let text = edit(&before)
+        .map_err(|reason| Failure::invalid_input(format!("`{}` is left as it is: {reason}", path.display())))?;
+    let lines = setup::diff_lines(&before, &text);
+    Ok(Change { title: path.display().to_string(), lines, action: ChangeAction::Write { path, text } })
 }
 
-fn aws(identity: &Identity, undo: bool) -> Result<Change, Failure> {
-    let (path, program) = (named("AWS_CONFIG_FILE", ".aws/config")?, program()?);
-    change(path, |text| match undo {
+fn aws_change(identity: &Identity, undo: bool) -> Result<Change, Failure> {
+    let (path, program) = (config_path("AWS_CONFIG_FILE", ".aws/config")?, program_path()?);
+    file_change(path, |text| match undo {
         true => Ok(setup::without_block(text, &identity.name)),
-        false => setup::aws(text, &program, &identity.name),
+        false => setup::add_aws_profile(text, &program, &identity.name),
     })
 }
 
-fn git(identity: &Identity, undo: bool) -> Result<Change, Failure> {
-    let (path, program, hosts) = (named("GIT_CONFIG_GLOBAL", ".gitconfig")?, program()?, hosts(identity)?);
-    change(path, |text| match undo {
+fn git_change(identity: &Identity, undo: bool) -> Result<Change, Failure> {
+    let (path, program, hosts) = (config_path("GIT_CONFIG_GLOBAL", ".gitconfig")?, program_path()?, hosts(identity)?);
+    file_change(path, |text| match undo {
         true => Ok(setup::without_block(text, &identity.name)),
-        false => setup::git(text, &program, &identity.name, &hosts),
+        false => setup::add_git_helpers(text, &program, &identity.name, &hosts),
     })
 }
 
 fn hosts(identity: &Identity) -> Result<Vec<String>, Failure> {
     let hosts = identity.list("hosts").unwrap_or_default().to_vec();
     if hosts.iter().all(|host| host.starts_with("*.")) {
-        return Err(Failure::wrong(format!("`{}` names no server", identity.name))
+        return Err(Failure::invalid_input(format!("`{}` names no server", identity.name))
             .hint("Add `hosts = [\"registry.example.org\"]` to it in identities.toml."));
     }
     Ok(hosts)
 }
 
-fn docker(identity: &Identity, undo: bool) -> Result<Vec<Change>, Failure> {
-    let (folder, hosts) = (named("DOCKER_CONFIG", ".docker")?, hosts(identity)?);
-    let mut changes = vec![change(folder.join("config.json"), |text| match undo {
+fn docker_changes(identity: &Identity, undo: bool) -> Result<Vec<Change>, Failure> {
+    let (folder, hosts) = (config_path("DOCKER_CONFIG", ".docker")?, hosts(identity)?);
+    let mut changes = vec![file_change(folder.join("config.json"), |text| match undo {
         true if text.is_empty() => Ok(String::new()),
-        true => setup::docker_undone(text, &hosts),
-        false => setup::docker(text, &hosts),
+        true => setup::remove_docker_helpers(text, &hosts),
+        false => setup::add_docker_helpers(text, &hosts),
     })?];
-    if !undo && !on_path(DOCKER_LINK) {
-        changes.push(link()?);
+    if !undo && !is_on_path(DOCKER_LINK) {
+        changes.push(link_change()?);
     }
     Ok(changes)
 }
 
-fn folders() -> Vec<PathBuf> {
+fn path_folders() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }
 
-fn on_path(name: &str) -> bool {
-    folders().iter().any(|folder| folder.join(name).exists())
+fn is_on_path(name: &str) -> bool {
+    path_folders().iter().any(|folder| folder.join(name).exists())
 }
 
 /// Beside this program, or in the user's own folder: where a command is found by its name.
-fn reachable() -> Result<Option<PathBuf>, Failure> {
+fn find_bin_folder() -> Result<Option<PathBuf>, Failure> {
     let beside = std::env::current_exe()?.parent().map(Path::to_path_buf);
-    let folders = folders();
-    let candidates = beside.into_iter().chain(home().ok().map(|home| home.join(".local/bin")));
+    let folders = path_folders();
+    let candidates = beside.into_iter().chain(home_folder().ok().map(|home| home.join(".local/bin")));
     Ok(candidates.into_iter().find(|folder| folders.contains(folder)))
 }
 
 /// gcloud keeps no helper that it asks for a token: a file it can be pointed at would hold one unsealed and renewed for
 /// nobody. It does ask a metadata server, so it is started beside one.
-fn gcloud(identity: &Identity, undo: bool) -> Result<Option<Change>, Failure> {
+fn gcloud_change(identity: &Identity, undo: bool) -> Result<Option<Change>, Failure> {
     let name = format!("gcloud-{}", identity.name);
-    if Cloud::of(identity) != Some(Cloud::Google) {
-        return Err(Failure::wrong(format!("`{}` is no identity of Google", identity.name))
+    if Cloud::of_identity(identity) != Some(Cloud::Google) {
+        return Err(Failure::invalid_input(format!("`{}` is no identity of Google", identity.name))
             .hint("If it gives Google's tokens, add `cloud = \"google\"` to it in identities.toml."));
     }
     if !undo && identity.text("email").or(identity.text("service_account")).is_none() {
-        return Err(Failure::wrong(format!(
+        return Err(Failure::invalid_input(format!(
             "`{}` names no account, and gcloud works with none without a name",
             identity.name
         ))
         .hint("Add `email = \"you@example.org\"` to it in identities.toml."));
     }
-    let folder = reachable()?.ok_or_else(|| {
+    let folder = find_bin_folder()?.ok_or_else(|| {
         let hint = "Add ~/.local/bin to your PATH, then try again.";
         Failure::failed(format!("no shell would find `{name}`")).hint(hint)
     })?;
     let path = folder.join(&name);
-    let text = setup::gcloud(&program()?, &identity.name);
-    let before = read(&path)?;
+    let text = setup::gcloud_script(&program_path()?, &identity.name);
+    let before = read_or_empty(&path)?;
     let what = path.display().to_string();
     match (undo, before == text) {
         (false, true) => Ok(None),
         (true, _) if before.is_empty() => Ok(None),
-        _ if !before.is_empty() && !setup::is_gclouds(&before, &identity.name) => {
-            Err(Failure::wrong(format!("`{what}` is there already, and pdev did not write it")))
+        _ if !before.is_empty() && !setup::is_gcloud_script(&before, &identity.name) => {
+            Err(Failure::invalid_input(format!("`{what}` is there already, and pdev did not write it")))
         }
-        (true, _) => Ok(Some(Change { what, lines: setup::difference(&before, ""), step: Step::Remove(path) })),
-        (false, _) => {
-            Ok(Some(Change { what, lines: setup::difference(&before, &text), step: Step::Script { path, text } }))
+        (true, _) => {
+            Ok(Some(Change { title: what, lines: setup::diff_lines(&before, ""), action: ChangeAction::Remove(path) }))
         }
+        (false, _) => Ok(Some(Change {
+            title: what,
+            lines: setup::diff_lines(&before, &text),
+            action: ChangeAction::Script { path, text },
+        })),
     }
 }
 
-fn link() -> Result<Change, Failure> {
+fn link_change() -> Result<Change, Failure> {
     let program = std::env::current_exe()?;
-    let folder = reachable()?.ok_or_else(|| {
+    let folder = find_bin_folder()?.ok_or_else(|| {
         let hint = format!("Link `{DOCKER_LINK}` to `{}` in a folder of your PATH, then try again.", program.display());
         Failure::failed(format!("docker would not find `{DOCKER_LINK}`")).hint(hint)
     })?;
     let path = folder.join(DOCKER_LINK);
     let lines = vec![format!("+link to {}", program.display())];
-    Ok(Change { what: path.display().to_string(), lines, step: Step::Link { path, program } })
+    Ok(Change { title: path.display().to_string(), lines, action: ChangeAction::Link { path, program } })
 }
 
 /// kubectl changes its own file, which may be spread over several.
-fn kubectl(identity: &Identity, undo: bool) -> Result<Option<Change>, Failure> {
+fn kubectl_change(identity: &Identity, undo: bool) -> Result<Option<Change>, Failure> {
     let name = &identity.name;
     let query = format!("jsonpath={{.users[?(@.name==\"{name}\")].user}}");
     let asked = kubectl_command(&["config", "view", "-o", &query])
         .output()
-        .map_err(|error| Failure::failed(format!("cannot start `kubectl`: {}", words::plain(&error))))?;
+        .map_err(|error| Failure::failed(format!("cannot start `kubectl`: {}", humanize::io_error(&error))))?;
     let found = String::from_utf8_lossy(&asked.stdout).trim().to_owned();
     let ours = found.contains(&format!("\"credential\",\"kubectl\",\"{name}\""));
     let words: Vec<String> = match (undo, found.is_empty(), ours) {
         (true, _, true) => ["config", "delete-user", name].map(str::to_owned).to_vec(),
         (true, ..) | (false, _, true) => return Ok(None),
-        (false, false, false) => return Err(Failure::wrong(format!("kubectl has a user `{name}` already"))),
+        (false, false, false) => return Err(Failure::invalid_input(format!("kubectl has a user `{name}` already"))),
         (false, true, _) => {
-            let command = format!("--exec-command={}", program()?);
+            let command = format!("--exec-command={}", program_path()?);
             let arguments = ["credential", "kubectl", name.as_str()].map(|word| format!("--exec-arg={word}"));
             let fixed = ["--exec-api-version=client.authentication.k8s.io/v1", "--exec-interactive-mode=IfAvailable"];
             let start = ["config", "set-credentials", name].map(str::to_owned);
@@ -262,7 +266,7 @@ fn kubectl(identity: &Identity, undo: bool) -> Result<Option<Change>, Failure> {
         }
     };
     let lines = vec![format!("kubectl {}", words.join(" "))];
-    Ok(Some(Change { what: "run".to_owned(), lines, step: Step::Run(words) }))
+    Ok(Some(Change { title: "run".to_owned(), lines, action: ChangeAction::Run(words) }))
 }
 
 fn kubectl_command(arguments: &[&str]) -> Command {
@@ -271,9 +275,9 @@ fn kubectl_command(arguments: &[&str]) -> Command {
     command
 }
 
-fn perform(step: &Step) -> Result<(), Failure> {
+fn perform(step: &ChangeAction) -> Result<(), Failure> {
     match step {
-        Step::Write { path, text } => {
+        ChangeAction::Write { path, text } => {
             // A link is followed: dot files are often kept elsewhere.
             let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
             let mode = fs::metadata(&path).map_or(0o600, |found| found.permissions().mode() & 0o777);
@@ -281,22 +285,24 @@ fn perform(step: &Step) -> Result<(), Failure> {
                 fs::create_dir_all(folder)?;
             }
             agent::disk::replace_file(&path, text.as_bytes(), mode).map_err(|error| {
-                Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)))
+                Failure::failed(format!("cannot write `{}`: {}", path.display(), humanize::io_error(&error)))
             })
         }
-        Step::Script { path, text } => {
+        ChangeAction::Script { path, text } => {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
             agent::disk::replace_file(path, text.as_bytes(), 0o755).map_err(|error| {
-                Failure::failed(format!("cannot write `{}`: {}", path.display(), words::plain(&error)))
+                Failure::failed(format!("cannot write `{}`: {}", path.display(), humanize::io_error(&error)))
             })
         }
-        Step::Remove(path) => fs::remove_file(path)
-            .map_err(|error| Failure::failed(format!("cannot remove `{}`: {}", path.display(), words::plain(&error)))),
-        Step::Link { path, program } => symlink(program, path)
-            .map_err(|error| Failure::failed(format!("cannot make `{}`: {}", path.display(), words::plain(&error)))),
-        Step::Run(arguments) => {
+        ChangeAction::Remove(path) => fs::remove_file(path).map_err(|error| {
+            Failure::failed(format!("cannot remove `{}`: {}", path.display(), humanize::io_error(&error)))
+        }),
+        ChangeAction::Link { path, program } => symlink(program, path).map_err(|error| {
+            Failure::failed(format!("cannot make `{}`: {}", path.display(), humanize::io_error(&error)))
+        }),
+        ChangeAction::Run(arguments) => {
             let output = kubectl_command(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).output()?;
             if output.status.success() {
                 return Ok(());

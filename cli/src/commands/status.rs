@@ -1,10 +1,10 @@
 //! `pdev status`: one preview in full.
 
-use crate::choose::{self, Which};
 use crate::context::Context;
 use crate::exit::Outcome;
+use crate::humanize;
+use crate::preview_selector::{self, PreviewSelector};
 use crate::render::status;
-use crate::words;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  pdev status\n  pdev status shop/feature-x\n  pdev status --json")]
@@ -13,28 +13,33 @@ pub(crate) struct Arguments {
     #[arg(value_name = "NAME", conflicts_with = "preview")]
     name: Option<String>,
     #[command(flatten)]
-    which: Which,
+    selector: PreviewSelector,
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let mut which = arguments.which.clone();
+    let mut which = arguments.selector.clone();
     which.preview = which.preview.or_else(|| arguments.name.clone());
     Context::block_on(async {
         let mut client = Context::connect().await?;
-        let preview = choose::preview(&mut client, context, &which).await?;
+        let preview = preview_selector::find_preview(&mut client, context, &which).await?;
         if context.json {
-            context.terminal.say_json(&preview);
-            return crate::done();
+            context.terminal.print_json(&preview);
+            return crate::success();
         }
         let home = std::env::var("HOME").ok();
-        for line in status::detail(&preview, words::now_milliseconds(), home.as_deref(), context.terminal.paint) {
-            context.terminal.say(&line);
+        for line in status::preview_detail(
+            &preview,
+            humanize::now_milliseconds(),
+            home.as_deref(),
+            context.terminal.stdout_paint,
+        ) {
+            context.terminal.print_line(&line);
         }
         // What cannot be asked is not worth failing over: the preview was shown.
         let identities = client.identities().await.unwrap_or_default();
-        for line in status::identities(&preview.units, &identities, context.terminal.paint) {
-            context.terminal.say(&line);
+        for line in status::identity_warnings(&preview.units, &identities, context.terminal.stdout_paint) {
+            context.terminal.print_line(&line);
         }
-        crate::done()
+        crate::success()
     })
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use protocol::request::StopRequest;
 use protocol::status::PreviewState;
 
-use crate::choose::{self, Which};
 use crate::commands::up;
 use crate::context::Context;
 use crate::exit::{self, Outcome};
-use crate::follow::{Ended, follow};
+use crate::follow::{OperationOutcome, follow_operation};
+use crate::humanize;
+use crate::preview_selector::{self, PreviewSelector};
 use crate::render::progress::Progress;
-use crate::words;
 
 #[derive(clap::Args, Debug)]
 #[command(
@@ -22,27 +22,27 @@ pub(crate) struct Arguments {
     #[arg(value_name = "UNIT", required = true)]
     units: Vec<String>,
     #[command(flatten)]
-    which: Which,
+    selector: PreviewSelector,
     /// Stop waiting after this long; the work goes on
-    #[arg(long, value_name = "DURATION", value_parser = words::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
         let mut client = Context::connect().await?;
-        let preview = choose::preview(&mut client, context, &arguments.which).await?;
-        choose::units(&preview, &arguments.units)?;
+        let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
+        preview_selector::refuse_unknown_units(&preview, &arguments.units)?;
         let mut progress = Progress::new(context);
         let title = preview.preview.title;
         let names = arguments.units.join(", ");
         let request = StopRequest { units: arguments.units };
         let mut stream = client.stop(&preview.preview.id, &request).await?;
-        match follow(&mut stream, &mut progress, context, arguments.timeout).await? {
-            Ended::Finished { status, milliseconds, unchanged } => {
+        match follow_operation(&mut stream, &mut progress, context, arguments.timeout).await? {
+            OperationOutcome::Finished { status, milliseconds, unchanged } => {
                 if !context.json {
-                    let took = words::duration(milliseconds);
-                    context.terminal.say(&match (unchanged, status.state) {
+                    let took = humanize::duration(milliseconds);
+                    context.terminal.print_line(&match (unchanged, status.state) {
                         (true, _) => format!("{title}: {names} was stopped already"),
                         (false, PreviewState::Down) => format!("{title}: {names} stopped ({took}); nothing runs now"),
                         (false, _) => format!("{title}: {names} stopped ({took}); `pdev up` starts it again"),
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
                 }
                 Ok(exit::OK)
             }
-            ended => up::conclude(ended, &title, context),
+            ended => up::print_outcome(ended, &title, context),
         }
     })
 }

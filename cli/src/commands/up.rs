@@ -4,18 +4,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use client::{Client, ClientError};
-use protocol::request::{KeptSecrets, LocateRequest, UpRequest};
+use protocol::request::{DeliverSecretsRequest, LocateRequest, UpRequest};
 use protocol::status::{PreviewStatus, UnitState};
 
 use super::secret;
-use crate::checking::Wish;
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
-use crate::follow::{Ended, follow};
+use crate::follow::{OperationOutcome, follow_operation};
+use crate::manifest_check::ManifestOptions;
 use crate::render::problem;
 use crate::render::progress::Progress;
-use crate::secrets::{self, Collected, SecretSource};
-use crate::{checking, folder, words};
+use crate::secrets::{self, CollectedSecrets, SecretSource};
+use crate::{humanize, manifest_check, manifest_location};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -28,21 +28,21 @@ use crate::{checking, folder, words};
 Ctrl-C stops watching, not the work. Exit codes: 0 healthy, 1 failed, 2 wrong manifest, 124 timeout, 130 Ctrl-C.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    target: Target,
+    options: UpOptions,
     /// Return once the plan is accepted
     #[arg(short, long)]
     detach: bool,
     /// A secret's value: `NAME=@FILE`, or `NAME=-` from standard input; PDEV_SECRET_<NAME> works too
-    #[arg(long = "secret", value_name = "NAME=@FILE", value_parser = secrets::parse)]
+    #[arg(long = "secret", value_name = "NAME=@FILE", value_parser = secrets::parse_secret_source)]
     secrets: Vec<SecretSource>,
     /// Stop waiting after this long; the work goes on
-    #[arg(long, value_name = "DURATION", value_parser = words::parse_duration, env = "PDEV_TIMEOUT", hide_env = true)]
+    #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration, env = "PDEV_TIMEOUT", hide_env = true)]
     timeout: Option<Duration>,
 }
 
 // What is to be brought up, the same for `up` and `plan`.
 #[derive(clap::Args, Debug)]
-pub(crate) struct Target {
+pub(crate) struct UpOptions {
     /// The folder of a manifest, or the manifest [default: the nearest pdev.yaml upwards]
     #[arg(value_name = "FOLDER")]
     folder: Option<PathBuf>,
@@ -66,25 +66,31 @@ pub(crate) struct Target {
     runtime: Option<String>,
 }
 
-impl Target {
+impl UpOptions {
     /// Finds and checks the manifest; a wrong one ends here, before any agent is asked.
-    pub(crate) fn request(self, context: &Context) -> Result<(UpRequest, checking::Read), Failure> {
-        let place = folder::find(&context.folder, self.folder.as_deref())?;
-        let wish =
-            Wish { environment: self.environment.as_deref(), sets: &self.sets, runtime: self.runtime.as_deref() };
-        let read = checking::read(&place, wish)?;
+    pub(crate) fn into_request(
+        self,
+        context: &Context,
+    ) -> Result<(UpRequest, manifest_check::CheckedManifest), Failure> {
+        let place = manifest_location::find(&context.folder, self.folder.as_deref())?;
+        let wish = ManifestOptions {
+            environment: self.environment.as_deref(),
+            sets: &self.sets,
+            runtime: self.runtime.as_deref(),
+        };
+        let read = manifest_check::read_and_check(&place, wish)?;
         read.refuse_errors(context)?;
         read.refuse_unknown_units(&self.services)?;
         let request = UpRequest {
             folder: place.folder.to_string_lossy().into_owned(),
-            file: (place.file != folder::MANIFEST).then_some(place.file),
+            file: (place.file != manifest_location::MANIFEST_FILE).then_some(place.file),
             environment: self.environment,
             sets: self.sets,
             name: self.name,
             services: self.services,
             jobs: Vec::new(),
             force: self.force,
-            variables: read.variables(),
+            variables: read.referenced_variables(),
             runtime: self.runtime,
             detach: false,
         };
@@ -93,40 +99,40 @@ impl Target {
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
-    let (mut request, read) = arguments.target.request(context)?;
+    let (mut request, read) = arguments.options.into_request(context)?;
     request.detach = arguments.detach;
     let secrets = secrets::collect(&arguments.secrets, &read, context)?;
     let mut progress = Progress::new(context);
     Context::block_on(async {
         let mut client = Context::connect().await?;
         if !secrets.names().is_empty() {
-            deliver(&mut client, request.folder.clone(), request.environment.clone(), secrets, context).await?;
+            deliver_secrets(&mut client, request.folder.clone(), request.environment.clone(), secrets, context).await?;
         }
-        let ended = attempt(client, &request, &mut progress, context, arguments.timeout).await?;
-        conclude(ended, "the preview", context)
+        let ended = up_with_retries(client, &request, &mut progress, context, arguments.timeout).await?;
+        print_outcome(ended, "the preview", context)
     })
 }
 
-pub(super) async fn deliver(
+pub(super) async fn deliver_secrets(
     client: &mut Client,
     folder: String,
     environment: Option<String>,
-    secrets: Collected,
+    secrets: CollectedSecrets,
     context: &Context,
 ) -> Result<(), Failure> {
     let locate = LocateRequest { folder, environment };
     let preview = client.locate(&locate).await?.preview;
-    let Collected { mut given, kept } = secrets;
+    let CollectedSecrets { values: mut given, in_vault: kept } = secrets;
     if !kept.names.is_empty() {
         // What the vault says against it is told from here, and an agent of an older version knows no such route.
-        let is_done = secret::is_derived()
-            && match client.keep_secrets(&preview.id, &kept).await {
+        let is_done = secret::has_passphrase_key()
+            && match client.deliver_secrets(&preview.id, &kept).await {
                 Ok(_) => true,
                 Err(ClientError::Problem(_)) => false,
                 Err(error) => return Err(error.into()),
             };
         if !is_done {
-            given.extend(opened_here(&kept, context)?);
+            given.extend(read_vault_on_thread(&kept, context)?);
         }
     }
     for (name, value) in given {
@@ -136,20 +142,20 @@ pub(super) async fn deliver(
 }
 
 /// On a thread of its own, because opening the vault waits on a runtime of its own. Nothing else is under way here.
-fn opened_here(kept: &KeptSecrets, context: &Context) -> Result<Vec<(String, Vec<u8>)>, Failure> {
-    let read = std::thread::scope(|scope| scope.spawn(|| secret::values(kept, context)).join());
+fn read_vault_on_thread(kept: &DeliverSecretsRequest, context: &Context) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let read = std::thread::scope(|scope| scope.spawn(|| secret::read_from_vault(kept, context)).join());
     read.unwrap_or_else(|_| Err(Failure::failed("reading the vault broke off")))
 }
 
 /// Follows `up`; when the agent is lost on the way, starts it and asks again: `up` of the same manifest joins or
 /// completes what the lost one began.
-async fn attempt(
+async fn up_with_retries(
     client: Client,
     request: &UpRequest,
     progress: &mut Progress,
     context: &Context,
     timeout: Option<Duration>,
-) -> Result<Ended, Failure> {
+) -> Result<OperationOutcome, Failure> {
     const ATTEMPTS_MAX: usize = 3;
     let mut client = Some(client);
     for last in (0..ATTEMPTS_MAX).map(|attempt| attempt + 1 == ATTEMPTS_MAX) {
@@ -158,10 +164,10 @@ async fn attempt(
             None => Context::connect().await?,
         };
         let mut stream = connected.up(request).await?;
-        match follow(&mut stream, progress, context, timeout).await? {
-            Ended::Lost(error) if !last => {
+        match follow_operation(&mut stream, progress, context, timeout).await? {
+            OperationOutcome::ConnectionLost(error) if !last => {
                 if !context.json && !context.quiet {
-                    context.terminal.tell(&format!("note: {error}; asking again"));
+                    context.terminal.eprint_line(&format!("note: {error}; asking again"));
                 }
             }
             ended => return Ok(ended),
@@ -171,64 +177,66 @@ async fn attempt(
 }
 
 /// The last words of `up` and `restart`, and their exit code.
-pub(crate) fn conclude(ended: Ended, title: &str, context: &Context) -> Outcome {
+pub(crate) fn print_outcome(ended: OperationOutcome, title: &str, context: &Context) -> Outcome {
     let terminal = &context.terminal;
     match ended {
-        Ended::Finished { status, milliseconds, unchanged } => {
+        OperationOutcome::Finished { status, milliseconds, unchanged } => {
             if !context.json {
-                finished(&status, milliseconds, unchanged, context);
+                print_finished(&status, milliseconds, unchanged, context);
             }
             Ok(exit::OK)
         }
-        Ended::Failed { problems, status, milliseconds } => {
+        OperationOutcome::Failed { problems, status, milliseconds } => {
             if !context.json {
-                problem::tell_all(&problems, terminal);
-                failed(&status, milliseconds, context);
+                problem::print_all(&problems, terminal);
+                print_failed(&status, milliseconds, context);
             }
             Ok(exit::FAILED)
         }
-        Ended::Accepted => {
+        OperationOutcome::Detached => {
             if !context.json {
-                terminal.say("accepted; `pdev wait` waits until it is ready, `pdev status` looks");
+                terminal.print_line("accepted; `pdev wait` waits until it is ready, `pdev status` looks");
             }
             Ok(exit::OK)
         }
-        Ended::Interrupted => {
-            terminal.tell(
+        OperationOutcome::Interrupted => {
+            terminal.eprint_line(
                 "stopped watching; the work goes on: `pdev status` looks, `pdev logs -f` follows, `pdev down` stops it",
             );
             Ok(exit::INTERRUPTED)
         }
-        Ended::TimedOut => {
+        OperationOutcome::TimedOut => {
             Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not ready yet; the work goes on"))
                 .hint("`pdev status` tells what it waits for."))
         }
-        Ended::Superseded { by } => {
+        OperationOutcome::Superseded { by } => {
             Err(Failure::failed(format!("another request took over: {by}")).hint("`pdev wait` waits for its end."))
         }
-        Ended::AgentStopping => Err(Failure::new(exit::UNREACHABLE, "agent_stopping", "the agent was told to stop")
-            .hint("What runs goes on running; `pdev up` starts the agent again and completes the rest.")),
-        Ended::Lost(error) => Err(error.into()),
+        OperationOutcome::AgentStopping => {
+            Err(Failure::new(exit::UNREACHABLE, "agent_stopping", "the agent was told to stop")
+                .hint("What runs goes on running; `pdev up` starts the agent again and completes the rest."))
+        }
+        OperationOutcome::ConnectionLost(error) => Err(error.into()),
     }
 }
 
-fn finished(status: &PreviewStatus, milliseconds: u64, unchanged: bool, context: &Context) {
-    let (terminal, paint) = (&context.terminal, context.terminal.paint);
-    let took = words::duration(milliseconds);
+fn print_finished(status: &PreviewStatus, milliseconds: u64, unchanged: bool, context: &Context) {
+    let (terminal, paint) = (&context.terminal, context.terminal.stdout_paint);
+    let took = humanize::duration(milliseconds);
     let title = paint.bold(&status.preview.title);
     if unchanged {
         let url = status.url.as_ref().map(|url| format!("  {}", paint.cyan(url))).unwrap_or_default();
-        return terminal.say(&format!("{title}: nothing changed, all healthy ({took}){url}"));
+        return terminal.print_line(&format!("{title}: nothing changed, all healthy ({took}){url}"));
     }
-    terminal.say(&format!("{} {title} is ready in {took}", paint.green("✔")));
-    addresses(status).iter().for_each(|line| terminal.say(line));
+    terminal.print_line(&format!("{} {title} is ready in {took}", paint.green("✔")));
+    address_lines(status).iter().for_each(|line| terminal.print_line(line));
     if !context.quiet {
-        terminal.say(&paint.dim("next: `pdev logs -f`, `pdev status`, `pdev open`, `pdev down`"));
+        terminal.print_line(&paint.dim("next: `pdev logs -f`, `pdev status`, `pdev open`, `pdev down`"));
     }
 }
 
 /// A line a unit with a URL; without any, the ports on this machine.
-fn addresses(status: &PreviewStatus) -> Vec<String> {
+fn address_lines(status: &PreviewStatus) -> Vec<String> {
     let ready = |state| matches!(state, UnitState::Ready | UnitState::Starting | UnitState::Unhealthy);
     let with_url = status.units.iter().filter_map(|unit| unit.url.clone().map(|url| (unit, url)));
     let mut rows: Vec<(String, String)> = with_url.map(|(unit, url)| (unit.name.clone(), url)).collect();
@@ -244,21 +252,21 @@ fn addresses(status: &PreviewStatus) -> Vec<String> {
     rows.iter().map(|(name, address)| format!("  {name:<width$}  {address}")).collect()
 }
 
-fn failed(status: &PreviewStatus, milliseconds: u64, context: &Context) {
+fn print_failed(status: &PreviewStatus, milliseconds: u64, context: &Context) {
     let terminal = &context.terminal;
     let fine = status.units.iter().filter(|unit| matches!(unit.state, UnitState::Ready | UnitState::Done)).count();
-    terminal.tell("");
+    terminal.eprint_line("");
     if status.units.is_empty() {
-        return terminal.tell(&format!(
+        return terminal.eprint_line(&format!(
             "{} failed after {}; nothing runs",
-            terminal.paint_error.bold(&status.preview.title),
-            words::duration(milliseconds)
+            terminal.stderr_paint.bold(&status.preview.title),
+            humanize::duration(milliseconds)
         ));
     }
-    terminal.tell(&format!(
+    terminal.eprint_line(&format!(
         "{} failed after {}; {fine} of {} healthy. `pdev status` shows them, `pdev logs` what they wrote.",
-        terminal.paint_error.bold(&status.preview.title),
-        words::duration(milliseconds),
-        words::count(status.units.len(), "unit"),
+        terminal.stderr_paint.bold(&status.preview.title),
+        humanize::duration(milliseconds),
+        humanize::count(status.units.len(), "unit"),
     ));
 }

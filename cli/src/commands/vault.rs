@@ -1,14 +1,14 @@
 //! `pdev vault`: where sealed things rest, whether they can be opened, and beginning anew.
 
 use clap::Subcommand;
-use credentials::Place;
-use credentials::vault::{self, Choice, Vault, VaultProblem};
+use credentials::CredentialPaths;
+use credentials::vault::{self, Vault, VaultOptions, VaultProblem};
 use serde_json::json;
 
-use super::identity::place;
+use super::identity::locations;
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
-use crate::words;
+use crate::humanize;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -37,13 +37,13 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 }
 
 /// The vault, opened or made; a locked keyring may ask the person who is there.
-pub(crate) fn opened(place: &Place, context: &Context) -> Result<Vault, Failure> {
-    let mut choice = Choice::from_environment().map_err(|problem| refused(&problem))?;
-    choice.may_prompt = context.terminal.person;
-    Context::block_on_value(Vault::open(&place.vault(), &choice))?.map_err(|problem| refused(&problem))
+pub(crate) fn open_vault(place: &CredentialPaths, context: &Context) -> Result<Vault, Failure> {
+    let mut choice = VaultOptions::from_environment().map_err(|problem| vault_failure(&problem))?;
+    choice.can_prompt = context.terminal.is_interactive;
+    Context::block_on_value(Vault::open(&place.vault(), &choice))?.map_err(|problem| vault_failure(&problem))
 }
 
-pub(crate) fn refused(problem: &VaultProblem) -> Failure {
+pub(crate) fn vault_failure(problem: &VaultProblem) -> Failure {
     let failure = Failure::new(crate::exit::FAILED, problem.code(), problem.to_string());
     match problem.hint() {
         Some(hint) => failure.hint(hint),
@@ -52,41 +52,41 @@ pub(crate) fn refused(problem: &VaultProblem) -> Failure {
 }
 
 fn status(context: &Context) -> Outcome {
-    let place = place()?;
+    let place = locations()?;
     let folder = place.vault();
     let terminal = &context.terminal;
-    let Some(holder) = vault::holder_of(&folder).map_err(|problem| refused(&problem))? else {
+    let Some(holder) = vault::key_store_of(&folder).map_err(|problem| vault_failure(&problem))? else {
         if context.json {
-            terminal.say_json(&json!({ "folder": folder, "exists": false }));
+            terminal.print_json(&json!({ "folder": folder, "exists": false }));
         } else {
-            terminal.say("no vault yet; the first `pdev secret set` or `pdev login` makes it");
+            terminal.print_line("no vault yet; the first `pdev secret set` or `pdev login` makes it");
         }
-        return crate::done();
+        return crate::success();
     };
-    opened(&place, context)?;
-    let items = vault::names(&folder, "").map_err(|problem| refused(&problem))?.len().saturating_sub(1);
+    open_vault(&place, context)?;
+    let items = vault::names(&folder, "").map_err(|problem| vault_failure(&problem))?.len().saturating_sub(1);
     if context.json {
-        terminal.say_json(&json!({ "folder": folder, "exists": true, "holder": holder, "items": items }));
+        terminal.print_json(&json!({ "folder": folder, "exists": true, "holder": holder, "items": items }));
     } else {
-        terminal.say(&format!(
+        terminal.print_line(&format!(
             "opens with the {holder}; {} in {}",
-            words::count(items, "sealed item"),
+            humanize::count(items, "sealed item"),
             folder.display()
         ));
     }
-    crate::done()
+    crate::success()
 }
 
 fn reset(context: &Context) -> Outcome {
-    let aside = vault::set_aside(&place()?.vault(), &words::now_milliseconds().to_string());
-    let aside = aside.map_err(|problem| refused(&problem))?;
+    let aside = vault::set_aside(&locations()?.vault(), &humanize::now_milliseconds().to_string());
+    let aside = aside.map_err(|problem| vault_failure(&problem))?;
     if context.json {
-        context.terminal.say_json(&json!({ "set_aside": aside }));
-        return crate::done();
+        context.terminal.print_json(&json!({ "set_aside": aside }));
+        return crate::success();
     }
     match aside {
-        Some(path) => context.terminal.say(&format!("set aside, still sealed: {}", path.display())),
-        None => context.terminal.say("there was no vault"),
+        Some(path) => context.terminal.print_line(&format!("set aside, still sealed: {}", path.display())),
+        None => context.terminal.print_line("there was no vault"),
     }
-    crate::done()
+    crate::success()
 }

@@ -1,6 +1,6 @@
 //! `pdev version`: this program's, and the running agent's. Starts nothing.
 
-use client::{Client, Place};
+use client::{Client, SocketLocation};
 use serde_json::json;
 
 use crate::context::Context;
@@ -11,18 +11,20 @@ pub(crate) struct Arguments {}
 
 pub(crate) fn run(_arguments: &Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
-        let agent = Client::connect(&Place::from_environment()).await.ok().map(|client| client.info().clone());
+        let agent = Client::connect(&SocketLocation::from_environment()).await.ok().map(|client| client.info().clone());
         let own = env!("CARGO_PKG_VERSION");
         if context.json {
             let agent = agent.map(|info| json!({ "version": info.version, "protocol": info.protocol }));
-            context.terminal.say_json(&json!({ "version": own, "protocol": protocol::PROTOCOL, "agent": agent }));
-            return crate::done();
+            context
+                .terminal
+                .print_json(&json!({ "version": own, "protocol": protocol::PROTOCOL_VERSION, "agent": agent }));
+            return crate::success();
         }
-        context.terminal.say(&format!("pdev {own}, protocol {}", protocol::PROTOCOL));
-        context.terminal.say(&match agent {
+        context.terminal.print_line(&format!("pdev {own}, protocol {}", protocol::PROTOCOL_VERSION));
+        context.terminal.print_line(&match agent {
             Some(info) => format!("agent {}, protocol {}, pid {}", info.version, info.protocol, info.pid),
             None => "agent not running".to_owned(),
         });
-        crate::done()
+        crate::success()
     })
 }

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use protocol::status::{PreviewState, PreviewStatus, UnitState};
 
-use crate::choose::{self, Which};
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
+use crate::humanize;
+use crate::preview_selector::{self, PreviewSelector};
 use crate::render::problem;
-use crate::words;
 
 #[derive(clap::Args, Debug)]
 #[command(
@@ -19,9 +19,9 @@ pub(crate) struct Arguments {
     #[arg(value_name = "UNIT")]
     units: Vec<String>,
     #[command(flatten)]
-    which: Which,
+    selector: PreviewSelector,
     /// Give up after this long
-    #[arg(long, value_name = "DURATION", value_parser = words::parse_duration, default_value = "10m", env = "PDEV_TIMEOUT", hide_env = true)]
+    #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration, default_value = "10m", env = "PDEV_TIMEOUT", hide_env = true)]
     timeout: Duration,
 }
 
@@ -29,40 +29,40 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
         let began = Instant::now();
         let mut client = Context::connect().await?;
-        let preview = choose::preview(&mut client, context, &arguments.which).await?;
-        choose::units(&preview, &arguments.units)?;
-        let wait = client.wait(&preview.preview.id, arguments.timeout);
+        let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
+        preview_selector::refuse_unknown_units(&preview, &arguments.units)?;
+        let wait = client.wait_until_settled(&preview.preview.id, arguments.timeout);
         let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         let status = tokio::select! {
             status = wait => status?,
             _ = interrupts.recv() => return Ok(exit::INTERRUPTED),
         };
-        conclude(&status, &arguments.units, began, context)
+        print_outcome(&status, &arguments.units, began, context)
     })
 }
 
-fn conclude(status: &PreviewStatus, units: &[String], began: Instant, context: &Context) -> Outcome {
+fn print_outcome(status: &PreviewStatus, units: &[String], began: Instant, context: &Context) -> Outcome {
     let title = &status.preview.title;
     if context.json {
-        context.terminal.say_json(status);
+        context.terminal.print_json(status);
     }
     match verdict(status, units) {
         Verdict::Ready => {
             if !context.json {
-                let took = words::duration(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+                let took = humanize::duration(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
                 let url = status.url.as_ref().map(|url| format!("  {url}")).unwrap_or_default();
-                context.terminal.say(&format!("{title} is ready ({took}){url}"));
+                context.terminal.print_line(&format!("{title} is ready ({took}){url}"));
             }
             Ok(exit::OK)
         }
-        Verdict::Moving if context.json => Ok(exit::TIMEOUT),
-        Verdict::Moving => Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not ready yet"))
+        Verdict::Pending if context.json => Ok(exit::TIMEOUT),
+        Verdict::Pending => Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not ready yet"))
             .hint("`pdev status` tells what it waits for.")),
         Verdict::Failed => {
             if !context.json {
-                problem::tell_all(&status.problems, &context.terminal);
-                let state = crate::render::status::state_words(status.state).0;
-                context.terminal.tell(&format!("{title} is {state}; `pdev status` shows its units"));
+                problem::print_all(&status.problems, &context.terminal);
+                let state = crate::render::status::preview_state_label(status.state).0;
+                context.terminal.eprint_line(&format!("{title} is {state}; `pdev status` shows its units"));
             }
             Ok(exit::FAILED)
         }
@@ -72,7 +72,7 @@ fn conclude(status: &PreviewStatus, units: &[String], began: Instant, context: &
 #[derive(PartialEq, Eq, Debug)]
 enum Verdict {
     Ready,
-    Moving,
+    Pending,
     Failed,
 }
 
@@ -80,7 +80,7 @@ fn verdict(status: &PreviewStatus, units: &[String]) -> Verdict {
     if units.is_empty() {
         return match status.state {
             PreviewState::Ready => Verdict::Ready,
-            PreviewState::Starting | PreviewState::Stopping => Verdict::Moving,
+            PreviewState::Starting | PreviewState::Stopping => Verdict::Pending,
             PreviewState::Degraded | PreviewState::Failed | PreviewState::Down => Verdict::Failed,
         };
     }
@@ -92,7 +92,7 @@ fn verdict(status: &PreviewStatus, units: &[String]) -> Verdict {
                 return Verdict::Failed;
             }
             UnitState::Waiting | UnitState::Preparing | UnitState::Starting | UnitState::Restarting => {
-                worst = Verdict::Moving;
+                worst = Verdict::Pending;
             }
         }
     }

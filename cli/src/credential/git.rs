@@ -4,7 +4,7 @@
 
 use protocol::identity::CredentialRequest;
 
-use super::{ask, complain, credential, give, input};
+use super::{fetch_credential, print_problem, read_stdin, send_request, write_stdout};
 
 pub(super) fn run(verb: &str) -> u8 {
     match verb {
@@ -12,14 +12,14 @@ pub(super) fn run(verb: &str) -> u8 {
         // git erases after a 401: the credential was refused, the login is not ended.
         "erase" => erase(),
         _ => {
-            let _all = input();
+            let _all = read_stdin();
             0
         }
     }
 }
 
 /// The request, unless the protocol is none that a secret may travel on.
-fn request(text: &str) -> Option<CredentialRequest> {
+fn parse_request(text: &str) -> Option<CredentialRequest> {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     let host = value("host")?;
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
@@ -38,25 +38,25 @@ fn request(text: &str) -> Option<CredentialRequest> {
 }
 
 fn get() -> u8 {
-    let Some(request) = request(&input()) else { return 0 };
-    match credential(&request) {
-        Ok(bytes) => give(&bytes),
+    let Some(request) = parse_request(&read_stdin()) else { return 0 };
+    match fetch_credential(&request) {
+        Ok(bytes) => write_stdout(&bytes),
         Err(problem) if problem.code == "identity_unknown" => 0,
         Err(problem) => {
-            complain(&problem);
+            print_problem(&problem);
             // A prompt for a password would hide the way out that was just told.
-            give(b"quit=1\n")
+            write_stdout(b"quit=1\n")
         }
     }
 }
 
 fn erase() -> u8 {
-    let Some(request) = request(&input()) else { return 0 };
+    let Some(request) = parse_request(&read_stdin()) else { return 0 };
     let body = serde_json::to_vec(&request).unwrap_or_default();
-    match ask("POST", "/v1/credentials/rejected", &body) {
+    match send_request("POST", "/v1/credentials/rejected", &body) {
         Ok(_) => 0,
         Err(problem) => {
-            complain(&problem);
+            print_problem(&problem);
             1
         }
     }
@@ -67,14 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_travel_encrypted_or_not_at_all() {
-        let server = |text: &str| request(text).and_then(|request| request.server);
+    fn plain_http_is_allowed_only_for_localhost() {
+        let server = |text: &str| parse_request(text).and_then(|request| request.server);
         assert_eq!(server("protocol=https\nhost=git.example.org\n"), Some("git.example.org".into()));
         assert_eq!(server("protocol=http\nhost=git.example.org\n"), None);
         assert_eq!(server("protocol=http\nhost=localhost:3000\n"), Some("localhost:3000".into()));
         assert_eq!(server("protocol=ftp\nhost=x\n"), None);
         assert_eq!(server("host=x\n"), None);
-        let asked = request("capability[]=authtype\nprotocol=https\nhost=x\n").unwrap();
+        let asked = parse_request("capability[]=authtype\nprotocol=https\nhost=x\n").unwrap();
         assert!(asked.authtype && asked.form == "git");
     }
 }

@@ -3,7 +3,7 @@
 //! A helper runs before every command of its tool, so nothing is set up here: no runtime, no parser of options, one
 //! blocking request to the agent. What each tool expects byte for byte stands in docs/credentials.md.
 
-mod ask;
+mod agent_request;
 mod cargo;
 mod docker;
 mod git;
@@ -16,18 +16,18 @@ use std::io::Write;
 use protocol::Problem;
 use protocol::identity::CredentialRequest;
 
-use ask::{ask, credential};
+use agent_request::{fetch_credential, send_request};
 
 /// Links to the one binary, by which docker, git and cargo find their helpers.
-pub(crate) const LINKS: [(&str, &str); 3] =
+pub(crate) const HELPER_LINKS: [(&str, &str); 3] =
     [("docker-credential-pdev", "docker"), ("git-credential-pdev", "git"), ("cargo-credential-pdev", "cargo")];
 
 /// The exit code, if this process was started as a helper: by the name of a link, or as `pdev credential TOOL ...`.
-pub(crate) fn as_helper(arguments: &[OsString]) -> Option<u8> {
+pub(crate) fn run_as_helper(arguments: &[OsString]) -> Option<u8> {
     let mut words = arguments.iter().map(|word| word.to_str());
     let program = words.next()??;
     let name = program.rsplit('/').next().unwrap_or(program);
-    if let Some((_, tool)) = LINKS.iter().find(|(link, _)| *link == name) {
+    if let Some((_, tool)) = HELPER_LINKS.iter().find(|(link, _)| *link == name) {
         return run(tool, &words.collect::<Option<Vec<_>>>()?);
     }
     if words.next() != Some(Some("credential")) {
@@ -46,24 +46,24 @@ fn run(tool: &str, words: &[&str]) -> Option<u8> {
         // A later git may know more verbs, and passes none of its options.
         ("git", [verb]) => Some(git::run(verb)),
         ("cargo", ["--cargo-plugin", ..]) => Some(cargo::run()),
-        ("aws" | "token", [identity]) if !identity.starts_with('-') => Some(print(tool, identity)),
-        ("kubectl", [identity]) if !identity.starts_with('-') => Some(print(tool, identity)),
+        ("aws" | "token", [identity]) if !identity.starts_with('-') => Some(print_credential(tool, identity)),
+        ("kubectl", [identity]) if !identity.starts_with('-') => Some(print_credential(tool, identity)),
         _ => None,
     }
 }
 
 /// Tools that take the answer as it is and show standard error to their user.
-fn print(form: &str, identity: &str) -> u8 {
+fn print_credential(form: &str, identity: &str) -> u8 {
     let request = CredentialRequest {
         identity: Some(identity.to_owned()),
         form: form.to_owned(),
         api_version: (form == "kubectl").then(api_version).flatten(),
         ..CredentialRequest::default()
     };
-    match credential(&request) {
-        Ok(bytes) => give(&bytes),
+    match fetch_credential(&request) {
+        Ok(bytes) => write_stdout(&bytes),
         Err(problem) => {
-            complain(&problem);
+            print_problem(&problem);
             1
         }
     }
@@ -76,7 +76,7 @@ fn api_version() -> Option<String> {
     value["apiVersion"].as_str().map(str::to_owned)
 }
 
-fn give(bytes: &[u8]) -> u8 {
+fn write_stdout(bytes: &[u8]) -> u8 {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => 0,
@@ -85,14 +85,14 @@ fn give(bytes: &[u8]) -> u8 {
 }
 
 /// One or two lines, which the tool shows to its user.
-fn complain(problem: &Problem) {
+fn print_problem(problem: &Problem) {
     let hint = problem.hint.as_ref().map(|hint| format!("\ntry: {hint}")).unwrap_or_default();
     let text = format!("pdev: {}{hint}\n", problem.title);
     let _nobody_reads = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// All of standard input, bounded.
-fn input() -> String {
+fn read_stdin() -> String {
     use std::io::Read;
     const BYTES_MAX: u64 = 64 << 10;
     let mut text = String::new();

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use protocol::identity::CredentialRequest;
 
-use super::credential;
-use super::setup::sections;
+use super::fetch_credential;
+use super::setup::ini_fields;
 use crate::exit::{EXEC_FAILED, Failure, Outcome};
-use crate::words;
+use crate::humanize;
 
 /// Other credentials of the caller's environment would win over the asked ones, or mix with them.
-const CLEARED: [&str; 6] = [
+const CLEARED_VARIABLES: [&str; 6] = [
     "AWS_PROFILE",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -24,7 +24,7 @@ const CLEARED: [&str; 6] = [
 ];
 
 /// What SDKs look at before an endpoint, by a variable that only an endpoint of their cloud comes with.
-const EARLIER: [(&str, &[&str]); 3] = [
+const OVERRIDING_VARIABLES: [(&str, &[&str]); 3] = [
     (
         "AWS_CONTAINER_CREDENTIALS_FULL_URI",
         &[
@@ -47,26 +47,28 @@ const EARLIER: [(&str, &[&str]); 3] = [
 /// Becomes the program: its exit code and signals are its own.
 pub(crate) fn run(identity: &str, command: &[OsString], folder: &Path, in_environment: bool) -> Outcome {
     let Some((program, arguments)) = command.split_first() else {
-        return Err(Failure::wrong("no program is given").hint("Write it after `--`: `pdev run --as NAME -- PROGRAM`."));
+        return Err(
+            Failure::invalid_input("no program is given").hint("Write it after `--`: `pdev run --as NAME -- PROGRAM`.")
+        );
     };
     let request = CredentialRequest {
         identity: Some(identity.to_owned()),
         form: if in_environment { "env" } else { "endpoint" }.to_owned(),
         ..CredentialRequest::default()
     };
-    let bytes = credential(&request).map_err(|problem| Failure { exit: EXEC_FAILED, problem })?;
+    let bytes = fetch_credential(&request).map_err(|problem| Failure { exit_code: EXEC_FAILED, problem })?;
     let mut started = std::process::Command::new(program);
     started.args(arguments).current_dir(folder);
-    for name in CLEARED {
+    for name in CLEARED_VARIABLES {
         started.env_remove(name);
     }
-    let given = pairs(bytes);
+    let given = parse_env_pairs(bytes);
     let has = |name: &str| given.iter().any(|(given, _)| given == name);
-    for name in EARLIER.iter().filter(|(sign, _)| has(sign)).flat_map(|(_, names)| names.iter()) {
+    for name in OVERRIDING_VARIABLES.iter().filter(|(sign, _)| has(sign)).flat_map(|(_, names)| names.iter()) {
         started.env_remove(name);
     }
     if has("AWS_CONFIG_FILE")
-        && let Some(region) = region()
+        && let Some(region) = configured_region()
     {
         // botocore reads the second one only, the other SDKs the first.
         started.env("AWS_REGION", &region).env("AWS_DEFAULT_REGION", &region);
@@ -74,30 +76,30 @@ pub(crate) fn run(identity: &str, command: &[OsString], folder: &Path, in_enviro
     started.envs(given);
     let error = started.exec();
     let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
-    let message = format!("cannot start `{}`: {}", program.display(), words::plain(&error));
+    let message = format!("cannot start `{}`: {}", program.display(), humanize::io_error(&error));
     Err(Failure::new(code, "program_not_started", message))
 }
 
 /// The region that the user's own configuration names: the file itself is put out of sight, because its credentials
 /// would win.
-fn region() -> Option<String> {
+fn configured_region() -> Option<String> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")).is_some() {
         return None;
     }
     let path = set("AWS_CONFIG_FILE").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".aws/config")))?;
     let text = std::fs::read_to_string(path).ok()?;
-    region_of(&text, set("AWS_PROFILE").as_deref()).map(str::to_owned)
+    find_region(&text, set("AWS_PROFILE").as_deref()).map(str::to_owned)
 }
 
-fn region_of<'a>(config: &'a str, profile: Option<&str>) -> Option<&'a str> {
+fn find_region<'a>(config: &'a str, profile: Option<&str>) -> Option<&'a str> {
     let wanted = profile.unwrap_or("default");
     let fits = |title: &str| title.strip_prefix("profile ").unwrap_or(title).trim() == wanted;
-    sections(config).into_iter().find(|(title, field, _)| fits(title) && *field == "region").map(|(.., value)| value)
+    ini_fields(config).into_iter().find(|(title, field, _)| fits(title) && *field == "region").map(|(.., value)| value)
 }
 
 /// `NAME=value`, each ended by a NUL.
-fn pairs(bytes: Vec<u8>) -> Vec<(OsString, OsString)> {
+fn parse_env_pairs(bytes: Vec<u8>) -> Vec<(OsString, OsString)> {
     let split = |pair: &[u8]| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
         Some((OsString::from_vec(pair[..at].to_vec()), OsString::from_vec(pair[at + 1..].to_vec())))
@@ -110,16 +112,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn regions() {
+    fn region_is_read_from_selected_profile() {
         let config = "[default]\nregion = eu-west-1\ns3 =\n  region = nested\n[profile a]\nregion=us-east-2\n";
-        assert_eq!(region_of(config, None), Some("eu-west-1"));
-        assert_eq!(region_of(config, Some("a")), Some("us-east-2"));
-        assert_eq!(region_of(config, Some("b")), None);
+        assert_eq!(find_region(config, None), Some("eu-west-1"));
+        assert_eq!(find_region(config, Some("a")), Some("us-east-2"));
+        assert_eq!(find_region(config, Some("b")), None);
     }
 
     #[test]
-    fn environments() {
-        let read = pairs(b"A=1\0B=x=y\nz\0".to_vec());
+    fn nul_separated_variables_are_parsed() {
+        let read = parse_env_pairs(b"A=1\0B=x=y\nz\0".to_vec());
         assert_eq!(read, [("A".into(), "1".into()), ("B".into(), "x=y\nz".into())]);
     }
 }

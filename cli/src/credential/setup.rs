@@ -4,10 +4,10 @@
 use serde_json::{Map, Value};
 
 /// `Err`: why the file cannot take it, in words.
-pub(crate) type Edited = Result<String, String>;
+pub(crate) type EditResult = Result<String, String>;
 
 /// Title, field and value of each line of a file of aws.
-pub(crate) fn sections(text: &str) -> Vec<(&str, &str, &str)> {
+pub(crate) fn ini_fields(text: &str) -> Vec<(&str, &str, &str)> {
     let mut title = "";
     let mut fields = Vec::new();
     for line in text.lines() {
@@ -24,31 +24,35 @@ pub(crate) fn sections(text: &str) -> Vec<(&str, &str, &str)> {
 }
 
 /// A profile of `~/.aws/config`.
-pub(crate) fn aws(text: &str, program: &str, identity: &str) -> Edited {
+pub(crate) fn add_aws_profile(text: &str, program: &str, identity: &str) -> EditResult {
     let title = format!("profile {identity}");
     let without = without_block(text, identity);
     if has_section(&without, &title) {
         return Err(format!("there is a profile `{identity}` already"));
     }
-    let body = format!("[{title}]\ncredential_process = {} credential aws {identity}\n", quoted(program));
+    let body = format!("[{title}]\ncredential_process = {} credential aws {identity}\n", shell_quoted(program));
     Ok(with_block(&without, identity, &body))
 }
 
 /// A command that is gcloud as an identity.
-pub(crate) fn gcloud(program: &str, identity: &str) -> String {
-    format!("#!/bin/sh\n{}exec {} run --as {identity} -- gcloud \"$@\"\n", gclouds_mark(identity), quoted(program))
+pub(crate) fn gcloud_script(program: &str, identity: &str) -> String {
+    format!(
+        "#!/bin/sh\n{}exec {} run --as {identity} -- gcloud \"$@\"\n",
+        gcloud_marker(identity),
+        shell_quoted(program)
+    )
 }
 
-pub(crate) fn is_gclouds(text: &str, identity: &str) -> bool {
-    text.contains(&gclouds_mark(identity))
+pub(crate) fn is_gcloud_script(text: &str, identity: &str) -> bool {
+    text.contains(&gcloud_marker(identity))
 }
 
-fn gclouds_mark(identity: &str) -> String {
+fn gcloud_marker(identity: &str) -> String {
     format!("# Made by `pdev credential setup gcloud {identity}`; with `--undo` it is removed.\n")
 }
 
 /// Helpers for servers in `~/.gitconfig`.
-pub(crate) fn git(text: &str, program: &str, identity: &str, hosts: &[String]) -> Edited {
+pub(crate) fn add_git_helpers(text: &str, program: &str, identity: &str, hosts: &[String]) -> EditResult {
     let without = without_block(text, identity);
     let mut body = String::new();
     for host in hosts.iter().filter(|host| !host.starts_with("*.")) {
@@ -60,15 +64,15 @@ pub(crate) fn git(text: &str, program: &str, identity: &str, hosts: &[String]) -
         // The empty helper keeps those of wider sections from being asked, or from storing what pdev gave.
         body.push_str(&format!(
             "[{section}]\n\thelper =\n\thelper = {}\n",
-            escaped(&format!("{} credential git", quoted(program)))
+            git_config_escaped(&format!("{} credential git", shell_quoted(program)))
         ));
     }
     Ok(with_block(&without, identity, &body))
 }
 
 /// Helpers for registries in docker's `config.json`.
-pub(crate) fn docker(text: &str, hosts: &[String]) -> Edited {
-    let mut config = json(text)?;
+pub(crate) fn add_docker_helpers(text: &str, hosts: &[String]) -> EditResult {
+    let mut config = parse_json_object(text)?;
     let helpers = config.entry("credHelpers").or_insert_with(|| Value::Object(Map::new()));
     let helpers = helpers.as_object_mut().ok_or("its `credHelpers` is no object")?;
     for host in hosts.iter().filter(|host| !host.starts_with("*.")) {
@@ -77,21 +81,21 @@ pub(crate) fn docker(text: &str, hosts: &[String]) -> Edited {
             Some(other) => return Err(format!("`{host}` has the helper `{other}` already")),
         }
     }
-    Ok(pretty(&config))
+    Ok(to_docker_json(&config))
 }
 
-pub(crate) fn docker_undone(text: &str, hosts: &[String]) -> Edited {
-    let mut config = json(text)?;
+pub(crate) fn remove_docker_helpers(text: &str, hosts: &[String]) -> EditResult {
+    let mut config = parse_json_object(text)?;
     if let Some(helpers) = config.get_mut("credHelpers").and_then(Value::as_object_mut) {
         helpers.retain(|host, helper| helper != "pdev" || !hosts.contains(host));
         if helpers.is_empty() {
             config.shift_remove("credHelpers");
         }
     }
-    Ok(pretty(&config))
+    Ok(to_docker_json(&config))
 }
 
-fn json(text: &str) -> Result<Map<String, Value>, String> {
+fn parse_json_object(text: &str) -> Result<Map<String, Value>, String> {
     if text.trim().is_empty() {
         return Ok(Map::new());
     }
@@ -99,7 +103,7 @@ fn json(text: &str) -> Result<Map<String, Value>, String> {
 }
 
 /// As docker writes it: indented by tabs.
-fn pretty(config: &Map<String, Value>) -> String {
+fn to_docker_json(config: &Map<String, Value>) -> String {
     use serde::Serialize;
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
@@ -113,19 +117,19 @@ fn has_section(text: &str, title: &str) -> bool {
     text.lines().any(|line| line.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) == Some(title))
 }
 
-fn marks(identity: &str) -> (String, String) {
+fn block_markers(identity: &str) -> (String, String) {
     (format!("# pdev credential setup: begin {identity}\n"), format!("# pdev credential setup: end {identity}\n"))
 }
 
 fn with_block(text: &str, identity: &str, body: &str) -> String {
-    let (begin, end) = marks(identity);
+    let (begin, end) = block_markers(identity);
     let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     format!("{text}{gap}{begin}{body}{end}")
 }
 
 /// The text without what pdev wrote for this identity.
 pub(crate) fn without_block(text: &str, identity: &str) -> String {
-    let (begin, end) = marks(identity);
+    let (begin, end) = block_markers(identity);
     let Some((before, rest)) = text.split_once(&begin) else { return text.to_owned() };
     match rest.split_once(&end) {
         Some((_, after)) => format!("{before}{after}"),
@@ -134,13 +138,13 @@ pub(crate) fn without_block(text: &str, identity: &str) -> String {
 }
 
 /// For readers that split like a shell.
-fn quoted(program: &str) -> String {
+fn shell_quoted(program: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+".contains(letter);
     if program.chars().all(plain) { program.to_owned() } else { format!("'{}'", program.replace('\'', r"'\''")) }
 }
 
 /// For a value of a git configuration.
-fn escaped(value: &str) -> String {
+fn git_config_escaped(value: &str) -> String {
     if value.contains(['"', '\\', '#', ';', '\'']) {
         format!("\"{}\"", value.replace('\\', r"\\").replace('"', "\\\""))
     } else {
@@ -149,7 +153,7 @@ fn escaped(value: &str) -> String {
 }
 
 /// Lines taken out and put in, in order; what both have at the ends is left out.
-pub(crate) fn difference(before: &str, after: &str) -> Vec<String> {
+pub(crate) fn diff_lines(before: &str, after: &str) -> Vec<String> {
     let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     let start = old.iter().zip(&new).take_while(|(one, two)| one == two).count();
     let rest = |lines: &[&str]| lines.len() - start;
@@ -165,23 +169,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_comes_and_goes_and_the_rest_stays() {
+    fn aws_profile_is_added_once_and_removed_cleanly() {
         let before = "[default]\nregion = x"; // no newline at the end
-        let after = aws(before, "/opt/my tools/pdev", "dev").unwrap();
+        let after = add_aws_profile(before, "/opt/my tools/pdev", "dev").unwrap();
         assert!(
             after.contains("[profile dev]\ncredential_process = '/opt/my tools/pdev' credential aws dev\n"),
             "{after}"
         );
-        assert_eq!(aws(&after, "/opt/my tools/pdev", "dev").unwrap(), after, "twice is once");
+        assert_eq!(add_aws_profile(&after, "/opt/my tools/pdev", "dev").unwrap(), after, "twice is once");
         assert_eq!(without_block(&after, "dev"), format!("{before}\n"));
-        assert_eq!(aws("[profile dev]\n", "pdev", "dev"), Err("there is a profile `dev` already".into()));
-        assert_eq!(difference(before, &after)[0], "+# pdev credential setup: begin dev");
+        assert_eq!(add_aws_profile("[profile dev]\n", "pdev", "dev"), Err("there is a profile `dev` already".into()));
+        assert_eq!(diff_lines(before, &after)[0], "+# pdev credential setup: begin dev");
     }
 
     #[test]
-    fn hosts_of_git_and_docker() {
+    fn git_and_docker_helpers_are_added_per_host() {
         let hosts = ["git.example.org".to_owned(), "*.x".to_owned(), "localhost:3000".to_owned()];
-        let text = git("[user]\n\tname = A\n", "/bin/pdev", "a", &hosts).unwrap();
+        let text = add_git_helpers("[user]\n\tname = A\n", "/bin/pdev", "a", &hosts).unwrap();
         assert!(
             text.contains(
                 "[credential \"https://git.example.org\"]\n\thelper =\n\thelper = /bin/pdev credential git\n"
@@ -189,25 +193,25 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("[credential \"http://localhost:3000\"]"));
-        assert!(git("[credential \"https://git.example.org\"]\n", "p", "a", &hosts).is_err());
-        let config = docker("{\"auths\":{\"q\":{}},\"credHelpers\":{\"z\":\"other\"}}", &hosts).unwrap();
+        assert!(add_git_helpers("[credential \"https://git.example.org\"]\n", "p", "a", &hosts).is_err());
+        let config = add_docker_helpers("{\"auths\":{\"q\":{}},\"credHelpers\":{\"z\":\"other\"}}", &hosts).unwrap();
         assert!(
             config.contains("\t\"credHelpers\": {\n\t\t\"z\": \"other\",\n\t\t\"git.example.org\": \"pdev\""),
             "{config}"
         );
-        let undone = docker_undone(&config, &hosts).unwrap();
+        let undone = remove_docker_helpers(&config, &hosts).unwrap();
         assert!(undone.contains("\"z\"") && !undone.contains("pdev"), "{undone}");
         assert!(
-            docker("[]", &hosts).is_err()
-                && docker("{\"credHelpers\":{\"localhost:3000\":\"gcloud\"}}", &hosts).is_err()
+            add_docker_helpers("[]", &hosts).is_err()
+                && add_docker_helpers("{\"credHelpers\":{\"localhost:3000\":\"gcloud\"}}", &hosts).is_err()
         );
-        assert_eq!(docker_undone(&docker("", &hosts).unwrap(), &hosts).unwrap(), "{}");
+        assert_eq!(remove_docker_helpers(&add_docker_helpers("", &hosts).unwrap(), &hosts).unwrap(), "{}");
     }
 
     #[test]
-    fn only_what_differs_is_shown() {
-        assert_eq!(difference("a\nb\nc\n", "a\nx\nc\n"), ["-b", "+x"]);
-        assert_eq!(difference("a\na\n", "a\na\na\n"), ["+a"]);
-        assert!(difference("a\n", "a\n").is_empty());
+    fn diff_shows_only_changed_lines() {
+        assert_eq!(diff_lines("a\nb\nc\n", "a\nx\nc\n"), ["-b", "+x"]);
+        assert_eq!(diff_lines("a\na\n", "a\na\na\n"), ["+a"]);
+        assert!(diff_lines("a\n", "a\n").is_empty());
     }
 }

@@ -3,23 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use credentials::approval::family::{Processes, Running};
+use credentials::approval::ancestry::{ProcessTable, SystemProcesses};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::Signal as Signals;
 use tokio::time::{Instant, timeout};
 
 /// A program may take this long to put its things away.
-const GRACE: Duration = Duration::from_secs(2);
+const TERM_GRACE: Duration = Duration::from_secs(2);
 /// Beyond it somebody starts programs faster than they can be ended, or the disk hangs.
-const LIMIT: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// All below this process. What was let go is adopted, so none of them gets out of sight.
-fn all() -> Vec<Pid> {
+fn list_descendants() -> Vec<Pid> {
     let folders = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = folders.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for process in pids.filter_map(|pid| Running.process(pid)) {
+    for process in pids.filter_map(|pid| SystemProcesses.process(pid)) {
         children.entry(process.parent).or_default().push(process.pid);
     }
     let (mut found, mut next) = (Vec::new(), vec![rustix::process::getpid().as_raw_nonzero().get()]);
@@ -32,7 +32,7 @@ fn all() -> Vec<Pid> {
 }
 
 /// Takes note of children that ended; how `wanted` did, if it is among them.
-pub(super) fn reap(wanted: Pid) -> Option<WaitStatus> {
+pub(super) fn reap_children(wanted: Pid) -> Option<WaitStatus> {
     let mut ended = None;
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
         if pid == wanted {
@@ -43,16 +43,16 @@ pub(super) fn reap(wanted: Pid) -> Option<WaitStatus> {
 }
 
 /// Ends everything below this process: asked first, then without asking.
-pub(super) async fn end(wanted: Pid, children: &mut Signals) {
+pub(super) async fn terminate_all(wanted: Pid, children: &mut Signals) {
     let begun = Instant::now();
     let mut told = BTreeSet::new();
-    while begun.elapsed() < LIMIT {
-        let _known = reap(wanted);
-        let left = all();
+    while begun.elapsed() < KILL_TIMEOUT {
+        let _known = reap_children(wanted);
+        let left = list_descendants();
         if left.is_empty() {
             return;
         }
-        let asks = begun.elapsed() < GRACE;
+        let asks = begun.elapsed() < TERM_GRACE;
         for pid in left {
             if !asks {
                 let _gone_is_fine = kill_process(pid, Signal::KILL);
@@ -62,6 +62,6 @@ pub(super) async fn end(wanted: Pid, children: &mut Signals) {
                 let _gone_is_fine = kill_process(pid, Signal::CONT);
             }
         }
-        drop(timeout(LOOK_AGAIN, children.recv()).await);
+        drop(timeout(POLL_INTERVAL, children.recv()).await);
     }
 }

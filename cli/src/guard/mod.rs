@@ -10,39 +10,39 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use client::{Client, Place};
+use client::{Client, SocketLocation};
 use protocol::session::{SessionRequest, SessionView};
 use rustix::process::{Pid, Signal, WaitStatus, getppid, kill_process};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use crate::context::Context;
 use crate::exit::{EXEC_FAILED, Failure, INTERRUPTED, Outcome};
+use crate::humanize;
 use crate::render::terminal::{Color, Terminal};
-use crate::words;
 
 /// The first argument of the guard; no command of this name exists.
-pub(crate) const NAME: &str = agent::sessions::GUARD;
+pub(crate) const SUBCOMMAND: &str = agent::sessions::GUARD_COMMAND;
 /// Names the session for its programs. Nothing is decided by it.
-pub(crate) const VARIABLE: &str = "PDEV_SESSION";
+pub(crate) const SESSION_VARIABLE: &str = "PDEV_SESSION";
 
 /// The client's own limits are below it.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the guard is told: the wish, and whether it is to be quiet.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Order {
-    wish: SessionRequest,
+struct GuardOptions {
+    request: SessionRequest,
     quiet: bool,
 }
 
 /// How it ended, as a shell tells it.
-fn code(status: WaitStatus) -> u8 {
+fn exit_code(status: WaitStatus) -> u8 {
     let signalled = || status.terminating_signal().map(|signal| 128 + signal);
     let code = status.exit_status().or_else(signalled).unwrap_or_default();
     u8::try_from(code).unwrap_or(EXEC_FAILED)
 }
 
-struct Waits {
+struct SignalStreams {
     children: Signals,
     terminate: Signals,
     hangup: Signals,
@@ -51,7 +51,7 @@ struct Waits {
     quit: Signals,
 }
 
-impl Waits {
+impl SignalStreams {
     fn new() -> std::io::Result<Self> {
         Ok(Self {
             children: signal(SignalKind::child())?,
@@ -63,13 +63,13 @@ impl Waits {
     }
 
     /// The child's end, or `None` when this process is told to end. `late` is called once, after `time`.
-    async fn child(&mut self, child: Pid, time: Option<Duration>, late: impl FnOnce()) -> Option<WaitStatus> {
+    async fn wait_for_child(&mut self, child: Pid, time: Option<Duration>, late: impl FnOnce()) -> Option<WaitStatus> {
         let far = time.unwrap_or(Duration::MAX);
         let over = tokio::time::sleep(far);
         tokio::pin!(over);
         let mut late = time.map(|_| late);
         loop {
-            if let Some(status) = descendants::reap(child) {
+            if let Some(status) = descendants::reap_children(child) {
                 return Some(status);
             }
             tokio::select! {
@@ -84,111 +84,113 @@ impl Waits {
     }
 }
 
-fn adopt() {
+fn become_subreaper() {
     #[cfg(target_os = "linux")]
     let _kernels_since_3_4_can = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
-fn child_of(child: &std::process::Child) -> Result<Pid, Failure> {
+fn pid_of(child: &std::process::Child) -> Result<Pid, Failure> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| Failure::failed("the program has no process number"))
 }
 
 /// Starts the guard and stays above it.
-pub(crate) fn above(wish: SessionRequest, program: &[OsString], context: &Context) -> Outcome {
-    let order = serde_json::to_string(&Order { wish, quiet: context.quiet });
+pub(crate) fn run_guarded(wish: SessionRequest, program: &[OsString], context: &Context) -> Outcome {
+    let order = serde_json::to_string(&GuardOptions { request: wish, quiet: context.quiet });
     let order = order.map_err(|error| Failure::failed(error.to_string()))?;
     let own = std::env::current_exe()?;
     Context::block_on(async {
-        start_agent_apart(&own).await;
+        start_detached_agent(&own).await;
         drop(Context::connect().await?);
-        let mut waits = Waits::new()?;
-        adopt();
+        let mut waits = SignalStreams::new()?;
+        become_subreaper();
         let mut guard = Command::new(own);
-        let guard = guard.args([NAME, &order]).args(program).current_dir(&context.folder).spawn()?;
-        let guard = child_of(&guard)?;
-        let mut ended = waits.child(guard, None, || {}).await;
+        let guard = guard.args([SUBCOMMAND, &order]).args(program).current_dir(&context.folder).spawn()?;
+        let guard = pid_of(&guard)?;
+        let mut ended = waits.wait_for_child(guard, None, || {}).await;
         if ended.is_none() {
             let _gone_is_fine = kill_process(guard, Signal::TERM);
-            ended = waits.child(guard, None, || {}).await;
+            ended = waits.wait_for_child(guard, None, || {}).await;
         }
         // The guard ends them itself, unless it was killed.
-        descendants::end(guard, &mut waits.children).await;
-        Ok(ended.map_or(INTERRUPTED, code))
+        descendants::terminate_all(guard, &mut waits.children).await;
+        Ok(ended.map_or(INTERRUPTED, exit_code))
     })
 }
 
 /// By a program that ends at once. An agent below this process would end with the session, and people's previews with it.
-async fn start_agent_apart(own: &Path) {
-    if Client::connect(&Place::from_environment()).await.is_ok() {
+async fn start_detached_agent(own: &Path) {
+    if Client::connect(&SocketLocation::from_environment()).await.is_ok() {
         return;
     }
     let mut starter = tokio::process::Command::new(own);
     starter.args(["session", "list"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // Why there is none is told by the connection that follows.
-    drop(tokio::time::timeout(START_LIMIT, starter.kill_on_drop(true).status()).await);
+    drop(tokio::time::timeout(START_TIMEOUT, starter.kill_on_drop(true).status()).await);
 }
 
 /// The guard's own life. Arguments: the order, then the program.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let terminal = Terminal::new(Color::Auto);
     let mut arguments = arguments.into_iter();
-    let order = arguments.next().and_then(|text| serde_json::from_str::<Order>(text.to_str()?).ok());
+    let order = arguments.next().and_then(|text| serde_json::from_str::<GuardOptions>(text.to_str()?).ok());
     let Some(order) = order else {
-        terminal.tell("this is a part of `pdev session run`");
-        return crate::exit::WRONG;
+        terminal.eprint_line("this is a part of `pdev session run`");
+        return crate::exit::INVALID_INPUT;
     };
     let program: Vec<OsString> = arguments.collect();
-    match guard(&order, &program, &terminal) {
+    match run_session(&order, &program, &terminal) {
         Ok(code) => code,
         Err(failure) => {
-            crate::report(&failure, &terminal, false);
-            failure.exit
+            crate::print_failure(&failure, &terminal, false);
+            failure.exit_code
         }
     }
 }
 
-fn guard(order: &Order, program: &[OsString], terminal: &Terminal) -> Outcome {
-    let Some((name, arguments)) = program.split_first() else { return Err(Failure::wrong("no program is given")) };
+fn run_session(order: &GuardOptions, program: &[OsString], terminal: &Terminal) -> Outcome {
+    let Some((name, arguments)) = program.split_first() else {
+        return Err(Failure::invalid_input("no program is given"));
+    };
     Context::block_on(async {
-        let mut waits = Waits::new()?;
-        follow_parent()?;
-        adopt();
-        let session = Context::connect().await?.begin_session(&order.wish).await?;
+        let mut waits = SignalStreams::new()?;
+        terminate_with_parent()?;
+        become_subreaper();
+        let session = Context::connect().await?.begin_session(&order.request).await?;
         if !order.quiet {
-            terminal.tell(&format!("session {} ({}): {}", session.name, session.id, said(&session)));
+            terminal.eprint_line(&format!("session {} ({}): {}", session.name, session.id, describe_session(&session)));
         }
         let mut started = Command::new(name);
-        let child = match started.args(arguments).env(VARIABLE, &session.id).spawn() {
-            Ok(child) => child_of(&child)?,
-            Err(error) => return Err(not_started(name, &error)),
+        let child = match started.args(arguments).env(SESSION_VARIABLE, &session.id).spawn() {
+            Ok(child) => pid_of(&child)?,
+            Err(error) => return Err(start_failure(name, &error)),
         };
-        let left = session.until.saturating_sub(words::now_milliseconds());
+        let left = session.until.saturating_sub(humanize::now_milliseconds());
         let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
         let late = || {
-            terminal.tell(&format!(
+            terminal.eprint_line(&format!(
                 "the time of the session {} is over: its programs go on, and are given no credentials any more",
                 session.name
             ));
         };
-        let ended = waits.child(child, Some(left), late).await;
-        descendants::end(child, &mut waits.children).await;
-        Ok(ended.map_or(128 + 15, code))
+        let ended = waits.wait_for_child(child, Some(left), late).await;
+        descendants::terminate_all(child, &mut waits.children).await;
+        Ok(ended.map_or(128 + 15, exit_code))
     })
 }
 
 /// Told to end when the process above is gone, even if that was killed.
-fn follow_parent() -> Result<(), Failure> {
+fn terminate_with_parent() -> Result<(), Failure> {
     let parent = getppid();
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
-        .map_err(|error| Failure::failed(words::plain(&error.into())))?;
+        .map_err(|error| Failure::failed(humanize::io_error(&error.into())))?;
     // It may have gone before that.
     if getppid() == parent { Ok(()) } else { Err(Failure::failed("what started this is gone")) }
 }
 
-fn said(session: &SessionView) -> String {
-    let minutes = words::duration(u64::try_from(session.until - session.begun_at).unwrap_or_default());
+fn describe_session(session: &SessionView) -> String {
+    let minutes = humanize::duration(u64::try_from(session.until - session.begun_at).unwrap_or_default());
     let which = match session.identities.as_slice() {
         [] => "identities that are not production".to_owned(),
         names => names.join(", "),
@@ -196,8 +198,8 @@ fn said(session: &SessionView) -> String {
     format!("for {minutes}, {which}, read-only where their source can say so")
 }
 
-fn not_started(name: &OsString, error: &std::io::Error) -> Failure {
+fn start_failure(name: &OsString, error: &std::io::Error) -> Failure {
     let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
-    let message = format!("cannot start `{}`: {}", Path::new(name).display(), words::plain(error));
+    let message = format!("cannot start `{}`: {}", Path::new(name).display(), humanize::io_error(error));
     Failure::new(code, "program_not_started", message)
 }

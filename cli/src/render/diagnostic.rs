@@ -6,28 +6,28 @@ use std::ops::Range;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Element, Group, Level, Patch, Renderer, Snippet};
-use manifest::diagnostic::{Fix, Related};
+use manifest::diagnostic::{Fix, RelatedInformation};
 use manifest::{Diagnostic, FileId, Severity, Sources, Span};
 
 use super::terminal::Paint;
 
 /// Two places further apart are shown as two pieces.
-const LINES_TOGETHER: usize = 12;
+const SNIPPET_LINES_MAX: usize = 12;
 
 pub(crate) fn render(diagnostic: &Diagnostic, sources: &Sources, paint: Paint) -> String {
-    let (near, far): (Vec<&Related>, Vec<&Related>) =
+    let (near, far): (Vec<&RelatedInformation>, Vec<&RelatedInformation>) =
         diagnostic.related.iter().partition(|related| is_near(diagnostic.span, related.span, sources));
     let title = level(diagnostic.severity).primary_title(diagnostic.message.as_str()).id(diagnostic.code.0);
-    let mut group = title.elements(primary(diagnostic.span, &near, sources));
+    let mut group = title.elements(primary_snippet(diagnostic.span, &near, sources));
     for related in far {
-        group = group.elements(place(related, sources));
+        group = group.elements(related_snippet(related, sources));
     }
     if let Some(help) = &diagnostic.help {
         group = group.element(Level::HELP.message(help.as_str()));
     }
     let mut groups = vec![group];
-    groups.extend(diagnostic.fixes.iter().map(|fix| change(fix, sources)));
-    let renderer = if paint.on { Renderer::styled() } else { Renderer::plain() };
+    groups.extend(diagnostic.fixes.iter().map(|fix| fix_group(fix, sources)));
+    let renderer = if paint.is_enabled { Renderer::styled() } else { Renderer::plain() };
     renderer.decor_style(DecorStyle::Ascii).render(&groups)
 }
 
@@ -41,38 +41,38 @@ fn level(severity: Severity) -> Level<'static> {
 
 fn is_near(first: Span, second: Span, sources: &Sources) -> bool {
     let line = |span: Span| sources.position(span.file, span.start as usize).line;
-    first.file == second.file && line(first).abs_diff(line(second)) as usize <= LINES_TOGETHER
+    first.file == second.file && line(first).abs_diff(line(second)) as usize <= SNIPPET_LINES_MAX
 }
 
-fn primary<'a>(span: Span, near: &[&'a Related], sources: &'a Sources) -> Vec<Element<'a>> {
+fn primary_snippet<'a>(span: Span, near: &[&'a RelatedInformation], sources: &'a Sources) -> Vec<Element<'a>> {
     let spans = || std::iter::once(span).chain(near.iter().map(|related| related.span));
     let Some(window) = Window::around(span.file, spans(), sources) else { return Vec::new() };
-    let mut snippet = window.snippet().annotation(AnnotationKind::Primary.span(window.inside(span)));
+    let mut snippet = window.snippet().annotation(AnnotationKind::Primary.span(window.range_in_window(span)));
     for related in near {
-        let annotation = AnnotationKind::Context.span(window.inside(related.span));
+        let annotation = AnnotationKind::Context.span(window.range_in_window(related.span));
         snippet = snippet.annotation(annotation.label(related.message.as_str()));
     }
     vec![snippet.into()]
 }
 
-fn place<'a>(related: &'a Related, sources: &'a Sources) -> Vec<Element<'a>> {
+fn related_snippet<'a>(related: &'a RelatedInformation, sources: &'a Sources) -> Vec<Element<'a>> {
     let Some(window) = Window::around(related.span.file, [related.span].into_iter(), sources) else {
         return vec![Level::NOTE.message(related.message.as_str()).into()];
     };
-    let annotation = AnnotationKind::Context.span(window.inside(related.span)).label(related.message.as_str());
+    let annotation = AnnotationKind::Context.span(window.range_in_window(related.span)).label(related.message.as_str());
     vec![window.snippet().annotation(annotation).into()]
 }
 
-fn change<'a>(fix: &'a Fix, sources: &'a Sources) -> Group<'a> {
+fn fix_group<'a>(fix: &'a Fix, sources: &'a Sources) -> Group<'a> {
     let group = Level::HELP.secondary_title(fix.title.as_str());
     let Some(first) = fix.edits.first() else { return Group::with_title(group) };
     let together = fix.edits.iter().all(|edit| is_near(first.span, edit.span, sources));
     let window = Window::around(first.span.file, fix.edits.iter().map(|edit| edit.span), sources);
     // A change all over the file says enough by its title.
     let Some(window) = window.filter(|_| together) else { return Group::with_title(group) };
-    let mut snippet = Snippet::source(window.text).line_start(window.line).path(window.path);
+    let mut snippet = Snippet::source(window.text).line_start(window.first_line).path(window.path);
     for edit in &fix.edits {
-        snippet = snippet.patch(Patch::new(window.inside(edit.span), edit.text.as_str()));
+        snippet = snippet.patch(Patch::new(window.range_in_window(edit.span), edit.text.as_str()));
     }
     group.element(snippet)
 }
@@ -82,9 +82,9 @@ struct Window<'a> {
     path: &'a str,
     text: &'a str,
     /// Of the first line, from one.
-    line: usize,
+    first_line: usize,
     /// Offset of `text` in the file.
-    start: usize,
+    start_offset: usize,
 }
 
 impl<'a> Window<'a> {
@@ -102,17 +102,17 @@ impl<'a> Window<'a> {
         }
         let end = source.line_starts.get(last + 1).map_or(source.text.len(), |&next| next as usize);
         let text = source.text.get(start..end)?;
-        Some(Self { path: &source.path, text, line: first + 1, start })
+        Some(Self { path: &source.path, text, first_line: first + 1, start_offset: start })
     }
 
     fn snippet<T: Clone>(&self) -> Snippet<'a, T> {
-        Snippet::source(self.text).line_start(self.line).path(self.path)
+        Snippet::source(self.text).line_start(self.first_line).path(self.path)
     }
 
     /// A span of the file as a range of the window, on character boundaries whatever the span says.
-    fn inside(&self, span: Span) -> Range<usize> {
+    fn range_in_window(&self, span: Span) -> Range<usize> {
         let clamp = |offset: u32| {
-            let mut offset = (offset as usize).saturating_sub(self.start).min(self.text.len());
+            let mut offset = (offset as usize).saturating_sub(self.start_offset).min(self.text.len());
             while !self.text.is_char_boundary(offset) {
                 offset -= 1;
             }
@@ -140,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_key_with_its_fix_and_a_related_place() {
+    fn diagnostic_shows_related_position_and_fix() {
         let text = "\u{feff}pdev: 1\nservices:\n  web:\n    helth: /\n    health: /a\n";
         let (bad, good) = (text.find("helth").unwrap(), text.find("health").unwrap());
         let diagnostic = Diagnostic::new(Code("PD0104"), Severity::Error, span(bad, bad + 5), "unknown field `helth`")
             .help("Read `pdev explain services.web`.")
             .related(span(good, good + 6), "here it is right")
             .fix("change it to `health`", true, vec![Edit { span: span(bad, bad + 5), text: "health".into() }]);
-        let rendered = render(&diagnostic, &sources(text), Paint { on: false });
+        let rendered = render(&diagnostic, &sources(text), Paint { is_enabled: false });
         let expected = "\
 error[PD0104]: unknown field `helth`
  --> pdev.yaml:4:5
@@ -166,7 +166,7 @@ help: change it to `health`
     }
 
     #[test]
-    fn no_span_makes_it_panic() {
+    fn any_span_renders_without_panic() {
         let text = "a: é\r\nb: \u{202e}x\r\n";
         for start in 0..30 {
             for end in 0..30 {
@@ -174,8 +174,8 @@ help: change it to `health`
                     Diagnostic::new(Code("PD0001"), Severity::Info, Span { file: FileId(0), start, end }, "m")
                         .related(Span { file: FileId(1), start, end }, "elsewhere")
                         .fix("f", true, vec![Edit { span: Span { file: FileId(0), start, end }, text: "x".into() }]);
-                let _rendered = render(&diagnostic, &sources(text), Paint { on: true });
-                let _empty = render(&diagnostic, &sources(""), Paint { on: true });
+                let _rendered = render(&diagnostic, &sources(text), Paint { is_enabled: true });
+                let _empty = render(&diagnostic, &sources(""), Paint { is_enabled: true });
             }
         }
     }

@@ -3,7 +3,7 @@
 use protocol::request::LogEntry;
 
 use super::terminal::Paint;
-use crate::words;
+use crate::humanize;
 
 const COLORS: [&str; 10] = ["36", "33", "32", "35", "34", "96", "93", "92", "95", "94"];
 
@@ -12,8 +12,8 @@ pub(crate) struct LogPainter {
     /// In the order of first sight.
     units: Vec<String>,
     width: usize,
-    pub(crate) times: bool,
-    pub(crate) prefix: bool,
+    pub(crate) show_times: bool,
+    pub(crate) show_prefix: bool,
 }
 
 impl LogPainter {
@@ -21,34 +21,34 @@ impl LogPainter {
     pub(crate) fn new(units: impl IntoIterator<Item = String>, prefix: bool, times: bool) -> Self {
         let units: Vec<String> = units.into_iter().collect();
         let width = units.iter().map(|unit| unit.chars().count()).max().unwrap_or(0);
-        Self { units, width, times, prefix }
+        Self { units, width, show_times: times, show_prefix: prefix }
     }
 
-    pub(crate) fn line(&mut self, entry: &LogEntry, paint: Paint) -> String {
+    pub(crate) fn render_line(&mut self, entry: &LogEntry, paint: Paint) -> String {
         let mut line = String::new();
-        if self.times {
-            line.push_str(&paint.dim(&words::clock(entry.at)));
+        if self.show_times {
+            line.push_str(&paint.dim(&humanize::time_of_day(entry.at)));
             line.push(' ');
         }
-        if self.prefix {
-            let codes = self.codes(&entry.unit);
+        if self.show_prefix {
+            let codes = self.color_codes(&entry.unit);
             let gap = self.width.saturating_sub(entry.unit.chars().count());
-            line.push_str(&paint.with(codes, &format!("{}{} |", entry.unit, " ".repeat(gap))));
+            line.push_str(&paint.with_codes(codes, &format!("{}{} |", entry.unit, " ".repeat(gap))));
             line.push(' ');
         }
         if entry.stream == "pdev" {
-            line.push_str(&paint.with("2;3", &entry.text));
+            line.push_str(&paint.with_codes("2;3", &entry.text));
         } else {
             line.push_str(entry.text.trim_end_matches('\r'));
             // A program that forgot to switch its colour off must not paint its neighbours.
-            if paint.on && entry.text.contains('\x1b') {
+            if paint.is_enabled && entry.text.contains('\x1b') {
                 line.push_str("\x1b[0m");
             }
         }
         line
     }
 
-    fn codes(&mut self, unit: &str) -> &'static str {
+    fn color_codes(&mut self, unit: &str) -> &'static str {
         let index = self.units.iter().position(|known| known == unit).unwrap_or_else(|| {
             self.units.push(unit.to_owned());
             self.width = self.width.max(unit.chars().count());
@@ -71,11 +71,11 @@ mod tests {
             text: text.into(),
         };
         let mut painter = LogPainter::new(["api".to_owned(), "worker".to_owned()], true, true);
-        let plain = Paint { on: false };
-        assert_eq!(painter.line(&entry("api", "hi\r"), plain), "00:00:01.500 api    | hi");
-        assert_eq!(painter.line(&entry("late-one", "x"), plain), "00:00:01.500 late-one | x");
+        let plain = Paint { is_enabled: false };
+        assert_eq!(painter.render_line(&entry("api", "hi\r"), plain), "00:00:01.500 api    | hi");
+        assert_eq!(painter.render_line(&entry("late-one", "x"), plain), "00:00:01.500 late-one | x");
         assert_eq!(
-            painter.line(&entry("worker", "y"), Paint { on: true }),
+            painter.render_line(&entry("worker", "y"), Paint { is_enabled: true }),
             "\x1b[2m00:00:01.500\x1b[0m \x1b[33mworker   |\x1b[0m y"
         );
     }

@@ -1,8 +1,8 @@
 //! How things look. Only [`terminal`] writes; the rest makes text.
 
 pub(crate) mod diagnostic;
+pub(crate) mod doc_page;
 pub(crate) mod logs;
-pub(crate) mod page;
 pub(crate) mod plan;
 pub(crate) mod problem;
 pub(crate) mod progress;

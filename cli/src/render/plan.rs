@@ -4,7 +4,7 @@ use protocol::plan::PlanReply;
 
 use super::table::{self, Cell};
 use super::terminal::Paint;
-use crate::words;
+use crate::humanize;
 
 pub(crate) fn lines(reply: &PlanReply, paint: Paint) -> Vec<String> {
     let title = paint.bold(&reply.preview.title);
@@ -12,7 +12,7 @@ pub(crate) fn lines(reply: &PlanReply, paint: Paint) -> Vec<String> {
     if reply.plan.unchanged {
         lines.push(format!("{title}: nothing to do, everything is as the manifest says"));
     } else {
-        lines.push(format!("{title}: {}", words::count(reply.plan.steps.len(), "step")));
+        lines.push(format!("{title}: {}", humanize::count(reply.plan.steps.len(), "step")));
         let rows: Vec<Vec<Cell>> = reply
             .plan
             .steps

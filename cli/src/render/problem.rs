@@ -9,46 +9,46 @@ use super::terminal::{Paint, Terminal};
 const OUTPUT_LINES_MAX: usize = 20;
 
 pub(crate) fn lines(problem: &Problem, paint: Paint) -> Vec<String> {
-    let mut lines = vec![format!("{} {}", paint.with("1;31", "error:"), paint.bold(&problem.to_string()))];
+    let mut lines = vec![format!("{} {}", paint.with_codes("1;31", "error:"), paint.bold(&problem.to_string()))];
     for line in problem.detail.iter().flat_map(|detail| detail.lines()) {
-        lines.push(format!("  {}", visible(line)));
+        lines.push(format!("  {}", strip_escapes(line)));
     }
     for diagnostic in &problem.diagnostics {
-        lines.push(format!("  {}", one_line(diagnostic)));
+        lines.push(format!("  {}", diagnostic_line(diagnostic)));
     }
     let skipped = problem.output.len().saturating_sub(OUTPUT_LINES_MAX);
     if !problem.output.is_empty() {
         let whose = problem.unit.as_ref().map(|unit| format!(" of {unit}")).unwrap_or_default();
         lines.push(paint.dim(&format!("  last lines{whose}:")));
         let bar = paint.dim("|");
-        lines.extend(problem.output[skipped..].iter().map(|line| format!("  {bar} {}", visible(line))));
+        lines.extend(problem.output[skipped..].iter().map(|line| format!("  {bar} {}", strip_escapes(line))));
     }
     if let Some(hint) = &problem.hint {
         let mut rest = hint.lines();
-        lines.push(format!("{} {}", paint.with("1;36", "try:"), rest.next().unwrap_or_default()));
+        lines.push(format!("{} {}", paint.with_codes("1;36", "try:"), rest.next().unwrap_or_default()));
         lines.extend(rest.map(|line| format!("     {line}")));
     }
     lines
 }
 
 /// All of them on standard error, an empty line between two.
-pub(crate) fn tell_all(problems: &[Problem], terminal: &Terminal) {
+pub(crate) fn print_all(problems: &[Problem], terminal: &Terminal) {
     for (index, problem) in problems.iter().enumerate() {
         if index > 0 {
-            terminal.tell("");
+            terminal.eprint_line("");
         }
-        lines(problem, terminal.paint_error).iter().for_each(|line| terminal.tell(line));
+        lines(problem, terminal.stderr_paint).iter().for_each(|line| terminal.eprint_line(line));
     }
 }
 
 /// `pdev.yaml:3:5: error[PD0104]: words`.
-fn one_line(diagnostic: &DiagnosticView) -> String {
+fn diagnostic_line(diagnostic: &DiagnosticView) -> String {
     let DiagnosticView { file, line, column, severity, code, message, .. } = diagnostic;
     format!("{file}:{line}:{column}: {severity}[{code}]: {message}")
 }
 
 /// Without what could move the cursor or change the colours: the text comes from programs that failed.
-pub(crate) fn visible(text: &str) -> String {
+pub(crate) fn strip_escapes(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut letters = text.chars().peekable();
     while let Some(letter) = letters.next() {
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_names_unit_sight_lines_and_way_out() {
+    fn problem_shows_unit_detail_output_and_hint() {
         let problem = Problem {
             code: "exited".into(),
             title: "exit code 1 while starting".into(),
@@ -94,7 +94,7 @@ mod tests {
             output: (1..=22).map(|n| format!("\x1b[31mline {n}\x1b[0m")).collect(),
             ..Problem::default()
         };
-        let lines = lines(&problem, Paint { on: false });
+        let lines = lines(&problem, Paint { is_enabled: false });
         assert_eq!(
             lines[..4],
             ["error: api: exit code 1 while starting", "  signal: none", "  last lines of api:", "  | line 3"]
@@ -110,7 +110,7 @@ mod tests {
             ("\x1b", ""),
             ("\x1b[", ""),
         ] {
-            assert_eq!(visible(text), shown, "{text:?}");
+            assert_eq!(strip_escapes(text), shown, "{text:?}");
         }
     }
 }

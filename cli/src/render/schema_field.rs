@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 /// Deeper nesting of references than any schema of ours has.
-const STEPS_MAX: usize = 32;
+const ALTERNATIVES_MAX: usize = 32;
 
 /// Description, type, default, choices and fields, as lines; `None` when the schema has no such field.
 pub(crate) fn describe(schema: &Value, path: &str) -> Option<Vec<String>> {
-    let places = places(schema, path);
+    let places = schemas_at(schema, path);
     if places.is_empty() {
         return None;
     }
@@ -23,22 +23,24 @@ pub(crate) fn describe(schema: &Value, path: &str) -> Option<Vec<String>> {
         }
     }
     for place in &places {
-        let choices =
-            place.get("enum").and_then(Value::as_array).map(|choices| choices.iter().map(shown).collect::<Vec<_>>());
+        let choices = place
+            .get("enum")
+            .and_then(Value::as_array)
+            .map(|choices| choices.iter().map(display_value).collect::<Vec<_>>());
         if let Some(choices) = choices {
             add(format!("one of: {}", choices.join(", ")));
         }
         if let Some(value) = place.get("const") {
-            add(format!("always: {}", shown(value)));
+            add(format!("always: {}", display_value(value)));
         }
         if let Some(value) = place.get("default").filter(|value| !value.is_null()) {
-            add(format!("default: {}", shown(value)));
+            add(format!("default: {}", display_value(value)));
         }
         for example in place.get("examples").and_then(Value::as_array).into_iter().flatten() {
-            add(format!("example: {}", shown(example)));
+            add(format!("example: {}", display_value(example)));
         }
     }
-    let fields = children(schema, path);
+    let fields = child_fields(schema, path);
     if !fields.is_empty() {
         add(format!("fields: {}", fields.join(", ")));
     }
@@ -46,8 +48,8 @@ pub(crate) fn describe(schema: &Value, path: &str) -> Option<Vec<String>> {
 }
 
 /// The names of the fields below `path`.
-pub(crate) fn children(schema: &Value, path: &str) -> Vec<String> {
-    let mut names: Vec<String> = places(schema, path)
+pub(crate) fn child_fields(schema: &Value, path: &str) -> Vec<String> {
+    let mut names: Vec<String> = schemas_at(schema, path)
         .iter()
         .filter_map(|place| place.get("properties").and_then(Value::as_object))
         .flat_map(|fields| fields.keys().filter(|name| !name.starts_with('+')).cloned())
@@ -58,16 +60,16 @@ pub(crate) fn children(schema: &Value, path: &str) -> Vec<String> {
 }
 
 /// All alternatives of the schema at `path`.
-fn places<'a>(schema: &'a Value, path: &str) -> Vec<&'a Value> {
+fn schemas_at<'a>(schema: &'a Value, path: &str) -> Vec<&'a Value> {
     let mut current = alternatives(schema, schema);
     for part in path.split('.').filter(|part| !part.is_empty()) {
-        let next: Vec<&Value> = current.iter().filter_map(|place| step(place, part)).collect();
+        let next: Vec<&Value> = current.iter().filter_map(|place| child_schema(place, part)).collect();
         current = next.into_iter().flat_map(|place| alternatives(schema, place)).collect();
     }
     current
 }
 
-fn step<'a>(place: &'a Value, part: &str) -> Option<&'a Value> {
+fn child_schema<'a>(place: &'a Value, part: &str) -> Option<&'a Value> {
     if let Some(found) = place.get("properties").and_then(|fields| fields.get(part)) {
         return Some(found);
     }
@@ -84,7 +86,7 @@ fn alternatives<'a>(schema: &'a Value, place: &'a Value) -> Vec<&'a Value> {
     let mut found = Vec::new();
     let mut open = vec![place];
     while let Some(place) = open.pop() {
-        if found.len() > STEPS_MAX {
+        if found.len() > ALTERNATIVES_MAX {
             break;
         }
         found.push(place);
@@ -97,7 +99,7 @@ fn alternatives<'a>(schema: &'a Value, place: &'a Value) -> Vec<&'a Value> {
     found
 }
 
-fn shown(value: &Value) -> String {
+fn display_value(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -110,7 +112,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn fields_are_found_through_references_maps_and_forms() {
+    fn fields_resolve_through_refs_maps_and_alternatives() {
         let schema = json!({
             "properties": { "services": { "additionalProperties": { "$ref": "#/$defs/service" }, "description": "What runs." } },
             "$defs": { "service": { "properties": {
@@ -121,7 +123,7 @@ mod tests {
         assert_eq!(describe(&schema, "services").unwrap(), ["What runs."]);
         assert_eq!(describe(&schema, "services.api.port").unwrap(), ["Where it listens.", "default: 80"]);
         assert_eq!(describe(&schema, "services.api.health.kind").unwrap(), ["one of: tcp, http"]);
-        assert_eq!(children(&schema, "services.api"), ["health", "port"]);
+        assert_eq!(child_fields(&schema, "services.api"), ["health", "port"]);
         assert_eq!(describe(&schema, "services.api.nope"), None);
     }
 }

@@ -6,9 +6,9 @@ use protocol::status::{PreviewState, PreviewStatus, UnitState, UnitStatus};
 use super::problem;
 use super::table::{self, Cell};
 use super::terminal::Paint;
-use crate::words;
+use crate::humanize;
 
-pub(crate) fn state_words(state: PreviewState) -> (&'static str, &'static str) {
+pub(crate) fn preview_state_label(state: PreviewState) -> (&'static str, &'static str) {
     match state {
         PreviewState::Starting => ("starting", "33"),
         PreviewState::Ready => ("ready", "32"),
@@ -19,7 +19,7 @@ pub(crate) fn state_words(state: PreviewState) -> (&'static str, &'static str) {
     }
 }
 
-pub(crate) fn unit_words(state: UnitState) -> (&'static str, &'static str) {
+pub(crate) fn unit_state_label(state: UnitState) -> (&'static str, &'static str) {
     match state {
         UnitState::Waiting => ("waiting", "2"),
         UnitState::Preparing => ("preparing", "33"),
@@ -34,15 +34,15 @@ pub(crate) fn unit_words(state: UnitState) -> (&'static str, &'static str) {
     }
 }
 
-pub(crate) fn list(previews: &[PreviewStatus], now: i64, home: Option<&str>, paint: Paint) -> Vec<String> {
+pub(crate) fn preview_table(previews: &[PreviewStatus], now: i64, home: Option<&str>, paint: Paint) -> Vec<String> {
     let rows: Vec<Vec<Cell>> = previews
         .iter()
         .map(|preview| {
-            let (state, codes) = state_words(preview.state);
+            let (state, codes) = preview_state_label(preview.state);
             let down = preview.state == PreviewState::Down;
-            let fine = preview.units.iter().filter(|unit| is_fine(unit.state)).count();
+            let fine = preview.units.iter().filter(|unit| is_healthy(unit.state)).count();
             let units = if down { String::new() } else { format!("{fine}/{}", preview.units.len()) };
-            let since = preview.ready_at.filter(|_| !down).map(|at| words::age(at, now)).unwrap_or_default();
+            let since = preview.ready_at.filter(|_| !down).map(|at| humanize::age(at, now)).unwrap_or_default();
             let gone = if preview.folder_present { "" } else { " (gone)" };
             let held = preview.session.as_ref().map(|session| format!(" (session {session})")).unwrap_or_default();
             vec![
@@ -58,7 +58,7 @@ pub(crate) fn list(previews: &[PreviewStatus], now: i64, home: Option<&str>, pai
     table::lines(&["PREVIEW", "STATE", "HEALTHY", "FOR", "URL", "FOLDER"], &rows, 0, paint)
 }
 
-fn is_fine(state: UnitState) -> bool {
+fn is_healthy(state: UnitState) -> bool {
     matches!(state, UnitState::Ready | UnitState::Done)
 }
 
@@ -70,16 +70,16 @@ fn short_folder(folder: &str, home: Option<&str>) -> String {
 }
 
 /// One preview in full.
-pub(crate) fn detail(preview: &PreviewStatus, now: i64, home: Option<&str>, paint: Paint) -> Vec<String> {
-    let (state, codes) = state_words(preview.state);
+pub(crate) fn preview_detail(preview: &PreviewStatus, now: i64, home: Option<&str>, paint: Paint) -> Vec<String> {
+    let (state, codes) = preview_state_label(preview.state);
     let since = match (preview.state, preview.ready_at) {
-        (PreviewState::Ready, Some(at)) => format!(" for {}", words::age(at, now)),
+        (PreviewState::Ready, Some(at)) => format!(" for {}", humanize::age(at, now)),
         _ => String::new(),
     };
     let mut lines = vec![format!(
         "{}  {}{since}  {}",
         paint.bold(&preview.preview.title),
-        paint.with(codes, state),
+        paint.with_codes(codes, state),
         paint.cyan(preview.url.as_deref().unwrap_or_default()),
     )];
     let gone = if preview.folder_present { "" } else { " (gone: `pdev down` with the name above still works)" };
@@ -90,7 +90,7 @@ pub(crate) fn detail(preview: &PreviewStatus, now: i64, home: Option<&str>, pain
     }
     if !preview.units.is_empty() {
         lines.push(String::new());
-        lines.extend(units(&preview.units, now, paint));
+        lines.extend(unit_table(&preview.units, now, paint));
     }
     for found in &preview.problems {
         lines.push(String::new());
@@ -101,7 +101,7 @@ pub(crate) fn detail(preview: &PreviewStatus, now: i64, home: Option<&str>, pain
 }
 
 /// Units whose identity wants a person, or gives nothing: why, and the one action that helps.
-pub(crate) fn identities(units: &[UnitStatus], standings: &[IdentityStatus], paint: Paint) -> Vec<String> {
+pub(crate) fn identity_warnings(units: &[UnitStatus], standings: &[IdentityStatus], paint: Paint) -> Vec<String> {
     let mut lines = Vec::new();
     for standing in standings {
         let named = |unit: &&UnitStatus| unit.identity.as_ref() == Some(&standing.name);
@@ -121,13 +121,13 @@ pub(crate) fn identities(units: &[UnitStatus], standings: &[IdentityStatus], pai
     lines
 }
 
-fn units(units: &[UnitStatus], now: i64, paint: Paint) -> Vec<String> {
+fn unit_table(units: &[UnitStatus], now: i64, paint: Paint) -> Vec<String> {
     let rows: Vec<Vec<Cell>> = units.iter().map(|unit| unit_row(unit, now)).collect();
     table::lines(&["UNIT", "STATE", "FOR", "RUNTIME", "ADDRESS", "CRASHES", "NOTE"], &rows, 2, paint)
 }
 
 fn unit_row(unit: &UnitStatus, now: i64) -> Vec<Cell> {
-    let (state, codes) = unit_words(unit.state);
+    let (state, codes) = unit_state_label(unit.state);
     let since = match unit.state {
         UnitState::Ready => unit.ready_at.or(unit.started_at),
         UnitState::Starting | UnitState::Unhealthy => unit.started_at,
@@ -141,7 +141,7 @@ fn unit_row(unit: &UnitStatus, now: i64) -> Vec<Cell> {
     vec![
         Cell::painted(&unit.name, "1"),
         Cell::painted(state, codes),
-        Cell::new(since.map(|at| words::age(at, now)).unwrap_or_default()),
+        Cell::new(since.map(|at| humanize::age(at, now)).unwrap_or_default()),
         Cell::new(&unit.runtime),
         Cell::painted(unit.url.clone().unwrap_or_else(ports), "36"),
         Cell::painted(crashes, "33"),
@@ -155,7 +155,7 @@ mod tests {
     use protocol::status::PreviewRef;
 
     #[test]
-    fn a_list_and_a_detail() {
+    fn preview_table_and_detail_are_rendered() {
         let unit = |name: &str, state, at| UnitStatus {
             name: name.into(),
             runtime: "docker".into(),
@@ -183,14 +183,14 @@ mod tests {
             session: Some("robot".into()),
             problems: Vec::new(),
         };
-        let plain = Paint { on: false };
+        let plain = Paint { is_enabled: false };
         assert_eq!(
-            list(std::slice::from_ref(&preview), 61_000, Some("/home/me"), plain).join("\n"),
+            preview_table(std::slice::from_ref(&preview), 61_000, Some("/home/me"), plain).join("\n"),
             "PREVIEW    STATE     HEALTHY  FOR        URL                              FOLDER\n\
              shop/main  degraded  1/2      1 min 1 s  http://main.shop.localhost:8642  ~/shop (session robot)"
         );
         assert_eq!(
-            detail(&preview, 61_000, None, plain).join("\n"),
+            preview_detail(&preview, 61_000, None, plain).join("\n"),
             "shop/main  degraded  http://main.shop.localhost:8642\n\
              /home/me/shop\n\
              brought up by the session robot: identities give what that session may have\n\n  \
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn identities_that_want_a_person() {
+    fn identity_that_needs_login_is_warned_about() {
         let unit = |name: &str, identity: &str| UnitStatus {
             name: name.into(),
             identity: Some(identity.into()),
@@ -220,7 +220,7 @@ mod tests {
             standing("c", IdentityState::NeedsLogin, Some("c")),
         ];
         assert_eq!(
-            identities(&units, &standings, Paint { on: false }),
+            identity_warnings(&units, &standings, Paint { is_enabled: false }),
             ["", "warning: `a` of `api`, `jobs`: nobody is signed in", "  `pdev login base` signs in."]
         );
     }

@@ -37,7 +37,7 @@ fn line(row: &[Cell], widths: &[usize], indent: usize, paint: Paint) -> String {
     let mut line = " ".repeat(indent);
     for (cell, &width) in row.iter().zip(widths).filter(|&(_, &width)| width > 0) {
         let gap = width.saturating_sub(cell.text.chars().count()) + 2;
-        line.push_str(&paint.with(cell.codes, &cell.text));
+        line.push_str(&paint.with_codes(cell.codes, &cell.text));
         line.push_str(&" ".repeat(gap));
     }
     line.truncate(line.trim_end().len());
@@ -54,9 +54,9 @@ mod tests {
             vec![Cell::new("ä"), Cell::default(), Cell::new("1")],
             vec![Cell::new("bcd"), Cell::default(), Cell::new("2")],
         ];
-        let table = lines(&["A", "NONE", "N"], &rows, 1, Paint { on: false });
+        let table = lines(&["A", "NONE", "N"], &rows, 1, Paint { is_enabled: false });
         assert_eq!(table, [" A    N", " ä    1", " bcd  2"]);
-        let table = lines(&["", "", ""], &rows, 0, Paint { on: true });
+        let table = lines(&["", "", ""], &rows, 0, Paint { is_enabled: true });
         assert_eq!(table, ["ä    1", "bcd  2"]);
     }
 }

@@ -17,12 +17,12 @@ pub(crate) enum Color {
 /// Puts colours around text, or leaves it as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Paint {
-    pub(crate) on: bool,
+    pub(crate) is_enabled: bool,
 }
 
 impl Paint {
-    pub(crate) fn with(self, codes: &str, text: &str) -> String {
-        if self.on && !text.is_empty() && !codes.is_empty() {
+    pub(crate) fn with_codes(self, codes: &str, text: &str) -> String {
+        if self.is_enabled && !text.is_empty() && !codes.is_empty() {
             format!("\x1b[{codes}m{text}\x1b[0m")
         } else {
             text.to_owned()
@@ -30,44 +30,44 @@ impl Paint {
     }
 
     pub(crate) fn bold(self, text: &str) -> String {
-        self.with("1", text)
+        self.with_codes("1", text)
     }
 
     pub(crate) fn dim(self, text: &str) -> String {
-        self.with("2", text)
+        self.with_codes("2", text)
     }
 
     pub(crate) fn red(self, text: &str) -> String {
-        self.with("31", text)
+        self.with_codes("31", text)
     }
 
     pub(crate) fn green(self, text: &str) -> String {
-        self.with("32", text)
+        self.with_codes("32", text)
     }
 
     pub(crate) fn yellow(self, text: &str) -> String {
-        self.with("33", text)
+        self.with_codes("33", text)
     }
 
     pub(crate) fn cyan(self, text: &str) -> String {
-        self.with("36", text)
+        self.with_codes("36", text)
     }
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Terminal {
     /// For standard output.
-    pub(crate) paint: Paint,
+    pub(crate) stdout_paint: Paint,
     /// For standard error.
-    pub(crate) paint_error: Paint,
+    pub(crate) stderr_paint: Paint,
     /// Standard error may be redrawn: a person watches.
-    pub(crate) live: bool,
+    pub(crate) can_redraw: bool,
     /// Somebody could answer, or a desktop could open a page.
-    pub(crate) person: bool,
+    pub(crate) is_interactive: bool,
 }
 
 /// Set by coding agents for the commands they run, most of them with differing values.
-const AGENT_VARIABLES: [&str; 12] = [
+const CODING_AGENT_VARIABLES: [&str; 12] = [
     "AI_AGENT",
     "AGENT",
     "CLAUDECODE",
@@ -87,7 +87,7 @@ impl Terminal {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let paint = |is_terminal: bool| Paint {
-            on: match color {
+            is_enabled: match color {
                 Color::Always => true,
                 Color::Never => false,
                 Color::Auto if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) => false,
@@ -95,40 +95,40 @@ impl Terminal {
                 Color::Auto => is_terminal && !dumb,
             },
         };
-        let automatic = set("CI") || AGENT_VARIABLES.iter().any(|name| set(name));
+        let automatic = set("CI") || CODING_AGENT_VARIABLES.iter().any(|name| set(name));
         let person = !automatic && std::io::stdin().is_terminal();
         Self {
-            paint: paint(std::io::stdout().is_terminal()),
-            paint_error: paint(std::io::stderr().is_terminal()),
-            live: person && !dumb && std::io::stderr().is_terminal(),
-            person,
+            stdout_paint: paint(std::io::stdout().is_terminal()),
+            stderr_paint: paint(std::io::stderr().is_terminal()),
+            can_redraw: person && !dumb && std::io::stderr().is_terminal(),
+            is_interactive: person,
         }
     }
 
     /// A line of the answer.
-    pub(crate) fn say(&self, line: &str) {
+    pub(crate) fn print_line(&self, line: &str) {
         write(&mut std::io::stdout().lock(), &[line.as_bytes(), b"\n"]);
     }
 
     /// The answer as it is, in one go.
-    pub(crate) fn say_raw(&self, bytes: &[u8]) {
+    pub(crate) fn print_bytes(&self, bytes: &[u8]) {
         write(&mut std::io::stdout().lock(), &[bytes]);
     }
 
     /// A value as one line of JSON.
-    pub(crate) fn say_json<T: serde::Serialize>(&self, value: &T) {
+    pub(crate) fn print_json<T: serde::Serialize>(&self, value: &T) {
         match serde_json::to_string(value) {
-            Ok(line) => self.say(&line),
-            Err(error) => self.tell(&format!("error: cannot write JSON: {error}")),
+            Ok(line) => self.print_line(&line),
+            Err(error) => self.eprint_line(&format!("error: cannot write JSON: {error}")),
         }
     }
 
     /// A line beside the answer.
-    pub(crate) fn tell(&self, line: &str) {
+    pub(crate) fn eprint_line(&self, line: &str) {
         write(&mut std::io::stderr().lock(), &[line.as_bytes(), b"\n"]);
     }
 
-    pub(crate) fn tell_raw(&self, bytes: &[u8]) {
+    pub(crate) fn eprint_bytes(&self, bytes: &[u8]) {
         write(&mut std::io::stderr().lock(), &[bytes]);
     }
 

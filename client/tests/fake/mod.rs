@@ -7,29 +7,29 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 /// Head and body of a request, and the connection for answers that go on.
-pub(crate) struct Asked {
+pub(crate) struct FakeRequest {
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
 }
 
-impl Asked {
-    pub(crate) fn is(&self, start: &str) -> bool {
+impl FakeRequest {
+    pub(crate) fn starts_with(&self, start: &str) -> bool {
         self.head.starts_with(start)
     }
 }
 
 /// Before an answer that goes on: it is sent as it is, and the connection stays open until the other side leaves.
-pub(crate) const OPEN: &[u8] = b"(open)";
+pub(crate) const KEEP_OPEN_PREFIX: &[u8] = b"(open)";
 
-pub(crate) type Answer = Arc<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>;
+pub(crate) type Responder = Arc<dyn Fn(&FakeRequest) -> Vec<u8> + Send + Sync>;
 
-pub(crate) fn json(status: &str, body: &str) -> Vec<u8> {
+pub(crate) fn json_response(status: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
         .into()
 }
 
-pub(crate) fn info(protocol: u32) -> Vec<u8> {
-    json(
+pub(crate) fn agent_info_response(protocol: u32) -> Vec<u8> {
+    json_response(
         "200 OK",
         &format!(
             r#"{{"version":"9.9.9","protocol":{protocol},"pid":1,"started_at":7,"proxy_port":8642,"executable":"/x","previews":0,"accepting":true}}"#
@@ -38,20 +38,20 @@ pub(crate) fn info(protocol: u32) -> Vec<u8> {
 }
 
 /// Answers whole; a `101` answer turns the connection into an echo of frames; an unended chunked one is closed.
-pub(crate) fn serve(socket: &Path, answer: Answer) {
+pub(crate) fn serve(socket: &Path, answer: Responder) {
     let listener = UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(connection(stream, answer.clone()));
+            tokio::spawn(handle_connection(stream, answer.clone()));
         }
     });
 }
 
-async fn connection(mut stream: UnixStream, answer: Answer) -> Option<()> {
+async fn handle_connection(mut stream: UnixStream, answer: Responder) -> Option<()> {
     loop {
         let asked = read_request(&mut stream).await?;
         let bytes = answer(&asked);
-        if let Some(bytes) = bytes.strip_prefix(OPEN) {
+        if let Some(bytes) = bytes.strip_prefix(KEEP_OPEN_PREFIX) {
             stream.write_all(bytes).await.ok()?;
             let _left = stream.read_u8().await;
             return None;
@@ -69,7 +69,7 @@ async fn connection(mut stream: UnixStream, answer: Answer) -> Option<()> {
     }
 }
 
-async fn read_request(stream: &mut UnixStream) -> Option<Asked> {
+async fn read_request(stream: &mut UnixStream) -> Option<FakeRequest> {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -90,5 +90,5 @@ async fn read_request(stream: &mut UnixStream) -> Option<Asked> {
             return None;
         }
     }
-    Some(Asked { head, body })
+    Some(FakeRequest { head, body })
 }

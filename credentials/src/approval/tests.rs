@@ -2,22 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::family::{Process, family_of};
+use super::ancestry::{Process, ancestry_of};
 use super::*;
 
 /// A machine as a table: `pid parent start terminal session name`.
 #[derive(Default)]
-struct Table {
+struct FakeProcesses {
     processes: BTreeMap<i32, Process>,
-    holders: BTreeMap<u64, i32>,
-    servers: BTreeSet<i32>,
+    terminal_masters: BTreeMap<u64, i32>,
+    language_servers: BTreeSet<i32>,
 }
 
 const fn pts(number: u64) -> u64 {
     136 << 8 | number
 }
 
-impl Table {
+impl FakeProcesses {
     fn new() -> Self {
         let mut table = Self::default();
         // A desktop's terminal program with two terminals, `claude` working in the first one.
@@ -25,58 +25,58 @@ impl Table {
         table.add(700, 600, 100, pts(1), 700, "zsh").add(800, 700, 200, pts(1), 700, "claude");
         table.add(801, 800, 300, pts(1), 700, "pdev");
         table.add(900, 600, 150, pts(2), 900, "zsh").add(901, 900, 400, pts(2), 900, "pdev");
-        table.holders.extend([(pts(1), 600), (pts(2), 600)]);
+        table.terminal_masters.extend([(pts(1), 600), (pts(2), 600)]);
         table
     }
 
     fn add(&mut self, pid: i32, parent: i32, start: u64, terminal: u64, session: i32, name: &str) -> &mut Self {
         self.processes
-            .insert(pid, Process { pid, parent, start, terminal, session, name: name.to_owned(), ended: false });
+            .insert(pid, Process { pid, parent, start, terminal, session, name: name.to_owned(), has_ended: false });
         self
     }
 }
 
-impl Processes for Table {
+impl ProcessTable for FakeProcesses {
     fn process(&self, pid: i32) -> Option<Process> {
         self.processes.get(&pid).cloned()
     }
 
-    fn holder(&self, terminal: u64) -> Option<i32> {
-        self.holders.get(&terminal).copied()
+    fn terminal_master(&self, terminal: u64) -> Option<i32> {
+        self.terminal_masters.get(&terminal).copied()
     }
 
     fn is_language_server(&self, pid: i32) -> bool {
-        self.servers.contains(&pid)
+        self.language_servers.contains(&pid)
     }
 }
 
-fn wanted(service: &str) -> Use {
-    Use {
+fn use_by_service(service: &str) -> IdentityUse {
+    IdentityUse {
         repository: "/home/me/shop/.git".into(),
-        place: "1:2".into(),
+        folder_id: "1:2".into(),
         service: service.into(),
         identity: "shop-dev".into(),
-        meaning: "aa".into(),
+        identity_digest: "aa".into(),
         session: None,
     }
 }
 
-fn approvals() -> (tempfile::TempDir, Approvals) {
+fn new_approvals() -> (tempfile::TempDir, Approvals) {
     let folder = tempfile::tempdir().unwrap();
     let approvals = Approvals::open(folder.path().join("approvals.json"));
     (folder, approvals)
 }
 
 /// Asks as `claude`'s `pdev`, then lets `by` approve.
-fn tried(table: &Table, by: i32) -> Result<Approval, Refusal> {
-    let (_folder, approvals) = approvals();
-    let request = approvals.ask(&wanted("api"), family_of(801, table), 350, 0);
+fn approve_as(table: &FakeProcesses, by: i32) -> Result<Approval, ApprovalProblem> {
+    let (_folder, approvals) = new_approvals();
+    let request = approvals.request_approval(&use_by_service("api"), ancestry_of(801, table), 350, 0);
     approvals.approve(&request.code, by, table, 1)
 }
 
 #[test]
-fn who_asked_cannot_approve() {
-    let mut table = Table::new();
+fn requester_and_its_descendants_cannot_approve() {
+    let mut table = FakeProcesses::new();
     table.add(810, 800, 360, pts(1), 700, "pdev");
     // A terminal of its own, driven by `script`, which it started; and one whose driver it let go.
     table.add(820, 800, 360, 0, 820, "script").add(821, 820, 361, pts(3), 821, "pdev");
@@ -84,7 +84,7 @@ fn who_asked_cannot_approve() {
     // A child without a terminal; a child that was let go; a shell let go, its terminal driven by `claude` still.
     table.add(840, 800, 360, 0, 840, "pdev").add(850, 1, 360, 0, 850, "pdev");
     table.add(860, 1, 360, pts(5), 860, "sh").add(861, 860, 361, pts(5), 860, "pdev");
-    table.holders.extend([(pts(3), 820), (pts(4), 830), (pts(5), 800)]);
+    table.terminal_masters.extend([(pts(3), 820), (pts(4), 830), (pts(5), 800)]);
     let cases = [
         (810, Denial::SameTerminal),
         (700, Denial::SameTerminal),
@@ -92,134 +92,144 @@ fn who_asked_cannot_approve() {
         (831, Denial::TooNew),
         (840, Denial::Descendant),
         (850, Denial::NoTerminal),
-        (861, Denial::Driven),
-        (999, Denial::Unseen),
+        (861, Denial::DrivenTerminal),
+        (999, Denial::UnknownProcess),
     ];
     for (by, denial) in cases {
-        assert_eq!(tried(&table, by).unwrap_err(), Refusal::NotYou(denial), "{by}");
+        assert_eq!(approve_as(&table, by).unwrap_err(), ApprovalProblem::Denied(denial), "{by}");
     }
 }
 
 #[test]
-fn an_editor_can_unless_it_asked_or_was_opened_for_this() {
-    let mut table = Table::new();
+fn editor_approves_unless_it_asked_or_is_newer_than_request() {
+    let mut table = FakeProcesses::new();
     // An editor of the desktop, and one in the terminal beside; both start their server without a terminal.
     table.add(1000, 500, 30, 0, 1000, "code").add(1001, 1000, 40, 0, 1000, "pdev").add(1002, 1000, 380, 0, 1000, "sh");
     table.add(910, 900, 160, pts(2), 900, "nvim").add(911, 910, 161, 0, 911, "pdev");
     for by in [1001, 911] {
-        assert_eq!(tried(&table, by).unwrap_err(), Refusal::NotYou(Denial::NoTerminal), "{by} is no server");
-        table.servers.insert(by);
-        assert!(tried(&table, by).is_ok(), "{by}: {:?}", tried(&table, by));
+        assert_eq!(
+            approve_as(&table, by).unwrap_err(),
+            ApprovalProblem::Denied(Denial::NoTerminal),
+            "{by} is no server"
+        );
+        table.language_servers.insert(by);
+        assert!(approve_as(&table, by).is_ok(), "{by}: {:?}", approve_as(&table, by));
     }
     // A server that the asker speaks to itself; one that it let go, with and without an editor of its own.
     table.add(870, 800, 360, 0, 870, "pdev").add(871, 1, 360, 0, 871, "pdev");
     table.add(872, 1, 360, 0, 872, "nvim").add(873, 872, 361, 0, 873, "pdev");
-    table.servers.extend([870, 871, 873]);
+    table.language_servers.extend([870, 871, 873]);
     for (by, denial) in [(870, Denial::Descendant), (871, Denial::TooNew), (873, Denial::TooNew)] {
-        assert_eq!(tried(&table, by).unwrap_err(), Refusal::NotYou(denial), "{by}");
+        assert_eq!(approve_as(&table, by).unwrap_err(), ApprovalProblem::Denied(denial), "{by}");
     }
     // `up` from a lens: the editor asked, whoever clicked.
-    let (_folder, approvals) = approvals();
-    let request = approvals.ask(&wanted("api"), family_of(1001, &table), 350, 0);
-    assert_eq!(approvals.refuses(&request.code, 1001, &table, 1).unwrap().1, Some(Denial::SameEditor));
-    assert_eq!(approvals.refuses(&request.code, 901, &table, 1).unwrap().1, None);
-    assert_eq!(approvals.waiting(1).len(), 1);
+    let (_folder, approvals) = new_approvals();
+    let request = approvals.request_approval(&use_by_service("api"), ancestry_of(1001, &table), 350, 0);
+    assert_eq!(approvals.review_request(&request.code, 1001, &table, 1).unwrap().1, Some(Denial::SameEditor));
+    assert_eq!(approvals.review_request(&request.code, 901, &table, 1).unwrap().1, None);
+    assert_eq!(approvals.pending_requests(1).len(), 1);
 }
 
 /// The asker's terminal was closed, and its number given to another one.
 #[test]
-fn numbers_of_terminals_are_given_again() {
-    let mut table = Table::new();
-    let (_folder, approvals) = approvals();
-    let request = approvals.ask(&wanted("api"), family_of(801, &table), 350, 0);
+fn reused_terminal_number_can_approve() {
+    let mut table = FakeProcesses::new();
+    let (_folder, approvals) = new_approvals();
+    let request = approvals.request_approval(&use_by_service("api"), ancestry_of(801, &table), 350, 0);
     table.processes.retain(|pid, _| !matches!(pid, 700 | 800 | 801));
     table.add(970, 600, 360, pts(1), 970, "zsh").add(971, 970, 361, pts(1), 970, "pdev");
     approvals.approve(&request.code, 971, &table, 1).unwrap();
 }
 
 #[test]
-fn a_person_elsewhere_can() {
-    let mut table = Table::new();
+fn other_terminals_can_approve() {
+    let mut table = FakeProcesses::new();
     // A terminal of the same program; a console; over ssh, where nobody sees who holds the terminal.
     table.add(950, 1, 5, (4 << 8) | 1, 950, "bash").add(951, 950, 370, (4 << 8) | 1, 950, "pdev");
     table.add(300, 1, 5, 0, 300, "sshd").add(960, 300, 360, 0, 960, "sshd-session");
     table.add(961, 960, 361, pts(6), 961, "bash").add(962, 961, 362, pts(6), 961, "pdev");
     for by in [901, 951, 962] {
-        assert!(tried(&table, by).is_ok(), "{by}: {:?}", tried(&table, by));
+        assert!(approve_as(&table, by).is_ok(), "{by}: {:?}", approve_as(&table, by));
     }
 }
 
 #[test]
-fn a_code_opens_one_door_once_and_is_remembered() {
-    let (folder, approvals) = approvals();
-    let table = Table::new();
-    let request = approvals.ask(&wanted("api"), family_of(801, &table), 350, 0);
-    assert!(!approvals.allows(&wanted("api"), 1));
+fn code_approves_one_use_once_and_is_stored() {
+    let (folder, approvals) = new_approvals();
+    let table = FakeProcesses::new();
+    let request = approvals.request_approval(&use_by_service("api"), ancestry_of(801, &table), 350, 0);
+    assert!(!approvals.is_approved(&use_by_service("api"), 1));
     approvals.approve(&request.code.replace('-', "").to_uppercase(), 901, &table, 1).unwrap();
-    assert_eq!(approvals.approve(&request.code, 901, &table, 2).unwrap_err(), Refusal::Unknown(request.code.clone()));
-    assert!(approvals.allows(&wanted("api"), 2) && !approvals.allows(&wanted("web"), 2));
+    assert_eq!(
+        approvals.approve(&request.code, 901, &table, 2).unwrap_err(),
+        ApprovalProblem::UnknownCode(request.code.clone())
+    );
+    assert!(approvals.is_approved(&use_by_service("api"), 2) && !approvals.is_approved(&use_by_service("web"), 2));
     for other in [
-        Use { place: "1:3".into(), ..wanted("api") },
-        Use { meaning: "bb".into(), ..wanted("api") },
-        Use { identity: "shop-prod".into(), ..wanted("api") },
+        IdentityUse { folder_id: "1:3".into(), ..use_by_service("api") },
+        IdentityUse { identity_digest: "bb".into(), ..use_by_service("api") },
+        IdentityUse { identity: "shop-prod".into(), ..use_by_service("api") },
     ] {
-        assert!(!approvals.allows(&other, 2), "{other:?}");
+        assert!(!approvals.is_approved(&other, 2), "{other:?}");
     }
-    assert!(!approvals.allows(&wanted("api"), 2 + APPROVAL_MILLISECONDS), "it ends");
+    assert!(!approvals.is_approved(&use_by_service("api"), 2 + APPROVAL_MILLISECONDS), "it ends");
     let again = Approvals::open(folder.path().join("approvals.json"));
-    assert!(again.allows(&wanted("api"), 2));
+    assert!(again.is_approved(&use_by_service("api"), 2));
     assert_eq!(again.revoke(&|of| of.identity == "shop-dev").unwrap(), 1);
-    assert!(!again.allows(&wanted("api"), 2));
-    assert!(!Approvals::open(folder.path().join("approvals.json")).allows(&wanted("api"), 2));
+    assert!(!again.is_approved(&use_by_service("api"), 2));
+    assert!(!Approvals::open(folder.path().join("approvals.json")).is_approved(&use_by_service("api"), 2));
 }
 
 #[test]
-fn asking_again_from_elsewhere_does_not_free_the_first_asker() {
-    let (_folder, approvals) = approvals();
-    let table = Table::new();
-    let first = approvals.ask(&wanted("api"), family_of(801, &table), 350, 0);
-    let second = approvals.ask(&wanted("api"), family_of(901, &table), 400, 1);
+fn repeated_request_keeps_every_requester_barred() {
+    let (_folder, approvals) = new_approvals();
+    let table = FakeProcesses::new();
+    let first = approvals.request_approval(&use_by_service("api"), ancestry_of(801, &table), 350, 0);
+    let second = approvals.request_approval(&use_by_service("api"), ancestry_of(901, &table), 400, 1);
     assert_eq!(first.code, second.code);
     for by in [801, 901] {
         assert_eq!(
             approvals.approve(&first.code, by, &table, 2).unwrap_err(),
-            Refusal::NotYou(Denial::SameTerminal),
+            ApprovalProblem::Denied(Denial::SameTerminal),
             "{by}"
         );
     }
 }
 
 #[test]
-fn codes_end_and_are_not_guessed() {
-    let (_folder, approvals) = approvals();
-    let table = Table::new();
-    let request = approvals.ask(&wanted("api"), None, 0, 0);
+fn codes_expire_and_guesses_are_limited() {
+    let (_folder, approvals) = new_approvals();
+    let table = FakeProcesses::new();
+    let request = approvals.request_approval(&use_by_service("api"), None, 0, 0);
     assert_eq!(
         approvals.approve(&request.code, 901, &table, REQUEST_MILLISECONDS).unwrap_err(),
-        Refusal::Unknown(request.code.clone())
+        ApprovalProblem::UnknownCode(request.code.clone())
     );
-    let request = approvals.ask(&wanted("api"), None, 0, REQUEST_MILLISECONDS);
+    let request = approvals.request_approval(&use_by_service("api"), None, 0, REQUEST_MILLISECONDS);
     let now = REQUEST_MILLISECONDS + 1;
     for _ in 0..GUESSES_MAX {
-        let _wrong = approvals.request("0000-0000", now);
+        let _wrong = approvals.find_request("0000-0000", now);
     }
-    assert_eq!(approvals.request(&request.code, now).unwrap_err(), Refusal::TooMany);
-    assert!(approvals.request(&request.code, now + GUESSES_MILLISECONDS + 1).is_ok());
+    assert_eq!(approvals.find_request(&request.code, now).unwrap_err(), ApprovalProblem::TooManyGuesses);
+    assert!(approvals.find_request(&request.code, now + GUESSES_MILLISECONDS + 1).is_ok());
 }
 
 #[test]
-fn many_askers_are_bounded() {
-    let (_folder, approvals) = approvals();
-    let mut table = Table::new();
-    for number in 0..=i32::try_from(FAMILIES_MAX).unwrap() {
+fn requests_and_requesters_are_bounded() {
+    let (_folder, approvals) = new_approvals();
+    let mut table = FakeProcesses::new();
+    for number in 0..=i32::try_from(ANCESTRIES_MAX).unwrap() {
         table.add(2000 + number, 1, 30, 0, 2000 + number, "pdev");
-        let family = family_of(2000 + number, &table);
-        approvals.ask(&wanted("api"), family, 350, 0);
+        let family = ancestry_of(2000 + number, &table);
+        approvals.request_approval(&use_by_service("api"), family, 350, 0);
     }
-    let request = approvals.ask(&wanted("api"), None, 350, 0);
-    assert_eq!(approvals.approve(&request.code, 901, &table, 1).unwrap_err(), Refusal::NotYou(Denial::Crowded));
+    let request = approvals.request_approval(&use_by_service("api"), None, 350, 0);
+    assert_eq!(
+        approvals.approve(&request.code, 901, &table, 1).unwrap_err(),
+        ApprovalProblem::Denied(Denial::TooManyRequesters)
+    );
     for number in 0..2 * REQUESTS_MAX {
-        approvals.ask(&wanted(&format!("s{number}")), None, 350, 1);
+        approvals.request_approval(&use_by_service(&format!("s{number}")), None, 350, 1);
     }
     assert!(approvals.lock().requests.len() <= REQUESTS_MAX);
 }

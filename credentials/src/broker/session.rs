@@ -1,80 +1,82 @@
 //! Leases for the programs of a coding agent's session: held apart from the person's own, and dropped with it.
 
-use super::{Asker, Broker, BrokerProblem, now};
-use crate::approval::meaning;
+use super::{Broker, BrokerProblem, Requester, now};
+use crate::approval::identity_digest;
+use crate::format::CredentialFormat;
 use crate::identity::Identity;
-use crate::outlet::Outlet;
 use crate::session::Session;
-use crate::session::rule::{self, Bound, Reach};
+use crate::session::rule::{self, SessionAccess, SessionRestriction};
 use crate::source::Purpose;
 
 use std::collections::BTreeMap;
 
 /// A program of a session, as it asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Member {
+pub struct SessionMember {
     pub session: Session,
     /// Identities that a person allowed this session, for now.
-    pub raised: Vec<String>,
+    pub allowed_identities: Vec<String>,
 }
 
-impl Member {
-    pub(super) fn told(&self) -> String {
+impl SessionMember {
+    pub(super) fn audit_label(&self) -> String {
         format!("{} {}", self.session.name, self.session.id)
     }
 }
 
-pub(super) fn told(bound: &Bound) -> String {
+pub(super) fn session_label(bound: &SessionRestriction) -> String {
     format!("{} {}", bound.name, bound.session)
 }
 
 /// What a lease is for, and what it is held to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct LeaseRequest {
     pub(super) purpose: Purpose,
-    pub(super) bound: Option<Bound>,
+    pub(super) restriction: Option<SessionRestriction>,
 }
 
-impl Wanted {
+impl LeaseRequest {
     /// Leases are kept by it; one of a session serves no other session, whose tags it does not carry.
-    pub(super) fn key(&self, name: &str) -> String {
-        match &self.bound {
+    pub(super) fn lease_key(&self, name: &str) -> String {
+        match &self.restriction {
             // Before the purpose, which others choose the words of.
-            Some(bound) => self.purpose.key(&format!("{name} session {}", bound.session)),
-            None => self.purpose.key(name),
+            Some(bound) => self.purpose.lease_key(&format!("{name} session {}", bound.session)),
+            None => self.purpose.lease_key(name),
         }
     }
 
-    pub(super) fn of(purpose: Purpose, asker: &Asker) -> Self {
-        let bound = asker.session.as_ref().map(|member| rule::bound(&member.session));
-        Self { purpose, bound }
+    pub(super) fn for_requester(purpose: Purpose, asker: &Requester) -> Self {
+        let bound = asker.session.as_ref().map(|member| rule::restriction_of(&member.session));
+        Self { purpose, restriction: bound }
     }
 
-    pub(super) fn is_over(&self, now: i64) -> bool {
-        self.bound.as_ref().is_some_and(|bound| now >= bound.until)
+    pub(super) fn is_session_over(&self, now: i64) -> bool {
+        self.restriction.as_ref().is_some_and(|bound| now >= bound.until)
     }
 }
 
 /// The session of a lease's key.
-pub(super) fn session_of(key: &str) -> Option<&str> {
+pub(super) fn session_of_key(key: &str) -> Option<&str> {
     let mut words = key.split(' ').skip(1);
     if words.next() == Some("session") { words.next() } else { None }
 }
 
 impl Broker {
     /// What the asker's session holds a lease to; `None` where it may have all.
-    pub(super) fn bound(
+    pub(super) fn session_restriction(
         &self,
         identity: &Identity,
-        outlet: &Outlet,
-        asker: &Asker,
-    ) -> Result<Option<Bound>, BrokerProblem> {
+        outlet: &CredentialFormat,
+        asker: &Requester,
+    ) -> Result<Option<SessionRestriction>, BrokerProblem> {
         let Some(member) = &asker.session else { return Ok(None) };
-        let raised = member.raised.contains(&identity.name);
-        match rule::judge(&member.session, &self.own(identity)?, raised, now())? {
-            Reach::Full => Ok(None),
-            Reach::Bound(_) if matches!(outlet.purpose(), Purpose::IdToken(_)) => Err(rule::no_id_token(identity)),
-            Reach::Bound(bound) => Ok(Some(bound)),
+        let raised = member.allowed_identities.contains(&identity.name);
+        match rule::decide_access(&member.session, &self.identity_chain(identity)?, raised, now())? {
+            SessionAccess::Full => Ok(None),
+            SessionAccess::Restricted(_) if matches!(outlet.purpose(), Purpose::IdToken(_)) => {
+                Err(rule::id_token_refusal(identity))
+            }
+            SessionAccess::Restricted(bound) => Ok(Some(bound)),
         }
     }
 
@@ -82,12 +84,12 @@ impl Broker {
     ///
     /// # Errors
     /// The rule that refuses, its reason and the way out.
-    pub fn allows(&self, name: &str, asker: &Asker) -> Result<(), BrokerProblem> {
-        self.bound(&self.identity(name)?, &Outlet::Env, asker).map(drop)
+    pub fn check_session_access(&self, name: &str, asker: &Requester) -> Result<(), BrokerProblem> {
+        self.session_restriction(&self.identity(name)?, &CredentialFormat::Env, asker).map(drop)
     }
 
     /// The identity and all that it is built on.
-    fn own(&self, identity: &Identity) -> Result<Vec<Identity>, BrokerProblem> {
+    fn identity_chain(&self, identity: &Identity) -> Result<Vec<Identity>, BrokerProblem> {
         let mut own = vec![identity.clone()];
         // No chain comes back to its start: the reader of the file refuses that.
         while let Some(from) = own.last().and_then(|last| last.text("from")) {
@@ -100,12 +102,17 @@ impl Broker {
     ///
     /// # Errors
     /// When the configuration cannot be read.
-    pub fn meanings(&self) -> Result<BTreeMap<String, String>, BrokerProblem> {
-        Ok(self.identities()?.all.values().map(|identity| (identity.name.clone(), meaning(identity))).collect())
+    pub fn identity_digests(&self) -> Result<BTreeMap<String, String>, BrokerProblem> {
+        Ok(self
+            .load_identities()?
+            .all
+            .values()
+            .map(|identity| (identity.name.clone(), identity_digest(identity)))
+            .collect())
     }
 
     /// Drops every lease of a session.
     pub fn forget_session(&self, session: &str) {
-        self.entries().retain(|key, _| session_of(key) != Some(session));
+        self.lock_entries().retain(|key, _| session_of_key(key) != Some(session));
     }
 }

@@ -5,21 +5,25 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
-use crate::vault::Holder;
+use crate::vault::KeyStore;
 
-fn broker(root: &Path, identities: &str) -> Arc<Broker> {
-    let place = Place { config: root.join("config"), data: root.join("data") };
+fn new_broker(root: &Path, identities: &str) -> Arc<Broker> {
+    let place = CredentialPaths { config: root.join("config"), data: root.join("data") };
     fs::create_dir_all(&place.config).unwrap();
     fs::write(place.identities(), identities).unwrap();
     let passphrase = root.join("passphrase");
     fs::write(&passphrase, "a long enough passphrase").unwrap();
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
-    let choice = Choice { wanted: Some(Holder::Passphrase), passphrase_file: Some(passphrase), ..Choice::default() };
-    Broker::new(place, choice, Exchanges::here())
+    let choice = VaultOptions {
+        key_store: Some(KeyStore::Passphrase),
+        passphrase_file: Some(passphrase),
+        ..VaultOptions::default()
+    };
+    Broker::new(place, choice, ExchangeRunner::in_process())
 }
 
 /// A program that leaves a line behind and prints a token that lasts for `seconds`.
-fn counted(root: &Path, seconds: i64) -> String {
+fn counting_source(root: &Path, seconds: i64) -> String {
     let (script, end) = (root.join("source.sh"), now() / 1000 + seconds);
     let runs = root.join("runs");
     let text =
@@ -28,127 +32,127 @@ fn counted(root: &Path, seconds: i64) -> String {
     format!("[a]\nsource = \"exec\"\ncommand = [\"sh\", \"{}\"]\n", script.display())
 }
 
-fn runs(root: &Path) -> usize {
+fn run_count(root: &Path) -> usize {
     fs::read_to_string(root.join("runs")).unwrap_or_default().lines().count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_askers_are_one_renewal() {
+async fn two_hundred_requests_cause_one_renewal() {
     let root = tempfile::tempdir().unwrap();
-    let broker = broker(root.path(), &counted(root.path(), 3600));
-    let mut changes = broker.changes();
+    let broker = new_broker(root.path(), &counting_source(root.path(), 3600));
+    let mut changes = broker.subscribe();
     let askers: Vec<_> = (0..200)
         .map(|_| {
             let broker = Arc::clone(&broker);
-            tokio::spawn(async move { broker.issue("a", &Outlet::Token, &Asker::default()).await })
+            tokio::spawn(async move { broker.issue("a", &CredentialFormat::Token, &Requester::default()).await })
         })
         .collect();
     for asker in askers {
         assert_eq!(asker.await.unwrap().unwrap().expose(), b"canary");
     }
-    assert_eq!(runs(root.path()), 1);
-    assert!(matches!(changes.recv().await.unwrap().what, What::Renewed { .. }));
+    assert_eq!(run_count(root.path()), 1);
+    assert!(matches!(changes.recv().await.unwrap().kind, ChangeKind::Renewed { .. }));
     let entries = broker.audit.read().unwrap();
-    assert_eq!(entries.iter().filter(|entry| entry.what == "issued").count(), 200);
-    assert!(!fs::read_to_string(broker.place.audit()).unwrap().contains("canary"));
+    assert_eq!(entries.iter().filter(|entry| entry.action == "issued").count(), 200);
+    assert!(!fs::read_to_string(broker.paths.audit()).unwrap().contains("canary"));
 }
 
 #[tokio::test]
-async fn a_lease_that_has_nearly_ended_is_renewed_before_it_is_served() {
+async fn expiring_lease_is_renewed_before_it_is_served() {
     let root = tempfile::tempdir().unwrap();
-    let broker = broker(root.path(), &counted(root.path(), 3600));
-    let lease = broker.lease("a").await.unwrap();
+    let broker = new_broker(root.path(), &counting_source(root.path(), 3600));
+    let lease = broker.obtain_lease("a").await.unwrap();
     let mut times = lease.times;
     times.expires_at = Some(now() + 30_000);
     times.issued_at = now() - 3_600_000;
     let token = crate::lease::Material::Token(Secret::new(b"old".to_vec()));
-    broker.entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease::new(token, times)));
-    assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"canary");
-    assert_eq!(runs(root.path()), 2);
+    broker.lock_entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease::new(token, times)));
+    assert_eq!(broker.issue("a", &CredentialFormat::Token, &Requester::default()).await.unwrap().expose(), b"canary");
+    assert_eq!(run_count(root.path()), 2);
     // Past half of its life it is served at once, and the next one is fetched beside.
     let token = crate::lease::Material::Token(Secret::new(b"half".to_vec()));
     let times = crate::lease::Times { issued_at: now() - 2_400_000, expires_at: Some(now() + 1_200_000), skew: 0 };
-    broker.entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease::new(token, times)));
-    let mut changes = broker.changes();
-    assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"half");
-    assert!(matches!(changes.recv().await.unwrap().what, What::Renewed { .. }));
-    assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"canary");
-    assert_eq!(runs(root.path()), 3);
+    broker.lock_entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease::new(token, times)));
+    let mut changes = broker.subscribe();
+    assert_eq!(broker.issue("a", &CredentialFormat::Token, &Requester::default()).await.unwrap().expose(), b"half");
+    assert!(matches!(changes.recv().await.unwrap().kind, ChangeKind::Renewed { .. }));
+    assert_eq!(broker.issue("a", &CredentialFormat::Token, &Requester::default()).await.unwrap().expose(), b"canary");
+    assert_eq!(run_count(root.path()), 3);
 }
 
 #[tokio::test]
-async fn a_failing_source_is_left_in_peace_and_the_old_lease_serves() {
+async fn failing_source_is_retried_later_and_old_lease_is_served() {
     let root = tempfile::tempdir().unwrap();
     let failing = format!(
         "[a]\nsource = \"exec\"\ncommand = [\"sh\", \"-c\", \"echo run >> {}; echo no luck >&2; exit 3\"]\n",
         root.path().join("runs").display()
     );
-    let broker = broker(root.path(), &failing);
+    let broker = new_broker(root.path(), &failing);
     for _ in 0..5 {
-        let problem = broker.lease("a").await.err().unwrap();
+        let problem = broker.obtain_lease("a").await.err().unwrap();
         assert_eq!(problem.code, "source_unreachable");
         assert!(problem.message.contains("no luck"), "{problem}");
     }
-    assert_eq!(runs(root.path()), 1, "it was asked again at once");
+    assert_eq!(run_count(root.path()), 1, "it was asked again at once");
     let token = crate::lease::Material::Token(Secret::new(b"old".to_vec()));
     let times = crate::lease::Times { issued_at: now() - 3_500_000, expires_at: Some(now() + 40_000), skew: 0 };
     {
-        let mut entries = broker.entries();
+        let mut entries = broker.lock_entries();
         let entry = entries.get_mut("a").unwrap();
         entry.lease = Some(Arc::new(Lease::new(token, times)));
         entry.retry_at = 0;
     }
-    assert_eq!(broker.issue("a", &Outlet::Token, &Asker::default()).await.unwrap().expose(), b"old");
-    assert_eq!(runs(root.path()), 2);
+    assert_eq!(broker.issue("a", &CredentialFormat::Token, &Requester::default()).await.unwrap().expose(), b"old");
+    assert_eq!(run_count(root.path()), 2);
 }
 
 #[tokio::test]
-async fn a_static_secret_is_kept_given_and_forgotten() {
+async fn static_secret_is_stored_issued_and_removed() {
     let root = tempfile::tempdir().unwrap();
     let identities = "[reg]\nsource = \"static\"\nkind = \"token\"\nhosts = [\"localhost:5000\"]\n[two]\nsource = \"exec\"\ncommand = [\"x\"]\nhosts = [\"both\"]\n[three]\nsource = \"exec\"\ncommand = [\"x\"]\nhosts = [\"both\"]\n";
-    let broker = broker(root.path(), identities);
-    assert_eq!(broker.of_host("localhost:5000").unwrap(), "reg");
-    assert_eq!(broker.of_host("both").unwrap_err().code, "identity_ambiguous");
-    assert_eq!(broker.of_host("other").unwrap_err().code, "identity_unknown");
-    let asker = Asker::default();
-    let ask = || broker.issue("reg", &Outlet::Token, &asker);
+    let broker = new_broker(root.path(), identities);
+    assert_eq!(broker.find_identity_by_host("localhost:5000").unwrap(), "reg");
+    assert_eq!(broker.find_identity_by_host("both").unwrap_err().code, "identity_ambiguous");
+    assert_eq!(broker.find_identity_by_host("other").unwrap_err().code, "identity_unknown");
+    let asker = Requester::default();
+    let ask = || broker.issue("reg", &CredentialFormat::Token, &asker);
     assert_eq!(ask().await.err().unwrap().code, "needs_login");
-    broker.keep("reg", &Secret::new(b"canary".to_vec())).await.unwrap();
+    broker.store_secret("reg", &Secret::new(b"canary".to_vec())).await.unwrap();
     assert_eq!(ask().await.unwrap().expose(), b"canary");
-    assert_eq!(broker.standings().unwrap()[0].signed_in, Some(true));
-    let wrong = broker.issue("reg", &Outlet::Aws, &Asker::default()).await.err().unwrap();
+    assert_eq!(broker.identity_snapshots().unwrap()[0].is_signed_in, Some(true));
+    let wrong = broker.issue("reg", &CredentialFormat::Aws, &Requester::default()).await.err().unwrap();
     assert_eq!(wrong.code, "outlet_unfit");
     assert!(broker.sign_out("reg").unwrap() && !broker.sign_out("reg").unwrap());
     assert_eq!(ask().await.err().unwrap().code, "needs_login");
     assert_eq!(broker.identity("rgg").unwrap_err().hint.unwrap(), "Did you mean `reg`?");
     // The vault is made anew while the broker holds it open.
-    vault::set_aside(&broker.place.vault(), "x").unwrap();
-    broker.keep("reg", &Secret::new(b"second".to_vec())).await.unwrap();
+    vault::set_aside(&broker.paths.vault(), "x").unwrap();
+    broker.store_secret("reg", &Secret::new(b"second".to_vec())).await.unwrap();
     assert_eq!(ask().await.unwrap().expose(), b"second");
 }
 
 #[tokio::test]
-async fn each_resource_has_a_lease_of_its_own_and_not_endlessly_many() {
+async fn each_resource_has_its_own_lease_up_to_a_limit() {
     let root = tempfile::tempdir().unwrap();
     let script = root.path().join("source.sh");
     fs::write(&script, r#"printf '{"token":"for-%s"}' "$PDEV_RESOURCE""#).unwrap();
     let text = format!("[a]\nsource = \"exec\"\ncloud = \"azure\"\ncommand = [\"sh\", \"{}\"]\n", script.display());
-    let broker = broker(root.path(), &text);
+    let broker = new_broker(root.path(), &text);
     let ask = async |resource: &str| {
-        let outlet = Outlet::Azure { now: now(), resource: resource.to_owned() };
-        broker.issue("a", &outlet, &Asker::default()).await
+        let outlet = CredentialFormat::Azure { now: now(), resource: resource.to_owned() };
+        broker.issue("a", &outlet, &Requester::default()).await
     };
     for resource in ["one", "two", "one"] {
         let given = ask(resource).await.unwrap();
         assert!(String::from_utf8_lossy(given.expose()).contains(&format!("\"for-{resource}\"")));
     }
-    assert_eq!(broker.entries().len(), 2);
+    assert_eq!(broker.lock_entries().len(), 2);
     for number in 0..PURPOSES_MAX - 2 {
         ask(&number.to_string()).await.unwrap();
     }
     let problem = ask("more").await.err().unwrap();
     assert_eq!(problem.message, "`a` was asked for more than 32 resources or audiences");
-    assert!(broker.standings().unwrap()[0].has_lease);
-    broker.rejected("a");
-    assert!(!broker.standings().unwrap()[0].has_lease);
+    assert!(broker.identity_snapshots().unwrap()[0].has_lease);
+    broker.discard_leases("a");
+    assert!(!broker.identity_snapshots().unwrap()[0].has_lease);
 }

@@ -4,15 +4,15 @@ use http::StatusCode;
 use http::request::Parts;
 use serde_json::{Value, json};
 
-use super::{Answer, Dialect, Want, header, parameter};
+use super::{EndpointProtocol, EndpointRequest, EndpointResponse, header_value, query_parameter};
 use crate::identity::Identity;
 
-const ACCOUNTS: &str = "instance/service-accounts/";
+const ACCOUNTS_PATH: &str = "instance/service-accounts/";
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
 /// What an identity's configuration tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Fact {
+pub(crate) enum MetadataQuery {
     Project,
     /// gcloud wants digits before it looks further.
     ProjectNumber,
@@ -21,21 +21,21 @@ pub(crate) enum Fact {
         recursive: bool,
     },
     Account {
-        named: String,
-        field: Field,
+        account: String,
+        field: AccountField,
     },
     /// A token of the account that is named.
     Token {
-        named: String,
+        account: String,
     },
     IdToken {
-        named: String,
+        account: String,
         audience: String,
     },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Field {
+pub(crate) enum AccountField {
     All { recursive: bool },
     Email,
     Aliases,
@@ -43,107 +43,127 @@ pub(crate) enum Field {
 }
 
 /// Google's clients believe no answer without it.
-pub(super) fn flavored(mut answer: Answer) -> Answer {
+pub(super) fn with_flavor_headers(mut answer: EndpointResponse) -> EndpointResponse {
     answer.headers.push(("metadata-flavor", "Google".to_owned()));
     answer.headers.push(("server", "Metadata Server for VM".to_owned()));
     answer
 }
 
-fn text(status: StatusCode, words: impl Into<Vec<u8>>) -> Answer {
-    flavored(Answer::new(status, "application/text", words))
+fn text_response(status: StatusCode, words: impl Into<Vec<u8>>) -> EndpointResponse {
+    with_flavor_headers(EndpointResponse::new(status, "application/text", words))
 }
 
-pub(super) fn root() -> Answer {
-    text(StatusCode::OK, "computeMetadata/\n")
+pub(super) fn root_response() -> EndpointResponse {
+    text_response(StatusCode::OK, "computeMetadata/\n")
 }
 
-pub(super) fn denied(words: &str, passes: bool) -> Answer {
-    text(if passes { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN }, format!("{words}\n"))
+pub(super) fn error_response(words: &str, passes: bool) -> EndpointResponse {
+    text_response(if passes { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN }, format!("{words}\n"))
 }
 
-pub(super) fn absent(words: &str) -> Answer {
-    text(StatusCode::NOT_FOUND, format!("{words}\n"))
+pub(super) fn not_found_response(words: &str) -> EndpointResponse {
+    text_response(StatusCode::NOT_FOUND, format!("{words}\n"))
 }
 
-pub(super) fn read(asked: &Parts) -> Want {
-    if header(asked, "metadata-flavor") != Some("Google") {
-        return Want::Said(text(StatusCode::FORBIDDEN, "Missing Metadata-Flavor:Google header.\n"));
+pub(super) fn parse_request(asked: &Parts) -> EndpointRequest {
+    if header_value(asked, "metadata-flavor") != Some("Google") {
+        return EndpointRequest::Answered(text_response(
+            StatusCode::FORBIDDEN,
+            "Missing Metadata-Flavor:Google header.\n",
+        ));
     }
     let Some(key) = asked.uri.path().strip_prefix("/computeMetadata/v1/") else {
-        return Want::Said(text(StatusCode::OK, "v1/\n"));
+        return EndpointRequest::Answered(text_response(StatusCode::OK, "v1/\n"));
     };
-    let recursive = parameter(asked, "recursive").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let recursive = query_parameter(asked, "recursive").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let fact = match key.trim_end_matches('/') {
-        "" => return Want::Said(text(StatusCode::OK, "instance/\nproject/\nuniverse/\n")),
-        "project/project-id" => Fact::Project,
-        "project/numeric-project-id" => Fact::ProjectNumber,
-        "universe/universe-domain" | "universe/universe_domain" => Fact::Universe,
-        "instance/service-accounts" => Fact::Accounts { recursive },
-        _ => match key.strip_prefix(ACCOUNTS).and_then(|rest| account(rest, recursive, asked)) {
+        "" => return EndpointRequest::Answered(text_response(StatusCode::OK, "instance/\nproject/\nuniverse/\n")),
+        "project/project-id" => MetadataQuery::Project,
+        "project/numeric-project-id" => MetadataQuery::ProjectNumber,
+        "universe/universe-domain" | "universe/universe_domain" => MetadataQuery::Universe,
+        "instance/service-accounts" => MetadataQuery::Accounts { recursive },
+        _ => match key.strip_prefix(ACCOUNTS_PATH).and_then(|rest| parse_account_path(rest, recursive, asked)) {
             Some(fact) => fact,
-            None => return Want::Said(absent("this metadata is not served here")),
+            None => return EndpointRequest::Answered(not_found_response("this metadata is not served here")),
         },
     };
-    Want::Fact(fact)
+    EndpointRequest::Metadata(fact)
 }
 
-fn account(rest: &str, recursive: bool, asked: &Parts) -> Option<Fact> {
+fn parse_account_path(rest: &str, recursive: bool, asked: &Parts) -> Option<MetadataQuery> {
     let (named, what) = rest.split_once('/').unwrap_or((rest, ""));
-    let named = super::decoded(named);
+    let named = super::decode_query_value(named);
     let field = match what {
-        "token" => return Some(Fact::Token { named }),
+        "token" => return Some(MetadataQuery::Token { account: named }),
         "identity" => {
-            return Some(Fact::IdToken { named, audience: parameter(asked, "audience").unwrap_or_default() });
+            return Some(MetadataQuery::IdToken {
+                account: named,
+                audience: query_parameter(asked, "audience").unwrap_or_default(),
+            });
         }
-        "" => Field::All { recursive },
-        "email" => Field::Email,
-        "aliases" => Field::Aliases,
-        "scopes" => Field::Scopes,
+        "" => AccountField::All { recursive },
+        "email" => AccountField::Email,
+        "aliases" => AccountField::Aliases,
+        "scopes" => AccountField::Scopes,
         _ => return None,
     };
-    Some(Fact::Account { named, field })
+    Some(MetadataQuery::Account { account: named, field })
 }
 
 /// An answer, or that a lease is needed.
-pub(super) fn told(fact: &Fact, identity: &Identity) -> Result<Answer, Dialect> {
+pub(super) fn metadata_response(
+    fact: &MetadataQuery,
+    identity: &Identity,
+) -> Result<EndpointResponse, EndpointProtocol> {
     let email = identity.text("email").or(identity.text("service_account")).unwrap_or("default");
     let is_here = |named: &str| named == "default" || named == email;
-    let unknown = |named: &str| absent(&format!("there is no service account `{named}`; there is `{email}`"));
+    let unknown =
+        |named: &str| not_found_response(&format!("there is no service account `{named}`; there is `{email}`"));
     Ok(match fact {
-        Fact::Project => match identity.text("project") {
-            Some(project) => text(StatusCode::OK, project),
-            None => absent("the identity names no `project` in identities.toml"),
+        MetadataQuery::Project => match identity.text("project") {
+            Some(project) => text_response(StatusCode::OK, project),
+            None => not_found_response("the identity names no `project` in identities.toml"),
         },
-        Fact::ProjectNumber => text(StatusCode::OK, "0"),
-        Fact::Universe => text(StatusCode::OK, "googleapis.com"),
-        Fact::Accounts { recursive: false } if email == "default" => text(StatusCode::OK, "default/\n"),
-        Fact::Accounts { recursive: false } => text(StatusCode::OK, format!("default/\n{email}/\n")),
-        Fact::Accounts { recursive: true } => {
-            let one = described(email);
-            json_text(&json!({ "default": one, email: one }))
+        MetadataQuery::ProjectNumber => text_response(StatusCode::OK, "0"),
+        MetadataQuery::Universe => text_response(StatusCode::OK, "googleapis.com"),
+        MetadataQuery::Accounts { recursive: false } if email == "default" => {
+            text_response(StatusCode::OK, "default/\n")
         }
-        Fact::Token { named } | Fact::IdToken { named, .. } | Fact::Account { named, .. } if !is_here(named) => {
+        MetadataQuery::Accounts { recursive: false } => text_response(StatusCode::OK, format!("default/\n{email}/\n")),
+        MetadataQuery::Accounts { recursive: true } => {
+            let one = account_json(email);
+            json_response(&json!({ "default": one, email: one }))
+        }
+        MetadataQuery::Token { account: named }
+        | MetadataQuery::IdToken { account: named, .. }
+        | MetadataQuery::Account { account: named, .. }
+            if !is_here(named) =>
+        {
             unknown(named)
         }
-        Fact::Token { .. } => return Err(Dialect::Google),
-        Fact::IdToken { audience, .. } if audience.is_empty() => {
-            text(StatusCode::BAD_REQUEST, "non-empty audience parameter required\n")
+        MetadataQuery::Token { .. } => return Err(EndpointProtocol::Google),
+        MetadataQuery::IdToken { audience, .. } if audience.is_empty() => {
+            text_response(StatusCode::BAD_REQUEST, "non-empty audience parameter required\n")
         }
-        Fact::IdToken { audience, .. } => return Err(Dialect::GoogleIdToken { audience: audience.clone() }),
-        Fact::Account { field, .. } => match field {
-            Field::All { recursive: true } => json_text(&described(email)),
-            Field::All { recursive: false } => text(StatusCode::OK, "aliases\nemail\nidentity\nscopes\ntoken\n"),
-            Field::Email => text(StatusCode::OK, email),
-            Field::Aliases => text(StatusCode::OK, "default\n"),
-            Field::Scopes => text(StatusCode::OK, format!("{SCOPE}\n")),
+        MetadataQuery::IdToken { audience, .. } => {
+            return Err(EndpointProtocol::GoogleIdToken { audience: audience.clone() });
+        }
+        MetadataQuery::Account { field, .. } => match field {
+            AccountField::All { recursive: true } => json_response(&account_json(email)),
+            AccountField::All { recursive: false } => {
+                text_response(StatusCode::OK, "aliases\nemail\nidentity\nscopes\ntoken\n")
+            }
+            AccountField::Email => text_response(StatusCode::OK, email),
+            AccountField::Aliases => text_response(StatusCode::OK, "default\n"),
+            AccountField::Scopes => text_response(StatusCode::OK, format!("{SCOPE}\n")),
         },
     })
 }
 
-fn described(email: &str) -> Value {
+fn account_json(email: &str) -> Value {
     json!({ "aliases": ["default"], "email": email, "scopes": [SCOPE] })
 }
 
-fn json_text(value: &Value) -> Answer {
-    flavored(Answer::json(StatusCode::OK, value))
+fn json_response(value: &Value) -> EndpointResponse {
+    with_flavor_headers(EndpointResponse::json(StatusCode::OK, value))
 }

@@ -12,12 +12,12 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 
 use crate::broker::BrokerProblem;
+use crate::format::CredentialFormat;
 use crate::identity::Identity;
-use crate::outlet::Outlet;
 use crate::secret::Secret;
 use crate::vault;
 
-pub use variables::{Spot, Variable, variables};
+pub use variables::{EndpointLocation, Variable, variables};
 
 /// Whose SDK asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ pub enum Cloud {
 
 impl Cloud {
     #[must_use]
-    pub fn of(identity: &Identity) -> Option<Self> {
+    pub fn of_identity(identity: &Identity) -> Option<Self> {
         match (identity.text("cloud"), identity.kind) {
             (Some("aws"), _) | (None, "aws-sso" | "aws-role" | "aws-session" | "aws-web-identity" | "exec") => {
                 Some(Self::Aws)
@@ -52,21 +52,21 @@ impl Cloud {
 }
 
 /// What one consumer may enter, and by which token.
-pub struct Door {
+pub struct EndpointAccess {
     pub identity: String,
     token: Secret,
     /// What `Host` may say, letter by letter: a page of a browser that was sent here by a changed DNS name says another.
     hosts: Vec<String>,
 }
 
-impl Door {
+impl EndpointAccess {
     #[must_use]
     pub fn new(identity: String, token: Secret, hosts: Vec<String>) -> Self {
         Self { identity, token, hosts }
     }
 
-    fn derived(&self, what: &str) -> String {
-        derived(&self.token, what)
+    fn derive_secret(&self, what: &str) -> String {
+        derive_secret(&self.token, what)
     }
 }
 
@@ -80,19 +80,19 @@ pub fn new_token() -> Secret {
 }
 
 /// Another secret of the same endpoint, which does not tell the token.
-fn derived(token: &Secret, what: &str) -> String {
+fn derive_secret(token: &Secret, what: &str) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token.expose());
     vault::hex(ring::hmac::sign(&key, what.as_bytes()).as_ref())
 }
 
 /// In a time that does not tell how much of it was right.
-pub(crate) fn same(given: &[u8], expected: &[u8]) -> bool {
+pub(crate) fn constant_time_eq(given: &[u8], expected: &[u8]) -> bool {
     !expected.is_empty()
         && given.len() == expected.len()
         && given.iter().zip(expected).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
-pub struct Answer {
+pub struct EndpointResponse {
     pub status: StatusCode,
     pub content_type: &'static str,
     /// Beside the content type; SDKs take an answer without them for somebody else's.
@@ -100,7 +100,7 @@ pub struct Answer {
     pub body: Secret,
 }
 
-impl Answer {
+impl EndpointResponse {
     fn new(status: StatusCode, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
         Self { status, content_type, headers: Vec::new(), body: Secret::new(body.into()) }
     }
@@ -115,14 +115,14 @@ impl Answer {
 
     /// For requests that no SDK sends.
     #[must_use]
-    pub fn refused(words: &str) -> Self {
+    pub fn forbidden(words: &str) -> Self {
         Self::json(StatusCode::FORBIDDEN, &serde_json::json!({ "code": "Forbidden", "message": words }))
     }
 }
 
 /// How an answer with a credential, or with the reason why there is none, has to look.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Dialect {
+pub(crate) enum EndpointProtocol {
     AwsContainer,
     AwsInstance,
     Google,
@@ -131,17 +131,17 @@ pub(crate) enum Dialect {
 }
 
 /// What a request is about.
-pub(crate) enum Want {
+pub(crate) enum EndpointRequest {
     /// Needs neither identity nor lease.
-    Said(Answer),
+    Answered(EndpointResponse),
     /// What the identity's own configuration tells.
-    Fact(google::Fact),
+    Metadata(google::MetadataQuery),
     /// The name of the identity as a role.
-    Role,
-    Credential(Dialect),
+    RoleName,
+    Credential(EndpointProtocol),
 }
 
-impl Dialect {
+impl EndpointProtocol {
     fn cloud(&self) -> Cloud {
         match self {
             Self::AwsContainer | Self::AwsInstance => Cloud::Aws,
@@ -151,8 +151,8 @@ impl Dialect {
     }
 
     /// The outlet for an identity, at this time.
-    pub(crate) fn outlet(&self, identity: &Identity, now: i64) -> Result<Outlet, BrokerProblem> {
-        let cloud = Cloud::of(identity);
+    pub(crate) fn credential_format(&self, identity: &Identity, now: i64) -> Result<CredentialFormat, BrokerProblem> {
+        let cloud = Cloud::of_identity(identity);
         if cloud.is_some_and(|cloud| cloud != self.cloud()) {
             let message = format!(
                 "`{}` is an identity of {}, and it was asked as one of {}",
@@ -161,33 +161,33 @@ impl Dialect {
                 self.cloud().name()
             );
             let hint = "Name another identity in the manifest, or correct `cloud` in identities.toml.".to_owned();
-            return Err(BrokerProblem { code: "outlet_unfit", message, hint: Some(hint), login: None });
+            return Err(BrokerProblem { code: "outlet_unfit", message, hint: Some(hint), login_identity: None });
         }
         Ok(match self {
-            Self::AwsContainer => Outlet::AwsContainer { now },
-            Self::AwsInstance => Outlet::AwsInstance { now },
-            Self::Google => Outlet::Google { now },
-            Self::GoogleIdToken { audience } => Outlet::GoogleIdToken { audience: audience.clone() },
-            Self::Azure { resource } => Outlet::Azure { now, resource: resource.clone() },
+            Self::AwsContainer => CredentialFormat::AwsContainer { now },
+            Self::AwsInstance => CredentialFormat::AwsInstance { now },
+            Self::Google => CredentialFormat::Google { now },
+            Self::GoogleIdToken { audience } => CredentialFormat::GoogleIdToken { audience: audience.clone() },
+            Self::Azure { resource } => CredentialFormat::Azure { now, resource: resource.clone() },
         })
     }
 
-    pub(crate) fn given(&self, credential: Secret) -> Answer {
+    pub(crate) fn credential_response(&self, credential: Secret) -> EndpointResponse {
         let content_type = match self {
             Self::AwsInstance => "text/plain",
             Self::GoogleIdToken { .. } => "text/html",
             _ => "application/json",
         };
-        let answer = Answer { status: StatusCode::OK, content_type, headers: Vec::new(), body: credential };
-        if self.cloud() == Cloud::Google { google::flavored(answer) } else { answer }
+        let answer = EndpointResponse { status: StatusCode::OK, content_type, headers: Vec::new(), body: credential };
+        if self.cloud() == Cloud::Google { google::with_flavor_headers(answer) } else { answer }
     }
 
     /// What this identity never gives; only Google's dialect asks for such a thing.
-    pub(crate) fn absent(&self, words: &str) -> Answer {
-        google::absent(words)
+    pub(crate) fn not_found_response(&self, words: &str) -> EndpointResponse {
+        google::not_found_response(words)
     }
 
-    pub(crate) fn denied(&self, problem: &BrokerProblem) -> Answer {
+    pub(crate) fn error_response(&self, problem: &BrokerProblem) -> EndpointResponse {
         // What may pass is tried again by every SDK; what needs a person is not, and shows its words at once.
         let passes = problem.code == "source_unreachable";
         let words = match &problem.hint {
@@ -195,48 +195,55 @@ impl Dialect {
             None => problem.message.clone(),
         };
         match self {
-            Self::AwsContainer | Self::AwsInstance => aws::denied(problem.code, &words, passes),
-            Self::Google | Self::GoogleIdToken { .. } => google::denied(&words, passes),
-            Self::Azure { .. } => azure::denied(problem.code, &words, passes),
+            Self::AwsContainer | Self::AwsInstance => aws::error_response(problem.code, &words, passes),
+            Self::Google | Self::GoogleIdToken { .. } => google::error_response(&words, passes),
+            Self::Azure { .. } => azure::error_response(problem.code, &words, passes),
         }
     }
 }
 
 /// Reads a request as far as it can be read without the identity. The answers to what is refused are ready to send.
-pub(crate) fn read(door: &Door, asked: &Parts, now: i64) -> Want {
-    if let Some(words) = from_a_browser(door, asked) {
-        return Want::Said(Answer::refused(words));
+pub(crate) fn parse_request(door: &EndpointAccess, asked: &Parts, now: i64) -> EndpointRequest {
+    if let Some(words) = browser_refusal(door, asked) {
+        return EndpointRequest::Answered(EndpointResponse::forbidden(words));
     }
     let path = asked.uri.path();
     if path.starts_with("/latest/") {
-        return aws::instance(door, asked, now);
+        return aws::parse_instance_request(door, asked, now);
     }
     if asked.method != Method::GET {
-        return Want::Said(Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n"));
+        return EndpointRequest::Answered(EndpointResponse::text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET is answered here\n",
+        ));
     }
     match path {
-        aws::CONTAINER => aws::container(door, asked),
-        azure::APP_SERVICE => azure::app_service(door, asked),
-        azure::INSTANCE => azure::instance(asked),
-        "/" => Want::Said(google::root()),
-        _ if path == "/computeMetadata" || path.starts_with("/computeMetadata/") => google::read(asked),
-        _ => {
-            Want::Said(Answer::text(StatusCode::NOT_FOUND, "there is no such route; see docs/credentials.md of pdev\n"))
-        }
+        aws::CONTAINER_PATH => aws::parse_container_request(door, asked),
+        azure::APP_SERVICE_PATH => azure::parse_app_service_request(door, asked),
+        azure::INSTANCE_PATH => azure::parse_instance_request(asked),
+        "/" => EndpointRequest::Answered(google::root_response()),
+        _ if path == "/computeMetadata" || path.starts_with("/computeMetadata/") => google::parse_request(asked),
+        _ => EndpointRequest::Answered(EndpointResponse::text(
+            StatusCode::NOT_FOUND,
+            "there is no such route; see docs/credentials.md of pdev\n",
+        )),
     }
 }
 
-pub(crate) fn role(identity: &str) -> Answer {
-    aws::role(identity)
+pub(crate) fn role_response(identity: &str) -> EndpointResponse {
+    aws::role_response(identity)
 }
 
 /// What the identity's configuration answers; or how the lease that is needed has to look.
-pub(crate) fn told(fact: &google::Fact, identity: &Identity) -> Result<Answer, Dialect> {
-    google::told(fact, identity)
+pub(crate) fn metadata_response(
+    fact: &google::MetadataQuery,
+    identity: &Identity,
+) -> Result<EndpointResponse, EndpointProtocol> {
+    google::metadata_response(fact, identity)
 }
 
 /// SDKs never send these; browsers and proxies cannot help it.
-fn from_a_browser(door: &Door, asked: &Parts) -> Option<&'static str> {
+fn browser_refusal(door: &EndpointAccess, asked: &Parts) -> Option<&'static str> {
     let host = asked.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !door.hosts.iter().any(|known| known == host) {
         return Some("this `Host` is not served here");
@@ -252,15 +259,15 @@ fn from_a_browser(door: &Door, asked: &Parts) -> Option<&'static str> {
 }
 
 /// A value of the query, decoded.
-fn parameter(asked: &Parts, name: &str) -> Option<String> {
+fn query_parameter(asked: &Parts, name: &str) -> Option<String> {
     let query = asked.uri.query()?;
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then(|| decoded(value))
+        (key == name).then(|| decode_query_value(value))
     })
 }
 
-fn decoded(text: &str) -> String {
+fn decode_query_value(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -273,7 +280,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&plain).into_owned()
 }
 
-fn header<'a>(asked: &'a Parts, name: &str) -> Option<&'a str> {
+fn header_value<'a>(asked: &'a Parts, name: &str) -> Option<&'a str> {
     asked.headers.get(name)?.to_str().ok()
 }
 

@@ -8,8 +8,8 @@ use crate::identity;
 const NOW: i64 = 1_795_000_000_000;
 const HOST: &str = "127.0.0.1:20000";
 
-fn door() -> Door {
-    Door::new("a".into(), Secret::new(b"right".to_vec()), vec![HOST.into()])
+fn endpoint_access() -> EndpointAccess {
+    EndpointAccess::new("a".into(), Secret::new(b"right".to_vec()), vec![HOST.into()])
 }
 
 fn identity(more: &str) -> Identity {
@@ -18,7 +18,7 @@ fn identity(more: &str) -> Identity {
 }
 
 /// `METHOD /path`, then one header a line.
-fn parts(request: &str) -> Parts {
+fn request_parts(request: &str) -> Parts {
     let mut lines = request.lines();
     let (method, path) = lines.next().unwrap().split_once(' ').unwrap();
     let mut builder = Request::builder().method(method).uri(path);
@@ -32,40 +32,40 @@ fn parts(request: &str) -> Parts {
     builder.body(()).unwrap().into_parts().0
 }
 
-fn shown(answer: &Answer) -> String {
+fn describe_response(answer: &EndpointResponse) -> String {
     let body = String::from_utf8_lossy(answer.body.expose()).trim_end().replace('\n', "|");
     format!("{} {body}", answer.status.as_u16())
 }
 
-fn said(request: &str) -> String {
-    said_by(request, "cloud = \"google\"\nproject = \"shop\"\nemail = \"dev@shop.iam.gserviceaccount.com\"\n")
+fn describe_google_request(request: &str) -> String {
+    describe_request(request, "cloud = \"google\"\nproject = \"shop\"\nemail = \"dev@shop.iam.gserviceaccount.com\"\n")
 }
 
-fn said_by(request: &str, more: &str) -> String {
-    match read(&door(), &parts(request), NOW) {
-        Want::Said(answer) => shown(&answer),
-        Want::Role => "role".into(),
-        Want::Credential(dialect) => format!("{dialect:?}"),
-        Want::Fact(fact) => match told(&fact, &identity(more)) {
+fn describe_request(request: &str, more: &str) -> String {
+    match parse_request(&endpoint_access(), &request_parts(request), NOW) {
+        EndpointRequest::Answered(answer) => describe_response(&answer),
+        EndpointRequest::RoleName => "role".into(),
+        EndpointRequest::Credential(dialect) => format!("{dialect:?}"),
+        EndpointRequest::Metadata(fact) => match metadata_response(&fact, &identity(more)) {
             Ok(answer) => {
                 assert!(answer.headers.contains(&("metadata-flavor", "Google".into())), "{request}");
-                shown(&answer)
+                describe_response(&answer)
             }
             Err(dialect) => format!("{dialect:?}"),
         },
     }
 }
 
-fn check(cases: &[(&str, &str)]) {
+fn check_cases(cases: &[(&str, &str)]) {
     for (request, expected) in cases {
-        assert_eq!(said(request), *expected, "{request}");
+        assert_eq!(describe_google_request(request), *expected, "{request}");
     }
 }
 
 #[test]
-fn aws_container() {
+fn aws_container_requires_exact_token() {
     let refused = "401 {\"code\":\"InvalidToken\",\"message\":\"the authorization token is absent or wrong: it stands in the file that AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names\"}";
-    check(&[
+    check_cases(&[
         ("GET /aws/credentials\nAuthorization: right", "AwsContainer"),
         ("GET /aws/credentials\nAuthorization: wrong", refused),
         ("GET /aws/credentials\nAuthorization: righ", refused),
@@ -75,33 +75,35 @@ fn aws_container() {
         ("GET /aws/other\nAuthorization: right", "404 there is no such route; see docs/credentials.md of pdev"),
     ]);
     // A token file that was cut to nothing opens to nobody.
-    let open = Door::new("a".into(), Secret::new(Vec::new()), vec![HOST.into()]);
-    assert!(matches!(read(&open, &parts("GET /aws/credentials"), NOW), Want::Said(_)));
+    let open = EndpointAccess::new("a".into(), Secret::new(Vec::new()), vec![HOST.into()]);
+    assert!(matches!(parse_request(&open, &request_parts("GET /aws/credentials"), NOW), EndpointRequest::Answered(_)));
 }
 
 #[test]
-fn aws_instance() {
-    check(&[
+fn aws_instance_requires_valid_session_token() {
+    check_cases(&[
         ("PUT /latest/api/token", "400 400 - Bad Request"),
         ("PUT /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 0", "400 400 - Bad Request"),
         ("PUT /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 21601", "400 400 - Bad Request"),
         ("GET /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 60", "405 405 - Method Not Allowed"),
         ("GET /latest/meta-data/iam/security-credentials/", "401 401 - Unauthorized"),
     ]);
-    let Want::Said(answer) =
-        read(&door(), &parts("PUT /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 60"), NOW)
-    else {
+    let EndpointRequest::Answered(answer) = parse_request(
+        &endpoint_access(),
+        &request_parts("PUT /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 60"),
+        NOW,
+    ) else {
         panic!("no token")
     };
     assert_eq!(answer.headers, [("x-aws-ec2-metadata-token-ttl-seconds", "60".to_owned())]);
     let token = String::from_utf8(answer.body.expose().to_vec()).unwrap();
     let at = |path: &str, token: &str, now| {
-        let asked = parts(&format!("GET /latest/meta-data/iam/{path}\nX-aws-ec2-metadata-token: {token}"));
-        match read(&door(), &asked, now) {
-            Want::Said(answer) => answer.status.as_u16().to_string(),
-            Want::Role => "role".into(),
-            Want::Credential(dialect) => format!("{dialect:?}"),
-            Want::Fact(_) => "fact".into(),
+        let asked = request_parts(&format!("GET /latest/meta-data/iam/{path}\nX-aws-ec2-metadata-token: {token}"));
+        match parse_request(&endpoint_access(), &asked, now) {
+            EndpointRequest::Answered(answer) => answer.status.as_u16().to_string(),
+            EndpointRequest::RoleName => "role".into(),
+            EndpointRequest::Credential(dialect) => format!("{dialect:?}"),
+            EndpointRequest::Metadata(_) => "fact".into(),
         }
     };
     let longer = token.replacen('1', "2", 1);
@@ -120,9 +122,9 @@ fn aws_instance() {
 }
 
 #[test]
-fn google() {
+fn google_metadata_routes_are_answered() {
     let flavor = "\nMetadata-Flavor: Google";
-    let asked = |path: &str| said(&format!("GET /computeMetadata/v1/{path}{flavor}"));
+    let asked = |path: &str| describe_google_request(&format!("GET /computeMetadata/v1/{path}{flavor}"));
     let one = r#"{"aliases":["default"],"email":"dev@shop.iam.gserviceaccount.com","scopes":["https://www.googleapis.com/auth/cloud-platform"]}"#;
     for (path, expected) in [
         ("project/project-id", "200 shop"),
@@ -146,7 +148,7 @@ fn google() {
     ] {
         assert_eq!(asked(path), expected, "{path}");
     }
-    check(&[
+    check_cases(&[
         ("GET /", "200 computeMetadata/"),
         (
             "GET /computeMetadata/v1/instance/service-accounts/default/token",
@@ -154,14 +156,14 @@ fn google() {
         ),
     ]);
     assert_eq!(
-        said_by(&format!("GET /computeMetadata/v1/project/project-id{flavor}"), ""),
+        describe_request(&format!("GET /computeMetadata/v1/project/project-id{flavor}"), ""),
         "404 the identity names no `project` in identities.toml"
     );
 }
 
 #[test]
-fn azure() {
-    let header = derived(&Secret::new(b"right".to_vec()), azure::HEADER);
+fn azure_requires_identity_or_metadata_header() {
+    let header = derive_secret(&Secret::new(b"right".to_vec()), azure::HEADER_LABEL);
     let wanted = "Azure { resource: \"https://vault.azure.net\" }".to_owned();
     let query = "api-version=2019-08-01&resource=https%3A%2F%2Fvault.azure.net";
     for (request, expected) in [
@@ -180,7 +182,7 @@ fn azure() {
             "400 {\"error\":\"invalid_request\",\"error_description\":\"`resource` is not given\",\"message\":\"`resource` is not given\"}".into(),
         ),
     ] {
-        assert_eq!(said(&request), expected, "{request}");
+        assert_eq!(describe_google_request(&request), expected, "{request}");
     }
 }
 
@@ -200,7 +202,7 @@ fn browsers_and_proxies_are_refused() {
         ("Referer: http://x/", proxied),
         ("User-Agent: Boto3", "AwsContainer"),
     ] {
-        assert_eq!(said(&format!("{good}\n{header}")), expected, "{header}");
+        assert_eq!(describe_google_request(&format!("{good}\n{header}")), expected, "{header}");
     }
 }
 
@@ -208,24 +210,33 @@ fn browsers_and_proxies_are_refused() {
 fn an_identity_answers_for_its_own_cloud_only() {
     let resource = String::new();
     for (more, dialect, expected) in [
-        ("cloud = \"google\"\n", Dialect::Google, "gce"),
-        ("", Dialect::AwsContainer, "ecs"),
-        ("", Dialect::AwsInstance, "imds"),
-        ("cloud = \"azure\"\n", Dialect::Azure { resource }, "msi"),
-        ("cloud = \"google\"\n", Dialect::AwsContainer, "`a` is an identity of Google, and it was asked as one of AWS"),
-        ("", Dialect::Google, "`a` is an identity of AWS, and it was asked as one of Google"),
+        ("cloud = \"google\"\n", EndpointProtocol::Google, "gce"),
+        ("", EndpointProtocol::AwsContainer, "ecs"),
+        ("", EndpointProtocol::AwsInstance, "imds"),
+        ("cloud = \"azure\"\n", EndpointProtocol::Azure { resource }, "msi"),
+        (
+            "cloud = \"google\"\n",
+            EndpointProtocol::AwsContainer,
+            "`a` is an identity of Google, and it was asked as one of AWS",
+        ),
+        ("", EndpointProtocol::Google, "`a` is an identity of AWS, and it was asked as one of Google"),
     ] {
-        let outlet = dialect.outlet(&identity(more), NOW);
+        let outlet = dialect.credential_format(&identity(more), NOW);
         let shown = outlet.map_or_else(|problem| problem.message, |outlet| outlet.name().to_owned());
         assert_eq!(shown, expected, "{more}");
     }
 }
 
 #[test]
-fn variables_of_each_cloud() {
+fn each_cloud_gets_its_sdk_variables() {
     let token = Secret::new(b"right".to_vec());
     let shown = |cloud, more, shares_home| {
-        let spot = Spot { at: HOST.parse().unwrap(), token: &token, folder: "/run/secrets", shares_home };
+        let spot = EndpointLocation {
+            address: HOST.parse().unwrap(),
+            token: &token,
+            token_folder: "/run/secrets",
+            shares_home,
+        };
         let all = variables(cloud, &identity(more), &spot);
         let shown: Vec<String> = all.iter().map(|one| format!("{}={}", one.name, one.value)).collect();
         assert!(shown.iter().all(|one| !one.contains("right")));

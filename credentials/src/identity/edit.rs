@@ -6,23 +6,23 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
-use super::kinds::{COMMON, Kind};
-use super::read::{Finding, Identities, listed, nearest, parse, read};
-use super::{Value, is_name};
-use crate::place;
+use super::kinds::{COMMON_FIELDS, SourceKind};
+use super::read::{Finding, Identities, nearest, parse_argument, quoted_list, read};
+use super::{Value, is_valid_name};
+use crate::storage;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EditProblem {
     #[error("`{0}` is no name for an identity; allowed are up to 64 lower-case letters, digits, `.`, `-` and `_`")]
-    Name(String),
+    InvalidName(String),
     #[error("there is an identity `{0}` already")]
     Exists(String),
     #[error("there is no identity `{name}`")]
-    Absent { name: String, nearest: Option<String> },
+    NotFound { name: String, nearest: Option<String> },
     #[error("{message}")]
-    Field { message: String, hint: Option<String> },
+    InvalidField { message: String, hint: Option<String> },
     #[error("`{path}` is wrong at line {line}: {message}")]
-    File { path: PathBuf, line: usize, message: String },
+    InvalidFile { path: PathBuf, line: usize, message: String },
     #[error("cannot change `{path}`: {error}")]
     Write { path: PathBuf, error: io::Error },
 }
@@ -33,11 +33,13 @@ impl EditProblem {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Exists(name) => Some(format!("`pdev identity rm {name}` removes it; other names are free.")),
-            Self::Absent { nearest: Some(near), .. } => Some(format!("Did you mean `{near}`?")),
-            Self::Absent { nearest: None, .. } => Some("`pdev identity` lists them.".to_owned()),
-            Self::Field { hint, .. } => hint.clone(),
-            Self::File { .. } => Some("Correct the file first; it is not touched until it reads well.".to_owned()),
-            Self::Name(_) | Self::Write { .. } => None,
+            Self::NotFound { nearest: Some(near), .. } => Some(format!("Did you mean `{near}`?")),
+            Self::NotFound { nearest: None, .. } => Some("`pdev identity` lists them.".to_owned()),
+            Self::InvalidField { hint, .. } => hint.clone(),
+            Self::InvalidFile { .. } => {
+                Some("Correct the file first; it is not touched until it reads well.".to_owned())
+            }
+            Self::InvalidName(_) | Self::Write { .. } => None,
         }
     }
 }
@@ -46,29 +48,29 @@ impl EditProblem {
 ///
 /// # Errors
 /// When the name is taken or wrong, a field is wrong or missing, or the file is wrong or cannot be written.
-pub fn add(path: &Path, name: &str, kind: &'static Kind, fields: &[(String, String)]) -> Result<(), EditProblem> {
-    if !is_name(name) {
-        return Err(EditProblem::Name(name.to_owned()));
+pub fn add(path: &Path, name: &str, kind: &'static SourceKind, fields: &[(String, String)]) -> Result<(), EditProblem> {
+    if !is_valid_name(name) {
+        return Err(EditProblem::InvalidName(name.to_owned()));
     }
     let mut table = Table::new();
     table.insert("source", value(kind.name));
     for (key, text) in fields {
         let Some(field) = kind.field(key) else {
-            let known = kind.fields.iter().chain(COMMON).map(|field| field.name);
+            let known = kind.fields.iter().chain(COMMON_FIELDS).map(|field| field.name);
             let hint = match nearest(key, known.clone()) {
                 Some(near) => format!("Did you mean `{near}`?"),
-                None => format!("Allowed are {}.", listed(known)),
+                None => format!("Allowed are {}.", quoted_list(known)),
             };
             let message = format!("`{key}` is no field of the source `{}`", kind.name);
-            return Err(EditProblem::Field { message, hint: Some(hint) });
+            return Err(EditProblem::InvalidField { message, hint: Some(hint) });
         };
-        let parsed = parse(field, text).map_err(|message| EditProblem::Field {
+        let parsed = parse_argument(field, text).map_err(|message| EditProblem::InvalidField {
             message: format!("`{key}`: {message}"),
             hint: Some(field.doc.to_owned()),
         })?;
-        table.insert(key, item(parsed));
+        table.insert(key, to_toml_item(parsed));
     }
-    changed(path, |document, identities| {
+    edit_file(path, |document, identities| {
         if document.contains_key(name) {
             return Err(EditProblem::Exists(name.to_owned()));
         }
@@ -80,7 +82,7 @@ pub fn add(path: &Path, name: &str, kind: &'static Kind, fields: &[(String, Stri
         let (read_back, findings) = read(&document.to_string());
         match findings.into_iter().next() {
             Some(Finding { message, hint, .. }) if read_back.broken.len() > identities.broken.len() => {
-                Err(EditProblem::Field { message, hint })
+                Err(EditProblem::InvalidField { message, hint })
             }
             _ => Ok(()),
         }
@@ -92,11 +94,11 @@ pub fn add(path: &Path, name: &str, kind: &'static Kind, fields: &[(String, Stri
 /// # Errors
 /// When there is none of that name, another one is built on it, or the file is wrong or cannot be written.
 pub fn remove(path: &Path, name: &str) -> Result<(), EditProblem> {
-    changed(path, |document, identities| {
+    edit_file(path, |document, identities| {
         let built_on = identities.all.values().find(|identity| identity.text("from") == Some(name));
         if let Some(other) = built_on {
             let message = format!("the identity `{}` is built on `{name}`", other.name);
-            return Err(EditProblem::Field {
+            return Err(EditProblem::InvalidField {
                 message,
                 hint: Some(format!("`pdev identity rm {}` first.", other.name)),
             });
@@ -105,13 +107,13 @@ pub fn remove(path: &Path, name: &str) -> Result<(), EditProblem> {
             Some(_) => Ok(()),
             None => {
                 let nearest = identities.nearest(name).map(str::to_owned);
-                Err(EditProblem::Absent { name: name.to_owned(), nearest })
+                Err(EditProblem::NotFound { name: name.to_owned(), nearest })
             }
         }
     })
 }
 
-fn item(parsed: Value) -> Item {
+fn to_toml_item(parsed: Value) -> Item {
     match parsed {
         Value::Text(text) => value(text),
         Value::Number(number) => value(number),
@@ -120,12 +122,12 @@ fn item(parsed: Value) -> Item {
     }
 }
 
-fn changed(
+fn edit_file(
     path: &Path,
     change: impl FnOnce(&mut DocumentMut, &Identities) -> Result<(), EditProblem>,
 ) -> Result<(), EditProblem> {
     let wrap = |error| EditProblem::Write { path: path.to_owned(), error };
-    let _held = place::lock(path.parent().unwrap_or(Path::new("."))).map_err(wrap)?;
+    let _held = storage::lock_folder(path.parent().unwrap_or(Path::new("."))).map_err(wrap)?;
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -134,29 +136,35 @@ fn changed(
     let mut document: DocumentMut = text.parse().map_err(|_| {
         let first = read(&text).1.into_iter().next();
         let (line, message) = first.map_or((1, "no TOML".to_owned()), |finding| (finding.line, finding.message));
-        EditProblem::File { path: path.to_owned(), line, message }
+        EditProblem::InvalidFile { path: path.to_owned(), line, message }
     })?;
     change(&mut document, &read(&text).0)?;
-    place::replace(path, document.to_string().as_bytes()).map_err(wrap)
+    storage::replace_file(path, document.to_string().as_bytes()).map_err(wrap)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::kind;
+    use crate::identity::find_source_kind;
 
-    fn fields(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    fn to_owned_pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
-    fn comments_and_order_of_the_others_stay() {
+    fn adding_and_removing_keeps_comments_and_order() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/identities.toml");
         fs::create_dir(path.parent().unwrap()).unwrap();
         let mine = "# mine\n[one]  # first\nsource = \"exec\"\ncommand = [\"a\",\n  \"b\"] # two lines\n";
         fs::write(&path, mine).unwrap();
-        add(&path, "two", kind("exec").unwrap(), &fields(&[("command", "x,y"), ("hosts", "example.org")])).unwrap();
+        add(
+            &path,
+            "two",
+            find_source_kind("exec").unwrap(),
+            &to_owned_pairs(&[("command", "x,y"), ("hosts", "example.org")]),
+        )
+        .unwrap();
         let with_two = fs::read_to_string(&path).unwrap();
         assert_eq!(
             with_two,
@@ -167,10 +175,10 @@ mod tests {
     }
 
     #[test]
-    fn what_the_reader_would_refuse_is_not_written() {
+    fn invalid_changes_are_refused_and_not_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("identities.toml");
-        let exec = kind("exec").unwrap();
+        let exec = find_source_kind("exec").unwrap();
         for (name, kind_name, pairs, words) in [
             ("Shop", "exec", &[("command", "x")][..], "is no name"),
             ("a", "exec", &[], "has no `command`"),
@@ -178,17 +186,18 @@ mod tests {
             ("a", "aws-role", &[("from", "nobody"), ("role_arn", "r")], "there is no identity `nobody`"),
             ("a", "oidc", &[("issuer", "ftp://x"), ("client_id", "c")], "is no `https://` URL"),
         ] {
-            let refused = add(&path, name, kind(kind_name).unwrap(), &fields(pairs)).unwrap_err();
+            let refused = add(&path, name, find_source_kind(kind_name).unwrap(), &to_owned_pairs(pairs)).unwrap_err();
             assert!(refused.to_string().contains(words), "{refused}");
         }
         assert!(!path.exists());
-        add(&path, "a", exec, &fields(&[("command", "x")])).unwrap();
-        assert!(matches!(add(&path, "a", exec, &fields(&[("command", "x")])), Err(EditProblem::Exists(_))));
-        add(&path, "b", kind("aws-role").unwrap(), &fields(&[("from", "a"), ("role_arn", "r")])).unwrap();
+        add(&path, "a", exec, &to_owned_pairs(&[("command", "x")])).unwrap();
+        assert!(matches!(add(&path, "a", exec, &to_owned_pairs(&[("command", "x")])), Err(EditProblem::Exists(_))));
+        add(&path, "b", find_source_kind("aws-role").unwrap(), &to_owned_pairs(&[("from", "a"), ("role_arn", "r")]))
+            .unwrap();
         assert!(remove(&path, "a").unwrap_err().to_string().contains("`b` is built on `a`"));
         assert_eq!(remove(&path, "bb").unwrap_err().hint().unwrap(), "Did you mean `b`?");
         fs::write(&path, "[a\n").unwrap();
-        assert!(matches!(remove(&path, "a"), Err(EditProblem::File { line: 1, .. })));
+        assert!(matches!(remove(&path, "a"), Err(EditProblem::InvalidFile { line: 1, .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "[a\n");
     }
 }

@@ -7,36 +7,40 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 /// A source and its fields, as [`super::add`] takes them.
-pub type Fields = (&'static str, Vec<(String, String)>);
+pub type SourceFields = (&'static str, Vec<(String, String)>);
 
 /// What one entry of another tool's file became.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Imported {
+pub struct ImportedIdentity {
     /// Where it stood: `profile shop-dev`.
     pub origin: String,
     /// A free name near the original one.
     pub name: String,
     /// The source and its fields, or why it was left out.
-    pub outcome: Result<Fields, String>,
+    pub outcome: Result<SourceFields, String>,
 }
 
-type Sections = BTreeMap<String, BTreeMap<String, String>>;
+type IniSections = BTreeMap<String, BTreeMap<String, String>>;
 
 /// `~/.aws/config` (AWS CLI user guide, "Configuration and credential file settings").
 #[must_use]
-pub fn from_aws(text: &str) -> Vec<Imported> {
-    let sections = sections(text);
+pub fn import_aws_config(text: &str) -> Vec<ImportedIdentity> {
+    let sections = parse_ini(text);
     let mut found = Vec::new();
     for (title, keys) in &sections {
         let profile = if title == "default" { Some("default") } else { title.strip_prefix("profile ") };
         let Some(profile) = profile.map(str::trim) else { continue };
-        let outcome = aws_profile(profile, keys, &sections);
-        found.push(Imported { origin: format!("profile {profile}"), name: name(profile), outcome });
+        let outcome = import_aws_profile(profile, keys, &sections);
+        found.push(ImportedIdentity { origin: format!("profile {profile}"), name: to_valid_name(profile), outcome });
     }
     found
 }
 
-fn aws_profile(profile: &str, keys: &BTreeMap<String, String>, sections: &Sections) -> Result<Fields, String> {
+fn import_aws_profile(
+    profile: &str,
+    keys: &BTreeMap<String, String>,
+    sections: &IniSections,
+) -> Result<SourceFields, String> {
     let get = |key: &str| keys.get(key).cloned();
     if let Some(account) = get("sso_account_id") {
         let session = get("sso_session");
@@ -47,7 +51,8 @@ fn aws_profile(profile: &str, keys: &BTreeMap<String, String>, sections: &Sectio
         let start = of_session("sso_start_url").ok_or("its SSO session has no `sso_start_url`")?;
         let region = of_session("sso_region").ok_or("its SSO session has no `sso_region`")?;
         let role = get("sso_role_name").ok_or("it has no `sso_role_name`")?;
-        let mut fields = pairs(&[("start_url", &start), ("region", &region), ("account", &account), ("role", &role)]);
+        let mut fields =
+            to_owned_pairs(&[("start_url", &start), ("region", &region), ("account", &account), ("role", &role)]);
         fields.extend(session.map(|session| ("session".to_owned(), session)));
         return Ok(("aws-sso", fields));
     }
@@ -56,7 +61,7 @@ fn aws_profile(profile: &str, keys: &BTreeMap<String, String>, sections: &Sectio
         if source == profile {
             return Err("it is its own `source_profile`".to_owned());
         }
-        let mut fields = pairs(&[("from", &name(&source)), ("role_arn", &role)]);
+        let mut fields = to_owned_pairs(&[("from", &to_valid_name(&source)), ("role_arn", &role)]);
         for (theirs, ours) in [
             ("region", "region"),
             ("role_session_name", "session_name"),
@@ -73,7 +78,7 @@ fn aws_profile(profile: &str, keys: &BTreeMap<String, String>, sections: &Sectio
             return Err("its `credential_process` is quoted; add it with `pdev identity add`".to_owned());
         }
         let words: Vec<&str> = command.split_whitespace().collect();
-        return Ok(("exec", pairs(&[("command", &words.join(","))])));
+        return Ok(("exec", to_owned_pairs(&[("command", &words.join(","))])));
     }
     if keys.contains_key("aws_access_key_id") {
         return Err("it holds a long-lived key; `pdev identity add NAME --source static kind=aws access_key_id=...` and `pdev login NAME` keep it sealed".to_owned());
@@ -83,38 +88,42 @@ fn aws_profile(profile: &str, keys: &BTreeMap<String, String>, sections: &Sectio
 
 /// One file of gcloud's `configurations/`; the token comes from gcloud itself.
 #[must_use]
-pub fn from_gcloud(configuration: &str, text: &str) -> Imported {
-    let sections = sections(text);
+pub fn import_gcloud_configuration(configuration: &str, text: &str) -> ImportedIdentity {
+    let sections = parse_ini(text);
     let account = sections.get("core").and_then(|core| core.get("account"));
     let outcome = match account {
         Some(account) => {
             let command = format!("gcloud,config,config-helper,--format=json,--configuration={configuration}");
-            let mut fields = pairs(&[("command", &command), ("description", account), ("cloud", "google")]);
+            let mut fields = to_owned_pairs(&[("command", &command), ("description", account), ("cloud", "google")]);
             let project = sections.get("core").and_then(|core| core.get("project"));
             fields.extend(project.map(|project| ("project".to_owned(), project.clone())));
             Ok(("exec", fields))
         }
         None => Err("nobody is signed in to it".to_owned()),
     };
-    Imported {
+    ImportedIdentity {
         origin: format!("configuration {configuration}"),
-        name: name(&format!("gcloud-{configuration}")),
+        name: to_valid_name(&format!("gcloud-{configuration}")),
         outcome,
     }
 }
 
 /// A kubeconfig, as JSON: users whose credentials come from a program.
 #[must_use]
-pub fn from_kubeconfig(config: &Json) -> Vec<Imported> {
+pub fn import_kubeconfig(config: &Json) -> Vec<ImportedIdentity> {
     let users = config["users"].as_array().map(Vec::as_slice).unwrap_or_default();
     let imported = users.iter().filter_map(|user| {
         let title = user["name"].as_str()?;
-        Some(Imported { origin: format!("user {title}"), name: name(title), outcome: kubernetes_user(&user["user"]) })
+        Some(ImportedIdentity {
+            origin: format!("user {title}"),
+            name: to_valid_name(title),
+            outcome: import_kubernetes_user(&user["user"]),
+        })
     });
     imported.collect()
 }
 
-fn kubernetes_user(user: &Json) -> Result<Fields, String> {
+fn import_kubernetes_user(user: &Json) -> Result<SourceFields, String> {
     let Some(command) = user["exec"]["command"].as_str() else {
         let found = ["token", "client-certificate-data", "client-certificate", "auth-provider", "password"];
         let what = found.into_iter().find(|key| !user[*key].is_null());
@@ -139,15 +148,15 @@ fn kubernetes_user(user: &Json) -> Result<Fields, String> {
     if words.iter().any(|word| word.contains(',')) {
         return Err("a word of its program has a comma; add it to the file by hand".to_owned());
     }
-    Ok(("exec", pairs(&[("command", &words.join(","))])))
+    Ok(("exec", to_owned_pairs(&[("command", &words.join(","))])))
 }
 
-fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+fn to_owned_pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 /// The same name in our letters.
-fn name(theirs: &str) -> String {
+fn to_valid_name(theirs: &str) -> String {
     let fits = |letter: char| {
         if letter.is_ascii_lowercase() || letter.is_ascii_digit() || matches!(letter, '.' | '-' | '_') {
             letter
@@ -161,8 +170,8 @@ fn name(theirs: &str) -> String {
 }
 
 /// INI as botocore reads it: sections, `key = value`, comments on lines of their own; nested (indented) keys are left out.
-fn sections(text: &str) -> Sections {
-    let mut sections = Sections::new();
+fn parse_ini(text: &str) -> IniSections {
+    let mut sections = IniSections::new();
     let mut current: Option<String> = None;
     for line in text.lines() {
         let plain = line.trim();
@@ -185,8 +194,8 @@ fn sections(text: &str) -> Sections {
 mod tests {
     use super::*;
 
-    fn said(imported: &[Imported]) -> Vec<String> {
-        let say = |one: &Imported| match &one.outcome {
+    fn describe(imported: &[ImportedIdentity]) -> Vec<String> {
+        let say = |one: &ImportedIdentity| match &one.outcome {
             Ok((kind, fields)) => {
                 let fields: Vec<_> = fields.iter().map(|(key, value)| format!("{key}={value}")).collect();
                 format!("{} -> {} {kind} {}", one.origin, one.name, fields.join(" "))
@@ -197,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn profiles_of_the_aws_cli() {
+    fn aws_profiles_become_identities_or_reasons() {
         let text = "[default]\nregion = eu-central-1\n# c\n[profile Shop Dev]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = Dev\n\
                     s3 =\n  max_queue_size = 3\n[sso-session corp]\nsso_start_url = https://corp.awsapps.com/start\nsso_region = eu-west-1\n\
                     [profile old]\nsso_start_url=https://o.awsapps.com/start\nsso_region=us-east-1\nsso_account_id=1\nsso_role_name=R\n\
@@ -205,7 +214,7 @@ mod tests {
                     [profile mfa]\nrole_arn = r\nsource_profile = old\nmfa_serial = arn\n[profile cp]\ncredential_process = /bin/x --y z\n\
                     [profile key]\naws_access_key_id = AKIA\n";
         assert_eq!(
-            said(&from_aws(text)),
+            describe(&import_aws_config(text)),
             [
                 "profile default: it names no source of credentials",
                 "profile Shop Dev -> shop-dev aws-sso start_url=https://corp.awsapps.com/start region=eu-west-1 account=123456789012 role=Dev session=corp",
@@ -219,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn configurations_of_gcloud_and_users_of_kubectl() {
-        let gcloud = from_gcloud("work", "[core]\naccount = a@example.org\nproject = p\n");
+    fn gcloud_and_kubeconfig_entries_become_identities_or_reasons() {
+        let gcloud = import_gcloud_configuration("work", "[core]\naccount = a@example.org\nproject = p\n");
         assert_eq!(
-            said(&[gcloud, from_gcloud("empty", "")]),
+            describe(&[gcloud, import_gcloud_configuration("empty", "")]),
             [
                 "configuration work -> gcloud-work exec command=gcloud,config,config-helper,--format=json,--configuration=work description=a@example.org cloud=google project=p",
                 "configuration empty: nobody is signed in to it",
@@ -233,7 +242,7 @@ mod tests {
             { "name": "cert", "user": { "client-certificate-data": "xx" } },
         ] });
         assert_eq!(
-            said(&from_kubeconfig(&kube)),
+            describe(&import_kubeconfig(&kube)),
             [
                 "user eks -> eks exec command=env,AWS_PROFILE=dev,aws,eks,get-token",
                 "user cert: it has a `client-certificate-data` of its own, which stays where it is",

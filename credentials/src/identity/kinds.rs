@@ -3,7 +3,7 @@
 //! Reading, asking, did-you-mean and the reference page all follow this table; nothing else knows the fields' names.
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shape {
+pub enum FieldType {
     Text,
     /// `https://`, or `http://` on the loopback.
     Url,
@@ -23,315 +23,339 @@ pub enum Shape {
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     pub name: &'static str,
-    pub shape: Shape,
-    pub required: bool,
+    pub field_type: FieldType,
+    pub is_required: bool,
     pub doc: &'static str,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Kind {
+pub struct SourceKind {
     pub name: &'static str,
     pub doc: &'static str,
     /// A person has to do something once (`pdev login`).
-    pub login: bool,
+    pub needs_login: bool,
     /// What they do is giving a secret: what it is, in words.
-    pub secret: Option<&'static str>,
+    pub secret_description: Option<&'static str>,
     pub fields: &'static [Field],
 }
 
-const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Field {
-    Field { name, shape, required: true, doc }
+const fn required(name: &'static str, shape: FieldType, doc: &'static str) -> Field {
+    Field { name, field_type: shape, is_required: true, doc }
 }
 
-const fn may(name: &'static str, shape: Shape, doc: &'static str) -> Field {
-    Field { name, shape, required: false, doc }
+const fn optional(name: &'static str, shape: FieldType, doc: &'static str) -> Field {
+    Field { name, field_type: shape, is_required: false, doc }
 }
 
 /// Fields that every identity may have.
-pub const COMMON: &[Field] = &[
-    may("description", Shape::Text, "What it is for, in a few words."),
-    may(
+pub const COMMON_FIELDS: &[Field] = &[
+    optional("description", FieldType::Text, "What it is for, in a few words."),
+    optional(
         "hosts",
-        Shape::List,
+        FieldType::List,
         "Servers whose docker, git and cargo requests it answers: `git.example.org`, `*.example.org`, `localhost:5000`.",
     ),
-    may(
+    optional(
         "variable",
-        Shape::Variable,
+        FieldType::Variable,
         "The variable that holds a token under `pdev run --as`, such as `GITHUB_TOKEN` or `CLOUDSDK_AUTH_ACCESS_TOKEN` [default: PDEV_TOKEN].",
     ),
-    may(
+    optional(
         "cloud",
-        Shape::Choice(&["aws", "google", "azure"]),
+        FieldType::Choice(&["aws", "google", "azure"]),
         "Whose SDKs a service with this identity can use [default: aws, where the source may give AWS credentials].",
     ),
-    may("project", Shape::Text, "With `cloud = \"google\"`: the project that the metadata server names."),
-    may(
+    optional("project", FieldType::Text, "With `cloud = \"google\"`: the project that the metadata server names."),
+    optional(
         "email",
-        Shape::Text,
+        FieldType::Text,
         "With `cloud = \"google\"`: the service account that the metadata server names [default: default].",
     ),
-    may(
+    optional(
         "ask",
-        Shape::Choice(&["first-use", "never"]),
+        FieldType::Choice(&["first-use", "never"]),
         "Whether a person approves each repository's and service's first use [default: first-use].",
     ),
-    may(
+    optional(
         "notify",
-        Shape::Choice(&["desktop", "never"]),
+        FieldType::Choice(&["desktop", "never"]),
         "Whether the desktop tells that a person has to sign in [default: desktop].",
     ),
-    may(
+    optional(
         "production",
-        Shape::Flag,
+        FieldType::Flag,
         "Whether it is production, of which a coding agent's session gets nothing [default: false].",
     ),
-    may(
+    optional(
         "sessions",
-        Shape::Choice(&["read-only", "full", "none"]),
+        FieldType::Choice(&["read-only", "full", "none"]),
         "What a coding agent's session gets of it: less, where the source can give less, and else nothing; all; nothing [default: read-only].",
     ),
-    may("username", Shape::Text, "The user name beside a token where a tool wants one [default: oauth2accesstoken]."),
+    optional(
+        "username",
+        FieldType::Text,
+        "The user name beside a token where a tool wants one [default: oauth2accesstoken].",
+    ),
 ];
 
-const FLOW: Shape = Shape::Choice(&["auto", "browser", "device"]);
+const FLOW: FieldType = FieldType::Choice(&["auto", "browser", "device"]);
 const FLOW_DOC: &str = "How a person signs in: `browser` (PKCE over the loopback), `device` (a code typed elsewhere), or `auto` [default]: browser where one can be opened here.";
 
 const SCOPES_DOC: &str = "What the token is for [default: https://www.googleapis.com/auth/cloud-platform].";
 
 const SESSION_SCOPES_DOC: &str = "What the token of a coding agent's session is for [default: https://www.googleapis.com/auth/cloud-platform.read-only].";
 
-const TENANT: Field = must("tenant", Shape::Text, "The tenant's id or domain.");
-const APPLICATION: Field = must("client_id", Shape::Text, "The application's id.");
-const RESOURCE: Field =
-    may("scopes", Shape::List, "What the token is for [default: https://management.azure.com/.default].");
-const AUTHORITY: Field = may("endpoint", Shape::Url, "Instead of `https://login.microsoftonline.com`.");
-const ENTRA: &[Field] = &[TENANT, APPLICATION, RESOURCE, AUTHORITY];
-const ENTRA_FROM: &[Field] = &[
-    must("from", Shape::Identity, "The identity whose token is shown; an `oidc` one, usually with `token = \"id\"`."),
+const TENANT: Field = required("tenant", FieldType::Text, "The tenant's id or domain.");
+const APPLICATION: Field = required("client_id", FieldType::Text, "The application's id.");
+const ENTRA_SCOPES: Field =
+    optional("scopes", FieldType::List, "What the token is for [default: https://management.azure.com/.default].");
+const AUTHORITY: Field = optional("endpoint", FieldType::Url, "Instead of `https://login.microsoftonline.com`.");
+const ENTRA: &[Field] = &[TENANT, APPLICATION, ENTRA_SCOPES, AUTHORITY];
+const ENTRA_FEDERATION_FIELDS: &[Field] = &[
+    required(
+        "from",
+        FieldType::Identity,
+        "The identity whose token is shown; an `oidc` one, usually with `token = \"id\"`.",
+    ),
     TENANT,
     APPLICATION,
-    RESOURCE,
+    ENTRA_SCOPES,
     AUTHORITY,
 ];
 
-pub const KINDS: &[Kind] = &[
-    Kind {
+pub const SOURCE_KINDS: &[SourceKind] = &[
+    SourceKind {
         name: "exec",
         doc: "Any program that prints credentials as JSON.",
-        login: false,
-        secret: None,
+        needs_login: false,
+        secret_description: None,
         fields: &[
-            must("command", Shape::List, "The program and its arguments; no shell."),
-            may("timeout", Shape::Duration, "It is ended after this long [default: 30s]."),
+            required("command", FieldType::List, "The program and its arguments; no shell."),
+            optional("timeout", FieldType::Duration, "It is ended after this long [default: 30s]."),
         ],
     },
-    Kind {
+    SourceKind {
         name: "static",
         doc: "A secret that does not expire, kept in the vault.",
-        login: true,
-        secret: Some("the secret"),
+        needs_login: true,
+        secret_description: Some("the secret"),
         fields: &[
-            must(
+            required(
                 "kind",
-                Shape::Choice(&["aws", "token", "password"]),
+                FieldType::Choice(&["aws", "token", "password"]),
                 "What the secret is: an AWS secret access key, a bearer token, a password.",
             ),
-            may("access_key_id", Shape::Text, "The public half of an AWS key; needed with `kind = \"aws\"`."),
+            optional("access_key_id", FieldType::Text, "The public half of an AWS key; needed with `kind = \"aws\"`."),
         ],
     },
-    Kind {
+    SourceKind {
         name: "oidc",
         doc: "An OpenID Connect provider, with a refresh token kept in the vault.",
-        login: true,
-        secret: None,
+        needs_login: true,
+        secret_description: None,
         fields: &[
-            must("issuer", Shape::Url, "The provider; `/.well-known/openid-configuration` is below it."),
-            must("client_id", Shape::Text, "The public client that was registered for pdev."),
-            may("scopes", Shape::List, "What is asked for [default: openid, offline_access]."),
-            may("flow", FLOW, FLOW_DOC),
-            may(
+            required("issuer", FieldType::Url, "The provider; `/.well-known/openid-configuration` is below it."),
+            required("client_id", FieldType::Text, "The public client that was registered for pdev."),
+            optional("scopes", FieldType::List, "What is asked for [default: openid, offline_access]."),
+            optional("flow", FLOW, FLOW_DOC),
+            optional(
                 "port",
-                Shape::Port,
+                FieldType::Port,
                 "The loopback port of the browser's answer, where the provider wants a fixed one [default: any].",
             ),
-            may("token", Shape::Choice(&["access", "id"]), "Which token the tools get [default: access]."),
+            optional("token", FieldType::Choice(&["access", "id"]), "Which token the tools get [default: access]."),
         ],
     },
-    Kind {
+    SourceKind {
         name: "aws-sso",
         doc: "AWS IAM Identity Center: a role in an account.",
-        login: true,
-        secret: None,
+        needs_login: true,
+        secret_description: None,
         fields: &[
-            must("start_url", Shape::Url, "The access portal, `https://NAME.awsapps.com/start`."),
-            must("region", Shape::Text, "Where Identity Center lives."),
-            must("account", Shape::Text, "The account's twelve digits."),
-            must("role", Shape::Text, "The permission set."),
-            may("flow", FLOW, FLOW_DOC),
-            may("session", Shape::Text, "Identities with the same session share one login [default: the start URL]."),
-            may("oidc_endpoint", Shape::Url, "Instead of `https://oidc.REGION.amazonaws.com`."),
-            may("portal_endpoint", Shape::Url, "Instead of `https://portal.sso.REGION.amazonaws.com`."),
+            required("start_url", FieldType::Url, "The access portal, `https://NAME.awsapps.com/start`."),
+            required("region", FieldType::Text, "Where Identity Center lives."),
+            required("account", FieldType::Text, "The account's twelve digits."),
+            required("role", FieldType::Text, "The permission set."),
+            optional("flow", FLOW, FLOW_DOC),
+            optional(
+                "session",
+                FieldType::Text,
+                "Identities with the same session share one login [default: the start URL].",
+            ),
+            optional("oidc_endpoint", FieldType::Url, "Instead of `https://oidc.REGION.amazonaws.com`."),
+            optional("portal_endpoint", FieldType::Url, "Instead of `https://portal.sso.REGION.amazonaws.com`."),
         ],
     },
-    Kind {
+    SourceKind {
         name: "aws-role",
         doc: "An AWS role, assumed by another identity (STS AssumeRole).",
-        login: false,
-        secret: None,
+        needs_login: false,
+        secret_description: None,
         fields: &[
-            must("from", Shape::Identity, "The identity that assumes the role."),
-            must("role_arn", Shape::Text, "The role."),
-            may("region", Shape::Text, "Whose STS is asked [default: us-east-1]."),
-            may("session_name", Shape::Text, "How the session is called in CloudTrail [default: pdev-NAME]."),
-            may("external_id", Shape::Text, "What a third party's role wants to hear."),
-            may(
+            required("from", FieldType::Identity, "The identity that assumes the role."),
+            required("role_arn", FieldType::Text, "The role."),
+            optional("region", FieldType::Text, "Whose STS is asked [default: us-east-1]."),
+            optional("session_name", FieldType::Text, "How the session is called in CloudTrail [default: pdev-NAME]."),
+            optional("external_id", FieldType::Text, "What a third party's role wants to hear."),
+            optional(
                 "mfa_serial",
-                Shape::Text,
+                FieldType::Text,
                 "The MFA device the role wants: `pdev login NAME` asks for its code, and a lease then lasts its `duration`; an `aws-session` below it is asked less often.",
             ),
-            may("duration", Shape::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
-            may(
+            optional("duration", FieldType::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
+            optional(
                 "session_policies",
-                Shape::List,
+                FieldType::List,
                 "ARNs of the policies that a coding agent's session is held to [default: AWS's `ReadOnlyAccess`].",
             ),
-            may(
+            optional(
                 "session_tags",
-                Shape::Flag,
+                FieldType::Flag,
                 "Whether a coding agent's session is tagged; the role must allow `sts:TagSession` [default: true].",
             ),
-            may("endpoint", Shape::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
+            optional("endpoint", FieldType::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
         ],
     },
-    Kind {
+    SourceKind {
         name: "aws-session",
         doc: "A session of an AWS user's long-lived keys (STS GetSessionToken), with an MFA device one that roles accept for a working day.",
-        login: false,
-        secret: None,
+        needs_login: false,
+        secret_description: None,
         fields: &[
-            must("from", Shape::Identity, "The identity with the user's keys; usually `static` with `kind = \"aws\"`."),
-            may(
+            required(
+                "from",
+                FieldType::Identity,
+                "The identity with the user's keys; usually `static` with `kind = \"aws\"`.",
+            ),
+            optional(
                 "mfa_serial",
-                Shape::Text,
+                FieldType::Text,
                 "The user's MFA device, `arn:aws:iam::ACCOUNT:mfa/NAME`: `pdev login NAME` asks for its code.",
             ),
-            may("region", Shape::Text, "Whose STS is asked [default: us-east-1]."),
-            may("duration", Shape::Duration, "How long the session lasts, 15m to 36h [default: 12h]."),
-            may("endpoint", Shape::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
+            optional("region", FieldType::Text, "Whose STS is asked [default: us-east-1]."),
+            optional("duration", FieldType::Duration, "How long the session lasts, 15m to 36h [default: 12h]."),
+            optional("endpoint", FieldType::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
         ],
     },
-    Kind {
+    SourceKind {
         name: "aws-web-identity",
         doc: "An AWS role for another identity's OIDC token (STS AssumeRoleWithWebIdentity).",
-        login: false,
-        secret: None,
+        needs_login: false,
+        secret_description: None,
         fields: &[
-            must(
+            required(
                 "from",
-                Shape::Identity,
+                FieldType::Identity,
                 "The identity whose token is shown; an `oidc` one, usually with `token = \"id\"`.",
             ),
-            must("role_arn", Shape::Text, "The role."),
-            may("region", Shape::Text, "Whose STS is asked [default: us-east-1]."),
-            may("session_name", Shape::Text, "How the session is called in CloudTrail [default: pdev-NAME]."),
-            may("duration", Shape::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
-            may(
+            required("role_arn", FieldType::Text, "The role."),
+            optional("region", FieldType::Text, "Whose STS is asked [default: us-east-1]."),
+            optional("session_name", FieldType::Text, "How the session is called in CloudTrail [default: pdev-NAME]."),
+            optional("duration", FieldType::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
+            optional(
                 "session_policies",
-                Shape::List,
+                FieldType::List,
                 "ARNs of the policies that a coding agent's session is held to [default: AWS's `ReadOnlyAccess`].",
             ),
-            may("endpoint", Shape::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
+            optional("endpoint", FieldType::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
         ],
     },
-    Kind {
+    SourceKind {
         name: "google",
         doc: "Google: a service account by its key, or a user by what `gcloud auth application-default login` wrote. `pdev login NAME < FILE.json` keeps the file's content in the vault.",
-        login: true,
-        secret: Some("the JSON of the key or login"),
+        needs_login: true,
+        secret_description: Some("the JSON of the key or login"),
         fields: &[
-            may("scopes", Shape::List, SCOPES_DOC),
-            may("session_scopes", Shape::List, SESSION_SCOPES_DOC),
-            may("subject", Shape::Text, "The user for whom a service account with domain-wide delegation acts."),
+            optional("scopes", FieldType::List, SCOPES_DOC),
+            optional("session_scopes", FieldType::List, SESSION_SCOPES_DOC),
+            optional(
+                "subject",
+                FieldType::Text,
+                "The user for whom a service account with domain-wide delegation acts.",
+            ),
         ],
     },
-    Kind {
+    SourceKind {
         name: "google-impersonation",
         doc: "A Google service account, impersonated by another identity (IAM Credentials, generateAccessToken).",
-        login: false,
-        secret: None,
+        needs_login: false,
+        secret_description: None,
         fields: &[
-            must("from", Shape::Identity, "The identity that impersonates it; it gives a Google token."),
-            must("service_account", Shape::Text, "Its address, `NAME@PROJECT.iam.gserviceaccount.com`."),
-            may("scopes", Shape::List, SCOPES_DOC),
-            may("session_scopes", Shape::List, SESSION_SCOPES_DOC),
-            may(
+            required("from", FieldType::Identity, "The identity that impersonates it; it gives a Google token."),
+            required("service_account", FieldType::Text, "Its address, `NAME@PROJECT.iam.gserviceaccount.com`."),
+            optional("scopes", FieldType::List, SCOPES_DOC),
+            optional("session_scopes", FieldType::List, SESSION_SCOPES_DOC),
+            optional(
                 "duration",
-                Shape::Duration,
+                FieldType::Duration,
                 "How long a lease lasts, up to 12h where the project allows it [default: 1h].",
             ),
-            may("endpoint", Shape::Url, "Instead of `https://iamcredentials.googleapis.com`."),
+            optional("endpoint", FieldType::Url, "Instead of `https://iamcredentials.googleapis.com`."),
         ],
     },
-    Kind {
+    SourceKind {
         name: "google-federation",
         doc: "Google by another identity's OIDC token (workload identity federation, STS).",
-        login: false,
-        secret: None,
+        needs_login: false,
+        secret_description: None,
         fields: &[
-            must(
+            required(
                 "from",
-                Shape::Identity,
+                FieldType::Identity,
                 "The identity whose token is shown; an `oidc` one, usually with `token = \"id\"`.",
             ),
-            must(
+            required(
                 "audience",
-                Shape::Text,
+                FieldType::Text,
                 "The provider, `//iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER`.",
             ),
-            may("scopes", Shape::List, SCOPES_DOC),
-            may("session_scopes", Shape::List, SESSION_SCOPES_DOC),
-            may("endpoint", Shape::Url, "Instead of `https://sts.googleapis.com`."),
+            optional("scopes", FieldType::List, SCOPES_DOC),
+            optional("session_scopes", FieldType::List, SESSION_SCOPES_DOC),
+            optional("endpoint", FieldType::Url, "Instead of `https://sts.googleapis.com`."),
         ],
     },
-    Kind {
+    SourceKind {
         name: "entra",
         doc: "Microsoft Entra: an application with a client secret. For a person, use `oidc` with the tenant's issuer.",
-        login: true,
-        secret: Some("the client secret"),
+        needs_login: true,
+        secret_description: Some("the client secret"),
         fields: ENTRA,
     },
-    Kind {
+    SourceKind {
         name: "entra-federation",
         doc: "Microsoft Entra: an application by another identity's OIDC token (federated credential).",
-        login: false,
-        secret: None,
-        fields: ENTRA_FROM,
+        needs_login: false,
+        secret_description: None,
+        fields: ENTRA_FEDERATION_FIELDS,
     },
-    Kind {
+    SourceKind {
         name: "vault-server",
         doc: "HashiCorp Vault or OpenBao: what a path of it gives, AWS keys, a user and password, or a token.",
-        login: true,
-        secret: Some("the token, or with a `role_id` the secret id"),
+        needs_login: true,
+        secret_description: Some("the token, or with a `role_id` the secret id"),
         fields: &[
-            must("address", Shape::Url, "The server."),
-            must("path", Shape::Text, "What is read: `aws/creds/deploy`, `database/creds/shop`, `kv/data/shop`."),
-            may("role_id", Shape::Text, "Signs in by AppRole instead of by a token."),
-            may("mount", Shape::Text, "Where AppRole is mounted [default: approle]."),
-            may("namespace", Shape::Text, "The namespace."),
+            required("address", FieldType::Url, "The server."),
+            required(
+                "path",
+                FieldType::Text,
+                "What is read: `aws/creds/deploy`, `database/creds/shop`, `kv/data/shop`.",
+            ),
+            optional("role_id", FieldType::Text, "Signs in by AppRole instead of by a token."),
+            optional("mount", FieldType::Text, "Where AppRole is mounted [default: approle]."),
+            optional("namespace", FieldType::Text, "The namespace."),
         ],
     },
 ];
 
 #[must_use]
-pub fn kind(name: &str) -> Option<&'static Kind> {
-    KINDS.iter().find(|kind| kind.name == name)
+pub fn find_source_kind(name: &str) -> Option<&'static SourceKind> {
+    SOURCE_KINDS.iter().find(|kind| kind.name == name)
 }
 
-impl Kind {
+impl SourceKind {
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         let own: &'static [Field] = self.fields;
-        own.iter().chain(COMMON).find(|field| field.name == name)
+        own.iter().chain(COMMON_FIELDS).find(|field| field.name == name)
     }
 }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use edit::{EditProblem, add, remove};
-pub use import::{Imported, from_aws, from_gcloud, from_kubeconfig};
-pub use kinds::{COMMON, Field, KINDS, Kind, Shape, kind};
+pub use import::{ImportedIdentity, import_aws_config, import_gcloud_configuration, import_kubeconfig};
+pub use kinds::{COMMON_FIELDS, Field, FieldType, SOURCE_KINDS, SourceKind, find_source_kind};
 pub(crate) use read::is_safe_url;
 pub use read::{Finding, Identities, read};
 
@@ -72,34 +72,34 @@ impl Identity {
 
     #[must_use]
     pub fn duration(&self, field: &str) -> Option<Duration> {
-        self.text(field).and_then(read::duration)
+        self.text(field).and_then(read::parse_duration)
     }
 
     /// What a person gives at the login, where that is a secret and no page is opened.
     #[must_use]
-    pub fn secret(&self) -> Option<&'static str> {
-        match self.wants_code() {
+    pub fn secret_description(&self) -> Option<&'static str> {
+        match self.needs_mfa_code() {
             true => Some("the code that its MFA device shows"),
-            false => kind(self.kind).and_then(|kind| kind.secret),
+            false => find_source_kind(self.kind).and_then(|kind| kind.secret_description),
         }
     }
 
     /// Whether a person gives a code of an MFA device, which is spent at once and not kept.
     #[must_use]
-    pub fn wants_code(&self) -> bool {
+    pub fn needs_mfa_code(&self) -> bool {
         self.text("mfa_serial").is_some()
     }
 
     /// Whether a person has to log in, once, before this identity gives anything.
     #[must_use]
     pub fn needs_login(&self) -> bool {
-        self.wants_code() || kind(self.kind).is_some_and(|kind| kind.login)
+        self.needs_mfa_code() || find_source_kind(self.kind).is_some_and(|kind| kind.needs_login)
     }
 }
 
 /// Up to 64 lower-case letters, digits, `.`, `-` and `_`, the first a letter or digit.
 #[must_use]
-pub fn is_name(name: &str) -> bool {
+pub fn is_valid_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let fits = |byte: u8| plain(byte) || matches!(byte, b'.' | b'-' | b'_');
     name.len() <= 64 && name.bytes().all(fits) && name.bytes().next().is_some_and(plain)

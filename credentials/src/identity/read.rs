@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use toml_edit::{Document, Item, Table};
 
-use super::kinds::{COMMON, Field, KINDS, Kind, Shape, kind};
-use super::{Identity, Value, is_name};
+use super::kinds::{COMMON_FIELDS, Field, FieldType, SOURCE_KINDS, SourceKind, find_source_kind};
+use super::{Identity, Value, is_valid_name};
 
 /// What is wrong with the file, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,92 +49,96 @@ pub fn read(text: &str) -> (Identities, Vec<Finding>) {
     let document = match Document::parse(text) {
         Ok(document) => document,
         Err(error) => {
-            reader.tell(error.span(), format!("no TOML: {}", error.message().replace('\n', ", ")), None);
+            reader.add_finding(error.span(), format!("no TOML: {}", error.message().replace('\n', ", ")), None);
             return (Identities::default(), reader.findings);
         }
     };
     let mut identities = Identities::default();
     for (name, item) in document.as_table() {
         let span = document.as_table().key(name).and_then(toml_edit::Key::span);
-        match reader.identity(name, item, span) {
+        match reader.read_identity(name, item, span) {
             Some(identity) => drop(identities.all.insert(name.to_owned(), identity)),
             None => identities.broken.push(name.to_owned()),
         }
     }
-    reader.references(&mut identities, document.as_table());
+    reader.check_references(&mut identities, document.as_table());
     (identities, reader.findings)
 }
 
 impl Reader<'_> {
-    fn tell(&mut self, span: Option<Range<usize>>, message: String, hint: Option<String>) {
+    fn add_finding(&mut self, span: Option<Range<usize>>, message: String, hint: Option<String>) {
         let offset = span.map_or(0, |span| span.start).min(self.text.len());
         let line = self.text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
         self.findings.push(Finding { line, message, hint });
     }
 
-    fn identity(&mut self, name: &str, item: &Item, span: Option<Range<usize>>) -> Option<Identity> {
-        if !is_name(name) {
+    fn read_identity(&mut self, name: &str, item: &Item, span: Option<Range<usize>>) -> Option<Identity> {
+        if !is_valid_name(name) {
             let hint = "Use up to 64 lower-case letters, digits, `.`, `-` and `_`.";
-            self.tell(span, format!("`{name}` is no name for an identity"), Some(hint.to_owned()));
+            self.add_finding(span, format!("`{name}` is no name for an identity"), Some(hint.to_owned()));
             return None;
         }
         let Some(table) = item.as_table() else {
-            self.tell(span, format!("`{name}` is no table"), Some(format!("Write `[{name}]` and its fields below.")));
+            self.add_finding(
+                span,
+                format!("`{name}` is no table"),
+                Some(format!("Write `[{name}]` and its fields below.")),
+            );
             return None;
         };
-        let kind = self.source(name, table, span.clone())?;
+        let kind = self.read_source(name, table, span.clone())?;
         let before = self.findings.len();
         let mut fields = BTreeMap::new();
         for (key, value) in table.iter().filter(|(key, _)| *key != "source") {
             let key_span = table.key(key).and_then(toml_edit::Key::span);
             let Some(field) = kind.field(key) else {
-                let known = kind.fields.iter().chain(COMMON).map(|field| field.name);
+                let known = kind.fields.iter().chain(COMMON_FIELDS).map(|field| field.name);
                 let hint = match nearest(key, known.clone()) {
                     Some(near) => format!("Did you mean `{near}`?"),
-                    None => format!("Allowed are {}.", listed(known)),
+                    None => format!("Allowed are {}.", quoted_list(known)),
                 };
-                self.tell(key_span, format!("`{key}` is no field of `source = \"{}\"`", kind.name), Some(hint));
+                self.add_finding(key_span, format!("`{key}` is no field of `source = \"{}\"`", kind.name), Some(hint));
                 continue;
             };
-            match shaped(field, value) {
+            match read_value(field, value) {
                 Ok(value) => drop(fields.insert(key.to_owned(), value)),
-                Err(message) => self.tell(value.span().or(key_span), format!("`{name}.{key}`: {message}"), None),
+                Err(message) => self.add_finding(value.span().or(key_span), format!("`{name}.{key}`: {message}"), None),
             }
         }
-        for field in kind.fields.iter().filter(|field| field.required && !table.contains_key(field.name)) {
+        for field in kind.fields.iter().filter(|field| field.is_required && !table.contains_key(field.name)) {
             let hint = format!("Add `{} = ...`: {}", field.name, field.doc);
-            self.tell(span.clone(), format!("`{name}` has no `{}`", field.name), Some(hint));
+            self.add_finding(span.clone(), format!("`{name}` has no `{}`", field.name), Some(hint));
         }
         let wants_key = kind.name == "static" && fields.get("kind") == Some(&Value::Text("aws".to_owned()));
         if wants_key && !fields.contains_key("access_key_id") {
             let hint = "Add `access_key_id = \"AKIA...\"`; the secret half goes into the vault by `pdev login`.";
-            self.tell(span, format!("`{name}` has no `access_key_id`"), Some(hint.to_owned()));
+            self.add_finding(span, format!("`{name}` has no `access_key_id`"), Some(hint.to_owned()));
         }
         let fine = self.findings.len() == before;
         fine.then(|| Identity { name: name.to_owned(), kind: kind.name, fields })
     }
 
-    fn source(&mut self, name: &str, table: &Table, span: Option<Range<usize>>) -> Option<&'static Kind> {
-        let known = || KINDS.iter().map(|kind| kind.name);
+    fn read_source(&mut self, name: &str, table: &Table, span: Option<Range<usize>>) -> Option<&'static SourceKind> {
+        let known = || SOURCE_KINDS.iter().map(|kind| kind.name);
         let Some(item) = table.get("source") else {
-            let hint = format!("Add `source = ...`, one of {}.", listed(known()));
-            self.tell(span, format!("`{name}` has no `source`"), Some(hint));
+            let hint = format!("Add `source = ...`, one of {}.", quoted_list(known()));
+            self.add_finding(span, format!("`{name}` has no `source`"), Some(hint));
             return None;
         };
-        let found = item.as_str().and_then(kind);
+        let found = item.as_str().and_then(find_source_kind);
         if found.is_none() {
             let written = item.as_str().unwrap_or("that");
             let hint = match nearest(written, known()) {
                 Some(near) => format!("Did you mean `{near}`?"),
-                None => format!("Allowed are {}.", listed(known())),
+                None => format!("Allowed are {}.", quoted_list(known())),
             };
-            self.tell(item.span().or(span), format!("`{written}` is no source"), Some(hint));
+            self.add_finding(item.span().or(span), format!("`{written}` is no source"), Some(hint));
         }
         found
     }
 
     /// `from` must name an identity, and no chain may come back to its start.
-    fn references(&mut self, identities: &mut Identities, table: &Table) {
+    fn check_references(&mut self, identities: &mut Identities, table: &Table) {
         let mut wrong = Vec::new();
         for (name, identity) in &identities.all {
             let span = || table.get(name).and_then(|item| item.get("from")).and_then(Item::span);
@@ -160,66 +164,66 @@ impl Reader<'_> {
         for (name, span, message, hint) in wrong {
             identities.all.remove(&name);
             identities.broken.push(name);
-            self.tell(span, message, hint);
+            self.add_finding(span, message, hint);
         }
     }
 }
 
-fn shaped(field: &Field, item: &Item) -> Result<Value, String> {
-    match field.shape {
-        Shape::List => {
+fn read_value(field: &Field, item: &Item) -> Result<Value, String> {
+    match field.field_type {
+        FieldType::List => {
             let list = item.as_array().ok_or("not a list of texts")?;
             let texts: Option<Vec<String>> = list.iter().map(|value| value.as_str().map(str::to_owned)).collect();
             let texts = texts.ok_or("not a list of texts")?;
             if texts.is_empty() { Err("an empty list".to_owned()) } else { Ok(Value::List(texts)) }
         }
-        Shape::Flag => match item.as_bool() {
+        FieldType::Flag => match item.as_bool() {
             Some(flag) => Ok(Value::Flag(flag)),
             None => Err("neither `true` nor `false`".to_owned()),
         },
-        Shape::Port => match item.as_integer() {
+        FieldType::Port => match item.as_integer() {
             Some(port @ 1..=65535) => Ok(Value::Number(port)),
             _ => Err("not a port from 1 to 65535".to_owned()),
         },
         _ => {
             let text = item.as_str().ok_or("not a text in quotes")?;
-            check_text(field.shape, text)?;
+            check_text(field.field_type, text)?;
             Ok(Value::Text(text.to_owned()))
         }
     }
 }
 
 /// A field's value as it stands on a command line: `a,b` for lists.
-pub(super) fn parse(field: &Field, text: &str) -> Result<Value, String> {
-    match field.shape {
-        Shape::List => Ok(Value::List(text.split(',').map(|part| part.trim().to_owned()).collect())),
-        Shape::Port => match text.parse::<u16>() {
+pub(super) fn parse_argument(field: &Field, text: &str) -> Result<Value, String> {
+    match field.field_type {
+        FieldType::List => Ok(Value::List(text.split(',').map(|part| part.trim().to_owned()).collect())),
+        FieldType::Port => match text.parse::<u16>() {
             Ok(port) if port > 0 => Ok(Value::Number(port.into())),
             _ => Err(format!("`{text}` is no port from 1 to 65535")),
         },
-        Shape::Flag => text.parse().map(Value::Flag).map_err(|_| format!("`{text}` is neither `true` nor `false`")),
+        FieldType::Flag => text.parse().map(Value::Flag).map_err(|_| format!("`{text}` is neither `true` nor `false`")),
         shape => check_text(shape, text).map(|()| Value::Text(text.to_owned())),
     }
 }
 
-fn check_text(shape: Shape, text: &str) -> Result<(), String> {
+fn check_text(shape: FieldType, text: &str) -> Result<(), String> {
     match shape {
         _ if text.trim().is_empty() => Err("is empty".to_owned()),
         _ if text.chars().any(char::is_control) => Err("has control characters".to_owned()),
-        Shape::Url if !is_safe_url(text) => {
+        FieldType::Url if !is_safe_url(text) => {
             Err(format!("`{text}` is no `https://` URL (`http://` only for 127.0.0.1 and localhost)"))
         }
-        Shape::Duration if duration(text).is_none() => {
+        FieldType::Duration if parse_duration(text).is_none() => {
             Err(format!("`{text}` is no duration such as `30s`, `15m` or `1h`"))
         }
-        Shape::Choice(allowed) if !allowed.contains(&text) => {
+        FieldType::Choice(allowed) if !allowed.contains(&text) => {
             let near = nearest(text, allowed.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
-            Err(format!("`{text}` is none of {}{}", listed(allowed.iter().copied()), near.unwrap_or_default()))
+            Err(format!("`{text}` is none of {}{}", quoted_list(allowed.iter().copied()), near.unwrap_or_default()))
         }
-        Shape::Variable if !is_variable(text) => {
+        FieldType::Variable if !is_variable(text) => {
             Err(format!("`{text}` is no name of a variable such as `GITHUB_TOKEN`"))
         }
-        Shape::Identity if !is_name(text) => Err(format!("`{text}` is no name of an identity")),
+        FieldType::Identity if !is_valid_name(text) => Err(format!("`{text}` is no name of an identity")),
         _ => Ok(()),
     }
 }
@@ -242,7 +246,7 @@ pub(crate) fn is_safe_url(text: &str) -> bool {
 }
 
 /// `30s`, `15m`, `1h`.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit())?;
     let count: u64 = text[..digits].parse().ok()?;
     let unit = match &text[digits..] {
@@ -261,7 +265,7 @@ pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
     distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, candidate)| candidate)
 }
 
-pub(crate) fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn quoted_list<'a>(words: impl Iterator<Item = &'a str>) -> String {
     words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
@@ -269,7 +273,7 @@ pub(crate) fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> Vec<String> {
+    fn describe_findings(text: &str) -> Vec<String> {
         let (_, findings) = read(text);
         let say = |finding: &Finding| {
             format!(
@@ -283,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_right_is_read() {
+    fn valid_file_is_read() {
         let (identities, findings) = read(
             "# mine\n[shop-dev]\nsource = \"aws-sso\"\nstart_url = \"https://shop.awsapps.com/start\"\nregion = \"eu-central-1\"\n\
              account = \"123456789012\"\nrole = \"Developer\"\n\n[shop-admin]\nsource = \"aws-role\"\nfrom = \"shop-dev\"\n\
@@ -298,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_line_and_a_way_out() {
+    fn each_mistake_has_its_line_and_hint() {
         for (text, expected) in [
             ("[a\n", "1: no TOML: "),
             ("\n[a]\n", "2: `a` has no `source` | Add `source = ...`, one of `exec`, "),
@@ -336,7 +340,7 @@ mod tests {
             ("[a]\nsource = \"aws-role\"\nfrom = \"b\"\nrole_arn = \"r\"\n", "3: `a.from`: there is no identity `b`"),
             ("[a]\nsource = \"aws-role\"\nfrom = \"a\"\nrole_arn = \"r\"\n", "3: `a` comes from itself"),
         ] {
-            let told = told(text);
+            let told = describe_findings(text);
             assert!(told.len() == 1 && told[0].starts_with(expected), "{text}\n{told:#?}\nexpected {expected}");
         }
     }
@@ -348,8 +352,8 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_of_two_is_found_at_both_ends() {
+    fn cycle_of_two_is_reported_for_both() {
         let ring = "[a]\nsource = \"aws-role\"\nfrom = \"b\"\nrole_arn = \"r\"\n[b]\nsource = \"aws-role\"\nfrom = \"a\"\nrole_arn = \"r\"\n";
-        assert_eq!(told(ring).len(), 2);
+        assert_eq!(describe_findings(ring).len(), 2);
     }
 }

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::rule::{Reach, judge};
+use super::rule::{SessionAccess, decide_access};
 use super::*;
-use crate::approval::family::Process;
-use crate::approval::meaning;
+use crate::approval::ancestry::Process;
+use crate::approval::identity_digest;
 use crate::identity::{Identity, read};
 
 #[derive(Default)]
-struct Table(BTreeMap<i32, Process>);
+struct FakeProcesses(BTreeMap<i32, Process>);
 
-impl Table {
+impl FakeProcesses {
     /// A shell (10), `pdev session run` (20) and its guard (21), the agent (30) and a tool of it (31); another shell (40).
     fn new() -> Self {
         let mut table = Self::default();
@@ -23,16 +23,16 @@ impl Table {
 
     fn add(&mut self, pid: i32, parent: i32, start: u64) {
         let name = "x".to_owned();
-        self.0.insert(pid, Process { pid, parent, start, terminal: 0, session: pid, name, ended: false });
+        self.0.insert(pid, Process { pid, parent, start, terminal: 0, session: pid, name, has_ended: false });
     }
 }
 
-impl Processes for Table {
+impl ProcessTable for FakeProcesses {
     fn process(&self, pid: i32) -> Option<Process> {
         self.0.get(&pid).cloned()
     }
 
-    fn holder(&self, _: u64) -> Option<i32> {
+    fn terminal_master(&self, _: u64) -> Option<i32> {
         None
     }
 
@@ -41,21 +41,26 @@ impl Processes for Table {
     }
 }
 
-fn wish() -> Wish {
-    Wish { name: "claude".into(), milliseconds: 60_000, identities: Vec::new() }
+fn session_spec() -> SessionSpec {
+    SessionSpec { name: "claude".into(), duration_milliseconds: 60_000, identities: Vec::new() }
 }
 
-fn begun(known: BTreeMap<String, String>, wish: Wish) -> (tempfile::TempDir, Sessions, Session, Table) {
-    let (folder, table) = (tempfile::tempdir().unwrap(), Table::new());
+fn begin_session(
+    known: BTreeMap<String, String>,
+    wish: SessionSpec,
+) -> (tempfile::TempDir, Sessions, Session, FakeProcesses) {
+    let (folder, table) = (tempfile::tempdir().unwrap(), FakeProcesses::new());
     let sessions = Sessions::open(folder.path().join("sessions.json"), &table);
     let session = sessions.begin(wish, (21, Some(20)), known, &table, 0).unwrap();
     (folder, sessions, session, table)
 }
 
 #[test]
-fn who_belongs() {
-    let (folder, sessions, session, mut table) = begun(BTreeMap::new(), wish());
-    let belongs = |sessions: &Sessions, pid: i32, table: &Table| sessions.of(pid, table).map(|found| found.id);
+fn processes_below_guard_belong_to_session() {
+    let (folder, sessions, session, mut table) = begin_session(BTreeMap::new(), session_spec());
+    let belongs = |sessions: &Sessions, pid: i32, table: &FakeProcesses| {
+        sessions.find_by_process(pid, table).map(|found| found.id)
+    };
     let own = Some(session.id.clone());
     for (pid, expected) in [(31, &own), (30, &own), (21, &own), (20, &own), (10, &None), (40, &None)] {
         assert_eq!(belongs(&sessions, pid, &table), *expected, "{pid}");
@@ -75,33 +80,36 @@ fn who_belongs() {
     // Its number was given to another process.
     table.add(20, 10, 99);
     assert_eq!(belongs(&again, 31, &table), None);
-    again.sweep(&table);
+    again.remove_dead(&table);
     assert!(again.all().is_empty());
     assert!(Sessions::open(folder.path().join("sessions.json"), &table).all().is_empty());
 }
 
 #[test]
-fn a_session_is_begun_once_and_ends_once() {
-    let (_folder, sessions, session, table) = begun(BTreeMap::new(), wish());
-    let nested = sessions.begin(wish(), (31, None), BTreeMap::new(), &table, 0);
+fn nested_and_invalid_sessions_are_refused() {
+    let (_folder, sessions, session, table) = begin_session(BTreeMap::new(), session_spec());
+    let nested = sessions.begin(session_spec(), (31, None), BTreeMap::new(), &table, 0);
     assert_eq!(nested.unwrap_err(), SessionProblem::Nested("claude".into()));
     for (name, milliseconds, problem) in [
-        ("", 60_000, SessionProblem::Name(String::new())),
-        ("a b", 60_000, SessionProblem::Name("a b".into())),
-        ("a\n", 60_000, SessionProblem::Name("a\n".into())),
-        ("a", 0, SessionProblem::Length),
-        ("a", i64::MAX, SessionProblem::Length),
+        ("", 60_000, SessionProblem::InvalidName(String::new())),
+        ("a b", 60_000, SessionProblem::InvalidName("a b".into())),
+        ("a\n", 60_000, SessionProblem::InvalidName("a\n".into())),
+        ("a", 0, SessionProblem::InvalidDuration),
+        ("a", i64::MAX, SessionProblem::InvalidDuration),
     ] {
-        let wish = Wish { name: name.into(), milliseconds, identities: Vec::new() };
+        let wish = SessionSpec { name: name.into(), duration_milliseconds: milliseconds, identities: Vec::new() };
         assert_eq!(sessions.begin(wish, (40, None), BTreeMap::new(), &table, 0).unwrap_err(), problem);
     }
-    assert_eq!(sessions.named("claude").unwrap().id, session.id);
-    assert_eq!(sessions.named(&session.id).unwrap().id, session.id);
+    assert_eq!(sessions.find_by_id_or_name("claude").unwrap().id, session.id);
+    assert_eq!(sessions.find_by_id_or_name(&session.id).unwrap().id, session.id);
     assert!(sessions.end(&session.id) && !sessions.end(&session.id));
-    assert!(sessions.of(31, &table).unwrap().is_over(0), "who belongs to an ended session is not taken for a person");
+    assert!(
+        sessions.find_by_process(31, &table).unwrap().is_over(0),
+        "who belongs to an ended session is not taken for a person"
+    );
 }
 
-const FILE: &str = r#"
+const IDENTITIES_TOML: &str = r#"
 [base]
 source = "static"
 kind = "token"
@@ -140,14 +148,14 @@ production = false
 "#;
 
 /// What the session is given of an identity: `full`, `bound`, or the code of the rule.
-fn given(session: &Session, name: &str, raised: bool, now: i64) -> &'static str {
-    let (identities, findings) = read(FILE);
+fn access_of(session: &Session, name: &str, raised: bool, now: i64) -> &'static str {
+    let (identities, findings) = read(IDENTITIES_TOML);
     assert!(findings.is_empty(), "{findings:?}");
     let mut own: Vec<Identity> = vec![identities.get(name).unwrap().clone()];
     own.extend(own[0].text("from").and_then(|from| identities.get(from)).cloned());
-    match judge(session, &own, raised, now) {
-        Ok(Reach::Full) => "full",
-        Ok(Reach::Bound(bound)) => {
+    match decide_access(session, &own, raised, now) {
+        Ok(SessionAccess::Full) => "full",
+        Ok(SessionAccess::Restricted(bound)) => {
             assert_eq!((bound.session, bound.until), (session.id.clone(), session.until));
             "bound"
         }
@@ -159,10 +167,14 @@ fn given(session: &Session, name: &str, raised: bool, now: i64) -> &'static str 
 }
 
 #[test]
-fn what_a_session_gets() {
-    let known: BTreeMap<String, String> =
-        read(FILE).0.all.values().map(|identity| (identity.name.clone(), meaning(identity))).collect();
-    let (_folder, _, session, _) = begun(known.clone(), wish());
+fn access_depends_on_identity_and_session() {
+    let known: BTreeMap<String, String> = read(IDENTITIES_TOML)
+        .0
+        .all
+        .values()
+        .map(|identity| (identity.name.clone(), identity_digest(identity)))
+        .collect();
+    let (_folder, _, session, _) = begin_session(known.clone(), session_spec());
     for (name, expected) in [
         ("base", "session_not_narrow"),
         ("hub", "session_production"),
@@ -174,19 +186,23 @@ fn what_a_session_gets() {
         ("not", "session_refused"),
         ("google", "bound"),
     ] {
-        assert_eq!(given(&session, name, false, 0), expected, "{name}");
-        assert_eq!(given(&session, name, true, 0), "full", "{name}: a person's word counts");
-        assert_eq!(given(&session, name, true, 60_000), "session_over", "{name}: and not beyond the session");
+        assert_eq!(access_of(&session, name, false, 0), expected, "{name}");
+        assert_eq!(access_of(&session, name, true, 0), "full", "{name}: a person's word counts");
+        assert_eq!(access_of(&session, name, true, 60_000), "session_over", "{name}: and not beyond the session");
     }
     let listed = Session { identities: vec!["google".into()], ..session.clone() };
-    assert_eq!(given(&listed, "google", false, 0), "bound");
-    assert_eq!(given(&listed, "role", false, 0), "session_not_listed");
+    assert_eq!(access_of(&listed, "google", false, 0), "bound");
+    assert_eq!(access_of(&listed, "role", false, 0), "session_not_listed");
     // Written by a program of the session itself.
     for changed in ["role", "base"] {
         let mut known = known.clone();
         known.insert(changed.into(), "other".into());
-        assert_eq!(given(&Session { known, ..session.clone() }, "role", false, 0), "session_changed", "{changed}");
+        assert_eq!(
+            access_of(&Session { identity_digests: known, ..session.clone() }, "role", false, 0),
+            "session_changed",
+            "{changed}"
+        );
     }
-    let ended = Session { over: true, ..session };
-    assert_eq!(given(&ended, "google", false, 0), "session_over");
+    let ended = Session { has_ended: true, ..session };
+    assert_eq!(access_of(&ended, "google", false, 0), "session_over");
 }

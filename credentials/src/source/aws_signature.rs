@@ -7,17 +7,17 @@ use zeroize::Zeroizing;
 
 use crate::vault::hex;
 
-pub(super) struct Keys<'a> {
+pub(super) struct SigningKeys<'a> {
     pub access_key_id: &'a str,
     pub secret_access_key: &'a [u8],
     pub session_token: Option<&'a str>,
 }
 
-pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+pub(super) const FORM_MEDIA_TYPE: &str = "application/x-www-form-urlencoded";
 
 /// The headers to send: `x-amz-date`, `authorization`, and the session's token.
-pub(super) fn signed(
-    keys: &Keys<'_>,
+pub(super) fn signed_headers(
+    keys: &SigningKeys<'_>,
     (region, service): (&str, &str),
     host: &str,
     body: &str,
@@ -25,7 +25,7 @@ pub(super) fn signed(
 ) -> Vec<(&'static str, String)> {
     let day = format!("{:04}{:02}{:02}", at.year(), u8::from(at.month()), at.day());
     let moment = format!("{day}T{:02}{:02}{:02}Z", at.hour(), at.minute(), at.second());
-    let mut headers = vec![("content-type", FORM), ("host", host), ("x-amz-date", moment.as_str())];
+    let mut headers = vec![("content-type", FORM_MEDIA_TYPE), ("host", host), ("x-amz-date", moment.as_str())];
     headers.extend(keys.session_token.map(|token| ("x-amz-security-token", token)));
     let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
     let names = names.join(";");
@@ -42,8 +42,11 @@ pub(super) fn signed(
     let credential = format!("{}/{scope}", keys.access_key_id);
     let authorization =
         format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={signature}");
-    let mut sent =
-        vec![("content-type", FORM.to_owned()), ("x-amz-date", moment.clone()), ("authorization", authorization)];
+    let mut sent = vec![
+        ("content-type", FORM_MEDIA_TYPE.to_owned()),
+        ("x-amz-date", moment.clone()),
+        ("authorization", authorization),
+    ];
     sent.extend(keys.session_token.map(|token| ("x-amz-security-token", token.to_owned())));
     sent
 }
@@ -62,14 +65,14 @@ mod tests {
 
     /// `post-x-www-form-urlencoded` of AWS's Signature Version 4 test suite.
     #[test]
-    fn the_vector_of_aws() {
-        let keys = Keys {
+    fn signature_matches_aws_test_vector() {
+        let keys = SigningKeys {
             access_key_id: "AKIDEXAMPLE",
             secret_access_key: b"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
             session_token: None,
         };
         let at = OffsetDateTime::from_unix_timestamp(1_440_938_160).unwrap();
-        let headers = signed(&keys, ("us-east-1", "service"), "example.amazonaws.com", "Param1=value1", at);
+        let headers = signed_headers(&keys, ("us-east-1", "service"), "example.amazonaws.com", "Param1=value1", at);
         assert_eq!(headers[1], ("x-amz-date", "20150830T123600Z".to_owned()));
         assert_eq!(
             headers[2].1,

@@ -3,40 +3,47 @@
 
 use serde::Deserialize;
 
-use super::oidc::{Refusal, said};
-use super::{Means, Purpose, SourceProblem, now};
-use crate::http::Answer;
+use super::oidc::{ErrorResponse, describe_error};
+use super::{Purpose, SourceContext, SourceProblem, now};
+use crate::http::HttpResponse;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
 use crate::secret::Secret;
 
 const AUTHORITY: &str = "https://login.microsoftonline.com";
 const SCOPE: &str = "https://management.azure.com/.default";
-const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+pub(super) async fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
     let kept = means.vault()?.get(&super::login_item(identity))?;
     let never = || SourceProblem::NeedsLogin(format!("the client secret of `{}` was never given", identity.name));
     let secret = kept.ok_or_else(never)?;
     let secret = zeroize::Zeroizing::new(String::from_utf8_lossy(secret.expose()).into_owned());
-    let answer = ask(identity, means, &[("client_secret", secret.as_str())]).await?;
-    leased(identity, &answer)
+    let answer = request_token(identity, means, &[("client_secret", secret.as_str())]).await?;
+    parse_lease(identity, &answer)
 }
 
-pub(super) async fn federated(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
-    let token = means.token(identity)?;
-    let proof = [("client_assertion_type", JWT_BEARER), ("client_assertion", token.as_str())];
-    let answer = ask(identity, means, &proof).await?;
-    leased(identity, &answer)
+pub(super) async fn fetch_federated_lease(
+    identity: &Identity,
+    means: &SourceContext<'_>,
+) -> Result<Lease, SourceProblem> {
+    let token = means.base_token(identity)?;
+    let proof = [("client_assertion_type", CLIENT_ASSERTION_TYPE), ("client_assertion", token.as_str())];
+    let answer = request_token(identity, means, &proof).await?;
+    parse_lease(identity, &answer)
 }
 
-pub(super) fn server(identity: &Identity) -> String {
+pub(super) fn server_url(identity: &Identity) -> String {
     identity.text("endpoint").unwrap_or(AUTHORITY).to_owned()
 }
 
-async fn ask(identity: &Identity, means: &Means<'_>, proof: &[(&str, &str)]) -> Result<Answer, SourceProblem> {
+async fn request_token(
+    identity: &Identity,
+    means: &SourceContext<'_>,
+    proof: &[(&str, &str)],
+) -> Result<HttpResponse, SourceProblem> {
     let authority = identity.text("endpoint").unwrap_or(AUTHORITY).trim_end_matches('/');
-    let tenant = crate::http::encoded(identity.text("tenant").unwrap_or_default());
+    let tenant = crate::http::percent_encode(identity.text("tenant").unwrap_or_default());
     let scopes = match (means.purpose, identity.list("scopes")) {
         (Purpose::Resource(resource), _) => format!("{resource}/.default"),
         (_, Some(scopes)) => scopes.join(" "),
@@ -52,24 +59,24 @@ async fn ask(identity: &Identity, means: &Means<'_>, proof: &[(&str, &str)]) -> 
 }
 
 #[derive(Deserialize)]
-struct Tokens {
+struct TokenResponse {
     access_token: String,
     expires_in: u64,
 }
 
-fn leased(identity: &Identity, answer: &Answer) -> Result<Lease, SourceProblem> {
-    if !answer.is_fine() {
-        let refusal: Refusal = answer.json().unwrap_or_default();
+fn parse_lease(identity: &Identity, answer: &HttpResponse) -> Result<Lease, SourceProblem> {
+    if !answer.is_success() {
+        let refusal: ErrorResponse = answer.json().unwrap_or_default();
         return Err(match refusal.error.as_str() {
-            "" => answer.unexpected(),
-            "temporarily_unavailable" | "server_error" => SourceProblem::Passing(said(&refusal)),
+            "" => answer.unexpected_status_problem(),
+            "temporarily_unavailable" | "server_error" => SourceProblem::Transient(describe_error(&refusal)),
             // AADSTS7000215 and 7000222: a wrong or an ended client secret; a new one is given by a login.
-            "invalid_client" if identity.kind == "entra" => SourceProblem::NeedsLogin(said(&refusal)),
-            _ => SourceProblem::Refused(said(&refusal)),
+            "invalid_client" if identity.kind == "entra" => SourceProblem::NeedsLogin(describe_error(&refusal)),
+            _ => SourceProblem::Refused(describe_error(&refusal)),
         });
     }
-    let tokens: Tokens = answer.json()?;
+    let tokens: TokenResponse = answer.json()?;
     let life = std::time::Duration::from_secs(tokens.expires_in);
-    let times = Times { skew: answer.skew, ..Times::lasting(now(), life) };
+    let times = Times { skew: answer.skew, ..Times::from_lifetime(now(), life) };
     Ok(Lease::new(Material::Token(Secret::new(tokens.access_token.into_bytes())), times))
 }

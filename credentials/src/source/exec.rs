@@ -13,30 +13,30 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use zeroize::Zeroizing;
 
-use super::{Means, Purpose, SourceProblem};
+use super::{Purpose, SourceContext, SourceProblem};
 use crate::identity::Identity;
-use crate::launch::not_started;
+use crate::launch::is_start_failure;
 use crate::lease::{Lease, Material, Times};
 use crate::secret::Secret;
-use crate::wiped::Wiped;
+use crate::wiped_json::WipedJson;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Tells the program what a token is asked for, where that is known.
-const RESOURCE: &str = "PDEV_RESOURCE";
+const RESOURCE_VARIABLE: &str = "PDEV_RESOURCE";
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
-const OUTPUT_BYTES_USUAL: usize = 16 << 10;
+const OUTPUT_BYTES_INITIAL: usize = 16 << 10;
 
-pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+pub(super) async fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
     let now = means.now;
     let command = identity.list("command").unwrap_or_default();
     let (program, arguments) = command.split_first().ok_or_else(|| SourceProblem::Refused("no command".to_owned()))?;
-    let limit = identity.duration("timeout").unwrap_or(LIMIT);
+    let limit = identity.duration("timeout").unwrap_or(DEFAULT_TIMEOUT);
     let mut run = means
         .launcher
-        .filter(|launcher| launcher.is_there())
+        .filter(|launcher| launcher.is_available())
         .map_or_else(|| Command::new(program), |launcher| launcher.command(program));
     if let Purpose::Resource(resource) = means.purpose {
-        run.env(RESOURCE, resource);
+        run.env(RESOURCE_VARIABLE, resource);
     }
     let mut child = run
         .args(arguments)
@@ -48,32 +48,34 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         .map_err(|error| SourceProblem::Refused(format!("cannot start `{program}`: {error}")))?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
     // Enough from the start: bytes that grow leave parts of themselves behind.
-    let (mut said, mut complained) = (Zeroizing::new(Vec::with_capacity(OUTPUT_BYTES_USUAL)), Vec::new());
+    let (mut said, mut complained) = (Zeroizing::new(Vec::with_capacity(OUTPUT_BYTES_INITIAL)), Vec::new());
     let ended = async {
-        let read_out = async { read(out, &mut said).await };
-        let read_err = async { read(err, &mut complained).await };
+        let read_out = async { read_output(out, &mut said).await };
+        let read_err = async { read_output(err, &mut complained).await };
         let (_, _, status) = tokio::join!(read_out, read_err, child.wait());
         status
     };
     let status = match tokio::time::timeout(limit, ended).await {
         Ok(Ok(status)) => status,
-        Ok(Err(error)) => return Err(SourceProblem::Passing(format!("`{program}`: {error}"))),
-        Err(_) => return Err(SourceProblem::Passing(format!("`{program}` did not end within {} s", limit.as_secs()))),
+        Ok(Err(error)) => return Err(SourceProblem::Transient(format!("`{program}`: {error}"))),
+        Err(_) => {
+            return Err(SourceProblem::Transient(format!("`{program}` did not end within {} s", limit.as_secs())));
+        }
     };
     if !status.success() {
         // Standard error is meant for people; standard output may hold half a secret.
         let words = String::from_utf8_lossy(&complained);
         let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
         let last: String = last.chars().filter(|letter| !letter.is_control()).take(300).collect();
-        if not_started(status.code(), &last) {
+        if is_start_failure(status.code(), &last) {
             return Err(SourceProblem::Refused(last));
         }
-        return Err(SourceProblem::Passing(format!("`{program}` ended with {status}: {last}")));
+        return Err(SourceProblem::Transient(format!("`{program}` ended with {status}: {last}")));
     }
-    understood(&said, now).map_err(|words| SourceProblem::Refused(format!("`{program}` {words}")))
+    parse_output(&said, now).map_err(|words| SourceProblem::Refused(format!("`{program}` {words}")))
 }
 
-async fn read(pipe: Option<impl tokio::io::AsyncRead + Unpin>, into: &mut Vec<u8>) {
+async fn read_output(pipe: Option<impl tokio::io::AsyncRead + Unpin>, into: &mut Vec<u8>) {
     if let Some(pipe) = pipe {
         // What is beyond the limit is cut; half a JSON text is refused like any other.
         let _read = pipe.take(OUTPUT_BYTES_MAX).read_to_end(into).await;
@@ -81,8 +83,8 @@ async fn read(pipe: Option<impl tokio::io::AsyncRead + Unpin>, into: &mut Vec<u8
 }
 
 /// The lease in a program's output. The words never repeat the output.
-fn understood(said: &[u8], now: i64) -> Result<Lease, String> {
-    let value = Wiped::new(serde_json::from_slice(said).map_err(|_| "printed no JSON".to_owned())?);
+fn parse_output(said: &[u8], now: i64) -> Result<Lease, String> {
+    let value = WipedJson::new(serde_json::from_slice(said).map_err(|_| "printed no JSON".to_owned())?);
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let secret = |value: &Value| text(value).map(|text| Secret::new(text.into_bytes()));
     let (material, end) = if let Some(access_key_id) = text(&value["AccessKeyId"]) {
@@ -110,7 +112,9 @@ fn understood(said: &[u8], now: i64) -> Result<Lease, String> {
     let expires_at = match end {
         Value::Null => None,
         Value::Number(seconds) => seconds.as_i64().map(|seconds| seconds.saturating_mul(1000)),
-        other => Some(moment(other.as_str().unwrap_or_default()).ok_or("printed an end that is no RFC 3339 time")?),
+        other => {
+            Some(parse_rfc3339(other.as_str().unwrap_or_default()).ok_or("printed an end that is no RFC 3339 time")?)
+        }
     };
     if expires_at.is_some_and(|end| end <= now) {
         return Err("printed credentials that have ended already; is a clock wrong?".to_owned());
@@ -119,7 +123,7 @@ fn understood(said: &[u8], now: i64) -> Result<Lease, String> {
 }
 
 /// Unix milliseconds.
-pub(crate) fn moment(text: &str) -> Option<i64> {
+pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
     let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).ok()
 }
@@ -130,15 +134,15 @@ mod tests {
 
     const NOW: i64 = 1_795_000_000_000;
 
-    fn told(text: &str) -> String {
-        match understood(text.as_bytes(), NOW) {
-            Ok(lease) => format!("{} until {:?}", lease.material.what(), lease.times.expires_at),
+    fn describe_output(text: &str) -> String {
+        match parse_output(text.as_bytes(), NOW) {
+            Ok(lease) => format!("{} until {:?}", lease.material.description(), lease.times.expires_at),
             Err(words) => words,
         }
     }
 
     #[test]
-    fn forms_of_other_tools() {
+    fn output_of_known_tools_is_parsed() {
         for (text, expected) in [
             (
                 r#"{"Version":1,"AccessKeyId":"A","SecretAccessKey":"S","SessionToken":"T","Expiration":"2027-01-01T00:00:00Z"}"#,
@@ -169,7 +173,7 @@ mod tests {
             ("canary", "printed no JSON"),
             ("{}", "printed JSON of no known form"),
         ] {
-            assert_eq!(told(text), expected, "{text}");
+            assert_eq!(describe_output(text), expected, "{text}");
         }
     }
 }

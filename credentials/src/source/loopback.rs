@@ -9,18 +9,18 @@ use ring::digest::{SHA256, digest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::device::DENIED;
-use super::{SourceProblem, declined};
-use crate::http::query;
+use super::device_poll::LOGIN_DENIED;
+use super::{SourceProblem, login_problem};
+use crate::http::parse_query;
 use crate::identity::Identity;
 use crate::vault::random;
 
 /// A person looks for a second factor in another room.
-const PERSON_LIMIT: Duration = Duration::from_secs(600);
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(600);
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 
-pub(super) struct Loopback {
+pub(super) struct LoopbackListener {
     listener: TcpListener,
     port: u16,
     path: &'static str,
@@ -28,7 +28,7 @@ pub(super) struct Loopback {
     pub verifier: String,
 }
 
-impl Loopback {
+impl LoopbackListener {
     /// `port` 0 is any; never another address than the loopback's.
     pub async fn bind(identity: &Identity, port: u16, path: &'static str) -> Result<Self, SourceProblem> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -37,7 +37,7 @@ impl Loopback {
             let hint = format!(
                 "End the program that holds it (`ss -ltnp`), or `pdev login {name} --flow device` where the provider offers a code."
             );
-            declined(identity, format!("the port {port} for the browser's answer cannot be used: {error}"), hint)
+            login_problem(identity, format!("the port {port} for the browser's answer cannot be used: {error}"), hint)
         })?;
         let port = listener.local_addr().map(|address| address.port()).unwrap_or(port);
         // 32 random bytes are 43 letters: the least that RFC 7636, section 4.1 allows, and its advice.
@@ -45,7 +45,7 @@ impl Loopback {
         Ok(Self { listener, port, path, state: word(), verifier: word() })
     }
 
-    pub fn redirect(&self) -> String {
+    pub fn redirect_uri(&self) -> String {
         format!("http://127.0.0.1:{}{}", self.port, self.path)
     }
 
@@ -55,13 +55,14 @@ impl Loopback {
     }
 
     /// Waits for the code. `issuer`: what RFC 9207's `iss` must be, and whether it must be there.
-    pub async fn code(self, issuer: Option<(&str, bool)>) -> Result<String, SourceProblem> {
+    pub async fn wait_for_code(self, issuer: Option<(&str, bool)>) -> Result<String, SourceProblem> {
         let wait = async {
             loop {
                 let (stream, _) =
-                    self.listener.accept().await.map_err(|error| SourceProblem::Passing(error.to_string()))?;
+                    self.listener.accept().await.map_err(|error| SourceProblem::Transient(error.to_string()))?;
                 // A browser also asks for an icon, and opens connections that it never uses.
-                let Ok(answered) = tokio::time::timeout(REQUEST_LIMIT, self.answer(stream, issuer)).await else {
+                let Ok(answered) = tokio::time::timeout(REQUEST_LIMIT, self.handle_request(stream, issuer)).await
+                else {
                     continue;
                 };
                 if let Some(outcome) = answered {
@@ -70,17 +71,17 @@ impl Loopback {
             }
         };
         let late =
-            |_| SourceProblem::Passing(format!("nobody signed in within {} minutes", PERSON_LIMIT.as_secs() / 60));
-        tokio::time::timeout(PERSON_LIMIT, wait).await.map_err(late)?
+            |_| SourceProblem::Transient(format!("nobody signed in within {} minutes", LOGIN_TIMEOUT.as_secs() / 60));
+        tokio::time::timeout(LOGIN_TIMEOUT, wait).await.map_err(late)?
     }
 
     /// `None`: not the answer that is waited for.
-    async fn answer(
+    async fn handle_request(
         &self,
         mut stream: TcpStream,
         issuer: Option<(&str, bool)>,
     ) -> Option<Result<String, SourceProblem>> {
-        let head = head(&mut stream).await?;
+        let head = read_head(&mut stream).await?;
         let mut lines = head.lines();
         let target = lines.next()?.strip_prefix("GET ")?.split(' ').next()?.to_owned();
         let host = lines.find_map(|line| {
@@ -91,26 +92,26 @@ impl Loopback {
         let ours = host.as_deref() == Some(format!("127.0.0.1:{}", self.port).as_str());
         let asked = target.strip_prefix(self.path).and_then(|rest| rest.strip_prefix('?')).filter(|_| ours);
         let Some(asked) = asked else {
-            reply(&mut stream, "404 Not Found", "This address only waits for one sign-in.").await;
+            write_reply(&mut stream, "404 Not Found", "This address only waits for one sign-in.").await;
             return None;
         };
-        let pairs = query(asked);
+        let pairs = parse_query(asked);
         let get = |key: &str| pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
-        if !same(get("state").unwrap_or_default(), &self.state) {
-            reply(&mut stream, "400 Bad Request", "This answer belongs to another sign-in.").await;
+        if !constant_time_eq(get("state").unwrap_or_default(), &self.state) {
+            write_reply(&mut stream, "400 Bad Request", "This answer belongs to another sign-in.").await;
             return None;
         }
-        let outcome = code(get("code"), get("error"), get("error_description"), get("iss"), issuer);
+        let outcome = parse_code(get("code"), get("error"), get("error_description"), get("iss"), issuer);
         let (status, words) = match &outcome {
             Ok(_) => ("200 OK", "Signed in. You may close this page.".to_owned()),
             Err(problem) => ("400 Bad Request", problem.to_string()),
         };
-        reply(&mut stream, status, &words).await;
+        write_reply(&mut stream, status, &words).await;
         Some(outcome)
     }
 }
 
-fn code(
+fn parse_code(
     code: Option<&str>,
     error: Option<&str>,
     description: Option<&str>,
@@ -127,10 +128,10 @@ fn code(
         _ => {}
     }
     match (error, code) {
-        (Some("access_denied"), _) => Err(SourceProblem::NotDone(DENIED.to_owned())),
+        (Some("access_denied"), _) => Err(SourceProblem::NotCompleted(LOGIN_DENIED.to_owned())),
         (Some(error), _) => {
-            let more = description.map(|text| format!(": {}", super::words(text))).unwrap_or_default();
-            Err(SourceProblem::Refused(format!("the provider answered `{}`{more}", super::words(error))))
+            let more = description.map(|text| format!(": {}", super::sanitize_text(text))).unwrap_or_default();
+            Err(SourceProblem::Refused(format!("the provider answered `{}`{more}", super::sanitize_text(error))))
         }
         (None, Some(code)) if !code.is_empty() => Ok(code.to_owned()),
         _ => Err(SourceProblem::Refused("the answer has no code".to_owned())),
@@ -138,11 +139,11 @@ fn code(
 }
 
 /// In constant time: the state is a secret until it is used.
-fn same(one: &str, two: &str) -> bool {
+fn constant_time_eq(one: &str, two: &str) -> bool {
     one.len() == two.len() && one.bytes().zip(two.bytes()).fold(0, |seen, (a, b)| seen | (a ^ b)) == 0
 }
 
-async fn head(stream: &mut TcpStream) -> Option<String> {
+async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     while !bytes.windows(4).any(|four| four == b"\r\n\r\n") {
         let mut part = [0; 2048];
@@ -155,7 +156,7 @@ async fn head(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-async fn reply(stream: &mut TcpStream, status: &str, words: &str) {
+async fn write_reply(stream: &mut TcpStream, status: &str, words: &str) {
     let safe = words.replace('&', "&amp;").replace('<', "&lt;");
     let body = format!("<!doctype html><meta charset=utf-8><title>pdev</title><p>{safe}\n");
     let head = format!(
@@ -172,13 +173,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_challenge_of_rfc_7636_appendix_b() {
+    fn challenge_matches_rfc_7636_appendix_b() {
         let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
         let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes()));
         assert_eq!(challenge, "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }
 
-    async fn ask(port: u16, target: &str, host: &str) -> String {
+    async fn send_request(port: u16, target: &str, host: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -186,36 +187,39 @@ mod tests {
         answer
     }
 
-    fn nobody() -> Identity {
+    fn test_identity() -> Identity {
         Identity { name: "a".to_owned(), kind: "oidc", fields: std::collections::BTreeMap::new() }
     }
 
     #[tokio::test]
-    async fn only_the_right_answer_ends_the_wait() {
-        let loopback = Loopback::bind(&nobody(), 0, "/callback").await.unwrap();
+    async fn only_matching_callback_ends_the_wait() {
+        let loopback = LoopbackListener::bind(&test_identity(), 0, "/callback").await.unwrap();
         let (port, state) = (loopback.port, loopback.state.clone());
-        let waiting = tokio::spawn(async move { loopback.code(Some(("https://i", true))).await });
+        let waiting = tokio::spawn(async move { loopback.wait_for_code(Some(("https://i", true))).await });
         let host = format!("127.0.0.1:{port}");
-        assert!(ask(port, "/favicon.ico", &host).await.starts_with("HTTP/1.1 404"));
-        assert!(ask(port, "/callback?code=x&state=wrong", &host).await.starts_with("HTTP/1.1 400"));
+        assert!(send_request(port, "/favicon.ico", &host).await.starts_with("HTTP/1.1 404"));
+        assert!(send_request(port, "/callback?code=x&state=wrong", &host).await.starts_with("HTTP/1.1 400"));
         assert!(
-            ask(port, &format!("/callback?code=x&state={state}"), "evil.example").await.starts_with("HTTP/1.1 404")
+            send_request(port, &format!("/callback?code=x&state={state}"), "evil.example")
+                .await
+                .starts_with("HTTP/1.1 404")
         );
-        let answer = ask(port, &format!("/callback?code=a%2Fb&state={state}&iss=https%3A%2F%2Fi"), &host).await;
+        let answer =
+            send_request(port, &format!("/callback?code=a%2Fb&state={state}&iss=https%3A%2F%2Fi"), &host).await;
         assert!(answer.contains("Signed in"), "{answer}");
         assert_eq!(waiting.await.unwrap().unwrap(), "a/b");
         assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err(), "it still listens");
     }
 
     #[test]
-    fn answers_that_are_no_code() {
+    fn callbacks_without_code_are_refused() {
         let issuer = Some(("https://i", true));
         for (given, expected) in [
-            (code(Some("c"), None, None, Some("https://other"), issuer), "`iss` differs"),
-            (code(Some("c"), None, None, None, issuer), "`iss` is missing"),
-            (code(None, Some("access_denied"), None, Some("https://i"), issuer), "was denied"),
-            (code(None, Some("server_error"), Some("<b>\u{7}x"), None, None), "`server_error`: <b>x"),
-            (code(None, None, None, None, None), "has no code"),
+            (parse_code(Some("c"), None, None, Some("https://other"), issuer), "`iss` differs"),
+            (parse_code(Some("c"), None, None, None, issuer), "`iss` is missing"),
+            (parse_code(None, Some("access_denied"), None, Some("https://i"), issuer), "was denied"),
+            (parse_code(None, Some("server_error"), Some("<b>\u{7}x"), None, None), "`server_error`: <b>x"),
+            (parse_code(None, None, None, None, None), "has no code"),
         ] {
             assert!(given.as_ref().unwrap_err().to_string().contains(expected), "{expected}: {given:?}");
         }

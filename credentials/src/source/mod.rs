@@ -1,15 +1,15 @@
 //! Where leases come from. Each source is asked through [`lease`]; what a person has to do once stands in `login`.
 
 mod aws_signature;
-mod device;
+mod device_poll;
 mod entra;
 mod exec;
-mod fixed;
 mod google;
 mod loopback;
 mod mfa;
 mod oidc;
 mod sso;
+mod static_secret;
 mod sts;
 mod vault_server;
 
@@ -18,13 +18,13 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 use crate::broker::BrokerProblem;
-use crate::exchange::{Errand, Exchanges};
-use crate::http::{Answer, Http};
+use crate::exchange::{ExchangeRequest, ExchangeRunner};
+use crate::http::{HttpClient, HttpResponse};
 use crate::identity::Identity;
 use crate::launch::Launcher;
 use crate::lease::{Lease, Material};
 use crate::secret::Secret;
-use crate::session::rule::Bound;
+use crate::session::rule::SessionRestriction;
 use crate::vault::{Vault, VaultProblem};
 
 /// Why a source gave nothing.
@@ -35,35 +35,35 @@ pub enum SourceProblem {
     NeedsLogin(String),
     /// Worth trying again: the network, an overloaded server.
     #[error("{0}")]
-    Passing(String),
+    Transient(String),
     /// Trying again gives the same answer.
     #[error("{0}")]
     Refused(String),
     /// A person did not do what was asked, or not in time: it can be asked again.
     #[error("{0}")]
-    NotDone(String),
+    NotCompleted(String),
     /// The identity that it is built on gave nothing.
     #[error(transparent)]
-    Below(#[from] BrokerProblem),
+    BaseIdentity(#[from] BrokerProblem),
     /// Told elsewhere already, with its way out.
     #[error(transparent)]
-    Said(BrokerProblem),
+    Described(BrokerProblem),
     #[error(transparent)]
     Vault(#[from] VaultProblem),
 }
 
 /// What a source may use.
-pub(crate) struct Means<'a> {
+pub(crate) struct SourceContext<'a> {
     /// Absent for sources that keep nothing.
     pub vault: Option<&'a Vault>,
-    pub http: Option<&'a Http>,
+    pub http: Option<&'a HttpClient>,
     /// Where what the vault keeps is spent.
-    pub exchanges: &'a Exchanges,
+    pub exchange_runner: &'a ExchangeRunner,
     /// The lease of the identity that this one is built on.
-    pub from: Option<&'a Lease>,
+    pub base_lease: Option<&'a Lease>,
     pub purpose: &'a Purpose,
     /// What a coding agent's session is held to.
-    pub bound: Option<&'a Bound>,
+    pub restriction: Option<&'a SessionRestriction>,
     /// How programs are started; by themselves where there is none.
     pub launcher: Option<&'a Launcher>,
     pub now: i64,
@@ -73,7 +73,7 @@ pub(crate) struct Means<'a> {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Purpose {
     #[default]
-    Usual,
+    General,
     /// A token for one service of the cloud, as Azure names them.
     Resource(String),
     /// An id token that is shown to this audience.
@@ -82,9 +82,9 @@ pub(crate) enum Purpose {
 
 impl Purpose {
     /// Leases are kept by it. No name of an identity has a space.
-    pub(crate) fn key(&self, name: &str) -> String {
+    pub(crate) fn lease_key(&self, name: &str) -> String {
         match self {
-            Self::Usual => name.to_owned(),
+            Self::General => name.to_owned(),
             Self::Resource(resource) => format!("{name} resource {resource}"),
             Self::IdToken(audience) => format!("{name} audience {audience}"),
         }
@@ -92,10 +92,10 @@ impl Purpose {
 }
 
 /// The purpose as far as the source knows purposes.
-pub(crate) fn purpose(identity: &Identity, wanted: Purpose) -> Result<Purpose, String> {
+pub(crate) fn supported_purpose(identity: &Identity, wanted: Purpose) -> Result<Purpose, String> {
     match (wanted, identity.kind) {
         (Purpose::Resource(_), kind) if !matches!(kind, "entra" | "entra-federation" | "oidc" | "exec") => {
-            Ok(Purpose::Usual)
+            Ok(Purpose::General)
         }
         (Purpose::IdToken(_), kind) if !matches!(kind, "google" | "google-impersonation") => {
             Err("gives access tokens, and no id tokens for an audience".to_owned())
@@ -104,29 +104,29 @@ pub(crate) fn purpose(identity: &Identity, wanted: Purpose) -> Result<Purpose, S
     }
 }
 
-impl<'a> Means<'a> {
-    fn http(&self) -> Result<&'a Http, SourceProblem> {
+impl<'a> SourceContext<'a> {
+    fn http(&self) -> Result<&'a HttpClient, SourceProblem> {
         self.http.ok_or_else(|| SourceProblem::Refused("there is no network client".to_owned()))
     }
 
-    fn from(&self) -> Result<&'a Lease, SourceProblem> {
-        self.from.ok_or_else(|| SourceProblem::Refused("it is built on nothing".to_owned()))
+    fn base_lease(&self) -> Result<&'a Lease, SourceProblem> {
+        self.base_lease.ok_or_else(|| SourceProblem::Refused("it is built on nothing".to_owned()))
     }
 
     /// The token of the identity that this one is built on.
-    fn token(&self, identity: &Identity) -> Result<String, SourceProblem> {
-        match &self.from()?.material {
+    fn base_token(&self, identity: &Identity) -> Result<String, SourceProblem> {
+        match &self.base_lease()?.material {
             Material::Token(token) => Ok(String::from_utf8_lossy(token.expose()).into_owned()),
             other => Err(SourceProblem::Refused(format!(
                 "`{}` gives {}, and a token is needed",
                 identity.text("from").unwrap_or_default(),
-                other.what()
+                other.description()
             ))),
         }
     }
 
-    async fn spend(&self, errand: &Errand) -> Result<Answer, SourceProblem> {
-        self.exchanges.run(self.vault()?, errand).await
+    async fn run_exchange(&self, errand: &ExchangeRequest) -> Result<HttpResponse, SourceProblem> {
+        self.exchange_runner.run(self.vault()?, errand).await
     }
 
     fn vault(&self) -> Result<&'a Vault, SourceProblem> {
@@ -136,15 +136,15 @@ impl<'a> Means<'a> {
 
 /// What a person is asked to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Prompt {
+pub enum LoginPrompt {
     /// Open this page in a browser on this machine.
     Open { url: String },
     /// Open this page anywhere and type the code.
-    Code { url: String, code: String, complete: Option<String> },
+    Code { url: String, code: String, complete_url: Option<String> },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Flow {
+pub enum OAuthFlow {
     Browser,
     Device,
 }
@@ -152,9 +152,9 @@ pub enum Flow {
 /// Signs a person in. Cancelled by dropping it.
 pub(crate) async fn login(
     identity: &Identity,
-    means: &Means<'_>,
-    flow: Flow,
-    prompts: &mpsc::Sender<Prompt>,
+    means: &SourceContext<'_>,
+    flow: OAuthFlow,
+    prompts: &mpsc::Sender<LoginPrompt>,
 ) -> Result<(), SourceProblem> {
     match identity.kind {
         "oidc" => oidc::login(identity, means, flow, prompts).await,
@@ -164,18 +164,18 @@ pub(crate) async fn login(
 }
 
 /// Why nobody was signed in, with the way out where it is not the identity's section.
-fn declined(identity: &Identity, words: String, hint: String) -> SourceProblem {
+fn login_problem(identity: &Identity, words: String, hint: String) -> SourceProblem {
     let message = format!("`{}`: {words}", identity.name);
-    SourceProblem::Said(BrokerProblem { code: "source_refused", message, hint: Some(hint), login: None })
+    SourceProblem::Described(BrokerProblem { code: "source_refused", message, hint: Some(hint), login_identity: None })
 }
 
-async fn prompt(prompts: &mpsc::Sender<Prompt>, prompt: Prompt) -> Result<(), SourceProblem> {
-    let gone = |_| SourceProblem::Passing("nobody waits for this login any more".to_owned());
+async fn send_prompt(prompts: &mpsc::Sender<LoginPrompt>, prompt: LoginPrompt) -> Result<(), SourceProblem> {
+    let gone = |_| SourceProblem::Transient("nobody waits for this login any more".to_owned());
     prompts.send(prompt).await.map_err(gone)
 }
 
 /// Another machine's words inside ours: one line, no control characters, not endless.
-fn words(text: &str) -> String {
+fn sanitize_text(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(200).collect()
 }
 
@@ -189,61 +189,69 @@ pub(crate) fn needs_vault(identity: &Identity) -> bool {
     identity.needs_login()
 }
 
-pub(crate) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+pub(crate) async fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
     match identity.kind {
-        _ if identity.wants_code() => mfa::lease(identity, means).await,
-        "exec" => exec::lease(identity, means).await,
-        "oidc" => oidc::lease(identity, means).await,
-        "aws-sso" => sso::lease(identity, means).await,
+        _ if identity.needs_mfa_code() => mfa::fetch_lease(identity, means).await,
+        "exec" => exec::fetch_lease(identity, means).await,
+        "oidc" => oidc::fetch_lease(identity, means).await,
+        "aws-sso" => sso::fetch_lease(identity, means).await,
         "aws-role" => sts::assume_role(identity, means).await,
-        "aws-session" => sts::session(identity, means).await,
-        "aws-web-identity" => sts::with_web_identity(identity, means).await,
-        "static" => fixed::lease(identity, means),
-        "google" => google::lease(identity, means).await,
-        "google-impersonation" => google::impersonated(identity, means).await,
-        "google-federation" => google::federated(identity, means).await,
-        "entra" => entra::lease(identity, means).await,
-        "entra-federation" => entra::federated(identity, means).await,
-        "vault-server" => vault_server::lease(identity, means).await,
+        "aws-session" => sts::get_session_token(identity, means).await,
+        "aws-web-identity" => sts::assume_role_with_web_identity(identity, means).await,
+        "static" => static_secret::fetch_lease(identity, means),
+        "google" => google::fetch_lease(identity, means).await,
+        "google-impersonation" => google::fetch_impersonated_lease(identity, means).await,
+        "google-federation" => google::fetch_federated_lease(identity, means).await,
+        "entra" => entra::fetch_lease(identity, means).await,
+        "entra-federation" => entra::fetch_federated_lease(identity, means).await,
+        "vault-server" => vault_server::fetch_lease(identity, means).await,
         other => Err(SourceProblem::Refused(format!("the source `{other}` cannot be used yet"))),
     }
 }
 
 /// The request that spends what the vault keeps.
-pub(crate) struct Asking {
+pub(crate) struct TokenRequest {
     pub url: String,
-    pub media: &'static str,
+    pub media_type: &'static str,
     pub body: Vec<u8>,
 }
 
 /// What a provider is asked to exchange what is kept.
-pub(crate) fn asking(identity: &Identity, kept: &Secret, scope: Option<&str>) -> Result<Asking, SourceProblem> {
+pub(crate) fn token_request(
+    identity: &Identity,
+    kept: &Secret,
+    scope: Option<&str>,
+) -> Result<TokenRequest, SourceProblem> {
     match identity.kind {
-        "oidc" => oidc::asking(identity, kept, scope),
-        "aws-sso" => sso::asking(identity, kept),
-        "google" => google::asking(kept, scope),
+        "oidc" => oidc::token_request(identity, kept, scope),
+        "aws-sso" => sso::token_request(identity, kept),
+        "google" => google::token_request(kept, scope),
         other => Err(SourceProblem::Refused(format!("the source `{other}` keeps nothing that is spent"))),
     }
 }
 
 /// What is kept after a provider's good answer; `None` where it is as before.
-pub(crate) fn kept(identity: &Identity, kept: &Secret, answer: &Answer) -> Result<Option<Secret>, SourceProblem> {
+pub(crate) fn updated_secret(
+    identity: &Identity,
+    kept: &Secret,
+    answer: &HttpResponse,
+) -> Result<Option<Secret>, SourceProblem> {
     match identity.kind {
-        "oidc" => oidc::kept(kept, answer),
-        "aws-sso" => sso::kept(kept, answer).map(Some),
-        "google" => google::kept(kept, answer),
+        "oidc" => oidc::updated_secret(kept, answer),
+        "aws-sso" => sso::updated_secret(kept, answer).map(Some),
+        "google" => google::updated_secret(kept, answer),
         _ => Ok(None),
     }
 }
 
 /// The server that this identity's credentials come from, for who only wants to know its clock.
-pub(crate) fn server(identity: &Identity) -> Option<String> {
+pub(crate) fn server_url(identity: &Identity) -> Option<String> {
     match identity.kind {
         "oidc" => identity.text("issuer").map(str::to_owned),
-        "aws-sso" => Some(sso::oidc(identity, "/")),
+        "aws-sso" => Some(sso::oidc_url(identity, "/")),
         "aws-role" | "aws-session" | "aws-web-identity" => Some(sts::endpoint(identity).0),
-        "google" | "google-impersonation" | "google-federation" => Some(google::server(identity)),
-        "entra" | "entra-federation" => Some(entra::server(identity)),
+        "google" | "google-impersonation" | "google-federation" => Some(google::server_url(identity)),
+        "entra" | "entra-federation" => Some(entra::server_url(identity)),
         "vault-server" => identity.text("address").map(str::to_owned),
         _ => None,
     }
@@ -252,27 +260,31 @@ pub(crate) fn server(identity: &Identity) -> Option<String> {
 /// What is wrong with a secret, before it is kept; the words do not repeat it.
 pub(crate) fn check_secret(identity: &Identity, secret: &Secret) -> Result<(), String> {
     match identity.kind {
-        _ if identity.wants_code() => mfa::code(secret).map(drop),
-        "google" => google::check(secret),
+        _ if identity.needs_mfa_code() => mfa::parse_code(secret).map(drop),
+        "google" => google::check_secret(secret),
         _ => Ok(()),
     }
 }
 
 /// Longest time any source may take; beyond it the asker is told so.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Takes what a person gave: a secret is kept, a code is spent.
-pub(crate) async fn keep(identity: &Identity, means: &Means<'_>, secret: &Secret) -> Result<(), SourceProblem> {
-    match identity.wants_code() {
+pub(crate) async fn accept_secret(
+    identity: &Identity,
+    means: &SourceContext<'_>,
+    secret: &Secret,
+) -> Result<(), SourceProblem> {
+    match identity.needs_mfa_code() {
         true => mfa::login(identity, means, secret).await,
-        false => Ok(fixed::keep(means.vault()?, identity, secret)?),
+        false => Ok(static_secret::store_secret(means.vault()?, identity, secret)?),
     }
 }
 
 /// Where the vault keeps what a person signed in with.
 pub(crate) fn login_item(identity: &Identity) -> String {
     match identity.kind {
-        "aws-sso" => sso::item(identity),
-        _ => fixed::item(&identity.name),
+        "aws-sso" => sso::login_item(identity),
+        _ => static_secret::login_item(&identity.name),
     }
 }

@@ -9,14 +9,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{Means, SourceProblem, now, words};
-use crate::http::Answer;
+use super::{SourceContext, SourceProblem, now, sanitize_text};
+use crate::http::HttpResponse;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
 use crate::secret::Secret;
 
 #[derive(Deserialize)]
-struct Read {
+struct ReadResponse {
     #[serde(default)]
     lease_duration: u64,
     #[serde(default)]
@@ -24,7 +24,7 @@ struct Read {
 }
 
 #[derive(Deserialize)]
-struct SignedIn {
+struct LoginResponse {
     auth: Auth,
 }
 
@@ -35,7 +35,7 @@ struct Auth {
     lease_duration: u64,
 }
 
-pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Lease, SourceProblem> {
+pub(super) async fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
     let kept = means.vault()?.get(&super::login_item(identity))?;
     let never = || SourceProblem::NeedsLogin(format!("the token or secret id of `{}` was never given", identity.name));
     let secret = kept.ok_or_else(never)?;
@@ -44,36 +44,37 @@ pub(super) async fn lease(identity: &Identity, means: &Means<'_>) -> Result<Leas
         Some(role) => {
             let mount = identity.text("mount").unwrap_or("approle").trim_matches('/');
             let body = json!({ "role_id": role, "secret_id": *secret }).to_string();
-            let answer = ask(identity, means, Method::POST, &format!("auth/{mount}/login"), None, body).await?;
-            let signed_in: SignedIn = fine(identity, &answer, true)?;
+            let answer =
+                send_request(identity, means, Method::POST, &format!("auth/{mount}/login"), None, body).await?;
+            let signed_in: LoginResponse = parse_response(identity, &answer, true)?;
             (Zeroizing::new(signed_in.auth.client_token), signed_in.auth.lease_duration)
         }
         None => (secret, 0),
     };
     let path = identity.text("path").unwrap_or_default().trim_matches('/');
-    let answer = ask(identity, means, Method::GET, path, Some(&token), String::new()).await?;
-    let read: Read = fine(identity, &answer, false)?;
+    let answer = send_request(identity, means, Method::GET, path, Some(&token), String::new()).await?;
+    let read: ReadResponse = parse_response(identity, &answer, false)?;
     // What a token made ends with the token; 0 stands for no end.
     let own = read.data["token_ttl"].as_u64().unwrap_or_default();
     let life = [read.lease_duration, token_seconds, own].into_iter().filter(|seconds| *seconds > 0).min();
     let times = match life {
-        Some(seconds) => Times { skew: answer.skew, ..Times::lasting(now(), Duration::from_secs(seconds)) },
+        Some(seconds) => Times { skew: answer.skew, ..Times::from_lifetime(now(), Duration::from_secs(seconds)) },
         None => Times { issued_at: now(), expires_at: None, skew: answer.skew },
     };
-    let known = material(&read.data).or_else(|| material(&read.data["data"]));
+    let known = parse_material(&read.data).or_else(|| parse_material(&read.data["data"]));
     let words = "holds neither `access_key` and `secret_key`, nor `username` and `password`, nor `token`";
     let material = known.ok_or_else(|| SourceProblem::Refused(format!("`{path}` {words}")))?;
     Ok(Lease::new(material, times))
 }
 
-async fn ask(
+async fn send_request(
     identity: &Identity,
-    means: &Means<'_>,
+    means: &SourceContext<'_>,
     method: Method,
     path: &str,
     token: Option<&str>,
     body: String,
-) -> Result<Answer, SourceProblem> {
+) -> Result<HttpResponse, SourceProblem> {
     let address = identity.text("address").unwrap_or_default().trim_end_matches('/');
     let mut headers = vec![("x-vault-request", "true"), ("content-type", "application/json")];
     headers.extend(token.map(|token| ("x-vault-token", token)));
@@ -81,19 +82,19 @@ async fn ask(
     means.http()?.send(method, &format!("{address}/v1/{path}"), &headers, body.into_bytes()).await
 }
 
-fn fine<T: serde::de::DeserializeOwned>(
+fn parse_response<T: serde::de::DeserializeOwned>(
     identity: &Identity,
-    answer: &Answer,
+    answer: &HttpResponse,
     signing_in: bool,
 ) -> Result<T, SourceProblem> {
-    if answer.is_fine() {
+    if answer.is_success() {
         return answer.json();
     }
     let refusal: Value = answer.json().unwrap_or_default();
     let errors = refusal["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let told: Vec<String> = errors.iter().filter_map(Value::as_str).map(words).collect();
+    let told: Vec<String> = errors.iter().filter_map(Value::as_str).map(sanitize_text).collect();
     if told.is_empty() && answer.status != 404 {
-        return Err(answer.unexpected());
+        return Err(answer.unexpected_status_problem());
     }
     let said = format!("the server answered {}: {}", answer.status, told.join(", "));
     let ended = told.iter().any(|one| one.contains("invalid token") || one.contains("invalid secret id"));
@@ -104,13 +105,13 @@ fn fine<T: serde::de::DeserializeOwned>(
             SourceProblem::Refused(format!("{said}; the token may have ended too: `pdev login` gives another"))
         }
         404 => SourceProblem::Refused(format!("there is nothing at `{}`", identity.text("path").unwrap_or_default())),
-        429 | 500.. => SourceProblem::Passing(said),
+        429 | 500.. => SourceProblem::Transient(said),
         _ => SourceProblem::Refused(said),
     })
 }
 
 /// By the names that the engines for AWS, databases and Google Cloud give.
-fn material(data: &Value) -> Option<Material> {
+fn parse_material(data: &Value) -> Option<Material> {
     let text = |name: &str| data[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let secret = |name: &str| text(name).map(|text| Secret::new(text.into_bytes()));
     if let (Some(access_key_id), Some(secret_access_key)) = (text("access_key"), secret("secret_key")) {
@@ -128,8 +129,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_engines_give() {
-        let shown = |data: Value| material(&data).map_or("nothing", |material| material.what());
+    fn known_engine_fields_become_material() {
+        let shown = |data: Value| parse_material(&data).map_or("nothing", |material| material.description());
         for (data, expected) in [
             (json!({ "access_key": "A", "secret_key": "s", "security_token": null }), "AWS credentials"),
             (json!({ "username": "u", "password": "p" }), "a password"),

@@ -3,31 +3,31 @@
 use linux_keyutils::{Key, KeyError, KeyPermissionsBuilder, KeyRing, KeyRingIdentifier, Permission};
 use zeroize::Zeroizing;
 
-use super::holder::{Holder, decoded, encoded};
+use super::key_store::{KeyStore, decode_key, encode_key};
 use super::{DataKey, VaultProblem};
 
 pub(super) fn get(id: &str) -> Result<Option<DataKey>, VaultProblem> {
-    let key = match ring().and_then(|ring| ring.search(&description(id))) {
+    let key = match user_keyring().and_then(|ring| ring.search(&description(id))) {
         Ok(key) => key,
         Err(error) if is_gone(error) => return Ok(None),
-        Err(error) => return Err(told(error)),
+        Err(error) => return Err(to_vault_problem(error)),
     };
-    let text = Zeroizing::new(key.read_to_vec().map_err(told)?);
-    decoded(&text).map(Some).ok_or(VaultProblem::OtherKey(Holder::Kernel))
+    let text = Zeroizing::new(key.read_to_vec().map_err(to_vault_problem)?);
+    decode_key(&text).map(Some).ok_or(VaultProblem::WrongKey(KeyStore::Kernel))
 }
 
 pub(super) fn set(id: &str, key: &DataKey) -> Result<(), VaultProblem> {
     let store = || -> Result<Key, KeyError> {
-        let key = ring()?.add_key(&description(id), encoded(key).as_str())?;
+        let key = user_keyring()?.add_key(&description(id), encode_key(key).as_str())?;
         // A session without a link to the user's keyring does not possess the key; the user's own bits let it read.
         let permissions = KeyPermissionsBuilder::builder().posessor(Permission::ALL).user(Permission::ALL).build();
         key.set_perms(permissions)?;
         Ok(key)
     };
-    store().map(drop).map_err(told)
+    store().map(drop).map_err(to_vault_problem)
 }
 
-fn ring() -> Result<KeyRing, KeyError> {
+fn user_keyring() -> Result<KeyRing, KeyError> {
     // Possession comes by a link from the session's keyring; it may be there already, or not be allowed.
     if let Ok(session) = KeyRing::from_special_id(KeyRingIdentifier::Session, false) {
         let _linked = session.link_keyring_id(KeyRingIdentifier::User);
@@ -43,14 +43,14 @@ fn is_gone(error: KeyError) -> bool {
     matches!(error, KeyError::KeyDoesNotExist | KeyError::KeyExpired | KeyError::KeyRevoked)
 }
 
-fn told(error: KeyError) -> VaultProblem {
-    let holder = Holder::Kernel;
+fn to_vault_problem(error: KeyError) -> VaultProblem {
+    let holder = KeyStore::Kernel;
     match error {
         KeyError::AccessDenied | KeyError::PermissionDenied => {
-            VaultProblem::Denied { holder, words: error.to_string() }
+            VaultProblem::Denied { key_store: holder, reason: error.to_string() }
         }
-        KeyError::QuotaExceeded => VaultProblem::TooSmall(holder),
-        KeyError::OperationNotSupported => VaultProblem::Absent("this kernel has no keyrings".to_owned()),
-        _ => VaultProblem::Failing { holder, words: error.to_string() },
+        KeyError::QuotaExceeded => VaultProblem::KeyStoreFull(holder),
+        KeyError::OperationNotSupported => VaultProblem::KeyStoreUnavailable("this kernel has no keyrings".to_owned()),
+        _ => VaultProblem::KeyStoreFailed { key_store: holder, reason: error.to_string() },
     }
 }

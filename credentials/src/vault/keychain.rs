@@ -5,10 +5,10 @@ use security_framework::os::macos::keychain::SecKeychain;
 use security_framework::passwords::{get_generic_password, set_generic_password};
 use zeroize::Zeroizing;
 
-use super::holder::{Holder, decoded, encoded};
-use super::{Choice, DataKey, VaultProblem};
+use super::key_store::{KeyStore, decode_key, encode_key};
+use super::{DataKey, VaultOptions, VaultProblem};
 
-const HOLDER: Holder = Holder::Keychain;
+const KEY_STORE: KeyStore = KeyStore::Keychain;
 const SERVICE: &str = "pdev";
 /// SecBase.h: no such item; the person said no; a question would be needed and none may be asked; refused; no keychain.
 const ITEM_NOT_FOUND: i32 = -25300;
@@ -18,46 +18,48 @@ const AUTH_FAILED: i32 = -25293;
 const NO_SUCH_KEYCHAIN: i32 = -25294;
 const NO_DEFAULT_KEYCHAIN: i32 = -25307;
 
-pub(super) async fn get(id: &str, choice: &Choice) -> Result<Option<DataKey>, VaultProblem> {
+pub(super) async fn get(id: &str, choice: &VaultOptions) -> Result<Option<DataKey>, VaultProblem> {
     let account = id.to_owned();
-    let found = asked(choice, move || get_generic_password(SERVICE, &account).map(Zeroizing::new)).await?;
+    let found = call_keychain(choice, move || get_generic_password(SERVICE, &account).map(Zeroizing::new)).await?;
     match found {
-        Ok(text) => decoded(&text).map(Some).ok_or(VaultProblem::OtherKey(HOLDER)),
+        Ok(text) => decode_key(&text).map(Some).ok_or(VaultProblem::WrongKey(KEY_STORE)),
         Err(error) if error.code() == ITEM_NOT_FOUND => Ok(None),
-        Err(error) => Err(told(&error)),
+        Err(error) => Err(to_vault_problem(&error)),
     }
 }
 
-pub(super) async fn set(id: &str, key: &DataKey, choice: &Choice) -> Result<(), VaultProblem> {
-    let (account, text) = (id.to_owned(), encoded(key));
-    let kept = asked(choice, move || set_generic_password(SERVICE, &account, text.as_bytes())).await?;
-    kept.map_err(|error| told(&error))
+pub(super) async fn set(id: &str, key: &DataKey, choice: &VaultOptions) -> Result<(), VaultProblem> {
+    let (account, text) = (id.to_owned(), encode_key(key));
+    let kept = call_keychain(choice, move || set_generic_password(SERVICE, &account, text.as_bytes())).await?;
+    kept.map_err(|error| to_vault_problem(&error))
 }
 
 /// The calls block, while a person is asked too; a thread that is left behind then ends with the process.
-async fn asked<T: Send + 'static>(
-    choice: &Choice,
+async fn call_keychain<T: Send + 'static>(
+    choice: &VaultOptions,
     call: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<Result<T, Error>, VaultProblem> {
-    let may_prompt = choice.may_prompt;
-    let limit = if may_prompt { choice.prompt_limit } else { choice.limit };
+    let can_prompt = choice.can_prompt;
+    let limit = if can_prompt { choice.prompt_timeout } else { choice.timeout };
     let quiet = move || {
         // Held while asking: an agent opens no window that nobody expects.
-        let _silence = if may_prompt { None } else { SecKeychain::disable_user_interaction().ok() };
+        let _silence = if can_prompt { None } else { SecKeychain::disable_user_interaction().ok() };
         call()
     };
     match tokio::time::timeout(limit, tokio::task::spawn_blocking(quiet)).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(VaultProblem::Failing { holder: HOLDER, words: error.to_string() }),
-        Err(_) => Err(VaultProblem::Hanging { holder: HOLDER, seconds: limit.as_secs() }),
+        Ok(Err(error)) => Err(VaultProblem::KeyStoreFailed { key_store: KEY_STORE, reason: error.to_string() }),
+        Err(_) => Err(VaultProblem::KeyStoreTimeout { key_store: KEY_STORE, seconds: limit.as_secs() }),
     }
 }
 
-fn told(error: &Error) -> VaultProblem {
+fn to_vault_problem(error: &Error) -> VaultProblem {
     match error.code() {
-        USER_CANCELED | INTERACTION_NOT_ALLOWED => VaultProblem::Locked(HOLDER),
-        AUTH_FAILED => VaultProblem::Denied { holder: HOLDER, words: error.to_string() },
-        NO_SUCH_KEYCHAIN | NO_DEFAULT_KEYCHAIN => VaultProblem::Absent("there is no login keychain".to_owned()),
-        _ => VaultProblem::Failing { holder: HOLDER, words: error.to_string() },
+        USER_CANCELED | INTERACTION_NOT_ALLOWED => VaultProblem::Locked(KEY_STORE),
+        AUTH_FAILED => VaultProblem::Denied { key_store: KEY_STORE, reason: error.to_string() },
+        NO_SUCH_KEYCHAIN | NO_DEFAULT_KEYCHAIN => {
+            VaultProblem::KeyStoreUnavailable("there is no login keychain".to_owned())
+        }
+        _ => VaultProblem::KeyStoreFailed { key_store: KEY_STORE, reason: error.to_string() },
     }
 }

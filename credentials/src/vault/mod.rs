@@ -3,9 +3,9 @@
 //! The keyring is asked once per opened vault. Nothing is ever written unsealed, and a file is replaced whole, so that
 //! a crash at any moment leaves the old value or the new one.
 
-mod holder;
 #[cfg(target_os = "linux")]
 mod kernel;
+mod key_store;
 #[cfg(target_os = "macos")]
 mod keychain;
 mod passphrase;
@@ -23,32 +23,33 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-pub use holder::{Choice, Holder};
+pub use key_store::{KeyStore, VaultOptions};
 pub use problem::VaultProblem;
 pub(crate) use seal::KEY_BYTES;
 use seal::SealProblem;
 
-use crate::memory::Kept;
-use crate::place;
+use crate::memory::ProtectedBytes;
 use crate::secret::Secret;
+use crate::storage;
 
 /// One data key as its holder gives it, wiped when dropped.
 type DataKey = Box<Zeroizing<[u8; KEY_BYTES]>>;
 
 const FORMAT: u32 = 1;
 /// A renewal under way in another process ends within this time.
-const FAMILY_LIMIT: Duration = Duration::from_secs(60);
+const LOGIN_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 const CHECK: &str = "check";
 /// Beyond this a value is a mistake.
 pub const ITEM_BYTES_MAX: usize = 4 << 20;
 
 /// `vault.json`: which keyring holds the key. No secret is in it.
 #[derive(Serialize, Deserialize, Clone, Debug)]
-struct Head {
+struct VaultHeader {
     format: u32,
     /// Random; names the key in the keyring, so that two vaults of one user do not share one.
     id: String,
-    holder: Holder,
+    #[serde(rename = "holder")]
+    key_store: KeyStore,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     passphrase_file: Option<PathBuf>,
     /// Of the passphrase, in hex.
@@ -58,27 +59,27 @@ struct Head {
 
 /// A vault without its key.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Handed {
+pub(crate) struct VaultDescriptor {
     folder: PathBuf,
-    head: Head,
+    header: VaultHeader,
 }
 
 /// Room on the disk for a value that is not there yet.
-pub(crate) struct Room(place::Room);
+pub(crate) struct ReservedItem(storage::ReservedFile);
 
-impl Room {
+impl ReservedItem {
     /// Seals the value and puts it in the place of the old one, as [`Vault::put`].
-    pub(crate) fn fill(self, vault: &Vault, name: &str, secret: &Secret) -> Result<(), VaultProblem> {
+    pub(crate) fn commit(self, vault: &Vault, name: &str, secret: &Secret) -> Result<(), VaultProblem> {
         let path = item_path(&vault.folder, name)?;
-        let sealed = seal::seal(vault.key(), &vault.bound(name), &random(), secret.expose());
-        self.0.fill(&sealed).map_err(file("write", &path))
+        let sealed = seal::seal(vault.key(), &vault.associated_data(name), &random(), secret.expose());
+        self.0.commit(&sealed).map_err(file_problem("write", &path))
     }
 }
 
 pub struct Vault {
     folder: PathBuf,
-    head: Head,
-    key: Kept,
+    header: VaultHeader,
+    key: ProtectedBytes,
 }
 
 impl Vault {
@@ -92,98 +93,98 @@ impl Vault {
     ///
     /// # Errors
     /// As the variants say; nothing was changed then.
-    pub async fn open(folder: &Path, choice: &Choice) -> Result<Self, VaultProblem> {
-        crate::memory::keep_private();
-        if let Some(head) = read_head(folder)? {
-            return Self::known(folder, head, choice).await;
+    pub async fn open(folder: &Path, choice: &VaultOptions) -> Result<Self, VaultProblem> {
+        crate::memory::make_undumpable();
+        if let Some(head) = read_header(folder)? {
+            return Self::open_existing(folder, head, choice).await;
         }
-        let _held = place::lock(folder).map_err(file("use", folder))?;
+        let _held = storage::lock_folder(folder).map_err(file_problem("use", folder))?;
         // Another process may have made it while this one waited.
-        match read_head(folder)? {
-            Some(head) => Self::known(folder, head, choice).await,
-            None => Self::fresh(folder, choice).await,
+        match read_header(folder)? {
+            Some(head) => Self::open_existing(folder, head, choice).await,
+            None => Self::create(folder, choice).await,
         }
     }
 
-    async fn known(folder: &Path, head: Head, choice: &Choice) -> Result<Self, VaultProblem> {
-        let key = holder::key_of(&head, choice).await?.ok_or(VaultProblem::KeyGone(head.holder))?;
-        let vault = Self { folder: folder.to_owned(), head, key: kept(&key) };
+    async fn open_existing(folder: &Path, head: VaultHeader, choice: &VaultOptions) -> Result<Self, VaultProblem> {
+        let key = key_store::load_key(&head, choice).await?.ok_or(VaultProblem::KeyMissing(head.key_store))?;
+        let vault = Self { folder: folder.to_owned(), header: head, key: to_protected_bytes(&key) };
         match vault.get(CHECK) {
             Ok(Some(_)) => Ok(vault),
-            Ok(None) => Err(VaultProblem::Damaged { path: item_path(folder, CHECK)?, words: "it is missing" }),
-            Err(VaultProblem::Damaged { .. }) => Err(VaultProblem::OtherKey(vault.head.holder)),
+            Ok(None) => Err(VaultProblem::Damaged { path: item_path(folder, CHECK)?, reason: "it is missing" }),
+            Err(VaultProblem::Damaged { .. }) => Err(VaultProblem::WrongKey(vault.header.key_store)),
             Err(other) => Err(other),
         }
     }
 
-    async fn fresh(folder: &Path, choice: &Choice) -> Result<Self, VaultProblem> {
-        let mut head = Head {
+    async fn create(folder: &Path, choice: &VaultOptions) -> Result<Self, VaultProblem> {
+        let mut head = VaultHeader {
             format: FORMAT,
             id: hex(&random::<16>()),
-            holder: choice.holder()?,
+            key_store: choice.key_store_or_default()?,
             passphrase_file: None,
             salt: None,
         };
-        if head.holder == Holder::Passphrase {
+        if head.key_store == KeyStore::Passphrase {
             head.passphrase_file.clone_from(&choice.passphrase_file);
             head.salt = Some(hex(&random::<16>()));
         }
-        let key = match holder::key_of(&head, choice).await? {
+        let key = match key_store::load_key(&head, choice).await? {
             Some(key) => key,
             None => {
                 let key: DataKey = Box::new(Zeroizing::new(random()));
-                holder::keep(&head, &key, choice).await?;
+                key_store::store_key(&head, &key, choice).await?;
                 key
             }
         };
-        let vault = Self { folder: folder.to_owned(), head, key: kept(&key) };
+        let vault = Self { folder: folder.to_owned(), header: head, key: to_protected_bytes(&key) };
         // The check first: a head without it would look like somebody else's vault after a crash.
-        vault.put(CHECK, &Secret::new(vault.head.id.clone().into_bytes()))?;
+        vault.put(CHECK, &Secret::new(vault.header.id.clone().into_bytes()))?;
         let path = folder.join("vault.json");
-        let text = serde_json::to_vec_pretty(&vault.head).unwrap_or_default();
-        place::replace(&path, &text).map_err(file("write", &path))?;
+        let text = serde_json::to_vec_pretty(&vault.header).unwrap_or_default();
+        storage::replace_file(&path, &text).map_err(file_problem("write", &path))?;
         Ok(vault)
     }
 
     /// What another process needs beside the key to use this vault; no secret.
-    pub(crate) fn handed(&self) -> Handed {
-        Handed { folder: self.folder.clone(), head: self.head.clone() }
+    pub(crate) fn descriptor(&self) -> VaultDescriptor {
+        VaultDescriptor { folder: self.folder.clone(), header: self.header.clone() }
     }
 
     /// A vault of its own under a key of its own, without a keyring.
     #[cfg(test)]
-    pub(crate) fn of_a_test(folder: &Path) -> Self {
-        let head = Head {
+    pub(crate) fn new_for_test(folder: &Path) -> Self {
+        let head = VaultHeader {
             format: FORMAT,
             id: hex(&random::<16>()),
-            holder: Holder::Kernel,
+            key_store: KeyStore::Kernel,
             passphrase_file: None,
             salt: None,
         };
-        place::private_folder(folder).unwrap();
+        storage::create_private_folder(folder).unwrap();
         fs::write(folder.join("vault.json"), serde_json::to_vec(&head).unwrap()).unwrap();
         let key: DataKey = Box::new(Zeroizing::new(random()));
-        Self { folder: folder.to_owned(), head, key: kept(&key) }
+        Self { folder: folder.to_owned(), header: head, key: to_protected_bytes(&key) }
     }
 
     /// As another process has it open.
-    pub(crate) fn taken(handed: Handed, key: &[u8; KEY_BYTES]) -> Self {
-        Self { folder: handed.folder, head: handed.head, key: kept(&Box::new(Zeroizing::new(*key))) }
+    pub(crate) fn from_descriptor(handed: VaultDescriptor, key: &[u8; KEY_BYTES]) -> Self {
+        Self { folder: handed.folder, header: handed.header, key: to_protected_bytes(&Box::new(Zeroizing::new(*key))) }
     }
 
     /// As [`Self::family`], for as long as it takes: woken by the lock, so only for a process with an end of its own.
-    pub(crate) async fn family_to_itself(&self, item: &str) -> Result<fs::File, VaultProblem> {
+    pub(crate) async fn lock_login_unbounded(&self, item: &str) -> Result<fs::File, VaultProblem> {
         let path = item_path(&self.folder, item)?.with_extension("lock");
         let folder = self.folder.clone();
-        let locked = tokio::task::spawn_blocking(move || place::lock_whenever(&path)).await;
+        let locked = tokio::task::spawn_blocking(move || storage::lock_file_unbounded(&path)).await;
         let locked = locked.unwrap_or_else(|error| Err(io::Error::other(error)));
-        locked.map_err(file("use", &folder))
+        locked.map_err(file_problem("use", &folder))
     }
 
     /// Takes the room on the disk that the next value of an item needs, before that value exists.
-    pub(crate) fn room(&self, item: &str) -> Result<Room, VaultProblem> {
+    pub(crate) fn reserve_item(&self, item: &str) -> Result<ReservedItem, VaultProblem> {
         let path = item_path(&self.folder, item)?;
-        place::Room::take(&path).map(Room).map_err(file("write", &path))
+        storage::ReservedFile::reserve(&path).map(ReservedItem).map_err(file_problem("write", &path))
     }
 
     /// Whether there is such an item.
@@ -192,23 +193,23 @@ impl Vault {
     }
 
     /// Held while a login is written, over all processes of this user.
-    pub(crate) async fn family(&self, item: &str) -> Result<fs::File, VaultProblem> {
+    pub(crate) async fn lock_login(&self, item: &str) -> Result<fs::File, VaultProblem> {
         let path = item_path(&self.folder, item)?.with_extension("lock");
         let folder = self.folder.clone();
-        let locked = tokio::task::spawn_blocking(move || place::lock_at(&path, FAMILY_LIMIT)).await;
+        let locked = tokio::task::spawn_blocking(move || storage::lock_file(&path, LOGIN_LOCK_TIMEOUT)).await;
         let locked = locked.unwrap_or_else(|error| Err(io::Error::other(error)));
-        locked.map_err(file("use", &folder))
+        locked.map_err(file_problem("use", &folder))
     }
 
     /// Whether its folder still holds this vault; another process may have set it aside.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        read_head(&self.folder).is_ok_and(|head| head.is_some_and(|head| head.id == self.head.id))
+        read_header(&self.folder).is_ok_and(|head| head.is_some_and(|head| head.id == self.header.id))
     }
 
     #[must_use]
-    pub fn holder(&self) -> Holder {
-        self.head.holder
+    pub fn key_store(&self) -> KeyStore {
+        self.header.key_store
     }
 
     /// Seals a value and puts it on the disk; it is there when this returns.
@@ -217,8 +218,8 @@ impl Vault {
     /// When the name is not one or the file cannot be written; the old value is still there then.
     pub fn put(&self, name: &str, secret: &Secret) -> Result<(), VaultProblem> {
         let path = item_path(&self.folder, name)?;
-        let sealed = seal::seal(self.key(), &self.bound(name), &random(), secret.expose());
-        place::replace(&path, &sealed).map_err(file("write", &path))
+        let sealed = seal::seal(self.key(), &self.associated_data(name), &random(), secret.expose());
+        storage::replace_file(&path, &sealed).map_err(file_problem("write", &path))
     }
 
     /// # Errors
@@ -228,14 +229,14 @@ impl Vault {
         let sealed = match fs::read(&path) {
             Ok(sealed) => sealed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(file("read", &path)(error)),
+            Err(error) => return Err(file_problem("read", &path)(error)),
         };
-        match seal::open(self.key(), &self.bound(name), &sealed) {
-            Ok(plain) => Ok(Some(Secret::wiped(plain))),
-            Err(SealProblem::Newer(version)) => Err(VaultProblem::Newer { path, version: version.into() }),
-            Err(SealProblem::Truncated) => Err(VaultProblem::Damaged { path, words: "it is cut off" }),
-            Err(SealProblem::Refused) => {
-                Err(VaultProblem::Damaged { path, words: "it does not open under the vault's key" })
+        match seal::open(self.key(), &self.associated_data(name), &sealed) {
+            Ok(plain) => Ok(Some(Secret::from_zeroizing(plain))),
+            Err(SealProblem::Newer(version)) => Err(VaultProblem::NewerFormat { path, version: version.into() }),
+            Err(SealProblem::Truncated) => Err(VaultProblem::Damaged { path, reason: "it is cut off" }),
+            Err(SealProblem::NotAuthentic) => {
+                Err(VaultProblem::Damaged { path, reason: "it does not open under the vault's key" })
             }
         }
     }
@@ -259,19 +260,19 @@ impl Vault {
     }
 
     /// What a file is bound to, so that it opens neither under another name nor in another vault.
-    fn bound(&self, name: &str) -> String {
-        format!("{}/{name}", self.head.id)
+    fn associated_data(&self, name: &str) -> String {
+        format!("{}/{name}", self.header.id)
     }
 }
 
-fn kept(key: &DataKey) -> Kept {
-    Kept::new(Zeroizing::new(key.to_vec()))
+fn to_protected_bytes(key: &DataKey) -> ProtectedBytes {
+    ProtectedBytes::new(Zeroizing::new(key.to_vec()))
 }
 
 fn item_path(folder: &Path, name: &str) -> Result<PathBuf, VaultProblem> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'/');
     if name.is_empty() || name.len() > 200 || !name.bytes().all(fits) || name.starts_with(['/', '.']) {
-        return Err(VaultProblem::Name(name.to_owned()));
+        return Err(VaultProblem::InvalidName(name.to_owned()));
     }
     Ok(folder.join(format!("{}.sealed", name.replace('/', "~"))))
 }
@@ -285,12 +286,12 @@ pub fn remove(folder: &Path, name: &str) -> Result<bool, VaultProblem> {
     match fs::remove_file(&path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(file("remove", &path)(error)),
+        Err(error) => Err(file_problem("remove", &path)(error)),
     }
 }
 
 /// The code of a vault's problem that another process told.
-pub(crate) fn code(told: &str) -> &'static str {
+pub(crate) fn problem_code(told: &str) -> &'static str {
     problem::CODES.into_iter().find(|code| *code == told).unwrap_or("vault_file")
 }
 
@@ -302,7 +303,7 @@ pub fn names(folder: &Path, prefix: &str) -> Result<Vec<String>, VaultProblem> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(file("read", folder)(error)),
+        Err(error) => return Err(file_problem("read", folder)(error)),
     };
     let name_of = |entry: io::Result<fs::DirEntry>| {
         let name = entry.ok()?.file_name().into_string().ok()?;
@@ -317,8 +318,8 @@ pub fn names(folder: &Path, prefix: &str) -> Result<Vec<String>, VaultProblem> {
 ///
 /// # Errors
 /// When its head cannot be read or is of a newer version.
-pub fn holder_of(folder: &Path) -> Result<Option<Holder>, VaultProblem> {
-    Ok(read_head(folder)?.map(|head| head.holder))
+pub fn key_store_of(folder: &Path) -> Result<Option<KeyStore>, VaultProblem> {
+    Ok(read_header(folder)?.map(|head| head.key_store))
 }
 
 /// Sets a vault aside, sealed as it is; the next one begins empty. Tells where it went.
@@ -330,11 +331,11 @@ pub fn set_aside(folder: &Path, label: &str) -> Result<Option<PathBuf>, VaultPro
         return Ok(None);
     }
     let aside = folder.with_extension(format!("aside-{label}"));
-    fs::rename(folder, &aside).map_err(file("set aside", folder))?;
+    fs::rename(folder, &aside).map_err(file_problem("set aside", folder))?;
     Ok(Some(aside))
 }
 
-fn read_head(folder: &Path) -> Result<Option<Head>, VaultProblem> {
+fn read_header(folder: &Path) -> Result<Option<VaultHeader>, VaultProblem> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
@@ -343,17 +344,17 @@ fn read_head(folder: &Path) -> Result<Option<Head>, VaultProblem> {
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(file("read", &path)(error)),
+        Err(error) => return Err(file_problem("read", &path)(error)),
     };
-    let damaged = |_| VaultProblem::Damaged { path: path.clone(), words: "it is no head of a vault" };
+    let damaged = |_| VaultProblem::Damaged { path: path.clone(), reason: "it is no head of a vault" };
     let Format { format } = serde_json::from_slice(&text).map_err(damaged)?;
     if format > FORMAT {
-        return Err(VaultProblem::Newer { path, version: format });
+        return Err(VaultProblem::NewerFormat { path, version: format });
     }
     serde_json::from_slice(&text).map_err(damaged).map(Some)
 }
 
-fn file(verb: &'static str, path: &Path) -> impl Fn(io::Error) -> VaultProblem + use<> {
+fn file_problem(verb: &'static str, path: &Path) -> impl Fn(io::Error) -> VaultProblem + use<> {
     let path = path.to_owned();
     move |error| VaultProblem::File { verb, path: path.clone(), error }
 }

@@ -26,12 +26,12 @@ pub(super) enum SealProblem {
     /// Cut off, or not a sealed file at all.
     Truncated,
     /// Another key, another name, or changed bytes; which of them cannot be told.
-    Refused,
+    NotAuthentic,
 }
 
-struct Output;
+struct KeyAndNonce;
 
-impl KeyType for Output {
+impl KeyType for KeyAndNonce {
     fn len(&self) -> usize {
         KEY_BYTES + NONCE_LEN
     }
@@ -42,7 +42,7 @@ pub(super) fn seal(key: &[u8; KEY_BYTES], name: &str, salt: &[u8; SALT_BYTES], p
     head.extend_from_slice(MAGIC);
     head.push(VERSION);
     head.extend_from_slice(salt);
-    let (key, nonce) = keys(key, salt);
+    let (key, nonce) = derive_key_and_nonce(key, salt);
     // Encrypted in place, so the only copy of the plain bytes is wiped by becoming the ciphertext.
     let mut body = plain.to_vec();
     let bound = Aad::from([head.as_slice(), name.as_bytes()].concat());
@@ -64,18 +64,19 @@ pub(super) fn open(key: &[u8; KEY_BYTES], name: &str, sealed: &[u8]) -> Result<Z
     if body.len() < TAG_BYTES {
         return Err(SealProblem::Truncated);
     }
-    let (key, nonce) = keys(key, &head[MAGIC.len() + 1..]);
+    let (key, nonce) = derive_key_and_nonce(key, &head[MAGIC.len() + 1..]);
     let mut plain = Zeroizing::new(body.to_vec());
     let bound = Aad::from([head, name.as_bytes()].concat());
-    let length = key.open_in_place(nonce, bound, &mut plain).map_err(|_| SealProblem::Refused)?.len();
+    let length = key.open_in_place(nonce, bound, &mut plain).map_err(|_| SealProblem::NotAuthentic)?.len();
     plain.truncate(length);
     Ok(plain)
 }
 
-fn keys(key: &[u8; KEY_BYTES], salt: &[u8]) -> (LessSafeKey, Nonce) {
+fn derive_key_and_nonce(key: &[u8; KEY_BYTES], salt: &[u8]) -> (LessSafeKey, Nonce) {
     let mut bytes = Zeroizing::new([0; KEY_BYTES + NONCE_LEN]);
     let pseudo_random = Salt::new(HKDF_SHA256, salt).extract(key);
-    let expanded = pseudo_random.expand(&[b"pdev vault file 1"], Output).expect("44 bytes are far below 255 blocks");
+    let expanded =
+        pseudo_random.expand(&[b"pdev vault file 1"], KeyAndNonce).expect("44 bytes are far below 255 blocks");
     expanded.fill(bytes.as_mut_slice()).expect("the length is the one that was asked for");
     let of_file = UnboundKey::new(&AES_256_GCM, &bytes[..KEY_BYTES]).expect("32 bytes are a key of AES-256");
     let mut nonce = [0; NONCE_LEN];
@@ -88,18 +89,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_opens_under_its_name_and_key_only() {
+    fn sealed_file_opens_only_with_its_name_and_key() {
         let (key, salt) = ([7; 32], [9; 32]);
         let sealed = seal(&key, "v/a", &salt, b"canary");
         assert!(!sealed.windows(6).any(|part| part == b"canary"));
         assert_eq!(open(&key, "v/a", &sealed).unwrap().as_slice(), b"canary");
-        assert_eq!(open(&key, "v/b", &sealed).unwrap_err(), SealProblem::Refused);
-        assert_eq!(open(&[8; 32], "v/a", &sealed).unwrap_err(), SealProblem::Refused);
+        assert_eq!(open(&key, "v/b", &sealed).unwrap_err(), SealProblem::NotAuthentic);
+        assert_eq!(open(&[8; 32], "v/a", &sealed).unwrap_err(), SealProblem::NotAuthentic);
         assert_ne!(seal(&key, "v/a", &[1; 32], b"canary")[HEAD_BYTES..], sealed[HEAD_BYTES..]);
     }
 
     #[test]
-    fn no_change_and_no_cut_goes_unnoticed() {
+    fn changed_or_truncated_file_is_refused() {
         let (key, salt) = ([7; 32], [9; 32]);
         let sealed = seal(&key, "n", &salt, b"some bytes");
         for at in 0..sealed.len() {

@@ -4,11 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-fn with_passphrase(folder: &Path, words: &str) -> Choice {
+fn passphrase_options(folder: &Path, words: &str) -> VaultOptions {
     let path = folder.join("passphrase");
     fs::write(&path, words).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    Choice { wanted: Some(Holder::Passphrase), passphrase_file: Some(path), ..Choice::default() }
+    VaultOptions { key_store: Some(KeyStore::Passphrase), passphrase_file: Some(path), ..VaultOptions::default() }
 }
 
 fn secret(text: &str) -> Secret {
@@ -16,9 +16,9 @@ fn secret(text: &str) -> Secret {
 }
 
 #[tokio::test]
-async fn values_come_back_and_lie_sealed_on_the_disk() {
+async fn values_are_stored_sealed_and_read_back() {
     let root = tempfile::tempdir().unwrap();
-    let (folder, choice) = (root.path().join("vault"), with_passphrase(root.path(), "correct horse battery"));
+    let (folder, choice) = (root.path().join("vault"), passphrase_options(root.path(), "correct horse battery"));
     assert!(!Vault::exists(&folder));
     let vault = Vault::open(&folder, &choice).await.unwrap();
     vault.put("secret/a", &secret("canary-1")).unwrap();
@@ -32,20 +32,20 @@ async fn values_come_back_and_lie_sealed_on_the_disk() {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0, "{}", path.display());
     }
     // The path of the passphrase is remembered, so that another process needs no variable.
-    let vault = Vault::open(&folder, &Choice::default()).await.unwrap();
+    let vault = Vault::open(&folder, &VaultOptions::default()).await.unwrap();
     assert_eq!(vault.get("secret/a").unwrap().unwrap().expose(), b"canary-2");
     assert!(vault.get("secret/none").unwrap().is_none());
     assert_eq!(names(&folder, "secret/").unwrap(), ["secret/a"]);
     assert!(vault.remove("secret/a").unwrap() && !vault.remove("secret/a").unwrap());
     for name in ["", "../x", "/x", ".x", "a b", "ü"] {
-        assert!(matches!(vault.put(name, &secret("x")), Err(VaultProblem::Name(_))), "{name}");
+        assert!(matches!(vault.put(name, &secret("x")), Err(VaultProblem::InvalidName(_))), "{name}");
     }
 }
 
 #[tokio::test]
-async fn each_kind_of_damage_is_told_apart() {
+async fn each_kind_of_damage_has_its_own_code() {
     let root = tempfile::tempdir().unwrap();
-    let (folder, choice) = (root.path().join("vault"), with_passphrase(root.path(), "correct horse battery"));
+    let (folder, choice) = (root.path().join("vault"), passphrase_options(root.path(), "correct horse battery"));
     let vault = Vault::open(&folder, &choice).await.unwrap();
     vault.put("a", &secret("one")).unwrap();
     vault.put("b", &secret("two")).unwrap();
@@ -62,12 +62,12 @@ async fn each_kind_of_damage_is_told_apart() {
     assert_eq!(code("b"), Some("vault_newer"));
     drop(vault);
 
-    let opened = async |choice: &Choice| Vault::open(&folder, choice).await.err().map(|problem| problem.code());
-    let other = with_passphrase(root.path(), "another passphrase");
+    let opened = async |choice: &VaultOptions| Vault::open(&folder, choice).await.err().map(|problem| problem.code());
+    let other = passphrase_options(root.path(), "another passphrase");
     assert_eq!(opened(&other).await, Some("vault_key_other"));
-    with_passphrase(root.path(), "short");
+    passphrase_options(root.path(), "short");
     assert_eq!(opened(&choice).await, Some("vault_passphrase"));
-    with_passphrase(root.path(), "correct horse battery");
+    passphrase_options(root.path(), "correct horse battery");
     fs::set_permissions(root.path().join("passphrase"), fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(opened(&choice).await, Some("vault_passphrase"));
     let head = fs::read_to_string(folder.join("vault.json")).unwrap();
@@ -81,26 +81,26 @@ async fn each_kind_of_damage_is_told_apart() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_kernel_keeps_the_key_until_it_is_gone() {
+async fn kernel_key_opens_vault_until_it_is_invalidated() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("vault");
-    let choice = Choice { wanted: Some(Holder::Kernel), ..Choice::default() };
+    let choice = VaultOptions { key_store: Some(KeyStore::Kernel), ..VaultOptions::default() };
     let vault = match Vault::open(&folder, &choice).await {
         Ok(vault) => vault,
-        Err(problem @ (VaultProblem::Denied { .. } | VaultProblem::Absent(_))) => {
+        Err(problem @ (VaultProblem::Denied { .. } | VaultProblem::KeyStoreUnavailable(_))) => {
             println!("skipped: the kernel's keyring: {problem}");
             return;
         }
         Err(other) => panic!("{other}"),
     };
     vault.put("a", &secret("one")).unwrap();
-    let description = format!("pdev:vault:{}", vault.head.id);
+    let description = format!("pdev:vault:{}", vault.header.id);
     drop(vault);
-    let vault = Vault::open(&folder, &Choice::default()).await.unwrap();
+    let vault = Vault::open(&folder, &VaultOptions::default()).await.unwrap();
     assert_eq!(vault.get("a").unwrap().unwrap().expose(), b"one");
     let ring = linux_keyutils::KeyRing::from_special_id(linux_keyutils::KeyRingIdentifier::User, false).unwrap();
     ring.search(&description).unwrap().invalidate().unwrap();
-    let problem = Vault::open(&folder, &Choice::default()).await.err().unwrap();
+    let problem = Vault::open(&folder, &VaultOptions::default()).await.err().unwrap();
     assert_eq!(problem.code(), "vault_key_gone");
     assert!(problem.hint().unwrap().contains("reboot"));
 }

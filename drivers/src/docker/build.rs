@@ -14,27 +14,27 @@ use futures_util::{StreamExt, stream};
 use plan::application::{BuildSpec, Unit};
 use tokio::sync::mpsc;
 
-use super::build_inputs::{Entry, Inputs, Kind, read};
-use super::problems::problem;
+use super::build_inputs::{BuildInputs, ContextEntry, EntryKind, scan_context};
+use super::problems::to_problem;
 use crate::driver::{Problem, ProblemKind, ProgressLine, Scope};
 
 /// Pieces of the tar that wait for the engine.
-const QUEUE: usize = 16;
-const PIECE: usize = 256 << 10;
+const QUEUE_CAPACITY: usize = 16;
+const CHUNK_SIZE: usize = 256 << 10;
 /// A build that says nothing for so long has stopped.
-const SILENCE: Duration = Duration::from_secs(900);
+const BUILD_SILENCE_TIMEOUT: Duration = Duration::from_secs(900);
 /// Lines of the failing step that are shown.
-const LINES_KEPT: usize = 40;
+const OUTPUT_LINES_MAX: usize = 40;
 
 /// `pdev/shop-api:0123456789ab`: the hash of its inputs is the tag, so that what is there tells what it was built from.
-pub(super) fn tag(scope: &Scope, unit: &Unit, hash: &str) -> String {
+pub(super) fn image_tag(scope: &Scope, unit: &Unit, hash: &str) -> String {
     format!("pdev/{}-{}:{}", scope.preview.app, unit.name, hash.get(..12).unwrap_or(hash))
 }
 
-pub(super) async fn inputs(scope: &Scope, unit: &Unit, spec: &BuildSpec) -> Result<Arc<Inputs>, Problem> {
+pub(super) async fn read_inputs(scope: &Scope, unit: &Unit, spec: &BuildSpec) -> Result<Arc<BuildInputs>, Problem> {
     let (name, spec) = (unit.name.clone(), spec.clone());
-    let (project, cache) = (scope.places.project.clone(), scope.places.cache.clone());
-    let work = tokio::task::spawn_blocking(move || read(&name, &project, &spec, &cache));
+    let (project, cache) = (scope.locations.project.clone(), scope.locations.cache.clone());
+    let work = tokio::task::spawn_blocking(move || scan_context(&name, &project, &spec, &cache));
     work.await
         .unwrap_or_else(|error| {
             Err(Problem::new(ProblemKind::Internal, format!("reading the build context broke off: {error}")))
@@ -42,14 +42,14 @@ pub(super) async fn inputs(scope: &Scope, unit: &Unit, spec: &BuildSpec) -> Resu
         .map(Arc::new)
 }
 
-pub(super) async fn build(
+pub(super) async fn build_image(
     engine: &Engine,
     scope: &Scope,
     unit: &Unit,
     spec: &BuildSpec,
-    inputs: Arc<Inputs>,
+    inputs: Arc<BuildInputs>,
 ) -> Result<String, Problem> {
-    let tag = tag(scope, unit, &inputs.hash);
+    let tag = image_tag(scope, unit, &inputs.hash);
     let session = format!("pdev-{}-{}-{}", scope.preview.id.0, unit.name, inputs.hash.get(..12).unwrap_or_default());
     let mut options = BuildImageOptionsBuilder::default()
         .dockerfile(&inputs.dockerfile.to_string_lossy())
@@ -65,10 +65,10 @@ pub(super) async fn build(
     if let Some(platform) = &spec.platform {
         options = options.platform(platform);
     }
-    let (body, sending) = context(inputs);
-    let mut watch = Watch::new(scope, unit);
+    let (body, sending) = stream_context(inputs);
+    let mut watch = BuildProgress::new(scope, unit);
     // The answers are dropped with this future: a writer that waits for the engine to read on is then let go.
-    let outcome = listen(engine.build_image(options.build(), None, Some(body_stream(body))), &mut watch).await;
+    let outcome = follow_build(engine.build_image(options.build(), None, Some(body_stream(body))), &mut watch).await;
     // Why a file could not be read is a better answer than the engine's complaint about a short tar.
     match (outcome, sending.await) {
         (Err(_), Ok(Err(error))) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -78,37 +78,38 @@ pub(super) async fn build(
     }
 }
 
-async fn listen(
+async fn follow_build(
     answers: impl futures_util::Stream<Item = Result<BuildInfo, bollard::errors::Error>>,
-    watch: &mut Watch<'_>,
+    watch: &mut BuildProgress<'_>,
 ) -> Result<(), Problem> {
     let mut answers = std::pin::pin!(answers);
     loop {
-        match tokio::time::timeout(SILENCE, answers.next()).await {
+        match tokio::time::timeout(BUILD_SILENCE_TIMEOUT, answers.next()).await {
             Err(_) => {
-                let words = format!("`{}`: the build said nothing for {} s", watch.unit.name, SILENCE.as_secs());
+                let words =
+                    format!("`{}`: the build said nothing for {} s", watch.unit.name, BUILD_SILENCE_TIMEOUT.as_secs());
                 return Err(Problem::new(ProblemKind::Timeout, words));
             }
             Ok(None) => return Ok(()),
             Ok(Some(Ok(info))) => {
-                if let Some(words) = watch.take(info) {
-                    return Err(watch.failure(&words));
+                if let Some(words) = watch.handle_message(info) {
+                    return Err(watch.to_problem(&words));
                 }
             }
-            Ok(Some(Err(error))) => return Err(watch.failure(&problem("the build failed", &error).message)),
+            Ok(Some(Err(error))) => return Err(watch.to_problem(&to_problem("the build failed", &error).message)),
         }
     }
 }
 
-type Sending = tokio::task::JoinHandle<io::Result<()>>;
+type ContextTask = tokio::task::JoinHandle<io::Result<()>>;
 
 /// The tar as a body: written by a blocking thread, a few pieces ahead of the engine, never whole in memory.
-fn context(inputs: Arc<Inputs>) -> (impl futures_util::Stream<Item = Bytes> + Send + 'static, Sending) {
-    let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE);
+fn stream_context(inputs: Arc<BuildInputs>) -> (impl futures_util::Stream<Item = Bytes> + Send + 'static, ContextTask) {
+    let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE_CAPACITY);
     let sending = tokio::task::spawn_blocking(move || {
-        let mut tar = tar::Builder::new(Pieces { sender, waiting: Vec::with_capacity(PIECE) });
+        let mut tar = tar::Builder::new(ChunkWriter { sender, buffer: Vec::with_capacity(CHUNK_SIZE) });
         for entry in &inputs.entries {
-            append(&mut tar, &inputs.context, entry)?;
+            append_entry(&mut tar, &inputs.context_folder, entry)?;
         }
         tar.into_inner()?.flush_all()
     });
@@ -117,7 +118,11 @@ fn context(inputs: Arc<Inputs>) -> (impl futures_util::Stream<Item = Bytes> + Se
     (pieces, sending)
 }
 
-fn append(tar: &mut tar::Builder<Pieces>, context: &std::path::Path, entry: &Entry) -> io::Result<()> {
+fn append_entry(
+    tar: &mut tar::Builder<ChunkWriter>,
+    context: &std::path::Path,
+    entry: &ContextEntry,
+) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     // The same inputs give the same bytes, whoever checked them out and when.
     header.set_mtime(0);
@@ -125,17 +130,17 @@ fn append(tar: &mut tar::Builder<Pieces>, context: &std::path::Path, entry: &Ent
     header.set_gid(0);
     header.set_mode(entry.mode);
     match &entry.kind {
-        Kind::Folder => {
+        EntryKind::Folder => {
             header.set_entry_type(tar::EntryType::Directory);
             header.set_size(0);
             tar.append_data(&mut header, &entry.path, io::empty())
         }
-        Kind::Link { target } => {
+        EntryKind::Link { target } => {
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_size(0);
             tar.append_link(&mut header, &entry.path, target)
         }
-        Kind::File { size } => {
+        EntryKind::File { size } => {
             header.set_size(*size);
             let file = std::fs::File::open(context.join(&entry.path))?;
             // A file that grew meanwhile is cut, one that shrank is filled: the tar stays readable, the hash will differ.
@@ -145,27 +150,27 @@ fn append(tar: &mut tar::Builder<Pieces>, context: &std::path::Path, entry: &Ent
     }
 }
 
-struct Pieces {
+struct ChunkWriter {
     sender: mpsc::Sender<Bytes>,
-    waiting: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
-impl Pieces {
+impl ChunkWriter {
     fn flush_all(mut self) -> io::Result<()> {
-        self.send()
+        self.send_chunk()
     }
 
-    fn send(&mut self) -> io::Result<()> {
-        let piece = Bytes::from(std::mem::replace(&mut self.waiting, Vec::with_capacity(PIECE)));
+    fn send_chunk(&mut self) -> io::Result<()> {
+        let piece = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_SIZE)));
         self.sender.blocking_send(piece).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 }
 
-impl io::Write for Pieces {
+impl io::Write for ChunkWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.waiting.extend_from_slice(bytes);
-        if self.waiting.len() >= PIECE {
-            self.send()?;
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK_SIZE {
+            self.send_chunk()?;
         }
         Ok(bytes.len())
     }
@@ -176,77 +181,84 @@ impl io::Write for Pieces {
 }
 
 /// Turns the engine's messages into progress, and keeps what a failure needs.
-struct Watch<'a> {
+struct BuildProgress<'a> {
     scope: &'a Scope,
     unit: &'a Unit,
-    names: BTreeMap<String, String>,
+    step_names: BTreeMap<String, String>,
     /// The last lines of each step.
-    lines: BTreeMap<String, VecDeque<String>>,
-    failed: Option<(String, String)>,
-    told: BTreeMap<String, bool>,
+    step_lines: BTreeMap<String, VecDeque<String>>,
+    failed_step: Option<(String, String)>,
+    reported_steps: BTreeMap<String, bool>,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> BuildProgress<'a> {
     fn new(scope: &'a Scope, unit: &'a Unit) -> Self {
-        Self { scope, unit, names: BTreeMap::new(), lines: BTreeMap::new(), failed: None, told: BTreeMap::new() }
+        Self {
+            scope,
+            unit,
+            step_names: BTreeMap::new(),
+            step_lines: BTreeMap::new(),
+            failed_step: None,
+            reported_steps: BTreeMap::new(),
+        }
     }
 
-    fn line(&self, line: ProgressLine) {
-        self.scope.progress.line(&self.unit.name, line);
+    fn report(&self, line: ProgressLine) {
+        self.scope.progress.report(&self.unit.name, line);
     }
 
     /// The engine's words when it failed.
-    fn take(&mut self, info: BuildInfo) -> Option<String> {
+    fn handle_message(&mut self, info: BuildInfo) -> Option<String> {
         if let Some(BuildInfoAux::BuildKit(status)) = info.aux {
             for vertex in status.vertexes {
-                self.vertex(vertex.digest, vertex.name, vertex.completed.is_some(), vertex.cached, vertex.error);
+                self.handle_vertex(vertex.digest, vertex.name, vertex.completed.is_some(), vertex.cached, vertex.error);
             }
             for log in status.logs {
-                self.log(&log.vertex, &log.msg);
+                self.handle_log(&log.vertex, &log.msg);
             }
         }
         // The classic builder's way of speaking.
         if let Some(text) = info.stream {
-            self.log("", text.as_bytes());
+            self.handle_log("", text.as_bytes());
         }
         info.error_detail.and_then(|detail| detail.message)
     }
 
-    fn vertex(&mut self, digest: String, name: String, done: bool, cached: bool, error: String) {
+    fn handle_vertex(&mut self, digest: String, name: String, done: bool, cached: bool, error: String) {
         // Steps of the builder's own housekeeping are noise.
         let shown =
             !name.starts_with("[internal]") && !name.starts_with("exporting") && !name.starts_with("docker-image://");
-        let known = self.told.get(&digest).copied();
+        let known = self.reported_steps.get(&digest).copied();
         if shown && known != Some(true) && (known.is_none() || done) {
             let error = (!error.is_empty()).then(|| error.clone());
-            self.line(ProgressLine::BuildStep { name: name.clone(), done, cached, error });
-            self.told.insert(digest.clone(), done);
+            self.report(ProgressLine::BuildStep { name: name.clone(), is_done: done, is_cached: cached, error });
+            self.reported_steps.insert(digest.clone(), done);
         }
-        if !error.is_empty() && self.failed.is_none() {
-            self.failed = Some((digest.clone(), error));
+        if !error.is_empty() && self.failed_step.is_none() {
+            self.failed_step = Some((digest.clone(), error));
         }
-        self.names.insert(digest, name);
+        self.step_names.insert(digest, name);
     }
 
-    fn log(&mut self, step: &str, bytes: &[u8]) {
+    fn handle_log(&mut self, step: &str, bytes: &[u8]) {
         for text in String::from_utf8_lossy(bytes).lines().filter(|text| !text.trim().is_empty()) {
-            self.line(ProgressLine::BuildOutput(text.to_owned()));
-            let kept = self.lines.entry(step.to_owned()).or_default();
-            if kept.len() == LINES_KEPT {
+            self.report(ProgressLine::BuildOutput(text.to_owned()));
+            let kept = self.step_lines.entry(step.to_owned()).or_default();
+            if kept.len() == OUTPUT_LINES_MAX {
                 kept.pop_front();
             }
             kept.push_back(text.to_owned());
         }
     }
 
-    fn failure(&self, words: &str) -> Problem {
-        let (step, error) = match &self.failed {
-            Some((digest, error)) => (self.names.get(digest).cloned(), error.as_str()),
+    fn to_problem(&self, words: &str) -> Problem {
+        let (step, error) = match &self.failed_step {
+            Some((digest, error)) => (self.step_names.get(digest).cloned(), error.as_str()),
             None => (None, words),
         };
-        let output: Vec<_> = match &self.failed {
-            Some((digest, _)) => self.lines.get(digest).cloned().unwrap_or_default().into(),
-            None => self.lines.values().flatten().cloned().collect(),
+        let output: Vec<_> = match &self.failed_step {
+            Some((digest, _)) => self.step_lines.get(digest).cloned().unwrap_or_default().into(),
+            None => self.step_lines.values().flatten().cloned().collect(),
         };
         let name = &self.unit.name;
         let lower = format!("{error} {words}").to_lowercase();

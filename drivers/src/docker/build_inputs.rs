@@ -14,19 +14,19 @@ use std::path::{Path, PathBuf};
 use plan::application::BuildSpec;
 use sha2::{Digest, Sha256};
 
-use super::ignore::{Above, Ignore};
+use super::dockerignore::{DockerIgnore, MatchedRules};
 use crate::driver::{Problem, ProblemKind};
 
 /// One thing of the context, relative to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
+pub(super) struct ContextEntry {
     pub(super) path: PathBuf,
-    pub(super) kind: Kind,
+    pub(super) kind: EntryKind,
     pub(super) mode: u32,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum EntryKind {
     Folder,
     File { size: u64 },
     Link { target: PathBuf },
@@ -34,19 +34,19 @@ pub(super) enum Kind {
 
 /// A context, read.
 #[derive(Debug)]
-pub(super) struct Inputs {
-    pub(super) context: PathBuf,
+pub(super) struct BuildInputs {
+    pub(super) context_folder: PathBuf,
     /// Relative to the context.
     pub(super) dockerfile: PathBuf,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<ContextEntry>,
     /// Hex SHA-256.
     pub(super) hash: String,
     /// The first path that differs from the last time, if there was one.
-    pub(super) changed: Option<String>,
+    pub(super) changed_path: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     size: u64,
     modified: i128,
     changed: i128,
@@ -54,13 +54,13 @@ struct Stamp {
     mode: u32,
 }
 
-type Known = BTreeMap<PathBuf, (Stamp, String)>;
+type DigestCache = BTreeMap<PathBuf, (FileStamp, String)>;
 
 /// Reads the context of one unit. Blocking: call it where blocking is allowed.
-pub(super) fn read(unit: &str, project: &Path, spec: &BuildSpec, cache: &Path) -> Result<Inputs, Problem> {
+pub(super) fn scan_context(unit: &str, project: &Path, spec: &BuildSpec, cache: &Path) -> Result<BuildInputs, Problem> {
     let context = project.join(&spec.context);
     let found = fs::metadata(&context)
-        .map_err(|error| missing(unit, &format!("the build context `{}`", spec.context), &error))?;
+        .map_err(|error| input_problem(unit, &format!("the build context `{}`", spec.context), &error))?;
     if !found.is_dir() {
         return Err(Problem::new(
             ProblemKind::BuildInputMissing,
@@ -70,28 +70,34 @@ pub(super) fn read(unit: &str, project: &Path, spec: &BuildSpec, cache: &Path) -
     let dockerfile = PathBuf::from(&spec.dockerfile);
     let text = fs::read(context.join(&dockerfile)).map_err(|error| {
         let place = Path::new(&spec.context).join(&dockerfile);
-        missing(unit, &format!("the Dockerfile `{}`", place.display()), &error).hint(format!(
+        input_problem(unit, &format!("the Dockerfile `{}`", place.display()), &error).hint(format!(
             "Write it, name another one with `services.{unit}.build: {{ dockerfile: PATH }}`, or give an `image`."
         ))
     })?;
-    let ignore = ignore(unit, &context, &dockerfile)?;
+    let ignore = read_ignore_file(unit, &context, &dockerfile)?;
     let mut entries = Vec::new();
     walk(unit, &context, &dockerfile, &ignore, &mut entries)?;
     entries.sort_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
     let memory = cache.join("builds").join(format!("{}.list", hex(&Sha256::digest(context.as_os_str().as_bytes()))));
-    let known = load(&memory);
-    let (fresh, changed) = contents(unit, &context, &entries, &known)?;
-    let hash = total(spec, &text, &entries, &fresh);
+    let known = load_cache(&memory);
+    let (fresh, changed) = hash_files(unit, &context, &entries, &known)?;
+    let hash = total_hash(spec, &text, &entries, &fresh);
     if fresh != known {
         // Losing the memory only costs reading the files again.
-        drop(store(&memory, &fresh));
+        drop(store_cache(&memory, &fresh));
     }
-    Ok(Inputs { context, dockerfile, entries, hash, changed: changed.filter(|_| !known.is_empty()) })
+    Ok(BuildInputs {
+        context_folder: context,
+        dockerfile,
+        entries,
+        hash,
+        changed_path: changed.filter(|_| !known.is_empty()),
+    })
 }
 
-fn missing(unit: &str, what: &str, error: &io::Error) -> Problem {
+fn input_problem(unit: &str, what: &str, error: &io::Error) -> Problem {
     let kind = if error.kind() == io::ErrorKind::PermissionDenied {
-        ProblemKind::Denied
+        ProblemKind::PermissionDenied
     } else {
         ProblemKind::BuildInputMissing
     };
@@ -104,49 +110,50 @@ fn missing(unit: &str, what: &str, error: &io::Error) -> Problem {
 }
 
 /// The Dockerfile's own file wins over the folder's.
-fn ignore(unit: &str, context: &Path, dockerfile: &Path) -> Result<Ignore, Problem> {
+fn read_ignore_file(unit: &str, context: &Path, dockerfile: &Path) -> Result<DockerIgnore, Problem> {
     let mut own = dockerfile.as_os_str().to_owned();
     own.push(".dockerignore");
     for name in [PathBuf::from(own), PathBuf::from(".dockerignore")] {
         let text = match fs::read(context.join(&name)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(missing(unit, &format!("`{}`", name.display()), &error)),
+            Err(error) => return Err(input_problem(unit, &format!("`{}`", name.display()), &error)),
         };
-        return Ignore::parse(&String::from_utf8_lossy(&text)).map_err(|pattern| {
+        return DockerIgnore::parse(&String::from_utf8_lossy(&text)).map_err(|pattern| {
             let words = format!("`{unit}`: `{pattern}` in `{}` is no pattern", name.display());
             Problem::new(ProblemKind::Refused, words).hint("Correct that line, or put a backslash before `[` and `\\`.")
         });
     }
-    Ok(Ignore::default())
+    Ok(DockerIgnore::default())
 }
 
 fn walk(
     unit: &str,
     context: &Path,
     dockerfile: &Path,
-    ignore: &Ignore,
-    entries: &mut Vec<Entry>,
+    ignore: &DockerIgnore,
+    entries: &mut Vec<ContextEntry>,
 ) -> Result<(), Problem> {
-    let mut open = vec![(PathBuf::new(), Above::new())];
+    let mut open = vec![(PathBuf::new(), MatchedRules::new())];
     while let Some((folder, above)) = open.pop() {
         let listed = fs::read_dir(context.join(&folder));
         let listed = listed.map_err(|error| {
-            missing(unit, &format!("the folder `{}` of the build context", folder.display()), &error)
+            input_problem(unit, &format!("the folder `{}` of the build context", folder.display()), &error)
         })?;
         for entry in listed {
-            let entry = entry.map_err(|error| missing(unit, "the build context", &error))?;
+            let entry = entry.map_err(|error| input_problem(unit, "the build context", &error))?;
             let path = folder.join(entry.file_name());
             let always = path == dockerfile || path == Path::new(".dockerignore");
             let (excluded, below) = ignore.excludes(&path, &above);
             let excluded = excluded && !always;
             // Links are not followed, so a loop of links is two small entries.
-            let found = entry.metadata().map_err(|error| missing(unit, &format!("`{}`", path.display()), &error))?;
-            if found.is_dir() && (!excluded || ignore.may_take_back_in(&path) || dockerfile.starts_with(&path)) {
+            let found =
+                entry.metadata().map_err(|error| input_problem(unit, &format!("`{}`", path.display()), &error))?;
+            if found.is_dir() && (!excluded || ignore.may_reinclude_in(&path) || dockerfile.starts_with(&path)) {
                 open.push((path.clone(), below));
             }
-            if let Some(kind) = kind(&context.join(&path), &found).filter(|_| !excluded) {
-                entries.push(Entry { path, kind, mode: found.mode() & 0o7777 });
+            if let Some(kind) = entry_kind(&context.join(&path), &found).filter(|_| !excluded) {
+                entries.push(ContextEntry { path, kind, mode: found.mode() & 0o7777 });
             }
         }
     }
@@ -154,31 +161,36 @@ fn walk(
 }
 
 /// Sockets, pipes and devices are not sent, as the docker command leaves sockets out.
-fn kind(full: &Path, found: &Metadata) -> Option<Kind> {
+fn entry_kind(full: &Path, found: &Metadata) -> Option<EntryKind> {
     let is = found.file_type();
     if is.is_dir() {
-        Some(Kind::Folder)
+        Some(EntryKind::Folder)
     } else if is.is_symlink() {
-        Some(Kind::Link { target: fs::read_link(full).ok()? })
+        Some(EntryKind::Link { target: fs::read_link(full).ok()? })
     } else if is.is_socket() || is.is_fifo() || is.is_block_device() || is.is_char_device() {
         None
     } else {
-        Some(Kind::File { size: found.len() })
+        Some(EntryKind::File { size: found.len() })
     }
 }
 
-fn contents(unit: &str, context: &Path, entries: &[Entry], known: &Known) -> Result<(Known, Option<String>), Problem> {
-    let mut fresh = Known::new();
+fn hash_files(
+    unit: &str,
+    context: &Path,
+    entries: &[ContextEntry],
+    known: &DigestCache,
+) -> Result<(DigestCache, Option<String>), Problem> {
+    let mut fresh = DigestCache::new();
     let mut changed = None;
-    for entry in entries.iter().filter(|entry| matches!(entry.kind, Kind::File { .. })) {
+    for entry in entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File { .. })) {
         let full = context.join(&entry.path);
         let what = || format!("the file `{}` of the build context", entry.path.display());
-        let stamp = stamp(&fs::symlink_metadata(&full).map_err(|error| missing(unit, &what(), &error))?);
+        let stamp = stamp(&fs::symlink_metadata(&full).map_err(|error| input_problem(unit, &what(), &error))?);
         let before = known.get(&entry.path);
         let digest = match before {
             Some((same, digest)) if *same == stamp => digest.clone(),
             _ => file_digest(&full).map_err(|error| {
-                missing(unit, &what(), &error).hint("Let it be read, or leave it out with `.dockerignore`.")
+                input_problem(unit, &what(), &error).hint("Let it be read, or leave it out with `.dockerignore`.")
             })?,
         };
         if changed.is_none() && before.is_none_or(|(_, old)| *old != digest) {
@@ -190,9 +202,9 @@ fn contents(unit: &str, context: &Path, entries: &[Entry], known: &Known) -> Res
     Ok((fresh, changed.or_else(|| gone.map(|path| format!("{} (gone)", path.display())))))
 }
 
-fn stamp(found: &Metadata) -> Stamp {
+fn stamp(found: &Metadata) -> FileStamp {
     let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-    Stamp {
+    FileStamp {
         size: found.len(),
         modified: nanoseconds(found.mtime(), found.mtime_nsec()),
         changed: nanoseconds(found.ctime(), found.ctime_nsec()),
@@ -214,7 +226,7 @@ fn file_digest(path: &Path) -> io::Result<String> {
     }
 }
 
-fn total(spec: &BuildSpec, dockerfile: &[u8], entries: &[Entry], contents: &Known) -> String {
+fn total_hash(spec: &BuildSpec, dockerfile: &[u8], entries: &[ContextEntry], contents: &DigestCache) -> String {
     let mut hash = Sha256::new();
     let mut add = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
@@ -233,9 +245,9 @@ fn total(spec: &BuildSpec, dockerfile: &[u8], entries: &[Entry], contents: &Know
         add(entry.path.as_os_str().as_bytes());
         add(&entry.mode.to_le_bytes());
         match &entry.kind {
-            Kind::Folder => add(b"folder"),
-            Kind::Link { target } => add(target.as_os_str().as_bytes()),
-            Kind::File { .. } => {
+            EntryKind::Folder => add(b"folder"),
+            EntryKind::Link { target } => add(target.as_os_str().as_bytes()),
+            EntryKind::File { .. } => {
                 add(contents.get(&entry.path).map(|(_, digest)| digest.as_bytes()).unwrap_or_default());
             }
         }
@@ -252,10 +264,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// One record a file, fields by spaces, the path last and ended by a zero byte: any name fits.
-fn store(path: &Path, known: &Known) -> io::Result<()> {
+fn store_cache(path: &Path, known: &DigestCache) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(known.len() * 160);
     for (name, (stamp, digest)) in known {
-        let Stamp { size, modified, changed, inode, mode } = stamp;
+        let FileStamp { size, modified, changed, inode, mode } = stamp;
         bytes.extend_from_slice(format!("{digest} {size} {modified} {changed} {inode} {mode} ").as_bytes());
         bytes.extend_from_slice(name.as_os_str().as_bytes());
         bytes.push(0);
@@ -268,16 +280,16 @@ fn store(path: &Path, known: &Known) -> io::Result<()> {
     fs::rename(fresh, path)
 }
 
-fn load(path: &Path) -> Known {
+fn load_cache(path: &Path) -> DigestCache {
     let bytes = fs::read(path).unwrap_or_default();
-    bytes.split(|byte| *byte == 0).filter_map(record).collect()
+    bytes.split(|byte| *byte == 0).filter_map(parse_record).collect()
 }
 
-fn record(bytes: &[u8]) -> Option<(PathBuf, (Stamp, String))> {
+fn parse_record(bytes: &[u8]) -> Option<(PathBuf, (FileStamp, String))> {
     let mut fields = bytes.splitn(7, |byte| *byte == b' ');
     let mut text = || std::str::from_utf8(fields.next()?).ok();
     let digest = text()?.to_owned();
-    let stamp = Stamp {
+    let stamp = FileStamp {
         size: text()?.parse().ok()?,
         modified: text()?.parse().ok()?,
         changed: text()?.parse().ok()?,
@@ -305,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_build_reads_changes_its_hash() {
+    fn hash_changes_only_with_build_inputs() {
         let root = tempfile::tempdir().unwrap();
         let (project, cache) = (root.path().join("p"), root.path().join("c"));
         fs::create_dir_all(project.join("src")).unwrap();
@@ -313,29 +325,34 @@ mod tests {
         fs::write(project.join("src/main.py"), "1").unwrap();
         fs::write(project.join(".dockerignore"), "*.log\n").unwrap();
         symlink("loop", project.join("loop")).unwrap();
-        let look = || read("web", &project, &spec(), &cache).unwrap();
+        let look = || scan_context("web", &project, &spec(), &cache).unwrap();
         let first = look();
-        assert_eq!((look().hash == first.hash, look().changed), (true, None));
+        assert_eq!((look().hash == first.hash, look().changed_path), (true, None));
         fs::write(project.join("x.log"), "ignored").unwrap();
         assert_eq!(look().hash, first.hash);
         fs::write(project.join("src/main.py"), "2").unwrap();
         let second = look();
         assert_ne!(second.hash, first.hash);
-        assert_eq!(second.changed.as_deref(), Some("src/main.py"));
+        assert_eq!(second.changed_path.as_deref(), Some("src/main.py"));
         fs::rename(project.join("src/main.py"), project.join("src/other.py")).unwrap();
         assert_ne!(look().hash, second.hash);
         let named = fs::write(project.join(OsString::from_vec(b"caf\xe9".to_vec())), "name");
         assert!(named.is_ok() && look().entries.len() > second.entries.len());
-        assert_eq!(load(&fs::read_dir(cache.join("builds")).unwrap().next().unwrap().unwrap().path()).len(), 4);
+        assert_eq!(load_cache(&fs::read_dir(cache.join("builds")).unwrap().next().unwrap().unwrap().path()).len(), 4);
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_input_is_named_in_problem() {
         let root = tempfile::tempdir().unwrap();
-        let problem = read("web", root.path(), &spec(), root.path()).unwrap_err();
+        let problem = scan_context("web", root.path(), &spec(), root.path()).unwrap_err();
         assert_eq!(problem.kind, ProblemKind::BuildInputMissing);
         assert!(problem.message.contains("Dockerfile"), "{problem}");
         let nowhere = BuildSpec { context: "./none".into(), ..spec() };
-        assert!(read("web", root.path(), &nowhere, root.path()).unwrap_err().message.contains("`./none` is not there"));
+        assert!(
+            scan_context("web", root.path(), &nowhere, root.path())
+                .unwrap_err()
+                .message
+                .contains("`./none` is not there")
+        );
     }
 }

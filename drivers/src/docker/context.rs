@@ -8,36 +8,36 @@ use sha2::{Digest, Sha256};
 
 use crate::driver::{Problem, ProblemKind};
 
-pub(super) const DEFAULT: &str = "unix:///var/run/docker.sock";
+pub(super) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
+pub struct EngineEndpoint {
     pub host: String,
     /// For messages: `DOCKER_HOST`, `the context colima`.
     pub chosen_by: String,
     /// For `tcp://`: who the engine has to be, and who we are.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsFiles>,
     /// Known once connected: the engine runs in a machine or a network of its own, so containers are reached by their
     /// published ports alone.
-    pub apart: bool,
+    pub is_isolated: bool,
 }
 
 /// Files in PEM form.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tls {
+pub struct TlsFiles {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
 }
 
-impl Tls {
+impl TlsFiles {
     /// The names that every Docker tool gives them.
-    fn of(folder: &Path) -> Self {
+    fn in_folder(folder: &Path) -> Self {
         Self { ca: folder.join("ca.pem"), cert: folder.join("cert.pem"), key: folder.join("key.pem") }
     }
 
     /// A missing file is said here, because the handshake's failure would not name it.
-    fn usable(self, by: &str) -> Result<Self, Problem> {
+    fn ensure_files_exist(self, by: &str) -> Result<Self, Problem> {
         let missing = [&self.ca, &self.cert, &self.key].into_iter().find(|path| !path.is_file());
         match missing {
             None => Ok(self),
@@ -50,16 +50,16 @@ impl Tls {
     }
 }
 
-impl Endpoint {
+impl EngineEndpoint {
     #[must_use]
-    pub fn local(&self) -> bool {
+    pub fn is_local(&self) -> bool {
         self.host.starts_with("unix://") || self.host.starts_with("npipe://")
     }
 }
 
 /// What the choice depends on, read once from the environment by the caller.
 #[derive(Clone, Debug, Default)]
-pub struct Surroundings {
+pub struct DockerEnv {
     pub docker_host: Option<String>,
     pub docker_context: Option<String>,
     /// `DOCKER_TLS_VERIFY` is set.
@@ -67,10 +67,10 @@ pub struct Surroundings {
     /// `DOCKER_CERT_PATH`; without it the configuration's folder.
     pub cert_path: Option<PathBuf>,
     /// `DOCKER_CONFIG` or `~/.docker`.
-    pub config: Option<PathBuf>,
+    pub config_folder: Option<PathBuf>,
 }
 
-impl Surroundings {
+impl DockerEnv {
     #[must_use]
     pub fn from_env() -> Self {
         let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -80,7 +80,7 @@ impl Surroundings {
             docker_context: text("DOCKER_CONTEXT"),
             tls_verify: text("DOCKER_TLS_VERIFY").is_some(),
             cert_path: text("DOCKER_CERT_PATH").map(PathBuf::from),
-            config: text("DOCKER_CONFIG").map(PathBuf::from).or_else(home),
+            config_folder: text("DOCKER_CONFIG").map(PathBuf::from).or_else(home),
         }
     }
 }
@@ -92,7 +92,7 @@ struct Config {
 }
 
 #[derive(Deserialize)]
-struct Meta {
+struct ContextMetadata {
     #[serde(rename = "Endpoints")]
     endpoints: Endpoints,
 }
@@ -110,28 +110,38 @@ struct DockerEndpoint {
     skips_verification: bool,
 }
 
-pub fn choose(around: &Surroundings) -> Result<Endpoint, Problem> {
+pub fn choose_endpoint(around: &DockerEnv) -> Result<EngineEndpoint, Problem> {
     if let Some(host) = &around.docker_host {
-        let tls = match around.tls_verify && is_network(host) {
+        let tls = match around.tls_verify && is_network_host(host) {
             true => {
-                let folder = around.cert_path.clone().or_else(|| around.config.clone()).unwrap_or_default();
-                Some(Tls::of(&folder).usable("DOCKER_TLS_VERIFY")?)
+                let folder = around.cert_path.clone().or_else(|| around.config_folder.clone()).unwrap_or_default();
+                Some(TlsFiles::in_folder(&folder).ensure_files_exist("DOCKER_TLS_VERIFY")?)
             }
             false => None,
         };
-        return usable(Endpoint { host: host.clone(), chosen_by: "DOCKER_HOST".to_owned(), tls, apart: false });
+        return check_scheme(EngineEndpoint {
+            host: host.clone(),
+            chosen_by: "DOCKER_HOST".to_owned(),
+            tls,
+            is_isolated: false,
+        });
     }
     let (name, by) = match &around.docker_context {
         Some(name) => (Some(name.clone()), "DOCKER_CONTEXT"),
-        None => (current(around.config.as_deref())?, "currentContext of Docker's config.json"),
+        None => (current_context(around.config_folder.as_deref())?, "currentContext of Docker's config.json"),
     };
     match name.filter(|name| !name.is_empty() && name != "default") {
-        None => Ok(Endpoint { host: DEFAULT.to_owned(), chosen_by: "the default".to_owned(), tls: None, apart: false }),
-        Some(name) => usable(named(around.config.as_deref(), &name, by)?),
+        None => Ok(EngineEndpoint {
+            host: DEFAULT_HOST.to_owned(),
+            chosen_by: "the default".to_owned(),
+            tls: None,
+            is_isolated: false,
+        }),
+        Some(name) => check_scheme(context_endpoint(around.config_folder.as_deref(), &name, by)?),
     }
 }
 
-fn current(config: Option<&Path>) -> Result<Option<String>, Problem> {
+fn current_context(config: Option<&Path>) -> Result<Option<String>, Problem> {
     let Some(path) = config.map(|folder| folder.join("config.json")) else { return Ok(None) };
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -144,7 +154,7 @@ fn current(config: Option<&Path>) -> Result<Option<String>, Problem> {
     })
 }
 
-fn named(config: Option<&Path>, name: &str, by: &str) -> Result<Endpoint, Problem> {
+fn context_endpoint(config: Option<&Path>, name: &str, by: &str) -> Result<EngineEndpoint, Problem> {
     let unknown = |why: String| {
         Problem::new(ProblemKind::Unavailable, format!("the Docker context `{name}` (chosen by {by}) {why}"))
             .hint("`docker context ls` lists the contexts; choose one with `docker context use`.")
@@ -154,27 +164,27 @@ fn named(config: Option<&Path>, name: &str, by: &str) -> Result<Endpoint, Proble
     let path = path.ok_or_else(|| unknown("cannot be looked up without a home folder".to_owned()))?;
     let text =
         std::fs::read_to_string(&path).map_err(|error| unknown(format!("has no readable description: {error}")))?;
-    let meta: Meta =
+    let meta: ContextMetadata =
         serde_json::from_str(&text).map_err(|error| unknown(format!("has a broken description: {error}")))?;
     let docker = meta.endpoints.docker;
     let chosen_by = format!("the context `{name}`, from {by}");
     let material = config.map(|config| config.join("contexts/tls").join(&folder).join("docker"));
-    let tls = match material.filter(|folder| folder.is_dir() && is_network(&docker.host)) {
+    let tls = match material.filter(|folder| folder.is_dir() && is_network_host(&docker.host)) {
         Some(_) if docker.skips_verification => {
             return Err(unknown("does not verify its engine (`skip-tls-verify`), which pdev does not do".to_owned()));
         }
-        Some(folder) => Some(Tls::of(&folder).usable(&chosen_by)?),
+        Some(folder) => Some(TlsFiles::in_folder(&folder).ensure_files_exist(&chosen_by)?),
         None => None,
     };
-    Ok(Endpoint { host: docker.host, chosen_by, tls, apart: false })
+    Ok(EngineEndpoint { host: docker.host, chosen_by, tls, is_isolated: false })
 }
 
-fn is_network(host: &str) -> bool {
+fn is_network_host(host: &str) -> bool {
     ["tcp://", "http://", "https://"].iter().any(|scheme| host.starts_with(scheme))
 }
 
 /// Schemes that this build can speak; the others are answered with a way out.
-fn usable(endpoint: Endpoint) -> Result<Endpoint, Problem> {
+fn check_scheme(endpoint: EngineEndpoint) -> Result<EngineEndpoint, Problem> {
     let scheme = endpoint.host.split_once("://").map_or("", |(scheme, _)| scheme);
     let message = format!("cannot use the Docker endpoint `{}` (chosen by {})", endpoint.host, endpoint.chosen_by);
     match scheme {

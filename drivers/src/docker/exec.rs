@@ -9,16 +9,16 @@ use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
-use super::problems::within;
-use super::{LOOK, WORK};
+use super::problems::with_timeout;
+use super::{READ_TIMEOUT, WRITE_TIMEOUT};
 use crate::driver::{ExecInput, ExecOutput, ExecRequest, ExecSession, Problem, ProblemKind};
 
 /// Inputs waiting to be written.
-const INPUTS: usize = 64;
+const INPUT_QUEUE_CAPACITY: usize = 64;
 
-pub(super) async fn exec(engine: Engine, handle: String, request: ExecRequest) -> Result<ExecSession, Problem> {
+pub(super) async fn start_exec(engine: Engine, handle: String, request: ExecRequest) -> Result<ExecSession, Problem> {
     let what = "cannot run the command";
-    let tty = request.terminal.is_some();
+    let tty = request.terminal_size.is_some();
     let config = ExecConfig {
         attach_stdin: Some(true),
         attach_stdout: Some(true),
@@ -30,18 +30,18 @@ pub(super) async fn exec(engine: Engine, handle: String, request: ExecRequest) -
         working_dir: request.dir,
         ..ExecConfig::default()
     };
-    let id = within(LOOK, what, engine.create_exec(&handle, config)).await?.id;
+    let id = with_timeout(READ_TIMEOUT, what, engine.create_exec(&handle, config)).await?.id;
     let options = StartExecOptions { detach: false, tty, output_capacity: None };
     let StartExecResults::Attached { output, input } =
-        within(WORK, what, engine.start_exec(&id, Some(options))).await?
+        with_timeout(WRITE_TIMEOUT, what, engine.start_exec(&id, Some(options))).await?
     else {
         return Err(Problem::new(ProblemKind::Internal, format!("{what}: the engine did not attach")));
     };
-    let (sender, receiver) = mpsc::channel(INPUTS);
-    if let Some((rows, columns)) = request.terminal {
-        resize(&engine, &id, rows, columns).await;
+    let (sender, receiver) = mpsc::channel(INPUT_QUEUE_CAPACITY);
+    if let Some((rows, columns)) = request.terminal_size {
+        resize_terminal(&engine, &id, rows, columns).await;
     }
-    tokio::spawn(feed(engine.clone(), id.clone(), input, receiver));
+    tokio::spawn(forward_input(engine.clone(), id.clone(), input, receiver));
     let texts = output.filter_map(|piece| async move {
         Some(match piece.ok()? {
             LogOutput::StdErr { message } => ExecOutput::Stderr(message),
@@ -49,14 +49,15 @@ pub(super) async fn exec(engine: Engine, handle: String, request: ExecRequest) -
         })
     });
     let end = futures_util::stream::once(async move {
-        let code = within(LOOK, what, engine.inspect_exec(&id)).await.ok().and_then(|answer| answer.exit_code);
+        let code =
+            with_timeout(READ_TIMEOUT, what, engine.inspect_exec(&id)).await.ok().and_then(|answer| answer.exit_code);
         ExecOutput::Exit(code.and_then(|code| i32::try_from(code).ok()).unwrap_or(255))
     });
     Ok(ExecSession { input: sender, output: texts.chain(end).boxed() })
 }
 
 /// Ends when the caller drops its sender or the command closes its input.
-async fn feed(
+async fn forward_input(
     engine: Engine,
     id: String,
     mut input: std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>,
@@ -67,7 +68,7 @@ async fn feed(
             ExecInput::Bytes(bytes) => input.write_all(&bytes).await,
             ExecInput::Close => input.shutdown().await,
             ExecInput::Resize { rows, columns } => {
-                resize(&engine, &id, rows, columns).await;
+                resize_terminal(&engine, &id, rows, columns).await;
                 Ok(())
             }
         };
@@ -78,9 +79,11 @@ async fn feed(
 }
 
 /// A size that could not be set is no reason to end the command.
-async fn resize(engine: &Engine, id: &str, rows: u16, columns: u16) {
+async fn resize_terminal(engine: &Engine, id: &str, rows: u16, columns: u16) {
     let options = ResizeExecOptionsBuilder::default().h(i32::from(rows)).w(i32::from(columns)).build();
-    if let Err(problem) = within(LOOK, "cannot resize the terminal", engine.resize_exec(id, options)).await {
+    if let Err(problem) =
+        with_timeout(READ_TIMEOUT, "cannot resize the terminal", engine.resize_exec(id, options)).await
+    {
         tracing::debug!(%problem, "terminal size not set");
     }
 }

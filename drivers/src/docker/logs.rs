@@ -8,13 +8,13 @@ use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 
-use super::observe::millis;
-use super::problems::problem;
+use super::observe::parse_millis;
+use super::problems::to_problem;
 use crate::driver::{LogLine, LogRequest, Problem};
 
-const LONGEST: usize = 16 * 1024;
+const LINE_BYTES_MAX: usize = 16 * 1024;
 
-pub(super) fn logs(
+pub(super) fn stream_logs(
     engine: Engine,
     handle: String,
     request: LogRequest,
@@ -32,8 +32,10 @@ pub(super) fn logs(
                 return Some((line, (source, ready)));
             }
             match source.next().await? {
-                Ok(output) => ready.extend(lines(output).into_iter().filter(|line| line.at >= since).map(Ok)),
-                Err(error) => ready.push_back(Err(problem("cannot read logs", &error))),
+                Ok(output) => {
+                    ready.extend(to_log_lines(output).into_iter().filter(|line| line.timestamp >= since).map(Ok));
+                }
+                Err(error) => ready.push_back(Err(to_problem("cannot read logs", &error))),
             }
         }
     })
@@ -41,20 +43,21 @@ pub(super) fn logs(
 }
 
 /// The engine's frames are single lines with their time in front.
-fn lines(output: LogOutput) -> Vec<LogLine> {
+fn to_log_lines(output: LogOutput) -> Vec<LogLine> {
     let stderr = matches!(output, LogOutput::StdErr { .. });
     let bytes = output.into_bytes();
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     let split = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
     let stamp = std::str::from_utf8(&bytes[..split]).ok();
-    let (at, text) = match millis(stamp) {
+    let (at, text) = match parse_millis(stamp) {
         Some(at) => (at, bytes.get(split + 1..).unwrap_or_default()),
         None => (0, bytes),
     };
     if text.is_empty() {
-        return vec![LogLine { at, stderr, text: String::new() }];
+        return vec![LogLine { timestamp: at, is_stderr: stderr, text: String::new() }];
     }
-    let piece = |piece: &[u8]| LogLine { at, stderr, text: String::from_utf8_lossy(piece).into_owned() };
-    text.chunks(LONGEST).map(piece).collect()
+    let piece =
+        |piece: &[u8]| LogLine { timestamp: at, is_stderr: stderr, text: String::from_utf8_lossy(piece).into_owned() };
+    text.chunks(LINE_BYTES_MAX).map(piece).collect()
 }

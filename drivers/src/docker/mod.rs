@@ -7,10 +7,10 @@ mod build;
 mod build_inputs;
 mod connect;
 mod context;
-mod endpoint;
+mod credential_network;
+mod dockerignore;
+mod events;
 mod exec;
-mod follow;
-mod ignore;
 mod images;
 mod logs;
 mod network;
@@ -35,160 +35,175 @@ use plan::observed::{Images, Observed};
 use plan::step::Action;
 use tokio::sync::Mutex;
 
-pub use context::{Endpoint, Surroundings, choose};
+pub use context::{DockerEnv, EngineEndpoint, choose_endpoint};
 
 use crate::driver::{
-    Discovered, Driver, ExecRequest, ExecSession, LogLine, LogRequest, Performed, Places, Problem, ProblemKind,
-    RuntimeEvent, Scope,
+    DiscoveredPreview, Driver, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem, ProblemKind,
+    RuntimeEvent, Scope, StepOutcome,
 };
 
 /// For calls that read.
-const LOOK: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// For calls that make the engine work: create, start, remove.
-const WORK: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The driver of one engine, chosen anew whenever the connection was lost.
-pub struct Docker {
-    around: Surroundings,
-    connected: Mutex<Option<(Engine, Endpoint)>>,
-    inspected: Arc<observe::Inspected>,
-    images: images::Memory,
+pub struct DockerDriver {
+    docker_env: DockerEnv,
+    connection: Mutex<Option<(Engine, EngineEndpoint)>>,
+    inspect_cache: Arc<observe::InspectCache>,
+    prepared_images: images::PreparedImages,
 }
 
 /// Where a step is done, and what is known of it.
-struct Site<'a> {
+struct StepContext<'a> {
     engine: &'a Engine,
-    endpoint: &'a Endpoint,
-    images: &'a images::Memory,
+    endpoint: &'a EngineEndpoint,
+    prepared_images: &'a images::PreparedImages,
 }
 
-impl Docker {
+impl DockerDriver {
     #[must_use]
-    pub fn new(around: Surroundings) -> Self {
-        Self { around, connected: Mutex::new(None), inspected: Arc::default(), images: images::Memory::default() }
+    pub fn new(around: DockerEnv) -> Self {
+        Self {
+            docker_env: around,
+            connection: Mutex::new(None),
+            inspect_cache: Arc::default(),
+            prepared_images: images::PreparedImages::default(),
+        }
     }
 
     /// Whether the engine answers, and where it is; at most about four seconds.
-    pub async fn ping(&self) -> Result<Endpoint, Problem> {
-        let (engine, endpoint) = self.engine().await?;
-        let answer = problems::within(Duration::from_secs(2), "cannot ping the Docker engine", engine.ping()).await;
-        self.heed(answer.map(|_| endpoint)).await
+    pub async fn ping(&self) -> Result<EngineEndpoint, Problem> {
+        let (engine, endpoint) = self.connected_engine().await?;
+        let answer =
+            problems::with_timeout(Duration::from_secs(2), "cannot ping the Docker engine", engine.ping()).await;
+        self.drop_connection_on_failure(answer.map(|_| endpoint)).await
     }
 
-    async fn engine(&self) -> Result<(Engine, Endpoint), Problem> {
-        let mut connected = self.connected.lock().await;
+    async fn connected_engine(&self) -> Result<(Engine, EngineEndpoint), Problem> {
+        let mut connected = self.connection.lock().await;
         if let Some(known) = &*connected {
             return Ok(known.clone());
         }
-        let fresh = connect::connect(self.around.clone()).await?;
+        let fresh = connect::connect(self.docker_env.clone()).await?;
         *connected = Some(fresh.clone());
         Ok(fresh)
     }
 
     /// Forgets the connection after a failure that a new one may cure.
-    async fn heed<T>(&self, answer: Result<T, Problem>) -> Result<T, Problem> {
+    async fn drop_connection_on_failure<T>(&self, answer: Result<T, Problem>) -> Result<T, Problem> {
         if let Err(problem) = &answer
             && matches!(problem.kind, ProblemKind::Unavailable | ProblemKind::Timeout)
         {
-            *self.connected.lock().await = None;
+            *self.connection.lock().await = None;
         }
         answer
     }
 }
 
-fn by_label(value: &str) -> HashMap<String, Vec<String>> {
+fn label_filter(value: &str) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![value.to_owned()])])
 }
 
-fn of_preview(preview: &PreviewId) -> HashMap<String, Vec<String>> {
-    by_label(&format!("{}={}", translate::PREVIEW, preview.0))
+fn preview_filter(preview: &PreviewId) -> HashMap<String, Vec<String>> {
+    label_filter(&format!("{}={}", translate::PREVIEW, preview.0))
 }
 
 #[async_trait]
-impl Driver for Docker {
+impl Driver for DockerDriver {
     fn runtime(&self) -> RuntimeKind {
         RuntimeKind::Docker
     }
 
-    async fn observe(&self, preview: &PreviewId, _places: &Places) -> Result<Observed, Problem> {
-        let (engine, endpoint) = self.engine().await?;
-        let mut observed = self.heed(observe::observe(&engine, preview, &self.inspected).await).await?;
-        if endpoint.apart {
+    async fn observe(&self, preview: &PreviewId, _places: &Locations) -> Result<Observed, Problem> {
+        let (engine, endpoint) = self.connected_engine().await?;
+        let mut observed =
+            self.drop_connection_on_failure(observe::observe(&engine, preview, &self.inspect_cache).await).await?;
+        if endpoint.is_isolated {
             observed.units.values_mut().for_each(|unit| unit.address = None);
         }
         Ok(observed)
     }
 
-    async fn images(&self, scope: &Scope) -> Result<Images, Problem> {
-        let (engine, endpoint) = self.engine().await?;
-        let site = Site { engine: &engine, endpoint: &endpoint, images: &self.images };
-        self.heed(images::images(&site, scope).await).await
+    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
+        let (engine, endpoint) = self.connected_engine().await?;
+        let site = StepContext { engine: &engine, endpoint: &endpoint, prepared_images: &self.prepared_images };
+        self.drop_connection_on_failure(images::inspect_images(&site, scope).await).await
     }
 
-    async fn perform(&self, scope: &Scope, action: &Action) -> Result<Performed, Problem> {
-        let (engine, endpoint) = self.engine().await?;
-        let site = Site { engine: &engine, endpoint: &endpoint, images: &self.images };
-        self.inspected.forget();
+    async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
+        let (engine, endpoint) = self.connected_engine().await?;
+        let site = StepContext { engine: &engine, endpoint: &endpoint, prepared_images: &self.prepared_images };
+        self.inspect_cache.clear();
         let performed = apply::perform(&site, scope, action).await;
-        self.inspected.forget();
-        self.heed(performed).await
+        self.inspect_cache.clear();
+        self.drop_connection_on_failure(performed).await
     }
 
-    async fn follow(&self, preview: &PreviewId, _places: &Places) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
-        let (engine, _) = self.engine().await?;
-        self.heed(follow::follow(engine, preview, Arc::clone(&self.inspected)).await).await
+    async fn follow_events(
+        &self,
+        preview: &PreviewId,
+        _places: &Locations,
+    ) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
+        let (engine, _) = self.connected_engine().await?;
+        self.drop_connection_on_failure(events::follow_events(engine, preview, Arc::clone(&self.inspect_cache)).await)
+            .await
     }
 
     async fn logs(
         &self,
         preview: &PreviewId,
-        _places: &Places,
+        _places: &Locations,
         unit: &str,
         request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem> {
-        let (engine, _) = self.engine().await?;
-        let handle = self.heed(observe::required(&engine, preview, unit).await).await?;
-        Ok(logs::logs(engine, handle, request))
+        let (engine, _) = self.connected_engine().await?;
+        let handle = self.drop_connection_on_failure(observe::require_container(&engine, preview, unit).await).await?;
+        Ok(logs::stream_logs(engine, handle, request))
     }
 
     async fn exec(&self, scope: &Scope, unit: &Unit, request: ExecRequest) -> Result<ExecSession, Problem> {
-        let (engine, _) = self.engine().await?;
-        let handle = self.heed(observe::required(&engine, &scope.preview.id, &unit.name).await).await?;
-        self.heed(exec::exec(engine, handle, request).await).await
+        let (engine, _) = self.connected_engine().await?;
+        let handle = self
+            .drop_connection_on_failure(observe::require_container(&engine, &scope.preview.id, &unit.name).await)
+            .await?;
+        self.drop_connection_on_failure(exec::start_exec(engine, handle, request).await).await
     }
 
-    async fn discover(&self) -> Result<Vec<Discovered>, Problem> {
-        let (engine, _) = self.engine().await?;
-        self.heed(observe::discover(&engine).await).await
+    async fn discover(&self) -> Result<Vec<DiscoveredPreview>, Problem> {
+        let (engine, _) = self.connected_engine().await?;
+        self.drop_connection_on_failure(observe::discover(&engine).await).await
     }
 
-    async fn endpoint(&self) -> Result<Option<IpAddr>, Problem> {
-        let (_, endpoint) = self.engine().await?;
-        Ok((!endpoint.apart).then_some(IpAddr::V4(endpoint::ADDRESS)))
+    async fn credential_endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {
+        let (_, endpoint) = self.connected_engine().await?;
+        Ok((!endpoint.is_isolated).then_some(IpAddr::V4(credential_network::ADDRESS)))
     }
 
-    async fn made_by(
+    async fn is_connection_from(
         &self,
         preview: &PreviewId,
         unit: &str,
         peer: SocketAddr,
         _local: SocketAddr,
     ) -> Result<bool, Problem> {
-        if !endpoint::may_be(peer.ip()) {
+        if !credential_network::is_in_subnet(peer.ip()) {
             return Ok(false);
         }
-        let (engine, _) = self.engine().await?;
-        let address = self.heed(endpoint::address_of(&engine, preview, unit).await).await?;
+        let (engine, _) = self.connected_engine().await?;
+        let address =
+            self.drop_connection_on_failure(credential_network::unit_address(&engine, preview, unit).await).await?;
         Ok(address == Some(peer.ip()))
     }
 
-    async fn gateway(&self, preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {
-        let (engine, endpoint) = self.engine().await?;
-        if endpoint.apart {
+    async fn gateway_address(&self, preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {
+        let (engine, endpoint) = self.connected_engine().await?;
+        if endpoint.is_isolated {
             // Its own host alias leads to this machine's loopback already.
             return Ok(None);
         }
-        let networks = self.heed(observe::networks(&engine, preview).await).await?;
-        Ok(networks.first().and_then(observe::gateway).filter(|address| observe::is_ours(*address)))
+        let networks = self.drop_connection_on_failure(observe::list_networks(&engine, preview).await).await?;
+        Ok(networks.first().and_then(observe::network_gateway).filter(|address| observe::is_local_address(*address)))
     }
 }

@@ -9,13 +9,13 @@ use plan::application::{Role, Unit};
 use crate::driver::{Problem, ProblemKind};
 
 /// Waits for an engine call no longer than `limit`: a paused engine accepts connections and never answers.
-pub(super) async fn within<T>(
+pub(super) async fn with_timeout<T>(
     limit: Duration,
     what: &str,
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Problem> {
     match tokio::time::timeout(limit, call).await {
-        Ok(answer) => answer.map_err(|error| problem(what, &error)),
+        Ok(answer) => answer.map_err(|error| to_problem(what, &error)),
         Err(_) => Err(Problem::new(
             ProblemKind::Timeout,
             format!("{what}: the Docker engine did not answer within {} s", limit.as_secs()),
@@ -24,14 +24,14 @@ pub(super) async fn within<T>(
     }
 }
 
-pub(super) fn status(error: &Error) -> Option<u16> {
+pub(super) fn response_status(error: &Error) -> Option<u16> {
     match error {
         Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
         _ => None,
     }
 }
 
-pub(super) fn problem(what: &str, error: &Error) -> Problem {
+pub(super) fn to_problem(what: &str, error: &Error) -> Problem {
     let (kind, words) = match error {
         Error::DockerResponseServerError { status_code, message } => (classify(*status_code, message), message.clone()),
         Error::DockerStreamError { error } => (classify(0, error), error.clone()),
@@ -40,7 +40,7 @@ pub(super) fn problem(what: &str, error: &Error) -> Problem {
         other => (ProblemKind::Unavailable, other.to_string()),
     };
     let problem = Problem::new(kind, format!("{what}: {}", words.trim()));
-    match hint(kind, &words) {
+    match default_hint(kind, &words) {
         Some(hint) => problem.hint(hint),
         None => problem,
     }
@@ -61,11 +61,11 @@ pub(super) fn classify(status: u16, text: &str) -> ProblemKind {
     } else if has(&["no such image", "manifest unknown", "manifest for", "repository name not known"]) {
         ProblemKind::ImageNotFound
     } else if has(&["read-only file system"]) {
-        ProblemKind::ReadOnly
+        ProblemKind::ReadOnlyFilesystem
     } else if has(&["no such file or directory", "executable file not found"]) {
         ProblemKind::ProgramNotFound
     } else if has(&["permission denied", "operation not permitted"]) {
-        ProblemKind::Denied
+        ProblemKind::PermissionDenied
     } else if has(&["cannot allocate memory", "minimum memory limit"]) {
         ProblemKind::OutOfMemory
     } else if status == 404 {
@@ -80,21 +80,24 @@ pub(super) fn classify(status: u16, text: &str) -> ProblemKind {
 }
 
 /// Why a unit did not start: the engine's wrappers cut away, and the one line that changes it.
-pub(super) fn start(name: &str, unit: Option<&Unit>, error: &Error) -> Problem {
+pub(super) fn start_problem(name: &str, unit: Option<&Unit>, error: &Error) -> Problem {
     let (status, words) = match error {
         Error::DockerResponseServerError { status_code, message } => (*status_code, message.as_str()),
-        other => return problem(&format!("cannot start `{name}`"), other),
+        other => return to_problem(&format!("cannot start `{name}`"), other),
     };
     let kind = classify(status, words);
-    let problem = Problem::new(kind, format!("cannot start `{name}`: {}", innermost(words)));
-    match unit.and_then(|unit| override_line(unit, kind, words)).or_else(|| hint(kind, words).map(str::to_owned)) {
+    let problem = Problem::new(kind, format!("cannot start `{name}`: {}", innermost_message(words)));
+    match unit
+        .and_then(|unit| override_hint(unit, kind, words))
+        .or_else(|| default_hint(kind, words).map(str::to_owned))
+    {
         Some(hint) => problem.hint(hint),
         None => problem,
     }
 }
 
 /// `OCI runtime create failed: ...: exec: "x": executable file not found in $PATH: unknown`: what is behind `exec:`.
-pub(super) fn innermost(words: &str) -> String {
+pub(super) fn innermost_message(words: &str) -> String {
     let words = words.trim().trim_end_matches(": unknown");
     let signs = ["error mounting ", "exec: ", "error during container init: ", "process caused: "];
     let found = signs.into_iter().find_map(|sign| {
@@ -106,7 +109,7 @@ pub(super) fn innermost(words: &str) -> String {
 }
 
 /// What to write where, for refusals that the hardened rendering or the manifest can cause.
-fn override_line(unit: &Unit, kind: ProblemKind, words: &str) -> Option<String> {
+fn override_hint(unit: &Unit, kind: ProblemKind, words: &str) -> Option<String> {
     let place = match unit.role {
         Role::Service => format!("services.{}", unit.name),
         Role::Job => format!("jobs.{}", unit.name),
@@ -118,13 +121,13 @@ fn override_line(unit: &Unit, kind: ProblemKind, words: &str) -> Option<String> 
         _ if lower.contains("bind source path does not exist") => {
             format!("Create that file or folder, or correct `{place}.volumes`.")
         }
-        ProblemKind::ReadOnly => {
+        ProblemKind::ReadOnlyFilesystem => {
             format!("Set `{place}.security: {{ read_only: false }}`, or mount a volume where it writes.")
         }
-        ProblemKind::Denied if lower.contains("exec") => {
+        ProblemKind::PermissionDenied if lower.contains("exec") => {
             "Make the program executable in the image (`RUN chmod +x PROGRAM`).".to_owned()
         }
-        ProblemKind::Denied => format!(
+        ProblemKind::PermissionDenied => format!(
             "If it needs a capability, add it: `{place}.security: {{ capabilities: [NAME] }}`; `pdev explain PD005` tells more."
         ),
         ProblemKind::ProgramNotFound => {
@@ -142,7 +145,7 @@ fn override_line(unit: &Unit, kind: ProblemKind, words: &str) -> Option<String> 
 }
 
 /// The port of this machine that the engine could not listen on: `Bind for 127.0.0.1:8080 failed: ...`.
-pub(super) fn taken_port(words: &str) -> Option<u16> {
+pub(super) fn find_taken_port(words: &str) -> Option<u16> {
     let ports = words.match_indices("127.0.0.1:").filter_map(|(at, sign)| {
         let digits: String = words[at + sign.len()..].chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
@@ -150,7 +153,7 @@ pub(super) fn taken_port(words: &str) -> Option<u16> {
     ports.last()
 }
 
-fn hint(kind: ProblemKind, text: &str) -> Option<&'static str> {
+fn default_hint(kind: ProblemKind, text: &str) -> Option<&'static str> {
     if text.contains("non-overlapping") || text.contains("predefined address pools") {
         return Some("The engine ran out of network addresses: remove unused networks with `docker network prune`.");
     }
@@ -162,9 +165,11 @@ fn hint(kind: ProblemKind, text: &str) -> Option<&'static str> {
         }
         ProblemKind::PullDenied => "Log in with `docker login`, or correct the image's name.",
         ProblemKind::ImageNotFound => "Correct the image's name and tag.",
-        ProblemKind::ReadOnly => "Set `security: { read_only: false }`, or mount a volume where the program writes.",
+        ProblemKind::ReadOnlyFilesystem => {
+            "Set `security: { read_only: false }`, or mount a volume where the program writes."
+        }
         ProblemKind::ProgramNotFound => "Correct `command`, or use an image that holds the program.",
-        ProblemKind::Denied => {
+        ProblemKind::PermissionDenied => {
             "Make the program executable, or grant the capability it needs with `security.capabilities`."
         }
         ProblemKind::OutOfMemory => "Raise the unit's memory limit.",

@@ -1,42 +1,42 @@
 //! Choosing an endpoint, and the kinds behind engines' words.
 
-use super::problems::{classify, innermost, taken_port};
-use super::{Surroundings, choose};
+use super::problems::{classify, find_taken_port, innermost_message};
+use super::{DockerEnv, choose_endpoint};
 use crate::driver::ProblemKind;
 
 #[test]
-fn endpoints_are_chosen_in_order() {
+fn docker_host_and_context_override_default_endpoint() {
     let folder = tempfile::tempdir().unwrap();
-    let around = |host: Option<&str>, context: Option<&str>| Surroundings {
+    let around = |host: Option<&str>, context: Option<&str>| DockerEnv {
         docker_host: host.map(str::to_owned),
         docker_context: context.map(str::to_owned),
-        config: Some(folder.path().to_owned()),
-        ..Surroundings::default()
+        config_folder: Some(folder.path().to_owned()),
+        ..DockerEnv::default()
     };
-    assert_eq!(choose(&around(None, None)).unwrap().host, super::context::DEFAULT);
+    assert_eq!(choose_endpoint(&around(None, None)).unwrap().host, super::context::DEFAULT_HOST);
     // The folder's name is the SHA-256 of `colima`.
     let meta = folder.path().join("contexts/meta/f24fd3749c1368328e2b149bec149cb6795619f244c5b584e844961215dadd16");
     std::fs::create_dir_all(&meta).unwrap();
     std::fs::write(meta.join("meta.json"), r#"{"Endpoints":{"docker":{"Host":"unix:///colima.sock"}}}"#).unwrap();
     std::fs::write(folder.path().join("config.json"), r#"{"currentContext":"colima"}"#).unwrap();
-    assert_eq!(choose(&around(None, None)).unwrap().host, "unix:///colima.sock");
-    assert_eq!(choose(&around(None, Some("default"))).unwrap().host, super::context::DEFAULT);
-    assert!(choose(&around(None, Some("absent"))).unwrap_err().message.contains("`absent`"));
-    assert_eq!(choose(&around(Some("tcp://a:1"), Some("colima"))).unwrap().host, "tcp://a:1");
-    assert!(choose(&around(Some("ssh://a"), None)).unwrap_err().hint.unwrap().contains("ssh -NL"));
+    assert_eq!(choose_endpoint(&around(None, None)).unwrap().host, "unix:///colima.sock");
+    assert_eq!(choose_endpoint(&around(None, Some("default"))).unwrap().host, super::context::DEFAULT_HOST);
+    assert!(choose_endpoint(&around(None, Some("absent"))).unwrap_err().message.contains("`absent`"));
+    assert_eq!(choose_endpoint(&around(Some("tcp://a:1"), Some("colima"))).unwrap().host, "tcp://a:1");
+    assert!(choose_endpoint(&around(Some("ssh://a"), None)).unwrap_err().hint.unwrap().contains("ssh -NL"));
 }
 
 #[test]
-fn tls_is_spoken_with_all_its_files() {
+fn tls_requires_all_certificate_files() {
     let folder = tempfile::tempdir().unwrap();
-    let mut around = Surroundings {
+    let mut around = DockerEnv {
         docker_host: Some("tcp://far:2376".to_owned()),
         tls_verify: true,
         cert_path: Some(folder.path().join("certs")),
-        config: Some(folder.path().to_owned()),
-        ..Surroundings::default()
+        config_folder: Some(folder.path().to_owned()),
+        ..DockerEnv::default()
     };
-    let problem = choose(&around).unwrap_err();
+    let problem = choose_endpoint(&around).unwrap_err();
     assert!(problem.message.contains("certs/ca.pem"), "{problem}");
     let write = |inside: &str| {
         let inside = folder.path().join(inside);
@@ -47,11 +47,11 @@ fn tls_is_spoken_with_all_its_files() {
         inside
     };
     let certs = write("certs");
-    assert_eq!(choose(&around).unwrap().tls.unwrap().key, certs.join("key.pem"));
+    assert_eq!(choose_endpoint(&around).unwrap().tls.unwrap().key, certs.join("key.pem"));
     around.tls_verify = false;
-    assert_eq!(choose(&around).unwrap().tls, None, "as the docker command: only when asked for");
+    assert_eq!(choose_endpoint(&around).unwrap().tls, None, "as the docker command: only when asked for");
     around.docker_host = Some("https://far:2376".to_owned());
-    assert!(choose(&around).unwrap_err().hint.unwrap().contains("DOCKER_TLS_VERIFY"));
+    assert!(choose_endpoint(&around).unwrap_err().hint.unwrap().contains("DOCKER_TLS_VERIFY"));
     // Contexts bring their own. The folder's name is the SHA-256 of `colima`.
     let id = "f24fd3749c1368328e2b149bec149cb6795619f244c5b584e844961215dadd16";
     let meta = write(&format!("contexts/meta/{id}")).join("meta.json");
@@ -59,17 +59,17 @@ fn tls_is_spoken_with_all_its_files() {
     around.docker_host = None;
     around.docker_context = Some("colima".to_owned());
     std::fs::write(&meta, r#"{"Endpoints":{"docker":{"Host":"tcp://far:2376"}}}"#).unwrap();
-    assert_eq!(choose(&around).unwrap().tls.unwrap().ca, material.join("ca.pem"));
+    assert_eq!(choose_endpoint(&around).unwrap().tls.unwrap().ca, material.join("ca.pem"));
     std::fs::write(&meta, r#"{"Endpoints":{"docker":{"Host":"tcp://far:2376","SkipTLSVerify":true}}}"#).unwrap();
-    assert!(choose(&around).unwrap_err().message.contains("does not verify"));
+    assert!(choose_endpoint(&around).unwrap_err().message.contains("does not verify"));
 }
 
 #[test]
-fn engine_errors_have_kinds() {
+fn engine_errors_are_classified() {
     let cases = [
         (500, "driver failed: Bind for 127.0.0.1:1 failed: port is already allocated", ProblemKind::PortTaken),
         (400, "exec: \"/nope\": stat /nope: no such file or directory: unknown", ProblemKind::ProgramNotFound),
-        (400, "exec: \"/x\": permission denied: unknown", ProblemKind::Denied),
+        (400, "exec: \"/x\": permission denied: unknown", ProblemKind::PermissionDenied),
         (400, "standard_init_linux.go:228: exec user process caused: exec format error", ProblemKind::ExecFormat),
         (404, "No such image: a:b", ProblemKind::ImageNotFound),
         (404, "pull access denied for a, repository does not exist", ProblemKind::PullDenied),
@@ -83,7 +83,7 @@ fn engine_errors_have_kinds() {
 }
 
 #[test]
-fn wrappers_are_cut_and_ports_found() {
+fn error_wrappers_are_stripped_and_taken_port_found() {
     let oci = "OCI runtime create failed: runc create failed: unable to start container process: ";
     for (words, left) in [
         ("exec: \"x\": executable file not found in $PATH: unknown", "\"x\": executable file not found in $PATH"),
@@ -93,24 +93,24 @@ fn wrappers_are_cut_and_ports_found() {
         ),
         ("error during container init: chdir to cwd: not a directory: unknown", "chdir to cwd: not a directory"),
     ] {
-        assert_eq!(innermost(&format!("{oci}{words}")), left);
+        assert_eq!(innermost_message(&format!("{oci}{words}")), left);
     }
-    assert_eq!(innermost("network x not found"), "network x not found");
-    assert_eq!(taken_port("Bind for 127.0.0.1:8080 failed: port is already allocated"), Some(8080));
-    assert_eq!(taken_port("listen tcp4 0.0.0.0:x"), None);
+    assert_eq!(innermost_message("network x not found"), "network x not found");
+    assert_eq!(find_taken_port("Bind for 127.0.0.1:8080 failed: port is already allocated"), Some(8080));
+    assert_eq!(find_taken_port("listen tcp4 0.0.0.0:x"), None);
 }
 
 #[test]
-fn signals_are_known_by_their_codes() {
+fn exit_codes_above_128_decode_to_signals() {
     let cases = [(0, None), (3, None), (127, None), (128, None), (137, Some(9)), (143, Some(15)), (255, None)];
     for (code, signal) in cases {
-        let (left, found) = super::observe::ended(Some(code));
+        let (left, found) = super::observe::decode_exit_code(Some(code));
         assert_eq!((found, left.is_none()), (signal, signal.is_some()), "{code}");
     }
 }
 
 #[test]
-fn engines_in_a_machine_of_their_own_are_recognised() {
+fn isolated_engines_are_recognised() {
     use bollard::models::{SystemVersion, SystemVersionComponents, SystemVersionPlatform};
     let version = |platform: &str, component: &str| SystemVersion {
         platform: Some(SystemVersionPlatform { name: platform.to_owned() }),
@@ -121,9 +121,9 @@ fn engines_in_a_machine_of_their_own_are_recognised() {
         ..SystemVersion::default()
     };
     let here = !cfg!(target_os = "linux");
-    assert_eq!(super::connect::is_apart(&version("Docker Engine - Community", "containerd")), here);
-    assert!(super::connect::is_apart(&version("Docker Desktop 4.30.0 (149282)", "Engine")));
-    assert!(super::connect::is_apart(&version("", "rootlesskit")));
-    assert!(super::observe::is_ours("127.0.0.1".parse().unwrap()));
-    assert!(!super::observe::is_ours("203.0.113.1".parse().unwrap()));
+    assert_eq!(super::connect::is_isolated_engine(&version("Docker Engine - Community", "containerd")), here);
+    assert!(super::connect::is_isolated_engine(&version("Docker Desktop 4.30.0 (149282)", "Engine")));
+    assert!(super::connect::is_isolated_engine(&version("", "rootlesskit")));
+    assert!(super::observe::is_local_address("127.0.0.1".parse().unwrap()));
+    assert!(!super::observe::is_local_address("203.0.113.1".parse().unwrap()));
 }

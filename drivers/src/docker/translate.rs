@@ -37,13 +37,13 @@ pub(super) fn common_labels(preview: &PreviewName, project: &Path) -> HashMap<St
     .into()
 }
 
-pub(super) fn preview_of(labels: &HashMap<String, String>) -> Option<PreviewName> {
+pub(super) fn preview_from_labels(labels: &HashMap<String, String>) -> Option<PreviewName> {
     let text = |name| labels.get(name).cloned().unwrap_or_default();
     let id = PreviewId(labels.get(PREVIEW)?.clone());
     Some(PreviewName { id, app: text(APP), branch: text(BRANCH), environment: text(ENVIRONMENT) })
 }
 
-pub(super) fn ports_of(labels: &HashMap<String, String>) -> BTreeMap<String, u16> {
+pub(super) fn ports_from_labels(labels: &HashMap<String, String>) -> BTreeMap<String, u16> {
     let text = labels.get(PORTS).map_or("", String::as_str);
     text.split(',')
         .filter_map(|pair| pair.split_once('='))
@@ -52,62 +52,67 @@ pub(super) fn ports_of(labels: &HashMap<String, String>) -> BTreeMap<String, u16
 }
 
 /// What the unit is put into.
-pub(super) struct Setting<'a> {
+pub(super) struct CreateContext<'a> {
     pub(super) preview: &'a PreviewName,
     pub(super) project: &'a Path,
     pub(super) network: &'a str,
     /// An address, or the engine's word for its host.
     pub(super) gateway: &'a str,
     /// What the engine is asked to run.
-    pub(super) image: &'a str,
+    pub(super) image_reference: &'a str,
     /// The image's id, for comparing.
-    pub(super) identity: &'a str,
-    pub(super) secrets: Option<&'a Path>,
+    pub(super) image_id: &'a str,
+    pub(super) secrets_folder: Option<&'a Path>,
 }
 
 /// What a container is made of.
 #[derive(Debug)]
-pub(super) struct Drawn {
+pub(super) struct RenderedContainer {
     pub(super) body: ContainerCreateBody,
     /// Networks that `raw` names beside the preview's: engines before API 1.44 take only one at the creation.
-    pub(super) more_networks: BTreeMap<String, EndpointSettings>,
+    pub(super) extra_networks: BTreeMap<String, EndpointSettings>,
 }
 
-pub(super) fn create_body(unit: &Unit, container: &Container, setting: &Setting<'_>) -> Result<Drawn, Problem> {
+pub(super) fn render_container(
+    unit: &Unit,
+    container: &Container,
+    setting: &CreateContext<'_>,
+) -> Result<RenderedContainer, Problem> {
     let refused = |why: String| {
         Problem::new(ProblemKind::Refused, format!("`{}`: {why}", unit.name)).hint("Correct the field under `raw`.")
     };
-    let Value::Object(mut body) = container.create.clone() else {
+    let Value::Object(mut body) = container.create_body.clone() else {
         return Err(refused("the create body is not an object".to_owned()));
     };
-    body.insert("Image".to_owned(), json!(setting.image));
-    let env =
-        environment(unit, body.remove("Env")).ok_or_else(|| refused("`Env` is not a list of texts".to_owned()))?;
+    body.insert("Image".to_owned(), json!(setting.image_reference));
+    let env = merge_environment(unit, body.remove("Env"))
+        .ok_or_else(|| refused("`Env` is not a list of texts".to_owned()))?;
     body.insert("Env".to_owned(), json!(env));
-    let labels = object(&mut body, "Labels").ok_or_else(|| refused("`Labels` is not an object".to_owned()))?;
+    let labels = object_entry(&mut body, "Labels").ok_or_else(|| refused("`Labels` is not an object".to_owned()))?;
     for (name, value) in unit_labels(unit, setting) {
         labels.insert(name, json!(value));
     }
     // Engines before API 1.42 take no signal with the stop call, and who stops it by hand shall grant the same grace.
     body.entry("StopSignal").or_insert_with(|| json!(unit.stop.signal));
     body.entry("StopTimeout").or_insert_with(|| json!(grace_seconds(unit.stop.grace)));
-    let host = object(&mut body, "HostConfig").ok_or_else(|| refused("`HostConfig` is not an object".to_owned()))?;
+    let host =
+        object_entry(&mut body, "HostConfig").ok_or_else(|| refused("`HostConfig` is not an object".to_owned()))?;
     let mode = host.remove("NetworkMode").and_then(|mode| mode.as_str().map(str::to_owned)).unwrap_or_default();
     let shared = matches!(mode.as_str(), "host" | "none") || mode.starts_with("container:");
-    fill_host(host, unit, container, setting, shared).map_err(refused)?;
+    fill_host_config(host, unit, container, setting, shared).map_err(refused)?;
     if shared {
         // The user took it out of the preview's network: the engine refuses ports and names there.
         host.insert("NetworkMode".to_owned(), json!(mode));
-        let body = typed(Value::Object(body)).map_err(refused)?;
-        return Ok(Drawn { body, more_networks: BTreeMap::new() });
+        let body = deserialize(Value::Object(body)).map_err(refused)?;
+        return Ok(RenderedContainer { body, extra_networks: BTreeMap::new() });
     }
     let exposed =
-        object(&mut body, "ExposedPorts").ok_or_else(|| refused("`ExposedPorts` is not an object".to_owned()))?;
+        object_entry(&mut body, "ExposedPorts").ok_or_else(|| refused("`ExposedPorts` is not an object".to_owned()))?;
     for port in unit.ports.values() {
-        exposed.insert(format!("{}/{}", port.inside, protocol(port.protocol)), json!({}));
+        exposed.insert(format!("{}/{}", port.listen_port, protocol_name(port.protocol)), json!({}));
     }
     let mut more_networks: BTreeMap<String, EndpointSettings> = match body.remove("NetworkingConfig") {
-        Some(mut raw) => typed(raw["EndpointsConfig"].take()).map_err(refused)?,
+        Some(mut raw) => deserialize(raw["EndpointsConfig"].take()).map_err(refused)?,
         None => BTreeMap::new(),
     };
     if !matches!(mode.as_str(), "" | "default") {
@@ -118,15 +123,15 @@ pub(super) fn create_body(unit: &Unit, container: &Container, setting: &Setting<
         "NetworkingConfig".to_owned(),
         json!({ "EndpointsConfig": { network: { "Aliases": container.aliases } } }),
     );
-    Ok(Drawn { body: typed(Value::Object(body)).map_err(refused)?, more_networks })
+    Ok(RenderedContainer { body: deserialize(Value::Object(body)).map_err(refused)?, extra_networks: more_networks })
 }
 
-fn typed<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, String> {
+fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_json::from_value(value).map_err(|error| format!("the engine's create body is wrong: {error}"))
 }
 
 /// The unit's variables with those of `raw` over them, sorted.
-fn environment(unit: &Unit, raw: Option<Value>) -> Option<Vec<String>> {
+fn merge_environment(unit: &Unit, raw: Option<Value>) -> Option<Vec<String>> {
     let raw: Vec<String> = match raw {
         None | Some(Value::Null) => Vec::new(),
         Some(raw) => serde_json::from_value(raw).ok()?,
@@ -146,37 +151,37 @@ pub(super) fn grace_seconds(grace: Duration) -> i64 {
     i64::try_from(grace.as_secs() + u64::from(grace.subsec_nanos() > 0)).unwrap_or(i64::MAX)
 }
 
-fn unit_labels(unit: &Unit, setting: &Setting<'_>) -> HashMap<String, String> {
+fn unit_labels(unit: &Unit, setting: &CreateContext<'_>) -> HashMap<String, String> {
     let mut labels = common_labels(setting.preview, setting.project);
-    let ports: Vec<String> = unit.ports.iter().map(|(name, port)| format!("{name}={}", port.host)).collect();
+    let ports: Vec<String> = unit.ports.iter().map(|(name, port)| format!("{name}={}", port.host_port)).collect();
     let role = serde_json::to_value(unit.role).ok().and_then(|role| role.as_str().map(str::to_owned));
     labels.insert(SERVICE.to_owned(), unit.name.clone());
     labels.insert(HASH.to_owned(), unit.hash.clone());
-    labels.insert(IMAGE.to_owned(), setting.identity.to_owned());
+    labels.insert(IMAGE.to_owned(), setting.image_id.to_owned());
     labels.insert(ROLE.to_owned(), role.unwrap_or_default());
     labels.insert(PORTS.to_owned(), ports.join(","));
     labels
 }
 
-fn fill_host(
+fn fill_host_config(
     host: &mut Map<String, Value>,
     unit: &Unit,
     container: &Container,
-    setting: &Setting<'_>,
+    setting: &CreateContext<'_>,
     shared: bool,
 ) -> Result<(), String> {
     if !shared {
         join_network(host, unit, container, setting)?;
     }
-    let binds = array(host, "Binds").ok_or("`HostConfig.Binds` is not a list")?;
+    let binds = array_entry(host, "Binds").ok_or("`HostConfig.Binds` is not a list")?;
     for bind in binds.iter_mut() {
-        if let Some(text) = bind.as_str().and_then(|text| absolute(text, setting.project)) {
+        if let Some(text) = bind.as_str().and_then(|text| absolute_bind(text, setting.project)) {
             *bind = Value::String(text);
         }
     }
     let prefix = setting.preview.object_prefix();
     binds.extend(container.volumes.iter().map(|(volume, path)| json!(format!("{prefix}-{volume}:{path}"))));
-    if let Some(folder) = setting.secrets {
+    if let Some(folder) = setting.secrets_folder {
         binds.push(json!(format!("{}:/run/secrets:ro", folder.display())));
     }
     Ok(())
@@ -186,23 +191,23 @@ fn join_network(
     host: &mut Map<String, Value>,
     unit: &Unit,
     container: &Container,
-    setting: &Setting<'_>,
+    setting: &CreateContext<'_>,
 ) -> Result<(), String> {
     host.insert("NetworkMode".to_owned(), json!(setting.network));
-    let bindings = object(host, "PortBindings").ok_or("`HostConfig.PortBindings` is not an object")?;
+    let bindings = object_entry(host, "PortBindings").ok_or("`HostConfig.PortBindings` is not an object")?;
     for port in unit.ports.values() {
-        let list = array(bindings, &format!("{}/{}", port.inside, protocol(port.protocol)))
+        let list = array_entry(bindings, &format!("{}/{}", port.listen_port, protocol_name(port.protocol)))
             .ok_or("a port of `HostConfig.PortBindings` is not a list")?;
-        list.push(json!({ "HostIp": "127.0.0.1", "HostPort": port.host.to_string() }));
+        list.push(json!({ "HostIp": "127.0.0.1", "HostPort": port.host_port.to_string() }));
     }
-    let hosts = array(host, "ExtraHosts").ok_or("`HostConfig.ExtraHosts` is not a list")?;
+    let hosts = array_entry(host, "ExtraHosts").ok_or("`HostConfig.ExtraHosts` is not a list")?;
     hosts.extend(container.process_peers.iter().map(|peer| json!(format!("{peer}:{}", setting.gateway))));
     Ok(())
 }
 
 /// `./data:/data` from the manifest's folder, without `..`, which engines refuse; a bare word is a volume's name and
 /// stays.
-fn absolute(bind: &str, project: &Path) -> Option<String> {
+fn absolute_bind(bind: &str, project: &Path) -> Option<String> {
     let (source, rest) = bind.split_once(':')?;
     let relative = source == "." || source == ".." || source.starts_with("./") || source.starts_with("../");
     if !relative {
@@ -219,7 +224,7 @@ fn absolute(bind: &str, project: &Path) -> Option<String> {
     Some(format!("{}:{rest}", path.display()))
 }
 
-fn object<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut Map<String, Value>> {
+fn object_entry<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut Map<String, Value>> {
     let value = parent.entry(name).or_insert(Value::Null);
     if value.is_null() {
         *value = json!({});
@@ -227,7 +232,7 @@ fn object<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut 
     value.as_object_mut()
 }
 
-fn array<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut Vec<Value>> {
+fn array_entry<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut Vec<Value>> {
     let value = parent.entry(name).or_insert(Value::Null);
     if value.is_null() {
         *value = json!([]);
@@ -235,7 +240,7 @@ fn array<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut V
     value.as_array_mut()
 }
 
-fn protocol(protocol: PortProtocol) -> &'static str {
+fn protocol_name(protocol: PortProtocol) -> &'static str {
     match protocol {
         PortProtocol::Udp => "udp",
         _ => "tcp",
@@ -248,16 +253,16 @@ mod tests {
 
     use super::*;
 
-    fn drawn(create: Value) -> Drawn {
+    fn render_test_container(create: Value) -> RenderedContainer {
         let body = Container {
             image: ImageSource::Reference("a".to_owned()),
-            create,
+            create_body: create,
             aliases: vec!["web".to_owned()],
             process_peers: vec!["api".to_owned()],
             volumes: Vec::new(),
             pull: PullPolicy::Missing,
         };
-        let port = UnitPort { inside: 80, host: 40_000, protocol: PortProtocol::Tcp };
+        let port = UnitPort { listen_port: 80, host_port: 40_000, protocol: PortProtocol::Tcp };
         let value = |value: &str| EnvValue { value: value.to_owned(), sensitive: false };
         let unit = Unit {
             name: "web".to_owned(),
@@ -272,12 +277,12 @@ mod tests {
             health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::ZERO },
             needs: BTreeMap::new(),
             stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_millis(1500) },
-            restart: Restart::Never,
-            when: When::default(),
+            restart: RestartPolicy::Never,
+            when: JobTiming::default(),
             timeout: None,
             module: None,
             hash: String::new(),
-            support: Support::Paved,
+            support: SupportLevel::Paved,
         };
         let preview = PreviewName {
             id: PreviewId("abcdefgh".to_owned()),
@@ -285,20 +290,20 @@ mod tests {
             branch: "main".to_owned(),
             environment: "local".to_owned(),
         };
-        let setting = Setting {
+        let setting = CreateContext {
             preview: &preview,
             project: Path::new("/p"),
             network: "pdev-shop",
             gateway: "172.18.0.1",
-            image: "a:1",
-            identity: "sha256:a",
-            secrets: None,
+            image_reference: "a:1",
+            image_id: "sha256:a",
+            secrets_folder: None,
         };
-        create_body(&unit, &body, &setting).unwrap()
+        render_container(&unit, &body, &setting).unwrap()
     }
 
     #[test]
-    fn relative_binds_lie_beside_the_manifest() {
+    fn relative_binds_resolve_against_manifest_folder() {
         let project = Path::new("/home/me/shop");
         for (bind, path) in [
             ("./src:/app:ro", Some("/home/me/shop/src:/app:ro")),
@@ -307,24 +312,24 @@ mod tests {
             ("/abs:/d", None),
             ("named:/d", None),
         ] {
-            assert_eq!(absolute(bind, project).as_deref(), path);
+            assert_eq!(absolute_bind(bind, project).as_deref(), path);
         }
     }
 
     #[test]
-    fn raw_variables_are_merged_over_the_units() {
-        let body = drawn(json!({ "Env": ["B=raw", "C=3", "PATH"] })).body;
+    fn raw_variables_override_unit_variables() {
+        let body = render_test_container(json!({ "Env": ["B=raw", "C=3", "PATH"] })).body;
         assert_eq!(body.env.unwrap(), ["A=1", "B=raw", "C=3", "PATH"]);
     }
 
     #[test]
-    fn raw_networks_come_beside_the_previews() {
-        let drawn = drawn(json!({
+    fn raw_networks_are_added_to_preview_network() {
+        let drawn = render_test_container(json!({
             "HostConfig": { "NetworkMode": "corporate", "PortBindings": { "80/tcp": [{ "HostPort": "80" }] } },
             "NetworkingConfig": { "EndpointsConfig": { "other": { "Aliases": ["w"] } } },
         }));
-        assert_eq!(drawn.more_networks.keys().collect::<Vec<_>>(), ["corporate", "other"]);
-        assert_eq!(drawn.more_networks["other"].aliases.as_deref(), Some(["w".to_owned()].as_slice()));
+        assert_eq!(drawn.extra_networks.keys().collect::<Vec<_>>(), ["corporate", "other"]);
+        assert_eq!(drawn.extra_networks["other"].aliases.as_deref(), Some(["w".to_owned()].as_slice()));
         let host = drawn.body.host_config.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("pdev-shop"));
         assert_eq!(host.port_bindings.unwrap()["80/tcp"].as_ref().unwrap().len(), 2);
@@ -333,15 +338,15 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_mode_without_network_is_kept() {
+    fn raw_mode_without_preview_network_is_kept() {
         for mode in ["host", "none", "container:x"] {
-            let drawn = drawn(json!({ "HostConfig": { "NetworkMode": mode } }));
+            let drawn = render_test_container(json!({ "HostConfig": { "NetworkMode": mode } }));
             let host = drawn.body.host_config.unwrap();
             assert_eq!(host.network_mode.as_deref(), Some(mode));
             assert!(
                 host.port_bindings.is_none() && host.extra_hosts.is_none() && drawn.body.networking_config.is_none()
             );
         }
-        assert_eq!(drawn(json!({})).body.stop_timeout, Some(2));
+        assert_eq!(render_test_container(json!({})).body.stop_timeout, Some(2));
     }
 }

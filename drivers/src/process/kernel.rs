@@ -12,20 +12,20 @@ use serde::{Deserialize, Serialize};
 pub(crate) const MARKER: &str = "PDEV_KEEPER";
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Identity {
+pub(crate) struct ProcessIdentity {
     pub pid: i32,
     /// Clock ticks after boot, field 22 of `/proc/<pid>/stat`.
     pub start: u64,
     pub boot: String,
 }
 
-impl Identity {
-    pub(crate) fn of(pid: i32) -> Option<Self> {
+impl ProcessIdentity {
+    pub(crate) fn of_pid(pid: i32) -> Option<Self> {
         Some(Self { pid, start: stat(pid)?.start, boot: boot_id() })
     }
 
     /// Alive and still the same process; a zombie is dead.
-    pub(crate) fn alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.boot == boot_id() && stat(self.pid).is_some_and(|stat| stat.start == self.start && stat.state != b'Z')
     }
 
@@ -45,9 +45,9 @@ pub(crate) struct Stat {
 }
 
 /// All processes of this machine at one moment.
-pub(crate) struct Table(BTreeMap<i32, Stat>);
+pub(crate) struct ProcessTable(BTreeMap<i32, Stat>);
 
-impl Table {
+impl ProcessTable {
     pub(crate) fn read() -> Self {
         Self(all_pids().into_iter().filter_map(|pid| Some((pid, stat(pid)?))).collect())
     }
@@ -73,12 +73,12 @@ impl Table {
 }
 
 /// Signals exactly the process that was seen, even when its pid was given away in between.
-pub(crate) fn signal_seen(seen: &Stat, signal: Signal) -> bool {
+pub(crate) fn signal_process(seen: &Stat, signal: Signal) -> bool {
     signal_verified(seen.pid, signal, |found| found.start == seen.start)
 }
 
 /// `SIGTERM`, `TERM`, `term` and plain numbers.
-pub(crate) fn signal_named(name: &str) -> Option<Signal> {
+pub(crate) fn parse_signal(name: &str) -> Option<Signal> {
     let upper = name.trim().to_ascii_uppercase();
     if let Ok(number) = upper.parse::<i32>() {
         return Signal::from_named_raw(number);
@@ -159,9 +159,11 @@ mod system {
         match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
             Ok(list) => list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
             // Kernels without CONFIG_PROC_CHILDREN: the long way.
-            Err(_) => {
-                super::Table::read().iter().filter(|stat| stat.parent == pid.cast_signed()).map(|s| s.pid).collect()
-            }
+            Err(_) => super::ProcessTable::read()
+                .iter()
+                .filter(|stat| stat.parent == pid.cast_signed())
+                .map(|s| s.pid)
+                .collect(),
         }
     }
 }
@@ -219,14 +221,14 @@ mod tests {
     #[test]
     fn a_recycled_pid_is_never_signalled() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep exists");
-        let real = Identity::of(child.id().cast_signed()).expect("child lives");
-        let recycled = Identity { start: real.start + 1, ..real.clone() };
-        assert!(!recycled.alive() && !recycled.signal(Signal::KILL));
-        let other_boot = Identity { boot: "another".to_owned(), ..real.clone() };
-        assert!(!other_boot.alive());
-        assert!(real.alive() && real.signal(Signal::KILL));
+        let real = ProcessIdentity::of_pid(child.id().cast_signed()).expect("child lives");
+        let recycled = ProcessIdentity { start: real.start + 1, ..real.clone() };
+        assert!(!recycled.is_alive() && !recycled.signal(Signal::KILL));
+        let other_boot = ProcessIdentity { boot: "another".to_owned(), ..real.clone() };
+        assert!(!other_boot.is_alive());
+        assert!(real.is_alive() && real.signal(Signal::KILL));
         assert!(!child.wait().expect("reaped").success());
-        assert!(!real.alive());
+        assert!(!real.is_alive());
     }
 
     #[test]
@@ -237,10 +239,10 @@ mod tests {
     }
 
     #[test]
-    fn signal_names() {
+    fn signals_are_parsed_from_names_and_numbers() {
         for (name, signal) in [("SIGTERM", Some(Signal::TERM)), ("int", Some(Signal::INT)), ("9", Some(Signal::KILL))] {
-            assert_eq!(signal_named(name), signal, "{name}");
+            assert_eq!(parse_signal(name), signal, "{name}");
         }
-        assert_eq!(signal_named("SIGNOPE"), None);
+        assert_eq!(parse_signal("SIGNOPE"), None);
     }
 }

@@ -12,78 +12,78 @@ use std::path::PathBuf;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 
-use super::blocking;
-use super::connection::{ANSWER_MAX, Connection};
-use super::record::Records;
-use super::units::reach;
-use super::wire::{Answer, Event, Request};
-use crate::driver::{LogLine, LogRequest, Places, Problem};
+use super::connection::{KeeperConnection, REPLY_TIMEOUT};
+use super::record::RecordStore;
+use super::run_blocking;
+use super::units::connect_to_living_keeper;
+use super::wire::{Event, Reply, Request};
+use crate::driver::{Locations, LogLine, LogRequest, Problem};
 
 /// Read at once; also the bound of what waits for a slow reader.
-const BATCH: usize = 256 * 1024;
+const READ_BATCH_BYTES: usize = 256 * 1024;
 /// Step backwards while looking for the last lines.
-const BACK: u64 = 64 * 1024;
+const SEEK_STEP_BYTES: u64 = 64 * 1024;
 
-pub(super) async fn logs(
-    places: &Places,
+pub(super) async fn stream_logs(
+    places: &Locations,
     unit: &str,
     request: LogRequest,
 ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem> {
-    let records = Records::new(&places.state);
+    let records = RecordStore::new(&places.state);
     // Asked before the first read, so that nothing written in between is missed.
-    let growing = if request.follow { growing(places, unit).await? } else { None };
+    let growing = if request.follow { subscribe_to_output(places, unit).await? } else { None };
     let since = request.since;
-    let cursor = blocking({
+    let cursor = run_blocking({
         let records = records.clone();
         let unit = unit.to_owned();
-        move || Cursor::open(&records, &unit, request.tail, since).map_err(|error| unreadable(&error))
+        move || LogCursor::open(&records, &unit, request.tail, since).map_err(|error| log_read_problem(&error))
     })
     .await?;
-    let reading = Reading { cursor: Some(cursor), ready: VecDeque::new(), growing, since };
-    Ok(stream::unfold(reading, Reading::next).boxed())
+    let reading = LogStream { cursor: Some(cursor), pending_lines: VecDeque::new(), output_events: growing, since };
+    Ok(stream::unfold(reading, LogStream::next_line).boxed())
 }
 
-async fn growing(places: &Places, unit: &str) -> Result<Option<Connection>, Problem> {
-    let Some(mut connection) = reach(places).await? else { return Ok(None) };
-    let answer = connection.ask(&Request::Output { unit: unit.to_owned() }, ANSWER_MAX).await?;
-    Ok((answer == Answer::Following).then_some(connection))
+async fn subscribe_to_output(places: &Locations, unit: &str) -> Result<Option<KeeperConnection>, Problem> {
+    let Some(mut connection) = connect_to_living_keeper(places).await? else { return Ok(None) };
+    let answer = connection.call(&Request::Output { unit: unit.to_owned() }, REPLY_TIMEOUT).await?;
+    Ok((answer == Reply::Following).then_some(connection))
 }
 
-fn unreadable(error: &io::Error) -> Problem {
+fn log_read_problem(error: &io::Error) -> Problem {
     Problem::io("cannot read the log", error)
 }
 
-struct Reading {
+struct LogStream {
     /// None after a failure.
-    cursor: Option<Cursor>,
-    ready: VecDeque<LogLine>,
+    cursor: Option<LogCursor>,
+    pending_lines: VecDeque<LogLine>,
     /// None when there is nothing more to come.
-    growing: Option<Connection>,
+    output_events: Option<KeeperConnection>,
     since: Option<i64>,
 }
 
-impl Reading {
-    async fn next(mut self) -> Option<(Result<LogLine, Problem>, Self)> {
+impl LogStream {
+    async fn next_line(mut self) -> Option<(Result<LogLine, Problem>, Self)> {
         loop {
-            if let Some(line) = self.ready.pop_front() {
+            if let Some(line) = self.pending_lines.pop_front() {
                 return Some((Ok(line), self));
             }
             let mut cursor = self.cursor.take()?;
             let since = self.since;
-            let read = blocking(move || {
-                let lines = cursor.read(since).map_err(|error| unreadable(&error))?;
+            let read = run_blocking(move || {
+                let lines = cursor.read_batch(since).map_err(|error| log_read_problem(&error))?;
                 Ok((cursor, lines))
             });
             match read.await {
                 Ok((cursor, Some(lines))) => {
-                    self.ready.extend(lines);
+                    self.pending_lines.extend(lines);
                     self.cursor = Some(cursor);
                 }
                 Ok((cursor, None)) => {
                     self.cursor = Some(cursor);
-                    let mut growing = self.growing.take()?;
-                    if let Ok(Some(Event::Wrote)) = growing.next().await {
-                        self.growing = Some(growing);
+                    let mut growing = self.output_events.take()?;
+                    if let Ok(Some(Event::Wrote)) = growing.receive().await {
+                        self.output_events = Some(growing);
                     }
                 }
                 Err(problem) => return Some((Err(problem), self)),
@@ -93,25 +93,25 @@ impl Reading {
 }
 
 /// A place in the log: the older file, then the current one, then whichever takes its place.
-struct Cursor {
+struct LogCursor {
     files: VecDeque<File>,
     path: PathBuf,
-    partial: Vec<u8>,
+    partial_line: Vec<u8>,
 }
 
-impl Cursor {
-    fn open(records: &Records, unit: &str, tail: Option<usize>, since: Option<i64>) -> io::Result<Self> {
-        let path = records.log(unit);
+impl LogCursor {
+    fn open(records: &RecordStore, unit: &str, tail: Option<usize>, since: Option<i64>) -> io::Result<Self> {
+        let path = records.log_path(unit);
         let mut files = VecDeque::new();
-        for path in [records.rotated_log(unit), path.clone()] {
+        for path in [records.rotated_log_path(unit), path.clone()] {
             match File::open(&path) {
-                Ok(file) if written_since(&file, since)? => files.push_back(file),
+                Ok(file) if was_written_since(&file, since)? => files.push_back(file),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        let mut cursor = Self { files, path, partial: Vec::new() };
+        let mut cursor = Self { files, path, partial_line: Vec::new() };
         if let Some(count) = tail {
             cursor.seek_tail(count)?;
         }
@@ -122,7 +122,7 @@ impl Cursor {
     fn seek_tail(&mut self, count: usize) -> io::Result<()> {
         let mut missing = count;
         for index in (0..self.files.len()).rev() {
-            let (found, at) = last_lines(&mut self.files[index], missing)?;
+            let (found, at) = find_last_lines(&mut self.files[index], missing)?;
             self.files[index].seek(SeekFrom::Start(at))?;
             missing -= found;
             if missing == 0 {
@@ -134,33 +134,33 @@ impl Cursor {
     }
 
     /// Some lines more (possibly none that are new enough), or None at the end.
-    fn read(&mut self, since: Option<i64>) -> io::Result<Option<Vec<LogLine>>> {
+    fn read_batch(&mut self, since: Option<i64>) -> io::Result<Option<Vec<LogLine>>> {
         let more = self.files.len() > 1;
         let Some(file) = self.files.front_mut() else {
-            return Ok(self.take_successor(None)?.then(Vec::new));
+            return Ok(self.switch_to_new_file(None)?.then(Vec::new));
         };
-        let mut bytes = Vec::with_capacity(BATCH);
-        if file.take(BATCH as u64).read_to_end(&mut bytes)? == 0 {
+        let mut bytes = Vec::with_capacity(READ_BATCH_BYTES);
+        if file.take(READ_BATCH_BYTES as u64).read_to_end(&mut bytes)? == 0 {
             if more {
                 self.files.pop_front();
                 return Ok(Some(Vec::new()));
             }
             let inode = file.metadata()?.ino();
-            return Ok(self.take_successor(Some(inode))?.then(Vec::new));
+            return Ok(self.switch_to_new_file(Some(inode))?.then(Vec::new));
         }
         let mut lines = Vec::new();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.partial.extend_from_slice(piece);
-            if let Some(line) = self.partial.strip_suffix(b"\n") {
-                lines.extend(parse(line).filter(|line| since.is_none_or(|since| line.at >= since)));
-                self.partial.clear();
+            self.partial_line.extend_from_slice(piece);
+            if let Some(line) = self.partial_line.strip_suffix(b"\n") {
+                lines.extend(parse_line(line).filter(|line| since.is_none_or(|since| line.timestamp >= since)));
+                self.partial_line.clear();
             }
         }
         Ok(Some(lines))
     }
 
     /// After a rotation the path leads to another file than the one read to its end.
-    fn take_successor(&mut self, read: Option<u64>) -> io::Result<bool> {
+    fn switch_to_new_file(&mut self, read: Option<u64>) -> io::Result<bool> {
         match fs::metadata(&self.path) {
             Ok(found) if Some(found.ino()) != read => {
                 self.files.clear();
@@ -172,14 +172,14 @@ impl Cursor {
     }
 }
 
-fn written_since(file: &File, since: Option<i64>) -> io::Result<bool> {
+fn was_written_since(file: &File, since: Option<i64>) -> io::Result<bool> {
     let metadata = file.metadata()?;
     let last = metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000;
     Ok(since.is_none_or(|since| last >= since))
 }
 
 /// How many of the last `count` lines are in this file, and where they begin.
-fn last_lines(file: &mut File, count: usize) -> io::Result<(usize, u64)> {
+fn find_last_lines(file: &mut File, count: usize) -> io::Result<(usize, u64)> {
     let mut at = file.metadata()?.len();
     if count == 0 {
         return Ok((0, at));
@@ -187,7 +187,7 @@ fn last_lines(file: &mut File, count: usize) -> io::Result<(usize, u64)> {
     // Every line ends with its line end, so the last one found at the very end begins no line.
     let (mut ends, mut block) = (0, Vec::new());
     while at > 0 {
-        let from = at.saturating_sub(BACK);
+        let from = at.saturating_sub(SEEK_STEP_BYTES);
         block.clear();
         file.seek(SeekFrom::Start(from))?;
         Read::by_ref(file).take(at - from).read_to_end(&mut block)?;
@@ -202,33 +202,33 @@ fn last_lines(file: &mut File, count: usize) -> io::Result<(usize, u64)> {
     Ok((ends, 0))
 }
 
-fn parse(line: &[u8]) -> Option<LogLine> {
+fn parse_line(line: &[u8]) -> Option<LogLine> {
     let mut parts = line.splitn(3, |byte| *byte == b' ');
     let at = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
     let stderr = parts.next()? == b"e";
-    Some(LogLine { at, stderr, text: String::from_utf8_lossy(parts.next()?).into_owned() })
+    Some(LogLine { timestamp: at, is_stderr: stderr, text: String::from_utf8_lossy(parts.next()?).into_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn texts(cursor: &mut Cursor, since: Option<i64>) -> Vec<String> {
+    fn texts(cursor: &mut LogCursor, since: Option<i64>) -> Vec<String> {
         let mut texts = Vec::new();
-        while let Some(lines) = cursor.read(since).expect("reads") {
+        while let Some(lines) = cursor.read_batch(since).expect("reads") {
             texts.extend(lines.into_iter().map(|line| line.text));
         }
         texts
     }
 
     #[test]
-    fn tail_and_since_reach_into_the_older_file() {
+    fn tail_and_since_include_rotated_file() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let records = Records::new(folder.path());
+        let records = RecordStore::new(folder.path());
         fs::create_dir(folder.path().join("logs")).expect("folder");
         let lines = |range: std::ops::Range<i64>| range.map(|at| format!("{at} o line {at}\n")).collect::<String>();
-        fs::write(records.rotated_log("web"), lines(0..5)).expect("written");
-        fs::write(records.log("web"), lines(5..8)).expect("written");
+        fs::write(records.rotated_log_path("web"), lines(0..5)).expect("written");
+        fs::write(records.log_path("web"), lines(5..8)).expect("written");
         for (tail, since, first, count) in [
             (None, None, "line 0", 8),
             (Some(2), None, "line 6", 2),
@@ -238,25 +238,25 @@ mod tests {
             (None, Some(6), "line 6", 2),
             (Some(4), Some(7), "line 7", 1),
         ] {
-            let mut cursor = Cursor::open(&records, "web", tail, since).expect("opens");
+            let mut cursor = LogCursor::open(&records, "web", tail, since).expect("opens");
             let texts = texts(&mut cursor, since);
             assert_eq!((texts.first().map(String::as_str), texts.len()), (Some(first), count), "{tail:?} {since:?}");
         }
-        let mut none = Cursor::open(&records, "web", Some(0), None).expect("opens");
+        let mut none = LogCursor::open(&records, "web", Some(0), None).expect("opens");
         assert!(texts(&mut none, None).is_empty());
     }
 
     #[test]
-    fn reading_goes_on_in_the_file_after_a_rotation() {
+    fn reading_continues_after_rotation() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let records = Records::new(folder.path());
+        let records = RecordStore::new(folder.path());
         fs::create_dir(folder.path().join("logs")).expect("folder");
-        fs::write(records.log("web"), "1 o one\n2 e tw").expect("written");
-        let mut cursor = Cursor::open(&records, "web", None, None).expect("opens");
+        fs::write(records.log_path("web"), "1 o one\n2 e tw").expect("written");
+        let mut cursor = LogCursor::open(&records, "web", None, None).expect("opens");
         assert_eq!(texts(&mut cursor, None), ["one"]);
-        fs::write(records.log("web"), "1 o one\n2 e two\n").expect("written");
-        fs::rename(records.log("web"), records.rotated_log("web")).expect("rotated");
-        fs::write(records.log("web"), "3 o three\n").expect("written");
+        fs::write(records.log_path("web"), "1 o one\n2 e two\n").expect("written");
+        fs::rename(records.log_path("web"), records.rotated_log_path("web")).expect("rotated");
+        fs::write(records.log_path("web"), "3 o three\n").expect("written");
         assert_eq!(texts(&mut cursor, None), ["two", "three"]);
     }
 }

@@ -3,22 +3,22 @@
 //! The driver prepares (programs, folders, builds) and asks; the preview's keeper runs. What is true stands in small
 //! files that both read, so observing needs neither a keeper nor a round trip.
 
-mod clash;
+mod cleanup;
 mod connection;
 mod exec;
-mod inputs;
+mod fingerprint;
 pub mod keeper;
 mod kernel;
 mod launch;
-mod leftovers;
 mod logs;
 mod peer;
+mod port_conflict;
 mod prepare;
 mod record;
 mod units;
 mod wire;
 
-pub use peer::{holders, made_with};
+pub use peer::{peer_has_variable, peer_pids};
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,19 +31,19 @@ use plan::observed::{Images, Observed};
 use plan::step::Action;
 
 use crate::driver::{
-    Discovered, Driver, ExecRequest, ExecSession, LogLine, LogRequest, Performed, Places, Problem, ProblemKind,
-    RuntimeEvent, Scope,
+    DiscoveredPreview, Driver, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem, ProblemKind,
+    RuntimeEvent, Scope, StepOutcome,
 };
-use connection::Starter;
-use prepare::Builds;
-use record::{Recorded, Records};
+use connection::KeeperStarter;
+use prepare::BuildLocks;
+use record::{RecordStore, RecordedState};
 
 pub struct ProcessDriver {
-    starter: Starter,
+    starter: KeeperStarter,
     /// `<state>/previews`, one folder per preview.
-    previews: PathBuf,
-    inherited: BTreeMap<String, String>,
-    builds: Builds,
+    previews_folder: PathBuf,
+    inherited_env: BTreeMap<String, String>,
+    build_locks: BuildLocks,
 }
 
 impl ProcessDriver {
@@ -51,14 +51,19 @@ impl ProcessDriver {
     /// `std::env::current_exe()`. `previews` is the parent of every preview's state folder.
     #[must_use]
     pub fn new(program: PathBuf, previews: PathBuf) -> Self {
-        let inherited = launch::inherited(std::env::vars_os());
-        Self { starter: Starter::new(program), previews, inherited, builds: Builds::default() }
+        let inherited = launch::filter_inherited_env(std::env::vars_os());
+        Self {
+            starter: KeeperStarter::new(program),
+            previews_folder: previews,
+            inherited_env: inherited,
+            build_locks: BuildLocks::default(),
+        }
     }
 
     /// The soft limit of open files that programs get, where this process raised its own.
     #[must_use]
-    pub fn with_descriptors(mut self, limit: Option<u64>) -> Self {
-        self.starter.descriptors = limit;
+    pub fn with_descriptor_limit(mut self, limit: Option<u64>) -> Self {
+        self.starter.descriptor_limit = limit;
         self
     }
 }
@@ -69,73 +74,77 @@ impl Driver for ProcessDriver {
         RuntimeKind::Process
     }
 
-    async fn observe(&self, _preview: &PreviewId, places: &Places) -> Result<Observed, Problem> {
+    async fn observe(&self, _preview: &PreviewId, places: &Locations) -> Result<Observed, Problem> {
         let places = places.clone();
-        blocking(move || units::observe(&places)).await
+        run_blocking(move || units::observe(&places)).await
     }
 
-    async fn images(&self, scope: &Scope) -> Result<Images, Problem> {
-        self.process_images(scope).await
+    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
+        self.inspect_builds(scope).await
     }
 
-    async fn perform(&self, scope: &Scope, action: &Action) -> Result<Performed, Problem> {
+    async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
         match action {
-            Action::PrepareImage { unit, .. } => self.prepare(scope, unit_of(scope, unit)?).await,
-            Action::Create { unit, .. } => self.create(scope, unit_of(scope, unit)?).await,
-            Action::Start { unit, .. } => self.start(scope, unit_of(scope, unit)?).await,
+            Action::PrepareImage { unit, .. } => self.run_build(scope, find_unit(scope, unit)?).await,
+            Action::Create { unit, .. } => self.create(scope, find_unit(scope, unit)?).await,
+            Action::Start { unit, .. } => self.start(scope, find_unit(scope, unit)?).await,
             Action::Stop { unit, .. } => self.stop(scope, unit).await,
             Action::Remove { unit, handle, .. } => self.remove(scope, unit, handle).await,
-            Action::RemoveVolume { volume } => units::remove_data(&scope.places, volume),
+            Action::RemoveVolume { volume } => units::remove_data_folder(&scope.locations, volume),
             // Processes share the machine's network and keep their data in folders made at their creation.
-            _ => Ok(Performed::default()),
+            _ => Ok(StepOutcome::default()),
         }
     }
 
-    async fn follow(&self, _: &PreviewId, places: &Places) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
-        units::follow(&self.starter, places).await
+    async fn follow_events(
+        &self,
+        _: &PreviewId,
+        places: &Locations,
+    ) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
+        units::follow_events(&self.starter, places).await
     }
 
     async fn logs(
         &self,
         _preview: &PreviewId,
-        places: &Places,
+        places: &Locations,
         unit: &str,
         request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem> {
-        logs::logs(places, unit, request).await
+        logs::stream_logs(places, unit, request).await
     }
 
     async fn exec(&self, scope: &Scope, unit: &Unit, request: ExecRequest) -> Result<ExecSession, Problem> {
-        self.exec_beside(scope, unit, request).await
+        self.exec_command(scope, unit, request).await
     }
 
-    async fn endpoint(&self) -> Result<Option<IpAddr>, Problem> {
+    async fn credential_endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {
         // Elsewhere nothing tells whose connection it is.
         Ok(cfg!(target_os = "linux").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)))
     }
 
-    async fn made_by(
+    async fn is_connection_from(
         &self,
         preview: &PreviewId,
         unit: &str,
         peer: SocketAddr,
         local: SocketAddr,
     ) -> Result<bool, Problem> {
-        let (records, unit) = (Records::new(&self.previews.join(&preview.0)), unit.to_owned());
-        blocking(move || {
-            let keeper = records.living_keeper().ok().flatten();
-            Ok(keeper.is_some_and(|keeper| peer::made_by(&keeper.nonce, &unit, peer, local)))
+        let (records, unit) = (RecordStore::new(&self.previews_folder.join(&preview.0)), unit.to_owned());
+        run_blocking(move || {
+            let keeper = records.read_living_keeper().ok().flatten();
+            Ok(keeper.is_some_and(|keeper| peer::peer_is_unit(&keeper.nonce, &unit, peer, local)))
         })
         .await
     }
 
-    async fn discover(&self) -> Result<Vec<Discovered>, Problem> {
-        let previews = self.previews.clone();
-        blocking(move || discover(&previews)).await
+    async fn discover(&self) -> Result<Vec<DiscoveredPreview>, Problem> {
+        let previews = self.previews_folder.clone();
+        run_blocking(move || discover_previews(&previews)).await
     }
 }
 
-fn unit_of<'a>(scope: &'a Scope, name: &str) -> Result<&'a Unit, Problem> {
+fn find_unit<'a>(scope: &'a Scope, name: &str) -> Result<&'a Unit, Problem> {
     scope
         .application
         .units
@@ -144,22 +153,24 @@ fn unit_of<'a>(scope: &'a Scope, name: &str) -> Result<&'a Unit, Problem> {
 }
 
 /// File work off the threads that serve everybody.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(Problem::new(ProblemKind::Internal, format!("file work broke off: {error}"))))
 }
 
-fn discover(previews: &Path) -> Result<Vec<Discovered>, Problem> {
+fn discover_previews(previews: &Path) -> Result<Vec<DiscoveredPreview>, Problem> {
     let Ok(entries) = std::fs::read_dir(previews) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for entry in entries.flatten() {
-        let records = Records::new(&entry.path());
+        let records = RecordStore::new(&entry.path());
         let problem = |error: &std::io::Error| Problem::io(format!("cannot read `{}`", entry.path().display()), error);
-        let Some(preview) = records.preview().map_err(|error| problem(&error))? else { continue };
-        let units = records.units().map_err(|error| problem(&error))?;
-        let alive = records.living_keeper().map_err(|error| problem(&error))?.is_some();
-        let running = units.iter().filter(|unit| alive && matches!(unit.state, Recorded::Running { .. })).count();
-        found.push(Discovered {
+        let Some(preview) = records.read_preview().map_err(|error| problem(&error))? else { continue };
+        let units = records.read_units().map_err(|error| problem(&error))?;
+        let alive = records.read_living_keeper().map_err(|error| problem(&error))?.is_some();
+        let running = units.iter().filter(|unit| alive && matches!(unit.state, RecordedState::Running { .. })).count();
+        found.push(DiscoveredPreview {
             preview: PreviewName {
                 id: PreviewId(preview.id),
                 app: preview.app,
@@ -168,8 +179,8 @@ fn discover(previews: &Path) -> Result<Vec<Discovered>, Problem> {
             },
             runtime: RuntimeKind::Process,
             project: preview.project,
-            units: units.len(),
-            running,
+            unit_count: units.len(),
+            running_count: running,
         });
     }
     found.sort_by(|one, other| one.preview.id.cmp(&other.preview.id));

@@ -9,38 +9,38 @@ use std::net::{Ipv4Addr, SocketAddr};
 use super::kernel::{MARKER, all_pids};
 
 /// Whether a process that the keeper with this nonce started for this unit holds the other end of a connection.
-pub(super) fn made_by(nonce: &str, unit: &str, peer: SocketAddr, local: SocketAddr) -> bool {
+pub(super) fn peer_is_unit(nonce: &str, unit: &str, peer: SocketAddr, local: SocketAddr) -> bool {
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
-    let Some(inode) = socket(&table, peer, local) else { return false };
+    let Some(inode) = find_socket_inode(&table, peer, local) else { return false };
     let link = format!("socket:[{inode}]");
-    all_pids().into_iter().any(|pid| is_of(pid, nonce, unit) && holds(pid, &link))
+    all_pids().into_iter().any(|pid| belongs_to_unit(pid, nonce, unit) && has_open_socket(pid, &link))
 }
 
 /// Whether a process that was started with this variable holds the other end of a connection.
 #[must_use]
-pub fn made_with(variable: &str, peer: SocketAddr, local: SocketAddr) -> bool {
+pub fn peer_has_variable(variable: &str, peer: SocketAddr, local: SocketAddr) -> bool {
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
-    let Some(inode) = socket(&table, peer, local) else { return false };
+    let Some(inode) = find_socket_inode(&table, peer, local) else { return false };
     let link = format!("socket:[{inode}]");
     let has = |pid: i32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|one| one == variable.as_bytes())
     };
-    all_pids().into_iter().any(|pid| has(pid) && holds(pid, &link))
+    all_pids().into_iter().any(|pid| has(pid) && has_open_socket(pid, &link))
 }
 
 /// The processes that hold the other end of a connection, whatever they say of themselves.
 #[must_use]
-pub fn holders(peer: SocketAddr, local: SocketAddr) -> Vec<i32> {
+pub fn peer_pids(peer: SocketAddr, local: SocketAddr) -> Vec<i32> {
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
-    let Some(inode) = socket(&table, peer, local) else { return Vec::new() };
+    let Some(inode) = find_socket_inode(&table, peer, local) else { return Vec::new() };
     let link = format!("socket:[{inode}]");
-    all_pids().into_iter().filter(|pid| holds(*pid, &link)).collect()
+    all_pids().into_iter().filter(|pid| has_open_socket(*pid, &link)).collect()
 }
 
 /// The inode of the socket at `peer` that is connected to `local`.
-fn socket(table: &str, peer: SocketAddr, local: SocketAddr) -> Option<u64> {
-    let (peer, local) = (written(peer)?, written(local)?);
+fn find_socket_inode(table: &str, peer: SocketAddr, local: SocketAddr) -> Option<u64> {
+    let (peer, local) = (kernel_address(peer)?, kernel_address(local)?);
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let ends_meet = fields.next()? == peer && fields.next()? == local;
@@ -49,13 +49,13 @@ fn socket(table: &str, peer: SocketAddr, local: SocketAddr) -> Option<u64> {
 }
 
 /// As the kernel writes an address: its bytes as a number of this machine, then the port.
-fn written(address: SocketAddr) -> Option<String> {
+fn kernel_address(address: SocketAddr) -> Option<String> {
     let SocketAddr::V4(address) = address else { return None };
     let ip: Ipv4Addr = *address.ip();
     Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()))
 }
 
-fn is_of(pid: i32, nonce: &str, unit: &str) -> bool {
+fn belongs_to_unit(pid: i32, nonce: &str, unit: &str) -> bool {
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let has = |mark: &str, whole: bool| {
         let mut variables = environment.split(|byte| *byte == 0);
@@ -65,7 +65,7 @@ fn is_of(pid: i32, nonce: &str, unit: &str) -> bool {
     has(&format!("{MARKER}={nonce}."), false) && has(&format!("PDEV_UNIT={unit}"), true)
 }
 
-fn holds(pid: i32, link: &str) -> bool {
+fn has_open_socket(pid: i32, link: &str) -> bool {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     open.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == link))
 }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_units_own_programs_are_recognized() {
+    fn peer_matches_only_its_own_unit() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let local = listener.local_addr().unwrap();
         let line = format!("exec 3<>/dev/tcp/127.0.0.1/{}; read -r _ <&3", local.port());
@@ -91,22 +91,22 @@ mod tests {
             .unwrap();
         let (stream, peer) = listener.accept().unwrap();
         let strangers = TcpStream::connect(local).unwrap();
-        assert!(made_by("abc", "api", peer, local));
-        assert_eq!(holders(peer, local), [child.id().cast_signed()]);
-        assert!(!made_by("abc", "web", peer, local));
-        assert!(!made_by("ab", "api", peer, local));
-        assert!(!made_by("abc", "ap", peer, local));
-        assert!(!made_by("abc", "api", strangers.local_addr().unwrap(), local));
+        assert!(peer_is_unit("abc", "api", peer, local));
+        assert_eq!(peer_pids(peer, local), [child.id().cast_signed()]);
+        assert!(!peer_is_unit("abc", "web", peer, local));
+        assert!(!peer_is_unit("ab", "api", peer, local));
+        assert!(!peer_is_unit("abc", "ap", peer, local));
+        assert!(!peer_is_unit("abc", "api", strangers.local_addr().unwrap(), local));
         drop(stream);
         child.wait().unwrap();
     }
 
     #[test]
-    fn the_kernels_table() {
+    fn socket_inode_is_found_in_kernel_table() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
                      0: 0100007F:C350 0100007F:4E20 01 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0\n";
         let (peer, local) = ("127.0.0.1:50000".parse().unwrap(), "127.0.0.1:20000".parse().unwrap());
-        assert_eq!(socket(table, peer, local), Some(4711));
-        assert_eq!(socket(table, local, peer), None);
+        assert_eq!(find_socket_inode(table, peer, local), Some(4711));
+        assert_eq!(find_socket_inode(table, local, peer), None);
     }
 }

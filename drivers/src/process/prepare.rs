@@ -9,23 +9,23 @@ use plan::application::{Argv, ProcessSpec, Unit};
 use plan::observed::Images;
 use sha2::{Digest, Sha256};
 
-use super::inputs::{Fingerprint, hex};
-use super::launch::{Launcher, give};
-use super::record::{Durable, write_whole};
-use super::{ProcessDriver, blocking};
-use crate::driver::{Performed, Places, Problem, ProblemKind, ProgressLine, Scope};
+use super::fingerprint::{Fingerprint, hex};
+use super::launch::{Launcher, chown_folder};
+use super::record::{Durable, write_atomically};
+use super::{ProcessDriver, run_blocking};
+use crate::driver::{Locations, Problem, ProblemKind, ProgressLine, Scope, StepOutcome};
 
 /// Output of a failed command that is shown.
-const LAST_LINES: usize = 20;
+const OUTPUT_LINES_MAX: usize = 20;
 /// In the data folder: initialisation succeeded with these arguments.
-const INITIALISED: &str = ".pdev-init";
+const INIT_MARKER_FILE: &str = ".pdev-init";
 
 /// Builds under way, by what they build: three services of one `npm install` run it once.
 #[derive(Default)]
-pub(super) struct Builds(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+pub(super) struct BuildLocks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
-impl Builds {
-    fn of(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+impl BuildLocks {
+    fn lock_for(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         builds.retain(|_, lock| Arc::strong_count(lock) > 1);
         builds.entry(key.to_owned()).or_default().clone()
@@ -33,11 +33,11 @@ impl Builds {
 }
 
 impl ProcessDriver {
-    pub(super) async fn process_images(&self, scope: &Scope) -> Result<Images, Problem> {
+    pub(super) async fn inspect_builds(&self, scope: &Scope) -> Result<Images, Problem> {
         let mut images = Images::default();
         for unit in scope.application.units.values() {
-            let Some(build) = Build::of(scope, unit) else { continue };
-            match blocking(move || build.state()).await? {
+            let Some(build) = Build::from_unit(scope, unit) else { continue };
+            match run_blocking(move || build.check_current()).await? {
                 Ok(identity) => images.current.insert(unit.name.clone(), identity),
                 Err(reason) => images.stale.insert(unit.name.clone(), reason),
             };
@@ -46,48 +46,48 @@ impl ProcessDriver {
     }
 
     /// Runs the unit's build command, unless somebody did in the meantime.
-    pub(super) async fn prepare(&self, scope: &Scope, unit: &Unit) -> Result<Performed, Problem> {
-        let Some(build) = Build::of(scope, unit) else { return Ok(Performed::default()) };
-        let one_at_a_time = self.builds.of(&build.key);
+    pub(super) async fn run_build(&self, scope: &Scope, unit: &Unit) -> Result<StepOutcome, Problem> {
+        let Some(build) = Build::from_unit(scope, unit) else { return Ok(StepOutcome::default()) };
+        let one_at_a_time = self.build_locks.lock_for(&build.key);
         let _mine = one_at_a_time.lock().await;
-        let state = blocking({
+        let state = run_blocking({
             let build = build.clone();
-            move || build.state()
+            move || build.check_current()
         });
         if let Ok(identity) = state.await? {
-            return Ok(Performed { image: Some(identity), ..Performed::default() });
+            return Ok(StepOutcome { image: Some(identity), ..StepOutcome::default() });
         }
         // Taken before the build: what changes meanwhile makes it stale again.
-        let fingerprint = blocking({
+        let fingerprint = run_blocking({
             let build = build.clone();
-            move || build.fingerprint()
+            move || build.compute_fingerprint()
         });
         let fingerprint = fingerprint.await?;
-        let launcher = Launcher::new(scope, unit, &self.inherited)?;
-        let spawn = launcher.spawn(&build.argv, &launcher.folder()?)?;
+        let launcher = Launcher::new(scope, unit, &self.inherited_env)?;
+        let spawn = launcher.build_spawn_spec(&build.argv, &launcher.resolve_working_folder()?)?;
         self.run_or_fail(scope, unit, spawn, "build command").await?;
         let identity = build.identity(&fingerprint);
-        blocking(move || fingerprint.write(&build.marker)).await?;
-        Ok(Performed { image: Some(identity), ..Performed::default() })
+        run_blocking(move || fingerprint.write(&build.marker)).await?;
+        Ok(StepOutcome { image: Some(identity), ..StepOutcome::default() })
     }
 
     /// Writes the unit's files, then initialises its data folder once.
-    pub(super) async fn initialise(&self, scope: &Scope, launcher: &Launcher<'_>) -> Result<(), Problem> {
+    pub(super) async fn initialise_data_folder(&self, scope: &Scope, launcher: &Launcher<'_>) -> Result<(), Problem> {
         if launcher.spec.init.is_empty() && launcher.spec.files.is_empty() {
             return Ok(());
         }
-        let folder = launcher.make_data_folder()?;
+        let folder = launcher.create_data_folder()?;
         write_files(launcher, &folder)?;
         let arguments = hex(Sha256::digest(format!("{:?}", launcher.spec.init)).as_slice());
-        let marker = folder.join(INITIALISED);
+        let marker = folder.join(INIT_MARKER_FILE);
         if launcher.spec.init.is_empty() || std::fs::read_to_string(&marker).is_ok_and(|text| text == arguments) {
             return Ok(());
         }
         for argv in &launcher.spec.init {
-            let spawn = launcher.spawn(argv, &folder)?;
+            let spawn = launcher.build_spawn_spec(argv, &folder)?;
             self.run_or_fail(scope, launcher.unit, spawn, "initialisation").await?;
         }
-        write_whole(&marker, arguments.as_bytes(), Durable::Yes, 0o600)
+        write_atomically(&marker, arguments.as_bytes(), Durable::Yes, 0o600)
             .map_err(|error| Problem::io(format!("cannot write `{}`", marker.display()), &error))
     }
 
@@ -95,19 +95,19 @@ impl ProcessDriver {
         &self,
         scope: &Scope,
         unit: &Unit,
-        spawn: super::wire::Spawn,
+        spawn: super::wire::SpawnSpec,
         what: &str,
     ) -> Result<(), Problem> {
-        let mut last = VecDeque::with_capacity(LAST_LINES);
+        let mut last = VecDeque::with_capacity(OUTPUT_LINES_MAX);
         // Without its arguments, which may hold a resolved secret.
         let shown = Path::new(&spawn.program).display().to_string();
         let code = self
-            .run_to_end(&scope.places, &unit.name, spawn, |line| {
-                if last.len() == LAST_LINES {
+            .run_to_end(&scope.locations, &unit.name, spawn, |line| {
+                if last.len() == OUTPUT_LINES_MAX {
                     last.pop_front();
                 }
                 last.push_back(line.clone());
-                scope.progress.line(&unit.name, ProgressLine::BuildOutput(line));
+                scope.progress.report(&unit.name, ProgressLine::BuildOutput(line));
             })
             .await?;
         if code == 0 {
@@ -127,10 +127,11 @@ fn write_files(launcher: &Launcher<'_>, folder: &Path) -> Result<(), Problem> {
             return Err(Problem::new(ProblemKind::Refused, message));
         }
         let problem = |error: &std::io::Error| Problem::io(format!("cannot write `{}`", path.display()), error);
-        write_whole(&path, text.as_bytes(), Durable::No, 0o600).map_err(|error| problem(&error))?;
-        let Some(known) = launcher.account()? else { continue };
+        write_atomically(&path, text.as_bytes(), Durable::No, 0o600).map_err(|error| problem(&error))?;
+        let Some(known) = launcher.resolve_account()? else { continue };
         for made in path.ancestors().take_while(|above| *above != folder) {
-            give(made, &known).map_err(|problem| problem.hint("Remove the unit's data folder and try again."))?;
+            chown_folder(made, &known)
+                .map_err(|problem| problem.hint("Remove the unit's data folder and try again."))?;
         }
     }
     Ok(())
@@ -147,29 +148,29 @@ struct Build {
 }
 
 impl Build {
-    fn of(scope: &Scope, unit: &Unit) -> Option<Self> {
+    fn from_unit(scope: &Scope, unit: &Unit) -> Option<Self> {
         let plan::application::Body::Process(ProcessSpec { build, build_inputs, dir, .. }) = &unit.body else {
             return None;
         };
         let argv = build.clone()?;
-        let Places { project, cache, .. } = &scope.places;
+        let Locations { project, cache, .. } = &scope.locations;
         let key = hex(Sha256::digest(format!("{project:?}\n{dir:?}\n{argv:?}\n{build_inputs:?}")).as_slice());
         let marker = cache.join("process-builds").join(format!("{}.json", &key[..32]));
         Some(Self { argv, inputs: build_inputs.clone(), project: project.clone(), key, marker })
     }
 
     /// The identity of what is built and current, or why it has to be built.
-    fn state(&self) -> Result<Result<String, String>, Problem> {
+    fn check_current(&self) -> Result<Result<String, String>, Problem> {
         let Some(known) = Fingerprint::read(&self.marker) else { return Ok(Err("not built yet".to_owned())) };
-        let now = Fingerprint::take(&self.project, &self.inputs, Some(&known))?;
-        Ok(match known.difference(&now) {
+        let now = Fingerprint::compute(&self.project, &self.inputs, Some(&known))?;
+        Ok(match known.first_difference(&now) {
             None => Ok(self.identity(&now)),
             Some(path) => Err(format!("build input changed: {path}")),
         })
     }
 
-    fn fingerprint(&self) -> Result<Fingerprint, Problem> {
-        Fingerprint::take(&self.project, &self.inputs, Fingerprint::read(&self.marker).as_ref())
+    fn compute_fingerprint(&self) -> Result<Fingerprint, Problem> {
+        Fingerprint::compute(&self.project, &self.inputs, Fingerprint::read(&self.marker).as_ref())
     }
 
     fn identity(&self, fingerprint: &Fingerprint) -> String {
@@ -179,7 +180,7 @@ impl Build {
 }
 
 /// What `create` records of the build that its unit came from.
-pub(super) fn built_identity(scope: &Scope, unit: &Unit) -> Option<String> {
-    let build = Build::of(scope, unit)?;
+pub(super) fn recorded_build_identity(scope: &Scope, unit: &Unit) -> Option<String> {
+    let build = Build::from_unit(scope, unit)?;
     Some(build.identity(&Fingerprint::read(&build.marker)?))
 }

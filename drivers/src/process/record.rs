@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::kernel::Identity;
+use super::kernel::ProcessIdentity;
 use plan::observed::Exit;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub(crate) struct UnitRecord {
     /// By port name.
     pub ports: BTreeMap<String, u16>,
     pub stop: StopRecord,
-    pub state: Recorded,
+    pub state: RecordedState,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -35,9 +35,9 @@ pub(crate) struct StopRecord {
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub(crate) enum Recorded {
+pub(crate) enum RecordedState {
     Created,
-    Running { process: Identity, started_at: i64 },
+    Running { process: ProcessIdentity, started_at: i64 },
     Exited { started_at: i64, exit: ExitRecord },
 }
 
@@ -51,13 +51,19 @@ pub(crate) struct ExitRecord {
 
 impl From<ExitRecord> for Exit {
     fn from(record: ExitRecord) -> Self {
-        Self { code: record.code, signal: record.signal, out_of_memory: false, error: record.error, at: record.at }
+        Self {
+            code: record.code,
+            signal: record.signal,
+            out_of_memory: false,
+            error: record.error,
+            ended_at: record.at,
+        }
     }
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct KeeperRecord {
-    pub process: Identity,
+    pub process: ProcessIdentity,
     /// In the environment of everything it started.
     pub nonce: String,
     pub protocol: u32,
@@ -75,86 +81,86 @@ pub(crate) struct PreviewRecord {
 
 /// The files of one preview below `<places.state>`.
 #[derive(Clone, Debug)]
-pub(crate) struct Records {
-    state: PathBuf,
+pub(crate) struct RecordStore {
+    state_folder: PathBuf,
 }
 
-impl Records {
+impl RecordStore {
     pub(crate) fn new(state: &Path) -> Self {
-        Self { state: state.to_owned() }
+        Self { state_folder: state.to_owned() }
     }
 
-    pub(crate) fn lock(&self) -> PathBuf {
-        self.state.join("keeper.lock")
+    pub(crate) fn lock_path(&self) -> PathBuf {
+        self.state_folder.join("keeper.lock")
     }
 
-    pub(crate) fn log(&self, unit: &str) -> PathBuf {
-        self.state.join("logs").join(format!("{unit}.log"))
+    pub(crate) fn log_path(&self, unit: &str) -> PathBuf {
+        self.state_folder.join("logs").join(format!("{unit}.log"))
     }
 
-    pub(crate) fn rotated_log(&self, unit: &str) -> PathBuf {
-        self.state.join("logs").join(format!("{unit}.log.1"))
+    pub(crate) fn rotated_log_path(&self, unit: &str) -> PathBuf {
+        self.state_folder.join("logs").join(format!("{unit}.log.1"))
     }
 
-    pub(crate) fn keeper(&self) -> io::Result<Option<KeeperRecord>> {
-        read(&self.state.join("keeper.json"))
+    pub(crate) fn read_keeper(&self) -> io::Result<Option<KeeperRecord>> {
+        read_json(&self.state_folder.join("keeper.json"))
     }
 
     pub(crate) fn write_keeper(&self, record: &KeeperRecord) -> io::Result<()> {
-        write(&self.state.join("keeper.json"), record, Durable::No)
+        write_json(&self.state_folder.join("keeper.json"), record, Durable::No)
     }
 
     /// The keeper that is alive now, if one is.
-    pub(crate) fn living_keeper(&self) -> io::Result<Option<KeeperRecord>> {
-        Ok(self.keeper()?.filter(|keeper| keeper.process.alive()))
+    pub(crate) fn read_living_keeper(&self) -> io::Result<Option<KeeperRecord>> {
+        Ok(self.read_keeper()?.filter(|keeper| keeper.process.is_alive()))
     }
 
-    pub(crate) fn preview(&self) -> io::Result<Option<PreviewRecord>> {
-        read(&self.state.join("process.json"))
+    pub(crate) fn read_preview(&self) -> io::Result<Option<PreviewRecord>> {
+        read_json(&self.state_folder.join("process.json"))
     }
 
     pub(crate) fn write_preview(&self, record: &PreviewRecord) -> io::Result<()> {
-        if self.preview()?.as_ref() == Some(record) {
+        if self.read_preview()?.as_ref() == Some(record) {
             return Ok(());
         }
-        write(&self.state.join("process.json"), record, Durable::Yes)
+        write_json(&self.state_folder.join("process.json"), record, Durable::Yes)
     }
 
-    pub(crate) fn unit(&self, unit: &str) -> io::Result<Option<UnitRecord>> {
-        read(&self.unit_file(unit))
+    pub(crate) fn read_unit(&self, unit: &str) -> io::Result<Option<UnitRecord>> {
+        read_json(&self.unit_path(unit))
     }
 
     /// The page cache survives any kill -9, and a running process's record matters within this boot only. What is
     /// worth the disk's round trip is that a job succeeded, because it would run again after a power cut.
     pub(crate) fn write_unit(&self, record: &UnitRecord, durable: Durable) -> io::Result<()> {
-        write(&self.unit_file(&record.unit), record, durable)
+        write_json(&self.unit_path(&record.unit), record, durable)
     }
 
     /// The end of a unit has to be known even when the disk is full: a record that went on saying "running" would be
     /// believed. Its old place is written over then, and where not even that works the record goes.
-    pub(crate) fn write_end(&self, record: &UnitRecord, durable: Durable) -> io::Result<()> {
+    pub(crate) fn write_exit(&self, record: &UnitRecord, durable: Durable) -> io::Result<()> {
         let Err(error) = self.write_unit(record, durable) else { return Ok(()) };
-        let path = self.unit_file(&record.unit);
-        if overwrite(&path, &serde_json::to_vec(record)?).is_ok() {
+        let path = self.unit_path(&record.unit);
+        if overwrite_in_place(&path, &serde_json::to_vec(record)?).is_ok() {
             return Ok(());
         }
-        remove_file(&path)?;
+        remove_if_exists(&path)?;
         Err(error)
     }
 
     /// The unit's record and its logs; with the last unit the preview is no longer found.
     pub(crate) fn remove_unit(&self, unit: &str) -> io::Result<()> {
-        for file in [self.unit_file(unit), self.log(unit), self.rotated_log(unit)] {
-            remove_file(&file)?;
+        for file in [self.unit_path(unit), self.log_path(unit), self.rotated_log_path(unit)] {
+            remove_if_exists(&file)?;
         }
-        if self.units()?.is_empty() {
-            remove_file(&self.state.join("process.json"))?;
+        if self.read_units()?.is_empty() {
+            remove_if_exists(&self.state_folder.join("process.json"))?;
         }
         Ok(())
     }
 
-    pub(crate) fn units(&self) -> io::Result<Vec<UnitRecord>> {
-        let entries = match fs::read_dir(self.state.join("units")) {
+    pub(crate) fn read_units(&self) -> io::Result<Vec<UnitRecord>> {
+        let entries = match fs::read_dir(self.state_folder.join("units")) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -163,37 +169,37 @@ impl Records {
         for entry in entries {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
-                units.extend(read::<UnitRecord>(&path)?);
+                units.extend(read_json::<UnitRecord>(&path)?);
             }
         }
         Ok(units)
     }
 
     /// Takes away what a keeper without units leaves: its record, its lock and the preview's own file.
-    pub(crate) fn remove_rest(&self) -> io::Result<()> {
+    pub(crate) fn remove_keeper_files(&self) -> io::Result<()> {
         for name in ["keeper.json", "process.json", "keeper.log", "keeper.lock"] {
-            remove_file(&self.state.join(name))?;
+            remove_if_exists(&self.state_folder.join(name))?;
         }
         for name in ["units", "logs"] {
             // Not empty means that something else put files there: theirs to remove.
-            drop(fs::remove_dir(self.state.join(name)));
+            drop(fs::remove_dir(self.state_folder.join(name)));
         }
         Ok(())
     }
 
-    fn unit_file(&self, unit: &str) -> PathBuf {
-        self.state.join("units").join(format!("{unit}.json"))
+    fn unit_path(&self, unit: &str) -> PathBuf {
+        self.state_folder.join("units").join(format!("{unit}.json"))
     }
 }
 
-pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_if_exists(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn create_private_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
@@ -204,9 +210,9 @@ pub(crate) enum Durable {
 }
 
 /// Replaces a file whole: a reader sees the old text or the new one.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8], durable: Durable, mode: u32) -> io::Result<()> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8], durable: Durable, mode: u32) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        private_folder(folder)?;
+        create_private_folder(folder)?;
     }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     // Two units created at once write the preview's record at once; each needs an unfinished file of its own.
@@ -214,14 +220,14 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8], durable: Durable, mode: u32
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     name.push(format!(".{}-{number}.new", std::process::id()));
     let fresh = path.with_file_name(name);
-    let written = write_fresh(&fresh, bytes, durable, mode).and_then(|()| fs::rename(&fresh, path));
+    let written = write_new_file(&fresh, bytes, durable, mode).and_then(|()| fs::rename(&fresh, path));
     if written.is_err() {
         drop(fs::remove_file(&fresh));
     }
     written
 }
 
-fn write_fresh(path: &Path, bytes: &[u8], durable: Durable, mode: u32) -> io::Result<()> {
+fn write_new_file(path: &Path, bytes: &[u8], durable: Durable, mode: u32) -> io::Result<()> {
     let mut file = File::options().create(true).truncate(true).write(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
     if durable == Durable::Yes {
@@ -230,12 +236,12 @@ fn write_fresh(path: &Path, bytes: &[u8], durable: Durable, mode: u32) -> io::Re
     Ok(())
 }
 
-fn write(path: &Path, value: &impl Serialize, durable: Durable) -> io::Result<()> {
-    write_whole(path, &serde_json::to_vec(value)?, durable, 0o600)
+fn write_json(path: &Path, value: &impl Serialize, durable: Durable) -> io::Result<()> {
+    write_atomically(path, &serde_json::to_vec(value)?, durable, 0o600)
 }
 
 /// Into the blocks that the file has already: spaces at the end of JSON mean nothing.
-fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn overwrite_in_place(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).open(path)?;
     let old = usize::try_from(file.metadata()?.len()).unwrap_or_default();
     let mut padded = bytes.to_vec();
@@ -245,7 +251,7 @@ fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// A damaged file (a power cut in the middle of a write that was not flushed) counts as absent: everything in these
 /// files can be found again by creating the unit anew.
-fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -12,140 +12,144 @@ use futures_util::stream::{self, BoxStream};
 use plan::application::{RuntimeKind, Stop, Unit};
 use plan::observed::{Observed, ObservedUnit, RunState};
 
-use super::clash::check_ports;
-use super::connection::{ANSWER_MAX, Connection, Starter};
-use super::keeper::{now_milliseconds, take_lock};
-use super::launch::{Launcher, give};
-use super::prepare::built_identity;
-use super::record::{Durable, PreviewRecord, Recorded, Records, StopRecord, UnitRecord};
-use super::wire::{Answer, Event, Request, Spawn};
-use super::{ProcessDriver, blocking, kernel, leftovers};
-use crate::driver::{Performed, Places, Problem, ProblemKind, RuntimeEvent, Scope};
+use super::connection::{KeeperConnection, KeeperStarter, REPLY_TIMEOUT};
+use super::keeper::{now_milliseconds, try_lock_file};
+use super::launch::{Launcher, chown_folder};
+use super::port_conflict::check_ports;
+use super::prepare::recorded_build_identity;
+use super::record::{Durable, PreviewRecord, RecordStore, RecordedState, StopRecord, UnitRecord};
+use super::wire::{Event, Reply, Request, SpawnSpec};
+use super::{ProcessDriver, cleanup, kernel, run_blocking};
+use crate::driver::{Locations, Problem, ProblemKind, RuntimeEvent, Scope, StepOutcome};
 
 impl ProcessDriver {
-    pub(super) async fn create(&self, scope: &Scope, unit: &Unit) -> Result<Performed, Problem> {
-        let records = Records::new(&scope.places.state);
-        let found = records.unit(&unit.name).map_err(|error| unreadable(&unit.name, &error))?;
+    pub(super) async fn create(&self, scope: &Scope, unit: &Unit) -> Result<StepOutcome, Problem> {
+        let records = RecordStore::new(&scope.locations.state);
+        let found = records.read_unit(&unit.name).map_err(|error| record_read_problem(&unit.name, &error))?;
         if let Some(found) = &found {
             if found.hash == unit.hash {
-                return Ok(Performed { handle: Some(found.handle.clone()), ..Performed::default() });
+                return Ok(StepOutcome { handle: Some(found.handle.clone()), ..StepOutcome::default() });
             }
-            if matches!(found.state, Recorded::Running { .. }) {
+            if matches!(found.state, RecordedState::Running { .. }) {
                 let message = format!("`{}` still runs as it was before the change", unit.name);
                 return Err(Problem::new(ProblemKind::Refused, message));
             }
         }
-        if kernel::signal_named(&unit.stop.signal).is_none() {
+        if kernel::parse_signal(&unit.stop.signal).is_none() {
             let message = format!("unknown stop signal `{}` of `{}`", unit.stop.signal, unit.name);
             return Err(Problem::new(ProblemKind::Refused, message).hint("Use a name such as `SIGTERM` or `SIGINT`."));
         }
-        let launcher = Launcher::new(scope, unit, &self.inherited)?;
-        launcher.spawn(&launcher.spec.argv, &launcher.folder()?)?;
-        self.initialise(scope, &launcher).await?;
+        let launcher = Launcher::new(scope, unit, &self.inherited_env)?;
+        launcher.build_spawn_spec(&launcher.spec.argv, &launcher.resolve_working_folder()?)?;
+        self.initialise_data_folder(scope, &launcher).await?;
         let record = UnitRecord {
             unit: unit.name.clone(),
             handle: new_handle(&unit.name),
             hash: unit.hash.clone(),
-            image: built_identity(scope, unit),
+            image: recorded_build_identity(scope, unit),
             ports: host_ports(unit),
             stop: stop_record(&unit.stop),
-            state: Recorded::Created,
+            state: RecordedState::Created,
         };
         let written =
             records.write_preview(&preview_record(scope)).and_then(|()| records.write_unit(&record, Durable::No));
-        written.map_err(|error| unrecordable(&unit.name, &error))?;
-        Ok(Performed { handle: Some(record.handle), ..Performed::default() })
+        written.map_err(|error| record_write_problem(&unit.name, &error))?;
+        Ok(StepOutcome { handle: Some(record.handle), ..StepOutcome::default() })
     }
 
-    pub(super) async fn start(&self, scope: &Scope, unit: &Unit) -> Result<Performed, Problem> {
-        let records = Records::new(&scope.places.state);
-        let Some(mut record) = records.unit(&unit.name).map_err(|error| unreadable(&unit.name, &error))? else {
+    pub(super) async fn start(&self, scope: &Scope, unit: &Unit) -> Result<StepOutcome, Problem> {
+        let records = RecordStore::new(&scope.locations.state);
+        let Some(mut record) =
+            records.read_unit(&unit.name).map_err(|error| record_read_problem(&unit.name, &error))?
+        else {
             return Err(Problem::new(ProblemKind::NotFound, format!("`{}` is not created yet", unit.name)));
         };
         let handle = Some(record.handle.clone());
-        let launcher = Launcher::new(scope, unit, &self.inherited)?;
-        let folder = launcher.folder()?;
-        let spawn = launcher.spawn(&launcher.spec.argv, &folder)?;
-        if let (Some(secrets), Some(known), false) = (&launcher.secrets, launcher.account()?, unit.secrets.is_empty()) {
-            give(secrets, &known)?;
+        let launcher = Launcher::new(scope, unit, &self.inherited_env)?;
+        let folder = launcher.resolve_working_folder()?;
+        let spawn = launcher.build_spawn_spec(&launcher.spec.argv, &folder)?;
+        if let (Some(secrets), Some(known), false) =
+            (&launcher.secrets_folder, launcher.resolve_account()?, unit.secrets.is_empty())
+        {
+            chown_folder(secrets, &known)?;
         }
         // A keeper that was just leaving when the unit was created may have taken this away.
-        records.write_preview(&preview_record(scope)).map_err(|error| unrecordable(&unit.name, &error))?;
+        records.write_preview(&preview_record(scope)).map_err(|error| record_write_problem(&unit.name, &error))?;
         // A unit that runs already holds its ports itself.
-        if !matches!(record.state, Recorded::Running { .. }) {
+        if !matches!(record.state, RecordedState::Running { .. }) {
             check_ports(unit)?;
         }
         record.ports = host_ports(unit);
         record.stop = stop_record(&unit.stop);
         let request = Request::Start { record: Box::new(record), spawn: Box::new(spawn.clone()) };
-        match self.ask(&scope.places, &request, ANSWER_MAX).await? {
-            Answer::Started { .. } => Ok(Performed { handle, ..Performed::default() }),
-            Answer::SpawnFailed { errno } => Err(refused(&unit.name, &spawn, errno)),
-            other => Err(unexpected(&unit.name, other)),
+        match self.call_keeper(&scope.locations, &request, REPLY_TIMEOUT).await? {
+            Reply::Started { .. } => Ok(StepOutcome { handle, ..StepOutcome::default() }),
+            Reply::SpawnFailed { errno } => Err(spawn_problem(&unit.name, &spawn, errno)),
+            other => Err(unexpected_reply_problem(&unit.name, other)),
         }
     }
 
     /// A keeper that is just leaving closes without an answer: then the next one is asked.
-    async fn ask(&self, places: &Places, request: &Request, patience: Duration) -> Result<Answer, Problem> {
-        let mut connection = self.starter.connect(places).await?;
-        match connection.ask(request, patience).await {
+    async fn call_keeper(&self, places: &Locations, request: &Request, patience: Duration) -> Result<Reply, Problem> {
+        let mut connection = self.starter.connect_or_start(places).await?;
+        match connection.call(request, patience).await {
             Err(problem) if problem.kind == ProblemKind::Unavailable => {
-                self.starter.connect(places).await?.ask(request, patience).await
+                self.starter.connect_or_start(places).await?.call(request, patience).await
             }
             answer => answer,
         }
     }
 
-    pub(super) async fn stop(&self, scope: &Scope, unit: &str) -> Result<Performed, Problem> {
+    pub(super) async fn stop(&self, scope: &Scope, unit: &str) -> Result<StepOutcome, Problem> {
         let stop = scope.application.units.get(unit).map(|unit| stop_record(&unit.stop));
-        self.end(&scope.places, unit, stop, false).await
+        self.stop_or_remove(&scope.locations, unit, stop, false).await
     }
 
-    pub(super) async fn remove(&self, scope: &Scope, unit: &str, handle: &str) -> Result<Performed, Problem> {
-        let records = Records::new(&scope.places.state);
-        let found = records.unit(unit).map_err(|error| unreadable(unit, &error))?;
+    pub(super) async fn remove(&self, scope: &Scope, unit: &str, handle: &str) -> Result<StepOutcome, Problem> {
+        let records = RecordStore::new(&scope.locations.state);
+        let found = records.read_unit(unit).map_err(|error| record_read_problem(unit, &error))?;
         if found.is_some_and(|found| found.handle == handle) {
-            return self.end(&scope.places, unit, None, true).await;
+            return self.stop_or_remove(&scope.locations, unit, None, true).await;
         }
-        Ok(Performed::default())
+        Ok(StepOutcome::default())
     }
 
-    async fn end(
+    async fn stop_or_remove(
         &self,
-        places: &Places,
+        places: &Locations,
         unit: &str,
         stop: Option<StopRecord>,
         remove: bool,
-    ) -> Result<Performed, Problem> {
-        let records = Records::new(&places.state);
-        let Some(record) = records.unit(unit).map_err(|error| unreadable(unit, &error))? else {
-            return Ok(Performed::default());
+    ) -> Result<StepOutcome, Problem> {
+        let records = RecordStore::new(&places.state);
+        let Some(record) = records.read_unit(unit).map_err(|error| record_read_problem(unit, &error))? else {
+            return Ok(StepOutcome::default());
         };
         let grace = stop.as_ref().unwrap_or(&record.stop).grace_milliseconds;
-        let patience = Duration::from_millis(grace) + ANSWER_MAX;
+        let patience = Duration::from_millis(grace) + REPLY_TIMEOUT;
         let request = match remove {
             true => Request::Remove { unit: unit.to_owned() },
             false => Request::Stop { unit: unit.to_owned(), stop },
         };
-        let Some(mut connection) = reach(places).await? else {
+        let Some(mut connection) = connect_to_living_keeper(places).await? else {
             let (places, unit) = (places.clone(), unit.to_owned());
-            return blocking(move || end_without_keeper(&places, &unit, remove)).await;
+            return run_blocking(move || end_without_keeper(&places, &unit, remove)).await;
         };
-        match connection.ask(&request, patience).await? {
-            Answer::Done => Ok(Performed::default()),
-            other => Err(unexpected(unit, other)),
+        match connection.call(&request, patience).await? {
+            Reply::Done => Ok(StepOutcome::default()),
+            other => Err(unexpected_reply_problem(unit, other)),
         }
     }
 }
 
 /// The living keeper, even when its socket was swept away. None when there is none.
-pub(super) async fn reach(places: &Places) -> Result<Option<Connection>, Problem> {
+pub(super) async fn connect_to_living_keeper(places: &Locations) -> Result<Option<KeeperConnection>, Problem> {
     for attempt in 0..20_u32 {
-        if let Some(connection) = Connection::open(places).await? {
+        if let Some(connection) = KeeperConnection::open(places).await? {
             return Ok(Some(connection));
         }
-        let records = Records::new(&places.state);
-        let keeper = records.living_keeper().map_err(|error| Problem::io("cannot read `keeper.json`", &error))?;
+        let records = RecordStore::new(&places.state);
+        let keeper = records.read_living_keeper().map_err(|error| Problem::io("cannot read `keeper.json`", &error))?;
         let Some(keeper) = keeper else { return Ok(None) };
         // Told only after it had the time to bind its first socket or to leave.
         if attempt > 3 {
@@ -157,46 +161,46 @@ pub(super) async fn reach(places: &Places) -> Result<Option<Connection>, Problem
         .hint("End the process named in `keeper.json` of the preview's state folder; its programs end with it."))
 }
 
-fn end_without_keeper(places: &Places, unit: &str, remove: bool) -> Result<Performed, Problem> {
-    let records = Records::new(&places.state);
+fn end_without_keeper(places: &Locations, unit: &str, remove: bool) -> Result<StepOutcome, Problem> {
+    let records = RecordStore::new(&places.state);
     let problem = |error: &io::Error| Problem::io(format!("cannot end `{unit}`"), error);
-    let Some(_lock) = take_lock(&records.lock()).map_err(|error| problem(&error))? else {
+    let Some(_lock) = try_lock_file(&records.lock_path()).map_err(|error| problem(&error))? else {
         return Err(Problem::new(ProblemKind::Unavailable, "a keeper has just begun".to_owned()));
     };
-    leftovers::clean(&records).map_err(|error| problem(&error))?;
+    cleanup::clean_up_after_keeper(&records).map_err(|error| problem(&error))?;
     if remove {
         records.remove_unit(unit).map_err(|error| problem(&error))?;
-        if records.units().map_err(|error| problem(&error))?.is_empty() {
-            records.remove_rest().map_err(|error| problem(&error))?;
-            drop(super::record::remove_file(&super::connection::socket(&places.runtime)));
+        if records.read_units().map_err(|error| problem(&error))?.is_empty() {
+            records.remove_keeper_files().map_err(|error| problem(&error))?;
+            drop(super::record::remove_if_exists(&super::connection::socket_path(&places.runtime)));
             drop(fs::remove_dir(&places.runtime));
         }
     }
-    Ok(Performed::default())
+    Ok(StepOutcome::default())
 }
 
 /// Reads the files; only when they speak of a keeper that was killed is anything cleaned up first.
-pub(super) fn observe(places: &Places) -> Result<Observed, Problem> {
-    let records = Records::new(&places.state);
+pub(super) fn observe(places: &Locations) -> Result<Observed, Problem> {
+    let records = RecordStore::new(&places.state);
     let problem = |error: &io::Error| Problem::io(format!("cannot read `{}`", places.state.display()), error);
-    let mut units = records.units().map_err(|error| problem(&error))?;
-    let running = units.iter().any(|unit| matches!(unit.state, Recorded::Running { .. }));
-    if running && records.living_keeper().map_err(|error| problem(&error))?.is_none() {
+    let mut units = records.read_units().map_err(|error| problem(&error))?;
+    let running = units.iter().any(|unit| matches!(unit.state, RecordedState::Running { .. }));
+    if running && records.read_living_keeper().map_err(|error| problem(&error))?.is_none() {
         // Without the lock a new keeper has begun in this moment, and cleans up itself.
-        if let Some(_lock) = take_lock(&records.lock()).map_err(|error| problem(&error))? {
-            leftovers::clean(&records).map_err(|error| problem(&error))?;
-            units = records.units().map_err(|error| problem(&error))?;
+        if let Some(_lock) = try_lock_file(&records.lock_path()).map_err(|error| problem(&error))? {
+            cleanup::clean_up_after_keeper(&records).map_err(|error| problem(&error))?;
+            units = records.read_units().map_err(|error| problem(&error))?;
         }
     }
-    let units = units.into_iter().map(|unit| (unit.unit.clone(), observed(unit))).collect();
-    Ok(Observed { units, volumes: data_folders(&places.data), ..Observed::default() })
+    let units = units.into_iter().map(|unit| (unit.unit.clone(), to_observed_unit(unit))).collect();
+    Ok(Observed { units, volumes: list_data_folders(&places.data), ..Observed::default() })
 }
 
-fn observed(record: UnitRecord) -> ObservedUnit {
+fn to_observed_unit(record: UnitRecord) -> ObservedUnit {
     let (state, started_at) = match record.state {
-        Recorded::Created => (RunState::Created, None),
-        Recorded::Running { started_at, .. } => (RunState::Running, Some(started_at)),
-        Recorded::Exited { started_at, exit } => (RunState::Exited(exit.into()), Some(started_at)),
+        RecordedState::Created => (RunState::Created, None),
+        RecordedState::Running { started_at, .. } => (RunState::Running, Some(started_at)),
+        RecordedState::Exited { started_at, exit } => (RunState::Exited(exit.into()), Some(started_at)),
     };
     ObservedUnit {
         name: record.unit,
@@ -212,58 +216,61 @@ fn observed(record: UnitRecord) -> ObservedUnit {
     }
 }
 
-fn data_folders(data: &Path) -> std::collections::BTreeSet<String> {
+fn list_data_folders(data: &Path) -> std::collections::BTreeSet<String> {
     let entries = fs::read_dir(data).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-pub(super) fn remove_data(places: &Places, volume: &str) -> Result<Performed, Problem> {
+pub(super) fn remove_data_folder(places: &Locations, volume: &str) -> Result<StepOutcome, Problem> {
     let folder: PathBuf = places.data.join(volume);
     // Data of a program with a user of its own may lie elsewhere, with a link in its place.
     if let Ok(real) = fs::read_link(&folder) {
         remove_tree(&real)?;
-        fs::remove_file(&folder).map_err(|error| unremovable(&folder, &error))?;
-        return Ok(Performed::default());
+        fs::remove_file(&folder).map_err(|error| data_removal_problem(&folder, &error))?;
+        return Ok(StepOutcome::default());
     }
     remove_tree(&folder)?;
-    Ok(Performed::default())
+    Ok(StepOutcome::default())
 }
 
-fn unremovable(folder: &Path, error: &io::Error) -> Problem {
+fn data_removal_problem(folder: &Path, error: &io::Error) -> Problem {
     Problem::io(format!("cannot remove the data folder `{}`", folder.display()), error)
 }
 
 fn remove_tree(folder: &Path) -> Result<(), Problem> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unremovable(folder, &error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(data_removal_problem(folder, &error)),
         _ => Ok(()),
     }
 }
 
 /// Begins before the first start, so that no exit is missed: a keeper is started for it, and leaves if nothing comes.
-pub(super) async fn follow(starter: &Starter, places: &Places) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
-    let mut connection = starter.connect(places).await?;
-    match connection.ask(&Request::Follow, ANSWER_MAX).await? {
-        Answer::Following => {}
-        other => return Err(unexpected("follow", other)),
+pub(super) async fn follow_events(
+    starter: &KeeperStarter,
+    places: &Locations,
+) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
+    let mut connection = starter.connect_or_start(places).await?;
+    match connection.call(&Request::Follow, REPLY_TIMEOUT).await? {
+        Reply::Following => {}
+        other => return Err(unexpected_reply_problem("follow", other)),
     }
     let events = stream::unfold(Some(connection), move |connection| async move {
         let mut connection = connection?;
-        Some(match connection.next::<Event>().await {
+        Some(match connection.receive::<Event>().await {
             Ok(Some(Event::Started { unit, handle })) => (RuntimeEvent::Started { unit, handle }, Some(connection)),
             Ok(Some(Event::Exited { unit, handle, exit })) => {
                 (RuntimeEvent::Exited { unit, handle, exit: exit.into() }, Some(connection))
             }
-            Ok(Some(_)) => (RuntimeEvent::Lost { reason: "events were missed".to_owned() }, None),
-            Ok(None) => (RuntimeEvent::Lost { reason: "the preview's keeper ended".to_owned() }, None),
-            Err(problem) => (RuntimeEvent::Lost { reason: problem.message }, None),
+            Ok(Some(_)) => (RuntimeEvent::ConnectionLost { reason: "events were missed".to_owned() }, None),
+            Ok(None) => (RuntimeEvent::ConnectionLost { reason: "the preview's keeper ended".to_owned() }, None),
+            Err(problem) => (RuntimeEvent::ConnectionLost { reason: problem.message }, None),
         })
     });
     Ok(events.boxed())
 }
 
 /// What the operating system's refusal means, told apart as far as it can be known from outside.
-pub(super) fn refused(unit: &str, spawn: &Spawn, errno: i32) -> Problem {
+pub(super) fn spawn_problem(unit: &str, spawn: &SpawnSpec, errno: i32) -> Problem {
     let error = io::Error::from_raw_os_error(errno);
     let program = Path::new(&spawn.program);
     let cannot = format!("cannot start `{unit}`: `{}`", program.display());
@@ -278,7 +285,7 @@ pub(super) fn refused(unit: &str, spawn: &Spawn, errno: i32) -> Problem {
         }
         Some(rustix::io::Errno::NOENT) if program.exists() => Problem::new(
             ProblemKind::ProgramNotFound,
-            format!("{cannot} names an interpreter that is not there{}", interpreter(program)),
+            format!("{cannot} names an interpreter that is not there{}", interpreter_note(program)),
         )
         .hint("Install the interpreter or correct the first line of the script."),
         Some(rustix::io::Errno::NOENT) => Problem::new(ProblemKind::ProgramNotFound, format!("{cannot} is not there")),
@@ -292,7 +299,7 @@ pub(super) fn refused(unit: &str, spawn: &Spawn, errno: i32) -> Problem {
     }
 }
 
-fn interpreter(program: &Path) -> String {
+fn interpreter_note(program: &Path) -> String {
     let start = fs::read(program).unwrap_or_default();
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
     match line.strip_prefix(b"#!") {
@@ -301,23 +308,23 @@ fn interpreter(program: &Path) -> String {
     }
 }
 
-fn unexpected(unit: &str, answer: Answer) -> Problem {
+fn unexpected_reply_problem(unit: &str, answer: Reply) -> Problem {
     match answer {
-        Answer::Failed { message } => Problem::new(ProblemKind::Internal, message),
+        Reply::Failed { message } => Problem::new(ProblemKind::Internal, message),
         other => Problem::new(ProblemKind::Internal, format!("the keeper answered `{unit}` with {other:?}")),
     }
 }
 
-fn unreadable(unit: &str, error: &io::Error) -> Problem {
+fn record_read_problem(unit: &str, error: &io::Error) -> Problem {
     Problem::io(format!("cannot read what is recorded of `{unit}`"), error)
 }
 
-fn unrecordable(unit: &str, error: &io::Error) -> Problem {
+fn record_write_problem(unit: &str, error: &io::Error) -> Problem {
     Problem::io(format!("cannot record `{unit}`"), error)
 }
 
 fn host_ports(unit: &Unit) -> BTreeMap<String, u16> {
-    unit.ports.iter().map(|(name, port)| (name.clone(), port.host)).collect()
+    unit.ports.iter().map(|(name, port)| (name.clone(), port.host_port)).collect()
 }
 
 fn stop_record(stop: &Stop) -> StopRecord {
@@ -332,7 +339,7 @@ fn preview_record(scope: &Scope) -> PreviewRecord {
         app: name.app.clone(),
         branch: name.branch.clone(),
         environment: name.environment.clone(),
-        project: scope.places.project.to_str().map(PathBuf::from),
+        project: scope.locations.project.to_str().map(PathBuf::from),
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{ExitRecord, StopRecord, UnitRecord};
 
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
 
 /// Longest line either side accepts: an environment of a few hundred kilobytes is legal on Linux.
 pub(crate) const LINE_MAX: usize = 4 * 1024 * 1024;
@@ -27,7 +27,7 @@ pub(crate) struct Greeting {
 pub(crate) enum Request {
     Start {
         record: Box<UnitRecord>,
-        spawn: Box<Spawn>,
+        spawn: Box<SpawnSpec>,
     },
     Stop {
         unit: String,
@@ -44,13 +44,13 @@ pub(crate) enum Request {
     },
     /// With two or three descriptors attached: standard input, output and error.
     Exec {
-        spawn: Box<Spawn>,
+        spawn: Box<SpawnSpec>,
     },
 }
 
 /// A program ready to be executed: nothing left to resolve.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct Spawn {
+pub(crate) struct SpawnSpec {
     pub program: OsString,
     pub arguments: Vec<String>,
     pub env: BTreeMap<String, String>,
@@ -68,7 +68,7 @@ pub(crate) struct Account {
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
-pub(crate) enum Answer {
+pub(crate) enum Reply {
     Done,
     Started {
         started_at: i64,

@@ -9,11 +9,11 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::bench::{Bench, engine, missing, prepare, unit};
+use crate::test_preview::{TestPreview, container_unit, engine, prepare_action, should_skip};
 
-type Things = Arc<Mutex<BTreeMap<String, (String, Vec<u8>)>>>;
+type RegistryContent = Arc<Mutex<BTreeMap<String, (String, Vec<u8>)>>>;
 
-const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const MANIFEST_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 fn digest(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
@@ -22,7 +22,7 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// Puts an image whose one file holds `text` under `thing:latest`.
-fn publish(things: &Things, text: &str) {
+fn publish_image(things: &RegistryContent, text: &str) {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(text.len() as u64);
@@ -33,7 +33,7 @@ fn publish(things: &Things, text: &str) {
     let config = json!({ "architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs }).to_string();
     let manifest = json!({
         "schemaVersion": 2,
-        "mediaType": MANIFEST,
+        "mediaType": MANIFEST_TYPE,
         "config": {
             "mediaType": "application/vnd.docker.container.image.v1+json",
             "size": config.len(), "digest": digest(config.as_bytes()),
@@ -49,11 +49,11 @@ fn publish(things: &Things, text: &str) {
     things.insert(format!("/v2/thing/blobs/{}", digest(&layer)), (blob.clone(), layer));
     things.insert(format!("/v2/thing/blobs/{}", digest(config.as_bytes())), (blob, config.into_bytes()));
     for name in ["latest".to_owned(), digest(manifest.as_bytes())] {
-        things.insert(format!("/v2/thing/manifests/{name}"), (MANIFEST.to_owned(), manifest.clone().into_bytes()));
+        things.insert(format!("/v2/thing/manifests/{name}"), (MANIFEST_TYPE.to_owned(), manifest.clone().into_bytes()));
     }
 }
 
-async fn answer(mut stream: TcpStream, things: Things) -> std::io::Result<()> {
+async fn handle_request(mut stream: TcpStream, things: RegistryContent) -> std::io::Result<()> {
     let mut request = vec![stream.read_u8().await?];
     if !request[0].is_ascii_alphabetic() {
         // The engine tries TLS first and waits long for an answer.
@@ -82,14 +82,14 @@ async fn answer(mut stream: TcpStream, things: Things) -> std::io::Result<()> {
     stream.shutdown().await
 }
 
-async fn serve(listener: TcpListener, things: Things) {
+async fn serve_registry(listener: TcpListener, things: RegistryContent) {
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(answer(stream, Arc::clone(&things)));
+        tokio::spawn(handle_request(stream, Arc::clone(&things)));
     }
 }
 
-fn always(reference: &str) -> Unit {
-    let mut unit = unit("web", json!({ "Entrypoint": ["/text"] }));
+fn always_pulled_unit(reference: &str) -> Unit {
+    let mut unit = container_unit("web", json!({ "Entrypoint": ["/text"] }));
     if let Body::Container(container) = &mut unit.body {
         container.image = ImageSource::Reference(reference.to_owned());
         container.pull = PullPolicy::Always;
@@ -98,30 +98,30 @@ fn always(reference: &str) -> Unit {
 }
 
 #[tokio::test]
-async fn always_notices_that_the_registry_has_another_one() {
-    if missing().await {
+async fn pull_always_detects_newer_registry_image() {
+    if should_skip().await {
         return;
     }
     // Engines take a registry on the loopback without TLS.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let reference = format!("{}/thing:latest", listener.local_addr().expect("address"));
-    let things = Things::default();
-    publish(&things, "first");
-    let registry = tokio::spawn(serve(listener, Arc::clone(&things)));
-    let bench = Bench::open("pulled", vec![always(&reference)]).await;
-    let images = || async { bench.driver.images(&bench.scope()).await.expect("images") };
+    let things = RegistryContent::default();
+    publish_image(&things, "first");
+    let registry = tokio::spawn(serve_registry(listener, Arc::clone(&things)));
+    let bench = TestPreview::open("pulled", vec![always_pulled_unit(&reference)]).await;
+    let images = || async { bench.driver.inspect_images(&bench.scope()).await.expect("images") };
     assert_eq!(images().await.stale["web"], "not present");
-    let first = bench.done(prepare("web")).await.image.expect("an image");
+    let first = bench.perform_ok(prepare_action("web")).await.image.expect("an image");
     assert_eq!(images().await.current["web"], first, "nothing new, nothing to do");
-    publish(&things, "second");
+    publish_image(&things, "second");
     assert!(images().await.stale["web"].contains("the registry has another"), "{:?}", images().await);
-    let second = bench.done(prepare("web")).await.image.expect("an image");
+    let second = bench.perform_ok(prepare_action("web")).await.image.expect("an image");
     assert_ne!(second, first);
     assert_eq!(images().await.current["web"], second);
     registry.abort();
     assert!(registry.await.is_err());
     assert_eq!(images().await.current["web"], second, "without the registry what is here has to do");
-    let notes = bench.done(prepare("web")).await.notes;
+    let notes = bench.perform_ok(prepare_action("web")).await.notes;
     assert!(notes.iter().any(|note| note.contains("is used")), "{notes:?}");
     for image in [first, second] {
         let options = bollard::query_parameters::RemoveImageOptionsBuilder::default().force(true).build();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use drivers::docker::{Docker, Surroundings};
+use drivers::docker::{DockerDriver, DockerEnv};
 use drivers::driver::ProblemKind;
 use plan::step::Action;
 use rustls::pki_types::pem::PemObject;
@@ -15,7 +15,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::bench::{Bench, STAYS, create, missing, shell};
+use crate::test_preview::{RUN_UNTIL_STOPPED, TestPreview, create_action, shell_unit, should_skip};
 
 /// The socket of the engine that these tests talk to, where it has one.
 fn engine_socket() -> Option<PathBuf> {
@@ -24,7 +24,7 @@ fn engine_socket() -> Option<PathBuf> {
 }
 
 /// An authority of a day, the engine's certificate for 127.0.0.1, and ours.
-fn certificates(folder: &Path) -> bool {
+fn create_certificates(folder: &Path) -> bool {
     let script = "
         openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=ca -keyout ca-key.pem -out ca.pem
         printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth\\n' > server.ext
@@ -40,7 +40,7 @@ fn certificates(folder: &Path) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-fn server(folder: &Path) -> ServerConfig {
+fn server_config(folder: &Path) -> ServerConfig {
     let certificate = |name: &str| CertificateDer::from_pem_file(folder.join(name)).expect("a certificate");
     let mut roots = RootCertStore::empty();
     roots.add(certificate("ca.pem")).expect("an authority");
@@ -55,7 +55,7 @@ fn server(folder: &Path) -> ServerConfig {
         .expect("an identity")
 }
 
-async fn pass_on(listener: TcpListener, acceptor: TlsAcceptor, engine: PathBuf) {
+async fn forward_connections(listener: TcpListener, acceptor: TlsAcceptor, engine: PathBuf) {
     while let Ok((stream, _)) = listener.accept().await {
         let (acceptor, engine) = (acceptor.clone(), engine.clone());
         tokio::spawn(async move {
@@ -67,35 +67,36 @@ async fn pass_on(listener: TcpListener, acceptor: TlsAcceptor, engine: PathBuf) 
 }
 
 #[tokio::test]
-async fn an_engine_behind_tls_is_spoken_to_and_counts_as_far() {
-    if missing().await {
+async fn tls_engine_is_reachable_and_treated_as_remote() {
+    if should_skip().await {
         return;
     }
     let folder = tempfile::tempdir().expect("folder");
-    let Some(engine) = engine_socket().filter(|_| certificates(folder.path())) else {
+    let Some(engine) = engine_socket().filter(|_| create_certificates(folder.path())) else {
         writeln!(std::io::stderr(), "skipped: no engine's socket or no openssl").expect("standard error is open");
         return;
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let host = format!("tcp://{}", listener.local_addr().expect("address"));
-    let passing = tokio::spawn(pass_on(listener, TlsAcceptor::from(Arc::new(server(folder.path()))), engine));
-    let around = Surroundings {
+    let passing =
+        tokio::spawn(forward_connections(listener, TlsAcceptor::from(Arc::new(server_config(folder.path()))), engine));
+    let around = DockerEnv {
         docker_host: Some(host),
         tls_verify: true,
         cert_path: Some(folder.path().to_owned()),
-        ..Surroundings::default()
+        ..DockerEnv::default()
     };
-    let endpoint = Docker::new(around.clone()).ping().await.expect("answers");
-    assert!(endpoint.apart && endpoint.tls.is_some(), "{endpoint:?}");
-    let unverified = Surroundings { tls_verify: false, ..around.clone() };
-    let problem = Docker::new(unverified).ping().await.expect_err("not without certificates");
+    let endpoint = DockerDriver::new(around.clone()).ping().await.expect("answers");
+    assert!(endpoint.is_isolated && endpoint.tls.is_some(), "{endpoint:?}");
+    let unverified = DockerEnv { tls_verify: false, ..around.clone() };
+    let problem = DockerDriver::new(unverified).ping().await.expect_err("not without certificates");
     assert_eq!(problem.kind, ProblemKind::Unavailable, "{problem:?}");
-    let mut bench = Bench::at(around, "far", vec![shell("web", STAYS)]);
-    bench.done(Action::CreateNetwork).await;
-    bench.secrets = Some(bench.folder.path().to_owned());
-    let problem = bench.perform(create("web")).await.expect_err("secrets stay here");
+    let mut bench = TestPreview::with_docker_env(around, "far", vec![shell_unit("web", RUN_UNTIL_STOPPED)]);
+    bench.perform_ok(Action::CreateNetwork).await;
+    bench.secrets_folder = Some(bench.folder.path().to_owned());
+    let problem = bench.perform(create_action("web")).await.expect_err("secrets stay here");
     assert!(problem.kind == ProblemKind::Refused && problem.message.contains("secrets"), "{problem:?}");
-    bench.secrets = None;
+    bench.secrets_folder = None;
     bench.create("web").await;
     bench.close().await;
     passing.abort();

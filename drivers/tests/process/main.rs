@@ -1,9 +1,9 @@
 //! The process runtime with real processes: what must survive, and what must not.
 
-mod bench;
-mod life;
+mod driver_contract;
+mod lifecycle;
 mod measure;
 mod output;
 mod prepare;
-mod promises;
-mod rough;
+mod resilience;
+mod test_preview;

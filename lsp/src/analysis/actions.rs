@@ -4,7 +4,7 @@ use manifest::diagnostic::{Edit, Fix};
 use manifest::model::Date;
 use manifest::syntax::{Kind, Node};
 use manifest::{Diagnostic, FileId, Severity, Span};
-use plan::Loaded;
+use plan::LoadedManifest;
 use plan::guardrails::{PORT_MISSING, find_rule};
 
 use crate::text::Text;
@@ -15,12 +15,12 @@ pub struct Action {
     pub title: String,
     pub edits: Vec<Edit>,
     /// The first choice: a mechanical fix that is safe.
-    pub preferred: bool,
-    pub creates: Vec<NewFile>,
+    pub is_preferred: bool,
+    pub new_files: Vec<NewFile>,
     /// Takes something out to another place, rather than rewriting it where it is.
-    pub extracts: bool,
+    pub is_extraction: bool,
     /// A value that goes into the vault before anything is edited.
-    pub keeps: Option<Kept>,
+    pub secret_literal: Option<SecretLiteral>,
 }
 
 /// A file that is made; nothing is offered where it is there already.
@@ -33,7 +33,7 @@ pub struct NewFile {
 
 /// A literal that becomes a secret. Named by its place only: the value stays in the file until the vault has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Kept {
+pub struct SecretLiteral {
     pub unit: String,
     pub variable: String,
     pub secret: String,
@@ -41,15 +41,15 @@ pub struct Kept {
 }
 
 /// Stands where a person has to say why; long enough to be taken for a reason, so that the finding's text is what reminds.
-const REASON: &str = "say why this is right here";
+const REASON_PLACEHOLDER: &str = "say why this is right here";
 const WAIVER_DAYS: i64 = 90;
 
 /// All that can be done about one finding, the best first.
 #[must_use]
-pub fn about(loaded: &Loaded, text: &Text, found: &Diagnostic, today: Date) -> Vec<Action> {
+pub fn diagnostic_actions(loaded: &LoadedManifest, text: &Text, found: &Diagnostic, today: Date) -> Vec<Action> {
     let mut actions: Vec<Action> = found.fixes.iter().map(from_fix).collect();
-    actions.extend(waive(loaded, found, today));
-    actions.extend(allow(loaded, text, found));
+    actions.extend(waiver_action(loaded, found, today));
+    actions.extend(allow_action(loaded, text, found));
     actions
 }
 
@@ -58,11 +58,11 @@ fn from_fix(fix: &Fix) -> Action {
     if let Some(first) = title.get_mut(..1) {
         first.make_ascii_uppercase();
     }
-    Action { title, edits: fix.edits.clone(), preferred: fix.safe, ..Action::default() }
+    Action { title, edits: fix.edits.clone(), is_preferred: fix.safe, ..Action::default() }
 }
 
 /// `# pdev: allow CODE -- ...` on a line of its own above. Errors cannot be allowed.
-fn allow(loaded: &Loaded, text: &Text, found: &Diagnostic) -> Option<Action> {
+fn allow_action(loaded: &LoadedManifest, text: &Text, found: &Diagnostic) -> Option<Action> {
     let code = found.code.0;
     if found.severity == Severity::Error || ["PD0264", "PD0199"].contains(&code) || found.span == Span::default() {
         return None;
@@ -70,41 +70,41 @@ fn allow(loaded: &Loaded, text: &Text, found: &Diagnostic) -> Option<Action> {
     let line = text.line_at(found.span.range().start);
     let start = text.line_start(line);
     // Inside of a text of several lines a comment would be part of it.
-    if loaded.root.as_ref().is_some_and(|root| found.span.file == FileId(0) && in_long_scalar(root, start)) {
+    if loaded.root.as_ref().is_some_and(|root| found.span.file == FileId(0) && is_in_multiline_scalar(root, start)) {
         return None;
     }
     let indent: String = text.line(line).chars().take_while(|letter| *letter == ' ').collect();
     let span = Span::new(found.span.file, start, start);
-    let edit = Edit { span, text: format!("{indent}# pdev: allow {code} -- {REASON}\n") };
+    let edit = Edit { span, text: format!("{indent}# pdev: allow {code} -- {REASON_PLACEHOLDER}\n") };
     Some(Action { title: format!("Allow {code} here, with a reason"), edits: vec![edit], ..Action::default() })
 }
 
-fn in_long_scalar(node: &Node, offset: usize) -> bool {
+fn is_in_multiline_scalar(node: &Node, offset: usize) -> bool {
     let holds = |span: Span| span.range().start < offset && offset < span.range().end;
     match &node.kind {
         Kind::Scalar(_) => holds(node.span),
-        Kind::List(items) => items.iter().any(|item| in_long_scalar(item, offset)),
-        Kind::Map(pairs) => pairs.iter().any(|pair| in_long_scalar(&pair.value, offset)),
+        Kind::List(items) => items.iter().any(|item| is_in_multiline_scalar(item, offset)),
+        Kind::Map(pairs) => pairs.iter().any(|pair| is_in_multiline_scalar(&pair.value, offset)),
     }
 }
 
 /// An entry under `guardrails.waivers`, for the rules that can be waived.
-fn waive(loaded: &Loaded, found: &Diagnostic, today: Date) -> Option<Action> {
+fn waiver_action(loaded: &LoadedManifest, found: &Diagnostic, today: Date) -> Option<Action> {
     let rule = find_rule(found.code.0)?;
     if rule.code == PORT_MISSING || found.severity == Severity::Info {
         return None;
     }
     let scope: Vec<&str> = found.path.split('.').take(2).collect();
     let [section, name] = scope[..] else { return None };
-    let edit = waiver(loaded, rule.code.0, &format!("{section}.{name}"), REASON, None, today)?;
+    let edit = waiver_edit(loaded, rule.code.0, &format!("{section}.{name}"), REASON_PLACEHOLDER, None, today)?;
     let title = format!("Waive {} for `{section}.{name}`, with a reason, an owner and an end", rule.code.0);
     Some(Action { title, edits: vec![edit], ..Action::default() })
 }
 
 /// The text of a waiver, where it belongs: behind the last one, or at the end of the file.
 #[must_use]
-pub fn waiver(
-    loaded: &Loaded,
+pub fn waiver_edit(
+    loaded: &LoadedManifest,
     code: &str,
     scope: &str,
     reason: &str,
@@ -114,7 +114,7 @@ pub fn waiver(
     let root = loaded.root.as_ref()?;
     let text = &loaded.sources.get(FileId(0))?.text;
     let owner = owner.or(loaded.manifest.app.owner.as_ref().map(|owner| owner.value.as_str())).unwrap_or("your-team");
-    let until = day(days(today) + WAIVER_DAYS);
+    let until = format_date(days_since_epoch(today) + WAIVER_DAYS);
     let reason = reason.replace('\\', "\\\\").replace('"', "\\\"");
     let entry =
         format!("{{ rule: {code}, scope: {scope}, reason: \"{reason}\", owner: {owner}, expires: \"{until}\" }}");
@@ -136,7 +136,7 @@ pub fn waiver(
 
 /// The edits of every safe fix in one file; of two that overlap the first.
 #[must_use]
-pub fn all_safe(diagnostics: &[Diagnostic], file: FileId) -> Vec<Edit> {
+pub fn safe_fix_edits(diagnostics: &[Diagnostic], file: FileId) -> Vec<Edit> {
     let mut edits = manifest::fix::safe_edits(diagnostics, file);
     edits.sort_by_key(|edit| (edit.span.start, edit.span.end));
     let mut end = 0;
@@ -152,7 +152,7 @@ pub fn all_safe(diagnostics: &[Diagnostic], file: FileId) -> Vec<Edit> {
 }
 
 /// Days since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn days(date: Date) -> i64 {
+fn days_since_epoch(date: Date) -> i64 {
     let (year, month, day) = (i64::from(date.year), i64::from(date.month), i64::from(date.day));
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -161,7 +161,7 @@ fn days(date: Date) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-fn day(days: i64) -> String {
+fn format_date(days: i64) -> String {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let of_era = days.rem_euclid(146_097);
@@ -178,14 +178,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_and_back() {
+    fn date_survives_conversion_to_days_and_back() {
         for (date, later, text) in [
             (Date { year: 2026, month: 11, day: 23 }, 90, "2027-02-21"),
             (Date { year: 1970, month: 1, day: 1 }, 0, "1970-01-01"),
             (Date { year: 2024, month: 2, day: 28 }, 1, "2024-02-29"),
             (Date { year: 2023, month: 12, day: 31 }, 1, "2024-01-01"),
         ] {
-            assert_eq!(day(days(date) + later), text);
+            assert_eq!(format_date(days_since_epoch(date) + later), text);
         }
     }
 }

@@ -9,13 +9,13 @@ use std::ops::Range;
 use manifest::Files;
 use manifest::model::Manifest;
 
-use super::cursor::{self, At, Cursor};
-use super::language::{self, Allowed};
-use super::names::{self, Name};
+use super::cursor::{self, Cursor, CursorKind};
+use super::language::{self, AllowedShapes};
+use super::names::{self, NameInfo};
 use crate::text::Text;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum ItemKind {
     Key,
     Value,
     /// Something the manifest declares.
@@ -28,7 +28,7 @@ pub enum Kind {
 /// What its documentation is made from, once somebody looks at it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum About {
+pub enum DocTarget {
     Key { section: String, key: String },
     Module { uses: String },
     Input { uses: String, input: String },
@@ -38,18 +38,18 @@ pub enum About {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Item {
     pub label: String,
-    pub kind: Kind,
+    pub kind: ItemKind,
     pub detail: String,
-    pub about: Option<About>,
+    pub doc_target: Option<DocTarget>,
     /// With `$1`, `${1|a,b|}` and `$0`, line breaks already indented as the place needs it.
     pub snippet: String,
-    pub replace: Range<usize>,
+    pub replace_range: Range<usize>,
     /// Lower comes first.
     pub rank: u8,
 }
 
 /// Everything that completion may know.
-pub struct Scene<'a> {
+pub struct CompletionContext<'a> {
     pub text: &'a Text,
     pub offset: usize,
     /// The newest reading of the whole manifest, perhaps of a moment ago.
@@ -60,68 +60,68 @@ pub struct Scene<'a> {
 }
 
 #[must_use]
-pub fn complete(scene: &Scene<'_>) -> Vec<Item> {
-    let cursor = cursor::at(scene.text, scene.offset);
-    let place = Place { scene, allowed: language::allowed(&cursor.keys()), cursor };
-    match place.cursor.at {
-        At::Text => Vec::new(),
-        At::Placeholder => place.placeholder(),
-        At::Key => {
-            let mut items = place.keys();
-            items.extend(place.values());
+pub fn complete(scene: &CompletionContext<'_>) -> Vec<Item> {
+    let cursor = cursor::cursor_at(scene.text, scene.offset);
+    let place = Completer { context: scene, allowed: language::allowed_at(&cursor.key_path()), cursor };
+    match place.cursor.kind {
+        CursorKind::Text => Vec::new(),
+        CursorKind::Placeholder => place.placeholder_items(),
+        CursorKind::Key => {
+            let mut items = place.key_items();
+            items.extend(place.value_items());
             items
         }
-        At::Value => place.values(),
+        CursorKind::Value => place.value_items(),
     }
 }
 
 /// A cursor and what the language allows there.
-struct Place<'a> {
-    scene: &'a Scene<'a>,
+struct Completer<'a> {
+    context: &'a CompletionContext<'a>,
     cursor: Cursor,
-    allowed: Allowed,
+    allowed: AllowedShapes,
 }
 
-impl Place<'_> {
+impl Completer<'_> {
     /// The path without `environments.NAME`.
-    fn path(&self) -> Vec<Option<&str>> {
-        language::without_environment(&self.cursor.keys()).to_vec()
+    fn key_path(&self) -> Vec<Option<&str>> {
+        language::without_environment(&self.cursor.key_path()).to_vec()
     }
 
-    fn item(&self, label: &str, kind: Kind, snippet: String) -> Item {
+    fn item(&self, label: &str, kind: ItemKind, snippet: String) -> Item {
         Item {
             label: label.to_owned(),
             kind,
             detail: String::new(),
-            about: None,
+            doc_target: None,
             snippet,
-            replace: self.cursor.word.clone(),
+            replace_range: self.cursor.word.clone(),
             rank: 5,
         }
     }
 
-    fn named(&self, name: Name, kind: Kind) -> Item {
-        let snippet = escape(&name.name);
-        Item { detail: name.words, rank: 2, ..self.item(&name.name, kind, snippet) }
+    fn name_item(&self, name: NameInfo, kind: ItemKind) -> Item {
+        let snippet = escape_snippet(&name.name);
+        Item { detail: name.description, rank: 2, ..self.item(&name.name, kind, snippet) }
     }
 
     /// The next part behind `${`; the last one closes the brace.
-    fn placeholder(&self) -> Vec<Item> {
-        let text = self.scene.text.as_str();
-        let typed = text.get(self.cursor.start..self.cursor.word.start).unwrap_or_default();
+    fn placeholder_items(&self) -> Vec<Item> {
+        let text = self.context.text.as_str();
+        let typed = text.get(self.cursor.value_start..self.cursor.word.start).unwrap_or_default();
         let parts: Vec<&str> = typed.split('.').filter(|part| !part.is_empty()).collect();
         let closed = text.get(self.cursor.word.end..).is_some_and(|rest| rest.starts_with(['}', ':', '.']));
-        let all = names::placeholder(self.scene.manifest, self.scene.files, &parts);
+        let all = names::placeholder_names(self.context.manifest, self.context.files, &parts);
         all.into_iter()
             .map(|name| {
-                let goes_on = more_follows(&parts, &name.name);
+                let goes_on = has_more_parts(&parts, &name.name);
                 let end = match (goes_on, closed) {
                     (true, _) => ".",
                     (false, false) => "\\}",
                     (false, true) => "",
                 };
                 let end = if goes_on && text[self.cursor.word.end..].starts_with('.') { "" } else { end };
-                let mut item = self.named(name, Kind::Field);
+                let mut item = self.name_item(name, ItemKind::Field);
                 item.snippet.push_str(end);
                 item
             })
@@ -129,7 +129,7 @@ impl Place<'_> {
     }
 }
 
-fn more_follows(parts: &[&str], next: &str) -> bool {
+fn has_more_parts(parts: &[&str], next: &str) -> bool {
     match parts {
         [] => true,
         ["resources" | "services" | "secrets" | "identities"] => true,
@@ -139,13 +139,13 @@ fn more_follows(parts: &[&str], next: &str) -> bool {
 }
 
 /// Text as it is, inside of a snippet.
-pub(crate) fn escape(text: &str) -> String {
+pub(crate) fn escape_snippet(text: &str) -> String {
     text.replace('\\', "\\\\").replace('$', "\\$").replace('}', "\\}")
 }
 
 /// A snippet as plain text, for editors that know none: stops are empty, choices and defaults are their first.
 #[must_use]
-pub fn plain(snippet: &str) -> String {
+pub fn snippet_to_plain_text(snippet: &str) -> String {
     let mut text = String::new();
     let mut letters = snippet.chars().peekable();
     while let Some(letter) = letters.next() {
@@ -166,20 +166,20 @@ pub fn plain(snippet: &str) -> String {
 
 /// The documentation of an item, as Markdown.
 #[must_use]
-pub fn docs(about: &About, files: &dyn Files) -> Option<String> {
+pub fn docs(about: &DocTarget, files: &dyn Files) -> Option<String> {
     match about {
-        About::Key { section, key } => language::by_name(section, key).map(language::docs),
-        About::Module { uses } => {
-            let module = names::module_of(uses, files)?;
+        DocTarget::Key { section, key } => language::find_key_by_name(section, key).map(language::key_docs),
+        DocTarget::Module { uses } => {
+            let module = names::find_module(uses, files)?;
             Some(format!("**{}** {}\n\n{}\n\n{}", module.name, module.version, module.summary, module.docs))
         }
-        About::Input { uses, input } => {
-            let module = names::module_of(uses, files)?;
+        DocTarget::Input { uses, input } => {
+            let module = names::find_module(uses, files)?;
             module.inputs.get(input).map(|input| input_docs(&module.name, input))
         }
-        About::Rule { code } => {
+        DocTarget::Rule { code } => {
             let rule = plan::guardrails::find_rule(code)?;
-            Some(format!("**{code}**: {}\n\n{}", rule.words, rule.fix))
+            Some(format!("**{code}**: {}\n\n{}", rule.summary, rule.fix))
         }
     }
 }
@@ -209,11 +209,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn snippets_for_editors_without_them() {
+    fn plain_text_keeps_defaults_and_first_choices() {
         for (snippet, text) in
             [("port: $0", "port:"), ("a: ${1|x,y|}$0", "a: x"), ("b:\n  ${1:name}: \\$\\{z\\}", "b:\n  name: ${z}")]
         {
-            assert_eq!(plain(snippet), text);
+            assert_eq!(snippet_to_plain_text(snippet), text);
         }
     }
 }

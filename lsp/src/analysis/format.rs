@@ -17,7 +17,7 @@ pub struct LineEdit {
     pub text: String,
 }
 
-const UNIT: usize = 2;
+const INDENT_WIDTH: usize = 2;
 const EMPTY_LINES_MAX: usize = 1;
 
 /// The lines that change; none when the text cannot be read, or is fine.
@@ -25,12 +25,12 @@ const EMPTY_LINES_MAX: usize = 1;
 pub fn format(text: &Text) -> Vec<LineEdit> {
     let parsed = syntax::parse(text.as_str(), FileId(0));
     let (Some(root), true) = (&parsed.root, parsed.diagnostics.is_empty()) else { return Vec::new() };
-    let lines = Lines::read(text, root);
+    let lines = LineLayout::from_tree(text, root);
     let edits = lines.edits();
-    let formatted = apply(text, &edits);
+    let formatted = apply_edits(text, &edits);
     let again = syntax::parse(&formatted, FileId(0));
     let kept = again.diagnostics.is_empty()
-        && again.root.as_ref().is_some_and(|again| same(root, again))
+        && again.root.as_ref().is_some_and(|again| is_same_tree(root, again))
         && again
             .comments
             .iter()
@@ -39,7 +39,7 @@ pub fn format(text: &Text) -> Vec<LineEdit> {
     if kept { edits } else { Vec::new() }
 }
 
-fn apply(text: &Text, edits: &[LineEdit]) -> String {
+fn apply_edits(text: &Text, edits: &[LineEdit]) -> String {
     let mut formatted = String::with_capacity(text.len());
     let mut at = 0;
     for edit in edits {
@@ -52,25 +52,25 @@ fn apply(text: &Text, edits: &[LineEdit]) -> String {
 }
 
 /// Equal in everything but places.
-pub(super) fn same(one: &Node, other: &Node) -> bool {
+pub(super) fn is_same_tree(one: &Node, other: &Node) -> bool {
     match (&one.kind, &other.kind) {
         (Kind::Scalar(one), Kind::Scalar(other)) => one == other,
         (Kind::List(one), Kind::List(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same_tree(one, other))
         }
         (Kind::Map(one), Kind::Map(other)) => {
             one.len() == other.len()
                 && one
                     .iter()
                     .zip(other)
-                    .all(|(one, other)| one.key.value == other.key.value && same(&one.value, &other.value))
+                    .all(|(one, other)| one.key.value == other.key.value && is_same_tree(&one.value, &other.value))
         }
         _ => false,
     }
 }
 
 /// What is to become of each line.
-struct Lines<'a> {
+struct LineLayout<'a> {
     text: &'a Text,
     /// Where lines that begin a key or an item have to begin.
     indents: Vec<Option<usize>>,
@@ -80,16 +80,16 @@ struct Lines<'a> {
     flows: Vec<Vec<Range<usize>>>,
 }
 
-impl<'a> Lines<'a> {
-    fn read(text: &'a Text, root: &Node) -> Self {
-        let count = text.lines_count();
+impl<'a> LineLayout<'a> {
+    fn from_tree(text: &'a Text, root: &Node) -> Self {
+        let count = text.line_count();
         let mut lines =
             Self { text, indents: vec![None; count], verbatim: vec![false; count], flows: vec![Vec::new(); count] };
-        lines.block(root, 0);
+        lines.layout_node(root, 0);
         lines
     }
 
-    fn line(&self, offset: usize) -> usize {
+    fn line_at(&self, offset: usize) -> usize {
         self.text.line_at(offset)
     }
 
@@ -97,9 +97,9 @@ impl<'a> Lines<'a> {
         self.text.as_str()[node.span.range()].starts_with(['{', '['])
     }
 
-    fn block(&mut self, node: &Node, indent: usize) {
+    fn layout_node(&mut self, node: &Node, indent: usize) {
         if self.is_flow(node) {
-            let (first, last) = (self.line(node.span.range().start), self.line(node.span.range().end));
+            let (first, last) = (self.line_at(node.span.range().start), self.line_at(node.span.range().end));
             if first == last {
                 self.flows[first].push(node.span.range());
             }
@@ -107,13 +107,13 @@ impl<'a> Lines<'a> {
         }
         match &node.kind {
             Kind::Scalar(_) => {
-                let (first, last) = (self.line(node.span.range().start), self.line(node.span.range().end));
+                let (first, last) = (self.line_at(node.span.range().start), self.line_at(node.span.range().end));
                 self.verbatim[first.min(last)..=last].iter_mut().skip(1).for_each(|line| *line = true);
             }
             Kind::Map(pairs) => {
                 for pair in pairs {
                     let start = pair.key.span.range().start;
-                    let line = self.line(start);
+                    let line = self.line_at(start);
                     if self.text.as_str()[self.text.line_start(line)..start]
                         .trim_start_matches('\u{feff}')
                         .trim()
@@ -121,16 +121,16 @@ impl<'a> Lines<'a> {
                     {
                         self.indents[line] = Some(indent);
                     }
-                    self.block(&pair.value, indent + UNIT);
+                    self.layout_node(&pair.value, indent + INDENT_WIDTH);
                 }
             }
             Kind::List(items) => {
                 for item in items {
-                    let line = self.line(item.span.range().start);
+                    let line = self.line_at(item.span.range().start);
                     if self.text.line(line).trim_start().starts_with('-') {
                         self.indents[line] = Some(indent);
                     }
-                    self.block(item, indent + UNIT);
+                    self.layout_node(item, indent + INDENT_WIDTH);
                 }
             }
         }
@@ -142,13 +142,13 @@ impl<'a> Lines<'a> {
         let mut moved = 0_isize;
         let mut empty = 0;
         let ends_empty =
-            (0..self.text.lines_count()).rev().take_while(|line| self.text.line(*line).trim().is_empty()).count();
-        let last = self.text.lines_count() - ends_empty;
-        for line in 0..self.text.lines_count() {
+            (0..self.text.line_count()).rev().take_while(|line| self.text.line(*line).trim().is_empty()).count();
+        let last = self.text.line_count() - ends_empty;
+        for line in 0..self.text.line_count() {
             let range = self.text.line_range(line);
             let old = self.text.line(line);
             if let Some(indent) = self.indents[line] {
-                moved = signed(indent) - signed(spaces(old));
+                moved = to_isize(indent) - to_isize(leading_spaces(old));
             }
             if old.trim().is_empty() && !self.verbatim[line] {
                 empty += 1;
@@ -162,7 +162,7 @@ impl<'a> Lines<'a> {
                 continue;
             }
             empty = 0;
-            let new = self.formatted(line, old, moved);
+            let new = self.format_line(line, old, moved);
             if new != old {
                 edits.push(LineEdit { range, text: new });
             }
@@ -177,7 +177,7 @@ impl<'a> Lines<'a> {
         edits
     }
 
-    fn formatted(&self, line: usize, old: &str, moved: isize) -> String {
+    fn format_line(&self, line: usize, old: &str, moved: isize) -> String {
         let (mark, body) = match old.strip_prefix('\u{feff}') {
             Some(rest) => ("\u{feff}", rest),
             None => ("", old),
@@ -185,28 +185,31 @@ impl<'a> Lines<'a> {
         let content = body.trim_start_matches(' ');
         let indent = match self.indents[line] {
             Some(indent) => indent,
-            None if content.starts_with('#') && !self.verbatim[line] => self.comment(line, spaces(body), moved),
-            None => usize::try_from(signed(spaces(body)) + moved).unwrap_or_default(),
+            None if content.starts_with('#') && !self.verbatim[line] => {
+                self.comment_indent(line, leading_spaces(body), moved)
+            }
+            None => usize::try_from(to_isize(leading_spaces(body)) + moved).unwrap_or_default(),
         };
         if self.verbatim[line] {
             let trimmed = if content.is_empty() { "" } else { body.trim_start_matches(' ') };
             return if trimmed.is_empty() { body.to_owned() } else { format!("{mark}{}{trimmed}", " ".repeat(indent)) };
         }
         let start = self.text.line_start(line) + old.len() - content.len();
-        let content = self.even(line, start, content);
-        let content = one_space_behind_dash(&content, self.indents[line].is_some());
+        let content = self.format_flows(line, start, content);
+        let content = single_space_after_dash(&content, self.indents[line].is_some());
         format!("{mark}{}{}", " ".repeat(indent), content.trim_end())
     }
 
     /// A comment goes with the next line that begins something, if it stood where that one did.
-    fn comment(&self, line: usize, own: usize, moved: isize) -> usize {
-        let next = (line + 1..self.text.lines_count()).find(|next| self.indents[*next].is_some());
-        let with_next = next.filter(|next| spaces(self.text.line(*next)) == own).and_then(|next| self.indents[next]);
-        with_next.unwrap_or_else(|| usize::try_from(signed(own) + moved).unwrap_or_default())
+    fn comment_indent(&self, line: usize, own: usize, moved: isize) -> usize {
+        let next = (line + 1..self.text.line_count()).find(|next| self.indents[*next].is_some());
+        let with_next =
+            next.filter(|next| leading_spaces(self.text.line(*next)) == own).and_then(|next| self.indents[next]);
+        with_next.unwrap_or_else(|| usize::try_from(to_isize(own) + moved).unwrap_or_default())
     }
 
     /// `{a: 1,b: [ x ]}` as `{ a: 1, b: [x] }`.
-    fn even(&self, line: usize, start: usize, content: &str) -> String {
+    fn format_flows(&self, line: usize, start: usize, content: &str) -> String {
         let mut even = String::with_capacity(content.len() + 8);
         let mut at = start;
         let mut flows = self.flows[line].clone();
@@ -216,7 +219,7 @@ impl<'a> Lines<'a> {
                 continue;
             }
             even.push_str(&content[at - start..flow.start - start]);
-            even.push_str(&even_brackets(&content[flow.start - start..flow.end - start]));
+            even.push_str(&format_flow(&content[flow.start - start..flow.end - start]));
             at = flow.end;
         }
         even.push_str(&content[at - start..]);
@@ -224,21 +227,21 @@ impl<'a> Lines<'a> {
     }
 }
 
-fn spaces(line: &str) -> usize {
+fn leading_spaces(line: &str) -> usize {
     let line = line.trim_start_matches('\u{feff}');
     line.len() - line.trim_start_matches(' ').len()
 }
 
-fn signed(count: usize) -> isize {
+fn to_isize(count: usize) -> isize {
     isize::try_from(count).unwrap_or_default()
 }
 
-fn one_space_behind_dash(content: &str, structural: bool) -> String {
+fn single_space_after_dash(content: &str, structural: bool) -> String {
     let rest = content.strip_prefix('-').filter(|rest| structural && rest.starts_with("  ") && !rest.trim().is_empty());
     rest.map_or_else(|| content.to_owned(), |rest| format!("- {}", rest.trim_start()))
 }
 
-fn even_brackets(flow: &str) -> String {
+fn format_flow(flow: &str) -> String {
     let mut even = String::with_capacity(flow.len() + 8);
     let mut quote: Option<char> = None;
     let mut before = ' ';
@@ -292,13 +295,13 @@ fn even_brackets(flow: &str) -> String {
 mod tests {
     use super::*;
 
-    fn formatted(text: &str) -> String {
+    fn format_text(text: &str) -> String {
         let text = Text::new(text);
-        apply(&text, &format(&text))
+        apply_edits(&text, &format(&text))
     }
 
     #[test]
-    fn each_rule() {
+    fn each_rule_is_applied_and_stable() {
         for (text, expected) in [
             ("a:\n    b: 1\n    c:\n        d: 2\n", "a:\n  b: 1\n  c:\n    d: 2\n"),
             ("a:\n- b\n- c: 1\n  d: 2\n", "a:\n  - b\n  - c: 1\n    d: 2\n"),
@@ -316,9 +319,9 @@ mod tests {
             ("a: [\n   b\n", "a: [\n   b\n"),
             ("", ""),
         ] {
-            let once = formatted(text);
+            let once = format_text(text);
             assert_eq!(once, expected, "{text:?}");
-            assert_eq!(formatted(&once), once, "twice: {text:?}");
+            assert_eq!(format_text(&once), once, "twice: {text:?}");
         }
     }
 }

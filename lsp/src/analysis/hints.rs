@@ -10,29 +10,29 @@ use manifest::Span;
 use manifest::model::Manifest;
 use manifest::syntax::{Kind, Node};
 use manifest::template::{self, Part, Reference, Scope, Template};
-use plan::Loaded;
+use plan::LoadedManifest;
 use plan::application::RuntimeKind;
-use plan::module::{Address, Facts, Module};
+use plan::module::{Address, Module, RenderInputs};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hint {
     /// Where it is shown: the end of the value.
     pub offset: usize,
     pub text: String,
-    pub words: String,
+    pub tooltip: String,
 }
 
 /// What a hint may be made of.
-pub struct Scene<'a> {
+pub struct HintContext<'a> {
     pub root: &'a Node,
     pub text: &'a str,
-    pub loaded: &'a Loaded,
+    pub loaded: &'a LoadedManifest,
     /// The environment that is looked at: what is written for another one is not resolved.
     pub environment: &'a str,
     /// What `${env.X}` may read. Names alone are looked at.
     pub variables: &'a BTreeMap<String, String>,
     /// Of the running copy, by `services.NAME.url` and `preview.FIELD`.
-    pub running: &'a BTreeMap<String, String>,
+    pub running_values: &'a BTreeMap<String, String>,
 }
 
 const CHARACTERS_MAX: usize = 60;
@@ -41,76 +41,78 @@ const DEPTH_MAX: u8 = 8;
 
 /// The text of each placeholder in the range.
 #[must_use]
-pub fn values(scene: &Scene<'_>, range: &Range<usize>) -> Vec<Hint> {
+pub fn value_hints(scene: &HintContext<'_>, range: &Range<usize>) -> Vec<Hint> {
     let mut hints = Vec::new();
     for pair in scene.root.as_map().unwrap_or_default() {
         if pair.key.value != "environments" {
-            walk(scene, &pair.value, range, &pair.key.value, &mut hints);
+            collect_value_hints(scene, &pair.value, range, &pair.key.value, &mut hints);
             continue;
         }
         for environment in pair.value.as_map().unwrap_or_default() {
             if environment.key.value == scene.environment {
-                walk(scene, &environment.value, range, "", &mut hints);
+                collect_value_hints(scene, &environment.value, range, "", &mut hints);
             }
         }
     }
     hints
 }
 
-fn walk(scene: &Scene<'_>, node: &Node, range: &Range<usize>, key: &str, hints: &mut Vec<Hint>) {
+fn collect_value_hints(scene: &HintContext<'_>, node: &Node, range: &Range<usize>, key: &str, hints: &mut Vec<Hint>) {
     match &node.kind {
         Kind::Scalar(_) => {
             let own = node.span.range();
-            if own.start <= range.end && range.start <= own.end && !named_secret(key) {
-                hints.extend(value(scene, node));
+            if own.start <= range.end && range.start <= own.end && !is_secret_name(key) {
+                hints.extend(value_hint(scene, node));
             }
         }
-        Kind::List(items) => items.iter().for_each(|item| walk(scene, item, range, key, hints)),
-        Kind::Map(pairs) => pairs.iter().for_each(|pair| walk(scene, &pair.value, range, &pair.key.value, hints)),
+        Kind::List(items) => items.iter().for_each(|item| collect_value_hints(scene, item, range, key, hints)),
+        Kind::Map(pairs) => {
+            pairs.iter().for_each(|pair| collect_value_hints(scene, &pair.value, range, &pair.key.value, hints));
+        }
     }
 }
 
-fn value(scene: &Scene<'_>, node: &Node) -> Option<Hint> {
+fn value_hint(scene: &HintContext<'_>, node: &Node) -> Option<Hint> {
     let scalar = node.as_scalar().filter(|scalar| scalar.text.contains("${") && !scalar.text.contains('\n'))?;
     let (template, problems) = template::parse(&scalar.text, Span::default(), false);
     if !problems.is_empty() || template.references().next().is_none() {
         return None;
     }
-    let resolved = text(scene, &template, DEPTH_MAX)?;
+    let resolved = resolve_template(scene, &template, DEPTH_MAX)?;
     let offset = node.span.range().end;
     // One that goes over several lines, or an alias whose text stands elsewhere.
     let written = scene.text.get(node.span.range()).filter(|written| !written.contains('\n'))?;
     let fits = written.contains("${") && resolved != scalar.text;
-    fits.then(|| Hint { offset, text: format!("= {}", short(&resolved)), words: resolved })
+    fits.then(|| Hint { offset, text: format!("= {}", truncate(&resolved)), tooltip: resolved })
 }
 
-fn text(scene: &Scene<'_>, template: &Template, depth: u8) -> Option<String> {
+fn resolve_template(scene: &HintContext<'_>, template: &Template, depth: u8) -> Option<String> {
     let mut whole = String::new();
     for part in &template.parts {
         match part {
             Part::Text(text) => whole.push_str(text),
-            Part::Reference(reference) => whole.push_str(&of(scene, reference, depth)?),
+            Part::Reference(reference) => whole.push_str(&resolve_reference(scene, reference, depth)?),
         }
     }
     Some(whole)
 }
 
-fn of(scene: &Scene<'_>, reference: &Reference, depth: u8) -> Option<String> {
+fn resolve_reference(scene: &HintContext<'_>, reference: &Reference, depth: u8) -> Option<String> {
     let manifest = &scene.loaded.manifest;
     let parts: Vec<&str> = reference.path.iter().map(String::as_str).collect();
-    if parts.iter().any(|part| named_secret(part)) {
+    if parts.iter().any(|part| is_secret_name(part)) {
         return None;
     }
     let known = match (reference.scope, parts.as_slice()) {
         (Scope::Vars, [name]) => {
             let variable = manifest.vars.get(*name)?;
-            return text(scene, &variable.value, depth.checked_sub(1)?);
+            return resolve_template(scene, &variable.value, depth.checked_sub(1)?);
         }
-        (Scope::App, [field]) => app(manifest, field),
-        (Scope::Resources, [name, field]) => output(scene, name, field),
-        (Scope::Services, [name, "url"]) => scene.running.get(&format!("services.{name}.url")).cloned(),
+        (Scope::App, [field]) => app_field(manifest, field),
+        (Scope::Resources, [name, field]) => stable_output(scene, name, field),
+        (Scope::Services, [name, "url"]) => scene.running_values.get(&format!("services.{name}.url")).cloned(),
         (Scope::Preview, ["environment"]) => Some(scene.environment.to_owned()),
-        (Scope::Preview, [field]) => scene.running.get(&format!("preview.{field}")).cloned(),
+        (Scope::Preview, [field]) => scene.running_values.get(&format!("preview.{field}")).cloned(),
         // Set, it may hold anything; not set, the default is what holds.
         (Scope::Env, [name]) if scene.variables.get(*name).is_none_or(String::is_empty) => reference.default.clone(),
         _ => None,
@@ -118,7 +120,7 @@ fn of(scene: &Scene<'_>, reference: &Reference, depth: u8) -> Option<String> {
     known.filter(|text| !text.is_empty())
 }
 
-fn app(manifest: &Manifest, field: &str) -> Option<String> {
+fn app_field(manifest: &Manifest, field: &str) -> Option<String> {
     match field {
         "name" => Some(manifest.app.name.value.clone()),
         "owner" => manifest.app.owner.as_ref().map(|owner| owner.value.clone()),
@@ -127,16 +129,17 @@ fn app(manifest: &Manifest, field: &str) -> Option<String> {
 }
 
 /// An output that is the same wherever the resource listens and whatever its password is.
-fn output(scene: &Scene<'_>, name: &str, field: &str) -> Option<String> {
+fn stable_output(scene: &HintContext<'_>, name: &str, field: &str) -> Option<String> {
     let module = scene.loaded.modules.get(name)?;
-    let runtime = if module.renderer.renders(RuntimeKind::Docker) { RuntimeKind::Docker } else { RuntimeKind::Process };
-    let one = outputs(scene, module, name, runtime, "1").remove(field)?;
-    let other = outputs(scene, module, name, runtime, "2").remove(field)?;
+    let runtime =
+        if module.renderer.can_render(RuntimeKind::Docker) { RuntimeKind::Docker } else { RuntimeKind::Process };
+    let one = resource_outputs(scene, module, name, runtime, "1").remove(field)?;
+    let other = resource_outputs(scene, module, name, runtime, "2").remove(field)?;
     (one == other && !one.1).then_some(one.0)
 }
 
-fn outputs(
-    scene: &Scene<'_>,
+fn resource_outputs(
+    scene: &HintContext<'_>,
     module: &Module,
     resource: &str,
     runtime: RuntimeKind,
@@ -144,7 +147,7 @@ fn outputs(
 ) -> BTreeMap<String, (String, bool)> {
     let names: Vec<String> = module.renderer.ports(runtime).into_keys().collect();
     let ports: BTreeMap<String, String> = names.into_iter().map(|port| (port, format!("4000{choice}"))).collect();
-    let facts = Facts {
+    let facts = RenderInputs {
         runtime,
         resource: resource.to_owned(),
         app: scene.loaded.manifest.app.name.value.clone(),
@@ -156,7 +159,7 @@ fn outputs(
 
 /// The version behind each `uses`, and what the lock pins where that is another one.
 #[must_use]
-pub fn versions(scene: &Scene<'_>, range: &Range<usize>, lock: &catalog::Lock) -> Vec<Hint> {
+pub fn version_hints(scene: &HintContext<'_>, range: &Range<usize>, lock: &catalog::Lock) -> Vec<Hint> {
     let Some(resources) = scene.root.get("resources") else { return Vec::new() };
     let one = |pair: &manifest::syntax::Pair| {
         let module = scene.loaded.modules.get(&pair.key.value)?;
@@ -177,20 +180,20 @@ pub fn versions(scene: &Scene<'_>, range: &Range<usize>, lock: &catalog::Lock) -
             ),
             None => (module.version.clone(), format!("not in pdev.lock yet, {}", module.source)),
         };
-        Some(Hint { offset: own.end, text, words })
+        Some(Hint { offset: own.end, text, tooltip: words })
     };
     resources.value.as_map().unwrap_or_default().iter().filter_map(one).collect()
 }
 
 /// As in logs: the name says that the value is nobody's business.
-fn named_secret(name: &str) -> bool {
+fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["password", "passwd", "secret", "token", "api_key", "apikey", "private", "credential"]
         .iter()
         .any(|word| name.contains(word))
 }
 
-fn short(text: &str) -> String {
+fn truncate(text: &str) -> String {
     if text.chars().count() <= CHARACTERS_MAX {
         text.to_owned()
     } else {

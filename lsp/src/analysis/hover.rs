@@ -5,12 +5,12 @@ use std::ops::Range;
 use manifest::syntax::Node;
 use manifest::template::{self, Reference, Scope};
 use manifest::{Files, Span};
-use plan::explain::{Answer, Explanation, explain, origin_words};
-use plan::{Loaded, Origin, Resolved};
+use plan::explain::{ExplainResult, Explanation, describe_origin, explain};
+use plan::{LoadedManifest, Origin, ResolvedApplication};
 
 use super::language;
 use super::names;
-use super::tree::{self, Way};
+use super::tree::{self, NodePath};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hover {
@@ -19,13 +19,13 @@ pub struct Hover {
     pub range: Range<usize>,
 }
 
-pub struct Scene<'a> {
+pub struct HoverContext<'a> {
     /// The file's own tree.
     pub root: &'a Node,
     pub text: &'a str,
-    pub loaded: &'a Loaded,
+    pub loaded: &'a LoadedManifest,
     /// One unit as it would be, by its place (`services.api`).
-    pub unit: &'a dyn Fn(&str) -> Option<Resolved>,
+    pub resolve_unit: &'a dyn Fn(&str) -> Option<ResolvedApplication>,
     pub files: &'a dyn Files,
 }
 
@@ -33,20 +33,20 @@ pub struct Scene<'a> {
 const FIELDS_MAX: usize = 12;
 
 #[must_use]
-pub fn hover(scene: &Scene<'_>, offset: usize) -> Option<Hover> {
-    let way = tree::way(scene.root, offset);
-    if let Some(reference) = placeholder(scene, &way, offset) {
-        return Some(Hover { text: of_reference(scene, &reference), range: reference.span.range() });
+pub fn hover(scene: &HoverContext<'_>, offset: usize) -> Option<Hover> {
+    let way = tree::path_at(scene.root, offset);
+    if let Some(reference) = placeholder_at(scene, &way, offset) {
+        return Some(Hover { text: describe_reference(scene, &reference), range: reference.span.range() });
     }
     let pair = way.pair()?;
-    let path = way.path();
-    let keys = keys(&way);
-    let range = if way.on_key { pair.key.span.range() } else { way.node()?.span.range() };
-    let text = value_words(scene, &way, &keys).or_else(|| key_words(scene, &way, &keys, &path))?;
+    let path = way.segments();
+    let keys = key_path(&way);
+    let range = if way.is_on_key { pair.key.span.range() } else { way.node()?.span.range() };
+    let text = describe_value(scene, &way, &keys).or_else(|| describe_key(scene, &way, &keys, &path))?;
     Some(Hover { text, range })
 }
 
-fn keys<'a>(way: &Way<'a>) -> Vec<Option<&'a str>> {
+fn key_path<'a>(way: &NodePath<'a>) -> Vec<Option<&'a str>> {
     let key = |step: &tree::Step<'a>| match step {
         tree::Step::Key(pair) => Some(pair.key.value.as_str()),
         tree::Step::Item(..) => None,
@@ -56,8 +56,8 @@ fn keys<'a>(way: &Way<'a>) -> Vec<Option<&'a str>> {
 
 /// The `${...}` under the cursor.
 #[must_use]
-pub fn placeholder(scene: &Scene<'_>, way: &Way<'_>, offset: usize) -> Option<Reference> {
-    let node = way.node().filter(|_| !way.on_key)?;
+pub fn placeholder_at(scene: &HoverContext<'_>, way: &NodePath<'_>, offset: usize) -> Option<Reference> {
+    let node = way.node().filter(|_| !way.is_on_key)?;
     node.as_scalar()?;
     reference_at(scene.text, node.span, offset)
 }
@@ -70,15 +70,15 @@ pub fn reference_at(text: &str, span: Span, offset: usize) -> Option<Reference> 
     template.references().find(|reference| tree::touches(reference.span, offset)).cloned()
 }
 
-fn of_reference(scene: &Scene<'_>, reference: &Reference) -> String {
+fn describe_reference(scene: &HoverContext<'_>, reference: &Reference) -> String {
     let manifest = &scene.loaded.manifest;
     let mut parts = vec![scope_name(reference.scope)];
     parts.extend(reference.path.iter().map(String::as_str));
     let mut text = format!("`${{{}}}`", parts.join("."));
     if let Some((last, before)) = parts.split_last() {
-        let known = names::placeholder(manifest, scene.files, before);
+        let known = names::placeholder_names(manifest, scene.files, before);
         if let Some(name) = known.iter().find(|name| name.name == *last) {
-            text.push_str(&format!(" – {}", name.words));
+            text.push_str(&format!(" – {}", name.description));
         }
     }
     match (reference.scope, reference.path.first()) {
@@ -104,33 +104,33 @@ fn scope_name(scope: Scope) -> &'static str {
 }
 
 /// Values that name something: a module, a rule, a unit.
-fn value_words(scene: &Scene<'_>, way: &Way<'_>, keys: &[Option<&str>]) -> Option<String> {
+fn describe_value(scene: &HoverContext<'_>, way: &NodePath<'_>, keys: &[Option<&str>]) -> Option<String> {
     let manifest = &scene.loaded.manifest;
     let value = way.node()?.as_scalar().map(|scalar| scalar.text.as_str());
     match (language::without_environment(keys), value) {
-        ([Some("resources"), Some(_), Some("uses")] | [Some("resources"), Some(_)], Some(uses)) if !way.on_key => {
-            module_words(uses, scene.files)
+        ([Some("resources"), Some(_), Some("uses")] | [Some("resources"), Some(_)], Some(uses)) if !way.is_on_key => {
+            describe_module(uses, scene.files)
         }
         ([Some("resources"), Some(name), Some("with"), Some(input), ..], _) => {
-            let module = names::module(manifest, name, scene.files)?;
+            let module = names::resource_module(manifest, name, scene.files)?;
             let input = module.inputs.get(*input)?;
             Some(super::completion::input_docs(&module.name, input))
         }
         ([Some("guardrails"), Some("waivers"), None, Some("rule")], Some(code)) => {
             let rule = plan::guardrails::find_rule(code)?;
-            Some(format!("**{code}**: {}\n\n{}", rule.words, rule.fix))
+            Some(format!("**{code}**: {}\n\n{}", rule.summary, rule.fix))
         }
-        ([.., Some("needs"), Some(unit)], _) => unit_words(scene, unit),
-        ([.., Some("needs"), None], Some(unit)) => unit_words(scene, unit),
-        ([Some("jobs"), Some(_), Some("service")] | [Some("app"), Some("default")], Some(unit)) if !way.on_key => {
-            unit_words(scene, unit)
+        ([.., Some("needs"), Some(unit)], _) => describe_unit(scene, unit),
+        ([.., Some("needs"), None], Some(unit)) => describe_unit(scene, unit),
+        ([Some("jobs"), Some(_), Some("service")] | [Some("app"), Some("default")], Some(unit)) if !way.is_on_key => {
+            describe_unit(scene, unit)
         }
         _ => None,
     }
 }
 
-fn module_words(uses: &str, files: &dyn Files) -> Option<String> {
-    let module = names::module_of(uses, files)?;
+fn describe_module(uses: &str, files: &dyn Files) -> Option<String> {
+    let module = names::find_module(uses, files)?;
     let mut text = format!("**{}** {} – {}", module.name, module.version, module.summary);
     let outputs: Vec<String> = module.outputs.keys().map(|name| format!("`{name}`")).collect();
     text.push_str(&format!("\n\nOutputs: {}", outputs.join(", ")));
@@ -145,7 +145,7 @@ fn module_words(uses: &str, files: &dyn Files) -> Option<String> {
 }
 
 /// A unit's name: what it is, and what holds for it.
-fn unit_words(scene: &Scene<'_>, unit: &str) -> Option<String> {
+fn describe_unit(scene: &HoverContext<'_>, unit: &str) -> Option<String> {
     let manifest = &scene.loaded.manifest;
     let section = [
         ("services", manifest.services.contains_key(unit)),
@@ -154,93 +154,98 @@ fn unit_words(scene: &Scene<'_>, unit: &str) -> Option<String> {
     ];
     let (section, _) = section.into_iter().find(|(_, there)| *there)?;
     let known = names::units(manifest, None);
-    let words = known.iter().find(|name| name.name == unit).map(|name| name.words.clone()).unwrap_or_default();
+    let words = known.iter().find(|name| name.name == unit).map(|name| name.description.clone()).unwrap_or_default();
     let mut text = format!("**{unit}** – {words}");
-    text.push_str(&effective(scene, &format!("{section}.{unit}"), FIELDS_MAX));
+    text.push_str(&describe_effective_values(scene, &format!("{section}.{unit}"), FIELDS_MAX));
     Some(text)
 }
 
-fn key_words(scene: &Scene<'_>, way: &Way<'_>, keys: &[Option<&str>], path: &[String]) -> Option<String> {
+fn describe_key(
+    scene: &HoverContext<'_>,
+    way: &NodePath<'_>,
+    keys: &[Option<&str>],
+    path: &[String],
+) -> Option<String> {
     let own = language::without_environment(keys);
     if let [Some("services" | "jobs" | "resources"), Some(unit)] = own
-        && way.on_key
+        && way.is_on_key
     {
-        return unit_words(scene, unit);
+        return describe_unit(scene, unit);
     }
-    let allowed = language::allowed(keys);
+    let allowed = language::allowed_at(keys);
     let (_, key) = allowed.key?;
     // A name of the user's below a map is not the map.
     let named = matches!(keys.last(), Some(Some(last)) if last.trim_start_matches('+') == key.name);
-    if !named && way.on_key {
-        return variable(scene, own, &path[keys.len() - own.len()..].join("."));
+    if !named && way.is_on_key {
+        return describe_variable(scene, own, &path[keys.len() - own.len()..].join("."));
     }
-    let mut text = format!("**{}** – {}", key.name, language::docs(key));
+    let mut text = format!("**{}** – {}", key.name, language::key_docs(key));
     let skipped = keys.len() - own.len();
     let dotted = path[skipped..].join(".");
-    text.push_str(&effective(scene, &dotted, 4));
+    text.push_str(&describe_effective_values(scene, &dotted, 4));
     Some(text)
 }
 
 /// An entry of `env`: what it will be, and who says so.
-fn variable(scene: &Scene<'_>, own: &[Option<&str>], path: &str) -> Option<String> {
+fn describe_variable(scene: &HoverContext<'_>, own: &[Option<&str>], path: &str) -> Option<String> {
     let [Some("services" | "jobs"), Some(unit), Some("env"), Some(name)] = own else { return None };
-    let held = effective(scene, path, 1);
+    let held = describe_effective_values(scene, path, 1);
     (!held.is_empty()).then(|| format!("**{name}** – a variable of `{unit}`{held}"))
 }
 
 /// What holds, and the chain of who said so, the last one in force first.
-fn effective(scene: &Scene<'_>, path: &str, fields_max: usize) -> String {
+fn describe_effective_values(scene: &HoverContext<'_>, path: &str, fields_max: usize) -> String {
     // A branch of the root holds everything; nobody reads that.
     if !path.contains('.') {
         return String::new();
     }
     let unit = path.match_indices('.').nth(1).map_or(path, |(end, _)| &path[..end]);
-    let Some(resolved) = (scene.unit)(unit) else { return String::new() };
+    let Some(resolved) = (scene.resolve_unit)(unit) else { return String::new() };
     let mut all = match explain(&resolved, path) {
-        Answer::One(one) => vec![one],
-        Answer::Branch(all) => all,
-        Answer::Unknown { .. } => return String::new(),
+        ExplainResult::Field(one) => vec![one],
+        ExplainResult::Subtree(all) => all,
+        ExplainResult::Unknown { .. } => return String::new(),
     };
     // What somebody wrote comes before what pdev chose.
-    all.sort_by_key(by_default);
+    all.sort_by_key(is_default);
     let mut text = String::from("\n\n---\n");
     for one in all.iter().take(fields_max) {
-        text.push_str(&line(one, path, scene));
+        text.push_str(&value_line(one, path, scene));
     }
     if all.len() > fields_max {
         text.push_str(&format!("\n- and {} more: `pdev explain {path}`", all.len() - fields_max));
     }
     // Who stands on the very line knows where it is written.
     if let [one] = &all[..]
-        && by_default(one)
+        && is_default(one)
     {
-        text.push_str(&format!("\n\n{}", one.how));
+        text.push_str(&format!("\n\n{}", one.how_to_change));
     }
     text
 }
 
-fn by_default(one: &Explanation) -> bool {
+fn is_default(one: &Explanation) -> bool {
     matches!(one.origins.last(), Some(Origin::Default { .. }))
 }
 
-fn line(one: &Explanation, path: &str, scene: &Scene<'_>) -> String {
+fn value_line(one: &Explanation, path: &str, scene: &HoverContext<'_>) -> String {
     let name = one.path.strip_prefix(path).unwrap_or(&one.path).trim_start_matches('.');
     let name = if name.is_empty() { String::new() } else { format!("`{name}` ") };
-    let hidden = secret(&one.path) && !by_default(one);
-    let value = if hidden { "(not shown)".to_owned() } else { short(&one.value) };
+    let hidden = is_secret_path(&one.path) && !is_default(one);
+    let value = if hidden { "(not shown)".to_owned() } else { short_value(&one.value) };
     let origins: Vec<String> =
-        one.origins.iter().rev().map(|origin| origin_words(origin, &scene.loaded.sources)).collect();
+        one.origins.iter().rev().map(|origin| describe_origin(origin, &scene.loaded.sources)).collect();
     format!("\n- {name}= `{value}` – {}", origins.join(" < "))
 }
 
 /// Passwords of resources end in environments and addresses; a hover may be on a shared screen.
 #[must_use]
-pub fn secret(path: &str) -> bool {
+pub fn is_secret_path(path: &str) -> bool {
     let path = path.to_ascii_lowercase();
     ["password", "secret", "token", ".env", "url"].iter().any(|word| path.contains(word))
 }
 
-fn short(value: &serde_json::Value) -> String {
+fn short_value(value: &serde_json::Value) -> String {
     const CHARACTERS_MAX: usize = 60;
     let text = match value {
         serde_json::Value::String(text) => text.clone(),

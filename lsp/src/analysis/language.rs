@@ -3,28 +3,28 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use manifest::spec::{Key, ROOT, Section, Shape, find};
+use manifest::spec::{Key, ROOT, Section, Shape, find_key};
 
 /// What stands at a path: every shape that is allowed, shorthands included.
 #[derive(Clone, Debug, Default)]
-pub struct Allowed {
+pub struct AllowedShapes {
     pub shapes: Vec<&'static Shape>,
     /// The key of the table that leads here.
     pub key: Option<(&'static Section, &'static Key)>,
 }
 
-static WHOLE: Shape = Shape::Section(&ROOT);
+static ROOT_SHAPE: Shape = Shape::Section(&ROOT);
 
 /// Names are keys, `None` an item of a list.
 #[must_use]
-pub fn allowed(path: &[Option<&str>]) -> Allowed {
-    let mut here = Allowed { shapes: vec![&WHOLE], key: None };
+pub fn allowed_at(path: &[Option<&str>]) -> AllowedShapes {
+    let mut here = AllowedShapes { shapes: vec![&ROOT_SHAPE], key: None };
     for part in path {
-        let mut next = Allowed::default();
-        for shape in flat(&here.shapes) {
+        let mut next = AllowedShapes::default();
+        for shape in flatten_shapes(&here.shapes) {
             match (shape, part) {
                 (Shape::Section(section), Some(name)) => {
-                    if let Some(key) = find(section, name.trim_start_matches('+')) {
+                    if let Some(key) = find_key(section, name.trim_start_matches('+')) {
                         next.shapes.push(&key.shape);
                         next.key = Some((section, key));
                     }
@@ -42,22 +42,22 @@ pub fn allowed(path: &[Option<&str>]) -> Allowed {
         }
         here = next;
     }
-    here.shapes = flat(&here.shapes);
+    here.shapes = flatten_shapes(&here.shapes);
     here
 }
 
-fn flat(shapes: &[&'static Shape]) -> Vec<&'static Shape> {
+fn flatten_shapes(shapes: &[&'static Shape]) -> Vec<&'static Shape> {
     let mut flat_shapes = Vec::new();
     for shape in shapes {
         match shape {
-            Shape::Any(inner) => flat_shapes.extend(flat(&inner.iter().collect::<Vec<_>>())),
+            Shape::Any(inner) => flat_shapes.extend(flatten_shapes(&inner.iter().collect::<Vec<_>>())),
             shape => flat_shapes.push(*shape),
         }
     }
     flat_shapes
 }
 
-impl Allowed {
+impl AllowedShapes {
     #[must_use]
     pub fn section(&self) -> Option<&'static Section> {
         self.shapes.iter().find_map(|shape| match shape {
@@ -68,7 +68,7 @@ impl Allowed {
 
     /// What the values of a map with the user's own names are.
     #[must_use]
-    pub fn map(&self) -> Option<&'static Shape> {
+    pub fn map_value_shape(&self) -> Option<&'static Shape> {
         self.shapes.iter().find_map(|shape| match shape {
             Shape::Map(inner) => Some(*inner),
             _ => None,
@@ -83,33 +83,33 @@ impl Allowed {
 
 /// A key by the name of its section and its own, as completions name it until somebody looks.
 #[must_use]
-pub fn by_name(section: &str, key: &str) -> Option<&'static Key> {
-    static ALL: OnceLock<BTreeMap<&'static str, &'static Section>> = OnceLock::new();
-    let all = ALL.get_or_init(|| {
+pub fn find_key_by_name(section: &str, key: &str) -> Option<&'static Key> {
+    static SECTIONS: OnceLock<BTreeMap<&'static str, &'static Section>> = OnceLock::new();
+    let all = SECTIONS.get_or_init(|| {
         let mut all = BTreeMap::new();
         let mut open = vec![&ROOT];
         while let Some(section) = open.pop() {
             if all.insert(section.name, section).is_none() {
-                section.keys.iter().for_each(|key| sections(&key.shape, &mut open));
+                section.keys.iter().for_each(|key| collect_sections(&key.shape, &mut open));
             }
         }
         all
     });
-    find(all.get(section)?, key)
+    find_key(all.get(section)?, key)
 }
 
-fn sections(shape: &'static Shape, found: &mut Vec<&'static Section>) {
+fn collect_sections(shape: &'static Shape, found: &mut Vec<&'static Section>) {
     match shape {
         Shape::Section(section) => found.push(section),
-        Shape::List(inner) | Shape::Map(inner) => sections(inner, found),
-        Shape::Any(shapes) => shapes.iter().for_each(|shape| sections(shape, found)),
+        Shape::List(inner) | Shape::Map(inner) => collect_sections(inner, found),
+        Shape::Any(shapes) => shapes.iter().for_each(|shape| collect_sections(shape, found)),
         _ => {}
     }
 }
 
 /// What may be written, in a few words.
 #[must_use]
-pub fn words(shape: &Shape) -> String {
+pub fn describe_shape(shape: &Shape) -> String {
     match shape {
         Shape::Text => "text".into(),
         Shape::Template => "text with placeholders".into(),
@@ -122,22 +122,22 @@ pub fn words(shape: &Shape) -> String {
         Shape::Cpu => "cores, as `250m`".into(),
         Shape::Date => "day, as `2027-03-31`".into(),
         Shape::Choice(words) => words.join(" | "),
-        Shape::List(inner) => format!("list of {}", words(inner)),
+        Shape::List(inner) => format!("list of {}", describe_shape(inner)),
         Shape::Map(inner) => match **inner {
             Shape::Section(section) => format!("map of {}", section.name),
-            _ => format!("map of {}", words(inner)),
+            _ => format!("map of {}", describe_shape(inner)),
         },
         // A shorthand stands beside it, which names what the key is.
         Shape::Section(_) => "map".to_owned(),
-        Shape::Any(shapes) => shapes.iter().map(words).collect::<Vec<_>>().join(" or "),
+        Shape::Any(shapes) => shapes.iter().map(describe_shape).collect::<Vec<_>>().join(" or "),
         Shape::Free => "anything".into(),
     }
 }
 
 /// Documentation of a key, as Markdown.
 #[must_use]
-pub fn docs(key: &Key) -> String {
-    let mut text = format!("{}\n\n*{}*", key.doc, words(&key.shape));
+pub fn key_docs(key: &Key) -> String {
+    let mut text = format!("{}\n\n*{}*", key.doc, describe_shape(&key.shape));
     if !key.default.is_empty() {
         text.push_str("\n\nDefault: ");
         text.push_str(key.default);
@@ -160,9 +160,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_lead_through_names_lists_and_shorthands() {
+    fn allowed_at_follows_names_lists_and_shorthands() {
         let key =
-            |path: &[Option<&str>]| allowed(path).key.map(|(section, key)| format!("{}.{}", section.name, key.name));
+            |path: &[Option<&str>]| allowed_at(path).key.map(|(section, key)| format!("{}.{}", section.name, key.name));
         let s = Some("services");
         assert_eq!(key(&[s, Some("web"), Some("health"), Some("ready"), Some("http")]).as_deref(), Some("probe.http"));
         assert_eq!(key(&[s, Some("web"), Some("watch"), None, Some("action")]).as_deref(), Some("watch.action"));
@@ -170,11 +170,13 @@ mod tests {
             key(&[Some("environments"), Some("x"), s, Some("a"), Some("port")]).as_deref(),
             Some("service.port")
         );
-        assert!(allowed(&[Some("resources"), Some("db"), Some("with"), Some("x")]).is_free());
-        assert!(allowed(&[Some("nothing")]).shapes.is_empty());
-        assert!(matches!(allowed(&[s]).map(), Some(Shape::Section(section)) if section.name == "service"));
-        let port = by_name("service", "port").map(|key| words(&key.shape));
+        assert!(allowed_at(&[Some("resources"), Some("db"), Some("with"), Some("x")]).is_free());
+        assert!(allowed_at(&[Some("nothing")]).shapes.is_empty());
+        assert!(
+            matches!(allowed_at(&[s]).map_value_shape(), Some(Shape::Section(section)) if section.name == "service")
+        );
+        let port = find_key_by_name("service", "port").map(|key| describe_shape(&key.shape));
         assert_eq!(port.as_deref(), Some("map or 1 to 65535"));
-        assert_eq!(by_name("service", "port").map(|key| key.name), Some("port"));
+        assert_eq!(find_key_by_name("service", "port").map(|key| key.name), Some("port"));
     }
 }

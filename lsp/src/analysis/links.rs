@@ -3,10 +3,10 @@
 use manifest::Span;
 use manifest::syntax::{Kind, Node};
 
-use super::references::unquoted;
+use super::references::unquoted_span;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Target {
+pub enum LinkTarget {
     /// Relative to the folder of the file that holds the link; the first that is there.
     Files(Vec<String>),
     Url(String),
@@ -20,63 +20,63 @@ pub enum Target {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Link {
     pub span: Span,
-    pub target: Target,
+    pub target: LinkTarget,
 }
 
 #[must_use]
 pub fn links(root: &Node, text: &str) -> Vec<Link> {
     let mut found = Vec::new();
-    section(root, text, &mut found);
+    collect_links(root, text, &mut found);
     found.retain(|link| !link.span.range().is_empty());
     found
 }
 
-fn section(root: &Node, text: &str, found: &mut Vec<Link>) {
-    let mut add = |node: &Node, target: &dyn Fn(&str) -> Option<Target>| {
+fn collect_links(root: &Node, text: &str, found: &mut Vec<Link>) {
+    let mut add = |node: &Node, target: &dyn Fn(&str) -> Option<LinkTarget>| {
         if let Some(target) =
             node.as_scalar().filter(|scalar| !scalar.is_null()).and_then(|scalar| target(&scalar.text))
         {
-            found.push(Link { span: unquoted(text, node.span), target });
+            found.push(Link { span: unquoted_span(text, node.span), target });
         }
     };
     for pair in root.as_map().unwrap_or_default() {
         let value = &pair.value;
         match pair.key.value.as_str() {
-            "include" => items(value).iter().for_each(|item| add(item, &file)),
+            "include" => list_items(value).iter().for_each(|item| add(item, &file_target)),
             "app" => {
                 if let Some(docs) = value.get("docs") {
-                    add(&docs.value, &page_or_file);
+                    add(&docs.value, &page_or_file_target);
                 }
             }
             "guardrails" => {
-                let waivers = value.get("waivers").map(|pair| items(&pair.value)).unwrap_or_default();
-                waivers.iter().filter_map(|waiver| waiver.get("link")).for_each(|link| add(&link.value, &page));
+                let waivers = value.get("waivers").map(|pair| list_items(&pair.value)).unwrap_or_default();
+                waivers.iter().filter_map(|waiver| waiver.get("link")).for_each(|link| add(&link.value, &page_target));
             }
             "services" | "jobs" => {
-                for build in entries(value).filter_map(|unit| unit.get("build")) {
-                    build_links(&build.value, &mut add);
+                for build in map_values(value).filter_map(|unit| unit.get("build")) {
+                    add_build_links(&build.value, &mut add);
                 }
             }
             "resources" => {
-                for resource in entries(value) {
+                for resource in map_values(value) {
                     let uses = resource.get("uses").map_or(resource, |pair| &pair.value);
-                    add(uses, &module);
+                    add(uses, &module_target);
                 }
             }
             _ => {}
         }
     }
-    for environment in root.get("environments").into_iter().flat_map(|pair| entries(&pair.value)) {
-        section(environment, text, found);
+    for environment in root.get("environments").into_iter().flat_map(|pair| map_values(&pair.value)) {
+        collect_links(environment, text, found);
     }
 }
 
-type Add<'a> = dyn FnMut(&Node, &dyn Fn(&str) -> Option<Target>) + 'a;
+type AddLink<'a> = dyn FnMut(&Node, &dyn Fn(&str) -> Option<LinkTarget>) + 'a;
 
-fn build_links(build: &Node, add: &mut Add<'_>) {
+fn add_build_links(build: &Node, add: &mut AddLink<'_>) {
     let context = build.get("context").map_or(build, |pair| &pair.value);
     let folder = context.as_scalar().map_or(".", |scalar| scalar.text.as_str()).to_owned();
-    let inside = |name: &str| Target::Files(vec![format!("{folder}/{name}")]);
+    let inside = |name: &str| LinkTarget::Files(vec![format!("{folder}/{name}")]);
     match build.get("dockerfile") {
         Some(dockerfile) => add(&dockerfile.value, &|name| Some(inside(name))),
         None => add(context, &|_| Some(inside("Dockerfile"))),
@@ -84,15 +84,15 @@ fn build_links(build: &Node, add: &mut Add<'_>) {
     let name = build.get("dockerfile").and_then(|pair| pair.value.as_scalar());
     let file = format!("{folder}/{}", name.map_or("Dockerfile", |scalar| scalar.text.as_str()));
     if let Some(target) = build.get("target") {
-        add(&target.value, &|stage| Some(Target::Stage { file: file.clone(), stage: stage.to_owned() }));
+        add(&target.value, &|stage| Some(LinkTarget::Stage { file: file.clone(), stage: stage.to_owned() }));
     }
 }
 
-fn entries(node: &Node) -> impl Iterator<Item = &Node> {
+fn map_values(node: &Node) -> impl Iterator<Item = &Node> {
     node.as_map().unwrap_or_default().iter().map(|pair| &pair.value)
 }
 
-fn items(node: &Node) -> &[Node] {
+fn list_items(node: &Node) -> &[Node] {
     match &node.kind {
         Kind::List(items) => items,
         _ => &[],
@@ -101,11 +101,11 @@ fn items(node: &Node) -> &[Node] {
 
 /// What a `module.yaml` leads to: its docs.
 #[must_use]
-pub fn of_module(root: &Node, text: &str) -> Vec<Link> {
+pub fn module_links(root: &Node, text: &str) -> Vec<Link> {
     let docs = root.get("docs").filter(|pair| pair.value.as_scalar().is_some_and(|scalar| !scalar.is_null()));
     let link = |pair: &manifest::syntax::Pair| {
-        let target = file(&pair.value.as_scalar()?.text)?;
-        Some(Link { span: unquoted(text, pair.value.span), target })
+        let target = file_target(&pair.value.as_scalar()?.text)?;
+        Some(Link { span: unquoted_span(text, pair.value.span), target })
     };
     docs.and_then(link).into_iter().collect()
 }
@@ -120,17 +120,17 @@ pub fn stage_line(dockerfile: &str, stage: &str) -> Option<usize> {
     })
 }
 
-fn page(text: &str) -> Option<Target> {
-    text.starts_with("http").then(|| Target::Url(text.to_owned()))
+fn page_target(text: &str) -> Option<LinkTarget> {
+    text.starts_with("http").then(|| LinkTarget::Url(text.to_owned()))
 }
 
-fn file(text: &str) -> Option<Target> {
-    (!text.contains("://")).then(|| Target::Files(vec![text.to_owned()]))
+fn file_target(text: &str) -> Option<LinkTarget> {
+    (!text.contains("://")).then(|| LinkTarget::Files(vec![text.to_owned()]))
 }
 
-fn page_or_file(text: &str) -> Option<Target> {
+fn page_or_file_target(text: &str) -> Option<LinkTarget> {
     let inside = || {
-        Target::Files(
+        LinkTarget::Files(
             ["README.md", "index.md"]
                 .map(|name| format!("{text}/{name}"))
                 .into_iter()
@@ -138,10 +138,10 @@ fn page_or_file(text: &str) -> Option<Target> {
                 .collect(),
         )
     };
-    page(text).or_else(|| (!text.contains("://")).then(inside))
+    page_target(text).or_else(|| (!text.contains("://")).then(inside))
 }
 
-fn module(text: &str) -> Option<Target> {
+fn module_target(text: &str) -> Option<LinkTarget> {
     let folder = text.split('@').next().unwrap_or_default();
-    text.starts_with(['.']).then(|| Target::Files(vec![format!("{folder}/module.yaml")]))
+    text.starts_with(['.']).then(|| LinkTarget::Files(vec![format!("{folder}/module.yaml")]))
 }

@@ -12,14 +12,14 @@ struct Entry {
     locked: LockEntry,
     range: Range<usize>,
     /// The value of `tree`, which is what differs.
-    tree: Range<usize>,
+    tree_range: Range<usize>,
 }
 
-fn entries(text: &Text) -> Vec<Entry> {
+fn parse_entries(text: &Text) -> Vec<Entry> {
     let Ok(lock) = Lock::parse(text.as_str()) else { return Vec::new() };
-    let heads: Vec<usize> = (0..text.lines_count()).filter(|line| text.line(*line).trim() == "[[module]]").collect();
+    let heads: Vec<usize> = (0..text.line_count()).filter(|line| text.line(*line).trim() == "[[module]]").collect();
     let one = |(index, head): (usize, &usize)| {
-        let until = heads.get(index + 1).copied().unwrap_or(text.lines_count());
+        let until = heads.get(index + 1).copied().unwrap_or(text.line_count());
         let value = |key: &str| {
             (*head..until).find_map(|line| {
                 let (name, _) = text.line(line).split_once('=')?;
@@ -34,7 +34,7 @@ fn entries(text: &Text) -> Vec<Entry> {
         Some(Entry {
             locked,
             range: text.line_start(*head)..text.line_start(until),
-            tree: tree.start + content..tree.end,
+            tree_range: tree.start + content..tree.end,
         })
     };
     heads.iter().enumerate().filter_map(one).collect()
@@ -42,33 +42,33 @@ fn entries(text: &Text) -> Vec<Entry> {
 
 /// What cannot be read, and what is not what is pinned.
 #[must_use]
-pub fn findings(text: &Text, files: &dyn Files) -> Vec<Diagnostic> {
+pub fn lock_diagnostics(text: &Text, files: &dyn Files) -> Vec<Diagnostic> {
     if let Err(words) = Lock::parse(text.as_str()) {
-        let line = (0..text.lines_count()).find(|line| text.line(*line).starts_with("<<<<<<< ")).unwrap_or(0);
+        let line = (0..text.line_count()).find(|line| text.line(*line).starts_with("<<<<<<< ")).unwrap_or(0);
         let range = text.line_range(line);
         let span = Span::new(FileId(0), range.start, range.end);
         return vec![Diagnostic::new(catalog::codes::BAD_LOCK, Severity::Error, span, words)];
     }
     let differing = |entry: Entry| {
-        let span = Span::new(FileId(0), entry.tree.start, entry.tree.end);
-        let found = loaded(&entry.locked, files).ok()?;
+        let span = Span::new(FileId(0), entry.tree_range.start, entry.tree_range.end);
+        let found = find_locked_module(&entry.locked, files).ok()?;
         let lock = Lock { modules: [(entry.locked.uses.clone(), entry.locked)].into() };
         // The manifest is where it is a warning.
-        lock.compare(&found, span).map(|found| Diagnostic { severity: Severity::Info, ..found })
+        lock.detect_change(&found, span).map(|found| Diagnostic { severity: Severity::Info, ..found })
     };
-    entries(text).into_iter().filter_map(differing).collect()
+    parse_entries(text).into_iter().filter_map(differing).collect()
 }
 
-fn loaded(entry: &LockEntry, files: &dyn Files) -> Result<catalog::Found, Vec<Diagnostic>> {
-    catalog::find(&Spanned::new(entry.uses.clone(), Span::default()), files)
+fn find_locked_module(entry: &LockEntry, files: &dyn Files) -> Result<catalog::ResolvedModule, Vec<Diagnostic>> {
+    catalog::resolve_module(&Spanned::new(entry.uses.clone(), Span::default()), files)
 }
 
 /// The entry under the cursor, as Markdown, and its bytes.
 #[must_use]
 pub fn hover(text: &Text, files: &dyn Files, offset: usize) -> Option<(String, Range<usize>)> {
-    let entry = entries(text).into_iter().find(|entry| entry.range.contains(&offset))?;
+    let entry = parse_entries(text).into_iter().find(|entry| entry.range.contains(&offset))?;
     let locked = &entry.locked;
-    let state = match loaded(locked, files) {
+    let state = match find_locked_module(locked, files) {
         Err(problems) => problems.into_iter().next().map(|one| one.message).unwrap_or_default(),
         Ok(found) if found.module.tree_hash == locked.tree => "Its files are those that are pinned.".to_owned(),
         Ok(found) => format!(

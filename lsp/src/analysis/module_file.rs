@@ -4,22 +4,22 @@
 
 use manifest::syntax::Node;
 
-use super::completion::{Item, Kind, escape};
-use super::cursor::{self, At, Cursor};
+use super::completion::{Item, ItemKind, escape_snippet};
+use super::cursor::{self, Cursor, CursorKind};
 use super::tree;
 use crate::text::Text;
 
 /// A key of the format: where it may stand, what is meant, and how it goes on.
-struct Key {
+struct ModuleKey {
     /// The keys above it; `*` is a name of the module's own.
-    place: &'static [&'static str],
+    parent_path: &'static [&'static str],
     name: &'static str,
     doc: &'static str,
-    value: Value,
+    value_kind: ValueKind,
 }
 
 #[derive(Clone, Copy)]
-enum Value {
+enum ValueKind {
     Text,
     /// Goes on below.
     Block,
@@ -27,91 +27,116 @@ enum Value {
     Choice(&'static [&'static str]),
 }
 
-const KINDS: &[&str] = &["string", "integer", "number", "boolean", "array", "object"];
+const INPUT_TYPES: &[&str] = &["string", "integer", "number", "boolean", "array", "object"];
 const BOOLEANS: &[&str] = &["true", "false"];
 const LEVELS: &[&str] = &["basic", "advanced"];
 const SIGNALS: &[&str] = &["SIGTERM", "SIGINT", "SIGQUIT"];
 
-const fn key(place: &'static [&'static str], name: &'static str, value: Value, doc: &'static str) -> Key {
-    Key { place, name, doc, value }
+const fn module_key(
+    place: &'static [&'static str],
+    name: &'static str,
+    value: ValueKind,
+    doc: &'static str,
+) -> ModuleKey {
+    ModuleKey { parent_path: place, name, doc, value_kind: value }
 }
 
-const KEYS: &[Key] = &[
-    key(&[], "module", Value::Text, "Its name, as behind `uses:`."),
-    key(&[], "version", Value::Text, "Version of the module itself, as `1.0.0` (SemVer)."),
-    key(
+const KEYS: &[ModuleKey] = &[
+    module_key(&[], "module", ValueKind::Text, "Its name, as behind `uses:`."),
+    module_key(&[], "version", ValueKind::Text, "Version of the module itself, as `1.0.0` (SemVer)."),
+    module_key(
         &[],
         "versions",
-        Value::List,
+        ValueKind::List,
         "Major versions of what it runs that may stand behind the `@`; the module's own major without it.",
     ),
-    key(&[], "owner", Value::Block, "Who answers for it."),
-    key(&[], "summary", Value::Text, "What it is, in one line."),
-    key(&[], "docs", Value::Text, "A Markdown file beside this one; it must not be empty. `docs.md` unless said."),
-    key(&[], "inputs", Value::Block, "What a manifest may say behind `with:`, by name."),
-    key(&[], "outputs", Value::Block, "What a manifest may read as `${resources.NAME.OUTPUT}`, by name."),
-    key(&[], "ports", Value::Block, "Ports it listens on, by name; `main` first."),
-    key(&[], "stop", Value::Block, "How it is asked to stop."),
-    key(&[], "let", Value::Block, "Values computed before rendering, in order."),
-    key(&[], "renders", Value::Block, "What it is on each runtime."),
-    key(&[], "deprecated", Value::Block, "It will go: why, and what to use instead."),
-    key(&["owner"], "team", Value::Text, "The team."),
-    key(&["owner"], "contact", Value::Text, "Where to ask."),
-    key(&["owner"], "support", Value::Text, "What can be expected, as `best-effort`."),
-    key(&["inputs", "*"], "type", Value::Choice(KINDS), "What kind of value it is."),
-    key(&["inputs", "*"], "default", Value::Text, "What holds when nothing is said; may be a template."),
-    key(&["inputs", "*"], "description", Value::Text, "What it is for; shown in editors and in `pdev module info`."),
-    key(&["inputs", "*"], "rationale", Value::Text, "Why the default is what it is."),
-    key(&["inputs", "*"], "level", Value::Choice(LEVELS), "`basic` is offered first."),
-    key(&["inputs", "*"], "enum", Value::List, "The only values there are."),
-    key(&["inputs", "*"], "minimum", Value::Text, "The least it may be."),
-    key(&["inputs", "*"], "maximum", Value::Text, "The most it may be."),
-    key(&["inputs", "*"], "pattern", Value::Text, "A regular expression that a text has to match somewhere."),
-    key(&["inputs", "*"], "items", Value::Block, "Of an array: what each of its values is."),
-    key(&["inputs", "*"], "properties", Value::Block, "Of an object: these keys and no others."),
-    key(&["outputs", "*"], "value", Value::Text, "A template over `host`, `port`, `ports`, `inputs`."),
-    key(&["outputs", "*"], "sensitive", Value::Choice(BOOLEANS), "Never shown, and delivered like a secret."),
-    key(&["outputs", "*"], "description", Value::Text, "What it is."),
-    key(&["stop"], "signal", Value::Choice(SIGNALS), "The signal that asks it to stop."),
-    key(&["stop"], "grace", Value::Text, "How long it may take before it is killed, as `20s`."),
-    key(&["renders"], "docker", Value::Block, "As a container."),
-    key(&["renders"], "process", Value::Block, "As a local process."),
-    key(&["renders", "docker"], "image", Value::Text, "The image."),
-    key(&["renders", "docker"], "entrypoint", Value::List, "Replaces the image's entrypoint."),
-    key(&["renders", "docker"], "command", Value::List, "Its arguments."),
-    key(
+    module_key(&[], "owner", ValueKind::Block, "Who answers for it."),
+    module_key(&[], "summary", ValueKind::Text, "What it is, in one line."),
+    module_key(
+        &[],
+        "docs",
+        ValueKind::Text,
+        "A Markdown file beside this one; it must not be empty. `docs.md` unless said.",
+    ),
+    module_key(&[], "inputs", ValueKind::Block, "What a manifest may say behind `with:`, by name."),
+    module_key(&[], "outputs", ValueKind::Block, "What a manifest may read as `${resources.NAME.OUTPUT}`, by name."),
+    module_key(&[], "ports", ValueKind::Block, "Ports it listens on, by name; `main` first."),
+    module_key(&[], "stop", ValueKind::Block, "How it is asked to stop."),
+    module_key(&[], "let", ValueKind::Block, "Values computed before rendering, in order."),
+    module_key(&[], "renders", ValueKind::Block, "What it is on each runtime."),
+    module_key(&[], "deprecated", ValueKind::Block, "It will go: why, and what to use instead."),
+    module_key(&["owner"], "team", ValueKind::Text, "The team."),
+    module_key(&["owner"], "contact", ValueKind::Text, "Where to ask."),
+    module_key(&["owner"], "support", ValueKind::Text, "What can be expected, as `best-effort`."),
+    module_key(&["inputs", "*"], "type", ValueKind::Choice(INPUT_TYPES), "What kind of value it is."),
+    module_key(&["inputs", "*"], "default", ValueKind::Text, "What holds when nothing is said; may be a template."),
+    module_key(
+        &["inputs", "*"],
+        "description",
+        ValueKind::Text,
+        "What it is for; shown in editors and in `pdev module info`.",
+    ),
+    module_key(&["inputs", "*"], "rationale", ValueKind::Text, "Why the default is what it is."),
+    module_key(&["inputs", "*"], "level", ValueKind::Choice(LEVELS), "`basic` is offered first."),
+    module_key(&["inputs", "*"], "enum", ValueKind::List, "The only values there are."),
+    module_key(&["inputs", "*"], "minimum", ValueKind::Text, "The least it may be."),
+    module_key(&["inputs", "*"], "maximum", ValueKind::Text, "The most it may be."),
+    module_key(
+        &["inputs", "*"],
+        "pattern",
+        ValueKind::Text,
+        "A regular expression that a text has to match somewhere.",
+    ),
+    module_key(&["inputs", "*"], "items", ValueKind::Block, "Of an array: what each of its values is."),
+    module_key(&["inputs", "*"], "properties", ValueKind::Block, "Of an object: these keys and no others."),
+    module_key(&["outputs", "*"], "value", ValueKind::Text, "A template over `host`, `port`, `ports`, `inputs`."),
+    module_key(
+        &["outputs", "*"],
+        "sensitive",
+        ValueKind::Choice(BOOLEANS),
+        "Never shown, and delivered like a secret.",
+    ),
+    module_key(&["outputs", "*"], "description", ValueKind::Text, "What it is."),
+    module_key(&["stop"], "signal", ValueKind::Choice(SIGNALS), "The signal that asks it to stop."),
+    module_key(&["stop"], "grace", ValueKind::Text, "How long it may take before it is killed, as `20s`."),
+    module_key(&["renders"], "docker", ValueKind::Block, "As a container."),
+    module_key(&["renders"], "process", ValueKind::Block, "As a local process."),
+    module_key(&["renders", "docker"], "image", ValueKind::Text, "The image."),
+    module_key(&["renders", "docker"], "entrypoint", ValueKind::List, "Replaces the image's entrypoint."),
+    module_key(&["renders", "docker"], "command", ValueKind::List, "Its arguments."),
+    module_key(
         &["renders", "docker"],
         "env",
-        Value::Block,
+        ValueKind::Block,
         "Its environment; `{ value: ..., sensitive: true }` for what is secret.",
     ),
-    key(&["renders", "docker"], "volumes", Value::Block, "Data that stays: name to path in the container."),
-    key(&["renders", "docker"], "user", Value::Text, "The user it runs as."),
-    key(&["renders", "docker"], "host_config", Value::Block, "Fields of the Engine API's HostConfig."),
-    key(&["renders", "process"], "command", Value::List, "The program and its arguments."),
-    key(
+    module_key(&["renders", "docker"], "volumes", ValueKind::Block, "Data that stays: name to path in the container."),
+    module_key(&["renders", "docker"], "user", ValueKind::Text, "The user it runs as."),
+    module_key(&["renders", "docker"], "host_config", ValueKind::Block, "Fields of the Engine API's HostConfig."),
+    module_key(&["renders", "process"], "command", ValueKind::List, "The program and its arguments."),
+    module_key(
         &["renders", "process"],
         "env",
-        Value::Block,
+        ValueKind::Block,
         "Its environment; `{ value: ..., sensitive: true }` for what is secret.",
     ),
-    key(&["renders", "process"], "user", Value::Text, "The user it runs as when pdev itself is root."),
-    key(&["renders", "process"], "files", Value::Block, "Files written into its data folder."),
-    key(&["renders", "process"], "init", Value::List, "Commands run once in its data folder."),
-    key(&["renders", "process"], "after_ready", Value::List, "Commands run before others see it as ready."),
-    key(
+    module_key(&["renders", "process"], "user", ValueKind::Text, "The user it runs as when pdev itself is root."),
+    module_key(&["renders", "process"], "files", ValueKind::Block, "Files written into its data folder."),
+    module_key(&["renders", "process"], "init", ValueKind::List, "Commands run once in its data folder."),
+    module_key(&["renders", "process"], "after_ready", ValueKind::List, "Commands run before others see it as ready."),
+    module_key(
         &["renders", "process"],
         "search",
-        Value::List,
+        ValueKind::List,
         "Folders besides `PATH` where its programs may be; globs allowed.",
     ),
-    key(&["renders", "process"], "install", Value::Text, "What to install when a program is absent."),
-    key(&["deprecated"], "reason", Value::Text, "Why it will go."),
-    key(&["deprecated"], "use", Value::Text, "What to use instead."),
+    module_key(&["renders", "process"], "install", ValueKind::Text, "What to install when a program is absent."),
+    module_key(&["deprecated"], "reason", ValueKind::Text, "Why it will go."),
+    module_key(&["deprecated"], "use", ValueKind::Text, "What to use instead."),
 ];
 
 /// What a template may read, besides the module's own `let`.
-const SCOPE: [(&str, &str); 8] = [
+const TEMPLATE_NAMES: [(&str, &str); 8] = [
     ("inputs", "what the manifest says, with defaults"),
     ("ports", "where it has to listen, by name"),
     ("host", "in outputs: where it is reached"),
@@ -122,7 +147,7 @@ const SCOPE: [(&str, &str); 8] = [
     ("constraint", "the version asked for"),
 ];
 
-const FILTERS: [(&str, &str); 6] = [
+const TEMPLATE_FILTERS: [(&str, &str); 6] = [
     ("quote", "for a shell"),
     ("urlencode", "for a part of a URL"),
     ("bytes", "`512Mi` as a number"),
@@ -131,12 +156,12 @@ const FILTERS: [(&str, &str); 6] = [
     ("flags", "an object as `-c key=value ...`"),
 ];
 
-fn fits(place: &[&str], path: &[&str]) -> bool {
+fn matches_path(place: &[&str], path: &[&str]) -> bool {
     place.len() == path.len() && place.iter().zip(path).all(|(own, other)| *own == "*" || own == other)
 }
 
 /// Schemas may hold schemas: all of them are like an input's.
-fn flat<'a>(path: &[&'a str]) -> Vec<&'a str> {
+fn flatten_schema_path<'a>(path: &[&'a str]) -> Vec<&'a str> {
     let mut flat: Vec<&str> = path.to_vec();
     while flat.len() > 2 && flat[0] == "inputs" {
         match flat[2] {
@@ -148,68 +173,68 @@ fn flat<'a>(path: &[&'a str]) -> Vec<&'a str> {
     flat
 }
 
-fn known(path: &[&str]) -> impl Iterator<Item = &'static Key> {
-    let path = flat(path);
-    KEYS.iter().filter(move |key| fits(key.place, &path))
+fn keys_at(path: &[&str]) -> impl Iterator<Item = &'static ModuleKey> {
+    let path = flatten_schema_path(path);
+    KEYS.iter().filter(move |key| matches_path(key.parent_path, &path))
 }
 
 #[must_use]
 pub fn complete(text: &Text, root: Option<&Node>, offset: usize) -> Vec<Item> {
-    let cursor = cursor::at(text, offset);
-    let before = text.as_str().get(cursor.start.min(offset)..offset).unwrap_or_default();
+    let cursor = cursor::cursor_at(text, offset);
+    let before = text.as_str().get(cursor.value_start.min(offset)..offset).unwrap_or_default();
     if let Some(template) = before.rfind("{{").map(|at| &before[at + 2..]).filter(|rest| !rest.contains("}}")) {
-        return in_template(&cursor, root, template, offset);
+        return complete_template(&cursor, root, template, offset);
     }
-    let keys = cursor.keys();
+    let keys = cursor.key_path();
     let Some(path) = keys.iter().copied().collect::<Option<Vec<&str>>>() else { return Vec::new() };
-    match (&cursor.at, path.split_last()) {
-        (At::Key, _) => {
-            let beside = cursor::siblings(text, &cursor, offset);
-            let free = known(&path).filter(|key| !beside.iter().any(|name| name == key.name));
-            free.map(|key| item(&cursor, key.name, Kind::Key, &snippet(text, &cursor, key), key.doc)).collect()
+    match (&cursor.kind, path.split_last()) {
+        (CursorKind::Key, _) => {
+            let beside = cursor::sibling_keys(text, &cursor, offset);
+            let free = keys_at(&path).filter(|key| !beside.iter().any(|name| name == key.name));
+            free.map(|key| item(&cursor, key.name, ItemKind::Key, &key_snippet(text, &cursor, key), key.doc)).collect()
         }
-        (At::Value, Some((last, above))) => {
-            let key = known(above).find(|key| key.name == *last);
-            let words = match key.map(|key| key.value) {
-                Some(Value::Choice(words)) => words,
+        (CursorKind::Value, Some((last, above))) => {
+            let key = keys_at(above).find(|key| key.name == *last);
+            let words = match key.map(|key| key.value_kind) {
+                Some(ValueKind::Choice(words)) => words,
                 _ => &[],
             };
-            words.iter().map(|word| item(&cursor, word, Kind::Value, word, "")).collect()
+            words.iter().map(|word| item(&cursor, word, ItemKind::Value, word, "")).collect()
         }
         _ => Vec::new(),
     }
 }
 
-fn snippet(text: &Text, cursor: &Cursor, key: &Key) -> String {
+fn key_snippet(text: &Text, cursor: &Cursor, key: &ModuleKey) -> String {
     let rest = text.as_str().get(cursor.word.end..).unwrap_or_default();
     if rest.trim_start_matches(' ').starts_with(':') {
         return key.name.to_owned();
     }
     // The editor indents like the line; what is deeper is relative to it.
     let deeper = " ".repeat(cursor.column - cursor.indent + 2);
-    match key.value {
-        Value::Text => format!("{}: $0", key.name),
-        Value::Choice(words) => format!("{}: ${{1|{}|}}$0", key.name, words.join(",")),
-        Value::List => format!("{}: [$0]", key.name),
-        Value::Block if cursor.flow => format!("{}: {{ $0 \\}}", key.name),
-        Value::Block => format!("{}:\n{deeper}$0", key.name),
+    match key.value_kind {
+        ValueKind::Text => format!("{}: $0", key.name),
+        ValueKind::Choice(words) => format!("{}: ${{1|{}|}}$0", key.name, words.join(",")),
+        ValueKind::List => format!("{}: [$0]", key.name),
+        ValueKind::Block if cursor.is_flow => format!("{}: {{ $0 \\}}", key.name),
+        ValueKind::Block => format!("{}:\n{deeper}$0", key.name),
     }
 }
 
-fn item(cursor: &Cursor, label: &str, kind: Kind, snippet: &str, detail: &str) -> Item {
+fn item(cursor: &Cursor, label: &str, kind: ItemKind, snippet: &str, detail: &str) -> Item {
     Item {
         label: label.to_owned(),
         kind,
         detail: detail.to_owned(),
-        about: None,
+        doc_target: None,
         snippet: snippet.to_owned(),
-        replace: cursor.word.clone(),
+        replace_range: cursor.word.clone(),
         rank: 5,
     }
 }
 
 /// `{{ inputs.` and `| `: names of this very module.
-fn in_template(cursor: &Cursor, root: Option<&Node>, template: &str, offset: usize) -> Vec<Item> {
+fn complete_template(cursor: &Cursor, root: Option<&Node>, template: &str, offset: usize) -> Vec<Item> {
     let start = template.rfind(|letter: char| !letter.is_alphanumeric() && letter != '_').map_or(0, |at| at + 1);
     let (before, word) = template.split_at(start);
     let mut cursor = cursor.clone();
@@ -221,38 +246,38 @@ fn in_template(cursor: &Cursor, root: Option<&Node>, template: &str, offset: usi
             text.map(|text| text.text.clone()).unwrap_or_default()
         };
         let one = |pair: &manifest::syntax::Pair| {
-            item(&cursor, &pair.key.value, Kind::Field, &escape(&pair.key.value), &detail(pair))
+            item(&cursor, &pair.key.value, ItemKind::Field, &escape_snippet(&pair.key.value), &detail(pair))
         };
         pairs.iter().map(one).collect()
     };
     let fixed = |all: &[(&str, &str)]| -> Vec<Item> {
-        all.iter().map(|(name, words)| item(&cursor, name, Kind::Field, name, words)).collect()
+        all.iter().map(|(name, words)| item(&cursor, name, ItemKind::Field, name, words)).collect()
     };
     match before.trim_end() {
         before if before.ends_with("inputs.") => own("inputs"),
         before if before.ends_with("ports.") => own("ports"),
         before if before.ends_with('.') => Vec::new(),
-        before if before.ends_with('|') => fixed(&FILTERS),
-        _ => fixed(&SCOPE).into_iter().chain(own("let")).collect(),
+        before if before.ends_with('|') => fixed(&TEMPLATE_FILTERS),
+        _ => fixed(&TEMPLATE_NAMES).into_iter().chain(own("let")).collect(),
     }
 }
 
 /// What the key under the cursor means, as Markdown, and the key's bytes.
 #[must_use]
 pub fn hover(root: &Node, offset: usize) -> Option<(String, std::ops::Range<usize>)> {
-    let way = tree::way(root, offset);
+    let way = tree::path_at(root, offset);
     let pair = way.pair()?;
-    let path = way.path();
+    let path = way.segments();
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let key = (1..=path.len()).rev().find_map(|length| {
         let (last, above) = path[..length].split_last()?;
-        known(above).find(|key| key.name == *last).filter(|_| length == path.len() || !way.on_key)
+        keys_at(above).find(|key| key.name == *last).filter(|_| length == path.len() || !way.is_on_key)
     })?;
     let mut text = format!("**{}** – {}", key.name, key.doc);
-    if let Value::Choice(words) = key.value {
+    if let ValueKind::Choice(words) = key.value_kind {
         text.push_str(&format!("\n\n*{}*", words.join(" | ")));
     }
-    let range = if way.on_key { pair.key.span.range() } else { way.node()?.span.range() };
+    let range = if way.is_on_key { pair.key.span.range() } else { way.node()?.span.range() };
     Some((text, range))
 }
 
@@ -261,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_be_written() {
+    fn complete_offers_keys_values_and_template_names() {
         let top = "module: m\ninputs:\n  size: { type: integer, description: how much }\nlet: { x: \"1\" }\n";
         for (rest, expected) in [
             ("ver$0", "version versions owner summary docs outputs ports stop renders deprecated"),
@@ -289,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_have_words_in_every_depth() {
+    fn hover_describes_keys_at_every_depth() {
         let text = "inputs:\n  a: { type: array, items: { type: object, properties: { b: { level: basic } } } }\n";
         let root = manifest::syntax::parse(text, manifest::FileId(0)).root.expect("it parses");
         for (word, expected) in [("level", "**level**"), ("items", "**items**"), ("inputs", "**inputs**")] {

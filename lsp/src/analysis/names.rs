@@ -8,54 +8,54 @@ use manifest::{Files, Span, Spanned};
 
 /// A name that something can be referred to by, and a few words about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Name {
+pub struct NameInfo {
     pub name: String,
-    pub words: String,
+    pub description: String,
 }
 
-fn name(name: impl Into<String>, words: impl Into<String>) -> Name {
-    Name { name: name.into(), words: words.into() }
+fn name_info(name: impl Into<String>, words: impl Into<String>) -> NameInfo {
+    NameInfo { name: name.into(), description: words.into() }
 }
 
 #[must_use]
-pub fn services(manifest: &Manifest) -> Vec<Name> {
+pub fn services(manifest: &Manifest) -> Vec<NameInfo> {
     let words = |service: &manifest::model::Service| match (&service.image, &service.build) {
         (Some(image), _) => format!("service from {}", image.as_literal().unwrap_or_default()),
         (None, Some(build)) => format!("service built in {}", build.context.value),
         _ => "service".to_owned(),
     };
-    manifest.services.iter().map(|(key, entry)| name(key, words(&entry.value))).collect()
+    manifest.services.iter().map(|(key, entry)| name_info(key, words(&entry.value))).collect()
 }
 
 #[must_use]
-pub fn resources(manifest: &Manifest) -> Vec<Name> {
-    manifest.resources.iter().map(|(key, entry)| name(key, entry.value.uses.value.clone())).collect()
+pub fn resources(manifest: &Manifest) -> Vec<NameInfo> {
+    manifest.resources.iter().map(|(key, entry)| name_info(key, entry.value.uses.value.clone())).collect()
 }
 
 #[must_use]
-pub fn jobs(manifest: &Manifest) -> Vec<Name> {
-    manifest.jobs.keys().map(|key| name(key, "job")).collect()
+pub fn jobs(manifest: &Manifest) -> Vec<NameInfo> {
+    manifest.jobs.keys().map(|key| name_info(key, "job")).collect()
 }
 
 #[must_use]
-pub fn secrets(manifest: &Manifest) -> Vec<Name> {
+pub fn secrets(manifest: &Manifest) -> Vec<NameInfo> {
     let words = |secret: &manifest::model::SecretDeclaration| {
         secret.description.as_ref().map_or_else(|| "secret".to_owned(), |text| text.value.clone())
     };
-    manifest.secrets.iter().map(|(key, entry)| name(key, words(&entry.value))).collect()
+    manifest.secrets.iter().map(|(key, entry)| name_info(key, words(&entry.value))).collect()
 }
 
 #[must_use]
-pub fn identities(manifest: &Manifest) -> Vec<Name> {
+pub fn identities(manifest: &Manifest) -> Vec<NameInfo> {
     let words = |one: &manifest::model::IdentityDeclaration| {
         one.provider.as_ref().map_or_else(|| "identity".to_owned(), |text| format!("identity of {}", text.value))
     };
-    manifest.identities.iter().map(|(key, entry)| name(key, words(&entry.value))).collect()
+    manifest.identities.iter().map(|(key, entry)| name_info(key, words(&entry.value))).collect()
 }
 
 /// What can come first: services, jobs and resources, without the unit itself.
 #[must_use]
-pub fn units(manifest: &Manifest, without: Option<&str>) -> Vec<Name> {
+pub fn units(manifest: &Manifest, without: Option<&str>) -> Vec<NameInfo> {
     let mut all = services(manifest);
     all.extend(jobs(manifest));
     all.extend(resources(manifest));
@@ -65,40 +65,40 @@ pub fn units(manifest: &Manifest, without: Option<&str>) -> Vec<Name> {
 
 /// Ports of a service or job, `main` for the short form.
 #[must_use]
-pub fn ports(manifest: &Manifest, unit: &str) -> Vec<Name> {
+pub fn ports(manifest: &Manifest, unit: &str) -> Vec<NameInfo> {
     let service = manifest.services.get(unit).map(|entry| &entry.value);
     let body = service.or_else(|| manifest.jobs.get(unit).map(|entry| &entry.value.body));
     let all = body.into_iter().flat_map(|body| &body.ports);
-    all.map(|(key, entry)| name(key, format!("port {}", entry.value.number.value))).collect()
+    all.map(|(key, entry)| name_info(key, format!("port {}", entry.value.number.value))).collect()
 }
 
 /// The module a resource uses.
 #[must_use]
-pub fn module(manifest: &Manifest, resource: &str, files: &dyn Files) -> Option<Arc<catalog::Module>> {
+pub fn resource_module(manifest: &Manifest, resource: &str, files: &dyn Files) -> Option<Arc<catalog::Module>> {
     let uses = &manifest.resources.get(resource)?.value.uses;
-    module_of(&uses.value, files)
+    find_module(&uses.value, files)
 }
 
 #[must_use]
-pub fn module_of(uses: &str, files: &dyn Files) -> Option<Arc<catalog::Module>> {
+pub fn find_module(uses: &str, files: &dyn Files) -> Option<Arc<catalog::Module>> {
     let spanned = Spanned::new(uses.to_owned(), Span::default());
-    if let Ok(found) = catalog::find(&spanned, files) {
+    if let Ok(found) = catalog::resolve_module(&spanned, files) {
         return Some(found.module);
     }
     // A version that is not there, or half typed: the module is still known.
     let (bare, _) = uses.split_once('@')?;
-    catalog::find(&Spanned::new(bare.to_owned(), Span::default()), files).ok().map(|found| found.module)
+    catalog::resolve_module(&Spanned::new(bare.to_owned(), Span::default()), files).ok().map(|found| found.module)
 }
 
 /// `uses:` values of all built-in modules: the module's own version first.
 #[must_use]
-pub fn modules() -> Vec<Name> {
+pub fn builtin_modules() -> Vec<NameInfo> {
     let mut all = Vec::new();
-    for module in catalog::list() {
+    for module in catalog::built_in_modules() {
         let own = module.version.major.to_string();
         let others = module.versions.iter().rev().filter(|version| **version != own);
         for version in std::iter::once(&own).chain(others) {
-            all.push(name(format!("{}@{version}", module.name), module.summary.clone()));
+            all.push(name_info(format!("{}@{version}", module.name), module.summary.clone()));
         }
     }
     all
@@ -106,20 +106,20 @@ pub fn modules() -> Vec<Name> {
 
 /// The parts that may follow in a placeholder, after these.
 #[must_use]
-pub fn placeholder(manifest: &Manifest, files: &dyn Files, parts: &[&str]) -> Vec<Name> {
-    let fields = |known: &[(&str, &str)]| known.iter().map(|(field, words)| name(*field, *words)).collect();
+pub fn placeholder_names(manifest: &Manifest, files: &dyn Files, parts: &[&str]) -> Vec<NameInfo> {
+    let fields = |known: &[(&str, &str)]| known.iter().map(|(field, words)| name_info(*field, *words)).collect();
     let Some(first) = parts.first() else {
-        return Scope::ALL.iter().map(|(scope, _)| name(*scope, scope_words(scope))).collect();
+        return Scope::ALL.iter().map(|(scope, _)| name_info(*scope, scope_description(scope))).collect();
     };
     match (Scope::parse(first), &parts[1..]) {
         (Some(Scope::Resources), []) => resources(manifest),
         (Some(Scope::Resources), [resource]) => {
-            let module = module(manifest, resource, files);
+            let module = resource_module(manifest, resource, files);
             let outputs = module.iter().flat_map(|module| &module.outputs);
             outputs
                 .map(|(key, output)| {
                     let secret = if output.sensitive { " (sensitive)" } else { "" };
-                    name(key, format!("{}{secret}", output.description))
+                    name_info(key, format!("{}{secret}", output.description))
                 })
                 .collect()
         }
@@ -130,9 +130,11 @@ pub fn placeholder(manifest: &Manifest, files: &dyn Files, parts: &[&str]) -> Ve
         (Some(Scope::Secrets), [_]) => fields(&[("path", "the file that holds its value")]),
         (Some(Scope::Identities), []) => identities(manifest),
         (Some(Scope::Identities), [_]) => fields(&[("name", "its name")]),
-        (Some(Scope::Vars), []) => {
-            manifest.vars.iter().map(|(key, entry)| name(key, entry.value.as_literal().unwrap_or_default())).collect()
-        }
+        (Some(Scope::Vars), []) => manifest
+            .vars
+            .iter()
+            .map(|(key, entry)| name_info(key, entry.value.as_literal().unwrap_or_default()))
+            .collect(),
         (Some(Scope::App), []) => fields(&[("name", "the application's name"), ("owner", "who to ask")]),
         (Some(Scope::Preview), []) => fields(&PREVIEW_FIELDS),
         (Some(Scope::Git), []) => fields(&[("branch", "the branch"), ("commit", "the commit")]),
@@ -159,7 +161,7 @@ const PREVIEW_FIELDS: [(&str, &str); 7] = [
     ("url", "the default service in a browser"),
 ];
 
-fn scope_words(scope: &str) -> &'static str {
+fn scope_description(scope: &str) -> &'static str {
     match scope {
         "resources" => "what a resource gives: `${resources.db.url}`",
         "services" => "where a service is: `${services.api.url}`",

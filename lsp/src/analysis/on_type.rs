@@ -5,94 +5,94 @@
 
 use std::ops::Range;
 
-use super::cursor::{self, At};
+use super::cursor::{self, CursorKind};
 use crate::text::Text;
 
 /// The spaces at the start of a line, replaced by so many others.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Indent {
+pub struct IndentEdit {
     pub range: Range<usize>,
     pub spaces: usize,
 }
 
-const UNIT: usize = 2;
+const INDENT_WIDTH: usize = 2;
 
 /// After a line break, with the cursor on the new line.
 #[must_use]
-pub fn line_break(text: &Text, line: usize) -> Option<Indent> {
+pub fn indent_after_line_break(text: &Text, line: usize) -> Option<IndentEdit> {
     let own = text.line(line);
     // A line broken in its middle moves with what it holds, which only its author can judge.
     if !own.trim().is_empty() || own.contains('\t') {
         return None;
     }
     let before = line.checked_sub(1)?;
-    let above = Line::read(text, before)?;
+    let above = Line::parse(text, before)?;
     let now = own.len();
-    let wanted = match above.ends(text) {
-        Ends::Opens { column } if now > column => return None,
-        Ends::Opens { column } => column + step(text),
-        Ends::Goes { column } => column,
-        Ends::Unknown => return None,
+    let wanted = match above.next_indent(text) {
+        NextIndent::Deeper { column } if now > column => return None,
+        NextIndent::Deeper { column } => column + indent_width(text),
+        NextIndent::Aligned { column } => column,
+        NextIndent::Unknown => return None,
     };
-    changed(text, line, now, wanted)
+    indent_edit(text, line, now, wanted)
 }
 
 /// After a dash as a line's first letter: the next item stands where the last one does.
 #[must_use]
-pub fn dash(text: &Text, line: usize) -> Option<Indent> {
+pub fn indent_after_dash(text: &Text, line: usize) -> Option<IndentEdit> {
     let own = text.line(line);
     if own.trim() != "-" || own.contains('\t') {
         return None;
     }
     let now = own.len() - own.trim_start().len();
     let above = (0..line).rev().find(|number| !text.line(*number).trim().is_empty())?;
-    let above = Line::read(text, above)?;
+    let above = Line::parse(text, above)?;
     let key = above.key()?;
     // `key:` alone may have its list right below itself, and does not need any help.
-    if key.is_open || key.column != now || above.is_text(text) {
+    if key.is_open || key.column != now || above.is_in_block_scalar(text) {
         return None;
     }
-    let wanted = item_of(text, above.number, now)?;
-    changed(text, line, now, wanted)
+    let wanted = dash_column(text, above.number, now)?;
+    indent_edit(text, line, now, wanted)
 }
 
-fn changed(text: &Text, line: usize, now: usize, wanted: usize) -> Option<Indent> {
+fn indent_edit(text: &Text, line: usize, now: usize, wanted: usize) -> Option<IndentEdit> {
     let start = text.line_start(line);
-    (now != wanted).then(|| Indent { range: start..start + now, spaces: wanted })
+    (now != wanted).then(|| IndentEdit { range: start..start + now, spaces: wanted })
 }
 
 /// The column of the dash whose map has its keys at `column`.
-fn item_of(text: &Text, from: usize, column: usize) -> Option<usize> {
+fn dash_column(text: &Text, from: usize, column: usize) -> Option<usize> {
     for number in (0..=from).rev() {
         let content = text.line(number);
         let indent = content.len() - content.trim_start().len();
         if content.trim().is_empty() || indent >= column {
             continue;
         }
-        let line = Line::read(text, number)?;
+        let line = Line::parse(text, number)?;
         return (line.column == column).then(|| line.dashes.last().copied()).flatten();
     }
     None
 }
 
 /// As deep as the file itself goes with its first step.
-fn step(text: &Text) -> usize {
+fn indent_width(text: &Text) -> usize {
     const LINES_MAX: usize = 200;
-    let indented = (0..text.lines_count().min(LINES_MAX)).map(|number| text.line(number)).find_map(|line| {
+    let indented = (0..text.line_count().min(LINES_MAX)).map(|number| text.line(number)).find_map(|line| {
         let content = line.trim_start_matches(' ');
         let fits = line.len() > content.len() && content.starts_with(|first: char| first.is_ascii_alphanumeric());
         fits.then(|| line.len() - content.len())
     });
-    indented.filter(|columns| (1..=8).contains(columns)).unwrap_or(UNIT)
+    indented.filter(|columns| (1..=8).contains(columns)).unwrap_or(INDENT_WIDTH)
 }
 
-enum Ends {
+enum NextIndent {
     /// What follows stands deeper than this.
-    Opens {
+    Deeper {
         column: usize,
     },
     /// What follows stands here.
-    Goes {
+    Aligned {
         column: usize,
     },
     Unknown,
@@ -114,7 +114,7 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn read(text: &'a Text, number: usize) -> Option<Self> {
+    fn parse(text: &'a Text, number: usize) -> Option<Self> {
         let line = text.line(number).trim_start_matches('\u{feff}');
         let mut content = line.trim_start_matches(' ');
         if content.trim().is_empty() || content.starts_with('\t') {
@@ -132,29 +132,29 @@ impl<'a> Line<'a> {
     }
 
     /// Part of a text of several lines, where a colon means nothing.
-    fn is_text(&self, text: &Text) -> bool {
+    fn is_in_block_scalar(&self, text: &Text) -> bool {
         let start = text.line_start(self.number) + self.dashes.last().map_or(self.column, |_| self.column);
-        cursor::at(text, start.min(text.line_range(self.number).end)).at == At::Text
+        cursor::cursor_at(text, start.min(text.line_range(self.number).end)).kind == CursorKind::Text
     }
 
     fn key(&self) -> Option<Key> {
-        let (name, behind) = cursor::key(self.content)?;
+        let (name, behind) = cursor::parse_key(self.content)?;
         let behind = self.content[behind..].trim();
         let is_open = !name.is_empty() && (behind.is_empty() || behind.starts_with('#'));
         Some(Key { column: self.column, is_open })
     }
 
-    fn ends(&self, text: &Text) -> Ends {
-        if self.content.starts_with('#') || self.is_text(text) {
-            return Ends::Goes { column: self.column };
+    fn next_indent(&self, text: &Text) -> NextIndent {
+        if self.content.starts_with('#') || self.is_in_block_scalar(text) {
+            return NextIndent::Aligned { column: self.column };
         }
-        let end = cursor::at(text, text.line_range(self.number).end);
-        if end.quoted {
-            return Ends::Unknown;
+        let end = cursor::cursor_at(text, text.line_range(self.number).end);
+        if end.is_quoted {
+            return NextIndent::Unknown;
         }
-        if end.flow {
+        if end.is_flow {
             let opened = self.content.trim_end().ends_with(['{', '[']);
-            return if opened { Ends::Opens { column: self.column } } else { Ends::Unknown };
+            return if opened { NextIndent::Deeper { column: self.column } } else { NextIndent::Unknown };
         }
         let block = || {
             let last = self.content.split(" #").next().unwrap_or_default().trim_end();
@@ -163,13 +163,13 @@ impl<'a> Line<'a> {
             })
         };
         match self.key() {
-            Some(key) if key.is_open || block() => Ends::Opens { column: self.column },
-            Some(_) => Ends::Goes { column: self.column },
+            Some(key) if key.is_open || block() => NextIndent::Deeper { column: self.column },
+            Some(_) => NextIndent::Aligned { column: self.column },
             // `- |` and `-`: deeper than the dash. `- word`: the next item.
             None if self.content.is_empty() || block() => {
-                Ends::Opens { column: self.dashes.last().copied().unwrap_or(self.column) }
+                NextIndent::Deeper { column: self.dashes.last().copied().unwrap_or(self.column) }
             }
-            None => Ends::Goes { column: self.dashes.last().copied().unwrap_or(self.column) },
+            None => NextIndent::Aligned { column: self.dashes.last().copied().unwrap_or(self.column) },
         }
     }
 }
@@ -178,7 +178,7 @@ impl<'a> Line<'a> {
 mod tests {
     use super::*;
 
-    fn after(fixture: &str, change: fn(&Text, usize) -> Option<Indent>) -> String {
+    fn apply_indent(fixture: &str, change: fn(&Text, usize) -> Option<IndentEdit>) -> String {
         let offset = fixture.find("$0").expect("a cursor");
         let text = Text::new(fixture.replacen("$0", "", 1));
         let edit = change(&text, text.line_at(offset));
@@ -186,13 +186,13 @@ mod tests {
             || "-".to_owned(),
             |edit| {
                 let (range, spaces) = (edit.range, " ".repeat(edit.spaces));
-                text.replaced(range, &spaces).as_str().to_owned()
+                text.with_replaced(range, &spaces).as_str().to_owned()
             },
         )
     }
 
     #[test]
-    fn new_lines() {
+    fn line_break_indents_like_context() {
         for (fixture, expected) in [
             ("a:\n$0", "a:\n  "),
             ("a:\n  $0", "-"),
@@ -224,12 +224,12 @@ mod tests {
             ("image: nginx:1.27\n  $0", "image: nginx:1.27\n"),
             ("a:\n  - \"b: c\"\n  $0", "-"),
         ] {
-            assert_eq!(after(fixture, line_break), expected, "{fixture:?}");
+            assert_eq!(apply_indent(fixture, indent_after_line_break), expected, "{fixture:?}");
         }
     }
 
     #[test]
-    fn next_items() {
+    fn dash_aligns_with_previous_item() {
         for (fixture, expected) in [
             ("a:\n  - b: 1\n    -$0", "a:\n  - b: 1\n  -"),
             ("a:\n  - b: 1\n    c: 2\n    -$0\nd: 1", "a:\n  - b: 1\n    c: 2\n  -\nd: 1"),
@@ -242,7 +242,7 @@ mod tests {
             ("a:\n  - b: 1\n    # c\n    -$0", "-"),
             ("-$0", "-"),
         ] {
-            assert_eq!(after(fixture, dash), expected, "{fixture:?}");
+            assert_eq!(apply_indent(fixture, indent_after_dash), expected, "{fixture:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use manifest::syntax::{self, Node};
 
 use crate::text::Text;
 
-const ORDER: [&str; 15] = [
+const SECTION_ORDER: [&str; 15] = [
     "pdev",
     "app",
     "names",
@@ -30,13 +30,13 @@ pub fn organise(text: &Text) -> Option<String> {
     let parsed = syntax::parse(text.as_str(), FileId(0));
     let root = parsed.root.as_ref().filter(|_| parsed.diagnostics.is_empty())?;
     let pairs = root.as_map()?;
-    let starts: Vec<usize> = pairs.iter().map(|pair| beginning(text, pair.key.span.range().start)).collect();
+    let starts: Vec<usize> = pairs.iter().map(|pair| section_start(text, pair.key.span.range().start)).collect();
     let first = *starts.first()?;
     let ends = starts[1..].iter().copied().chain([text.len()]);
     let mut parts: Vec<(usize, &str)> = pairs
         .iter()
         .zip(starts.iter().zip(ends))
-        .map(|(pair, (start, end))| (rank(&pair.key.value), text.as_str().get(*start..end).unwrap_or_default()))
+        .map(|(pair, (start, end))| (section_rank(&pair.key.value), text.as_str().get(*start..end).unwrap_or_default()))
         .collect();
     if parts.is_sorted_by_key(|(rank, _)| *rank) {
         return None;
@@ -52,12 +52,12 @@ pub fn organise(text: &Text) -> Option<String> {
     let again = syntax::parse(&organised, FileId(0));
     let kept = again.diagnostics.is_empty()
         && again.comments.len() == parsed.comments.len()
-        && again.root.as_ref().is_some_and(|again| same_sections(root, again));
+        && again.root.as_ref().is_some_and(|again| has_same_sections(root, again));
     kept.then_some(organised)
 }
 
 /// Where the section's first line begins, or that of the comments that stand right above it.
-fn beginning(text: &Text, key: usize) -> usize {
+fn section_start(text: &Text, key: usize) -> usize {
     let mut line = text.line_at(key);
     while line > 0 {
         let above = text.line_range(line - 1);
@@ -70,16 +70,18 @@ fn beginning(text: &Text, key: usize) -> usize {
     if line == 0 { text.line_range(text.line_at(key)).start } else { text.line_range(line).start }
 }
 
-fn rank(key: &str) -> usize {
-    let known = ORDER.iter().position(|name| *name == key);
-    known.unwrap_or_else(|| if key.starts_with("x-") { ORDER.len() } else { ORDER.len() + 1 })
+fn section_rank(key: &str) -> usize {
+    let known = SECTION_ORDER.iter().position(|name| *name == key);
+    known.unwrap_or_else(|| if key.starts_with("x-") { SECTION_ORDER.len() } else { SECTION_ORDER.len() + 1 })
 }
 
-fn same_sections(one: &Node, other: &Node) -> bool {
+fn has_same_sections(one: &Node, other: &Node) -> bool {
     let (Some(one), Some(other)) = (one.as_map(), other.as_map()) else { return false };
     one.len() == other.len()
         && one.iter().all(|pair| {
-            other.iter().any(|also| also.key.value == pair.key.value && super::format::same(&pair.value, &also.value))
+            other
+                .iter()
+                .any(|also| also.key.value == pair.key.value && super::format::is_same_tree(&pair.value, &also.value))
         })
 }
 

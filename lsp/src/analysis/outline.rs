@@ -8,7 +8,7 @@ use super::tree::{self, Step};
 use crate::text::Text;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum OutlineKind {
     Section,
     Service,
     Job,
@@ -23,38 +23,38 @@ pub enum Kind {
 pub struct Symbol {
     pub name: String,
     pub detail: String,
-    pub kind: Kind,
+    pub kind: OutlineKind,
     pub range: Range<usize>,
-    pub selection: Range<usize>,
+    pub selection_range: Range<usize>,
     pub children: Vec<Symbol>,
 }
 
 #[must_use]
 pub fn symbols(root: &Node) -> Vec<Symbol> {
-    root.as_map().unwrap_or_default().iter().filter(|pair| !pair.key.value.is_empty()).map(section).collect()
+    root.as_map().unwrap_or_default().iter().filter(|pair| !pair.key.value.is_empty()).map(section_symbol).collect()
 }
 
-fn section(pair: &Pair) -> Symbol {
+fn section_symbol(pair: &Pair) -> Symbol {
     let kind = match pair.key.value.as_str() {
-        "services" => Kind::Service,
-        "jobs" => Kind::Job,
-        "resources" => Kind::Resource,
-        "secrets" | "identities" => Kind::Secret,
-        "vars" => Kind::Variable,
-        "environments" => Kind::Environment,
-        _ => Kind::Value,
+        "services" => OutlineKind::Service,
+        "jobs" => OutlineKind::Job,
+        "resources" => OutlineKind::Resource,
+        "secrets" | "identities" => OutlineKind::Secret,
+        "vars" => OutlineKind::Variable,
+        "environments" => OutlineKind::Environment,
+        _ => OutlineKind::Value,
     };
     let inner = pair.value.as_map().unwrap_or_default().iter().filter(|inner| !inner.key.value.is_empty());
     let children = match kind {
-        Kind::Environment => inner
+        OutlineKind::Environment => inner
             .map(|environment| Symbol { children: symbols(&environment.value), ..symbol(environment, kind) })
             .collect(),
         _ => inner.map(|entry| symbol(entry, kind)).collect(),
     };
-    Symbol { children, ..symbol(pair, Kind::Section) }
+    Symbol { children, ..symbol(pair, OutlineKind::Section) }
 }
 
-fn symbol(pair: &Pair, kind: Kind) -> Symbol {
+fn symbol(pair: &Pair, kind: OutlineKind) -> Symbol {
     let selection = pair.key.span.range();
     // A value that came through an alias or a merge stands elsewhere.
     let end = pair.value.span.range().end.max(selection.end);
@@ -64,7 +64,7 @@ fn symbol(pair: &Pair, kind: Kind) -> Symbol {
         detail: detail(&pair.value),
         kind,
         range: start..end,
-        selection,
+        selection_range: selection,
         children: Vec::new(),
     }
 }
@@ -90,14 +90,14 @@ fn detail(value: &Node) -> String {
 pub struct Fold {
     pub start: usize,
     pub end: usize,
-    pub comment: bool,
+    pub is_comment: bool,
 }
 
 #[must_use]
 pub fn folds(root: Option<&Node>, comments: &[Comment], text: &Text) -> Vec<Fold> {
     let mut found = Vec::new();
     if let Some(root) = root {
-        fold_node(root, text, &mut found);
+        collect_folds(root, text, &mut found);
     }
     let mut run: Option<Fold> = None;
     for comment in comments {
@@ -109,7 +109,7 @@ pub fn folds(root: Option<&Node>, comments: &[Comment], text: &Text) -> Vec<Fold
             Some(open) if open.end + 1 == line => Some(Fold { end: line, ..open }),
             open => {
                 found.extend(open.filter(|open| open.end > open.start));
-                Some(Fold { start: line, end: line, comment: true })
+                Some(Fold { start: line, end: line, is_comment: true })
             }
         };
     }
@@ -120,13 +120,13 @@ pub fn folds(root: Option<&Node>, comments: &[Comment], text: &Text) -> Vec<Fold
     found
 }
 
-fn fold_node(node: &Node, text: &Text, found: &mut Vec<Fold>) {
+fn collect_folds(node: &Node, text: &Text, found: &mut Vec<Fold>) {
     let lines = |from: usize, node: &Node| {
         let span = node.span.range();
         Fold {
             start: text.line_at(from),
             end: text.line_at(span.end.saturating_sub(1).max(span.start)),
-            comment: false,
+            is_comment: false,
         }
     };
     match &node.kind {
@@ -135,14 +135,14 @@ fn fold_node(node: &Node, text: &Text, found: &mut Vec<Fold>) {
             for item in items {
                 let fold = lines(item.span.range().start, item);
                 found.extend((fold.end > fold.start).then_some(fold));
-                fold_node(item, text, found);
+                collect_folds(item, text, found);
             }
         }
         NodeKind::Map(pairs) => {
             for pair in pairs {
                 let fold = lines(pair.key.span.range().start, &pair.value);
                 found.extend((fold.end > fold.start).then_some(fold));
-                fold_node(&pair.value, text, found);
+                collect_folds(&pair.value, text, found);
             }
         }
     }
@@ -150,8 +150,8 @@ fn fold_node(node: &Node, text: &Text, found: &mut Vec<Fold>) {
 
 /// From the innermost to the whole file.
 #[must_use]
-pub fn selections(root: &Node, text: &Text, offset: usize) -> Vec<Range<usize>> {
-    let way = tree::way(root, offset);
+pub fn selection_ranges(root: &Node, text: &Text, offset: usize) -> Vec<Range<usize>> {
+    let way = tree::path_at(root, offset);
     let whole = 0..text.len();
     let mut ranges: Vec<Range<usize>> = Vec::from([whole]);
     let mut grow = |range: Range<usize>| {
@@ -171,7 +171,7 @@ pub fn selections(root: &Node, text: &Text, offset: usize) -> Vec<Range<usize>> 
             Step::Key(pair) => {
                 let key = pair.key.span.range();
                 grow(key.start..pair.value.span.range().end.max(key.end));
-                if index == last && way.on_key { grow(key) } else { grow(pair.value.span.range()) }
+                if index == last && way.is_on_key { grow(key) } else { grow(pair.value.span.range()) }
             }
             Step::Item(_, item) => grow(item.span.range()),
         }

@@ -11,30 +11,30 @@ use manifest::model::Manifest;
 use manifest::syntax::Node;
 use manifest::{FileId, Files, Span};
 
-use super::actions::{Action, Kept};
-use super::references::unquoted;
+use super::actions::{Action, SecretLiteral};
+use super::references::unquoted_span;
 use super::tree::{self, Step};
 use crate::text::Text;
-use edit::Page;
+use edit::SourceEditor;
 
-pub struct Scene<'a> {
+pub struct RefactorContext<'a> {
     pub root: &'a Node,
     pub text: &'a Text,
     pub manifest: &'a Manifest,
     pub file: FileId,
     pub files: &'a dyn Files,
     /// Other files belong to the manifest too, and may name what is changed.
-    pub is_one_of_many: bool,
+    pub has_other_files: bool,
 }
 
-impl<'a> Scene<'a> {
-    fn page(&self) -> Page<'a> {
-        Page { text: self.text, file: self.file }
+impl<'a> RefactorContext<'a> {
+    fn source_editor(&self) -> SourceEditor<'a> {
+        SourceEditor { text: self.text, file: self.file }
     }
 }
 
 /// What holds where a service says nothing, as it would be written.
-const DEFAULTS: [(&str, &str); 4] = [
+const SERVICE_DEFAULTS: [(&str, &str); 4] = [
     ("size", "{ memory: 2Gi, pids: 2048 }"),
     ("restart", "on-failure"),
     ("stop", "{ signal: SIGTERM, grace: 10s }"),
@@ -43,27 +43,31 @@ const DEFAULTS: [(&str, &str); 4] = [
 
 /// All that can be done to the unit under the cursor, or to its keys in the selection.
 #[must_use]
-pub fn at(scene: &Scene<'_>, range: &Range<usize>) -> Vec<Action> {
-    let way = tree::way(scene.root, range.start);
-    let keys: Vec<&str> = way.steps.iter().map_while(key).collect();
+pub fn refactorings_at(scene: &RefactorContext<'_>, range: &Range<usize>) -> Vec<Action> {
+    let way = tree::path_at(scene.root, range.start);
+    let keys: Vec<&str> = way.steps.iter().map_while(step_key).collect();
     match keys[..] {
         ["resources", name, ..] => {
             let resource = tree::find(scene.root, &["resources", name]);
-            resource.and_then(|resource| modules::upgrade(scene, resource)).into_iter().collect()
+            resource.and_then(|resource| modules::upgrade_module(scene, resource)).into_iter().collect()
         }
         [section @ ("services" | "jobs"), unit, ref rest @ ..] => {
             let body = tree::find(scene.root, &[section, unit]).filter(|body| body.as_map().is_some());
             let Some(body) = body else { return Vec::new() };
             // Offers about the whole unit stand at its name; inside it they would be in the way of every key.
-            let whole = if rest.is_empty() && way.on_key { whole(scene, section, unit, body) } else { Vec::new() };
-            let inside = !rest.is_empty() && (way.on_key || !range.is_empty());
+            let whole = if rest.is_empty() && way.is_on_key {
+                unit_refactorings(scene, section, unit, body)
+            } else {
+                Vec::new()
+            };
+            let inside = !rest.is_empty() && (way.is_on_key || !range.is_empty());
             let mut actions = whole;
             if let ["env", name] = rest {
-                actions.extend(to_secret(scene, unit, body, name));
+                actions.extend(replace_with_secret(scene, unit, body, name));
             }
             // Environments stand in the manifest itself, and an included file need not know them.
             if inside && scene.file == FileId(0) {
-                actions.extend(overlay::extract(scene, section, unit, body, range));
+                actions.extend(overlay::move_to_environment(scene, section, unit, body, range));
             }
             actions
         }
@@ -71,42 +75,42 @@ pub fn at(scene: &Scene<'_>, range: &Range<usize>) -> Vec<Action> {
     }
 }
 
-fn whole(scene: &Scene<'_>, section: &str, unit: &str, body: &Node) -> Vec<Action> {
-    let mut actions: Vec<Action> = health(scene, body).into_iter().collect();
+fn unit_refactorings(scene: &RefactorContext<'_>, section: &str, unit: &str, body: &Node) -> Vec<Action> {
+    let mut actions: Vec<Action> = add_health_check(scene, body).into_iter().collect();
     if section == "services" {
-        actions.extend(route(scene, unit, body));
-        actions.extend(modules::from_image(scene, unit, body));
-        actions.extend(modules::to_module(scene, unit, body));
+        actions.extend(add_route(scene, unit, body));
+        actions.extend(modules::image_to_module(scene, unit, body));
+        actions.extend(modules::extract_module(scene, unit, body));
     }
-    let missing = DEFAULTS.iter().filter(|(key, _)| body.get(key).is_none());
+    let missing = SERVICE_DEFAULTS.iter().filter(|(key, _)| body.get(key).is_none());
     actions.extend(missing.filter_map(|(key, value)| {
-        let edit = scene.page().add(body, &format!("{key}: {value}"))?;
-        Some(action(format!("Write the default of `{key}` here"), vec![edit]))
+        let edit = scene.source_editor().add_entry(body, &format!("{key}: {value}"))?;
+        Some(new_action(format!("Write the default of `{key}` here"), vec![edit]))
     }));
     actions
 }
 
-fn key<'a>(step: &Step<'a>) -> Option<&'a str> {
+fn step_key<'a>(step: &Step<'a>) -> Option<&'a str> {
     match step {
         Step::Key(pair) => Some(pair.key.value.as_str()),
         Step::Item(..) => None,
     }
 }
 
-fn action(title: String, edits: Vec<Edit>) -> Action {
+fn new_action(title: String, edits: Vec<Edit>) -> Action {
     Action { title, edits, ..Action::default() }
 }
 
-fn health(scene: &Scene<'_>, body: &Node) -> Option<Action> {
+fn add_health_check(scene: &RefactorContext<'_>, body: &Node) -> Option<Action> {
     if body.get("health").is_some() || (body.get("port").is_none() && body.get("ports").is_none()) {
         return None;
     }
-    let edit = scene.page().add(body, "health: /healthz")?;
-    Some(action("Add a health check".to_owned(), vec![edit]))
+    let edit = scene.source_editor().add_entry(body, "health: /healthz")?;
+    Some(new_action("Add a health check".to_owned(), vec![edit]))
 }
 
 /// A path of the application's own host, beside the host that each service has.
-fn route(scene: &Scene<'_>, unit: &str, body: &Node) -> Option<Action> {
+fn add_route(scene: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
     let has_port = body.get("port").is_some() || body.get("ports").is_some();
     let taken = scene
         .manifest
@@ -116,12 +120,12 @@ fn route(scene: &Scene<'_>, unit: &str, body: &Node) -> Option<Action> {
     if !has_port || taken || body.get("routes").is_some() {
         return None;
     }
-    let edit = scene.page().add(body, &format!("routes: [/{unit}]"))?;
-    Some(action(format!("Add a route: `/{unit}` of the application's host"), vec![edit]))
+    let edit = scene.source_editor().add_entry(body, &format!("routes: [/{unit}]"))?;
+    Some(new_action(format!("Add a route: `/{unit}` of the application's host"), vec![edit]))
 }
 
 /// `STRIPE_KEY: abc` becomes `STRIPE_KEY_FILE: ${secrets.stripe-key.path}`, and the secret is declared.
-fn to_secret(scene: &Scene<'_>, unit: &str, body: &Node, name: &str) -> Option<Action> {
+fn replace_with_secret(scene: &RefactorContext<'_>, unit: &str, body: &Node, name: &str) -> Option<Action> {
     let pair = body.get("env")?.value.get(name)?;
     let value = pair.value.as_scalar().filter(|scalar| !scalar.is_null() && !scalar.text.contains("${"))?;
     if value.text.contains('\n') || scene.file != FileId(0) {
@@ -130,26 +134,30 @@ fn to_secret(scene: &Scene<'_>, unit: &str, body: &Node, name: &str) -> Option<A
     let secret = name.trim_end_matches("_FILE").to_ascii_lowercase().replace('_', "-");
     let mut edits = vec![Edit { span: pair.value.span, text: format!("\"${{secrets.{secret}.path}}\"") }];
     if !name.ends_with("_FILE") {
-        let span = unquoted(scene.text.as_str(), pair.key.span);
+        let span = unquoted_span(scene.text.as_str(), pair.key.span);
         edits.push(Edit { span: Span { start: span.end, ..span }, text: "_FILE".to_owned() });
     }
     if !scene.manifest.secrets.contains_key(&secret) {
-        edits.push(declare(scene, &secret, name)?);
+        edits.push(declare_secret(scene, &secret, name)?);
     }
     let title = format!("Read `{name}` from the secret `{secret}`, delivered as a file (`pdev secret set {secret}`)");
-    let kept =
-        Kept { unit: unit.to_owned(), variable: name.to_owned(), value: value.text.clone(), secret: secret.clone() };
-    Some(Action { keeps: (!value.text.is_empty()).then_some(kept), ..action(title, edits) })
+    let kept = SecretLiteral {
+        unit: unit.to_owned(),
+        variable: name.to_owned(),
+        value: value.text.clone(),
+        secret: secret.clone(),
+    };
+    Some(Action { secret_literal: (!value.text.is_empty()).then_some(kept), ..new_action(title, edits) })
 }
 
 /// The literal of one variable of a service or job, as a secret.
 #[must_use]
-pub fn literal(scene: &Scene<'_>, unit: &str, variable: &str) -> Option<Action> {
+pub fn literal_to_secret(scene: &RefactorContext<'_>, unit: &str, variable: &str) -> Option<Action> {
     let sections = ["services", "jobs"].into_iter();
     let mut bodies = sections.filter_map(|section| tree::find(scene.root, &[section, unit]));
-    bodies.find_map(|body| to_secret(scene, unit, body, variable))
+    bodies.find_map(|body| replace_with_secret(scene, unit, body, variable))
 }
 
-fn declare(scene: &Scene<'_>, secret: &str, name: &str) -> Option<Edit> {
-    scene.page().add_to_section(scene.root, "secrets", &format!("{secret}: {{ description: {name} }}"))
+fn declare_secret(scene: &RefactorContext<'_>, secret: &str, name: &str) -> Option<Edit> {
+    scene.source_editor().add_to_section(scene.root, "secrets", &format!("{secret}: {{ description: {name} }}"))
 }

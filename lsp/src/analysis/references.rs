@@ -8,7 +8,7 @@ use super::tree::touches;
 
 /// Units share one namespace, so that a name says which.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
+pub enum NameKind {
     Unit,
     Secret,
     Identity,
@@ -18,115 +18,123 @@ pub enum Kind {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Occurrence {
-    pub kind: Kind,
+    pub kind: NameKind,
     pub name: String,
     /// The name alone, without quotes.
     pub span: Span,
     /// Where it is declared, outside of environments.
-    pub definition: bool,
+    pub is_definition: bool,
     /// An entry of an environment: it changes what is declared elsewhere, or declares it for itself.
-    pub overlay: bool,
+    pub is_overlay: bool,
 }
 
 /// All occurrences in one file, in the order of the text.
 #[must_use]
 pub fn occurrences(root: &Node, text: &str) -> Vec<Occurrence> {
-    let mut finder = Finder { text, found: Vec::new(), overlay: false };
-    finder.root(root);
-    finder.found.sort_by_key(|found| found.span.start);
-    finder.found.dedup();
-    finder.found
+    let mut finder = OccurrenceFinder { text, occurrences: Vec::new(), is_in_overlay: false };
+    finder.visit_root(root);
+    finder.occurrences.sort_by_key(|found| found.span.start);
+    finder.occurrences.dedup();
+    finder.occurrences
 }
 
 /// The name under the cursor.
 #[must_use]
-pub fn at(occurrences: &[Occurrence], offset: usize) -> Option<&Occurrence> {
+pub fn occurrence_at(occurrences: &[Occurrence], offset: usize) -> Option<&Occurrence> {
     occurrences.iter().find(|found| touches(found.span, offset))
 }
 
-struct Finder<'a> {
+struct OccurrenceFinder<'a> {
     text: &'a str,
-    found: Vec<Occurrence>,
-    overlay: bool,
+    occurrences: Vec<Occurrence>,
+    is_in_overlay: bool,
 }
 
-impl Finder<'_> {
-    fn add(&mut self, kind: Kind, name: &str, span: Span, declares: bool) {
-        let span = unquoted(self.text, span);
+impl OccurrenceFinder<'_> {
+    fn add(&mut self, kind: NameKind, name: &str, span: Span, declares: bool) {
+        let span = unquoted_span(self.text, span);
         // Through an alias or an escape the text is another one; it cannot be renamed there.
         if self.text.get(span.range()) == Some(name) {
-            let (definition, overlay) = (declares && !self.overlay, declares && self.overlay);
-            self.found.push(Occurrence { kind, name: name.to_owned(), span, definition, overlay });
+            let (definition, overlay) = (declares && !self.is_in_overlay, declares && self.is_in_overlay);
+            self.occurrences.push(Occurrence {
+                kind,
+                name: name.to_owned(),
+                span,
+                is_definition: definition,
+                is_overlay: overlay,
+            });
         }
     }
 
-    fn add_scalar(&mut self, kind: Kind, node: &Node) {
+    fn add_scalar(&mut self, kind: NameKind, node: &Node) {
         if let Some(scalar) = node.as_scalar().filter(|scalar| !scalar.is_null()) {
             self.add(kind, &scalar.text, node.span, false);
         }
     }
 
-    fn root(&mut self, root: &Node) {
+    fn visit_root(&mut self, root: &Node) {
         for pair in root.as_map().unwrap_or_default() {
             let value = &pair.value;
             match pair.key.value.as_str() {
-                "services" | "jobs" | "resources" => self.units(value),
-                "secrets" => self.declared(Kind::Secret, value),
-                "identities" => self.declared(Kind::Identity, value),
-                "vars" => self.declared(Kind::Variable, value),
-                "app" => self.child(value, "default", Kind::Unit),
+                "services" | "jobs" | "resources" => self.visit_units(value),
+                "secrets" => self.add_declarations(NameKind::Secret, value),
+                "identities" => self.add_declarations(NameKind::Identity, value),
+                "vars" => self.add_declarations(NameKind::Variable, value),
+                "app" => self.add_child(value, "default", NameKind::Unit),
                 "environments" => {
-                    self.declared(Kind::Environment, value);
-                    self.overlay = true;
+                    self.add_declarations(NameKind::Environment, value);
+                    self.is_in_overlay = true;
                     for environment in value.as_map().unwrap_or_default() {
-                        self.root(&environment.value);
+                        self.visit_root(&environment.value);
                     }
-                    self.overlay = false;
+                    self.is_in_overlay = false;
                 }
                 "guardrails" => {
-                    let waivers = value.get("waivers").map(|pair| items(&pair.value)).unwrap_or_default();
-                    waivers.iter().for_each(|waiver| self.scope(waiver, "scope"));
+                    let waivers = value.get("waivers").map(|pair| list_items(&pair.value)).unwrap_or_default();
+                    waivers.iter().for_each(|waiver| self.add_scope(waiver, "scope"));
                 }
                 "patches" => {
-                    for target in items(value).iter().filter_map(|patch| patch.get("target")) {
-                        self.scope(&target.value, "from");
+                    for target in list_items(value).iter().filter_map(|patch| patch.get("target")) {
+                        self.add_scope(&target.value, "from");
                     }
                 }
                 _ => {}
             }
             // The contents of an environment were visited above, key by key.
             if pair.key.value != "environments" {
-                self.templates(value);
+                self.visit_templates(value);
             }
         }
     }
 
-    fn declared(&mut self, kind: Kind, node: &Node) {
+    fn add_declarations(&mut self, kind: NameKind, node: &Node) {
         for pair in node.as_map().unwrap_or_default() {
             self.add(kind, &pair.key.value, pair.key.span, true);
         }
     }
 
-    fn child(&mut self, node: &Node, key: &str, kind: Kind) {
+    fn add_child(&mut self, node: &Node, key: &str, kind: NameKind) {
         if let Some(pair) = node.get(key) {
             self.add_scalar(kind, &pair.value);
         }
     }
 
-    fn units(&mut self, node: &Node) {
-        self.declared(Kind::Unit, node);
+    fn visit_units(&mut self, node: &Node) {
+        self.add_declarations(NameKind::Unit, node);
         for unit in node.as_map().unwrap_or_default() {
             for pair in unit.value.as_map().unwrap_or_default() {
                 match pair.key.value.trim_start_matches('+') {
                     "needs" => {
                         for need in pair.value.as_map().unwrap_or_default() {
-                            self.add(Kind::Unit, &need.key.value, need.key.span, false);
+                            self.add(NameKind::Unit, &need.key.value, need.key.span, false);
                         }
-                        items(&pair.value).iter().for_each(|need| self.add_scalar(Kind::Unit, need));
+                        list_items(&pair.value).iter().for_each(|need| self.add_scalar(NameKind::Unit, need));
                     }
-                    "secrets" => items(&pair.value).iter().for_each(|secret| self.add_scalar(Kind::Secret, secret)),
-                    "identity" => self.add_scalar(Kind::Identity, &pair.value),
-                    "service" => self.add_scalar(Kind::Unit, &pair.value),
+                    "secrets" => {
+                        list_items(&pair.value).iter().for_each(|secret| self.add_scalar(NameKind::Secret, secret));
+                    }
+                    "identity" => self.add_scalar(NameKind::Identity, &pair.value),
+                    "service" => self.add_scalar(NameKind::Unit, &pair.value),
                     _ => {}
                 }
             }
@@ -134,36 +142,36 @@ impl Finder<'_> {
     }
 
     /// `services.api`: the part behind the dot.
-    fn scope(&mut self, node: &Node, key: &str) {
+    fn add_scope(&mut self, node: &Node, key: &str) {
         let Some(pair) = node.get(key) else { return };
         let Some(scalar) = pair.value.as_scalar() else { return };
         let Some((section, name)) = scalar.text.split_once('.') else { return };
         if ["services", "jobs", "resources"].contains(&section) && name != "*" {
-            let span = unquoted(self.text, pair.value.span);
+            let span = unquoted_span(self.text, pair.value.span);
             let start = span.range().start + section.len() + 1;
-            self.add(Kind::Unit, name, Span::new(span.file, start, span.range().end), false);
+            self.add(NameKind::Unit, name, Span::new(span.file, start, span.range().end), false);
         }
     }
 
-    fn templates(&mut self, node: &Node) {
+    fn visit_templates(&mut self, node: &Node) {
         match &node.kind {
             NodeKind::Scalar(scalar) if scalar.text.contains("${") => {
                 let Some(raw) = self.text.get(node.span.range()) else { return };
                 let (template, _) = template::parse(raw, node.span, false);
-                template.references().for_each(|reference| self.reference(reference));
+                template.references().for_each(|reference| self.add_reference(reference));
             }
             NodeKind::Scalar(_) => {}
-            NodeKind::List(list) => list.iter().for_each(|item| self.templates(item)),
-            NodeKind::Map(pairs) => pairs.iter().for_each(|pair| self.templates(&pair.value)),
+            NodeKind::List(list) => list.iter().for_each(|item| self.visit_templates(item)),
+            NodeKind::Map(pairs) => pairs.iter().for_each(|pair| self.visit_templates(&pair.value)),
         }
     }
 
-    fn reference(&mut self, reference: &Reference) {
+    fn add_reference(&mut self, reference: &Reference) {
         let kind = match reference.scope {
-            Scope::Resources | Scope::Services => Kind::Unit,
-            Scope::Secrets => Kind::Secret,
-            Scope::Identities => Kind::Identity,
-            Scope::Vars => Kind::Variable,
+            Scope::Resources | Scope::Services => NameKind::Unit,
+            Scope::Secrets => NameKind::Secret,
+            Scope::Identities => NameKind::Identity,
+            Scope::Vars => NameKind::Variable,
             _ => return,
         };
         let Some(name) = reference.path.first() else { return };
@@ -174,7 +182,7 @@ impl Finder<'_> {
     }
 }
 
-fn items(node: &Node) -> &[Node] {
+fn list_items(node: &Node) -> &[Node] {
     match &node.kind {
         NodeKind::List(items) => items,
         _ => &[],
@@ -182,22 +190,22 @@ fn items(node: &Node) -> &[Node] {
 }
 
 #[must_use]
-pub fn unquoted(text: &str, span: Span) -> Span {
+pub fn unquoted_span(text: &str, span: Span) -> Span {
     let quoted = text.get(span.range()).is_some_and(|raw| raw.len() >= 2 && raw.starts_with(['"', '\'']));
     if quoted { Span { start: span.start + 1, end: span.end - 1, ..span } } else { span }
 }
 
 /// Why a thing cannot be called this; `taken` are the names of its kind.
 #[must_use]
-pub fn refuse_name(kind: Kind, name: &str, taken: &[&str]) -> Option<String> {
+pub fn invalid_name_reason(kind: NameKind, name: &str, taken: &[&str]) -> Option<String> {
     let letters = |more: &str| name.chars().all(|letter| letter.is_ascii_alphanumeric() || more.contains(letter));
     let fits = match kind {
-        Kind::Unit | Kind::Environment => {
+        NameKind::Unit | NameKind::Environment => {
             name.starts_with(|first: char| first.is_ascii_lowercase())
                 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
                 && !name.ends_with('-')
         }
-        Kind::Secret | Kind::Identity | Kind::Variable => !name.is_empty() && letters("_-"),
+        NameKind::Secret | NameKind::Identity | NameKind::Variable => !name.is_empty() && letters("_-"),
     };
     if !fits {
         return Some(format!("`{name}` cannot be a name here: lower-case letters, digits and dashes"));
@@ -229,20 +237,20 @@ environments: { preview: { services: { web: { env: { C: \"${resources.db.host}\"
 ";
 
     #[test]
-    fn every_place_that_names_something() {
+    fn occurrences_cover_every_place_that_names_something() {
         let root = manifest::syntax::parse(TEXT, FileId(0)).root.expect("it parses");
         let all = occurrences(&root, TEXT);
         let count = |kind, name: &str| {
             let own: Vec<_> = all.iter().filter(|found| found.kind == kind && found.name == name).collect();
-            (own.len(), own.iter().filter(|found| found.definition).count())
+            (own.len(), own.iter().filter(|found| found.is_definition).count())
         };
-        assert_eq!(count(Kind::Unit, "db"), (5, 1));
-        assert_eq!(count(Kind::Unit, "api"), (5, 1));
-        assert_eq!(count(Kind::Unit, "web"), (3, 1));
-        assert_eq!(count(Kind::Secret, "stripe"), (3, 1));
-        assert_eq!(count(Kind::Identity, "up"), (2, 1));
-        assert_eq!(count(Kind::Variable, "tag"), (2, 1));
-        assert_eq!(count(Kind::Environment, "preview"), (1, 1));
+        assert_eq!(count(NameKind::Unit, "db"), (5, 1));
+        assert_eq!(count(NameKind::Unit, "api"), (5, 1));
+        assert_eq!(count(NameKind::Unit, "web"), (3, 1));
+        assert_eq!(count(NameKind::Secret, "stripe"), (3, 1));
+        assert_eq!(count(NameKind::Identity, "up"), (2, 1));
+        assert_eq!(count(NameKind::Variable, "tag"), (2, 1));
+        assert_eq!(count(NameKind::Environment, "preview"), (1, 1));
         assert!(all.iter().all(|found| TEXT[found.span.range()] == found.name));
     }
 }

@@ -11,7 +11,7 @@ use super::references::{self, Occurrence};
 
 /// In the order of the legend.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
+pub enum TokenKind {
     Property,
     Class,
     Variable,
@@ -26,26 +26,26 @@ pub const LEGEND: [&str; 6] = ["property", "class", "variable", "enumMember", "n
 pub struct Token {
     pub start: usize,
     pub end: usize,
-    pub kind: Kind,
-    pub declaration: bool,
+    pub kind: TokenKind,
+    pub is_declaration: bool,
 }
 
 /// Sorted, apart from one another, each on one line.
 #[must_use]
 pub fn tokens(root: &Node, text: &str) -> Vec<Token> {
-    let mut painter = Painter { text, found: Vec::new(), path: Vec::new() };
-    painter.node(root);
+    let mut painter = TokenCollector { text, tokens: Vec::new(), path: Vec::new() };
+    painter.visit_node(root);
     let names = references::occurrences(root, text);
-    let mut all: Vec<Token> = names.iter().map(of_name).collect();
+    let mut all: Vec<Token> = names.iter().map(name_token).collect();
     // A name says more than the key or the placeholder it is part of.
-    for token in painter.found {
+    for token in painter.tokens {
         let inside: Vec<&Occurrence> = names
             .iter()
             .filter(|name| token.start < name.span.range().end && name.span.range().start < token.end)
             .collect();
         match &inside[..] {
             [] => all.push(token),
-            _ => all.extend(around(&token, &inside)),
+            _ => all.extend(split_around(&token, &inside)),
         }
     }
     all.sort();
@@ -56,13 +56,13 @@ pub fn tokens(root: &Node, text: &str) -> Vec<Token> {
     all
 }
 
-fn of_name(name: &Occurrence) -> Token {
+fn name_token(name: &Occurrence) -> Token {
     let Range { start, end } = name.span.range();
-    Token { start, end, kind: Kind::Class, declaration: name.definition || name.overlay }
+    Token { start, end, kind: TokenKind::Class, is_declaration: name.is_definition || name.is_overlay }
 }
 
 /// What is left of a token around the names in it.
-fn around(token: &Token, names: &[&Occurrence]) -> Vec<Token> {
+fn split_around(token: &Token, names: &[&Occurrence]) -> Vec<Token> {
     let mut rest = Vec::new();
     let mut start = token.start;
     for name in names {
@@ -75,60 +75,60 @@ fn around(token: &Token, names: &[&Occurrence]) -> Vec<Token> {
     rest
 }
 
-struct Painter<'a, 't> {
+struct TokenCollector<'a, 't> {
     text: &'t str,
-    found: Vec<Token>,
+    tokens: Vec<Token>,
     path: Vec<Option<&'a str>>,
 }
 
-impl<'a> Painter<'a, '_> {
-    fn node(&mut self, node: &'a Node) {
+impl<'a> TokenCollector<'a, '_> {
+    fn visit_node(&mut self, node: &'a Node) {
         match &node.kind {
             NodeKind::Map(pairs) => {
                 for pair in pairs {
                     self.path.push(Some(&pair.key.value));
-                    let allowed = language::allowed(&self.path);
+                    let allowed = language::allowed_at(&self.path);
                     let known = allowed.key.is_some_and(|(_, key)| key.name == pair.key.value.trim_start_matches('+'));
                     if known {
-                        self.add(pair.key.span.range(), Kind::Property);
+                        self.add(pair.key.span.range(), TokenKind::Property);
                     }
-                    self.node(&pair.value);
+                    self.visit_node(&pair.value);
                     self.path.pop();
                 }
             }
             NodeKind::List(items) => {
                 for item in items {
                     self.path.push(None);
-                    self.node(item);
+                    self.visit_node(item);
                     self.path.pop();
                 }
             }
-            NodeKind::Scalar(scalar) => self.scalar(node, scalar),
+            NodeKind::Scalar(scalar) => self.visit_scalar(node, scalar),
         }
     }
 
-    fn scalar(&mut self, node: &Node, scalar: &manifest::syntax::Scalar) {
+    fn visit_scalar(&mut self, node: &Node, scalar: &manifest::syntax::Scalar) {
         let range = node.span.range();
         if scalar.text.contains("${") {
             let raw = self.text.get(range).unwrap_or_default();
             let (template, _) = template::parse(raw, node.span, false);
             let spans: Vec<_> = template.references().map(|reference| reference.span.range()).collect();
-            return spans.into_iter().for_each(|span| self.add(span, Kind::Variable));
+            return spans.into_iter().for_each(|span| self.add(span, TokenKind::Variable));
         }
         match scalar.value {
-            Value::Bool(_) => self.add(range, Kind::Keyword),
-            Value::Integer(_) | Value::Float(_) => self.add(range, Kind::Number),
+            Value::Bool(_) => self.add(range, TokenKind::Keyword),
+            Value::Integer(_) | Value::Float(_) => self.add(range, TokenKind::Number),
             _ => {
-                let shapes = language::allowed(&self.path).shapes;
+                let shapes = language::allowed_at(&self.path).shapes;
                 let word = |shape: &&'static Shape| matches!(shape, Shape::Choice(words) if words.contains(&scalar.text.as_str()));
                 if shapes.iter().any(word) {
-                    self.add(range, Kind::EnumMember);
+                    self.add(range, TokenKind::EnumMember);
                 }
             }
         }
     }
 
-    fn add(&mut self, range: Range<usize>, kind: Kind) {
-        self.found.push(Token { start: range.start, end: range.end, kind, declaration: false });
+    fn add(&mut self, range: Range<usize>, kind: TokenKind) {
+        self.tokens.push(Token { start: range.start, end: range.end, kind, is_declaration: false });
     }
 }

@@ -11,13 +11,13 @@ pub enum Step<'a> {
 
 /// The way to an offset.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Way<'a> {
+pub struct NodePath<'a> {
     pub steps: Vec<Step<'a>>,
     /// On the last step's key, not in its value.
-    pub on_key: bool,
+    pub is_on_key: bool,
 }
 
-impl<'a> Way<'a> {
+impl<'a> NodePath<'a> {
     /// The innermost node.
     #[must_use]
     pub fn node(&self) -> Option<&'a Node> {
@@ -38,7 +38,7 @@ impl<'a> Way<'a> {
 
     /// Names of keys and indices of items, from the root.
     #[must_use]
-    pub fn path(&self) -> Vec<String> {
+    pub fn segments(&self) -> Vec<String> {
         let name = |step: &Step<'_>| match step {
             Step::Key(pair) => pair.key.value.clone(),
             Step::Item(index, _) => index.to_string(),
@@ -48,7 +48,7 @@ impl<'a> Way<'a> {
 
     /// `services.api.env`, as in diagnostics and origins; items of lists are left out.
     #[must_use]
-    pub fn dotted(&self) -> String {
+    pub fn dotted_path(&self) -> String {
         let keys = self.steps.iter().filter_map(|step| match step {
             Step::Key(pair) => Some(pair.key.value.trim_start_matches('+')),
             Step::Item(..) => None,
@@ -59,12 +59,12 @@ impl<'a> Way<'a> {
 
 /// The way to what stands at this offset; the end of a word still belongs to it.
 #[must_use]
-pub fn way(root: &Node, offset: usize) -> Way<'_> {
-    let mut way = Way::default();
+pub fn path_at(root: &Node, offset: usize) -> NodePath<'_> {
+    let mut way = NodePath::default();
     let mut node = root;
-    while let Some((step, on_key)) = inside(node, offset) {
+    while let Some((step, on_key)) = child_at(node, offset) {
         way.steps.push(step);
-        way.on_key = on_key;
+        way.is_on_key = on_key;
         match step {
             Step::Key(pair) if !on_key => node = &pair.value,
             Step::Item(_, item) => node = item,
@@ -74,7 +74,7 @@ pub fn way(root: &Node, offset: usize) -> Way<'_> {
     way
 }
 
-fn inside(node: &Node, offset: usize) -> Option<(Step<'_>, bool)> {
+fn child_at(node: &Node, offset: usize) -> Option<(Step<'_>, bool)> {
     match &node.kind {
         Kind::Map(pairs) => {
             let on_key = pairs.iter().find(|pair| touches(pair.key.span, offset) && !pair.key.value.is_empty());
@@ -109,7 +109,7 @@ pub fn find<'a>(root: &'a Node, path: &[&str]) -> Option<&'a Node> {
 }
 
 /// Every pair of a tree, outermost first, with its dotted path.
-pub fn each_pair<'a>(root: &'a Node, visit: &mut dyn FnMut(&str, &'a Pair)) {
+pub fn visit_pairs<'a>(root: &'a Node, visit: &mut dyn FnMut(&str, &'a Pair)) {
     fn walk<'a>(node: &'a Node, path: &mut String, visit: &mut dyn FnMut(&str, &'a Pair)) {
         match &node.kind {
             Kind::Map(pairs) => {
@@ -137,7 +137,7 @@ mod tests {
     use manifest::FileId;
 
     #[test]
-    fn the_way_to_each_place() {
+    fn path_at_finds_keys_items_and_values() {
         let text = "a:\n  b: [x, { c: yes }]\n  d: e\n";
         let root = manifest::syntax::parse(text, FileId(0)).root.expect("it parses");
         for (word, path, on_key) in [
@@ -148,8 +148,8 @@ mod tests {
             ("e\n", "a.d", false),
         ] {
             let at = text.find(word).expect("it is there");
-            let way = way(&root, at);
-            assert_eq!((way.path().join("."), way.on_key), (path.to_owned(), on_key), "{word}");
+            let way = path_at(&root, at);
+            assert_eq!((way.segments().join("."), way.is_on_key), (path.to_owned(), on_key), "{word}");
         }
     }
 }

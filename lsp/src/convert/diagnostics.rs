@@ -19,22 +19,27 @@ pub const SOURCE: &str = "pdev";
 
 /// The folder with the page of each code: files of this machine, so that a link works without a network and means the
 /// very version that found something. Said once, before anybody is served.
-static PAGES: OnceLock<PathBuf> = OnceLock::new();
+static PAGES_FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
 /// Where `CODE.md` lies for every code.
-pub fn pages_in(folder: PathBuf) {
+pub fn set_pages_folder(folder: PathBuf) {
     // A second server of one process has the same pages.
-    drop(PAGES.set(folder));
+    drop(PAGES_FOLDER.set(folder));
 }
 
 /// All findings of one file, as set by the user.
 #[must_use]
-pub fn of_file(analysis: &Analysis, file: FileId, encoding: Encoding, settings: &Settings) -> Vec<lsp::Diagnostic> {
-    analysis.diagnostics_in(file).filter_map(|found| one(analysis, found, encoding, settings)).collect()
+pub fn file_diagnostics(
+    analysis: &Analysis,
+    file: FileId,
+    encoding: Encoding,
+    settings: &Settings,
+) -> Vec<lsp::Diagnostic> {
+    analysis.diagnostics_in(file).filter_map(|found| to_lsp_diagnostic(analysis, found, encoding, settings)).collect()
 }
 
 #[must_use]
-pub fn one(
+pub fn to_lsp_diagnostic(
     analysis: &Analysis,
     found: &Diagnostic,
     encoding: Encoding,
@@ -54,7 +59,7 @@ pub fn one(
         range: encoding.range(text, found.span.range()),
         severity: Some(severity(found, settings)?),
         code: Some(NumberOrString::String(found.code.0.to_owned())),
-        code_description: page(found.code.0).map(|href| CodeDescription { href }),
+        code_description: page_uri(found.code.0).map(|href| CodeDescription { href }),
         source: Some(SOURCE.to_owned()),
         message: message(found),
         related_information: (!related.is_empty()).then_some(related),
@@ -64,11 +69,11 @@ pub fn one(
 }
 
 #[must_use]
-pub fn page(code: &str) -> Option<Uri> {
+pub fn page_uri(code: &str) -> Option<Uri> {
     /// A long manifest has thousands of findings of a few codes.
-    static KNOWN: Mutex<BTreeMap<String, Option<Uri>>> = Mutex::new(BTreeMap::new());
-    let folder = PAGES.get()?;
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    static URI_CACHE: Mutex<BTreeMap<String, Option<Uri>>> = Mutex::new(BTreeMap::new());
+    let folder = PAGES_FOLDER.get()?;
+    let mut known = URI_CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(page) = known.get(code) {
         return page.clone();
     }

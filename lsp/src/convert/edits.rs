@@ -24,14 +24,14 @@ pub fn workspace_edit(analysis: &Analysis, edits: &[Edit], encoding: Encoding) -
 
 /// The same with files that are made first, each in one piece: for clients that can make files.
 #[must_use]
-pub fn with_new_files(analysis: &Analysis, action: &Action, encoding: Encoding) -> WorkspaceEdit {
+pub fn workspace_edit_with_new_files(analysis: &Analysis, action: &Action, encoding: Encoding) -> WorkspaceEdit {
     let edit = |uri: Uri, edits: Vec<TextEdit>| {
         let text_document = OptionalVersionedTextDocumentIdentifier { uri, version: None };
         let edits = edits.into_iter().map(OneOf::Left).collect();
         DocumentChangeOperation::Edit(TextDocumentEdit { text_document, edits })
     };
     let mut all = Vec::new();
-    for file in &action.creates {
+    for file in &action.new_files {
         let Some(uri) = Uri::from_file_path(analysis.buffers.path(&file.path)) else { continue };
         let options = CreateFileOptions { overwrite: Some(false), ignore_if_exists: Some(false) };
         let create = CreateFile { uri: uri.clone(), options: Some(options), annotation_id: None };

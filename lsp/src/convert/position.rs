@@ -19,7 +19,7 @@ pub enum Encoding {
 impl Encoding {
     /// The cheapest one that the client offers.
     #[must_use]
-    pub fn agreed(offered: Option<&[PositionEncodingKind]>) -> Self {
+    pub fn negotiate(offered: Option<&[PositionEncodingKind]>) -> Self {
         let offered = offered.unwrap_or_default();
         let known = [
             (PositionEncodingKind::UTF8, Self::Utf8),
@@ -40,7 +40,7 @@ impl Encoding {
 
     /// The units of a text.
     #[must_use]
-    pub fn units(self, text: &str) -> u32 {
+    pub fn code_unit_count(self, text: &str) -> u32 {
         let count = match self {
             Self::Utf8 => text.len(),
             Self::Utf16 if text.is_ascii() => text.len(),
@@ -57,7 +57,7 @@ impl Encoding {
         let content = text.as_str().get(line.clone()).unwrap_or_default();
         let wanted = position.character as usize;
         if self == Self::Utf8 || content.is_ascii() {
-            return text.floor(line.start + wanted.min(content.len()));
+            return text.floor_char_boundary(line.start + wanted.min(content.len()));
         }
         let mut seen = 0;
         for (at, character) in content.char_indices() {
@@ -73,11 +73,11 @@ impl Encoding {
 
     #[must_use]
     pub fn position(self, text: &Text, offset: usize) -> Position {
-        let offset = text.floor(offset);
+        let offset = text.floor_char_boundary(offset);
         let line = text.line_at(offset);
         let range = text.line_range(line);
         let before = text.as_str().get(range.start..offset.min(range.end)).unwrap_or_default();
-        Position { line: u32::try_from(line).unwrap_or(u32::MAX), character: self.units(before) }
+        Position { line: u32::try_from(line).unwrap_or(u32::MAX), character: self.code_unit_count(before) }
     }
 
     #[must_use]
@@ -86,7 +86,7 @@ impl Encoding {
     }
 
     #[must_use]
-    pub fn bytes(self, text: &Text, range: lsp::Range) -> Range<usize> {
+    pub fn byte_range(self, text: &Text, range: lsp::Range) -> Range<usize> {
         self.offset(text, range.start)..self.offset(text, range.end)
     }
 }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_character_is_found_again_in_every_encoding() {
+    fn position_and_offset_round_trip_in_every_encoding() {
         let text = Text::new("\u{feff}a: \"ä😀é\" # ok\r\nb: 😀😀\n\nlast");
         for encoding in [Encoding::Utf8, Encoding::Utf16, Encoding::Utf32] {
             for (at, character) in text.as_str().char_indices().filter(|(_, character)| !"\r\n".contains(*character)) {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_outside_mean_the_nearest_inside() {
+    fn out_of_range_positions_are_clamped() {
         let text = Text::new("ab\ncd");
         for (line, character, offset) in [(0, 9, 2), (1, 9, 5), (9, 0, 5), (0, 2, 2)] {
             assert_eq!(Encoding::Utf16.offset(&text, Position { line, character }), offset, "{line}:{character}");

@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use plan::check::{Question, check};
+use plan::check::{CheckOptions, check};
 use serde_json::{Value, json};
 
-use crate::editor::{Editor, pulling};
+use crate::editor::{Editor, pull_capabilities};
 
-fn root() -> PathBuf {
+fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
@@ -16,15 +16,15 @@ fn root() -> PathBuf {
 fn corpus() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for name in ["tiny", "typical", "anchors", "crlf-bom"] {
-        let path = root().join(format!("manifest/corpus/{name}.yaml"));
+        let path = repository_root().join(format!("manifest/corpus/{name}.yaml"));
         all.push((name.to_owned(), std::fs::read_to_string(path).unwrap()));
     }
     for name in ["hello", "shop"] {
-        let path = root().join(format!("examples/{name}/pdev.yaml"));
+        let path = repository_root().join(format!("examples/{name}/pdev.yaml"));
         all.push((name.to_owned(), std::fs::read_to_string(path).unwrap()));
     }
     let mut pages: Vec<PathBuf> =
-        std::fs::read_dir(root().join("docs/codes")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        std::fs::read_dir(repository_root().join("docs/codes")).unwrap().map(|entry| entry.unwrap().path()).collect();
     pages.sort();
     for page in pages {
         let name = page.file_stem().unwrap().to_string_lossy().into_owned();
@@ -36,8 +36,8 @@ fn corpus() -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn the_server_and_the_command_say_the_same() {
-    let mut editor = Editor::start(pulling()).await;
+async fn server_reports_same_diagnostics_as_check_command() {
+    let mut editor = Editor::start(pull_capabilities()).await;
     let mut version = 1;
     let all = corpus();
     assert!(all.len() > 60, "{}", all.len());
@@ -45,13 +45,13 @@ async fn the_server_and_the_command_say_the_same() {
     for (name, text) in all {
         version += 1;
         editor.replace("pdev.yaml", version, &text).await;
-        let report = editor.pull("pdev.yaml").await;
+        let report = editor.pull_diagnostics("pdev.yaml").await;
         let buffers = lsp::files::Buffers::new(
             editor.path(""),
             std::collections::HashMap::from([(editor.path("pdev.yaml"), text.as_str().into())]),
         );
         let variables = std::env::vars().collect();
-        let question = Question { today: lsp::check::today(), variables, ..Question::default() };
+        let question = CheckOptions { today: lsp::check::today(), variables, ..CheckOptions::default() };
         let checked = check("pdev.yaml", &buffers, &question);
         let own = |found: &manifest::Diagnostic| (found.code.0.to_owned(), found.span.start, found.span.end);
         let mut expected: Vec<_> = checked.diagnostics.iter().filter(|one| one.span.file.0 == 0).map(own).collect();
@@ -68,36 +68,36 @@ async fn the_server_and_the_command_say_the_same() {
         // Positions cut the same bytes out of the text as offsets do.
         for one in report["items"].as_array().unwrap() {
             let (start, end) = (served(one).1 as usize, served(one).2 as usize);
-            let cut = crate::editor::apply(&text, &[json!({ "range": one["range"], "newText": "" })]);
+            let cut = crate::editor::apply_edits(&text, &[json!({ "range": one["range"], "newText": "" })]);
             assert_eq!(cut, format!("{}{}", &text[..start], &text[end..]), "{name}: {one}");
         }
     }
 }
 
 /// Small numbers that look random and are the same every time.
-struct Dice(u64);
+struct SeededRng(u64);
 
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+impl SeededRng {
+    fn next_below(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap() % sides.max(1)
     }
 }
 
 #[tokio::test]
-async fn random_edits_end_in_the_text_that_whole_updates_would() {
+async fn incremental_edits_match_full_text_updates() {
     let pieces = ["a", "😀", "é", "\n", "\r\n", "\u{feff}", "  b: c\n", "- ", "", "", "{", "\"", "# x", "${vars.x}"];
     for (offered, utf8) in [("utf-8", true), ("utf-16", false)] {
-        let mut capabilities = pulling();
+        let mut capabilities = pull_capabilities();
         capabilities["general"] = json!({ "positionEncodings": [offered] });
         let mut editor = Editor::start(capabilities).await;
-        let mut dice = Dice(7);
+        let mut dice = SeededRng(7);
         let mut text =
             "\u{feff}pdev: 1\r\napp: shop\nvars: { a: \"😀é\" }\r\nservices:\n  web: { image: \"x:1\" }\n".to_owned();
         editor.open("pdev.yaml", &text).await;
         for version in 2..400 {
-            let mut offsets = [dice.roll(text.len() + 1), 0];
-            offsets[1] = (offsets[0] + dice.roll(6)).min(text.len());
+            let mut offsets = [dice.next_below(text.len() + 1), 0];
+            offsets[1] = (offsets[0] + dice.next_below(6)).min(text.len());
             for offset in &mut offsets {
                 while !text.is_char_boundary(*offset) {
                     *offset -= 1;
@@ -115,16 +115,16 @@ async fn random_edits_end_in_the_text_that_whole_updates_would() {
                 let head = &text[start..offset];
                 json!({ "line": line, "character": if utf8 { head.len() } else { head.encode_utf16().count() } })
             };
-            let piece = pieces[dice.roll(pieces.len())];
+            let piece = pieces[dice.next_below(pieces.len())];
             let range = json!({ "start": position(offsets[0]), "end": position(offsets[1]) });
             let change = json!([{ "range": range, "text": piece }]);
             text.replace_range(offsets[0]..offsets[1], piece);
             editor.change("pdev.yaml", version, change).await;
             if version % 40 == 0 {
-                let edited = editor.pull("pdev.yaml").await;
-                let mut other = Editor::start(pulling_with(offered)).await;
+                let edited = editor.pull_diagnostics("pdev.yaml").await;
+                let mut other = Editor::start(pull_capabilities_with_encoding(offered)).await;
                 other.open("pdev.yaml", &text).await;
-                let whole = other.pull("pdev.yaml").await;
+                let whole = other.pull_diagnostics("pdev.yaml").await;
                 let bare = |report: &Value| {
                     report["items"].to_string().replace(&editor.uri(""), "").replace(&other.uri(""), "")
                 };
@@ -134,8 +134,8 @@ async fn random_edits_end_in_the_text_that_whole_updates_would() {
     }
 }
 
-fn pulling_with(encoding: &str) -> Value {
-    let mut capabilities = pulling();
+fn pull_capabilities_with_encoding(encoding: &str) -> Value {
+    let mut capabilities = pull_capabilities();
     capabilities["general"] = json!({ "positionEncodings": [encoding] });
     capabilities
 }
@@ -157,7 +157,7 @@ const METHODS: [&str; 12] = [
 
 #[tokio::test]
 async fn formatting_a_second_time_changes_nothing() {
-    let mut editor = Editor::start(pulling()).await;
+    let mut editor = Editor::start(pull_capabilities()).await;
     editor.open("pdev.yaml", "").await;
     let uri = editor.uri("pdev.yaml");
     let params = json!({ "textDocument": { "uri": uri }, "options": { "tabSize": 2, "insertSpaces": true } });
@@ -165,10 +165,10 @@ async fn formatting_a_second_time_changes_nothing() {
     for (name, text) in corpus() {
         version += 2;
         editor.replace("pdev.yaml", version, &text).await;
-        let edits = editor.ask("textDocument/formatting", params.clone()).await;
-        let once = crate::editor::apply(&text, edits.as_array().unwrap());
+        let edits = editor.request("textDocument/formatting", params.clone()).await;
+        let once = crate::editor::apply_edits(&text, edits.as_array().unwrap());
         editor.replace("pdev.yaml", version + 1, &once).await;
-        let again = editor.ask("textDocument/formatting", params.clone()).await;
+        let again = editor.request("textDocument/formatting", params.clone()).await;
         assert_eq!(again, json!([]), "{name}: {once}");
         let comments = |text: &str| text.matches('#').count();
         assert_eq!(comments(&once), comments(&text), "{name}");
@@ -176,8 +176,8 @@ async fn formatting_a_second_time_changes_nothing() {
 }
 
 #[tokio::test]
-async fn every_prefix_is_answered() {
-    let mut editor = Editor::start(pulling()).await;
+async fn requests_succeed_for_every_manifest_prefix() {
+    let mut editor = Editor::start(pull_capabilities()).await;
     editor.open("pdev.yaml", "").await;
     let mut version = 1;
     let uri = editor.uri("pdev.yaml");
@@ -208,11 +208,11 @@ async fn every_prefix_is_answered() {
                 params["positions"] = json!([place["position"]]);
                 params["range"] = json!({ "start": place["position"], "end": place["position"] });
                 params["options"] = json!({ "tabSize": 2, "insertSpaces": true });
-                let answer = editor.ask_for_all(method, params).await;
+                let answer = editor.request_raw(method, params).await;
                 assert!(answer.get("error").is_none(), "{name} at {end}: {answer}");
             }
             // A look that failed is an error here, which completion from an older look would hide.
-            assert!(editor.pull("pdev.yaml").await["items"].is_array(), "{name} at {end}");
+            assert!(editor.pull_diagnostics("pdev.yaml").await["items"].is_array(), "{name} at {end}");
         }
     }
 }

@@ -22,17 +22,17 @@ pub struct Editor {
     next_id: i64,
     conversation: Conversation,
     /// Notifications and requests of the server that nobody has looked at yet.
-    pub heard: VecDeque<Value>,
+    pub unread_messages: VecDeque<Value>,
     pub capabilities: Value,
     /// What a person answers to a question of the server, by method; `null` where nothing is said.
     pub replies: HashMap<String, Value>,
     /// The action of this title is chosen wherever one is offered.
-    pub repeats: Option<String>,
-    kept: Vec<tempfile::TempDir>,
+    pub auto_choose_title: Option<String>,
+    temporary_folders: Vec<tempfile::TempDir>,
 }
 
 /// Like VS Code, but findings are pushed.
-pub fn pushed() -> Value {
+pub fn push_capabilities() -> Value {
     json!({
         "general": { "positionEncodings": ["utf-16"] },
         "textDocument": {
@@ -43,8 +43,8 @@ pub fn pushed() -> Value {
     })
 }
 
-pub fn pulling() -> Value {
-    let mut capabilities = pushed();
+pub fn pull_capabilities() -> Value {
+    let mut capabilities = push_capabilities();
     capabilities["textDocument"]["diagnostic"] = json!({ "dynamicRegistration": false });
     capabilities["workspace"]["diagnostics"] = json!({ "refreshSupport": true });
     capabilities
@@ -52,21 +52,21 @@ pub fn pulling() -> Value {
 
 impl Editor {
     pub async fn start(capabilities: Value) -> Self {
-        Self::start_with(capabilities, Value::Null).await
+        Self::start_with_options(capabilities, Value::Null).await
     }
 
-    pub async fn start_with(capabilities: Value, options: Value) -> Self {
+    pub async fn start_with_options(capabilities: Value, options: Value) -> Self {
         // An agent of whoever runs the tests must not be met.
         let nowhere = tempfile::tempdir().unwrap();
-        let place = client::Place::at(nowhere.path().join("never-made"));
-        Self::start_at(capabilities, options, place).await
+        let place = client::SocketLocation::in_folder(nowhere.path().join("never-made"));
+        Self::start_with_agent_at(capabilities, options, place).await
     }
 
-    pub async fn start_at(capabilities: Value, options: Value, place: client::Place) -> Self {
+    pub async fn start_with_agent_at(capabilities: Value, options: Value, place: client::SocketLocation) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (near, far) = tokio::io::duplex(1 << 20);
         let (far_read, far_write) = tokio::io::split(far);
-        let server = tokio::spawn(lsp::serve_at(far_read, far_write, place));
+        let server = tokio::spawn(lsp::serve_with_agent_at(far_read, far_write, place));
         let (input, output) = tokio::io::split(near);
         let mut editor = Self {
             folder,
@@ -74,16 +74,16 @@ impl Editor {
             input: BufReader::new(input),
             server,
             next_id: 0,
-            conversation: Conversation::with(&capabilities),
-            heard: VecDeque::new(),
+            conversation: Conversation::new(&capabilities),
+            unread_messages: VecDeque::new(),
             capabilities: Value::Null,
             replies: HashMap::new(),
-            repeats: None,
-            kept: Vec::new(),
+            auto_choose_title: None,
+            temporary_folders: Vec::new(),
         };
         let root = editor.uri("");
         let answer = editor
-            .ask(
+            .request(
                 "initialize",
                 json!({
                     "processId": null, "rootUri": root, "capabilities": capabilities,
@@ -92,13 +92,13 @@ impl Editor {
             )
             .await;
         editor.capabilities = answer["capabilities"].clone();
-        editor.tell("initialized", json!({})).await;
+        editor.notify("initialized", json!({})).await;
         editor
     }
 
     /// A folder that lives as long as the editor.
     pub fn keep_alive(&mut self, folder: tempfile::TempDir) {
-        self.kept.push(folder);
+        self.temporary_folders.push(folder);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -107,7 +107,7 @@ impl Editor {
     }
 
     pub fn uri(&self, name: &str) -> String {
-        uri(&self.path(name))
+        file_uri(&self.path(name))
     }
 
     pub fn write(&self, name: &str, text: &str) {
@@ -118,8 +118,8 @@ impl Editor {
 
     pub async fn open(&mut self, name: &str, text: &str) {
         let uri = self.uri(name);
-        self.conversation.opens(&uri);
-        self.tell(
+        self.conversation.record_open(&uri);
+        self.notify(
             "textDocument/didOpen",
             json!({ "textDocument": { "uri": uri, "languageId": "yaml", "version": 1, "text": text } }),
         )
@@ -132,98 +132,98 @@ impl Editor {
 
     pub async fn change(&mut self, name: &str, version: i32, changes: Value) {
         let uri = self.uri(name);
-        self.tell(
+        self.notify(
             "textDocument/didChange",
             json!({ "textDocument": { "uri": uri, "version": version }, "contentChanges": changes }),
         )
         .await;
     }
 
-    pub async fn tell(&mut self, method: &str, params: Value) {
+    pub async fn notify(&mut self, method: &str, params: Value) {
         self.send(&json!({ "jsonrpc": "2.0", "method": method, "params": params })).await;
     }
 
     /// The result; an error of the server fails the test.
-    pub async fn ask(&mut self, method: &str, params: Value) -> Value {
-        let answer = self.ask_for_all(method, params).await;
+    pub async fn request(&mut self, method: &str, params: Value) -> Value {
+        let answer = self.request_raw(method, params).await;
         assert!(answer.get("error").is_none(), "{method}: {answer}");
         answer["result"].clone()
     }
 
-    pub async fn ask_for_all(&mut self, method: &str, params: Value) -> Value {
+    pub async fn request_raw(&mut self, method: &str, params: Value) -> Value {
         let id = self.send_request(method, params).await;
-        self.answer_to(id).await
+        self.wait_for_response(id).await
     }
 
     pub async fn send_request(&mut self, method: &str, params: Value) -> i64 {
         self.next_id += 1;
         let id = self.next_id;
-        self.conversation.asks(id, method);
+        self.conversation.record_request(id, method);
         self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })).await;
         id
     }
 
-    pub async fn answer_to(&mut self, id: i64) -> Value {
+    pub async fn wait_for_response(&mut self, id: i64) -> Value {
         loop {
             let message = self.receive().await;
             if message.get("method").is_none() && message["id"] == id {
                 return message;
             }
-            self.keep(message).await;
+            self.handle_message(message).await;
         }
     }
 
     /// The next message of this method that the server sends, or has sent.
-    pub async fn next(&mut self, method: &str) -> Value {
+    pub async fn next_message(&mut self, method: &str) -> Value {
         loop {
-            if let Some(at) = self.heard.iter().position(|message| message["method"] == method) {
-                return self.heard.remove(at).unwrap()["params"].clone();
+            if let Some(at) = self.unread_messages.iter().position(|message| message["method"] == method) {
+                return self.unread_messages.remove(at).unwrap()["params"].clone();
             }
             let message = self.receive().await;
-            self.keep(message).await;
+            self.handle_message(message).await;
         }
     }
 
     /// What is published for this version of a file.
-    pub async fn published(&mut self, name: &str, version: i32) -> Vec<Value> {
+    pub async fn published_diagnostics(&mut self, name: &str, version: i32) -> Vec<Value> {
         let uri = self.uri(name);
         loop {
-            let params = self.next("textDocument/publishDiagnostics").await;
+            let params = self.next_message("textDocument/publishDiagnostics").await;
             if params["uri"] == uri.as_str() && params["version"] == version {
                 return params["diagnostics"].as_array().unwrap().clone();
             }
         }
     }
 
-    pub async fn pull(&mut self, name: &str) -> Value {
+    pub async fn pull_diagnostics(&mut self, name: &str) -> Value {
         let uri = self.uri(name);
-        self.ask("textDocument/diagnostic", json!({ "textDocument": { "uri": uri } })).await
+        self.request("textDocument/diagnostic", json!({ "textDocument": { "uri": uri } })).await
     }
 
     /// Ends the server in order; what it returned.
     pub async fn stop(mut self) -> bool {
-        self.ask("shutdown", Value::Null).await;
+        self.request("shutdown", Value::Null).await;
         self.send(&json!({ "jsonrpc": "2.0", "method": "exit" })).await;
         tokio::time::timeout(DEADLINE, self.server).await.unwrap().unwrap()
     }
 
     /// Closes both ends without a word; what the server returned.
-    pub async fn vanish(self) -> bool {
+    pub async fn disconnect(self) -> bool {
         let Self { output, input, server, .. } = self;
         drop((output, input));
         tokio::time::timeout(DEADLINE, server).await.unwrap().unwrap()
     }
 
-    async fn keep(&mut self, message: Value) {
+    async fn handle_message(&mut self, message: Value) {
         if let (Some(method), Some(id)) = (message["method"].as_str(), message.get("id")) {
             let offered = message["params"]["actions"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let title = self.repeats.as_deref();
+            let title = self.auto_choose_title.as_deref();
             let chosen = offered.iter().find(|action| title.is_some() && action["title"].as_str() == title);
             let result = chosen.or_else(|| self.replies.get(method));
             let answer = json!({ "jsonrpc": "2.0", "id": id, "result": result });
             self.send(&answer).await;
         }
-        self.heard.push_back(message);
+        self.unread_messages.push_back(message);
     }
 
     async fn send(&mut self, message: &Value) {
@@ -250,26 +250,26 @@ impl Editor {
             serde_json::from_slice(&body).unwrap()
         };
         let message = tokio::time::timeout(DEADLINE, read).await.expect("the server is silent");
-        self.conversation.hears(&message);
+        self.conversation.check_message(&message);
         message
     }
 }
 
-pub fn uri(path: &Path) -> String {
+pub fn file_uri(path: &Path) -> String {
     format!("file://{}", path.display())
 }
 
-pub fn codes(found: &[Value]) -> Vec<&str> {
+pub fn diagnostic_codes(found: &[Value]) -> Vec<&str> {
     found.iter().filter_map(|one| one["code"].as_str()).collect()
 }
 
 /// Errors and warnings only.
-pub fn loud(found: &[Value]) -> Vec<&str> {
+pub fn error_and_warning_codes(found: &[Value]) -> Vec<&str> {
     found.iter().filter(|one| one["severity"].as_u64() < Some(3)).filter_map(|one| one["code"].as_str()).collect()
 }
 
 /// A text with `$0` where the cursor is: the text without it, and the position (line, UTF-16 units).
-pub fn cursor(fixture: &str) -> (String, Value) {
+pub fn split_cursor(fixture: &str) -> (String, Value) {
     let at = fixture.find("$0").expect("the fixture has a cursor");
     let before = &fixture[..at];
     let line = before.matches('\n').count();
@@ -278,7 +278,7 @@ pub fn cursor(fixture: &str) -> (String, Value) {
 }
 
 /// Applies edits of the protocol (UTF-16) to a text, from the end to the start.
-pub fn apply(text: &str, edits: &[Value]) -> String {
+pub fn apply_edits(text: &str, edits: &[Value]) -> String {
     let offset = |position: &Value| {
         let line = position["line"].as_u64().unwrap();
         let mut start = 0;

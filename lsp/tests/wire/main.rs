@@ -1,16 +1,16 @@
 //! The server through its wire, one module a group of methods.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod actions;
-mod approving;
-mod beside;
-mod completing;
+mod approvals;
+mod code_actions;
+mod completion;
 mod corpus;
 mod documents;
 mod editor;
-mod hinting;
-mod living;
+mod inlay_hints;
+mod live_state;
+mod login;
 mod navigation;
 mod protocol;
 mod refactoring;
-mod signing_in;
+mod standalone_files;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::editor::{Editor, apply, cursor, pushed};
+use crate::editor::{Editor, apply_edits, push_capabilities, split_cursor};
 
 const TEXT: &str = "\
 pdev: 1
@@ -25,113 +25,117 @@ environments:
 
 const PLATFORM: &str = "services:\n  mail: { image: \"m:1\", env: { D: \"${resources.db.host}\" } }\n";
 
-async fn opened() -> Editor {
-    let mut editor = Editor::start(pushed()).await;
+async fn open_editor() -> Editor {
+    let mut editor = Editor::start(push_capabilities()).await;
     editor.write("platform.yaml", PLATFORM);
     editor.write("web/Dockerfile", "FROM scratch\n");
     editor.open("pdev.yaml", TEXT).await;
-    editor.published("pdev.yaml", 1).await;
+    editor.published_diagnostics("pdev.yaml", 1).await;
     editor
 }
 
-fn place(editor: &Editor, position: &Value) -> Value {
+fn position_params(editor: &Editor, position: &Value) -> Value {
     json!({ "textDocument": { "uri": editor.uri("pdev.yaml") }, "position": position })
 }
 
 /// The position of the n-th occurrence of a word.
-fn position(word: &str, number: usize) -> Value {
+fn position_of(word: &str, number: usize) -> Value {
     let at = TEXT.match_indices(word).nth(number).unwrap().0 + 1;
-    cursor(&format!("{}$0{}", &TEXT[..at], &TEXT[at..])).1
+    split_cursor(&format!("{}$0{}", &TEXT[..at], &TEXT[at..])).1
 }
 
 #[tokio::test]
-async fn a_name_leads_to_its_declaration_and_to_all_who_use_it() {
-    let mut editor = opened().await;
+async fn name_resolves_to_declaration_and_references() {
+    let mut editor = open_editor().await;
     let manifest = editor.uri("pdev.yaml");
     for word in ["db: healthy", "db.url", "db] }"] {
-        let answer = editor.ask("textDocument/definition", place(&editor, &position(word, 0))).await;
+        let answer = editor.request("textDocument/definition", position_params(&editor, &position_of(word, 0))).await;
         assert_eq!(
             (answer[0]["uri"].as_str(), answer[0]["range"]["start"]["line"].as_u64()),
             (Some(manifest.as_str()), Some(12)),
             "{word}"
         );
     }
-    let mut params = place(&editor, &position("db: postgres", 0));
+    let mut params = position_params(&editor, &position_of("db: postgres", 0));
     params["context"] = json!({ "includeDeclaration": true });
-    let all = editor.ask("textDocument/references", params.clone()).await;
+    let all = editor.request("textDocument/references", params.clone()).await;
     assert_eq!(all.as_array().unwrap().len(), 5, "{all}");
     params["context"] = json!({ "includeDeclaration": false });
-    assert_eq!(editor.ask("textDocument/references", params).await.as_array().unwrap().len(), 4);
-    let lit = editor.ask("textDocument/documentHighlight", place(&editor, &position("db: healthy", 0))).await;
+    assert_eq!(editor.request("textDocument/references", params).await.as_array().unwrap().len(), 4);
+    let lit = editor
+        .request("textDocument/documentHighlight", position_params(&editor, &position_of("db: healthy", 0)))
+        .await;
     assert_eq!(lit.as_array().unwrap().len(), 4);
 }
 
 #[tokio::test]
-async fn a_rename_changes_every_file_and_leaves_a_manifest_without_errors() {
-    let mut editor = opened().await;
-    let prepared = editor.ask("textDocument/prepareRename", place(&editor, &position("db.url", 0))).await;
+async fn rename_edits_every_file_and_rejects_invalid_names() {
+    let mut editor = open_editor().await;
+    let prepared =
+        editor.request("textDocument/prepareRename", position_params(&editor, &position_of("db.url", 0))).await;
     assert_eq!(prepared["placeholder"], "db");
-    let mut params = place(&editor, &position("db.url", 0));
+    let mut params = position_params(&editor, &position_of("db.url", 0));
     params["newName"] = json!("store");
-    let edit = editor.ask("textDocument/rename", params.clone()).await;
-    let manifest = apply(TEXT, edit["changes"][editor.uri("pdev.yaml")].as_array().unwrap());
-    let platform = apply(PLATFORM, edit["changes"][editor.uri("platform.yaml")].as_array().unwrap());
+    let edit = editor.request("textDocument/rename", params.clone()).await;
+    let manifest = apply_edits(TEXT, edit["changes"][editor.uri("pdev.yaml")].as_array().unwrap());
+    let platform = apply_edits(PLATFORM, edit["changes"][editor.uri("platform.yaml")].as_array().unwrap());
     assert!(!manifest.contains("db") && manifest.matches("store").count() == 4, "{manifest}");
     assert!(platform.contains("${resources.store.host}"), "{platform}");
     params["newName"] = json!("Not A Name");
-    assert_eq!(editor.ask_for_all("textDocument/rename", params.clone()).await["error"]["code"], -32602);
+    assert_eq!(editor.request_raw("textDocument/rename", params.clone()).await["error"]["code"], -32602);
     params["newName"] = json!("api");
-    assert_eq!(editor.ask_for_all("textDocument/rename", params).await["error"]["code"], -32602);
-    let nothing = editor.ask("textDocument/prepareRename", place(&editor, &position("port: 80", 0))).await;
+    assert_eq!(editor.request_raw("textDocument/rename", params).await["error"]["code"], -32602);
+    let nothing =
+        editor.request("textDocument/prepareRename", position_params(&editor, &position_of("port: 80", 0))).await;
     assert!(nothing.is_null());
 }
 
 #[tokio::test]
-async fn symbols_of_the_file_and_of_the_workspace() {
-    let mut editor = opened().await;
+async fn document_and_workspace_symbols_list_units() {
+    let mut editor = open_editor().await;
     let uri = editor.uri("pdev.yaml");
-    let symbols = editor.ask("textDocument/documentSymbol", json!({ "textDocument": { "uri": uri } })).await;
+    let symbols = editor.request("textDocument/documentSymbol", json!({ "textDocument": { "uri": uri } })).await;
     let services = symbols.as_array().unwrap().iter().find(|symbol| symbol["name"] == "services").unwrap();
     let names: Vec<&str> =
         services["children"].as_array().unwrap().iter().map(|symbol| symbol["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["web", "api"]);
     assert_eq!(services["children"][1]["detail"], "a:1 :81");
     for (query, expected) in [("mai", vec!["mail"]), ("WB", vec!["web", "web"]), ("nothing", vec![])] {
-        let found = editor.ask("workspace/symbol", json!({ "query": query })).await;
+        let found = editor.request("workspace/symbol", json!({ "query": query })).await;
         let names: Vec<&str> = found.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
         assert_eq!(names, expected, "{query}");
     }
 }
 
 #[tokio::test]
-async fn a_second_folder_is_a_workspace_of_its_own_and_goes_again() {
-    let mut editor = opened().await;
+async fn workspace_folder_can_be_added_and_removed() {
+    let mut editor = open_editor().await;
     let other = tempfile::tempdir().unwrap();
     let text = "pdev: 1\napp: other\nservices:\n  moon: { image: \"m:1\", port: 81 }\n";
     std::fs::write(other.path().join("pdev.yaml"), text).unwrap();
-    let folder = json!([{ "uri": crate::editor::uri(other.path()), "name": "other" }]);
+    let folder = json!([{ "uri": crate::editor::file_uri(other.path()), "name": "other" }]);
     let mut found = Vec::new();
     for (added, removed) in [(json!([]), json!([])), (folder.clone(), json!([])), (json!([]), folder)] {
         let change = json!({ "event": { "added": added, "removed": removed } });
-        editor.tell("workspace/didChangeWorkspaceFolders", change).await;
-        let symbols = editor.ask("workspace/symbol", json!({ "query": "moon" })).await;
+        editor.notify("workspace/didChangeWorkspaceFolders", change).await;
+        let symbols = editor.request("workspace/symbol", json!({ "query": "moon" })).await;
         found.push(symbols.as_array().unwrap().len());
     }
     assert_eq!(found, [0, 1, 0]);
     // A command without a manifest's name means the only open one; of two, the client has to say which.
-    assert!(editor.ask("workspace/executeCommand", json!({ "command": "pdev.check" })).await.is_array());
-    let uri = crate::editor::uri(&other.path().join("pdev.yaml"));
+    assert!(editor.request("workspace/executeCommand", json!({ "command": "pdev.check" })).await.is_array());
+    let uri = crate::editor::file_uri(&other.path().join("pdev.yaml"));
     let document = json!({ "uri": uri, "languageId": "pdev", "version": 1, "text": text });
-    editor.tell("textDocument/didOpen", json!({ "textDocument": document })).await;
-    let refused = editor.ask_for_all("workspace/executeCommand", json!({ "command": "pdev.check" })).await;
+    editor.notify("textDocument/didOpen", json!({ "textDocument": document })).await;
+    let refused = editor.request_raw("workspace/executeCommand", json!({ "command": "pdev.check" })).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("name the manifest"), "{refused}");
 }
 
 #[tokio::test]
-async fn folds_selections_and_links() {
-    let mut editor = opened().await;
+async fn folding_selection_and_link_ranges_match_structure() {
+    let mut editor = open_editor().await;
     let document = json!({ "textDocument": { "uri": editor.uri("pdev.yaml") } });
-    let folds = editor.ask("textDocument/foldingRange", document.clone()).await;
+    let folds = editor.request("textDocument/foldingRange", document.clone()).await;
     let lines: Vec<(u64, u64)> = folds
         .as_array()
         .unwrap()
@@ -140,8 +144,8 @@ async fn folds_selections_and_links() {
         .collect();
     assert_eq!(lines, [(3, 10), (4, 9), (8, 9), (11, 12), (14, 15)]);
     let mut params = document.clone();
-    params["positions"] = json!([position("80", 0)]);
-    let selection = editor.ask("textDocument/selectionRange", params).await;
+    params["positions"] = json!([position_of("80", 0)]);
+    let selection = editor.request("textDocument/selectionRange", params).await;
     let mut sizes = Vec::new();
     let mut range = &selection[0];
     while !range.is_null() {
@@ -149,19 +153,19 @@ async fn folds_selections_and_links() {
         range = &range["parent"];
     }
     assert_eq!(sizes, [6, 6, 5, 4, 4, 3, 0]);
-    let links = editor.ask("textDocument/documentLink", document).await;
+    let links = editor.request("textDocument/documentLink", document).await;
     let targets: Vec<&str> = links.as_array().unwrap().iter().map(|link| link["target"].as_str().unwrap()).collect();
     assert_eq!(targets, [editor.uri("platform.yaml"), editor.uri("web/Dockerfile")]);
-    let file = editor.ask("textDocument/definition", place(&editor, &position("./web", 0))).await;
+    let file = editor.request("textDocument/definition", position_params(&editor, &position_of("./web", 0))).await;
     assert_eq!(file["uri"], editor.uri("web/Dockerfile"));
 }
 
 #[tokio::test]
-async fn words_have_their_meaning() {
-    let mut editor = opened().await;
+async fn semantic_tokens_classify_words() {
+    let mut editor = open_editor().await;
     let legend = editor.capabilities["semanticTokensProvider"]["legend"]["tokenTypes"].clone();
     let document = json!({ "textDocument": { "uri": editor.uri("pdev.yaml") } });
-    let tokens = editor.ask("textDocument/semanticTokens/full", document).await;
+    let tokens = editor.request("textDocument/semanticTokens/full", document).await;
     let data: Vec<u64> = tokens["data"].as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect();
     let (mut line, mut column) = (0, 0);
     let mut seen = Vec::new();
@@ -188,19 +192,19 @@ async fn words_have_their_meaning() {
 }
 
 #[tokio::test]
-async fn formatting_of_the_file_and_of_a_part() {
+async fn formatting_edits_file_or_requested_range() {
     let text =
         "pdev:   1\napp: {name: shop}\nservices:\n    web:\n        image:   \"w:1\"\n    api: {image: \"a:1\"}\n";
-    let mut editor = Editor::start(pushed()).await;
+    let mut editor = Editor::start(push_capabilities()).await;
     editor.open("pdev.yaml", text).await;
     let document = json!({ "textDocument": { "uri": editor.uri("pdev.yaml") }, "options": { "tabSize": 2, "insertSpaces": true } });
-    let edits = editor.ask("textDocument/formatting", document.clone()).await;
-    let formatted = apply(text, edits.as_array().unwrap());
+    let edits = editor.request("textDocument/formatting", document.clone()).await;
+    let formatted = apply_edits(text, edits.as_array().unwrap());
     let expected =
         "pdev:   1\napp: { name: shop }\nservices:\n  web:\n    image:   \"w:1\"\n  api: { image: \"a:1\" }\n";
     assert_eq!(formatted, expected);
     let mut part = document;
     part["range"] = json!({ "start": { "line": 1, "character": 0 }, "end": { "line": 1, "character": 3 } });
-    let edits = editor.ask("textDocument/rangeFormatting", part).await;
+    let edits = editor.request("textDocument/rangeFormatting", part).await;
     assert_eq!(edits.as_array().unwrap().len(), 1, "{edits}");
 }

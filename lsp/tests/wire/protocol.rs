@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const SCHEMA: &str = include_str!("protocol.json");
 
 /// What a client must have said before a server may ask it this.
-const ALLOWED_BY: &[(&str, &str)] = &[
+const REQUIRED_CAPABILITIES: &[(&str, &str)] = &[
     ("client/registerCapability", "/workspace/didChangeWatchedFiles/dynamicRegistration"),
     ("window/showDocument", "/window/showDocument/support"),
     ("window/workDoneProgress/create", "/window/workDoneProgress"),
@@ -28,64 +28,64 @@ const ALLOWED_BY: &[(&str, &str)] = &[
 pub struct Conversation {
     capabilities: Value,
     /// Questions that wait for their answer, by id.
-    asked: HashMap<i64, String>,
-    initialized: bool,
+    pending_requests: HashMap<i64, String>,
+    is_initialized: bool,
     versions: HashMap<String, i64>,
-    tokens: Vec<Value>,
+    progress_tokens: Vec<Value>,
 }
 
 impl Conversation {
-    pub fn with(capabilities: &Value) -> Self {
+    pub fn new(capabilities: &Value) -> Self {
         Self { capabilities: capabilities.clone(), ..Self::default() }
     }
 
-    pub fn asks(&mut self, id: i64, method: &str) {
-        self.asked.insert(id, method.to_owned());
+    pub fn record_request(&mut self, id: i64, method: &str) {
+        self.pending_requests.insert(id, method.to_owned());
     }
 
-    pub fn opens(&mut self, uri: &str) {
+    pub fn record_open(&mut self, uri: &str) {
         self.versions.remove(uri);
     }
 
     /// Fails the test when the message is not one that a server may send now.
-    pub fn hears(&mut self, message: &Value) {
-        if let Err(wrong) = self.judge(message) {
+    pub fn check_message(&mut self, message: &Value) {
+        if let Err(wrong) = self.validate_message(message) {
             panic!("not valid in the protocol: {wrong}\n{message:#}");
         }
     }
 
-    fn judge(&mut self, message: &Value) -> Result<(), String> {
+    fn validate_message(&mut self, message: &Value) -> Result<(), String> {
         if message["jsonrpc"] != "2.0" {
             return Err("`jsonrpc` is not \"2.0\"".to_owned());
         }
-        ordered(message)?;
+        validate_ranges(message)?;
         match message["method"].as_str() {
-            Some(method) => self.sent(method, message),
-            None => self.answered(message),
+            Some(method) => self.validate_server_message(method, message),
+            None => self.validate_response(message),
         }
     }
 
-    fn answered(&mut self, message: &Value) -> Result<(), String> {
+    fn validate_response(&mut self, message: &Value) -> Result<(), String> {
         let id = message["id"].as_i64().ok_or("an answer without an id")?;
-        let method = self.asked.remove(&id).ok_or("an answer to nothing that waits for one")?;
-        self.initialized |= method == "initialize";
+        let method = self.pending_requests.remove(&id).ok_or("an answer to nothing that waits for one")?;
+        self.is_initialized |= method == "initialize";
         match (message.get("result"), message.get("error")) {
-            (Some(result), None) => valid("Results", &method, Some(result)),
+            (Some(result), None) => validate_schema("Results", &method, Some(result)),
             (None, Some(error)) if error["code"].is_i64() && error["message"].is_string() => Ok(()),
             (None, Some(_)) => Err("an error needs a code and a message".to_owned()),
             _ => Err("an answer has a result or an error".to_owned()),
         }
     }
 
-    fn sent(&mut self, method: &str, message: &Value) -> Result<(), String> {
+    fn validate_server_message(&mut self, method: &str, message: &Value) -> Result<(), String> {
         let params = message.get("params");
-        if !self.initialized && !method.starts_with("window/") {
+        if !self.is_initialized && !method.starts_with("window/") {
             return Err("sent before `initialize` was answered".to_owned());
         }
         // The framework writes `null` where the protocol has no parameters, as others do; every client takes it.
         let params = params.filter(|params| !params.is_null());
-        valid("Sent", method, params)?;
-        if let Some((_, pointer)) = ALLOWED_BY.iter().find(|(name, _)| *name == method) {
+        validate_schema("Sent", method, params)?;
+        if let Some((_, pointer)) = REQUIRED_CAPABILITIES.iter().find(|(name, _)| *name == method) {
             if self.capabilities.pointer(pointer) != Some(&json!(true)) {
                 return Err(format!("the client did not say that it can: `{pointer}`"));
             }
@@ -101,20 +101,26 @@ impl Conversation {
             "client/registerCapability" => {
                 let all = params["registrations"].as_array().ok_or("no registrations")?;
                 all.iter().try_for_each(|one| {
-                    valid("Registered", one["method"].as_str().unwrap_or_default(), one.get("registerOptions"))
+                    validate_schema(
+                        "Registered",
+                        one["method"].as_str().unwrap_or_default(),
+                        one.get("registerOptions"),
+                    )
                 })
             }
-            "textDocument/publishDiagnostics" => self.published(params),
+            "textDocument/publishDiagnostics" => self.validate_published_version(params),
             "window/workDoneProgress/create" => {
-                self.tokens.push(params["token"].clone());
+                self.progress_tokens.push(params["token"].clone());
                 Ok(())
             }
-            "$/progress" if !self.tokens.contains(&params["token"]) => Err("progress that was not created".to_owned()),
+            "$/progress" if !self.progress_tokens.contains(&params["token"]) => {
+                Err("progress that was not created".to_owned())
+            }
             _ => Ok(()),
         }
     }
 
-    fn published(&mut self, params: &Value) -> Result<(), String> {
+    fn validate_published_version(&mut self, params: &Value) -> Result<(), String> {
         let (Some(uri), Some(version)) = (params["uri"].as_str(), params["version"].as_i64()) else { return Ok(()) };
         let before = self.versions.insert(uri.to_owned(), version).unwrap_or(version);
         if before > version {
@@ -125,9 +131,9 @@ impl Conversation {
 }
 
 /// Holds a value against one property of `Results`, `Sent` or `Registered`.
-fn valid(table: &str, method: &str, value: Option<&Value>) -> Result<(), String> {
-    static RULES: OnceLock<BTreeMap<String, Validator>> = OnceLock::new();
-    let rules = RULES.get_or_init(rules);
+fn validate_schema(table: &str, method: &str, value: Option<&Value>) -> Result<(), String> {
+    static SCHEMAS: OnceLock<BTreeMap<String, Validator>> = OnceLock::new();
+    let rules = SCHEMAS.get_or_init(compile_schemas);
     let Some(rule) = rules.get(&format!("{table} {method}")) else {
         return Err(format!("`{method}` is not in {table} of tests/editors/protocol/messages.ts"));
     };
@@ -138,7 +144,7 @@ fn valid(table: &str, method: &str, value: Option<&Value>) -> Result<(), String>
     if wrong.is_empty() { Ok(()) } else { Err(format!("{table} of `{method}`: {}", wrong.join("; "))) }
 }
 
-fn rules() -> BTreeMap<String, Validator> {
+fn compile_schemas() -> BTreeMap<String, Validator> {
     let schema: Value = serde_json::from_str(SCHEMA).unwrap();
     let mut rules = BTreeMap::new();
     for table in ["Results", "Sent", "Registered"] {
@@ -160,9 +166,9 @@ fn rules() -> BTreeMap<String, Validator> {
 }
 
 /// No range ends before it begins, wherever it stands in the message.
-fn ordered(value: &Value) -> Result<(), String> {
+fn validate_ranges(value: &Value) -> Result<(), String> {
     match value {
-        Value::Array(all) => all.iter().try_for_each(ordered),
+        Value::Array(all) => all.iter().try_for_each(validate_ranges),
         Value::Object(all) => {
             let place = |name: &str| {
                 let position = value.get(name)?;
@@ -173,14 +179,14 @@ fn ordered(value: &Value) -> Result<(), String> {
             {
                 return Err(format!("a range is inside out: {value}"));
             }
-            all.values().try_for_each(ordered)
+            all.values().try_for_each(validate_ranges)
         }
         _ => Ok(()),
     }
 }
 
 #[test]
-fn what_breaks_the_rules_is_noticed() {
+fn invalid_messages_are_rejected() {
     let capabilities = json!({ "window": { "workDoneProgress": true } });
     let hover = json!({ "contents": { "kind": "markdown", "value": "x" } });
     let at = |line: u32, character: i64| json!({ "line": line, "character": character });
@@ -219,9 +225,9 @@ fn what_breaks_the_rules_is_noticed() {
         (json!({ "jsonrpc": "2.0", "method": "pdev/own", "params": {} }), false),
     ];
     for (message, good) in cases {
-        let mut conversation = Conversation { initialized: true, ..Conversation::with(&capabilities) };
-        conversation.asks(7, "textDocument/hover");
-        let judged = conversation.judge(&message);
+        let mut conversation = Conversation { is_initialized: true, ..Conversation::new(&capabilities) };
+        conversation.record_request(7, "textDocument/hover");
+        let judged = conversation.validate_message(&message);
         assert_eq!(judged.is_ok(), good, "{judged:?}: {message}");
     }
 }

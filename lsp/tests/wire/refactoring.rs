@@ -4,36 +4,36 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::editor::{Editor, apply, cursor, pushed};
+use crate::editor::{Editor, apply_edits, push_capabilities, split_cursor};
 
 fn capabilities() -> Value {
-    let mut capabilities = pushed();
+    let mut capabilities = push_capabilities();
     capabilities["workspace"]["applyEdit"] = json!(true);
     capabilities["workspace"]["workspaceEdit"] =
         json!({ "documentChanges": true, "resourceOperations": ["create", "rename", "delete"] });
     capabilities
 }
 
-fn errors(found: &[Value]) -> Vec<String> {
+fn error_messages(found: &[Value]) -> Vec<String> {
     let errors = found.iter().filter(|one| one["severity"] == 1);
     errors.map(|one| one["message"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn actions(editor: &mut Editor, fixture: &str) -> (String, Value) {
-    let (text, position) = cursor(fixture);
+async fn request_refactorings(editor: &mut Editor, fixture: &str) -> (String, Value) {
+    let (text, position) = split_cursor(fixture);
     editor.open("pdev.yaml", &text).await;
     let range = json!({ "start": position, "end": position });
     let document = json!({ "uri": editor.uri("pdev.yaml") });
     let context = json!({ "diagnostics": [], "only": ["refactor"] });
     let params = json!({ "textDocument": document, "range": range, "context": context });
-    (text, editor.ask("textDocument/codeAction", params).await)
+    (text, editor.request("textDocument/codeAction", params).await)
 }
 
 /// Applies both forms of an edit, the new files to the disk; the manifest's new text.
-fn applied(editor: &Editor, text: &str, edit: &Value) -> String {
+fn apply_workspace_edit(editor: &Editor, text: &str, edit: &Value) -> String {
     let own = editor.uri("pdev.yaml");
     if let Some(edits) = edit["changes"].get(&own) {
-        return apply(text, edits.as_array().unwrap());
+        return apply_edits(text, edits.as_array().unwrap());
     }
     let mut changed = text.to_owned();
     for change in edit["documentChanges"].as_array().unwrap() {
@@ -43,9 +43,9 @@ fn applied(editor: &Editor, text: &str, edit: &Value) -> String {
         let uri = change["textDocument"]["uri"].as_str().unwrap();
         let edits = change["edits"].as_array().unwrap();
         if uri == own {
-            changed = apply(&changed, edits);
+            changed = apply_edits(&changed, edits);
         } else {
-            editor.write(uri.strip_prefix(&editor.uri("")).unwrap().trim_start_matches('/'), &apply("", edits));
+            editor.write(uri.strip_prefix(&editor.uri("")).unwrap().trim_start_matches('/'), &apply_edits("", edits));
         }
     }
     changed
@@ -134,19 +134,19 @@ fn cases() -> Vec<(String, &'static str, &'static str)> {
 }
 
 #[tokio::test]
-async fn what_is_rewritten_has_no_new_errors() {
+async fn refactoring_introduces_no_errors() {
     for lines in ["\n", "\r\n"] {
         for (fixture, title, expected) in cases() {
             let mut editor = Editor::start(capabilities()).await;
-            let (text, found) = actions(&mut editor, &fixture.replace('\n', lines)).await;
-            let before = errors(&editor.published("pdev.yaml", 1).await);
+            let (text, found) = request_refactorings(&mut editor, &fixture.replace('\n', lines)).await;
+            let before = error_messages(&editor.published_diagnostics("pdev.yaml", 1).await);
             let action = found.as_array().unwrap().iter().find(|one| one["title"].as_str().unwrap().contains(title));
             let action = action.unwrap_or_else(|| panic!("no `{title}` for {fixture}: {found:#}"));
-            let changed = applied(&editor, &text, &action["edit"]);
+            let changed = apply_workspace_edit(&editor, &text, &action["edit"]);
             assert!(changed.replace("\r\n", "\n").contains(expected), "{title}: {changed}");
             assert_eq!(changed.matches('\n').count(), changed.matches(lines).count(), "{title}: {changed:?}");
             editor.replace("pdev.yaml", 2, &changed).await;
-            let mut after = errors(&editor.published("pdev.yaml", 2).await);
+            let mut after = error_messages(&editor.published_diagnostics("pdev.yaml", 2).await);
             after.retain(|one| !before.contains(one));
             assert_eq!(after, Vec::<String>::new(), "{title}: {changed}");
         }
@@ -154,7 +154,7 @@ async fn what_is_rewritten_has_no_new_errors() {
 }
 
 #[tokio::test]
-async fn what_would_break_something_is_not_offered() {
+async fn unsafe_refactoring_is_not_offered() {
     let service = "  d$0b: { image: \"postgres:16\", port: 5432 }\n";
     for (top, rest) in [
         ("", "  web: { image: \"w:1\", port: 80, env: { A: \"${services.db.url}\" } }\n"),
@@ -166,38 +166,39 @@ async fn what_would_break_something_is_not_offered() {
         let mut editor = Editor::start(capabilities()).await;
         editor.write("other.yaml", "vars: { a: b }\n");
         let fixture = format!("pdev: 1\napp: shop\n{top}services:\n{service}{rest}");
-        let (_, found) = actions(&mut editor, &fixture).await;
+        let (_, found) = request_refactorings(&mut editor, &fixture).await;
         let offered = found.to_string().contains("Use the module");
         assert!(!offered, "{fixture}");
     }
     // A module's folder that is there already, and a client that cannot make files.
     let fixture = format!("pdev: 1\napp: shop\nservices:\n  web: {{ image: \"w:1\" }}\n{service}");
-    for (there, client) in [(true, capabilities()), (false, pushed())] {
+    for (there, client) in [(true, capabilities()), (false, push_capabilities())] {
         let mut editor = Editor::start(client).await;
         if there {
             editor.write("modules/db/module.yaml", "module: db\n");
         }
-        let (_, found) = actions(&mut editor, &fixture).await;
+        let (_, found) = request_refactorings(&mut editor, &fixture).await;
         assert!(!found.to_string().contains("module of its own") && found.to_string().contains("Use the module"));
     }
 }
 
 #[tokio::test]
-async fn edits_come_when_asked_for() {
+async fn refactoring_edits_are_resolved_on_demand() {
     let mut client = capabilities();
     client["textDocument"]["codeAction"] = json!({ "dataSupport": true, "resolveSupport": { "properties": ["edit"] } });
     let mut editor = Editor::start(client).await;
-    let (_, found) = actions(&mut editor, &format!("{TOP}services:\n  a$0pi: {{ image: \"a:1\", port: 80 }}\n")).await;
+    let (_, found) =
+        request_refactorings(&mut editor, &format!("{TOP}services:\n  a$0pi: {{ image: \"a:1\", port: 80 }}\n")).await;
     let all = found.as_array().unwrap();
     assert!(all.len() > 4 && all.iter().all(|one| one.get("edit").is_none()), "{found:#}");
     for one in all.clone() {
-        let resolved = editor.ask("codeAction/resolve", one).await;
+        let resolved = editor.request("codeAction/resolve", one).await;
         assert!(resolved["edit"].is_object(), "{resolved}");
     }
 }
 
 #[tokio::test]
-async fn a_literal_moves_into_the_vault_before_it_leaves_the_file() {
+async fn literal_is_stored_in_vault_before_manifest_edit() {
     let bin = tempfile::tempdir().unwrap();
     let program = bin.path().join("pdev");
     std::fs::write(
@@ -206,23 +207,23 @@ async fn a_literal_moves_into_the_vault_before_it_leaves_the_file() {
     )
     .unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    lsp::vault::keeps_with(program);
+    lsp::vault::set_program(program);
     let mut editor = Editor::start(capabilities()).await;
     let fixture =
         format!("{TOP}services:\n  api: {{ image: \"a:1\", env: {{ STRIPE_KEY: sk_l$0ive, REFUSED: x }} }}\n");
-    let (text, found) = actions(&mut editor, &fixture).await;
+    let (text, found) = request_refactorings(&mut editor, &fixture).await;
     let action = found.as_array().unwrap().iter().find(|one| one["command"]["command"] == "pdev.keep").unwrap();
     assert!(!action.to_string().contains("sk_live"), "{action}");
     let run = json!({ "command": "pdev.keep", "arguments": action["command"]["arguments"] });
-    assert_eq!(editor.ask("workspace/executeCommand", run).await, json!({ "secret": "stripe-key" }));
+    assert_eq!(editor.request("workspace/executeCommand", run).await, json!({ "secret": "stripe-key" }));
     assert_eq!(std::fs::read_to_string(editor.path("kept-secret-set-stripe-key")).unwrap(), "sk_live");
-    let edit = editor.next("workspace/applyEdit").await["edit"].clone();
-    let changed = applied(&editor, &text, &edit);
+    let edit = editor.next_message("workspace/applyEdit").await["edit"].clone();
+    let changed = apply_workspace_edit(&editor, &text, &edit);
     assert!(changed.contains("STRIPE_KEY_FILE: \"${secrets.stripe-key.path}\"") && !changed.contains("sk_live"));
     // What the vault refuses stays where it is.
     let argument = json!({ "uri": editor.uri("pdev.yaml"), "unit": "api", "variable": "REFUSED" });
     let run = json!({ "command": "pdev.keep", "arguments": [argument] });
-    let refused = editor.ask_for_all("workspace/executeCommand", run).await;
+    let refused = editor.request_raw("workspace/executeCommand", run).await;
     assert_eq!(refused["error"]["message"], "the vault is locked");
-    assert!(editor.heard.iter().all(|message| message["method"] != "workspace/applyEdit"));
+    assert!(editor.unread_messages.iter().all(|message| message["method"] != "workspace/applyEdit"));
 }

@@ -1,12 +1,12 @@
 //! Text to a tree of spanned nodes. Never fails: what cannot be parsed is blanked out, said, and the rest is kept.
 
-mod again;
-mod build;
+mod incremental;
 mod repair;
 mod scalar;
 mod tree;
+mod tree_builder;
 
-pub use again::{Basis, Earlier};
+pub use incremental::{PreviousParse, ReparseBase};
 pub use scalar::{Scalar, Value};
 pub use tree::{Comment, Kind, Node, Pair};
 
@@ -16,32 +16,32 @@ use crate::text::{FileId, Span};
 
 /// What one file gave.
 #[derive(Clone, Debug, Default)]
-pub struct Parsed {
+pub struct ParsedFile {
     pub root: Option<Node>,
     pub comments: Vec<Comment>,
     pub diagnostics: Vec<Diagnostic>,
     /// What the next version can be read from.
-    pub basis: Basis,
+    pub reparse_base: ReparseBase,
 }
 
 /// Parses one file. `text` is what [`decode`] gave.
 #[must_use]
-pub fn parse(text: &str, file: FileId) -> Parsed {
-    parse_after(text, file, None)
+pub fn parse(text: &str, file: FileId) -> ParsedFile {
+    parse_incremental(text, file, None)
 }
 
 /// The same answer, sooner where an earlier version differs inside of one unit only.
 #[must_use]
-pub fn parse_after(text: &str, file: FileId, earlier: Option<Earlier<'_>>) -> Parsed {
-    if let Some(found) = conflict_marker(text, file) {
-        return Parsed { diagnostics: vec![found], ..Parsed::default() };
+pub fn parse_incremental(text: &str, file: FileId, earlier: Option<PreviousParse<'_>>) -> ParsedFile {
+    if let Some(found) = find_conflict_marker(text, file) {
+        return ParsedFile { diagnostics: vec![found], ..ParsedFile::default() };
     }
-    repair::parse_repairing(text, file, earlier)
+    repair::parse_with_repairs(text, file, earlier)
 }
 
 /// Bytes to text: what is not UTF-8 becomes U+FFFD, and is said.
 #[must_use]
-pub fn decode(bytes: Vec<u8>, file: FileId) -> (String, Option<Diagnostic>) {
+pub fn decode_utf8(bytes: Vec<u8>, file: FileId) -> (String, Option<Diagnostic>) {
     match String::from_utf8(bytes) {
         Ok(text) => (text, None),
         Err(error) => {
@@ -55,13 +55,17 @@ pub fn decode(bytes: Vec<u8>, file: FileId) -> (String, Option<Diagnostic>) {
 }
 
 /// A file in the middle of a merge gives one finding, not one per line.
-fn conflict_marker(text: &str, file: FileId) -> Option<Diagnostic> {
+fn find_conflict_marker(text: &str, file: FileId) -> Option<Diagnostic> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
         if line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ") {
             let span = Span::new(file, at, at + line.trim_end().len());
-            let found =
-                Diagnostic::new(codes::CONFLICT, Severity::Error, span, "the file holds an unresolved merge conflict");
+            let found = Diagnostic::new(
+                codes::MERGE_CONFLICT,
+                Severity::Error,
+                span,
+                "the file holds an unresolved merge conflict",
+            );
             return Some(found.help("Resolve the conflict and remove its markers."));
         }
         at += line.len();

@@ -2,9 +2,9 @@
 //!
 //! Blanking keeps every position, so what is still there has its true spans. Each repair is one diagnostic.
 
-use super::Parsed;
-use super::again::{self, Basis, Earlier};
-use super::build::{Built, Stop, build};
+use super::ParsedFile;
+use super::incremental::{self, PreviousParse, ReparseBase};
+use super::tree_builder::{BuiltTree, ParseError, build_tree};
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Edit, Severity};
 use crate::text::{FileId, Span};
@@ -12,44 +12,45 @@ use crate::text::{FileId, Span};
 /// Repairs per file; a file with more broken places is shown the first ones.
 const REPAIRS_MAX: usize = 8;
 
-pub(super) fn parse_repairing(text: &str, file: FileId, earlier: Option<Earlier<'_>>) -> Parsed {
-    let build =
-        |text: &str| earlier.and_then(|earlier| again::build(text, file, earlier)).unwrap_or_else(|| build(text, file));
+pub(super) fn parse_with_repairs(text: &str, file: FileId, earlier: Option<PreviousParse<'_>>) -> ParsedFile {
+    let build = |text: &str| {
+        earlier.and_then(|earlier| incremental::reparse(text, file, earlier)).unwrap_or_else(|| build_tree(text, file))
+    };
     let mut current: Option<String> = None;
     let mut found = Vec::new();
     let mut built = build(text);
     while let Some(stop) = built.error.take() {
         let source = current.as_deref().unwrap_or(text);
         let Some((repaired, next, blanked)) = best_repair(source, &build, &stop) else {
-            found.push(say(text, file, &stop, None));
+            found.push(syntax_diagnostic(text, file, &stop, None));
             // What was read up to here is kept, but is not the whole.
-            built.plain = false;
+            built.is_self_contained = false;
             break;
         };
-        found.push(say(text, file, &stop, Some(blanked)));
+        found.push(syntax_diagnostic(text, file, &stop, Some(blanked)));
         current = Some(repaired);
         built = next;
         if found.len() == REPAIRS_MAX {
             if let Some(stop) = &built.error {
-                found.push(say(text, file, stop, None));
+                found.push(syntax_diagnostic(text, file, stop, None));
             }
             break;
         }
     }
-    let basis = Basis::of(&built, current.as_deref());
+    let basis = ReparseBase::from_tree(&built, current.as_deref());
     found.extend(built.diagnostics);
-    Parsed { root: built.root, comments: built.comments, diagnostics: found, basis }
+    ParsedFile { root: built.root, comments: built.comments, diagnostics: found, reparse_base: basis }
 }
 
 type Range = std::ops::Range<usize>;
 
 /// The candidate after which the parser gets furthest.
-fn best_repair(text: &str, build: &dyn Fn(&str) -> Built, stop: &Stop) -> Option<(String, Built, Range)> {
-    let mut best: Option<(usize, String, Built, Range)> = None;
-    for range in candidates(text, stop) {
-        let repaired = blank(text, &range);
+fn best_repair(text: &str, build: &dyn Fn(&str) -> BuiltTree, stop: &ParseError) -> Option<(String, BuiltTree, Range)> {
+    let mut best: Option<(usize, String, BuiltTree, Range)> = None;
+    for range in repair_candidates(text, stop) {
+        let repaired = blank_out(text, &range);
         let next = build(&repaired);
-        let reach = next.error.as_ref().map_or(usize::MAX, |error| error.at);
+        let reach = next.error.as_ref().map_or(usize::MAX, |error| error.offset);
         if reach == usize::MAX {
             return Some((repaired, next, range));
         }
@@ -57,17 +58,17 @@ fn best_repair(text: &str, build: &dyn Fn(&str) -> Built, stop: &Stop) -> Option
             best = Some((reach, repaired, next, range));
         }
     }
-    best.filter(|(reach, ..)| *reach > stop.at || *reach == text.len())
+    best.filter(|(reach, ..)| *reach > stop.offset || *reach == text.len())
         .map(|(_, repaired, next, range)| (repaired, next, range))
 }
 
 /// Pieces that may be at fault, the smallest first: the tail behind an unclosed bracket or quote, the line of the error,
 /// the last line with text before it.
-fn candidates(text: &str, stop: &Stop) -> Vec<Range> {
-    let line = line_at(text, stop.at.min(text.len().saturating_sub(1)));
+fn repair_candidates(text: &str, stop: &ParseError) -> Vec<Range> {
+    let line = line_at(text, stop.offset.min(text.len().saturating_sub(1)));
     let before = previous_line(text, line.start);
     let mut found: Vec<Range> = Vec::new();
-    if let Some(open) = last_unclosed(text, stop.at) {
+    if let Some(open) = last_unclosed(text, stop.offset) {
         found.push(open);
     }
     for line in [Some(line), before].into_iter().flatten() {
@@ -143,7 +144,7 @@ fn second_colon(text: &str, line: &Range) -> Option<Range> {
     Some(line.start + first + 2 + second..line.end)
 }
 
-fn blank(text: &str, range: &Range) -> String {
+fn blank_out(text: &str, range: &Range) -> String {
     let mut repaired = String::with_capacity(text.len());
     repaired.push_str(&text[..range.start]);
     for character in text[range.clone()].chars() {
@@ -156,12 +157,12 @@ fn blank(text: &str, range: &Range) -> String {
     repaired
 }
 
-fn say(text: &str, file: FileId, stop: &Stop, blanked: Option<Range>) -> Diagnostic {
-    let range = blanked.clone().unwrap_or_else(|| line_at(text, stop.at.min(text.len().saturating_sub(1))));
+fn syntax_diagnostic(text: &str, file: FileId, stop: &ParseError, blanked: Option<Range>) -> Diagnostic {
+    let range = blanked.clone().unwrap_or_else(|| line_at(text, stop.offset.min(text.len().saturating_sub(1))));
     let shown = text.get(range.clone()).unwrap_or_default();
     let lead = shown.len() - shown.trim_start().len();
     let span = Span::new(file, range.start + lead, range.start + lead + shown.trim().len());
-    let (words, help) = words(shown.trim(), &stop.words);
+    let (words, help) = explain_error(shown.trim(), &stop.message);
     let found = Diagnostic::new(codes::SYNTAX, Severity::Error, span, words).help(help);
     let lone_word = shown.trim().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
         && !shown.trim().is_empty();
@@ -177,7 +178,7 @@ fn say(text: &str, file: FileId, stop: &Stop, blanked: Option<Range>) -> Diagnos
 }
 
 /// The parser's words are about tokens; these are about what a person typed.
-fn words(shown: &str, parser: &str) -> (String, String) {
+fn explain_error(shown: &str, parser: &str) -> (String, String) {
     let open = shown.starts_with(['[', '{']);
     if shown.contains('\t') || parser.contains("tab") {
         return ("a tab cannot indent YAML".into(), "Use spaces.".into());

@@ -40,7 +40,7 @@ impl Scalar {
 
     /// A word that YAML 1.1 took for a boolean, and people still do.
     #[must_use]
-    pub fn is_old_boolean(&self) -> bool {
+    pub fn is_yaml_1_1_boolean(&self) -> bool {
         let old = ["yes", "no", "on", "off", "y", "n"];
         !self.quoted && old.contains(&self.text.to_ascii_lowercase().as_str())
     }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn core_schema() {
+    fn plain_scalars_resolve_by_the_core_schema() {
         let cases = [
             ("", Value::Null),
             ("~", Value::Null),

@@ -31,9 +31,9 @@ pub struct Comment {
 
 impl Pair {
     #[must_use]
-    pub fn moved(&self, by: i32) -> Self {
-        let key = Spanned::new(self.key.value.clone(), self.key.span.moved(by));
-        Self { key, value: self.value.moved(by) }
+    pub fn shifted(&self, by: i32) -> Self {
+        let key = Spanned::new(self.key.value.clone(), self.key.span.shifted(by));
+        Self { key, value: self.value.shifted(by) }
     }
 }
 
@@ -45,13 +45,13 @@ impl Node {
 
     /// A copy whose places lie further on (or back).
     #[must_use]
-    pub fn moved(&self, by: i32) -> Self {
+    pub fn shifted(&self, by: i32) -> Self {
         let kind = match &self.kind {
             Kind::Scalar(scalar) => Kind::Scalar(scalar.clone()),
-            Kind::List(items) => Kind::List(items.iter().map(|item| item.moved(by)).collect()),
-            Kind::Map(pairs) => Kind::Map(pairs.iter().map(|pair| pair.moved(by)).collect()),
+            Kind::List(items) => Kind::List(items.iter().map(|item| item.shifted(by)).collect()),
+            Kind::Map(pairs) => Kind::Map(pairs.iter().map(|pair| pair.shifted(by)).collect()),
         };
-        Self { span: self.span.moved(by), kind }
+        Self { span: self.span.shifted(by), kind }
     }
 
     #[must_use]

@@ -18,7 +18,7 @@ impl Steps {
         id
     }
 
-    pub(super) fn destroys(&mut self, id: StepId, what: String) {
+    pub(super) fn mark_destructive(&mut self, id: StepId, what: String) {
         if let Some(step) = self.steps.get_mut(id) {
             step.destroys = Some(what);
         }

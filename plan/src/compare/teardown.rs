@@ -8,7 +8,7 @@ use crate::step::{Action, Cause, Plan, StepId};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TeardownOptions {
     /// Data goes too.
-    pub volumes: bool,
+    pub remove_volumes: bool,
 }
 
 /// Units in parallel, then networks and, where asked for, volumes.
@@ -17,27 +17,27 @@ pub fn teardown(observed: &Observed, options: &TeardownOptions) -> Plan {
     let mut steps = Steps::default();
     let mut removals: Vec<StepId> = Vec::new();
     for stray in &observed.strays {
-        removals.push(steps.add(removal(stray), Vec::new(), Cause::Stray));
+        removals.push(steps.add(removal_action(stray), Vec::new(), Cause::Stray));
     }
     for unit in observed.units.values() {
         let action = Action::Stop { unit: unit.name.clone(), runtime: unit.runtime };
         removals.push(if is_alive(&unit.state) {
             let stop = steps.add(action, Vec::new(), Cause::DownAsked);
-            steps.add(removal(unit), vec![stop], Cause::Follows)
+            steps.add(removal_action(unit), vec![stop], Cause::Follows)
         } else {
-            steps.add(removal(unit), Vec::new(), Cause::DownAsked)
+            steps.add(removal_action(unit), Vec::new(), Cause::DownAsked)
         });
     }
     for name in &observed.networks {
         steps.add(Action::RemoveNetwork { name: name.clone() }, removals.clone(), Cause::DownAsked);
     }
-    for volume in observed.volumes.iter().filter(|_| options.volumes) {
+    for volume in observed.volumes.iter().filter(|_| options.remove_volumes) {
         let id = steps.add(Action::RemoveVolume { volume: volume.clone() }, removals.clone(), Cause::DownAsked);
-        steps.destroys(id, format!("volume {volume}"));
+        steps.mark_destructive(id, format!("volume {volume}"));
     }
     steps.into_plan()
 }
 
-fn removal(unit: &ObservedUnit) -> Action {
+fn removal_action(unit: &ObservedUnit) -> Action {
     Action::Remove { unit: unit.name.clone(), runtime: unit.runtime, handle: unit.handle.clone() }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CompareOptions, is_wanted};
+use super::{CompareOptions, should_run};
 use crate::application::{Application, Role, RuntimeKind, Unit};
 use crate::hash;
 use crate::observed::{Images, Observed, ObservedUnit, RunState};
@@ -22,7 +22,7 @@ pub(super) enum Verdict {
     Replace(Cause),
 }
 
-pub(super) fn all<'a>(
+pub(super) fn decide_all<'a>(
     desired: &'a Application,
     observed: &Observed,
     images: &Images,
@@ -31,50 +31,50 @@ pub(super) fn all<'a>(
     let mut verdicts = BTreeMap::new();
     for (name, unit) in &desired.units {
         let verdict = match observed.units.get(name) {
-            _ if !is_wanted(unit, options) => Verdict::Leave,
-            Some(old) if options.due.contains(name) => again(old),
-            None => Verdict::Create(absent(unit)),
-            Some(old) => one(unit, old, images, options),
+            _ if !should_run(unit, options) => Verdict::Leave,
+            Some(old) if options.jobs_to_run.contains(name) => decide_requested_job(old),
+            None => Verdict::Create(creation_cause(unit)),
+            Some(old) => decide_existing_unit(unit, old, images, options),
         };
         verdicts.insert(name.as_str(), verdict);
     }
-    follow_moved_ports(desired, observed, &mut verdicts);
+    replace_dependents_of_moved_ports(desired, observed, &mut verdicts);
     verdicts
 }
 
 /// A job that was asked for: one that runs already is awaited, two of a kind would get in each other's way.
-fn again(old: &ObservedUnit) -> Verdict {
+fn decide_requested_job(old: &ObservedUnit) -> Verdict {
     match old.state {
         RunState::Running => Verdict::Await,
         _ => Verdict::Replace(Cause::JobDue { reason: "asked for".to_owned() }),
     }
 }
 
-fn absent(unit: &Unit) -> Cause {
+fn creation_cause(unit: &Unit) -> Cause {
     match unit.role {
         Role::Job => Cause::JobDue { reason: "it has not run yet".to_owned() },
         Role::Service | Role::Resource => Cause::Absent,
     }
 }
 
-fn one(unit: &Unit, old: &ObservedUnit, images: &Images, options: &CompareOptions) -> Verdict {
-    if let Some(cause) = reason_to_replace(unit, old, images, options) {
+fn decide_existing_unit(unit: &Unit, old: &ObservedUnit, images: &Images, options: &CompareOptions) -> Verdict {
+    if let Some(cause) = replacement_cause(unit, old, images, options) {
         return Verdict::Replace(cause);
     }
     let is_job = unit.role == Role::Job;
     match &old.state {
         RunState::Exited(exit) if is_job && exit.success() => Verdict::Leave,
         RunState::Exited(exit) if is_job => {
-            Verdict::Start(Cause::JobDue { reason: format!("its last run {}", text::ended(exit)) })
+            Verdict::Start(Cause::JobDue { reason: format!("its last run {}", text::describe_exit(exit)) })
         }
         RunState::Running if old.connected || old.runtime != RuntimeKind::Docker => Verdict::Await,
         RunState::Running => Verdict::Connect,
-        state => Verdict::Start(Cause::NotRunning { was: text::state(state) }),
+        state => Verdict::Start(Cause::NotRunning { was: text::describe_state(state) }),
     }
 }
 
 /// The first reason that holds, strongest first.
-fn reason_to_replace(unit: &Unit, old: &ObservedUnit, images: &Images, options: &CompareOptions) -> Option<Cause> {
+fn replacement_cause(unit: &Unit, old: &ObservedUnit, images: &Images, options: &CompareOptions) -> Option<Cause> {
     if options.force {
         return Some(Cause::Forced);
     }
@@ -82,7 +82,7 @@ fn reason_to_replace(unit: &Unit, old: &ObservedUnit, images: &Images, options: 
         return Some(Cause::RuntimeChanged);
     }
     if old.hash != unit.hash {
-        return Some(changed(unit, hash::changed_fields(&old.hash, &unit.hash)));
+        return Some(change_cause(unit, hash::changed_fields(&old.hash, &unit.hash)));
     }
     if let Some(reason) = images.stale.get(&unit.name) {
         return Some(Cause::ImageStale { reason: reason.clone() });
@@ -102,10 +102,10 @@ fn reason_to_replace(unit: &Unit, old: &ObservedUnit, images: &Images, options: 
         return Some(Cause::LostNetwork);
     }
     let moved = moved_ports(unit, old);
-    (!moved.is_empty()).then(|| changed(unit, moved))
+    (!moved.is_empty()).then(|| change_cause(unit, moved))
 }
 
-fn changed(unit: &Unit, fields: Vec<String>) -> Cause {
+fn change_cause(unit: &Unit, fields: Vec<String>) -> Cause {
     if unit.role != Role::Job {
         return Cause::Changed { fields };
     }
@@ -122,13 +122,17 @@ fn changed(unit: &Unit, fields: Vec<String>) -> Cause {
 fn moved_ports(unit: &Unit, old: &ObservedUnit) -> Vec<String> {
     unit.ports
         .iter()
-        .filter(|(name, port)| old.host_ports.get(*name).is_some_and(|&host| host != port.host))
+        .filter(|(name, port)| old.host_ports.get(*name).is_some_and(|&host| host != port.host_port))
         .map(|(name, _)| format!("ports.{name}.host"))
         .collect()
 }
 
 /// A process was told the host ports of what it needs; when one moved, the process has to be told again.
-fn follow_moved_ports<'a>(desired: &'a Application, observed: &Observed, verdicts: &mut BTreeMap<&'a str, Verdict>) {
+fn replace_dependents_of_moved_ports<'a>(
+    desired: &'a Application,
+    observed: &Observed,
+    verdicts: &mut BTreeMap<&'a str, Verdict>,
+) {
     let moved: BTreeSet<&str> = desired
         .units
         .iter()

@@ -5,28 +5,28 @@ use manifest::{Diagnostic, Severity};
 
 use super::{Finding, PORT_MISSING, RULES, find_rule, severity};
 use crate::codes;
-use crate::load::Loaded;
+use crate::load::LoadedManifest;
 use crate::nearest::nearest;
 
-const REASON_MIN: usize = 15;
-const LIFE_DAYS_MAX: i64 = 180;
-const NOTICE_DAYS: i64 = 14;
+const REASON_CHARS_MIN: usize = 15;
+const VALIDITY_DAYS_MAX: i64 = 180;
+const EXPIRY_NOTICE_DAYS: i64 = 14;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Decision {
-    Stands,
+pub enum WaiverDecision {
+    NotWaived,
     /// By the waiver of this index.
     Waived(usize),
 }
 
 /// Whether a waiver covers this rule in this scope on this day.
 #[must_use]
-pub fn decide(waivers: &[Waiver], rule: &str, scope: &str, today: Date) -> Decision {
+pub fn decide_waiver(waivers: &[Waiver], rule: &str, scope: &str, today: Date) -> WaiverDecision {
     if rule == PORT_MISSING.0 {
-        return Decision::Stands;
+        return WaiverDecision::NotWaived;
     }
     let valid = |waiver: &Waiver| covers(waiver, rule, scope) && waiver.expires.value >= today;
-    waivers.iter().position(valid).map_or(Decision::Stands, Decision::Waived)
+    waivers.iter().position(valid).map_or(WaiverDecision::NotWaived, WaiverDecision::Waived)
 }
 
 fn covers(waiver: &Waiver, rule: &str, scope: &str) -> bool {
@@ -37,50 +37,61 @@ fn covers(waiver: &Waiver, rule: &str, scope: &str) -> bool {
     waiver.rule.value == rule && in_scope
 }
 
-pub(super) fn apply(loaded: &Loaded, environment: &str, today: Date, findings: Vec<Finding>) -> Vec<Diagnostic> {
+pub(super) fn apply(
+    loaded: &LoadedManifest,
+    environment: &str,
+    today: Date,
+    findings: Vec<Finding>,
+) -> Vec<Diagnostic> {
     let waivers = &loaded.manifest.waivers;
     let mut about_waivers = Vec::new();
     for (index, waiver) in waivers.iter().enumerate() {
         let path = format!("guardrails.waivers.{index}");
         let used = findings.iter().any(|finding| covers(waiver, finding.rule.code.0, &finding.scope));
-        about_waivers.extend(about(waiver, used, today).into_iter().map(|diagnostic| diagnostic.at(path.clone())));
+        about_waivers
+            .extend(check_waiver(waiver, used, today).into_iter().map(|diagnostic| diagnostic.at_path(path.clone())));
     }
-    let told = findings.into_iter().map(|finding| told(loaded, finding, environment, today));
+    let told = findings.into_iter().map(|finding| to_diagnostic(loaded, finding, environment, today));
     told.chain(about_waivers).collect()
 }
 
-fn told(loaded: &Loaded, finding: Finding, environment: &str, today: Date) -> Diagnostic {
+fn to_diagnostic(loaded: &LoadedManifest, finding: Finding, environment: &str, today: Date) -> Diagnostic {
     let rule = finding.rule;
     let waivers = &loaded.manifest.waivers;
-    if let Decision::Waived(index) = decide(waivers, rule.code.0, &finding.scope, today)
+    if let WaiverDecision::Waived(index) = decide_waiver(waivers, rule.code.0, &finding.scope, today)
         && let Some(waiver) = waivers.get(index)
     {
-        let message =
-            format!("{} (waived until {}: {})", finding.message, day(waiver.expires.value), waiver.reason.value);
+        let message = format!(
+            "{} (waived until {}: {})",
+            finding.message,
+            format_date(waiver.expires.value),
+            waiver.reason.value
+        );
         return Diagnostic::new(rule.code, Severity::Info, finding.span, message)
-            .at(finding.path)
+            .at_path(finding.path)
             .related(waiver.span, "the waiver");
     }
     let level = if rule.code == PORT_MISSING { Severity::Error } else { severity(rule.level, environment) };
     let mut diagnostic =
-        Diagnostic::new(rule.code, level, finding.span, finding.message).at(finding.path).help(rule.fix);
+        Diagnostic::new(rule.code, level, finding.span, finding.message).at_path(finding.path).help(rule.fix);
     if let Some(waiver) = waivers.iter().find(|waiver| covers(waiver, rule.code.0, &finding.scope)) {
-        diagnostic = diagnostic.related(waiver.span, format!("this waiver expired on {}", day(waiver.expires.value)));
+        diagnostic =
+            diagnostic.related(waiver.span, format!("this waiver expired on {}", format_date(waiver.expires.value)));
     }
     diagnostic
 }
 
-fn about(waiver: &Waiver, used: bool, today: Date) -> Vec<Diagnostic> {
+fn check_waiver(waiver: &Waiver, used: bool, today: Date) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    let left = days(waiver.expires.value) - days(today);
+    let left = days_since_epoch(waiver.expires.value) - days_since_epoch(today);
     let rule = &waiver.rule.value;
     if left < 0 {
-        let message = format!("the waiver of `{rule}` expired on {}", day(waiver.expires.value));
+        let message = format!("the waiver of `{rule}` expired on {}", format_date(waiver.expires.value));
         found.push(
             Diagnostic::new(codes::WAIVER_EXPIRED, Severity::Warning, waiver.expires.span, message)
                 .help("Fix the finding, or record a new date after somebody has looked at it again."),
         );
-    } else if used && left <= NOTICE_DAYS {
+    } else if used && left <= EXPIRY_NOTICE_DAYS {
         let message = format!("the waiver of `{rule}` expires in {left} days");
         found.push(Diagnostic::new(codes::WAIVER_EXPIRED, Severity::Info, waiver.expires.span, message));
     }
@@ -98,25 +109,25 @@ fn about(waiver: &Waiver, used: bool, today: Date) -> Vec<Diagnostic> {
                 .help("Remove it: the finding is gone, or the scope is misspelt (`services.NAME`)."),
         );
     }
-    if waiver.reason.value.trim().chars().count() < REASON_MIN {
+    if waiver.reason.value.trim().chars().count() < REASON_CHARS_MIN {
         let message =
-            format!("`{}` is too short to be a reason ({REASON_MIN} characters or more)", waiver.reason.value);
+            format!("`{}` is too short to be a reason ({REASON_CHARS_MIN} characters or more)", waiver.reason.value);
         found.push(Diagnostic::new(codes::WAIVER_WEAK, Severity::Warning, waiver.reason.span, message));
     }
     // Without a date of today nothing is known about the time that is left.
-    if today != Date::default() && left > LIFE_DAYS_MAX {
-        let message = format!("the waiver of `{rule}` lasts {left} days (more than {LIFE_DAYS_MAX})");
+    if today != Date::default() && left > VALIDITY_DAYS_MAX {
+        let message = format!("the waiver of `{rule}` lasts {left} days (more than {VALIDITY_DAYS_MAX})");
         found.push(Diagnostic::new(codes::WAIVER_WEAK, Severity::Info, waiver.expires.span, message));
     }
     found
 }
 
-fn day(date: Date) -> String {
+fn format_date(date: Date) -> String {
     format!("{:04}-{:02}-{:02}", date.year, date.month, date.day)
 }
 
 /// Days since 1970-01-01 in the Gregorian calendar.
-fn days(date: Date) -> i64 {
+fn days_since_epoch(date: Date) -> i64 {
     let (month, day) = (i64::from(date.month), i64::from(date.day));
     let year = i64::from(date.year) - i64::from(month <= 2);
     let era = year.div_euclid(400);
@@ -130,8 +141,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calendar() {
-        let date = |year, month, day| days(Date { year, month, day });
+    fn days_since_epoch_match_calendar() {
+        let date = |year, month, day| days_since_epoch(Date { year, month, day });
         assert_eq!(date(1970, 1, 1), 0);
         assert_eq!(date(2000, 3, 1), 11_017);
         assert_eq!(date(2027, 3, 31) - date(2026, 11, 23), 128);

@@ -9,28 +9,28 @@ use std::sync::LazyLock;
 use manifest::Diagnostic;
 use serde_json::{Map, Value as Json, json};
 
-use super::merge::{self, Change};
-use super::{Dual, Setting, fields};
+use super::patch::{self, ObjectPatch};
+use super::{RenderedValue, Setting, engine_fields};
 use crate::origin::Origin;
 
 /// What ordinary entrypoints need to step down from root; everything else is dropped.
-pub(crate) const CAPABILITIES: [&str; 7] =
+pub(crate) const DEFAULT_CAPABILITIES: [&str; 7] =
     ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"];
-pub(crate) const MEMORY: u64 = 2 << 30;
-pub(crate) const PIDS: u64 = 2048;
+pub(crate) const DEFAULT_MEMORY_BYTES: u64 = 2 << 30;
+pub(crate) const DEFAULT_PIDS_LIMIT: u64 = 2048;
 
 /// The defaults of every container, each with its reason. Made once: thousands of services share them.
-static DEFAULTS: LazyLock<[Setting; 5]> = LazyLock::new(|| {
+static DEFAULT_SETTINGS: LazyLock<[Setting; 5]> = LazyLock::new(|| {
     let default = |word: &str, field: &str, value: Json, reason: &'static str| {
         let (word, field) = (word.to_owned(), field.to_owned());
-        Setting { word, field, value: Dual::same(value), origin: Origin::Default { reason } }
+        Setting { manifest_key: word, field, value: RenderedValue::literal(value), origin: Origin::Default { reason } }
     };
     [
         default("security.drop", "HostConfig.CapDrop", json!(["ALL"]), "a program gets only the capabilities it needs"),
         default(
             "security.capabilities",
             "HostConfig.CapAdd",
-            json!(CAPABILITIES),
+            json!(DEFAULT_CAPABILITIES),
             "what ordinary entrypoints need to step down from root and to listen on a low port",
         ),
         default(
@@ -39,28 +39,38 @@ static DEFAULTS: LazyLock<[Setting; 5]> = LazyLock::new(|| {
             json!(["no-new-privileges"]),
             "setuid programs inside the image cannot raise privileges",
         ),
-        default("size.memory", "HostConfig.Memory", json!(MEMORY), "a leak stops one unit, not the laptop"),
-        default("size.pids", "HostConfig.PidsLimit", json!(PIDS), "a fork bomb stops one unit, not the laptop"),
+        default(
+            "size.memory",
+            "HostConfig.Memory",
+            json!(DEFAULT_MEMORY_BYTES),
+            "a leak stops one unit, not the laptop",
+        ),
+        default(
+            "size.pids",
+            "HostConfig.PidsLimit",
+            json!(DEFAULT_PIDS_LIMIT),
+            "a fork bomb stops one unit, not the laptop",
+        ),
     ]
 });
 
 /// A body with nothing but the defaults.
-static HARDENED: LazyLock<Json> = LazyLock::new(|| {
+static HARDENED_BODY: LazyLock<Json> = LazyLock::new(|| {
     let mut body = Json::Object(Map::new());
-    for setting in DEFAULTS.iter() {
-        put(&mut body, &setting.field, setting.value.text.clone());
+    for setting in DEFAULT_SETTINGS.iter() {
+        set_at(&mut body, &setting.field, setting.value.actual.clone());
     }
     body
 });
 
 /// A container being drawn: the defaults, then settings in order, later ones over earlier ones.
-pub(crate) struct Drawing {
-    forgotten: Vec<&'static str>,
+pub(crate) struct ContainerBuilder {
+    dropped_defaults: Vec<&'static str>,
     settings: Vec<Setting>,
 }
 
-pub(crate) struct Drawn {
-    pub(crate) create: Json,
+pub(crate) struct RenderedContainer {
+    pub(crate) create_body: Json,
     /// The defaults that hold, or held until a setting came.
     pub(crate) defaults: Vec<&'static Setting>,
     pub(crate) settings: Vec<Setting>,
@@ -69,68 +79,77 @@ pub(crate) struct Drawn {
     pub(crate) off_road: bool,
 }
 
-impl Drawing {
+impl ContainerBuilder {
     pub(crate) fn hardened() -> Self {
-        Self { forgotten: Vec::new(), settings: Vec::new() }
+        Self { dropped_defaults: Vec::new(), settings: Vec::new() }
     }
 
-    pub(crate) fn set(&mut self, word: &str, field: &str, value: Dual, origin: Origin) {
+    pub(crate) fn set(&mut self, word: &str, field: &str, value: RenderedValue, origin: Origin) {
         let (word, field) = (word.to_owned(), field.to_owned());
-        self.settings.push(Setting { word, field, value, origin });
+        self.settings.push(Setting { manifest_key: word, field, value, origin });
     }
 
     /// Adds to a list that defaults may have begun.
-    pub(crate) fn append(&mut self, word: &str, field: &str, value: Dual, origin: Origin) {
+    pub(crate) fn append(&mut self, word: &str, field: &str, value: RenderedValue, origin: Origin) {
         self.set(word, &format!("{field}+"), value, origin);
     }
 
     /// Adds one entry to a map whose keys may hold dots.
     pub(crate) fn append_entry(&mut self, word: &str, field: &str, key: &str, value: &str, origin: Origin) {
-        let entry = Dual::same(json!({ key: value }));
+        let entry = RenderedValue::literal(json!({ key: value }));
         self.append(word, field, entry, origin);
     }
 
     /// Forgets what defaults said about a field, as `privileged` does with capabilities.
-    pub(crate) fn forget(&mut self, field: &'static str) {
+    pub(crate) fn drop_default(&mut self, field: &'static str) {
         self.settings.retain(|setting| setting.field != field);
-        self.forgotten.push(field);
+        self.dropped_defaults.push(field);
     }
 
     /// Typed settings, then `raw.docker`, then patches in the order of the manifest.
-    pub(crate) fn finish(mut self, changes: &[Change]) -> Drawn {
-        let mut body = HARDENED.clone();
-        for field in &self.forgotten {
-            remove(&mut body, field);
+    pub(crate) fn finish(mut self, changes: &[ObjectPatch]) -> RenderedContainer {
+        let mut body = HARDENED_BODY.clone();
+        for field in &self.dropped_defaults {
+            remove_at(&mut body, field);
         }
-        let defaults = DEFAULTS.iter().filter(|setting| !self.forgotten.contains(&setting.field.as_str())).collect();
+        let defaults = DEFAULT_SETTINGS
+            .iter()
+            .filter(|setting| !self.dropped_defaults.contains(&setting.field.as_str()))
+            .collect();
         for setting in &mut self.settings {
             match setting.field.strip_suffix('+').map(str::to_owned) {
                 Some(field) => {
-                    append_at(&mut body, &field, &setting.value.text);
+                    append_at(&mut body, &field, &setting.value.actual);
                     setting.field = field;
                 }
-                None => put(&mut body, &setting.field, setting.value.text.clone()),
+                None => set_at(&mut body, &setting.field, setting.value.actual.clone()),
             }
         }
         let mut diagnostics = Vec::new();
         for change in changes {
-            fields::check(change, &mut diagnostics);
-            merge::apply(&mut body, change, &mut diagnostics);
-            for touched in merge::touched(change) {
-                let text = lookup(&body, &touched.field).cloned().unwrap_or(Json::Null);
+            engine_fields::check(change, &mut diagnostics);
+            patch::apply(&mut body, change, &mut diagnostics);
+            for touched in patch::patched_fields(change) {
+                let text = get_at(&body, &touched.field).cloned().unwrap_or(Json::Null);
                 self.settings.push(Setting {
-                    word: format!("docker.{}", touched.field),
+                    manifest_key: format!("docker.{}", touched.field),
                     field: touched.field,
-                    value: Dual { text, stable: touched.stable },
+                    value: RenderedValue { actual: text, stable: touched.stable },
                     origin: touched.origin,
                 });
             }
         }
-        Drawn { create: body, defaults, settings: self.settings, diagnostics, off_road: !changes.is_empty() }
+        RenderedContainer {
+            create_body: body,
+            defaults,
+            settings: self.settings,
+            diagnostics,
+            off_road: !changes.is_empty(),
+        }
     }
 }
 
-fn put(body: &mut Json, field: &str, value: Json) {
+fn set_at(body: &mut Json, field: &str, value: Json) {
     let mut at = body;
     for part in field.split('.') {
         if !at.is_object() {
@@ -142,7 +161,7 @@ fn put(body: &mut Json, field: &str, value: Json) {
     *at = value;
 }
 
-fn remove(body: &mut Json, field: &str) {
+fn remove_at(body: &mut Json, field: &str) {
     let (above, key) = field.rsplit_once('.').unwrap_or(("", field));
     let parts = above.split('.').filter(|part| !part.is_empty());
     let object = parts.into_iter().try_fold(body, |at, part| at.get_mut(part));
@@ -153,12 +172,12 @@ fn remove(body: &mut Json, field: &str) {
 
 fn append_at(body: &mut Json, field: &str, more: &Json) {
     if let Json::Object(more) = more {
-        let mut map = lookup(body, field).and_then(Json::as_object).cloned().unwrap_or_default();
+        let mut map = get_at(body, field).and_then(Json::as_object).cloned().unwrap_or_default();
         map.extend(more.clone());
-        put(body, field, Json::Object(map));
+        set_at(body, field, Json::Object(map));
         return;
     }
-    let mut list = match lookup(body, field) {
+    let mut list = match get_at(body, field) {
         Some(Json::Array(list)) => list.clone(),
         _ => Vec::new(),
     };
@@ -168,11 +187,11 @@ fn append_at(body: &mut Json, field: &str, more: &Json) {
             list.push(item);
         }
     }
-    put(body, field, Json::Array(list));
+    set_at(body, field, Json::Array(list));
 }
 
 /// The value at a dotted path.
-pub(crate) fn lookup<'a>(body: &'a Json, field: &str) -> Option<&'a Json> {
+pub(crate) fn get_at<'a>(body: &'a Json, field: &str) -> Option<&'a Json> {
     field.split('.').try_fold(body, |at, part| match at {
         Json::Array(list) => list.get(part.parse::<usize>().ok()?),
         at => at.get(part),

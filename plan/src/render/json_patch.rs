@@ -14,23 +14,23 @@ pub(super) fn apply(document: &mut Json, operation: &Json) -> Result<(), String>
         "add" => add(document, path, value()?),
         "replace" => {
             let value = value()?;
-            let target = document.pointer_mut(path).ok_or_else(|| nothing_at(path))?;
+            let target = document.pointer_mut(path).ok_or_else(|| missing_path_message(path))?;
             *target = value;
             Ok(())
         }
         "remove" => remove(document, path).map(|_| ()),
         "test" => {
-            let found = document.pointer(path).ok_or_else(|| nothing_at(path))?;
+            let found = document.pointer(path).ok_or_else(|| missing_path_message(path))?;
             if *found == value()? { Ok(()) } else { Err(format!("test failed: `{path}` is `{found}`")) }
         }
         "copy" => {
             let from = text("from")?;
-            let value = document.pointer(from).cloned().ok_or_else(|| nothing_at(from))?;
+            let value = document.pointer(from).cloned().ok_or_else(|| missing_path_message(from))?;
             add(document, path, value)
         }
         "move" => {
             let from = text("from")?;
-            let value = document.pointer(from).cloned().ok_or_else(|| nothing_at(from))?;
+            let value = document.pointer(from).cloned().ok_or_else(|| missing_path_message(from))?;
             let before = document.clone();
             remove(document, from)?;
             add(document, path, value).inspect_err(|_| *document = before)
@@ -39,26 +39,26 @@ pub(super) fn apply(document: &mut Json, operation: &Json) -> Result<(), String>
     }
 }
 
-fn nothing_at(path: &str) -> String {
+fn missing_path_message(path: &str) -> String {
     format!("there is nothing at `{path}`")
 }
 
-fn split(path: &str) -> Result<(&str, String), String> {
+fn split_pointer(path: &str) -> Result<(&str, String), String> {
     let (parent, last) =
         path.rsplit_once('/').ok_or_else(|| format!("`{path}` is no JSON pointer: it begins with `/`"))?;
     Ok((parent, last.replace("~1", "/").replace("~0", "~")))
 }
 
 fn add(document: &mut Json, path: &str, value: Json) -> Result<(), String> {
-    let (parent, last) = split(path)?;
-    match document.pointer_mut(parent).ok_or_else(|| nothing_at(parent))? {
+    let (parent, last) = split_pointer(path)?;
+    match document.pointer_mut(parent).ok_or_else(|| missing_path_message(parent))? {
         Json::Object(object) => {
             object.insert(last, value);
             Ok(())
         }
         Json::Array(list) => {
             let index = if last == "-" { Some(list.len()) } else { last.parse().ok() };
-            let index = index.filter(|&index: &usize| index <= list.len()).ok_or_else(|| nothing_at(path))?;
+            let index = index.filter(|&index: &usize| index <= list.len()).ok_or_else(|| missing_path_message(path))?;
             list.insert(index, value);
             Ok(())
         }
@@ -67,15 +67,15 @@ fn add(document: &mut Json, path: &str, value: Json) -> Result<(), String> {
 }
 
 fn remove(document: &mut Json, path: &str) -> Result<Json, String> {
-    let (parent, last) = split(path)?;
-    let removed = match document.pointer_mut(parent).ok_or_else(|| nothing_at(parent))? {
+    let (parent, last) = split_pointer(path)?;
+    let removed = match document.pointer_mut(parent).ok_or_else(|| missing_path_message(parent))? {
         Json::Object(object) => object.shift_remove(&last),
         Json::Array(list) => {
             last.parse().ok().filter(|&index: &usize| index < list.len()).map(|index| list.remove(index))
         }
         _ => None,
     };
-    removed.ok_or_else(|| nothing_at(path))
+    removed.ok_or_else(|| missing_path_message(path))
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
     use super::apply;
 
     #[test]
-    fn operations() {
+    fn operations_change_document_or_explain_failure() {
         let cases: &[(Json, Result<Json, &str>)] = &[
             (json!({"op": "add", "path": "/b/-", "value": 3}), Ok(json!({"a": 1, "b": [1, 2, 3]}))),
             (json!({"op": "add", "path": "/b/0", "value": 0}), Ok(json!({"a": 1, "b": [0, 1, 2]}))),

@@ -7,11 +7,11 @@ use manifest::model::{Job, Manifest, PortProtocol, Resource, Runtime, Service};
 
 use super::runtimes;
 use crate::application::{Role, RuntimeKind, UnitName};
-use crate::load::Loaded;
+use crate::load::LoadedManifest;
 use crate::module::Module;
-use crate::resolve::PortWish;
+use crate::resolve::PortRequest;
 
-pub(super) struct Draft<'a> {
+pub(super) struct UnitDraft<'a> {
     pub(super) name: UnitName,
     pub(super) role: Role,
     /// `services.api`: where it stands in the manifest.
@@ -27,13 +27,13 @@ pub(super) enum Kind<'a> {
     Resource(&'a Resource, &'a Module),
 }
 
-pub(super) struct WishedPort {
-    pub(super) inside: u16,
+pub(super) struct RequestedPort {
+    pub(super) listen_port: u16,
     pub(super) fixed: Option<u16>,
     pub(super) protocol: PortProtocol,
 }
 
-impl Draft<'_> {
+impl UnitDraft<'_> {
     pub(super) fn service(&self) -> Option<&Service> {
         match &self.kind {
             Kind::Service(service) => Some(service),
@@ -49,76 +49,81 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn ports(&self) -> BTreeMap<String, WishedPort> {
+    pub(super) fn ports(&self) -> BTreeMap<String, RequestedPort> {
         if let Kind::Resource(_, module) = &self.kind {
             let ports = module.renderer.ports(self.runtime).into_iter();
             return ports
-                .map(|(name, inside)| (name, WishedPort { inside, fixed: None, protocol: PortProtocol::Tcp }))
+                .map(|(name, inside)| {
+                    (name, RequestedPort { listen_port: inside, fixed: None, protocol: PortProtocol::Tcp })
+                })
                 .collect();
         }
         let ports = self.service().into_iter().flat_map(|service| &service.ports);
         let wished = |(name, port): (&String, &manifest::model::Entry<manifest::model::Port>)| {
             let fixed = port.value.host.as_ref().map(|host| host.value);
             let inside = port.value.number.value;
-            (name.clone(), WishedPort { inside, fixed, protocol: port.value.protocol })
+            (name.clone(), RequestedPort { listen_port: inside, fixed, protocol: port.value.protocol })
         };
         ports.map(wished).collect()
     }
 
-    pub(super) fn port_wishes(&self) -> Vec<PortWish> {
-        let wish =
-            |(port, wished): (String, WishedPort)| PortWish { unit: self.name.clone(), port, fixed: wished.fixed };
+    pub(super) fn port_requests(&self) -> Vec<PortRequest> {
+        let wish = |(port, wished): (String, RequestedPort)| PortRequest {
+            unit: self.name.clone(),
+            port,
+            fixed: wished.fixed,
+        };
         self.ports().into_iter().map(wish).collect()
     }
 }
 
 /// All units, services first, then jobs, then resources whose module is known.
-pub(super) fn drafts<'a>(
-    loaded: &'a Loaded,
+pub(super) fn draft_units<'a>(
+    loaded: &'a LoadedManifest,
     default_runtime: RuntimeKind,
     diagnostics: &mut Vec<Diagnostic>,
     notes: &mut Vec<String>,
-) -> Vec<Draft<'a>> {
+) -> Vec<UnitDraft<'a>> {
     let manifest = &loaded.manifest;
-    let mut chooser = runtimes::Chooser { manifest, default_runtime, diagnostics, notes };
+    let mut chooser = runtimes::RuntimeChooser { manifest, default_runtime, diagnostics, notes };
     let services = manifest.services.keys().map(|name| (Role::Service, name));
     let jobs = manifest.jobs.keys().map(|name| (Role::Job, name));
     let resources = manifest.resources.keys().map(|name| (Role::Resource, name));
     let all = services.chain(jobs).chain(resources);
-    all.filter_map(|(role, name)| one(loaded, &mut chooser, role, name)).collect()
+    all.filter_map(|(role, name)| draft_unit(loaded, &mut chooser, role, name)).collect()
 }
 
 /// One of them.
-pub(super) fn one<'a>(
-    loaded: &'a Loaded,
-    chooser: &mut runtimes::Chooser<'_>,
+pub(super) fn draft_unit<'a>(
+    loaded: &'a LoadedManifest,
+    chooser: &mut runtimes::RuntimeChooser<'_>,
     role: Role,
     name: &str,
-) -> Option<Draft<'a>> {
+) -> Option<UnitDraft<'a>> {
     let manifest = &loaded.manifest;
     let (path, runtime, kind) = match role {
         Role::Service => {
             let entry = manifest.services.get(name)?;
             let path = format!("services.{name}");
-            let runtime = chooser.service(name, &path, entry.key, &entry.value);
+            let runtime = chooser.choose_for_service(name, &path, entry.key, &entry.value);
             (path, runtime, Kind::Service(&entry.value))
         }
         Role::Job => {
             let entry = manifest.jobs.get(name)?;
             let path = format!("jobs.{name}");
             let body = job_body(manifest, &entry.value);
-            let runtime = chooser.service(name, &path, entry.key, &body);
+            let runtime = chooser.choose_for_service(name, &path, entry.key, &body);
             (path, runtime, Kind::Job(Box::new(body), &entry.value))
         }
         Role::Resource => {
             let entry = manifest.resources.get(name)?;
             let module = loaded.modules.get(name)?;
             let path = format!("resources.{name}");
-            let runtime = chooser.resource(name, &path, entry.key, &entry.value, module);
+            let runtime = chooser.choose_for_resource(name, &path, entry.key, &entry.value, module);
             (path, runtime, Kind::Resource(&entry.value, module))
         }
     };
-    Some(Draft { name: name.to_owned(), role, path, runtime, kind })
+    Some(UnitDraft { name: name.to_owned(), role, path, runtime, kind })
 }
 
 /// A job with `service:` starts from that service: its image, build, folder, environment, volumes, limits. What makes
@@ -149,8 +154,8 @@ fn job_body(manifest: &Manifest, job: &Job) -> Service {
     body.pull = body.pull.or(base.pull);
     body.identity = body.identity.or(base.identity);
     body.secrets.extend(base.secrets);
-    body.env = merged(base.env, body.env);
-    body.volumes = merged(base.volumes, body.volumes);
+    body.env = merge_maps(base.env, body.env);
+    body.volumes = merge_maps(base.volumes, body.volumes);
     body.size.cpu_milli = body.size.cpu_milli.or(base.size.cpu_milli);
     body.size.memory = body.size.memory.or(base.size.memory);
     body.size.pids = body.size.pids.or(base.size.pids);
@@ -173,12 +178,12 @@ fn inherit_security(body: &mut Service, base: manifest::model::Security) {
     own.no_new_privileges = own.no_new_privileges.take().or(base.no_new_privileges);
 }
 
-fn merged<T>(mut base: manifest::model::Map<T>, own: manifest::model::Map<T>) -> manifest::model::Map<T> {
+fn merge_maps<T>(mut base: manifest::model::Map<T>, own: manifest::model::Map<T>) -> manifest::model::Map<T> {
     base.extend(own);
     base
 }
 
-pub(super) fn kind_of(runtime: Runtime) -> Option<RuntimeKind> {
+pub(super) fn runtime_kind(runtime: Runtime) -> Option<RuntimeKind> {
     match runtime {
         Runtime::Docker => Some(RuntimeKind::Docker),
         Runtime::Process => Some(RuntimeKind::Process),

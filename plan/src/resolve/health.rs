@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use manifest::model;
 
-use super::units::Builder;
+use super::units::UnitBuilder;
 use crate::application::{Argv, Check, Health, PortProtocol, Probe, ReadyCheck};
 
 pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
-pub(super) const STAYS_UP: Duration = Duration::from_millis(300);
+pub(super) const STAYS_UP_DURATION: Duration = Duration::from_millis(300);
 
 /// A TCP connect, for a port about which nothing is known.
-pub(super) fn tcp(port: &str) -> Probe {
+pub(super) fn tcp_probe(port: &str) -> Probe {
     Probe {
         check: Check::Tcp { port: port.to_owned() },
         interval: Duration::from_secs(10),
@@ -21,45 +21,45 @@ pub(super) fn tcp(port: &str) -> Probe {
     }
 }
 
-pub(super) fn of_service(builder: &mut Builder<'_, '_>, health: &model::Health) -> Health {
+pub(super) fn resolve_health(builder: &mut UnitBuilder<'_, '_>, health: &model::Health) -> Health {
     let start_limit = health.start_limit.as_ref().map_or(START_LIMIT, |limit| limit.value);
-    let live = health.live.as_ref().and_then(|live| probe(builder, live, "live"));
+    let live = health.live.as_ref().and_then(|live| resolve_probe(builder, live, "live"));
     let ready = match &health.ready {
-        Some(ready) => probe(builder, ready, "ready").map(ReadyCheck::Probe),
-        None if health.none => Some(ReadyCheck::Started),
+        Some(ready) => resolve_probe(builder, ready, "ready").map(ReadyCheck::Probe),
+        None if health.is_disabled => Some(ReadyCheck::Started),
         None => None,
     };
-    Health { ready: ready.unwrap_or_else(|| default_ready(builder)), live, start_limit }
+    Health { ready: ready.unwrap_or_else(|| default_ready_check(builder)), live, start_limit }
 }
 
-fn default_ready(builder: &Builder<'_, '_>) -> ReadyCheck {
+fn default_ready_check(builder: &UnitBuilder<'_, '_>) -> ReadyCheck {
     // Nobody answers on a UDP port unasked, so connecting to one proves nothing.
     let ports = &builder.ports;
     let usable = |name: &&str| ports.get(*name).is_some_and(|port| port.protocol != PortProtocol::Udp);
-    let main = builder.world.main_port(&builder.draft.name).filter(usable);
+    let main = builder.context.main_port(&builder.draft.name).filter(usable);
     let first = || ports.keys().map(String::as_str).find(usable);
-    main.or_else(first).map_or(ReadyCheck::StaysUp(STAYS_UP), |port| ReadyCheck::Probe(tcp(port)))
+    main.or_else(first).map_or(ReadyCheck::StaysUp(STAYS_UP_DURATION), |port| ReadyCheck::Probe(tcp_probe(port)))
 }
 
-fn probe(builder: &mut Builder<'_, '_>, written: &model::Probe, which: &str) -> Option<Probe> {
+fn resolve_probe(builder: &mut UnitBuilder<'_, '_>, written: &model::Probe, which: &str) -> Option<Probe> {
     let check = match &written.check {
         model::Check::Http { path: url_path, port, host, headers, status } => Check::Http {
-            port: port_name(builder, port.as_ref())?,
+            port: probe_port_name(builder, port.as_ref())?,
             path: url_path.value.clone(),
             host: host.clone(),
             headers: headers.clone(),
             status: status.clone(),
         },
-        model::Check::Tcp { port } => Check::Tcp { port: port_name(builder, port.as_ref())? },
+        model::Check::Tcp { port } => Check::Tcp { port: probe_port_name(builder, port.as_ref())? },
         model::Check::Grpc { port, service } => {
-            Check::Grpc { port: port_name(builder, port.as_ref())?, service: service.clone().unwrap_or_default() }
+            Check::Grpc { port: probe_port_name(builder, port.as_ref())?, service: service.clone().unwrap_or_default() }
         }
         model::Check::Exec { command } => {
             let argv = {
                 let unit = builder.draft.path.as_str();
-                builder.command(command, &format_args!("{unit}.health.{which}"))
+                builder.resolve_command(command, &format_args!("{unit}.health.{which}"))
             };
-            Check::Exec { argv: argv.map_or(Argv::List(Vec::new()), |argv| argv.text()) }
+            Check::Exec { argv: argv.map_or(Argv::List(Vec::new()), |argv| argv.to_argv()) }
         }
     };
     Some(Probe {
@@ -73,8 +73,8 @@ fn probe(builder: &mut Builder<'_, '_>, written: &model::Probe, which: &str) -> 
 
 /// A port is meant by name or by number; without either it is the main one. What is not there was told by the reader
 /// of the manifest.
-fn port_name(builder: &Builder<'_, '_>, wanted: Option<&manifest::Spanned<String>>) -> Option<String> {
-    let Some(wanted) = wanted else { return builder.world.main_port(&builder.draft.name).map(str::to_owned) };
+fn probe_port_name(builder: &UnitBuilder<'_, '_>, wanted: Option<&manifest::Spanned<String>>) -> Option<String> {
+    let Some(wanted) = wanted else { return builder.context.main_port(&builder.draft.name).map(str::to_owned) };
     if builder.ports.contains_key(&wanted.value) {
         return Some(wanted.value.clone());
     }

@@ -2,62 +2,62 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use manifest::model::{Map, Need, When};
+use manifest::model::{JobTiming, Map, Need};
 use manifest::{Diagnostic, Severity};
 
-use super::draft::{Draft, Kind};
-use super::references::{References, World};
+use super::draft::{Kind, UnitDraft};
+use super::references::{References, ResolveContext};
 use crate::application::{Application, Body, Condition, ImageSource, Role, RuntimeKind, UnitName};
 use crate::codes;
 
 #[derive(Default)]
-pub(super) struct Links {
-    found: BTreeMap<UnitName, References>,
+pub(super) struct ReferencesByUnit {
+    by_unit: BTreeMap<UnitName, References>,
 }
 
-impl Links {
-    pub(super) fn add(&mut self, draft: &Draft<'_>, references: &References) {
-        self.found.insert(draft.name.clone(), references.clone());
+impl ReferencesByUnit {
+    pub(super) fn insert(&mut self, draft: &UnitDraft<'_>, references: &References) {
+        self.by_unit.insert(draft.name.clone(), references.clone());
     }
 }
 
 /// Strongest first: what was written, resources that are read, jobs that go before, services that are read. The last
 /// two give way where they would close a circle, the first never do.
-pub(super) fn link(
-    drafts: &[Draft<'_>],
-    links: &Links,
+pub(super) fn resolve_needs(
+    drafts: &[UnitDraft<'_>],
+    links: &ReferencesByUnit,
     application: &mut Application,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let by_name: BTreeMap<&str, &Draft<'_>> = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
+    let by_name: BTreeMap<&str, &UnitDraft<'_>> = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
     for draft in drafts {
-        let written = written(draft, &by_name, diagnostics);
+        let written = validate_needs(draft, &by_name, diagnostics);
         if let Some(unit) = application.units.get_mut(&draft.name) {
             unit.needs = written;
         }
     }
-    let mut graph = Graph::new(application);
-    for (name, references) in &links.found {
+    let mut graph = NeedsGraph::new(application);
+    for (name, references) in &links.by_unit {
         for resource in &references.resources {
-            imply(application, &mut graph, name, resource, Condition::Healthy);
+            add_implied_need(application, &mut graph, name, resource, Condition::Healthy);
         }
     }
-    jobs_before(drafts, application, &mut graph);
-    for (name, references) in &links.found {
+    add_before_job_needs(drafts, application, &mut graph);
+    for (name, references) in &links.by_unit {
         for service in &references.services {
-            imply(application, &mut graph, name, service, Condition::Started);
+            add_implied_need(application, &mut graph, name, service, Condition::Started);
         }
     }
 }
 
 /// What [`link`] finds wrong.
-pub(super) fn check(world: &World<'_>, drafts: &[Draft<'_>], diagnostics: &mut Vec<Diagnostic>) {
+pub(super) fn check(world: &ResolveContext<'_>, drafts: &[UnitDraft<'_>], diagnostics: &mut Vec<Diagnostic>) {
     for draft in drafts {
-        written(draft, &world.drafts, diagnostics);
+        validate_needs(draft, &world.drafts, diagnostics);
     }
 }
 
-fn needs_of<'a>(draft: &'a Draft<'_>) -> &'a Map<Need> {
+fn declared_needs<'a>(draft: &'a UnitDraft<'_>) -> &'a Map<Need> {
     match &draft.kind {
         Kind::Service(service) => &service.needs,
         Kind::Job(_, job) => &job.body.needs,
@@ -65,20 +65,20 @@ fn needs_of<'a>(draft: &'a Draft<'_>) -> &'a Map<Need> {
     }
 }
 
-fn written(
-    draft: &Draft<'_>,
-    drafts: &BTreeMap<&str, &Draft<'_>>,
+fn validate_needs(
+    draft: &UnitDraft<'_>,
+    drafts: &BTreeMap<&str, &UnitDraft<'_>>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> BTreeMap<UnitName, Condition> {
     let mut needs = BTreeMap::new();
-    for (name, entry) in needs_of(draft) {
+    for (name, entry) in declared_needs(draft) {
         let path = format!("{}.needs.{name}", draft.path);
         // Unknown names are told by the reader of the manifest.
         let Some(needed) = drafts.get(name.as_str()) else { continue };
         let condition = entry.value.condition;
-        if let Some((message, help)) = impossible(needed, condition) {
+        if let Some((message, help)) = explain_impossible_need(needed, condition) {
             diagnostics.push(
-                Diagnostic::new(codes::NEED_IMPOSSIBLE, Severity::Error, entry.span, message).at(path).help(help),
+                Diagnostic::new(codes::NEED_IMPOSSIBLE, Severity::Error, entry.span, message).at_path(path).help(help),
             );
             continue;
         }
@@ -92,7 +92,7 @@ fn written(
     needs
 }
 
-fn impossible(needed: &Draft<'_>, condition: Condition) -> Option<(String, String)> {
+fn explain_impossible_need(needed: &UnitDraft<'_>, condition: Condition) -> Option<(String, String)> {
     let name = &needed.name;
     match (needed.role, condition) {
         (Role::Service | Role::Resource, Condition::Completed) => {
@@ -100,11 +100,11 @@ fn impossible(needed: &Draft<'_>, condition: Condition) -> Option<(String, Strin
             let message = format!("{kind} `{name}` never completes: only a job does");
             Some((message, "Write `healthy` or `started`.".to_owned()))
         }
-        (Role::Job, _) if needed.job().is_some_and(|job| job.when == When::Manual) => {
+        (Role::Job, _) if needed.job().is_some_and(|job| job.when == JobTiming::Manual) => {
             let message = format!("job `{name}` runs only when asked (`when: manual`), so this would wait for ever");
             Some((message, format!("Give `{name}` `when: before`, or take the need away.")))
         }
-        (Role::Job, _) if needed.job().is_some_and(|job| job.when == When::After) => {
+        (Role::Job, _) if needed.job().is_some_and(|job| job.when == JobTiming::After) => {
             let message = format!("job `{name}` runs after everything is healthy, so nothing can wait for it");
             Some((message, format!("Give `{name}` `when: before`, or take the need away.")))
         }
@@ -114,31 +114,32 @@ fn impossible(needed: &Draft<'_>, condition: Condition) -> Option<(String, Strin
 
 /// The needs as a graph of numbers, both ways: whether an implied need would close a circle is asked once for each
 /// reference, and thousands of services each call another.
-struct Graph {
-    numbers: HashMap<UnitName, usize>,
+struct NeedsGraph {
+    indices: HashMap<UnitName, usize>,
     needs: Vec<Vec<usize>>,
     needed_by: Vec<Vec<usize>>,
     /// The search that saw a unit last, so that nothing has to be cleared between searches.
-    seen: Vec<usize>,
-    searches: usize,
+    visited_by: Vec<usize>,
+    search_count: usize,
 }
 
-impl Graph {
+impl NeedsGraph {
     fn new(application: &Application) -> Self {
         let numbers: HashMap<UnitName, usize> = application.units.keys().cloned().zip(0..).collect();
         let empty = vec![Vec::new(); numbers.len()];
         let seen = vec![0; numbers.len()];
-        let mut graph = Self { numbers, needs: empty.clone(), needed_by: empty, seen, searches: 0 };
+        let mut graph =
+            Self { indices: numbers, needs: empty.clone(), needed_by: empty, visited_by: seen, search_count: 0 };
         for (name, unit) in &application.units {
             for needed in unit.needs.keys() {
-                graph.add(name, needed);
+                graph.add_edge(name, needed);
             }
         }
         graph
     }
 
-    fn add(&mut self, unit: &str, needed: &str) {
-        if let (Some(&unit), Some(&needed)) = (self.numbers.get(unit), self.numbers.get(needed)) {
+    fn add_edge(&mut self, unit: &str, needed: &str) {
+        if let (Some(&unit), Some(&needed)) = (self.indices.get(unit), self.indices.get(needed)) {
             self.needs[unit].push(needed);
             self.needed_by[needed].push(unit);
         }
@@ -146,17 +147,17 @@ impl Graph {
 
     /// Whether `from` needs `to`, directly or not. Searched from both ends in turns: one of them is mostly near a leaf.
     fn reaches(&mut self, from: &str, to: &str) -> bool {
-        let (Some(&from), Some(&to)) = (self.numbers.get(from), self.numbers.get(to)) else { return false };
+        let (Some(&from), Some(&to)) = (self.indices.get(from), self.indices.get(to)) else { return false };
         if from == to {
             return true;
         }
-        let (ahead, behind) = (self.searches + 1, self.searches + 2);
-        self.searches = behind;
-        (self.seen[from], self.seen[to]) = (ahead, behind);
+        let (ahead, behind) = (self.search_count + 1, self.search_count + 2);
+        self.search_count = behind;
+        (self.visited_by[from], self.visited_by[to]) = (ahead, behind);
         let (mut open_ahead, mut open_behind) = (vec![from], vec![to]);
         while let (Some(one), Some(other)) = (open_ahead.pop(), open_behind.pop()) {
-            if step(&self.needs[one], &mut self.seen, ahead, behind, &mut open_ahead)
-                || step(&self.needed_by[other], &mut self.seen, behind, ahead, &mut open_behind)
+            if expand_frontier(&self.needs[one], &mut self.visited_by, ahead, behind, &mut open_ahead)
+                || expand_frontier(&self.needed_by[other], &mut self.visited_by, behind, ahead, &mut open_behind)
             {
                 return true;
             }
@@ -166,7 +167,7 @@ impl Graph {
 }
 
 /// One unit further; true when the other search has been there.
-fn step(next: &[usize], seen: &mut [usize], own: usize, other: usize, open: &mut Vec<usize>) -> bool {
+fn expand_frontier(next: &[usize], seen: &mut [usize], own: usize, other: usize, open: &mut Vec<usize>) -> bool {
     for &unit in next {
         if seen[unit] == other {
             return true;
@@ -179,7 +180,13 @@ fn step(next: &[usize], seen: &mut [usize], own: usize, other: usize, open: &mut
     false
 }
 
-fn imply(application: &mut Application, graph: &mut Graph, unit: &str, needed: &str, condition: Condition) {
+fn add_implied_need(
+    application: &mut Application,
+    graph: &mut NeedsGraph,
+    unit: &str,
+    needed: &str,
+    condition: Condition,
+) {
     if unit == needed || !application.units.contains_key(needed) || graph.reaches(needed, unit) {
         return;
     }
@@ -187,15 +194,15 @@ fn imply(application: &mut Application, graph: &mut Graph, unit: &str, needed: &
         && !found.needs.contains_key(needed)
     {
         found.needs.insert(needed.to_owned(), condition);
-        graph.add(unit, needed);
+        graph.add_edge(unit, needed);
     }
 }
 
 /// A job with `when: before` goes before the service it is named for and before services of the same image.
-fn jobs_before(drafts: &[Draft<'_>], application: &mut Application, graph: &mut Graph) {
+fn add_before_job_needs(drafts: &[UnitDraft<'_>], application: &mut Application, graph: &mut NeedsGraph) {
     let mut pairs: Vec<(UnitName, UnitName)> = Vec::new();
     for draft in drafts {
-        let Some(job) = draft.job().filter(|job| job.when == When::Before) else { continue };
+        let Some(job) = draft.job().filter(|job| job.when == JobTiming::Before) else { continue };
         let image = application.units.get(&draft.name).and_then(|unit| image_of(&unit.body));
         for other in drafts.iter().filter(|other| other.role == Role::Service) {
             let named = job.service.as_ref().is_some_and(|service| service.value == other.name);
@@ -207,7 +214,7 @@ fn jobs_before(drafts: &[Draft<'_>], application: &mut Application, graph: &mut 
         }
     }
     for (service, job) in pairs {
-        imply(application, graph, &service, &job, Condition::Completed);
+        add_implied_need(application, graph, &service, &job, Condition::Completed);
     }
 }
 
@@ -219,7 +226,7 @@ fn image_of(body: &Body) -> Option<&ImageSource> {
 }
 
 /// Containers call processes by name; the driver has to know the names.
-pub(super) fn know_process_peers(application: &mut Application) {
+pub(super) fn set_process_peers(application: &mut Application) {
     let is_peer =
         |unit: &crate::application::Unit| unit.body.runtime() == RuntimeKind::Process && !unit.ports.is_empty();
     let peers: Vec<UnitName> =

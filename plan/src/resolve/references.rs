@@ -11,30 +11,30 @@ use manifest::template::{Part, Reference, Scope, Template};
 use manifest::{Diagnostic, Severity};
 use serde_json::Value as Json;
 
-use super::draft::{Draft, Kind};
-use super::{Context, given, modules, unit_ports};
+use super::draft::{Kind, UnitDraft};
+use super::{ResolveInputs, injected_env, modules, unit_ports};
 use crate::application::{EnvValue, Role, RuntimeKind, UnitName, UnitPort};
 use crate::codes;
-use crate::load::Loaded;
+use crate::load::LoadedManifest;
 use crate::naming;
 use crate::nearest::nearest;
 
 /// A resolved text in its two forms.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Value {
+pub(super) struct ResolvedText {
     pub(super) text: String,
     pub(super) stable: String,
     pub(super) sensitive: bool,
 }
 
-impl Value {
-    pub(super) fn same(text: impl Into<String>) -> Self {
+impl ResolvedText {
+    pub(super) fn literal(text: impl Into<String>) -> Self {
         let text = text.into();
         Self { stable: text.clone(), text, sensitive: false }
     }
 
     /// Chosen by pdev: the hash sees `token` only.
-    pub(super) fn chosen(text: impl Into<String>, token: impl Into<String>) -> Self {
+    pub(super) fn with_token(text: impl Into<String>, token: impl Into<String>) -> Self {
         Self { text: text.into(), stable: token.into(), sensitive: false }
     }
 
@@ -45,7 +45,7 @@ impl Value {
     }
 
     /// For people.
-    pub(super) fn shown(&self) -> Json {
+    pub(super) fn to_redacted_json(&self) -> Json {
         Json::String(if self.sensitive { "(sensitive)".to_owned() } else { self.text.clone() })
     }
 
@@ -55,7 +55,7 @@ impl Value {
 }
 
 /// A variable of the environment and its value.
-pub(super) type Given = (String, Value);
+pub(super) type EnvVariable = (String, ResolvedText);
 
 /// What a unit turned out to use.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -66,10 +66,10 @@ pub(super) struct References {
 }
 
 /// What a resource gives to those who read it.
-pub(super) type Outputs = BTreeMap<String, Value>;
+pub(super) type Outputs = BTreeMap<String, ResolvedText>;
 
 /// What is known of a unit by all others.
-pub(super) struct Known {
+pub(super) struct UnitSummary {
     pub(super) role: Role,
     pub(super) runtime: RuntimeKind,
     pub(super) ports: BTreeMap<String, UnitPort>,
@@ -77,23 +77,23 @@ pub(super) struct Known {
 
 /// How much is made of a unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Depth {
+pub(super) enum ResolveDepth {
     /// What diagnostics depend on: no hashes, no origins of defaults, nothing of what pdev gives to units by itself.
-    Findings,
+    Diagnostics,
     /// The unit as it runs, with the origin of each field.
-    Everything,
+    Full,
 }
 
-pub(super) struct World<'a> {
-    pub(super) depth: Depth,
-    pub(super) loaded: &'a Loaded,
-    pub(super) context: &'a Context,
-    pub(super) units: BTreeMap<&'a str, Known>,
-    pub(super) drafts: BTreeMap<&'a str, &'a Draft<'a>>,
+pub(super) struct ResolveContext<'a> {
+    pub(super) depth: ResolveDepth,
+    pub(super) loaded: &'a LoadedManifest,
+    pub(super) inputs: &'a ResolveInputs,
+    pub(super) units: BTreeMap<&'a str, UnitSummary>,
+    pub(super) drafts: BTreeMap<&'a str, &'a UnitDraft<'a>>,
     /// The same for every unit of a runtime, so made once.
-    told: [OnceLock<Option<Vec<Given>>>; 2],
+    url_variables: [OnceLock<Option<Vec<EnvVariable>>>; 2],
     /// What each resource gives to consumers of a runtime, once somebody asked.
-    outputs: Mutex<BTreeMap<(UnitName, RuntimeKind), Arc<Outputs>>>,
+    outputs_cache: Mutex<BTreeMap<(UnitName, RuntimeKind), Arc<Outputs>>>,
 }
 
 /// Who reads: addresses depend on it.
@@ -103,36 +103,49 @@ pub(super) struct Consumer<'a> {
     pub(super) runtime: RuntimeKind,
 }
 
-pub(super) struct Reader<'w, 'a> {
-    pub(super) world: &'w World<'a>,
+pub(super) struct ReferenceResolver<'w, 'a> {
+    pub(super) context: &'w ResolveContext<'a>,
     pub(super) consumer: Consumer<'w>,
-    pub(super) found: References,
+    pub(super) references: References,
     pub(super) diagnostics: &'w mut Vec<Diagnostic>,
     /// Variables that are being resolved, against cycles.
-    vars: Vec<String>,
+    vars_in_progress: Vec<String>,
 }
 
-impl<'a> World<'a> {
-    pub(super) fn new(loaded: &'a Loaded, context: &'a Context, drafts: &'a [Draft<'a>], depth: Depth) -> Self {
-        let known = |draft: &'a Draft<'a>| {
-            let known = Known { role: draft.role, runtime: draft.runtime, ports: unit_ports(draft, context) };
+impl<'a> ResolveContext<'a> {
+    pub(super) fn new(
+        loaded: &'a LoadedManifest,
+        context: &'a ResolveInputs,
+        drafts: &'a [UnitDraft<'a>],
+        depth: ResolveDepth,
+    ) -> Self {
+        let known = |draft: &'a UnitDraft<'a>| {
+            let known = UnitSummary { role: draft.role, runtime: draft.runtime, ports: unit_ports(draft, context) };
             (draft.name.as_str(), known)
         };
         let drafts_by_name = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
         let units = drafts.iter().map(known).collect();
         let (told, outputs) = (Default::default(), Mutex::default());
-        Self { depth, loaded, context, units, drafts: drafts_by_name, told, outputs }
+        Self {
+            depth,
+            loaded,
+            inputs: context,
+            units,
+            drafts: drafts_by_name,
+            url_variables: told,
+            outputs_cache: outputs,
+        }
     }
 
     /// Made at the first question: hundreds of services read the same outputs, and templates are slow. Nothing is held
     /// while they are made; where two threads made the same, the first one's stay.
-    pub(super) fn outputs(
+    pub(super) fn cached_outputs(
         &self,
         resource: &str,
         consumer: RuntimeKind,
         make: impl FnOnce() -> Outputs,
     ) -> Arc<Outputs> {
-        let known = || self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || self.outputs_cache.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (resource.to_owned(), consumer);
         if let Some(made) = known().get(&key) {
             return Arc::clone(made);
@@ -142,32 +155,39 @@ impl<'a> World<'a> {
     }
 
     /// Variables with the URLs of all services, for units of this runtime; `None` where there are too many.
-    pub(super) fn told(&self, runtime: RuntimeKind) -> Option<&[Given]> {
-        let [docker, process] = &self.told;
+    pub(super) fn url_variables(&self, runtime: RuntimeKind) -> Option<&[EnvVariable]> {
+        let [docker, process] = &self.url_variables;
         let cell = match runtime {
             RuntimeKind::Docker => docker,
             RuntimeKind::Process => process,
         };
-        cell.get_or_init(|| given::everybody(self, runtime)).as_deref()
+        cell.get_or_init(|| injected_env::all_url_variables(self, runtime)).as_deref()
     }
 
     /// Host and port of a unit for this consumer: by name on the preview's network, else on the loopback.
-    pub(super) fn address(&self, consumer: RuntimeKind, unit: &str, port: &str) -> Option<(Value, Value)> {
+    pub(super) fn address(
+        &self,
+        consumer: RuntimeKind,
+        unit: &str,
+        port: &str,
+    ) -> Option<(ResolvedText, ResolvedText)> {
         let known = self.units.get(unit)?;
         let ports = known.ports.get(port)?;
-        let chosen = || Value::chosen(ports.host.to_string(), format!("{{port:{unit}.{port}}}"));
+        let chosen = || ResolvedText::with_token(ports.host_port.to_string(), format!("{{port:{unit}.{port}}}"));
         Some(match (consumer, known.runtime) {
-            (RuntimeKind::Process, _) => (Value::same("127.0.0.1"), chosen()),
-            (RuntimeKind::Docker, RuntimeKind::Docker) => (Value::same(unit), Value::same(ports.inside.to_string())),
-            (RuntimeKind::Docker, RuntimeKind::Process) => (Value::same(unit), chosen()),
+            (RuntimeKind::Process, _) => (ResolvedText::literal("127.0.0.1"), chosen()),
+            (RuntimeKind::Docker, RuntimeKind::Docker) => {
+                (ResolvedText::literal(unit), ResolvedText::literal(ports.listen_port.to_string()))
+            }
+            (RuntimeKind::Docker, RuntimeKind::Process) => (ResolvedText::literal(unit), chosen()),
         })
     }
 
     /// The URL for browsers.
-    pub(super) fn url(&self, service: &str) -> Value {
-        let host = naming::service_host(&self.context.preview, service);
-        let text = naming::url(&host, self.context.proxy_port);
-        Value::chosen(text, format!("http://{host}:{{proxy}}"))
+    pub(super) fn service_url(&self, service: &str) -> ResolvedText {
+        let host = naming::service_host(&self.inputs.preview, service);
+        let text = naming::url(&host, self.inputs.proxy_port);
+        ResolvedText::with_token(text, format!("http://{host}:{{proxy}}"))
     }
 
     /// The port that stands for a unit: `main`, else its first as written.
@@ -182,212 +202,222 @@ impl<'a> World<'a> {
     }
 }
 
-impl<'w, 'a> Reader<'w, 'a> {
-    pub(super) fn new(world: &'w World<'a>, consumer: Consumer<'w>, diagnostics: &'w mut Vec<Diagnostic>) -> Self {
-        Self { world, consumer, found: References::default(), diagnostics, vars: Vec::new() }
+impl<'w, 'a> ReferenceResolver<'w, 'a> {
+    pub(super) fn new(
+        world: &'w ResolveContext<'a>,
+        consumer: Consumer<'w>,
+        diagnostics: &'w mut Vec<Diagnostic>,
+    ) -> Self {
+        Self { context: world, consumer, references: References::default(), diagnostics, vars_in_progress: Vec::new() }
     }
 
     /// `path` is where the text stands in the manifest, for diagnostics.
-    pub(super) fn read(&mut self, template: &Template, path: &dyn Display) -> Value {
-        let mut value = Value::default();
+    pub(super) fn resolve_template(&mut self, template: &Template, path: &dyn Display) -> ResolvedText {
+        let mut value = ResolvedText::default();
         for part in &template.parts {
             match part {
-                Part::Text(text) => value.push(&Value::same(text)),
-                Part::Reference(reference) => value.push(&self.reference(reference, path)),
+                Part::Text(text) => value.push(&ResolvedText::literal(text)),
+                Part::Reference(reference) => value.push(&self.resolve_reference(reference, path)),
             }
         }
         value
     }
 
-    fn reference(&mut self, reference: &Reference, path: &dyn Display) -> Value {
+    fn resolve_reference(&mut self, reference: &Reference, path: &dyn Display) -> ResolvedText {
         let parts: Vec<&str> = reference.path.iter().map(String::as_str).collect();
         let found = match (reference.scope, parts.as_slice()) {
-            (Scope::Resources, [name, field]) => self.resource(name, field),
-            (Scope::Services, [name, field @ ..]) => self.service(name, field),
-            (Scope::Secrets, [name, "path"]) => self.secret(name),
-            (Scope::Identities, [name, "name"]) => self.identity(name),
-            (Scope::Vars, [name]) => self.var(name, path),
-            (Scope::Env, [name]) => self.environment(name, reference.default.is_some()),
-            (Scope::App, [field]) => self.app(field),
-            (Scope::Preview, [field]) => self.preview(field),
-            (Scope::Git, [field]) => self.git(field),
-            _ => Err(Unresolved::shape(reference)),
+            (Scope::Resources, [name, field]) => self.resolve_resource(name, field),
+            (Scope::Services, [name, field @ ..]) => self.resolve_service(name, field),
+            (Scope::Secrets, [name, "path"]) => self.resolve_secret(name),
+            (Scope::Identities, [name, "name"]) => self.resolve_identity(name),
+            (Scope::Vars, [name]) => self.resolve_var(name, path),
+            (Scope::Env, [name]) => self.resolve_env(name, reference.default.is_some()),
+            (Scope::App, [field]) => self.resolve_app(field),
+            (Scope::Preview, [field]) => self.resolve_preview(field),
+            (Scope::Git, [field]) => self.resolve_git(field),
+            _ => Err(ReferenceError::invalid_form(reference)),
         };
         match (found, &reference.default) {
             (Ok(value), _) => value,
-            (Err(_), Some(default)) => Value::same(default),
+            (Err(_), Some(default)) => ResolvedText::literal(default),
             (Err(problem), None) => {
-                self.diagnostics.push(problem.diagnostic(reference).at(path.to_string()));
-                Value::default()
+                self.diagnostics.push(problem.into_diagnostic(reference).at_path(path.to_string()));
+                ResolvedText::default()
             }
         }
     }
 
-    fn resource(&mut self, name: &str, field: &str) -> Result<Value, Unresolved> {
-        let world = self.world;
-        let Some(Draft { kind: Kind::Resource(..), .. }) = world.drafts.get(name) else {
+    fn resolve_resource(&mut self, name: &str, field: &str) -> Result<ResolvedText, ReferenceError> {
+        let world = self.context;
+        let Some(UnitDraft { kind: Kind::Resource(..), .. }) = world.drafts.get(name) else {
             // Declared, but its module is unknown: that was said where it is declared.
             if world.loaded.manifest.resources.contains_key(name) {
-                return Ok(Value::default());
+                return Ok(ResolvedText::default());
             }
             let known = world.loaded.manifest.resources.keys().map(String::as_str);
-            return Err(Unresolved::unknown("resource", name, known));
+            return Err(ReferenceError::unknown("resource", name, known));
         };
-        self.found.resources.insert(name.to_owned());
-        modules::output(world, self.consumer.runtime, name, field).map_err(|outputs| {
-            let mut problem = Unresolved::unknown("output", field, outputs.iter().map(String::as_str));
+        self.references.resources.insert(name.to_owned());
+        modules::resource_output(world, self.consumer.runtime, name, field).map_err(|outputs| {
+            let mut problem = ReferenceError::unknown("output", field, outputs.iter().map(String::as_str));
             problem.code = codes::UNKNOWN_OUTPUT;
             problem.message = format!("{} of resource `{name}`", problem.message);
             problem
         })
     }
 
-    fn service(&mut self, name: &str, field: &[&str]) -> Result<Value, Unresolved> {
-        let world = self.world;
+    fn resolve_service(&mut self, name: &str, field: &[&str]) -> Result<ResolvedText, ReferenceError> {
+        let world = self.context;
         let services = &world.loaded.manifest.services;
         if !services.contains_key(name) {
-            return Err(Unresolved::unknown("service", name, services.keys().map(String::as_str)));
+            return Err(ReferenceError::unknown("service", name, services.keys().map(String::as_str)));
         }
         if name != self.consumer.unit {
-            self.found.services.insert(name.to_owned());
+            self.references.services.insert(name.to_owned());
         }
         if field == ["url"] {
-            return Ok(world.url(name));
+            return Ok(world.service_url(name));
         }
-        let no_port = || Unresolved::plain(format!("service `{name}` has no port"));
+        let no_port = || ReferenceError::new(format!("service `{name}` has no port"));
         let named = match field {
             ["ports", port] => *port,
             ["host" | "port" | "internal_url" | "address"] => world.main_port(name).ok_or_else(no_port)?,
             _ => {
                 let known = ["url", "internal_url", "address", "host", "port", "ports"];
-                return Err(Unresolved::unknown("field", &field.join("."), known));
+                return Err(ReferenceError::unknown("field", &field.join("."), known));
             }
         };
         let (host, port) = world.address(self.consumer.runtime, name, named).ok_or_else(|| {
             let ports = world.units.get(name).map(|known| known.ports.keys().map(String::as_str).collect::<Vec<_>>());
-            Unresolved::unknown("port", named, ports.unwrap_or_default())
+            ReferenceError::unknown("port", named, ports.unwrap_or_default())
         })?;
         Ok(match field {
             ["host"] => host,
-            ["internal_url"] => join(&[&Value::same("http://"), &host, &Value::same(":"), &port]),
-            ["address"] => join(&[&host, &Value::same(":"), &port]),
+            ["internal_url"] => concat(&[&ResolvedText::literal("http://"), &host, &ResolvedText::literal(":"), &port]),
+            ["address"] => concat(&[&host, &ResolvedText::literal(":"), &port]),
             _ => port,
         })
     }
 
-    fn secret(&mut self, name: &str) -> Result<Value, Unresolved> {
-        let declared = &self.world.loaded.manifest.secrets;
+    fn resolve_secret(&mut self, name: &str) -> Result<ResolvedText, ReferenceError> {
+        let declared = &self.context.loaded.manifest.secrets;
         if !declared.contains_key(name) {
             // The reader of the manifest told it, with the same nearest name.
-            return Ok(Value::default());
+            return Ok(ResolvedText::default());
         }
-        self.found.secrets.insert(name.to_owned());
+        self.references.secrets.insert(name.to_owned());
         Ok(match self.consumer.runtime {
-            RuntimeKind::Docker => Value::same(format!("/run/secrets/{name}")),
+            RuntimeKind::Docker => ResolvedText::literal(format!("/run/secrets/{name}")),
             RuntimeKind::Process => {
-                let path = format!("{}/{}/{name}", self.world.context.secrets_folder, self.consumer.unit);
-                Value::chosen(path, format!("{{secret:{name}}}"))
+                let path = format!("{}/{}/{name}", self.context.inputs.secrets_folder, self.consumer.unit);
+                ResolvedText::with_token(path, format!("{{secret:{name}}}"))
             }
         })
     }
 
-    fn identity(&mut self, name: &str) -> Result<Value, Unresolved> {
-        let declared = &self.world.loaded.manifest.identities;
+    fn resolve_identity(&mut self, name: &str) -> Result<ResolvedText, ReferenceError> {
+        let declared = &self.context.loaded.manifest.identities;
         if declared.contains_key(name) {
-            return Ok(Value::same(name));
+            return Ok(ResolvedText::literal(name));
         }
-        Err(Unresolved::unknown("identity", name, declared.keys().map(String::as_str)))
+        Err(ReferenceError::unknown("identity", name, declared.keys().map(String::as_str)))
     }
 
-    fn var(&mut self, name: &str, path: &dyn Display) -> Result<Value, Unresolved> {
-        let world = self.world;
+    fn resolve_var(&mut self, name: &str, path: &dyn Display) -> Result<ResolvedText, ReferenceError> {
+        let world = self.context;
         let Some(var) = world.loaded.manifest.vars.get(name) else {
             let known = world.loaded.manifest.vars.keys().map(String::as_str);
-            return Err(Unresolved::unknown("variable", name, known));
+            return Err(ReferenceError::unknown("variable", name, known));
         };
-        if self.vars.iter().any(|open| open == name) {
-            return Err(Unresolved::plain(format!("variable `{name}` is defined by itself")));
+        if self.vars_in_progress.iter().any(|open| open == name) {
+            return Err(ReferenceError::new(format!("variable `{name}` is defined by itself")));
         }
-        self.vars.push(name.to_owned());
-        let value = self.read(&var.value, path);
-        self.vars.pop();
+        self.vars_in_progress.push(name.to_owned());
+        let value = self.resolve_template(&var.value, path);
+        self.vars_in_progress.pop();
         Ok(value)
     }
 
-    fn environment(&mut self, name: &str, has_default: bool) -> Result<Value, Unresolved> {
-        if let Some(value) = self.world.context.environment.get(name).filter(|value| !(has_default && value.is_empty()))
+    fn resolve_env(&mut self, name: &str, has_default: bool) -> Result<ResolvedText, ReferenceError> {
+        if let Some(value) =
+            self.context.inputs.environment.get(name).filter(|value| !(has_default && value.is_empty()))
         {
-            return Ok(Value::same(value));
+            return Ok(ResolvedText::literal(value));
         }
-        let mut problem = Unresolved::plain(format!("`{name}` is not set in your environment"));
+        let mut problem = ReferenceError::new(format!("`{name}` is not set in your environment"));
         problem.code = codes::ENVIRONMENT_VARIABLE_MISSING;
         problem.help = Some(format!("Set it, or give a default: `${{env.{name}:-...}}`."));
         Err(problem)
     }
 
-    fn app(&self, field: &str) -> Result<Value, Unresolved> {
-        let app = &self.world.loaded.manifest.app;
+    fn resolve_app(&self, field: &str) -> Result<ResolvedText, ReferenceError> {
+        let app = &self.context.loaded.manifest.app;
         match field {
-            "name" => Ok(Value::same(&app.name.value)),
-            "owner" => Ok(Value::same(app.owner.as_ref().map(|owner| owner.value.clone()).unwrap_or_default())),
-            _ => Err(Unresolved::unknown("field", field, ["name", "owner"])),
+            "name" => Ok(ResolvedText::literal(&app.name.value)),
+            "owner" => {
+                Ok(ResolvedText::literal(app.owner.as_ref().map(|owner| owner.value.clone()).unwrap_or_default()))
+            }
+            _ => Err(ReferenceError::unknown("field", field, ["name", "owner"])),
         }
     }
 
-    fn preview(&self, field: &str) -> Result<Value, Unresolved> {
-        let preview = &self.world.context.preview;
+    fn resolve_preview(&self, field: &str) -> Result<ResolvedText, ReferenceError> {
+        let preview = &self.context.inputs.preview;
         Ok(match field {
-            "id" => Value::chosen(preview.id.0.clone(), "{preview}"),
-            "name" => Value::same(preview.title()),
-            "app" => Value::same(&preview.app),
-            "branch" => Value::same(&preview.branch),
-            "environment" => Value::same(&preview.environment),
-            "domain" => Value::same(naming::preview_host(preview)),
+            "id" => ResolvedText::with_token(preview.id.0.clone(), "{preview}"),
+            "name" => ResolvedText::literal(preview.title()),
+            "app" => ResolvedText::literal(&preview.app),
+            "branch" => ResolvedText::literal(&preview.branch),
+            "environment" => ResolvedText::literal(&preview.environment),
+            "domain" => ResolvedText::literal(naming::preview_host(preview)),
             "url" => {
                 let host = naming::preview_host(preview);
-                Value::chosen(naming::url(&host, self.world.context.proxy_port), format!("http://{host}:{{proxy}}"))
+                ResolvedText::with_token(
+                    naming::url(&host, self.context.inputs.proxy_port),
+                    format!("http://{host}:{{proxy}}"),
+                )
             }
             _ => {
                 let known = ["app", "branch", "domain", "environment", "id", "name", "url"];
-                return Err(Unresolved::unknown("field", field, known));
+                return Err(ReferenceError::unknown("field", field, known));
             }
         })
     }
 
-    fn git(&self, field: &str) -> Result<Value, Unresolved> {
-        let git = &self.world.context.git;
+    fn resolve_git(&self, field: &str) -> Result<ResolvedText, ReferenceError> {
+        let git = &self.context.inputs.git;
         let value = match field {
             "branch" => &git.branch,
             "commit" => &git.commit,
-            _ => return Err(Unresolved::unknown("field", field, ["branch", "commit"])),
+            _ => return Err(ReferenceError::unknown("field", field, ["branch", "commit"])),
         };
-        let missing = || Unresolved::plain(format!("there is no git {field} here"));
-        value.as_ref().map(Value::same).ok_or_else(missing)
+        let missing = || ReferenceError::new(format!("there is no git {field} here"));
+        value.as_ref().map(ResolvedText::literal).ok_or_else(missing)
     }
 }
 
-pub(super) fn join(parts: &[&Value]) -> Value {
-    let mut whole = Value::default();
+pub(super) fn concat(parts: &[&ResolvedText]) -> ResolvedText {
+    let mut whole = ResolvedText::default();
     for part in parts {
         whole.push(part);
     }
     whole
 }
 
-struct Unresolved {
+struct ReferenceError {
     code: manifest::Code,
     message: String,
     help: Option<String>,
     nearest: Option<String>,
-    wrong: String,
+    unknown_part: String,
 }
 
-impl Unresolved {
-    fn plain(message: String) -> Self {
-        Self { code: codes::UNRESOLVED, message, help: None, nearest: None, wrong: String::new() }
+impl ReferenceError {
+    fn new(message: String) -> Self {
+        Self { code: codes::UNRESOLVED, message, help: None, nearest: None, unknown_part: String::new() }
     }
 
-    fn shape(reference: &Reference) -> Self {
+    fn invalid_form(reference: &Reference) -> Self {
         let scope = match reference.scope {
             Scope::Resources => "`${resources.NAME.OUTPUT}`",
             Scope::Services => "`${services.NAME.url}`",
@@ -399,45 +429,52 @@ impl Unresolved {
             Scope::Preview => "`${preview.branch}`",
             Scope::Git => "`${git.commit}`",
         };
-        Self::plain(format!("this placeholder leads nowhere; the form is {scope}"))
+        Self::new(format!("this placeholder leads nowhere; the form is {scope}"))
     }
 
     fn unknown<'n>(what: &str, name: &str, known: impl IntoIterator<Item = &'n str>) -> Self {
         /// More names than these are no help.
-        const SHOWN_MAX: usize = 12;
+        const LISTED_NAMES_MAX: usize = 12;
         let known: Vec<&str> = known.into_iter().collect();
         let nearest = nearest(name, known.iter().copied());
         let allowed = match (nearest, known.as_slice()) {
             (Some(nearest), _) => format!(" (nearest: `{nearest}`)"),
             (None, []) => String::new(),
-            (None, known) if known.len() > SHOWN_MAX => {
-                format!(" (there is `{}` and {} more)", known[..SHOWN_MAX].join("`, `"), known.len() - SHOWN_MAX)
+            (None, known) if known.len() > LISTED_NAMES_MAX => {
+                format!(
+                    " (there is `{}` and {} more)",
+                    known[..LISTED_NAMES_MAX].join("`, `"),
+                    known.len() - LISTED_NAMES_MAX
+                )
             }
             (None, known) => format!(" (there is `{}`)", known.join("`, `")),
         };
-        let mut problem = Self::plain(format!("unknown {what} `{name}`{allowed}"));
-        problem.help = nearest.is_none().then(|| declared(what, name)).flatten();
+        let mut problem = Self::new(format!("unknown {what} `{name}`{allowed}"));
+        problem.help = nearest.is_none().then(|| declaration_help(what, name)).flatten();
         problem.nearest = nearest.map(str::to_owned);
-        problem.wrong = name.to_owned();
+        problem.unknown_part = name.to_owned();
         problem
     }
 
-    fn diagnostic(self, reference: &Reference) -> Diagnostic {
+    fn into_diagnostic(self, reference: &Reference) -> Diagnostic {
         let mut diagnostic = Diagnostic::new(self.code, Severity::Error, reference.span, self.message);
         diagnostic.help = self.help;
         if let Some(nearest) = &self.nearest {
-            let path: Vec<&str> =
-                reference.path.iter().map(|part| if *part == self.wrong { nearest.as_str() } else { part }).collect();
-            let text = format!("${{{}.{}}}", scope_word(reference.scope), path.join("."));
+            let path: Vec<&str> = reference
+                .path
+                .iter()
+                .map(|part| if *part == self.unknown_part { nearest.as_str() } else { part })
+                .collect();
+            let text = format!("${{{}.{}}}", scope_name(reference.scope), path.join("."));
             let edit = manifest::diagnostic::Edit { span: reference.span, text };
-            diagnostic = diagnostic.fix(format!("change `{}` to `{nearest}`", self.wrong), true, vec![edit]);
+            diagnostic = diagnostic.fix(format!("change `{}` to `{nearest}`", self.unknown_part), true, vec![edit]);
         }
         diagnostic
     }
 }
 
 /// How something of this kind is declared, where a person can.
-fn declared(what: &str, name: &str) -> Option<String> {
+fn declaration_help(what: &str, name: &str) -> Option<String> {
     Some(match what {
         "resource" => format!("Declare it, as in `resources: {{ {name}: {{ uses: postgres@16 }} }}`."),
         "service" => format!("Declare it below `services`, or remove what reads `{name}`."),
@@ -450,7 +487,7 @@ fn declared(what: &str, name: &str) -> Option<String> {
     })
 }
 
-fn scope_word(scope: Scope) -> &'static str {
+fn scope_name(scope: Scope) -> &'static str {
     match scope {
         Scope::Resources => "resources",
         Scope::Services => "services",

@@ -4,29 +4,29 @@
 use manifest::model::{Manifest, Resource, Runtime, Service};
 use manifest::{Diagnostic, Severity, Span, Spanned};
 
-use super::draft::kind_of;
+use super::draft::runtime_kind;
 use crate::application::RuntimeKind;
 use crate::codes;
 use crate::module::Module;
 
-pub(super) struct Chooser<'a> {
+pub(super) struct RuntimeChooser<'a> {
     pub(super) manifest: &'a Manifest,
     pub(super) default_runtime: RuntimeKind,
     pub(super) diagnostics: &'a mut Vec<Diagnostic>,
     pub(super) notes: &'a mut Vec<String>,
 }
 
-impl Chooser<'_> {
-    pub(super) fn service(&mut self, name: &str, path: &str, key: Span, service: &Service) -> RuntimeKind {
-        let can_process = service.command.is_some() || process_command(service);
+impl RuntimeChooser<'_> {
+    pub(super) fn choose_for_service(&mut self, name: &str, path: &str, key: Span, service: &Service) -> RuntimeKind {
+        let can_process = service.command.is_some() || has_process_command(service);
         let can_docker = service.image.is_some() || service.build.is_some();
-        let wanted = self.wanted(path, service.runtime.as_ref());
+        let wanted = self.requested_runtime(path, service.runtime.as_ref());
         match (wanted, can_docker, can_process) {
             (RuntimeKind::Docker, true, _) | (RuntimeKind::Process, _, true) => wanted,
             // Neither is possible: the reader of the manifest says so, with the better words.
             (_, false, false) => wanted,
             (RuntimeKind::Docker, false, true) => {
-                self.explicit_refused(
+                self.report_unsupported_runtime(
                     path,
                     service.runtime.as_ref(),
                     "it has neither `build` nor `image`",
@@ -46,17 +46,19 @@ impl Chooser<'_> {
                     let message = format!("`{name}` can only run in a container, and no container engine answers");
                     let help = "Start Docker, or give it `process: { command: [...] }`.";
                     self.diagnostics.push(
-                        Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, key, message).at(path).help(help),
+                        Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, key, message)
+                            .at_path(path)
+                            .help(help),
                     );
                 }
-                self.explicit_refused(path, service.runtime.as_ref(), why, ways);
+                self.report_unsupported_runtime(path, service.runtime.as_ref(), why, ways);
                 self.notes.push(format!("{name} runs in a container: {why}"));
                 RuntimeKind::Docker
             }
         }
     }
 
-    pub(super) fn resource(
+    pub(super) fn choose_for_resource(
         &mut self,
         name: &str,
         path: &str,
@@ -64,62 +66,68 @@ impl Chooser<'_> {
         resource: &Resource,
         module: &Module,
     ) -> RuntimeKind {
-        let wanted = self.wanted(path, resource.runtime.as_ref());
-        if module.renderer.renders(wanted) {
+        let wanted = self.requested_runtime(path, resource.runtime.as_ref());
+        if module.renderer.can_render(wanted) {
             return wanted;
         }
         let other = if wanted == RuntimeKind::Docker { RuntimeKind::Process } else { RuntimeKind::Docker };
         let module_name = &module.name;
-        if !module.renderer.renders(other) {
+        if !module.renderer.can_render(other) {
             let message = format!("module `{module_name}` of `{name}` runs neither in Docker nor as a process");
-            self.diagnostics.push(Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, key, message).at(path));
+            self.diagnostics
+                .push(Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, key, message).at_path(path));
             return wanted;
         }
-        let why = format!("module `{module_name}` has no rendering for {}", word(wanted));
-        self.explicit_refused(path, resource.runtime.as_ref(), &why, "Remove `runtime`, or use another module.");
-        self.notes.push(format!("{name} runs {}: {why}", in_words(other)));
+        let why = format!("module `{module_name}` has no rendering for {}", runtime_name(wanted));
+        self.report_unsupported_runtime(
+            path,
+            resource.runtime.as_ref(),
+            &why,
+            "Remove `runtime`, or use another module.",
+        );
+        self.notes.push(format!("{name} runs {}: {why}", runtime_phrase(other)));
         other
     }
 
     /// Kubernetes has no driver here; its manifests are checked all the same.
-    fn wanted(&mut self, path: &str, own: Option<&Spanned<Runtime>>) -> RuntimeKind {
+    fn requested_runtime(&mut self, path: &str, own: Option<&Spanned<Runtime>>) -> RuntimeKind {
         let Some(chosen) = own.or(self.manifest.environment.runtime.as_ref()) else { return self.default_runtime };
-        kind_of(chosen.value).unwrap_or_else(|| {
+        runtime_kind(chosen.value).unwrap_or_else(|| {
             let message = "runtime `kubernetes` cannot be brought up by this version";
             let path = if own.is_some() { format!("{path}.runtime") } else { "runtime".to_owned() };
             self.diagnostics.push(
                 Diagnostic::new(codes::NO_DRIVER, Severity::Error, chosen.span, message)
-                    .at(path)
+                    .at_path(path)
                     .help("Choose an environment whose `runtime` is `docker` or `process`."),
             );
             RuntimeKind::Docker
         })
     }
 
-    fn explicit_refused(&mut self, path: &str, own: Option<&Spanned<Runtime>>, why: &str, ways_out: &str) {
+    fn report_unsupported_runtime(&mut self, path: &str, own: Option<&Spanned<Runtime>>, why: &str, ways_out: &str) {
         let Some(own) = own.filter(|own| own.value != Runtime::Kubernetes) else { return };
         let word = if own.value == Runtime::Docker { "docker" } else { "process" };
         let message = format!("cannot run on runtime `{word}`: {why}");
         self.diagnostics.push(
             Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, own.span, message)
-                .at(format!("{path}.runtime"))
+                .at_path(format!("{path}.runtime"))
                 .help(ways_out),
         );
     }
 }
 
-fn process_command(service: &Service) -> bool {
+fn has_process_command(service: &Service) -> bool {
     service.process.as_ref().is_some_and(|process| process.command.is_some())
 }
 
-fn word(runtime: RuntimeKind) -> &'static str {
+fn runtime_name(runtime: RuntimeKind) -> &'static str {
     match runtime {
         RuntimeKind::Docker => "Docker",
         RuntimeKind::Process => "the process runtime",
     }
 }
 
-fn in_words(runtime: RuntimeKind) -> &'static str {
+fn runtime_phrase(runtime: RuntimeKind) -> &'static str {
     match runtime {
         RuntimeKind::Docker => "in a container",
         RuntimeKind::Process => "as a process",

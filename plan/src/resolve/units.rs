@@ -10,19 +10,19 @@ use manifest::template::Template;
 use manifest::{Diagnostic, Span};
 use serde_json::{Value as Json, json};
 
-use super::draft::{Draft, Kind};
-use super::references::{Consumer, Depth, Reader, References, Value, World};
-use super::{containers, given, health, modules, notes, processes};
+use super::draft::{Kind, UnitDraft};
+use super::references::{Consumer, ReferenceResolver, References, ResolveContext, ResolveDepth, ResolvedText};
+use super::{containers, health, injected_env, modules, processes, service_origins};
 use crate::application::{
-    Argv, Body, EnvValue, Health, PullPolicy, ReadyCheck, Restart, Role, RuntimeKind, Stop, Support, Unit, UnitPort,
-    When,
+    Argv, Body, EnvValue, Health, JobTiming, PullPolicy, ReadyCheck, RestartPolicy, Role, RuntimeKind, Stop,
+    SupportLevel, Unit, UnitPort,
 };
 use crate::hash;
 use crate::origin::{Origin, Origins};
 
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
 
-pub(super) struct Built {
+pub(super) struct BuiltUnit {
     pub(super) unit: Unit,
     pub(super) references: References,
     /// Named volumes that the unit owns.
@@ -30,28 +30,28 @@ pub(super) struct Built {
 }
 
 /// What the body of a unit turned out to be, whatever made it.
-pub(super) struct Made {
+pub(super) struct BuiltBody {
     pub(super) body: Body,
     pub(super) volumes: Vec<String>,
-    pub(super) support: Support,
+    pub(super) support: SupportLevel,
 }
 
 /// A command in both forms.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Command {
-    List(Vec<Value>),
-    Shell(Value),
+pub(super) enum ResolvedCommand {
+    List(Vec<ResolvedText>),
+    Shell(ResolvedText),
 }
 
-impl Command {
-    pub(super) fn text(&self) -> Argv {
+impl ResolvedCommand {
+    pub(super) fn to_argv(&self) -> Argv {
         match self {
             Self::List(words) => Argv::List(words.iter().map(|word| word.text.clone()).collect()),
             Self::Shell(line) => Argv::Shell(line.text.clone()),
         }
     }
 
-    pub(super) fn stable(&self) -> Json {
+    pub(super) fn stable_json(&self) -> Json {
         match self {
             Self::List(words) => words.iter().map(|word| word.stable.clone()).collect(),
             Self::Shell(line) => json!({ "shell": line.stable }),
@@ -59,17 +59,17 @@ impl Command {
     }
 
     /// As the engine wants it: a shell line runs through the image's `/bin/sh`.
-    pub(super) fn engine(&self) -> Json {
-        match self.text() {
+    pub(super) fn engine_json(&self) -> Json {
+        match self.to_argv() {
             Argv::List(words) => words.into(),
             Argv::Shell(line) => json!(["/bin/sh", "-c", line]),
         }
     }
 }
 
-pub(super) struct Builder<'w, 'a> {
-    pub(super) world: &'w World<'a>,
-    pub(super) draft: &'w Draft<'a>,
+pub(super) struct UnitBuilder<'w, 'a> {
+    pub(super) context: &'w ResolveContext<'a>,
+    pub(super) draft: &'w UnitDraft<'a>,
     pub(super) ports: BTreeMap<String, UnitPort>,
     pub(super) diagnostics: &'w mut Vec<Diagnostic>,
     pub(super) origins: &'w mut Origins,
@@ -78,32 +78,32 @@ pub(super) struct Builder<'w, 'a> {
     pub(super) intent: BTreeMap<String, String>,
 }
 
-pub(super) fn build<'w, 'a>(
-    world: &'w World<'a>,
-    draft: &'w Draft<'a>,
+pub(super) fn build_unit<'w, 'a>(
+    world: &'w ResolveContext<'a>,
+    draft: &'w UnitDraft<'a>,
     origins: &'w mut Origins,
     diagnostics: &'w mut Vec<Diagnostic>,
-) -> Built {
+) -> BuiltUnit {
     let ports = world.units.get(draft.name.as_str()).map(|known| known.ports.clone()).unwrap_or_default();
     let (references, intent) = (References::default(), BTreeMap::new());
-    let builder = Builder { world, draft, ports, diagnostics, origins, references, intent };
+    let builder = UnitBuilder { context: world, draft, ports, diagnostics, origins, references, intent };
     match &draft.kind {
-        Kind::Service(service) => builder.service(service),
-        Kind::Job(service, _) => builder.service(service),
-        Kind::Resource(resource, module) => modules::build(builder, resource, module),
+        Kind::Service(service) => builder.build_service(service),
+        Kind::Job(service, _) => builder.build_service(service),
+        Kind::Resource(resource, module) => modules::build_resource(builder, resource, module),
     }
 }
 
-impl<'w, 'a> Builder<'w, 'a> {
-    fn service(mut self, service: &Service) -> Built {
-        let env = self.environment(service);
+impl<'w, 'a> UnitBuilder<'w, 'a> {
+    fn build_service(mut self, service: &Service) -> BuiltUnit {
+        let env = self.resolve_env(service);
         let made = match self.draft.runtime {
-            RuntimeKind::Docker => containers::of_service(&mut self, service),
-            RuntimeKind::Process => processes::of_service(&mut self, service),
+            RuntimeKind::Docker => containers::build_container(&mut self, service),
+            RuntimeKind::Process => processes::build_process(&mut self, service),
         };
         let health = match self.draft.role {
             Role::Job => Health { ready: ReadyCheck::Exit, live: None, start_limit: health::START_LIMIT },
-            Role::Service | Role::Resource => health::of_service(&mut self, &service.health),
+            Role::Service | Role::Resource => health::resolve_health(&mut self, &service.health),
         };
         let stop = Stop {
             signal: service.stop.signal.as_ref().map_or_else(|| "SIGTERM".to_owned(), |signal| signal.value.clone()),
@@ -111,9 +111,9 @@ impl<'w, 'a> Builder<'w, 'a> {
         };
         let job = self.draft.job();
         let restart = match (job, &service.restart) {
-            (Some(_), _) => Restart::Never,
+            (Some(_), _) => RestartPolicy::Never,
             (None, Some(restart)) => restart.value,
-            (None, None) => Restart::OnFailure,
+            (None, None) => RestartPolicy::OnFailure,
         };
         let unit = Unit {
             health,
@@ -122,17 +122,17 @@ impl<'w, 'a> Builder<'w, 'a> {
             identity: service.identity.as_ref().map(|identity| identity.value.clone()),
             routes: service.routes.iter().map(|route| route.value.clone()).collect(),
             wildcard: service.wildcard,
-            when: job.map_or(When::Before, |job| job.when),
+            when: job.map_or(JobTiming::Before, |job| job.when),
             timeout: job.and_then(|job| job.timeout.as_ref()).map(|timeout| timeout.value),
             module: None,
-            ..self.bare(made.body, env, made.support)
+            ..self.default_unit(made.body, env, made.support)
         };
-        notes::of_service(&mut self, service, &unit);
-        self.built(unit, made.volumes)
+        service_origins::record_service_origins(&mut self, service, &unit);
+        self.finish(unit, made.volumes)
     }
 
     /// A unit with the defaults of its role; the caller sets the rest.
-    pub(super) fn bare(&self, body: Body, env: BTreeMap<String, EnvValue>, support: Support) -> Unit {
+    pub(super) fn default_unit(&self, body: Body, env: BTreeMap<String, EnvValue>, support: SupportLevel) -> Unit {
         Unit {
             name: self.draft.name.clone(),
             role: self.draft.role,
@@ -146,8 +146,8 @@ impl<'w, 'a> Builder<'w, 'a> {
             health: Health { ready: ReadyCheck::Started, live: None, start_limit: health::START_LIMIT },
             needs: BTreeMap::new(),
             stop: Stop { signal: "SIGTERM".to_owned(), grace: STOP_GRACE },
-            restart: Restart::OnFailure,
-            when: When::Before,
+            restart: RestartPolicy::OnFailure,
+            when: JobTiming::Before,
             timeout: None,
             module: None,
             hash: String::new(),
@@ -155,85 +155,89 @@ impl<'w, 'a> Builder<'w, 'a> {
         }
     }
 
-    pub(super) fn built(mut self, mut unit: Unit, volumes: Vec<String>) -> Built {
+    pub(super) fn finish(mut self, mut unit: Unit, volumes: Vec<String>) -> BuiltUnit {
         if let Some(service) = self.draft.service() {
             self.references.secrets.extend(service.secrets.iter().map(|secret| secret.value.clone()));
         }
         unit.secrets = self.references.secrets.iter().cloned().collect();
-        if self.wants_everything() {
-            self.finish_intent(&unit);
-            unit.hash = hash::of_fields(&self.intent);
+        if self.is_full_depth() {
+            self.record_common_intent(&unit);
+            unit.hash = hash::hash_fields(&self.intent);
         }
-        Built { unit, references: self.references, volumes }
+        BuiltUnit { unit, references: self.references, volumes }
     }
 
-    fn finish_intent(&mut self, unit: &Unit) {
-        self.intend("runtime", &format!("{:?}", self.draft.runtime));
+    fn record_common_intent(&mut self, unit: &Unit) {
+        self.record_intent("runtime", &format!("{:?}", self.draft.runtime));
         if !unit.secrets.is_empty() {
-            self.intend("secrets", &unit.secrets.join(" "));
+            self.record_intent("secrets", &unit.secrets.join(" "));
         }
         for (name, port) in &unit.ports {
             // A process listens where pdev says; only a container's own port is the user's word.
             let inside =
-                if self.draft.runtime == RuntimeKind::Docker { port.inside.to_string() } else { String::new() };
+                if self.draft.runtime == RuntimeKind::Docker { port.listen_port.to_string() } else { String::new() };
             let protocol = if port.protocol == PortProtocol::Udp { "/udp" } else { "" };
-            self.intend(&format!("ports.{name}"), &format!("{inside}{protocol}"));
+            self.record_intent(&format!("ports.{name}"), &format!("{inside}{protocol}"));
         }
     }
 
-    pub(super) fn wants_everything(&self) -> bool {
-        self.world.depth == Depth::Everything
+    pub(super) fn is_full_depth(&self) -> bool {
+        self.context.depth == ResolveDepth::Full
     }
 
-    pub(super) fn intend(&mut self, field: &str, stable: &str) {
-        if !self.wants_everything() {
+    pub(super) fn record_intent(&mut self, field: &str, stable: &str) {
+        if !self.is_full_depth() {
             return;
         }
         self.intent.insert(field.replace([' ', '='], "_"), stable.to_owned());
     }
 
     pub(super) fn origin(&self, span: Span) -> Origin {
-        Origin::written(&self.world.loaded.manifest, &self.world.loaded.sources, span)
+        Origin::from_span(&self.context.loaded.manifest, &self.context.loaded.sources, span)
     }
 
     /// Notes a field that the manifest and not a runtime object has a word for.
-    pub(super) fn note(&mut self, field: &str, value: impl FnOnce() -> Json, origin: Origin) {
-        if self.wants_everything() || !matches!(origin, Origin::Default { .. }) {
-            self.origins.set_in(&self.draft.path, field, value(), origin);
+    pub(super) fn record_origin(&mut self, field: &str, value: impl FnOnce() -> Json, origin: Origin) {
+        if self.is_full_depth() || !matches!(origin, Origin::Default { .. }) {
+            self.origins.set_unit_field(&self.draft.path, field, value(), origin);
         }
     }
 
-    pub(super) fn read(&mut self, template: &Template, path: &dyn Display) -> Value {
+    pub(super) fn resolve_template(&mut self, template: &Template, path: &dyn Display) -> ResolvedText {
         let consumer = Consumer { unit: &self.draft.name, runtime: self.draft.runtime };
-        let mut reader = Reader::new(self.world, consumer, self.diagnostics);
-        let value = reader.read(template, path);
-        let References { secrets, resources, services } = reader.found;
+        let mut reader = ReferenceResolver::new(self.context, consumer, self.diagnostics);
+        let value = reader.resolve_template(template, path);
+        let References { secrets, resources, services } = reader.references;
         self.references.secrets.extend(secrets);
         self.references.resources.extend(resources);
         self.references.services.extend(services);
         value
     }
 
-    pub(super) fn command(&mut self, command: &manifest::model::Command, path: &dyn Display) -> Option<Command> {
+    pub(super) fn resolve_command(
+        &mut self,
+        command: &manifest::model::Command,
+        path: &dyn Display,
+    ) -> Option<ResolvedCommand> {
         Some(match command {
             manifest::model::Command::Arguments(words) if words.is_empty() => return None,
             manifest::model::Command::Arguments(words) => {
-                Command::List(words.iter().map(|word| self.read(&word.value, path)).collect())
+                ResolvedCommand::List(words.iter().map(|word| self.resolve_template(&word.value, path)).collect())
             }
-            manifest::model::Command::Shell(line) => Command::Shell(self.read(&line.value, path)),
+            manifest::model::Command::Shell(line) => ResolvedCommand::Shell(self.resolve_template(&line.value, path)),
         })
     }
 
     /// What pdev gives, then what the service says, then what it says for processes.
-    fn environment(&mut self, service: &Service) -> BTreeMap<String, EnvValue> {
-        let given = given::environment(self.world, self.draft);
+    fn resolve_env(&mut self, service: &Service) -> BTreeMap<String, EnvValue> {
+        let given = injected_env::unit_variables(self.context, self.draft);
         if let Some(domain) = given.get("PDEV_COOKIE_DOMAIN") {
-            self.intend("names", &domain.stable);
+            self.record_intent("names", &domain.stable);
         }
         let mut env: BTreeMap<String, EnvValue> = BTreeMap::new();
         for (name, value) in given {
             let reason = "given to every service, so that programs find each other";
-            self.note(&format!("env.{name}"), || Json::String(value.text.clone()), Origin::Default { reason });
+            self.record_origin(&format!("env.{name}"), || Json::String(value.text.clone()), Origin::Default { reason });
             env.insert(name, value.into_env());
         }
         let process = service.process.as_ref().filter(|_| self.draft.runtime == RuntimeKind::Process);
@@ -242,13 +246,13 @@ impl<'w, 'a> Builder<'w, 'a> {
             own.chain(process.into_iter().flat_map(|process| process.env.iter().map(|entry| ("process.env", entry))));
         for (section, (name, entry)) in own {
             let unit = self.draft.path.as_str();
-            let value = self.read(&entry.value.value, &format_args!("{unit}.{section}.{name}"));
-            if !self.wants_everything() {
+            let value = self.resolve_template(&entry.value.value, &format_args!("{unit}.{section}.{name}"));
+            if !self.is_full_depth() {
                 continue;
             }
-            self.intend(&format!("env.{name}"), &value.stable);
+            self.record_intent(&format!("env.{name}"), &value.stable);
             let origin = self.origin(entry.span);
-            self.note(&format!("env.{name}"), || value.shown(), origin);
+            self.record_origin(&format!("env.{name}"), || value.to_redacted_json(), origin);
             env.insert(name.clone(), value.into_env());
         }
         env

@@ -6,11 +6,11 @@ use manifest::model::Date;
 use manifest::{Diagnostic, FileProblem, Files};
 use plan::application::{PreviewId, PreviewName, RuntimeKind};
 use plan::load::{LoadOptions, load};
-use plan::{Context, Git, Loaded, required_ports};
+use plan::{Git, LoadedManifest, ResolveInputs, required_ports};
 
-pub(crate) struct Memory(pub(crate) BTreeMap<String, String>);
+pub(crate) struct MemoryFiles(pub(crate) BTreeMap<String, String>);
 
-impl Files for Memory {
+impl Files for MemoryFiles {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         let path = path.trim_start_matches("./");
         self.0.get(path).map(|text| text.clone().into_bytes()).ok_or(FileProblem::Missing)
@@ -32,24 +32,24 @@ impl Files for Memory {
 
 pub(crate) const TODAY: Date = Date { year: 2026, month: 11, day: 23 };
 
-pub(crate) fn read(text: &str) -> Loaded {
-    read_for(text, None)
+pub(crate) fn load_manifest(text: &str) -> LoadedManifest {
+    load_manifest_for(text, None)
 }
 
-pub(crate) fn read_for(text: &str, environment: Option<&str>) -> Loaded {
-    let files = Memory(BTreeMap::from([("pdev.yaml".to_owned(), text.to_owned())]));
+pub(crate) fn load_manifest_for(text: &str, environment: Option<&str>) -> LoadedManifest {
+    let files = MemoryFiles(BTreeMap::from([("pdev.yaml".to_owned(), text.to_owned())]));
     let environment = environment.map(str::to_owned);
     load("pdev.yaml", &files, &LoadOptions { environment, sets: Vec::new() })
 }
 
-pub(crate) fn context(loaded: &Loaded, runtime: RuntimeKind) -> Context {
+pub(crate) fn resolve_inputs(loaded: &LoadedManifest, runtime: RuntimeKind) -> ResolveInputs {
     let wishes = required_ports(loaded, runtime);
     let ports = wishes
         .iter()
         .zip(40_000u16..)
         .map(|(wish, free)| ((wish.unit.clone(), wish.port.clone()), wish.fixed.unwrap_or(free)))
         .collect();
-    Context {
+    ResolveInputs {
         preview: PreviewName {
             id: PreviewId("abcdefghijklmnop".into()),
             app: loaded.manifest.app.name.value.clone(),
@@ -68,7 +68,7 @@ pub(crate) fn context(loaded: &Loaded, runtime: RuntimeKind) -> Context {
 }
 
 /// `PD0250 error at services.api.env.X: words`.
-pub(crate) fn told(diagnostics: &[Diagnostic]) -> Vec<String> {
+pub(crate) fn format_diagnostics(diagnostics: &[Diagnostic]) -> Vec<String> {
     let line = |found: &Diagnostic| {
         let severity = format!("{:?}", found.severity).to_lowercase();
         format!("{} {severity} at {}: {}", found.code.0, found.path, found.message)

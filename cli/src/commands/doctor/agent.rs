@@ -1,26 +1,26 @@
 //! The socket's folder and who listens there.
 
-use client::{Client, ClientError, Place};
+use client::{Client, ClientError, SocketLocation};
 
 use super::Finding;
-use crate::words;
+use crate::humanize;
 
 /// Also the proxy's port, if an agent runs.
-pub(super) async fn look() -> (Vec<Finding>, Option<u16>) {
-    let place = Place::from_environment();
+pub(super) async fn check() -> (Vec<Finding>, Option<u16>) {
+    let place = SocketLocation::from_environment();
     let mut findings = Vec::new();
-    match place.prepare() {
+    match place.prepare_folder() {
         Ok(()) => findings.push(Finding::fine("folder", place.folder().display().to_string())),
         Err(error) => {
             let hint = error.hint().unwrap_or_default();
             return (vec![Finding::broken("folder", error.to_string(), hint)], None);
         }
     }
-    let stale = place.socket().exists();
+    let stale = place.socket_path().exists();
     match Client::connect(&place).await {
         Ok(client) => {
             let info = client.info();
-            let previews = words::count(info.previews, "preview");
+            let previews = humanize::count(info.previews, "preview");
             let words = format!("pdev {}, pid {}, {previews}", info.version, info.pid);
             let own = env!("CARGO_PKG_VERSION");
             findings.push(if info.version == own {

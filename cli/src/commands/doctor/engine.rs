@@ -7,12 +7,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::Finding;
-use crate::words;
+use crate::humanize;
 
-const LIMIT: Duration = Duration::from_secs(3);
-const WITHOUT: &str = "Without an engine, services run as plain local processes (`--runtime process`).";
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(3);
+const NO_ENGINE_HINT: &str = "Without an engine, services run as plain local processes (`--runtime process`).";
 
-pub(super) async fn look() -> Finding {
+pub(super) async fn check() -> Finding {
     let host = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
     let socket = match host.as_deref() {
         None => PathBuf::from("/var/run/docker.sock"),
@@ -26,30 +26,32 @@ pub(super) async fn look() -> Finding {
             }
         },
     };
-    match tokio::time::timeout(LIMIT, version(&socket)).await {
+    match tokio::time::timeout(ENGINE_TIMEOUT, query_version(&socket)).await {
         Ok(Ok(version)) => Finding::fine("engine", version),
-        Ok(Err(error)) => refused(&socket, &error),
+        Ok(Err(error)) => connection_finding(&socket, &error),
         Err(_) => Finding::broken(
             "engine",
-            format!("`{}` accepts, but did not answer within {} s", socket.display(), LIMIT.as_secs()),
+            format!("`{}` accepts, but did not answer within {} s", socket.display(), ENGINE_TIMEOUT.as_secs()),
             "Restart the engine (`systemctl restart docker`).",
         ),
     }
 }
 
-fn refused(socket: &Path, error: &std::io::Error) -> Finding {
-    let seen = format!("`{}`: {}", socket.display(), words::plain(error));
+fn connection_finding(socket: &Path, error: &std::io::Error) -> Finding {
+    let seen = format!("`{}`: {}", socket.display(), humanize::io_error(error));
     let hint = match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
-            format!("Join the engine's group (`sudo usermod -aG docker $USER`, then log in again). {WITHOUT}")
+            format!("Join the engine's group (`sudo usermod -aG docker $USER`, then log in again). {NO_ENGINE_HINT}")
         }
-        std::io::ErrorKind::ConnectionRefused => format!("The engine is stopped: `systemctl start docker`. {WITHOUT}"),
-        _ => WITHOUT.to_owned(),
+        std::io::ErrorKind::ConnectionRefused => {
+            format!("The engine is stopped: `systemctl start docker`. {NO_ENGINE_HINT}")
+        }
+        _ => NO_ENGINE_HINT.to_owned(),
     };
     Finding::warning("engine", seen, hint)
 }
 
-async fn version(socket: &Path) -> std::io::Result<String> {
+async fn query_version(socket: &Path) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(socket).await?;
     stream.write_all(b"GET /version HTTP/1.0\r\nHost: docker\r\n\r\n").await?;
     let mut bytes = Vec::new();
@@ -61,10 +63,10 @@ async fn version(socket: &Path) -> std::io::Result<String> {
     let value: serde_json::Value = serde_json::from_str(&body[start..end])
         .map_err(|_| std::io::Error::other("it answered, but not as an engine does"))?;
     let word = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or("unknown").to_owned();
-    Ok(format!("{} {}, API {}", platform(&value), word("Version"), word("ApiVersion")))
+    Ok(format!("{} {}, API {}", platform_name(&value), word("Version"), word("ApiVersion")))
 }
 
-fn platform(value: &serde_json::Value) -> String {
+fn platform_name(value: &serde_json::Value) -> String {
     let name = value.pointer("/Platform/Name").and_then(serde_json::Value::as_str).unwrap_or_default();
     if name.is_empty() { "engine".to_owned() } else { name.to_owned() }
 }

@@ -2,33 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use client::{Client, Place};
+use client::{Client, SocketLocation};
 use credentials::identity::Identities;
 use protocol::identity::{IdentityState, IdentityStatus};
 
 use super::Finding;
-use crate::commands::identity::{load, place};
+use crate::commands::identity::{load_identities, locations};
 
 /// Variables that SDKs of AWS take before any profile or endpoint.
-const SHADOWS: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+const SHADOWING_VARIABLES: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
 /// Nothing where there are no identities. Asks no source: what the agent knows already is enough.
-pub(super) async fn look() -> Vec<Finding> {
-    let Ok(place) = place() else { return Vec::new() };
-    let (identities, wrong) = match load(&place) {
+pub(super) async fn check() -> Vec<Finding> {
+    let Ok(place) = locations() else { return Vec::new() };
+    let (identities, wrong) = match load_identities(&place) {
         Ok(read) => read,
         Err(failure) => return vec![Finding::broken("identities", failure.problem.title, "Correct the file's mode.")],
     };
-    let mut findings = file(&place, &wrong);
+    let mut findings = file_findings(&place, &wrong);
     if identities.all.is_empty() {
         return findings;
     }
-    let standings = match Client::connect(&Place::from_environment()).await {
+    let standings = match Client::connect(&SocketLocation::from_environment()).await {
         Ok(mut client) => client.identities().await.unwrap_or_default(),
         Err(_) => Vec::new(),
     };
-    findings.extend(standings.iter().filter_map(standing));
-    findings.extend(in_the_way(&identities));
+    findings.extend(standings.iter().filter_map(status_finding));
+    findings.extend(conflict_findings(&identities));
     if findings.is_empty() {
         let count = identities.all.len();
         let ready = standings.iter().filter(|one| one.state == IdentityState::Ready).count();
@@ -38,7 +38,10 @@ pub(super) async fn look() -> Vec<Finding> {
 }
 
 /// What is wrong with the file of identities.
-pub(super) fn file(place: &credentials::Place, wrong: &[credentials::identity::Finding]) -> Vec<Finding> {
+pub(super) fn file_findings(
+    place: &credentials::CredentialPaths,
+    wrong: &[credentials::identity::Finding],
+) -> Vec<Finding> {
     let told = |found: &credentials::identity::Finding| {
         let seen = format!("{}:{}: {}", place.identities().display(), found.line, found.message);
         Finding::broken("identities", seen, found.hint.clone().unwrap_or_default())
@@ -47,17 +50,17 @@ pub(super) fn file(place: &credentials::Place, wrong: &[credentials::identity::F
 }
 
 /// What keeps a tool from an identity that would give a credential.
-pub(super) fn in_the_way(identities: &Identities) -> Vec<Finding> {
-    let mut findings = twice(identities);
-    findings.extend(super::tools::look(identities));
+pub(super) fn conflict_findings(identities: &Identities) -> Vec<Finding> {
+    let mut findings = shared_host_findings(identities);
+    findings.extend(super::tools::check(identities));
     let is_aws = |kind: &str| kind.starts_with("aws-");
     if identities.all.values().any(|identity| is_aws(identity.kind)) {
-        findings.extend(shadows(|name| std::env::var_os(name).is_some()));
+        findings.extend(shadowing_finding(|name| std::env::var_os(name).is_some()));
     }
     findings
 }
 
-pub(super) fn standing(standing: &IdentityStatus) -> Option<Finding> {
+pub(super) fn status_finding(standing: &IdentityStatus) -> Option<Finding> {
     match (standing.state, &standing.problem) {
         (IdentityState::NeedsLogin, problem) => {
             let why = problem.as_ref().map_or("nobody is signed in", |problem| problem.title.as_str());
@@ -75,7 +78,7 @@ pub(super) fn standing(standing: &IdentityStatus) -> Option<Finding> {
 }
 
 /// Servers that two identities serve: docker, git and cargo then get neither.
-fn twice(identities: &Identities) -> Vec<Finding> {
+fn shared_host_findings(identities: &Identities) -> Vec<Finding> {
     let mut owners: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for identity in identities.all.values() {
         for host in identity.list("hosts").unwrap_or_default() {
@@ -90,8 +93,8 @@ fn twice(identities: &Identities) -> Vec<Finding> {
     shared.map(told).collect()
 }
 
-fn shadows(is_set: impl Fn(&str) -> bool) -> Option<Finding> {
-    let set: Vec<&str> = SHADOWS.into_iter().filter(|name| is_set(name)).collect();
+fn shadowing_finding(is_set: impl Fn(&str) -> bool) -> Option<Finding> {
+    let set: Vec<&str> = SHADOWING_VARIABLES.into_iter().filter(|name| is_set(name)).collect();
     let seen = format!("{} set in this environment: AWS tools take that before any identity", set.join(", "));
     (!set.is_empty()).then(|| Finding::warning("identities", seen, format!("`unset {}`", set.join(" "))))
 }
@@ -101,16 +104,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_gets_in_the_way() {
+    fn shared_hosts_and_shadowing_variables_are_reported() {
         let exec = "source = \"exec\"\ncommand = [\"x\"]\nhosts = ";
         let text = format!("[a]\n{exec}[\"G.example\", \"h\"]\n[b]\n{exec}[\"g.example\"]\n");
         let seen: Vec<String> =
-            twice(&credentials::identity::read(&text).0).into_iter().map(|found| found.seen).collect();
+            shared_host_findings(&credentials::identity::read(&text).0).into_iter().map(|found| found.seen).collect();
         assert_eq!(seen, ["`g.example` is served by `a` and `b`"]);
-        assert!(shadows(|_| false).is_none());
-        let one = shadows(|name| name == "AWS_ACCESS_KEY_ID").unwrap();
+        assert!(shadowing_finding(|_| false).is_none());
+        let one = shadowing_finding(|name| name == "AWS_ACCESS_KEY_ID").unwrap();
         assert_eq!(one.hint.as_deref(), Some("`unset AWS_ACCESS_KEY_ID`"));
         let failing = IdentityStatus { name: "a".into(), state: IdentityState::NeedsLogin, ..Default::default() };
-        assert_eq!(standing(&failing).unwrap().seen, "`a`: nobody is signed in");
+        assert_eq!(status_finding(&failing).unwrap().seen, "`a`: nobody is signed in");
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use super::Finding;
-use crate::words;
+use crate::humanize;
 
 const PROXY_PORT: u16 = 8642;
 
@@ -27,7 +27,7 @@ pub(super) fn versions() -> Finding {
 }
 
 /// Asks the system's own resolver for a name as previews have them; browsers and curl know such names by themselves.
-pub(super) fn names() -> Finding {
+pub(super) fn name_resolution() -> Finding {
     const HOST: &str = "web.main.shop.localhost";
     let hint = "Browsers and curl are not concerned; for other programs use the `127.0.0.1:PORT` of `pdev status`, or let systemd-resolved answer.";
     match (HOST, 80).to_socket_addrs() {
@@ -60,7 +60,7 @@ pub(super) fn proxy_port(running: Option<u16>) -> Finding {
         ),
         Err(error) => Finding::broken(
             "proxy",
-            format!("cannot listen on 127.0.0.1: {}", words::plain(&error)),
+            format!("cannot listen on 127.0.0.1: {}", humanize::io_error(&error)),
             "A sandbox or firewall forbids it: run outside of it, or allow local ports.",
         ),
     }
@@ -93,7 +93,7 @@ pub(super) fn disk() -> Finding {
         );
     };
     let free_megabytes = found.f_bavail.saturating_mul(found.f_frsize) / 1_000_000;
-    let seen = format!("{} free for `{}`", size(free_megabytes), folder.display());
+    let seen = format!("{} free for `{}`", format_size(free_megabytes), folder.display());
     if found.f_files > 0 && found.f_favail < 10_000 {
         let seen = format!("only {} more files fit on the disk of `{}`", found.f_favail, folder.display());
         return Finding::broken("disk", seen, "Remove files, or old images with `docker system prune`.");
@@ -109,7 +109,7 @@ pub(super) fn disk() -> Finding {
     }
 }
 
-fn size(megabytes: u64) -> String {
+fn format_size(megabytes: u64) -> String {
     if megabytes < 10_000 { format!("{megabytes} MB") } else { format!("{} GB", megabytes / 1000) }
 }
 

@@ -9,38 +9,39 @@ use credentials::identity::Identities;
 use serde_json::Value;
 
 use super::Finding;
-use crate::credential::setup::sections;
+use crate::credential::setup::ini_fields;
 
 /// docker's own name for Docker Hub.
-const HUB: &str = "https://index.docker.io/v1/";
+const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
-pub(super) fn look(identities: &Identities) -> Vec<Finding> {
+pub(super) fn check(identities: &Identities) -> Vec<Finding> {
     let text = |path: Option<PathBuf>| path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-    let config = text(place("AWS_CONFIG_FILE", ".aws/config"));
-    let shared = text(place("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"));
-    let mut findings = aws(&config, &shared);
+    let config = text(config_path("AWS_CONFIG_FILE", ".aws/config"));
+    let shared = text(config_path("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"));
+    let mut findings = aws_findings(&config, &shared);
     let folder = std::env::var_os("DOCKER_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let path = folder.map(|folder| folder.join("config.json")).or_else(|| place("", ".docker/config.json"));
-    findings.extend(docker(identities, &text(path)));
+    let path = folder.map(|folder| folder.join("config.json")).or_else(|| config_path("", ".docker/config.json"));
+    findings.extend(docker_findings(identities, &text(path)));
     findings
 }
 
-fn place(variable: &str, usual: &str) -> Option<PathBuf> {
+fn config_path(variable: &str, usual: &str) -> Option<PathBuf> {
     let named = (!variable.is_empty()).then(|| std::env::var_os(variable)).flatten().filter(|value| !value.is_empty());
     named.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(usual)))
 }
 
 /// SDKs look into the shared credentials file, and for the profile's own role or sign-in, before they run a
 /// `credential_process` (botocore 1.44, `ProfileProviderBuilder.providers`).
-fn aws(config: &str, shared: &str) -> Vec<Finding> {
-    const EARLIER: [&str; 5] = ["role_arn", "web_identity_token_file", "sso_session", "sso_start_url", "login_session"];
-    let keys: BTreeSet<&str> = sections(shared)
+fn aws_findings(config: &str, shared: &str) -> Vec<Finding> {
+    const OVERRIDING_FIELDS: [&str; 5] =
+        ["role_arn", "web_identity_token_file", "sso_session", "sso_start_url", "login_session"];
+    let keys: BTreeSet<&str> = ini_fields(shared)
         .into_iter()
         .filter(|(_, field, _)| *field == "aws_access_key_id")
         .map(|(name, ..)| name)
         .collect();
-    let fields = sections(config);
-    let ours = fields.iter().filter(|(_, field, value)| *field == "credential_process" && is_ours(value));
+    let fields = ini_fields(config);
+    let ours = fields.iter().filter(|(_, field, value)| *field == "credential_process" && is_pdev_command(value));
     let mut findings = Vec::new();
     for (title, ..) in ours {
         let profile = title.strip_prefix("profile ").unwrap_or(title).trim();
@@ -51,7 +52,7 @@ fn aws(config: &str, shared: &str) -> Vec<Finding> {
             let hint = format!("Remove `[{profile}]` from ~/.aws/credentials.");
             findings.push(Finding::warning("tools", seen, hint));
         }
-        for (_, field, _) in fields.iter().filter(|(of, field, _)| of == title && EARLIER.contains(field)) {
+        for (_, field, _) in fields.iter().filter(|(of, field, _)| of == title && OVERRIDING_FIELDS.contains(field)) {
             let seen = format!("the aws profile `{profile}` also has `{field}`: it wins over the identity");
             findings.push(Finding::warning(
                 "tools",
@@ -63,17 +64,17 @@ fn aws(config: &str, shared: &str) -> Vec<Finding> {
     findings
 }
 
-fn is_ours(command: &str) -> bool {
+fn is_pdev_command(command: &str) -> bool {
     command.contains("pdev") && command.contains(" credential aws ")
 }
 
 /// docker asks the helper of a server, else the one of all, else its own file.
-fn docker(identities: &Identities, config: &str) -> Vec<Finding> {
+fn docker_findings(identities: &Identities, config: &str) -> Vec<Finding> {
     let Ok(config) = serde_json::from_str::<Value>(config) else { return Vec::new() };
     let of_all = config["credsStore"].as_str();
     let mut findings = Vec::new();
     for (host, helper) in config["credHelpers"].as_object().into_iter().flatten() {
-        let served = identities.all.values().find(|identity| serves(identity.list("hosts"), host));
+        let served = identities.all.values().find(|identity| serves_host(identity.list("hosts"), host));
         let helper = helper.as_str().unwrap_or_default();
         match served {
             Some(identity) if helper != "pdev" => {
@@ -96,14 +97,16 @@ fn docker(identities: &Identities, config: &str) -> Vec<Finding> {
             ));
         }
     }
-    if of_all == Some("pdev") && !identities.all.values().any(|identity| serves(identity.list("hosts"), HUB)) {
+    if of_all == Some("pdev")
+        && !identities.all.values().any(|identity| serves_host(identity.list("hosts"), DOCKER_HUB))
+    {
         let seen = "docker asks pdev for all servers, and keeps new passwords nowhere (`credsStore`)";
         findings.push(Finding::warning("tools", seen, "Name the servers in `credHelpers` instead."));
     }
     findings
 }
 
-fn serves(hosts: Option<&[String]>, server: &str) -> bool {
+fn serves_host(hosts: Option<&[String]>, server: &str) -> bool {
     hosts.unwrap_or_default().iter().any(|host| match host.strip_prefix('*') {
         Some(end) => server.to_lowercase().ends_with(&end.to_lowercase()),
         None => host.eq_ignore_ascii_case(server),
@@ -115,12 +118,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_that_something_else_answers() {
+    fn overridden_aws_profile_gives_warning() {
         let config = "[profile a]\ncredential_process = '/x/pdev' credential aws a\nrole_arn = r\n\
                       [profile b]\ncredential_process = other\nrole_arn = r\n\
                       [default]\ncredential_process = pdev credential aws c\ns3 =\n  role_arn = nested\n";
         let shared = "[a]\naws_access_key_id = AK\n[b]\naws_access_key_id = AK\n";
-        let seen: Vec<String> = aws(config, shared).into_iter().map(|found| found.seen).collect();
+        let seen: Vec<String> = aws_findings(config, shared).into_iter().map(|found| found.seen).collect();
         assert_eq!(
             seen,
             [
@@ -131,12 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_another_helper_answers() {
+    fn docker_helper_conflicts_give_warnings() {
         let text = "[hub]\nsource = \"exec\"\ncommand = [\"x\"]\nhosts = [\"*.example.org\", \"r.example\"]\n";
         let identities = credentials::identity::read(text).0;
         let config = r#"{"credHelpers": {"a.example.org": "gcloud", "r.example": "pdev", "q.example": "pdev", "z": "ecr"},
             "auths": {"r.example": {"auth": "eA=="}, "a.example.org": {}}, "credsStore": "pdev"}"#;
-        let seen: Vec<String> = docker(&identities, config).into_iter().map(|found| found.seen).collect();
+        let seen: Vec<String> = docker_findings(&identities, config).into_iter().map(|found| found.seen).collect();
         assert_eq!(
             seen,
             [
@@ -146,6 +149,6 @@ mod tests {
                 "docker asks pdev for all servers, and keeps new passwords nowhere (`credsStore`)",
             ]
         );
-        assert!(docker(&identities, "{").is_empty());
+        assert!(docker_findings(&identities, "{").is_empty());
     }
 }

@@ -9,7 +9,7 @@ mod output;
 mod slot;
 mod socket;
 mod spawn;
-mod units;
+mod state;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -26,12 +26,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::kernel::Identity;
-use super::leftovers;
-use super::record::{KeeperRecord, Records, StopRecord, UnitRecord, private_folder, remove_file};
-use super::wire::{Answer, Event, PROTOCOL, Spawn};
-use output::Mark;
-use units::Keeper;
+use super::cleanup;
+use super::kernel::ProcessIdentity;
+use super::record::{KeeperRecord, RecordStore, StopRecord, UnitRecord, create_private_folder, remove_if_exists};
+use super::wire::{Event, PROTOCOL_VERSION, Reply, SpawnSpec};
+use output::LogProgress;
+use state::Keeper;
 
 pub(crate) use output::now_milliseconds;
 
@@ -44,37 +44,37 @@ pub(crate) const BUSY: &str = "busy";
 const CLIENTS_MAX: usize = 256;
 
 /// What the socket asks of the one task that owns all state.
-pub(crate) enum Order {
+pub(crate) enum KeeperCommand {
     Start {
         record: Box<UnitRecord>,
-        spawn: Box<Spawn>,
-        reply: oneshot::Sender<Answer>,
+        spawn: Box<SpawnSpec>,
+        reply: oneshot::Sender<Reply>,
     },
     Stop {
         unit: String,
         stop: Option<StopRecord>,
         remove: bool,
-        reply: oneshot::Sender<Answer>,
+        reply: oneshot::Sender<Reply>,
     },
     Follow {
         reply: oneshot::Sender<broadcast::Receiver<Event>>,
     },
-    Output {
+    WatchOutput {
         unit: String,
-        reply: oneshot::Sender<Option<watch::Receiver<Mark>>>,
+        reply: oneshot::Sender<Option<watch::Receiver<LogProgress>>>,
     },
     Exec {
-        spawn: Box<Spawn>,
+        spawn: Box<SpawnSpec>,
         descriptors: Vec<OwnedFd>,
         cancelled: oneshot::Receiver<()>,
-        reply: mpsc::Sender<Answer>,
+        reply: mpsc::Sender<Reply>,
     },
     /// The client of an exec went away.
-    Cancel {
+    CancelExec {
         slot: u64,
     },
     /// All output of this slot is in its log.
-    Drained {
+    OutputDrained {
         slot: u64,
     },
 }
@@ -83,47 +83,47 @@ pub(crate) enum Order {
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments.into_iter();
     let (Some(runtime_folder), Some(state)) = (arguments.next(), arguments.next()) else {
-        return failed("usage: keeper <runtime dir> <state dir>");
+        return report_failure("usage: keeper <runtime dir> <state dir>");
     };
     detach();
     limit_descriptors();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&format!("the keeper cannot begin: {error}")),
+        Err(error) => return report_failure(&format!("the keeper cannot begin: {error}")),
     };
-    match runtime.block_on(keep(PathBuf::from(runtime_folder), Records::new(Path::new(&state)))) {
+    match runtime.block_on(run_keeper(PathBuf::from(runtime_folder), RecordStore::new(Path::new(&state)))) {
         Ok(code) => code,
-        Err(error) => failed(&format!("the keeper ended: {error}")),
+        Err(error) => report_failure(&format!("the keeper ended: {error}")),
     }
 }
 
-async fn keep(runtime: PathBuf, records: Records) -> io::Result<ExitCode> {
+async fn run_keeper(runtime: PathBuf, records: RecordStore) -> io::Result<ExitCode> {
     // Before anyone can find this process by its record and signal it: unhandled, a hangup would end it.
-    let signals = Signals::new()?;
-    let Some(home) = Home::claim(runtime, records)? else { return Ok(last_word(BUSY)) };
+    let signals = SignalStreams::new()?;
+    let Some(home) = KeeperInstance::claim(runtime, records)? else { return Ok(report_startup(BUSY)) };
     let outcome = home.run(signals).await;
-    home.leave();
+    home.remove_files();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
 /// The agent raised its own soft limit; programs get the one that the user's shell has.
 fn limit_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let told = std::env::var(super::connection::DESCRIPTORS).ok().and_then(|text| text.parse().ok());
+    let told = std::env::var(super::connection::DESCRIPTOR_LIMIT_ENV).ok().and_then(|text| text.parse().ok());
     if let Some(limit) = told {
         let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
         let _higher_is_no_harm = setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum });
     }
 }
 
-fn failed(message: &str) -> ExitCode {
+fn report_failure(message: &str) -> ExitCode {
     drop(writeln!(io::stdout(), "{message}"));
     drop(writeln!(io::stderr(), "{message}"));
     ExitCode::FAILURE
 }
 
 /// Says how it went to whoever started this keeper, who waits for the end of its output.
-fn last_word(word: &str) -> ExitCode {
+fn report_startup(word: &str) -> ExitCode {
     let said = writeln!(io::stdout(), "{word}").and_then(|()| io::stdout().flush());
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(&null);
@@ -133,7 +133,7 @@ fn last_word(word: &str) -> ExitCode {
 
 /// Own session, no terminal, no folder kept busy, no descriptor of others; all orphans below come to us.
 fn detach() {
-    spawn::close_inherited();
+    spawn::close_inherited_descriptors();
     // Fails only for a group leader, which then has a session already.
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir("/");
@@ -142,51 +142,51 @@ fn detach() {
 }
 
 /// The keeper's place on disk while it lives.
-struct Home {
-    records: Records,
-    runtime: PathBuf,
+struct KeeperInstance {
+    records: RecordStore,
+    runtime_folder: PathBuf,
     record: KeeperRecord,
     _lock: File,
 }
 
-impl Home {
+impl KeeperInstance {
     /// None when another keeper lives here. Cleans up what a killed predecessor left.
-    fn claim(runtime: PathBuf, records: Records) -> io::Result<Option<Self>> {
-        private_folder(&runtime)?;
+    fn claim(runtime: PathBuf, records: RecordStore) -> io::Result<Option<Self>> {
+        create_private_folder(&runtime)?;
         std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o700))?;
-        let Some(lock) = take_lock(&records.lock())? else { return Ok(None) };
-        leftovers::clean(&records)?;
-        let process = Identity::of(std::process::id().cast_signed()).ok_or(io::ErrorKind::NotFound)?;
-        let record = KeeperRecord { process, nonce: nonce()?, protocol: PROTOCOL };
+        let Some(lock) = try_lock_file(&records.lock_path())? else { return Ok(None) };
+        cleanup::clean_up_after_keeper(&records)?;
+        let process = ProcessIdentity::of_pid(std::process::id().cast_signed()).ok_or(io::ErrorKind::NotFound)?;
+        let record = KeeperRecord { process, nonce: new_nonce()?, protocol: PROTOCOL_VERSION };
         records.write_keeper(&record)?;
-        Ok(Some(Self { records, runtime, record, _lock: lock }))
+        Ok(Some(Self { records, runtime_folder: runtime, record, _lock: lock }))
     }
 
-    async fn run(&self, mut signals: Signals) -> io::Result<()> {
-        let mut listener = self.bind()?;
-        last_word(READY);
+    async fn run(&self, mut signals: SignalStreams) -> io::Result<()> {
+        let mut listener = self.bind_socket()?;
+        report_startup(READY);
         let (mailbox, mut orders) = mpsc::channel(64);
         let mut keeper = Keeper::new(self.records.clone(), self.record.nonce.clone(), mailbox.clone());
         let mut clients = JoinSet::new();
-        while !keeper.finished() {
-            let deadline = keeper.deadline();
+        while !keeper.is_finished() {
+            let deadline = keeper.next_deadline();
             tokio::select! {
-                Some(order) = orders.recv() => keeper.obey(order),
-                _ = signals.child.recv() => keeper.reap(),
+                Some(order) = orders.recv() => keeper.handle_command(order),
+                _ = signals.child.recv() => keeper.reap_children(),
                 _ = signals.terminate.recv() => keeper.terminate(),
                 // The socket's folder was swept away (a logout): its owner asks for a new one.
                 // A socket that is there is left alone: clients may wait in its backlog.
-                _ = signals.hangup.recv() => if !self.socket().exists() {
-                    listener = self.bind()?;
+                _ = signals.hangup.recv() => if !self.socket_path().exists() {
+                    listener = self.bind_socket()?;
                 },
                 Ok((stream, _)) = listener.accept(), if clients.len() < CLIENTS_MAX => {
-                    clients.spawn(socket::serve(stream, self.record.nonce.clone(), mailbox.clone()));
+                    clients.spawn(socket::serve_client(stream, self.record.nonce.clone(), mailbox.clone()));
                 }
                 Some(_) = clients.join_next(), if !clients.is_empty() => {}
-                () = until(deadline), if deadline.is_some() => keeper.look_again(),
+                () = sleep_until_deadline(deadline), if deadline.is_some() => keeper.check_deadlines(),
             }
         }
-        keeper.end();
+        keeper.kill_remaining();
         // Last answers are still on their way to clients.
         drop(orders);
         drop(keeper);
@@ -195,43 +195,43 @@ impl Home {
         Ok(())
     }
 
-    fn bind(&self) -> io::Result<UnixListener> {
-        private_folder(&self.runtime)?;
-        let path = self.socket();
-        remove_file(&path)?;
+    fn bind_socket(&self) -> io::Result<UnixListener> {
+        create_private_folder(&self.runtime_folder)?;
+        let path = self.socket_path();
+        remove_if_exists(&path)?;
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     }
 
-    fn socket(&self) -> PathBuf {
-        super::connection::socket(&self.runtime)
+    fn socket_path(&self) -> PathBuf {
+        super::connection::socket_path(&self.runtime_folder)
     }
 
-    fn leave(&self) {
+    fn remove_files(&self) {
         // What cannot be removed now is removed by the next keeper or by `down`.
-        drop(remove_file(&self.socket()));
-        if self.records.units().is_ok_and(|units| units.is_empty()) {
-            drop(self.records.remove_rest());
-            drop(std::fs::remove_dir(&self.runtime));
+        drop(remove_if_exists(&self.socket_path()));
+        if self.records.read_units().is_ok_and(|units| units.is_empty()) {
+            drop(self.records.remove_keeper_files());
+            drop(std::fs::remove_dir(&self.runtime_folder));
         }
     }
 }
 
-async fn until(deadline: Option<tokio::time::Instant>) {
+async fn sleep_until_deadline(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }
 
-struct Signals {
+struct SignalStreams {
     child: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
-impl Signals {
+impl SignalStreams {
     fn new() -> io::Result<Self> {
         Ok(Self {
             child: signal(SignalKind::child())?,
@@ -242,10 +242,10 @@ impl Signals {
 }
 
 /// A predecessor that was just leaving may have removed the file that we locked: then the lock protects nothing.
-pub(crate) fn take_lock(path: &Path) -> io::Result<Option<File>> {
+pub(crate) fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
     for _ in 0..16 {
         if let Some(folder) = path.parent() {
-            private_folder(folder)?;
+            create_private_folder(folder)?;
         }
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -260,7 +260,7 @@ pub(crate) fn take_lock(path: &Path) -> io::Result<Option<File>> {
     Err(io::Error::other("the keeper's lock file is removed again and again"))
 }
 
-fn nonce() -> io::Result<String> {
+fn new_nonce() -> io::Result<String> {
     let mut bytes = [0; 12];
     io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -12,42 +12,42 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::super::wire::{Answer, Event, Greeting, LINE_MAX, PROTOCOL, Request};
-use super::Order;
-use super::output::Mark;
+use super::super::wire::{Event, Greeting, LINE_MAX, PROTOCOL_VERSION, Reply, Request};
+use super::KeeperCommand;
+use super::output::LogProgress;
 
 /// A client that connects and says nothing is sent away.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) type Mailbox = mpsc::Sender<Order>;
+pub(crate) type Mailbox = mpsc::Sender<KeeperCommand>;
 
-pub(crate) async fn serve(mut stream: UnixStream, nonce: String, mailbox: Mailbox) {
-    if !allowed(&stream) {
+pub(crate) async fn serve_client(mut stream: UnixStream, nonce: String, mailbox: Mailbox) {
+    if !is_allowed_peer(&stream) {
         return;
     }
-    let greeting = Greeting { pdev_keeper: PROTOCOL, nonce };
-    if say(&mut stream, &greeting).await.is_err() {
+    let greeting = Greeting { pdev_keeper: PROTOCOL_VERSION, nonce };
+    if send_line(&mut stream, &greeting).await.is_err() {
         return;
     }
-    let Ok(Ok((line, descriptors))) = tokio::time::timeout(PATIENCE, read_request(&stream)).await else { return };
+    let Ok(Ok((line, descriptors))) = tokio::time::timeout(CLIENT_TIMEOUT, read_request(&stream)).await else { return };
     let request = match serde_json::from_slice(&line) {
         Ok(request) => request,
         Err(error) => {
             let message = format!("this keeper does not understand the request: {error}");
-            return drop(say(&mut stream, &Answer::Failed { message }).await);
+            return drop(send_line(&mut stream, &Reply::Failed { message }).await);
         }
     };
     // A client that went away needs no answer.
-    drop(answer(&mut stream, request, descriptors, &mailbox).await);
+    drop(handle_request(&mut stream, request, descriptors, &mailbox).await);
 }
 
 /// Only the same user and root may give orders; the folder's mode says so already, and this in case it was changed.
-fn allowed(stream: &UnixStream) -> bool {
+fn is_allowed_peer(stream: &UnixStream) -> bool {
     let me = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == me || peer.uid() == 0)
 }
 
-async fn answer(
+async fn handle_request(
     stream: &mut UnixStream,
     request: Request,
     descriptors: Vec<OwnedFd>,
@@ -55,86 +55,90 @@ async fn answer(
 ) -> io::Result<()> {
     match request {
         Request::Start { record, spawn } => {
-            let answer = ask(mailbox, |reply| Order::Start { record, spawn, reply }).await?;
-            say(stream, &answer).await
+            let answer = send_command(mailbox, |reply| KeeperCommand::Start { record, spawn, reply }).await?;
+            send_line(stream, &answer).await
         }
         Request::Stop { unit, stop } => {
-            let answer = ask(mailbox, |reply| Order::Stop { unit, stop, remove: false, reply }).await?;
-            say(stream, &answer).await
+            let answer =
+                send_command(mailbox, |reply| KeeperCommand::Stop { unit, stop, remove: false, reply }).await?;
+            send_line(stream, &answer).await
         }
         Request::Remove { unit } => {
-            let answer = ask(mailbox, |reply| Order::Stop { unit, stop: None, remove: true, reply }).await?;
-            say(stream, &answer).await
+            let answer =
+                send_command(mailbox, |reply| KeeperCommand::Stop { unit, stop: None, remove: true, reply }).await?;
+            send_line(stream, &answer).await
         }
         Request::Follow => {
-            let events = ask(mailbox, |reply| Order::Follow { reply }).await?;
-            say(stream, &Answer::Following).await?;
-            follow(stream, events).await
+            let events = send_command(mailbox, |reply| KeeperCommand::Follow { reply }).await?;
+            send_line(stream, &Reply::Following).await?;
+            forward_events(stream, events).await
         }
-        Request::Output { unit } => match ask(mailbox, |reply| Order::Output { unit, reply }).await? {
-            Some(marks) => {
-                say(stream, &Answer::Following).await?;
-                watch_output(stream, marks).await
+        Request::Output { unit } => {
+            match send_command(mailbox, |reply| KeeperCommand::WatchOutput { unit, reply }).await? {
+                Some(marks) => {
+                    send_line(stream, &Reply::Following).await?;
+                    forward_output_progress(stream, marks).await
+                }
+                None => send_line(stream, &Reply::Done).await,
             }
-            None => say(stream, &Answer::Done).await,
-        },
-        Request::Exec { spawn } => exec(stream, spawn, descriptors, mailbox).await,
+        }
+        Request::Exec { spawn } => run_exec(stream, spawn, descriptors, mailbox).await,
     }
 }
 
-async fn ask<T>(mailbox: &Mailbox, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> io::Result<T> {
+async fn send_command<T>(mailbox: &Mailbox, order: impl FnOnce(oneshot::Sender<T>) -> KeeperCommand) -> io::Result<T> {
     let (reply, answer) = oneshot::channel();
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     mailbox.send(order(reply)).await.map_err(|_| gone())?;
     answer.await.map_err(|_| gone())
 }
 
-async fn follow(stream: &mut UnixStream, mut events: broadcast::Receiver<Event>) -> io::Result<()> {
+async fn forward_events(stream: &mut UnixStream, mut events: broadcast::Receiver<Event>) -> io::Result<()> {
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Ok(event) => say(stream, &event).await?,
-                Err(broadcast::error::RecvError::Lagged(_)) => say(stream, &Event::Missed).await?,
+                Ok(event) => send_line(stream, &event).await?,
+                Err(broadcast::error::RecvError::Lagged(_)) => send_line(stream, &Event::Missed).await?,
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
             },
-            () = hung_up(stream) => return Ok(()),
+            () = wait_for_hangup(stream) => return Ok(()),
         }
     }
 }
 
-async fn watch_output(stream: &mut UnixStream, mut marks: watch::Receiver<Mark>) -> io::Result<()> {
+async fn forward_output_progress(stream: &mut UnixStream, mut marks: watch::Receiver<LogProgress>) -> io::Result<()> {
     loop {
-        if marks.borrow_and_update().ended {
-            return say(stream, &Event::OutputEnded).await;
+        if marks.borrow_and_update().has_ended {
+            return send_line(stream, &Event::OutputEnded).await;
         }
-        say(stream, &Event::Wrote).await?;
+        send_line(stream, &Event::Wrote).await?;
         tokio::select! {
             changed = marks.changed() => if changed.is_err() {
-                return say(stream, &Event::OutputEnded).await;
+                return send_line(stream, &Event::OutputEnded).await;
             },
-            () = hung_up(stream) => return Ok(()),
+            () = wait_for_hangup(stream) => return Ok(()),
         }
     }
 }
 
 /// Runs until the command ends; a client that goes away takes its command with it.
-async fn exec(
+async fn run_exec(
     stream: &mut UnixStream,
-    spawn: Box<super::super::wire::Spawn>,
+    spawn: Box<super::super::wire::SpawnSpec>,
     descriptors: Vec<OwnedFd>,
     mailbox: &Mailbox,
 ) -> io::Result<()> {
     let (reply, mut answers) = mpsc::channel(2);
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     let (cancel, cancelled) = oneshot::channel();
-    mailbox.send(Order::Exec { spawn, descriptors, cancelled, reply }).await.map_err(|_| gone())?;
+    mailbox.send(KeeperCommand::Exec { spawn, descriptors, cancelled, reply }).await.map_err(|_| gone())?;
     loop {
         tokio::select! {
             answer = answers.recv() => match answer {
-                Some(answer) => say(stream, &answer).await?,
+                Some(answer) => send_line(stream, &answer).await?,
                 None => return Ok(()),
             },
-            () = hung_up(stream) => {
+            () = wait_for_hangup(stream) => {
                 drop(cancel);
                 return Ok(());
             }
@@ -143,7 +147,7 @@ async fn exec(
 }
 
 /// Clients say one line only: what they say later is ignored until they close.
-async fn hung_up(stream: &UnixStream) {
+async fn wait_for_hangup(stream: &UnixStream) {
     while stream.readable().await.is_ok() {
         match stream.try_read(&mut [0; 64]) {
             Ok(0) => return,
@@ -153,10 +157,10 @@ async fn hung_up(stream: &UnixStream) {
     }
 }
 
-pub(crate) async fn say(stream: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {
+pub(crate) async fn send_line(stream: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
-    match tokio::time::timeout(PATIENCE, stream.write_all(&line)).await {
+    match tokio::time::timeout(CLIENT_TIMEOUT, stream.write_all(&line)).await {
         Ok(written) => written,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
@@ -166,7 +170,8 @@ pub(crate) async fn say(stream: &mut UnixStream, value: &impl Serialize) -> io::
 async fn read_request(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let (mut line, mut descriptors) = (Vec::new(), Vec::new());
     loop {
-        let received = stream.async_io(Interest::READABLE, || receive(stream, &mut line, &mut descriptors)).await?;
+        let received =
+            stream.async_io(Interest::READABLE, || receive_chunk(stream, &mut line, &mut descriptors)).await?;
         if line.last() == Some(&b'\n') {
             line.pop();
             return Ok((line, descriptors));
@@ -177,7 +182,7 @@ async fn read_request(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)
     }
 }
 
-fn receive(stream: &UnixStream, line: &mut Vec<u8>, descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+fn receive_chunk(stream: &UnixStream, line: &mut Vec<u8>, descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut bytes = [0; 8192];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

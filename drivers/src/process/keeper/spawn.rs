@@ -8,23 +8,23 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use super::super::kernel::MARKER;
-use super::super::wire::Spawn;
+use super::super::wire::SpawnSpec;
 
 /// Standard input, output and error of a child.
-pub(crate) struct Streams {
+pub(crate) struct ChildStdio {
     pub input: OwnedFd,
     pub output: OwnedFd,
     pub error: OwnedFd,
 }
 
-impl Streams {
+impl ChildStdio {
     pub(crate) fn without_input(output: OwnedFd, error: OwnedFd) -> io::Result<Self> {
         Ok(Self { input: File::open("/dev/null")?.into(), output, error })
     }
 }
 
 /// Returns the pid. The child leads a session and a process group of its own.
-pub(crate) fn spawn(what: &Spawn, marker: &str, streams: Streams) -> io::Result<i32> {
+pub(crate) fn spawn_child(what: &SpawnSpec, marker: &str, streams: ChildStdio) -> io::Result<i32> {
     let mut command = Command::new(&what.program);
     command.args(&what.arguments).current_dir(&what.dir).env_clear().envs(&what.env).env(MARKER, marker);
     command.stdin(Stdio::from(streams.input)).stdout(Stdio::from(streams.output)).stderr(Stdio::from(streams.error));
@@ -32,12 +32,12 @@ pub(crate) fn spawn(what: &Spawn, marker: &str, streams: Streams) -> io::Result<
         // The standard library also drops root's supplementary groups when it changes the user.
         command.gid(account.gid).uid(account.uid);
     }
-    before_exec(&mut command, what.terminal);
+    set_pre_exec_hook(&mut command, what.terminal);
     // The child is reaped by the keeper's own `waitpid`, with all the others.
     Ok(command.spawn()?.id().cast_signed())
 }
 
-fn before_exec(command: &mut Command, terminal: bool) {
+fn set_pre_exec_hook(command: &mut Command, terminal: bool) {
     let keeper = rustix::process::getpid();
     let hook = move || {
         rustix::process::setsid()?;
@@ -65,7 +65,7 @@ fn before_exec(command: &mut Command, terminal: bool) {
 }
 
 /// Closes what a careless parent left open, so that no service inherits somebody's socket.
-pub(crate) fn close_inherited() {
+pub(crate) fn close_inherited_descriptors() {
     let Ok(entries) = std::fs::read_dir("/dev/fd") else { return };
     let open: Vec<i32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     // The listing's own descriptor is closed by now.

@@ -2,56 +2,60 @@
 
 use manifest::spec::{Key, Section, Shape};
 
-use super::{About, Item, Kind, Place, escape};
+use super::{Completer, DocTarget, Item, ItemKind, escape_snippet};
 use crate::analysis::cursor;
-use crate::analysis::language::words;
+use crate::analysis::language::describe_shape;
 use crate::analysis::names;
 
-impl Place<'_> {
-    pub(super) fn keys(&self) -> Vec<Item> {
-        let beside = cursor::siblings(self.scene.text, &self.cursor, self.scene.offset);
+impl Completer<'_> {
+    pub(super) fn key_items(&self) -> Vec<Item> {
+        let beside = cursor::sibling_keys(self.context.text, &self.cursor, self.context.offset);
         let free = |name: &str| !beside.iter().any(|other| other.trim_start_matches('+') == name);
         let mut items = Vec::new();
         if let Some(section) = self.allowed.section() {
-            items.extend(section.keys.iter().filter(|key| free(key.name)).map(|key| self.key(section, key)));
+            items.extend(section.keys.iter().filter(|key| free(key.name)).map(|key| self.key_item(section, key)));
         }
-        match self.path()[..] {
-            [Some("resources"), Some(resource), Some("with")] => items.extend(self.inputs(resource, &free)),
-            [.., Some("needs")] => items.extend(self.needs(&free)),
+        match self.key_path()[..] {
+            [Some("resources"), Some(resource), Some("with")] => items.extend(self.input_items(resource, &free)),
+            [.., Some("needs")] => items.extend(self.dependency_items(&free)),
             [Some(section @ ("services" | "jobs" | "resources" | "secrets"))] => {
-                if self.cursor.keys().first() == Some(&Some("environments")) {
-                    items.extend(self.declared(section, &free));
+                if self.cursor.key_path().first() == Some(&Some("environments")) {
+                    items.extend(self.declared_items(section, &free));
                 }
-                items.extend(self.entries(section));
+                items.extend(self.entry_items(section));
             }
-            [] if self.cursor.keys().is_empty() && beside.is_empty() => items.push(self.whole()),
+            [] if self.cursor.key_path().is_empty() && beside.is_empty() => items.push(self.manifest_item()),
             _ => {}
         }
         items
     }
 
-    fn key(&self, section: &'static Section, key: &'static Key) -> Item {
-        let snippet = self.with_value(key.name, &key.shape);
-        let about = About::Key { section: section.name.to_owned(), key: key.name.to_owned() };
-        Item { detail: words(&key.shape), about: Some(about), ..self.item(key.name, Kind::Key, snippet) }
+    fn key_item(&self, section: &'static Section, key: &'static Key) -> Item {
+        let snippet = self.key_snippet(key.name, &key.shape);
+        let about = DocTarget::Key { section: section.name.to_owned(), key: key.name.to_owned() };
+        Item {
+            detail: describe_shape(&key.shape),
+            doc_target: Some(about),
+            ..self.item(key.name, ItemKind::Key, snippet)
+        }
     }
 
     /// `name: ` and the beginning of a value of this shape, on lines of its own where that is how it is written.
-    fn with_value(&self, name: &str, shape: &Shape) -> String {
-        let name = escape(name);
-        if self.colon_follows() {
+    fn key_snippet(&self, name: &str, shape: &Shape) -> String {
+        let name = escape_snippet(name);
+        if self.has_colon_after() {
             return name;
         }
-        let below = self.below(1);
-        let flow = self.cursor.flow;
-        match first(shape) {
+        let below = self.indented_line_break(1);
+        let flow = self.cursor.is_flow;
+        match first_shape(shape) {
             // The short form first, where there is one: the long one is completed key by key.
-            _ if has_short(shape) => format!("{name}: $0"),
+            _ if has_short_form(shape) => format!("{name}: $0"),
             Shape::Section(_) | Shape::Free if flow => format!("{name}: {{ $0 \\}}"),
             Shape::Section(_) | Shape::Free => format!("{name}:{below}$0"),
             Shape::Map(_) if flow => format!("{name}: {{ $0 \\}}"),
-            Shape::Map(inner) if matches!(first(inner), Shape::Section(_)) && !has_short(inner) => {
-                format!("{name}:{below}${{1:name}}:{}$0", self.below(2))
+            Shape::Map(inner) if matches!(first_shape(inner), Shape::Section(_)) && !has_short_form(inner) => {
+                format!("{name}:{below}${{1:name}}:{}$0", self.indented_line_break(2))
             }
             Shape::Map(_) => format!("{name}:{below}$0"),
             Shape::List(_) if flow => format!("{name}: [$0]"),
@@ -62,20 +66,20 @@ impl Place<'_> {
         }
     }
 
-    fn colon_follows(&self) -> bool {
-        let rest = self.scene.text.as_str().get(self.cursor.word.end..).unwrap_or_default();
+    fn has_colon_after(&self) -> bool {
+        let rest = self.context.text.as_str().get(self.cursor.word.end..).unwrap_or_default();
         rest.trim_start_matches(' ').starts_with(':')
     }
 
     /// A new line, so many levels deeper than the key that is completed.
-    fn below(&self, levels: usize) -> String {
-        let base = self.cursor.column - if self.scene.editor_indents { self.cursor.indent } else { 0 };
-        format!("\n{}", " ".repeat(base + levels * self.unit()))
+    fn indented_line_break(&self, levels: usize) -> String {
+        let base = self.cursor.column - if self.context.editor_indents { self.cursor.indent } else { 0 };
+        format!("\n{}", " ".repeat(base + levels * self.indent_width()))
     }
 
     /// How far lines are indented here: as the block around the cursor is, else as the first of the file.
-    fn unit(&self) -> usize {
-        let text = self.scene.text;
+    fn indent_width(&self) -> usize {
+        let text = self.context.text;
         let spaces = |number: usize| {
             let line = text.line(number);
             let spaces = line.len() - line.trim_start_matches(' ').len();
@@ -83,50 +87,52 @@ impl Place<'_> {
             counts.then_some(spaces)
         };
         let column = self.cursor.column;
-        let own = text.line_at(self.scene.offset);
+        let own = text.line_at(self.context.offset);
         let around = (0..own).rev().filter_map(spaces).find(|indent| *indent < column).map(|indent| column - indent);
         let around = around.filter(|_| column == self.cursor.indent);
-        let first = || (0..text.lines_count().min(200)).filter_map(spaces).find(|indent| *indent > 0);
+        let first = || (0..text.line_count().min(200)).filter_map(spaces).find(|indent| *indent > 0);
         around.or_else(first).filter(|unit| *unit <= 8).unwrap_or(2)
     }
 
-    fn inputs<'s>(&'s self, resource: &str, free: &'s dyn Fn(&str) -> bool) -> Vec<Item> {
-        let Some(module) = names::module(self.scene.manifest, resource, self.scene.files) else { return Vec::new() };
-        let uses = self.scene.manifest.resources.get(resource).map(|entry| entry.value.uses.value.clone());
+    fn input_items<'s>(&'s self, resource: &str, free: &'s dyn Fn(&str) -> bool) -> Vec<Item> {
+        let Some(module) = names::resource_module(self.context.manifest, resource, self.context.files) else {
+            return Vec::new();
+        };
+        let uses = self.context.manifest.resources.get(resource).map(|entry| entry.value.uses.value.clone());
         let input = |(name, input): (&String, &catalog::Input)| {
             let name = name.as_str();
             let snippet = match input.kind.as_str() {
-                _ if self.colon_follows() => escape(name),
+                _ if self.has_colon_after() => escape_snippet(name),
                 "boolean" => format!("{name}: ${{1|true,false|}}$0"),
                 "array" => format!("{name}: [$0]"),
-                "object" if self.cursor.flow => format!("{name}: {{ $0 \\}}"),
-                "object" => format!("{name}:{}$0", self.below(1)),
+                "object" if self.cursor.is_flow => format!("{name}: {{ $0 \\}}"),
+                "object" => format!("{name}:{}$0", self.indented_line_break(1)),
                 _ if !input.choices.is_empty() => format!("{name}: ${{1|{}|}}$0", input.choices.join(",")),
                 _ => format!("{name}: $0"),
             };
             Item {
                 detail: input.kind.clone(),
-                about: Some(About::Input { uses: uses.clone().unwrap_or_default(), input: name.to_owned() }),
+                doc_target: Some(DocTarget::Input { uses: uses.clone().unwrap_or_default(), input: name.to_owned() }),
                 rank: if input.level == "basic" { 3 } else { 6 },
-                ..self.item(name, Kind::Key, snippet)
+                ..self.item(name, ItemKind::Key, snippet)
             }
         };
         module.inputs.iter().filter(|(name, _)| free(name)).map(input).collect()
     }
 
     /// `db: healthy`, or the name alone in a list.
-    fn needs(&self, free: &dyn Fn(&str) -> bool) -> Vec<Item> {
-        let manifest = self.scene.manifest;
-        let own = self.path().get(1).copied().flatten().map(str::to_owned);
+    fn dependency_items(&self, free: &dyn Fn(&str) -> bool) -> Vec<Item> {
+        let manifest = self.context.manifest;
+        let own = self.key_path().get(1).copied().flatten().map(str::to_owned);
         let mut all = names::units(manifest, own.as_deref());
         all.retain(|name| free(&name.name));
         let jobs = &manifest.jobs;
-        let item = |name: names::Name| {
+        let item = |name: names::NameInfo| {
             let condition = if jobs.contains_key(&name.name) { "completed" } else { "healthy" };
             let others = ["started", "healthy", "completed"].into_iter().filter(|word| *word != condition);
             let choices = std::iter::once(condition).chain(others).collect::<Vec<_>>().join(",");
-            let mut item = self.named(name, Kind::Name);
-            if !self.colon_follows() {
+            let mut item = self.name_item(name, ItemKind::Name);
+            if !self.has_colon_after() {
                 item.snippet.push_str(&format!(": ${{1|{choices}|}}$0"));
             }
             item
@@ -135,18 +141,22 @@ impl Place<'_> {
     }
 
     /// In an environment: what it may change.
-    fn declared(&self, section: &str, free: &dyn Fn(&str) -> bool) -> Vec<Item> {
-        let manifest = self.scene.manifest;
+    fn declared_items(&self, section: &str, free: &dyn Fn(&str) -> bool) -> Vec<Item> {
+        let manifest = self.context.manifest;
         let all = match section {
             "services" => names::services(manifest),
             "jobs" => names::jobs(manifest),
             "resources" => names::resources(manifest),
             _ => names::secrets(manifest),
         };
-        let item = |name: names::Name| {
-            let mut item = Item { rank: 0, ..self.named(name, Kind::Name) };
-            if !self.colon_follows() {
-                let rest = if self.cursor.flow { ": { $0 \\}".to_owned() } else { format!(":{}$0", self.below(1)) };
+        let item = |name: names::NameInfo| {
+            let mut item = Item { rank: 0, ..self.name_item(name, ItemKind::Name) };
+            if !self.has_colon_after() {
+                let rest = if self.cursor.is_flow {
+                    ": { $0 \\}".to_owned()
+                } else {
+                    format!(":{}$0", self.indented_line_break(1))
+                };
                 item.snippet.push_str(&rest);
             }
             item
@@ -155,15 +165,15 @@ impl Place<'_> {
     }
 
     /// Whole entries for maps whose names are the user's.
-    fn entries(&self, section: &str) -> Vec<Item> {
-        if self.cursor.flow || self.colon_follows() {
+    fn entry_items(&self, section: &str) -> Vec<Item> {
+        if self.cursor.is_flow || self.has_colon_after() {
             return Vec::new();
         }
-        let b = self.below(1);
+        let b = self.indented_line_break(1);
         let snippet = |label: &str, detail: &str, text: String| Item {
             detail: detail.to_owned(),
             rank: 1,
-            ..self.item(label, Kind::Snippet, text)
+            ..self.item(label, ItemKind::Snippet, text)
         };
         match section {
             "services" => vec![
@@ -190,13 +200,17 @@ impl Place<'_> {
                     "${{1:migrate}}:{b}service: ${{2:web}}{b}command: [${{3:./migrate}}]{b}when: ${{4|before,after,manual|}}$0"
                 ),
             )],
-            "resources" => catalog::list()
+            "resources" => catalog::built_in_modules()
                 .iter()
                 .map(|module| {
-                    let text =
-                        format!("${{1:{}}}:{b}uses: {}@{}$0", short(&module.name), module.name, module.version.major);
+                    let text = format!(
+                        "${{1:{}}}:{b}uses: {}@{}$0",
+                        default_resource_name(&module.name),
+                        module.name,
+                        module.version.major
+                    );
                     Item {
-                        about: Some(About::Module { uses: module.name.clone() }),
+                        doc_target: Some(DocTarget::Module { uses: module.name.clone() }),
                         ..snippet(&module.name, &module.summary, text)
                     }
                 })
@@ -205,17 +219,17 @@ impl Place<'_> {
         }
     }
 
-    fn whole(&self) -> Item {
+    fn manifest_item(&self) -> Item {
         let text = "pdev: 1\napp: ${1:name}\nservices:\n  ${2:web}:\n    build: ${3:.}\n    port: ${4:8080}\n    health: ${5:/healthz}$0\n";
         Item {
             detail: "a manifest to begin with".to_owned(),
             rank: 0,
-            ..self.item("pdev.yaml", Kind::Snippet, text.to_owned())
+            ..self.item("pdev.yaml", ItemKind::Snippet, text.to_owned())
         }
     }
 }
 
-fn short(module: &str) -> &str {
+fn default_resource_name(module: &str) -> &str {
     match module {
         "postgres" => "db",
         "redis" => "cache",
@@ -223,15 +237,15 @@ fn short(module: &str) -> &str {
     }
 }
 
-fn first(shape: &Shape) -> &Shape {
+fn first_shape(shape: &Shape) -> &Shape {
     match shape {
-        Shape::Any(shapes) => shapes.first().map_or(shape, first),
+        Shape::Any(shapes) => shapes.first().map_or(shape, first_shape),
         shape => shape,
     }
 }
 
 /// A value of one line is allowed beside a long form.
-fn has_short(shape: &Shape) -> bool {
+fn has_short_form(shape: &Shape) -> bool {
     let Shape::Any(shapes) = shape else { return false };
     shapes.iter().any(|shape| !matches!(shape, Shape::Section(_) | Shape::List(_) | Shape::Map(_) | Shape::Any(_)))
 }

@@ -10,22 +10,22 @@ use crate::text::Text;
 
 /// One file's text.
 #[derive(Clone, Copy)]
-pub struct Page<'a> {
+pub struct SourceEditor<'a> {
     pub text: &'a Text,
     pub file: FileId,
 }
 
-impl Page<'_> {
+impl SourceEditor<'_> {
     pub fn edit(&self, range: Range<usize>, text: impl Into<String>) -> Edit {
         Edit { span: Span::new(self.file, range.start, range.end), text: text.into() }
     }
 
-    fn str(&self, range: Range<usize>) -> &str {
+    fn slice(&self, range: Range<usize>) -> &str {
         self.text.as_str().get(range).unwrap_or_default()
     }
 
     pub fn is_flow(&self, node: &Node) -> bool {
-        self.str(node.span.range()).starts_with(['{', '['])
+        self.slice(node.span.range()).starts_with(['{', '['])
     }
 
     fn column(&self, offset: usize) -> usize {
@@ -34,11 +34,11 @@ impl Page<'_> {
 
     /// At the end of a map, in brackets or on lines of its own, indented like its first key. `entry` may have lines,
     /// each as deep as it is below the map.
-    pub fn add(&self, map: &Node, entry: &str) -> Option<Edit> {
+    pub fn add_entry(&self, map: &Node, entry: &str) -> Option<Edit> {
         let pairs = map.as_map()?;
         let Some((first, last)) = pairs.first().zip(pairs.last()) else {
             let range = map.span.range();
-            return (self.str(range.clone()) == "{}").then(|| self.edit(range, format!("{{ {entry} }}")));
+            return (self.slice(range.clone()) == "{}").then(|| self.edit(range, format!("{{ {entry} }}")));
         };
         let end = last.value.span.range().end.max(last.key.span.range().end);
         if self.is_flow(map) {
@@ -54,7 +54,7 @@ impl Page<'_> {
     /// At the end of the section of this name, which is made where there is none.
     pub fn add_to_section(&self, root: &Node, section: &str, entry: &str) -> Option<Edit> {
         match root.get(section) {
-            Some(pair) => self.add(&pair.value, entry),
+            Some(pair) => self.add_entry(&pair.value, entry),
             None => {
                 let end = self.text.len();
                 let newline = if self.text.as_str().ends_with('\n') { "" } else { "\n" };
@@ -65,43 +65,43 @@ impl Page<'_> {
     }
 
     /// A pair of this map goes, with its line or its comma. None for the only one, which would leave a hole.
-    pub fn remove(&self, map: &Node, name: &str) -> Option<Edit> {
+    pub fn remove_pair(&self, map: &Node, name: &str) -> Option<Edit> {
         let pairs = map.as_map()?;
         let at = pairs.iter().position(|pair| pair.key.value == name)?;
         let pair = &pairs[at];
-        let own = self.whole(pair);
+        let own = self.pair_range(pair);
         if self.is_flow(map) {
             return match (pairs.get(at + 1), at.checked_sub(1).map(|before| &pairs[before])) {
                 (Some(next), _) => Some(self.edit(own.start..next.key.span.range().start, "")),
-                (None, Some(before)) => Some(self.edit(self.whole(before).end..own.end, "")),
+                (None, Some(before)) => Some(self.edit(self.pair_range(before).end..own.end, "")),
                 (None, None) => None,
             };
         }
         let (first, last) = (self.text.line_at(own.start), self.text.line_at(own.end));
         // Behind a dash, or on a line with something else.
-        let alone = self.str(self.text.line_start(first)..own.start).trim().is_empty();
-        let rest = self.str(own.end..self.text.line_range(last).end).trim();
+        let alone = self.slice(self.text.line_start(first)..own.start).trim().is_empty();
+        let rest = self.slice(own.end..self.text.line_range(last).end).trim();
         let clean = rest.is_empty() || rest.starts_with('#');
         (pairs.len() > 1 && alone && clean)
             .then(|| self.edit(self.text.line_start(first)..self.text.line_start(last + 1), ""))
     }
 
-    fn whole(&self, pair: &Pair) -> Range<usize> {
+    fn pair_range(&self, pair: &Pair) -> Range<usize> {
         let end = pair.value.span.range().end.max(pair.key.span.range().end);
         // Texts of several lines end with the break that is theirs.
-        let written = self.str(pair.key.span.range().start..end).trim_end();
+        let written = self.slice(pair.key.span.range().start..end).trim_end();
         pair.key.span.range().start..pair.key.span.range().start + written.len()
     }
 
     /// A pair as it is written, its lines as deep as if it stood at the margin.
-    pub fn written(&self, pair: &Pair) -> Option<String> {
-        let range = self.whole(pair);
+    pub fn pair_text(&self, pair: &Pair) -> Option<String> {
+        let range = self.pair_range(pair);
         // What came through an alias or a merge is written elsewhere.
         if pair.value.span.file != self.file || pair.value.span.range().start < range.start {
             return None;
         }
         let indent = " ".repeat(self.column(range.start));
-        let text = self.str(range).replace("\r\n", "\n");
+        let text = self.slice(range).replace("\r\n", "\n");
         let mut lines = text.split('\n');
         let first = lines.next()?.to_owned();
         let deeper: Option<Vec<&str>> =

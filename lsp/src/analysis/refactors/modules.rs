@@ -8,37 +8,40 @@ use manifest::diagnostic::Edit;
 use manifest::syntax::{Kind, Node, Pair};
 use manifest::template::{self, Scope};
 
-use super::edit::Page;
-use super::{Scene, action};
+use super::edit::SourceEditor;
+use super::{RefactorContext, new_action};
 use crate::analysis::actions::{Action, NewFile};
 
 /// Fields that services and resources both have.
-const SHARED: [&str; 2] = ["host", "port"];
+const SHARED_FIELDS: [&str; 2] = ["host", "port"];
 
-fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+fn literal_text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     let scalar = node.get(key)?.value.as_scalar()?;
     (!scalar.is_null() && !scalar.text.contains("${")).then_some(scalar.text.as_str())
 }
 
-fn has_only(body: &Node, keys: &[&str]) -> bool {
+fn has_only_keys(body: &Node, keys: &[&str]) -> bool {
     body.as_map().unwrap_or_default().iter().all(|pair| keys.contains(&pair.key.value.as_str()))
 }
 
 /// `image: postgres:16` becomes a resource of the module `postgres`.
-pub fn from_image(scene: &Scene<'_>, unit: &str, body: &Node) -> Option<Action> {
+pub fn image_to_module(scene: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
     const INPUTS: [(&str, &str, &str); 2] =
         [("postgres", "POSTGRES_DB", "database"), ("postgres", "POSTGRES_USER", "user")];
     const DROPPED: [&str; 2] = ["POSTGRES_PASSWORD", "PGDATA"];
-    let image = text(body, "image")?;
+    let image = literal_text(body, "image")?;
     let image = image.strip_prefix("docker.io/").unwrap_or(image);
     let image = image.strip_prefix("library/").unwrap_or(image);
     let (name, tag) = image.split_once(':').unwrap_or((image, ""));
-    let module = catalog::list().iter().find(|module| module.name == name)?;
+    let module = catalog::built_in_modules().iter().find(|module| module.name == name)?;
     let major: String = tag.chars().take_while(char::is_ascii_digit).collect();
     let version = if major.is_empty() { module.version.major.to_string() } else { major };
     let has = module.versions.contains(&version) || module.version.major.to_string() == version;
     if !has
-        || !has_only(body, &["image", "port", "ports", "env", "volumes", "health", "restart", "size", "stop", "pull"])
+        || !has_only_keys(
+            body,
+            &["image", "port", "ports", "env", "volumes", "health", "restart", "size", "stop", "pull"],
+        )
     {
         return None;
     }
@@ -46,8 +49,8 @@ pub fn from_image(scene: &Scene<'_>, unit: &str, body: &Node) -> Option<Action> 
     for pair in body.get("env").and_then(|pair| pair.value.as_map()).unwrap_or_default() {
         let variable = pair.key.value.as_str();
         let input = INPUTS.iter().find(|(owner, known, _)| *owner == name && *known == variable);
-        match (input, text(&body.get("env")?.value, variable)) {
-            (Some((_, _, input)), Some(value)) => with.push(format!("{input}: \"{}\"", escaped(value))),
+        match (input, literal_text(&body.get("env")?.value, variable)) {
+            (Some((_, _, input)), Some(value)) => with.push(format!("{input}: \"{}\"", escape_yaml(value))),
             _ if DROPPED.contains(&variable) => {}
             _ => return None,
         }
@@ -57,26 +60,26 @@ pub fn from_image(scene: &Scene<'_>, unit: &str, body: &Node) -> Option<Action> 
         true => format!("{unit}: {uses}"),
         false => format!("{unit}: {{ uses: {uses}, with: {{ {} }} }}", with.join(", ")),
     };
-    let edits = replaced(scene, unit, &entry)?;
-    Some(action(format!("Use the module `{uses}` instead of the image (its data begins anew)"), edits))
+    let edits = service_to_resource_edits(scene, unit, &entry)?;
+    Some(new_action(format!("Use the module `{uses}` instead of the image (its data begins anew)"), edits))
 }
 
 /// A service of an image becomes a module in a folder of its own, and a resource that uses it.
-pub fn to_module(scene: &Scene<'_>, unit: &str, body: &Node) -> Option<Action> {
-    let image = text(body, "image")?;
-    let port: u16 = text(body, "port")?.parse().ok()?;
-    if !has_only(body, &["image", "port", "env", "command"]) {
+pub fn extract_module(scene: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
+    let image = literal_text(body, "image")?;
+    let port: u16 = literal_text(body, "port")?.parse().ok()?;
+    if !has_only_keys(body, &["image", "port", "env", "command"]) {
         return None;
     }
-    let mut renders = format!("    image: \"{}\"\n", escaped(image));
+    let mut renders = format!("    image: \"{}\"\n", escape_yaml(image));
     if let Some(command) = body.get("command") {
-        renders.push_str(&format!("    command: [{}]\n", literals(&command.value)?.join(", ")));
+        renders.push_str(&format!("    command: [{}]\n", quoted_literals(&command.value)?.join(", ")));
     }
     if let Some(env) = body.get("env") {
         renders.push_str("    env:\n");
         for pair in env.value.as_map()? {
-            let value = text(&env.value, &pair.key.value)?;
-            renders.push_str(&format!("      {}: \"{}\"\n", pair.key.value, escaped(value)));
+            let value = literal_text(&env.value, &pair.key.value)?;
+            renders.push_str(&format!("      {}: \"{}\"\n", pair.key.value, escape_yaml(value)));
         }
     }
     // Braces would be taken for a template of the module.
@@ -89,49 +92,49 @@ pub fn to_module(scene: &Scene<'_>, unit: &str, body: &Node) -> Option<Action> {
         "module: {unit}\nversion: 1.0.0\nowner: {{ team: \"{}\", contact: \"{0}\" }}\nsummary: {unit}, from the image {image}\n\
          docs: docs.md\n\ninputs: {{}}\n\noutputs:\n  host: {{ value: \"{{{{ host }}}}\", description: \"Where it is reached.\" }}\n  \
          port: {{ value: \"{{{{ port }}}}\", description: \"Its port.\" }}\n\nports: {{ main: {port} }}\n\nrenders:\n  docker:\n{renders}",
-        escaped(team)
+        escape_yaml(team)
     );
     let docs = format!("# {unit}\n\nRuns the image `{image}` and listens on port {port}.\n");
-    let edits = replaced(scene, unit, &format!("{unit}: ./{folder}"))?;
+    let edits = service_to_resource_edits(scene, unit, &format!("{unit}: ./{folder}"))?;
     let creates = vec![
         NewFile { path: format!("{folder}/module.yaml"), text: module },
         NewFile { path: format!("{folder}/docs.md"), text: docs },
     ];
     let title = format!("Make `{unit}` a module of its own in `{folder}`");
-    Some(Action { creates, extracts: true, ..action(title, edits) })
+    Some(Action { new_files: creates, is_extraction: true, ..new_action(title, edits) })
 }
 
-fn literals(node: &Node) -> Option<Vec<String>> {
+fn quoted_literals(node: &Node) -> Option<Vec<String>> {
     let Kind::List(items) = &node.kind else { return None };
     let one = |item: &Node| {
         let scalar = item.as_scalar().filter(|scalar| !scalar.is_null() && !scalar.text.contains("${"))?;
-        Some(format!("\"{}\"", escaped(&scalar.text)))
+        Some(format!("\"{}\"", escape_yaml(&scalar.text)))
     };
     items.iter().map(one).collect()
 }
 
-fn escaped(text: &str) -> String {
+fn escape_yaml(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// The service goes, a resource comes, and whoever asked for its host or port asks the resource.
-fn replaced(scene: &Scene<'_>, unit: &str, entry: &str) -> Option<Vec<Edit>> {
-    let page = scene.page();
+fn service_to_resource_edits(scene: &RefactorContext<'_>, unit: &str, entry: &str) -> Option<Vec<Edit>> {
+    let page = scene.source_editor();
     let services = &scene.root.get("services")?.value;
-    if scene.is_one_of_many || named_otherwise(scene, unit) {
+    if scene.has_other_files || is_referenced_as_service(scene, unit) {
         return None;
     }
-    let mut edits = vec![page.remove(services, unit)?, page.add_to_section(scene.root, "resources", entry)?];
+    let mut edits = vec![page.remove_pair(services, unit)?, page.add_to_section(scene.root, "resources", entry)?];
     let mut fits = true;
-    references(scene.root, &page, unit, &mut |field, at| match field {
-        Some(field) if SHARED.contains(&field) => edits.push(page.edit(at, "resources")),
+    visit_references(scene.root, &page, unit, &mut |field, at| match field {
+        Some(field) if SHARED_FIELDS.contains(&field) => edits.push(page.edit(at, "resources")),
         _ => fits = false,
     });
     fits.then_some(edits)
 }
 
 /// In places where only a service can stand.
-fn named_otherwise(scene: &Scene<'_>, unit: &str) -> bool {
+fn is_referenced_as_service(scene: &RefactorContext<'_>, unit: &str) -> bool {
     let manifest = scene.manifest;
     let named = |value: Option<&str>| value == Some(unit);
     named(manifest.app.default_service.as_ref().map(|name| name.value.as_str()))
@@ -145,10 +148,15 @@ fn named_otherwise(scene: &Scene<'_>, unit: &str) -> bool {
 }
 
 /// Each `${services.UNIT.FIELD}`: its field, and where `services` stands.
-fn references(node: &Node, page: &Page<'_>, unit: &str, visit: &mut dyn FnMut(Option<&str>, std::ops::Range<usize>)) {
+fn visit_references(
+    node: &Node,
+    page: &SourceEditor<'_>,
+    unit: &str,
+    visit: &mut dyn FnMut(Option<&str>, std::ops::Range<usize>),
+) {
     match &node.kind {
-        Kind::Map(pairs) => pairs.iter().for_each(|pair: &Pair| references(&pair.value, page, unit, visit)),
-        Kind::List(items) => items.iter().for_each(|item| references(item, page, unit, visit)),
+        Kind::Map(pairs) => pairs.iter().for_each(|pair: &Pair| visit_references(&pair.value, page, unit, visit)),
+        Kind::List(items) => items.iter().for_each(|item| visit_references(item, page, unit, visit)),
         Kind::Scalar(scalar) if scalar.text.contains("${") => {
             let raw = page.text.as_str().get(node.span.range()).unwrap_or_default();
             let (template, _) = template::parse(raw, node.span, false);
@@ -165,20 +173,20 @@ fn references(node: &Node, page: &Page<'_>, unit: &str, visit: &mut dyn FnMut(Op
 }
 
 /// `uses: postgres@15` where the catalog has 17.
-pub fn upgrade(scene: &Scene<'_>, resource: &Node) -> Option<Action> {
+pub fn upgrade_module(scene: &RefactorContext<'_>, resource: &Node) -> Option<Action> {
     let uses = resource.get("uses").map_or(resource, |pair| &pair.value);
     let written = uses.as_scalar()?.text.trim().to_owned();
     let (name, version) = written.split_once('@')?;
-    let module = crate::analysis::names::module_of(name, scene.files)?;
+    let module = crate::analysis::names::find_module(name, scene.files)?;
     let number =
         |version: &str| version.trim_start_matches(['^', '~', '=', 'v']).split('.').next()?.parse::<u64>().ok();
     let newest = module.versions.iter().filter_map(|version| number(version)).max()?;
     if newest <= number(version)? {
         return None;
     }
-    let span = crate::analysis::references::unquoted(scene.text.as_str(), uses.span);
+    let span = crate::analysis::references::unquoted_span(scene.text.as_str(), uses.span);
     let fits = scene.text.as_str().get(span.range()) == Some(written.as_str());
     let edit = Edit { span, text: format!("{name}@{newest}") };
     let title = format!("Upgrade `{written}` to `{name}@{newest}` (data of another major version may not serve)");
-    fits.then(|| action(title, vec![edit]))
+    fits.then(|| new_action(title, vec![edit]))
 }

@@ -1,0 +1,117 @@
+//! The contents of a job's `inputs`, in one hash: a finished job is due again when they change.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// Files looked at for one job; more are a sign of a pattern that was not meant.
+const FILES_MAX: usize = 20_000;
+
+/// Hashes names and contents of everything the patterns match, in a stable order.
+#[must_use]
+pub fn digest(project: &Path, patterns: &[String]) -> String {
+    let mut files = BTreeSet::new();
+    for pattern in patterns {
+        expand_pattern(project, pattern, &mut files);
+    }
+    let mut hash = Sha256::new();
+    for relative in files {
+        hash.update(relative.as_os_str().as_encoded_bytes());
+        hash.update([0]);
+        // An unreadable file counts as such: that it becomes readable is a change too.
+        hash.update(fs::read(project.join(&relative)).unwrap_or_else(|error| error.kind().to_string().into_bytes()));
+        hash.update([0]);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A plain path is that file or everything in that folder; `*` matches within a name, `**` any folders.
+fn expand_pattern(project: &Path, pattern: &str, found: &mut BTreeSet<PathBuf>) {
+    let pattern = pattern.trim_start_matches("./").trim_end_matches('/');
+    if !pattern.contains('*') && !pattern.contains('?') {
+        walk(project, Path::new(pattern), &mut |relative| {
+            found.insert(relative.to_owned());
+        });
+        return;
+    }
+    let fixed: PathBuf = pattern.split('/').take_while(|part| !part.contains(['*', '?'])).collect();
+    let parts: Vec<&str> = pattern.split('/').collect();
+    walk(project, &fixed, &mut |relative| {
+        let names: Vec<&str> = relative.iter().filter_map(|name| name.to_str()).collect();
+        if matches_path(&parts, &names) {
+            found.insert(relative.to_owned());
+        }
+    });
+}
+
+fn walk(project: &Path, relative: &Path, visit: &mut impl FnMut(&Path)) {
+    let mut open = vec![relative.to_owned()];
+    let mut seen = 0;
+    while let Some(next) = open.pop() {
+        let full = project.join(&next);
+        // Links are not followed: a loop must not be walked for ever.
+        let Ok(kind) = fs::symlink_metadata(&full) else { continue };
+        if kind.is_dir() {
+            let entries = fs::read_dir(&full).into_iter().flatten().flatten();
+            open.extend(entries.filter(|entry| entry.file_name() != ".git").map(|entry| next.join(entry.file_name())));
+        } else {
+            visit(&next);
+        }
+        seen += 1;
+        if seen > FILES_MAX {
+            return;
+        }
+    }
+}
+
+fn matches_path(pattern: &[&str], names: &[&str]) -> bool {
+    match (pattern, names) {
+        ([], []) => true,
+        (["**", rest @ ..], _) => {
+            matches_path(rest, names) || (!names.is_empty() && matches_path(pattern, &names[1..]))
+        }
+        ([first, rest @ ..], [name, others @ ..]) => {
+            matches_name(first.as_bytes(), name.as_bytes()) && matches_path(rest, others)
+        }
+        _ => false,
+    }
+}
+
+fn matches_name(pattern: &[u8], name: &[u8]) -> bool {
+    match (pattern, name) {
+        ([], []) => true,
+        ([b'*', rest @ ..], _) => matches_name(rest, name) || (!name.is_empty() && matches_name(pattern, &name[1..])),
+        ([b'?', rest @ ..], [_, others @ ..]) => matches_name(rest, others),
+        ([first, rest @ ..], [other, others @ ..]) => first == other && matches_name(rest, others),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_files_and_digest_follows_contents() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["db/1.sql", "db/old/0.sql", "db/readme.md", "app.py"] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        let chosen = |pattern: &str| {
+            let mut found = BTreeSet::new();
+            expand_pattern(folder.path(), pattern, &mut found);
+            found.into_iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen("db"), ["db/1.sql", "db/old/0.sql", "db/readme.md"]);
+        assert_eq!(chosen("./db/*.sql"), ["db/1.sql"]);
+        assert_eq!(chosen("db/**/*.sql"), ["db/1.sql", "db/old/0.sql"]);
+        assert_eq!(chosen("**/*.py"), ["app.py"]);
+        let before = digest(folder.path(), &["db".into()]);
+        fs::write(folder.path().join("db/1.sql"), "changed").unwrap();
+        assert_ne!(digest(folder.path(), &["db".into()]), before);
+    }
+}

@@ -1,0 +1,81 @@
+//! Where things lie on this machine (`directories` crate; XDG variables override), and a preview's own folders.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use plan::application::PreviewId;
+
+#[derive(Clone, Debug)]
+pub struct AgentLocations {
+    /// The journal, logs, the registry of labels and ports.
+    pub state: PathBuf,
+    /// Volumes of the process runtime.
+    pub data: PathBuf,
+    /// Build hashes and listings.
+    pub cache: PathBuf,
+    /// The socket, keepers' sockets, delivered secrets. Mode 0700.
+    pub runtime: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LocationProblem {
+    #[error("no home folder is known; set HOME, or XDG_STATE_HOME, XDG_DATA_HOME and XDG_CACHE_HOME")]
+    NoHome,
+    #[error("cannot make the folder `{path}`: {error}")]
+    CreateFailed { path: PathBuf, error: io::Error },
+    #[error("the folder `{path}` belongs to user {owner}, not to user {uid}; remove it or set PDEV_SOCKET_DIR")]
+    WrongOwner { path: PathBuf, owner: u32, uid: u32 },
+}
+
+impl AgentLocations {
+    /// # Errors
+    /// When no home is known, or the runtime folder is not ours alone.
+    pub fn prepare(runtime: &Path) -> Result<Self, LocationProblem> {
+        let found = directories::ProjectDirs::from("", "", "pdev").ok_or(LocationProblem::NoHome)?;
+        let state = found.state_dir().unwrap_or_else(|| found.data_local_dir()).to_owned();
+        let places = Self {
+            state,
+            data: found.data_local_dir().to_owned(),
+            cache: found.cache_dir().to_owned(),
+            runtime: runtime.to_owned(),
+        };
+        for path in [&places.state, &places.data, &places.cache] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(|error| LocationProblem::CreateFailed { path: path.clone(), error })?;
+        }
+        ensure_private_folder(runtime)?;
+        Ok(places)
+    }
+
+    #[must_use]
+    pub fn preview_locations(&self, id: &PreviewId, project: &Path) -> drivers::Locations {
+        drivers::Locations {
+            project: project.to_owned(),
+            data: self.data.join("previews").join(&id.0),
+            runtime: self.runtime.join(&id.0),
+            state: self.state.join("previews").join(&id.0),
+            cache: self.cache.clone(),
+        }
+    }
+
+    #[must_use]
+    pub fn socket_path(&self) -> PathBuf {
+        self.runtime.join("agent.sock")
+    }
+}
+
+fn ensure_private_folder(path: &Path) -> Result<(), LocationProblem> {
+    let make = |error| LocationProblem::CreateFailed { path: path.to_owned(), error };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(make)?;
+    let found = fs::symlink_metadata(path).map_err(make)?;
+    let us = rustix::process::getuid().as_raw();
+    if found.uid() != us {
+        return Err(LocationProblem::WrongOwner { path: path.to_owned(), owner: found.uid(), uid: us });
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(make)
+}

@@ -1,0 +1,177 @@
+//! What the proxy says when it answers itself: one message, written for a browser, a program or a terminal.
+//!
+//! Pages load nothing from anywhere, run nothing, and escape every word that came from outside.
+
+use std::fmt::Write as _;
+
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFRESH, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use super::body::Download;
+
+/// In what form the asker reads best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ResponseFormat {
+    Html,
+    Json,
+    Text,
+}
+
+impl ResponseFormat {
+    pub(super) fn from_headers(headers: &HeaderMap) -> Self {
+        let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+        if accept.contains("text/html") {
+            Self::Html
+        } else if accept.contains("application/json") || accept.contains("+json") {
+            Self::Json
+        } else {
+            Self::Text
+        }
+    }
+}
+
+/// A message of our own. `code` is stable, `title` short, `detail` a sentence, `hint` what to do next.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Page {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) title: String,
+    pub(super) detail: String,
+    pub(super) hint: String,
+    /// Text and address.
+    pub(super) links: Vec<(String, String)>,
+    pub(super) log: Vec<String>,
+    pub(super) retry_after_seconds: Option<u32>,
+    /// The page asks for itself again after a second.
+    pub(super) should_reload: bool,
+}
+
+impl Page {
+    pub(super) fn to_response(&self, form: ResponseFormat) -> Response<Download> {
+        let (kind, body) = match form {
+            ResponseFormat::Html => ("text/html; charset=utf-8", self.html()),
+            ResponseFormat::Json => ("application/problem+json", self.json()),
+            ResponseFormat::Text => ("text/plain; charset=utf-8", self.text()),
+        };
+        let mut response = Response::new(Download::page(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CSP_VALUE));
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.should_reload && form == ResponseFormat::Html {
+            headers.insert(REFRESH, HeaderValue::from_static("1"));
+        }
+        response
+    }
+
+    fn html(&self) -> String {
+        let mut out = String::with_capacity(2048);
+        let title = escape_html(&self.title);
+        out.push_str("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">");
+        out.push_str("<meta name=\"viewport\" content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light dark\">");
+        // Writing to a `String` cannot fail, here and below.
+        let _ = write!(out, "<title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>");
+        for paragraph in [&self.detail, &self.hint] {
+            if !paragraph.is_empty() {
+                let _ = write!(out, "<p>{}</p>", render_code_spans(paragraph));
+            }
+        }
+        if !self.links.is_empty() {
+            out.push_str("<ul>");
+            for (text, url) in &self.links {
+                let _ = write!(out, "<li><a href=\"{}\">{}</a></li>", escape_html(url), escape_html(text));
+            }
+            out.push_str("</ul>");
+        }
+        if !self.log.is_empty() {
+            let _ = write!(out, "<pre>{}</pre>", escape_html(&self.log.join("\n")));
+        }
+        let _ = write!(out, "<footer>pdev · {}</footer></main></body></html>", self.code);
+        out
+    }
+
+    fn json(&self) -> String {
+        let links: Vec<_> =
+            self.links.iter().map(|(text, url)| serde_json::json!({ "name": text, "url": url })).collect();
+        let mut problem = serde_json::json!({
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "code": self.code,
+        });
+        for (key, value) in
+            [("hint", serde_json::json!(self.hint)), ("links", links.into()), ("log", self.log.clone().into())]
+        {
+            let empty = value.as_str().is_some_and(str::is_empty) || value.as_array().is_some_and(Vec::is_empty);
+            if !empty {
+                problem[key] = value;
+            }
+        }
+        problem.to_string()
+    }
+
+    fn text(&self) -> String {
+        let mut out = format!("{}\n", self.title);
+        for line in [&self.detail, &self.hint] {
+            if !line.is_empty() {
+                let _ = writeln!(out, "{line}");
+            }
+        }
+        for (text, url) in &self.links {
+            let _ = writeln!(out, "  {text}  {url}");
+        }
+        for line in &self.log {
+            // A terminal would obey the escape sequences of a service's log.
+            let line: String = line.chars().filter(|character| !character.is_control()).collect();
+            let _ = writeln!(out, "  | {line}");
+        }
+        out
+    }
+}
+
+const CSP_VALUE: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+
+const STYLE: &str = ":root{color-scheme:light dark}body{margin:0;font:16px/1.5 system-ui,sans-serif;background:Canvas;color:CanvasText}\
+main{max-width:44rem;margin:12vh auto 0;padding:0 1.5rem}h1{font-size:1.4rem;font-weight:600}\
+code,pre{font:14px/1.45 ui-monospace,monospace;background:color-mix(in srgb,CanvasText 8%,Canvas);border-radius:4px}\
+code{padding:.1em .3em}pre{padding:1rem;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}a{color:LinkText}\
+footer{margin-top:3rem;font-size:.8rem;opacity:.6}";
+
+fn escape_html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            // Control characters, terminal colours among them, mean nothing on a page.
+            other if other.is_control() && other != '\n' && other != '\t' => {}
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// Our sentences put values in backticks; a browser shows them as code.
+fn render_code_spans(text: &str) -> String {
+    let mut out = String::new();
+    for (place, part) in text.split('`').enumerate() {
+        let part = escape_html(part);
+        if place % 2 == 1 {
+            let _ = write!(out, "<code>{part}</code>");
+        } else {
+            out.push_str(&part);
+        }
+    }
+    out
+}

@@ -1,0 +1,122 @@
+//! Which manifest is meant from where the user stands: the nearest `pdev.yaml` on the way up.
+
+use std::path::{Path, PathBuf};
+
+use crate::exit::{Failure, NOT_FOUND};
+
+pub(crate) const MANIFEST_FILE: &str = "pdev.yaml";
+const COMPOSE_FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+
+/// A manifest's folder (absolute) and file name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ManifestLocation {
+    pub(crate) folder: PathBuf,
+    pub(crate) file: String,
+}
+
+/// The manifest a file or folder named on the command line means, or the nearest one above `start`.
+pub(crate) fn find(start: &Path, named: Option<&Path>) -> Result<ManifestLocation, Failure> {
+    let Some(named) = named else { return find_above(start).ok_or_else(|| no_manifest_failure(start)) };
+    let path = start.join(named);
+    if path.is_dir() {
+        let folder = absolute(&path)?;
+        return find_above(&folder).ok_or_else(|| no_manifest_failure(&folder));
+    }
+    if !path.exists() {
+        let hint = match named.components().count() {
+            1 => format!("For one service: `pdev up --service {}`.", named.display()),
+            _ => "Give the folder of a `pdev.yaml`, or the file itself.".to_owned(),
+        };
+        return Err(
+            Failure::new(NOT_FOUND, "no_manifest", format!("no file or folder `{}`", named.display())).hint(hint)
+        );
+    }
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(ManifestLocation { folder: absolute(path.parent().unwrap_or(start))?, file })
+}
+
+pub(crate) fn find_above(start: &Path) -> Option<ManifestLocation> {
+    let folder = start.ancestors().find(|folder| folder.join(MANIFEST_FILE).is_file())?;
+    Some(ManifestLocation { folder: folder.to_owned(), file: MANIFEST_FILE.to_owned() })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    path.canonicalize().map_err(|error| {
+        Failure::invalid_input(format!(
+            "cannot use the folder `{}`: {}",
+            path.display(),
+            crate::humanize::io_error(&error)
+        ))
+    })
+}
+
+/// Says what was looked for and, where something near it lies about, what to do with that.
+pub(crate) fn no_manifest_failure(start: &Path) -> Failure {
+    if let Some((path, what)) = start.ancestors().find_map(|folder| describe_unusable(folder.join(MANIFEST_FILE))) {
+        return Failure::new(NOT_FOUND, "no_manifest", format!("`{}` {what}", path.display()))
+            .hint("Put a file with the manifest in its place.");
+    }
+    let failure = Failure::new(
+        NOT_FOUND,
+        "no_manifest",
+        format!("no `{MANIFEST_FILE}` in `{}` or any folder above it", start.display()),
+    );
+    let present = |names: &[&str]| {
+        start.ancestors().find_map(|folder| names.iter().map(|name| folder.join(name)).find(|path| path.is_file()))
+    };
+    if let Some(path) = present(&["pdev.yml", "pdev.yaml.yml", ".pdev.yaml"]) {
+        return failure.hint(format!("`{}` is there: rename it to `{MANIFEST_FILE}`.", path.display()));
+    }
+    if let Some(path) = present(&COMPOSE_FILES) {
+        return failure.hint(format!(
+            "`{}` is there, but this version does not read Compose files yet: write a `{MANIFEST_FILE}` (`pdev explain services` shows its form).",
+            path.display()
+        ));
+    }
+    failure.hint("Three lines are enough: `pdev: 1`, `app: NAME`, `services: { web: { build: ., port: 8080 } }`.")
+}
+
+/// A manifest's name at something that is no file.
+fn describe_unusable(path: PathBuf) -> Option<(PathBuf, String)> {
+    let what = match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => "is a folder, not a file".to_owned(),
+        Ok(_) => "is no ordinary file".to_owned(),
+        Err(error) if path.is_symlink() => {
+            format!("is a link that leads nowhere: {}", crate::humanize::io_error(&error))
+        }
+        Err(_) => return None,
+    };
+    Some((path, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifest_is_found_from_subfolder_or_by_path() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let deep = root.join("a/b");
+        std::fs::create_dir_all(&deep).unwrap();
+        let hint = find(&deep, None).unwrap_err().problem.hint.unwrap();
+        assert!(hint.starts_with("Three lines"), "{hint}");
+        std::fs::create_dir(root.join("pdev.yaml")).unwrap();
+        assert!(find(&deep, None).unwrap_err().problem.title.ends_with("is a folder, not a file"));
+        std::fs::remove_dir(root.join("pdev.yaml")).unwrap();
+        std::os::unix::fs::symlink("pdev.yaml", root.join("pdev.yaml")).unwrap();
+        assert!(find(&deep, None).unwrap_err().problem.title.contains("a link that leads nowhere"));
+        std::fs::remove_file(root.join("pdev.yaml")).unwrap();
+        std::fs::write(root.join("compose.yaml"), "").unwrap();
+        assert!(find(&deep, None).unwrap_err().problem.hint.unwrap().contains("Compose"));
+        std::fs::write(root.join("pdev.yml"), "").unwrap();
+        assert!(find(&deep, None).unwrap_err().problem.hint.unwrap().contains("rename"));
+        std::fs::write(root.join("pdev.yaml"), "").unwrap();
+        std::fs::write(root.join("other.yaml"), "").unwrap();
+        let place = |file: &str| ManifestLocation { folder: root.clone(), file: file.to_owned() };
+        assert_eq!(find(&deep, None).unwrap(), place("pdev.yaml"));
+        assert_eq!(find(&root, Some(Path::new("a"))).unwrap(), place("pdev.yaml"));
+        assert_eq!(find(&deep, Some(Path::new("../../other.yaml"))).unwrap(), place("other.yaml"));
+        assert!(find(&root, Some(Path::new("web"))).unwrap_err().problem.hint.unwrap().contains("--service web"));
+    }
+}

@@ -1,0 +1,177 @@
+//! Which preview and which units a command means, by name or by where the user stands.
+
+use std::path::Path;
+
+use client::Client;
+use manifest::nearest::nearest;
+use protocol::request::LocateRequest;
+use protocol::status::PreviewStatus;
+
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::manifest_location;
+
+// How a preview is told on the command line of commands that look at one.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct PreviewSelector {
+    /// The preview, such as `shop/feature-x` or a folder [default: the one of this folder]
+    #[arg(short = 'p', long, value_name = "NAME")]
+    pub(crate) preview: Option<String>,
+    /// The environment of the manifest [default: local]
+    #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
+    pub(crate) environment: Option<String>,
+}
+
+/// The preview a command means; it is known to the agent, though perhaps down.
+pub(crate) async fn find_preview(
+    client: &mut Client,
+    context: &Context,
+    which: &PreviewSelector,
+) -> Result<PreviewStatus, Failure> {
+    match &which.preview {
+        Some(name) => find_by_name(client, context, name, which.environment.as_deref()).await,
+        None => find_by_folder(client, &context.folder, which.environment.as_deref()).await,
+    }
+}
+
+async fn find_by_folder(
+    client: &mut Client,
+    start: &Path,
+    environment: Option<&str>,
+) -> Result<PreviewStatus, Failure> {
+    let manifest = manifest_location::find_above(start);
+    let folder = manifest.as_ref().map_or(start, |place| &place.folder);
+    let request =
+        LocateRequest { folder: folder.to_string_lossy().into_owned(), environment: environment.map(str::to_owned) };
+    match client.locate(&request).await {
+        Ok(reply) if reply.known => Ok(client.status(&reply.preview.id).await?),
+        Ok(reply) => {
+            let words = match reply.preview.app.as_str() {
+                "" => format!("nothing is up from `{}`", folder.display()),
+                _ => format!("nothing is up as `{}`", reply.preview.title),
+            };
+            Err(Failure::not_found(words).hint("`pdev up` starts it."))
+        }
+        Err(error) if error.status() == Some(404) && manifest.is_none() => {
+            Err(add_known_previews(manifest_location::no_manifest_failure(start), &client.previews().await?))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// From anywhere: the title, the id, a branch or an app that only one preview has, or a folder.
+async fn find_by_name(
+    client: &mut Client,
+    context: &Context,
+    name: &str,
+    environment: Option<&str>,
+) -> Result<PreviewStatus, Failure> {
+    let previews = client.previews().await?;
+    if let Some(index) = find_match(&previews, name, environment)? {
+        return Ok(previews.into_iter().nth(index).unwrap_or_default());
+    }
+    let path = context.folder.join(name);
+    if path.is_dir() {
+        return find_by_folder(client, &path.canonicalize()?, environment).await;
+    }
+    let failure = Failure::not_found(format!("no preview `{name}`"));
+    match nearest(name, previews.iter().map(|preview| preview.preview.title.as_str())) {
+        Some(title) => Err(failure.hint(format!("Did you mean `{title}`?"))),
+        None => Err(add_known_previews(failure, &previews)),
+    }
+}
+
+fn find_match(previews: &[PreviewStatus], name: &str, environment: Option<&str>) -> Result<Option<usize>, Failure> {
+    let fits = |preview: &PreviewStatus| environment.is_none_or(|wanted| wanted == preview.preview.environment);
+    let rules: [fn(&PreviewStatus, &str) -> bool; 5] = [
+        |preview, name| preview.preview.title == name,
+        |preview, name| preview.preview.id == name,
+        |preview, name| format!("{}/{}", preview.preview.app, preview.preview.branch) == name,
+        |preview, name| preview.preview.branch == name,
+        |preview, name| preview.preview.app == name,
+    ];
+    for rule in rules {
+        let found: Vec<usize> =
+            (0..previews.len()).filter(|&index| rule(&previews[index], name) && fits(&previews[index])).collect();
+        match found[..] {
+            [] => {}
+            [index] => return Ok(Some(index)),
+            _ => {
+                let titles: Vec<_> =
+                    found.iter().map(|&index| format!("`{}`", previews[index].preview.title)).collect();
+                return Err(Failure::invalid_input(format!("`{name}` fits several previews: {}", titles.join(", ")))
+                    .hint("Name one of them in full."));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn add_known_previews(failure: Failure, previews: &[PreviewStatus]) -> Failure {
+    let titles: Vec<_> = previews.iter().take(8).map(|preview| format!("`{}`", preview.preview.title)).collect();
+    match (&failure.problem.hint, titles.is_empty()) {
+        (_, true) => failure,
+        (None, false) => failure.hint(format!("Known previews: {}.", titles.join(", "))),
+        (Some(hint), false) => {
+            let hint = format!("{hint} Known previews: {}.", titles.join(", "));
+            failure.hint(hint)
+        }
+    }
+}
+
+/// Refuses names that are no unit of the preview.
+pub(crate) fn refuse_unknown_units(status: &PreviewStatus, wanted: &[String]) -> Result<(), Failure> {
+    let known = || status.units.iter().map(|unit| unit.name.as_str());
+    for name in wanted {
+        if known().any(|unit| unit == name) {
+            continue;
+        }
+        let failure = Failure::not_found(format!("`{}` has no unit `{name}`", status.preview.title));
+        return Err(match nearest(name, known()) {
+            Some(near) => failure.hint(format!("Did you mean `{near}`?")),
+            None => failure
+                .hint(format!("It has {}.", known().map(|unit| format!("`{unit}`")).collect::<Vec<_>>().join(", "))),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::status::PreviewRef;
+
+    fn status(app: &str, branch: &str, environment: &str) -> PreviewStatus {
+        let suffix = if environment == "local" { String::new() } else { format!("@{environment}") };
+        let preview = PreviewRef {
+            id: format!("id-{app}-{branch}-{environment}"),
+            title: format!("{app}/{branch}{suffix}"),
+            app: app.into(),
+            branch: branch.into(),
+            environment: environment.into(),
+        };
+        PreviewStatus { preview, ..PreviewStatus::default() }
+    }
+
+    #[test]
+    fn preview_matches_title_id_branch_or_app() {
+        let previews = [
+            status("shop", "main", "local"),
+            status("shop", "main", "preview"),
+            status("shop", "x", "local"),
+            status("blog", "main", "local"),
+        ];
+        for (name, environment, expected) in [
+            ("shop/main", None, Ok(Some(0))),
+            ("shop/main@preview", None, Ok(Some(1))),
+            ("shop/main", Some("preview"), Ok(Some(1))),
+            ("x", None, Ok(Some(2))),
+            ("blog", None, Ok(Some(3))),
+            ("id-blog-main-local", None, Ok(Some(3))),
+            ("main", None, Err(())),
+            ("none", None, Ok(None)),
+        ] {
+            assert_eq!(find_match(&previews, name, environment).map_err(|_| ()), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A refusal that repeats what was sent to it must not carry a secret into a message, a log or the audit: what was sent
+//! as one is blanked in the answer before anybody reads it.
+//!
+//! Only whole values are found, as they were sent: a server that encodes them anew is beyond this.
+
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+/// Headers and fields that hold secrets: OAuth 2.0 and its extensions, STS, IAM Identity Center, Vault.
+const SECRET_FIELDS: [&str; 19] = [
+    "authorization",
+    "x-amz-sso_bearer_token",
+    "x-vault-token",
+    "assertion",
+    "client_assertion",
+    "client_secret",
+    "code",
+    "code_verifier",
+    "device_code",
+    "refresh_token",
+    "subject_token",
+    "WebIdentityToken",
+    "clientSecret",
+    "codeVerifier",
+    "deviceCode",
+    "refreshToken",
+    "secret_id",
+    "jwt",
+    "password",
+];
+/// What is shorter would blank ordinary words.
+const SECRET_BYTES_MIN: usize = 8;
+
+/// The secrets of one request.
+pub(crate) struct RequestSecrets(Vec<Zeroizing<String>>);
+
+impl RequestSecrets {
+    pub(crate) fn from_request(headers: &[(&str, &str)], body: &[u8]) -> Self {
+        let mut all: Vec<(String, String)> =
+            headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        all.extend(body_fields(body));
+        let secret = |(name, value): (String, String)| {
+            let value = Zeroizing::new(value);
+            let token = if name == "authorization" { value.rsplit(' ').next().unwrap_or_default() } else { &value };
+            let token = token.to_owned();
+            (SECRET_FIELDS.contains(&name.as_str()) && token.len() >= SECRET_BYTES_MIN).then(|| Zeroizing::new(token))
+        };
+        Self(all.into_iter().filter_map(secret).collect())
+    }
+
+    pub(crate) fn redact(&self, answer: &mut Zeroizing<Vec<u8>>) {
+        for secret in &self.0 {
+            let secret = secret.as_bytes();
+            while let Some(at) = answer.windows(secret.len()).position(|part| part == secret) {
+                answer.splice(at..at + secret.len(), *b"***");
+            }
+        }
+    }
+}
+
+fn body_fields(body: &[u8]) -> Vec<(String, String)> {
+    if let Ok(Value::Object(members)) = serde_json::from_slice(body) {
+        let text = |(name, value): (String, Value)| Some((name, value.as_str()?.to_owned()));
+        return members.into_iter().filter_map(text).collect();
+    }
+    std::str::from_utf8(body).map(crate::http::parse_query).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn echoed_secrets_are_redacted() {
+        let bearer = [("authorization", "Bearer canary-of-header"), ("accept", "application/json")];
+        for (headers, body, answer, expected) in [
+            (&bearer[..], "", "no: application/json canary-of-header!", "no: application/json ***!"),
+            (
+                &[],
+                "grant_type=refresh_token&refresh_token=canary%2Fof%20form&client_id=of-the-client",
+                "canary/of form is not of of-the-client: refresh_token, canary/of form",
+                "*** is not of of-the-client: refresh_token, ***",
+            ),
+            (
+                &[],
+                r#"{"secret_id":"canary-of-json","role_id":"public-role"}"#,
+                "canary-of-json public-role",
+                "*** public-role",
+            ),
+            (&[], "code=short", "short", "short"),
+            (&[], "\u{0}garbage", "garbage", "garbage"),
+        ] {
+            let mut told = Zeroizing::new(answer.as_bytes().to_vec());
+            RequestSecrets::from_request(headers, body.as_bytes()).redact(&mut told);
+            assert_eq!(std::str::from_utf8(&told).unwrap(), expected, "{body}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Waiting for a person who types a code elsewhere (RFC 8628, section 3.5). Pure: what to do after each answer.
+
+use std::time::Duration;
+
+/// When the server names no interval.
+const INTERVAL: Duration = Duration::from_secs(5);
+const SLOW_DOWN_STEP: Duration = Duration::from_secs(5);
+const INTERVAL_MAX: Duration = Duration::from_secs(60);
+
+pub(super) const CODE_EXPIRED: &str = "the code has expired before it was confirmed";
+/// The person, or a rule of theirs, said no.
+pub(super) const LOGIN_DENIED: &str = "the request was denied at the provider";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct DevicePoll {
+    interval: Duration,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum PollStep {
+    /// Ask again after [`Poll::interval`].
+    Retry,
+    /// Final; a new code needs the person.
+    Failed(String),
+}
+
+impl DevicePoll {
+    pub fn new(interval: Option<u64>) -> Self {
+        let interval = interval.map_or(INTERVAL, Duration::from_secs).clamp(Duration::from_secs(1), INTERVAL_MAX);
+        Self { interval }
+    }
+
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// After an error of the token endpoint.
+    pub fn handle_error(&mut self, error: &str, description: Option<&str>) -> PollStep {
+        match error {
+            "authorization_pending" => PollStep::Retry,
+            // For this and all later polls.
+            "slow_down" => {
+                self.interval = (self.interval + SLOW_DOWN_STEP).min(INTERVAL_MAX);
+                PollStep::Retry
+            }
+            "access_denied" => PollStep::Failed(LOGIN_DENIED.to_owned()),
+            "expired_token" => PollStep::Failed(CODE_EXPIRED.to_owned()),
+            other => {
+                let more = description.map(|words| format!(": {}", super::sanitize_text(words))).unwrap_or_default();
+                PollStep::Failed(format!("the provider refused the code with `{}`{more}", super::sanitize_text(other)))
+            }
+        }
+    }
+
+    /// After no answer at all, or a broken one: as section 3.5 asks, the interval doubles.
+    pub fn handle_no_response(&mut self) {
+        self.interval = (self.interval * 2).min(INTERVAL_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_down_is_for_all_later_polls() {
+        let mut poll = DevicePoll::new(None);
+        assert_eq!(poll.interval().as_secs(), 5);
+        assert_eq!(poll.handle_error("authorization_pending", None), PollStep::Retry);
+        assert_eq!(poll.handle_error("slow_down", None), PollStep::Retry);
+        assert_eq!(poll.handle_error("authorization_pending", None), PollStep::Retry);
+        assert_eq!(poll.interval().as_secs(), 10);
+        poll.handle_no_response();
+        assert_eq!(poll.interval().as_secs(), 20);
+        (0..9).for_each(|_| poll.handle_no_response());
+        assert_eq!(poll.interval().as_secs(), 60);
+        assert_eq!(DevicePoll::new(Some(0)).interval().as_secs(), 1);
+        for final_word in ["access_denied", "expired_token", "invalid_grant"] {
+            assert!(matches!(poll.handle_error(final_word, Some("x")), PollStep::Failed(_)), "{final_word}");
+        }
+    }
+}

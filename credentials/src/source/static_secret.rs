@@ -1,0 +1,38 @@
+//! A secret that does not expire: typed once at `pdev login`, kept in the vault.
+
+use super::{SourceContext, SourceProblem};
+use crate::identity::Identity;
+use crate::lease::{Lease, Material, Times};
+use crate::secret::Secret;
+use crate::vault::{Vault, VaultProblem};
+
+pub(super) fn login_item(name: &str) -> String {
+    format!("login/{name}")
+}
+
+pub(super) fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
+    let kept = means.vault()?.get(&login_item(&identity.name))?;
+    let secret =
+        kept.ok_or_else(|| SourceProblem::NeedsLogin(format!("the secret of `{}` was never given", identity.name)))?;
+    let material = match identity.text("kind") {
+        Some("aws") => Material::Aws {
+            access_key_id: identity.text("access_key_id").unwrap_or_default().to_owned(),
+            secret_access_key: secret,
+            session_token: None,
+            account: None,
+        },
+        Some("password") => {
+            Material::Password { username: identity.text("username").unwrap_or_default().to_owned(), password: secret }
+        }
+        _ => Material::Token(secret),
+    };
+    Ok(Lease::new(material, Times { issued_at: means.now, expires_at: None, skew: 0 }))
+}
+
+/// Keeps the secret of a `static` identity.
+///
+/// # Errors
+/// When the vault cannot be written.
+pub(crate) fn store_secret(vault: &Vault, identity: &Identity, secret: &Secret) -> Result<(), VaultProblem> {
+    vault.put(&login_item(&identity.name), secret)
+}

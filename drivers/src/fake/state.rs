@@ -1,0 +1,155 @@
+//! What the fake runtime holds: previews, their units, and what the test has ordered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit};
+use plan::observed::{ObservedUnit, RunState};
+use plan::step::Action;
+use tokio::sync::{Semaphore, watch};
+
+use super::Script;
+use crate::driver::{LogLine, Problem, ProblemKind, ProgressLine, Scope, StepOutcome};
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) previews: BTreeMap<PreviewId, Preview>,
+    pub(super) scripts: BTreeMap<String, Script>,
+    pub(super) failures: Vec<(String, Problem)>,
+    pub(super) gates: BTreeMap<String, (Arc<Semaphore>, watch::Sender<usize>)>,
+    pub(super) performed_steps: Vec<String>,
+    pub(super) disconnect_reason: Option<String>,
+    /// Stands in for time and for random handles.
+    pub(super) ticks: i64,
+}
+
+pub(super) struct Preview {
+    pub(super) name: PreviewName,
+    pub(super) project: PathBuf,
+    pub(super) units: BTreeMap<String, FakeUnit>,
+    pub(super) strays: Vec<ObservedUnit>,
+    pub(super) networks: BTreeSet<String>,
+    pub(super) volumes: BTreeSet<String>,
+}
+
+pub(super) struct FakeUnit {
+    pub(super) observed: ObservedUnit,
+    pub(super) log_lines: Vec<LogLine>,
+    /// Counts changes of lines and state, for followers of the log.
+    pub(super) change_count: watch::Sender<u64>,
+}
+
+/// What a step is called in `FakeDriver::performed` and by who holds it or makes it fail.
+pub(super) fn step_name(action: &Action) -> String {
+    match action {
+        Action::CreateNetwork => "create-network".to_owned(),
+        Action::RemoveNetwork { .. } => "remove-network".to_owned(),
+        Action::CreateVolume { volume } => format!("create-volume {volume}"),
+        Action::RemoveVolume { volume } => format!("remove-volume {volume}"),
+        Action::PrepareImage { unit, .. } => format!("prepare {unit}"),
+        Action::Create { unit, .. } => format!("create {unit}"),
+        Action::Start { unit, .. } => format!("start {unit}"),
+        Action::Stop { unit, .. } => format!("stop {unit}"),
+        Action::Remove { unit, .. } => format!("remove {unit}"),
+        Action::Connect { unit, .. } => format!("connect {unit}"),
+        Action::AwaitReady { unit } => format!("await-ready {unit}"),
+        Action::AwaitExit { unit } => format!("await-exit {unit}"),
+    }
+}
+
+impl FakeUnit {
+    pub(super) fn notify_change(&self) {
+        self.change_count.send_modify(|count| *count += 1);
+    }
+}
+
+impl Preview {
+    pub(super) fn apply(&mut self, action: &Action) {
+        match action {
+            Action::CreateNetwork => drop(self.networks.insert(self.name.object_prefix())),
+            Action::RemoveNetwork { name } => drop(self.networks.remove(name)),
+            Action::CreateVolume { volume } => drop(self.volumes.insert(volume.clone())),
+            Action::RemoveVolume { volume } => drop(self.volumes.remove(volume)),
+            Action::Connect { unit, .. } => {
+                if let Some(made) = self.units.get_mut(unit) {
+                    made.observed.connected = true;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl State {
+    pub(super) fn tick(&mut self) -> i64 {
+        self.ticks += 1;
+        1_700_000_000_000 + self.ticks
+    }
+
+    pub(super) fn unit_mut(&mut self, preview: &PreviewId, unit: &str) -> Option<&mut FakeUnit> {
+        self.previews.get_mut(preview)?.units.get_mut(unit)
+    }
+
+    pub(super) fn preview_mut(&mut self, scope: &Scope) -> &mut Preview {
+        self.previews.entry(scope.preview.id.clone()).or_insert_with(|| Preview {
+            name: scope.preview.clone(),
+            project: scope.locations.project.clone(),
+            units: BTreeMap::new(),
+            strays: Vec::new(),
+            networks: BTreeSet::new(),
+            volumes: BTreeSet::new(),
+        })
+    }
+
+    pub(super) fn prepare_image(&mut self, scope: &Scope, unit: &str) -> Result<StepOutcome, Problem> {
+        let script = self.scripts.entry(unit.to_owned()).or_default();
+        if let Some(lines) = &script.build_failure {
+            for line in lines {
+                scope.progress.report(unit, ProgressLine::BuildOutput(line.clone()));
+            }
+            let problem = Problem::new(ProblemKind::BuildFailed, format!("the build of `{unit}` failed"));
+            return Err(problem.output(lines.clone()));
+        }
+        script.stale_reason = None;
+        Ok(StepOutcome { image: Some(image_identity(unit)), ..StepOutcome::default() })
+    }
+
+    pub(super) fn create_unit(
+        &mut self,
+        scope: &Scope,
+        unit: &Unit,
+        kind: RuntimeKind,
+    ) -> Result<StepOutcome, Problem> {
+        let handle = format!("{}-{}", unit.name, self.tick());
+        let preview = self.preview_mut(scope);
+        if let Some(made) = preview.units.get(&unit.name) {
+            if made.observed.hash == unit.hash {
+                return Ok(StepOutcome { handle: Some(made.observed.handle.clone()), ..StepOutcome::default() });
+            }
+            if made.observed.state == RunState::Running {
+                let message = format!("`{}` still runs as it was before the change", unit.name);
+                return Err(Problem::new(ProblemKind::Refused, message));
+            }
+        }
+        let seen = ObservedUnit {
+            name: unit.name.clone(),
+            runtime: kind,
+            handle: handle.clone(),
+            hash: unit.hash.clone(),
+            image: Some(image_identity(&unit.name)),
+            state: RunState::Created,
+            address: None,
+            host_ports: BTreeMap::new(),
+            started_at: None,
+            connected: true,
+        };
+        let made = FakeUnit { observed: seen, log_lines: Vec::new(), change_count: watch::Sender::new(0) };
+        preview.units.insert(unit.name.clone(), made);
+        Ok(StepOutcome { handle: Some(handle), ..StepOutcome::default() })
+    }
+}
+
+pub(super) fn image_identity(unit: &str) -> String {
+    format!("image-of-{unit}")
+}

@@ -1,0 +1,75 @@
+//! After a keeper was killed: ends what its programs left behind, and writes down how they ended.
+//!
+//! Its direct children died with it (parent death signal). What escaped further is found by the marker in the
+//! environment, by recorded identity, and downwards from both; a process that cannot be proven ours is left alone.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::keeper::now_milliseconds;
+use rustix::process::Signal;
+
+use super::kernel::{self, ProcessIdentity, ProcessTable, Stat};
+use super::record::{Durable, ExitRecord, KeeperRecord, RecordStore, RecordedState};
+
+/// Killed processes are gone within this, or stuck in the kernel.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The caller holds the keeper's lock, so no keeper lives. Blocks only when something really has to be killed.
+pub(crate) fn clean_up_after_keeper(records: &RecordStore) -> io::Result<()> {
+    let Some(keeper) = records.read_keeper()? else { return Ok(()) };
+    let mut orphaned: Vec<_> = records.read_units()?;
+    orphaned.retain(|unit| matches!(unit.state, RecordedState::Running { .. }));
+    if keeper.process.boot == kernel::boot_id() {
+        let recorded = orphaned.iter().filter_map(|unit| match &unit.state {
+            RecordedState::Running { process, .. } => Some(process.clone()),
+            _ => None,
+        });
+        kill_all(&keeper, &recorded.collect::<Vec<_>>());
+    }
+    for mut unit in orphaned {
+        let RecordedState::Running { started_at, .. } = unit.state else { continue };
+        let error = Some(exit_reason(&keeper));
+        let exit = ExitRecord { code: None, signal: Some(9), error, at: Some(now_milliseconds()) };
+        unit.state = RecordedState::Exited { started_at, exit };
+        records.write_unit(&unit, Durable::No)?;
+    }
+    Ok(())
+}
+
+fn exit_reason(keeper: &KeeperRecord) -> String {
+    if keeper.process.boot == kernel::boot_id() {
+        "the preview's keeper was killed, and its programs with it".to_owned()
+    } else {
+        "the machine was restarted".to_owned()
+    }
+}
+
+fn kill_all(keeper: &KeeperRecord, recorded: &[ProcessIdentity]) {
+    let deadline = Instant::now() + KILL_TIMEOUT;
+    loop {
+        let rest = find_remaining_processes(keeper, recorded);
+        if rest.is_empty() || Instant::now() > deadline {
+            return;
+        }
+        for stat in &rest {
+            kernel::signal_process(stat, Signal::KILL);
+        }
+        // Not our children: nothing announces their death. A killed process needs a scheduling round or two.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn find_remaining_processes(keeper: &KeeperRecord, recorded: &[ProcessIdentity]) -> Vec<Stat> {
+    let table = ProcessTable::read();
+    let marked = table.iter().filter(|stat| {
+        stat.start >= keeper.process.start
+            && kernel::marker(stat.pid)
+                .is_some_and(|marker| marker.strip_prefix(&keeper.nonce).is_some_and(|rest| rest.starts_with('.')))
+    });
+    let mut roots: Vec<i32> = marked.map(|stat| stat.pid).collect();
+    roots.extend(recorded.iter().filter(|process| process.is_alive()).map(|process| process.pid));
+    let mut all = table.descendants(&roots);
+    all.retain(|stat| stat.state != b'Z' && stat.pid != std::process::id().cast_signed());
+    all
+}

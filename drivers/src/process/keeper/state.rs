@@ -1,0 +1,377 @@
+//! The keeper's state: which commands run, which are ending, and who waits for that. Owned by one task; nothing in
+//! here waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Signal, WaitOptions, wait};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::super::kernel::{self, ProcessIdentity};
+use super::super::port_conflict;
+use super::super::record::{Durable, RecordStore, RecordedState, StopRecord, UnitRecord};
+use super::super::wire::{Event, Reply, SpawnSpec};
+use super::KeeperCommand;
+use super::output::{self, Log, LogProgress, OutputStream, now_milliseconds};
+use super::slot::{Phase, Role, Slot, to_exit_record};
+use super::spawn::{self, ChildStdio};
+
+/// Events that a slow follower may be behind before it is told to observe afresh.
+const EVENT_QUEUE_CAPACITY: usize = 1024;
+/// Between looks at what should be dying; each death also wakes us.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// A keeper without any unit waits this long for the next order.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(crate) struct Keeper {
+    records: RecordStore,
+    nonce: String,
+    mailbox: mpsc::Sender<KeeperCommand>,
+    events: broadcast::Sender<Event>,
+    slots: BTreeMap<u64, Slot>,
+    next_slot: u64,
+    /// Copiers of output and watchers of exec clients; they end with what they serve.
+    tasks: JoinSet<()>,
+    is_shutting_down: bool,
+    /// While something is ending.
+    next_check: Option<Instant>,
+    idle_deadline: Option<Instant>,
+}
+
+impl Keeper {
+    pub(crate) fn new(records: RecordStore, nonce: String, mailbox: mpsc::Sender<KeeperCommand>) -> Self {
+        Self {
+            records,
+            nonce,
+            mailbox,
+            events: broadcast::Sender::new(EVENT_QUEUE_CAPACITY),
+            slots: BTreeMap::new(),
+            next_slot: 1,
+            tasks: JoinSet::new(),
+            is_shutting_down: false,
+            next_check: None,
+            idle_deadline: Some(Instant::now() + IDLE_TIMEOUT),
+        }
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_shutting_down && self.slots.is_empty()
+    }
+
+    /// When to look again though nothing happened; none while all is quiet.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let up = self.slots.values().filter(|slot| matches!(slot.phase, Phase::Running) && !slot.was_killed);
+        let killing = up.filter_map(|slot| slot.kill_deadline);
+        killing.chain(self.next_check).chain(self.idle_deadline).min()
+    }
+
+    pub(crate) fn handle_command(&mut self, order: KeeperCommand) {
+        match order {
+            KeeperCommand::Start { record, spawn, reply } => {
+                let answer = self.start_unit(record, &spawn);
+                // A client that went away learns of it by observing.
+                drop(reply.send(answer));
+            }
+            KeeperCommand::Stop { unit, stop, remove, reply } => self.stop_unit(&unit, stop.as_ref(), remove, reply),
+            KeeperCommand::Follow { reply } => drop(reply.send(self.events.subscribe())),
+            KeeperCommand::WatchOutput { unit, reply } => drop(reply.send(self.subscribe_to_log(&unit))),
+            KeeperCommand::Exec { spawn, descriptors, cancelled, reply } => {
+                self.start_exec(&spawn, descriptors, cancelled, reply);
+            }
+            KeeperCommand::CancelExec { slot } => self.cancel_exec(slot),
+            KeeperCommand::OutputDrained { slot } => {
+                if let Some(slot) = self.slots.get_mut(&slot) {
+                    slot.open_pipes = slot.open_pipes.saturating_sub(1);
+                }
+                self.advance_ending_slots();
+            }
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Collects every dead child: first processes of slots and adopted orphans alike.
+    pub(crate) fn reap_children(&mut self) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let pid = pid.as_raw_nonzero().get();
+            let found = self.slots.values_mut().find(|slot| slot.pid == pid && matches!(slot.phase, Phase::Running));
+            if let Some(slot) = found {
+                slot.phase = Phase::Ending { exit: to_exit_record(status), since: Instant::now(), empty_since: None };
+            }
+        }
+        self.advance_ending_slots();
+    }
+
+    /// The first request ends everything in order, the second at once.
+    pub(crate) fn terminate(&mut self) {
+        let again = self.is_shutting_down;
+        self.is_shutting_down = true;
+        for slot in self.slots.values_mut() {
+            let (signal, grace) = if again { (Signal::KILL, Duration::ZERO) } else { slot.stop_signal_and_grace(None) };
+            slot.request_stop(signal, grace);
+        }
+    }
+
+    pub(crate) fn check_deadlines(&mut self) {
+        let now = Instant::now();
+        let due: Vec<u64> = self.slots.iter().filter(|(_, slot)| slot.is_overdue(now)).map(|(id, _)| *id).collect();
+        for id in due {
+            self.kill_slot(id);
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.was_killed = true;
+            }
+        }
+        self.advance_ending_slots();
+        if self.idle_deadline.is_some_and(|until| until <= now) {
+            self.idle_deadline = None;
+            self.shut_down_when_empty();
+        }
+    }
+
+    /// Nothing that came from this keeper stays behind.
+    pub(crate) fn kill_remaining(&mut self) {
+        self.tasks.abort_all();
+        for _ in 0..50 {
+            let rest = kernel::ProcessTable::read().descendants(&kernel::own_children());
+            if rest.is_empty() {
+                return;
+            }
+            for stat in &rest {
+                kernel::signal_process(stat, Signal::KILL);
+            }
+            // Blocking is fine: nobody is served any more. Each round waits for one death and takes all others along.
+            let _ = wait(WaitOptions::empty());
+            while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
+        }
+    }
+
+    fn start_unit(&mut self, mut record: Box<UnitRecord>, spawn: &SpawnSpec) -> Reply {
+        if let Some(slot) = self.find_unit_slot(&record.unit) {
+            return match (&slot.phase, &slot.role) {
+                (Phase::Running, Role::Unit { started_at, .. }) if slot.kill_deadline.is_none() => {
+                    Reply::Started { started_at: *started_at }
+                }
+                _ => Reply::Failed { message: format!("`{}` is still ending", record.unit) },
+            };
+        }
+        let log = match Log::open(&self.records, &record.unit) {
+            Ok(log) => log,
+            Err(error) => {
+                return Reply::Failed { message: format!("cannot open the log of `{}`: {error}", record.unit) };
+            }
+        };
+        let (slot, pid) = match self.spawn_with_log(spawn, &log) {
+            Ok(launched) => launched,
+            Err(error) => return spawn_failure_reply(&error),
+        };
+        let started_at = now_milliseconds();
+        if let Err(error) = self.record_running(&mut record, pid, started_at) {
+            kernel::signal_group(pid, Signal::KILL);
+            return Reply::Failed {
+                message: format!("cannot record `{}`, so it was not started: {error}", record.unit),
+            };
+        }
+        self.idle_deadline = None;
+        let event = Event::Started { unit: record.unit.clone(), handle: record.handle.clone() };
+        let role = Role::Unit { record, log, started_at };
+        self.slots.insert(slot, Slot::new(pid, self.marker_for(slot), role, 2));
+        self.publish_event(event);
+        Reply::Started { started_at }
+    }
+
+    /// Starts the program with both its streams copied into the log.
+    fn spawn_with_log(&mut self, what: &SpawnSpec, log: &Arc<Log>) -> io::Result<(u64, i32)> {
+        let slot = self.next_slot_id();
+        let (output_reader, output) = io::pipe()?;
+        let (error_reader, error) = io::pipe()?;
+        let streams = ChildStdio::without_input(output.into(), error.into())?;
+        let pid = spawn::spawn_child(what, &self.marker_for(slot), streams)?;
+        for (pipe, stream) in [(output_reader, OutputStream::Stdout), (error_reader, OutputStream::Stderr)] {
+            let (log, mailbox) = (log.clone(), self.mailbox.clone());
+            self.tasks.spawn(async move {
+                output::copy_to_log(pipe.into(), stream, log).await;
+                drop(mailbox.send(KeeperCommand::OutputDrained { slot }).await);
+            });
+        }
+        Ok((slot, pid))
+    }
+
+    /// Before anyone hears of the start, so that a killed keeper's successor knows what to clean up.
+    fn record_running(&self, record: &mut UnitRecord, pid: i32, started_at: i64) -> io::Result<()> {
+        let process = ProcessIdentity::of_pid(pid).ok_or(io::ErrorKind::NotFound)?;
+        record.state = RecordedState::Running { process, started_at };
+        self.records.write_unit(record, Durable::No)
+    }
+
+    fn start_exec(
+        &mut self,
+        what: &SpawnSpec,
+        descriptors: Vec<OwnedFd>,
+        cancelled: oneshot::Receiver<()>,
+        reply: mpsc::Sender<Reply>,
+    ) {
+        let slot = self.next_slot_id();
+        let Ok([input, output, error]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+            return drop(reply.try_send(Reply::Failed { message: "a command needs three descriptors".to_owned() }));
+        };
+        match spawn::spawn_child(what, &self.marker_for(slot), ChildStdio { input, output, error }) {
+            Err(error) => drop(reply.try_send(spawn_failure_reply(&error))),
+            Ok(pid) => {
+                self.idle_deadline = None;
+                drop(reply.try_send(Reply::Started { started_at: now_milliseconds() }));
+                self.slots.insert(slot, Slot::new(pid, self.marker_for(slot), Role::Exec { reply }, 0));
+                let mailbox = self.mailbox.clone();
+                self.tasks.spawn(async move {
+                    drop(cancelled.await);
+                    drop(mailbox.send(KeeperCommand::CancelExec { slot }).await);
+                });
+            }
+        }
+    }
+
+    fn cancel_exec(&mut self, slot: u64) {
+        if let Some(slot) = self.slots.get_mut(&slot)
+            && matches!(slot.role, Role::Exec { .. })
+        {
+            slot.request_stop(Signal::HUP, Duration::from_secs(1));
+        }
+    }
+
+    fn stop_unit(&mut self, unit: &str, stop: Option<&StopRecord>, remove: bool, reply: oneshot::Sender<Reply>) {
+        let found = self.slots.values_mut().find(|slot| slot.is_unit(unit));
+        let Some(slot) = found else {
+            let answer = if remove { self.remove_record(unit) } else { Reply::Done };
+            return drop(reply.send(answer));
+        };
+        slot.should_remove |= remove;
+        slot.waiters.push(reply);
+        let (signal, grace) = slot.stop_signal_and_grace(stop);
+        slot.request_stop(signal, grace);
+    }
+
+    fn remove_record(&mut self, unit: &str) -> Reply {
+        match self.records.remove_unit(unit) {
+            Ok(()) => {
+                self.shut_down_when_empty();
+                Reply::Done
+            }
+            Err(error) => Reply::Failed { message: format!("cannot remove what is recorded of `{unit}`: {error}") },
+        }
+    }
+
+    fn shut_down_when_empty(&mut self) {
+        let no_units = self.records.read_units().is_ok_and(|units| units.is_empty());
+        self.is_shutting_down |= no_units && self.slots.is_empty();
+    }
+
+    fn subscribe_to_log(&self, unit: &str) -> Option<watch::Receiver<LogProgress>> {
+        match &self.find_unit_slot(unit)?.role {
+            Role::Unit { log, .. } => Some(log.subscribe()),
+            Role::Exec { .. } => None,
+        }
+    }
+
+    /// Brings every ending slot as far as it can go now.
+    fn advance_ending_slots(&mut self) {
+        let now = Instant::now();
+        let ending: Vec<u64> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| matches!(slot.phase, Phase::Ending { .. }))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ending {
+            let empty = self.signal_remaining(id, now);
+            let Some(slot) = self.slots.get_mut(&id) else { continue };
+            if slot.check_finished(empty, now)
+                && let Some(slot) = self.slots.remove(&id)
+            {
+                self.finish_slot(slot);
+            }
+        }
+        let ending = self.slots.values().any(|slot| matches!(slot.phase, Phase::Ending { .. }));
+        self.next_check = ending.then(|| now + CHECK_INTERVAL);
+    }
+
+    /// True when nothing of the slot is left. Within the grace of a stop the rest may end by itself.
+    fn signal_remaining(&mut self, id: u64, now: Instant) -> bool {
+        let (leaders, alone) = (self.living_leaders(), self.slots.len() == 1);
+        let Some(slot) = self.slots.get_mut(&id) else { return true };
+        let graceful = slot.kill_deadline.is_some_and(|at| at > now);
+        let told = if graceful { slot.take_due_signal(now) } else { Some((Signal::KILL, false)) };
+        slot.process_tree(&leaders, alone).signal_remaining(told)
+    }
+
+    fn kill_slot(&self, id: u64) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        let leaders = self.living_leaders();
+        slot.process_tree(&leaders, self.slots.len() == 1).signal_remaining(Some((Signal::KILL, false)));
+        if matches!(slot.phase, Phase::Running) {
+            kernel::signal_group(slot.pid, Signal::KILL);
+        }
+    }
+
+    fn living_leaders(&self) -> BTreeSet<i32> {
+        self.slots.values().filter(|slot| matches!(slot.phase, Phase::Running)).map(|slot| slot.pid).collect()
+    }
+
+    fn finish_slot(&mut self, slot: Slot) {
+        let Phase::Ending { mut exit, .. } = slot.phase else { return };
+        let mut answer = Reply::Done;
+        match slot.role {
+            Role::Exec { reply } => {
+                drop(reply.try_send(Reply::Exited { exit }));
+                self.idle_deadline = Some(Instant::now() + IDLE_TIMEOUT);
+            }
+            Role::Unit { mut record, log, started_at } => {
+                if exit.code.is_some_and(|code| code != 0) {
+                    exit.error =
+                        port_conflict::find_address_in_use_error(&self.records.log_path(&record.unit), started_at);
+                }
+                record.state = RecordedState::Exited { started_at, exit: exit.clone() };
+                let durable =
+                    if exit.code == Some(0) && slot.kill_deadline.is_none() { Durable::Yes } else { Durable::No };
+                if let Err(error) = self.records.write_exit(&record, durable) {
+                    answer = Reply::Failed { message: format!("cannot record the end of `{}`: {error}", record.unit) };
+                }
+                log.mark_ended();
+                self.publish_event(Event::Exited { unit: record.unit.clone(), handle: record.handle.clone(), exit });
+                if slot.should_remove {
+                    answer = self.remove_record(&record.unit);
+                }
+            }
+        }
+        for waiter in slot.waiters {
+            drop(waiter.send(answer.clone()));
+        }
+    }
+
+    fn publish_event(&self, event: Event) {
+        // No follower at the moment is fine.
+        drop(self.events.send(event));
+    }
+
+    fn find_unit_slot(&self, unit: &str) -> Option<&Slot> {
+        self.slots.values().find(|slot| slot.is_unit(unit))
+    }
+
+    fn next_slot_id(&mut self) -> u64 {
+        self.next_slot += 1;
+        self.next_slot
+    }
+
+    fn marker_for(&self, slot: u64) -> String {
+        format!("{}.{slot}", self.nonce)
+    }
+}
+
+fn spawn_failure_reply(error: &io::Error) -> Reply {
+    match error.raw_os_error() {
+        Some(errno) => Reply::SpawnFailed { errno },
+        None => Reply::Failed { message: format!("cannot start the program: {error}") },
+    }
+}

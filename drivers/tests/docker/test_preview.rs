@@ -1,0 +1,226 @@
+//! One preview at the machine's engine, with the driver and, beside it, the engine itself.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use drivers::docker::{DockerDriver, DockerEnv};
+use drivers::driver::{
+    Driver, Locations, Problem, Progress, ProgressLine, RuntimeEvent, Scope, SecretFiles, StepOutcome,
+};
+use futures_util::StreamExt;
+use plan::Application;
+use plan::application::{
+    Body, Container, Health, ImageSource, JobTiming, PreviewId, PreviewName, PullPolicy, ReadyCheck, RestartPolicy,
+    Role, RuntimeKind, Stop, SupportLevel, Unit,
+};
+use plan::observed::{Exit, Observed, ObservedUnit, RunState};
+use plan::step::Action;
+use serde_json::{Value, json};
+
+pub const IMAGE: &str = "debian:stable-slim";
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+
+pub fn engine() -> bollard::Docker {
+    bollard::Docker::connect_with_defaults().expect("an engine's address")
+}
+
+/// Says on standard error what is missing, because a skipped test must not look like a kept promise.
+pub async fn should_skip() -> bool {
+    let what = if DockerDriver::new(DockerEnv::from_env()).ping().await.is_err() {
+        Some("no Docker engine")
+    } else {
+        engine().inspect_image(IMAGE).await.is_err().then_some("no image debian:stable-slim")
+    };
+    if let Some(what) = what {
+        writeln!(std::io::stderr(), "skipped: {what}").expect("standard error is open");
+    }
+    what.is_some()
+}
+
+pub struct FixedSecretFolder(pub Option<PathBuf>);
+
+impl SecretFiles for FixedSecretFolder {
+    fn folder(&self, _unit: &str) -> Option<PathBuf> {
+        self.0.clone()
+    }
+}
+
+#[derive(Default)]
+pub struct RecordedProgress(pub Mutex<Vec<ProgressLine>>);
+
+impl Progress for RecordedProgress {
+    fn report(&self, _unit: &str, line: ProgressLine) {
+        self.0.lock().expect("nobody panics with it").push(line);
+    }
+}
+
+/// A preview whose objects are gone when `close` returns.
+pub struct TestPreview {
+    pub driver: DockerDriver,
+    pub name: PreviewName,
+    pub folder: tempfile::TempDir,
+    pub units: BTreeMap<String, Unit>,
+    pub progress: Arc<RecordedProgress>,
+    pub secrets_folder: Option<PathBuf>,
+}
+
+impl TestPreview {
+    pub async fn open(case: &str, units: Vec<Unit>) -> Self {
+        let bench = Self::with_docker_env(DockerEnv::from_env(), case, units);
+        bench.perform_ok(Action::CreateNetwork).await;
+        bench
+    }
+
+    pub fn with_docker_env(around: DockerEnv, case: &str, units: Vec<Unit>) -> Self {
+        // Names begin with the id's first characters: what a failed run left behind shall not be in the way.
+        let id = format!("{:04x}{:x<6.6}", std::process::id() & 0xffff, case.replace('-', ""));
+        let name = PreviewName {
+            id: PreviewId(id),
+            app: "gaps".to_owned(),
+            branch: case.to_owned(),
+            environment: "local".to_owned(),
+        };
+        let units = units.into_iter().map(|unit| (unit.name.clone(), unit)).collect();
+        let folder = tempfile::tempdir().expect("folder");
+        Self { driver: DockerDriver::new(around), name, folder, units, progress: Arc::default(), secrets_folder: None }
+    }
+
+    pub fn locations(&self) -> Locations {
+        let folder = |name: &str| self.folder.path().join(name);
+        Locations {
+            project: folder("project"),
+            data: folder("data"),
+            runtime: folder("runtime"),
+            state: folder("state"),
+            cache: folder("cache"),
+        }
+    }
+
+    pub fn scope(&self) -> Scope {
+        let application = Application {
+            preview: self.name.clone(),
+            units: self.units.clone(),
+            volumes: BTreeMap::new(),
+            default_service: None,
+        };
+        Scope {
+            preview: self.name.clone(),
+            locations: self.locations(),
+            application: Arc::new(application),
+            secrets: Arc::new(FixedSecretFolder(self.secrets_folder.clone())),
+            progress: Arc::<RecordedProgress>::clone(&self.progress),
+        }
+    }
+
+    pub async fn perform(&self, action: Action) -> Result<StepOutcome, Problem> {
+        let call = async { self.driver.perform(&self.scope(), &action).await };
+        tokio::time::timeout(TIMEOUT, call).await.expect("answers in time")
+    }
+
+    pub async fn perform_ok(&self, action: Action) -> StepOutcome {
+        let words = format!("{action:?}");
+        self.perform(action).await.unwrap_or_else(|problem| panic!("{words}: {problem:?}"))
+    }
+
+    pub async fn create(&self, unit: &str) -> String {
+        self.perform_ok(create_action(unit)).await.handle.expect("a handle")
+    }
+
+    pub async fn observe(&self) -> Observed {
+        self.driver.observe(&self.name.id, &self.locations()).await.expect("observes")
+    }
+
+    pub async fn observe_unit(&self, unit: &str) -> ObservedUnit {
+        let mut observed = self.observe().await;
+        observed.units.remove(unit).unwrap_or_else(|| panic!("`{unit}` is not observed"))
+    }
+
+    /// Waits for a unit's end; what happened before listening began is seen by observing.
+    pub async fn wait_for_exit(&self, unit: &str) -> Exit {
+        let mut events = self.driver.follow_events(&self.name.id, &self.locations()).await.expect("follows");
+        loop {
+            if let RunState::Exited(exit) = self.observe_unit(unit).await.state {
+                return exit;
+            }
+            let event = tokio::time::timeout(TIMEOUT, events.next())
+                .await
+                .unwrap_or_else(|_| panic!("no exit of `{unit}` in time"));
+            assert!(
+                !matches!(event, None | Some(RuntimeEvent::ConnectionLost { .. })),
+                "lost while waiting for `{unit}`"
+            );
+        }
+    }
+
+    pub async fn close(self) {
+        let observed = self.observe().await;
+        for unit in observed.units.into_values().chain(observed.strays) {
+            let action = Action::Remove { unit: unit.name, runtime: RuntimeKind::Docker, handle: unit.handle };
+            self.perform_ok(action).await;
+        }
+        for volume in observed.volumes {
+            self.perform_ok(Action::RemoveVolume { volume }).await;
+        }
+        for name in observed.networks {
+            self.perform_ok(Action::RemoveNetwork { name }).await;
+        }
+        let left = self.observe().await;
+        assert!(left.units.is_empty() && left.networks.is_empty(), "left behind: {left:?}");
+    }
+}
+
+pub fn create_action(unit: &str) -> Action {
+    Action::Create { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
+}
+
+pub fn prepare_action(unit: &str) -> Action {
+    Action::PrepareImage { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
+}
+
+pub fn start_action(unit: &str) -> Action {
+    Action::Start { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
+}
+
+pub fn stop_action(unit: &str) -> Action {
+    Action::Stop { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
+}
+
+/// Stays until it is stopped.
+pub const RUN_UNTIL_STOPPED: &str = "trap 'exit 0' TERM; while :; do sleep 60 & wait $!; done";
+
+pub fn shell_unit(name: &str, line: &str) -> Unit {
+    container_unit(name, json!({ "Entrypoint": ["/bin/sh", "-c"], "Cmd": [line] }))
+}
+
+pub fn container_unit(name: &str, create: Value) -> Unit {
+    Unit {
+        name: name.to_owned(),
+        role: Role::Service,
+        body: Body::Container(Container {
+            image: ImageSource::Reference(IMAGE.to_owned()),
+            create_body: create,
+            aliases: vec![name.to_owned()],
+            process_peers: Vec::new(),
+            volumes: Vec::new(),
+            pull: PullPolicy::Never,
+        }),
+        ports: BTreeMap::new(),
+        routes: Vec::new(),
+        wildcard: false,
+        env: BTreeMap::new(),
+        secrets: Vec::new(),
+        identity: None,
+        health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(10) },
+        needs: BTreeMap::new(),
+        stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_secs(1) },
+        restart: RestartPolicy::Never,
+        when: JobTiming::default(),
+        timeout: None,
+        module: None,
+        hash: "first".to_owned(),
+        support: SupportLevel::Paved,
+    }
+}

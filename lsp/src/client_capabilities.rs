@@ -1,0 +1,94 @@
+//! What the client said it can do, reduced to what changes our behaviour.
+
+use tower_lsp::ls_types::{
+    ClientCapabilities as LspClientCapabilities, InsertTextMode, MarkupKind, ResourceOperationKind,
+};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClientCapabilities {
+    pub pull_diagnostics: bool,
+    pub refresh_diagnostics: bool,
+    pub refresh_inlay_hints: bool,
+    pub refresh_code_lenses: bool,
+    pub watch_files: bool,
+    pub snippets: bool,
+    /// Completions are inserted as they are, their lines not indented once more.
+    pub insert_text_as_is: bool,
+    pub show_progress: bool,
+    pub show_document: bool,
+    pub markdown: bool,
+    pub hierarchical_symbols: bool,
+    pub line_folding_only: bool,
+    pub apply_edit: bool,
+    /// Shows hints in the text, perhaps only where its user wants them.
+    pub inlay_hints: bool,
+    pub create_files: bool,
+    /// Asks for the edits of an action once it is chosen.
+    pub resolve_edits: bool,
+    /// It carries out `pdev.shell` itself (`experimental.commands`): a terminal is the editor's.
+    pub run_shell: bool,
+    /// It follows logs in a terminal itself.
+    pub tail_logs: bool,
+    /// It lets a person type what an answer of `pdev.approve` has as `typed`, before it gives that answer.
+    pub confirm_by_typing: bool,
+    /// It copies what an answer has as `copy`.
+    pub copy_text: bool,
+}
+
+impl ClientCapabilities {
+    #[must_use]
+    pub fn from_lsp(capabilities: &LspClientCapabilities) -> Self {
+        let document = capabilities.text_document.as_ref();
+        let workspace = capabilities.workspace.as_ref();
+        let window = capabilities.window.as_ref();
+        let hover = document.and_then(|document| document.hover.as_ref());
+        let item = document.and_then(|document| document.completion.as_ref()?.completion_item.as_ref());
+        let own = capabilities.experimental.as_ref().and_then(|own| own.get("commands")?.as_array());
+        let itself = |command: &str| own.is_some_and(|all| all.iter().any(|name| name == command));
+        let folding = document.and_then(|document| document.folding_range.as_ref());
+        Self {
+            pull_diagnostics: document.is_some_and(|document| document.diagnostic.is_some()),
+            refresh_diagnostics: workspace
+                .and_then(|workspace| workspace.diagnostics.as_ref()?.refresh_support)
+                .unwrap_or_default(),
+            refresh_inlay_hints: workspace
+                .and_then(|workspace| workspace.inlay_hint.as_ref()?.refresh_support)
+                .unwrap_or_default(),
+            refresh_code_lenses: workspace
+                .and_then(|workspace| workspace.code_lens.as_ref()?.refresh_support)
+                .unwrap_or_default(),
+            watch_files: workspace
+                .and_then(|workspace| workspace.did_change_watched_files.as_ref()?.dynamic_registration)
+                .unwrap_or_default(),
+            insert_text_as_is: item
+                .and_then(|item| item.insert_text_mode_support.as_ref())
+                .is_some_and(|modes| modes.value_set.contains(&InsertTextMode::AS_IS)),
+            snippets: item.and_then(|item| item.snippet_support).unwrap_or_default(),
+            show_progress: window.and_then(|window| window.work_done_progress).unwrap_or_default(),
+            show_document: window.and_then(|window| window.show_document.as_ref()).is_some_and(|show| show.support),
+            markdown: hover
+                .and_then(|hover| hover.content_format.as_ref())
+                .is_none_or(|formats| formats.contains(&MarkupKind::Markdown)),
+            hierarchical_symbols: document
+                .and_then(|document| document.document_symbol.as_ref()?.hierarchical_document_symbol_support)
+                .unwrap_or_default(),
+            line_folding_only: folding.and_then(|folding| folding.line_folding_only).unwrap_or_default(),
+            run_shell: itself("pdev.shell"),
+            tail_logs: itself("pdev.tail"),
+            confirm_by_typing: itself("pdev.approve"),
+            copy_text: itself("pdev.copy"),
+            inlay_hints: document.is_some_and(|document| document.inlay_hint.is_some()),
+            create_files: workspace
+                .and_then(|workspace| workspace.workspace_edit.as_ref())
+                .filter(|edit| edit.document_changes == Some(true))
+                .and_then(|edit| edit.resource_operations.as_ref())
+                .is_some_and(|kinds| kinds.contains(&ResourceOperationKind::Create)),
+            resolve_edits: document
+                .and_then(|document| document.code_action.as_ref())
+                .filter(|action| action.data_support == Some(true))
+                .and_then(|action| action.resolve_support.as_ref())
+                .is_some_and(|resolve| resolve.properties.iter().any(|name| name == "edit")),
+            apply_edit: workspace.and_then(|workspace| workspace.apply_edit).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! `textDocument/hover`.
+
+use tower_lsp::ls_types::*;
+
+use crate::analysis::hover::{HoverContext, hover};
+use crate::check::Analysis;
+use crate::workspace::Snapshot;
+
+#[must_use]
+pub fn hover_response(
+    snapshot: &Snapshot,
+    analysis: &Analysis,
+    markdown: bool,
+    position: Position,
+    live: Option<String>,
+) -> Option<Hover> {
+    let scene = HoverContext {
+        root: snapshot.root()?,
+        text: snapshot.text.as_str(),
+        loaded: analysis.loaded(),
+        resolve_unit: &|unit| analysis.resolve_unit(unit),
+        files: &analysis.buffers,
+    };
+    let mut found = hover(&scene, snapshot.encoding.offset(&snapshot.text, position))?;
+    found.text.extend(live.map(|live| format!("\n\n---\n\n{live}")));
+    let kind = if markdown { MarkupKind::Markdown } else { MarkupKind::PlainText };
+    Some(Hover {
+        contents: HoverContents::Markup(MarkupContent { kind, value: found.text }),
+        range: Some(snapshot.encoding.range(&snapshot.text, found.range)),
+    })
+}

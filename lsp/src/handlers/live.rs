@@ -1,0 +1,461 @@
+//! Lenses, hints, findings and words about what runs, from the cache alone.
+
+use std::collections::BTreeMap;
+
+use manifest::model::{Manifest, Service};
+use manifest::{FileId, Span};
+use protocol::Problem;
+use protocol::status::{PreviewState, PreviewStatus, UnitState, UnitStatus};
+use serde_json::json;
+use tower_lsp::ls_types::*;
+
+use super::code_actions::RequestedKinds;
+use super::identities;
+use crate::analysis::references;
+use crate::check::Analysis;
+use crate::client_capabilities::ClientCapabilities;
+use crate::convert::diagnostics::SOURCE;
+use crate::live::{AgentState, LiveState};
+use crate::log_tail;
+use crate::workspace::Snapshot;
+
+const NO_AGENT: &str = "no agent runs: live state is off";
+const START_AGENT_LABEL: &str = "start it";
+const DRIFT: &str = "drift";
+const OUTPUT_LINES_MAX: usize = 10;
+
+/// A document and what is known of its preview.
+pub struct LiveContext<'a> {
+    pub snapshot: &'a Snapshot,
+    pub live: &'a LiveState,
+    pub environment: &'a str,
+    pub client_capabilities: ClientCapabilities,
+}
+
+/// The fixes of drift: what is written is applied, of one unit or of all.
+#[must_use]
+pub fn drift_fix_actions(params: &CodeActionParams) -> Vec<CodeActionOrCommand> {
+    if !RequestedKinds::from_params(params).includes(&CodeActionKind::QUICKFIX) {
+        return Vec::new();
+    }
+    let action = |found: &Diagnostic| {
+        if found.code != Some(NumberOrString::String(DRIFT.to_owned())) {
+            return None;
+        }
+        let unit = found.data.as_ref()?.get("unit")?.as_str();
+        let title = format!("Apply what is written{}", unit.map(|unit| format!(" to `{unit}`")).unwrap_or_default());
+        let argument = json!({ "uri": params.text_document.uri, "unit": unit });
+        let command =
+            Command { title: title.clone(), command: "pdev.apply".to_owned(), arguments: Some(vec![argument]) };
+        Some(CodeActionOrCommand::CodeAction(CodeAction {
+            title,
+            kind: Some(CodeActionKind::QUICKFIX),
+            diagnostics: Some(vec![found.clone()]),
+            command: Some(command),
+            is_preferred: Some(true),
+            ..CodeAction::default()
+        }))
+    };
+    params.context.diagnostics.iter().filter_map(action).collect()
+}
+
+/// A unit of the document's own text: lenses and hints stand where the name is now.
+struct NamedUnit {
+    name: String,
+    span: Span,
+}
+
+impl LiveContext<'_> {
+    fn preview(&self) -> Option<&PreviewStatus> {
+        self.live.preview(&self.snapshot.path, self.environment)
+    }
+
+    fn units(&self) -> Vec<NamedUnit> {
+        let Some(root) = self.snapshot.root() else { return Vec::new() };
+        let text = self.snapshot.text.as_str();
+        let sections = ["services", "jobs", "resources"].into_iter().filter_map(|section| root.get(section));
+        let pairs = sections.flat_map(|section| section.value.as_map().unwrap_or_default());
+        pairs
+            .map(|pair| NamedUnit {
+                name: pair.key.value.clone(),
+                span: references::unquoted_span(text, pair.key.span),
+            })
+            .collect()
+    }
+
+    fn range(&self, span: Span) -> Range {
+        self.snapshot.encoding.range(&self.snapshot.text, span.range())
+    }
+
+    #[must_use]
+    pub fn lenses(&self) -> Vec<CodeLens> {
+        let top = Range::default();
+        let uri = &self.snapshot.uri;
+        let whole = json!({ "uri": uri });
+        let lens = |range: Range, title: String, command: &str, argument: serde_json::Value| CodeLens {
+            range,
+            command: Some(Command { title, command: command.to_owned(), arguments: Some(vec![argument]) }),
+            data: None,
+        };
+        let mut all = Vec::new();
+        match (&self.live.agent, self.preview()) {
+            (AgentState::Unusable(words), _) => {
+                all.push(lens(top, format!("pdev: {words}"), "pdev.status", whole.clone()));
+            }
+            (AgentState::Unknown, None) => {}
+            (AgentState::Absent, _) if !self.should_show_agent_hint() => {
+                all.push(lens(top, format!("▶ up ({NO_AGENT})"), "pdev.up", whole.clone()));
+            }
+            (_, None) => all.push(lens(top, "▶ up".to_owned(), "pdev.up", whole.clone())),
+            (_, Some(preview)) => {
+                let state = format!("{}: {}", preview.preview.title, preview_state_label(preview.state));
+                all.push(lens(top, state, "pdev.status", whole.clone()));
+                let drift = self.live.drift(&self.snapshot.path).len();
+                let up = if drift > 0 { format!("▶ up ({drift} changes)") } else { "▶ up".to_owned() };
+                all.push(lens(top, up, "pdev.up", whole.clone()));
+                if preview.state != PreviewState::Down {
+                    all.push(lens(top, "■ stop".to_owned(), "pdev.stop", whole.clone()));
+                }
+                if preview.url.is_some() && preview.state != PreviewState::Down {
+                    all.push(lens(top, "open".to_owned(), "pdev.open", whole));
+                }
+            }
+        }
+        let statuses = self.preview().map(|preview| preview.units.as_slice()).unwrap_or_default();
+        for unit in self.units() {
+            let range = self.range(unit.span);
+            let own = json!({ "uri": uri, "unit": unit.name });
+            let status = statuses.iter().find(|status| status.name == unit.name);
+            // What was not asked for by the last `up`, or has ended, beside units that run.
+            let rests = status.is_none_or(|status| status.state == UnitState::Stopped);
+            if rests && self.preview().is_some_and(|preview| preview.state != PreviewState::Down) {
+                all.push(lens(range, "▶ start".to_owned(), "pdev.up", own.clone()));
+            }
+            let Some(status) = status else { continue };
+            if !rests {
+                all.push(lens(range, "↻ restart".to_owned(), "pdev.restart", own.clone()));
+                if !matches!(status.state, UnitState::Done | UnitState::Failed | UnitState::Stopping) {
+                    all.push(lens(range, "■ stop".to_owned(), "pdev.stop", own.clone()));
+                }
+            }
+            let logs = if self.client_capabilities.tail_logs { "pdev.tail" } else { "pdev.logs" };
+            all.push(lens(range, "logs".to_owned(), logs, own.clone()));
+            if status.url.is_some() && status.state == UnitState::Ready {
+                all.push(lens(range, "open".to_owned(), "pdev.open", own.clone()));
+            }
+            let runs = matches!(status.state, UnitState::Ready | UnitState::Unhealthy | UnitState::Starting);
+            if self.client_capabilities.run_shell && runs {
+                all.push(lens(range, "shell".to_owned(), "pdev.shell", own));
+            }
+        }
+        all
+    }
+
+    /// That no agent runs is said once: in a hint where the client has them, else in the lens.
+    fn should_show_agent_hint(&self) -> bool {
+        self.client_capabilities.inlay_hints && self.snapshot.settings.inlay_hints.state
+    }
+
+    /// The one line that says why nothing live is shown, with what helps; gone once an agent runs.
+    #[must_use]
+    pub fn no_agent_hint(&self, range: Range) -> Option<InlayHint> {
+        if self.live.agent != AgentState::Absent || range.start.line > 0 || !self.should_show_agent_hint() {
+            return None;
+        }
+        let start = Command {
+            title: START_AGENT_LABEL.to_owned(),
+            command: "pdev.agent".to_owned(),
+            arguments: Some(vec![json!({ "uri": self.snapshot.uri })]),
+        };
+        let part = |value: String, command: Option<Command>| InlayHintLabelPart {
+            value,
+            command,
+            ..InlayHintLabelPart::default()
+        };
+        let end = self.snapshot.text.line_range(0).end;
+        Some(InlayHint {
+            position: self.snapshot.encoding.position(&self.snapshot.text, end),
+            label: InlayHintLabel::LabelParts(vec![
+                part(format!("{NO_AGENT}; "), None),
+                part(START_AGENT_LABEL.to_owned(), Some(start)),
+            ]),
+            kind: None,
+            text_edits: None,
+            tooltip: Some(InlayHintTooltip::String(
+                "States, addresses, failures and drift come from the agent. `pdev up` starts it.".to_owned(),
+            )),
+            padding_left: Some(true),
+            padding_right: None,
+            data: None,
+        })
+    }
+
+    /// For clients whose hints cannot be clicked: on the line where it is said.
+    #[must_use]
+    pub fn start_agent_action(&self, params: &CodeActionParams) -> Option<CodeActionOrCommand> {
+        let asked = params.range.end.line == 0 && params.context.only.is_none();
+        (asked && self.live.agent == AgentState::Absent).then(|| {
+            CodeActionOrCommand::Command(Command {
+                title: "Start the agent of pdev".to_owned(),
+                command: "pdev.agent".to_owned(),
+                arguments: Some(vec![json!({ "uri": self.snapshot.uri })]),
+            })
+        })
+    }
+
+    #[must_use]
+    pub fn inlay_hints(&self, range: Range) -> Vec<InlayHint> {
+        let mut all: Vec<InlayHint> = self.no_agent_hint(range).into_iter().collect();
+        all.extend(self.state_hints(range));
+        all
+    }
+
+    fn state_hints(&self, range: Range) -> Vec<InlayHint> {
+        let Some(preview) = self.preview() else { return Vec::new() };
+        let wanted = self.snapshot.encoding.byte_range(&self.snapshot.text, range);
+        let hint = |unit: NamedUnit| {
+            let status = preview.units.iter().find(|status| status.name == unit.name)?;
+            let line = self.snapshot.text.line_range(self.snapshot.text.line_at(unit.span.range().start));
+            (wanted.start <= line.end && line.start <= wanted.end).then(|| InlayHint {
+                position: self.snapshot.encoding.position(&self.snapshot.text, line.end),
+                label: InlayHintLabel::String(status_label(status)),
+                kind: None,
+                text_edits: None,
+                tooltip: Some(InlayHintTooltip::String(status_details(status))),
+                padding_left: Some(true),
+                padding_right: None,
+                data: None,
+            })
+        };
+        self.units().into_iter().filter_map(hint).collect()
+    }
+
+    /// What placeholders stand for in the copy that runs.
+    #[must_use]
+    pub fn running_values(&self) -> BTreeMap<String, String> {
+        let Some(preview) = self.preview().filter(|preview| preview.state != PreviewState::Down) else {
+            return BTreeMap::new();
+        };
+        let own = &preview.preview;
+        let fields = [("app", &own.app), ("branch", &own.branch), ("id", &own.id), ("name", &own.title)];
+        let mut all: BTreeMap<String, String> =
+            fields.into_iter().map(|(field, value)| (format!("preview.{field}"), value.clone())).collect();
+        all.extend(preview.url.clone().map(|url| ("preview.url".to_owned(), url)));
+        let urls =
+            preview.units.iter().filter_map(|unit| Some((format!("services.{}.url", unit.name), unit.url.clone()?)));
+        all.extend(urls);
+        all
+    }
+
+    /// The preview's id and the unit whose name is here.
+    #[must_use]
+    pub fn unit_at(&self, position: Position) -> Option<log_tail::UnitKey> {
+        let offset = self.snapshot.encoding.offset(&self.snapshot.text, position);
+        let unit = self.units().into_iter().find(|unit| crate::analysis::tree::touches(unit.span, offset))?;
+        Some((self.preview()?.preview.id.clone(), unit.name))
+    }
+
+    /// For the hover at a unit's name: its state and since when, why it failed, and what it said last.
+    #[must_use]
+    pub fn hover(&self, position: Position, now: i64) -> Option<String> {
+        let whose = self.unit_at(position)?;
+        let preview = self.preview()?;
+        let status = preview.units.iter().find(|status| status.name == whose.1)?;
+        let mut text = format!("**now**: {}", status_details(status).replace('\n', "  \n"));
+        text.extend(age_text(status, now).map(|words| format!("  \n{words}")));
+        let problems = self.live.problems(preview).into_iter();
+        let problems: Vec<_> = problems.filter(|problem| problem.unit.as_ref() == Some(&whose.1)).collect();
+        for problem in &problems {
+            text.push_str(&format!("\n\n{}", problem.title));
+            text.push_str(&output_excerpt(problem, "\n\n```text\n", "\n```"));
+        }
+        let told = problems.iter().any(|problem| !problem.output.is_empty());
+        let lines = self.live.log_tails.get(&whose).filter(|lines| !told && !lines.lines.is_empty());
+        text.extend(lines.map(|lines| {
+            // Whatever a program prints stays inside of the block.
+            let said = lines.lines.join("\n").replace("```", "'''");
+            format!("\n\nlast lines, {} ago:\n\n```text\n{said}\n```", log_tail::format_age(now - lines.read_at))
+        }));
+        Some(text)
+    }
+}
+
+pub(crate) fn preview_state_label(state: PreviewState) -> &'static str {
+    match state {
+        PreviewState::Starting => "starting",
+        PreviewState::Ready => "ready",
+        PreviewState::Degraded => "degraded",
+        PreviewState::Failed => "failed",
+        PreviewState::Stopping => "stopping",
+        PreviewState::Down => "down",
+    }
+}
+
+pub(crate) fn unit_state_label(state: UnitState) -> &'static str {
+    match state {
+        UnitState::Waiting => "waiting",
+        UnitState::Preparing => "preparing",
+        UnitState::Starting => "starting",
+        UnitState::Ready => "ready",
+        UnitState::Unhealthy => "unhealthy",
+        UnitState::Restarting => "restarting",
+        UnitState::Done => "done",
+        UnitState::Failed => "failed",
+        UnitState::Stopping => "stopping",
+        UnitState::Stopped => "stopped",
+    }
+}
+
+/// `ready http://web.main.shop.localhost:8642`; no age, which would be wrong a second later.
+fn status_label(status: &UnitStatus) -> String {
+    let mut text = unit_state_label(status.state).to_owned();
+    match (&status.url, status.ports.first_key_value(), status.state) {
+        (Some(url), _, UnitState::Ready) => text.push_str(&format!(" {url}")),
+        (None, Some((_, port)), UnitState::Ready) => text.push_str(&format!(" 127.0.0.1:{port}")),
+        _ => {}
+    }
+    match (&status.reason, status.state) {
+        (Some(reason), state) if state != UnitState::Ready => text.push_str(&format!(": {reason}")),
+        _ => {}
+    }
+    if status.restarts > 0 {
+        text.push_str(&format!(", {} restarts", status.restarts));
+    }
+    text
+}
+
+fn status_details(status: &UnitStatus) -> String {
+    let mut lines = vec![format!("{} {} as {}", status.role, unit_state_label(status.state), status.runtime)];
+    lines.extend(status.reason.clone());
+    lines.extend(status.url.clone());
+    lines.extend(status.ports.iter().map(|(name, port)| format!("port {name}: 127.0.0.1:{port}")));
+    lines.extend(status.exit_code.map(|code| format!("exit code {code}")));
+    lines.extend((status.restarts > 0).then(|| format!("{} restarts", status.restarts)));
+    lines.extend(status.module.clone());
+    lines.join("\n")
+}
+
+/// Its age, and how long it took to be ready the last time.
+fn age_text(status: &UnitStatus, now: i64) -> Option<String> {
+    let started = status.started_at?;
+    let runs = !matches!(status.state, UnitState::Stopped | UnitState::Done | UnitState::Failed | UnitState::Waiting);
+    let age = runs.then(|| format!("started {} ago", log_tail::format_age(now - started)));
+    let ready = status.ready_at.filter(|ready| *ready >= started);
+    let took = ready.map(|ready| format!("ready after {} ms", ready - started));
+    let words: Vec<String> = age.into_iter().chain(took).collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+fn output_excerpt(problem: &Problem, before: &str, after: &str) -> String {
+    if problem.output.is_empty() {
+        return String::new();
+    }
+    let from = problem.output.len().saturating_sub(OUTPUT_LINES_MAX);
+    format!("{before}{}{after}", problem.output[from..].join("\n"))
+}
+
+/// Why something does not run, on the line that concerns it; and what runs otherwise than it is written.
+#[must_use]
+pub fn live_diagnostics(
+    analysis: &Analysis,
+    live: &LiveState,
+    file: FileId,
+    environment: &str,
+    snapshot_encoding: crate::convert::Encoding,
+) -> Vec<Diagnostic> {
+    let manifest = &analysis.loaded().manifest;
+    let Some(text) = analysis.text(file) else { return Vec::new() };
+    let mut found = identities::identity_diagnostics(manifest, live, file, text, snapshot_encoding);
+    let Some(preview) = live.preview(&analysis.manifest_path, environment) else { return found };
+    let waiting: Vec<_> = live.waiting_approvals(&analysis.manifest_path).collect();
+    found.extend(identities::approval_diagnostics(manifest, preview, &waiting, file, text, snapshot_encoding));
+    let mut add =
+        |span: Option<Span>, severity: DiagnosticSeverity, code: &str, message: String, data: serde_json::Value| {
+            let span = span.unwrap_or_default();
+            if span.file == file {
+                found.push(Diagnostic {
+                    range: snapshot_encoding.range(text, span.range()),
+                    severity: Some(severity),
+                    code: Some(NumberOrString::String(code.to_owned())),
+                    source: Some(format!("{SOURCE} (live)")),
+                    message,
+                    data: Some(data),
+                    ..Diagnostic::default()
+                });
+            }
+        };
+    for problem in live.problems(preview) {
+        let span = problem.unit.as_deref().and_then(|unit| problem_span(manifest, unit, &problem.code));
+        let mut message = problem.title.clone();
+        message.push_str(&output_excerpt(problem, "\n", ""));
+        message.extend(problem.hint.iter().map(|hint| format!("\n{hint}")));
+        add(span, DiagnosticSeverity::ERROR, &problem.code, message, json!({ "unit": problem.unit, "live": true }));
+    }
+    let told: Vec<&str> = live.problems(preview).iter().filter_map(|problem| problem.unit.as_deref()).collect();
+    for unit in &preview.units {
+        let severity = match unit.state {
+            UnitState::Failed => DiagnosticSeverity::ERROR,
+            UnitState::Unhealthy | UnitState::Restarting => DiagnosticSeverity::WARNING,
+            _ => continue,
+        };
+        if told.contains(&unit.name.as_str()) {
+            continue;
+        }
+        let reason = unit.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let mut message = format!("`{}` is {}{reason}", unit.name, unit_state_label(unit.state));
+        let lines = live.log_tails.get(&(preview.preview.id.clone(), unit.name.clone()));
+        message.extend(lines.iter().flat_map(|lines| &lines.lines).map(|line| format!("\n{line}")));
+        add(
+            name_span(manifest, &unit.name),
+            severity,
+            "not_ready",
+            message,
+            json!({ "unit": unit.name, "live": true }),
+        );
+    }
+    for step in live.drift(&analysis.manifest_path) {
+        let span = step.unit.as_deref().and_then(|unit| drift_span(manifest, unit, &step.because));
+        let message = format!("what runs differs: {} ({})\n`pdev up` applies it.", step.because, step.text);
+        add(span, DiagnosticSeverity::INFORMATION, DRIFT, message, json!({ "unit": step.unit, "live": true }));
+    }
+    found
+}
+
+fn name_span(manifest: &Manifest, unit: &str) -> Option<Span> {
+    let service = manifest.services.get(unit).map(|entry| entry.key);
+    let job = || manifest.jobs.get(unit).map(|entry| entry.key);
+    service.or_else(job).or_else(|| manifest.resources.get(unit).map(|entry| entry.key))
+}
+
+fn unit_body<'a>(manifest: &'a Manifest, unit: &str) -> Option<&'a Service> {
+    let service = manifest.services.get(unit).map(|entry| &entry.value);
+    service.or_else(|| manifest.jobs.get(unit).map(|entry| &entry.value.body))
+}
+
+/// The value that a problem of this kind is about; the unit's name where it could be any.
+fn problem_span(manifest: &Manifest, unit: &str, code: &str) -> Option<Span> {
+    let body = unit_body(manifest, unit);
+    let span = match code {
+        "image_not_found" | "pull_denied" => body.and_then(|body| body.image.as_ref()).map(|image| image.span),
+        "build_failed" | "build_input_missing" => body.and_then(|body| body.build.as_ref()).map(|build| build.span),
+        "port_taken" => body
+            .and_then(|body| {
+                body.ports.values().find(|entry| entry.value.host.is_some()).or(body.ports.values().next())
+            })
+            .map(|entry| entry.span),
+        _ => None,
+    };
+    span.filter(|span| !span.range().is_empty()).or_else(|| name_span(manifest, unit))
+}
+
+/// `env.LOG_LEVEL changed`: that line, else the unit's name.
+fn drift_span(manifest: &Manifest, unit: &str, because: &str) -> Option<Span> {
+    let field = because.split([' ', ',']).next().unwrap_or_default();
+    let body = unit_body(manifest, unit);
+    let span = match field.split_once('.') {
+        Some(("env", name)) => body.and_then(|body| body.env.get(name)).map(|entry| entry.key),
+        None if field == "image" => body.and_then(|body| body.image.as_ref()).map(|image| image.span),
+        _ => None,
+    };
+    span.or_else(|| name_span(manifest, unit))
+}

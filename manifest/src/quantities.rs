@@ -1,0 +1,153 @@
+//! Durations, sizes, cores and days as people write them.
+
+use std::time::Duration;
+
+use crate::model::Date;
+
+/// `500ms`, `10s`, `1m30s`, `72h`, `3d`.
+///
+/// # Errors
+/// In words, with what is allowed.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no duration; write it as `500ms`, `10s`, `5m` or `72h`");
+    let mut total = Duration::ZERO;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|next: char| !next.is_ascii_digit() && next != '.').ok_or_else(wrong)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let after = &rest[digits..];
+        let end = after.find(|next: char| next.is_ascii_digit()).unwrap_or(after.len());
+        let seconds = match &after[..end] {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86400.0,
+            _ => return Err(wrong()),
+        };
+        total = Duration::try_from_secs_f64(number * seconds)
+            .ok()
+            .and_then(|part| total.checked_add(part))
+            .ok_or_else(wrong)?;
+        rest = &after[end..];
+    }
+    // More than a year is a typing error.
+    if total > Duration::from_secs(366 * 86400) { Err(format!("`{text}` is longer than a year")) } else { Ok(total) }
+}
+
+/// `256Mi`, `1Gi`, `512M`, `2gb`, `1048576`.
+///
+/// # Errors
+/// In words, with what is allowed.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size; write it as `256Mi`, `1Gi` or `512M`");
+    let text_trimmed = text.trim();
+    let digits = text_trimmed.find(|next: char| !next.is_ascii_digit() && next != '.').unwrap_or(text_trimmed.len());
+    let number: f64 = text_trimmed[..digits].parse().map_err(|_| wrong())?;
+    let factor: f64 = match text_trimmed[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        // Compose's `k`, `m`, `g` are powers of 1024, Kubernetes' `Ki`, `Mi`, `Gi` too.
+        "k" | "kb" | "ki" | "kib" => 1024.0,
+        "m" | "mb" | "mi" | "mib" => 1024.0 * 1024.0,
+        "g" | "gb" | "gi" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "t" | "tb" | "ti" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * factor;
+    if !(0.0..=1e18).contains(&bytes) {
+        return Err(wrong());
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to lie between zero and 10^18"
+    )]
+    Ok(bytes as u64)
+}
+
+/// Thousandths of a core: `250m`, `0.5`, `2`.
+///
+/// # Errors
+/// In words, with what is allowed.
+pub fn parse_cpu_milli(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no number of cores; write it as `250m`, `0.5` or `2`");
+    let (digits, factor) = match text.trim().strip_suffix('m') {
+        Some(digits) => (digits, 1.0),
+        None => (text.trim(), 1000.0),
+    };
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    let milli = number * factor;
+    if !(1.0..=1_024_000.0).contains(&milli) {
+        return Err(wrong());
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to lie between 1 and a million"
+    )]
+    Ok(milli.round() as u64)
+}
+
+/// `2027-03-31`.
+///
+/// # Errors
+/// In words, with what is allowed.
+pub fn parse_date(text: &str) -> Result<Date, String> {
+    let wrong = || format!("`{text}` is no day; write it as `2027-03-31`");
+    let parts: Vec<&str> = text.trim().split('-').collect();
+    let [year, month, day] = parts.as_slice() else { return Err(wrong()) };
+    if year.len() != 4 || month.len() != 2 || day.len() != 2 {
+        return Err(wrong());
+    }
+    let date = Date {
+        year: year.parse().map_err(|_| wrong())?,
+        month: month.parse().map_err(|_| wrong())?,
+        day: day.parse().map_err(|_| wrong())?,
+    };
+    let leap = date.year.is_multiple_of(4) && (!date.year.is_multiple_of(100) || date.year.is_multiple_of(400));
+    let days = match date.month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 if leap => 29,
+        2 => 28,
+        _ => return Err(wrong()),
+    };
+    if (1..=days).contains(&date.day) { Ok(date) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_require_a_unit() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("72h"), Ok(Duration::from_secs(259_200)));
+        for wrong in ["", "10", "s", "1x", "-1s", "1e9d", "10 s"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_cores_parse_with_suffixes() {
+        assert_eq!(parse_bytes("256Mi"), Ok(256 << 20));
+        assert_eq!(parse_bytes("2gb"), Ok(2 << 30));
+        assert_eq!(parse_bytes("1048576"), Ok(1 << 20));
+        assert!(parse_bytes("lots").is_err());
+        assert_eq!(parse_cpu_milli("250m"), Ok(250));
+        assert_eq!(parse_cpu_milli("0.5"), Ok(500));
+        assert!(parse_cpu_milli("0").is_err());
+    }
+
+    #[test]
+    fn impossible_dates_are_rejected() {
+        assert_eq!(parse_date("2024-02-29"), Ok(Date { year: 2024, month: 2, day: 29 }));
+        for wrong in ["2023-02-29", "2024-13-01", "24-01-01", "2024/01/01", "tomorrow"] {
+            assert!(parse_date(wrong).is_err(), "{wrong}");
+        }
+    }
+}

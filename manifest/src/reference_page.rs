@@ -1,0 +1,79 @@
+//! The reference page of the language, made from its table; `docs/manifest.md` is this text.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use crate::spec::{ROOT, Section, Shape};
+
+/// Markdown: every section with its keys, types, defaults.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# The manifest: `pdev.yaml`\n\nGenerated from the code (`manifest/src/spec.rs`); `pdev schema` gives the same as JSON Schema.\n\n\
+         YAML 1.2, one document, UTF-8. Unknown keys are errors; keys of your own begin with `x-`. Layers: an include lies below the\n\
+         file that includes it, an environment on top of the file, `--set path=value` on top of that. Maps merge, scalars and lists\n\
+         replace, `null` removes, `+key` appends to a list.\n\n\
+         Placeholders: `${resources.NAME.OUTPUT}`, `${services.NAME.FIELD}`, `${secrets.NAME.path}`, `${vars.NAME}`, `${env.NAME}`\n\
+         (short: `${NAME}`), `${app.name}`, `${preview.branch}`, `${git.commit}`; `${x:-default}`; `$$` is a dollar sign. What cannot\n\
+         be resolved is an error at its column.\n",
+    );
+    let mut seen = BTreeSet::new();
+    let mut open = vec![&ROOT];
+    while let Some(section) = open.pop() {
+        if !seen.insert(section.name) {
+            continue;
+        }
+        let mut inner: Vec<&'static Section> = Vec::new();
+        let _ = write!(
+            text,
+            "\n## {}\n\n{}\n\n| key | value | meaning | default |\n|---|---|---|---|\n",
+            section.name, section.doc
+        );
+        for key in section.keys {
+            collect_sections(&key.shape, &mut inner);
+            let _ = writeln!(
+                text,
+                "| `{}` | {} | {} | {} |",
+                key.name,
+                describe_shape(&key.shape),
+                escape(key.doc),
+                escape(key.default)
+            );
+        }
+        open.extend(inner.into_iter().rev());
+    }
+    text
+}
+
+fn escape(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+fn collect_sections(shape: &'static Shape, found: &mut Vec<&'static Section>) {
+    match shape {
+        Shape::Section(section) => found.push(section),
+        Shape::List(inner) | Shape::Map(inner) => collect_sections(inner, found),
+        Shape::Any(shapes) => shapes.iter().for_each(|shape| collect_sections(shape, found)),
+        _ => {}
+    }
+}
+
+fn describe_shape(shape: &Shape) -> String {
+    match shape {
+        Shape::Text => "text".into(),
+        Shape::Template => "text with placeholders".into(),
+        Shape::Bool => "`true`, `false`".into(),
+        Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => "whole number".into(),
+        Shape::Integer { min, max } => format!("{min} to {max}"),
+        Shape::Duration => "duration (`10s`)".into(),
+        Shape::Bytes => "size (`256Mi`)".into(),
+        Shape::Cpu => "cores (`250m`)".into(),
+        Shape::Date => "day (`2027-03-31`)".into(),
+        Shape::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+        Shape::List(inner) => format!("list of {}", describe_shape(inner)),
+        Shape::Map(inner) => format!("map of {}", describe_shape(inner)),
+        Shape::Section(section) => format!("[{}](#{})", section.name, section.name.replace(' ', "-")),
+        Shape::Any(shapes) => shapes.iter().map(describe_shape).collect::<Vec<_>>().join(" or "),
+        Shape::Free => "anything".into(),
+    }
+}

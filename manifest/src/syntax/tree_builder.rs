@@ -1,0 +1,300 @@
+//! Parser events to the tree. The only file that knows the YAML parser, so that it can be replaced.
+
+use std::collections::{HashMap, HashSet};
+
+use granit_parser::{Event, Parser, ScalarStyle, ScanError};
+
+use super::scalar::Scalar;
+use super::tree::{Comment, Kind, Node, Pair};
+use crate::codes;
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::text::{FileId, Span, Spanned};
+
+/// Nodes that aliases may add: a file of a few lines must not become gigabytes.
+const ALIAS_NODES_MAX: usize = 50_000;
+/// Bytes of text that count like one node more, so that one long text aliased often has an end too.
+const BYTES_PER_NODE: usize = 64;
+/// Nesting beyond this is no manifest, and would overflow somebody's stack.
+const DEPTH_MAX: usize = 64;
+
+pub(super) struct BuiltTree {
+    pub root: Option<Node>,
+    pub comments: Vec<Comment>,
+    pub diagnostics: Vec<Diagnostic>,
+    /// No anchor, no alias and no `<<`: each part of the tree comes from its own lines alone.
+    pub is_self_contained: bool,
+    /// Where parsing stopped, and why.
+    pub error: Option<ParseError>,
+}
+
+pub(super) struct ParseError {
+    pub offset: usize,
+    pub message: String,
+}
+
+pub(super) fn build_tree(text: &str, file: FileId) -> BuiltTree {
+    let mut builder = Builder {
+        text,
+        file,
+        open_collections: Vec::new(),
+        root: None,
+        anchors: HashMap::new(),
+        alias_nodes: 0,
+        comments: Vec::new(),
+        diagnostics: Vec::new(),
+        document_count: 0,
+        is_self_contained: true,
+    };
+    let mut error = None;
+    let mut parser = Parser::new_from_str(text);
+    while let Some(next) = parser.next_event() {
+        match next {
+            Ok((event, span)) => {
+                if builder.handle_event(event, builder.span(&span)).is_break() {
+                    break;
+                }
+            }
+            Err(found) => {
+                error = Some(to_parse_error(&found, text));
+                break;
+            }
+        }
+    }
+    builder.close_all_collections();
+    let Builder { root, comments, diagnostics, is_self_contained: plain, .. } = builder;
+    BuiltTree { root, comments, diagnostics, is_self_contained: plain, error }
+}
+
+fn to_parse_error(error: &ScanError, text: &str) -> ParseError {
+    let marker = error.marker();
+    let at = marker
+        .byte_offset()
+        .unwrap_or_else(|| text.char_indices().nth(marker.index()).map_or(text.len(), |(at, _)| at));
+    ParseError { offset: at.min(text.len()), message: error.info().to_string() }
+}
+
+enum OpenCollection {
+    List { start: Span, items: Vec<Node>, anchor: usize },
+    Map { start: Span, pairs: Vec<Pair>, key: Option<Spanned<String>>, anchor: usize },
+}
+
+struct Builder<'a> {
+    text: &'a str,
+    file: FileId,
+    open_collections: Vec<OpenCollection>,
+    root: Option<Node>,
+    anchors: HashMap<usize, Node>,
+    alias_nodes: usize,
+    comments: Vec<Comment>,
+    diagnostics: Vec<Diagnostic>,
+    document_count: usize,
+    is_self_contained: bool,
+}
+
+impl Builder<'_> {
+    fn span(&self, span: &granit_parser::Span) -> Span {
+        let range = span.byte_range().unwrap_or(0..0);
+        Span::new(self.file, range.start, range.end.max(range.start))
+    }
+
+    fn handle_event(&mut self, event: Event<'_>, span: Span) -> std::ops::ControlFlow<()> {
+        use std::ops::ControlFlow::{Break, Continue};
+        match event {
+            Event::DocumentStart(..) => {
+                self.document_count += 1;
+                if self.document_count > 1 {
+                    let words = "a manifest is one document; this begins another";
+                    self.report(
+                        codes::MULTIPLE_DOCUMENTS,
+                        span,
+                        words,
+                        "Put it into a file of its own and `include` it.",
+                    );
+                    return Break(());
+                }
+            }
+            Event::Comment(text, _) => self.comments.push(Comment { span, text: text.into_owned() }),
+            Event::Scalar(text, style, anchor, _) => {
+                let plain = matches!(style, ScalarStyle::Plain);
+                let scalar = if plain { Scalar::plain(&text) } else { Scalar::quoted(&text) };
+                self.insert_node(Node { span: self.trim_span(span), kind: Kind::Scalar(scalar) }, anchor);
+            }
+            Event::Alias(id) => self.expand_alias(id, span)?,
+            Event::SequenceStart(_, anchor, _) => {
+                self.open_collection(OpenCollection::List { start: span, items: Vec::new(), anchor }, span)?;
+            }
+            Event::MappingStart(_, anchor, _) => {
+                self.open_collection(OpenCollection::Map { start: span, pairs: Vec::new(), key: None, anchor }, span)?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close_collection(span),
+            _ => {}
+        }
+        Continue(())
+    }
+
+    fn open_collection(&mut self, open: OpenCollection, span: Span) -> std::ops::ControlFlow<()> {
+        if self.open_collections.len() >= DEPTH_MAX {
+            self.report(
+                codes::TOO_BIG,
+                span,
+                &format!("more than {DEPTH_MAX} levels of nesting"),
+                "A manifest needs fewer than ten.",
+            );
+            return std::ops::ControlFlow::Break(());
+        }
+        self.open_collections.push(open);
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn expand_alias(&mut self, id: usize, span: Span) -> std::ops::ControlFlow<()> {
+        self.is_self_contained = false;
+        let Some(node) = self.anchors.get(&id) else {
+            self.insert_node(Node::null(span), 0);
+            return std::ops::ControlFlow::Continue(());
+        };
+        self.alias_nodes += count_nodes(node, ALIAS_NODES_MAX);
+        if self.alias_nodes > ALIAS_NODES_MAX {
+            let words = format!("aliases unfold to more than {ALIAS_NODES_MAX} values");
+            self.report(codes::TOO_BIG, span, &words, "Write the values out, or move them into an environment.");
+            return std::ops::ControlFlow::Break(());
+        }
+        let node = node.clone();
+        self.insert_node(node, 0);
+        std::ops::ControlFlow::Continue(())
+    }
+
+    /// Block collections end where the next token starts; what a person sees as their end is the last character.
+    fn trim_span(&self, span: Span) -> Span {
+        let text = self.text.get(span.range()).unwrap_or_default();
+        Span { end: span.start + u32::try_from(text.trim_end().len()).unwrap_or_default(), ..span }
+    }
+
+    fn close_collection(&mut self, end: Span) {
+        let Some(open) = self.open_collections.pop() else { return };
+        let (start, kind, anchor) = match open {
+            OpenCollection::List { start, items, anchor } => (start, Kind::List(items), anchor),
+            OpenCollection::Map { start, mut pairs, key, anchor } => {
+                if let Some(key) = key {
+                    let span = Span { start: key.span.end, ..key.span };
+                    pairs.push(Pair { key, value: Node::null(span) });
+                }
+                (start, Kind::Map(self.resolve_merge_keys(pairs)), anchor)
+            }
+        };
+        let span = self.trim_span(Span { end: end.end.max(start.end), ..start });
+        self.insert_node(Node { span, kind }, anchor);
+    }
+
+    fn close_all_collections(&mut self) {
+        let end = Span::new(self.file, self.text.len(), self.text.len());
+        while !self.open_collections.is_empty() {
+            self.close_collection(end);
+        }
+    }
+
+    fn insert_node(&mut self, node: Node, anchor: usize) {
+        if anchor != 0 {
+            self.is_self_contained = false;
+            self.anchors.insert(anchor, node.clone());
+        }
+        match self.open_collections.last_mut() {
+            None => {
+                if self.root.is_none() {
+                    self.root = Some(node);
+                }
+            }
+            Some(OpenCollection::List { items, .. }) => items.push(node),
+            Some(OpenCollection::Map { key, pairs, .. }) => match key.take() {
+                Some(name) => pairs.push(Pair { key: name, value: node }),
+                None => *key = Some(key_of(&node)),
+            },
+        }
+    }
+
+    /// Takes `<<` apart and reports keys that stand twice; the last one wins, as it does in most parsers.
+    fn resolve_merge_keys(&mut self, pairs: Vec<Pair>) -> Vec<Pair> {
+        if has_distinct_keys(&pairs) {
+            return pairs;
+        }
+        let mut kept: Vec<Pair> = Vec::with_capacity(pairs.len());
+        let mut at: HashMap<String, usize> = HashMap::with_capacity(pairs.len());
+        self.is_self_contained &= pairs.iter().all(|pair| pair.key.value != "<<");
+        let (merges, own): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|pair| pair.key.value == "<<");
+        for pair in own {
+            if let Some(&first) = at.get(&pair.key.value) {
+                let words = format!("`{}` stands here twice", pair.key.value);
+                let first_span = kept[first].key.span;
+                let found = Diagnostic::new(codes::DUPLICATE_KEY, Severity::Error, pair.key.span, words);
+                self.diagnostics.push(found.related(first_span, "the first one").help("Keep one of them."));
+                kept[first] = pair;
+            } else {
+                at.insert(pair.key.value.clone(), kept.len());
+                kept.push(pair);
+            }
+        }
+        for merge in merges {
+            let sources = match merge.value.kind {
+                Kind::List(items) => items,
+                kind => vec![Node { span: merge.value.span, kind }],
+            };
+            for pair in sources
+                .into_iter()
+                .filter_map(|source| match source.kind {
+                    Kind::Map(pairs) => Some(pairs),
+                    _ => None,
+                })
+                .flatten()
+            {
+                if !at.contains_key(&pair.key.value) {
+                    at.insert(pair.key.value.clone(), kept.len());
+                    kept.push(pair);
+                }
+            }
+        }
+        kept
+    }
+
+    fn report(&mut self, code: crate::Code, span: Span, words: &str, help: &str) {
+        self.diagnostics.push(Diagnostic::new(code, Severity::Error, span, words).help(help));
+    }
+}
+
+/// No `<<`, and no key twice: what nearly every map is.
+fn has_distinct_keys(pairs: &[Pair]) -> bool {
+    /// Few keys are compared faster than hashed.
+    const LINEAR_SCAN_MAX: usize = 12;
+    let keys = || pairs.iter().map(|pair| pair.key.value.as_str());
+    if keys().any(|key| key == "<<") {
+        return false;
+    }
+    if pairs.len() <= LINEAR_SCAN_MAX {
+        return keys().enumerate().all(|(index, key)| keys().take(index).all(|earlier| earlier != key));
+    }
+    let mut seen = HashSet::with_capacity_and_hasher(pairs.len(), foldhash::fast::FixedState::default());
+    keys().all(|key| seen.insert(key))
+}
+
+fn key_of(node: &Node) -> Spanned<String> {
+    match &node.kind {
+        Kind::Scalar(scalar) => Spanned::new(scalar.text.clone(), node.span),
+        // A collection as a key cannot be one of ours; it is reported as unknown.
+        _ => Spanned::new(String::new(), node.span),
+    }
+}
+
+fn count_nodes(node: &Node, limit: usize) -> usize {
+    let mut total = 0;
+    let mut open = vec![node];
+    while let Some(next) = open.pop() {
+        total += 1;
+        if total > limit {
+            return total;
+        }
+        match &next.kind {
+            Kind::Scalar(scalar) => total += scalar.text.len() / BYTES_PER_NODE,
+            Kind::List(items) => open.extend(items),
+            Kind::Map(pairs) => open.extend(pairs.iter().map(|pair| &pair.value)),
+        }
+    }
+    total
+}

@@ -1,0 +1,210 @@
+//! A small world for plan tests: units in a few words, and a runtime that does exactly what a plan says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use plan::application::*;
+use plan::observed::{Exit, Images, Observed, ObservedUnit, RunState};
+use plan::step::Action;
+use plan::{CompareOptions, Plan};
+
+pub(crate) struct PlanFixture {
+    pub(crate) desired: Application,
+    pub(crate) observed: Observed,
+    pub(crate) images: Images,
+    pub(crate) options: CompareOptions,
+}
+
+pub(crate) struct UnitBuilder(pub(crate) Unit);
+
+impl UnitBuilder {
+    pub(crate) fn role(mut self, role: Role) -> Self {
+        self.0.role = role;
+        self.0.health.ready = if role == Role::Job { ReadyCheck::Exit } else { ReadyCheck::Started };
+        self
+    }
+
+    pub(crate) fn when(mut self, when: JobTiming) -> Self {
+        self.0.when = when;
+        self
+    }
+
+    pub(crate) fn needs(mut self, name: &str, condition: Condition) -> Self {
+        self.0.needs.insert(name.to_owned(), condition);
+        self
+    }
+}
+
+pub(crate) fn container(name: &str) -> UnitBuilder {
+    new_unit(
+        name,
+        Body::Container(Container {
+            image: ImageSource::Reference(format!("example/{name}:1")),
+            create_body: serde_json::json!({}),
+            aliases: vec![name.to_owned()],
+            process_peers: Vec::new(),
+            volumes: Vec::new(),
+            pull: PullPolicy::Missing,
+        }),
+    )
+}
+
+pub(crate) fn process(name: &str) -> UnitBuilder {
+    new_unit(
+        name,
+        Body::Process(ProcessSpec {
+            argv: Argv::Shell(format!("./{name}")),
+            dir: ProcessDir::Project(".".into()),
+            build: None,
+            build_inputs: Vec::new(),
+            user: None,
+            init: Vec::new(),
+            after_ready: Vec::new(),
+            files: BTreeMap::new(),
+            search_paths: Vec::new(),
+            install_hint: None,
+        }),
+    )
+}
+
+fn new_unit(name: &str, body: Body) -> UnitBuilder {
+    let host = 40_000 + name.bytes().map(u16::from).sum::<u16>();
+    let port = UnitPort { listen_port: 8080, host_port: host, protocol: PortProtocol::Http };
+    UnitBuilder(Unit {
+        name: name.to_owned(),
+        role: Role::Service,
+        body,
+        ports: BTreeMap::from([("main".to_owned(), port)]),
+        routes: Vec::new(),
+        wildcard: false,
+        env: BTreeMap::new(),
+        secrets: Vec::new(),
+        identity: None,
+        health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(60) },
+        needs: BTreeMap::new(),
+        stop: Stop { signal: "SIGTERM".into(), grace: Duration::from_secs(10) },
+        restart: RestartPolicy::OnFailure,
+        when: JobTiming::Before,
+        timeout: None,
+        module: None,
+        hash: format!("hash-of-{name} command=aaaa"),
+        support: SupportLevel::Paved,
+    })
+}
+
+pub(crate) fn app<const N: usize>(drafts: [UnitBuilder; N]) -> Application {
+    let preview = PreviewName {
+        id: PreviewId("abcdefghijklmnop".into()),
+        app: "shop".into(),
+        branch: "main".into(),
+        environment: "local".into(),
+    };
+    let units = drafts.into_iter().map(|draft| (draft.0.name.clone(), draft.0)).collect();
+    Application { preview, units, volumes: BTreeMap::new(), default_service: None }
+}
+
+pub(crate) fn exited(code: i32) -> RunState {
+    RunState::Exited(Exit { code: Some(code), ..Exit::default() })
+}
+
+impl PlanFixture {
+    pub(crate) fn new(desired: Application) -> Self {
+        Self { desired, observed: Observed::default(), images: Images::default(), options: CompareOptions::default() }
+    }
+
+    pub(crate) fn add_volume(&mut self, unit: &str, volume: &str) {
+        self.desired.volumes.insert(volume.to_owned(), VolumeSpec { owner: unit.to_owned() });
+        if let Some(Unit { body: Body::Container(container), .. }) = self.desired.units.get_mut(unit) {
+            container.volumes.push((volume.to_owned(), "/data".to_owned()));
+        }
+    }
+
+    /// Everything runs as it is wanted.
+    pub(crate) fn with_all_running(mut self) -> Self {
+        self.observed = Observed::default();
+        if self.desired.units.values().any(|unit| unit.body.runtime() == RuntimeKind::Docker) {
+            self.observed.networks.insert("net".to_owned());
+        }
+        self.observed.volumes = self.desired.volumes.keys().cloned().collect();
+        for (name, unit) in &self.desired.units {
+            self.observed.units.insert(name.clone(), observed_unit(unit, RunState::Running, &self.images));
+        }
+        self
+    }
+
+    pub(crate) fn set_state(&mut self, unit: &str, state: RunState) {
+        self.observed.units.get_mut(unit).unwrap().state = state;
+    }
+}
+
+fn observed_unit(unit: &Unit, state: RunState, images: &Images) -> ObservedUnit {
+    ObservedUnit {
+        name: unit.name.clone(),
+        runtime: unit.body.runtime(),
+        handle: format!("handle-of-{}", unit.name),
+        hash: unit.hash.clone(),
+        image: Some(images.current.get(&unit.name).cloned().unwrap_or_else(|| "sha256:old".into())),
+        state,
+        address: None,
+        host_ports: unit.ports.iter().map(|(name, port)| (name.clone(), port.host_port)).collect(),
+        started_at: None,
+        connected: true,
+    }
+}
+
+/// Does each step in an order the graph allows, and insists on what a real runtime would refuse.
+pub(crate) fn execute_plan(desired: &Application, observed: &Observed, images: &Images, plan: &Plan) -> Observed {
+    let mut world = observed.clone();
+    for step in &plan.steps {
+        assert!(step.after.iter().all(|&before| before < step.id), "steps are listed in an order that works");
+        match &step.action {
+            Action::CreateNetwork => assert!(world.networks.insert("net".to_owned())),
+            Action::RemoveNetwork { name } => assert!(world.networks.remove(name)),
+            Action::CreateVolume { volume } => assert!(world.volumes.insert(volume.clone())),
+            Action::RemoveVolume { volume } => assert!(world.volumes.remove(volume)),
+            Action::PrepareImage { .. } => {}
+            Action::Create { unit, .. } => {
+                let spec = &desired.units[unit];
+                if spec.body.runtime() == RuntimeKind::Docker {
+                    assert!(!world.networks.is_empty(), "a container needs the network");
+                }
+                let old = world.units.insert(unit.clone(), observed_unit(spec, RunState::Created, images));
+                assert!(old.is_none(), "`{unit}` was created twice");
+            }
+            Action::Start { unit, .. } => start_unit(&mut world, desired, unit),
+            Action::Stop { unit, .. } => world.units.get_mut(unit).unwrap().state = exited(0),
+            Action::Remove { unit, handle, .. } => {
+                let strays = world.strays.len();
+                world.strays.retain(|stray| stray.handle != *handle);
+                if strays == world.strays.len() {
+                    let gone = world.units.remove(unit).expect("what is removed exists");
+                    assert_eq!(gone.handle, *handle);
+                    assert_ne!(gone.state, RunState::Running, "stop comes before remove");
+                }
+            }
+            Action::Connect { unit, .. } => world.units.get_mut(unit).unwrap().connected = true,
+            Action::AwaitReady { unit } => assert_eq!(world.units[unit].state, RunState::Running),
+            Action::AwaitExit { unit } => world.units.get_mut(unit).unwrap().state = exited(0),
+        }
+    }
+    world
+}
+
+fn start_unit(world: &mut Observed, desired: &Application, name: &str) {
+    for (needed, condition) in &desired.units[name].needs {
+        let state = &world.units[needed].state;
+        let fine = match condition {
+            Condition::Started | Condition::Healthy => *state == RunState::Running,
+            Condition::Completed => *state == exited(0),
+        };
+        assert!(fine, "`{name}` is started although `{needed}` is {state:?}");
+    }
+    let mine: Vec<u16> = world.units[name].host_ports.values().copied().collect();
+    let clash = world.units.values().find(|other| {
+        other.name != name
+            && other.state == RunState::Running
+            && other.host_ports.values().any(|port| mine.contains(port))
+    });
+    assert!(clash.is_none(), "`{name}` is started while its port is taken");
+    world.units.get_mut(name).unwrap().state = RunState::Running;
+}

@@ -1,0 +1,511 @@
+//! Secrets of every kind are put to use by every tool there is, and then looked for everywhere else.
+//!
+//! Left out, because it is promised to hold them: what a tool's own helper prints, the sealed vault, the files of a
+//! running service's secrets (in memory, in a folder of their owner), and the memory of the processes. A service or a
+//! source that prints its own secret is its own business: its words are kept and shown, as its author wrote them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::aws::{TestServer, find_python, write_passphrase};
+use crate::credential_formats::{RecordingServer, is_installed, run_with_input, tool_command, write_identities};
+use crate::http;
+use crate::leak_search::{self, Evidence, Needles};
+use crate::logins::{Provider, sign_in};
+use crate::sandbox::{CommandOutput, Sandbox, run_with_timeout, wait_until};
+
+/// Fetches from the endpoint as an SDK does, reads its secret, and says how long they are.
+const FETCH_SCRIPT: &str = r#"import json, os, signal, sys, time, urllib.request
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+token = open(os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]).read()
+request = urllib.request.Request(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"], headers={"Authorization": token})
+given = json.load(urllib.request.urlopen(request, timeout=20))
+secret = open(os.environ["SECRET_FILE"]).read()
+print("given", len(given["SecretAccessKey"]), len(given["Token"]), len(secret), flush=True)
+time.sleep(1000)
+"#;
+
+const MANIFEST: &str = "pdev: 1\napp: canary\nsecrets: { key: { description: k } }\nidentities: { aws: x }\nservices:\n  \
+    beside: { health: none, identity: aws, runtime: process, env: { SECRET_FILE: '${secrets.key.path}' }, process: { command: [python3, ask.py] } }\n";
+const CONTAINER_SERVICE: &str = "  inside: { health: none, identity: aws, image: 'python:3-slim', command: [python3, /ask.py], env: { SECRET_FILE: '${secrets.key.path}' }, \
+    raw: { docker: { HostConfig: { Binds: ['./ask.py:/ask.py:ro'] } } } }\n";
+const FAILING_MANIFEST: &str = "pdev: 1\napp: failing\nsecrets: { key: { description: k } }\nservices:\n  \
+    web: { port: 8080, restart: never, env: { F: '${secrets.key.path}' }, process: { command: [sh, -c, 'read -r secret < $F; echo no route; exit $${#secret}'] } }\n";
+
+struct Fixture {
+    sandbox: Sandbox,
+    canary: String,
+    needles: Needles,
+    evidence: Evidence,
+    has_docker: bool,
+}
+
+/// New in each run: what an earlier one left somewhere is not found by this one.
+fn random_canary() -> String {
+    let mut bytes = [0; 12];
+    fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("canary{hex}")
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let with_engine = Sandbox::with_docker("the canary in containers");
+        let docker = with_engine.is_some();
+        let sandbox = with_engine.unwrap_or_else(Sandbox::without_docker);
+        let canary = random_canary();
+        let mut needles = Needles::new(sandbox.path("needles"));
+        needles.add("the canary", &canary);
+        let evidence = Evidence::new(sandbox.path("evidence"));
+        fs::create_dir(sandbox.path("tmp")).unwrap();
+        let stage = Self { sandbox, canary, needles, evidence, has_docker: docker };
+        let bin = stage.sandbox.path("bin");
+        fs::create_dir(&bin).unwrap();
+        for name in ["pdev", "docker-credential-pdev", "git-credential-pdev", "cargo-credential-pdev"] {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pdev"), bin.join(name)).unwrap();
+        }
+        write_passphrase(&stage.sandbox);
+        stage
+    }
+
+    /// A source outside of the home: what it prints is there for the broker.
+    fn write_source(&self, name: &str, text: &str) -> String {
+        let path = self.sandbox.path(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    }
+
+    fn write_identities(&self, more: &str) {
+        let parrot = start_echo_server();
+        let (c, end) = (&self.canary, "2099-01-01T00:00:00Z");
+        let token =
+            self.write_source("token.sh", &format!("echo '{{\"token\":\"tok-{c}\",\"expires_at\":\"{end}\"}}'"));
+        let aws = self.write_source("aws.sh", &format!(
+            "echo '{{\"Version\":1,\"AccessKeyId\":\"AKIACANARY\",\"SecretAccessKey\":\"key-{c}\",\"SessionToken\":\"session-{c}\",\"Expiration\":\"{end}\"}}'"
+        ));
+        let words = self.write_source("words.sh", &format!("echo 'not json but {c}'"));
+        let half =
+            self.write_source("half.sh", &format!("printf '{{\"token\":\"{c}'; echo 'cannot go on' >&2; exit 3"));
+        let ended = self
+            .write_source("ended.sh", &format!("echo '{{\"token\":\"{c}\",\"expires_at\":\"2001-01-01T00:00:00Z\"}}'"));
+        let server =
+            self.write_source("server.sh", &format!("echo '{{\"Username\":\"robot\",\"Secret\":\"pw-{c}\"}}'"));
+        let text = format!(
+            "[token]\nsource = \"exec\"\ncommand = [\"{token}\"]\nhosts = [\"git.example.org\", \"127.0.0.1\"]\nusername = \"robot\"\n\
+             [aws]\nsource = \"exec\"\nask = \"never\"\ncloud = \"aws\"\ncommand = [\"{aws}\"]\n\
+             [google]\nsource = \"exec\"\ncloud = \"google\"\nproject = \"shop\"\nemail = \"dev@example.org\"\ncommand = [\"{token}\"]\n\
+             [password]\nsource = \"exec\"\ncommand = [\"{server}\"]\n\
+             [words]\nsource = \"exec\"\ncommand = [\"{words}\"]\n[half]\nsource = \"exec\"\ncommand = [\"{half}\"]\n\
+             [ended]\nsource = \"exec\"\ncommand = [\"{ended}\"]\n\
+             [typed]\nsource = \"static\"\nkind = \"token\"\n\
+             [parrot]\nsource = \"entra\"\ntenant = \"t\"\nclient_id = \"c\"\nendpoint = \"http://127.0.0.1:{parrot}\"\n\
+             [keys]\nsource = \"static\"\nkind = \"aws\"\naccess_key_id = \"AKIACANARY\"\n{more}"
+        );
+        write_identities(&self.sandbox, &text);
+    }
+
+    /// The agent, and everything, says as much as it ever can.
+    fn with_trace_logging(&self, mut command: Command) -> Command {
+        command.env("PDEV_LOG", "trace").env("TMPDIR", self.sandbox.path("tmp"));
+        command.env("PDEV_VAULT_PASSPHRASE_FILE", self.sandbox.path("passphrase"));
+        if self.has_docker
+            && let Some(host) = std::env::var_os("DOCKER_HOST")
+        {
+            command.env("DOCKER_HOST", host);
+        }
+        command
+    }
+
+    fn pdev_in(&self, folder: &Path, arguments: &[&str]) -> CommandOutput {
+        run_with_timeout(self.with_trace_logging(self.sandbox.command(folder, arguments)), Duration::from_secs(120))
+    }
+
+    fn pdev(&self, arguments: &[&str]) -> CommandOutput {
+        self.pdev_in(&self.sandbox.project(), arguments)
+    }
+
+    fn pdev_with_secret_input(&self, arguments: &[&str]) -> CommandOutput {
+        let command = self.with_trace_logging(self.sandbox.command(&self.sandbox.project(), arguments));
+        run_with_input(command, &self.sandbox, &format!("typed-{}\n", self.canary))
+    }
+
+    fn tool_command(&self, program: &str, arguments: &[&str]) -> Command {
+        self.with_trace_logging(tool_command(&self.sandbox, program, arguments))
+    }
+
+    fn run(&self, command: Command) -> CommandOutput {
+        run_with_timeout(command, Duration::from_secs(60))
+    }
+
+    /// What was given has the canary, or the search would look for what was never there.
+    #[track_caller]
+    fn expect_canary(&self, said: CommandOutput) -> String {
+        let said = said.ok();
+        assert!(said.out.contains(&self.canary), "{}", said.transcript());
+        said.out
+    }
+
+    fn agent_socket(&self) -> PathBuf {
+        self.sandbox.path("run/agent.sock")
+    }
+}
+
+/// A server that explains its refusal by what it was sent.
+fn start_echo_server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut request, mut piece) = (stream.unwrap(), String::new(), [0; 4096]);
+            // `pdev doctor` asks for the time only.
+            while !request.contains("client_secret=") && !request.starts_with("GET ") {
+                let length = stream.read(&mut piece).unwrap();
+                assert!(length > 0, "no client secret was sent: {request}");
+                request += &String::from_utf8_lossy(&piece[..length]);
+            }
+            let secret = request.rsplit_once("client_secret=").map_or("", |(_, secret)| secret);
+            let body =
+                format!("{{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000215: {secret} is none\"}}");
+            let head = "HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\nconnection: close";
+            write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    port
+}
+
+/// Every source, by the plainest outlet.
+fn exercise_sources(stage: &mut Fixture, provider: Option<&Provider>, moto: Option<&TestServer>) {
+    stage.pdev_with_secret_input(&["login", "typed"]).ok();
+    stage.pdev_with_secret_input(&["login", "keys"]).ok();
+    for identity in ["token", "typed", "password"] {
+        stage.expect_canary(stage.pdev(&["credential", "token", identity]));
+    }
+    for identity in ["aws", "keys"] {
+        stage.expect_canary(stage.pdev(&["credential", "aws", identity]));
+    }
+    stage.pdev_with_secret_input(&["login", "parrot"]).ok();
+    for (identity, words) in [
+        ("parrot", "AADSTS7000215: *** is none"),
+        ("words", "printed no JSON"),
+        ("half", "cannot go on"),
+        ("ended", "ended already"),
+    ] {
+        let said = stage.pdev(&["credential", "token", identity]).fails_with(1).prints(words);
+        stage.evidence.record_output(&format!("refused {identity}"), &said);
+    }
+    if moto.is_some() {
+        let given = stage.pdev(&["credential", "aws", "role"]).ok().json();
+        for key in ["SecretAccessKey", "SessionToken"] {
+            stage.needles.add(&format!("{key} of STS"), given[key].as_str().unwrap());
+        }
+    }
+    if let Some(provider) = provider {
+        sign_in(&stage.sandbox, &stage.sandbox.path("passphrase"), "device");
+        let token = stage.pdev(&["credential", "token", "idp"]).ok().out;
+        let tokens: Vec<String> =
+            serde_json::from_str(&http::get("127.0.0.1", provider.port, "/test/tokens").body).unwrap();
+        assert!(tokens.contains(&token) && tokens.len() > 2, "{tokens:?}");
+        for token in &tokens {
+            stage.needles.add("a token of the provider", token);
+        }
+    }
+}
+
+/// Every tool that pdev gives to.
+fn exercise_credential_formats(stage: &Fixture) {
+    let listener = RecordingServer::start(&stage.sandbox, &[]);
+    let server = format!("127.0.0.1:{}", listener.port);
+    let git = |verb: &str, input: &str| {
+        let mut git = stage.tool_command("git", &["-c", "credential.helper=pdev", "credential", verb]);
+        git.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "false");
+        run_with_input(git, &stage.sandbox, input)
+    };
+    let filled = stage.expect_canary(git("fill", "protocol=https\nhost=git.example.org\n\n"));
+    git("approve", &filled).ok();
+    git("reject", &filled).ok();
+    run_with_input(
+        stage.tool_command("docker-credential-pdev", &["store"]),
+        &stage.sandbox,
+        &format!("{{\"Secret\":\"{}\"}}", stage.canary),
+    )
+    .fails_with(1);
+    stage.expect_canary(run_with_input(
+        stage.tool_command("docker-credential-pdev", &["get"]),
+        &stage.sandbox,
+        &format!("{server}\n"),
+    ));
+    if stage.has_docker {
+        let folder = stage.sandbox.path("home/.docker");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("config.json"), format!("{{\"credHelpers\":{{\"{server}\":\"pdev\"}}}}")).unwrap();
+        let mut docker = stage.tool_command("docker", &["pull", "-q", &format!("{server}/nothing:1")]);
+        docker.env("DOCKER_CONFIG", &folder);
+        stage.evidence.record_output("docker pull", &stage.run(docker));
+        assert!(listener.requests().contains("Basic "), "{}", listener.requests());
+    }
+    let mut kubectl = stage.tool_command("pdev", &["credential", "kubectl", "token"]);
+    kubectl.env("KUBERNETES_EXEC_INFO", "{\"apiVersion\":\"client.authentication.k8s.io/v1\"}");
+    stage.expect_canary(stage.run(kubectl));
+    let cargo_home = stage.sandbox.path("home/.cargo");
+    fs::create_dir(&cargo_home).unwrap();
+    let config = format!(
+        "[registries.ours]\nindex = \"sparse+http://{server}/index/\"\ncredential-provider = \"cargo-credential-pdev\"\n"
+    );
+    fs::write(cargo_home.join("config.toml"), config).unwrap();
+    let mut cargo = stage.tool_command(env!("CARGO"), &["info", "nothing", "--registry", "ours"]);
+    cargo.env("CARGO_HOME", &cargo_home);
+    for name in ["RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
+        cargo.envs(std::env::var_os(name).map(|value| (name, value)));
+    }
+    stage.evidence.record_output("cargo info", &stage.run(cargo));
+    assert!(
+        listener.requests().contains(&format!("/index/config.json tok-{}", stage.canary)),
+        "{}",
+        listener.requests()
+    );
+    if is_installed("the canary in gcloud", "gcloud", &["--version"]) {
+        fs::create_dir_all(stage.sandbox.path("home/.local/bin")).unwrap();
+        let mut setup =
+            stage.tool_command(env!("CARGO_BIN_EXE_pdev"), &["credential", "setup", "gcloud", "google", "--yes"]);
+        let path = stage.sandbox.path("home/.local/bin").display().to_string();
+        setup.env("PATH", format!("{path}:{}", std::env::var("PATH").unwrap()));
+        stage.run(setup).ok();
+        let gcloud = stage.sandbox.path("home/.local/bin/gcloud-google");
+        stage.expect_canary(stage.run(stage.tool_command(gcloud.to_str().unwrap(), &["auth", "print-access-token"])));
+    }
+    stage.expect_canary(stage.pdev(&["run", "--in-env", "--as", "aws", "--", "sh", "-c", "echo $AWS_SESSION_TOKEN"]));
+}
+
+/// A program that runs as an identity for as long as this lives.
+struct RunningProgram(Child);
+
+impl RunningProgram {
+    fn start(stage: &Fixture) -> Self {
+        let secret = stage.sandbox.path("run/other");
+        fs::write(&secret, "of no weight").unwrap();
+        let mut command = stage.with_trace_logging(
+            stage.sandbox.command(&stage.sandbox.project(), &["run", "--as", "aws", "--", "python3", "ask.py"]),
+        );
+        let out = fs::File::create(stage.sandbox.path("program-said")).unwrap();
+        command.env("SECRET_FILE", secret).stdout(out).stderr(Stdio::null());
+        let program = Self(command.spawn().unwrap());
+        wait_until("the program was given its credential", Duration::from_secs(30), || {
+            fs::read_to_string(stage.sandbox.path("program-said")).unwrap().starts_with("given ")
+        });
+        program
+    }
+}
+
+impl Drop for RunningProgram {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A preview whose services were given credentials and a secret, and one that failed with them.
+fn start_previews(stage: &Fixture) {
+    let lengths = format!(
+        "given {} {} {}",
+        "key-".len() + stage.canary.len(),
+        "session-".len() + stage.canary.len(),
+        "typed-".len() + stage.canary.len()
+    );
+    stage.sandbox.write("ask.py", FETCH_SCRIPT);
+    stage.sandbox.write("pdev.yaml", &format!("{MANIFEST}{}", if stage.has_docker { CONTAINER_SERVICE } else { "" }));
+    stage.pdev_with_secret_input(&["secret", "set", "key"]).ok();
+    let runtime = if stage.has_docker { "docker" } else { "process" };
+    let up = stage.pdev(&["up", "--runtime", runtime]);
+    stage.evidence.record_output("up", &up);
+    up.ok();
+    let services = if stage.has_docker { 2 } else { 1 };
+    wait_until("each service was given its credential and its secret", Duration::from_secs(30), || {
+        stage.pdev(&["logs"]).out.matches(&lengths).count() == services
+    });
+    let folder = stage.sandbox.path("failing");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("pdev.yaml"), FAILING_MANIFEST).unwrap();
+    // As a variable of `up`, which would live on in the environment of whatever it starts.
+    let mut up = stage.with_trace_logging(stage.sandbox.command(&folder, &["up", "--runtime", "process"]));
+    up.env("PDEV_SECRET_KEY", &stage.canary);
+    let said = run_with_timeout(up, Duration::from_secs(60))
+        .fails_with(1)
+        .prints(&format!("exit code {}", stage.canary.len()));
+    stage.evidence.record_output("failing up", &said);
+}
+
+/// All that can be asked of pdev without asking for a credential.
+fn run_commands(stage: &Fixture) {
+    for arguments in [
+        &["status"][..],
+        &["status", "--json"],
+        &["ls", "--json"],
+        &["logs"],
+        &["plan", "--json"],
+        &["up", "-v"],
+        &["explain", "services.beside.env"],
+        &["check", "--json"],
+        &["identity"],
+        &["identity", "--json"],
+        &["audit"],
+        &["audit", "--json"],
+        &["secret", "list", "--json"],
+        &["vault", "--json"],
+        &["doctor"],
+        &["doctor", "credentials", "--json"],
+        &["doctor", "credentials", "--ask"],
+        &["agent", "status", "--json"],
+        &["agent", "logs", "-n", "100000"],
+        &["session", "list"],
+        &["identity", "approvals"],
+        &["exec", "beside", "--", "env"],
+        &["version"],
+    ] {
+        stage.evidence.record_output(&arguments.join(" "), &stage.pdev(arguments));
+    }
+    let failing = stage.sandbox.path("failing");
+    for arguments in [&["status", "--json"][..], &["logs"], &["plan"]] {
+        stage.evidence.record_output(&format!("failing {}", arguments.join(" ")), &stage.pdev_in(&failing, arguments));
+    }
+    if stage.has_docker {
+        stage.evidence.record_output("exec inside env", &stage.pdev(&["exec", "inside", "--", "env"]));
+    }
+}
+
+/// Where it was found, by kind: the first folder below the evidence, or `files`.
+fn search_for_canary(stage: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<String> {
+    let evidence = &stage.evidence;
+    drop(fs::remove_dir_all(evidence.folder.join("processes")));
+    run_commands(stage);
+    assert!(evidence.record_processes() > 20, "hardly a process could be looked at");
+    assert!(evidence.record_api(&stage.agent_socket()) > 10, "hardly a route was asked");
+    if stage.has_docker {
+        let label = format!("dev.pdev.project={}", stage.sandbox.project().display());
+        assert!(evidence.record_engine(&label) >= 2, "the engine shows no container and no network");
+    }
+    evidence.record("events", "heard", &events.lock().unwrap());
+    let sandbox = &stage.sandbox;
+    let (home, run, tmp, project) = (sandbox.path("home"), sandbox.path("run"), sandbox.path("tmp"), sandbox.project());
+    stage.needles.find_in(&[
+        &evidence.folder,
+        &home,
+        &run,
+        &tmp,
+        &project,
+        &sandbox.path("failing"),
+        Path::new("/dev/shm"),
+    ])
+}
+
+/// Files of secrets that services were given, and nothing else: in memory, in a folder that only their owner enters.
+fn delivered_files(found: &BTreeSet<String>, sandbox: &Sandbox) -> BTreeSet<String> {
+    let run = sandbox.path("run/secrets").display().to_string();
+    let is_delivered = |line: &&String| line.starts_with("/dev/shm/pdev-") || line.starts_with(&run);
+    for line in found.iter().filter(is_delivered) {
+        let path = PathBuf::from(line.rsplit_once(": ").unwrap().0);
+        let root = path
+            .ancestors()
+            .find(|at| at.parent().is_some_and(|up| up == Path::new("/dev/shm")))
+            .unwrap_or(Path::new(&run));
+        assert_eq!(fs::metadata(root).unwrap().mode() & 0o777, 0o700, "{}", root.display());
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o222, 0, "{} can be changed", path.display());
+    }
+    found.iter().filter(is_delivered).cloned().collect()
+}
+
+#[test]
+fn secrets_appear_only_in_delivered_files() {
+    let mut stage = Fixture::new();
+    let provider = Provider::start("the canary in an OpenID provider", &stage.sandbox);
+    let moto = find_python("the canary in STS").map(|python| TestServer::start_moto(&python));
+    let idp = provider.as_ref().map(|provider| {
+        format!("[idp]\nsource = \"oidc\"\nissuer = \"http://127.0.0.1:{}\"\nclient_id = \"pdev\"\n", provider.port)
+    });
+    let role = moto.as_ref().map(|moto| {
+        format!("[role]\nsource = \"aws-role\"\nfrom = \"keys\"\nrole_arn = \"arn:aws:iam::123456789012:role/dev\"\nendpoint = \"http://127.0.0.1:{}\"\n", moto.port)
+    });
+    stage.write_identities(&[idp, role].into_iter().flatten().collect::<String>());
+    // The agent is started by a command that has a secret in its environment, as a script in CI does it.
+    let mut first = stage.with_trace_logging(stage.sandbox.command(&stage.sandbox.project(), &["ls"]));
+    first.env("PDEV_SECRET_KEY", &stage.canary).env("AWS_SECRET_ACCESS_KEY", &stage.canary);
+    run_with_timeout(first, Duration::from_secs(30)).ok();
+    let events = leak_search::record_events(&stage.agent_socket());
+    exercise_sources(&mut stage, provider.as_ref(), moto.as_ref());
+    exercise_credential_formats(&stage);
+    start_previews(&stage);
+    let program = RunningProgram::start(&stage);
+
+    let found = search_for_canary(&stage, &events);
+    let delivered = delivered_files(&found, &stage.sandbox);
+    assert!(delivered.len() >= 2, "the search does not even see the files of running services: {found:?}");
+    let leaks: Vec<&String> = found.difference(&delivered).collect();
+    assert!(leaks.is_empty(), "{leaks:#?}");
+    let log = fs::read_to_string(stage.sandbox.path("run/agent.log")).unwrap();
+    assert!(log.contains("TRACE"), "the agent did not speak at its loudest");
+    assert!(!events.lock().unwrap().is_empty(), "no event was heard");
+
+    drop(program);
+    stage.pdev(&["down", "--all"]).ok();
+    let sandbox = &stage.sandbox;
+    let left = stage.needles.find_in(&[
+        &sandbox.path("home/.local"),
+        &sandbox.path("home/.cache"),
+        &sandbox.path("run"),
+        Path::new("/dev/shm"),
+    ]);
+    assert!(left.is_empty(), "after `down`: {left:#?}");
+
+    stage.pdev(&["up"]).ok();
+    let kinds = plant_canary(&stage, &events);
+    let mut wanted = BTreeSet::from(["api", "commands", "events", "files", "processes"]);
+    wanted.extend(stage.has_docker.then_some("engine"));
+    assert_eq!(kinds, wanted.into_iter().map(str::to_owned).collect(), "the search is blind for the others");
+}
+
+/// Puts the canary where it must not be, and tells in which kinds of places the same search finds it then.
+fn plant_canary(stage: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<String> {
+    let canary = &stage.canary;
+    let planted = stage.sandbox.path("home/planted");
+    // In the middle of a base64 text, as in a header.
+    let mut base64 = Command::new("sh");
+    base64.args(["-c", "printf 'robot:%s!' \"$C\" | base64 -w0 > \"$0\""]).arg(&planted).env("C", canary);
+    run_with_timeout(base64, Duration::from_secs(10)).ok();
+    let mut sleeper = Command::new("sleep").arg("600").env("PLANTED", canary).spawn().unwrap();
+    let file = stage.sandbox.path("home/.config/pdev/identities.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}[{canary}]\nsource = \"static\"\nkind = \"token\"\n")).unwrap();
+    let mut volume = None;
+    if stage.has_docker {
+        let label = format!("dev.pdev.project={}", stage.sandbox.project().display());
+        let mut create = Command::new("docker");
+        create.args(["volume", "create", "--label", &label, "--label", &format!("planted={canary}")]);
+        volume = Some(run_with_timeout(create, Duration::from_secs(30)).ok().out);
+    }
+    let found = search_for_canary(stage, events);
+    drop(sleeper.kill());
+    drop(sleeper.wait());
+    if let Some(name) = volume {
+        drop(Command::new("docker").args(["volume", "rm", name.trim()]).stdout(Stdio::null()).status());
+    }
+    fs::write(&file, text).unwrap();
+    assert!(
+        found.iter().any(|line| line.starts_with(planted.to_str().unwrap()) && line.ends_with("in base64")),
+        "{found:?}"
+    );
+    fs::remove_file(planted).unwrap();
+    let evidence = stage.evidence.folder.display().to_string();
+    let delivered = delivered_files(&found, &stage.sandbox);
+    let kind = |line: &String| match line.strip_prefix(&format!("{evidence}/")) {
+        Some(rest) => rest.split('/').next().unwrap().to_owned(),
+        None => "files".to_owned(),
+    };
+    found.difference(&delivered).map(kind).collect()
+}
