@@ -1,8 +1,9 @@
-//! Desired against observed: the steps that turn one into the other, each with its cause and its real predecessors.
+//! Compares the desired state with the observed state and returns the steps that turn the observed into the desired.
+//! Each step has its cause and only its real predecessors.
 //!
-//! Decides everything, does nothing, asks nobody. The graph has an edge for each need and no barriers: images are
-//! prepared at once, in parallel; a unit is created as soon as its image and volumes are there, and started as soon as
-//! what it needs is ready. Same input, same plan, byte for byte.
+//! It decides everything and performs nothing. The graph has an edge for each need and no barriers: images are prepared
+//! at once, in parallel. A unit is created as soon as its image and volumes exist, and started as soon as the units it
+//! needs are ready. The same input gives the same plan, byte for byte.
 
 mod steps;
 mod teardown;
@@ -22,31 +23,31 @@ use verdict::Verdict;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CompareOptions {
-    /// Replace everything, changed or not.
+    /// Replace every selected unit, changed or not.
     pub force: bool,
-    /// Touch only these units; whatever else exists stays as it is. Everything when `None`.
+    /// Change only these units and leave all others as they are. `None` selects all.
     pub selected_units: Option<BTreeSet<UnitName>>,
-    /// Jobs to run now, even those that are done or that nobody but `pdev run` starts.
+    /// Jobs to run now, even if they are done or are started only by `pdev run` (`when: manual`).
     pub jobs_to_run: BTreeSet<UnitName>,
 }
 
 impl CompareOptions {
     fn is_selected(&self, unit: &str) -> bool {
-        self.selected_units.as_ref().is_none_or(|chosen| chosen.contains(unit))
+        self.selected_units.as_ref().is_none_or(|selected| selected.contains(unit))
     }
 }
 
-/// Makes a job's hash depend on the contents of its `inputs`, hashed by the caller (only it can read files). Call it
-/// before [`compare`], so that the label written at creation holds them too.
+/// Adds the contents of a job's `inputs` to its hash. The caller hashes the files, because this crate reads none. Call
+/// it before [`compare`], so that the hash label written at creation includes the inputs.
 pub fn include_job_inputs(application: &mut Application, job_inputs: &BTreeMap<UnitName, String>) {
-    for (name, inputs) in job_inputs {
+    for (name, inputs_hash) in job_inputs {
         if let Some(unit) = application.units.get_mut(name) {
-            unit.hash = hash::with_inputs(&unit.hash, inputs);
+            unit.hash = hash::with_inputs(&unit.hash, inputs_hash);
         }
     }
 }
 
-/// The steps from what is there to what is wanted; empty but for the waits when nothing has to change.
+/// The steps that turn `observed` into `desired`. If nothing has to change, the plan contains only waits.
 #[must_use]
 pub fn compare(desired: &Application, observed: &Observed, images: &Images, options: &CompareOptions) -> Plan {
     let mut comparison = Comparison {
@@ -77,7 +78,7 @@ pub fn compare(desired: &Application, observed: &Observed, images: &Images, opti
     comparison.steps.into_plan()
 }
 
-/// Which steps tell that a unit is started, and that it is ready or done.
+/// The steps after which a unit is started, and after which it is ready (or, for a job, done).
 #[derive(Clone, Copy, Default)]
 struct Milestones {
     started: Option<StepId>,
@@ -92,12 +93,12 @@ struct Comparison<'a> {
     verdicts: BTreeMap<&'a str, Verdict>,
     steps: Steps,
     image_steps: BTreeMap<&'a str, StepId>,
-    /// The removal of a unit's old object.
+    /// Unit -> the removal of its old object.
     removal_steps: BTreeMap<&'a str, StepId>,
-    /// Removals of second objects; the unit's own creation waits, because names may clash.
+    /// Removals of second objects. The unit's own creation waits for them, because object names may clash.
     stray_removal_steps: Vec<(&'a str, StepId)>,
     milestones: BTreeMap<&'a str, Milestones>,
-    /// Host port -> the step after which nobody of this preview holds it any more.
+    /// Host port -> the steps after which no unit of this preview holds it.
     port_release_steps: BTreeMap<u16, Vec<StepId>>,
     volume_steps: BTreeMap<&'a str, StepId>,
     network_step: Option<StepId>,
@@ -116,22 +117,22 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Units with the same source are prepared one after the other: the second finds the first one's result.
+    /// Prepares units with the same source one after the other, so that the second one reuses the first one's result.
     fn add_image_steps(&mut self) {
-        let mut same_source: BTreeMap<String, StepId> = BTreeMap::new();
+        let mut last_step_by_source: BTreeMap<String, StepId> = BTreeMap::new();
         for (name, unit) in &self.desired.units {
             let Some(reason) = self.images.stale.get(name).filter(|_| self.should_run(unit)) else { continue };
             let source = source_key(unit);
-            let after = same_source.get(&source).copied().into_iter().collect();
+            let after = last_step_by_source.get(&source).copied().into_iter().collect();
             let action = Action::PrepareImage { unit: name.clone(), runtime: unit.body.runtime() };
             let id = self.steps.add(action, after, Cause::ImageStale { reason: reason.clone() });
-            same_source.insert(source, id);
+            last_step_by_source.insert(source, id);
             self.image_steps.insert(name, id);
         }
     }
 
-    /// Old objects of replaced units, units that left the manifest, strays. A replaced unit keeps running until its
-    /// new image is there, so a failing build costs nothing.
+    /// Removes strays, units that are no longer in the manifest, and old objects of replaced units. A replaced unit
+    /// keeps running until its new image is ready, so a failing build costs nothing.
     fn add_obsolete_removals(&mut self) {
         for stray in self.observed.strays.iter().filter(|stray| self.options.is_selected(&stray.name)) {
             let id = self.add_removal_steps(stray, Vec::new(), &Cause::Stray);
@@ -154,7 +155,7 @@ impl<'a> Comparison<'a> {
     fn add_removal_steps(&mut self, old: &ObservedUnit, after: Vec<StepId>, cause: &Cause) -> StepId {
         let (unit, runtime) = (old.name.clone(), old.runtime);
         let removal = Action::Remove { unit: unit.clone(), runtime, handle: old.handle.clone() };
-        // A stray is removed by its handle while running: stopping by name would stop the unit itself.
+        // `Stop` addresses a unit by name, so for a stray it would stop the unit itself. Remove a stray while it runs.
         if is_alive(&old.state) && *cause != Cause::Stray {
             let stop = self.steps.add(Action::Stop { unit, runtime }, after, cause.clone());
             self.steps.add(removal, vec![stop], Cause::Follows)
@@ -198,7 +199,7 @@ impl<'a> Comparison<'a> {
             after.extend(container.volumes.iter().filter_map(|(volume, _)| self.volume_steps.get(volume.as_str())));
         }
         after.extend(self.stray_removal_steps.iter().filter(|(stray, _)| *stray == name).map(|&(_, id)| id));
-        // The removal already waits for the image; one edge says it.
+        // The removal already waits for the image, so this edge would be redundant.
         if self.removal_steps.contains_key(name)
             && let Some(prepared) = self.image_steps.get(name)
         {
@@ -213,8 +214,9 @@ impl<'a> Comparison<'a> {
         after.extend(self.prerequisite_steps(unit));
         let own_removal = self.removal_steps.get(unit.name.as_str()).copied();
         for port in unit.ports.values() {
-            let freed = self.port_release_steps.get(&port.host_port).into_iter().flatten().copied();
-            after.extend(freed.filter(|&step| Some(step) != own_removal));
+            let releases = self.port_release_steps.get(&port.host_port).into_iter().flatten().copied();
+            // The unit's own removal precedes its creation, so this edge would be redundant.
+            after.extend(releases.filter(|&step| Some(step) != own_removal));
         }
         let action = Action::Start { unit: unit.name.clone(), runtime: unit.body.runtime() };
         let started = self.steps.add(action, after.into_iter().collect(), cause);
@@ -234,16 +236,17 @@ impl<'a> Comparison<'a> {
         should_run(unit, self.options)
     }
 
-    /// Only units already planned count, so that a cycle (refused elsewhere) can never become a deadlock here.
+    /// Steps that must finish before `unit` starts. Units that are not planned yet are ignored, so that a cycle of
+    /// needs (refused elsewhere) cannot become a deadlock.
     fn prerequisite_steps(&self, unit: &Unit) -> Vec<StepId> {
-        let by_need = unit.needs.iter().filter_map(|(name, condition)| {
+        let need_steps = unit.needs.iter().filter_map(|(name, condition)| {
             let milestones = self.milestones.get(name.as_str())?;
             match condition {
                 Condition::Started => milestones.started,
                 Condition::Healthy | Condition::Completed => milestones.ready,
             }
         });
-        let mut steps: Vec<StepId> = by_need.collect();
+        let mut steps: Vec<StepId> = need_steps.collect();
         if unit.role == Role::Job && unit.when == JobTiming::After {
             let others = self.desired.units.values().filter(|other| other.role != Role::Job);
             steps.extend(others.filter_map(|other| self.milestones.get(other.name.as_str())?.ready));
@@ -252,6 +255,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn add_unused_network_removal(&mut self) {
+        // A partial `up` must not remove the network: units that are not selected may still use it.
         if self.options.selected_units.is_some() || self.desired.units.values().any(is_container) {
             return;
         }
@@ -263,10 +267,10 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// Jobs that only `pdev run` starts are known, so that they are not removed, but never brought up.
+/// Manual jobs belong to the desired state, so that they are not removed. Only `pdev run` starts them.
 fn should_run(unit: &Unit, options: &CompareOptions) -> bool {
-    let by_itself = !(unit.role == Role::Job && unit.when == JobTiming::Manual);
-    options.is_selected(&unit.name) && (by_itself || options.jobs_to_run.contains(&unit.name))
+    let is_automatic = !(unit.role == Role::Job && unit.when == JobTiming::Manual);
+    options.is_selected(&unit.name) && (is_automatic || options.jobs_to_run.contains(&unit.name))
 }
 
 fn is_container(unit: &Unit) -> bool {
@@ -284,23 +288,23 @@ fn source_key(unit: &Unit) -> String {
     }
 }
 
-/// Needed units first, names decide between equals; jobs for afterwards last. Members of a cycle come by name.
+/// Needed units come first and `when: after` jobs last. Names decide between equals and inside a cycle.
 fn start_order(desired: &Application) -> Vec<UnitName> {
-    fn visit(name: &UnitName, desired: &Application, seen: &mut BTreeSet<UnitName>, order: &mut Vec<UnitName>) {
-        if !seen.insert(name.clone()) {
+    fn visit(name: &UnitName, desired: &Application, visited: &mut BTreeSet<UnitName>, order: &mut Vec<UnitName>) {
+        if !visited.insert(name.clone()) {
             return;
         }
         let Some(unit) = desired.units.get(name) else { return };
         for needed in unit.needs.keys() {
-            visit(needed, desired, seen, order);
+            visit(needed, desired, visited, order);
         }
         order.push(name.clone());
     }
-    let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
-    let last = |unit: &Unit| unit.role == Role::Job && unit.when == JobTiming::After;
-    for pass in [false, true] {
-        for (name, _) in desired.units.iter().filter(|(_, unit)| last(unit) == pass) {
-            visit(name, desired, &mut seen, &mut order);
+    let (mut visited, mut order) = (BTreeSet::new(), Vec::new());
+    let runs_last = |unit: &Unit| unit.role == Role::Job && unit.when == JobTiming::After;
+    for last in [false, true] {
+        for (name, _) in desired.units.iter().filter(|(_, unit)| runs_last(unit) == last) {
+            visit(name, desired, &mut visited, &mut order);
         }
     }
     order

@@ -1,6 +1,7 @@
-//! What should happen: resolve -> desired -> compare with observed -> steps, each with its cause.
+//! Plans `pdev up`: resolves a manifest to the desired state and compares it with the observed state. The result is a
+//! list of steps, each with its cause.
 //!
-//! Pure: no clock, disk, network or environment. Planning never asks and never fails half-way.
+//! Pure: no clock, disk, network or environment. Planning never prompts and never fails half-way.
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod allow_comments;

@@ -1,20 +1,20 @@
-//! Plans that change nothing of what is wanted: stopping chosen units, and starting them again.
+//! Plans that stop or restart selected units without changing the desired state.
 //!
-//! Nothing is compared: who asks for a restart wants it though nothing changed.
+//! The observed state is not compared: a user who requests a restart wants it even if nothing changed.
 
 use crate::application::{Application, Role, Unit};
 use crate::step::{Action, Cause, Plan, Step};
 
-/// Stops those that are meant, each after the ones that need it. Jobs end by themselves.
+/// Stops the selected units, each after the units that need it. Jobs are not stopped: they end by themselves.
 #[must_use]
-pub fn stop(application: &Application, is_meant: impl Fn(&Unit) -> bool) -> Plan {
-    Plan { steps: stop_steps(&in_dependency_order(application, is_meant)) }
+pub fn stop(application: &Application, is_selected: impl Fn(&Unit) -> bool) -> Plan {
+    Plan { steps: stop_steps(&in_dependency_order(application, is_selected)) }
 }
 
-/// Stops them as [`stop`] does, and starts each as soon as what it needs is ready again.
+/// Stops the selected units like [`stop`], then starts each as soon as the units it needs are ready again.
 #[must_use]
-pub fn restart(application: &Application, is_meant: impl Fn(&Unit) -> bool) -> Plan {
-    let units = in_dependency_order(application, is_meant);
+pub fn restart(application: &Application, is_selected: impl Fn(&Unit) -> bool) -> Plan {
+    let units = in_dependency_order(application, is_selected);
     let mut steps = stop_steps(&units);
     for unit in units {
         let (runtime, name) = (unit.body.runtime(), &unit.name);
@@ -34,8 +34,8 @@ fn stop_steps(units: &[&Unit]) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for unit in units.iter().rev() {
         let needs_it = |step: &&Step| {
-            let stopped = units.iter().find(|one| step.action.unit() == Some(&one.name));
-            stopped.is_some_and(|one| one.needs.contains_key(&unit.name))
+            let stopped = units.iter().find(|stopped| step.action.unit() == Some(&stopped.name));
+            stopped.is_some_and(|stopped| stopped.needs.contains_key(&unit.name))
         };
         let after = steps.iter().filter(needs_it).map(|step| step.id).collect();
         push_step(&mut steps, Action::Stop { unit: unit.name.clone(), runtime: unit.body.runtime() }, after);
@@ -49,21 +49,21 @@ fn push_step(steps: &mut Vec<Step>, action: Action, after: Vec<usize>) -> usize 
     id
 }
 
-/// Each after what it needs, where that is meant too.
-fn in_dependency_order(application: &Application, is_meant: impl Fn(&Unit) -> bool) -> Vec<&Unit> {
-    let is_chosen = |unit: &&Unit| unit.role != Role::Job && is_meant(unit);
-    let mut left: Vec<&Unit> = application.units.values().filter(is_chosen).collect();
+/// The selected units except jobs, each after the selected units that it needs.
+fn in_dependency_order(application: &Application, is_selected: impl Fn(&Unit) -> bool) -> Vec<&Unit> {
+    let is_candidate = |unit: &&Unit| unit.role != Role::Job && is_selected(unit);
+    let mut remaining: Vec<&Unit> = application.units.values().filter(is_candidate).collect();
     let mut ordered = Vec::new();
-    while !left.is_empty() {
-        let waits = |unit: &&Unit| left.iter().any(|other| unit.needs.contains_key(&other.name));
-        let (later, next): (Vec<&Unit>, Vec<&Unit>) = left.iter().copied().partition(waits);
-        if next.is_empty() {
-            // No manifest with a cycle comes this far.
-            ordered.extend(later);
+    while !remaining.is_empty() {
+        let is_blocked = |unit: &&Unit| remaining.iter().any(|other| unit.needs.contains_key(&other.name));
+        let (blocked, ready): (Vec<&Unit>, Vec<&Unit>) = remaining.iter().copied().partition(is_blocked);
+        if ready.is_empty() {
+            // The manifest reader rejects cycles. Terminate all the same if one gets here.
+            ordered.extend(blocked);
             break;
         }
-        ordered.extend(next);
-        left = later;
+        ordered.extend(ready);
+        remaining = blocked;
     }
     ordered
 }

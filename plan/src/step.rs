@@ -1,4 +1,4 @@
-//! A plan: a graph of atomic steps, each with the reason it exists. Executors follow it and decide nothing.
+//! A plan is a graph of atomic steps, each with its cause. Executors follow the graph and make no decisions.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// True when `up` has nothing to do but to look whether all is well.
+    /// True when `up` changes nothing and only waits for health.
     #[must_use]
     pub fn has_no_changes(&self) -> bool {
         self.steps.iter().all(|step| matches!(step.action, Action::AwaitReady { .. }))
@@ -27,11 +27,11 @@ pub struct Step {
     /// Steps that must have succeeded before this one starts.
     pub after: Vec<StepId>,
     pub cause: Cause,
-    /// What is lost for good by this step (`volume db-data`), when something is.
+    /// The data that this step deletes permanently (`volume db-data`), if any.
     pub destroys: Option<String>,
 }
 
-/// One call to a driver each, but `AwaitReady` and `AwaitExit`, which the agent does by probing and listening.
+/// Each action is one driver call, except `AwaitReady` and `AwaitExit`: the agent probes, or listens for the exit.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
@@ -62,7 +62,7 @@ pub enum Action {
         unit: UnitName,
         runtime: RuntimeKind,
     },
-    /// `handle` tells which object, because a stray shares its unit's name.
+    /// `handle` identifies the object, because a stray has the same unit name.
     Remove {
         unit: UnitName,
         runtime: RuntimeKind,
@@ -76,7 +76,7 @@ pub enum Action {
     AwaitReady {
         unit: UnitName,
     },
-    /// A job: wait for exit code 0.
+    /// For a job: wait for exit code 0.
     AwaitExit {
         unit: UnitName,
     },
@@ -99,13 +99,13 @@ impl Action {
     }
 }
 
-/// Why a step is there, as data; `Display` gives the words of `pdev plan`.
+/// The reason for a step, as data. `Display` returns the text that `pdev plan` prints.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "cause", rename_all = "snake_case")]
 pub enum Cause {
-    /// Nothing of it exists yet.
+    /// The object does not exist yet.
     Absent,
-    /// The user's intent changed; the fields that differ where they are known (`env.LOG_LEVEL`, `image`).
+    /// The user's intent changed. `fields` names the fields that differ, if known (`env.LOG_LEVEL`, `image`).
     Changed {
         fields: Vec<String>,
     },
@@ -113,27 +113,29 @@ pub enum Cause {
         reason: String,
     },
     ImageChanged,
-    /// It stopped or crashed since.
+    /// The unit exists but does not run: it stopped, crashed or never started.
     NotRunning {
         was: String,
     },
-    /// In the manifest no more.
+    /// The unit is no longer in the manifest.
     Removed,
     /// A second object for the same unit.
     Stray,
-    /// Runs under another runtime now.
+    /// The unit moved to another runtime.
     RuntimeChanged,
     LostNetwork,
-    /// Another unit that this one depends on is replaced.
+    /// A unit that this one needs is replaced and gets another host port.
     Needs {
         unit: UnitName,
     },
-    /// The previous step makes it necessary (start after create).
+    /// The previous step requires this one (start after create).
     Follows,
-    /// A job whose last run did not succeed or whose inputs changed.
+    /// The job has not run, its last run failed, its inputs changed, or the user requested it.
     JobDue {
         reason: String,
     },
     Forced,
-    DownAsked,
+    /// `pdev down`. The wire name is older than the variant name.
+    #[serde(rename = "down_asked")]
+    DownRequested,
 }

@@ -1,5 +1,5 @@
-//! Plans in words: one line per step with its cause. `pdev plan` prints [`lines`]; tests compare [`graph`], which
-//! numbers the steps and shows what each waits for. Nothing here decides anything.
+//! Plans as text: one line per step, with its cause. `pdev plan` prints [`lines`]. Tests compare [`graph`], which also
+//! numbers the steps and lists the predecessors of each.
 
 use std::fmt;
 
@@ -34,7 +34,7 @@ impl fmt::Display for Step {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}: {}", self.action, self.cause)?;
         match &self.destroys {
-            Some(what) => write!(formatter, " (destroys {what})"),
+            Some(data) => write!(formatter, " (destroys {data})"),
             None => Ok(()),
         }
     }
@@ -42,7 +42,7 @@ impl fmt::Display for Step {
 
 impl fmt::Display for Action {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verb, what) = match self {
+        let (verb, object) = match self {
             Self::CreateNetwork => ("create", "network"),
             Self::RemoveNetwork { name } => return write!(formatter, "remove network {name}"),
             Self::CreateVolume { volume } => return write!(formatter, "create volume {volume}"),
@@ -59,7 +59,7 @@ impl fmt::Display for Action {
             Self::AwaitReady { unit } => ("await health of", unit.as_str()),
             Self::AwaitExit { unit } => ("await end of", unit.as_str()),
         };
-        write!(formatter, "{verb} {what}")
+        write!(formatter, "{verb} {object}")
     }
 }
 
@@ -71,16 +71,16 @@ impl fmt::Display for Cause {
             Self::Changed { fields } => write!(formatter, "changed: {}", fields.join(", ")),
             Self::ImageStale { reason } => formatter.write_str(reason),
             Self::ImageChanged => formatter.write_str("its image changed"),
-            Self::NotRunning { was } => write!(formatter, "it is {was}"),
+            Self::NotRunning { was } => formatter.write_str(was),
             Self::Removed => formatter.write_str("no longer in the manifest"),
             Self::Stray => formatter.write_str("left over from an interrupted replacement"),
-            Self::RuntimeChanged => formatter.write_str("it runs on another runtime now"),
+            Self::RuntimeChanged => formatter.write_str("its runtime changed"),
             Self::LostNetwork => formatter.write_str("it lost the network of the preview"),
-            Self::Needs { unit } => write!(formatter, "`{unit}`, which it uses, is replaced at another address"),
+            Self::Needs { unit } => write!(formatter, "`{unit}`, which it needs, moves to another port"),
             Self::Follows => formatter.write_str("follows"),
             Self::JobDue { reason } => formatter.write_str(reason),
-            Self::Forced => formatter.write_str("asked for by force"),
-            Self::DownAsked => formatter.write_str("asked for"),
+            Self::Forced => formatter.write_str("forced"),
+            Self::DownRequested => formatter.write_str("requested"),
         }
     }
 }
@@ -96,16 +96,16 @@ pub fn describe_state(state: &RunState) -> String {
     }
 }
 
-/// How something ended, in words.
+/// `exited with code 1`, `not started: exec format error`.
 #[must_use]
 pub fn describe_exit(exit: &Exit) -> String {
     if let Some(error) = &exit.error {
         return format!("not started: {error}");
     }
-    let memory = if exit.out_of_memory { " (out of memory)" } else { "" };
+    let out_of_memory = if exit.out_of_memory { " (out of memory)" } else { "" };
     match (exit.code, exit.signal) {
-        (_, Some(signal)) => format!("ended by signal {signal}{memory}"),
-        (Some(code), None) => format!("exited with code {code}{memory}"),
-        (None, None) => format!("ended{memory}"),
+        (_, Some(signal)) => format!("ended by signal {signal}{out_of_memory}"),
+        (Some(code), None) => format!("exited with code {code}{out_of_memory}"),
+        (None, None) => format!("ended{out_of_memory}"),
     }
 }

@@ -1,4 +1,4 @@
-//! The growing list of steps: numbers them and keeps their predecessors sorted.
+//! Builds the list of steps: numbers them and keeps predecessors sorted and unique.
 
 use crate::step::{Action, Cause, Plan, Step, StepId};
 
@@ -8,7 +8,7 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// Predecessors must have been added before, so the graph has no cycle by construction.
+    /// All predecessors must already be in the list, so the graph has no cycle by construction.
     pub(super) fn add(&mut self, action: Action, mut after: Vec<StepId>, cause: Cause) -> StepId {
         let id = self.steps.len();
         after.sort_unstable();
@@ -18,9 +18,9 @@ impl Steps {
         id
     }
 
-    pub(super) fn mark_destructive(&mut self, id: StepId, what: String) {
+    pub(super) fn mark_destructive(&mut self, id: StepId, data: String) {
         if let Some(step) = self.steps.get_mut(id) {
-            step.destroys = Some(what);
+            step.destroys = Some(data);
         }
     }
 

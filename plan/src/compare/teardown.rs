@@ -1,4 +1,4 @@
-//! Taking a preview away: everything that is observed, whatever the manifest says now (it may be gone).
+//! Plans the removal of a preview. Reads only the observed state, because the manifest may have changed or be gone.
 
 use super::is_alive;
 use super::steps::Steps;
@@ -7,11 +7,11 @@ use crate::step::{Action, Cause, Plan, StepId};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TeardownOptions {
-    /// Data goes too.
+    /// Remove volumes and their data too.
     pub remove_volumes: bool,
 }
 
-/// Units in parallel, then networks and, where asked for, volumes.
+/// Removes all units in parallel, then networks and, if requested, volumes.
 #[must_use]
 pub fn teardown(observed: &Observed, options: &TeardownOptions) -> Plan {
     let mut steps = Steps::default();
@@ -20,19 +20,19 @@ pub fn teardown(observed: &Observed, options: &TeardownOptions) -> Plan {
         removals.push(steps.add(removal_action(stray), Vec::new(), Cause::Stray));
     }
     for unit in observed.units.values() {
-        let action = Action::Stop { unit: unit.name.clone(), runtime: unit.runtime };
+        let stop = Action::Stop { unit: unit.name.clone(), runtime: unit.runtime };
         removals.push(if is_alive(&unit.state) {
-            let stop = steps.add(action, Vec::new(), Cause::DownAsked);
+            let stop = steps.add(stop, Vec::new(), Cause::DownRequested);
             steps.add(removal_action(unit), vec![stop], Cause::Follows)
         } else {
-            steps.add(removal_action(unit), Vec::new(), Cause::DownAsked)
+            steps.add(removal_action(unit), Vec::new(), Cause::DownRequested)
         });
     }
     for name in &observed.networks {
-        steps.add(Action::RemoveNetwork { name: name.clone() }, removals.clone(), Cause::DownAsked);
+        steps.add(Action::RemoveNetwork { name: name.clone() }, removals.clone(), Cause::DownRequested);
     }
     for volume in observed.volumes.iter().filter(|_| options.remove_volumes) {
-        let id = steps.add(Action::RemoveVolume { volume: volume.clone() }, removals.clone(), Cause::DownAsked);
+        let id = steps.add(Action::RemoveVolume { volume: volume.clone() }, removals.clone(), Cause::DownRequested);
         steps.mark_destructive(id, format!("volume {volume}"));
     }
     steps.into_plan()

@@ -1,4 +1,5 @@
-//! What has to happen to each unit, looked at alone. Knows no steps and no order.
+//! Decides for each unit, independently of all others, whether to keep, start, create or replace it. Steps and their
+//! order are decided elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +12,11 @@ use crate::text;
 
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Verdict {
-    /// Nothing to do and nothing to wait for: a job that is done, a job for later.
+    /// Nothing to do and nothing to wait for: a job that is done or manual, or a unit that is not selected.
     Leave,
-    /// As wanted: only look whether all is well.
+    /// The unit is as desired: only wait for its health.
     Await,
+    /// Attach the running container to the preview's network again.
     Connect,
     Start(Cause),
     Create(Cause),
@@ -42,11 +44,11 @@ pub(super) fn decide_all<'a>(
     verdicts
 }
 
-/// A job that was asked for: one that runs already is awaited, two of a kind would get in each other's way.
+/// For a job that the user requested. If it already runs, wait for it: two concurrent runs could interfere.
 fn decide_requested_job(old: &ObservedUnit) -> Verdict {
     match old.state {
         RunState::Running => Verdict::Await,
-        _ => Verdict::Replace(Cause::JobDue { reason: "asked for".to_owned() }),
+        _ => Verdict::Replace(Cause::JobDue { reason: "requested".to_owned() }),
     }
 }
 
@@ -73,7 +75,7 @@ fn decide_existing_unit(unit: &Unit, old: &ObservedUnit, images: &Images, option
     }
 }
 
-/// The first reason that holds, strongest first.
+/// The first reason that applies, strongest first.
 fn replacement_cause(unit: &Unit, old: &ObservedUnit, images: &Images, options: &CompareOptions) -> Option<Cause> {
     if options.force {
         return Some(Cause::Forced);
@@ -92,13 +94,13 @@ fn replacement_cause(unit: &Unit, old: &ObservedUnit, images: &Images, options: 
     {
         return Some(Cause::ImageChanged);
     }
-    // A finished job has nothing published and nobody waits on its network any more.
+    // A finished job publishes no port and uses no network, so neither is a reason to run it again.
     if unit.role == Role::Job && matches!(old.state, RunState::Exited(_)) {
         return None;
     }
-    // The engine refuses to start a container whose network is gone, so attaching would come too late.
-    let at_rest = old.state != RunState::Running;
-    if old.runtime == RuntimeKind::Docker && !old.connected && at_rest {
+    // The engine refuses to start a container whose network is gone, so `Connect` cannot repair a stopped container.
+    let is_stopped = old.state != RunState::Running;
+    if old.runtime == RuntimeKind::Docker && !old.connected && is_stopped {
         return Some(Cause::LostNetwork);
     }
     let moved = moved_ports(unit, old);
@@ -117,8 +119,8 @@ fn change_cause(unit: &Unit, fields: Vec<String>) -> Cause {
     Cause::JobDue { reason }
 }
 
-/// Host ports are no part of the hash; one that differs means that the registry of ports was lost or that the user
-/// fixed another one.
+/// Host ports are not part of the hash. A different host port means that the port registry was lost, or that the user
+/// set another fixed port.
 fn moved_ports(unit: &Unit, old: &ObservedUnit) -> Vec<String> {
     unit.ports
         .iter()
@@ -127,7 +129,7 @@ fn moved_ports(unit: &Unit, old: &ObservedUnit) -> Vec<String> {
         .collect()
 }
 
-/// A process was told the host ports of what it needs; when one moved, the process has to be told again.
+/// A process is started with the host ports of the units it needs, so it is replaced when one of them moves.
 fn replace_dependents_of_moved_ports<'a>(
     desired: &'a Application,
     observed: &Observed,

@@ -1,4 +1,4 @@
-//! A small world for plan tests: units in a few words, and a runtime that does exactly what a plan says.
+//! Fixture for plan tests: short constructors for units, and a fake runtime that executes a plan.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -119,7 +119,7 @@ impl PlanFixture {
         }
     }
 
-    /// Everything runs as it is wanted.
+    /// Sets the observed state: every unit runs as desired.
     pub(crate) fn with_all_running(mut self) -> Self {
         self.observed = Observed::default();
         if self.desired.units.values().any(|unit| unit.body.runtime() == RuntimeKind::Docker) {
@@ -152,59 +152,59 @@ fn observed_unit(unit: &Unit, state: RunState, images: &Images) -> ObservedUnit 
     }
 }
 
-/// Does each step in an order the graph allows, and insists on what a real runtime would refuse.
+/// Executes the steps in order, and fails where a real runtime would reject a step.
 pub(crate) fn execute_plan(desired: &Application, observed: &Observed, images: &Images, plan: &Plan) -> Observed {
-    let mut world = observed.clone();
+    let mut current = observed.clone();
     for step in &plan.steps {
-        assert!(step.after.iter().all(|&before| before < step.id), "steps are listed in an order that works");
+        assert!(step.after.iter().all(|&before| before < step.id), "a step is listed after its predecessors");
         match &step.action {
-            Action::CreateNetwork => assert!(world.networks.insert("net".to_owned())),
-            Action::RemoveNetwork { name } => assert!(world.networks.remove(name)),
-            Action::CreateVolume { volume } => assert!(world.volumes.insert(volume.clone())),
-            Action::RemoveVolume { volume } => assert!(world.volumes.remove(volume)),
+            Action::CreateNetwork => assert!(current.networks.insert("net".to_owned())),
+            Action::RemoveNetwork { name } => assert!(current.networks.remove(name)),
+            Action::CreateVolume { volume } => assert!(current.volumes.insert(volume.clone())),
+            Action::RemoveVolume { volume } => assert!(current.volumes.remove(volume)),
             Action::PrepareImage { .. } => {}
             Action::Create { unit, .. } => {
                 let spec = &desired.units[unit];
                 if spec.body.runtime() == RuntimeKind::Docker {
-                    assert!(!world.networks.is_empty(), "a container needs the network");
+                    assert!(!current.networks.is_empty(), "a container needs the network");
                 }
-                let old = world.units.insert(unit.clone(), observed_unit(spec, RunState::Created, images));
+                let old = current.units.insert(unit.clone(), observed_unit(spec, RunState::Created, images));
                 assert!(old.is_none(), "`{unit}` was created twice");
             }
-            Action::Start { unit, .. } => start_unit(&mut world, desired, unit),
-            Action::Stop { unit, .. } => world.units.get_mut(unit).unwrap().state = exited(0),
+            Action::Start { unit, .. } => start_unit(&mut current, desired, unit),
+            Action::Stop { unit, .. } => current.units.get_mut(unit).unwrap().state = exited(0),
             Action::Remove { unit, handle, .. } => {
-                let strays = world.strays.len();
-                world.strays.retain(|stray| stray.handle != *handle);
-                if strays == world.strays.len() {
-                    let gone = world.units.remove(unit).expect("what is removed exists");
-                    assert_eq!(gone.handle, *handle);
-                    assert_ne!(gone.state, RunState::Running, "stop comes before remove");
+                let strays_before = current.strays.len();
+                current.strays.retain(|stray| stray.handle != *handle);
+                if strays_before == current.strays.len() {
+                    let removed = current.units.remove(unit).expect("a removed unit exists");
+                    assert_eq!(removed.handle, *handle);
+                    assert_ne!(removed.state, RunState::Running, "stop comes before remove");
                 }
             }
-            Action::Connect { unit, .. } => world.units.get_mut(unit).unwrap().connected = true,
-            Action::AwaitReady { unit } => assert_eq!(world.units[unit].state, RunState::Running),
-            Action::AwaitExit { unit } => world.units.get_mut(unit).unwrap().state = exited(0),
+            Action::Connect { unit, .. } => current.units.get_mut(unit).unwrap().connected = true,
+            Action::AwaitReady { unit } => assert_eq!(current.units[unit].state, RunState::Running),
+            Action::AwaitExit { unit } => current.units.get_mut(unit).unwrap().state = exited(0),
         }
     }
-    world
+    current
 }
 
-fn start_unit(world: &mut Observed, desired: &Application, name: &str) {
+fn start_unit(observed: &mut Observed, desired: &Application, name: &str) {
     for (needed, condition) in &desired.units[name].needs {
-        let state = &world.units[needed].state;
-        let fine = match condition {
+        let state = &observed.units[needed].state;
+        let is_met = match condition {
             Condition::Started | Condition::Healthy => *state == RunState::Running,
             Condition::Completed => *state == exited(0),
         };
-        assert!(fine, "`{name}` is started although `{needed}` is {state:?}");
+        assert!(is_met, "`{name}` is started although `{needed}` is {state:?}");
     }
-    let mine: Vec<u16> = world.units[name].host_ports.values().copied().collect();
-    let clash = world.units.values().find(|other| {
+    let own_ports: Vec<u16> = observed.units[name].host_ports.values().copied().collect();
+    let clash = observed.units.values().find(|other| {
         other.name != name
             && other.state == RunState::Running
-            && other.host_ports.values().any(|port| mine.contains(port))
+            && other.host_ports.values().any(|port| own_ports.contains(port))
     });
     assert!(clash.is_none(), "`{name}` is started while its port is taken");
-    world.units.get_mut(name).unwrap().state = RunState::Running;
+    observed.units.get_mut(name).unwrap().state = RunState::Running;
 }
