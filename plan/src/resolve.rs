@@ -1,8 +1,8 @@
-//! From what was written to what is wanted: placeholders resolved for the consumer that reads them, defaults filled,
-//! objects rendered, each field with its origin.
+//! Resolves a manifest to the desired state: resolves placeholders for the unit that reads them, sets defaults, and
+//! renders runtime objects. It records the origin of each field.
 //!
-//! Knows nothing of what runs now. Everything from outside (ports, git, the user's environment, today) is a value of
-//! [`Context`]. Never fails: what cannot be resolved is a diagnostic, and the rest is still there.
+//! It knows nothing about the observed state. All external values (ports, git, the user's environment, today) are in
+//! [`ResolveInputs`]. It never fails: an unresolvable value becomes a diagnostic, and everything else is resolved.
 
 mod containers;
 mod draft;
@@ -32,21 +32,21 @@ use incremental::UnitFindings;
 pub(crate) use incremental::{FindingsCache, UnitOffsets, compute_unit_offsets};
 use references::{ResolveContext, ResolveDepth};
 
-/// Everything that resolving needs from outside.
+/// All external values that resolving needs.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ResolveInputs {
     pub preview: PreviewName,
-    /// Where a unit runs when neither it nor its environment says: docker where an engine answers.
+    /// The runtime of a unit if neither it nor its environment sets one. The agent chooses docker if an engine answers.
     pub default_runtime: RuntimeKind,
-    /// Host ports that are claimed already, by (unit, port name); see [`required_ports`].
+    /// Host ports that the agent has reserved, by (unit, port name); see [`required_ports`].
     pub ports: BTreeMap<(UnitName, String), u16>,
     pub proxy_port: u16,
-    /// What `${env.X}` may read.
+    /// The variables that `${env.X}` may read.
     pub environment: BTreeMap<String, String>,
     pub git: Git,
-    /// Absolute folder; a process reads its secret at `<folder>/<unit>/<secret>`.
+    /// Absolute path of a folder. A process reads its secret at `<folder>/<unit>/<secret>`.
     pub secrets_folder: String,
-    /// Mixed into the passwords that resources get, so that nobody can compute them from a branch's name.
+    /// Part of the input from which resource passwords are derived, so that the name of a branch does not reveal them.
     pub password_seed: String,
     pub today: Date,
 }
@@ -61,7 +61,7 @@ pub struct Git {
 pub struct ResolvedApplication {
     pub application: Application,
     pub origins: Origins,
-    /// For people, nothing wrong: `web runs as a process: it has no image`.
+    /// Informational messages, for example which runtime pdev chose instead of an unsupported one.
     pub notes: Vec<String>,
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -74,207 +74,217 @@ impl ResolvedApplication {
     }
 }
 
-/// A port that the agent has to claim before resolving.
+/// A port that the agent has to reserve before the application is resolved.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortRequest {
     pub unit: UnitName,
     pub port: String,
-    /// The user insists on this one.
+    /// The host port that the manifest requires, if any.
     pub fixed: Option<u16>,
 }
 
-/// Which host ports the application needs, in the order of unit and port names.
+/// The host ports that the application needs, sorted by unit and port name.
 #[must_use]
 pub fn required_ports(loaded: &LoadedManifest, default_runtime: RuntimeKind) -> Vec<PortRequest> {
     let drafts = draft::draft_units(loaded, default_runtime, &mut Vec::new(), &mut Vec::new());
-    let mut wishes: Vec<PortRequest> = drafts.iter().flat_map(draft::UnitDraft::port_requests).collect();
-    wishes.sort_by(|a, b| (&a.unit, &a.port).cmp(&(&b.unit, &b.port)));
-    wishes
+    let mut requests: Vec<PortRequest> = drafts.iter().flat_map(draft::UnitDraft::port_requests).collect();
+    requests.sort_by(|a, b| (&a.unit, &a.port).cmp(&(&b.unit, &b.port)));
+    requests
 }
 
-/// The places (`services.api`) of the units that would run elsewhere if another runtime were the default. About all
-/// others, resolving for one of them finds what resolving for the other does.
+/// The paths (`services.api`) of the units whose runtime depends on the default runtime. All other units have the same
+/// findings for either default.
 #[must_use]
 pub fn runtime_dependent_units(loaded: &LoadedManifest) -> BTreeSet<String> {
-    let chosen = |runtime| draft::draft_units(loaded, runtime, &mut Vec::new(), &mut Vec::new());
-    let (docker, process) = (chosen(RuntimeKind::Docker), chosen(RuntimeKind::Process));
-    let differing = docker.into_iter().zip(&process).filter(|(one, other)| one.runtime != other.runtime);
-    differing.map(|(one, _)| one.path).collect()
+    let draft_for = |runtime| draft::draft_units(loaded, runtime, &mut Vec::new(), &mut Vec::new());
+    let (docker, process) = (draft_for(RuntimeKind::Docker), draft_for(RuntimeKind::Process));
+    let differing = docker.into_iter().zip(&process).filter(|(left, right)| left.runtime != right.runtime);
+    differing.map(|(draft, _)| draft.path).collect()
 }
 
-/// The application as it should be.
+/// Resolves the complete application.
 #[must_use]
-pub fn resolve(loaded: &LoadedManifest, context: &ResolveInputs) -> ResolvedApplication {
-    resolve_selected(loaded, context, &|_| true)
+pub fn resolve(loaded: &LoadedManifest, inputs: &ResolveInputs) -> ResolvedApplication {
+    resolve_selected(loaded, inputs, &|_| true)
 }
 
-/// Only the units whose place (`services.api`) is wanted; of the others no more is known than what these refer to.
+/// Resolves only the units whose path (`services.api`) is selected. Other units are read only as targets of references.
 #[must_use]
 pub fn resolve_selected(
     loaded: &LoadedManifest,
-    context: &ResolveInputs,
-    wanted: &dyn Fn(&str) -> bool,
+    inputs: &ResolveInputs,
+    is_selected: &dyn Fn(&str) -> bool,
 ) -> ResolvedApplication {
     let mut diagnostics = Vec::new();
     let mut notes = Vec::new();
-    let drafts = draft::draft_units(loaded, context.default_runtime, &mut diagnostics, &mut notes);
+    let drafts = draft::draft_units(loaded, inputs.default_runtime, &mut diagnostics, &mut notes);
     hostnames::check(&loaded.manifest, &mut diagnostics);
     let mut origins = Origins::default();
-    let world = ResolveContext::new(loaded, context, &drafts, ResolveDepth::Full);
+    let context = ResolveContext::new(loaded, inputs, &drafts, ResolveDepth::Full);
     let mut application = Application {
-        preview: context.preview.clone(),
+        preview: inputs.preview.clone(),
         units: BTreeMap::new(),
         volumes: BTreeMap::new(),
         default_service: units::default_service(&loaded.manifest),
     };
-    let mut links = needs::ReferencesByUnit::default();
-    for draft in drafts.iter().filter(|draft| wanted(&draft.path)) {
-        let built = units::build_unit(&world, draft, &mut origins, &mut diagnostics);
-        links.insert(draft, &built.references);
+    let mut references = needs::ReferencesByUnit::default();
+    for draft in drafts.iter().filter(|draft| is_selected(&draft.path)) {
+        let built = units::build_unit(&context, draft, &mut origins, &mut diagnostics);
+        references.insert(draft, &built.references);
         for volume in built.volumes {
             application.volumes.insert(volume, crate::application::VolumeSpec { owner: draft.name.clone() });
         }
         application.units.insert(draft.name.clone(), built.unit);
     }
-    needs::resolve_needs(&drafts, &links, &mut application, &mut diagnostics);
+    needs::resolve_needs(&drafts, &references, &mut application, &mut diagnostics);
     needs::set_process_peers(&mut application);
     object_patches::report_unmatched_patches(loaded, &drafts, &mut diagnostics);
-    diagnostics.extend(guardrails::check(loaded, &application, &origins, context.today));
+    diagnostics.extend(guardrails::check(loaded, &application, &origins, inputs.today));
     ResolvedApplication { application, origins, notes, diagnostics: sort_and_dedup(diagnostics) }
 }
 
-/// What was found, before levels and waivers are decided.
+/// Findings before severities and waivers are decided.
 pub(crate) struct Findings {
     pub(crate) diagnostics: Vec<Diagnostic>,
     violations: Vec<guardrails::Finding>,
-    /// For the next version.
+    /// Reused when the next version of the manifest is checked.
     pub(crate) findings_cache: FindingsCache,
 }
 
 impl Findings {
-    /// With what the guardrails say.
+    /// Adds the guardrail violations, with severities and waivers applied.
     pub(crate) fn into_diagnostics(
         self,
         loaded: &LoadedManifest,
-        context: &ResolveInputs,
+        inputs: &ResolveInputs,
     ) -> (Vec<Diagnostic>, FindingsCache) {
-        let Self { mut diagnostics, violations, findings_cache: kept } = self;
-        diagnostics.extend(guardrails::to_diagnostics(loaded, &context.preview.environment, context.today, violations));
-        (sort_and_dedup(diagnostics), kept)
+        let Self { mut diagnostics, violations, findings_cache } = self;
+        diagnostics.extend(guardrails::to_diagnostics(loaded, &inputs.preview.environment, inputs.today, violations));
+        (sort_and_dedup(diagnostics), findings_cache)
     }
 }
 
-/// The diagnostics of [`resolve_where`] alone, in a quarter of its time: asked at every keystroke in an editor. Each
-/// unit is forgotten once it was looked at.
+/// Returns only the diagnostics of [`resolve_selected`], in a quarter of its time, because editors need them at every
+/// keystroke. It drops each unit as soon as it is analysed.
 #[must_use]
-pub fn diagnose(loaded: &LoadedManifest, context: &ResolveInputs, wanted: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
-    collect_findings(loaded, context, wanted, None).into_diagnostics(loaded, context).0
+pub fn diagnose(
+    loaded: &LoadedManifest,
+    inputs: &ResolveInputs,
+    is_selected: &dyn Fn(&str) -> bool,
+) -> Vec<Diagnostic> {
+    collect_findings(loaded, inputs, is_selected, None).into_diagnostics(loaded, inputs).0
 }
 
-/// The same, before anything is judged; units that have only moved since `before` are not looked at again.
+/// Like [`diagnose`], before severities and waivers are decided. Units that only moved since `previous` are not
+/// analysed again.
 pub(crate) fn collect_findings(
     loaded: &LoadedManifest,
-    context: &ResolveInputs,
-    wanted: &dyn Fn(&str) -> bool,
-    before: Option<(&UnitOffsets, &FindingsCache)>,
+    inputs: &ResolveInputs,
+    is_selected: &dyn Fn(&str) -> bool,
+    previous: Option<(&UnitOffsets, &FindingsCache)>,
 ) -> Findings {
     let mut diagnostics = Vec::new();
-    let drafts = draft::draft_units(loaded, context.default_runtime, &mut diagnostics, &mut Vec::new());
+    let drafts = draft::draft_units(loaded, inputs.default_runtime, &mut diagnostics, &mut Vec::new());
     hostnames::check(&loaded.manifest, &mut diagnostics);
-    let world = ResolveContext::new(loaded, context, &drafts, ResolveDepth::Diagnostics);
-    let known = |unit| before.and_then(|(moved, kept)| kept.get(unit, moved));
-    let looks: Vec<AnalysisDecision> =
-        drafts.iter().zip(0..).map(|(draft, unit)| decide_analysis(draft, wanted, || known(unit))).collect();
-    let anew: Vec<&draft::UnitDraft<'_>> = drafts
+    let context = ResolveContext::new(loaded, inputs, &drafts, ResolveDepth::Diagnostics);
+    let reusable = |unit| previous.and_then(|(offsets, cache)| cache.get(unit, offsets));
+    let decisions: Vec<AnalysisDecision> =
+        drafts.iter().zip(0..).map(|(draft, unit)| decide_analysis(draft, is_selected, || reusable(unit))).collect();
+    let to_analyse: Vec<&draft::UnitDraft<'_>> = drafts
         .iter()
-        .zip(&looks)
-        .filter(|(_, look)| matches!(look, AnalysisDecision::Analyse))
+        .zip(&decisions)
+        .filter(|(_, decision)| matches!(decision, AnalysisDecision::Analyse))
         .map(|(draft, _)| draft)
         .collect();
-    let mut fresh = analyse_units(&world, &anew).into_iter();
-    let (mut kept, mut violations) = (FindingsCache::default(), Vec::new());
-    for (draft, look) in drafts.iter().zip(looks) {
-        let found = match look {
+    let mut analysed = analyse_units(&context, &to_analyse).into_iter();
+    let (mut findings_cache, mut violations) = (FindingsCache::default(), Vec::new());
+    for (draft, decision) in drafts.iter().zip(decisions) {
+        let findings = match decision {
             AnalysisDecision::Skip => None,
-            AnalysisDecision::Reuse(found) => Some(found),
-            AnalysisDecision::Analyse => fresh.next(),
+            AnalysisDecision::Reuse(findings) => Some(findings),
+            AnalysisDecision::Analyse => analysed.next(),
         };
-        let Some(found) = found else {
-            kept.push_empty();
+        // The cache has one entry for each draft, so that its index is the draft's.
+        let Some(findings) = findings else {
+            findings_cache.push_empty();
             continue;
         };
-        kept.push(loaded, draft, &found);
-        diagnostics.extend(found.diagnostics);
-        violations.extend(found.violations);
+        findings_cache.push(loaded, draft, &findings);
+        diagnostics.extend(findings.diagnostics);
+        violations.extend(findings.violations);
     }
-    needs::check(&world, &drafts, &mut diagnostics);
+    needs::check(&context, &drafts, &mut diagnostics);
     object_patches::report_unmatched_patches(loaded, &drafts, &mut diagnostics);
-    Findings { diagnostics, violations, findings_cache: kept }
+    Findings { diagnostics, violations, findings_cache }
 }
 
 enum AnalysisDecision {
-    /// Nobody asks about this unit.
+    /// The unit is not selected.
     Skip,
+    /// The unit only moved: its cached findings, at their new positions.
     Reuse(UnitFindings),
     Analyse,
 }
 
 fn decide_analysis(
     draft: &draft::UnitDraft<'_>,
-    wanted: &dyn Fn(&str) -> bool,
-    known: impl FnOnce() -> Option<UnitFindings>,
+    is_selected: &dyn Fn(&str) -> bool,
+    reusable: impl FnOnce() -> Option<UnitFindings>,
 ) -> AnalysisDecision {
-    if wanted(&draft.path) {
-        known().map_or(AnalysisDecision::Analyse, AnalysisDecision::Reuse)
+    if is_selected(&draft.path) {
+        reusable().map_or(AnalysisDecision::Analyse, AnalysisDecision::Reuse)
     } else {
         AnalysisDecision::Skip
     }
 }
 
-/// Units do not look at one another's results, so a long list is shared out to threads; its order stays.
-fn analyse_units(world: &ResolveContext<'_>, drafts: &[&draft::UnitDraft<'_>]) -> Vec<UnitFindings> {
-    /// Of this many a thread is worth its start (some 30 us; a unit takes 10).
+/// Analyses units in parallel, because no unit depends on the results of another. The order of `drafts` is kept.
+fn analyse_units(context: &ResolveContext<'_>, drafts: &[&draft::UnitDraft<'_>]) -> Vec<UnitFindings> {
+    /// Fewer units do not repay the start of a thread, which takes about 30 us; analysing a unit takes 10 us.
     const UNITS_PER_THREAD_MIN: usize = 64;
     const THREADS_MAX: usize = 4;
-    let each = drafts.len().div_ceil(THREADS_MAX).max(UNITS_PER_THREAD_MIN);
-    let mut parts = drafts.chunks(each);
-    let own = parts.next().unwrap_or_default();
+    let chunk_size = drafts.len().div_ceil(THREADS_MAX).max(UNITS_PER_THREAD_MIN);
+    let mut chunks = drafts.chunks(chunk_size);
+    // This thread analyses the first chunk, so a short list starts no thread.
+    let own_chunk = chunks.next().unwrap_or_default();
     std::thread::scope(|scope| {
-        let others: Vec<_> = parts.map(|part| scope.spawn(|| analyse_chunk(world, part))).collect();
-        let mut found = analyse_chunk(world, own);
-        for other in others {
-            found.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let workers: Vec<_> = chunks.map(|chunk| scope.spawn(|| analyse_chunk(context, chunk))).collect();
+        let mut findings = analyse_chunk(context, own_chunk);
+        for worker in workers {
+            findings.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
-        found
+        findings
     })
 }
 
-fn analyse_chunk(world: &ResolveContext<'_>, drafts: &[&draft::UnitDraft<'_>]) -> Vec<UnitFindings> {
-    let look_at = |draft: &&draft::UnitDraft<'_>| {
-        let mut found = UnitFindings::default();
+fn analyse_chunk(context: &ResolveContext<'_>, drafts: &[&draft::UnitDraft<'_>]) -> Vec<UnitFindings> {
+    let analyse = |draft: &&draft::UnitDraft<'_>| {
+        let mut findings = UnitFindings::default();
         let mut origins = Origins::default();
-        let built = units::build_unit(world, draft, &mut origins, &mut found.diagnostics);
-        guardrails::check_unit(world.loaded, &built.unit, &origins, &mut found.violations);
-        found
+        let built = units::build_unit(context, draft, &mut origins, &mut findings.diagnostics);
+        guardrails::check_unit(context.loaded, &built.unit, &origins, &mut findings.violations);
+        findings
     };
-    drafts.iter().map(look_at).collect()
+    drafts.iter().map(analyse).collect()
 }
 
 pub(crate) fn sort_and_dedup(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
-    // A job repeats the lines of its service: each is told once.
+    // A job inherits the values of its service, so both report the same span. Report it once.
     diagnostics
         .dedup_by(|later, first| (later.span, later.code, &later.message) == (first.span, first.code, &first.message));
     diagnostics
 }
 
-/// The ports of a unit as it will have them; the agent's claims first, the wished ones where it has not claimed.
-fn unit_ports(draft: &draft::UnitDraft<'_>, context: &ResolveInputs) -> BTreeMap<String, UnitPort> {
+/// The ports of a unit. The host port is the one that the agent reserved, else the fixed one, else the port on which
+/// the program listens.
+fn unit_ports(draft: &draft::UnitDraft<'_>, inputs: &ResolveInputs) -> BTreeMap<String, UnitPort> {
     let key = |port: &str| (draft.name.clone(), port.to_owned());
-    let ports = draft.ports().into_iter().map(|(name, wish)| {
-        let host = context.ports.get(&key(&name)).copied().or(wish.fixed).unwrap_or(wish.listen_port);
-        let inside = if draft.runtime == RuntimeKind::Process { host } else { wish.listen_port };
-        (name, UnitPort { listen_port: inside, host_port: host, protocol: wish.protocol })
+    let ports = draft.ports().into_iter().map(|(name, request)| {
+        let host_port = inputs.ports.get(&key(&name)).copied().or(request.fixed).unwrap_or(request.listen_port);
+        // A process has no port mapping, so it listens on the host port itself.
+        let listen_port = if draft.runtime == RuntimeKind::Process { host_port } else { request.listen_port };
+        (name, UnitPort { listen_port, host_port, protocol: request.protocol })
     });
     ports.collect()
 }

@@ -1,4 +1,4 @@
-//! The shop of `examples/`, with stand-ins for its two modules: in containers, as processes, and mixed.
+//! Resolves the shop of `examples/` with fake modules: in containers, as processes, and mixed.
 
 mod files;
 
@@ -25,11 +25,11 @@ impl Renderer for ServerRenderer {
     fn ports(&self, _: RuntimeKind) -> BTreeMap<String, u16> {
         BTreeMap::from([("main".to_owned(), self.1)])
     }
-    fn render(&self, facts: &RenderInputs) -> Rendering {
-        match facts.runtime {
+    fn render(&self, inputs: &RenderInputs) -> Rendering {
+        match inputs.runtime {
             Docker => Rendering { image: Some(format!("{}:1", self.0)), ..Rendering::default() },
             Process => {
-                Rendering { command: vec![self.0.to_owned(), facts.ports["main"].clone()], ..Rendering::default() }
+                Rendering { command: vec![self.0.to_owned(), inputs.ports["main"].clone()], ..Rendering::default() }
             }
         }
     }
@@ -61,7 +61,7 @@ fn resolve_shop(environment: &str) -> ResolvedApplication {
 
 #[test]
 fn references_resolve_to_address_for_runtime() {
-    // Ports are handed out by name: api 40000, cache 40001, db 40002, web 40003.
+    // The fixture assigns ports in the order of names: api 40000, cache 40001, db 40002, web 40003.
     let cases = [
         ("local", "api", "REDIS_URL", "redis://cache:6379"),
         ("local", "worker", "DATABASE_URL", "postgres://db:5432"),
@@ -102,6 +102,6 @@ fn first_up_starts_units_in_dependency_order() {
 
 #[test]
 fn shop_manifest_has_no_diagnostics() {
-    let told = format_diagnostics(&load_manifest(SHOP).diagnostics);
-    assert!(told.is_empty(), "{told:#?}");
+    let diagnostics = format_diagnostics(&load_manifest(SHOP).diagnostics);
+    assert!(diagnostics.is_empty(), "{diagnostics:#?}");
 }

@@ -1,5 +1,5 @@
-//! From manifests to units: addresses for each reader, the environment, defaults, jobs, hashes, raw and patches.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Resolves manifests to units: addresses for each consumer, environment, defaults, jobs, hashes, `raw` and patches.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod files;
 
@@ -20,7 +20,7 @@ fn resolve_text(text: &str, runtime: RuntimeKind) -> ResolvedApplication {
     resolve(&loaded, &resolve_inputs(&loaded, runtime))
 }
 
-/// What a reader wants to see of a unit, one line each.
+/// The main properties of a unit as text, one line each.
 fn describe_unit(unit: &Unit) -> String {
     let mut text = String::new();
     let _ = match &unit.body {
@@ -236,44 +236,44 @@ fn assert_explanations(loaded: &LoadedManifest, resolved: &ResolvedApplication) 
         ("services.s.docker.HostConfig.PidsLimit", "default: a fork bomb stops one unit, not the laptop"),
         ("services.s.docker.HostConfig.ShmSize", "pdev.yaml:11 (raw)"),
         ("services.s.docker.HostConfig.DeviceRequests", "pdev.yaml:13 (patch)"),
-        ("services.s.stop.grace", "default: the time Docker gives too"),
+        ("services.s.stop.grace", "default: the same as Docker's default"),
     ];
-    for (path, words) in cases {
-        let ExplainResult::Field(found) = explain(resolved, path) else { panic!("{path} is one field") };
-        assert_eq!(describe_origin(found.origins.last().unwrap(), &loaded.sources), words, "{path}");
+    for (path, description) in cases {
+        let ExplainResult::Field(explanation) = explain(resolved, path) else { panic!("{path} is one field") };
+        assert_eq!(describe_origin(explanation.origins.last().unwrap(), &loaded.sources), description, "{path}");
     }
     assert!(matches!(explain(resolved, "services.s.size"), ExplainResult::Subtree(fields) if fields.len() == 3));
     let nearest = Some("services.s.size.memory".to_owned());
     assert_eq!(explain(resolved, "servces.s.size.memory"), ExplainResult::Unknown { nearest });
 }
 
-fn unit_hash(text: &str, unit: &str, bend: impl FnOnce(&mut plan::ResolveInputs)) -> String {
+fn unit_hash(text: &str, unit: &str, modify: impl FnOnce(&mut plan::ResolveInputs)) -> String {
     let loaded = load_manifest(text);
-    let mut context = resolve_inputs(&loaded, Docker);
-    bend(&mut context);
-    resolve(&loaded, &context).application.units[unit].hash.clone()
+    let mut inputs = resolve_inputs(&loaded, Docker);
+    modify(&mut inputs);
+    resolve(&loaded, &inputs).application.units[unit].hash.clone()
 }
 
 #[test]
 fn hash_depends_only_on_user_intent() {
-    let same = |bend: fn(&mut plan::ResolveInputs)| {
+    let same = |modify: fn(&mut plan::ResolveInputs)| {
         for unit in ["api", "web", "worker"] {
-            assert_eq!(unit_hash(MIXED, unit, bend), unit_hash(MIXED, unit, |_| ()), "{unit}");
+            assert_eq!(unit_hash(MIXED, unit, modify), unit_hash(MIXED, unit, |_| ()), "{unit}");
         }
     };
-    same(|context| context.ports.values_mut().for_each(|port| *port += 1000));
-    same(|context| context.proxy_port = 9999);
-    same(|context| context.secrets_folder = "/elsewhere".into());
-    same(|context| context.password_seed = "other".into());
-    same(|context| context.preview.id.0 = "ponmlkjihgfedcba".into());
-    for (what, changed) in [
+    same(|inputs| inputs.ports.values_mut().for_each(|port| *port += 1000));
+    same(|inputs| inputs.proxy_port = 9999);
+    same(|inputs| inputs.secrets_folder = "/elsewhere".into());
+    same(|inputs| inputs.password_seed = "other".into());
+    same(|inputs| inputs.preview.id.0 = "ponmlkjihgfedcba".into());
+    for (change, changed_text) in [
         ("a comment", MIXED.replace("pdev: 1", "# hello\npdev: 1")),
         ("another service", format!("{MIXED}  more: {{ image: \"e:1\", port: 81 }}\n")),
         ("a health check", MIXED.replace("port: 8080", "port: 8080\n    health: /ready")),
         ("needs", MIXED.replace("worker: {", "worker: { needs: { api: healthy },")),
     ] {
         for unit in ["api", "worker"] {
-            assert_eq!(unit_hash(&changed, unit, |_| ()), unit_hash(MIXED, unit, |_| ()), "{what}: {unit}");
+            assert_eq!(unit_hash(&changed_text, unit, |_| ()), unit_hash(MIXED, unit, |_| ()), "{change}: {unit}");
         }
     }
 }
@@ -348,8 +348,8 @@ fn invalid_manifests_are_reported() {
     ];
     for (text, expected) in cases {
         let resolved = resolve_text(&format!("pdev: 1\napp: a\n{text}"), Docker);
-        let told = format_diagnostics(&resolved.diagnostics);
-        assert!(told.iter().any(|line| line == expected), "{expected}\n{told:#?}");
+        let lines = format_diagnostics(&resolved.diagnostics);
+        assert!(lines.iter().any(|line| line == expected), "{expected}\n{lines:#?}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Resolving from values instead of text: what a manifest means, whoever read it.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Resolves manifests that are built from values instead of text, independent of the manifest reader.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,10 +60,10 @@ fn loaded_manifest(services: Map<Service>, jobs: Map<Job>) -> LoadedManifest {
 fn resolve_with(
     loaded: &LoadedManifest,
     runtime: RuntimeKind,
-    bend: impl FnOnce(&mut ResolveInputs),
+    modify: impl FnOnce(&mut ResolveInputs),
 ) -> ResolvedApplication {
-    let wishes = required_ports(loaded, runtime).into_iter().zip(40_000..);
-    let mut context = ResolveInputs {
+    let requests = required_ports(loaded, runtime).into_iter().zip(40_000..);
+    let mut inputs = ResolveInputs {
         preview: PreviewName {
             id: PreviewId("abcdefghijklmnop".into()),
             app: "shop".into(),
@@ -71,7 +71,7 @@ fn resolve_with(
             environment: "local".into(),
         },
         default_runtime: runtime,
-        ports: wishes.map(|(wish, free)| ((wish.unit, wish.port), free)).collect(),
+        ports: requests.map(|(request, free)| ((request.unit, request.port), free)).collect(),
         proxy_port: 8642,
         environment: BTreeMap::from([("TOWN".to_owned(), "Bern".to_owned())]),
         git: Git::default(),
@@ -79,8 +79,8 @@ fn resolve_with(
         password_seed: "seed".into(),
         today: manifest::model::Date { year: 2026, month: 11, day: 23 },
     };
-    bend(&mut context);
-    resolve(loaded, &context)
+    modify(&mut inputs);
+    resolve(loaded, &inputs)
 }
 
 fn shop() -> LoadedManifest {
@@ -138,7 +138,7 @@ fn containers_and_processes_reach_each_other() {
     }
     let units = &resolved.application.units;
     assert_eq!(format_needs(&units["api"]), "migrate:Completed web:Started");
-    assert_eq!(format_needs(&units["web"]), "", "the second of two that read each other gives way");
+    assert_eq!(format_needs(&units["web"]), "", "of two mutual references, the second one implies no need");
     assert!(units["migrate"].ports.is_empty());
     assert_eq!(units["migrate"].health.ready, ReadyCheck::Exit);
     let Body::Container(api) = &units["api"].body else { panic!("a container") };
@@ -160,20 +160,20 @@ fn containers_and_processes_reach_each_other() {
 
 #[test]
 fn hash_depends_only_on_user_intent() {
-    let hashes = |loaded: &LoadedManifest, bend: fn(&mut ResolveInputs)| {
-        let application = resolve_with(loaded, Docker, bend).application;
+    let hashes = |loaded: &LoadedManifest, modify: fn(&mut ResolveInputs)| {
+        let application = resolve_with(loaded, Docker, modify).application;
         application.units.into_values().map(|unit| (unit.name, unit.hash)).collect::<BTreeMap<_, _>>()
     };
     let first = hashes(&shop(), |_| ());
-    let bends: [fn(&mut ResolveInputs); 5] = [
-        |context| context.ports.values_mut().for_each(|port| *port += 1000),
-        |context| context.proxy_port = 9999,
-        |context| context.secrets_folder = "/elsewhere".into(),
-        |context| context.password_seed = "other".into(),
-        |context| context.preview.id.0 = "ponmlkjihgfedcba".into(),
+    let modifications: [fn(&mut ResolveInputs); 5] = [
+        |inputs| inputs.ports.values_mut().for_each(|port| *port += 1000),
+        |inputs| inputs.proxy_port = 9999,
+        |inputs| inputs.secrets_folder = "/elsewhere".into(),
+        |inputs| inputs.password_seed = "other".into(),
+        |inputs| inputs.preview.id.0 = "ponmlkjihgfedcba".into(),
     ];
-    for bend in bends {
-        assert_eq!(hashes(&shop(), bend), first);
+    for modify in modifications {
+        assert_eq!(hashes(&shop(), modify), first);
     }
     let mut bigger = shop();
     bigger
@@ -182,11 +182,11 @@ fn hash_depends_only_on_user_intent() {
         .insert("more".into(), entry(Service { ports: main_port(81), ..service_with_image("e:1") }));
     let mut bigger = hashes(&bigger, |_| ());
     bigger.remove("more");
-    assert_eq!(bigger, first, "another service replaces nobody");
+    assert_eq!(bigger, first, "another service replaces no unit");
     let mut probed = shop();
     probed.manifest.services["api"].value.health.is_disabled = true;
     probed.manifest.services["api"].value.routes.push(spanned("/api".to_owned()));
-    assert_eq!(hashes(&probed, |_| ()), first, "health and routes are not the program's business");
+    assert_eq!(hashes(&probed, |_| ()), first, "health and routes do not affect the program");
 
     let mut changed = shop();
     changed.manifest.services["api"].value.env.insert("TOWN".into(), entry(literal("Basel")));
@@ -199,11 +199,11 @@ fn hash_depends_only_on_user_intent() {
 #[test]
 fn probe_port_is_found_by_name_or_number() {
     let mut shop = shop();
-    let probe = |wanted: Option<&str>| Probe {
+    let probe = |port: Option<&str>| Probe {
         span: Span::default(),
         check: Check::Http {
             path: spanned("/z".into()),
-            port: wanted.map(|port| spanned(port.to_owned())),
+            port: port.map(|port| spanned(port.to_owned())),
             host: None,
             headers: Vec::new(),
             status: None,
@@ -220,10 +220,10 @@ fn probe_port_is_found_by_name_or_number() {
         failures: 3,
         successes: 1,
     });
-    for (wanted, found) in [(None, true), (Some("main"), true), (Some("8080"), true), (Some("mian"), false)] {
-        shop.manifest.services["api"].value.health.ready = Some(Box::new(probe(wanted)));
+    for (port, is_found) in [(None, true), (Some("main"), true), (Some("8080"), true), (Some("mian"), false)] {
+        shop.manifest.services["api"].value.health.ready = Some(Box::new(probe(port)));
         let resolved = resolve_with(&shop, Docker, |_| ());
-        assert_eq!(resolved.application.units["api"].health.ready != tcp, found, "{wanted:?}");
+        assert_eq!(resolved.application.units["api"].health.ready != tcp, is_found, "{port:?}");
     }
 }
 
@@ -235,7 +235,7 @@ fn unit_falls_back_to_supported_runtime() {
         (kinds, resolved.is_usable(), resolved.notes.len())
     };
     assert_eq!(kinds(Docker), (vec![Docker, Docker, AsProcess], true, 0));
-    // `migrate` has a command of its own, so only `api` misses the engine.
+    // `migrate` has its own command, so only `api` needs an engine.
     assert_eq!(kinds(AsProcess), (vec![Docker, AsProcess, AsProcess], false, 1));
 }
 
@@ -255,7 +255,7 @@ fn resolving_and_comparing_are_deterministic() {
     assert!((0..100).all(|_| once() == first));
 }
 
-/// A database that knows a container and a program.
+/// A fake database module that renders a container and a process.
 #[derive(Debug)]
 struct DatabaseRenderer;
 
@@ -266,9 +266,9 @@ impl Renderer for DatabaseRenderer {
     fn ports(&self, _: RuntimeKind) -> BTreeMap<String, u16> {
         BTreeMap::from([("main".to_owned(), 5432)])
     }
-    fn render(&self, facts: &RenderInputs) -> Rendering {
-        let password = BTreeMap::from([("PASSWORD".to_owned(), (facts.password.clone(), true))]);
-        match facts.runtime {
+    fn render(&self, inputs: &RenderInputs) -> Rendering {
+        let password = BTreeMap::from([("PASSWORD".to_owned(), (inputs.password.clone(), true))]);
+        match inputs.runtime {
             Docker => Rendering {
                 image: Some("database:16".into()),
                 env: password,
@@ -278,14 +278,14 @@ impl Renderer for DatabaseRenderer {
                 ..Rendering::default()
             },
             AsProcess => Rendering {
-                command: vec!["database".into(), "-p".into(), facts.ports["main"].clone()],
+                command: vec!["database".into(), "-p".into(), inputs.ports["main"].clone()],
                 env: password,
                 ..Rendering::default()
             },
         }
     }
-    fn outputs(&self, facts: &RenderInputs, address: &Address) -> BTreeMap<String, (String, bool)> {
-        let url = format!("database://app:{}@{}:{}/app", facts.password, address.host, address.ports["main"]);
+    fn outputs(&self, inputs: &RenderInputs, address: &Address) -> BTreeMap<String, (String, bool)> {
+        let url = format!("database://app:{}@{}:{}/app", inputs.password, address.host, address.ports["main"]);
         BTreeMap::from([("url".to_owned(), (url, true)), ("host".to_owned(), (address.host.clone(), false))])
     }
 }
@@ -336,14 +336,14 @@ fn resource_becomes_unit_rendered_by_its_module() {
 
 #[test]
 fn new_password_or_port_keeps_hash() {
-    let hashes = |runtime, bend: fn(&mut ResolveInputs)| {
-        let application = resolve_with(&shop_with_database(), runtime, bend).application;
+    let hashes = |runtime, modify: fn(&mut ResolveInputs)| {
+        let application = resolve_with(&shop_with_database(), runtime, modify).application;
         application.units.into_values().map(|unit| (unit.name, unit.hash)).collect::<BTreeMap<_, _>>()
     };
     for runtime in [Docker, AsProcess] {
         let first = hashes(runtime, |_| ());
-        assert_eq!(hashes(runtime, |context| context.password_seed = "other".into()), first);
-        assert_eq!(hashes(runtime, |context| context.ports.values_mut().for_each(|port| *port += 1)), first);
+        assert_eq!(hashes(runtime, |inputs| inputs.password_seed = "other".into()), first);
+        assert_eq!(hashes(runtime, |inputs| inputs.ports.values_mut().for_each(|port| *port += 1)), first);
     }
 }
 
@@ -353,9 +353,13 @@ fn unknown_output_suggests_nearest_name() {
     let env = &mut loaded.manifest.services["api"].value.env;
     env.insert("BAD".into(), entry(placeholder(Scope::Resources, &["db", "ulr"], None)));
     let resolved = resolve_with(&loaded, Docker, |_| ());
-    let words: Vec<_> =
-        resolved.diagnostics.iter().filter(|found| found.code.0 == "PD0251").map(|found| &found.message).collect();
-    assert_eq!(words, ["unknown output `ulr` (nearest: `url`) of resource `db`"]);
+    let messages: Vec<_> = resolved
+        .diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.code.0 == "PD0251")
+        .map(|diagnostic| &diagnostic.message)
+        .collect();
+    assert_eq!(messages, ["unknown output `ulr` (nearest: `url`) of resource `db`"]);
 }
 
 #[test]
@@ -366,7 +370,7 @@ fn origins_never_contain_password() {
     loaded.manifest.services["api"].value.command = Some(Command::Arguments(vec![literal("serve"), url]));
     let resolved = resolve_with(&loaded, Docker, |_| ());
     let Body::Container(api) = &resolved.application.units["api"].body else { panic!("a container") };
-    assert!(api.create_body["Cmd"].to_string().contains(&password), "the program gets it");
+    assert!(api.create_body["Cmd"].to_string().contains(&password), "the program receives the password");
     let shown = resolved.origins.get("services.api.docker.Cmd").unwrap().value.to_string();
     assert!(!format!("{:?}", resolved.origins).contains(&password) && shown.contains("{password}"), "{shown}");
 }

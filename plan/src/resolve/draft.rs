@@ -1,4 +1,5 @@
-//! The units of an application before anything is resolved: jobs merged with their service, a runtime chosen for each.
+//! Drafts of the units, before placeholders are resolved: each job is merged with its service, and each unit has a
+//! runtime.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use crate::resolve::PortRequest;
 pub(super) struct UnitDraft<'a> {
     pub(super) name: UnitName,
     pub(super) role: Role,
-    /// `services.api`: where it stands in the manifest.
+    /// Path in the manifest: `services.api`.
     pub(super) path: String,
     pub(super) runtime: RuntimeKind,
     pub(super) kind: Kind<'a>,
@@ -22,7 +23,7 @@ pub(super) struct UnitDraft<'a> {
 
 pub(super) enum Kind<'a> {
     Service(&'a Service),
-    /// The body with the values of its service filled in.
+    /// The job's body, merged with its service.
     Job(Box<Service>, &'a Job),
     Resource(&'a Resource, &'a Module),
 }
@@ -53,31 +54,31 @@ impl UnitDraft<'_> {
         if let Kind::Resource(_, module) = &self.kind {
             let ports = module.renderer.ports(self.runtime).into_iter();
             return ports
-                .map(|(name, inside)| {
-                    (name, RequestedPort { listen_port: inside, fixed: None, protocol: PortProtocol::Tcp })
+                .map(|(name, listen_port)| {
+                    (name, RequestedPort { listen_port, fixed: None, protocol: PortProtocol::Tcp })
                 })
                 .collect();
         }
         let ports = self.service().into_iter().flat_map(|service| &service.ports);
-        let wished = |(name, port): (&String, &manifest::model::Entry<manifest::model::Port>)| {
+        let requested = |(name, port): (&String, &manifest::model::Entry<manifest::model::Port>)| {
             let fixed = port.value.host.as_ref().map(|host| host.value);
-            let inside = port.value.number.value;
-            (name.clone(), RequestedPort { listen_port: inside, fixed, protocol: port.value.protocol })
+            let listen_port = port.value.number.value;
+            (name.clone(), RequestedPort { listen_port, fixed, protocol: port.value.protocol })
         };
-        ports.map(wished).collect()
+        ports.map(requested).collect()
     }
 
     pub(super) fn port_requests(&self) -> Vec<PortRequest> {
-        let wish = |(port, wished): (String, RequestedPort)| PortRequest {
+        let to_request = |(port, requested): (String, RequestedPort)| PortRequest {
             unit: self.name.clone(),
             port,
-            fixed: wished.fixed,
+            fixed: requested.fixed,
         };
-        self.ports().into_iter().map(wish).collect()
+        self.ports().into_iter().map(to_request).collect()
     }
 }
 
-/// All units, services first, then jobs, then resources whose module is known.
+/// Drafts all services, then all jobs, then all resources whose module is known.
 pub(super) fn draft_units<'a>(
     loaded: &'a LoadedManifest,
     default_runtime: RuntimeKind,
@@ -93,7 +94,7 @@ pub(super) fn draft_units<'a>(
     all.filter_map(|(role, name)| draft_unit(loaded, &mut chooser, role, name)).collect()
 }
 
-/// One of them.
+/// Drafts one unit. `None` if there is no such unit or its module is unknown.
 pub(super) fn draft_unit<'a>(
     loaded: &'a LoadedManifest,
     chooser: &mut runtimes::RuntimeChooser<'_>,
@@ -126,19 +127,19 @@ pub(super) fn draft_unit<'a>(
     Some(UnitDraft { name: name.to_owned(), role, path, runtime, kind })
 }
 
-/// A job with `service:` starts from that service: its image, build, folder, environment, volumes, limits. What makes
-/// a service reachable (ports, routes, health) is not taken over.
+/// A job with `service:` inherits from that service: image, build, folder, environment, volumes, limits. It does not
+/// inherit settings that make a service reachable (ports, routes, health).
 fn job_body(manifest: &Manifest, job: &Job) -> Service {
     let mut body = job.body.clone();
     let Some(base) = job.service.as_ref().and_then(|name| manifest.services.get(&name.value)) else { return body };
     let base = base.value.clone();
-    let own_image = body.image.is_some() || body.build.is_some();
-    if !own_image {
+    let has_own_image = body.image.is_some() || body.build.is_some();
+    if !has_own_image {
         body.image = base.image;
         body.build = base.build;
     }
     if let Some(mut process) = base.process {
-        // The job's own command runs on both runtimes; the service's would start the service.
+        // The job's own `command` also replaces the service's `process.command`, which would start the service instead.
         let own = body.process.take().unwrap_or_default();
         process.command = own.command.or_else(|| if body.command.is_some() { None } else { process.command.take() });
         process.dir = own.dir.or(process.dir);

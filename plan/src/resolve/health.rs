@@ -1,4 +1,4 @@
-//! When a unit counts as ready: what was written, else the defaults of a unit with and without a port.
+//! Decides when a unit is ready: by the check in the manifest, else by a default that depends on whether it has a port.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::application::{Argv, Check, Health, PortProtocol, Probe, ReadyCheck};
 pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 pub(super) const STAYS_UP_DURATION: Duration = Duration::from_millis(300);
 
-/// A TCP connect, for a port about which nothing is known.
+/// A TCP connect, the default check of a port.
 pub(super) fn tcp_probe(port: &str) -> Probe {
     Probe {
         check: Check::Tcp { port: port.to_owned() },
@@ -33,16 +33,18 @@ pub(super) fn resolve_health(builder: &mut UnitBuilder<'_, '_>, health: &model::
 }
 
 fn default_ready_check(builder: &UnitBuilder<'_, '_>) -> ReadyCheck {
-    // Nobody answers on a UDP port unasked, so connecting to one proves nothing.
+    // UDP has no connection, so a connect to a UDP port proves nothing.
     let ports = &builder.ports;
-    let usable = |name: &&str| ports.get(*name).is_some_and(|port| port.protocol != PortProtocol::Udp);
-    let main = builder.context.main_port(&builder.draft.name).filter(usable);
-    let first = || ports.keys().map(String::as_str).find(usable);
-    main.or_else(first).map_or(ReadyCheck::StaysUp(STAYS_UP_DURATION), |port| ReadyCheck::Probe(tcp_probe(port)))
+    let is_probeable = |name: &&str| ports.get(*name).is_some_and(|port| port.protocol != PortProtocol::Udp);
+    let main_port = builder.context.main_port(&builder.draft.name).filter(is_probeable);
+    let first_port = || ports.keys().map(String::as_str).find(is_probeable);
+    main_port
+        .or_else(first_port)
+        .map_or(ReadyCheck::StaysUp(STAYS_UP_DURATION), |port| ReadyCheck::Probe(tcp_probe(port)))
 }
 
-fn resolve_probe(builder: &mut UnitBuilder<'_, '_>, written: &model::Probe, which: &str) -> Option<Probe> {
-    let check = match &written.check {
+fn resolve_probe(builder: &mut UnitBuilder<'_, '_>, probe: &model::Probe, key: &str) -> Option<Probe> {
+    let check = match &probe.check {
         model::Check::Http { path: url_path, port, host, headers, status } => Check::Http {
             port: probe_port_name(builder, port.as_ref())?,
             path: url_path.value.clone(),
@@ -57,28 +59,28 @@ fn resolve_probe(builder: &mut UnitBuilder<'_, '_>, written: &model::Probe, whic
         model::Check::Exec { command } => {
             let argv = {
                 let unit = builder.draft.path.as_str();
-                builder.resolve_command(command, &format_args!("{unit}.health.{which}"))
+                builder.resolve_command(command, &format_args!("{unit}.health.{key}"))
             };
             Check::Exec { argv: argv.map_or(Argv::List(Vec::new()), |argv| argv.to_argv()) }
         }
     };
     Some(Probe {
         check,
-        interval: written.interval,
-        timeout: written.timeout,
-        failures: written.failures,
-        successes: written.successes,
+        interval: probe.interval,
+        timeout: probe.timeout,
+        failures: probe.failures,
+        successes: probe.successes,
     })
 }
 
-/// A port is meant by name or by number; without either it is the main one. What is not there was told by the reader
-/// of the manifest.
-fn probe_port_name(builder: &UnitBuilder<'_, '_>, wanted: Option<&manifest::Spanned<String>>) -> Option<String> {
-    let Some(wanted) = wanted else { return builder.context.main_port(&builder.draft.name).map(str::to_owned) };
-    if builder.ports.contains_key(&wanted.value) {
-        return Some(wanted.value.clone());
+/// The port that a probe refers to, by name or number; the main port if it names none. The manifest reader already
+/// reported a port that does not exist.
+fn probe_port_name(builder: &UnitBuilder<'_, '_>, reference: Option<&manifest::Spanned<String>>) -> Option<String> {
+    let Some(reference) = reference else { return builder.context.main_port(&builder.draft.name).map(str::to_owned) };
+    if builder.ports.contains_key(&reference.value) {
+        return Some(reference.value.clone());
     }
-    let number: u16 = wanted.value.parse().ok()?;
+    let number: u16 = reference.value.parse().ok()?;
     let mut ports = builder.draft.service()?.ports.iter();
     ports.find(|(_, port)| port.value.number.value == number).map(|(name, _)| name.clone())
 }

@@ -1,4 +1,4 @@
-//! Names that differ in the manifest and meet in the browser: one host for each service.
+//! Reports services whose names differ in the manifest but have the same host name.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use crate::codes;
 use crate::naming::service_label;
 
 pub(super) fn check(manifest: &Manifest, diagnostics: &mut Vec<Diagnostic>) {
-    let mut taken: BTreeMap<String, (&str, Span)> = BTreeMap::new();
+    let mut services_by_label: BTreeMap<String, (&str, Span)> = BTreeMap::new();
     for (name, entry) in manifest.services.iter().filter(|(_, entry)| !entry.value.ports.is_empty()) {
         let label = service_label(name).text;
-        match taken.get(&label) {
+        match services_by_label.get(&label) {
             None => {
-                taken.insert(label, (name, entry.key));
+                services_by_label.insert(label, (name, entry.key));
             }
             Some((first, span)) => {
                 let message = format!("`{name}` and `{first}` would both answer at `{label}.BRANCH.APP.localhost`");

@@ -1,8 +1,8 @@
-//! What was found in an earlier version of a manifest, for units that are the same in the next one.
+//! Reuses findings from an earlier version of a manifest for units that did not change.
 //!
-//! What is found in a unit depends on the unit itself, on all that is no unit, and on what others show of themselves:
-//! names, ports, runtimes, resources with their modules. Where the latter two are the same, a unit whose part of the tree
-//! is the same but for its place has the same findings, at its new place. Whatever is not certain is looked at anew.
+//! The findings of a unit depend on three parts: the unit itself, everything that is not a unit, and the interfaces of
+//! other units (names, ports, runtimes, resources with their modules). If the last two are unchanged, a unit whose
+//! subtree only moved has the same findings at its new position. In every uncertain case the unit is analysed again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,44 +16,46 @@ use crate::application::{PortProtocol, Role, RuntimeKind};
 use crate::guardrails::Finding;
 use crate::load::LoadedManifest;
 
-/// Found in one unit.
+/// The findings of one unit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UnitFindings {
     pub(crate) diagnostics: Vec<Diagnostic>,
     pub(crate) violations: Vec<Finding>,
 }
 
-/// By unit, in the order of the drafts. None where it was not looked at, or points at what is not the unit's own.
+/// Findings by unit, in the order of the drafts. `None` if the unit was not analysed, or if a finding points outside
+/// the unit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FindingsCache(Vec<Option<UnitFindings>>);
 
-/// How far each unit has moved since an earlier version, in the order of the drafts. None for those that have changed.
+/// The offset in bytes by which each unit moved since an earlier version, in the order of the drafts. `None` for units
+/// that changed.
 #[derive(Clone, Debug)]
 pub(crate) struct UnitOffsets(Vec<Option<i32>>);
 
 impl FindingsCache {
-    pub(super) fn push(&mut self, loaded: &LoadedManifest, draft: &UnitDraft<'_>, found: &UnitFindings) {
-        let own = unit_span(loaded, draft);
-        let inside = |span: Span| span.file == own.file && own.start <= span.start && span.end <= own.end;
-        let all_inside = found.violations.iter().all(|one| inside(one.span))
-            && found.diagnostics.iter().flat_map(diagnostic_spans).all(inside);
-        self.0.push(all_inside.then(|| found.clone()));
+    pub(super) fn push(&mut self, loaded: &LoadedManifest, draft: &UnitDraft<'_>, findings: &UnitFindings) {
+        let unit = unit_span(loaded, draft);
+        let is_inside = |span: Span| span.file == unit.file && unit.start <= span.start && span.end <= unit.end;
+        let all_inside = findings.violations.iter().all(|finding| is_inside(finding.span))
+            && findings.diagnostics.iter().flat_map(diagnostic_spans).all(is_inside);
+        self.0.push(all_inside.then(|| findings.clone()));
     }
 
     pub(super) fn push_empty(&mut self) {
         self.0.push(None);
     }
 
-    /// At its place of now, if it still holds.
-    pub(super) fn get(&self, unit: usize, moved: &UnitOffsets) -> Option<UnitFindings> {
-        let by = (*moved.0.get(unit)?)?;
-        let kept = self.0.get(unit)?.as_ref()?;
+    /// The findings of a unit at its new position. `None` if they cannot be reused.
+    pub(super) fn get(&self, unit: usize, offsets: &UnitOffsets) -> Option<UnitFindings> {
+        let offset = (*offsets.0.get(unit)?)?;
+        let cached = self.0.get(unit)?.as_ref()?;
         Some(UnitFindings {
-            diagnostics: kept.diagnostics.iter().map(|one| one.shifted(by)).collect(),
-            violations: kept
+            diagnostics: cached.diagnostics.iter().map(|diagnostic| diagnostic.shifted(offset)).collect(),
+            violations: cached
                 .violations
                 .iter()
-                .map(|one| Finding { span: one.span.shifted(by), ..one.clone() })
+                .map(|finding| Finding { span: finding.span.shifted(offset), ..finding.clone() })
                 .collect(),
         })
     }
@@ -69,18 +71,18 @@ fn unit_span(loaded: &LoadedManifest, draft: &UnitDraft<'_>) -> Span {
     entry.map(|(key, value)| Span { end: value.end, ..key }).unwrap_or_default()
 }
 
-fn diagnostic_spans(found: &Diagnostic) -> impl Iterator<Item = Span> {
-    let related = found.related.iter().map(|related| related.span);
-    let edits = found.fixes.iter().flat_map(|fix| &fix.edits).map(|edit| edit.span);
-    std::iter::once(found.span).chain(related).chain(edits)
+fn diagnostic_spans(diagnostic: &Diagnostic) -> impl Iterator<Item = Span> {
+    let related = diagnostic.related.iter().map(|related| related.span);
+    let edits = diagnostic.fixes.iter().flat_map(|fix| &fix.edits).map(|edit| edit.span);
+    std::iter::once(diagnostic.span).chain(related).chain(edits)
 }
 
-/// Both read for the same question. `None` where every unit has to be looked at.
-pub(crate) fn compute_unit_offsets(before: &LoadedManifest, now: &LoadedManifest) -> Option<UnitOffsets> {
-    if !(is_self_contained(before) && is_self_contained(now) && has_same_modules(before, now)) {
+/// Compares two versions that were loaded with the same options. `None` if every unit has to be analysed again.
+pub(crate) fn compute_unit_offsets(previous: &LoadedManifest, current: &LoadedManifest) -> Option<UnitOffsets> {
+    if !(is_self_contained(previous) && is_self_contained(current) && has_same_modules(previous, current)) {
         return None;
     }
-    let (old, new) = (before.root.as_ref()?.as_map()?, now.root.as_ref()?.as_map()?);
+    let (old, new) = (previous.root.as_ref()?.as_map()?, current.root.as_ref()?.as_map()?);
     if old.len() != new.len() {
         return None;
     }
@@ -98,91 +100,95 @@ pub(crate) fn compute_unit_offsets(before: &LoadedManifest, now: &LoadedManifest
         }
         units.extend(old.iter().zip(new).map(|(old, new)| ((role, new.key.value.as_str()), pair_offset(old, new))));
     }
-    mark_dependent_jobs_changed(now, &mut units);
-    let mut changed = units.iter().filter(|(_, moved)| moved.is_none()).map(|(unit, _)| unit);
-    if !changed.all(|(role, name)| has_same_interface(before, now, *role, name)) {
+    mark_dependent_jobs_changed(current, &mut units);
+    let mut changed = units.iter().filter(|(_, offset)| offset.is_none()).map(|(unit, _)| unit);
+    if !changed.all(|(role, name)| has_same_interface(previous, current, *role, name)) {
         return None;
     }
-    let manifest = &now.manifest;
-    let own = |role: Role, name: &str| units.get(&(role, name)).copied().flatten();
-    let services = manifest.services.keys().map(|name| own(Role::Service, name));
-    let jobs = manifest.jobs.keys().map(|name| own(Role::Job, name));
-    // Resources stand among what has to be the same; how far they moved is not looked for, because they are few.
-    let resources = manifest.resources.keys().filter(|name| now.modules.contains_key(*name)).map(|_| None);
+    let manifest = &current.manifest;
+    let offset_of = |role: Role, name: &str| units.get(&(role, name)).copied().flatten();
+    let services = manifest.services.keys().map(|name| offset_of(Role::Service, name));
+    let jobs = manifest.jobs.keys().map(|name| offset_of(Role::Job, name));
+    // Resources belong to the part that must be unchanged. They are few, so their offsets are not computed and they are
+    // analysed again.
+    let resources = manifest.resources.keys().filter(|name| current.modules.contains_key(*name)).map(|_| None);
     Some(UnitOffsets(services.chain(jobs).chain(resources).collect()))
 }
 
-/// Nothing is laid over or under the one file: its tree is all there is.
+/// True if no include and no environment overlay takes part, so that the tree of the one file is everything.
 fn is_self_contained(loaded: &LoadedManifest) -> bool {
-    let overlay = |root: &Node| {
-        let all = root.get("environments");
-        all.is_some_and(|all| all.value.get(&loaded.manifest.environment.name).is_some())
+    let has_overlay = |root: &Node| {
+        let environments = root.get("environments");
+        environments.is_some_and(|environments| environments.value.get(&loaded.manifest.environment.name).is_some())
     };
-    loaded.sources.iter().count() == 1 && !loaded.root.as_ref().is_some_and(overlay)
+    loaded.sources.iter().count() == 1 && !loaded.root.as_ref().is_some_and(has_overlay)
 }
 
-/// Those in folders may have changed without another name or version.
-fn has_same_modules(before: &LoadedManifest, now: &LoadedManifest) -> bool {
+/// True if both versions use the same built-in modules. A module in a folder may change without a new name or version,
+/// so other sources are never considered the same.
+fn has_same_modules(previous: &LoadedManifest, current: &LoadedManifest) -> bool {
     let built_in = catalog::Source::BuiltIn.to_string();
-    let same = |((one, old), (other, new)): ((&String, &crate::module::Module), (&String, &crate::module::Module))| {
-        one == other
-            && (&old.name, &old.version) == (&new.name, &new.version)
-            && [&old.source, &new.source] == [&built_in; 2]
-    };
-    before.modules.len() == now.modules.len() && before.modules.iter().zip(&now.modules).all(same)
+    let is_same =
+        |((old_name, old), (new_name, new)): ((&String, &crate::module::Module), (&String, &crate::module::Module))| {
+            old_name == new_name
+                && (&old.name, &old.version) == (&new.name, &new.version)
+                && [&old.source, &new.source] == [&built_in; 2]
+        };
+    previous.modules.len() == current.modules.len() && previous.modules.iter().zip(&current.modules).all(is_same)
 }
 
-/// How far, when it is the same but for its place.
+/// The offset by which a pair moved. `None` if it differs in more than its position.
 fn pair_offset(old: &Pair, new: &Pair) -> Option<i32> {
     let start = |pair: &Pair| i32::try_from(pair.key.span.start).ok();
-    let by = start(new)?.checked_sub(start(old)?)?;
-    is_same_pair(old, new, by).then_some(by)
+    let offset = start(new)?.checked_sub(start(old)?)?;
+    is_same_pair(old, new, offset).then_some(offset)
 }
 
-fn is_same_pair(old: &Pair, new: &Pair, by: i32) -> bool {
-    old.key.span.shifted(by) == new.key.span
+fn is_same_pair(old: &Pair, new: &Pair, offset: i32) -> bool {
+    old.key.span.shifted(offset) == new.key.span
         && old.key.value == new.key.value
-        && is_same_node(&old.value, &new.value, by)
+        && is_same_node(&old.value, &new.value, offset)
 }
 
-fn is_same_node(old: &Node, new: &Node, by: i32) -> bool {
-    let kinds = match (&old.kind, &new.kind) {
+fn is_same_node(old: &Node, new: &Node, offset: i32) -> bool {
+    let has_same_content = match (&old.kind, &new.kind) {
         (Kind::Scalar(old), Kind::Scalar(new)) => old == new,
         (Kind::List(old), Kind::List(new)) => {
-            old.len() == new.len() && old.iter().zip(new).all(|(old, new)| is_same_node(old, new, by))
+            old.len() == new.len() && old.iter().zip(new).all(|(old, new)| is_same_node(old, new, offset))
         }
         (Kind::Map(old), Kind::Map(new)) => {
-            old.len() == new.len() && old.iter().zip(new).all(|(old, new)| is_same_pair(old, new, by))
+            old.len() == new.len() && old.iter().zip(new).all(|(old, new)| is_same_pair(old, new, offset))
         }
         _ => false,
     };
-    kinds && old.span.shifted(by) == new.span && new.span.file == FileId(0)
+    has_same_content && old.span.shifted(offset) == new.span && new.span.file == FileId(0)
 }
 
-/// A job takes over what its service has.
-fn mark_dependent_jobs_changed<'a>(now: &'a LoadedManifest, units: &mut HashMap<(Role, &'a str), Option<i32>>) {
+/// A job inherits from its service, so it changes with it.
+fn mark_dependent_jobs_changed<'a>(current: &'a LoadedManifest, units: &mut HashMap<(Role, &'a str), Option<i32>>) {
     let changed: HashSet<&str> = units
         .iter()
-        .filter(|((role, _), moved)| *role == Role::Service && moved.is_none())
+        .filter(|((role, _), offset)| *role == Role::Service && offset.is_none())
         .map(|((_, name), _)| *name)
         .collect();
-    for (name, entry) in &now.manifest.jobs {
+    for (name, entry) in &current.manifest.jobs {
         if entry.value.service.as_ref().is_some_and(|service| changed.contains(service.value.as_str())) {
             units.insert((Role::Job, name), None);
         }
     }
 }
 
-/// Whether other units see no difference.
-fn has_same_interface(before: &LoadedManifest, now: &LoadedManifest, role: Role, name: &str) -> bool {
+/// True if the unit looks the same to other units in both versions.
+fn has_same_interface(previous: &LoadedManifest, current: &LoadedManifest, role: Role, name: &str) -> bool {
     [RuntimeKind::Docker, RuntimeKind::Process]
         .into_iter()
-        .all(|runtime| unit_interface(before, role, name, runtime) == unit_interface(now, role, name, runtime))
+        .all(|runtime| unit_interface(previous, role, name, runtime) == unit_interface(current, role, name, runtime))
 }
 
 type UnitInterface = (RuntimeKind, Vec<String>, Vec<(String, u16, Option<u16>, PortProtocol)>);
 
-/// What a unit shows of itself: where it runs, and its ports, also in the order in which they are written.
+/// The properties of a unit that other units can observe: its runtime, its ports, and the order of the ports in the
+/// manifest (the first one may be the main port).
 fn unit_interface(
     loaded: &LoadedManifest,
     role: Role,
@@ -197,8 +203,8 @@ fn unit_interface(
         notes: &mut notes,
     };
     let draft = draft::draft_unit(loaded, &mut chooser, role, name)?;
-    let written = draft.service().map(|service| service.ports.keys().cloned().collect()).unwrap_or_default();
+    let port_order = draft.service().map(|service| service.ports.keys().cloned().collect()).unwrap_or_default();
     let ports =
         draft.ports().into_iter().map(|(name, port)| (name, port.listen_port, port.fixed, port.protocol)).collect();
-    Some((draft.runtime, written, ports))
+    Some((draft.runtime, port_order, ports))
 }

@@ -1,7 +1,7 @@
-//! Resources: what their module renders becomes a unit like any other, with the module as the origin of its fields.
+//! Builds the unit of a resource from the rendering of its module. The module is the origin of the unit's fields.
 //!
-//! A module is rendered twice: once with what pdev chose (ports, the password), once with tokens in their place, for
-//! the hash. So a password that was made anew or a port that moved is no change of the user's mind.
+//! A module is rendered twice: once with the values that pdev chose (ports, the password), and once with tokens instead
+//! for the hash. A new password or a moved port therefore does not count as a change of the user's intent.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ use crate::origin::Origin;
 use crate::render::RenderedValue;
 use crate::render::docker::ContainerBuilder;
 
-/// Stands for a resource's password wherever something is shown or hashed.
+/// Replaces a resource's password in everything that is displayed or hashed.
 pub(super) const PASSWORD_TOKEN: &str = "{password}";
 
 pub(super) fn build_resource<'a>(
@@ -35,7 +35,7 @@ pub(super) fn build_resource<'a>(
     let stable = module.renderer.render(&render_inputs(builder.context, builder.draft, true));
     let origin = Origin::Module { name: module.name.clone(), version: module.version.clone() };
     let env = build_resource_env(&mut builder, &text, &stable, &origin);
-    let made = match builder.draft.runtime {
+    let built = match builder.draft.runtime {
         RuntimeKind::Docker => build_resource_container(&mut builder, resource, &text, &stable, &origin),
         RuntimeKind::Process => build_resource_process(&mut builder, &text, &stable, &origin),
     };
@@ -53,61 +53,62 @@ pub(super) fn build_resource<'a>(
             grace: text.stop_grace.unwrap_or(super::units::STOP_GRACE),
         },
         module: Some(format!("{} {} ({})", module.name, module.version, module.source)),
-        ..builder.default_unit(made.body, env, made.support)
+        ..builder.default_unit(built.body, env, built.support)
     };
-    builder.finish(unit, made.volumes)
+    builder.finish(unit, built.volumes)
 }
 
-/// The names there are, when this one is not.
+/// The value of an output for a consumer. The error is the list of outputs that exist.
 pub(super) fn resource_output(
-    world: &ResolveContext<'_>,
+    context: &ResolveContext<'_>,
     consumer: RuntimeKind,
     resource: &str,
     output: &str,
 ) -> Result<ResolvedText, Vec<String>> {
-    let Some(draft) = world.drafts.get(resource) else { return Err(Vec::new()) };
+    let Some(draft) = context.drafts.get(resource) else { return Err(Vec::new()) };
     let Kind::Resource(_, module) = &draft.kind else { return Err(Vec::new()) };
-    let outputs = world.cached_outputs(resource, consumer, || {
-        let all = |stable| {
+    let outputs = context.cached_outputs(resource, consumer, || {
+        let render_outputs = |stable| {
             module
                 .renderer
-                .outputs(&render_inputs(world, draft, stable), &resource_address(world, consumer, resource, stable))
+                .outputs(&render_inputs(context, draft, stable), &resource_address(context, consumer, resource, stable))
         };
-        let (texts, mut stable) = (all(false), all(true));
-        let value = |(name, (text, sensitive)): (String, (String, bool))| {
-            let stable = stable.remove(&name).map(|(stable, _)| stable).unwrap_or_default();
+        let (texts, mut stable_texts) = (render_outputs(false), render_outputs(true));
+        let resolved = |(name, (text, sensitive)): (String, (String, bool))| {
+            let stable = stable_texts.remove(&name).map(|(stable, _)| stable).unwrap_or_default();
             (name, ResolvedText { text, stable, sensitive })
         };
-        texts.into_iter().map(value).collect()
+        texts.into_iter().map(resolved).collect()
     });
     outputs.get(output).cloned().ok_or_else(|| outputs.keys().cloned().collect())
 }
 
-fn resource_address(world: &ResolveContext<'_>, consumer: RuntimeKind, resource: &str, stable: bool) -> Address {
-    let ports = world.units.get(resource).map(|known| &known.ports);
+fn resource_address(context: &ResolveContext<'_>, consumer: RuntimeKind, resource: &str, stable: bool) -> Address {
+    let ports = context.units.get(resource).map(|unit| &unit.ports);
     let mut address = Address { host: String::new(), ports: BTreeMap::new() };
     for name in ports.into_iter().flat_map(BTreeMap::keys) {
-        let Some((host, port)) = world.address(consumer, resource, name) else { continue };
+        let Some((host, port)) = context.address(consumer, resource, name) else { continue };
         address.host = host.text;
         address.ports.insert(name.clone(), if stable { port.stable } else { port.text });
     }
     address
 }
 
-fn render_inputs(world: &ResolveContext<'_>, draft: &UnitDraft<'_>, stable: bool) -> RenderInputs {
-    let context = world.inputs;
-    let ports = world.units.get(draft.name.as_str()).map(|known| &known.ports);
+fn render_inputs(context: &ResolveContext<'_>, draft: &UnitDraft<'_>, stable: bool) -> RenderInputs {
+    let inputs = context.inputs;
+    let ports = context.units.get(draft.name.as_str()).map(|unit| &unit.ports);
     let listen = ports.into_iter().flatten().map(|(name, port)| {
-        let chosen = draft.runtime == RuntimeKind::Process && stable;
-        (name.clone(), if chosen { format!("{{port:{}.{name}}}", draft.name) } else { port.listen_port.to_string() })
+        // A container's port comes from the module and is the same everywhere; a process's port is chosen by pdev.
+        let use_token = draft.runtime == RuntimeKind::Process && stable;
+        (name.clone(), if use_token { format!("{{port:{}.{name}}}", draft.name) } else { port.listen_port.to_string() })
     });
-    let secret = format!("{}\0{}\0{}", context.password_seed, context.preview.id.0, draft.name);
+    let password_input = format!("{}\0{}\0{}", inputs.password_seed, inputs.preview.id.0, draft.name);
     RenderInputs {
         runtime: draft.runtime,
         resource: draft.name.clone(),
-        app: context.preview.app.clone(),
+        app: inputs.preview.app.clone(),
         ports: listen.collect(),
-        password: if stable { PASSWORD_TOKEN.to_owned() } else { base32_digest(secret.as_bytes(), 26) },
+        password: if stable { PASSWORD_TOKEN.to_owned() } else { base32_digest(password_input.as_bytes(), 26) },
     }
 }
 
@@ -121,8 +122,8 @@ fn build_resource_env(
     for (name, (value, sensitive)) in &text.env {
         let shown = if *sensitive { "(sensitive)" } else { value };
         builder.record_origin(&format!("env.{name}"), || json!(shown), origin.clone());
-        let hashed = stable.env.get(name).map(|(value, _)| value.clone()).unwrap_or_default();
-        builder.record_intent(&format!("env.{name}"), &hashed);
+        let stable_value = stable.env.get(name).map(|(value, _)| value.clone()).unwrap_or_default();
+        builder.record_intent(&format!("env.{name}"), &stable_value);
         env.insert(name.clone(), EnvValue { value: value.clone(), sensitive: *sensitive });
     }
     env
@@ -135,24 +136,29 @@ fn build_resource_container(
     stable: &Rendering,
     origin: &Origin,
 ) -> BuiltBody {
-    let mut drawing = ContainerBuilder::hardened();
-    let mut list = |word: &str, field: &str, words: &[String], hashed: &[String]| {
+    let mut container = ContainerBuilder::hardened();
+    let mut set_list = |manifest_key: &str, field: &str, words: &[String], stable_words: &[String]| {
         if !words.is_empty() {
-            drawing.set(word, field, RenderedValue { actual: json!(words), stable: json!(hashed) }, origin.clone());
+            container.set(
+                manifest_key,
+                field,
+                RenderedValue { actual: json!(words), stable: json!(stable_words) },
+                origin.clone(),
+            );
         }
     };
-    list("command", "Cmd", &text.command, &stable.command);
-    list("entrypoint", "Entrypoint", &text.entrypoint, &stable.entrypoint);
+    set_list("command", "Cmd", &text.command, &stable.command);
+    set_list("entrypoint", "Entrypoint", &text.entrypoint, &stable.entrypoint);
     if let Some(signal) = &text.stop_signal {
-        drawing.set("stop.signal", "StopSignal", RenderedValue::literal(signal.clone()), origin.clone());
+        container.set("stop.signal", "StopSignal", RenderedValue::literal(signal.clone()), origin.clone());
     }
     let exposed: serde_json::Map<String, Json> =
         builder.ports.values().map(|port| (format!("{}/tcp", port.listen_port), json!({}))).collect();
     if !exposed.is_empty() {
-        drawing.set("ports", "ExposedPorts", RenderedValue::literal(Json::Object(exposed)), origin.clone());
+        container.set("ports", "ExposedPorts", RenderedValue::literal(Json::Object(exposed)), origin.clone());
     }
     for (field, value) in &text.host_config {
-        drawing.set(
+        container.set(
             &format!("docker.HostConfig.{field}"),
             &format!("HostConfig.{field}"),
             RenderedValue::literal(value.clone()),
@@ -160,31 +166,32 @@ fn build_resource_container(
         );
     }
     if let Some(user) = &text.user {
-        drawing.set("user", "User", RenderedValue::literal(user.clone()), origin.clone());
+        container.set("user", "User", RenderedValue::literal(user.clone()), origin.clone());
     }
     let changes = object_patches::resolve_unit_patches(builder, resource.raw.docker.as_ref());
-    let drawn = drawing.finish(&changes);
-    let support = if drawn.off_road { SupportLevel::OffRoad } else { SupportLevel::Paved };
-    let create = record_settings(builder, drawn);
+    let rendered = container.finish(&changes);
+    let support = if rendered.off_road { SupportLevel::OffRoad } else { SupportLevel::Paved };
+    let create_body = record_settings(builder, rendered);
     let image = text.image.clone().unwrap_or_default();
     builder.record_intent("image", stable.image.as_deref().unwrap_or_default());
     builder.record_origin("image", || json!(image), origin.clone());
-    let prefix = |short: &String| format!("{}-{short}", builder.draft.name);
+    // Volumes of all units share one namespace, so prefix them with the resource's name.
+    let volume_name = |short: &String| format!("{}-{short}", builder.draft.name);
     let volumes: Vec<(String, String)> =
-        text.volumes.iter().map(|(short, path)| (prefix(short), path.clone())).collect();
-    for (short, path) in &volumes {
-        builder.record_intent(&format!("volumes.{short}"), path);
+        text.volumes.iter().map(|(short, path)| (volume_name(short), path.clone())).collect();
+    for (name, path) in &volumes {
+        builder.record_intent(&format!("volumes.{name}"), path);
     }
-    let own = volumes.iter().map(|(short, _)| short.clone()).collect();
+    let volume_names = volumes.iter().map(|(name, _)| name.clone()).collect();
     let body = Body::Container(Container {
         image: ImageSource::Reference(image),
-        create_body: create,
+        create_body,
         aliases: vec![builder.draft.name.clone()],
         process_peers: Vec::new(),
         volumes,
         pull: PullPolicy::Missing,
     });
-    BuiltBody { body, volumes: own, support }
+    BuiltBody { body, volumes: volume_names, support }
 }
 
 fn build_resource_process(
@@ -194,25 +201,25 @@ fn build_resource_process(
     origin: &Origin,
 ) -> BuiltBody {
     builder.record_origin("process.argv", || json!(stable.command), origin.clone());
-    let hashed = [
+    let intent = [
         ("command", format!("{:?}", stable.command)),
         ("process.init", format!("{:?}", stable.init)),
         ("process.after_ready", format!("{:?}", stable.after_ready)),
         ("process.files", format!("{:?}", stable.files)),
         ("process.user", format!("{:?}", stable.user)),
     ];
-    for (field, said) in hashed {
-        builder.record_intent(field, &said);
+    for (field, stable_text) in intent {
+        builder.record_intent(field, &stable_text);
     }
-    let argv = |commands: &[Vec<String>]| commands.iter().cloned().map(Argv::List).collect();
+    let argv_list = |commands: &[Vec<String>]| commands.iter().cloned().map(Argv::List).collect();
     let spec = ProcessSpec {
         argv: Argv::List(text.command.clone()),
         dir: ProcessDir::Data,
         build: None,
         build_inputs: Vec::new(),
         user: text.user.clone(),
-        init: argv(&text.init),
-        after_ready: argv(&text.after_ready),
+        init: argv_list(&text.init),
+        after_ready: argv_list(&text.after_ready),
         files: text.files.clone(),
         search_paths: text.search_paths.clone(),
         install_hint: text.install_hint.clone(),

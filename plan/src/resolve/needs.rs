@@ -1,4 +1,4 @@
-//! What has to be there before what: written needs, needs that follow from references, jobs that go first.
+//! Resolves the needs of units: declared needs, needs implied by references, and jobs that run before services.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,39 +21,39 @@ impl ReferencesByUnit {
     }
 }
 
-/// Strongest first: what was written, resources that are read, jobs that go before, services that are read. The last
-/// two give way where they would close a circle, the first never do.
+/// Adds needs in the order of their strength: declared needs, resources that are read, jobs that run before services,
+/// services that are read. An implied need that would close a cycle is left out; a declared need never is.
 pub(super) fn resolve_needs(
     drafts: &[UnitDraft<'_>],
-    links: &ReferencesByUnit,
+    references_by_unit: &ReferencesByUnit,
     application: &mut Application,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     let by_name: BTreeMap<&str, &UnitDraft<'_>> = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
     for draft in drafts {
-        let written = validate_needs(draft, &by_name, diagnostics);
+        let declared = validate_needs(draft, &by_name, diagnostics);
         if let Some(unit) = application.units.get_mut(&draft.name) {
-            unit.needs = written;
+            unit.needs = declared;
         }
     }
     let mut graph = NeedsGraph::new(application);
-    for (name, references) in &links.by_unit {
+    for (name, references) in &references_by_unit.by_unit {
         for resource in &references.resources {
             add_implied_need(application, &mut graph, name, resource, Condition::Healthy);
         }
     }
     add_before_job_needs(drafts, application, &mut graph);
-    for (name, references) in &links.by_unit {
+    for (name, references) in &references_by_unit.by_unit {
         for service in &references.services {
             add_implied_need(application, &mut graph, name, service, Condition::Started);
         }
     }
 }
 
-/// What [`link`] finds wrong.
-pub(super) fn check(world: &ResolveContext<'_>, drafts: &[UnitDraft<'_>], diagnostics: &mut Vec<Diagnostic>) {
+/// Reports the same diagnostics as [`resolve_needs`], without building an application.
+pub(super) fn check(context: &ResolveContext<'_>, drafts: &[UnitDraft<'_>], diagnostics: &mut Vec<Diagnostic>) {
     for draft in drafts {
-        validate_needs(draft, &world.drafts, diagnostics);
+        validate_needs(draft, &context.drafts, diagnostics);
     }
 }
 
@@ -73,7 +73,7 @@ fn validate_needs(
     let mut needs = BTreeMap::new();
     for (name, entry) in declared_needs(draft) {
         let path = format!("{}.needs.{name}", draft.path);
-        // Unknown names are told by the reader of the manifest.
+        // The manifest reader already reported unknown names.
         let Some(needed) = drafts.get(name.as_str()) else { continue };
         let condition = entry.value.condition;
         if let Some((message, help)) = explain_impossible_need(needed, condition) {
@@ -82,7 +82,7 @@ fn validate_needs(
             );
             continue;
         }
-        // A job is healthy when it is done.
+        // A job has no health check: waiting for a healthy job means waiting for its completion.
         let condition = match (needed.role, condition) {
             (Role::Job, Condition::Healthy) => Condition::Completed,
             (_, condition) => condition,
@@ -101,7 +101,7 @@ fn explain_impossible_need(needed: &UnitDraft<'_>, condition: Condition) -> Opti
             Some((message, "Write `healthy` or `started`.".to_owned()))
         }
         (Role::Job, _) if needed.job().is_some_and(|job| job.when == JobTiming::Manual) => {
-            let message = format!("job `{name}` runs only when asked (`when: manual`), so this would wait for ever");
+            let message = format!("job `{name}` runs only on request (`when: manual`), so this would wait forever");
             Some((message, format!("Give `{name}` `when: before`, or take the need away.")))
         }
         (Role::Job, _) if needed.job().is_some_and(|job| job.when == JobTiming::After) => {
@@ -112,24 +112,23 @@ fn explain_impossible_need(needed: &UnitDraft<'_>, condition: Condition) -> Opti
     }
 }
 
-/// The needs as a graph of numbers, both ways: whether an implied need would close a circle is asked once for each
-/// reference, and thousands of services each call another.
+/// The needs as a graph of indices, with edges in both directions. It must be fast: each reference needs one search for
+/// a cycle, and there may be thousands of services that call each other.
 struct NeedsGraph {
     indices: HashMap<UnitName, usize>,
     needs: Vec<Vec<usize>>,
     needed_by: Vec<Vec<usize>>,
-    /// The search that saw a unit last, so that nothing has to be cleared between searches.
+    /// The number of the last search that visited a unit, so that nothing has to be cleared between searches.
     visited_by: Vec<usize>,
     search_count: usize,
 }
 
 impl NeedsGraph {
     fn new(application: &Application) -> Self {
-        let numbers: HashMap<UnitName, usize> = application.units.keys().cloned().zip(0..).collect();
-        let empty = vec![Vec::new(); numbers.len()];
-        let seen = vec![0; numbers.len()];
-        let mut graph =
-            Self { indices: numbers, needs: empty.clone(), needed_by: empty, visited_by: seen, search_count: 0 };
+        let indices: HashMap<UnitName, usize> = application.units.keys().cloned().zip(0..).collect();
+        let no_edges = vec![Vec::new(); indices.len()];
+        let visited_by = vec![0; indices.len()];
+        let mut graph = Self { indices, needs: no_edges.clone(), needed_by: no_edges, visited_by, search_count: 0 };
         for (name, unit) in &application.units {
             for needed in unit.needs.keys() {
                 graph.add_edge(name, needed);
@@ -145,7 +144,8 @@ impl NeedsGraph {
         }
     }
 
-    /// Whether `from` needs `to`, directly or not. Searched from both ends in turns: one of them is mostly near a leaf.
+    /// True if `from` needs `to`, directly or indirectly. Searches from both ends alternately, because one of them is
+    /// usually near a leaf.
     fn reaches(&mut self, from: &str, to: &str) -> bool {
         let (Some(&from), Some(&to)) = (self.indices.get(from), self.indices.get(to)) else { return false };
         if from == to {
@@ -155,9 +155,9 @@ impl NeedsGraph {
         self.search_count = behind;
         (self.visited_by[from], self.visited_by[to]) = (ahead, behind);
         let (mut open_ahead, mut open_behind) = (vec![from], vec![to]);
-        while let (Some(one), Some(other)) = (open_ahead.pop(), open_behind.pop()) {
-            if expand_frontier(&self.needs[one], &mut self.visited_by, ahead, behind, &mut open_ahead)
-                || expand_frontier(&self.needed_by[other], &mut self.visited_by, behind, ahead, &mut open_behind)
+        while let (Some(unit_ahead), Some(unit_behind)) = (open_ahead.pop(), open_behind.pop()) {
+            if expand_frontier(&self.needs[unit_ahead], &mut self.visited_by, ahead, behind, &mut open_ahead)
+                || expand_frontier(&self.needed_by[unit_behind], &mut self.visited_by, behind, ahead, &mut open_behind)
             {
                 return true;
             }
@@ -166,14 +166,20 @@ impl NeedsGraph {
     }
 }
 
-/// One unit further; true when the other search has been there.
-fn expand_frontier(next: &[usize], seen: &mut [usize], own: usize, other: usize, open: &mut Vec<usize>) -> bool {
-    for &unit in next {
-        if seen[unit] == other {
+/// Adds the neighbours of a unit to the search; true if the other search has already visited one of them.
+fn expand_frontier(
+    neighbours: &[usize],
+    visited_by: &mut [usize],
+    own_search: usize,
+    other_search: usize,
+    open: &mut Vec<usize>,
+) -> bool {
+    for &unit in neighbours {
+        if visited_by[unit] == other_search {
             return true;
         }
-        if seen[unit] != own {
-            seen[unit] = own;
+        if visited_by[unit] != own_search {
+            visited_by[unit] = own_search;
             open.push(unit);
         }
     }
@@ -190,25 +196,26 @@ fn add_implied_need(
     if unit == needed || !application.units.contains_key(needed) || graph.reaches(needed, unit) {
         return;
     }
-    if let Some(found) = application.units.get_mut(unit)
-        && !found.needs.contains_key(needed)
+    // A declared condition takes precedence over the implied one.
+    if let Some(dependent) = application.units.get_mut(unit)
+        && !dependent.needs.contains_key(needed)
     {
-        found.needs.insert(needed.to_owned(), condition);
+        dependent.needs.insert(needed.to_owned(), condition);
         graph.add_edge(unit, needed);
     }
 }
 
-/// A job with `when: before` goes before the service it is named for and before services of the same image.
+/// A job with `when: before` runs before its `service:` and before all services with the same image.
 fn add_before_job_needs(drafts: &[UnitDraft<'_>], application: &mut Application, graph: &mut NeedsGraph) {
     let mut pairs: Vec<(UnitName, UnitName)> = Vec::new();
     for draft in drafts {
         let Some(job) = draft.job().filter(|job| job.when == JobTiming::Before) else { continue };
         let image = application.units.get(&draft.name).and_then(|unit| image_of(&unit.body));
         for other in drafts.iter().filter(|other| other.role == Role::Service) {
-            let named = job.service.as_ref().is_some_and(|service| service.value == other.name);
+            let is_job_service = job.service.as_ref().is_some_and(|service| service.value == other.name);
             let body = application.units.get(&other.name).map(|unit| &unit.body);
-            let same_image = image.is_some() && body.and_then(image_of) == image;
-            if named || same_image {
+            let has_same_image = image.is_some() && body.and_then(image_of) == image;
+            if is_job_service || has_same_image {
                 pairs.push((other.name.clone(), draft.name.clone()));
             }
         }
@@ -225,7 +232,7 @@ fn image_of(body: &Body) -> Option<&ImageSource> {
     }
 }
 
-/// Containers call processes by name; the driver has to know the names.
+/// Tells each container which units run as processes, so that the driver can make their names resolvable.
 pub(super) fn set_process_peers(application: &mut Application) {
     let is_peer =
         |unit: &crate::application::Unit| unit.body.runtime() == RuntimeKind::Process && !unit.ports.is_empty();

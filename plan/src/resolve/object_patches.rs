@@ -1,4 +1,4 @@
-//! `raw` and `patches` that concern one unit, read for it: placeholders resolved, spans kept.
+//! Collects the `raw` settings and `patches` of one unit, resolves their placeholders and keeps their spans.
 
 use std::fmt::Display;
 
@@ -14,7 +14,7 @@ use crate::nearest::nearest;
 use crate::render::RenderedValue;
 use crate::render::patch::{ObjectPatch, PatchData};
 
-/// The raw body first, then each patch whose target is this unit, in the order of the manifest.
+/// Returns `raw` first, then each patch whose target is this unit, in the order of the manifest.
 pub(super) fn resolve_unit_patches(builder: &mut UnitBuilder<'_, '_>, raw: Option<&Tree>) -> Vec<ObjectPatch> {
     let path = format!("{}.raw.docker", builder.draft.path);
     let mut changes: Vec<ObjectPatch> =
@@ -44,14 +44,14 @@ fn targets_unit(from: Option<&str>, draft: &UnitDraft<'_>) -> bool {
     }
 }
 
-/// A patch that changes nothing is a mistake: its target is misspelt, or gone.
+/// Reports patches without a target. Such a patch is a mistake: its target is misspelt or was removed.
 pub(super) fn report_unmatched_patches(
     loaded: &LoadedManifest,
     drafts: &[UnitDraft<'_>],
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     for (index, patch) in loaded.manifest.patches.iter().enumerate() {
-        let at = |message: String, span: Span| {
+        let diagnostic = |message: String, span: Span| {
             Diagnostic::new(codes::PATCH_MATCHES_NOTHING, Severity::Error, span, message)
                 .at_path(format!("patches.{index}"))
         };
@@ -59,7 +59,8 @@ pub(super) fn report_unmatched_patches(
             Runtime::Kubernetes => continue,
             Runtime::Process => {
                 let message = "this patch matches nothing: a process has no runtime object to patch".to_owned();
-                diagnostics.push(at(message, patch.runtime.span).help("Write it under `process:` of the service."));
+                diagnostics
+                    .push(diagnostic(message, patch.runtime.span).help("Write it under `process:` of the service."));
                 continue;
             }
             Runtime::Docker => {}
@@ -67,15 +68,15 @@ pub(super) fn report_unmatched_patches(
         if let Some(kind) = patch.kind.as_ref().filter(|kind| !kind.value.eq_ignore_ascii_case("container")) {
             let message =
                 format!("this patch matches nothing: Docker has no kind `{}` (there is `Container`)", kind.value);
-            diagnostics.push(at(message, kind.span));
+            diagnostics.push(diagnostic(message, kind.span));
         }
         let from = patch.from.as_ref();
         if !drafts.iter().any(|draft| targets_unit(from.map(|from| from.value.as_str()), draft)) {
-            let wrong = from.map_or("", |from| from.value.as_str());
-            let near = nearest(wrong, drafts.iter().map(|draft| draft.path.as_str()));
+            let target = from.map_or("", |from| from.value.as_str());
+            let near = nearest(target, drafts.iter().map(|draft| draft.path.as_str()));
             let near = near.map(|near| format!(" (nearest: `{near}`)")).unwrap_or_default();
             let span = from.map_or(patch.span, |from| from.span);
-            diagnostics.push(at(format!("this patch matches nothing: there is no `{wrong}`{near}"), span));
+            diagnostics.push(diagnostic(format!("this patch matches nothing: there is no `{target}`{near}"), span));
         }
     }
 }
@@ -98,17 +99,17 @@ fn resolve_tree(builder: &mut UnitBuilder<'_, '_>, tree: &Tree, path: &dyn Displ
         }
         Node::List(items) => {
             let items = items.iter().map(|item| resolve_tree(builder, item, path));
-            let (text, stable): (Vec<Json>, Vec<Json>) = items.map(|item| (item.actual, item.stable)).unzip();
-            RenderedValue { actual: text.into(), stable: stable.into() }
+            let (actual, stable): (Vec<Json>, Vec<Json>) = items.map(|item| (item.actual, item.stable)).unzip();
+            RenderedValue { actual: actual.into(), stable: stable.into() }
         }
         Node::Map(map) => {
-            let mut both = (serde_json::Map::new(), serde_json::Map::new());
+            let (mut actual, mut stable) = (serde_json::Map::new(), serde_json::Map::new());
             for (key, entry) in map {
                 let value = resolve_tree(builder, &entry.value, &format_args!("{path}.{key}"));
-                both.0.insert(key.clone(), value.actual);
-                both.1.insert(key.clone(), value.stable);
+                actual.insert(key.clone(), value.actual);
+                stable.insert(key.clone(), value.stable);
             }
-            RenderedValue { actual: Json::Object(both.0), stable: Json::Object(both.1) }
+            RenderedValue { actual: Json::Object(actual), stable: Json::Object(stable) }
         }
     }
 }

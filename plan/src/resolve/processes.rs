@@ -1,4 +1,4 @@
-//! A service or job as a plain local process.
+//! Renders a service or job as a local process.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +10,16 @@ use crate::application::{Argv, Body, ProcessDir, ProcessSpec, SupportLevel};
 
 pub(super) fn build_process(builder: &mut UnitBuilder<'_, '_>, service: &Service) -> BuiltBody {
     let process = service.process.clone().unwrap_or_default();
-    let (written, word) = match &process.command {
+    let (command, manifest_key) = match &process.command {
         Some(command) => (Some(command), "process.command"),
         None => (service.command.as_ref(), "command"),
     };
-    let path = format!("{}.{word}", builder.draft.path);
-    let argv = written.and_then(|command| builder.resolve_command(command, &path));
-    if let (Some(argv), Some(written)) = (&argv, written) {
-        let origin = builder.origin(command_span(written));
+    let path = format!("{}.{manifest_key}", builder.draft.path);
+    let argv = command.and_then(|command| builder.resolve_command(command, &path));
+    if let (Some(argv), Some(command)) = (&argv, command) {
+        let origin = builder.origin(command_span(command));
         builder.record_origin("process.argv", || argv.stable_json(), origin);
+        // The same hash field for both keys: moving a command between them changes nothing.
         builder.record_intent("command", &argv.stable_json().to_string());
     }
     let build_path = format!("{}.process.build", builder.draft.path);

@@ -1,7 +1,8 @@
-//! Placeholders: `${scope.name.field}` resolved for the consumer that reads it.
+//! Resolves placeholders (`${scope.name.field}`) for the unit that reads them, the consumer.
 //!
-//! Every value exists twice: the text the program gets, and a stable text for the hash, in which what pdev chose itself
-//! (ports, passwords, the proxy's port, folders of this machine) is a token. Two checkouts have equal stable texts.
+//! Every value has two forms: the text for the program, and a stable text for the hash. In the stable text, values that
+//! pdev chooses (ports, passwords, the proxy's port, folders of this machine) are tokens, so it is the same in every
+//! checkout.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -19,7 +20,7 @@ use crate::load::LoadedManifest;
 use crate::naming;
 use crate::nearest::nearest;
 
-/// A resolved text in its two forms.
+/// A resolved text in both forms.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct ResolvedText {
     pub(super) text: String,
@@ -33,7 +34,7 @@ impl ResolvedText {
         Self { stable: text.clone(), text, sensitive: false }
     }
 
-    /// Chosen by pdev: the hash sees `token` only.
+    /// A value that pdev chose. The hash contains only `token`.
     pub(super) fn with_token(text: impl Into<String>, token: impl Into<String>) -> Self {
         Self { text: text.into(), stable: token.into(), sensitive: false }
     }
@@ -44,7 +45,7 @@ impl ResolvedText {
         self.sensitive |= other.sensitive;
     }
 
-    /// For people.
+    /// The form to display: sensitive values are redacted.
     pub(super) fn to_redacted_json(&self) -> Json {
         Json::String(if self.sensitive { "(sensitive)".to_owned() } else { self.text.clone() })
     }
@@ -54,10 +55,10 @@ impl ResolvedText {
     }
 }
 
-/// A variable of the environment and its value.
+/// An environment variable and its value.
 pub(super) type EnvVariable = (String, ResolvedText);
 
-/// What a unit turned out to use.
+/// What a unit refers to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct References {
     pub(super) secrets: BTreeSet<String>,
@@ -65,20 +66,20 @@ pub(super) struct References {
     pub(super) services: BTreeSet<UnitName>,
 }
 
-/// What a resource gives to those who read it.
+/// The outputs of a resource for one kind of consumer, by name.
 pub(super) type Outputs = BTreeMap<String, ResolvedText>;
 
-/// What is known of a unit by all others.
+/// The facts about a unit that other units can refer to.
 pub(super) struct UnitSummary {
     pub(super) role: Role,
     pub(super) runtime: RuntimeKind,
     pub(super) ports: BTreeMap<String, UnitPort>,
 }
 
-/// How much is made of a unit.
+/// How much of a unit to resolve.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ResolveDepth {
-    /// What diagnostics depend on: no hashes, no origins of defaults, nothing of what pdev gives to units by itself.
+    /// Only what diagnostics need: no hashes, no origins of defaults, no injected environment variables.
     Diagnostics,
     /// The unit as it runs, with the origin of each field.
     Full,
@@ -90,13 +91,13 @@ pub(super) struct ResolveContext<'a> {
     pub(super) inputs: &'a ResolveInputs,
     pub(super) units: BTreeMap<&'a str, UnitSummary>,
     pub(super) drafts: BTreeMap<&'a str, &'a UnitDraft<'a>>,
-    /// The same for every unit of a runtime, so made once.
+    /// By runtime (docker, process). All units of a runtime share these variables, so they are computed once.
     url_variables: [OnceLock<Option<Vec<EnvVariable>>>; 2],
-    /// What each resource gives to consumers of a runtime, once somebody asked.
+    /// Outputs by resource and consumer runtime, computed at the first use.
     outputs_cache: Mutex<BTreeMap<(UnitName, RuntimeKind), Arc<Outputs>>>,
 }
 
-/// Who reads: addresses depend on it.
+/// The unit that reads a placeholder. Addresses depend on its runtime.
 #[derive(Clone, Copy)]
 pub(super) struct Consumer<'a> {
     pub(super) unit: &'a str,
@@ -108,53 +109,54 @@ pub(super) struct ReferenceResolver<'w, 'a> {
     pub(super) consumer: Consumer<'w>,
     pub(super) references: References,
     pub(super) diagnostics: &'w mut Vec<Diagnostic>,
-    /// Variables that are being resolved, against cycles.
+    /// Variables that are being resolved, to detect cycles.
     vars_in_progress: Vec<String>,
 }
 
 impl<'a> ResolveContext<'a> {
     pub(super) fn new(
         loaded: &'a LoadedManifest,
-        context: &'a ResolveInputs,
+        inputs: &'a ResolveInputs,
         drafts: &'a [UnitDraft<'a>],
         depth: ResolveDepth,
     ) -> Self {
-        let known = |draft: &'a UnitDraft<'a>| {
-            let known = UnitSummary { role: draft.role, runtime: draft.runtime, ports: unit_ports(draft, context) };
-            (draft.name.as_str(), known)
+        let summarize = |draft: &'a UnitDraft<'a>| {
+            let summary = UnitSummary { role: draft.role, runtime: draft.runtime, ports: unit_ports(draft, inputs) };
+            (draft.name.as_str(), summary)
         };
         let drafts_by_name = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
-        let units = drafts.iter().map(known).collect();
-        let (told, outputs) = (Default::default(), Mutex::default());
+        let units = drafts.iter().map(summarize).collect();
         Self {
             depth,
             loaded,
-            inputs: context,
+            inputs,
             units,
             drafts: drafts_by_name,
-            url_variables: told,
-            outputs_cache: outputs,
+            url_variables: Default::default(),
+            outputs_cache: Mutex::default(),
         }
     }
 
-    /// Made at the first question: hundreds of services read the same outputs, and templates are slow. Nothing is held
-    /// while they are made; where two threads made the same, the first one's stay.
+    /// Returns the outputs of a resource, computed at the first use: hundreds of services read the same outputs, and
+    /// templates are slow. The lock is not held while `compute` runs, so two threads may compute the same outputs; the
+    /// first result is used.
     pub(super) fn cached_outputs(
         &self,
         resource: &str,
         consumer: RuntimeKind,
-        make: impl FnOnce() -> Outputs,
+        compute: impl FnOnce() -> Outputs,
     ) -> Arc<Outputs> {
-        let known = || self.outputs_cache.lock().unwrap_or_else(PoisonError::into_inner);
+        // A poisoned lock is harmless: an entry is inserted complete or not at all.
+        let cache = || self.outputs_cache.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (resource.to_owned(), consumer);
-        if let Some(made) = known().get(&key) {
-            return Arc::clone(made);
+        if let Some(outputs) = cache().get(&key) {
+            return Arc::clone(outputs);
         }
-        let made = Arc::new(make());
-        Arc::clone(known().entry(key).or_insert(made))
+        let outputs = Arc::new(compute());
+        Arc::clone(cache().entry(key).or_insert(outputs))
     }
 
-    /// Variables with the URLs of all services, for units of this runtime; `None` where there are too many.
+    /// Variables with the URLs of all services, for units of this runtime. `None` if there are too many services.
     pub(super) fn url_variables(&self, runtime: RuntimeKind) -> Option<&[EnvVariable]> {
         let [docker, process] = &self.url_variables;
         let cell = match runtime {
@@ -164,54 +166,56 @@ impl<'a> ResolveContext<'a> {
         cell.get_or_init(|| injected_env::all_url_variables(self, runtime)).as_deref()
     }
 
-    /// Host and port of a unit for this consumer: by name on the preview's network, else on the loopback.
+    /// Host and port at which this consumer reaches a unit: containers use its name on the preview's network, processes
+    /// use the loopback.
     pub(super) fn address(
         &self,
         consumer: RuntimeKind,
         unit: &str,
         port: &str,
     ) -> Option<(ResolvedText, ResolvedText)> {
-        let known = self.units.get(unit)?;
-        let ports = known.ports.get(port)?;
-        let chosen = || ResolvedText::with_token(ports.host_port.to_string(), format!("{{port:{unit}.{port}}}"));
-        Some(match (consumer, known.runtime) {
-            (RuntimeKind::Process, _) => (ResolvedText::literal("127.0.0.1"), chosen()),
+        let target = self.units.get(unit)?;
+        let ports = target.ports.get(port)?;
+        let host_port = || ResolvedText::with_token(ports.host_port.to_string(), format!("{{port:{unit}.{port}}}"));
+        Some(match (consumer, target.runtime) {
+            (RuntimeKind::Process, _) => (ResolvedText::literal("127.0.0.1"), host_port()),
             (RuntimeKind::Docker, RuntimeKind::Docker) => {
                 (ResolvedText::literal(unit), ResolvedText::literal(ports.listen_port.to_string()))
             }
-            (RuntimeKind::Docker, RuntimeKind::Process) => (ResolvedText::literal(unit), chosen()),
+            // The unit's name resolves to the gateway, where the agent forwards to the process.
+            (RuntimeKind::Docker, RuntimeKind::Process) => (ResolvedText::literal(unit), host_port()),
         })
     }
 
-    /// The URL for browsers.
+    /// The URL of a service through the proxy, for browsers.
     pub(super) fn service_url(&self, service: &str) -> ResolvedText {
         let host = naming::service_host(&self.inputs.preview, service);
         let text = naming::url(&host, self.inputs.proxy_port);
         ResolvedText::with_token(text, format!("http://{host}:{{proxy}}"))
     }
 
-    /// The port that stands for a unit: `main`, else its first as written.
+    /// The port that is used if none is named: `main`, else the first one in the manifest.
     pub(super) fn main_port(&self, unit: &str) -> Option<&str> {
-        let known = self.units.get(unit)?;
-        if let Some((name, _)) = known.ports.get_key_value("main") {
+        let summary = self.units.get(unit)?;
+        if let Some((name, _)) = summary.ports.get_key_value("main") {
             return Some(name);
         }
-        let written = self.drafts.get(unit)?.service().and_then(|service| service.ports.keys().next());
-        let written = written.map(String::as_str);
-        written.or_else(|| known.ports.keys().next().map(String::as_str))
+        let first_in_manifest = self.drafts.get(unit)?.service().and_then(|service| service.ports.keys().next());
+        let first_in_manifest = first_in_manifest.map(String::as_str);
+        first_in_manifest.or_else(|| summary.ports.keys().next().map(String::as_str))
     }
 }
 
 impl<'w, 'a> ReferenceResolver<'w, 'a> {
     pub(super) fn new(
-        world: &'w ResolveContext<'a>,
+        context: &'w ResolveContext<'a>,
         consumer: Consumer<'w>,
         diagnostics: &'w mut Vec<Diagnostic>,
     ) -> Self {
-        Self { context: world, consumer, references: References::default(), diagnostics, vars_in_progress: Vec::new() }
+        Self { context, consumer, references: References::default(), diagnostics, vars_in_progress: Vec::new() }
     }
 
-    /// `path` is where the text stands in the manifest, for diagnostics.
+    /// `path` is the path of the text in the manifest, for diagnostics.
     pub(super) fn resolve_template(&mut self, template: &Template, path: &dyn Display) -> ResolvedText {
         let mut value = ResolvedText::default();
         for part in &template.parts {
@@ -225,7 +229,7 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
 
     fn resolve_reference(&mut self, reference: &Reference, path: &dyn Display) -> ResolvedText {
         let parts: Vec<&str> = reference.path.iter().map(String::as_str).collect();
-        let found = match (reference.scope, parts.as_slice()) {
+        let result = match (reference.scope, parts.as_slice()) {
             (Scope::Resources, [name, field]) => self.resolve_resource(name, field),
             (Scope::Services, [name, field @ ..]) => self.resolve_service(name, field),
             (Scope::Secrets, [name, "path"]) => self.resolve_secret(name),
@@ -237,7 +241,7 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
             (Scope::Git, [field]) => self.resolve_git(field),
             _ => Err(ReferenceError::invalid_form(reference)),
         };
-        match (found, &reference.default) {
+        match (result, &reference.default) {
             (Ok(value), _) => value,
             (Err(_), Some(default)) => ResolvedText::literal(default),
             (Err(problem), None) => {
@@ -248,17 +252,17 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
     }
 
     fn resolve_resource(&mut self, name: &str, field: &str) -> Result<ResolvedText, ReferenceError> {
-        let world = self.context;
-        let Some(UnitDraft { kind: Kind::Resource(..), .. }) = world.drafts.get(name) else {
-            // Declared, but its module is unknown: that was said where it is declared.
-            if world.loaded.manifest.resources.contains_key(name) {
+        let context = self.context;
+        let Some(UnitDraft { kind: Kind::Resource(..), .. }) = context.drafts.get(name) else {
+            // The resource is declared, but its module is unknown. The declaration already has a diagnostic.
+            if context.loaded.manifest.resources.contains_key(name) {
                 return Ok(ResolvedText::default());
             }
-            let known = world.loaded.manifest.resources.keys().map(String::as_str);
+            let known = context.loaded.manifest.resources.keys().map(String::as_str);
             return Err(ReferenceError::unknown("resource", name, known));
         };
         self.references.resources.insert(name.to_owned());
-        modules::resource_output(world, self.consumer.runtime, name, field).map_err(|outputs| {
+        modules::resource_output(context, self.consumer.runtime, name, field).map_err(|outputs| {
             let mut problem = ReferenceError::unknown("output", field, outputs.iter().map(String::as_str));
             problem.code = codes::UNKNOWN_OUTPUT;
             problem.message = format!("{} of resource `{name}`", problem.message);
@@ -267,8 +271,8 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
     }
 
     fn resolve_service(&mut self, name: &str, field: &[&str]) -> Result<ResolvedText, ReferenceError> {
-        let world = self.context;
-        let services = &world.loaded.manifest.services;
+        let context = self.context;
+        let services = &context.loaded.manifest.services;
         if !services.contains_key(name) {
             return Err(ReferenceError::unknown("service", name, services.keys().map(String::as_str)));
         }
@@ -276,20 +280,20 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
             self.references.services.insert(name.to_owned());
         }
         if field == ["url"] {
-            return Ok(world.service_url(name));
+            return Ok(context.service_url(name));
         }
         let no_port = || ReferenceError::new(format!("service `{name}` has no port"));
-        let named = match field {
+        let port_name = match field {
             ["ports", port] => *port,
-            ["host" | "port" | "internal_url" | "address"] => world.main_port(name).ok_or_else(no_port)?,
+            ["host" | "port" | "internal_url" | "address"] => context.main_port(name).ok_or_else(no_port)?,
             _ => {
                 let known = ["url", "internal_url", "address", "host", "port", "ports"];
                 return Err(ReferenceError::unknown("field", &field.join("."), known));
             }
         };
-        let (host, port) = world.address(self.consumer.runtime, name, named).ok_or_else(|| {
-            let ports = world.units.get(name).map(|known| known.ports.keys().map(String::as_str).collect::<Vec<_>>());
-            ReferenceError::unknown("port", named, ports.unwrap_or_default())
+        let (host, port) = context.address(self.consumer.runtime, name, port_name).ok_or_else(|| {
+            let ports = context.units.get(name).map(|unit| unit.ports.keys().map(String::as_str).collect::<Vec<_>>());
+            ReferenceError::unknown("port", port_name, ports.unwrap_or_default())
         })?;
         Ok(match field {
             ["host"] => host,
@@ -302,7 +306,7 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
     fn resolve_secret(&mut self, name: &str) -> Result<ResolvedText, ReferenceError> {
         let declared = &self.context.loaded.manifest.secrets;
         if !declared.contains_key(name) {
-            // The reader of the manifest told it, with the same nearest name.
+            // The manifest reader already reported it, with the same suggestion.
             return Ok(ResolvedText::default());
         }
         self.references.secrets.insert(name.to_owned());
@@ -324,9 +328,9 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
     }
 
     fn resolve_var(&mut self, name: &str, path: &dyn Display) -> Result<ResolvedText, ReferenceError> {
-        let world = self.context;
-        let Some(var) = world.loaded.manifest.vars.get(name) else {
-            let known = world.loaded.manifest.vars.keys().map(String::as_str);
+        let context = self.context;
+        let Some(var) = context.loaded.manifest.vars.get(name) else {
+            let known = context.loaded.manifest.vars.keys().map(String::as_str);
             return Err(ReferenceError::unknown("variable", name, known));
         };
         if self.vars_in_progress.iter().any(|open| open == name) {
@@ -397,11 +401,11 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
 }
 
 pub(super) fn concat(parts: &[&ResolvedText]) -> ResolvedText {
-    let mut whole = ResolvedText::default();
+    let mut joined = ResolvedText::default();
     for part in parts {
-        whole.push(part);
+        joined.push(part);
     }
-    whole
+    joined
 }
 
 struct ReferenceError {
@@ -432,8 +436,8 @@ impl ReferenceError {
         Self::new(format!("this placeholder leads nowhere; the form is {scope}"))
     }
 
-    fn unknown<'n>(what: &str, name: &str, known: impl IntoIterator<Item = &'n str>) -> Self {
-        /// More names than these are no help.
+    fn unknown<'n>(kind: &str, name: &str, known: impl IntoIterator<Item = &'n str>) -> Self {
+        /// A longer list does not help the user.
         const LISTED_NAMES_MAX: usize = 12;
         let known: Vec<&str> = known.into_iter().collect();
         let nearest = nearest(name, known.iter().copied());
@@ -449,8 +453,8 @@ impl ReferenceError {
             }
             (None, known) => format!(" (there is `{}`)", known.join("`, `")),
         };
-        let mut problem = Self::new(format!("unknown {what} `{name}`{allowed}"));
-        problem.help = nearest.is_none().then(|| declaration_help(what, name)).flatten();
+        let mut problem = Self::new(format!("unknown {kind} `{name}`{allowed}"));
+        problem.help = nearest.is_none().then(|| declaration_help(kind, name)).flatten();
         problem.nearest = nearest.map(str::to_owned);
         problem.unknown_part = name.to_owned();
         problem
@@ -473,9 +477,9 @@ impl ReferenceError {
     }
 }
 
-/// How something of this kind is declared, where a person can.
-fn declaration_help(what: &str, name: &str) -> Option<String> {
-    Some(match what {
+/// How to declare an item of this kind, if the user can declare it.
+fn declaration_help(kind: &str, name: &str) -> Option<String> {
+    Some(match kind {
         "resource" => format!("Declare it, as in `resources: {{ {name}: {{ uses: postgres@16 }} }}`."),
         "service" => format!("Declare it below `services`, or remove what reads `{name}`."),
         "identity" => format!("Declare it: `identities: {{ {name}: {{}} }}`."),

@@ -1,5 +1,5 @@
-//! Which runtime each unit gets: its own word, else its environment's, else the caller's; a unit that can only do one
-//! does that one, and says so.
+//! Chooses the runtime of each unit: its own setting, else its environment's, else the caller's default. A unit that
+//! supports only one runtime uses that one, and a note or diagnostic reports it.
 
 use manifest::model::{Manifest, Resource, Runtime, Service};
 use manifest::{Diagnostic, Severity, Span, Spanned};
@@ -20,11 +20,11 @@ impl RuntimeChooser<'_> {
     pub(super) fn choose_for_service(&mut self, name: &str, path: &str, key: Span, service: &Service) -> RuntimeKind {
         let can_process = service.command.is_some() || has_process_command(service);
         let can_docker = service.image.is_some() || service.build.is_some();
-        let wanted = self.requested_runtime(path, service.runtime.as_ref());
-        match (wanted, can_docker, can_process) {
-            (RuntimeKind::Docker, true, _) | (RuntimeKind::Process, _, true) => wanted,
-            // Neither is possible: the reader of the manifest says so, with the better words.
-            (_, false, false) => wanted,
+        let requested = self.requested_runtime(path, service.runtime.as_ref());
+        match (requested, can_docker, can_process) {
+            (RuntimeKind::Docker, true, _) | (RuntimeKind::Process, _, true) => requested,
+            // Neither is possible. The manifest reader already reported it with a better message.
+            (_, false, false) => requested,
             (RuntimeKind::Docker, false, true) => {
                 self.report_unsupported_runtime(
                     path,
@@ -32,7 +32,7 @@ impl RuntimeChooser<'_> {
                     "it has neither `build` nor `image`",
                     "Give it `build` or `image`, or let it run with `runtime: process`.",
                 );
-                // Nobody asked for a container, so there is nothing to tell.
+                // A note is useful only if the user requested another runtime.
                 if service.runtime.is_some() || self.manifest.environment.runtime.is_some() {
                     self.notes.push(format!("{name} runs as a process: it has neither `build` nor `image`"));
                 }
@@ -40,8 +40,7 @@ impl RuntimeChooser<'_> {
             }
             (RuntimeKind::Process, true, false) => {
                 let why = "it has no `command` that could run outside a container";
-                let ways =
-                    "Give it `process: { command: [...] }`, or let it run in a container with `runtime: docker`.";
+                let fix = "Give it `process: { command: [...] }`, or let it run in a container with `runtime: docker`.";
                 if service.runtime.is_none() && self.manifest.environment.runtime.is_none() {
                     let message = format!("`{name}` can only run in a container, and no container engine answers");
                     let help = "Start Docker, or give it `process: { command: [...] }`.";
@@ -51,7 +50,7 @@ impl RuntimeChooser<'_> {
                             .help(help),
                     );
                 }
-                self.report_unsupported_runtime(path, service.runtime.as_ref(), why, ways);
+                self.report_unsupported_runtime(path, service.runtime.as_ref(), why, fix);
                 self.notes.push(format!("{name} runs in a container: {why}"));
                 RuntimeKind::Docker
             }
@@ -66,19 +65,19 @@ impl RuntimeChooser<'_> {
         resource: &Resource,
         module: &Module,
     ) -> RuntimeKind {
-        let wanted = self.requested_runtime(path, resource.runtime.as_ref());
-        if module.renderer.can_render(wanted) {
-            return wanted;
+        let requested = self.requested_runtime(path, resource.runtime.as_ref());
+        if module.renderer.can_render(requested) {
+            return requested;
         }
-        let other = if wanted == RuntimeKind::Docker { RuntimeKind::Process } else { RuntimeKind::Docker };
+        let other = if requested == RuntimeKind::Docker { RuntimeKind::Process } else { RuntimeKind::Docker };
         let module_name = &module.name;
         if !module.renderer.can_render(other) {
             let message = format!("module `{module_name}` of `{name}` runs neither in Docker nor as a process");
             self.diagnostics
                 .push(Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, key, message).at_path(path));
-            return wanted;
+            return requested;
         }
-        let why = format!("module `{module_name}` has no rendering for {}", runtime_name(wanted));
+        let why = format!("module `{module_name}` has no rendering for {}", runtime_name(requested));
         self.report_unsupported_runtime(
             path,
             resource.runtime.as_ref(),
@@ -89,7 +88,8 @@ impl RuntimeChooser<'_> {
         other
     }
 
-    /// Kubernetes has no driver here; its manifests are checked all the same.
+    /// The runtime that the unit or its environment requests. Kubernetes has no driver yet, so it is reported and the
+    /// unit is checked as a container.
     fn requested_runtime(&mut self, path: &str, own: Option<&Spanned<Runtime>>) -> RuntimeKind {
         let Some(chosen) = own.or(self.manifest.environment.runtime.as_ref()) else { return self.default_runtime };
         runtime_kind(chosen.value).unwrap_or_else(|| {
@@ -104,14 +104,14 @@ impl RuntimeChooser<'_> {
         })
     }
 
-    fn report_unsupported_runtime(&mut self, path: &str, own: Option<&Spanned<Runtime>>, why: &str, ways_out: &str) {
+    fn report_unsupported_runtime(&mut self, path: &str, own: Option<&Spanned<Runtime>>, why: &str, fix: &str) {
         let Some(own) = own.filter(|own| own.value != Runtime::Kubernetes) else { return };
-        let word = if own.value == Runtime::Docker { "docker" } else { "process" };
-        let message = format!("cannot run on runtime `{word}`: {why}");
+        let name = if own.value == Runtime::Docker { "docker" } else { "process" };
+        let message = format!("cannot run on runtime `{name}`: {why}");
         self.diagnostics.push(
             Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, own.span, message)
                 .at_path(format!("{path}.runtime"))
-                .help(ways_out),
+                .help(fix),
         );
     }
 }

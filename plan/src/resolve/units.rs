@@ -1,5 +1,5 @@
-//! One unit: its body for the chosen runtime, environment, health, limits, hash. The same way for services and jobs;
-//! resources come from `modules.rs`.
+//! Builds one unit: its body for the chosen runtime, environment, health, limits and hash. Services and jobs share this
+//! code; `modules.rs` builds resources.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -29,14 +29,14 @@ pub(super) struct BuiltUnit {
     pub(super) volumes: Vec<String>,
 }
 
-/// What the body of a unit turned out to be, whatever made it.
+/// The body of a unit, from any of the builders.
 pub(super) struct BuiltBody {
     pub(super) body: Body,
     pub(super) volumes: Vec<String>,
     pub(super) support: SupportLevel,
 }
 
-/// A command in both forms.
+/// A command with its texts in both forms.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum ResolvedCommand {
     List(Vec<ResolvedText>),
@@ -58,7 +58,7 @@ impl ResolvedCommand {
         }
     }
 
-    /// As the engine wants it: a shell line runs through the image's `/bin/sh`.
+    /// The form for the Engine API. The image's `/bin/sh` runs a shell line.
     pub(super) fn engine_json(&self) -> Json {
         match self.to_argv() {
             Argv::List(words) => words.into(),
@@ -74,19 +74,19 @@ pub(super) struct UnitBuilder<'w, 'a> {
     pub(super) diagnostics: &'w mut Vec<Diagnostic>,
     pub(super) origins: &'w mut Origins,
     pub(super) references: References,
-    /// What the user asked for, by the manifest's words, in stable form.
+    /// The user's intent for the hash: manifest key -> stable text.
     pub(super) intent: BTreeMap<String, String>,
 }
 
 pub(super) fn build_unit<'w, 'a>(
-    world: &'w ResolveContext<'a>,
+    context: &'w ResolveContext<'a>,
     draft: &'w UnitDraft<'a>,
     origins: &'w mut Origins,
     diagnostics: &'w mut Vec<Diagnostic>,
 ) -> BuiltUnit {
-    let ports = world.units.get(draft.name.as_str()).map(|known| known.ports.clone()).unwrap_or_default();
+    let ports = context.units.get(draft.name.as_str()).map(|unit| unit.ports.clone()).unwrap_or_default();
     let (references, intent) = (References::default(), BTreeMap::new());
-    let builder = UnitBuilder { context: world, draft, ports, diagnostics, origins, references, intent };
+    let builder = UnitBuilder { context, draft, ports, diagnostics, origins, references, intent };
     match &draft.kind {
         Kind::Service(service) => builder.build_service(service),
         Kind::Job(service, _) => builder.build_service(service),
@@ -97,7 +97,7 @@ pub(super) fn build_unit<'w, 'a>(
 impl<'w, 'a> UnitBuilder<'w, 'a> {
     fn build_service(mut self, service: &Service) -> BuiltUnit {
         let env = self.resolve_env(service);
-        let made = match self.draft.runtime {
+        let built = match self.draft.runtime {
             RuntimeKind::Docker => containers::build_container(&mut self, service),
             RuntimeKind::Process => processes::build_process(&mut self, service),
         };
@@ -125,10 +125,10 @@ impl<'w, 'a> UnitBuilder<'w, 'a> {
             when: job.map_or(JobTiming::Before, |job| job.when),
             timeout: job.and_then(|job| job.timeout.as_ref()).map(|timeout| timeout.value),
             module: None,
-            ..self.default_unit(made.body, env, made.support)
+            ..self.default_unit(built.body, env, built.support)
         };
         service_origins::record_service_origins(&mut self, service, &unit);
-        self.finish(unit, made.volumes)
+        self.finish(unit, built.volumes)
     }
 
     /// A unit with the defaults of its role; the caller sets the rest.
@@ -173,11 +173,11 @@ impl<'w, 'a> UnitBuilder<'w, 'a> {
             self.record_intent("secrets", &unit.secrets.join(" "));
         }
         for (name, port) in &unit.ports {
-            // A process listens where pdev says; only a container's own port is the user's word.
-            let inside =
+            // pdev chooses the port of a process, so only a container's port is the user's intent.
+            let listen_port =
                 if self.draft.runtime == RuntimeKind::Docker { port.listen_port.to_string() } else { String::new() };
             let protocol = if port.protocol == PortProtocol::Udp { "/udp" } else { "" };
-            self.record_intent(&format!("ports.{name}"), &format!("{inside}{protocol}"));
+            self.record_intent(&format!("ports.{name}"), &format!("{listen_port}{protocol}"));
         }
     }
 
@@ -189,6 +189,7 @@ impl<'w, 'a> UnitBuilder<'w, 'a> {
         if !self.is_full_depth() {
             return;
         }
+        // The hash label separates fields by spaces and values by `=`.
         self.intent.insert(field.replace([' ', '='], "_"), stable.to_owned());
     }
 
@@ -196,7 +197,7 @@ impl<'w, 'a> UnitBuilder<'w, 'a> {
         Origin::from_span(&self.context.loaded.manifest, &self.context.loaded.sources, span)
     }
 
-    /// Notes a field that the manifest and not a runtime object has a word for.
+    /// Records the origin of a field by its path below the unit. Diagnostics need no origins of defaults.
     pub(super) fn record_origin(&mut self, field: &str, value: impl FnOnce() -> Json, origin: Origin) {
         if self.is_full_depth() || !matches!(origin, Origin::Default { .. }) {
             self.origins.set_unit_field(&self.draft.path, field, value(), origin);
@@ -205,9 +206,9 @@ impl<'w, 'a> UnitBuilder<'w, 'a> {
 
     pub(super) fn resolve_template(&mut self, template: &Template, path: &dyn Display) -> ResolvedText {
         let consumer = Consumer { unit: &self.draft.name, runtime: self.draft.runtime };
-        let mut reader = ReferenceResolver::new(self.context, consumer, self.diagnostics);
-        let value = reader.resolve_template(template, path);
-        let References { secrets, resources, services } = reader.references;
+        let mut resolver = ReferenceResolver::new(self.context, consumer, self.diagnostics);
+        let value = resolver.resolve_template(template, path);
+        let References { secrets, resources, services } = resolver.references;
         self.references.secrets.extend(secrets);
         self.references.resources.extend(resources);
         self.references.services.extend(services);
@@ -228,25 +229,26 @@ impl<'w, 'a> UnitBuilder<'w, 'a> {
         })
     }
 
-    /// What pdev gives, then what the service says, then what it says for processes.
+    /// The injected variables, overridden by the service's `env`, overridden by `process.env` for a process.
     fn resolve_env(&mut self, service: &Service) -> BTreeMap<String, EnvValue> {
-        let given = injected_env::unit_variables(self.context, self.draft);
-        if let Some(domain) = given.get("PDEV_COOKIE_DOMAIN") {
+        let injected = injected_env::unit_variables(self.context, self.draft);
+        if let Some(domain) = injected.get("PDEV_COOKIE_DOMAIN") {
             self.record_intent("names", &domain.stable);
         }
         let mut env: BTreeMap<String, EnvValue> = BTreeMap::new();
-        for (name, value) in given {
-            let reason = "given to every service, so that programs find each other";
+        for (name, value) in injected {
+            let reason = "set for every service, so that programs can find each other";
             self.record_origin(&format!("env.{name}"), || Json::String(value.text.clone()), Origin::Default { reason });
             env.insert(name, value.into_env());
         }
         let process = service.process.as_ref().filter(|_| self.draft.runtime == RuntimeKind::Process);
-        let own = service.env.iter().map(|entry| ("env", entry));
-        let own =
-            own.chain(process.into_iter().flat_map(|process| process.env.iter().map(|entry| ("process.env", entry))));
-        for (section, (name, entry)) in own {
+        let entries = service.env.iter().map(|entry| ("env", entry));
+        let entries = entries
+            .chain(process.into_iter().flat_map(|process| process.env.iter().map(|entry| ("process.env", entry))));
+        for (section, (name, entry)) in entries {
             let unit = self.draft.path.as_str();
             let value = self.resolve_template(&entry.value.value, &format_args!("{unit}.{section}.{name}"));
+            // Diagnostics need only the references that resolving the template records.
             if !self.is_full_depth() {
                 continue;
             }
@@ -259,21 +261,22 @@ impl<'w, 'a> UnitBuilder<'w, 'a> {
     }
 }
 
-/// The service behind `<branch>.<app>.localhost`: named, else the one with route `/`, else the first with a port.
+/// The service behind `<branch>.<app>.localhost`: `app.default`, else the service with route `/`, else the first one
+/// with an HTTP port, else the first one with a port.
 pub(super) fn default_service(manifest: &Manifest) -> Option<String> {
-    let named = manifest.app.default_service.as_ref().map(|name| name.value.clone());
-    let named = named.filter(|name| manifest.services.contains_key(name));
-    let find = |wanted: &dyn Fn(&Service) -> bool| {
-        manifest.services.iter().find(|(_, entry)| wanted(&entry.value)).map(|(name, _)| name.clone())
+    let configured = manifest.app.default_service.as_ref().map(|name| name.value.clone());
+    let configured = configured.filter(|name| manifest.services.contains_key(name));
+    let find_service = |matches: &dyn Fn(&Service) -> bool| {
+        manifest.services.iter().find(|(_, entry)| matches(&entry.value)).map(|(name, _)| name.clone())
     };
     let speaks_http = |service: &Service| {
         let mut ports = service.ports.values();
         ports.any(|port| matches!(port.value.protocol, PortProtocol::Http | PortProtocol::H2c))
     };
-    named
-        .or_else(|| find(&|service| service.routes.iter().any(|route| route.value == "/")))
-        .or_else(|| find(&speaks_http))
-        .or_else(|| find(&|service| !service.ports.is_empty()))
+    configured
+        .or_else(|| find_service(&|service| service.routes.iter().any(|route| route.value == "/")))
+        .or_else(|| find_service(&speaks_http))
+        .or_else(|| find_service(&|service| !service.ports.is_empty()))
 }
 
 pub(super) fn pull_policy(pull: Option<Pull>) -> PullPolicy {

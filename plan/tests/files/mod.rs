@@ -1,4 +1,4 @@
-//! Manifests in memory, and a context that a test can bend.
+//! Manifests in memory, and default inputs that a test can modify.
 
 use std::collections::BTreeMap;
 
@@ -18,15 +18,15 @@ impl Files for MemoryFiles {
 
     fn list(&self, path: &str) -> Result<Vec<(String, bool)>, FileProblem> {
         let prefix = format!("{}/", path.trim_start_matches("./").trim_end_matches('/'));
-        let mut found: Vec<(String, bool)> = self
+        let mut entries: Vec<(String, bool)> = self
             .0
             .keys()
             .filter_map(|name| name.strip_prefix(&prefix))
             .map(|rest| rest.split_once('/').map_or((rest.to_owned(), false), |(folder, _)| (folder.to_owned(), true)))
             .collect();
-        found.sort();
-        found.dedup();
-        if found.is_empty() { Err(FileProblem::Missing) } else { Ok(found) }
+        entries.sort();
+        entries.dedup();
+        if entries.is_empty() { Err(FileProblem::Missing) } else { Ok(entries) }
     }
 }
 
@@ -43,11 +43,11 @@ pub(crate) fn load_manifest_for(text: &str, environment: Option<&str>) -> Loaded
 }
 
 pub(crate) fn resolve_inputs(loaded: &LoadedManifest, runtime: RuntimeKind) -> ResolveInputs {
-    let wishes = required_ports(loaded, runtime);
-    let ports = wishes
+    let requests = required_ports(loaded, runtime);
+    let ports = requests
         .iter()
         .zip(40_000u16..)
-        .map(|(wish, free)| ((wish.unit.clone(), wish.port.clone()), wish.fixed.unwrap_or(free)))
+        .map(|(request, free)| ((request.unit.clone(), request.port.clone()), request.fixed.unwrap_or(free)))
         .collect();
     ResolveInputs {
         preview: PreviewName {
@@ -67,11 +67,11 @@ pub(crate) fn resolve_inputs(loaded: &LoadedManifest, runtime: RuntimeKind) -> R
     }
 }
 
-/// `PD0250 error at services.api.env.X: words`.
+/// `PD0250 error at services.api.env.X: message`.
 pub(crate) fn format_diagnostics(diagnostics: &[Diagnostic]) -> Vec<String> {
-    let line = |found: &Diagnostic| {
-        let severity = format!("{:?}", found.severity).to_lowercase();
-        format!("{} {severity} at {}: {}", found.code.0, found.path, found.message)
+    let format_line = |diagnostic: &Diagnostic| {
+        let severity = format!("{:?}", diagnostic.severity).to_lowercase();
+        format!("{} {severity} at {}: {}", diagnostic.code.0, diagnostic.path, diagnostic.message)
     };
-    diagnostics.iter().map(line).collect()
+    diagnostics.iter().map(format_line).collect()
 }
