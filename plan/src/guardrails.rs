@@ -1,7 +1,8 @@
-//! Rules that are on by default: a table of ids, levels and words, checks over the rendered units, findings that lead
-//! back to the manifest's line through the map of origins.
+//! Guardrails: rules that are on by default. A table defines their codes, levels and texts; checks read the rendered
+//! units. The map of origins leads from a finding back to its line in the manifest.
 //!
-//! `local` warns; every other environment denies what the table denies. One function decides on waivers for all paths.
+//! In `local`, denied rules are warnings; in every other environment they are errors. [`decide_waiver`] alone decides
+//! whether a finding is waived.
 
 mod rules;
 mod secret_literals;
@@ -16,7 +17,7 @@ use crate::origin::Origins;
 
 pub use waivers::{WaiverDecision, decide_waiver};
 
-/// PD015: a health check or route names a port that is not there. Always broken, so never waived.
+/// PD015: a health check or route needs a port that does not exist. It can never work, so it cannot be waived.
 pub const PORT_MISSING: Code = Code("PD015");
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -30,13 +31,13 @@ pub enum Level {
 pub struct Rule {
     pub code: Code,
     pub level: Level,
-    /// What should be, in one line.
+    /// The desired state, in one line.
     pub summary: &'static str,
-    /// The way out: one whole sentence.
+    /// How to fix a violation: one sentence.
     pub fix: &'static str,
 }
 
-/// The rules that concern containers and processes; pages in `docs/codes/`.
+/// The rules for containers and processes. Each has a page in `docs/codes/`.
 pub const RULES: &[Rule] = &[
     rule(
         "PD001",
@@ -117,8 +118,8 @@ pub const RULES: &[Rule] = &[
     ),
 ];
 
-const fn rule(code: &'static str, level: Level, words: &'static str, fix: &'static str) -> Rule {
-    Rule { code: Code(code), level, summary: words, fix }
+const fn rule(code: &'static str, level: Level, summary: &'static str, fix: &'static str) -> Rule {
+    Rule { code: Code(code), level, summary, fix }
 }
 
 #[must_use]
@@ -126,7 +127,7 @@ pub fn find_rule(code: &str) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.code.0 == code)
 }
 
-/// One violation, before its level and waivers are decided.
+/// A violation, before its severity and waivers are decided.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Finding {
     pub rule: &'static Rule,
@@ -137,7 +138,7 @@ pub struct Finding {
     pub span: Span,
 }
 
-/// All findings of an application, waivers applied, and what is wrong with the waivers themselves.
+/// All findings of an application with waivers applied, and diagnostics about the waivers themselves.
 #[must_use]
 pub fn check(loaded: &LoadedManifest, application: &Application, origins: &Origins, today: Date) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
@@ -145,14 +146,14 @@ pub fn check(loaded: &LoadedManifest, application: &Application, origins: &Origi
     to_diagnostics(loaded, &application.preview.environment, today, findings)
 }
 
-/// The findings of one unit.
+/// Adds the findings of one unit.
 pub(crate) fn check_unit(loaded: &LoadedManifest, unit: &Unit, origins: &Origins, findings: &mut Vec<Finding>) {
     let checked = UnitCheck { loaded, unit, origins, scope: unit_scope(unit) };
     rules::check(&checked, findings);
     secret_literals::check(&checked, findings);
 }
 
-/// Findings as diagnostics of this environment, waivers applied, and what is wrong with the waivers themselves.
+/// Converts findings to diagnostics for this environment, with waivers applied, and adds diagnostics about the waivers.
 pub(crate) fn to_diagnostics(
     loaded: &LoadedManifest,
     environment: &str,
@@ -171,7 +172,7 @@ fn unit_scope(unit: &Unit) -> String {
     format!("{section}.{}", unit.name)
 }
 
-/// A unit under inspection.
+/// A unit that is being checked.
 struct UnitCheck<'a> {
     loaded: &'a LoadedManifest,
     unit: &'a Unit,
@@ -180,10 +181,10 @@ struct UnitCheck<'a> {
 }
 
 impl UnitCheck<'_> {
-    /// A finding about a rendered field: at the line that set it, else at the unit's name.
+    /// A finding about a rendered field. Its span is the line that set the field, else the unit's name.
     fn finding_for_field(&self, code: &str, field: &str, message: impl Into<String>) -> Option<Finding> {
-        let full = format!("{}.{field}", self.scope);
-        let field_origin = self.origins.nearest(&full);
+        let field_path = format!("{}.{field}", self.scope);
+        let field_origin = self.origins.nearest(&field_path);
         let span = field_origin.and_then(|(_, field)| field.origins.iter().rev().find_map(crate::Origin::span));
         let span = span.unwrap_or_else(|| self.name_span());
         self.finding_at(code, field, span, message)
@@ -206,7 +207,7 @@ impl UnitCheck<'_> {
     }
 }
 
-/// What a level means in an environment.
+/// The severity of a level in an environment.
 fn severity(level: Level, environment: &str) -> Severity {
     match level {
         Level::Info => Severity::Info,

@@ -1,4 +1,4 @@
-//! Runtime objects from units. Each field is set with its value, its stable form for the hash, and its origin.
+//! Renders units to runtime objects. Each field is set with its value, its stable form for the hash, and its origin.
 
 pub(crate) mod docker;
 pub(crate) mod engine_fields;
@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use crate::origin::Origin;
 
-/// A value in both forms; see `resolve/references.rs`.
+/// A value in its actual and its stable form; see `resolve/references.rs`.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct RenderedValue {
     pub(crate) actual: Json,
@@ -18,12 +18,12 @@ pub(crate) struct RenderedValue {
 
 impl RenderedValue {
     pub(crate) fn literal(value: impl Into<Json>) -> Self {
-        let text = value.into();
-        Self { stable: text.clone(), actual: text }
+        let actual = value.into();
+        Self { stable: actual.clone(), actual }
     }
 }
 
-/// What one writer says about one field, in the manifest's words (`size.memory`) and in the runtime's
+/// A value for one field, with the field's name in the manifest (`size.memory`) and in the runtime
 /// (`HostConfig.Memory`).
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Setting {
@@ -34,7 +34,8 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    /// Defaults are no intent: a newer pdev with other defaults must not replace what runs.
+    /// True if the user set the field. Defaults are not part of the hash, so that a newer pdev with other defaults does
+    /// not replace running units.
     pub(crate) fn is_intent(&self) -> bool {
         !matches!(self.origin, Origin::Default { .. })
     }

@@ -1,4 +1,4 @@
-//! Guardrails: each rule with a manifest that breaks it, levels by environment, waivers.
+//! Guardrails: each rule with a manifest that violates it, severities by environment, waivers.
 
 mod files;
 
@@ -8,9 +8,9 @@ use plan::guardrails::{self, RULES};
 use plan::{LoadedManifest, resolve};
 
 fn findings(loaded: &LoadedManifest, environment: &str) -> Vec<manifest::Diagnostic> {
-    let mut context = resolve_inputs(loaded, RuntimeKind::Docker);
-    context.preview.environment = environment.to_owned();
-    let resolved = resolve(loaded, &context);
+    let mut inputs = resolve_inputs(loaded, RuntimeKind::Docker);
+    inputs.preview.environment = environment.to_owned();
+    let resolved = resolve(loaded, &inputs);
     guardrails::check(loaded, &resolved.application, &resolved.origins, TODAY)
 }
 
@@ -18,7 +18,7 @@ fn service_manifest(body: &str) -> String {
     format!("pdev: 1\napp: a\nservices:\n  s: {{ {body} }}\nsecrets: {{ k: {{}} }}\n")
 }
 
-/// Rule, a service that breaks it, the text that the finding points at.
+/// Rule, a service that violates it, the text at the finding's span.
 const VIOLATIONS: &[(&str, &str, &str)] = &[
     ("PD001", "image: \"e:1\", security: { privileged: true }", "true"),
     ("PD002", "image: \"e:1\", raw: { docker: { HostConfig: { PidMode: host } } }", "PidMode"),
@@ -52,16 +52,16 @@ fn each_rule_points_at_violating_text() {
     for (rule, body, expected) in VIOLATIONS {
         let loaded = load_manifest(&service_manifest(body));
         let all = findings(&loaded, "local");
-        let found = all.iter().find(|found| found.code.0 == *rule);
-        let found = found.unwrap_or_else(|| {
+        let finding = all.iter().find(|diagnostic| diagnostic.code.0 == *rule);
+        let finding = finding.unwrap_or_else(|| {
             panic!(
                 "{rule} finds nothing in {body}: {:#?} {:#?}",
                 format_diagnostics(&all),
                 format_diagnostics(&loaded.diagnostics)
             )
         });
-        assert_eq!(loaded.sources.slice(found.span), *expected, "{rule}: {}", found.message);
-        assert!(found.help.is_some(), "{rule}");
+        assert_eq!(loaded.sources.slice(finding.span), *expected, "{rule}: {}", finding.message);
+        assert!(finding.help.is_some(), "{rule}");
     }
 }
 
@@ -75,7 +75,10 @@ fn plain_service_has_no_findings() {
 fn denied_rules_are_errors_outside_local() {
     let loaded = load_manifest_for(&service_manifest("image: \"e:1\", security: { privileged: true }"), None);
     let severity = |environment: &str| {
-        findings(&loaded, environment).into_iter().find(|found| found.code.0 == "PD001").map(|found| found.severity)
+        findings(&loaded, environment)
+            .into_iter()
+            .find(|finding| finding.code.0 == "PD001")
+            .map(|finding| finding.severity)
     };
     assert_eq!(severity("local"), Some(manifest::Severity::Warning));
     assert_eq!(severity("preview"), Some(manifest::Severity::Error));
@@ -89,39 +92,39 @@ fn findings_with_waiver(waiver: &str) -> Vec<String> {
 
 #[test]
 fn waivers_apply_until_they_expire() {
-    let found = "PD005 error at services.s.docker.HostConfig.CapAdd: `IPC_LOCK` goes beyond the default capabilities";
-    let noted = "PD005 info at services.s.docker.HostConfig.CapAdd: `IPC_LOCK` goes beyond the default capabilities";
-    let good = "scope: services.s, reason: pinned memory needs it, owner: team-a";
+    let denied = "PD005 error at services.s.docker.HostConfig.CapAdd: `IPC_LOCK` goes beyond the default capabilities";
+    let waived = "PD005 info at services.s.docker.HostConfig.CapAdd: `IPC_LOCK` goes beyond the default capabilities";
+    let fields = "scope: services.s, reason: pinned memory needs it, owner: team-a";
     let cases: &[(String, Vec<String>)] = &[
         (
-            format!("rule: PD005, {good}, expires: \"2027-03-31\""),
-            vec![format!("{noted} (waived until 2027-03-31: pinned memory needs it)")],
+            format!("rule: PD005, {fields}, expires: \"2027-03-31\""),
+            vec![format!("{waived} (waived until 2027-03-31: pinned memory needs it)")],
         ),
         (
-            format!("rule: PD005, {good}, expires: \"2026-11-22\""),
+            format!("rule: PD005, {fields}, expires: \"2026-11-22\""),
             vec![
-                found.into(),
+                denied.into(),
                 "PD0262 warning at guardrails.waivers.0: the waiver of `PD005` expired on 2026-11-22".into(),
             ],
         ),
         (
-            format!("rule: PD005, {good}, expires: \"2026-11-23\""),
+            format!("rule: PD005, {fields}, expires: \"2026-11-23\""),
             vec![
-                format!("{noted} (waived until 2026-11-23: pinned memory needs it)"),
+                format!("{waived} (waived until 2026-11-23: pinned memory needs it)"),
                 "PD0262 info at guardrails.waivers.0: the waiver of `PD005` expires in 0 days".into(),
             ],
         ),
         (
-            format!("rule: PD001, {good}, expires: \"2027-03-31\""),
+            format!("rule: PD001, {fields}, expires: \"2027-03-31\""),
             vec![
-                found.into(),
+                denied.into(),
                 "PD0261 warning at guardrails.waivers.0: this waiver of `PD001` in `services.s` waives nothing".into(),
             ],
         ),
         (
             "rule: PD005, scope: services.*, reason: because, owner: me, expires: \"2028-03-31\"".into(),
             vec![
-                format!("{noted} (waived until 2028-03-31: because)"),
+                format!("{waived} (waived until 2028-03-31: because)"),
                 "PD0263 warning at guardrails.waivers.0: `because` is too short to be a reason (15 characters or more)"
                     .into(),
                 "PD0263 info at guardrails.waivers.0: the waiver of `PD005` lasts 494 days (more than 180)".into(),

@@ -1,4 +1,4 @@
-//! The checks over one rendered unit, one small function each.
+//! The checks of one rendered unit, one function for each rule.
 
 use manifest::model::Command;
 use serde_json::Value as Json;
@@ -43,11 +43,11 @@ fn check_readiness(checked: &UnitCheck<'_>) -> Option<Finding> {
 fn check_routes(checked: &UnitCheck<'_>) -> Option<Finding> {
     let unit = checked.unit;
     let route = unit.routes.first().filter(|_| unit.ports.is_empty())?;
-    let written = checked.loaded.manifest.services.get(&unit.name)?.value.routes.first()?.span;
+    let route_span = checked.loaded.manifest.services.get(&unit.name)?.value.routes.first()?.span;
     checked.finding_at(
         "PD015",
         "routes",
-        written,
+        route_span,
         format!("route `{route}` leads to `{}`, which has no port", unit.name),
     )
 }
@@ -57,8 +57,9 @@ fn check_image_tag(checked: &UnitCheck<'_>, container: &Container) -> Option<Fin
     if image.is_empty() || image.contains('@') {
         return None;
     }
-    let last = image.rsplit('/').next().unwrap_or(image);
-    match last.split_once(':') {
+    // Only the last part can have a tag: a colon before it belongs to the port of a registry.
+    let last_part = image.rsplit('/').next().unwrap_or(image);
+    match last_part.split_once(':') {
         Some((_, tag)) if tag != "latest" => None,
         Some(_) => checked.finding_for_field("PD011", "image", format!("image `{image}` may be another one tomorrow")),
         None => {
@@ -139,9 +140,9 @@ impl ContainerCheck<'_> {
 
     fn check_security_options(&self, findings: &mut Vec<Finding>) {
         let options = self.host_config_strings("SecurityOpt");
-        let kept = |option: &&str| option.starts_with("no-new-privileges") && !option.ends_with("false");
+        let forbids_escalation = |option: &&str| option.starts_with("no-new-privileges") && !option.ends_with("false");
         let field = "docker.HostConfig.SecurityOpt";
-        if !self.is_privileged() && !options.iter().any(kept) {
+        if !self.is_privileged() && !options.iter().any(forbids_escalation) {
             findings.extend(self.checked.finding_for_field(
                 "PD004",
                 field,
@@ -195,7 +196,7 @@ impl ContainerCheck<'_> {
         let field = "docker.HostConfig.PortBindings";
         let bindings = self.host_config_field("PortBindings").and_then(Json::as_object).into_iter().flatten();
         for (port, binding) in
-            bindings.flat_map(|(port, list)| list.as_array().into_iter().flatten().map(move |one| (port, one)))
+            bindings.flat_map(|(port, list)| list.as_array().into_iter().flatten().map(move |binding| (port, binding)))
         {
             let address = binding.get("HostIp").and_then(Json::as_str).unwrap_or_default();
             if !(address.starts_with("127.") || address == "::1") {
@@ -217,11 +218,12 @@ impl ContainerCheck<'_> {
         })?
     }
 
-    /// Shares matter where strangers compete; one laptop has one user.
+    /// CPU shares matter where several users compete for a machine, so `local` does not need them.
     fn check_cpu_share(&self) -> Option<Finding> {
-        let local = self.checked.loaded.manifest.environment.name == "local";
-        let said = ["CpuShares", "NanoCpus", "CpuQuota"].iter().any(|field| self.host_config_field(field).is_some());
-        (!local && !said)
+        let is_local = self.checked.loaded.manifest.environment.name == "local";
+        let has_cpu_setting =
+            ["CpuShares", "NanoCpus", "CpuQuota"].iter().any(|field| self.host_config_field(field).is_some());
+        (!is_local && !has_cpu_setting)
             .then(|| self.checked.finding_for_field("PD010", "size", "nothing says how much CPU it needs"))?
     }
 
@@ -230,12 +232,13 @@ impl ContainerCheck<'_> {
         let Some(Command::Shell(line)) = &service.command else { return None };
         let runs_shell = get_at(self.create_body, "Cmd.0").and_then(Json::as_str) == Some("/bin/sh");
         let replaces_itself = line.value.as_literal().is_some_and(|text| text.trim_start().starts_with("exec "));
+        // With `exec`, the shell replaces itself by the program, which then receives the signal.
         let message = "the shell receives the stop signal instead of the program";
         (runs_shell && !replaces_itself).then(|| self.checked.finding_at("PD025", "command", line.span, message))?
     }
 }
 
-/// `./a/../../b` leaves; `./a/../b` does not.
+/// True for a path that leads above the project root: `./a/../../b` does, `./a/../b` does not.
 fn leaves_project(path: &str) -> bool {
     let mut depth = 0i32;
     for part in path.split('/') {

@@ -1,7 +1,7 @@
-//! Secrets written where they do not belong: literals in environment, arguments and build arguments.
+//! Finds secrets written as literals in environment variables, commands and build arguments.
 //!
-//! Known shapes of tokens are told anywhere; other literals only under a name that promises a secret, and only when
-//! they look random, so that `PASSWORD: example` in a sample stays quiet.
+//! Known token formats are reported everywhere. Other literals are reported only if their name suggests a secret and
+//! their value looks random, so that `PASSWORD: example` in a sample is not reported.
 
 use std::fmt::Display;
 
@@ -12,6 +12,7 @@ use manifest::template::{Part, Scope, Template};
 use super::{Finding, UnitCheck};
 use crate::application::Role;
 
+/// Prefix, minimum length, description.
 const TOKEN_PREFIXES: &[(&str, usize, &str)] = &[
     ("AKIA", 20, "an AWS access key"),
     ("ASIA", 20, "an AWS session key"),
@@ -49,9 +50,9 @@ pub(super) fn check(checked: &UnitCheck<'_>, findings: &mut Vec<Finding>) {
     };
     let process = service.process.as_ref();
     for (variable, entry) in service.env.iter().chain(process.into_iter().flat_map(|process| &process.env)) {
-        let place = format_args!("env.{variable}");
-        findings.extend(find_literal_secret(checked, &place, variable, &entry.value.value, entry.span));
-        findings.extend(find_passed_through_secret(checked, &place, variable, &entry.value.value, entry.span));
+        let path = format_args!("env.{variable}");
+        findings.extend(find_literal_secret(checked, &path, variable, &entry.value.value, entry.span));
+        findings.extend(find_passed_through_secret(checked, &path, variable, &entry.value.value, entry.span));
     }
     for (argument, entry) in service.build.iter().flat_map(|build| &build.args) {
         findings.extend(find_literal_secret(
@@ -78,7 +79,7 @@ pub(super) fn check(checked: &UnitCheck<'_>, findings: &mut Vec<Finding>) {
 
 fn find_literal_secret(
     checked: &UnitCheck<'_>,
-    place: &dyn Display,
+    path: &dyn Display,
     name: &str,
     template: &Template,
     span: Span,
@@ -87,15 +88,15 @@ fn find_literal_secret(
         Part::Text(text) => Some(text.as_str()),
         Part::Reference(_) => None,
     });
-    let whole = template.parts.len() == 1;
+    let is_single_part = template.parts.len() == 1;
     for text in texts {
-        if let Some(what) = known_token_kind(text) {
-            return checked.finding_at("PD016", &place.to_string(), span, format!("this looks like {what}"));
+        if let Some(kind) = known_token_kind(text) {
+            return checked.finding_at("PD016", &path.to_string(), span, format!("this looks like {kind}"));
         }
-        if whole && looks_random(text) && is_secret_name(name) {
+        if is_single_part && looks_random(text) && is_secret_name(name) {
             return checked.finding_at(
                 "PD016",
-                &place.to_string(),
+                &path.to_string(),
                 span,
                 format!("`{name}` holds what looks like a real secret"),
             );
@@ -105,13 +106,15 @@ fn find_literal_secret(
 }
 
 fn known_token_kind(text: &str) -> Option<&'static str> {
-    let ends = |c: char| matches!(c, '"' | '\'' | '=' | ',' | ';' | '@' | ':' | '/' | '?' | '&') || c.is_whitespace();
-    let words = text.split(ends);
+    let is_separator =
+        |c: char| matches!(c, '"' | '\'' | '=' | ',' | ';' | '@' | ':' | '/' | '?' | '&') || c.is_whitespace();
+    let words = text.split(is_separator);
+    // The complete text as well, because `-----BEGIN RSA PRIVATE KEY-----` contains separators.
     let mut words = words.chain(std::iter::once(text.trim()));
     words.find_map(|word| {
-        let (_, _, what) =
+        let (_, _, kind) =
             TOKEN_PREFIXES.iter().find(|(prefix, length, _)| word.starts_with(prefix) && word.len() >= *length)?;
-        Some(*what)
+        Some(*kind)
     })
 }
 
@@ -120,7 +123,8 @@ fn is_secret_name(name: &str) -> bool {
     !name.ends_with("_FILE") && !name.ends_with("_PATH") && SECRET_NAME_PARTS.iter().any(|part| name.contains(part))
 }
 
-/// At least 16 characters of many kinds: random, or close to it.
+/// True for a text of at least 16 characters with high entropy and at least one digit. Paths, URLs and texts with
+/// spaces are excluded.
 fn looks_random(text: &str) -> bool {
     if text.len() < 16 || text.contains(char::is_whitespace) || text.starts_with('/') || text.contains("://") {
         return false;
@@ -136,18 +140,18 @@ fn looks_random(text: &str) -> bool {
     entropy >= 3.4 && text.bytes().any(|byte| byte.is_ascii_digit())
 }
 
-/// A secret of the user's environment that becomes one of the unit's.
+/// Finds a secret that is copied from the user's environment to the unit's environment.
 fn find_passed_through_secret(
     checked: &UnitCheck<'_>,
-    place: &dyn Display,
+    path: &dyn Display,
     name: &str,
     template: &Template,
     span: Span,
 ) -> Option<Finding> {
     let from_environment = template.references().any(|reference| reference.scope == Scope::Env);
-    let found = from_environment && is_secret_name(name);
+    let is_violation = from_environment && is_secret_name(name);
     let message = || format!("`{name}` is visible to everything that can list the unit's environment");
-    found.then(|| checked.finding_at("PD017", &place.to_string(), span, message()))?
+    is_violation.then(|| checked.finding_at("PD017", &path.to_string(), span, message()))?
 }
 
 #[cfg(test)]
@@ -164,8 +168,8 @@ mod tests {
             ("-----BEGIN RSA PRIVATE KEY-----", Some("a private key")),
             ("hello", None),
         ];
-        for (text, what) in cases {
-            assert_eq!(known_token_kind(text), what, "{text}");
+        for (text, kind) in cases {
+            assert_eq!(known_token_kind(text), kind, "{text}");
         }
     }
 
@@ -179,9 +183,10 @@ mod tests {
         ] {
             assert_eq!(looks_random(text), random, "{text}");
         }
-        for (name, promises) in [("STRIPE_KEY_FILE", false), ("api_token", true), ("TOKEN_PATH", false), ("LOG", false)]
+        for (name, is_secret) in
+            [("STRIPE_KEY_FILE", false), ("api_token", true), ("TOKEN_PATH", false), ("LOG", false)]
         {
-            assert_eq!(is_secret_name(name), promises, "{name}");
+            assert_eq!(is_secret_name(name), is_secret, "{name}");
         }
     }
 }

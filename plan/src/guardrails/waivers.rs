@@ -1,4 +1,4 @@
-//! Recorded exceptions: one function decides on every path whether a finding is waived.
+//! Waivers, the recorded exceptions to guardrails. [`decide_waiver`] alone decides whether a finding is waived.
 
 use manifest::model::{Date, Waiver};
 use manifest::{Diagnostic, Severity};
@@ -15,11 +15,11 @@ const EXPIRY_NOTICE_DAYS: i64 = 14;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaiverDecision {
     NotWaived,
-    /// By the waiver of this index.
+    /// Waived by the waiver at this index.
     Waived(usize),
 }
 
-/// Whether a waiver covers this rule in this scope on this day.
+/// Decides whether a waiver covers this rule in this scope on this day.
 #[must_use]
 pub fn decide_waiver(waivers: &[Waiver], rule: &str, scope: &str, today: Date) -> WaiverDecision {
     if rule == PORT_MISSING.0 {
@@ -44,15 +44,15 @@ pub(super) fn apply(
     findings: Vec<Finding>,
 ) -> Vec<Diagnostic> {
     let waivers = &loaded.manifest.waivers;
-    let mut about_waivers = Vec::new();
+    let mut waiver_diagnostics = Vec::new();
     for (index, waiver) in waivers.iter().enumerate() {
         let path = format!("guardrails.waivers.{index}");
         let used = findings.iter().any(|finding| covers(waiver, finding.rule.code.0, &finding.scope));
-        about_waivers
+        waiver_diagnostics
             .extend(check_waiver(waiver, used, today).into_iter().map(|diagnostic| diagnostic.at_path(path.clone())));
     }
-    let told = findings.into_iter().map(|finding| to_diagnostic(loaded, finding, environment, today));
-    told.chain(about_waivers).collect()
+    let finding_diagnostics = findings.into_iter().map(|finding| to_diagnostic(loaded, finding, environment, today));
+    finding_diagnostics.chain(waiver_diagnostics).collect()
 }
 
 fn to_diagnostic(loaded: &LoadedManifest, finding: Finding, environment: &str, today: Date) -> Diagnostic {
@@ -82,29 +82,29 @@ fn to_diagnostic(loaded: &LoadedManifest, finding: Finding, environment: &str, t
 }
 
 fn check_waiver(waiver: &Waiver, used: bool, today: Date) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
-    let left = days_since_epoch(waiver.expires.value) - days_since_epoch(today);
+    let mut diagnostics = Vec::new();
+    let days_left = days_since_epoch(waiver.expires.value) - days_since_epoch(today);
     let rule = &waiver.rule.value;
-    if left < 0 {
+    if days_left < 0 {
         let message = format!("the waiver of `{rule}` expired on {}", format_date(waiver.expires.value));
-        found.push(
+        diagnostics.push(
             Diagnostic::new(codes::WAIVER_EXPIRED, Severity::Warning, waiver.expires.span, message)
-                .help("Fix the finding, or record a new date after somebody has looked at it again."),
+                .help("Fix the finding, or review the waiver again and record a new date."),
         );
-    } else if used && left <= EXPIRY_NOTICE_DAYS {
-        let message = format!("the waiver of `{rule}` expires in {left} days");
-        found.push(Diagnostic::new(codes::WAIVER_EXPIRED, Severity::Info, waiver.expires.span, message));
+    } else if used && days_left <= EXPIRY_NOTICE_DAYS {
+        let message = format!("the waiver of `{rule}` expires in {days_left} days");
+        diagnostics.push(Diagnostic::new(codes::WAIVER_EXPIRED, Severity::Info, waiver.expires.span, message));
     }
     if !used {
-        let known = RULES.iter().map(|rule| rule.code.0);
+        let known_codes = RULES.iter().map(|rule| rule.code.0);
         let message = match find_rule(rule) {
             Some(_) => format!("this waiver of `{rule}` in `{}` waives nothing", waiver.scope.value),
             None => {
-                let near = nearest(rule, known).map(|near| format!(" (nearest: `{near}`)")).unwrap_or_default();
+                let near = nearest(rule, known_codes).map(|near| format!(" (nearest: `{near}`)")).unwrap_or_default();
                 format!("there is no rule `{rule}`{near}")
             }
         };
-        found.push(
+        diagnostics.push(
             Diagnostic::new(codes::WAIVER_UNUSED, Severity::Warning, waiver.span, message)
                 .help("Remove it: the finding is gone, or the scope is misspelt (`services.NAME`)."),
         );
@@ -112,21 +112,22 @@ fn check_waiver(waiver: &Waiver, used: bool, today: Date) -> Vec<Diagnostic> {
     if waiver.reason.value.trim().chars().count() < REASON_CHARS_MIN {
         let message =
             format!("`{}` is too short to be a reason ({REASON_CHARS_MIN} characters or more)", waiver.reason.value);
-        found.push(Diagnostic::new(codes::WAIVER_WEAK, Severity::Warning, waiver.reason.span, message));
+        diagnostics.push(Diagnostic::new(codes::WAIVER_WEAK, Severity::Warning, waiver.reason.span, message));
     }
-    // Without a date of today nothing is known about the time that is left.
-    if today != Date::default() && left > VALIDITY_DAYS_MAX {
-        let message = format!("the waiver of `{rule}` lasts {left} days (more than {VALIDITY_DAYS_MAX})");
-        found.push(Diagnostic::new(codes::WAIVER_WEAK, Severity::Info, waiver.expires.span, message));
+    // The default date means that today is unknown, and then so is the remaining time.
+    if today != Date::default() && days_left > VALIDITY_DAYS_MAX {
+        let message = format!("the waiver of `{rule}` lasts {days_left} days (more than {VALIDITY_DAYS_MAX})");
+        diagnostics.push(Diagnostic::new(codes::WAIVER_WEAK, Severity::Info, waiver.expires.span, message));
     }
-    found
+    diagnostics
 }
 
 fn format_date(date: Date) -> String {
     format!("{:04}-{:02}-{:02}", date.year, date.month, date.day)
 }
 
-/// Days since 1970-01-01 in the Gregorian calendar.
+/// Days since 1970-01-01 in the Gregorian calendar. Counts years from March, so that a leap day is the last day of its
+/// year.
 fn days_since_epoch(date: Date) -> i64 {
     let (month, day) = (i64::from(date.month), i64::from(date.day));
     let year = i64::from(date.year) - i64::from(month <= 2);

@@ -1,8 +1,8 @@
-//! The body of the Engine API's `POST /containers/create`, hardened, with what the user wrote over it.
+//! Builds the body of the Engine API's `POST /containers/create`: hardened defaults, overridden by the user's settings.
 //!
-//! A bind's source that starts with `./` or `../` is relative to the manifest's folder; the driver makes it absolute,
-//! because neither this crate nor the hash may know where the checkout lies. Image, environment, labels, published
-//! ports, the network and the mounts of named volumes and secrets are the driver's too.
+//! A bind source that starts with `./` or `../` is relative to the manifest's folder. The driver makes it absolute,
+//! because neither this crate nor the hash may depend on the location of the checkout. The driver also adds the image,
+//! environment, labels, published ports, network, and the mounts of named volumes and secrets.
 
 use std::sync::LazyLock;
 
@@ -13,17 +13,17 @@ use super::patch::{self, ObjectPatch};
 use super::{RenderedValue, Setting, engine_fields};
 use crate::origin::Origin;
 
-/// What ordinary entrypoints need to step down from root; everything else is dropped.
+/// The capabilities that common entrypoints need to switch from root to another user. All others are dropped.
 pub(crate) const DEFAULT_CAPABILITIES: [&str; 7] =
     ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"];
 pub(crate) const DEFAULT_MEMORY_BYTES: u64 = 2 << 30;
 pub(crate) const DEFAULT_PIDS_LIMIT: u64 = 2048;
 
-/// The defaults of every container, each with its reason. Made once: thousands of services share them.
+/// The defaults of every container, each with its reason. Created once, because thousands of services share them.
 static DEFAULT_SETTINGS: LazyLock<[Setting; 5]> = LazyLock::new(|| {
-    let default = |word: &str, field: &str, value: Json, reason: &'static str| {
-        let (word, field) = (word.to_owned(), field.to_owned());
-        Setting { manifest_key: word, field, value: RenderedValue::literal(value), origin: Origin::Default { reason } }
+    let default = |manifest_key: &str, field: &str, value: Json, reason: &'static str| {
+        let (manifest_key, field) = (manifest_key.to_owned(), field.to_owned());
+        Setting { manifest_key, field, value: RenderedValue::literal(value), origin: Origin::Default { reason } }
     };
     [
         default("security.drop", "HostConfig.CapDrop", json!(["ALL"]), "a program gets only the capabilities it needs"),
@@ -31,7 +31,7 @@ static DEFAULT_SETTINGS: LazyLock<[Setting; 5]> = LazyLock::new(|| {
             "security.capabilities",
             "HostConfig.CapAdd",
             json!(DEFAULT_CAPABILITIES),
-            "what ordinary entrypoints need to step down from root and to listen on a low port",
+            "common entrypoints need them to switch from root to another user and to listen on a low port",
         ),
         default(
             "security.no_new_privileges",
@@ -54,7 +54,7 @@ static DEFAULT_SETTINGS: LazyLock<[Setting; 5]> = LazyLock::new(|| {
     ]
 });
 
-/// A body with nothing but the defaults.
+/// A body that contains only the defaults.
 static HARDENED_BODY: LazyLock<Json> = LazyLock::new(|| {
     let mut body = Json::Object(Map::new());
     for setting in DEFAULT_SETTINGS.iter() {
@@ -63,7 +63,7 @@ static HARDENED_BODY: LazyLock<Json> = LazyLock::new(|| {
     body
 });
 
-/// A container being drawn: the defaults, then settings in order, later ones over earlier ones.
+/// Collects the settings of a container. They apply on top of the defaults, later ones over earlier ones.
 pub(crate) struct ContainerBuilder {
     dropped_defaults: Vec<&'static str>,
     settings: Vec<Setting>,
@@ -71,11 +71,11 @@ pub(crate) struct ContainerBuilder {
 
 pub(crate) struct RenderedContainer {
     pub(crate) create_body: Json,
-    /// The defaults that hold, or held until a setting came.
+    /// The defaults that were not dropped. A setting may have overridden them.
     pub(crate) defaults: Vec<&'static Setting>,
     pub(crate) settings: Vec<Setting>,
     pub(crate) diagnostics: Vec<Diagnostic>,
-    /// Raw fields or patches took part.
+    /// True if `raw` or patches were applied.
     pub(crate) off_road: bool,
 }
 
@@ -84,29 +84,30 @@ impl ContainerBuilder {
         Self { dropped_defaults: Vec::new(), settings: Vec::new() }
     }
 
-    pub(crate) fn set(&mut self, word: &str, field: &str, value: RenderedValue, origin: Origin) {
-        let (word, field) = (word.to_owned(), field.to_owned());
-        self.settings.push(Setting { manifest_key: word, field, value, origin });
+    pub(crate) fn set(&mut self, manifest_key: &str, field: &str, value: RenderedValue, origin: Origin) {
+        let (manifest_key, field) = (manifest_key.to_owned(), field.to_owned());
+        self.settings.push(Setting { manifest_key, field, value, origin });
     }
 
-    /// Adds to a list that defaults may have begun.
-    pub(crate) fn append(&mut self, word: &str, field: &str, value: RenderedValue, origin: Origin) {
-        self.set(word, &format!("{field}+"), value, origin);
+    /// Appends to a list or map that may have default entries.
+    pub(crate) fn append(&mut self, manifest_key: &str, field: &str, value: RenderedValue, origin: Origin) {
+        // `finish` reads the suffix.
+        self.set(manifest_key, &format!("{field}+"), value, origin);
     }
 
-    /// Adds one entry to a map whose keys may hold dots.
-    pub(crate) fn append_entry(&mut self, word: &str, field: &str, key: &str, value: &str, origin: Origin) {
+    /// Adds one entry to a map whose keys may contain dots.
+    pub(crate) fn append_entry(&mut self, manifest_key: &str, field: &str, key: &str, value: &str, origin: Origin) {
         let entry = RenderedValue::literal(json!({ key: value }));
-        self.append(word, field, entry, origin);
+        self.append(manifest_key, field, entry, origin);
     }
 
-    /// Forgets what defaults said about a field, as `privileged` does with capabilities.
+    /// Removes the default of a field and all settings of it so far, as `privileged` does with capabilities.
     pub(crate) fn drop_default(&mut self, field: &'static str) {
         self.settings.retain(|setting| setting.field != field);
         self.dropped_defaults.push(field);
     }
 
-    /// Typed settings, then `raw.docker`, then patches in the order of the manifest.
+    /// Applies typed settings first, then `changes`: `raw.docker` and the patches in the order of the manifest.
     pub(crate) fn finish(mut self, changes: &[ObjectPatch]) -> RenderedContainer {
         let mut body = HARDENED_BODY.clone();
         for field in &self.dropped_defaults {
@@ -129,13 +130,13 @@ impl ContainerBuilder {
         for change in changes {
             engine_fields::check(change, &mut diagnostics);
             patch::apply(&mut body, change, &mut diagnostics);
-            for touched in patch::patched_fields(change) {
-                let text = get_at(&body, &touched.field).cloned().unwrap_or(Json::Null);
+            for patched in patch::patched_fields(change) {
+                let actual = get_at(&body, &patched.field).cloned().unwrap_or(Json::Null);
                 self.settings.push(Setting {
-                    manifest_key: format!("docker.{}", touched.field),
-                    field: touched.field,
-                    value: RenderedValue { actual: text, stable: touched.stable },
-                    origin: touched.origin,
+                    manifest_key: format!("docker.{}", patched.field),
+                    field: patched.field,
+                    value: RenderedValue { actual, stable: patched.stable },
+                    origin: patched.origin,
                 });
             }
         }
@@ -170,10 +171,10 @@ fn remove_at(body: &mut Json, field: &str) {
     }
 }
 
-fn append_at(body: &mut Json, field: &str, more: &Json) {
-    if let Json::Object(more) = more {
+fn append_at(body: &mut Json, field: &str, addition: &Json) {
+    if let Json::Object(addition) = addition {
         let mut map = get_at(body, field).and_then(Json::as_object).cloned().unwrap_or_default();
-        map.extend(more.clone());
+        map.extend(addition.clone());
         set_at(body, field, Json::Object(map));
         return;
     }
@@ -181,8 +182,8 @@ fn append_at(body: &mut Json, field: &str, more: &Json) {
         Some(Json::Array(list)) => list.clone(),
         _ => Vec::new(),
     };
-    let more = more.as_array().cloned().unwrap_or_else(|| vec![more.clone()]);
-    for item in more {
+    let addition = addition.as_array().cloned().unwrap_or_else(|| vec![addition.clone()]);
+    for item in addition {
         if !list.contains(&item) {
             list.push(item);
         }

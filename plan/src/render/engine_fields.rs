@@ -1,5 +1,5 @@
-//! The fields of a container as the Engine API 1.41 and later know them, so that a misspelt raw key is told with the
-//! nearest right one instead of being dropped by the engine in silence.
+//! The container fields of the Engine API 1.41 and later. A misspelt raw key is reported with the nearest known field,
+//! because the engine ignores unknown fields silently.
 
 use manifest::{Diagnostic, Severity, Span};
 
@@ -107,34 +107,34 @@ const HOST_CONFIG_FIELDS: &[&str] = &[
     "VolumesFrom",
 ];
 
-/// Fields that the manifest itself has a word for, and that pdev sets last.
+/// Fields that have a manifest key, and that pdev sets last.
 const PDEV_MANAGED_FIELDS: &[(&str, &str)] = &[("Image", "`image` or `build`"), ("Env", "`env`")];
 
-/// Says which keys of a raw body or a merge no engine knows.
+/// Reports the keys of a raw body or a merge that the Engine API does not have.
 pub(crate) fn check(change: &ObjectPatch, diagnostics: &mut Vec<Diagnostic>) {
     if matches!(change, ObjectPatch::JsonPatch(_)) {
         return;
     }
     for (path, span) in &change.data().keys {
         let path = path.replace('+', "");
-        let (known, key, place): (&[&str], &str, &str) = match path.split('.').collect::<Vec<_>>().as_slice() {
+        let (known, key, prefix): (&[&str], &str, &str) = match path.split('.').collect::<Vec<_>>().as_slice() {
             [key] => (TOP_LEVEL_FIELDS, key, ""),
             ["HostConfig", key] => (HOST_CONFIG_FIELDS, key, "HostConfig."),
             _ => continue,
         };
         if !known.contains(&key) {
-            diagnostics.push(unknown_field_diagnostic(key, place, known, *span).at_path(change.data().path.clone()));
+            diagnostics.push(unknown_field_diagnostic(key, prefix, known, *span).at_path(change.data().path.clone()));
         }
     }
 }
 
-fn unknown_field_diagnostic(key: &str, place: &str, known: &[&str], span: Span) -> Diagnostic {
-    if let Some((_, word)) = PDEV_MANAGED_FIELDS.iter().find(|(ours, _)| place.is_empty() && *ours == key) {
-        let message = format!("`{key}` is set from {word} of the manifest");
+fn unknown_field_diagnostic(key: &str, prefix: &str, known: &[&str], span: Span) -> Diagnostic {
+    if let Some((_, manifest_key)) = PDEV_MANAGED_FIELDS.iter().find(|(field, _)| prefix.is_empty() && *field == key) {
+        let message = format!("`{key}` is set from {manifest_key} of the manifest");
         return Diagnostic::new(codes::RAW_FIELD_UNKNOWN, Severity::Error, span, message)
-            .help(format!("Write it as {word} instead."));
+            .help(format!("Write it as {manifest_key} instead."));
     }
-    if place.is_empty() && HOST_CONFIG_FIELDS.contains(&key) {
+    if prefix.is_empty() && HOST_CONFIG_FIELDS.contains(&key) {
         let message = format!("`{key}` belongs into `HostConfig`");
         return Diagnostic::new(codes::RAW_FIELD_UNKNOWN, Severity::Error, span, message)
             .help(format!("Write `HostConfig: {{ {key}: ... }}`."));
@@ -142,17 +142,17 @@ fn unknown_field_diagnostic(key: &str, place: &str, known: &[&str], span: Span) 
     let folded = key.replace('_', "");
     let near = known.iter().find(|field| field.eq_ignore_ascii_case(&folded)).copied();
     let near = near.or_else(|| nearest(key, known.iter().copied()));
-    let host = HOST_CONFIG_FIELDS.iter().find(|field| place.is_empty() && field.eq_ignore_ascii_case(&folded));
-    let allowed = match (near, host) {
-        (Some(near), _) => format!(" (nearest: `{place}{near}`)"),
-        (None, Some(host)) => format!(" (nearest: `HostConfig.{host}`)"),
+    let host_config = HOST_CONFIG_FIELDS.iter().find(|field| prefix.is_empty() && field.eq_ignore_ascii_case(&folded));
+    let allowed = match (near, host_config) {
+        (Some(near), _) => format!(" (nearest: `{prefix}{near}`)"),
+        (None, Some(field)) => format!(" (nearest: `HostConfig.{field}`)"),
         (None, None) => String::new(),
     };
     let diagnostic = Diagnostic::new(
         codes::RAW_FIELD_UNKNOWN,
         Severity::Error,
         span,
-        format!("the Docker engine knows no field `{place}{key}`{allowed}"),
+        format!("the Docker engine knows no field `{prefix}{key}`{allowed}"),
     );
     match near {
         Some(near) => {

@@ -1,16 +1,16 @@
-//! RFC 6902 operations, one at a time. Errors are words for a diagnostic.
+//! Applies RFC 6902 operations, one at a time. Errors are messages for a diagnostic.
 
 use serde_json::Value as Json;
 
-/// Applies one operation, or leaves the document as it was and says why.
+/// Applies one operation. On failure the document is unchanged.
 pub(super) fn apply(document: &mut Json, operation: &Json) -> Result<(), String> {
-    let text = |name: &str| {
+    let string_field = |name: &str| {
         let missing = || format!("a patch operation needs `{name}`");
         operation.get(name).and_then(Json::as_str).ok_or_else(missing)
     };
     let value = || operation.get("value").cloned().ok_or_else(|| "this patch operation needs `value`".to_owned());
-    let path = text("path")?;
-    match text("op")? {
+    let path = string_field("path")?;
+    match string_field("op")? {
         "add" => add(document, path, value()?),
         "replace" => {
             let value = value()?;
@@ -24,16 +24,17 @@ pub(super) fn apply(document: &mut Json, operation: &Json) -> Result<(), String>
             if *found == value()? { Ok(()) } else { Err(format!("test failed: `{path}` is `{found}`")) }
         }
         "copy" => {
-            let from = text("from")?;
+            let from = string_field("from")?;
             let value = document.pointer(from).cloned().ok_or_else(|| missing_path_message(from))?;
             add(document, path, value)
         }
         "move" => {
-            let from = text("from")?;
+            let from = string_field("from")?;
             let value = document.pointer(from).cloned().ok_or_else(|| missing_path_message(from))?;
-            let before = document.clone();
+            // Removal may succeed although the insertion fails, so keep the original for that case.
+            let original = document.clone();
             remove(document, from)?;
-            add(document, path, value).inspect_err(|_| *document = before)
+            add(document, path, value).inspect_err(|_| *document = original)
         }
         other => Err(format!("unknown patch operation `{other}` (there is add, copy, move, remove, replace, test)")),
     }
@@ -106,7 +107,7 @@ mod tests {
             let mut document = json!({"a": 1, "b": [1, 2]});
             match (apply(&mut document, operation), expected) {
                 (Ok(()), Ok(after)) => assert_eq!(document, *after, "{operation}"),
-                (Err(words), Err(part)) => assert!(words.contains(part), "{operation}: {words}"),
+                (Err(message), Err(part)) => assert!(message.contains(part), "{operation}: {message}"),
                 (result, _) => panic!("{operation}: {result:?}"),
             }
         }

@@ -1,7 +1,7 @@
-//! `raw` and `patches`: free-form changes to a rendered object, and which fields they touch.
+//! Applies `raw` and `patches`, the free-form changes to a rendered object, and lists the fields that they change.
 //!
-//! A merge is RFC 7396 (maps merge, `null` removes, the rest replaces) with `+key` that appends to a list. Operations
-//! are RFC 6902.
+//! A merge follows RFC 7396 (maps merge, `null` removes, other values replace), plus `+key`, which appends to a list.
+//! Operations follow RFC 6902.
 
 use manifest::{Diagnostic, Severity, Span};
 use serde_json::{Map, Value as Json};
@@ -17,7 +17,7 @@ pub(crate) struct PatchData {
     /// Dotted path of each leaf and of each key, as written (`HostConfig.+Binds`), with the key's span.
     pub(crate) keys: Vec<(String, Span)>,
     pub(crate) span: Span,
-    /// Where it stands in the manifest.
+    /// Path in the manifest.
     pub(crate) path: String,
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn apply(body: &mut Json, change: &ObjectPatch, diagnostics: &mut Vec
                     diagnostics.push(
                         Diagnostic::new(codes::PATCH_FAILED, Severity::Error, span, message)
                             .at_path(data.path.clone())
-                            .help("Look at the object as it is with `pdev explain`, and correct the path."),
+                            .help("Show the object with `pdev explain`, and correct the path."),
                     );
                 }
             }
@@ -86,7 +86,7 @@ fn merge(target: &mut Json, change: &Json) {
     }
 }
 
-/// The fields that a change speaks of, no deeper than `HostConfig.X`.
+/// The fields that a change affects, no deeper than `HostConfig.X`.
 pub(crate) fn patched_fields(change: &ObjectPatch) -> Vec<PatchedField> {
     let data = change.data();
     match change {
@@ -102,17 +102,17 @@ pub(crate) fn patched_fields(change: &ObjectPatch) -> Vec<PatchedField> {
             })
             .collect(),
         ObjectPatch::Raw(_) | ObjectPatch::Merge(_) => {
-            let mut touched = Vec::new();
+            let mut fields = Vec::new();
             for (key, value) in data.value.stable.as_object().into_iter().flatten() {
                 match value {
                     Json::Object(inner) if key == "HostConfig" => {
-                        let inner = inner.iter().map(|(name, value)| (format!("{key}.{name}"), value));
-                        touched.extend(inner.map(|(path, value)| patched_field(change, &path, value)));
+                        let inner_fields = inner.iter().map(|(name, value)| (format!("{key}.{name}"), value));
+                        fields.extend(inner_fields.map(|(path, value)| patched_field(change, &path, value)));
                     }
-                    value => touched.push(patched_field(change, key, value)),
+                    value => fields.push(patched_field(change, key, value)),
                 }
             }
-            touched
+            fields
         }
     }
 }
