@@ -1,6 +1,6 @@
-//! How long each stage of reading and checking takes, by manifest size: `cargo bench -p plan`. Prints minima of many
-//! rounds in milliseconds. What `pdev check` and each keystroke in an editor cost beyond the start of a program.
-#![expect(clippy::print_stdout, reason = "its output is the point")]
+//! Measures each stage of loading and checking by manifest size: `cargo bench -p plan`. Prints the minimum of many
+//! rounds in milliseconds. This is the cost of `pdev check`, without process start, and of each keystroke in an editor.
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,18 +14,18 @@ use plan::check::{CheckOptions, check};
 use plan::load::{LoadOptions, load};
 use plan::resolve::{Git, ResolveInputs, diagnose, required_ports, resolve};
 
-/// The manifest of `tests/bench`: services of eight lines, each calling the one before it and a database.
+/// The same manifest as in `tests/bench`: services of eight lines that refer to the previous service and to a database.
 fn generate_manifest(lines: usize) -> String {
     let mut text = String::from("pdev: 1\napp: long\nresources:\n  db: { uses: postgres@16 }\nservices:\n");
     for number in 0..(lines - 3) / 9 {
-        let before = number.saturating_sub(1);
+        let previous = number.saturating_sub(1);
         let written = write!(
             text,
             "  s{number}:\n    image: example:1\n    port: 8080\n    health: /healthz\n    env:\n      NAME: s{number}\n      \
-             WHERE: \"${{services.s{before}.host}}\"\n      LEVEL: info\n      \
+             WHERE: \"${{services.s{previous}.host}}\"\n      LEVEL: info\n      \
              DATABASE: \"${{resources.db.url}}\"\n"
         );
-        assert!(written.is_ok(), "a string takes everything");
+        assert!(written.is_ok(), "writing to a string cannot fail");
     }
     text
 }
@@ -63,17 +63,17 @@ fn resolve_inputs(ports: BTreeMap<(String, String), u16>) -> ResolveInputs {
 
 /// The fastest of `rounds`, in milliseconds.
 fn fastest_ms<T>(rounds: usize, work: impl Fn() -> T) -> f64 {
-    let took = (0..rounds).map(|_| {
-        let begun = Instant::now();
+    let durations = (0..rounds).map(|_| {
+        let start = Instant::now();
         black_box(work());
-        begun.elapsed().as_secs_f64() * 1000.0
+        start.elapsed().as_secs_f64() * 1000.0
     });
-    took.fold(f64::INFINITY, f64::min)
+    durations.fold(f64::INFINITY, f64::min)
 }
 
 fn main() {
     println!(
-        "{:>7} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9}   milliseconds, the least of the rounds",
+        "{:>7} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9}   milliseconds, minimum of the rounds",
         "lines", "parse", "read", "load", "ports", "findings", "everything", "check"
     );
     for (lines, rounds) in [(200, 200), (2_000, 40), (20_000, 8)] {
@@ -82,18 +82,18 @@ fn main() {
         let options = LoadOptions::default();
         let parse = fastest_ms(rounds, || manifest::syntax::parse(&text, manifest::FileId(0)));
         let read = fastest_ms(rounds, || manifest::read("pdev.yaml", &files).select(None, &[]));
-        let whole = fastest_ms(rounds, || load("pdev.yaml", &files, &options));
+        let load_ms = fastest_ms(rounds, || load("pdev.yaml", &files, &options));
         let loaded = load("pdev.yaml", &files, &options);
         let ports = fastest_ms(rounds, || required_ports(&loaded, RuntimeKind::Docker));
-        let wishes = required_ports(&loaded, RuntimeKind::Docker).into_iter().zip(20_000_u16..);
-        let wishes: BTreeMap<_, _> = wishes.map(|(wish, port)| ((wish.unit, wish.port), port)).collect();
-        let context = resolve_inputs(wishes);
-        let found = fastest_ms(rounds, || diagnose(&loaded, &context, &|_| true));
-        let everything = fastest_ms(rounds, || resolve(&loaded, &context));
-        // Reading, and resolving for every runtime in question.
+        let requests = required_ports(&loaded, RuntimeKind::Docker).into_iter().zip(20_000_u16..);
+        let host_ports: BTreeMap<_, _> = requests.map(|(request, port)| ((request.unit, request.port), port)).collect();
+        let inputs = resolve_inputs(host_ports);
+        let findings = fastest_ms(rounds, || diagnose(&loaded, &inputs, &|_| true));
+        let everything = fastest_ms(rounds, || resolve(&loaded, &inputs));
+        // Includes loading, and resolving for every possible runtime.
         let check = fastest_ms(rounds, || check("pdev.yaml", &files, &CheckOptions::default()));
         println!(
-            "{lines:>7} {parse:>9.2} {read:>9.2} {whole:>9.2} {ports:>9.2} {found:>9.2} {everything:>10.2} {check:>9.2}"
+            "{lines:>7} {parse:>9.2} {read:>9.2} {load_ms:>9.2} {ports:>9.2} {findings:>9.2} {everything:>10.2} {check:>9.2}"
         );
     }
 }

@@ -1,7 +1,7 @@
-//! `# pdev: allow PD008 -- reason`: a finding that somebody has looked at, silenced on its line or the one below.
+//! `# pdev: allow PD008 -- reason` silences a reviewed finding on its own line or on the next one.
 //!
-//! Only what `up` goes on with can be silenced: an error stays. What silences nothing is told, or it would hide the next
-//! finding. Guardrails that other environments deny are waived in the manifest, with an owner and an end.
+//! Errors cannot be silenced. A comment that silences nothing is reported, because it would hide the next finding.
+//! Guardrails that other environments deny are waived in the manifest instead, with an owner and an expiry date.
 
 use manifest::diagnostic::Edit;
 use manifest::{Diagnostic, FileId, Severity, Span};
@@ -15,39 +15,39 @@ struct AllowComment<'a> {
     code: &'a str,
     reason: &'a str,
     file: FileId,
-    /// Zero-based; the line whose findings it silences.
+    /// The line whose findings it silences, zero-based.
     line: usize,
     span: Span,
-    /// What goes with it when it is removed.
+    /// The text to delete when the comment is removed: the comment with its line break or leading spaces.
     removal_span: Span,
     used: bool,
 }
 
-/// Takes out what is allowed, and adds what is wrong with the comments themselves.
+/// Removes the allowed diagnostics, and adds diagnostics about the comments themselves.
 pub(crate) fn apply(loaded: &LoadedManifest, diagnostics: &mut Vec<Diagnostic>) {
-    let mut all: Vec<AllowComment<'_>> =
+    let mut comments: Vec<AllowComment<'_>> =
         loaded.comments.iter().flat_map(|comment| parse_comment(loaded, comment.span, &comment.text)).collect();
-    if all.is_empty() {
+    if comments.is_empty() {
         return;
     }
-    diagnostics.retain(|found| {
-        let line = line_index(loaded, found.span);
-        let fits = |one: &&mut AllowComment<'_>| {
-            one.file == found.span.file
-                && one.line == line
-                && one.code == found.code.0
-                && !one.reason.is_empty()
-                && found.severity != Severity::Error
+    diagnostics.retain(|diagnostic| {
+        let line = line_index(loaded, diagnostic.span);
+        let allows = |comment: &&mut AllowComment<'_>| {
+            comment.file == diagnostic.span.file
+                && comment.line == line
+                && comment.code == diagnostic.code.0
+                && !comment.reason.is_empty()
+                && diagnostic.severity != Severity::Error
         };
-        let allowed = all.iter_mut().find(fits);
-        allowed.map(|one| one.used = true).is_none()
+        let allowing_comment = comments.iter_mut().find(allows);
+        allowing_comment.map(|comment| comment.used = true).is_none()
     });
-    diagnostics.extend(all.iter().filter(|one| !one.used).map(unused_diagnostic));
+    diagnostics.extend(comments.iter().filter(|comment| !comment.used).map(unused_diagnostic));
 }
 
-fn unused_diagnostic(one: &AllowComment<'_>) -> Diagnostic {
-    let code = one.code;
-    let (message, help) = if one.reason.is_empty() {
+fn unused_diagnostic(comment: &AllowComment<'_>) -> Diagnostic {
+    let code = comment.code;
+    let (message, help) = if comment.reason.is_empty() {
         (
             format!("this comment allows `{code}` without a reason"),
             format!("Write `# {ALLOW_PREFIX}{code} -- why it is right here`."),
@@ -58,11 +58,11 @@ fn unused_diagnostic(one: &AllowComment<'_>) -> Diagnostic {
             "Remove it: the finding is gone, or it is an error, which cannot be silenced.".to_owned(),
         )
     };
-    let found = Diagnostic::new(codes::ALLOW_UNUSED, Severity::Warning, one.span, message).help(help);
-    if one.reason.is_empty() {
-        return found;
+    let diagnostic = Diagnostic::new(codes::ALLOW_UNUSED, Severity::Warning, comment.span, message).help(help);
+    if comment.reason.is_empty() {
+        return diagnostic;
     }
-    found.fix("remove the comment", true, vec![Edit { span: one.removal_span, text: String::new() }])
+    diagnostic.fix("remove the comment", true, vec![Edit { span: comment.removal_span, text: String::new() }])
 }
 
 fn parse_comment<'a>(loaded: &'a LoadedManifest, span: Span, text: &'a str) -> Option<AllowComment<'a>> {
@@ -71,21 +71,22 @@ fn parse_comment<'a>(loaded: &'a LoadedManifest, span: Span, text: &'a str) -> O
     let text = loaded.sources.get(span.file)?.text.as_ref();
     let start = span.start as usize;
     let before = text.get(..start)?.rsplit('\n').next().unwrap_or_default();
-    let own = line_index(loaded, span);
-    // Alone on its line it speaks of the next one that is no comment, behind a value of that value's line.
-    let alone = before.trim_start_matches('\u{feff}').trim().is_empty();
+    let own_line = line_index(loaded, span);
+    // A comment alone on its line applies to the next line that is not a comment, else to its own line. A byte order
+    // mark at the start of the file is not text.
+    let is_alone = before.trim_start_matches('\u{feff}').trim().is_empty();
     let end = span.end as usize;
-    let whole = if alone {
-        let newline = text.get(end..)?.find('\n').map_or(text.len(), |found| end + found + 1);
+    let removal_span = if is_alone {
+        let newline = text.get(end..)?.find('\n').map_or(text.len(), |offset| end + offset + 1);
         Span::new(span.file, start - before.len(), newline)
     } else {
         Span::new(span.file, start - (before.len() - before.trim_end().len()), end)
     };
-    let target = if alone {
+    let target = if is_alone {
         let below = text.get(start..)?.lines().skip(1);
-        own + 1 + below.take_while(|line| line.trim().is_empty() || line.trim_start().starts_with('#')).count()
+        own_line + 1 + below.take_while(|line| line.trim().is_empty() || line.trim_start().starts_with('#')).count()
     } else {
-        own
+        own_line
     };
     Some(AllowComment {
         code: code.trim(),
@@ -93,7 +94,7 @@ fn parse_comment<'a>(loaded: &'a LoadedManifest, span: Span, text: &'a str) -> O
         file: span.file,
         line: target,
         span,
-        removal_span: whole,
+        removal_span,
         used: false,
     })
 }

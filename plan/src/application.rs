@@ -1,4 +1,5 @@
-//! The desired state of one preview: every unit with everything a driver needs, placeholders resolved, defaults filled.
+//! The desired state of one preview. Each unit has everything that a driver needs: placeholders are resolved and
+//! defaults are set.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 pub use manifest::model::{Condition, JobTiming, PortProtocol, RestartPolicy};
 
-/// A stable id of (repository, worktree, environment): 16 characters of base32, lower case.
+/// A stable id of (repository, worktree, environment): 16 characters of lower-case base32.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PreviewId(pub String);
 
-/// Who a preview is: the id decides, the labels are for people, hosts and object names.
+/// The name of a preview. The id identifies it; the labels are for people, host names and object names.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PreviewName {
     pub id: PreviewId,
@@ -24,13 +25,13 @@ pub struct PreviewName {
 }
 
 impl PreviewName {
-    /// `shop/feature-login`: how people and messages call it. Other environments than `local` stand in the label.
+    /// The name in messages: `shop/feature-login`. The branch label includes the environment unless it is `local`.
     #[must_use]
     pub fn title(&self) -> String {
         format!("{}/{}", self.app, self.branch)
     }
 
-    /// Prefix of every object's name at the runtime. Found by label, never by name; the name is for people.
+    /// Prefix of the names of all runtime objects. The names are for people: drivers find objects by label.
     #[must_use]
     pub fn object_prefix(&self) -> String {
         let short: String = self.id.0.chars().take(4).collect();
@@ -38,14 +39,14 @@ impl PreviewName {
     }
 }
 
-/// Units share one namespace: a service, job or resource name is unique in its app.
+/// The name of a service, job or resource. It is unique in its app, across all three kinds.
 pub type UnitName = String;
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Application {
     pub preview: PreviewName,
     pub units: BTreeMap<UnitName, Unit>,
-    /// Named volumes of containers, by their short name.
+    /// Named volumes of containers, by short name.
     pub volumes: BTreeMap<String, VolumeSpec>,
     /// The service behind `<branch>.<app>.localhost`.
     pub default_service: Option<UnitName>,
@@ -53,7 +54,7 @@ pub struct Application {
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct VolumeSpec {
-    /// Data survives `down` unless `--volumes`.
+    /// The unit that declares the volume. The data survives `down` without `--volumes`.
     pub owner: UnitName,
 }
 
@@ -74,23 +75,25 @@ pub struct Unit {
     pub ports: BTreeMap<String, UnitPort>,
     pub routes: Vec<String>,
     pub wildcard: bool,
-    /// Resolved for this unit as consumer; what is sensitive is never shown in plans or logs.
+    /// Placeholders are resolved for this unit as the consumer. Plans and logs never show sensitive values.
     pub env: BTreeMap<String, EnvValue>,
     /// Names of secrets delivered as files.
     pub secrets: Vec<String>,
-    /// The cloud identity it acts as, by its user's name for it. The agent takes it off where it can open no endpoint.
+    /// Name of the cloud identity the unit acts as, as in the manifest. The agent removes it if it cannot open an
+    /// endpoint.
     pub identity: Option<String>,
     pub health: Health,
     pub needs: BTreeMap<UnitName, Condition>,
     pub stop: Stop,
     pub restart: RestartPolicy,
-    /// For jobs.
+    /// Used for jobs only.
     pub when: JobTiming,
+    /// Used for jobs only.
     pub timeout: Option<Duration>,
-    /// For resources: module, version and where it came from (`postgres 16.2.0 (built-in)`).
+    /// For resources: module, version and source (`postgres 16.2.0 (built-in)`).
     pub module: Option<String>,
-    /// What the user asked for, hashed: without pdev's version and without the path of the checkout. Build inputs are
-    /// not in it (the driver adds the image's identity).
+    /// Hash of the user's intent, independent of pdev's version and of the path of the checkout. It does not cover
+    /// build inputs: the driver reports the image's identity separately.
     pub hash: String,
     pub support: SupportLevel,
 }
@@ -111,9 +114,10 @@ pub enum SupportLevel {
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct UnitPort {
-    /// What the program listens on inside its container; for a process the same as `host`, given to it as `PORT`.
+    /// The port on which the program listens in its container. For a process it equals `host_port` and is passed as
+    /// `PORT`.
     pub listen_port: u16,
-    /// The port on 127.0.0.1 where everything outside reaches it.
+    /// The port on 127.0.0.1 at which clients outside the container network reach the unit.
     pub host_port: u16,
     pub protocol: PortProtocol,
 }
@@ -134,7 +138,7 @@ impl Body {
     }
 }
 
-/// The runtimes that a driver exists for. A closed set on purpose; Kubernetes joins it with its own driver.
+/// The runtimes that have a driver. Kubernetes has none yet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuntimeKind {
@@ -145,17 +149,16 @@ pub enum RuntimeKind {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Container {
     pub image: ImageSource,
-    /// The rendered body of the Engine API's `POST /containers/create` (API 1.41 fields), hardened, after `raw` and
-    /// patches, without `Image`, without pdev's labels, without environment and without host ports: the driver adds them.
-    /// A source in `HostConfig.Binds` that starts with `./` or `../` is relative to the manifest's folder: the driver
-    /// makes it absolute.
+    /// The hardened body of the Engine API's `POST /containers/create` (API 1.41 fields), after `raw` and patches. The
+    /// driver adds `Image`, pdev's labels, the environment and the host ports. A source in `HostConfig.Binds` that
+    /// starts with `./` or `../` is relative to the manifest's folder; the driver makes it absolute.
     pub create_body: serde_json::Value,
     /// Names on the preview's network, the unit's own first.
     pub aliases: Vec<String>,
-    /// Names of units that run as local processes and that this container may call: the driver maps each name to
-    /// the gateway where the agent forwards.
+    /// Names of units that run as local processes and that this container may call. The driver maps each name to the
+    /// gateway, where the agent forwards connections.
     pub process_peers: Vec<UnitName>,
-    /// (volume short name, path in the container with `:ro` behind it where the program may only read).
+    /// (Short name of the volume, path in the container). A read-only path ends in `:ro`.
     pub volumes: Vec<(String, String)>,
     pub pull: PullPolicy,
 }
@@ -176,7 +179,7 @@ pub enum ImageSource {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BuildSpec {
-    /// Relative to the manifest's folder, `/`-separated.
+    /// Relative to the manifest's folder, separated by `/`.
     pub context: String,
     /// Relative to the context.
     pub dockerfile: String,
@@ -188,29 +191,32 @@ pub struct BuildSpec {
 #[derive(Clone, PartialEq, Debug)]
 pub struct ProcessSpec {
     pub argv: Argv,
-    /// Relative to the manifest's folder; resource modules run in their data folder instead.
+    /// The working directory.
     pub dir: ProcessDir,
-    /// Run to completion before the first start and whenever `build_inputs` changed.
+    /// Runs to completion before the first start and whenever `build_inputs` changed.
     pub build: Option<Argv>,
     pub build_inputs: Vec<String>,
-    /// Given to the program when pdev itself is root and the program refuses root.
+    /// The user that runs the program when pdev itself runs as root, for programs that refuse to run as root.
     pub user: Option<String>,
-    /// Run once in order before the first start, in the data folder (a module's `initdb`); a marker file in the
-    /// data folder remembers that they succeeded with these arguments.
+    /// Run once and in order before the first start, in the data folder (a module's `initdb`). A marker file in the
+    /// data folder records that they succeeded with these arguments.
     pub init: Vec<Argv>,
-    /// Run in order after each time the unit became ready, before others see it as ready (create database, extension).
+    /// Run in order each time the unit becomes ready, before other units see it as ready (create a database, an
+    /// extension).
     pub after_ready: Vec<Argv>,
-    /// Small files written before start, relative to the data folder (a module's configuration).
+    /// Small files to write before the start, by path relative to the data folder (a module's configuration).
     pub files: BTreeMap<String, String>,
-    /// Program names and where else than on `PATH` to look (`/usr/lib/postgresql/*/bin`, newest first).
+    /// Folders to search for the program in addition to `PATH` (`/usr/lib/postgresql/*/bin`, newest first).
     pub search_paths: Vec<String>,
-    /// What to install when a program is absent: `postgresql (Debian, Ubuntu: apt install postgresql)`.
+    /// What to install if a program is missing: `postgresql (Debian, Ubuntu: apt install postgresql)`.
     pub install_hint: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProcessDir {
+    /// Relative to the manifest's folder.
     Project(String),
+    /// The unit's data folder, for resource modules.
     Data,
 }
 
@@ -229,12 +235,12 @@ pub struct Health {
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum ReadyCheck {
-    /// Nothing written and no port: still running after this long.
+    /// No check configured and no port: the unit is ready if it still runs after this time.
     StaysUp(Duration),
     Probe(Probe),
-    /// `health: none`.
+    /// `health: none`: the unit is ready as soon as it is started.
     Started,
-    /// A job: exit code 0.
+    /// For a job: exit code 0.
     Exit,
 }
 
@@ -247,7 +253,7 @@ pub struct Probe {
     pub successes: u32,
 }
 
-/// `port` is the name of one of the unit's ports.
+/// How to probe a unit. `port` is the name of one of the unit's ports.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Check {
     Http { port: String, path: String, host: Option<String>, headers: Vec<(String, String)>, status: Option<Vec<u16>> },

@@ -1,7 +1,7 @@
-//! Everything `up` would refuse whatever it finds at the time, in one call: what `pdev check`, `pdev up` and the language
-//! server say of a manifest is this function's answer, so that they agree on codes and places.
+//! Finds everything in a manifest that makes `up` refuse, independent of the current state of the machine.
+//! `pdev check`, `pdev up` and the language server call this function, so they report the same codes and positions.
 //!
-//! What depends on a container engine being there is left to the agent.
+//! The agent checks what depends on whether a container engine is available.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -16,27 +16,27 @@ use crate::resolve::{
 };
 use crate::{allow_comments, codes};
 
-/// What changes the answer, besides the files.
+/// Everything except the files that affects the result.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CheckOptions {
     pub load_options: LoadOptions,
-    /// Only what concerns this runtime; what holds under every one of them when it is left open.
+    /// Report findings for this runtime only. `None` reports the findings that every possible runtime has in common.
     pub runtime: Option<RuntimeKind>,
-    /// What `${env.X}` may read.
+    /// The variables that `${env.X}` may read.
     pub variables: BTreeMap<String, String>,
     pub today: Date,
 }
 
-/// A manifest as read, and everything found in it, in the order of the files.
+/// A loaded manifest and all its diagnostics, sorted by position.
 #[derive(Clone, Debug)]
 pub struct CheckResult {
     pub loaded: LoadedManifest,
     pub diagnostics: Vec<Diagnostic>,
-    /// What was found in each unit, for [`check_after`].
+    /// Findings per unit, which [`check_incremental`] reuses.
     findings_cache: FindingsCacheByRuntime,
 }
 
-/// By the runtime that was the default.
+/// One cache for each default runtime.
 #[derive(Clone, Debug, Default)]
 struct FindingsCacheByRuntime {
     docker: FindingsCache,
@@ -52,39 +52,35 @@ impl FindingsCacheByRuntime {
     }
 }
 
-/// Reads `root` and what it includes and uses, and resolves it for every runtime in question.
+/// Loads `root` with its includes and modules, and resolves it for every runtime that `options` allows.
 #[must_use]
-pub fn check(root: &str, files: &dyn Files, question: &CheckOptions) -> CheckResult {
-    check_incremental(root, files, question, None)
+pub fn check(root: &str, files: &dyn Files, options: &CheckOptions) -> CheckResult {
+    check_incremental(root, files, options, None)
 }
 
-/// The same answer, sooner where `before` is the answer to the same question about files that differ in a few units.
+/// Returns the same result as [`check`], faster if `previous` is the result for the same `options` and for files that
+/// differ in a few units.
 #[must_use]
 pub fn check_incremental(
     root: &str,
     files: &dyn Files,
-    question: &CheckOptions,
-    before: Option<&CheckResult>,
+    options: &CheckOptions,
+    previous: Option<&CheckResult>,
 ) -> CheckResult {
-    let loaded = load_incremental(root, files, &question.load_options, before.map(|before| &before.loaded));
-    let moved = before.and_then(|before| Some((compute_unit_offsets(&before.loaded, &loaded)?, before)));
-    let mut look = CheckRun {
-        loaded: &loaded,
-        options: question,
-        previous: moved,
-        findings_cache: FindingsCacheByRuntime::default(),
-    };
+    let loaded = load_incremental(root, files, &options.load_options, previous.map(|previous| &previous.loaded));
+    let previous = previous.and_then(|previous| Some((compute_unit_offsets(&previous.loaded, &loaded)?, previous)));
+    let mut run = CheckRun { loaded: &loaded, options, previous, findings_cache: FindingsCacheByRuntime::default() };
     let mut diagnostics = loaded.diagnostics.clone();
     diagnostics.extend(if loaded.is_usable() {
-        look.findings_for_all_runtimes()
+        run.findings_for_all_runtimes()
     } else {
-        look.find_unresolved_references()
+        run.find_unresolved_references()
     });
-    let kept = look.findings_cache;
+    let findings_cache = run.findings_cache;
     allow_comments::apply(&loaded, &mut diagnostics);
-    diagnostics.sort_by_key(|found| (found.span.file, found.span.start, found.code));
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
     diagnostics.dedup();
-    CheckResult { loaded, diagnostics, findings_cache: kept }
+    CheckResult { loaded, diagnostics, findings_cache }
 }
 
 struct CheckRun<'a> {
@@ -95,55 +91,59 @@ struct CheckRun<'a> {
 }
 
 impl CheckRun<'_> {
-    fn collect_findings(&self, context: &ResolveInputs, wanted: &dyn Fn(&str) -> bool) -> Findings {
-        let before = self.previous.as_ref().map(|(moved, before)| {
-            let kept = match context.default_runtime {
-                RuntimeKind::Docker => &before.findings_cache.docker,
-                RuntimeKind::Process => &before.findings_cache.process,
+    fn collect_findings(&self, inputs: &ResolveInputs, is_selected: &dyn Fn(&str) -> bool) -> Findings {
+        let previous = self.previous.as_ref().map(|(offsets, previous)| {
+            let cache = match inputs.default_runtime {
+                RuntimeKind::Docker => &previous.findings_cache.docker,
+                RuntimeKind::Process => &previous.findings_cache.process,
             };
-            (moved, kept)
+            (offsets, cache)
         });
-        collect_findings(self.loaded, context, wanted, before)
+        collect_findings(self.loaded, inputs, is_selected, previous)
     }
 
-    /// Placeholders that lead nowhere, found even where the manifest cannot be used yet, so that one run tells all. Not
-    /// those about ports: a port that could not be read would be missed twice.
+    /// Finds unresolved placeholders even if the manifest has errors, so that one run reports everything. Skips those
+    /// about ports: an unreadable port is already reported where it is defined.
     fn find_unresolved_references(&mut self) -> Vec<Diagnostic> {
         let runtime = self.options.runtime.unwrap_or(RuntimeKind::Docker);
-        let context = inputs_without_agent(self.loaded, self.options, runtime);
-        let Findings { mut diagnostics, findings_cache: kept, .. } = self.collect_findings(&context, &|_| true);
-        *self.findings_cache.for_runtime_mut(runtime) = kept;
-        diagnostics.retain(|found| {
-            matches!(found.code, codes::UNRESOLVED | codes::UNKNOWN_OUTPUT) && !found.message.contains(" port")
+        let inputs = inputs_without_agent(self.loaded, self.options, runtime);
+        let Findings { mut diagnostics, findings_cache, .. } = self.collect_findings(&inputs, &|_| true);
+        *self.findings_cache.for_runtime_mut(runtime) = findings_cache;
+        diagnostics.retain(|diagnostic| {
+            matches!(diagnostic.code, codes::UNRESOLVED | codes::UNKNOWN_OUTPUT)
+                && !diagnostic.message.contains(" port")
         });
         sort_and_dedup(diagnostics)
     }
 
-    /// What is found under every runtime that could be chosen.
+    /// The findings that apply under every runtime that could be chosen.
     fn findings_for_all_runtimes(&mut self) -> Vec<Diagnostic> {
-        let (loaded, question) = (self.loaded, self.options);
-        let runtime = question.runtime.unwrap_or(RuntimeKind::Docker);
-        let mut found = self.findings_for_runtime(runtime, &|_| true);
-        let differing = if question.runtime.is_some() { BTreeSet::new() } else { runtime_dependent_units(loaded) };
+        let (loaded, options) = (self.loaded, self.options);
+        let runtime = options.runtime.unwrap_or(RuntimeKind::Docker);
+        let mut findings = self.findings_for_runtime(runtime, &|_| true);
+        let differing = if options.runtime.is_some() { BTreeSet::new() } else { runtime_dependent_units(loaded) };
         if differing.is_empty() {
-            return found;
+            return findings;
         }
-        // Whether a waiver is used depends on every unit.
+        // Whether a waiver is used depends on every unit, so with waivers all units are checked again.
         let all = !loaded.manifest.waivers.is_empty();
-        let again = |unit: &str| all || differing.contains(unit);
-        let key = |found: &Diagnostic| (found.span, found.code, found.message.clone());
+        let needs_second_check = |unit: &str| all || differing.contains(unit);
+        let key = |diagnostic: &Diagnostic| (diagnostic.span, diagnostic.code, diagnostic.message.clone());
+        let process_findings = self.findings_for_runtime(RuntimeKind::Process, &needs_second_check);
         // A set, because a manifest of thousands of lines may have thousands of findings.
-        let other = self.findings_for_runtime(RuntimeKind::Process, &again);
-        let other: HashSet<_> = other.iter().map(key).collect();
-        found.retain(|found| !(all || is_in_units(&differing, &found.path)) || other.contains(&key(found)));
-        found
+        let process_keys: HashSet<_> = process_findings.iter().map(key).collect();
+        findings.retain(|diagnostic| {
+            let was_checked_again = all || is_in_units(&differing, &diagnostic.path);
+            !was_checked_again || process_keys.contains(&key(diagnostic))
+        });
+        findings
     }
 
-    fn findings_for_runtime(&mut self, runtime: RuntimeKind, wanted: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
-        let context = inputs_without_agent(self.loaded, self.options, runtime);
-        let (found, kept) = self.collect_findings(&context, wanted).into_diagnostics(self.loaded, &context);
-        *self.findings_cache.for_runtime_mut(runtime) = kept;
-        found
+    fn findings_for_runtime(&mut self, runtime: RuntimeKind, is_selected: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
+        let inputs = inputs_without_agent(self.loaded, self.options, runtime);
+        let (diagnostics, cache) = self.collect_findings(&inputs, is_selected).into_diagnostics(self.loaded, &inputs);
+        *self.findings_cache.for_runtime_mut(runtime) = cache;
+        diagnostics
     }
 }
 
@@ -152,46 +152,46 @@ fn is_in_units(units: &BTreeSet<String>, path: &str) -> bool {
     units.contains(unit)
 }
 
-/// The application as it would be, with stand-ins for what only the agent hands out.
+/// Resolves the application with placeholder values for everything that only the agent can assign.
 #[must_use]
 pub fn resolve_without_agent(
     loaded: &LoadedManifest,
-    question: &CheckOptions,
+    options: &CheckOptions,
     runtime: RuntimeKind,
 ) -> ResolvedApplication {
-    resolve(loaded, &inputs_without_agent(loaded, question, runtime))
+    resolve(loaded, &inputs_without_agent(loaded, options, runtime))
 }
 
-/// The same for one unit (`services.api`), as a hover asks: a moment even in the longest manifest.
+/// Like [`resolve_without_agent`], for one unit (`services.api`). Hover needs it: it is fast even in a long manifest.
 #[must_use]
 pub fn resolve_unit_without_agent(
     loaded: &LoadedManifest,
-    question: &CheckOptions,
+    options: &CheckOptions,
     runtime: RuntimeKind,
     unit: &str,
 ) -> ResolvedApplication {
-    resolve_selected(loaded, &inputs_without_agent(loaded, question, runtime), &|place| place == unit)
+    resolve_selected(loaded, &inputs_without_agent(loaded, options, runtime), &|path| path == unit)
 }
 
-/// A context with stand-ins for what only the agent hands out.
-fn inputs_without_agent(loaded: &LoadedManifest, question: &CheckOptions, runtime: RuntimeKind) -> ResolveInputs {
-    let environment = question.load_options.environment.as_deref().unwrap_or("local");
+/// Inputs with placeholder values for everything that only the agent can assign, such as ports.
+fn inputs_without_agent(loaded: &LoadedManifest, options: &CheckOptions, runtime: RuntimeKind) -> ResolveInputs {
+    let environment = options.load_options.environment.as_deref().unwrap_or("local");
     let preview = PreviewName {
         id: PreviewId("check".to_owned()),
         app: crate::naming::app_label(&loaded.manifest.app.name.value).text,
         branch: "main".to_owned(),
         environment: environment.to_owned(),
     };
-    let wishes = required_ports(loaded, runtime).into_iter().zip(20_000_u16..);
+    let requests = required_ports(loaded, runtime).into_iter().zip(20_000_u16..);
     ResolveInputs {
         preview,
         default_runtime: runtime,
-        ports: wishes.map(|(wish, stand_in)| ((wish.unit, wish.port), wish.fixed.unwrap_or(stand_in))).collect(),
+        ports: requests.map(|(request, port)| ((request.unit, request.port), request.fixed.unwrap_or(port))).collect(),
         proxy_port: 8642,
-        environment: question.variables.clone(),
+        environment: options.variables.clone(),
         git: Git { branch: Some("main".to_owned()), commit: Some("0".repeat(40)) },
         secrets_folder: "/run/pdev/secrets".to_owned(),
         password_seed: String::new(),
-        today: question.today,
+        today: options.today,
     }
 }

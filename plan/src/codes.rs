@@ -1,4 +1,4 @@
-//! The codes of what planning finds and of the guardrails; each has a page in `docs/codes/`.
+//! Codes of the diagnostics that planning reports. Each code has a page in `docs/codes/`.
 
 use manifest::Code;
 

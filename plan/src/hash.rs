@@ -1,7 +1,8 @@
-//! Hashes of what the user asked for, and what two of them say about the difference.
+//! Hashes of the user's intent, and the fields in which two hashes differ.
 //!
-//! A hash is one line of text, kept as a label at the runtime: `WHOLE field=PART field=PART`. The whole decides; the
-//! parts only let a plan name the fields that changed. It holds no secret: parts are 20 bits of a digest.
+//! A hash is one line of text that the runtime stores as a label: `TOTAL field=PART field=PART`. Only the total decides
+//! whether a unit changed; the parts let a plan name the changed fields. The label contains no secret: a part is 20
+//! bits of a digest.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,7 @@ pub fn base32_digest(bytes: &[u8], length: usize) -> String {
     text
 }
 
-/// The fields that differ between two hashes, sorted; empty where one of them was written without parts.
+/// The fields that differ between two hashes, sorted. Empty if one of the hashes has no parts.
 #[must_use]
 pub fn changed_fields(old: &str, new: &str) -> Vec<String> {
     let (old, new) = (field_digests(old), field_digests(new));
@@ -45,33 +46,35 @@ fn field_digests(hash: &str) -> BTreeMap<&str, &str> {
     hash.split(' ').skip(1).filter_map(|part| part.rsplit_once('=')).collect()
 }
 
-/// A hash of the given fields, each with its own canonical text.
+/// A hash of fields, each with its canonical text.
 #[must_use]
 pub fn hash_fields(fields: &BTreeMap<String, String>) -> String {
-    let mut all = String::new();
-    let mut short = String::new();
+    let mut all_fields = String::new();
+    let mut parts = String::new();
     for (field, value) in fields {
-        all.push_str(&format!("{}:{field}{}:{value}", field.len(), value.len()));
-        short.push_str(&format!(" {field}={}", base32_digest(value.as_bytes(), 4)));
+        // Lengths make the concatenation unambiguous.
+        all_fields.push_str(&format!("{}:{field}{}:{value}", field.len(), value.len()));
+        parts.push_str(&format!(" {field}={}", base32_digest(value.as_bytes(), 4)));
     }
-    format!("{}{short}", base32_digest(all.as_bytes(), 20))
+    format!("{}{parts}", base32_digest(all_fields.as_bytes(), 20))
 }
 
-/// The hash of a job that also depends on the contents of files: the agent hashes `inputs`, the definition stays.
+/// Adds the contents of a job's input files to its hash. The agent computes `inputs` from the files.
 #[must_use]
 pub fn with_inputs(hash: &str, inputs: &str) -> String {
     with_field(hash, "inputs", inputs)
 }
 
-/// The hash with one more field, which sorts behind the others.
+/// Adds one field behind the existing ones. The new total depends on the old total and on `value`.
 fn with_field(hash: &str, field: &str, value: &str) -> String {
-    let (whole, rest) = hash.split_once(' ').unwrap_or((hash, ""));
-    let whole = base32_digest(format!("{whole} {value}").as_bytes(), 20);
+    let (total, parts) = hash.split_once(' ').unwrap_or((hash, ""));
+    let total = base32_digest(format!("{total} {value}").as_bytes(), 20);
     let part = base32_digest(value.as_bytes(), 4);
-    if rest.is_empty() { format!("{whole} {field}={part}") } else { format!("{whole} {rest} {field}={part}") }
+    if parts.is_empty() { format!("{total} {field}={part}") } else { format!("{total} {parts} {field}={part}") }
 }
 
-/// The hash of a unit that finds an endpoint by these variables: one that has none yet has to be made anew.
+/// Adds the environment variables that point a unit to its credential endpoint. A unit that runs without them is
+/// therefore replaced.
 #[must_use]
 pub fn with_endpoint(hash: &str, variables: &str) -> String {
     with_field(hash, "identity", variables)

@@ -1,4 +1,5 @@
-//! What planning needs of a module, whatever format it is written in: a rendering per runtime, outputs, ports.
+//! The planner's interface to a module: a rendering per runtime, outputs and ports. Independent of the module's file
+//! format.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -19,44 +20,45 @@ pub struct Module {
     pub renderer: Arc<dyn Renderer>,
 }
 
-/// Pure: the same facts give the same rendering.
+/// Pure: the same inputs give the same rendering.
 pub trait Renderer: Debug + Send + Sync {
     fn can_render(&self, runtime: RuntimeKind) -> bool;
-    /// By name, as the program listens when nobody says otherwise.
+    /// The program's default ports, by name.
     fn ports(&self, runtime: RuntimeKind) -> BTreeMap<String, u16>;
-    fn render(&self, facts: &RenderInputs) -> Rendering;
+    fn render(&self, inputs: &RenderInputs) -> Rendering;
     /// Output -> (value, sensitive), for a consumer that reaches the resource at `address`.
-    fn outputs(&self, facts: &RenderInputs, address: &Address) -> BTreeMap<String, (String, bool)>;
+    fn outputs(&self, inputs: &RenderInputs, address: &Address) -> BTreeMap<String, (String, bool)>;
 }
 
-/// What a rendering may depend on. Numbers are text, because the hash is made from a rendering with tokens in their place.
+/// Everything that a rendering may depend on. Ports are text, because the rendering for the hash has tokens instead of
+/// numbers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RenderInputs {
     pub runtime: RuntimeKind,
     /// The resource's name in the manifest.
     pub resource: String,
     pub app: String,
-    /// Where it has to listen, by port name.
+    /// The ports on which it has to listen, by port name.
     pub ports: BTreeMap<String, String>,
-    /// Stable for this preview and resource.
+    /// Derived from the preview and the resource, so that it is the same in every run.
     pub password: String,
 }
 
-/// Where one consumer reaches the resource.
+/// The address at which one consumer reaches the resource.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Address {
     pub host: String,
     pub ports: BTreeMap<String, String>,
 }
 
-/// A module rendered for one runtime; fields of the other runtime stay empty.
+/// A module rendered for one runtime. Fields that belong to the other runtime stay empty.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rendering {
     /// The container's arguments, or the process's argument list.
     pub command: Vec<String>,
     pub env: BTreeMap<String, (String, bool)>,
     pub user: Option<String>,
-    /// None: a TCP connect to the main port.
+    /// `None`: a TCP connect to the main port.
     pub ready: Option<Probe>,
     pub start_limit: Option<Duration>,
     pub stop_signal: Option<String>,
@@ -64,7 +66,7 @@ pub struct Rendering {
 
     pub image: Option<String>,
     pub entrypoint: Vec<String>,
-    /// (short name, path in the container).
+    /// (Short name, path in the container).
     pub volumes: Vec<(String, String)>,
     /// Further fields of `HostConfig` (`ShmSize`).
     pub host_config: BTreeMap<String, Json>,

@@ -1,7 +1,7 @@
-//! Names of previews: labels for people and hosts, the id that decides, URLs. Pure functions of given strings.
+//! Names of previews: labels for people and hosts, the id that identifies a preview, and URLs.
 //!
-//! Who holds a label is the agent's registry's business; here is only what a label would be, whether it lost something
-//! on the way, and what the newcomer is called when it is taken.
+//! The agent's registry decides which preview owns a label. This module only computes a label, reports whether it lost
+//! information, and computes the label to use on a collision.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub const APP_LABEL_MAX: usize = 20;
 pub const BRANCH_LABEL_MAX: usize = 40;
 pub const SERVICE_LABEL_MAX: usize = 30;
 
-/// Folder names that say nothing about what is checked out there.
+/// Folder names that say nothing about the checkout inside.
 const GENERIC_FOLDERS: &[&str] = &[
     "app",
     "build",
@@ -33,7 +33,7 @@ const GENERIC_FOLDERS: &[&str] = &[
     "wt",
 ];
 
-/// A name made fit for a host, and whether another name could have given the same.
+/// A name in a form that is valid in a host name. `lossy` is true if another name could have the same label.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Label {
     pub text: String,
@@ -41,7 +41,8 @@ pub struct Label {
 }
 
 impl Label {
-    /// Lower case, runs of other bytes become one `-`, trimmed, never empty, at most `cap` characters.
+    /// Converts `name` to lower case, replaces each run of other bytes by one `-`, and trims. The result is never empty
+    /// and has at most `cap` characters.
     #[must_use]
     pub fn new(name: &str, cap: usize) -> Self {
         let text = truncate_label(&slug(name), name, cap);
@@ -59,8 +60,8 @@ pub fn service_label(service: &str) -> Label {
     Label::new(service, SERVICE_LABEL_MAX)
 }
 
-/// The whole branch name, without the first of `strip` that it starts with. Other environments than `local` get
-/// their name behind it, because one worktree may be up in several at once.
+/// The label of a branch name, without the first prefix in `strip` that matches. Environments other than `local` are
+/// appended, because one worktree may run in several environments at once.
 #[must_use]
 pub fn branch_label(branch: &str, environment: &str, strip: &[&str]) -> Label {
     let stripped = strip
@@ -74,23 +75,25 @@ pub fn branch_label(branch: &str, environment: &str, strip: &[&str]) -> Label {
     } else {
         Label::new(&format!("{}-{environment}", slug(stripped)), BRANCH_LABEL_MAX)
     };
+    // Stripping a prefix loses information too, so compare with the full branch name.
     label.lossy = label.text != branch;
     label
 }
 
-/// What a worktree without a branch is called like a branch: its folder, or the short commit where the folder's name
-/// says nothing.
+/// The name used instead of a branch for a worktree without one: its folder, or the short commit if the folder's name
+/// is generic.
 #[must_use]
 pub fn detached_name(worktree_folder: &str, commit: &str) -> String {
     let generic = GENERIC_FOLDERS.contains(&slug(worktree_folder).as_str()) || worktree_folder.is_empty();
     if generic && !commit.is_empty() { commit.chars().take(8).collect() } else { worktree_folder.to_owned() }
 }
 
-/// What the newcomer is called when its lossy label belongs to another preview: the holder keeps its name.
+/// The label of a new preview whose lossy label already belongs to another preview. The other preview keeps its label.
 #[must_use]
 pub fn label_on_collision(label: &str, branch: &str) -> String {
-    let kept: String = label.chars().take(BRANCH_LABEL_MAX - 5).collect();
-    format!("{}-{}", kept.trim_matches('-'), base32_digest(branch.as_bytes(), 4))
+    // Leave space for `-` and four characters of the digest.
+    let prefix: String = label.chars().take(BRANCH_LABEL_MAX - 5).collect();
+    format!("{}-{}", prefix.trim_matches('-'), base32_digest(branch.as_bytes(), 4))
 }
 
 fn slug(name: &str) -> String {
@@ -110,33 +113,34 @@ fn truncate_label(slug: &str, full: &str, cap: usize) -> String {
     if slug.len() <= cap {
         return slug.to_owned();
     }
-    let kept = slug.get(..cap - 7).unwrap_or(slug).trim_end_matches('-');
-    format!("{kept}-{}", base32_digest(full.as_bytes(), 6))
+    // Leave space for `-` and six characters of the digest.
+    let prefix = slug.get(..cap - 7).unwrap_or(slug).trim_end_matches('-');
+    format!("{prefix}-{}", base32_digest(full.as_bytes(), 6))
 }
 
-/// What makes two copies of an application different, as the bytes the system gives.
+/// The location that distinguishes two copies of an application, as the bytes that the operating system returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CheckoutLocation<'a> {
     Worktree {
         common_dir: &'a [u8],
         git_dir: &'a [u8],
     },
-    /// No git: the folder's real path.
+    /// Without git: the folder's real path.
     Folder {
         path: &'a [u8],
     },
 }
 
 #[must_use]
-pub fn preview_id(place: CheckoutLocation<'_>, environment: &str) -> PreviewId {
+pub fn preview_id(location: CheckoutLocation<'_>, environment: &str) -> PreviewId {
     let mut bytes = Vec::new();
     let mut add = |part: &[u8]| {
-        // Lengths keep (`ab`, `c`) and (`a`, `bc`) apart.
+        // Without the length, (`ab`, `c`) and (`a`, `bc`) would have the same bytes.
         bytes.extend_from_slice(part.len().to_string().as_bytes());
         bytes.push(b':');
         bytes.extend_from_slice(part);
     };
-    match place {
+    match location {
         CheckoutLocation::Worktree { common_dir, git_dir } => {
             add(b"worktree");
             add(common_dir);
@@ -157,7 +161,7 @@ pub fn service_host(preview: &PreviewName, service: &str) -> String {
     format!("{}.{}", service_label(service).text, preview_host(preview))
 }
 
-/// `<branch>.<app>.localhost`: the default service, and the domain that all cookies of one copy may share.
+/// `<branch>.<app>.localhost`: the default service, and the cookie domain that the services of one copy share.
 #[must_use]
 pub fn preview_host(preview: &PreviewName) -> String {
     format!("{}.{}", preview.branch, app_host(preview))
@@ -169,7 +173,7 @@ pub fn app_host(preview: &PreviewName) -> String {
     format!("{}.localhost", preview.app)
 }
 
-/// Every host of a preview with the service behind it. `primary` for the main checkout of its repository.
+/// Every host of a preview with its service. `primary` is true for the main checkout of the repository.
 #[must_use]
 pub fn hosts<'a>(
     preview: &PreviewName,
@@ -287,19 +291,20 @@ mod tests {
             branch: "login".into(),
             environment: "local".into(),
         };
-        let of = |primary| hosts(&preview, ["api", "web_ui"], Some("api"), primary).into_iter().collect::<Vec<_>>();
+        let hosts_of =
+            |primary| hosts(&preview, ["api", "web_ui"], Some("api"), primary).into_iter().collect::<Vec<_>>();
         let expect = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
             pairs.iter().map(|(host, service)| ((*host).to_owned(), (*service).to_owned())).collect()
         };
         assert_eq!(
-            of(false),
+            hosts_of(false),
             expect(&[
                 ("api.login.shop.localhost", "api"),
                 ("login.shop.localhost", "api"),
                 ("web-ui.login.shop.localhost", "web_ui")
             ])
         );
-        assert!(of(true).contains(&("shop.localhost".to_owned(), "api".to_owned())));
+        assert!(hosts_of(true).contains(&("shop.localhost".to_owned(), "api".to_owned())));
         assert_eq!(url("a.localhost", 8642), "http://a.localhost:8642");
         assert_eq!(url("a.localhost", 80), "http://a.localhost");
     }

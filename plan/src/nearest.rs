@@ -1,6 +1,7 @@
-//! "Did you mean": the known word that is nearest to a written one, when one is near enough to be meant.
+//! "Did you mean": finds the known word that is most similar to a misspelt one, if any is similar enough.
 
-/// Nearest by edits (a swap of neighbours counts one), first in order between equals.
+/// The word with the smallest edit distance (a swap of neighbours counts as one edit); the first one between equals.
+/// Allows one edit for every three characters, at most three.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).clamp(1, 3);
     known
@@ -14,18 +15,18 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 fn edit_distance(left: &str, right: &str) -> usize {
     let left: Vec<char> = left.to_lowercase().chars().collect();
     let right: Vec<char> = right.to_lowercase().chars().collect();
-    let mut before: Vec<usize> = Vec::new();
+    let mut previous_row: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=right.len()).collect();
     for (i, &a) in left.iter().enumerate() {
         let mut next = vec![i + 1];
         for (j, &b) in right.iter().enumerate() {
             let mut cost = (row[j] + usize::from(a != b)).min(row[j + 1] + 1).min(next[j] + 1);
             if i > 0 && j > 0 && a == right[j - 1] && left[i - 1] == b {
-                cost = cost.min(before[j - 1] + 1);
+                cost = cost.min(previous_row[j - 1] + 1);
             }
             next.push(cost);
         }
-        before = std::mem::replace(&mut row, next);
+        previous_row = std::mem::replace(&mut row, next);
     }
     row[right.len()]
 }

@@ -1,4 +1,4 @@
-//! What a driver sees of one preview right now, found by label. A value: observing changes nothing.
+//! The current state of one preview as a driver reports it. Drivers find objects by label; observing changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,9 +8,9 @@ use crate::application::{RuntimeKind, UnitName};
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Observed {
     pub units: BTreeMap<UnitName, ObservedUnit>,
-    /// Second and further objects that claim the same unit (an interrupted recreate): always removed.
+    /// Second and further objects for the same unit, left by an interrupted replacement. They are always removed.
     pub strays: Vec<ObservedUnit>,
-    /// Present networks of the preview; normally none or one.
+    /// Networks of the preview that exist; normally none or one.
     pub networks: BTreeSet<String>,
     pub volumes: BTreeSet<String>,
 }
@@ -19,14 +19,14 @@ pub struct Observed {
 pub struct ObservedUnit {
     pub name: UnitName,
     pub runtime: RuntimeKind,
-    /// The driver's own handle: container id, keeper's unit id.
+    /// The driver's own id of the object: container id, or unit id of the keeper.
     pub handle: String,
     /// The `dev.pdev.hash` label.
     pub hash: String,
-    /// The identity of what it was built or pulled from, as the driver recorded it at creation.
+    /// The identity of its image or build, as the driver recorded it at creation.
     pub image: Option<String>,
     pub state: RunState,
-    /// Where the unit is reached directly from this machine, when not by its host port (a container's own address).
+    /// The address at which this machine reaches the unit directly instead of through its host port (a container's IP).
     pub address: Option<IpAddr>,
     /// Host ports in use, by port name.
     pub host_ports: BTreeMap<String, u16>,
@@ -38,7 +38,7 @@ pub struct ObservedUnit {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RunState {
-    /// Made, never started.
+    /// Created, never started.
     Created,
     Running,
     Paused,
@@ -47,11 +47,11 @@ pub enum RunState {
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Exit {
-    /// None when ended by a signal.
+    /// `None` if a signal ended it.
     pub code: Option<i32>,
     pub signal: Option<i32>,
     pub out_of_memory: bool,
-    /// The runtime's own words when it could not start at all (exec format error, no such file).
+    /// The runtime's message if it could not start at all (exec format error, no such file).
     pub error: Option<String>,
     /// Unix milliseconds.
     pub ended_at: Option<i64>,
@@ -64,11 +64,11 @@ impl Exit {
     }
 }
 
-/// What an image would be if it were built or pulled now; asked of the driver before comparing, because only it can
-/// hash a build context or ask the engine. Absent entries mean "not present and has to be made".
+/// Which images are up to date and which have to be built or pulled. The driver reports this before the comparison,
+/// because only the driver can hash a build context or query the engine.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Images {
-    /// Unit -> identity of the image that is there and up to date for this unit's source.
+    /// Unit -> identity of the image that exists and is up to date with the unit's source.
     pub current: BTreeMap<UnitName, String>,
     /// Unit -> why it has to be built or pulled (`context changed: src/main.py`, `not present`).
     pub stale: BTreeMap<UnitName, String>,

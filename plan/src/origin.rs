@@ -1,4 +1,4 @@
-//! Where each rendered field comes from: one map that `explain`, hover, annotated rendering and guardrails all read.
+//! Records the origin of each rendered field in one map. `explain`, hover, annotated rendering and guardrails read it.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
-    /// pdev's own choice, and why.
+    /// A default of pdev, and its reason.
     Default {
         reason: &'static str,
     },
@@ -18,7 +18,7 @@ pub enum Origin {
     Manifest {
         span: Span,
     },
-    /// Another layer than the root file's base: `environments.local`, `platform.yaml`, `--set`.
+    /// A layer above or below the base of the root file: `environments.local`, `platform.yaml`, `--set`.
     Overlay {
         span: Span,
         layer: String,
@@ -32,11 +32,11 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// What was written at `span`, told apart by the layer it stands in.
+    /// The origin of a value written at `span`, according to the layer that contains it.
     #[must_use]
     pub fn from_span(manifest: &Manifest, sources: &Sources, span: Span) -> Self {
-        let inside = |outer: Span| outer.file == span.file && outer.start <= span.start && span.end <= outer.end;
-        if let Some((name, _)) = manifest.environments.iter().find(|(_, entry)| inside(entry.span)) {
+        let contains_span = |outer: Span| outer.file == span.file && outer.start <= span.start && span.end <= outer.end;
+        if let Some((name, _)) = manifest.environments.iter().find(|(_, entry)| contains_span(entry.span)) {
             return Self::Overlay { span, layer: format!("environments.{name}") };
         }
         if span.file != FileId(0) {
@@ -57,15 +57,15 @@ impl Origin {
     }
 }
 
-/// One rendered field: its value at the moment it was set, and all origins, the last one in force.
+/// A rendered field: its value when it was last set, and all its origins. The last origin is effective.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Field {
     pub value: Value,
     pub origins: Vec<Origin>,
 }
 
-/// By path: `services.api.docker.HostConfig.Memory`, `services.web.process.argv`, `services.api.health.ready`. Kept by
-/// unit, because a manifest of thousands of services has hundreds of thousands of fields and all paths begin alike.
+/// Fields by path: `services.api.docker.HostConfig.Memory`, `services.web.process.argv`, `services.api.health.ready`.
+/// Grouped by unit: thousands of services have hundreds of thousands of fields, whose paths share their beginning.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Origins {
     units: BTreeMap<String, BTreeMap<String, Field>>,
@@ -84,9 +84,9 @@ impl Origins {
         }
         let Some(fields) = self.units.get_mut(unit) else { return };
         match fields.get_mut(field) {
-            Some(known) => {
-                known.value = value;
-                known.origins.push(origin);
+            Some(existing) => {
+                existing.value = value;
+                existing.origins.push(origin);
             }
             None => drop(fields.insert(field.to_owned(), Field { value, origins: vec![origin] })),
         }
@@ -98,7 +98,7 @@ impl Origins {
         self.units.get(unit)?.get(field)
     }
 
-    /// The field itself or the nearest one above it that has an origin.
+    /// The field itself, or the nearest enclosing field that has an origin.
     #[must_use]
     pub fn nearest<'a>(&self, path: &'a str) -> Option<(&'a str, &Field)> {
         let (unit, _) = split_path(path);
@@ -113,7 +113,7 @@ impl Origins {
         None
     }
 
-    /// Everything at or below `path`, sorted.
+    /// All fields at or below `path`, sorted.
     pub fn subtree<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (String, &'a Field)> {
         let at_or_below =
             move |field: &str| field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
@@ -121,12 +121,12 @@ impl Origins {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (String, &Field)> {
-        let fields = |(unit, fields)| {
+        let unit_fields = |(unit, fields)| {
             let unit: &String = unit;
             let fields: &BTreeMap<String, Field> = fields;
             fields.iter().map(move |(field, value)| (format!("{unit}.{field}"), value))
         };
-        self.units.iter().flat_map(fields)
+        self.units.iter().flat_map(unit_fields)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What `check` adds to reading and resolving: both runtimes at once, and `# pdev: allow`.
+//! Tests what `check` adds to loading and resolving: findings for both runtimes at once, and `# pdev: allow`.
 
 use manifest::model::Date;
 use manifest::{FileProblem, Files};
@@ -19,8 +19,8 @@ impl Files for SingleFile<'_> {
 }
 
 fn diagnostic_codes(text: &str) -> Vec<&'static str> {
-    let question = CheckOptions { today: Date { year: 2026, month: 11, day: 23 }, ..CheckOptions::default() };
-    check("pdev.yaml", &SingleFile(text), &question).diagnostics.iter().map(|found| found.code.0).collect()
+    let options = CheckOptions { today: Date { year: 2026, month: 11, day: 23 }, ..CheckOptions::default() };
+    check("pdev.yaml", &SingleFile(text), &options).diagnostics.iter().map(|diagnostic| diagnostic.code.0).collect()
 }
 
 fn manifest_with_service(service: &str) -> String {
@@ -41,17 +41,21 @@ fn allow_comment_with_reason_silences_its_line_or_the_next() {
             true,
         ),
     ];
-    for (text, told, unused) in cases {
-        let found = diagnostic_codes(&manifest_with_service(text));
-        assert_eq!((found.contains(&"PD011"), found.contains(&"PD0264")), (told, unused), "{text}: {found:?}");
+    for (text, is_reported, is_unused) in cases {
+        let codes = diagnostic_codes(&manifest_with_service(text));
+        assert_eq!(
+            (codes.contains(&"PD011"), codes.contains(&"PD0264")),
+            (is_reported, is_unused),
+            "{text}: {codes:?}"
+        );
     }
 }
 
 #[test]
 fn an_error_cannot_be_silenced() {
-    let found =
+    let codes =
         diagnostic_codes(&manifest_with_service("  # pdev: allow PD0110 -- please\n  a: { image: \"x:1\", prot: 80 }"));
-    assert!(found.contains(&"PD0110") && found.contains(&"PD0264"), "{found:?}");
+    assert!(codes.contains(&"PD0110") && codes.contains(&"PD0264"), "{codes:?}");
 }
 
 #[test]
@@ -67,12 +71,16 @@ fn unused_allow_comment_page_matches_behaviour() {
 fn unresolved_references_are_reported_in_unusable_manifest() {
     let text = "pdev: 1\napp: x\nservices:\n  web:\n    image: a:1\n    port: nine\n    env:\n      \
                 A: \"${services.wob.url}\"\n      B: \"${services.web.port}\"\n";
-    let found = diagnostic_codes(text);
-    assert!(found.contains(&"PD0250"), "{found:?}");
-    assert_eq!(found.iter().filter(|code| **code == "PD0250").count(), 1, "the port was told already: {found:?}");
+    let codes = diagnostic_codes(text);
+    assert!(codes.contains(&"PD0250"), "{codes:?}");
+    assert_eq!(
+        codes.iter().filter(|code| **code == "PD0250").count(),
+        1,
+        "the unreadable port has its own diagnostic: {codes:?}"
+    );
 }
 
-/// Looking for findings alone takes a shorter way than making the application; both have to end at the same words.
+/// `diagnose` takes a shorter path than `resolve`. Both have to report the same diagnostics.
 #[test]
 fn diagnose_matches_full_resolve() {
     let pages = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/codes")).expect("pages");
@@ -81,17 +89,17 @@ fn diagnose_matches_full_resolve() {
         let page = std::fs::read_to_string(page.expect("an entry").path()).expect("text");
         for text in page.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap_or_default()) {
             let loaded = plan::load::load("pdev.yaml", &SingleFile(text), &plan::load::LoadOptions::default());
-            // Of what `up` refuses, a few parts may be missing.
+            // In an unusable manifest, `diagnose` and `resolve` may differ: parts of the model may be missing.
             let runtimes = [RuntimeKind::Docker, RuntimeKind::Process].into_iter().filter(|_| loaded.is_usable());
             for runtime in runtimes {
-                let context = resolve_inputs(&loaded, runtime);
-                let whole = plan::resolve(&loaded, &context).diagnostics;
-                assert_eq!(diagnose(&loaded, &context, &|_| true), whole, "{text}");
-                compared += whole.len();
+                let inputs = resolve_inputs(&loaded, runtime);
+                let expected = plan::resolve(&loaded, &inputs).diagnostics;
+                assert_eq!(diagnose(&loaded, &inputs, &|_| true), expected, "{text}");
+                compared += expected.len();
             }
         }
     }
-    assert!(compared > 100, "only {compared} findings were compared");
+    assert!(compared > 100, "only {compared} diagnostics were compared");
 }
 
 fn resolve_inputs(loaded: &plan::LoadedManifest, runtime: RuntimeKind) -> plan::ResolveInputs {
@@ -104,7 +112,7 @@ fn resolve_inputs(loaded: &plan::LoadedManifest, runtime: RuntimeKind) -> plan::
             environment: "local".into(),
         },
         default_runtime: runtime,
-        ports: ports.map(|(wish, port)| ((wish.unit, wish.port), port)).collect(),
+        ports: ports.map(|(request, port)| ((request.unit, request.port), port)).collect(),
         proxy_port: 8642,
         environment: std::collections::BTreeMap::new(),
         git: plan::Git::default(),

@@ -1,5 +1,6 @@
-//! The pages of `docs/codes/` are the specification: each bad example gives its code and words, each good one does not.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! The pages of `docs/codes/` are the specification: each bad example must report its code and message, and each good
+//! example must not.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod files;
 
@@ -11,7 +12,7 @@ use plan::application::RuntimeKind;
 use plan::guardrails::RULES;
 use plan::resolve;
 
-/// Code -> page, of every room: `load` is the function that tells all of them.
+/// Code -> page, for the codes of every crate, because `load` reports all of them.
 fn code_pages() -> BTreeMap<String, String> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/codes");
     let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -22,7 +23,7 @@ fn code_pages() -> BTreeMap<String, String> {
     pages.collect()
 }
 
-/// The first block of a language below a heading.
+/// The first code block of a language under a heading.
 fn find_code_block<'a>(page: &'a str, heading: &str, language: &str) -> Option<&'a str> {
     let section = page.split_once(&format!("\n## {heading}\n"))?.1;
     let section = section.split("\n## ").next()?;
@@ -32,31 +33,31 @@ fn find_code_block<'a>(page: &'a str, heading: &str, language: &str) -> Option<&
 
 fn diagnose_text(text: &str) -> Vec<Diagnostic> {
     let loaded = load_manifest(text);
-    let mut found = resolve(&loaded, &resolve_inputs(&loaded, RuntimeKind::Docker)).diagnostics;
-    found.extend(loaded.diagnostics);
-    found
+    let mut diagnostics = resolve(&loaded, &resolve_inputs(&loaded, RuntimeKind::Docker)).diagnostics;
+    diagnostics.extend(loaded.diagnostics);
+    diagnostics
 }
 
 #[test]
 fn page_examples_match_diagnostics() {
     for (code, page) in &code_pages() {
         assert!(page.contains(&format!("\n# {code}: ")), "{code} has a title");
-        // PD0251 needs a resource's outputs (`resolve_model.rs` has its test); PD0131 is told as guardrail PD016 here; comments
-        // that allow are `check`'s (`check.rs`).
+        // `resolve_model.rs` tests PD0251, which needs the outputs of a resource. Loading reports PD0131 as guardrail
+        // PD016. `check.rs` tests PD0264, because only `check` reads allow comments.
         if ["PD0251", "PD0131", "PD0264"].contains(&code.as_str()) {
             continue;
         }
         if let Some(bad) = find_code_block(page, "Bad", "yaml") {
-            let words = find_code_block(page, "Bad", "text").unwrap_or_default();
+            let message = find_code_block(page, "Bad", "text").unwrap_or_default();
             let all = diagnose_text(bad);
-            let told_it = all.iter().any(|found| found.code.0 == *code && found.message == words);
-            assert!(told_it, "{code} should tell `{words}`: {:#?}", format_diagnostics(&all));
+            let is_reported = all.iter().any(|diagnostic| diagnostic.code.0 == *code && diagnostic.message == message);
+            assert!(is_reported, "{code} should report `{message}`: {:#?}", format_diagnostics(&all));
         }
         if let Some(good) = find_code_block(page, "Good", "yaml") {
             let all = diagnose_text(good);
             assert!(
-                all.iter().all(|found| found.code.0 != *code),
-                "{code} is told of its good example: {:#?}",
+                all.iter().all(|diagnostic| diagnostic.code.0 != *code),
+                "{code} is reported for its good example: {:#?}",
                 format_diagnostics(&all)
             );
         }
@@ -75,7 +76,7 @@ fn every_rule_has_a_page() {
 fn every_code_page_explains_the_fix() {
     for entry in manifest::codes::ALL.iter().chain(catalog::codes::ALL) {
         assert!(entry.page.contains(&format!("\n# {}: {}\n", entry.code.0, entry.title)), "{}", entry.code.0);
-        assert!(entry.page.contains("\n## How to fix\n"), "{} says no way out", entry.code.0);
+        assert!(entry.page.contains("\n## How to fix\n"), "{} has no fix", entry.code.0);
     }
 }
 
@@ -84,17 +85,19 @@ fn safe_fixes_remove_their_diagnostic() {
     for (code, page) in &code_pages() {
         let Some(bad) = find_code_block(page, "Bad", "yaml") else { continue };
         let mut text = bad.to_owned();
-        let safe = |text: &str| {
+        let safe_edits = |text: &str| {
             let loaded = load_manifest(text);
             let mut all = resolve(&loaded, &resolve_inputs(&loaded, RuntimeKind::Docker)).diagnostics;
             all.extend(loaded.diagnostics);
-            let concerned = all.iter().any(|found| found.code.0 == *code && found.fixes.iter().any(|fix| fix.safe));
-            concerned.then(|| manifest::fix::safe_edits(&all, manifest::FileId(0)))
+            let has_safe_fix =
+                all.iter().any(|diagnostic| diagnostic.code.0 == *code && diagnostic.fixes.iter().any(|fix| fix.safe));
+            has_safe_fix.then(|| manifest::fix::safe_edits(&all, manifest::FileId(0)))
         };
+        // A fix may uncover another diagnostic, so try a few times.
         for _ in 0..5 {
-            let Some(edits) = safe(&text) else { break };
+            let Some(edits) = safe_edits(&text) else { break };
             text = manifest::fix::apply(&text, &edits);
         }
-        assert!(safe(&text).is_none(), "{code} is still told after its fix:\n{text}");
+        assert!(safe_edits(&text).is_none(), "{code} is still reported after its fix:\n{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Looking again after an edit finds what looking at the whole finds: words, places, fixes, model, tree.
+//! An incremental check after an edit must return the same as a full check: messages, spans, fixes, model and tree.
 
 use manifest::model::Date;
 use manifest::{FileProblem, Files};
@@ -17,7 +17,7 @@ impl Files for SingleFile<'_> {
     }
 }
 
-/// Units that look at one another in every way there is, with something to find in most of them.
+/// Units that refer to each other in every possible way, most of them with findings.
 const INTERLINKED_MANIFEST: &str = r#"pdev: 1
 app: { name: shop, default: web }
 vars: { level: debug, loop: "${vars.loop}", far: "${services.web.url}" }
@@ -107,13 +107,13 @@ fn generate_manifest(services: usize) -> String {
     text
 }
 
-/// Small numbers that look random and are the same every time.
+/// Deterministic pseudo-random numbers.
 struct PseudoRandom(u64);
 
 impl PseudoRandom {
-    fn next_below(&mut self, sides: usize) -> usize {
+    fn next_below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).expect("31 bits") % sides.max(1)
+        usize::try_from(self.0 >> 33).expect("31 bits") % bound.max(1)
     }
 
     fn apply_random_edit(&mut self, text: &mut String) {
@@ -130,8 +130,8 @@ impl PseudoRandom {
             0 => text.replace_range(line..end, ""),
             1 => text.insert_str(line, &" ".repeat(1 + self.next_below(4))),
             2 => {
-                let twice = text[line..end].to_owned();
-                text.insert_str(line, &twice);
+                let copy = text[line..end].to_owned();
+                text.insert_str(line, &copy);
             }
             3 => text.insert_str(end, SNIPPETS[self.next_below(SNIPPETS.len())]),
             4 => text.insert_str(line, SNIPPETS[self.next_below(SNIPPETS.len())]),
@@ -143,60 +143,60 @@ impl PseudoRandom {
     }
 }
 
-fn assert_same_result(again: &CheckResult, whole: &CheckResult, told: &dyn Fn() -> String) {
-    assert_eq!(again.diagnostics, whole.diagnostics, "{}", told());
-    let (again, whole) = (&again.loaded, &whole.loaded);
-    // Spans are part of what is shown of entries, values are part of equality.
-    assert_eq!(format!("{:?}", again.manifest), format!("{:?}", whole.manifest), "{}", told());
-    assert_eq!(again.manifest, whole.manifest, "{}", told());
-    assert_eq!((&again.root, &again.comments), (&whole.root, &whole.comments), "{}", told());
-    assert_eq!(again.lock_update, whole.lock_update, "{}", told());
+fn assert_same_result(incremental: &CheckResult, full: &CheckResult, describe: &dyn Fn() -> String) {
+    assert_eq!(incremental.diagnostics, full.diagnostics, "{}", describe());
+    let (incremental, full) = (&incremental.loaded, &full.loaded);
+    // Equality of entries ignores spans, but their debug output contains them, so compare both.
+    assert_eq!(format!("{:?}", incremental.manifest), format!("{:?}", full.manifest), "{}", describe());
+    assert_eq!(incremental.manifest, full.manifest, "{}", describe());
+    assert_eq!((&incremental.root, &incremental.comments), (&full.root, &full.comments), "{}", describe());
+    assert_eq!(incremental.lock_update, full.lock_update, "{}", describe());
 }
 
-fn assert_incremental_matches_full(original: &str, question: &CheckOptions, rounds: usize, dice: &mut PseudoRandom) {
+fn assert_incremental_matches_full(original: &str, options: &CheckOptions, rounds: usize, random: &mut PseudoRandom) {
     for _ in 0..rounds {
         let mut text = original.to_owned();
-        let mut before = check("pdev.yaml", &SingleFile(&text), question);
-        for _ in 0..=dice.next_below(5) {
+        let mut previous = check("pdev.yaml", &SingleFile(&text), options);
+        for _ in 0..=random.next_below(5) {
             let mut next = text.clone();
-            dice.apply_random_edit(&mut next);
-            let again = check_incremental("pdev.yaml", &SingleFile(&next), question, Some(&before));
-            let whole = check("pdev.yaml", &SingleFile(&next), question);
-            assert_same_result(&again, &whole, &|| format!("{text:?}\n-> {next:?}"));
-            (text, before) = (next, again);
+            random.apply_random_edit(&mut next);
+            let incremental = check_incremental("pdev.yaml", &SingleFile(&next), options, Some(&previous));
+            let full = check("pdev.yaml", &SingleFile(&next), options);
+            assert_same_result(&incremental, &full, &|| format!("{text:?}\n-> {next:?}"));
+            (text, previous) = (next, incremental);
         }
     }
 }
 
 fn check_options() -> [CheckOptions; 3] {
     let today = Date { year: 2026, month: 11, day: 23 };
-    let open = CheckOptions { today, ..CheckOptions::default() };
-    let process = CheckOptions { runtime: Some(RuntimeKind::Process), ..open.clone() };
-    let mut staging = open.clone();
+    let any_runtime = CheckOptions { today, ..CheckOptions::default() };
+    let process = CheckOptions { runtime: Some(RuntimeKind::Process), ..any_runtime.clone() };
+    let mut staging = any_runtime.clone();
     staging.load_options.environment = Some("staging".to_owned());
-    [open, process, staging]
+    [any_runtime, process, staging]
 }
 
 #[test]
 fn incremental_check_matches_full_check_of_interlinked_units() {
     let overlay = "environments:\n  staging: { services: { web: { port: 4000 } } }\n";
-    let mut dice = PseudoRandom(5);
-    for question in check_options() {
+    let mut random = PseudoRandom(5);
+    for options in check_options() {
         for text in [
             INTERLINKED_MANIFEST.to_owned(),
             format!("{INTERLINKED_MANIFEST}{WAIVERS}"),
             format!("{INTERLINKED_MANIFEST}{overlay}"),
             INTERLINKED_MANIFEST.replace('\n', "\r\n"),
         ] {
-            assert_incremental_matches_full(&text, &question, 5, &mut dice);
+            assert_incremental_matches_full(&text, &options, 5, &mut random);
         }
     }
 }
 
 #[test]
 fn incremental_check_matches_full_check_of_valid_manifest() {
-    let sound = generate_manifest(12);
-    assert_incremental_matches_full(&sound, &check_options()[0], 20, &mut PseudoRandom(6));
+    let manifest = generate_manifest(12);
+    assert_incremental_matches_full(&manifest, &check_options()[0], 20, &mut PseudoRandom(6));
 }
 
 #[test]
@@ -204,11 +204,11 @@ fn incremental_check_matches_full_check_of_code_page_examples() {
     let pages = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/codes")).expect("pages");
     let mut paths: Vec<_> = pages.map(|page| page.expect("an entry").path()).collect();
     paths.sort();
-    let mut dice = PseudoRandom(7);
+    let mut random = PseudoRandom(7);
     for path in paths {
         let page = std::fs::read_to_string(path).expect("text");
         for text in page.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap_or_default()) {
-            assert_incremental_matches_full(text, &check_options()[0], 1, &mut dice);
+            assert_incremental_matches_full(text, &check_options()[0], 1, &mut random);
         }
     }
 }
@@ -218,7 +218,7 @@ fn incremental_check_matches_full_check_of_long_manifest() {
     assert_incremental_matches_full(&generate_manifest(250), &check_options()[0], 1, &mut PseudoRandom(8));
 }
 
-/// Units that are right, until something that they look at changes.
+/// A manifest without findings, until something that its units refer to changes.
 const VALID_MANIFEST: &str = r#"pdev: 1
 app: shop
 vars: { level: debug }
@@ -238,10 +238,10 @@ resources:
   db: { uses: postgres@16 }
 identities: { cloud: { provider: aws } }
 guardrails:
-  waivers: [{ rule: PD008, scope: services.api, reason: "nobody knows how much", owner: me, expires: "2027-03-31" }]
+  waivers: [{ rule: PD008, scope: services.api, reason: "it writes to its own cache", owner: me, expires: "2027-03-31" }]
 "#;
 
-/// Edits of one place, and the unit elsewhere that is seen differently then.
+/// Each edit changes one place and the findings of a unit elsewhere.
 #[test]
 fn change_in_one_place_updates_findings_elsewhere() {
     let edits = [
@@ -254,20 +254,23 @@ fn change_in_one_place_updates_findings_elsewhere() {
         ("  web:\n", "  front:\n", "services.api"),
         ("jobs:\n", "  more: { image: \"x:1\" }\njobs:\n", "services.more"),
     ];
-    let question = &check_options()[0];
+    let options = &check_options()[0];
     for (from, to, unit) in edits {
         assert_eq!(VALID_MANIFEST.matches(from).count(), 1, "{from}");
-        let other = VALID_MANIFEST.replace(from, to);
-        let about = |checked: &CheckResult| {
-            let of_unit = |found: &&manifest::Diagnostic| found.path.starts_with(unit);
-            let told = |found: &manifest::Diagnostic| (found.code.0, found.severity, found.message.clone());
-            checked.diagnostics.iter().filter(of_unit).map(told).collect::<Vec<_>>()
+        let edited = VALID_MANIFEST.replace(from, to);
+        let findings_of_unit = |result: &CheckResult| {
+            let is_of_unit = |diagnostic: &&manifest::Diagnostic| diagnostic.path.starts_with(unit);
+            let key = |diagnostic: &manifest::Diagnostic| {
+                (diagnostic.code.0, diagnostic.severity, diagnostic.message.clone())
+            };
+            result.diagnostics.iter().filter(is_of_unit).map(key).collect::<Vec<_>>()
         };
-        for (one, two) in [(VALID_MANIFEST, other.as_str()), (other.as_str(), VALID_MANIFEST)] {
-            let before = check("pdev.yaml", &SingleFile(one), question);
-            let again = check_incremental("pdev.yaml", &SingleFile(two), question, Some(&before));
-            assert_same_result(&again, &check("pdev.yaml", &SingleFile(two), question), &|| format!("{from} -> {to}"));
-            assert_ne!(about(&again), about(&before), "{from} -> {to}");
+        for (old, new) in [(VALID_MANIFEST, edited.as_str()), (edited.as_str(), VALID_MANIFEST)] {
+            let previous = check("pdev.yaml", &SingleFile(old), options);
+            let incremental = check_incremental("pdev.yaml", &SingleFile(new), options, Some(&previous));
+            let full = check("pdev.yaml", &SingleFile(new), options);
+            assert_same_result(&incremental, &full, &|| format!("{from} -> {to}"));
+            assert_ne!(findings_of_unit(&incremental), findings_of_unit(&previous), "{from} -> {to}");
         }
     }
 }
