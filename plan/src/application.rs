@@ -208,7 +208,7 @@ pub struct ProcessSpec {
     pub files: BTreeMap<String, String>,
     /// Folders to search for the program in addition to `PATH` (`/usr/lib/postgresql/*/bin`, newest first).
     pub search_paths: Vec<String>,
-    /// What to install if a program is missing: `postgresql (Debian, Ubuntu: apt install postgresql)`.
+    /// The package to install if a program is missing: `postgresql (Debian, Ubuntu: apt install postgresql)`.
     pub install_hint: Option<String>,
 }
 

@@ -58,7 +58,7 @@ fn in_dependency_order(application: &Application, is_selected: impl Fn(&Unit) ->
         let is_blocked = |unit: &&Unit| remaining.iter().any(|other| unit.needs.contains_key(&other.name));
         let (blocked, ready): (Vec<&Unit>, Vec<&Unit>) = remaining.iter().copied().partition(is_blocked);
         if ready.is_empty() {
-            // The manifest reader rejects cycles. Terminate all the same if one gets here.
+            // The manifest reader rejects cycles. If one gets here, order it by name instead of looping forever.
             ordered.extend(blocked);
             break;
         }

@@ -1,7 +1,7 @@
 //! Loads a manifest and its modules from files. `pdev check`, the agent and the language server all use this function,
 //! so their results are identical.
 //!
-//! It knows nothing about previews: [`crate::resolve`] does everything that depends on one.
+//! It knows nothing about previews: [`mod@crate::resolve`] does everything that depends on one.
 
 use std::collections::BTreeMap;
 

@@ -18,7 +18,7 @@ pub enum Origin {
     Manifest {
         span: Span,
     },
-    /// A layer above or below the base of the root file: `environments.local`, `platform.yaml`, `--set`.
+    /// A layer other than the base of the root file: `environments.local`, `platform.yaml`, `--set`.
     Overlay {
         span: Span,
         layer: String,

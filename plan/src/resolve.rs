@@ -270,7 +270,7 @@ fn analyse_chunk(context: &ResolveContext<'_>, drafts: &[&draft::UnitDraft<'_>])
 
 pub(crate) fn sort_and_dedup(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
-    // A job inherits the values of its service, so both report the same span. Report it once.
+    // A job inherits the values of its service, so both may have the same diagnostic. Report it once.
     diagnostics
         .dedup_by(|later, first| (later.span, later.code, &later.message) == (first.span, first.code, &first.message));
     diagnostics

@@ -135,7 +135,7 @@ pub enum Cause {
         reason: String,
     },
     Forced,
-    /// `pdev down`. The wire name is older than the variant name.
+    /// The user ran `pdev down`. The wire name predates the variant name.
     #[serde(rename = "down_asked")]
     DownRequested,
 }

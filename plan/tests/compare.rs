@@ -17,8 +17,8 @@ fn assert_plan(fixture: &PlanFixture, expected: &str) {
     assert_eq!(trim(&text::graph(&plan)), trim(expected));
     let after = execute_plan(&fixture.desired, &fixture.observed, &fixture.images, &plan);
     let no_stale_images = Images { current: fixture.images.current.clone(), stale: BTreeMap::new() };
-    let again = compare(&fixture.desired, &after, &no_stale_images, &CompareOptions::default());
-    assert!(again.has_no_changes(), "the executed plan left something to do:\n{}", text::graph(&again));
+    let second_plan = compare(&fixture.desired, &after, &no_stale_images, &CompareOptions::default());
+    assert!(second_plan.has_no_changes(), "the executed plan left something to do:\n{}", text::graph(&second_plan));
 }
 
 fn api_with_database() -> PlanFixture {
@@ -360,8 +360,13 @@ fn one_plan_converges_from_any_state() {
         }
         let plan = compare(&fixture.desired, &fixture.observed, &fixture.images, &fixture.options);
         let after = execute_plan(&fixture.desired, &fixture.observed, &fixture.images, &plan);
-        let again = compare(&fixture.desired, &after, &fixture.images, &fixture.options);
-        assert!(again.has_no_changes(), "round {round}:\n{}\nthen\n{}", text::graph(&plan), text::graph(&again));
+        let second_plan = compare(&fixture.desired, &after, &fixture.images, &fixture.options);
+        assert!(
+            second_plan.has_no_changes(),
+            "round {round}:\n{}\nthen\n{}",
+            text::graph(&plan),
+            text::graph(&second_plan)
+        );
     }
 }
 

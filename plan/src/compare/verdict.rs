@@ -1,5 +1,4 @@
-//! Decides for each unit, independently of all others, whether to keep, start, create or replace it. Steps and their
-//! order are decided elsewhere.
+//! Decides for each unit whether to keep, start, create or replace it. Steps and their order are decided elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 

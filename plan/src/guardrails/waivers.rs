@@ -31,7 +31,7 @@ pub fn decide_waiver(waivers: &[Waiver], rule: &str, scope: &str, today: Date) -
 
 fn covers(waiver: &Waiver, rule: &str, scope: &str) -> bool {
     let in_scope = match waiver.scope.value.strip_suffix(".*") {
-        Some(section) => scope.split_once('.').is_some_and(|(own, _)| own == section),
+        Some(section) => scope.split_once('.').is_some_and(|(unit_section, _)| unit_section == section),
         None => waiver.scope.value == scope,
     };
     waiver.rule.value == rule && in_scope

@@ -91,7 +91,7 @@ impl ContainerBuilder {
 
     /// Appends to a list or map that may have default entries.
     pub(crate) fn append(&mut self, manifest_key: &str, field: &str, value: RenderedValue, origin: Origin) {
-        // `finish` reads the suffix.
+        // `finish` recognises an append by the suffix `+`.
         self.set(manifest_key, &format!("{field}+"), value, origin);
     }
 

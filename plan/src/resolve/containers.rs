@@ -151,8 +151,8 @@ fn set_limits(builder: &UnitBuilder<'_, '_>, container: &mut ContainerBuilder, s
         );
     }
     if let Some(cpu) = &service.size.cpu_milli {
-        // A share under contention and not a ceiling, so that a unit can use idle cores of a laptop. The limits are
-        // those of the kernel's `cpu.shares`.
+        // A share under contention and not a ceiling, so that a unit can use idle cores of a laptop. The kernel accepts
+        // shares from 2 to 262144.
         let shares = (cpu.value.saturating_mul(1024) / 1000).clamp(2, 262_144);
         container.set("size.cpu", "HostConfig.CpuShares", RenderedValue::literal(shares), builder.origin(cpu.span));
     }

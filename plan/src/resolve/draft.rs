@@ -140,12 +140,13 @@ fn job_body(manifest: &Manifest, job: &Job) -> Service {
     }
     if let Some(mut process) = base.process {
         // The job's own `command` also replaces the service's `process.command`, which would start the service instead.
-        let own = body.process.take().unwrap_or_default();
-        process.command = own.command.or_else(|| if body.command.is_some() { None } else { process.command.take() });
-        process.dir = own.dir.or(process.dir);
-        process.build = own.build.or(process.build);
-        process.user = own.user.or(process.user);
-        process.env.extend(own.env);
+        let job_process = body.process.take().unwrap_or_default();
+        process.command =
+            job_process.command.or_else(|| if body.command.is_some() { None } else { process.command.take() });
+        process.dir = job_process.dir.or(process.dir);
+        process.build = job_process.build.or(process.build);
+        process.user = job_process.user.or(process.user);
+        process.env.extend(job_process.env);
         body.process = Some(process);
     }
     body.command = body.command.or(base.command);

@@ -38,7 +38,7 @@ fn targets_unit(from: Option<&str>, draft: &UnitDraft<'_>) -> bool {
     match from {
         None => true,
         Some(from) => match from.strip_suffix(".*") {
-            Some(section) => draft.path.split_once('.').is_some_and(|(own, _)| own == section),
+            Some(section) => draft.path.split_once('.').is_some_and(|(unit_section, _)| unit_section == section),
             None => draft.path == from,
         },
     }

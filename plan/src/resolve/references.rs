@@ -58,7 +58,7 @@ impl ResolvedText {
 /// An environment variable and its value.
 pub(super) type EnvVariable = (String, ResolvedText);
 
-/// What a unit refers to.
+/// The secrets, resources and services that a unit refers to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct References {
     pub(super) secrets: BTreeSet<String>,

@@ -90,11 +90,13 @@ impl RuntimeChooser<'_> {
 
     /// The runtime that the unit or its environment requests. Kubernetes has no driver yet, so it is reported and the
     /// unit is checked as a container.
-    fn requested_runtime(&mut self, path: &str, own: Option<&Spanned<Runtime>>) -> RuntimeKind {
-        let Some(chosen) = own.or(self.manifest.environment.runtime.as_ref()) else { return self.default_runtime };
+    fn requested_runtime(&mut self, path: &str, unit_setting: Option<&Spanned<Runtime>>) -> RuntimeKind {
+        let Some(chosen) = unit_setting.or(self.manifest.environment.runtime.as_ref()) else {
+            return self.default_runtime;
+        };
         runtime_kind(chosen.value).unwrap_or_else(|| {
             let message = "runtime `kubernetes` cannot be brought up by this version";
-            let path = if own.is_some() { format!("{path}.runtime") } else { "runtime".to_owned() };
+            let path = if unit_setting.is_some() { format!("{path}.runtime") } else { "runtime".to_owned() };
             self.diagnostics.push(
                 Diagnostic::new(codes::NO_DRIVER, Severity::Error, chosen.span, message)
                     .at_path(path)
@@ -104,12 +106,20 @@ impl RuntimeChooser<'_> {
         })
     }
 
-    fn report_unsupported_runtime(&mut self, path: &str, own: Option<&Spanned<Runtime>>, why: &str, fix: &str) {
-        let Some(own) = own.filter(|own| own.value != Runtime::Kubernetes) else { return };
-        let name = if own.value == Runtime::Docker { "docker" } else { "process" };
+    fn report_unsupported_runtime(
+        &mut self,
+        path: &str,
+        unit_setting: Option<&Spanned<Runtime>>,
+        why: &str,
+        fix: &str,
+    ) {
+        let Some(unit_setting) = unit_setting.filter(|unit_setting| unit_setting.value != Runtime::Kubernetes) else {
+            return;
+        };
+        let name = if unit_setting.value == Runtime::Docker { "docker" } else { "process" };
         let message = format!("cannot run on runtime `{name}`: {why}");
         self.diagnostics.push(
-            Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, own.span, message)
+            Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, unit_setting.span, message)
                 .at_path(format!("{path}.runtime"))
                 .help(fix),
         );
