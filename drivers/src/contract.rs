@@ -1,7 +1,7 @@
-//! What every driver promises, as cases that run against each of them: fake, process, docker.
+//! The guarantees of every driver, as test cases that run against each of them: fake, process, docker.
 //!
-//! A driver's test implements [`Harness`] and calls [`check`]. The cases speak to the runtime through the trait alone;
-//! what differs between runtimes (how a unit is written, where a secret appears) is asked of the harness.
+//! A driver's test implements [`Harness`] and calls [`check`]. The cases use the runtime only through the trait; the
+//! harness supplies whatever differs between runtimes, such as a unit's definition and the path of a secret.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -20,25 +20,25 @@ use crate::driver::{
     RuntimeEvent, Scope, SecretFiles, StepOutcome,
 };
 
-/// Every wait of a case ends by then.
+/// Deadline for every wait in a case.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub trait Harness: Sync {
-    /// A value that shares nothing with those before it but the runtime itself: a restarted agent.
+    /// A driver that shares only the runtime with earlier drivers, like a restarted agent.
     fn new_driver(&self) -> Arc<dyn Driver>;
 
     fn locations(&self, preview: &PreviewId) -> Locations;
 
-    /// A unit of this runtime that behaves so, with one secret named `token`, hash `first`, and a short grace.
+    /// Builds a unit of this runtime with this behaviour, one secret named `token`, hash `first` and a short grace period.
     fn build_unit(&self, name: &str, behaviour: &Behaviour) -> Unit;
 
-    /// A folder of secret files on this machine: it holds `token` with the text `s3cret`.
+    /// A folder with secret files on this machine. It contains the file `token` with the text `s3cret`.
     fn secrets_folder(&self) -> PathBuf;
 
-    /// Where the unit's program finds its secret `token`.
+    /// The path at which the unit's program reads its secret `token`.
     fn secret_path(&self, unit: &str) -> String;
 
-    /// Units need the preview's network first.
+    /// Whether units need the preview's network before they are created.
     fn needs_network(&self) -> bool {
         false
     }
@@ -47,9 +47,9 @@ pub trait Harness: Sync {
 /// What the program of a unit does. Harnesses render it as a shell line, a container's command or a script.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Behaviour {
-    /// On standard output, first.
+    /// Printed on standard output first.
     pub stdout_lines: Vec<String>,
-    /// Ends with this code, or stays until it is stopped.
+    /// Exits with this code; `None` runs until the unit is stopped.
     pub exit_code: Option<i32>,
 }
 
@@ -64,7 +64,7 @@ impl Behaviour {
         Self { stdout_lines: Vec::new(), exit_code: Some(code) }
     }
 
-    /// The same for `/bin/sh -c`.
+    /// Renders the behaviour as a script for `/bin/sh -c`.
     #[must_use]
     pub fn to_shell_script(&self) -> String {
         let mut line: String = self.stdout_lines.iter().map(|text| format!("echo '{text}'; ")).collect();
@@ -76,15 +76,15 @@ impl Behaviour {
     }
 }
 
-/// Runs every case, one after the other, each in previews of its own that are gone afterwards.
+/// Runs every case, one after the other. Each case uses its own previews and removes them at the end.
 ///
 /// # Panics
-/// When the driver breaks a promise; the message names the case.
+/// When the driver violates a guarantee; the message names the case.
 pub async fn check(harness: &dyn Harness) {
     lifecycle_steps_are_idempotent(harness).await;
     exit_codes_survive_client_restart(harness).await;
     logs_are_ordered_and_support_tail_since_follow(harness).await;
-    exec_runs_beside_running_unit(harness).await;
+    exec_runs_alongside_running_unit(harness).await;
     events_report_starts_and_exits(harness).await;
     restarted_client_adopts_running_units(harness).await;
     previews_are_isolated(harness).await;
@@ -95,214 +95,222 @@ pub async fn check(harness: &dyn Harness) {
 }
 
 async fn lifecycle_steps_are_idempotent(harness: &dyn Harness) {
-    let bench = TestPreview::open(harness, "life", &[("web", Behaviour::runs_until_stopped())]).await;
-    let handle = bench.create("web").await;
-    assert_eq!(bench.create("web").await, handle, "life: creating again gives the same object");
-    let seen = bench.observe_unit("web").await;
-    assert_eq!((&seen.state, seen.hash.as_str()), (&RunState::Created, "first"), "life: created");
-    assert_eq!(seen.handle, handle, "life: the handle is the observed one");
+    let preview = TestPreview::open(harness, "life", &[("web", Behaviour::runs_until_stopped())]).await;
+    let handle = preview.create("web").await;
+    assert_eq!(preview.create("web").await, handle, "life: creating again returns the same object");
+    let observed = preview.observe_unit("web").await;
+    assert_eq!((&observed.state, observed.hash.as_str()), (&RunState::Created, "first"), "life: created");
+    assert_eq!(observed.handle, handle, "life: create returns the observed handle");
     for _ in 0..2 {
-        bench.start("web").await;
-        let seen = bench.observe_unit("web").await;
-        assert_eq!(seen.state, RunState::Running, "life: started");
-        assert!(seen.started_at.is_some(), "life: the start has a time");
+        preview.start("web").await;
+        let observed = preview.observe_unit("web").await;
+        assert_eq!(observed.state, RunState::Running, "life: started");
+        assert!(observed.started_at.is_some(), "life: the start time is set");
     }
     for _ in 0..2 {
-        bench.stop("web").await;
-        assert!(matches!(bench.observe_unit("web").await.state, RunState::Exited(_)), "life: stopped");
+        preview.stop("web").await;
+        assert!(matches!(preview.observe_unit("web").await.state, RunState::Exited(_)), "life: stopped");
     }
-    bench.start("web").await;
-    assert_eq!(bench.observe_unit("web").await.state, RunState::Running, "life: started again");
+    preview.start("web").await;
+    assert_eq!(preview.observe_unit("web").await.state, RunState::Running, "life: started again");
     for _ in 0..2 {
-        bench.remove("web", &handle).await;
-        assert!(bench.observe().await.units.is_empty(), "life: removed");
+        preview.remove("web", &handle).await;
+        assert!(preview.observe().await.units.is_empty(), "life: removed");
     }
-    bench.close().await;
+    preview.close().await;
 }
 
 async fn exit_codes_survive_client_restart(harness: &dyn Harness) {
     let units = [("good", Behaviour::exits_with(0)), ("bad", Behaviour::exits_with(7))];
-    let bench = TestPreview::open(harness, "exits", &units).await;
+    let preview = TestPreview::open(harness, "exits", &units).await;
     for (unit, code) in [("good", 0), ("bad", 7)] {
-        bench.create(unit).await;
-        bench.start(unit).await;
-        let exit = bench.wait_for_exit(unit).await;
+        preview.create(unit).await;
+        preview.start(unit).await;
+        let exit = preview.wait_for_exit(unit).await;
         assert_eq!((exit.code, exit.success()), (Some(code), code == 0), "exits: {unit}");
     }
-    let later = bench.with_new_driver();
-    let RunState::Exited(exit) = later.observe_unit("bad").await.state else {
+    let restarted_client = preview.with_new_driver();
+    let RunState::Exited(exit) = restarted_client.observe_unit("bad").await.state else {
         panic!("exits: forgotten by a new client")
     };
-    assert_eq!(exit.code, Some(7), "exits: a new client sees the same");
-    bench.close().await;
+    assert_eq!(exit.code, Some(7), "exits: a new client sees the same code");
+    preview.close().await;
 }
 
 async fn logs_are_ordered_and_support_tail_since_follow(harness: &dyn Harness) {
-    let prints: Vec<String> = (0..40).map(|number| format!("line {number}")).collect();
+    let printed_lines: Vec<String> = (0..40).map(|number| format!("line {number}")).collect();
     let units = [
-        ("job", Behaviour { stdout_lines: prints.clone(), exit_code: Some(0) }),
+        ("job", Behaviour { stdout_lines: printed_lines.clone(), exit_code: Some(0) }),
         ("web", Behaviour::runs_until_stopped()),
     ];
-    let bench = TestPreview::open(harness, "logs", &units).await;
-    bench.create("job").await;
-    bench.start("job").await;
-    bench.wait_for_exit("job").await;
-    let all = bench.read_logs("job", LogRequest::default()).await;
-    assert_eq!(texts(&all), prints, "logs: all lines in order");
-    assert!(all.is_sorted_by_key(|line| line.timestamp), "logs: times do not go back");
-    let tail = bench.read_logs("job", LogRequest { tail: Some(5), ..LogRequest::default() }).await;
-    assert_eq!(texts(&tail), prints[35..], "logs: tail");
-    let after = all.last().map(|line| line.timestamp + 1);
-    let none = bench.read_logs("job", LogRequest { since: after, ..LogRequest::default() }).await;
-    assert!(none.is_empty(), "logs: since is later than everything, yet {none:?}");
-    bench.create("web").await;
-    bench.start("web").await;
+    let preview = TestPreview::open(harness, "logs", &units).await;
+    preview.create("job").await;
+    preview.start("job").await;
+    preview.wait_for_exit("job").await;
+    let lines = preview.read_logs("job", LogRequest::default()).await;
+    assert_eq!(texts(&lines), printed_lines, "logs: all lines in order");
+    assert!(lines.is_sorted_by_key(|line| line.timestamp), "logs: times do not go back");
+    let tail = preview.read_logs("job", LogRequest { tail: Some(5), ..LogRequest::default() }).await;
+    assert_eq!(texts(&tail), printed_lines[35..], "logs: tail");
+    let after = lines.last().map(|line| line.timestamp + 1);
+    let later_lines = preview.read_logs("job", LogRequest { since: after, ..LogRequest::default() }).await;
+    assert!(later_lines.is_empty(), "logs: since is after the last line, but got {later_lines:?}");
+    preview.create("web").await;
+    preview.start("web").await;
     let request = LogRequest { follow: true, ..LogRequest::default() };
-    let stream = bench.driver.logs(&bench.name.id, &bench.locations, "web", request).await.expect("logs: follows");
+    let stream =
+        preview.driver.logs(&preview.name.id, &preview.locations, "web", request).await.expect("logs: follows");
     let mut stream = stream;
     let first = with_timeout("logs: first line", stream.next()).await.expect("logs: a line").expect("logs: reads");
-    assert_eq!(first.text, "up", "logs: following begins with what is there");
-    bench.stop("web").await;
-    let rest: Vec<LogLine> = with_timeout("logs: end", stream.try_collect()).await.expect("logs: reads");
-    // A shell may say on its error stream that its child was ended.
-    assert!(rest.iter().all(|line| line.is_stderr), "logs: following ends with the unit, yet {rest:?}");
-    bench.close().await;
+    assert_eq!(first.text, "up", "logs: following starts with existing lines");
+    preview.stop("web").await;
+    let remaining_lines: Vec<LogLine> = with_timeout("logs: end", stream.try_collect()).await.expect("logs: reads");
+    // A shell may report on standard error that its child was terminated.
+    assert!(
+        remaining_lines.iter().all(|line| line.is_stderr),
+        "logs: following ends with the unit, but got {remaining_lines:?}"
+    );
+    preview.close().await;
 }
 
-async fn exec_runs_beside_running_unit(harness: &dyn Harness) {
-    let bench = TestPreview::open(harness, "exec", &[("web", Behaviour::runs_until_stopped())]).await;
-    bench.create("web").await;
-    bench.start("web").await;
+async fn exec_runs_alongside_running_unit(harness: &dyn Harness) {
+    let preview = TestPreview::open(harness, "exec", &[("web", Behaviour::runs_until_stopped())]).await;
+    preview.create("web").await;
+    preview.start("web").await;
     assert_eq!(
-        bench.run_command("web", "echo hello; exit 5").await,
+        preview.run_command("web", "echo hello; exit 5").await,
         ("hello\n".to_owned(), 5),
         "exec: output and code"
     );
-    assert_eq!(bench.run_command("web", "exit 0").await, (String::new(), 0), "exec: success");
-    assert_eq!(bench.observe_unit("web").await.state, RunState::Running, "exec: the unit goes on");
-    bench.close().await;
+    assert_eq!(preview.run_command("web", "exit 0").await, (String::new(), 0), "exec: success");
+    assert_eq!(preview.observe_unit("web").await.state, RunState::Running, "exec: the unit keeps running");
+    preview.close().await;
 }
 
 async fn events_report_starts_and_exits(harness: &dyn Harness) {
-    let bench = TestPreview::open(
+    let preview = TestPreview::open(
         harness,
         "events",
         &[("first", Behaviour::runs_until_stopped()), ("second", Behaviour::runs_until_stopped())],
     )
     .await;
-    bench.create("first").await;
-    bench.start("first").await;
-    let handle = bench.create("second").await;
-    let mut events = bench.driver.follow_events(&bench.name.id, &bench.locations).await.expect("events: follows");
-    bench.start("second").await;
-    bench.stop("second").await;
+    preview.create("first").await;
+    preview.start("first").await;
+    let handle = preview.create("second").await;
+    let mut events = preview.driver.follow_events(&preview.name.id, &preview.locations).await.expect("events: follows");
+    preview.start("second").await;
+    preview.stop("second").await;
     let (mut started, mut exited) = (false, false);
     while !exited {
         match with_timeout("events: next", events.next()).await.expect("events: more") {
-            RuntimeEvent::Started { unit, handle: seen } if unit == "second" => {
-                assert_eq!(seen, handle, "events: handle of the start");
+            RuntimeEvent::Started { unit, handle: observed_handle } if unit == "second" => {
+                assert_eq!(observed_handle, handle, "events: handle of the start");
                 started = true;
             }
-            RuntimeEvent::Exited { unit, handle: seen, .. } if unit == "second" => {
-                assert!(started && seen == handle, "events: the exit comes after the start, of the same object");
+            RuntimeEvent::Exited { unit, handle: observed_handle, .. } if unit == "second" => {
+                assert!(
+                    started && observed_handle == handle,
+                    "events: the exit follows the start and has the same handle"
+                );
                 exited = true;
             }
             RuntimeEvent::ConnectionLost { reason } => panic!("events: lost: {reason}"),
             _ => {}
         }
     }
-    bench.close().await;
+    preview.close().await;
 }
 
 async fn restarted_client_adopts_running_units(harness: &dyn Harness) {
-    let bench = TestPreview::open(harness, "adopt", &[("web", Behaviour::runs_until_stopped())]).await;
-    let handle = bench.create("web").await;
-    bench.start("web").await;
-    let later = bench.with_new_driver();
-    let seen = later.observe_unit("web").await;
-    assert_eq!((seen.handle, seen.state), (handle.clone(), RunState::Running), "adopt: the same object runs");
-    later.start("web").await;
-    later.stop("web").await;
-    later.remove("web", &handle).await;
-    assert!(bench.observe().await.units.is_empty(), "adopt: gone for both");
-    bench.close().await;
+    let preview = TestPreview::open(harness, "adopt", &[("web", Behaviour::runs_until_stopped())]).await;
+    let handle = preview.create("web").await;
+    preview.start("web").await;
+    let restarted_client = preview.with_new_driver();
+    let observed = restarted_client.observe_unit("web").await;
+    assert_eq!((observed.handle, observed.state), (handle.clone(), RunState::Running), "adopt: the same object runs");
+    restarted_client.start("web").await;
+    restarted_client.stop("web").await;
+    restarted_client.remove("web", &handle).await;
+    assert!(preview.observe().await.units.is_empty(), "adopt: gone for both");
+    preview.close().await;
 }
 
 async fn previews_are_isolated(harness: &dyn Harness) {
-    let one = TestPreview::open(harness, "twins-a", &[("web", Behaviour::runs_until_stopped())]).await;
-    let other = TestPreview::open(harness, "twins-b", &[("web", Behaviour::runs_until_stopped())]).await;
-    let handle = one.create("web").await;
-    assert!(other.observe().await.units.is_empty(), "twins: nothing leaks");
-    assert_ne!(other.create("web").await, handle, "twins: objects of their own");
-    one.start("web").await;
-    other.start("web").await;
-    one.remove("web", &handle).await;
-    assert_eq!(other.observe_unit("web").await.state, RunState::Running, "twins: the other goes on");
-    one.close().await;
-    other.close().await;
+    let first_preview = TestPreview::open(harness, "twins-a", &[("web", Behaviour::runs_until_stopped())]).await;
+    let second_preview = TestPreview::open(harness, "twins-b", &[("web", Behaviour::runs_until_stopped())]).await;
+    let handle = first_preview.create("web").await;
+    assert!(second_preview.observe().await.units.is_empty(), "twins: the second preview sees no units of the first");
+    assert_ne!(second_preview.create("web").await, handle, "twins: handles are distinct");
+    first_preview.start("web").await;
+    second_preview.start("web").await;
+    first_preview.remove("web", &handle).await;
+    assert_eq!(second_preview.observe_unit("web").await.state, RunState::Running, "twins: the other keeps running");
+    first_preview.close().await;
+    second_preview.close().await;
 }
 
 async fn secrets_are_delivered(harness: &dyn Harness) {
-    let bench = TestPreview::open(harness, "secrets", &[("web", Behaviour::runs_until_stopped())]).await;
-    bench.create("web").await;
-    bench.start("web").await;
+    let preview = TestPreview::open(harness, "secrets", &[("web", Behaviour::runs_until_stopped())]).await;
+    preview.create("web").await;
+    preview.start("web").await;
     let command = format!("cat {}", harness.secret_path("web"));
-    assert_eq!(bench.run_command("web", &command).await, ("s3cret".to_owned(), 0), "secrets: read by the program");
-    bench.close().await;
+    assert_eq!(preview.run_command("web", &command).await, ("s3cret".to_owned(), 0), "secrets: read by the program");
+    preview.close().await;
 }
 
 async fn removing_old_handle_keeps_replacement(harness: &dyn Harness) {
-    let mut bench = TestPreview::open(harness, "recreate", &[("web", Behaviour::runs_until_stopped())]).await;
-    let old = bench.create("web").await;
-    bench.start("web").await;
-    bench.remove("web", &old).await;
-    bench.units.get_mut("web").expect("recreate: is there").hash = "second".to_owned();
-    let new = bench.create("web").await;
-    assert_ne!(new, old, "recreate: a handle of its own");
-    bench.remove("web", &old).await;
-    assert_eq!(bench.observe_unit("web").await.hash, "second", "recreate: the successor stays");
-    assert!(bench.observe().await.strays.is_empty(), "recreate: no second object");
-    bench.close().await;
+    let mut preview = TestPreview::open(harness, "recreate", &[("web", Behaviour::runs_until_stopped())]).await;
+    let old = preview.create("web").await;
+    preview.start("web").await;
+    preview.remove("web", &old).await;
+    preview.units.get_mut("web").expect("recreate: the unit exists").hash = "second".to_owned();
+    let new = preview.create("web").await;
+    assert_ne!(new, old, "recreate: the new object has a new handle");
+    preview.remove("web", &old).await;
+    assert_eq!(preview.observe_unit("web").await.hash, "second", "recreate: the replacement stays");
+    assert!(preview.observe().await.strays.is_empty(), "recreate: no second object");
+    preview.close().await;
 }
 
 async fn absent_unit_fails_start_and_is_ignored_by_stop(harness: &dyn Harness) {
-    let bench = TestPreview::open(harness, "absent", &[("web", Behaviour::runs_until_stopped())]).await;
-    bench.stop("web").await;
-    bench.remove("web", "no-such-handle").await;
-    let problem = bench.perform(Action::Start { unit: "web".to_owned(), runtime: bench.runtime }).await;
+    let preview = TestPreview::open(harness, "absent", &[("web", Behaviour::runs_until_stopped())]).await;
+    preview.stop("web").await;
+    preview.remove("web", "no-such-handle").await;
+    let problem = preview.perform(Action::Start { unit: "web".to_owned(), runtime: preview.runtime }).await;
     let kind = problem.expect_err("absent: cannot start what was not created").kind;
     assert_eq!(kind, ProblemKind::NotFound, "absent: kind of the problem");
-    bench.close().await;
+    preview.close().await;
 }
 
 async fn previews_are_discovered(harness: &dyn Harness) {
     let units = [("web", Behaviour::runs_until_stopped()), ("job", Behaviour::exits_with(0))];
-    let bench = TestPreview::open(harness, "discover", &units).await;
+    let preview = TestPreview::open(harness, "discover", &units).await;
     for unit in ["web", "job"] {
-        bench.create(unit).await;
-        bench.start(unit).await;
+        preview.create(unit).await;
+        preview.start(unit).await;
     }
-    bench.wait_for_exit("job").await;
-    let found = bench.with_new_driver().driver.discover().await.expect("discover: asks");
-    let found = found.into_iter().find(|found| found.preview.id == bench.name.id).expect("discover: found");
+    preview.wait_for_exit("job").await;
+    let discovered = preview.with_new_driver().driver.discover().await.expect("discover: succeeds");
+    let discovered =
+        discovered.into_iter().find(|discovered| discovered.preview.id == preview.name.id).expect("discover: found");
     assert_eq!(
-        (found.preview, found.unit_count, found.running_count),
-        (bench.name.clone(), 2, 1),
-        "discover: what runs"
+        (discovered.preview, discovered.unit_count, discovered.running_count),
+        (preview.name.clone(), 2, 1),
+        "discover: counts"
     );
-    bench.close().await;
-    let found = harness.new_driver().discover().await.expect("discover: asks");
-    assert!(found.iter().all(|found| found.preview.branch != "discover"), "discover: nothing is left");
+    preview.close().await;
+    let discovered = harness.new_driver().discover().await.expect("discover: succeeds");
+    assert!(discovered.iter().all(|discovered| discovered.preview.branch != "discover"), "discover: nothing remains");
 }
 
 fn texts(lines: &[LogLine]) -> Vec<String> {
     lines.iter().map(|line| line.text.clone()).collect()
 }
 
-async fn with_timeout<T>(what: &str, future: impl Future<Output = T>) -> T {
+async fn with_timeout<T>(description: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(TIMEOUT, future).await {
         Ok(value) => value,
-        Err(_) => panic!("{what}: not within {TIMEOUT:?}"),
+        Err(_) => panic!("{description}: not done within {TIMEOUT:?}"),
     }
 }
 
@@ -320,7 +328,7 @@ impl Progress for NoProgress {
     fn report(&self, _unit: &str, _line: ProgressLine) {}
 }
 
-/// One preview of the harness's runtime.
+/// A preview in the harness's runtime, with the units of one case.
 struct TestPreview<'a> {
     harness: &'a dyn Harness,
     driver: Arc<dyn Driver>,
@@ -339,14 +347,16 @@ impl<'a> TestPreview<'a> {
             environment: "local".to_owned(),
         };
         let driver = harness.new_driver();
-        let units =
-            behaviours.iter().map(|(name, does)| ((*name).to_owned(), harness.build_unit(name, does))).collect();
-        let places = harness.locations(&name.id);
-        let bench = Self { harness, runtime: driver.runtime(), driver, name, locations: places, units };
+        let units = behaviours
+            .iter()
+            .map(|(name, behaviour)| ((*name).to_owned(), harness.build_unit(name, behaviour)))
+            .collect();
+        let locations = harness.locations(&name.id);
+        let preview = Self { harness, runtime: driver.runtime(), driver, name, locations, units };
         if harness.needs_network() {
-            bench.perform(Action::CreateNetwork).await.expect("the network is made");
+            preview.perform(Action::CreateNetwork).await.expect("the network is created");
         }
-        bench
+        preview
     }
 
     fn with_new_driver(&self) -> Self {
@@ -361,14 +371,18 @@ impl<'a> TestPreview<'a> {
     }
 
     async fn close(self) {
-        for (unit, seen) in self.observe().await.units {
-            self.remove(&unit, &seen.handle).await;
+        for (unit, observed) in self.observe().await.units {
+            self.remove(&unit, &observed.handle).await;
         }
         for name in self.observe().await.networks {
             self.perform(Action::RemoveNetwork { name }).await.expect("the network is removed");
         }
-        let left = self.observe().await;
-        assert!(left.units.is_empty() && left.networks.is_empty(), "{}: left behind {left:?}", self.name.branch);
+        let remaining = self.observe().await;
+        assert!(
+            remaining.units.is_empty() && remaining.networks.is_empty(),
+            "{}: not removed: {remaining:?}",
+            self.name.branch
+        );
     }
 
     fn scope(&self) -> Scope {
@@ -401,7 +415,7 @@ impl<'a> TestPreview<'a> {
     async fn create(&self, unit: &str) -> String {
         self.perform_ok(Action::PrepareImage { unit: unit.to_owned(), runtime: self.runtime }).await;
         let created = self.perform_ok(Action::Create { unit: unit.to_owned(), runtime: self.runtime }).await;
-        created.handle.expect("creating gives a handle")
+        created.handle.expect("create returns a handle")
     }
 
     async fn start(&self, unit: &str) {
@@ -426,7 +440,7 @@ impl<'a> TestPreview<'a> {
         observed.units.remove(unit).unwrap_or_else(|| panic!("{}: `{unit}` is not observed", self.name.branch))
     }
 
-    /// Waits for the end of a unit; what happened before listening began is seen by observing.
+    /// Waits until a unit exits. Subscribes before it observes, so that an exit in between is not missed.
     async fn wait_for_exit(&self, unit: &str) -> Exit {
         let mut events = self.driver.follow_events(&self.name.id, &self.locations).await.expect("follows");
         loop {
@@ -451,14 +465,14 @@ impl<'a> TestPreview<'a> {
         let request = ExecRequest { argv, ..ExecRequest::default() };
         let mut session = self.driver.exec(&self.scope(), &self.units[unit], request).await.expect("command starts");
         drop(session.input);
-        let (mut out, mut code) = (String::new(), None);
-        while let Some(piece) = with_timeout("end of the command", session.output.next()).await {
-            match piece {
-                ExecOutput::Stdout(bytes) => out.push_str(&String::from_utf8_lossy(&bytes)),
+        let (mut stdout, mut code) = (String::new(), None);
+        while let Some(item) = with_timeout("end of the command", session.output.next()).await {
+            match item {
+                ExecOutput::Stdout(bytes) => stdout.push_str(&String::from_utf8_lossy(&bytes)),
                 ExecOutput::Stderr(_) => {}
                 ExecOutput::Exit(exit) => code = Some(exit),
             }
         }
-        (out, code.expect("an exit code"))
+        (stdout, code.expect("an exit code"))
     }
 }

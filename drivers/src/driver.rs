@@ -1,8 +1,8 @@
-//! The one trait behind which the runtimes stand, and what all of them promise (see `contract.rs`).
+//! The trait that every runtime implements. `contract.rs` tests its guarantees for each driver.
 //!
-//! A driver observes and applies; it decides nothing. Every call has a deadline of its own and is safe to repeat:
-//! creating what is there and removing what is gone succeed. Dropping a call's future leaves the runtime in a state
-//! that the next `observe` describes truthfully.
+//! A driver observes and applies; it makes no decisions. Every call has its own deadline and is safe to repeat:
+//! creating an object that exists and removing one that is gone both succeed. If the caller drops a call's future,
+//! the next `observe` still describes the runtime correctly.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,22 +17,23 @@ use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit, UnitName};
 use plan::observed::{Exit, Images, Observed};
 use plan::{Application, step::Action};
 
-/// Where things of one preview lie on this machine, decided by the agent.
+/// Folders of one preview on this machine, chosen by the agent.
 #[derive(Clone, Debug)]
 pub struct Locations {
     /// The manifest's folder.
     pub project: PathBuf,
-    /// Data of the process runtime, kept over `down`: `<data>/previews/<id>`.
+    /// Data of the process runtime, preserved by `down`: `<data>/previews/<id>`.
     pub data: PathBuf,
-    /// Keeper's sockets and delivered secrets, mode 0700, short enough for a socket path: `<runtime>/<id>`.
+    /// The keeper's sockets and delivered secrets, mode 0700. Short, because a socket path has a length limit:
+    /// `<runtime>/<id>`.
     pub runtime: PathBuf,
-    /// Logs and small state: `<state>/previews/<id>`.
+    /// Logs and small state files: `<state>/previews/<id>`.
     pub state: PathBuf,
-    /// Shared by all previews: build hashes and the like.
+    /// Shared by all previews, for example for build hashes.
     pub cache: PathBuf,
 }
 
-/// What a call concerns.
+/// The preview that a call concerns, and what the driver needs to serve it.
 #[derive(Clone)]
 pub struct Scope {
     pub preview: PreviewName,
@@ -42,25 +43,25 @@ pub struct Scope {
     pub progress: Arc<dyn Progress>,
 }
 
-/// The only way a driver meets a secret: as a folder of files that the agent has already delivered on this machine
-/// (mode 0444 inside a 0700 folder; tmpfs where there is one). The driver never reads them unless the engine is remote.
+/// A driver's only access to secrets: a folder of files that the agent has already delivered on this machine (mode
+/// 0444 inside a 0700 folder, on tmpfs where available). The driver reads the files only if the engine is remote.
 pub trait SecretFiles: Send + Sync {
-    /// The folder that holds exactly this unit's secrets, one file per name.
+    /// The folder with exactly this unit's secrets, one file per secret name.
     fn folder(&self, unit: &str) -> Option<PathBuf>;
 }
 
-/// Progress of one long call, for people. Bounded by the receiver: slow spectators lose lines, not the build.
+/// Progress of a long call, shown to users. The receiver bounds it: a slow client loses lines and never delays a build.
 pub trait Progress: Send + Sync {
     fn report(&self, unit: &str, line: ProgressLine);
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProgressLine {
-    /// A build step began or ended: `[2/5] RUN pip install`.
+    /// A build step started or ended: `[2/5] RUN pip install`.
     BuildStep { name: String, is_done: bool, is_cached: bool, error: Option<String> },
     /// Output of a build step or build command.
     BuildOutput(String),
-    /// A pull: bytes so far of bytes in all.
+    /// Bytes of a layer pulled so far, and its total size.
     Pull { layer: String, current: u64, total: u64 },
 }
 
@@ -68,42 +69,44 @@ pub enum ProgressLine {
 pub trait Driver: Send + Sync {
     fn runtime(&self) -> RuntimeKind;
 
-    /// One or two calls to the runtime, however many units there are.
-    async fn observe(&self, preview: &PreviewId, places: &Locations) -> Result<Observed, Problem>;
+    /// Reads the preview's state with one or two calls to the runtime, independent of the number of units.
+    async fn observe(&self, preview: &PreviewId, locations: &Locations) -> Result<Observed, Problem>;
 
-    /// For every unit of this driver: which image is current, or why it is stale. Does no building.
+    /// Reports the current image of each unit of this driver, or why it is stale. Builds nothing.
     async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem>;
 
-    /// Performs one step. `AwaitReady` and `AwaitExit` never reach a driver.
+    /// Performs one step. `AwaitReady` and `AwaitExit` never reach a driver: the agent handles them.
     async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem>;
 
-    /// Exits and starts of this preview's units, from now on; ends with `Lost` when the runtime goes away.
+    /// Streams exits and starts of this preview's units from now on. The stream ends with `ConnectionLost` when the
+    /// runtime goes away.
     async fn follow_events(
         &self,
         preview: &PreviewId,
-        places: &Locations,
+        locations: &Locations,
     ) -> Result<BoxStream<'static, RuntimeEvent>, Problem>;
 
     async fn logs(
         &self,
         preview: &PreviewId,
-        places: &Locations,
+        locations: &Locations,
         unit: &str,
         request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem>;
 
     async fn exec(&self, scope: &Scope, unit: &Unit, request: ExecRequest) -> Result<ExecSession, Problem>;
 
-    /// Every preview that left something at this runtime, by label: for `ls` after a lost registry, and for `down` by name.
+    /// Finds every preview that has objects in this runtime, by label. `ls` needs it after a lost registry, and `down`
+    /// to find a preview by name.
     async fn discover(&self) -> Result<Vec<DiscoveredPreview>, Problem>;
 
-    /// The address of this machine where units of this runtime look for credentials; the agent listens there, on a port
-    /// for each unit. `None` where they cannot reach this machine at an address that SDKs take.
+    /// The address of this machine where this runtime's units request credentials. The agent listens there, on one port
+    /// per unit. `None` if units cannot reach this machine at an address that SDKs accept.
     async fn credential_endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {
         Ok(None)
     }
 
-    /// Whether a connection from `peer` to `local` was made by this unit, by what the kernel or the engine tells.
+    /// Whether this unit opened the connection from `peer` to `local`, according to the kernel or the engine.
     async fn is_connection_from(
         &self,
         _preview: &PreviewId,
@@ -114,7 +117,7 @@ pub trait Driver: Send + Sync {
         Ok(false)
     }
 
-    /// Where local processes are reached from this preview's containers: the address the agent forwards on.
+    /// The address at which this preview's containers reach local processes; the agent forwards from there.
     async fn gateway_address(&self, _preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {
         Ok(None)
     }
@@ -122,13 +125,13 @@ pub trait Driver: Send + Sync {
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StepOutcome {
-    /// The handle of what was created, when something was.
+    /// The handle of the created object, if the step created one.
     pub handle: Option<String>,
-    /// Where a unit that was started is reached, when it has an address of its own and that is known already.
+    /// The started unit's address, if it has its own address and the driver already knows it.
     pub address: Option<IpAddr>,
     /// The image's identity after `PrepareImage`.
     pub image: Option<String>,
-    /// Said to the user, as in "the engine is remote: secrets were copied into the container's own layer".
+    /// Shown to the user, for example "the engine is remote: secrets were copied into the container's own layer".
     pub notes: Vec<String>,
 }
 
@@ -143,7 +146,7 @@ pub enum RuntimeEvent {
         handle: String,
         exit: Exit,
     },
-    /// The stream ended: engine stopped, keeper gone.
+    /// The stream ended: the engine stopped or the keeper is gone.
     ConnectionLost {
         reason: String,
     },
@@ -154,7 +157,7 @@ pub struct LogRequest {
     pub follow: bool,
     /// Unix milliseconds.
     pub since: Option<i64>,
-    /// Only the last so many lines.
+    /// Limits the output to this many lines from the end.
     pub tail: Option<usize>,
 }
 
@@ -163,7 +166,7 @@ pub struct LogLine {
     /// Unix milliseconds.
     pub timestamp: i64,
     pub is_stderr: bool,
-    /// Lossy UTF-8, without the line end; lines over 16 KiB are cut into pieces.
+    /// Lossy UTF-8 without the line end. Lines over 16 KiB are split.
     pub text: String,
 }
 
@@ -173,11 +176,11 @@ pub struct ExecRequest {
     pub env: BTreeMap<String, String>,
     pub dir: Option<String>,
     pub user: Option<String>,
-    /// Rows and columns when a terminal is wanted.
+    /// Rows and columns if the command needs a terminal.
     pub terminal_size: Option<(u16, u16)>,
 }
 
-/// A running command: feed `input`, read `output` until it ends, then `exit`.
+/// A running command: send to `input`, and read `output` until it ends; its last item is the exit code.
 pub struct ExecSession {
     pub input: tokio::sync::mpsc::Sender<ExecInput>,
     pub output: BoxStream<'static, ExecOutput>,
@@ -205,28 +208,28 @@ pub enum ExecOutput {
 pub struct DiscoveredPreview {
     pub preview: PreviewName,
     pub runtime: RuntimeKind,
-    /// The manifest's folder as it was when the object was made.
+    /// The manifest's folder at the time the object was created.
     pub project: Option<PathBuf>,
     pub unit_count: usize,
     pub running_count: usize,
 }
 
-/// Why a call failed: a kind for decisions, words for people, and what to do about it.
+/// Why a call failed: a kind for decisions, a message for the user, and a hint.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Problem {
     pub kind: ProblemKind,
     /// Lowercase fragment: "cannot reach the Docker engine at `unix:///var/run/docker.sock`: connection refused".
     pub message: String,
-    /// One sentence with the next thing to try.
+    /// One sentence with the next step to try.
     pub hint: Option<String>,
-    /// Output that explains it (the failing build step's last lines).
+    /// Output that explains the failure, such as the last lines of a failed build step.
     pub output: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ProblemKind {
-    /// The runtime is not there (engine stopped, keeper gone): retrying later may help.
+    /// The runtime cannot be reached (engine stopped, keeper gone). A later retry may succeed.
     Unavailable,
     ImageNotFound,
     PullDenied,
@@ -242,7 +245,7 @@ pub enum ProblemKind {
     DiskFull,
     Timeout,
     NotFound,
-    /// The runtime refuses what was asked (bad raw field, invalid mount).
+    /// The runtime rejects the request, for example a bad raw field or an invalid mount.
     Refused,
     Internal,
 }
@@ -264,8 +267,8 @@ impl Problem {
         self
     }
 
-    /// An operating system error while doing `what` ("cannot write `PATH`").
-    pub fn io(what: impl std::fmt::Display, error: &io::Error) -> Self {
+    /// An operating system error; `context` says what failed ("cannot write `PATH`").
+    pub fn io(context: impl std::fmt::Display, error: &io::Error) -> Self {
         let kind = match error.kind() {
             io::ErrorKind::NotFound => ProblemKind::NotFound,
             io::ErrorKind::PermissionDenied => ProblemKind::PermissionDenied,
@@ -274,6 +277,6 @@ impl Problem {
             io::ErrorKind::TimedOut => ProblemKind::Timeout,
             _ => ProblemKind::Internal,
         };
-        Self::new(kind, format!("{what}: {error}"))
+        Self::new(kind, format!("{context}: {error}"))
     }
 }

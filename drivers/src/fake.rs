@@ -1,8 +1,8 @@
-//! A runtime in memory for tests of whoever uses drivers: deterministic, without processes and without a clock.
+//! An in-memory runtime for tests of code that uses drivers: deterministic, with no processes and no clock.
 //!
-//! A test says how units behave ([`FakeDriver::script`]), makes steps fail ([`FakeDriver::fail_next`]) or wait
-//! ([`FakeDriver::hold`]), and reads what was done ([`FakeDriver::performed`]). Clones share the runtime, as agents
-//! do that come and go.
+//! A test configures how units behave ([`FakeDriver::set_script`]), makes steps fail ([`FakeDriver::fail_next`]) or
+//! wait ([`FakeDriver::block_step`]), and reads the performed steps ([`FakeDriver::performed_steps`]). Clones share the
+//! runtime, as successive agents do.
 
 mod state;
 
@@ -25,22 +25,23 @@ use crate::driver::{
 };
 use state::{State, image_identity, step_name};
 
-/// How one unit behaves, in whichever preview.
+/// How a unit of this name behaves, in every preview.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Script {
-    /// Printed at each start.
+    /// Printed at every start.
     pub stdout_lines: Vec<String>,
-    /// Ends right after the start with this code.
+    /// The unit exits with this code right after its start.
     pub exit_code: Option<i32>,
-    /// Exit codes of the next commands run beside it, for health checks that succeed at last; then as the command says.
+    /// Exit codes of the next commands that `exec` runs, for example for health checks that succeed only later. When the
+    /// list is empty, the command determines its exit code.
     pub exec_exit_codes: VecDeque<i32>,
-    /// Why the image has to be prepared; taken away by a successful `PrepareImage`.
+    /// Why the image must be prepared. A successful `PrepareImage` clears it.
     pub stale_reason: Option<String>,
-    /// The build fails with these last lines.
+    /// The build fails with these lines as its last output.
     pub build_failure: Option<Vec<String>>,
 }
 
-/// Opens what [`FakeDriver::hold`] closed, once per step. Dropped, it lets everything pass.
+/// Releases steps that [`FakeDriver::block_step`] blocks, one at a time. Dropping the gate releases all of them.
 pub struct StepGate {
     permits: Arc<Semaphore>,
     arrival_count: watch::Receiver<usize>,
@@ -51,10 +52,10 @@ impl StepGate {
         self.permits.add_permits(1);
     }
 
-    /// Waits until so many steps have arrived at the gate in all.
+    /// Waits until this many steps have arrived at the gate in total.
     pub async fn wait_for_arrivals(&mut self, count: usize) {
-        // The sender lives as long as the runtime.
-        drop(self.arrival_count.wait_for(|seen| *seen >= count).await);
+        // `wait_for` cannot fail: the sender lives as long as the runtime.
+        drop(self.arrival_count.wait_for(|arrived| *arrived >= count).await);
     }
 }
 
@@ -87,7 +88,7 @@ impl FakeDriver {
         Self::for_runtime(RuntimeKind::Process)
     }
 
-    /// Stands in for this runtime.
+    /// A fake that reports this runtime kind.
     #[must_use]
     pub fn for_runtime(kind: RuntimeKind) -> Self {
         let runtime = Runtime { state: Mutex::default(), events: broadcast::Sender::new(1024) };
@@ -98,52 +99,52 @@ impl FakeDriver {
         self.lock_state().scripts.insert(unit.to_owned(), script);
     }
 
-    /// The next step called so (`start web`, `create-network`) fails.
+    /// Makes the next step with this name (`start web`, `create-network`) fail.
     pub fn fail_next(&self, step: &str, problem: Problem) {
         self.lock_state().failures.push((step.to_owned(), problem));
     }
 
-    /// Steps called so wait at the gate.
+    /// Blocks every step with this name until the gate releases it.
     #[must_use]
     pub fn block_step(&self, step: &str) -> StepGate {
-        let (gate, (arrivals, waiting)) = (Arc::new(Semaphore::new(0)), watch::channel(0));
+        let (gate, (arrivals, arrival_count)) = (Arc::new(Semaphore::new(0)), watch::channel(0));
         self.lock_state().gates.insert(step.to_owned(), (gate.clone(), arrivals));
-        StepGate { permits: gate, arrival_count: waiting }
+        StepGate { permits: gate, arrival_count }
     }
 
-    /// Every step that was carried out, in order.
+    /// The successful steps, in order.
     #[must_use]
     pub fn performed_steps(&self) -> Vec<String> {
         self.lock_state().performed_steps.clone()
     }
 
-    /// A running unit ends by itself.
+    /// Ends a running unit with this exit code, without a stop request.
     pub fn crash(&self, preview: &PreviewId, unit: &str, code: i32) {
         self.end_unit(&mut self.lock_state(), preview, unit, Exit { code: Some(code), ..Exit::default() });
     }
 
-    /// A running unit says something.
+    /// Adds a line to a unit's output.
     pub fn print_line(&self, preview: &PreviewId, unit: &str, text: &str) {
         let mut state = self.lock_state();
-        let at = state.tick();
-        if let Some(made) = state.unit_mut(preview, unit) {
-            made.log_lines.push(LogLine { timestamp: at, is_stderr: false, text: text.to_owned() });
-            made.notify_change();
+        let timestamp = state.tick();
+        if let Some(fake_unit) = state.unit_mut(preview, unit) {
+            fake_unit.log_lines.push(LogLine { timestamp, is_stderr: false, text: text.to_owned() });
+            fake_unit.notify_change();
         }
     }
 
-    /// A second object claims the same unit, as after an interrupted recreate.
+    /// Adds a second object for the same unit, as after an interrupted recreate.
     pub fn add_stray(&self, preview: &PreviewId, unit: &str) {
         let mut state = self.lock_state();
         let handle = format!("{unit}-stray-{}", state.tick());
         if let Some(preview) = state.previews.get_mut(preview)
-            && let Some(made) = preview.units.get(unit)
+            && let Some(fake_unit) = preview.units.get(unit)
         {
-            preview.strays.push(ObservedUnit { handle, state: RunState::Created, ..made.observed.clone() });
+            preview.strays.push(ObservedUnit { handle, state: RunState::Created, ..fake_unit.observed.clone() });
         }
     }
 
-    /// The runtime stops answering; units stay as they are.
+    /// Makes the runtime stop answering; the units keep their state.
     pub fn disconnect(&self, reason: &str) {
         let mut state = self.lock_state();
         state.disconnect_reason = Some(reason.to_owned());
@@ -177,6 +178,7 @@ impl FakeDriver {
         if let Some(gate) = gate
             && let Ok(permit) = gate.acquire().await
         {
+            // Without `forget`, the permit would return to the gate and release another step.
             permit.forget();
         }
     }
@@ -184,11 +186,12 @@ impl FakeDriver {
     fn apply_action(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
         let mut state = self.connected_state()?;
         let step = step_name(action);
-        if let Some(index) = state.failures.iter().position(|(wanted, _)| *wanted == step) {
+        // Failures come before any effect, so a failed step leaves the state unchanged, and each applies once.
+        if let Some(index) = state.failures.iter().position(|(failing_step, _)| *failing_step == step) {
             return Err(state.failures.remove(index).1);
         }
         let id = &scope.preview.id;
-        let done = match action {
+        let result = match action {
             Action::PrepareImage { unit, .. } => state.prepare_image(scope, unit),
             Action::Create { unit, .. } => state.create_unit(scope, find_unit(scope, unit)?, self.kind),
             Action::Start { unit, .. } => self.start_unit(&mut state, scope, unit),
@@ -205,33 +208,33 @@ impl FakeDriver {
                 Ok(StepOutcome::default())
             }
         };
-        if done.is_ok() {
+        if result.is_ok() {
             state.performed_steps.push(step);
         }
-        done
+        result
     }
 
     fn start_unit(&self, state: &mut State, scope: &Scope, unit: &str) -> Result<StepOutcome, Problem> {
-        let (id, at) = (&scope.preview.id, state.tick());
+        let (id, timestamp) = (&scope.preview.id, state.tick());
         let script = state.scripts.get(unit).cloned().unwrap_or_default();
         let ports = find_unit(scope, unit)?.ports.iter().map(|(name, port)| (name.clone(), port.host_port)).collect();
-        let Some(made) = state.unit_mut(id, unit) else {
+        let Some(fake_unit) = state.unit_mut(id, unit) else {
             return Err(Problem::new(ProblemKind::NotFound, format!("`{unit}` is not created yet")));
         };
-        let handle = made.observed.handle.clone();
+        let handle = fake_unit.observed.handle.clone();
         let performed = StepOutcome { handle: Some(handle.clone()), ..StepOutcome::default() };
-        if made.observed.state == RunState::Running {
+        if fake_unit.observed.state == RunState::Running {
             return Ok(performed);
         }
-        made.observed.state = RunState::Running;
-        made.observed.started_at = Some(at);
-        made.observed.host_ports = ports;
-        made.log_lines.extend(script.stdout_lines.into_iter().map(|text| LogLine {
-            timestamp: at,
+        fake_unit.observed.state = RunState::Running;
+        fake_unit.observed.started_at = Some(timestamp);
+        fake_unit.observed.host_ports = ports;
+        fake_unit.log_lines.extend(script.stdout_lines.into_iter().map(|text| LogLine {
+            timestamp,
             is_stderr: false,
             text,
         }));
-        made.notify_change();
+        fake_unit.notify_change();
         self.publish_event(id, RuntimeEvent::Started { unit: unit.to_owned(), handle });
         if let Some(code) = script.exit_code {
             self.end_unit(state, id, unit, Exit { code: Some(code), ..Exit::default() });
@@ -241,17 +244,19 @@ impl FakeDriver {
 
     fn end_unit(&self, state: &mut State, preview: &PreviewId, unit: &str, mut exit: Exit) {
         exit.ended_at = Some(state.tick());
-        let Some(made) = state.unit_mut(preview, unit).filter(|made| made.observed.state == RunState::Running) else {
+        let Some(fake_unit) =
+            state.unit_mut(preview, unit).filter(|fake_unit| fake_unit.observed.state == RunState::Running)
+        else {
             return;
         };
-        made.observed.state = RunState::Exited(exit.clone());
-        made.notify_change();
-        let handle = made.observed.handle.clone();
+        fake_unit.observed.state = RunState::Exited(exit.clone());
+        fake_unit.notify_change();
+        let handle = fake_unit.observed.handle.clone();
         self.publish_event(preview, RuntimeEvent::Exited { unit: unit.to_owned(), handle, exit });
     }
 
     fn remove_unit(&self, state: &mut State, id: &PreviewId, unit: &str, handle: &str) {
-        if state.unit_mut(id, unit).is_some_and(|made| made.observed.handle == handle) {
+        if state.unit_mut(id, unit).is_some_and(|fake_unit| fake_unit.observed.handle == handle) {
             self.end_unit(state, id, unit, Exit { signal: Some(9), ..Exit::default() });
             if let Some(preview) = state.previews.get_mut(id) {
                 preview.units.remove(unit);
@@ -263,7 +268,7 @@ impl FakeDriver {
     }
 
     fn publish_event(&self, preview: &PreviewId, event: RuntimeEvent) {
-        // Without a follower nobody hears it.
+        // Sending fails only if there is no subscriber, which is fine.
         drop(self.runtime.events.send((preview.clone(), event)));
     }
 }
@@ -279,10 +284,10 @@ impl Driver for FakeDriver {
         self.kind
     }
 
-    async fn observe(&self, preview: &PreviewId, _places: &Locations) -> Result<Observed, Problem> {
+    async fn observe(&self, preview: &PreviewId, _locations: &Locations) -> Result<Observed, Problem> {
         let state = self.connected_state()?;
         Ok(state.previews.get(preview).map_or_else(Observed::default, |preview| Observed {
-            units: preview.units.iter().map(|(name, made)| (name.clone(), made.observed.clone())).collect(),
+            units: preview.units.iter().map(|(name, fake_unit)| (name.clone(), fake_unit.observed.clone())).collect(),
             strays: preview.strays.clone(),
             networks: preview.networks.clone(),
             volumes: preview.volumes.clone(),
@@ -292,8 +297,8 @@ impl Driver for FakeDriver {
     async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
         let state = self.connected_state()?;
         let mut images = Images::default();
-        let mine = scope.application.units.values().filter(|unit| unit.body.runtime() == self.kind);
-        for name in mine.map(|unit| &unit.name) {
+        let own_units = scope.application.units.values().filter(|unit| unit.body.runtime() == self.kind);
+        for name in own_units.map(|unit| &unit.name) {
             match state.scripts.get(name).and_then(|script| script.stale_reason.clone()) {
                 Some(reason) => images.stale.insert(name.clone(), reason),
                 None => images.current.insert(name.clone(), image_identity(name)),
@@ -310,7 +315,7 @@ impl Driver for FakeDriver {
     async fn follow_events(
         &self,
         id: &PreviewId,
-        _places: &Locations,
+        _locations: &Locations,
     ) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
         drop(self.connected_state()?);
         let (events, id) = (self.runtime.events.subscribe(), id.clone());
@@ -337,36 +342,36 @@ impl Driver for FakeDriver {
     async fn logs(
         &self,
         preview: &PreviewId,
-        _places: &Locations,
+        _locations: &Locations,
         unit: &str,
         request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem> {
         let mut state = self.connected_state()?;
-        let Some(made) = state.unit_mut(preview, unit) else { return Ok(stream::empty().boxed()) };
+        let Some(fake_unit) = state.unit_mut(preview, unit) else { return Ok(stream::empty().boxed()) };
         let since = request.since.unwrap_or(i64::MIN);
-        let from = request.tail.map_or(0, |tail| made.log_lines.len().saturating_sub(tail));
-        let changed = request.follow.then(|| made.change_count.subscribe());
+        let first_index = request.tail.map_or(0, |tail| fake_unit.log_lines.len().saturating_sub(tail));
+        let change_count = request.follow.then(|| fake_unit.change_count.subscribe());
         let (driver, preview, unit) = (self.clone(), preview.clone(), unit.to_owned());
-        let lines = stream::unfold((from, changed), move |(at, mut changed)| {
+        let lines = stream::unfold((first_index, change_count), move |(at, mut change_count)| {
             let (driver, preview, unit) = (driver.clone(), preview.clone(), unit.clone());
             async move {
                 loop {
-                    let running = {
+                    let is_running = {
                         let mut state = driver.lock_state();
-                        let made = state.unit_mut(&preview, &unit)?;
-                        if let Some(line) = made.log_lines.get(at) {
-                            return Some((Ok(line.clone()), (at + 1, changed)));
+                        let fake_unit = state.unit_mut(&preview, &unit)?;
+                        if let Some(line) = fake_unit.log_lines.get(at) {
+                            return Some((Ok(line.clone()), (at + 1, change_count)));
                         }
-                        made.observed.state == RunState::Running
+                        fake_unit.observed.state == RunState::Running
                     };
-                    let waiting = changed.as_mut().filter(|_| running)?;
-                    waiting.changed().await.ok()?;
+                    let change_count = change_count.as_mut().filter(|_| is_running)?;
+                    change_count.changed().await.ok()?;
                 }
             }
         });
         let recent = lines.filter(move |line| {
-            let keep = line.as_ref().is_ok_and(|line: &LogLine| line.timestamp >= since);
-            std::future::ready(keep)
+            let is_recent = line.as_ref().is_ok_and(|line: &LogLine| line.timestamp >= since);
+            std::future::ready(is_recent)
         });
         Ok(recent.boxed())
     }
@@ -398,10 +403,10 @@ impl Driver for FakeDriver {
             }
         }
         output.push(ExecOutput::Exit(scripted.unwrap_or(code)));
-        // Whatever is fed is swallowed: the receiver lives with the output.
+        // Input is ignored, but the receiver must live as long as the output: otherwise the caller's sends would fail.
         let (input, inputs) = mpsc::channel(64);
         let output = stream::iter(output).chain(stream::poll_fn(move |_| {
-            let _held = &inputs;
+            let _receiver = &inputs;
             std::task::Poll::Ready(None)
         }));
         Ok(ExecSession { input, output: output.boxed() })
@@ -415,7 +420,11 @@ impl Driver for FakeDriver {
             runtime: self.kind,
             project: Some(preview.project.clone()),
             unit_count: preview.units.len(),
-            running_count: preview.units.values().filter(|made| made.observed.state == RunState::Running).count(),
+            running_count: preview
+                .units
+                .values()
+                .filter(|fake_unit| fake_unit.observed.state == RunState::Running)
+                .count(),
         });
         Ok(found.collect())
     }

@@ -1,4 +1,4 @@
-//! Who does the work: one trait, a driver per runtime, one contract that all of them pass.
+//! Drivers for the runtimes: one trait, one driver per runtime, and one contract test that every driver passes.
 
 pub mod contract;
 pub mod docker;

@@ -1,7 +1,7 @@
-//! Who listens on a port of this machine, for messages about ports that are taken.
+//! Finds the process that listens on a port of this machine, for messages about ports in use.
 //!
-//! Reads `/proc` only: nothing is bound, connected or signalled. Programs of other users are named as far as the
-//! kernel lets us look; elsewhere than on Linux nobody is found.
+//! Only reads `/proc`: binds, connects and signals nothing. Processes of other users are found if the kernel permits.
+//! On other systems than Linux, no process is found.
 
 use std::fmt;
 use std::fs;
@@ -10,18 +10,18 @@ use std::path::Path;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortOwner {
     pub pid: u32,
-    /// Its command line, shortened.
+    /// The command line, shortened.
     pub command: String,
 }
 
-/// To be put behind "is taken".
+/// Formatted to follow the words "is taken" in a message.
 impl fmt::Display for PortOwner {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, " by `{}` (pid {})", self.command, self.pid)
     }
 }
 
-/// A command line is for recognising a program, not for reading it.
+/// Long enough to recognise a program in a message; users do not read the full command line there.
 const COMMAND_MAX: usize = 80;
 
 /// The process that listens on this TCP port, on any address.
@@ -37,6 +37,8 @@ pub fn find_port_owner(port: u16) -> Option<PortOwner> {
         return None;
     }
     let processes = fs::read_dir("/proc").ok()?.flatten();
+    // Forked servers share the socket, so several processes may match. The lowest pid makes the result stable; it is
+    // usually the parent.
     let mut pids: Vec<u32> = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     let pid = pids.into_iter().find(|pid| has_open_socket(*pid, &inodes))?;
@@ -46,13 +48,13 @@ pub fn find_port_owner(port: u16) -> Option<PortOwner> {
 /// Inodes of the sockets in state LISTEN on this port.
 fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
     const LISTEN: &str = "0A";
-    let line = |line: &str| {
+    let inode_of = |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let (_, hex) = fields.get(1)?.rsplit_once(':')?;
-        let here = u16::from_str_radix(hex, 16) == Ok(port) && *fields.get(3)? == LISTEN;
-        here.then(|| fields.get(9)?.parse().ok()).flatten()
+        let is_match = u16::from_str_radix(hex, 16) == Ok(port) && *fields.get(3)? == LISTEN;
+        is_match.then(|| fields.get(9)?.parse().ok()).flatten()
     };
-    table.lines().skip(1).filter_map(line).collect()
+    table.lines().skip(1).filter_map(inode_of).collect()
 }
 
 fn has_open_socket(pid: u32, sockets: &[String]) -> bool {
@@ -94,7 +96,7 @@ mod tests {
     fn finds_own_process_as_port_owner() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        assert_eq!(find_port_owner(port).map(|holder| holder.pid), Some(std::process::id()));
+        assert_eq!(find_port_owner(port).map(|owner| owner.pid), Some(std::process::id()));
         drop(listener);
         assert_eq!(find_port_owner(port), None);
     }

@@ -1,4 +1,4 @@
-//! The fake keeps the same promises as the real runtimes, and its own: failures and delays as the test says.
+//! The fake driver satisfies the same contract as the real runtimes, and applies the failures and delays of a test.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -73,27 +73,27 @@ async fn fake_driver_satisfies_contract() {
 
 #[tokio::test]
 async fn scripted_failures_and_delays_take_effect() {
-    let memory = FakeHarness::new();
-    let (driver, scope) = (&memory.driver, scope(&memory));
+    let harness = FakeHarness::new();
+    let (driver, scope) = (&harness.driver, scope(&harness));
     let step = |action: fn(String, RuntimeKind) -> Action| action("web".to_owned(), RuntimeKind::Process);
     let create = step(|unit, runtime| Action::Create { unit, runtime });
     let start = step(|unit, runtime| Action::Start { unit, runtime });
     driver.fail_next("create web", Problem::new(ProblemKind::DiskFull, "full"));
-    assert_eq!(driver.perform(&scope, &create).await.expect_err("told so").kind, ProblemKind::DiskFull);
-    driver.perform(&scope, &create).await.expect("only once");
+    assert_eq!(driver.perform(&scope, &create).await.expect_err("fails once").kind, ProblemKind::DiskFull);
+    driver.perform(&scope, &create).await.expect("succeeds the second time");
     let mut gate = driver.block_step("start web");
-    let held = tokio::spawn({
+    let blocked_start = tokio::spawn({
         let (driver, scope, start) = (driver.clone(), scope.clone(), start.clone());
         async move { driver.perform(&scope, &start).await }
     });
     gate.wait_for_arrivals(1).await;
     assert_eq!(driver.performed_steps(), ["create web"]);
     gate.release_one();
-    held.await.expect("not cancelled").expect("starts");
+    blocked_start.await.expect("not cancelled").expect("starts");
     assert_eq!(driver.performed_steps(), ["create web", "start web"]);
     driver.disconnect("stopped");
-    let lost = driver.observe(&scope.preview.id, &scope.locations).await.expect_err("gone");
-    assert_eq!(lost.kind, ProblemKind::Unavailable);
+    let problem = driver.observe(&scope.preview.id, &scope.locations).await.expect_err("gone");
+    assert_eq!(problem.kind, ProblemKind::Unavailable);
     driver.reconnect();
     driver.add_stray(&scope.preview.id, "web");
     assert_eq!(driver.observe(&scope.preview.id, &scope.locations).await.expect("back").strays.len(), 1);
@@ -101,15 +101,15 @@ async fn scripted_failures_and_delays_take_effect() {
 
 #[tokio::test]
 async fn exec_returns_scripted_exit_codes() {
-    let memory = FakeHarness::new();
-    memory.driver.set_script("web", Script { exec_exit_codes: [1, 1].into(), ..Script::default() });
-    let scope = scope(&memory);
+    let harness = FakeHarness::new();
+    harness.driver.set_script("web", Script { exec_exit_codes: [1, 1].into(), ..Script::default() });
+    let scope = scope(&harness);
     let mut codes = Vec::new();
     for _ in 0..3 {
         let request = ExecRequest { argv: vec!["check".to_owned()], ..ExecRequest::default() };
-        let session = memory.driver.exec(&scope, &scope.application.units["web"], request).await.expect("runs");
-        let all = tokio::time::timeout(Duration::from_secs(5), session.output.collect::<Vec<_>>()).await;
-        codes.extend(all.expect("ends").into_iter().filter_map(|piece| match piece {
+        let session = harness.driver.exec(&scope, &scope.application.units["web"], request).await.expect("runs");
+        let output = tokio::time::timeout(Duration::from_secs(5), session.output.collect::<Vec<_>>()).await;
+        codes.extend(output.expect("ends").into_iter().filter_map(|item| match item {
             ExecOutput::Exit(code) => Some(code),
             _ => None,
         }));
@@ -129,14 +129,14 @@ impl Progress for NoSecretsNoProgress {
     fn report(&self, _unit: &str, _line: ProgressLine) {}
 }
 
-fn scope(memory: &FakeHarness) -> Scope {
+fn scope(harness: &FakeHarness) -> Scope {
     let preview = PreviewName {
         id: PreviewId("abcdefghijklmnop".to_owned()),
         app: "shop".to_owned(),
         branch: "main".to_owned(),
         environment: "local".to_owned(),
     };
-    let places = memory.locations(&preview.id);
+    let locations = harness.locations(&preview.id);
     let application = Application {
         preview: preview.clone(),
         units: BTreeMap::from([("web".to_owned(), unit("web"))]),
@@ -146,7 +146,7 @@ fn scope(memory: &FakeHarness) -> Scope {
     let application = Arc::new(application);
     Scope {
         preview,
-        locations: places,
+        locations,
         application,
         secrets: Arc::new(NoSecretsNoProgress),
         progress: Arc::new(NoSecretsNoProgress),

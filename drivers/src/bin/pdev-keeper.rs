@@ -1,4 +1,4 @@
-//! A keeper alone, for the tests of this crate: the same `main` that `pdev keeper` runs.
+//! A stand-alone keeper for the tests of this crate: runs the same `main` as `pdev keeper`.
 
 use std::process::ExitCode;
 

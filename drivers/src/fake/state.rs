@@ -1,4 +1,4 @@
-//! What the fake runtime holds: previews, their units, and what the test has ordered.
+//! State of the fake runtime: previews, their units, and the behaviour that the test configured.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub(super) struct State {
     pub(super) gates: BTreeMap<String, (Arc<Semaphore>, watch::Sender<usize>)>,
     pub(super) performed_steps: Vec<String>,
     pub(super) disconnect_reason: Option<String>,
-    /// Stands in for time and for random handles.
+    /// A counter that replaces the clock and random handles.
     pub(super) ticks: i64,
 }
 
@@ -36,11 +36,11 @@ pub(super) struct Preview {
 pub(super) struct FakeUnit {
     pub(super) observed: ObservedUnit,
     pub(super) log_lines: Vec<LogLine>,
-    /// Counts changes of lines and state, for followers of the log.
+    /// Counts changes of lines and state, to wake followers of the log.
     pub(super) change_count: watch::Sender<u64>,
 }
 
-/// What a step is called in `FakeDriver::performed` and by who holds it or makes it fail.
+/// A step's name in `FakeDriver::performed_steps`, `fail_next` and `block_step`.
 pub(super) fn step_name(action: &Action) -> String {
     match action {
         Action::CreateNetwork => "create-network".to_owned(),
@@ -72,8 +72,8 @@ impl Preview {
             Action::CreateVolume { volume } => drop(self.volumes.insert(volume.clone())),
             Action::RemoveVolume { volume } => drop(self.volumes.remove(volume)),
             Action::Connect { unit, .. } => {
-                if let Some(made) = self.units.get_mut(unit) {
-                    made.observed.connected = true;
+                if let Some(fake_unit) = self.units.get_mut(unit) {
+                    fake_unit.observed.connected = true;
                 }
             }
             _ => {}
@@ -123,16 +123,16 @@ impl State {
     ) -> Result<StepOutcome, Problem> {
         let handle = format!("{}-{}", unit.name, self.tick());
         let preview = self.preview_mut(scope);
-        if let Some(made) = preview.units.get(&unit.name) {
-            if made.observed.hash == unit.hash {
-                return Ok(StepOutcome { handle: Some(made.observed.handle.clone()), ..StepOutcome::default() });
+        if let Some(fake_unit) = preview.units.get(&unit.name) {
+            if fake_unit.observed.hash == unit.hash {
+                return Ok(StepOutcome { handle: Some(fake_unit.observed.handle.clone()), ..StepOutcome::default() });
             }
-            if made.observed.state == RunState::Running {
+            if fake_unit.observed.state == RunState::Running {
                 let message = format!("`{}` still runs as it was before the change", unit.name);
                 return Err(Problem::new(ProblemKind::Refused, message));
             }
         }
-        let seen = ObservedUnit {
+        let observed = ObservedUnit {
             name: unit.name.clone(),
             runtime: kind,
             handle: handle.clone(),
@@ -144,8 +144,8 @@ impl State {
             started_at: None,
             connected: true,
         };
-        let made = FakeUnit { observed: seen, log_lines: Vec::new(), change_count: watch::Sender::new(0) };
-        preview.units.insert(unit.name.clone(), made);
+        let fake_unit = FakeUnit { observed, log_lines: Vec::new(), change_count: watch::Sender::new(0) };
+        preview.units.insert(unit.name.clone(), fake_unit);
         Ok(StepOutcome { handle: Some(handle), ..StepOutcome::default() })
     }
 }

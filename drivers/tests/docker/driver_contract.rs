@@ -1,4 +1,4 @@
-//! The contract of all drivers, kept with a real engine.
+//! Runs the driver contract with a real engine.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The contract of all drivers, kept with real processes.
+//! Runs the driver contract with real processes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use plan::application::{Argv, PreviewId, Unit};
 
 use crate::test_preview::{TestPreview, new_driver, process_unit};
 
-struct Processes(TestPreview);
+struct ProcessHarness(TestPreview);
 
-impl Harness for Processes {
+impl Harness for ProcessHarness {
     fn new_driver(&self) -> Arc<dyn Driver> {
         Arc::new(new_driver(self.0.folder.path().join("state/previews")))
     }
@@ -39,6 +39,6 @@ impl Harness for Processes {
 }
 
 #[tokio::test]
-async fn processes_keep_the_contract() {
-    contract::check(&Processes(TestPreview::new())).await;
+async fn process_driver_satisfies_contract() {
+    contract::check(&ProcessHarness(TestPreview::new())).await;
 }
