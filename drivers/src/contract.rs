@@ -29,7 +29,8 @@ pub trait Harness: Sync {
 
     fn locations(&self, preview: &PreviewId) -> Locations;
 
-    /// Builds a unit of this runtime with this behaviour, one secret named `token`, hash `first` and a short grace period.
+    /// Builds a unit of this runtime with this behaviour, one secret named `token`, hash `first` and a short grace
+    /// period.
     fn build_unit(&self, name: &str, behaviour: &Behaviour) -> Unit;
 
     /// A folder with secret files on this machine. It contains the file `token` with the text `s3cret`.

@@ -32,8 +32,8 @@ pub struct Script {
     pub stdout_lines: Vec<String>,
     /// The unit exits with this code right after its start.
     pub exit_code: Option<i32>,
-    /// Exit codes of the next commands that `exec` runs, for example for health checks that succeed only later. When the
-    /// list is empty, the command determines its exit code.
+    /// Exit codes of the next commands that `exec` runs, for example for health checks that succeed only later. When
+    /// the list is empty, the command determines its exit code.
     pub exec_exit_codes: VecDeque<i32>,
     /// Why the image must be prepared. A successful `PrepareImage` clears it.
     pub stale_reason: Option<String>,

@@ -1,7 +1,8 @@
-//! After a keeper was killed: ends what its programs left behind, and writes down how they ended.
+//! Cleanup after a killed keeper: ends the processes that its programs left behind, and records how the units ended.
 //!
-//! Its direct children died with it (parent death signal). What escaped further is found by the marker in the
-//! environment, by recorded identity, and downwards from both; a process that cannot be proven ours is left alone.
+//! The keeper's direct children died with it (parent death signal). Other descendants are found by the marker in their
+//! environment, by their recorded identity, and as descendants of both. A process that is not provably ours is left
+//! alone.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,15 +13,16 @@ use rustix::process::Signal;
 use super::kernel::{self, ProcessIdentity, ProcessTable, Stat};
 use super::record::{Durable, ExitRecord, KeeperRecord, RecordStore, RecordedState};
 
-/// Killed processes are gone within this, or stuck in the kernel.
+/// Killed processes are gone within this time, unless they are stuck in the kernel.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The caller holds the keeper's lock, so no keeper lives. Blocks only when something really has to be killed.
+/// Requires the keeper's lock, which proves that no keeper is alive. Blocks only if it must kill processes.
 pub(crate) fn clean_up_after_keeper(records: &RecordStore) -> io::Result<()> {
     let Some(keeper) = records.read_keeper()? else { return Ok(()) };
     let mut orphaned: Vec<_> = records.read_units()?;
     orphaned.retain(|unit| matches!(unit.state, RecordedState::Running { .. }));
     if keeper.process.boot == kernel::boot_id() {
+        // After a reboot, all recorded pids belong to other processes.
         let recorded = orphaned.iter().filter_map(|unit| match &unit.state {
             RecordedState::Running { process, .. } => Some(process.clone()),
             _ => None,
@@ -39,7 +41,7 @@ pub(crate) fn clean_up_after_keeper(records: &RecordStore) -> io::Result<()> {
 
 fn exit_reason(keeper: &KeeperRecord) -> String {
     if keeper.process.boot == kernel::boot_id() {
-        "the preview's keeper was killed, and its programs with it".to_owned()
+        "the preview's keeper was killed, and its programs were ended".to_owned()
     } else {
         "the machine was restarted".to_owned()
     }
@@ -48,14 +50,14 @@ fn exit_reason(keeper: &KeeperRecord) -> String {
 fn kill_all(keeper: &KeeperRecord, recorded: &[ProcessIdentity]) {
     let deadline = Instant::now() + KILL_TIMEOUT;
     loop {
-        let rest = find_remaining_processes(keeper, recorded);
-        if rest.is_empty() || Instant::now() > deadline {
+        let remaining = find_remaining_processes(keeper, recorded);
+        if remaining.is_empty() || Instant::now() > deadline {
             return;
         }
-        for stat in &rest {
+        for stat in &remaining {
             kernel::signal_process(stat, Signal::KILL);
         }
-        // Not our children: nothing announces their death. A killed process needs a scheduling round or two.
+        // They are not our children, so no signal announces their death. A killed process needs a moment to be gone.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -65,11 +67,11 @@ fn find_remaining_processes(keeper: &KeeperRecord, recorded: &[ProcessIdentity])
     let marked = table.iter().filter(|stat| {
         stat.start >= keeper.process.start
             && kernel::marker(stat.pid)
-                .is_some_and(|marker| marker.strip_prefix(&keeper.nonce).is_some_and(|rest| rest.starts_with('.')))
+                .is_some_and(|marker| marker.strip_prefix(&keeper.nonce).is_some_and(|suffix| suffix.starts_with('.')))
     });
     let mut roots: Vec<i32> = marked.map(|stat| stat.pid).collect();
     roots.extend(recorded.iter().filter(|process| process.is_alive()).map(|process| process.pid));
-    let mut all = table.descendants(&roots);
-    all.retain(|stat| stat.state != b'Z' && stat.pid != std::process::id().cast_signed());
-    all
+    let mut remaining = table.descendants(&roots);
+    remaining.retain(|stat| stat.state != b'Z' && stat.pid != std::process::id().cast_signed());
+    remaining
 }

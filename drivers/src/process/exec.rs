@@ -1,7 +1,7 @@
-//! Commands beside a unit: `pdev exec`, build commands, first-time initialisation.
+//! Commands that run alongside a unit: `pdev exec`, build commands, first-time initialisation.
 //!
-//! The keeper starts them as its children with descriptors that the driver made, so bytes do not pass through the
-//! keeper; when the driver's side goes away, the keeper ends the command and all that came from it.
+//! The keeper starts them as its children, on descriptors that the driver created, so their bytes do not pass through
+//! the keeper. When the driver's connection closes, the keeper ends the command and all processes that it started.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +26,7 @@ use super::units::spawn_problem;
 use super::wire::{Reply, Request, SpawnSpec};
 use crate::driver::{ExecInput, ExecOutput, ExecRequest, ExecSession, Locations, Problem, ProblemKind, Scope};
 
-/// Pieces of input and output that may wait for a slow side.
+/// Maximum chunks of input and of output that wait for a slow consumer.
 const QUEUE_CAPACITY: usize = 64;
 const CHUNK_SIZE: usize = 16 * 1024;
 
@@ -43,6 +43,7 @@ impl ProcessDriver {
             let message = format!("cannot run as `{user}`: only root may change the user of a process");
             return Err(Problem::new(ProblemKind::PermissionDenied, message));
         }
+        // A relative `dir` starts at the project folder or the data folder; an absolute one replaces it.
         let dir = match (&request.dir, &launcher.spec.dir) {
             (Some(dir), ProcessDir::Project(_)) => scope.locations.project.join(dir),
             (Some(dir), ProcessDir::Data) => launcher.data_folder().join(dir),
@@ -59,120 +60,130 @@ impl ProcessDriver {
         }
     }
 
-    async fn exec_with_pipes(&self, places: &Locations, unit: &str, spawn: SpawnSpec) -> Result<ExecSession, Problem> {
-        let broken = |error: io::Error| Problem::io("cannot make a pipe", &error);
-        let (input, feed) = io::pipe().map_err(broken)?;
-        let (read_output, output) = io::pipe().map_err(broken)?;
-        let (read_error, error) = io::pipe().map_err(broken)?;
-        let connection = self.start_exec(places, unit, spawn, [input.into(), output.into(), error.into()]).await?;
-        let feed = pipe::Sender::from_owned_fd(feed.into()).map_err(broken)?;
-        let output = pipe::Receiver::from_owned_fd(read_output.into()).map_err(broken)?;
-        let error = pipe::Receiver::from_owned_fd(read_error.into()).map_err(broken)?;
+    async fn exec_with_pipes(
+        &self,
+        locations: &Locations,
+        unit: &str,
+        spawn: SpawnSpec,
+    ) -> Result<ExecSession, Problem> {
+        let io_problem = |error: io::Error| Problem::io("cannot create a pipe", &error);
+        let (input, input_writer) = io::pipe().map_err(io_problem)?;
+        let (read_output, output) = io::pipe().map_err(io_problem)?;
+        let (read_error, error) = io::pipe().map_err(io_problem)?;
+        // `start_exec` takes the program's ends and drops them: with a copy left here, the output would never end.
+        let connection = self.start_exec(locations, unit, spawn, [input.into(), output.into(), error.into()]).await?;
+        let input_writer = pipe::Sender::from_owned_fd(input_writer.into()).map_err(io_problem)?;
+        let output = pipe::Receiver::from_owned_fd(read_output.into()).map_err(io_problem)?;
+        let error = pipe::Receiver::from_owned_fd(read_error.into()).map_err(io_problem)?;
         Ok(spawn_session(|inputs, outputs| async move {
-            let feeding = forward_input_to_pipe(feed, inputs);
-            let copying = async {
+            let input_task = forward_input_to_pipe(input_writer, inputs);
+            let output_task = async {
                 tokio::join!(
                     forward_output(&output, &outputs, ExecOutput::Stdout),
                     forward_output(&error, &outputs, ExecOutput::Stderr),
                 );
             };
-            forward_until_exit(connection, feeding, copying, &outputs).await;
+            forward_until_exit(connection, input_task, output_task, &outputs).await;
         }))
     }
 
     async fn exec_with_terminal(
         &self,
-        places: &Locations,
+        locations: &Locations,
         unit: &str,
         mut spawn: SpawnSpec,
         rows: u16,
         columns: u16,
     ) -> Result<ExecSession, Problem> {
-        let broken = |error: io::Error| Problem::io("cannot make a terminal", &error);
-        let (master, slave) = open_terminal(rows, columns).map_err(broken)?;
+        let io_problem = |error: io::Error| Problem::io("cannot create a terminal", &error);
+        let (master, slave) = open_terminal(rows, columns).map_err(io_problem)?;
         spawn.terminal = true;
-        let copies = [slave.try_clone().map_err(broken)?, slave.try_clone().map_err(broken)?, slave];
-        let connection = self.start_exec(places, unit, spawn, copies).await?;
-        rustix::io::ioctl_fionbio(&master, true).map_err(|error| broken(error.into()))?;
-        // Neither end is a pipe, but both are read and written like one.
-        let feed = pipe::Sender::from_owned_fd_unchecked(master.try_clone().map_err(broken)?).map_err(broken)?;
-        let output = pipe::Receiver::from_owned_fd_unchecked(master).map_err(broken)?;
+        let copies = [slave.try_clone().map_err(io_problem)?, slave.try_clone().map_err(io_problem)?, slave];
+        let connection = self.start_exec(locations, unit, spawn, copies).await?;
+        rustix::io::ioctl_fionbio(&master, true).map_err(|error| io_problem(error.into()))?;
+        // The master is not a pipe, hence `unchecked`, but it is read and written like one.
+        let input_writer =
+            pipe::Sender::from_owned_fd_unchecked(master.try_clone().map_err(io_problem)?).map_err(io_problem)?;
+        let output = pipe::Receiver::from_owned_fd_unchecked(master).map_err(io_problem)?;
         Ok(spawn_session(|inputs, outputs| async move {
-            let feeding = forward_input_to_terminal(feed, inputs);
-            let copying = forward_output(&output, &outputs, ExecOutput::Stdout);
-            forward_until_exit(connection, feeding, copying, &outputs).await;
+            let input_task = forward_input_to_terminal(input_writer, inputs);
+            let output_task = forward_output(&output, &outputs, ExecOutput::Stdout);
+            forward_until_exit(connection, input_task, output_task, &outputs).await;
         }))
     }
 
-    /// Returns once the program runs; our copies of its descriptors are closed then.
+    /// Returns once the program runs. By then, the driver's copies of the program's descriptors are closed.
     async fn start_exec(
         &self,
-        places: &Locations,
+        locations: &Locations,
         unit: &str,
         spawn: SpawnSpec,
         descriptors: [OwnedFd; 3],
     ) -> Result<KeeperConnection, Problem> {
-        let mut connection = self.starter.connect_or_start(places).await?;
+        let mut connection = self.starter.connect_or_start(locations).await?;
         let request = Request::Exec { spawn: Box::new(spawn.clone()) };
         connection.send(&request, &descriptors.each_ref().map(AsFd::as_fd)).await?;
         match connection.receive_timeout(REPLY_TIMEOUT).await? {
             Some(Reply::Started { .. }) => Ok(connection),
             Some(Reply::SpawnFailed { errno }) => Err(spawn_problem(unit, &spawn, errno)),
             Some(Reply::Failed { message }) => Err(Problem::new(ProblemKind::Internal, message)),
-            other => Err(Problem::new(ProblemKind::Unavailable, format!("the keeper went away ({other:?})"))),
+            other => {
+                Err(Problem::new(ProblemKind::Unavailable, format!("lost the connection to the keeper ({other:?})")))
+            }
         }
     }
 
-    /// Runs a command to its end, each line of output to `line`. Returns the exit code.
+    /// Runs a command to its end, passes each line of output to `on_line`, and returns the exit code.
     pub(super) async fn run_to_end(
         &self,
-        places: &Locations,
+        locations: &Locations,
         unit: &str,
         spawn: SpawnSpec,
-        mut line: impl FnMut(String) + Send,
+        mut on_line: impl FnMut(String) + Send,
     ) -> Result<i32, Problem> {
-        let mut session = self.exec_with_pipes(places, unit, spawn).await?;
+        let mut session = self.exec_with_pipes(locations, unit, spawn).await?;
         drop(session.input);
+        // Dropping the sender closes standard input.
         let mut lines = [Vec::new(), Vec::new()];
         let mut exit = None;
         while let Some(output) = session.output.next().await {
             match output {
-                ExecOutput::Stdout(bytes) => split_lines(&mut lines[0], &bytes, &mut line),
-                ExecOutput::Stderr(bytes) => split_lines(&mut lines[1], &bytes, &mut line),
+                ExecOutput::Stdout(bytes) => split_lines(&mut lines[0], &bytes, &mut on_line),
+                ExecOutput::Stderr(bytes) => split_lines(&mut lines[1], &bytes, &mut on_line),
                 ExecOutput::Exit(code) => exit = Some(code),
             }
         }
-        for rest in lines.iter().filter(|rest| !rest.is_empty()) {
-            line(String::from_utf8_lossy(rest).into_owned());
+        for partial_line in lines.iter().filter(|partial_line| !partial_line.is_empty()) {
+            on_line(String::from_utf8_lossy(partial_line).into_owned());
         }
         Ok(exit.unwrap_or(-1))
     }
 }
 
-fn split_lines(partial: &mut Vec<u8>, bytes: &[u8], line: &mut impl FnMut(String)) {
+fn split_lines(partial: &mut Vec<u8>, bytes: &[u8], on_line: &mut impl FnMut(String)) {
     for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
         partial.extend_from_slice(piece);
         if partial.ends_with(b"\n") || partial.len() > CHUNK_SIZE {
-            line(String::from_utf8_lossy(partial).trim_end_matches(['\n', '\r']).to_owned());
+            on_line(String::from_utf8_lossy(partial).trim_end_matches(['\n', '\r']).to_owned());
             partial.clear();
         }
     }
 }
 
-/// The task lives as long as somebody reads the output or the command runs, whichever ends first.
+/// Runs `work` in a task that ends when the command ends or when the caller drops the output, whichever comes first.
 fn spawn_session<F>(work: impl FnOnce(mpsc::Receiver<ExecInput>, mpsc::Sender<ExecOutput>) -> F) -> ExecSession
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (input, inputs) = mpsc::channel(QUEUE_CAPACITY);
     let (outputs, output) = mpsc::channel(QUEUE_CAPACITY);
-    let watch = outputs.clone();
+    let reader_gone = outputs.clone();
     let work = work(inputs, outputs);
     let task = tokio::spawn(async move {
         tokio::select! {
             () = work => {}
-            // Nobody listens any more: dropping the connection makes the keeper end the command.
-            () = watch.closed() => {}
+            // The output has no reader any more. Dropping `work` closes the connection, so the keeper ends the command.
+            () = reader_gone.closed() => {}
         }
     });
     let output =
@@ -183,38 +194,38 @@ where
     ExecSession { input, output: output.boxed() }
 }
 
-/// All output first, then the exit code, and nothing after it.
+/// Sends all output first, then the exit code, and nothing after it.
 async fn forward_until_exit(
     mut connection: KeeperConnection,
-    feeding: impl Future<Output = ()>,
-    copying: impl Future<Output = ()>,
+    input_task: impl Future<Output = ()>,
+    output_task: impl Future<Output = ()>,
     outputs: &mpsc::Sender<ExecOutput>,
 ) {
-    let ending = async {
+    let exit_code_task = async {
         let exit = connection.receive::<Reply>().await;
         match exit {
             Ok(Some(Reply::Exited { exit })) => exit_code(&exit),
-            // The keeper was killed and took the command along.
+            // 128 + SIGKILL: the keeper was killed, and the command with it.
             _ => 137,
         }
     };
-    let all = async {
-        tokio::pin!(copying);
-        tokio::pin!(ending);
+    let run = async {
+        tokio::pin!(output_task);
+        tokio::pin!(exit_code_task);
         tokio::select! {
-            () = &mut copying => ending.await,
-            code = &mut ending => {
-                // Nothing of the command is left; what it wrote is in the pipe.
-                drop(tokio::time::timeout(Duration::from_secs(2), copying).await);
+            () = &mut output_task => exit_code_task.await,
+            code = &mut exit_code_task => {
+                // No process of the command is left, but the pipe may still contain output.
+                drop(tokio::time::timeout(Duration::from_secs(2), output_task).await);
                 code
             }
         }
     };
-    tokio::pin!(feeding);
-    tokio::pin!(all);
+    tokio::pin!(input_task);
+    tokio::pin!(run);
     let code = tokio::select! {
-        code = &mut all => code,
-        () = &mut feeding => all.await,
+        code = &mut run => code,
+        () = &mut input_task => run.await,
     };
     drop(outputs.send(ExecOutput::Exit(code)).await);
 }
@@ -223,11 +234,11 @@ fn exit_code(exit: &ExitRecord) -> i32 {
     exit.code.or(exit.signal.map(|signal| 128 + signal)).unwrap_or(-1)
 }
 
-async fn forward_input_to_pipe(mut feed: pipe::Sender, mut inputs: mpsc::Receiver<ExecInput>) {
+async fn forward_input_to_pipe(mut input_writer: pipe::Sender, mut inputs: mpsc::Receiver<ExecInput>) {
     while let Some(input) = inputs.recv().await {
         match input {
             ExecInput::Bytes(bytes) => {
-                if feed.write_all(&bytes).await.is_err() {
+                if input_writer.write_all(&bytes).await.is_err() {
                     return;
                 }
             }
@@ -237,11 +248,11 @@ async fn forward_input_to_pipe(mut feed: pipe::Sender, mut inputs: mpsc::Receive
     }
 }
 
-/// A terminal's end of file is an error: the last holder of its other side is gone.
-async fn forward_output(from: &pipe::Receiver, outputs: &mpsc::Sender<ExecOutput>, wrap: fn(Bytes) -> ExecOutput) {
+/// Copies until the end of file. A terminal reports an error instead, when the last process that has it open is gone.
+async fn forward_output(pipe: &pipe::Receiver, outputs: &mpsc::Sender<ExecOutput>, wrap: fn(Bytes) -> ExecOutput) {
     let mut buffer = vec![0; CHUNK_SIZE];
-    while from.readable().await.is_ok() {
-        match from.try_read(&mut buffer) {
+    while pipe.readable().await.is_ok() {
+        match pipe.try_read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => {
                 if outputs.send(wrap(Bytes::copy_from_slice(&buffer[..count]))).await.is_err() {
@@ -259,7 +270,8 @@ fn master() -> io::Result<OwnedFd> {
     Ok(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?)
 }
 
-/// Elsewhere the flag comes a moment later: a program started meanwhile may hold the terminal open.
+/// Sets close-on-exec in a second call, since `openpt` takes no such flag here. A program that starts in between may
+/// inherit the terminal and hold it open.
 #[cfg(not(target_os = "linux"))]
 fn master() -> io::Result<OwnedFd> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
@@ -283,19 +295,19 @@ fn resize_terminal(master: impl AsFd, rows: u16, columns: u16) -> io::Result<()>
     Ok(tcsetwinsize(master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?)
 }
 
-async fn forward_input_to_terminal(mut feed: pipe::Sender, mut inputs: mpsc::Receiver<ExecInput>) {
+async fn forward_input_to_terminal(mut input_writer: pipe::Sender, mut inputs: mpsc::Receiver<ExecInput>) {
     while let Some(input) = inputs.recv().await {
         let bytes = match input {
             ExecInput::Bytes(bytes) => bytes,
-            // A terminal has no end; this character says it to a program that reads lines.
+            // A terminal cannot be closed for input. Ctrl-D (EOT) signals the end to a program that reads lines.
             ExecInput::Close => Bytes::from_static(&[4]),
             ExecInput::Resize { rows, columns } => {
-                // The program keeps its old size at worst.
-                drop(resize_terminal(&feed, rows, columns));
+                // At worst, the program keeps its old size.
+                drop(resize_terminal(&input_writer, rows, columns));
                 continue;
             }
         };
-        if feed.write_all(&bytes).await.is_err() {
+        if input_writer.write_all(&bytes).await.is_err() {
             return;
         }
     }

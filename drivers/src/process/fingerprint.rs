@@ -1,6 +1,6 @@
-//! The files that a build command depends on, as a fingerprint that can name what changed.
+//! A fingerprint of the files that a build command depends on. It can name the file that changed.
 //!
-//! A file's contents are read only when its size or times differ from the last look, so asking about thousands of
+//! A file's content is read only if its size or times differ from the previous fingerprint, so checking thousands of
 //! unchanged files costs one `stat` each.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::record::{Durable, write_atomically};
 use crate::driver::{Problem, ProblemKind};
 
-/// More files than this are a mistake in the inputs (a whole home folder), and would only look like hanging.
+/// More files than this indicate a mistake in the inputs, such as a home folder, and would make pdev appear to hang.
 const FILES_MAX: usize = 100_000;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub(super) struct Fingerprint {
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct FileState {
-    /// Cheap to ask: when it is the same, so are the contents.
+    /// Length, modification time (seconds, nanoseconds), inode and mode. If these are equal, so is the content.
     stat: (u64, i64, i64, u64, u32),
     contents: String,
 }
@@ -41,37 +41,37 @@ impl Fingerprint {
             .map_err(|error| Problem::io(format!("cannot write `{}`", marker.display()), &error))
     }
 
-    /// Looks at every input now. `before` saves reading what did not change.
-    pub(super) fn compute(project: &Path, inputs: &[String], before: Option<&Self>) -> Result<Self, Problem> {
-        let mut taking = FingerprintScan { project, previous: before, fingerprint: Self::default() };
+    /// Computes the fingerprint of the current inputs. `previous` avoids reading unchanged files.
+    pub(super) fn compute(project: &Path, inputs: &[String], previous: Option<&Self>) -> Result<Self, Problem> {
+        let mut scan = FingerprintScan { project, previous, fingerprint: Self::default() };
         for input in inputs {
             let input = input.trim_start_matches("./").trim_end_matches('/');
-            let fixed: Vec<&str> = input.split('/').take_while(|part| !has_wildcard(part)).collect();
-            let pattern = if fixed.len() == input.split('/').count() { None } else { Some(input) };
-            taking
-                .walk(&fixed.join("/"), pattern)
+            let fixed_parts: Vec<&str> = input.split('/').take_while(|part| !has_wildcard(part)).collect();
+            let pattern = if fixed_parts.len() == input.split('/').count() { None } else { Some(input) };
+            scan.walk(&fixed_parts.join("/"), pattern)
                 .map_err(|error| Problem::io(format!("cannot read the build input `{input}`"), &error))?;
-            if taking.fingerprint.files.len() > FILES_MAX {
+            if scan.fingerprint.files.len() > FILES_MAX {
                 let message = format!("build input `{input}` has more than {FILES_MAX} files");
-                return Err(Problem::new(ProblemKind::Refused, message).hint("Name the folders that matter."));
+                return Err(Problem::new(ProblemKind::Refused, message)
+                    .hint("List only the folders that the build needs in `inputs`."));
             }
         }
-        Ok(taking.fingerprint)
+        Ok(scan.fingerprint)
     }
 
-    /// The first path that is new, gone or different.
-    pub(super) fn first_difference(&self, now: &Self) -> Option<String> {
+    /// The first path that is new, missing or different.
+    pub(super) fn first_difference(&self, current: &Self) -> Option<String> {
         let differs = |path: &&String| {
-            let (old, new) = (self.files.get(*path), now.files.get(*path));
-            old.map(|seen| &seen.contents) != new.map(|seen| &seen.contents)
+            let (old, new) = (self.files.get(*path), current.files.get(*path));
+            old.map(|state| &state.contents) != new.map(|state| &state.contents)
         };
-        now.files.keys().chain(self.files.keys()).find(differs).cloned()
+        current.files.keys().chain(self.files.keys()).find(differs).cloned()
     }
 
     pub(super) fn digest(&self) -> String {
         let mut hasher = Sha256::new();
-        for (path, seen) in &self.files {
-            hasher.update(format!("{path}\0{}\n", seen.contents));
+        for (path, state) in &self.files {
+            hasher.update(format!("{path}\0{}\n", state.contents));
         }
         hex(hasher.finalize().as_slice())
     }
@@ -88,10 +88,11 @@ impl FingerprintScan<'_> {
         let full = self.project.join(path);
         let metadata = match fs::symlink_metadata(&full) {
             Ok(metadata) => metadata,
-            // Absent is a state like any other: when it appears, the build is stale.
+            // A missing input is a valid state: when it appears, the build becomes stale.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
+        // `symlink_metadata` does not follow links, so a link to a folder counts as a file and cannot cause a loop.
         if !metadata.is_dir() {
             if pattern.is_none_or(|pattern| matches(pattern, path)) {
                 self.add_file(path, &full, &metadata)?;
@@ -104,17 +105,17 @@ impl FingerprintScan<'_> {
                 continue;
             }
             let name = name.to_string_lossy();
-            let below = if path.is_empty() { name.into_owned() } else { format!("{path}/{name}") };
-            self.walk(&below, pattern)?;
+            let child_path = if path.is_empty() { name.into_owned() } else { format!("{path}/{name}") };
+            self.walk(&child_path, pattern)?;
         }
         Ok(())
     }
 
     fn add_file(&mut self, path: &str, full: &Path, metadata: &Metadata) -> io::Result<()> {
         let stat = (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino(), metadata.mode());
-        let before = self.previous.and_then(|before| before.files.get(path)).filter(|seen| seen.stat == stat);
-        let contents = match before {
-            Some(seen) => seen.contents.clone(),
+        let unchanged = self.previous.and_then(|previous| previous.files.get(path)).filter(|state| state.stat == stat);
+        let contents = match unchanged {
+            Some(state) => state.contents.clone(),
             None => content_digest(full, metadata)?,
         };
         self.fingerprint.files.insert(path.to_owned(), FileState { stat, contents });
@@ -122,7 +123,8 @@ impl FingerprintScan<'_> {
     }
 }
 
-/// Links are their target's name, so a loop is no danger; of the mode only "executable" counts, as in git.
+/// Digests a link as its target's path, so that a loop is harmless. Of the mode, only the executable bit counts, as in
+/// git.
 fn content_digest(full: &Path, metadata: &Metadata) -> io::Result<String> {
     let mut hasher = Sha256::new();
     if metadata.is_symlink() {
@@ -140,8 +142,8 @@ fn content_digest(full: &Path, metadata: &Metadata) -> io::Result<String> {
             count => hasher.update(&buffer[..count]),
         }
     }
-    let kind = if metadata.mode() & 0o111 == 0 { "file" } else { "program" };
-    Ok(format!("{kind}:{}", hex(hasher.finalize().as_slice())))
+    let file_kind = if metadata.mode() & 0o111 == 0 { "file" } else { "program" };
+    Ok(format!("{file_kind}:{}", hex(hasher.finalize().as_slice())))
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
@@ -152,7 +154,7 @@ fn has_wildcard(part: &str) -> bool {
     part.contains(['*', '?'])
 }
 
-/// `*` and `?` within one name, `**` over any number of folders.
+/// Glob match: `*` and `?` match within one path component, `**` matches any number of folders.
 fn matches(pattern: &str, path: &str) -> bool {
     let pattern: Vec<&str> = pattern.split('/').collect();
     let path: Vec<&str> = path.split('/').collect();
@@ -161,11 +163,15 @@ fn matches(pattern: &str, path: &str) -> bool {
 
 fn matches_parts(pattern: &[&str], path: &[&str]) -> bool {
     match pattern.split_first() {
-        // A pattern that names a folder means all that is in it.
+        // A pattern that names a folder matches everything in it.
         None => true,
-        Some((&"**", rest)) => (0..=path.len()).any(|skip| matches_parts(rest, &path[skip..])),
-        Some((part, rest)) => match path.split_first() {
-            Some((name, below)) => matches_name(part.as_bytes(), name.as_bytes()) && matches_parts(rest, below),
+        Some((&"**", remaining_pattern)) => {
+            (0..=path.len()).any(|skip| matches_parts(remaining_pattern, &path[skip..]))
+        }
+        Some((part, remaining_pattern)) => match path.split_first() {
+            Some((name, remaining_path)) => {
+                matches_name(part.as_bytes(), name.as_bytes()) && matches_parts(remaining_pattern, remaining_path)
+            }
             None => false,
         },
     }
@@ -174,9 +180,13 @@ fn matches_parts(pattern: &[&str], path: &[&str]) -> bool {
 fn matches_name(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern.split_first(), name.split_first()) {
         (None, None) => true,
-        (Some((b'*', rest)), _) => (0..=name.len()).any(|skip| matches_name(rest, &name[skip..])),
-        (Some((b'?', rest)), Some((_, below))) => matches_name(rest, below),
-        (Some((one, rest)), Some((other, below))) => one == other && matches_name(rest, below),
+        (Some((b'*', remaining_pattern)), _) => {
+            (0..=name.len()).any(|skip| matches_name(remaining_pattern, &name[skip..]))
+        }
+        (Some((b'?', remaining_pattern)), Some((_, remaining_name))) => matches_name(remaining_pattern, remaining_name),
+        (Some((pattern_byte, remaining_pattern)), Some((name_byte, remaining_name))) => {
+            pattern_byte == name_byte && matches_name(remaining_pattern, remaining_name)
+        }
         _ => false,
     }
 }
@@ -205,19 +215,20 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         fs::create_dir(folder.path().join("src")).expect("folder");
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("written");
-        let take = |before| Fingerprint::compute(folder.path(), &["./src/".to_owned(), "lock*".to_owned()], before);
+        let compute =
+            |previous| Fingerprint::compute(folder.path(), &["./src/".to_owned(), "lock*".to_owned()], previous);
         write("src/a", "one");
         write("other", "x");
-        let first = take(None).expect("taken");
+        let first = compute(None).expect("taken");
         write("src/a", "one");
         write("other", "changed");
-        assert_eq!(first.first_difference(&take(Some(&first)).expect("taken")), None);
+        assert_eq!(first.first_difference(&compute(Some(&first)).expect("taken")), None);
         write("lockfile", "new");
-        assert_eq!(first.first_difference(&take(Some(&first)).expect("taken")), Some("lockfile".to_owned()));
+        assert_eq!(first.first_difference(&compute(Some(&first)).expect("taken")), Some("lockfile".to_owned()));
         write("src/a", "two");
-        let last = take(Some(&first)).expect("taken");
+        let last = compute(Some(&first)).expect("taken");
         assert_ne!(first.files["src/a"].contents, last.files["src/a"].contents);
         std::os::unix::fs::symlink(".", folder.path().join("src/loop")).expect("linked");
-        assert!(take(None).is_ok());
+        assert!(compute(None).is_ok());
     }
 }

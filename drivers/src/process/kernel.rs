@@ -1,14 +1,14 @@
-//! What the kernel says about processes: who a pid really is, who descends from whom, and signals that cannot hit a
-//! stranger. Knows nothing of units or previews.
+//! Facts about processes from the kernel: the identity behind a pid, descendants, and signals that cannot reach the
+//! wrong process. Knows nothing about units or previews.
 //!
-//! A pid alone is never enough: pids are recycled, so every recorded process is (pid, kernel start time, boot id).
+//! A pid alone is never enough, because pids are recycled: every recorded process is (pid, kernel start time, boot id).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
-/// Name of the environment variable that marks every process a keeper started: `<keeper's nonce>.<slot>`.
+/// Name of the environment variable that marks every process that a keeper started: `<keeper's nonce>.<slot>`.
 pub(crate) const MARKER: &str = "PDEV_KEEPER";
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -24,14 +24,14 @@ impl ProcessIdentity {
         Some(Self { pid, start: stat(pid)?.start, boot: boot_id() })
     }
 
-    /// Alive and still the same process; a zombie is dead.
+    /// True if the recorded process is alive. A zombie counts as dead.
     pub(crate) fn is_alive(&self) -> bool {
         self.boot == boot_id() && stat(self.pid).is_some_and(|stat| stat.start == self.start && stat.state != b'Z')
     }
 
-    /// Signals this very process or nobody.
+    /// Signals the process only if it is still the recorded one.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
-        signal_verified(self.pid, signal, |found| found.start == self.start) && self.boot == boot_id()
+        signal_verified(self.pid, signal, |actual| actual.start == self.start) && self.boot == boot_id()
     }
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct Stat {
     pub start: u64,
 }
 
-/// All processes of this machine at one moment.
+/// A snapshot of all processes of this machine.
 pub(crate) struct ProcessTable(BTreeMap<i32, Stat>);
 
 impl ProcessTable {
@@ -56,28 +56,28 @@ impl ProcessTable {
         self.0.values()
     }
 
-    /// The given processes and everything below them.
+    /// The given processes and all their descendants.
     pub(crate) fn descendants(&self, roots: &[i32]) -> Vec<Stat> {
         let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
         for stat in self.0.values() {
             children.entry(stat.parent).or_default().push(stat.pid);
         }
-        let (mut todo, mut seen) = (roots.to_vec(), BTreeSet::new());
-        while let Some(pid) = todo.pop() {
-            if seen.insert(pid) {
-                todo.extend(children.get(&pid).into_iter().flatten());
+        let (mut pending, mut visited) = (roots.to_vec(), BTreeSet::new());
+        while let Some(pid) = pending.pop() {
+            if visited.insert(pid) {
+                pending.extend(children.get(&pid).into_iter().flatten());
             }
         }
-        seen.iter().filter_map(|pid| self.0.get(pid).copied()).collect()
+        visited.iter().filter_map(|pid| self.0.get(pid).copied()).collect()
     }
 }
 
-/// Signals exactly the process that was seen, even when its pid was given away in between.
-pub(crate) fn signal_process(seen: &Stat, signal: Signal) -> bool {
-    signal_verified(seen.pid, signal, |found| found.start == seen.start)
+/// Signals exactly the process in `expected`, even if its pid was recycled in between.
+pub(crate) fn signal_process(expected: &Stat, signal: Signal) -> bool {
+    signal_verified(expected.pid, signal, |actual| actual.start == expected.start)
 }
 
-/// `SIGTERM`, `TERM`, `term` and plain numbers.
+/// Accepts `SIGTERM`, `TERM`, `term` and plain numbers.
 pub(crate) fn parse_signal(name: &str) -> Option<Signal> {
     let upper = name.trim().to_ascii_uppercase();
     if let Ok(number) = upper.parse::<i32>() {
@@ -123,11 +123,11 @@ mod system {
         parse_stat(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The program's name may hold spaces and parentheses, so fields are counted from the last `)`.
+    /// The program's name may contain spaces and parentheses, so fields are counted from the last `)`.
     pub(super) fn parse_stat(pid: i32, line: &[u8]) -> Option<Stat> {
         let end = line.iter().rposition(|byte| *byte == b')')?;
-        let rest = std::str::from_utf8(line.get(end + 1..)?).ok()?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let text = std::str::from_utf8(line.get(end + 1..)?).ok()?;
+        let fields: Vec<&str> = text.split_ascii_whitespace().collect();
         Some(Stat {
             pid,
             state: *fields.first()?.as_bytes().first()?,
@@ -137,14 +137,15 @@ mod system {
         })
     }
 
-    /// The process is pinned by a descriptor first and looked at afterwards, so it cannot be exchanged in between.
-    pub(super) fn signal_verified(pid: i32, signal: Signal, same: impl Fn(&Stat) -> bool) -> bool {
+    /// Opens a pidfd first and then checks the process behind it, so the pid cannot be recycled in between.
+    pub(super) fn signal_verified(pid: i32, signal: Signal, is_same: impl Fn(&Stat) -> bool) -> bool {
         let Some(pid) = Pid::from_raw(pid) else { return false };
-        let Ok(pinned) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-        stat(pid.as_raw_nonzero().get()).is_some_and(|found| same(&found)) && pidfd_send_signal(&pinned, signal).is_ok()
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+        stat(pid.as_raw_nonzero().get()).is_some_and(|actual| is_same(&actual))
+            && pidfd_send_signal(&pidfd, signal).is_ok()
     }
 
-    /// The value of the marker in a process's environment, when it may be read and was not overwritten.
+    /// The value of the marker in a process's environment. `None` if it is not readable or the process overwrote it.
     pub(crate) fn marker(pid: i32) -> Option<String> {
         let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
         environ.split(|byte| *byte == 0).find_map(|entry| {
@@ -153,12 +154,12 @@ mod system {
         })
     }
 
-    /// Children of the calling process, adopted ones too.
+    /// Children of the calling process, including adopted ones.
     pub(crate) fn own_children() -> Vec<i32> {
         let pid = std::process::id();
         match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
             Ok(list) => list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
-            // Kernels without CONFIG_PROC_CHILDREN: the long way.
+            // Kernels without CONFIG_PROC_CHILDREN have no such file; scan all processes instead.
             Err(_) => super::ProcessTable::read()
                 .iter()
                 .filter(|stat| stat.parent == pid.cast_signed())
@@ -168,8 +169,8 @@ mod system {
     }
 }
 
-/// Without `/proc`, pidfd and subreaper only a process's own group can be followed: start times read as 0, so the
-/// guard against recycled pids is the boot id and the keeper's lock alone. Compiled, not tested.
+/// Other systems have no `/proc`, pidfd or subreaper, so only a process's own group can be followed. Start times are 0,
+/// so only the boot id and the keeper's lock protect against recycled pids. This module is compiled but not tested.
 #[cfg(not(target_os = "linux"))]
 mod system {
     use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -189,7 +190,7 @@ mod system {
         Some(Stat { pid, parent: 0, session: 0, state: b'S', start: 0 })
     }
 
-    pub(super) fn signal_verified(pid: i32, signal: Signal, _same: impl Fn(&Stat) -> bool) -> bool {
+    pub(super) fn signal_verified(pid: i32, signal: Signal, _is_same: impl Fn(&Stat) -> bool) -> bool {
         Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
@@ -206,10 +207,11 @@ pub(crate) use system::all_pids;
 use system::signal_verified;
 pub(crate) use system::{boot_id, marker, own_children, stat};
 
-/// Signals every member of a process group whose leader is an unreaped child of ours, so the number is still its own.
+/// Signals a process group. Its leader must be an unreaped child of the caller, so that the number still names the
+/// group.
 pub(crate) fn signal_group(leader: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(leader) {
-        // A group that is already empty is what was wanted.
+        // An error means that the group is already empty, which is the goal.
         let _ = rustix::process::kill_process_group(pid, signal);
     }
 }
@@ -219,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_recycled_pid_is_never_signalled() {
+    fn recycled_pid_is_never_signalled() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep exists");
         let real = ProcessIdentity::of_pid(child.id().cast_signed()).expect("child lives");
         let recycled = ProcessIdentity { start: real.start + 1, ..real.clone() };
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_parentheses_do_not_shift_the_fields() {
+    fn parentheses_in_program_name_do_not_shift_fields() {
         let line = b"7 (a) b (c) S 1 7 5 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
         let stat = system::parse_stat(7, line).expect("well formed");
         assert_eq!(stat, Stat { pid: 7, parent: 1, session: 5, state: b'S', start: 4242 });

@@ -1,8 +1,9 @@
-//! From a unit to something the keeper can execute: program found, environment put together, folder and user decided.
+//! Turns a unit into a spawn spec that the keeper can execute: finds the program, builds the environment, and
+//! determines the folder and the user.
 //!
-//! Programs get what the manifest gives them plus [`INHERITED`], nothing else of pdev's own environment: cloud
-//! credentials and tokens of the developer's shell must not leak into services unseen, and a preview must not behave
-//! differently because the agent was started from another terminal.
+//! Programs receive the variables of the manifest and of [`INHERITED_ENV`], and nothing else of pdev's environment.
+//! Cloud credentials and tokens of the developer's shell must not leak into services unnoticed, and a preview must not
+//! depend on the terminal from which the agent was started.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,9 +17,10 @@ use super::record::create_private_folder;
 use super::wire::{Account, SpawnSpec};
 use crate::driver::{Locations, Problem, ProblemKind, Scope};
 
-/// Variables passed on, by reason: finding programs and the user's own files (`PATH`, `HOME`, `USER`, `LOGNAME`,
-/// `SHELL`, `TMPDIR`); text and time as the user reads them (`LANG`, `LC_*`, `TZ`); reaching the network from inside a
-/// company (proxies, certificates); where tool chains live when not at their default. `TERM` is not: output goes to a log.
+/// Inherited variables, by reason: finding programs and the user's own files (`PATH`, `HOME`, `USER`, `LOGNAME`,
+/// `SHELL`, `TMPDIR`); the user's language and time zone (`LANG`, `LC_*`, `TZ`); network access inside a company
+/// (proxies, certificates); tool chains in a custom location. `TERM` is not inherited, because the output goes to a
+/// log.
 const INHERITED_ENV: &[&str] = &[
     "PATH",
     "HOME",
@@ -55,20 +57,24 @@ const INHERITED_ENV: &[&str] = &[
     "DOTNET_ROOT",
 ];
 
-/// Where data of programs with a user of their own lies when pdev is root and its own data folder is closed to them.
+/// Data folders of programs with their own user, for the case that pdev runs as root and such a user cannot enter
+/// root's data folder.
 const SHARED_DATA_FOLDER: &str = "/var/lib/pdev/previews";
 
-/// The part of the agent's environment that programs may see.
-pub(crate) fn filter_inherited_env(all: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
-    let named = |name: &str| {
-        INHERITED_ENV.iter().any(|known| match known.strip_suffix('*') {
-            Some(start) => name.starts_with(start),
-            None => name == *known,
+/// Filters the agent's environment down to the variables that programs may see.
+pub(crate) fn filter_inherited_env(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> BTreeMap<String, String> {
+    let is_inherited = |name: &str| {
+        INHERITED_ENV.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == *pattern,
         })
     };
-    all.into_iter()
+    variables
+        .into_iter()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| named(name))
+        .filter(|(name, _)| is_inherited(name))
         .collect()
 }
 
@@ -79,7 +85,7 @@ pub(crate) struct Launcher<'a> {
     pub spec: &'a ProcessSpec,
     pub secrets_folder: Option<PathBuf>,
     pub preview_id: &'a str,
-    /// The unit's, unless a command asks for another.
+    /// The unit's user, unless a command requests another.
     pub user: Option<String>,
 }
 
@@ -120,7 +126,7 @@ impl<'a> Launcher<'a> {
         };
         let program = self.find_program(&name, &env, dir)?;
         self.check_executable_format(&program)?;
-        let account = account.map(|known| known.account);
+        let account = account.map(|user| user.account);
         Ok(SpawnSpec { program: program.into(), arguments, env, dir: dir.into(), account, terminal: false })
     }
 
@@ -128,7 +134,7 @@ impl<'a> Launcher<'a> {
         self.locations.data.join(&self.unit.name)
     }
 
-    /// Where the unit's command runs.
+    /// The folder in which the unit's command runs.
     pub(crate) fn resolve_working_folder(&self) -> Result<PathBuf, Problem> {
         let ProcessDir::Project(relative) = &self.spec.dir else { return self.create_data_folder() };
         let folder = self.locations.project.join(relative);
@@ -142,52 +148,52 @@ impl<'a> Launcher<'a> {
         }
     }
 
-    /// Makes the data folder and gives it to the unit's user. Root's own folders are closed to other users
-    /// (`/root`): then it lies in [`SHARED_DATA`], with a link where it is looked for.
+    /// Creates the data folder and makes the unit's user its owner. Other users cannot enter root's own folders
+    /// (`/root`). In that case, the data is in [`SHARED_DATA_FOLDER`], with a symbolic link at the usual path.
     pub(crate) fn create_data_folder(&self) -> Result<PathBuf, Problem> {
         let folder = self.data_folder();
-        let made = |folder: &Path, error: &std::io::Error| {
-            Problem::io(format!("cannot make the data folder `{}`", folder.display()), error)
+        let create_problem = |folder: &Path, error: &std::io::Error| {
+            Problem::io(format!("cannot create the data folder `{}`", folder.display()), error)
         };
-        if let Ok(real) = fs::read_link(&folder) {
-            create_private_folder(&real).map_err(|error| made(&real, &error))?;
-            return Ok(real);
+        if let Ok(target) = fs::read_link(&folder) {
+            create_private_folder(&target).map_err(|error| create_problem(&target, &error))?;
+            return Ok(target);
         }
-        create_private_folder(&self.locations.data).map_err(|error| made(&folder, &error))?;
-        let Some(known) = self.resolve_account()? else {
-            create_private_folder(&folder).map_err(|error| made(&folder, &error))?;
+        create_private_folder(&self.locations.data).map_err(|error| create_problem(&folder, &error))?;
+        let Some(user) = self.resolve_account()? else {
+            create_private_folder(&folder).map_err(|error| create_problem(&folder, &error))?;
             return Ok(folder);
         };
         fs::set_permissions(&self.locations.data, fs::Permissions::from_mode(0o711))
-            .map_err(|error| made(&folder, &error))?;
-        if !folder.exists() && find_blocked_ancestor(&folder, &known).is_some() {
-            let real = Path::new(SHARED_DATA_FOLDER).join(self.preview_id).join(&self.unit.name);
-            let linked = create_traversable_folder(&real).and_then(|()| std::os::unix::fs::symlink(&real, &folder));
-            linked.map_err(|error| made(&real, &error))?;
-            chown_folder(&real, &known)?;
-            return Ok(real);
+            .map_err(|error| create_problem(&folder, &error))?;
+        if !folder.exists() && find_blocked_ancestor(&folder, &user).is_some() {
+            let target = Path::new(SHARED_DATA_FOLDER).join(self.preview_id).join(&self.unit.name);
+            let result = create_traversable_folder(&target).and_then(|()| std::os::unix::fs::symlink(&target, &folder));
+            result.map_err(|error| create_problem(&target, &error))?;
+            chown_folder(&target, &user)?;
+            return Ok(target);
         }
-        create_private_folder(&folder).map_err(|error| made(&folder, &error))?;
-        chown_folder(&folder, &known)?;
+        create_private_folder(&folder).map_err(|error| create_problem(&folder, &error))?;
+        chown_folder(&folder, &user)?;
         Ok(folder)
     }
 
     pub(crate) fn resolve_account(&self) -> Result<Option<UserAccount>, Problem> {
         match &self.user {
             Some(name) if rustix::process::geteuid().is_root() => find_user(name).map(Some),
-            // Who is not root cannot change the user; programs that refuse root are content with anybody else.
+            // Only root can change the user. Programs that refuse to run as root accept any other user.
             _ => Ok(None),
         }
     }
 
     fn build_environment(&self, account: Option<&UserAccount>) -> BTreeMap<String, String> {
         let mut env = self.inherited_env.clone();
-        // Without it Python keeps what it prints to itself until the buffer is full.
+        // Without this, Python buffers its output and the log stays empty until the buffer is full.
         env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
-        if let Some(known) = account {
-            env.insert("HOME".to_owned(), known.home.clone());
-            env.insert("USER".to_owned(), known.name.clone());
-            env.insert("LOGNAME".to_owned(), known.name.clone());
+        if let Some(user) = account {
+            env.insert("HOME".to_owned(), user.home.clone());
+            env.insert("USER".to_owned(), user.name.clone());
+            env.insert("LOGNAME".to_owned(), user.name.clone());
         }
         env.insert("HOST".to_owned(), "127.0.0.1".to_owned());
         if let Some(port) = self.unit.ports.get("main").or_else(|| self.unit.ports.values().next()) {
@@ -198,11 +204,12 @@ impl<'a> Launcher<'a> {
         if let Some(folder) = self.secrets_folder.as_ref().and_then(|folder| folder.to_str()) {
             env.insert("PDEV_SECRETS".to_owned(), folder.to_owned());
         }
+        // Last, so that the manifest can override every variable above.
         env.extend(self.unit.env.iter().map(|(name, value)| (name.clone(), value.value.clone())));
         env
     }
 
-    /// As the shell would: a name with a slash is a path, any other is looked up.
+    /// Finds a program like the shell: a name with a slash is a path, any other name is searched on the `PATH`.
     fn find_program(&self, name: &str, env: &BTreeMap<String, String>, dir: &Path) -> Result<PathBuf, Problem> {
         if name.contains('/') {
             let path = dir.join(name);
@@ -219,25 +226,27 @@ impl<'a> Launcher<'a> {
             };
         }
         let path = env.get("PATH").cloned().unwrap_or_default();
+        // Skip relative folders: they would resolve against the unit's folder, which may contain any file.
         let mut folders: Vec<PathBuf> = std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
         folders.extend(self.spec.search_paths.iter().flat_map(|pattern| expand_version_glob(pattern)));
         let found = folders.iter().map(|folder| folder.join(name)).find(|path| is_executable(path));
         found.ok_or_else(|| self.program_not_found_problem(name, &folders))
     }
 
-    /// The C library hands what the kernel cannot execute to `/bin/sh`, whose complaint about a foreign binary helps
-    /// nobody. Text without a first line `#!` does run that way, as people expect.
+    /// Detects programs for another platform. If the kernel cannot execute a file, the C library passes it to
+    /// `/bin/sh`, whose error message about a foreign binary is no help. Text without a `#!` line runs that way on
+    /// purpose.
     fn check_executable_format(&self, program: &Path) -> Result<(), Problem> {
-        let foreign = match read_header(program) {
-            Some(start) if start.starts_with(b"\x7fELF") => {
-                let own = read_header(Path::new("/proc/self/exe")).unwrap_or_default();
-                own.len() > 20 && elf_machine(&start) != elf_machine(&own) && !has_emulation()
+        let is_foreign = match read_header(program) {
+            Some(header) if header.starts_with(b"\x7fELF") => {
+                let own_header = read_header(Path::new("/proc/self/exe")).unwrap_or_default();
+                own_header.len() > 20 && elf_machine(&header) != elf_machine(&own_header) && !has_emulation()
             }
-            Some(start) if start.starts_with(b"#!") => false,
-            Some(start) => cfg!(target_os = "linux") && !has_emulation() && start.contains(&0),
+            Some(header) if header.starts_with(b"#!") => false,
+            Some(header) => cfg!(target_os = "linux") && !has_emulation() && header.contains(&0),
             None => false,
         };
-        if !foreign {
+        if !is_foreign {
             return Ok(());
         }
         let message = format!(
@@ -248,18 +257,18 @@ impl<'a> Launcher<'a> {
         Err(Problem::new(ProblemKind::ExecFormat, message).hint("Build it for this machine's processor and system."))
     }
 
-    fn denied_problem(&self, what: &str) -> Problem {
-        Problem::new(ProblemKind::PermissionDenied, format!("cannot start `{}`: {what}", self.unit.name))
+    fn denied_problem(&self, reason: &str) -> Problem {
+        Problem::new(ProblemKind::PermissionDenied, format!("cannot start `{}`: {reason}", self.unit.name))
     }
 
     fn program_not_found_problem(&self, name: &str, folders: &[PathBuf]) -> Problem {
-        let mut looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        looked.extend(self.spec.search_paths.iter().filter(|pattern| pattern.contains('*')).cloned());
-        looked.dedup();
+        let mut searched: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        searched.extend(self.spec.search_paths.iter().filter(|pattern| pattern.contains('*')).cloned());
+        searched.dedup();
         let message = format!(
             "cannot start `{}`: program `{name}` not found (looked in {})",
             self.unit.name,
-            if looked.is_empty() { "no folder: `PATH` is empty".to_owned() } else { looked.join(", ") }
+            if searched.is_empty() { "no folder: `PATH` is empty".to_owned() } else { searched.join(", ") }
         );
         let problem = Problem::new(ProblemKind::ProgramNotFound, message);
         match &self.spec.install_hint {
@@ -271,36 +280,38 @@ impl<'a> Launcher<'a> {
 
 fn read_header(program: &Path) -> Option<Vec<u8>> {
     use std::io::Read;
-    let mut start = Vec::new();
-    fs::File::open(program).ok()?.take(512).read_to_end(&mut start).ok()?;
-    Some(start)
+    let mut header = Vec::new();
+    fs::File::open(program).ok()?.take(512).read_to_end(&mut header).ok()?;
+    Some(header)
 }
 
-/// Field `e_machine` of an ELF header, in the file's own byte order: only compared for being the same.
-fn elf_machine(start: &[u8]) -> Option<&[u8]> {
-    start.get(18..20)
+/// Field `e_machine` of an ELF header, in the file's own byte order; it is only compared for equality.
+fn elf_machine(header: &[u8]) -> Option<&[u8]> {
+    header.get(18..20)
 }
 
-/// With binfmt_misc entries the kernel may well run what looks foreign.
+/// With binfmt_misc entries, the kernel may be able to run a foreign binary.
 fn has_emulation() -> bool {
     fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|entries| entries.count() > 2)
+    // A mounted binfmt_misc without any format contains the two files `register` and `status`.
 }
 
 fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-/// Folders that match `/usr/lib/postgresql/*/bin`; where the star stands for versions, the highest first.
+/// Folders that match a pattern such as `/usr/lib/postgresql/*/bin`. If the star matches versions, the highest is
+/// first.
 fn expand_version_glob(pattern: &str) -> Vec<PathBuf> {
-    let mut found = vec![PathBuf::from("/")];
+    let mut folders = vec![PathBuf::from("/")];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
         let Some((start, end)) = part.split_once('*') else {
-            found = found.into_iter().map(|folder| folder.join(part)).filter(|folder| folder.exists()).collect();
+            folders = folders.into_iter().map(|folder| folder.join(part)).filter(|folder| folder.exists()).collect();
             continue;
         };
-        found = found.iter().flat_map(|folder| matching_folders(folder, start, end)).collect();
+        folders = folders.iter().flat_map(|folder| matching_folders(folder, start, end)).collect();
     }
-    found
+    folders
 }
 
 fn matching_folders(folder: &Path, start: &str, end: &str) -> Vec<PathBuf> {
@@ -313,7 +324,7 @@ fn matching_folders(folder: &Path, start: &str, end: &str) -> Vec<PathBuf> {
     names.into_iter().map(|name| folder.join(name)).collect()
 }
 
-/// Numbers compare as numbers, so that 16 is newer than 9.6.
+/// Sort key that compares numbers as numbers, so that 16 is newer than 9.6.
 fn version_key(name: &str) -> Vec<(u64, String)> {
     let parts = name.split(|character: char| !character.is_ascii_alphanumeric());
     parts.map(|part| part.parse().map_or_else(|_| (0, part.to_owned()), |number| (number, String::new()))).collect()
@@ -327,42 +338,48 @@ pub(crate) struct UserAccount {
     pub account: Account,
 }
 
-/// The module's user, else `nobody`: what matters to the program is only not to be root.
+/// Finds the module's user, or `nobody` if there is none: the program only needs a user that is not root.
 fn find_user(name: &str) -> Result<UserAccount, Problem> {
     let text = fs::read_to_string("/etc/passwd").map_err(|error| Problem::io("cannot read `/etc/passwd`", &error))?;
-    let found =
-        [name, "nobody"].into_iter().find_map(|wanted| text.lines().find_map(|line| parse_passwd_line(line, wanted)));
+    let found = [name, "nobody"]
+        .into_iter()
+        .find_map(|user_name| text.lines().find_map(|line| parse_passwd_line(line, user_name)));
     found.ok_or_else(|| {
-        Problem::new(ProblemKind::NotFound, format!("no user `{name}` on this machine, and no `nobody` either"))
+        Problem::new(ProblemKind::NotFound, format!("this machine has neither the user `{name}` nor the user `nobody`"))
             .hint("Run pdev as an ordinary user instead of root.")
     })
 }
 
-fn parse_passwd_line(line: &str, wanted: &str) -> Option<UserAccount> {
+fn parse_passwd_line(line: &str, user_name: &str) -> Option<UserAccount> {
     let mut fields = line.split(':');
-    let name = fields.next().filter(|name| *name == wanted)?;
+    let name = fields.next().filter(|name| *name == user_name)?;
     let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
     let home = fields.nth(1)?.to_owned();
     Some(UserAccount { name: name.to_owned(), home, account: Account { uid, gid } })
 }
 
-/// Makes the folder the user's own and checks that the user can get there at all.
-pub(crate) fn chown_folder(folder: &Path, known: &UserAccount) -> Result<(), Problem> {
-    let Account { uid, gid } = known.account;
-    std::os::unix::fs::chown(folder, Some(uid), Some(gid))
-        .map_err(|error| Problem::io(format!("cannot give `{}` to `{}`", folder.display(), known.name), &error))?;
-    let Some(above) = find_blocked_ancestor(folder, known) else { return Ok(()) };
-    let message =
-        format!("user `{}` cannot enter `{}`, and so not reach `{}`", known.name, above.display(), folder.display());
+/// Makes the user the folder's owner and checks that the user can reach the folder.
+pub(crate) fn chown_folder(folder: &Path, user: &UserAccount) -> Result<(), Problem> {
+    let Account { uid, gid } = user.account;
+    std::os::unix::fs::chown(folder, Some(uid), Some(gid)).map_err(|error| {
+        Problem::io(format!("cannot change the owner of `{}` to `{}`", folder.display(), user.name), &error)
+    })?;
+    let Some(ancestor) = find_blocked_ancestor(folder, user) else { return Ok(()) };
+    let message = format!(
+        "user `{}` cannot enter `{}`, so it cannot reach `{}`",
+        user.name,
+        ancestor.display(),
+        folder.display()
+    );
     Err(Problem::new(ProblemKind::PermissionDenied, message)
-        .hint("Let other users pass through that folder (`chmod o+x`), or run pdev as an ordinary user."))
+        .hint("Run `chmod o+x` on that folder, or run pdev as an ordinary user."))
 }
 
-/// The nearest folder above that the user may not enter.
-fn find_blocked_ancestor<'a>(folder: &'a Path, known: &UserAccount) -> Option<&'a Path> {
-    let Account { uid, gid } = known.account;
-    folder.ancestors().skip(1).find(|above| {
-        let Ok(found) = fs::metadata(above) else { return false };
+/// The nearest parent folder that the user cannot enter.
+fn find_blocked_ancestor<'a>(folder: &'a Path, user: &UserAccount) -> Option<&'a Path> {
+    let Account { uid, gid } = user.account;
+    folder.ancestors().skip(1).find(|ancestor| {
+        let Ok(found) = fs::metadata(ancestor) else { return false };
         let bit = match () {
             () if found.uid() == uid => 0o100,
             () if found.gid() == gid => 0o010,
@@ -372,7 +389,7 @@ fn find_blocked_ancestor<'a>(folder: &'a Path, known: &UserAccount) -> Option<&'
     })
 }
 
-/// Folders that anybody may pass through, for data that belongs to a user of its own.
+/// Creates a folder whose parents any user may enter, for data that belongs to a service's own user.
 fn create_traversable_folder(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o711).create(path)?;
@@ -398,16 +415,17 @@ mod tests {
     fn shell_credentials_are_not_inherited() {
         let all =
             [("PATH", "/bin"), ("LC_ALL", "C"), ("AWS_SECRET_ACCESS_KEY", "x"), ("GITHUB_TOKEN", "x"), ("TERM", "x")];
-        let seen = filter_inherited_env(all.map(|(name, value)| (name.into(), value.into())));
-        assert_eq!(seen.keys().collect::<Vec<_>>(), ["LC_ALL", "PATH"]);
+        let inherited = filter_inherited_env(all.map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(inherited.keys().collect::<Vec<_>>(), ["LC_ALL", "PATH"]);
     }
 
     #[test]
     fn users_are_read_from_passwd() {
-        let known = parse_passwd_line("postgres:x:115:122:PostgreSQL,,,:/var/lib/postgresql:/bin/bash", "postgres");
+        let account_entry =
+            parse_passwd_line("postgres:x:115:122:PostgreSQL,,,:/var/lib/postgresql:/bin/bash", "postgres");
         let account = Account { uid: 115, gid: 122 };
         let expected = UserAccount { name: "postgres".to_owned(), home: "/var/lib/postgresql".to_owned(), account };
-        assert_eq!(known, Some(expected));
+        assert_eq!(account_entry, Some(expected));
         assert_eq!(parse_passwd_line("postgres2:x:1:1::/:/bin/sh", "postgres"), None);
     }
 }

@@ -1,7 +1,7 @@
-//! Reading a unit's log files: from the end, from a time, and onwards while the unit runs.
+//! Reads a unit's log files: the last lines, the lines since a time, and new lines while the unit runs.
 //!
-//! Following costs nothing while nothing is written: the keeper says when the file grew. The stream ends when the unit
-//! has ended and its last line was read, as with a container.
+//! Following needs no polling: the keeper sends an event when the file grows. The stream ends after the unit has ended
+//! and its last line was read, as with a container.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -19,19 +19,19 @@ use super::units::connect_to_living_keeper;
 use super::wire::{Event, Reply, Request};
 use crate::driver::{Locations, LogLine, LogRequest, Problem};
 
-/// Read at once; also the bound of what waits for a slow reader.
+/// Bytes per read; this also bounds what waits for a slow reader.
 const READ_BATCH_BYTES: usize = 256 * 1024;
-/// Step backwards while looking for the last lines.
+/// Bytes per step backwards in the search for the last lines.
 const SEEK_STEP_BYTES: u64 = 64 * 1024;
 
 pub(super) async fn stream_logs(
-    places: &Locations,
+    locations: &Locations,
     unit: &str,
     request: LogRequest,
 ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem> {
-    let records = RecordStore::new(&places.state);
-    // Asked before the first read, so that nothing written in between is missed.
-    let growing = if request.follow { subscribe_to_output(places, unit).await? } else { None };
+    let records = RecordStore::new(&locations.state);
+    // Subscribe before the first read, so that no line written in between is missed.
+    let output_events = if request.follow { subscribe_to_output(locations, unit).await? } else { None };
     let since = request.since;
     let cursor = run_blocking({
         let records = records.clone();
@@ -39,14 +39,14 @@ pub(super) async fn stream_logs(
         move || LogCursor::open(&records, &unit, request.tail, since).map_err(|error| log_read_problem(&error))
     })
     .await?;
-    let reading = LogStream { cursor: Some(cursor), pending_lines: VecDeque::new(), output_events: growing, since };
-    Ok(stream::unfold(reading, LogStream::next_line).boxed())
+    let log_stream = LogStream { cursor: Some(cursor), pending_lines: VecDeque::new(), output_events, since };
+    Ok(stream::unfold(log_stream, LogStream::next_line).boxed())
 }
 
-async fn subscribe_to_output(places: &Locations, unit: &str) -> Result<Option<KeeperConnection>, Problem> {
-    let Some(mut connection) = connect_to_living_keeper(places).await? else { return Ok(None) };
-    let answer = connection.call(&Request::Output { unit: unit.to_owned() }, REPLY_TIMEOUT).await?;
-    Ok((answer == Reply::Following).then_some(connection))
+async fn subscribe_to_output(locations: &Locations, unit: &str) -> Result<Option<KeeperConnection>, Problem> {
+    let Some(mut connection) = connect_to_living_keeper(locations).await? else { return Ok(None) };
+    let reply = connection.call(&Request::Output { unit: unit.to_owned() }, REPLY_TIMEOUT).await?;
+    Ok((reply == Reply::Following).then_some(connection))
 }
 
 fn log_read_problem(error: &io::Error) -> Problem {
@@ -54,10 +54,10 @@ fn log_read_problem(error: &io::Error) -> Problem {
 }
 
 struct LogStream {
-    /// None after a failure.
+    /// `None` after a failure.
     cursor: Option<LogCursor>,
     pending_lines: VecDeque<LogLine>,
-    /// None when there is nothing more to come.
+    /// `None` if no more output will come.
     output_events: Option<KeeperConnection>,
     since: Option<i64>,
 }
@@ -70,20 +70,22 @@ impl LogStream {
             }
             let mut cursor = self.cursor.take()?;
             let since = self.since;
-            let read = run_blocking(move || {
+            let result = run_blocking(move || {
                 let lines = cursor.read_batch(since).map_err(|error| log_read_problem(&error))?;
                 Ok((cursor, lines))
             });
-            match read.await {
+            match result.await {
                 Ok((cursor, Some(lines))) => {
                     self.pending_lines.extend(lines);
                     self.cursor = Some(cursor);
                 }
                 Ok((cursor, None)) => {
+                    // At the end of the file: wait until the keeper reports growth. Any other event ends the stream
+                    // after the next read, which returns the lines written before the end.
                     self.cursor = Some(cursor);
-                    let mut growing = self.output_events.take()?;
-                    if let Ok(Some(Event::Wrote)) = growing.receive().await {
-                        self.output_events = Some(growing);
+                    let mut output_events = self.output_events.take()?;
+                    if let Ok(Some(Event::Wrote)) = output_events.receive().await {
+                        self.output_events = Some(output_events);
                     }
                 }
                 Err(problem) => return Some((Err(problem), self)),
@@ -92,7 +94,7 @@ impl LogStream {
     }
 }
 
-/// A place in the log: the older file, then the current one, then whichever takes its place.
+/// A position in the log: first in the rotated file, then in the current one, then in its replacement after a rotation.
 struct LogCursor {
     files: VecDeque<File>,
     path: PathBuf,
@@ -118,14 +120,14 @@ impl LogCursor {
         Ok(cursor)
     }
 
-    /// Leaves only the last `count` lines ahead.
+    /// Skips all but the last `count` lines.
     fn seek_tail(&mut self, count: usize) -> io::Result<()> {
-        let mut missing = count;
+        let mut remaining = count;
         for index in (0..self.files.len()).rev() {
-            let (found, at) = find_last_lines(&mut self.files[index], missing)?;
-            self.files[index].seek(SeekFrom::Start(at))?;
-            missing -= found;
-            if missing == 0 {
+            let (found, start) = find_last_lines(&mut self.files[index], remaining)?;
+            self.files[index].seek(SeekFrom::Start(start))?;
+            remaining -= found;
+            if remaining == 0 {
                 self.files.drain(..index);
                 return Ok(());
             }
@@ -133,15 +135,15 @@ impl LogCursor {
         Ok(())
     }
 
-    /// Some lines more (possibly none that are new enough), or None at the end.
+    /// The next lines, possibly an empty batch if all are older than `since`; `None` at the end.
     fn read_batch(&mut self, since: Option<i64>) -> io::Result<Option<Vec<LogLine>>> {
-        let more = self.files.len() > 1;
+        let has_next_file = self.files.len() > 1;
         let Some(file) = self.files.front_mut() else {
             return Ok(self.switch_to_new_file(None)?.then(Vec::new));
         };
-        let mut bytes = Vec::with_capacity(READ_BATCH_BYTES);
-        if file.take(READ_BATCH_BYTES as u64).read_to_end(&mut bytes)? == 0 {
-            if more {
+        let mut batch = Vec::with_capacity(READ_BATCH_BYTES);
+        if file.take(READ_BATCH_BYTES as u64).read_to_end(&mut batch)? == 0 {
+            if has_next_file {
                 self.files.pop_front();
                 return Ok(Some(Vec::new()));
             }
@@ -149,7 +151,8 @@ impl LogCursor {
             return Ok(self.switch_to_new_file(Some(inode))?.then(Vec::new));
         }
         let mut lines = Vec::new();
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+        // A batch may end within a line; its start waits in `partial_line` for the next batch.
+        for piece in batch.split_inclusive(|byte| *byte == b'\n') {
             self.partial_line.extend_from_slice(piece);
             if let Some(line) = self.partial_line.strip_suffix(b"\n") {
                 lines.extend(parse_line(line).filter(|line| since.is_none_or(|since| line.timestamp >= since)));
@@ -159,10 +162,10 @@ impl LogCursor {
         Ok(Some(lines))
     }
 
-    /// After a rotation the path leads to another file than the one read to its end.
-    fn switch_to_new_file(&mut self, read: Option<u64>) -> io::Result<bool> {
+    /// After a rotation, the path leads to another file than the one that was read to its end.
+    fn switch_to_new_file(&mut self, read_inode: Option<u64>) -> io::Result<bool> {
         match fs::metadata(&self.path) {
-            Ok(found) if Some(found.ino()) != read => {
+            Ok(found) if Some(found.ino()) != read_inode => {
                 self.files.clear();
                 self.files.push_back(File::open(&self.path)?);
                 Ok(true)
@@ -173,40 +176,41 @@ impl LogCursor {
 }
 
 fn was_written_since(file: &File, since: Option<i64>) -> io::Result<bool> {
+    // A file that was last written before `since` contains no line that is new enough.
     let metadata = file.metadata()?;
-    let last = metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000;
-    Ok(since.is_none_or(|since| last >= since))
+    let last_written = metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000;
+    Ok(since.is_none_or(|since| last_written >= since))
 }
 
-/// How many of the last `count` lines are in this file, and where they begin.
+/// Returns how many of the last `count` lines are in this file, and the offset at which they start.
 fn find_last_lines(file: &mut File, count: usize) -> io::Result<(usize, u64)> {
-    let mut at = file.metadata()?.len();
+    let mut position = file.metadata()?.len();
     if count == 0 {
-        return Ok((0, at));
+        return Ok((0, position));
     }
-    // Every line ends with its line end, so the last one found at the very end begins no line.
-    let (mut ends, mut block) = (0, Vec::new());
-    while at > 0 {
-        let from = at.saturating_sub(SEEK_STEP_BYTES);
+    // The file ends with a line end, so `count` lines start after the line end number `count + 1` from the end.
+    let (mut line_ends, mut block) = (0, Vec::new());
+    while position > 0 {
+        let block_start = position.saturating_sub(SEEK_STEP_BYTES);
         block.clear();
-        file.seek(SeekFrom::Start(from))?;
-        Read::by_ref(file).take(at - from).read_to_end(&mut block)?;
+        file.seek(SeekFrom::Start(block_start))?;
+        Read::by_ref(file).take(position - block_start).read_to_end(&mut block)?;
         for (index, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
-            ends += 1;
-            if ends == count + 1 {
-                return Ok((count, from + index as u64 + 1));
+            line_ends += 1;
+            if line_ends == count + 1 {
+                return Ok((count, block_start + index as u64 + 1));
             }
         }
-        at = from;
+        position = block_start;
     }
-    Ok((ends, 0))
+    Ok((line_ends, 0))
 }
 
 fn parse_line(line: &[u8]) -> Option<LogLine> {
     let mut parts = line.splitn(3, |byte| *byte == b' ');
-    let at = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
-    let stderr = parts.next()? == b"e";
-    Some(LogLine { timestamp: at, is_stderr: stderr, text: String::from_utf8_lossy(parts.next()?).into_owned() })
+    let timestamp = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+    let is_stderr = parts.next()? == b"e";
+    Some(LogLine { timestamp, is_stderr, text: String::from_utf8_lossy(parts.next()?).into_owned() })
 }
 
 #[cfg(test)]
@@ -242,8 +246,8 @@ mod tests {
             let texts = texts(&mut cursor, since);
             assert_eq!((texts.first().map(String::as_str), texts.len()), (Some(first), count), "{tail:?} {since:?}");
         }
-        let mut none = LogCursor::open(&records, "web", Some(0), None).expect("opens");
-        assert!(texts(&mut none, None).is_empty());
+        let mut empty_tail = LogCursor::open(&records, "web", Some(0), None).expect("opens");
+        assert!(texts(&mut empty_tail, None).is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The process runtime: plain local processes, nothing to install.
+//! The process runtime: plain local processes. It needs nothing installed.
 //!
-//! The driver prepares (programs, folders, builds) and asks; the preview's keeper runs. What is true stands in small
-//! files that both read, so observing needs neither a keeper nor a round trip.
+//! The driver prepares units (programs, folders, builds) and sends requests; each preview's keeper runs them. Both read
+//! and write small record files, so observing needs neither a keeper nor a round trip.
 
 mod cleanup;
 mod connection;
@@ -47,7 +47,7 @@ pub struct ProcessDriver {
 }
 
 impl ProcessDriver {
-    /// `program keeper <runtime dir> <state dir>` must run [`keeper::main`] with the two folders; normally it is
+    /// `program keeper <runtime dir> <state dir>` must run [`keeper::main`] with the two folders; `program` is normally
     /// `std::env::current_exe()`. `previews` is the parent of every preview's state folder.
     #[must_use]
     pub fn new(program: PathBuf, previews: PathBuf) -> Self {
@@ -60,7 +60,7 @@ impl ProcessDriver {
         }
     }
 
-    /// The soft limit of open files that programs get, where this process raised its own.
+    /// Sets the soft limit of open files for programs, if this process raised its own.
     #[must_use]
     pub fn with_descriptor_limit(mut self, limit: Option<u64>) -> Self {
         self.starter.descriptor_limit = limit;
@@ -74,9 +74,9 @@ impl Driver for ProcessDriver {
         RuntimeKind::Process
     }
 
-    async fn observe(&self, _preview: &PreviewId, places: &Locations) -> Result<Observed, Problem> {
-        let places = places.clone();
-        run_blocking(move || units::observe(&places)).await
+    async fn observe(&self, _preview: &PreviewId, locations: &Locations) -> Result<Observed, Problem> {
+        let locations = locations.clone();
+        run_blocking(move || units::observe(&locations)).await
     }
 
     async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
@@ -91,7 +91,7 @@ impl Driver for ProcessDriver {
             Action::Stop { unit, .. } => self.stop(scope, unit).await,
             Action::Remove { unit, handle, .. } => self.remove(scope, unit, handle).await,
             Action::RemoveVolume { volume } => units::remove_data_folder(&scope.locations, volume),
-            // Processes share the machine's network and keep their data in folders made at their creation.
+            // Nothing to do: processes share the machine's network, and `create` makes their data folders.
             _ => Ok(StepOutcome::default()),
         }
     }
@@ -99,19 +99,19 @@ impl Driver for ProcessDriver {
     async fn follow_events(
         &self,
         _: &PreviewId,
-        places: &Locations,
+        locations: &Locations,
     ) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
-        units::follow_events(&self.starter, places).await
+        units::follow_events(&self.starter, locations).await
     }
 
     async fn logs(
         &self,
         _preview: &PreviewId,
-        places: &Locations,
+        locations: &Locations,
         unit: &str,
         request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem> {
-        logs::stream_logs(places, unit, request).await
+        logs::stream_logs(locations, unit, request).await
     }
 
     async fn exec(&self, scope: &Scope, unit: &Unit, request: ExecRequest) -> Result<ExecSession, Problem> {
@@ -119,7 +119,7 @@ impl Driver for ProcessDriver {
     }
 
     async fn credential_endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {
-        // Elsewhere nothing tells whose connection it is.
+        // Only Linux reports which process owns a connection.
         Ok(cfg!(target_os = "linux").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)))
     }
 
@@ -152,12 +152,14 @@ fn find_unit<'a>(scope: &'a Scope, name: &str) -> Result<&'a Unit, Problem> {
         .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("`{}` has no unit `{name}`", scope.preview.title())))
 }
 
-/// File work off the threads that serve everybody.
+/// Runs file operations on the blocking pool, off the threads that serve all clients.
 async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(Problem::new(ProblemKind::Internal, format!("file work broke off: {error}"))))
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|error| {
+        Err(Problem::new(ProblemKind::Internal, format!("a file operation was aborted: {error}")))
+    })
 }
 
 fn discover_previews(previews: &Path) -> Result<Vec<DiscoveredPreview>, Problem> {
@@ -168,8 +170,10 @@ fn discover_previews(previews: &Path) -> Result<Vec<DiscoveredPreview>, Problem>
         let problem = |error: &std::io::Error| Problem::io(format!("cannot read `{}`", entry.path().display()), error);
         let Some(preview) = records.read_preview().map_err(|error| problem(&error))? else { continue };
         let units = records.read_units().map_err(|error| problem(&error))?;
-        let alive = records.read_living_keeper().map_err(|error| problem(&error))?.is_some();
-        let running = units.iter().filter(|unit| alive && matches!(unit.state, RecordedState::Running { .. })).count();
+        // A keeper that was killed leaves records that still say "running"; its programs died with it.
+        let has_keeper = records.read_living_keeper().map_err(|error| problem(&error))?.is_some();
+        let running_count =
+            units.iter().filter(|unit| has_keeper && matches!(unit.state, RecordedState::Running { .. })).count();
         found.push(DiscoveredPreview {
             preview: PreviewName {
                 id: PreviewId(preview.id),
@@ -180,9 +184,9 @@ fn discover_previews(previews: &Path) -> Result<Vec<DiscoveredPreview>, Problem>
             runtime: RuntimeKind::Process,
             project: preview.project,
             unit_count: units.len(),
-            running_count: running,
+            running_count,
         });
     }
-    found.sort_by(|one, other| one.preview.id.cmp(&other.preview.id));
+    found.sort_by(|left, right| left.preview.id.cmp(&right.preview.id));
     Ok(found)
 }

@@ -1,14 +1,14 @@
-//! Whose connection it is, on the loopback: the kernel's table names the socket, `/proc/PID/fd` who holds it, and the
-//! environment that the program was started with its keeper and unit.
+//! Finds the process at the other end of a loopback connection. The kernel's TCP table identifies the socket,
+//! `/proc/PID/fd` shows which process has it open, and the program's initial environment names its keeper and unit.
 //!
-//! A program of the same user that wants to can pass for a unit; another user's cannot.
+//! A program of the same user can imitate a unit by setting these variables; a program of another user cannot.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::kernel::{MARKER, all_pids};
 
-/// Whether a process that the keeper with this nonce started for this unit holds the other end of a connection.
+/// Whether the process at the other end of a connection was started for this unit by the keeper with this nonce.
 pub(super) fn peer_is_unit(nonce: &str, unit: &str, peer: SocketAddr, local: SocketAddr) -> bool {
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
     let Some(inode) = find_socket_inode(&table, peer, local) else { return false };
@@ -16,20 +16,20 @@ pub(super) fn peer_is_unit(nonce: &str, unit: &str, peer: SocketAddr, local: Soc
     all_pids().into_iter().any(|pid| belongs_to_unit(pid, nonce, unit) && has_open_socket(pid, &link))
 }
 
-/// Whether a process that was started with this variable holds the other end of a connection.
+/// Whether the process at the other end of a connection was started with this variable (`NAME=value`).
 #[must_use]
 pub fn peer_has_variable(variable: &str, peer: SocketAddr, local: SocketAddr) -> bool {
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
     let Some(inode) = find_socket_inode(&table, peer, local) else { return false };
     let link = format!("socket:[{inode}]");
-    let has = |pid: i32| {
+    let has_variable_set = |pid: i32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|one| one == variable.as_bytes())
+        environment.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
     };
-    all_pids().into_iter().any(|pid| has(pid) && has_open_socket(pid, &link))
+    all_pids().into_iter().any(|pid| has_variable_set(pid) && has_open_socket(pid, &link))
 }
 
-/// The processes that hold the other end of a connection, whatever they say of themselves.
+/// The processes at the other end of a connection, regardless of their environment.
 #[must_use]
 pub fn peer_pids(peer: SocketAddr, local: SocketAddr) -> Vec<i32> {
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
@@ -43,12 +43,12 @@ fn find_socket_inode(table: &str, peer: SocketAddr, local: SocketAddr) -> Option
     let (peer, local) = (kernel_address(peer)?, kernel_address(local)?);
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
-        let ends_meet = fields.next()? == peer && fields.next()? == local;
-        ends_meet.then(|| fields.nth(6)?.parse().ok()).flatten()
+        let is_match = fields.next()? == peer && fields.next()? == local;
+        is_match.then(|| fields.nth(6)?.parse().ok()).flatten()
     })
 }
 
-/// As the kernel writes an address: its bytes as a number of this machine, then the port.
+/// The kernel's notation of an address: the address bytes as a native-endian number in hexadecimal, then the port.
 fn kernel_address(address: SocketAddr) -> Option<String> {
     let SocketAddr::V4(address) = address else { return None };
     let ip: Ipv4Addr = *address.ip();
@@ -57,17 +57,17 @@ fn kernel_address(address: SocketAddr) -> Option<String> {
 
 fn belongs_to_unit(pid: i32, nonce: &str, unit: &str) -> bool {
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    let has = |mark: &str, whole: bool| {
+    let has_mark = |mark: &str, exact: bool| {
         let mut variables = environment.split(|byte| *byte == 0);
         variables
-            .any(|variable| if whole { variable == mark.as_bytes() } else { variable.starts_with(mark.as_bytes()) })
+            .any(|variable| if exact { variable == mark.as_bytes() } else { variable.starts_with(mark.as_bytes()) })
     };
-    has(&format!("{MARKER}={nonce}."), false) && has(&format!("PDEV_UNIT={unit}"), true)
+    has_mark(&format!("{MARKER}={nonce}."), false) && has_mark(&format!("PDEV_UNIT={unit}"), true)
 }
 
 fn has_open_socket(pid: i32, link: &str) -> bool {
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    open.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == link))
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == link))
 }
 
 #[cfg(test)]
@@ -90,13 +90,13 @@ mod tests {
             .spawn()
             .unwrap();
         let (stream, peer) = listener.accept().unwrap();
-        let strangers = TcpStream::connect(local).unwrap();
+        let other_stream = TcpStream::connect(local).unwrap();
         assert!(peer_is_unit("abc", "api", peer, local));
         assert_eq!(peer_pids(peer, local), [child.id().cast_signed()]);
         assert!(!peer_is_unit("abc", "web", peer, local));
         assert!(!peer_is_unit("ab", "api", peer, local));
         assert!(!peer_is_unit("abc", "ap", peer, local));
-        assert!(!peer_is_unit("abc", "api", strangers.local_addr().unwrap(), local));
+        assert!(!peer_is_unit("abc", "api", other_stream.local_addr().unwrap(), local));
         drop(stream);
         child.wait().unwrap();
     }

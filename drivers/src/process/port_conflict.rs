@@ -1,4 +1,4 @@
-//! Is somebody else already listening where this unit is to be reached?
+//! Detects port conflicts: before a start by binding, and after a crash from the program's own output.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,8 +10,9 @@ use plan::application::Unit;
 use crate::driver::{Problem, ProblemKind};
 use crate::ports;
 
-/// Asked immediately before the start, on both loopback families: a server on `::1` alone breaks probes just as well.
-/// A port that is merely bound (pdev holds it for this unit) is not taken, and neither is one in TIME_WAIT.
+/// Checks that no program listens on the unit's ports, immediately before the start. Checks both loopback families,
+/// because a server on `::1` alone breaks probes, too. A port that is only bound (pdev reserves it for this unit)
+/// counts as free, and so does a port in TIME_WAIT: the standard library sets `SO_REUSEADDR` on listeners.
 pub(super) fn check_ports(unit: &Unit) -> Result<(), Problem> {
     for (name, port) in &unit.ports {
         let attempts = [
@@ -28,16 +29,16 @@ pub(super) fn check_ports(unit: &Unit) -> Result<(), Problem> {
 }
 
 fn port_taken_problem(unit: &Unit, name: &str, port: u16) -> Problem {
-    let which = if name == "main" { "port".to_owned() } else { format!("port `{name}`") };
-    let by = ports::find_port_owner(port).map(|holder| holder.to_string()).unwrap_or_default();
-    let message = format!("{which} `{port}` of `{}` is taken{by}", unit.name);
+    let port_label = if name == "main" { "port".to_owned() } else { format!("port `{name}`") };
+    let owner_note = ports::find_port_owner(port).map(|owner| owner.to_string()).unwrap_or_default();
+    let message = format!("{port_label} `{port}` of `{}` is taken{owner_note}", unit.name);
     Problem::new(ProblemKind::PortTaken, message).hint("End the program that listens there, or choose another port.")
 }
 
-/// How much of the log's end is looked at.
+/// Number of bytes to search at the end of the log.
 const LOG_TAIL_BYTES: u64 = 4096;
 
-/// A program that ended with a complaint about a taken port, in its own words. Lines of earlier runs do not count.
+/// Finds the program's own error message about an address in use. Ignores lines from before `started_at`.
 pub(super) fn find_address_in_use_error(log: &Path, started_at: i64) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let length = file.metadata().ok()?.len();
@@ -47,10 +48,10 @@ pub(super) fn find_address_in_use_error(log: &Path, started_at: i64) -> Option<S
     let text = String::from_utf8_lossy(&bytes);
     text.lines().rev().find_map(|line| {
         let mut parts = line.splitn(3, ' ');
-        let at: i64 = parts.next()?.parse().ok()?;
-        let words = parts.nth(1)?.trim();
-        let lower = words.to_ascii_lowercase();
-        let complains = lower.contains("address already in use") || lower.contains("eaddrinuse");
-        (at >= started_at && complains).then(|| words.chars().take(300).collect())
+        let timestamp: i64 = parts.next()?.parse().ok()?;
+        let message_text = parts.nth(1)?.trim();
+        let lower = message_text.to_ascii_lowercase();
+        let is_conflict = lower.contains("address already in use") || lower.contains("eaddrinuse");
+        (timestamp >= started_at && is_conflict).then(|| message_text.chars().take(300).collect())
     })
 }

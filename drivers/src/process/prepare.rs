@@ -1,5 +1,5 @@
-//! What happens before a unit can start: its build command when inputs changed, small files, first-time
-//! initialisation. Each remembers what it did, so that a second `up` does nothing.
+//! Preparation before a unit can start: its build command if inputs changed, small files, first-time initialisation.
+//! Each step records its result, so that a second `up` does nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -15,18 +15,19 @@ use super::record::{Durable, write_atomically};
 use super::{ProcessDriver, run_blocking};
 use crate::driver::{Locations, Problem, ProblemKind, ProgressLine, Scope, StepOutcome};
 
-/// Output of a failed command that is shown.
+/// Maximum lines of a failed command's output in the error.
 const OUTPUT_LINES_MAX: usize = 20;
-/// In the data folder: initialisation succeeded with these arguments.
+/// Marker file in the data folder: initialisation succeeded with the arguments whose digest it contains.
 const INIT_MARKER_FILE: &str = ".pdev-init";
 
-/// Builds under way, by what they build: three services of one `npm install` run it once.
+/// Locks for running builds, by build key: if three services share one `npm install`, it runs once.
 #[derive(Default)]
 pub(super) struct BuildLocks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 impl BuildLocks {
     fn lock_for(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only the map still refers to a lock that no build uses; drop those to bound the map.
         builds.retain(|_, lock| Arc::strong_count(lock) > 1);
         builds.entry(key.to_owned()).or_default().clone()
     }
@@ -45,19 +46,19 @@ impl ProcessDriver {
         Ok(images)
     }
 
-    /// Runs the unit's build command, unless somebody did in the meantime.
+    /// Runs the unit's build command, unless a concurrent call has built the same inputs in the meantime.
     pub(super) async fn run_build(&self, scope: &Scope, unit: &Unit) -> Result<StepOutcome, Problem> {
         let Some(build) = Build::from_unit(scope, unit) else { return Ok(StepOutcome::default()) };
-        let one_at_a_time = self.build_locks.lock_for(&build.key);
-        let _mine = one_at_a_time.lock().await;
-        let state = run_blocking({
+        let build_lock = self.build_locks.lock_for(&build.key);
+        let _build_guard = build_lock.lock().await;
+        let current_check = run_blocking({
             let build = build.clone();
             move || build.check_current()
         });
-        if let Ok(identity) = state.await? {
+        if let Ok(identity) = current_check.await? {
             return Ok(StepOutcome { image: Some(identity), ..StepOutcome::default() });
         }
-        // Taken before the build: what changes meanwhile makes it stale again.
+        // Computed before the build: an input that changes during the build makes the result stale again.
         let fingerprint = run_blocking({
             let build = build.clone();
             move || build.compute_fingerprint()
@@ -96,48 +97,49 @@ impl ProcessDriver {
         scope: &Scope,
         unit: &Unit,
         spawn: super::wire::SpawnSpec,
-        what: &str,
+        description: &str,
     ) -> Result<(), Problem> {
-        let mut last = VecDeque::with_capacity(OUTPUT_LINES_MAX);
-        // Without its arguments, which may hold a resolved secret.
-        let shown = Path::new(&spawn.program).display().to_string();
+        let mut last_lines = VecDeque::with_capacity(OUTPUT_LINES_MAX);
+        // The message omits the arguments, which may contain a resolved secret.
+        let program = Path::new(&spawn.program).display().to_string();
         let code = self
             .run_to_end(&scope.locations, &unit.name, spawn, |line| {
-                if last.len() == OUTPUT_LINES_MAX {
-                    last.pop_front();
+                if last_lines.len() == OUTPUT_LINES_MAX {
+                    last_lines.pop_front();
                 }
-                last.push_back(line.clone());
+                last_lines.push_back(line.clone());
                 scope.progress.report(&unit.name, ProgressLine::BuildOutput(line));
             })
             .await?;
         if code == 0 {
             return Ok(());
         }
-        let message = format!("the {what} of `{}` failed with exit code `{code}` (`{shown}`)", unit.name);
-        Err(Problem::new(ProblemKind::BuildFailed, message).output(last.into()))
+        let message = format!("the {description} of `{}` failed with exit code `{code}` (`{program}`)", unit.name);
+        Err(Problem::new(ProblemKind::BuildFailed, message).output(last_lines.into()))
     }
 }
 
 fn write_files(launcher: &Launcher<'_>, folder: &Path) -> Result<(), Problem> {
     for (name, text) in &launcher.spec.files {
         let path = folder.join(name);
-        let inside = Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-        if !inside {
-            let message = format!("file `{name}` of `{}` would lie outside its data folder", launcher.unit.name);
+        let is_inside = Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if !is_inside {
+            let message = format!("file `{name}` of `{}` would be outside its data folder", launcher.unit.name);
             return Err(Problem::new(ProblemKind::Refused, message));
         }
         let problem = |error: &std::io::Error| Problem::io(format!("cannot write `{}`", path.display()), error);
         write_atomically(&path, text.as_bytes(), Durable::No, 0o600).map_err(|error| problem(&error))?;
-        let Some(known) = launcher.resolve_account()? else { continue };
-        for made in path.ancestors().take_while(|above| *above != folder) {
-            chown_folder(made, &known)
+        let Some(account) = launcher.resolve_account()? else { continue };
+        // The unit's user must own the folders that `write_atomically` created on the way, too.
+        for created in path.ancestors().take_while(|ancestor| *ancestor != folder) {
+            chown_folder(created, &account)
                 .map_err(|problem| problem.hint("Remove the unit's data folder and try again."))?;
         }
     }
     Ok(())
 }
 
-/// What a build command is made of, and where it is remembered that it ran.
+/// A unit's build command, its inputs, and the marker file that records its last run.
 #[derive(Clone)]
 struct Build {
     argv: Argv,
@@ -159,12 +161,12 @@ impl Build {
         Some(Self { argv, inputs: build_inputs.clone(), project: project.clone(), key, marker })
     }
 
-    /// The identity of what is built and current, or why it has to be built.
+    /// The identity of the current build, or the reason why the build must run.
     fn check_current(&self) -> Result<Result<String, String>, Problem> {
-        let Some(known) = Fingerprint::read(&self.marker) else { return Ok(Err("not built yet".to_owned())) };
-        let now = Fingerprint::compute(&self.project, &self.inputs, Some(&known))?;
-        Ok(match known.first_difference(&now) {
-            None => Ok(self.identity(&now)),
+        let Some(recorded) = Fingerprint::read(&self.marker) else { return Ok(Err("not built yet".to_owned())) };
+        let current = Fingerprint::compute(&self.project, &self.inputs, Some(&recorded))?;
+        Ok(match recorded.first_difference(&current) {
+            None => Ok(self.identity(&current)),
             Some(path) => Err(format!("build input changed: {path}")),
         })
     }
@@ -179,7 +181,7 @@ impl Build {
     }
 }
 
-/// What `create` records of the build that its unit came from.
+/// The identity of the build that a new unit uses, for its record.
 pub(super) fn recorded_build_identity(scope: &Scope, unit: &Unit) -> Option<String> {
     let build = Build::from_unit(scope, unit)?;
     Some(build.identity(&Fingerprint::read(&build.marker)?))

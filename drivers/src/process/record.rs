@@ -1,7 +1,7 @@
-//! What the process runtime remembers on disk: one file per unit, one about the keeper, one about the preview.
+//! The process runtime's records on disk: one file per unit, one for the keeper, one for the preview.
 //!
-//! These files are the truth that `observe` reads, so no keeper is needed to learn a finished job's exit code. The
-//! keeper alone writes a unit's file while the unit runs; the driver does before and after. Nothing secret is in them.
+//! `observe` reads these files, so a finished job's exit code is available without a keeper. While a unit runs, only
+//! the keeper writes its file; before and after, the driver does. The files contain no secrets.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ pub(crate) struct UnitRecord {
     pub handle: String,
     pub hash: String,
     pub image: Option<String>,
-    /// By port name.
+    /// Host ports by port name.
     pub ports: BTreeMap<String, u16>,
     pub stop: StopRecord,
     pub state: RecordedState,
@@ -64,7 +64,7 @@ impl From<ExitRecord> for Exit {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct KeeperRecord {
     pub process: ProcessIdentity,
-    /// In the environment of everything it started.
+    /// Part of the marker in the environment of every process that this keeper started.
     pub nonce: String,
     pub protocol: u32,
 }
@@ -75,11 +75,11 @@ pub(crate) struct PreviewRecord {
     pub app: String,
     pub branch: String,
     pub environment: String,
-    /// Absent when the path is not UTF-8.
+    /// `None` if the path is not UTF-8.
     pub project: Option<PathBuf>,
 }
 
-/// The files of one preview below `<places.state>`.
+/// The record files of one preview, in its state folder.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordStore {
     state_folder: PathBuf,
@@ -110,7 +110,7 @@ impl RecordStore {
         write_json(&self.state_folder.join("keeper.json"), record, Durable::No)
     }
 
-    /// The keeper that is alive now, if one is.
+    /// The record of the keeper, if that keeper is alive now.
     pub(crate) fn read_living_keeper(&self) -> io::Result<Option<KeeperRecord>> {
         Ok(self.read_keeper()?.filter(|keeper| keeper.process.is_alive()))
     }
@@ -120,6 +120,7 @@ impl RecordStore {
     }
 
     pub(crate) fn write_preview(&self, record: &PreviewRecord) -> io::Result<()> {
+        // Skip the durable write if nothing changed: every `start` calls this.
         if self.read_preview()?.as_ref() == Some(record) {
             return Ok(());
         }
@@ -130,14 +131,15 @@ impl RecordStore {
         read_json(&self.unit_path(unit))
     }
 
-    /// The page cache survives any kill -9, and a running process's record matters within this boot only. What is
-    /// worth the disk's round trip is that a job succeeded, because it would run again after a power cut.
+    /// Writes a unit's record. The page cache survives any kill -9, and a running process's record matters only until
+    /// the next boot. Only a job's success is worth flushing to disk, because the job would run again after a power
+    /// failure.
     pub(crate) fn write_unit(&self, record: &UnitRecord, durable: Durable) -> io::Result<()> {
         write_json(&self.unit_path(&record.unit), record, durable)
     }
 
-    /// The end of a unit has to be known even when the disk is full: a record that went on saying "running" would be
-    /// believed. Its old place is written over then, and where not even that works the record goes.
+    /// Writes a unit's exit even if the disk is full: `observe` would trust a record that still says "running". Falls
+    /// back to overwriting the old record in place; if that fails too, removes the record.
     pub(crate) fn write_exit(&self, record: &UnitRecord, durable: Durable) -> io::Result<()> {
         let Err(error) = self.write_unit(record, durable) else { return Ok(()) };
         let path = self.unit_path(&record.unit);
@@ -148,7 +150,7 @@ impl RecordStore {
         Err(error)
     }
 
-    /// The unit's record and its logs; with the last unit the preview is no longer found.
+    /// Removes the unit's record and logs. After the last unit, `discover` does not find the preview any more.
     pub(crate) fn remove_unit(&self, unit: &str) -> io::Result<()> {
         for file in [self.unit_path(unit), self.log_path(unit), self.rotated_log_path(unit)] {
             remove_if_exists(&file)?;
@@ -175,13 +177,13 @@ impl RecordStore {
         Ok(units)
     }
 
-    /// Takes away what a keeper without units leaves: its record, its lock and the preview's own file.
+    /// Removes the files of a keeper without units: its record, its log, its lock and the preview's record.
     pub(crate) fn remove_keeper_files(&self) -> io::Result<()> {
         for name in ["keeper.json", "process.json", "keeper.log", "keeper.lock"] {
             remove_if_exists(&self.state_folder.join(name))?;
         }
         for name in ["units", "logs"] {
-            // Not empty means that something else put files there: theirs to remove.
+            // Removing a folder that is not empty fails, as intended: other programs own the files in it.
             drop(fs::remove_dir(self.state_folder.join(name)));
         }
         Ok(())
@@ -209,22 +211,22 @@ pub(crate) enum Durable {
     No,
 }
 
-/// Replaces a file whole: a reader sees the old text or the new one.
+/// Replaces a file atomically: a reader sees either the old or the new content.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8], durable: Durable, mode: u32) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         create_private_folder(folder)?;
     }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    // Two units created at once write the preview's record at once; each needs an unfinished file of its own.
+    let mut temporary_name = path.file_name().unwrap_or_default().to_owned();
+    // Two units created at once write the preview's record at once; each needs its own temporary file.
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    name.push(format!(".{}-{number}.new", std::process::id()));
-    let fresh = path.with_file_name(name);
-    let written = write_new_file(&fresh, bytes, durable, mode).and_then(|()| fs::rename(&fresh, path));
-    if written.is_err() {
-        drop(fs::remove_file(&fresh));
+    temporary_name.push(format!(".{}-{number}.new", std::process::id()));
+    let temporary_path = path.with_file_name(temporary_name);
+    let result = write_new_file(&temporary_path, bytes, durable, mode).and_then(|()| fs::rename(&temporary_path, path));
+    if result.is_err() {
+        drop(fs::remove_file(&temporary_path));
     }
-    written
+    result
 }
 
 fn write_new_file(path: &Path, bytes: &[u8], durable: Durable, mode: u32) -> io::Result<()> {
@@ -240,17 +242,17 @@ fn write_json(path: &Path, value: &impl Serialize, durable: Durable) -> io::Resu
     write_atomically(path, &serde_json::to_vec(value)?, durable, 0o600)
 }
 
-/// Into the blocks that the file has already: spaces at the end of JSON mean nothing.
+/// Overwrites the blocks that the file already has, so that no new space is needed. Trailing spaces are valid in JSON.
 fn overwrite_in_place(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).open(path)?;
-    let old = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    let old_length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
     let mut padded = bytes.to_vec();
-    padded.resize(padded.len().max(old), b' ');
+    padded.resize(padded.len().max(old_length), b' ');
     file.write_all(&padded)
 }
 
-/// A damaged file (a power cut in the middle of a write that was not flushed) counts as absent: everything in these
-/// files can be found again by creating the unit anew.
+/// A damaged file counts as absent, for example after a power failure during a write that was not flushed. Creating the
+/// unit again restores everything in these files.
 fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),

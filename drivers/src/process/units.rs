@@ -1,4 +1,4 @@
-//! One unit's life as the driver sees it: create, start, stop, remove, observe, follow.
+//! The driver's operations on units: create, start, stop, remove, observe, follow.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +31,7 @@ impl ProcessDriver {
                 return Ok(StepOutcome { handle: Some(found.handle.clone()), ..StepOutcome::default() });
             }
             if matches!(found.state, RecordedState::Running { .. }) {
-                let message = format!("`{}` still runs as it was before the change", unit.name);
+                let message = format!("`{}` still runs its previous version", unit.name);
                 return Err(Problem::new(ProblemKind::Refused, message));
             }
         }
@@ -40,6 +40,7 @@ impl ProcessDriver {
             return Err(Problem::new(ProblemKind::Refused, message).hint("Use a name such as `SIGTERM` or `SIGINT`."));
         }
         let launcher = Launcher::new(scope, unit, &self.inherited_env)?;
+        // Only for the check: a missing program or folder is reported before anything is created.
         launcher.build_spawn_spec(&launcher.spec.argv, &launcher.resolve_working_folder()?)?;
         self.initialise_data_folder(scope, &launcher).await?;
         let record = UnitRecord {
@@ -51,9 +52,9 @@ impl ProcessDriver {
             stop: stop_record(&unit.stop),
             state: RecordedState::Created,
         };
-        let written =
+        let result =
             records.write_preview(&preview_record(scope)).and_then(|()| records.write_unit(&record, Durable::No));
-        written.map_err(|error| record_write_problem(&unit.name, &error))?;
+        result.map_err(|error| record_write_problem(&unit.name, &error))?;
         Ok(StepOutcome { handle: Some(record.handle), ..StepOutcome::default() })
     }
 
@@ -68,14 +69,15 @@ impl ProcessDriver {
         let launcher = Launcher::new(scope, unit, &self.inherited_env)?;
         let folder = launcher.resolve_working_folder()?;
         let spawn = launcher.build_spawn_spec(&launcher.spec.argv, &folder)?;
-        if let (Some(secrets), Some(known), false) =
+        // The secrets folder has mode 0700, so the unit's user must own it to read the files.
+        if let (Some(secrets), Some(account), false) =
             (&launcher.secrets_folder, launcher.resolve_account()?, unit.secrets.is_empty())
         {
-            chown_folder(secrets, &known)?;
+            chown_folder(secrets, &account)?;
         }
-        // A keeper that was just leaving when the unit was created may have taken this away.
+        // A keeper that was shutting down when the unit was created may have deleted this record.
         records.write_preview(&preview_record(scope)).map_err(|error| record_write_problem(&unit.name, &error))?;
-        // A unit that runs already holds its ports itself.
+        // A running unit itself occupies its ports.
         if !matches!(record.state, RecordedState::Running { .. }) {
             check_ports(unit)?;
         }
@@ -89,14 +91,14 @@ impl ProcessDriver {
         }
     }
 
-    /// A keeper that is just leaving closes without an answer: then the next one is asked.
-    async fn call_keeper(&self, places: &Locations, request: &Request, patience: Duration) -> Result<Reply, Problem> {
-        let mut connection = self.starter.connect_or_start(places).await?;
-        match connection.call(request, patience).await {
+    /// Sends a request. If the keeper is shutting down and closes without a reply, sends it to the next keeper.
+    async fn call_keeper(&self, locations: &Locations, request: &Request, timeout: Duration) -> Result<Reply, Problem> {
+        let mut connection = self.starter.connect_or_start(locations).await?;
+        match connection.call(request, timeout).await {
             Err(problem) if problem.kind == ProblemKind::Unavailable => {
-                self.starter.connect_or_start(places).await?.call(request, patience).await
+                self.starter.connect_or_start(locations).await?.call(request, timeout).await
             }
-            answer => answer,
+            reply => reply,
         }
     }
 
@@ -116,42 +118,43 @@ impl ProcessDriver {
 
     async fn stop_or_remove(
         &self,
-        places: &Locations,
+        locations: &Locations,
         unit: &str,
         stop: Option<StopRecord>,
         remove: bool,
     ) -> Result<StepOutcome, Problem> {
-        let records = RecordStore::new(&places.state);
+        let records = RecordStore::new(&locations.state);
         let Some(record) = records.read_unit(unit).map_err(|error| record_read_problem(unit, &error))? else {
             return Ok(StepOutcome::default());
         };
         let grace = stop.as_ref().unwrap_or(&record.stop).grace_milliseconds;
-        let patience = Duration::from_millis(grace) + REPLY_TIMEOUT;
+        // The keeper replies only after the unit has ended, so its grace period adds to the deadline.
+        let timeout = Duration::from_millis(grace) + REPLY_TIMEOUT;
         let request = match remove {
             true => Request::Remove { unit: unit.to_owned() },
             false => Request::Stop { unit: unit.to_owned(), stop },
         };
-        let Some(mut connection) = connect_to_living_keeper(places).await? else {
-            let (places, unit) = (places.clone(), unit.to_owned());
-            return run_blocking(move || end_without_keeper(&places, &unit, remove)).await;
+        let Some(mut connection) = connect_to_living_keeper(locations).await? else {
+            let (locations, unit) = (locations.clone(), unit.to_owned());
+            return run_blocking(move || end_without_keeper(&locations, &unit, remove)).await;
         };
-        match connection.call(&request, patience).await? {
+        match connection.call(&request, timeout).await? {
             Reply::Done => Ok(StepOutcome::default()),
             other => Err(unexpected_reply_problem(unit, other)),
         }
     }
 }
 
-/// The living keeper, even when its socket was swept away. None when there is none.
-pub(super) async fn connect_to_living_keeper(places: &Locations) -> Result<Option<KeeperConnection>, Problem> {
+/// Connects to the living keeper, even if its socket was deleted. `None` if there is no keeper.
+pub(super) async fn connect_to_living_keeper(locations: &Locations) -> Result<Option<KeeperConnection>, Problem> {
     for attempt in 0..20_u32 {
-        if let Some(connection) = KeeperConnection::open(places).await? {
+        if let Some(connection) = KeeperConnection::open(locations).await? {
             return Ok(Some(connection));
         }
-        let records = RecordStore::new(&places.state);
+        let records = RecordStore::new(&locations.state);
         let keeper = records.read_living_keeper().map_err(|error| Problem::io("cannot read `keeper.json`", &error))?;
         let Some(keeper) = keeper else { return Ok(None) };
-        // Told only after it had the time to bind its first socket or to leave.
+        // Signal the keeper only after it had time to bind its first socket or to shut down.
         if attempt > 3 {
             keeper.process.signal(rustix::process::Signal::HUP);
         }
@@ -161,39 +164,42 @@ pub(super) async fn connect_to_living_keeper(places: &Locations) -> Result<Optio
         .hint("End the process named in `keeper.json` of the preview's state folder; its programs end with it."))
 }
 
-fn end_without_keeper(places: &Locations, unit: &str, remove: bool) -> Result<StepOutcome, Problem> {
-    let records = RecordStore::new(&places.state);
-    let problem = |error: &io::Error| Problem::io(format!("cannot end `{unit}`"), error);
+fn end_without_keeper(locations: &Locations, unit: &str, remove: bool) -> Result<StepOutcome, Problem> {
+    let records = RecordStore::new(&locations.state);
+    let problem = |error: &io::Error| Problem::io(format!("cannot stop `{unit}`"), error);
+    // The lock keeps a new keeper from starting during the cleanup.
     let Some(_lock) = try_lock_file(&records.lock_path()).map_err(|error| problem(&error))? else {
-        return Err(Problem::new(ProblemKind::Unavailable, "a keeper has just begun".to_owned()));
+        return Err(Problem::new(ProblemKind::Unavailable, "a new keeper has just started".to_owned()));
     };
     cleanup::clean_up_after_keeper(&records).map_err(|error| problem(&error))?;
     if remove {
         records.remove_unit(unit).map_err(|error| problem(&error))?;
+        // After the last unit, the keeper's files go too, as if the keeper had shut down.
         if records.read_units().map_err(|error| problem(&error))?.is_empty() {
             records.remove_keeper_files().map_err(|error| problem(&error))?;
-            drop(super::record::remove_if_exists(&super::connection::socket_path(&places.runtime)));
-            drop(fs::remove_dir(&places.runtime));
+            // Best effort: a runtime folder that still contains other files stays.
+            drop(super::record::remove_if_exists(&super::connection::socket_path(&locations.runtime)));
+            drop(fs::remove_dir(&locations.runtime));
         }
     }
     Ok(StepOutcome::default())
 }
 
-/// Reads the files; only when they speak of a keeper that was killed is anything cleaned up first.
-pub(super) fn observe(places: &Locations) -> Result<Observed, Problem> {
-    let records = RecordStore::new(&places.state);
-    let problem = |error: &io::Error| Problem::io(format!("cannot read `{}`", places.state.display()), error);
+/// Reads the record files. If they claim that units run under a keeper that was killed, cleans up first.
+pub(super) fn observe(locations: &Locations) -> Result<Observed, Problem> {
+    let records = RecordStore::new(&locations.state);
+    let problem = |error: &io::Error| Problem::io(format!("cannot read `{}`", locations.state.display()), error);
     let mut units = records.read_units().map_err(|error| problem(&error))?;
-    let running = units.iter().any(|unit| matches!(unit.state, RecordedState::Running { .. }));
-    if running && records.read_living_keeper().map_err(|error| problem(&error))?.is_none() {
-        // Without the lock a new keeper has begun in this moment, and cleans up itself.
+    let any_running = units.iter().any(|unit| matches!(unit.state, RecordedState::Running { .. }));
+    if any_running && records.read_living_keeper().map_err(|error| problem(&error))?.is_none() {
+        // If the lock is taken, a new keeper has just started, and it does this cleanup.
         if let Some(_lock) = try_lock_file(&records.lock_path()).map_err(|error| problem(&error))? {
             cleanup::clean_up_after_keeper(&records).map_err(|error| problem(&error))?;
             units = records.read_units().map_err(|error| problem(&error))?;
         }
     }
     let units = units.into_iter().map(|unit| (unit.unit.clone(), to_observed_unit(unit))).collect();
-    Ok(Observed { units, volumes: list_data_folders(&places.data), ..Observed::default() })
+    Ok(Observed { units, volumes: list_data_folders(&locations.data), ..Observed::default() })
 }
 
 fn to_observed_unit(record: UnitRecord) -> ObservedUnit {
@@ -221,9 +227,9 @@ fn list_data_folders(data: &Path) -> std::collections::BTreeSet<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-pub(super) fn remove_data_folder(places: &Locations, volume: &str) -> Result<StepOutcome, Problem> {
-    let folder: PathBuf = places.data.join(volume);
-    // Data of a program with a user of its own may lie elsewhere, with a link in its place.
+pub(super) fn remove_data_folder(locations: &Locations, volume: &str) -> Result<StepOutcome, Problem> {
+    let folder: PathBuf = locations.data.join(volume);
+    // Data of a program with its own user may be elsewhere, with a symbolic link at this path.
     if let Ok(real) = fs::read_link(&folder) {
         remove_tree(&real)?;
         fs::remove_file(&folder).map_err(|error| data_removal_problem(&folder, &error))?;
@@ -244,12 +250,13 @@ fn remove_tree(folder: &Path) -> Result<(), Problem> {
     }
 }
 
-/// Begins before the first start, so that no exit is missed: a keeper is started for it, and leaves if nothing comes.
+/// Follows events. Subscribes before the first start, so that no exit is missed: this starts a keeper if there is none,
+/// and that keeper shuts down again if no unit follows.
 pub(super) async fn follow_events(
     starter: &KeeperStarter,
-    places: &Locations,
+    locations: &Locations,
 ) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
-    let mut connection = starter.connect_or_start(places).await?;
+    let mut connection = starter.connect_or_start(locations).await?;
     match connection.call(&Request::Follow, REPLY_TIMEOUT).await? {
         Reply::Following => {}
         other => return Err(unexpected_reply_problem("follow", other)),
@@ -269,33 +276,36 @@ pub(super) async fn follow_events(
     Ok(events.boxed())
 }
 
-/// What the operating system's refusal means, told apart as far as it can be known from outside.
+/// Translates the operating system's error into a problem, as precisely as the errno and the file system allow.
 pub(super) fn spawn_problem(unit: &str, spawn: &SpawnSpec, errno: i32) -> Problem {
     let error = io::Error::from_raw_os_error(errno);
     let program = Path::new(&spawn.program);
-    let cannot = format!("cannot start `{unit}`: `{}`", program.display());
+    let message_prefix = format!("cannot start `{unit}`: `{}`", program.display());
     match rustix::io::Errno::from_io_error(&error) {
         Some(rustix::io::Errno::NOEXEC) => Problem::new(
             ProblemKind::ExecFormat,
-            format!("{cannot} is not a program for this machine (exec format error)"),
+            format!("{message_prefix} is not a program for this machine (exec format error)"),
         )
         .hint("A script needs a first line such as `#!/bin/sh`; a binary must be built for this processor."),
         Some(rustix::io::Errno::NOENT) if !Path::new(&spawn.dir).is_dir() => {
-            Problem::new(ProblemKind::NotFound, format!("cannot start `{unit}`: its folder is gone"))
+            Problem::new(ProblemKind::NotFound, format!("cannot start `{unit}`: its working folder does not exist"))
         }
         Some(rustix::io::Errno::NOENT) if program.exists() => Problem::new(
+            // `execve` also returns ENOENT if the file exists but its `#!` interpreter does not.
             ProblemKind::ProgramNotFound,
-            format!("{cannot} names an interpreter that is not there{}", interpreter_note(program)),
+            format!("{message_prefix} names an interpreter that does not exist{}", interpreter_note(program)),
         )
         .hint("Install the interpreter or correct the first line of the script."),
-        Some(rustix::io::Errno::NOENT) => Problem::new(ProblemKind::ProgramNotFound, format!("{cannot} is not there")),
+        Some(rustix::io::Errno::NOENT) => {
+            Problem::new(ProblemKind::ProgramNotFound, format!("{message_prefix} does not exist"))
+        }
         Some(rustix::io::Errno::TOOBIG) => {
-            Problem::new(ProblemKind::Refused, format!("{cannot}: arguments and environment are too long"))
+            Problem::new(ProblemKind::Refused, format!("{message_prefix}: arguments and environment are too long"))
         }
         Some(rustix::io::Errno::NOMEM | rustix::io::Errno::AGAIN) => {
-            Problem::new(ProblemKind::OutOfMemory, format!("{cannot}: {error}"))
+            Problem::new(ProblemKind::OutOfMemory, format!("{message_prefix}: {error}"))
         }
-        _ => Problem::io(cannot, &error),
+        _ => Problem::io(message_prefix, &error),
     }
 }
 
@@ -308,19 +318,21 @@ fn interpreter_note(program: &Path) -> String {
     }
 }
 
-fn unexpected_reply_problem(unit: &str, answer: Reply) -> Problem {
-    match answer {
+fn unexpected_reply_problem(unit: &str, reply: Reply) -> Problem {
+    match reply {
         Reply::Failed { message } => Problem::new(ProblemKind::Internal, message),
-        other => Problem::new(ProblemKind::Internal, format!("the keeper answered `{unit}` with {other:?}")),
+        other => {
+            Problem::new(ProblemKind::Internal, format!("the keeper sent an unexpected reply for `{unit}`: {other:?}"))
+        }
     }
 }
 
 fn record_read_problem(unit: &str, error: &io::Error) -> Problem {
-    Problem::io(format!("cannot read what is recorded of `{unit}`"), error)
+    Problem::io(format!("cannot read the record of `{unit}`"), error)
 }
 
 fn record_write_problem(unit: &str, error: &io::Error) -> Problem {
-    Problem::io(format!("cannot record `{unit}`"), error)
+    Problem::io(format!("cannot write the record of `{unit}`"), error)
 }
 
 fn host_ports(unit: &Unit) -> BTreeMap<String, u16> {
@@ -343,7 +355,7 @@ fn preview_record(scope: &Scope) -> PreviewRecord {
     }
 }
 
-/// Differs for each creation, so that a step about an earlier one never hits its successor.
+/// Differs for every creation, so that a step for an earlier object never affects its replacement.
 fn new_handle(unit: &str) -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);

@@ -1,8 +1,8 @@
-//! What keeper and driver say to one another: one JSON line each way, one request per connection.
+//! The protocol between keeper and driver: one JSON line each way, one request per connection.
 //!
-//! The keeper greets first, so a driver of another version learns whom it met before it asks for anything. A keeper
-//! outlives upgrades of pdev: fields are only ever added, unknown ones are ignored, and [`PROTOCOL`] changes only
-//! when old and new cannot understand each other.
+//! The keeper sends a greeting first, so a driver of another version detects the mismatch before it sends a request. A
+//! keeper outlives upgrades of pdev: new versions only add fields and ignore unknown ones. [`PROTOCOL_VERSION`] changes
+//! only when old and new versions cannot understand each other.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use super::record::{ExitRecord, StopRecord, UnitRecord};
 
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
 
-/// Longest line either side accepts: an environment of a few hundred kilobytes is legal on Linux.
+/// Longest line that either side accepts: an environment of a few hundred kilobytes is legal on Linux.
 pub(crate) const LINE_MAX: usize = 4 * 1024 * 1024;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -31,24 +31,24 @@ pub(crate) enum Request {
     },
     Stop {
         unit: String,
-        /// What the manifest says now; else as it was when the unit started.
+        /// Stop settings from the current manifest; `None` uses those from the unit's start.
         stop: Option<StopRecord>,
     },
     Remove {
         unit: String,
     },
     Follow,
-    /// Tells whenever the unit's log grew.
+    /// Sends an event whenever the unit's log grows.
     Output {
         unit: String,
     },
-    /// With two or three descriptors attached: standard input, output and error.
+    /// The message carries three descriptors: standard input, output and error.
     Exec {
         spawn: Box<SpawnSpec>,
     },
 }
 
-/// A program ready to be executed: nothing left to resolve.
+/// A program that is ready to be executed, with every path and variable resolved.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct SpawnSpec {
     pub program: OsString,
@@ -56,7 +56,7 @@ pub(crate) struct SpawnSpec {
     pub env: BTreeMap<String, String>,
     pub dir: OsString,
     pub account: Option<Account>,
-    /// Standard input is a terminal and becomes the controlling one.
+    /// Standard input is a terminal, and becomes the controlling terminal.
     pub terminal: bool,
 }
 
@@ -73,13 +73,13 @@ pub(crate) enum Reply {
     Started {
         started_at: i64,
     },
-    /// Events follow.
+    /// The subscription is active; events follow.
     Following,
-    /// The command ended.
+    /// The command of an `Exec` request ended.
     Exited {
         exit: ExitRecord,
     },
-    /// The operating system refused to start the program.
+    /// The operating system failed to start the program.
     SpawnFailed {
         errno: i32,
     },
@@ -100,9 +100,10 @@ pub(crate) enum Event {
         handle: String,
         exit: ExitRecord,
     },
-    /// The asker was too slow; it should observe afresh.
+    /// The client was too slow and missed events; it must observe again.
     Missed,
+    /// The unit's log grew.
     Wrote,
-    /// The unit ended and all its output is in the file.
+    /// The unit ended and its log file is complete.
     OutputEnded,
 }

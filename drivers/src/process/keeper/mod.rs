@@ -1,8 +1,8 @@
-//! The keeper: one small process per preview that is the parent of all its programs.
+//! The keeper: one small process per preview, the parent of all its programs.
 //!
-//! It is this same binary, re-run as `pdev keeper <runtime dir> <state dir>`. It outlives the agent, holds exit codes
-//! and logs, adopts every grandchild that tries to escape (subreaper), and ends when its last unit is removed. It
-//! decides nothing: no restarts, no health, no order; the agent does. Idle, it sleeps in one `epoll_wait`.
+//! It is this same binary, started as `pdev keeper <runtime dir> <state dir>`. It outlives the agent, records exit
+//! codes and logs, adopts every descendant that loses its parent (subreaper), and exits when its last unit is removed.
+//! It makes no decisions about restarts, health or order; the agent does. While idle, it sleeps in one `epoll_wait`.
 
 mod orphans;
 mod output;
@@ -35,15 +35,15 @@ use state::Keeper;
 
 pub(crate) use output::now_milliseconds;
 
-/// Said on standard output once the socket answers; then standard output is closed.
+/// Printed on standard output once the socket accepts connections. Standard output is closed afterwards.
 pub(crate) const READY: &str = "ready";
-/// Another keeper holds this preview.
+/// Printed instead if another keeper runs for this preview.
 pub(crate) const BUSY: &str = "busy";
 
-/// Clients at once; the next ones wait in the listener's backlog.
+/// Maximum concurrent clients; further ones wait in the listener's backlog.
 const CLIENTS_MAX: usize = 256;
 
-/// What the socket asks of the one task that owns all state.
+/// Requests from the socket tasks to the one task that owns all state.
 pub(crate) enum KeeperCommand {
     Start {
         record: Box<UnitRecord>,
@@ -69,17 +69,17 @@ pub(crate) enum KeeperCommand {
         cancelled: oneshot::Receiver<()>,
         reply: mpsc::Sender<Reply>,
     },
-    /// The client of an exec went away.
+    /// The client of an exec disconnected.
     CancelExec {
         slot: u64,
     },
-    /// All output of this slot is in its log.
+    /// All output of one of this slot's pipes is in the log.
     OutputDrained {
         slot: u64,
     },
 }
 
-/// Runs a keeper to its end. Arguments: the preview's runtime folder and its state folder.
+/// Runs a keeper until it exits. Arguments: the preview's runtime folder and its state folder.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments.into_iter();
     let (Some(runtime_folder), Some(state)) = (arguments.next(), arguments.next()) else {
@@ -89,30 +89,30 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     limit_descriptors();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
-        Err(error) => return report_failure(&format!("the keeper cannot begin: {error}")),
+        Err(error) => return report_failure(&format!("the keeper cannot start: {error}")),
     };
     match runtime.block_on(run_keeper(PathBuf::from(runtime_folder), RecordStore::new(Path::new(&state)))) {
         Ok(code) => code,
-        Err(error) => report_failure(&format!("the keeper ended: {error}")),
+        Err(error) => report_failure(&format!("the keeper failed: {error}")),
     }
 }
 
 async fn run_keeper(runtime: PathBuf, records: RecordStore) -> io::Result<ExitCode> {
-    // Before anyone can find this process by its record and signal it: unhandled, a hangup would end it.
+    // Install handlers before the record makes this process discoverable: an unhandled SIGHUP would end it.
     let signals = SignalStreams::new()?;
-    let Some(home) = KeeperInstance::claim(runtime, records)? else { return Ok(report_startup(BUSY)) };
-    let outcome = home.run(signals).await;
-    home.remove_files();
+    let Some(instance) = KeeperInstance::claim(runtime, records)? else { return Ok(report_startup(BUSY)) };
+    let outcome = instance.run(signals).await;
+    instance.remove_files();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// The agent raised its own soft limit; programs get the one that the user's shell has.
+/// Restores the soft limit of the user's shell for programs, because the agent raised its own.
 fn limit_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let told = std::env::var(super::connection::DESCRIPTOR_LIMIT_ENV).ok().and_then(|text| text.parse().ok());
-    if let Some(limit) = told {
+    let limit = std::env::var(super::connection::DESCRIPTOR_LIMIT_ENV).ok().and_then(|text| text.parse().ok());
+    if let Some(limit) = limit {
         let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-        let _higher_is_no_harm = setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum });
+        let _unchanged_limit_is_fine = setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum });
     }
 }
 
@@ -122,26 +122,27 @@ fn report_failure(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Says how it went to whoever started this keeper, who waits for the end of its output.
+/// Reports the startup result to the parent process, which reads until this closes standard output.
 fn report_startup(word: &str) -> ExitCode {
-    let said = writeln!(io::stdout(), "{word}").and_then(|()| io::stdout().flush());
+    let result = writeln!(io::stdout(), "{word}").and_then(|()| io::stdout().flush());
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(&null);
     }
-    if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Own session, no terminal, no folder kept busy, no descriptor of others; all orphans below come to us.
+/// Detaches from the parent: own session, no terminal, no folder in use, no inherited descriptors. Adopts all orphaned
+/// descendants.
 fn detach() {
     spawn::close_inherited_descriptors();
-    // Fails only for a group leader, which then has a session already.
+    // Fails only if this process leads a group, and then it already has its own session.
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir("/");
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
-/// The keeper's place on disk while it lives.
+/// The keeper's lock and files on disk during its life.
 struct KeeperInstance {
     records: RecordStore,
     runtime_folder: PathBuf,
@@ -150,10 +151,11 @@ struct KeeperInstance {
 }
 
 impl KeeperInstance {
-    /// None when another keeper lives here. Cleans up what a killed predecessor left.
+    /// `None` if another keeper runs for this preview. Cleans up after a killed predecessor.
     fn claim(runtime: PathBuf, records: RecordStore) -> io::Result<Option<Self>> {
         create_private_folder(&runtime)?;
         std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o700))?;
+        // `create_private_folder` does not change the mode of a folder that exists.
         let Some(lock) = try_lock_file(&records.lock_path())? else { return Ok(None) };
         cleanup::clean_up_after_keeper(&records)?;
         let process = ProcessIdentity::of_pid(std::process::id().cast_signed()).ok_or(io::ErrorKind::NotFound)?;
@@ -165,17 +167,17 @@ impl KeeperInstance {
     async fn run(&self, mut signals: SignalStreams) -> io::Result<()> {
         let mut listener = self.bind_socket()?;
         report_startup(READY);
-        let (mailbox, mut orders) = mpsc::channel(64);
+        let (mailbox, mut commands) = mpsc::channel(64);
         let mut keeper = Keeper::new(self.records.clone(), self.record.nonce.clone(), mailbox.clone());
         let mut clients = JoinSet::new();
         while !keeper.is_finished() {
             let deadline = keeper.next_deadline();
             tokio::select! {
-                Some(order) = orders.recv() => keeper.handle_command(order),
+                Some(command) = commands.recv() => keeper.handle_command(command),
                 _ = signals.child.recv() => keeper.reap_children(),
                 _ = signals.terminate.recv() => keeper.terminate(),
-                // The socket's folder was swept away (a logout): its owner asks for a new one.
-                // A socket that is there is left alone: clients may wait in its backlog.
+                // A logout may delete the socket's folder; a client then requests a new socket with SIGHUP.
+                // An existing socket is left alone, because clients may wait in its backlog.
                 _ = signals.hangup.recv() => if !self.socket_path().exists() {
                     listener = self.bind_socket()?;
                 },
@@ -187,11 +189,11 @@ impl KeeperInstance {
             }
         }
         keeper.kill_remaining();
-        // Last answers are still on their way to clients.
-        drop(orders);
+        // Give the client tasks a moment to send the last replies.
+        drop(commands);
         drop(keeper);
-        let farewell = async { while clients.join_next().await.is_some() {} };
-        drop(tokio::time::timeout(Duration::from_millis(200), farewell).await);
+        let pending_clients = async { while clients.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(Duration::from_millis(200), pending_clients).await);
         Ok(())
     }
 
@@ -209,7 +211,7 @@ impl KeeperInstance {
     }
 
     fn remove_files(&self) {
-        // What cannot be removed now is removed by the next keeper or by `down`.
+        // The next keeper or `down` removes files that cannot be removed now.
         drop(remove_if_exists(&self.socket_path()));
         if self.records.read_units().is_ok_and(|units| units.is_empty()) {
             drop(self.records.remove_keeper_files());
@@ -241,7 +243,8 @@ impl SignalStreams {
     }
 }
 
-/// A predecessor that was just leaving may have removed the file that we locked: then the lock protects nothing.
+/// Locks a file without waiting; `None` if it is locked. A predecessor that was shutting down may have deleted the file
+/// before we locked it. Such a lock protects nothing, so this compares the inodes and tries again.
 pub(crate) fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
     for _ in 0..16 {
         if let Some(folder) = path.parent() {
@@ -253,11 +256,13 @@ pub(crate) fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        if std::fs::metadata(path).is_ok_and(|found| file.metadata().is_ok_and(|ours| ours.ino() == found.ino())) {
+        if std::fs::metadata(path)
+            .is_ok_and(|current| file.metadata().is_ok_and(|locked| locked.ino() == current.ino()))
+        {
             return Ok(Some(file));
         }
     }
-    Err(io::Error::other("the keeper's lock file is removed again and again"))
+    Err(io::Error::other("the keeper's lock file was removed repeatedly while it was being locked"))
 }
 
 fn new_nonce() -> io::Result<String> {

@@ -1,7 +1,7 @@
-//! Which processes belong to a slot besides its first one, and how they are ended.
+//! Finds the processes of a slot other than its first one, and signals them.
 //!
-//! Nothing leaves the keeper's tree: whoever loses its parent becomes the keeper's own child. Such an orphan is
-//! attributed by its session (the slot's first process leads one) or by the marker in its environment.
+//! No process leaves the keeper's tree: a process that loses its parent becomes the keeper's own child. Such an orphan
+//! is attributed to a slot by its session (the slot's first process leads one) or by the marker in its environment.
 
 use std::collections::BTreeSet;
 
@@ -9,32 +9,32 @@ use rustix::process::Signal;
 
 use super::super::kernel::{self, ProcessTable, Stat};
 
-/// One running or ending command: its first process and the marker of all that come from it.
+/// The processes of one running or ending command: its first process, and all its descendants by their marker.
 pub(crate) struct ProcessTree<'a> {
     pub leader: i32,
-    /// Not reaped yet: its pid is still its own.
+    /// The leader is not reaped yet, so its pid still belongs to it.
     pub is_leader_alive: bool,
     pub marker: &'a str,
-    /// First processes of all slots: never orphans themselves.
+    /// The first processes of all slots; these are never orphans.
     pub leaders: &'a BTreeSet<i32>,
-    /// No other slot is running, so what cannot be attributed is ours.
+    /// No other slot is running, so orphans without a marker belong to this one.
     pub is_only_slot: bool,
 }
 
 impl ProcessTree<'_> {
-    /// Signals everything but the leader, or only what is outside its session, which has had the signal of an orderly
-    /// stop already; true when there was nothing.
-    pub(crate) fn signal_remaining(&self, told: Option<(Signal, bool)>) -> bool {
-        let rest = self.remaining();
-        if let Some((signal, outside_only)) = told {
-            for stat in rest.iter().filter(|stat| !outside_only || stat.session != self.leader) {
+    /// Signals all processes but the leader. With `outside_only`, skips the leader's session, which already received
+    /// the signal of an orderly stop. Returns true if no process was left.
+    pub(crate) fn signal_remaining(&self, signal: Option<(Signal, bool)>) -> bool {
+        let remaining = self.remaining();
+        if let Some((signal, outside_only)) = signal {
+            for stat in remaining.iter().filter(|stat| !outside_only || stat.session != self.leader) {
                 kernel::signal_process(stat, signal);
             }
         }
-        rest.is_empty()
+        remaining.is_empty()
     }
 
-    /// The cheap question comes first: after an ordinary exit the keeper has no child that it does not know.
+    /// Checks the keeper's own children first, which is cheap: after an ordinary exit there are no unknown ones.
     fn remaining(&self) -> Vec<Stat> {
         let orphans = kernel::own_children().into_iter().filter(|pid| !self.leaders.contains(pid));
         let mut roots: Vec<i32> = orphans.filter(|pid| self.owns_orphan(*pid)).collect();
@@ -44,9 +44,9 @@ impl ProcessTree<'_> {
         if roots.is_empty() {
             return Vec::new();
         }
-        let mut rest = ProcessTable::read().descendants(&roots);
-        rest.retain(|stat| stat.pid != self.leader && stat.state != b'Z');
-        rest
+        let mut remaining = ProcessTable::read().descendants(&roots);
+        remaining.retain(|stat| stat.pid != self.leader && stat.state != b'Z');
+        remaining
     }
 
     fn owns_orphan(&self, orphan: i32) -> bool {

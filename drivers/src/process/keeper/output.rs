@@ -1,11 +1,11 @@
-//! From a unit's pipes into its log file.
+//! Copies a unit's output from its pipes into its log file.
 //!
-//! Children write into pipes that the keeper reads, not straight into the file: only so can each line carry its time
-//! and stream, can the file be bounded, and can a program that writes without end be slowed down (the pipe fills)
-//! instead of filling the disk or the memory. A pipe is safe here because its reader outlives the agent; when the
-//! keeper itself is killed, its children are killed with it, so nobody lives to meet SIGPIPE.
+//! Children write into pipes that the keeper reads, not directly into the file, for three reasons: each line gets its
+//! time and stream, the file's size is bounded, and a program that writes without end is slowed down (its pipe fills)
+//! instead of filling the disk or the memory. A pipe is safe here because its reader outlives the agent. If the keeper
+//! itself is killed, its children are killed with it, so none of them receives SIGPIPE.
 //!
-//! Format of a line: `<unix milliseconds> <o|e> <bytes as written>\n`. Text is kept as bytes; readers decide about UTF-8.
+//! Line format: `<unix milliseconds> <o|e> <bytes as written>\n`. The text is stored as bytes; readers decode UTF-8.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -20,25 +20,25 @@ use tokio::sync::watch;
 
 use super::super::record::{RecordStore, create_private_folder};
 
-/// Longer lines are cut into pieces.
+/// Longer lines are split.
 pub(crate) const LINE_MAX: usize = 16 * 1024;
 
-/// The file before this size is kept as `.log.1`, the one before that goes.
+/// A file that would exceed this size is renamed to `.log.1`, replacing the previous `.log.1`.
 const FILE_MAX: u64 = 10 * 1024 * 1024;
 
-/// An unfinished line (a prompt) is shown after this long.
+/// An unfinished line (such as a prompt) is written after this time.
 const PARTIAL_LINE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What watchers of a log are told: how much was written, and whether that was all.
+/// What subscribers of a log receive: the bytes written so far, and whether the log is complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct LogProgress {
     pub bytes: u64,
     pub has_ended: bool,
 }
 
-/// One unit's log, written by both of its streams.
+/// One unit's log; both output streams write to it.
 pub(crate) struct Log {
-    sink: Mutex<LogFile>,
+    log_file: Mutex<LogFile>,
     progress: watch::Sender<LogProgress>,
 }
 
@@ -58,8 +58,8 @@ impl Log {
         }
         let file = open_for_append(&path)?;
         let size = file.metadata()?.len();
-        let sink = LogFile { file, size, path, rotated_path: records.rotated_log_path(unit), size_limit: FILE_MAX };
-        Ok(Arc::new(Self { sink: Mutex::new(sink), progress: watch::Sender::new(LogProgress::default()) }))
+        let log_file = LogFile { file, size, path, rotated_path: records.rotated_log_path(unit), size_limit: FILE_MAX };
+        Ok(Arc::new(Self { log_file: Mutex::new(log_file), progress: watch::Sender::new(LogProgress::default()) }))
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<LogProgress> {
@@ -67,15 +67,15 @@ impl Log {
     }
 
     pub(crate) fn mark_ended(&self) {
-        self.progress.send_modify(|mark| mark.has_ended = true);
+        self.progress.send_modify(|progress| progress.has_ended = true);
     }
 
     fn write(&self, framed: &[u8]) {
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        // A full disk must not stop the program whose log it is: the lines are lost, the pipe is still emptied.
-        drop(sink.write(framed));
-        drop(sink);
-        self.progress.send_modify(|mark| mark.bytes += framed.len() as u64);
+        let mut log_file = self.log_file.lock().unwrap_or_else(PoisonError::into_inner);
+        // A full disk must not stop the program: the lines are lost, but the pipe is still emptied.
+        drop(log_file.write(framed));
+        drop(log_file);
+        self.progress.send_modify(|progress| progress.bytes += framed.len() as u64);
     }
 }
 
@@ -102,14 +102,14 @@ pub(crate) enum OutputStream {
     Stderr,
 }
 
-/// Copies one pipe into the log until its last writer is gone.
+/// Copies one pipe into the log until its last writer has closed it.
 pub(crate) async fn copy_to_log(pipe: OwnedFd, stream: OutputStream, log: Arc<Log>) {
     let Ok(receiver) = Receiver::from_owned_fd(pipe) else { return };
     let mut lines = LineFramer::new(stream);
     loop {
-        let ready = receiver.readable();
+        let readable = receiver.readable();
         if lines.has_partial_line() {
-            match tokio::time::timeout(PARTIAL_LINE_TIMEOUT, ready).await {
+            match tokio::time::timeout(PARTIAL_LINE_TIMEOUT, readable).await {
                 Err(_) => {
                     lines.flush(&log);
                     continue;
@@ -117,7 +117,7 @@ pub(crate) async fn copy_to_log(pipe: OwnedFd, stream: OutputStream, log: Arc<Lo
                 Ok(Err(_)) => break,
                 Ok(Ok(())) => {}
             }
-        } else if ready.await.is_err() {
+        } else if readable.await.is_err() {
             break;
         }
         match read_chunk(&receiver, &mut lines, &log) {
@@ -125,13 +125,13 @@ pub(crate) async fn copy_to_log(pipe: OwnedFd, stream: OutputStream, log: Arc<Lo
             Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
-        // A flood on one pipe lets the others and the socket have their turn.
+        // Yield, so that heavy output on one pipe does not delay other pipes and the socket.
         tokio::task::yield_now().await;
     }
     lines.flush(&log);
 }
 
-/// Apart from the waiting, so that the buffer lives on the stack only and fifty quiet units cost no memory.
+/// A separate function without an await, so that the buffer is on the stack only and idle units cost no memory.
 fn read_chunk(receiver: &Receiver, lines: &mut LineFramer, log: &Log) -> io::Result<usize> {
     let mut buffer = [0; LINE_MAX];
     let count = receiver.try_read(&mut buffer)?;
@@ -139,7 +139,7 @@ fn read_chunk(receiver: &Receiver, lines: &mut LineFramer, log: &Log) -> io::Res
     Ok(count)
 }
 
-/// Cuts bytes into framed lines.
+/// Splits bytes into lines and adds the time and stream to each.
 struct LineFramer {
     stream: OutputStream,
     partial_line: Vec<u8>,
@@ -158,16 +158,16 @@ impl LineFramer {
     fn push_bytes(&mut self, bytes: &[u8], log: &Log) {
         let now = now_milliseconds();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let whole = piece.ends_with(b"\n");
+            let is_complete = piece.ends_with(b"\n");
             let mut text = piece.strip_suffix(b"\n").unwrap_or(piece);
             while self.partial_line.len() + text.len() > LINE_MAX {
-                let (head, rest) = text.split_at(LINE_MAX - self.partial_line.len());
-                self.partial_line.extend_from_slice(head);
+                let (first_part, remaining) = text.split_at(LINE_MAX - self.partial_line.len());
+                self.partial_line.extend_from_slice(first_part);
                 self.frame_line(now);
-                text = rest;
+                text = remaining;
             }
             self.partial_line.extend_from_slice(text);
-            if whole {
+            if is_complete {
                 self.frame_line(now);
             }
         }
@@ -199,30 +199,30 @@ impl LineFramer {
 }
 
 pub(crate) fn now_milliseconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn open_test_log(size_max: u64) -> (tempfile::TempDir, RecordStore, Arc<Log>) {
+    fn open_test_log(size_limit: u64) -> (tempfile::TempDir, RecordStore, Arc<Log>) {
         let folder = tempfile::tempdir().expect("temporary folder");
         let records = RecordStore::new(folder.path());
         let log = Log::open(&records, "web").expect("log opens");
-        log.sink.lock().expect("not poisoned").size_limit = size_max;
+        log.log_file.lock().expect("not poisoned").size_limit = size_limit;
         (folder, records, log)
     }
 
     fn read_texts(file: &PathBuf) -> Vec<Vec<u8>> {
-        let bytes = fs::read(file).expect("log is there");
+        let bytes = fs::read(file).expect("the log exists");
         let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         lines.map(|line| line.splitn(3, |byte| *byte == b' ').nth(2).expect("framed").to_vec()).collect()
     }
 
     #[test]
-    fn long_lines_are_split_and_raw_bytes_kept() {
+    fn long_lines_are_split_and_raw_bytes_preserved() {
         let (_folder, records, log) = open_test_log(FILE_MAX);
         let mut lines = LineFramer::new(OutputStream::Stdout);
         lines.push_bytes(b"one\r\ntw", &log);

@@ -1,5 +1,5 @@
-//! One command under the keeper, from its start until nothing of it is left. Values and decisions only: the signals go
-//! out here, everything else is done by the keeper.
+//! The state of one command under the keeper, until none of its processes is left. Only values and decisions, apart
+//! from sending signals; the keeper does everything else.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,28 +15,30 @@ use super::super::wire::Reply;
 use super::orphans::ProcessTree;
 use super::output::{Log, now_milliseconds};
 
-/// How long killed processes may take to be gone (one stuck in the kernel cannot be waited for).
+/// How long killed processes may take to disappear. A process that is stuck in the kernel must not block the slot
+/// forever.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-/// After the first signal the rest gets it once more, not again and again: programs take a second one for "hurry".
+/// The remaining processes get the stop signal a second time, but not more: many programs treat it as "hurry".
 const SECOND_SIGNAL_DELAY: Duration = Duration::from_millis(250);
-/// How long the last output may take once every process is gone.
+/// How long the last output may take after every process is gone.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-/// One command from its start until nothing of it is left.
+
+/// One command, from its start until none of its processes is left.
 pub(super) struct Slot {
     pub(super) pid: i32,
     pub(super) marker: String,
     pub(super) role: Role,
     pub(super) phase: Phase,
-    /// Pipes still being copied.
+    /// Number of pipes that are still copied to the log.
     pub(super) open_pipes: usize,
-    /// Asked to stop: everything still there is killed then.
+    /// Set by a stop request: when the remaining processes are killed.
     pub(super) kill_deadline: Option<Instant>,
-    /// That time has come; its death will announce itself.
+    /// The deadline has passed and the kill was sent; the death of the first process arrives as SIGCHLD.
     pub(super) was_killed: bool,
-    /// For those outside the group, who have not heard the signal; said when the first process is gone.
+    /// For processes outside the group, which have not received the signal. Sent when the first process has exited.
     pub(super) pending_signal_outside_group: Option<Signal>,
-    /// For everything that is still there a moment later: what a shell was forking when the group was signalled may
-    /// have come into being too late to hear it.
+    /// For all processes that are left a moment later. A child that a shell was forking while the group was signalled
+    /// may not have received the signal.
     pub(super) pending_second_signal: Option<(Instant, Signal)>,
     pub(super) waiters: Vec<oneshot::Sender<Reply>>,
     pub(super) should_remove: bool,
@@ -49,7 +51,7 @@ pub(super) enum Role {
 
 pub(super) enum Phase {
     Running,
-    /// The first process is reaped; the rest is being ended and the output read to its end.
+    /// The first process is reaped; the remaining ones are being ended, and the output is read to its end.
     Ending {
         exit: ExitRecord,
         since: Instant,
@@ -58,13 +60,13 @@ pub(super) enum Phase {
 }
 
 impl Slot {
-    pub(super) fn new(pid: i32, marker: String, role: Role, pipes: usize) -> Self {
+    pub(super) fn new(pid: i32, marker: String, role: Role, open_pipes: usize) -> Self {
         Self {
             pid,
             marker,
             role,
             phase: Phase::Running,
-            open_pipes: pipes,
+            open_pipes,
             kill_deadline: None,
             was_killed: false,
             pending_signal_outside_group: None,
@@ -78,20 +80,21 @@ impl Slot {
         matches!(&self.role, Role::Unit { record, .. } if record.unit == name)
     }
 
-    /// Signal and grace of an orderly stop.
-    pub(super) fn stop_signal_and_grace(&self, asked: Option<&StopRecord>) -> (Signal, Duration) {
-        let stop = match (&self.role, asked) {
+    /// Signal and grace period of an orderly stop.
+    pub(super) fn stop_signal_and_grace(&self, requested: Option<&StopRecord>) -> (Signal, Duration) {
+        let stop = match (&self.role, requested) {
             (_, Some(stop)) => stop,
             (Role::Unit { record, .. }, None) => &record.stop,
             (Role::Exec { .. }, None) => return (Signal::HUP, Duration::from_secs(1)),
+            // A command has no stop settings; SIGHUP is what a closed terminal would send.
         };
         (kernel::parse_signal(&stop.signal).unwrap_or(Signal::TERM), Duration::from_millis(stop.grace_milliseconds))
     }
 
-    /// A second request may shorten the grace, never extend it.
+    /// Starts an orderly stop. A second request may shorten the grace period but not extend it.
     pub(super) fn request_stop(&mut self, signal: Signal, grace: Duration) {
         let at = Instant::now() + grace;
-        self.kill_deadline = Some(self.kill_deadline.map_or(at, |before| before.min(at)));
+        self.kill_deadline = Some(self.kill_deadline.map_or(at, |previous| previous.min(at)));
         if matches!(self.phase, Phase::Running) {
             kernel::signal_group(self.pid, signal);
             self.pending_signal_outside_group = Some(signal);
@@ -99,8 +102,8 @@ impl Slot {
         }
     }
 
-    /// The signal that what is left gets now, while it may still end by itself, and whether all of it gets it or only
-    /// what stands outside the group.
+    /// The signal to send now to processes that may still exit within the grace period. The flag limits it to processes
+    /// outside the group.
     pub(super) fn take_due_signal(&mut self, now: Instant) -> Option<(Signal, bool)> {
         if let Some(signal) = self.pending_signal_outside_group.take() {
             return Some((signal, true));
@@ -113,22 +116,22 @@ impl Slot {
         matches!(self.phase, Phase::Running) && !self.was_killed && self.kill_deadline.is_some_and(|at| at <= now)
     }
 
-    pub(super) fn process_tree<'a>(&'a self, leaders: &'a BTreeSet<i32>, alone: bool) -> ProcessTree<'a> {
-        let lives = matches!(self.phase, Phase::Running);
-        ProcessTree { leader: self.pid, is_leader_alive: lives, marker: &self.marker, leaders, is_only_slot: alone }
+    pub(super) fn process_tree<'a>(&'a self, leaders: &'a BTreeSet<i32>, is_only_slot: bool) -> ProcessTree<'a> {
+        let is_alive = matches!(self.phase, Phase::Running);
+        ProcessTree { leader: self.pid, is_leader_alive: is_alive, marker: &self.marker, leaders, is_only_slot }
     }
 
-    pub(super) fn check_finished(&mut self, empty: bool, now: Instant) -> bool {
-        let pipes = self.open_pipes;
+    pub(super) fn check_finished(&mut self, is_empty: bool, now: Instant) -> bool {
+        let open_pipes = self.open_pipes;
         let Phase::Ending { since, empty_since, .. } = &mut self.phase else { return false };
-        if !empty {
+        if !is_empty {
             *empty_since = None;
-            // Only counts once the killing has begun.
-            let from = self.kill_deadline.map_or(*since, |at| at.max(*since));
-            return now >= from + KILL_TIMEOUT;
+            // The limit counts from the kill: until then, the processes may use their grace period.
+            let kill_start = self.kill_deadline.map_or(*since, |at| at.max(*since));
+            return now >= kill_start + KILL_TIMEOUT;
         }
         let empty_since = *empty_since.get_or_insert(now);
-        pipes == 0 || now >= empty_since + DRAIN_TIMEOUT
+        open_pipes == 0 || now >= empty_since + DRAIN_TIMEOUT
     }
 }
 

@@ -1,5 +1,5 @@
-//! The keeper's socket: greeting, one bounded request with the descriptors that came along, then the answer.
-//! Decides nothing; everything is asked of the keeper through its mailbox.
+//! The keeper's socket: sends the greeting, receives one bounded request with its descriptors, sends the reply. Makes
+//! no decisions; it passes every request to the keeper through its mailbox.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -16,7 +16,7 @@ use super::super::wire::{Event, Greeting, LINE_MAX, PROTOCOL_VERSION, Reply, Req
 use super::KeeperCommand;
 use super::output::LogProgress;
 
-/// A client that connects and says nothing is sent away.
+/// A client that sends no request within this time is disconnected.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) type Mailbox = mpsc::Sender<KeeperCommand>;
@@ -37,14 +37,15 @@ pub(crate) async fn serve_client(mut stream: UnixStream, nonce: String, mailbox:
             return drop(send_line(&mut stream, &Reply::Failed { message }).await);
         }
     };
-    // A client that went away needs no answer.
+    // An error means that the client disconnected and needs no reply.
     drop(handle_request(&mut stream, request, descriptors, &mailbox).await);
 }
 
-/// Only the same user and root may give orders; the folder's mode says so already, and this in case it was changed.
+/// Only the same user and root may send requests. The folder's mode already enforces this; the check covers a folder
+/// whose mode was changed.
 fn is_allowed_peer(stream: &UnixStream) -> bool {
-    let me = rustix::process::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == me || peer.uid() == 0)
+    let own_uid = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == own_uid || peer.uid() == 0)
 }
 
 async fn handle_request(
@@ -75,9 +76,9 @@ async fn handle_request(
         }
         Request::Output { unit } => {
             match send_command(mailbox, |reply| KeeperCommand::WatchOutput { unit, reply }).await? {
-                Some(marks) => {
+                Some(progress) => {
                     send_line(stream, &Reply::Following).await?;
-                    forward_output_progress(stream, marks).await
+                    forward_output_progress(stream, progress).await
                 }
                 None => send_line(stream, &Reply::Done).await,
             }
@@ -86,10 +87,13 @@ async fn handle_request(
     }
 }
 
-async fn send_command<T>(mailbox: &Mailbox, order: impl FnOnce(oneshot::Sender<T>) -> KeeperCommand) -> io::Result<T> {
+async fn send_command<T>(
+    mailbox: &Mailbox,
+    command: impl FnOnce(oneshot::Sender<T>) -> KeeperCommand,
+) -> io::Result<T> {
     let (reply, answer) = oneshot::channel();
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-    mailbox.send(order(reply)).await.map_err(|_| gone())?;
+    mailbox.send(command(reply)).await.map_err(|_| gone())?;
     answer.await.map_err(|_| gone())
 }
 
@@ -106,14 +110,17 @@ async fn forward_events(stream: &mut UnixStream, mut events: broadcast::Receiver
     }
 }
 
-async fn forward_output_progress(stream: &mut UnixStream, mut marks: watch::Receiver<LogProgress>) -> io::Result<()> {
+async fn forward_output_progress(
+    stream: &mut UnixStream,
+    mut progress: watch::Receiver<LogProgress>,
+) -> io::Result<()> {
     loop {
-        if marks.borrow_and_update().has_ended {
+        if progress.borrow_and_update().has_ended {
             return send_line(stream, &Event::OutputEnded).await;
         }
         send_line(stream, &Event::Wrote).await?;
         tokio::select! {
-            changed = marks.changed() => if changed.is_err() {
+            result = progress.changed() => if result.is_err() {
                 return send_line(stream, &Event::OutputEnded).await;
             },
             () = wait_for_hangup(stream) => return Ok(()),
@@ -121,7 +128,7 @@ async fn forward_output_progress(stream: &mut UnixStream, mut marks: watch::Rece
     }
 }
 
-/// Runs until the command ends; a client that goes away takes its command with it.
+/// Runs until the command ends. If the client disconnects, the command is ended, too.
 async fn run_exec(
     stream: &mut UnixStream,
     spawn: Box<super::super::wire::SpawnSpec>,
@@ -146,7 +153,7 @@ async fn run_exec(
     }
 }
 
-/// Clients say one line only: what they say later is ignored until they close.
+/// Waits until the client disconnects. A client sends only one line; anything after it is ignored.
 async fn wait_for_hangup(stream: &UnixStream) {
     while stream.readable().await.is_ok() {
         match stream.try_read(&mut [0; 64]) {

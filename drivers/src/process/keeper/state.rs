@@ -1,5 +1,5 @@
-//! The keeper's state: which commands run, which are ending, and who waits for that. Owned by one task; nothing in
-//! here waits.
+//! The keeper's state: running commands, ending commands, and the clients that wait for an end. One task owns it, and
+//! no method in this file waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,11 +21,11 @@ use super::output::{self, Log, LogProgress, OutputStream, now_milliseconds};
 use super::slot::{Phase, Role, Slot, to_exit_record};
 use super::spawn::{self, ChildStdio};
 
-/// Events that a slow follower may be behind before it is told to observe afresh.
+/// Maximum events that a slow follower may lag behind before it must observe again.
 const EVENT_QUEUE_CAPACITY: usize = 1024;
-/// Between looks at what should be dying; each death also wakes us.
+/// Interval between checks of processes that are ending; each death also wakes the keeper.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
-/// A keeper without any unit waits this long for the next order.
+/// A keeper without units exits if no request arrives within this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Keeper {
@@ -35,10 +35,10 @@ pub(crate) struct Keeper {
     events: broadcast::Sender<Event>,
     slots: BTreeMap<u64, Slot>,
     next_slot: u64,
-    /// Copiers of output and watchers of exec clients; they end with what they serve.
+    /// Tasks that copy output or watch exec clients. Each ends with the pipe or client that it serves.
     tasks: JoinSet<()>,
     is_shutting_down: bool,
-    /// While something is ending.
+    /// Set while a slot is ending.
     next_check: Option<Instant>,
     idle_deadline: Option<Instant>,
 }
@@ -63,19 +63,19 @@ impl Keeper {
         self.is_shutting_down && self.slots.is_empty()
     }
 
-    /// When to look again though nothing happened; none while all is quiet.
+    /// When to call `check_deadlines` without an event. `None` while nothing is pending, so that the keeper sleeps.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let up = self.slots.values().filter(|slot| matches!(slot.phase, Phase::Running) && !slot.was_killed);
-        let killing = up.filter_map(|slot| slot.kill_deadline);
-        killing.chain(self.next_check).chain(self.idle_deadline).min()
+        let running = self.slots.values().filter(|slot| matches!(slot.phase, Phase::Running) && !slot.was_killed);
+        let kill_deadlines = running.filter_map(|slot| slot.kill_deadline);
+        kill_deadlines.chain(self.next_check).chain(self.idle_deadline).min()
     }
 
-    pub(crate) fn handle_command(&mut self, order: KeeperCommand) {
-        match order {
+    pub(crate) fn handle_command(&mut self, command: KeeperCommand) {
+        match command {
             KeeperCommand::Start { record, spawn, reply } => {
-                let answer = self.start_unit(record, &spawn);
-                // A client that went away learns of it by observing.
-                drop(reply.send(answer));
+                let result = self.start_unit(record, &spawn);
+                // A client that disconnected finds the result by observing.
+                drop(reply.send(result));
             }
             KeeperCommand::Stop { unit, stop, remove, reply } => self.stop_unit(&unit, stop.as_ref(), remove, reply),
             KeeperCommand::Follow { reply } => drop(reply.send(self.events.subscribe())),
@@ -91,59 +91,63 @@ impl Keeper {
                 self.advance_ending_slots();
             }
         }
+        // Reap finished tasks here, or the set would grow with every start and exec.
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// Collects every dead child: first processes of slots and adopted orphans alike.
+    /// Reaps every dead child: the first processes of slots as well as adopted orphans.
     pub(crate) fn reap_children(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
-            let found = self.slots.values_mut().find(|slot| slot.pid == pid && matches!(slot.phase, Phase::Running));
-            if let Some(slot) = found {
+            let exited_slot =
+                self.slots.values_mut().find(|slot| slot.pid == pid && matches!(slot.phase, Phase::Running));
+            if let Some(slot) = exited_slot {
                 slot.phase = Phase::Ending { exit: to_exit_record(status), since: Instant::now(), empty_since: None };
             }
         }
         self.advance_ending_slots();
     }
 
-    /// The first request ends everything in order, the second at once.
+    /// The first call stops all slots in an orderly way, the second kills them.
     pub(crate) fn terminate(&mut self) {
-        let again = self.is_shutting_down;
+        let is_repeated = self.is_shutting_down;
         self.is_shutting_down = true;
         for slot in self.slots.values_mut() {
-            let (signal, grace) = if again { (Signal::KILL, Duration::ZERO) } else { slot.stop_signal_and_grace(None) };
+            let (signal, grace) =
+                if is_repeated { (Signal::KILL, Duration::ZERO) } else { slot.stop_signal_and_grace(None) };
             slot.request_stop(signal, grace);
         }
     }
 
     pub(crate) fn check_deadlines(&mut self) {
         let now = Instant::now();
-        let due: Vec<u64> = self.slots.iter().filter(|(_, slot)| slot.is_overdue(now)).map(|(id, _)| *id).collect();
-        for id in due {
+        let overdue: Vec<u64> = self.slots.iter().filter(|(_, slot)| slot.is_overdue(now)).map(|(id, _)| *id).collect();
+        for id in overdue {
             self.kill_slot(id);
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.was_killed = true;
             }
         }
         self.advance_ending_slots();
-        if self.idle_deadline.is_some_and(|until| until <= now) {
+        if self.idle_deadline.is_some_and(|deadline| deadline <= now) {
             self.idle_deadline = None;
             self.shut_down_when_empty();
         }
     }
 
-    /// Nothing that came from this keeper stays behind.
+    /// Kills every remaining descendant of this keeper, so that the keeper leaves no process behind.
     pub(crate) fn kill_remaining(&mut self) {
         self.tasks.abort_all();
         for _ in 0..50 {
-            let rest = kernel::ProcessTable::read().descendants(&kernel::own_children());
-            if rest.is_empty() {
+            let remaining = kernel::ProcessTable::read().descendants(&kernel::own_children());
+            if remaining.is_empty() {
                 return;
             }
-            for stat in &rest {
+            for stat in &remaining {
                 kernel::signal_process(stat, Signal::KILL);
             }
-            // Blocking is fine: nobody is served any more. Each round waits for one death and takes all others along.
+            // Blocking is fine, because no client is served any more. Each round waits for one death and then reaps all
+            // other dead children.
             let _ = wait(WaitOptions::empty());
             while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
         }
@@ -155,7 +159,7 @@ impl Keeper {
                 (Phase::Running, Role::Unit { started_at, .. }) if slot.kill_deadline.is_none() => {
                     Reply::Started { started_at: *started_at }
                 }
-                _ => Reply::Failed { message: format!("`{}` is still ending", record.unit) },
+                _ => Reply::Failed { message: format!("`{}` is still stopping", record.unit) },
             };
         }
         let log = match Log::open(&self.records, &record.unit) {
@@ -165,11 +169,12 @@ impl Keeper {
             }
         };
         let (slot, pid) = match self.spawn_with_log(spawn, &log) {
-            Ok(launched) => launched,
+            Ok(spawned) => spawned,
             Err(error) => return spawn_failure_reply(&error),
         };
         let started_at = now_milliseconds();
         if let Err(error) = self.record_running(&mut record, pid, started_at) {
+            // Without a record, a later cleanup could not find this process.
             kernel::signal_group(pid, Signal::KILL);
             return Reply::Failed {
                 message: format!("cannot record `{}`, so it was not started: {error}", record.unit),
@@ -183,13 +188,13 @@ impl Keeper {
         Reply::Started { started_at }
     }
 
-    /// Starts the program with both its streams copied into the log.
-    fn spawn_with_log(&mut self, what: &SpawnSpec, log: &Arc<Log>) -> io::Result<(u64, i32)> {
+    /// Starts the program and copies both of its output streams into the log.
+    fn spawn_with_log(&mut self, spec: &SpawnSpec, log: &Arc<Log>) -> io::Result<(u64, i32)> {
         let slot = self.next_slot_id();
         let (output_reader, output) = io::pipe()?;
         let (error_reader, error) = io::pipe()?;
         let streams = ChildStdio::without_input(output.into(), error.into())?;
-        let pid = spawn::spawn_child(what, &self.marker_for(slot), streams)?;
+        let pid = spawn::spawn_child(spec, &self.marker_for(slot), streams)?;
         for (pipe, stream) in [(output_reader, OutputStream::Stdout), (error_reader, OutputStream::Stderr)] {
             let (log, mailbox) = (log.clone(), self.mailbox.clone());
             self.tasks.spawn(async move {
@@ -200,7 +205,7 @@ impl Keeper {
         Ok((slot, pid))
     }
 
-    /// Before anyone hears of the start, so that a killed keeper's successor knows what to clean up.
+    /// Records the process before the start is announced, so that a killed keeper's successor can clean it up.
     fn record_running(&self, record: &mut UnitRecord, pid: i32, started_at: i64) -> io::Result<()> {
         let process = ProcessIdentity::of_pid(pid).ok_or(io::ErrorKind::NotFound)?;
         record.state = RecordedState::Running { process, started_at };
@@ -209,7 +214,7 @@ impl Keeper {
 
     fn start_exec(
         &mut self,
-        what: &SpawnSpec,
+        spec: &SpawnSpec,
         descriptors: Vec<OwnedFd>,
         cancelled: oneshot::Receiver<()>,
         reply: mpsc::Sender<Reply>,
@@ -218,7 +223,7 @@ impl Keeper {
         let Ok([input, output, error]) = <[OwnedFd; 3]>::try_from(descriptors) else {
             return drop(reply.try_send(Reply::Failed { message: "a command needs three descriptors".to_owned() }));
         };
-        match spawn::spawn_child(what, &self.marker_for(slot), ChildStdio { input, output, error }) {
+        match spawn::spawn_child(spec, &self.marker_for(slot), ChildStdio { input, output, error }) {
             Err(error) => drop(reply.try_send(spawn_failure_reply(&error))),
             Ok(pid) => {
                 self.idle_deadline = None;
@@ -242,10 +247,10 @@ impl Keeper {
     }
 
     fn stop_unit(&mut self, unit: &str, stop: Option<&StopRecord>, remove: bool, reply: oneshot::Sender<Reply>) {
-        let found = self.slots.values_mut().find(|slot| slot.is_unit(unit));
-        let Some(slot) = found else {
-            let answer = if remove { self.remove_record(unit) } else { Reply::Done };
-            return drop(reply.send(answer));
+        let slot_of_unit = self.slots.values_mut().find(|slot| slot.is_unit(unit));
+        let Some(slot) = slot_of_unit else {
+            let reply_result = if remove { self.remove_record(unit) } else { Reply::Done };
+            return drop(reply.send(reply_result));
         };
         slot.should_remove |= remove;
         slot.waiters.push(reply);
@@ -259,13 +264,13 @@ impl Keeper {
                 self.shut_down_when_empty();
                 Reply::Done
             }
-            Err(error) => Reply::Failed { message: format!("cannot remove what is recorded of `{unit}`: {error}") },
+            Err(error) => Reply::Failed { message: format!("cannot remove the record of `{unit}`: {error}") },
         }
     }
 
     fn shut_down_when_empty(&mut self) {
-        let no_units = self.records.read_units().is_ok_and(|units| units.is_empty());
-        self.is_shutting_down |= no_units && self.slots.is_empty();
+        let is_empty = self.records.read_units().is_ok_and(|units| units.is_empty());
+        self.is_shutting_down |= is_empty && self.slots.is_empty();
     }
 
     fn subscribe_to_log(&self, unit: &str) -> Option<watch::Receiver<LogProgress>> {
@@ -275,35 +280,36 @@ impl Keeper {
         }
     }
 
-    /// Brings every ending slot as far as it can go now.
+    /// Advances every ending slot as far as possible now.
     fn advance_ending_slots(&mut self) {
         let now = Instant::now();
-        let ending: Vec<u64> = self
+        let ending_ids: Vec<u64> = self
             .slots
             .iter()
             .filter(|(_, slot)| matches!(slot.phase, Phase::Ending { .. }))
             .map(|(id, _)| *id)
             .collect();
-        for id in ending {
-            let empty = self.signal_remaining(id, now);
+        for id in ending_ids {
+            let is_empty = self.signal_remaining(id, now);
             let Some(slot) = self.slots.get_mut(&id) else { continue };
-            if slot.check_finished(empty, now)
+            if slot.check_finished(is_empty, now)
                 && let Some(slot) = self.slots.remove(&id)
             {
                 self.finish_slot(slot);
             }
         }
-        let ending = self.slots.values().any(|slot| matches!(slot.phase, Phase::Ending { .. }));
-        self.next_check = ending.then(|| now + CHECK_INTERVAL);
+        let any_ending = self.slots.values().any(|slot| matches!(slot.phase, Phase::Ending { .. }));
+        self.next_check = any_ending.then(|| now + CHECK_INTERVAL);
     }
 
-    /// True when nothing of the slot is left. Within the grace of a stop the rest may end by itself.
+    /// Signals a slot's remaining processes and returns true if there are none. During the grace period of a stop, they
+    /// receive only the stop signal, so that they can exit without a kill.
     fn signal_remaining(&mut self, id: u64, now: Instant) -> bool {
-        let (leaders, alone) = (self.living_leaders(), self.slots.len() == 1);
+        let (leaders, is_only_slot) = (self.living_leaders(), self.slots.len() == 1);
         let Some(slot) = self.slots.get_mut(&id) else { return true };
-        let graceful = slot.kill_deadline.is_some_and(|at| at > now);
-        let told = if graceful { slot.take_due_signal(now) } else { Some((Signal::KILL, false)) };
-        slot.process_tree(&leaders, alone).signal_remaining(told)
+        let is_graceful = slot.kill_deadline.is_some_and(|at| at > now);
+        let signal = if is_graceful { slot.take_due_signal(now) } else { Some((Signal::KILL, false)) };
+        slot.process_tree(&leaders, is_only_slot).signal_remaining(signal)
     }
 
     fn kill_slot(&self, id: u64) {
@@ -321,37 +327,40 @@ impl Keeper {
 
     fn finish_slot(&mut self, slot: Slot) {
         let Phase::Ending { mut exit, .. } = slot.phase else { return };
-        let mut answer = Reply::Done;
+        let mut result = Reply::Done;
         match slot.role {
             Role::Exec { reply } => {
                 drop(reply.try_send(Reply::Exited { exit }));
                 self.idle_deadline = Some(Instant::now() + IDLE_TIMEOUT);
             }
             Role::Unit { mut record, log, started_at } => {
+                // Only a failure can be a port conflict; skip reading the log after a success or a signal.
                 if exit.code.is_some_and(|code| code != 0) {
                     exit.error =
                         port_conflict::find_address_in_use_error(&self.records.log_path(&record.unit), started_at);
                 }
                 record.state = RecordedState::Exited { started_at, exit: exit.clone() };
+                // Only a job that succeeded without a stop request must survive a power failure; see `write_unit`.
                 let durable =
                     if exit.code == Some(0) && slot.kill_deadline.is_none() { Durable::Yes } else { Durable::No };
                 if let Err(error) = self.records.write_exit(&record, durable) {
-                    answer = Reply::Failed { message: format!("cannot record the end of `{}`: {error}", record.unit) };
+                    result = Reply::Failed { message: format!("cannot record the exit of `{}`: {error}", record.unit) };
                 }
                 log.mark_ended();
+                // The record is written before the event, because followers observe as soon as they receive it.
                 self.publish_event(Event::Exited { unit: record.unit.clone(), handle: record.handle.clone(), exit });
                 if slot.should_remove {
-                    answer = self.remove_record(&record.unit);
+                    result = self.remove_record(&record.unit);
                 }
             }
         }
         for waiter in slot.waiters {
-            drop(waiter.send(answer.clone()));
+            drop(waiter.send(result.clone()));
         }
     }
 
     fn publish_event(&self, event: Event) {
-        // No follower at the moment is fine.
+        // Sending fails only if there is no subscriber, which is fine.
         drop(self.events.send(event));
     }
 
