@@ -1,4 +1,4 @@
-//! The process runtime with real processes: what must survive, and what must not.
+//! The process runtime with real processes.
 
 mod driver_contract;
 mod lifecycle;

@@ -1,4 +1,4 @@
-//! Builds, files, first-time initialisation, users.
+//! Builds, files, first-time initialisation and users.
 
 use drivers::driver::{Driver, ProblemKind};
 use plan::application::{Argv, ProcessDir, RuntimeKind, UnitPort};
@@ -12,35 +12,35 @@ fn prepare_action() -> Action {
 
 #[tokio::test]
 async fn build_runs_only_on_changed_inputs_with_reason() {
-    let mut bench = TestPreview::new();
-    let unit = bench.add_shell_unit("web", "cat built; exec sleep 300");
+    let mut preview = TestPreview::new();
+    let unit = preview.add_shell_unit("web", "cat built; exec sleep 300");
     process_spec(unit).build = Some(Argv::Shell("echo run >> runs; cp source built".to_owned()));
     process_spec(unit).build_inputs = vec!["source".to_owned()];
-    let project = bench.locations().project;
+    let project = preview.locations().project;
     std::fs::write(project.join("source"), "1").expect("written");
-    let images = bench.driver.inspect_images(&bench.scope()).await.expect("images");
+    let images = preview.driver.inspect_images(&preview.scope()).await.expect("images");
     assert_eq!(images.stale["web"], "not built yet");
-    let first = bench.perform(prepare_action()).await.expect("builds").image.expect("an identity");
-    let images = bench.driver.inspect_images(&bench.scope()).await.expect("images");
-    assert_eq!((images.current.get("web"), images.stale.len()), (Some(&first), 0));
-    assert_eq!(bench.perform(prepare_action()).await.expect("nothing to do").image.as_ref(), Some(&first));
-    bench.create_and_start("web").await;
-    assert_eq!(bench.observe().await.units["web"].image.as_ref(), Some(&first));
+    let identity = preview.perform(prepare_action()).await.expect("builds").image.expect("an identity");
+    let images = preview.driver.inspect_images(&preview.scope()).await.expect("images");
+    assert_eq!((images.current.get("web"), images.stale.len()), (Some(&identity), 0));
+    assert_eq!(preview.perform(prepare_action()).await.expect("nothing to do").image.as_ref(), Some(&identity));
+    preview.create_and_start("web").await;
+    assert_eq!(preview.observe().await.units["web"].image.as_ref(), Some(&identity));
     std::fs::write(project.join("source"), "2").expect("written");
-    let images = bench.driver.inspect_images(&bench.scope()).await.expect("images");
+    let images = preview.driver.inspect_images(&preview.scope()).await.expect("images");
     assert_eq!(images.stale["web"], "build input changed: source");
-    assert_ne!(bench.perform(prepare_action()).await.expect("builds").image.expect("an identity"), first);
+    assert_ne!(preview.perform(prepare_action()).await.expect("builds").image.expect("an identity"), identity);
     assert_eq!(std::fs::read_to_string(project.join("runs")).expect("ran"), "run\nrun\n");
-    bench.remove_all().await;
+    preview.remove_all().await;
 }
 
 #[tokio::test]
 async fn failed_build_reports_last_lines_and_is_retried() {
-    let mut bench = TestPreview::new();
-    let unit = bench.add_shell_unit("web", "true");
+    let mut preview = TestPreview::new();
+    let unit = preview.add_shell_unit("web", "true");
     process_spec(unit).build = Some(Argv::Shell("seq 1 100; echo broken >&2; exit 4".to_owned()));
     for _ in 0..2 {
-        let problem = bench.perform(prepare_action()).await.expect_err("fails");
+        let problem = preview.perform(prepare_action()).await.expect_err("fails");
         assert_eq!(problem.kind, ProblemKind::BuildFailed);
         assert!(problem.message.contains("`web` failed with exit code `4`"), "{problem}");
         assert!(problem.output.len() == 20 && problem.output.contains(&"broken".to_owned()), "{:?}", problem.output);
@@ -48,41 +48,41 @@ async fn failed_build_reports_last_lines_and_is_retried() {
 }
 
 #[tokio::test]
-async fn data_is_initialised_once_and_kept() {
-    let mut bench = TestPreview::new();
-    let unit = bench.add_shell_unit("db", "cat conf/settings state > seen; exec sleep 300");
+async fn data_is_initialised_once_and_survives_removal() {
+    let mut preview = TestPreview::new();
+    let unit = preview.add_shell_unit("db", "cat conf/settings state > copy; exec sleep 300");
     process_spec(unit).dir = ProcessDir::Data;
-    process_spec(unit).init = vec![Argv::Shell("echo made >> state".to_owned())];
+    process_spec(unit).init = vec![Argv::Shell("echo created >> state".to_owned())];
     process_spec(unit).files = [("conf/settings".to_owned(), "a = 1\n".to_owned())].into();
     for _ in 0..2 {
-        bench.create_and_start("db").await;
-        bench.remove_all().await;
+        preview.create_and_start("db").await;
+        preview.remove_all().await;
     }
-    let data = bench.locations().data.join("db");
-    assert_eq!(std::fs::read_to_string(data.join("state")).expect("initialised"), "made\n");
-    assert!(bench.observe().await.volumes.contains("db"));
-    bench.perform(Action::RemoveVolume { volume: "db".to_owned() }).await.expect("removes");
+    let data = preview.locations().data.join("db");
+    assert_eq!(std::fs::read_to_string(data.join("state")).expect("initialised"), "created\n");
+    assert!(preview.observe().await.volumes.contains("db"));
+    preview.perform(Action::RemoveVolume { volume: "db".to_owned() }).await.expect("removes");
     assert!(!data.exists());
 }
 
 #[tokio::test]
 async fn port_is_passed_in_env_and_conflict_is_reported() {
-    let mut bench = TestPreview::new();
+    let mut preview = TestPreview::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = listener.local_addr().expect("address").port();
-    let unit = bench.add_shell_unit("web", "echo $HOST:$PORT > told; exec sleep 300");
+    let unit = preview.add_shell_unit("web", "echo $HOST:$PORT > address; exec sleep 300");
     let protocol = plan::application::PortProtocol::Http;
     unit.ports.insert("main".to_owned(), UnitPort { listen_port: port, host_port: port, protocol });
-    bench.create("web").await.expect("creates");
-    let problem = bench.start("web").await.expect_err("taken");
+    preview.create("web").await.expect("creates");
+    let problem = preview.start("web").await.expect_err("taken");
     assert!(problem.kind == ProblemKind::PortTaken && problem.message.contains(&port.to_string()), "{problem}");
-    let holder = format!("(pid {})", std::process::id());
-    assert!(cfg!(not(target_os = "linux")) || problem.message.contains(&holder), "{problem}");
+    let owner = format!("(pid {})", std::process::id());
+    assert!(cfg!(not(target_os = "linux")) || problem.message.contains(&owner), "{problem}");
     drop(listener);
-    bench.start("web").await.expect("starts");
-    assert_eq!(bench.wait_for_file("told").await, format!("127.0.0.1:{port}"));
-    assert_eq!(bench.observe().await.units["web"].host_ports["main"], port);
-    bench.remove_all().await;
+    preview.start("web").await.expect("starts");
+    assert_eq!(preview.wait_for_file("address").await, format!("127.0.0.1:{port}"));
+    assert_eq!(preview.observe().await.units["web"].host_ports["main"], port);
+    preview.remove_all().await;
 }
 
 #[tokio::test]
@@ -90,17 +90,18 @@ async fn root_runs_programs_as_requested_user() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let mut bench = TestPreview::new();
-    let unit = bench.add_shell_unit("db", "id -u > who; id -G >> who; echo $HOME >> who; echo >> who; exec sleep 300");
+    let mut preview = TestPreview::new();
+    let unit =
+        preview.add_shell_unit("db", "id -u > who; id -G >> who; echo $HOME >> who; echo >> who; exec sleep 300");
     process_spec(unit).dir = ProcessDir::Data;
     process_spec(unit).user = Some("nobody".to_owned());
-    bench.create_and_start("db").await;
-    let folder = std::fs::canonicalize(bench.locations().data.join("db")).expect("data folder");
-    let who = crate::test_preview::eventually("who", || {
+    preview.create_and_start("db").await;
+    let folder = std::fs::canonicalize(preview.locations().data.join("db")).expect("data folder");
+    let user_ids = crate::test_preview::eventually("who", || {
         std::fs::read_to_string(folder.join("who")).ok().filter(|text| text.ends_with("\n\n"))
     });
-    assert_eq!(who.await, "65534\n65534\n/nonexistent\n\n");
-    bench.remove_all().await;
-    bench.perform(Action::RemoveVolume { volume: "db".to_owned() }).await.expect("removes");
+    assert_eq!(user_ids.await, "65534\n65534\n/nonexistent\n\n");
+    preview.remove_all().await;
+    preview.perform(Action::RemoveVolume { volume: "db".to_owned() }).await.expect("removes");
     assert!(!folder.exists());
 }

@@ -1,5 +1,5 @@
-//! One preview of real processes in a temporary folder, and the questions that the tests of this runtime ask.
-//! Ends its keeper when dropped, whatever the test did.
+//! A preview with real processes in a temporary folder, and helpers to inspect it. Ends its keeper when dropped, even if
+//! the test failed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,7 +58,7 @@ impl TestPreview {
         Self { folder, name, driver, units: BTreeMap::new() }
     }
 
-    /// As an agent that was started again: nothing is shared with the driver before.
+    /// Replaces the driver like a restarted agent, which shares nothing with its predecessor.
     pub(crate) fn replace_driver(&mut self) {
         self.driver = new_driver(self.folder.path().join("state/previews"));
     }
@@ -148,7 +148,7 @@ impl TestPreview {
         self.driver.follow_events(&self.name.id, &self.locations()).await.expect("follows")
     }
 
-    /// Starts a unit that ends by itself and waits for that.
+    /// Starts a unit that exits on its own and waits for its exit.
     pub(crate) async fn run_to_exit(&self, unit: &str) -> Exit {
         self.create(unit).await.expect("creates");
         self.start(unit).await.expect("starts");
@@ -175,7 +175,7 @@ impl TestPreview {
         Some(i32::try_from(value["process"]["pid"].as_i64().expect("pid")).expect("a pid"))
     }
 
-    /// Waits until a file written by a unit is there and ends with a line end.
+    /// Waits until a file that a unit writes exists and ends with a line end.
     pub(crate) async fn wait_for_file(&self, name: &str) -> String {
         let path = self.folder.path().join("project").join(name);
         eventually(name, || fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n'))).await.trim().to_owned()
@@ -189,6 +189,7 @@ impl TestPreview {
 impl Drop for TestPreview {
     fn drop(&mut self) {
         if let Some(pid) = self.keeper_pid().filter(|pid| is_alive(*pid)) {
+            // The first signal starts an orderly stop, the second kills.
             send_signal(pid, rustix::process::Signal::TERM);
             send_signal(pid, rustix::process::Signal::TERM);
         }
@@ -199,14 +200,14 @@ pub(crate) fn new_driver(previews: PathBuf) -> ProcessDriver {
     ProcessDriver::new(PathBuf::from(env!("CARGO_BIN_EXE_pdev-keeper")), previews)
 }
 
-/// For what announces itself to nobody (a file of a child, the death of a stranger): asks until a deadline.
-pub(crate) async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + TIMEOUT;
+/// Polls until a deadline, for conditions without an event: a file of a child, the death of an unrelated process.
+pub(crate) async fn eventually<T>(description: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        if let Some(answer) = ask() {
-            return answer;
+        if let Some(value) = check() {
+            return value;
         }
-        assert!(Instant::now() < until, "never: {what}");
+        assert!(Instant::now() < deadline, "timed out: {description}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -257,6 +258,6 @@ pub(crate) fn process_unit(name: &str, argv: Argv) -> Unit {
 pub(crate) fn process_spec(unit: &mut Unit) -> &mut ProcessSpec {
     match &mut unit.body {
         Body::Process(spec) => spec,
-        Body::Container(_) => panic!("a process was made"),
+        Body::Container(_) => panic!("not a process"),
     }
 }
