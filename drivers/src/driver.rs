@@ -43,8 +43,8 @@ pub struct Scope {
     pub progress: Arc<dyn Progress>,
 }
 
-/// A driver's only access to secrets: a folder of files that the agent has already delivered on this machine (mode
-/// 0444 inside a 0700 folder, on tmpfs where available). The driver reads the files only if the engine is remote.
+/// A driver's only access to secrets: a folder of files that the agent has already delivered on this machine (mode 0444
+/// inside a 0700 folder, on tmpfs where available). A driver passes on the folder's path and never reads the files.
 pub trait SecretFiles: Send + Sync {
     /// The folder with exactly this unit's secrets, one file per secret name.
     fn folder(&self, unit: &str) -> Option<PathBuf>;
@@ -131,7 +131,7 @@ pub struct StepOutcome {
     pub address: Option<IpAddr>,
     /// The image's identity after `PrepareImage`.
     pub image: Option<String>,
-    /// Shown to the user, for example "the engine is remote: secrets were copied into the container's own layer".
+    /// Shown to the user, for example "`web` was paused and is running again".
     pub notes: Vec<String>,
 }
 

@@ -1,4 +1,5 @@
-//! One step at the engine. Safe to repeat: what is there is returned, what is gone counts as removed.
+//! Performs one step in the engine. Safe to repeat: an existing object is returned, and a missing one counts as
+//! removed.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,41 +22,42 @@ use super::{READ_TIMEOUT, StepContext, WRITE_TIMEOUT, credential_network, images
 use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};
 use crate::ports;
 
-/// Names tried before a clash is reported.
+/// Number of names to try before a name conflict is reported.
 pub(super) const NAME_ATTEMPTS: u32 = 8;
-/// How often the engine is asked whether a removal under way has ended, and how many times.
+/// Interval and maximum number of checks whether a removal in progress has finished.
 const REMOVAL_POLL_INTERVAL: Duration = Duration::from_millis(100);
 const REMOVAL_POLLS_MAX: u32 = 100;
-/// For the stop of a container whose unit is in no manifest any more: it knows its own grace.
+/// Stop deadline if the unit is not in the manifest any more; the container itself has its grace period.
 const STOP_TIMEOUT: Duration = Duration::from_secs(600);
 
-pub(super) async fn perform(site: &StepContext<'_>, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
-    let engine = site.engine;
+pub(super) async fn perform(context: &StepContext<'_>, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
+    let engine = context.engine;
     match action {
         Action::CreateNetwork => network::create(engine, scope).await,
         Action::RemoveNetwork { name } => {
-            site.prepared_images.remove_preview(&scope.preview.id);
-            let removed = network::remove(engine, scope, name).await;
+            // Without a network, the preview has no containers: forget which images were prepared for it.
+            context.prepared_images.remove_preview(&scope.preview.id);
+            let result = network::remove(engine, scope, name).await;
             credential_network::remove_if_unused(engine).await;
-            removed
+            result
         }
         Action::CreateVolume { volume } => network::create_volume(engine, scope, volume).await,
         Action::RemoveVolume { volume } => network::remove_volume(engine, scope, volume).await,
-        Action::PrepareImage { unit, .. } => images::prepare_image(site, scope, unit).await,
-        Action::Create { unit, .. } => create(site, scope, unit).await,
-        Action::Start { unit, .. } => start(site, scope, unit).await,
+        Action::PrepareImage { unit, .. } => images::prepare_image(context, scope, unit).await,
+        Action::Create { unit, .. } => create(context, scope, unit).await,
+        Action::Start { unit, .. } => start(context, scope, unit).await,
         Action::Stop { unit, .. } => stop(engine, scope, unit).await,
         Action::Remove { handle, .. } => remove(engine, scope, handle).await,
         Action::Connect { unit, .. } => network::reconnect(engine, scope, unit).await,
         Action::AwaitReady { .. } | Action::AwaitExit { .. } => {
-            Err(Problem::new(ProblemKind::Internal, "waiting is the agent's work, not the driver's"))
+            Err(Problem::new(ProblemKind::Internal, "the agent handles waiting, not the driver"))
         }
     }
 }
 
 pub(super) fn container_unit<'a>(scope: &'a Scope, unit: &str) -> Result<(&'a Unit, &'a Container), Problem> {
-    let found = scope.application.units.get(unit);
-    match found.map(|unit| (unit, &unit.body)) {
+    let unit_entry = scope.application.units.get(unit);
+    match unit_entry.map(|unit| (unit, &unit.body)) {
         Some((unit, Body::Container(container))) => Ok((unit, container)),
         Some(_) => Err(Problem::new(ProblemKind::Internal, format!("`{unit}` is not a container"))),
         None => Err(Problem::new(ProblemKind::NotFound, format!("there is no unit `{unit}`"))),
@@ -66,15 +68,15 @@ pub(super) fn suffixed_name(name: &str, attempt: u32) -> String {
     if attempt == 1 { name.to_owned() } else { format!("{name}-{attempt}") }
 }
 
-async fn create(site: &StepContext<'_>, scope: &Scope, name: &str) -> Result<StepOutcome, Problem> {
-    let engine = site.engine;
+async fn create(context: &StepContext<'_>, scope: &Scope, name: &str) -> Result<StepOutcome, Problem> {
+    let engine = context.engine;
     let (unit, container) = container_unit(scope, name)?;
-    let (reference, image) = images::resolve_image(site, scope, unit, container).await?;
+    let (reference, image) = images::resolve_image(context, scope, unit, container).await?;
     if let Some(found) = observe::find_container(engine, &scope.preview.id, name).await? {
-        let is_wanted = is_up_to_date(&found, unit, &image);
+        let is_current = is_up_to_date(&found, unit, &image);
         match found.id {
-            Some(handle) if is_wanted => return Ok(StepOutcome { handle: Some(handle), ..StepOutcome::default() }),
-            // From another life: the planner decided on a new one, and its ports and names have to be free.
+            Some(handle) if is_current => return Ok(StepOutcome { handle: Some(handle), ..StepOutcome::default() }),
+            // An outdated container: the planner decided to replace it, and its ports and names must be free.
             Some(handle) => force_remove(engine, &handle).await?,
             None => {}
         }
@@ -82,66 +84,67 @@ async fn create(site: &StepContext<'_>, scope: &Scope, name: &str) -> Result<Ste
     let network = observe::list_networks(engine, &scope.preview.id).await?.into_iter().next();
     let network = network.ok_or_else(|| Problem::new(ProblemKind::NotFound, "the preview has no network"))?;
     let secrets = scope.secrets.folder(name);
-    if !site.endpoint.is_local() {
+    if !context.endpoint.is_local() {
         reject_local_mounts(name, container, secrets.is_some())?;
     }
-    let setting = CreateContext {
+    let create_context = CreateContext {
         preview: &scope.preview,
         project: &scope.locations.project,
         network: network.name.as_deref().unwrap_or_default(),
-        gateway: &host_gateway(site, &network),
+        gateway: &host_gateway(context, &network),
         image_reference: &reference,
         image_id: &image,
         secrets_folder: secrets.as_deref(),
     };
-    let mut drawn = render_container(unit, container, &setting)?;
+    let mut rendered = render_container(unit, container, &create_context)?;
     let note = if unit.identity.is_some() {
-        credential_network::attach_container(engine, name, &mut drawn).await?
+        credential_network::attach_container(engine, name, &mut rendered).await?
     } else {
         None
     };
-    let mut made = create_with_free_name(engine, scope, name, &drawn.body).await?;
-    made.notes.extend(note);
-    for (network, endpoint) in drawn.extra_networks {
-        let handle = made.handle.clone().unwrap_or_default();
+    let mut outcome = create_with_free_name(engine, scope, name, &rendered.body).await?;
+    outcome.notes.extend(note);
+    for (network, endpoint) in rendered.extra_networks {
+        let handle = outcome.handle.clone().unwrap_or_default();
         let request = NetworkConnectRequest { container: handle.clone(), endpoint_config: Some(endpoint) };
-        let what = format!("cannot connect `{name}` to the network `{network}`");
-        if let Err(problem) = with_timeout(WRITE_TIMEOUT, &what, engine.connect_network(&network, request)).await {
-            // Half of what was asked for would be taken for all of it by the next plan.
+        let failure = format!("cannot connect `{name}` to the network `{network}`");
+        if let Err(problem) = with_timeout(WRITE_TIMEOUT, &failure, engine.connect_network(&network, request)).await {
+            // Remove the container: the next plan would take a partly connected one for complete.
             force_remove(engine, &handle).await?;
             return Err(problem);
         }
     }
-    Ok(made)
+    Ok(outcome)
 }
 
-/// What containers call to reach this machine: the network's gateway, or the engine's own word for its host where the
-/// gateway is not here.
-fn host_gateway(site: &StepContext<'_>, network: &Network) -> String {
+/// The address at which containers reach this machine: the network's gateway, or the engine's own alias for its host if
+/// the gateway is on another machine.
+fn host_gateway(context: &StepContext<'_>, network: &Network) -> String {
     let gateway = observe::network_gateway(network).filter(IpAddr::is_ipv4);
-    match gateway.filter(|address| !site.endpoint.is_isolated && observe::is_local_address(*address)) {
+    match gateway.filter(|address| !context.endpoint.is_isolated && observe::is_local_address(*address)) {
         Some(address) => address.to_string(),
         None => "host-gateway".to_owned(),
     }
 }
 
-/// What lies on this machine cannot be mounted by an engine on another: it would mount an empty folder of its own.
+/// Rejects mounts from this machine if the engine is on another machine: it would mount an empty folder of its own.
 fn reject_local_mounts(name: &str, container: &Container, has_secrets: bool) -> Result<(), Problem> {
     let binds = container.create_body["HostConfig"]["Binds"].as_array().into_iter().flatten();
     let folder = binds.filter_map(|bind| bind.as_str()?.split_once(':')).find(|(source, _)| source.starts_with('.'));
-    let what = match folder {
+    let local_source = match folder {
         Some((source, _)) => format!("the project's folder `{source}`"),
         None if has_secrets => "secrets, which are files of this machine".to_owned(),
         None => return Ok(()),
     };
     Err(Problem::new(
         ProblemKind::Refused,
-        format!("`{name}` needs {what}, and the Docker engine is on another machine"),
+        format!("`{name}` needs {local_source}, but the Docker engine is on another machine"),
     )
-    .hint(format!("Use an engine of this machine (unset DOCKER_HOST), or `services.{name}.runtime: process`.")))
+    .hint(format!("Use an engine on this machine (unset DOCKER_HOST), or set `services.{name}.runtime: process`.")))
 }
 
-/// Under the unit's name, or beside a stranger of that name: ours are found by label, so any free name will do.
+/// Creates the container under the unit's name. If a foreign container has that name, uses a name with a suffix: pdev
+/// finds its containers by label, so any free name works.
 async fn create_with_free_name(
     engine: &Engine,
     scope: &Scope,
@@ -151,12 +154,16 @@ async fn create_with_free_name(
     let prefix = format!("{}-{unit}", scope.preview.object_prefix());
     for attempt in 1..=NAME_ATTEMPTS {
         let name = suffixed_name(&prefix, attempt);
-        // Twice: a leftover of our own under the name is removed first.
+        // Two attempts per name: after the first, a leftover container of this unit is removed.
         for _ in 0..2 {
             let options = CreateContainerOptionsBuilder::default().name(&name).build();
             match tokio::time::timeout(WRITE_TIMEOUT, engine.create_container(Some(options), body.clone())).await {
-                Ok(Ok(made)) => {
-                    return Ok(StepOutcome { handle: Some(made.id), notes: made.warnings, ..StepOutcome::default() });
+                Ok(Ok(created)) => {
+                    return Ok(StepOutcome {
+                        handle: Some(created.id),
+                        notes: created.warnings,
+                        ..StepOutcome::default()
+                    });
                 }
                 Ok(Err(error)) if response_status(&error) == Some(409) => {
                     if !remove_own_leftover(engine, scope, unit, &name).await? {
@@ -165,8 +172,8 @@ async fn create_with_free_name(
                 }
                 Ok(Err(error)) => return Err(to_problem(&format!("cannot create `{unit}`"), &error)),
                 Err(_) => {
-                    let words = format!("cannot create `{unit}`: no answer in time");
-                    return Err(Problem::new(ProblemKind::Timeout, words));
+                    let message = format!("cannot create `{unit}`: no answer in time");
+                    return Err(Problem::new(ProblemKind::Timeout, message));
                 }
             }
         }
@@ -175,10 +182,10 @@ async fn create_with_free_name(
         ProblemKind::Refused,
         format!("the container names `{prefix}` to `{prefix}-{NAME_ATTEMPTS}` are all taken"),
     )
-    .hint("Remove those that nobody uses: `docker ps --all`."))
+    .hint("Remove unused containers; list them with `docker ps --all`."))
 }
 
-/// Removes an older container of this very unit; true when the name is worth another attempt.
+/// Removes an older container of this same unit. Returns true if the name is worth another attempt.
 async fn remove_own_leftover(engine: &Engine, scope: &Scope, unit: &str, name: &str) -> Result<bool, Problem> {
     let call = engine.inspect_container(name, None::<InspectContainerOptions>);
     let found = match with_timeout(READ_TIMEOUT, "cannot inspect a container", call).await {
@@ -187,8 +194,8 @@ async fn remove_own_leftover(engine: &Engine, scope: &Scope, unit: &str, name: &
         Err(problem) => return Err(problem),
     };
     let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
-    let is = |label: &str, value: &str| labels.get(label).is_some_and(|found| found == value);
-    if !(is(PREVIEW, &scope.preview.id.0) && is(SERVICE, unit)) {
+    let has_label = |label: &str, value: &str| labels.get(label).is_some_and(|found| found == value);
+    if !(has_label(PREVIEW, &scope.preview.id.0) && has_label(SERVICE, unit)) {
         return Ok(false);
     }
     force_remove(engine, found.id.as_deref().unwrap_or(name)).await?;
@@ -200,21 +207,22 @@ fn is_up_to_date(found: &ContainerSummary, unit: &Unit, image: &str) -> bool {
     label(HASH) == Some(unit.hash.as_str()) && label(IMAGE) == Some(image)
 }
 
-async fn start(site: &StepContext<'_>, scope: &Scope, unit: &str) -> Result<StepOutcome, Problem> {
-    let engine = site.engine;
+async fn start(context: &StepContext<'_>, scope: &Scope, unit: &str) -> Result<StepOutcome, Problem> {
+    let engine = context.engine;
     let found = observe::find_container(engine, &scope.preview.id, unit).await?;
-    let paused = found.as_ref().is_some_and(|found| found.state == Some(State::PAUSED));
+    let is_paused = found.as_ref().is_some_and(|found| found.state == Some(State::PAUSED));
     let handle = found
         .and_then(|found| found.id)
         .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("`{unit}` has no container")))?;
     let mut notes = Vec::new();
-    if paused {
+    if is_paused {
         resume(engine, unit, &handle).await?;
-        notes.push(format!("`{unit}` was paused and goes on"));
+        notes.push(format!("`{unit}` was paused and is running again"));
     }
     let call = engine.start_container(&handle, None::<StartContainerOptions>);
     match tokio::time::timeout(WRITE_TIMEOUT, call).await {
         Ok(Ok(())) => {}
+        // 304: the container already runs.
         Ok(Err(error)) if response_status(&error) == Some(304) => {}
         Ok(Err(error)) => {
             let problem = problems::start_problem(unit, scope.application.units.get(unit), &error);
@@ -222,11 +230,11 @@ async fn start(site: &StepContext<'_>, scope: &Scope, unit: &str) -> Result<Step
         }
         Err(_) => return Err(Problem::new(ProblemKind::Timeout, format!("cannot start `{unit}`: no answer in time"))),
     }
-    let address = if site.endpoint.is_isolated { None } else { observe::container_address(engine, &handle).await };
+    let address = if context.endpoint.is_isolated { None } else { observe::container_address(engine, &handle).await };
     Ok(StepOutcome { handle: Some(handle), address, notes, ..StepOutcome::default() })
 }
 
-/// Names who holds the port: a container that publishes it, or a program.
+/// Adds the user of the port to the message: a container that publishes it, or a program.
 async fn explain_port_conflict(engine: &Engine, unit: &str, mut problem: Problem) -> Problem {
     let Some(port) = problems::find_taken_port(&problem.message).filter(|_| problem.kind == ProblemKind::PortTaken)
     else {
@@ -234,19 +242,19 @@ async fn explain_port_conflict(engine: &Engine, unit: &str, mut problem: Problem
     };
     let filters = HashMap::from([("publish".to_owned(), vec![port.to_string()])]);
     let options = ListContainersOptionsBuilder::default().filters(&filters).build();
-    let found = with_timeout(READ_TIMEOUT, "cannot list containers", engine.list_containers(Some(options)))
+    let holders = with_timeout(READ_TIMEOUT, "cannot list containers", engine.list_containers(Some(options)))
         .await
         .unwrap_or_default();
-    let container = found.into_iter().find_map(|one| Some(one.names?.first()?.replace('/', "")));
-    let by = match container {
+    let container = holders.into_iter().find_map(|container| Some(container.names?.first()?.replace('/', "")));
+    let holder_note = match container {
         Some(name) => format!(" by the container `{name}`"),
-        None => ports::find_port_owner(port).map(|holder| holder.to_string()).unwrap_or_default(),
+        None => ports::find_port_owner(port).map(|owner| owner.to_string()).unwrap_or_default(),
     };
-    problem.message = format!("cannot start `{unit}`: port {port} on this machine is taken{by}");
+    problem.message = format!("cannot start `{unit}`: port {port} on this machine is taken{holder_note}");
     problem
 }
 
-/// A paused program gets no signal and a start of it is an error, so it has to go on first.
+/// A paused program receives no signals, and starting a paused container is an error, so it must be resumed first.
 async fn resume(engine: &Engine, unit: &str, handle: &str) -> Result<(), Problem> {
     match with_timeout(WRITE_TIMEOUT, &format!("cannot resume `{unit}`"), engine.unpause_container(handle)).await {
         Err(problem) if !problem.message.contains("is not paused") => Err(problem),
@@ -262,19 +270,21 @@ async fn stop(engine: &Engine, scope: &Scope, name: &str) -> Result<StepOutcome,
     if found.state == Some(State::PAUSED) {
         resume(engine, name, &handle).await?;
     }
-    let known = scope.application.units.get(name);
-    let seconds = known.map(|unit| i32::try_from(grace_seconds(unit.stop.grace)).unwrap_or(i32::MAX));
-    let limit = known.map_or(STOP_TIMEOUT, |unit| unit.stop.grace.saturating_add(WRITE_TIMEOUT));
+    let unit = scope.application.units.get(name);
+    let seconds = unit.map(|unit| i32::try_from(grace_seconds(unit.stop.grace)).unwrap_or(i32::MAX));
+    let limit = unit.map_or(STOP_TIMEOUT, |unit| unit.stop.grace.saturating_add(WRITE_TIMEOUT));
     let call = engine.stop_container(&handle, Some(StopContainerOptions { t: seconds, signal: None }));
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(())) => Ok(StepOutcome::default()),
+        // 304: already stopped; 404: already gone.
         Ok(Err(error)) if matches!(response_status(&error), Some(304 | 404)) => Ok(StepOutcome::default()),
         Ok(Err(error)) => Err(to_problem(&format!("cannot stop `{name}`"), &error)),
         Err(_) => Err(Problem::new(ProblemKind::Timeout, format!("cannot stop `{name}`: no answer in time"))),
     }
 }
 
-/// By handle, so a successor under the same name is spared. What does not carry the preview's label is left alone.
+/// Removes by handle, so that a replacement with the same name is not affected. A container without the preview's label
+/// is left alone.
 async fn remove(engine: &Engine, scope: &Scope, handle: &str) -> Result<StepOutcome, Problem> {
     match network::preview_of_container(engine, handle).await? {
         None => Ok(StepOutcome::default()),
@@ -283,25 +293,26 @@ async fn remove(engine: &Engine, scope: &Scope, handle: &str) -> Result<StepOutc
             Ok(StepOutcome::default())
         }
         Some(_) => {
-            let note = format!("the container `{handle}` is not of this preview and was left alone");
+            let note = format!("the container `{handle}` does not belong to this preview and was left alone");
             Ok(StepOutcome { notes: vec![note], ..StepOutcome::default() })
         }
     }
 }
 
-/// With its anonymous volumes; named ones stay.
+/// Removes a container with its anonymous volumes; named volumes stay.
 async fn force_remove(engine: &Engine, handle: &str) -> Result<(), Problem> {
     let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     match tokio::time::timeout(WRITE_TIMEOUT, engine.remove_container(handle, Some(options))).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) if response_status(&error) == Some(404) => Ok(()),
+        // 409: another removal of this container is in progress.
         Ok(Err(error)) if response_status(&error) == Some(409) => wait_until_removed(engine, handle).await,
         Ok(Err(error)) => Err(to_problem("cannot remove the container", &error)),
         Err(_) => Err(Problem::new(ProblemKind::Timeout, "cannot remove the container: no answer in time")),
     }
 }
 
-/// Another removal is under way: waits until the container is gone.
+/// Waits until another removal in progress has finished.
 async fn wait_until_removed(engine: &Engine, handle: &str) -> Result<(), Problem> {
     for _ in 0..REMOVAL_POLLS_MAX {
         if observe::inspect_state(engine, handle).await?.is_none() {
@@ -309,5 +320,5 @@ async fn wait_until_removed(engine: &Engine, handle: &str) -> Result<(), Problem
         }
         tokio::time::sleep(REMOVAL_POLL_INTERVAL).await;
     }
-    Err(Problem::new(ProblemKind::Timeout, "the container's removal is under way and does not end"))
+    Err(Problem::new(ProblemKind::Timeout, "another removal of the container is in progress and does not finish"))
 }

@@ -1,4 +1,5 @@
-//! Builds through the engine's BuildKit: the context streamed as a tar, progress as it comes, failures with their output.
+//! Builds images with the engine's BuildKit: streams the context as a tar, forwards progress, and reports failures with
+//! their output.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -18,15 +19,16 @@ use super::build_inputs::{BuildInputs, ContextEntry, EntryKind, scan_context};
 use super::problems::to_problem;
 use crate::driver::{Problem, ProblemKind, ProgressLine, Scope};
 
-/// Pieces of the tar that wait for the engine.
+/// Maximum chunks of the tar that wait for the engine.
 const QUEUE_CAPACITY: usize = 16;
 const CHUNK_SIZE: usize = 256 << 10;
-/// A build that says nothing for so long has stopped.
+/// A build without any message for this time is considered hung.
 const BUILD_SILENCE_TIMEOUT: Duration = Duration::from_secs(900);
-/// Lines of the failing step that are shown.
+/// Maximum lines of the failed step in the error.
 const OUTPUT_LINES_MAX: usize = 40;
 
-/// `pdev/shop-api:0123456789ab`: the hash of its inputs is the tag, so that what is there tells what it was built from.
+/// `pdev/shop-api:0123456789ab`: the tag is the hash of the inputs, so the presence of the tag shows that the image is
+/// current.
 pub(super) fn image_tag(scope: &Scope, unit: &Unit, hash: &str) -> String {
     format!("pdev/{}-{}:{}", scope.preview.app, unit.name, hash.get(..12).unwrap_or(hash))
 }
@@ -37,7 +39,7 @@ pub(super) async fn read_inputs(scope: &Scope, unit: &Unit, spec: &BuildSpec) ->
     let work = tokio::task::spawn_blocking(move || scan_context(&name, &project, &spec, &cache));
     work.await
         .unwrap_or_else(|error| {
-            Err(Problem::new(ProblemKind::Internal, format!("reading the build context broke off: {error}")))
+            Err(Problem::new(ProblemKind::Internal, format!("reading the build context failed: {error}")))
         })
         .map(Arc::new)
 }
@@ -65,12 +67,13 @@ pub(super) async fn build_image(
     if let Some(platform) = &spec.platform {
         options = options.platform(platform);
     }
-    let (body, sending) = stream_context(inputs);
-    let mut watch = BuildProgress::new(scope, unit);
-    // The answers are dropped with this future: a writer that waits for the engine to read on is then let go.
-    let outcome = follow_build(engine.build_image(options.build(), None, Some(body_stream(body))), &mut watch).await;
-    // Why a file could not be read is a better answer than the engine's complaint about a short tar.
-    match (outcome, sending.await) {
+    let (body, context_task) = stream_context(inputs);
+    let mut progress = BuildProgress::new(scope, unit);
+    // `follow_build` owns the response stream and drops it on return, which closes the channel of a writer that still
+    // waits for the engine to read. Otherwise `context_task` would never end.
+    let outcome = follow_build(engine.build_image(options.build(), None, Some(body_stream(body))), &mut progress).await;
+    // An unreadable file explains the failure better than the engine's error about a truncated tar.
+    match (outcome, context_task.await) {
         (Err(_), Ok(Err(error))) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Problem::io(format!("`{}`: cannot send the build context", unit.name), &error))
         }
@@ -79,34 +82,38 @@ pub(super) async fn build_image(
 }
 
 async fn follow_build(
-    answers: impl futures_util::Stream<Item = Result<BuildInfo, bollard::errors::Error>>,
-    watch: &mut BuildProgress<'_>,
+    messages: impl futures_util::Stream<Item = Result<BuildInfo, bollard::errors::Error>>,
+    progress: &mut BuildProgress<'_>,
 ) -> Result<(), Problem> {
-    let mut answers = std::pin::pin!(answers);
+    let mut messages = std::pin::pin!(messages);
     loop {
-        match tokio::time::timeout(BUILD_SILENCE_TIMEOUT, answers.next()).await {
+        match tokio::time::timeout(BUILD_SILENCE_TIMEOUT, messages.next()).await {
             Err(_) => {
-                let words =
-                    format!("`{}`: the build said nothing for {} s", watch.unit.name, BUILD_SILENCE_TIMEOUT.as_secs());
-                return Err(Problem::new(ProblemKind::Timeout, words));
+                let message = format!(
+                    "`{}`: the build produced no output for {} s",
+                    progress.unit.name,
+                    BUILD_SILENCE_TIMEOUT.as_secs()
+                );
+                return Err(Problem::new(ProblemKind::Timeout, message));
             }
             Ok(None) => return Ok(()),
             Ok(Some(Ok(info))) => {
-                if let Some(words) = watch.handle_message(info) {
-                    return Err(watch.to_problem(&words));
+                if let Some(message) = progress.handle_message(info) {
+                    return Err(progress.to_problem(&message));
                 }
             }
-            Ok(Some(Err(error))) => return Err(watch.to_problem(&to_problem("the build failed", &error).message)),
+            Ok(Some(Err(error))) => return Err(progress.to_problem(&to_problem("the build failed", &error).message)),
         }
     }
 }
 
 type ContextTask = tokio::task::JoinHandle<io::Result<()>>;
 
-/// The tar as a body: written by a blocking thread, a few pieces ahead of the engine, never whole in memory.
+/// Streams the tar as a request body. A blocking thread writes it a few chunks ahead of the engine, so it is never in
+/// memory as a whole.
 fn stream_context(inputs: Arc<BuildInputs>) -> (impl futures_util::Stream<Item = Bytes> + Send + 'static, ContextTask) {
     let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE_CAPACITY);
-    let sending = tokio::task::spawn_blocking(move || {
+    let context_task = tokio::task::spawn_blocking(move || {
         let mut tar = tar::Builder::new(ChunkWriter { sender, buffer: Vec::with_capacity(CHUNK_SIZE) });
         for entry in &inputs.entries {
             append_entry(&mut tar, &inputs.context_folder, entry)?;
@@ -114,8 +121,8 @@ fn stream_context(inputs: Arc<BuildInputs>) -> (impl futures_util::Stream<Item =
         tar.into_inner()?.flush_all()
     });
     let pieces =
-        stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) });
-    (pieces, sending)
+        stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|chunk| (chunk, receiver)) });
+    (pieces, context_task)
 }
 
 fn append_entry(
@@ -124,7 +131,7 @@ fn append_entry(
     entry: &ContextEntry,
 ) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
-    // The same inputs give the same bytes, whoever checked them out and when.
+    // The same inputs must give the same bytes, independent of the user and the time of the checkout.
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
@@ -143,9 +150,10 @@ fn append_entry(
         EntryKind::File { size } => {
             header.set_size(*size);
             let file = std::fs::File::open(context.join(&entry.path))?;
-            // A file that grew meanwhile is cut, one that shrank is filled: the tar stays readable, the hash will differ.
-            let exact = io::Read::chain(io::Read::take(file, *size), io::repeat(0));
-            tar.append_data(&mut header, &entry.path, io::Read::take(exact, *size))
+            // Truncates a file that has grown and pads one that has shrunk. The tar stays valid, and the changed hash
+            // reveals the edit after the build.
+            let padded = io::Read::chain(io::Read::take(file, *size), io::repeat(0));
+            tar.append_data(&mut header, &entry.path, io::Read::take(padded, *size))
         }
     }
 }
@@ -161,8 +169,8 @@ impl ChunkWriter {
     }
 
     fn send_chunk(&mut self) -> io::Result<()> {
-        let piece = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_SIZE)));
-        self.sender.blocking_send(piece).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        let chunk = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_SIZE)));
+        self.sender.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 }
 
@@ -180,12 +188,12 @@ impl io::Write for ChunkWriter {
     }
 }
 
-/// Turns the engine's messages into progress, and keeps what a failure needs.
+/// Converts the engine's messages into progress, and records the details for an error.
 struct BuildProgress<'a> {
     scope: &'a Scope,
     unit: &'a Unit,
     step_names: BTreeMap<String, String>,
-    /// The last lines of each step.
+    /// The last output lines of each step.
     step_lines: BTreeMap<String, VecDeque<String>>,
     failed_step: Option<(String, String)>,
     reported_steps: BTreeMap<String, bool>,
@@ -207,7 +215,7 @@ impl<'a> BuildProgress<'a> {
         self.scope.progress.report(&self.unit.name, line);
     }
 
-    /// The engine's words when it failed.
+    /// Handles one message. Returns the engine's error message if the build failed.
     fn handle_message(&mut self, info: BuildInfo) -> Option<String> {
         if let Some(BuildInfoAux::BuildKit(status)) = info.aux {
             for vertex in status.vertexes {
@@ -217,22 +225,22 @@ impl<'a> BuildProgress<'a> {
                 self.handle_log(&log.vertex, &log.msg);
             }
         }
-        // The classic builder's way of speaking.
+        // Output in the classic builder's format.
         if let Some(text) = info.stream {
             self.handle_log("", text.as_bytes());
         }
         info.error_detail.and_then(|detail| detail.message)
     }
 
-    fn handle_vertex(&mut self, digest: String, name: String, done: bool, cached: bool, error: String) {
-        // Steps of the builder's own housekeeping are noise.
-        let shown =
+    fn handle_vertex(&mut self, digest: String, name: String, is_done: bool, is_cached: bool, error: String) {
+        // Hide the builder's internal steps.
+        let is_visible =
             !name.starts_with("[internal]") && !name.starts_with("exporting") && !name.starts_with("docker-image://");
-        let known = self.reported_steps.get(&digest).copied();
-        if shown && known != Some(true) && (known.is_none() || done) {
+        let reported = self.reported_steps.get(&digest).copied();
+        if is_visible && reported != Some(true) && (reported.is_none() || is_done) {
             let error = (!error.is_empty()).then(|| error.clone());
-            self.report(ProgressLine::BuildStep { name: name.clone(), is_done: done, is_cached: cached, error });
-            self.reported_steps.insert(digest.clone(), done);
+            self.report(ProgressLine::BuildStep { name: name.clone(), is_done, is_cached, error });
+            self.reported_steps.insert(digest.clone(), is_done);
         }
         if !error.is_empty() && self.failed_step.is_none() {
             self.failed_step = Some((digest.clone(), error));
@@ -243,32 +251,32 @@ impl<'a> BuildProgress<'a> {
     fn handle_log(&mut self, step: &str, bytes: &[u8]) {
         for text in String::from_utf8_lossy(bytes).lines().filter(|text| !text.trim().is_empty()) {
             self.report(ProgressLine::BuildOutput(text.to_owned()));
-            let kept = self.step_lines.entry(step.to_owned()).or_default();
-            if kept.len() == OUTPUT_LINES_MAX {
-                kept.pop_front();
+            let lines = self.step_lines.entry(step.to_owned()).or_default();
+            if lines.len() == OUTPUT_LINES_MAX {
+                lines.pop_front();
             }
-            kept.push_back(text.to_owned());
+            lines.push_back(text.to_owned());
         }
     }
 
-    fn to_problem(&self, words: &str) -> Problem {
+    fn to_problem(&self, engine_message: &str) -> Problem {
         let (step, error) = match &self.failed_step {
             Some((digest, error)) => (self.step_names.get(digest).cloned(), error.as_str()),
-            None => (None, words),
+            None => (None, engine_message),
         };
         let output: Vec<_> = match &self.failed_step {
             Some((digest, _)) => self.step_lines.get(digest).cloned().unwrap_or_default().into(),
             None => self.step_lines.values().flatten().cloned().collect(),
         };
         let name = &self.unit.name;
-        let lower = format!("{error} {words}").to_lowercase();
+        let lower = format!("{error} {engine_message}").to_lowercase();
         if lacks_buildkit(&lower) {
             return Problem::new(
                 ProblemKind::BuildFailed,
-                format!("`{name}`: this engine cannot build with BuildKit, which pdev needs: {}", words.trim()),
+                format!("`{name}`: this engine cannot build with BuildKit, which pdev needs: {}", engine_message.trim()),
             )
             .hint(format!(
-                "Use Docker 19.03 or newer with BuildKit on, or build it yourself and give `services.{name}.image`."
+                "Use Docker 19.03 or newer with BuildKit enabled, or build the image yourself and set `services.{name}.image`."
             ));
         }
         if lower.contains("target stage") || lower.contains("target image") && lower.contains("not found") {
@@ -278,32 +286,33 @@ impl<'a> BuildProgress<'a> {
             )
             .hint(format!("Correct `services.{name}.build.target`."));
         }
-        let base_missing = step.as_deref().is_some_and(|step| step.contains("load metadata for"))
+        let is_base_missing = step.as_deref().is_some_and(|step| step.contains("load metadata for"))
             || lower.contains("pull access denied");
-        if base_missing {
+        if is_base_missing {
             let image =
                 step.as_deref().and_then(|step| step.split("load metadata for ").nth(1)).unwrap_or("of the Dockerfile");
             return Problem::new(
                 ProblemKind::ImageNotFound,
-                format!("`{name}`: the base image {image} cannot be had: {error}"),
+                format!("`{name}`: cannot get the base image {image}: {error}"),
             )
-            .hint("Is its name right, and is the registry reachable? `docker pull` tells more.");
+            .hint("Check the image's name and the registry with `docker pull`.");
         }
-        let at = step.map(|step| format!(" at {step}")).unwrap_or_default();
-        Problem::new(ProblemKind::BuildFailed, format!("`{name}`: the build failed{at}: {error}"))
+        let location = step.map(|step| format!(" at {step}")).unwrap_or_default();
+        Problem::new(ProblemKind::BuildFailed, format!("`{name}`: the build failed{location}: {error}"))
             .hint(if output.is_empty() {
                 "Correct this step of the Dockerfile and run `pdev up` again."
             } else {
-                "The step's last lines are above; correct it and run `pdev up` again."
+                "Correct the step, whose last lines are above, and run `pdev up` again."
             })
             .output(output)
     }
 }
 
-/// How engines without it answer: old ones know no session, Windows ones and those with it switched off say so.
+/// Recognises engines without BuildKit: old engines do not know sessions; Windows engines and engines with BuildKit
+/// disabled report it.
 fn lacks_buildkit(lower: &str) -> bool {
-    let refuses = ["not supported", "not enabled", "unsupported", "disabled", "not available"];
-    lower.contains("buildkit") && refuses.iter().any(|word| lower.contains(word))
+    let refusal_phrases = ["not supported", "not enabled", "unsupported", "disabled", "not available"];
+    lower.contains("buildkit") && refusal_phrases.iter().any(|phrase| lower.contains(phrase))
         || lower.contains("page not found")
         || lower.contains("/session") && lower.contains("not found")
         || lower.contains("unsupported build version")
@@ -315,14 +324,14 @@ mod tests {
 
     #[test]
     fn engines_without_buildkit_are_recognised() {
-        for (words, lacks) in [
+        for (message, lacks) in [
             ("buildkit is not supported by daemon", true),
             ("BuildKit is not enabled on daemon", true),
             ("Docker responded with status code 404: page not found", true),
             ("failed to solve: process \"/bin/sh -c true\" did not complete successfully: exit code: 1", false),
             ("failed to solve: buildkit/frontend: file with no instructions", false),
         ] {
-            assert_eq!(lacks_buildkit(&words.to_lowercase()), lacks, "{words}");
+            assert_eq!(lacks_buildkit(&message.to_lowercase()), lacks, "{message}");
         }
     }
 }

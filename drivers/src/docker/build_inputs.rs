@@ -1,7 +1,8 @@
-//! What a build reads, in one hash: our own, so that an unchanged context asks neither the builder nor its cache.
+//! Hashes everything that a build reads. pdev computes this hash itself, so an unchanged context needs neither the
+//! builder nor its cache.
 //!
-//! Contents are hashed once and remembered with the file's size, times and inode; afterwards a look at the folder is
-//! enough. Names and modes count too, so that a rename is a change.
+//! Each file's digest is cached with its size, times and inode, so later scans only read metadata. Names and modes are
+//! part of the hash, so a rename counts as a change.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::dockerignore::{DockerIgnore, MatchedRules};
 use crate::driver::{Problem, ProblemKind};
 
-/// One thing of the context, relative to it.
+/// One file, folder or link of the context, with its path relative to the context.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ContextEntry {
     pub(super) path: PathBuf,
@@ -32,7 +33,7 @@ pub(super) enum EntryKind {
     Link { target: PathBuf },
 }
 
-/// A context, read.
+/// The scanned inputs of one build.
 #[derive(Debug)]
 pub(super) struct BuildInputs {
     pub(super) context_folder: PathBuf,
@@ -41,7 +42,7 @@ pub(super) struct BuildInputs {
     pub(super) entries: Vec<ContextEntry>,
     /// Hex SHA-256.
     pub(super) hash: String,
-    /// The first path that differs from the last time, if there was one.
+    /// The first path that differs from the previous scan. `None` if there is no difference or no previous scan.
     pub(super) changed_path: Option<String>,
 }
 
@@ -56,72 +57,74 @@ struct FileStamp {
 
 type DigestCache = BTreeMap<PathBuf, (FileStamp, String)>;
 
-/// Reads the context of one unit. Blocking: call it where blocking is allowed.
+/// Scans the context of one unit. Blocking.
 pub(super) fn scan_context(unit: &str, project: &Path, spec: &BuildSpec, cache: &Path) -> Result<BuildInputs, Problem> {
     let context = project.join(&spec.context);
-    let found = fs::metadata(&context)
+    let metadata = fs::metadata(&context)
         .map_err(|error| input_problem(unit, &format!("the build context `{}`", spec.context), &error))?;
-    if !found.is_dir() {
+    if !metadata.is_dir() {
         return Err(Problem::new(
             ProblemKind::BuildInputMissing,
-            format!("`{unit}`: the build context `{}` is no folder", spec.context),
+            format!("`{unit}`: the build context `{}` is not a folder", spec.context),
         ));
     }
     let dockerfile = PathBuf::from(&spec.dockerfile);
     let text = fs::read(context.join(&dockerfile)).map_err(|error| {
-        let place = Path::new(&spec.context).join(&dockerfile);
-        input_problem(unit, &format!("the Dockerfile `{}`", place.display()), &error).hint(format!(
-            "Write it, name another one with `services.{unit}.build: {{ dockerfile: PATH }}`, or give an `image`."
+        let dockerfile_path = Path::new(&spec.context).join(&dockerfile);
+        input_problem(unit, &format!("the Dockerfile `{}`", dockerfile_path.display()), &error).hint(format!(
+            "Create it, select another file with `services.{unit}.build: {{ dockerfile: PATH }}`, or set an `image`."
         ))
     })?;
     let ignore = read_ignore_file(unit, &context, &dockerfile)?;
     let mut entries = Vec::new();
     walk(unit, &context, &dockerfile, &ignore, &mut entries)?;
     entries.sort_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
-    let memory = cache.join("builds").join(format!("{}.list", hex(&Sha256::digest(context.as_os_str().as_bytes()))));
-    let known = load_cache(&memory);
-    let (fresh, changed) = hash_files(unit, &context, &entries, &known)?;
-    let hash = total_hash(spec, &text, &entries, &fresh);
-    if fresh != known {
-        // Losing the memory only costs reading the files again.
-        drop(store_cache(&memory, &fresh));
+    let cache_path =
+        cache.join("builds").join(format!("{}.list", hex(&Sha256::digest(context.as_os_str().as_bytes()))));
+    let previous = load_cache(&cache_path);
+    let (current, changed_path) = hash_files(unit, &context, &entries, &previous)?;
+    let hash = total_hash(spec, &text, &entries, &current);
+    if current != previous {
+        // Ignore errors: without the cache, the next scan only reads the files again.
+        drop(store_cache(&cache_path, &current));
     }
     Ok(BuildInputs {
         context_folder: context,
         dockerfile,
         entries,
         hash,
-        changed_path: changed.filter(|_| !known.is_empty()),
+        changed_path: changed_path.filter(|_| !previous.is_empty()),
     })
 }
 
-fn input_problem(unit: &str, what: &str, error: &io::Error) -> Problem {
+fn input_problem(unit: &str, input: &str, error: &io::Error) -> Problem {
     let kind = if error.kind() == io::ErrorKind::PermissionDenied {
         ProblemKind::PermissionDenied
     } else {
         ProblemKind::BuildInputMissing
     };
-    let words = if error.kind() == io::ErrorKind::NotFound {
-        "is not there".to_owned()
+    let reason = if error.kind() == io::ErrorKind::NotFound {
+        "does not exist".to_owned()
     } else {
         format!("cannot be read: {error}")
     };
-    Problem::new(kind, format!("`{unit}`: {what} {words}"))
+    Problem::new(kind, format!("`{unit}`: {input} {reason}"))
 }
 
-/// The Dockerfile's own file wins over the folder's.
+/// `DOCKERFILE.dockerignore` takes precedence over the context's `.dockerignore`, as in BuildKit.
 fn read_ignore_file(unit: &str, context: &Path, dockerfile: &Path) -> Result<DockerIgnore, Problem> {
-    let mut own = dockerfile.as_os_str().to_owned();
-    own.push(".dockerignore");
-    for name in [PathBuf::from(own), PathBuf::from(".dockerignore")] {
+    let mut own_name = dockerfile.as_os_str().to_owned();
+    own_name.push(".dockerignore");
+    for name in [PathBuf::from(own_name), PathBuf::from(".dockerignore")] {
         let text = match fs::read(context.join(&name)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(input_problem(unit, &format!("`{}`", name.display()), &error)),
         };
         return DockerIgnore::parse(&String::from_utf8_lossy(&text)).map_err(|pattern| {
-            let words = format!("`{unit}`: `{pattern}` in `{}` is no pattern", name.display());
-            Problem::new(ProblemKind::Refused, words).hint("Correct that line, or put a backslash before `[` and `\\`.")
+            let message = format!("`{unit}`: `{pattern}` in `{}` is not a valid pattern", name.display());
+            Problem::new(ProblemKind::Refused, message)
+                .hint("Correct that line, or put a backslash before `[` and `\\`.")
         });
     }
     Ok(DockerIgnore::default())
@@ -134,43 +137,46 @@ fn walk(
     ignore: &DockerIgnore,
     entries: &mut Vec<ContextEntry>,
 ) -> Result<(), Problem> {
-    let mut open = vec![(PathBuf::new(), MatchedRules::new())];
-    while let Some((folder, above)) = open.pop() {
-        let listed = fs::read_dir(context.join(&folder));
-        let listed = listed.map_err(|error| {
+    let mut pending = vec![(PathBuf::new(), MatchedRules::new())];
+    while let Some((folder, parent_rules)) = pending.pop() {
+        let children = fs::read_dir(context.join(&folder));
+        let children = children.map_err(|error| {
             input_problem(unit, &format!("the folder `{}` of the build context", folder.display()), &error)
         })?;
-        for entry in listed {
+        for entry in children {
             let entry = entry.map_err(|error| input_problem(unit, "the build context", &error))?;
             let path = folder.join(entry.file_name());
-            let always = path == dockerfile || path == Path::new(".dockerignore");
-            let (excluded, below) = ignore.excludes(&path, &above);
-            let excluded = excluded && !always;
-            // Links are not followed, so a loop of links is two small entries.
-            let found =
+            // The builder needs these two files even if a pattern excludes them.
+            let is_required = path == dockerfile || path == Path::new(".dockerignore");
+            let (is_excluded, child_rules) = ignore.excludes(&path, &parent_rules);
+            let is_excluded = is_excluded && !is_required;
+            // This metadata does not follow links, so a loop of links results in two small entries.
+            let metadata =
                 entry.metadata().map_err(|error| input_problem(unit, &format!("`{}`", path.display()), &error))?;
-            if found.is_dir() && (!excluded || ignore.may_reinclude_in(&path) || dockerfile.starts_with(&path)) {
-                open.push((path.clone(), below));
+            // An excluded folder may still contain included files.
+            if metadata.is_dir() && (!is_excluded || ignore.may_reinclude_in(&path) || dockerfile.starts_with(&path)) {
+                pending.push((path.clone(), child_rules));
             }
-            if let Some(kind) = entry_kind(&context.join(&path), &found).filter(|_| !excluded) {
-                entries.push(ContextEntry { path, kind, mode: found.mode() & 0o7777 });
+            if let Some(kind) = entry_kind(&context.join(&path), &metadata).filter(|_| !is_excluded) {
+                entries.push(ContextEntry { path, kind, mode: metadata.mode() & 0o7777 });
             }
         }
     }
     Ok(())
 }
 
-/// Sockets, pipes and devices are not sent, as the docker command leaves sockets out.
-fn entry_kind(full: &Path, found: &Metadata) -> Option<EntryKind> {
-    let is = found.file_type();
-    if is.is_dir() {
+/// Skips sockets, pipes and devices; the docker command also skips sockets.
+fn entry_kind(full: &Path, metadata: &Metadata) -> Option<EntryKind> {
+    let file_type = metadata.file_type();
+    if file_type.is_dir() {
         Some(EntryKind::Folder)
-    } else if is.is_symlink() {
+    } else if file_type.is_symlink() {
         Some(EntryKind::Link { target: fs::read_link(full).ok()? })
-    } else if is.is_socket() || is.is_fifo() || is.is_block_device() || is.is_char_device() {
+    } else if file_type.is_socket() || file_type.is_fifo() || file_type.is_block_device() || file_type.is_char_device()
+    {
         None
     } else {
-        Some(EntryKind::File { size: found.len() })
+        Some(EntryKind::File { size: metadata.len() })
     }
 }
 
@@ -178,38 +184,38 @@ fn hash_files(
     unit: &str,
     context: &Path,
     entries: &[ContextEntry],
-    known: &DigestCache,
+    previous: &DigestCache,
 ) -> Result<(DigestCache, Option<String>), Problem> {
-    let mut fresh = DigestCache::new();
-    let mut changed = None;
+    let mut current = DigestCache::new();
+    let mut changed_path = None;
     for entry in entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File { .. })) {
         let full = context.join(&entry.path);
-        let what = || format!("the file `{}` of the build context", entry.path.display());
-        let stamp = stamp(&fs::symlink_metadata(&full).map_err(|error| input_problem(unit, &what(), &error))?);
-        let before = known.get(&entry.path);
-        let digest = match before {
-            Some((same, digest)) if *same == stamp => digest.clone(),
+        let input = || format!("the file `{}` of the build context", entry.path.display());
+        let stamp = stamp(&fs::symlink_metadata(&full).map_err(|error| input_problem(unit, &input(), &error))?);
+        let previous_entry = previous.get(&entry.path);
+        let digest = match previous_entry {
+            Some((previous_stamp, digest)) if *previous_stamp == stamp => digest.clone(),
             _ => file_digest(&full).map_err(|error| {
-                input_problem(unit, &what(), &error).hint("Let it be read, or leave it out with `.dockerignore`.")
+                input_problem(unit, &input(), &error).hint("Make it readable, or exclude it with `.dockerignore`.")
             })?,
         };
-        if changed.is_none() && before.is_none_or(|(_, old)| *old != digest) {
-            changed = Some(entry.path.display().to_string());
+        if changed_path.is_none() && previous_entry.is_none_or(|(_, previous_digest)| *previous_digest != digest) {
+            changed_path = Some(entry.path.display().to_string());
         }
-        fresh.insert(entry.path.clone(), (stamp, digest));
+        current.insert(entry.path.clone(), (stamp, digest));
     }
-    let gone = known.keys().find(|path| !fresh.contains_key(*path));
-    Ok((fresh, changed.or_else(|| gone.map(|path| format!("{} (gone)", path.display())))))
+    let removed = previous.keys().find(|path| !current.contains_key(*path));
+    Ok((current, changed_path.or_else(|| removed.map(|path| format!("{} (removed)", path.display())))))
 }
 
-fn stamp(found: &Metadata) -> FileStamp {
-    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+fn stamp(metadata: &Metadata) -> FileStamp {
+    let nanoseconds = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
     FileStamp {
-        size: found.len(),
-        modified: nanoseconds(found.mtime(), found.mtime_nsec()),
-        changed: nanoseconds(found.ctime(), found.ctime_nsec()),
-        inode: found.ino(),
-        mode: found.mode() & 0o7777,
+        size: metadata.len(),
+        modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+        changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        inode: metadata.ino(),
+        mode: metadata.mode() & 0o7777,
     }
 }
 
@@ -228,6 +234,7 @@ fn file_digest(path: &Path) -> io::Result<String> {
 
 fn total_hash(spec: &BuildSpec, dockerfile: &[u8], entries: &[ContextEntry], contents: &DigestCache) -> String {
     let mut hash = Sha256::new();
+    // The length prefix keeps adjacent fields apart: otherwise ("ab", "c") and ("a", "bc") would hash the same.
     let mut add = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
@@ -263,10 +270,10 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// One record a file, fields by spaces, the path last and ended by a zero byte: any name fits.
-fn store_cache(path: &Path, known: &DigestCache) -> io::Result<()> {
-    let mut bytes = Vec::with_capacity(known.len() * 160);
-    for (name, (stamp, digest)) in known {
+/// One record per file: fields separated by spaces, the path last and terminated by a zero byte, so any name is valid.
+fn store_cache(path: &Path, digests: &DigestCache) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(digests.len() * 160);
+    for (name, (stamp, digest)) in digests {
         let FileStamp { size, modified, changed, inode, mode } = stamp;
         bytes.extend_from_slice(format!("{digest} {size} {modified} {changed} {inode} {mode} ").as_bytes());
         bytes.extend_from_slice(name.as_os_str().as_bytes());
@@ -275,9 +282,9 @@ fn store_cache(path: &Path, known: &DigestCache) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let fresh = path.with_extension(format!("{}.new", std::process::id()));
-    fs::write(&fresh, bytes)?;
-    fs::rename(fresh, path)
+    let temporary_path = path.with_extension(format!("{}.new", std::process::id()));
+    fs::write(&temporary_path, bytes)?;
+    fs::rename(temporary_path, path)
 }
 
 fn load_cache(path: &Path) -> DigestCache {
@@ -325,19 +332,19 @@ mod tests {
         fs::write(project.join("src/main.py"), "1").unwrap();
         fs::write(project.join(".dockerignore"), "*.log\n").unwrap();
         symlink("loop", project.join("loop")).unwrap();
-        let look = || scan_context("web", &project, &spec(), &cache).unwrap();
-        let first = look();
-        assert_eq!((look().hash == first.hash, look().changed_path), (true, None));
+        let scan = || scan_context("web", &project, &spec(), &cache).unwrap();
+        let first = scan();
+        assert_eq!((scan().hash == first.hash, scan().changed_path), (true, None));
         fs::write(project.join("x.log"), "ignored").unwrap();
-        assert_eq!(look().hash, first.hash);
+        assert_eq!(scan().hash, first.hash);
         fs::write(project.join("src/main.py"), "2").unwrap();
-        let second = look();
+        let second = scan();
         assert_ne!(second.hash, first.hash);
         assert_eq!(second.changed_path.as_deref(), Some("src/main.py"));
         fs::rename(project.join("src/main.py"), project.join("src/other.py")).unwrap();
-        assert_ne!(look().hash, second.hash);
-        let named = fs::write(project.join(OsString::from_vec(b"caf\xe9".to_vec())), "name");
-        assert!(named.is_ok() && look().entries.len() > second.entries.len());
+        assert_ne!(scan().hash, second.hash);
+        let write_result = fs::write(project.join(OsString::from_vec(b"caf\xe9".to_vec())), "name");
+        assert!(write_result.is_ok() && scan().entries.len() > second.entries.len());
         assert_eq!(load_cache(&fs::read_dir(cache.join("builds")).unwrap().next().unwrap().unwrap().path()).len(), 4);
     }
 
@@ -347,12 +354,12 @@ mod tests {
         let problem = scan_context("web", root.path(), &spec(), root.path()).unwrap_err();
         assert_eq!(problem.kind, ProblemKind::BuildInputMissing);
         assert!(problem.message.contains("Dockerfile"), "{problem}");
-        let nowhere = BuildSpec { context: "./none".into(), ..spec() };
+        let missing_context = BuildSpec { context: "./none".into(), ..spec() };
         assert!(
-            scan_context("web", root.path(), &nowhere, root.path())
+            scan_context("web", root.path(), &missing_context, root.path())
                 .unwrap_err()
                 .message
-                .contains("`./none` is not there")
+                .contains("`./none` does not exist")
         );
     }
 }

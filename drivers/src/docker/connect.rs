@@ -1,4 +1,4 @@
-//! The connection to the chosen engine. Every failure names the endpoint, who chose it and what went wrong.
+//! Connects to the chosen engine. Every error names the endpoint, the setting that selected it, and the cause.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -18,25 +18,25 @@ use super::context::{DockerEnv, EngineEndpoint, choose_endpoint};
 use crate::driver::{Problem, ProblemKind};
 
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-/// bollard's own limit for one answer; ours are shorter, and long calls are streams.
+/// bollard's own limit for one response. The driver's deadlines are shorter, and long calls are streams.
 const RESPONSE_TIMEOUT_SECONDS: u64 = 120;
-/// Idle connections kept: as many as one `up` uses at once.
+/// Maximum idle connections in the pool: as many as one `up` uses at once.
 #[cfg(unix)]
 const IDLE_CONNECTIONS_MAX: usize = 8;
 
-pub(super) async fn connect(around: DockerEnv) -> Result<(Docker, EngineEndpoint), Problem> {
-    let endpoint = tokio::task::spawn_blocking(move || choose_endpoint(&around))
+pub(super) async fn connect(docker_env: DockerEnv) -> Result<(Docker, EngineEndpoint), Problem> {
+    let endpoint = tokio::task::spawn_blocking(move || choose_endpoint(&docker_env))
         .await
         .map_err(|error| Problem::new(ProblemKind::Internal, format!("cannot choose a Docker endpoint: {error}")))??;
     check_reachable(&endpoint).await?;
     let docker = new_client(&endpoint).map_err(|error| unreachable_problem(&endpoint, &error.to_string()))?;
-    // Bollard sends paths without a version today; negotiating keeps old engines working should that change.
+    // bollard currently sends paths without an API version. Negotiating keeps old engines working if that changes.
     match tokio::time::timeout(PING_TIMEOUT, docker.negotiate_version()).await {
         Ok(Ok(docker)) => {
             let version = tokio::time::timeout(PING_TIMEOUT, docker.version()).await;
-            let apart = version.is_ok_and(|version| version.is_ok_and(|version| is_isolated_engine(&version)));
-            let apart = apart || !endpoint.is_local();
-            Ok((docker, EngineEndpoint { is_isolated: apart, ..endpoint }))
+            let is_isolated = version.is_ok_and(|version| version.is_ok_and(|version| is_isolated_engine(&version)));
+            let is_isolated = is_isolated || !endpoint.is_local();
+            Ok((docker, EngineEndpoint { is_isolated, ..endpoint }))
         }
         Ok(Err(error)) => Err(unreachable_problem(&endpoint, &error.to_string())),
         Err(_) => Err(Problem { kind: ProblemKind::Timeout, ..unreachable_problem(&endpoint, "no answer within 2 s") }),
@@ -49,7 +49,7 @@ fn new_client(endpoint: &EngineEndpoint) -> Result<Docker, bollard::errors::Erro
         return pooled_client(path);
     }
     if let Some(tls) = &endpoint.tls {
-        // The tree's one provider; a second installation only says that it is there.
+        // rustls needs one process-wide provider. A second installation fails, which is fine: it is already installed.
         drop(rustls::crypto::ring::default_provider().install_default());
         return Docker::connect_with_ssl(
             &endpoint.host,
@@ -66,15 +66,15 @@ fn new_client(endpoint: &EngineEndpoint) -> Result<Docker, bollard::errors::Erro
     Docker::connect_with_host(&endpoint.host)
 }
 
-/// Keeps connections between calls, which bollard does not: a no-op `up` of ten containers asks a dozen questions, and
-/// each cost a new connection and a new goroutine in the engine. A kept connection that the engine closed meanwhile is
-/// replaced by the pool before a request is lost. No timer looks after the pool, so an idle agent sleeps.
+/// A client that reuses connections between calls, which bollard's own client does not. A no-op `up` of ten containers
+/// makes a dozen calls, and each one cost a new connection and a new goroutine in the engine. The pool replaces a
+/// connection that the engine has closed before a request is lost. It has no timer, so an idle agent sleeps.
 #[cfg(unix)]
 fn pooled_client(path: &str) -> Result<Docker, bollard::errors::Error> {
     let client =
         Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS_MAX).build(UnixConnector);
     let transport = move |request: BollardRequest| client.request(request).map_err(bollard::errors::Error::from);
-    // hyperlocal's form of an address: the path in hexadecimal digits is the host.
+    // hyperlocal's address format: the host is the socket's path in hexadecimal digits.
     let host: String = path.bytes().map(|byte| format!("{byte:02x}")).collect();
     Docker::connect_with_custom_transport(
         transport,
@@ -84,22 +84,24 @@ fn pooled_client(path: &str) -> Result<Docker, bollard::errors::Error> {
     )
 }
 
-/// Docker Desktop's virtual machine, and the user's own network of a rootless engine.
+/// Whether containers run in another machine or network: in Docker Desktop's virtual machine, or in the user's own
+/// network of a rootless engine.
 pub(super) fn is_isolated_engine(version: &SystemVersion) -> bool {
-    let desktop = version.platform.as_ref().is_some_and(|platform| platform.name.starts_with("Docker Desktop"));
-    let rootless = version.components.iter().flatten().any(|component| component.name == "rootlesskit");
-    desktop || rootless || !cfg!(target_os = "linux")
+    let is_desktop = version.platform.as_ref().is_some_and(|platform| platform.name.starts_with("Docker Desktop"));
+    let is_rootless = version.components.iter().flatten().any(|component| component.name == "rootlesskit");
+    is_desktop || is_rootless || !cfg!(target_os = "linux")
 }
 
-fn unreachable_problem(endpoint: &EngineEndpoint, why: &str) -> Problem {
+fn unreachable_problem(endpoint: &EngineEndpoint, reason: &str) -> Problem {
     Problem::new(
         ProblemKind::Unavailable,
-        format!("cannot reach the Docker engine at `{}` (chosen by {}): {why}", endpoint.host, endpoint.chosen_by),
+        format!("cannot reach the Docker engine at `{}` (chosen by {}): {reason}", endpoint.host, endpoint.chosen_by),
     )
-    .hint("Start the Docker engine, or point DOCKER_HOST at one that runs.")
+    .hint("Start the Docker engine, or set DOCKER_HOST to a running engine.")
 }
 
-/// Connects to the socket once by hand, because bollard's error does not tell a missing socket from a closed one.
+/// Connects to the socket once directly, because bollard's error does not distinguish a missing socket from a closed
+/// one.
 async fn check_reachable(endpoint: &EngineEndpoint) -> Result<(), Problem> {
     let Some(path) = endpoint.host.strip_prefix("unix://") else { return Ok(()) };
     let error = match tokio::time::timeout(PING_TIMEOUT, tokio::net::UnixStream::connect(path)).await {
@@ -113,7 +115,7 @@ async fn check_reachable(endpoint: &EngineEndpoint) -> Result<(), Problem> {
         }
     };
     Err(match error.kind() {
-        ErrorKind::NotFound => unreachable_problem(endpoint, "there is no socket"),
+        ErrorKind::NotFound => unreachable_problem(endpoint, "the socket does not exist"),
         ErrorKind::PermissionDenied => {
             Problem { kind: ProblemKind::PermissionDenied, ..unreachable_problem(endpoint, "permission denied") }
                 .hint("Add yourself to the group `docker` (`sudo usermod -aG docker $USER`), then log in again.")

@@ -1,5 +1,5 @@
-//! Which engine is meant: `DOCKER_HOST`, then `DOCKER_CONTEXT`, then the current context, then the default socket.
-//! Does not connect; bollard has no contexts of its own.
+//! Chooses the engine: `DOCKER_HOST`, then `DOCKER_CONTEXT`, then the current context, then the default socket.
+//! Does not connect. bollard has no support for contexts.
 
 use std::path::{Path, PathBuf};
 
@@ -13,16 +13,16 @@ pub(super) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EngineEndpoint {
     pub host: String,
-    /// For messages: `DOCKER_HOST`, `the context colima`.
+    /// For messages: `DOCKER_HOST`, ``the context `colima` ``.
     pub chosen_by: String,
-    /// For `tcp://`: who the engine has to be, and who we are.
+    /// For `tcp://`: certificates that verify the engine and identify this client.
     pub tls: Option<TlsFiles>,
-    /// Known once connected: the engine runs in a machine or a network of its own, so containers are reached by their
-    /// published ports alone.
+    /// Set after connecting: the engine runs in another machine or network, so containers can only be reached at their
+    /// published ports.
     pub is_isolated: bool,
 }
 
-/// Files in PEM form.
+/// PEM files.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsFiles {
     pub ca: PathBuf,
@@ -31,21 +31,21 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// The names that every Docker tool gives them.
+    /// The file names that every Docker tool uses.
     fn in_folder(folder: &Path) -> Self {
         Self { ca: folder.join("ca.pem"), cert: folder.join("cert.pem"), key: folder.join("key.pem") }
     }
 
-    /// A missing file is said here, because the handshake's failure would not name it.
-    fn ensure_files_exist(self, by: &str) -> Result<Self, Problem> {
+    /// Reports a missing file here, because the error of a failed handshake would not name it.
+    fn ensure_files_exist(self, chosen_by: &str) -> Result<Self, Problem> {
         let missing = [&self.ca, &self.cert, &self.key].into_iter().find(|path| !path.is_file());
         match missing {
             None => Ok(self),
             Some(path) => Err(Problem::new(
                 ProblemKind::Unavailable,
-                format!("cannot speak TLS to the Docker engine ({by}): there is no `{}`", path.display()),
+                format!("cannot use TLS with the Docker engine ({chosen_by}): `{}` does not exist", path.display()),
             )
-            .hint("Put ca.pem, cert.pem and key.pem there, or point DOCKER_CERT_PATH at their folder.")),
+            .hint("Put ca.pem, cert.pem and key.pem there, or set DOCKER_CERT_PATH to their folder.")),
         }
     }
 }
@@ -57,14 +57,14 @@ impl EngineEndpoint {
     }
 }
 
-/// What the choice depends on, read once from the environment by the caller.
+/// The environment that determines the choice. The caller reads it once.
 #[derive(Clone, Debug, Default)]
 pub struct DockerEnv {
     pub docker_host: Option<String>,
     pub docker_context: Option<String>,
     /// `DOCKER_TLS_VERIFY` is set.
     pub tls_verify: bool,
-    /// `DOCKER_CERT_PATH`; without it the configuration's folder.
+    /// `DOCKER_CERT_PATH`; if unset, the configuration folder is used.
     pub cert_path: Option<PathBuf>,
     /// `DOCKER_CONFIG` or `~/.docker`.
     pub config_folder: Option<PathBuf>,
@@ -73,14 +73,14 @@ pub struct DockerEnv {
 impl DockerEnv {
     #[must_use]
     pub fn from_env() -> Self {
-        let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let home_folder = || std::env::var_os("HOME").map(|home_folder| PathBuf::from(home_folder).join(".docker"));
         Self {
-            docker_host: text("DOCKER_HOST"),
-            docker_context: text("DOCKER_CONTEXT"),
-            tls_verify: text("DOCKER_TLS_VERIFY").is_some(),
-            cert_path: text("DOCKER_CERT_PATH").map(PathBuf::from),
-            config_folder: text("DOCKER_CONFIG").map(PathBuf::from).or_else(home),
+            docker_host: variable("DOCKER_HOST"),
+            docker_context: variable("DOCKER_CONTEXT"),
+            tls_verify: variable("DOCKER_TLS_VERIFY").is_some(),
+            cert_path: variable("DOCKER_CERT_PATH").map(PathBuf::from),
+            config_folder: variable("DOCKER_CONFIG").map(PathBuf::from).or_else(home_folder),
         }
     }
 }
@@ -110,11 +110,12 @@ struct DockerEndpoint {
     skips_verification: bool,
 }
 
-pub fn choose_endpoint(around: &DockerEnv) -> Result<EngineEndpoint, Problem> {
-    if let Some(host) = &around.docker_host {
-        let tls = match around.tls_verify && is_network_host(host) {
+pub fn choose_endpoint(docker_env: &DockerEnv) -> Result<EngineEndpoint, Problem> {
+    if let Some(host) = &docker_env.docker_host {
+        let tls = match docker_env.tls_verify && is_network_host(host) {
             true => {
-                let folder = around.cert_path.clone().or_else(|| around.config_folder.clone()).unwrap_or_default();
+                let folder =
+                    docker_env.cert_path.clone().or_else(|| docker_env.config_folder.clone()).unwrap_or_default();
                 Some(TlsFiles::in_folder(&folder).ensure_files_exist("DOCKER_TLS_VERIFY")?)
             }
             false => None,
@@ -126,9 +127,9 @@ pub fn choose_endpoint(around: &DockerEnv) -> Result<EngineEndpoint, Problem> {
             is_isolated: false,
         });
     }
-    let (name, by) = match &around.docker_context {
+    let (name, chosen_by) = match &docker_env.docker_context {
         Some(name) => (Some(name.clone()), "DOCKER_CONTEXT"),
-        None => (current_context(around.config_folder.as_deref())?, "currentContext of Docker's config.json"),
+        None => (current_context(docker_env.config_folder.as_deref())?, "currentContext of Docker's config.json"),
     };
     match name.filter(|name| !name.is_empty() && name != "default") {
         None => Ok(EngineEndpoint {
@@ -137,7 +138,7 @@ pub fn choose_endpoint(around: &DockerEnv) -> Result<EngineEndpoint, Problem> {
             tls: None,
             is_isolated: false,
         }),
-        Some(name) => check_scheme(context_endpoint(around.config_folder.as_deref(), &name, by)?),
+        Some(name) => check_scheme(context_endpoint(docker_env.config_folder.as_deref(), &name, chosen_by)?),
     }
 }
 
@@ -154,24 +155,27 @@ fn current_context(config: Option<&Path>) -> Result<Option<String>, Problem> {
     })
 }
 
-fn context_endpoint(config: Option<&Path>, name: &str, by: &str) -> Result<EngineEndpoint, Problem> {
-    let unknown = |why: String| {
-        Problem::new(ProblemKind::Unavailable, format!("the Docker context `{name}` (chosen by {by}) {why}"))
-            .hint("`docker context ls` lists the contexts; choose one with `docker context use`.")
+fn context_endpoint(config: Option<&Path>, name: &str, chosen_by: &str) -> Result<EngineEndpoint, Problem> {
+    let context_problem = |reason: String| {
+        Problem::new(ProblemKind::Unavailable, format!("the Docker context `{name}` (chosen by {chosen_by}) {reason}"))
+            .hint("Choose one of the contexts in `docker context ls` with `docker context use`.")
     };
+    // Docker names a context's folders after the SHA-256 of its name.
     let folder: String = Sha256::digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
     let path = config.map(|config| config.join("contexts/meta").join(&folder).join("meta.json"));
-    let path = path.ok_or_else(|| unknown("cannot be looked up without a home folder".to_owned()))?;
-    let text =
-        std::fs::read_to_string(&path).map_err(|error| unknown(format!("has no readable description: {error}")))?;
-    let meta: ContextMetadata =
-        serde_json::from_str(&text).map_err(|error| unknown(format!("has a broken description: {error}")))?;
-    let docker = meta.endpoints.docker;
-    let chosen_by = format!("the context `{name}`, from {by}");
-    let material = config.map(|config| config.join("contexts/tls").join(&folder).join("docker"));
-    let tls = match material.filter(|folder| folder.is_dir() && is_network_host(&docker.host)) {
+    let path = path.ok_or_else(|| context_problem("cannot be found without a home folder".to_owned()))?;
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| context_problem(format!("has no readable description: {error}")))?;
+    let metadata: ContextMetadata =
+        serde_json::from_str(&text).map_err(|error| context_problem(format!("has an invalid description: {error}")))?;
+    let docker = metadata.endpoints.docker;
+    let chosen_by = format!("the context `{name}`, from {chosen_by}");
+    let tls_folder = config.map(|config| config.join("contexts/tls").join(&folder).join("docker"));
+    let tls = match tls_folder.filter(|folder| folder.is_dir() && is_network_host(&docker.host)) {
         Some(_) if docker.skips_verification => {
-            return Err(unknown("does not verify its engine (`skip-tls-verify`), which pdev does not do".to_owned()));
+            return Err(context_problem(
+                "does not verify its engine (`skip-tls-verify`), which pdev does not support".to_owned(),
+            ));
         }
         Some(folder) => Some(TlsFiles::in_folder(&folder).ensure_files_exist(&chosen_by)?),
         None => None,
@@ -183,7 +187,7 @@ fn is_network_host(host: &str) -> bool {
     ["tcp://", "http://", "https://"].iter().any(|scheme| host.starts_with(scheme))
 }
 
-/// Schemes that this build can speak; the others are answered with a way out.
+/// Rejects schemes that this build does not support, with a hint for each.
 fn check_scheme(endpoint: EngineEndpoint) -> Result<EngineEndpoint, Problem> {
     let scheme = endpoint.host.split_once("://").map_or("", |(scheme, _)| scheme);
     let message = format!("cannot use the Docker endpoint `{}` (chosen by {})", endpoint.host, endpoint.chosen_by);
@@ -194,9 +198,9 @@ fn check_scheme(endpoint: EngineEndpoint) -> Result<EngineEndpoint, Problem> {
         )
         .hint("Set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH to the folder with ca.pem, cert.pem and key.pem.")),
         "unix" | "npipe" | "tcp" | "http" | "https" => Ok(endpoint),
-        "ssh" => Err(Problem::new(ProblemKind::Unavailable, format!("{message}: `ssh://` is not spoken"))
+        "ssh" => Err(Problem::new(ProblemKind::Unavailable, format!("{message}: `ssh://` is not supported"))
             .hint("Forward the socket (`ssh -NL /tmp/docker.sock:/var/run/docker.sock HOST`) and set DOCKER_HOST=unix:///tmp/docker.sock.")),
-        _ => Err(Problem::new(ProblemKind::Refused, format!("{message}: allowed are unix://, npipe://, tcp:// and http://"))
-            .hint("Set DOCKER_HOST to one of these.")),
+        _ => Err(Problem::new(ProblemKind::Refused, format!("{message}: allowed schemes are unix://, npipe://, tcp:// and http://"))
+            .hint("Set DOCKER_HOST to an address with one of these schemes.")),
     }
 }

@@ -1,8 +1,8 @@
 //! The network on which containers with an identity reach this machine at 169.254.170.2.
 //!
-//! SDKs of AWS take credentials over plain HTTP from this address and from few others. Here it is the gateway of a network
-//! of all previews: an address of this machine, where the agent may listen without any privilege. The network leads
-//! nowhere else, and containers on it do not see each other; the agent tells them apart by their address.
+//! AWS SDKs accept credentials over plain HTTP only from this address and a few others. Here it is the gateway of one
+//! network for all previews: an address of this machine, on which the agent may listen without privileges. The network
+//! has no other route, and its containers cannot reach each other. The agent distinguishes them by their address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,52 +22,54 @@ pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
 const SUBNET: &str = "169.254.170.0/24";
 const NETWORK_NAME: &str = "pdev-credentials";
 const LABEL: &str = "dev.pdev.endpoint";
-/// Whoever else makes the network at the same moment, a unit beside this one or another agent, has its range before
-/// others can see it, and no event tells.
+/// Another agent or a concurrent unit that creates the network at the same moment reserves its address range before the
+/// network becomes visible, and no event announces it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 const ATTEMPTS_MAX: usize = 40;
 
-/// Puts a container that is going to be made on the network. Tells when it cannot be.
+/// Adds the network to a container that will be created. Returns a note if the container cannot have an endpoint.
 pub(super) async fn attach_container(
     engine: &Engine,
     unit: &str,
-    drawn: &mut RenderedContainer,
+    rendered: &mut RenderedContainer,
 ) -> Result<Option<String>, Problem> {
-    if drawn.body.networking_config.is_none() {
-        return Ok(Some(format!("`{unit}` has another network by its `raw` fields, and no endpoint for its identity")));
+    if rendered.body.networking_config.is_none() {
+        return Ok(Some(format!(
+            "`{unit}` has no endpoint for its identity, because its `raw` fields select another network"
+        )));
     }
     ensure_network(engine).await?;
     if !observe::is_local_address(IpAddr::V4(ADDRESS)) {
-        let where_else = "the engine's networks are not this machine's (rootless, or in a virtual machine)";
-        return Ok(Some(format!("`{unit}` has no endpoint for its identity: {where_else}")));
+        let reason = "the engine's networks are not on this machine (rootless, or in a virtual machine)";
+        return Ok(Some(format!("`{unit}` has no endpoint for its identity: {reason}")));
     }
-    drawn.extra_networks.insert(NETWORK_NAME.to_owned(), EndpointSettings::default());
+    rendered.extra_networks.insert(NETWORK_NAME.to_owned(), EndpointSettings::default());
     Ok(None)
 }
 
 async fn ensure_network(engine: &Engine) -> Result<(), Problem> {
-    let mut last = Problem::new(ProblemKind::Internal, "no attempt was made");
+    let mut last_problem = Problem::new(ProblemKind::Internal, "no attempt to create the network");
     for _ in 0..ATTEMPTS_MAX {
         match with_timeout(READ_TIMEOUT, "cannot look up a network", engine.inspect_network(NETWORK_NAME, None)).await {
             Ok(found) if is_own_network(&found) => return Ok(()),
             Ok(_) => {
-                let words = format!("there is a network `{NETWORK_NAME}` that pdev did not make");
-                return Err(Problem::new(ProblemKind::Refused, words)
-                    .hint(format!("Remove it, if nobody needs it: `docker network rm {NETWORK_NAME}`.")));
+                let message = format!("a network `{NETWORK_NAME}` exists that pdev did not create");
+                return Err(Problem::new(ProblemKind::Refused, message)
+                    .hint(format!("Remove it if it is unused: `docker network rm {NETWORK_NAME}`.")));
             }
             Err(problem) if problem.kind == ProblemKind::NotFound => {}
             Err(problem) => return Err(problem),
         }
-        let what = "cannot create the network of the identities' endpoints";
-        match with_timeout(WRITE_TIMEOUT, what, engine.create_network(network_request())).await {
+        let failure = "cannot create the network for credential endpoints";
+        match with_timeout(WRITE_TIMEOUT, failure, engine.create_network(network_request())).await {
             Ok(_) => return Ok(()),
-            // Another agent was faster, or somebody has the range: the next look tells.
-            Err(problem) => last = problem,
+            // Another agent was faster, or another network has the range: the next lookup shows which.
+            Err(problem) => last_problem = problem,
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
-    Err(last.hint(format!(
-        "Another network has addresses of {SUBNET}, which SDKs want; `docker network ls` shows all of them."
+    Err(last_problem.hint(format!(
+        "Remove the network that uses addresses of {SUBNET}, which SDKs require; list networks with `docker network ls`."
     )))
 }
 
@@ -89,11 +91,11 @@ fn is_own_network(found: &NetworkInspect) -> bool {
     found.labels.as_ref().is_some_and(|labels| labels.contains_key(LABEL))
 }
 
-/// Removes the network with its last container. Stopped ones count: they want it back at their next start.
+/// Removes the network after its last container. Stopped containers count, because their next start needs it.
 pub(super) async fn remove_if_unused(engine: &Engine) {
     let filters = HashMap::from([("network".to_owned(), vec![NETWORK_NAME.to_owned()])]);
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-    let Ok(left) = with_timeout(READ_TIMEOUT, "cannot list containers", engine.list_containers(Some(options))).await
+    let Ok(users) = with_timeout(READ_TIMEOUT, "cannot list containers", engine.list_containers(Some(options))).await
     else {
         return;
     };
@@ -102,18 +104,18 @@ pub(super) async fn remove_if_unused(engine: &Engine) {
     else {
         return;
     };
-    if left.is_empty() && is_own_network(&found) {
-        // The engine refuses while somebody is attached, and an empty network costs nothing.
+    if users.is_empty() && is_own_network(&found) {
+        // Ignore errors: the engine refuses while a container is attached, and an unused network costs nothing.
         drop(with_timeout(WRITE_TIMEOUT, "cannot remove a network", engine.remove_network(NETWORK_NAME)).await);
     }
 }
 
-/// Whether an address is of the network at all; others are not worth a question to the engine.
+/// Whether an address is in the network's range; other addresses need no call to the engine.
 pub(super) fn is_in_subnet(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(address) if address != ADDRESS && address.octets()[..3] == ADDRESS.octets()[..3])
 }
 
-/// The address of a unit's container on the network, as it is now.
+/// The current address of a unit's container on the network.
 pub(super) async fn unit_address(engine: &Engine, preview: &PreviewId, unit: &str) -> Result<Option<IpAddr>, Problem> {
     Ok(observe::find_container(engine, preview, unit).await?.as_ref().and_then(address_on_network))
 }

@@ -1,5 +1,5 @@
-//! `.dockerignore` as Docker's own matcher reads it (github.com/moby/patternmatcher), its oddities included: people
-//! tested their file against that one. Reads no disk.
+//! `.dockerignore` as Docker's own matcher (github.com/moby/patternmatcher) interprets it, including its oddities:
+//! users test their files against that matcher. Does no I/O.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ struct Rule {
 #[derive(Clone, Debug)]
 enum Pattern {
     Exact,
-    /// `dir/**`, with the slash.
+    /// `dir/**`, including the slash.
     Prefix(String),
     /// `**/name` and `**name`, without the stars.
     Suffix(String),
@@ -32,7 +32,7 @@ enum Token {
     AnyChar,
     /// `*`
     Star,
-    /// `**` or `**/` before more: nothing, or anything that ends with a slash.
+    /// `**` or `**/` followed by more: matches nothing, or any text that ends with a slash.
     DoubleStar,
     /// `**` at the end.
     TrailingDoubleStar,
@@ -42,46 +42,49 @@ enum Token {
     },
 }
 
-/// Which rules matched a folder: they match everything in it. Empty above the context.
+/// Which rules matched a folder, by rule index; these rules match everything in the folder. Empty for the context
+/// itself.
 pub(super) type MatchedRules = Vec<bool>;
 
 impl DockerIgnore {
-    /// The pattern that cannot be read, when there is one.
+    /// Parses the file. The error is the first invalid pattern.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let lines = text.trim_start_matches('\u{feff}').lines().filter(|line| !line.starts_with('#'));
         let rules = lines.map(str::trim).filter(|line| !line.is_empty()).map(parse_rule).collect::<Result<_, _>>()?;
         Ok(Self { rules })
     }
 
-    /// Whether a path (relative to the context) stays behind, and what this means for the paths in it.
-    pub(super) fn excludes(&self, relative: &Path, above: &MatchedRules) -> (bool, MatchedRules) {
+    /// Whether a path (relative to the context) is excluded, and the matched rules for the paths in it.
+    pub(super) fn excludes(&self, relative: &Path, parent_matches: &MatchedRules) -> (bool, MatchedRules) {
         let path = relative.to_string_lossy();
-        let mut matched = false;
-        let mut below = vec![false; self.rules.len()];
+        let mut is_excluded = false;
+        let mut child_matches = vec![false; self.rules.len()];
         for (index, rule) in self.rules.iter().enumerate() {
-            // A rule that could change nothing is not asked, here and for the folders above: `a/x`, `!a` leaves `a/x`.
-            let matches = above.get(index) == Some(&true) || (rule.is_negated == matched && rule.matches(&path));
-            below[index] = matches;
+            // As in moby, skip a rule that cannot change the result, also for parent folders: `a/x`, `!a` leaves `a/x`
+            // excluded.
+            let matches =
+                parent_matches.get(index) == Some(&true) || (rule.is_negated == is_excluded && rule.matches(&path));
+            child_matches[index] = matches;
             if matches {
-                matched = !rule.is_negated;
+                is_excluded = !rule.is_negated;
             }
         }
-        (matched, below)
+        (is_excluded, child_matches)
     }
 
-    /// Whether something inside an excluded folder may be taken back, so that it has to be walked all the same.
+    /// Whether a negated rule may include a path in an excluded folder, so that the folder must still be walked.
     pub(super) fn may_reinclude_in(&self, folder: &Path) -> bool {
         let folder = format!("{}/", folder.to_string_lossy());
         self.rules.iter().filter(|rule| rule.is_negated).any(|rule| {
-            let start = rule.text.strip_suffix("/**").unwrap_or(&rule.text);
-            start.contains(['*', '[', ']', '?', '^']) || format!("{start}/").starts_with(&folder)
+            let prefix = rule.text.strip_suffix("/**").unwrap_or(&rule.text);
+            prefix.contains(['*', '[', ']', '?', '^']) || format!("{prefix}/").starts_with(&folder)
         })
     }
 }
 
 fn parse_rule(line: &str) -> Result<Rule, String> {
-    let (takes_back, pattern) = match line.strip_prefix('!') {
-        Some(rest) => (true, rest.trim()),
+    let (is_negated, pattern) = match line.strip_prefix('!') {
+        Some(remaining) => (true, remaining.trim()),
         None => (false, line),
     };
     if pattern.is_empty() {
@@ -89,80 +92,83 @@ fn parse_rule(line: &str) -> Result<Rule, String> {
     }
     let text = clean_path(pattern);
     let text = if text.len() > 1 { text.strip_prefix('/').unwrap_or(&text).to_owned() } else { text };
-    let shape = parse_pattern(&text).ok_or_else(|| line.to_owned())?;
-    Ok(Rule { text, pattern: shape, is_negated: takes_back })
+    let parsed_pattern = parse_pattern(&text).ok_or_else(|| line.to_owned())?;
+    Ok(Rule { text, pattern: parsed_pattern, is_negated })
 }
 
 /// Go's `filepath.Clean`.
 fn clean_path(path: &str) -> String {
-    let rooted = path.starts_with('/');
+    let is_rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
             "" | "." => {}
             ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
-            ".." if rooted => {}
+            ".." if is_rooted => {}
             part => parts.push(part),
         }
     }
-    match (rooted, parts.is_empty()) {
+    match (is_rooted, parts.is_empty()) {
         (true, _) => format!("/{}", parts.join("/")),
         (false, true) => ".".to_owned(),
         (false, false) => parts.join("/"),
     }
 }
 
-/// `None` for a pattern that is no pattern: an open class, a backslash at the end.
+/// Returns `None` for an invalid pattern: an unterminated class, or a backslash at the end.
 fn parse_pattern(text: &str) -> Option<Pattern> {
     let tokens = tokenize(text)?;
-    let plain = |tokens: &[Token]| tokens.iter().all(|token| matches!(token, Token::Char(_))) && !text.contains('\\');
+    let is_plain =
+        |tokens: &[Token]| tokens.iter().all(|token| matches!(token, Token::Char(_))) && !text.contains('\\');
     Some(match tokens.as_slice() {
-        tokens if plain(tokens) => Pattern::Exact,
-        // The first token alone decides for these, and `**/**` is none of them.
-        [Token::DoubleStar | Token::TrailingDoubleStar, rest @ ..] if plain(rest) => {
+        tokens if is_plain(tokens) => Pattern::Exact,
+        // For these, only the first token matters; `**/**` is neither.
+        [Token::DoubleStar | Token::TrailingDoubleStar, suffix_tokens @ ..] if is_plain(suffix_tokens) => {
             Pattern::Suffix(text[2..].to_owned())
         }
-        [start @ .., Token::TrailingDoubleStar] if plain(start) => Pattern::Prefix(text[..text.len() - 2].to_owned()),
+        [prefix @ .., Token::TrailingDoubleStar] if is_plain(prefix) => {
+            Pattern::Prefix(text[..text.len() - 2].to_owned())
+        }
         _ => Pattern::Glob(tokens),
     })
 }
 
 fn tokenize(text: &str) -> Option<Vec<Token>> {
-    let mut left = text.chars().peekable();
+    let mut characters = text.chars().peekable();
     let mut tokens = Vec::new();
-    while let Some(next) = left.next() {
-        tokens.push(match next {
-            '*' if left.next_if_eq(&'*').is_some() => {
-                left.next_if_eq(&'/');
-                if left.peek().is_none() { Token::TrailingDoubleStar } else { Token::DoubleStar }
+    while let Some(character) = characters.next() {
+        tokens.push(match character {
+            '*' if characters.next_if_eq(&'*').is_some() => {
+                characters.next_if_eq(&'/');
+                if characters.peek().is_none() { Token::TrailingDoubleStar } else { Token::DoubleStar }
             }
             '*' => Token::Star,
             '?' => Token::AnyChar,
-            '[' => parse_class(&mut left)?,
-            '\\' => Token::Char(left.next()?),
+            '[' => parse_class(&mut characters)?,
+            '\\' => Token::Char(characters.next()?),
             other => Token::Char(other),
         });
     }
     Some(tokens)
 }
 
-fn parse_class(left: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
-    let negated = left.next_if_eq(&'^').is_some();
+fn parse_class(characters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
+    let negated = characters.next_if_eq(&'^').is_some();
     let mut ranges = Vec::new();
     loop {
-        if !ranges.is_empty() && left.next_if_eq(&']').is_some() {
+        if !ranges.is_empty() && characters.next_if_eq(&']').is_some() {
             return Some(Token::Class { negated, ranges });
         }
-        let low = parse_class_bound(left)?;
-        let high = if left.next_if_eq(&'-').is_some() { parse_class_bound(left)? } else { low };
+        let low = parse_class_bound(characters)?;
+        let high = if characters.next_if_eq(&'-').is_some() { parse_class_bound(characters)? } else { low };
         ranges.push((low, high));
     }
 }
 
-fn parse_class_bound(left: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<char> {
-    match left.next()? {
+fn parse_class_bound(characters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<char> {
+    match characters.next()? {
         '-' | ']' => None,
-        '\\' => left.next(),
+        '\\' => characters.next(),
         other => Some(other),
     }
 }
@@ -171,45 +177,46 @@ impl Rule {
     fn matches(&self, path: &str) -> bool {
         match &self.pattern {
             Pattern::Exact => path == self.text,
-            Pattern::Prefix(start) => path.starts_with(start.as_str()),
+            Pattern::Prefix(prefix) => path.starts_with(prefix.as_str()),
             Pattern::Suffix(end) => path.ends_with(end.as_str()) || end.strip_prefix('/') == Some(path),
             Pattern::Glob(tokens) => matches_glob(tokens, path),
         }
     }
 }
 
-/// All ways through the pattern at once, so that many stars cost no more than their number.
+/// Follows all alternatives through the pattern in parallel, so the cost per character is bounded by the number of
+/// tokens.
 fn matches_glob(tokens: &[Token], path: &str) -> bool {
-    let mut places = MatchStates::default();
-    places.add_reachable(tokens, 0);
-    for next in path.chars() {
-        let before = std::mem::take(&mut places);
-        for index in before.0 {
+    let mut states = MatchStates::default();
+    states.add_reachable(tokens, 0);
+    for character in path.chars() {
+        let previous_states = std::mem::take(&mut states);
+        for index in previous_states.0 {
             let Some(token) = tokens.get(index) else { continue };
             match token {
-                Token::Char(one) if *one == next => places.add_reachable(tokens, index + 1),
-                Token::AnyChar if next != '/' => places.add_reachable(tokens, index + 1),
+                Token::Char(expected) if *expected == character => states.add_reachable(tokens, index + 1),
+                Token::AnyChar if character != '/' => states.add_reachable(tokens, index + 1),
                 Token::Class { negated, ranges } => {
-                    if ranges.iter().any(|(low, high)| (*low..=*high).contains(&next)) != *negated {
-                        places.add_reachable(tokens, index + 1);
+                    if ranges.iter().any(|(low, high)| (*low..=*high).contains(&character)) != *negated {
+                        states.add_reachable(tokens, index + 1);
                     }
                 }
-                Token::Star if next != '/' => places.add_reachable(tokens, index),
-                Token::TrailingDoubleStar => places.add_reachable(tokens, index),
+                Token::Star if character != '/' => states.add_reachable(tokens, index),
+                Token::TrailingDoubleStar => states.add_reachable(tokens, index),
                 Token::DoubleStar => {
-                    places.add(index);
-                    if next == '/' {
-                        places.add_reachable(tokens, index + 1);
+                    states.add(index);
+                    if character == '/' {
+                        states.add_reachable(tokens, index + 1);
                     }
                 }
                 Token::Char(_) | Token::AnyChar | Token::Star => {}
             }
         }
-        if places.0.is_empty() {
+        if states.0.is_empty() {
             return false;
         }
     }
-    places.0.contains(&tokens.len())
+    states.0.contains(&tokens.len())
 }
 
 #[derive(Default)]
@@ -222,7 +229,7 @@ impl MatchStates {
         }
     }
 
-    /// The token comes next, and those behind it too as long as it may match nothing.
+    /// Adds a token's index, and the indexes after it as long as the tokens in between may match nothing.
     fn add_reachable(&mut self, tokens: &[Token], mut index: usize) {
         self.add(index);
         while matches!(tokens.get(index), Some(Token::Star | Token::DoubleStar | Token::TrailingDoubleStar)) {
@@ -236,20 +243,21 @@ impl MatchStates {
 mod tests {
     use super::*;
 
-    /// As the context is walked: folders first.
+    /// Walks to the path like the context scan: parent folders first.
     fn is_excluded(ignore: &DockerIgnore, path: &str) -> bool {
         let path = Path::new(path);
         let mut folders: Vec<&Path> = path.ancestors().filter(|folder| !folder.as_os_str().is_empty()).collect();
         folders.reverse();
-        let mut above = MatchedRules::new();
-        let mut out = false;
+        let mut parent_matches = MatchedRules::new();
+        let mut excluded = false;
         for folder in folders {
-            (out, above) = ignore.excludes(folder, &above);
+            (excluded, parent_matches) = ignore.excludes(folder, &parent_matches);
         }
-        out
+        excluded
     }
 
-    /// Patterns by lines, path, whether the path stays behind: moby's own cases, then those of its reader.
+    /// Pattern lines, path, and whether the path is excluded: moby's own matcher cases first, then those of its file
+    /// reader.
     #[test]
     fn patterns_match_like_moby() {
         let cases = [
@@ -327,7 +335,7 @@ mod tests {
             ("[x\\-]", "-", true),
             ("[x\\-]", "z", false),
             ("*x", "xxx", true),
-            // The reader of the file.
+            // Cases of the file reader.
             ("\u{feff}*.log", "a.log", true),
             ("# x\n #x", "#x", true),
             ("  !docs/README.md\n*.md  ", "a.md", true),
@@ -339,23 +347,23 @@ mod tests {
             ("../c", "c", false),
             ("/../c", "c", true),
             (".", "a", false),
-            // Ends with, wherever: not what it looks like, but what Docker does.
+            // Docker matches these suffixes anywhere, contrary to what the pattern suggests.
             ("**.log", "dir/a.log", true),
             ("**.l*g", "a.log", false),
             ("a/x\n!a", "a/x", true),
             ("node_modules", "src/node_modules", false),
         ];
-        for (text, path, out) in cases {
+        for (text, path, excluded) in cases {
             let ignore = DockerIgnore::parse(text).unwrap_or_else(|pattern| panic!("{text:?}: {pattern}"));
-            assert_eq!(is_excluded(&ignore, path), out, "{text:?} and {path}");
+            assert_eq!(is_excluded(&ignore, path), excluded, "{text:?} and {path}");
         }
     }
 
     #[test]
     fn invalid_pattern_is_named_in_error() {
         for pattern in ["!", "! ", "[", "[]a]", "[-]", "[x-]", "[-x]", "\\", "[a-b-c]", "[^", "[^bc", "a["] {
-            let read = DockerIgnore::parse(&format!("fine\n{pattern}"));
-            assert_eq!(read.err().as_deref(), Some(pattern.trim()), "{pattern}");
+            let result = DockerIgnore::parse(&format!("fine\n{pattern}"));
+            assert_eq!(result.err().as_deref(), Some(pattern.trim()), "{pattern}");
         }
     }
 
@@ -367,9 +375,9 @@ mod tests {
             ("*\n!**/keep", "target", true),
             ("*", "a", false),
         ];
-        for (text, folder, walked) in cases {
+        for (text, folder, should_walk) in cases {
             let ignore = DockerIgnore::parse(text).unwrap();
-            assert_eq!(ignore.may_reinclude_in(Path::new(folder)), walked, "{text:?} and {folder}");
+            assert_eq!(ignore.may_reinclude_in(Path::new(folder)), should_walk, "{text:?} and {folder}");
         }
     }
 }

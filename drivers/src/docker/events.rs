@@ -1,4 +1,4 @@
-//! Starts and exits of a preview's containers from the engine's event stream. Polls nothing.
+//! Starts and exits of a preview's containers, from the engine's event stream. Does not poll.
 
 use std::sync::Arc;
 
@@ -17,35 +17,38 @@ use crate::driver::{Problem, RuntimeEvent};
 pub(super) async fn follow_events(
     engine: Engine,
     preview: &PreviewId,
-    inspected: Arc<observe::InspectCache>,
+    inspect_cache: Arc<observe::InspectCache>,
 ) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
     let mut filters = preview_filter(preview);
     filters.insert("type".to_owned(), vec!["container".to_owned()]);
     filters.insert("event".to_owned(), vec!["start".to_owned(), "die".to_owned()]);
-    // The request is sent when the stream is first polled, so what happens until then is asked for by time: the
-    // clock is the engine's, because the two machines' clocks may differ.
+    // The request is sent when the stream is first polled. Events until then are requested by time, on the engine's
+    // clock, because the two machines' clocks may differ.
     let info =
-        super::problems::with_timeout(super::READ_TIMEOUT, "cannot ask the engine for its time", engine.info()).await?;
-    // An exit just before this moment is told by no event, and the list says "running" until the engine has cleaned
-    // up behind it, so nothing that was inspected earlier may count from here on.
-    inspected.clear();
+        super::problems::with_timeout(super::READ_TIMEOUT, "cannot read the engine's time", engine.info()).await?;
+    // No event reports an exit just before this moment, and the list says "running" until the engine has cleaned up
+    // after the container. Earlier inspections are therefore invalid from here on.
+    inspect_cache.clear();
     let mut options = EventsOptionsBuilder::default().filters(&filters);
-    // Unix seconds, because the engine splits at the dot whatever it is given.
+    // Unix seconds with a fraction, because the engine splits the value at the dot, whatever its format.
     if let Some(now) = observe::parse_millis(info.system_time.as_deref()) {
         options = options.since(&format!("{}.{:03}000000", now / 1000, now % 1000));
     }
-    let source = engine.clone();
+    let engine_clone = engine.clone();
     let events = engine.events(Some(options.build())).boxed();
-    let stream =
-        stream::unfold((events, source, inspected, false), |(mut events, engine, inspected, ended)| async move {
-            if ended {
+    let stream = stream::unfold(
+        (events, engine_clone, inspect_cache, false),
+        |(mut events, engine, inspect_cache, has_ended)| async move {
+            if has_ended {
                 return None;
             }
             loop {
-                let told = events.next().await;
-                inspected.clear();
-                let (event, ended) = match told {
-                    Some(Ok(message)) => (to_runtime_event(&engine, message).await, false),
+                let message = events.next().await;
+                // Any event, including the end of the stream, may mean a change that the cached inspections do not
+                // show.
+                inspect_cache.clear();
+                let (event, has_ended) = match message {
+                    Some(Ok(event)) => (to_runtime_event(&engine, event).await, false),
                     Some(Err(error)) => (Some(RuntimeEvent::ConnectionLost { reason: error.to_string() }), true),
                     None => (
                         Some(RuntimeEvent::ConnectionLost { reason: "the engine closed its event stream".to_owned() }),
@@ -53,10 +56,11 @@ pub(super) async fn follow_events(
                     ),
                 };
                 if let Some(event) = event {
-                    return Some((event, (events, engine, inspected, ended)));
+                    return Some((event, (events, engine, inspect_cache, has_ended)));
                 }
             }
-        });
+        },
+    );
     Ok(stream.boxed())
 }
 
@@ -68,11 +72,12 @@ async fn to_runtime_event(engine: &Engine, message: EventMessage) -> Option<Runt
         return Some(RuntimeEvent::Started { unit, handle });
     }
     let (code, signal) = observe::decode_exit_code(attributes.get("exitCode").and_then(|code| code.parse().ok()));
-    let told = Exit { code, signal, ended_at: message.time_nano.map(|nanos| nanos / 1_000_000), ..Exit::default() };
-    // The container may be gone or started again by now; the event itself then says enough.
+    let event_exit =
+        Exit { code, signal, ended_at: message.time_nano.map(|nanos| nanos / 1_000_000), ..Exit::default() };
+    // If the container is gone or already started again, the event's own data must suffice.
     let exit = match observe::inspect_state(engine, &handle).await {
         Ok(Some(state)) if state.running != Some(true) => Exit { code, signal, ..observe::to_exit(&state) },
-        _ => told,
+        _ => event_exit,
     };
     Some(RuntimeEvent::Exited { unit, handle, exit })
 }

@@ -1,4 +1,4 @@
-//! Which images are there, and getting those that are not: pulled (see `registry`), or built (see `build`).
+//! Local images: checks which are present, and pulls (see `registry`) or builds (see `build`) missing ones.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,9 @@ use super::problems::with_timeout;
 use super::{READ_TIMEOUT, StepContext, build, registry};
 use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};
 
-/// What was found or made for each unit in this apply. A container is created from exactly that: the context may be
-/// edited between a build and the creation, and hashing it again would ask for an image that nobody built.
+/// The image that was found or created for each unit during this apply. A container is created from exactly this image.
+/// The context may be edited between a build and the creation, and its new hash would name an image that was never
+/// built.
 #[derive(Default)]
 pub(super) struct PreparedImages(Mutex<BTreeMap<(PreviewId, UnitName), PreparedImage>>);
 
@@ -31,37 +32,39 @@ impl PreparedImages {
     }
 
     fn insert(&self, scope: &Scope, unit: &Unit, container: &Container, reference: &str, identity: &str) {
-        let ready = PreparedImage {
+        let prepared = PreparedImage {
             source: container.image.clone(),
             reference: reference.to_owned(),
             identity: identity.to_owned(),
         };
-        self.lock().insert((scope.preview.id.clone(), unit.name.clone()), ready);
+        self.lock().insert((scope.preview.id.clone(), unit.name.clone()), prepared);
     }
 
     fn get(&self, scope: &Scope, unit: &Unit, container: &Container) -> Option<(String, String)> {
-        let all = self.lock();
-        let ready = all.get(&(scope.preview.id.clone(), unit.name.clone()))?;
-        (ready.source == container.image).then(|| (ready.reference.clone(), ready.identity.clone()))
+        let entries = self.lock();
+        let prepared = entries.get(&(scope.preview.id.clone(), unit.name.clone()))?;
+        (prepared.source == container.image).then(|| (prepared.reference.clone(), prepared.identity.clone()))
     }
 
     pub(super) fn remove_preview(&self, preview: &PreviewId) {
-        self.lock().retain(|(of, _), _| of != preview);
+        self.lock().retain(|(entry_preview, _), _| entry_preview != preview);
     }
 }
 
-/// What to ask the engine for, and its identity: as it was prepared, or else as it is now.
+/// The image name for the create call, and the image's id: as prepared, or else as currently present.
 pub(super) async fn resolve_image(
-    site: &StepContext<'_>,
+    context: &StepContext<'_>,
     scope: &Scope,
     unit: &Unit,
     container: &Container,
 ) -> Result<(String, String), Problem> {
-    if let Some((reference, known)) = site.prepared_images.get(scope, unit, container) {
-        match find_image_id(site.engine, &reference).await? {
-            Some(found) if found == known => return Ok((reference, known)),
-            // The name was given to another image meanwhile.
-            _ if find_image_id(site.engine, &known).await?.is_some() => return Ok((known.clone(), known)),
+    if let Some((reference, prepared_id)) = context.prepared_images.get(scope, unit, container) {
+        match find_image_id(context.engine, &reference).await? {
+            Some(current_id) if current_id == prepared_id => return Ok((reference, prepared_id)),
+            // Another image has the name now; use the prepared one by its id.
+            _ if find_image_id(context.engine, &prepared_id).await?.is_some() => {
+                return Ok((prepared_id.clone(), prepared_id));
+            }
             _ => {}
         }
     }
@@ -69,14 +72,15 @@ pub(super) async fn resolve_image(
         ImageSource::Reference(reference) => reference.clone(),
         ImageSource::Build(spec) => build::image_tag(scope, unit, &build::read_inputs(scope, unit, spec).await?.hash),
     };
-    let found = find_image_id(site.engine, &reference).await?.ok_or_else(|| {
-        let words = format!("`{}`: the image `{reference}` is not present", unit.name);
-        Problem::new(ProblemKind::ImageNotFound, words).hint("It was removed meanwhile; run `pdev up` again.")
+    let image_id = find_image_id(context.engine, &reference).await?.ok_or_else(|| {
+        let message = format!("`{}`: the image `{reference}` is not present", unit.name);
+        Problem::new(ProblemKind::ImageNotFound, message)
+            .hint("Run `pdev up` again, because the image was removed in the meantime.")
     })?;
-    Ok((reference, found))
+    Ok((reference, image_id))
 }
 
-/// The image's id when it is present.
+/// The image's id if it is present.
 async fn find_image_id(engine: &Engine, reference: &str) -> Result<Option<String>, Problem> {
     Ok(find_local_image(engine, reference).await?.and_then(|image| image.id))
 }
@@ -89,7 +93,7 @@ async fn find_local_image(engine: &Engine, reference: &str) -> Result<Option<Ima
     }
 }
 
-/// A unit, what its image is called, and why it has to be made when it is not there.
+/// A unit's image: its name, and why it must be prepared if it is not present.
 struct WantedImage<'a> {
     unit: &'a Unit,
     container: &'a Container,
@@ -97,12 +101,12 @@ struct WantedImage<'a> {
     reason: String,
 }
 
-pub(super) async fn inspect_images(site: &StepContext<'_>, scope: &Scope) -> Result<Images, Problem> {
+pub(super) async fn inspect_images(context: &StepContext<'_>, scope: &Scope) -> Result<Images, Problem> {
     let containers = scope.application.units.values().filter_map(|unit| match &unit.body {
         Body::Container(container) => Some((unit, container)),
         Body::Process(_) => None,
     });
-    let wanted = containers.map(|(unit, container)| async move {
+    let wanted_images = containers.map(|(unit, container)| async move {
         let (reference, reason) = match &container.image {
             ImageSource::Reference(reference) => (reference.clone(), "not present".to_owned()),
             ImageSource::Build(spec) => {
@@ -116,55 +120,59 @@ pub(super) async fn inspect_images(site: &StepContext<'_>, scope: &Scope) -> Res
         };
         Ok::<_, Problem>(WantedImage { unit, container, reference, reason })
     });
-    let wanted = futures_util::future::try_join_all(wanted).await?;
-    // Ten units of one image are one question.
-    let references: BTreeMap<&str, bool> = wanted.iter().fold(BTreeMap::new(), |mut all, wanted| {
-        *all.entry(wanted.reference.as_str()).or_default() |= needs_registry_check(wanted.container);
-        all
+    let wanted_images = futures_util::future::try_join_all(wanted_images).await?;
+    // Look up each image once, even if many units use it.
+    let references: BTreeMap<&str, bool> = wanted_images.iter().fold(BTreeMap::new(), |mut references, wanted| {
+        *references.entry(wanted.reference.as_str()).or_default() |= needs_registry_check(wanted.container);
+        references
     });
-    let looks = references.into_iter().map(|(reference, checked)| async move {
-        let found = find_local_image(site.engine, reference).await?;
+    let inspections = references.into_iter().map(|(reference, should_check)| async move {
+        let found = find_local_image(context.engine, reference).await?;
         let outdated = match &found {
-            Some(image) if checked => registry::outdated_reason(site.engine, reference, image).await,
+            Some(image) if should_check => registry::outdated_reason(context.engine, reference, image).await,
             _ => None,
         };
         Ok::<_, Problem>((reference, (found.and_then(|image| image.id), outdated)))
     });
-    let present: BTreeMap<_, _> = futures_util::future::try_join_all(looks).await?.into_iter().collect();
+    let present: BTreeMap<_, _> = futures_util::future::try_join_all(inspections).await?.into_iter().collect();
     let mut images = Images::default();
-    for WantedImage { unit, container, reference, reason } in &wanted {
+    for WantedImage { unit, container, reference, reason } in &wanted_images {
         let (identity, outdated) = present.get(reference.as_str()).cloned().unwrap_or_default();
         let outdated = outdated.filter(|_| needs_registry_check(container));
         match (identity, outdated) {
             (Some(identity), None) => {
-                site.prepared_images.insert(scope, unit, container, reference, &identity);
+                context.prepared_images.insert(scope, unit, container, reference, &identity);
                 images.current.insert(unit.name.clone(), identity);
             }
-            (Some(_), Some(newer)) => drop(images.stale.insert(unit.name.clone(), newer)),
+            (Some(_), Some(outdated_reason)) => drop(images.stale.insert(unit.name.clone(), outdated_reason)),
             (None, _) => drop(images.stale.insert(unit.name.clone(), reason.clone())),
         }
     }
     Ok(images)
 }
 
-/// `pull: always` asks the registry each time whether its image is another one now.
+/// Whether the registry must be checked for a different image; `pull: always` requires this on every run.
 fn needs_registry_check(container: &Container) -> bool {
     container.pull == PullPolicy::Always && matches!(container.image, ImageSource::Reference(_))
 }
 
-pub(super) async fn prepare_image(site: &StepContext<'_>, scope: &Scope, name: &str) -> Result<StepOutcome, Problem> {
+pub(super) async fn prepare_image(
+    context: &StepContext<'_>,
+    scope: &Scope,
+    name: &str,
+) -> Result<StepOutcome, Problem> {
     let (unit, container) = container_unit(scope, name)?;
     let (reference, identity, notes) = match &container.image {
         ImageSource::Build(spec) => {
-            let (tag, identity) = build_until_stable(site.engine, scope, unit, spec).await?;
+            let (tag, identity) = build_until_stable(context.engine, scope, unit, spec).await?;
             (tag, identity, Vec::new())
         }
         ImageSource::Reference(reference) => {
-            let (identity, notes) = fetch_image(site.engine, scope, name, container.pull, reference).await?;
+            let (identity, notes) = fetch_image(context.engine, scope, name, container.pull, reference).await?;
             (reference.clone(), identity, notes)
         }
     };
-    site.prepared_images.insert(scope, unit, container, &reference, &identity);
+    context.prepared_images.insert(scope, unit, container, &reference, &identity);
     Ok(StepOutcome { image: Some(identity), notes, ..StepOutcome::default() })
 }
 
@@ -175,28 +183,28 @@ async fn fetch_image(
     policy: PullPolicy,
     reference: &str,
 ) -> Result<(String, Vec<String>), Problem> {
-    let absent =
+    let not_present =
         || Problem::new(ProblemKind::ImageNotFound, format!("`{unit}`: the image `{reference}` is not present"));
     match (find_image_id(engine, reference).await?, policy) {
-        (Some(present), PullPolicy::Missing | PullPolicy::Never) => return Ok((present, Vec::new())),
+        (Some(present_id), PullPolicy::Missing | PullPolicy::Never) => return Ok((present_id, Vec::new())),
         (None, PullPolicy::Never) => {
-            return Err(absent().hint("Pull or build it, or allow pulling with `pull: missing`."));
+            return Err(not_present().hint("Pull or build it, or allow pulling with `pull: missing`."));
         }
-        (Some(present), PullPolicy::Always) => match registry::pull(engine, scope, unit, reference).await {
-            // Work without a network goes on with what is here.
+        (Some(present_id), PullPolicy::Always) => match registry::pull(engine, scope, unit, reference).await {
+            // Without a network, pdev continues with the local image.
             Err(problem) if matches!(problem.kind, ProblemKind::Unavailable | ProblemKind::Timeout) => {
-                let note = format!("{}; the image that is here is used", problem.message);
-                return Ok((present, vec![note]));
+                let note = format!("{}; using the local image", problem.message);
+                return Ok((present_id, vec![note]));
             }
-            pulled => pulled?,
+            result => result?,
         },
         (None, _) => registry::pull(engine, scope, unit, reference).await?,
     }
-    Ok((find_image_id(engine, reference).await?.ok_or_else(absent)?, Vec::new()))
+    Ok((find_image_id(engine, reference).await?.ok_or_else(not_present)?, Vec::new()))
 }
 
-/// Files are hashed before they are sent. An edit in between would put its contents under the wrong hash, so what was
-/// built then is not kept.
+/// Builds until the inputs are the same before and after. Files are hashed before they are sent, so an edit in between
+/// would put its content under the wrong hash; such an image is removed.
 async fn build_until_stable(
     engine: &Engine,
     scope: &Scope,
@@ -209,14 +217,15 @@ async fn build_until_stable(
         let hash = inputs.hash.clone();
         let tag = build::build_image(engine, scope, unit, spec, inputs).await?;
         if build::read_inputs(scope, unit, spec).await?.hash == hash {
-            let gone =
-                || Problem::new(ProblemKind::ImageNotFound, format!("the image `{tag}` was built and is gone again"));
-            let identity = find_image_id(engine, &tag).await?.ok_or_else(gone)?;
+            let removed = || {
+                Problem::new(ProblemKind::ImageNotFound, format!("the image `{tag}` was removed right after its build"))
+            };
+            let identity = find_image_id(engine, &tag).await?.ok_or_else(removed)?;
             return Ok((tag, identity));
         }
         drop(engine.remove_image(&tag, None::<RemoveImageOptions>, None).await);
     }
     let message = format!("`{}`: the build context changed during each of {TRIES} builds", unit.name);
     Err(Problem::new(ProblemKind::BuildFailed, message)
-        .hint("Leave what changes all the time (logs, build output) out with `.dockerignore`."))
+        .hint("Exclude files that change all the time (logs, build output) with `.dockerignore`."))
 }

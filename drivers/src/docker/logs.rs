@@ -1,4 +1,4 @@
-//! Output of one container as lines with times. Keeps at most one unfinished line per stream.
+//! Output of one container as lines with times. Keeps only the lines of the engine's last frame in memory.
 
 use std::collections::VecDeque;
 
@@ -22,42 +22,42 @@ pub(super) fn stream_logs(
     let mut options = LogsOptionsBuilder::default().stdout(true).stderr(true).timestamps(true).follow(request.follow);
     options = options.tail(&request.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string()));
     if let Some(since) = request.since {
+        // The engine's option takes whole seconds; the filter below applies the milliseconds.
         options = options.since(i32::try_from(since / 1000).unwrap_or(i32::MAX));
     }
     let since = request.since.unwrap_or(i64::MIN);
     let source = engine.logs(&handle, Some(options.build())).boxed();
-    stream::unfold((source, VecDeque::new()), move |(mut source, mut ready)| async move {
+    stream::unfold((source, VecDeque::new()), move |(mut source, mut lines)| async move {
         loop {
-            if let Some(line) = ready.pop_front() {
-                return Some((line, (source, ready)));
+            if let Some(line) = lines.pop_front() {
+                return Some((line, (source, lines)));
             }
             match source.next().await? {
                 Ok(output) => {
-                    ready.extend(to_log_lines(output).into_iter().filter(|line| line.timestamp >= since).map(Ok));
+                    lines.extend(to_log_lines(output).into_iter().filter(|line| line.timestamp >= since).map(Ok));
                 }
-                Err(error) => ready.push_back(Err(to_problem("cannot read logs", &error))),
+                Err(error) => lines.push_back(Err(to_problem("cannot read logs", &error))),
             }
         }
     })
     .boxed()
 }
 
-/// The engine's frames are single lines with their time in front.
+/// Converts a frame: the engine sends one line per frame, with its time in front.
 fn to_log_lines(output: LogOutput) -> Vec<LogLine> {
-    let stderr = matches!(output, LogOutput::StdErr { .. });
+    let is_stderr = matches!(output, LogOutput::StdErr { .. });
     let bytes = output.into_bytes();
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-    let split = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
-    let stamp = std::str::from_utf8(&bytes[..split]).ok();
-    let (at, text) = match parse_millis(stamp) {
-        Some(at) => (at, bytes.get(split + 1..).unwrap_or_default()),
+    let time_length = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
+    let time_text = std::str::from_utf8(&bytes[..time_length]).ok();
+    let (timestamp, text) = match parse_millis(time_text) {
+        Some(timestamp) => (timestamp, bytes.get(time_length + 1..).unwrap_or_default()),
         None => (0, bytes),
     };
     if text.is_empty() {
-        return vec![LogLine { timestamp: at, is_stderr: stderr, text: String::new() }];
+        return vec![LogLine { timestamp, is_stderr, text: String::new() }];
     }
-    let piece =
-        |piece: &[u8]| LogLine { timestamp: at, is_stderr: stderr, text: String::from_utf8_lossy(piece).into_owned() };
-    text.chunks(LINE_BYTES_MAX).map(piece).collect()
+    let to_line = |chunk: &[u8]| LogLine { timestamp, is_stderr, text: String::from_utf8_lossy(chunk).into_owned() };
+    text.chunks(LINE_BYTES_MAX).map(to_line).collect()
 }

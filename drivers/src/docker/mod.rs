@@ -1,6 +1,6 @@
 //! The Docker runtime: containers, networks and volumes of previews, found by label, never by name.
 //!
-//! Decides nothing. Keeps one connection and drops it when the engine stops answering; state lives in the engine.
+//! Makes no decisions. Keeps one connection and drops it when the engine stops answering; all state is in the engine.
 
 mod apply;
 mod build;
@@ -42,12 +42,12 @@ use crate::driver::{
     RuntimeEvent, Scope, StepOutcome,
 };
 
-/// For calls that read.
+/// Deadline for calls that only read.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// For calls that make the engine work: create, start, remove.
+/// Deadline for calls that make the engine work: create, start, remove.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The driver of one engine, chosen anew whenever the connection was lost.
+/// The driver of one engine. It chooses the engine again after the connection was lost.
 pub struct DockerDriver {
     docker_env: DockerEnv,
     connection: Mutex<Option<(Engine, EngineEndpoint)>>,
@@ -55,7 +55,7 @@ pub struct DockerDriver {
     prepared_images: images::PreparedImages,
 }
 
-/// Where a step is done, and what is known of it.
+/// The engine that performs a step, and the images that earlier steps prepared.
 struct StepContext<'a> {
     engine: &'a Engine,
     endpoint: &'a EngineEndpoint,
@@ -64,41 +64,42 @@ struct StepContext<'a> {
 
 impl DockerDriver {
     #[must_use]
-    pub fn new(around: DockerEnv) -> Self {
+    pub fn new(docker_env: DockerEnv) -> Self {
         Self {
-            docker_env: around,
+            docker_env,
             connection: Mutex::new(None),
             inspect_cache: Arc::default(),
             prepared_images: images::PreparedImages::default(),
         }
     }
 
-    /// Whether the engine answers, and where it is; at most about four seconds.
+    /// Checks whether the engine answers and returns its endpoint. Takes at most about four seconds.
     pub async fn ping(&self) -> Result<EngineEndpoint, Problem> {
         let (engine, endpoint) = self.connected_engine().await?;
-        let answer =
+        let result =
             problems::with_timeout(Duration::from_secs(2), "cannot ping the Docker engine", engine.ping()).await;
-        self.drop_connection_on_failure(answer.map(|_| endpoint)).await
+        self.drop_connection_on_failure(result.map(|_| endpoint)).await
     }
 
     async fn connected_engine(&self) -> Result<(Engine, EngineEndpoint), Problem> {
-        let mut connected = self.connection.lock().await;
-        if let Some(known) = &*connected {
-            return Ok(known.clone());
+        let mut connection = self.connection.lock().await;
+        // The lock is held while connecting, so that concurrent calls share one attempt.
+        if let Some(existing) = &*connection {
+            return Ok(existing.clone());
         }
-        let fresh = connect::connect(self.docker_env.clone()).await?;
-        *connected = Some(fresh.clone());
-        Ok(fresh)
+        let new = connect::connect(self.docker_env.clone()).await?;
+        *connection = Some(new.clone());
+        Ok(new)
     }
 
-    /// Forgets the connection after a failure that a new one may cure.
-    async fn drop_connection_on_failure<T>(&self, answer: Result<T, Problem>) -> Result<T, Problem> {
-        if let Err(problem) = &answer
+    /// Drops the connection after a failure that a new connection may fix.
+    async fn drop_connection_on_failure<T>(&self, result: Result<T, Problem>) -> Result<T, Problem> {
+        if let Err(problem) = &result
             && matches!(problem.kind, ProblemKind::Unavailable | ProblemKind::Timeout)
         {
             *self.connection.lock().await = None;
         }
-        answer
+        result
     }
 }
 
@@ -116,11 +117,12 @@ impl Driver for DockerDriver {
         RuntimeKind::Docker
     }
 
-    async fn observe(&self, preview: &PreviewId, _places: &Locations) -> Result<Observed, Problem> {
+    async fn observe(&self, preview: &PreviewId, _locations: &Locations) -> Result<Observed, Problem> {
         let (engine, endpoint) = self.connected_engine().await?;
         let mut observed =
             self.drop_connection_on_failure(observe::observe(&engine, preview, &self.inspect_cache).await).await?;
         if endpoint.is_isolated {
+            // Container addresses are not reachable from this machine; only published ports are.
             observed.units.values_mut().for_each(|unit| unit.address = None);
         }
         Ok(observed)
@@ -128,23 +130,24 @@ impl Driver for DockerDriver {
 
     async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
         let (engine, endpoint) = self.connected_engine().await?;
-        let site = StepContext { engine: &engine, endpoint: &endpoint, prepared_images: &self.prepared_images };
-        self.drop_connection_on_failure(images::inspect_images(&site, scope).await).await
+        let context = StepContext { engine: &engine, endpoint: &endpoint, prepared_images: &self.prepared_images };
+        self.drop_connection_on_failure(images::inspect_images(&context, scope).await).await
     }
 
     async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
         let (engine, endpoint) = self.connected_engine().await?;
-        let site = StepContext { engine: &engine, endpoint: &endpoint, prepared_images: &self.prepared_images };
+        let context = StepContext { engine: &engine, endpoint: &endpoint, prepared_images: &self.prepared_images };
+        // Clear before the step, and again after it: an observation during the step may have stored an old state.
         self.inspect_cache.clear();
-        let performed = apply::perform(&site, scope, action).await;
+        let result = apply::perform(&context, scope, action).await;
         self.inspect_cache.clear();
-        self.drop_connection_on_failure(performed).await
+        self.drop_connection_on_failure(result).await
     }
 
     async fn follow_events(
         &self,
         preview: &PreviewId,
-        _places: &Locations,
+        _locations: &Locations,
     ) -> Result<BoxStream<'static, RuntimeEvent>, Problem> {
         let (engine, _) = self.connected_engine().await?;
         self.drop_connection_on_failure(events::follow_events(engine, preview, Arc::clone(&self.inspect_cache)).await)
@@ -154,7 +157,7 @@ impl Driver for DockerDriver {
     async fn logs(
         &self,
         preview: &PreviewId,
-        _places: &Locations,
+        _locations: &Locations,
         unit: &str,
         request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, Problem>>, Problem> {
@@ -200,7 +203,7 @@ impl Driver for DockerDriver {
     async fn gateway_address(&self, preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {
         let (engine, endpoint) = self.connected_engine().await?;
         if endpoint.is_isolated {
-            // Its own host alias leads to this machine's loopback already.
+            // Such an engine's own host alias already leads to this machine's loopback.
             return Ok(None);
         }
         let networks = self.drop_connection_on_failure(observe::list_networks(&engine, preview).await).await?;

@@ -1,6 +1,7 @@
-//! The preview's network and its volumes: made once, found by label, removed with patience.
+//! The preview's network and volumes: created once, found by label, removed with retries.
 //!
-//! A name that a stranger holds gets a suffix or is refused; what does not carry the preview's label is never changed.
+//! If another network has the wanted name, pdev adds a suffix; for a volume it reports an error. Objects without the
+//! preview's label are never changed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,15 +19,15 @@ use super::translate::{PREVIEW, VOLUME, common_labels};
 use super::{READ_TIMEOUT, WRITE_TIMEOUT, observe};
 use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};
 
-/// Endpoints and mounts of containers that were just removed vanish a moment later, and no event tells when.
+/// Endpoints and mounts of removed containers disappear with a short delay, and no event announces it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn create(engine: &Engine, scope: &Scope) -> Result<StepOutcome, Problem> {
-    if let Some(known) = observe::list_networks(engine, &scope.preview.id).await?.into_iter().next() {
-        return Ok(StepOutcome { handle: known.name, ..StepOutcome::default() });
+    if let Some(existing) = observe::list_networks(engine, &scope.preview.id).await?.into_iter().next() {
+        return Ok(StepOutcome { handle: existing.name, ..StepOutcome::default() });
     }
-    // Docker allows two networks of one name and then refuses to use either, so the name is looked up first.
+    // Docker allows two networks with the same name and then refuses to use either, so check the name first.
     let prefix = scope.preview.object_prefix();
     for attempt in 1..=NAME_ATTEMPTS {
         let name = suffixed_name(&prefix, attempt);
@@ -51,71 +52,73 @@ pub(super) async fn create(engine: &Engine, scope: &Scope) -> Result<StepOutcome
     .hint("Remove unused networks with `docker network prune`."))
 }
 
-/// Endpoints that lost their container, which an engine that was killed leaves behind, are taken off; a stranger's
-/// container that somebody attached stays, and so does the network then.
+/// Removes the network. If the engine refuses, detaches this preview's containers and the endpoints without a container
+/// that a killed engine leaves behind, and tries again. If a foreign container is attached, the network stays.
 pub(super) async fn remove(engine: &Engine, scope: &Scope, name: &str) -> Result<StepOutcome, Problem> {
-    let mine = observe::list_networks(engine, &scope.preview.id).await?;
-    let Some(id) = mine.into_iter().find(|network| network.name.as_deref() == Some(name)).and_then(|found| found.id)
+    let own_networks = observe::list_networks(engine, &scope.preview.id).await?;
+    let Some(id) =
+        own_networks.into_iter().find(|network| network.name.as_deref() == Some(name)).and_then(|found| found.id)
     else {
         return Ok(StepOutcome::default());
     };
     let deadline = Instant::now() + REMOVAL_TIMEOUT;
     loop {
-        let last = match with_timeout(WRITE_TIMEOUT, "cannot remove the network", engine.remove_network(&id)).await {
-            Ok(()) => return Ok(StepOutcome::default()),
-            Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(StepOutcome::default()),
-            Err(problem) if matches!(problem.kind, ProblemKind::Unavailable | ProblemKind::Timeout) => {
-                return Err(problem);
-            }
-            Err(problem) => problem.message,
-        };
-        let strangers = detach_containers(engine, scope, &id).await?;
-        if !strangers.is_empty() {
-            let who = strangers.join("`, `");
+        let last_error =
+            match with_timeout(WRITE_TIMEOUT, "cannot remove the network", engine.remove_network(&id)).await {
+                Ok(()) => return Ok(StepOutcome::default()),
+                Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(StepOutcome::default()),
+                Err(problem) if matches!(problem.kind, ProblemKind::Unavailable | ProblemKind::Timeout) => {
+                    return Err(problem);
+                }
+                Err(problem) => problem.message,
+            };
+        let foreign_names = detach_containers(engine, scope, &id).await?;
+        if !foreign_names.is_empty() {
+            let names = foreign_names.join("`, `");
             let note = format!(
-                "the network `{name}` stays, because `{who}` is attached to it and is not of this preview; \
-                 `docker network disconnect {name} {}` lets it go",
-                strangers[0]
+                "the network `{name}` stays, because `{names}` is attached to it and does not belong to this preview; \
+                 run `docker network disconnect {name} {}` to detach it",
+                foreign_names[0]
             );
             return Ok(StepOutcome { notes: vec![note], ..StepOutcome::default() });
         }
         if Instant::now() >= deadline {
-            let note = format!("the network `{name}` stays for now: {last}");
+            let note = format!("the network `{name}` was not removed: {last_error}");
             return Ok(StepOutcome { notes: vec![note], ..StepOutcome::default() });
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
-/// Detaches what is ours or belongs to no container any more; gives the names of what is somebody else's.
+/// Detaches this preview's containers and endpoints without a container. Returns the names of all other containers.
 async fn detach_containers(engine: &Engine, scope: &Scope, network: &str) -> Result<Vec<String>, Problem> {
-    let attached =
+    let endpoints =
         match with_timeout(READ_TIMEOUT, "cannot inspect the network", engine.inspect_network(network, None)).await {
             Ok(found) => found.containers.unwrap_or_default(),
             Err(problem) if problem.kind == ProblemKind::NotFound => HashMap::new(),
             Err(problem) => return Err(problem),
         };
-    let mut strangers = Vec::new();
-    for (handle, endpoint) in attached {
+    let mut foreign_names = Vec::new();
+    for (handle, endpoint) in endpoints {
         let name = endpoint.name.unwrap_or_else(|| handle.clone());
-        // The engine finds an endpoint without container by the endpoint's name alone.
+        // The engine finds an endpoint without a container only by the endpoint's name.
         let container = match preview_of_container(engine, &handle).await? {
             None => name,
             Some(preview) if preview.as_ref() == Some(&scope.preview.id.0) => handle,
             Some(_) => {
-                strangers.push(name);
+                foreign_names.push(name);
                 continue;
             }
         };
         let request = NetworkDisconnectRequest { container, force: Some(true) };
-        // Whether it helped is seen by the next attempt.
+        // Ignore errors: the next removal attempt shows whether this helped.
         drop(tokio::time::timeout(READ_TIMEOUT, engine.disconnect_network(network, request)).await);
     }
-    strangers.sort();
-    Ok(strangers)
+    foreign_names.sort();
+    Ok(foreign_names)
 }
 
-/// The preview that a container says it belongs to; the outer `None` when there is no such container.
+/// The preview label of a container; the outer `None` means that the container does not exist.
 pub(super) async fn preview_of_container(engine: &Engine, handle: &str) -> Result<Option<Option<String>>, Problem> {
     let call = engine.inspect_container(handle, None::<InspectContainerOptions>);
     match tokio::time::timeout(READ_TIMEOUT, call).await {
@@ -129,15 +132,15 @@ pub(super) async fn preview_of_container(engine: &Engine, handle: &str) -> Resul
     }
 }
 
-/// Puts a container back on the preview's network, under the unit's names.
+/// Connects a container to the preview's network again, under the unit's aliases.
 pub(super) async fn reconnect(engine: &Engine, scope: &Scope, name: &str) -> Result<StepOutcome, Problem> {
     let (_, container) = container_unit(scope, name)?;
     let handle = observe::require_container(engine, &scope.preview.id, name).await?;
     let network = observe::list_networks(engine, &scope.preview.id).await?.into_iter().find_map(|network| network.name);
     let network = network.ok_or_else(|| Problem::new(ProblemKind::NotFound, "the preview has no network"))?;
-    // The container may still hold an endpoint of a network that had this name and is gone.
-    let stale = NetworkDisconnectRequest { container: handle.clone(), force: Some(true) };
-    drop(tokio::time::timeout(READ_TIMEOUT, engine.disconnect_network(&network, stale)).await);
+    // The container may still have an endpoint in a removed network of the same name.
+    let stale_endpoint = NetworkDisconnectRequest { container: handle.clone(), force: Some(true) };
+    drop(tokio::time::timeout(READ_TIMEOUT, engine.disconnect_network(&network, stale_endpoint)).await);
     let request = NetworkConnectRequest {
         container: handle,
         endpoint_config: Some(EndpointSettings {
@@ -146,6 +149,7 @@ pub(super) async fn reconnect(engine: &Engine, scope: &Scope, name: &str) -> Res
         }),
     };
     match with_timeout(WRITE_TIMEOUT, &format!("cannot connect `{name}`"), engine.connect_network(&network, request))
+        // The disconnect above may have failed because the container is still connected.
         .await
     {
         Err(problem) if !problem.message.contains("already exists in network") => Err(problem),
@@ -163,12 +167,16 @@ pub(super) async fn create_volume(engine: &Engine, scope: &Scope, volume: &str) 
     labels.insert(VOLUME.to_owned(), volume.to_owned());
     let request =
         VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels), ..VolumeCreateRequest::default() };
-    let made =
+    let created =
         with_timeout(WRITE_TIMEOUT, &format!("cannot create the volume `{name}`"), engine.create_volume(request))
             .await?;
-    if made.labels.get(PREVIEW) != Some(&scope.preview.id.0) {
-        return Err(Problem::new(ProblemKind::Refused, format!("a volume `{name}` exists that is not this preview's"))
-            .hint("Rename or remove that volume."));
+    // Creating a volume that exists succeeds and returns it, so only its label shows whose it is.
+    if created.labels.get(PREVIEW) != Some(&scope.preview.id.0) {
+        return Err(Problem::new(
+            ProblemKind::Refused,
+            format!("a volume `{name}` exists that does not belong to this preview"),
+        )
+        .hint("Rename or remove that volume."));
     }
     Ok(StepOutcome { handle: Some(name), ..StepOutcome::default() })
 }
@@ -181,19 +189,20 @@ pub(super) async fn remove_volume(engine: &Engine, scope: &Scope, volume: &str) 
         Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(StepOutcome::default()),
         Err(problem) => return Err(problem),
     }
-    let what = format!("cannot remove the volume `{name}`");
+    let failure = format!("cannot remove the volume `{name}`");
     let deadline = Instant::now() + REMOVAL_TIMEOUT;
     loop {
         let call = engine.remove_volume(&name, None::<RemoveVolumeOptions>);
         match tokio::time::timeout(WRITE_TIMEOUT, call).await {
             Ok(Ok(())) => return Ok(StepOutcome::default()),
             Ok(Err(error)) if response_status(&error) == Some(404) => return Ok(StepOutcome::default()),
+            // 409: in use. A container that was just removed may still hold the mount for a moment.
             Ok(Err(error)) if response_status(&error) == Some(409) && Instant::now() < deadline => {}
             Ok(Err(error)) if response_status(&error) == Some(409) => {
                 return Err(volume_in_use_problem(engine, &name).await);
             }
-            Ok(Err(error)) => return Err(to_problem(&what, &error)),
-            Err(_) => return Err(Problem::new(ProblemKind::Timeout, format!("{what}: no answer in time"))),
+            Ok(Err(error)) => return Err(to_problem(&failure, &error)),
+            Err(_) => return Err(Problem::new(ProblemKind::Timeout, format!("{failure}: no answer in time"))),
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
@@ -202,12 +211,13 @@ pub(super) async fn remove_volume(engine: &Engine, scope: &Scope, volume: &str) 
 async fn volume_in_use_problem(engine: &Engine, volume: &str) -> Problem {
     let filters = HashMap::from([("volume".to_owned(), vec![volume.to_owned()])]);
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-    let users = with_timeout(READ_TIMEOUT, "cannot list containers", engine.list_containers(Some(options)))
+    let containers = with_timeout(READ_TIMEOUT, "cannot list containers", engine.list_containers(Some(options)))
         .await
         .unwrap_or_default();
-    let names: Vec<String> = users.into_iter().filter_map(|user| Some(user.names?.first()?.replace('/', ""))).collect();
-    let by = if names.is_empty() { String::new() } else { format!(" by `{}`", names.join("`, `")) };
-    let first = names.first().map_or("CONTAINER", String::as_str);
-    Problem::new(ProblemKind::Refused, format!("cannot remove the volume `{volume}`: it is in use{by}"))
-        .hint(format!("Remove that container first: `docker rm -f {first}`."))
+    let names: Vec<String> =
+        containers.into_iter().filter_map(|container| Some(container.names?.first()?.replace('/', ""))).collect();
+    let user_note = if names.is_empty() { String::new() } else { format!(" by `{}`", names.join("`, `")) };
+    let first_name = names.first().map_or("CONTAINER", String::as_str);
+    Problem::new(ProblemKind::Refused, format!("cannot remove the volume `{volume}`: it is in use{user_note}"))
+        .hint(format!("Remove that container first: `docker rm -f {first_name}`."))
 }

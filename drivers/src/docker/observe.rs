@@ -1,5 +1,5 @@
-//! What of a preview is at the engine: one list each of containers, networks and volumes, at the same time.
-//! Containers that ran are inspected too: the list tells neither start times nor how one ended. Changes nothing.
+//! Observes a preview in the engine: one list call each for containers, networks and volumes, in parallel. Containers
+//! that were started are also inspected, because the list has neither start times nor exit details. Changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, UdpSocket};
@@ -24,20 +24,20 @@ use super::translate::{HASH, IMAGE, PREVIEW, PROJECT, SERVICE, VOLUME, ports_fro
 use super::{READ_TIMEOUT, label_filter, preview_filter};
 use crate::driver::{DiscoveredPreview, Problem, ProblemKind};
 
-/// Inspections under way at once.
+/// Maximum concurrent inspections.
 const INSPECTIONS_MAX: usize = 16;
 
-/// What inspections told, kept while nothing happened to the container: ten running containers are then one list, not
-/// eleven calls. An entry counts only for the same state and exit code; whatever is done through this driver or told
-/// by the engine's events drops all. Only a restart from outside while no preview is followed goes unseen, and it
-/// makes nothing but the shown start time old.
+/// Results of inspections, cached while nothing happens to the container: observing ten running containers then takes
+/// one list call instead of eleven calls. An entry is valid only for the same listed state and exit code. Every step of
+/// this driver and every engine event clears the cache. The only change it can miss is a restart from outside while no
+/// client follows the preview, and the only wrong value is then the shown start time.
 #[derive(Default)]
 pub(super) struct InspectCache {
     generation: AtomicU64,
     entries: Mutex<HashMap<PreviewId, InspectedStates>>,
 }
 
-/// Handle -> state and exit code in the list, what the inspection said.
+/// Handle -> state and exit code in the list, state from the inspection.
 type InspectedStates = HashMap<String, (String, ContainerState)>;
 
 impl InspectCache {
@@ -54,34 +54,30 @@ impl InspectCache {
         (self.generation.load(Ordering::SeqCst), self.lock().get(preview).cloned().unwrap_or_default())
     }
 
-    /// Unless something happened since `of`.
-    fn store_if_unchanged(&self, preview: &PreviewId, changes: u64, known: InspectedStates) {
-        let mut all = self.lock();
-        if self.generation.load(Ordering::SeqCst) != changes {
+    /// Stores the entries unless the cache was cleared since `generation`.
+    fn store_if_unchanged(&self, preview: &PreviewId, generation: u64, inspected: InspectedStates) {
+        let mut entries = self.lock();
+        if self.generation.load(Ordering::SeqCst) != generation {
             return;
         }
-        if known.is_empty() {
-            all.remove(preview);
+        if inspected.is_empty() {
+            entries.remove(preview);
         } else {
-            all.insert(preview.clone(), known);
+            entries.insert(preview.clone(), inspected);
         }
     }
 }
 
-/// "Exited (137) 3 minutes ago": the state and the code, without the time.
+/// Extracts the state and the exit code, without the time, from a status such as "Exited (137) 3 minutes ago".
 fn listed_state(summary: &ContainerSummary) -> String {
     let status = summary.status.as_deref().unwrap_or_default();
-    let code = status.split_once('(').and_then(|(_, rest)| rest.split_once(')')).map_or("", |(code, _)| code);
+    let code = status.split_once('(').and_then(|(_, text)| text.split_once(')')).map_or("", |(code, _)| code);
     let code = code.parse::<i64>().map(|code| code.to_string()).unwrap_or_default();
     format!("{:?} {code}", summary.state)
 }
 
-pub(super) async fn observe(
-    engine: &Engine,
-    preview: &PreviewId,
-    inspected: &InspectCache,
-) -> Result<Observed, Problem> {
-    let (changes, known) = inspected.snapshot(preview);
+pub(super) async fn observe(engine: &Engine, preview: &PreviewId, cache: &InspectCache) -> Result<Observed, Problem> {
+    let (generation, inspected) = cache.snapshot(preview);
     let (containers, networks, volumes) = tokio::try_join!(
         list_containers(engine, preview),
         list_networks(engine, preview),
@@ -90,16 +86,16 @@ pub(super) async fn observe(
     let mut networks: Vec<NetworkRef> =
         networks.into_iter().filter_map(|network| Some((network.name?, network.id.unwrap_or_default()))).collect();
     networks.sort();
-    let looks: Vec<_> = stream::iter(containers)
-        .map(|summary| inspect_listed(engine, summary, &known))
+    let inspections: Vec<_> = stream::iter(containers)
+        .map(|summary| inspect_listed(engine, summary, &inspected))
         .buffered(INSPECTIONS_MAX)
         .try_collect()
         .await?;
-    let kept = looks
+    let new_entries = inspections
         .iter()
         .filter_map(|(summary, state)| Some((summary.id.clone()?, (listed_state(summary), state.clone()?))));
-    inspected.store_if_unchanged(preview, changes, kept.collect());
-    let units = looks.into_iter().map(|(summary, state)| to_observed_unit(&summary, state.as_ref(), &networks));
+    cache.store_if_unchanged(preview, generation, new_entries.collect());
+    let units = inspections.into_iter().map(|(summary, state)| to_observed_unit(&summary, state.as_ref(), &networks));
     let names = networks.iter().map(|(name, _)| name.clone()).collect();
     let mut observed = Observed { networks: names, volumes, ..Observed::default() };
     for unit in units.flatten() {
@@ -108,11 +104,11 @@ pub(super) async fn observe(
                 observed.units.insert(unit.name.clone(), unit);
             }
             Some(newer) => {
-                // The list is newest first; a running one is worth more than a newer one that never came up.
-                let older_wins = unit.state == RunState::Running && newer.state != RunState::Running;
-                let (kept, stray) = if older_wins { (unit, newer) } else { (newer, unit) };
+                // The list is newest first. A running container is preferred over a newer one that never started.
+                let prefer_older = unit.state == RunState::Running && newer.state != RunState::Running;
+                let (chosen, stray) = if prefer_older { (unit, newer) } else { (newer, unit) };
                 observed.strays.push(stray);
-                observed.units.insert(kept.name.clone(), kept);
+                observed.units.insert(chosen.name.clone(), chosen);
             }
         }
     }
@@ -131,8 +127,8 @@ pub(super) async fn list_networks(engine: &Engine, preview: &PreviewId) -> Resul
 
 async fn list_volumes(engine: &Engine, preview: &PreviewId) -> Result<std::collections::BTreeSet<String>, Problem> {
     let options = ListVolumesOptionsBuilder::default().filters(&preview_filter(preview)).build();
-    let answer = with_timeout(READ_TIMEOUT, "cannot list volumes", engine.list_volumes(Some(options))).await?;
-    let volumes = answer.volumes.unwrap_or_default().into_iter();
+    let response = with_timeout(READ_TIMEOUT, "cannot list volumes", engine.list_volumes(Some(options))).await?;
+    let volumes = response.volumes.unwrap_or_default().into_iter();
     Ok(volumes.filter_map(|mut volume| volume.labels.remove(VOLUME)).collect())
 }
 
@@ -145,7 +141,7 @@ fn label<'a>(summary: &'a ContainerSummary, name: &str) -> Option<&'a String> {
     summary.labels.as_ref()?.get(name)
 }
 
-/// The unit's container, the running or else the newest one.
+/// The unit's container: the running one, else the newest one.
 pub(super) async fn find_container(
     engine: &Engine,
     preview: &PreviewId,
@@ -154,9 +150,10 @@ pub(super) async fn find_container(
     let mut filters = preview_filter(preview);
     filters.entry("label".to_owned()).or_default().push(format!("{SERVICE}={unit}"));
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-    let mut mine = with_timeout(READ_TIMEOUT, "cannot list containers", engine.list_containers(Some(options))).await?;
-    let best = mine.iter().position(|summary| summary.state == Some(State::RUNNING)).unwrap_or(0);
-    Ok((!mine.is_empty()).then(|| mine.swap_remove(best)))
+    let mut containers =
+        with_timeout(READ_TIMEOUT, "cannot list containers", engine.list_containers(Some(options))).await?;
+    let index = containers.iter().position(|summary| summary.state == Some(State::RUNNING)).unwrap_or(0);
+    Ok((!containers.is_empty()).then(|| containers.swap_remove(index)))
 }
 
 pub(super) async fn require_container(engine: &Engine, preview: &PreviewId, unit: &str) -> Result<String, Problem> {
@@ -166,19 +163,19 @@ pub(super) async fn require_container(engine: &Engine, preview: &PreviewId, unit
         .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("`{unit}` has no container")))
 }
 
-/// The list's entry with what an inspection told; without that, what it names is gone.
+/// Adds the inspected state to a list entry. `None` means that the container is gone or being removed.
 async fn inspect_listed(
     engine: &Engine,
     summary: ContainerSummary,
-    known: &InspectedStates,
+    inspected: &InspectedStates,
 ) -> Result<(ContainerSummary, Option<ContainerState>), Problem> {
     let Some(handle) = summary.id.as_deref() else { return Ok((summary, None)) };
-    // A created one is looked at too: a failed start leaves its reason there.
+    // Created containers are inspected, too, because a failed start leaves its error there.
     if summary.state == Some(State::REMOVING) {
         return Ok((summary, None));
     }
-    let state = match known.get(handle) {
-        Some((state, told)) if *state == listed_state(&summary) => Some(told.clone()),
+    let state = match inspected.get(handle) {
+        Some((listed, cached)) if *listed == listed_state(&summary) => Some(cached.clone()),
         _ => inspect_state(engine, handle).await?,
     };
     Ok((summary, state))
@@ -190,7 +187,7 @@ fn to_observed_unit(
     networks: &[NetworkRef],
 ) -> Option<ObservedUnit> {
     let (handle, name) = (summary.id.clone()?, label(summary, SERVICE).cloned()?);
-    // Removed since the list was made, or being removed.
+    // `None`: the container was removed since the list was made, or is being removed.
     let state = state?;
     let endpoint = preview_endpoint(summary, networks);
     Some(ObservedUnit {
@@ -207,51 +204,52 @@ fn to_observed_unit(
     })
 }
 
-/// A preview's network by name and id.
+/// Name and id of a preview's network.
 type NetworkRef = (String, String);
 
-/// Where the container is on the preview's network. A network that was made anew under the old name is another one;
-/// a container that never ran knows the name only.
+/// The container's endpoint in the preview's network. A network that was created again under the old name has another
+/// id, so the endpoint must have the same id. A container that never ran knows only the name.
 fn preview_endpoint<'a>(summary: &'a ContainerSummary, networks: &[NetworkRef]) -> Option<&'a EndpointSettings> {
     let attached = summary.network_settings.as_ref()?.networks.as_ref()?;
     networks.iter().find_map(|(name, id)| {
-        let of_id = |endpoint: &&EndpointSettings| endpoint.network_id.as_ref() == Some(id);
-        let unborn = |endpoint: &&EndpointSettings| endpoint.network_id.as_deref().unwrap_or_default().is_empty();
-        attached.values().find(of_id).or_else(|| attached.get(name).filter(unborn))
+        let has_same_id = |endpoint: &&EndpointSettings| endpoint.network_id.as_ref() == Some(id);
+        let has_no_id = |endpoint: &&EndpointSettings| endpoint.network_id.as_deref().unwrap_or_default().is_empty();
+        attached.values().find(has_same_id).or_else(|| attached.get(name).filter(has_no_id))
     })
 }
 
-/// `raw` put it into the host's network, into another container's or into none: there is nothing to lose.
+/// Whether `raw` fields select the host's network, another container's network or none. Such a container has no
+/// endpoint to lose.
 fn has_no_network(summary: &ContainerSummary) -> bool {
     let mode = summary.host_config.as_ref().and_then(|host| host.network_mode.as_deref()).unwrap_or_default();
     matches!(mode, "host" | "none") || mode.starts_with("container:")
 }
 
-/// A container's own address, where the engine shares this machine's network: then the network's gateway is an address
-/// of this machine. In a virtual machine, rootless or far away it is not, and the published port is the only way.
+/// A container's own address, if the engine shares this machine's network: the network's gateway is then an address of
+/// this machine. If the engine is in a virtual machine, rootless or remote, only the published port is reachable.
 fn reachable_address(endpoint: &EndpointSettings) -> Option<IpAddr> {
     let gateway: IpAddr = endpoint.gateway.as_deref()?.parse().ok()?;
     is_local_address(gateway).then(|| endpoint.ip_address.as_deref()?.parse().ok()).flatten()
 }
 
-/// Whether an interface of this machine has the address. Binding sends nothing.
+/// Whether an interface of this machine has the address. Binding a UDP socket sends nothing.
 pub(super) fn is_local_address(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Where a container that was just started is reached: its address on the network it was made for.
+/// The address of a container that was just started, in the network it was created for.
 pub(super) async fn container_address(engine: &Engine, handle: &str) -> Option<IpAddr> {
     let call = engine.inspect_container(handle, None::<InspectContainerOptions>);
-    let answer = tokio::time::timeout(READ_TIMEOUT, call).await.ok()?.ok()?;
-    let network = answer.host_config?.network_mode?;
-    let mut networks = answer.network_settings?.networks?;
+    let response = tokio::time::timeout(READ_TIMEOUT, call).await.ok()?.ok()?;
+    let network = response.host_config?.network_mode?;
+    let mut networks = response.network_settings?.networks?;
     reachable_address(&networks.remove(&network)?)
 }
 
 pub(super) async fn inspect_state(engine: &Engine, handle: &str) -> Result<Option<ContainerState>, Problem> {
     let call = engine.inspect_container(handle, None::<InspectContainerOptions>);
     match tokio::time::timeout(READ_TIMEOUT, call).await {
-        Ok(Ok(answer)) => Ok(Some(answer.state.unwrap_or_default())),
+        Ok(Ok(response)) => Ok(Some(response.state.unwrap_or_default())),
         Ok(Err(error)) if response_status(&error) == Some(404) => Ok(None),
         Ok(Err(error)) => Err(to_problem("cannot inspect a container", &error)),
         Err(_) => Err(Problem::new(ProblemKind::Timeout, "cannot inspect a container: no answer in time")),
@@ -259,12 +257,12 @@ pub(super) async fn inspect_state(engine: &Engine, handle: &str) -> Result<Optio
 }
 
 fn run_state(listed: Option<State>, state: &ContainerState) -> RunState {
-    let never_tried = state.error.as_deref().unwrap_or_default().is_empty();
+    let has_no_error = state.error.as_deref().unwrap_or_default().is_empty();
     if state.paused == Some(true) {
         RunState::Paused
     } else if state.running == Some(true) {
         RunState::Running
-    } else if listed == Some(State::CREATED) && never_tried {
+    } else if listed == Some(State::CREATED) && has_no_error {
         RunState::Created
     } else {
         RunState::Exited(to_exit(state))
@@ -282,7 +280,7 @@ pub(super) fn to_exit(state: &ContainerState) -> Exit {
     }
 }
 
-/// The engine tells a signal as 128 and its number; a shell that says so of its child means the same.
+/// The engine reports a signal as 128 plus its number. A shell that reports its child's signal this way means the same.
 pub(super) fn decode_exit_code(code: Option<i64>) -> (Option<i32>, Option<i32>) {
     const FATAL_SIGNALS: [i32; 11] = [1, 2, 3, 4, 6, 7, 8, 9, 11, 13, 15];
     let code = code.and_then(|code| i32::try_from(code).ok());
@@ -292,10 +290,10 @@ pub(super) fn decode_exit_code(code: Option<i64>) -> (Option<i32>, Option<i32>) 
     }
 }
 
-/// The engine writes year 1 for "never".
+/// Parses a time. The engine writes year 1 for "never", which becomes `None`.
 pub(super) fn parse_millis(text: Option<&str>) -> Option<i64> {
-    let at = OffsetDateTime::parse(text?, &Rfc3339).ok()?;
-    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok().filter(|at| *at > 0)
+    let time = OffsetDateTime::parse(text?, &Rfc3339).ok()?;
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok().filter(|time| *time > 0)
 }
 
 pub(super) async fn discover(engine: &Engine) -> Result<Vec<DiscoveredPreview>, Problem> {
@@ -307,23 +305,24 @@ pub(super) async fn discover(engine: &Engine) -> Result<Vec<DiscoveredPreview>, 
         with_timeout(READ_TIMEOUT, "cannot list networks", engine.list_networks(Some(networks))),
         with_timeout(READ_TIMEOUT, "cannot list volumes", engine.list_volumes(Some(volumes))),
     )?;
-    let running = |summary: &ContainerSummary| summary.state == Some(State::RUNNING);
-    let of_containers =
-        containers.into_iter().map(|one| (1, usize::from(running(&one)), one.labels.unwrap_or_default()));
-    let of_networks = networks.into_iter().map(|one| (0, 0, one.labels.unwrap_or_default()));
-    let of_volumes = volumes.volumes.unwrap_or_default().into_iter().map(|one| (0, 0, one.labels));
-    let mut found: BTreeMap<String, DiscoveredPreview> = BTreeMap::new();
-    for (units, running, labels) in of_containers.chain(of_networks).chain(of_volumes) {
+    let is_running = |summary: &ContainerSummary| summary.state == Some(State::RUNNING);
+    let of_containers = containers
+        .into_iter()
+        .map(|container| (1, usize::from(is_running(&container)), container.labels.unwrap_or_default()));
+    let of_networks = networks.into_iter().map(|network| (0, 0, network.labels.unwrap_or_default()));
+    let of_volumes = volumes.volumes.unwrap_or_default().into_iter().map(|volume| (0, 0, volume.labels));
+    let mut previews: BTreeMap<String, DiscoveredPreview> = BTreeMap::new();
+    for (unit_count, running_count, labels) in of_containers.chain(of_networks).chain(of_volumes) {
         let Some(preview) = preview_from_labels(&labels) else { continue };
-        let entry = found.entry(preview.id.0.clone()).or_insert_with(|| DiscoveredPreview {
+        let entry = previews.entry(preview.id.0.clone()).or_insert_with(|| DiscoveredPreview {
             preview,
             runtime: RuntimeKind::Docker,
             project: labels.get(PROJECT).map(Into::into),
             unit_count: 0,
             running_count: 0,
         });
-        entry.unit_count += units;
-        entry.running_count += running;
+        entry.unit_count += unit_count;
+        entry.running_count += running_count;
     }
-    Ok(found.into_values().collect())
+    Ok(previews.into_values().collect())
 }

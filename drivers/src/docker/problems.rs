@@ -1,4 +1,4 @@
-//! Engine errors put into the words and kinds of [`Problem`]. Knows texts of engines from 20.10 on; calls nothing.
+//! Translates engine errors into [`Problem`]s. Knows the error texts of engines from 20.10 on; makes no calls.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use plan::application::{Role, Unit};
 
 use crate::driver::{Problem, ProblemKind};
 
-/// Waits for an engine call no longer than `limit`: a paused engine accepts connections and never answers.
+/// Limits the wait for an engine call, because a paused engine accepts connections but never answers.
 pub(super) async fn with_timeout<T>(
     limit: Duration,
-    what: &str,
+    context: &str,
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Problem> {
     match tokio::time::timeout(limit, call).await {
-        Ok(answer) => answer.map_err(|error| to_problem(what, &error)),
+        Ok(response) => response.map_err(|error| to_problem(context, &error)),
         Err(_) => Err(Problem::new(
             ProblemKind::Timeout,
-            format!("{what}: the Docker engine did not answer within {} s", limit.as_secs()),
+            format!("{context}: the Docker engine did not answer within {} s", limit.as_secs()),
         )
-        .hint("See whether `docker info` answers; restart the engine when it does not.")),
+        .hint("Check whether `docker info` answers, and restart the engine if it does not.")),
     }
 }
 
@@ -31,22 +31,23 @@ pub(super) fn response_status(error: &Error) -> Option<u16> {
     }
 }
 
-pub(super) fn to_problem(what: &str, error: &Error) -> Problem {
-    let (kind, words) = match error {
+pub(super) fn to_problem(context: &str, error: &Error) -> Problem {
+    let (kind, message) = match error {
         Error::DockerResponseServerError { status_code, message } => (classify(*status_code, message), message.clone()),
         Error::DockerStreamError { error } => (classify(0, error), error.clone()),
         Error::RequestTimeoutError => (ProblemKind::Timeout, "no answer in time".to_owned()),
         Error::JsonDataError { .. } | Error::JsonSerdeError { .. } => (ProblemKind::Internal, error.to_string()),
         other => (ProblemKind::Unavailable, other.to_string()),
     };
-    let problem = Problem::new(kind, format!("{what}: {}", words.trim()));
-    match default_hint(kind, &words) {
+    let problem = Problem::new(kind, format!("{context}: {}", message.trim()));
+    match default_hint(kind, &message) {
         Some(hint) => problem.hint(hint),
         None => problem,
     }
 }
 
-/// What the engine's text says went wrong. The order matters: runc wraps one error in another.
+/// Determines the kind from the engine's text. The order of the checks matters, because runc wraps one error in
+/// another.
 pub(super) fn classify(status: u16, text: &str) -> ProblemKind {
     let text = text.to_ascii_lowercase();
     let has = |needles: &[&str]| needles.iter().any(|needle| text.contains(needle));
@@ -79,75 +80,78 @@ pub(super) fn classify(status: u16, text: &str) -> ProblemKind {
     }
 }
 
-/// Why a unit did not start: the engine's wrappers cut away, and the one line that changes it.
+/// Why a unit did not start: the engine's innermost error, and a hint with the setting that fixes it.
 pub(super) fn start_problem(name: &str, unit: Option<&Unit>, error: &Error) -> Problem {
-    let (status, words) = match error {
+    let (status, message) = match error {
         Error::DockerResponseServerError { status_code, message } => (*status_code, message.as_str()),
         other => return to_problem(&format!("cannot start `{name}`"), other),
     };
-    let kind = classify(status, words);
-    let problem = Problem::new(kind, format!("cannot start `{name}`: {}", innermost_message(words)));
+    let kind = classify(status, message);
+    let problem = Problem::new(kind, format!("cannot start `{name}`: {}", innermost_message(message)));
     match unit
-        .and_then(|unit| override_hint(unit, kind, words))
-        .or_else(|| default_hint(kind, words).map(str::to_owned))
+        .and_then(|unit| override_hint(unit, kind, message))
+        .or_else(|| default_hint(kind, message).map(str::to_owned))
     {
         Some(hint) => problem.hint(hint),
         None => problem,
     }
 }
 
-/// `OCI runtime create failed: ...: exec: "x": executable file not found in $PATH: unknown`: what is behind `exec:`.
-pub(super) fn innermost_message(words: &str) -> String {
-    let words = words.trim().trim_end_matches(": unknown");
-    let signs = ["error mounting ", "exec: ", "error during container init: ", "process caused: "];
-    let found = signs.into_iter().find_map(|sign| {
-        let at = words.rfind(sign)?;
-        Some(&words[if sign.starts_with("error mounting") { at } else { at + sign.len() }..])
+/// Strips the engine's wrappers: for `OCI runtime create failed: ...: exec: "x": executable file not found in $PATH:
+/// unknown`, returns the text after `exec:`.
+pub(super) fn innermost_message(message: &str) -> String {
+    let message = message.trim().trim_end_matches(": unknown");
+    let prefixes = ["error mounting ", "exec: ", "error during container init: ", "process caused: "];
+    let innermost = prefixes.into_iter().find_map(|prefix| {
+        let position = message.rfind(prefix)?;
+        Some(&message[if prefix.starts_with("error mounting") { position } else { position + prefix.len() }..])
     });
-    let words = found.unwrap_or(words).trim();
-    words.trim_end_matches(": unknown").trim_end_matches('.').to_owned()
+    let message = innermost.unwrap_or(message).trim();
+    message.trim_end_matches(": unknown").trim_end_matches('.').to_owned()
 }
 
-/// What to write where, for refusals that the hardened rendering or the manifest can cause.
-fn override_hint(unit: &Unit, kind: ProblemKind, words: &str) -> Option<String> {
-    let place = match unit.role {
+/// The setting to change, for errors that the hardened rendering or the manifest can cause.
+fn override_hint(unit: &Unit, kind: ProblemKind, message: &str) -> Option<String> {
+    let path = match unit.role {
         Role::Service => format!("services.{}", unit.name),
         Role::Job => format!("jobs.{}", unit.name),
-        // A module's container is not written by the user.
+        // The user does not write a module's container, so no setting of theirs fixes it.
         Role::Resource => return None,
     };
-    let lower = words.to_ascii_lowercase();
+    let lower = message.to_ascii_lowercase();
     Some(match kind {
         _ if lower.contains("bind source path does not exist") => {
-            format!("Create that file or folder, or correct `{place}.volumes`.")
+            format!("Create that file or folder, or correct `{path}.volumes`.")
         }
         ProblemKind::ReadOnlyFilesystem => {
-            format!("Set `{place}.security: {{ read_only: false }}`, or mount a volume where it writes.")
+            format!("Set `{path}.security: {{ read_only: false }}`, or mount a volume where the program writes.")
         }
         ProblemKind::PermissionDenied if lower.contains("exec") => {
             "Make the program executable in the image (`RUN chmod +x PROGRAM`).".to_owned()
         }
         ProblemKind::PermissionDenied => format!(
-            "If it needs a capability, add it: `{place}.security: {{ capabilities: [NAME] }}`; `pdev explain PD005` tells more."
+            "If it needs a capability, add it: `{path}.security: {{ capabilities: [NAME] }}`; see `pdev explain PD005`."
         ),
         ProblemKind::ProgramNotFound => {
-            format!("Name a program that is in the image: `{place}.command: [PROGRAM, ARGUMENT]`.")
+            format!("Use a program that the image contains: `{path}.command: [PROGRAM, ARGUMENT]`.")
         }
         ProblemKind::ExecFormat => format!(
-            "Build or pull it for the engine's processor (`{place}.build: {{ platform: linux/amd64 }}`), or begin the script with `#!`."
+            "Build or pull it for the engine's processor (`{path}.build: {{ platform: linux/amd64 }}`), or start the script with a `#!` line."
         ),
-        ProblemKind::OutOfMemory => format!("Give it more: `{place}.size: {{ memory: 4Gi }}`."),
+        ProblemKind::OutOfMemory => format!("Raise its memory limit: `{path}.size: {{ memory: 4Gi }}`."),
         ProblemKind::PortTaken => {
-            format!("Stop what holds the port, or let pdev choose one: leave `host` out of `{place}.port`.")
+            format!(
+                "Stop the program that uses the port, or remove `host` from `{path}.port` so that pdev chooses one."
+            )
         }
         _ => return None,
     })
 }
 
-/// The port of this machine that the engine could not listen on: `Bind for 127.0.0.1:8080 failed: ...`.
-pub(super) fn find_taken_port(words: &str) -> Option<u16> {
-    let ports = words.match_indices("127.0.0.1:").filter_map(|(at, sign)| {
-        let digits: String = words[at + sign.len()..].chars().take_while(char::is_ascii_digit).collect();
+/// Extracts the port that the engine could not listen on: `Bind for 127.0.0.1:8080 failed: ...`.
+pub(super) fn find_taken_port(message: &str) -> Option<u16> {
+    let ports = message.match_indices("127.0.0.1:").filter_map(|(position, prefix)| {
+        let digits: String = message[position + prefix.len()..].chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
     });
     ports.last()
@@ -155,20 +159,22 @@ pub(super) fn find_taken_port(words: &str) -> Option<u16> {
 
 fn default_hint(kind: ProblemKind, text: &str) -> Option<&'static str> {
     if text.contains("non-overlapping") || text.contains("predefined address pools") {
-        return Some("The engine ran out of network addresses: remove unused networks with `docker network prune`.");
+        return Some(
+            "Remove unused networks with `docker network prune`, because the engine has no free network addresses.",
+        );
     }
     Some(match kind {
-        ProblemKind::PortTaken => "Stop the program that holds the port, or give the unit another one.",
+        ProblemKind::PortTaken => "Stop the program that uses the port, or choose another port.",
         ProblemKind::DiskFull => "Free space on the engine's disk, for example with `docker system prune`.",
         ProblemKind::ExecFormat => {
-            "The image is for another processor or its script lacks a `#!` line: set `platform`, or fix the script."
+            "Set `platform` if the image is for another processor, or add the missing `#!` line to its script."
         }
         ProblemKind::PullDenied => "Log in with `docker login`, or correct the image's name.",
         ProblemKind::ImageNotFound => "Correct the image's name and tag.",
         ProblemKind::ReadOnlyFilesystem => {
             "Set `security: { read_only: false }`, or mount a volume where the program writes."
         }
-        ProblemKind::ProgramNotFound => "Correct `command`, or use an image that holds the program.",
+        ProblemKind::ProgramNotFound => "Correct `command`, or use an image that contains the program.",
         ProblemKind::PermissionDenied => {
             "Make the program executable, or grant the capability it needs with `security.capabilities`."
         }

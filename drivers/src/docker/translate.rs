@@ -1,4 +1,4 @@
-//! A unit as the engine's create body, and labels in both directions. Pure: no engine, no disk.
+//! Renders a unit as the engine's create body, and translates labels in both directions. Pure: no engine, no disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path};
@@ -51,166 +51,169 @@ pub(super) fn ports_from_labels(labels: &HashMap<String, String>) -> BTreeMap<St
         .collect()
 }
 
-/// What the unit is put into.
+/// The surroundings of a new container: its preview, network, image and secrets.
 pub(super) struct CreateContext<'a> {
     pub(super) preview: &'a PreviewName,
     pub(super) project: &'a Path,
     pub(super) network: &'a str,
-    /// An address, or the engine's word for its host.
+    /// An address, or the engine's alias for its host (`host-gateway`).
     pub(super) gateway: &'a str,
-    /// What the engine is asked to run.
+    /// The image name for the create call.
     pub(super) image_reference: &'a str,
-    /// The image's id, for comparing.
+    /// The image's id, recorded in a label for later comparison.
     pub(super) image_id: &'a str,
     pub(super) secrets_folder: Option<&'a Path>,
 }
 
-/// What a container is made of.
+/// A container ready to be created.
 #[derive(Debug)]
 pub(super) struct RenderedContainer {
     pub(super) body: ContainerCreateBody,
-    /// Networks that `raw` names beside the preview's: engines before API 1.44 take only one at the creation.
+    /// Networks that `raw` names in addition to the preview's. They are connected after the creation, because engines
+    /// before API 1.44 accept only one network at creation.
     pub(super) extra_networks: BTreeMap<String, EndpointSettings>,
 }
 
 pub(super) fn render_container(
     unit: &Unit,
     container: &Container,
-    setting: &CreateContext<'_>,
+    context: &CreateContext<'_>,
 ) -> Result<RenderedContainer, Problem> {
-    let refused = |why: String| {
-        Problem::new(ProblemKind::Refused, format!("`{}`: {why}", unit.name)).hint("Correct the field under `raw`.")
+    let raw_problem = |reason: String| {
+        Problem::new(ProblemKind::Refused, format!("`{}`: {reason}", unit.name)).hint("Correct the field under `raw`.")
     };
     let Value::Object(mut body) = container.create_body.clone() else {
-        return Err(refused("the create body is not an object".to_owned()));
+        return Err(raw_problem("the create body is not an object".to_owned()));
     };
-    body.insert("Image".to_owned(), json!(setting.image_reference));
+    body.insert("Image".to_owned(), json!(context.image_reference));
     let env = merge_environment(unit, body.remove("Env"))
-        .ok_or_else(|| refused("`Env` is not a list of texts".to_owned()))?;
+        .ok_or_else(|| raw_problem("`Env` is not a list of strings".to_owned()))?;
     body.insert("Env".to_owned(), json!(env));
-    let labels = object_entry(&mut body, "Labels").ok_or_else(|| refused("`Labels` is not an object".to_owned()))?;
-    for (name, value) in unit_labels(unit, setting) {
+    let labels =
+        object_entry(&mut body, "Labels").ok_or_else(|| raw_problem("`Labels` is not an object".to_owned()))?;
+    for (name, value) in unit_labels(unit, context) {
         labels.insert(name, json!(value));
     }
-    // Engines before API 1.42 take no signal with the stop call, and who stops it by hand shall grant the same grace.
+    // Engines before API 1.42 accept no signal in the stop call. Also, a manual `docker stop` gets the same grace
+    // period.
     body.entry("StopSignal").or_insert_with(|| json!(unit.stop.signal));
     body.entry("StopTimeout").or_insert_with(|| json!(grace_seconds(unit.stop.grace)));
-    let host =
-        object_entry(&mut body, "HostConfig").ok_or_else(|| refused("`HostConfig` is not an object".to_owned()))?;
-    let mode = host.remove("NetworkMode").and_then(|mode| mode.as_str().map(str::to_owned)).unwrap_or_default();
-    let shared = matches!(mode.as_str(), "host" | "none") || mode.starts_with("container:");
-    fill_host_config(host, unit, container, setting, shared).map_err(refused)?;
-    if shared {
-        // The user took it out of the preview's network: the engine refuses ports and names there.
-        host.insert("NetworkMode".to_owned(), json!(mode));
-        let body = deserialize(Value::Object(body)).map_err(refused)?;
+    let host_config =
+        object_entry(&mut body, "HostConfig").ok_or_else(|| raw_problem("`HostConfig` is not an object".to_owned()))?;
+    let mode = host_config.remove("NetworkMode").and_then(|mode| mode.as_str().map(str::to_owned)).unwrap_or_default();
+    let leaves_network = matches!(mode.as_str(), "host" | "none") || mode.starts_with("container:");
+    fill_host_config(host_config, unit, container, context, leaves_network).map_err(raw_problem)?;
+    if leaves_network {
+        // `raw` removed the container from the preview's network; the engine refuses ports and host names there.
+        host_config.insert("NetworkMode".to_owned(), json!(mode));
+        let body = deserialize(Value::Object(body)).map_err(raw_problem)?;
         return Ok(RenderedContainer { body, extra_networks: BTreeMap::new() });
     }
-    let exposed =
-        object_entry(&mut body, "ExposedPorts").ok_or_else(|| refused("`ExposedPorts` is not an object".to_owned()))?;
+    let exposed_ports = object_entry(&mut body, "ExposedPorts")
+        .ok_or_else(|| raw_problem("`ExposedPorts` is not an object".to_owned()))?;
     for port in unit.ports.values() {
-        exposed.insert(format!("{}/{}", port.listen_port, protocol_name(port.protocol)), json!({}));
+        exposed_ports.insert(format!("{}/{}", port.listen_port, protocol_name(port.protocol)), json!({}));
     }
-    let mut more_networks: BTreeMap<String, EndpointSettings> = match body.remove("NetworkingConfig") {
-        Some(mut raw) => deserialize(raw["EndpointsConfig"].take()).map_err(refused)?,
+    let mut extra_networks: BTreeMap<String, EndpointSettings> = match body.remove("NetworkingConfig") {
+        Some(mut raw) => deserialize(raw["EndpointsConfig"].take()).map_err(raw_problem)?,
         None => BTreeMap::new(),
     };
     if !matches!(mode.as_str(), "" | "default") {
-        more_networks.entry(mode).or_default();
+        extra_networks.entry(mode).or_default();
     }
-    let network = setting.network;
+    let network = context.network;
     body.insert(
         "NetworkingConfig".to_owned(),
         json!({ "EndpointsConfig": { network: { "Aliases": container.aliases } } }),
     );
-    Ok(RenderedContainer { body: deserialize(Value::Object(body)).map_err(refused)?, extra_networks: more_networks })
+    Ok(RenderedContainer { body: deserialize(Value::Object(body)).map_err(raw_problem)?, extra_networks })
 }
 
 fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_json::from_value(value).map_err(|error| format!("the engine's create body is wrong: {error}"))
+    serde_json::from_value(value).map_err(|error| format!("the engine's create body is invalid: {error}"))
 }
 
-/// The unit's variables with those of `raw` over them, sorted.
+/// Merges the unit's variables with those of `raw`, which take precedence. Sorted by name.
 fn merge_environment(unit: &Unit, raw: Option<Value>) -> Option<Vec<String>> {
     let raw: Vec<String> = match raw {
         None | Some(Value::Null) => Vec::new(),
         Some(raw) => serde_json::from_value(raw).ok()?,
     };
-    let mut all: BTreeMap<String, String> =
+    let mut variables: BTreeMap<String, String> =
         unit.env.iter().map(|(name, value)| (name.clone(), format!("{name}={}", value.value))).collect();
     for entry in raw {
-        // Without `=` the engine takes the image's own variable away.
+        // An entry without `=` makes the engine remove the image's own variable.
         let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name).to_owned();
-        all.insert(name, entry);
+        variables.insert(name, entry);
     }
-    Some(all.into_values().collect())
+    Some(variables.into_values().collect())
 }
 
-/// Whole seconds, because the engine knows no others; never less than was asked.
+/// Rounds up to whole seconds, because the engine accepts no fractions and the grace period must not get shorter.
 pub(super) fn grace_seconds(grace: Duration) -> i64 {
     i64::try_from(grace.as_secs() + u64::from(grace.subsec_nanos() > 0)).unwrap_or(i64::MAX)
 }
 
-fn unit_labels(unit: &Unit, setting: &CreateContext<'_>) -> HashMap<String, String> {
-    let mut labels = common_labels(setting.preview, setting.project);
+fn unit_labels(unit: &Unit, context: &CreateContext<'_>) -> HashMap<String, String> {
+    let mut labels = common_labels(context.preview, context.project);
     let ports: Vec<String> = unit.ports.iter().map(|(name, port)| format!("{name}={}", port.host_port)).collect();
     let role = serde_json::to_value(unit.role).ok().and_then(|role| role.as_str().map(str::to_owned));
     labels.insert(SERVICE.to_owned(), unit.name.clone());
     labels.insert(HASH.to_owned(), unit.hash.clone());
-    labels.insert(IMAGE.to_owned(), setting.image_id.to_owned());
+    labels.insert(IMAGE.to_owned(), context.image_id.to_owned());
     labels.insert(ROLE.to_owned(), role.unwrap_or_default());
     labels.insert(PORTS.to_owned(), ports.join(","));
     labels
 }
 
 fn fill_host_config(
-    host: &mut Map<String, Value>,
+    host_config: &mut Map<String, Value>,
     unit: &Unit,
     container: &Container,
-    setting: &CreateContext<'_>,
-    shared: bool,
+    context: &CreateContext<'_>,
+    leaves_network: bool,
 ) -> Result<(), String> {
-    if !shared {
-        join_network(host, unit, container, setting)?;
+    if !leaves_network {
+        join_network(host_config, unit, container, context)?;
     }
-    let binds = array_entry(host, "Binds").ok_or("`HostConfig.Binds` is not a list")?;
+    let binds = array_entry(host_config, "Binds").ok_or("`HostConfig.Binds` is not a list")?;
     for bind in binds.iter_mut() {
-        if let Some(text) = bind.as_str().and_then(|text| absolute_bind(text, setting.project)) {
+        if let Some(text) = bind.as_str().and_then(|text| absolute_bind(text, context.project)) {
             *bind = Value::String(text);
         }
     }
-    let prefix = setting.preview.object_prefix();
+    let prefix = context.preview.object_prefix();
     binds.extend(container.volumes.iter().map(|(volume, path)| json!(format!("{prefix}-{volume}:{path}"))));
-    if let Some(folder) = setting.secrets_folder {
+    if let Some(folder) = context.secrets_folder {
         binds.push(json!(format!("{}:/run/secrets:ro", folder.display())));
     }
     Ok(())
 }
 
 fn join_network(
-    host: &mut Map<String, Value>,
+    host_config: &mut Map<String, Value>,
     unit: &Unit,
     container: &Container,
-    setting: &CreateContext<'_>,
+    context: &CreateContext<'_>,
 ) -> Result<(), String> {
-    host.insert("NetworkMode".to_owned(), json!(setting.network));
-    let bindings = object_entry(host, "PortBindings").ok_or("`HostConfig.PortBindings` is not an object")?;
+    host_config.insert("NetworkMode".to_owned(), json!(context.network));
+    let bindings = object_entry(host_config, "PortBindings").ok_or("`HostConfig.PortBindings` is not an object")?;
     for port in unit.ports.values() {
-        let list = array_entry(bindings, &format!("{}/{}", port.listen_port, protocol_name(port.protocol)))
+        let host_bindings = array_entry(bindings, &format!("{}/{}", port.listen_port, protocol_name(port.protocol)))
             .ok_or("a port of `HostConfig.PortBindings` is not a list")?;
-        list.push(json!({ "HostIp": "127.0.0.1", "HostPort": port.host_port.to_string() }));
+        host_bindings.push(json!({ "HostIp": "127.0.0.1", "HostPort": port.host_port.to_string() }));
     }
-    let hosts = array_entry(host, "ExtraHosts").ok_or("`HostConfig.ExtraHosts` is not a list")?;
-    hosts.extend(container.process_peers.iter().map(|peer| json!(format!("{peer}:{}", setting.gateway))));
+    let hosts = array_entry(host_config, "ExtraHosts").ok_or("`HostConfig.ExtraHosts` is not a list")?;
+    hosts.extend(container.process_peers.iter().map(|peer| json!(format!("{peer}:{}", context.gateway))));
     Ok(())
 }
 
-/// `./data:/data` from the manifest's folder, without `..`, which engines refuse; a bare word is a volume's name and
-/// stays.
+/// Resolves a relative bind such as `./data:/data` against the manifest's folder and removes `..`, which engines
+/// reject. Returns `None` for other sources; a plain word is a volume's name.
 fn absolute_bind(bind: &str, project: &Path) -> Option<String> {
-    let (source, rest) = bind.split_once(':')?;
-    let relative = source == "." || source == ".." || source.starts_with("./") || source.starts_with("../");
-    if !relative {
+    let (source, target) = bind.split_once(':')?;
+    let is_relative = source == "." || source == ".." || source.starts_with("./") || source.starts_with("../");
+    if !is_relative {
         return None;
     }
     let mut path = project.to_owned();
@@ -221,7 +224,7 @@ fn absolute_bind(bind: &str, project: &Path) -> Option<String> {
             _ => {}
         }
     }
-    Some(format!("{}:{rest}", path.display()))
+    Some(format!("{}:{target}", path.display()))
 }
 
 fn object_entry<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut Map<String, Value>> {
@@ -290,7 +293,7 @@ mod tests {
             branch: "main".to_owned(),
             environment: "local".to_owned(),
         };
-        let setting = CreateContext {
+        let context = CreateContext {
             preview: &preview,
             project: Path::new("/p"),
             network: "pdev-shop",
@@ -299,7 +302,7 @@ mod tests {
             image_id: "sha256:a",
             secrets_folder: None,
         };
-        render_container(&unit, &body, &setting).unwrap()
+        render_container(&unit, &body, &context).unwrap()
     }
 
     #[test]
@@ -324,27 +327,27 @@ mod tests {
 
     #[test]
     fn raw_networks_are_added_to_preview_network() {
-        let drawn = render_test_container(json!({
+        let rendered = render_test_container(json!({
             "HostConfig": { "NetworkMode": "corporate", "PortBindings": { "80/tcp": [{ "HostPort": "80" }] } },
             "NetworkingConfig": { "EndpointsConfig": { "other": { "Aliases": ["w"] } } },
         }));
-        assert_eq!(drawn.extra_networks.keys().collect::<Vec<_>>(), ["corporate", "other"]);
-        assert_eq!(drawn.extra_networks["other"].aliases.as_deref(), Some(["w".to_owned()].as_slice()));
-        let host = drawn.body.host_config.unwrap();
+        assert_eq!(rendered.extra_networks.keys().collect::<Vec<_>>(), ["corporate", "other"]);
+        assert_eq!(rendered.extra_networks["other"].aliases.as_deref(), Some(["w".to_owned()].as_slice()));
+        let host = rendered.body.host_config.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("pdev-shop"));
         assert_eq!(host.port_bindings.unwrap()["80/tcp"].as_ref().unwrap().len(), 2);
-        let endpoints = drawn.body.networking_config.unwrap().endpoints_config.unwrap();
+        let endpoints = rendered.body.networking_config.unwrap().endpoints_config.unwrap();
         assert_eq!(endpoints.keys().collect::<Vec<_>>(), ["pdev-shop"]);
     }
 
     #[test]
-    fn raw_mode_without_preview_network_is_kept() {
+    fn raw_mode_without_preview_network_is_preserved() {
         for mode in ["host", "none", "container:x"] {
-            let drawn = render_test_container(json!({ "HostConfig": { "NetworkMode": mode } }));
-            let host = drawn.body.host_config.unwrap();
+            let rendered = render_test_container(json!({ "HostConfig": { "NetworkMode": mode } }));
+            let host = rendered.body.host_config.unwrap();
             assert_eq!(host.network_mode.as_deref(), Some(mode));
             assert!(
-                host.port_bindings.is_none() && host.extra_hosts.is_none() && drawn.body.networking_config.is_none()
+                host.port_bindings.is_none() && host.extra_hosts.is_none() && rendered.body.networking_config.is_none()
             );
         }
         assert_eq!(render_test_container(json!({})).body.stop_timeout, Some(2));
