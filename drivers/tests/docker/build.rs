@@ -1,4 +1,4 @@
-//! Builds at a real engine: what is sent, what it is called, how it fails, and that giving up ends it.
+//! Builds with a real engine: the sent context, the image's tag, failures, and cancellation.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,24 +32,24 @@ fn built_unit(name: &str, args: &[(&str, &str)]) -> Unit {
     unit
 }
 
-fn write_context(bench: &TestPreview, files: &[(&str, &str)]) {
+fn write_context(preview: &TestPreview, files: &[(&str, &str)]) {
     for (path, text) in files {
-        let path = bench.locations().project.join("app").join(path);
+        let path = preview.locations().project.join("app").join(path);
         fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         fs::write(path, text).expect("written");
     }
 }
 
-async fn wait_for_output(bench: &TestPreview, unit: &str) -> Vec<String> {
-    bench.wait_for_exit(unit).await;
+async fn wait_for_output(preview: &TestPreview, unit: &str) -> Vec<String> {
+    preview.wait_for_exit(unit).await;
     let lines =
-        bench.driver.logs(&bench.name.id, &bench.locations(), unit, LogRequest::default()).await.expect("opens");
+        preview.driver.logs(&preview.name.id, &preview.locations(), unit, LogRequest::default()).await.expect("opens");
     lines.map(|line| line.expect("reads").text).collect().await
 }
 
-/// The images of a test are of no use to anybody.
-async fn remove_images(bench: &TestPreview) {
-    for image in bench.driver.inspect_images(&bench.scope()).await.expect("images").current.into_values() {
+/// Removes the images of a test, which no other test uses.
+async fn remove_images(preview: &TestPreview) {
+    for image in preview.driver.inspect_images(&preview.scope()).await.expect("images").current.into_values() {
         let options = bollard::query_parameters::RemoveImageOptionsBuilder::default().force(true).build();
         drop(crate::test_preview::engine().remove_image(&image, Some(options), None).await);
     }
@@ -62,9 +62,9 @@ async fn image_contains_only_its_build_inputs() {
     if should_skip().await {
         return;
     }
-    let mut bench = TestPreview::open("inputs", vec![built_unit("web", &[("WORD", "hello")])]).await;
+    let mut preview = TestPreview::open("inputs", vec![built_unit("web", &[("WORD", "hello")])]).await;
     write_context(
-        &bench,
+        &preview,
         &[
             ("Dockerfile", DOCKERFILE),
             (".dockerignore", "\u{feff}# kept out\n**/*.log\nlib/**\n!lib/keep\n"),
@@ -74,45 +74,45 @@ async fn image_contains_only_its_build_inputs() {
             ("lib/keep", "in"),
         ],
     );
-    let before = bench.driver.inspect_images(&bench.scope()).await.expect("images");
-    assert_eq!(before.stale["web"], "not built yet");
-    let made = bench.perform_ok(prepare_action("web")).await.image.expect("an image");
-    let known = bench.driver.inspect_images(&bench.scope()).await.expect("images");
-    assert_eq!((known.current.get("web"), known.stale.len()), (Some(&made), 0));
-    bench.perform_ok(create_action("web")).await;
-    bench.perform_ok(start_action("web")).await;
+    let images = preview.driver.inspect_images(&preview.scope()).await.expect("images");
+    assert_eq!(images.stale["web"], "not built yet");
+    let image = preview.perform_ok(prepare_action("web")).await.image.expect("an image");
+    let images = preview.driver.inspect_images(&preview.scope()).await.expect("images");
+    assert_eq!((images.current.get("web"), images.stale.len()), (Some(&image), 0));
+    preview.perform_ok(create_action("web")).await;
+    preview.perform_ok(start_action("web")).await;
     let files = ["./.dockerignore", "./Dockerfile", "./a.txt", "./lib/keep"];
-    assert_eq!(wait_for_output(&bench, "web").await, [&["hello"], files.as_slice()].concat());
-    write_context(&bench, &[("deep/y.log", "ignored")]);
-    assert_eq!(bench.driver.inspect_images(&bench.scope()).await.expect("images").current["web"], made);
-    write_context(&bench, &[("a.txt", "2")]);
-    let changed = bench.driver.inspect_images(&bench.scope()).await.expect("images");
-    assert_eq!(changed.stale["web"], "context changed: a.txt");
-    write_context(&bench, &[("a.txt", "1")]);
-    bench.units.insert("web".to_owned(), built_unit("web", &[("WORD", "other")]));
+    assert_eq!(wait_for_output(&preview, "web").await, [&["hello"], files.as_slice()].concat());
+    write_context(&preview, &[("deep/y.log", "ignored")]);
+    assert_eq!(preview.driver.inspect_images(&preview.scope()).await.expect("images").current["web"], image);
+    write_context(&preview, &[("a.txt", "2")]);
+    let images = preview.driver.inspect_images(&preview.scope()).await.expect("images");
+    assert_eq!(images.stale["web"], "context changed: a.txt");
+    write_context(&preview, &[("a.txt", "1")]);
+    preview.units.insert("web".to_owned(), built_unit("web", &[("WORD", "other")]));
     assert!(
-        bench.driver.inspect_images(&bench.scope()).await.expect("images").stale.contains_key("web"),
-        "arguments count"
+        preview.driver.inspect_images(&preview.scope()).await.expect("images").stale.contains_key("web"),
+        "build arguments are inputs"
     );
-    bench.units.insert("web".to_owned(), built_unit("web", &[("WORD", "hello")]));
-    remove_images(&bench).await;
-    bench.close().await;
+    preview.units.insert("web".to_owned(), built_unit("web", &[("WORD", "hello")]));
+    remove_images(&preview).await;
+    preview.close().await;
 }
 
 #[tokio::test]
-async fn edit_between_build_and_create_keeps_image() {
+async fn edit_between_build_and_create_does_not_change_image() {
     if should_skip().await {
         return;
     }
-    let bench = TestPreview::open("edited", vec![built_unit("web", &[])]).await;
-    write_context(&bench, &[("Dockerfile", DOCKERFILE), ("a.txt", "1")]);
-    let made = bench.perform_ok(prepare_action("web")).await.image.expect("an image");
-    write_context(&bench, &[("a.txt", "2")]);
-    bench.perform_ok(create_action("web")).await;
-    assert_eq!(bench.observe_unit("web").await.image, Some(made));
-    write_context(&bench, &[("a.txt", "1")]);
-    remove_images(&bench).await;
-    bench.close().await;
+    let preview = TestPreview::open("edited", vec![built_unit("web", &[])]).await;
+    write_context(&preview, &[("Dockerfile", DOCKERFILE), ("a.txt", "1")]);
+    let image = preview.perform_ok(prepare_action("web")).await.image.expect("an image");
+    write_context(&preview, &[("a.txt", "2")]);
+    preview.perform_ok(create_action("web")).await;
+    assert_eq!(preview.observe_unit("web").await.image, Some(image));
+    write_context(&preview, &[("a.txt", "1")]);
+    remove_images(&preview).await;
+    preview.close().await;
 }
 
 #[tokio::test]
@@ -120,19 +120,20 @@ async fn build_failure_names_step_with_output() {
     if should_skip().await {
         return;
     }
-    let bench = TestPreview::open("failing", vec![built_unit("web", &[])]).await;
-    write_context(&bench, &[("Dockerfile", "FROM debian:stable-slim\nRUN echo because-of-this && exit 3\n")]);
-    let problem = bench.perform(prepare_action("web")).await.expect_err("fails");
+    let preview = TestPreview::open("failing", vec![built_unit("web", &[])]).await;
+    write_context(&preview, &[("Dockerfile", "FROM debian:stable-slim\nRUN echo because-of-this && exit 3\n")]);
+    let problem = preview.perform(prepare_action("web")).await.expect_err("fails");
     assert_eq!(problem.kind, ProblemKind::BuildFailed);
     assert!(problem.message.contains("RUN echo because-of-this"), "{problem}");
     assert!(problem.output.iter().any(|line| line.contains("because-of-this")), "{problem:?}");
-    write_context(&bench, &[(".dockerignore", "[")]);
-    let problem = bench.perform(prepare_action("web")).await.expect_err("is no pattern");
+    write_context(&preview, &[(".dockerignore", "[")]);
+    let problem = preview.perform(prepare_action("web")).await.expect_err("is not a valid pattern");
     assert!(problem.message.contains("`[` in `.dockerignore`"), "{problem}");
-    bench.close().await;
+    preview.close().await;
 }
 
-/// Commands of this machine that hold the text: the engine's steps are seen from outside.
+/// Whether any process of this machine has this text in its command line. Build steps run outside the test's process
+/// tree.
 fn is_command_running(text: &str) -> bool {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
@@ -144,31 +145,32 @@ async fn cancelled_build_stops_running_step() {
     if should_skip().await {
         return;
     }
-    let bench = TestPreview::open("given-up", vec![built_unit("web", &[])]).await;
+    let preview = TestPreview::open("cancelled", vec![built_unit("web", &[])]).await;
     let line = format!("sleep 7{}", std::process::id());
-    write_context(&bench, &[("Dockerfile", &format!("FROM debian:stable-slim\nRUN echo begun && {line}\n"))]);
-    let begun = async {
+    write_context(&preview, &[("Dockerfile", &format!("FROM debian:stable-slim\nRUN echo begun && {line}\n"))]);
+    let started = async {
         loop {
-            let said = |line: &ProgressLine| matches!(line, ProgressLine::BuildOutput(text) if text.contains("begun"));
-            if bench.progress.0.lock().expect("lock").iter().any(said) {
+            let has_output =
+                |line: &ProgressLine| matches!(line, ProgressLine::BuildOutput(text) if text.contains("begun"));
+            if preview.progress.0.lock().expect("lock").iter().any(has_output) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let scope = bench.scope();
+    let scope = preview.scope();
     let action = prepare_action("web");
     tokio::select! {
-        done = bench.driver.perform(&scope, &action) => panic!("ended by itself: {done:?}"),
-        waited = tokio::time::timeout(TIMEOUT, begun) => waited.expect("the step begins"),
+        result = preview.driver.perform(&scope, &action) => panic!("ended by itself: {result:?}"),
+        result = tokio::time::timeout(TIMEOUT, started) => result.expect("the step starts"),
     }
     if cfg!(target_os = "linux") {
-        let ended = async {
+        let stopped = async {
             while is_command_running(&line) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(TIMEOUT, ended).await.expect("the engine ends the step");
+        tokio::time::timeout(TIMEOUT, stopped).await.expect("the engine ends the step");
     }
-    bench.close().await;
+    preview.close().await;
 }

@@ -1,4 +1,4 @@
-//! Engines that go away and come back.
+//! The driver survives an engine that stops and starts again.
 
 use std::io::Write;
 
@@ -18,8 +18,8 @@ async fn start_private_engine() -> Option<PrivateEngine> {
     let engine = tokio::task::spawn_blocking(|| PrivateEngine::start(IMAGE)).await.expect("no panic");
     match engine {
         Ok(engine) => Some(engine),
-        Err(why) => {
-            writeln!(std::io::stderr(), "skipped: {why}").expect("standard error is open");
+        Err(reason) => {
+            writeln!(std::io::stderr(), "skipped: {reason}").expect("standard error is open");
             None
         }
     }
@@ -28,14 +28,14 @@ async fn start_private_engine() -> Option<PrivateEngine> {
 #[tokio::test]
 async fn driver_reconnects_after_engine_restart() {
     let Some(mut engine) = start_private_engine().await else { return };
-    let around = DockerEnv { docker_host: Some(engine.host()), ..DockerEnv::default() };
-    let bench = TestPreview::with_docker_env(around, "restart", vec![shell_unit("web", RUN_UNTIL_STOPPED)]);
-    bench.perform_ok(Action::CreateNetwork).await;
-    let handle = bench.create("web").await;
-    bench.perform_ok(start_action("web")).await;
-    let mut events = bench.driver.follow_events(&bench.name.id, &bench.locations()).await.expect("follows");
-    // The first poll sends the request.
-    let lost = async {
+    let docker_env = DockerEnv { docker_host: Some(engine.host()), ..DockerEnv::default() };
+    let preview = TestPreview::with_docker_env(docker_env, "restart", vec![shell_unit("web", RUN_UNTIL_STOPPED)]);
+    preview.perform_ok(Action::CreateNetwork).await;
+    let handle = preview.create("web").await;
+    preview.perform_ok(start_action("web")).await;
+    let mut events = preview.driver.follow_events(&preview.name.id, &preview.locations()).await.expect("follows");
+    // The stream sends its request when it is first polled.
+    let connection_lost = async {
         loop {
             match events.next().await {
                 Some(RuntimeEvent::ConnectionLost { .. }) => return true,
@@ -44,28 +44,28 @@ async fn driver_reconnects_after_engine_restart() {
             }
         }
     };
-    let restarting = tokio::task::spawn_blocking(move || {
+    let stop_task = tokio::task::spawn_blocking(move || {
         engine.stop();
         engine
     });
-    let (lost, engine) = tokio::join!(tokio::time::timeout(TIMEOUT, lost), restarting);
-    assert!(lost.expect("in time"), "the stream says that the engine went away");
+    let (connection_lost, engine) = tokio::join!(tokio::time::timeout(TIMEOUT, connection_lost), stop_task);
+    assert!(connection_lost.expect("in time"), "the stream reports the lost connection");
     let mut engine = engine.expect("no panic");
-    let problem = bench.driver.observe(&bench.name.id, &bench.locations()).await.expect_err("nobody answers");
+    let problem = preview.driver.observe(&preview.name.id, &preview.locations()).await.expect_err("no engine answers");
     assert_eq!(problem.kind, ProblemKind::Unavailable, "{problem:?}");
     let engine = tokio::task::spawn_blocking(move || engine.start_daemon().map(|()| engine)).await.expect("no panic");
-    let engine = engine.expect("comes up again");
-    // The same driver, without being told.
-    let seen = bench.observe_unit("web").await;
-    assert_eq!(seen.handle, handle);
-    assert!(matches!(seen.state, RunState::Exited(_)), "an engine's stop ends its containers: {seen:?}");
-    let mut events = bench.driver.follow_events(&bench.name.id, &bench.locations()).await.expect("follows again");
-    bench.perform_ok(start_action("web")).await;
-    assert_eq!(bench.observe_unit("web").await.state, RunState::Running);
-    let seen = bench.observe_unit("web").await;
-    assert!(seen.connected && seen.address.is_none(), "its network is not this machine's: {seen:?}");
+    let engine = engine.expect("starts again");
+    // The same driver reconnects on its own.
+    let observed = preview.observe_unit("web").await;
+    assert_eq!(observed.handle, handle);
+    assert!(matches!(observed.state, RunState::Exited(_)), "an engine's stop ends its containers: {observed:?}");
+    let mut events = preview.driver.follow_events(&preview.name.id, &preview.locations()).await.expect("follows again");
+    preview.perform_ok(start_action("web")).await;
+    assert_eq!(preview.observe_unit("web").await.state, RunState::Running);
+    let observed = preview.observe_unit("web").await;
+    assert!(observed.connected && observed.address.is_none(), "its network is not on this machine: {observed:?}");
     let event = tokio::time::timeout(TIMEOUT, events.next()).await.expect("in time");
     assert!(matches!(&event, Some(RuntimeEvent::Started { unit, .. }) if unit == "web"), "{event:?}");
-    bench.close().await;
+    preview.close().await;
     tokio::task::spawn_blocking(move || drop(engine)).await.expect("no panic");
 }

@@ -1,4 +1,4 @@
-//! How units end and why they do not start, in the engine's facts and in words.
+//! How units exit and why they fail to start, compared with the engine's facts.
 
 use bollard::models::{NetworkCreateRequest, NetworkDisconnectRequest};
 use drivers::driver::ProblemKind;
@@ -17,24 +17,25 @@ async fn signals_and_oom_are_distinguished_from_exit_codes() {
         return;
     }
     let memory = json!({ "Memory": 16 << 20, "MemorySwap": 16 << 20 });
-    let greedy = json!({ "Entrypoint": ["tail", "/dev/zero"], "HostConfig": memory });
-    let units = vec![shell_unit("coded", "exit 143"), shell_unit("plain", "exit 3"), container_unit("greedy", greedy)];
-    let bench = TestPreview::open("ends", units).await;
+    let memory_hog = json!({ "Entrypoint": ["tail", "/dev/zero"], "HostConfig": memory });
+    let units =
+        vec![shell_unit("coded", "exit 143"), shell_unit("plain", "exit 3"), container_unit("greedy", memory_hog)];
+    let preview = TestPreview::open("ends", units).await;
     for name in ["coded", "plain", "greedy"] {
-        bench.create(name).await;
-        bench.perform_ok(start_action(name)).await;
+        preview.create(name).await;
+        preview.perform_ok(start_action(name)).await;
     }
-    let plain = bench.wait_for_exit("plain").await;
+    let plain = preview.wait_for_exit("plain").await;
     assert_eq!((plain.code, plain.signal), (Some(3), None));
-    let coded = bench.wait_for_exit("coded").await;
-    assert_eq!((coded.code, coded.signal, coded.out_of_memory), (None, Some(15), false));
-    let greedy = bench.wait_for_exit("greedy").await;
-    assert_eq!((greedy.code, greedy.signal, greedy.out_of_memory), (None, Some(9), true));
-    bench.close().await;
+    let exit_143 = preview.wait_for_exit("coded").await;
+    assert_eq!((exit_143.code, exit_143.signal, exit_143.out_of_memory), (None, Some(15), false));
+    let memory_hog = preview.wait_for_exit("greedy").await;
+    assert_eq!((memory_hog.code, memory_hog.signal, memory_hog.out_of_memory), (None, Some(9), true));
+    preview.close().await;
 }
 
 #[tokio::test]
-async fn start_failure_reason_is_reported_and_kept() {
+async fn start_failure_reason_is_reported_and_recorded() {
     if should_skip().await {
         return;
     }
@@ -48,19 +49,19 @@ async fn start_failure_reason_is_reported_and_kept() {
         ("closed", json!({ "Entrypoint": ["/etc/passwd"] }), ProblemKind::PermissionDenied, "chmod +x"),
     ];
     let units: Vec<Unit> = cases.iter().map(|(name, create, ..)| container_unit(name, create.clone())).collect();
-    let bench = TestPreview::open("starts", units).await;
-    for (name, _, kind, line) in cases {
-        bench.create(name).await;
-        let problem = bench.perform(start_action(name)).await.expect_err("does not start");
+    let preview = TestPreview::open("starts", units).await;
+    for (name, _, kind, hint_part) in cases {
+        preview.create(name).await;
+        let problem = preview.perform(start_action(name)).await.expect_err("does not start");
         assert_eq!(problem.kind, kind, "{problem:?}");
-        assert!(!problem.message.contains("OCI runtime"), "the wrappers are cut: {problem}");
-        assert!(problem.hint.as_deref().unwrap_or_default().contains(line), "{problem:?}");
-        let RunState::Exited(exit) = bench.observe_unit(name).await.state else {
-            panic!("`{name}`: the reason is lost")
+        assert!(!problem.message.contains("OCI runtime"), "the wrappers are stripped: {problem}");
+        assert!(problem.hint.as_deref().unwrap_or_default().contains(hint_part), "{problem:?}");
+        let RunState::Exited(exit) = preview.observe_unit(name).await.state else {
+            panic!("`{name}`: the reason is not recorded")
         };
         assert!(exit.error.is_some_and(|error| problem.message.ends_with(&error)), "{problem}");
     }
-    bench.close().await;
+    preview.close().await;
 }
 
 fn publishing_unit(name: &str, port: u16) -> Unit {
@@ -76,19 +77,19 @@ async fn port_conflict_names_owner() {
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = listener.local_addr().expect("address").port();
-    let bench = TestPreview::open("ports", vec![publishing_unit("web", port), publishing_unit("other", port)]).await;
-    bench.create("web").await;
-    let problem = bench.perform(start_action("web")).await.expect_err("taken");
+    let preview = TestPreview::open("ports", vec![publishing_unit("web", port), publishing_unit("other", port)]).await;
+    preview.create("web").await;
+    let problem = preview.perform(start_action("web")).await.expect_err("taken");
     assert_eq!(problem.kind, ProblemKind::PortTaken, "{problem:?}");
     assert!(problem.message.contains(&format!("port {port} on this machine is taken")), "{problem}");
     assert!(problem.message.contains(&format!("(pid {})", std::process::id())), "{problem}");
     drop(listener);
-    bench.perform_ok(start_action("web")).await;
-    bench.create("other").await;
-    let problem = bench.perform(start_action("other")).await.expect_err("taken by a container");
-    let holder = format!("by the container `{}-web`", bench.name.object_prefix());
-    assert!(problem.message.contains(&holder), "{problem}");
-    bench.close().await;
+    preview.perform_ok(start_action("web")).await;
+    preview.create("other").await;
+    let problem = preview.perform(start_action("other")).await.expect_err("taken by a container");
+    let owner = format!("by the container `{}-web`", preview.name.object_prefix());
+    assert!(problem.message.contains(&owner), "{problem}");
+    preview.close().await;
 }
 
 #[tokio::test]
@@ -96,8 +97,8 @@ async fn recreated_network_disconnects_unit() {
     if should_skip().await {
         return;
     }
-    let bench = TestPreview::open(
-        "anew",
+    let preview = TestPreview::open(
+        "recreated",
         vec![
             shell_unit("web", RUN_UNTIL_STOPPED),
             container_unit(
@@ -109,22 +110,22 @@ async fn recreated_network_disconnects_unit() {
         ],
     )
     .await;
-    let handle = bench.create("web").await;
-    assert!(bench.observe_unit("web").await.connected, "before its first start");
-    bench.perform_ok(start_action("web")).await;
-    let before = bench.observe_unit("web").await;
-    assert!(before.connected && before.address.is_some());
-    let network = bench.observe().await.networks.into_iter().next().expect("a network");
-    let labels = engine().inspect_network(&network, None).await.expect("is there").labels;
-    let leave = NetworkDisconnectRequest { container: handle, force: Some(true) };
-    engine().disconnect_network(&network, leave).await.expect("leaves");
-    assert!(!bench.observe_unit("web").await.connected);
+    let handle = preview.create("web").await;
+    assert!(preview.observe_unit("web").await.connected, "connected before its first start");
+    preview.perform_ok(start_action("web")).await;
+    let observed = preview.observe_unit("web").await;
+    assert!(observed.connected && observed.address.is_some());
+    let network = preview.observe().await.networks.into_iter().next().expect("a network");
+    let labels = engine().inspect_network(&network, None).await.expect("the network exists").labels;
+    let disconnect = NetworkDisconnectRequest { container: handle, force: Some(true) };
+    engine().disconnect_network(&network, disconnect).await.expect("disconnects");
+    assert!(!preview.observe_unit("web").await.connected);
     engine().remove_network(&network).await.expect("removed");
-    let again = NetworkCreateRequest { name: network, labels, ..NetworkCreateRequest::default() };
-    engine().create_network(again).await.expect("made anew");
-    assert!(!bench.observe_unit("web").await.connected, "the name alone is not enough");
+    let recreate = NetworkCreateRequest { name: network, labels, ..NetworkCreateRequest::default() };
+    engine().create_network(recreate).await.expect("created again");
+    assert!(!preview.observe_unit("web").await.connected, "the name alone is not enough");
     let connect = Action::Connect { unit: "web".to_owned(), runtime: plan::application::RuntimeKind::Docker };
-    bench.perform_ok(connect).await;
-    assert!(bench.observe_unit("web").await.connected);
-    bench.close().await;
+    preview.perform_ok(connect).await;
+    assert!(preview.observe_unit("web").await.connected);
+    preview.close().await;
 }

@@ -1,4 +1,4 @@
-//! The Docker driver against a real engine; skipped, and said so, where there is none.
+//! The Docker driver with a real engine. Without an engine, each test skips itself and reports it.
 
 mod build;
 mod credential_network;

@@ -1,5 +1,5 @@
-//! A second Docker engine of a test's own, which may be stopped and started. Its data lies in a folder of the test, and
-//! its network is apart from the machine's, as that of a virtual machine or a rootless engine is.
+//! A second Docker engine for one test, which can be stopped and started. Its data is in a temporary folder. Its
+//! network is separate from the machine's, like that of a virtual machine or a rootless engine.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -23,17 +23,17 @@ fn succeeds(command: &mut Command) -> bool {
 }
 
 impl PrivateEngine {
-    /// With the image, or why there can be none here.
+    /// Starts an engine that has the image, or returns why that is not possible here.
     pub fn start(image: &str) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("a second engine needs root".to_owned());
         }
-        // Socket paths have 108 bytes at most.
+        // A short path, because a socket path has at most 108 bytes.
         let folder = tempfile::Builder::new().prefix("pe").tempdir_in("/tmp").map_err(|error| error.to_string())?;
         let mut engine = Self { folder, child: None };
         engine.start_daemon()?;
-        let load = format!("docker save {image} | docker -H {} load", engine.host());
-        if !succeeds(silent_command("sh").args(["-c", &load])) {
+        let load_script = format!("docker save {image} | docker -H {} load", engine.host());
+        if !succeeds(silent_command("sh").args(["-c", &load_script])) {
             return Err(format!("the image {image} cannot be copied into a second engine"));
         }
         Ok(engine)
@@ -47,10 +47,10 @@ impl PrivateEngine {
         self.folder.path().join(name)
     }
 
-    /// Starts it, again or for the first time, and waits until it answers.
+    /// Starts the daemon, initially or after `stop`, and waits until it answers.
     pub fn start_daemon(&mut self) -> Result<(), String> {
         let log = std::fs::File::create(self.path("log")).map_err(|error| error.to_string())?;
-        // In a network of its own: an engine may remove `docker0` and rewrite the packet filter, whosever they are.
+        // In its own network namespace: an engine may remove `docker0` and rewrite the packet filter of another engine.
         let mut command = Command::new("unshare");
         command.args(["--net", "sh", "-c", "ip link set lo up; exec dockerd \"$@\"", "dockerd"]);
         command.arg("--data-root").arg(self.path("data")).arg("--exec-root").arg(self.path("exec"));
@@ -61,18 +61,19 @@ impl PrivateEngine {
         self.child = Some(child.map_err(|error| format!("no second engine: {error}"))?);
         let deadline = Instant::now() + START_TIMEOUT;
         while !succeeds(silent_command("docker").args(["-H", &self.host(), "version"])) {
-            let ended = self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
-            if ended || Instant::now() > deadline {
+            let has_exited =
+                self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+            if has_exited || Instant::now() > deadline {
                 let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
-                let last = log.lines().last().unwrap_or("it said nothing").to_owned();
-                return Err(format!("a second engine does not come up: {last}"));
+                let last_line = log.lines().last().unwrap_or("no output").to_owned();
+                return Err(format!("a second engine does not start: {last_line}"));
             }
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(())
     }
 
-    /// As a service manager stops it: containers are ended with it.
+    /// Stops the daemon like a service manager; the engine ends its containers.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         drop(silent_command("kill").arg(child.id().to_string()).status());
@@ -83,14 +84,15 @@ impl PrivateEngine {
 impl Drop for PrivateEngine {
     fn drop(&mut self) {
         let host = self.host();
-        let tidy =
+        let cleanup_script =
             format!("docker -H {host} ps -aq | xargs -r docker -H {host} rm -f; docker -H {host} network prune -f");
-        drop(silent_command("sh").args(["-c", &tidy]).status());
+        drop(silent_command("sh").args(["-c", &cleanup_script]).status());
         self.stop();
-        let left = format!(
+        // Mounts that the daemon leaves behind would block the removal of the folder.
+        let unmount_script = format!(
             "mount | awk '{{print $3}}' | grep '^{}/' | sort -r | xargs -r umount -l",
             self.folder.path().display()
         );
-        drop(silent_command("sh").args(["-c", &left]).status());
+        drop(silent_command("sh").args(["-c", &unmount_script]).status());
     }
 }

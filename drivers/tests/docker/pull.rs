@@ -1,4 +1,4 @@
-//! `pull: always` against a registry of two small images on this machine.
+//! `pull: always` with a local registry that serves two small images.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,8 +21,8 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{hex}")
 }
 
-/// Puts an image whose one file holds `text` under `thing:latest`.
-fn publish_image(things: &RegistryContent, text: &str) {
+/// Publishes an image with one file that contains `text` as `thing:latest`.
+fn publish_image(content: &RegistryContent, text: &str) {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(text.len() as u64);
@@ -44,19 +44,20 @@ fn publish_image(things: &RegistryContent, text: &str) {
         }],
     })
     .to_string();
-    let mut things = things.lock().expect("lock");
+    let mut content = content.lock().expect("lock");
     let blob = "application/octet-stream".to_owned();
-    things.insert(format!("/v2/thing/blobs/{}", digest(&layer)), (blob.clone(), layer));
-    things.insert(format!("/v2/thing/blobs/{}", digest(config.as_bytes())), (blob, config.into_bytes()));
+    content.insert(format!("/v2/thing/blobs/{}", digest(&layer)), (blob.clone(), layer));
+    content.insert(format!("/v2/thing/blobs/{}", digest(config.as_bytes())), (blob, config.into_bytes()));
     for name in ["latest".to_owned(), digest(manifest.as_bytes())] {
-        things.insert(format!("/v2/thing/manifests/{name}"), (MANIFEST_TYPE.to_owned(), manifest.clone().into_bytes()));
+        content
+            .insert(format!("/v2/thing/manifests/{name}"), (MANIFEST_TYPE.to_owned(), manifest.clone().into_bytes()));
     }
 }
 
-async fn handle_request(mut stream: TcpStream, things: RegistryContent) -> std::io::Result<()> {
+async fn handle_request(mut stream: TcpStream, content: RegistryContent) -> std::io::Result<()> {
     let mut request = vec![stream.read_u8().await?];
     if !request[0].is_ascii_alphabetic() {
-        // The engine tries TLS first and waits long for an answer.
+        // The engine tries TLS first; closing the connection at once makes it fall back to HTTP without a long wait.
         return Ok(());
     }
     while !request.ends_with(b"\r\n\r\n") {
@@ -65,26 +66,26 @@ async fn handle_request(mut stream: TcpStream, things: RegistryContent) -> std::
     let text = String::from_utf8_lossy(&request).into_owned();
     let mut words = text.split_ascii_whitespace();
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let found = match path {
+    let entry = match path {
         "/v2/" => Some(("application/json".to_owned(), b"{}".to_vec())),
-        path => things.lock().expect("lock").get(path).cloned(),
+        path => content.lock().expect("lock").get(path).cloned(),
     };
-    let (status, (kind, body)) = found.map_or(("404 Not Found", Default::default()), |found| ("200 OK", found));
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nDocker-Content-Digest: {}\r\nConnection: close\r\n\r\n",
+    let (status, (content_type, body)) = entry.map_or(("404 Not Found", Default::default()), |entry| ("200 OK", entry));
+    let header = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nDocker-Content-Digest: {}\r\nConnection: close\r\n\r\n",
         body.len(),
         digest(&body)
     );
-    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(header.as_bytes()).await?;
     if method != "HEAD" {
         stream.write_all(&body).await?;
     }
     stream.shutdown().await
 }
 
-async fn serve_registry(listener: TcpListener, things: RegistryContent) {
+async fn serve_registry(listener: TcpListener, content: RegistryContent) {
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(handle_request(stream, Arc::clone(&things)));
+        tokio::spawn(handle_request(stream, Arc::clone(&content)));
     }
 }
 
@@ -102,30 +103,30 @@ async fn pull_always_detects_newer_registry_image() {
     if should_skip().await {
         return;
     }
-    // Engines take a registry on the loopback without TLS.
+    // Engines accept a registry on the loopback interface without TLS.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let reference = format!("{}/thing:latest", listener.local_addr().expect("address"));
-    let things = RegistryContent::default();
-    publish_image(&things, "first");
-    let registry = tokio::spawn(serve_registry(listener, Arc::clone(&things)));
-    let bench = TestPreview::open("pulled", vec![always_pulled_unit(&reference)]).await;
-    let images = || async { bench.driver.inspect_images(&bench.scope()).await.expect("images") };
+    let content = RegistryContent::default();
+    publish_image(&content, "first");
+    let registry = tokio::spawn(serve_registry(listener, Arc::clone(&content)));
+    let preview = TestPreview::open("pulled", vec![always_pulled_unit(&reference)]).await;
+    let images = || async { preview.driver.inspect_images(&preview.scope()).await.expect("images") };
     assert_eq!(images().await.stale["web"], "not present");
-    let first = bench.perform_ok(prepare_action("web")).await.image.expect("an image");
-    assert_eq!(images().await.current["web"], first, "nothing new, nothing to do");
-    publish_image(&things, "second");
-    assert!(images().await.stale["web"].contains("the registry has another"), "{:?}", images().await);
-    let second = bench.perform_ok(prepare_action("web")).await.image.expect("an image");
+    let first = preview.perform_ok(prepare_action("web")).await.image.expect("an image");
+    assert_eq!(images().await.current["web"], first, "unchanged, so current");
+    publish_image(&content, "second");
+    assert!(images().await.stale["web"].contains("the registry has a different"), "{:?}", images().await);
+    let second = preview.perform_ok(prepare_action("web")).await.image.expect("an image");
     assert_ne!(second, first);
     assert_eq!(images().await.current["web"], second);
     registry.abort();
     assert!(registry.await.is_err());
-    assert_eq!(images().await.current["web"], second, "without the registry what is here has to do");
-    let notes = bench.perform_ok(prepare_action("web")).await.notes;
-    assert!(notes.iter().any(|note| note.contains("is used")), "{notes:?}");
+    assert_eq!(images().await.current["web"], second, "the local image is used without the registry");
+    let notes = preview.perform_ok(prepare_action("web")).await.notes;
+    assert!(notes.iter().any(|note| note.contains("using the local image")), "{notes:?}");
     for image in [first, second] {
         let options = bollard::query_parameters::RemoveImageOptionsBuilder::default().force(true).build();
         drop(engine().remove_image(&image, Some(options), None).await);
     }
-    bench.close().await;
+    preview.close().await;
 }

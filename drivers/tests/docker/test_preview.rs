@@ -1,4 +1,4 @@
-//! One preview at the machine's engine, with the driver and, beside it, the engine itself.
+//! One preview in the local engine, with the driver and direct access to the engine.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -27,17 +27,17 @@ pub fn engine() -> bollard::Docker {
     bollard::Docker::connect_with_defaults().expect("an engine's address")
 }
 
-/// Says on standard error what is missing, because a skipped test must not look like a kept promise.
+/// Reports on standard error why a test is skipped, because a skipped test must not look like a passed one.
 pub async fn should_skip() -> bool {
-    let what = if DockerDriver::new(DockerEnv::from_env()).ping().await.is_err() {
+    let reason = if DockerDriver::new(DockerEnv::from_env()).ping().await.is_err() {
         Some("no Docker engine")
     } else {
         engine().inspect_image(IMAGE).await.is_err().then_some("no image debian:stable-slim")
     };
-    if let Some(what) = what {
-        writeln!(std::io::stderr(), "skipped: {what}").expect("standard error is open");
+    if let Some(reason) = reason {
+        writeln!(std::io::stderr(), "skipped: {reason}").expect("standard error is open");
     }
-    what.is_some()
+    reason.is_some()
 }
 
 pub struct FixedSecretFolder(pub Option<PathBuf>);
@@ -53,11 +53,11 @@ pub struct RecordedProgress(pub Mutex<Vec<ProgressLine>>);
 
 impl Progress for RecordedProgress {
     fn report(&self, _unit: &str, line: ProgressLine) {
-        self.0.lock().expect("nobody panics with it").push(line);
+        self.0.lock().expect("no test panics while holding the lock").push(line);
     }
 }
 
-/// A preview whose objects are gone when `close` returns.
+/// A preview whose objects are removed when `close` returns.
 pub struct TestPreview {
     pub driver: DockerDriver,
     pub name: PreviewName,
@@ -69,13 +69,14 @@ pub struct TestPreview {
 
 impl TestPreview {
     pub async fn open(case: &str, units: Vec<Unit>) -> Self {
-        let bench = Self::with_docker_env(DockerEnv::from_env(), case, units);
-        bench.perform_ok(Action::CreateNetwork).await;
-        bench
+        let preview = Self::with_docker_env(DockerEnv::from_env(), case, units);
+        preview.perform_ok(Action::CreateNetwork).await;
+        preview
     }
 
-    pub fn with_docker_env(around: DockerEnv, case: &str, units: Vec<Unit>) -> Self {
-        // Names begin with the id's first characters: what a failed run left behind shall not be in the way.
+    pub fn with_docker_env(docker_env: DockerEnv, case: &str, units: Vec<Unit>) -> Self {
+        // Object names start with the id's first characters. The process id keeps leftovers of a failed run out of the
+        // way.
         let id = format!("{:04x}{:x<6.6}", std::process::id() & 0xffff, case.replace('-', ""));
         let name = PreviewName {
             id: PreviewId(id),
@@ -85,7 +86,14 @@ impl TestPreview {
         };
         let units = units.into_iter().map(|unit| (unit.name.clone(), unit)).collect();
         let folder = tempfile::tempdir().expect("folder");
-        Self { driver: DockerDriver::new(around), name, folder, units, progress: Arc::default(), secrets_folder: None }
+        Self {
+            driver: DockerDriver::new(docker_env),
+            name,
+            folder,
+            units,
+            progress: Arc::default(),
+            secrets_folder: None,
+        }
     }
 
     pub fn locations(&self) -> Locations {
@@ -121,8 +129,8 @@ impl TestPreview {
     }
 
     pub async fn perform_ok(&self, action: Action) -> StepOutcome {
-        let words = format!("{action:?}");
-        self.perform(action).await.unwrap_or_else(|problem| panic!("{words}: {problem:?}"))
+        let description = format!("{action:?}");
+        self.perform(action).await.unwrap_or_else(|problem| panic!("{description}: {problem:?}"))
     }
 
     pub async fn create(&self, unit: &str) -> String {
@@ -138,7 +146,7 @@ impl TestPreview {
         observed.units.remove(unit).unwrap_or_else(|| panic!("`{unit}` is not observed"))
     }
 
-    /// Waits for a unit's end; what happened before listening began is seen by observing.
+    /// Waits until a unit exits. Subscribes before it observes, so that an exit in between is not missed.
     pub async fn wait_for_exit(&self, unit: &str) -> Exit {
         let mut events = self.driver.follow_events(&self.name.id, &self.locations()).await.expect("follows");
         loop {
@@ -167,8 +175,8 @@ impl TestPreview {
         for name in observed.networks {
             self.perform_ok(Action::RemoveNetwork { name }).await;
         }
-        let left = self.observe().await;
-        assert!(left.units.is_empty() && left.networks.is_empty(), "left behind: {left:?}");
+        let remaining = self.observe().await;
+        assert!(remaining.units.is_empty() && remaining.networks.is_empty(), "not removed: {remaining:?}");
     }
 }
 
@@ -188,7 +196,7 @@ pub fn stop_action(unit: &str) -> Action {
     Action::Stop { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
 }
 
-/// Stays until it is stopped.
+/// A shell script that runs until the container is stopped.
 pub const RUN_UNTIL_STOPPED: &str = "trap 'exit 0' TERM; while :; do sleep 60 & wait $!; done";
 
 pub fn shell_unit(name: &str, line: &str) -> Unit {

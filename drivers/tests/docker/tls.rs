@@ -1,4 +1,5 @@
-//! The machine's engine behind TLS: a listener of the test asks for certificates and passes everything on.
+//! The local engine behind TLS: a listener of the test requires client certificates and forwards everything to the
+//! engine.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,13 +18,13 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::test_preview::{RUN_UNTIL_STOPPED, TestPreview, create_action, shell_unit, should_skip};
 
-/// The socket of the engine that these tests talk to, where it has one.
+/// The socket of the engine that these tests use, if it has one.
 fn engine_socket() -> Option<PathBuf> {
     let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
     host.strip_prefix("unix://").map(PathBuf::from).filter(|path| path.exists())
 }
 
-/// An authority of a day, the engine's certificate for 127.0.0.1, and ours.
+/// Creates an authority valid for one day, the engine's certificate for 127.0.0.1, and the client's certificate.
 fn create_certificates(folder: &Path) -> bool {
     let script = "
         openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=ca -keyout ca-key.pem -out ca.pem
@@ -45,12 +46,12 @@ fn server_config(folder: &Path) -> ServerConfig {
     let mut roots = RootCertStore::empty();
     roots.add(certificate("ca.pem")).expect("an authority");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let client_verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
     let key = PrivateKeyDer::from_pem_file(folder.join("server-key.pem")).expect("a key");
     ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
-        .with_client_cert_verifier(clients.build().expect("a verifier"))
+        .with_client_cert_verifier(client_verifier.build().expect("a verifier"))
         .with_single_cert(vec![certificate("server.pem")], key)
         .expect("an identity")
 }
@@ -59,9 +60,9 @@ async fn forward_connections(listener: TcpListener, acceptor: TlsAcceptor, engin
     while let Ok((stream, _)) = listener.accept().await {
         let (acceptor, engine) = (acceptor.clone(), engine.clone());
         tokio::spawn(async move {
-            let mut near = acceptor.accept(stream).await?;
-            let mut far = UnixStream::connect(engine).await?;
-            tokio::io::copy_bidirectional(&mut near, &mut far).await
+            let mut client_stream = acceptor.accept(stream).await?;
+            let mut engine_stream = UnixStream::connect(engine).await?;
+            tokio::io::copy_bidirectional(&mut client_stream, &mut engine_stream).await
         });
     }
 }
@@ -78,26 +79,26 @@ async fn tls_engine_is_reachable_and_treated_as_remote() {
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let host = format!("tcp://{}", listener.local_addr().expect("address"));
-    let passing =
+    let forwarder =
         tokio::spawn(forward_connections(listener, TlsAcceptor::from(Arc::new(server_config(folder.path()))), engine));
-    let around = DockerEnv {
+    let docker_env = DockerEnv {
         docker_host: Some(host),
         tls_verify: true,
         cert_path: Some(folder.path().to_owned()),
         ..DockerEnv::default()
     };
-    let endpoint = DockerDriver::new(around.clone()).ping().await.expect("answers");
+    let endpoint = DockerDriver::new(docker_env.clone()).ping().await.expect("answers");
     assert!(endpoint.is_isolated && endpoint.tls.is_some(), "{endpoint:?}");
-    let unverified = DockerEnv { tls_verify: false, ..around.clone() };
-    let problem = DockerDriver::new(unverified).ping().await.expect_err("not without certificates");
+    let unverified = DockerEnv { tls_verify: false, ..docker_env.clone() };
+    let problem = DockerDriver::new(unverified).ping().await.expect_err("certificates are required");
     assert_eq!(problem.kind, ProblemKind::Unavailable, "{problem:?}");
-    let mut bench = TestPreview::with_docker_env(around, "far", vec![shell_unit("web", RUN_UNTIL_STOPPED)]);
-    bench.perform_ok(Action::CreateNetwork).await;
-    bench.secrets_folder = Some(bench.folder.path().to_owned());
-    let problem = bench.perform(create_action("web")).await.expect_err("secrets stay here");
+    let mut preview = TestPreview::with_docker_env(docker_env, "far", vec![shell_unit("web", RUN_UNTIL_STOPPED)]);
+    preview.perform_ok(Action::CreateNetwork).await;
+    preview.secrets_folder = Some(preview.folder.path().to_owned());
+    let problem = preview.perform(create_action("web")).await.expect_err("secrets stay on this machine");
     assert!(problem.kind == ProblemKind::Refused && problem.message.contains("secrets"), "{problem:?}");
-    bench.secrets_folder = None;
-    bench.create("web").await;
-    bench.close().await;
-    passing.abort();
+    preview.secrets_folder = None;
+    preview.create("web").await;
+    preview.close().await;
+    forwarder.abort();
 }
