@@ -45,7 +45,7 @@ pub trait Harness: Sync {
     }
 }
 
-/// What the program of a unit does. Harnesses render it as a shell line, a container's command or a script.
+/// The behaviour of a unit's program. Harnesses render it as a shell line, a container's command or a script.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Behaviour {
     /// Printed on standard output first.

@@ -352,15 +352,15 @@ impl Driver for FakeDriver {
         let first_index = request.tail.map_or(0, |tail| fake_unit.log_lines.len().saturating_sub(tail));
         let change_count = request.follow.then(|| fake_unit.change_count.subscribe());
         let (driver, preview, unit) = (self.clone(), preview.clone(), unit.to_owned());
-        let lines = stream::unfold((first_index, change_count), move |(at, mut change_count)| {
+        let lines = stream::unfold((first_index, change_count), move |(index, mut change_count)| {
             let (driver, preview, unit) = (driver.clone(), preview.clone(), unit.clone());
             async move {
                 loop {
                     let is_running = {
                         let mut state = driver.lock_state();
                         let fake_unit = state.unit_mut(&preview, &unit)?;
-                        if let Some(line) = fake_unit.log_lines.get(at) {
-                            return Some((Ok(line.clone()), (at + 1, change_count)));
+                        if let Some(line) = fake_unit.log_lines.get(index) {
+                            return Some((Ok(line.clone()), (index + 1, change_count)));
                         }
                         fake_unit.observed.state == RunState::Running
                     };

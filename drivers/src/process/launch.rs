@@ -116,7 +116,7 @@ impl<'a> Launcher<'a> {
         let env = self.build_environment(account.as_ref());
         let (name, arguments) = match argv {
             Argv::List(list) => match list.split_first() {
-                Some((name, rest)) => (name.clone(), rest.to_vec()),
+                Some((name, arguments)) => (name.clone(), arguments.to_vec()),
                 None => {
                     let message = format!("the command of `{}` is empty", self.unit.name);
                     return Err(Problem::new(ProblemKind::Refused, message));
@@ -413,9 +413,9 @@ mod tests {
 
     #[test]
     fn shell_credentials_are_not_inherited() {
-        let all =
+        let variables =
             [("PATH", "/bin"), ("LC_ALL", "C"), ("AWS_SECRET_ACCESS_KEY", "x"), ("GITHUB_TOKEN", "x"), ("TERM", "x")];
-        let inherited = filter_inherited_env(all.map(|(name, value)| (name.into(), value.into())));
+        let inherited = filter_inherited_env(variables.map(|(name, value)| (name.into(), value.into())));
         assert_eq!(inherited.keys().collect::<Vec<_>>(), ["LC_ALL", "PATH"]);
     }
 

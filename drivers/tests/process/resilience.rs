@@ -70,7 +70,8 @@ async fn crash_on_port_conflict_reports_address_in_use() {
     preview.remove_all().await;
 }
 
-/// Like the built-in module: finds the program where Debian installs it, initialises once, and uses its own user as root.
+/// Like the built-in module: finds the program where Debian installs it, initialises once, and uses its own user as
+/// root.
 #[tokio::test]
 async fn postgres_runs_and_stops_cleanly() {
     if !std::path::Path::new("/usr/lib/postgresql").exists() {

@@ -1,5 +1,5 @@
-//! A preview with real processes in a temporary folder, and helpers to inspect it. Ends its keeper when dropped, even if
-//! the test failed.
+//! A preview with real processes in a temporary folder, and helpers to inspect it. Ends its keeper when dropped, even
+//! if the test failed.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -29,7 +29,7 @@ const FILE_MAX: u64 = 10 * 1024 * 1024;
 /// An unfinished line (such as a prompt) is written after this time.
 const PARTIAL_LINE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What subscribers of a log receive: the bytes written so far, and whether the log is complete.
+/// Sent to subscribers of a log: the bytes written so far, and whether the log is complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct LogProgress {
     pub bytes: u64,

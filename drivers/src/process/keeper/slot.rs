@@ -93,8 +93,8 @@ impl Slot {
 
     /// Starts an orderly stop. A second request may shorten the grace period but not extend it.
     pub(super) fn request_stop(&mut self, signal: Signal, grace: Duration) {
-        let at = Instant::now() + grace;
-        self.kill_deadline = Some(self.kill_deadline.map_or(at, |previous| previous.min(at)));
+        let deadline = Instant::now() + grace;
+        self.kill_deadline = Some(self.kill_deadline.map_or(deadline, |previous| previous.min(deadline)));
         if matches!(self.phase, Phase::Running) {
             kernel::signal_group(self.pid, signal);
             self.pending_signal_outside_group = Some(signal);
@@ -113,7 +113,9 @@ impl Slot {
     }
 
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        matches!(self.phase, Phase::Running) && !self.was_killed && self.kill_deadline.is_some_and(|at| at <= now)
+        matches!(self.phase, Phase::Running)
+            && !self.was_killed
+            && self.kill_deadline.is_some_and(|deadline| deadline <= now)
     }
 
     pub(super) fn process_tree<'a>(&'a self, leaders: &'a BTreeSet<i32>, is_only_slot: bool) -> ProcessTree<'a> {
@@ -127,7 +129,7 @@ impl Slot {
         if !is_empty {
             *empty_since = None;
             // The limit counts from the kill: until then, the processes may use their grace period.
-            let kill_start = self.kill_deadline.map_or(*since, |at| at.max(*since));
+            let kill_start = self.kill_deadline.map_or(*since, |deadline| deadline.max(*since));
             return now >= kill_start + KILL_TIMEOUT;
         }
         let empty_since = *empty_since.get_or_insert(now);

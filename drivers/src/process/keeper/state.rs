@@ -307,7 +307,7 @@ impl Keeper {
     fn signal_remaining(&mut self, id: u64, now: Instant) -> bool {
         let (leaders, is_only_slot) = (self.living_leaders(), self.slots.len() == 1);
         let Some(slot) = self.slots.get_mut(&id) else { return true };
-        let is_graceful = slot.kill_deadline.is_some_and(|at| at > now);
+        let is_graceful = slot.kill_deadline.is_some_and(|deadline| deadline > now);
         let signal = if is_graceful { slot.take_due_signal(now) } else { Some((Signal::KILL, false)) };
         slot.process_tree(&leaders, is_only_slot).signal_remaining(signal)
     }
