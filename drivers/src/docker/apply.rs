@@ -230,6 +230,7 @@ async fn start(context: &StepContext<'_>, scope: &Scope, unit: &str) -> Result<S
         }
         Err(_) => return Err(Problem::new(ProblemKind::Timeout, format!("cannot start `{unit}`: no answer in time"))),
     }
+    // Addresses in an isolated engine's network are not reachable from this machine.
     let address = if context.endpoint.is_isolated { None } else { observe::container_address(engine, &handle).await };
     Ok(StepOutcome { handle: Some(handle), address, notes, ..StepOutcome::default() })
 }
@@ -272,6 +273,7 @@ async fn stop(engine: &Engine, scope: &Scope, name: &str) -> Result<StepOutcome,
     }
     let unit = scope.application.units.get(name);
     let seconds = unit.map(|unit| i32::try_from(grace_seconds(unit.stop.grace)).unwrap_or(i32::MAX));
+    // The engine replies after the container has stopped, so the grace period adds to the deadline.
     let limit = unit.map_or(STOP_TIMEOUT, |unit| unit.stop.grace.saturating_add(WRITE_TIMEOUT));
     let call = engine.stop_container(&handle, Some(StopContainerOptions { t: seconds, signal: None }));
     match tokio::time::timeout(limit, call).await {

@@ -78,6 +78,7 @@ pub(super) fn scan_context(unit: &str, project: &Path, spec: &BuildSpec, cache: 
     let ignore = read_ignore_file(unit, &context, &dockerfile)?;
     let mut entries = Vec::new();
     walk(unit, &context, &dockerfile, &ignore, &mut entries)?;
+    // The hash must not depend on the order in which the file system lists the entries.
     entries.sort_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
     let cache_path =
         cache.join("builds").join(format!("{}.list", hex(&Sha256::digest(context.as_os_str().as_bytes()))));
@@ -213,6 +214,7 @@ fn stamp(metadata: &Metadata) -> FileStamp {
     FileStamp {
         size: metadata.len(),
         modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+        // Some tools restore the modification time, but the change time always advances.
         changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         inode: metadata.ino(),
         mode: metadata.mode() & 0o7777,

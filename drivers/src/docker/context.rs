@@ -73,6 +73,7 @@ pub struct DockerEnv {
 impl DockerEnv {
     #[must_use]
     pub fn from_env() -> Self {
+        // The docker command also treats an empty variable as unset.
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home_folder = || std::env::var_os("HOME").map(|home_folder| PathBuf::from(home_folder).join(".docker"));
         Self {
@@ -112,6 +113,7 @@ struct DockerEndpoint {
 
 pub fn choose_endpoint(docker_env: &DockerEnv) -> Result<EngineEndpoint, Problem> {
     if let Some(host) = &docker_env.docker_host {
+        // Like the docker command, use TLS only if `DOCKER_TLS_VERIFY` is set.
         let tls = match docker_env.tls_verify && is_network_host(host) {
             true => {
                 let folder =
@@ -131,6 +133,7 @@ pub fn choose_endpoint(docker_env: &DockerEnv) -> Result<EngineEndpoint, Problem
         Some(name) => (Some(name.clone()), "DOCKER_CONTEXT"),
         None => (current_context(docker_env.config_folder.as_deref())?, "currentContext of Docker's config.json"),
     };
+    // `default` is Docker's built-in context, which has no files.
     match name.filter(|name| !name.is_empty() && name != "default") {
         None => Ok(EngineEndpoint {
             host: DEFAULT_HOST.to_owned(),

@@ -39,6 +39,7 @@ pub(super) async fn attach_container(
         )));
     }
     ensure_network(engine).await?;
+    // Check after the creation: the gateway address exists only while the network does.
     if !observe::is_local_address(IpAddr::V4(ADDRESS)) {
         let reason = "the engine's networks are not on this machine (rootless, or in a virtual machine)";
         return Ok(Some(format!("`{unit}` has no endpoint for its identity: {reason}")));
@@ -79,6 +80,7 @@ fn network_request() -> NetworkCreateRequest {
     NetworkCreateRequest {
         name: NETWORK_NAME.to_owned(),
         driver: Some("bridge".to_owned()),
+        // `internal`, and no traffic between containers: the network leads only to the gateway.
         internal: Some(true),
         ipam: Some(Ipam { config: Some(vec![config]), ..Ipam::default() }),
         options: Some(HashMap::from([("com.docker.network.bridge.enable_icc".to_owned(), "false".to_owned())])),

@@ -38,17 +38,21 @@ pub(super) async fn start_exec(engine: Engine, handle: String, request: ExecRequ
         return Err(Problem::new(ProblemKind::Internal, format!("{failure}: the engine did not attach")));
     };
     let (sender, receiver) = mpsc::channel(INPUT_QUEUE_CAPACITY);
+    // The engine resizes only a started command, so set the size after the start.
     if let Some((rows, columns)) = request.terminal_size {
         resize_terminal(&engine, &id, rows, columns).await;
     }
     tokio::spawn(forward_input(engine.clone(), id.clone(), input, receiver));
     let output_items = output.filter_map(|item| async move {
+        // Errors of the stream are skipped, because the exit code that follows reports the result. With a terminal, the
+        // engine sends one combined stream, which counts as standard output.
         Some(match item.ok()? {
             LogOutput::StdErr { message } => ExecOutput::Stderr(message),
             other => ExecOutput::Stdout(other.into_bytes()),
         })
     });
     let exit_item = futures_util::stream::once(async move {
+        // The exit code is known only after the output has ended. 255 means that the engine does not report it.
         let code = with_timeout(READ_TIMEOUT, failure, engine.inspect_exec(&id))
             .await
             .ok()

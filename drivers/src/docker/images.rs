@@ -68,6 +68,7 @@ pub(super) async fn resolve_image(
             _ => {}
         }
     }
+    // Nothing was prepared in this process, for example because the agent was restarted.
     let reference = match &container.image {
         ImageSource::Reference(reference) => reference.clone(),
         ImageSource::Build(spec) => build::image_tag(scope, unit, &build::read_inputs(scope, unit, spec).await?.hash),
@@ -211,6 +212,7 @@ async fn build_until_stable(
     unit: &Unit,
     spec: &BuildSpec,
 ) -> Result<(String, String), Problem> {
+    // An input that changes during every build, such as a log file, needs an entry in `.dockerignore`.
     const TRIES: usize = 3;
     for _ in 0..TRIES {
         let inputs = build::read_inputs(scope, unit, spec).await?;

@@ -53,6 +53,7 @@ fn to_log_lines(output: LogOutput) -> Vec<LogLine> {
     let time_text = std::str::from_utf8(&bytes[..time_length]).ok();
     let (timestamp, text) = match parse_millis(time_text) {
         Some(timestamp) => (timestamp, bytes.get(time_length + 1..).unwrap_or_default()),
+        // Keep a line without a valid time rather than lose it.
         None => (0, bytes),
     };
     if text.is_empty() {

@@ -77,6 +77,7 @@ fn listed_state(summary: &ContainerSummary) -> String {
 }
 
 pub(super) async fn observe(engine: &Engine, preview: &PreviewId, cache: &InspectCache) -> Result<Observed, Problem> {
+    // Take the snapshot before the calls: an event during them changes the generation and prevents the store.
     let (generation, inspected) = cache.snapshot(preview);
     let (containers, networks, volumes) = tokio::try_join!(
         list_containers(engine, preview),
@@ -85,6 +86,7 @@ pub(super) async fn observe(engine: &Engine, preview: &PreviewId, cache: &Inspec
     )?;
     let mut networks: Vec<NetworkRef> =
         networks.into_iter().filter_map(|network| Some((network.name?, network.id.unwrap_or_default()))).collect();
+    // Sorted, so that the choice among several networks is stable.
     networks.sort();
     let inspections: Vec<_> = stream::iter(containers)
         .map(|summary| inspect_listed(engine, summary, &inspected))
@@ -282,6 +284,7 @@ pub(super) fn to_exit(state: &ContainerState) -> Exit {
 
 /// The engine reports a signal as 128 plus its number. A shell that reports its child's signal this way means the same.
 pub(super) fn decode_exit_code(code: Option<i64>) -> (Option<i32>, Option<i32>) {
+    // Only signals that usually end a program. Other codes above 128, such as 255, are ordinary exit codes.
     const FATAL_SIGNALS: [i32; 11] = [1, 2, 3, 4, 6, 7, 8, 9, 11, 13, 15];
     let code = code.and_then(|code| i32::try_from(code).ok());
     match code.map(|code| code - 128).filter(|signal| FATAL_SIGNALS.contains(signal)) {
@@ -300,6 +303,7 @@ pub(super) async fn discover(engine: &Engine) -> Result<Vec<DiscoveredPreview>, 
     let containers = ListContainersOptionsBuilder::default().all(true).filters(&label_filter(PREVIEW)).build();
     let networks = ListNetworksOptionsBuilder::default().filters(&label_filter(PREVIEW)).build();
     let volumes = ListVolumesOptionsBuilder::default().filters(&label_filter(PREVIEW)).build();
+    // Networks and volumes count, too: after `down`, a preview may have only volumes left.
     let (containers, networks, volumes) = tokio::try_join!(
         with_timeout(READ_TIMEOUT, "cannot list containers", engine.list_containers(Some(containers))),
         with_timeout(READ_TIMEOUT, "cannot list networks", engine.list_networks(Some(networks))),

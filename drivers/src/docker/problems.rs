@@ -34,9 +34,11 @@ pub(super) fn response_status(error: &Error) -> Option<u16> {
 pub(super) fn to_problem(context: &str, error: &Error) -> Problem {
     let (kind, message) = match error {
         Error::DockerResponseServerError { status_code, message } => (classify(*status_code, message), message.clone()),
+        // Errors within a stream have no HTTP status.
         Error::DockerStreamError { error } => (classify(0, error), error.clone()),
         Error::RequestTimeoutError => (ProblemKind::Timeout, "no answer in time".to_owned()),
         Error::JsonDataError { .. } | Error::JsonSerdeError { .. } => (ProblemKind::Internal, error.to_string()),
+        // All other errors are transport errors: the connection failed or broke.
         other => (ProblemKind::Unavailable, other.to_string()),
     };
     let problem = Problem::new(kind, format!("{context}: {}", message.trim()));
@@ -104,6 +106,7 @@ pub(super) fn innermost_message(message: &str) -> String {
     let prefixes = ["error mounting ", "exec: ", "error during container init: ", "process caused: "];
     let innermost = prefixes.into_iter().find_map(|prefix| {
         let position = message.rfind(prefix)?;
+        // Keep the words `error mounting`, because the text after them is not understandable alone.
         Some(&message[if prefix.starts_with("error mounting") { position } else { position + prefix.len() }..])
     });
     let message = innermost.unwrap_or(message).trim();
@@ -154,6 +157,7 @@ pub(super) fn find_taken_port(message: &str) -> Option<u16> {
         let digits: String = message[position + prefix.len()..].chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
     });
+    // The engine wraps errors, so the last address is the innermost one.
     ports.last()
 }
 

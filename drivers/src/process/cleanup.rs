@@ -65,6 +65,7 @@ fn kill_all(keeper: &KeeperRecord, recorded: &[ProcessIdentity]) {
 fn find_remaining_processes(keeper: &KeeperRecord, recorded: &[ProcessIdentity]) -> Vec<Stat> {
     let table = ProcessTable::read();
     let marked = table.iter().filter(|stat| {
+        // A process that is older than the keeper cannot come from it, regardless of its environment.
         stat.start >= keeper.process.start
             && kernel::marker(stat.pid)
                 .is_some_and(|marker| marker.strip_prefix(&keeper.nonce).is_some_and(|suffix| suffix.starts_with('.')))
@@ -72,6 +73,7 @@ fn find_remaining_processes(keeper: &KeeperRecord, recorded: &[ProcessIdentity])
     let mut roots: Vec<i32> = marked.map(|stat| stat.pid).collect();
     roots.extend(recorded.iter().filter(|process| process.is_alive()).map(|process| process.pid));
     let mut remaining = table.descendants(&roots);
+    // Zombies are dead already, and this process must not kill itself.
     remaining.retain(|stat| stat.state != b'Z' && stat.pid != std::process::id().cast_signed());
     remaining
 }

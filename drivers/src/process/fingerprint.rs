@@ -101,6 +101,7 @@ impl FingerprintScan<'_> {
         }
         for entry in fs::read_dir(&full)? {
             let name = entry?.file_name();
+            // Git's own files are not build inputs. Above the limit, stop early; `compute` reports the error.
             if name == ".git" || self.fingerprint.files.len() > FILES_MAX {
                 continue;
             }

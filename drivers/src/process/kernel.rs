@@ -64,6 +64,7 @@ impl ProcessTable {
         }
         let (mut pending, mut visited) = (roots.to_vec(), BTreeSet::new());
         while let Some(pid) = pending.pop() {
+            // The table is not a consistent snapshot, so a recycled pid can create a cycle.
             if visited.insert(pid) {
                 pending.extend(children.get(&pid).into_iter().flatten());
             }
@@ -107,6 +108,7 @@ mod system {
     use super::{MARKER, Stat};
 
     pub(crate) fn boot_id() -> String {
+        // Read once, because the id cannot change while this process runs.
         static BOOT: OnceLock<String> = OnceLock::new();
         BOOT.get_or_init(|| {
             fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
@@ -128,6 +130,7 @@ mod system {
         let end = line.iter().rposition(|byte| *byte == b')')?;
         let text = std::str::from_utf8(line.get(end + 1..)?).ok()?;
         let fields: Vec<&str> = text.split_ascii_whitespace().collect();
+        // The fields 3, 4, 6 and 22 of proc(5); the vector starts with field 3.
         Some(Stat {
             pid,
             state: *fields.first()?.as_bytes().first()?,
@@ -156,6 +159,7 @@ mod system {
 
     /// Children of the calling process, including adopted ones.
     pub(crate) fn own_children() -> Vec<i32> {
+        // The file lists the children of one thread. The keeper has only one.
         let pid = std::process::id();
         match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
             Ok(list) => list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect(),

@@ -155,6 +155,7 @@ impl<'a> Launcher<'a> {
         let create_problem = |folder: &Path, error: &std::io::Error| {
             Problem::io(format!("cannot create the data folder `{}`", folder.display()), error)
         };
+        // A link from an earlier creation: the data is in the shared folder.
         if let Ok(target) = fs::read_link(&folder) {
             create_private_folder(&target).map_err(|error| create_problem(&target, &error))?;
             return Ok(target);
@@ -164,6 +165,7 @@ impl<'a> Launcher<'a> {
             create_private_folder(&folder).map_err(|error| create_problem(&folder, &error))?;
             return Ok(folder);
         };
+        // Other users may pass through this folder but not list it, so that the unit's user reaches its own data.
         fs::set_permissions(&self.locations.data, fs::Permissions::from_mode(0o711))
             .map_err(|error| create_problem(&folder, &error))?;
         if !folder.exists() && find_blocked_ancestor(&folder, &user).is_some() {
@@ -191,10 +193,12 @@ impl<'a> Launcher<'a> {
         // Without this, Python buffers its output and the log stays empty until the buffer is full.
         env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
         if let Some(user) = account {
+            // Root's home is closed to the user, so programs get the user's own home.
             env.insert("HOME".to_owned(), user.home.clone());
             env.insert("USER".to_owned(), user.name.clone());
             env.insert("LOGNAME".to_owned(), user.name.clone());
         }
+        // Programs that honour `HOST` then listen on the loopback interface only.
         env.insert("HOST".to_owned(), "127.0.0.1".to_owned());
         if let Some(port) = self.unit.ports.get("main").or_else(|| self.unit.ports.values().next()) {
             env.insert("PORT".to_owned(), port.listen_port.to_string());
@@ -380,6 +384,7 @@ fn find_blocked_ancestor<'a>(folder: &'a Path, user: &UserAccount) -> Option<&'a
     let Account { uid, gid } = user.account;
     folder.ancestors().skip(1).find(|ancestor| {
         let Ok(found) = fs::metadata(ancestor) else { return false };
+        // The kernel checks exactly one of owner, group and others, in this order.
         let bit = match () {
             () if found.uid() == uid => 0o100,
             () if found.gid() == gid => 0o010,

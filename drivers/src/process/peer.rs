@@ -13,6 +13,7 @@ pub(super) fn peer_is_unit(nonce: &str, unit: &str, peer: SocketAddr, local: Soc
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
     let Some(inode) = find_socket_inode(&table, peer, local) else { return false };
     let link = format!("socket:[{inode}]");
+    // Check the environment first: reading the descriptors of every process costs more.
     all_pids().into_iter().any(|pid| belongs_to_unit(pid, nonce, unit) && has_open_socket(pid, &link))
 }
 
@@ -44,12 +45,14 @@ fn find_socket_inode(table: &str, peer: SocketAddr, local: SocketAddr) -> Option
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let is_match = fields.next()? == peer && fields.next()? == local;
+        // The inode is column 9; the iterator is behind column 2.
         is_match.then(|| fields.nth(6)?.parse().ok()).flatten()
     })
 }
 
 /// The kernel's notation of an address: the address bytes as a native-endian number in hexadecimal, then the port.
 fn kernel_address(address: SocketAddr) -> Option<String> {
+    // The credential endpoints of both runtimes have IPv4 addresses, so IPv6 needs no support.
     let SocketAddr::V4(address) = address else { return None };
     let ip: Ipv4Addr = *address.ip();
     Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()))
@@ -62,6 +65,7 @@ fn belongs_to_unit(pid: i32, nonce: &str, unit: &str) -> bool {
         variables
             .any(|variable| if exact { variable == mark.as_bytes() } else { variable.starts_with(mark.as_bytes()) })
     };
+    // The dot ends the nonce, so a nonce that starts with this one does not match.
     has_mark(&format!("{MARKER}={nonce}."), false) && has_mark(&format!("PDEV_UNIT={unit}"), true)
 }
 

@@ -20,6 +20,7 @@ pub(super) fn check_ports(unit: &Unit) -> Result<(), Problem> {
             TcpListener::bind((Ipv6Addr::LOCALHOST, port.host_port)),
         ];
         for attempt in attempts {
+            // Other errors, such as a machine without IPv6, do not indicate a conflict.
             if attempt.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
                 return Err(port_taken_problem(unit, name, port.host_port));
             }
@@ -46,6 +47,8 @@ pub(super) fn find_address_in_use_error(log: &Path, started_at: i64) -> Option<S
     let mut bytes = Vec::new();
     file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
+    // Search backwards, because the last error is the most likely reason for the exit. A line that the seek cut in half
+    // has no valid time and is skipped.
     text.lines().rev().find_map(|line| {
         let mut parts = line.splitn(3, ' ');
         let timestamp: i64 = parts.next()?.parse().ok()?;

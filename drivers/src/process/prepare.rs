@@ -88,6 +88,7 @@ impl ProcessDriver {
             let spawn = launcher.build_spawn_spec(argv, &folder)?;
             self.run_or_fail(scope, launcher.unit, spawn, "initialisation").await?;
         }
+        // Written last and durably, so that an interrupted initialisation runs again.
         write_atomically(&marker, arguments.as_bytes(), Durable::Yes, 0o600)
             .map_err(|error| Problem::io(format!("cannot write `{}`", marker.display()), &error))
     }

@@ -152,6 +152,7 @@ impl RecordStore {
 
     /// Removes the unit's record and logs. After the last unit, `discover` does not find the preview any more.
     pub(crate) fn remove_unit(&self, unit: &str) -> io::Result<()> {
+        // Remove the record first: if a later removal fails, only a log file is left.
         for file in [self.unit_path(unit), self.log_path(unit), self.rotated_log_path(unit)] {
             remove_if_exists(&file)?;
         }
@@ -170,6 +171,7 @@ impl RecordStore {
         let mut units = Vec::new();
         for entry in entries {
             let path = entry?.path();
+            // Skips the temporary files of `write_atomically`.
             if path.extension().is_some_and(|extension| extension == "json") {
                 units.extend(read_json::<UnitRecord>(&path)?);
             }

@@ -125,6 +125,7 @@ fn report_failure(message: &str) -> ExitCode {
 /// Reports the startup result to the parent process, which reads until this closes standard output.
 fn report_startup(word: &str) -> ExitCode {
     let result = writeln!(io::stdout(), "{word}").and_then(|()| io::stdout().flush());
+    // Replacing standard output closes the pipe, which tells the parent that the report is complete.
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(&null);
     }

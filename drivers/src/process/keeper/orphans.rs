@@ -45,6 +45,7 @@ impl ProcessTree<'_> {
             return Vec::new();
         }
         let mut remaining = ProcessTable::read().descendants(&roots);
+        // Zombies need no signal: their parent or the keeper reaps them.
         remaining.retain(|stat| stat.pid != self.leader && stat.state != b'Z');
         remaining
     }
@@ -52,8 +53,11 @@ impl ProcessTree<'_> {
     fn owns_orphan(&self, orphan: i32) -> bool {
         let in_session = kernel::stat(orphan).is_some_and(|stat| stat.session == self.leader);
         match kernel::marker(orphan) {
+            // The session is the best evidence: a program can clear its environment, but it cannot join another
+            // session.
             _ if in_session => true,
             Some(marker) => marker == self.marker,
+            // Without a marker, the orphan can be attributed only if there is no other slot.
             None => self.is_only_slot,
         }
     }

@@ -81,6 +81,7 @@ impl Log {
 
 impl LogFile {
     fn write(&mut self, framed: &[u8]) -> io::Result<()> {
+        // Rotate before the write, so that no file exceeds the limit.
         if self.size > 0 && self.size + framed.len() as u64 > self.size_limit {
             fs::rename(&self.path, &self.rotated_path)?;
             self.file = open_for_append(&self.path)?;
@@ -185,6 +186,7 @@ impl LineFramer {
         if !self.framed.is_empty() {
             log.write(&self.framed);
         }
+        // Release the buffer instead of clearing it, so that idle units cost no memory.
         self.framed = Vec::new();
     }
 

@@ -95,6 +95,8 @@ impl Slot {
     pub(super) fn request_stop(&mut self, signal: Signal, grace: Duration) {
         let deadline = Instant::now() + grace;
         self.kill_deadline = Some(self.kill_deadline.map_or(deadline, |previous| previous.min(deadline)));
+        // Once the first process is reaped, its group number may be reused, so the group must not be signalled any
+        // more.
         if matches!(self.phase, Phase::Running) {
             kernel::signal_group(self.pid, signal);
             self.pending_signal_outside_group = Some(signal);
@@ -133,6 +135,7 @@ impl Slot {
             return now >= kill_start + KILL_TIMEOUT;
         }
         let empty_since = *empty_since.get_or_insert(now);
+        // A process of another slot may hold a pipe open, so the wait for the last output is bounded.
         open_pipes == 0 || now >= empty_since + DRAIN_TIMEOUT
     }
 }

@@ -25,6 +25,7 @@ pub(crate) async fn serve_client(mut stream: UnixStream, nonce: String, mailbox:
     if !is_allowed_peer(&stream) {
         return;
     }
+    // Greet first, so that a driver of another version detects the mismatch before it sends a request.
     let greeting = Greeting { pdev_keeper: PROTOCOL_VERSION, nonce };
     if send_line(&mut stream, &greeting).await.is_err() {
         return;
@@ -135,8 +136,10 @@ async fn run_exec(
     descriptors: Vec<OwnedFd>,
     mailbox: &Mailbox,
 ) -> io::Result<()> {
+    // At most two replies: `Started` and `Exited`.
     let (reply, mut answers) = mpsc::channel(2);
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    // Dropping `cancel` makes the keeper stop the command. After the command's end, this has no effect.
     let (cancel, cancelled) = oneshot::channel();
     mailbox.send(KeeperCommand::Exec { spawn, descriptors, cancelled, reply }).await.map_err(|_| gone())?;
     loop {
@@ -194,6 +197,7 @@ fn receive_chunk(stream: &UnixStream, line: &mut Vec<u8>, descriptors: &mut Vec<
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     #[cfg(target_os = "linux")]
+    // Without close-on-exec, a program that starts at this moment would inherit the descriptors.
     let flags = RecvFlags::CMSG_CLOEXEC;
     #[cfg(not(target_os = "linux"))]
     let flags = RecvFlags::empty();

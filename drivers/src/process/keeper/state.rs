@@ -97,6 +97,7 @@ impl Keeper {
 
     /// Reaps every dead child: the first processes of slots as well as adopted orphans.
     pub(crate) fn reap_children(&mut self) {
+        // One SIGCHLD may announce several deaths, so reap until no dead child is left.
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
             let exited_slot =
@@ -125,6 +126,7 @@ impl Keeper {
         for id in overdue {
             self.kill_slot(id);
             if let Some(slot) = self.slots.get_mut(&id) {
+                // Otherwise the passed deadline would wake the keeper repeatedly until SIGCHLD arrives.
                 slot.was_killed = true;
             }
         }
@@ -253,6 +255,7 @@ impl Keeper {
             return drop(reply.send(reply_result));
         };
         slot.should_remove |= remove;
+        // `finish_slot` sends the reply when no process of the slot is left.
         slot.waiters.push(reply);
         let (signal, grace) = slot.stop_signal_and_grace(stop);
         slot.request_stop(signal, grace);
@@ -331,6 +334,7 @@ impl Keeper {
         match slot.role {
             Role::Exec { reply } => {
                 drop(reply.try_send(Reply::Exited { exit }));
+                // A keeper that was started only for this command exits if no unit follows.
                 self.idle_deadline = Some(Instant::now() + IDLE_TIMEOUT);
             }
             Role::Unit { mut record, log, started_at } => {
