@@ -149,9 +149,9 @@ pub(super) async fn reconnect(engine: &Engine, scope: &Scope, name: &str) -> Res
         }),
     };
     match with_timeout(WRITE_TIMEOUT, &format!("cannot connect `{name}`"), engine.connect_network(&network, request))
-        // The disconnect above may have failed because the container is still connected.
         .await
     {
+        // The disconnect above may have failed, and the container is still connected.
         Err(problem) if !problem.message.contains("already exists in network") => Err(problem),
         _ => Ok(StepOutcome::default()),
     }

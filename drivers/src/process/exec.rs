@@ -142,8 +142,8 @@ impl ProcessDriver {
         mut on_line: impl FnMut(String) + Send,
     ) -> Result<i32, Problem> {
         let mut session = self.exec_with_pipes(locations, unit, spawn).await?;
-        drop(session.input);
         // Dropping the sender closes standard input.
+        drop(session.input);
         let mut lines = [Vec::new(), Vec::new()];
         let mut exit = None;
         while let Some(output) = session.output.next().await {

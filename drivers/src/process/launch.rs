@@ -296,8 +296,8 @@ fn elf_machine(header: &[u8]) -> Option<&[u8]> {
 
 /// With binfmt_misc entries, the kernel may be able to run a foreign binary.
 fn has_emulation() -> bool {
-    fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|entries| entries.count() > 2)
     // A mounted binfmt_misc without any format contains the two files `register` and `status`.
+    fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|entries| entries.count() > 2)
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -290,8 +290,8 @@ pub(super) fn spawn_problem(unit: &str, spawn: &SpawnSpec, errno: i32) -> Proble
         Some(rustix::io::Errno::NOENT) if !Path::new(&spawn.dir).is_dir() => {
             Problem::new(ProblemKind::NotFound, format!("cannot start `{unit}`: its working folder does not exist"))
         }
+        // `execve` also returns ENOENT if the file exists but its `#!` interpreter does not.
         Some(rustix::io::Errno::NOENT) if program.exists() => Problem::new(
-            // `execve` also returns ENOENT if the file exists but its `#!` interpreter does not.
             ProblemKind::ProgramNotFound,
             format!("{message_prefix} names an interpreter that does not exist{}", interpreter_note(program)),
         )

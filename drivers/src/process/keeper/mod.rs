@@ -155,8 +155,8 @@ impl KeeperInstance {
     /// `None` if another keeper runs for this preview. Cleans up after a killed predecessor.
     fn claim(runtime: PathBuf, records: RecordStore) -> io::Result<Option<Self>> {
         create_private_folder(&runtime)?;
-        std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o700))?;
         // `create_private_folder` does not change the mode of a folder that exists.
+        std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o700))?;
         let Some(lock) = try_lock_file(&records.lock_path())? else { return Ok(None) };
         cleanup::clean_up_after_keeper(&records)?;
         let process = ProcessIdentity::of_pid(std::process::id().cast_signed()).ok_or(io::ErrorKind::NotFound)?;

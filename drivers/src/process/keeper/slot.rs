@@ -85,8 +85,8 @@ impl Slot {
         let stop = match (&self.role, requested) {
             (_, Some(stop)) => stop,
             (Role::Unit { record, .. }, None) => &record.stop,
-            (Role::Exec { .. }, None) => return (Signal::HUP, Duration::from_secs(1)),
             // A command has no stop settings; SIGHUP is what a closed terminal would send.
+            (Role::Exec { .. }, None) => return (Signal::HUP, Duration::from_secs(1)),
         };
         (kernel::parse_signal(&stop.signal).unwrap_or(Signal::TERM), Duration::from_millis(stop.grace_milliseconds))
     }

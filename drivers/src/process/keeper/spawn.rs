@@ -73,7 +73,10 @@ pub(crate) fn close_inherited_descriptors() {
     // One of these was the directory's own descriptor, which is closed by now.
     let is_still_open = |number: &i32| std::fs::symlink_metadata(format!("/dev/fd/{number}")).is_ok();
     for descriptor in descriptors.into_iter().filter(|number| *number > 2).filter(is_still_open) {
-        #[expect(unsafe_code, reason = "the keeper has just begun: nothing in this process owns a descriptor above 2")]
+        #[expect(
+            unsafe_code,
+            reason = "the keeper has just started: nothing in this process owns a descriptor above 2"
+        )]
         // SAFETY: as above, and the number was open a moment ago in this process of one thread.
         unsafe {
             rustix::io::close(descriptor);
