@@ -20,6 +20,9 @@ const NOT_NOW_TITLE: &str = "Not now";
 const UP_AGAIN_TITLE: &str = "Bring it up again";
 const COPY_COMMAND_TITLE: &str = "Copy the command";
 
+/// The agent's problem code when it does not know the request, so its code in the command would be useless.
+const REQUEST_UNKNOWN: &str = "request_unknown";
+
 /// One question after the other; the first one that is not answered with yes ends it.
 pub async fn prompt_for_approvals(desk: Arc<ServerState>, root: PathBuf, waiting: Vec<PendingApprovalView>) {
     for one in waiting {
@@ -103,15 +106,16 @@ async fn offer_up(desk: &Arc<ServerState>, root: &std::path::Path, one: &Pending
 async fn show_terminal_command(desk: &ServerState, one: &PendingApprovalView, problem: &Problem) {
     let command = format!("pdev identity approve {}", one.code);
     let hint = problem.hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
-    let words = match problem.code.as_str() {
-        // The code means nothing any more.
-        "request_unknown" => format!("{}.{hint}", problem.title),
-        _ => format!(
+    let is_code_expired = problem.code == REQUEST_UNKNOWN;
+    let words = if is_code_expired {
+        format!("{}.{hint}", problem.title)
+    } else {
+        format!(
             "`{}` is not approved for `{}` here: {}. In a terminal outside of this editor: {command}",
             one.identity_use.identity, one.identity_use.service, problem.title
-        ),
+        )
     };
-    if !desk.client_capabilities().copy_text || problem.code == "request_unknown" {
+    if !desk.client_capabilities().copy_text || is_code_expired {
         return desk.client.show_message(MessageType::WARNING, words).await;
     }
     let actions = vec![message_action(COPY_COMMAND_TITLE, [("copy", command)])];

@@ -4,6 +4,32 @@ use tower_lsp::ls_types::{
     ClientCapabilities as LspClientCapabilities, InsertTextMode, MarkupKind, ResourceOperationKind,
 };
 
+/// A command that a client lists in `experimental.commands` because it carries it out, or supports it, itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientCommand {
+    /// Opens a terminal in a unit.
+    Shell,
+    /// Follows the logs of a unit in a terminal.
+    Tail,
+    /// Makes the user type the value of `typed` before it sends that action of a question back.
+    Approve,
+    /// Puts the value of `copy` in a chosen action into the clipboard.
+    Copy,
+}
+
+impl ClientCommand {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::Shell => "pdev.shell",
+            Self::Tail => "pdev.tail",
+            Self::Approve => "pdev.approve",
+            Self::Copy => "pdev.copy",
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClientCapabilities {
     pub pull_diagnostics: bool,
@@ -44,7 +70,7 @@ impl ClientCapabilities {
         let hover = document.and_then(|document| document.hover.as_ref());
         let item = document.and_then(|document| document.completion.as_ref()?.completion_item.as_ref());
         let own = capabilities.experimental.as_ref().and_then(|own| own.get("commands")?.as_array());
-        let itself = |command: &str| own.is_some_and(|all| all.iter().any(|name| name == command));
+        let itself = |command: ClientCommand| own.is_some_and(|all| all.iter().any(|name| name == command.id()));
         let folding = document.and_then(|document| document.folding_range.as_ref());
         Self {
             pull_diagnostics: document.is_some_and(|document| document.diagnostic.is_some()),
@@ -73,10 +99,10 @@ impl ClientCapabilities {
                 .and_then(|document| document.document_symbol.as_ref()?.hierarchical_document_symbol_support)
                 .unwrap_or_default(),
             line_folding_only: folding.and_then(|folding| folding.line_folding_only).unwrap_or_default(),
-            run_shell: itself("pdev.shell"),
-            tail_logs: itself("pdev.tail"),
-            confirm_by_typing: itself("pdev.approve"),
-            copy_text: itself("pdev.copy"),
+            run_shell: itself(ClientCommand::Shell),
+            tail_logs: itself(ClientCommand::Tail),
+            confirm_by_typing: itself(ClientCommand::Approve),
+            copy_text: itself(ClientCommand::Copy),
             inlay_hints: document.is_some_and(|document| document.inlay_hint.is_some()),
             create_files: workspace
                 .and_then(|workspace| workspace.workspace_edit.as_ref())

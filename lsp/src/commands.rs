@@ -16,7 +16,7 @@ use protocol::status::PreviewStatus;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tower_lsp::jsonrpc::{Error, Result};
-use tower_lsp::ls_types::*;
+use tower_lsp::ls_types::{ExecuteCommandParams, MessageType, NumberOrString, ShowDocumentParams, Uri};
 
 use crate::analysis::{actions, refactors};
 use crate::check::{Analysis, today};
@@ -25,24 +25,95 @@ use crate::live::up_request;
 use crate::server_state::{ServerState, static_diagnostics, uri_to_path};
 use crate::{approve, login, report};
 
-pub const ALL: [&str; 16] = [
-    "pdev.up",
-    "pdev.stop",
-    "pdev.restart",
-    "pdev.logs",
-    "pdev.open",
-    "pdev.status",
-    "pdev.check",
-    "pdev.waive",
-    "pdev.render",
-    "pdev.diff",
-    "pdev.login",
-    "pdev.approve",
-    "pdev.keep",
-    "pdev.apply",
-    "pdev.agent",
-    "pdev.report",
-];
+/// A command that the server carries out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command {
+    Up,
+    Stop,
+    Restart,
+    Logs,
+    Open,
+    Status,
+    Check,
+    Waive,
+    Render,
+    Diff,
+    Login,
+    Approve,
+    Keep,
+    Apply,
+    Agent,
+    Report,
+}
+
+impl Command {
+    /// In the order in which the server announces them.
+    pub const ALL: [Self; 16] = [
+        Self::Up,
+        Self::Stop,
+        Self::Restart,
+        Self::Logs,
+        Self::Open,
+        Self::Status,
+        Self::Check,
+        Self::Waive,
+        Self::Render,
+        Self::Diff,
+        Self::Login,
+        Self::Approve,
+        Self::Keep,
+        Self::Apply,
+        Self::Agent,
+        Self::Report,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::Up => "pdev.up",
+            Self::Stop => "pdev.stop",
+            Self::Restart => "pdev.restart",
+            Self::Logs => "pdev.logs",
+            Self::Open => "pdev.open",
+            Self::Status => "pdev.status",
+            Self::Check => "pdev.check",
+            Self::Waive => "pdev.waive",
+            Self::Render => "pdev.render",
+            Self::Diff => "pdev.diff",
+            Self::Login => "pdev.login",
+            Self::Approve => "pdev.approve",
+            Self::Keep => "pdev.keep",
+            Self::Apply => "pdev.apply",
+            Self::Agent => "pdev.agent",
+            Self::Report => "pdev.report",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(id: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|command| command.id() == id)
+    }
+}
+
+/// An operation of the agent on a preview, which the server follows in the background.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Operation {
+    Up,
+    Stop,
+    Restart,
+}
+
+impl Operation {
+    /// The title of the progress that the client shows.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Up => "pdev up",
+            Self::Stop => "pdev stop",
+            Self::Restart => "pdev restart",
+        }
+    }
+}
 
 /// The one argument of every command; all of it may be left out.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -83,60 +154,57 @@ pub async fn run(desk: &Arc<ServerState>, params: ExecuteCommandParams) -> Resul
         other => serde_json::from_value(other)
             .map_err(|error| invalid_params_error(format!("cannot read the argument: {error}")))?,
     };
-    if params.command == "pdev.login" {
-        let identity = argument
-            .identity
-            .ok_or_else(|| invalid_params_error("`pdev.login` needs `identity`, such as `shop-dev`"))?;
-        let work = login::sign_in(Arc::clone(desk), identity);
-        drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
-        return Ok(None);
-    }
-    if params.command == "pdev.agent" {
-        return with_reply_timeout(start_agent(desk)).await;
-    }
-    let root = manifest_path(desk, &argument)?;
-    match params.command.as_str() {
-        "pdev.up" | "pdev.stop" | "pdev.restart" => {
-            let work = run_operation(Arc::clone(desk), params.command, root, argument);
-            drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_TIMEOUT, work).await }));
-            Ok(None)
-        }
-        "pdev.logs" => with_reply_timeout(logs(desk, &root, &argument)).await,
-        "pdev.diff" => with_reply_timeout(diff(desk, &root, &argument)).await,
-        "pdev.apply" => {
-            preview_status(desk, &root)?;
-            let work = run_operation(Arc::clone(desk), "pdev.up".to_owned(), root, argument);
-            drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_TIMEOUT, work).await }));
-            Ok(None)
-        }
-        "pdev.approve" => {
-            let work = approve::prompt_for_approvals(
-                Arc::clone(desk),
-                root.clone(),
-                waiting_approvals(desk, &root, &argument)?,
-            );
+    let command = Command::parse(&params.command)
+        .ok_or_else(|| invalid_params_error(format!("unknown command `{}`", params.command)))?;
+    // Called by every command that applies to a manifest: the others run without an open one.
+    let root = || manifest_path(desk, &argument);
+    match command {
+        Command::Login => {
+            let identity = argument
+                .identity
+                .ok_or_else(|| invalid_params_error("`pdev.login` needs `identity`, such as `shop-dev`"))?;
+            let work = login::sign_in(Arc::clone(desk), identity);
             drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
             Ok(None)
         }
-        "pdev.report" => {
+        Command::Agent => with_reply_timeout(start_agent(desk)).await,
+        Command::Up => Ok(spawn_operation(desk, Operation::Up, root()?, argument)),
+        Command::Stop => Ok(spawn_operation(desk, Operation::Stop, root()?, argument)),
+        Command::Restart => Ok(spawn_operation(desk, Operation::Restart, root()?, argument)),
+        Command::Apply => {
+            let root = root()?;
+            preview_status(desk, &root)?;
+            Ok(spawn_operation(desk, Operation::Up, root, argument))
+        }
+        Command::Logs => with_reply_timeout(logs(desk, &root()?, &argument)).await,
+        Command::Diff => with_reply_timeout(diff(desk, &root()?, &argument)).await,
+        Command::Approve => {
+            let root = root()?;
+            let waiting = waiting_approvals(desk, &root, &argument)?;
+            let work = approve::prompt_for_approvals(Arc::clone(desk), root, waiting);
+            drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
+            Ok(None)
+        }
+        Command::Report => {
+            let root = root()?;
             drop(current_analysis(desk, &root).await?);
             let text = report::collect(desk, &root);
             if argument.show { show_text(desk, "report.txt", &text).map(Some) } else { Ok(Some(json!(text))) }
         }
-        "pdev.open" => open(desk, &root, &argument).map(Some),
-        "pdev.status" => Ok(Some(json!(preview_status(desk, &root)?))),
-        "pdev.check" => {
+        Command::Open => open(desk, &root()?, &argument).map(Some),
+        Command::Status => Ok(Some(json!(preview_status(desk, &root()?)?))),
+        Command::Check => {
+            let root = root()?;
             drop(current_analysis(desk, &root).await?);
             Ok(Some(json!(static_diagnostics(&desk.workspace(), &root))))
         }
-        "pdev.waive" => waive(desk, &*current_analysis(desk, &root).await?, &argument).map(Some),
-        "pdev.keep" => move_to_vault(desk, &root, &argument).await.map(Some),
-        "pdev.render" => {
-            let text = render(&*current_analysis(desk, &root).await?, &argument)?;
+        Command::Waive => waive(desk, &*current_analysis(desk, &root()?).await?, &argument).map(Some),
+        Command::Keep => move_to_vault(desk, &root()?, &argument).await.map(Some),
+        Command::Render => {
+            let text = render(&*current_analysis(desk, &root()?).await?, &argument)?;
             let name = format!("render-{}.txt", argument.unit.as_deref().unwrap_or("all"));
             if argument.show { show_text(desk, &name, &text).map(Some) } else { Ok(Some(json!(text))) }
         }
-        other => Err(invalid_params_error(format!("unknown command `{other}`"))),
     }
 }
 
@@ -196,13 +264,19 @@ fn waiting_approvals(desk: &ServerState, root: &Path, argument: &Argument) -> Re
 
 /// Brings the manifest's preview up, all of it.
 pub async fn up(desk: Arc<ServerState>, root: PathBuf) {
-    let work = run_operation(desk, "pdev.up".to_owned(), root, Argument::default());
-    drop(tokio::time::timeout(OPERATION_TIMEOUT, work).await);
+    drop(tokio::time::timeout(OPERATION_TIMEOUT, run_operation(desk, Operation::Up, root, None)).await);
 }
 
-async fn run_operation(desk: Arc<ServerState>, command: String, root: PathBuf, argument: Argument) {
-    let outcome = match start_operation(&desk, &command, &root, &argument).await {
-        Ok(stream) => follow_operation(&desk, &command, stream).await,
+/// Returns the answer to the request: nothing, because the operation reports its own progress.
+fn spawn_operation(desk: &Arc<ServerState>, operation: Operation, root: PathBuf, argument: Argument) -> Option<Value> {
+    let work = run_operation(Arc::clone(desk), operation, root, argument.unit);
+    drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_TIMEOUT, work).await }));
+    None
+}
+
+async fn run_operation(desk: Arc<ServerState>, operation: Operation, root: PathBuf, unit: Option<String>) {
+    let outcome = match start_operation(&desk, operation, &root, unit).await {
+        Ok(stream) => follow_operation(&desk, operation, stream).await,
         Err(problem) => Err(problem),
     };
     desk.agent_check_requested.notify_one();
@@ -212,37 +286,47 @@ async fn run_operation(desk: Arc<ServerState>, command: String, root: PathBuf, a
     }
 }
 
+/// Applies to one unit, or to all when `unit` is `None`.
 async fn start_operation(
     desk: &Arc<ServerState>,
-    command: &str,
+    operation: Operation,
     root: &Path,
-    argument: &Argument,
+    unit: Option<String>,
 ) -> std::result::Result<EventStream, Problem> {
     let say = |error: ClientError| match error {
         ClientError::Problem(problem) => *problem,
         error => Problem { hint: error.hint(), ..Problem::new("agent", 0, error.to_string()) },
     };
-    if command == "pdev.up" {
-        let launch = Launch::this_program().map_err(say)?;
-        let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(say)?;
-        desk.agent_check_requested.notify_one();
-        deliver_secrets(desk, root).await?;
-        let services = argument.unit.clone().into_iter().collect();
-        let request = protocol::request::UpRequest { services, ..up_request(desk, root) };
-        return client.up(&request).await.map_err(say);
-    }
-    let preview = preview_status(desk, root).map_err(|error| Problem::new("not_up", 0, error.message))?.preview.id;
-    let client = Client::connect(&desk.agent_socket).await.map_err(say)?;
-    match command {
-        "pdev.stop" => match argument.unit.clone() {
-            Some(unit) => client.stop(&preview, &StopRequest { units: vec![unit] }).await.map_err(say),
-            None => client.down(&preview, &DownRequest::default()).await.map_err(say),
-        },
-        _ => {
-            let units = argument.unit.clone().into_iter().collect();
+    let units: Vec<String> = unit.into_iter().collect();
+    match operation {
+        Operation::Up => {
+            let launch = Launch::this_program().map_err(say)?;
+            let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(say)?;
+            desk.agent_check_requested.notify_one();
+            deliver_secrets(desk, root).await?;
+            let request = protocol::request::UpRequest { services: units, ..up_request(desk, root) };
+            client.up(&request).await.map_err(say)
+        }
+        Operation::Stop => {
+            let preview = running_preview_id(desk, root)?;
+            let client = Client::connect(&desk.agent_socket).await.map_err(say)?;
+            if units.is_empty() {
+                client.down(&preview, &DownRequest::default()).await.map_err(say)
+            } else {
+                client.stop(&preview, &StopRequest { units }).await.map_err(say)
+            }
+        }
+        Operation::Restart => {
+            let preview = running_preview_id(desk, root)?;
+            let client = Client::connect(&desk.agent_socket).await.map_err(say)?;
             client.restart(&preview, &RestartRequest { units }).await.map_err(say)
         }
     }
+}
+
+fn running_preview_id(desk: &ServerState, root: &Path) -> std::result::Result<String, Problem> {
+    let status = preview_status(desk, root).map_err(|error| Problem::new("not_up", 0, error.message))?;
+    Ok(status.preview.id)
 }
 
 /// Only where the manifest has any: the vault may ask its owner to unlock it.
@@ -258,15 +342,14 @@ async fn deliver_secrets(desk: &Arc<ServerState>, root: &Path) -> std::result::R
 /// Progress of its own, because the request that asked for it has been answered.
 async fn follow_operation(
     desk: &ServerState,
-    command: &str,
+    operation: Operation,
     mut events: EventStream,
 ) -> std::result::Result<(), Problem> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let token = NumberOrString::String(format!("pdev-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     let shown =
         desk.client_capabilities().show_progress && desk.client.create_work_done_progress(token.clone()).await.is_ok();
-    let title = command.replace('.', " ");
-    let progress = if shown { Some(desk.client.progress(token, title).begin().await) } else { None };
+    let progress = if shown { Some(desk.client.progress(token, operation.title()).begin().await) } else { None };
     let mut outcome = Ok(());
     let mut last = String::new();
     loop {
@@ -444,4 +527,34 @@ fn render(analysis: &Analysis, argument: &Argument) -> Result<String> {
         text.push_str(&format!("{path} = {value}  # {origin}\n"));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::Command;
+
+    #[test]
+    fn every_id_parses_to_its_command_and_others_to_none() {
+        for command in Command::ALL {
+            assert_eq!(Command::parse(command.id()), Some(command));
+        }
+        for id in ["pdev.nothing", "pdev.shell", "up", ""] {
+            assert_eq!(Command::parse(id), None, "{id}");
+        }
+    }
+
+    #[test]
+    fn docs_list_the_same_commands() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/lsp.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let section = page.split("\n## Commands\n").nth(1).unwrap().split("\n## ").next().unwrap();
+        let mut documented: Vec<&str> =
+            section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let mut announced = Command::ALL.map(Command::id).to_vec();
+        documented.sort_unstable();
+        announced.sort_unstable();
+        assert_eq!(documented, announced, "docs/lsp.md");
+    }
 }

@@ -300,7 +300,7 @@ pub async fn refresh_drift(desk: &Arc<ServerState>) {
         };
         // Somebody stopped it: that it does not run is no news to them.
         steps.retain(|step| {
-            let absent = matches!(step.cause.as_str(), "absent" | "not_running");
+            let absent = DriftCause::parse(&step.cause).is_some_and(DriftCause::means_not_running);
             !absent
                 || step
                     .unit
@@ -317,12 +317,44 @@ pub async fn refresh_drift(desk: &Arc<ServerState>) {
     }
 }
 
+/// The causes of steps that are shown as drift. Steps that only follow from others would say the same twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum DriftCause {
+    Changed,
+    ImageStale,
+    ImageChanged,
+    RuntimeChanged,
+    Removed,
+    Absent,
+    NotRunning,
+}
+
+impl DriftCause {
+    fn parse(cause: &str) -> Option<Self> {
+        match cause {
+            "changed" => Some(Self::Changed),
+            "image_stale" => Some(Self::ImageStale),
+            "image_changed" => Some(Self::ImageChanged),
+            "runtime_changed" => Some(Self::RuntimeChanged),
+            "removed" => Some(Self::Removed),
+            "absent" => Some(Self::Absent),
+            "not_running" => Some(Self::NotRunning),
+            _ => None,
+        }
+    }
+
+    fn means_not_running(self) -> bool {
+        match self {
+            Self::Absent | Self::NotRunning => true,
+            Self::Changed | Self::ImageStale | Self::ImageChanged | Self::RuntimeChanged | Self::Removed => false,
+        }
+    }
+}
+
 async fn fetch_drift_steps(place: &SocketLocation, request: UpRequest) -> Result<Vec<StepView>, ClientError> {
     let mut client = Client::connect(place).await?;
     let reply = client.plan(&request).await?;
-    // Steps that only follow from others would say the same twice.
-    let told = ["changed", "image_stale", "image_changed", "runtime_changed", "removed", "absent", "not_running"];
-    let steps = reply.plan.steps.into_iter().filter(|step| told.contains(&step.cause.as_str()));
+    let steps = reply.plan.steps.into_iter().filter(|step| DriftCause::parse(&step.cause).is_some());
     let mut steps: Vec<StepView> = steps.collect();
     steps.dedup_by(|later, first| later.unit == first.unit && later.cause == first.cause);
     Ok(steps)

@@ -2,8 +2,9 @@
 
 use tower_lsp::ls_types::*;
 
+use crate::analysis::on_type::Trigger;
 use crate::analysis::tokens::LEGEND;
-use crate::commands;
+use crate::commands::Command;
 use crate::convert::Encoding;
 use crate::handlers::code_actions::{FIX_ALL, ORGANISE};
 use crate::workspace::LOCK_FILE;
@@ -61,8 +62,8 @@ pub fn server_capabilities(encoding: Encoding, pulls: bool) -> ServerCapabilitie
         document_formatting_provider: Some(OneOf::Left(true)),
         document_range_formatting_provider: Some(OneOf::Left(true)),
         document_on_type_formatting_provider: Some(DocumentOnTypeFormattingOptions {
-            first_trigger_character: "\n".to_owned(),
-            more_trigger_character: Some(vec!["-".to_owned()]),
+            first_trigger_character: Trigger::LineBreak.text().to_owned(),
+            more_trigger_character: Some(vec![Trigger::Dash.text().to_owned()]),
         }),
         semantic_tokens_provider: Some(SemanticTokensServerCapabilities::SemanticTokensOptions(
             semantic_tokens_options(),
@@ -70,7 +71,7 @@ pub fn server_capabilities(encoding: Encoding, pulls: bool) -> ServerCapabilitie
         code_lens_provider: Some(CodeLensOptions { resolve_provider: Some(false) }),
         inlay_hint_provider: Some(OneOf::Left(true)),
         execute_command_provider: Some(ExecuteCommandOptions {
-            commands: commands::ALL.map(str::to_owned).to_vec(),
+            commands: Command::ALL.map(|command| command.id().to_owned()).to_vec(),
             work_done_progress_options: WorkDoneProgressOptions::default(),
         }),
         workspace: Some(WorkspaceServerCapabilities {

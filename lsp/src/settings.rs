@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -14,10 +14,45 @@ pub struct Settings {
     /// `docker` or `process`: only what concerns that runtime.
     pub runtime: Option<String>,
     /// A code to `off`, `hint`, `info`, `warning` or `error`; the command line keeps its own view.
-    pub codes: BTreeMap<String, String>,
+    #[serde(deserialize_with = "read_known_overrides")]
+    pub codes: BTreeMap<String, SeverityOverride>,
     pub diagnostics: DiagnosticDelivery,
     pub live: LiveSettings,
     pub inlay_hints: InlayHintSettings,
+}
+
+/// The severity that a user chooses for a code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[cfg_attr(test, serde(rename_all = "lowercase"))]
+pub enum SeverityOverride {
+    /// Not shown.
+    Off,
+    Hint,
+    Info,
+    Warning,
+    Error,
+}
+
+impl SeverityOverride {
+    fn parse(word: &str) -> Option<Self> {
+        match word {
+            "off" => Some(Self::Off),
+            "hint" => Some(Self::Hint),
+            "info" => Some(Self::Info),
+            "warning" => Some(Self::Warning),
+            "error" => Some(Self::Error),
+            _ => None,
+        }
+    }
+}
+
+/// Drops a code with an unknown severity: an error would discard all other settings too.
+fn read_known_overrides<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, SeverityOverride>, D::Error> {
+    let words: BTreeMap<String, String> = BTreeMap::deserialize(deserializer)?;
+    Ok(words.into_iter().filter_map(|(code, word)| Some((code, SeverityOverride::parse(&word)?))).collect())
 }
 
 /// How findings reach the client.
@@ -96,7 +131,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::Settings;
+    use super::{Settings, SeverityOverride};
 
     fn read_page(name: &str) -> String {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)).unwrap()
@@ -114,6 +149,14 @@ mod tests {
             }
         }
         all
+    }
+
+    #[test]
+    fn unknown_severity_drops_only_its_code() {
+        let read =
+            Settings::read(&json!({ "runtime": "docker", "codes": { "PD005": "loud", "PD008": "off" } })).unwrap();
+        assert_eq!(read.runtime.as_deref(), Some("docker"));
+        assert_eq!(read.codes, BTreeMap::from([("PD008".to_owned(), SeverityOverride::Off)]));
     }
 
     #[test]

@@ -64,7 +64,8 @@ fn from_fix(fix: &Fix) -> Action {
 /// `# pdev: allow CODE -- ...` on a line of its own above. Errors cannot be allowed.
 fn allow_action(loaded: &LoadedManifest, text: &Text, found: &Diagnostic) -> Option<Action> {
     let code = found.code.0;
-    if found.severity == Severity::Error || ["PD0264", "PD0199"].contains(&code) || found.span == Span::default() {
+    let is_unallowable = [plan::codes::ALLOW_UNUSED, manifest::codes::MORE_FINDINGS].contains(&found.code);
+    if found.severity == Severity::Error || is_unallowable || found.span == Span::default() {
         return None;
     }
     let line = text.line_at(found.span.range().start);

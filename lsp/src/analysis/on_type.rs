@@ -17,6 +17,29 @@ pub struct IndentEdit {
 
 const INDENT_WIDTH: usize = 2;
 
+/// A typed text after which the client asks for edits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trigger {
+    LineBreak,
+    Dash,
+}
+
+impl Trigger {
+    /// The text in the protocol's `ch` and in the server's capabilities.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::LineBreak => "\n",
+            Self::Dash => "-",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::LineBreak, Self::Dash].into_iter().find(|trigger| trigger.text() == text)
+    }
+}
+
 /// After a line break, with the cursor on the new line.
 #[must_use]
 pub fn indent_after_line_break(text: &Text, line: usize) -> Option<IndentEdit> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use manifest::{Diagnostic, FileId, Severity};
+use manifest::{Code, Diagnostic, FileId, Severity};
 use serde_json::{Value, json};
 use tower_lsp::ls_types::{
     self as lsp, CodeDescription, DiagnosticRelatedInformation, DiagnosticSeverity, DiagnosticTag, Location,
@@ -13,7 +13,7 @@ use tower_lsp::ls_types::{
 
 use super::Encoding;
 use crate::check::Analysis;
-use crate::settings::Settings;
+use crate::settings::{Settings, SeverityOverride};
 
 pub const SOURCE: &str = "pdev";
 
@@ -63,7 +63,7 @@ pub fn to_lsp_diagnostic(
         source: Some(SOURCE.to_owned()),
         message: message(found),
         related_information: (!related.is_empty()).then_some(related),
-        tags: tags(found.code.0),
+        tags: tags(found.code),
         data: Some(data(analysis, found, encoding)),
     })
 }
@@ -91,13 +91,13 @@ pub fn severity(found: &Diagnostic, settings: &Settings) -> Option<DiagnosticSev
         // Advice concerns nearly every service: there for who looks, and quiet.
         Severity::Info => DiagnosticSeverity::HINT,
     };
-    match settings.codes.get(found.code.0).map(String::as_str) {
-        Some("off") => None,
-        Some("hint") => Some(DiagnosticSeverity::HINT),
-        Some("info") => Some(DiagnosticSeverity::INFORMATION),
-        Some("warning") => Some(DiagnosticSeverity::WARNING),
-        Some("error") => Some(DiagnosticSeverity::ERROR),
-        _ => Some(own),
+    match settings.codes.get(found.code.0) {
+        Some(SeverityOverride::Off) => None,
+        Some(SeverityOverride::Hint) => Some(DiagnosticSeverity::HINT),
+        Some(SeverityOverride::Info) => Some(DiagnosticSeverity::INFORMATION),
+        Some(SeverityOverride::Warning) => Some(DiagnosticSeverity::WARNING),
+        Some(SeverityOverride::Error) => Some(DiagnosticSeverity::ERROR),
+        None => Some(own),
     }
 }
 
@@ -116,10 +116,10 @@ pub fn message(found: &Diagnostic) -> String {
     text
 }
 
-fn tags(code: &str) -> Option<Vec<DiagnosticTag>> {
+fn tags(code: Code) -> Option<Vec<DiagnosticTag>> {
     match code {
-        "PD0209" => Some(vec![DiagnosticTag::DEPRECATED]),
-        "PD0261" | "PD0264" => Some(vec![DiagnosticTag::UNNECESSARY]),
+        catalog::codes::DEPRECATED => Some(vec![DiagnosticTag::DEPRECATED]),
+        plan::codes::WAIVER_UNUSED | plan::codes::ALLOW_UNUSED => Some(vec![DiagnosticTag::UNNECESSARY]),
         _ => None,
     }
 }

@@ -8,6 +8,7 @@ use crate::analysis::actions::{self, Action, NewFile, SecretLiteral};
 use crate::analysis::{organise, refactors};
 use crate::check::{Analysis, today};
 use crate::client_capabilities::ClientCapabilities;
+use crate::commands;
 use crate::convert::{diagnostics, edits};
 use crate::workspace::Snapshot;
 
@@ -138,7 +139,11 @@ fn can_create_files(analysis: &Analysis, can: ClientCapabilities, action: &Actio
 fn vault_action(snapshot: &Snapshot, kept: &SecretLiteral, kind: CodeActionKind) -> CodeActionOrCommand {
     let title = format!("Move `{}` into the vault, as the secret `{}`", kept.variable, kept.secret);
     let argument = json!({ "uri": snapshot.uri, "unit": kept.unit, "variable": kept.variable });
-    let command = Command { title: title.clone(), command: "pdev.keep".to_owned(), arguments: Some(vec![argument]) };
+    let command = Command {
+        title: title.clone(),
+        command: commands::Command::Keep.id().to_owned(),
+        arguments: Some(vec![argument]),
+    };
     CodeActionOrCommand::CodeAction(CodeAction {
         title,
         kind: Some(kind),

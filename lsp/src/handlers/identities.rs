@@ -12,6 +12,7 @@ use serde_json::json;
 use tower_lsp::ls_types::*;
 
 use super::code_actions::RequestedKinds;
+use crate::commands;
 use crate::convert::Encoding;
 use crate::convert::diagnostics::SOURCE;
 use crate::live::{AgentState, LiveState};
@@ -96,8 +97,11 @@ pub fn approval_actions(params: &CodeActionParams) -> Vec<CodeActionOrCommand> {
         let (identity, unit) = (data["identity"].as_str()?, data["unit"].as_str()?);
         let title = format!("Approve `{identity}` for `{unit}`…");
         let argument = json!({ "uri": params.text_document.uri, "identity": identity, "unit": unit });
-        let command =
-            Command { title: title.clone(), command: "pdev.approve".to_owned(), arguments: Some(vec![argument]) };
+        let command = Command {
+            title: title.clone(),
+            command: commands::Command::Approve.id().to_owned(),
+            arguments: Some(vec![argument]),
+        };
         Some(CodeActionOrCommand::CodeAction(CodeAction {
             title,
             kind: Some(CodeActionKind::QUICKFIX),
@@ -157,8 +161,11 @@ pub fn login_actions(params: &CodeActionParams) -> Vec<CodeActionOrCommand> {
         let name = found.data.as_ref().filter(|_| waits)?["identity"].as_str()?;
         let title = format!("Log in as `{name}`");
         let argument = json!({ "uri": params.text_document.uri, "identity": name });
-        let command =
-            Command { title: title.clone(), command: "pdev.login".to_owned(), arguments: Some(vec![argument]) };
+        let command = Command {
+            title: title.clone(),
+            command: commands::Command::Login.id().to_owned(),
+            arguments: Some(vec![argument]),
+        };
         told.insert(name.to_owned()).then(|| {
             CodeActionOrCommand::CodeAction(CodeAction {
                 title,

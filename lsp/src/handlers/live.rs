@@ -13,7 +13,8 @@ use super::code_actions::RequestedKinds;
 use super::identities;
 use crate::analysis::references;
 use crate::check::Analysis;
-use crate::client_capabilities::ClientCapabilities;
+use crate::client_capabilities::{ClientCapabilities, ClientCommand};
+use crate::commands;
 use crate::convert::diagnostics::SOURCE;
 use crate::live::{AgentState, LiveState};
 use crate::log_tail;
@@ -45,8 +46,11 @@ pub fn drift_fix_actions(params: &CodeActionParams) -> Vec<CodeActionOrCommand> 
         let unit = found.data.as_ref()?.get("unit")?.as_str();
         let title = format!("Apply what is written{}", unit.map(|unit| format!(" to `{unit}`")).unwrap_or_default());
         let argument = json!({ "uri": params.text_document.uri, "unit": unit });
-        let command =
-            Command { title: title.clone(), command: "pdev.apply".to_owned(), arguments: Some(vec![argument]) };
+        let command = Command {
+            title: title.clone(),
+            command: commands::Command::Apply.id().to_owned(),
+            arguments: Some(vec![argument]),
+        };
         Some(CodeActionOrCommand::CodeAction(CodeAction {
             title,
             kind: Some(CodeActionKind::QUICKFIX),
@@ -100,24 +104,24 @@ impl LiveContext<'_> {
         let mut all = Vec::new();
         match (&self.live.agent, self.preview()) {
             (AgentState::Unusable(words), _) => {
-                all.push(lens(top, format!("pdev: {words}"), "pdev.status", whole.clone()));
+                all.push(lens(top, format!("pdev: {words}"), commands::Command::Status.id(), whole.clone()));
             }
             (AgentState::Unknown, None) => {}
             (AgentState::Absent, _) if !self.should_show_agent_hint() => {
-                all.push(lens(top, format!("▶ up ({NO_AGENT})"), "pdev.up", whole.clone()));
+                all.push(lens(top, format!("▶ up ({NO_AGENT})"), commands::Command::Up.id(), whole.clone()));
             }
-            (_, None) => all.push(lens(top, "▶ up".to_owned(), "pdev.up", whole.clone())),
+            (_, None) => all.push(lens(top, "▶ up".to_owned(), commands::Command::Up.id(), whole.clone())),
             (_, Some(preview)) => {
                 let state = format!("{}: {}", preview.preview.title, preview_state_label(preview.state));
-                all.push(lens(top, state, "pdev.status", whole.clone()));
+                all.push(lens(top, state, commands::Command::Status.id(), whole.clone()));
                 let drift = self.live.drift(&self.snapshot.path).len();
                 let up = if drift > 0 { format!("▶ up ({drift} changes)") } else { "▶ up".to_owned() };
-                all.push(lens(top, up, "pdev.up", whole.clone()));
+                all.push(lens(top, up, commands::Command::Up.id(), whole.clone()));
                 if preview.state != PreviewState::Down {
-                    all.push(lens(top, "■ stop".to_owned(), "pdev.stop", whole.clone()));
+                    all.push(lens(top, "■ stop".to_owned(), commands::Command::Stop.id(), whole.clone()));
                 }
                 if preview.url.is_some() && preview.state != PreviewState::Down {
-                    all.push(lens(top, "open".to_owned(), "pdev.open", whole));
+                    all.push(lens(top, "open".to_owned(), commands::Command::Open.id(), whole));
                 }
             }
         }
@@ -129,23 +133,27 @@ impl LiveContext<'_> {
             // What was not asked for by the last `up`, or has ended, beside units that run.
             let rests = status.is_none_or(|status| status.state == UnitState::Stopped);
             if rests && self.preview().is_some_and(|preview| preview.state != PreviewState::Down) {
-                all.push(lens(range, "▶ start".to_owned(), "pdev.up", own.clone()));
+                all.push(lens(range, "▶ start".to_owned(), commands::Command::Up.id(), own.clone()));
             }
             let Some(status) = status else { continue };
             if !rests {
-                all.push(lens(range, "↻ restart".to_owned(), "pdev.restart", own.clone()));
+                all.push(lens(range, "↻ restart".to_owned(), commands::Command::Restart.id(), own.clone()));
                 if !matches!(status.state, UnitState::Done | UnitState::Failed | UnitState::Stopping) {
-                    all.push(lens(range, "■ stop".to_owned(), "pdev.stop", own.clone()));
+                    all.push(lens(range, "■ stop".to_owned(), commands::Command::Stop.id(), own.clone()));
                 }
             }
-            let logs = if self.client_capabilities.tail_logs { "pdev.tail" } else { "pdev.logs" };
+            let logs = if self.client_capabilities.tail_logs {
+                ClientCommand::Tail.id()
+            } else {
+                commands::Command::Logs.id()
+            };
             all.push(lens(range, "logs".to_owned(), logs, own.clone()));
             if status.url.is_some() && status.state == UnitState::Ready {
-                all.push(lens(range, "open".to_owned(), "pdev.open", own.clone()));
+                all.push(lens(range, "open".to_owned(), commands::Command::Open.id(), own.clone()));
             }
             let runs = matches!(status.state, UnitState::Ready | UnitState::Unhealthy | UnitState::Starting);
             if self.client_capabilities.run_shell && runs {
-                all.push(lens(range, "shell".to_owned(), "pdev.shell", own));
+                all.push(lens(range, "shell".to_owned(), ClientCommand::Shell.id(), own));
             }
         }
         all
@@ -164,7 +172,7 @@ impl LiveContext<'_> {
         }
         let start = Command {
             title: START_AGENT_LABEL.to_owned(),
-            command: "pdev.agent".to_owned(),
+            command: commands::Command::Agent.id().to_owned(),
             arguments: Some(vec![json!({ "uri": self.snapshot.uri })]),
         };
         let part = |value: String, command: Option<Command>| InlayHintLabelPart {
@@ -197,7 +205,7 @@ impl LiveContext<'_> {
         (asked && self.live.agent == AgentState::Absent).then(|| {
             CodeActionOrCommand::Command(Command {
                 title: "Start the agent of pdev".to_owned(),
-                command: "pdev.agent".to_owned(),
+                command: commands::Command::Agent.id().to_owned(),
                 arguments: Some(vec![json!({ "uri": self.snapshot.uri })]),
             })
         })

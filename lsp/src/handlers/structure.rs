@@ -239,11 +239,10 @@ pub fn formatting_edits(snapshot: &Snapshot, range: Option<Range>) -> Vec<TextEd
 #[must_use]
 pub fn on_type_edits(snapshot: &Snapshot, position: Position, typed: &str) -> Vec<TextEdit> {
     let line = usize::try_from(position.line).unwrap_or(usize::MAX);
-    let edit = match typed {
-        "\n" => on_type::indent_after_line_break(&snapshot.text, line),
-        "-" => on_type::indent_after_dash(&snapshot.text, line),
-        _ => None,
-    };
+    let edit = on_type::Trigger::parse(typed).and_then(|trigger| match trigger {
+        on_type::Trigger::LineBreak => on_type::indent_after_line_break(&snapshot.text, line),
+        on_type::Trigger::Dash => on_type::indent_after_dash(&snapshot.text, line),
+    });
     let convert = |edit: on_type::IndentEdit| TextEdit {
         range: snapshot.encoding.range(&snapshot.text, edit.range),
         new_text: " ".repeat(edit.spaces),
