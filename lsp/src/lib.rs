@@ -5,7 +5,6 @@
 mod agent_watcher;
 pub mod analysis;
 mod analysis_worker;
-mod approve;
 pub mod check;
 mod client_capabilities;
 mod commands;
@@ -14,8 +13,6 @@ pub mod files;
 mod handlers;
 mod live;
 mod log_tail;
-mod login;
-mod report;
 mod server;
 mod server_capabilities;
 mod server_state;

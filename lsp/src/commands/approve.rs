@@ -5,15 +5,16 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use client::{Client, ClientError};
+use client::Client;
 use protocol::Problem;
 use protocol::approval::PendingApprovalView;
+use tower_lsp::jsonrpc;
 use tower_lsp::ls_types::{MessageActionItem, MessageActionItemProperty, MessageType};
 
-use crate::commands;
+use super::{Argument, invalid_params_error, operation, to_problem};
 use crate::server_state::ServerState;
 
 const NOT_NOW_TITLE: &str = "Not now";
@@ -22,6 +23,26 @@ const COPY_COMMAND_TITLE: &str = "Copy the command";
 
 /// The agent's problem code when it does not know the request, so its code in the command would be useless.
 const REQUEST_UNKNOWN: &str = "request_unknown";
+
+/// What waits for a person in this folder, of one unit or identity where it is named.
+pub(super) fn waiting_approvals(
+    desk: &ServerState,
+    root: &Path,
+    argument: &Argument,
+) -> jsonrpc::Result<Vec<PendingApprovalView>> {
+    let fits = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
+    let meant = |one: &&PendingApprovalView| {
+        fits(&argument.unit, &one.identity_use.service) && fits(&argument.identity, &one.identity_use.identity)
+    };
+    let found: Vec<PendingApprovalView> =
+        desk.with_live(|live| live.waiting_approvals(root).filter(meant).cloned().collect());
+    match found.is_empty() {
+        true => Err(invalid_params_error(
+            "nothing waits for an approval here; `pdev up` asks at the first use of an identity",
+        )),
+        false => Ok(found),
+    }
+}
 
 /// One question after the other; the first one that is not answered with yes ends it.
 pub async fn prompt_for_approvals(desk: Arc<ServerState>, root: PathBuf, waiting: Vec<PendingApprovalView>) {
@@ -32,13 +53,6 @@ pub async fn prompt_for_approvals(desk: Arc<ServerState>, root: PathBuf, waiting
             Ok(false) => return,
             Err(problem) => return show_terminal_command(&desk, &one, &problem).await,
         }
-    }
-}
-
-fn to_problem(error: ClientError) -> Problem {
-    match error {
-        ClientError::Problem(problem) => *problem,
-        error => Problem { hint: error.hint(), ..Problem::new("agent", 0, error.to_string()) },
     }
 }
 
@@ -90,7 +104,7 @@ fn message_action<'a>(title: &str, properties: impl IntoIterator<Item = (&'a str
 }
 
 /// A service is given its identity when it is brought up; nobody wants to type that again.
-async fn offer_up(desk: &Arc<ServerState>, root: &std::path::Path, one: &PendingApprovalView) {
+async fn offer_up(desk: &Arc<ServerState>, root: &Path, one: &PendingApprovalView) {
     let words =
         format!("approved: the next `up` gives `{}` to `{}`", one.identity_use.identity, one.identity_use.service);
     let answer = desk
@@ -98,7 +112,7 @@ async fn offer_up(desk: &Arc<ServerState>, root: &std::path::Path, one: &Pending
         .show_message_request(MessageType::INFO, words, Some(vec![message_action(UP_AGAIN_TITLE, [])]))
         .await;
     if matches!(answer, Ok(Some(chosen)) if chosen.title == UP_AGAIN_TITLE) {
-        commands::up(Arc::clone(desk), root.to_owned()).await;
+        operation::up(Arc::clone(desk), root.to_owned()).await;
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use client::{Client, ClientError, Launch};
+use client::{Client, Launch};
 use protocol::Problem;
 use protocol::identity::{LoginEvent, LoginFlow};
 use tower_lsp::ls_types::{MessageType, ShowDocumentParams};
 
+use super::to_problem;
 use crate::server_state::ServerState;
 
 pub async fn sign_in(desk: Arc<ServerState>, identity: String) {
@@ -24,16 +25,12 @@ pub async fn sign_in(desk: Arc<ServerState>, identity: String) {
 }
 
 async fn follow_login(desk: &ServerState, identity: &str) -> Result<(), Problem> {
-    let say = |error: ClientError| match error {
-        ClientError::Problem(problem) => *problem,
-        error => Problem { hint: error.hint(), ..Problem::new("agent", 0, error.to_string()) },
-    };
-    let launch = Launch::this_program().map_err(say)?;
-    let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(say)?;
+    let launch = Launch::this_program().map_err(to_problem)?;
+    let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(to_problem)?;
     // A client that opens pages does so where the person sits, which need not be this machine: a code works from anywhere.
     let flow = if desk.client_capabilities().show_document { LoginFlow::Browser } else { LoginFlow::Device };
-    let mut events = client.login(identity, flow).await.map_err(say)?;
-    while let Some(event) = events.next().await.map_err(say)? {
+    let mut events = client.login(identity, flow).await.map_err(to_problem)?;
+    while let Some(event) = events.next().await.map_err(to_problem)? {
         match event {
             LoginEvent::Open { url } => open_page(desk, &url).await,
             LoginEvent::Code { url, code, complete_url } => {

@@ -1,0 +1,161 @@
+//! `workspace/executeCommand`: what lenses do, for any client. A command answers at once; what takes longer goes on beside
+//! it, tells of its progress, and ends with a message only where something is to be done.
+
+mod approve;
+mod command;
+mod login;
+mod manifest_edits;
+mod operation;
+mod preview;
+mod render;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::ClientError;
+use protocol::Problem;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tower_lsp::jsonrpc::{Error, Result};
+use tower_lsp::ls_types::{ExecuteCommandParams, Uri};
+
+pub use self::command::Command;
+use self::operation::Operation;
+use crate::check::Analysis;
+use crate::server_state::{ServerState, static_diagnostics, uri_to_path};
+
+/// The one argument of every command; all of it may be left out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Argument {
+    /// The manifest; the only open one when it is left out.
+    uri: Option<Uri>,
+    unit: Option<String>,
+    /// For `pdev.login` and `pdev.approve`.
+    identity: Option<String>,
+    /// For `pdev.keep`: the variable of the unit whose value goes into the vault.
+    variable: Option<String>,
+    /// For `pdev.render`, `pdev.diff` and `pdev.report`: as a document in the editor.
+    show: bool,
+    /// For `pdev.logs`: the last so many lines.
+    tail: Option<usize>,
+    /// For `pdev.waive`.
+    code: Option<String>,
+    scope: Option<String>,
+    reason: Option<String>,
+    owner: Option<String>,
+}
+
+/// Answers that need the agent are for somebody who waits for them.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longer than any provider's page stays open.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// # Errors
+/// Words for the user: an unknown command, no manifest, no preview, an agent that cannot be asked.
+pub async fn run(desk: &Arc<ServerState>, params: ExecuteCommandParams) -> Result<Option<Value>> {
+    let first = params.arguments.into_iter().next().unwrap_or(Value::Null);
+    let argument: Argument = match first {
+        Value::Null => Argument::default(),
+        Value::String(uri) => Argument { uri: uri.parse().ok(), ..Argument::default() },
+        other => serde_json::from_value(other)
+            .map_err(|error| invalid_params_error(format!("cannot read the argument: {error}")))?,
+    };
+    let command = Command::parse(&params.command)
+        .ok_or_else(|| invalid_params_error(format!("unknown command `{}`", params.command)))?;
+    // Called by every command that applies to a manifest: the others run without an open one.
+    let root = || manifest_path(desk, &argument);
+    match command {
+        Command::Login => {
+            let identity = argument
+                .identity
+                .ok_or_else(|| invalid_params_error("`pdev.login` needs `identity`, such as `shop-dev`"))?;
+            let work = login::sign_in(Arc::clone(desk), identity);
+            drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
+            Ok(None)
+        }
+        Command::Agent => with_reply_timeout(preview::start_agent(desk)).await,
+        Command::Up => Ok(operation::spawn(desk, Operation::Up, root()?, argument)),
+        Command::Stop => Ok(operation::spawn(desk, Operation::Stop, root()?, argument)),
+        Command::Restart => Ok(operation::spawn(desk, Operation::Restart, root()?, argument)),
+        Command::Apply => {
+            let root = root()?;
+            preview::status(desk, &root)?;
+            Ok(operation::spawn(desk, Operation::Up, root, argument))
+        }
+        Command::Logs => with_reply_timeout(preview::logs(desk, &root()?, &argument)).await,
+        Command::Diff => with_reply_timeout(preview::diff(desk, &root()?, &argument)).await,
+        Command::Approve => {
+            let root = root()?;
+            let waiting = approve::waiting_approvals(desk, &root, &argument)?;
+            let work = approve::prompt_for_approvals(Arc::clone(desk), root, waiting);
+            drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
+            Ok(None)
+        }
+        Command::Report => {
+            let root = root()?;
+            drop(current_analysis(desk, &root).await?);
+            let text = report::collect(desk, &root);
+            if argument.show { show_text(desk, "report.txt", &text).map(Some) } else { Ok(Some(json!(text))) }
+        }
+        Command::Open => preview::open(desk, &root()?, &argument).map(Some),
+        Command::Status => Ok(Some(json!(preview::status(desk, &root()?)?))),
+        Command::Check => {
+            let root = root()?;
+            drop(current_analysis(desk, &root).await?);
+            Ok(Some(json!(static_diagnostics(&desk.workspace(), &root))))
+        }
+        Command::Waive => manifest_edits::waive(desk, &*current_analysis(desk, &root()?).await?, &argument).map(Some),
+        Command::Keep => manifest_edits::move_to_vault(desk, &root()?, &argument).await.map(Some),
+        Command::Render => {
+            let text = render::render(&*current_analysis(desk, &root()?).await?, &argument)?;
+            let name = format!("render-{}.txt", argument.unit.as_deref().unwrap_or("all"));
+            if argument.show { show_text(desk, &name, &text).map(Some) } else { Ok(Some(json!(text))) }
+        }
+    }
+}
+
+fn invalid_params_error(words: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::invalid_params(words)
+}
+
+fn to_rpc_error(error: &ClientError) -> Error {
+    let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+    Error { message: format!("{error}{hint}").into(), ..Error::internal_error() }
+}
+
+async fn with_reply_timeout(answer: impl Future<Output = Result<Value>>) -> Result<Option<Value>> {
+    let late = || Error { message: "the agent did not answer in time".into(), ..Error::internal_error() };
+    tokio::time::timeout(REPLY_TIMEOUT, answer).await.map_err(|_| late())?.map(Some)
+}
+
+fn manifest_path(desk: &ServerState, argument: &Argument) -> Result<PathBuf> {
+    if let Some(path) = argument.uri.as_ref().and_then(uri_to_path) {
+        return Ok(path);
+    }
+    let roots: Vec<PathBuf> = desk.workspace().manifest_paths().map(Path::to_owned).collect();
+    match <[PathBuf; 1]>::try_from(roots) {
+        Ok([only]) => Ok(only),
+        Err(_) => Err(invalid_params_error("name the manifest: `{ \"uri\": \"file:///…/pdev.yaml\" }`")),
+    }
+}
+
+/// As new as what is open now.
+async fn current_analysis(desk: &Arc<ServerState>, root: &Path) -> Result<Arc<Analysis>> {
+    let snapshot = desk.workspace().snapshot(root).ok_or_else(|| invalid_params_error("open the manifest first"))?;
+    desk.current_analysis(&snapshot).await.ok_or_else(|| invalid_params_error("open the manifest first"))
+}
+
+fn to_problem(error: ClientError) -> Problem {
+    match error {
+        ClientError::Problem(problem) => *problem,
+        error => Problem { hint: error.hint(), ..Problem::new("agent", 0, error.to_string()) },
+    }
+}
+
+fn show_text(desk: &ServerState, name: &str, text: &str) -> Result<Value> {
+    crate::virtual_documents::show(desk, name, text)
+        .map_err(|words| Error { message: words.into(), ..Error::internal_error() })
+}

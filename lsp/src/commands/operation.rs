@@ -1,0 +1,159 @@
+//! `pdev.up`, `pdev.stop` and `pdev.restart`: operations of the agent, followed in the background.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use client::{Client, EventStream, Launch};
+use protocol::Problem;
+use protocol::event::EventKind;
+use protocol::request::{DownRequest, RestartRequest, StopRequest};
+use serde_json::Value;
+use tower_lsp::ls_types::{MessageType, NumberOrString};
+
+use super::{Argument, preview, to_problem};
+use crate::live::up_request;
+use crate::server_state::ServerState;
+
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// An operation of the agent on a preview, which the server follows in the background.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    Up,
+    Stop,
+    Restart,
+}
+
+impl Operation {
+    /// The title of the progress that the client shows.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Up => "pdev up",
+            Self::Stop => "pdev stop",
+            Self::Restart => "pdev restart",
+        }
+    }
+}
+
+/// Brings the manifest's preview up, all of it.
+pub(super) async fn up(desk: Arc<ServerState>, root: PathBuf) {
+    drop(tokio::time::timeout(OPERATION_TIMEOUT, run_operation(desk, Operation::Up, root, None)).await);
+}
+
+/// Returns the answer to the request: nothing, because the operation reports its own progress.
+pub(super) fn spawn(desk: &Arc<ServerState>, operation: Operation, root: PathBuf, argument: Argument) -> Option<Value> {
+    let work = run_operation(Arc::clone(desk), operation, root, argument.unit);
+    drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_TIMEOUT, work).await }));
+    None
+}
+
+async fn run_operation(desk: Arc<ServerState>, operation: Operation, root: PathBuf, unit: Option<String>) {
+    let outcome = match start_operation(&desk, operation, &root, unit).await {
+        Ok(stream) => follow_operation(&desk, operation, stream).await,
+        Err(problem) => Err(problem),
+    };
+    desk.agent_check_requested.notify_one();
+    if let Err(problem) = outcome {
+        let hint = problem.hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
+        desk.client.show_message(MessageType::ERROR, format!("{problem}.{hint}")).await;
+    }
+}
+
+/// Applies to one unit, or to all when `unit` is `None`.
+async fn start_operation(
+    desk: &Arc<ServerState>,
+    operation: Operation,
+    root: &Path,
+    unit: Option<String>,
+) -> Result<EventStream, Problem> {
+    let units: Vec<String> = unit.into_iter().collect();
+    match operation {
+        Operation::Up => {
+            let launch = Launch::this_program().map_err(to_problem)?;
+            let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(to_problem)?;
+            desk.agent_check_requested.notify_one();
+            deliver_secrets(desk, root).await?;
+            let request = protocol::request::UpRequest { services: units, ..up_request(desk, root) };
+            client.up(&request).await.map_err(to_problem)
+        }
+        Operation::Stop => {
+            let preview = running_preview_id(desk, root)?;
+            let client = Client::connect(&desk.agent_socket).await.map_err(to_problem)?;
+            if units.is_empty() {
+                client.down(&preview, &DownRequest::default()).await.map_err(to_problem)
+            } else {
+                client.stop(&preview, &StopRequest { units }).await.map_err(to_problem)
+            }
+        }
+        Operation::Restart => {
+            let preview = running_preview_id(desk, root)?;
+            let client = Client::connect(&desk.agent_socket).await.map_err(to_problem)?;
+            client.restart(&preview, &RestartRequest { units }).await.map_err(to_problem)
+        }
+    }
+}
+
+fn running_preview_id(desk: &ServerState, root: &Path) -> Result<String, Problem> {
+    let status = preview::status(desk, root).map_err(|error| Problem::new("not_up", 0, error.message))?;
+    Ok(status.preview.id)
+}
+
+/// Only where the manifest has any: the vault may ask its owner to unlock it.
+async fn deliver_secrets(desk: &Arc<ServerState>, root: &Path) -> Result<(), Problem> {
+    let analysis = desk.workspace().analyses().find(|one| one.manifest_path == root).cloned();
+    if analysis.is_none_or(|one| one.loaded().manifest.secrets.is_empty()) {
+        return Ok(());
+    }
+    let delivered = crate::vault::deliver_secrets(root.parent().unwrap_or(root), &desk.environment()).await;
+    delivered.map_err(|words| Problem::new("secret_not_delivered", 0, words))
+}
+
+/// Progress of its own, because the request that asked for it has been answered.
+async fn follow_operation(desk: &ServerState, operation: Operation, mut events: EventStream) -> Result<(), Problem> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let token = NumberOrString::String(format!("pdev-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    let shown =
+        desk.client_capabilities().show_progress && desk.client.create_work_done_progress(token.clone()).await.is_ok();
+    let progress = if shown { Some(desk.client.progress(token, operation.title()).begin().await) } else { None };
+    let mut outcome = Ok(());
+    let mut last = String::new();
+    loop {
+        let event = match events.next().await {
+            Ok(Some(event)) => event,
+            Ok(None) => break,
+            Err(error) => {
+                outcome = Err(Problem::new("agent", 0, error.to_string()));
+                break;
+            }
+        };
+        match event.kind {
+            EventKind::StepStarted { text, .. } => {
+                if let Some(progress) = &progress {
+                    progress.report(text).await;
+                }
+            }
+            EventKind::Finished { status, unchanged, .. } => {
+                let url = status.url.map(|url| format!(" {url}")).unwrap_or_default();
+                last = if unchanged { format!("nothing changed{url}") } else { format!("done{url}") };
+                break;
+            }
+            EventKind::Failed { problems, .. } => {
+                outcome = Err(problems.into_iter().next().unwrap_or_default());
+                last = "failed".to_owned();
+                break;
+            }
+            EventKind::Superseded { by } => {
+                last = format!("superseded by {by}");
+                break;
+            }
+            EventKind::AgentStopping => break,
+            _ => {}
+        }
+    }
+    if let Some(progress) = progress {
+        progress.finish_with_message(last).await;
+    }
+    outcome
+}

@@ -1,0 +1,82 @@
+//! Commands that read from the agent: the preview's status, logs, address and plan.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use client::{Client, Launch};
+use protocol::request::LogQuery;
+use protocol::status::PreviewStatus;
+use serde_json::{Value, json};
+use tower_lsp::jsonrpc::Result;
+use tower_lsp::ls_types::ShowDocumentParams;
+
+use super::{Argument, invalid_params_error, show_text, to_rpc_error};
+use crate::live::up_request;
+use crate::server_state::ServerState;
+
+const LOG_LINES: usize = 200;
+
+/// From the cache, which events keep true.
+pub(super) fn status(desk: &ServerState, root: &Path) -> Result<PreviewStatus> {
+    let environment = desk.environment();
+    let found = desk.with_live(|live| live.preview(root, &environment).cloned());
+    found.ok_or_else(|| invalid_params_error("nothing is up from this folder; `pdev.up` starts it"))
+}
+
+pub(super) async fn logs(desk: &ServerState, root: &Path, argument: &Argument) -> Result<Value> {
+    let preview = status(desk, root)?.preview.id;
+    let client = Client::connect(&desk.agent_socket).await.map_err(|error| to_rpc_error(&error))?;
+    let query = LogQuery {
+        units: argument.unit.clone(),
+        tail: Some(argument.tail.unwrap_or(LOG_LINES)),
+        ..LogQuery::default()
+    };
+    let mut lines = client.logs(&preview, &query).await.map_err(|error| to_rpc_error(&error))?;
+    let mut all = Vec::new();
+    while let Some(entry) = lines.next().await.map_err(|error| to_rpc_error(&error))? {
+        all.push(json!({ "at": entry.at, "unit": entry.unit, "stream": entry.stream, "text": entry.text }));
+    }
+    Ok(Value::Array(all))
+}
+
+/// What `up` would do now: the plan as the agent makes it from the file on the disk.
+pub(super) async fn diff(desk: &ServerState, root: &Path, argument: &Argument) -> Result<Value> {
+    let mut client = Client::connect(&desk.agent_socket).await.map_err(|error| to_rpc_error(&error))?;
+    let reply = client.plan(&up_request(desk, root)).await.map_err(|error| to_rpc_error(&error))?;
+    if !argument.show {
+        return Ok(json!(reply.plan));
+    }
+    let mut text = format!("# what `pdev up` would do now for {}\n", reply.preview.title);
+    if reply.plan.unchanged {
+        text.push_str("nothing: what runs is what is written\n");
+    } else {
+        let steps = reply.plan.steps.iter().map(|step| format!("{}  # {}\n", step.text, step.because));
+        text.extend(steps);
+    }
+    text.extend(reply.notes.iter().map(|note| format!("# {note}\n")));
+    show_text(desk, "diff.txt", &text)
+}
+
+/// The agent alone; nothing is brought up.
+pub(super) async fn start_agent(desk: &ServerState) -> Result<Value> {
+    let launch = Launch::this_program().map_err(|error| to_rpc_error(&error))?;
+    let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(|error| to_rpc_error(&error))?;
+    drop(client);
+    desk.agent_check_requested.notify_one();
+    Ok(Value::Null)
+}
+
+pub(super) fn open(desk: &Arc<ServerState>, root: &Path, argument: &Argument) -> Result<Value> {
+    let status = status(desk, root)?;
+    let url = match &argument.unit {
+        Some(unit) => status.units.into_iter().find(|status| status.name == *unit).and_then(|status| status.url),
+        None => status.url,
+    };
+    let url = url.ok_or_else(|| invalid_params_error("it has no URL"))?;
+    if let (true, Ok(uri)) = (desk.client_capabilities().show_document, url.parse()) {
+        let client = desk.client.clone();
+        let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };
+        drop(tokio::spawn(async move { client.show_document(params).await }));
+    }
+    Ok(json!(url))
+}
