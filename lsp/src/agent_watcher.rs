@@ -19,27 +19,27 @@ pub struct AgentWatcher {
 /// Looks for the agent whenever its socket appears, or the folder for it. `None` where the system cannot tell, and where the
 /// folder would lie among everybody's temporary files: then opening, saving and commands look, as they do anyhow.
 #[must_use]
-pub fn watch_for_agent(desk: &Arc<ServerState>) -> Option<AgentWatcher> {
-    let folder = desk.agent_socket.folder();
+pub fn watch_for_agent(state: &Arc<ServerState>) -> Option<AgentWatcher> {
+    let folder = state.agent_socket.folder();
     let above = || folder.parent().filter(|above| *above != std::env::temp_dir());
-    match watch_folder(desk, folder, desk.agent_socket.socket_path().as_path()) {
+    match watch_folder(state, folder, state.agent_socket.socket_path().as_path()) {
         Some(watcher) => Some(AgentWatcher { _watcher: watcher, is_socket_folder: true }),
-        None => Some(AgentWatcher { _watcher: watch_folder(desk, above()?, folder)?, is_socket_folder: false }),
+        None => Some(AgentWatcher { _watcher: watch_folder(state, above()?, folder)?, is_socket_folder: false }),
     }
 }
 
-fn watch_folder(desk: &Arc<ServerState>, folder: &Path, wanted: &Path) -> Option<RecommendedWatcher> {
+fn watch_folder(state: &Arc<ServerState>, folder: &Path, wanted: &Path) -> Option<RecommendedWatcher> {
     if !folder.is_dir() {
         return None;
     }
     let wanted = wanted.to_owned();
     // Not kept alive by its own watcher.
-    let desk = Arc::downgrade(desk);
+    let state = Arc::downgrade(state);
     let told = move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };
         let appears = matches!(event.kind, EventKind::Create(_)) && event.paths.contains(&wanted);
-        if let (true, Some(desk)) = (appears, desk.upgrade()) {
-            desk.agent_check_requested.notify_one();
+        if let (true, Some(state)) = (appears, state.upgrade()) {
+            state.agent_check_requested.notify_one();
         }
     };
     let mut watcher = notify::recommended_watcher(told).ok()?;

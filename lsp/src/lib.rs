@@ -48,13 +48,13 @@ where
     Output: AsyncWrite,
 {
     let (service, socket) = LspService::new(|client| server::Server::new(client, place));
-    let desk = Arc::clone(&service.inner().state);
+    let state = Arc::clone(&service.inner().state);
     let mut tasks = JoinSet::new();
-    tasks.spawn(Arc::clone(&desk).run_analysis_loop());
-    tasks.spawn(Arc::clone(&desk).run_refresh_loop());
-    tasks.spawn(live::follow_agent(Arc::clone(&desk)));
-    tasks.spawn(log_tail::run_log_tail_loop(Arc::clone(&desk)));
+    tasks.spawn(Arc::clone(&state).run_analysis_loop());
+    tasks.spawn(Arc::clone(&state).run_refresh_loop());
+    tasks.spawn(live::follow_agent(Arc::clone(&state)));
+    tasks.spawn(log_tail::run_log_tail_loop(Arc::clone(&state)));
     Wire::new(input, output, socket).serve(service).await;
     tasks.abort_all();
-    desk.is_shut_down.load(Ordering::Relaxed)
+    state.is_shut_down.load(Ordering::Relaxed)
 }

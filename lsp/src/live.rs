@@ -170,37 +170,37 @@ fn upsert_unit(units: &mut Vec<UnitStatus>, unit: UnitStatus) -> bool {
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Follows the agent until the server ends.
-pub async fn follow_agent(desk: Arc<ServerState>) {
+pub async fn follow_agent(state: Arc<ServerState>) {
     let mut watch: Option<agent_watcher::AgentWatcher> = None;
     loop {
-        desk.agent_check_requested.notified().await;
-        if !desk.workspace().settings.live.enabled {
+        state.agent_check_requested.notified().await;
+        if !state.workspace().settings.live.enabled {
             continue;
         }
         if watch.as_ref().is_none_or(|watch| !watch.is_socket_folder) {
-            watch = agent_watcher::watch_for_agent(&desk);
+            watch = agent_watcher::watch_for_agent(&state);
         }
         let mut tries = 0;
         loop {
-            let ended = follow_connection(&desk).await;
+            let ended = follow_connection(&state).await;
             let agent = match &ended {
                 Ok(()) | Err(ClientError::NotRunning { .. }) => AgentState::Absent,
                 Err(error) => AgentState::Unusable(error.to_string()),
             };
-            let was = desk.change_live(|live| {
+            let was = state.change_live(|live| {
                 let was = live.agent.clone();
                 live.reset(agent.clone());
                 was
             });
             match &was {
-                AgentState::Present => desk.notify_live_changed(),
-                was if *was != agent => desk.notify_agent_changed(),
+                AgentState::Present => state.notify_live_changed(),
+                was if *was != agent => state.notify_agent_changed(),
                 _ => {}
             }
             tries += 1;
             // Only an agent that was there a moment ago is worth another try, or one that is about to listen: its socket is
             // seen before it can be spoken to.
-            if (was != AgentState::Present && !desk.agent_socket.socket_path().exists()) || tries > 3 {
+            if (was != AgentState::Present && !state.agent_socket.socket_path().exists()) || tries > 3 {
                 break;
             }
             tokio::time::sleep(RETRY_DELAY).await;
@@ -209,92 +209,92 @@ pub async fn follow_agent(desk: Arc<ServerState>) {
 }
 
 /// From the first answer to the end of the stream.
-async fn follow_connection(desk: &Arc<ServerState>) -> Result<(), ClientError> {
+async fn follow_connection(state: &Arc<ServerState>) -> Result<(), ClientError> {
     // Subscribed before the list is asked for, so that nothing happens in between unseen.
-    let mut events = Subscription::open(&desk.agent_socket, None).await?;
-    refresh_previews(desk).await?;
-    refresh_identities(desk).await?;
-    refresh_waiting_approvals(desk).await?;
-    refresh_drift(desk).await;
+    let mut events = Subscription::open(&state.agent_socket, None).await?;
+    refresh_previews(state).await?;
+    refresh_identities(state).await?;
+    refresh_waiting_approvals(state).await?;
+    refresh_drift(state).await;
     loop {
         let Some(event) = events.next().await? else { return Ok(()) };
         if matches!(event.kind, EventKind::IdentityChanged { .. }) {
-            refresh_identities(desk).await?;
-            refresh_waiting_approvals(desk).await?;
+            refresh_identities(state).await?;
+            refresh_waiting_approvals(state).await?;
             continue;
         }
         let settled = event.kind.ends_operation();
         if let EventKind::UnitChanged { unit } = &event.kind {
-            desk.request_log_tail((event.preview.id.clone(), unit.name.clone()));
+            state.request_log_tail((event.preview.id.clone(), unit.name.clone()));
         }
-        match desk.change_live(|live| live.apply_event(event)) {
+        match state.change_live(|live| live.apply_event(event)) {
             Ok(false) => {}
             Ok(true) => {
                 if settled {
-                    refresh_waiting_approvals(desk).await?;
-                    refresh_drift(desk).await;
+                    refresh_waiting_approvals(state).await?;
+                    refresh_drift(state).await;
                 }
-                desk.notify_live_changed();
+                state.notify_live_changed();
             }
             Err(()) => {
-                refresh_previews(desk).await?;
-                desk.notify_live_changed();
+                refresh_previews(state).await?;
+                state.notify_live_changed();
             }
         }
     }
 }
 
-async fn refresh_previews(desk: &ServerState) -> Result<(), ClientError> {
-    let mut client = Client::connect(&desk.agent_socket).await?;
+async fn refresh_previews(state: &ServerState) -> Result<(), ClientError> {
+    let mut client = Client::connect(&state.agent_socket).await?;
     let previews = client.previews().await?;
     let any = !previews.is_empty();
-    desk.change_live(|live| {
+    state.change_live(|live| {
         live.agent = AgentState::Present;
         live.previews = previews.into_iter().map(|status| (status.preview.id.clone(), status)).collect();
     });
     if any {
-        desk.notify_live_changed();
+        state.notify_live_changed();
     } else {
-        desk.notify_agent_changed();
+        state.notify_agent_changed();
     }
     Ok(())
 }
 
 /// Who stands how: asked for once, and again when the agent tells that one changed.
-async fn refresh_identities(desk: &ServerState) -> Result<(), ClientError> {
-    let all = Client::connect(&desk.agent_socket).await?.identities().await.ok();
+async fn refresh_identities(state: &ServerState) -> Result<(), ClientError> {
+    let all = Client::connect(&state.agent_socket).await?.identities().await.ok();
     let named = |all: Vec<IdentityStatus>| all.into_iter().map(|one| (one.name.clone(), one)).collect();
     let all: Option<BTreeMap<String, IdentityStatus>> = all.map(named);
-    let changed = desk.change_live(|live| std::mem::replace(&mut live.identities, all.clone()) != all);
+    let changed = state.change_live(|live| std::mem::replace(&mut live.identities, all.clone()) != all);
     if changed {
-        desk.notify_live_changed();
+        state.notify_live_changed();
     }
     Ok(())
 }
 
 /// What waits for a person: asked for when an `up` has ended and when something was approved. An older agent has no answer.
-async fn refresh_waiting_approvals(desk: &ServerState) -> Result<(), ClientError> {
-    let all = Client::connect(&desk.agent_socket).await?.pending_approvals().await.unwrap_or_default();
-    let changed = desk.change_live(|live| std::mem::replace(&mut live.waiting_approvals, all.clone()) != all);
+async fn refresh_waiting_approvals(state: &ServerState) -> Result<(), ClientError> {
+    let all = Client::connect(&state.agent_socket).await?.pending_approvals().await.unwrap_or_default();
+    let changed = state.change_live(|live| std::mem::replace(&mut live.waiting_approvals, all.clone()) != all);
     if changed {
-        desk.notify_live_changed();
+        state.notify_live_changed();
     }
     Ok(())
 }
 
 /// What `up` would do now, for each open manifest whose preview runs. Best effort: a plan may need an engine.
-pub async fn refresh_drift(desk: &Arc<ServerState>) {
-    let roots: Vec<PathBuf> = desk.workspace().manifest_paths().map(Path::to_owned).collect();
-    let environment = desk.environment();
+pub async fn refresh_drift(state: &Arc<ServerState>) {
+    let roots: Vec<PathBuf> = state.workspace().manifest_paths().map(Path::to_owned).collect();
+    let environment = state.environment();
     for root in roots {
-        let running = desk.with_live(|live| {
+        let running = state.with_live(|live| {
             live.preview(&root, &environment).is_some_and(|preview| {
                 use protocol::status::PreviewState::{Degraded, Ready};
                 matches!(preview.state, Ready | Degraded)
             })
         });
         let mut steps = if running {
-            fetch_drift_steps(&desk.agent_socket, up_request(desk, &root)).await.unwrap_or_default()
+            fetch_drift_steps(&state.agent_socket, up_request(state, &root)).await.unwrap_or_default()
         } else {
             Vec::new()
         };
@@ -305,14 +305,14 @@ pub async fn refresh_drift(desk: &Arc<ServerState>) {
                 || step
                     .unit
                     .as_ref()
-                    .is_none_or(|unit| !desk.with_live(|live| live.is_stopped(&root, &environment, unit)))
+                    .is_none_or(|unit| !state.with_live(|live| live.is_stopped(&root, &environment, unit)))
         });
-        let changed = desk.change_live(|live| {
+        let changed = state.change_live(|live| {
             let before = live.drift.insert(root.clone(), steps.clone()).unwrap_or_default();
             before != steps
         });
         if changed {
-            desk.notify_live_changed();
+            state.notify_live_changed();
         }
     }
 }
@@ -362,8 +362,8 @@ async fn fetch_drift_steps(place: &SocketLocation, request: UpRequest) -> Result
 
 /// An `up` of this manifest, with the variables it names and no others.
 #[must_use]
-pub fn up_request(desk: &ServerState, root: &Path) -> UpRequest {
-    let workspace = desk.workspace();
+pub fn up_request(state: &ServerState, root: &Path) -> UpRequest {
+    let workspace = state.workspace();
     let settings = &workspace.settings;
     let analysis = workspace.analyses().find(|one| one.manifest_path == root);
     let texts = analysis.into_iter().flat_map(|one| one.loaded().sources.iter());

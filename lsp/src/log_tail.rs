@@ -36,28 +36,28 @@ pub fn enqueue_request(wanted: &mut BTreeSet<UnitKey>, whose: UnitKey) {
 }
 
 /// Until the server ends: one question after the other.
-pub async fn run_log_tail_loop(desk: Arc<ServerState>) {
+pub async fn run_log_tail_loop(state: Arc<ServerState>) {
     loop {
-        desk.log_tail_requested.notified().await;
-        for whose in desk.take_log_tail_requests() {
-            let reading = tokio::time::timeout(READ_TIMEOUT, fetch_lines(&desk, &whose));
+        state.log_tail_requested.notified().await;
+        for whose in state.take_log_tail_requests() {
+            let reading = tokio::time::timeout(READ_TIMEOUT, fetch_lines(&state, &whose));
             if let Ok(Ok(text)) = reading.await {
                 let at = unix_millis_now();
-                let shown = desk.change_live(|live| {
+                let shown = state.change_live(|live| {
                     let shown = live.is_log_tail_shown(&whose);
                     live.log_tails.insert(whose, LogTail { read_at: at, lines: text });
                     shown
                 });
                 if shown {
-                    desk.notify_live_changed();
+                    state.notify_live_changed();
                 }
             }
         }
     }
 }
 
-async fn fetch_lines(desk: &ServerState, (preview, unit): &UnitKey) -> Result<Vec<String>, ClientError> {
-    let client = Client::connect(&desk.agent_socket).await?;
+async fn fetch_lines(state: &ServerState, (preview, unit): &UnitKey) -> Result<Vec<String>, ClientError> {
+    let client = Client::connect(&state.agent_socket).await?;
     let query = LogQuery { units: Some(unit.clone()), tail: Some(LINES_MAX), ..LogQuery::default() };
     let mut entries = client.logs(preview, &query).await?;
     let mut all = Vec::new();

@@ -56,9 +56,9 @@ impl Server {
             return None;
         }
         let environment = self.state.environment();
-        let can = self.state.client_capabilities();
+        let capabilities = self.state.client_capabilities();
         Some(self.state.with_live(|live| {
-            read(&LiveContext { snapshot, live, environment: &environment, client_capabilities: can })
+            read(&LiveContext { snapshot, live, environment: &environment, client_capabilities: capabilities })
         }))
     }
 
@@ -86,10 +86,10 @@ impl Server {
 
 impl LanguageServer for Server {
     async fn initialize(&self, params: InitializeParams) -> Result<InitializeResult> {
-        let can = ClientCapabilities::from_lsp(&params.capabilities);
+        let capabilities = ClientCapabilities::from_lsp(&params.capabilities);
         let offered = params.capabilities.general.and_then(|general| general.position_encodings);
         let encoding = Encoding::negotiate(offered.as_deref());
-        self.state.set_client_capabilities(can);
+        self.state.set_client_capabilities(capabilities);
         let mut workspace = self.state.workspace();
         workspace.encoding = encoding;
         if let Some(settings) = params.initialization_options.as_ref().and_then(Settings::read) {
@@ -137,9 +137,9 @@ impl LanguageServer for Server {
         self.state.analysis_requested.notify_one();
         self.state.agent_check_requested.notify_one();
         // The plan is made from the disk, which has only now what was written.
-        let desk = Arc::clone(&self.state);
-        if desk.with_live(|live| live.agent == AgentState::Present) {
-            drop(tokio::spawn(async move { refresh_drift(&desk).await }));
+        let state = Arc::clone(&self.state);
+        if state.with_live(|live| live.agent == AgentState::Present) {
+            drop(tokio::spawn(async move { refresh_drift(&state).await }));
         }
     }
 
@@ -204,7 +204,7 @@ impl LanguageServer for Server {
         answer.extend(identities::login_actions(&params));
         answer.extend(identities::approval_actions(&params));
         answer.extend(live::drift_fix_actions(&params));
-        answer.extend(self.with_live_context(&snapshot, |scene| scene.start_agent_action(&params)).flatten());
+        answer.extend(self.with_live_context(&snapshot, |context| context.start_agent_action(&params)).flatten());
         Ok(Some(answer))
     }
 
@@ -212,9 +212,9 @@ impl LanguageServer for Server {
         let Some(params) = code_actions::resolve_params(&action) else { return Ok(action) };
         let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(action) };
         let Some(analysis) = self.current_analysis(&snapshot).await? else { return Ok(action) };
-        let can = ClientCapabilities { resolve_edits: false, ..self.state.client_capabilities() };
+        let capabilities = ClientCapabilities { resolve_edits: false, ..self.state.client_capabilities() };
         action.edit = code_actions::resolved_edit(
-            code_actions::code_action_response(&snapshot, &analysis, can, &params),
+            code_actions::code_action_response(&snapshot, &analysis, capabilities, &params),
             &action.title,
         );
         Ok(action)
@@ -248,8 +248,8 @@ impl LanguageServer for Server {
         }
         let Some(analysis) = self.available_analysis(&snapshot).await? else { return Ok(None) };
         let now = log_tail::unix_millis_now();
-        let live = self.with_live_context(&snapshot, |scene| scene.hover(place.position, now)).flatten();
-        if let Some(whose) = self.with_live_context(&snapshot, |scene| scene.unit_at(place.position)).flatten() {
+        let live = self.with_live_context(&snapshot, |context| context.hover(place.position, now)).flatten();
+        if let Some(whose) = self.with_live_context(&snapshot, |context| context.unit_at(place.position)).flatten() {
             self.state.request_log_tail(whose);
         }
         Ok(hover::hover_response(&snapshot, &analysis, self.state.client_capabilities().markdown, place.position, live))
@@ -358,7 +358,7 @@ impl LanguageServer for Server {
             clippy::redundant_closure_for_method_calls,
             reason = "a scene of any lifetime, which a path cannot say"
         )]
-        let lenses = self.with_live_context(&snapshot, |scene| scene.lenses());
+        let lenses = self.with_live_context(&snapshot, |context| context.lenses());
         Ok(lenses)
     }
 
@@ -366,13 +366,15 @@ impl LanguageServer for Server {
         let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(None) };
         let mut all = Vec::new();
         if snapshot.settings.inlay_hints.state {
-            all.extend(self.with_live_context(&snapshot, |scene| scene.inlay_hints(params.range)).unwrap_or_default());
+            all.extend(
+                self.with_live_context(&snapshot, |context| context.inlay_hints(params.range)).unwrap_or_default(),
+            );
         }
         #[expect(
             clippy::redundant_closure_for_method_calls,
             reason = "a scene of any lifetime, which a path cannot say"
         )]
-        let running = self.with_live_context(&snapshot, |scene| scene.running_values()).unwrap_or_default();
+        let running = self.with_live_context(&snapshot, |context| context.running_values()).unwrap_or_default();
         if let Some(analysis) = self.available_analysis(&snapshot).await? {
             all.extend(hints::inlay_hints(&snapshot, &analysis, &running, params.range));
         }

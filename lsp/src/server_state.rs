@@ -78,8 +78,8 @@ impl ServerState {
         *self.client_capabilities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn set_client_capabilities(&self, can: ClientCapabilities) {
-        *self.client_capabilities.lock().unwrap_or_else(PoisonError::into_inner) = can;
+    pub fn set_client_capabilities(&self, capabilities: ClientCapabilities) {
+        *self.client_capabilities.lock().unwrap_or_else(PoisonError::into_inner) = capabilities;
     }
 
     pub fn with_live<T>(&self, read: impl FnOnce(&LiveState) -> T) -> T {
@@ -130,12 +130,12 @@ impl ServerState {
         const TIMEOUT: Duration = Duration::from_secs(5);
         loop {
             self.refresh_requested.notified().await;
-            let can = self.client_capabilities();
+            let capabilities = self.client_capabilities();
             // The client's answers say nothing; one that never answers must not end the refreshing.
-            if can.refresh_inlay_hints {
+            if capabilities.refresh_inlay_hints {
                 drop(tokio::time::timeout(TIMEOUT, self.client.inlay_hint_refresh()).await);
             }
-            if can.refresh_code_lenses {
+            if capabilities.refresh_code_lenses {
                 drop(tokio::time::timeout(TIMEOUT, self.client.code_lens_refresh()).await);
             }
         }
@@ -250,34 +250,34 @@ struct PublishedFiles {
 }
 
 impl PublishedFiles {
-    async fn publish_analysis(&mut self, desk: &ServerState, analysis: &Analysis) {
+    async fn publish_analysis(&mut self, state: &ServerState, analysis: &Analysis) {
         let before = self.files_by_manifest.remove(&analysis.manifest_path).unwrap_or_default();
         let now: BTreeSet<PathBuf> = analysis.paths().map(Path::to_owned).collect();
         for gone in before.difference(&now) {
-            self.publish_file(desk, gone).await;
+            self.publish_file(state, gone).await;
         }
         self.files_by_manifest.insert(analysis.manifest_path.clone(), now.clone());
         for path in &now {
-            self.publish_file(desk, path).await;
+            self.publish_file(state, path).await;
         }
     }
 
-    async fn clear_closed_manifests(&mut self, desk: &ServerState) {
-        let open: BTreeSet<PathBuf> = desk.workspace().manifest_paths().map(Path::to_owned).collect();
+    async fn clear_closed_manifests(&mut self, state: &ServerState) {
+        let open: BTreeSet<PathBuf> = state.workspace().manifest_paths().map(Path::to_owned).collect();
         let closed: Vec<PathBuf> =
             self.files_by_manifest.keys().filter(|root| !open.contains(*root)).cloned().collect();
         for root in closed {
             for path in self.files_by_manifest.remove(&root).unwrap_or_default() {
-                self.publish_file(desk, &path).await;
+                self.publish_file(state, &path).await;
             }
         }
     }
 
     /// A file that several manifests include shows what each of them finds in it.
-    async fn publish_file(&self, desk: &ServerState, path: &Path) {
-        let Some((uri, version)) = desk.workspace().uri_and_version(path) else { return };
-        let found = desk.all_diagnostics(path);
-        desk.client.publish_diagnostics(uri, found, version).await;
+    async fn publish_file(&self, state: &ServerState, path: &Path) {
+        let Some((uri, version)) = state.workspace().uri_and_version(path) else { return };
+        let found = state.all_diagnostics(path);
+        state.client.publish_diagnostics(uri, found, version).await;
     }
 }
 

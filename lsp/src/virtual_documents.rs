@@ -64,17 +64,17 @@ fn unique_folder_path() -> PathBuf {
 ///
 /// # Errors
 /// In the operating system's words.
-pub fn show(desk: &ServerState, name: &str, text: &str) -> Result<Value, String> {
+pub fn show(state: &ServerState, name: &str, text: &str) -> Result<Value, String> {
     let kept: String = name
         .chars()
         .map(|letter| if letter.is_alphanumeric() || "-.".contains(letter) { letter } else { '-' })
         .collect();
-    let path = desk
+    let path = state
         .with_virtual_documents(|folder| folder.write(&kept, text))
         .map_err(|error| format!("cannot write it: {error}"))?;
     let uri = Uri::from_file_path(&path).ok_or("its path is no URI")?;
-    if desk.client_capabilities().show_document {
-        let client = desk.client.clone();
+    if state.client_capabilities().show_document {
+        let client = state.client.clone();
         let params =
             ShowDocumentParams { uri: uri.clone(), external: Some(false), take_focus: Some(true), selection: None };
         drop(tokio::spawn(async move { client.show_document(params).await }));

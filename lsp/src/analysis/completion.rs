@@ -60,9 +60,9 @@ pub struct CompletionContext<'a> {
 }
 
 #[must_use]
-pub fn complete(scene: &CompletionContext<'_>) -> Vec<Item> {
-    let cursor = cursor::cursor_at(scene.text, scene.offset);
-    let place = Completer { context: scene, allowed: language::allowed_at(&cursor.key_path()), cursor };
+pub fn complete(context: &CompletionContext<'_>) -> Vec<Item> {
+    let cursor = cursor::cursor_at(context.text, context.offset);
+    let place = Completer { context, allowed: language::allowed_at(&cursor.key_path()), cursor };
     match place.cursor.kind {
         CursorKind::Text => Vec::new(),
         CursorKind::Placeholder => place.placeholder_items(),

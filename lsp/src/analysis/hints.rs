@@ -41,64 +41,64 @@ const DEPTH_MAX: u8 = 8;
 
 /// The text of each placeholder in the range.
 #[must_use]
-pub fn value_hints(scene: &HintContext<'_>, range: &Range<usize>) -> Vec<Hint> {
+pub fn value_hints(context: &HintContext<'_>, range: &Range<usize>) -> Vec<Hint> {
     let mut hints = Vec::new();
-    for pair in scene.root.as_map().unwrap_or_default() {
+    for pair in context.root.as_map().unwrap_or_default() {
         if pair.key.value != "environments" {
-            collect_value_hints(scene, &pair.value, range, &pair.key.value, &mut hints);
+            collect_value_hints(context, &pair.value, range, &pair.key.value, &mut hints);
             continue;
         }
         for environment in pair.value.as_map().unwrap_or_default() {
-            if environment.key.value == scene.environment {
-                collect_value_hints(scene, &environment.value, range, "", &mut hints);
+            if environment.key.value == context.environment {
+                collect_value_hints(context, &environment.value, range, "", &mut hints);
             }
         }
     }
     hints
 }
 
-fn collect_value_hints(scene: &HintContext<'_>, node: &Node, range: &Range<usize>, key: &str, hints: &mut Vec<Hint>) {
+fn collect_value_hints(context: &HintContext<'_>, node: &Node, range: &Range<usize>, key: &str, hints: &mut Vec<Hint>) {
     match &node.kind {
         Kind::Scalar(_) => {
             let own = node.span.range();
             if own.start <= range.end && range.start <= own.end && !is_secret_name(key) {
-                hints.extend(value_hint(scene, node));
+                hints.extend(value_hint(context, node));
             }
         }
-        Kind::List(items) => items.iter().for_each(|item| collect_value_hints(scene, item, range, key, hints)),
+        Kind::List(items) => items.iter().for_each(|item| collect_value_hints(context, item, range, key, hints)),
         Kind::Map(pairs) => {
-            pairs.iter().for_each(|pair| collect_value_hints(scene, &pair.value, range, &pair.key.value, hints));
+            pairs.iter().for_each(|pair| collect_value_hints(context, &pair.value, range, &pair.key.value, hints));
         }
     }
 }
 
-fn value_hint(scene: &HintContext<'_>, node: &Node) -> Option<Hint> {
+fn value_hint(context: &HintContext<'_>, node: &Node) -> Option<Hint> {
     let scalar = node.as_scalar().filter(|scalar| scalar.text.contains("${") && !scalar.text.contains('\n'))?;
     let (template, problems) = template::parse(&scalar.text, Span::default(), false);
     if !problems.is_empty() || template.references().next().is_none() {
         return None;
     }
-    let resolved = resolve_template(scene, &template, DEPTH_MAX)?;
+    let resolved = resolve_template(context, &template, DEPTH_MAX)?;
     let offset = node.span.range().end;
     // One that goes over several lines, or an alias whose text stands elsewhere.
-    let written = scene.text.get(node.span.range()).filter(|written| !written.contains('\n'))?;
+    let written = context.text.get(node.span.range()).filter(|written| !written.contains('\n'))?;
     let fits = written.contains("${") && resolved != scalar.text;
     fits.then(|| Hint { offset, text: format!("= {}", truncate(&resolved)), tooltip: resolved })
 }
 
-fn resolve_template(scene: &HintContext<'_>, template: &Template, depth: u8) -> Option<String> {
+fn resolve_template(context: &HintContext<'_>, template: &Template, depth: u8) -> Option<String> {
     let mut whole = String::new();
     for part in &template.parts {
         match part {
             Part::Text(text) => whole.push_str(text),
-            Part::Reference(reference) => whole.push_str(&resolve_reference(scene, reference, depth)?),
+            Part::Reference(reference) => whole.push_str(&resolve_reference(context, reference, depth)?),
         }
     }
     Some(whole)
 }
 
-fn resolve_reference(scene: &HintContext<'_>, reference: &Reference, depth: u8) -> Option<String> {
-    let manifest = &scene.loaded.manifest;
+fn resolve_reference(context: &HintContext<'_>, reference: &Reference, depth: u8) -> Option<String> {
+    let manifest = &context.loaded.manifest;
     let parts: Vec<&str> = reference.path.iter().map(String::as_str).collect();
     if parts.iter().any(|part| is_secret_name(part)) {
         return None;
@@ -106,15 +106,15 @@ fn resolve_reference(scene: &HintContext<'_>, reference: &Reference, depth: u8) 
     let known = match (reference.scope, parts.as_slice()) {
         (Scope::Vars, [name]) => {
             let variable = manifest.vars.get(*name)?;
-            return resolve_template(scene, &variable.value, depth.checked_sub(1)?);
+            return resolve_template(context, &variable.value, depth.checked_sub(1)?);
         }
         (Scope::App, [field]) => app_field(manifest, field),
-        (Scope::Resources, [name, field]) => stable_output(scene, name, field),
-        (Scope::Services, [name, "url"]) => scene.running_values.get(&format!("services.{name}.url")).cloned(),
-        (Scope::Preview, ["environment"]) => Some(scene.environment.to_owned()),
-        (Scope::Preview, [field]) => scene.running_values.get(&format!("preview.{field}")).cloned(),
+        (Scope::Resources, [name, field]) => stable_output(context, name, field),
+        (Scope::Services, [name, "url"]) => context.running_values.get(&format!("services.{name}.url")).cloned(),
+        (Scope::Preview, ["environment"]) => Some(context.environment.to_owned()),
+        (Scope::Preview, [field]) => context.running_values.get(&format!("preview.{field}")).cloned(),
         // Set, it may hold anything; not set, the default is what holds.
-        (Scope::Env, [name]) if scene.variables.get(*name).is_none_or(String::is_empty) => reference.default.clone(),
+        (Scope::Env, [name]) if context.variables.get(*name).is_none_or(String::is_empty) => reference.default.clone(),
         _ => None,
     };
     known.filter(|text| !text.is_empty())
@@ -129,17 +129,17 @@ fn app_field(manifest: &Manifest, field: &str) -> Option<String> {
 }
 
 /// An output that is the same wherever the resource listens and whatever its password is.
-fn stable_output(scene: &HintContext<'_>, name: &str, field: &str) -> Option<String> {
-    let module = scene.loaded.modules.get(name)?;
+fn stable_output(context: &HintContext<'_>, name: &str, field: &str) -> Option<String> {
+    let module = context.loaded.modules.get(name)?;
     let runtime =
         if module.renderer.can_render(RuntimeKind::Docker) { RuntimeKind::Docker } else { RuntimeKind::Process };
-    let one = resource_outputs(scene, module, name, runtime, "1").remove(field)?;
-    let other = resource_outputs(scene, module, name, runtime, "2").remove(field)?;
+    let one = resource_outputs(context, module, name, runtime, "1").remove(field)?;
+    let other = resource_outputs(context, module, name, runtime, "2").remove(field)?;
     (one == other && !one.1).then_some(one.0)
 }
 
 fn resource_outputs(
-    scene: &HintContext<'_>,
+    context: &HintContext<'_>,
     module: &Module,
     resource: &str,
     runtime: RuntimeKind,
@@ -150,7 +150,7 @@ fn resource_outputs(
     let facts = RenderInputs {
         runtime,
         resource: resource.to_owned(),
-        app: scene.loaded.manifest.app.name.value.clone(),
+        app: context.loaded.manifest.app.name.value.clone(),
         ports: ports.clone(),
         password: choice.to_owned(),
     };
@@ -159,10 +159,10 @@ fn resource_outputs(
 
 /// The version behind each `uses`, and what the lock pins where that is another one.
 #[must_use]
-pub fn version_hints(scene: &HintContext<'_>, range: &Range<usize>, lock: &catalog::Lock) -> Vec<Hint> {
-    let Some(resources) = scene.root.get("resources") else { return Vec::new() };
+pub fn version_hints(context: &HintContext<'_>, range: &Range<usize>, lock: &catalog::Lock) -> Vec<Hint> {
+    let Some(resources) = context.root.get("resources") else { return Vec::new() };
     let one = |pair: &manifest::syntax::Pair| {
-        let module = scene.loaded.modules.get(&pair.key.value)?;
+        let module = context.loaded.modules.get(&pair.key.value)?;
         let uses = pair.value.get("uses").map_or(&pair.value, |uses| &uses.value);
         let written = uses.as_scalar()?;
         let own = uses.span.range();

@@ -33,33 +33,34 @@ pub struct HoverContext<'a> {
 const FIELDS_MAX: usize = 12;
 
 #[must_use]
-pub fn hover(scene: &HoverContext<'_>, offset: usize) -> Option<Hover> {
-    let way = tree::path_at(scene.root, offset);
-    if let Some(reference) = placeholder_at(scene, &way, offset) {
-        return Some(Hover { text: describe_reference(scene, &reference), range: reference.span.range() });
+pub fn hover(context: &HoverContext<'_>, offset: usize) -> Option<Hover> {
+    let node_path = tree::path_at(context.root, offset);
+    if let Some(reference) = placeholder_at(context, &node_path, offset) {
+        return Some(Hover { text: describe_reference(context, &reference), range: reference.span.range() });
     }
-    let pair = way.pair()?;
-    let path = way.segments();
-    let keys = key_path(&way);
-    let range = if way.is_on_key { pair.key.span.range() } else { way.node()?.span.range() };
-    let text = describe_value(scene, &way, &keys).or_else(|| describe_key(scene, &way, &keys, &path))?;
+    let pair = node_path.pair()?;
+    let path = node_path.segments();
+    let keys = key_path(&node_path);
+    let range = if node_path.is_on_key { pair.key.span.range() } else { node_path.node()?.span.range() };
+    let text =
+        describe_value(context, &node_path, &keys).or_else(|| describe_key(context, &node_path, &keys, &path))?;
     Some(Hover { text, range })
 }
 
-fn key_path<'a>(way: &NodePath<'a>) -> Vec<Option<&'a str>> {
+fn key_path<'a>(node_path: &NodePath<'a>) -> Vec<Option<&'a str>> {
     let key = |step: &tree::Step<'a>| match step {
         tree::Step::Key(pair) => Some(pair.key.value.as_str()),
         tree::Step::Item(..) => None,
     };
-    way.steps.iter().map(key).collect()
+    node_path.steps.iter().map(key).collect()
 }
 
 /// The `${...}` under the cursor.
 #[must_use]
-pub fn placeholder_at(scene: &HoverContext<'_>, way: &NodePath<'_>, offset: usize) -> Option<Reference> {
-    let node = way.node().filter(|_| !way.is_on_key)?;
+pub fn placeholder_at(context: &HoverContext<'_>, node_path: &NodePath<'_>, offset: usize) -> Option<Reference> {
+    let node = node_path.node().filter(|_| !node_path.is_on_key)?;
     node.as_scalar()?;
-    reference_at(scene.text, node.span, offset)
+    reference_at(context.text, node.span, offset)
 }
 
 /// Read from the text as it stands: escapes and folded lines move nothing.
@@ -70,13 +71,13 @@ pub fn reference_at(text: &str, span: Span, offset: usize) -> Option<Reference> 
     template.references().find(|reference| tree::touches(reference.span, offset)).cloned()
 }
 
-fn describe_reference(scene: &HoverContext<'_>, reference: &Reference) -> String {
-    let manifest = &scene.loaded.manifest;
+fn describe_reference(context: &HoverContext<'_>, reference: &Reference) -> String {
+    let manifest = &context.loaded.manifest;
     let mut parts = vec![scope_name(reference.scope)];
     parts.extend(reference.path.iter().map(String::as_str));
     let mut text = format!("`${{{}}}`", parts.join("."));
     if let Some((last, before)) = parts.split_last() {
-        let known = names::placeholder_names(manifest, scene.files, before);
+        let known = names::placeholder_names(manifest, context.files, before);
         if let Some(name) = known.iter().find(|name| name.name == *last) {
             text.push_str(&format!(" – {}", name.description));
         }
@@ -104,15 +105,17 @@ fn scope_name(scope: Scope) -> &'static str {
 }
 
 /// Values that name something: a module, a rule, a unit.
-fn describe_value(scene: &HoverContext<'_>, way: &NodePath<'_>, keys: &[Option<&str>]) -> Option<String> {
-    let manifest = &scene.loaded.manifest;
-    let value = way.node()?.as_scalar().map(|scalar| scalar.text.as_str());
+fn describe_value(context: &HoverContext<'_>, node_path: &NodePath<'_>, keys: &[Option<&str>]) -> Option<String> {
+    let manifest = &context.loaded.manifest;
+    let value = node_path.node()?.as_scalar().map(|scalar| scalar.text.as_str());
     match (language::without_environment(keys), value) {
-        ([Some("resources"), Some(_), Some("uses")] | [Some("resources"), Some(_)], Some(uses)) if !way.is_on_key => {
-            describe_module(uses, scene.files)
+        ([Some("resources"), Some(_), Some("uses")] | [Some("resources"), Some(_)], Some(uses))
+            if !node_path.is_on_key =>
+        {
+            describe_module(uses, context.files)
         }
         ([Some("resources"), Some(name), Some("with"), Some(input), ..], _) => {
-            let module = names::resource_module(manifest, name, scene.files)?;
+            let module = names::resource_module(manifest, name, context.files)?;
             let input = module.inputs.get(*input)?;
             Some(super::completion::input_docs(&module.name, input))
         }
@@ -120,10 +123,12 @@ fn describe_value(scene: &HoverContext<'_>, way: &NodePath<'_>, keys: &[Option<&
             let rule = plan::guardrails::find_rule(code)?;
             Some(format!("**{code}**: {}\n\n{}", rule.summary, rule.fix))
         }
-        ([.., Some("needs"), Some(unit)], _) => describe_unit(scene, unit),
-        ([.., Some("needs"), None], Some(unit)) => describe_unit(scene, unit),
-        ([Some("jobs"), Some(_), Some("service")] | [Some("app"), Some("default")], Some(unit)) if !way.is_on_key => {
-            describe_unit(scene, unit)
+        ([.., Some("needs"), Some(unit)], _) => describe_unit(context, unit),
+        ([.., Some("needs"), None], Some(unit)) => describe_unit(context, unit),
+        ([Some("jobs"), Some(_), Some("service")] | [Some("app"), Some("default")], Some(unit))
+            if !node_path.is_on_key =>
+        {
+            describe_unit(context, unit)
         }
         _ => None,
     }
@@ -145,8 +150,8 @@ fn describe_module(uses: &str, files: &dyn Files) -> Option<String> {
 }
 
 /// A unit's name: what it is, and what holds for it.
-fn describe_unit(scene: &HoverContext<'_>, unit: &str) -> Option<String> {
-    let manifest = &scene.loaded.manifest;
+fn describe_unit(context: &HoverContext<'_>, unit: &str) -> Option<String> {
+    let manifest = &context.loaded.manifest;
     let section = [
         ("services", manifest.services.contains_key(unit)),
         ("jobs", manifest.jobs.contains_key(unit)),
@@ -156,51 +161,51 @@ fn describe_unit(scene: &HoverContext<'_>, unit: &str) -> Option<String> {
     let known = names::units(manifest, None);
     let words = known.iter().find(|name| name.name == unit).map(|name| name.description.clone()).unwrap_or_default();
     let mut text = format!("**{unit}** – {words}");
-    text.push_str(&describe_effective_values(scene, &format!("{section}.{unit}"), FIELDS_MAX));
+    text.push_str(&describe_effective_values(context, &format!("{section}.{unit}"), FIELDS_MAX));
     Some(text)
 }
 
 fn describe_key(
-    scene: &HoverContext<'_>,
-    way: &NodePath<'_>,
+    context: &HoverContext<'_>,
+    node_path: &NodePath<'_>,
     keys: &[Option<&str>],
     path: &[String],
 ) -> Option<String> {
     let own = language::without_environment(keys);
     if let [Some("services" | "jobs" | "resources"), Some(unit)] = own
-        && way.is_on_key
+        && node_path.is_on_key
     {
-        return describe_unit(scene, unit);
+        return describe_unit(context, unit);
     }
     let allowed = language::allowed_at(keys);
     let (_, key) = allowed.key?;
     // A name of the user's below a map is not the map.
     let named = matches!(keys.last(), Some(Some(last)) if last.trim_start_matches('+') == key.name);
-    if !named && way.is_on_key {
-        return describe_variable(scene, own, &path[keys.len() - own.len()..].join("."));
+    if !named && node_path.is_on_key {
+        return describe_variable(context, own, &path[keys.len() - own.len()..].join("."));
     }
     let mut text = format!("**{}** – {}", key.name, language::key_docs(key));
     let skipped = keys.len() - own.len();
     let dotted = path[skipped..].join(".");
-    text.push_str(&describe_effective_values(scene, &dotted, 4));
+    text.push_str(&describe_effective_values(context, &dotted, 4));
     Some(text)
 }
 
 /// An entry of `env`: what it will be, and who says so.
-fn describe_variable(scene: &HoverContext<'_>, own: &[Option<&str>], path: &str) -> Option<String> {
+fn describe_variable(context: &HoverContext<'_>, own: &[Option<&str>], path: &str) -> Option<String> {
     let [Some("services" | "jobs"), Some(unit), Some("env"), Some(name)] = own else { return None };
-    let held = describe_effective_values(scene, path, 1);
+    let held = describe_effective_values(context, path, 1);
     (!held.is_empty()).then(|| format!("**{name}** – a variable of `{unit}`{held}"))
 }
 
 /// What holds, and the chain of who said so, the last one in force first.
-fn describe_effective_values(scene: &HoverContext<'_>, path: &str, fields_max: usize) -> String {
+fn describe_effective_values(context: &HoverContext<'_>, path: &str, fields_max: usize) -> String {
     // A branch of the root holds everything; nobody reads that.
     if !path.contains('.') {
         return String::new();
     }
     let unit = path.match_indices('.').nth(1).map_or(path, |(end, _)| &path[..end]);
-    let Some(resolved) = (scene.resolve_unit)(unit) else { return String::new() };
+    let Some(resolved) = (context.resolve_unit)(unit) else { return String::new() };
     let mut all = match explain(&resolved, path) {
         ExplainResult::Field(one) => vec![one],
         ExplainResult::Subtree(all) => all,
@@ -210,7 +215,7 @@ fn describe_effective_values(scene: &HoverContext<'_>, path: &str, fields_max: u
     all.sort_by_key(is_default);
     let mut text = String::from("\n\n---\n");
     for one in all.iter().take(fields_max) {
-        text.push_str(&value_line(one, path, scene));
+        text.push_str(&value_line(one, path, context));
     }
     if all.len() > fields_max {
         text.push_str(&format!("\n- and {} more: `pdev explain {path}`", all.len() - fields_max));
@@ -228,13 +233,13 @@ fn is_default(one: &Explanation) -> bool {
     matches!(one.origins.last(), Some(Origin::Default { .. }))
 }
 
-fn value_line(one: &Explanation, path: &str, scene: &HoverContext<'_>) -> String {
+fn value_line(one: &Explanation, path: &str, context: &HoverContext<'_>) -> String {
     let name = one.path.strip_prefix(path).unwrap_or(&one.path).trim_start_matches('.');
     let name = if name.is_empty() { String::new() } else { format!("`{name}` ") };
     let hidden = is_secret_path(&one.path) && !is_default(one);
     let value = if hidden { "(not shown)".to_owned() } else { short_value(&one.value) };
     let origins: Vec<String> =
-        one.origins.iter().rev().map(|origin| describe_origin(origin, &scene.loaded.sources)).collect();
+        one.origins.iter().rev().map(|origin| describe_origin(origin, &context.loaded.sources)).collect();
     format!("\n- {name}= `{value}` – {}", origins.join(" < "))
 }
 

@@ -265,19 +265,19 @@ fn complete_template(cursor: &Cursor, root: Option<&Node>, template: &str, offse
 /// What the key under the cursor means, as Markdown, and the key's bytes.
 #[must_use]
 pub fn hover(root: &Node, offset: usize) -> Option<(String, std::ops::Range<usize>)> {
-    let way = tree::path_at(root, offset);
-    let pair = way.pair()?;
-    let path = way.segments();
+    let node_path = tree::path_at(root, offset);
+    let pair = node_path.pair()?;
+    let path = node_path.segments();
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let key = (1..=path.len()).rev().find_map(|length| {
         let (last, above) = path[..length].split_last()?;
-        keys_at(above).find(|key| key.name == *last).filter(|_| length == path.len() || !way.is_on_key)
+        keys_at(above).find(|key| key.name == *last).filter(|_| length == path.len() || !node_path.is_on_key)
     })?;
     let mut text = format!("**{}** – {}", key.name, key.doc);
     if let ValueKind::Choice(words) = key.value_kind {
         text.push_str(&format!("\n\n*{}*", words.join(" | ")));
     }
-    let range = if way.is_on_key { pair.key.span.range() } else { way.node()?.span.range() };
+    let range = if node_path.is_on_key { pair.key.span.range() } else { node_path.node()?.span.range() };
     Some((text, range))
 }
 

@@ -151,7 +151,7 @@ fn collect_folds(node: &Node, text: &Text, found: &mut Vec<Fold>) {
 /// From the innermost to the whole file.
 #[must_use]
 pub fn selection_ranges(root: &Node, text: &Text, offset: usize) -> Vec<Range<usize>> {
-    let way = tree::path_at(root, offset);
+    let node_path = tree::path_at(root, offset);
     let whole = 0..text.len();
     let mut ranges: Vec<Range<usize>> = Vec::from([whole]);
     let mut grow = |range: Range<usize>| {
@@ -165,13 +165,13 @@ pub fn selection_ranges(root: &Node, text: &Text, offset: usize) -> Vec<Range<us
             ranges.push(range);
         }
     };
-    let last = way.steps.len().saturating_sub(1);
-    for (index, step) in way.steps.iter().enumerate() {
+    let last = node_path.steps.len().saturating_sub(1);
+    for (index, step) in node_path.steps.iter().enumerate() {
         match step {
             Step::Key(pair) => {
                 let key = pair.key.span.range();
                 grow(key.start..pair.value.span.range().end.max(key.end));
-                if index == last && way.is_on_key { grow(key) } else { grow(pair.value.span.range()) }
+                if index == last && node_path.is_on_key { grow(key) } else { grow(pair.value.span.range()) }
             }
             Step::Item(_, item) => grow(item.span.range()),
         }

@@ -43,31 +43,31 @@ const SERVICE_DEFAULTS: [(&str, &str); 4] = [
 
 /// All that can be done to the unit under the cursor, or to its keys in the selection.
 #[must_use]
-pub fn refactorings_at(scene: &RefactorContext<'_>, range: &Range<usize>) -> Vec<Action> {
-    let way = tree::path_at(scene.root, range.start);
-    let keys: Vec<&str> = way.steps.iter().map_while(step_key).collect();
+pub fn refactorings_at(context: &RefactorContext<'_>, range: &Range<usize>) -> Vec<Action> {
+    let node_path = tree::path_at(context.root, range.start);
+    let keys: Vec<&str> = node_path.steps.iter().map_while(step_key).collect();
     match keys[..] {
         ["resources", name, ..] => {
-            let resource = tree::find(scene.root, &["resources", name]);
-            resource.and_then(|resource| modules::upgrade_module(scene, resource)).into_iter().collect()
+            let resource = tree::find(context.root, &["resources", name]);
+            resource.and_then(|resource| modules::upgrade_module(context, resource)).into_iter().collect()
         }
         [section @ ("services" | "jobs"), unit, ref rest @ ..] => {
-            let body = tree::find(scene.root, &[section, unit]).filter(|body| body.as_map().is_some());
+            let body = tree::find(context.root, &[section, unit]).filter(|body| body.as_map().is_some());
             let Some(body) = body else { return Vec::new() };
             // Offers about the whole unit stand at its name; inside it they would be in the way of every key.
-            let whole = if rest.is_empty() && way.is_on_key {
-                unit_refactorings(scene, section, unit, body)
+            let whole = if rest.is_empty() && node_path.is_on_key {
+                unit_refactorings(context, section, unit, body)
             } else {
                 Vec::new()
             };
-            let inside = !rest.is_empty() && (way.is_on_key || !range.is_empty());
+            let inside = !rest.is_empty() && (node_path.is_on_key || !range.is_empty());
             let mut actions = whole;
             if let ["env", name] = rest {
-                actions.extend(replace_with_secret(scene, unit, body, name));
+                actions.extend(replace_with_secret(context, unit, body, name));
             }
             // Environments stand in the manifest itself, and an included file need not know them.
-            if inside && scene.file == FileId(0) {
-                actions.extend(overlay::move_to_environment(scene, section, unit, body, range));
+            if inside && context.file == FileId(0) {
+                actions.extend(overlay::move_to_environment(context, section, unit, body, range));
             }
             actions
         }
@@ -75,16 +75,16 @@ pub fn refactorings_at(scene: &RefactorContext<'_>, range: &Range<usize>) -> Vec
     }
 }
 
-fn unit_refactorings(scene: &RefactorContext<'_>, section: &str, unit: &str, body: &Node) -> Vec<Action> {
-    let mut actions: Vec<Action> = add_health_check(scene, body).into_iter().collect();
+fn unit_refactorings(context: &RefactorContext<'_>, section: &str, unit: &str, body: &Node) -> Vec<Action> {
+    let mut actions: Vec<Action> = add_health_check(context, body).into_iter().collect();
     if section == "services" {
-        actions.extend(add_route(scene, unit, body));
-        actions.extend(modules::image_to_module(scene, unit, body));
-        actions.extend(modules::extract_module(scene, unit, body));
+        actions.extend(add_route(context, unit, body));
+        actions.extend(modules::image_to_module(context, unit, body));
+        actions.extend(modules::extract_module(context, unit, body));
     }
     let missing = SERVICE_DEFAULTS.iter().filter(|(key, _)| body.get(key).is_none());
     actions.extend(missing.filter_map(|(key, value)| {
-        let edit = scene.source_editor().add_entry(body, &format!("{key}: {value}"))?;
+        let edit = context.source_editor().add_entry(body, &format!("{key}: {value}"))?;
         Some(new_action(format!("Write the default of `{key}` here"), vec![edit]))
     }));
     actions
@@ -101,18 +101,18 @@ fn new_action(title: String, edits: Vec<Edit>) -> Action {
     Action { title, edits, ..Action::default() }
 }
 
-fn add_health_check(scene: &RefactorContext<'_>, body: &Node) -> Option<Action> {
+fn add_health_check(context: &RefactorContext<'_>, body: &Node) -> Option<Action> {
     if body.get("health").is_some() || (body.get("port").is_none() && body.get("ports").is_none()) {
         return None;
     }
-    let edit = scene.source_editor().add_entry(body, "health: /healthz")?;
+    let edit = context.source_editor().add_entry(body, "health: /healthz")?;
     Some(new_action("Add a health check".to_owned(), vec![edit]))
 }
 
 /// A path of the application's own host, beside the host that each service has.
-fn add_route(scene: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
+fn add_route(context: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
     let has_port = body.get("port").is_some() || body.get("ports").is_some();
-    let taken = scene
+    let taken = context
         .manifest
         .services
         .values()
@@ -120,25 +120,25 @@ fn add_route(scene: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Act
     if !has_port || taken || body.get("routes").is_some() {
         return None;
     }
-    let edit = scene.source_editor().add_entry(body, &format!("routes: [/{unit}]"))?;
+    let edit = context.source_editor().add_entry(body, &format!("routes: [/{unit}]"))?;
     Some(new_action(format!("Add a route: `/{unit}` of the application's host"), vec![edit]))
 }
 
 /// `STRIPE_KEY: abc` becomes `STRIPE_KEY_FILE: ${secrets.stripe-key.path}`, and the secret is declared.
-fn replace_with_secret(scene: &RefactorContext<'_>, unit: &str, body: &Node, name: &str) -> Option<Action> {
+fn replace_with_secret(context: &RefactorContext<'_>, unit: &str, body: &Node, name: &str) -> Option<Action> {
     let pair = body.get("env")?.value.get(name)?;
     let value = pair.value.as_scalar().filter(|scalar| !scalar.is_null() && !scalar.text.contains("${"))?;
-    if value.text.contains('\n') || scene.file != FileId(0) {
+    if value.text.contains('\n') || context.file != FileId(0) {
         return None;
     }
     let secret = name.trim_end_matches("_FILE").to_ascii_lowercase().replace('_', "-");
     let mut edits = vec![Edit { span: pair.value.span, text: format!("\"${{secrets.{secret}.path}}\"") }];
     if !name.ends_with("_FILE") {
-        let span = unquoted_span(scene.text.as_str(), pair.key.span);
+        let span = unquoted_span(context.text.as_str(), pair.key.span);
         edits.push(Edit { span: Span { start: span.end, ..span }, text: "_FILE".to_owned() });
     }
-    if !scene.manifest.secrets.contains_key(&secret) {
-        edits.push(declare_secret(scene, &secret, name)?);
+    if !context.manifest.secrets.contains_key(&secret) {
+        edits.push(declare_secret(context, &secret, name)?);
     }
     let title = format!("Read `{name}` from the secret `{secret}`, delivered as a file (`pdev secret set {secret}`)");
     let kept = SecretLiteral {
@@ -152,12 +152,12 @@ fn replace_with_secret(scene: &RefactorContext<'_>, unit: &str, body: &Node, nam
 
 /// The literal of one variable of a service or job, as a secret.
 #[must_use]
-pub fn literal_to_secret(scene: &RefactorContext<'_>, unit: &str, variable: &str) -> Option<Action> {
+pub fn literal_to_secret(context: &RefactorContext<'_>, unit: &str, variable: &str) -> Option<Action> {
     let sections = ["services", "jobs"].into_iter();
-    let mut bodies = sections.filter_map(|section| tree::find(scene.root, &[section, unit]));
-    bodies.find_map(|body| replace_with_secret(scene, unit, body, variable))
+    let mut bodies = sections.filter_map(|section| tree::find(context.root, &[section, unit]));
+    bodies.find_map(|body| replace_with_secret(context, unit, body, variable))
 }
 
-fn declare_secret(scene: &RefactorContext<'_>, secret: &str, name: &str) -> Option<Edit> {
-    scene.source_editor().add_to_section(scene.root, "secrets", &format!("{secret}: {{ description: {name} }}"))
+fn declare_secret(context: &RefactorContext<'_>, secret: &str, name: &str) -> Option<Edit> {
+    context.source_editor().add_to_section(context.root, "secrets", &format!("{secret}: {{ description: {name} }}"))
 }

@@ -60,18 +60,18 @@ impl<'a> NodePath<'a> {
 /// The way to what stands at this offset; the end of a word still belongs to it.
 #[must_use]
 pub fn path_at(root: &Node, offset: usize) -> NodePath<'_> {
-    let mut way = NodePath::default();
+    let mut node_path = NodePath::default();
     let mut node = root;
     while let Some((step, on_key)) = child_at(node, offset) {
-        way.steps.push(step);
-        way.is_on_key = on_key;
+        node_path.steps.push(step);
+        node_path.is_on_key = on_key;
         match step {
             Step::Key(pair) if !on_key => node = &pair.value,
             Step::Item(_, item) => node = item,
             Step::Key(_) => break,
         }
     }
-    way
+    node_path
 }
 
 fn child_at(node: &Node, offset: usize) -> Option<(Step<'_>, bool)> {
@@ -148,8 +148,8 @@ mod tests {
             ("e\n", "a.d", false),
         ] {
             let at = text.find(word).expect("it is there");
-            let way = path_at(&root, at);
-            assert_eq!((way.segments().join("."), way.is_on_key), (path.to_owned(), on_key), "{word}");
+            let node_path = path_at(&root, at);
+            assert_eq!((node_path.segments().join("."), node_path.is_on_key), (path.to_owned(), on_key), "{word}");
         }
     }
 }

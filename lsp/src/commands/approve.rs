@@ -26,7 +26,7 @@ const REQUEST_UNKNOWN: &str = "request_unknown";
 
 /// What waits for a person in this folder, of one unit or identity where it is named.
 pub(super) fn waiting_approvals(
-    desk: &ServerState,
+    state: &ServerState,
     root: &Path,
     argument: &Argument,
 ) -> jsonrpc::Result<Vec<PendingApprovalView>> {
@@ -35,7 +35,7 @@ pub(super) fn waiting_approvals(
         fits(&argument.unit, &one.identity_use.service) && fits(&argument.identity, &one.identity_use.identity)
     };
     let found: Vec<PendingApprovalView> =
-        desk.with_live(|live| live.waiting_approvals(root).filter(meant).cloned().collect());
+        state.with_live(|live| live.waiting_approvals(root).filter(meant).cloned().collect());
     match found.is_empty() {
         true => Err(invalid_params_error(
             "nothing waits for an approval here; `pdev up` asks at the first use of an identity",
@@ -45,20 +45,20 @@ pub(super) fn waiting_approvals(
 }
 
 /// One question after the other; the first one that is not answered with yes ends it.
-pub async fn prompt_for_approvals(desk: Arc<ServerState>, root: PathBuf, waiting: Vec<PendingApprovalView>) {
+pub async fn prompt_for_approvals(state: Arc<ServerState>, root: PathBuf, waiting: Vec<PendingApprovalView>) {
     for one in waiting {
-        let outcome = confirm_and_approve(&desk, &one).await;
+        let outcome = confirm_and_approve(&state, &one).await;
         match outcome {
-            Ok(true) => offer_up(&desk, &root, &one).await,
+            Ok(true) => offer_up(&state, &root, &one).await,
             Ok(false) => return,
-            Err(problem) => return show_terminal_command(&desk, &one, &problem).await,
+            Err(problem) => return show_terminal_command(&state, &one, &problem).await,
         }
     }
 }
 
 /// True when it is approved now.
-async fn confirm_and_approve(desk: &ServerState, one: &PendingApprovalView) -> Result<bool, Problem> {
-    let mut client = Client::connect(&desk.agent_socket).await.map_err(to_problem)?;
+async fn confirm_and_approve(state: &ServerState, one: &PendingApprovalView) -> Result<bool, Problem> {
+    let mut client = Client::connect(&state.agent_socket).await.map_err(to_problem)?;
     let seen = client.approval_request(&one.code).await.map_err(to_problem)?;
     // Told before anybody types a word that would be refused.
     if let Some(refusal) = seen.refusal {
@@ -69,10 +69,10 @@ async fn confirm_and_approve(desk: &ServerState, one: &PendingApprovalView) -> R
     let words = format!("`{}` of {place} would act as `{}`, whenever it runs, for 90 days.", of.service, of.identity);
     let yes = format!("Approve `{}`", of.identity);
     // Sent back by clients that say so: who writes into the pipe blindly cannot know it.
-    let token = if desk.client_capabilities().confirm_by_typing { Some(random_token()?) } else { None };
+    let token = if state.client_capabilities().confirm_by_typing { Some(random_token()?) } else { None };
     let typed = token.iter().flat_map(|token| [("typed", of.identity.clone()), ("token", token.clone())]);
     let actions = vec![message_action(NOT_NOW_TITLE, []), message_action(&yes, typed)];
-    let answer = desk.client.show_message_request(MessageType::WARNING, words, Some(actions)).await;
+    let answer = state.client.show_message_request(MessageType::WARNING, words, Some(actions)).await;
     let fits = |chosen: &MessageActionItem| {
         let own = token.clone().map(MessageActionItemProperty::String);
         chosen.title == yes && (own.is_none() || chosen.properties.get("token") == own.as_ref())
@@ -83,9 +83,9 @@ async fn confirm_and_approve(desk: &ServerState, one: &PendingApprovalView) -> R
         Err(_) => return Err(Problem::new("unanswered", 0, "this editor asks no questions")),
     }
     // Some time has passed: the connection may have been closed.
-    let mut client = Client::connect(&desk.agent_socket).await.map_err(to_problem)?;
+    let mut client = Client::connect(&state.agent_socket).await.map_err(to_problem)?;
     client.approve(&one.code).await.map_err(to_problem)?;
-    desk.agent_check_requested.notify_one();
+    state.agent_check_requested.notify_one();
     Ok(true)
 }
 
@@ -104,20 +104,20 @@ fn message_action<'a>(title: &str, properties: impl IntoIterator<Item = (&'a str
 }
 
 /// A service is given its identity when it is brought up; nobody wants to type that again.
-async fn offer_up(desk: &Arc<ServerState>, root: &Path, one: &PendingApprovalView) {
+async fn offer_up(state: &Arc<ServerState>, root: &Path, one: &PendingApprovalView) {
     let words =
         format!("approved: the next `up` gives `{}` to `{}`", one.identity_use.identity, one.identity_use.service);
-    let answer = desk
+    let answer = state
         .client
         .show_message_request(MessageType::INFO, words, Some(vec![message_action(UP_AGAIN_TITLE, [])]))
         .await;
     if matches!(answer, Ok(Some(chosen)) if chosen.title == UP_AGAIN_TITLE) {
-        operation::up(Arc::clone(desk), root.to_owned()).await;
+        operation::up(Arc::clone(state), root.to_owned()).await;
     }
 }
 
 /// What a person types where nobody but they can.
-async fn show_terminal_command(desk: &ServerState, one: &PendingApprovalView, problem: &Problem) {
+async fn show_terminal_command(state: &ServerState, one: &PendingApprovalView, problem: &Problem) {
     let command = format!("pdev identity approve {}", one.code);
     let hint = problem.hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
     let is_code_expired = problem.code == REQUEST_UNKNOWN;
@@ -129,9 +129,9 @@ async fn show_terminal_command(desk: &ServerState, one: &PendingApprovalView, pr
             one.identity_use.identity, one.identity_use.service, problem.title
         )
     };
-    if !desk.client_capabilities().copy_text || is_code_expired {
-        return desk.client.show_message(MessageType::WARNING, words).await;
+    if !state.client_capabilities().copy_text || is_code_expired {
+        return state.client.show_message(MessageType::WARNING, words).await;
     }
     let actions = vec![message_action(COPY_COMMAND_TITLE, [("copy", command)])];
-    drop(desk.client.show_message_request(MessageType::WARNING, words, Some(actions)).await);
+    drop(state.client.show_message_request(MessageType::WARNING, words, Some(actions)).await);
 }

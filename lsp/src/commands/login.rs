@@ -11,8 +11,8 @@ use tower_lsp::ls_types::{MessageType, ShowDocumentParams};
 use super::to_problem;
 use crate::server_state::ServerState;
 
-pub async fn sign_in(desk: Arc<ServerState>, identity: String) {
-    let outcome = follow_login(&desk, &identity).await;
+pub async fn sign_in(state: Arc<ServerState>, identity: String) {
+    let outcome = follow_login(&state, &identity).await;
     let (kind, words) = match outcome {
         Ok(()) => (MessageType::INFO, format!("signed in as `{identity}`")),
         Err(problem) => {
@@ -20,24 +20,24 @@ pub async fn sign_in(desk: Arc<ServerState>, identity: String) {
             (MessageType::ERROR, format!("{}. {hint}", problem.title))
         }
     };
-    desk.client.show_message(kind, words).await;
-    desk.agent_check_requested.notify_one();
+    state.client.show_message(kind, words).await;
+    state.agent_check_requested.notify_one();
 }
 
-async fn follow_login(desk: &ServerState, identity: &str) -> Result<(), Problem> {
+async fn follow_login(state: &ServerState, identity: &str) -> Result<(), Problem> {
     let launch = Launch::this_program().map_err(to_problem)?;
-    let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(to_problem)?;
+    let client = Client::connect_or_start(&state.agent_socket, &launch).await.map_err(to_problem)?;
     // A client that opens pages does so where the person sits, which need not be this machine: a code works from anywhere.
-    let flow = if desk.client_capabilities().show_document { LoginFlow::Browser } else { LoginFlow::Device };
+    let flow = if state.client_capabilities().show_document { LoginFlow::Browser } else { LoginFlow::Device };
     let mut events = client.login(identity, flow).await.map_err(to_problem)?;
     while let Some(event) = events.next().await.map_err(to_problem)? {
         match event {
-            LoginEvent::Open { url } => open_page(desk, &url).await,
+            LoginEvent::Open { url } => open_page(state, &url).await,
             LoginEvent::Code { url, code, complete_url } => {
                 let words = format!("to sign in as `{identity}`, type the code {code} at {url}");
-                desk.client.show_message(MessageType::INFO, words).await;
+                state.client.show_message(MessageType::INFO, words).await;
                 if let Some(url) = complete_url {
-                    open_page(desk, &url).await;
+                    open_page(state, &url).await;
                 }
             }
             LoginEvent::SignedIn => return Ok(()),
@@ -48,13 +48,13 @@ async fn follow_login(desk: &ServerState, identity: &str) -> Result<(), Problem>
 }
 
 /// The client's answer is not waited for: it may come when the page is closed.
-async fn open_page(desk: &ServerState, url: &str) {
-    match (desk.client_capabilities().show_document, url.parse()) {
+async fn open_page(state: &ServerState, url: &str) {
+    match (state.client_capabilities().show_document, url.parse()) {
         (true, Ok(uri)) => {
-            let client = desk.client.clone();
+            let client = state.client.clone();
             let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };
             drop(tokio::spawn(async move { client.show_document(params).await }));
         }
-        _ => desk.client.show_message(MessageType::INFO, format!("open {url} in a browser on this machine")).await,
+        _ => state.client.show_message(MessageType::INFO, format!("open {url} in a browser on this machine")).await,
     }
 }

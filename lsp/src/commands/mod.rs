@@ -55,7 +55,7 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// # Errors
 /// Words for the user: an unknown command, no manifest, no preview, an agent that cannot be asked.
-pub async fn run(desk: &Arc<ServerState>, params: ExecuteCommandParams) -> Result<Option<Value>> {
+pub async fn run(state: &Arc<ServerState>, params: ExecuteCommandParams) -> Result<Option<Value>> {
     let first = params.arguments.into_iter().next().unwrap_or(Value::Null);
     let argument: Argument = match first {
         Value::Null => Argument::default(),
@@ -66,53 +66,53 @@ pub async fn run(desk: &Arc<ServerState>, params: ExecuteCommandParams) -> Resul
     let command = Command::parse(&params.command)
         .ok_or_else(|| invalid_params_error(format!("unknown command `{}`", params.command)))?;
     // Called by every command that applies to a manifest: the others run without an open one.
-    let root = || manifest_path(desk, &argument);
+    let root = || manifest_path(state, &argument);
     match command {
         Command::Login => {
             let identity = argument
                 .identity
                 .ok_or_else(|| invalid_params_error("`pdev.login` needs `identity`, such as `shop-dev`"))?;
-            let work = login::sign_in(Arc::clone(desk), identity);
+            let work = login::sign_in(Arc::clone(state), identity);
             drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
             Ok(None)
         }
-        Command::Agent => with_reply_timeout(preview::start_agent(desk)).await,
-        Command::Up => Ok(operation::spawn(desk, Operation::Up, root()?, argument)),
-        Command::Stop => Ok(operation::spawn(desk, Operation::Stop, root()?, argument)),
-        Command::Restart => Ok(operation::spawn(desk, Operation::Restart, root()?, argument)),
+        Command::Agent => with_reply_timeout(preview::start_agent(state)).await,
+        Command::Up => Ok(operation::spawn(state, Operation::Up, root()?, argument)),
+        Command::Stop => Ok(operation::spawn(state, Operation::Stop, root()?, argument)),
+        Command::Restart => Ok(operation::spawn(state, Operation::Restart, root()?, argument)),
         Command::Apply => {
             let root = root()?;
-            preview::status(desk, &root)?;
-            Ok(operation::spawn(desk, Operation::Up, root, argument))
+            preview::status(state, &root)?;
+            Ok(operation::spawn(state, Operation::Up, root, argument))
         }
-        Command::Logs => with_reply_timeout(preview::logs(desk, &root()?, &argument)).await,
-        Command::Diff => with_reply_timeout(preview::diff(desk, &root()?, &argument)).await,
+        Command::Logs => with_reply_timeout(preview::logs(state, &root()?, &argument)).await,
+        Command::Diff => with_reply_timeout(preview::diff(state, &root()?, &argument)).await,
         Command::Approve => {
             let root = root()?;
-            let waiting = approve::waiting_approvals(desk, &root, &argument)?;
-            let work = approve::prompt_for_approvals(Arc::clone(desk), root, waiting);
+            let waiting = approve::waiting_approvals(state, &root, &argument)?;
+            let work = approve::prompt_for_approvals(Arc::clone(state), root, waiting);
             drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
             Ok(None)
         }
         Command::Report => {
             let root = root()?;
-            drop(current_analysis(desk, &root).await?);
-            let text = report::collect(desk, &root);
-            if argument.show { show_text(desk, "report.txt", &text).map(Some) } else { Ok(Some(json!(text))) }
+            drop(current_analysis(state, &root).await?);
+            let text = report::collect(state, &root);
+            if argument.show { show_text(state, "report.txt", &text).map(Some) } else { Ok(Some(json!(text))) }
         }
-        Command::Open => preview::open(desk, &root()?, &argument).map(Some),
-        Command::Status => Ok(Some(json!(preview::status(desk, &root()?)?))),
+        Command::Open => preview::open(state, &root()?, &argument).map(Some),
+        Command::Status => Ok(Some(json!(preview::status(state, &root()?)?))),
         Command::Check => {
             let root = root()?;
-            drop(current_analysis(desk, &root).await?);
-            Ok(Some(json!(static_diagnostics(&desk.workspace(), &root))))
+            drop(current_analysis(state, &root).await?);
+            Ok(Some(json!(static_diagnostics(&state.workspace(), &root))))
         }
-        Command::Waive => manifest_edits::waive(desk, &*current_analysis(desk, &root()?).await?, &argument).map(Some),
-        Command::Keep => manifest_edits::move_to_vault(desk, &root()?, &argument).await.map(Some),
+        Command::Waive => manifest_edits::waive(state, &*current_analysis(state, &root()?).await?, &argument).map(Some),
+        Command::Keep => manifest_edits::move_to_vault(state, &root()?, &argument).await.map(Some),
         Command::Render => {
-            let text = render::render(&*current_analysis(desk, &root()?).await?, &argument)?;
+            let text = render::render(&*current_analysis(state, &root()?).await?, &argument)?;
             let name = format!("render-{}.txt", argument.unit.as_deref().unwrap_or("all"));
-            if argument.show { show_text(desk, &name, &text).map(Some) } else { Ok(Some(json!(text))) }
+            if argument.show { show_text(state, &name, &text).map(Some) } else { Ok(Some(json!(text))) }
         }
     }
 }
@@ -131,11 +131,11 @@ async fn with_reply_timeout(answer: impl Future<Output = Result<Value>>) -> Resu
     tokio::time::timeout(REPLY_TIMEOUT, answer).await.map_err(|_| late())?.map(Some)
 }
 
-fn manifest_path(desk: &ServerState, argument: &Argument) -> Result<PathBuf> {
+fn manifest_path(state: &ServerState, argument: &Argument) -> Result<PathBuf> {
     if let Some(path) = argument.uri.as_ref().and_then(uri_to_path) {
         return Ok(path);
     }
-    let roots: Vec<PathBuf> = desk.workspace().manifest_paths().map(Path::to_owned).collect();
+    let roots: Vec<PathBuf> = state.workspace().manifest_paths().map(Path::to_owned).collect();
     match <[PathBuf; 1]>::try_from(roots) {
         Ok([only]) => Ok(only),
         Err(_) => Err(invalid_params_error("name the manifest: `{ \"uri\": \"file:///…/pdev.yaml\" }`")),
@@ -143,9 +143,9 @@ fn manifest_path(desk: &ServerState, argument: &Argument) -> Result<PathBuf> {
 }
 
 /// As new as what is open now.
-async fn current_analysis(desk: &Arc<ServerState>, root: &Path) -> Result<Arc<Analysis>> {
-    let snapshot = desk.workspace().snapshot(root).ok_or_else(|| invalid_params_error("open the manifest first"))?;
-    desk.current_analysis(&snapshot).await.ok_or_else(|| invalid_params_error("open the manifest first"))
+async fn current_analysis(state: &Arc<ServerState>, root: &Path) -> Result<Arc<Analysis>> {
+    let snapshot = state.workspace().snapshot(root).ok_or_else(|| invalid_params_error("open the manifest first"))?;
+    state.current_analysis(&snapshot).await.ok_or_else(|| invalid_params_error("open the manifest first"))
 }
 
 fn to_problem(error: ClientError) -> Problem {
@@ -155,7 +155,7 @@ fn to_problem(error: ClientError) -> Problem {
     }
 }
 
-fn show_text(desk: &ServerState, name: &str, text: &str) -> Result<Value> {
-    crate::virtual_documents::show(desk, name, text)
+fn show_text(state: &ServerState, name: &str, text: &str) -> Result<Value> {
+    crate::virtual_documents::show(state, name, text)
         .map_err(|words| Error { message: words.into(), ..Error::internal_error() })
 }

@@ -38,32 +38,37 @@ impl Operation {
 }
 
 /// Brings the manifest's preview up, all of it.
-pub(super) async fn up(desk: Arc<ServerState>, root: PathBuf) {
-    drop(tokio::time::timeout(OPERATION_TIMEOUT, run_operation(desk, Operation::Up, root, None)).await);
+pub(super) async fn up(state: Arc<ServerState>, root: PathBuf) {
+    drop(tokio::time::timeout(OPERATION_TIMEOUT, run_operation(state, Operation::Up, root, None)).await);
 }
 
 /// Returns the answer to the request: nothing, because the operation reports its own progress.
-pub(super) fn spawn(desk: &Arc<ServerState>, operation: Operation, root: PathBuf, argument: Argument) -> Option<Value> {
-    let work = run_operation(Arc::clone(desk), operation, root, argument.unit);
+pub(super) fn spawn(
+    state: &Arc<ServerState>,
+    operation: Operation,
+    root: PathBuf,
+    argument: Argument,
+) -> Option<Value> {
+    let work = run_operation(Arc::clone(state), operation, root, argument.unit);
     drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_TIMEOUT, work).await }));
     None
 }
 
-async fn run_operation(desk: Arc<ServerState>, operation: Operation, root: PathBuf, unit: Option<String>) {
-    let outcome = match start_operation(&desk, operation, &root, unit).await {
-        Ok(stream) => follow_operation(&desk, operation, stream).await,
+async fn run_operation(state: Arc<ServerState>, operation: Operation, root: PathBuf, unit: Option<String>) {
+    let outcome = match start_operation(&state, operation, &root, unit).await {
+        Ok(stream) => follow_operation(&state, operation, stream).await,
         Err(problem) => Err(problem),
     };
-    desk.agent_check_requested.notify_one();
+    state.agent_check_requested.notify_one();
     if let Err(problem) = outcome {
         let hint = problem.hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
-        desk.client.show_message(MessageType::ERROR, format!("{problem}.{hint}")).await;
+        state.client.show_message(MessageType::ERROR, format!("{problem}.{hint}")).await;
     }
 }
 
 /// Applies to one unit, or to all when `unit` is `None`.
 async fn start_operation(
-    desk: &Arc<ServerState>,
+    state: &Arc<ServerState>,
     operation: Operation,
     root: &Path,
     unit: Option<String>,
@@ -72,15 +77,15 @@ async fn start_operation(
     match operation {
         Operation::Up => {
             let launch = Launch::this_program().map_err(to_problem)?;
-            let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(to_problem)?;
-            desk.agent_check_requested.notify_one();
-            deliver_secrets(desk, root).await?;
-            let request = protocol::request::UpRequest { services: units, ..up_request(desk, root) };
+            let client = Client::connect_or_start(&state.agent_socket, &launch).await.map_err(to_problem)?;
+            state.agent_check_requested.notify_one();
+            deliver_secrets(state, root).await?;
+            let request = protocol::request::UpRequest { services: units, ..up_request(state, root) };
             client.up(&request).await.map_err(to_problem)
         }
         Operation::Stop => {
-            let preview = running_preview_id(desk, root)?;
-            let client = Client::connect(&desk.agent_socket).await.map_err(to_problem)?;
+            let preview = running_preview_id(state, root)?;
+            let client = Client::connect(&state.agent_socket).await.map_err(to_problem)?;
             if units.is_empty() {
                 client.down(&preview, &DownRequest::default()).await.map_err(to_problem)
             } else {
@@ -88,35 +93,35 @@ async fn start_operation(
             }
         }
         Operation::Restart => {
-            let preview = running_preview_id(desk, root)?;
-            let client = Client::connect(&desk.agent_socket).await.map_err(to_problem)?;
+            let preview = running_preview_id(state, root)?;
+            let client = Client::connect(&state.agent_socket).await.map_err(to_problem)?;
             client.restart(&preview, &RestartRequest { units }).await.map_err(to_problem)
         }
     }
 }
 
-fn running_preview_id(desk: &ServerState, root: &Path) -> Result<String, Problem> {
-    let status = preview::status(desk, root).map_err(|error| Problem::new("not_up", 0, error.message))?;
+fn running_preview_id(state: &ServerState, root: &Path) -> Result<String, Problem> {
+    let status = preview::status(state, root).map_err(|error| Problem::new("not_up", 0, error.message))?;
     Ok(status.preview.id)
 }
 
 /// Only where the manifest has any: the vault may ask its owner to unlock it.
-async fn deliver_secrets(desk: &Arc<ServerState>, root: &Path) -> Result<(), Problem> {
-    let analysis = desk.workspace().analyses().find(|one| one.manifest_path == root).cloned();
+async fn deliver_secrets(state: &Arc<ServerState>, root: &Path) -> Result<(), Problem> {
+    let analysis = state.workspace().analyses().find(|one| one.manifest_path == root).cloned();
     if analysis.is_none_or(|one| one.loaded().manifest.secrets.is_empty()) {
         return Ok(());
     }
-    let delivered = crate::vault::deliver_secrets(root.parent().unwrap_or(root), &desk.environment()).await;
+    let delivered = crate::vault::deliver_secrets(root.parent().unwrap_or(root), &state.environment()).await;
     delivered.map_err(|words| Problem::new("secret_not_delivered", 0, words))
 }
 
 /// Progress of its own, because the request that asked for it has been answered.
-async fn follow_operation(desk: &ServerState, operation: Operation, mut events: EventStream) -> Result<(), Problem> {
+async fn follow_operation(state: &ServerState, operation: Operation, mut events: EventStream) -> Result<(), Problem> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let token = NumberOrString::String(format!("pdev-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-    let shown =
-        desk.client_capabilities().show_progress && desk.client.create_work_done_progress(token.clone()).await.is_ok();
-    let progress = if shown { Some(desk.client.progress(token, operation.title()).begin().await) } else { None };
+    let shown = state.client_capabilities().show_progress
+        && state.client.create_work_done_progress(token.clone()).await.is_ok();
+    let progress = if shown { Some(state.client.progress(token, operation.title()).begin().await) } else { None };
     let mut outcome = Ok(());
     let mut last = String::new();
     loop {

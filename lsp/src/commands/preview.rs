@@ -17,15 +17,15 @@ use crate::server_state::ServerState;
 const LOG_LINES: usize = 200;
 
 /// From the cache, which events keep true.
-pub(super) fn status(desk: &ServerState, root: &Path) -> Result<PreviewStatus> {
-    let environment = desk.environment();
-    let found = desk.with_live(|live| live.preview(root, &environment).cloned());
+pub(super) fn status(state: &ServerState, root: &Path) -> Result<PreviewStatus> {
+    let environment = state.environment();
+    let found = state.with_live(|live| live.preview(root, &environment).cloned());
     found.ok_or_else(|| invalid_params_error("nothing is up from this folder; `pdev.up` starts it"))
 }
 
-pub(super) async fn logs(desk: &ServerState, root: &Path, argument: &Argument) -> Result<Value> {
-    let preview = status(desk, root)?.preview.id;
-    let client = Client::connect(&desk.agent_socket).await.map_err(|error| to_rpc_error(&error))?;
+pub(super) async fn logs(state: &ServerState, root: &Path, argument: &Argument) -> Result<Value> {
+    let preview = status(state, root)?.preview.id;
+    let client = Client::connect(&state.agent_socket).await.map_err(|error| to_rpc_error(&error))?;
     let query = LogQuery {
         units: argument.unit.clone(),
         tail: Some(argument.tail.unwrap_or(LOG_LINES)),
@@ -40,9 +40,9 @@ pub(super) async fn logs(desk: &ServerState, root: &Path, argument: &Argument) -
 }
 
 /// What `up` would do now: the plan as the agent makes it from the file on the disk.
-pub(super) async fn diff(desk: &ServerState, root: &Path, argument: &Argument) -> Result<Value> {
-    let mut client = Client::connect(&desk.agent_socket).await.map_err(|error| to_rpc_error(&error))?;
-    let reply = client.plan(&up_request(desk, root)).await.map_err(|error| to_rpc_error(&error))?;
+pub(super) async fn diff(state: &ServerState, root: &Path, argument: &Argument) -> Result<Value> {
+    let mut client = Client::connect(&state.agent_socket).await.map_err(|error| to_rpc_error(&error))?;
+    let reply = client.plan(&up_request(state, root)).await.map_err(|error| to_rpc_error(&error))?;
     if !argument.show {
         return Ok(json!(reply.plan));
     }
@@ -54,27 +54,27 @@ pub(super) async fn diff(desk: &ServerState, root: &Path, argument: &Argument) -
         text.extend(steps);
     }
     text.extend(reply.notes.iter().map(|note| format!("# {note}\n")));
-    show_text(desk, "diff.txt", &text)
+    show_text(state, "diff.txt", &text)
 }
 
 /// The agent alone; nothing is brought up.
-pub(super) async fn start_agent(desk: &ServerState) -> Result<Value> {
+pub(super) async fn start_agent(state: &ServerState) -> Result<Value> {
     let launch = Launch::this_program().map_err(|error| to_rpc_error(&error))?;
-    let client = Client::connect_or_start(&desk.agent_socket, &launch).await.map_err(|error| to_rpc_error(&error))?;
+    let client = Client::connect_or_start(&state.agent_socket, &launch).await.map_err(|error| to_rpc_error(&error))?;
     drop(client);
-    desk.agent_check_requested.notify_one();
+    state.agent_check_requested.notify_one();
     Ok(Value::Null)
 }
 
-pub(super) fn open(desk: &Arc<ServerState>, root: &Path, argument: &Argument) -> Result<Value> {
-    let status = status(desk, root)?;
+pub(super) fn open(state: &Arc<ServerState>, root: &Path, argument: &Argument) -> Result<Value> {
+    let status = status(state, root)?;
     let url = match &argument.unit {
         Some(unit) => status.units.into_iter().find(|status| status.name == *unit).and_then(|status| status.url),
         None => status.url,
     };
     let url = url.ok_or_else(|| invalid_params_error("it has no URL"))?;
-    if let (true, Ok(uri)) = (desk.client_capabilities().show_document, url.parse()) {
-        let client = desk.client.clone();
+    if let (true, Ok(uri)) = (state.client_capabilities().show_document, url.parse()) {
+        let client = state.client.clone();
         let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };
         drop(tokio::spawn(async move { client.show_document(params).await }));
     }

@@ -12,25 +12,25 @@ use crate::live::AgentState;
 use crate::server_state::ServerState;
 
 #[must_use]
-pub fn collect(desk: &ServerState, root: &Path) -> String {
+pub fn collect(state: &ServerState, root: &Path) -> String {
     let mut text = format!(
         "pdev {} language server on {} {}\n",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::OS,
         std::env::consts::ARCH
     );
-    let agent = desk.with_live(|live| match &live.agent {
+    let agent = state.with_live(|live| match &live.agent {
         AgentState::Unknown => "nobody looked yet".to_owned(),
         AgentState::Absent => "none runs".to_owned(),
         AgentState::Present => "runs".to_owned(),
         AgentState::Unusable(words) => format!("cannot be spoken to: {words}"),
     });
     append_line(&mut text, &format!("agent: {agent}"));
-    append_line(&mut text, &format!("the editor can: {}", capability_names(desk.client_capabilities())));
-    let environment = desk.environment();
+    append_line(&mut text, &format!("the editor can: {}", capability_names(state.client_capabilities())));
+    let environment = state.environment();
     append_line(&mut text, &format!("environment: {environment}"));
     let mut codes: BTreeMap<String, usize> = BTreeMap::new();
-    for found in desk.all_diagnostics(root) {
+    for found in state.all_diagnostics(root) {
         if let Some(NumberOrString::String(code)) = found.code {
             *codes.entry(code).or_default() += 1;
         }
@@ -41,20 +41,20 @@ pub fn collect(desk: &ServerState, root: &Path) -> String {
         &mut text,
         &format!("found: {}", if codes.is_empty() { "nothing".to_owned() } else { codes.join(", ") }),
     );
-    append_preview(&mut text, desk, root, &environment);
+    append_preview(&mut text, state, root, &environment);
     text
 }
 
 /// The names of what holds, as the code calls them: for whoever reads the code beside the report.
-fn capability_names(can: ClientCapabilities) -> String {
-    let all = format!("{can:?}");
+fn capability_names(capabilities: ClientCapabilities) -> String {
+    let all = format!("{capabilities:?}");
     let (_, fields) = all.split_once("{ ").unwrap_or_default();
     let held = fields.trim_end_matches(" }").split(", ").filter_map(|field| field.strip_suffix(": true"));
     held.map(|name| name.replace('_', " ")).collect::<Vec<_>>().join(", ")
 }
 
-fn append_preview(text: &mut String, desk: &ServerState, root: &Path, environment: &str) {
-    desk.with_live(|live| {
+fn append_preview(text: &mut String, state: &ServerState, root: &Path, environment: &str) {
+    state.with_live(|live| {
         let Some(preview) = live.preview(root, environment) else { return append_line(text, "preview: none is known") };
         append_line(text, &format!("preview: {} is {}", preview.preview.title, preview_state_label(preview.state)));
         for unit in &preview.units {

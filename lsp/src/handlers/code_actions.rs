@@ -20,7 +20,7 @@ pub const ORGANISE: &str = "source.organize.pdev";
 pub fn code_action_response(
     snapshot: &Snapshot,
     analysis: &Analysis,
-    can: ClientCapabilities,
+    capabilities: ClientCapabilities,
     params: &CodeActionParams,
 ) -> CodeActionResponse {
     let Some(file) = analysis.file_id(&snapshot.path) else { return Vec::new() };
@@ -42,18 +42,18 @@ pub fn code_action_response(
     }
     let refactors = refactorings(snapshot, analysis, file, &range)
         .into_iter()
-        .filter(|action| can_create_files(analysis, can, action));
+        .filter(|action| can_create_files(analysis, capabilities, action));
     for action in refactors {
         let kind =
             if action.is_extraction { CodeActionKind::REFACTOR_EXTRACT } else { CodeActionKind::REFACTOR_REWRITE };
         if !wanted.includes(&kind) {
             continue;
         }
-        if let (Some(kept), true) = (&action.secret_literal, can.apply_edit) {
+        if let (Some(kept), true) = (&action.secret_literal, capabilities.apply_edit) {
             answer.push(vault_action(snapshot, kept, kind.clone()));
         }
         let mut shown = code_action(snapshot, analysis, action, kind, None);
-        if let (CodeActionOrCommand::CodeAction(shown), true) = (&mut shown, can.resolve_edits) {
+        if let (CodeActionOrCommand::CodeAction(shown), true) = (&mut shown, capabilities.resolve_edits) {
             shown.edit = None;
             shown.data = Some(json!({ "uri": snapshot.uri, "range": params.range }));
         }
@@ -118,7 +118,7 @@ fn organise_action(
 fn refactorings(snapshot: &Snapshot, analysis: &Analysis, file: FileId, range: &std::ops::Range<usize>) -> Vec<Action> {
     let same = analysis.text(file).is_some_and(|text| text.as_str() == snapshot.text.as_str());
     let Some(root) = snapshot.root().filter(|_| same) else { return Vec::new() };
-    let scene = refactors::RefactorContext {
+    let context = refactors::RefactorContext {
         root,
         text: &snapshot.text,
         manifest: &analysis.loaded().manifest,
@@ -126,13 +126,13 @@ fn refactorings(snapshot: &Snapshot, analysis: &Analysis, file: FileId, range: &
         files: &analysis.buffers,
         has_other_files: analysis.paths().count() > 1,
     };
-    refactors::refactorings_at(&scene, range)
+    refactors::refactorings_at(&context, range)
 }
 
 /// Files that the client can make, and that are not there yet.
-fn can_create_files(analysis: &Analysis, can: ClientCapabilities, action: &Action) -> bool {
+fn can_create_files(analysis: &Analysis, capabilities: ClientCapabilities, action: &Action) -> bool {
     let free = |file: &NewFile| !analysis.buffers.path(&file.path).exists();
-    action.new_files.is_empty() || (can.create_files && action.new_files.iter().all(free))
+    action.new_files.is_empty() || (capabilities.create_files && action.new_files.iter().all(free))
 }
 
 /// The value goes into the vault first; the manifest is edited when it is there.

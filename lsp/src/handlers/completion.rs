@@ -12,27 +12,27 @@ use crate::workspace::Snapshot;
 pub fn completion_items(
     snapshot: &Snapshot,
     analysis: &Analysis,
-    can: ClientCapabilities,
+    capabilities: ClientCapabilities,
     position: Position,
 ) -> Vec<CompletionItem> {
-    let scene = CompletionContext {
+    let context = CompletionContext {
         text: &snapshot.text,
         offset: snapshot.encoding.offset(&snapshot.text, position),
         manifest: &analysis.loaded().manifest,
         files: &analysis.buffers,
-        editor_indents: !can.insert_text_as_is,
+        editor_indents: !capabilities.insert_text_as_is,
     };
-    let convert = |(index, item)| completion_item(snapshot, can, index, item);
-    completion::complete(&scene).into_iter().enumerate().map(convert).collect()
+    let convert = |(index, item)| completion_item(snapshot, capabilities, index, item);
+    completion::complete(&context).into_iter().enumerate().map(convert).collect()
 }
 
 pub(super) fn completion_item(
     snapshot: &Snapshot,
-    can: ClientCapabilities,
+    capabilities: ClientCapabilities,
     index: usize,
     item: Item,
 ) -> CompletionItem {
-    let new_text = if can.snippets { item.snippet } else { completion::snippet_to_plain_text(&item.snippet) };
+    let new_text = if capabilities.snippets { item.snippet } else { completion::snippet_to_plain_text(&item.snippet) };
     let range = snapshot.encoding.range(&snapshot.text, item.replace_range.clone());
     let typed = snapshot.text.as_str().get(item.replace_range).unwrap_or_default();
     // Entries are named in words; they must not vanish with the first letter of a name.
@@ -50,8 +50,12 @@ pub(super) fn completion_item(
         detail: (!item.detail.is_empty()).then_some(item.detail),
         sort_text: Some(format!("{}{index:03}", item.rank)),
         filter_text: filter,
-        insert_text_format: Some(if can.snippets { InsertTextFormat::SNIPPET } else { InsertTextFormat::PLAIN_TEXT }),
-        insert_text_mode: can.insert_text_as_is.then_some(InsertTextMode::AS_IS),
+        insert_text_format: Some(if capabilities.snippets {
+            InsertTextFormat::SNIPPET
+        } else {
+            InsertTextFormat::PLAIN_TEXT
+        }),
+        insert_text_mode: capabilities.insert_text_as_is.then_some(InsertTextMode::AS_IS),
         text_edit: Some(CompletionTextEdit::Edit(TextEdit { range, new_text })),
         data: item.doc_target.map(|about| json!({ "uri": snapshot.uri, "about": about })),
         ..CompletionItem::default()

@@ -20,16 +20,17 @@ pub fn inlay_hints(
     let wanted = snapshot.encoding.byte_range(&snapshot.text, range);
     let (environment, variables) = (analysis.environment(), analysis.variables());
     let text = snapshot.text.as_str();
-    let scene = HintContext { root, text, loaded: analysis.loaded(), environment, variables, running_values: running };
+    let context =
+        HintContext { root, text, loaded: analysis.loaded(), environment, variables, running_values: running };
     let kinds = snapshot.settings.inlay_hints;
     let mut all = Vec::new();
     if kinds.versions {
         let written = analysis.buffers.read(LOCK_FILE).unwrap_or_default();
         let lock = catalog::Lock::parse(&String::from_utf8_lossy(&written)).unwrap_or_default();
-        all.extend(hints::version_hints(&scene, &wanted, &lock));
+        all.extend(hints::version_hints(&context, &wanted, &lock));
     }
     if kinds.values {
-        all.extend(hints::value_hints(&scene, &wanted));
+        all.extend(hints::value_hints(&context, &wanted));
     }
     let convert = |hint: Hint| InlayHint {
         position: snapshot.encoding.position(&snapshot.text, hint.offset),

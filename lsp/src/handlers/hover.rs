@@ -14,14 +14,14 @@ pub fn hover_response(
     position: Position,
     live: Option<String>,
 ) -> Option<Hover> {
-    let scene = HoverContext {
+    let context = HoverContext {
         root: snapshot.root()?,
         text: snapshot.text.as_str(),
         loaded: analysis.loaded(),
         resolve_unit: &|unit| analysis.resolve_unit(unit),
         files: &analysis.buffers,
     };
-    let mut found = hover(&scene, snapshot.encoding.offset(&snapshot.text, position))?;
+    let mut found = hover(&context, snapshot.encoding.offset(&snapshot.text, position))?;
     found.text.extend(live.map(|live| format!("\n\n---\n\n{live}")));
     let kind = if markdown { MarkupKind::Markdown } else { MarkupKind::PlainText };
     Some(Hover {

@@ -96,12 +96,16 @@ pub fn hover(snapshot: &Snapshot, markdown: bool, position: Position) -> Option<
 }
 
 #[must_use]
-pub fn completion_items(snapshot: &Snapshot, can: ClientCapabilities, position: Position) -> Vec<CompletionItem> {
+pub fn completion_items(
+    snapshot: &Snapshot,
+    capabilities: ClientCapabilities,
+    position: Position,
+) -> Vec<CompletionItem> {
     if snapshot.kind != FileKind::Module {
         return Vec::new();
     }
     let offset = snapshot.encoding.offset(&snapshot.text, position);
     let items: Vec<Item> = module_file::complete(&snapshot.text, snapshot.root(), offset);
-    let convert = |(index, item)| super::completion::completion_item(snapshot, can, index, item);
+    let convert = |(index, item)| super::completion::completion_item(snapshot, capabilities, index, item);
     items.into_iter().enumerate().map(convert).collect()
 }

@@ -25,7 +25,7 @@ fn has_only_keys(body: &Node, keys: &[&str]) -> bool {
 }
 
 /// `image: postgres:16` becomes a resource of the module `postgres`.
-pub fn image_to_module(scene: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
+pub fn image_to_module(context: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
     const INPUTS: [(&str, &str, &str); 2] =
         [("postgres", "POSTGRES_DB", "database"), ("postgres", "POSTGRES_USER", "user")];
     const DROPPED: [&str; 2] = ["POSTGRES_PASSWORD", "PGDATA"];
@@ -60,12 +60,12 @@ pub fn image_to_module(scene: &RefactorContext<'_>, unit: &str, body: &Node) -> 
         true => format!("{unit}: {uses}"),
         false => format!("{unit}: {{ uses: {uses}, with: {{ {} }} }}", with.join(", ")),
     };
-    let edits = service_to_resource_edits(scene, unit, &entry)?;
+    let edits = service_to_resource_edits(context, unit, &entry)?;
     Some(new_action(format!("Use the module `{uses}` instead of the image (its data begins anew)"), edits))
 }
 
 /// A service of an image becomes a module in a folder of its own, and a resource that uses it.
-pub fn extract_module(scene: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
+pub fn extract_module(context: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
     let image = literal_text(body, "image")?;
     let port: u16 = literal_text(body, "port")?.parse().ok()?;
     if !has_only_keys(body, &["image", "port", "env", "command"]) {
@@ -87,7 +87,7 @@ pub fn extract_module(scene: &RefactorContext<'_>, unit: &str, body: &Node) -> O
         return None;
     }
     let folder = format!("modules/{unit}");
-    let team = scene.manifest.app.owner.as_ref().map_or("your-team", |owner| owner.value.as_str());
+    let team = context.manifest.app.owner.as_ref().map_or("your-team", |owner| owner.value.as_str());
     let module = format!(
         "module: {unit}\nversion: 1.0.0\nowner: {{ team: \"{}\", contact: \"{0}\" }}\nsummary: {unit}, from the image {image}\n\
          docs: docs.md\n\ninputs: {{}}\n\noutputs:\n  host: {{ value: \"{{{{ host }}}}\", description: \"Where it is reached.\" }}\n  \
@@ -95,7 +95,7 @@ pub fn extract_module(scene: &RefactorContext<'_>, unit: &str, body: &Node) -> O
         escape_yaml(team)
     );
     let docs = format!("# {unit}\n\nRuns the image `{image}` and listens on port {port}.\n");
-    let edits = service_to_resource_edits(scene, unit, &format!("{unit}: ./{folder}"))?;
+    let edits = service_to_resource_edits(context, unit, &format!("{unit}: ./{folder}"))?;
     let creates = vec![
         NewFile { path: format!("{folder}/module.yaml"), text: module },
         NewFile { path: format!("{folder}/docs.md"), text: docs },
@@ -118,15 +118,15 @@ fn escape_yaml(text: &str) -> String {
 }
 
 /// The service goes, a resource comes, and whoever asked for its host or port asks the resource.
-fn service_to_resource_edits(scene: &RefactorContext<'_>, unit: &str, entry: &str) -> Option<Vec<Edit>> {
-    let page = scene.source_editor();
-    let services = &scene.root.get("services")?.value;
-    if scene.has_other_files || is_referenced_as_service(scene, unit) {
+fn service_to_resource_edits(context: &RefactorContext<'_>, unit: &str, entry: &str) -> Option<Vec<Edit>> {
+    let page = context.source_editor();
+    let services = &context.root.get("services")?.value;
+    if context.has_other_files || is_referenced_as_service(context, unit) {
         return None;
     }
-    let mut edits = vec![page.remove_pair(services, unit)?, page.add_to_section(scene.root, "resources", entry)?];
+    let mut edits = vec![page.remove_pair(services, unit)?, page.add_to_section(context.root, "resources", entry)?];
     let mut fits = true;
-    visit_references(scene.root, &page, unit, &mut |field, at| match field {
+    visit_references(context.root, &page, unit, &mut |field, at| match field {
         Some(field) if SHARED_FIELDS.contains(&field) => edits.push(page.edit(at, "resources")),
         _ => fits = false,
     });
@@ -134,14 +134,14 @@ fn service_to_resource_edits(scene: &RefactorContext<'_>, unit: &str, entry: &st
 }
 
 /// In places where only a service can stand.
-fn is_referenced_as_service(scene: &RefactorContext<'_>, unit: &str) -> bool {
-    let manifest = scene.manifest;
+fn is_referenced_as_service(context: &RefactorContext<'_>, unit: &str) -> bool {
+    let manifest = context.manifest;
     let named = |value: Option<&str>| value == Some(unit);
     named(manifest.app.default_service.as_ref().map(|name| name.value.as_str()))
         || manifest.jobs.values().any(|job| named(job.value.service.as_ref().map(|name| name.value.as_str())))
         || manifest.waivers.iter().any(|waiver| waiver.scope.value == format!("services.{unit}"))
         || manifest.patches.iter().any(|patch| patch.from.is_some())
-        || scene.root.get("environments").is_some_and(|pair| {
+        || context.root.get("environments").is_some_and(|pair| {
             let all = pair.value.as_map().unwrap_or_default().iter();
             all.filter_map(|environment| environment.value.get("services")).any(|own| own.value.get(unit).is_some())
         })
@@ -173,19 +173,19 @@ fn visit_references(
 }
 
 /// `uses: postgres@15` where the catalog has 17.
-pub fn upgrade_module(scene: &RefactorContext<'_>, resource: &Node) -> Option<Action> {
+pub fn upgrade_module(context: &RefactorContext<'_>, resource: &Node) -> Option<Action> {
     let uses = resource.get("uses").map_or(resource, |pair| &pair.value);
     let written = uses.as_scalar()?.text.trim().to_owned();
     let (name, version) = written.split_once('@')?;
-    let module = crate::analysis::names::find_module(name, scene.files)?;
+    let module = crate::analysis::names::find_module(name, context.files)?;
     let number =
         |version: &str| version.trim_start_matches(['^', '~', '=', 'v']).split('.').next()?.parse::<u64>().ok();
     let newest = module.versions.iter().filter_map(|version| number(version)).max()?;
     if newest <= number(version)? {
         return None;
     }
-    let span = crate::analysis::references::unquoted_span(scene.text.as_str(), uses.span);
-    let fits = scene.text.as_str().get(span.range()) == Some(written.as_str());
+    let span = crate::analysis::references::unquoted_span(context.text.as_str(), uses.span);
+    let fits = context.text.as_str().get(span.range()) == Some(written.as_str());
     let edit = Edit { span, text: format!("{name}@{newest}") };
     let title = format!("Upgrade `{written}` to `{name}@{newest}` (data of another major version may not serve)");
     fits.then(|| new_action(title, vec![edit]))

@@ -17,13 +17,13 @@ const ENVIRONMENTS_MAX: usize = 4;
 
 /// The keys of the unit that the selection touches, for each environment there is.
 pub fn move_to_environment(
-    scene: &RefactorContext<'_>,
+    context: &RefactorContext<'_>,
     section: &str,
     unit: &str,
     body: &Node,
     range: &Range<usize>,
 ) -> Vec<Action> {
-    let page = scene.source_editor();
+    let page = context.source_editor();
     let meets = |pair: &&Pair| {
         let own = pair.key.span.range();
         touches(pair.key.span, range.start) || (range.start <= own.start && own.end <= range.end)
@@ -38,7 +38,7 @@ pub fn move_to_environment(
     let written: Option<Vec<String>> = chosen.iter().map(|pair| page.pair_text(pair)).collect();
     let Some(written) = written else { return Vec::new() };
     let names: Vec<&str> = chosen.iter().map(|pair| pair.key.value.as_str()).collect();
-    let declared = scene.root.get("environments").and_then(|pair| pair.value.as_map()).unwrap_or_default();
+    let declared = context.root.get("environments").and_then(|pair| pair.value.as_map()).unwrap_or_default();
     let mut environments: Vec<&str> = declared.iter().map(|pair| pair.key.value.as_str()).collect();
     environments.retain(|name| !name.is_empty());
     if environments.is_empty() {
@@ -46,7 +46,7 @@ pub fn move_to_environment(
     }
     let one = |environment: &&str| {
         let mut edits = removal_edits(&page, body, &chosen)?;
-        edits.push(insertion_edit(scene, environment, section, unit, &written, &names)?);
+        edits.push(insertion_edit(context, environment, section, unit, &written, &names)?);
         let title = format!("Move `{}` of `{unit}` into the environment `{environment}`", names.join("`, `"));
         Some(Action { is_extraction: true, ..new_action(title, edits) })
     };
@@ -63,18 +63,18 @@ fn removal_edits(page: &SourceEditor<'_>, body: &Node, chosen: &[&Pair]) -> Opti
 
 /// As deep as the environment already goes, and from there what is missing.
 fn insertion_edit(
-    scene: &RefactorContext<'_>,
+    context: &RefactorContext<'_>,
     environment: &str,
     section: &str,
     unit: &str,
     written: &[String],
     names: &[&str],
 ) -> Option<manifest::diagnostic::Edit> {
-    let page = scene.source_editor();
+    let page = context.source_editor();
     let path = [environment, section, unit];
-    let Some(environments) = scene.root.get("environments") else {
+    let Some(environments) = context.root.get("environments") else {
         let entry = nest_under(&path, written, false)?;
-        return page.add_to_section(scene.root, "environments", &entry);
+        return page.add_to_section(context.root, "environments", &entry);
     };
     let mut node = &environments.value;
     let mut depth = 0;
