@@ -1,7 +1,7 @@
-//! The one thread that looks at manifests, and forgets what was seen.
+//! The single thread that analyses manifests and frees old analyses.
 //!
-//! One, because a look at a long manifest is tens of megabytes in small pieces: made and freed by the same thread they
-//! are used again, while a pool of threads keeps a heap each. Whoever wants the same look waits for it.
+//! The analysis of a long manifest takes tens of megabytes in small allocations. One thread that allocates and frees them
+//! reuses the same heap; a thread pool would keep one heap per thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::check::{Analysis, AnalysisJob};
 
-/// Looks wait in `turn`, so what lies in the channel is at most one of them and what is to be forgotten.
+/// `analysis_lock` admits one job at a time, so the channel holds at most one job, and the analyses to free.
 const QUEUE_MAX: usize = 16;
 
 enum Task {
@@ -22,42 +22,43 @@ enum Task {
 #[derive(Debug)]
 pub struct AnalysisWorker {
     tasks: mpsc::Sender<Task>,
-    /// Held through a look, and fair: first come, first served.
+    /// Held for one analysis. It is fair: waiting callers get it in the order of their calls.
     pub analysis_lock: Mutex<()>,
 }
 
 impl AnalysisWorker {
-    /// The thread ends with the value.
+    /// The thread ends when this value is dropped, because that closes the channel.
     #[must_use]
     pub fn start() -> Self {
-        let (work, mut waiting) = mpsc::channel(QUEUE_MAX);
-        let look = move || {
-            while let Some(next) = waiting.blocking_recv() {
-                match next {
-                    Task::Analyse(job, answer) => {
-                        // A panic is one look without an answer, not the end of all of them.
+        let (tasks, mut receiver) = mpsc::channel(QUEUE_MAX);
+        let run = move || {
+            while let Some(task) = receiver.blocking_recv() {
+                match task {
+                    Task::Analyse(job, reply) => {
+                        // A panic fails only this analysis. Without this the thread would end, and all later ones fail.
                         if let Ok(analysis) = catch_unwind(AssertUnwindSafe(|| job.run())) {
-                            drop(answer.send(Arc::new(analysis)));
+                            drop(reply.send(Arc::new(analysis)));
                         }
                     }
-                    Task::Free(seen) => drop(seen),
+                    Task::Free(analysis) => drop(analysis),
                 }
             }
         };
-        // Where the system gives no thread, nobody receives, and each look is answered as one that failed.
-        drop(thread::Builder::new().name("look".into()).spawn(look));
-        Self { tasks: work, analysis_lock: Mutex::new(()) }
+        // If the system has no thread left, the receiver is dropped and each analysis is reported as failed.
+        drop(thread::Builder::new().name("analysis".into()).spawn(run));
+        Self { tasks, analysis_lock: Mutex::new(()) }
     }
 
-    /// `None` when the look failed.
+    /// Returns `None` if the analysis failed.
     pub async fn analyse(&self, job: AnalysisJob) -> Option<Arc<Analysis>> {
-        let (answer, done) = oneshot::channel();
-        self.tasks.send(Task::Analyse(Box::new(job), answer)).await.ok()?;
-        done.await.ok()
+        let (reply, analysis) = oneshot::channel();
+        self.tasks.send(Task::Analyse(Box::new(job), reply)).await.ok()?;
+        analysis.await.ok()
     }
 
-    /// Frees it where it was made, unless somebody still reads it or there is a crowd.
-    pub fn free(&self, seen: Arc<Analysis>) {
-        drop(self.tasks.try_send(Task::Free(seen)));
+    /// Frees an analysis on the thread that allocated it. If another task still reads it, or the queue is full, it is freed
+    /// elsewhere.
+    pub fn free(&self, analysis: Arc<Analysis>) {
+        drop(self.tasks.try_send(Task::Free(analysis)));
     }
 }

@@ -1,4 +1,5 @@
-//! One look at a manifest with everything it reads: the same function that answers `pdev check`, over what is open.
+//! The analysis of a manifest and all files it reads, with the function behind `pdev check`. Open buffers replace files on
+//! disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,29 +14,29 @@ use plan::{LoadedManifest, ResolvedApplication};
 use crate::files::Buffers;
 use crate::text::Text;
 
-/// Everything a look needs, so that it can happen on any thread.
+/// The input of one analysis. It owns its data, so that another thread can run it.
 #[derive(Clone, Debug)]
 pub struct AnalysisJob {
-    /// The manifest.
     pub manifest_path: PathBuf,
     pub generation: u64,
     pub options: CheckOptions,
     pub buffers: Buffers,
-    /// An earlier look, from which this one takes what has not changed.
+    /// An earlier analysis, whose unchanged parts are reused.
     pub previous: Option<Arc<Analysis>>,
 }
 
-/// What was found, for one generation of the files.
+/// The result for one generation of the files.
 #[derive(Debug)]
 pub struct Analysis {
     pub manifest_path: PathBuf,
     pub generation: u64,
     options: CheckOptions,
     pub checked: CheckResult,
+    /// All files and folders that the analysis tried to read, including missing ones.
     pub requested_paths: BTreeSet<PathBuf>,
-    /// The files as they were, for questions that come later.
+    /// The files at the time of the analysis, for later requests about it.
     pub buffers: Buffers,
-    /// By file of the reading.
+    /// Indexed by [`FileId`].
     files: Vec<(PathBuf, OnceLock<Text>)>,
 }
 
@@ -43,14 +44,15 @@ impl AnalysisJob {
     #[must_use]
     pub fn run(self) -> Analysis {
         let name = self.manifest_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let before = self.previous.as_ref().filter(|before| before.options == self.options);
-        let before = before.map(|before| &before.checked);
-        let checked = plan::check::check_incremental(&name, &self.buffers, &self.options, before);
+        // Other options, for example another environment, change every result.
+        let previous = self.previous.as_ref().filter(|previous| previous.options == self.options);
+        let previous = previous.map(|previous| &previous.checked);
+        let checked = plan::check::check_incremental(&name, &self.buffers, &self.options, previous);
         let path = |source: &manifest::text::Source| (self.buffers.path(&source.path), OnceLock::new());
         let files = checked.loaded.sources.iter().map(|(_, source)| path(source)).collect();
-        let asked = self.buffers.requested_paths();
-        let Self { manifest_path: root, generation, options: question, buffers, .. } = self;
-        Analysis { manifest_path: root, generation, options: question, checked, requested_paths: asked, buffers, files }
+        let requested_paths = self.buffers.requested_paths();
+        let Self { manifest_path, generation, options, buffers, .. } = self;
+        Analysis { manifest_path, generation, options, checked, requested_paths, buffers, files }
     }
 }
 
@@ -67,7 +69,7 @@ impl Analysis {
 
     #[must_use]
     pub fn file_id(&self, path: &Path) -> Option<FileId> {
-        let index = self.files.iter().position(|(known, _)| known == path)?;
+        let index = self.files.iter().position(|(own_path, _)| own_path == path)?;
         u32::try_from(index).ok().map(FileId)
     }
 
@@ -75,7 +77,7 @@ impl Analysis {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
-    /// The text a file had in this reading.
+    /// The text of a file at the time of the analysis.
     #[must_use]
     pub fn text(&self, file: FileId) -> Option<&Text> {
         let (_, text) = self.files.get(file.0 as usize)?;
@@ -84,31 +86,33 @@ impl Analysis {
     }
 
     pub fn diagnostics_in(&self, file: FileId) -> impl Iterator<Item = &Diagnostic> {
-        self.checked.diagnostics.iter().filter(move |found| found.span.file == file)
+        self.checked.diagnostics.iter().filter(move |diagnostic| diagnostic.span.file == file)
     }
 
-    /// One unit (`services.api`) as it would be; `None` while the manifest has errors. Nothing is kept: the whole
-    /// application of a long manifest is tens of megabytes, one unit is made in less time than a hover may take.
+    /// Resolves one unit, such as `services.api`. Returns `None` if the manifest has errors.
+    ///
+    /// The result is not cached: all units of a long manifest take tens of megabytes, and one unit is resolved within the
+    /// time budget of a hover.
     #[must_use]
     pub fn resolve_unit(&self, unit: &str) -> Option<ResolvedApplication> {
         let loaded = self.loaded();
         loaded.is_usable().then(|| plan::check::resolve_unit_without_agent(loaded, &self.options, self.runtime(), unit))
     }
 
-    /// The application as it would be; `None` while the manifest has errors.
+    /// Resolves all units. Returns `None` if the manifest has errors.
     #[must_use]
     pub fn resolve_application(&self) -> Option<ResolvedApplication> {
         let loaded = self.loaded();
         loaded.is_usable().then(|| plan::check::resolve_without_agent(loaded, &self.options, self.runtime()))
     }
 
-    /// What `${env.X}` may read.
+    /// The environment variables for `${env.X}`.
     #[must_use]
     pub fn variables(&self) -> &BTreeMap<String, String> {
         &self.options.variables
     }
 
-    /// `local` unless said.
+    /// The analysed environment, `local` by default.
     #[must_use]
     pub fn environment(&self) -> &str {
         self.options.load_options.environment.as_deref().unwrap_or("local")
@@ -119,7 +123,7 @@ impl Analysis {
     }
 }
 
-/// The day it is, for waivers.
+/// The current day in UTC, to which the expiry of waivers is compared.
 #[must_use]
 pub fn today() -> Date {
     let now = time::OffsetDateTime::now_utc();

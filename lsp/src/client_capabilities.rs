@@ -1,4 +1,4 @@
-//! What the client said it can do, reduced to what changes our behaviour.
+//! The capabilities of the client, reduced to those that change the server's behaviour.
 
 use tower_lsp::ls_types::{
     ClientCapabilities as LspClientCapabilities, InsertTextMode, MarkupKind, ResourceOperationKind,
@@ -38,7 +38,7 @@ pub struct ClientCapabilities {
     pub refresh_code_lenses: bool,
     pub watch_files: bool,
     pub snippets: bool,
-    /// Completions are inserted as they are, their lines not indented once more.
+    /// The client inserts completions unchanged. Other clients indent the lines of a snippet once more.
     pub insert_text_as_is: bool,
     pub show_progress: bool,
     pub show_document: bool,
@@ -46,18 +46,18 @@ pub struct ClientCapabilities {
     pub hierarchical_symbols: bool,
     pub line_folding_only: bool,
     pub apply_edit: bool,
-    /// Shows hints in the text, perhaps only where its user wants them.
+    /// The client shows inlay hints, unless its user has turned them off.
     pub inlay_hints: bool,
     pub create_files: bool,
-    /// Asks for the edits of an action once it is chosen.
+    /// The client requests the edits of a code action when the user chooses it.
     pub resolve_edits: bool,
-    /// It carries out `pdev.shell` itself (`experimental.commands`): a terminal is the editor's.
+    /// [`ClientCommand::Shell`] is listed.
     pub run_shell: bool,
-    /// It follows logs in a terminal itself.
+    /// [`ClientCommand::Tail`] is listed.
     pub tail_logs: bool,
-    /// It lets a person type what an answer of `pdev.approve` has as `typed`, before it gives that answer.
+    /// [`ClientCommand::Approve`] is listed.
     pub confirm_by_typing: bool,
-    /// It copies what an answer has as `copy`.
+    /// [`ClientCommand::Copy`] is listed.
     pub copy_text: bool,
 }
 
@@ -69,8 +69,9 @@ impl ClientCapabilities {
         let window = capabilities.window.as_ref();
         let hover = document.and_then(|document| document.hover.as_ref());
         let item = document.and_then(|document| document.completion.as_ref()?.completion_item.as_ref());
-        let own = capabilities.experimental.as_ref().and_then(|own| own.get("commands")?.as_array());
-        let itself = |command: ClientCommand| own.is_some_and(|all| all.iter().any(|name| name == command.id()));
+        let listed =
+            capabilities.experimental.as_ref().and_then(|experimental| experimental.get("commands")?.as_array());
+        let supports = |command: ClientCommand| listed.is_some_and(|ids| ids.iter().any(|id| id == command.id()));
         let folding = document.and_then(|document| document.folding_range.as_ref());
         Self {
             pull_diagnostics: document.is_some_and(|document| document.diagnostic.is_some()),
@@ -99,10 +100,10 @@ impl ClientCapabilities {
                 .and_then(|document| document.document_symbol.as_ref()?.hierarchical_document_symbol_support)
                 .unwrap_or_default(),
             line_folding_only: folding.and_then(|folding| folding.line_folding_only).unwrap_or_default(),
-            run_shell: itself(ClientCommand::Shell),
-            tail_logs: itself(ClientCommand::Tail),
-            confirm_by_typing: itself(ClientCommand::Approve),
-            copy_text: itself(ClientCommand::Copy),
+            run_shell: supports(ClientCommand::Shell),
+            tail_logs: supports(ClientCommand::Tail),
+            confirm_by_typing: supports(ClientCommand::Approve),
+            copy_text: supports(ClientCommand::Copy),
             inlay_hints: document.is_some_and(|document| document.inlay_hint.is_some()),
             create_files: workspace
                 .and_then(|workspace| workspace.workspace_edit.as_ref())

@@ -1,5 +1,6 @@
-//! How the pure crates reach files from an editor: what it has open, over what is on the disk; and which files were asked
-//! for, so that a change of one of them is known to matter.
+//! File access for the pure crates: the editor's open buffers first, then the disk.
+//!
+//! Each requested path is recorded, so that a later change of that file triggers a new analysis.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -10,10 +11,10 @@ use std::time::SystemTime;
 
 use manifest::{FileProblem, Files};
 
-/// As the agent's: a manifest, an include or a module file over this size is refused.
+/// The agent's limit too. A larger manifest, include or module file is refused.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
-/// What tells one state of a file on the disk from the next.
+/// Distinguishes two versions of a file on disk without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileStamp {
     modified: SystemTime,
@@ -23,12 +24,12 @@ pub struct FileStamp {
 impl FileStamp {
     #[must_use]
     pub fn read(path: &Path) -> Option<Self> {
-        let found = fs::metadata(path).ok()?;
-        Some(Self { modified: found.modified().ok()?, length: found.len() })
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self { modified: metadata.modified().ok()?, length: metadata.len() })
     }
 }
 
-/// Files relative to a manifest's folder.
+/// Files by their path relative to the folder of a manifest.
 #[derive(Clone, Debug, Default)]
 pub struct Buffers {
     folder: PathBuf,
@@ -47,31 +48,31 @@ impl Buffers {
         normalise_path(&self.folder.join(relative))
     }
 
-    /// Every file and folder that was asked for, there or not.
+    /// All files and folders that were requested, including missing ones.
     #[must_use]
     pub fn requested_paths(&self) -> BTreeSet<PathBuf> {
-        self.requested_paths.lock().map(|asked| asked.clone()).unwrap_or_default()
+        self.requested_paths.lock().map(|paths| paths.clone()).unwrap_or_default()
     }
 
     fn record_request(&self, path: &Path) {
-        if let Ok(mut asked) = self.requested_paths.lock() {
-            asked.insert(path.to_owned());
+        if let Ok(mut paths) = self.requested_paths.lock() {
+            paths.insert(path.to_owned());
         }
     }
 }
 
-/// Without `.` and `..`: the form in which editors name files.
+/// Removes `.` and `..` without reading the disk: editors keep symbolic links in the paths that they send.
 #[must_use]
 pub fn normalise_path(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
+    let mut normalised = PathBuf::new();
     for part in path.components() {
         match part {
             Component::CurDir => {}
-            Component::ParentDir => drop(plain.pop()),
-            part => plain.push(part),
+            Component::ParentDir => drop(normalised.pop()),
+            part => normalised.push(part),
         }
     }
-    plain
+    normalised
 }
 
 impl Files for Buffers {
@@ -100,18 +101,18 @@ impl Files for Buffers {
 }
 
 /// # Errors
-/// In the words that the agent and `pdev check` use for the same file.
+/// With the same messages as the agent and `pdev check` for the same file.
 pub fn read_from_disk(path: &Path) -> Result<Vec<u8>, FileProblem> {
-    let found = fs::metadata(path).map_err(|error| to_file_problem(&error))?;
-    if found.is_dir() {
+    let metadata = fs::metadata(path).map_err(|error| to_file_problem(&error))?;
+    if metadata.is_dir() {
         return Err(FileProblem::Unreadable("it is a folder".into()));
     }
-    // A FIFO or a device would block for ever or never end.
-    if !found.is_file() {
+    // Reading a FIFO could block forever, and a device may never end.
+    if !metadata.is_file() {
         return Err(FileProblem::Unreadable("it is not a regular file".into()));
     }
-    if found.len() > FILE_BYTES_MAX {
-        return Err(FileProblem::Unreadable(format!("it has {} bytes; the limit is {FILE_BYTES_MAX}", found.len())));
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(FileProblem::Unreadable(format!("it has {} bytes; the limit is {FILE_BYTES_MAX}", metadata.len())));
     }
     fs::read(path).map_err(|error| to_file_problem(&error))
 }

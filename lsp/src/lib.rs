@@ -1,6 +1,7 @@
-//! The process the editor starts: documents, analysis at an offset, and the protocol around it.
+//! The language server: documents, analysis at an offset, and the protocol around it.
 //!
-//! What a manifest means is decided in the pure crates; here is what an editor asks about it. Works without the agent.
+//! The pure crates decide the meaning of a manifest. This crate answers an editor's requests about it. It works without
+//! the agent.
 
 mod agent_watcher;
 pub mod analysis;
@@ -32,7 +33,8 @@ use tower_lsp::{LspService, Server as Wire};
 
 pub use convert::diagnostics::set_pages_folder;
 
-/// Serves one client until it says `exit` or closes its end. True when it said `shutdown` before, as it should.
+/// Serves one client until it sends `exit` or closes the connection. Returns true if it sent `shutdown` first, as the
+/// protocol requires.
 pub async fn serve<Input, Output>(input: Input, output: Output) -> bool
 where
     Input: AsyncRead + Unpin,
@@ -41,13 +43,13 @@ where
     serve_with_agent_at(input, output, SocketLocation::from_environment()).await
 }
 
-/// The same with an agent at another place than the user's own.
-pub async fn serve_with_agent_at<Input, Output>(input: Input, output: Output, place: SocketLocation) -> bool
+/// Like [`serve`], for an agent with another socket than the user's default.
+pub async fn serve_with_agent_at<Input, Output>(input: Input, output: Output, agent_socket: SocketLocation) -> bool
 where
     Input: AsyncRead + Unpin,
     Output: AsyncWrite,
 {
-    let (service, socket) = LspService::new(|client| server::Server::new(client, place));
+    let (service, socket) = LspService::new(|client| server::Server::new(client, agent_socket));
     let state = Arc::clone(&service.inner().state);
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&state).run_analysis_loop());
@@ -55,6 +57,7 @@ where
     tasks.spawn(live::follow_agent(Arc::clone(&state)));
     tasks.spawn(log_tail::run_log_tail_loop(Arc::clone(&state)));
     Wire::new(input, output, socket).serve(service).await;
+    // The loops never end on their own.
     tasks.abort_all();
     state.is_shut_down.load(Ordering::Relaxed)
 }

@@ -1,7 +1,7 @@
-//! The last lines of each unit, for whoever hovers over its name.
+//! A cache of the last log lines of each unit, for hovers and live diagnostics.
 //!
-//! Asked for when something happened to a unit and when somebody looked at it; a hover shows what is known by then, says how
-//! old it is, and waits for nobody.
+//! The lines are fetched in the background when the unit changes and when the user hovers over its name. A hover does not
+//! wait: it shows the cached lines and their age.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::server_state::ServerState;
 const LINES_MAX: usize = 8;
 const CHARACTERS_MAX: usize = 200;
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// More units than that change at once only while a preview starts; the rest are asked for when somebody looks.
+/// Only the start of a large preview changes more units at once. The lines of the others are fetched at the next hover.
 const REQUESTS_MAX: usize = 64;
 
 /// A preview's id and one of its units.
@@ -23,32 +23,33 @@ pub type UnitKey = (String, String);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogTail {
-    /// When they were read, in Unix milliseconds.
+    /// Time of the read, in Unix milliseconds.
     pub read_at: i64,
     pub lines: Vec<String>,
 }
 
-/// Adds to what will be asked for; what is full forgets the rest.
-pub fn enqueue_request(wanted: &mut BTreeSet<UnitKey>, whose: UnitKey) {
-    if wanted.len() < REQUESTS_MAX {
-        wanted.insert(whose);
+/// Adds a request, unless the queue is full.
+pub fn enqueue_request(requests: &mut BTreeSet<UnitKey>, unit: UnitKey) {
+    if requests.len() < REQUESTS_MAX {
+        requests.insert(unit);
     }
 }
 
-/// Until the server ends: one question after the other.
+/// Fetches the requested lines, one unit at a time, until the server ends.
 pub async fn run_log_tail_loop(state: Arc<ServerState>) {
     loop {
         state.log_tail_requested.notified().await;
-        for whose in state.take_log_tail_requests() {
-            let reading = tokio::time::timeout(READ_TIMEOUT, fetch_lines(&state, &whose));
-            if let Ok(Ok(text)) = reading.await {
-                let at = unix_millis_now();
-                let shown = state.change_live(|live| {
-                    let shown = live.is_log_tail_shown(&whose);
-                    live.log_tails.insert(whose, LogTail { read_at: at, lines: text });
-                    shown
+        for unit in state.take_log_tail_requests() {
+            // A failed or slow read leaves the previous lines in the cache.
+            let fetch = tokio::time::timeout(READ_TIMEOUT, fetch_lines(&state, &unit));
+            if let Ok(Ok(lines)) = fetch.await {
+                let read_at = unix_millis_now();
+                let is_shown = state.change_live(|live| {
+                    let is_shown = live.is_log_tail_shown(&unit);
+                    live.log_tails.insert(unit, LogTail { read_at, lines });
+                    is_shown
                 });
-                if shown {
+                if is_shown {
                     state.notify_live_changed();
                 }
             }
@@ -60,21 +61,21 @@ async fn fetch_lines(state: &ServerState, (preview, unit): &UnitKey) -> Result<V
     let client = Client::connect(&state.agent_socket).await?;
     let query = LogQuery { units: Some(unit.clone()), tail: Some(LINES_MAX), ..LogQuery::default() };
     let mut entries = client.logs(preview, &query).await?;
-    let mut all = Vec::new();
+    let mut lines = Vec::new();
     while let Some(entry) = entries.next().await? {
-        all.push(entry.text.chars().take(CHARACTERS_MAX).collect());
+        lines.push(entry.text.chars().take(CHARACTERS_MAX).collect());
     }
-    Ok(all)
+    Ok(lines)
 }
 
-/// Unix milliseconds.
+/// The current time in Unix milliseconds.
 #[must_use]
 pub fn unix_millis_now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// `3 s`, `5 min`, `2 h`, `4 d`: one unit, because nobody hovers for more.
+/// Formats an age as `3 s`, `5 min`, `2 h` or `4 d`. One unit of time is precise enough for a hover.
 #[must_use]
 pub fn format_age(milliseconds: i64) -> String {
     let seconds = milliseconds.max(0) / 1000;

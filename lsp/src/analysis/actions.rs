@@ -41,7 +41,7 @@ pub struct SecretLiteral {
 }
 
 /// Stands where a person has to say why; long enough to be taken for a reason, so that the finding's text is what reminds.
-const REASON_PLACEHOLDER: &str = "say why this is right here";
+pub(crate) const REASON_PLACEHOLDER: &str = "state why this is acceptable here";
 const WAIVER_DAYS: i64 = 90;
 
 /// All that can be done about one finding, the best first.

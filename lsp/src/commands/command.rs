@@ -22,7 +22,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// In the order in which the server announces them.
+    /// In the order of the server's capabilities.
     pub const ALL: [Self; 16] = [
         Self::Up,
         Self::Stop,

@@ -1,5 +1,5 @@
-//! `pdev.login`: somebody signs in where the editor is. The agent does it; here its words reach the person: a page that is
-//! opened, or a code to type, and how it ended. What is typed into a terminal (secrets kept in the vault) is not for here.
+//! `pdev.login`: the user signs in from the editor. The agent runs the login. The server opens its page or shows its code,
+//! then reports the outcome. Logins that read a secret from the terminal are not supported here.
 
 use std::sync::Arc;
 
@@ -13,29 +13,32 @@ use crate::server_state::ServerState;
 
 pub async fn sign_in(state: Arc<ServerState>, identity: String) {
     let outcome = follow_login(&state, &identity).await;
-    let (kind, words) = match outcome {
+    let (kind, message) = match outcome {
         Ok(()) => (MessageType::INFO, format!("signed in as `{identity}`")),
         Err(problem) => {
-            let hint = problem.hint.unwrap_or_else(|| format!("`pdev login {identity}` in a terminal tells more."));
+            let hint =
+                problem.hint.unwrap_or_else(|| format!("Run `pdev login {identity}` in a terminal for details."));
             (MessageType::ERROR, format!("{}. {hint}", problem.title))
         }
     };
-    state.client.show_message(kind, words).await;
+    state.client.show_message(kind, message).await;
+    // The agent may have been started for this login.
     state.agent_check_requested.notify_one();
 }
 
 async fn follow_login(state: &ServerState, identity: &str) -> Result<(), Problem> {
     let launch = Launch::this_program().map_err(to_problem)?;
     let client = Client::connect_or_start(&state.agent_socket, &launch).await.map_err(to_problem)?;
-    // A client that opens pages does so where the person sits, which need not be this machine: a code works from anywhere.
+    // The client opens pages on the user's machine, which may not be this one. A client that cannot open pages gets a
+    // device code, which works from any machine.
     let flow = if state.client_capabilities().show_document { LoginFlow::Browser } else { LoginFlow::Device };
     let mut events = client.login(identity, flow).await.map_err(to_problem)?;
     while let Some(event) = events.next().await.map_err(to_problem)? {
         match event {
             LoginEvent::Open { url } => open_page(state, &url).await,
             LoginEvent::Code { url, code, complete_url } => {
-                let words = format!("to sign in as `{identity}`, type the code {code} at {url}");
-                state.client.show_message(MessageType::INFO, words).await;
+                let message = format!("to sign in as `{identity}`, type the code {code} at {url}");
+                state.client.show_message(MessageType::INFO, message).await;
                 if let Some(url) = complete_url {
                     open_page(state, &url).await;
                 }
@@ -44,10 +47,10 @@ async fn follow_login(state: &ServerState, identity: &str) -> Result<(), Problem
             LoginEvent::Failed { problem } => return Err(problem),
         }
     }
-    Err(Problem::new("login", 0, "the agent ended before anybody signed in".to_owned()))
+    Err(Problem::new("login", 0, "the agent stopped before the login was complete".to_owned()))
 }
 
-/// The client's answer is not waited for: it may come when the page is closed.
+/// Does not wait for the client's response: some clients respond only when the page is closed.
 async fn open_page(state: &ServerState, url: &str) {
     match (state.client_capabilities().show_document, url.parse()) {
         (true, Ok(uri)) => {

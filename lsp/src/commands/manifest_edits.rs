@@ -1,4 +1,4 @@
-//! `pdev.waive` and `pdev.keep`: commands that edit the manifest through the client.
+//! `pdev.waive` and `pdev.keep`: commands that edit the manifest. Only the client writes the file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,46 +13,53 @@ use crate::check::{Analysis, today};
 use crate::convert::edits;
 use crate::server_state::ServerState;
 
-/// Writes the waiver through the editor, so that it can be undone there.
+/// Adds the waiver through the client, so the user can undo it in the editor.
 pub(super) fn waive(state: &Arc<ServerState>, analysis: &Analysis, argument: &Argument) -> Result<Value> {
     let (Some(code), Some(scope)) = (&argument.code, &argument.scope) else {
         return Err(invalid_params_error("`pdev.waive` needs `code` and `scope`, such as `PD005` and `services.api`"));
     };
     let encoding = state.workspace().encoding;
-    let reason = argument.reason.as_deref().unwrap_or("say why this is right here");
+    let reason = argument.reason.as_deref().unwrap_or(actions::REASON_PLACEHOLDER);
     let edit = actions::waiver_edit(analysis.loaded(), code, scope, reason, argument.owner.as_deref(), today());
-    let edit = edit.ok_or_else(|| invalid_params_error("`guardrails` has a form that cannot be added to"))?;
+    let edit = edit.ok_or_else(|| {
+        invalid_params_error(
+            "cannot add to this form of `guardrails`; write `waivers` as a list with at least one entry",
+        )
+    })?;
     let edit = edits::workspace_edit(analysis, &[edit], encoding);
     if state.client_capabilities().apply_edit {
         let client = state.client.clone();
-        let applied = edit.clone();
-        drop(tokio::spawn(async move { client.apply_edit(applied).await }));
+        let requested_edit = edit.clone();
+        drop(tokio::spawn(async move { client.apply_edit(requested_edit).await }));
     }
     Ok(json!(edit))
 }
 
-/// The literal of a variable goes into the vault; only then the manifest names the secret instead.
+/// Stores the literal of a variable in the vault, then replaces it by a reference in the manifest. In this order no
+/// failure can lose the value.
 pub(super) async fn move_to_vault(state: &Arc<ServerState>, root: &Path, argument: &Argument) -> Result<Value> {
     let (Some(unit), Some(variable)) = (&argument.unit, &argument.variable) else {
         return Err(invalid_params_error("`pdev.keep` needs `unit` and `variable`, such as `api` and `STRIPE_KEY`"));
     };
     if !state.client_capabilities().apply_edit {
-        return Err(invalid_params_error("the client cannot apply edits; `pdev secret set NAME` keeps a value"));
+        return Err(invalid_params_error("the client cannot apply edits; store the value with `pdev secret set NAME`"));
     }
-    let found = find_literal(&*current_analysis(state, root).await?, unit, variable);
-    let (_, kept) = found.ok_or_else(|| invalid_params_error(format!("`{variable}` of `{unit}` is no literal")))?;
+    let literal = find_literal(&*current_analysis(state, root).await?, unit, variable);
+    let (_, stored) =
+        literal.ok_or_else(|| invalid_params_error(format!("`{variable}` of `{unit}` has no literal value")))?;
     let folder = root.parent().unwrap_or(root);
-    let refused = |words: String| Error { message: words.into(), ..Error::internal_error() };
-    crate::vault::store_secret(folder, &kept.secret, &kept.value).await.map_err(refused)?;
-    // The file may have changed meanwhile: the edit is that of now.
+    let to_error = |message: String| Error { message: message.into(), ..Error::internal_error() };
+    crate::vault::store_secret(folder, &stored.secret, &stored.value).await.map_err(to_error)?;
+    // The keyring prompt may have taken a minute: compute the edit for the text as it is now.
     let analysis = current_analysis(state, root).await?;
-    let now = find_literal(&analysis, unit, variable).filter(|(_, now)| now.value == kept.value);
-    let (now, _) =
-        now.ok_or_else(|| invalid_params_error(format!("`{variable}` changed meanwhile; the vault has what it was")))?;
-    let edit = edits::workspace_edit(&analysis, &now.edits, state.workspace().encoding);
+    let action = find_literal(&analysis, unit, variable).filter(|(_, literal)| literal.value == stored.value);
+    let (action, _) = action.ok_or_else(|| {
+        invalid_params_error(format!("`{variable}` changed in the meantime; the vault has its previous value"))
+    })?;
+    let edit = edits::workspace_edit(&analysis, &action.edits, state.workspace().encoding);
     let client = state.client.clone();
     drop(tokio::spawn(async move { client.apply_edit(edit).await }));
-    Ok(json!({ "secret": kept.secret }))
+    Ok(json!({ "secret": stored.secret }))
 }
 
 fn find_literal(analysis: &Analysis, unit: &str, variable: &str) -> Option<(actions::Action, actions::SecretLiteral)> {
@@ -66,6 +73,6 @@ fn find_literal(analysis: &Analysis, unit: &str, variable: &str) -> Option<(acti
         has_other_files: analysis.paths().count() > 1,
     };
     let action = refactors::literal_to_secret(&context, unit, variable)?;
-    let kept = action.secret_literal.clone()?;
-    Some((action, kept))
+    let literal = action.secret_literal.clone()?;
+    Some((action, literal))
 }

@@ -1,5 +1,7 @@
-//! `workspace/executeCommand`: what lenses do, for any client. A command answers at once; what takes longer goes on beside
-//! it, tells of its progress, and ends with a message only where something is to be done.
+//! `workspace/executeCommand`: the actions behind lenses and code actions, usable by every client.
+//!
+//! An operation that may take minutes answers its request at once and continues in a background task, which reports
+//! progress and failures.
 
 mod approve;
 mod command;
@@ -26,20 +28,20 @@ use self::operation::Operation;
 use crate::check::Analysis;
 use crate::server_state::{ServerState, static_diagnostics, uri_to_path};
 
-/// The one argument of every command; all of it may be left out.
+/// The argument that all commands share. Every field is optional.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Argument {
-    /// The manifest; the only open one when it is left out.
+    /// The manifest. If absent, the command applies to the only open manifest.
     uri: Option<Uri>,
     unit: Option<String>,
     /// For `pdev.login` and `pdev.approve`.
     identity: Option<String>,
-    /// For `pdev.keep`: the variable of the unit whose value goes into the vault.
+    /// For `pdev.keep`: the variable of `unit` whose literal moves into the vault.
     variable: Option<String>,
-    /// For `pdev.render`, `pdev.diff` and `pdev.report`: as a document in the editor.
+    /// For `pdev.render`, `pdev.diff` and `pdev.report`: also show the text as a document.
     show: bool,
-    /// For `pdev.logs`: the last so many lines.
+    /// For `pdev.logs`: return only the last N lines.
     tail: Option<usize>,
     /// For `pdev.waive`.
     code: Option<String>,
@@ -48,13 +50,13 @@ pub struct Argument {
     owner: Option<String>,
 }
 
-/// Answers that need the agent are for somebody who waits for them.
+/// Bounds commands that read from the agent: the user waits for their result.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longer than any provider's page stays open.
+/// Bounds the wait for the user's answer. No identity provider keeps its login page open longer.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// # Errors
-/// Words for the user: an unknown command, no manifest, no preview, an agent that cannot be asked.
+/// The message for the user: unknown command, no manifest, no preview, or no connection to the agent.
 pub async fn run(state: &Arc<ServerState>, params: ExecuteCommandParams) -> Result<Option<Value>> {
     let first = params.arguments.into_iter().next().unwrap_or(Value::Null);
     let argument: Argument = match first {
@@ -65,7 +67,7 @@ pub async fn run(state: &Arc<ServerState>, params: ExecuteCommandParams) -> Resu
     };
     let command = Command::parse(&params.command)
         .ok_or_else(|| invalid_params_error(format!("unknown command `{}`", params.command)))?;
-    // Called by every command that applies to a manifest: the others run without an open one.
+    // Resolved only in the arms that need a manifest: `pdev.login` and `pdev.agent` also work when none is open.
     let root = || manifest_path(state, &argument);
     match command {
         Command::Login => {
@@ -117,8 +119,8 @@ pub async fn run(state: &Arc<ServerState>, params: ExecuteCommandParams) -> Resu
     }
 }
 
-fn invalid_params_error(words: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::invalid_params(words)
+fn invalid_params_error(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::invalid_params(message)
 }
 
 fn to_rpc_error(error: &ClientError) -> Error {
@@ -126,9 +128,9 @@ fn to_rpc_error(error: &ClientError) -> Error {
     Error { message: format!("{error}{hint}").into(), ..Error::internal_error() }
 }
 
-async fn with_reply_timeout(answer: impl Future<Output = Result<Value>>) -> Result<Option<Value>> {
-    let late = || Error { message: "the agent did not answer in time".into(), ..Error::internal_error() };
-    tokio::time::timeout(REPLY_TIMEOUT, answer).await.map_err(|_| late())?.map(Some)
+async fn with_reply_timeout(reply: impl Future<Output = Result<Value>>) -> Result<Option<Value>> {
+    let timeout_error = || Error { message: "the agent did not answer in time".into(), ..Error::internal_error() };
+    tokio::time::timeout(REPLY_TIMEOUT, reply).await.map_err(|_| timeout_error())?.map(Some)
 }
 
 fn manifest_path(state: &ServerState, argument: &Argument) -> Result<PathBuf> {
@@ -137,12 +139,12 @@ fn manifest_path(state: &ServerState, argument: &Argument) -> Result<PathBuf> {
     }
     let roots: Vec<PathBuf> = state.workspace().manifest_paths().map(Path::to_owned).collect();
     match <[PathBuf; 1]>::try_from(roots) {
-        Ok([only]) => Ok(only),
+        Ok([path]) => Ok(path),
         Err(_) => Err(invalid_params_error("name the manifest: `{ \"uri\": \"file:///…/pdev.yaml\" }`")),
     }
 }
 
-/// As new as what is open now.
+/// Analyses the newest text of the manifest, unless that is already done.
 async fn current_analysis(state: &Arc<ServerState>, root: &Path) -> Result<Arc<Analysis>> {
     let snapshot = state.workspace().snapshot(root).ok_or_else(|| invalid_params_error("open the manifest first"))?;
     state.current_analysis(&snapshot).await.ok_or_else(|| invalid_params_error("open the manifest first"))
@@ -157,5 +159,5 @@ fn to_problem(error: ClientError) -> Problem {
 
 fn show_text(state: &ServerState, name: &str, text: &str) -> Result<Value> {
     crate::virtual_documents::show(state, name, text)
-        .map_err(|words| Error { message: words.into(), ..Error::internal_error() })
+        .map_err(|reason| Error { message: reason.into(), ..Error::internal_error() })
 }

@@ -16,6 +16,7 @@ use super::{Argument, preview, to_problem};
 use crate::live::up_request;
 use crate::server_state::ServerState;
 
+/// Bounds one operation, including image pulls and builds.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// An operation of the agent on a preview, which the server follows in the background.
@@ -37,7 +38,7 @@ impl Operation {
     }
 }
 
-/// Brings the manifest's preview up, all of it.
+/// Brings up all units of the manifest's preview.
 pub(super) async fn up(state: Arc<ServerState>, root: PathBuf) {
     drop(tokio::time::timeout(OPERATION_TIMEOUT, run_operation(state, Operation::Up, root, None)).await);
 }
@@ -59,6 +60,7 @@ async fn run_operation(state: Arc<ServerState>, operation: Operation, root: Path
         Ok(stream) => follow_operation(&state, operation, stream).await,
         Err(problem) => Err(problem),
     };
+    // The operation may have started or lost the agent.
     state.agent_check_requested.notify_one();
     if let Err(problem) = outcome {
         let hint = problem.hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
@@ -78,6 +80,7 @@ async fn start_operation(
         Operation::Up => {
             let launch = Launch::this_program().map_err(to_problem)?;
             let client = Client::connect_or_start(&state.agent_socket, &launch).await.map_err(to_problem)?;
+            // The agent may have just started: follow its events, so that the editor shows this operation.
             state.agent_check_requested.notify_one();
             deliver_secrets(state, root).await?;
             let request = protocol::request::UpRequest { services: units, ..up_request(state, root) };
@@ -105,25 +108,25 @@ fn running_preview_id(state: &ServerState, root: &Path) -> Result<String, Proble
     Ok(status.preview.id)
 }
 
-/// Only where the manifest has any: the vault may ask its owner to unlock it.
+/// Delivers secrets only if the manifest declares any, because the keyring may prompt the user to unlock it.
 async fn deliver_secrets(state: &Arc<ServerState>, root: &Path) -> Result<(), Problem> {
-    let analysis = state.workspace().analyses().find(|one| one.manifest_path == root).cloned();
-    if analysis.is_none_or(|one| one.loaded().manifest.secrets.is_empty()) {
+    let analysis = state.workspace().analyses().find(|analysis| analysis.manifest_path == root).cloned();
+    if analysis.is_none_or(|analysis| analysis.loaded().manifest.secrets.is_empty()) {
         return Ok(());
     }
     let delivered = crate::vault::deliver_secrets(root.parent().unwrap_or(root), &state.environment()).await;
-    delivered.map_err(|words| Problem::new("secret_not_delivered", 0, words))
+    delivered.map_err(|reason| Problem::new("secret_not_delivered", 0, reason))
 }
 
-/// Progress of its own, because the request that asked for it has been answered.
+/// Reports progress under a new token: the request's own token is void because the request is already answered.
 async fn follow_operation(state: &ServerState, operation: Operation, mut events: EventStream) -> Result<(), Problem> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let token = NumberOrString::String(format!("pdev-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-    let shown = state.client_capabilities().show_progress
+    let can_show = state.client_capabilities().show_progress
         && state.client.create_work_done_progress(token.clone()).await.is_ok();
-    let progress = if shown { Some(state.client.progress(token, operation.title()).begin().await) } else { None };
+    let progress = if can_show { Some(state.client.progress(token, operation.title()).begin().await) } else { None };
     let mut outcome = Ok(());
-    let mut last = String::new();
+    let mut final_message = String::new();
     loop {
         let event = match events.next().await {
             Ok(Some(event)) => event,
@@ -141,16 +144,16 @@ async fn follow_operation(state: &ServerState, operation: Operation, mut events:
             }
             EventKind::Finished { status, unchanged, .. } => {
                 let url = status.url.map(|url| format!(" {url}")).unwrap_or_default();
-                last = if unchanged { format!("nothing changed{url}") } else { format!("done{url}") };
+                final_message = if unchanged { format!("nothing changed{url}") } else { format!("done{url}") };
                 break;
             }
             EventKind::Failed { problems, .. } => {
                 outcome = Err(problems.into_iter().next().unwrap_or_default());
-                last = "failed".to_owned();
+                final_message = "failed".to_owned();
                 break;
             }
             EventKind::Superseded { by } => {
-                last = format!("superseded by {by}");
+                final_message = format!("superseded by {by}");
                 break;
             }
             EventKind::AgentStopping => break,
@@ -158,7 +161,7 @@ async fn follow_operation(state: &ServerState, operation: Operation, mut events:
         }
     }
     if let Some(progress) = progress {
-        progress.finish_with_message(last).await;
+        progress.finish_with_message(final_message).await;
     }
     outcome
 }

@@ -16,7 +16,7 @@ use crate::server_state::ServerState;
 
 const LOG_LINES: usize = 200;
 
-/// From the cache, which events keep true.
+/// Reads the cache, which the agent's events keep current.
 pub(super) fn status(state: &ServerState, root: &Path) -> Result<PreviewStatus> {
     let environment = state.environment();
     let found = state.with_live(|live| live.preview(root, &environment).cloned());
@@ -32,23 +32,23 @@ pub(super) async fn logs(state: &ServerState, root: &Path, argument: &Argument) 
         ..LogQuery::default()
     };
     let mut lines = client.logs(&preview, &query).await.map_err(|error| to_rpc_error(&error))?;
-    let mut all = Vec::new();
+    let mut entries = Vec::new();
     while let Some(entry) = lines.next().await.map_err(|error| to_rpc_error(&error))? {
-        all.push(json!({ "at": entry.at, "unit": entry.unit, "stream": entry.stream, "text": entry.text }));
+        entries.push(json!({ "at": entry.at, "unit": entry.unit, "stream": entry.stream, "text": entry.text }));
     }
-    Ok(Value::Array(all))
+    Ok(Value::Array(entries))
 }
 
-/// What `up` would do now: the plan as the agent makes it from the file on the disk.
+/// Returns the plan of an `up` now. The agent computes it from the file on disk, so unsaved text has no effect.
 pub(super) async fn diff(state: &ServerState, root: &Path, argument: &Argument) -> Result<Value> {
     let mut client = Client::connect(&state.agent_socket).await.map_err(|error| to_rpc_error(&error))?;
     let reply = client.plan(&up_request(state, root)).await.map_err(|error| to_rpc_error(&error))?;
     if !argument.show {
         return Ok(json!(reply.plan));
     }
-    let mut text = format!("# what `pdev up` would do now for {}\n", reply.preview.title);
+    let mut text = format!("# steps of `pdev up` for {}\n", reply.preview.title);
     if reply.plan.unchanged {
-        text.push_str("nothing: what runs is what is written\n");
+        text.push_str("none: the preview matches the manifest\n");
     } else {
         let steps = reply.plan.steps.iter().map(|step| format!("{}  # {}\n", step.text, step.because));
         text.extend(steps);
@@ -57,11 +57,12 @@ pub(super) async fn diff(state: &ServerState, root: &Path, argument: &Argument) 
     show_text(state, "diff.txt", &text)
 }
 
-/// The agent alone; nothing is brought up.
+/// Starts only the agent, no preview.
 pub(super) async fn start_agent(state: &ServerState) -> Result<Value> {
     let launch = Launch::this_program().map_err(|error| to_rpc_error(&error))?;
     let client = Client::connect_or_start(&state.agent_socket, &launch).await.map_err(|error| to_rpc_error(&error))?;
     drop(client);
+    // Live state appears without waiting for the file event of the socket.
     state.agent_check_requested.notify_one();
     Ok(Value::Null)
 }
@@ -72,7 +73,10 @@ pub(super) fn open(state: &Arc<ServerState>, root: &Path, argument: &Argument) -
         Some(unit) => status.units.into_iter().find(|status| status.name == *unit).and_then(|status| status.url),
         None => status.url,
     };
-    let url = url.ok_or_else(|| invalid_params_error("it has no URL"))?;
+    let url = url.ok_or_else(|| {
+        let name = argument.unit.as_ref().map_or_else(|| "the preview".to_owned(), |unit| format!("`{unit}`"));
+        invalid_params_error(format!("{name} has no URL; give a service a `port` or `routes`"))
+    })?;
     if let (true, Ok(uri)) = (state.client_capabilities().show_document, url.parse()) {
         let client = state.client.clone();
         let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };

@@ -1,5 +1,5 @@
-//! `pdev.report`: what somebody who helps has to know, as one text: versions, the agent, each manifest with the codes found
-//! in it, the preview with its problems. No values of a manifest, no environment, no logs.
+//! `pdev.report`: a text for support: versions, the agent, the manifest with its diagnostic codes, the preview with its
+//! problems. It contains no values of the manifest, no environment variables and no logs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,18 +20,18 @@ pub fn collect(state: &ServerState, root: &Path) -> String {
         std::env::consts::ARCH
     );
     let agent = state.with_live(|live| match &live.agent {
-        AgentState::Unknown => "nobody looked yet".to_owned(),
-        AgentState::Absent => "none runs".to_owned(),
-        AgentState::Present => "runs".to_owned(),
-        AgentState::Unusable(words) => format!("cannot be spoken to: {words}"),
+        AgentState::Unknown => "not checked yet".to_owned(),
+        AgentState::Absent => "not running".to_owned(),
+        AgentState::Present => "running".to_owned(),
+        AgentState::Unusable(reason) => format!("unusable: {reason}"),
     });
     append_line(&mut text, &format!("agent: {agent}"));
-    append_line(&mut text, &format!("the editor can: {}", capability_names(state.client_capabilities())));
+    append_line(&mut text, &format!("client capabilities: {}", capability_names(state.client_capabilities())));
     let environment = state.environment();
     append_line(&mut text, &format!("environment: {environment}"));
     let mut codes: BTreeMap<String, usize> = BTreeMap::new();
-    for found in state.all_diagnostics(root) {
-        if let Some(NumberOrString::String(code)) = found.code {
+    for diagnostic in state.all_diagnostics(root) {
+        if let Some(NumberOrString::String(code)) = diagnostic.code {
             *codes.entry(code).or_default() += 1;
         }
     }
@@ -39,40 +39,40 @@ pub fn collect(state: &ServerState, root: &Path) -> String {
     append_line(&mut text, &format!("\nmanifest: {}", root.display()));
     append_line(
         &mut text,
-        &format!("found: {}", if codes.is_empty() { "nothing".to_owned() } else { codes.join(", ") }),
+        &format!("diagnostics: {}", if codes.is_empty() { "none".to_owned() } else { codes.join(", ") }),
     );
     append_preview(&mut text, state, root, &environment);
     text
 }
 
-/// The names of what holds, as the code calls them: for whoever reads the code beside the report.
+/// Lists the capabilities by their field names in the code, because the readers of a report are developers of pdev.
 fn capability_names(capabilities: ClientCapabilities) -> String {
-    let all = format!("{capabilities:?}");
-    let (_, fields) = all.split_once("{ ").unwrap_or_default();
-    let held = fields.trim_end_matches(" }").split(", ").filter_map(|field| field.strip_suffix(": true"));
-    held.map(|name| name.replace('_', " ")).collect::<Vec<_>>().join(", ")
+    let debug_text = format!("{capabilities:?}");
+    let (_, fields) = debug_text.split_once("{ ").unwrap_or_default();
+    let supported = fields.trim_end_matches(" }").split(", ").filter_map(|field| field.strip_suffix(": true"));
+    supported.map(|name| name.replace('_', " ")).collect::<Vec<_>>().join(", ")
 }
 
 fn append_preview(text: &mut String, state: &ServerState, root: &Path, environment: &str) {
     state.with_live(|live| {
-        let Some(preview) = live.preview(root, environment) else { return append_line(text, "preview: none is known") };
+        let Some(preview) = live.preview(root, environment) else { return append_line(text, "preview: none") };
         append_line(text, &format!("preview: {} is {}", preview.preview.title, preview_state_label(preview.state)));
         for unit in &preview.units {
-            let reason = unit.reason.as_deref().unwrap_or("nothing to say");
+            let reason = unit.reason.as_deref().unwrap_or("no reason given");
             let state = unit_state_label(unit.state);
-            let words = format!("  {} ({}): {state}, {} restarts, {reason}", unit.name, unit.runtime, unit.restarts);
-            append_line(text, &words);
+            let line = format!("  {} ({}): {state}, {} restarts, {reason}", unit.name, unit.runtime, unit.restarts);
+            append_line(text, &line);
         }
         for problem in live.problems(preview) {
             append_line(text, &format!("  problem {}: {}", problem.code, problem.title));
         }
         for step in live.drift(root) {
-            append_line(text, &format!("  differs: {} ({})", step.text, step.because));
+            append_line(text, &format!("  drift: {} ({})", step.text, step.because));
         }
     });
 }
 
-fn append_line(text: &mut String, words: &str) {
-    text.push_str(words);
+fn append_line(text: &mut String, line: &str) {
+    text.push_str(line);
     text.push('\n');
 }

@@ -161,7 +161,7 @@ async fn approve_command_without_confirmation_approves_nothing() {
     let argument = json!({ "uri": world.editor.uri("pdev.yaml"), "unit": "web" });
     let params = json!({ "command": "pdev.approve", "arguments": [argument] });
     let refused = world.editor.request_raw("workspace/executeCommand", params).await;
-    assert!(refused["error"]["message"].as_str().unwrap().contains("nothing waits for an approval here"), "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("no approval is pending here"), "{refused}");
     assert!(!world.is_approved());
 }
 

@@ -378,7 +378,7 @@ async fn virtual_documents_are_readable_only_by_owner() {
     }
     let report = world.run_command("pdev.report", json!({})).await["result"].clone();
     assert!(
-        report.as_str().unwrap().contains("differs: create api") && !report.to_string().contains("debug"),
+        report.as_str().unwrap().contains("drift: create api") && !report.to_string().contains("debug"),
         "{report}"
     );
     let mut params = world.document_params();
