@@ -20,8 +20,8 @@ pub struct AgentWatcher {
 
 /// Requests a check for the agent when its socket, or the folder of the socket, is created.
 ///
-/// Returns `None` if the system cannot watch, or if the parent is the shared temporary folder, where other programs create
-/// files all the time. The server then detects the agent at the next opening, saving or command.
+/// Returns `None` if the system cannot watch, or if the only existing parent is the shared temporary folder. The server
+/// then detects the agent at the next opening, saving or command.
 #[must_use]
 pub fn watch_for_agent(state: &Arc<ServerState>) -> Option<AgentWatcher> {
     let folder = state.agent_socket.folder();

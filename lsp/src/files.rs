@@ -61,7 +61,7 @@ impl Buffers {
     }
 }
 
-/// Removes `.` and `..` without reading the disk: editors keep symbolic links in the paths that they send.
+/// Removes `.` and `..`, as editors do in the paths that they send. Symbolic links stay.
 #[must_use]
 pub fn normalise_path(path: &Path) -> PathBuf {
     let mut normalised = PathBuf::new();

@@ -1,7 +1,7 @@
-//! What runs now, as the agent tells it: a cache that requests read and only this file's task fills.
+//! A cache of the agent's live state. Requests read it; only the task in this file fills it.
 //!
-//! No request waits for the agent, and nothing is polled: where no agent runs, the next sign of life of the user (opening,
-//! saving, a command) or of an agent (its socket) looks once more. Looking never starts an agent.
+//! No request waits for the agent, and nothing polls. If no agent runs, the server checks again when the user opens or
+//! saves a file or runs a command, and when the agent's socket appears. A check never starts an agent.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,60 +21,65 @@ use crate::agent_watcher;
 use crate::log_tail;
 use crate::server_state::ServerState;
 
-/// Whether there is anybody to ask.
+/// The state of the connection to the agent.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum AgentState {
-    /// Nobody looked yet.
+    /// Not checked yet.
     #[default]
     Unknown,
     Absent,
     Present,
-    /// It is there, but cannot be spoken to: another version, a sandbox.
+    /// An agent runs, but the server cannot use it. Examples: an incompatible version, a sandbox.
     Unusable(String),
 }
 
-/// All that is known, by preview.
+/// The cached state of all previews and identities.
 #[derive(Clone, Debug, Default)]
 pub struct LiveState {
     pub agent: AgentState,
     previews: BTreeMap<String, PreviewStatus>,
-    /// Problems of the last operation, until the next one begins.
+    /// Problems of the last operation, by preview id. Cleared when the next operation starts.
     problems: BTreeMap<String, Vec<Problem>>,
-    /// Steps that `up` would take now, by manifest.
+    /// The steps of an `up` now, by manifest.
     drift: BTreeMap<PathBuf, Vec<StepView>>,
-    /// Of the user, by name; none from an agent that could not say.
+    /// The user's identities by name. `None` if the agent did not answer.
     pub identities: Option<BTreeMap<String, IdentityStatus>>,
-    /// What waits for a person to approve it.
+    /// Approvals that the user has not given yet.
     waiting_approvals: Vec<PendingApprovalView>,
-    /// What each unit said last, as far as somebody asked.
+    /// The last log lines of each unit, as far as they were requested.
     pub log_tails: BTreeMap<log_tail::UnitKey, log_tail::LogTail>,
 }
 
 impl LiveState {
-    /// The preview of a manifest's folder.
+    /// The preview of the manifest's folder in this environment.
     #[must_use]
     pub fn preview(&self, manifest: &Path, environment: &str) -> Option<&PreviewStatus> {
-        let lies = folder_matcher(manifest)?;
-        self.previews.values().find(|preview| preview.preview.environment == environment && lies(&preview.folder))
+        let is_own_folder = folder_matcher(manifest)?;
+        self.previews
+            .values()
+            .find(|preview| preview.preview.environment == environment && is_own_folder(&preview.folder))
     }
 
-    /// What waits for an approval in the manifest's folder.
+    /// The pending approvals of the manifest's folder.
     pub fn waiting_approvals(&self, manifest: &Path) -> impl Iterator<Item = &PendingApprovalView> {
-        let lies = folder_matcher(manifest);
-        self.waiting_approvals
-            .iter()
-            .filter(move |one| lies.as_ref().is_some_and(|lies| one.folders.iter().any(|own| lies(own))))
+        let is_own_folder = folder_matcher(manifest);
+        self.waiting_approvals.iter().filter(move |approval| {
+            is_own_folder
+                .as_ref()
+                .is_some_and(|is_own_folder| approval.folders.iter().any(|folder| is_own_folder(folder)))
+        })
     }
 
     #[must_use]
     pub fn problems<'a>(&'a self, preview: &'a PreviewStatus) -> Vec<&'a Problem> {
-        let mut all: Vec<&'a Problem> = preview.problems.iter().collect();
+        let mut problems: Vec<&'a Problem> = preview.problems.iter().collect();
         for problem in self.problems.get(&preview.preview.id).into_iter().flatten() {
-            if !all.iter().any(|known| known.unit == problem.unit && known.title == problem.title) {
-                all.push(problem);
+            // The status of the preview may already list a problem of the last operation.
+            if !problems.iter().any(|listed| listed.unit == problem.unit && listed.title == problem.title) {
+                problems.push(problem);
             }
         }
-        all
+        problems
     }
 
     #[must_use]
@@ -82,33 +87,34 @@ impl LiveState {
         self.drift.get(manifest).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the lines of this unit stand in a finding.
+    /// Whether a diagnostic contains the log lines of this unit.
     #[must_use]
     pub fn is_log_tail_shown(&self, (preview, unit): &log_tail::UnitKey) -> bool {
         let units = self.previews.get(preview).map(|preview| preview.units.as_slice()).unwrap_or_default();
-        units.iter().any(|one| one.name == *unit && unit_health(Some(one.state)) == Health::Unhealthy)
+        units.iter().any(|status| status.name == *unit && unit_health(Some(status.state)) == Health::Unhealthy)
     }
 
     fn is_stopped(&self, manifest: &Path, environment: &str, unit: &str) -> bool {
         let units = self.preview(manifest, environment).map(|preview| preview.units.as_slice()).unwrap_or_default();
-        units.iter().any(|one| one.name == unit && one.state == UnitState::Stopped)
+        units.iter().any(|status| status.name == unit && status.state == UnitState::Stopped)
     }
 
     fn reset(&mut self, agent: AgentState) {
         *self = Self { agent, ..Self::default() };
     }
 
-    /// True when something changed that an editor shows; `Err` when the preview is not known yet.
+    /// Returns whether something changed that the editor shows, or `Err` if the event does not say enough and the previews
+    /// must be fetched again.
     fn apply_event(&mut self, event: Event) -> Result<bool, ()> {
         let id = event.preview.id.clone();
         match event.kind {
             EventKind::UnitChanged { unit } => {
                 let preview = self.previews.get_mut(&id).ok_or(())?;
-                let before = preview.units.iter().find(|known| known.name == unit.name).map(|known| known.state);
-                let turned = unit_health(Some(unit.state)) != unit_health(before);
+                let before = preview.units.iter().find(|status| status.name == unit.name).map(|status| status.state);
+                let health_changed = unit_health(Some(unit.state)) != unit_health(before);
                 let changed = upsert_unit(&mut preview.units, unit);
-                // Why a unit is not well, and what that makes of the preview, stands in the preview's status.
-                if turned { Err(()) } else { Ok(changed) }
+                // Only the preview's status has the problems of a unit and the resulting state of the preview.
+                if health_changed { Err(()) } else { Ok(changed) }
             }
             EventKind::Finished { status, .. } => {
                 self.problems.remove(&id);
@@ -122,7 +128,7 @@ impl LiveState {
             }
             EventKind::OperationStarted { .. } => {
                 self.problems.remove(&id);
-                // Its status says what the operation is.
+                // The event does not contain the state of the preview during the operation.
                 Err(())
             }
             _ => Ok(false),
@@ -130,11 +136,12 @@ impl LiveState {
     }
 }
 
-/// Whether a folder, as the agent calls it, is the manifest's.
+/// Returns a predicate: is this path, as the agent reports it, the folder of the manifest? The agent may report the real
+/// path while the editor uses a symbolic link.
 fn folder_matcher(manifest: &Path) -> Option<impl Fn(&str) -> bool> {
     let folder = manifest.parent()?.to_owned();
     let real = folder.canonicalize().ok();
-    Some(move |own: &str| Path::new(own) == folder || Some(Path::new(own)) == real.as_deref())
+    Some(move |path: &str| Path::new(path) == folder || Some(Path::new(path)) == real.as_deref())
 }
 
 #[derive(PartialEq, Eq)]
@@ -153,10 +160,10 @@ fn unit_health(state: Option<UnitState>) -> Health {
 }
 
 fn upsert_unit(units: &mut Vec<UnitStatus>, unit: UnitStatus) -> bool {
-    match units.iter_mut().find(|known| known.name == unit.name) {
-        Some(known) if *known == unit => false,
-        Some(known) => {
-            *known = unit;
+    match units.iter_mut().find(|cached| cached.name == unit.name) {
+        Some(cached) if *cached == unit => false,
+        Some(cached) => {
+            *cached = unit;
             true
         }
         None => {
@@ -166,41 +173,45 @@ fn upsert_unit(units: &mut Vec<UnitStatus>, unit: UnitStatus) -> bool {
     }
 }
 
-/// A broken connection is tried again at once so often; then only when the user does something.
+/// The pause before a retry after a connection ends. After [`RETRIES_MAX`] retries the server waits for the next action of
+/// the user.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
+const RETRIES_MAX: u32 = 3;
 
 /// Follows the agent until the server ends.
 pub async fn follow_agent(state: Arc<ServerState>) {
-    let mut watch: Option<agent_watcher::AgentWatcher> = None;
+    let mut watcher: Option<agent_watcher::AgentWatcher> = None;
     loop {
         state.agent_check_requested.notified().await;
         if !state.workspace().settings.live.enabled {
             continue;
         }
-        if watch.as_ref().is_none_or(|watch| !watch.is_socket_folder) {
-            watch = agent_watcher::watch_for_agent(&state);
+        // The folder of the socket may exist by now.
+        if watcher.as_ref().is_none_or(|watcher| !watcher.is_socket_folder) {
+            watcher = agent_watcher::watch_for_agent(&state);
         }
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
-            let ended = follow_connection(&state).await;
-            let agent = match &ended {
+            let result = follow_connection(&state).await;
+            let agent = match &result {
                 Ok(()) | Err(ClientError::NotRunning { .. }) => AgentState::Absent,
                 Err(error) => AgentState::Unusable(error.to_string()),
             };
-            let was = state.change_live(|live| {
-                let was = live.agent.clone();
+            let previous = state.change_live(|live| {
+                let previous = live.agent.clone();
                 live.reset(agent.clone());
-                was
+                previous
             });
-            match &was {
+            match &previous {
                 AgentState::Present => state.notify_live_changed(),
-                was if *was != agent => state.notify_agent_changed(),
+                previous if *previous != agent => state.notify_agent_changed(),
                 _ => {}
             }
-            tries += 1;
-            // Only an agent that was there a moment ago is worth another try, or one that is about to listen: its socket is
-            // seen before it can be spoken to.
-            if (was != AgentState::Present && !state.agent_socket.socket_path().exists()) || tries > 3 {
+            attempts += 1;
+            // Retry only if an agent answered before, or if its socket exists: a starting agent creates the socket before
+            // it accepts connections.
+            if (previous != AgentState::Present && !state.agent_socket.socket_path().exists()) || attempts > RETRIES_MAX
+            {
                 break;
             }
             tokio::time::sleep(RETRY_DELAY).await;
@@ -208,9 +219,9 @@ pub async fn follow_agent(state: Arc<ServerState>) {
     }
 }
 
-/// From the first answer to the end of the stream.
+/// Fills the cache from one connection, until its event stream ends.
 async fn follow_connection(state: &Arc<ServerState>) -> Result<(), ClientError> {
-    // Subscribed before the list is asked for, so that nothing happens in between unseen.
+    // Subscribe before the first request, so that no event between the two is lost.
     let mut events = Subscription::open(&state.agent_socket, None).await?;
     refresh_previews(state).await?;
     refresh_identities(state).await?;
@@ -223,14 +234,14 @@ async fn follow_connection(state: &Arc<ServerState>) -> Result<(), ClientError> 
             refresh_waiting_approvals(state).await?;
             continue;
         }
-        let settled = event.kind.ends_operation();
+        let ends_operation = event.kind.ends_operation();
         if let EventKind::UnitChanged { unit } = &event.kind {
             state.request_log_tail((event.preview.id.clone(), unit.name.clone()));
         }
         match state.change_live(|live| live.apply_event(event)) {
             Ok(false) => {}
             Ok(true) => {
-                if settled {
+                if ends_operation {
                     refresh_waiting_approvals(state).await?;
                     refresh_drift(state).await;
                 }
@@ -247,12 +258,13 @@ async fn follow_connection(state: &Arc<ServerState>) -> Result<(), ClientError> 
 async fn refresh_previews(state: &ServerState) -> Result<(), ClientError> {
     let mut client = Client::connect(&state.agent_socket).await?;
     let previews = client.previews().await?;
-    let any = !previews.is_empty();
+    let has_previews = !previews.is_empty();
     state.change_live(|live| {
         live.agent = AgentState::Present;
         live.previews = previews.into_iter().map(|status| (status.preview.id.clone(), status)).collect();
     });
-    if any {
+    // Without a preview there are no diagnostics of units, so a refresh of lenses and hints is enough.
+    if has_previews {
         state.notify_live_changed();
     } else {
         state.notify_agent_changed();
@@ -260,29 +272,30 @@ async fn refresh_previews(state: &ServerState) -> Result<(), ClientError> {
     Ok(())
 }
 
-/// Who stands how: asked for once, and again when the agent tells that one changed.
+/// Fetches the identities, at the start and after each event about one. An agent without this request gives `None`.
 async fn refresh_identities(state: &ServerState) -> Result<(), ClientError> {
-    let all = Client::connect(&state.agent_socket).await?.identities().await.ok();
-    let named = |all: Vec<IdentityStatus>| all.into_iter().map(|one| (one.name.clone(), one)).collect();
-    let all: Option<BTreeMap<String, IdentityStatus>> = all.map(named);
-    let changed = state.change_live(|live| std::mem::replace(&mut live.identities, all.clone()) != all);
+    let list = Client::connect(&state.agent_socket).await?.identities().await.ok();
+    let by_name = |list: Vec<IdentityStatus>| list.into_iter().map(|status| (status.name.clone(), status)).collect();
+    let identities: Option<BTreeMap<String, IdentityStatus>> = list.map(by_name);
+    let changed = state.change_live(|live| std::mem::replace(&mut live.identities, identities.clone()) != identities);
     if changed {
         state.notify_live_changed();
     }
     Ok(())
 }
 
-/// What waits for a person: asked for when an `up` has ended and when something was approved. An older agent has no answer.
+/// Fetches the pending approvals, after each `up` and each approval. An older agent does not know the request.
 async fn refresh_waiting_approvals(state: &ServerState) -> Result<(), ClientError> {
-    let all = Client::connect(&state.agent_socket).await?.pending_approvals().await.unwrap_or_default();
-    let changed = state.change_live(|live| std::mem::replace(&mut live.waiting_approvals, all.clone()) != all);
+    let pending = Client::connect(&state.agent_socket).await?.pending_approvals().await.unwrap_or_default();
+    let changed = state.change_live(|live| std::mem::replace(&mut live.waiting_approvals, pending.clone()) != pending);
     if changed {
         state.notify_live_changed();
     }
     Ok(())
 }
 
-/// What `up` would do now, for each open manifest whose preview runs. Best effort: a plan may need an engine.
+/// Fetches the steps of an `up` for each open manifest whose preview runs. Errors count as no drift, because a plan may
+/// need an engine that is not available.
 pub async fn refresh_drift(state: &Arc<ServerState>) {
     let roots: Vec<PathBuf> = state.workspace().manifest_paths().map(Path::to_owned).collect();
     let environment = state.environment();
@@ -298,10 +311,10 @@ pub async fn refresh_drift(state: &Arc<ServerState>) {
         } else {
             Vec::new()
         };
-        // Somebody stopped it: that it does not run is no news to them.
+        // The user stopped this unit on purpose, so its absence is no drift.
         steps.retain(|step| {
-            let absent = DriftCause::parse(&step.cause).is_some_and(DriftCause::means_not_running);
-            !absent
+            let is_absence = DriftCause::parse(&step.cause).is_some_and(DriftCause::means_not_running);
+            !is_absence
                 || step
                     .unit
                     .as_ref()
@@ -317,7 +330,8 @@ pub async fn refresh_drift(state: &Arc<ServerState>) {
     }
 }
 
-/// The causes of steps that are shown as drift. Steps that only follow from others would say the same twice.
+/// The causes of steps that are shown as drift. Steps with other causes follow from these and would report the same
+/// difference twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum DriftCause {
     Changed,
@@ -351,8 +365,8 @@ impl DriftCause {
     }
 }
 
-async fn fetch_drift_steps(place: &SocketLocation, request: UpRequest) -> Result<Vec<StepView>, ClientError> {
-    let mut client = Client::connect(place).await?;
+async fn fetch_drift_steps(socket: &SocketLocation, request: UpRequest) -> Result<Vec<StepView>, ClientError> {
+    let mut client = Client::connect(socket).await?;
     let reply = client.plan(&request).await?;
     let steps = reply.plan.steps.into_iter().filter(|step| DriftCause::parse(&step.cause).is_some());
     let mut steps: Vec<StepView> = steps.collect();
@@ -360,14 +374,14 @@ async fn fetch_drift_steps(place: &SocketLocation, request: UpRequest) -> Result
     Ok(steps)
 }
 
-/// An `up` of this manifest, with the variables it names and no others.
+/// The request for an `up` of this manifest. It contains only those environment variables that the manifest names.
 #[must_use]
 pub fn up_request(state: &ServerState, root: &Path) -> UpRequest {
     let workspace = state.workspace();
     let settings = &workspace.settings;
-    let analysis = workspace.analyses().find(|one| one.manifest_path == root);
-    let texts = analysis.into_iter().flat_map(|one| one.loaded().sources.iter());
-    let names = texts.flat_map(|(_, source)| env_variable_names(&source.text));
+    let analysis = workspace.analyses().find(|analysis| analysis.manifest_path == root);
+    let sources = analysis.into_iter().flat_map(|analysis| analysis.loaded().sources.iter());
+    let names = sources.flat_map(|(_, source)| env_variable_names(&source.text));
     let variables = names.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))).collect();
     UpRequest {
         folder: root.parent().unwrap_or(root).to_string_lossy().into_owned(),
@@ -379,7 +393,7 @@ pub fn up_request(state: &ServerState, root: &Path) -> UpRequest {
     }
 }
 
-/// The names after `${env.`; one inside a comment does no harm.
+/// The names after `${env.`. A name in a comment is included too, which only sends one more variable to the agent.
 fn env_variable_names(text: &str) -> impl Iterator<Item = &str> {
     text.match_indices("${env.").map(|(at, start)| {
         let rest = &text[at + start.len()..];

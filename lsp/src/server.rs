@@ -1,4 +1,4 @@
-//! The protocol's methods, each a few lines: take the moment before any wait, ask the analysis, convert the answer.
+//! The methods of the protocol. Each takes a snapshot before its first await, reads an analysis and converts the result.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,16 +33,17 @@ pub struct Server {
 
 impl Server {
     #[must_use]
-    pub fn new(client: Client, place: SocketLocation) -> Self {
-        Self { state: Arc::new(ServerState::new(client, place)) }
+    pub fn new(client: Client, agent_socket: SocketLocation) -> Self {
+        Self { state: Arc::new(ServerState::new(client, agent_socket)) }
     }
 
-    /// Of a file in the language of manifests and modules; a lock is another one.
+    /// The snapshot of a YAML file of pdev: not of `pdev.lock`, which is TOML.
     fn snapshot(&self, uri: &Uri) -> Option<Snapshot> {
         self.state.snapshot(uri).filter(|snapshot| snapshot.kind != FileKind::Lock)
     }
 
-    /// A look that failed is an error: nothing at all would say that there is nothing. None for files without a manifest.
+    /// Returns `None` for files without a manifest. A failed analysis is an error, because an empty response would mean that
+    /// nothing was found.
     async fn current_analysis(&self, snapshot: &Snapshot) -> Result<Option<Arc<Analysis>>> {
         analysis_or_error(snapshot, self.state.current_analysis(snapshot).await)
     }
@@ -76,7 +77,7 @@ impl Server {
         if !self.state.client_capabilities().watch_files {
             return;
         }
-        // The answer is only yes or no, and without a watcher requests look at the disk themselves.
+        // Not awaited: without a watcher the requests themselves check the files on disk.
         let client = self.state.client.clone();
         drop(tokio::spawn(async move {
             client.register_capability(vec![server_capabilities::watcher_registration()]).await
@@ -136,7 +137,7 @@ impl LanguageServer for Server {
         self.state.workspace().save(&path, params.text);
         self.state.analysis_requested.notify_one();
         self.state.agent_check_requested.notify_one();
-        // The plan is made from the disk, which has only now what was written.
+        // The agent plans from the file on disk, which has the new text only now.
         let state = Arc::clone(&self.state);
         if state.with_live(|live| live.agent == AgentState::Present) {
             drop(tokio::spawn(async move { refresh_drift(&state).await }));
@@ -151,12 +152,12 @@ impl LanguageServer for Server {
 
     async fn did_change_watched_files(&self, params: DidChangeWatchedFilesParams) {
         let mut workspace = self.state.workspace();
-        let mut matters = false;
+        let mut is_relevant = false;
         for path in params.changes.iter().filter_map(|change| uri_to_path(&change.uri)) {
-            matters |= workspace.handle_disk_change(&path);
+            is_relevant |= workspace.handle_disk_change(&path);
         }
         drop(workspace);
-        if matters {
+        if is_relevant {
             self.state.mark_client_stale();
         }
     }
@@ -169,8 +170,8 @@ impl LanguageServer for Server {
 
     async fn did_change_workspace_folders(&self, params: DidChangeWorkspaceFoldersParams) {
         let mut workspace = self.state.workspace();
-        for gone in params.event.removed.iter().filter_map(|folder| uri_to_path(&folder.uri)) {
-            workspace.folders.remove(&gone);
+        for removed in params.event.removed.iter().filter_map(|folder| uri_to_path(&folder.uri)) {
+            workspace.folders.remove(&removed);
         }
         workspace.folders.extend(params.event.added.iter().filter_map(|folder| uri_to_path(&folder.uri)));
     }
@@ -187,10 +188,10 @@ impl LanguageServer for Server {
         if params.previous_result_id.as_ref() == Some(&id) {
             return Ok(unchanged_report(id));
         }
-        // A failure is told as one: an empty list would say that all is well.
+        // Report a failed analysis as an error, because an empty list would mean that the manifest is correct.
         self.state.current_analysis(&snapshot).await.ok_or_else(Error::internal_error)?;
-        let found = self.state.all_diagnostics(&snapshot.path);
-        Ok(full_report(Some(id), found))
+        let diagnostics = self.state.all_diagnostics(&snapshot.path);
+        Ok(full_report(Some(id), diagnostics))
     }
 
     async fn code_action(&self, params: CodeActionParams) -> Result<Option<CodeActionResponse>> {
@@ -199,13 +200,13 @@ impl LanguageServer for Server {
             return Ok(Some(standalone_files::code_actions(&snapshot, &params)));
         }
         let Some(analysis) = self.current_analysis(&snapshot).await? else { return Ok(None) };
-        let mut answer =
+        let mut actions =
             code_actions::code_action_response(&snapshot, &analysis, self.state.client_capabilities(), &params);
-        answer.extend(identities::login_actions(&params));
-        answer.extend(identities::approval_actions(&params));
-        answer.extend(live::drift_fix_actions(&params));
-        answer.extend(self.with_live_context(&snapshot, |context| context.start_agent_action(&params)).flatten());
-        Ok(Some(answer))
+        actions.extend(identities::login_actions(&params));
+        actions.extend(identities::approval_actions(&params));
+        actions.extend(live::drift_fix_actions(&params));
+        actions.extend(self.with_live_context(&snapshot, |context| context.start_agent_action(&params)).flatten());
+        Ok(Some(actions))
     }
 
     async fn code_action_resolve(&self, mut action: CodeAction) -> Result<CodeAction> {
@@ -221,15 +222,16 @@ impl LanguageServer for Server {
     }
 
     async fn completion(&self, params: CompletionParams) -> Result<Option<CompletionResponse>> {
-        let place = params.text_document_position;
-        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        let target = params.text_document_position;
+        let Some(snapshot) = self.snapshot(&target.text_document.uri) else { return Ok(None) };
         if snapshot.kind.is_standalone() {
-            let items = standalone_files::completion_items(&snapshot, self.state.client_capabilities(), place.position);
+            let items =
+                standalone_files::completion_items(&snapshot, self.state.client_capabilities(), target.position);
             return Ok(Some(CompletionResponse::List(CompletionList { is_incomplete: false, items })));
         }
         let Some(analysis) = self.available_analysis(&snapshot).await? else { return Ok(None) };
         let items =
-            completion::completion_items(&snapshot, &analysis, self.state.client_capabilities(), place.position);
+            completion::completion_items(&snapshot, &analysis, self.state.client_capabilities(), target.position);
         Ok(Some(CompletionResponse::List(CompletionList { is_incomplete: false, items })))
     }
 
@@ -241,70 +243,78 @@ impl LanguageServer for Server {
     }
 
     async fn hover(&self, params: HoverParams) -> Result<Option<Hover>> {
-        let place = params.text_document_position_params;
-        let Some(snapshot) = self.state.snapshot(&place.text_document.uri) else { return Ok(None) };
+        let target = params.text_document_position_params;
+        let Some(snapshot) = self.state.snapshot(&target.text_document.uri) else { return Ok(None) };
         if snapshot.kind.is_standalone() {
-            return Ok(standalone_files::hover(&snapshot, self.state.client_capabilities().markdown, place.position));
+            return Ok(standalone_files::hover(&snapshot, self.state.client_capabilities().markdown, target.position));
         }
         let Some(analysis) = self.available_analysis(&snapshot).await? else { return Ok(None) };
         let now = log_tail::unix_millis_now();
-        let live = self.with_live_context(&snapshot, |context| context.hover(place.position, now)).flatten();
-        if let Some(whose) = self.with_live_context(&snapshot, |context| context.unit_at(place.position)).flatten() {
-            self.state.request_log_tail(whose);
+        let live = self.with_live_context(&snapshot, |context| context.hover(target.position, now)).flatten();
+        // The lines arrive after this response. A second hover, or the refresh of a diagnostic, shows them.
+        if let Some(unit) = self.with_live_context(&snapshot, |context| context.unit_at(target.position)).flatten() {
+            self.state.request_log_tail(unit);
         }
-        Ok(hover::hover_response(&snapshot, &analysis, self.state.client_capabilities().markdown, place.position, live))
+        Ok(hover::hover_response(
+            &snapshot,
+            &analysis,
+            self.state.client_capabilities().markdown,
+            target.position,
+            live,
+        ))
     }
 
     async fn goto_definition(&self, params: GotoDefinitionParams) -> Result<Option<GotoDefinitionResponse>> {
-        let place = params.text_document_position_params;
-        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
-        if let Some(linked) = structure::link_definition(&snapshot, place.position) {
+        let target = params.text_document_position_params;
+        let Some(snapshot) = self.snapshot(&target.text_document.uri) else { return Ok(None) };
+        if let Some(linked) = structure::link_definition(&snapshot, target.position) {
             return Ok(Some(linked));
         }
         let Some(analysis) = self.current_analysis(&snapshot).await? else { return Ok(None) };
-        Ok(navigation::definition(&snapshot, &analysis, place.position))
+        Ok(navigation::definition(&snapshot, &analysis, target.position))
     }
 
     async fn references(&self, params: ReferenceParams) -> Result<Option<Vec<Location>>> {
-        let place = params.text_document_position;
-        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        let target = params.text_document_position;
+        let Some(snapshot) = self.snapshot(&target.text_document.uri) else { return Ok(None) };
         let Some(analysis) = self.current_analysis(&snapshot).await? else { return Ok(None) };
-        Ok(navigation::find_references(&snapshot, &analysis, place.position, params.context.include_declaration))
+        Ok(navigation::find_references(&snapshot, &analysis, target.position, params.context.include_declaration))
     }
 
     async fn document_highlight(&self, params: DocumentHighlightParams) -> Result<Option<Vec<DocumentHighlight>>> {
-        let place = params.text_document_position_params;
-        let snapshot = self.snapshot(&place.text_document.uri);
-        Ok(snapshot.and_then(|snapshot| navigation::document_highlights(&snapshot, place.position)))
+        let target = params.text_document_position_params;
+        let snapshot = self.snapshot(&target.text_document.uri);
+        Ok(snapshot.and_then(|snapshot| navigation::document_highlights(&snapshot, target.position)))
     }
 
-    async fn prepare_rename(&self, place: TextDocumentPositionParams) -> Result<Option<PrepareRenameResponse>> {
-        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+    async fn prepare_rename(&self, target: TextDocumentPositionParams) -> Result<Option<PrepareRenameResponse>> {
+        let Some(snapshot) = self.snapshot(&target.text_document.uri) else { return Ok(None) };
         let Some(analysis) = self.current_analysis(&snapshot).await? else { return Ok(None) };
-        Ok(navigation::prepare_rename(&snapshot, &analysis, place.position))
+        Ok(navigation::prepare_rename(&snapshot, &analysis, target.position))
     }
 
     async fn rename(&self, params: RenameParams) -> Result<Option<WorkspaceEdit>> {
-        let place = params.text_document_position;
-        let Some(snapshot) = self.snapshot(&place.text_document.uri) else { return Ok(None) };
+        let target = params.text_document_position;
+        let Some(snapshot) = self.snapshot(&target.text_document.uri) else { return Ok(None) };
         let Some(analysis) = self.current_analysis(&snapshot).await? else { return Ok(None) };
-        navigation::rename(&snapshot, &analysis, place.position, &params.new_name)
+        navigation::rename(&snapshot, &analysis, target.position, &params.new_name)
     }
 
     async fn document_symbol(&self, params: DocumentSymbolParams) -> Result<Option<DocumentSymbolResponse>> {
-        let nested = self.state.client_capabilities().hierarchical_symbols;
+        let is_hierarchical = self.state.client_capabilities().hierarchical_symbols;
         let snapshot = self.snapshot(&params.text_document.uri);
-        Ok(snapshot.and_then(|snapshot| structure::document_symbols(&snapshot, nested)))
+        Ok(snapshot.and_then(|snapshot| structure::document_symbols(&snapshot, is_hierarchical)))
     }
 
     async fn symbol(&self, params: WorkspaceSymbolParams) -> Result<Option<WorkspaceSymbolResponse>> {
         let workspace = self.state.workspace();
         let encoding = workspace.encoding;
         let mut texts: BTreeMap<PathBuf, Text> =
-            workspace.analyses().flat_map(|one| structure::source_texts(one)).collect();
-        let closed: Vec<PathBuf> = workspace.folders.iter().map(|folder| folder.join(MANIFEST_FILE)).collect();
+            workspace.analyses().flat_map(|analysis| structure::source_texts(analysis)).collect();
+        let candidates: Vec<PathBuf> = workspace.folders.iter().map(|folder| folder.join(MANIFEST_FILE)).collect();
+        // Release the lock before the reads from disk.
         drop(workspace);
-        for path in closed {
+        for path in candidates {
             if let (false, Ok(bytes)) = (texts.contains_key(&path), files::read_from_disk(&path)) {
                 texts.insert(path, Text::new(String::from_utf8_lossy(&bytes)));
             }
@@ -356,7 +366,7 @@ impl LanguageServer for Server {
         }
         #[expect(
             clippy::redundant_closure_for_method_calls,
-            reason = "a scene of any lifetime, which a path cannot say"
+            reason = "the closure accepts a context of any lifetime; a path does not"
         )]
         let lenses = self.with_live_context(&snapshot, |context| context.lenses());
         Ok(lenses)
@@ -364,37 +374,38 @@ impl LanguageServer for Server {
 
     async fn inlay_hint(&self, params: InlayHintParams) -> Result<Option<Vec<InlayHint>>> {
         let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(None) };
-        let mut all = Vec::new();
+        let mut all_hints = Vec::new();
         if snapshot.settings.inlay_hints.state {
-            all.extend(
+            all_hints.extend(
                 self.with_live_context(&snapshot, |context| context.inlay_hints(params.range)).unwrap_or_default(),
             );
         }
         #[expect(
             clippy::redundant_closure_for_method_calls,
-            reason = "a scene of any lifetime, which a path cannot say"
+            reason = "the closure accepts a context of any lifetime; a path does not"
         )]
         let running = self.with_live_context(&snapshot, |context| context.running_values()).unwrap_or_default();
         if let Some(analysis) = self.available_analysis(&snapshot).await? {
-            all.extend(hints::inlay_hints(&snapshot, &analysis, &running, params.range));
+            all_hints.extend(hints::inlay_hints(&snapshot, &analysis, &running, params.range));
         }
-        Ok(Some(all))
+        Ok(Some(all_hints))
     }
 
     async fn on_type_formatting(&self, params: DocumentOnTypeFormattingParams) -> Result<Option<Vec<TextEdit>>> {
-        let place = params.text_document_position;
-        let snapshot = self.snapshot(&place.text_document.uri);
-        Ok(snapshot.map(|snapshot| structure::on_type_edits(&snapshot, place.position, &params.ch)))
+        let target = params.text_document_position;
+        let snapshot = self.snapshot(&target.text_document.uri);
+        Ok(snapshot.map(|snapshot| structure::on_type_edits(&snapshot, target.position, &params.ch)))
     }
 
     async fn execute_command(&self, params: ExecuteCommandParams) -> Result<Option<LSPAny>> {
+        // A command is a sign that the user works here, so an agent may run by now.
         self.state.agent_check_requested.notify_one();
         commands::run(&self.state, params).await
     }
 }
 
-fn analysis_or_error(snapshot: &Snapshot, look: Option<Arc<Analysis>>) -> Result<Option<Arc<Analysis>>> {
-    if look.is_none() && snapshot.job.is_some() { Err(Error::internal_error()) } else { Ok(look) }
+fn analysis_or_error(snapshot: &Snapshot, analysis: Option<Arc<Analysis>>) -> Result<Option<Arc<Analysis>>> {
+    if analysis.is_none() && snapshot.job.is_some() { Err(Error::internal_error()) } else { Ok(analysis) }
 }
 
 fn full_report(result_id: Option<String>, items: Vec<Diagnostic>) -> DocumentDiagnosticReportResult {

@@ -1,4 +1,4 @@
-//! What the server says it can do.
+//! The capabilities that the server announces.
 
 use tower_lsp::ls_types::*;
 
@@ -10,7 +10,7 @@ use crate::handlers::code_actions::{FIX_ALL, ORGANISE};
 use crate::workspace::LOCK_FILE;
 
 #[must_use]
-pub fn server_capabilities(encoding: Encoding, pulls: bool) -> ServerCapabilities {
+pub fn server_capabilities(encoding: Encoding, is_pull_enabled: bool) -> ServerCapabilities {
     ServerCapabilities {
         position_encoding: Some(encoding.kind()),
         text_document_sync: Some(TextDocumentSyncCapability::Options(TextDocumentSyncOptions {
@@ -19,7 +19,7 @@ pub fn server_capabilities(encoding: Encoding, pulls: bool) -> ServerCapabilitie
             save: Some(TextDocumentSyncSaveOptions::SaveOptions(SaveOptions { include_text: Some(false) })),
             ..TextDocumentSyncOptions::default()
         })),
-        diagnostic_provider: pulls.then(|| {
+        diagnostic_provider: is_pull_enabled.then(|| {
             DiagnosticServerCapabilities::Options(DiagnosticOptions {
                 identifier: Some("pdev".to_owned()),
                 inter_file_dependencies: true,
@@ -97,7 +97,7 @@ fn semantic_tokens_options() -> SemanticTokensOptions {
     }
 }
 
-/// Files whose change behind the editor's back matters. Includes may have any name.
+/// Watches files that other programs may change. It covers all YAML files, because an included file may have any name.
 #[must_use]
 pub fn watcher_registration() -> Registration {
     let watcher =

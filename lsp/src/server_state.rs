@@ -1,7 +1,7 @@
-//! What all handlers share: the workspace behind its lock, and the one task that looks at manifests and publishes.
+//! The state that all handlers share: the workspace behind its lock, and the task that analyses and publishes.
 //!
-//! One task for all, so that publications keep their order; newest wins, so that a burst of keys costs one look at its
-//! end. There is no timer: work begins with a change and ends with its answer.
+//! One task publishes all diagnostics, so they keep their order. It analyses only the newest text, so a burst of keystrokes
+//! costs one analysis at its end. There is no timer: each change starts the work at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -34,23 +34,23 @@ pub struct ServerState {
     client_capabilities: Mutex<ClientCapabilities>,
     live: Mutex<LiveState>,
     virtual_documents: Mutex<DocumentFolder>,
-    /// Where an agent would be.
+    /// The socket of the agent, whether one runs or not.
     pub agent_socket: SocketLocation,
     pub analysis_requested: Notify,
-    /// The user did something: a good moment to see whether an agent runs by now.
+    /// Set after an action of the user, when an agent may run by now.
     pub agent_check_requested: Notify,
     refresh_requested: Notify,
-    /// Units whose last lines somebody may want to see soon.
+    /// Units whose last log lines will be fetched.
     log_tail_requests: Mutex<BTreeSet<log_tail::UnitKey>>,
     pub log_tail_requested: Notify,
-    /// Something changed that the client cannot know of, and has to be asked to pull again.
+    /// Something changed without the client's knowledge, so the server must ask it to refresh.
     is_client_stale: AtomicBool,
     pub is_shut_down: AtomicBool,
 }
 
 impl ServerState {
     #[must_use]
-    pub fn new(client: Client, place: SocketLocation) -> Self {
+    pub fn new(client: Client, agent_socket: SocketLocation) -> Self {
         Self {
             client,
             workspace: Mutex::default(),
@@ -58,7 +58,7 @@ impl ServerState {
             client_capabilities: Mutex::default(),
             live: Mutex::default(),
             virtual_documents: Mutex::default(),
-            agent_socket: place,
+            agent_socket,
             analysis_requested: Notify::new(),
             agent_check_requested: Notify::new(),
             refresh_requested: Notify::new(),
@@ -69,7 +69,7 @@ impl ServerState {
         }
     }
 
-    /// Never held across a wait. A panic of another holder leaves it usable: every change is whole.
+    /// Never hold this lock across an await. A poisoned lock stays usable, because no change leaves the state half done.
     pub fn workspace(&self) -> MutexGuard<'_, Workspace> {
         self.workspace.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,9 +94,9 @@ impl ServerState {
         change(&mut self.live.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Has the last lines of a unit read, beside.
-    pub fn request_log_tail(&self, whose: log_tail::UnitKey) {
-        log_tail::enqueue_request(&mut self.log_tail_requests.lock().unwrap_or_else(PoisonError::into_inner), whose);
+    /// Fetches the last log lines of a unit in the background.
+    pub fn request_log_tail(&self, unit: log_tail::UnitKey) {
+        log_tail::enqueue_request(&mut self.log_tail_requests.lock().unwrap_or_else(PoisonError::into_inner), unit);
         self.log_tail_requested.notify_one();
     }
 
@@ -104,18 +104,18 @@ impl ServerState {
         std::mem::take(&mut self.log_tail_requests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The environment whose preview is meant.
+    /// The environment whose preview is shown.
     pub fn environment(&self) -> String {
         let chosen = self.workspace().settings.environment.clone();
         chosen.filter(|name| !name.is_empty()).unwrap_or_else(|| "local".to_owned())
     }
 
-    /// Lenses say whether there is an agent at all.
+    /// Refreshes lenses and hints, which show whether an agent runs.
     pub fn notify_agent_changed(&self) {
         self.refresh_requested.notify_one();
     }
 
-    /// Lenses, hints and live findings are to be asked for again.
+    /// Refreshes lenses, hints and live diagnostics.
     pub fn notify_live_changed(&self) {
         if self.workspace().settings.live.diagnostics {
             self.workspace().request_republish();
@@ -125,13 +125,13 @@ impl ServerState {
         }
     }
 
-    /// Asks the client to look again, one question after the other; what changes meanwhile is one more question.
+    /// Asks the client to refresh hints and lenses, one request at a time. Changes during a request cause one more round.
     pub async fn run_refresh_loop(self: Arc<Self>) {
         const TIMEOUT: Duration = Duration::from_secs(5);
         loop {
             self.refresh_requested.notified().await;
             let capabilities = self.client_capabilities();
-            // The client's answers say nothing; one that never answers must not end the refreshing.
+            // The responses have no content. The limit keeps the loop alive if a client never responds.
             if capabilities.refresh_inlay_hints {
                 drop(tokio::time::timeout(TIMEOUT, self.client.inlay_hint_refresh()).await);
             }
@@ -157,13 +157,13 @@ impl ServerState {
         self.workspace().settings.diagnostics == DiagnosticDelivery::Both || !self.is_pull_enabled()
     }
 
-    /// The client is asked for hints, lenses and findings again once the next look is done.
+    /// After the next analysis, asks the client to refresh hints, lenses and diagnostics.
     pub fn mark_client_stale(&self) {
         self.is_client_stale.store(true, Ordering::Relaxed);
         self.analysis_requested.notify_one();
     }
 
-    /// A look that is as new as the snapshot; made now if there is none yet.
+    /// Returns an analysis of the snapshot's text. Analyses now if there is none.
     pub async fn current_analysis(self: &Arc<Self>, snapshot: &Snapshot) -> Option<Arc<Analysis>> {
         let job = snapshot.job.clone()?;
         match &snapshot.analysis {
@@ -172,7 +172,7 @@ impl ServerState {
         }
     }
 
-    /// The newest look there is, even of an earlier version; made now only if there is none at all.
+    /// Returns the newest analysis, even of an earlier text. Analyses now only if there is none at all.
     pub async fn available_analysis(self: &Arc<Self>, snapshot: &Snapshot) -> Option<Arc<Analysis>> {
         match &snapshot.analysis {
             Some(latest) => Some(Arc::clone(latest)),
@@ -180,23 +180,23 @@ impl ServerState {
         }
     }
 
-    /// True beside it when nothing has changed meanwhile.
+    /// Also returns whether the analysis is still current.
     async fn analyse(&self, job: AnalysisJob) -> Option<(Arc<Analysis>, bool)> {
-        let _turn = self.analysis_worker.analysis_lock.lock().await;
-        // Somebody else may have wanted the same.
-        let seen = self.workspace().cached_analysis(&job);
-        let analysis = match seen {
+        let _guard = self.analysis_worker.analysis_lock.lock().await;
+        // Another request may have analysed the same text while this one waited for the lock.
+        let cached = self.workspace().cached_analysis(&job);
+        let analysis = match cached {
             Some(analysis) => analysis,
             None => self.analysis_worker.analyse(job).await?,
         };
-        let (newest, before) = self.workspace().store_analysis(&analysis);
-        if let Some(before) = before {
-            self.analysis_worker.free(before);
+        let (is_current, replaced) = self.workspace().store_analysis(&analysis);
+        if let Some(replaced) = replaced {
+            self.analysis_worker.free(replaced);
         }
-        Some((analysis, newest))
+        Some((analysis, is_current))
     }
 
-    /// Ends when the server does.
+    /// Analyses and publishes after each request for it, until the server ends.
     pub async fn run_analysis_loop(self: Arc<Self>) {
         let mut published = PublishedFiles::default();
         loop {
@@ -208,34 +208,34 @@ impl ServerState {
                     published.publish_analysis(&self, &analysis).await;
                 }
             }
-            let related = self.workspace().take_pending_standalone();
-            for path in related.into_iter().filter(|_| self.is_push_enabled()) {
+            let standalone = self.workspace().take_pending_standalone();
+            for path in standalone.into_iter().filter(|_| self.is_push_enabled()) {
                 self.publish_standalone(&path).await;
             }
-            let again = self.workspace().take_analyses_to_republish();
-            for analysis in again.into_iter().filter(|_| self.is_push_enabled()) {
+            let republished = self.workspace().take_analyses_to_republish();
+            for analysis in republished.into_iter().filter(|_| self.is_push_enabled()) {
                 published.publish_analysis(&self, &analysis).await;
             }
             published.clear_closed_manifests(&self).await;
-            let stale = self.is_client_stale.swap(false, Ordering::Relaxed);
-            if stale {
-                // Hints show what files say and what settings want.
+            let is_stale = self.is_client_stale.swap(false, Ordering::Relaxed);
+            if is_stale {
+                // Hints depend on files and settings too.
                 self.refresh_requested.notify_one();
             }
-            if stale && self.is_pull_enabled() && self.client_capabilities().refresh_diagnostics {
+            if is_stale && self.is_pull_enabled() && self.client_capabilities().refresh_diagnostics {
                 let client = self.client.clone();
-                // The client's answer says nothing, and must not hold up the next look.
+                // Not awaited: the response has no content, and must not delay the next analysis.
                 drop(tokio::spawn(async move { client.workspace_diagnostic_refresh().await }));
             }
         }
     }
 
-    /// A file of ours that is closed has nothing to show.
+    /// Publishes the diagnostics of a standalone file, or an empty list if it is closed.
     async fn publish_standalone(&self, path: &Path) {
         let Some((uri, version)) = self.workspace().uri_and_version(path) else { return };
         let snapshot = self.workspace().snapshot(path);
-        let found = snapshot.as_ref().map(handlers::standalone_files::standalone_diagnostics).unwrap_or_default();
-        self.client.publish_diagnostics(uri, found, version).await;
+        let diagnostics = snapshot.as_ref().map(handlers::standalone_files::standalone_diagnostics).unwrap_or_default();
+        self.client.publish_diagnostics(uri, diagnostics, version).await;
     }
 
     fn next_job(&self) -> Option<AnalysisJob> {
@@ -243,7 +243,8 @@ impl ServerState {
     }
 }
 
-/// What the client shows now, by manifest, so that what is mended disappears.
+/// The files whose diagnostics the client shows, by manifest. A file that leaves the manifest is published once more, so
+/// that its diagnostics disappear.
 #[derive(Default)]
 struct PublishedFiles {
     files_by_manifest: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
@@ -253,8 +254,8 @@ impl PublishedFiles {
     async fn publish_analysis(&mut self, state: &ServerState, analysis: &Analysis) {
         let before = self.files_by_manifest.remove(&analysis.manifest_path).unwrap_or_default();
         let now: BTreeSet<PathBuf> = analysis.paths().map(Path::to_owned).collect();
-        for gone in before.difference(&now) {
-            self.publish_file(state, gone).await;
+        for removed in before.difference(&now) {
+            self.publish_file(state, removed).await;
         }
         self.files_by_manifest.insert(analysis.manifest_path.clone(), now.clone());
         for path in &now {
@@ -273,51 +274,51 @@ impl PublishedFiles {
         }
     }
 
-    /// A file that several manifests include shows what each of them finds in it.
+    /// A file that several manifests include gets the diagnostics of all of them.
     async fn publish_file(&self, state: &ServerState, path: &Path) {
         let Some((uri, version)) = state.workspace().uri_and_version(path) else { return };
-        let found = state.all_diagnostics(path);
-        state.client.publish_diagnostics(uri, found, version).await;
+        let diagnostics = state.all_diagnostics(path);
+        state.client.publish_diagnostics(uri, diagnostics, version).await;
     }
 }
 
 impl ServerState {
-    /// Everything known of a file: what is written, and what became of it.
+    /// All diagnostics of a file, static and live.
     #[must_use]
     pub fn all_diagnostics(&self, path: &Path) -> Vec<lsp::Diagnostic> {
         let environment = self.environment();
         let workspace = self.workspace();
-        let mut found = static_diagnostics(&workspace, path);
+        let mut all = static_diagnostics(&workspace, path);
         if workspace.settings.live.enabled && workspace.settings.live.diagnostics {
             for analysis in workspace.analyses() {
                 let Some(file) = analysis.file_id(path) else { continue };
                 let live = |live: &LiveState| {
                     handlers::live::live_diagnostics(analysis, live, file, &environment, workspace.encoding)
                 };
-                found.extend(self.with_live(live));
+                all.extend(self.with_live(live));
             }
         }
-        found
+        all
     }
 }
 
-/// Everything found in a file, from every manifest that reads it.
+/// The static diagnostics of a file, from each manifest that reads it.
 #[must_use]
 pub fn static_diagnostics(workspace: &Workspace, path: &Path) -> Vec<lsp::Diagnostic> {
     let (encoding, settings) = (workspace.encoding, &workspace.settings);
-    let mut found: Vec<lsp::Diagnostic> = Vec::new();
+    let mut all: Vec<lsp::Diagnostic> = Vec::new();
     for analysis in workspace.analyses() {
         let Some(file) = analysis.file_id(path) else { continue };
-        for one in diagnostics::file_diagnostics(analysis, file, encoding, settings) {
-            if !found.contains(&one) {
-                found.push(one);
+        for diagnostic in diagnostics::file_diagnostics(analysis, file, encoding, settings) {
+            if !all.contains(&diagnostic) {
+                all.push(diagnostic);
             }
         }
     }
-    found
+    all
 }
 
-/// The file behind a URI; other schemes have none.
+/// The path of a `file` URI. Other schemes have no path.
 #[must_use]
 pub fn uri_to_path(uri: &lsp::Uri) -> Option<PathBuf> {
     (uri.scheme().as_str() == "file").then(|| uri.to_file_path().map(std::borrow::Cow::into_owned))?

@@ -1,4 +1,4 @@
-//! What a user may set, in the editor or in `initializationOptions`, under the name `pdev`. Everything has a default.
+//! The settings under `pdev`, from the editor's configuration or `initializationOptions`. All have defaults.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use serde_json::Value;
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Settings {
-    /// The environment of the manifest that is looked at; `local` when empty.
+    /// The environment of the manifest to analyse; `local` when empty.
     pub environment: Option<String>,
-    /// `docker` or `process`: only what concerns that runtime.
+    /// `docker` or `process`: report only diagnostics of that runtime.
     pub runtime: Option<String>,
-    /// A code to `off`, `hint`, `info`, `warning` or `error`; the command line keeps its own view.
+    /// Overrides the severity of a code in the editor. `pdev check` has its own.
     #[serde(deserialize_with = "read_known_overrides")]
     pub codes: BTreeMap<String, SeverityOverride>,
     pub diagnostics: DiagnosticDelivery,
@@ -55,12 +55,12 @@ fn read_known_overrides<'de, D: Deserializer<'de>>(
     Ok(words.into_iter().filter_map(|(code, word)| Some((code, SeverityOverride::parse(&word)?))).collect())
 }
 
-/// How findings reach the client.
+/// How diagnostics reach the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub enum DiagnosticDelivery {
-    /// Pulled by clients that can, pushed to the others: a client given both shows them twice.
+    /// Pull if the client supports it, else push. A client that gets both shows each diagnostic twice.
     #[default]
     Auto,
     Push,
@@ -72,7 +72,7 @@ pub enum DiagnosticDelivery {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, rename_all = "camelCase")]
 pub struct LiveSettings {
-    /// Follow the agent, where one runs; it is never started by looking.
+    /// Follow the agent if one runs. Analysis never starts one.
     pub enabled: bool,
     pub diagnostics: bool,
     pub lenses: bool,
@@ -82,11 +82,11 @@ pub struct LiveSettings {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, rename_all = "camelCase")]
 pub struct InlayHintSettings {
-    /// State and address behind each unit's name.
+    /// State and address of each unit.
     pub state: bool,
-    /// What a value with placeholders stands for.
+    /// The resolved value of `${...}`.
     pub values: bool,
-    /// The version behind `uses`.
+    /// The module's version after `uses`.
     pub versions: bool,
 }
 
@@ -116,11 +116,12 @@ impl Default for InlayHintSettings {
 }
 
 impl Settings {
-    /// From what a client sent, under `pdev` or bare; what cannot be read changes nothing.
+    /// Reads the settings under `pdev`, or the bare object. Returns `None` if the client sent nothing readable, so that a
+    /// mistake does not reset all settings.
     #[must_use]
     pub fn read(value: &Value) -> Option<Self> {
-        let own = value.get("pdev").unwrap_or(value);
-        if own.is_null() { None } else { serde_json::from_value(own.clone()).ok() }
+        let settings = value.get("pdev").unwrap_or(value);
+        if settings.is_null() { None } else { serde_json::from_value(settings.clone()).ok() }
     }
 }
 
@@ -137,7 +138,7 @@ mod tests {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)).unwrap()
     }
 
-    /// `live.enabled` and its like, with what holds where nobody says anything.
+    /// Maps names such as `live.enabled` to their defaults.
     fn flatten_settings(value: &Value) -> BTreeMap<String, Value> {
         let mut all = BTreeMap::new();
         for (name, value) in value.as_object().unwrap() {
@@ -153,36 +154,38 @@ mod tests {
 
     #[test]
     fn unknown_severity_drops_only_its_code() {
-        let read =
+        let settings =
             Settings::read(&json!({ "runtime": "docker", "codes": { "PD005": "loud", "PD008": "off" } })).unwrap();
-        assert_eq!(read.runtime.as_deref(), Some("docker"));
-        assert_eq!(read.codes, BTreeMap::from([("PD008".to_owned(), SeverityOverride::Off)]));
+        assert_eq!(settings.runtime.as_deref(), Some("docker"));
+        assert_eq!(settings.codes, BTreeMap::from([("PD008".to_owned(), SeverityOverride::Off)]));
     }
 
     #[test]
     fn server_docs_and_vscode_declare_the_same_settings() {
-        let read = flatten_settings(&serde_json::to_value(Settings::default()).unwrap());
+        let mut defaults = flatten_settings(&serde_json::to_value(Settings::default()).unwrap());
 
         let lsp = read_page("docs/lsp.md");
         let table = lsp.split("## Settings").nth(1).unwrap().split("\n## ").next().unwrap();
-        let told = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-        assert_eq!(told.collect::<std::collections::BTreeSet<_>>(), read.keys().map(String::as_str).collect());
+        let documented = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        assert_eq!(
+            documented.collect::<std::collections::BTreeSet<_>>(),
+            defaults.keys().map(String::as_str).collect()
+        );
 
         let editors = read_page("docs/editors.md");
         let block = editors.split("## Settings").nth(1).unwrap().split("```json\n").nth(1).unwrap();
         let shown: Value = serde_json::from_str(block.split("```").next().unwrap()).unwrap();
-        assert_eq!(flatten_settings(&shown["pdev"]), read, "docs/editors.md");
+        assert_eq!(flatten_settings(&shown["pdev"]), defaults, "docs/editors.md");
         assert_eq!(Settings::read(&shown), Some(Settings::default()));
 
         let package: Value = serde_json::from_str(&read_page("editors/vscode/package.json")).unwrap();
         let declared = package["contributes"]["configuration"]["properties"].as_object().unwrap();
-        // The extension's own; and how findings travel is for the client to choose, not for a person.
-        let own = ["pdev.path", "pdev.trace.server"];
-        let declared = declared.iter().filter(|(name, _)| !own.contains(&name.as_str()));
+        // These settings belong to the extension. `diagnostics` is missing there, because its client decides that.
+        let extension_settings = ["pdev.path", "pdev.trace.server"];
+        let declared = declared.iter().filter(|(name, _)| !extension_settings.contains(&name.as_str()));
         let declared: BTreeMap<String, Value> =
             declared.map(|(name, about)| (name.replacen("pdev.", "", 1), about["default"].clone())).collect();
-        let mut read = read;
-        assert_eq!(read.remove("diagnostics"), Some(json!("auto")));
-        assert_eq!(declared, read, "editors/vscode/package.json");
+        assert_eq!(defaults.remove("diagnostics"), Some(json!("auto")));
+        assert_eq!(declared, defaults, "editors/vscode/package.json");
     }
 }

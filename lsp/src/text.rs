@@ -1,6 +1,6 @@
-//! One version of a document: its text and where its lines begin, never changed, shared by who looks at it.
+//! One version of a document: its text and the start of each line. It is immutable and cheap to share.
 //!
-//! Knows bytes only. What a client calls a position is turned into an offset in `convert`.
+//! It knows only byte offsets. `convert` translates the client's positions.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Text {
     text: Arc<str>,
-    /// Byte offset of the start of each line; `\n`, `\r\n` and a lone `\r` end one, as the protocol says.
+    /// Byte offset of the start of each line. `\n`, `\r\n` and a lone `\r` end a line, as in the protocol.
     line_starts: Arc<[u32]>,
 }
 
@@ -45,7 +45,7 @@ impl Text {
         self.line_starts.len()
     }
 
-    /// The line an offset lies in, from zero.
+    /// The zero-based line that contains an offset.
     #[must_use]
     pub fn line_at(&self, offset: usize) -> usize {
         self.line_starts.partition_point(|&start| start as usize <= offset).saturating_sub(1)
@@ -56,7 +56,7 @@ impl Text {
         self.line_starts.get(line).map_or(self.text.len(), |&start| start as usize)
     }
 
-    /// A line's bytes without what ends it.
+    /// The bytes of a line without its line ending.
     #[must_use]
     pub fn line_range(&self, line: usize) -> Range<usize> {
         let start = self.line_start(line);
@@ -70,7 +70,7 @@ impl Text {
         self.text.get(self.line_range(line)).unwrap_or_default()
     }
 
-    /// The nearest offset at or before this one that does not cut a character.
+    /// The nearest character boundary at or before this offset.
     #[must_use]
     pub fn floor_char_boundary(&self, offset: usize) -> usize {
         let mut offset = offset.min(self.text.len());
@@ -80,28 +80,28 @@ impl Text {
         offset
     }
 
-    /// The next version: these bytes replaced. A range that lies outside is cut to what there is.
+    /// Returns the text with these bytes replaced. The range is clamped to the text.
     #[must_use]
-    pub fn with_replaced(&self, range: Range<usize>, by: &str) -> Self {
+    pub fn with_replaced(&self, range: Range<usize>, replacement: &str) -> Self {
         let start = self.floor_char_boundary(range.start);
         let end = self.floor_char_boundary(range.end).max(start);
-        let mut text = String::with_capacity(self.text.len() - (end - start) + by.len());
+        let mut text = String::with_capacity(self.text.len() - (end - start) + replacement.len());
         text.push_str(&self.text[..start]);
-        text.push_str(by);
+        text.push_str(replacement);
         text.push_str(&self.text[end..]);
-        let lines = self.shifted_line_starts(&text, start, end, by.len());
+        let lines = self.shifted_line_starts(&text, start, end, replacement.len());
         Self { text: text.into(), line_starts: lines }
     }
 
-    /// Only what lies around the change is looked at again: a `\r` may have met a `\n`, or lost it.
+    /// Scans only the text around the change, one byte to each side: a `\r` may have met a `\n`, or lost it.
     fn shifted_line_starts(&self, text: &str, start: usize, end: usize, added: usize) -> Arc<[u32]> {
         let from = self.line_at(start.saturating_sub(1));
-        let kept = &self.line_starts[..=from];
+        let unchanged = &self.line_starts[..=from];
         let first_after = self.line_starts.partition_point(|&line| line as usize <= end + 1);
         let fresh_end = (start + added + 1).min(text.len());
         let moved = |line: &u32| u32::try_from(*line as usize - end + start + added).unwrap_or(u32::MAX);
         let mut lines: Vec<u32> = Vec::with_capacity(self.line_starts.len() + 8);
-        lines.extend(kept);
+        lines.extend(unchanged);
         lines.extend(find_line_starts(text, self.line_start(from)..fresh_end));
         let last = lines.last().copied().unwrap_or_default();
         lines.extend(self.line_starts[first_after..].iter().map(moved).filter(|&line| line > last));
@@ -109,7 +109,7 @@ impl Text {
     }
 }
 
-/// Where lines begin behind the line ends that lie in `range`.
+/// The starts of the lines after each line ending in `range`.
 fn find_line_starts(text: &str, range: Range<usize>) -> impl Iterator<Item = u32> {
     let bytes = text.as_bytes();
     range.filter_map(move |at| {
@@ -138,11 +138,11 @@ mod tests {
     fn replaced_text_has_same_line_starts_as_new_text() {
         let pieces = ["", "\n", "\r", "\r\n", "x", "ä\n", "a\rb", "\n\n"];
         for base in ["", "a\nb\r\nc\rd", "\r\n\r\n", "ab\r", "\n\rx"] {
-            let whole = Text::new(base);
+            let original = Text::new(base);
             for start in 0..=base.len() {
                 for end in start..=base.len() {
                     for piece in pieces {
-                        let changed = whole.with_replaced(start..end, piece);
+                        let changed = original.with_replaced(start..end, piece);
                         let fresh = Text::new(changed.as_str());
                         assert_eq!(changed.line_starts, fresh.line_starts, "{base:?} {start}..{end} {piece:?}");
                     }

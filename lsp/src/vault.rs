@@ -1,7 +1,7 @@
-//! Secrets, by the very commands a person would type, because no value may pass through here but the one that stands in the
-//! text: `pdev.keep` puts that into the vault, and before an `up` the kept ones are handed to the agent.
+//! Secrets, through `pdev secret`: `pdev.keep` stores a literal of the manifest, and an `up` first delivers the stored ones.
 //!
-//! A value goes to a command's standard input only: into no argument, log or message.
+//! The server runs the command instead of opening the vault, so it never holds a stored value. A literal is written only to
+//! the command's standard input: other users can read arguments, and logs and messages are kept.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,56 +11,58 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// A keyring may ask its owner to unlock it.
+/// Leaves time for the user to unlock the keyring.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const MESSAGE_CHARACTERS_MAX: usize = 300;
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// Whose `secret set` keeps values, where it is not this very program. Said once, before anybody is served.
+/// Sets the program that runs `secret`, if it is not the current one. Call it once, before the server starts.
 pub fn set_program(program: PathBuf) {
     drop(PROGRAM.set(program));
 }
 
 /// # Errors
-/// In the words of the command that refused.
+/// The message of the failed command.
 pub async fn store_secret(folder: &Path, name: &str, value: &str) -> Result<(), String> {
     run_secret_command(folder, &["set", name], value).await
 }
 
-/// What `pdev up` does before it asks: the agent has no way to the vault of a manifest's secrets.
+/// Delivers the secrets to the agent before an `up`, like `pdev up`, because the agent cannot read a manifest's secrets from
+/// the vault.
 ///
 /// # Errors
-/// In the words of the command that refused.
+/// The message of the failed command.
 pub async fn deliver_secrets(folder: &Path, environment: &str) -> Result<(), String> {
     run_secret_command(folder, &["deliver", "--env", environment], "").await
 }
 
-async fn run_secret_command(folder: &Path, words: &[&str], input: &str) -> Result<(), String> {
+async fn run_secret_command(folder: &Path, arguments: &[&str], input: &str) -> Result<(), String> {
     let program = match PROGRAM.get() {
         Some(program) => program.clone(),
-        None => std::env::current_exe().map_err(|error| format!("cannot tell which program this is: {error}"))?,
+        None => std::env::current_exe().map_err(|error| format!("cannot find the path of this program: {error}"))?,
     };
     let mut command = Command::new(program);
-    command.arg("secret").args(words).current_dir(folder).kill_on_drop(true);
+    command.arg("secret").args(arguments).current_dir(folder).kill_on_drop(true);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("cannot start `pdev secret`: {error}"))?;
-    let finished = async {
+    let completion = async {
         if let Some(mut pipe) = child.stdin.take() {
-            // A program that refuses early does not read; its words say why.
+            // A command that fails early does not read its input. Ignore the broken pipe; stderr has the reason.
             drop(pipe.write_all(input.as_bytes()).await);
         }
-        child.wait_with_output().await.map_err(|error| format!("`pdev secret` cannot be waited for: {error}"))
+        child.wait_with_output().await.map_err(|error| format!("cannot read the result of `pdev secret`: {error}"))
     };
-    let output =
-        tokio::time::timeout(TIMEOUT, finished).await.map_err(|_| "the vault did not open in time".to_owned())??;
+    let output = tokio::time::timeout(TIMEOUT, completion)
+        .await
+        .map_err(|_| "the vault was not unlocked in time".to_owned())??;
     if output.status.success() {
         return Ok(());
     }
-    let words = String::from_utf8_lossy(&output.stderr);
-    Err(words.trim().chars().take(MESSAGE_CHARACTERS_MAX).collect())
+    let stderr_text = String::from_utf8_lossy(&output.stderr);
+    Err(stderr_text.trim().chars().take(MESSAGE_CHARACTERS_MAX).collect())
 }

@@ -1,5 +1,5 @@
-//! Texts that a command shows as a document: files that nobody else can read and nobody can change, in a folder of this
-//! process's own, gone with it. No client has to know a scheme of ours for that.
+//! Texts that a command shows as a document: read-only files for this user, in a private folder that the server removes when
+//! it ends. Real files work in every client; a custom URI scheme would need client support.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use tower_lsp::ls_types::{ShowDocumentParams, Uri};
 
 use crate::server_state::ServerState;
 
-/// The folder, made when the first text is shown.
+/// The folder, created for the first document.
 #[derive(Debug, Default)]
 pub struct DocumentFolder(Option<PathBuf>);
 
@@ -19,9 +19,10 @@ impl DocumentFolder {
     fn ensure_folder(&mut self) -> io::Result<&Path> {
         if self.0.is_none() {
             let path = unique_folder_path();
-            // One that is there already was left by a process of the same number, or is somebody's trap.
+            // An existing entry is left over from a process with the same id, or another user put it there. Do not reuse
+            // it, and do not follow it if it is a symbolic link.
             match fs::symlink_metadata(&path) {
-                Ok(found) if found.is_dir() => fs::remove_dir_all(&path)?,
+                Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path)?,
                 Ok(_) => fs::remove_file(&path)?,
                 Err(_) => {}
             }
@@ -33,6 +34,7 @@ impl DocumentFolder {
 
     fn write(&mut self, name: &str, text: &str) -> io::Result<PathBuf> {
         let path = self.ensure_folder()?.join(name);
+        // The previous version is read-only (0400), so it is replaced, not overwritten.
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -46,13 +48,13 @@ impl DocumentFolder {
 impl Drop for DocumentFolder {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            // What cannot be removed is the system's to clean: it lies among temporary files.
+            // A leftover is in the temporary folder, which the system cleans.
             drop(fs::remove_dir_all(path));
         }
     }
 }
 
-/// Several servers of one process, as in tests, do not share one.
+/// Includes a counter, because several servers may run in one process, as in tests.
 fn unique_folder_path() -> PathBuf {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -60,19 +62,19 @@ fn unique_folder_path() -> PathBuf {
     std::env::temp_dir().join(format!("pdev-lsp-{}-{number}", std::process::id()))
 }
 
-/// Shows the text as a document in the editor; the answer has where it is, for clients that open it themselves.
+/// Shows the text as a document in the editor. Returns its URI too, for clients that open it themselves.
 ///
 /// # Errors
-/// In the operating system's words.
+/// The message of the operating system.
 pub fn show(state: &ServerState, name: &str, text: &str) -> Result<Value, String> {
-    let kept: String = name
+    let file_name: String = name
         .chars()
         .map(|letter| if letter.is_alphanumeric() || "-.".contains(letter) { letter } else { '-' })
         .collect();
     let path = state
-        .with_virtual_documents(|folder| folder.write(&kept, text))
-        .map_err(|error| format!("cannot write it: {error}"))?;
-    let uri = Uri::from_file_path(&path).ok_or("its path is no URI")?;
+        .with_virtual_documents(|folder| folder.write(&file_name, text))
+        .map_err(|error| format!("cannot write the document `{file_name}`: {error}"))?;
+    let uri = Uri::from_file_path(&path).ok_or("the path of the document is not a valid URI")?;
     if state.client_capabilities().show_document {
         let client = state.client.clone();
         let params =

@@ -1,5 +1,7 @@
-//! What the editor has open, and which manifests are looked at because of it. One owner, behind one lock that is never
-//! held across a wait: each handler changes this before its first `await`, so that changes keep the order of arrival.
+//! The open documents, and the manifests to analyse because of them.
+//!
+//! One lock guards all of it and is never held across an await. Each handler updates the workspace before its first await,
+//! so changes are applied in the order of their arrival.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -22,18 +24,18 @@ pub const MANIFEST_FILE: &str = "pdev.yaml";
 pub const LOCK_FILE: &str = "pdev.lock";
 pub const MODULE_FILE: &str = "module.yaml";
 
-/// What a file is to us.
+/// The role of a file for pdev.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FileKind {
     Manifest,
     Module,
     Lock,
-    /// Somebody else's, unless a manifest includes it.
+    /// A file of another tool, unless a manifest includes it.
     Other,
 }
 
 impl FileKind {
-    /// Ours, and no part of a manifest.
+    /// Belongs to pdev, but to no manifest.
     #[must_use]
     pub fn is_standalone(self) -> bool {
         matches!(self, Self::Module | Self::Lock)
@@ -47,10 +49,10 @@ pub struct Workspace {
     pub folders: BTreeSet<PathBuf>,
     documents: HashMap<PathBuf, Document>,
     manifests: BTreeMap<PathBuf, ManifestState>,
-    /// Files of ours beside a manifest that wait to be looked at.
+    /// Standalone files to analyse and publish.
     pending_standalone: BTreeSet<PathBuf>,
     generation: u64,
-    /// Nothing was written, but what runs has changed.
+    /// The live state has changed since the last publication, but no file has.
     needs_republish: bool,
     live_generation: u64,
 }
@@ -60,12 +62,13 @@ struct Document {
     uri: Uri,
     kind: FileKind,
     version: i32,
-    /// What the client has.
+    /// The text of the client.
     buffer: Text,
-    /// Newer contents of the disk, where the client never changed what it has: some clients open once and forget.
+    /// The newer text on disk, if the buffer is unmodified. Some clients open a file once and then edit it elsewhere.
     disk_text: Option<Text>,
-    /// The file as it was when the buffer was last known to equal it.
+    /// The file on disk when it was last compared with the buffer.
     stamp: Option<FileStamp>,
+    /// The client has not changed the text since it opened or saved the file.
     is_clean: bool,
     parsed: Arc<OnceLock<ParsedFile>>,
 }
@@ -77,7 +80,7 @@ struct ManifestState {
     latest_analysis: Option<Arc<Analysis>>,
 }
 
-/// One moment of one document, for a request.
+/// A document at one moment, for one request.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub uri: Uri,
@@ -86,22 +89,22 @@ pub struct Snapshot {
     pub text: Text,
     pub encoding: Encoding,
     pub settings: Settings,
-    /// The newest look at the manifest it belongs to, perhaps of an earlier version.
+    /// The newest analysis of its manifest, which may be of an earlier text.
     pub analysis: Option<Arc<Analysis>>,
-    /// What would bring that look up to date.
+    /// The job that would bring `analysis` up to date. `None` for files without a manifest.
     pub job: Option<AnalysisJob>,
-    /// The files around it, for a file of ours that is no manifest.
+    /// The files in its folder, for standalone files.
     pub sibling_files: Option<Buffers>,
     parsed: Arc<OnceLock<ParsedFile>>,
 }
 
 impl Snapshot {
-    /// Its own tree: the one that was checked where that is as new as the text.
+    /// The tree of this document. Reuses the tree of the analysis if that is current.
     #[must_use]
     pub fn root(&self) -> Option<&Node> {
         let checked = self.analysis.as_ref().filter(|analysis| {
-            let newest = self.job.as_ref().is_some_and(|job| job.generation == analysis.generation);
-            newest && analysis.manifest_path == self.path
+            let is_current = self.job.as_ref().is_some_and(|job| job.generation == analysis.generation);
+            is_current && analysis.manifest_path == self.path
         });
         match checked {
             Some(analysis) => analysis.loaded().root.as_ref(),
@@ -109,7 +112,7 @@ impl Snapshot {
         }
     }
 
-    /// The tree and the comments of this text alone; made once for all requests about this version.
+    /// The tree and comments of this text, parsed once for all requests about this version.
     #[must_use]
     pub fn parsed(&self) -> &ParsedFile {
         self.parsed.get_or_init(|| syntax::parse(self.text.as_str(), FileId(0)))
@@ -121,7 +124,7 @@ impl Document {
         self.disk_text.as_ref().unwrap_or(&self.buffer)
     }
 
-    /// True when the disk has something newer than a buffer that nobody changed.
+    /// Reads the disk if the buffer is unmodified. Returns whether the text has changed.
     fn refresh_from_disk(&mut self, path: &Path) -> bool {
         let stamp = FileStamp::read(path);
         if !self.is_clean || stamp.is_none() || stamp == self.stamp {
@@ -143,11 +146,11 @@ impl Workspace {
     pub fn open(&mut self, path: PathBuf, uri: Uri, version: i32, text: String) {
         let kind = detect_kind(&path, &text);
         let stamp = FileStamp::read(&path);
-        // A buffer that differs from the disk at the start is somebody's unsaved work.
-        let clean = kind != FileKind::Other && read_from_disk(&path).is_ok_and(|bytes| bytes == text.as_bytes());
+        // A buffer that differs from the disk when it is opened contains unsaved work.
+        let is_clean = kind != FileKind::Other && read_from_disk(&path).is_ok_and(|bytes| bytes == text.as_bytes());
         let buffer = Text::new(text);
         let document =
-            Document { uri, kind, version, buffer, disk_text: None, stamp, is_clean: clean, parsed: Arc::default() };
+            Document { uri, kind, version, buffer, disk_text: None, stamp, is_clean, parsed: Arc::default() };
         self.documents.insert(path.clone(), document);
         if kind == FileKind::Manifest {
             self.manifests.entry(path.clone()).or_default();
@@ -169,7 +172,7 @@ impl Workspace {
             };
         }
         document.version = version;
-        // A module file is one as soon as it says so.
+        // The user may have just typed `module:` into a new `module.yaml`.
         if document.kind == FileKind::Other {
             document.kind = detect_kind(path, document.buffer.as_str());
         }
@@ -192,7 +195,7 @@ impl Workspace {
     }
 
     pub fn close(&mut self, path: &Path) {
-        // What was said about it goes with it.
+        // Publish once more, so that the diagnostics of a closed file disappear.
         if self.documents.remove(path).is_some_and(|document| document.kind.is_standalone()) {
             self.pending_standalone.insert(path.to_owned());
         }
@@ -200,25 +203,25 @@ impl Workspace {
         self.invalidate(path);
     }
 
-    /// A file that changed behind the editor's back; true when that matters to a manifest.
+    /// Handles a change of a file by another program. Returns whether a manifest or standalone file is affected.
     pub fn handle_disk_change(&mut self, path: &Path) -> bool {
-        // What the user has changed is newer than anything on the disk.
-        let kept = self.documents.get_mut(path).is_some_and(|document| !document.refresh_from_disk(path));
-        !kept && self.invalidate(path)
+        // The text that the user has typed takes precedence over the file on disk.
+        let is_ignored = self.documents.get_mut(path).is_some_and(|document| !document.refresh_from_disk(path));
+        !is_ignored && self.invalidate(path)
     }
 
-    /// Everything is looked at again: settings changed, or the day.
+    /// Schedules all files for analysis, for example after a change of the settings.
     pub fn invalidate_all(&mut self) {
         self.generation += 1;
         for root in self.manifests.values_mut() {
             root.generation = self.generation;
             root.needs_analysis = true;
         }
-        let related = self.documents.iter().filter(|(_, document)| document.kind.is_standalone());
-        self.pending_standalone.extend(related.map(|(path, _)| path.clone()));
+        let standalone = self.documents.iter().filter(|(_, document)| document.kind.is_standalone());
+        self.pending_standalone.extend(standalone.map(|(path, _)| path.clone()));
     }
 
-    /// Findings are published once more although no file changed.
+    /// Publishes the diagnostics again although no file has changed.
     pub fn request_republish(&mut self) {
         self.needs_republish = true;
         self.live_generation += 1;
@@ -228,20 +231,20 @@ impl Workspace {
         if std::mem::take(&mut self.needs_republish) { self.analyses().cloned().collect() } else { Vec::new() }
     }
 
-    /// Tells one answer to a pull from the next.
+    /// Identifies the result of a pull. It changes with the files and with the live state.
     #[must_use]
     pub fn result_id(&self, job: &AnalysisJob) -> String {
         format!("{}.{}", job.generation, self.live_generation)
     }
 
-    /// Every manifest that read this file, or asked for it in vain, has to be looked at again.
+    /// Schedules every manifest that has read this file, or looked for it in vain. Returns whether there is one.
     fn invalidate(&mut self, path: &Path) -> bool {
         self.generation += 1;
         let mut any = self.invalidate_standalone(path);
-        for (own, root) in &mut self.manifests {
-            let concerned =
-                own == path || root.latest_analysis.as_ref().is_none_or(|latest| latest.requested_paths.contains(path));
-            if concerned {
+        for (manifest_path, root) in &mut self.manifests {
+            let is_affected = manifest_path == path
+                || root.latest_analysis.as_ref().is_none_or(|latest| latest.requested_paths.contains(path));
+            if is_affected {
                 root.generation = self.generation;
                 root.needs_analysis = true;
                 any = true;
@@ -250,14 +253,15 @@ impl Workspace {
         any
     }
 
-    /// The file itself; and locks, which tell of modules.
+    /// Schedules the file itself, and all lock files if it is a module, because they pin modules.
     fn invalidate_standalone(&mut self, path: &Path) -> bool {
         let is_module = path.file_name().is_some_and(|name| name == MODULE_FILE);
-        let concerned =
-            |own: &Path, kind: FileKind| own == path && kind.is_standalone() || is_module && kind == FileKind::Lock;
-        let open = self.documents.iter().filter(|(own, document)| concerned(own, document.kind));
+        let is_affected = |document_path: &Path, kind: FileKind| {
+            document_path == path && kind.is_standalone() || is_module && kind == FileKind::Lock
+        };
+        let affected = self.documents.iter().filter(|(own_path, document)| is_affected(own_path, document.kind));
         let before = self.pending_standalone.len();
-        self.pending_standalone.extend(open.map(|(own, _)| own.clone()).collect::<Vec<_>>());
+        self.pending_standalone.extend(affected.map(|(own_path, _)| own_path.clone()).collect::<Vec<_>>());
         self.pending_standalone.len() > before
     }
 
@@ -265,7 +269,7 @@ impl Workspace {
         std::mem::take(&mut self.pending_standalone)
     }
 
-    /// The next manifest that waits to be looked at.
+    /// Takes the next manifest that needs an analysis.
     pub fn next_job(&mut self) -> Option<AnalysisJob> {
         let path = self.manifests.iter().find(|(_, root)| root.needs_analysis).map(|(path, _)| path.clone())?;
         if let Some(root) = self.manifests.get_mut(&path) {
@@ -277,19 +281,19 @@ impl Workspace {
     fn job(&self, root: &Path) -> Option<AnalysisJob> {
         let ManifestState { generation, latest_analysis: latest, .. } = self.manifests.get(root)?;
         let buffers = self.buffers(root)?;
-        let (generation, before) = (*generation, latest.clone());
         Some(AnalysisJob {
             manifest_path: root.to_owned(),
-            generation,
+            generation: *generation,
             options: self.check_options(),
             buffers,
-            previous: before,
+            previous: latest.clone(),
         })
     }
 
-    fn buffers(&self, beside: &Path) -> Option<Buffers> {
+    /// The open buffers, relative to the folder of this file.
+    fn buffers(&self, path: &Path) -> Option<Buffers> {
         let open = self.documents.iter().map(|(path, document)| (path.clone(), document.text().to_arc())).collect();
-        Some(Buffers::new(beside.parent()?.to_owned(), open))
+        Some(Buffers::new(path.parent()?.to_owned(), open))
     }
 
     fn check_options(&self) -> CheckOptions {
@@ -310,22 +314,22 @@ impl Workspace {
         }
     }
 
-    /// Keeps a look; false when the files have changed meanwhile. Beside it the look that it replaces.
+    /// Stores an analysis, unless a newer one is stored. Returns whether it is current, and the analysis that it replaces.
     pub fn store_analysis(&mut self, analysis: &Arc<Analysis>) -> (bool, Option<Arc<Analysis>>) {
         let Some(root) = self.manifests.get_mut(&analysis.manifest_path) else { return (false, None) };
-        let newer = root.latest_analysis.as_ref().is_none_or(|latest| latest.generation < analysis.generation);
-        let before = if newer { root.latest_analysis.replace(Arc::clone(analysis)) } else { None };
-        (root.generation == analysis.generation, before)
+        let is_newer = root.latest_analysis.as_ref().is_none_or(|latest| latest.generation < analysis.generation);
+        let replaced = if is_newer { root.latest_analysis.replace(Arc::clone(analysis)) } else { None };
+        (root.generation == analysis.generation, replaced)
     }
 
-    /// What this job would find, if it was looked for already.
+    /// The stored result of this job, if there is one.
     #[must_use]
     pub fn cached_analysis(&self, job: &AnalysisJob) -> Option<Arc<Analysis>> {
         let latest = self.manifests.get(&job.manifest_path)?.latest_analysis.as_ref()?;
         (latest.generation == job.generation).then(|| Arc::clone(latest))
     }
 
-    /// The moment of a document that is ours; `None` for everybody else's.
+    /// The snapshot of a document that belongs to pdev, `None` for other documents.
     pub fn snapshot(&mut self, path: &Path) -> Option<Snapshot> {
         if self.documents.get_mut(path)?.refresh_from_disk(path) {
             self.invalidate(path);
@@ -351,15 +355,15 @@ impl Workspace {
 
     /// The manifest a file belongs to: itself, or one that includes it.
     fn manifest_of(&self, path: &Path) -> Option<&PathBuf> {
-        if let Some((own, _)) = self.manifests.get_key_value(path) {
-            return Some(own);
+        if let Some((manifest_path, _)) = self.manifests.get_key_value(path) {
+            return Some(manifest_path);
         }
         let reads =
             |root: &ManifestState| root.latest_analysis.as_ref().is_some_and(|latest| latest.file_id(path).is_some());
-        self.manifests.iter().find(|(_, root)| reads(root)).map(|(own, _)| own)
+        self.manifests.iter().find(|(_, root)| reads(root)).map(|(manifest_path, _)| manifest_path)
     }
 
-    /// The newest look at each open manifest.
+    /// The newest analysis of each open manifest.
     pub fn analyses(&self) -> impl Iterator<Item = &Arc<Analysis>> {
         self.manifests.values().filter_map(|root| root.latest_analysis.as_ref())
     }
@@ -368,7 +372,8 @@ impl Workspace {
         self.manifests.keys().map(PathBuf::as_path)
     }
 
-    /// How the client calls a file, and the version it has of it; none when it is not open or the disk is ahead.
+    /// The client's URI of a file and its version there. There is no version if the file is not open, or if the text is from
+    /// the disk.
     #[must_use]
     pub fn uri_and_version(&self, path: &Path) -> Option<(Uri, Option<i32>)> {
         match self.documents.get(path) {
@@ -385,7 +390,7 @@ fn detect_kind(path: &Path, text: &str) -> FileKind {
     match path.file_name().and_then(|name| name.to_str()) {
         Some(MANIFEST_FILE) => FileKind::Manifest,
         Some(LOCK_FILE) => FileKind::Lock,
-        // Others have files of this name too.
+        // Other tools use this file name too.
         Some(MODULE_FILE) if text.lines().any(|line| line.starts_with("module:")) => FileKind::Module,
         _ => FileKind::Other,
     }

@@ -161,7 +161,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await picture('running');
 
   // A login that is missing, told where the identity stands, and its way out.
-  await see('.markers-panel .monaco-list-row', 'nobody is signed in as `shop-dev`');
+  await see('.markers-panel .monaco-list-row', 'no user is signed in as `shop-dev`');
   const login = await offered('shop-dev', 'Log in as `shop-dev`');
   checked();
   await picture('login');

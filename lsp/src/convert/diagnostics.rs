@@ -1,4 +1,4 @@
-//! Findings as the client wants them: place, code with its page, the way out in the words, the edits in `data`.
+//! Diagnostics, converted to protocol types: range, code with its page, fixes as text in the message and as edits in `data`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,17 +17,17 @@ use crate::settings::{Settings, SeverityOverride};
 
 pub const SOURCE: &str = "pdev";
 
-/// The folder with the page of each code: files of this machine, so that a link works without a network and means the
-/// very version that found something. Said once, before anybody is served.
+/// The folder with the page of each code. The pages are local files, so links work offline and fit this version of pdev. Set
+/// once, before the server starts.
 static PAGES_FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
-/// Where `CODE.md` lies for every code.
+/// Sets the folder that contains `CODE.md` for every code.
 pub fn set_pages_folder(folder: PathBuf) {
-    // A second server of one process has the same pages.
+    // A second server in the same process uses the same pages.
     drop(PAGES_FOLDER.set(folder));
 }
 
-/// All findings of one file, as set by the user.
+/// All diagnostics of one file, with the severities of the user's settings.
 #[must_use]
 pub fn file_diagnostics(
     analysis: &Analysis,
@@ -35,18 +35,21 @@ pub fn file_diagnostics(
     encoding: Encoding,
     settings: &Settings,
 ) -> Vec<lsp::Diagnostic> {
-    analysis.diagnostics_in(file).filter_map(|found| to_lsp_diagnostic(analysis, found, encoding, settings)).collect()
+    analysis
+        .diagnostics_in(file)
+        .filter_map(|diagnostic| to_lsp_diagnostic(analysis, diagnostic, encoding, settings))
+        .collect()
 }
 
 #[must_use]
 pub fn to_lsp_diagnostic(
     analysis: &Analysis,
-    found: &Diagnostic,
+    diagnostic: &Diagnostic,
     encoding: Encoding,
     settings: &Settings,
 ) -> Option<lsp::Diagnostic> {
-    let text = analysis.text(found.span.file)?;
-    let related: Vec<_> = found
+    let text = analysis.text(diagnostic.span.file)?;
+    let related: Vec<_> = diagnostic
         .related
         .iter()
         .filter_map(|related| {
@@ -56,60 +59,60 @@ pub fn to_lsp_diagnostic(
         })
         .collect();
     Some(lsp::Diagnostic {
-        range: encoding.range(text, found.span.range()),
-        severity: Some(severity(found, settings)?),
-        code: Some(NumberOrString::String(found.code.0.to_owned())),
-        code_description: page_uri(found.code.0).map(|href| CodeDescription { href }),
+        range: encoding.range(text, diagnostic.span.range()),
+        severity: Some(severity(diagnostic, settings)?),
+        code: Some(NumberOrString::String(diagnostic.code.0.to_owned())),
+        code_description: page_uri(diagnostic.code.0).map(|href| CodeDescription { href }),
         source: Some(SOURCE.to_owned()),
-        message: message(found),
+        message: message(diagnostic),
         related_information: (!related.is_empty()).then_some(related),
-        tags: tags(found.code),
-        data: Some(data(analysis, found, encoding)),
+        tags: tags(diagnostic.code),
+        data: Some(data(analysis, diagnostic, encoding)),
     })
 }
 
 #[must_use]
 pub fn page_uri(code: &str) -> Option<Uri> {
-    /// A long manifest has thousands of findings of a few codes.
+    /// A long manifest has thousands of diagnostics with a few codes, so each URI is built once.
     static URI_CACHE: Mutex<BTreeMap<String, Option<Uri>>> = Mutex::new(BTreeMap::new());
     let folder = PAGES_FOLDER.get()?;
-    let mut known = URI_CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(page) = known.get(code) {
+    let mut cache = URI_CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(page) = cache.get(code) {
         return page.clone();
     }
     let page = Uri::from_file_path(folder.join(format!("{code}.md")));
-    known.insert(code.to_owned(), page.clone());
+    cache.insert(code.to_owned(), page.clone());
     page
 }
 
-/// `None` when the user does not want to see it.
+/// Returns `None` if the user turned this code off.
 #[must_use]
-pub fn severity(found: &Diagnostic, settings: &Settings) -> Option<DiagnosticSeverity> {
-    let own = match found.severity {
+pub fn severity(diagnostic: &Diagnostic, settings: &Settings) -> Option<DiagnosticSeverity> {
+    let default = match diagnostic.severity {
         Severity::Error => DiagnosticSeverity::ERROR,
         Severity::Warning => DiagnosticSeverity::WARNING,
-        // Advice concerns nearly every service: there for who looks, and quiet.
+        // Nearly every service has some advice, so it is shown with the least prominent severity.
         Severity::Info => DiagnosticSeverity::HINT,
     };
-    match settings.codes.get(found.code.0) {
+    match settings.codes.get(diagnostic.code.0) {
         Some(SeverityOverride::Off) => None,
         Some(SeverityOverride::Hint) => Some(DiagnosticSeverity::HINT),
         Some(SeverityOverride::Info) => Some(DiagnosticSeverity::INFORMATION),
         Some(SeverityOverride::Warning) => Some(DiagnosticSeverity::WARNING),
         Some(SeverityOverride::Error) => Some(DiagnosticSeverity::ERROR),
-        None => Some(own),
+        None => Some(default),
     }
 }
 
-/// With the way out: some clients, coding agents above all, show nothing else.
+/// The message with its fixes, because some clients, such as coding agents, show only the message.
 #[must_use]
-pub fn message(found: &Diagnostic) -> String {
-    let mut text = found.message.clone();
-    if let Some(help) = &found.help {
+pub fn message(diagnostic: &Diagnostic) -> String {
+    let mut text = diagnostic.message.clone();
+    if let Some(help) = &diagnostic.help {
         text.push('\n');
         text.push_str(help);
     }
-    for fix in &found.fixes {
+    for fix in &diagnostic.fixes {
         text.push_str("\nfix: ");
         text.push_str(&fix.title);
     }
@@ -124,8 +127,8 @@ fn tags(code: Code) -> Option<Vec<DiagnosticTag>> {
     }
 }
 
-/// The same as in `pdev check --json`: where in the manifest, and edits with both kinds of places.
-fn data(analysis: &Analysis, found: &Diagnostic, encoding: Encoding) -> Value {
+/// The same data as in `pdev check --json`: the path in the manifest, and edits with both ranges and byte offsets.
+fn data(analysis: &Analysis, diagnostic: &Diagnostic, encoding: Encoding) -> Value {
     let edit = |edit: &manifest::diagnostic::Edit| {
         let text = analysis.text(edit.span.file)?;
         let uri = Uri::from_file_path(analysis.path(edit.span.file)?)?;
@@ -134,7 +137,7 @@ fn data(analysis: &Analysis, found: &Diagnostic, encoding: Encoding) -> Value {
             json!({ "uri": uri, "range": range, "newText": edit.text, "start": edit.span.start, "end": edit.span.end }),
         )
     };
-    let fixes: Vec<Value> = found
+    let fixes: Vec<Value> = diagnostic
         .fixes
         .iter()
         .map(|fix| {
@@ -142,5 +145,5 @@ fn data(analysis: &Analysis, found: &Diagnostic, encoding: Encoding) -> Value {
             json!({ "title": fix.title, "safe": fix.safe, "edits": edits })
         })
         .collect();
-    json!({ "path": found.path, "start": found.span.start, "end": found.span.end, "fixes": fixes })
+    json!({ "path": diagnostic.path, "start": diagnostic.span.start, "end": diagnostic.span.end, "fixes": fixes })
 }

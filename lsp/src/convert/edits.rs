@@ -1,4 +1,4 @@
-//! Edits of the analysis as the client applies them.
+//! Edits of the analysis, converted to workspace edits.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ pub fn workspace_edit(analysis: &Analysis, edits: &[Edit], encoding: Encoding) -
     WorkspaceEdit { changes: Some(changes), ..WorkspaceEdit::default() }
 }
 
-/// The same with files that are made first, each in one piece: for clients that can make files.
+/// Like [`workspace_edit`], but also creates files. Only for clients that can create files.
 #[must_use]
 pub fn workspace_edit_with_new_files(analysis: &Analysis, action: &Action, encoding: Encoding) -> WorkspaceEdit {
     let edit = |uri: Uri, edits: Vec<TextEdit>| {
@@ -30,23 +30,24 @@ pub fn workspace_edit_with_new_files(analysis: &Analysis, action: &Action, encod
         let edits = edits.into_iter().map(OneOf::Left).collect();
         DocumentChangeOperation::Edit(TextDocumentEdit { text_document, edits })
     };
-    let mut all = Vec::new();
+    let mut operations = Vec::new();
     for file in &action.new_files {
         let Some(uri) = Uri::from_file_path(analysis.buffers.path(&file.path)) else { continue };
         let options = CreateFileOptions { overwrite: Some(false), ignore_if_exists: Some(false) };
         let create = CreateFile { uri: uri.clone(), options: Some(options), annotation_id: None };
-        all.push(DocumentChangeOperation::Op(ResourceOp::Create(create)));
-        all.push(edit(uri, vec![TextEdit { range: Range::default(), new_text: file.text.clone() }]));
+        operations.push(DocumentChangeOperation::Op(ResourceOp::Create(create)));
+        operations.push(edit(uri, vec![TextEdit { range: Range::default(), new_text: file.text.clone() }]));
     }
     let changes = workspace_edit(analysis, &action.edits, encoding).changes.unwrap_or_default();
-    all.extend(changes.into_iter().map(|(uri, edits)| edit(uri, edits)));
-    WorkspaceEdit { document_changes: Some(DocumentChanges::Operations(all)), ..WorkspaceEdit::default() }
+    // New files come first: an edit may refer to them.
+    operations.extend(changes.into_iter().map(|(uri, edits)| edit(uri, edits)));
+    WorkspaceEdit { document_changes: Some(DocumentChanges::Operations(operations)), ..WorkspaceEdit::default() }
 }
 
 #[must_use]
 pub fn text_edit(text: &Text, edit: &Edit, encoding: Encoding) -> TextEdit {
-    // Lines end as those of the file do.
-    let foreign = edit.text.contains('\n') && !edit.text.contains('\r') && text.as_str().contains("\r\n");
-    let new_text = if foreign { edit.text.replace('\n', "\r\n") } else { edit.text.clone() };
+    // Use the line endings of the file.
+    let needs_crlf = edit.text.contains('\n') && !edit.text.contains('\r') && text.as_str().contains("\r\n");
+    let new_text = if needs_crlf { edit.text.replace('\n', "\r\n") } else { edit.text.clone() };
     TextEdit { range: encoding.range(text, edit.span.range()), new_text }
 }

@@ -1,6 +1,6 @@
-//! The customs office of the editor: bytes to the client's positions and back, findings to its types.
+//! The conversion layer: byte offsets to the client's positions and back, diagnostics and edits to protocol types.
 //!
-//! The only place that knows UTF-16.
+//! No other module knows UTF-16.
 
 pub mod diagnostics;
 pub mod edits;

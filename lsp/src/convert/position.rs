@@ -1,4 +1,4 @@
-//! Offsets and positions: a position is a line and a count of units, and the unit was agreed upon at the start.
+//! Byte offsets and positions. A position is a line and a count of code units; client and server negotiate the unit.
 
 use std::ops::Range;
 
@@ -6,27 +6,27 @@ use tower_lsp::ls_types::{self as lsp, Position, PositionEncodingKind};
 
 use crate::text::Text;
 
-/// What one unit of a position's `character` is.
+/// The code unit that a position's `character` counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Encoding {
     Utf8,
-    /// What every client speaks.
+    /// The default of the protocol, which every client supports.
     #[default]
     Utf16,
     Utf32,
 }
 
 impl Encoding {
-    /// The cheapest one that the client offers.
+    /// The cheapest encoding that the client offers: UTF-8 positions need no conversion.
     #[must_use]
     pub fn negotiate(offered: Option<&[PositionEncodingKind]>) -> Self {
         let offered = offered.unwrap_or_default();
-        let known = [
+        let by_cost = [
             (PositionEncodingKind::UTF8, Self::Utf8),
             (PositionEncodingKind::UTF16, Self::Utf16),
             (PositionEncodingKind::UTF32, Self::Utf32),
         ];
-        known.into_iter().find(|(kind, _)| offered.contains(kind)).map_or(Self::Utf16, |(_, encoding)| encoding)
+        by_cost.into_iter().find(|(kind, _)| offered.contains(kind)).map_or(Self::Utf16, |(_, encoding)| encoding)
     }
 
     #[must_use]
@@ -38,7 +38,7 @@ impl Encoding {
         }
     }
 
-    /// The units of a text.
+    /// The number of code units of a text.
     #[must_use]
     pub fn code_unit_count(self, text: &str) -> u32 {
         let count = match self {
@@ -50,23 +50,24 @@ impl Encoding {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// A position beyond the end of its line or of the text means that end, as the protocol says.
+    /// Converts a position to a byte offset. A position after the end of its line or of the text means that end, as in the
+    /// protocol.
     #[must_use]
     pub fn offset(self, text: &Text, position: Position) -> usize {
         let line = text.line_range(position.line as usize);
         let content = text.as_str().get(line.clone()).unwrap_or_default();
-        let wanted = position.character as usize;
+        let character_offset = position.character as usize;
         if self == Self::Utf8 || content.is_ascii() {
-            return text.floor_char_boundary(line.start + wanted.min(content.len()));
+            return text.floor_char_boundary(line.start + character_offset.min(content.len()));
         }
-        let mut seen = 0;
+        let mut units = 0;
         for (at, character) in content.char_indices() {
             let width = if self == Self::Utf16 { character.len_utf16() } else { 1 };
-            // A position inside a surrogate pair means the character it belongs to.
-            if seen + width > wanted {
+            // A position inside a surrogate pair means the start of its character.
+            if units + width > character_offset {
                 return line.start + at;
             }
-            seen += width;
+            units += width;
         }
         line.end
     }
@@ -104,7 +105,7 @@ mod tests {
                 assert_eq!(encoding.offset(&text, position), at, "{character:?} in {encoding:?}");
             }
         }
-        let smile = text.as_str().find('😀').expect("it is there");
+        let smile = text.as_str().find('😀').expect("the text contains it");
         assert_eq!(Encoding::Utf16.position(&text, smile), Position { line: 0, character: 6 });
         assert_eq!(Encoding::Utf32.position(&text, smile + 4), Position { line: 0, character: 7 });
         assert_eq!(Encoding::Utf16.position(&text, smile + 4), Position { line: 0, character: 8 });

@@ -8,12 +8,12 @@ use crate::analysis::actions::{self, Action, NewFile, SecretLiteral};
 use crate::analysis::{organise, refactors};
 use crate::check::{Analysis, today};
 use crate::client_capabilities::ClientCapabilities;
-use crate::commands;
+use crate::commands::Command as ServerCommand;
 use crate::convert::{diagnostics, edits};
 use crate::workspace::Snapshot;
 
 pub const FIX_ALL: &str = "source.fixAll.pdev";
-/// Not below `source.organizeImports`, which many editors run on every save.
+/// Deliberately not a child of `source.organizeImports`, which many editors run on every save.
 pub const ORGANISE: &str = "source.organize.pdev";
 
 #[must_use]
@@ -25,19 +25,20 @@ pub fn code_action_response(
 ) -> CodeActionResponse {
     let Some(file) = analysis.file_id(&snapshot.path) else { return Vec::new() };
     let Some(text) = analysis.text(file) else { return Vec::new() };
-    let wanted = RequestedKinds::from_params(params);
+    let requested = RequestedKinds::from_params(params);
     let range = snapshot.encoding.byte_range(text, params.range);
     let mut answer = Vec::new();
-    if wanted.includes(&CodeActionKind::QUICKFIX) {
-        for (found, shown) in requested_diagnostics(snapshot, analysis, file, &range, &params.context.diagnostics) {
-            for action in actions::diagnostic_actions(analysis.loaded(), text, found, today()) {
+    if requested.includes(&CodeActionKind::QUICKFIX) {
+        for (diagnostic, shown) in requested_diagnostics(snapshot, analysis, file, &range, &params.context.diagnostics)
+        {
+            for action in actions::diagnostic_actions(analysis.loaded(), text, diagnostic, today()) {
                 answer.push(code_action(snapshot, analysis, action, CodeActionKind::QUICKFIX, shown.clone()));
             }
         }
     }
-    // Kate asks about one finding for the whole file, and carries out all that it is given.
-    let whole_file = range.start == 0 && range.end + 1 >= text.len();
-    if whole_file && params.context.only.is_none() && !params.context.diagnostics.is_empty() {
+    // Kate requests the fixes of one diagnostic with the range of the file, and applies all actions that it gets.
+    let is_whole_file = range.start == 0 && range.end + 1 >= text.len();
+    if is_whole_file && params.context.only.is_none() && !params.context.diagnostics.is_empty() {
         return answer;
     }
     let refactors = refactorings(snapshot, analysis, file, &range)
@@ -46,26 +47,26 @@ pub fn code_action_response(
     for action in refactors {
         let kind =
             if action.is_extraction { CodeActionKind::REFACTOR_EXTRACT } else { CodeActionKind::REFACTOR_REWRITE };
-        if !wanted.includes(&kind) {
+        if !requested.includes(&kind) {
             continue;
         }
-        if let (Some(kept), true) = (&action.secret_literal, capabilities.apply_edit) {
-            answer.push(vault_action(snapshot, kept, kind.clone()));
+        if let (Some(literal), true) = (&action.secret_literal, capabilities.apply_edit) {
+            answer.push(vault_action(snapshot, literal, kind.clone()));
         }
-        let mut shown = code_action(snapshot, analysis, action, kind, None);
-        if let (CodeActionOrCommand::CodeAction(shown), true) = (&mut shown, capabilities.resolve_edits) {
-            shown.edit = None;
-            shown.data = Some(json!({ "uri": snapshot.uri, "range": params.range }));
+        let mut offer = code_action(snapshot, analysis, action, kind, None);
+        if let (CodeActionOrCommand::CodeAction(offer), true) = (&mut offer, capabilities.resolve_edits) {
+            offer.edit = None;
+            offer.data = Some(json!({ "uri": snapshot.uri, "range": params.range }));
         }
-        answer.push(shown);
+        answer.push(offer);
     }
     let fix_all = CodeActionKind::new(FIX_ALL);
-    // Who asks about a finding means that one.
-    let means_all = params.context.only.is_some() || params.context.diagnostics.is_empty();
-    if means_all && wanted.includes(&fix_all) {
-        let safe = actions::safe_fix_edits(&analysis.checked.diagnostics, file);
-        if !safe.is_empty() {
-            let action = Action { title: "Fix all that is safe to fix".to_owned(), edits: safe, ..Action::default() };
+    // A request about particular diagnostics is not about the others.
+    let is_about_all = params.context.only.is_some() || params.context.diagnostics.is_empty();
+    if is_about_all && requested.includes(&fix_all) {
+        let safe_edits = actions::safe_fix_edits(&analysis.checked.diagnostics, file);
+        if !safe_edits.is_empty() {
+            let action = Action { title: "Apply all safe fixes".to_owned(), edits: safe_edits, ..Action::default() };
             answer.push(code_action(snapshot, analysis, action, fix_all, None));
         }
     }
@@ -73,7 +74,7 @@ pub fn code_action_response(
     answer
 }
 
-/// The findings of the range; of those only the ones that the client names, where it names any of them.
+/// The diagnostics of the range. If the client names some of them, only those.
 fn requested_diagnostics<'a>(
     snapshot: &Snapshot,
     analysis: &'a Analysis,
@@ -81,12 +82,16 @@ fn requested_diagnostics<'a>(
     range: &std::ops::Range<usize>,
     named: &[tower_lsp::ls_types::Diagnostic],
 ) -> Vec<(&'a Diagnostic, Option<tower_lsp::ls_types::Diagnostic>)> {
-    let near = analysis.diagnostics_in(file).filter(|found| overlaps(found.span, range));
-    let mut all: Vec<_> = near
-        .map(|found| (found, diagnostics::to_lsp_diagnostic(analysis, found, snapshot.encoding, &snapshot.settings)))
+    let in_range = analysis.diagnostics_in(file).filter(|diagnostic| overlaps(diagnostic.span, range));
+    let mut all: Vec<_> = in_range
+        .map(|diagnostic| {
+            (diagnostic, diagnostics::to_lsp_diagnostic(analysis, diagnostic, snapshot.encoding, &snapshot.settings))
+        })
         .collect();
     let is_named = |shown: &Option<tower_lsp::ls_types::Diagnostic>| {
-        shown.as_ref().is_some_and(|shown| named.iter().any(|one| one.code == shown.code && one.range == shown.range))
+        shown
+            .as_ref()
+            .is_some_and(|shown| named.iter().any(|named| named.code == shown.code && named.range == shown.range))
     };
     if all.iter().any(|(_, shown)| is_named(shown)) {
         all.retain(|(_, shown)| is_named(shown));
@@ -94,7 +99,7 @@ fn requested_diagnostics<'a>(
     all
 }
 
-/// Only for who asks for source actions: nobody wants it at every word.
+/// Offered only if the client requests source actions. Otherwise it would appear at every cursor position.
 fn organise_action(
     snapshot: &Snapshot,
     analysis: &Analysis,
@@ -102,22 +107,22 @@ fn organise_action(
     params: &CodeActionParams,
 ) -> Option<CodeActionOrCommand> {
     let kind = CodeActionKind::new(ORGANISE);
-    let same = analysis.text(file).is_some_and(|text| text.as_str() == snapshot.text.as_str());
-    if params.context.only.is_none() || !RequestedKinds::from_params(params).includes(&kind) || !same {
+    let is_current = analysis.text(file).is_some_and(|text| text.as_str() == snapshot.text.as_str());
+    if params.context.only.is_none() || !RequestedKinds::from_params(params).includes(&kind) || !is_current {
         return None;
     }
     let text = organise::organise(&snapshot.text)?;
     let end = u32::try_from(snapshot.text.len()).ok()?;
     let edit = manifest::diagnostic::Edit { span: Span { file, start: 0, end }, text };
-    let title = "Put the sections into their usual order".to_owned();
+    let title = "Sort the sections into their usual order".to_owned();
     let action = Action { title, edits: vec![edit], ..Action::default() };
     Some(code_action(snapshot, analysis, action, kind, None))
 }
 
-/// Only of a text that was looked at as it is: an edit of another one would land anywhere.
+/// Offered only if the analysis is of the current text. Edits for another text would change the wrong bytes.
 fn refactorings(snapshot: &Snapshot, analysis: &Analysis, file: FileId, range: &std::ops::Range<usize>) -> Vec<Action> {
-    let same = analysis.text(file).is_some_and(|text| text.as_str() == snapshot.text.as_str());
-    let Some(root) = snapshot.root().filter(|_| same) else { return Vec::new() };
+    let is_current = analysis.text(file).is_some_and(|text| text.as_str() == snapshot.text.as_str());
+    let Some(root) = snapshot.root().filter(|_| is_current) else { return Vec::new() };
     let context = refactors::RefactorContext {
         root,
         text: &snapshot.text,
@@ -129,21 +134,18 @@ fn refactorings(snapshot: &Snapshot, analysis: &Analysis, file: FileId, range: &
     refactors::refactorings_at(&context, range)
 }
 
-/// Files that the client can make, and that are not there yet.
+/// Whether the client can create the action's files, and none of them exists.
 fn can_create_files(analysis: &Analysis, capabilities: ClientCapabilities, action: &Action) -> bool {
-    let free = |file: &NewFile| !analysis.buffers.path(&file.path).exists();
-    action.new_files.is_empty() || (capabilities.create_files && action.new_files.iter().all(free))
+    let is_absent = |file: &NewFile| !analysis.buffers.path(&file.path).exists();
+    action.new_files.is_empty() || (capabilities.create_files && action.new_files.iter().all(is_absent))
 }
 
-/// The value goes into the vault first; the manifest is edited when it is there.
-fn vault_action(snapshot: &Snapshot, kept: &SecretLiteral, kind: CodeActionKind) -> CodeActionOrCommand {
-    let title = format!("Move `{}` into the vault, as the secret `{}`", kept.variable, kept.secret);
-    let argument = json!({ "uri": snapshot.uri, "unit": kept.unit, "variable": kept.variable });
-    let command = Command {
-        title: title.clone(),
-        command: commands::Command::Keep.id().to_owned(),
-        arguments: Some(vec![argument]),
-    };
+/// A command instead of an edit, because the value must be in the vault before the manifest changes.
+fn vault_action(snapshot: &Snapshot, literal: &SecretLiteral, kind: CodeActionKind) -> CodeActionOrCommand {
+    let title = format!("Move `{}` into the vault, as the secret `{}`", literal.variable, literal.secret);
+    let argument = json!({ "uri": snapshot.uri, "unit": literal.unit, "variable": literal.variable });
+    let command =
+        Command { title: title.clone(), command: ServerCommand::Keep.id().to_owned(), arguments: Some(vec![argument]) };
     CodeActionOrCommand::CodeAction(CodeAction {
         title,
         kind: Some(kind),
@@ -152,7 +154,7 @@ fn vault_action(snapshot: &Snapshot, kept: &SecretLiteral, kind: CodeActionKind)
     })
 }
 
-/// What an action was about, for the client that asks for its edits once it is chosen.
+/// Restores the request that offered an action, when the client requests the action's edits.
 #[must_use]
 pub fn resolve_params(action: &CodeAction) -> Option<CodeActionParams> {
     let data = action.data.as_ref()?;
@@ -169,16 +171,16 @@ pub fn resolve_params(action: &CodeAction) -> Option<CodeActionParams> {
     })
 }
 
-/// The action of this title, with its edits.
+/// The edit of the action with this title.
 #[must_use]
 pub fn resolved_edit(answer: CodeActionResponse, title: &str) -> Option<WorkspaceEdit> {
-    answer.into_iter().find_map(|one| match one {
-        CodeActionOrCommand::CodeAction(one) if one.title == title => one.edit,
+    answer.into_iter().find_map(|entry| match entry {
+        CodeActionOrCommand::CodeAction(action) if action.title == title => action.edit,
         _ => None,
     })
 }
 
-/// What the client asked for; everything when it named no kinds.
+/// The kinds of actions that the client requests. All kinds if it names none.
 pub(super) struct RequestedKinds<'a> {
     only: Option<&'a [CodeActionKind]>,
 }
@@ -188,20 +190,20 @@ impl<'a> RequestedKinds<'a> {
         Self { only: params.context.only.as_deref() }
     }
 
-    /// Kinds are hierarchical: `source` asks for `source.fixAll.pdev` too.
+    /// Kinds are hierarchical: `source` includes `source.fixAll.pdev`.
     pub(super) fn includes(&self, kind: &CodeActionKind) -> bool {
-        let below = |asked: &CodeActionKind| {
-            let rest = kind.as_str().strip_prefix(asked.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || asked.as_str().is_empty())
+        let is_ancestor = |requested: &CodeActionKind| {
+            let rest = kind.as_str().strip_prefix(requested.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || requested.as_str().is_empty())
         };
-        self.only.is_none_or(|only| only.iter().any(below))
+        self.only.is_none_or(|only| only.iter().any(is_ancestor))
     }
 }
 
-/// A cursor at the very end of a word still means it.
+/// Both ends are inclusive: a cursor directly after a word is still on that word.
 fn overlaps(span: Span, range: &std::ops::Range<usize>) -> bool {
-    let own = span.range();
-    own.start <= range.end && range.start <= own.end
+    let span = span.range();
+    span.start <= range.end && range.start <= span.end
 }
 
 fn code_action(
@@ -209,7 +211,7 @@ fn code_action(
     analysis: &Analysis,
     action: Action,
     kind: CodeActionKind,
-    about: Option<tower_lsp::ls_types::Diagnostic>,
+    diagnostic: Option<tower_lsp::ls_types::Diagnostic>,
 ) -> CodeActionOrCommand {
     let edit = match action.new_files.is_empty() {
         true => edits::workspace_edit(analysis, &action.edits, snapshot.encoding),
@@ -218,7 +220,7 @@ fn code_action(
     CodeActionOrCommand::CodeAction(CodeAction {
         title: action.title,
         kind: Some(kind),
-        diagnostics: about.map(|one| vec![one]),
+        diagnostics: diagnostic.map(|diagnostic| vec![diagnostic]),
         edit: Some(edit),
         is_preferred: Some(action.is_preferred),
         ..CodeAction::default()

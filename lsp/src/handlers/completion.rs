@@ -35,7 +35,7 @@ pub(super) fn completion_item(
     let new_text = if capabilities.snippets { item.snippet } else { completion::snippet_to_plain_text(&item.snippet) };
     let range = snapshot.encoding.range(&snapshot.text, item.replace_range.clone());
     let typed = snapshot.text.as_str().get(item.replace_range).unwrap_or_default();
-    // Entries are named in words; they must not vanish with the first letter of a name.
+    // Labels of snippets are phrases. Without this the client would hide them at the first typed letter of a name.
     let filter = (item.kind == ItemKind::Snippet).then(|| format!("{typed}{}", item.label));
     CompletionItem {
         label: item.label,
@@ -62,7 +62,7 @@ pub(super) fn completion_item(
     }
 }
 
-/// The file an item belongs to, and what its documentation is about.
+/// The file of a completion item, and the target of its documentation.
 #[must_use]
 pub fn parse_item_data(data: Option<&Value>) -> Option<(Uri, DocTarget)> {
     let data = data?;

@@ -1,4 +1,4 @@
-//! `textDocument/inlayHint` of what is written; what runs is `live`'s.
+//! `textDocument/inlayHint`: the hints about the manifest. Hints about the running preview are in `live`.
 
 use std::collections::BTreeMap;
 
@@ -17,20 +17,21 @@ pub fn inlay_hints(
     range: Range,
 ) -> Vec<InlayHint> {
     let Some(root) = snapshot.root() else { return Vec::new() };
-    let wanted = snapshot.encoding.byte_range(&snapshot.text, range);
+    let requested = snapshot.encoding.byte_range(&snapshot.text, range);
     let (environment, variables) = (analysis.environment(), analysis.variables());
     let text = snapshot.text.as_str();
     let context =
         HintContext { root, text, loaded: analysis.loaded(), environment, variables, running_values: running };
     let kinds = snapshot.settings.inlay_hints;
-    let mut all = Vec::new();
+    let mut hints = Vec::new();
     if kinds.versions {
-        let written = analysis.buffers.read(LOCK_FILE).unwrap_or_default();
-        let lock = catalog::Lock::parse(&String::from_utf8_lossy(&written)).unwrap_or_default();
-        all.extend(hints::version_hints(&context, &wanted, &lock));
+        // A missing or invalid lock counts as empty; an invalid one has its own diagnostic.
+        let bytes = analysis.buffers.read(LOCK_FILE).unwrap_or_default();
+        let lock = catalog::Lock::parse(&String::from_utf8_lossy(&bytes)).unwrap_or_default();
+        hints.extend(hints::version_hints(&context, &requested, &lock));
     }
     if kinds.values {
-        all.extend(hints::value_hints(&context, &wanted));
+        hints.extend(hints::value_hints(&context, &requested));
     }
     let convert = |hint: Hint| InlayHint {
         position: snapshot.encoding.position(&snapshot.text, hint.offset),
@@ -42,5 +43,5 @@ pub fn inlay_hints(
         padding_right: None,
         data: None,
     };
-    all.into_iter().map(convert).collect()
+    hints.into_iter().map(convert).collect()
 }

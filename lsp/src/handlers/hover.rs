@@ -21,11 +21,11 @@ pub fn hover_response(
         resolve_unit: &|unit| analysis.resolve_unit(unit),
         files: &analysis.buffers,
     };
-    let mut found = hover(&context, snapshot.encoding.offset(&snapshot.text, position))?;
-    found.text.extend(live.map(|live| format!("\n\n---\n\n{live}")));
+    let mut result = hover(&context, snapshot.encoding.offset(&snapshot.text, position))?;
+    result.text.extend(live.map(|live| format!("\n\n---\n\n{live}")));
     let kind = if markdown { MarkupKind::Markdown } else { MarkupKind::PlainText };
     Some(Hover {
-        contents: HoverContents::Markup(MarkupContent { kind, value: found.text }),
-        range: Some(snapshot.encoding.range(&snapshot.text, found.range)),
+        contents: HoverContents::Markup(MarkupContent { kind, value: result.text }),
+        range: Some(snapshot.encoding.range(&snapshot.text, result.range)),
     })
 }

@@ -1,4 +1,4 @@
-//! Lenses, hints, findings and words about what runs, from the cache alone.
+//! Lenses, hints, diagnostics and hovers about the running preview, from the cache only.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::identities;
 use crate::analysis::references;
 use crate::check::Analysis;
 use crate::client_capabilities::{ClientCapabilities, ClientCommand};
-use crate::commands;
+use crate::commands::Command as ServerCommand;
 use crate::convert::diagnostics::SOURCE;
 use crate::live::{AgentState, LiveState};
 use crate::log_tail;
@@ -25,7 +25,7 @@ const START_AGENT_LABEL: &str = "start it";
 const DRIFT: &str = "drift";
 const OUTPUT_LINES_MAX: usize = 10;
 
-/// A document and what is known of its preview.
+/// A document and the live state of its preview.
 pub struct LiveContext<'a> {
     pub snapshot: &'a Snapshot,
     pub live: &'a LiveState,
@@ -33,28 +33,28 @@ pub struct LiveContext<'a> {
     pub client_capabilities: ClientCapabilities,
 }
 
-/// The fixes of drift: what is written is applied, of one unit or of all.
+/// The fixes of drift: apply the manifest to one unit, or to all.
 #[must_use]
 pub fn drift_fix_actions(params: &CodeActionParams) -> Vec<CodeActionOrCommand> {
     if !RequestedKinds::from_params(params).includes(&CodeActionKind::QUICKFIX) {
         return Vec::new();
     }
-    let action = |found: &Diagnostic| {
-        if found.code != Some(NumberOrString::String(DRIFT.to_owned())) {
+    let action = |diagnostic: &Diagnostic| {
+        if diagnostic.code != Some(NumberOrString::String(DRIFT.to_owned())) {
             return None;
         }
-        let unit = found.data.as_ref()?.get("unit")?.as_str();
-        let title = format!("Apply what is written{}", unit.map(|unit| format!(" to `{unit}`")).unwrap_or_default());
+        let unit = diagnostic.data.as_ref()?.get("unit")?.as_str();
+        let title = format!("Apply the manifest{}", unit.map(|unit| format!(" to `{unit}`")).unwrap_or_default());
         let argument = json!({ "uri": params.text_document.uri, "unit": unit });
         let command = Command {
             title: title.clone(),
-            command: commands::Command::Apply.id().to_owned(),
+            command: ServerCommand::Apply.id().to_owned(),
             arguments: Some(vec![argument]),
         };
         Some(CodeActionOrCommand::CodeAction(CodeAction {
             title,
             kind: Some(CodeActionKind::QUICKFIX),
-            diagnostics: Some(vec![found.clone()]),
+            diagnostics: Some(vec![diagnostic.clone()]),
             command: Some(command),
             is_preferred: Some(true),
             ..CodeAction::default()
@@ -63,7 +63,7 @@ pub fn drift_fix_actions(params: &CodeActionParams) -> Vec<CodeActionOrCommand> 
     params.context.diagnostics.iter().filter_map(action).collect()
 }
 
-/// A unit of the document's own text: lenses and hints stand where the name is now.
+/// A unit in the current text of the document, so that lenses and hints follow unsaved edits.
 struct NamedUnit {
     name: String,
     span: Span,
@@ -93,78 +93,80 @@ impl LiveContext<'_> {
 
     #[must_use]
     pub fn lenses(&self) -> Vec<CodeLens> {
-        let top = Range::default();
         let uri = &self.snapshot.uri;
-        let whole = json!({ "uri": uri });
-        let lens = |range: Range, title: String, command: &str, argument: serde_json::Value| CodeLens {
+        let lens = |range: Range, title: &str, command: &str, argument: serde_json::Value| CodeLens {
             range,
-            command: Some(Command { title, command: command.to_owned(), arguments: Some(vec![argument]) }),
+            command: Some(Command {
+                title: title.to_owned(),
+                command: command.to_owned(),
+                arguments: Some(vec![argument]),
+            }),
             data: None,
         };
-        let mut all = Vec::new();
+        let preview_lens =
+            |title: &str, command: ServerCommand| lens(Range::default(), title, command.id(), json!({ "uri": uri }));
+        let mut lenses = Vec::new();
         match (&self.live.agent, self.preview()) {
-            (AgentState::Unusable(words), _) => {
-                all.push(lens(top, format!("pdev: {words}"), commands::Command::Status.id(), whole.clone()));
+            (AgentState::Unusable(reason), _) => {
+                lenses.push(preview_lens(&format!("pdev: {reason}"), ServerCommand::Status));
             }
             (AgentState::Unknown, None) => {}
             (AgentState::Absent, _) if !self.should_show_agent_hint() => {
-                all.push(lens(top, format!("▶ up ({NO_AGENT})"), commands::Command::Up.id(), whole.clone()));
+                lenses.push(preview_lens(&format!("▶ up ({NO_AGENT})"), ServerCommand::Up));
             }
-            (_, None) => all.push(lens(top, "▶ up".to_owned(), commands::Command::Up.id(), whole.clone())),
+            (_, None) => lenses.push(preview_lens("▶ up", ServerCommand::Up)),
             (_, Some(preview)) => {
                 let state = format!("{}: {}", preview.preview.title, preview_state_label(preview.state));
-                all.push(lens(top, state, commands::Command::Status.id(), whole.clone()));
+                lenses.push(preview_lens(&state, ServerCommand::Status));
                 let drift = self.live.drift(&self.snapshot.path).len();
                 let up = if drift > 0 { format!("▶ up ({drift} changes)") } else { "▶ up".to_owned() };
-                all.push(lens(top, up, commands::Command::Up.id(), whole.clone()));
+                lenses.push(preview_lens(&up, ServerCommand::Up));
                 if preview.state != PreviewState::Down {
-                    all.push(lens(top, "■ stop".to_owned(), commands::Command::Stop.id(), whole.clone()));
+                    lenses.push(preview_lens("■ stop", ServerCommand::Stop));
                 }
                 if preview.url.is_some() && preview.state != PreviewState::Down {
-                    all.push(lens(top, "open".to_owned(), commands::Command::Open.id(), whole));
+                    lenses.push(preview_lens("open", ServerCommand::Open));
                 }
             }
         }
         let statuses = self.preview().map(|preview| preview.units.as_slice()).unwrap_or_default();
         for unit in self.units() {
             let range = self.range(unit.span);
-            let own = json!({ "uri": uri, "unit": unit.name });
+            let unit_lens =
+                |title: &str, command: &str| lens(range, title, command, json!({ "uri": uri, "unit": unit.name }));
             let status = statuses.iter().find(|status| status.name == unit.name);
-            // What was not asked for by the last `up`, or has ended, beside units that run.
-            let rests = status.is_none_or(|status| status.state == UnitState::Stopped);
-            if rests && self.preview().is_some_and(|preview| preview.state != PreviewState::Down) {
-                all.push(lens(range, "▶ start".to_owned(), commands::Command::Up.id(), own.clone()));
+            // A unit is stopped if the last `up` left it out or if it was stopped. It gets a lens only while others run.
+            let is_stopped = status.is_none_or(|status| status.state == UnitState::Stopped);
+            if is_stopped && self.preview().is_some_and(|preview| preview.state != PreviewState::Down) {
+                lenses.push(unit_lens("▶ start", ServerCommand::Up.id()));
             }
             let Some(status) = status else { continue };
-            if !rests {
-                all.push(lens(range, "↻ restart".to_owned(), commands::Command::Restart.id(), own.clone()));
+            if !is_stopped {
+                lenses.push(unit_lens("↻ restart", ServerCommand::Restart.id()));
                 if !matches!(status.state, UnitState::Done | UnitState::Failed | UnitState::Stopping) {
-                    all.push(lens(range, "■ stop".to_owned(), commands::Command::Stop.id(), own.clone()));
+                    lenses.push(unit_lens("■ stop", ServerCommand::Stop.id()));
                 }
             }
-            let logs = if self.client_capabilities.tail_logs {
-                ClientCommand::Tail.id()
-            } else {
-                commands::Command::Logs.id()
-            };
-            all.push(lens(range, "logs".to_owned(), logs, own.clone()));
+            let can_tail = self.client_capabilities.tail_logs;
+            let logs = if can_tail { ClientCommand::Tail.id() } else { ServerCommand::Logs.id() };
+            lenses.push(unit_lens("logs", logs));
             if status.url.is_some() && status.state == UnitState::Ready {
-                all.push(lens(range, "open".to_owned(), commands::Command::Open.id(), own.clone()));
+                lenses.push(unit_lens("open", ServerCommand::Open.id()));
             }
-            let runs = matches!(status.state, UnitState::Ready | UnitState::Unhealthy | UnitState::Starting);
-            if self.client_capabilities.run_shell && runs {
-                all.push(lens(range, "shell".to_owned(), ClientCommand::Shell.id(), own));
+            let is_running = matches!(status.state, UnitState::Ready | UnitState::Unhealthy | UnitState::Starting);
+            if self.client_capabilities.run_shell && is_running {
+                lenses.push(unit_lens("shell", ClientCommand::Shell.id()));
             }
         }
-        all
+        lenses
     }
 
-    /// That no agent runs is said once: in a hint where the client has them, else in the lens.
+    /// Shows the notice about the missing agent once: in a hint if the client has hints, else in the lens.
     fn should_show_agent_hint(&self) -> bool {
         self.client_capabilities.inlay_hints && self.snapshot.settings.inlay_hints.state
     }
 
-    /// The one line that says why nothing live is shown, with what helps; gone once an agent runs.
+    /// The hint after the first line that says why there is no live state, with a click that starts the agent.
     #[must_use]
     pub fn no_agent_hint(&self, range: Range) -> Option<InlayHint> {
         if self.live.agent != AgentState::Absent || range.start.line > 0 || !self.should_show_agent_hint() {
@@ -172,7 +174,7 @@ impl LiveContext<'_> {
         }
         let start = Command {
             title: START_AGENT_LABEL.to_owned(),
-            command: commands::Command::Agent.id().to_owned(),
+            command: ServerCommand::Agent.id().to_owned(),
             arguments: Some(vec![json!({ "uri": self.snapshot.uri })]),
         };
         let part = |value: String, command: Option<Command>| InlayHintLabelPart {
@@ -198,14 +200,14 @@ impl LiveContext<'_> {
         })
     }
 
-    /// For clients whose hints cannot be clicked: on the line where it is said.
+    /// The same on the same line as a code action, for clients whose hints cannot be clicked.
     #[must_use]
     pub fn start_agent_action(&self, params: &CodeActionParams) -> Option<CodeActionOrCommand> {
-        let asked = params.range.end.line == 0 && params.context.only.is_none();
-        (asked && self.live.agent == AgentState::Absent).then(|| {
+        let is_on_first_line = params.range.end.line == 0 && params.context.only.is_none();
+        (is_on_first_line && self.live.agent == AgentState::Absent).then(|| {
             CodeActionOrCommand::Command(Command {
-                title: "Start the agent of pdev".to_owned(),
-                command: commands::Command::Agent.id().to_owned(),
+                title: "Start the pdev agent".to_owned(),
+                command: ServerCommand::Agent.id().to_owned(),
                 arguments: Some(vec![json!({ "uri": self.snapshot.uri })]),
             })
         })
@@ -213,18 +215,18 @@ impl LiveContext<'_> {
 
     #[must_use]
     pub fn inlay_hints(&self, range: Range) -> Vec<InlayHint> {
-        let mut all: Vec<InlayHint> = self.no_agent_hint(range).into_iter().collect();
-        all.extend(self.state_hints(range));
-        all
+        let mut hints: Vec<InlayHint> = self.no_agent_hint(range).into_iter().collect();
+        hints.extend(self.state_hints(range));
+        hints
     }
 
     fn state_hints(&self, range: Range) -> Vec<InlayHint> {
         let Some(preview) = self.preview() else { return Vec::new() };
-        let wanted = self.snapshot.encoding.byte_range(&self.snapshot.text, range);
+        let requested = self.snapshot.encoding.byte_range(&self.snapshot.text, range);
         let hint = |unit: NamedUnit| {
             let status = preview.units.iter().find(|status| status.name == unit.name)?;
             let line = self.snapshot.text.line_range(self.snapshot.text.line_at(unit.span.range().start));
-            (wanted.start <= line.end && line.start <= wanted.end).then(|| InlayHint {
+            (requested.start <= line.end && line.start <= requested.end).then(|| InlayHint {
                 position: self.snapshot.encoding.position(&self.snapshot.text, line.end),
                 label: InlayHintLabel::String(status_label(status)),
                 kind: None,
@@ -238,24 +240,29 @@ impl LiveContext<'_> {
         self.units().into_iter().filter_map(hint).collect()
     }
 
-    /// What placeholders stand for in the copy that runs.
+    /// The values of placeholders in the running preview.
     #[must_use]
     pub fn running_values(&self) -> BTreeMap<String, String> {
         let Some(preview) = self.preview().filter(|preview| preview.state != PreviewState::Down) else {
             return BTreeMap::new();
         };
-        let own = &preview.preview;
-        let fields = [("app", &own.app), ("branch", &own.branch), ("id", &own.id), ("name", &own.title)];
-        let mut all: BTreeMap<String, String> =
+        let preview_ref = &preview.preview;
+        let fields = [
+            ("app", &preview_ref.app),
+            ("branch", &preview_ref.branch),
+            ("id", &preview_ref.id),
+            ("name", &preview_ref.title),
+        ];
+        let mut values: BTreeMap<String, String> =
             fields.into_iter().map(|(field, value)| (format!("preview.{field}"), value.clone())).collect();
-        all.extend(preview.url.clone().map(|url| ("preview.url".to_owned(), url)));
+        values.extend(preview.url.clone().map(|url| ("preview.url".to_owned(), url)));
         let urls =
             preview.units.iter().filter_map(|unit| Some((format!("services.{}.url", unit.name), unit.url.clone()?)));
-        all.extend(urls);
-        all
+        values.extend(urls);
+        values
     }
 
-    /// The preview's id and the unit whose name is here.
+    /// The unit whose name is at this position, with the id of its preview.
     #[must_use]
     pub fn unit_at(&self, position: Position) -> Option<log_tail::UnitKey> {
         let offset = self.snapshot.encoding.offset(&self.snapshot.text, position);
@@ -263,26 +270,27 @@ impl LiveContext<'_> {
         Some((self.preview()?.preview.id.clone(), unit.name))
     }
 
-    /// For the hover at a unit's name: its state and since when, why it failed, and what it said last.
+    /// The live part of the hover on a unit's name: state, age, problems and the last log lines.
     #[must_use]
     pub fn hover(&self, position: Position, now: i64) -> Option<String> {
-        let whose = self.unit_at(position)?;
+        let key = self.unit_at(position)?;
         let preview = self.preview()?;
-        let status = preview.units.iter().find(|status| status.name == whose.1)?;
+        let status = preview.units.iter().find(|status| status.name == key.1)?;
         let mut text = format!("**now**: {}", status_details(status).replace('\n', "  \n"));
-        text.extend(age_text(status, now).map(|words| format!("  \n{words}")));
+        text.extend(age_text(status, now).map(|age| format!("  \n{age}")));
         let problems = self.live.problems(preview).into_iter();
-        let problems: Vec<_> = problems.filter(|problem| problem.unit.as_ref() == Some(&whose.1)).collect();
+        let problems: Vec<_> = problems.filter(|problem| problem.unit.as_ref() == Some(&key.1)).collect();
         for problem in &problems {
             text.push_str(&format!("\n\n{}", problem.title));
             text.push_str(&output_excerpt(problem, "\n\n```text\n", "\n```"));
         }
-        let told = problems.iter().any(|problem| !problem.output.is_empty());
-        let lines = self.live.log_tails.get(&whose).filter(|lines| !told && !lines.lines.is_empty());
-        text.extend(lines.map(|lines| {
-            // Whatever a program prints stays inside of the block.
-            let said = lines.lines.join("\n").replace("```", "'''");
-            format!("\n\nlast lines, {} ago:\n\n```text\n{said}\n```", log_tail::format_age(now - lines.read_at))
+        // The output of a problem already contains the relevant log lines.
+        let has_output = problems.iter().any(|problem| !problem.output.is_empty());
+        let tail = self.live.log_tails.get(&key).filter(|tail| !has_output && !tail.lines.is_empty());
+        text.extend(tail.map(|tail| {
+            // A program that prints a code fence must not end the block and inject Markdown.
+            let log_text = tail.lines.join("\n").replace("```", "'''");
+            format!("\n\nlast lines, {} ago:\n\n```text\n{log_text}\n```", log_tail::format_age(now - tail.read_at))
         }));
         Some(text)
     }
@@ -314,7 +322,7 @@ pub(crate) fn unit_state_label(state: UnitState) -> &'static str {
     }
 }
 
-/// `ready http://web.main.shop.localhost:8642`; no age, which would be wrong a second later.
+/// `ready http://web.main.shop.localhost:8642`. It contains no age, because clients do not refresh hints every second.
 fn status_label(status: &UnitStatus) -> String {
     let mut text = unit_state_label(status.state).to_owned();
     match (&status.url, status.ports.first_key_value(), status.state) {
@@ -343,15 +351,17 @@ fn status_details(status: &UnitStatus) -> String {
     lines.join("\n")
 }
 
-/// Its age, and how long it took to be ready the last time.
+/// The age of a running unit, and the time from its last start until it was ready.
 fn age_text(status: &UnitStatus, now: i64) -> Option<String> {
     let started = status.started_at?;
-    let runs = !matches!(status.state, UnitState::Stopped | UnitState::Done | UnitState::Failed | UnitState::Waiting);
-    let age = runs.then(|| format!("started {} ago", log_tail::format_age(now - started)));
-    let ready = status.ready_at.filter(|ready| *ready >= started);
-    let took = ready.map(|ready| format!("ready after {} ms", ready - started));
-    let words: Vec<String> = age.into_iter().chain(took).collect();
-    (!words.is_empty()).then(|| words.join(", "))
+    let is_running =
+        !matches!(status.state, UnitState::Stopped | UnitState::Done | UnitState::Failed | UnitState::Waiting);
+    let age = is_running.then(|| format!("started {} ago", log_tail::format_age(now - started)));
+    // An older `ready_at` belongs to the previous start.
+    let ready_at = status.ready_at.filter(|ready_at| *ready_at >= started);
+    let start_time = ready_at.map(|ready_at| format!("ready after {} ms", ready_at - started));
+    let parts: Vec<String> = age.into_iter().chain(start_time).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn output_excerpt(problem: &Problem, before: &str, after: &str) -> String {
@@ -362,27 +372,27 @@ fn output_excerpt(problem: &Problem, before: &str, after: &str) -> String {
     format!("{before}{}{after}", problem.output[from..].join("\n"))
 }
 
-/// Why something does not run, on the line that concerns it; and what runs otherwise than it is written.
+/// The diagnostics about failures, missing logins and approvals, and drift, each on the line that it concerns.
 #[must_use]
 pub fn live_diagnostics(
     analysis: &Analysis,
     live: &LiveState,
     file: FileId,
     environment: &str,
-    snapshot_encoding: crate::convert::Encoding,
+    encoding: crate::convert::Encoding,
 ) -> Vec<Diagnostic> {
     let manifest = &analysis.loaded().manifest;
     let Some(text) = analysis.text(file) else { return Vec::new() };
-    let mut found = identities::identity_diagnostics(manifest, live, file, text, snapshot_encoding);
+    let mut found = identities::identity_diagnostics(manifest, live, file, text, encoding);
     let Some(preview) = live.preview(&analysis.manifest_path, environment) else { return found };
-    let waiting: Vec<_> = live.waiting_approvals(&analysis.manifest_path).collect();
-    found.extend(identities::approval_diagnostics(manifest, preview, &waiting, file, text, snapshot_encoding));
+    let pending: Vec<_> = live.waiting_approvals(&analysis.manifest_path).collect();
+    found.extend(identities::approval_diagnostics(manifest, preview, &pending, file, text, encoding));
     let mut add =
         |span: Option<Span>, severity: DiagnosticSeverity, code: &str, message: String, data: serde_json::Value| {
             let span = span.unwrap_or_default();
             if span.file == file {
                 found.push(Diagnostic {
-                    range: snapshot_encoding.range(text, span.range()),
+                    range: encoding.range(text, span.range()),
                     severity: Some(severity),
                     code: Some(NumberOrString::String(code.to_owned())),
                     source: Some(format!("{SOURCE} (live)")),
@@ -399,20 +409,21 @@ pub fn live_diagnostics(
         message.extend(problem.hint.iter().map(|hint| format!("\n{hint}")));
         add(span, DiagnosticSeverity::ERROR, &problem.code, message, json!({ "unit": problem.unit, "live": true }));
     }
-    let told: Vec<&str> = live.problems(preview).iter().filter_map(|problem| problem.unit.as_deref()).collect();
+    let units_with_problem: Vec<&str> =
+        live.problems(preview).iter().filter_map(|problem| problem.unit.as_deref()).collect();
     for unit in &preview.units {
         let severity = match unit.state {
             UnitState::Failed => DiagnosticSeverity::ERROR,
             UnitState::Unhealthy | UnitState::Restarting => DiagnosticSeverity::WARNING,
             _ => continue,
         };
-        if told.contains(&unit.name.as_str()) {
+        if units_with_problem.contains(&unit.name.as_str()) {
             continue;
         }
         let reason = unit.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let mut message = format!("`{}` is {}{reason}", unit.name, unit_state_label(unit.state));
-        let lines = live.log_tails.get(&(preview.preview.id.clone(), unit.name.clone()));
-        message.extend(lines.iter().flat_map(|lines| &lines.lines).map(|line| format!("\n{line}")));
+        let tail = live.log_tails.get(&(preview.preview.id.clone(), unit.name.clone()));
+        message.extend(tail.iter().flat_map(|tail| &tail.lines).map(|line| format!("\n{line}")));
         add(
             name_span(manifest, &unit.name),
             severity,
@@ -423,7 +434,7 @@ pub fn live_diagnostics(
     }
     for step in live.drift(&analysis.manifest_path) {
         let span = step.unit.as_deref().and_then(|unit| drift_span(manifest, unit, &step.because));
-        let message = format!("what runs differs: {} ({})\n`pdev up` applies it.", step.because, step.text);
+        let message = format!("drift: {} ({})\n`pdev up` applies the manifest.", step.because, step.text);
         add(span, DiagnosticSeverity::INFORMATION, DRIFT, message, json!({ "unit": step.unit, "live": true }));
     }
     found
@@ -440,7 +451,7 @@ fn unit_body<'a>(manifest: &'a Manifest, unit: &str) -> Option<&'a Service> {
     service.or_else(|| manifest.jobs.get(unit).map(|entry| &entry.value.body))
 }
 
-/// The value that a problem of this kind is about; the unit's name where it could be any.
+/// The value that causes a problem with this code, or the unit's name if the code does not say.
 fn problem_span(manifest: &Manifest, unit: &str, code: &str) -> Option<Span> {
     let body = unit_body(manifest, unit);
     let span = match code {
@@ -456,7 +467,7 @@ fn problem_span(manifest: &Manifest, unit: &str, code: &str) -> Option<Span> {
     span.filter(|span| !span.range().is_empty()).or_else(|| name_span(manifest, unit))
 }
 
-/// `env.LOG_LEVEL changed`: that line, else the unit's name.
+/// The line that differs, from a cause such as `env.LOG_LEVEL changed`, or the unit's name.
 fn drift_span(manifest: &Manifest, unit: &str, because: &str) -> Option<Span> {
     let field = because.split([' ', ',']).next().unwrap_or_default();
     let body = unit_body(manifest, unit);

@@ -1,4 +1,4 @@
-//! Requests to answers: each takes a moment of a document, asks the analysis and converts. Nothing here waits.
+//! The request handlers. Each reads a snapshot and an analysis, and converts the result. No handler here awaits.
 
 pub mod code_actions;
 pub mod completion;

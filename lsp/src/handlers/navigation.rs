@@ -1,4 +1,4 @@
-//! Definition, references, highlights and rename: one list of occurrences over all files of a manifest.
+//! Definition, references, highlights and rename, all based on the occurrences of names in the files of a manifest.
 
 use std::borrow::Cow;
 
@@ -12,8 +12,9 @@ use crate::check::Analysis;
 use crate::convert::edits;
 use crate::workspace::Snapshot;
 
-/// Everything named in every file of the reading.
+/// All occurrences of names, in all files of the analysis.
 fn all_occurrences(analysis: &Analysis) -> Vec<Occurrence> {
+    // `--set` is a pseudo file for values of the command line.
     let files = analysis.loaded().sources.iter().filter(|(_, source)| source.path != "--set");
     let of_file = |(file, source): (FileId, &manifest::text::Source)| {
         let root = match (&analysis.loaded().root, file) {
@@ -34,10 +35,12 @@ struct NameMatch {
 fn find_name(snapshot: &Snapshot, analysis: &Analysis, position: Position) -> Option<NameMatch> {
     let file = analysis.file_id(&snapshot.path)?;
     let offset = snapshot.encoding.offset(analysis.text(file)?, position);
-    let mut all = all_occurrences(analysis);
-    let own = all.iter().find(|one| one.span.file == file && crate::analysis::tree::touches(one.span, offset))?.clone();
-    all.retain(|one| one.kind == own.kind && one.name == own.name);
-    Some(NameMatch { selected: own, occurrences: all })
+    let mut occurrences = all_occurrences(analysis);
+    let is_selected =
+        |found: &&Occurrence| found.span.file == file && crate::analysis::tree::touches(found.span, offset);
+    let selected = occurrences.iter().find(is_selected)?.clone();
+    occurrences.retain(|found| found.kind == selected.kind && found.name == selected.name);
+    Some(NameMatch { selected, occurrences })
 }
 
 fn location(snapshot: &Snapshot, analysis: &Analysis, span: Span) -> Option<Location> {
@@ -48,13 +51,13 @@ fn location(snapshot: &Snapshot, analysis: &Analysis, span: Span) -> Option<Loca
 #[must_use]
 pub fn definition(snapshot: &Snapshot, analysis: &Analysis, position: Position) -> Option<GotoDefinitionResponse> {
     let found = find_name(snapshot, analysis, position)?;
-    let mut places: Vec<&Occurrence> = found.occurrences.iter().filter(|one| one.is_definition).collect();
-    if places.is_empty() {
-        // Declared in an environment only.
-        places = found.occurrences.iter().filter(|one| one.is_overlay).collect();
+    let mut declarations: Vec<&Occurrence> = found.occurrences.iter().filter(|found| found.is_definition).collect();
+    if declarations.is_empty() {
+        // The name is declared only in an environment.
+        declarations = found.occurrences.iter().filter(|found| found.is_overlay).collect();
     }
-    let all = places.iter().filter_map(|one| location(snapshot, analysis, one.span)).collect();
-    Some(GotoDefinitionResponse::Array(all))
+    let locations = declarations.iter().filter_map(|found| location(snapshot, analysis, found.span)).collect();
+    Some(GotoDefinitionResponse::Array(locations))
 }
 
 #[must_use]
@@ -62,24 +65,24 @@ pub fn find_references(
     snapshot: &Snapshot,
     analysis: &Analysis,
     position: Position,
-    with_own: bool,
+    include_definition: bool,
 ) -> Option<Vec<Location>> {
     let found = find_name(snapshot, analysis, position)?;
-    let wanted = found.occurrences.iter().filter(|one| with_own || !one.is_definition);
-    Some(wanted.filter_map(|one| location(snapshot, analysis, one.span)).collect())
+    let references = found.occurrences.iter().filter(|found| include_definition || !found.is_definition);
+    Some(references.filter_map(|found| location(snapshot, analysis, found.span)).collect())
 }
 
 #[must_use]
 pub fn document_highlights(snapshot: &Snapshot, position: Position) -> Option<Vec<DocumentHighlight>> {
     let root = snapshot.root()?;
     let all = references::occurrences(root, snapshot.text.as_str());
-    let own = references::occurrence_at(&all, snapshot.encoding.offset(&snapshot.text, position))?;
-    let same = all.iter().filter(|one| one.kind == own.kind && one.name == own.name);
-    let highlight = |one: &Occurrence| DocumentHighlight {
-        range: snapshot.encoding.range(&snapshot.text, one.span.range()),
-        kind: Some(if one.is_definition { DocumentHighlightKind::WRITE } else { DocumentHighlightKind::READ }),
+    let selected = references::occurrence_at(&all, snapshot.encoding.offset(&snapshot.text, position))?;
+    let same_name = all.iter().filter(|found| found.kind == selected.kind && found.name == selected.name);
+    let highlight = |found: &Occurrence| DocumentHighlight {
+        range: snapshot.encoding.range(&snapshot.text, found.span.range()),
+        kind: Some(if found.is_definition { DocumentHighlightKind::WRITE } else { DocumentHighlightKind::READ }),
     };
-    Some(same.map(highlight).collect())
+    Some(same_name.map(highlight).collect())
 }
 
 #[must_use]
@@ -89,13 +92,13 @@ pub fn prepare_rename(snapshot: &Snapshot, analysis: &Analysis, position: Positi
     Some(PrepareRenameResponse::RangeWithPlaceholder { range, placeholder: found.selected.name })
 }
 
-/// A name that nobody declares has nothing to be renamed.
+/// An undeclared name cannot be renamed: it is a mistake that the user fixes in another way.
 fn is_declared(found: &NameMatch) -> bool {
-    found.occurrences.iter().any(|one| one.is_definition || one.is_overlay)
+    found.occurrences.iter().any(|found| found.is_definition || found.is_overlay)
 }
 
 /// # Errors
-/// A name that cannot be one, or that is taken: told to the user, nothing is changed.
+/// The new name is invalid or taken. The client shows the message and changes nothing.
 pub fn rename(
     snapshot: &Snapshot,
     analysis: &Analysis,
@@ -117,9 +120,10 @@ pub fn rename(
     if name == found.selected.name {
         return Ok(Some(WorkspaceEdit::default()));
     }
-    if let Some(words) = references::invalid_name_reason(found.selected.kind, name, &taken) {
-        return Err(Error::invalid_params(words));
+    if let Some(reason) = references::invalid_name_reason(found.selected.kind, name, &taken) {
+        return Err(Error::invalid_params(reason));
     }
-    let all: Vec<Edit> = found.occurrences.iter().map(|one| Edit { span: one.span, text: name.to_owned() }).collect();
+    let to_edit = |found: &Occurrence| Edit { span: found.span, text: name.to_owned() };
+    let all: Vec<Edit> = found.occurrences.iter().map(to_edit).collect();
     Ok(Some(edits::workspace_edit(analysis, &all, snapshot.encoding)))
 }

@@ -1,9 +1,9 @@
-//! `module.yaml` and `pdev.lock`: files that belong to pdev and to no manifest. Each is looked at alone, when asked.
+//! `module.yaml` and `pdev.lock`: files that belong to pdev but to no manifest. Each is analysed alone, for each request.
 
 use std::collections::HashMap;
 
 use manifest::diagnostic::Edit;
-use manifest::{Diagnostic as Finding, Severity};
+use manifest::{Diagnostic as ManifestDiagnostic, Severity};
 use serde_json::json;
 use tower_lsp::ls_types::*;
 
@@ -14,7 +14,7 @@ use crate::convert::diagnostics::{self, SOURCE};
 use crate::convert::edits::text_edit;
 use crate::workspace::{FileKind, Snapshot};
 
-fn analyse_file(snapshot: &Snapshot) -> Vec<Finding> {
+fn analyse_file(snapshot: &Snapshot) -> Vec<ManifestDiagnostic> {
     let Some(files) = &snapshot.sibling_files else { return Vec::new() };
     match snapshot.kind {
         FileKind::Module => catalog::check_module(".", files),
@@ -25,52 +25,52 @@ fn analyse_file(snapshot: &Snapshot) -> Vec<Finding> {
 
 #[must_use]
 pub fn standalone_diagnostics(snapshot: &Snapshot) -> Vec<Diagnostic> {
-    analyse_file(snapshot).iter().filter_map(|one| to_lsp_diagnostic(snapshot, one)).collect()
+    analyse_file(snapshot).iter().filter_map(|found| to_lsp_diagnostic(snapshot, found)).collect()
 }
 
-fn to_lsp_diagnostic(snapshot: &Snapshot, one: &Finding) -> Option<Diagnostic> {
-    let mut severity = diagnostics::severity(one, &snapshot.settings)?;
-    if one.severity == Severity::Info && severity == DiagnosticSeverity::HINT {
+fn to_lsp_diagnostic(snapshot: &Snapshot, found: &ManifestDiagnostic) -> Option<Diagnostic> {
+    let mut severity = diagnostics::severity(found, &snapshot.settings)?;
+    // In a manifest advice is a hint. Here it is the only diagnostic of its kind, so it is shown.
+    if found.severity == Severity::Info && severity == DiagnosticSeverity::HINT {
         severity = DiagnosticSeverity::INFORMATION;
     }
     let edit = |edit: &Edit| {
         let TextEdit { range, new_text } = text_edit(&snapshot.text, edit, snapshot.encoding);
         json!({ "uri": snapshot.uri, "range": range, "newText": new_text, "start": edit.span.start, "end": edit.span.end })
     };
-    let fixes = one.fixes.iter().map(
+    let fixes = found.fixes.iter().map(
         |fix| json!({ "title": fix.title, "safe": fix.safe, "edits": fix.edits.iter().map(edit).collect::<Vec<_>>() }),
     );
-    let data =
-        json!({ "path": one.path, "start": one.span.start, "end": one.span.end, "fixes": fixes.collect::<Vec<_>>() });
+    let data = json!({ "path": found.path, "start": found.span.start, "end": found.span.end, "fixes": fixes.collect::<Vec<_>>() });
     Some(Diagnostic {
-        range: snapshot.encoding.range(&snapshot.text, one.span.range()),
+        range: snapshot.encoding.range(&snapshot.text, found.span.range()),
         severity: Some(severity),
-        code: Some(NumberOrString::String(one.code.0.to_owned())),
-        code_description: diagnostics::page_uri(one.code.0).map(|href| CodeDescription { href }),
+        code: Some(NumberOrString::String(found.code.0.to_owned())),
+        code_description: diagnostics::page_uri(found.code.0).map(|href| CodeDescription { href }),
         source: Some(SOURCE.to_owned()),
-        message: diagnostics::message(one),
+        message: diagnostics::message(found),
         data: Some(data),
         ..Diagnostic::default()
     })
 }
 
-/// The fixes of what is found around the range.
+/// The fixes of the diagnostics in the range.
 #[must_use]
 pub fn code_actions(snapshot: &Snapshot, params: &CodeActionParams) -> CodeActionResponse {
-    let wanted = snapshot.encoding.byte_range(&snapshot.text, params.range);
+    let requested = snapshot.encoding.byte_range(&snapshot.text, params.range);
     let mut answer = Vec::new();
-    for one in analyse_file(snapshot) {
-        let own = one.span.range();
-        if own.start > wanted.end || wanted.start > own.end {
+    for found in analyse_file(snapshot) {
+        let range = found.span.range();
+        if range.start > requested.end || requested.start > range.end {
             continue;
         }
-        for fix in &one.fixes {
+        for fix in &found.fixes {
             let edits = fix.edits.iter().map(|edit| text_edit(&snapshot.text, edit, snapshot.encoding)).collect();
             let changes = HashMap::from([(snapshot.uri.clone(), edits)]);
             answer.push(CodeActionOrCommand::CodeAction(CodeAction {
                 title: fix.title.clone(),
                 kind: Some(CodeActionKind::QUICKFIX),
-                diagnostics: to_lsp_diagnostic(snapshot, &one).map(|one| vec![one]),
+                diagnostics: to_lsp_diagnostic(snapshot, &found).map(|diagnostic| vec![diagnostic]),
                 edit: Some(WorkspaceEdit { changes: Some(changes), ..WorkspaceEdit::default() }),
                 is_preferred: Some(fix.safe),
                 ..CodeAction::default()

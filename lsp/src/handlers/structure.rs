@@ -1,4 +1,4 @@
-//! Symbols, folds, selections, links, colours and formatting: all from the document alone.
+//! Symbols, folds, selections, links, semantic tokens and formatting. All of them need only the document.
 
 use std::path::Path;
 
@@ -13,15 +13,15 @@ use crate::convert::Encoding;
 use crate::text::Text;
 use crate::workspace::Snapshot;
 
-/// Editors lay out every symbol; beyond this the outline is cut.
+/// Editors render the whole outline, so it is truncated.
 const SYMBOLS_MAX: usize = 10_000;
 
 #[must_use]
-pub fn document_symbols(snapshot: &Snapshot, nested: bool) -> Option<DocumentSymbolResponse> {
+pub fn document_symbols(snapshot: &Snapshot, is_hierarchical: bool) -> Option<DocumentSymbolResponse> {
     let all = outline::symbols(snapshot.root()?);
-    if nested {
-        let mut left = SYMBOLS_MAX;
-        return Some(DocumentSymbolResponse::Nested(nested_symbols(&all, snapshot, &mut left)));
+    if is_hierarchical {
+        let mut remaining = SYMBOLS_MAX;
+        return Some(DocumentSymbolResponse::Nested(nested_symbols(&all, snapshot, &mut remaining)));
     }
     let mut flat = Vec::new();
     visit_symbols(&all, None, &mut |symbol, container| {
@@ -31,13 +31,13 @@ pub fn document_symbols(snapshot: &Snapshot, nested: bool) -> Option<DocumentSym
     Some(DocumentSymbolResponse::Flat(flat))
 }
 
-fn nested_symbols(symbols: &[Symbol], snapshot: &Snapshot, left: &mut usize) -> Vec<DocumentSymbol> {
+fn nested_symbols(symbols: &[Symbol], snapshot: &Snapshot, remaining: &mut usize) -> Vec<DocumentSymbol> {
     let mut all = Vec::new();
     for symbol in symbols {
-        if *left == 0 {
+        if *remaining == 0 {
             break;
         }
-        *left -= 1;
+        *remaining -= 1;
         #[expect(deprecated, reason = "the type cannot be made without its deprecated field")]
         all.push(DocumentSymbol {
             name: symbol.name.clone(),
@@ -47,7 +47,7 @@ fn nested_symbols(symbols: &[Symbol], snapshot: &Snapshot, left: &mut usize) -> 
             deprecated: None,
             range: snapshot.encoding.range(&snapshot.text, symbol.range.clone()),
             selection_range: snapshot.encoding.range(&snapshot.text, symbol.selection_range.clone()),
-            children: (!symbol.children.is_empty()).then(|| nested_symbols(&symbol.children, snapshot, left)),
+            children: (!symbol.children.is_empty()).then(|| nested_symbols(&symbol.children, snapshot, remaining)),
         });
     }
     all
@@ -95,7 +95,7 @@ fn symbol_information(
     }
 }
 
-/// Symbols of one manifest whose names hold the letters of the query in their order.
+/// The symbols of one file whose names contain the letters of the query in this order.
 #[must_use]
 pub fn matching_symbols(path: &Path, text: &Text, query: &str, encoding: Encoding) -> Vec<SymbolInformation> {
     let (Some(root), Some(uri)) = (syntax::parse(text.as_str(), FileId(0)).root, Uri::from_file_path(path)) else {
@@ -112,7 +112,7 @@ pub fn matching_symbols(path: &Path, text: &Text, query: &str, encoding: Encodin
 
 fn matches_query(name: &str, query: &str) -> bool {
     let mut letters = name.chars().flat_map(char::to_lowercase);
-    query.chars().flat_map(char::to_lowercase).all(|wanted| letters.any(|letter| letter == wanted))
+    query.chars().flat_map(char::to_lowercase).all(|query_letter| letters.any(|letter| letter == query_letter))
 }
 
 #[must_use]
@@ -130,26 +130,26 @@ pub fn folding_ranges(snapshot: &Snapshot) -> Vec<FoldingRange> {
 
 #[must_use]
 pub fn selection_ranges(snapshot: &Snapshot, positions: &[Position]) -> Vec<SelectionRange> {
-    let whole = || {
-        let all = 0..snapshot.text.len();
-        Vec::from([all])
+    let whole_text = || {
+        let range = 0..snapshot.text.len();
+        Vec::from([range])
     };
-    let one = |position: &Position| {
+    let selection = |position: &Position| {
         let offset = snapshot.encoding.offset(&snapshot.text, *position);
         let root = snapshot.root();
-        let ranges = root.map_or_else(whole, |root| outline::selection_ranges(root, &snapshot.text, offset));
+        let ranges = root.map_or_else(whole_text, |root| outline::selection_ranges(root, &snapshot.text, offset));
         let grow = |inner: Option<Box<SelectionRange>>, range: &std::ops::Range<usize>| {
             let range = snapshot.encoding.range(&snapshot.text, range.clone());
             Some(Box::new(SelectionRange { range, parent: inner }))
         };
-        // From the outermost inwards, each the parent of the next.
+        // Fold from the outermost range inwards: each is the parent of the next.
         let innermost = ranges.iter().rev().fold(None, grow);
         innermost.map_or(SelectionRange { range: Range::default(), parent: None }, |range| *range)
     };
-    positions.iter().map(one).collect()
+    positions.iter().map(selection).collect()
 }
 
-/// Only what is there: a link that leads nowhere is a finding's matter.
+/// Only links whose target exists. A missing target is reported as a diagnostic.
 #[must_use]
 pub fn document_links(snapshot: &Snapshot) -> Vec<DocumentLink> {
     let (Some(root), Some(folder)) = (snapshot.root(), snapshot.path.parent()) else {
@@ -177,17 +177,17 @@ fn link_uri(folder: &Path, target: LinkTarget) -> Option<Uri> {
             let bytes = crate::files::read_from_disk(&path(&file)).ok()?;
             let line = links::stage_line(&String::from_utf8_lossy(&bytes), &stage)?;
             let uri = Uri::from_file_path(path(&file))?;
-            // As editors write the line of a link.
+            // Editors jump to the line in a fragment of this form.
             format!("{}#L{}", uri.as_str(), line + 1).parse().ok()
         }
     }
 }
 
-/// The link under the cursor, as a definition.
+/// The target of the link at this position, as a definition.
 #[must_use]
 pub fn link_definition(snapshot: &Snapshot, position: Position) -> Option<GotoDefinitionResponse> {
-    let holds = |link: &DocumentLink| link.range.start <= position && position <= link.range.end;
-    let link = document_links(snapshot).into_iter().find(holds)?;
+    let is_at_position = |link: &DocumentLink| link.range.start <= position && position <= link.range.end;
+    let link = document_links(snapshot).into_iter().find(is_at_position)?;
     let uri = link.target.filter(|uri| uri.scheme().as_str() == "file")?;
     let (file, line) = match uri.as_str().split_once("#L") {
         Some((file, line)) => (file.parse().ok()?, line.parse::<u32>().ok()?.saturating_sub(1)),
@@ -197,45 +197,47 @@ pub fn link_definition(snapshot: &Snapshot, position: Position) -> Option<GotoDe
     Some(GotoDefinitionResponse::Scalar(Location { uri: file, range: Range { start, end: start } }))
 }
 
-/// Of the lines in the range, or of all.
+/// The tokens in the range, or all.
 #[must_use]
 pub fn semantic_tokens(snapshot: &Snapshot, range: Option<Range>) -> SemanticTokens {
     let Some(root) = snapshot.root() else { return SemanticTokens::default() };
-    let wanted = range.map_or(0..snapshot.text.len(), |range| snapshot.encoding.byte_range(&snapshot.text, range));
+    let requested = range.map_or(0..snapshot.text.len(), |range| snapshot.encoding.byte_range(&snapshot.text, range));
     let mut data = Vec::new();
-    let mut before = Position::default();
+    // In the protocol each position is relative to the previous token.
+    let mut previous = Position::default();
     for token in tokens::tokens(root, snapshot.text.as_str()) {
-        if token.end <= wanted.start || wanted.end < token.start {
+        if token.end <= requested.start || requested.end < token.start {
             continue;
         }
         let start = snapshot.encoding.position(&snapshot.text, token.start);
         let text = snapshot.text.as_str().get(token.start..token.end).unwrap_or_default();
-        let same_line = start.line == before.line;
+        let same_line = start.line == previous.line;
         data.push(SemanticToken {
-            delta_line: start.line - before.line,
-            delta_start: if same_line { start.character - before.character } else { start.character },
+            delta_line: start.line - previous.line,
+            delta_start: if same_line { start.character - previous.character } else { start.character },
             length: snapshot.encoding.code_unit_count(text),
             token_type: token.kind as u32,
             token_modifiers_bitset: u32::from(token.is_declaration),
         });
-        before = start;
+        previous = start;
     }
     SemanticTokens { result_id: None, data }
 }
 
-/// Of the lines in the range, or of all.
+/// The edits of lines in the range, or all.
 #[must_use]
 pub fn formatting_edits(snapshot: &Snapshot, range: Option<Range>) -> Vec<TextEdit> {
-    let wanted = range.map_or(0..snapshot.text.len() + 1, |range| snapshot.encoding.byte_range(&snapshot.text, range));
+    let requested =
+        range.map_or(0..snapshot.text.len() + 1, |range| snapshot.encoding.byte_range(&snapshot.text, range));
     let convert = |edit: format::LineEdit| TextEdit {
         range: snapshot.encoding.range(&snapshot.text, edit.range),
         new_text: edit.text,
     };
-    let all = format::format(&snapshot.text).into_iter();
-    all.filter(|edit| edit.range.start <= wanted.end && wanted.start <= edit.range.end).map(convert).collect()
+    let edits = format::format(&snapshot.text).into_iter();
+    edits.filter(|edit| edit.range.start <= requested.end && requested.start <= edit.range.end).map(convert).collect()
 }
 
-/// After a line break or a dash.
+/// The indentation after a typed line break or dash.
 #[must_use]
 pub fn on_type_edits(snapshot: &Snapshot, position: Position, typed: &str) -> Vec<TextEdit> {
     let line = usize::try_from(position.line).unwrap_or(usize::MAX);
@@ -250,7 +252,7 @@ pub fn on_type_edits(snapshot: &Snapshot, position: Position, typed: &str) -> Ve
     edit.map(convert).into_iter().collect()
 }
 
-/// The text of a file of a reading, for symbols of manifests that are not open.
+/// The files of an analysis with their texts, for workspace symbols.
 #[must_use]
 pub fn source_texts(analysis: &Analysis) -> Vec<(std::path::PathBuf, Text)> {
     let files = analysis.loaded().sources.iter();

@@ -112,7 +112,7 @@ async fn approval_needs_answer_to_current_prompt() {
     let found = world.wait_for_approval_diagnostic().await;
     assert_eq!((&found["range"]["start"]["line"], &found["range"]["start"]["character"]), (&json!(5), &json!(14)));
     let words = found["message"].as_str().unwrap();
-    assert!(words.starts_with("`api` runs without the identity `shop-dev`: nobody has approved"), "{words}");
+    assert!(words.starts_with("`api` runs without the identity `shop-dev`: its first use"), "{words}");
     assert!(words.contains("`pdev identity approve 7kq2-mxgh` in another terminal"), "{words}");
 
     // Clicked away: nothing is approved, and nothing more is said.

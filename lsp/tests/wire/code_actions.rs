@@ -44,7 +44,7 @@ async fn fix_corrects_misspelt_key() {
 async fn allow_comment_suppresses_finding() {
     let fixture = "pdev: 1\napp: shop\nservices:\n  web:\n    image: \"w:la$0test\"\n    port: 80\n";
     let (text, found) = apply_action(fixture, "Allow PD011").await;
-    assert!(text.contains("    # pdev: allow PD011 -- say why"), "{text}");
+    assert!(text.contains("    # pdev: allow PD011 -- state why"), "{text}");
     assert!(!found.contains(&"PD011".to_owned()) && !found.contains(&"PD0264".to_owned()), "{found:?}");
 }
 

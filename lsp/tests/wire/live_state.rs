@@ -337,7 +337,7 @@ async fn missing_agent_is_shown_once_until_agent_starts() {
     let top = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 0, "character": 0 } });
     let here = json!({ "textDocument": document, "range": top, "context": { "diagnostics": [] } });
     let actions = editor.request("textDocument/codeAction", here.clone()).await;
-    assert!(actions.to_string().contains("Start the agent"), "{actions}");
+    assert!(actions.to_string().contains("Start the pdev agent"), "{actions}");
     let answer = |request: &FakeRequest| match () {
         () if request.starts_with("GET /v1/agent ") => fake::agent_info_response(1),
         () if request.starts_with("GET /v1/previews ") => http_json("200 OK", "[]"),
@@ -351,7 +351,7 @@ async fn missing_agent_is_shown_once_until_agent_starts() {
     editor.next_message("workspace/codeLens/refresh").await;
     assert_eq!(editor.request("textDocument/inlayHint", everywhere).await, json!([]));
     let actions = editor.request("textDocument/codeAction", here).await;
-    assert!(!actions.to_string().contains("Start the agent"), "{actions}");
+    assert!(!actions.to_string().contains("Start the pdev agent"), "{actions}");
 }
 
 #[tokio::test]
@@ -388,6 +388,6 @@ async fn virtual_documents_are_readable_only_by_owner() {
     let apply = actions.as_array().unwrap().iter().find(|one| one["command"]["command"] == "pdev.apply").unwrap();
     assert_eq!(
         (apply["title"].as_str(), &apply["command"]["arguments"][0]["unit"]),
-        (Some("Apply what is written to `api`"), &json!("api"))
+        (Some("Apply the manifest to `api`"), &json!("api"))
     );
 }

@@ -79,9 +79,9 @@ async fn missing_login_is_reported_with_login_action() {
         .map(|one| (one["code"].as_str().unwrap(), one["range"]["start"]["line"].as_u64().unwrap()))
         .collect();
     assert_eq!(told, [("needs_login", 6), ("identity_unknown", 9), ("login_ends", 11)]);
-    assert_eq!(found[2]["message"], "the login of `base` ends at 14:05 UTC\n`pdev login base` signs you in anew.");
+    assert_eq!(found[2]["message"], "the login of `base` ends at 14:05 UTC\nRun `pdev login base` to renew it.");
     assert_eq!(found[0]["range"]["start"]["character"], 14);
-    assert_eq!(found[0]["message"], "the session of `shop-dev` has ended\n`pdev login shop-dev` signs you in.");
+    assert_eq!(found[0]["message"], "the session of `shop-dev` has ended\nRun `pdev login shop-dev` to sign in.");
     let uri = editor.uri("pdev.yaml");
     let params = json!({
         "textDocument": { "uri": uri }, "range": found[0]["range"],
