@@ -1,4 +1,4 @@
-//! What can be done about a finding: its own fixes, a comment that allows it, a waiver; and all safe fixes at once.
+//! Actions for a diagnostic: its fixes, a comment that allows it, a waiver. Also all safe fixes at once.
 
 use manifest::diagnostic::{Edit, Fix};
 use manifest::model::Date;
@@ -9,21 +9,21 @@ use plan::guardrails::{PORT_MISSING, find_rule};
 
 use crate::text::Text;
 
-/// Something offered where the cursor is.
+/// A code action at the cursor.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Action {
     pub title: String,
     pub edits: Vec<Edit>,
-    /// The first choice: a mechanical fix that is safe.
+    /// A safe mechanical fix, which clients apply first.
     pub is_preferred: bool,
     pub new_files: Vec<NewFile>,
-    /// Takes something out to another place, rather than rewriting it where it is.
+    /// Moves something to another place, instead of rewriting it in place.
     pub is_extraction: bool,
-    /// A value that goes into the vault before anything is edited.
+    /// The literal that the action replaces, for clients that move it into the vault first.
     pub secret_literal: Option<SecretLiteral>,
 }
 
-/// A file that is made; nothing is offered where it is there already.
+/// A file to create. The action is not offered if the file exists.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewFile {
     /// Relative to the manifest's folder.
@@ -31,7 +31,7 @@ pub struct NewFile {
     pub text: String,
 }
 
-/// A literal that becomes a secret. Named by its place only: the value stays in the file until the vault has it.
+/// A literal that becomes a secret. Commands name only its location, so its value is in no message to the client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SecretLiteral {
     pub unit: String,
@@ -40,16 +40,17 @@ pub struct SecretLiteral {
     pub value: String,
 }
 
-/// Stands where a person has to say why; long enough to be taken for a reason, so that the finding's text is what reminds.
+/// The text that the user replaces by a reason. It is long enough to pass as one: otherwise the fix of one diagnostic would
+/// cause another.
 pub(crate) const REASON_PLACEHOLDER: &str = "state why this is acceptable here";
 const WAIVER_DAYS: i64 = 90;
 
-/// All that can be done about one finding, the best first.
+/// All actions for one diagnostic, the best first.
 #[must_use]
-pub fn diagnostic_actions(loaded: &LoadedManifest, text: &Text, found: &Diagnostic, today: Date) -> Vec<Action> {
-    let mut actions: Vec<Action> = found.fixes.iter().map(from_fix).collect();
-    actions.extend(waiver_action(loaded, found, today));
-    actions.extend(allow_action(loaded, text, found));
+pub fn diagnostic_actions(loaded: &LoadedManifest, text: &Text, diagnostic: &Diagnostic, today: Date) -> Vec<Action> {
+    let mut actions: Vec<Action> = diagnostic.fixes.iter().map(from_fix).collect();
+    actions.extend(waiver_action(loaded, diagnostic, today));
+    actions.extend(allow_action(loaded, text, diagnostic));
     actions
 }
 
@@ -61,48 +62,49 @@ fn from_fix(fix: &Fix) -> Action {
     Action { title, edits: fix.edits.clone(), is_preferred: fix.safe, ..Action::default() }
 }
 
-/// `# pdev: allow CODE -- ...` on a line of its own above. Errors cannot be allowed.
-fn allow_action(loaded: &LoadedManifest, text: &Text, found: &Diagnostic) -> Option<Action> {
-    let code = found.code.0;
-    let is_unallowable = [plan::codes::ALLOW_UNUSED, manifest::codes::MORE_FINDINGS].contains(&found.code);
-    if found.severity == Severity::Error || is_unallowable || found.span == Span::default() {
+/// Inserts `# pdev: allow CODE -- ...` on a separate line above. Errors cannot be allowed.
+fn allow_action(loaded: &LoadedManifest, text: &Text, diagnostic: &Diagnostic) -> Option<Action> {
+    let code = diagnostic.code.0;
+    let is_unallowable = [plan::codes::ALLOW_UNUSED, manifest::codes::MORE_FINDINGS].contains(&diagnostic.code);
+    if diagnostic.severity == Severity::Error || is_unallowable || diagnostic.span == Span::default() {
         return None;
     }
-    let line = text.line_at(found.span.range().start);
+    let line = text.line_at(diagnostic.span.range().start);
     let start = text.line_start(line);
-    // Inside of a text of several lines a comment would be part of it.
-    if loaded.root.as_ref().is_some_and(|root| found.span.file == FileId(0) && is_in_multiline_scalar(root, start)) {
+    // Inside a multi-line scalar the comment would become part of the text.
+    if loaded.root.as_ref().is_some_and(|root| diagnostic.span.file == FileId(0) && is_in_multiline_scalar(root, start))
+    {
         return None;
     }
     let indent: String = text.line(line).chars().take_while(|letter| *letter == ' ').collect();
-    let span = Span::new(found.span.file, start, start);
+    let span = Span::new(diagnostic.span.file, start, start);
     let edit = Edit { span, text: format!("{indent}# pdev: allow {code} -- {REASON_PLACEHOLDER}\n") };
     Some(Action { title: format!("Allow {code} here, with a reason"), edits: vec![edit], ..Action::default() })
 }
 
 fn is_in_multiline_scalar(node: &Node, offset: usize) -> bool {
-    let holds = |span: Span| span.range().start < offset && offset < span.range().end;
+    let contains = |span: Span| span.range().start < offset && offset < span.range().end;
     match &node.kind {
-        Kind::Scalar(_) => holds(node.span),
+        Kind::Scalar(_) => contains(node.span),
         Kind::List(items) => items.iter().any(|item| is_in_multiline_scalar(item, offset)),
         Kind::Map(pairs) => pairs.iter().any(|pair| is_in_multiline_scalar(&pair.value, offset)),
     }
 }
 
-/// An entry under `guardrails.waivers`, for the rules that can be waived.
-fn waiver_action(loaded: &LoadedManifest, found: &Diagnostic, today: Date) -> Option<Action> {
-    let rule = find_rule(found.code.0)?;
-    if rule.code == PORT_MISSING || found.severity == Severity::Info {
+/// Adds an entry to `guardrails.waivers`, for rules that can be waived.
+fn waiver_action(loaded: &LoadedManifest, diagnostic: &Diagnostic, today: Date) -> Option<Action> {
+    let rule = find_rule(diagnostic.code.0)?;
+    if rule.code == PORT_MISSING || diagnostic.severity == Severity::Info {
         return None;
     }
-    let scope: Vec<&str> = found.path.split('.').take(2).collect();
+    let scope: Vec<&str> = diagnostic.path.split('.').take(2).collect();
     let [section, name] = scope[..] else { return None };
     let edit = waiver_edit(loaded, rule.code.0, &format!("{section}.{name}"), REASON_PLACEHOLDER, None, today)?;
-    let title = format!("Waive {} for `{section}.{name}`, with a reason, an owner and an end", rule.code.0);
+    let title = format!("Waive {} for `{section}.{name}`, with a reason, an owner and an expiry date", rule.code.0);
     Some(Action { title, edits: vec![edit], ..Action::default() })
 }
 
-/// The text of a waiver, where it belongs: behind the last one, or at the end of the file.
+/// Inserts a waiver after the last one, or in a new section at the end of the file.
 #[must_use]
 pub fn waiver_edit(
     loaded: &LoadedManifest,
@@ -130,23 +132,23 @@ pub fn waiver_edit(
     let at = last.span.range();
     let before = text.get(..at.start)?.rsplit('\n').next()?;
     let dash = before.trim_end();
-    // In brackets behind one another, or on lines of their own.
+    // A block list gets a new line, a flow list another element.
     let text = if dash.trim_start() == "-" { format!("\n{before}{entry}") } else { format!(", {entry}") };
     Some(Edit { span: Span::new(FileId(0), at.end, at.end), text })
 }
 
-/// The edits of every safe fix in one file; of two that overlap the first.
+/// The edits of all safe fixes in one file. Of two overlapping edits only the first is kept.
 #[must_use]
 pub fn safe_fix_edits(diagnostics: &[Diagnostic], file: FileId) -> Vec<Edit> {
     let mut edits = manifest::fix::safe_edits(diagnostics, file);
     edits.sort_by_key(|edit| (edit.span.start, edit.span.end));
     let mut end = 0;
     edits.retain(|edit| {
-        let free = edit.span.start >= end;
-        if free {
+        let is_free = edit.span.start >= end;
+        if is_free {
             end = edit.span.end.max(end);
         }
-        free
+        is_free
     });
     edits.dedup();
     edits

@@ -1,4 +1,4 @@
-//! What may be written at the cursor: keys, values, names, placeholders, each as text that is right where it lands.
+//! Completion: the keys, values, names and placeholders that are valid at the cursor, each as text that fits there.
 
 mod files;
 mod keys;
@@ -18,14 +18,14 @@ use crate::text::Text;
 pub enum ItemKind {
     Key,
     Value,
-    /// Something the manifest declares.
+    /// A name that the manifest declares.
     Name,
     Module,
     Field,
     Snippet,
 }
 
-/// What its documentation is made from, once somebody looks at it.
+/// The subject of an item's documentation, which is rendered only when the client requests it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DocTarget {
@@ -41,41 +41,41 @@ pub struct Item {
     pub kind: ItemKind,
     pub detail: String,
     pub doc_target: Option<DocTarget>,
-    /// With `$1`, `${1|a,b|}` and `$0`, line breaks already indented as the place needs it.
+    /// The text with `$1`, `${1|a,b|}` and `$0`. Its lines are already indented for the cursor.
     pub snippet: String,
     pub replace_range: Range<usize>,
-    /// Lower comes first.
+    /// Items with a lower rank come first.
     pub rank: u8,
 }
 
-/// Everything that completion may know.
+/// The input of completion.
 pub struct CompletionContext<'a> {
     pub text: &'a Text,
     pub offset: usize,
-    /// The newest reading of the whole manifest, perhaps of a moment ago.
+    /// The newest analysed manifest, which may be of an earlier text.
     pub manifest: &'a Manifest,
     pub files: &'a dyn Files,
-    /// The editor indents the lines of a snippet like the line it is put into.
+    /// The editor indents the lines of a snippet like the line of the cursor.
     pub editor_indents: bool,
 }
 
 #[must_use]
 pub fn complete(context: &CompletionContext<'_>) -> Vec<Item> {
     let cursor = cursor::cursor_at(context.text, context.offset);
-    let place = Completer { context, allowed: language::allowed_at(&cursor.key_path()), cursor };
-    match place.cursor.kind {
+    let completer = Completer { context, allowed: language::allowed_at(&cursor.key_path()), cursor };
+    match completer.cursor.kind {
         CursorKind::Text => Vec::new(),
-        CursorKind::Placeholder => place.placeholder_items(),
+        CursorKind::Placeholder => completer.placeholder_items(),
         CursorKind::Key => {
-            let mut items = place.key_items();
-            items.extend(place.value_items());
+            let mut items = completer.key_items();
+            items.extend(completer.value_items());
             items
         }
-        CursorKind::Value => place.value_items(),
+        CursorKind::Value => completer.value_items(),
     }
 }
 
-/// A cursor and what the language allows there.
+/// The cursor and the shapes that the language allows there.
 struct Completer<'a> {
     context: &'a CompletionContext<'a>,
     cursor: Cursor,
@@ -105,22 +105,22 @@ impl Completer<'_> {
         Item { detail: name.description, rank: 2, ..self.item(&name.name, kind, snippet) }
     }
 
-    /// The next part behind `${`; the last one closes the brace.
+    /// The next part after `${`. The last part also closes the brace.
     fn placeholder_items(&self) -> Vec<Item> {
         let text = self.context.text.as_str();
         let typed = text.get(self.cursor.value_start..self.cursor.word.start).unwrap_or_default();
         let parts: Vec<&str> = typed.split('.').filter(|part| !part.is_empty()).collect();
-        let closed = text.get(self.cursor.word.end..).is_some_and(|rest| rest.starts_with(['}', ':', '.']));
+        let is_closed = text.get(self.cursor.word.end..).is_some_and(|rest| rest.starts_with(['}', ':', '.']));
         let all = names::placeholder_names(self.context.manifest, self.context.files, &parts);
         all.into_iter()
             .map(|name| {
-                let goes_on = has_more_parts(&parts, &name.name);
-                let end = match (goes_on, closed) {
+                let has_more = has_more_parts(&parts, &name.name);
+                let end = match (has_more, is_closed) {
                     (true, _) => ".",
                     (false, false) => "\\}",
                     (false, true) => "",
                 };
-                let end = if goes_on && text[self.cursor.word.end..].starts_with('.') { "" } else { end };
+                let end = if has_more && text[self.cursor.word.end..].starts_with('.') { "" } else { end };
                 let mut item = self.name_item(name, ItemKind::Field);
                 item.snippet.push_str(end);
                 item
@@ -138,27 +138,28 @@ fn has_more_parts(parts: &[&str], next: &str) -> bool {
     }
 }
 
-/// Text as it is, inside of a snippet.
+/// Escapes literal text for a snippet.
 pub(crate) fn escape_snippet(text: &str) -> String {
     text.replace('\\', "\\\\").replace('$', "\\$").replace('}', "\\}")
 }
 
-/// A snippet as plain text, for editors that know none: stops are empty, choices and defaults are their first.
+/// Converts a snippet to plain text, for editors without snippets: tab stops become empty, choices their first value, and
+/// placeholders their default.
 #[must_use]
 pub fn snippet_to_plain_text(snippet: &str) -> String {
     let mut text = String::new();
-    let mut letters = snippet.chars().peekable();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' => text.extend(letters.next()),
-            '$' if letters.peek() == Some(&'{') => {
-                let inside: String = letters.by_ref().skip(1).take_while(|letter| *letter != '}').collect();
+    let mut characters = snippet.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => text.extend(characters.next()),
+            '$' if characters.peek() == Some(&'{') => {
+                let inside: String = characters.by_ref().skip(1).take_while(|character| *character != '}').collect();
                 let default = inside.split_once(':').map(|(_, default)| default);
                 let choice = inside.split_once('|').map(|(_, all)| all.split([',', '|']).next().unwrap_or_default());
                 text.push_str(default.or(choice).unwrap_or_default());
             }
-            '$' if letters.peek().is_some_and(char::is_ascii_digit) => drop(letters.next()),
-            letter => text.push(letter),
+            '$' if characters.peek().is_some_and(char::is_ascii_digit) => drop(characters.next()),
+            character => text.push(character),
         }
     }
     text.trim_end_matches(' ').to_owned()

@@ -1,6 +1,6 @@
-//! Where the cursor is, told from the lines alone: what is being typed cannot be parsed yet.
+//! Finds the location of the cursor from the lines of the text, because text that the user is typing may not parse.
 //!
-//! Indentation and brackets decide; no line of a half-typed file can throw it off for longer than its own block.
+//! Only indentation and brackets count, so a mistake in a half-typed file affects only its own block.
 
 use std::ops::Range;
 
@@ -15,28 +15,28 @@ pub enum Level {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CursorKind {
-    /// Where a key is, or may be; also the first word of an item of a list.
+    /// On a key, or where one may start. Also on the first word of a list item, which may become a key.
     Key,
-    /// Behind a key's colon, or in brackets.
+    /// After the colon of a key.
     Value,
-    /// Inside `${`: the parts so far.
+    /// Inside `${`.
     Placeholder,
-    /// Comments, and texts of several lines.
+    /// In a comment or a multi-line text.
     Text,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cursor {
-    /// From the root to what holds the cursor; a value's own key is the last.
+    /// The keys and items from the root to the cursor. For a value the last one is its key.
     pub levels: Vec<Level>,
     pub kind: CursorKind,
-    /// What an accepted completion replaces: the word around the cursor.
+    /// The word around the cursor, which an accepted completion replaces.
     pub word: Range<usize>,
-    /// Where the text of the value (or of the placeholder) begins.
+    /// The start of the value or placeholder.
     pub value_start: usize,
-    /// Spaces before the word, dashes counted.
+    /// The column of the word. Dashes before it count like spaces.
     pub column: usize,
-    /// Spaces before the line's first letter.
+    /// The number of spaces at the start of the line.
     pub indent: usize,
     pub is_flow: bool,
     pub is_quoted: bool,
@@ -56,7 +56,7 @@ impl Frame {
     }
 }
 
-/// An open bracket; a map's key behind whose colon we are.
+/// An open bracket. For a map, the key whose value is being read.
 #[derive(Clone, PartialEq, Debug)]
 enum Bracket {
     Map(Option<String>),
@@ -67,45 +67,44 @@ enum Bracket {
 struct LineScanner {
     frames: Vec<Frame>,
     brackets: Vec<Bracket>,
-    /// Lines deeper than this belong to a text of several lines.
+    /// Inside a multi-line text, which contains all lines deeper than this column.
     block_scalar_column: Option<usize>,
     /// A quote that is still open at the end of the line.
     open_quote: Option<char>,
-    /// In a comment.
     is_in_comment: bool,
-    /// Where the word or value at the end of the scanned text begins.
+    /// The start of the word or value at the end of the scanned text.
     value_start: usize,
-    /// Behind a colon, outside of brackets.
+    /// After a colon outside of brackets.
     is_after_colon: bool,
 }
 
-/// Where this offset is.
+/// Finds the cursor at this offset.
 #[must_use]
 pub fn cursor_at(text: &Text, offset: usize) -> Cursor {
     let offset = text.floor_char_boundary(offset);
     let line = text.line_at(offset);
-    let mut scan = LineScanner::default();
+    let mut scanner = LineScanner::default();
     for number in top_level_line(text, line)..line {
-        scan.scan_line(text.line(number), text.line_start(number), false);
+        scanner.scan_line(text.line(number), text.line_start(number), false);
     }
     let range = text.line_range(line);
     let head = text.as_str().get(range.start..offset.min(range.end)).unwrap_or_default();
     let rest = text.as_str().get(offset.min(range.end)..range.end).unwrap_or_default();
-    let in_block = scan.is_in_block_scalar(head, rest);
-    if !in_block {
-        scan.block_scalar_column = None;
-        scan.scan_line(head, range.start, true);
+    let is_in_block = scanner.is_in_block_scalar(head, rest);
+    if !is_in_block {
+        scanner.block_scalar_column = None;
+        scanner.scan_line(head, range.start, true);
     }
-    scan.into_cursor(text, offset, head, rest, in_block)
+    scanner.into_cursor(text, offset, head, rest, is_in_block)
 }
 
-/// The nearest line above that begins at the margin: everything before it is of another key.
+/// The nearest line above that starts a top-level key. The lines before it belong to other keys and need no scan.
 fn top_level_line(text: &Text, line: usize) -> usize {
-    let begins = |number: &usize| {
+    let starts_key = |number: &usize| {
         let first = text.line(*number).bytes().next();
         first.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'"' || byte == b'_' || byte == b'+')
     };
-    (0..line).rev().find(begins).unwrap_or(0)
+    (0..line).rev().find(starts_key).unwrap_or(0)
 }
 
 fn leading_whitespace(line: &str) -> usize {
@@ -114,13 +113,13 @@ fn leading_whitespace(line: &str) -> usize {
 
 impl LineScanner {
     fn is_in_block_scalar(&self, head: &str, rest: &str) -> bool {
-        let empty = head.trim().is_empty() && rest.trim().is_empty();
+        let is_blank = head.trim().is_empty() && rest.trim().is_empty();
         self.block_scalar_column
-            .is_some_and(|column| leading_whitespace(head) > column || (empty && head.len() > column))
+            .is_some_and(|column| leading_whitespace(head) > column || (is_blank && head.len() > column))
     }
 
-    /// Reads one line, or its part before the cursor.
-    fn scan_line(&mut self, line: &str, offset: usize, last: bool) {
+    /// Scans one line. If `is_last`, it is the part of the cursor's line before the cursor.
+    fn scan_line(&mut self, line: &str, offset: usize, is_last: bool) {
         let indent = leading_whitespace(line);
         if let Some(column) = self.block_scalar_column {
             if line.trim().is_empty() || indent > column {
@@ -139,7 +138,7 @@ impl LineScanner {
                 return;
             }
             if rest.is_empty() {
-                if last {
+                if is_last {
                     self.close_frames(indent, false);
                 }
                 return;
@@ -157,16 +156,16 @@ impl LineScanner {
                 self.is_in_comment = true;
                 return;
             }
-            if let Some((name, behind)) = parse_key(rest) {
+            if let Some((name, value_start)) = parse_key(rest) {
                 self.close_frames(column, false);
                 self.frames.push(Frame::Key(column, name));
-                let value = &rest[behind..];
+                let value = &rest[value_start..];
                 let gap = leading_whitespace(value);
-                column += behind + gap;
+                column += value_start + gap;
                 rest = &value[gap..];
                 self.is_after_colon = true;
                 self.value_start = offset + column;
-                if rest.starts_with(['|', '>']) && !last {
+                if rest.starts_with(['|', '>']) && !is_last {
                     self.block_scalar_column = self.frames.last().map(Frame::column);
                     return;
                 }
@@ -177,65 +176,65 @@ impl LineScanner {
         self.scan_flow(rest, offset + line.len() - rest.len());
     }
 
-    /// Brackets, quotes and comments; a plain word is only passed.
+    /// Scans the value of a line for brackets, quotes and comments.
     fn scan_flow(&mut self, text: &str, offset: usize) {
-        let opens = text.starts_with(['[', '{', '"', '\'']);
-        let mut word = 0;
-        let mut before = ' ';
+        let is_flow_or_quoted = text.starts_with(['[', '{', '"', '\'']);
+        let mut word_start = 0;
+        let mut previous = ' ';
         for (at, letter) in text.char_indices() {
             let here = offset + at;
             if let Some(mark) = self.open_quote {
-                if letter == mark && before != '\\' {
+                if letter == mark && previous != '\\' {
                     self.open_quote = None;
                 }
-                before = letter;
+                previous = letter;
                 continue;
             }
-            let inside = !self.brackets.is_empty();
+            let is_inside = !self.brackets.is_empty();
             match letter {
-                '#' if before == ' ' => {
+                '#' if previous == ' ' => {
                     self.is_in_comment = true;
                     return;
                 }
-                '"' | '\'' if (inside || opens) && text[word..at].trim().is_empty() => {
+                '"' | '\'' if (is_inside || is_flow_or_quoted) && text[word_start..at].trim().is_empty() => {
                     self.open_quote = Some(letter);
                     self.value_start = here;
                 }
-                '[' | '{' if (inside || at == 0) && text[word..at].trim().is_empty() => {
+                '[' | '{' if (is_inside || at == 0) && text[word_start..at].trim().is_empty() => {
                     self.brackets.push(if letter == '[' { Bracket::List } else { Bracket::Map(None) });
-                    word = at + 1;
+                    word_start = at + 1;
                     self.value_start = here + 1;
                 }
-                ']' | '}' if inside => {
+                ']' | '}' if is_inside => {
                     self.brackets.pop();
-                    word = at + 1;
+                    word_start = at + 1;
                     self.value_start = here + 1;
                 }
-                ',' if inside => {
+                ',' if is_inside => {
                     if let Some(Bracket::Map(key)) = self.brackets.last_mut() {
                         *key = None;
                     }
-                    word = at + 1;
+                    word_start = at + 1;
                     self.value_start = here + 1;
                 }
-                ':' if inside && (text[at + 1..].starts_with([' ', '\n']) || at + 1 == text.len()) => {
+                ':' if is_inside && (text[at + 1..].starts_with([' ', '\n']) || at + 1 == text.len()) => {
                     if let Some(Bracket::Map(key)) = self.brackets.last_mut() {
-                        *key = Some(text[word..at].trim().trim_matches(['"', '\'']).to_owned());
-                        word = at + 1;
+                        *key = Some(text[word_start..at].trim().trim_matches(['"', '\'']).to_owned());
+                        word_start = at + 1;
                         self.value_start = here + 1;
                     }
                 }
-                ' ' if inside && self.value_start == here => self.value_start = here + 1,
+                ' ' if is_inside && self.value_start == here => self.value_start = here + 1,
                 _ => {}
             }
-            before = letter;
+            previous = letter;
         }
     }
 
-    /// Ends what lies at this column or deeper; a dash may stand below a key of its own column.
+    /// Closes the frames at this column or deeper. A dash may have the same column as the key of its list.
     fn close_frames(&mut self, column: usize, for_dash: bool) {
         self.frames.retain(|frame| match frame {
-            Frame::Key(own, _) if for_dash => *own <= column,
+            Frame::Key(key_column, _) if for_dash => *key_column <= column,
             frame => frame.column() < column,
         });
     }
@@ -256,10 +255,10 @@ impl LineScanner {
         levels
     }
 
-    fn into_cursor(self, text: &Text, offset: usize, head: &str, rest: &str, in_block: bool) -> Cursor {
-        let flow = !self.brackets.is_empty();
+    fn into_cursor(self, text: &Text, offset: usize, head: &str, rest: &str, is_in_block: bool) -> Cursor {
+        let is_flow = !self.brackets.is_empty();
         let line_start = offset - head.len();
-        let at = if self.is_in_comment || in_block {
+        let kind = if self.is_in_comment || is_in_block {
             CursorKind::Text
         } else {
             match self.brackets.last() {
@@ -270,15 +269,15 @@ impl LineScanner {
                 None => CursorKind::Key,
             }
         };
-        let start = if in_block { line_start + leading_whitespace(head) } else { self.value_start.min(offset) };
+        let start = if is_in_block { line_start + leading_whitespace(head) } else { self.value_start.min(offset) };
         let mut cursor = Cursor {
             levels: self.levels(),
-            kind: at,
+            kind,
             word: start..offset,
             value_start: start,
             column: start - line_start,
             indent: leading_whitespace(head),
-            is_flow: flow,
+            is_flow,
             is_quoted: self.open_quote.is_some(),
         };
         cursor.widen_word(text, offset, rest);
@@ -287,9 +286,10 @@ impl LineScanner {
 }
 
 impl Cursor {
-    /// To the whole word around the cursor, or the part of a placeholder.
+    /// Extends `word` over the rest of the word after the cursor. In a placeholder the word is one part of it.
     fn widen_word(&mut self, text: &Text, offset: usize, rest: &str) {
         let before = text.as_str().get(self.value_start..offset).unwrap_or_default();
+        // `$$` escapes a placeholder.
         let open = before.rfind("${").filter(|at| !before[*at..].contains('}') && !before[..*at].ends_with('$'));
         if let Some(open) = open.filter(|_| self.kind != CursorKind::Text || !before.contains('#')) {
             self.kind = CursorKind::Placeholder;
@@ -309,7 +309,7 @@ impl Cursor {
         self.word = self.value_start.min(offset)..offset + end;
     }
 
-    /// The names on the way, items as `None`.
+    /// The names of `levels`, with `None` for list items.
     #[must_use]
     pub fn key_path(&self) -> Vec<Option<&str>> {
         let mut keys = Vec::with_capacity(self.levels.len());
@@ -323,11 +323,11 @@ impl Cursor {
     }
 }
 
-fn word_length(text: &str, more: &str) -> usize {
-    text.find(|letter: char| !letter.is_alphanumeric() && !more.contains(letter)).unwrap_or(text.len())
+fn word_length(text: &str, extra: &str) -> usize {
+    text.find(|letter: char| !letter.is_alphanumeric() && !extra.contains(letter)).unwrap_or(text.len())
 }
 
-/// A key at the start of a line's content, and where the text behind its colon begins.
+/// Parses a key at the start of a line's content. Also returns the start of the text after its colon.
 #[must_use]
 pub fn parse_key(content: &str) -> Option<(String, usize)> {
     if content.starts_with(['[', '{', '#', '|', '>']) {
@@ -351,7 +351,7 @@ pub fn parse_key(content: &str) -> Option<(String, usize)> {
     }
 }
 
-/// The keys that stand beside the cursor already, in the same map.
+/// The keys that the map around the cursor already has.
 #[must_use]
 pub fn sibling_keys(text: &Text, cursor: &Cursor, offset: usize) -> Vec<String> {
     if cursor.is_flow {
@@ -361,51 +361,52 @@ pub fn sibling_keys(text: &Text, cursor: &Cursor, offset: usize) -> Vec<String> 
     }
 }
 
-fn block_sibling_keys(text: &Text, cursor: &Cursor, own: usize) -> Vec<String> {
+fn block_sibling_keys(text: &Text, cursor: &Cursor, cursor_line: usize) -> Vec<String> {
     let column = cursor.column;
     let mut found = Vec::new();
-    let mut look = |number: usize| {
+    // Returns false at the first line that is outside of the map.
+    let mut collect_key = |number: usize| {
         let line = text.line(number);
         let mut content = line.trim_start();
         if content.is_empty() || content.starts_with('#') {
             return true;
         }
         let mut at = leading_whitespace(line);
-        let mut first = false;
+        let mut is_first_key = false;
         while at < column && content.starts_with("- ") {
             let gap = 1 + leading_whitespace(&content[1..]);
             at += gap;
             content = &content[gap..];
-            first = true;
+            is_first_key = true;
         }
         if at == column && !content.starts_with("- ") {
             found.extend(parse_key(content).map(|(name, _)| name));
         }
-        // The first key behind a dash is the map's first: nothing before it belongs here.
-        at >= column && !(first && at == column)
+        // A key after a dash is the first of its map, so the lines before it belong to another one.
+        at >= column && !(is_first_key && at == column)
     };
-    // A line that begins with a dash begins the map; so what is above belongs to another.
-    let own_line = text.line(own);
-    let dashed = leading_whitespace(own_line) < column && own_line.trim_start().starts_with('-');
-    if !dashed {
-        for number in (0..own).rev() {
-            if !look(number) {
+    // A line with a dash starts the map, so the lines above belong to another one.
+    let line_text = text.line(cursor_line);
+    let starts_item = leading_whitespace(line_text) < column && line_text.trim_start().starts_with('-');
+    if !starts_item {
+        for number in (0..cursor_line).rev() {
+            if !collect_key(number) {
                 break;
             }
         }
     }
-    for number in own + 1..text.line_count() {
+    for number in cursor_line + 1..text.line_count() {
         let line = text.line(number);
-        let begins_another =
+        let starts_another =
             leading_whitespace(line) < column && !line.trim().is_empty() && !line.trim_start().starts_with('#');
-        if begins_another || !look(number) {
+        if starts_another || !collect_key(number) {
             break;
         }
     }
     found
 }
 
-/// Within the bracket around the cursor; at most so far, because it may never close.
+/// The limit of the search for the bracket around the cursor, in each direction. The bracket may be unclosed.
 const BRACKET_BYTES_MAX: usize = 4_000;
 
 fn flow_sibling_keys(text: &Text, offset: usize) -> Vec<String> {
@@ -437,7 +438,7 @@ fn flow_sibling_keys(text: &Text, offset: usize) -> Vec<String> {
             ',' if depth == 0 => word = here + 1,
             ':' if depth == 0 && all[here + 1..].starts_with([' ', '\n']) => {
                 let name = all[word..here].trim().trim_matches(['"', '\'']);
-                // The word being typed is no sibling of itself.
+                // Skip the key at the cursor.
                 if !(word..=here).contains(&offset) && !name.contains(':') {
                     found.push(name.to_owned());
                 }
@@ -452,6 +453,7 @@ fn flow_sibling_keys(text: &Text, offset: usize) -> Vec<String> {
 mod tests {
     use super::*;
 
+    /// Returns path, kind, word and column.
     fn locate_cursor(fixture: &str) -> (String, CursorKind, String, usize) {
         let offset = fixture.find("$0").expect("a cursor");
         let text = Text::new(fixture.replacen("$0", "", 1));
@@ -493,8 +495,8 @@ mod tests {
             ("a:\n  b: {x: 1}\n  $0", "a", CursorKind::Key, "", 2),
             ("a: { \"b\": $0", "a/b", CursorKind::Value, "", 10),
         ];
-        for (fixture, path, at, word, column) in cases {
-            assert_eq!(locate_cursor(fixture), (path.to_owned(), at, word.to_owned(), column), "{fixture:?}");
+        for (fixture, path, kind, word, column) in cases {
+            assert_eq!(locate_cursor(fixture), (path.to_owned(), kind, word.to_owned(), column), "{fixture:?}");
         }
     }
 

@@ -1,7 +1,7 @@
-//! Formatting: two spaces a level, lists below their key, even spaces in brackets, no stray spaces or piles of empty lines.
+//! Formatting: two spaces per level, indented lists, even spaces in brackets, no trailing spaces or repeated empty lines.
 //!
-//! Comments stay where they are. What has an error is left alone, and so is everything whose meaning would change: the
-//! formatted text is read again and compared, so that a mistake of the formatter changes no manifest.
+//! Comments stay in place. A file with an error is not changed. The formatted text is parsed again and compared, so that a
+//! bug of the formatter cannot change a manifest.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use manifest::syntax::{self, Kind, Node};
 
 use crate::text::Text;
 
-/// One line replaced by another, or by nothing together with its end.
+/// The replacement of one line. To remove a line, the range includes its line ending.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LineEdit {
     pub range: Range<usize>,
@@ -20,7 +20,7 @@ pub struct LineEdit {
 const INDENT_WIDTH: usize = 2;
 const EMPTY_LINES_MAX: usize = 1;
 
-/// The lines that change; none when the text cannot be read, or is fine.
+/// The edits of all lines that change. Empty if the text is already formatted or does not parse.
 #[must_use]
 pub fn format(text: &Text) -> Vec<LineEdit> {
     let parsed = syntax::parse(text.as_str(), FileId(0));
@@ -29,14 +29,14 @@ pub fn format(text: &Text) -> Vec<LineEdit> {
     let edits = lines.edits();
     let formatted = apply_edits(text, &edits);
     let again = syntax::parse(&formatted, FileId(0));
-    let kept = again.diagnostics.is_empty()
+    let is_equivalent = again.diagnostics.is_empty()
         && again.root.as_ref().is_some_and(|again| is_same_tree(root, again))
         && again
             .comments
             .iter()
             .map(|comment| comment.text.trim())
             .eq(parsed.comments.iter().map(|comment| comment.text.trim()));
-    if kept { edits } else { Vec::new() }
+    if is_equivalent { edits } else { Vec::new() }
 }
 
 fn apply_edits(text: &Text, edits: &[LineEdit]) -> String {
@@ -51,7 +51,7 @@ fn apply_edits(text: &Text, edits: &[LineEdit]) -> String {
     formatted
 }
 
-/// Equal in everything but places.
+/// Compares two trees without their spans.
 pub(super) fn is_same_tree(one: &Node, other: &Node) -> bool {
     match (&one.kind, &other.kind) {
         (Kind::Scalar(one), Kind::Scalar(other)) => one == other,
@@ -69,14 +69,14 @@ pub(super) fn is_same_tree(one: &Node, other: &Node) -> bool {
     }
 }
 
-/// What is to become of each line.
+/// The layout of each line.
 struct LineLayout<'a> {
     text: &'a Text,
-    /// Where lines that begin a key or an item have to begin.
+    /// The indentation of each line that starts a key or an item.
     indents: Vec<Option<usize>>,
-    /// Inside of texts of several lines: spaces belong to them.
+    /// Lines inside multi-line texts, whose spaces are content.
     verbatim: Vec<bool>,
-    /// Brackets that open and close on one line.
+    /// The brackets that open and close on this line.
     flows: Vec<Vec<Range<usize>>>,
 }
 
@@ -138,12 +138,12 @@ impl<'a> LineLayout<'a> {
 
     fn edits(&self) -> Vec<LineEdit> {
         let mut edits = Vec::new();
-        // How far the last key or item moved: what hangs below it moves along.
+        // The shift of the last key or item. Lines without their own indentation shift with it.
         let mut moved = 0_isize;
         let mut empty = 0;
-        let ends_empty =
+        let trailing_empty =
             (0..self.text.line_count()).rev().take_while(|line| self.text.line(*line).trim().is_empty()).count();
-        let last = self.text.line_count() - ends_empty;
+        let last = self.text.line_count() - trailing_empty;
         for line in 0..self.text.line_count() {
             let range = self.text.line_range(line);
             let old = self.text.line(line);
@@ -153,7 +153,7 @@ impl<'a> LineLayout<'a> {
             if old.trim().is_empty() && !self.verbatim[line] {
                 empty += 1;
                 let next = self.text.line_start(line + 1);
-                // The last line has no end to be removed with it.
+                // The last line has no line ending, so it cannot be removed.
                 if (empty > EMPTY_LINES_MAX || line >= last) && next > range.start {
                     edits.push(LineEdit { range: range.start..next, text: String::new() });
                 } else if !old.is_empty() {
@@ -200,17 +200,17 @@ impl<'a> LineLayout<'a> {
         format!("{mark}{}{}", " ".repeat(indent), content.trim_end())
     }
 
-    /// A comment goes with the next line that begins something, if it stood where that one did.
-    fn comment_indent(&self, line: usize, own: usize, moved: isize) -> usize {
+    /// A comment that has the indentation of the next key or item moves with it.
+    fn comment_indent(&self, line: usize, old_indent: usize, moved: isize) -> usize {
         let next = (line + 1..self.text.line_count()).find(|next| self.indents[*next].is_some());
         let with_next =
-            next.filter(|next| leading_spaces(self.text.line(*next)) == own).and_then(|next| self.indents[next]);
-        with_next.unwrap_or_else(|| usize::try_from(to_isize(own) + moved).unwrap_or_default())
+            next.filter(|next| leading_spaces(self.text.line(*next)) == old_indent).and_then(|next| self.indents[next]);
+        with_next.unwrap_or_else(|| usize::try_from(to_isize(old_indent) + moved).unwrap_or_default())
     }
 
-    /// `{a: 1,b: [ x ]}` as `{ a: 1, b: [x] }`.
+    /// Formats `{a: 1,b: [ x ]}` as `{ a: 1, b: [x] }`.
     fn format_flows(&self, line: usize, start: usize, content: &str) -> String {
-        let mut even = String::with_capacity(content.len() + 8);
+        let mut formatted = String::with_capacity(content.len() + 8);
         let mut at = start;
         let mut flows = self.flows[line].clone();
         flows.sort_by_key(|range| range.start);
@@ -218,12 +218,12 @@ impl<'a> LineLayout<'a> {
             if flow.start < at {
                 continue;
             }
-            even.push_str(&content[at - start..flow.start - start]);
-            even.push_str(&format_flow(&content[flow.start - start..flow.end - start]));
+            formatted.push_str(&content[at - start..flow.start - start]);
+            formatted.push_str(&format_flow(&content[flow.start - start..flow.end - start]));
             at = flow.end;
         }
-        even.push_str(&content[at - start..]);
-        even
+        formatted.push_str(&content[at - start..]);
+        formatted
     }
 }
 
@@ -236,59 +236,62 @@ fn to_isize(count: usize) -> isize {
     isize::try_from(count).unwrap_or_default()
 }
 
-fn single_space_after_dash(content: &str, structural: bool) -> String {
-    let rest = content.strip_prefix('-').filter(|rest| structural && rest.starts_with("  ") && !rest.trim().is_empty());
+fn single_space_after_dash(content: &str, starts_item: bool) -> String {
+    let rest =
+        content.strip_prefix('-').filter(|rest| starts_item && rest.starts_with("  ") && !rest.trim().is_empty());
     rest.map_or_else(|| content.to_owned(), |rest| format!("- {}", rest.trim_start()))
 }
 
 fn format_flow(flow: &str) -> String {
-    let mut even = String::with_capacity(flow.len() + 8);
+    let mut formatted = String::with_capacity(flow.len() + 8);
     let mut quote: Option<char> = None;
-    let mut before = ' ';
+    let mut previous = ' ';
     let mut open: Vec<char> = Vec::new();
     for letter in flow.chars() {
         if let Some(mark) = quote {
-            even.push(letter);
-            if letter == mark && (before != '\\' || mark == '\'') {
+            formatted.push(letter);
+            // Only double-quoted scalars have backslash escapes.
+            if letter == mark && (previous != '\\' || mark == '\'') {
                 quote = None;
             }
-            before = if before == '\\' && letter == '\\' { ' ' } else { letter };
+            // An escaped backslash does not escape the next character.
+            previous = if previous == '\\' && letter == '\\' { ' ' } else { letter };
             continue;
         }
         match letter {
-            '"' | '\'' if even.ends_with([' ', '[', '{']) || open.is_empty() => {
+            '"' | '\'' if formatted.ends_with([' ', '[', '{']) || open.is_empty() => {
                 quote = Some(letter);
-                even.push(letter);
+                formatted.push(letter);
             }
             '{' | '[' => {
                 open.push(letter);
-                even.push(letter);
+                formatted.push(letter);
                 if letter == '{' {
-                    even.push(' ');
+                    formatted.push(' ');
                 }
             }
             '}' | ']' => {
                 open.pop();
-                while even.ends_with(' ') {
-                    even.pop();
+                while formatted.ends_with(' ') {
+                    formatted.pop();
                 }
-                if letter == '}' && !even.ends_with('{') {
-                    even.push(' ');
+                if letter == '}' && !formatted.ends_with('{') {
+                    formatted.push(' ');
                 }
-                even.push(letter);
+                formatted.push(letter);
             }
             ',' => {
-                while even.ends_with(' ') {
-                    even.pop();
+                while formatted.ends_with(' ') {
+                    formatted.pop();
                 }
-                even.push_str(", ");
+                formatted.push_str(", ");
             }
-            ' ' if even.ends_with([' ', '[']) => {}
-            letter => even.push(letter),
+            ' ' if formatted.ends_with([' ', '[']) => {}
+            letter => formatted.push(letter),
         }
-        before = letter;
+        previous = letter;
     }
-    even
+    formatted
 }
 
 #[cfg(test)]

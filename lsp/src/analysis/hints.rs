@@ -1,7 +1,7 @@
-//! What a value stands for, to be shown behind it: the text of its placeholders, the module behind a `uses`.
+//! Inlay hints: the resolved value after placeholders, and the version of a module after `uses`.
 //!
-//! Only what is true of every copy, or of the one that runs: a stand-in for a port or a branch is not shown. And nothing
-//! that may be secret: no variable of the user's environment, no output that is marked, no key that is named like one.
+//! A hint shows only values that are valid in every copy or in the running one, never an example port or branch. It shows no
+//! values that may be secret: no variable of the user's environment, no sensitive output, no key with a name like a secret.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,30 +16,30 @@ use plan::module::{Address, Module, RenderInputs};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hint {
-    /// Where it is shown: the end of the value.
+    /// The end of the value, where the hint is shown.
     pub offset: usize,
     pub text: String,
     pub tooltip: String,
 }
 
-/// What a hint may be made of.
+/// The input of the hints.
 pub struct HintContext<'a> {
     pub root: &'a Node,
     pub text: &'a str,
     pub loaded: &'a LoadedManifest,
-    /// The environment that is looked at: what is written for another one is not resolved.
+    /// The analysed environment. Overlays of other environments get no hints.
     pub environment: &'a str,
-    /// What `${env.X}` may read. Names alone are looked at.
+    /// The environment variables. A hint depends only on whether a variable is set, never on its value.
     pub variables: &'a BTreeMap<String, String>,
-    /// Of the running copy, by `services.NAME.url` and `preview.FIELD`.
+    /// Values of the running preview, by `services.NAME.url` and `preview.FIELD`.
     pub running_values: &'a BTreeMap<String, String>,
 }
 
 const CHARACTERS_MAX: usize = 60;
-/// Variables may stand for variables, but not for ever.
+/// The limit of nested variables, which may form a cycle.
 const DEPTH_MAX: u8 = 8;
 
-/// The text of each placeholder in the range.
+/// The hints of all values with placeholders in the range.
 #[must_use]
 pub fn value_hints(context: &HintContext<'_>, range: &Range<usize>) -> Vec<Hint> {
     let mut hints = Vec::new();
@@ -60,8 +60,8 @@ pub fn value_hints(context: &HintContext<'_>, range: &Range<usize>) -> Vec<Hint>
 fn collect_value_hints(context: &HintContext<'_>, node: &Node, range: &Range<usize>, key: &str, hints: &mut Vec<Hint>) {
     match &node.kind {
         Kind::Scalar(_) => {
-            let own = node.span.range();
-            if own.start <= range.end && range.start <= own.end && !is_secret_name(key) {
+            let span = node.span.range();
+            if span.start <= range.end && range.start <= span.end && !is_secret_name(key) {
                 hints.extend(value_hint(context, node));
             }
         }
@@ -80,21 +80,21 @@ fn value_hint(context: &HintContext<'_>, node: &Node) -> Option<Hint> {
     }
     let resolved = resolve_template(context, &template, DEPTH_MAX)?;
     let offset = node.span.range().end;
-    // One that goes over several lines, or an alias whose text stands elsewhere.
-    let written = context.text.get(node.span.range()).filter(|written| !written.contains('\n'))?;
-    let fits = written.contains("${") && resolved != scalar.text;
-    fits.then(|| Hint { offset, text: format!("= {}", truncate(&resolved)), tooltip: resolved })
+    // Skip values of several lines, and aliases, whose text is in another place.
+    let source_text = context.text.get(node.span.range()).filter(|text| !text.contains('\n'))?;
+    let is_useful = source_text.contains("${") && resolved != scalar.text;
+    is_useful.then(|| Hint { offset, text: format!("= {}", truncate(&resolved)), tooltip: resolved })
 }
 
 fn resolve_template(context: &HintContext<'_>, template: &Template, depth: u8) -> Option<String> {
-    let mut whole = String::new();
+    let mut resolved = String::new();
     for part in &template.parts {
         match part {
-            Part::Text(text) => whole.push_str(text),
-            Part::Reference(reference) => whole.push_str(&resolve_reference(context, reference, depth)?),
+            Part::Text(text) => resolved.push_str(text),
+            Part::Reference(reference) => resolved.push_str(&resolve_reference(context, reference, depth)?),
         }
     }
-    Some(whole)
+    Some(resolved)
 }
 
 fn resolve_reference(context: &HintContext<'_>, reference: &Reference, depth: u8) -> Option<String> {
@@ -103,7 +103,7 @@ fn resolve_reference(context: &HintContext<'_>, reference: &Reference, depth: u8
     if parts.iter().any(|part| is_secret_name(part)) {
         return None;
     }
-    let known = match (reference.scope, parts.as_slice()) {
+    let value = match (reference.scope, parts.as_slice()) {
         (Scope::Vars, [name]) => {
             let variable = manifest.vars.get(*name)?;
             return resolve_template(context, &variable.value, depth.checked_sub(1)?);
@@ -113,11 +113,11 @@ fn resolve_reference(context: &HintContext<'_>, reference: &Reference, depth: u8
         (Scope::Services, [name, "url"]) => context.running_values.get(&format!("services.{name}.url")).cloned(),
         (Scope::Preview, ["environment"]) => Some(context.environment.to_owned()),
         (Scope::Preview, [field]) => context.running_values.get(&format!("preview.{field}")).cloned(),
-        // Set, it may hold anything; not set, the default is what holds.
+        // The default is valid only if the variable is not set. The value of a set variable may be secret.
         (Scope::Env, [name]) if context.variables.get(*name).is_none_or(String::is_empty) => reference.default.clone(),
         _ => None,
     };
-    known.filter(|text| !text.is_empty())
+    value.filter(|text| !text.is_empty())
 }
 
 fn app_field(manifest: &Manifest, field: &str) -> Option<String> {
@@ -128,14 +128,16 @@ fn app_field(manifest: &Manifest, field: &str) -> Option<String> {
     }
 }
 
-/// An output that is the same wherever the resource listens and whatever its password is.
+/// An output that does not depend on the host, the ports or the password of the resource. To find out, it is rendered twice
+/// with different values for them.
 fn stable_output(context: &HintContext<'_>, name: &str, field: &str) -> Option<String> {
     let module = context.loaded.modules.get(name)?;
     let runtime =
         if module.renderer.can_render(RuntimeKind::Docker) { RuntimeKind::Docker } else { RuntimeKind::Process };
-    let one = resource_outputs(context, module, name, runtime, "1").remove(field)?;
-    let other = resource_outputs(context, module, name, runtime, "2").remove(field)?;
-    (one == other && !one.1).then_some(one.0)
+    let first = resource_outputs(context, module, name, runtime, "1").remove(field)?;
+    let second = resource_outputs(context, module, name, runtime, "2").remove(field)?;
+    let (value, is_sensitive) = first.clone();
+    (first == second && !is_sensitive).then_some(value)
 }
 
 fn resource_outputs(
@@ -143,34 +145,34 @@ fn resource_outputs(
     module: &Module,
     resource: &str,
     runtime: RuntimeKind,
-    choice: &str,
+    suffix: &str,
 ) -> BTreeMap<String, (String, bool)> {
     let names: Vec<String> = module.renderer.ports(runtime).into_keys().collect();
-    let ports: BTreeMap<String, String> = names.into_iter().map(|port| (port, format!("4000{choice}"))).collect();
-    let facts = RenderInputs {
+    let ports: BTreeMap<String, String> = names.into_iter().map(|port| (port, format!("4000{suffix}"))).collect();
+    let inputs = RenderInputs {
         runtime,
         resource: resource.to_owned(),
         app: context.loaded.manifest.app.name.value.clone(),
         ports: ports.clone(),
-        password: choice.to_owned(),
+        password: suffix.to_owned(),
     };
-    module.renderer.outputs(&facts, &Address { host: format!("host-{choice}"), ports })
+    module.renderer.outputs(&inputs, &Address { host: format!("host-{suffix}"), ports })
 }
 
-/// The version behind each `uses`, and what the lock pins where that is another one.
+/// The version of each module after `uses`, and the pinned version if it differs.
 #[must_use]
 pub fn version_hints(context: &HintContext<'_>, range: &Range<usize>, lock: &catalog::Lock) -> Vec<Hint> {
     let Some(resources) = context.root.get("resources") else { return Vec::new() };
-    let one = |pair: &manifest::syntax::Pair| {
+    let hint = |pair: &manifest::syntax::Pair| {
         let module = context.loaded.modules.get(&pair.key.value)?;
         let uses = pair.value.get("uses").map_or(&pair.value, |uses| &uses.value);
-        let written = uses.as_scalar()?;
-        let own = uses.span.range();
-        if own.is_empty() || own.start > range.end || range.start > own.end {
+        let scalar = uses.as_scalar()?;
+        let span = uses.span.range();
+        if span.is_empty() || span.start > range.end || range.start > span.end {
             return None;
         }
-        let locked = lock.modules.get(written.text.trim()).map(|entry| entry.version.as_str());
-        let (text, words) = match locked {
+        let locked = lock.modules.get(scalar.text.trim()).map(|entry| entry.version.as_str());
+        let (text, tooltip) = match locked {
             Some(locked) if locked == module.version => {
                 (module.version.clone(), format!("pinned in pdev.lock, {}", module.source))
             }
@@ -180,12 +182,12 @@ pub fn version_hints(context: &HintContext<'_>, range: &Range<usize>, lock: &cat
             ),
             None => (module.version.clone(), format!("not in pdev.lock yet, {}", module.source)),
         };
-        Some(Hint { offset: own.end, text, tooltip: words })
+        Some(Hint { offset: span.end, text, tooltip })
     };
-    resources.value.as_map().unwrap_or_default().iter().filter_map(one).collect()
+    resources.value.as_map().unwrap_or_default().iter().filter_map(hint).collect()
 }
 
-/// As in logs: the name says that the value is nobody's business.
+/// Whether the name suggests a secret value.
 fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["password", "passwd", "secret", "token", "api_key", "apikey", "private", "credential"]

@@ -1,4 +1,4 @@
-//! What is said of the place under the cursor: what it means, what holds and why, where that was written.
+//! Hover: the meaning of the key or value under the cursor, its effective value and the origin of that value.
 
 use std::ops::Range;
 
@@ -20,16 +20,16 @@ pub struct Hover {
 }
 
 pub struct HoverContext<'a> {
-    /// The file's own tree.
+    /// The tree of the file.
     pub root: &'a Node,
     pub text: &'a str,
     pub loaded: &'a LoadedManifest,
-    /// One unit as it would be, by its place (`services.api`).
+    /// Resolves one unit by its path, such as `services.api`.
     pub resolve_unit: &'a dyn Fn(&str) -> Option<ResolvedApplication>,
     pub files: &'a dyn Files,
 }
 
-/// Fields of one unit that are listed at its name.
+/// The limit of fields in the hover on the name of a unit.
 const FIELDS_MAX: usize = 12;
 
 #[must_use]
@@ -63,7 +63,7 @@ pub fn placeholder_at(context: &HoverContext<'_>, node_path: &NodePath<'_>, offs
     reference_at(context.text, node.span, offset)
 }
 
-/// Read from the text as it stands: escapes and folded lines move nothing.
+/// Parses the source text of the scalar, not its value, because escapes and folded lines would shift the offsets.
 #[must_use]
 pub fn reference_at(text: &str, span: Span, offset: usize) -> Option<Reference> {
     let raw = text.get(span.range())?;
@@ -77,8 +77,8 @@ fn describe_reference(context: &HoverContext<'_>, reference: &Reference) -> Stri
     parts.extend(reference.path.iter().map(String::as_str));
     let mut text = format!("`${{{}}}`", parts.join("."));
     if let Some((last, before)) = parts.split_last() {
-        let known = names::placeholder_names(manifest, context.files, before);
-        if let Some(name) = known.iter().find(|name| name.name == *last) {
+        let names = names::placeholder_names(manifest, context.files, before);
+        if let Some(name) = names.iter().find(|name| name.name == *last) {
             text.push_str(&format!(" – {}", name.description));
         }
     }
@@ -91,20 +91,20 @@ fn describe_reference(context: &HoverContext<'_>, reference: &Reference) -> Stri
         (Scope::Services, Some(name)) if manifest.services.contains_key(name) => {
             text.push_str(&format!("\n\nService `{name}`"));
         }
-        (Scope::Env, Some(name)) => text.push_str(&format!("\n\nThe variable `{name}` of your own environment.")),
+        (Scope::Env, Some(name)) => text.push_str(&format!("\n\nThe variable `{name}` of your environment.")),
         _ => {}
     }
     if let Some(default) = &reference.default {
-        text.push_str(&format!("\n\nElse: `{default}`"));
+        text.push_str(&format!("\n\nDefault: `{default}`"));
     }
     text
 }
 
 fn scope_name(scope: Scope) -> &'static str {
-    Scope::ALL.iter().find(|(_, known)| *known == scope).map_or("", |(name, _)| name)
+    Scope::ALL.iter().find(|(_, candidate)| *candidate == scope).map_or("", |(name, _)| name)
 }
 
-/// Values that name something: a module, a rule, a unit.
+/// Describes values that are names: of a module, a rule or a unit.
 fn describe_value(context: &HoverContext<'_>, node_path: &NodePath<'_>, keys: &[Option<&str>]) -> Option<String> {
     let manifest = &context.loaded.manifest;
     let value = node_path.node()?.as_scalar().map(|scalar| scalar.text.as_str());
@@ -149,7 +149,7 @@ fn describe_module(uses: &str, files: &dyn Files) -> Option<String> {
     Some(text)
 }
 
-/// A unit's name: what it is, and what holds for it.
+/// Describes a unit and its effective values.
 fn describe_unit(context: &HoverContext<'_>, unit: &str) -> Option<String> {
     let manifest = &context.loaded.manifest;
     let section = [
@@ -157,10 +157,11 @@ fn describe_unit(context: &HoverContext<'_>, unit: &str) -> Option<String> {
         ("jobs", manifest.jobs.contains_key(unit)),
         ("resources", manifest.resources.contains_key(unit)),
     ];
-    let (section, _) = section.into_iter().find(|(_, there)| *there)?;
-    let known = names::units(manifest, None);
-    let words = known.iter().find(|name| name.name == unit).map(|name| name.description.clone()).unwrap_or_default();
-    let mut text = format!("**{unit}** – {words}");
+    let (section, _) = section.into_iter().find(|(_, is_declared)| *is_declared)?;
+    let units = names::units(manifest, None);
+    let description =
+        units.iter().find(|name| name.name == unit).map(|name| name.description.clone()).unwrap_or_default();
+    let mut text = format!("**{unit}** – {description}");
     text.push_str(&describe_effective_values(context, &format!("{section}.{unit}"), FIELDS_MAX));
     Some(text)
 }
@@ -171,79 +172,80 @@ fn describe_key(
     keys: &[Option<&str>],
     path: &[String],
 ) -> Option<String> {
-    let own = language::without_environment(keys);
-    if let [Some("services" | "jobs" | "resources"), Some(unit)] = own
+    let base_keys = language::without_environment(keys);
+    if let [Some("services" | "jobs" | "resources"), Some(unit)] = base_keys
         && node_path.is_on_key
     {
         return describe_unit(context, unit);
     }
     let allowed = language::allowed_at(keys);
     let (_, key) = allowed.key?;
-    // A name of the user's below a map is not the map.
-    let named = matches!(keys.last(), Some(Some(last)) if last.trim_start_matches('+') == key.name);
-    if !named && node_path.is_on_key {
-        return describe_variable(context, own, &path[keys.len() - own.len()..].join("."));
+    // A name that the user chose, such as a variable in `env`, has the specification of the map above it.
+    let is_spec_key = matches!(keys.last(), Some(Some(last)) if last.trim_start_matches('+') == key.name);
+    if !is_spec_key && node_path.is_on_key {
+        return describe_variable(context, base_keys, &path[keys.len() - base_keys.len()..].join("."));
     }
     let mut text = format!("**{}** – {}", key.name, language::key_docs(key));
-    let skipped = keys.len() - own.len();
+    let skipped = keys.len() - base_keys.len();
     let dotted = path[skipped..].join(".");
     text.push_str(&describe_effective_values(context, &dotted, 4));
     Some(text)
 }
 
-/// An entry of `env`: what it will be, and who says so.
-fn describe_variable(context: &HoverContext<'_>, own: &[Option<&str>], path: &str) -> Option<String> {
-    let [Some("services" | "jobs"), Some(unit), Some("env"), Some(name)] = own else { return None };
-    let held = describe_effective_values(context, path, 1);
-    (!held.is_empty()).then(|| format!("**{name}** – a variable of `{unit}`{held}"))
+/// Describes an entry of `env` with its effective value and origin.
+fn describe_variable(context: &HoverContext<'_>, keys: &[Option<&str>], path: &str) -> Option<String> {
+    let [Some("services" | "jobs"), Some(unit), Some("env"), Some(name)] = keys else { return None };
+    let values = describe_effective_values(context, path, 1);
+    (!values.is_empty()).then(|| format!("**{name}** – a variable of `{unit}`{values}"))
 }
 
-/// What holds, and the chain of who said so, the last one in force first.
+/// Lists the effective values below a path, each with its chain of origins. The origin that decides comes first.
 fn describe_effective_values(context: &HoverContext<'_>, path: &str, fields_max: usize) -> String {
-    // A branch of the root holds everything; nobody reads that.
+    // A whole section has too many values for a hover.
     if !path.contains('.') {
         return String::new();
     }
     let unit = path.match_indices('.').nth(1).map_or(path, |(end, _)| &path[..end]);
     let Some(resolved) = (context.resolve_unit)(unit) else { return String::new() };
     let mut all = match explain(&resolved, path) {
-        ExplainResult::Field(one) => vec![one],
-        ExplainResult::Subtree(all) => all,
+        ExplainResult::Field(field) => vec![field],
+        ExplainResult::Subtree(fields) => fields,
         ExplainResult::Unknown { .. } => return String::new(),
     };
-    // What somebody wrote comes before what pdev chose.
+    // Values that the user has set come before defaults.
     all.sort_by_key(is_default);
     let mut text = String::from("\n\n---\n");
-    for one in all.iter().take(fields_max) {
-        text.push_str(&value_line(one, path, context));
+    for field in all.iter().take(fields_max) {
+        text.push_str(&value_line(field, path, context));
     }
     if all.len() > fields_max {
         text.push_str(&format!("\n- and {} more: `pdev explain {path}`", all.len() - fields_max));
     }
-    // Who stands on the very line knows where it is written.
-    if let [one] = &all[..]
-        && is_default(one)
+    // Only a default needs this: a value that is set is in the manifest already.
+    if let [field] = &all[..]
+        && is_default(field)
     {
-        text.push_str(&format!("\n\n{}", one.how_to_change));
+        text.push_str(&format!("\n\n{}", field.how_to_change));
     }
     text
 }
 
-fn is_default(one: &Explanation) -> bool {
-    matches!(one.origins.last(), Some(Origin::Default { .. }))
+fn is_default(field: &Explanation) -> bool {
+    matches!(field.origins.last(), Some(Origin::Default { .. }))
 }
 
-fn value_line(one: &Explanation, path: &str, context: &HoverContext<'_>) -> String {
-    let name = one.path.strip_prefix(path).unwrap_or(&one.path).trim_start_matches('.');
+fn value_line(field: &Explanation, path: &str, context: &HoverContext<'_>) -> String {
+    let name = field.path.strip_prefix(path).unwrap_or(&field.path).trim_start_matches('.');
     let name = if name.is_empty() { String::new() } else { format!("`{name}` ") };
-    let hidden = is_secret_path(&one.path) && !is_default(one);
-    let value = if hidden { "(not shown)".to_owned() } else { short_value(&one.value) };
+    let is_hidden = is_secret_path(&field.path) && !is_default(field);
+    let value = if is_hidden { "(not shown)".to_owned() } else { short_value(&field.value) };
     let origins: Vec<String> =
-        one.origins.iter().rev().map(|origin| describe_origin(origin, &context.loaded.sources)).collect();
+        field.origins.iter().rev().map(|origin| describe_origin(origin, &context.loaded.sources)).collect();
     format!("\n- {name}= `{value}` – {}", origins.join(" < "))
 }
 
-/// Passwords of resources end in environments and addresses; a hover may be on a shared screen.
+/// Whether the value at this path may contain a secret. Passwords of resources are part of variables and URLs, and a hover
+/// may appear on a shared screen.
 #[must_use]
 pub fn is_secret_path(path: &str) -> bool {
     let path = path.to_ascii_lowercase();

@@ -1,27 +1,27 @@
-//! The table of the language, asked by a path of keys instead of a tree: what may stand there, and what is said of it.
+//! Queries of the manifest's specification by a path of keys: the shapes that are allowed there, and their documentation.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use manifest::spec::{Key, ROOT, Section, Shape, find_key};
 
-/// What stands at a path: every shape that is allowed, shorthands included.
+/// The shapes that are allowed at a path, including shorthands.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedShapes {
     pub shapes: Vec<&'static Shape>,
-    /// The key of the table that leads here.
+    /// The key of the specification at the end of the path.
     pub key: Option<(&'static Section, &'static Key)>,
 }
 
 static ROOT_SHAPE: Shape = Shape::Section(&ROOT);
 
-/// Names are keys, `None` an item of a list.
+/// In `path`, a name is a key and `None` is a list item.
 #[must_use]
 pub fn allowed_at(path: &[Option<&str>]) -> AllowedShapes {
-    let mut here = AllowedShapes { shapes: vec![&ROOT_SHAPE], key: None };
+    let mut current = AllowedShapes { shapes: vec![&ROOT_SHAPE], key: None };
     for part in path {
         let mut next = AllowedShapes::default();
-        for shape in flatten_shapes(&here.shapes) {
+        for shape in flatten_shapes(&current.shapes) {
             match (shape, part) {
                 (Shape::Section(section), Some(name)) => {
                     if let Some(key) = find_key(section, name.trim_start_matches('+')) {
@@ -31,19 +31,19 @@ pub fn allowed_at(path: &[Option<&str>]) -> AllowedShapes {
                 }
                 (Shape::Map(inner), Some(_)) | (Shape::List(inner), None) => {
                     next.shapes.push(inner);
-                    next.key = here.key;
+                    next.key = current.key;
                 }
                 (Shape::Free, _) => {
                     next.shapes.push(shape);
-                    next.key = here.key;
+                    next.key = current.key;
                 }
                 _ => {}
             }
         }
-        here = next;
+        current = next;
     }
-    here.shapes = flatten_shapes(&here.shapes);
-    here
+    current.shapes = flatten_shapes(&current.shapes);
+    current
 }
 
 fn flatten_shapes(shapes: &[&'static Shape]) -> Vec<&'static Shape> {
@@ -66,7 +66,7 @@ impl AllowedShapes {
         })
     }
 
-    /// What the values of a map with the user's own names are.
+    /// The shape of the values, if this is a map with names that the user chooses.
     #[must_use]
     pub fn map_value_shape(&self) -> Option<&'static Shape> {
         self.shapes.iter().find_map(|shape| match shape {
@@ -81,16 +81,17 @@ impl AllowedShapes {
     }
 }
 
-/// A key by the name of its section and its own, as completions name it until somebody looks.
+/// Finds a key by the names of its section and itself, as in [`super::completion::DocTarget`].
 #[must_use]
 pub fn find_key_by_name(section: &str, key: &str) -> Option<&'static Key> {
     static SECTIONS: OnceLock<BTreeMap<&'static str, &'static Section>> = OnceLock::new();
     let all = SECTIONS.get_or_init(|| {
         let mut all = BTreeMap::new();
-        let mut open = vec![&ROOT];
-        while let Some(section) = open.pop() {
+        // Sections refer to each other, so each is visited once.
+        let mut pending = vec![&ROOT];
+        while let Some(section) = pending.pop() {
             if all.insert(section.name, section).is_none() {
-                section.keys.iter().for_each(|key| collect_sections(&key.shape, &mut open));
+                section.keys.iter().for_each(|key| collect_sections(&key.shape, &mut pending));
             }
         }
         all
@@ -107,7 +108,7 @@ fn collect_sections(shape: &'static Shape, found: &mut Vec<&'static Section>) {
     }
 }
 
-/// What may be written, in a few words.
+/// Describes the allowed values in a few words.
 #[must_use]
 pub fn describe_shape(shape: &Shape) -> String {
     match shape {
@@ -117,17 +118,17 @@ pub fn describe_shape(shape: &Shape) -> String {
         Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => "whole number".into(),
         Shape::Integer { min, max } if min == max => min.to_string(),
         Shape::Integer { min, max } => format!("{min} to {max}"),
-        Shape::Duration => "duration, as `10s`".into(),
-        Shape::Bytes => "size, as `256Mi`".into(),
-        Shape::Cpu => "cores, as `250m`".into(),
-        Shape::Date => "day, as `2027-03-31`".into(),
+        Shape::Duration => "duration, such as `10s`".into(),
+        Shape::Bytes => "size, such as `256Mi`".into(),
+        Shape::Cpu => "CPU cores, such as `250m`".into(),
+        Shape::Date => "date, such as `2027-03-31`".into(),
         Shape::Choice(words) => words.join(" | "),
         Shape::List(inner) => format!("list of {}", describe_shape(inner)),
         Shape::Map(inner) => match **inner {
             Shape::Section(section) => format!("map of {}", section.name),
             _ => format!("map of {}", describe_shape(inner)),
         },
-        // A shorthand stands beside it, which names what the key is.
+        // The name of the section is omitted: the key and its shorthand already describe it.
         Shape::Section(_) => "map".to_owned(),
         Shape::Any(shapes) => shapes.iter().map(describe_shape).collect::<Vec<_>>().join(" or "),
         Shape::Free => "anything".into(),
@@ -146,7 +147,7 @@ pub fn key_docs(key: &Key) -> String {
     text
 }
 
-/// `services.api.port` from a path that may lie inside an environment.
+/// Removes `environments.NAME` from the start of a path.
 #[must_use]
 pub fn without_environment<'a, 'b>(path: &'a [Option<&'b str>]) -> &'a [Option<&'b str>] {
     match path {

@@ -1,4 +1,4 @@
-//! What a value leads to: included files, Dockerfiles, modules beside the manifest, pages.
+//! Links from values to included files, Dockerfiles, local modules and web pages.
 
 use manifest::Span;
 use manifest::syntax::{Kind, Node};
@@ -7,10 +7,10 @@ use super::references::unquoted_span;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LinkTarget {
-    /// Relative to the folder of the file that holds the link; the first that is there.
+    /// Candidates relative to the folder of the linking file. The first that exists is the target.
     Files(Vec<String>),
     Url(String),
-    /// The line of a Dockerfile that begins this stage.
+    /// The line of a Dockerfile that starts this stage.
     Stage {
         file: String,
         stage: String,
@@ -76,10 +76,10 @@ type AddLink<'a> = dyn FnMut(&Node, &dyn Fn(&str) -> Option<LinkTarget>) + 'a;
 fn add_build_links(build: &Node, add: &mut AddLink<'_>) {
     let context = build.get("context").map_or(build, |pair| &pair.value);
     let folder = context.as_scalar().map_or(".", |scalar| scalar.text.as_str()).to_owned();
-    let inside = |name: &str| LinkTarget::Files(vec![format!("{folder}/{name}")]);
+    let in_context = |name: &str| LinkTarget::Files(vec![format!("{folder}/{name}")]);
     match build.get("dockerfile") {
-        Some(dockerfile) => add(&dockerfile.value, &|name| Some(inside(name))),
-        None => add(context, &|_| Some(inside("Dockerfile"))),
+        Some(dockerfile) => add(&dockerfile.value, &|name| Some(in_context(name))),
+        None => add(context, &|_| Some(in_context("Dockerfile"))),
     }
     let name = build.get("dockerfile").and_then(|pair| pair.value.as_scalar());
     let file = format!("{folder}/{}", name.map_or("Dockerfile", |scalar| scalar.text.as_str()));
@@ -99,7 +99,7 @@ fn list_items(node: &Node) -> &[Node] {
     }
 }
 
-/// What a `module.yaml` leads to: its docs.
+/// The links of a `module.yaml`: its docs.
 #[must_use]
 pub fn module_links(root: &Node, text: &str) -> Vec<Link> {
     let docs = root.get("docs").filter(|pair| pair.value.as_scalar().is_some_and(|scalar| !scalar.is_null()));
@@ -110,7 +110,7 @@ pub fn module_links(root: &Node, text: &str) -> Vec<Link> {
     docs.and_then(link).into_iter().collect()
 }
 
-/// The line, from zero, that begins a stage of a Dockerfile.
+/// The zero-based line of a Dockerfile that starts a stage.
 #[must_use]
 pub fn stage_line(dockerfile: &str, stage: &str) -> Option<usize> {
     dockerfile.lines().position(|line| {
@@ -129,7 +129,7 @@ fn file_target(text: &str) -> Option<LinkTarget> {
 }
 
 fn page_or_file_target(text: &str) -> Option<LinkTarget> {
-    let inside = || {
+    let candidates = || {
         LinkTarget::Files(
             ["README.md", "index.md"]
                 .map(|name| format!("{text}/{name}"))
@@ -138,7 +138,7 @@ fn page_or_file_target(text: &str) -> Option<LinkTarget> {
                 .collect(),
         )
     };
-    page_target(text).or_else(|| (!text.contains("://")).then(inside))
+    page_target(text).or_else(|| (!text.contains("://")).then(candidates))
 }
 
 fn module_target(text: &str) -> Option<LinkTarget> {

@@ -1,4 +1,6 @@
-//! What an editor asks, answered in offsets: texts, trees and manifests in, values out. Knows nothing of the protocol.
+//! The analyses behind an editor's requests: pure functions from texts, trees and manifests to values with byte offsets.
+//!
+//! They do not know the protocol.
 
 pub mod actions;
 pub mod completion;

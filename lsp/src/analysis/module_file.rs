@@ -1,6 +1,4 @@
-//! `module.yaml`: what its keys mean, and what may be written where the cursor is.
-//!
-//! Whether it is right is the catalog's to say.
+//! `module.yaml`: hover and completion. The diagnostics come from the catalog.
 
 use manifest::syntax::Node;
 
@@ -9,9 +7,9 @@ use super::cursor::{self, Cursor, CursorKind};
 use super::tree;
 use crate::text::Text;
 
-/// A key of the format: where it may stand, what is meant, and how it goes on.
+/// A key of the format.
 struct ModuleKey {
-    /// The keys above it; `*` is a name of the module's own.
+    /// The keys above it. `*` is a name that the module chooses.
     parent_path: &'static [&'static str],
     name: &'static str,
     doc: &'static str,
@@ -21,7 +19,7 @@ struct ModuleKey {
 #[derive(Clone, Copy)]
 enum ValueKind {
     Text,
-    /// Goes on below.
+    /// A nested map.
     Block,
     List,
     Choice(&'static [&'static str]),
@@ -33,86 +31,101 @@ const LEVELS: &[&str] = &["basic", "advanced"];
 const SIGNALS: &[&str] = &["SIGTERM", "SIGINT", "SIGQUIT"];
 
 const fn module_key(
-    place: &'static [&'static str],
+    parent_path: &'static [&'static str],
     name: &'static str,
-    value: ValueKind,
+    value_kind: ValueKind,
     doc: &'static str,
 ) -> ModuleKey {
-    ModuleKey { parent_path: place, name, doc, value_kind: value }
+    ModuleKey { parent_path, name, doc, value_kind }
 }
 
 const KEYS: &[ModuleKey] = &[
-    module_key(&[], "module", ValueKind::Text, "Its name, as behind `uses:`."),
-    module_key(&[], "version", ValueKind::Text, "Version of the module itself, as `1.0.0` (SemVer)."),
+    module_key(&[], "module", ValueKind::Text, "The name, as in `uses:`."),
+    module_key(&[], "version", ValueKind::Text, "The version of the module itself, such as `1.0.0` (SemVer)."),
     module_key(
         &[],
         "versions",
         ValueKind::List,
-        "Major versions of what it runs that may stand behind the `@`; the module's own major without it.",
+        "The major versions of its software that are allowed after `@`. Default: the major version of the module.",
     ),
-    module_key(&[], "owner", ValueKind::Block, "Who answers for it."),
-    module_key(&[], "summary", ValueKind::Text, "What it is, in one line."),
+    module_key(&[], "owner", ValueKind::Block, "The owner of the module."),
+    module_key(&[], "summary", ValueKind::Text, "A description in one line."),
     module_key(
         &[],
         "docs",
         ValueKind::Text,
-        "A Markdown file beside this one; it must not be empty. `docs.md` unless said.",
+        "A Markdown file in this folder. It must not be empty. Default: `docs.md`.",
     ),
-    module_key(&[], "inputs", ValueKind::Block, "What a manifest may say behind `with:`, by name."),
-    module_key(&[], "outputs", ValueKind::Block, "What a manifest may read as `${resources.NAME.OUTPUT}`, by name."),
-    module_key(&[], "ports", ValueKind::Block, "Ports it listens on, by name; `main` first."),
-    module_key(&[], "stop", ValueKind::Block, "How it is asked to stop."),
+    module_key(&[], "inputs", ValueKind::Block, "The inputs that a manifest may set under `with:`, by name."),
+    module_key(
+        &[],
+        "outputs",
+        ValueKind::Block,
+        "The outputs that a manifest may read as `${resources.NAME.OUTPUT}`, by name.",
+    ),
+    module_key(&[], "ports", ValueKind::Block, "The ports on which it listens, by name. `main` is first."),
+    module_key(&[], "stop", ValueKind::Block, "How it is stopped."),
     module_key(&[], "let", ValueKind::Block, "Values computed before rendering, in order."),
-    module_key(&[], "renders", ValueKind::Block, "What it is on each runtime."),
-    module_key(&[], "deprecated", ValueKind::Block, "It will go: why, and what to use instead."),
+    module_key(&[], "renders", ValueKind::Block, "The rendering for each runtime."),
+    module_key(
+        &[],
+        "deprecated",
+        ValueKind::Block,
+        "Marks the module as deprecated, with the reason and the replacement.",
+    ),
     module_key(&["owner"], "team", ValueKind::Text, "The team."),
-    module_key(&["owner"], "contact", ValueKind::Text, "Where to ask."),
-    module_key(&["owner"], "support", ValueKind::Text, "What can be expected, as `best-effort`."),
-    module_key(&["inputs", "*"], "type", ValueKind::Choice(INPUT_TYPES), "What kind of value it is."),
-    module_key(&["inputs", "*"], "default", ValueKind::Text, "What holds when nothing is said; may be a template."),
+    module_key(&["owner"], "contact", ValueKind::Text, "The contact for questions."),
+    module_key(&["owner"], "support", ValueKind::Text, "The level of support, such as `best-effort`."),
+    module_key(&["inputs", "*"], "type", ValueKind::Choice(INPUT_TYPES), "The type of the value."),
+    module_key(&["inputs", "*"], "default", ValueKind::Text, "The value if the manifest sets none. May be a template."),
     module_key(
         &["inputs", "*"],
         "description",
         ValueKind::Text,
-        "What it is for; shown in editors and in `pdev module info`.",
+        "The purpose. Shown in editors and in `pdev module info`.",
     ),
-    module_key(&["inputs", "*"], "rationale", ValueKind::Text, "Why the default is what it is."),
-    module_key(&["inputs", "*"], "level", ValueKind::Choice(LEVELS), "`basic` is offered first."),
-    module_key(&["inputs", "*"], "enum", ValueKind::List, "The only values there are."),
-    module_key(&["inputs", "*"], "minimum", ValueKind::Text, "The least it may be."),
-    module_key(&["inputs", "*"], "maximum", ValueKind::Text, "The most it may be."),
+    module_key(&["inputs", "*"], "rationale", ValueKind::Text, "The reason for the default."),
+    module_key(&["inputs", "*"], "level", ValueKind::Choice(LEVELS), "Completion offers `basic` inputs first."),
+    module_key(&["inputs", "*"], "enum", ValueKind::List, "The only allowed values."),
+    module_key(&["inputs", "*"], "minimum", ValueKind::Text, "The minimum."),
+    module_key(&["inputs", "*"], "maximum", ValueKind::Text, "The maximum."),
     module_key(
         &["inputs", "*"],
         "pattern",
         ValueKind::Text,
-        "A regular expression that a text has to match somewhere.",
+        "A regular expression that some part of the text must match.",
     ),
-    module_key(&["inputs", "*"], "items", ValueKind::Block, "Of an array: what each of its values is."),
-    module_key(&["inputs", "*"], "properties", ValueKind::Block, "Of an object: these keys and no others."),
-    module_key(&["outputs", "*"], "value", ValueKind::Text, "A template over `host`, `port`, `ports`, `inputs`."),
+    module_key(&["inputs", "*"], "items", ValueKind::Block, "For an array: the schema of its values."),
+    module_key(&["inputs", "*"], "properties", ValueKind::Block, "For an object: its keys. No others are allowed."),
+    module_key(&["outputs", "*"], "value", ValueKind::Text, "A template with `host`, `port`, `ports` and `inputs`."),
     module_key(
         &["outputs", "*"],
         "sensitive",
         ValueKind::Choice(BOOLEANS),
-        "Never shown, and delivered like a secret.",
+        "Never show the value, and deliver it like a secret.",
     ),
-    module_key(&["outputs", "*"], "description", ValueKind::Text, "What it is."),
-    module_key(&["stop"], "signal", ValueKind::Choice(SIGNALS), "The signal that asks it to stop."),
-    module_key(&["stop"], "grace", ValueKind::Text, "How long it may take before it is killed, as `20s`."),
-    module_key(&["renders"], "docker", ValueKind::Block, "As a container."),
-    module_key(&["renders"], "process", ValueKind::Block, "As a local process."),
+    module_key(&["outputs", "*"], "description", ValueKind::Text, "The meaning of the output."),
+    module_key(&["stop"], "signal", ValueKind::Choice(SIGNALS), "The signal that stops it."),
+    module_key(&["stop"], "grace", ValueKind::Text, "The time after which it is killed, such as `20s`."),
+    module_key(&["renders"], "docker", ValueKind::Block, "The container."),
+    module_key(&["renders"], "process", ValueKind::Block, "The local process."),
     module_key(&["renders", "docker"], "image", ValueKind::Text, "The image."),
     module_key(&["renders", "docker"], "entrypoint", ValueKind::List, "Replaces the image's entrypoint."),
-    module_key(&["renders", "docker"], "command", ValueKind::List, "Its arguments."),
+    module_key(&["renders", "docker"], "command", ValueKind::List, "The arguments."),
     module_key(
         &["renders", "docker"],
         "env",
         ValueKind::Block,
         "Its environment; `{ value: ..., sensitive: true }` for what is secret.",
     ),
-    module_key(&["renders", "docker"], "volumes", ValueKind::Block, "Data that stays: name to path in the container."),
-    module_key(&["renders", "docker"], "user", ValueKind::Text, "The user it runs as."),
-    module_key(&["renders", "docker"], "host_config", ValueKind::Block, "Fields of the Engine API's HostConfig."),
+    module_key(
+        &["renders", "docker"],
+        "volumes",
+        ValueKind::Block,
+        "Persistent data: a map from name to path in the container.",
+    ),
+    module_key(&["renders", "docker"], "user", ValueKind::Text, "The user that runs it."),
+    module_key(&["renders", "docker"], "host_config", ValueKind::Block, "Fields of `HostConfig` in the Engine API."),
     module_key(&["renders", "process"], "command", ValueKind::List, "The program and its arguments."),
     module_key(
         &["renders", "process"],
@@ -120,47 +133,52 @@ const KEYS: &[ModuleKey] = &[
         ValueKind::Block,
         "Its environment; `{ value: ..., sensitive: true }` for what is secret.",
     ),
-    module_key(&["renders", "process"], "user", ValueKind::Text, "The user it runs as when pdev itself is root."),
-    module_key(&["renders", "process"], "files", ValueKind::Block, "Files written into its data folder."),
-    module_key(&["renders", "process"], "init", ValueKind::List, "Commands run once in its data folder."),
-    module_key(&["renders", "process"], "after_ready", ValueKind::List, "Commands run before others see it as ready."),
+    module_key(&["renders", "process"], "user", ValueKind::Text, "The user that runs it if pdev runs as root."),
+    module_key(&["renders", "process"], "files", ValueKind::Block, "Files to write into its data folder."),
+    module_key(&["renders", "process"], "init", ValueKind::List, "Commands to run once in its data folder."),
+    module_key(
+        &["renders", "process"],
+        "after_ready",
+        ValueKind::List,
+        "Commands to run before it counts as ready for other units.",
+    ),
     module_key(
         &["renders", "process"],
         "search",
         ValueKind::List,
-        "Folders besides `PATH` where its programs may be; globs allowed.",
+        "Folders to search for its programs in addition to `PATH`. Globs are allowed.",
     ),
-    module_key(&["renders", "process"], "install", ValueKind::Text, "What to install when a program is absent."),
-    module_key(&["deprecated"], "reason", ValueKind::Text, "Why it will go."),
-    module_key(&["deprecated"], "use", ValueKind::Text, "What to use instead."),
+    module_key(&["renders", "process"], "install", ValueKind::Text, "What to install if a program is missing."),
+    module_key(&["deprecated"], "reason", ValueKind::Text, "The reason for the deprecation."),
+    module_key(&["deprecated"], "use", ValueKind::Text, "The replacement."),
 ];
 
-/// What a template may read, besides the module's own `let`.
+/// The names that a template may use, in addition to the module's `let`.
 const TEMPLATE_NAMES: [(&str, &str); 8] = [
-    ("inputs", "what the manifest says, with defaults"),
-    ("ports", "where it has to listen, by name"),
-    ("host", "in outputs: where it is reached"),
-    ("port", "in outputs: its main port"),
-    ("resource", "its name in the manifest"),
-    ("app", "the application"),
-    ("password", "made for this machine, copy and resource"),
-    ("constraint", "the version asked for"),
+    ("inputs", "the inputs, with defaults"),
+    ("ports", "the ports on which it must listen, by name"),
+    ("host", "in outputs: the host of the resource"),
+    ("port", "in outputs: the main port"),
+    ("resource", "the name of the resource"),
+    ("app", "the name of the application"),
+    ("password", "generated per machine, copy and resource"),
+    ("constraint", "the requested version"),
 ];
 
 const TEMPLATE_FILTERS: [(&str, &str); 6] = [
-    ("quote", "for a shell"),
-    ("urlencode", "for a part of a URL"),
-    ("bytes", "`512Mi` as a number"),
-    ("sql_name", "for a name in SQL"),
-    ("sql_text", "for a text in SQL"),
-    ("flags", "an object as `-c key=value ...`"),
+    ("quote", "quotes for a shell"),
+    ("urlencode", "encodes for a part of a URL"),
+    ("bytes", "converts `512Mi` to a number"),
+    ("sql_name", "quotes a name in SQL"),
+    ("sql_text", "quotes a text in SQL"),
+    ("flags", "converts an object to `-c key=value ...`"),
 ];
 
-fn matches_path(place: &[&str], path: &[&str]) -> bool {
-    place.len() == path.len() && place.iter().zip(path).all(|(own, other)| *own == "*" || own == other)
+fn matches_path(pattern: &[&str], path: &[&str]) -> bool {
+    pattern.len() == path.len() && pattern.iter().zip(path).all(|(part, name)| *part == "*" || part == name)
 }
 
-/// Schemas may hold schemas: all of them are like an input's.
+/// Removes nested `items` and `properties` from a path: a nested schema has the same keys as an input.
 fn flatten_schema_path<'a>(path: &[&'a str]) -> Vec<&'a str> {
     let mut flat: Vec<&str> = path.to_vec();
     while flat.len() > 2 && flat[0] == "inputs" {
@@ -189,9 +207,9 @@ pub fn complete(text: &Text, root: Option<&Node>, offset: usize) -> Vec<Item> {
     let Some(path) = keys.iter().copied().collect::<Option<Vec<&str>>>() else { return Vec::new() };
     match (&cursor.kind, path.split_last()) {
         (CursorKind::Key, _) => {
-            let beside = cursor::sibling_keys(text, &cursor, offset);
-            let free = keys_at(&path).filter(|key| !beside.iter().any(|name| name == key.name));
-            free.map(|key| item(&cursor, key.name, ItemKind::Key, &key_snippet(text, &cursor, key), key.doc)).collect()
+            let siblings = cursor::sibling_keys(text, &cursor, offset);
+            let unset = keys_at(&path).filter(|key| !siblings.iter().any(|name| name == key.name));
+            unset.map(|key| item(&cursor, key.name, ItemKind::Key, &key_snippet(text, &cursor, key), key.doc)).collect()
         }
         (CursorKind::Value, Some((last, above))) => {
             let key = keys_at(above).find(|key| key.name == *last);
@@ -210,7 +228,7 @@ fn key_snippet(text: &Text, cursor: &Cursor, key: &ModuleKey) -> String {
     if rest.trim_start_matches(' ').starts_with(':') {
         return key.name.to_owned();
     }
-    // The editor indents like the line; what is deeper is relative to it.
+    // The editor indents all lines of a snippet like the current one. Only the difference is in the text.
     let deeper = " ".repeat(cursor.column - cursor.indent + 2);
     match key.value_kind {
         ValueKind::Text => format!("{}: $0", key.name),
@@ -233,36 +251,36 @@ fn item(cursor: &Cursor, label: &str, kind: ItemKind, snippet: &str, detail: &st
     }
 }
 
-/// `{{ inputs.` and `| `: names of this very module.
+/// Completes `{{ inputs.` and `| ` with the names of this module and the filters.
 fn complete_template(cursor: &Cursor, root: Option<&Node>, template: &str, offset: usize) -> Vec<Item> {
     let start = template.rfind(|letter: char| !letter.is_alphanumeric() && letter != '_').map_or(0, |at| at + 1);
     let (before, word) = template.split_at(start);
     let mut cursor = cursor.clone();
     cursor.word = offset - word.len()..offset;
-    let own = |section: &str| -> Vec<Item> {
+    let module_names = |section: &str| -> Vec<Item> {
         let pairs = root.and_then(|root| root.get(section)).and_then(|pair| pair.value.as_map()).unwrap_or_default();
         let detail = |pair: &manifest::syntax::Pair| {
             let text = pair.value.get("description").and_then(|pair| pair.value.as_scalar());
             text.map(|text| text.text.clone()).unwrap_or_default()
         };
-        let one = |pair: &manifest::syntax::Pair| {
+        let field = |pair: &manifest::syntax::Pair| {
             item(&cursor, &pair.key.value, ItemKind::Field, &escape_snippet(&pair.key.value), &detail(pair))
         };
-        pairs.iter().map(one).collect()
+        pairs.iter().map(field).collect()
     };
-    let fixed = |all: &[(&str, &str)]| -> Vec<Item> {
-        all.iter().map(|(name, words)| item(&cursor, name, ItemKind::Field, name, words)).collect()
+    let fixed_names = |all: &[(&str, &str)]| -> Vec<Item> {
+        all.iter().map(|(name, description)| item(&cursor, name, ItemKind::Field, name, description)).collect()
     };
     match before.trim_end() {
-        before if before.ends_with("inputs.") => own("inputs"),
-        before if before.ends_with("ports.") => own("ports"),
+        before if before.ends_with("inputs.") => module_names("inputs"),
+        before if before.ends_with("ports.") => module_names("ports"),
         before if before.ends_with('.') => Vec::new(),
-        before if before.ends_with('|') => fixed(&TEMPLATE_FILTERS),
-        _ => fixed(&TEMPLATE_NAMES).into_iter().chain(own("let")).collect(),
+        before if before.ends_with('|') => fixed_names(&TEMPLATE_FILTERS),
+        _ => fixed_names(&TEMPLATE_NAMES).into_iter().chain(module_names("let")).collect(),
     }
 }
 
-/// What the key under the cursor means, as Markdown, and the key's bytes.
+/// The meaning of the key under the cursor, as Markdown, and the range of the key or value.
 #[must_use]
 pub fn hover(root: &Node, offset: usize) -> Option<(String, std::ops::Range<usize>)> {
     let node_path = tree::path_at(root, offset);
@@ -318,9 +336,9 @@ mod tests {
         let text = "inputs:\n  a: { type: array, items: { type: object, properties: { b: { level: basic } } } }\n";
         let root = manifest::syntax::parse(text, manifest::FileId(0)).root.expect("it parses");
         for (word, expected) in [("level", "**level**"), ("items", "**items**"), ("inputs", "**inputs**")] {
-            let (words, range) = hover(&root, text.find(word).expect("it is there")).expect("words");
-            assert!(words.starts_with(expected) && &text[range] == word, "{word}: {words}");
+            let (description, range) = hover(&root, text.find(word).expect("a word of the text")).expect("a hover");
+            assert!(description.starts_with(expected) && &text[range] == word, "{word}: {description}");
         }
-        assert_eq!(hover(&root, text.find("b:").expect("it is there")), None);
+        assert_eq!(hover(&root, text.find("b:").expect("a word of the text")), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What the manifest and the catalog call things: what a name in one place may refer to in another.
+//! The names that the manifest and the catalog declare, which other places may refer to.
 
 use std::sync::Arc;
 
@@ -6,25 +6,25 @@ use manifest::model::Manifest;
 use manifest::template::Scope;
 use manifest::{Files, Span, Spanned};
 
-/// A name that something can be referred to by, and a few words about it.
+/// A name and a short description of what it refers to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NameInfo {
     pub name: String,
     pub description: String,
 }
 
-fn name_info(name: impl Into<String>, words: impl Into<String>) -> NameInfo {
-    NameInfo { name: name.into(), description: words.into() }
+fn name_info(name: impl Into<String>, description: impl Into<String>) -> NameInfo {
+    NameInfo { name: name.into(), description: description.into() }
 }
 
 #[must_use]
 pub fn services(manifest: &Manifest) -> Vec<NameInfo> {
-    let words = |service: &manifest::model::Service| match (&service.image, &service.build) {
+    let description = |service: &manifest::model::Service| match (&service.image, &service.build) {
         (Some(image), _) => format!("service from {}", image.as_literal().unwrap_or_default()),
         (None, Some(build)) => format!("service built in {}", build.context.value),
         _ => "service".to_owned(),
     };
-    manifest.services.iter().map(|(key, entry)| name_info(key, words(&entry.value))).collect()
+    manifest.services.iter().map(|(key, entry)| name_info(key, description(&entry.value))).collect()
 }
 
 #[must_use]
@@ -39,31 +39,31 @@ pub fn jobs(manifest: &Manifest) -> Vec<NameInfo> {
 
 #[must_use]
 pub fn secrets(manifest: &Manifest) -> Vec<NameInfo> {
-    let words = |secret: &manifest::model::SecretDeclaration| {
+    let description = |secret: &manifest::model::SecretDeclaration| {
         secret.description.as_ref().map_or_else(|| "secret".to_owned(), |text| text.value.clone())
     };
-    manifest.secrets.iter().map(|(key, entry)| name_info(key, words(&entry.value))).collect()
+    manifest.secrets.iter().map(|(key, entry)| name_info(key, description(&entry.value))).collect()
 }
 
 #[must_use]
 pub fn identities(manifest: &Manifest) -> Vec<NameInfo> {
-    let words = |one: &manifest::model::IdentityDeclaration| {
-        one.provider.as_ref().map_or_else(|| "identity".to_owned(), |text| format!("identity of {}", text.value))
+    let description = |identity: &manifest::model::IdentityDeclaration| {
+        identity.provider.as_ref().map_or_else(|| "identity".to_owned(), |text| format!("identity of {}", text.value))
     };
-    manifest.identities.iter().map(|(key, entry)| name_info(key, words(&entry.value))).collect()
+    manifest.identities.iter().map(|(key, entry)| name_info(key, description(&entry.value))).collect()
 }
 
-/// What can come first: services, jobs and resources, without the unit itself.
+/// All services, jobs and resources except `excluded`.
 #[must_use]
-pub fn units(manifest: &Manifest, without: Option<&str>) -> Vec<NameInfo> {
+pub fn units(manifest: &Manifest, excluded: Option<&str>) -> Vec<NameInfo> {
     let mut all = services(manifest);
     all.extend(jobs(manifest));
     all.extend(resources(manifest));
-    all.retain(|one| Some(one.name.as_str()) != without);
+    all.retain(|unit| Some(unit.name.as_str()) != excluded);
     all
 }
 
-/// Ports of a service or job, `main` for the short form.
+/// The ports of a service or job. The short form declares the port `main`.
 #[must_use]
 pub fn ports(manifest: &Manifest, unit: &str) -> Vec<NameInfo> {
     let service = manifest.services.get(unit).map(|entry| &entry.value);
@@ -85,29 +85,30 @@ pub fn find_module(uses: &str, files: &dyn Files) -> Option<Arc<catalog::Module>
     if let Ok(found) = catalog::resolve_module(&spanned, files) {
         return Some(found.module);
     }
-    // A version that is not there, or half typed: the module is still known.
+    // The version may be unknown or half typed. The module is still useful for completion and hover.
     let (bare, _) = uses.split_once('@')?;
     catalog::resolve_module(&Spanned::new(bare.to_owned(), Span::default()), files).ok().map(|found| found.module)
 }
 
-/// `uses:` values of all built-in modules: the module's own version first.
+/// The `uses:` values of all built-in modules. For each module its current version is first.
 #[must_use]
 pub fn builtin_modules() -> Vec<NameInfo> {
     let mut all = Vec::new();
     for module in catalog::built_in_modules() {
-        let own = module.version.major.to_string();
-        let others = module.versions.iter().rev().filter(|version| **version != own);
-        for version in std::iter::once(&own).chain(others) {
+        let current = module.version.major.to_string();
+        let others = module.versions.iter().rev().filter(|version| **version != current);
+        for version in std::iter::once(&current).chain(others) {
             all.push(name_info(format!("{}@{version}", module.name), module.summary.clone()));
         }
     }
     all
 }
 
-/// The parts that may follow in a placeholder, after these.
+/// The names that may follow `parts` in a placeholder.
 #[must_use]
 pub fn placeholder_names(manifest: &Manifest, files: &dyn Files, parts: &[&str]) -> Vec<NameInfo> {
-    let fields = |known: &[(&str, &str)]| known.iter().map(|(field, words)| name_info(*field, *words)).collect();
+    let fields =
+        |all: &[(&str, &str)]| all.iter().map(|(field, description)| name_info(*field, *description)).collect();
     let Some(first) = parts.first() else {
         return Scope::ALL.iter().map(|(scope, _)| name_info(*scope, scope_description(scope))).collect();
     };
@@ -118,8 +119,8 @@ pub fn placeholder_names(manifest: &Manifest, files: &dyn Files, parts: &[&str])
             let outputs = module.iter().flat_map(|module| &module.outputs);
             outputs
                 .map(|(key, output)| {
-                    let secret = if output.sensitive { " (sensitive)" } else { "" };
-                    name_info(key, format!("{}{secret}", output.description))
+                    let suffix = if output.sensitive { " (sensitive)" } else { "" };
+                    name_info(key, format!("{}{suffix}", output.description))
                 })
                 .collect()
         }
@@ -127,7 +128,7 @@ pub fn placeholder_names(manifest: &Manifest, files: &dyn Files, parts: &[&str])
         (Some(Scope::Services), [_]) => fields(&SERVICE_FIELDS),
         (Some(Scope::Services), [service, "ports"]) => ports(manifest, service),
         (Some(Scope::Secrets), []) => secrets(manifest),
-        (Some(Scope::Secrets), [_]) => fields(&[("path", "the file that holds its value")]),
+        (Some(Scope::Secrets), [_]) => fields(&[("path", "the file that contains its value")]),
         (Some(Scope::Identities), []) => identities(manifest),
         (Some(Scope::Identities), [_]) => fields(&[("name", "its name")]),
         (Some(Scope::Vars), []) => manifest
@@ -135,7 +136,9 @@ pub fn placeholder_names(manifest: &Manifest, files: &dyn Files, parts: &[&str])
             .iter()
             .map(|(key, entry)| name_info(key, entry.value.as_literal().unwrap_or_default()))
             .collect(),
-        (Some(Scope::App), []) => fields(&[("name", "the application's name"), ("owner", "who to ask")]),
+        (Some(Scope::App), []) => {
+            fields(&[("name", "the application's name"), ("owner", "the owner of the application")])
+        }
         (Some(Scope::Preview), []) => fields(&PREVIEW_FIELDS),
         (Some(Scope::Git), []) => fields(&[("branch", "the branch"), ("commit", "the commit")]),
         _ => Vec::new(),
@@ -143,10 +146,10 @@ pub fn placeholder_names(manifest: &Manifest, files: &dyn Files, parts: &[&str])
 }
 
 const SERVICE_FIELDS: [(&str, &str); 6] = [
-    ("url", "its URL in a browser"),
+    ("url", "its URL for a browser"),
     ("internal_url", "its URL for a program: `http://host:port`"),
     ("address", "`host:port`"),
-    ("host", "where its consumer reaches it"),
+    ("host", "the host under which its consumer reaches it"),
     ("port", "its main port, for its consumer"),
     ("ports", "one of its ports, by name"),
 ];
@@ -154,24 +157,24 @@ const SERVICE_FIELDS: [(&str, &str); 6] = [
 const PREVIEW_FIELDS: [(&str, &str); 7] = [
     ("app", "the application's label"),
     ("branch", "the branch's label"),
-    ("domain", "the host that all of its hosts end with"),
+    ("domain", "the common suffix of its host names"),
     ("environment", "the environment"),
     ("id", "a stable id of this copy"),
-    ("name", "as people call it: `shop/main`"),
-    ("url", "the default service in a browser"),
+    ("name", "its display name: `shop/main`"),
+    ("url", "the URL of the default service"),
 ];
 
 fn scope_description(scope: &str) -> &'static str {
     match scope {
-        "resources" => "what a resource gives: `${resources.db.url}`",
-        "services" => "where a service is: `${services.api.url}`",
+        "resources" => "an output of a resource: `${resources.db.url}`",
+        "services" => "an address of a service: `${services.api.url}`",
         "secrets" => "the file of a secret: `${secrets.stripe.path}`",
         "identities" => "a cloud identity",
         "vars" => "a value under `vars`",
-        "env" => "a variable of your own environment",
+        "env" => "a variable of your environment",
         "app" => "the application",
-        "preview" => "this copy",
-        "git" => "the commit",
+        "preview" => "this preview",
+        "git" => "the branch and commit",
         _ => "",
     }
 }

@@ -1,14 +1,13 @@
-//! What a line that was just begun should look like: how deep a new line is, and where the dash of a next item stands.
+//! Indentation while typing: of a new line, and of a dash that starts the next list item.
 //!
-//! Corrects and never argues: only a line that holds nothing (or the one dash) is touched, and only where the place the
-//! editor chose would mean something else or nothing.
+//! Only an empty line, or a line with only the dash, is changed, and only if the editor's indentation would be wrong.
 
 use std::ops::Range;
 
 use super::cursor::{self, CursorKind};
 use crate::text::Text;
 
-/// The spaces at the start of a line, replaced by so many others.
+/// Replaces the spaces at the start of a line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IndentEdit {
     pub range: Range<usize>,
@@ -40,48 +39,48 @@ impl Trigger {
     }
 }
 
-/// After a line break, with the cursor on the new line.
+/// The indentation after a line break. `line` is the new line.
 #[must_use]
 pub fn indent_after_line_break(text: &Text, line: usize) -> Option<IndentEdit> {
-    let own = text.line(line);
-    // A line broken in its middle moves with what it holds, which only its author can judge.
-    if !own.trim().is_empty() || own.contains('\t') {
+    let line_text = text.line(line);
+    // If the break splits a line, only the author knows where the rest belongs.
+    if !line_text.trim().is_empty() || line_text.contains('\t') {
         return None;
     }
     let before = line.checked_sub(1)?;
     let above = Line::parse(text, before)?;
-    let now = own.len();
-    let wanted = match above.next_indent(text) {
-        NextIndent::Deeper { column } if now > column => return None,
+    let current_indent = line_text.len();
+    let expected = match above.next_indent(text) {
+        NextIndent::Deeper { column } if current_indent > column => return None,
         NextIndent::Deeper { column } => column + indent_width(text),
         NextIndent::Aligned { column } => column,
         NextIndent::Unknown => return None,
     };
-    indent_edit(text, line, now, wanted)
+    indent_edit(text, line, current_indent, expected)
 }
 
-/// After a dash as a line's first letter: the next item stands where the last one does.
+/// The indentation after a dash at the start of a line: that of the previous item.
 #[must_use]
 pub fn indent_after_dash(text: &Text, line: usize) -> Option<IndentEdit> {
-    let own = text.line(line);
-    if own.trim() != "-" || own.contains('\t') {
+    let line_text = text.line(line);
+    if line_text.trim() != "-" || line_text.contains('\t') {
         return None;
     }
-    let now = own.len() - own.trim_start().len();
+    let current_indent = line_text.len() - line_text.trim_start().len();
     let above = (0..line).rev().find(|number| !text.line(*number).trim().is_empty())?;
     let above = Line::parse(text, above)?;
     let key = above.key()?;
-    // `key:` alone may have its list right below itself, and does not need any help.
-    if key.is_open || key.column != now || above.is_in_block_scalar(text) {
+    // The list of an open `key:` may start in the same column, so the dash is already right.
+    if key.is_open || key.column != current_indent || above.is_in_block_scalar(text) {
         return None;
     }
-    let wanted = dash_column(text, above.number, now)?;
-    indent_edit(text, line, now, wanted)
+    let expected = dash_column(text, above.number, current_indent)?;
+    indent_edit(text, line, current_indent, expected)
 }
 
-fn indent_edit(text: &Text, line: usize, now: usize, wanted: usize) -> Option<IndentEdit> {
+fn indent_edit(text: &Text, line: usize, current: usize, expected: usize) -> Option<IndentEdit> {
     let start = text.line_start(line);
-    (now != wanted).then(|| IndentEdit { range: start..start + now, spaces: wanted })
+    (current != expected).then(|| IndentEdit { range: start..start + current, spaces: expected })
 }
 
 /// The column of the dash whose map has its keys at `column`.
@@ -98,23 +97,24 @@ fn dash_column(text: &Text, from: usize, column: usize) -> Option<usize> {
     None
 }
 
-/// As deep as the file itself goes with its first step.
+/// The indentation of the first indented line of the file.
 fn indent_width(text: &Text) -> usize {
     const LINES_MAX: usize = 200;
     let indented = (0..text.line_count().min(LINES_MAX)).map(|number| text.line(number)).find_map(|line| {
         let content = line.trim_start_matches(' ');
-        let fits = line.len() > content.len() && content.starts_with(|first: char| first.is_ascii_alphanumeric());
-        fits.then(|| line.len() - content.len())
+        let is_indented =
+            line.len() > content.len() && content.starts_with(|first: char| first.is_ascii_alphanumeric());
+        is_indented.then(|| line.len() - content.len())
     });
     indented.filter(|columns| (1..=8).contains(columns)).unwrap_or(INDENT_WIDTH)
 }
 
 enum NextIndent {
-    /// What follows stands deeper than this.
+    /// Deeper than this column.
     Deeper {
         column: usize,
     },
-    /// What follows stands here.
+    /// In this column.
     Aligned {
         column: usize,
     },
@@ -123,15 +123,15 @@ enum NextIndent {
 
 struct Key {
     column: usize,
-    /// Nothing stands behind its colon.
+    /// There is no value after its colon.
     is_open: bool,
 }
 
-/// A line that holds something: its dashes, and what is behind them.
+/// A line with content: its dashes, and the text after them.
 struct Line<'a> {
     number: usize,
     dashes: Vec<usize>,
-    /// Where the content behind the dashes begins.
+    /// The column of the content after the dashes.
     column: usize,
     content: &'a str,
 }
@@ -147,23 +147,23 @@ impl<'a> Line<'a> {
         let mut dashes = Vec::new();
         while content == "-" || content.starts_with("- ") {
             dashes.push(column);
-            let behind = content[1..].trim_start_matches(' ');
-            column += if behind.is_empty() { 2 } else { content.len() - behind.len() };
-            content = behind;
+            let rest = content[1..].trim_start_matches(' ');
+            column += if rest.is_empty() { 2 } else { content.len() - rest.len() };
+            content = rest;
         }
         Some(Self { number, dashes, column, content })
     }
 
-    /// Part of a text of several lines, where a colon means nothing.
+    /// Whether the line is part of a multi-line text, in which a colon has no meaning.
     fn is_in_block_scalar(&self, text: &Text) -> bool {
         let start = text.line_start(self.number) + self.dashes.last().map_or(self.column, |_| self.column);
         cursor::cursor_at(text, start.min(text.line_range(self.number).end)).kind == CursorKind::Text
     }
 
     fn key(&self) -> Option<Key> {
-        let (name, behind) = cursor::parse_key(self.content)?;
-        let behind = self.content[behind..].trim();
-        let is_open = !name.is_empty() && (behind.is_empty() || behind.starts_with('#'));
+        let (name, value_start) = cursor::parse_key(self.content)?;
+        let value = self.content[value_start..].trim();
+        let is_open = !name.is_empty() && (value.is_empty() || value.starts_with('#'));
         Some(Key { column: self.column, is_open })
     }
 
@@ -176,20 +176,21 @@ impl<'a> Line<'a> {
             return NextIndent::Unknown;
         }
         if end.is_flow {
-            let opened = self.content.trim_end().ends_with(['{', '[']);
-            return if opened { NextIndent::Deeper { column: self.column } } else { NextIndent::Unknown };
+            let opens_bracket = self.content.trim_end().ends_with(['{', '[']);
+            return if opens_bracket { NextIndent::Deeper { column: self.column } } else { NextIndent::Unknown };
         }
-        let block = || {
+        // The line ends with the indicator of a block scalar, such as `|` or `>-`.
+        let starts_block = || {
             let last = self.content.split(" #").next().unwrap_or_default().trim_end();
             last.rsplit([' ', ':']).next().is_some_and(|word| {
                 word.starts_with(['|', '>']) && word[1..].chars().all(|letter| "+-123456789".contains(letter))
             })
         };
         match self.key() {
-            Some(key) if key.is_open || block() => NextIndent::Deeper { column: self.column },
+            Some(key) if key.is_open || starts_block() => NextIndent::Deeper { column: self.column },
             Some(_) => NextIndent::Aligned { column: self.column },
-            // `- |` and `-`: deeper than the dash. `- word`: the next item.
-            None if self.content.is_empty() || block() => {
+            // After `- |` and `-` the next line is deeper than the dash. After `- word` it is the next item.
+            None if self.content.is_empty() || starts_block() => {
                 NextIndent::Deeper { column: self.dashes.last().copied().unwrap_or(self.column) }
             }
             None => NextIndent::Aligned { column: self.dashes.last().copied().unwrap_or(self.column) },
@@ -201,6 +202,7 @@ impl<'a> Line<'a> {
 mod tests {
     use super::*;
 
+    /// The text after the edit, or `-` if there is none.
     fn apply_indent(fixture: &str, change: fn(&Text, usize) -> Option<IndentEdit>) -> String {
         let offset = fixture.find("$0").expect("a cursor");
         let text = Text::new(fixture.replacen("$0", "", 1));

@@ -1,5 +1,6 @@
-//! The sections of a manifest in the order in which the documentation tells of them. A section moves with the comments right
-//! above it; the result is read again and compared, so that nothing but the order changes.
+//! Sorts the sections of a manifest into the order of the documentation. A section moves with the comments directly above it.
+//!
+//! The result is parsed again and compared, so that a bug cannot change anything but the order.
 
 use manifest::FileId;
 use manifest::syntax::{self, Node};
@@ -24,14 +25,14 @@ const SECTION_ORDER: [&str; 15] = [
     "+patches",
 ];
 
-/// The whole text anew; `None` when it is in order, or cannot be read.
+/// Returns the sorted text, or `None` if the text is sorted already or does not parse.
 #[must_use]
 pub fn organise(text: &Text) -> Option<String> {
     let parsed = syntax::parse(text.as_str(), FileId(0));
     let root = parsed.root.as_ref().filter(|_| parsed.diagnostics.is_empty())?;
     let pairs = root.as_map()?;
     let starts: Vec<usize> = pairs.iter().map(|pair| section_start(text, pair.key.span.range().start)).collect();
-    let first = *starts.first()?;
+    let header_end = *starts.first()?;
     let ends = starts[1..].iter().copied().chain([text.len()]);
     let mut parts: Vec<(usize, &str)> = pairs
         .iter()
@@ -42,7 +43,7 @@ pub fn organise(text: &Text) -> Option<String> {
         return None;
     }
     parts.sort_by_key(|(rank, _)| *rank);
-    let mut organised = text.as_str().get(..first)?.to_owned();
+    let mut organised = text.as_str().get(..header_end)?.to_owned();
     for (_, part) in parts {
         if !organised.is_empty() && !organised.ends_with('\n') {
             organised.push('\n');
@@ -50,13 +51,13 @@ pub fn organise(text: &Text) -> Option<String> {
         organised.push_str(part);
     }
     let again = syntax::parse(&organised, FileId(0));
-    let kept = again.diagnostics.is_empty()
+    let is_equivalent = again.diagnostics.is_empty()
         && again.comments.len() == parsed.comments.len()
         && again.root.as_ref().is_some_and(|again| has_same_sections(root, again));
-    kept.then_some(organised)
+    is_equivalent.then_some(organised)
 }
 
-/// Where the section's first line begins, or that of the comments that stand right above it.
+/// The start of the section, including the comments directly above it.
 fn section_start(text: &Text, key: usize) -> usize {
     let mut line = text.line_at(key);
     while line > 0 {
@@ -66,7 +67,7 @@ fn section_start(text: &Text, key: usize) -> usize {
         }
         line -= 1;
     }
-    // What heads the file stays there.
+    // Comments at the top describe the file, so they stay there.
     if line == 0 { text.line_range(text.line_at(key)).start } else { text.line_range(line).start }
 }
 
@@ -75,13 +76,13 @@ fn section_rank(key: &str) -> usize {
     known.unwrap_or_else(|| if key.starts_with("x-") { SECTION_ORDER.len() } else { SECTION_ORDER.len() + 1 })
 }
 
-fn has_same_sections(one: &Node, other: &Node) -> bool {
-    let (Some(one), Some(other)) = (one.as_map(), other.as_map()) else { return false };
-    one.len() == other.len()
-        && one.iter().all(|pair| {
-            other
-                .iter()
-                .any(|also| also.key.value == pair.key.value && super::format::is_same_tree(&pair.value, &also.value))
+fn has_same_sections(before: &Node, after: &Node) -> bool {
+    let (Some(before), Some(after)) = (before.as_map(), after.as_map()) else { return false };
+    before.len() == after.len()
+        && before.iter().all(|pair| {
+            after.iter().any(|moved| {
+                moved.key.value == pair.key.value && super::format::is_same_tree(&pair.value, &moved.value)
+            })
         })
 }
 
@@ -93,7 +94,7 @@ mod tests {
     #[test]
     fn sections_move_with_their_comments_and_nothing_else_changes() {
         let cases = [
-            // In order already; one section; not readable.
+            // Already sorted; only one section; does not parse.
             ("pdev: 1\napp: a\nservices: {}\n", None),
             ("pdev: 1\n", None),
             ("services: {}\npdev: [\n", None),
@@ -105,8 +106,8 @@ mod tests {
             ),
             ("x-own: 1\npdev: 1\n", Some("pdev: 1\nx-own: 1\n")),
         ];
-        for (text, wanted) in cases {
-            assert_eq!(organise(&Text::new(text)).as_deref(), wanted, "{text}");
+        for (text, expected) in cases {
+            assert_eq!(organise(&Text::new(text)).as_deref(), expected, "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The shape of a file: symbols, folds, and the selections that grow around a place.
+//! The structure of a file: symbols, folds and nested selection ranges.
 
 use std::ops::Range;
 
@@ -56,7 +56,7 @@ fn section_symbol(pair: &Pair) -> Symbol {
 
 fn symbol(pair: &Pair, kind: OutlineKind) -> Symbol {
     let selection = pair.key.span.range();
-    // A value that came through an alias or a merge stands elsewhere.
+    // The value of an alias or a merge is at another place, possibly before the key.
     let end = pair.value.span.range().end.max(selection.end);
     let start = selection.start;
     Symbol {
@@ -73,19 +73,19 @@ fn detail(value: &Node) -> String {
     const CHARACTERS_MAX: usize = 40;
     let text =
         |node: &Node| node.as_scalar().map(|scalar| scalar.text.chars().take(CHARACTERS_MAX).collect::<String>());
-    if let Some(own) = text(value) {
-        return own;
+    if let Some(scalar_text) = text(value) {
+        return scalar_text;
     }
-    let of = |key: &str| value.get(key).and_then(|pair| text(&pair.value));
-    let source = of("uses").or_else(|| of("image")).or_else(|| of("service"));
+    let child_text = |key: &str| value.get(key).and_then(|pair| text(&pair.value));
+    let source = child_text("uses").or_else(|| child_text("image")).or_else(|| child_text("service"));
     let source = source.or_else(|| {
         value.get("build").map(|build| format!("built in {}", text(&build.value).unwrap_or_else(|| ".".to_owned())))
     });
-    let port = of("port").map(|port| format!(":{port}"));
+    let port = child_text("port").map(|port| format!(":{port}"));
     [source, port].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
-/// First and last line, from zero.
+/// The zero-based first and last line of a fold.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Fold {
     pub start: usize,
@@ -115,7 +115,7 @@ pub fn folds(root: Option<&Node>, comments: &[Comment], text: &Text) -> Vec<Fold
     }
     found.extend(run.filter(|open| open.end > open.start));
     found.sort();
-    // Aliases show one place many times, and two folds that begin on one line are one to an editor.
+    // Aliases repeat the same lines, and editors show only one fold per first line.
     found.dedup_by_key(|fold| fold.start);
     found
 }
@@ -148,20 +148,20 @@ fn collect_folds(node: &Node, text: &Text, found: &mut Vec<Fold>) {
     }
 }
 
-/// From the innermost to the whole file.
+/// The nested ranges around an offset, from the innermost node to the whole file.
 #[must_use]
 pub fn selection_ranges(root: &Node, text: &Text, offset: usize) -> Vec<Range<usize>> {
     let node_path = tree::path_at(root, offset);
-    let whole = 0..text.len();
-    let mut ranges: Vec<Range<usize>> = Vec::from([whole]);
-    let mut grow = |range: Range<usize>| {
-        let fits = ranges.last().is_some_and(|outer| {
+    let whole_text = 0..text.len();
+    let mut ranges: Vec<Range<usize>> = Vec::from([whole_text]);
+    let mut add_inner = |range: Range<usize>| {
+        let is_nested = ranges.last().is_some_and(|outer| {
             outer.start <= range.start
                 && range.end <= outer.end
                 && *outer != range
                 && range.contains(&offset) | (range.end == offset)
         });
-        if fits {
+        if is_nested {
             ranges.push(range);
         }
     };
@@ -170,10 +170,10 @@ pub fn selection_ranges(root: &Node, text: &Text, offset: usize) -> Vec<Range<us
         match step {
             Step::Key(pair) => {
                 let key = pair.key.span.range();
-                grow(key.start..pair.value.span.range().end.max(key.end));
-                if index == last && node_path.is_on_key { grow(key) } else { grow(pair.value.span.range()) }
+                add_inner(key.start..pair.value.span.range().end.max(key.end));
+                if index == last && node_path.is_on_key { add_inner(key) } else { add_inner(pair.value.span.range()) }
             }
-            Step::Item(_, item) => grow(item.span.range()),
+            Step::Item(_, item) => add_inner(item.span.range()),
         }
     }
     ranges.reverse();

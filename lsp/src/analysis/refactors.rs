@@ -1,4 +1,4 @@
-//! Rewritings of a unit that nobody has to make: what could be said is written down where the cursor is.
+//! Refactorings of a unit: optional rewrites that keep the meaning of the rest of the manifest.
 
 mod edit;
 mod modules;
@@ -23,7 +23,7 @@ pub struct RefactorContext<'a> {
     pub manifest: &'a Manifest,
     pub file: FileId,
     pub files: &'a dyn Files,
-    /// Other files belong to the manifest too, and may name what is changed.
+    /// The manifest includes other files, which may refer to the changed unit.
     pub has_other_files: bool,
 }
 
@@ -33,7 +33,7 @@ impl<'a> RefactorContext<'a> {
     }
 }
 
-/// What holds where a service says nothing, as it would be written.
+/// The defaults of a service, as text for the manifest.
 const SERVICE_DEFAULTS: [(&str, &str); 4] = [
     ("size", "{ memory: 2Gi, pids: 2048 }"),
     ("restart", "on-failure"),
@@ -41,7 +41,7 @@ const SERVICE_DEFAULTS: [(&str, &str); 4] = [
     ("pull", "missing"),
 ];
 
-/// All that can be done to the unit under the cursor, or to its keys in the selection.
+/// The refactorings of the unit under the cursor, or of its keys in the selection.
 #[must_use]
 pub fn refactorings_at(context: &RefactorContext<'_>, range: &Range<usize>) -> Vec<Action> {
     let node_path = tree::path_at(context.root, range.start);
@@ -54,19 +54,19 @@ pub fn refactorings_at(context: &RefactorContext<'_>, range: &Range<usize>) -> V
         [section @ ("services" | "jobs"), unit, ref rest @ ..] => {
             let body = tree::find(context.root, &[section, unit]).filter(|body| body.as_map().is_some());
             let Some(body) = body else { return Vec::new() };
-            // Offers about the whole unit stand at its name; inside it they would be in the way of every key.
-            let whole = if rest.is_empty() && node_path.is_on_key {
+            // Refactorings of the unit are offered only on its name. On each key they would hide more specific actions.
+            let unit_actions = if rest.is_empty() && node_path.is_on_key {
                 unit_refactorings(context, section, unit, body)
             } else {
                 Vec::new()
             };
-            let inside = !rest.is_empty() && (node_path.is_on_key || !range.is_empty());
-            let mut actions = whole;
+            let is_on_keys = !rest.is_empty() && (node_path.is_on_key || !range.is_empty());
+            let mut actions = unit_actions;
             if let ["env", name] = rest {
                 actions.extend(replace_with_secret(context, unit, body, name));
             }
-            // Environments stand in the manifest itself, and an included file need not know them.
-            if inside && context.file == FileId(0) {
+            // Environments are declared in the manifest, and an included file may not know their names.
+            if is_on_keys && context.file == FileId(0) {
                 actions.extend(overlay::move_to_environment(context, section, unit, body, range));
             }
             actions
@@ -85,7 +85,7 @@ fn unit_refactorings(context: &RefactorContext<'_>, section: &str, unit: &str, b
     let missing = SERVICE_DEFAULTS.iter().filter(|(key, _)| body.get(key).is_none());
     actions.extend(missing.filter_map(|(key, value)| {
         let edit = context.source_editor().add_entry(body, &format!("{key}: {value}"))?;
-        Some(new_action(format!("Write the default of `{key}` here"), vec![edit]))
+        Some(new_action(format!("Write the default of `{key}` explicitly"), vec![edit]))
     }));
     actions
 }
@@ -109,22 +109,22 @@ fn add_health_check(context: &RefactorContext<'_>, body: &Node) -> Option<Action
     Some(new_action("Add a health check".to_owned(), vec![edit]))
 }
 
-/// A path of the application's own host, beside the host that each service has.
+/// A path on the host of the application, in addition to the service's own host.
 fn add_route(context: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
     let has_port = body.get("port").is_some() || body.get("ports").is_some();
-    let taken = context
+    let is_taken = context
         .manifest
         .services
         .values()
         .any(|entry| entry.value.routes.iter().any(|route| route.value.trim_matches('/') == unit));
-    if !has_port || taken || body.get("routes").is_some() {
+    if !has_port || is_taken || body.get("routes").is_some() {
         return None;
     }
     let edit = context.source_editor().add_entry(body, &format!("routes: [/{unit}]"))?;
     Some(new_action(format!("Add a route: `/{unit}` of the application's host"), vec![edit]))
 }
 
-/// `STRIPE_KEY: abc` becomes `STRIPE_KEY_FILE: ${secrets.stripe-key.path}`, and the secret is declared.
+/// Replaces `STRIPE_KEY: abc` by `STRIPE_KEY_FILE: ${secrets.stripe-key.path}` and declares the secret.
 fn replace_with_secret(context: &RefactorContext<'_>, unit: &str, body: &Node, name: &str) -> Option<Action> {
     let pair = body.get("env")?.value.get(name)?;
     let value = pair.value.as_scalar().filter(|scalar| !scalar.is_null() && !scalar.text.contains("${"))?;
@@ -141,16 +141,16 @@ fn replace_with_secret(context: &RefactorContext<'_>, unit: &str, body: &Node, n
         edits.push(declare_secret(context, &secret, name)?);
     }
     let title = format!("Read `{name}` from the secret `{secret}`, delivered as a file (`pdev secret set {secret}`)");
-    let kept = SecretLiteral {
+    let literal = SecretLiteral {
         unit: unit.to_owned(),
         variable: name.to_owned(),
         value: value.text.clone(),
         secret: secret.clone(),
     };
-    Some(Action { secret_literal: (!value.text.is_empty()).then_some(kept), ..new_action(title, edits) })
+    Some(Action { secret_literal: (!value.text.is_empty()).then_some(literal), ..new_action(title, edits) })
 }
 
-/// The literal of one variable of a service or job, as a secret.
+/// The action that replaces the literal of one variable of a service or job by a secret.
 #[must_use]
 pub fn literal_to_secret(context: &RefactorContext<'_>, unit: &str, variable: &str) -> Option<Action> {
     let sections = ["services", "jobs"].into_iter();

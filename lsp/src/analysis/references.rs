@@ -1,4 +1,4 @@
-//! Who is named where: units, secrets, identities, variables and environments, in every place that can name them.
+//! The occurrences of names: units, secrets, identities, variables and environments, in all places that can refer to them.
 
 use manifest::Span;
 use manifest::syntax::{Kind as NodeKind, Node};
@@ -6,7 +6,7 @@ use manifest::template::{self, Reference, Scope};
 
 use super::tree::touches;
 
-/// Units share one namespace, so that a name says which.
+/// Services, jobs and resources share one namespace, so they have one kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum NameKind {
     Unit,
@@ -22,9 +22,9 @@ pub struct Occurrence {
     pub name: String,
     /// The name alone, without quotes.
     pub span: Span,
-    /// Where it is declared, outside of environments.
+    /// A declaration outside of environments.
     pub is_definition: bool,
-    /// An entry of an environment: it changes what is declared elsewhere, or declares it for itself.
+    /// An entry of an environment. It changes a declaration, or declares the name only for this environment.
     pub is_overlay: bool,
 }
 
@@ -51,17 +51,16 @@ struct OccurrenceFinder<'a> {
 }
 
 impl OccurrenceFinder<'_> {
-    fn add(&mut self, kind: NameKind, name: &str, span: Span, declares: bool) {
+    fn add(&mut self, kind: NameKind, name: &str, span: Span, is_declaration: bool) {
         let span = unquoted_span(self.text, span);
-        // Through an alias or an escape the text is another one; it cannot be renamed there.
+        // In an alias, or with escapes, the source text differs from the name, so a rename cannot replace it.
         if self.text.get(span.range()) == Some(name) {
-            let (definition, overlay) = (declares && !self.is_in_overlay, declares && self.is_in_overlay);
             self.occurrences.push(Occurrence {
                 kind,
                 name: name.to_owned(),
                 span,
-                is_definition: definition,
-                is_overlay: overlay,
+                is_definition: is_declaration && !self.is_in_overlay,
+                is_overlay: is_declaration && self.is_in_overlay,
             });
         }
     }
@@ -141,7 +140,7 @@ impl OccurrenceFinder<'_> {
         }
     }
 
-    /// `services.api`: the part behind the dot.
+    /// Adds the name in a scope such as `services.api`.
     fn add_scope(&mut self, node: &Node, key: &str) {
         let Some(pair) = node.get(key) else { return };
         let Some(scalar) = pair.value.as_scalar() else { return };
@@ -195,22 +194,23 @@ pub fn unquoted_span(text: &str, span: Span) -> Span {
     if quoted { Span { start: span.start + 1, end: span.end - 1, ..span } } else { span }
 }
 
-/// Why a thing cannot be called this; `taken` are the names of its kind.
+/// Returns the reason why a name is invalid for this kind. `taken` contains the other names of this kind.
 #[must_use]
 pub fn invalid_name_reason(kind: NameKind, name: &str, taken: &[&str]) -> Option<String> {
-    let letters = |more: &str| name.chars().all(|letter| letter.is_ascii_alphanumeric() || more.contains(letter));
-    let fits = match kind {
+    let is_word_with =
+        |extra: &str| name.chars().all(|letter| letter.is_ascii_alphanumeric() || extra.contains(letter));
+    let is_valid = match kind {
         NameKind::Unit | NameKind::Environment => {
             name.starts_with(|first: char| first.is_ascii_lowercase())
                 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
                 && !name.ends_with('-')
         }
-        NameKind::Secret | NameKind::Identity | NameKind::Variable => !name.is_empty() && letters("_-"),
+        NameKind::Secret | NameKind::Identity | NameKind::Variable => !name.is_empty() && is_word_with("_-"),
     };
-    if !fits {
-        return Some(format!("`{name}` cannot be a name here: lower-case letters, digits and dashes"));
+    if !is_valid {
+        return Some(format!("invalid name `{name}`; use lowercase letters, digits and dashes"));
     }
-    taken.contains(&name).then(|| format!("`{name}` is there already"))
+    taken.contains(&name).then(|| format!("`{name}` already exists"))
 }
 
 #[cfg(test)]
@@ -241,8 +241,8 @@ environments: { preview: { services: { web: { env: { C: \"${resources.db.host}\"
         let root = manifest::syntax::parse(TEXT, FileId(0)).root.expect("it parses");
         let all = occurrences(&root, TEXT);
         let count = |kind, name: &str| {
-            let own: Vec<_> = all.iter().filter(|found| found.kind == kind && found.name == name).collect();
-            (own.len(), own.iter().filter(|found| found.is_definition).count())
+            let matching: Vec<_> = all.iter().filter(|found| found.kind == kind && found.name == name).collect();
+            (matching.len(), matching.iter().filter(|found| found.is_definition).count())
         };
         assert_eq!(count(NameKind::Unit, "db"), (5, 1));
         assert_eq!(count(NameKind::Unit, "api"), (5, 1));

@@ -1,4 +1,4 @@
-//! Meaning of words, for colours: keys of the language, the user's names, references, words of a choice.
+//! Semantic tokens: keys of the language, names that the user chose, references, and words of a choice.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use manifest::template;
 use super::language;
 use super::references::{self, Occurrence};
 
-/// In the order of the legend.
+/// The order is that of [`LEGEND`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum TokenKind {
     Property,
@@ -30,28 +30,28 @@ pub struct Token {
     pub is_declaration: bool,
 }
 
-/// Sorted, apart from one another, each on one line.
+/// The tokens in the order of the text. They do not overlap, and each is on one line.
 #[must_use]
 pub fn tokens(root: &Node, text: &str) -> Vec<Token> {
-    let mut painter = TokenCollector { text, tokens: Vec::new(), path: Vec::new() };
-    painter.visit_node(root);
+    let mut collector = TokenCollector { text, tokens: Vec::new(), path: Vec::new() };
+    collector.visit_node(root);
     let names = references::occurrences(root, text);
     let mut all: Vec<Token> = names.iter().map(name_token).collect();
-    // A name says more than the key or the placeholder it is part of.
-    for token in painter.tokens {
-        let inside: Vec<&Occurrence> = names
+    // The token of a name replaces that part of the key or placeholder around it.
+    for token in collector.tokens {
+        let inner_names: Vec<&Occurrence> = names
             .iter()
             .filter(|name| token.start < name.span.range().end && name.span.range().start < token.end)
             .collect();
-        match &inside[..] {
+        match &inner_names[..] {
             [] => all.push(token),
-            _ => all.extend(split_around(&token, &inside)),
+            _ => all.extend(split_around(&token, &inner_names)),
         }
     }
     all.sort();
     all.dedup_by(|later, first| later.start < first.end);
     all.retain(|token| {
-        token.start < token.end && !text.get(token.start..token.end).is_none_or(|cut| cut.contains('\n'))
+        token.start < token.end && !text.get(token.start..token.end).is_none_or(|text| text.contains('\n'))
     });
     all
 }
@@ -61,7 +61,7 @@ fn name_token(name: &Occurrence) -> Token {
     Token { start, end, kind: TokenKind::Class, is_declaration: name.is_definition || name.is_overlay }
 }
 
-/// What is left of a token around the names in it.
+/// The parts of a token before, between and after the names in it.
 fn split_around(token: &Token, names: &[&Occurrence]) -> Vec<Token> {
     let mut rest = Vec::new();
     let mut start = token.start;
@@ -88,8 +88,9 @@ impl<'a> TokenCollector<'a, '_> {
                 for pair in pairs {
                     self.path.push(Some(&pair.key.value));
                     let allowed = language::allowed_at(&self.path);
-                    let known = allowed.key.is_some_and(|(_, key)| key.name == pair.key.value.trim_start_matches('+'));
-                    if known {
+                    let is_spec_key =
+                        allowed.key.is_some_and(|(_, key)| key.name == pair.key.value.trim_start_matches('+'));
+                    if is_spec_key {
                         self.add(pair.key.span.range(), TokenKind::Property);
                     }
                     self.visit_node(&pair.value);

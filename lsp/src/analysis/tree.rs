@@ -1,19 +1,19 @@
-//! Where an offset lies in a tree: the keys on the way to it, and whether it is on a key or in a value.
+//! Finds the node at an offset: the path of keys and items to it, and whether the offset is on a key or in a value.
 
 use manifest::syntax::{Kind, Node, Pair};
 
-/// One step from a node to one inside it.
+/// One step from a node to a child.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Step<'a> {
     Key(&'a Pair),
     Item(usize, &'a Node),
 }
 
-/// The way to an offset.
+/// The path from the root to an offset.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct NodePath<'a> {
     pub steps: Vec<Step<'a>>,
-    /// On the last step's key, not in its value.
+    /// The offset is on the key of the last step, not in its value.
     pub is_on_key: bool,
 }
 
@@ -27,7 +27,7 @@ impl<'a> NodePath<'a> {
         })
     }
 
-    /// The innermost pair, which is the node's own unless that is an item of a list.
+    /// The innermost pair. If the node is a list item, it is the pair of the list.
     #[must_use]
     pub fn pair(&self) -> Option<&'a Pair> {
         self.steps.iter().rev().find_map(|step| match step {
@@ -36,7 +36,7 @@ impl<'a> NodePath<'a> {
         })
     }
 
-    /// Names of keys and indices of items, from the root.
+    /// The names of keys and the indices of items, from the root.
     #[must_use]
     pub fn segments(&self) -> Vec<String> {
         let name = |step: &Step<'_>| match step {
@@ -46,7 +46,7 @@ impl<'a> NodePath<'a> {
         self.steps.iter().map(name).collect()
     }
 
-    /// `services.api.env`, as in diagnostics and origins; items of lists are left out.
+    /// The path as in diagnostics and origins, such as `services.api.env`. It omits list items.
     #[must_use]
     pub fn dotted_path(&self) -> String {
         let keys = self.steps.iter().filter_map(|step| match step {
@@ -57,7 +57,7 @@ impl<'a> NodePath<'a> {
     }
 }
 
-/// The way to what stands at this offset; the end of a word still belongs to it.
+/// The path to the node at this offset. The position directly after a word belongs to it.
 #[must_use]
 pub fn path_at(root: &Node, offset: usize) -> NodePath<'_> {
     let mut node_path = NodePath::default();
@@ -81,9 +81,9 @@ fn child_at(node: &Node, offset: usize) -> Option<(Step<'_>, bool)> {
             if let Some(pair) = on_key {
                 return Some((Step::Key(pair), true));
             }
-            // Merged pairs (`<<`) stand elsewhere, so that order says nothing: each is asked.
-            let holds = pairs.iter().find(|pair| touches(pair.value.span, offset));
-            holds.map(|pair| (Step::Key(pair), false))
+            // Merged pairs (`<<`) are at other places, so the pairs are not sorted by position.
+            let pair = pairs.iter().find(|pair| touches(pair.value.span, offset));
+            pair.map(|pair| (Step::Key(pair), false))
         }
         Kind::List(items) => {
             let (index, item) = items.iter().enumerate().find(|(_, item)| touches(item.span, offset))?;
@@ -108,7 +108,7 @@ pub fn find<'a>(root: &'a Node, path: &[&str]) -> Option<&'a Node> {
     })
 }
 
-/// Every pair of a tree, outermost first, with its dotted path.
+/// Visits all pairs of a tree with their dotted paths, parents first.
 pub fn visit_pairs<'a>(root: &'a Node, visit: &mut dyn FnMut(&str, &'a Pair)) {
     fn walk<'a>(node: &'a Node, path: &mut String, visit: &mut dyn FnMut(&str, &'a Pair)) {
         match &node.kind {
@@ -147,7 +147,7 @@ mod tests {
             ("yes", "a.b.1.c", false),
             ("e\n", "a.d", false),
         ] {
-            let at = text.find(word).expect("it is there");
+            let at = text.find(word).expect("the text contains it");
             let node_path = path_at(&root, at);
             assert_eq!((node_path.segments().join("."), node_path.is_on_key), (path.to_owned(), on_key), "{word}");
         }

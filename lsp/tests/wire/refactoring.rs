@@ -73,7 +73,7 @@ fn cases() -> Vec<(String, &'static str, &'static str)> {
             with_web(
                 "  d$0b:\n    image: nats:2\n    port: 4222\n    env:\n      A: \"say \\\"x\\\"\"\n    command: [-js, \"-m\", \"8222\"]\nvars: { a: b }\n",
             ),
-            "Make `db` a module of its own",
+            "Convert `db` to a module",
             "vars: { a: b }\nresources:\n  db: ./modules/db\n",
         ),
         (format!("{TOP}resources:\n  db: postg$0res@15\n"), "Upgrade `postgres@15`", "  db: postgres@17\n"),
@@ -178,7 +178,7 @@ async fn unsafe_refactoring_is_not_offered() {
             editor.write("modules/db/module.yaml", "module: db\n");
         }
         let (_, found) = request_refactorings(&mut editor, &fixture).await;
-        assert!(!found.to_string().contains("module of its own") && found.to_string().contains("Use the module"));
+        assert!(!found.to_string().contains("to a module") && found.to_string().contains("Use the module"));
     }
 }
 

@@ -75,7 +75,7 @@ async fn lock_file_reports_changed_and_missing_modules() {
     assert_eq!(items.as_array().unwrap().len(), 1, "{items:#}");
     assert_eq!((items[0]["code"].as_str(), items[0]["severity"].as_u64()), (Some("PD0208"), Some(3)));
     assert_eq!(items[0]["range"]["start"], json!({ "line": 6, "character": 7 }));
-    for (line, words) in [(4, "**not** those that are pinned"), (9, "there is no `modules/gone/module.yaml`")] {
+    for (line, words) in [(4, "do **not** match the pinned"), (9, "there is no `modules/gone/module.yaml`")] {
         let position = json!({ "line": line, "character": 2 });
         let params = json!({ "textDocument": { "uri": editor.uri("pdev.lock") }, "position": position });
         let hover = editor.request("textDocument/hover", params).await;

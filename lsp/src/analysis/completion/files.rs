@@ -1,16 +1,16 @@
-//! Files and folders beside the manifest that a value may name: includes, build contexts, Dockerfiles, local modules.
+//! Completion of files and folders next to the manifest: includes, build contexts, Dockerfiles and local modules.
 //!
-//! One or two levels, and never many: a completion is no file browser.
+//! It lists at most two levels and [`NAMES_MAX`] names, because it runs for each keystroke.
 
 use super::Completer;
 use crate::analysis::names::NameInfo;
 
 const NAMES_MAX: usize = 50;
-/// Folders that hold what others made.
+/// Folders with generated or third-party files.
 const IGNORED_FOLDERS: [&str; 4] = ["node_modules", "target", "vendor", "dist"];
 
-fn name_info(name: impl Into<String>, words: &str) -> NameInfo {
-    NameInfo { name: name.into(), description: words.to_owned() }
+fn name_info(name: impl Into<String>, description: &str) -> NameInfo {
+    NameInfo { name: name.into(), description: description.to_owned() }
 }
 
 impl Completer<'_> {
@@ -29,7 +29,7 @@ impl Completer<'_> {
         all.map(|(entry, _)| entry).collect()
     }
 
-    /// YAML files beside the manifest that are no manifest.
+    /// The other YAML files in the folder of the manifest.
     pub(super) fn include_files(&self) -> Vec<NameInfo> {
         let all = self.list_folder(".").into_iter().filter(|(entry, is_folder)| {
             !is_folder && entry != "pdev.yaml" && (entry.ends_with(".yaml") || entry.ends_with(".yml"))
@@ -37,17 +37,17 @@ impl Completer<'_> {
         all.map(|(entry, _)| name_info(entry, "a file to include")).collect()
     }
 
-    /// Folders with a Dockerfile: this one, and those in it.
+    /// The manifest's folder and its subfolders, as far as they contain a Dockerfile.
     pub(super) fn build_contexts(&self) -> Vec<NameInfo> {
-        let has = |folder: &str| {
+        let has_dockerfile = |folder: &str| {
             self.list_folder(folder).iter().any(|(entry, is_folder)| !is_folder && entry == "Dockerfile")
         };
-        let own = has(".").then(|| name_info(".", "the folder with the manifest"));
-        let others = self.subfolders(".").into_iter().filter(|folder| has(folder));
-        own.into_iter().chain(others.map(|folder| name_info(folder, "a folder with a Dockerfile"))).collect()
+        let own_folder = has_dockerfile(".").then(|| name_info(".", "the folder with the manifest"));
+        let others = self.subfolders(".").into_iter().filter(|folder| has_dockerfile(folder));
+        own_folder.into_iter().chain(others.map(|folder| name_info(folder, "a folder with a Dockerfile"))).collect()
     }
 
-    /// Dockerfiles in the context of the unit, as far as it is known.
+    /// The Dockerfiles in the build context of the unit.
     pub(super) fn dockerfiles(&self, unit: Option<&str>) -> Vec<NameInfo> {
         let service = unit.and_then(|unit| self.context.manifest.services.get(unit));
         let build = service.and_then(|entry| entry.value.build.as_ref());
@@ -57,10 +57,10 @@ impl Completer<'_> {
         all.map(|(entry, _)| name_info(entry, "a Dockerfile")).collect()
     }
 
-    /// `./modules/NAME`, where they usually are.
+    /// The modules in `./modules/NAME`, the usual folder for them.
     pub(super) fn local_modules(&self) -> Vec<NameInfo> {
-        let has = |folder: &String| self.context.files.read(&format!("modules/{folder}/module.yaml")).is_ok();
-        let all = self.subfolders("modules").into_iter().filter(has);
+        let is_module = |folder: &String| self.context.files.read(&format!("modules/{folder}/module.yaml")).is_ok();
+        let all = self.subfolders("modules").into_iter().filter(is_module);
         all.map(|folder| name_info(format!("./modules/{folder}"), "a module of this repository")).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Keys: those of the table that do not stand there yet, inputs of modules, names of units, and whole entries.
+//! Completion of keys: keys of the language that are not set yet, inputs of modules, names of units, and complete entries.
 
 use manifest::spec::{Key, Section, Shape};
 
@@ -9,22 +9,22 @@ use crate::analysis::names;
 
 impl Completer<'_> {
     pub(super) fn key_items(&self) -> Vec<Item> {
-        let beside = cursor::sibling_keys(self.context.text, &self.cursor, self.context.offset);
-        let free = |name: &str| !beside.iter().any(|other| other.trim_start_matches('+') == name);
+        let siblings = cursor::sibling_keys(self.context.text, &self.cursor, self.context.offset);
+        let is_unset = |name: &str| !siblings.iter().any(|sibling| sibling.trim_start_matches('+') == name);
         let mut items = Vec::new();
         if let Some(section) = self.allowed.section() {
-            items.extend(section.keys.iter().filter(|key| free(key.name)).map(|key| self.key_item(section, key)));
+            items.extend(section.keys.iter().filter(|key| is_unset(key.name)).map(|key| self.key_item(section, key)));
         }
         match self.key_path()[..] {
-            [Some("resources"), Some(resource), Some("with")] => items.extend(self.input_items(resource, &free)),
-            [.., Some("needs")] => items.extend(self.dependency_items(&free)),
+            [Some("resources"), Some(resource), Some("with")] => items.extend(self.input_items(resource, &is_unset)),
+            [.., Some("needs")] => items.extend(self.dependency_items(&is_unset)),
             [Some(section @ ("services" | "jobs" | "resources" | "secrets"))] => {
                 if self.cursor.key_path().first() == Some(&Some("environments")) {
-                    items.extend(self.declared_items(section, &free));
+                    items.extend(self.declared_items(section, &is_unset));
                 }
                 items.extend(self.entry_items(section));
             }
-            [] if self.cursor.key_path().is_empty() && beside.is_empty() => items.push(self.manifest_item()),
+            [] if self.cursor.key_path().is_empty() && siblings.is_empty() => items.push(self.manifest_item()),
             _ => {}
         }
         items
@@ -32,15 +32,15 @@ impl Completer<'_> {
 
     fn key_item(&self, section: &'static Section, key: &'static Key) -> Item {
         let snippet = self.key_snippet(key.name, &key.shape);
-        let about = DocTarget::Key { section: section.name.to_owned(), key: key.name.to_owned() };
+        let doc_target = DocTarget::Key { section: section.name.to_owned(), key: key.name.to_owned() };
         Item {
             detail: describe_shape(&key.shape),
-            doc_target: Some(about),
+            doc_target: Some(doc_target),
             ..self.item(key.name, ItemKind::Key, snippet)
         }
     }
 
-    /// `name: ` and the beginning of a value of this shape, on lines of its own where that is how it is written.
+    /// `name: ` and the start of a value of this shape, on the same line or in a nested block.
     fn key_snippet(&self, name: &str, shape: &Shape) -> String {
         let name = escape_snippet(name);
         if self.has_colon_after() {
@@ -49,7 +49,7 @@ impl Completer<'_> {
         let below = self.indented_line_break(1);
         let flow = self.cursor.is_flow;
         match first_shape(shape) {
-            // The short form first, where there is one: the long one is completed key by key.
+            // Prefer the short form. For the long form the user gets completions of its keys.
             _ if has_short_form(shape) => format!("{name}: $0"),
             Shape::Section(_) | Shape::Free if flow => format!("{name}: {{ $0 \\}}"),
             Shape::Section(_) | Shape::Free => format!("{name}:{below}$0"),
@@ -71,30 +71,32 @@ impl Completer<'_> {
         rest.trim_start_matches(' ').starts_with(':')
     }
 
-    /// A new line, so many levels deeper than the key that is completed.
+    /// A line break and the indentation that is `levels` deeper than the completed key.
     fn indented_line_break(&self, levels: usize) -> String {
         let base = self.cursor.column - if self.context.editor_indents { self.cursor.indent } else { 0 };
         format!("\n{}", " ".repeat(base + levels * self.indent_width()))
     }
 
-    /// How far lines are indented here: as the block around the cursor is, else as the first of the file.
+    /// The width of one level of indentation: that of the block around the cursor, else of the first indented line.
     fn indent_width(&self) -> usize {
         let text = self.context.text;
         let spaces = |number: usize| {
             let line = text.line(number);
             let spaces = line.len() - line.trim_start_matches(' ').len();
-            let counts = !line.trim().is_empty() && !line.trim_start().starts_with(['#', '-']);
-            counts.then_some(spaces)
+            let is_content = !line.trim().is_empty() && !line.trim_start().starts_with(['#', '-']);
+            is_content.then_some(spaces)
         };
         let column = self.cursor.column;
-        let own = text.line_at(self.context.offset);
-        let around = (0..own).rev().filter_map(spaces).find(|indent| *indent < column).map(|indent| column - indent);
+        let cursor_line = text.line_at(self.context.offset);
+        let around =
+            (0..cursor_line).rev().filter_map(spaces).find(|indent| *indent < column).map(|indent| column - indent);
         let around = around.filter(|_| column == self.cursor.indent);
+        // Bound the scan of a long file.
         let first = || (0..text.line_count().min(200)).filter_map(spaces).find(|indent| *indent > 0);
-        around.or_else(first).filter(|unit| *unit <= 8).unwrap_or(2)
+        around.or_else(first).filter(|width| *width <= 8).unwrap_or(2)
     }
 
-    fn input_items<'s>(&'s self, resource: &str, free: &'s dyn Fn(&str) -> bool) -> Vec<Item> {
+    fn input_items<'s>(&'s self, resource: &str, is_unset: &'s dyn Fn(&str) -> bool) -> Vec<Item> {
         let Some(module) = names::resource_module(self.context.manifest, resource, self.context.files) else {
             return Vec::new();
         };
@@ -117,15 +119,16 @@ impl Completer<'_> {
                 ..self.item(name, ItemKind::Key, snippet)
             }
         };
-        module.inputs.iter().filter(|(name, _)| free(name)).map(input).collect()
+        module.inputs.iter().filter(|(name, _)| is_unset(name)).map(input).collect()
     }
 
     /// `db: healthy`, or the name alone in a list.
-    fn dependency_items(&self, free: &dyn Fn(&str) -> bool) -> Vec<Item> {
+    fn dependency_items(&self, is_unset: &dyn Fn(&str) -> bool) -> Vec<Item> {
         let manifest = self.context.manifest;
-        let own = self.key_path().get(1).copied().flatten().map(str::to_owned);
-        let mut all = names::units(manifest, own.as_deref());
-        all.retain(|name| free(&name.name));
+        // A unit cannot need itself.
+        let unit = self.key_path().get(1).copied().flatten().map(str::to_owned);
+        let mut all = names::units(manifest, unit.as_deref());
+        all.retain(|name| is_unset(&name.name));
         let jobs = &manifest.jobs;
         let item = |name: names::NameInfo| {
             let condition = if jobs.contains_key(&name.name) { "completed" } else { "healthy" };
@@ -140,8 +143,8 @@ impl Completer<'_> {
         all.into_iter().map(item).collect()
     }
 
-    /// In an environment: what it may change.
-    fn declared_items(&self, section: &str, free: &dyn Fn(&str) -> bool) -> Vec<Item> {
+    /// In an environment: the declared units that it may change.
+    fn declared_items(&self, section: &str, is_unset: &dyn Fn(&str) -> bool) -> Vec<Item> {
         let manifest = self.context.manifest;
         let all = match section {
             "services" => names::services(manifest),
@@ -161,15 +164,15 @@ impl Completer<'_> {
             }
             item
         };
-        all.into_iter().filter(|name| free(&name.name)).map(item).collect()
+        all.into_iter().filter(|name| is_unset(&name.name)).map(item).collect()
     }
 
-    /// Whole entries for maps whose names are the user's.
+    /// Complete entries for the maps in which the user chooses the names.
     fn entry_items(&self, section: &str) -> Vec<Item> {
         if self.cursor.is_flow || self.has_colon_after() {
             return Vec::new();
         }
-        let b = self.indented_line_break(1);
+        let b = self.indented_line_break(1); // short, because it appears in every snippet
         let snippet = |label: &str, detail: &str, text: String| Item {
             detail: detail.to_owned(),
             rank: 1,
@@ -222,7 +225,7 @@ impl Completer<'_> {
     fn manifest_item(&self) -> Item {
         let text = "pdev: 1\napp: ${1:name}\nservices:\n  ${2:web}:\n    build: ${3:.}\n    port: ${4:8080}\n    health: ${5:/healthz}$0\n";
         Item {
-            detail: "a manifest to begin with".to_owned(),
+            detail: "a new manifest".to_owned(),
             rank: 0,
             ..self.item("pdev.yaml", ItemKind::Snippet, text.to_owned())
         }
@@ -244,7 +247,7 @@ fn first_shape(shape: &Shape) -> &Shape {
     }
 }
 
-/// A value of one line is allowed beside a long form.
+/// Whether a one-line value is allowed as an alternative to the long form.
 fn has_short_form(shape: &Shape) -> bool {
     let Shape::Any(shapes) = shape else { return false };
     shapes.iter().any(|shape| !matches!(shape, Shape::Section(_) | Shape::List(_) | Shape::Map(_) | Shape::Any(_)))

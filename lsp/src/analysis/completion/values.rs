@@ -1,4 +1,4 @@
-//! Values: words of a choice, and names of what the value refers to.
+//! Completion of values: the words of a choice, and the names that a value may refer to.
 
 use manifest::spec::Shape;
 
@@ -36,15 +36,19 @@ impl Completer<'_> {
         let manifest = self.context.manifest;
         let path = self.key_path();
         let unit = path.get(1).copied().flatten();
-        let listed = self.cursor.kind == CursorKind::Key;
+        let is_list_item = self.cursor.kind == CursorKind::Key;
         match path[..] {
-            [Some("resources"), Some(_), Some("uses")] | [Some("resources"), Some(_)] if !listed => self.module_items(),
+            [Some("resources"), Some(_), Some("uses")] | [Some("resources"), Some(_)] if !is_list_item => {
+                self.module_items()
+            }
             [.., Some("needs"), None] => self.unlisted_items(names::units(manifest, unit)),
             [Some("services" | "jobs"), Some(_), Some("secrets"), None] => {
                 self.unlisted_items(names::secrets(manifest))
             }
             [Some("include"), None] => self.unlisted_items(self.include_files()),
-            [Some("services" | "jobs"), Some(_), Some("build")] if !listed => self.name_items(self.build_contexts()),
+            [Some("services" | "jobs"), Some(_), Some("build")] if !is_list_item => {
+                self.name_items(self.build_contexts())
+            }
             [Some("services" | "jobs"), Some(_), Some("build"), Some("context")] => {
                 self.name_items(self.build_contexts())
             }
@@ -59,11 +63,11 @@ impl Completer<'_> {
             [Some("services" | "jobs"), Some(unit), Some("health"), .., Some("port" | "tcp" | "grpc")] => {
                 self.name_items(names::ports(manifest, unit))
             }
-            [Some("services" | "jobs"), Some(_), Some("health")] if !listed => self.health_items(),
+            [Some("services" | "jobs"), Some(_), Some("health")] if !is_list_item => self.health_items(),
             [Some("guardrails"), Some("waivers"), None, Some("rule")] => self.rule_items(),
             [Some("guardrails"), Some("waivers"), None, Some("scope")]
             | [Some("patches"), None, Some("target"), Some("from")] => self.scope_items(),
-            [Some("resources"), Some(resource), Some("with"), Some(input)] if !listed => {
+            [Some("resources"), Some(resource), Some("with"), Some(input)] if !is_list_item => {
                 self.input_value_items(resource, input)
             }
             _ => Vec::new(),
@@ -72,8 +76,8 @@ impl Completer<'_> {
 
     fn module_items(&self) -> Vec<Item> {
         let item = |name: NameInfo| {
-            let about = DocTarget::Module { uses: name.name.clone() };
-            Item { doc_target: Some(about), ..self.name_item(name, ItemKind::Module) }
+            let doc_target = DocTarget::Module { uses: name.name.clone() };
+            Item { doc_target: Some(doc_target), ..self.name_item(name, ItemKind::Module) }
         };
         names::builtin_modules().into_iter().chain(self.local_modules()).map(item).collect()
     }
@@ -83,30 +87,32 @@ impl Completer<'_> {
         self.name_items(["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"].map(name).to_vec())
     }
 
-    /// Without what the list holds already, told from the words beside the cursor.
+    /// Without the names that the list already contains. They are read from the text around the cursor, because the text may
+    /// not parse.
     fn unlisted_items(&self, all: Vec<NameInfo>) -> Vec<Item> {
         let text = self.context.text;
         let line = text.line_at(self.context.offset);
-        let mut beside = Vec::new();
+        let mut listed = Vec::new();
         if self.cursor.is_flow {
             let (before, after) = text.as_str().split_at(self.cursor.word.start);
-            let head = &before[before.rfind('[').map_or(before.len(), |at| at + 1)..];
+            let list_start = &before[before.rfind('[').map_or(before.len(), |at| at + 1)..];
             let rest = after.get(self.cursor.word.len()..).unwrap_or_default();
-            beside.extend(head.split(','));
-            beside.extend(rest[..rest.find([']', '\n']).unwrap_or(rest.len())].split(','));
+            listed.extend(list_start.split(','));
+            listed.extend(rest[..rest.find([']', '\n']).unwrap_or(rest.len())].split(','));
         } else {
             let item = |number: usize| text.line(number).trim_start().strip_prefix("- ");
-            beside.extend((0..line).rev().map_while(item));
-            beside.extend((line + 1..text.line_count()).map_while(item));
+            listed.extend((0..line).rev().map_while(item));
+            listed.extend((line + 1..text.line_count()).map_while(item));
         }
-        let beside: Vec<&str> = beside.into_iter().map(|one| one.trim().trim_matches(['"', '\''])).collect();
-        self.name_items(all.into_iter().filter(|name| !beside.contains(&name.name.as_str())).collect())
+        let listed: Vec<&str> = listed.into_iter().map(|name| name.trim().trim_matches(['"', '\''])).collect();
+        self.name_items(all.into_iter().filter(|name| !listed.contains(&name.name.as_str())).collect())
     }
 
     fn health_items(&self) -> Vec<Item> {
-        let known = [("/healthz", "GET this path"), ("none", "started is good enough")];
-        let name = |(name, words): (&str, &str)| NameInfo { name: name.to_owned(), description: words.to_owned() };
-        self.name_items(known.into_iter().map(name).collect())
+        let examples = [("/healthz", "GET this path"), ("none", "healthy as soon as it runs")];
+        let name =
+            |(name, description): (&str, &str)| NameInfo { name: name.to_owned(), description: description.to_owned() };
+        self.name_items(examples.into_iter().map(name).collect())
     }
 
     fn rule_items(&self) -> Vec<Item> {
@@ -121,13 +127,13 @@ impl Completer<'_> {
 
     fn scope_items(&self) -> Vec<Item> {
         let manifest = self.context.manifest;
-        let of = |section: &str, names: Vec<NameInfo>| -> Vec<NameInfo> {
+        let scopes_of = |section: &str, names: Vec<NameInfo>| -> Vec<NameInfo> {
             let scope = |name: NameInfo| NameInfo { name: format!("{section}.{}", name.name), ..name };
             names.into_iter().map(scope).collect()
         };
-        let mut all = of("services", names::services(manifest));
-        all.extend(of("jobs", names::jobs(manifest)));
-        all.extend(of("resources", names::resources(manifest)));
+        let mut all = scopes_of("services", names::services(manifest));
+        all.extend(scopes_of("jobs", names::jobs(manifest)));
+        all.extend(scopes_of("resources", names::resources(manifest)));
         self.name_items(all)
     }
 

@@ -1,4 +1,4 @@
-//! Edits of maps as they are written: in lines or in brackets, without touching what stands around.
+//! Edits of block and flow maps that leave the surrounding text unchanged.
 
 use std::ops::Range;
 
@@ -32,8 +32,8 @@ impl SourceEditor<'_> {
         offset - self.text.line_start(self.text.line_at(offset))
     }
 
-    /// At the end of a map, in brackets or on lines of its own, indented like its first key. `entry` may have lines,
-    /// each as deep as it is below the map.
+    /// Adds an entry at the end of a map. In a block map it gets the indentation of the first key. The lines of `entry` are
+    /// indented relative to the map.
     pub fn add_entry(&self, map: &Node, entry: &str) -> Option<Edit> {
         let pairs = map.as_map()?;
         let Some((first, last)) = pairs.first().zip(pairs.last()) else {
@@ -51,7 +51,7 @@ impl SourceEditor<'_> {
         Some(self.edit(line.end..line.end, format!("\n{indent}{entry}")))
     }
 
-    /// At the end of the section of this name, which is made where there is none.
+    /// Adds an entry at the end of a section, and creates the section if it does not exist.
     pub fn add_to_section(&self, root: &Node, section: &str, entry: &str) -> Option<Edit> {
         match root.get(section) {
             Some(pair) => self.add_entry(&pair.value, entry),
@@ -64,39 +64,39 @@ impl SourceEditor<'_> {
         }
     }
 
-    /// A pair of this map goes, with its line or its comma. None for the only one, which would leave a hole.
+    /// Removes a pair with its lines or its comma. Returns `None` for the only pair, because the map would become empty.
     pub fn remove_pair(&self, map: &Node, name: &str) -> Option<Edit> {
         let pairs = map.as_map()?;
         let at = pairs.iter().position(|pair| pair.key.value == name)?;
         let pair = &pairs[at];
-        let own = self.pair_range(pair);
+        let range = self.pair_range(pair);
         if self.is_flow(map) {
             return match (pairs.get(at + 1), at.checked_sub(1).map(|before| &pairs[before])) {
-                (Some(next), _) => Some(self.edit(own.start..next.key.span.range().start, "")),
-                (None, Some(before)) => Some(self.edit(self.pair_range(before).end..own.end, "")),
+                (Some(next), _) => Some(self.edit(range.start..next.key.span.range().start, "")),
+                (None, Some(before)) => Some(self.edit(self.pair_range(before).end..range.end, "")),
                 (None, None) => None,
             };
         }
-        let (first, last) = (self.text.line_at(own.start), self.text.line_at(own.end));
-        // Behind a dash, or on a line with something else.
-        let alone = self.slice(self.text.line_start(first)..own.start).trim().is_empty();
-        let rest = self.slice(own.end..self.text.line_range(last).end).trim();
-        let clean = rest.is_empty() || rest.starts_with('#');
-        (pairs.len() > 1 && alone && clean)
+        let (first, last) = (self.text.line_at(range.start), self.text.line_at(range.end));
+        // A pair after a dash, or with other content on its lines, cannot be removed with its lines.
+        let starts_line = self.slice(self.text.line_start(first)..range.start).trim().is_empty();
+        let rest = self.slice(range.end..self.text.line_range(last).end).trim();
+        let ends_line = rest.is_empty() || rest.starts_with('#');
+        (pairs.len() > 1 && starts_line && ends_line)
             .then(|| self.edit(self.text.line_start(first)..self.text.line_start(last + 1), ""))
     }
 
     fn pair_range(&self, pair: &Pair) -> Range<usize> {
         let end = pair.value.span.range().end.max(pair.key.span.range().end);
-        // Texts of several lines end with the break that is theirs.
-        let written = self.slice(pair.key.span.range().start..end).trim_end();
-        pair.key.span.range().start..pair.key.span.range().start + written.len()
+        // The span of a multi-line text includes its final line break.
+        let source_text = self.slice(pair.key.span.range().start..end).trim_end();
+        pair.key.span.range().start..pair.key.span.range().start + source_text.len()
     }
 
-    /// A pair as it is written, its lines as deep as if it stood at the margin.
+    /// The source text of a pair, without the indentation of its lines.
     pub fn pair_text(&self, pair: &Pair) -> Option<String> {
         let range = self.pair_range(pair);
-        // What came through an alias or a merge is written elsewhere.
+        // The text of an alias or a merge is at another place.
         if pair.value.span.file != self.file || pair.value.span.range().start < range.start {
             return None;
         }
@@ -106,6 +106,6 @@ impl SourceEditor<'_> {
         let first = lines.next()?.to_owned();
         let deeper: Option<Vec<&str>> =
             lines.map(|line| if line.trim().is_empty() { Some("") } else { line.strip_prefix(&indent) }).collect();
-        Some(deeper?.into_iter().fold(first, |whole, line| whole + "\n" + line))
+        Some(deeper?.into_iter().fold(first, |text, line| text + "\n" + line))
     }
 }

@@ -1,8 +1,7 @@
-//! From images to modules: a service that is a database in disguise, a service that becomes a module of one's own, and a
-//! module whose newer version is there.
+//! Refactorings with modules: replace a service by a built-in module, convert a service to a local module, upgrade a module.
 //!
-//! Offered only where nothing else changes its meaning: what names the service in a way that a resource does not have
-//! (its URL, a waiver, an environment's overlay, a job that borrows it) keeps it a service.
+//! A service becomes a resource only if the rest of the manifest keeps its meaning. It stays a service if another part uses
+//! it in a way that a resource does not support: its URL, a waiver, an overlay of an environment, or a job based on it.
 
 use manifest::diagnostic::Edit;
 use manifest::syntax::{Kind, Node, Pair};
@@ -24,7 +23,7 @@ fn has_only_keys(body: &Node, keys: &[&str]) -> bool {
     body.as_map().unwrap_or_default().iter().all(|pair| keys.contains(&pair.key.value.as_str()))
 }
 
-/// `image: postgres:16` becomes a resource of the module `postgres`.
+/// Replaces a service with `image: postgres:16` by a resource of the module `postgres`.
 pub fn image_to_module(context: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
     const INPUTS: [(&str, &str, &str); 2] =
         [("postgres", "POSTGRES_DB", "database"), ("postgres", "POSTGRES_USER", "user")];
@@ -36,8 +35,8 @@ pub fn image_to_module(context: &RefactorContext<'_>, unit: &str, body: &Node) -
     let module = catalog::built_in_modules().iter().find(|module| module.name == name)?;
     let major: String = tag.chars().take_while(char::is_ascii_digit).collect();
     let version = if major.is_empty() { module.version.major.to_string() } else { major };
-    let has = module.versions.contains(&version) || module.version.major.to_string() == version;
-    if !has
+    let has_version = module.versions.contains(&version) || module.version.major.to_string() == version;
+    if !has_version
         || !has_only_keys(
             body,
             &["image", "port", "ports", "env", "volumes", "health", "restart", "size", "stop", "pull"],
@@ -61,10 +60,10 @@ pub fn image_to_module(context: &RefactorContext<'_>, unit: &str, body: &Node) -
         false => format!("{unit}: {{ uses: {uses}, with: {{ {} }} }}", with.join(", ")),
     };
     let edits = service_to_resource_edits(context, unit, &entry)?;
-    Some(new_action(format!("Use the module `{uses}` instead of the image (its data begins anew)"), edits))
+    Some(new_action(format!("Use the module `{uses}` instead of the image (starts without the existing data)"), edits))
 }
 
-/// A service of an image becomes a module in a folder of its own, and a resource that uses it.
+/// Converts a service with an image to a local module and a resource that uses it.
 pub fn extract_module(context: &RefactorContext<'_>, unit: &str, body: &Node) -> Option<Action> {
     let image = literal_text(body, "image")?;
     let port: u16 = literal_text(body, "port")?.parse().ok()?;
@@ -82,7 +81,7 @@ pub fn extract_module(context: &RefactorContext<'_>, unit: &str, body: &Node) ->
             renders.push_str(&format!("      {}: \"{}\"\n", pair.key.value, escape_yaml(value)));
         }
     }
-    // Braces would be taken for a template of the module.
+    // The module would interpret these braces as a template.
     if renders.contains("{{") || renders.contains("{%") {
         return None;
     }
@@ -90,77 +89,78 @@ pub fn extract_module(context: &RefactorContext<'_>, unit: &str, body: &Node) ->
     let team = context.manifest.app.owner.as_ref().map_or("your-team", |owner| owner.value.as_str());
     let module = format!(
         "module: {unit}\nversion: 1.0.0\nowner: {{ team: \"{}\", contact: \"{0}\" }}\nsummary: {unit}, from the image {image}\n\
-         docs: docs.md\n\ninputs: {{}}\n\noutputs:\n  host: {{ value: \"{{{{ host }}}}\", description: \"Where it is reached.\" }}\n  \
+         docs: docs.md\n\ninputs: {{}}\n\noutputs:\n  host: {{ value: \"{{{{ host }}}}\", description: \"Its host.\" }}\n  \
          port: {{ value: \"{{{{ port }}}}\", description: \"Its port.\" }}\n\nports: {{ main: {port} }}\n\nrenders:\n  docker:\n{renders}",
         escape_yaml(team)
     );
     let docs = format!("# {unit}\n\nRuns the image `{image}` and listens on port {port}.\n");
     let edits = service_to_resource_edits(context, unit, &format!("{unit}: ./{folder}"))?;
-    let creates = vec![
+    let new_files = vec![
         NewFile { path: format!("{folder}/module.yaml"), text: module },
         NewFile { path: format!("{folder}/docs.md"), text: docs },
     ];
-    let title = format!("Make `{unit}` a module of its own in `{folder}`");
-    Some(Action { new_files: creates, is_extraction: true, ..new_action(title, edits) })
+    let title = format!("Convert `{unit}` to a module in `{folder}`");
+    Some(Action { new_files, is_extraction: true, ..new_action(title, edits) })
 }
 
 fn quoted_literals(node: &Node) -> Option<Vec<String>> {
     let Kind::List(items) = &node.kind else { return None };
-    let one = |item: &Node| {
+    let quote = |item: &Node| {
         let scalar = item.as_scalar().filter(|scalar| !scalar.is_null() && !scalar.text.contains("${"))?;
         Some(format!("\"{}\"", escape_yaml(&scalar.text)))
     };
-    items.iter().map(one).collect()
+    items.iter().map(quote).collect()
 }
 
 fn escape_yaml(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// The service goes, a resource comes, and whoever asked for its host or port asks the resource.
+/// Removes the service, adds the resource, and changes references to the service's host and port.
 fn service_to_resource_edits(context: &RefactorContext<'_>, unit: &str, entry: &str) -> Option<Vec<Edit>> {
-    let page = context.source_editor();
+    let editor = context.source_editor();
     let services = &context.root.get("services")?.value;
     if context.has_other_files || is_referenced_as_service(context, unit) {
         return None;
     }
-    let mut edits = vec![page.remove_pair(services, unit)?, page.add_to_section(context.root, "resources", entry)?];
-    let mut fits = true;
-    visit_references(context.root, &page, unit, &mut |field, at| match field {
-        Some(field) if SHARED_FIELDS.contains(&field) => edits.push(page.edit(at, "resources")),
-        _ => fits = false,
+    let mut edits = vec![editor.remove_pair(services, unit)?, editor.add_to_section(context.root, "resources", entry)?];
+    let mut is_convertible = true;
+    visit_references(context.root, &editor, unit, &mut |field, scope_range| match field {
+        Some(field) if SHARED_FIELDS.contains(&field) => edits.push(editor.edit(scope_range, "resources")),
+        _ => is_convertible = false,
     });
-    fits.then_some(edits)
+    is_convertible.then_some(edits)
 }
 
-/// In places where only a service can stand.
+/// Whether the unit is named in a place where only a service is valid.
 fn is_referenced_as_service(context: &RefactorContext<'_>, unit: &str) -> bool {
     let manifest = context.manifest;
-    let named = |value: Option<&str>| value == Some(unit);
-    named(manifest.app.default_service.as_ref().map(|name| name.value.as_str()))
-        || manifest.jobs.values().any(|job| named(job.value.service.as_ref().map(|name| name.value.as_str())))
+    let is_unit = |value: Option<&str>| value == Some(unit);
+    is_unit(manifest.app.default_service.as_ref().map(|name| name.value.as_str()))
+        || manifest.jobs.values().any(|job| is_unit(job.value.service.as_ref().map(|name| name.value.as_str())))
         || manifest.waivers.iter().any(|waiver| waiver.scope.value == format!("services.{unit}"))
         || manifest.patches.iter().any(|patch| patch.from.is_some())
         || context.root.get("environments").is_some_and(|pair| {
-            let all = pair.value.as_map().unwrap_or_default().iter();
-            all.filter_map(|environment| environment.value.get("services")).any(|own| own.value.get(unit).is_some())
+            let environments = pair.value.as_map().unwrap_or_default().iter();
+            let mut overlays = environments.filter_map(|environment| environment.value.get("services"));
+            overlays.any(|services| services.value.get(unit).is_some())
         })
 }
 
-/// Each `${services.UNIT.FIELD}`: its field, and where `services` stands.
+/// Visits each `${services.UNIT.FIELD}` with its field and the range of `services`.
 fn visit_references(
     node: &Node,
-    page: &SourceEditor<'_>,
+    editor: &SourceEditor<'_>,
     unit: &str,
     visit: &mut dyn FnMut(Option<&str>, std::ops::Range<usize>),
 ) {
     match &node.kind {
-        Kind::Map(pairs) => pairs.iter().for_each(|pair: &Pair| visit_references(&pair.value, page, unit, visit)),
-        Kind::List(items) => items.iter().for_each(|item| visit_references(item, page, unit, visit)),
+        Kind::Map(pairs) => pairs.iter().for_each(|pair: &Pair| visit_references(&pair.value, editor, unit, visit)),
+        Kind::List(items) => items.iter().for_each(|item| visit_references(item, editor, unit, visit)),
         Kind::Scalar(scalar) if scalar.text.contains("${") => {
-            let raw = page.text.as_str().get(node.span.range()).unwrap_or_default();
+            let raw = editor.text.as_str().get(node.span.range()).unwrap_or_default();
             let (template, _) = template::parse(raw, node.span, false);
-            for reference in template.references().filter(|one| one.scope == Scope::Services) {
+            for reference in template.references().filter(|reference| reference.scope == Scope::Services) {
                 if reference.path.first().is_some_and(|name| name == unit) {
                     let start = reference.span.range().start + "${".len();
                     let field = (reference.path.len() == 2).then(|| reference.path[1].as_str());
@@ -172,11 +172,11 @@ fn visit_references(
     }
 }
 
-/// `uses: postgres@15` where the catalog has 17.
+/// Upgrades `uses: postgres@15` if the catalog has 17.
 pub fn upgrade_module(context: &RefactorContext<'_>, resource: &Node) -> Option<Action> {
     let uses = resource.get("uses").map_or(resource, |pair| &pair.value);
-    let written = uses.as_scalar()?.text.trim().to_owned();
-    let (name, version) = written.split_once('@')?;
+    let current = uses.as_scalar()?.text.trim().to_owned();
+    let (name, version) = current.split_once('@')?;
     let module = crate::analysis::names::find_module(name, context.files)?;
     let number =
         |version: &str| version.trim_start_matches(['^', '~', '=', 'v']).split('.').next()?.parse::<u64>().ok();
@@ -185,8 +185,9 @@ pub fn upgrade_module(context: &RefactorContext<'_>, resource: &Node) -> Option<
         return None;
     }
     let span = crate::analysis::references::unquoted_span(context.text.as_str(), uses.span);
-    let fits = context.text.as_str().get(span.range()) == Some(written.as_str());
+    // An alias has its text at another place, which may be shared.
+    let is_literal = context.text.as_str().get(span.range()) == Some(current.as_str());
     let edit = Edit { span, text: format!("{name}@{newest}") };
-    let title = format!("Upgrade `{written}` to `{name}@{newest}` (data of another major version may not serve)");
-    fits.then(|| new_action(title, vec![edit]))
+    let title = format!("Upgrade `{current}` to `{name}@{newest}` (existing data may be incompatible)");
+    is_literal.then(|| new_action(title, vec![edit]))
 }
