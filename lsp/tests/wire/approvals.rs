@@ -1,5 +1,5 @@
-//! A service that runs without its identity until a person approves: told where the identity stands, asked by the server, and
-//! carried out by a scripted agent; and what is shown where this editor may not approve.
+//! Approvals over the wire: the diagnostic on the identity, the server's question, and the approval by a scripted agent. Also
+//! the message in an editor that may not approve.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,27 +19,28 @@ struct ApprovalFixture {
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// An editor that has `commands` itself, and an agent where `api` waits; `refusal` is why this editor may not approve.
+/// An editor with these client commands, and an agent with a pending approval for `api`. With `refusal`, the agent rejects
+/// approvals of this editor for that reason.
 async fn start_fixture(commands: Value, refusal: Option<&'static str>) -> ApprovalFixture {
     let sockets = tempfile::tempdir().unwrap();
     std::fs::set_permissions(sockets.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    let place = SocketLocation::in_folder(sockets.path());
+    let socket = SocketLocation::in_folder(sockets.path());
     let mut capabilities = push_capabilities();
     capabilities["experimental"] = json!({ "commands": commands });
-    let mut editor = Editor::start_with_agent_at(capabilities, Value::Null, place.clone()).await;
+    let mut editor = Editor::start_with_agent_at(capabilities, Value::Null, socket.clone()).await;
     let folder = editor.path("").to_string_lossy().into_owned();
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&asked);
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let recorded = Arc::clone(&requests);
     let approved = AtomicBool::new(false);
-    let of = json!({ "repository": "/r/.git", "service": "api", "identity": "shop-dev" });
+    let identity_use = json!({ "repository": "/r/.git", "service": "api", "identity": "shop-dev" });
     let with = move |more: Value| {
-        let mut all = of.clone();
-        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        all
+        let mut view = identity_use.clone();
+        view.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        view
     };
     let answer = move |request: &FakeRequest| {
-        seen.lock().unwrap().push(request.head.lines().next().unwrap_or_default().to_owned());
-        let waits = with(json!({ "code": "7kq2-mxgh", "until": 1, "folders": [folder] }));
+        recorded.lock().unwrap().push(request.head.lines().next().unwrap_or_default().to_owned());
+        let pending = with(json!({ "code": "7kq2-mxgh", "until": 1, "folders": [folder] }));
         match () {
             () if request.starts_with("GET /v1/agent ") => fake::agent_info_response(1),
             () if request.starts_with("GET /v1/previews ") => {
@@ -54,11 +55,12 @@ async fn start_fixture(commands: Value, refusal: Option<&'static str>) -> Approv
                 http_json("200 OK", r#"[{"name":"shop-dev","source":"exec","state":"idle"}]"#)
             }
             () if request.starts_with("GET /v1/approvals/waiting ") => {
-                let all = if approved.load(Ordering::SeqCst) { json!([]) } else { json!([waits]) };
+                let all = if approved.load(Ordering::SeqCst) { json!([]) } else { json!([pending]) };
                 http_json("200 OK", &all.to_string())
             }
             () if request.starts_with("GET /v1/approvals/7kq2-mxgh ") => {
-                let refusal = refusal.map(|words| json!({ "code": "not_by_the_asker", "status": 403, "title": words }));
+                let refusal =
+                    refusal.map(|reason| json!({ "code": "not_by_the_asker", "status": 403, "title": reason }));
                 http_json("200 OK", &with(json!({ "at": 0, "until": 1, "refusal": refusal })).to_string())
             }
             () if request.starts_with("POST /v1/approvals/7kq2-mxgh ") => {
@@ -72,10 +74,10 @@ async fn start_fixture(commands: Value, refusal: Option<&'static str>) -> Approv
             () => http_json("404 Not Found", r#"{"code":"not_found","title":"no such route"}"#),
         }
     };
-    fake::serve(&place.socket_path(), Arc::new(answer));
+    fake::serve(&socket.socket_path(), Arc::new(answer));
     editor.keep_alive(sockets);
     editor.open("pdev.yaml", TEXT).await;
-    ApprovalFixture { editor, requests: asked }
+    ApprovalFixture { editor, requests }
 }
 
 impl ApprovalFixture {
@@ -83,7 +85,7 @@ impl ApprovalFixture {
         loop {
             let params = self.editor.next_message("textDocument/publishDiagnostics").await;
             let all = params["diagnostics"].as_array().unwrap();
-            if let Some(found) = all.iter().find(|one| one["code"] == "needs_approval") {
+            if let Some(found) = all.iter().find(|diagnostic| diagnostic["code"] == "needs_approval") {
                 return found.clone();
             }
         }
@@ -95,7 +97,7 @@ impl ApprovalFixture {
             "context": { "diagnostics": [found], "only": ["quickfix"] },
         });
         let actions = self.editor.request("textDocument/codeAction", params).await;
-        let fix = actions.as_array().unwrap().iter().find(|one| one["command"].is_object()).unwrap().clone();
+        let fix = actions.as_array().unwrap().iter().find(|action| action["command"].is_object()).unwrap().clone();
         assert_eq!(fix["title"], "Approve `shop-dev` for `api`…");
         let params = json!({ "command": "pdev.approve", "arguments": fix["command"]["arguments"] });
         assert!(self.editor.request("workspace/executeCommand", params).await.is_null());
@@ -108,82 +110,82 @@ impl ApprovalFixture {
 
 #[tokio::test]
 async fn approval_needs_answer_to_current_prompt() {
-    let mut world = start_fixture(json!(["pdev.approve"]), None).await;
-    let found = world.wait_for_approval_diagnostic().await;
+    let mut fixture = start_fixture(json!(["pdev.approve"]), None).await;
+    let found = fixture.wait_for_approval_diagnostic().await;
     assert_eq!((&found["range"]["start"]["line"], &found["range"]["start"]["character"]), (&json!(5), &json!(14)));
-    let words = found["message"].as_str().unwrap();
-    assert!(words.starts_with("`api` runs without the identity `shop-dev`: its first use"), "{words}");
-    assert!(words.contains("`pdev identity approve 7kq2-mxgh` in another terminal"), "{words}");
+    let message = found["message"].as_str().unwrap();
+    assert!(message.starts_with("`api` runs without the identity `shop-dev`: its first use"), "{message}");
+    assert!(message.contains("`pdev identity approve 7kq2-mxgh` in another terminal"), "{message}");
 
-    // Clicked away: nothing is approved, and nothing more is said.
-    world.run_approve_action(&found).await;
-    let question = world.editor.next_message(SHOW_MESSAGE_REQUEST).await;
+    // The user dismisses the question: nothing is approved, and no other message appears.
+    fixture.run_approve_action(&found).await;
+    let question = fixture.editor.next_message(SHOW_MESSAGE_REQUEST).await;
     assert_eq!(question["message"], "`api` of /r would act as `shop-dev`, whenever it runs, for 90 days.");
-    let yes = &question["actions"][1];
+    let approve = &question["actions"][1];
     assert_eq!(question["actions"][0], json!({ "title": "Not now" }));
-    assert_eq!((&yes["title"], &yes["typed"]), (&json!("Approve `shop-dev`"), &json!("shop-dev")));
-    assert!(!world.is_approved());
+    assert_eq!((&approve["title"], &approve["typed"]), (&json!("Approve `shop-dev`"), &json!("shop-dev")));
+    assert!(!fixture.is_approved());
 
-    // Written by somebody who did not see this question: the answer of another one.
-    world.editor.replies.insert(SHOW_MESSAGE_REQUEST.to_owned(), yes.clone());
-    world.run_approve_action(&found).await;
-    let again = world.editor.next_message(SHOW_MESSAGE_REQUEST).await;
-    assert_ne!(again["actions"][1]["token"], yes["token"]);
-    assert!(!world.is_approved());
+    // A response with the token of an earlier question does not approve.
+    fixture.editor.replies.insert(SHOW_MESSAGE_REQUEST.to_owned(), approve.clone());
+    fixture.run_approve_action(&found).await;
+    let again = fixture.editor.next_message(SHOW_MESSAGE_REQUEST).await;
+    assert_ne!(again["actions"][1]["token"], approve["token"]);
+    assert!(!fixture.is_approved());
 
-    world.editor.auto_choose_title = Some("Approve `shop-dev`".to_owned());
-    world.run_approve_action(&found).await;
-    world.editor.next_message(SHOW_MESSAGE_REQUEST).await;
-    let after = world.editor.next_message(SHOW_MESSAGE_REQUEST).await;
+    fixture.editor.auto_choose_title = Some("Approve `shop-dev`".to_owned());
+    fixture.run_approve_action(&found).await;
+    fixture.editor.next_message(SHOW_MESSAGE_REQUEST).await;
+    let after = fixture.editor.next_message(SHOW_MESSAGE_REQUEST).await;
     assert_eq!(after["message"], "approved: the next `up` gives `shop-dev` to `api`");
     assert_eq!(after["actions"], json!([{ "title": "Bring it up again" }]));
-    assert!(world.is_approved());
+    assert!(fixture.is_approved());
 }
 
 #[tokio::test]
 async fn approve_command_without_confirmation_approves_nothing() {
-    let mut world = start_fixture(json!([]), None).await;
-    world.wait_for_approval_diagnostic().await;
-    world.editor.replies.insert(SHOW_MESSAGE_REQUEST.to_owned(), json!({ "title": "Not now" }));
+    let mut fixture = start_fixture(json!([]), None).await;
+    fixture.wait_for_approval_diagnostic().await;
+    fixture.editor.replies.insert(SHOW_MESSAGE_REQUEST.to_owned(), json!({ "title": "Not now" }));
     let argument =
-        json!({ "uri": world.editor.uri("pdev.yaml"), "typed": "shop-dev", "code": "7kq2-mxgh", "approve": true });
-    world
+        json!({ "uri": fixture.editor.uri("pdev.yaml"), "typed": "shop-dev", "code": "7kq2-mxgh", "approve": true });
+    fixture
         .editor
         .request("workspace/executeCommand", json!({ "command": "pdev.approve", "arguments": [argument] }))
         .await;
-    let question = world.editor.next_message(SHOW_MESSAGE_REQUEST).await;
+    let question = fixture.editor.next_message(SHOW_MESSAGE_REQUEST).await;
     assert_eq!(
         question["actions"],
         json!([{ "title": "Not now" }, { "title": "Approve `shop-dev`" }]),
-        "no `typed` for it"
+        "without `pdev.approve` there is no `typed`"
     );
-    // Another question goes through the same queue: the first one has ended by then.
-    let argument = json!({ "uri": world.editor.uri("pdev.yaml"), "unit": "web" });
+    // When this request is answered, the question before it has ended.
+    let argument = json!({ "uri": fixture.editor.uri("pdev.yaml"), "unit": "web" });
     let params = json!({ "command": "pdev.approve", "arguments": [argument] });
-    let refused = world.editor.request_raw("workspace/executeCommand", params).await;
+    let refused = fixture.editor.request_raw("workspace/executeCommand", params).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("no approval is pending here"), "{refused}");
-    assert!(!world.is_approved());
+    assert!(!fixture.is_approved());
 }
 
 #[tokio::test]
 async fn refused_approval_shows_terminal_command() {
-    const WHY: &str = "the request came through this editor, and any program in it could have made it";
-    let mut world = start_fixture(json!(["pdev.approve", "pdev.copy"]), Some(WHY)).await;
-    let found = world.wait_for_approval_diagnostic().await;
-    world.run_approve_action(&found).await;
-    let question = world.editor.next_message(SHOW_MESSAGE_REQUEST).await;
-    let words = question["message"].as_str().unwrap();
+    const REASON: &str = "the request came through this editor, and any program in it could have made it";
+    let mut fixture = start_fixture(json!(["pdev.approve", "pdev.copy"]), Some(REASON)).await;
+    let found = fixture.wait_for_approval_diagnostic().await;
+    fixture.run_approve_action(&found).await;
+    let question = fixture.editor.next_message(SHOW_MESSAGE_REQUEST).await;
+    let message = question["message"].as_str().unwrap();
     assert!(
-        words.contains(WHY) && words.ends_with("outside of this editor: pdev identity approve 7kq2-mxgh"),
-        "{words}"
+        message.contains(REASON) && message.ends_with("outside of this editor: pdev identity approve 7kq2-mxgh"),
+        "{message}"
     );
     let copy = json!([{ "title": "Copy the command", "copy": "pdev identity approve 7kq2-mxgh" }]);
     assert_eq!(question["actions"], copy);
 
-    let mut plain = start_fixture(json!([]), Some(WHY)).await;
+    let mut plain = start_fixture(json!([]), Some(REASON)).await;
     let found = plain.wait_for_approval_diagnostic().await;
     plain.run_approve_action(&found).await;
     let message = plain.editor.next_message("window/showMessage").await;
     assert!(message["message"].as_str().unwrap().contains("pdev identity approve 7kq2-mxgh"), "{message}");
-    assert!(!world.is_approved() && !plain.is_approved());
+    assert!(!fixture.is_approved() && !plain.is_approved());
 }

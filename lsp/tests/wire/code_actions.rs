@@ -1,4 +1,4 @@
-//! Code actions over the wire: each is applied, and what it was about is gone.
+//! Code actions over the wire: each test applies an action and checks that its diagnostic is gone.
 
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ async fn actions_at_cursor(fixture: &str, only: Value) -> (Editor, String, Vec<V
     (editor, text, answer.as_array().unwrap().clone())
 }
 
-/// The text after the action whose title holds these words, and the codes found in it.
+/// The text after the action whose title contains `words`, and the diagnostic codes of that text.
 async fn apply_action(fixture: &str, words: &str) -> (String, Vec<String>) {
     let (mut editor, text, actions) = actions_at_cursor(fixture, Value::Null).await;
     let action = actions.iter().find(|action| action["title"].as_str().unwrap().contains(words));
@@ -117,7 +117,7 @@ async fn refactoring_rewrites_unit_in_block_and_flow_style() {
     }
 }
 
-/// Kate asks about one finding for the whole file, and carries out all that it is given.
+/// Kate requests the fixes of one diagnostic with the range of the file, and applies all actions that it gets.
 #[tokio::test]
 async fn request_for_one_diagnostic_returns_only_its_fix() {
     let text =
@@ -125,14 +125,15 @@ async fn request_for_one_diagnostic_returns_only_its_fix() {
     let mut editor = Editor::start(push_capabilities()).await;
     editor.open("pdev.yaml", text).await;
     let found = editor.published_diagnostics("pdev.yaml", 1).await;
-    let second = found.iter().filter(|one| one["code"] == "PD0110").nth(1).unwrap();
-    let whole = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 5, "character": 0 } });
+    let second = found.iter().filter(|diagnostic| diagnostic["code"] == "PD0110").nth(1).unwrap();
+    let whole_file = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 5, "character": 0 } });
     let uri = editor.uri("pdev.yaml");
-    let mut params = json!({ "textDocument": { "uri": uri }, "range": whole, "context": { "diagnostics": [second] } });
+    let mut params =
+        json!({ "textDocument": { "uri": uri }, "range": whole_file, "context": { "diagnostics": [second] } });
     let actions = editor.request("textDocument/codeAction", params.clone()).await;
     let fixes = actions.as_array().unwrap();
     assert!(fixes.len() == 1 && fixes[0]["diagnostics"][0]["range"] == second["range"], "{actions:#}");
     params["context"]["diagnostics"] = json!([]);
     let actions = editor.request("textDocument/codeAction", params).await;
-    assert!(actions.as_array().unwrap().iter().any(|one| one["kind"] == "source.fixAll.pdev"), "{actions:#}");
+    assert!(actions.as_array().unwrap().iter().any(|action| action["kind"] == "source.fixAll.pdev"), "{actions:#}");
 }

@@ -1,4 +1,4 @@
-//! Completion and hover over the wire: at each cursor of a fixture what is offered, and the text once it is accepted.
+//! Completion and hover over the wire: the items at the cursor of a fixture, and the text after one is accepted.
 
 use serde_json::{Value, json};
 
@@ -98,11 +98,11 @@ async fn completion_offers_expected_labels() {
         ("services:\n  web:\n    command: |\n      echo $0\n", &[], &["image"]),
         ("services:\n  $0\n", &["service from an image"], &["image"]),
     ];
-    for (rest, there, absent) in cases {
-        let whole = if rest.starts_with("$0") { (*rest).to_owned() } else { format!("{TOP}{rest}") };
-        let found = request_completion(&whole, as_is_capabilities()).await;
+    for (rest, present, absent) in cases {
+        let fixture = if rest.starts_with("$0") { (*rest).to_owned() } else { format!("{TOP}{rest}") };
+        let found = request_completion(&fixture, as_is_capabilities()).await;
         let labels = found.labels();
-        for label in *there {
+        for label in *present {
             assert!(labels.contains(label), "no `{label}` in {labels:?} at\n{rest}");
         }
         for label in *absent {
@@ -208,11 +208,11 @@ async fn hover_shows_effective_values_and_origins() {
         let uri = editor.uri("pdev.yaml");
         let params = json!({ "textDocument": { "uri": uri }, "position": position });
         let answer = editor.request("textDocument/hover", params).await;
-        let shown = answer["contents"]["value"].as_str().unwrap_or_default();
+        let markdown = answer["contents"]["value"].as_str().unwrap_or_default();
         for word in words {
-            assert!(shown.contains(word), "no `{word}` in {shown:?} at\n{rest}");
+            assert!(markdown.contains(word), "no `{word}` in {markdown:?} at\n{rest}");
         }
-        assert!(!shown.contains("postgresql://"), "{shown}");
+        assert!(!markdown.contains("postgresql://"), "{markdown}");
     }
 }
 
@@ -259,7 +259,7 @@ async fn completion_offers_local_files_and_environment_overrides() {
         let document = json!({ "uri": editor.uri("pdev.yaml") });
         let params = json!({ "textDocument": document, "position": position, "context": { "triggerKind": 1 } });
         let items = editor.request("textDocument/completion", params).await["items"].clone();
-        let found: Vec<&str> = items.as_array().unwrap().iter().map(|one| one["label"].as_str().unwrap()).collect();
+        let found: Vec<&str> = items.as_array().unwrap().iter().map(|item| item["label"].as_str().unwrap()).collect();
         if labels.contains("postgres") {
             assert!(found.contains(&"./modules/nats") && found.contains(&"postgres@16"), "{found:?}");
             continue;

@@ -1,5 +1,5 @@
-//! Over all manifests of the project: the server agrees with `pdev check`, random edits give the text they should, and no
-//! prefix of any of them brings the server to its knees.
+//! Tests over all manifests of the project: the server agrees with `pdev check`, random edits result in the expected text, and
+//! no prefix of a manifest makes a request fail.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Every manifest and every YAML example of a code's page.
+/// The manifests of the project, and the YAML examples on the pages of the diagnostic codes.
 fn corpus() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for name in ["tiny", "typical", "anchors", "crlf-bom"] {
@@ -51,59 +51,61 @@ async fn server_reports_same_diagnostics_as_check_command() {
             std::collections::HashMap::from([(editor.path("pdev.yaml"), text.as_str().into())]),
         );
         let variables = std::env::vars().collect();
-        let question = CheckOptions { today: lsp::check::today(), variables, ..CheckOptions::default() };
-        let checked = check("pdev.yaml", &buffers, &question);
-        let own = |found: &manifest::Diagnostic| (found.code.0.to_owned(), found.span.start, found.span.end);
-        let mut expected: Vec<_> = checked.diagnostics.iter().filter(|one| one.span.file.0 == 0).map(own).collect();
-        let served = |one: &Value| {
-            let number = |key: &str| u32::try_from(one["data"][key].as_u64().unwrap()).unwrap();
-            (one["code"].as_str().unwrap().to_owned(), number("start"), number("end"))
+        let options = CheckOptions { today: lsp::check::today(), variables, ..CheckOptions::default() };
+        let checked = check("pdev.yaml", &buffers, &options);
+        let key = |found: &manifest::Diagnostic| (found.code.0.to_owned(), found.span.start, found.span.end);
+        let mut expected: Vec<_> = checked.diagnostics.iter().filter(|found| found.span.file.0 == 0).map(key).collect();
+        let served_key = |diagnostic: &Value| {
+            let number = |key: &str| u32::try_from(diagnostic["data"][key].as_u64().unwrap()).unwrap();
+            (diagnostic["code"].as_str().unwrap().to_owned(), number("start"), number("end"))
         };
-        let mut found: Vec<_> = report["items"].as_array().unwrap().iter().map(served).collect();
+        let mut found: Vec<_> = report["items"].as_array().unwrap().iter().map(served_key).collect();
         expected.sort();
         expected.dedup();
         found.sort();
         found.dedup();
         assert_eq!(found, expected, "{name}");
-        // Positions cut the same bytes out of the text as offsets do.
-        for one in report["items"].as_array().unwrap() {
-            let (start, end) = (served(one).1 as usize, served(one).2 as usize);
-            let cut = crate::editor::apply_edits(&text, &[json!({ "range": one["range"], "newText": "" })]);
-            assert_eq!(cut, format!("{}{}", &text[..start], &text[end..]), "{name}: {one}");
+        // The range and the offsets of a diagnostic select the same bytes.
+        for diagnostic in report["items"].as_array().unwrap() {
+            let (_, start, end) = served_key(diagnostic);
+            let (start, end) = (start as usize, end as usize);
+            let remaining =
+                crate::editor::apply_edits(&text, &[json!({ "range": diagnostic["range"], "newText": "" })]);
+            assert_eq!(remaining, format!("{}{}", &text[..start], &text[end..]), "{name}: {diagnostic}");
         }
     }
 }
 
-/// Small numbers that look random and are the same every time.
+/// A pseudo-random generator with a fixed seed, so that a failure can be reproduced.
 struct SeededRng(u64);
 
 impl SeededRng {
-    fn next_below(&mut self, sides: usize) -> usize {
+    fn next_below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % sides.max(1)
+        usize::try_from(self.0 >> 33).unwrap() % limit.max(1)
     }
 }
 
 #[tokio::test]
 async fn incremental_edits_match_full_text_updates() {
     let pieces = ["a", "😀", "é", "\n", "\r\n", "\u{feff}", "  b: c\n", "- ", "", "", "{", "\"", "# x", "${vars.x}"];
-    for (offered, utf8) in [("utf-8", true), ("utf-16", false)] {
+    for (encoding, is_utf8) in [("utf-8", true), ("utf-16", false)] {
         let mut capabilities = pull_capabilities();
-        capabilities["general"] = json!({ "positionEncodings": [offered] });
+        capabilities["general"] = json!({ "positionEncodings": [encoding] });
         let mut editor = Editor::start(capabilities).await;
-        let mut dice = SeededRng(7);
+        let mut rng = SeededRng(7);
         let mut text =
             "\u{feff}pdev: 1\r\napp: shop\nvars: { a: \"😀é\" }\r\nservices:\n  web: { image: \"x:1\" }\n".to_owned();
         editor.open("pdev.yaml", &text).await;
         for version in 2..400 {
-            let mut offsets = [dice.next_below(text.len() + 1), 0];
-            offsets[1] = (offsets[0] + dice.next_below(6)).min(text.len());
+            let mut offsets = [rng.next_below(text.len() + 1), 0];
+            offsets[1] = (offsets[0] + rng.next_below(6)).min(text.len());
             for offset in &mut offsets {
                 while !text.is_char_boundary(*offset) {
                     *offset -= 1;
                 }
             }
-            // Between the two halves of a line end there is no position.
+            // There is no position between `\r` and `\n`.
             let splits = |at: usize| text[..at].ends_with('\r') && text[at..].starts_with('\n');
             if offsets.into_iter().any(splits) {
                 continue;
@@ -113,22 +115,22 @@ async fn incremental_edits_match_full_text_updates() {
                 let line = before.matches('\n').count() + before.replace("\r\n", "").matches('\r').count();
                 let start = before.rfind(['\n', '\r']).map_or(0, |at| at + 1);
                 let head = &text[start..offset];
-                json!({ "line": line, "character": if utf8 { head.len() } else { head.encode_utf16().count() } })
+                json!({ "line": line, "character": if is_utf8 { head.len() } else { head.encode_utf16().count() } })
             };
-            let piece = pieces[dice.next_below(pieces.len())];
+            let piece = pieces[rng.next_below(pieces.len())];
             let range = json!({ "start": position(offsets[0]), "end": position(offsets[1]) });
             let change = json!([{ "range": range, "text": piece }]);
             text.replace_range(offsets[0]..offsets[1], piece);
             editor.change("pdev.yaml", version, change).await;
             if version % 40 == 0 {
                 let edited = editor.pull_diagnostics("pdev.yaml").await;
-                let mut other = Editor::start(pull_capabilities_with_encoding(offered)).await;
+                let mut other = Editor::start(pull_capabilities_with_encoding(encoding)).await;
                 other.open("pdev.yaml", &text).await;
-                let whole = other.pull_diagnostics("pdev.yaml").await;
-                let bare = |report: &Value| {
+                let expected = other.pull_diagnostics("pdev.yaml").await;
+                let without_uris = |report: &Value| {
                     report["items"].to_string().replace(&editor.uri(""), "").replace(&other.uri(""), "")
                 };
-                assert_eq!(bare(&edited), bare(&whole), "{offered} {version}: {text:?}");
+                assert_eq!(without_uris(&edited), without_uris(&expected), "{encoding} {version}: {text:?}");
             }
         }
     }
@@ -181,37 +183,39 @@ async fn requests_succeed_for_every_manifest_prefix() {
     editor.open("pdev.yaml", "").await;
     let mut version = 1;
     let uri = editor.uri("pdev.yaml");
-    let mut met = std::collections::HashSet::new();
+    let mut visited = std::collections::HashSet::new();
     for (number, (name, text)) in corpus().into_iter().enumerate() {
         let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
-        // Longer files are cut at every seventh letter, which still meets each kind of place.
+        // Longer files are cut only at every seventh character, which keeps the test fast.
         let step = if ends.len() > 300 { 7 } else { 1 };
         for end in ends.into_iter().step_by(step) {
             let prefix = &text[..end];
-            // Many examples begin alike.
-            if !met.insert(prefix.to_owned()) {
+            // Many examples have the same first lines.
+            if !visited.insert(prefix.to_owned()) {
                 continue;
             }
             version += 1;
             editor.replace("pdev.yaml", version, prefix).await;
             let line = prefix.matches('\n').count();
             let character = prefix.rsplit('\n').next().unwrap().encode_utf16().count();
-            let place = json!({ "textDocument": { "uri": uri }, "position": { "line": line, "character": character } });
-            // Completion everywhere; the costlier ones at every fourth place of the manifests, and at some of the examples.
+            let target =
+                json!({ "textDocument": { "uri": uri }, "position": { "line": line, "character": character } });
+            // Completion runs at each prefix. The slower methods run at every fourth offset of the manifests, and every 64th of
+            // the examples.
             let methods = if end % if number < 8 { 4 } else { 64 } == 0 { &METHODS[..] } else { &METHODS[..1] };
             for &method in methods {
-                let mut params = place.clone();
+                let mut params = target.clone();
                 params["context"] = json!({ "includeDeclaration": true, "diagnostics": [] });
                 if method == "textDocument/completion" {
                     params["context"] = json!({ "triggerKind": 1 });
                 }
-                params["positions"] = json!([place["position"]]);
-                params["range"] = json!({ "start": place["position"], "end": place["position"] });
+                params["positions"] = json!([target["position"]]);
+                params["range"] = json!({ "start": target["position"], "end": target["position"] });
                 params["options"] = json!({ "tabSize": 2, "insertSpaces": true });
                 let answer = editor.request_raw(method, params).await;
                 assert!(answer.get("error").is_none(), "{name} at {end}: {answer}");
             }
-            // A look that failed is an error here, which completion from an older look would hide.
+            // Completion may use an older analysis, which would hide a failed one. A pull reports it as an error.
             assert!(editor.pull_diagnostics("pdev.yaml").await["items"].is_array(), "{name} at {end}");
         }
     }

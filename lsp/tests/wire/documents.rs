@@ -1,4 +1,4 @@
-//! Documents and findings over the wire: sync, versions, push, pull, the disk, files of others.
+//! Documents and diagnostics over the wire: synchronisation, versions, push, pull, files on disk, files of other tools.
 
 use crate::editor::{Editor, diagnostic_codes, error_and_warning_codes, pull_capabilities, push_capabilities};
 use serde_json::{Value, json};
@@ -13,13 +13,16 @@ async fn pushed_diagnostics_carry_version_and_clear_after_fix() {
     assert!(editor.capabilities["diagnosticProvider"].is_null());
     editor.open("pdev.yaml", BAD).await;
     let found = editor.published_diagnostics("pdev.yaml", 1).await;
-    let one = found.iter().find(|one| one["code"] == "PD0110").unwrap();
-    assert_eq!(one["range"], json!({ "start": { "line": 5, "character": 4 }, "end": { "line": 5, "character": 8 } }));
-    assert_eq!((one["severity"].as_u64(), one["source"].as_str()), (Some(1), Some("pdev")));
-    assert!(one["message"].as_str().unwrap().contains("fix: change `prot` to `port`"), "{one}");
-    assert_eq!(one["codeDescription"]["href"], "file:///pages/PD0110.md");
-    assert_eq!(one["data"]["fixes"][0]["edits"][0]["newText"], "port");
-    let fix = json!([{ "range": one["range"], "text": "port" }]);
+    let diagnostic = found.iter().find(|found| found["code"] == "PD0110").unwrap();
+    assert_eq!(
+        diagnostic["range"],
+        json!({ "start": { "line": 5, "character": 4 }, "end": { "line": 5, "character": 8 } })
+    );
+    assert_eq!((diagnostic["severity"].as_u64(), diagnostic["source"].as_str()), (Some(1), Some("pdev")));
+    assert!(diagnostic["message"].as_str().unwrap().contains("fix: change `prot` to `port`"), "{diagnostic}");
+    assert_eq!(diagnostic["codeDescription"]["href"], "file:///pages/PD0110.md");
+    assert_eq!(diagnostic["data"]["fixes"][0]["edits"][0]["newText"], "port");
+    let fix = json!([{ "range": diagnostic["range"], "text": "port" }]);
     editor.change("pdev.yaml", 2, fix).await;
     assert_eq!(error_and_warning_codes(&editor.published_diagnostics("pdev.yaml", 2).await), Vec::<&str>::new());
     assert!(editor.stop().await);
@@ -47,7 +50,7 @@ async fn pull_client_receives_no_pushed_diagnostics() {
 async fn positions_use_negotiated_encoding() {
     let text = "pdev: 1\napp: shop\nvars: { smile: \"😀ä\", prt: 1 }\nservices: { web: { image: \"😀ä\", prot: 1 } }\n";
     let before = text.lines().nth(3).unwrap().split("prot").next().unwrap();
-    for (offered, agreed, column) in [
+    for (offered, negotiated, column) in [
         (json!(["utf-16", "utf-8"]), "utf-8", before.len()),
         (json!(["utf-32"]), "utf-32", before.chars().count()),
         (json!(null), "utf-16", before.encode_utf16().count()),
@@ -55,11 +58,11 @@ async fn positions_use_negotiated_encoding() {
         let mut capabilities = push_capabilities();
         capabilities["general"] = json!({ "positionEncodings": offered });
         let mut editor = Editor::start(capabilities).await;
-        assert_eq!(editor.capabilities["positionEncoding"], agreed);
+        assert_eq!(editor.capabilities["positionEncoding"], negotiated);
         editor.open("pdev.yaml", text).await;
         let found = editor.published_diagnostics("pdev.yaml", 1).await;
-        let one = found.iter().find(|one| one["code"] == "PD0110").unwrap();
-        assert_eq!(one["range"]["start"], json!({ "line": 3, "character": column }), "{agreed}");
+        let diagnostic = found.iter().find(|found| found["code"] == "PD0110").unwrap();
+        assert_eq!(diagnostic["range"]["start"], json!({ "line": 3, "character": column }), "{negotiated}");
     }
 }
 
@@ -67,7 +70,7 @@ async fn positions_use_negotiated_encoding() {
 async fn foreign_files_get_no_diagnostics() {
     let mut editor = Editor::start(push_capabilities()).await;
     editor.open("deployment.yaml", "kind: Deployment\nspec: [\n").await;
-    editor.open("module.yaml", "name: somebody-else\n").await;
+    editor.open("module.yaml", "name: other-tool\n").await;
     let uri = editor.uri("deployment.yaml");
     let started = std::time::Instant::now();
     editor.request("textDocument/diagnostic", json!({ "textDocument": { "uri": uri } })).await;
@@ -88,13 +91,13 @@ async fn disk_replaces_only_unmodified_buffers() {
         error_and_warning_codes(editor.pull_diagnostics("pdev.yaml").await["items"].as_array().unwrap()),
         Vec::<&str>::new()
     );
-    // A client that opens once and never tells of changes.
+    // The client opens the file once and does not report later changes.
     editor.write("pdev.yaml", BAD);
     assert_eq!(
         error_and_warning_codes(editor.pull_diagnostics("pdev.yaml").await["items"].as_array().unwrap()),
         ["PD0110"]
     );
-    // The user's own change is newer than anything on the disk.
+    // Text that the user has typed takes precedence over the disk.
     editor.replace("pdev.yaml", 2, GOOD).await;
     editor.write("pdev.yaml", "app: [\n");
     assert_eq!(
@@ -109,12 +112,12 @@ async fn included_file_reports_its_own_diagnostics() {
     editor.write("platform.yaml", "services:\n  db: { image: \"db:1\", prot: 1 }\n");
     editor.open("pdev.yaml", &format!("{GOOD}include: [platform.yaml]\n")).await;
     let included = editor.uri("platform.yaml");
-    let mut seen = std::collections::BTreeMap::new();
-    while seen.len() < 2 {
+    let mut published = std::collections::BTreeMap::new();
+    while published.len() < 2 {
         let params = editor.next_message("textDocument/publishDiagnostics").await;
-        seen.insert(params["uri"].as_str().unwrap().to_owned(), params["diagnostics"].as_array().unwrap().clone());
+        published.insert(params["uri"].as_str().unwrap().to_owned(), params["diagnostics"].as_array().unwrap().clone());
     }
-    assert_eq!(error_and_warning_codes(&seen[&included]), ["PD0110"]);
+    assert_eq!(error_and_warning_codes(&published[&included]), ["PD0110"]);
     editor.write("platform.yaml", "services:\n  db: { image: \"db:1\", port: 1 }\n");
     editor.notify("workspace/didChangeWatchedFiles", json!({ "changes": [{ "uri": included, "type": 2 }] })).await;
     loop {
@@ -124,10 +127,10 @@ async fn included_file_reports_its_own_diagnostics() {
             break;
         }
     }
-    // Opened and changed, but not saved.
+    // The included file is open with unsaved changes.
     editor.open("platform.yaml", "services:\n  db: { image: \"db:1\", prot: 1 }\n").await;
     assert_eq!(error_and_warning_codes(&editor.published_diagnostics("platform.yaml", 1).await), ["PD0110"]);
-    // Closing the manifest takes its findings away.
+    // Closing the manifest clears the diagnostics of the included file.
     let uri = editor.uri("pdev.yaml");
     editor.notify("textDocument/didClose", json!({ "textDocument": { "uri": uri } })).await;
     assert_eq!(diagnostic_codes(&editor.published_diagnostics("platform.yaml", 1).await), Vec::<&str>::new());
@@ -139,7 +142,8 @@ async fn rapid_changes_are_applied_in_order() {
     editor.open("pdev.yaml", GOOD).await;
     let end = json!({ "line": 4, "character": 0 });
     editor.change("pdev.yaml", 2, json!([{ "range": { "start": end, "end": end }, "text": "a_: 1\nb_: 1\n" }])).await;
-    // Each appends one letter to a key; any two out of order give another one. YAML's keys end at 1,024 letters.
+    // Each change appends one letter to a key, so changes in the wrong order result in another key. There are two keys,
+    // because a YAML key has at most 1,024 characters.
     let mut keys = ["a_".to_owned(), "b_".to_owned()];
     for number in 0..2_000_u32 {
         let letter = char::from(b'a' + u8::try_from(number % 26).unwrap());
@@ -157,7 +161,7 @@ async fn rapid_changes_are_applied_in_order() {
     assert!(versions.is_sorted(), "{versions:?}");
     let uri = editor.uri("pdev.yaml");
     let symbols = editor.request("textDocument/documentSymbol", json!({ "textDocument": { "uri": uri } })).await;
-    let names: Vec<&Value> = symbols.as_array().unwrap().iter().rev().take(2).map(|one| &one["name"]).collect();
+    let names: Vec<&Value> = symbols.as_array().unwrap().iter().rev().take(2).map(|symbol| &symbol["name"]).collect();
     assert_eq!(names, [keys[1].as_str(), keys[0].as_str()]);
 }
 

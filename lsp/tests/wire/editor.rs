@@ -1,6 +1,7 @@
-//! An editor for tests: speaks the protocol with a server in this process, through the same framing as a real one.
-//! Every wait has a deadline; what the server asks is answered with `null` and kept. Every message of the server is held
-//! against the protocol (`protocol.rs`).
+//! An editor for tests. It speaks the protocol with a server in this process, with the framing of a real client.
+//!
+//! Each wait has a deadline. Requests of the server are answered with `null` by default, and recorded. Each message of the
+//! server is checked against the protocol (`protocol.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -21,17 +22,17 @@ pub struct Editor {
     server: JoinHandle<bool>,
     next_id: i64,
     conversation: Conversation,
-    /// Notifications and requests of the server that nobody has looked at yet.
+    /// Notifications and requests of the server that the test has not read yet.
     pub unread_messages: VecDeque<Value>,
     pub capabilities: Value,
-    /// What a person answers to a question of the server, by method; `null` where nothing is said.
+    /// The responses to requests of the server, by method. The default is `null`.
     pub replies: HashMap<String, Value>,
-    /// The action of this title is chosen wherever one is offered.
+    /// If a request of the server offers an action with this title, it is the response.
     pub auto_choose_title: Option<String>,
     temporary_folders: Vec<tempfile::TempDir>,
 }
 
-/// Like VS Code, but findings are pushed.
+/// The capabilities of VS Code, without pulled diagnostics.
 pub fn push_capabilities() -> Value {
     json!({
         "general": { "positionEncodings": ["utf-16"] },
@@ -56,17 +57,17 @@ impl Editor {
     }
 
     pub async fn start_with_options(capabilities: Value, options: Value) -> Self {
-        // An agent of whoever runs the tests must not be met.
-        let nowhere = tempfile::tempdir().unwrap();
-        let place = client::SocketLocation::in_folder(nowhere.path().join("never-made"));
-        Self::start_with_agent_at(capabilities, options, place).await
+        // The test must not connect to an agent of the developer.
+        let no_agent = tempfile::tempdir().unwrap();
+        let socket = client::SocketLocation::in_folder(no_agent.path().join("never-made"));
+        Self::start_with_agent_at(capabilities, options, socket).await
     }
 
-    pub async fn start_with_agent_at(capabilities: Value, options: Value, place: client::SocketLocation) -> Self {
+    pub async fn start_with_agent_at(capabilities: Value, options: Value, socket: client::SocketLocation) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (near, far) = tokio::io::duplex(1 << 20);
         let (far_read, far_write) = tokio::io::split(far);
-        let server = tokio::spawn(lsp::serve_with_agent_at(far_read, far_write, place));
+        let server = tokio::spawn(lsp::serve_with_agent_at(far_read, far_write, socket));
         let (input, output) = tokio::io::split(near);
         let mut editor = Self {
             folder,
@@ -96,7 +97,7 @@ impl Editor {
         editor
     }
 
-    /// A folder that lives as long as the editor.
+    /// Keeps a folder until the editor is dropped.
     pub fn keep_alive(&mut self, folder: tempfile::TempDir) {
         self.temporary_folders.push(folder);
     }
@@ -143,7 +144,7 @@ impl Editor {
         self.send(&json!({ "jsonrpc": "2.0", "method": method, "params": params })).await;
     }
 
-    /// The result; an error of the server fails the test.
+    /// Returns the result. An error response fails the test.
     pub async fn request(&mut self, method: &str, params: Value) -> Value {
         let answer = self.request_raw(method, params).await;
         assert!(answer.get("error").is_none(), "{method}: {answer}");
@@ -173,7 +174,7 @@ impl Editor {
         }
     }
 
-    /// The next message of this method that the server sends, or has sent.
+    /// The next unread message with this method.
     pub async fn next_message(&mut self, method: &str) -> Value {
         loop {
             if let Some(at) = self.unread_messages.iter().position(|message| message["method"] == method) {
@@ -184,7 +185,7 @@ impl Editor {
         }
     }
 
-    /// What is published for this version of a file.
+    /// The diagnostics that the server publishes for this version of a file.
     pub async fn published_diagnostics(&mut self, name: &str, version: i32) -> Vec<Value> {
         let uri = self.uri(name);
         loop {
@@ -200,14 +201,14 @@ impl Editor {
         self.request("textDocument/diagnostic", json!({ "textDocument": { "uri": uri } })).await
     }
 
-    /// Ends the server in order; what it returned.
+    /// Shuts the server down and returns the result of `serve`.
     pub async fn stop(mut self) -> bool {
         self.request("shutdown", Value::Null).await;
         self.send(&json!({ "jsonrpc": "2.0", "method": "exit" })).await;
         tokio::time::timeout(DEADLINE, self.server).await.unwrap().unwrap()
     }
 
-    /// Closes both ends without a word; what the server returned.
+    /// Closes the connection without `shutdown` and returns the result of `serve`.
     pub async fn disconnect(self) -> bool {
         let Self { output, input, server, .. } = self;
         drop((output, input));
@@ -237,7 +238,7 @@ impl Editor {
             let mut length = 0;
             loop {
                 let mut line = String::new();
-                assert_ne!(self.input.read_line(&mut line).await.unwrap(), 0, "the server closed its end");
+                assert_ne!(self.input.read_line(&mut line).await.unwrap(), 0, "the server closed the connection");
                 if let Some(text) = line.strip_prefix("Content-Length: ") {
                     length = text.trim().parse().unwrap();
                 }
@@ -249,7 +250,7 @@ impl Editor {
             self.input.read_exact(&mut body).await.unwrap();
             serde_json::from_slice(&body).unwrap()
         };
-        let message = tokio::time::timeout(DEADLINE, read).await.expect("the server is silent");
+        let message = tokio::time::timeout(DEADLINE, read).await.expect("a message before the deadline");
         self.conversation.check_message(&message);
         message
     }
@@ -260,15 +261,16 @@ pub fn file_uri(path: &Path) -> String {
 }
 
 pub fn diagnostic_codes(found: &[Value]) -> Vec<&str> {
-    found.iter().filter_map(|one| one["code"].as_str()).collect()
+    found.iter().filter_map(|diagnostic| diagnostic["code"].as_str()).collect()
 }
 
-/// Errors and warnings only.
+/// The codes of errors and warnings only.
 pub fn error_and_warning_codes(found: &[Value]) -> Vec<&str> {
-    found.iter().filter(|one| one["severity"].as_u64() < Some(3)).filter_map(|one| one["code"].as_str()).collect()
+    let is_problem = |diagnostic: &&Value| diagnostic["severity"].as_u64() < Some(3);
+    found.iter().filter(is_problem).filter_map(|diagnostic| diagnostic["code"].as_str()).collect()
 }
 
-/// A text with `$0` where the cursor is: the text without it, and the position (line, UTF-16 units).
+/// Splits a fixture with `$0` at the cursor into the text and the position in UTF-16 units.
 pub fn split_cursor(fixture: &str) -> (String, Value) {
     let at = fixture.find("$0").expect("the fixture has a cursor");
     let before = &fixture[..at];

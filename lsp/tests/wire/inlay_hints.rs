@@ -1,4 +1,4 @@
-//! Inlay hints of what is written, and the indents of lines that are being typed.
+//! Inlay hints about the manifest, and on-type formatting.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ const TEXT: &str = "pdev: 1\napp: shop\nvars: { host: \"x.example\", base: \"htt
 resources:\n  db: { uses: postgres@16, with: { database: orders } }\n  cache: redis\nservices:\n  api:\n    image: \"a:1\"\n    \
 env:\n      BASE: ${vars.base}/v1\n      DB: ${resources.db.name}\n      DB_URL: ${resources.db.url}\n      \
 HOST: ${resources.db.host}\n      PASS: ${vars.db_password}\n      API_TOKEN: ${vars.host}\n      \
-HOME_OF: ${env.HOME}\n      LEVEL: ${env.PDEV_NOBODY_SETS_THIS:-info}\n      PLAIN: $${vars.host}\n      \
+HOME_OF: ${env.HOME}\n      LEVEL: ${env.PDEV_UNSET_VARIABLE:-info}\n      PLAIN: $${vars.host}\n      \
 URL: ${services.api.url}\n      WHERE: ${preview.environment}\nenvironments:\n  other: { vars: { host: \"${app.name}\" } }\n";
 
 async fn hint_labels(options: Value, lines: [u32; 2]) -> Vec<String> {
@@ -31,7 +31,7 @@ async fn hints_show_only_stable_placeholder_values() {
     let [db, cache, rest @ ..] = &found[..] else { panic!("{found:?}") };
     assert!(db.starts_with("4 16.") && !db.contains("locked"), "{found:?}");
     assert!(cache.starts_with("5 ") && cache.ends_with(", locked 0.1.0"), "{found:?}");
-    // No password, no variable of the user's, nothing that depends on where it listens, no other environment.
+    // No password, no environment variable, no value that depends on the host or port, no other environment.
     let expected = ["2 = https://x.example", "10 = https://x.example/v1", "11 = orders", "17 = info", "20 = local"];
     assert_eq!(rest, expected);
 }

@@ -1,4 +1,5 @@
-//! What runs, told by a scripted agent: lenses, hints, findings, hover, drift, commands; and an agent that goes away.
+//! Live state from a scripted agent over the wire: lenses, hints, diagnostics, hover, drift and commands, with and without an
+//! agent.
 
 #[path = "../../../client/tests/fake/mod.rs"]
 pub mod fake;
@@ -40,7 +41,7 @@ fn status(folder: &str) -> Value {
     status
 }
 
-/// Events that are sent as soon as somebody listens; the stream then stays open.
+/// A response with these events. The stream stays open after them.
 fn event_stream_response(folder: &str, kinds: &[Value]) -> Vec<u8> {
     let mut bytes =
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
@@ -61,22 +62,23 @@ struct LiveFixture {
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// An editor with a manifest whose preview an agent knows; `kinds` happened since.
+/// An editor with a manifest, and an agent with its preview. The agent sends the events `kinds`, and answers `POST /v1/plan`
+/// with the steps `plan`.
 async fn start_fixture(kinds: Vec<Value>, plan: Vec<Value>) -> LiveFixture {
     let sockets = tempfile::tempdir().unwrap();
     std::fs::set_permissions(sockets.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    let place = SocketLocation::in_folder(sockets.path());
+    let socket = SocketLocation::in_folder(sockets.path());
     let mut capabilities = push_capabilities();
     capabilities["window"] = json!({ "workDoneProgress": true, "showDocument": { "support": true } });
     capabilities["workspace"]["applyEdit"] = json!(true);
     capabilities["experimental"] = json!({ "commands": ["pdev.shell"] });
-    let mut editor = Editor::start_with_agent_at(capabilities, Value::Null, place.clone()).await;
+    let mut editor = Editor::start_with_agent_at(capabilities, Value::Null, socket.clone()).await;
     let folder = editor.path("").to_string_lossy().into_owned();
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&asked);
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let recorded = Arc::clone(&requests);
     let answer = move |request: &FakeRequest| {
         let line = request.head.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1");
-        seen.lock().unwrap().push(format!("{line} {}", String::from_utf8_lossy(&request.body)));
+        recorded.lock().unwrap().push(format!("{line} {}", String::from_utf8_lossy(&request.body)));
         match () {
             () if request.starts_with("GET /v1/agent ") => fake::agent_info_response(1),
             () if request.starts_with("GET /v1/previews ") => {
@@ -111,10 +113,10 @@ async fn start_fixture(kinds: Vec<Value>, plan: Vec<Value>) -> LiveFixture {
             () => http_json("404 Not Found", r#"{"code":"not_found","title":"no such route"}"#),
         }
     };
-    fake::serve(&place.socket_path(), Arc::new(answer));
+    fake::serve(&socket.socket_path(), Arc::new(answer));
     editor.keep_alive(sockets);
     editor.open("pdev.yaml", TEXT).await;
-    LiveFixture { editor, requests: asked }
+    LiveFixture { editor, requests }
 }
 
 impl LiveFixture {
@@ -122,7 +124,7 @@ impl LiveFixture {
         json!({ "textDocument": { "uri": self.editor.uri("pdev.yaml") } })
     }
 
-    /// Once the agent's words have arrived: the server asks for lenses again.
+    /// Waits until the server has received the agent's state and asks for a refresh of the lenses.
     async fn wait_for_refresh(&mut self) {
         self.editor.next_message("workspace/codeLens/refresh").await;
     }
@@ -142,12 +144,13 @@ impl LiveFixture {
         self.editor.request_raw("workspace/executeCommand", params).await
     }
 
-    /// Live findings, once there are some.
+    /// Waits for a publication with live diagnostics and returns those.
     async fn wait_for_live_diagnostics(&mut self) -> Vec<Value> {
         loop {
             let params = self.editor.next_message("textDocument/publishDiagnostics").await;
             let all = params["diagnostics"].as_array().unwrap();
-            let live: Vec<Value> = all.iter().filter(|one| one["source"] == "pdev (live)").cloned().collect();
+            let live: Vec<Value> =
+                all.iter().filter(|diagnostic| diagnostic["source"] == "pdev (live)").cloned().collect();
             if !live.is_empty() {
                 return live;
             }
@@ -157,9 +160,9 @@ impl LiveFixture {
 
 #[tokio::test]
 async fn lenses_hints_and_hover_show_unit_state() {
-    let mut world = start_fixture(Vec::new(), Vec::new()).await;
-    world.wait_for_refresh().await;
-    let lenses = world.lens_titles().await;
+    let mut fixture = start_fixture(Vec::new(), Vec::new()).await;
+    fixture.wait_for_refresh().await;
+    let lenses = fixture.lens_titles().await;
     assert_eq!(
         lenses,
         [
@@ -178,54 +181,58 @@ async fn lenses_hints_and_hover_show_unit_state() {
             "7 shell"
         ]
     );
-    let mut params = world.document_params();
+    let mut params = fixture.document_params();
     params["range"] = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 9, "character": 0 } });
-    let hints = world.editor.request("textDocument/inlayHint", params).await;
+    let hints = fixture.editor.request("textDocument/inlayHint", params).await;
     let labels: Vec<&str> = hints.as_array().unwrap().iter().map(|hint| hint["label"].as_str().unwrap()).collect();
     assert_eq!(labels, ["ready http://api.main.shop.localhost:8642", "ready 127.0.0.1:40001"]);
-    let mut params = world.document_params();
+    let mut params = fixture.document_params();
     params["position"] = json!({ "line": 3, "character": 3 });
-    let hover = world.editor.request("textDocument/hover", params).await;
-    let told = hover["contents"]["value"].as_str().unwrap();
+    let hover = fixture.editor.request("textDocument/hover", params).await;
+    let markdown = hover["contents"]["value"].as_str().unwrap();
     assert!(
-        told.contains("**now**: service ready as docker") && told.contains(" d ago, ready after 250 ms"),
+        markdown.contains("**now**: service ready as docker") && markdown.contains(" d ago, ready after 250 ms"),
         "{hover}"
     );
-    // Its last lines were not known yet; looking had them asked for.
-    let mut told = told.to_owned();
+    // The first hover only requests the log lines. A later one shows them.
+    let mut markdown = markdown.to_owned();
     for _ in 0..2000 {
-        if told.contains("hello") {
+        if markdown.contains("hello") {
             break;
         }
-        let mut params = world.document_params();
+        let mut params = fixture.document_params();
         params["position"] = json!({ "line": 3, "character": 3 });
-        told =
-            world.editor.request("textDocument/hover", params).await["contents"]["value"].as_str().unwrap().to_owned();
+        markdown = fixture.editor.request("textDocument/hover", params).await["contents"]["value"]
+            .as_str()
+            .unwrap()
+            .to_owned();
     }
-    assert!(told.contains("last lines, 0 s ago:\n\n```text\nhello\n```"), "{told}");
+    assert!(markdown.contains("last lines, 0 s ago:\n\n```text\nhello\n```"), "{markdown}");
 }
 
 #[tokio::test]
 async fn failure_is_reported_on_the_causing_line() {
     let problem = json!({ "code": "image_not_found", "title": "no image `a:1`", "unit": "api", "hint": "Build it first.", "output": ["last words"] });
-    let sick = unit("web", "unhealthy", json!({ "reason": "GET / answered 503" }));
+    let unhealthy = unit("web", "unhealthy", json!({ "reason": "GET / answered 503" }));
     let failed = json!({ "event": "failed", "problems": [problem], "status": "$STATUS", "milliseconds": 1 });
-    let mut world = start_fixture(vec![failed, json!({ "event": "unit_changed", "unit": sick })], Vec::new()).await;
+    let mut fixture =
+        start_fixture(vec![failed, json!({ "event": "unit_changed", "unit": unhealthy })], Vec::new()).await;
     let live = loop {
-        let live = world.wait_for_live_diagnostics().await;
+        let live = fixture.wait_for_live_diagnostics().await;
         if live.len() == 2 {
             break live;
         }
     };
-    let of = |code: &str| live.iter().find(|one| one["code"] == code).unwrap_or_else(|| panic!("no {code}: {live:#?}"));
-    let image = of("image_not_found");
+    let with_code =
+        |code: &str| live.iter().find(|found| found["code"] == code).unwrap_or_else(|| panic!("no {code}: {live:#?}"));
+    let image = with_code("image_not_found");
     assert_eq!(
         (image["severity"].as_u64(), image["range"]["start"].clone()),
         (Some(1), json!({ "line": 4, "character": 11 }))
     );
     assert_eq!(image["message"], "no image `a:1`\nlast words\nBuild it first.");
     assert_eq!(
-        (of("not_ready")["severity"].as_u64(), of("not_ready")["range"]["start"]["line"].as_u64()),
+        (with_code("not_ready")["severity"].as_u64(), with_code("not_ready")["range"]["start"]["line"].as_u64()),
         (Some(2), Some(7))
     );
 }
@@ -233,11 +240,11 @@ async fn failure_is_reported_on_the_causing_line() {
 #[tokio::test]
 async fn drift_is_reported_on_the_differing_line() {
     let step = json!({ "id": 0, "action": "create", "unit": "api", "runtime": "docker", "text": "create api", "after": [], "cause": "changed", "because": "env.LEVEL changed" });
-    let mut world = start_fixture(Vec::new(), vec![step]).await;
-    let live = world.wait_for_live_diagnostics().await;
+    let mut fixture = start_fixture(Vec::new(), vec![step]).await;
+    let live = fixture.wait_for_live_diagnostics().await;
     assert_eq!((live[0]["code"].as_str(), live[0]["range"]["start"]["line"].as_u64()), (Some("drift"), Some(6)));
     assert!(live[0]["message"].as_str().unwrap().contains("env.LEVEL changed"));
-    assert!(world.lens_titles().await.contains(&"0 ▶ up (1 changes)".to_owned()));
+    assert!(fixture.lens_titles().await.contains(&"0 ▶ up (1 changes)".to_owned()));
 }
 
 #[tokio::test]
@@ -245,21 +252,21 @@ async fn stopped_unit_is_no_drift_and_gets_start_lens() {
     let step = |unit: &str, cause: &str| json!({ "id": 0, "action": "start", "unit": unit, "runtime": "docker", "text": format!("start {unit}"), "after": [], "cause": cause, "because": cause });
     let stopped = json!({ "event": "unit_changed", "unit": unit("web", "stopped", json!({})) });
     let finished = json!({ "event": "finished", "status": "$STATUS", "milliseconds": 1, "unchanged": false });
-    let mut world =
+    let mut fixture =
         start_fixture(vec![finished, stopped.clone()], vec![step("web", "not_running"), step("api", "changed")]).await;
     loop {
-        let lenses = world.lens_titles().await;
+        let lenses = fixture.lens_titles().await;
         if lenses.contains(&"7 ▶ start".to_owned()) {
             assert!(!lenses.iter().any(|lens| lens.starts_with("7 ↻") || lens.starts_with("7 ■")), "{lenses:?}");
             break;
         }
-        world.wait_for_refresh().await;
+        fixture.wait_for_refresh().await;
     }
-    world.editor.notify("textDocument/didSave", world.document_params()).await;
+    fixture.editor.notify("textDocument/didSave", fixture.document_params()).await;
     loop {
-        let live = world.wait_for_live_diagnostics().await;
-        let told: Vec<&str> = live.iter().filter_map(|one| one["data"]["unit"].as_str()).collect();
-        if told == ["api"] {
+        let live = fixture.wait_for_live_diagnostics().await;
+        let units: Vec<&str> = live.iter().filter_map(|diagnostic| diagnostic["data"]["unit"].as_str()).collect();
+        if units == ["api"] {
             break;
         }
     }
@@ -267,42 +274,42 @@ async fn stopped_unit_is_no_drift_and_gets_start_lens() {
 
 #[tokio::test]
 async fn commands_run_and_report_progress() {
-    let mut world = start_fixture(Vec::new(), Vec::new()).await;
-    world.wait_for_refresh().await;
-    assert!(world.run_command("pdev.restart", json!({ "unit": "api" })).await["result"].is_null());
-    let begin = world.editor.next_message("$/progress").await;
+    let mut fixture = start_fixture(Vec::new(), Vec::new()).await;
+    fixture.wait_for_refresh().await;
+    assert!(fixture.run_command("pdev.restart", json!({ "unit": "api" })).await["result"].is_null());
+    let begin = fixture.editor.next_message("$/progress").await;
     assert_eq!(begin["value"]["kind"], "begin");
-    assert_eq!(world.editor.next_message("$/progress").await["value"]["message"], "restart api");
-    assert_eq!(world.editor.next_message("$/progress").await["value"]["kind"], "end");
-    assert!(world.requests.lock().unwrap().iter().any(|line| line.contains("restart") && line.contains("api")));
-    assert!(world.run_command("pdev.stop", json!({ "unit": "web" })).await["result"].is_null());
-    while world.editor.next_message("$/progress").await["value"]["kind"] != "end" {}
-    assert!(world.requests.lock().unwrap().contains(&r#"POST /v1/previews/p1/stop {"units":["web"]}"#.to_owned()));
-    assert_eq!(world.run_command("pdev.logs", json!({ "unit": "api" })).await["result"][0]["text"], "hello");
-    assert_eq!(world.run_command("pdev.open", json!({})).await["result"], "http://main.shop.localhost:8642");
-    assert_eq!(world.editor.next_message("window/showDocument").await["external"], true);
-    assert_eq!(world.run_command("pdev.status", json!({})).await["result"]["title"], "shop/main");
-    assert!(world.run_command("pdev.check", json!({})).await["result"].is_array());
-    let render = world.run_command("pdev.render", json!({ "unit": "api" })).await;
+    assert_eq!(fixture.editor.next_message("$/progress").await["value"]["message"], "restart api");
+    assert_eq!(fixture.editor.next_message("$/progress").await["value"]["kind"], "end");
+    assert!(fixture.requests.lock().unwrap().iter().any(|line| line.contains("restart") && line.contains("api")));
+    assert!(fixture.run_command("pdev.stop", json!({ "unit": "web" })).await["result"].is_null());
+    while fixture.editor.next_message("$/progress").await["value"]["kind"] != "end" {}
+    assert!(fixture.requests.lock().unwrap().contains(&r#"POST /v1/previews/p1/stop {"units":["web"]}"#.to_owned()));
+    assert_eq!(fixture.run_command("pdev.logs", json!({ "unit": "api" })).await["result"][0]["text"], "hello");
+    assert_eq!(fixture.run_command("pdev.open", json!({})).await["result"], "http://main.shop.localhost:8642");
+    assert_eq!(fixture.editor.next_message("window/showDocument").await["external"], true);
+    assert_eq!(fixture.run_command("pdev.status", json!({})).await["result"]["title"], "shop/main");
+    assert!(fixture.run_command("pdev.check", json!({})).await["result"].is_array());
+    let render = fixture.run_command("pdev.render", json!({ "unit": "api" })).await;
     assert!(
         render["result"].as_str().unwrap_or_default().contains("services.api.docker.HostConfig.Memory = "),
         "{render}"
     );
     assert!(!render["result"].as_str().unwrap().contains("services.web"));
-    assert!(world.run_command("pdev.diff", json!({})).await["result"]["steps"].is_array());
-    world
+    assert!(fixture.run_command("pdev.diff", json!({})).await["result"]["steps"].is_array());
+    fixture
         .run_command("pdev.waive", json!({ "code": "PD011", "scope": "services.api", "reason": "an old library" }))
         .await;
-    let edit = world.editor.next_message("workspace/applyEdit").await;
+    let edit = fixture.editor.next_message("workspace/applyEdit").await;
     assert!(edit["edit"].to_string().contains("an old library"), "{edit}");
-    assert_eq!(world.run_command("pdev.nothing", json!({})).await["error"]["code"], -32602);
+    assert_eq!(fixture.run_command("pdev.nothing", json!({})).await["error"]["code"], -32602);
 }
 
 #[tokio::test]
 async fn static_features_work_without_agent() {
     let sockets = tempfile::tempdir().unwrap();
-    let place = SocketLocation::in_folder(sockets.path().join("never-made"));
-    let mut editor = Editor::start_with_agent_at(push_capabilities(), Value::Null, place).await;
+    let socket = SocketLocation::in_folder(sockets.path().join("never-made"));
+    let mut editor = Editor::start_with_agent_at(push_capabilities(), Value::Null, socket).await;
     editor.open("pdev.yaml", TEXT).await;
     editor.published_diagnostics("pdev.yaml", 1).await;
     editor.next_message("workspace/codeLens/refresh").await;
@@ -310,26 +317,26 @@ async fn static_features_work_without_agent() {
     let lenses = editor.request("textDocument/codeLens", json!({ "textDocument": { "uri": uri } })).await;
     assert_eq!(lenses.as_array().unwrap().len(), 1);
     assert!(lenses[0]["command"]["title"].as_str().unwrap().contains("no agent runs"));
-    let stop = json!({ "command": "pdev.open", "arguments": [{ "uri": uri }] });
-    let refused = editor.request_raw("workspace/executeCommand", stop).await;
+    let open = json!({ "command": "pdev.open", "arguments": [{ "uri": uri }] });
+    let refused = editor.request_raw("workspace/executeCommand", open).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("nothing is up"), "{refused}");
-    assert!(!sockets.path().join("never-made").exists(), "looking made a place for an agent");
+    assert!(!sockets.path().join("never-made").exists(), "the check created the folder of the agent");
 }
 
 #[tokio::test]
 async fn missing_agent_is_shown_once_until_agent_starts() {
     let sockets = tempfile::tempdir().unwrap();
     std::fs::set_permissions(sockets.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    let place = SocketLocation::in_folder(sockets.path());
+    let socket = SocketLocation::in_folder(sockets.path());
     let mut client = push_capabilities();
     client["textDocument"]["inlayHint"] = json!({});
-    let mut editor = Editor::start_with_agent_at(client, Value::Null, place.clone()).await;
+    let mut editor = Editor::start_with_agent_at(client, Value::Null, socket.clone()).await;
     editor.open("pdev.yaml", TEXT).await;
     editor.next_message("workspace/codeLens/refresh").await;
     let document = json!({ "uri": editor.uri("pdev.yaml") });
     let range = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 9, "character": 0 } });
-    let everywhere = json!({ "textDocument": document, "range": range });
-    let hints = editor.request("textDocument/inlayHint", everywhere.clone()).await;
+    let whole_file = json!({ "textDocument": document, "range": range });
+    let hints = editor.request("textDocument/inlayHint", whole_file.clone()).await;
     assert_eq!(hints[0]["position"], json!({ "line": 0, "character": 7 }));
     assert_eq!(hints[0]["label"][1]["command"]["command"], "pdev.agent");
     let lenses = editor.request("textDocument/codeLens", json!({ "textDocument": document })).await;
@@ -346,10 +353,10 @@ async fn missing_agent_is_shown_once_until_agent_starts() {
         }
         () => http_json("404 Not Found", r#"{"code":"not_found","title":"no such route"}"#),
     };
-    fake::serve(&place.socket_path(), Arc::new(answer));
+    fake::serve(&socket.socket_path(), Arc::new(answer));
     editor.notify("textDocument/didSave", json!({ "textDocument": document })).await;
     editor.next_message("workspace/codeLens/refresh").await;
-    assert_eq!(editor.request("textDocument/inlayHint", everywhere).await, json!([]));
+    assert_eq!(editor.request("textDocument/inlayHint", whole_file).await, json!([]));
     let actions = editor.request("textDocument/codeAction", here).await;
     assert!(!actions.to_string().contains("Start the pdev agent"), "{actions}");
 }
@@ -357,35 +364,35 @@ async fn missing_agent_is_shown_once_until_agent_starts() {
 #[tokio::test]
 async fn virtual_documents_are_readable_only_by_owner() {
     let step = json!({ "id": 0, "action": "create", "unit": "api", "runtime": "docker", "text": "create api", "after": [], "cause": "changed", "because": "env.LEVEL changed" });
-    let mut world = start_fixture(Vec::new(), vec![step]).await;
-    world.wait_for_refresh().await;
-    let live = world.wait_for_live_diagnostics().await;
+    let mut fixture = start_fixture(Vec::new(), vec![step]).await;
+    fixture.wait_for_refresh().await;
+    let live = fixture.wait_for_live_diagnostics().await;
     for (command, words) in [
         ("pdev.render", "services.api.docker.HostConfig.Memory = "),
         ("pdev.diff", "create api  # env.LEVEL changed"),
         ("pdev.report", "preview: shop/main is ready"),
     ] {
-        let answer = world.run_command(command, json!({ "unit": "api", "show": true })).await["result"].clone();
+        let answer = fixture.run_command(command, json!({ "unit": "api", "show": true })).await["result"].clone();
         let path = answer["uri"].as_str().unwrap().strip_prefix("file://").unwrap().to_owned();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(words) && answer["text"] == text.as_str(), "{command}: {text}");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
-        let shown = world.editor.next_message("window/showDocument").await;
-        assert_eq!((&shown["uri"], &shown["external"]), (&answer["uri"], &json!(false)));
-        // A second time it is a new one.
-        world.run_command(command, json!({ "unit": "api", "show": true })).await;
-        world.editor.next_message("window/showDocument").await;
+        let request = fixture.editor.next_message("window/showDocument").await;
+        assert_eq!((&request["uri"], &request["external"]), (&answer["uri"], &json!(false)));
+        // The second call replaces the read-only file.
+        fixture.run_command(command, json!({ "unit": "api", "show": true })).await;
+        fixture.editor.next_message("window/showDocument").await;
     }
-    let report = world.run_command("pdev.report", json!({})).await["result"].clone();
+    let report = fixture.run_command("pdev.report", json!({})).await["result"].clone();
     assert!(
         report.as_str().unwrap().contains("drift: create api") && !report.to_string().contains("debug"),
         "{report}"
     );
-    let mut params = world.document_params();
+    let mut params = fixture.document_params();
     params["range"] = live[0]["range"].clone();
     params["context"] = json!({ "diagnostics": live });
-    let actions = world.editor.request("textDocument/codeAction", params).await;
-    let apply = actions.as_array().unwrap().iter().find(|one| one["command"]["command"] == "pdev.apply").unwrap();
+    let actions = fixture.editor.request("textDocument/codeAction", params).await;
+    let apply = actions.as_array().unwrap().iter().find(|action| action["command"]["command"] == "pdev.apply").unwrap();
     assert_eq!(
         (apply["title"].as_str(), &apply["command"]["arguments"][0]["unit"]),
         (Some("Apply the manifest to `api`"), &json!("api"))

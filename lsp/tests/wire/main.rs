@@ -1,5 +1,5 @@
-//! The server through its wire, one module a group of methods.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Tests of the server over the protocol, one module per group of methods.
+#![expect(clippy::unwrap_used, reason = "a panic is the failure of a test")]
 
 mod approvals;
 mod code_actions;

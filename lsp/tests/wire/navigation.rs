@@ -1,4 +1,4 @@
-//! Definition, references, rename, symbols, folds, selections, links, colours and formatting over the wire.
+//! Definition, references, rename, symbols, folds, selections, links, semantic tokens and formatting over the wire.
 
 use serde_json::{Value, json};
 
@@ -62,10 +62,10 @@ async fn name_resolves_to_declaration_and_references() {
     assert_eq!(all.as_array().unwrap().len(), 5, "{all}");
     params["context"] = json!({ "includeDeclaration": false });
     assert_eq!(editor.request("textDocument/references", params).await.as_array().unwrap().len(), 4);
-    let lit = editor
+    let highlights = editor
         .request("textDocument/documentHighlight", position_params(&editor, &position_of("db: healthy", 0)))
         .await;
-    assert_eq!(lit.as_array().unwrap().len(), 4);
+    assert_eq!(highlights.as_array().unwrap().len(), 4);
 }
 
 #[tokio::test]
@@ -102,7 +102,8 @@ async fn document_and_workspace_symbols_list_units() {
     assert_eq!(services["children"][1]["detail"], "a:1 :81");
     for (query, expected) in [("mai", vec!["mail"]), ("WB", vec!["web", "web"]), ("nothing", vec![])] {
         let found = editor.request("workspace/symbol", json!({ "query": query })).await;
-        let names: Vec<&str> = found.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+        let names: Vec<&str> =
+            found.as_array().unwrap().iter().map(|symbol| symbol["name"].as_str().unwrap()).collect();
         assert_eq!(names, expected, "{query}");
     }
 }
@@ -122,7 +123,7 @@ async fn workspace_folder_can_be_added_and_removed() {
         found.push(symbols.as_array().unwrap().len());
     }
     assert_eq!(found, [0, 1, 0]);
-    // A command without a manifest's name means the only open one; of two, the client has to say which.
+    // A command without `uri` applies to the only open manifest. If two are open, it is an error.
     assert!(editor.request("workspace/executeCommand", json!({ "command": "pdev.check" })).await.is_array());
     let uri = crate::editor::file_uri(&other.path().join("pdev.yaml"));
     let document = json!({ "uri": uri, "languageId": "pdev", "version": 1, "text": text });
@@ -168,16 +169,16 @@ async fn semantic_tokens_classify_words() {
     let tokens = editor.request("textDocument/semanticTokens/full", document).await;
     let data: Vec<u64> = tokens["data"].as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect();
     let (mut line, mut column) = (0, 0);
-    let mut seen = Vec::new();
+    let mut words = Vec::new();
     for token in data.chunks(5) {
         line += token[0];
         column = if token[0] == 0 { column + token[1] } else { token[1] };
         let units: Vec<u16> = TEXT.lines().nth(usize::try_from(line).unwrap()).unwrap().encode_utf16().collect();
         let from = usize::try_from(column).unwrap();
         let word = String::from_utf16(&units[from..from + usize::try_from(token[2]).unwrap()]).unwrap();
-        seen.push((word, legend[usize::try_from(token[3]).unwrap()].as_str().unwrap().to_owned()));
+        words.push((word, legend[usize::try_from(token[3]).unwrap()].as_str().unwrap().to_owned()));
     }
-    for (word, meaning) in [
+    for (word, token_type) in [
         ("services", "property"),
         ("web", "class"),
         ("80", "number"),
@@ -187,7 +188,7 @@ async fn semantic_tokens_classify_words() {
         (".url}", "variable"),
         ("needs", "property"),
     ] {
-        assert!(seen.contains(&(word.to_owned(), meaning.to_owned())), "{word} {meaning}: {seen:?}");
+        assert!(words.contains(&(word.to_owned(), token_type.to_owned())), "{word} {token_type}: {words:?}");
     }
 }
 

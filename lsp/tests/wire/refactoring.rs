@@ -1,4 +1,4 @@
-//! Every refactoring: offered where it should be, and the manifest after it has no errors that were not there before.
+//! All refactorings over the wire: where they are offered, and that they add no errors to the manifest.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -15,8 +15,8 @@ fn capabilities() -> Value {
 }
 
 fn error_messages(found: &[Value]) -> Vec<String> {
-    let errors = found.iter().filter(|one| one["severity"] == 1);
-    errors.map(|one| one["message"].as_str().unwrap().to_owned()).collect()
+    let errors = found.iter().filter(|diagnostic| diagnostic["severity"] == 1);
+    errors.map(|diagnostic| diagnostic["message"].as_str().unwrap().to_owned()).collect()
 }
 
 async fn request_refactorings(editor: &mut Editor, fixture: &str) -> (String, Value) {
@@ -29,10 +29,10 @@ async fn request_refactorings(editor: &mut Editor, fixture: &str) -> (String, Va
     (text, editor.request("textDocument/codeAction", params).await)
 }
 
-/// Applies both forms of an edit, the new files to the disk; the manifest's new text.
+/// Applies both forms of a workspace edit. Writes new files to disk and returns the new text of the manifest.
 fn apply_workspace_edit(editor: &Editor, text: &str, edit: &Value) -> String {
-    let own = editor.uri("pdev.yaml");
-    if let Some(edits) = edit["changes"].get(&own) {
+    let manifest_uri = editor.uri("pdev.yaml");
+    if let Some(edits) = edit["changes"].get(&manifest_uri) {
         return apply_edits(text, edits.as_array().unwrap());
     }
     let mut changed = text.to_owned();
@@ -42,7 +42,7 @@ fn apply_workspace_edit(editor: &Editor, text: &str, edit: &Value) -> String {
         }
         let uri = change["textDocument"]["uri"].as_str().unwrap();
         let edits = change["edits"].as_array().unwrap();
-        if uri == own {
+        if uri == manifest_uri {
             changed = apply_edits(&changed, edits);
         } else {
             editor.write(uri.strip_prefix(&editor.uri("")).unwrap().trim_start_matches('/'), &apply_edits("", edits));
@@ -140,14 +140,15 @@ async fn refactoring_introduces_no_errors() {
             let mut editor = Editor::start(capabilities()).await;
             let (text, found) = request_refactorings(&mut editor, &fixture.replace('\n', lines)).await;
             let before = error_messages(&editor.published_diagnostics("pdev.yaml", 1).await);
-            let action = found.as_array().unwrap().iter().find(|one| one["title"].as_str().unwrap().contains(title));
+            let action =
+                found.as_array().unwrap().iter().find(|action| action["title"].as_str().unwrap().contains(title));
             let action = action.unwrap_or_else(|| panic!("no `{title}` for {fixture}: {found:#}"));
             let changed = apply_workspace_edit(&editor, &text, &action["edit"]);
             assert!(changed.replace("\r\n", "\n").contains(expected), "{title}: {changed}");
             assert_eq!(changed.matches('\n').count(), changed.matches(lines).count(), "{title}: {changed:?}");
             editor.replace("pdev.yaml", 2, &changed).await;
             let mut after = error_messages(&editor.published_diagnostics("pdev.yaml", 2).await);
-            after.retain(|one| !before.contains(one));
+            after.retain(|message| !before.contains(message));
             assert_eq!(after, Vec::<String>::new(), "{title}: {changed}");
         }
     }
@@ -167,14 +168,14 @@ async fn unsafe_refactoring_is_not_offered() {
         editor.write("other.yaml", "vars: { a: b }\n");
         let fixture = format!("pdev: 1\napp: shop\n{top}services:\n{service}{rest}");
         let (_, found) = request_refactorings(&mut editor, &fixture).await;
-        let offered = found.to_string().contains("Use the module");
-        assert!(!offered, "{fixture}");
+        let is_offered = found.to_string().contains("Use the module");
+        assert!(!is_offered, "{fixture}");
     }
-    // A module's folder that is there already, and a client that cannot make files.
+    // The folder of the module exists, or the client cannot create files.
     let fixture = format!("pdev: 1\napp: shop\nservices:\n  web: {{ image: \"w:1\" }}\n{service}");
-    for (there, client) in [(true, capabilities()), (false, push_capabilities())] {
+    for (exists, client) in [(true, capabilities()), (false, push_capabilities())] {
         let mut editor = Editor::start(client).await;
-        if there {
+        if exists {
             editor.write("modules/db/module.yaml", "module: db\n");
         }
         let (_, found) = request_refactorings(&mut editor, &fixture).await;
@@ -190,9 +191,9 @@ async fn refactoring_edits_are_resolved_on_demand() {
     let (_, found) =
         request_refactorings(&mut editor, &format!("{TOP}services:\n  a$0pi: {{ image: \"a:1\", port: 80 }}\n")).await;
     let all = found.as_array().unwrap();
-    assert!(all.len() > 4 && all.iter().all(|one| one.get("edit").is_none()), "{found:#}");
-    for one in all.clone() {
-        let resolved = editor.request("codeAction/resolve", one).await;
+    assert!(all.len() > 4 && all.iter().all(|action| action.get("edit").is_none()), "{found:#}");
+    for action in all.clone() {
+        let resolved = editor.request("codeAction/resolve", action).await;
         assert!(resolved["edit"].is_object(), "{resolved}");
     }
 }
@@ -203,7 +204,7 @@ async fn literal_is_stored_in_vault_before_manifest_edit() {
     let program = bin.path().join("pdev");
     std::fs::write(
         &program,
-        "#!/bin/sh\n[ \"$3\" = refused ] && { echo 'the vault is locked' >&2; exit 1; }\ncat > \"kept-$1-$2-$3\"\n",
+        "#!/bin/sh\n[ \"$3\" = refused ] && { echo 'the vault is locked' >&2; exit 1; }\ncat > \"stored-$1-$2-$3\"\n",
     )
     .unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -212,15 +213,15 @@ async fn literal_is_stored_in_vault_before_manifest_edit() {
     let fixture =
         format!("{TOP}services:\n  api: {{ image: \"a:1\", env: {{ STRIPE_KEY: sk_l$0ive, REFUSED: x }} }}\n");
     let (text, found) = request_refactorings(&mut editor, &fixture).await;
-    let action = found.as_array().unwrap().iter().find(|one| one["command"]["command"] == "pdev.keep").unwrap();
+    let action = found.as_array().unwrap().iter().find(|action| action["command"]["command"] == "pdev.keep").unwrap();
     assert!(!action.to_string().contains("sk_live"), "{action}");
     let run = json!({ "command": "pdev.keep", "arguments": action["command"]["arguments"] });
     assert_eq!(editor.request("workspace/executeCommand", run).await, json!({ "secret": "stripe-key" }));
-    assert_eq!(std::fs::read_to_string(editor.path("kept-secret-set-stripe-key")).unwrap(), "sk_live");
+    assert_eq!(std::fs::read_to_string(editor.path("stored-secret-set-stripe-key")).unwrap(), "sk_live");
     let edit = editor.next_message("workspace/applyEdit").await["edit"].clone();
     let changed = apply_workspace_edit(&editor, &text, &edit);
     assert!(changed.contains("STRIPE_KEY_FILE: \"${secrets.stripe-key.path}\"") && !changed.contains("sk_live"));
-    // What the vault refuses stays where it is.
+    // If the vault refuses the value, the manifest does not change.
     let argument = json!({ "uri": editor.uri("pdev.yaml"), "unit": "api", "variable": "REFUSED" });
     let run = json!({ "command": "pdev.keep", "arguments": [argument] });
     let refused = editor.request_raw("workspace/executeCommand", run).await;

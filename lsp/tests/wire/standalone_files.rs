@@ -1,4 +1,4 @@
-//! Files beside a manifest: modules and their docs, the lock, stages of Dockerfiles; and nobody else's YAML.
+//! Modules and their docs, lock files, stages of Dockerfiles, and YAML files of other tools.
 
 use std::time::{Duration, Instant};
 
@@ -17,15 +17,16 @@ async fn module_errors_are_reported_at_their_position() {
     let broken = MODULE.replace("summary:", "sumary:").replace("integer", "int");
     editor.replace("modules/nats/module.yaml", 2, &broken).await;
     let found = editor.published_diagnostics("modules/nats/module.yaml", 2).await;
-    let places: Vec<(u64, u64)> = found
+    let positions: Vec<(u64, u64)> = found
         .iter()
-        .map(|one| {
-            (one["range"]["start"]["line"].as_u64().unwrap(), one["range"]["start"]["character"].as_u64().unwrap())
+        .map(|diagnostic| {
+            let start = &diagnostic["range"]["start"];
+            (start["line"].as_u64().unwrap(), start["character"].as_u64().unwrap())
         })
         .collect();
-    // A key that is missing, one that is misspelt, a type there is none of.
-    assert_eq!(places, [(0, 0), (3, 0), (5, 16)], "{found:#?}");
-    assert!(found.iter().all(|one| one["code"] == "PD0202"));
+    // A missing key, a misspelt key, an unknown type.
+    assert_eq!(positions, [(0, 0), (3, 0), (5, 16)], "{found:#?}");
+    assert!(found.iter().all(|diagnostic| diagnostic["code"] == "PD0202"));
     let uri = editor.uri("modules/nats/module.yaml");
     let range = found[1]["range"].clone();
     let params = json!({ "textDocument": { "uri": uri }, "range": range, "context": { "diagnostics": [] } });
@@ -33,8 +34,8 @@ async fn module_errors_are_reported_at_their_position() {
     let changed = apply_edits(&broken, actions[0]["edit"]["changes"][&uri].as_array().unwrap());
     assert!(changed.contains("\nsummary: a queue"), "{changed}");
     editor.notify("textDocument/didClose", json!({ "textDocument": { "uri": uri } })).await;
-    let gone = editor.next_message("textDocument/publishDiagnostics").await;
-    assert_eq!(gone["diagnostics"], json!([]));
+    let closed = editor.next_message("textDocument/publishDiagnostics").await;
+    assert_eq!(closed["diagnostics"], json!([]));
 }
 
 #[tokio::test]
@@ -52,7 +53,7 @@ async fn module_file_has_completion_hover_and_diagnostics() {
     assert!(hover["contents"]["value"].as_str().unwrap().contains("string | integer"), "{hover}");
     let report = editor.pull_diagnostics("module.yaml").await;
     assert!(report["items"][0]["message"].as_str().unwrap().contains("cannot be rendered"), "{report}");
-    // Half typed from nothing: it is ours as soon as it says what it is.
+    // A new file belongs to pdev as soon as it has the key `module`.
     editor.open("other/module.yaml", "").await;
     assert_eq!(editor.pull_diagnostics("other/module.yaml").await["items"], json!([]));
     editor.replace("other/module.yaml", 2, "module: x\n").await;
@@ -108,8 +109,8 @@ async fn links_point_to_dockerfile_stages_and_module_docs() {
     assert_eq!(targets, [file.clone(), format!("{file}#L3"), file.clone()]);
     let column = text.lines().nth(3).unwrap().find("final").unwrap();
     let params = json!({ "textDocument": document, "position": { "line": 3, "character": column } });
-    let place = editor.request("textDocument/definition", params).await;
-    assert_eq!((place["uri"].as_str(), place["range"]["start"]["line"].as_u64()), (Some(file.as_str()), Some(2)));
+    let target = editor.request("textDocument/definition", params).await;
+    assert_eq!((target["uri"].as_str(), target["range"]["start"]["line"].as_u64()), (Some(file.as_str()), Some(2)));
     editor.write("m/docs.md", "docs");
     editor.open("m/module.yaml", &format!("{MODULE}docs: docs.md\n")).await;
     let document = json!({ "uri": editor.uri("m/module.yaml") });
@@ -123,17 +124,17 @@ async fn foreign_yaml_is_answered_within_five_milliseconds() {
     let text = "kind: Deployment\nspec:\n  - a: { b: [c, d] }\n".repeat(2_000);
     editor.open("deployment.yaml", &text).await;
     let document = json!({ "uri": editor.uri("deployment.yaml") });
-    let place =
+    let params =
         json!({ "textDocument": document, "position": { "line": 3, "character": 2 }, "context": { "triggerKind": 1 } });
     let mut fastest = Duration::MAX;
     for _ in 0..20 {
         let started = Instant::now();
-        assert!(editor.request("textDocument/completion", place.clone()).await.is_null());
-        assert!(editor.request("textDocument/hover", place.clone()).await.is_null());
+        assert!(editor.request("textDocument/completion", params.clone()).await.is_null());
+        assert!(editor.request("textDocument/hover", params.clone()).await.is_null());
         assert_eq!(editor.pull_diagnostics("deployment.yaml").await["items"], json!([]));
         fastest = fastest.min(started.elapsed() / 3);
     }
-    // Less than a millisecond on a machine with nothing else to do; the best of twenty is close to that anywhere.
+    // Less than 1 ms on an idle machine. The fastest of 20 rounds is close to that on any machine.
     assert!(fastest < Duration::from_millis(5), "{fastest:?}");
-    eprintln!("a question about a foreign file: {fastest:?}");
+    eprintln!("request for a foreign file: {fastest:?}");
 }
