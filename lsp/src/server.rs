@@ -128,6 +128,7 @@ impl LanguageServer for Server {
 
     async fn did_change(&self, params: DidChangeTextDocumentParams) {
         let Some(path) = uri_to_path(&params.text_document.uri) else { return };
+        // No await before this call: notifications are applied in the order of their arrival.
         self.state.workspace().change(&path, params.text_document.version, &params.content_changes);
         self.state.analysis_requested.notify_one();
     }

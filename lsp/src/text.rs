@@ -143,8 +143,8 @@ mod tests {
                 for end in start..=base.len() {
                     for piece in pieces {
                         let changed = original.with_replaced(start..end, piece);
-                        let fresh = Text::new(changed.as_str());
-                        assert_eq!(changed.line_starts, fresh.line_starts, "{base:?} {start}..{end} {piece:?}");
+                        let rebuilt = Text::new(changed.as_str());
+                        assert_eq!(changed.line_starts, rebuilt.line_starts, "{base:?} {start}..{end} {piece:?}");
                     }
                 }
             }

@@ -43,6 +43,7 @@ async fn run_secret_command(folder: &Path, arguments: &[&str], input: &str) -> R
         None => std::env::current_exe().map_err(|error| format!("cannot find the path of this program: {error}"))?,
     };
     let mut command = Command::new(program);
+    // After the timeout the child must not keep waiting for the keyring, so it is killed when it is dropped.
     command.arg("secret").args(arguments).current_dir(folder).kill_on_drop(true);
     let mut child = command
         .stdin(Stdio::piped())

@@ -26,6 +26,7 @@ impl DocumentFolder {
                 Ok(_) => fs::remove_file(&path)?,
                 Err(_) => {}
             }
+            // 0700: other users cannot read, add or replace files in the folder.
             fs::DirBuilder::new().mode(0o700).create(&path)?;
             self.0 = Some(path);
         }

@@ -52,18 +52,18 @@ fn apply_edits(text: &Text, edits: &[LineEdit]) -> String {
 }
 
 /// Compares two trees without their spans.
-pub(super) fn is_same_tree(one: &Node, other: &Node) -> bool {
-    match (&one.kind, &other.kind) {
-        (Kind::Scalar(one), Kind::Scalar(other)) => one == other,
-        (Kind::List(one), Kind::List(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same_tree(one, other))
+pub(super) fn is_same_tree(left: &Node, right: &Node) -> bool {
+    match (&left.kind, &right.kind) {
+        (Kind::Scalar(left), Kind::Scalar(right)) => left == right,
+        (Kind::List(left), Kind::List(right)) => {
+            left.len() == right.len() && left.iter().zip(right).all(|(left, right)| is_same_tree(left, right))
         }
-        (Kind::Map(one), Kind::Map(other)) => {
-            one.len() == other.len()
-                && one
+        (Kind::Map(left), Kind::Map(right)) => {
+            left.len() == right.len()
+                && left
                     .iter()
-                    .zip(other)
-                    .all(|(one, other)| one.key.value == other.key.value && is_same_tree(&one.value, &other.value))
+                    .zip(right)
+                    .all(|(left, right)| left.key.value == right.key.value && is_same_tree(&left.value, &right.value))
         }
         _ => false,
     }

@@ -72,8 +72,9 @@ fn section_start(text: &Text, key: usize) -> usize {
 }
 
 fn section_rank(key: &str) -> usize {
-    let known = SECTION_ORDER.iter().position(|name| *name == key);
-    known.unwrap_or_else(|| if key.starts_with("x-") { SECTION_ORDER.len() } else { SECTION_ORDER.len() + 1 })
+    let rank = SECTION_ORDER.iter().position(|name| *name == key);
+    // Extensions (`x-*`) and then unknown keys come last.
+    rank.unwrap_or_else(|| if key.starts_with("x-") { SECTION_ORDER.len() } else { SECTION_ORDER.len() + 1 })
 }
 
 fn has_same_sections(before: &Node, after: &Node) -> bool {

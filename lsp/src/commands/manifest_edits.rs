@@ -57,6 +57,7 @@ pub(super) async fn move_to_vault(state: &Arc<ServerState>, root: &Path, argumen
         invalid_params_error(format!("`{variable}` changed in the meantime; the vault has its previous value"))
     })?;
     let edit = edits::workspace_edit(&analysis, &action.edits, state.workspace().encoding);
+    // Not awaited: a client that rejects the edit leaves the literal in place, and the vault has it too.
     let client = state.client.clone();
     drop(tokio::spawn(async move { client.apply_edit(edit).await }));
     Ok(json!({ "secret": stored.secret }))

@@ -61,6 +61,7 @@ pub async fn run(state: &Arc<ServerState>, params: ExecuteCommandParams) -> Resu
     let first = params.arguments.into_iter().next().unwrap_or(Value::Null);
     let argument: Argument = match first {
         Value::Null => Argument::default(),
+        // Short form: the URI alone.
         Value::String(uri) => Argument { uri: uri.parse().ok(), ..Argument::default() },
         other => serde_json::from_value(other)
             .map_err(|error| invalid_params_error(format!("cannot read the argument: {error}")))?,
@@ -74,6 +75,7 @@ pub async fn run(state: &Arc<ServerState>, params: ExecuteCommandParams) -> Resu
             let identity = argument
                 .identity
                 .ok_or_else(|| invalid_params_error("`pdev.login` needs `identity`, such as `shop-dev`"))?;
+            // Detached, because the user may take minutes. The timeout ends the task if the user never answers.
             let work = login::sign_in(Arc::clone(state), identity);
             drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
             Ok(None)

@@ -51,6 +51,7 @@ pub(super) fn spawn(
     argument: Argument,
 ) -> Option<Value> {
     let work = run_operation(Arc::clone(state), operation, root, argument.unit);
+    // The task is detached: it ends on its own with the operation, or with the timeout.
     drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_TIMEOUT, work).await }));
     None
 }
@@ -82,6 +83,7 @@ async fn start_operation(
             let client = Client::connect_or_start(&state.agent_socket, &launch).await.map_err(to_problem)?;
             // The agent may have just started: follow its events, so that the editor shows this operation.
             state.agent_check_requested.notify_one();
+            // Before the request, so that the services find their secrets when they start.
             deliver_secrets(state, root).await?;
             let request = protocol::request::UpRequest { services: units, ..up_request(state, root) };
             client.up(&request).await.map_err(to_problem)
@@ -125,6 +127,7 @@ async fn follow_operation(state: &ServerState, operation: Operation, mut events:
     let can_show = state.client_capabilities().show_progress
         && state.client.create_work_done_progress(token.clone()).await.is_ok();
     let progress = if can_show { Some(state.client.progress(token, operation.title()).begin().await) } else { None };
+    // A client without progress support gets only the message about a failure.
     let mut outcome = Ok(());
     let mut final_message = String::new();
     loop {
@@ -156,6 +159,7 @@ async fn follow_operation(state: &ServerState, operation: Operation, mut events:
                 final_message = format!("superseded by {by}");
                 break;
             }
+            // The outcome is unknown, so this is reported as neither success nor failure.
             EventKind::AgentStopping => break,
             _ => {}
         }

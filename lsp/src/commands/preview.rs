@@ -78,6 +78,7 @@ pub(super) fn open(state: &Arc<ServerState>, root: &Path, argument: &Argument) -
         invalid_params_error(format!("{name} has no URL; give a service a `port` or `routes`"))
     })?;
     if let (true, Ok(uri)) = (state.client_capabilities().show_document, url.parse()) {
+        // Not awaited: some clients respond only when the page is closed.
         let client = state.client.clone();
         let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };
         drop(tokio::spawn(async move { client.show_document(params).await }));

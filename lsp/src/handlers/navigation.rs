@@ -92,7 +92,7 @@ pub fn prepare_rename(snapshot: &Snapshot, analysis: &Analysis, position: Positi
     Some(PrepareRenameResponse::RangeWithPlaceholder { range, placeholder: found.selected.name })
 }
 
-/// An undeclared name cannot be renamed: it is a mistake that the user fixes in another way.
+/// Only declared names can be renamed.
 fn is_declared(found: &NameMatch) -> bool {
     found.occurrences.iter().any(|found| found.is_definition || found.is_overlay)
 }

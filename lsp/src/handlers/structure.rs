@@ -38,7 +38,7 @@ fn nested_symbols(symbols: &[Symbol], snapshot: &Snapshot, remaining: &mut usize
             break;
         }
         *remaining -= 1;
-        #[expect(deprecated, reason = "the type cannot be made without its deprecated field")]
+        #[expect(deprecated, reason = "the struct has no other constructor than with its deprecated field")]
         all.push(DocumentSymbol {
             name: symbol.name.clone(),
             detail: (!symbol.detail.is_empty()).then(|| symbol.detail.clone()),
@@ -84,7 +84,7 @@ fn symbol_information(
     text: &Text,
     encoding: Encoding,
 ) -> SymbolInformation {
-    #[expect(deprecated, reason = "the type cannot be made without its deprecated field")]
+    #[expect(deprecated, reason = "the struct has no other constructor than with its deprecated field")]
     SymbolInformation {
         name: symbol.name.clone(),
         kind: symbol_kind(symbol.kind),

@@ -1,4 +1,4 @@
-//! Completion and hover over the wire: the items at the cursor of a fixture, and the text after one is accepted.
+//! Completion and hover over the wire: the items at the cursor of a fixture, and the text after the user accepts an item.
 
 use serde_json::{Value, json};
 

@@ -47,7 +47,7 @@ pub fn image_to_module(context: &RefactorContext<'_>, unit: &str, body: &Node) -
     let mut with = Vec::new();
     for pair in body.get("env").and_then(|pair| pair.value.as_map()).unwrap_or_default() {
         let variable = pair.key.value.as_str();
-        let input = INPUTS.iter().find(|(owner, known, _)| *owner == name && *known == variable);
+        let input = INPUTS.iter().find(|(owner, known_variable, _)| *owner == name && *known_variable == variable);
         match (input, literal_text(&body.get("env")?.value, variable)) {
             (Some((_, _, input)), Some(value)) => with.push(format!("{input}: \"{}\"", escape_yaml(value))),
             _ if DROPPED.contains(&variable) => {}
