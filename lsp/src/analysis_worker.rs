@@ -1,7 +1,7 @@
 //! The single thread that analyses manifests and frees old analyses.
 //!
-//! The analysis of a long manifest takes tens of megabytes in small allocations. One thread that allocates and frees them
-//! reuses the same heap; a thread pool would keep one heap per thread.
+//! The analysis of a long manifest takes tens of megabytes in small allocations. One thread that allocates and frees
+//! them reuses the same heap; a thread pool would keep one heap per thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -56,8 +56,8 @@ impl AnalysisWorker {
         analysis.await.ok()
     }
 
-    /// Frees an analysis on the thread that allocated it. If another task still reads it, or the queue is full, it is freed
-    /// elsewhere.
+    /// Frees an analysis on the thread that allocated it. If another task still reads it, or the queue is full, it is
+    /// freed elsewhere.
     pub fn free(&self, analysis: Arc<Analysis>) {
         drop(self.tasks.try_send(Task::Free(analysis)));
     }

@@ -1,5 +1,5 @@
-//! The analysis of a manifest and all files it reads, with the function behind `pdev check`. Open buffers replace files on
-//! disk.
+//! The analysis of a manifest and all files it reads, with the function behind `pdev check`. Open buffers replace files
+//! on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -91,8 +91,8 @@ impl Analysis {
 
     /// Resolves one unit, such as `services.api`. Returns `None` if the manifest has errors.
     ///
-    /// The result is not cached: all units of a long manifest take tens of megabytes, and one unit is resolved within the
-    /// time budget of a hover.
+    /// The result is not cached: all units of a long manifest take tens of megabytes, and one unit is resolved within
+    /// the time budget of a hover.
     #[must_use]
     pub fn resolve_unit(&self, unit: &str) -> Option<ResolvedApplication> {
         let loaded = self.loaded();

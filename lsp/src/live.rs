@@ -103,8 +103,8 @@ impl LiveState {
         *self = Self { agent, ..Self::default() };
     }
 
-    /// Returns whether something changed that the editor shows, or `Err` if the event does not say enough and the previews
-    /// must be fetched again.
+    /// Returns whether something changed that the editor shows, or `Err` if the event does not say enough and the
+    /// previews must be fetched again.
     fn apply_event(&mut self, event: Event) -> Result<bool, ()> {
         let id = event.preview.id.clone();
         match event.kind {
@@ -136,8 +136,8 @@ impl LiveState {
     }
 }
 
-/// Returns a predicate: is this path, as the agent reports it, the folder of the manifest? The agent may report the real
-/// path while the editor uses a symbolic link.
+/// Returns a predicate: is this path, as the agent reports it, the folder of the manifest? The agent may report the
+/// real path while the editor uses a symbolic link.
 fn folder_matcher(manifest: &Path) -> Option<impl Fn(&str) -> bool> {
     let folder = manifest.parent()?.to_owned();
     let real = folder.canonicalize().ok();
@@ -173,8 +173,8 @@ fn upsert_unit(units: &mut Vec<UnitStatus>, unit: UnitStatus) -> bool {
     }
 }
 
-/// The pause before a retry after a connection ends. After [`RETRIES_MAX`] retries the server waits for the next action of
-/// the user.
+/// The pause before a retry after a connection ends. After [`RETRIES_MAX`] retries the server waits for the next action
+/// of the user.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 const RETRIES_MAX: u32 = 3;
 
@@ -208,8 +208,8 @@ pub async fn follow_agent(state: Arc<ServerState>) {
                 _ => {}
             }
             attempts += 1;
-            // Retry only if an agent answered before, or if its socket exists: a starting agent creates the socket before
-            // it accepts connections.
+            // Retry only if an agent answered before, or if its socket exists: a starting agent creates the socket
+            // before it accepts connections.
             if (previous != AgentState::Present && !state.agent_socket.socket_path().exists()) || attempts > RETRIES_MAX
             {
                 break;

@@ -1,7 +1,7 @@
 //! A cache of the last log lines of each unit, for hovers and live diagnostics.
 //!
-//! The lines are fetched in the background when the unit changes and when the user hovers over its name. A hover does not
-//! wait: it shows the cached lines and their age.
+//! The lines are fetched in the background when the unit changes and when the user hovers over its name. A hover does
+//! not wait: it shows the cached lines and their age.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The methods of the protocol. Each takes a snapshot before its first await, reads an analysis and converts the result.
+//! The methods of the protocol. Each takes a snapshot before its first await, reads an analysis and converts the
+//! result.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,8 +43,8 @@ impl Server {
         self.state.snapshot(uri).filter(|snapshot| snapshot.kind != FileKind::Lock)
     }
 
-    /// Returns `None` for files without a manifest. A failed analysis is an error, because an empty response would mean that
-    /// nothing was found.
+    /// Returns `None` for files without a manifest. A failed analysis is an error, because an empty response would mean
+    /// that nothing was found.
     async fn current_analysis(&self, snapshot: &Snapshot) -> Result<Option<Arc<Analysis>>> {
         analysis_or_error(snapshot, self.state.current_analysis(snapshot).await)
     }

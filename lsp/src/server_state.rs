@@ -1,7 +1,7 @@
 //! The state that all handlers share: the workspace behind its lock, and the task that analyses and publishes.
 //!
-//! One task publishes all diagnostics, so they keep their order. It analyses only the newest text, so a burst of keystrokes
-//! costs one analysis at its end. There is no timer: each change starts the work at once.
+//! One task publishes all diagnostics, so they keep their order. It analyses only the newest text, so a burst of
+//! keystrokes costs one analysis at its end. There is no timer: each change starts the work at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -69,7 +69,8 @@ impl ServerState {
         }
     }
 
-    /// Never hold this lock across an await. A poisoned lock stays usable, because no change leaves the state half done.
+    /// Never hold this lock across an await. A poisoned lock stays usable, because no change leaves the state half
+    /// done.
     pub fn workspace(&self) -> MutexGuard<'_, Workspace> {
         self.workspace.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,7 +126,8 @@ impl ServerState {
         }
     }
 
-    /// Asks the client to refresh hints and lenses, one request at a time. Changes during a request cause one more round.
+    /// Asks the client to refresh hints and lenses, one request at a time. Changes during a request cause one more
+    /// round.
     pub async fn run_refresh_loop(self: Arc<Self>) {
         const TIMEOUT: Duration = Duration::from_secs(5);
         loop {
@@ -243,8 +245,8 @@ impl ServerState {
     }
 }
 
-/// The files whose diagnostics the client shows, by manifest. A file that leaves the manifest is published once more, so
-/// that its diagnostics disappear.
+/// The files whose diagnostics the client shows, by manifest. A file that leaves the manifest is published once more,
+/// so that its diagnostics disappear.
 #[derive(Default)]
 struct PublishedFiles {
     files_by_manifest: BTreeMap<PathBuf, BTreeSet<PathBuf>>,

@@ -116,8 +116,8 @@ impl Default for InlayHintSettings {
 }
 
 impl Settings {
-    /// Reads the settings under `pdev`, or the bare object. Returns `None` if the client sent nothing readable, so that a
-    /// mistake does not reset all settings.
+    /// Reads the settings under `pdev`, or the bare object. Returns `None` if the client sent nothing readable, so that
+    /// a mistake does not reset all settings.
     #[must_use]
     pub fn read(value: &Value) -> Option<Self> {
         let settings = value.get("pdev").unwrap_or(value);

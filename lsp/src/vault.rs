@@ -1,7 +1,8 @@
-//! Secrets, through `pdev secret`: `pdev.keep` stores a literal of the manifest, and an `up` first delivers the stored ones.
+//! Secrets, through `pdev secret`: `pdev.keep` stores a literal of the manifest, and an `up` first delivers the stored
+//! ones.
 //!
-//! The server runs the command instead of opening the vault, so it never holds a stored value. A literal is written only to
-//! the command's standard input: other users can read arguments, and logs and messages are kept.
+//! The server runs the command instead of opening the vault, so it never holds a stored value. A literal is written
+//! only to the command's standard input: other users can read arguments, and logs and messages are kept.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -28,8 +29,8 @@ pub async fn store_secret(folder: &Path, name: &str, value: &str) -> Result<(), 
     run_secret_command(folder, &["set", name], value).await
 }
 
-/// Delivers the secrets to the agent before an `up`, like `pdev up`, because the agent cannot read a manifest's secrets from
-/// the vault.
+/// Delivers the secrets to the agent before an `up`, like `pdev up`, because the agent cannot read a manifest's secrets
+/// from the vault.
 ///
 /// # Errors
 /// The message of the failed command.

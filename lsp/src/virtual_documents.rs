@@ -1,5 +1,5 @@
-//! Texts that a command shows as a document: read-only files for this user, in a private folder that the server removes when
-//! it ends. Real files work in every client; a custom URI scheme would need client support.
+//! Texts that a command shows as a document: read-only files for this user, in a private folder that the server removes
+//! when it ends. Real files work in every client; a custom URI scheme would need client support.
 
 use std::fs;
 use std::io::{self, Write};
@@ -19,8 +19,8 @@ impl DocumentFolder {
     fn ensure_folder(&mut self) -> io::Result<&Path> {
         if self.0.is_none() {
             let path = unique_folder_path();
-            // An existing entry is left over from a process with the same id, or another user put it there. Do not reuse
-            // it, and do not follow it if it is a symbolic link.
+            // An existing entry is left over from a process with the same id, or another user put it there. Do not
+            // reuse it, and do not follow it if it is a symbolic link.
             match fs::symlink_metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path)?,
                 Ok(_) => fs::remove_file(&path)?,

@@ -1,7 +1,7 @@
 //! The open documents, and the manifests to analyse because of them.
 //!
-//! One lock guards all of it and is never held across an await. Each handler updates the workspace before its first await,
-//! so changes are applied in the order of their arrival.
+//! One lock guards all of it and is never held across an await. Each handler updates the workspace before its first
+//! await, so changes are applied in the order of their arrival.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -314,7 +314,8 @@ impl Workspace {
         }
     }
 
-    /// Stores an analysis, unless a newer one is stored. Returns whether it is current, and the analysis that it replaces.
+    /// Stores an analysis, unless a newer one is stored. Returns whether it is current, and the analysis that it
+    /// replaces.
     pub fn store_analysis(&mut self, analysis: &Arc<Analysis>) -> (bool, Option<Arc<Analysis>>) {
         let Some(root) = self.manifests.get_mut(&analysis.manifest_path) else { return (false, None) };
         let is_newer = root.latest_analysis.as_ref().is_none_or(|latest| latest.generation < analysis.generation);
@@ -372,8 +373,8 @@ impl Workspace {
         self.manifests.keys().map(PathBuf::as_path)
     }
 
-    /// The client's URI of a file and its version there. There is no version if the file is not open, or if the text is from
-    /// the disk.
+    /// The client's URI of a file and its version there. There is no version if the file is not open, or if the text is
+    /// from the disk.
     #[must_use]
     pub fn uri_and_version(&self, path: &Path) -> Option<(Uri, Option<i32>)> {
         match self.documents.get(path) {

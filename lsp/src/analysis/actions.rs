@@ -40,8 +40,8 @@ pub struct SecretLiteral {
     pub value: String,
 }
 
-/// The text that the user replaces by a reason. It is long enough to pass as one: otherwise the fix of one diagnostic would
-/// cause another.
+/// The text that the user replaces by a reason. It is long enough to pass as one: otherwise the fix of one diagnostic
+/// would cause another.
 pub(crate) const REASON_PLACEHOLDER: &str = "state why this is acceptable here";
 const WAIVER_DAYS: i64 = 90;
 

@@ -143,8 +143,8 @@ pub(crate) fn escape_snippet(text: &str) -> String {
     text.replace('\\', "\\\\").replace('$', "\\$").replace('}', "\\}")
 }
 
-/// Converts a snippet to plain text, for editors without snippets: tab stops become empty, choices their first value, and
-/// placeholders their default.
+/// Converts a snippet to plain text, for editors without snippets: tab stops become empty, choices their first value,
+/// and placeholders their default.
 #[must_use]
 pub fn snippet_to_plain_text(snippet: &str) -> String {
     let mut text = String::new();

@@ -1,7 +1,8 @@
-//! Formatting: two spaces per level, indented lists, even spaces in brackets, no trailing spaces or repeated empty lines.
+//! Formatting: two spaces per level, indented lists, even spaces in brackets, no trailing spaces or repeated empty
+//! lines.
 //!
-//! Comments stay in place. A file with an error is not changed. The formatted text is parsed again and compared, so that a
-//! bug of the formatter cannot change a manifest.
+//! Comments stay in place. A file with an error is not changed. The formatted text is parsed again and compared, so
+//! that a bug of the formatter cannot change a manifest.
 
 use std::ops::Range;
 

@@ -1,7 +1,8 @@
 //! Inlay hints: the resolved value after placeholders, and the version of a module after `uses`.
 //!
-//! A hint shows only values that are valid in every copy or in the running one, never an example port or branch. It shows no
-//! values that may be secret: no variable of the user's environment, no sensitive output, no key with a name like a secret.
+//! A hint shows only values that are valid in every copy or in the running one, never an example port or branch. It
+//! shows no values that may be secret: no variable of the user's environment, no sensitive output, no key with a name
+//! like a secret.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -128,8 +129,8 @@ fn app_field(manifest: &Manifest, field: &str) -> Option<String> {
     }
 }
 
-/// An output that does not depend on the host, the ports or the password of the resource. To find out, it is rendered twice
-/// with different values for them.
+/// An output that does not depend on the host, the ports or the password of the resource. To find out, it is rendered
+/// twice with different values for them.
 fn stable_output(context: &HintContext<'_>, name: &str, field: &str) -> Option<String> {
     let module = context.loaded.modules.get(name)?;
     let runtime =

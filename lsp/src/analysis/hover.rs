@@ -244,8 +244,8 @@ fn value_line(field: &Explanation, path: &str, context: &HoverContext<'_>) -> St
     format!("\n- {name}= `{value}` – {}", origins.join(" < "))
 }
 
-/// Whether the value at this path may contain a secret. Passwords of resources are part of variables and URLs, and a hover
-/// may appear on a shared screen.
+/// Whether the value at this path may contain a secret. Passwords of resources are part of variables and URLs, and a
+/// hover may appear on a shared screen.
 #[must_use]
 pub fn is_secret_path(path: &str) -> bool {
     let path = path.to_ascii_lowercase();

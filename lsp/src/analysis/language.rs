@@ -1,4 +1,5 @@
-//! Queries of the manifest's specification by a path of keys: the shapes that are allowed there, and their documentation.
+//! Queries of the manifest's specification by a path of keys: the shapes that are allowed there, and their
+//! documentation.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;

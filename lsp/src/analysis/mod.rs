@@ -1,4 +1,5 @@
-//! The analyses behind an editor's requests: pure functions from texts, trees and manifests to values with byte offsets.
+//! The analyses behind an editor's requests: pure functions from texts, trees and manifests to values with byte
+//! offsets.
 //!
 //! They do not know the protocol.
 

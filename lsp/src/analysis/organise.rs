@@ -1,4 +1,5 @@
-//! Sorts the sections of a manifest into the order of the documentation. A section moves with the comments directly above it.
+//! Sorts the sections of a manifest into the order of the documentation. A section moves with the comments directly
+//! above it.
 //!
 //! The result is parsed again and compared, so that a bug cannot change anything but the order.
 

@@ -1,4 +1,5 @@
-//! The occurrences of names: units, secrets, identities, variables and environments, in all places that can refer to them.
+//! The occurrences of names: units, secrets, identities, variables and environments, in all places that can refer to
+//! them.
 
 use manifest::Span;
 use manifest::syntax::{Kind as NodeKind, Node};

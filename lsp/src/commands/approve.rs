@@ -1,8 +1,8 @@
 //! `pdev.approve`: the user approves, in the editor, that a service acts as an identity for the first time.
 //!
-//! The server always asks with a message request. The approval is never an argument of the command, so a program that only
-//! sends commands cannot approve. The agent decides whether this editor may approve, by the origin of the request. If it
-//! may not, the server shows the command for another terminal.
+//! The server always asks with a message request. The approval is never an argument of the command, so a program that
+//! only sends commands cannot approve. The agent decides whether this editor may approve, by the origin of the request.
+//! If it may not, the server shows the command for another terminal.
 
 use std::collections::HashMap;
 use std::io::Read;

@@ -1,5 +1,5 @@
-//! `pdev.login`: the user signs in from the editor. The agent runs the login. The server opens its page or shows its code,
-//! then reports the outcome. Logins that read a secret from the terminal are not supported here.
+//! `pdev.login`: the user signs in from the editor. The agent runs the login. The server opens its page or shows its
+//! code, then reports the outcome. Logins that read a secret from the terminal are not supported here.
 
 use std::sync::Arc;
 

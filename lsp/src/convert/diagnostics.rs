@@ -1,4 +1,5 @@
-//! Diagnostics, converted to protocol types: range, code with its page, fixes as text in the message and as edits in `data`.
+//! Diagnostics, converted to protocol types: range, code with its page, fixes as text in the message and as edits in
+//! `data`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,8 +18,8 @@ use crate::settings::{Settings, SeverityOverride};
 
 pub const SOURCE: &str = "pdev";
 
-/// The folder with the page of each code. The pages are local files, so links work offline and fit this version of pdev. Set
-/// once, before the server starts.
+/// The folder with the page of each code. The pages are local files, so links work offline and fit this version of
+/// pdev. Set once, before the server starts.
 static PAGES_FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
 /// Sets the folder that contains `CODE.md` for every code.

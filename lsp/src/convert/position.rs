@@ -50,8 +50,8 @@ impl Encoding {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// Converts a position to a byte offset. A position after the end of its line or of the text means that end, as in the
-    /// protocol.
+    /// Converts a position to a byte offset. A position after the end of its line or of the text means that end, as in
+    /// the protocol.
     #[must_use]
     pub fn offset(self, text: &Text, position: Position) -> usize {
         let line = text.line_range(position.line as usize);

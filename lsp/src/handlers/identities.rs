@@ -1,5 +1,5 @@
-//! Diagnostics about identities on the line that names them: missing logins, failing credentials and pending approvals, with
-//! their fixes. From the cache only.
+//! Diagnostics about identities on the line that names them: missing logins, failing credentials and pending approvals,
+//! with their fixes. From the cache only.
 
 use std::collections::BTreeSet;
 

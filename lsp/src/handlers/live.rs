@@ -135,7 +135,8 @@ impl LiveContext<'_> {
             let unit_lens =
                 |title: &str, command: &str| lens(range, title, command, json!({ "uri": uri, "unit": unit.name }));
             let status = statuses.iter().find(|status| status.name == unit.name);
-            // A unit is stopped if the last `up` left it out or if it was stopped. It gets a lens only while others run.
+            // A unit is stopped if the last `up` left it out or if it was stopped. It gets a lens only while others
+            // run.
             let is_stopped = status.is_none_or(|status| status.state == UnitState::Stopped);
             if is_stopped && self.preview().is_some_and(|preview| preview.state != PreviewState::Down) {
                 lenses.push(unit_lens("▶ start", ServerCommand::Up.id()));

@@ -1,4 +1,5 @@
-//! `module.yaml` and `pdev.lock`: files that belong to pdev but to no manifest. Each is analysed alone, for each request.
+//! `module.yaml` and `pdev.lock`: files that belong to pdev but to no manifest. Each is analysed alone, for each
+//! request.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! Approvals over the wire: the diagnostic on the identity, the server's question, and the approval by a scripted agent. Also
-//! the message in an editor that may not approve.
+//! Approvals over the wire: the diagnostic on the identity, the server's question, and the approval by a scripted
+//! agent. Also the message in an editor that may not approve.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +19,8 @@ struct ApprovalFixture {
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// An editor with these client commands, and an agent with a pending approval for `api`. With `refusal`, the agent rejects
-/// approvals of this editor for that reason.
+/// An editor with these client commands, and an agent with a pending approval for `api`. With `refusal`, the agent
+/// rejects approvals of this editor for that reason.
 async fn start_fixture(commands: Value, refusal: Option<&'static str>) -> ApprovalFixture {
     let sockets = tempfile::tempdir().unwrap();
     std::fs::set_permissions(sockets.path(), std::fs::Permissions::from_mode(0o700)).unwrap();

@@ -1,4 +1,5 @@
-//! Completion and hover over the wire: the items at the cursor of a fixture, and the text after the user accepts an item.
+//! Completion and hover over the wire: the items at the cursor of a fixture, and the text after the user accepts an
+//! item.
 
 use serde_json::{Value, json};
 

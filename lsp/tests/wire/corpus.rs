@@ -1,5 +1,5 @@
-//! Tests over all manifests of the project: the server agrees with `pdev check`, random edits result in the expected text, and
-//! no prefix of a manifest makes a request fail.
+//! Tests over all manifests of the project: the server agrees with `pdev check`, random edits result in the expected
+//! text, and no prefix of a manifest makes a request fail.
 
 use std::path::{Path, PathBuf};
 
@@ -200,8 +200,8 @@ async fn requests_succeed_for_every_manifest_prefix() {
             let character = prefix.rsplit('\n').next().unwrap().encode_utf16().count();
             let target =
                 json!({ "textDocument": { "uri": uri }, "position": { "line": line, "character": character } });
-            // Completion runs at each prefix. The slower methods run at every fourth offset of the manifests, and every 64th of
-            // the examples.
+            // Completion runs at each prefix. The slower methods run at every fourth offset of the manifests, and every
+            // 64th of the examples.
             let methods = if end % if number < 8 { 4 } else { 64 } == 0 { &METHODS[..] } else { &METHODS[..1] };
             for &method in methods {
                 let mut params = target.clone();

@@ -1,7 +1,7 @@
 //! An editor for tests. It speaks the protocol with a server in this process, with the framing of a real client.
 //!
-//! Each wait has a deadline. Requests of the server are answered with `null` by default, and recorded. Each message of the
-//! server is checked against the protocol (`protocol.rs`).
+//! Each wait has a deadline. Requests of the server are answered with `null` by default, and recorded. Each message of
+//! the server is checked against the protocol (`protocol.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Live state from a scripted agent over the wire: lenses, hints, diagnostics, hover, drift and commands, with and without an
-//! agent.
+//! Live state from a scripted agent over the wire: lenses, hints, diagnostics, hover, drift and commands, with and
+//! without an agent.
 
 #[path = "../../../client/tests/fake/mod.rs"]
 pub mod fake;
@@ -62,8 +62,8 @@ struct LiveFixture {
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// An editor with a manifest, and an agent with its preview. The agent sends the events `kinds`, and answers `POST /v1/plan`
-/// with the steps `plan`.
+/// An editor with a manifest, and an agent with its preview. The agent sends the events `kinds`, and answers `POST
+/// /v1/plan` with the steps `plan`.
 async fn start_fixture(kinds: Vec<Value>, plan: Vec<Value>) -> LiveFixture {
     let sockets = tempfile::tempdir().unwrap();
     std::fs::set_permissions(sockets.path(), std::fs::Permissions::from_mode(0o700)).unwrap();

@@ -1,4 +1,5 @@
-//! Completion of keys: keys of the language that are not set yet, inputs of modules, names of units, and complete entries.
+//! Completion of keys: keys of the language that are not set yet, inputs of modules, names of units, and complete
+//! entries.
 
 use manifest::spec::{Key, Section, Shape};
 

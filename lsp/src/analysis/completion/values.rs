@@ -87,8 +87,8 @@ impl Completer<'_> {
         self.name_items(["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"].map(name).to_vec())
     }
 
-    /// Without the names that the list already contains. They are read from the text around the cursor, because the text may
-    /// not parse.
+    /// Without the names that the list already contains. They are read from the text around the cursor, because the
+    /// text may not parse.
     fn unlisted_items(&self, all: Vec<NameInfo>) -> Vec<Item> {
         let text = self.context.text;
         let line = text.line_at(self.context.offset);

@@ -32,8 +32,8 @@ impl SourceEditor<'_> {
         offset - self.text.line_start(self.text.line_at(offset))
     }
 
-    /// Adds an entry at the end of a map. In a block map it gets the indentation of the first key. The lines of `entry` are
-    /// indented relative to the map.
+    /// Adds an entry at the end of a map. In a block map it gets the indentation of the first key. The lines of `entry`
+    /// are indented relative to the map.
     pub fn add_entry(&self, map: &Node, entry: &str) -> Option<Edit> {
         let pairs = map.as_map()?;
         let Some((first, last)) = pairs.first().zip(pairs.last()) else {
@@ -64,7 +64,8 @@ impl SourceEditor<'_> {
         }
     }
 
-    /// Removes a pair with its lines or its comma. Returns `None` for the only pair, because the map would become empty.
+    /// Removes a pair with its lines or its comma. Returns `None` for the only pair, because the map would become
+    /// empty.
     pub fn remove_pair(&self, map: &Node, name: &str) -> Option<Edit> {
         let pairs = map.as_map()?;
         let at = pairs.iter().position(|pair| pair.key.value == name)?;

@@ -1,7 +1,9 @@
-//! Refactorings with modules: replace a service by a built-in module, convert a service to a local module, upgrade a module.
+//! Refactorings with modules: replace a service by a built-in module, convert a service to a local module, upgrade a
+//! module.
 //!
-//! A service becomes a resource only if the rest of the manifest keeps its meaning. It stays a service if another part uses
-//! it in a way that a resource does not support: its URL, a waiver, an overlay of an environment, or a job based on it.
+//! A service becomes a resource only if the rest of the manifest keeps its meaning. It stays a service if another part
+//! uses it in a way that a resource does not support: its URL, a waiver, an overlay of an environment, or a job based
+//! on it.
 
 use manifest::diagnostic::Edit;
 use manifest::syntax::{Kind, Node, Pair};

@@ -68,7 +68,8 @@ fn removal_edits(
     selected.iter().map(|pair| editor.remove_pair(body, &pair.key.value)).collect()
 }
 
-/// Inserts the pairs at the deepest existing level of `environments.NAME.SECTION.UNIT`, with the missing levels around them.
+/// Inserts the pairs at the deepest existing level of `environments.NAME.SECTION.UNIT`, with the missing levels around
+/// them.
 fn insertion_edit(
     context: &RefactorContext<'_>,
     environment: &str,
