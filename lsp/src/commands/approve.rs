@@ -85,7 +85,7 @@ async fn confirm_and_approve(state: &ServerState, approval: &PendingApprovalView
         Ok(_) => return Ok(false),
         Err(_) => return Err(Problem::new("unanswered", 0, "this editor does not show questions of a server")),
     }
-    // The user may have taken minutes, and the agent closes idle connections.
+    // The user may have taken minutes, so the earlier connection may be closed.
     let mut client = Client::connect(&state.agent_socket).await.map_err(to_problem)?;
     client.approve(&approval.code).await.map_err(to_problem)?;
     state.agent_check_requested.notify_one();
