@@ -112,11 +112,6 @@ impl PublishedStatus {
         self.bump_version();
     }
 
-    pub fn remove_unit(&self, name: &str) {
-        self.lock().units.remove(name);
-        self.bump_version();
-    }
-
     /// Changes a unit and tells the spectators, if anything really changed.
     pub fn edit_unit(&self, name: &str, change: impl FnOnce(&mut UnitStatus)) {
         let mut inner = self.lock();

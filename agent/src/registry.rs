@@ -126,15 +126,6 @@ impl Registry {
         held.collect()
     }
 
-    /// The record that holds this pair of labels in this environment.
-    #[must_use]
-    pub fn find_by_labels(&self, app: &str, branch: &str, environment: &str) -> Option<Record> {
-        let same = |record: &&Record| {
-            record.name.app == app && record.name.branch == branch && record.name.environment == environment
-        };
-        self.lock().values().find(same).cloned()
-    }
-
     /// Writes a record through to the disk before it counts.
     ///
     /// # Errors

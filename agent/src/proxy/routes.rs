@@ -144,11 +144,6 @@ impl RouteTable {
         self.renamed_hosts.insert(old.to_ascii_lowercase(), new.to_ascii_lowercase());
     }
 
-    /// Forgets a renamed host, when its time is over.
-    pub fn remove_renamed_host(&mut self, old: &str) {
-        self.renamed_hosts.remove(&old.to_ascii_lowercase());
-    }
-
     pub fn previews(&self) -> impl Iterator<Item = &Arc<PreviewRoutes>> {
         self.previews.values()
     }
