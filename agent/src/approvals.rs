@@ -1,7 +1,7 @@
-//! Whether a repository's service may act as an identity, and who asked for it.
+//! Decides whether a repository's service may act as an identity, and records which process requested it.
 //!
-//! What an approval is bound to and who may give it is the credentials' crate's. Here is known which folder a preview
-//! is of, and which program asked for it last.
+//! The `credentials` crate defines what an approval is bound to and who may grant it. This module knows the folder of
+//! each preview and the process that ran `up` for it last.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -16,13 +16,13 @@ use credentials::session::Sessions;
 use crate::bus::now_ms;
 use crate::registry::Record;
 
-/// Folders whose last asker is known; a few days of work.
+/// Folders whose last requester is remembered; enough for a few days of work.
 const REQUESTERS_MAX: usize = 256;
 
 pub struct AccessControl {
     pub approvals: Approvals,
     pub sessions: Sessions,
-    /// By the manifest's folder: who said `up` last, and when in ticks since the machine started.
+    /// Manifest folder -> the processes that ran `up` last, and when, in ticks since the machine booted.
     requesters: Mutex<BTreeMap<String, (ProcessAncestry, u64)>>,
 }
 
@@ -32,43 +32,46 @@ impl AccessControl {
         Self { approvals, sessions, requesters: Mutex::default() }
     }
 
-    /// Remembers who asks. Nothing is asked of the process table for requests without a known process.
+    /// Remembers the requesting process and its ancestors. Without a known pid, the process table is not read.
     pub fn record_requester(&self, folder: &str, pid: Option<i32>) {
-        let Some(family) = pid.and_then(|pid| ancestry_of(pid, &SystemProcesses)) else { return };
-        let mut askers = self.requesters.lock().unwrap_or_else(PoisonError::into_inner);
-        if askers.len() >= REQUESTERS_MAX {
-            askers.clear();
+        let Some(ancestry) = pid.and_then(|pid| ancestry_of(pid, &SystemProcesses)) else { return };
+        let mut requesters = self.requesters.lock().unwrap_or_else(PoisonError::into_inner);
+        // Bounds the map. A forgotten folder only has to run `pdev up` again to request approval.
+        if requesters.len() >= REQUESTERS_MAX {
+            requesters.clear();
         }
-        askers.insert(folder.to_owned(), (family, SystemProcesses.uptime_ticks()));
+        requesters.insert(folder.to_owned(), (ancestry, SystemProcesses.uptime_ticks()));
     }
 
-    /// `None` when the service may act as the identity, else why not and what to do. Only `up` asks a person: an editor
-    /// that looks at a plan after each change has asked for nothing.
+    /// Returns `None` if the service may act as the identity, else the reason and the fix. Only `up` creates an approval
+    /// request: an editor that computes a plan after each change must not.
     #[must_use]
     pub fn refusal_reason(
         &self,
-        wanted: &IdentityUse,
+        identity_use: &IdentityUse,
         identity: &Identity,
         folder: &str,
         purpose: Purpose,
     ) -> Option<String> {
-        if !needs_approval(identity) || self.approvals.is_approved(wanted, now_ms()) {
+        if !needs_approval(identity) || self.approvals.is_approved(identity_use, now_ms()) {
             return None;
         }
-        let why = "nobody has approved that this repository uses it";
-        let known = || self.requesters.lock().unwrap_or_else(PoisonError::into_inner).get(folder).cloned();
-        let asker = if purpose == Purpose::Up { known() } else { None };
-        // Without a known asker nobody could be told apart from them.
-        let Some((family, asked)) = asker else { return Some(format!("{why}. `pdev up` asks for it.")) };
-        let request = self.approvals.request_approval(wanted, Some(family), asked, now_ms());
+        let reason = "its use in this repository is not approved";
+        let last_requester = || self.requesters.lock().unwrap_or_else(PoisonError::into_inner).get(folder).cloned();
+        let requester = if purpose == Purpose::Up { last_requester() } else { None };
+        // A requester must not approve its own request. If the requester is unknown, this cannot be checked.
+        let Some((ancestry, requested_at)) = requester else {
+            return Some(format!("{reason}. Run `pdev up` to request approval."));
+        };
+        let request = self.approvals.request_approval(identity_use, Some(ancestry), requested_at, now_ms());
         Some(format!(
-            "{why}. If it may: `pdev identity approve {}` in another terminal, then `pdev up` again.",
+            "{reason}. To approve it, run `pdev identity approve {}` in another terminal, then `pdev up` again.",
             request.code
         ))
     }
 }
 
-/// What a preparation is for.
+/// The operation that needs the identity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
     Up,
@@ -80,21 +83,22 @@ pub fn needs_approval(identity: &Identity) -> bool {
     identity.text("ask") != Some("never")
 }
 
-/// Where the repository of this preview lies.
+/// The path of the preview's repository: git's shared folder, or the manifest's folder outside of git.
 #[must_use]
 pub fn repository_path(record: &Record) -> String {
     record.identity.first().cloned().unwrap_or_else(|| record.folder.display().to_string())
 }
 
-/// What the unit of this preview wants.
+/// The use of `identity` by one unit of this preview, as approvals record it.
 #[must_use]
 pub fn identity_use_of(record: &Record, unit: &str, identity: &Identity) -> IdentityUse {
     let repository = repository_path(record);
-    let found = std::fs::metadata(Path::new(&repository));
-    let place = found.map(|found| format!("{}:{}", found.dev(), found.ino())).unwrap_or_default();
+    // Device and inode: another repository that is created at the same path later needs its own approval.
+    let metadata = std::fs::metadata(Path::new(&repository));
+    let folder_id = metadata.map(|metadata| format!("{}:{}", metadata.dev(), metadata.ino())).unwrap_or_default();
     IdentityUse {
         repository,
-        folder_id: place,
+        folder_id,
         service: unit.to_owned(),
         identity: identity.name.clone(),
         identity_digest: identity_digest(identity),

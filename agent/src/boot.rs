@@ -1,6 +1,6 @@
-//! The agent's life: places, lock, socket, recovery, serving, drain.
+//! The agent's life cycle: locations, lock, socket, recovery, serving, drain.
 //!
-//! Everything is made here and handed in; nothing is global. The first signal drains, the second one stops.
+//! All components are built here and passed down; nothing is global. The first signal drains, the second one exits.
 
 use std::fs::File;
 use std::io::Write;
@@ -42,9 +42,9 @@ use credentials::approval::Approvals;
 use credentials::approval::ancestry::SystemProcesses;
 use credentials::session::Sessions;
 
-/// What runs after the first signal may take this long.
+/// How long open requests may take to finish after the first signal.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// Connections served at once; a client needs one.
+/// Connections served at the same time; each client needs one.
 const CONNECTIONS_MAX: usize = 1024;
 const DEFAULT_PROXY_PORT: u16 = 8642;
 const DESCRIPTOR_LIMIT: u64 = 65_536;
@@ -53,30 +53,30 @@ const DESCRIPTOR_LIMIT: u64 = 65_536;
 pub struct AgentOptions {
     /// The folder of the socket.
     pub socket_folder: PathBuf,
-    /// Leave the terminal's session, say `ready` or a problem on standard output, and close it.
+    /// Leave the terminal's session, print `ready` or a problem to standard output, then close standard output.
     pub background: bool,
     pub proxy_port: Option<u16>,
 }
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until a signal or a request stops it. Returns the exit code.
 pub fn run(options: &AgentOptions) -> u8 {
-    // Leases are held here even where no vault is ever opened.
+    // Always needed: the agent holds leases in memory even if it never opens a vault.
     credentials::memory::make_undumpable();
     if options.background {
-        // A session of its own: the terminal's Ctrl-C and hang-up are not meant for it.
+        // In its own session the agent does not receive the terminal's Ctrl-C and hang-up.
         let _new_session = rustix::process::setsid();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
             let options = options.clone();
-            // On a worker, not on this thread: whoever takes a connection then answers it without waking another thread,
-            // which takes longer than the answer.
+            // Serve on a worker thread, not on this one: the worker that accepts a connection then answers it without
+            // waking another thread, which would take longer than the answer.
             let serving = async move { tokio::spawn(async move { serve(&options).await }).await };
-            let result = runtime
-                .block_on(serving)
-                .unwrap_or_else(|error| Err(Problem::new("internal", 500, format!("the agent broke off: {error}"))));
-            // Blocking reads of a stuck disk must not keep a stopped agent alive.
+            let result = runtime.block_on(serving).unwrap_or_else(|error| {
+                Err(Problem::new("internal", 500, format!("the agent stopped unexpectedly: {error}")))
+            });
+            // A blocking read from a stuck disk must not keep a stopped agent alive.
             runtime.shutdown_timeout(Duration::from_secs(1));
             result
         }
@@ -91,83 +91,90 @@ pub fn run(options: &AgentOptions) -> u8 {
     }
 }
 
-/// Gives the soft limit as it was. The proxy holds two descriptors a connection, and 1,024 is the usual soft limit. Programs started from here get the
-/// old one back (see the keeper's start): some walk through all they might have.
+/// Raises the soft limit of open files and returns the previous one.
+///
+/// The proxy holds two descriptors per connection, and the usual soft limit is 1,024. Programs that the agent starts
+/// get the previous limit back (see the keeper's start), because some programs walk through all possible descriptors.
 fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = maximum.unwrap_or(DESCRIPTOR_LIMIT).min(DESCRIPTOR_LIMIT);
-    if current.is_some_and(|current| current < wanted) {
-        let _lower_is_no_harm = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+    let raised = maximum.unwrap_or(DESCRIPTOR_LIMIT).min(DESCRIPTOR_LIMIT);
+    if current.is_some_and(|current| current < raised) {
+        // With the previous limit the agent still works, only with fewer connections.
+        let _unchanged_on_error = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum });
     }
     current
 }
 
-/// One line to whoever started us. In the background that is a client waiting on a pipe.
+/// Prints one line for the process that started the agent. In the background, that is a client waiting on a pipe.
 fn print_startup_line(options: &AgentOptions, line: &str) {
     let mut out = std::io::stdout().lock();
-    let _said = writeln!(out, "{line}").and_then(|()| out.flush());
+    // The reader may be gone already; the agent runs without it.
+    let _written = writeln!(out, "{line}").and_then(|()| out.flush());
     if options.background
         && let Ok(null) = File::options().read(true).write(true).open("/dev/null")
     {
-        // The client reads until the end; holding its pipe open would leave it waiting.
+        // The client reads until end of file, so an open pipe would keep it waiting.
         let _closed = rustix::stdio::dup2_stdout(&null);
     }
 }
 
 async fn serve(options: &AgentOptions) -> Result<(), Problem> {
-    let places = AgentLocations::prepare(&options.socket_folder)
+    let locations = AgentLocations::prepare(&options.socket_folder)
         .map_err(|error| Problem::new("places", 500, error.to_string()))?;
     let lock = acquire_lock(&options.socket_folder.join("agent.lock"))?;
-    // For people and scripts; whether an agent runs is told by the lock, never by this file.
+    // For people and scripts only: clients detect a running agent by the lock, never by this file.
     drop(std::fs::write(options.socket_folder.join("agent.pid"), std::process::id().to_string()));
-    let listener = bind_socket(&places.socket_path())?;
-    let (shared, journal, listeners) = build_components(&places, options).await?;
+    let listener = bind_socket(&locations.socket_path())?;
+    let (shared, journal, listeners) = build_components(&locations, options).await?;
     let (stop, stopped) = watch::channel(false);
     let stop = Arc::new(stop);
     let history = tokio::spawn(record_events(shared.bus.clone(), journal));
     let proxy = listeners.map(|(listeners, routes)| Proxy::start(listeners, routes, &Limits::default()));
     tokio::spawn(handle_signals(Arc::clone(&stop)));
-    let _watcher = stop_on_socket_removal(places.socket_path(), Arc::clone(&stop));
+    let _watcher = stop_on_socket_removal(locations.socket_path(), Arc::clone(&stop));
     crate::sessions::resume_watching(&shared);
     crate::endpoint::program::reopen_endpoints(&shared);
     recover_previews(&shared).await;
     print_startup_line(options, "ready");
-    tracing::info!(socket = %places.socket_path().display(), "listening");
+    tracing::info!(socket = %locations.socket_path().display(), "listening");
     let api = router(Api { shared: Arc::clone(&shared), stop });
-    let spectators = accept_connections(listener, api, stopped, shared.open_streams()).await;
+    let streaming_connections = accept_connections(listener, api, stopped, shared.open_streams()).await;
     shared.start_draining();
     for handle in shared.preview_handles() {
         handle.stop().await;
     }
-    drop(std::fs::remove_file(places.socket_path()));
+    drop(std::fs::remove_file(locations.socket_path()));
     if let Some(proxy) = proxy {
         proxy.shutdown(DRAIN_LIMIT).await;
     }
     history.abort();
-    // Who waits for the end of a stream waits for the end of the agent: the next one may start now.
+    // Release the lock before the streams close: clients take the end of a stream for the end of the agent, and may
+    // start the next agent right away.
     drop(lock);
-    drop(spectators);
+    drop(streaming_connections);
     Ok(())
 }
 
-/// Who deletes the socket (a logout that clears the user's runtime folder) makes room for another agent: two would look
-/// after the same previews, so this one drains. Costs no wake-up: the kernel tells.
+/// Drains this agent when its socket is deleted, for example by a logout that clears the user's runtime folder.
+///
+/// Without the socket, clients start another agent, and two agents would manage the same previews. The kernel reports
+/// the removal, so an idle agent needs no timer.
 fn stop_on_socket_removal(socket: PathBuf, stop: Arc<watch::Sender<bool>>) -> Option<notify::RecommendedWatcher> {
     use notify::Watcher;
     let folder = socket.parent()?.to_owned();
-    let gone = move |_event: notify::Result<notify::Event>| {
+    let on_change = move |_event: notify::Result<notify::Event>| {
         if !socket.exists() && !*stop.borrow() {
-            tracing::warn!(socket = %socket.display(), "the socket is gone, so this agent stops; previews go on running");
+            tracing::warn!(socket = %socket.display(), "the socket was deleted, so this agent stops; previews keep running");
             stop.send_replace(true);
         }
     };
-    let watching = notify::recommended_watcher(gone)
+    let watcher = notify::recommended_watcher(on_change)
         .and_then(|mut watcher| watcher.watch(&folder, notify::RecursiveMode::NonRecursive).map(|()| watcher));
-    watching.inspect_err(|error| tracing::warn!(%error, "the socket's folder cannot be watched")).ok()
+    watcher.inspect_err(|error| tracing::warn!(%error, "the socket's folder cannot be watched")).ok()
 }
 
-/// One agent per user and socket folder; the lock goes with the process, however it ends.
+/// Allows one agent per user and socket folder. The kernel releases the lock when the process ends, however it ends.
 fn acquire_lock(path: &Path) -> Result<File, Problem> {
     let fail = |error: std::io::Error| {
         Problem::new("places", 500, format!("cannot use the lock `{}`: {error}", path.display()))
@@ -176,16 +183,16 @@ fn acquire_lock(path: &Path) -> Result<File, Problem> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
-            let title = format!("an agent runs already (it holds `{}`)", path.display());
+            let title = format!("an agent is already running (it holds `{}`)", path.display());
             Err(Problem::new("already_running", 409, title)
-                .hint("`pdev agent status` shows it, `pdev agent stop` ends it."))
+                .hint("Run `pdev agent status` to see it, or `pdev agent stop` to stop it."))
         }
         Err(std::fs::TryLockError::Error(error)) => Err(fail(error)),
     }
 }
 
 fn bind_socket(path: &Path) -> Result<UnixListener, Problem> {
-    // Ours by the lock: what lies there is left from an agent that was killed.
+    // This agent holds the lock, so an existing socket was left behind by a killed agent.
     drop(std::fs::remove_file(path));
     UnixListener::bind(path)
         .map_err(|error| Problem::new("places", 500, format!("cannot listen on `{}`: {error}", path.display())))
@@ -194,26 +201,26 @@ fn bind_socket(path: &Path) -> Result<UnixListener, Problem> {
 type BoundProxy = Option<(Listeners, Routes)>;
 
 async fn build_components(
-    places: &AgentLocations,
+    locations: &AgentLocations,
     options: &AgentOptions,
 ) -> Result<(Arc<Shared>, Journal, BoundProxy), Problem> {
-    let (registry, notes) = Registry::open(places.state.join("registry"));
+    let (registry, notes) = Registry::open(locations.state.join("registry"));
     for note in notes {
         tracing::warn!("{note}");
     }
-    let journal = Journal::open(&places.state.join("journal.db"));
-    let delivery = credentials::SecretDelivery::open(&places.runtime)
+    let journal = Journal::open(&locations.state.join("journal.db"));
+    let delivery = credentials::SecretDelivery::open(&locations.runtime)
         .map_err(|error| Problem::new("places", 500, error.to_string()))?;
     let routes = Routes::new();
-    let listeners = proxy::bind(choose_proxy_port(places, options)).await;
+    let listeners = proxy::bind(choose_proxy_port(locations, options)).await;
     let port = listeners.as_ref().ok().map(Listeners::port);
     if let Some(port) = port {
-        drop(crate::disk::replace_file(&places.state.join("proxy-port"), port.to_string().as_bytes(), 0o600));
+        drop(crate::disk::replace_file(&locations.state.join("proxy-port"), port.to_string().as_bytes(), 0o600));
     }
-    let proxied = match listeners {
+    let bound_proxy = match listeners {
         Ok(listeners) => Some((listeners, routes.clone())),
         Err(error) => {
-            tracing::warn!(%error, "no port for the proxy; previews have no URLs");
+            tracing::warn!(%error, "the proxy has no port, so previews have no URLs");
             None
         }
     };
@@ -221,30 +228,30 @@ async fn build_components(
     let descriptors = raise_descriptor_limit();
     let launcher =
         descriptors.map(|descriptors| Launcher { program: current_executable(), open_files_limit: descriptors });
-    let trusted = start_broker(&bus, launcher, &places.state)?;
+    let broker_and_access = start_broker(&bus, launcher, &locations.state)?;
     let routing = Routing::new(routes, port);
-    let shared =
-        Shared::new(places.clone(), build_drivers(places, descriptors), registry, bus, delivery, trusted, routing);
-    Ok((shared, journal, proxied))
+    let drivers = build_drivers(locations, descriptors);
+    let shared = Shared::new(locations.clone(), drivers, registry, bus, delivery, broker_and_access, routing);
+    Ok((shared, journal, bound_proxy))
 }
 
-/// The broker, its changes as events on the bus, and who may act as whom.
+/// Starts the broker, publishes its changes on the bus, and loads the approvals and sessions.
 fn start_broker(bus: &Bus, launcher: Option<Launcher>, state: &Path) -> Result<(Arc<Broker>, AccessControl), Problem> {
-    let place =
+    let paths =
         credentials::CredentialPaths::find().ok_or_else(|| Problem::new("places", 500, "no home folder is known"))?;
-    // A wrong PDEV_VAULT concerns only those who ask for a credential; they are told by their own process.
-    let choice = VaultOptions::from_environment().unwrap_or_default();
-    let sessions = Sessions::open(place.sessions(), &SystemProcesses);
+    // A wrong PDEV_VAULT affects only callers that request a credential, and their own process reports it to them.
+    let vault_options = VaultOptions::from_environment().unwrap_or_default();
+    let sessions = Sessions::open(paths.sessions(), &SystemProcesses);
     crate::sessions::refuse_unknown_session(&sessions, state)?;
-    let gate = AccessControl::new(Approvals::open(place.approvals()), sessions);
-    let broker = Broker::with_launcher(place, choice, ExchangeRunner::with_child_process(), launcher);
+    let access = AccessControl::new(Approvals::open(paths.approvals()), sessions);
+    let broker = Broker::with_launcher(paths, vault_options, ExchangeRunner::with_child_process(), launcher);
     let (mut changes, bus) = (broker.subscribe(), bus.clone());
-    let teller = Arc::clone(&broker);
+    let broker_of_task = Arc::clone(&broker);
     tokio::spawn(async move {
         loop {
             match changes.recv().await {
                 Ok(change) => {
-                    notify_desktop(&teller, &change);
+                    notify_desktop(&broker_of_task, &change);
                     drop(bus.publish(PreviewRef::default(), None, convert::identity_changed_event(change)));
                 }
                 Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "changes of identities were missed"),
@@ -252,17 +259,17 @@ fn start_broker(bus: &Bus, launcher: Option<Launcher>, state: &Path) -> Result<(
             }
         }
     });
-    Ok((broker, gate))
+    Ok((broker, access))
 }
 
 #[cfg(target_os = "linux")]
 fn notify_desktop(broker: &Broker, change: &credentials::broker::IdentityChange) {
     use crate::desktop_notification;
-    if let Some(words) = desktop_notification::notification_for(broker, change)
+    if let Some(notification) = desktop_notification::notification_for(broker, change)
         && desktop_notification::is_enabled(|name| std::env::var(name).ok())
     {
-        // Beside the stream of changes: a desktop that takes its time holds no event back.
-        drop(tokio::spawn(desktop_notification::show(words)));
+        // In a separate task, so that a slow desktop does not delay the events.
+        drop(tokio::spawn(desktop_notification::show(notification)));
     }
 }
 
@@ -273,17 +280,17 @@ fn current_executable() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("pdev"))
 }
 
-fn build_drivers(places: &AgentLocations, descriptors: Option<u64>) -> RuntimeDrivers {
+fn build_drivers(locations: &AgentLocations, descriptors: Option<u64>) -> RuntimeDrivers {
     let docker = drivers::docker::DockerDriver::new(drivers::docker::DockerEnv::from_env());
-    let process = drivers::process::ProcessDriver::new(current_executable(), places.state.join("previews"))
+    let process = drivers::process::ProcessDriver::new(current_executable(), locations.state.join("previews"))
         .with_descriptor_limit(descriptors);
     RuntimeDrivers::new(Some(Arc::new(docker)), Some(Arc::new(process)))
 }
 
-/// The port that URLs were printed with before, or the usual one.
-fn choose_proxy_port(places: &AgentLocations, options: &AgentOptions) -> u16 {
-    let written = || std::fs::read_to_string(places.state.join("proxy-port")).ok()?.trim().parse().ok();
-    options.proxy_port.or_else(written).unwrap_or(DEFAULT_PROXY_PORT)
+/// The configured port, else the port of URLs that were printed before, else the default.
+fn choose_proxy_port(locations: &AgentLocations, options: &AgentOptions) -> u16 {
+    let previous_port = || std::fs::read_to_string(locations.state.join("proxy-port")).ok()?.trim().parse().ok();
+    options.proxy_port.or_else(previous_port).unwrap_or(DEFAULT_PROXY_PORT)
 }
 
 async fn record_events(bus: Bus, journal: Journal) {
@@ -299,7 +306,7 @@ async fn record_events(bus: Bus, journal: Journal) {
     }
 }
 
-/// An actor for every remembered preview; what was under way is finished or undone, what runs is adopted.
+/// Starts an actor for every recorded preview. Running units are adopted; interrupted operations are finished or undone.
 async fn recover_previews(shared: &Arc<Shared>) {
     for record in shared.registry.all() {
         let handle = naming::find_or_start_actor(
@@ -318,30 +325,30 @@ async fn handle_signals(stop: Arc<watch::Sender<bool>>) {
     else {
         return;
     };
-    let mut seen = 0;
+    let mut signals = 0;
     loop {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        seen += 1;
-        if seen > 1 {
+        signals += 1;
+        if signals > 1 {
             std::process::exit(130);
         }
         stop.send_replace(true);
     }
 }
 
-/// Serves until told to stop, then lets what is being answered end within the drain limit. What is left are the
-/// connections of spectators.
+/// Serves until `stopped` is set, then waits at most the drain limit for open requests. Returns the connections that
+/// are left: those with event or log streams.
 async fn accept_connections(
     listener: UnixListener,
     api: axum::Router,
     mut stopped: watch::Receiver<bool>,
-    mut spectators: watch::Receiver<usize>,
+    mut open_streams: watch::Receiver<usize>,
 ) -> JoinSet<()> {
     let mut connections = JoinSet::new();
-    let us = rustix::process::getuid().as_raw();
+    let own_uid = rustix::process::getuid().as_raw();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -349,24 +356,25 @@ async fn accept_connections(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) if is_peer_uid(&stream, us) && connections.len() < CONNECTIONS_MAX => {
+            Ok((stream, _)) if is_peer_uid(&stream, own_uid) && connections.len() < CONNECTIONS_MAX => {
                 connections.spawn(serve_connection(stream, api.clone(), stopped.clone()));
             }
-            Ok(_) => tracing::warn!("a connection was refused: another user's, or too many at once"),
-            // Out of descriptors: one has to end first.
+            Ok(_) => tracing::warn!("refused a connection: it is another user's, or too many are open"),
+            // Out of descriptors: wait until a connection ends before accepting the next one.
             Err(_) => drop(connections.join_next().await),
         }
     }
     drop(listener);
-    let answered = async {
-        while connections.len() > *spectators.borrow_and_update() {
+    // Streams end only with the agent, so the drain waits for all other connections.
+    let requests_done = async {
+        while connections.len() > *open_streams.borrow_and_update() {
             tokio::select! {
                 _ended = connections.join_next() => {}
-                Ok(()) = spectators.changed() => {}
+                Ok(()) = open_streams.changed() => {}
             }
         }
     };
-    drop(tokio::time::timeout(DRAIN_LIMIT, answered).await);
+    drop(tokio::time::timeout(DRAIN_LIMIT, requests_done).await);
     connections
 }
 
@@ -382,15 +390,16 @@ async fn serve_connection(stream: UnixStream, api: axum::Router, mut stopped: wa
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     let peer = Peer { pid: stream.peer_cred().ok().and_then(|peer| peer.pid()) };
     let api = TowerToHyperService::new(api);
-    let knowing_its_peer = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+    let api_with_peer = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer);
         api.call(request)
     });
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), knowing_its_peer);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), api_with_peer);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         _ended = serving.as_mut() => {}
         () = wait_for_stop(&mut stopped) => {
+            // Finish the request that is being answered, but accept no further one on this connection.
             serving.as_mut().graceful_shutdown();
             let _ended = serving.await;
         }

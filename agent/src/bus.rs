@@ -1,6 +1,6 @@
-//! Past-tense events for spectators: numbered, kept for a while, never waited for.
+//! The event bus: numbered past-tense events for subscribers. Publishing never waits.
 //!
-//! Nothing in the agent acts on what it hears here; a slow listener loses lines, never the work.
+//! The agent's own work does not depend on these events. A slow subscriber misses events and delays nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use protocol::status::PreviewRef;
 use protocol::{Event, EventKind};
 use tokio::sync::broadcast;
 
-/// How many events a listener may be late, and how many are kept for `Last-Event-ID`.
+/// How many events a subscriber may lag behind, and how many are retained for `Last-Event-ID`.
 const EVENTS_RETAINED: usize = 4096;
 
 #[derive(Clone)]
@@ -35,7 +35,7 @@ impl Bus {
     }
 
     pub fn publish(&self, preview: PreviewRef, operation: Option<u64>, kind: EventKind) -> Arc<Event> {
-        // One lock around numbering and sending, so that ids grow in the order in which listeners see them.
+        // Numbering and sending share one lock, so that subscribers receive ids in increasing order.
         let mut recent = self.inner.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let event = Arc::new(Event { id: recent.next_id, at: now_ms(), preview, operation, kind });
         recent.next_id += 1;
@@ -43,15 +43,16 @@ impl Bus {
             recent.events.pop_front();
         }
         recent.events.push_back(Arc::clone(&event));
-        // An error only says that nobody listens.
+        // An error only means that there is no subscriber.
         drop(self.inner.sender.send(Arc::clone(&event)));
         event
     }
 
-    /// The kept events after `last`, and everything from now on, without a gap or a double.
+    /// Returns the retained events after `last` and a receiver for all later ones, without gaps or duplicates.
     #[must_use]
     pub fn subscribe(&self, last: Option<u64>) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let recent = self.inner.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // The lock is held until the receiver exists; otherwise an event published in between would be lost.
         let missed = match last {
             Some(last) => recent.events.iter().filter(|event| event.id > last).cloned().collect(),
             None => Vec::new(),

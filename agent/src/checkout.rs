@@ -1,7 +1,7 @@
-//! Which repository, worktree and branch a folder belongs to, read straight from git's own files.
+//! Finds the repository, worktree and branch of a folder by reading git's own files.
 //!
-//! Three small reads instead of three spawned programs: an unchanged `up` has a budget of 8 ms in all. Where the files
-//! say nothing useful (reftable), git itself is asked.
+//! Three small reads replace three spawned programs, because an unchanged `up` has a total budget of 8 ms. Only if the
+//! files do not contain the answer (reftable) is git itself run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,22 +9,22 @@ use std::process::Command;
 
 use manifest::FileProblem;
 
-/// What git says about a folder; absent outside a repository.
+/// A folder's git checkout. Folders outside of a repository have none.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Checkout {
-    /// The repository's shared folder: the same for all its worktrees.
+    /// The repository's shared folder; all its worktrees have the same one.
     pub common_dir: PathBuf,
     /// This worktree's own git folder.
     pub git_dir: PathBuf,
     pub worktree_root: PathBuf,
-    /// None for a detached HEAD.
+    /// `None` for a detached HEAD.
     pub branch: Option<String>,
     pub commit: Option<String>,
-    /// The main checkout, not an added worktree.
+    /// True for the main checkout, false for an added worktree.
     pub is_primary: bool,
 }
 
-/// Looks upwards from `folder` for a repository.
+/// Searches `folder` and its parents for a repository.
 #[must_use]
 pub fn find_checkout(folder: &Path) -> Option<Checkout> {
     let top = folder.ancestors().find(|candidate| candidate.join(".git").symlink_metadata().is_ok())?;
@@ -35,6 +35,7 @@ pub fn find_checkout(folder: &Path) -> Option<Checkout> {
     };
     let head = read_trimmed(&git_dir.join("HEAD")).ok()?;
     let (branch, commit) = match head.strip_prefix("ref: ") {
+        // Repositories in the reftable format have this placeholder in HEAD.
         Some("refs/heads/.invalid") => query_git(top),
         Some(reference) => {
             let branch = reference.strip_prefix("refs/heads/").unwrap_or(reference).to_owned();
@@ -46,12 +47,13 @@ pub fn find_checkout(folder: &Path) -> Option<Checkout> {
     Some(Checkout { common_dir, git_dir, worktree_root: top.to_owned(), branch, commit, is_primary: primary })
 }
 
-/// A rebase or a bisect detaches HEAD for a while; the preview keeps the branch's name meanwhile.
+/// A rebase or a bisect detaches HEAD for a while. Meanwhile the preview keeps the name of the interrupted branch.
 fn interrupted_branch(git_dir: &Path) -> Option<String> {
     let rebase = ["rebase-merge/head-name", "rebase-apply/head-name"];
     let from_rebase = rebase.iter().find_map(|name| read_trimmed(&git_dir.join(name)).ok());
-    let found = from_rebase.or_else(|| read_trimmed(&git_dir.join("BISECT_START")).ok())?;
-    let branch = found.strip_prefix("refs/heads/").unwrap_or(&found).to_owned();
+    let reference = from_rebase.or_else(|| read_trimmed(&git_dir.join("BISECT_START")).ok())?;
+    let branch = reference.strip_prefix("refs/heads/").unwrap_or(&reference).to_owned();
+    // A bisect that began with a detached HEAD records a commit instead of a branch.
     let is_commit = branch.len() >= 40 && branch.bytes().all(|byte| byte.is_ascii_hexdigit());
     (!is_commit && !branch.is_empty()).then_some(branch)
 }
@@ -78,12 +80,12 @@ fn resolve_reference(git_dir: &Path, common_dir: &Path, reference: &str) -> Opti
 }
 
 fn query_git(top: &Path) -> (Option<String>, Option<String>) {
-    let ask = |arguments: &[&str]| {
+    let run_git = |arguments: &[&str]| {
         let output = Command::new("git").arg("-C").arg(top).args(arguments).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         (output.status.success() && !text.is_empty()).then_some(text)
     };
-    (ask(&["symbolic-ref", "--short", "-q", "HEAD"]), ask(&["rev-parse", "-q", "--verify", "HEAD"]))
+    (run_git(&["symbolic-ref", "--short", "-q", "HEAD"]), run_git(&["rev-parse", "-q", "--verify", "HEAD"]))
 }
 
 fn read_trimmed(path: &Path) -> Result<String, FileProblem> {
@@ -91,8 +93,8 @@ fn read_trimmed(path: &Path) -> Result<String, FileProblem> {
 }
 
 impl Checkout {
-    /// The name people know this copy by: the branch, or for a detached HEAD the worktree's folder, or the short commit
-    /// when that folder's name says nothing.
+    /// The name shown for this copy: the branch. With a detached HEAD it is the worktree's folder, or the short commit
+    /// if the folder's name is generic or this is the main checkout.
     #[must_use]
     pub fn display_name(&self) -> String {
         if let Some(branch) = &self.branch {
@@ -112,13 +114,13 @@ mod tests {
     use super::*;
 
     fn run_git(folder: &Path, arguments: &[&str]) {
-        let done = Command::new("git")
+        let output = Command::new("git")
             .args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"])
             .current_dir(folder)
             .args(arguments)
             .output()
             .unwrap();
-        assert!(done.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     #[test]

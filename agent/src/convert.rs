@@ -1,4 +1,4 @@
-//! The customs office: inner types to wire types, in one direction.
+//! The conversion layer: inner types to wire types, in one direction only.
 
 use credentials::broker::{BrokerProblem, ChangeKind, IdentityChange, IdentitySnapshot};
 use drivers::driver::{Problem as DriverProblem, ProblemKind, ProgressLine};
@@ -35,7 +35,7 @@ pub fn role_name(role: Role) -> &'static str {
     }
 }
 
-/// A unit before anything was done with it.
+/// The initial status of a unit, before any step.
 #[must_use]
 pub fn unit_status(unit: &Unit) -> UnitStatus {
     let support = serde_json::to_value(unit.support).ok().and_then(|value| value.as_str().map(str::to_owned));
@@ -81,9 +81,9 @@ pub fn driver_problem(found: &DriverProblem, unit: Option<&str>) -> Problem {
         ProblemKind::Internal => 500,
         _ => 422,
     };
-    // Drivers name the unit in their words; a problem of a unit is told with its name in front.
-    let named = unit.and_then(|unit| found.message.strip_prefix(&format!("`{unit}`: ")));
-    let message = named.unwrap_or(&found.message).to_owned();
+    // Drivers put the unit's name in front of the message. Clients print the name from `unit`, so remove it here.
+    let without_name = unit.and_then(|unit| found.message.strip_prefix(&format!("`{unit}`: ")));
+    let message = without_name.unwrap_or(&found.message).to_owned();
     Problem {
         hint: found.hint.clone(),
         unit: unit.map(str::to_owned),
@@ -105,7 +105,7 @@ pub fn progress_view(line: ProgressLine) -> ProgressView {
 
 #[must_use]
 pub fn plan_view(plan: &Plan) -> PlanView {
-    let word = |value: &serde_json::Value, key: &str| {
+    let text_of = |value: &serde_json::Value, key: &str| {
         value.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
     };
     let steps = plan.steps.iter().map(|step| {
@@ -113,12 +113,12 @@ pub fn plan_view(plan: &Plan) -> PlanView {
         let cause = serde_json::to_value(&step.cause).unwrap_or_default();
         StepView {
             id: step.id,
-            action: word(&action, "action"),
+            action: text_of(&action, "action"),
             unit: step.action.unit().cloned(),
             runtime: action.get("runtime").and_then(serde_json::Value::as_str).map(str::to_owned),
             text: step.action.to_string(),
             after: step.after.clone(),
-            cause: word(&cause, "cause"),
+            cause: text_of(&cause, "cause"),
             because: step.cause.to_string(),
             destroys: step.destroys.clone(),
         }
@@ -126,7 +126,7 @@ pub fn plan_view(plan: &Plan) -> PlanView {
     PlanView { steps: steps.collect(), unchanged: plan.has_no_changes() }
 }
 
-/// True for steps that change something, as opposed to waiting.
+/// True for steps that change something; false for steps that only wait.
 #[must_use]
 pub fn is_mutating(action: &Action) -> bool {
     !matches!(action, Action::AwaitReady { .. } | Action::AwaitExit { .. })
@@ -201,10 +201,10 @@ pub fn severity_name(severity: Severity) -> &'static str {
     }
 }
 
-/// What became of an identity, as an event.
+/// The event for a change of an identity.
 #[must_use]
 pub fn identity_changed_event(change: IdentityChange) -> EventKind {
-    let (word, expires_at, problem) = match change.kind {
+    let (change_name, expires_at, problem) = match change.kind {
         ChangeKind::Renewed { expires_at } => ("renewed", expires_at, None),
         ChangeKind::LoginExpiring { at } => ("expiring", Some(at), Some(login_expiring_problem(&change.identity, at))),
         ChangeKind::NeedsLogin(problem) => ("needs_login", None, Some(broker_problem(problem))),
@@ -212,16 +212,16 @@ pub fn identity_changed_event(change: IdentityChange) -> EventKind {
         ChangeKind::SignedIn => ("signed_in", None, None),
         ChangeKind::SignedOut => ("signed_out", None, None),
     };
-    EventKind::IdentityChanged { identity: change.identity, change: word.to_owned(), expires_at, problem }
+    EventKind::IdentityChanged { identity: change.identity, change: change_name.to_owned(), expires_at, problem }
 }
 
-/// A login that is about to end, with the one action that helps.
+/// A login that is about to end, with the command that renews it.
 fn login_expiring_problem(identity: &str, at: i64) -> Problem {
     let title = format!("the login of `{identity}` ends in {}", format_time_until(at));
-    Problem::new("login_ends", 403, title).hint(format!("`pdev login {identity}` signs in anew."))
+    Problem::new("login_ends", 403, title).hint(format!("Run `pdev login {identity}` to sign in again."))
 }
 
-/// `24 min`, `3 h`; less than a minute is one.
+/// The time until `at`, such as `24 min` or `3 h`. Rounded up, so that it never shows `0 min`.
 #[must_use]
 pub fn format_time_until(at: i64) -> String {
     match ((at - crate::bus::now_ms()).max(0) + 59_999) / 60_000 {
@@ -238,34 +238,35 @@ pub fn broker_problem(problem: BrokerProblem) -> Problem {
         "source_unreachable" => 502,
         _ => 422,
     };
-    let told = Problem::new(problem.code, status, problem.message);
+    let wire_problem = Problem::new(problem.code, status, problem.message);
     match problem.hint {
-        Some(hint) => told.hint(hint),
-        None => told,
+        Some(hint) => wire_problem.hint(hint),
+        None => wire_problem,
     }
 }
 
 #[must_use]
-pub fn identity_status(standing: IdentitySnapshot) -> IdentityStatus {
-    let wanted = standing.pending_login().map(|(name, at)| (name.to_owned(), at));
-    let state = match &standing {
-        _ if matches!(wanted, Some((_, None))) => IdentityState::NeedsLogin,
+pub fn identity_status(snapshot: IdentitySnapshot) -> IdentityStatus {
+    let pending_login = snapshot.pending_login().map(|(name, at)| (name.to_owned(), at));
+    let state = match &snapshot {
+        // A missing login wins over a lease: the lease still works, but cannot be renewed.
+        _ if matches!(pending_login, Some((_, None))) => IdentityState::NeedsLogin,
         IdentitySnapshot { has_lease: true, .. } => IdentityState::Ready,
         IdentitySnapshot { problem: Some(_), .. } => IdentityState::Failing,
         _ => IdentityState::Idle,
     };
-    let (last_used_at, last_used_by) = standing.last_used.unzip();
-    let ending = wanted.as_ref().and_then(|(name, at)| Some(login_expiring_problem(name, (*at)?)));
+    let (last_used_at, last_used_by) = snapshot.last_used.unzip();
+    let login_ending = pending_login.as_ref().and_then(|(name, at)| Some(login_expiring_problem(name, (*at)?)));
     IdentityStatus {
         state,
-        login_ends_at: standing.login_end.as_ref().map(|login| login.ends_at),
-        sign_in: wanted.map(|(name, _)| name),
-        source: standing.identity.kind.to_owned(),
-        description: standing.identity.text("description").map(str::to_owned),
-        name: standing.identity.name,
-        expires_at: standing.expires_at,
-        swappable: standing.is_swappable,
-        problem: standing.problem.map(broker_problem).or(ending),
+        login_ends_at: snapshot.login_end.as_ref().map(|login| login.ends_at),
+        sign_in: pending_login.map(|(name, _)| name),
+        source: snapshot.identity.kind.to_owned(),
+        description: snapshot.identity.text("description").map(str::to_owned),
+        name: snapshot.identity.name,
+        expires_at: snapshot.expires_at,
+        swappable: snapshot.is_swappable,
+        problem: snapshot.problem.map(broker_problem).or(login_ending),
         last_used_at,
         last_used_by: last_used_by.filter(|by| !by.is_empty()),
     }

@@ -1,8 +1,8 @@
-//! A word on the desktop when a person has to sign in: once per login, in the background, and only where there is a
-//! desktop that shows notifications (freedesktop.org Desktop Notifications 1.2, over the session bus).
+//! Desktop notifications for the user who has to sign in: once per login, in the background, and only if a desktop
+//! shows notifications (freedesktop.org Desktop Notifications 1.2, over the session bus).
 //!
-//! It carries our own words and the command that helps, nothing that a provider said. A machine without a desktop, CI,
-//! and whoever switched it off hear nothing; whatever fails here stops nothing.
+//! A notification contains pdev's own text and the command to run, never text of a provider. None is shown without a
+//! desktop, in CI, or if the user disabled them. A failure to notify has no other effect.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,26 +14,26 @@ use crate::convert;
 
 const SERVICE_NAME: &str = "org.freedesktop.Notifications";
 const OBJECT_PATH: &str = "/org/freedesktop/Notifications";
-/// A bus that accepts and does not answer must not hold the next change back.
+/// Ends the attempt if the session bus accepts the message but does not answer.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
-/// How long it stays is the desktop's own decision.
+/// -1: the desktop decides how long the notification stays.
 const DEFAULT_EXPIRATION: i32 = -1;
 
-/// What is shown.
+/// The text of one notification.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Notification {
     title: String,
     body: String,
 }
 
-/// Whether this user wants to hear of anything at all.
+/// False in CI (`CI` is set) and with `PDEV_NOTIFY=never`.
 #[must_use]
 pub fn is_enabled(variable: impl Fn(&str) -> Option<String>) -> bool {
-    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-    set("CI").is_none() && set("PDEV_NOTIFY").is_none_or(|value| value != "never")
+    let non_empty = |name: &str| variable(name).filter(|value| !value.is_empty());
+    non_empty("CI").is_none() && non_empty("PDEV_NOTIFY").is_none_or(|value| value != "never")
 }
 
-/// The words for a change that a person has not heard of; `None` for all others.
+/// The notification for a change that needs the user and was not announced before; `None` for all other changes.
 #[must_use]
 pub fn notification_for(broker: &Broker, change: &IdentityChange) -> Option<Notification> {
     let (login, title) = match &change.kind {
@@ -49,25 +49,27 @@ pub fn notification_for(broker: &Broker, change: &IdentityChange) -> Option<Noti
         _ => return None,
     };
     let identity = broker.identity(login).ok()?;
-    let wanted = identity.text("notify") != Some("never");
-    let body = format!("To keep what uses it going: pdev login {login}");
-    wanted.then_some(Notification { title, body })
+    let is_wanted = identity.text("notify") != Some("never");
+    let body = format!("To keep its services signed in, run: pdev login {login}");
+    is_wanted.then_some(Notification { title, body })
 }
 
-/// Shows it, where there is somebody to show it to.
-pub async fn show(words: Notification) {
-    match tokio::time::timeout(SEND_LIMIT, send_notification(&words)).await {
+/// Sends the notification to the desktop, if there is one.
+pub async fn show(notification: Notification) {
+    match tokio::time::timeout(SEND_LIMIT, send_notification(&notification)).await {
         Ok(Ok(())) => {}
+        // At debug level: a machine without a desktop is normal.
         Ok(Err(error)) => tracing::debug!(%error, "no desktop shows notifications"),
-        Err(_) => tracing::debug!("the desktop did not take a notification in time"),
+        Err(_) => tracing::debug!("the desktop did not accept a notification in time"),
     }
 }
 
-async fn send_notification(words: &Notification) -> zbus::Result<()> {
+async fn send_notification(notification: &Notification) -> zbus::Result<()> {
     let bus = zbus::Connection::session().await?;
     let hints: HashMap<&str, Value<'_>> = HashMap::from([("category", Value::from("network"))]);
     let actions: Vec<&str> = Vec::new();
-    let body = ("pdev", 0_u32, "dialog-password", &words.title, &words.body, actions, hints, DEFAULT_EXPIRATION);
+    let body =
+        ("pdev", 0_u32, "dialog-password", &notification.title, &notification.body, actions, hints, DEFAULT_EXPIRATION);
     bus.call_method(Some(SERVICE_NAME), OBJECT_PATH, Some(SERVICE_NAME), "Notify", &body).await.map(drop)
 }
 
@@ -77,15 +79,16 @@ mod tests {
 
     #[test]
     fn notifications_are_off_in_ci_or_by_setting() {
-        for (set, expected) in [
+        for (variables, expected) in [
             (&[][..], true),
             (&[("CI", "")], true),
             (&[("CI", "true")], false),
             (&[("PDEV_NOTIFY", "desktop")], true),
             (&[("PDEV_NOTIFY", "never")], false),
         ] {
-            let variable = |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned());
-            assert_eq!(is_enabled(variable), expected, "{set:?}");
+            let variable =
+                |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            assert_eq!(is_enabled(variable), expected, "{variables:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The real disk behind [`manifest::Files`], and a remembered reading of it.
+//! Implements [`manifest::Files`] on the real disk, and records reads so that they can be replayed.
 //!
-//! The command line uses [`Disk`] too, so that `pdev check` and the agent see the same bytes.
+//! The command line uses [`Disk`] too, so that `pdev check` and the agent read the same bytes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use manifest::{FileProblem, Files};
 use serde::{Deserialize, Serialize};
 
-/// A manifest, an include or a module file over this size is refused: it cannot be one.
+/// A larger file is rejected: no manifest, include or module file has this size.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
 /// Files relative to the manifest's folder.
@@ -40,18 +40,18 @@ fn file_problem(error: &io::Error) -> FileProblem {
 impl Files for Disk {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         let full = self.root.join(path);
-        let found = fs::metadata(&full).map_err(|error| file_problem(&error))?;
-        if found.is_dir() {
+        let metadata = fs::metadata(&full).map_err(|error| file_problem(&error))?;
+        if metadata.is_dir() {
             return Err(FileProblem::Unreadable("it is a folder".into()));
         }
-        // A FIFO or a device would block for ever or never end.
-        if !found.is_file() {
+        // Reading a FIFO would block, and reading a device may never end.
+        if !metadata.is_file() {
             return Err(FileProblem::Unreadable("it is not a regular file".into()));
         }
-        if found.len() > FILE_BYTES_MAX {
+        if metadata.len() > FILE_BYTES_MAX {
             return Err(FileProblem::Unreadable(format!(
                 "it has {} bytes; the limit is {FILE_BYTES_MAX}",
-                found.len()
+                metadata.len()
             )));
         }
         fs::read(&full).map_err(|error| file_problem(&error))
@@ -70,10 +70,10 @@ impl Files for Disk {
     }
 }
 
-/// Everything one reading saw, so that a preview whose manifest is deleted can still be looked after.
+/// All files that one read of a manifest used, so that a preview can be managed after its manifest is deleted.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Path -> contents; `None` was missing or unreadable.
+    /// Path -> contents; `None` if the file was missing or unreadable.
     files: BTreeMap<String, Option<String>>,
     folders: BTreeMap<String, Option<Vec<(String, bool)>>>,
 }
@@ -91,7 +91,7 @@ impl Files for Snapshot {
     }
 }
 
-/// Reads through to the disk and keeps what it saw.
+/// Reads from the disk and records the results in a [`Snapshot`].
 pub struct Recorder {
     disk: Disk,
     snapshot: Mutex<Snapshot>,
@@ -112,23 +112,23 @@ impl Recorder {
 impl Files for Recorder {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
         let result = self.disk.read(path);
-        if let Ok(mut seen) = self.snapshot.lock() {
+        if let Ok(mut snapshot) = self.snapshot.lock() {
             let text = result.as_ref().ok().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-            seen.files.insert(path.to_owned(), text);
+            snapshot.files.insert(path.to_owned(), text);
         }
         result
     }
 
     fn list(&self, path: &str) -> Result<Vec<(String, bool)>, FileProblem> {
         let result = self.disk.list(path);
-        if let Ok(mut seen) = self.snapshot.lock() {
-            seen.folders.insert(path.to_owned(), result.as_ref().ok().cloned());
+        if let Ok(mut snapshot) = self.snapshot.lock() {
+            snapshot.folders.insert(path.to_owned(), result.as_ref().ok().cloned());
         }
         result
     }
 }
 
-/// Replaces a file so that a crash leaves either the old or the new contents, never half of them.
+/// Replaces a file atomically: after a crash it has either the old or the new contents.
 ///
 /// # Errors
 /// When the folder cannot be written (full disk, permissions).
@@ -137,14 +137,16 @@ pub fn replace_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    // Two writers at once must not share their unfinished file.
+    // Concurrent writers need different temporary files.
     static NEXT_TEMP_NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let number = NEXT_TEMP_NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let fresh = path.with_extension(format!("new-{}-{number}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
+    let temp = path.with_extension(format!("new-{}-{number}", std::process::id()));
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temp)?;
     file.write_all(contents)?;
+    // Sync before the rename, so that the new name never points to unwritten contents.
     file.sync_all()?;
-    fs::rename(&fresh, path)?;
+    fs::rename(&temp, path)?;
+    // The rename itself is durable only after the folder is synced.
     fs::File::open(folder)?.sync_all()
 }
 

@@ -1,6 +1,6 @@
-//! Lets containers reach local processes: listens on the preview network's gateway and forwards to the loopback.
+//! Lets containers reach local processes: listens on the preview network's gateway and forwards to the loopback address.
 //!
-//! Only that network's containers can reach its gateway address; nothing is opened to other interfaces.
+//! Only containers of that network can reach its gateway address. No other interface is opened.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-/// Connections forwarded at once for one port; more wait in the kernel's backlog.
+/// Connections forwarded per port at the same time; further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 512;
 
 /// The forwards of one preview. Dropping it closes all of them.
@@ -29,10 +29,10 @@ impl Drop for PortForward {
 }
 
 impl PortForwards {
-    /// Makes exactly these ports of `gateway` reach the same ports of the loopback.
+    /// Forwards exactly these ports of `gateway` to the same ports of the loopback address; all other forwards close.
     ///
     /// # Errors
-    /// Names the address that could not be listened on.
+    /// When an address cannot be listened on; the message names it.
     pub async fn set(&self, gateway: IpAddr, ports: &[u16]) -> Result<(), String> {
         let wanted: Vec<SocketAddr> = ports.iter().map(|port| SocketAddr::new(gateway, *port)).collect();
         let missing: Vec<SocketAddr> = match self.by_address.lock() {
@@ -45,7 +45,8 @@ impl PortForwards {
         for address in missing {
             let listener = TcpListener::bind(address).await.map_err(|error| {
                 format!(
-                    "cannot listen on {address}, the network's gateway, where containers reach local processes: {error}"
+                    "cannot listen on {address}, the network's gateway, through which containers reach local processes: \
+                     {error}"
                 )
             })?;
             let forward = PortForward(tokio::spawn(accept_connections(listener, address.port())));
@@ -67,6 +68,7 @@ async fn accept_connections(listener: TcpListener, port: u16) {
     let slots = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = tokio::task::JoinSet::new();
     loop {
+        // Take the slot before accepting, so that connections above the limit stay in the kernel's backlog.
         let Ok(slot) = std::sync::Arc::clone(&slots).acquire_owned().await else { return };
         let Ok((mut inbound, _)) = listener.accept().await else {
             // Out of descriptors: wait for a connection to end instead of spinning.
@@ -83,6 +85,7 @@ async fn accept_connections(listener: TcpListener, port: u16) {
     }
 }
 
+/// Tries IPv4 first. Some programs listen on only one of the two loopback addresses.
 async fn dial_loopback(port: u16) -> Option<TcpStream> {
     if let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
         return Some(stream);

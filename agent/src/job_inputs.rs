@@ -1,4 +1,4 @@
-//! The contents of a job's `inputs`, in one hash: a finished job is due again when they change.
+//! Hashes the contents of a job's `inputs`. A finished job runs again when the hash changes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// Files looked at for one job; more are a sign of a pattern that was not meant.
+/// Files and folders visited per pattern. A pattern that matches more is most likely a mistake.
 const FILES_MAX: usize = 20_000;
 
 /// Hashes names and contents of everything the patterns match, in a stable order.
@@ -20,14 +20,15 @@ pub fn digest(project: &Path, patterns: &[String]) -> String {
     for relative in files {
         hash.update(relative.as_os_str().as_encoded_bytes());
         hash.update([0]);
-        // An unreadable file counts as such: that it becomes readable is a change too.
+        // For an unreadable file the error is hashed, so that becoming readable is a change too.
         hash.update(fs::read(project.join(&relative)).unwrap_or_else(|error| error.kind().to_string().into_bytes()));
         hash.update([0]);
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A plain path is that file or everything in that folder; `*` matches within a name, `**` any folders.
+/// A path without wildcards matches that file, or all files in that folder. `*` and `?` match within a name, `**`
+/// matches any number of folders.
 fn expand_pattern(project: &Path, pattern: &str, found: &mut BTreeSet<PathBuf>) {
     let pattern = pattern.trim_start_matches("./").trim_end_matches('/');
     if !pattern.contains('*') && !pattern.contains('?') {
@@ -36,9 +37,10 @@ fn expand_pattern(project: &Path, pattern: &str, found: &mut BTreeSet<PathBuf>) 
         });
         return;
     }
-    let fixed: PathBuf = pattern.split('/').take_while(|part| !part.contains(['*', '?'])).collect();
+    // Walk only below the part of the path that has no wildcards.
+    let literal_prefix: PathBuf = pattern.split('/').take_while(|part| !part.contains(['*', '?'])).collect();
     let parts: Vec<&str> = pattern.split('/').collect();
-    walk(project, &fixed, &mut |relative| {
+    walk(project, &literal_prefix, &mut |relative| {
         let names: Vec<&str> = relative.iter().filter_map(|name| name.to_str()).collect();
         if matches_path(&parts, &names) {
             found.insert(relative.to_owned());
@@ -47,20 +49,21 @@ fn expand_pattern(project: &Path, pattern: &str, found: &mut BTreeSet<PathBuf>) 
 }
 
 fn walk(project: &Path, relative: &Path, visit: &mut impl FnMut(&Path)) {
-    let mut open = vec![relative.to_owned()];
-    let mut seen = 0;
-    while let Some(next) = open.pop() {
+    let mut pending = vec![relative.to_owned()];
+    let mut visited = 0;
+    while let Some(next) = pending.pop() {
         let full = project.join(&next);
-        // Links are not followed: a loop must not be walked for ever.
+        // Symbolic links are not followed, because they can form a loop.
         let Ok(kind) = fs::symlink_metadata(&full) else { continue };
         if kind.is_dir() {
             let entries = fs::read_dir(&full).into_iter().flatten().flatten();
-            open.extend(entries.filter(|entry| entry.file_name() != ".git").map(|entry| next.join(entry.file_name())));
+            let entries = entries.filter(|entry| entry.file_name() != ".git");
+            pending.extend(entries.map(|entry| next.join(entry.file_name())));
         } else {
             visit(&next);
         }
-        seen += 1;
-        if seen > FILES_MAX {
+        visited += 1;
+        if visited > FILES_MAX {
             return;
         }
     }
@@ -101,15 +104,15 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, name).unwrap();
         }
-        let chosen = |pattern: &str| {
+        let matching = |pattern: &str| {
             let mut found = BTreeSet::new();
             expand_pattern(folder.path(), pattern, &mut found);
             found.into_iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
         };
-        assert_eq!(chosen("db"), ["db/1.sql", "db/old/0.sql", "db/readme.md"]);
-        assert_eq!(chosen("./db/*.sql"), ["db/1.sql"]);
-        assert_eq!(chosen("db/**/*.sql"), ["db/1.sql", "db/old/0.sql"]);
-        assert_eq!(chosen("**/*.py"), ["app.py"]);
+        assert_eq!(matching("db"), ["db/1.sql", "db/old/0.sql", "db/readme.md"]);
+        assert_eq!(matching("./db/*.sql"), ["db/1.sql"]);
+        assert_eq!(matching("db/**/*.sql"), ["db/1.sql", "db/old/0.sql"]);
+        assert_eq!(matching("**/*.py"), ["app.py"]);
         let before = digest(folder.path(), &["db".into()]);
         fs::write(folder.path().join("db/1.sql"), "changed").unwrap();
         assert_ne!(digest(folder.path(), &["db".into()]), before);

@@ -1,6 +1,6 @@
-//! History in SQLite: operations, steps, events. One writer thread behind a bounded queue.
+//! The event history in SQLite: operations, steps, events. One writer thread behind a bounded queue.
 //!
-//! Nothing is decided by what stands here; a lost or broken journal is begun anew and costs no preview.
+//! No decision depends on the journal. A lost or broken journal is replaced by an empty one, and no preview is affected.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -9,15 +9,15 @@ use std::thread::JoinHandle;
 use protocol::{Event, EventKind};
 use rusqlite::{Connection, params};
 
-/// Events beyond this many waiting ones are dropped and counted: history must never slow the work down.
+/// If this many events wait for the writer, further ones are dropped and logged: history must not slow the work down.
 const QUEUE_CAPACITY: usize = 4096;
-/// Kept on disk; older ones go at start.
+/// Events retained on disk. Older ones are deleted when the journal is opened.
 const EVENTS_RETAINED: i64 = 50_000;
 
 pub struct Journal {
     sender: Option<SyncSender<Entry>>,
     writer: Option<JoinHandle<()>>,
-    /// The highest event id of earlier lives of the agent.
+    /// The highest event id of earlier runs of the agent.
     pub last_id: u64,
 }
 
@@ -31,16 +31,16 @@ struct Entry {
 }
 
 impl Journal {
-    /// Opens the journal, or begins a new one beside a broken one; without any disk it is a journal that forgets.
+    /// Opens the journal. A broken one is renamed to `*.broken` and replaced; without a writable disk, no history is kept.
     #[must_use]
     pub fn open(path: &Path) -> Self {
         let opened = open_database(path).or_else(|_| {
-            let aside = path.with_extension("broken");
-            let _moved = std::fs::rename(path, &aside);
+            let broken_path = path.with_extension("broken");
+            let _moved = std::fs::rename(path, &broken_path);
             open_database(path)
         });
         let Ok(connection) = opened else {
-            tracing::warn!(path = %path.display(), "the journal cannot be written; history is not kept");
+            tracing::warn!(path = %path.display(), "the journal cannot be written, so no history is stored");
             return Self { sender: None, writer: None, last_id: 0 };
         };
         let last = connection.query_row("SELECT coalesce(max(id), 0) FROM event", [], |row| row.get::<_, i64>(0));
@@ -55,7 +55,7 @@ impl Journal {
     }
 
     pub fn record(&self, event: &Event) {
-        // Build output is long and of no use later; the last lines of a failure are inside its problem.
+        // Build output is long and not needed later: a failed build has its last lines in its problem.
         if matches!(event.kind, EventKind::Progress { .. }) {
             return;
         }
@@ -70,13 +70,14 @@ impl Journal {
             json,
         };
         if let Err(TrySendError::Full(lost)) = sender.try_send(entry) {
-            tracing::warn!(id = lost.id, "the journal is behind; an event is not kept");
+            tracing::warn!(id = lost.id, "the journal's queue is full, so an event is not stored");
         }
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
+        // Closing the channel ends the writer after it has written the queued events.
         drop(self.sender.take());
         if let Some(writer) = self.writer.take() {
             let _joined = writer.join();
@@ -87,8 +88,9 @@ impl Drop for Journal {
 fn open_database(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
+    // In WAL mode, NORMAL may lose the last transactions on power failure, but does not corrupt the database.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    // A small cache: the agent's memory is for previews, not for history.
+    // 256 KiB instead of the default 2 MB, to keep the agent's memory small.
     connection.pragma_update(None, "cache_size", -256)?;
     connection.execute_batch(
         "CREATE TABLE IF NOT EXISTS event (
@@ -103,7 +105,7 @@ fn open_database(path: &Path) -> rusqlite::Result<Connection> {
 
 fn write_entries(connection: &Connection, receiver: &Receiver<Entry>, path: &Path) {
     while let Ok(first) = receiver.recv() {
-        // What waits together is written together: one transaction, one sync.
+        // All waiting events go into one transaction, so that they share one sync.
         let batch: Vec<Entry> = std::iter::once(first).chain(receiver.try_iter().take(256)).collect();
         if let Err(error) = write_batch(connection, &batch) {
             tracing::warn!(path = %path.display(), %error, "the journal cannot be written");

@@ -1,6 +1,6 @@
-//! The process that stays: one actor per preview, the journal, the events, the API on the socket, the proxy.
+//! The background process: one actor per preview, the journal, the event bus, the API on the socket, the proxy.
 //!
-//! It decides nothing that the pure crates can decide, and draws nothing: clients render.
+//! It leaves every decision that needs no I/O to the pure crates, and it renders nothing: clients render.
 
 pub mod api;
 pub mod approvals;

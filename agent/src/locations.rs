@@ -1,4 +1,4 @@
-//! Where things lie on this machine (`directories` crate; XDG variables override), and a preview's own folders.
+//! The agent's folders on this machine (`directories` crate; XDG variables override them), and each preview's folders.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -23,7 +23,7 @@ pub struct AgentLocations {
 pub enum LocationProblem {
     #[error("no home folder is known; set HOME, or XDG_STATE_HOME, XDG_DATA_HOME and XDG_CACHE_HOME")]
     NoHome,
-    #[error("cannot make the folder `{path}`: {error}")]
+    #[error("cannot create the folder `{path}`: {error}")]
     CreateFailed { path: PathBuf, error: io::Error },
     #[error("the folder `{path}` belongs to user {owner}, not to user {uid}; remove it or set PDEV_SOCKET_DIR")]
     WrongOwner { path: PathBuf, owner: u32, uid: u32 },
@@ -31,17 +31,18 @@ pub enum LocationProblem {
 
 impl AgentLocations {
     /// # Errors
-    /// When no home is known, or the runtime folder is not ours alone.
+    /// When no home folder is known, a folder cannot be created, or the runtime folder belongs to another user.
     pub fn prepare(runtime: &Path) -> Result<Self, LocationProblem> {
-        let found = directories::ProjectDirs::from("", "", "pdev").ok_or(LocationProblem::NoHome)?;
-        let state = found.state_dir().unwrap_or_else(|| found.data_local_dir()).to_owned();
-        let places = Self {
+        let dirs = directories::ProjectDirs::from("", "", "pdev").ok_or(LocationProblem::NoHome)?;
+        // Only Linux has a state folder; elsewhere the state is stored with the data.
+        let state = dirs.state_dir().unwrap_or_else(|| dirs.data_local_dir()).to_owned();
+        let locations = Self {
             state,
-            data: found.data_local_dir().to_owned(),
-            cache: found.cache_dir().to_owned(),
+            data: dirs.data_local_dir().to_owned(),
+            cache: dirs.cache_dir().to_owned(),
             runtime: runtime.to_owned(),
         };
-        for path in [&places.state, &places.data, &places.cache] {
+        for path in [&locations.state, &locations.data, &locations.cache] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -49,7 +50,7 @@ impl AgentLocations {
                 .map_err(|error| LocationProblem::CreateFailed { path: path.clone(), error })?;
         }
         ensure_private_folder(runtime)?;
-        Ok(places)
+        Ok(locations)
     }
 
     #[must_use]
@@ -70,12 +71,14 @@ impl AgentLocations {
 }
 
 fn ensure_private_folder(path: &Path) -> Result<(), LocationProblem> {
-    let make = |error| LocationProblem::CreateFailed { path: path.to_owned(), error };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(make)?;
-    let found = fs::symlink_metadata(path).map_err(make)?;
-    let us = rustix::process::getuid().as_raw();
-    if found.uid() != us {
-        return Err(LocationProblem::WrongOwner { path: path.to_owned(), owner: found.uid(), uid: us });
+    let failed = |error| LocationProblem::CreateFailed { path: path.to_owned(), error };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    // The folder may have existed, possibly in a shared temporary folder where another user could have created it or a
+    // link in its place.
+    let metadata = fs::symlink_metadata(path).map_err(failed)?;
+    let own_uid = rustix::process::getuid().as_raw();
+    if metadata.uid() != own_uid {
+        return Err(LocationProblem::WrongOwner { path: path.to_owned(), owner: metadata.uid(), uid: own_uid });
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(make)
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
 }

@@ -1,6 +1,7 @@
-//! A process that is waited for and signalled by a descriptor (pidfd), so that another one with its number is left alone.
+//! Waits for and signals a process through a descriptor (pidfd), so that a later process with the same pid is not
+//! affected.
 //!
-//! Linux only: elsewhere no process can be pinned, and who needs one says so.
+//! Linux only. On other systems no process can be opened, and the features that need one report that.
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::PidFd;
@@ -18,14 +19,16 @@ mod linux {
     pub(crate) struct PidFd(OwnedFd);
 
     impl PidFd {
-        /// None when it is gone, or its number is another one's by now.
+        /// `None` if the process has ended, also if another process has its pid by now.
         pub(crate) fn open((pid, start): (i32, u64)) -> Option<Self> {
-            let pinned = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-            SystemProcesses.process(pid).filter(|process| process.start == start).map(|_| Self(pinned))
+            let descriptor = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+            // Compare the start time after opening: from here on, the descriptor cannot refer to another process.
+            SystemProcesses.process(pid).filter(|process| process.start == start).map(|_| Self(descriptor))
         }
 
         pub(crate) fn terminate(&self) {
-            let _gone_is_fine = pidfd_send_signal(&self.0, Signal::TERM);
+            // Fails only for a process that has ended, which is the goal.
+            let _ended_already = pidfd_send_signal(&self.0, Signal::TERM);
         }
 
         pub(crate) async fn wait_for_exit(self) {
@@ -35,7 +38,7 @@ mod linux {
         }
     }
 
-    #[expect(deprecated, reason = "sound for a descriptor that it owns; what replaces it is an unsafe function")]
+    #[expect(deprecated, reason = "sound for a descriptor that it owns; the replacement is an unsafe function")]
     fn to_async_fd(process: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
         AsyncFd::with_interest(process, Interest::READABLE).ok()
     }

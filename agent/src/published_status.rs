@@ -1,6 +1,6 @@
-//! The state of one preview as everybody may see it. Written by its actor and the tasks that the actor owns.
+//! The status of one preview as clients see it. Only its actor and the tasks of that actor write it.
 //!
-//! A lock held for a few field writes, never over an `await`; waiting is done on a version channel.
+//! The lock is held for a few field accesses, never across an `await`. Waiting uses a version channel.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ struct Inner {
     units: BTreeMap<String, UnitStatus>,
     problems: BTreeMap<String, Problem>,
     operation: Option<u64>,
-    /// Set by an operation while it runs; otherwise the state follows from the units.
+    /// The state that a running operation sets. Without it, the state is derived from the units.
     phase: Option<PreviewState>,
 }
 
@@ -68,7 +68,7 @@ impl PublishedStatus {
         self.bump_version();
     }
 
-    /// Begins an operation: its events carry this id until the next one begins.
+    /// Begins an operation. Events carry its id until it ends.
     pub fn begin_operation(&self, operation: u64, phase: PreviewState) {
         let mut inner = self.lock();
         inner.operation = Some(operation);
@@ -78,7 +78,8 @@ impl PublishedStatus {
         self.bump_version();
     }
 
-    /// The operation ended; `phase` stays only where the units cannot tell it (a failed `up` of nothing).
+    /// Ends the operation. Pass a `phase` only if the state cannot be derived from the units (a failed `up` that started
+    /// none).
     pub fn end_operation(&self, phase: Option<PreviewState>) {
         let mut inner = self.lock();
         inner.operation = None;
@@ -87,11 +88,11 @@ impl PublishedStatus {
         self.bump_version();
     }
 
-    /// Replaces the set of units by `names`, keeping what is known of those that stay.
-    pub fn replace_units(&self, names: &[UnitStatus]) {
+    /// Replaces the set of units. A unit that was in the set before keeps its live state.
+    pub fn replace_units(&self, units: &[UnitStatus]) {
         let mut inner = self.lock();
         let mut next = BTreeMap::new();
-        for fresh in names {
+        for fresh in units {
             let merged = match inner.units.remove(&fresh.name) {
                 Some(old) => UnitStatus {
                     state: old.state,
@@ -112,7 +113,7 @@ impl PublishedStatus {
         self.bump_version();
     }
 
-    /// Changes a unit and tells the spectators, if anything really changed.
+    /// Changes a unit, and publishes an event if its status is different afterwards.
     pub fn edit_unit(&self, name: &str, change: impl FnOnce(&mut UnitStatus)) {
         let mut inner = self.lock();
         let Some(unit) = inner.units.get_mut(name) else { return };
@@ -126,6 +127,7 @@ impl PublishedStatus {
             inner.problems.remove(name);
         }
         let (preview, operation) = (inner.status.preview.clone(), inner.operation);
+        // The bus has its own lock; never hold both.
         drop(inner);
         self.bus.publish(preview, operation, EventKind::UnitChanged { unit: after });
         self.bump_version();
@@ -136,7 +138,7 @@ impl PublishedStatus {
         self.bump_version();
     }
 
-    /// What was seen of it is explained by something else.
+    /// Removes the problem of a unit, for example because the observation has another cause.
     pub fn clear_problem(&self, unit: &str) {
         self.lock().problems.remove(unit);
         self.bump_version();
@@ -155,7 +157,7 @@ impl PublishedStatus {
         self.bus.publish(preview, operation, kind);
     }
 
-    /// Publishes for one operation, whichever is on the board now.
+    /// Publishes an event of the given operation, even if another one is current.
     pub fn publish_operation_event(&self, operation: u64, kind: EventKind) {
         let preview = self.preview();
         self.bus.publish(preview, Some(operation), kind);
@@ -166,12 +168,13 @@ impl PublishedStatus {
         self.version.subscribe()
     }
 
-    /// Waits until `seen` finds what it looks for. The caller sets the deadline.
-    pub async fn wait_for<T>(&self, mut seen: impl FnMut(&PreviewStatus) -> Option<T>) -> Option<T> {
+    /// Waits until `select` returns a value for the status. The caller sets the deadline.
+    pub async fn wait_for<T>(&self, mut select: impl FnMut(&PreviewStatus) -> Option<T>) -> Option<T> {
         let mut version = self.subscribe();
         loop {
+            // Mark the version as seen before reading the status: a change in between then wakes this loop again.
             version.borrow_and_update();
-            if let Some(found) = seen(&self.status()) {
+            if let Some(found) = select(&self.status()) {
                 return Some(found);
             }
             if version.changed().await.is_err() {
@@ -180,18 +183,18 @@ impl PublishedStatus {
         }
     }
 
-    /// Waits until one unit's status satisfies `seen`; cheaper than [`Board::wait_for`].
+    /// Waits until `select` returns a value for one unit's status. Unlike [`Self::wait_for`], it does not copy the status.
     pub async fn wait_for_unit<T>(
         &self,
         name: &str,
-        mut seen: impl FnMut(Option<&UnitStatus>) -> Option<T>,
+        mut select: impl FnMut(Option<&UnitStatus>) -> Option<T>,
     ) -> Option<T> {
         let mut version = self.subscribe();
         loop {
             version.borrow_and_update();
             let found = {
                 let inner = self.lock();
-                seen(inner.units.get(name))
+                select(inner.units.get(name))
             };
             if found.is_some() {
                 return found;
@@ -203,7 +206,7 @@ impl PublishedStatus {
     }
 }
 
-/// What the units say together, when no operation is under way.
+/// The state of a preview without a running operation, derived from its units.
 fn overall_state(units: &BTreeMap<String, UnitStatus>) -> PreviewState {
     let any = |states: &[UnitState]| units.values().any(|unit| states.contains(&unit.state));
     let running = any(&[UnitState::Ready, UnitState::Starting, UnitState::Unhealthy, UnitState::Restarting]);
@@ -248,13 +251,13 @@ mod tests {
 
     #[tokio::test]
     async fn wait_returns_for_earlier_and_later_changes() {
-        let board = PublishedStatus::new(Bus::new(1), PreviewRef::default(), String::new());
-        board.replace_units(&[unit_status("a", UnitState::Ready)]);
+        let published = PublishedStatus::new(Bus::new(1), PreviewRef::default(), String::new());
+        published.replace_units(&[unit_status("a", UnitState::Ready)]);
         let ready = |unit: Option<&UnitStatus>| unit.filter(|unit| unit.state == UnitState::Ready).map(|_| ());
-        assert!(board.wait_for_unit("a", ready).await.is_some());
-        board.edit_unit("a", |unit| unit.state = UnitState::Starting);
-        let (found, ()) = tokio::join!(board.wait_for_unit("a", ready), async {
-            board.edit_unit("a", |unit| unit.state = UnitState::Ready);
+        assert!(published.wait_for_unit("a", ready).await.is_some());
+        published.edit_unit("a", |unit| unit.state = UnitState::Starting);
+        let (found, ()) = tokio::join!(published.wait_for_unit("a", ready), async {
+            published.edit_unit("a", |unit| unit.state = UnitState::Ready);
         });
         assert!(found.is_some());
     }

@@ -1,6 +1,8 @@
-//! What pdev remembers of previews over a restart: identity, labels, ports, what was asked last. One file each.
+//! Stores what must survive a restart of the agent: each preview's identity, labels, ports and last request. One file
+//! per preview.
 //!
-//! It is not the truth about what runs (the runtimes are); losing it costs remembered ports and labels, no preview.
+//! It does not record what runs; the runtimes do. If it is lost, ports and labels are assigned again, and no preview
+//! stops.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,10 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{Snapshot, replace_file};
 
-/// Below the range from which Linux takes ports for outgoing connections (32768 up), so that none is lent by accident.
+/// Below Linux's default range for outgoing connections (32768 and up), so that the kernel does not assign one of these
+/// ports to an unrelated connection.
 const PORT_RANGE: std::ops::RangeInclusive<u16> = 20000..=31999;
 
-/// The version of a record's format. A newer one is left alone: an older pdev must not lose what a newer wrote.
+/// The version of the record format. Newer records are not touched, so that an older pdev does not destroy their data.
 const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -29,30 +32,32 @@ pub struct Record {
     pub name: PreviewName,
     /// The manifest's folder.
     pub folder: PathBuf,
-    /// What makes this copy itself: git's shared folder and worktree folder, or the folder's real path.
+    /// Identifies this copy: git's shared folder and worktree folder, or the real path of a folder outside of git.
     pub identity: Vec<String>,
-    /// The main checkout: it also answers at `<app>.localhost`.
+    /// True for the main checkout, which also answers at `<app>.localhost`.
     #[serde(rename = "primary")]
     pub is_primary: bool,
-    /// `unit.port` -> port on the loopback.
+    /// `unit.port` -> port on the loopback address.
     pub ports: BTreeMap<String, u16>,
     pub intent: Intent,
-    /// The last accepted request, without the asker's variables.
+    /// The last accepted request, without the requester's environment variables.
     pub request: UpRequest,
-    /// What the last accepted `up` read, so that a deleted manifest loses nothing.
+    /// The files that the last accepted `up` read, so that the preview can be managed after the manifest is deleted.
     pub snapshot: Snapshot,
-    /// Branch labels it had before; their hosts answer with the new address.
+    /// Earlier branch labels. Their hosts answer with the new address.
     #[serde(default)]
     #[serde(rename = "former")]
     pub former_labels: Vec<String>,
-    /// Units of it may be containers: an engine that does not answer is then waited for, not replaced by processes.
+    /// True if units may run as containers. The agent then waits for an engine that does not answer, instead of starting
+    /// the units as local processes.
     #[serde(default)]
     #[serde(rename = "containers")]
     pub has_containers: bool,
-    /// The coding agent's session that brought it up; nothing of it gets more of an identity than that, until `down`.
+    /// The coding agent's session that started the preview. Until `down`, no unit gets more access to identities than
+    /// this session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
-    /// Units that somebody stopped: nothing but an `up` that means them starts them.
+    /// Units that a user stopped. Only an `up` that selects them starts them again.
     #[serde(default)]
     #[serde(rename = "resting")]
     pub stopped_units: BTreeSet<String>,
@@ -61,7 +66,7 @@ pub struct Record {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(tag = "intent", rename_all = "snake_case")]
 pub enum Intent {
-    /// Nothing is asked for; data may be kept.
+    /// The preview is down. Its data may still exist.
     #[default]
     Idle,
     /// Written before the first step of an `up`.
@@ -75,14 +80,15 @@ pub struct Registry {
     records: Mutex<BTreeMap<PreviewId, Record>>,
 }
 
-/// A port kept from others until its program is spawned: bound, not listening, so that no probe is fooled.
+/// Reserves a port until its program is spawned. The sockets are bound but do not listen, so that a TCP probe does not
+/// mistake the reservation for the program.
 #[derive(Debug)]
 pub struct PortReservation {
     _sockets: Vec<OwnedFd>,
 }
 
 impl Registry {
-    /// Reads all records; unreadable and newer ones are reported and left as they are.
+    /// Reads all records. Unreadable and newer records are reported and not changed.
     pub fn open(folder: PathBuf) -> (Self, Vec<String>) {
         let mut records = BTreeMap::new();
         let mut notes = Vec::new();
@@ -93,7 +99,7 @@ impl Registry {
             }
             match read_record(&path) {
                 Ok(record) => drop(records.insert(record.name.id.clone(), record)),
-                Err(reason) => notes.push(format!("the record `{}` is left alone: {reason}", path.display())),
+                Err(reason) => notes.push(format!("ignored the record `{}`: {reason}", path.display())),
             }
         }
         (Self { folder, records: Mutex::new(records) }, notes)
@@ -118,15 +124,15 @@ impl Registry {
         self.lock().get(id)?.session.clone()
     }
 
-    /// The previews that sessions brought up, mostly none.
+    /// The previews that coding agents' sessions started; usually none.
     #[must_use]
     pub fn previews_with_session(&self) -> Vec<(PreviewId, Session)> {
         let records = self.lock();
-        let held = records.values().filter_map(|record| Some((record.name.id.clone(), record.session.clone()?)));
-        held.collect()
+        let restricted = records.values().filter_map(|record| Some((record.name.id.clone(), record.session.clone()?)));
+        restricted.collect()
     }
 
-    /// Writes a record through to the disk before it counts.
+    /// Writes a record to the disk first, then to memory, so that memory never holds a change that a crash would lose.
     ///
     /// # Errors
     /// When the state folder cannot be written.
@@ -135,6 +141,7 @@ impl Registry {
     }
 
     fn write(&self, records: &mut BTreeMap<PreviewId, Record>, record: Record) -> io::Result<()> {
+        // An unchanged record costs no write: `replace_file` syncs, and an unchanged `up` must take milliseconds.
         if records.get(&record.name.id) == Some(&record) {
             return Ok(());
         }
@@ -144,10 +151,12 @@ impl Registry {
         Ok(())
     }
 
+    /// Changes a record. An unknown preview is ignored.
+    ///
     /// # Errors
-    /// When the preview is unknown or the state folder cannot be written.
+    /// When the state folder cannot be written.
     pub fn edit(&self, id: &PreviewId, change: impl FnOnce(&mut Record)) -> io::Result<()> {
-        // In one go: of two changes at once, none is lost.
+        // One lock for read, change and write, so that concurrent changes do not overwrite each other.
         let mut records = self.lock();
         let Some(mut record) = records.get(id).cloned() else { return Ok(()) };
         change(&mut record);
@@ -169,7 +178,7 @@ impl Registry {
         self.folder.join(format!("{}.json", id.0))
     }
 
-    /// Chooses a port for every wish that has none yet; no two previews ever share one.
+    /// Chooses a port for every key that has none yet. Two previews never share a port.
     ///
     /// # Errors
     /// When no port of the range is free.
@@ -177,7 +186,7 @@ impl Registry {
         &self,
         id: &PreviewId,
         known: &BTreeMap<String, u16>,
-        wishes: &[String],
+        keys: &[String],
     ) -> Result<BTreeMap<String, u16>, String> {
         let records = self.lock();
         let mut taken: BTreeSet<u16> = records
@@ -187,11 +196,11 @@ impl Registry {
             .collect();
         let mut ports = known.clone();
         taken.extend(ports.values().copied());
-        for wish in wishes.iter().filter(|wish| !known.contains_key(*wish)) {
-            let port = find_free_port(&taken, first_candidate_port(&id.0, wish))
+        for key in keys.iter().filter(|key| !known.contains_key(*key)) {
+            let port = find_free_port(&taken, first_candidate_port(&id.0, key))
                 .ok_or_else(|| format!("no free port between {} and {}", PORT_RANGE.start(), PORT_RANGE.end()))?;
             taken.insert(port);
-            ports.insert(wish.clone(), port);
+            ports.insert(key.clone(), port);
         }
         Ok(ports)
     }
@@ -205,7 +214,7 @@ fn read_record(path: &Path) -> Result<Record, String> {
             serde_json::from_value(value).map_err(|error| error.to_string())
         }
         Some(schema) => {
-            Err(format!("it was written by a newer pdev (format {schema}, this one knows {SCHEMA_VERSION})"))
+            Err(format!("it was written by a newer pdev (format {schema}, this version reads {SCHEMA_VERSION})"))
         }
         None => Err("it is not a record".into()),
     }
@@ -232,10 +241,12 @@ impl Record {
     }
 }
 
-/// Where the search starts: the same preview asks for the same port again even when its record was lost.
-fn first_candidate_port(id: &str, wish: &str) -> u16 {
+/// The first port to try. It depends only on the preview and the key, so that a preview usually gets the same port again
+/// if its record is lost.
+fn first_candidate_port(id: &str, key: &str) -> u16 {
+    // FNV-1a, because the result must be the same in every version of pdev.
     let mut hash: u32 = 0x811c_9dc5;
-    for byte in id.bytes().chain([b'/']).chain(wish.bytes()) {
+    for byte in id.bytes().chain([b'/']).chain(key.bytes()) {
         hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     }
     let size = u32::from(PORT_RANGE.end() - PORT_RANGE.start()) + 1;
@@ -248,16 +259,16 @@ fn find_free_port(taken: &BTreeSet<u16>, start: u16) -> Option<u16> {
         .find(|port| !taken.contains(port) && reserve_port(*port).is_ok())
 }
 
-/// Takes a port on both loopback families, without listening.
+/// Binds a port on both loopback addresses, IPv4 and IPv6, without listening.
 ///
 /// # Errors
-/// `AddrInUse` when a program listens there.
+/// `AddrInUse` when a program listens on the port.
 pub fn reserve_port(port: u16) -> io::Result<PortReservation> {
     let mut sockets = vec![bind_socket(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?];
     match bind_socket(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
         Ok(socket) => sockets.push(socket),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
-        // A machine without IPv6 loopback has nothing to hold there.
+        // Without an IPv6 loopback address there is nothing to reserve.
         Err(_) => {}
     }
     Ok(PortReservation { _sockets: sockets })
@@ -268,7 +279,8 @@ fn new_socket(family: rustix::net::AddressFamily, kind: rustix::net::SocketType)
     Ok(rustix::net::socket_with(family, kind, rustix::net::SocketFlags::CLOEXEC, None)?)
 }
 
-/// Elsewhere the flag comes a moment later: a program started meanwhile may hold the port as long as it runs.
+/// Other systems set the flag in a second call. A program that is spawned in between inherits the socket, and the port
+/// stays bound as long as that program runs.
 #[cfg(not(target_os = "linux"))]
 fn new_socket(family: rustix::net::AddressFamily, kind: rustix::net::SocketType) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(family, kind, None)?;
@@ -280,7 +292,7 @@ fn bind_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketType, bind, sockopt};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = new_socket(family, SocketType::STREAM)?;
-    // Connections of a program that ended a moment ago (TIME_WAIT) must not make its port look taken.
+    // Connections of a program that has just ended (TIME_WAIT) must not make its port look taken.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &address)?;
     Ok(socket)
@@ -299,15 +311,15 @@ mod tests {
     }
 
     #[test]
-    fn records_survive_reopen_and_newer_schemas_are_kept() {
+    fn records_survive_reopen_and_newer_schemas_are_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         let (registry, _) = Registry::open(folder.path().to_owned());
         registry.save(record("one", &[("web.main", 21000)])).unwrap();
         fs::write(folder.path().join("new.json"), r#"{"schema": 99}"#).unwrap();
-        let (again, notes) = Registry::open(folder.path().to_owned());
-        assert_eq!(again.all(), registry.all());
+        let (reopened, notes) = Registry::open(folder.path().to_owned());
+        assert_eq!(reopened.all(), registry.all());
         assert!(notes[0].contains("newer pdev"), "{notes:?}");
-        again.remove(&PreviewId("one".into())).unwrap();
+        reopened.remove(&PreviewId("one".into())).unwrap();
         assert!(Registry::open(folder.path().to_owned()).0.all().is_empty());
         assert!(folder.path().join("new.json").exists());
     }
@@ -316,13 +328,13 @@ mod tests {
     fn two_hundred_previews_never_share_a_port() {
         let folder = tempfile::tempdir().unwrap();
         let (registry, _) = Registry::open(folder.path().to_owned());
-        let mut seen = BTreeSet::new();
+        let mut used = BTreeSet::new();
         for n in 0..200 {
             let mut next = record(&format!("p{n}"), &[]);
             next.ports =
                 registry.claim_ports(&next.name.id, &next.ports, &["web.main".into(), "db.main".into()]).unwrap();
             for port in next.ports.values() {
-                assert!(seen.insert(*port), "port {port} was given twice");
+                assert!(used.insert(*port), "port {port} was assigned twice");
             }
             registry.save(next).unwrap();
         }
@@ -334,14 +346,14 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         assert_eq!(reserve_port(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
-        let held = reserve_port(port).unwrap();
+        let reservation = reserve_port(port).unwrap();
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
-        drop(held);
+        drop(reservation);
         reserve_port(port).unwrap();
     }
 
     #[test]
-    fn known_ports_are_kept_when_claiming() {
+    fn claiming_ports_does_not_change_known_ports() {
         let folder = tempfile::tempdir().unwrap();
         let (registry, _) = Registry::open(folder.path().to_owned());
         let known = BTreeMap::from([("web.main".to_owned(), 20001)]);

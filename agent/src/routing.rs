@@ -1,4 +1,4 @@
-//! Which host leads to which unit: the proxy's table, kept in step with the boards.
+//! Maps hosts to units: keeps the proxy's table in sync with the published status of the previews.
 
 use plan::Application;
 use plan::application::{PortProtocol, PreviewId, PreviewName, Role, Unit};
@@ -26,7 +26,7 @@ impl Routing {
         self.port
     }
 
-    /// Where a browser finds a service; none for what does not speak HTTP.
+    /// The URL of a service; `None` if it does not speak HTTP or the proxy has no port.
     #[must_use]
     pub fn service_url(&self, preview: &PreviewName, application: &Application, unit: &str) -> Option<String> {
         let unit = application.units.get(unit).filter(|unit| is_routable(unit))?;
@@ -38,18 +38,18 @@ impl Routing {
         Some(naming::url(&naming::preview_host(preview), self.port?))
     }
 
-    /// Makes the table say what the boards say; when this returns, new requests see it.
+    /// Updates the table from the published status. Requests that start after this returns use the new table.
     pub fn refresh(&self, shared: &Shared, id: &PreviewId) {
         let Some(handle) = shared.preview_handle(id) else {
             self.routes.update(|table| drop(table.remove_preview(&id.0)));
             return;
         };
         let routes = preview_routes(shared, &handle);
-        let former = shared.registry.get(id).map(|record| record.former_labels).unwrap_or_default();
+        let former_labels = shared.registry.get(id).map(|record| record.former_labels).unwrap_or_default();
         self.routes.update(|table| match routes {
             Some(routes) => {
                 let host = routes.host();
-                for old in former {
+                for old in former_labels {
                     table.rename_host(&format!("{old}.{}.localhost", routes.app), &host);
                 }
                 table.set_preview(routes);
@@ -98,17 +98,17 @@ fn service_route(handle: &PreviewHandle, unit: &Unit) -> ServiceRoute {
     ServiceRoute { target, prefixes: unit.routes.clone() }
 }
 
-fn service_state(board: &PublishedStatus, unit: &str) -> ServiceState {
-    let Some(UnitStatus { state, reason, .. }) = board.unit_status(unit) else { return ServiceState::Stopped };
+fn service_state(published: &PublishedStatus, unit: &str) -> ServiceState {
+    let Some(UnitStatus { state, reason, .. }) = published.unit_status(unit) else { return ServiceState::Stopped };
     match state {
-        // A failing live probe is no reason to cut somebody off who wants to see why.
+        // Keep forwarding while a live probe fails, so that a developer can open the service and see why.
         UnitState::Ready | UnitState::Unhealthy => ServiceState::Ready,
         UnitState::Waiting | UnitState::Preparing | UnitState::Starting | UnitState::Restarting => {
             ServiceState::Starting
         }
         UnitState::Failed => {
-            let known = board.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(unit));
-            let log = known.map(|problem| problem.output).unwrap_or_default();
+            let problem = published.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(unit));
+            let log = problem.map(|problem| problem.output).unwrap_or_default();
             ServiceState::Failed { reason: reason.unwrap_or_else(|| "it failed".into()), log }
         }
         UnitState::Done | UnitState::Stopping | UnitState::Stopped => ServiceState::Stopped,

@@ -1,4 +1,4 @@
-//! The runtimes that can be had on this machine, behind the one trait.
+//! The drivers of the runtimes that are available on this machine.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ impl RuntimeDrivers {
     /// # Errors
     /// When this build has no such runtime.
     pub fn driver(&self, runtime: RuntimeKind) -> Result<Arc<dyn Driver>, Problem> {
-        let found = match runtime {
+        let driver = match runtime {
             RuntimeKind::Docker => &self.docker,
             RuntimeKind::Process => &self.process,
         };
-        found.clone().ok_or_else(|| {
+        driver.clone().ok_or_else(|| {
             Problem::new(
                 ProblemKind::Unavailable,
                 format!("the runtime `{}` is not available here", runtime_name(runtime)),

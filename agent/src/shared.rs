@@ -1,4 +1,4 @@
-//! What every part of the agent is handed: one value made at boot, nothing global.
+//! The state that all parts of the agent share: one value, created at boot and passed down. Nothing is global.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,17 +29,17 @@ pub struct Shared {
     pub access: AccessControl,
     pub routing: Routing,
     pub previews: Mutex<BTreeMap<PreviewId, PreviewHandle>>,
-    /// Held while a name is bound to an identity, so that two first `up`s cannot take the same label.
+    /// Locked while a label is assigned, so that two concurrent first `up`s cannot take the same label.
     pub naming_lock: Mutex<()>,
     pub started_at: i64,
-    /// Endpoints of programs (`pdev run --as`) that may be open at once.
+    /// Limits how many endpoints of programs (`pdev run --as`) are open at the same time.
     pub program_endpoints: Arc<Semaphore>,
     operation_counter: AtomicU64,
     is_draining: AtomicBool,
     open_streams: watch::Sender<usize>,
 }
 
-/// One open stream that only looks on; counted until it is dropped.
+/// Counts one open event or log stream until it is dropped.
 pub struct StreamGuard(Arc<Shared>);
 
 impl Drop for StreamGuard {
@@ -50,28 +50,28 @@ impl Drop for StreamGuard {
 
 impl Shared {
     pub fn new(
-        places: AgentLocations,
-        engines: RuntimeDrivers,
+        locations: AgentLocations,
+        drivers: RuntimeDrivers,
         registry: Registry,
         bus: Bus,
         delivery: SecretDelivery,
-        (broker, gate): (Arc<Broker>, AccessControl),
+        (broker, access): (Arc<Broker>, AccessControl),
         routing: Routing,
     ) -> Arc<Self> {
         Arc::new(Self {
-            locations: places,
-            drivers: engines,
+            locations,
+            drivers,
             registry,
             bus,
             delivery,
             broker,
-            access: gate,
+            access,
             routing,
             previews: Mutex::default(),
             naming_lock: Mutex::default(),
             started_at: crate::bus::now_ms(),
             program_endpoints: Arc::new(Semaphore::new(PROGRAM_ENDPOINTS_MAX)),
-            // Unique over restarts too, so that a resumed stream never mixes two operations.
+            // Starts at the current time, so that ids differ across restarts and a resumed stream never mixes operations.
             operation_counter: AtomicU64::new(u64::try_from(crate::bus::now_ms()).unwrap_or_default()),
             is_draining: AtomicBool::new(false),
             open_streams: watch::Sender::new(0),
@@ -106,7 +106,7 @@ impl Shared {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Streams that look on end with the agent, so its end does not wait for them.
+    /// Counts a stream that ends only with the agent, so that the drain does not wait for it.
     pub fn track_stream(self: &Arc<Self>) -> StreamGuard {
         self.open_streams.send_modify(|open| *open += 1);
         StreamGuard(Arc::clone(self))

@@ -78,7 +78,7 @@ fn requester_cannot_approve_own_request() {
         "{}",
         said.transcript()
     );
-    let plan = sandbox.pdev(&["plan"]).ok().prints("`pdev up` asks for it");
+    let plan = sandbox.pdev(&["plan"]).ok().prints("Run `pdev up` to request approval");
     assert!(!plan.transcript().contains("identity approve"), "{}", plan.transcript());
 }
 
@@ -111,7 +111,7 @@ fn user_in_another_terminal_approves_and_revokes() {
     sandbox.pdev(&["audit"]).ok().prints("approved");
     // What the identity is has changed: that was not approved.
     write_identities(&sandbox, "[shop-dev]\nsource = \"exec\"\ncommand = [\"true\"]\n");
-    sandbox.pdev(&["up"]).ok().prints("nobody has approved");
+    sandbox.pdev(&["up"]).ok().prints("is not approved");
     sandbox
         .pdev(&["identity", "revoke", "shop-dev", "--service", "other"])
         .fails_with(4)

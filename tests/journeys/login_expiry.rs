@@ -100,7 +100,7 @@ fn user_is_notified_once_before_login_expires() {
     let mut start = sandbox.command(&sandbox.project(), &["up"]);
     start.env("DBUS_SESSION_BUS_ADDRESS", &session.address);
     start.env("PDEV_VAULT_PASSPHRASE_FILE", write_passphrase(&sandbox));
-    run_with_timeout(start, Duration::from_secs(60)).ok().prints("and nobody is signed in: `pdev login dev`");
+    run_with_timeout(start, Duration::from_secs(60)).ok().prints("which is not signed in: run `pdev login dev`");
     assert_eq!(session.notifications(), [], "nobody has asked for a credential yet");
 
     for name in ["dev", "quiet"] {
@@ -118,13 +118,13 @@ fn user_is_notified_once_before_login_expires() {
     assert_eq!(title, "pdev: the login of dev ends in 1 min");
     assert!(body.contains("pdev login dev"), "{body}");
     assert_eq!((&standing("dev")["state"], &standing("dev")["sign_in"]), (&"ready".into(), &"dev".into()));
-    sandbox.pdev(&["identity"]).prints("login ends").prints("`pdev login dev` signs in anew");
+    sandbox.pdev(&["identity"]).prints("login ends").prints("`pdev login dev` to sign in again");
     sandbox
         .pdev(&["status"])
         .ok()
         .prints("`dev` of `api`: the login of `dev` ends in 1 min")
         .prints("`pdev login dev`");
-    sandbox.pdev(&["up"]).ok().prints("`api` acts as `dev`, whose login ends in 1 min: `pdev login dev`");
+    sandbox.pdev(&["up"]).ok().prints("`api` acts as `dev`, whose login ends in 1 min: run `pdev login dev`");
 
     // The end comes, and programs ask again and again: nobody is told twice.
     wait_until("the login has ended", Duration::from_secs(30), || {

@@ -111,8 +111,8 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
     let get = |unit: &str| format!("{PDEV} exec {unit} -- {fetch}");
     // The session's own preview: less than its person gets, through the services too.
     let said = stage.run_session(&format!("{up}; {}; {}", get("web"), get("pay"))).ok();
-    said.prints("the session `robot` brought this preview up")
-        .prints("`pay` is given nothing as `prod`: `prod` is production");
+    said.prints("the session `robot` started this preview")
+        .prints("`pay` gets no credentials of `prod`: `prod` is production");
     // Another session's preview is none of this one's.
     stage
         .run_session(&format!("! {}", get("web")))

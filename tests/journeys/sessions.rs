@@ -78,7 +78,7 @@ fn session_programs_get_restricted_credentials() {
                 "mkdir -m 700 r; export PDEV_SOCKET_DIR=$PWD/r XDG_STATE_HOME=$PWD/s XDG_DATA_HOME=$PWD/d; {}",
                 token("prod")
             ),
-            "does not start an agent of its own",
+            "cannot start its own agent",
         ),
         (
             format!("sed -i s/production.*// $HOME/.config/pdev/identities.toml; {}", token("prod")),

@@ -1,4 +1,4 @@
-//! Routes about approvals: what waits for a person, and what was approved.
+//! Routes for approvals: pending requests, decisions and granted approvals.
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
@@ -18,14 +18,14 @@ pub(super) async fn list_approvals(State(api): State<Api>) -> Json<Vec<ApprovalV
     Json(all.map(|approval| approval_view(&approval)).collect())
 }
 
-/// What waits for a person, with the folders in which it can be seen.
+/// Lists the pending requests, each with the folders of the previews that they concern.
 pub(super) async fn list_pending(State(api): State<Api>) -> Json<Vec<PendingApprovalView>> {
     let records = api.shared.registry.all();
-    let waiting = api.shared.access.approvals.pending_requests(now_ms()).into_iter().map(|request| {
-        let own = records
+    let pending = api.shared.access.approvals.pending_requests(now_ms()).into_iter().map(|request| {
+        let of_repository = records
             .iter()
             .filter(|record| crate::approvals::repository_path(record) == request.identity_use.repository);
-        let folders = own.map(|record| record.request.folder.clone()).collect();
+        let folders = of_repository.map(|record| record.request.folder.clone()).collect();
         PendingApprovalView {
             identity_use: identity_use_view(&request.identity_use),
             code: request.code,
@@ -33,23 +33,25 @@ pub(super) async fn list_pending(State(api): State<Api>) -> Json<Vec<PendingAppr
             folders,
         }
     });
-    Json(waiting.collect())
+    Json(pending.collect())
 }
 
-/// What a code stands for, so that a person can read it first, and is not asked for a word that would be refused.
+/// Returns the request behind a code, so that the user can read it first. It includes the reason if this process may not
+/// approve, so that the user is not prompted in vain.
 pub(super) async fn get_request(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
     Path(code): Path<String>,
 ) -> Result<Json<ApprovalView>, ProblemResponse> {
     let shared = api.shared.clone();
-    let looking = tokio::task::spawn_blocking(move || {
-        let by = peer.pid.unwrap_or_default();
-        let (request, denial) = shared.access.approvals.review_request(&code, by, &SystemProcesses, now_ms())?;
-        Ok((request, session_of_process(&shared, by).map(|_| Denial::InSession).or(denial)))
+    // Reading the process table blocks.
+    let review = tokio::task::spawn_blocking(move || {
+        let approver = peer.pid.unwrap_or_default();
+        let (request, denial) = shared.access.approvals.review_request(&code, approver, &SystemProcesses, now_ms())?;
+        Ok((request, session_of_process(&shared, approver).map(|_| Denial::InSession).or(denial)))
     });
-    let ended = looking.await;
-    let (request, denial) = ended.map_err(|error| task_failed_problem(&error))?.map_err(approval_problem)?;
+    let outcome = review.await;
+    let (request, denial) = outcome.map_err(|error| task_failed_problem(&error))?.map_err(approval_problem)?;
     let refusal = denial.map(|denial| approval_problem(ApprovalProblem::Denied(denial)).0);
     Ok(Json(ApprovalView {
         identity_use: identity_use_view(&request.identity_use),
@@ -66,28 +68,29 @@ pub(super) async fn approve(
 ) -> Result<Json<ApprovalView>, ProblemResponse> {
     let shared = api.shared.clone();
     let approving = tokio::task::spawn_blocking(move || {
-        let by = peer.pid.unwrap_or_default();
-        let outcome = match session_of_process(&shared, by) {
+        let approver = peer.pid.unwrap_or_default();
+        // A session's program may never approve, whatever the request is.
+        let outcome = match session_of_process(&shared, approver) {
             Some(_) => Err(Denial::InSession.into()),
-            None => shared.access.approvals.approve(&code, by, &SystemProcesses, now_ms()),
+            None => shared.access.approvals.approve(&code, approver, &SystemProcesses, now_ms()),
         };
         (shared, outcome)
     });
-    let ended = approving.await;
-    let (shared, outcome) = ended.map_err(|error| task_failed_problem(&error))?;
-    let asker = super::identities::requester_of(&shared, peer);
+    let joined = approving.await;
+    let (shared, outcome) = joined.map_err(|error| task_failed_problem(&error))?;
+    let requester = super::identities::requester_of(&shared, peer);
     match outcome {
         Ok(approval) => {
             let identity = approval.identity_use.identity.clone();
-            log_audit_failure(shared.broker.record_decision("approved", &identity, &asker, None));
-            // Whoever shows that it waits looks again.
+            log_audit_failure(shared.broker.record_decision("approved", &identity, &requester, None));
+            // Clients that show the pending request, such as editors, refresh on this event.
             let change = "approved".to_owned();
             let kind = EventKind::IdentityChanged { identity, change, expires_at: None, problem: None };
             drop(shared.bus.publish(PreviewRef::default(), None, kind));
             Ok(Json(approval_view(&approval)))
         }
         Err(refusal) => {
-            log_audit_failure(shared.broker.record_decision("not_approved", "", &asker, Some(refusal.code())));
+            log_audit_failure(shared.broker.record_decision("not_approved", "", &requester, Some(refusal.code())));
             Err(approval_problem(refusal))
         }
     }
@@ -98,17 +101,17 @@ pub(super) async fn revoke(
     Extension(peer): Extension<Peer>,
     JsonBody(request): JsonBody<RevokeRequest>,
 ) -> Result<Json<RevokeReply>, ProblemResponse> {
-    let fits = |of: &IdentityUse| {
-        let same = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
-        of.identity == request.identity
-            && same(&request.service, &of.service)
-            && same(&request.repository, &of.repository)
+    let is_selected = |approved: &IdentityUse| {
+        let matches = |filter: &Option<String>, value: &str| filter.as_ref().is_none_or(|filter| filter == value);
+        approved.identity == request.identity
+            && matches(&request.service, &approved.service)
+            && matches(&request.repository, &approved.repository)
     };
     let revoked = api
         .shared
         .access
         .approvals
-        .revoke(&fits)
+        .revoke(&is_selected)
         .map_err(|error| approval_problem(ApprovalProblem::NotStored(error.to_string())))?;
     if revoked > 0 {
         log_audit_failure(api.shared.broker.record_decision(
@@ -121,15 +124,15 @@ pub(super) async fn revoke(
     Ok(Json(RevokeReply { revoked }))
 }
 
-/// A decision that was carried out stays so, written down or not.
-fn log_audit_failure(written: Result<(), BrokerProblem>) {
-    if let Err(problem) = written {
-        tracing::error!(problem = problem.message, "the audit log lacks a decision about an approval");
+/// Logs a failed audit entry. The decision has taken effect already, so the request does not fail.
+fn log_audit_failure(result: Result<(), BrokerProblem>) {
+    if let Err(problem) = result {
+        tracing::error!(problem = problem.message, "cannot write a decision about an approval to the audit log");
     }
 }
 
 fn task_failed_problem(error: &tokio::task::JoinError) -> ProblemResponse {
-    ProblemResponse(protocol::Problem::new("internal", 500, format!("it broke off: {error}")))
+    ProblemResponse(protocol::Problem::new("internal", 500, format!("a task of the agent failed: {error}")))
 }
 
 fn approval_view(approval: &Approval) -> ApprovalView {
@@ -141,12 +144,12 @@ fn approval_view(approval: &Approval) -> ApprovalView {
     }
 }
 
-fn identity_use_view(of: &IdentityUse) -> IdentityUseView {
+fn identity_use_view(identity_use: &IdentityUse) -> IdentityUseView {
     IdentityUseView {
-        repository: of.repository.clone(),
-        service: of.service.clone(),
-        identity: of.identity.clone(),
-        session: of.session.clone(),
+        repository: identity_use.repository.clone(),
+        service: identity_use.service.clone(),
+        identity: identity_use.identity.clone(),
+        session: identity_use.session.clone(),
     }
 }
 

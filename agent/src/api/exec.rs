@@ -1,4 +1,4 @@
-//! `exec`: a command inside a unit, over an upgraded connection (see `protocol::exec`).
+//! `exec`: runs a command inside a unit, over an upgraded connection (see `protocol::exec`).
 
 use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode, header};
@@ -25,15 +25,16 @@ pub(super) async fn exec(
     let handle = find_recovered(&api, &preview).await?;
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let wanted: protocol::exec::ExecRequest = read_request(body).await?;
+    let exec_request: protocol::exec::ExecRequest = read_request(body).await?;
     let Some(upgrade) =
         upgrade.filter(|_| parts.headers.get(header::UPGRADE).is_some_and(|value| value == UPGRADE_PROTOCOL))
     else {
         let title = format!("this route needs `Connection: Upgrade` and `Upgrade: {UPGRADE_PROTOCOL}`");
         return Err(ProblemResponse(protocol::Problem::new("upgrade_required", 426, title)));
     };
-    let asker = requester_of(&api.shared, parts.extensions.get::<Peer>().copied().unwrap_or_default());
-    let session = start_exec(&api, &handle, wanted, &asker).await?;
+    let requester = requester_of(&api.shared, parts.extensions.get::<Peer>().copied().unwrap_or_default());
+    // Start the command before the upgrade, so that a failure is an ordinary problem response.
+    let session = start_exec(&api, &handle, exec_request, &requester).await?;
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
             let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
@@ -50,62 +51,62 @@ async fn read_request(body: axum::body::Body) -> Result<protocol::exec::ExecRequ
     serde_json::from_slice(&bytes).map_err(|error| invalid_request(&error.to_string()))
 }
 
-fn invalid_request(words: &str) -> ProblemResponse {
-    ProblemResponse(protocol::Problem::new("invalid_request", 422, format!("the body is no exec request: {words}")))
+fn invalid_request(reason: &str) -> ProblemResponse {
+    ProblemResponse(protocol::Problem::new("invalid_request", 422, format!("the body is no exec request: {reason}")))
 }
 
 async fn start_exec(
     api: &Api,
     handle: &crate::preview::PreviewHandle,
-    wanted: protocol::exec::ExecRequest,
-    asker: &Requester,
+    exec_request: protocol::exec::ExecRequest,
+    requester: &Requester,
 ) -> Result<ExecSession, ProblemResponse> {
     let down = || {
         let title = format!("`{}` is down", handle.published.preview().title);
         ProblemResponse(protocol::Problem::new("not_running", 409, title).hint("Run `pdev up` first."))
     };
     let scope = handle.live.scope().ok_or_else(down)?;
-    let Some(unit) = scope.application.units.get(&wanted.unit) else {
+    let Some(unit) = scope.application.units.get(&exec_request.unit) else {
         let known: Vec<&str> = scope.application.units.keys().map(String::as_str).collect();
-        let title = format!("there is no unit `{}`; known are {}", wanted.unit, known.join(", "));
+        let title = format!("there is no unit `{}`; the preview has {}", exec_request.unit, known.join(", "));
         return Err(ProblemResponse(protocol::Problem::new("unknown_unit", 404, title)));
     };
-    session_previews::refuse_personal_units(&api.shared, &handle.id, std::iter::once(unit), asker)?;
-    if wanted.argv.is_empty() {
+    session_previews::refuse_personal_units(&api.shared, &handle.id, std::iter::once(unit), requester)?;
+    if exec_request.argv.is_empty() {
         return Err(invalid_request("`argv` is empty"));
     }
     let request = ExecRequest {
-        argv: wanted.argv,
-        env: wanted.env,
-        dir: wanted.dir,
-        user: wanted.user,
-        terminal_size: wanted.terminal,
+        argv: exec_request.argv,
+        env: exec_request.env,
+        dir: exec_request.dir,
+        user: exec_request.user,
+        terminal_size: exec_request.terminal,
     };
     let driver = api.shared.drivers.driver(unit.body.runtime());
-    let started = match driver {
+    let session = match driver {
         Ok(driver) => driver.exec(&scope, unit, request).await,
         Err(problem) => Err(problem),
     };
-    started.map_err(|problem| ProblemResponse(crate::convert::driver_problem(&problem, Some(&unit.name))))
+    session.map_err(|problem| ProblemResponse(crate::convert::driver_problem(&problem, Some(&unit.name))))
 }
 
-/// Moves frames both ways. The asker's going away ends the input, and with it most commands.
+/// Relays frames in both directions. When the client disconnects, the command's input ends, and with it most commands.
 async fn relay_frames(session: ExecSession, reader: impl AsyncRead + Unpin, mut writer: impl AsyncWrite + Unpin) {
     let ExecSession { input, mut output } = session;
     let outward = async {
         while let Some(part) = output.next().await {
-            let (frame, last) = match part {
+            let (frame, is_last) = match part {
                 ExecOutput::Stdout(bytes) => (Frame::Stdout(bytes.to_vec()), false),
                 ExecOutput::Stderr(bytes) => (Frame::Stderr(bytes.to_vec()), false),
                 ExecOutput::Exit(code) => (Frame::Exit(code), true),
             };
-            if writer.write_all(&frame.encode()).await.is_err() || last {
+            if writer.write_all(&frame.encode()).await.is_err() || is_last {
                 break;
             }
         }
         drop(writer.shutdown().await);
     };
-    // The end of the output decides; an asker that sends nothing must not keep a finished session open.
+    // The end of the output ends the session: a client that sends nothing must not keep a finished command open.
     tokio::select! {
         () = outward => {}
         () = relay_input(reader, input) => {}
@@ -124,7 +125,7 @@ async fn relay_input(mut reader: impl AsyncRead + Unpin, input: mpsc::Sender<Exe
             }
         }
         match reader.read(&mut chunk).await {
-            // The asker is gone: dropping the session hangs the command up.
+            // The client has disconnected: dropping the session hangs up the command.
             Ok(0) | Err(_) => return,
             Ok(length) => buffer.extend_from_slice(&chunk[..length]),
         }
@@ -138,6 +139,6 @@ async fn forward_frame(frame: Frame, input: &mpsc::Sender<ExecInput>) {
         Frame::StdinEnd => ExecInput::Close,
         _ => return,
     };
-    // A command that closed its input is no reason to end its output.
+    // Fails if the command has closed its input, but its output may continue.
     drop(input.send(part).await);
 }

@@ -1,6 +1,7 @@
-//! Routes about identities: how they stand, and credentials as the raw bytes that a tool reads.
+//! Routes for identities: their status, and credentials as the raw bytes that a tool reads.
 //!
-//! The broker decides; here is only told who asks, by the connection's own word and the process table's.
+//! The broker decides on every request. This module only identifies the requester, from the connection and the process
+//! table.
 
 use axum::Json;
 use std::convert::Infallible;
@@ -22,20 +23,20 @@ use crate::endpoint::program;
 use crate::sessions;
 use crate::shared::Shared;
 
-/// How far up the process table an asker is followed.
+/// How many ancestors of a requester are recorded.
 const PROCESS_CHAIN_MAX: usize = 6;
 
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<IdentityStatus>>, ProblemResponse> {
-    let standings = api.shared.broker.identity_snapshots().map_err(problem_response)?;
-    Ok(Json(standings.into_iter().map(convert::identity_status).collect()))
+    let snapshots = api.shared.broker.identity_snapshots().map_err(problem_response)?;
+    Ok(Json(snapshots.into_iter().map(convert::identity_status).collect()))
 }
 
 pub(super) async fn check(
     State(api): State<Api>,
     Path(identity): Path<String>,
 ) -> Result<Json<IdentityStatus>, ProblemResponse> {
-    let standing = api.shared.broker.check_identity(&identity).await.map_err(problem_response)?;
-    Ok(Json(convert::identity_status(standing)))
+    let snapshot = api.shared.broker.check_identity(&identity).await.map_err(problem_response)?;
+    Ok(Json(convert::identity_status(snapshot)))
 }
 
 pub(super) async fn store_secret(
@@ -56,35 +57,35 @@ pub(super) async fn login(
     Path(identity): Path<String>,
     JsonBody(request): JsonBody<LoginRequest>,
 ) -> Result<Response, ProblemResponse> {
-    // Known before the stream begins, so that a wrong name is an ordinary answer.
+    // Check the name before the stream starts, so that an unknown name is an ordinary problem response.
     api.shared.broker.identity(&identity).map_err(problem_response)?;
     let flow = match request.flow {
         LoginFlow::Browser => OAuthFlow::Browser,
         LoginFlow::Device => OAuthFlow::Device,
     };
-    let (prompts, waiting) = mpsc::channel(4);
+    let (prompt_sender, prompt_receiver) = mpsc::channel(4);
     let broker = api.shared.broker.clone();
     let outcome = async move {
-        match broker.login(&identity, flow, &prompts).await {
+        match broker.login(&identity, flow, &prompt_sender).await {
             Ok(()) => LoginEvent::SignedIn,
             Err(problem) => LoginEvent::Failed { problem: convert::broker_problem(problem) },
         }
     };
-    // The login is driven by the stream itself: when the reader goes away it is dropped, and its port with it.
+    // The stream itself polls the login. If the client disconnects, the login is dropped and its port is closed.
     let outcome = stream::once(outcome);
-    let asked =
-        stream::unfold(
-            waiting,
-            |mut waiting| async move { waiting.recv().await.map(|one| (login_event(one), waiting)) },
-        );
-    let lines = stream::select(asked, outcome).map(|event| {
+    let prompts = stream::unfold(prompt_receiver, |mut receiver| async move {
+        receiver.recv().await.map(|prompt| (login_event(prompt), receiver))
+    });
+    let lines = stream::select(prompts, outcome).map(|event| {
         let mut line = serde_json::to_vec(&event).unwrap_or_default();
         line.push(b'\n');
         Ok::<_, Infallible>(Bytes::from(line))
     });
-    let spectator = api.shared.track_stream();
+    // A login waits for the user, so the agent's drain must not wait for it.
+    let guard = api.shared.track_stream();
     let lines = lines.inspect(move |_| {
-        let _until_the_reader_leaves = &spectator;
+        // The closure owns the guard, so that it is dropped with the stream.
+        let _guard = &guard;
     });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], axum::body::Body::from_stream(lines)).into_response())
 }
@@ -107,7 +108,7 @@ pub(super) async fn sign_out(
         false => Err(ProblemResponse(protocol::Problem::new(
             "not_signed_in",
             404,
-            format!("nobody is signed in as `{identity}`"),
+            format!("the identity `{identity}` is not signed in"),
         ))),
     }
 }
@@ -121,35 +122,36 @@ pub(super) async fn issue_credential(
     if request.form == "endpoint" {
         return issue_endpoint(&api, &name, peer).await;
     }
-    let outlet = requested_format(&request)?;
-    let secret = api.shared.broker.issue(&name, &outlet, &requester_of(&api.shared, peer)).await;
+    let format = requested_format(&request)?;
+    let secret = api.shared.broker.issue(&name, &format, &requester_of(&api.shared, peer)).await;
     let secret =
         secret.map_err(|problem| problem_response(sessions::offer_approval(&api.shared, &name, peer.pid, problem)))?;
     Ok(raw_response(secret))
 }
 
-/// Where a program asks from now on; where its credential has no such place, the credential itself.
+/// Returns the variables of a new endpoint for the program, or the credential itself if no SDK supports an endpoint for it.
 async fn issue_endpoint(api: &Api, name: &str, peer: Peer) -> Result<Response, ProblemResponse> {
-    let asker = requester_of(&api.shared, peer);
+    let requester = requester_of(&api.shared, peer);
     let opened = match peer.pid {
-        Some(pid) => program::open_endpoint(&api.shared, name, pid, &asker).await,
+        Some(pid) => program::open_endpoint(&api.shared, name, pid, &requester).await,
         None => Ok(None),
     };
     let opened = opened.map_err(|problem| {
         if problem.code.starts_with("session_")
-            && let Err(error) = api.shared.broker.record_decision("refused", name, &asker, Some(&problem.message))
+            && let Err(error) = api.shared.broker.record_decision("refused", name, &requester, Some(&problem.message))
         {
-            tracing::error!(problem = error.message, "the audit log lacks a refusal");
+            tracing::error!(problem = error.message, "cannot write a refusal to the audit log");
         }
         problem_response(sessions::offer_approval(&api.shared, name, peer.pid, problem))
     })?;
     let secret = match opened {
         Some(variables) => {
+            // `NAME=VALUE` with a NUL after each, because values may contain newlines.
             let pairs = variables.iter().flat_map(|(name, value)| format!("{name}={value}\0").into_bytes());
             Secret::new(pairs.collect())
         }
         None => {
-            let secret = api.shared.broker.issue(name, &CredentialFormat::Env, &asker).await;
+            let secret = api.shared.broker.issue(name, &CredentialFormat::Env, &requester).await;
             secret
                 .map_err(|problem| problem_response(sessions::offer_approval(&api.shared, name, peer.pid, problem)))?
         }
@@ -196,7 +198,7 @@ fn requested_format(request: &CredentialRequest) -> Result<CredentialFormat, Pro
         "env" => CredentialFormat::Env,
         other => {
             let title = format!(
-                "`{other}` is no form; allowed are `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`, `endpoint`"
+                "unknown `form` `{other}`; allowed are `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`, `endpoint`"
             );
             return Err(ProblemResponse(protocol::Problem::new("invalid_request", 422, title)));
         }
@@ -207,22 +209,24 @@ fn problem_response(problem: BrokerProblem) -> ProblemResponse {
     ProblemResponse(convert::broker_problem(problem))
 }
 
-/// The programs above the connection's other end, without pdev's own helper.
+/// The requesting program and its ancestors. pdev's own helper processes are skipped: the audit log names the tool that
+/// called the helper.
 pub(crate) fn requester_of(shared: &Shared, peer: Peer) -> Requester {
     let mut chain = Vec::new();
-    let own = std::env::current_exe().ok();
-    let mut pid = peer.pid;
-    let mut first = None;
-    while let Some(at) = pid.filter(|at| *at > 1) {
+    let own_executable = std::env::current_exe().ok();
+    let mut next = peer.pid;
+    let mut first_other = None;
+    while let Some(pid) = next.filter(|pid| *pid > 1) {
         if chain.len() == PROCESS_CHAIN_MAX {
             break;
         }
-        let executable = std::fs::read_link(format!("/proc/{at}/exe")).ok();
-        if executable.is_none() || executable != own {
-            first = first.or(Some(at));
+        let executable = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+        if executable.is_none() || executable != own_executable {
+            first_other = first_other.or(Some(pid));
             chain.extend(executable.map(|path| path.display().to_string()));
         }
-        pid = process::parent_pid(at);
+        next = process::parent_pid(pid);
     }
-    Requester { pid: first.or(peer.pid), chain, session: sessions::session_member_of_process(shared, peer.pid) }
+    // The session is looked up from the peer itself, so that a helper cannot hide it.
+    Requester { pid: first_other.or(peer.pid), chain, session: sessions::session_member_of_process(shared, peer.pid) }
 }

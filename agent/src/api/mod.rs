@@ -1,6 +1,6 @@
-//! The agent's API: HTTP + JSON + server-sent events on the unix socket. `curl --unix-socket` is a full client.
+//! The agent's API: HTTP, JSON and server-sent events on the unix socket. `curl --unix-socket` can use all of it.
 //!
-//! Every handler converts, asks an actor, and answers; nothing is decided here.
+//! Each handler converts the request, calls an actor or the broker, and converts the reply. It makes no decisions.
 
 mod approvals;
 mod exec;
@@ -27,10 +27,10 @@ use tokio::sync::watch;
 
 use crate::shared::Shared;
 
-/// A request's body is at most this long; secrets and manifests' requests are far below.
+/// The maximum size of a request body. Secrets and requests about manifests are far smaller.
 const BODY_BYTES_MAX: usize = 4 << 20;
 
-/// Who is at the other end of a connection.
+/// The process at the other end of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peer {
     pub pid: Option<i32>,
@@ -39,7 +39,7 @@ pub struct Peer {
 #[derive(Clone)]
 pub struct Api {
     pub shared: Arc<Shared>,
-    /// Told to stop by `POST /v1/agent/stop`, as if by a signal.
+    /// `POST /v1/agent/stop` sets it to true, like a first signal.
     pub stop: Arc<watch::Sender<bool>>,
 }
 
@@ -98,13 +98,13 @@ async fn stop_agent(State(api): State<Api>) -> StatusCode {
 }
 
 async fn unknown_route(request: axum::extract::Request) -> ProblemResponse {
-    let title = format!("there is no `{} {}`", request.method(), request.uri().path());
+    let title = format!("there is no route `{} {}`", request.method(), request.uri().path());
     ProblemResponse(
-        protocol::Problem::new("unknown_route", 404, title).hint("`GET /v1/openapi.json` lists all routes."),
+        protocol::Problem::new("unknown_route", 404, title).hint("See `GET /v1/openapi.json` for all routes."),
     )
 }
 
-/// A problem document as an answer (RFC 9457).
+/// A problem document as a response (RFC 9457).
 pub struct ProblemResponse(pub protocol::Problem);
 
 impl IntoResponse for ProblemResponse {
@@ -124,7 +124,7 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// `Json` whose refusals are problem documents too.
+/// Like `Json`, but also rejects requests with a problem document.
 pub struct JsonBody<T>(pub T);
 
 impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for JsonBody<T> {
@@ -141,5 +141,5 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for JsonBody
 fn rejection_problem(rejection: &JsonRejection) -> ProblemResponse {
     let status = rejection.status().as_u16();
     let problem = protocol::Problem::new("invalid_request", status, rejection.body_text());
-    ProblemResponse(problem.hint("`GET /v1/openapi.json` describes what each route takes."))
+    ProblemResponse(problem.hint("See `GET /v1/openapi.json` for the request body of each route."))
 }

@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document, put together from the routes' table and the wire types' own schemas.
+//! The OpenAPI 3.1 document, generated from the table of routes and the schemas of the wire types.
 
 use axum::Json;
 use protocol::schema_of;
@@ -22,20 +22,20 @@ const fn route(
     path: &'static str,
     summary: &'static str,
     body: Option<&'static str>,
-    answer: (&'static str, &'static str, Option<&'static str>),
+    response: (&'static str, &'static str, Option<&'static str>),
 ) -> Route {
-    Route { method, path, summary, body, response: answer }
+    Route { method, path, summary, body, response }
 }
 
 const JSON: &str = "application/json";
 const EVENT_STREAM: &str = "text/event-stream";
 
 const ROUTES: &[Route] = &[
-    route("get", "/v1/agent", "Who answers, and in which version", None, ("200", JSON, Some("AgentInfo"))),
+    route("get", "/v1/agent", "The running agent and its version", None, ("200", JSON, Some("AgentInfo"))),
     route(
         "post",
         "/v1/agent/stop",
-        "Drain and end, as after a first SIGTERM; previews go on running",
+        "Drain and exit, as after a first SIGTERM; previews keep running",
         None,
         ("202", "", None),
     ),
@@ -43,74 +43,74 @@ const ROUTES: &[Route] = &[
     route(
         "get",
         "/v1/events",
-        "All events from now on; resumes after `Last-Event-ID`",
+        "Stream all events from now on; resumes after `Last-Event-ID`",
         None,
         ("200", EVENT_STREAM, Some("Event")),
     ),
     route(
         "post",
         "/v1/locate",
-        "Which preview a folder means; creates nothing",
+        "Find the preview of a folder; creates nothing",
         Some("LocateRequest"),
         ("200", JSON, Some("LocateReply")),
     ),
     route(
         "post",
         "/v1/plan",
-        "What `up` would do, and why; changes nothing",
+        "Show the steps of `up` and their causes; changes nothing",
         Some("UpRequest"),
         ("200", JSON, Some("PlanReply")),
     ),
     route(
         "post",
         "/v1/up",
-        "Bring a preview up; streams events until it is ready or failed. Closing the stream does not stop the work",
+        "Start a preview; streams events until it is ready or failed. Closing the stream does not stop the operation",
         Some("UpRequest"),
         ("200", EVENT_STREAM, Some("Event")),
     ),
-    route("get", "/v1/identities", "All identities, and how they stand", None, ("200", JSON, Some("IdentityStatus[]"))),
+    route("get", "/v1/identities", "All identities and their status", None, ("200", JSON, Some("IdentityStatus[]"))),
     route(
         "post",
         "/v1/identities/{identity}/check",
-        "Ask the source as a tool's request would; tells how the identity stands then, and hands nothing out",
+        "Request a credential from the source, return the identity's status, and issue nothing",
         None,
         ("200", JSON, Some("IdentityStatus")),
     ),
     route(
         "put",
         "/v1/identities/{identity}/secret",
-        "Keep the secret (the raw body) of a `static` identity in the vault",
+        "Store the secret (the raw body) of a `static` identity in the vault",
         None,
         ("204", "", None),
     ),
     route(
         "post",
         "/v1/identities/{identity}/login",
-        "Sign a person in; one LoginEvent a line. Closing the stream ends it",
+        "Sign in; streams one LoginEvent per line. Closing the stream cancels the login",
         Some("LoginRequest"),
         ("200", "application/x-ndjson", Some("LoginEvent")),
     ),
-    route("delete", "/v1/identities/{identity}/login", "Forget what a person signed in with", None, ("204", "", None)),
+    route("delete", "/v1/identities/{identity}/login", "Sign out: delete the stored login", None, ("204", "", None)),
     route(
         "get",
         "/v1/approvals",
-        "Which services may act as which identities",
+        "List which services may act as which identities",
         None,
         ("200", JSON, Some("ApprovalView[]")),
     ),
-    route("get", "/v1/approvals/waiting", "What waits for a person", None, ("200", JSON, Some("WaitingView[]"))),
-    route("get", "/v1/approvals/{code}", "What a code stands for", None, ("200", JSON, Some("ApprovalView"))),
+    route("get", "/v1/approvals/waiting", "Pending requests", None, ("200", JSON, Some("PendingApprovalView[]"))),
+    route("get", "/v1/approvals/{code}", "The request with this code", None, ("200", JSON, Some("ApprovalView"))),
     route(
         "post",
         "/v1/approvals/{code}",
-        "Approve it; refused to whoever asked, and to what they started",
+        "Approve the request; refused for the requesting programs and their descendants",
         None,
         ("200", JSON, Some("ApprovalView")),
     ),
     route(
         "post",
         "/v1/approvals/revoke",
-        "Take approvals back",
+        "Revoke approvals",
         Some("RevokeRequest"),
         ("200", JSON, Some("RevokeReply")),
     ),
@@ -118,7 +118,7 @@ const ROUTES: &[Route] = &[
     route(
         "post",
         "/v1/sessions",
-        "Everything that the asker starts is a session, and gets less of the person's identities",
+        "Begin a session: programs that the caller starts get restricted access to the user's identities",
         Some("SessionRequest"),
         ("200", JSON, Some("SessionView")),
     ),
@@ -126,14 +126,14 @@ const ROUTES: &[Route] = &[
     route(
         "post",
         "/v1/credentials",
-        "A credential, as the raw bytes that its tool reads",
+        "Issue a credential, as the raw bytes that its tool reads",
         Some("CredentialRequest"),
         ("200", "application/octet-stream", None),
     ),
     route(
         "post",
         "/v1/credentials/rejected",
-        "A tool was refused with it: the next asker gets another one",
+        "Report that a service rejected a credential: the next request gets a new one",
         Some("CredentialRequest"),
         ("204", "", None),
     ),
@@ -142,7 +142,7 @@ const ROUTES: &[Route] = &[
     route(
         "post",
         "/v1/previews/{preview}/down",
-        "Take it down; data volumes stay unless asked",
+        "Take it down; data volumes are kept unless `volumes` is set",
         Some("DownRequest"),
         ("200", EVENT_STREAM, Some("Event")),
     ),
@@ -156,46 +156,52 @@ const ROUTES: &[Route] = &[
     route(
         "post",
         "/v1/previews/{preview}/stop",
-        "End some units; they rest until they are started",
+        "Stop units; they remain stopped until they are started again",
         Some("StopRequest"),
         ("200", EVENT_STREAM, Some("Event")),
     ),
     route(
         "get",
         "/v1/previews/{preview}/wait",
-        "Answers when nothing is under way; `timeout_ms`",
+        "Wait until the preview is ready, failed or down; `timeout_ms`",
         None,
         ("200", JSON, Some("PreviewStatus")),
     ),
     route(
         "get",
         "/v1/previews/{preview}/logs",
-        "Merged logs, one LogEntry a line; `units`, `follow`, `since`, `tail`",
+        "Merged logs, one LogEntry per line; `units`, `follow`, `since`, `tail`",
         None,
         ("200", "application/x-ndjson", Some("LogEntry")),
     ),
     route(
         "post",
         "/v1/previews/{preview}/exec",
-        "A command inside a unit; upgrades to frames (`Upgrade: pdev-exec/1`)",
+        "Run a command inside a unit; upgrades to frames (`Upgrade: pdev-exec/1`)",
         Some("ExecRequest"),
         ("101", "", None),
     ),
     route(
         "post",
         "/v1/previews/{preview}/secrets",
-        "Keep secrets of the vault for this preview until `down`; answers the names that were there",
-        Some("KeptSecrets"),
+        "Copy secrets of the vault to this preview until `down`; returns the names that were found",
+        Some("DeliverSecretsRequest"),
         ("200", JSON, None),
     ),
     route(
         "put",
         "/v1/previews/{preview}/secrets/{name}",
-        "Keep a secret (the raw body) for this preview until `down`",
+        "Store a secret (the raw body) for this preview until `down`",
         None,
         ("204", "", None),
     ),
-    route("delete", "/v1/previews/{preview}/secrets/{name}", "Forget a secret", None, ("204", "", None)),
+    route(
+        "delete",
+        "/v1/previews/{preview}/secrets/{name}",
+        "Delete a secret of this preview",
+        None,
+        ("204", "", None),
+    ),
 ];
 
 #[must_use]
@@ -212,17 +218,18 @@ pub fn document() -> Value {
     add_schema::<protocol::request::DownRequest>("DownRequest", &mut schemas);
     add_schema::<protocol::request::RestartRequest>("RestartRequest", &mut schemas);
     add_schema::<protocol::request::StopRequest>("StopRequest", &mut schemas);
-    add_schema::<protocol::request::DeliverSecretsRequest>("KeptSecrets", &mut schemas);
+    add_schema::<protocol::request::DeliverSecretsRequest>("DeliverSecretsRequest", &mut schemas);
     add_schema::<protocol::request::LogEntry>("LogEntry", &mut schemas);
     add_schema::<protocol::exec::ExecRequest>("ExecRequest", &mut schemas);
     add_schema::<Vec<protocol::identity::IdentityStatus>>("IdentityStatus[]", &mut schemas);
     add_schema::<protocol::identity::CredentialRequest>("CredentialRequest", &mut schemas);
+    // The item's schema is in the document now; a list is written inline where a route returns it.
     schemas.remove("PreviewStatus[]");
     add_schema::<protocol::identity::LoginRequest>("LoginRequest", &mut schemas);
     add_schema::<protocol::identity::LoginEvent>("LoginEvent", &mut schemas);
     schemas.remove("IdentityStatus[]");
     add_schema::<protocol::approval::ApprovalView>("ApprovalView", &mut schemas);
-    add_schema::<protocol::approval::PendingApprovalView>("WaitingView", &mut schemas);
+    add_schema::<protocol::approval::PendingApprovalView>("PendingApprovalView", &mut schemas);
     add_schema::<protocol::session::SessionRequest>("SessionRequest", &mut schemas);
     add_schema::<protocol::session::SessionView>("SessionView", &mut schemas);
     add_schema::<protocol::approval::RevokeRequest>("RevokeRequest", &mut schemas);
@@ -244,11 +251,11 @@ pub fn document() -> Value {
     })
 }
 
-/// Adds a type and everything it refers to, with references made relative to the document.
+/// Adds the schema of a type and of all types it refers to. References are rewritten to point into the document.
 fn add_schema<T: JsonSchema>(name: &str, schemas: &mut Map<String, Value>) {
     let mut root = schema_of::<T>();
-    let inner = root.as_object_mut().and_then(|root| root.remove("$defs"));
-    if let Some(Value::Object(definitions)) = inner {
+    let definitions = root.as_object_mut().and_then(|root| root.remove("$defs"));
+    if let Some(Value::Object(definitions)) = definitions {
         for (key, value) in definitions {
             schemas.entry(key).or_insert_with(|| rebase_references(value));
         }
@@ -282,12 +289,12 @@ fn schema_reference(name: &str) -> Value {
 
 fn operation_object(route: &Route) -> Value {
     let (status, media, schema) = route.response;
-    let mut answer = json!({ "description": "as asked" });
+    let mut success = json!({ "description": "success" });
     if let Some(schema) = schema {
-        answer["content"] = json!({ media: { "schema": schema_reference(schema) } });
+        success["content"] = json!({ media: { "schema": schema_reference(schema) } });
     }
     let problem = json!({ "description": "a problem", "content": { "application/problem+json": { "schema": schema_reference("Problem") } } });
-    let mut operation = json!({ "summary": route.summary, "responses": { status: answer, "default": problem } });
+    let mut operation = json!({ "summary": route.summary, "responses": { status: success, "default": problem } });
     if let Some(body) = route.body {
         operation["requestBody"] =
             json!({ "required": true, "content": { JSON: { "schema": schema_reference(body) } } });

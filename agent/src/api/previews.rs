@@ -1,4 +1,4 @@
-//! Routes about previews.
+//! Routes for previews.
 
 use std::time::Duration;
 
@@ -20,33 +20,36 @@ use super::{Api, JsonBody, Peer, ProblemResponse, requester_of, stream};
 use crate::preview::{ManifestSource, PreviewHandle, naming};
 use crate::session_previews;
 
-/// `wait` without a `timeout_ms`.
+/// The limit of `wait` without `timeout_ms`.
 const WAIT_DEFAULT: Duration = Duration::from_secs(600);
 
 pub(super) fn find_preview(api: &Api, preview: &str) -> Result<PreviewHandle, ProblemResponse> {
     api.shared.preview_handle(&PreviewId(preview.to_owned())).ok_or_else(|| {
         let title = format!("there is no preview `{preview}`");
-        ProblemResponse(protocol::Problem::new("unknown_preview", 404, title).hint("`pdev ls` lists what there is."))
+        ProblemResponse(
+            protocol::Problem::new("unknown_preview", 404, title).hint("Run `pdev ls` to list all previews."),
+        )
     })
 }
 
-/// How long a look may wait for an agent that has just started to remember what it was doing.
+/// How long a request waits for the recovery of a preview after the agent has started.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
 
-/// A preview whose units are known: right after the agent's start its actor first has to find out.
+/// Finds a preview and waits until its units are known: right after the agent has started, its actor is still recovering.
 pub(super) async fn find_recovered(api: &Api, preview: &str) -> Result<PreviewHandle, ProblemResponse> {
     let handle = find_preview(api, preview)?;
     let recovering = |state| matches!(state, PreviewState::Starting);
-    let known =
+    let units_known =
         handle.published.wait_for(|status| (!status.units.is_empty() || !recovering(status.state)).then_some(()));
-    // Late is not wrong: what is known by then is told.
-    let _in_time = tokio::time::timeout(RECOVERY_LIMIT, known).await;
+    // After the limit, the request continues with the units that are known so far.
+    let _in_time = tokio::time::timeout(RECOVERY_LIMIT, units_known).await;
     Ok(handle)
 }
 
 fn ensure_accepting(api: &Api) -> Result<(), ProblemResponse> {
     if api.shared.is_draining() {
-        let problem = protocol::Problem::new("agent_stopping", 503, "the agent is stopping and begins nothing new");
+        let problem =
+            protocol::Problem::new("agent_stopping", 503, "the agent is stopping and starts no new operation");
         return Err(ProblemResponse(problem.hint("Run the command again in a moment; it starts a new agent.")));
     }
     Ok(())
@@ -75,28 +78,31 @@ pub(super) async fn up(
 ) -> Result<Response, ProblemResponse> {
     ensure_accepting(&api)?;
     api.shared.access.record_requester(&request.folder, peer.pid);
-    // Subscribed before the request is made, or its first events could be missed.
+    // Subscribe before the operation starts, so that its first events are not missed.
     let events = api.shared.bus.subscribe(None).1;
     let detach = request.detach;
     let operation = begin_up(&api, request, &requester_of(&api.shared, peer)).await?;
     Ok(stream::operation_events(events, operation, detach))
 }
 
-/// The actor of a preview that has just gone may end between being found and being asked: then another one is made.
-async fn begin_up(api: &Api, request: UpRequest, asker: &Requester) -> Result<u64, ProblemResponse> {
+/// Starts the `up`. An actor whose preview was just removed may end before it receives the request; then a new actor is
+/// started.
+async fn begin_up(api: &Api, request: UpRequest, requester: &Requester) -> Result<u64, ProblemResponse> {
     const TRIES: usize = 3;
-    let mut last = None;
+    let mut last_problem = None;
     for _ in 0..TRIES {
-        let (shared, asked) = (api.shared.clone(), request.clone());
-        let named = tokio::task::spawn_blocking(move || naming::bind_preview(&shared, &asked)).await;
-        let handle = named.map_err(|error| internal_problem(&error))?.map_err(ProblemResponse)?;
-        session_previews::mark_with_session(&api.shared, &handle, asker)?;
+        let (shared, up_request) = (api.shared.clone(), request.clone());
+        let bound = tokio::task::spawn_blocking(move || naming::bind_preview(&shared, &up_request)).await;
+        let handle = bound.map_err(|error| internal_problem(&error))?.map_err(ProblemResponse)?;
+        session_previews::mark_with_session(&api.shared, &handle, requester)?;
         match handle.up(request.clone(), ManifestSource::Disk).await {
-            Err(problem) if problem.code == "agent_stopping" && !api.shared.is_draining() => last = Some(problem),
-            answer => return answer.map_err(ProblemResponse),
+            Err(problem) if problem.code == "agent_stopping" && !api.shared.is_draining() => {
+                last_problem = Some(problem);
+            }
+            result => return result.map_err(ProblemResponse),
         }
     }
-    Err(ProblemResponse(last.unwrap_or_default()))
+    Err(ProblemResponse(last_problem.unwrap_or_default()))
 }
 
 pub(super) async fn list(State(api): State<Api>) -> Json<Vec<PreviewStatus>> {
@@ -105,7 +111,7 @@ pub(super) async fn list(State(api): State<Api>) -> Json<Vec<PreviewStatus>> {
     Json(all)
 }
 
-/// The status with what only a look at the disk tells.
+/// The published status, with the fields that have to be read from the disk.
 fn current_status(handle: &PreviewHandle) -> PreviewStatus {
     let mut status = handle.published.status();
     status.folder_present = std::path::Path::new(&status.folder).is_dir();
@@ -140,8 +146,8 @@ pub(super) async fn restart(
     ensure_accepting(&api)?;
     let handle = find_recovered(&api, &preview).await?;
     if let Some(application) = handle.live.application() {
-        let meant = |name: &String| request.units.is_empty() || request.units.contains(name);
-        let units = application.units.values().filter(|unit| meant(&unit.name));
+        let is_selected = |name: &String| request.units.is_empty() || request.units.contains(name);
+        let units = application.units.values().filter(|unit| is_selected(&unit.name));
         session_previews::refuse_personal_units(&api.shared, &handle.id, units, &requester_of(&api.shared, peer))?;
     }
     let events = api.shared.bus.subscribe(None).1;
@@ -157,7 +163,7 @@ pub(super) async fn stop(
     ensure_accepting(&api)?;
     if request.units.is_empty() {
         let problem = protocol::Problem::new("invalid_request", 422, "no unit is named");
-        return Err(ProblemResponse(problem.hint("Name units, or take all of it down: `pdev down`.")));
+        return Err(ProblemResponse(problem.hint("Name at least one unit, or run `pdev down` to stop the preview.")));
     }
     let handle = find_recovered(&api, &preview).await?;
     let events = api.shared.bus.subscribe(None).1;
@@ -170,7 +176,7 @@ pub(super) struct WaitQuery {
     timeout_ms: Option<u64>,
 }
 
-/// Answers when nothing is under way any more: ready, failed or down.
+/// Answers when no operation and no unit change is in progress: the preview is ready, failed or down.
 pub(super) async fn wait_until_settled(
     State(api): State<Api>,
     Path(preview): Path<String>,
@@ -179,19 +185,20 @@ pub(super) async fn wait_until_settled(
     let handle = find_preview(&api, &preview)?;
     let limit = query.timeout_ms.map_or(WAIT_DEFAULT, Duration::from_millis);
     let settled = handle.published.wait_for(|status| {
-        let moving = |state| {
+        let is_changing = |state| {
             matches!(state, UnitState::Restarting | UnitState::Starting | UnitState::Preparing | UnitState::Stopping)
         };
-        let under_way = matches!(status.state, PreviewState::Starting | PreviewState::Stopping)
-            || (status.state == PreviewState::Degraded && status.units.iter().any(|unit| moving(unit.state)));
-        (!under_way).then(|| status.clone())
+        let in_progress = matches!(status.state, PreviewState::Starting | PreviewState::Stopping)
+            || (status.state == PreviewState::Degraded && status.units.iter().any(|unit| is_changing(unit.state)));
+        (!in_progress).then(|| status.clone())
     });
     match tokio::time::timeout(limit, settled).await {
         Ok(Some(status)) => Ok(Json(status)),
         _ => {
-            let title = format!("it did not settle within {} ms", limit.as_millis());
+            let title = format!("the preview did not become ready, failed or down within {} ms", limit.as_millis());
             Err(ProblemResponse(
-                protocol::Problem::new("timeout", 504, title).hint("`pdev status` shows what it waits for."),
+                protocol::Problem::new("timeout", 504, title)
+                    .hint("Run `pdev status` to see which units are not ready."),
             ))
         }
     }
@@ -211,27 +218,29 @@ pub(super) async fn put_secret(
         )));
     }
     let shared = api.shared.clone();
-    let put = tokio::task::spawn_blocking(move || shared.delivery.put(&preview, &name, &secret)).await;
-    put.map_err(|error| internal_problem(&error))?
+    let stored = tokio::task::spawn_blocking(move || shared.delivery.put(&preview, &name, &secret)).await;
+    stored
+        .map_err(|error| internal_problem(&error))?
         .map_err(|error| ProblemResponse(protocol::Problem::new("secret_not_kept", 422, error.to_string())))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The agent holds the vault open, so that an `up` does not derive or ask for its key again.
+/// Copies secrets from the vault to this preview. The agent keeps the vault open, so that an `up` needs neither to derive
+/// the vault's key again nor to prompt for it.
 pub(super) async fn deliver_secrets(
     State(api): State<Api>,
     Path(preview): Path<String>,
     JsonBody(request): JsonBody<DeliverSecretsRequest>,
 ) -> Result<Json<Vec<String>>, ProblemResponse> {
     let scope = RepositorySecrets::new(std::path::Path::new(&request.repository));
-    let kept = api.shared.broker.read_secrets(&scope, &request.names).await;
-    let kept = kept.map_err(|problem| ProblemResponse(crate::convert::broker_problem(problem)))?;
+    let secrets = api.shared.broker.read_secrets(&scope, &request.names).await;
+    let secrets = secrets.map_err(|problem| ProblemResponse(crate::convert::broker_problem(problem)))?;
     let shared = api.shared.clone();
-    let put = tokio::task::spawn_blocking(move || {
+    let delivery = tokio::task::spawn_blocking(move || {
         let put = |(name, secret): (String, Secret)| shared.delivery.put(&preview, &name, &secret).map(|()| name);
-        kept.into_iter().map(put).collect::<Result<Vec<String>, _>>()
+        secrets.into_iter().map(put).collect::<Result<Vec<String>, _>>()
     });
-    let names = put.await.map_err(|error| internal_problem(&error))?;
+    let names = delivery.await.map_err(|error| internal_problem(&error))?;
     names.map(Json).map_err(|error| ProblemResponse(protocol::Problem::new("secret_not_kept", 422, error.to_string())))
 }
 
@@ -245,5 +254,5 @@ pub(super) async fn delete_secret(
 }
 
 fn internal_problem(error: &tokio::task::JoinError) -> ProblemResponse {
-    ProblemResponse(protocol::Problem::new("internal", 500, format!("a task of the agent broke off: {error}")))
+    ProblemResponse(protocol::Problem::new("internal", 500, format!("a task of the agent failed: {error}")))
 }

@@ -1,11 +1,12 @@
-//! Two facts of the process table: whose child a process is, and when it began.
+//! Reads the parent and the start time of a process from the process table (Linux only).
 
 use std::fs::File;
 use std::io::Read;
 
-/// The fields of `/proc/PID/stat` after the name, which may hold spaces and brackets; the first is the state.
+/// Reads a field of `/proc/PID/stat`. Field 0 is the state, the first field after the process name. The name may contain
+/// spaces and brackets, so the search starts at its last closing bracket.
 fn stat_field(pid: i32, number: usize) -> Option<u64> {
-    // Far more than the 52 numbers have; in one piece, because a helper waits for it.
+    // Larger than any `stat` file with its 52 fields, so that a single read is enough: a credential helper waits for it.
     let mut stat = [0; 2048];
     let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
     let name_end = stat[..length].iter().rposition(|byte| *byte == b')')?;
@@ -17,7 +18,7 @@ pub(crate) fn parent_pid(pid: i32) -> Option<i32> {
     stat_field(pid, 1).and_then(|pid| i32::try_from(pid).ok())
 }
 
-/// In ticks since the kernel booted; with the pid it names a process for good.
+/// The start time in ticks since the kernel booted. Together with the pid it identifies the process uniquely.
 pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
     stat_field(pid, 19)
 }

@@ -1,4 +1,4 @@
-//! Routes about the sessions of coding agents.
+//! Routes for the sessions of coding agents.
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
@@ -17,8 +17,8 @@ pub(super) async fn begin(
     JsonBody(request): JsonBody<SessionRequest>,
 ) -> Result<Json<SessionView>, ProblemResponse> {
     let SessionRequest { name, milliseconds, identities } = request;
-    let wish = SessionSpec { name, duration_milliseconds: milliseconds, identities };
-    let session = sessions::begin(&api.shared, wish, peer.pid, &requester_of(&api.shared, peer))?;
+    let spec = SessionSpec { name, duration_milliseconds: milliseconds, identities };
+    let session = sessions::begin(&api.shared, spec, peer.pid, &requester_of(&api.shared, peer))?;
     Ok(Json(session_view(&session, false)))
 }
 

@@ -1,4 +1,4 @@
-//! Streams: events of one operation, all events, merged logs.
+//! Streaming routes: the events of one operation, all events, merged logs.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::previews::find_recovered;
 use super::{Api, ProblemResponse};
 use crate::preview::PreviewHandle;
 
-/// For the first line, and between two that are written already.
+/// How long a runtime may take for the first log line, and between two lines of existing output.
 const LOG_READ_LIMIT: Duration = Duration::from_secs(5);
 
 fn to_sse_event(event: &Event) -> axum::response::sse::Event {
@@ -29,18 +29,18 @@ fn to_sse_event(event: &Event) -> axum::response::sse::Event {
     axum::response::sse::Event::default().id(event.id.to_string()).data(data)
 }
 
-/// The next event, passing over what a slow reader missed.
+/// The next event. A slow subscriber misses events and continues with the next available one.
 async fn next_event(events: &mut Receiver<Arc<Event>>) -> Option<Arc<Event>> {
     loop {
         match events.recv().await {
             Ok(event) => return Some(event),
-            Err(RecvError::Lagged(missed)) => tracing::debug!(missed, "a listener is slow and misses events"),
+            Err(RecvError::Lagged(missed)) => tracing::debug!(missed, "a slow subscriber missed events"),
             Err(RecvError::Closed) => return None,
         }
     }
 }
 
-/// What one `up`, `down` or `restart` does, until its last event; with `detach` only until the plan is known.
+/// Streams the events of one `up`, `down` or `restart` until its last event, or with `detach` until the plan is known.
 pub(super) fn operation_events(events: Receiver<Arc<Event>>, operation: u64, detach: bool) -> Response {
     let stream = stream::unfold(Some(events), move |events| async move {
         let mut events = events?;
@@ -49,22 +49,23 @@ pub(super) fn operation_events(events: Receiver<Arc<Event>>, operation: u64, det
             if event.operation != Some(operation) {
                 continue;
             }
-            let last =
+            let is_last =
                 event.kind.ends_operation() || (detach && matches!(event.kind, protocol::EventKind::Planned { .. }));
-            return Some((Ok::<_, Infallible>(to_sse_event(&event)), (!last).then_some(events)));
+            return Some((Ok::<_, Infallible>(to_sse_event(&event)), (!is_last).then_some(events)));
         }
     });
     Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
 }
 
 pub(super) async fn all_events(State(api): State<Api>, headers: HeaderMap) -> Response {
-    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    let (missed, events) = api.shared.bus.subscribe(last);
+    let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let (missed, events) = api.shared.bus.subscribe(last_id);
     let live =
         stream::unfold(events, |mut events| async move { next_event(&mut events).await.map(|event| (event, events)) });
-    let spectator = api.shared.track_stream();
+    let guard = api.shared.track_stream();
     let all = stream::iter(missed).chain(live).map(move |event| {
-        let _until_the_reader_leaves = &spectator;
+        // The closure owns the guard, so that it is dropped with the stream.
+        let _guard = &guard;
         Ok::<_, Infallible>(to_sse_event(&event))
     });
     Sse::new(all).keep_alive(KeepAlive::default()).into_response()
@@ -78,9 +79,10 @@ pub(super) async fn logs(
     let handle = find_recovered(&api, &preview).await?;
     let units = requested_units(&handle, query.units.as_deref())?;
     let lines = merge_logs(&api, &handle, &units, &query).await?;
-    let spectator = query.follow.then(|| api.shared.track_stream());
+    let guard = query.follow.then(|| api.shared.track_stream());
     let bytes = lines.map(move |entry| {
-        let _until_the_reader_leaves = &spectator;
+        // The closure owns the guard, so that it is dropped with the stream.
+        let _guard = &guard;
         let mut line = serde_json::to_vec(&entry).unwrap_or_default();
         line.push(b'\n');
         Ok::<_, Infallible>(Bytes::from(line))
@@ -101,7 +103,7 @@ fn requested_units(handle: &PreviewHandle, names: Option<&str>) -> Result<Vec<Un
         .map(|name| {
             application.units.get(name).cloned().ok_or_else(|| {
                 let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
-                let title = format!("there is no unit `{name}`; known are {}", known.join(", "));
+                let title = format!("there is no unit `{name}`; the preview has {}", known.join(", "));
                 ProblemResponse(protocol::Problem::new("unknown_unit", 404, title))
             })
         })
@@ -110,7 +112,7 @@ fn requested_units(handle: &PreviewHandle, names: Option<&str>) -> Result<Vec<Un
 
 type LogEntryStream = BoxStream<'static, LogEntry>;
 
-/// What there is already is merged by time; what follows comes as it is written.
+/// Merges existing lines by time. Later lines follow in the order in which they are written.
 async fn merge_logs(
     api: &Api,
     handle: &PreviewHandle,
@@ -120,27 +122,28 @@ async fn merge_logs(
     let Some(scope) = handle.live.scope() else { return Ok(stream::empty().boxed()) };
     let mut past: Vec<LogEntry> = Vec::new();
     let mut sources: Vec<LogEntryStream> = Vec::new();
-    let (now, mut unread) = (crate::bus::now_ms(), Vec::new());
+    let (now, mut failures) = (crate::bus::now_ms(), Vec::new());
     for unit in units {
         let Ok(driver) = api.shared.drivers.driver(unit.body.runtime()) else { continue };
-        let ask = |request| open_log_stream(driver.logs(&scope.preview.id, &scope.locations, &unit.name, request));
+        let open = |request| open_log_stream(driver.logs(&scope.preview.id, &scope.locations, &unit.name, request));
         let history = drivers::driver::LogRequest { follow: false, since: query.since, tail: query.tail };
-        match ask(history).await {
+        match open(history).await {
             Ok(lines) => {
                 let lines = collect_entries(to_log_entries(lines, unit.name.clone()), &unit.name).await;
+                // The followed stream starts at `now`, so a later line would appear twice.
                 past.extend(lines.into_iter().filter(|entry| !query.follow || entry.at < now));
             }
-            // A unit that was never made has no log; that is no failure of the others.
+            // A unit that was never created has no log. The other units' logs are still shown.
             Err(problem) if problem.kind == ProblemKind::NotFound => {}
             Err(problem) => {
                 past.push(agent_entry(&unit.name, format!("its output cannot be read: {}", problem.message)));
-                unread.push(problem);
+                failures.push(problem);
                 continue;
             }
         }
         if query.follow {
             let request = drivers::driver::LogRequest { follow: true, since: Some(now), tail: None };
-            match ask(request).await {
+            match open(request).await {
                 Ok(lines) => sources.push(to_log_entries(lines, unit.name.clone())),
                 Err(problem) if problem.kind == ProblemKind::NotFound => {}
                 Err(problem) => {
@@ -149,7 +152,8 @@ async fn merge_logs(
             }
         }
     }
-    if let Some(problem) = unread.first().filter(|_| unread.len() == units.len()) {
+    // Only if no unit's log can be read does the request fail.
+    if let Some(problem) = failures.first().filter(|_| failures.len() == units.len()) {
         return Err(ProblemResponse(crate::convert::driver_problem(problem, None)));
     }
     past.sort_by_key(|entry| entry.at);
@@ -158,16 +162,16 @@ async fn merge_logs(
 
 type LogStreamResult = Result<BoxStream<'static, Result<drivers::driver::LogLine, drivers::Problem>>, drivers::Problem>;
 
-async fn open_log_stream(asked: impl Future<Output = LogStreamResult>) -> LogStreamResult {
-    let silent = || drivers::Problem::new(ProblemKind::Timeout, no_reply_message());
-    tokio::time::timeout(LOG_READ_LIMIT, asked).await.unwrap_or_else(|_| Err(silent()))
+async fn open_log_stream(opening_stream: impl Future<Output = LogStreamResult>) -> LogStreamResult {
+    let no_reply = || drivers::Problem::new(ProblemKind::Timeout, no_reply_message());
+    tokio::time::timeout(LOG_READ_LIMIT, opening_stream).await.unwrap_or_else(|_| Err(no_reply()))
 }
 
 fn no_reply_message() -> String {
     format!("the runtime did not answer within {} s", LOG_READ_LIMIT.as_secs())
 }
 
-/// Up to the end, or up to where the runtime falls silent.
+/// Collects entries until the log ends, or until the runtime sends nothing for `LOG_READ_LIMIT`.
 async fn collect_entries(mut lines: LogEntryStream, unit: &str) -> Vec<LogEntry> {
     let mut entries = Vec::new();
     loop {
@@ -175,14 +179,15 @@ async fn collect_entries(mut lines: LogEntryStream, unit: &str) -> Vec<LogEntry>
             Ok(Some(entry)) => entries.push(entry),
             Ok(None) => return entries,
             Err(_) => {
-                entries.push(agent_entry(unit, format!("its output breaks off here: {}", no_reply_message())));
+                entries
+                    .push(agent_entry(unit, format!("the rest of its output cannot be read: {}", no_reply_message())));
                 return entries;
             }
         }
     }
 }
 
-/// Words of the agent's own between the lines.
+/// A line of the agent itself among the log lines.
 fn agent_entry(unit: &str, text: String) -> LogEntry {
     LogEntry { at: crate::bus::now_ms(), unit: unit.to_owned(), stream: "pdev".into(), text }
 }

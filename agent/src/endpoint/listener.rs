@@ -1,7 +1,8 @@
-//! The listener of one unit's endpoint: who comes in is asked of the runtime for every connection, one request each.
+//! The listener of one unit's endpoint. The runtime identifies the peer of every connection, and each connection serves
+//! one request.
 //!
-//! An address of the containers' network may be listened on before the engine made that network, and after it was made
-//! anew, so the listener does not depend on it.
+//! The listener binds an address of the containers' network even before the engine has created that network, so it keeps
+//! working when the network is created again.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -32,21 +33,22 @@ use crate::session_previews;
 use crate::sessions::session_member_of_process;
 use crate::shared::Shared;
 
-/// Connections of one unit at once; more wait in the kernel's backlog.
+/// Open connections per unit; further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 64;
 const BACKLOG: u32 = 128;
-/// Connections of strangers that are told why not; more are closed at once, or they would keep the unit out.
+/// Connections of other programs that get an answer with the reason. Further ones are closed at once, so that they
+/// cannot take all connections from the unit.
 const REFUSED_CONNECTIONS_MAX: usize = 8;
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
-/// The engine's or the kernel's word on whose connection it is.
+/// How long the engine or the kernel may take to identify the peer of a connection.
 const PEER_CHECK_LIMIT: Duration = Duration::from_secs(5);
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// A source may take its time; SDKs give up long before.
+/// A source may be slow. SDKs give up long before this limit.
 const REQUEST_LIMIT: Duration = Duration::from_secs(90);
-/// The HTTP library accepts no smaller one.
+/// The smallest buffer that hyper accepts.
 const BUFFER_BYTES: usize = 8192;
 
-/// An endpoint that is open until this is dropped.
+/// An endpoint that is open until this value is dropped.
 pub(super) struct EndpointListener {
     address: SocketAddr,
     state: Arc<EndpointState>,
@@ -60,15 +62,15 @@ impl Drop for EndpointListener {
 }
 
 impl EndpointListener {
-    pub(super) fn is_bound_to(&self, opening: &EndpointBinding) -> bool {
-        self.address == opening.address
-            && self.state.required_approval == opening.required_approval
+    pub(super) fn is_bound_to(&self, binding: &EndpointBinding) -> bool {
+        self.address == binding.address
+            && self.state.required_approval == binding.required_approval
             && !self.task.is_finished()
     }
 
-    /// From the next request on.
-    pub(super) fn replace_access(&self, door: Arc<EndpointAccess>) {
-        *self.state.access.write().unwrap_or_else(PoisonError::into_inner) = door;
+    /// Applies to all requests that start after this call.
+    pub(super) fn replace_access(&self, access: Arc<EndpointAccess>) {
+        *self.state.access.write().unwrap_or_else(PoisonError::into_inner) = access;
     }
 }
 
@@ -79,70 +81,73 @@ struct EndpointState {
     access: RwLock<Arc<EndpointAccess>>,
 }
 
-/// Who may come in.
+/// The only programs whose connections are served.
 pub(super) enum AllowedCaller {
     /// The programs of a preview's unit.
     Unit { driver: Arc<dyn Driver>, preview: PreviewName, unit: String },
-    /// A program that was started with this variable, and what it starts.
+    /// A program that was started with this environment variable, and its child processes.
     Program { variable: String, pid: i32 },
 }
 
 pub(super) async fn open_for_unit(
     shared: &Arc<Shared>,
     preview: &PreviewName,
-    opening: &EndpointBinding,
-    door: Arc<EndpointAccess>,
+    binding: &EndpointBinding,
+    access: Arc<EndpointAccess>,
 ) -> Result<EndpointListener, String> {
-    let driver = shared.drivers.driver(opening.runtime).map_err(|problem| problem.message)?;
+    let driver = shared.drivers.driver(binding.runtime).map_err(|problem| problem.message)?;
     let listener =
-        bind_listener(opening.address).map_err(|error| format!("cannot listen on {}: {error}", opening.address))?;
-    let guest = AllowedCaller::Unit { driver, preview: preview.clone(), unit: opening.unit.clone() };
-    let site = EndpointState {
+        bind_listener(binding.address).map_err(|error| format!("cannot listen on {}: {error}", binding.address))?;
+    let allowed_caller = AllowedCaller::Unit { driver, preview: preview.clone(), unit: binding.unit.clone() };
+    let state = EndpointState {
         shared: Arc::clone(shared),
-        required_approval: opening.required_approval.clone(),
-        allowed_caller: guest,
-        access: RwLock::new(door),
+        required_approval: binding.required_approval.clone(),
+        allowed_caller,
+        access: RwLock::new(access),
     };
-    Ok(spawn_listener(opening.address, listener, site))
+    Ok(spawn_listener(binding.address, listener, state))
 }
 
-/// For one program; the listener is bound already, because its address is what the program is told.
+/// Opens an endpoint for one program. The caller binds the listener, because it needs the address for the program's
+/// environment.
 pub(super) fn open_for_program(
     shared: &Arc<Shared>,
     listener: TcpListener,
-    door: EndpointAccess,
-    guest: AllowedCaller,
+    access: EndpointAccess,
+    allowed_caller: AllowedCaller,
 ) -> Result<EndpointListener, String> {
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let site = EndpointState {
+    let state = EndpointState {
         shared: Arc::clone(shared),
         required_approval: None,
-        allowed_caller: guest,
-        access: RwLock::new(Arc::new(door)),
+        allowed_caller,
+        access: RwLock::new(Arc::new(access)),
     };
-    Ok(spawn_listener(address, listener, site))
+    Ok(spawn_listener(address, listener, state))
 }
 
-fn spawn_listener(address: SocketAddr, listener: TcpListener, site: EndpointState) -> EndpointListener {
-    let site = Arc::new(site);
-    let task = tokio::spawn(accept_connections(listener, Arc::clone(&site)));
-    EndpointListener { address, state: site, task }
+fn spawn_listener(address: SocketAddr, listener: TcpListener, state: EndpointState) -> EndpointListener {
+    let state = Arc::new(state);
+    let task = tokio::spawn(accept_connections(listener, Arc::clone(&state)));
+    EndpointListener { address, state, task }
 }
 
 pub(super) fn bind_listener(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
+    // Free bind allows an address that does not exist yet, such as one of a network that the engine creates later.
     #[cfg(target_os = "linux")]
     rustix::net::sockopt::set_ip_freebind(&socket, true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-async fn accept_connections(listener: TcpListener, site: Arc<EndpointState>) {
-    let (slots, strangers) =
+async fn accept_connections(listener: TcpListener, state: Arc<EndpointState>) {
+    let (slots, refusal_slots) =
         (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(REFUSED_CONNECTIONS_MAX)));
     let mut connections = JoinSet::new();
     loop {
+        // Take the slot before accepting, so that connections above the limit stay in the kernel's backlog.
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let Ok((stream, peer)) = listener.accept().await else {
             // Out of descriptors: wait for a connection to end instead of spinning.
@@ -151,17 +156,18 @@ async fn accept_connections(listener: TcpListener, site: Arc<EndpointState>) {
             }
             continue;
         };
-        let (site, strangers) = (Arc::clone(&site), Arc::clone(&strangers));
+        let (state, refusal_slots) = (Arc::clone(&state), Arc::clone(&refusal_slots));
         connections.spawn(async move {
-            if is_allowed_peer(&stream, peer, &site).await {
-                let session = session_of_peer(&stream, peer, &site.shared).await;
-                let _ended = timeout(REQUEST_LIMIT, serve_connection(stream, Some((&site, session)))).await;
+            if is_allowed_peer(&stream, peer, &state).await {
+                let session = session_of_peer(&stream, peer, &state.shared).await;
+                let _ended = timeout(REQUEST_LIMIT, serve_connection(stream, Some((&state, session)))).await;
                 return drop(slot);
             }
+            // A refused connection must not use one of the unit's slots.
             drop(slot);
-            let whose = site.allowed_caller.name();
-            tracing::warn!(whose, %peer, "a request for a credential was refused: it is of somebody else");
-            if let Ok(_told) = strangers.try_acquire() {
+            let owner = state.allowed_caller.name();
+            tracing::warn!(owner, %peer, "refused a credential request from a program that does not own the endpoint");
+            if let Ok(_refusal_slot) = refusal_slots.try_acquire() {
                 let _ended = timeout(REFUSAL_LIMIT, serve_connection(stream, None)).await;
             }
         });
@@ -169,63 +175,64 @@ async fn accept_connections(listener: TcpListener, site: Arc<EndpointState>) {
     }
 }
 
-/// Strangers have no site.
+/// Serves one connection. `endpoint` is `None` for a program that is not allowed; it gets an answer with the reason.
 async fn serve_connection(
     stream: TcpStream,
-    site: Option<(&Arc<EndpointState>, Option<SessionMember>)>,
+    endpoint: Option<(&Arc<EndpointState>, Option<SessionMember>)>,
 ) -> Result<(), hyper::Error> {
-    let site = &site;
-    let answered = service_fn(|request: Request<Incoming>| async move {
-        let answer = match site {
-            Some((site, session)) => site.handle_request(request, session.clone()).await,
+    let endpoint = &endpoint;
+    let service = service_fn(|request: Request<Incoming>| async move {
+        let response = match endpoint {
+            Some((state, session)) => state.handle_request(request, session.clone()).await,
             None => EndpointResponse::forbidden(
-                "this endpoint is for another service or program: only its own are answered",
+                "this endpoint is for another service or program, and answers only its own processes",
             ),
         };
-        Ok::<_, std::convert::Infallible>(to_http_response(answer))
+        Ok::<_, std::convert::Infallible>(to_http_response(response))
     });
-    // One request a connection: whose it is was asked for this one.
+    // No keep-alive: the check of the peer covers one request only.
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .keep_alive(false)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), answered)
+        .serve_connection(TokioIo::new(stream), service)
         .await
 }
 
-/// A local program shows by its environment whose it is, which a session's program can copy; that it belongs to a session
-/// it cannot hide. Nothing is looked up while there is no session.
+/// The session of a local peer. The peer is identified by its environment, which a session's program can copy from
+/// another program, but the program cannot hide that it belongs to a session. Without any session, nothing is looked up.
 async fn session_of_peer(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Option<SessionMember> {
     let local = stream.local_addr().ok().filter(|local| local.ip().is_loopback())?;
     if shared.access.sessions.all().is_empty() && shared.registry.previews_with_session().is_empty() {
         return None;
     }
     let shared = Arc::clone(shared);
-    let looking = tokio::task::spawn_blocking(move || {
-        let mut holders = drivers::process::peer_pids(peer, local).into_iter();
-        holders.find_map(|pid| session_member_of_process(&shared, Some(pid)))
+    // Reading the process table blocks.
+    let lookup = tokio::task::spawn_blocking(move || {
+        let mut pids = drivers::process::peer_pids(peer, local).into_iter();
+        pids.find_map(|pid| session_member_of_process(&shared, Some(pid)))
     });
-    looking.await.ok().flatten()
+    lookup.await.ok().flatten()
 }
 
-/// What cannot be told is not ours.
-async fn is_allowed_peer(stream: &TcpStream, peer: SocketAddr, site: &EndpointState) -> bool {
+/// Whether the peer is the allowed caller. A peer that cannot be identified in time is not allowed.
+async fn is_allowed_peer(stream: &TcpStream, peer: SocketAddr, state: &EndpointState) -> bool {
     let Ok(local) = stream.local_addr() else { return false };
-    let asked = async {
-        match &site.allowed_caller {
+    let check = async {
+        match &state.allowed_caller {
             AllowedCaller::Unit { driver, preview, unit } => {
                 driver.is_connection_from(&preview.id, unit, peer, local).await.is_ok_and(|is| is)
             }
             AllowedCaller::Program { variable, .. } => {
                 let variable = variable.clone();
-                // The process table is read from files.
-                let look = move || drivers::process::peer_has_variable(&variable, peer, local);
-                tokio::task::spawn_blocking(look).await.is_ok_and(|is| is)
+                // Reading the process table blocks.
+                let has_variable = move || drivers::process::peer_has_variable(&variable, peer, local);
+                tokio::task::spawn_blocking(has_variable).await.is_ok_and(|is| is)
             }
         }
     };
-    timeout(PEER_CHECK_LIMIT, asked).await.is_ok_and(|is| is)
+    timeout(PEER_CHECK_LIMIT, check).await.is_ok_and(|is| is)
 }
 
 impl AllowedCaller {
@@ -238,7 +245,8 @@ impl AllowedCaller {
 
     fn requester(&self, shared: &Shared) -> Requester {
         match self {
-            // Where programs stand in the chain of others; without a slash, which would be read as a path.
+            // Takes the place of the process chain. It has no slash, because readers of the audit log would take it for
+            // a path.
             Self::Unit { preview: PreviewName { id, app, branch, .. }, unit, .. } => Requester {
                 pid: None,
                 chain: vec![format!("service {unit} of {app}, {branch}")],
@@ -251,27 +259,28 @@ impl AllowedCaller {
 
 impl EndpointState {
     async fn handle_request(&self, request: Request<Incoming>, session: Option<SessionMember>) -> EndpointResponse {
-        let allowed = |of: &IdentityUse| self.shared.access.approvals.is_approved(of, now_ms());
-        if !self.required_approval.as_ref().is_none_or(allowed) {
+        // Checked for every request, so that a revoked approval takes effect at once.
+        let is_approved = |identity_use: &IdentityUse| self.shared.access.approvals.is_approved(identity_use, now_ms());
+        if !self.required_approval.as_ref().is_none_or(is_approved) {
             return EndpointResponse::forbidden(
-                "the approval of this identity was taken back or has ended: `pdev up` asks again",
+                "the approval of this identity was revoked or has expired: run `pdev up` to request it again",
             );
         }
-        let door = Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner));
-        let mut asker = self.allowed_caller.requester(&self.shared);
-        asker.session = asker.session.or(session);
-        let (asked, _no_sdk_sends_a_body) = request.into_parts();
-        self.shared.broker.handle_endpoint_request(&door, &asked, &asker).await
+        let access = Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner));
+        let mut requester = self.allowed_caller.requester(&self.shared);
+        requester.session = requester.session.or(session);
+        let (head, _no_sdk_sends_a_body) = request.into_parts();
+        self.shared.broker.handle_endpoint_request(&access, &head, &requester).await
     }
 }
 
-fn to_http_response(answer: EndpointResponse) -> Response<Full<Bytes>> {
+fn to_http_response(endpoint_response: EndpointResponse) -> Response<Full<Bytes>> {
     let mut response = Response::builder()
-        .status(answer.status)
-        .header(CONTENT_TYPE, answer.content_type)
+        .status(endpoint_response.status)
+        .header(CONTENT_TYPE, endpoint_response.content_type)
         .header(CACHE_CONTROL, "no-store");
-    for (name, value) in &answer.headers {
+    for (name, value) in &endpoint_response.headers {
         response = response.header(*name, value);
     }
-    response.body(Full::new(answer.body.into_body())).unwrap_or_default()
+    response.body(Full::new(endpoint_response.body.into_body())).unwrap_or_default()
 }

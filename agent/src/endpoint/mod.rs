@@ -1,7 +1,7 @@
-//! `identity:` of a service, carried out: an address for each unit that its cloud's SDKs ask by themselves.
+//! Implements `identity:` of a service: gives each unit a credential endpoint that its cloud's SDKs already use.
 //!
-//! What is asked and answered is the broker's business. Here is decided where a unit asks, by which variables it finds
-//! the place, and who is let in: the unit's own programs, told by its runtime, and nobody else.
+//! The broker handles the requests. This module chooses the address of each unit's endpoint and the variables through
+//! which SDKs find it, and admits only the unit's own programs, which its runtime identifies.
 
 mod listener;
 pub mod program;
@@ -23,7 +23,7 @@ use crate::registry::Record;
 use crate::sessions;
 use crate::shared::Shared;
 
-/// Among a unit's ports in the registry; no port of a manifest can be called so.
+/// The endpoint's name among the unit's ports in the registry. A manifest's port cannot have this name.
 const PORT_NAME: &str = "@identity";
 
 /// One unit's endpoint.
@@ -31,7 +31,7 @@ const PORT_NAME: &str = "@identity";
 pub struct EndpointBinding {
     pub unit: UnitName,
     pub identity: String,
-    /// What has to stay approved; `None` where the identity's owner wants no questions.
+    /// The use that must remain approved; `None` if the identity's configuration requires no approval.
     pub required_approval: Option<IdentityUse>,
     pub runtime: RuntimeKind,
     pub address: SocketAddr,
@@ -40,12 +40,14 @@ pub struct EndpointBinding {
 #[derive(Default)]
 pub struct EndpointBindings {
     pub bindings: Vec<EndpointBinding>,
-    /// Units that run without their identity or wait for a person, and why.
+    /// Units that run without their identity or need a login, and the reason.
     pub notes: Vec<(UnitName, String)>,
 }
 
-/// Chooses an address for every unit with an identity, and gives it the variables by which SDKs find it. The identity is
-/// taken off units that cannot have one here. Ports are claimed and remembered, because programs outlive the agent.
+/// Chooses an endpoint address for every unit with an identity, and adds the variables through which SDKs find it.
+///
+/// Units that cannot use their identity here lose it, with a note. The registry stores the ports, because programs
+/// outlive the agent.
 ///
 /// # Errors
 /// When no port is free, or the state folder or the folder for secrets cannot be written.
@@ -56,43 +58,42 @@ pub async fn bind_endpoints(
     ports: &mut BTreeMap<String, u16>,
     purpose: Purpose,
 ) -> Result<EndpointBindings, Problem> {
-    let mut arranged = EndpointBindings::default();
-    let wanting: Vec<UnitName> =
+    let mut result = EndpointBindings::default();
+    let units_with_identity: Vec<UnitName> =
         application.units.values().filter(|unit| unit.identity.is_some()).map(|unit| unit.name.clone()).collect();
-    if wanting.is_empty() {
-        return Ok(arranged);
+    if units_with_identity.is_empty() {
+        return Ok(result);
     }
-    claim_endpoint_ports(shared, record, &wanting, ports)?;
-    for name in wanting {
+    claim_endpoint_ports(shared, record, &units_with_identity, ports)?;
+    for name in units_with_identity {
         let Some(unit) = application.units.get_mut(&name) else { continue };
         let port = ports.get(&endpoint_port_key(&name)).copied().unwrap_or_default();
         match bind_endpoint(shared, record, unit, port, purpose).await? {
-            Ok(opening) => {
-                if let Some((first, end)) = shared.broker.pending_login_of(&opening.identity) {
-                    let why = match end {
+            Ok(binding) => {
+                if let Some((login, end)) = shared.broker.pending_login_of(&binding.identity) {
+                    let state = match end {
                         Some(at) => format!("whose login ends in {}", convert::format_time_until(at)),
-                        None => "and nobody is signed in".to_owned(),
+                        None => "which is not signed in".to_owned(),
                     };
                     let note = format!(
-                        "`{name}` acts as `{}`, {why}: `pdev login {first}` at any time, without a restart",
-                        opening.identity
+                        "`{name}` acts as `{}`, {state}: run `pdev login {login}` at any time, no restart is needed",
+                        binding.identity
                     );
-                    arranged.notes.push((name.clone(), note));
+                    result.notes.push((name.clone(), note));
                 }
-                if let Some(why) = sessions::service_refusal_reason(shared, &opening.identity, &record.name.id) {
-                    arranged
-                        .notes
-                        .push((name.clone(), format!("`{name}` is given nothing as `{}`: {why}", opening.identity)));
+                if let Some(reason) = sessions::service_refusal_reason(shared, &binding.identity, &record.name.id) {
+                    let note = format!("`{name}` gets no credentials of `{}`: {reason}", binding.identity);
+                    result.notes.push((name.clone(), note));
                 }
-                arranged.bindings.push(opening);
+                result.bindings.push(binding);
             }
-            Err(why) => {
+            Err(reason) => {
                 let identity = unit.identity.take().unwrap_or_default();
-                arranged.notes.push((name.clone(), format!("`{name}` runs without the identity `{identity}`: {why}")));
+                result.notes.push((name.clone(), format!("`{name}` runs without the identity `{identity}`: {reason}")));
             }
         }
     }
-    Ok(arranged)
+    Ok(result)
 }
 
 fn endpoint_port_key(unit: &str) -> String {
@@ -105,15 +106,16 @@ fn claim_endpoint_ports(
     units: &[UnitName],
     ports: &mut BTreeMap<String, u16>,
 ) -> Result<(), Problem> {
-    let wishes: Vec<String> = units.iter().map(|unit| endpoint_port_key(unit)).collect();
+    let keys: Vec<String> = units.iter().map(|unit| endpoint_port_key(unit)).collect();
     let id = &record.name.id;
-    let claimed = shared.registry.claim_ports(id, ports, &wishes);
-    *ports = claimed.map_err(|words| Problem::new("no_free_port", 503, words))?;
+    let claimed = shared.registry.claim_ports(id, ports, &keys);
+    *ports = claimed.map_err(|reason| Problem::new("no_free_port", 503, reason))?;
+    // Save the ports before a program learns its address, so that a restarted agent listens there again.
     let written = shared.registry.edit(id, |record| record.ports.clone_from(ports));
     written.map_err(|error| crate::preview::naming::state_write_problem(&error))
 }
 
-/// The unit's endpoint, or in words why it has none.
+/// The unit's endpoint, or the reason why it has none.
 async fn bind_endpoint(
     shared: &Shared,
     record: &Record,
@@ -127,27 +129,27 @@ async fn bind_endpoint(
         Ok(identity) => identity,
         Err(problem) => {
             let hint = problem.hint.unwrap_or_default();
-            return Ok(Err(format!("{}. {hint} Then `pdev up` again.", problem.message)));
+            return Ok(Err(format!("{}. {hint} Then run `pdev up` again.", problem.message)));
         }
     };
     let Some(cloud) = Cloud::of_identity(&identity) else {
-        let words = "which cloud its token is for is not said. Add `cloud = \"google\"` or `cloud = \"azure\"` to it in \
-                     identities.toml.";
-        return Ok(Err(words.to_owned()));
+        let reason = "its configuration does not name the cloud of its token. Add `cloud = \"google\"` or \
+                      `cloud = \"azure\"` to it in identities.toml.";
+        return Ok(Err(reason.to_owned()));
     };
-    let wanted = identity_use_of(record, &unit.name, &identity);
-    if let Some(why) = shared.access.refusal_reason(&wanted, &identity, &record.request.folder, purpose) {
-        return Ok(Err(why));
+    let identity_use = identity_use_of(record, &unit.name, &identity);
+    if let Some(reason) = shared.access.refusal_reason(&identity_use, &identity, &record.request.folder, purpose) {
+        return Ok(Err(reason));
     }
-    let of = needs_approval(&identity).then_some(wanted);
+    let required_approval = needs_approval(&identity).then_some(identity_use);
     let runtime = unit.body.runtime();
     let driver = shared.drivers.driver(runtime).map_err(|problem| convert::driver_problem(&problem, None))?;
     let Some(ip) = driver.credential_endpoint_address().await.ok().flatten() else {
-        let words = match runtime {
+        let reason = match runtime {
             RuntimeKind::Docker => "the engine's containers cannot reach this machine's addresses",
-            RuntimeKind::Process => "this system does not tell whose connections are whose",
+            RuntimeKind::Process => "this system cannot tell which process opened a connection",
         };
-        return Ok(Err(words.to_owned()));
+        return Ok(Err(reason.to_owned()));
     };
     let address = SocketAddr::new(ip, port);
     let token = endpoint_token(shared, preview, &unit.name)?;
@@ -156,18 +158,20 @@ async fn bind_endpoint(
         RuntimeKind::Docker => ("/run/secrets", false),
         RuntimeKind::Process => (own_folder.as_str(), true),
     };
-    let spot = EndpointLocation { address, token: &token, token_folder: folder, shares_home };
-    let found = variables(cloud, &identity, &spot);
-    let text: Vec<String> = found.iter().map(|one| format!("{}={}", one.name, one.value)).collect();
-    // What ran with a person's lease may hold it still, so that a session's preview starts such units anew.
+    let location = EndpointLocation { address, token: &token, token_folder: folder, shares_home };
+    let endpoint_variables = variables(cloud, &identity, &location);
+    let assignments: Vec<String> =
+        endpoint_variables.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect();
+    // A running unit may still hold one of the user's leases. The session's id in the hash restarts such a unit when a
+    // session takes over the preview.
     let session = record.session.as_ref().map(|session| format!(" {}", session.id)).unwrap_or_default();
-    unit.hash = plan::hash::with_endpoint(&unit.hash, &(text.join(" ") + &session));
-    for variable in found {
+    unit.hash = plan::hash::with_endpoint(&unit.hash, &(assignments.join(" ") + &session));
+    for variable in endpoint_variables {
         let value = EnvValue { value: variable.value, sensitive: variable.is_sensitive };
-        // What the manifest says itself was said on purpose.
+        // Variables from the manifest win, because their author set them on purpose.
         unit.env.entry(variable.name.to_owned()).or_insert(value);
     }
-    Ok(Ok(EndpointBinding { unit: unit.name.clone(), identity: name, required_approval: of, runtime, address }))
+    Ok(Ok(EndpointBinding { unit: unit.name.clone(), identity: name, required_approval, runtime, address }))
 }
 
 fn endpoint_token(shared: &Shared, preview: &PreviewName, unit: &str) -> Result<Secret, Problem> {
@@ -175,7 +179,7 @@ fn endpoint_token(shared: &Shared, preview: &PreviewName, unit: &str) -> Result<
     token.map_err(|error| Problem::new("secret_not_delivered", 500, error.to_string()).unit(unit))
 }
 
-/// The endpoints of one preview. Dropping it closes all of them.
+/// The open endpoints of one preview. Dropping this value closes all of them.
 #[derive(Default)]
 pub struct Endpoints {
     listeners: Mutex<BTreeMap<UnitName, listener::EndpointListener>>,
@@ -186,14 +190,15 @@ impl Endpoints {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens exactly these. Tells which could not be.
-    pub async fn set(&self, shared: &Arc<Shared>, preview: &PreviewName, wanted: &[EndpointBinding]) -> Vec<String> {
-        let names: BTreeSet<&UnitName> = wanted.iter().map(|opening| &opening.unit).collect();
+    /// Opens exactly these endpoints and closes all others. Returns a message for each one that cannot be opened.
+    pub async fn set(&self, shared: &Arc<Shared>, preview: &PreviewName, bindings: &[EndpointBinding]) -> Vec<String> {
+        let names: BTreeSet<&UnitName> = bindings.iter().map(|binding| &binding.unit).collect();
         self.lock().retain(|name, _| names.contains(name));
         let mut problems = Vec::new();
-        for opening in wanted {
-            if let Err(words) = self.open_endpoint(shared, preview, opening).await {
-                problems.push(format!("`{}` cannot ask for `{}`: {words}", opening.unit, opening.identity));
+        for binding in bindings {
+            if let Err(reason) = self.open_endpoint(shared, preview, binding).await {
+                let (unit, identity) = (&binding.unit, &binding.identity);
+                problems.push(format!("`{unit}` cannot request credentials of `{identity}`: {reason}"));
             }
         }
         problems
@@ -203,17 +208,18 @@ impl Endpoints {
         &self,
         shared: &Arc<Shared>,
         preview: &PreviewName,
-        opening: &EndpointBinding,
+        binding: &EndpointBinding,
     ) -> Result<(), String> {
-        let token = endpoint_token(shared, preview, &opening.unit).map_err(|problem| problem.title)?;
-        let door = Arc::new(EndpointAccess::new(opening.identity.clone(), token, vec![opening.address.to_string()]));
-        if let Some(open) = self.lock().get(&opening.unit).filter(|open| open.is_bound_to(opening)) {
-            open.replace_access(door);
+        let token = endpoint_token(shared, preview, &binding.unit).map_err(|problem| problem.title)?;
+        let access = Arc::new(EndpointAccess::new(binding.identity.clone(), token, vec![binding.address.to_string()]));
+        if let Some(open) = self.lock().get(&binding.unit).filter(|open| open.is_bound_to(binding)) {
+            open.replace_access(access);
             return Ok(());
         }
-        drop(self.lock().remove(&opening.unit));
-        let fresh = listener::open_for_unit(shared, preview, opening, door).await?;
-        self.lock().insert(opening.unit.clone(), fresh);
+        // Close the old listener first: the new one may use the same port.
+        drop(self.lock().remove(&binding.unit));
+        let listener = listener::open_for_unit(shared, preview, binding, access).await?;
+        self.lock().insert(binding.unit.clone(), listener);
         Ok(())
     }
 
