@@ -44,7 +44,7 @@ fn preview_recovers_after_engine_restart() {
     wait_until("why shows", Duration::from_secs(20), || {
         let status = sandbox.pdev(&["status"]).ok();
         ["polite", "rude"].iter().all(|name| find_unit(&sandbox.status(&project), name)["state"] == "unhealthy")
-            && status.out.contains("the container engine is gone; this comes back when the engine does")
+            && status.out.contains("the container engine is gone; this unit recovers when the engine is back")
     });
     // A container that the engine ended did not fail, and what cannot be read is not silence.
     assert_eq!(sandbox.status(&project).get("problems"), None);

@@ -1,4 +1,4 @@
-//! The actor: takes messages one by one, runs at most one operation, and never waits for it.
+//! The actor of a preview: handles messages one at a time, and runs at most one operation without blocking on it.
 
 use std::sync::Arc;
 
@@ -18,19 +18,19 @@ use crate::published_status::PublishedStatus;
 use crate::registry::Intent;
 use crate::shared::Shared;
 
-/// Starts the actor of a preview. It lives until the preview is gone or the agent stops.
+/// Starts the actor of a preview. It ends when a `down` leaves nothing to remember, or when the agent stops.
 pub fn start_actor(shared: &Arc<Shared>, preview: PreviewRef, folder: String) -> PreviewHandle {
     let (mailbox, receiver) = mpsc::channel(MAILBOX_CAPACITY);
     let id = PreviewId(preview.id.clone());
-    let board = Arc::new(PublishedStatus::new(shared.bus.clone(), preview, folder));
+    let published = Arc::new(PublishedStatus::new(shared.bus.clone(), preview, folder));
     let live = Arc::new(LiveState::default());
     let handle = PreviewHandle {
         id: id.clone(),
-        published: Arc::clone(&board),
+        published: Arc::clone(&published),
         live: Arc::clone(&live),
         sender: mailbox.clone(),
     };
-    let context = Context { shared: Arc::clone(shared), id, published: board, live, mailbox };
+    let context = Context { shared: Arc::clone(shared), id, published, live, mailbox };
     let actor =
         Actor { supervisor: Supervisor::new(context.clone()), context, operation: None, queued_requests: Vec::new() };
     tokio::spawn(actor.run(receiver));
@@ -41,7 +41,7 @@ struct Actor {
     context: Context,
     supervisor: Supervisor,
     operation: Option<Operation>,
-    /// Requests that came during a `down`, in order; bounded by [`WAITING_MAX`].
+    /// Requests that arrived during a `down`, in order; at most [`QUEUED_REQUESTS_MAX`].
     queued_requests: Vec<Message>,
 }
 
@@ -50,7 +50,7 @@ const QUEUED_REQUESTS_MAX: usize = 16;
 struct Operation {
     id: u64,
     kind: OperationKind,
-    /// The files as they were when it began.
+    /// The manifest and session at the beginning of an `up`; empty if no other request may join this operation.
     fingerprint: String,
     task: Option<JoinHandle<()>>,
 }
@@ -78,21 +78,21 @@ impl Actor {
         }
     }
 
-    /// True when the preview is gone and the actor with it.
+    /// Returns true if the preview was removed, so that the actor ends.
     fn handle_message(&mut self, message: Message) -> bool {
         match message {
             Message::Up { request, source, reply } => self.up(request, source, reply),
             Message::Down { volumes, reply } => self.down(volumes, reply),
             Message::Restart { units, reply } => self.restart(units, reply),
             Message::StopUnits { units, reply } => self.stop_units(units, reply),
-            Message::Recover { reason: what } => self.recover(what),
+            Message::Recover { reason } => self.recover(reason),
             Message::RuntimeEvent { event } => self.supervisor.handle_runtime_event(event),
-            Message::RuntimeLost { runtime, reason, subscription: follow } => {
-                self.supervisor.handle_runtime_lost(runtime, &reason, follow);
+            Message::RuntimeLost { runtime, reason, subscription } => {
+                self.supervisor.handle_runtime_lost(runtime, &reason, subscription);
             }
             Message::UnitStarted { unit } => self.supervisor.handle_started(&unit),
             Message::BackoffElapsed { unit, generation } => self.supervisor.restart_unit(&unit, generation),
-            Message::UnitUnhealthy { unit, reason: seen } => self.supervisor.handle_unhealthy(&unit, &seen),
+            Message::UnitUnhealthy { unit, reason } => self.supervisor.handle_unhealthy(&unit, &reason),
             Message::OperationEnded { operation } => return self.finish_operation(operation),
             Message::StopActor { .. } => {}
         }
@@ -101,31 +101,33 @@ impl Actor {
 
     fn up(&mut self, request: Box<UpRequest>, source: ManifestSource, reply: oneshot::Sender<OperationReply>) {
         match self.operation.as_ref().map(|running| (running.id, &running.kind)) {
-            // The same `up` twice at once is one: the second asker watches the first one's work.
+            // An identical `up` joins the running one: both callers receive the events of the same operation.
             Some((id, OperationKind::Up(running)))
                 if *running == request && source.is_disk() && self.has_same_files(&request) =>
             {
                 drop(reply.send(Ok(id)));
             }
+            // An `up` waits for a running `down` to complete instead of aborting it.
             Some((_, OperationKind::Down { .. })) => self.queue_request(Message::Up { request, source, reply }),
             _ => {
-                let before = self.supersede_operation("a newer `up`");
+                let superseded = self.supersede_operation("a newer `up`");
                 let id = self.begin_operation(OperationKind::Up(request.clone()), PreviewState::Starting);
                 if let Some(operation) = self.operation.as_mut().filter(|_| !source.is_disk()) {
-                    // It works from what was read then: whoever asks for the files as they are now does not join it.
+                    // A recovery works from recorded files, so an `up` that reads the current files must not join it.
                     operation.fingerprint.clear();
                 }
                 drop(reply.send(Ok(id)));
                 let what = if source.is_disk() { "up" } else { "recover" };
                 self.context.published.publish_event(EventKind::OperationStarted { what: what.into() });
                 self.supervisor.cancel_all_restarts();
-                self.spawn_operation(id, before, up::run(self.context.clone(), *request, source));
+                self.spawn_operation(id, superseded, up::run(self.context.clone(), *request, source));
             }
         }
     }
 
     fn down(&mut self, volumes: bool, reply: oneshot::Sender<OperationReply>) {
         if let Some(Operation { id, kind: OperationKind::Down { volumes: running }, .. }) = &self.operation {
+            // Join the running `down`, unless this one also removes the volumes.
             if *running || !volumes {
                 drop(reply.send(Ok(*id)));
             } else {
@@ -133,12 +135,12 @@ impl Actor {
             }
             return;
         }
-        let before = self.supersede_operation("`down`");
+        let superseded = self.supersede_operation("`down`");
         let id = self.begin_operation(OperationKind::Down { volumes }, PreviewState::Stopping);
         drop(reply.send(Ok(id)));
         self.context.published.publish_event(EventKind::OperationStarted { what: "down".into() });
         self.supervisor.stop_supervision();
-        self.spawn_operation(id, before, down::run(self.context.clone(), volumes));
+        self.spawn_operation(id, superseded, down::run(self.context.clone(), volumes));
     }
 
     fn restart(&mut self, units: Vec<String>, reply: oneshot::Sender<OperationReply>) {
@@ -165,7 +167,8 @@ impl Actor {
         self.spawn_operation(id, None, stop::run(self.context.clone(), units));
     }
 
-    /// Others that crashed meanwhile are started again after their pause all the same.
+    /// Cancels the pending restarts of these units, or of all units if the list is empty. Other crashed units are still
+    /// restarted after their pause.
     fn cancel_restarts(&mut self, units: &[String]) {
         match units {
             [] => self.supervisor.cancel_all_restarts(),
@@ -175,30 +178,31 @@ impl Actor {
 
     fn check_can_change_units(&self, units: &[String]) -> Result<(), Problem> {
         if self.operation.is_some() {
-            return Err(Problem::new("busy", 409, "another operation is under way")
-                .hint("Wait for it with `pdev wait`, then try again."));
+            return Err(Problem::new("busy", 409, "another operation is in progress")
+                .hint("Run `pdev wait` until it has ended, then try again."));
         }
         let Some(application) = self.context.live.application() else {
-            return Err(Problem::new("not_running", 409, "nothing runs here").hint("Run `pdev up` first."));
+            return Err(Problem::new("not_running", 409, "the preview is down").hint("Run `pdev up` first."));
         };
         match units.iter().find(|unit| !application.units.contains_key(*unit)) {
             Some(unknown) => {
                 let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
-                let title = format!("there is no unit `{unknown}`; known are {}", known.join(", "));
+                let title = format!("there is no unit `{unknown}`; the preview has {}", known.join(", "));
                 Err(Problem::new("unknown_unit", 404, title))
             }
             None => Ok(()),
         }
     }
 
-    /// Does again what was asked last, from what was read then.
-    fn recover(&mut self, what: &'static str) {
+    /// Repeats the last accepted request with the files that were recorded for it.
+    fn recover(&mut self, reason: &'static str) {
         if self.operation.is_some() {
             return;
         }
         let Some(record) = self.context.shared.registry.get(&self.context.id) else { return };
-        tracing::info!(preview = %record.name.title(), what, "recovering");
-        let (reply, _nobody) = oneshot::channel();
+        tracing::info!(preview = %record.name.title(), reason, "recovering");
+        // No caller waits for the id of this operation.
+        let (reply, _unused_receiver) = oneshot::channel();
         match record.intent {
             Intent::Idle => {}
             Intent::Up => self.up(Box::new(record.request), ManifestSource::Snapshot(record.snapshot), reply),
@@ -207,27 +211,29 @@ impl Actor {
     }
 
     fn finish_operation(&mut self, id: u64) -> bool {
+        // The message may be from an operation that was superseded meanwhile.
         if self.operation.as_ref().is_none_or(|running| running.id != id) {
             return false;
         }
         let finished = self.operation.take();
         self.supervisor.resume_supervision();
         let was_down = matches!(finished, Some(Operation { kind: OperationKind::Down { .. }, .. }));
-        let gone = was_down && self.queued_requests.is_empty() && self.context.live.is_forgettable();
-        if gone && let Err(error) = self.context.shared.registry.remove(&self.context.id) {
-            tracing::warn!(%error, "a record of a preview that is gone cannot be removed");
+        // A queued `up` still needs the record, so the preview is removed only without queued requests.
+        let is_removed = was_down && self.queued_requests.is_empty() && self.context.live.is_forgettable();
+        if is_removed && let Err(error) = self.context.shared.registry.remove(&self.context.id) {
+            tracing::warn!(%error, "cannot remove the record of a removed preview");
         }
         for message in std::mem::take(&mut self.queued_requests) {
             self.handle_message(message);
         }
-        gone
+        is_removed
     }
 
     fn has_same_files(&self, request: &UpRequest) -> bool {
         self.operation.as_ref().is_some_and(|running| running.fingerprint == self.fingerprint(request))
     }
 
-    /// A session's `up` is another one than its person's: its units are to be held to less.
+    /// Includes the session: an `up` of a session must not join one of the user, because it restricts the units.
     fn fingerprint(&self, request: &UpRequest) -> String {
         let session = self.context.shared.registry.session_of(&self.context.id).map(|session| session.id);
         format!("{} {}", request_fingerprint(request), session.unwrap_or_default())
@@ -244,17 +250,18 @@ impl Actor {
         id
     }
 
-    /// `before` is an operation that was told to end: two must never work at once.
+    /// Starts the task of an operation. It first waits for the superseded one to end: two operations must never work at
+    /// the same time.
     fn spawn_operation(
         &mut self,
         id: u64,
-        before: Option<JoinHandle<()>>,
+        superseded: Option<JoinHandle<()>>,
         work: impl Future<Output = ()> + Send + 'static,
     ) {
         let mailbox = self.context.mailbox.clone();
         let task = tokio::spawn(async move {
-            if let Some(before) = before {
-                drop(before.await);
+            if let Some(superseded) = superseded {
+                drop(superseded.await);
             }
             work.await;
             drop(mailbox.send(Message::OperationEnded { operation: id }).await);
@@ -264,7 +271,8 @@ impl Actor {
         }
     }
 
-    /// Ends the running operation where it stands; what it did is found again by observing.
+    /// Aborts the running operation at its next `.await`. The next operation observes the runtimes, so it finds the
+    /// results of completed steps.
     fn supersede_operation(&mut self, by: &str) -> Option<JoinHandle<()>> {
         let running = self.operation.take()?;
         self.context.published.publish_operation_event(running.id, EventKind::Superseded { by: by.to_owned() });
@@ -277,7 +285,7 @@ impl Actor {
             return;
         }
         let problem =
-            Problem::new("busy", 429, format!("{QUEUED_REQUESTS_MAX} requests wait for this preview already"));
+            Problem::new("busy", 429, format!("{QUEUED_REQUESTS_MAX} requests are already waiting for this preview"));
         match message {
             Message::Up { reply, .. }
             | Message::Down { reply, .. }
@@ -295,9 +303,10 @@ impl Actor {
             running.task.inspect(JoinHandle::abort);
             self.context.published.publish_operation_event(running.id, EventKind::AgentStopping);
         }
-        let _nobody_waits = reply.send(());
+        // Fails only if the sender does not wait for the end.
+        let _sent = reply.send(());
     }
 }
 
-/// Which runtimes a preview may have left something at.
+/// The runtimes where a preview may have objects.
 pub(super) const ALL_RUNTIMES: [RuntimeKind; 2] = [RuntimeKind::Docker, RuntimeKind::Process];

@@ -1,4 +1,4 @@
-//! Why a unit ended, in words, with its last lines and the next thing to try.
+//! Explains why a unit ended: the cause, its last lines of output, and the most likely fix.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use protocol::status::UnitState;
 
 use super::Context;
 
-/// Lines of output shown with a failure.
+/// Lines of output that are shown with a failure.
 pub const OUTPUT_LINES_MAX: usize = 20;
 
-/// The exit in words: "exit code 1", "ended by SIGKILL, out of memory".
+/// Describes an exit: "it ended with exit code 1", "it was ended by SIGSEGV".
 #[must_use]
 pub fn describe_exit(exit: &Exit) -> String {
     if let Some(error) = &exit.error {
@@ -51,26 +51,32 @@ fn signal_name(signal: i32) -> String {
         .map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }
 
-/// Marks the unit failed at once, and adds its last lines when they are read.
-pub(super) fn mark_failed_after_exit(context: &Context, scope: &Scope, unit: &Unit, exit: &Exit, tries: Option<u32>) {
+/// Marks the unit as failed after reading its last lines. Does not block the caller.
+pub(super) fn mark_failed_after_exit(
+    context: &Context,
+    scope: &Scope,
+    unit: &Unit,
+    exit: &Exit,
+    restarts: Option<u32>,
+) {
     let (context, scope, unit, exit) = (context.clone(), scope.clone(), unit.clone(), exit.clone());
     let task = async move {
         let lines = read_last_lines(&context, &scope, &unit.name).await;
-        let problem = exit_problem(&unit, &exit, lines, tries);
+        let problem = exit_problem(&unit, &exit, lines, restarts);
         if unit.body.runtime() == RuntimeKind::Docker && !context.live.is_subscribed(RuntimeKind::Docker) {
-            // The engine went away meanwhile and took its containers along: that is what is told.
+            // The engine stopped meanwhile and ended its containers. The supervisor reports that as the cause.
             return;
         }
         context.published.edit_unit(&unit.name, |status| status.exit_code = exit.code);
         mark_failed(&context, &unit.name, problem);
     };
-    // Bounded by the deadline of `last_lines`; nothing has to wait for it but the board's spectators.
+    // The task ends within the deadline of `read_last_lines`. No other code has to wait for it.
     tokio::spawn(task);
 }
 
 pub(super) fn mark_failed(context: &Context, unit: &str, problem: Problem) {
     let reason = problem.title.clone();
-    // The problem first: who waits for the failed state reads it at once.
+    // Set the problem first: a task that waits for the failed state reads it immediately.
     context.published.set_problem(unit, problem);
     context.published.edit_unit(unit, |status| {
         status.state = UnitState::Failed;
@@ -80,93 +86,102 @@ pub(super) fn mark_failed(context: &Context, unit: &str, problem: Problem) {
 }
 
 pub(super) async fn read_last_lines(context: &Context, scope: &Scope, unit: &str) -> Vec<String> {
-    let Some(found) = scope.application.units.get(unit) else { return Vec::new() };
+    let Some(application_unit) = scope.application.units.get(unit) else { return Vec::new() };
     let read = |since| async move {
         let request = LogRequest { tail: Some(OUTPUT_LINES_MAX), since, ..LogRequest::default() };
-        let driver = context.shared.drivers.driver(found.body.runtime()).ok()?;
+        let driver = context.shared.drivers.driver(application_unit.body.runtime()).ok()?;
         let lines = driver.logs(&scope.preview.id, &scope.locations, unit, request).await.ok()?;
         Some(lines.filter_map(|line| async { line.ok().map(|line| line.text) }).collect::<Vec<_>>().await)
     };
     let started_at = context.published.unit_status(unit).and_then(|status| status.started_at);
     let read = async {
-        // What its earlier tries wrote would only repeat it; where the engine's clock is another, anything is better
-        // than nothing.
-        let last_try = read(started_at).await.filter(|lines| !lines.is_empty());
-        if last_try.is_some() { last_try } else { read(None).await }
+        // Only lines of the last start, because earlier starts most likely wrote the same. If there are none, for example
+        // because the engine's clock differs, show older lines rather than nothing.
+        let last_start = read(started_at).await.filter(|lines| !lines.is_empty());
+        if last_start.is_some() { last_start } else { read(None).await }
     };
+    // The output is optional: a slow runtime must not delay the report of the failure.
     tokio::time::timeout(Duration::from_secs(2), read).await.ok().flatten().unwrap_or_default()
 }
 
-/// What is known about a unit that ended, put together for a person.
+/// The problem of a unit that ended: cause, output and hint. `restarts` is set if no restart is left.
 #[must_use]
-pub fn exit_problem(unit: &Unit, exit: &Exit, lines: Vec<String>, tries: Option<u32>) -> Problem {
-    let what = if unit.role == Role::Job { "the job failed: " } else { "" };
-    let again = tries.map(|tries| format!(", {} times in a row", tries + 1)).unwrap_or_default();
-    let title = format!("{what}{}{again}", describe_exit(exit));
+pub fn exit_problem(unit: &Unit, exit: &Exit, lines: Vec<String>, restarts: Option<u32>) -> Problem {
+    let prefix = if unit.role == Role::Job { "the job failed: " } else { "" };
+    let count = restarts.map(|restarts| format!(", {} times in a row", restarts + 1)).unwrap_or_default();
+    let title = format!("{prefix}{}{count}", describe_exit(exit));
     let (code, hint) = diagnose_exit(unit, exit, &lines);
     let code = if unit.role == Role::Job && code == "exited" { "job_failed" } else { code };
     Problem { output: lines, ..Problem::new(code, 0, title).unit(&unit.name).hint(hint) }
 }
 
 fn diagnose_exit(unit: &Unit, exit: &Exit, lines: &[String]) -> (&'static str, String) {
-    let container = matches!(unit.body, Body::Container(_));
+    let is_container = matches!(unit.body, Body::Container(_));
     let name = &unit.name;
-    let place = match unit.role {
+    let path = match unit.role {
         Role::Job => format!("jobs.{name}"),
         Role::Service | Role::Resource => format!("services.{name}"),
     };
-    let said =
+    let output_contains =
         |needles: &[&str]| lines.iter().any(|line| needles.iter().any(|needle| line.to_lowercase().contains(needle)));
     if exit.out_of_memory {
-        return ("out_of_memory", format!("Give it more: `{place}.size: {{ memory: 4Gi }}`."));
+        return ("out_of_memory", format!("Raise the memory limit: `{path}.size: {{ memory: 4Gi }}`."));
     }
-    if said(&["read-only file system", "erofs"]) && container {
+    if output_contains(&["read-only file system", "erofs"]) && is_container {
         return (
             "read_only_file_system",
-            format!("Let it write: `{place}.security: {{ read_only: false }}`, or mount a volume where it writes."),
+            format!("Set `{path}.security: {{ read_only: false }}`, or mount a volume where the program writes."),
         );
     }
-    if said(&["no new privileges"]) && container {
+    if output_contains(&["no new privileges"]) && is_container {
         return (
             "permission_denied",
             format!(
-                "A setuid program (`sudo`, `su`) gains nothing here; if it must: `{place}.security: {{ no_new_privileges: false }}`."
+                "Avoid setuid programs (`sudo`, `su`), which gain no privileges here, or set \
+                 `{path}.security: {{ no_new_privileges: false }}`."
             ),
         );
     }
-    if said(&["operation not permitted", "eperm"]) && container {
+    if output_contains(&["operation not permitted", "eperm"]) && is_container {
         return (
             "permission_denied",
             format!(
-                "If it needs a capability, add it: `{place}.security: {{ capabilities: [SYS_PTRACE] }}` (name the one it lacks; `pdev explain PD005`)."
+                "Add the capability that the program lacks, for example `{path}.security: {{ capabilities: [SYS_PTRACE] }}` \
+                 (see `pdev explain PD005`)."
             ),
         );
     }
-    if said(&["address already in use", "eaddrinuse"]) {
+    if output_contains(&["address already in use", "eaddrinuse"]) {
         return (
             "port_taken",
             format!(
-                "Something else listens on its port; `pdev doctor` names it. Does `{name}` listen on `PORT` from its environment?"
+                "Run `pdev doctor` to see which program uses the port, and check that `{name}` listens on `PORT` from its \
+                 environment."
             ),
         );
     }
-    if said(&["exec format error"]) || exit.error.as_deref().is_some_and(|error| error.contains("exec format")) {
-        return ("exec_format", "The program is for another processor; build the image for this machine's (`build: { platform: linux/amd64 }`).".into());
+    if output_contains(&["exec format error"])
+        || exit.error.as_deref().is_some_and(|error| error.contains("exec format"))
+    {
+        let hint = "Build the image for this machine's processor (`build: { platform: linux/amd64 }`): the program is for \
+                    another one.";
+        return ("exec_format", hint.into());
     }
-    // How engines before 2023 say it in the program's own output.
-    if said(&["exec user process caused: no such file", "exec user process caused \"no such file"]) {
-        return (
-            "program_not_found",
-            "The script's `#!` line names a program that is not in the image, or ends with a carriage return: save it with Unix line ends.".into(),
-        );
+    // Engines before 2023 write this error to the program's own output.
+    if output_contains(&["exec user process caused: no such file", "exec user process caused \"no such file"]) {
+        let hint = "Check the script's `#!` line: its program must be in the image, and the line must not end with a \
+                    carriage return (save the script with Unix line endings).";
+        return ("program_not_found", hint.into());
     }
+    // Exit codes of POSIX shells: 126 for a command that cannot be executed, 127 for one that is not found.
     match exit.code {
-        Some(126) => {
-            ("permission_denied", "The program was found but may not be run: is it executable (`chmod +x`)?".into())
-        }
+        Some(126) => (
+            "permission_denied",
+            "Make the program executable (`chmod +x`): it was found, but it cannot be executed.".into(),
+        ),
         Some(127) => (
             "program_not_found",
-            format!("The command of `{name}` was not found; check `command` and what is installed."),
+            format!("Check `command` and the installed programs: the command of `{name}` was not found."),
         ),
         _ => ("exited", format!("Read all of its output with `pdev logs {name}`.")),
     }
@@ -236,8 +251,8 @@ mod tests {
             assert!(problem.hint.as_deref().unwrap_or_default().contains(hint), "{line}: {problem:?}");
         }
         unit.role = Role::Job;
-        let full = Exit { signal: Some(9), out_of_memory: true, ..Exit::default() };
-        let problem = exit_problem(&unit, &full, Vec::new(), None);
-        assert!(problem.hint.is_some_and(|hint| hint.contains("`jobs.web.size")), "a job's own place");
+        let killed = Exit { signal: Some(9), out_of_memory: true, ..Exit::default() };
+        let problem = exit_problem(&unit, &killed, Vec::new(), None);
+        assert!(problem.hint.is_some_and(|hint| hint.contains("`jobs.web.size")), "the path of a job");
     }
 }

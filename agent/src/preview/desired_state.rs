@@ -1,6 +1,6 @@
-//! From a request to the desired application: files read, manifest loaded, ports claimed, placeholders resolved.
+//! Turns a request into the desired application: reads files, loads the manifest, claims ports, resolves placeholders.
 //!
-//! The pure crates do the thinking; this file fetches what they need from outside and keeps what they read.
+//! The pure crates make all decisions. This module provides their inputs and records the files that they read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use crate::shared::Shared;
 #[derive(Clone, PartialEq, Debug)]
 pub enum ManifestSource {
     Disk,
-    /// What the last accepted `up` read: the agent or a runtime came back, nobody asked for anything new.
+    /// The files that the last accepted `up` read. Used for recovery, when the agent or a runtime was restarted.
     Snapshot(Snapshot),
 }
 
@@ -37,19 +37,19 @@ impl ManifestSource {
 }
 
 pub struct DesiredState {
-    /// Everything the manifest wants, chosen or not.
+    /// All units of the manifest, selected or not.
     pub application: Application,
-    /// What this request is about: the services it names and what they need; everything when `None`.
+    /// The units that this request names and the units that they need; `None` selects all.
     pub selected_units: Option<BTreeSet<String>>,
     pub diagnostics: Vec<DiagnosticView>,
     pub notes: Vec<String>,
     pub ports: BTreeMap<String, u16>,
     pub snapshot: Snapshot,
-    /// The text `pdev.lock` should have, when it differs from what is there.
+    /// The new text of `pdev.lock`, if it differs from the file.
     pub lock_update: Option<String>,
-    /// Job -> patterns of the files whose change makes it due again.
+    /// Job -> patterns of its input files. The job runs again when one of them changes.
     pub job_inputs: BTreeMap<String, Vec<String>>,
-    /// Secrets that are declared, needed and not there.
+    /// Secrets that selected units require and that have no value.
     pub missing_secrets: Vec<String>,
 }
 
@@ -59,7 +59,7 @@ fn manifest_path(request: &UpRequest) -> &str {
     request.file.as_deref().unwrap_or(DEFAULT_MANIFEST)
 }
 
-/// The files as they are now, in one number, to tell whether a second `up` asks for the same.
+/// Identifies the manifest's current contents, to decide whether a second `up` is the same as the running one.
 #[must_use]
 pub fn request_fingerprint(request: &UpRequest) -> String {
     let bytes = std::fs::read(Path::new(&request.folder).join(manifest_path(request))).unwrap_or_default();
@@ -67,8 +67,10 @@ pub fn request_fingerprint(request: &UpRequest) -> String {
     format!("{}:{digest}", request.folder)
 }
 
+/// Loads the manifest without resolving it.
+///
 /// # Errors
-/// A manifest that `up` must refuse, with every diagnostic.
+/// When the manifest has errors. The problem contains all diagnostics.
 pub fn load_manifest(request: &UpRequest, source: &ManifestSource) -> Result<LoadedManifest, Problem> {
     let options = load_options(request)?;
     let loaded = match source {
@@ -87,25 +89,28 @@ fn ensure_usable(loaded: LoadedManifest) -> Result<LoadedManifest, Problem> {
 }
 
 fn manifest_problem(diagnostics: Vec<DiagnosticView>) -> Problem {
-    let errors = diagnostics.iter().filter(|found| found.severity == "error").count();
+    let errors = diagnostics.iter().filter(|diagnostic| diagnostic.severity == "error").count();
     let title = format!("the manifest has {errors} error{}", if errors == 1 { "" } else { "s" });
-    Problem { diagnostics, ..Problem::new("manifest", 422, title).hint("Run `pdev check` to see them in place.") }
+    Problem {
+        diagnostics,
+        ..Problem::new("manifest", 422, title).hint("Run `pdev check` to see them in the manifest.")
+    }
 }
 
 fn load_options(request: &UpRequest) -> Result<LoadOptions, Problem> {
     let sets = request.sets.iter().map(|text| {
-        manifest::SetOverride::parse(text).map_err(|words| {
-            Problem::new("invalid_set", 422, format!("`--set {text}`: {words}"))
+        manifest::SetOverride::parse(text).map_err(|reason| {
+            Problem::new("invalid_set", 422, format!("`--set {text}`: {reason}"))
                 .hint("Write it as `--set services.web.replicas=2`.")
         })
     });
     Ok(LoadOptions { environment: request.environment.clone(), sets: sets.collect::<Result<_, _>>()? })
 }
 
-/// Everything up to the desired application. Claims ports in the registry; touches no runtime.
+/// Computes the desired application. Claims ports in the registry, but does not access a runtime.
 ///
 /// # Errors
-/// A wrong manifest, a taken fixed port, a full state disk.
+/// When the manifest has errors, a requested unit or job is unknown, no port is free, or the state cannot be written.
 pub fn resolve_desired_state(
     shared: &Shared,
     record: &Record,
@@ -125,31 +130,31 @@ pub fn resolve_desired_state(
         }
     };
     let loaded = ensure_usable(loaded)?;
-    let wishes = required_ports(&loaded, default_runtime);
-    let ports = claim_ports(shared, record, &wishes)?;
+    let port_requests = required_ports(&loaded, default_runtime);
+    let ports = claim_ports(shared, record, &port_requests)?;
     let resolved = resolve(&loaded, &resolve_context(shared, record, request, &ports, default_runtime)?);
-    let mut found = loaded.diagnostics.clone();
-    found.extend(resolved.diagnostics.iter().cloned());
-    found.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
-    found.dedup();
-    let diagnostics = convert::diagnostics(&found, &loaded.sources);
+    let mut all_diagnostics = loaded.diagnostics.clone();
+    all_diagnostics.extend(resolved.diagnostics.iter().cloned());
+    all_diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
+    all_diagnostics.dedup();
+    let diagnostics = convert::diagnostics(&all_diagnostics, &loaded.sources);
     if !resolved.is_usable() {
         return Err(manifest_problem(diagnostics));
     }
     let application = resolved.application;
-    let chosen = select_units(&application, &request.services)?;
-    let job = |name: &str| application.units.get(name).is_some_and(|unit| unit.role == plan::application::Role::Job);
-    if let Some(wrong) = request.jobs.iter().find(|name| !job(name)) {
+    let selected_units = select_units(&application, &request.services)?;
+    let is_job = |name: &str| application.units.get(name).is_some_and(|unit| unit.role == plan::application::Role::Job);
+    if let Some(unknown) = request.jobs.iter().find(|name| !is_job(name)) {
         let jobs = loaded.manifest.jobs.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let known = if jobs.is_empty() { "it has no jobs".to_owned() } else { format!("it has {jobs}") };
-        return Err(Problem::new("unknown_unit", 404, format!("the manifest has no job `{wrong}`; {known}")));
+        return Err(Problem::new("unknown_unit", 404, format!("the manifest has no job `{unknown}`; {known}")));
     }
-    let missing_secrets = find_missing_secrets(shared, record, &loaded, &application, chosen.as_ref());
+    let missing_secrets = find_missing_secrets(shared, record, &loaded, &application, selected_units.as_ref());
     let job_inputs = job_inputs(&loaded, &application);
     Ok(DesiredState {
         job_inputs,
         application,
-        selected_units: chosen,
+        selected_units,
         diagnostics,
         notes: resolved.notes,
         ports,
@@ -159,20 +164,20 @@ pub fn resolve_desired_state(
     })
 }
 
-fn claim_ports(shared: &Shared, record: &Record, wishes: &[PortRequest]) -> Result<BTreeMap<String, u16>, Problem> {
-    let key = |wish: &PortRequest| format!("{}.{}", wish.unit, wish.port);
-    // Ports of units that are in the manifest no more stay remembered: they may come back with a `git switch`.
+fn claim_ports(shared: &Shared, record: &Record, requests: &[PortRequest]) -> Result<BTreeMap<String, u16>, Problem> {
+    let key = |request: &PortRequest| format!("{}.{}", request.unit, request.port);
+    // Ports of units that are no longer in the manifest are kept, because a `git switch` may bring the units back.
     let mut known = record.ports.clone();
-    for wish in wishes {
-        if let Some(fixed) = wish.fixed {
-            known.insert(key(wish), fixed);
+    for request in requests {
+        if let Some(fixed) = request.fixed {
+            known.insert(key(request), fixed);
         }
     }
-    let free: Vec<String> = wishes.iter().filter(|wish| wish.fixed.is_none()).map(key).collect();
+    let free: Vec<String> = requests.iter().filter(|request| request.fixed.is_none()).map(key).collect();
     let ports = shared
         .registry
         .claim_ports(&record.name.id, &known, &free)
-        .map_err(|words| Problem::new("no_free_port", 503, words))?;
+        .map_err(|reason| Problem::new("no_free_port", 503, reason))?;
     shared
         .registry
         .edit(&record.name.id, |record| record.ports.clone_from(&ports))
@@ -198,8 +203,8 @@ fn resolve_context(
         proxy_port: shared.routing.port().unwrap_or_default(),
         environment: request.variables.clone(),
         git: Git {
-            branch: checkout.as_ref().and_then(|found| found.branch.clone()),
-            commit: checkout.and_then(|found| found.commit),
+            branch: checkout.as_ref().and_then(|checkout| checkout.branch.clone()),
+            commit: checkout.and_then(|checkout| checkout.commit),
         },
         secrets_folder: shared.delivery.units_folder(&record.name.id.0).display().to_string(),
         password_seed: load_or_create_seed(&shared.locations.data).map_err(|error| state_write_problem(&error))?,
@@ -207,7 +212,8 @@ fn resolve_context(
     })
 }
 
-/// A random text of this machine, beside the data it protects: whoever loses it loses that data too.
+/// This machine's random seed of generated passwords. It is stored next to the data that these passwords protect, so that
+/// both exist or are lost together.
 fn load_or_create_seed(data: &Path) -> std::io::Result<String> {
     let path: PathBuf = data.join("seed");
     if let Ok(text) = std::fs::read_to_string(&path)
@@ -231,27 +237,27 @@ fn today() -> manifest::model::Date {
     }
 }
 
-/// These units and what they need; `None` for all.
+/// The named units and all units that they need; `None` selects all.
 fn select_units(application: &Application, services: &[String]) -> Result<Option<BTreeSet<String>>, Problem> {
     if services.is_empty() {
         return Ok(None);
     }
-    let mut kept = BTreeSet::new();
-    let mut open: Vec<String> = services.to_vec();
-    while let Some(name) = open.pop() {
+    let mut selected = BTreeSet::new();
+    let mut pending: Vec<String> = services.to_vec();
+    while let Some(name) = pending.pop() {
         let Some(unit) = application.units.get(&name) else {
             let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
             return Err(Problem::new(
                 "unknown_unit",
                 404,
-                format!("there is no unit `{name}`; known are {}", known.join(", ")),
+                format!("there is no unit `{name}`; the manifest has {}", known.join(", ")),
             ));
         };
-        if kept.insert(name) {
-            open.extend(unit.needs.keys().cloned());
+        if selected.insert(name) {
+            pending.extend(unit.needs.keys().cloned());
         }
     }
-    Ok(Some(kept))
+    Ok(Some(selected))
 }
 
 fn job_inputs(loaded: &LoadedManifest, application: &Application) -> BTreeMap<String, Vec<String>> {
@@ -269,11 +275,11 @@ fn find_missing_secrets(
     record: &Record,
     loaded: &LoadedManifest,
     application: &Application,
-    chosen: Option<&BTreeSet<String>>,
+    selected: Option<&BTreeSet<String>>,
 ) -> Vec<String> {
-    let units = application.units.values().filter(|unit| chosen.is_none_or(|chosen| chosen.contains(&unit.name)));
-    let needed: BTreeSet<String> = units.flat_map(|unit| unit.secrets.iter().cloned()).collect();
-    let required: Vec<String> = needed
+    let units = application.units.values().filter(|unit| selected.is_none_or(|selected| selected.contains(&unit.name)));
+    let used: BTreeSet<String> = units.flat_map(|unit| unit.secrets.iter().cloned()).collect();
+    let required: Vec<String> = used
         .into_iter()
         .filter(|name| loaded.manifest.secrets.get(name).is_none_or(|secret| !secret.value.optional))
         .collect();

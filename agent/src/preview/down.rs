@@ -1,4 +1,5 @@
-//! The operation `down`: takes apart what is observed, keeps data unless asked, and forgets what is gone.
+//! The operation `down`: removes the observed objects, keeps data unless the request says otherwise, and removes the
+//! record of a preview that has no data left.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ pub(super) async fn run(context: Context, volumes: bool) {
         Ok(outcome) => outcome,
         Err(problem) => (vec![problem], false),
     };
-    // What could not be stopped shall not go on with a credential.
+    // A unit that could not be stopped must not get credentials any more.
     context.live.endpoints.clear();
     let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     if problems.is_empty() {
@@ -52,25 +53,26 @@ pub(super) async fn run(context: Context, volumes: bool) {
 async fn take_down(context: &Context, volumes: bool) -> Result<(Vec<Problem>, bool), Problem> {
     let record = context.shared.registry.get(&context.id);
     let project = record.as_ref().map_or_else(|| PathBuf::from("/"), |record| record.folder.clone());
-    let noted = context.shared.registry.edit(&context.id, |record| {
+    // Record the intent first, so that an interrupted `down` is completed after a restart of the agent.
+    let recorded = context.shared.registry.edit(&context.id, |record| {
         record.intent = Intent::Down { volumes };
         record.stopped_units.clear();
     });
-    if let Err(error) = noted {
-        // A full disk is a reason to go on: taking things down makes room. What is left is told at the end.
+    if let Err(error) = recorded {
+        // Continue despite a full disk, because the teardown frees space. The end of the operation reports a failure.
         context.published.publish_event(EventKind::Noted { text: naming::state_write_problem(&error).title });
     }
-    let places = context.shared.locations.preview_locations(&context.id, &project);
+    let locations = context.shared.locations.preview_locations(&context.id, &project);
     let scope = match context.live.scope() {
         Some(scope) => scope,
-        None => empty_scope(context, record.as_ref().map(|record| record.name.clone()), places),
+        None => empty_scope(context, record.as_ref().map(|record| record.name.clone()), locations),
     };
     let observed = observe_preview(context, &scope).await?;
     let plan = teardown(&observed, &TeardownOptions { remove_volumes: volumes });
     context.published.publish_event(EventKind::Planned { plan: convert::plan_view(&plan) });
-    for (unit, seen) in &observed.units {
+    for (unit, observed_unit) in &observed.units {
         context.live.expect_stop(unit, true);
-        if seen.state == RunState::Running {
+        if observed_unit.state == RunState::Running {
             context.published.edit_unit(unit, |status| status.state = UnitState::Stopping);
         }
     }
@@ -82,15 +84,19 @@ async fn take_down(context: &Context, volumes: bool) -> Result<(Vec<Problem>, bo
     Ok((problems, forgettable))
 }
 
-/// A scope for a preview whose application is not known any more: enough to take it apart.
-fn empty_scope(context: &Context, name: Option<plan::application::PreviewName>, places: drivers::Locations) -> Scope {
+/// A scope without units, for a preview whose application is unknown. It is sufficient for a teardown.
+fn empty_scope(
+    context: &Context,
+    name: Option<plan::application::PreviewName>,
+    locations: drivers::Locations,
+) -> Scope {
     let preview = name.unwrap_or_else(|| {
-        let known = context.published.preview();
+        let published = context.published.preview();
         plan::application::PreviewName {
             id: context.id.clone(),
-            app: known.app,
-            branch: known.branch,
-            environment: known.environment,
+            app: published.app,
+            branch: published.branch,
+            environment: published.environment,
         }
     });
     let application = Application {
@@ -99,17 +105,17 @@ fn empty_scope(context: &Context, name: Option<plan::application::PreviewName>, 
         volumes: BTreeMap::new(),
         default_service: None,
     };
-    super::up::scope_for(context, preview, places, Arc::new(application))
+    super::up::scope_for(context, preview, locations, Arc::new(application))
 }
 
-/// Everything of this preview at every runtime. A container engine that is not there holds nothing we could remove
-/// now, unless this preview is known to have containers.
+/// Observes this preview in all runtimes. An engine that does not answer is ignored, unless the preview is known to have
+/// containers.
 async fn observe_preview(context: &Context, scope: &Scope) -> Result<Observed, Problem> {
     let mut all = Observed::default();
     for runtime in ALL_RUNTIMES {
         let Ok(driver) = context.shared.drivers.driver(runtime) else { continue };
         match driver.observe(&scope.preview.id, &scope.locations).await {
-            Ok(found) => merge_observed(&mut all, found),
+            Ok(observed) => merge_observed(&mut all, observed),
             Err(problem) if problem.kind == ProblemKind::Unavailable && !uses_runtime(scope, runtime) => {}
             Err(problem) => return Err(convert::driver_problem(&problem, None)),
         }
@@ -121,19 +127,20 @@ fn uses_runtime(scope: &Scope, runtime: plan::application::RuntimeKind) -> bool 
     scope.application.units.values().any(|unit| unit.body.runtime() == runtime)
 }
 
-pub(super) fn merge_observed(all: &mut Observed, found: Observed) {
-    for (name, unit) in found.units {
-        // The same unit at two runtimes: the manifest changed its runtime. The planner removes the one it must.
+pub(super) fn merge_observed(all: &mut Observed, observed: Observed) {
+    for (name, unit) in observed.units {
+        // A unit exists in two runtimes if the manifest changed its runtime. The planner decides which one to remove.
         if let Some(other) = all.units.insert(name, unit) {
             all.strays.push(other);
         }
     }
-    all.strays.extend(found.strays);
-    all.networks.extend(found.networks);
-    all.volumes.extend(found.volumes);
+    all.strays.extend(observed.strays);
+    all.networks.extend(observed.networks);
+    all.volumes.extend(observed.volumes);
 }
 
-/// After the last step: secrets go, and the record too unless data is kept for it.
+/// Removes the secrets and folders after the last step. Returns true if the preview has no data left, so that its record
+/// can be removed.
 fn clean_up_preview(context: &Context, scope: &Scope, volumes: bool) -> Result<bool, Problem> {
     if let Err(error) = context.shared.delivery.remove_preview(&context.id.0) {
         context.published.publish_event(EventKind::Noted { text: error.to_string() });
@@ -144,13 +151,13 @@ fn clean_up_preview(context: &Context, scope: &Scope, volumes: bool) -> Result<b
     drop(std::fs::remove_dir_all(&scope.locations.runtime));
     drop(std::fs::remove_dir_all(&scope.locations.state));
     let keeps_data = scope.locations.data.is_dir() || (!volumes && !scope.application.volumes.is_empty());
-    let written = context.shared.registry.edit(&context.id, |record| {
+    let recorded = context.shared.registry.edit(&context.id, |record| {
         record.intent = Intent::Idle;
-        // Nothing that a session started is left.
+        // No program that a session started is left, so the restriction ends.
         record.session = None;
     });
     context.published.edit_preview(|status| status.session = None);
-    written.map_err(|error| naming::state_write_problem(&error))?;
-    // The actor removes the record, because an `up` may wait that needs it.
+    recorded.map_err(|error| naming::state_write_problem(&error))?;
+    // The actor removes the record, because a queued `up` may still need it.
     Ok(!keeps_data)
 }

@@ -1,6 +1,6 @@
-//! Follows a plan: every step as soon as what it waits for is done, a bounded number at once. Decides nothing.
+//! Executes a plan: runs each step when its dependencies are done, with bounded parallelism. It makes no decisions.
 //!
-//! A failed step stops only what depends on it; everything else goes on, and all failures are reported.
+//! A failed step stops only the steps that depend on it. All other steps continue, and all failures are reported.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,19 +23,19 @@ use super::{Context, Message};
 use crate::convert;
 use crate::registry::PortReservation;
 
-/// Calls to the runtimes at once; more only queue inside the engine.
+/// Concurrent calls to the runtimes. Further calls would only queue inside the engine.
 const CONCURRENT_CALLS_MAX: usize = 16;
-/// A job without a `timeout` of its own.
+/// The time limit of a job without `timeout`.
 const DEFAULT_JOB_LIMIT: Duration = Duration::from_secs(3600);
 
-/// Runs the whole plan; gives the problems of the steps that failed, none when all went well.
+/// Runs all steps and returns the problems of the failed ones.
 pub(super) async fn execute_plan(
     context: &Context,
     scope: &Scope,
     plan: &Plan,
-    held: BTreeMap<String, Vec<PortReservation>>,
+    reservations: BTreeMap<String, Vec<PortReservation>>,
 ) -> Vec<Problem> {
-    let held = std::sync::Arc::new(Mutex::new(held));
+    let reservations = std::sync::Arc::new(Mutex::new(reservations));
     let calls = std::sync::Arc::new(Semaphore::new(CONCURRENT_CALLS_MAX));
     let mut graph = StepGraph::new(plan);
     let mut running: JoinSet<(StepId, Result<(), Problem>)> = JoinSet::new();
@@ -43,8 +43,8 @@ pub(super) async fn execute_plan(
     loop {
         while let Some(id) = graph.next_ready() {
             let (context, scope, action) = (context.clone(), scope.clone(), plan.steps[id].action.clone());
-            let (held, calls) = (std::sync::Arc::clone(&held), std::sync::Arc::clone(&calls));
-            running.spawn(async move { (id, run_step(&context, &scope, id, &action, &held, &calls).await) });
+            let (reservations, calls) = (std::sync::Arc::clone(&reservations), std::sync::Arc::clone(&calls));
+            running.spawn(async move { (id, run_step(&context, &scope, id, &action, &reservations, &calls).await) });
         }
         let Some(joined) = running.join_next().await else { break };
         match joined {
@@ -53,8 +53,9 @@ pub(super) async fn execute_plan(
                 graph.mark_failed(id);
                 problems.push(problem);
             }
+            // A step panicked, so its id is unknown and its dependents cannot be skipped. Dropping the set aborts the rest.
             Err(error) => {
-                problems.push(Problem::new("internal", 500, format!("a step broke off: {error}")));
+                problems.push(Problem::new("internal", 500, format!("a step failed unexpectedly: {error}")));
                 break;
             }
         }
@@ -67,7 +68,7 @@ async fn run_step(
     scope: &Scope,
     id: StepId,
     action: &Action,
-    held: &Mutex<BTreeMap<String, Vec<PortReservation>>>,
+    reservations: &Mutex<BTreeMap<String, Vec<PortReservation>>>,
     calls: &Semaphore,
 ) -> Result<(), Problem> {
     let begun = Instant::now();
@@ -77,7 +78,8 @@ async fn run_step(
     let result = match action {
         Action::AwaitReady { unit } => await_ready(context, scope, unit).await,
         Action::AwaitExit { unit } => await_exit(context, scope, unit).await,
-        _ => call_driver(context, scope, action, held, calls).await,
+        // Only driver calls are limited: a wait must not keep a slot while other units start.
+        _ => call_driver(context, scope, action, reservations, calls).await,
     };
     match &result {
         Ok(()) if convert::is_mutating(action) => {
@@ -94,34 +96,34 @@ async fn call_driver(
     context: &Context,
     scope: &Scope,
     action: &Action,
-    held: &Mutex<BTreeMap<String, Vec<PortReservation>>>,
+    reservations: &Mutex<BTreeMap<String, Vec<PortReservation>>>,
     calls: &Semaphore,
 ) -> Result<(), Problem> {
     let _call = calls.acquire().await.map_err(|_| Problem::new("internal", 500, "the executor was closed"))?;
     let unit = action.unit().map(String::as_str);
     let runtime = runtime_of(action);
-    let performed = match (action, context.shared.drivers.driver(runtime)) {
+    let result = match (action, context.shared.drivers.driver(runtime)) {
         (Action::RemoveVolume { .. }, _) => remove_volume(context, scope, action).await,
         (_, Err(problem)) => Err(problem),
-        // A keeper leaves with its last unit, so what follows it has to be looked at before each start.
+        // A keeper exits with its last unit, which ends its event stream. So check the subscription before every start.
         (Action::Start { .. }, Ok(driver)) => match subscribe_to_runtime(context, scope, runtime).await {
             Ok(()) => {
-                before_action(context, action, held);
+                before_action(context, action, reservations);
                 driver.perform(scope, action).await
             }
             Err(problem) => Err(problem),
         },
         (_, Ok(driver)) => {
-            before_action(context, action, held);
+            before_action(context, action, reservations);
             driver.perform(scope, action).await
         }
     };
-    match performed {
-        Ok(performed) => {
-            for note in performed.notes {
+    match result {
+        Ok(outcome) => {
+            for note in outcome.notes {
                 context.published.publish_event(EventKind::Noted { text: note });
             }
-            after_action(context, action, performed.handle, performed.address).await;
+            after_action(context, action, outcome.handle, outcome.address).await;
             Ok(())
         }
         Err(problem) => {
@@ -134,28 +136,29 @@ async fn call_driver(
     }
 }
 
-/// A volume's name does not tell whose it is: each runtime removes its own and knows nothing of the other's.
+/// Removes a volume in all runtimes: its name does not tell which runtime owns it, and a runtime ignores unknown volumes.
 async fn remove_volume(context: &Context, scope: &Scope, action: &Action) -> Result<StepOutcome, drivers::Problem> {
-    let mut done = StepOutcome::default();
+    let mut all = StepOutcome::default();
     for driver in context.shared.drivers.all() {
         match driver.perform(scope, action).await {
-            Ok(performed) => done.notes.extend(performed.notes),
+            Ok(outcome) => all.notes.extend(outcome.notes),
             Err(problem) if problem.kind == ProblemKind::Unavailable => {}
             Err(problem) => return Err(problem),
         }
     }
-    Ok(done)
+    Ok(all)
 }
 
-fn before_action(context: &Context, action: &Action, held: &Mutex<BTreeMap<String, Vec<PortReservation>>>) {
+fn before_action(context: &Context, action: &Action, reservations: &Mutex<BTreeMap<String, Vec<PortReservation>>>) {
     match action {
         Action::PrepareImage { unit, .. } => context.published.edit_unit(unit, |status| {
             status.state = UnitState::Preparing;
             status.reason = None;
         }),
         Action::Start { unit, .. } => {
-            if let Ok(mut held) = held.lock() {
-                held.remove(unit);
+            // Release the unit's ports just before its program binds them.
+            if let Ok(mut reservations) = reservations.lock() {
+                reservations.remove(unit);
             }
             mark_starting(context, unit);
         }
@@ -195,12 +198,13 @@ fn runtime_of(action: &Action) -> plan::application::RuntimeKind {
         | Action::Stop { runtime, .. }
         | Action::Remove { runtime, .. }
         | Action::Connect { runtime, .. } => *runtime,
-        // Networks and volumes are the container engine's.
+        // Networks and volumes belong to the container engine.
         _ => RuntimeKind::Docker,
     }
 }
 
-/// Ready, or the problem that the supervisor put on the board. The deadline covers every restart it may try.
+/// Waits until the unit is ready, or returns the problem that the supervisor published. The deadline covers all restarts
+/// that the supervisor may attempt.
 async fn await_ready(context: &Context, scope: &Scope, name: &str) -> Result<(), Problem> {
     let Some(unit) = scope.application.units.get(name) else { return Ok(()) };
     let limit = unit.health.start_limit.saturating_mul(6) + Duration::from_secs(60);
@@ -212,11 +216,11 @@ async fn await_exit(context: &Context, scope: &Scope, name: &str) -> Result<(), 
     let Some(unit) = scope.application.units.get(name) else { return Ok(()) };
     let limit = unit.timeout.unwrap_or(DEFAULT_JOB_LIMIT);
     let wait = context.published.wait_for_unit(name, |status| settled_outcome(status, &[UnitState::Done]));
-    let waited = tokio::time::timeout(limit, wait).await;
-    if waited.is_err() {
+    let result = tokio::time::timeout(limit, wait).await;
+    if result.is_err() {
         stop_timed_out_job(context, scope, unit, limit).await;
     }
-    wait_result(context, unit, waited)
+    wait_result(context, unit, result)
 }
 
 async fn stop_timed_out_job(context: &Context, scope: &Scope, unit: &Unit, limit: Duration) {
@@ -227,32 +231,33 @@ async fn stop_timed_out_job(context: &Context, scope: &Scope, unit: &Unit, limit
     }
     let lines = super::crash_report::read_last_lines(context, scope, &unit.name).await;
     let title = format!("the job did not end within {} s and was stopped", limit.as_secs());
-    let hint = format!("If it needs longer, set `jobs.{}.timeout`.", unit.name);
+    let hint = format!("Set `jobs.{}.timeout` if the job needs more time.", unit.name);
     let problem = Problem { output: lines, ..Problem::new("timeout", 0, title).unit(&unit.name).hint(hint) };
     super::crash_report::mark_failed(context, &unit.name, problem);
 }
 
-fn settled_outcome(status: Option<&UnitStatus>, good: &[UnitState]) -> Option<bool> {
+/// `Some(true)` in one of the expected states, `Some(false)` if the unit has failed, else `None`.
+fn settled_outcome(status: Option<&UnitStatus>, expected: &[UnitState]) -> Option<bool> {
     let state = status?.state;
-    if good.contains(&state) { Some(true) } else { (state == UnitState::Failed).then_some(false) }
+    if expected.contains(&state) { Some(true) } else { (state == UnitState::Failed).then_some(false) }
 }
 
 fn wait_result(
     context: &Context,
     unit: &Unit,
-    waited: Result<Option<bool>, tokio::time::error::Elapsed>,
+    result: Result<Option<bool>, tokio::time::error::Elapsed>,
 ) -> Result<(), Problem> {
-    if let Ok(Some(true)) = waited {
+    if let Ok(Some(true)) = result {
         return Ok(());
     }
-    let known = context.published.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(&unit.name));
-    Err(known.unwrap_or_else(|| {
-        let what = if unit.health.ready == ReadyCheck::Exit { "end" } else { "become healthy" };
-        Problem::new("timeout", 0, format!("it did not {what} in time")).unit(&unit.name)
+    let problem = context.published.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(&unit.name));
+    Err(problem.unwrap_or_else(|| {
+        let expected = if unit.health.ready == ReadyCheck::Exit { "end" } else { "become healthy" };
+        Problem::new("timeout", 0, format!("it did not {expected} in time")).unit(&unit.name)
     }))
 }
 
-/// Which steps are ready, done, or never to be run.
+/// Tracks which steps can run. A step whose dependency failed never becomes ready.
 struct StepGraph {
     unmet_dependencies: Vec<usize>,
     dependents: Vec<Vec<StepId>>,
@@ -261,16 +266,18 @@ struct StepGraph {
 
 impl StepGraph {
     fn new(plan: &Plan) -> Self {
-        let mut followers = vec![Vec::new(); plan.steps.len()];
+        let mut dependents = vec![Vec::new(); plan.steps.len()];
         for step in &plan.steps {
-            for before in &step.after {
-                followers[*before].push(step.id);
+            for dependency in &step.after {
+                dependents[*dependency].push(step.id);
             }
         }
-        let missing: Vec<usize> = plan.steps.iter().map(|step| step.after.len()).collect();
-        let mut ready: Vec<StepId> = (0..missing.len()).filter(|id| missing[*id] == 0).collect();
-        ready.reverse();
-        Self { unmet_dependencies: missing, dependents: followers, ready_steps: ready }
+        let unmet_dependencies: Vec<usize> = plan.steps.iter().map(|step| step.after.len()).collect();
+        let mut ready_steps: Vec<StepId> =
+            (0..unmet_dependencies.len()).filter(|id| unmet_dependencies[*id] == 0).collect();
+        // `next_ready` pops from the end, so the first step of the plan must be last.
+        ready_steps.reverse();
+        Self { unmet_dependencies, dependents, ready_steps }
     }
 
     fn next_ready(&mut self) -> Option<StepId> {
@@ -278,15 +285,15 @@ impl StepGraph {
     }
 
     fn mark_done(&mut self, id: StepId) {
-        for next in std::mem::take(&mut self.dependents[id]) {
-            self.unmet_dependencies[next] = self.unmet_dependencies[next].saturating_sub(1);
-            if self.unmet_dependencies[next] == 0 {
-                self.ready_steps.push(next);
+        for dependent in std::mem::take(&mut self.dependents[id]) {
+            self.unmet_dependencies[dependent] = self.unmet_dependencies[dependent].saturating_sub(1);
+            if self.unmet_dependencies[dependent] == 0 {
+                self.ready_steps.push(dependent);
             }
         }
     }
 
-    /// Its followers keep a missing step for ever, so they and theirs are never run.
+    /// Its dependents keep an unmet dependency, so neither they nor their own dependents are run.
     fn mark_failed(&mut self, id: StepId) {
         self.dependents[id].clear();
     }
@@ -310,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_stops_only_what_depends_on_it() {
+    fn failed_step_stops_only_its_dependents() {
         // 0 -> 1 -> 2, 3 alone -> 4
         let mut graph = StepGraph::new(&plan(&[&[], &[0], &[1], &[], &[3]]));
         let mut ran = Vec::new();

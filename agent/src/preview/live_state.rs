@@ -1,6 +1,6 @@
-//! What is known of a preview that runs, for everybody who has to reach its units, and who listens to its runtimes.
+//! The live state of a running preview: its scope, the addresses of its units, and the subscriptions to its runtimes.
 //!
-//! Holds and tells; what follows from an exit or a lost runtime is [`super::supervise`]'s.
+//! This module only stores state. [`super::supervisor`] reacts to exits and lost runtimes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,7 +17,7 @@ use super::{Context, Message};
 use crate::endpoint::Endpoints;
 use crate::gateway::PortForwards;
 
-/// What is known of the running preview, for everybody who has to reach its units.
+/// Shared by the operations, the supervisor, the API and the proxy's routing.
 #[derive(Default)]
 pub struct LiveState {
     inner: Mutex<Inner>,
@@ -29,21 +29,21 @@ pub struct LiveState {
 struct Inner {
     scope: Option<Scope>,
     addresses: BTreeMap<String, IpAddr>,
-    /// Units that an operation is stopping: their exit is no crash.
+    /// Units that an operation stops. Their exit does not count as a crash.
     expected_stops: BTreeSet<String>,
     subscriptions: BTreeMap<RuntimeKind, RuntimeSubscription>,
     next_subscription_id: u64,
-    /// A `down` left nothing that has to be remembered.
+    /// True if the last `down` left no data, so that the preview's record can be removed.
     is_forgettable: bool,
 }
 
-/// Who listens to a runtime. Its number tells its last words from those of the one before it.
+/// The task that follows a runtime's events. Its id tells a late message of an earlier subscription from a current one.
 struct RuntimeSubscription {
     id: u64,
     task: AbortOnDrop,
 }
 
-/// A task that ends with its owner.
+/// A task that is aborted when this value is dropped.
 pub(crate) struct AbortOnDrop(pub JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -57,19 +57,19 @@ impl LiveState {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets who listened to a runtime; false when somebody newer does by now.
-    pub(super) fn remove_subscription(&self, runtime: RuntimeKind, number: u64) -> bool {
+    /// Removes a subscription. Returns false if a newer one has replaced it.
+    pub(super) fn remove_subscription(&self, runtime: RuntimeKind, id: u64) -> bool {
         let mut inner = self.lock();
-        if inner.subscriptions.get(&runtime).is_some_and(|current| current.id != number) {
+        if inner.subscriptions.get(&runtime).is_some_and(|current| current.id != id) {
             return false;
         }
         inner.subscriptions.remove(&runtime);
         true
     }
 
-    /// Whether anybody would hear what happens at this runtime.
+    /// Whether events of this runtime reach the actor.
     pub(super) fn is_subscribed(&self, runtime: RuntimeKind) -> bool {
-        self.lock().subscriptions.get(&runtime).is_some_and(|follow| !follow.task.0.is_finished())
+        self.lock().subscriptions.get(&runtime).is_some_and(|subscription| !subscription.task.0.is_finished())
     }
 
     #[must_use]
@@ -125,8 +125,8 @@ impl LiveState {
         self.endpoints.clear();
     }
 
-    /// Where a port of a unit is reached from this machine, best first: the container's own address (the engine's
-    /// forwarder would accept before the program listens), then both loopback families.
+    /// The addresses of a unit's port as reached from this machine: the container's own address if it is known, because
+    /// the engine's forwarder accepts connections before the program listens; else both loopback addresses.
     #[must_use]
     pub fn addresses(&self, unit: &Unit, port: &str) -> Vec<SocketAddr> {
         let Some(port) = unit.ports.get(port) else { return Vec::new() };
@@ -140,10 +140,10 @@ impl LiveState {
     }
 }
 
-/// Makes sure that exits at this runtime reach the actor, before anything is started there.
+/// Subscribes the actor to a runtime's events. Call it before a start, so that an early exit is not missed.
 ///
 /// # Errors
-/// When the runtime cannot be followed.
+/// When the runtime's events cannot be followed.
 pub(super) async fn subscribe_to_runtime(
     context: &Context,
     scope: &Scope,
@@ -155,24 +155,25 @@ pub(super) async fn subscribe_to_runtime(
     let driver = context.shared.drivers.driver(runtime)?;
     let mut events = driver.follow_events(&scope.preview.id, &scope.locations).await?;
     let mailbox = context.mailbox.clone();
-    let number = {
+    let id = {
         let mut inner = context.live.lock();
         inner.next_subscription_id += 1;
         inner.next_subscription_id
     };
     let task = tokio::spawn(async move {
-        let mut reason = "its events ended".to_owned();
+        let mut reason = "its event stream ended".to_owned();
         while let Some(event) = events.next().await {
-            if let RuntimeEvent::ConnectionLost { reason: told } = event {
-                reason = told;
+            if let RuntimeEvent::ConnectionLost { reason: lost_reason } = event {
+                reason = lost_reason;
                 break;
             }
+            // The actor has ended.
             if mailbox.send(Message::RuntimeEvent { event }).await.is_err() {
                 return;
             }
         }
-        drop(mailbox.send(Message::RuntimeLost { runtime, reason, subscription: number }).await);
+        drop(mailbox.send(Message::RuntimeLost { runtime, reason, subscription: id }).await);
     });
-    context.live.lock().subscriptions.insert(runtime, RuntimeSubscription { id: number, task: AbortOnDrop(task) });
+    context.live.lock().subscriptions.insert(runtime, RuntimeSubscription { id, task: AbortOnDrop(task) });
     Ok(())
 }

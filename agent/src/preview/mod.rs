@@ -1,7 +1,8 @@
-//! One preview: an actor with a mailbox owns its intent and its operation; everybody else holds a [`Handle`].
+//! One preview: an actor with a mailbox owns its intent and its running operation. All other code uses a
+//! [`PreviewHandle`].
 //!
-//! The actor decides what runs next; [`up`] and [`down`] are operations it starts, watches and may abort;
-//! [`supervise`] looks after the units in between.
+//! The actor decides which operation runs next. [`up`] and [`down`] are operations that it starts, watches and may abort.
+//! Between operations, [`supervisor`] keeps the units running.
 
 mod actor;
 mod crash_report;
@@ -32,10 +33,10 @@ use crate::preview::live_state::LiveState;
 use crate::published_status::PublishedStatus;
 use crate::shared::Shared;
 
-/// Requests and facts that wait for an actor; senders wait when it is full.
+/// How many messages can wait for an actor. Senders wait while the mailbox is full.
 const MAILBOX_CAPACITY: usize = 256;
 
-/// How others reach a preview.
+/// Gives access to a preview's actor and state. Cloning it is cheap.
 #[derive(Clone)]
 pub struct PreviewHandle {
     pub id: PreviewId,
@@ -58,25 +59,25 @@ pub enum Message {
         units: Vec<String>,
         reply: oneshot::Sender<OperationReply>,
     },
-    /// End units and leave the others running.
+    /// Stop units and leave the others running.
     StopUnits {
         units: Vec<String>,
         reply: oneshot::Sender<OperationReply>,
     },
-    /// Bring back what the last accepted `up` asked for (after a restart of the agent or of the engine).
+    /// Restore the state that the last accepted request asked for, after a restart of the agent or of the engine.
     Recover {
         reason: &'static str,
     },
     RuntimeEvent {
         event: RuntimeEvent,
     },
-    /// A runtime's events ended; `follow` is the number of who listened.
+    /// The event stream of a runtime ended; `subscription` tells which one.
     RuntimeLost {
         runtime: RuntimeKind,
         reason: String,
         subscription: u64,
     },
-    /// A unit was started by an operation or after a crash; its board entry says `Starting` since before.
+    /// An operation or a restart after a crash has started a unit. Its published state has been `Starting` since before.
     UnitStarted {
         unit: String,
     },
@@ -93,42 +94,42 @@ pub enum Message {
     OperationEnded {
         operation: u64,
     },
-    /// The agent stops: finish nothing new, tell spectators, leave everything running.
+    /// The agent stops: abort the operation, publish that, and leave all units running.
     StopActor {
         reply: oneshot::Sender<()>,
     },
 }
 
-/// The number of the operation that answers the request; its events carry it.
+/// The id of the operation that was started or joined for a request. Its events carry this id.
 pub type OperationReply = Result<u64, Problem>;
 
 impl PreviewHandle {
     /// # Errors
-    /// When the actor is gone, which is a bug or the agent's end.
+    /// When the actor has ended: the agent is stopping, or the preview was just removed.
     pub async fn up(&self, request: UpRequest, source: ManifestSource) -> OperationReply {
         self.request_operation(|reply| Message::Up { request: Box::new(request), source, reply }).await
     }
 
     /// # Errors
-    /// See [`Handle::up`].
+    /// See [`PreviewHandle::up`].
     pub async fn down(&self, volumes: bool) -> OperationReply {
         self.request_operation(|reply| Message::Down { volumes, reply }).await
     }
 
     /// # Errors
-    /// See [`Handle::up`]; also when a unit is unknown.
+    /// See [`PreviewHandle::up`]; also when a unit is unknown or another operation is in progress.
     pub async fn restart(&self, units: Vec<String>) -> OperationReply {
         self.request_operation(|reply| Message::Restart { units, reply }).await
     }
 
     /// # Errors
-    /// See [`Handle::restart`].
+    /// See [`PreviewHandle::restart`].
     pub async fn stop_units(&self, units: Vec<String>) -> OperationReply {
         self.request_operation(|reply| Message::StopUnits { units, reply }).await
     }
 
-    pub async fn recover(&self, what: &'static str) {
-        drop(self.sender.send(Message::Recover { reason: what }).await);
+    pub async fn recover(&self, reason: &'static str) {
+        drop(self.sender.send(Message::Recover { reason }).await);
     }
 
     pub async fn stop(&self) {
@@ -142,17 +143,17 @@ impl PreviewHandle {
         &self,
         message: impl FnOnce(oneshot::Sender<OperationReply>) -> Message,
     ) -> OperationReply {
-        let (reply, answer) = oneshot::channel();
-        let gone = || {
+        let (reply, receiver) = oneshot::channel();
+        let actor_ended = || {
             Problem::new("agent_stopping", 503, "the agent is stopping")
                 .hint("Run the command again; it starts a new agent.")
         };
-        self.sender.send(message(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        self.sender.send(message(reply)).await.map_err(|_| actor_ended())?;
+        receiver.await.map_err(|_| actor_ended())?
     }
 }
 
-/// What the operations and the supervisor of one preview share.
+/// The state that the operations and the supervisor of one preview share.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub shared: Arc<Shared>,
@@ -162,7 +163,7 @@ pub(crate) struct Context {
     pub mailbox: mpsc::Sender<Message>,
 }
 
-/// Secrets of one preview, by unit, as the drivers may know them.
+/// The secret folders of one preview's units. Drivers get the paths, never the values.
 pub(crate) struct UnitSecrets {
     pub shared: Arc<Shared>,
     pub preview: PreviewId,

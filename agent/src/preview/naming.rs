@@ -1,4 +1,5 @@
-//! Which preview a request means, and which labels it has: identity decides, the holder of a label never loses it.
+//! Finds the preview of a request and assigns its labels. The checkout's identity decides which preview it is; a preview
+//! that has a label never loses it to another one.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -17,7 +18,7 @@ use crate::shared::Shared;
 
 pub const DEFAULT_ENVIRONMENT: &str = "local";
 
-/// What makes a copy itself.
+/// Identifies one copy of an app.
 pub struct CheckoutIdentity {
     pub parts: Vec<String>,
     pub checkout: Option<Checkout>,
@@ -25,10 +26,10 @@ pub struct CheckoutIdentity {
 
 impl CheckoutIdentity {
     /// # Errors
-    /// When the folder is not there.
+    /// When the folder does not exist or cannot be accessed.
     pub fn of_folder(folder: &Path) -> Result<Self, Problem> {
         let real = folder.canonicalize().map_err(|error| {
-            let title = format!("cannot look at the folder `{}`: {error}", folder.display());
+            let title = format!("cannot access the folder `{}`: {error}", folder.display());
             Problem::new("folder_missing", 422, title)
         })?;
         Ok(Self::of_canonical(&real))
@@ -38,7 +39,7 @@ impl CheckoutIdentity {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let Some(checkout) = find_checkout(real) else { return Self { parts: vec![text(real)], checkout: None } };
         let mut parts = vec![text(&checkout.common_dir), text(&checkout.git_dir)];
-        // Several manifests in one worktree (a monorepo) are several apps.
+        // Several manifests in one worktree (a monorepo) are different apps.
         if let Ok(inside) =
             real.strip_prefix(checkout.worktree_root.canonicalize().unwrap_or_else(|_| checkout.worktree_root.clone()))
             && !inside.as_os_str().is_empty()
@@ -66,7 +67,7 @@ impl CheckoutIdentity {
         }
     }
 
-    /// The name of this copy for people, before it is made a label.
+    /// The name of this copy as shown to users; labels are derived from it.
     #[must_use]
     pub fn display_name(&self) -> String {
         match &self.checkout {
@@ -91,8 +92,10 @@ impl CheckoutIdentity {
     }
 }
 
+/// Finds the preview of a folder, without creating it.
+///
 /// # Errors
-/// When the folder is gone and no preview remembers it.
+/// When the folder does not exist and no record has it.
 pub fn locate_preview(shared: &Shared, request: &LocateRequest) -> Result<LocateReply, Problem> {
     let environment = request.environment.as_deref().unwrap_or(DEFAULT_ENVIRONMENT);
     let folder = PathBuf::from(&request.folder);
@@ -103,12 +106,12 @@ pub fn locate_preview(shared: &Shared, request: &LocateRequest) -> Result<Locate
             return Ok(LocateReply { preview: convert::preview_ref(&record.name), known: true });
         }
     }
-    // A removed worktree, or a folder inside one: the nearest remembered folder above it.
-    let remembered = shared.registry.all().into_iter().filter(|record| record.name.environment == environment);
-    let above = remembered
+    // The folder may be a removed worktree, or inside one: use the nearest recorded folder that contains it.
+    let records = shared.registry.all().into_iter().filter(|record| record.name.environment == environment);
+    let nearest = records
         .filter(|record| folder.starts_with(&record.folder))
         .max_by_key(|record| record.folder.as_os_str().len());
-    if let Some(record) = above {
+    if let Some(record) = nearest {
         return Ok(LocateReply { preview: convert::preview_ref(&record.name), known: true });
     }
     let identity = identity?;
@@ -121,60 +124,62 @@ pub fn locate_preview(shared: &Shared, request: &LocateRequest) -> Result<Locate
     Ok(LocateReply { preview: convert::preview_ref(&name), known: false })
 }
 
-/// The actor for an `up`: found or made, its labels bound on the disk.
+/// Finds or starts the actor for an `up`, after storing the preview's labels in its record.
 ///
 /// # Errors
-/// A wrong manifest; a label that another repository holds; a state folder that cannot be written.
+/// When the manifest has errors, another project's preview has the label, or the state folder cannot be written.
 pub fn bind_preview(shared: &Arc<Shared>, request: &UpRequest) -> Result<PreviewHandle, Problem> {
     let loaded = desired_state::load_manifest(request, &ManifestSource::Disk)?;
     let folder = PathBuf::from(&request.folder);
     let identity = CheckoutIdentity::of_folder(&folder)?;
     let environment = request.environment.as_deref().unwrap_or(DEFAULT_ENVIRONMENT);
-    let _one_at_a_time = shared.naming_lock.lock().unwrap_or_else(PoisonError::into_inner);
+    // Two concurrent first `up`s must not choose the same label.
+    let _naming_guard = shared.naming_lock.lock().unwrap_or_else(PoisonError::into_inner);
     let id = identity.preview_id(environment);
     let strip: Vec<&str> = loaded.manifest.names_strip.iter().map(|prefix| prefix.value.as_str()).collect();
-    let asked = request.name.clone().unwrap_or_else(|| identity.display_name());
-    let branch = naming::branch_label(&asked, environment, &strip);
+    let full_name = request.name.clone().unwrap_or_else(|| identity.display_name());
+    let branch = naming::branch_label(&full_name, environment, &strip);
     let app = naming::app_label(&loaded.manifest.app.name).text;
-    let known = shared.registry.get(&id);
-    let branch = choose_label(shared, &id, &app, &branch, &asked, &identity, known.as_ref())?;
+    let existing = shared.registry.get(&id);
+    let branch = choose_label(shared, &id, &app, &branch, &full_name, &identity, existing.as_ref())?;
     let name = PreviewName { id: id.clone(), app, branch, environment: environment.to_owned() };
-    let record = match known {
+    let record = match existing {
         Some(record) => rename_record(record, name, folder),
         None => Record::new(name, folder, identity.parts.clone(), identity.is_primary(), request.clone()),
     };
     let preview = convert::preview_ref(&record.name);
-    let shown = record.folder.display().to_string();
+    let folder = record.folder.display().to_string();
     shared.registry.save(record).map_err(|error| state_write_problem(&error))?;
-    Ok(find_or_start_actor(shared, preview, shown))
+    Ok(find_or_start_actor(shared, preview, folder))
 }
 
-/// The actor of a known preview.
+/// Finds or starts the actor of a recorded preview.
 pub fn find_or_start_actor(
     shared: &Arc<Shared>,
     preview: protocol::status::PreviewRef,
     folder: String,
 ) -> PreviewHandle {
     let session = shared.registry.session_of(&PreviewId(preview.id.clone())).map(|session| session.name);
+    // Locked until the new handle is inserted, so that a preview never has two actors.
     let mut previews = shared.previews.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(found) = previews.get(&PreviewId(preview.id.clone())) {
-        found.published.edit_preview(|status| {
+    if let Some(existing) = previews.get(&PreviewId(preview.id.clone())) {
+        existing.published.edit_preview(|status| {
             status.preview = preview;
             status.folder = folder;
         });
-        return found.clone();
+        return existing.clone();
     }
-    let made = super::start_actor(shared, preview, folder);
-    made.published.edit_preview(|status| status.session = session);
-    previews.insert(made.id.clone(), made.clone());
-    made
+    let started = super::start_actor(shared, preview, folder);
+    started.published.edit_preview(|status| status.session = session);
+    previews.insert(started.id.clone(), started.clone());
+    started
 }
 
 fn rename_record(mut record: Record, name: PreviewName, folder: PathBuf) -> Record {
     if record.name.branch != name.branch {
         record.former_labels.retain(|former| *former != name.branch);
         record.former_labels.push(record.name.branch.clone());
-        // A handful of earlier names is help; a history is not.
+        // Keep only the eight latest labels: a few earlier names help users, a history does not.
         let surplus = record.former_labels.len().saturating_sub(8);
         record.former_labels.drain(..surplus);
     }
@@ -188,13 +193,13 @@ fn choose_label(
     id: &PreviewId,
     app: &str,
     label: &Label,
-    asked: &str,
+    full_name: &str,
     identity: &CheckoutIdentity,
-    known: Option<&Record>,
+    existing: Option<&Record>,
 ) -> Result<String, Problem> {
-    // Bound at the first `up`: a suffix once given stays, whoever else comes and goes.
-    let suffixed = naming::label_on_collision(&label.text, asked);
-    if known.is_some_and(|record| record.name.app == app && record.name.branch == suffixed) {
+    // A suffix that was assigned at the first `up` stays, even if the other preview is removed later.
+    let suffixed = naming::label_on_collision(&label.text, full_name);
+    if existing.is_some_and(|record| record.name.app == app && record.name.branch == suffixed) {
         return Ok(suffixed);
     }
     let holder = shared
@@ -203,19 +208,21 @@ fn choose_label(
         .into_iter()
         .find(|record| record.name.id != *id && record.name.app == app && record.name.branch == label.text);
     let Some(holder) = holder else { return Ok(label.text.clone()) };
+    // Two branches of one repository may have the same label, so the later one gets a suffix. Between projects, only a
+    // shortened (lossy) label gets one; otherwise the names are really equal, and the user has to change one of them.
     let same_repository = holder.identity.first() == identity.parts.first() && identity.checkout.is_some();
     if label.lossy || same_repository {
         return Ok(suffixed);
     }
     let title = format!("`{app}/{}` is the preview of another project, at `{}`", label.text, holder.folder.display());
-    let hint = format!("Give this one another name: `app:` in its pdev.yaml, or `pdev up --name {}-2`.", label.text);
+    let hint = format!("Change `app:` in this pdev.yaml, or run `pdev up --name {}-2`.", label.text);
     Err(Problem::new("name_taken", 409, title).hint(hint))
 }
 
 pub(crate) fn state_write_problem(error: &std::io::Error) -> Problem {
-    let words = error.to_string();
-    // Without Rust's "(os error 28)".
-    let words = words.split(" (os error").next().unwrap_or_default();
-    Problem::new("state_not_written", 500, format!("cannot write pdev's state: {words}"))
-        .hint("Is the disk full? `pdev doctor` shows the folders and their space.")
+    let message = error.to_string();
+    // Remove Rust's suffix, such as "(os error 28)".
+    let message = message.split(" (os error").next().unwrap_or_default();
+    Problem::new("state_not_written", 500, format!("cannot write pdev's state: {message}"))
+        .hint("Run `pdev doctor` to see the folders and their free space.")
 }

@@ -1,6 +1,6 @@
-//! Before the first step of an `up`: what is wanted, what exists, which images are current, and so what is to be done.
+//! Computes the plan of an `up`: the desired state, the observed state, the current images, and the steps between them.
 //!
-//! Claims ports, touches no runtime.
+//! It claims ports in the registry, but changes nothing in a runtime.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use crate::published_status::PublishedStatus;
 use crate::registry::{Intent, Record};
 use crate::shared::Shared;
 
-/// How long the engine may take to say that it is there, before processes are chosen instead.
+/// How long the engine may take to answer before the units run as local processes instead.
 const ENGINE_REPLY_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct PreparedPlan {
@@ -42,30 +42,32 @@ pub(super) async fn prepare_plan(
     record: &Record,
     request: &UpRequest,
     source: &ManifestSource,
-    board: &Arc<PublishedStatus>,
+    published: &Arc<PublishedStatus>,
     purpose: Purpose,
 ) -> Result<PreparedPlan, Problem> {
-    let asker = Preparation { shared, record, request, source, published: board, purpose };
-    let (wanted, seen) = match request.runtime.as_deref() {
-        Some("docker") => (asker.resolve_for_runtime(RuntimeKind::Docker).await?, None),
-        Some("process") => (asker.resolve_for_runtime(RuntimeKind::Process).await?, None),
+    let preparation = Preparation { shared, record, request, source, published, purpose };
+    let (inputs, engine_observed) = match request.runtime.as_deref() {
+        Some("docker") => (preparation.resolve_for_runtime(RuntimeKind::Docker).await?, None),
+        Some("process") => (preparation.resolve_for_runtime(RuntimeKind::Process).await?, None),
         Some(other) => {
-            let title = format!("unknown runtime `{other}`; known are docker and process");
+            let title = format!("unknown runtime `{other}`; allowed are `docker` and `process`");
             return Err(Problem::new("invalid_request", 422, title));
         }
-        None => asker.resolve_for_available_runtime().await?,
+        None => preparation.resolve_for_available_runtime().await?,
     };
-    let ResolvedInputs { mut desired, endpoints, mut scope, images } = wanted;
-    let resting = if source.is_disk() { BTreeSet::new() } else { record.stopped_units.clone() };
-    if !resting.is_empty() {
+    let ResolvedInputs { mut desired, endpoints, mut scope, images } = inputs;
+    // A recovery must not start units that a user stopped; a new `up` may.
+    let stopped_units = if source.is_disk() { BTreeSet::new() } else { record.stopped_units.clone() };
+    if !stopped_units.is_empty() {
         let all = || scope.application.units.keys().cloned().collect();
-        let chosen: BTreeSet<String> = desired.selected_units.take().unwrap_or_else(all);
-        desired.selected_units = Some(chosen.difference(&resting).cloned().collect());
+        let selected: BTreeSet<String> = desired.selected_units.take().unwrap_or_else(all);
+        desired.selected_units = Some(selected.difference(&stopped_units).cloned().collect());
     }
-    let observed = observe_runtimes(shared, &scope, seen).await?;
-    if let Some(chosen) = &desired.selected_units {
-        // What was neither asked for nor is there does not belong to the preview yet.
-        let belongs = |name: &str| chosen.contains(name) || resting.contains(name) || observed.units.contains_key(name);
+    let observed = observe_runtimes(shared, &scope, engine_observed).await?;
+    if let Some(selected) = &desired.selected_units {
+        // A unit that was neither requested nor exists does not belong to the preview yet.
+        let belongs =
+            |name: &str| selected.contains(name) || stopped_units.contains(name) || observed.units.contains_key(name);
         scope = narrow_scope(scope, belongs);
     }
     let options = CompareOptions {
@@ -80,12 +82,12 @@ pub(super) async fn prepare_plan(
 fn narrow_scope(scope: Scope, belongs: impl Fn(&str) -> bool) -> Scope {
     let mut application = Application::clone(&scope.application);
     application.units.retain(|name, _| belongs(name));
-    // A volume whose owner is not brought up is not made.
+    // The volumes of units that are left out are not created.
     application.volumes.retain(|_, volume| application.units.contains_key(&volume.owner));
     Scope { application: Arc::new(application), ..scope }
 }
 
-/// What should be, and which of its images are current.
+/// The desired state, and which of its images are current.
 struct ResolvedInputs {
     desired: DesiredState,
     endpoints: Vec<EndpointBinding>,
@@ -103,32 +105,33 @@ struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    /// Containers where an engine answers, processes elsewhere. With it comes what the engine told about this preview.
-    /// The engine mostly answers, so what it would need is worked out while it is asked.
+    /// Uses containers if an engine answers, else local processes. Also returns what the engine reported about this
+    /// preview. The engine usually answers, so the inputs for containers are resolved at the same time.
     async fn resolve_for_available_runtime(&self) -> Result<(ResolvedInputs, Option<Observed>), Problem> {
         if let Ok(docker) = self.shared.drivers.driver(RuntimeKind::Docker) {
-            let places = self.shared.locations.preview_locations(&self.record.name.id, &self.record.folder);
+            let locations = self.shared.locations.preview_locations(&self.record.name.id, &self.record.folder);
             let observing = async {
-                let seen = tokio::time::timeout(ENGINE_REPLY_LIMIT, docker.observe(&self.record.name.id, &places));
-                let silent = |_| format!("nothing within {} s", ENGINE_REPLY_LIMIT.as_secs());
-                seen.await.map_err(silent)?.map_err(|problem| problem.message)
+                let reply = tokio::time::timeout(ENGINE_REPLY_LIMIT, docker.observe(&self.record.name.id, &locations));
+                let no_reply = |_| format!("no reply within {} s", ENGINE_REPLY_LIMIT.as_secs());
+                reply.await.map_err(no_reply)?.map_err(|problem| problem.message)
             };
-            // An engine that is not there ends both.
-            let wanted = async { Ok(self.resolve_for_runtime(RuntimeKind::Docker).await) };
-            let why = match tokio::try_join!(observing, wanted) {
-                Ok((seen, wanted)) => return Ok((wanted?, Some(seen))),
-                Err(why) => why,
+            // `Ok` around the result, so that only a missing engine ends both futures early. A wrong manifest is
+            // reported after the engine has answered.
+            let resolving = async { Ok(self.resolve_for_runtime(RuntimeKind::Docker).await) };
+            let reason = match tokio::try_join!(observing, resolving) {
+                Ok((observed, inputs)) => return Ok((inputs?, Some(observed))),
+                Err(reason) => reason,
             };
             if self.record.has_containers && self.record.intent == Intent::Up {
-                // The same services as processes would be a second copy, without the data of the first.
-                let title = format!("this preview has containers, and their engine does not answer: {why}");
+                // Local processes would be a second copy of the same services, without the data of the first one.
+                let title = format!("this preview has containers, but their engine does not answer: {reason}");
                 return Err(Problem::new("runtime_unavailable", 503, title).hint(
-                    "Start the engine and run `pdev up` again, or leave it behind with `pdev up --runtime process`.",
+                    "Start the engine and run `pdev up` again, or run `pdev up --runtime process` without containers.",
                 ));
             }
-            // What can only run in a container is refused now; then it matters which engine was asked, and how it failed.
-            let told = |problem: Problem| Problem { detail: problem.detail.clone().or(Some(why)), ..problem };
-            return Ok((self.resolve_for_runtime(RuntimeKind::Process).await.map_err(told)?, None));
+            // Units that need a container are refused here, so add why the engine cannot be used.
+            let add_reason = |problem: Problem| Problem { detail: problem.detail.clone().or(Some(reason)), ..problem };
+            return Ok((self.resolve_for_runtime(RuntimeKind::Process).await.map_err(add_reason)?, None));
         }
         Ok((self.resolve_for_runtime(RuntimeKind::Process).await?, None))
     }
@@ -136,13 +139,14 @@ impl Preparation<'_> {
     async fn resolve_for_runtime(&self, default_runtime: RuntimeKind) -> Result<ResolvedInputs, Problem> {
         let shared = self.shared;
         let mut desired = {
+            // Reading and parsing files blocks.
             let (shared, record) = (Arc::clone(shared), self.record.clone());
             let (request, source) = (self.request.clone(), self.source.clone());
             let work = tokio::task::spawn_blocking(move || {
                 resolve_desired_state(&shared, &record, &request, &source, default_runtime)
             });
             work.await
-                .map_err(|error| Problem::new("internal", 500, format!("reading the manifest broke off: {error}")))??
+                .map_err(|error| Problem::new("internal", 500, format!("reading the manifest failed: {error}")))??
         };
         let mut application = desired.application.clone();
         let project = PathBuf::from(&self.request.folder);
@@ -151,51 +155,57 @@ impl Preparation<'_> {
             .iter()
             .map(|(job, patterns)| (job.clone(), crate::job_inputs::digest(&project, patterns)));
         include_job_inputs(&mut application, &job_inputs.collect());
-        let arranged = bind_endpoints(shared, self.record, &mut application, &mut desired.ports, self.purpose).await?;
-        let meant = |unit: &String| desired.selected_units.as_ref().is_none_or(|chosen| chosen.contains(unit));
-        desired.notes.extend(arranged.notes.into_iter().filter(|(unit, _)| meant(unit)).map(|(_, note)| note));
-        let places = shared.locations.preview_locations(&self.record.name.id, &project);
-        let scope = build_scope(shared, self.published, self.record.name.clone(), places, Arc::new(application));
-        // Nobody looks up, or hashes the build context of, what was not asked for.
+        let endpoints = bind_endpoints(shared, self.record, &mut application, &mut desired.ports, self.purpose).await?;
+        let is_selected =
+            |unit: &String| desired.selected_units.as_ref().is_none_or(|selected| selected.contains(unit));
+        desired.notes.extend(endpoints.notes.into_iter().filter(|(unit, _)| is_selected(unit)).map(|(_, note)| note));
+        let locations = shared.locations.preview_locations(&self.record.name.id, &project);
+        let scope = build_scope(shared, self.published, self.record.name.clone(), locations, Arc::new(application));
+        // Images of units that were not requested are not inspected, and their build contexts are not hashed.
         let scope_of_images = match &desired.selected_units {
-            Some(chosen) => narrow_scope(scope.clone(), |name| chosen.contains(name)),
+            Some(selected) => narrow_scope(scope.clone(), |name| selected.contains(name)),
             None => scope.clone(),
         };
         let used = used_runtimes(&scope_of_images.application);
         let drivers = shared.drivers.all().into_iter().filter(|driver| used.contains(&driver.runtime()));
-        let looks = drivers.map(|driver| {
+        let inspections = drivers.map(|driver| {
             let scope = &scope_of_images;
             async move { driver.inspect_images(scope).await }
         });
         let mut images = Images::default();
-        for found in futures_util::future::join_all(looks).await {
-            let found = found.map_err(|problem| convert::driver_problem(&problem, None))?;
-            images.current.extend(found.current);
-            images.stale.extend(found.stale);
+        for result in futures_util::future::join_all(inspections).await {
+            let inspected = result.map_err(|problem| convert::driver_problem(&problem, None))?;
+            images.current.extend(inspected.current);
+            images.stale.extend(inspected.stale);
         }
-        Ok(ResolvedInputs { desired, endpoints: arranged.bindings, scope, images })
+        Ok(ResolvedInputs { desired, endpoints: endpoints.bindings, scope, images })
     }
 }
 
-/// What exists, asked of all runtimes at once. Containers that were `seen` a moment ago are not asked for again: nobody
-/// else changes this preview meanwhile.
-async fn observe_runtimes(shared: &Arc<Shared>, scope: &Scope, seen: Option<Observed>) -> Result<Observed, Problem> {
+/// Observes the preview in all runtimes concurrently. Containers are not observed again if `engine_observed` has them:
+/// it is only moments old, and no other operation changes this preview.
+async fn observe_runtimes(
+    shared: &Arc<Shared>,
+    scope: &Scope,
+    engine_observed: Option<Observed>,
+) -> Result<Observed, Problem> {
     let used = used_runtimes(&scope.application);
-    let known = |runtime| seen.is_some() && runtime == RuntimeKind::Docker;
-    let looks = shared.drivers.all().into_iter().filter(|driver| !known(driver.runtime())).map(|driver| {
-        let used = used.contains(&driver.runtime());
+    let is_observed = |runtime| engine_observed.is_some() && runtime == RuntimeKind::Docker;
+    let drivers = shared.drivers.all().into_iter().filter(|driver| !is_observed(driver.runtime()));
+    let observations = drivers.map(|driver| {
+        let is_used = used.contains(&driver.runtime());
         async move {
             let observed = driver.observe(&scope.preview.id, &scope.locations).await;
-            // A runtime that nothing of this preview needs may be absent.
-            if used { observed } else { Ok(observed.unwrap_or_default()) }
+            // A runtime that no unit of this preview uses may be unavailable.
+            if is_used { observed } else { Ok(observed.unwrap_or_default()) }
         }
     });
-    let looks = futures_util::future::join_all(looks).await;
-    let mut observed = seen.unwrap_or_default();
-    for found in looks {
-        down::merge_observed(&mut observed, found.map_err(|problem| convert::driver_problem(&problem, None))?);
+    let results = futures_util::future::join_all(observations).await;
+    let mut all = engine_observed.unwrap_or_default();
+    for result in results {
+        down::merge_observed(&mut all, result.map_err(|problem| convert::driver_problem(&problem, None))?);
     }
-    Ok(observed)
+    Ok(all)
 }
 
 pub(super) fn used_runtimes(application: &Application) -> BTreeSet<RuntimeKind> {

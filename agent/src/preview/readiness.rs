@@ -1,7 +1,7 @@
-//! From started to ready, and from ready on: the task that looks at one unit.
+//! The task that probes one unit: first until it is ready, then for liveness.
 //!
-//! After the first success only `health.live` is asked again: an idle preview costs no wake-ups. That readiness is
-//! lost later shows in exits (events) and in the proxy's answers.
+//! After readiness, only `health.live` is probed, so that an idle preview causes no wake-ups. A later loss of readiness
+//! is noticed by exit events and by the proxy's responses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +20,11 @@ use super::{Context, Message, crash_report};
 use crate::bus::now_ms;
 use crate::probe::{self, ProbeResult, ProbeSchedule};
 
-/// A busy engine may need a moment between a start and the address.
+/// A busy engine may report a container's address some time after its start.
 const ADDRESS_LIMIT: Duration = if cfg!(target_os = "linux") { Duration::from_secs(3) } else { Duration::ZERO };
-/// So many looks at a running container without an address tell that it has none for us.
+/// After this many observations of a running container without an address, it has none that this machine can reach.
 const OBSERVATIONS_WITHOUT_ADDRESS_MAX: u32 = 5;
-/// A module's after-ready commands (create a database) get this long each.
+/// The time limit for each of a module's after-ready commands, such as creating a database.
 const AFTER_READY_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) async fn watch_unit(context: Context, scope: Scope, application: Arc<Application>, name: String) {
@@ -49,7 +49,8 @@ pub(super) async fn watch_unit(context: Context, scope: Scope, application: Arc<
     }
 }
 
-/// A container is probed at its own address, which exists only once it runs; mostly the start told it.
+/// Finds a container's own address for probing. It exists only while the container runs; usually the start has returned
+/// it already.
 async fn discover_address(context: &Context, scope: &Scope, unit: &Unit) {
     if !matches!(unit.body, Body::Container(_)) {
         context.live.set_address(&unit.name, None);
@@ -60,15 +61,16 @@ async fn discover_address(context: &Context, scope: &Scope, unit: &Unit) {
     }
     let Ok(driver) = context.shared.drivers.driver(unit.body.runtime()) else { return };
     let deadline = Instant::now() + ADDRESS_LIMIT;
-    let mut ran = 0;
+    let mut running_observations = 0;
     loop {
         let observed = driver.observe(&scope.preview.id, &scope.locations).await;
-        let found = observed.ok().and_then(|mut observed| observed.units.remove(&unit.name));
-        let address = found.as_ref().and_then(|found| found.address);
+        let observed_unit = observed.ok().and_then(|mut observed| observed.units.remove(&unit.name));
+        let address = observed_unit.as_ref().and_then(|observed_unit| observed_unit.address);
         context.live.set_address(&unit.name, address);
-        ran += u32::from(found.is_some_and(|found| found.state == RunState::Running));
-        // An engine in a virtual machine has no address for us at all; then its forwarder has to do.
-        if address.is_some() || ran >= OBSERVATIONS_WITHOUT_ADDRESS_MAX || Instant::now() >= deadline {
+        running_observations +=
+            u32::from(observed_unit.is_some_and(|observed_unit| observed_unit.state == RunState::Running));
+        // Container addresses of an engine in a virtual machine are not reachable; its port forwarder is used instead.
+        if address.is_some() || running_observations >= OBSERVATIONS_WITHOUT_ADDRESS_MAX || Instant::now() >= deadline {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -80,7 +82,7 @@ async fn wait_until_ready(context: &Context, scope: &Scope, unit: &Unit) -> Resu
     match &unit.health.ready {
         ReadyCheck::Started | ReadyCheck::Exit => {}
         ReadyCheck::StaysUp(time) => tokio::time::sleep(*time).await,
-        ReadyCheck::Probe(wanted) => probe_until_ready(context, scope, unit, wanted, deadline).await?,
+        ReadyCheck::Probe(probe) => probe_until_ready(context, scope, unit, probe, deadline).await?,
     }
     run_after_ready(context, scope, unit).await
 }
@@ -89,53 +91,54 @@ async fn probe_until_ready(
     context: &Context,
     scope: &Scope,
     unit: &Unit,
-    wanted: &Probe,
+    ready_probe: &Probe,
     deadline: Instant,
 ) -> Result<(), Problem> {
-    let mut grid = ProbeSchedule::default();
-    let mut good = 0;
-    let waiting_for = probe::describe_check(&wanted.check);
+    let mut schedule = ProbeSchedule::default();
+    let mut successes = 0;
+    let waiting_for = probe::describe_check(&ready_probe.check);
     context.published.edit_unit(&unit.name, |status| status.reason = Some(format!("waiting for {waiting_for}")));
     loop {
-        match probe_once(context, scope, unit, wanted).await {
+        match probe_once(context, scope, unit, ready_probe).await {
             ProbeResult::Success => {
-                good += 1;
-                if good >= wanted.successes.max(1) {
+                successes += 1;
+                if successes >= ready_probe.successes.max(1) {
                     return Ok(());
                 }
             }
-            ProbeResult::Failure(words) => {
-                good = 0;
-                let reason = format!("waiting for {waiting_for}: {words}");
+            ProbeResult::Failure(cause) => {
+                successes = 0;
+                let reason = format!("waiting for {waiting_for}: {cause}");
                 context.published.edit_unit(&unit.name, |status| status.reason = Some(reason));
+                // Checked only after a failed probe, so that every unit is probed at least once.
                 if Instant::now() >= deadline {
-                    return Err(never_healthy_problem(unit, &words));
+                    return Err(never_healthy_problem(unit, &cause));
                 }
             }
         }
-        tokio::time::sleep(grid.next_delay()).await;
+        tokio::time::sleep(schedule.next_delay()).await;
     }
 }
 
-fn never_healthy_problem(unit: &Unit, seen: &str) -> Problem {
+fn never_healthy_problem(unit: &Unit, cause: &str) -> Problem {
     let limit = unit.health.start_limit.as_secs();
-    Problem::new("never_healthy", 0, format!("it did not become healthy within {limit} s; last seen: {seen}"))
+    Problem::new("never_healthy", 0, format!("it did not become healthy within {limit} s; last probe: {cause}"))
         .unit(&unit.name)
         .hint(format!(
-            "Look at its output with `pdev logs {}`; if it only needs longer, set `health: {{ start_limit: {}s }}`.",
+            "Read its output with `pdev logs {}`. If it only needs more time, set `health: {{ start_limit: {}s }}`.",
             unit.name,
             limit * 3
         ))
 }
 
-async fn probe_once(context: &Context, scope: &Scope, unit: &Unit, wanted: &Probe) -> ProbeResult {
-    if let Check::Exec { argv } = &wanted.check {
-        return probe_by_command(context, scope, unit, argv, wanted.timeout).await;
+async fn probe_once(context: &Context, scope: &Scope, unit: &Unit, unit_probe: &Probe) -> ProbeResult {
+    if let Check::Exec { argv } = &unit_probe.check {
+        return probe_by_command(context, scope, unit, argv, unit_probe.timeout).await;
     }
-    let port = probe::port_name(&wanted.check).unwrap_or("main");
-    let forwarded = matches!(unit.body, Body::Container(_)) && !context.live.has_address(&unit.name);
-    let settle = if forwarded { probe::SETTLE_FORWARDED } else { probe::SETTLE_DIRECT };
-    probe::probe_network(&wanted.check, &context.live.addresses(unit, port), wanted.timeout, settle).await
+    let port = probe::port_name(&unit_probe.check).unwrap_or("main");
+    let is_forwarded = matches!(unit.body, Body::Container(_)) && !context.live.has_address(&unit.name);
+    let settle = if is_forwarded { probe::SETTLE_FORWARDED } else { probe::SETTLE_DIRECT };
+    probe::probe_network(&unit_probe.check, &context.live.addresses(unit, port), unit_probe.timeout, settle).await
 }
 
 async fn probe_by_command(
@@ -148,31 +151,31 @@ async fn probe_by_command(
     match tokio::time::timeout(timeout, run_command(context, scope, unit, argv)).await {
         Ok(Ok((0, _))) => ProbeResult::Success,
         Ok(Ok((code, output))) => {
-            let last = output.last().map(|line| format!(": {line}")).unwrap_or_default();
-            ProbeResult::Failure(format!("`{}` ended with {code}{last}", probe::argv_text(argv)))
+            let last_line = output.last().map(|line| format!(": {line}")).unwrap_or_default();
+            ProbeResult::Failure(format!("`{}` ended with exit code {code}{last_line}", probe::argv_text(argv)))
         }
-        Ok(Err(words)) => ProbeResult::Failure(words),
+        Ok(Err(cause)) => ProbeResult::Failure(cause),
         Err(_) => {
             ProbeResult::Failure(format!("`{}` did not end within {} ms", probe::argv_text(argv), timeout.as_millis()))
         }
     }
 }
 
-/// Runs a command inside a unit; gives its exit code and its last lines.
+/// Runs a command inside a unit, and returns its exit code and the last lines of its output.
 async fn run_command(context: &Context, scope: &Scope, unit: &Unit, argv: &Argv) -> Result<(i32, Vec<String>), String> {
-    let words = match argv {
-        Argv::List(words) => words.clone(),
+    let argv = match argv {
+        Argv::List(arguments) => arguments.clone(),
         Argv::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
     };
     let driver = context.shared.drivers.driver(unit.body.runtime()).map_err(|problem| problem.message)?;
-    let request = ExecRequest { argv: words, ..ExecRequest::default() };
+    let request = ExecRequest { argv, ..ExecRequest::default() };
     let mut session = driver.exec(scope, unit, request).await.map_err(|problem| problem.message)?;
     let mut text = Vec::new();
     while let Some(output) = session.output.next().await {
         match output {
             ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes) => {
                 text.extend_from_slice(&bytes);
-                // Only the end is ever shown.
+                // Only the end is shown, so 16 KiB are enough.
                 let surplus = text.len().saturating_sub(16 << 10);
                 text.drain(..surplus);
             }
@@ -188,17 +191,15 @@ async fn run_command(context: &Context, scope: &Scope, unit: &Unit, argv: &Argv)
 async fn run_after_ready(context: &Context, scope: &Scope, unit: &Unit) -> Result<(), Problem> {
     let Body::Process(process) = &unit.body else { return Ok(()) };
     for argv in &process.after_ready {
-        let ran = tokio::time::timeout(AFTER_READY_LIMIT, run_command(context, scope, unit, argv)).await;
-        let (title, output) = match ran {
+        let command = probe::argv_text(argv);
+        let result = tokio::time::timeout(AFTER_READY_LIMIT, run_command(context, scope, unit, argv)).await;
+        let (cause, output) = match result {
             Ok(Ok((0, _))) => continue,
-            Ok(Ok((code, output))) => {
-                (format!("preparing it failed: `{}` ended with {code}", probe::argv_text(argv)), output)
-            }
-            Ok(Err(words)) => (format!("preparing it failed: {words}"), Vec::new()),
-            Err(_) => {
-                (format!("preparing it failed: `{}` did not end within 60 s", probe::argv_text(argv)), Vec::new())
-            }
+            Ok(Ok((code, output))) => (format!("`{command}` ended with exit code {code}"), output),
+            Ok(Err(cause)) => (cause, Vec::new()),
+            Err(_) => (format!("`{command}` did not end within 60 s"), Vec::new()),
         };
+        let title = format!("its preparation failed: {cause}");
         return Err(Problem { output, ..Problem::new("prepare_failed", 0, title).unit(&unit.name) });
     }
     Ok(())
@@ -218,10 +219,11 @@ async fn probe_liveness(context: &Context, scope: &Scope, unit: &Unit, live: &Pr
                     }
                 });
             }
-            ProbeResult::Failure(seen) => {
+            ProbeResult::Failure(reason) => {
                 failures += 1;
+                // Report once when the limit is reached, not after every further failure.
                 if failures == live.failures.max(1) {
-                    drop(context.mailbox.send(Message::UnitUnhealthy { unit: unit.name.clone(), reason: seen }).await);
+                    drop(context.mailbox.send(Message::UnitUnhealthy { unit: unit.name.clone(), reason }).await);
                 }
             }
         }

@@ -1,5 +1,7 @@
-//! The operation `stop`: some units end and rest, the others go on. What rests is remembered, so that neither the agent's
-//! nor the engine's next start brings it back; an `up` that means it does.
+//! The operation `stop`: stops some units and leaves the others running.
+//!
+//! Stopped units are recorded, so that a restart of the agent or of the engine does not start them. An `up` that selects
+//! them does.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -25,7 +27,7 @@ pub(super) async fn run(context: Context, units: Vec<UnitName>) {
     }
     let mut status = context.published.status();
     let kind = if problems.is_empty() {
-        // What the units say together once nothing is under way.
+        // The event must report the state after the operation, but the operation's own phase is still published.
         status.state = if status.units.iter().any(|unit| is_running(unit.state)) {
             PreviewState::Degraded
         } else {
@@ -42,14 +44,16 @@ pub(super) async fn run(context: Context, units: Vec<UnitName>) {
 }
 
 async fn stop_units(context: &Context, units: &[UnitName]) -> Result<(Vec<Problem>, bool), Problem> {
-    let scope = context.live.scope().ok_or_else(|| Problem::new("not_running", 409, "nothing runs here"))?;
-    let noted = context.shared.registry.edit(&context.id, |record| record.stopped_units.extend(units.iter().cloned()));
-    noted.map_err(|error| naming::state_write_problem(&error))?;
-    let rests = |unit: &UnitName| {
+    let scope = context.live.scope().ok_or_else(|| Problem::new("not_running", 409, "the preview is down"))?;
+    // Record the stop before the first step, so that a recovery after a crash does not start the units again.
+    let recorded =
+        context.shared.registry.edit(&context.id, |record| record.stopped_units.extend(units.iter().cloned()));
+    recorded.map_err(|error| naming::state_write_problem(&error))?;
+    let is_stopped = |unit: &UnitName| {
         let state = context.published.unit_status(unit).map(|status| status.state);
         matches!(state, None | Some(UnitState::Stopped | UnitState::Done))
     };
-    let plan = lifecycle::stop(&scope.application, |unit| units.contains(&unit.name) && !rests(&unit.name));
+    let plan = lifecycle::stop(&scope.application, |unit| units.contains(&unit.name) && !is_stopped(&unit.name));
     context.published.publish_event(EventKind::Planned { plan: convert::plan_view(&plan) });
     let problems = execute::execute_plan(context, &scope, &plan, BTreeMap::new()).await;
     for step in plan.steps.iter().filter_map(|step| step.action.unit()) {
@@ -63,7 +67,7 @@ async fn stop_units(context: &Context, units: &[UnitName]) -> Result<(Vec<Proble
     Ok((problems, plan.has_no_changes()))
 }
 
-/// After the agent was started again: what was stopped is shown so, and its exit is no crash.
+/// Publishes recorded units as stopped after a restart of the agent. Their exit does not count as a crash.
 pub(super) fn restore_stopped(context: &Context, record: &Record) {
     for unit in &record.stopped_units {
         context.live.expect_stop(unit, true);
@@ -71,12 +75,13 @@ pub(super) fn restore_stopped(context: &Context, record: &Record) {
     }
 }
 
-/// What is started again, by name or with all, rests no more.
+/// Removes restarted units from the record of stopped units; all units if the list is empty.
 pub(super) fn clear_stopped(context: &Context, units: &[UnitName]) {
-    let written = context.shared.registry.edit(&context.id, |record| {
+    let recorded = context.shared.registry.edit(&context.id, |record| {
         record.stopped_units.retain(|unit| !units.is_empty() && !units.contains(unit));
     });
-    if let Err(error) = written {
+    // A note only: the restart itself works, but the next recovery still treats the units as stopped.
+    if let Err(error) = recorded {
         context.published.publish_event(EventKind::Noted { text: naming::state_write_problem(&error).title });
     }
 }

@@ -1,4 +1,4 @@
-//! Looks after units between operations: probes what was started, restarts what crashed, notices a lost runtime.
+//! Keeps units running between operations: probes started units, restarts crashed ones, and reacts to a lost runtime.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,11 +16,12 @@ use super::live_state::{AbortOnDrop, subscribe_to_runtime};
 use super::{Context, Message, crash_report, readiness};
 use crate::bus::now_ms;
 
-/// After this many crashes in a row a unit is failed.
+/// How often a crashing unit is restarted in a row. The next crash marks it as failed.
 pub const RESTARTS_MAX: u32 = 5;
-/// A unit that was ready this long has its crashes forgotten.
+/// After being ready for this long, a unit's crash counter starts again.
 const CRASHES_RESET_AFTER_MS: i64 = 60_000;
-/// An engine that stops ends its containers first and closes its events afterwards: exits so short before are its own.
+/// A stopping engine ends its containers before it closes its event stream. Exits within this window before the loss count
+/// as caused by the engine.
 const ENGINE_STOP_WINDOW: Duration = Duration::from_secs(30);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
@@ -29,10 +30,10 @@ pub(super) struct Supervisor {
     context: Context,
     probers: BTreeMap<String, AbortOnDrop>,
     pending_restarts: BTreeMap<String, AbortOnDrop>,
-    /// Grows whenever an operation takes over, so that an older pause's end is ignored.
+    /// Increases when an operation takes over, so that the end of an earlier restart delay is ignored.
     generation: u64,
     reattachments: BTreeMap<RuntimeKind, AbortOnDrop>,
-    /// When containers of services ended last, unasked.
+    /// When each service's container last ended without being stopped by an operation.
     container_exits: BTreeMap<String, Instant>,
 }
 
@@ -48,13 +49,13 @@ impl Supervisor {
         }
     }
 
-    /// An operation takes over: no restarts behind its back. Probers go on, an unchanged unit stays ready.
+    /// Cancels all pending restarts, because an operation takes over. Probes continue, so that unchanged units stay ready.
     pub fn cancel_all_restarts(&mut self) {
         self.generation += 1;
         self.pending_restarts.clear();
     }
 
-    /// An operation takes over these units; an older pause's end finds them taken.
+    /// Cancels the pending restarts of these units, because an operation takes over.
     pub fn cancel_restarts_of(&mut self, units: &[String]) {
         self.pending_restarts.retain(|unit, _| !units.contains(unit));
     }
@@ -79,7 +80,7 @@ impl Supervisor {
         self.context.shared.routing.refresh(&self.context.shared, &self.context.id);
     }
 
-    /// Begins to look at a unit. One that ended again before this message came is left to what its exit decided.
+    /// Begins to probe a unit, unless it has ended before this message was handled: then its exit has set its state.
     pub fn handle_started(&mut self, name: &str) {
         let Some((application, scope)) = self.scope_of_unit(name) else { return };
         if self.context.published.unit_status(name).is_none_or(|unit| unit.state != UnitState::Starting) {
@@ -95,7 +96,7 @@ impl Supervisor {
         match event {
             RuntimeEvent::Started { .. } => {}
             RuntimeEvent::Exited { unit, handle, exit } => self.handle_exit(&unit, &handle, &exit),
-            // Comes as a message of its own, with the number of who listened.
+            // Reported by `Message::RuntimeLost`, which also contains the subscription.
             RuntimeEvent::ConnectionLost { .. } => {}
         }
     }
@@ -104,7 +105,7 @@ impl Supervisor {
         let Some((application, scope)) = self.scope_of_unit(name) else { return };
         let Some(unit) = application.units.get(name) else { return };
         let current = self.context.published.unit_status(name).unwrap_or_default();
-        // The exit of a container that was replaced meanwhile says nothing about its successor.
+        // The exit may be of a container that was replaced meanwhile.
         if current.handle.as_deref().is_some_and(|known| !known.is_empty() && known != handle) {
             return;
         }
@@ -117,6 +118,7 @@ impl Supervisor {
         } else if unit.role == Role::Job {
             self.handle_job_exit(unit, &scope, exit);
         } else {
+            // Needed if this exit turns out to be caused by a stopping engine.
             if unit.body.runtime() == RuntimeKind::Docker && is_active(current.state) {
                 self.container_exits.insert(name.to_owned(), Instant::now());
             }
@@ -142,7 +144,7 @@ impl Supervisor {
         let restarts = if was_well { 1 } else { current.restarts + 1 };
         let restart = match unit.restart {
             RestartPolicy::Never => false,
-            // A service that ends by itself with 0 did not crash, but it does not run either.
+            // Exit code 0 is no crash of a service that was ready. Before that, it has not done its work yet.
             RestartPolicy::OnFailure => !exit.success() || current.ready_at.is_none(),
             RestartPolicy::Always => true,
         };
@@ -157,7 +159,7 @@ impl Supervisor {
             status.restarts = restarts;
             status.exit_code = exit.code;
             status.reason = Some(format!(
-                "{}; start {} of {} in {} ms",
+                "{}; restart {} of {} in {} ms",
                 crash_report::describe_exit(exit),
                 restarts,
                 RESTARTS_MAX,
@@ -173,7 +175,7 @@ impl Supervisor {
     }
 
     pub fn restart_unit(&mut self, name: &str, generation: u64) {
-        // Restarts go on while an operation waits for this very unit; only a takeover cancels them (see `hold`).
+        // Restarts continue while an operation waits for this unit. Only `cancel_all_restarts` invalidates them.
         if generation != self.generation {
             return;
         }
@@ -183,7 +185,7 @@ impl Supervisor {
         let task = tokio::spawn(async move {
             let runtime = unit.body.runtime();
             let action = Action::Start { unit: unit.name.clone(), runtime };
-            let started = match context.shared.drivers.driver(runtime) {
+            let result = match context.shared.drivers.driver(runtime) {
                 Ok(driver) => match subscribe_to_runtime(&context, &scope, runtime).await {
                     Ok(()) => {
                         mark_starting(&context, &unit.name);
@@ -193,9 +195,9 @@ impl Supervisor {
                 },
                 Err(problem) => Err(problem),
             };
-            match started {
-                Ok(performed) => {
-                    context.live.set_address(&unit.name, performed.address);
+            match result {
+                Ok(outcome) => {
+                    context.live.set_address(&unit.name, outcome.address);
                     drop(context.mailbox.send(Message::UnitStarted { unit: unit.name }).await);
                 }
                 Err(problem) => {
@@ -210,61 +212,65 @@ impl Supervisor {
         self.pending_restarts.insert(name.to_owned(), AbortOnDrop(task));
     }
 
-    pub fn handle_unhealthy(&mut self, name: &str, seen: &str) {
-        // It was looked at while it was being stopped.
+    pub fn handle_unhealthy(&mut self, name: &str, reason: &str) {
+        // The failed probe was made while the unit was being stopped.
         if self.context.live.is_stop_expected(name) {
             return;
         }
         self.context.published.edit_unit(name, |unit| {
             unit.state = UnitState::Unhealthy;
-            unit.reason = Some(seen.to_owned());
+            unit.reason = Some(reason.to_owned());
         });
         self.refresh_routes();
     }
 
-    /// The runtime went away: say so on every unit, and come back when it does.
-    pub fn handle_runtime_lost(&mut self, runtime: RuntimeKind, reason: &str, follow: u64) {
-        // A keeper leaves with its last unit; an operation may have started the next one already.
-        if !self.context.live.remove_subscription(runtime, follow) {
+    /// Marks the units of a lost runtime as unhealthy, and reattaches to them when the runtime answers again.
+    pub fn handle_runtime_lost(&mut self, runtime: RuntimeKind, reason: &str, subscription: u64) {
+        // A keeper exits with its last unit, and an operation may have started the next keeper already.
+        if !self.context.live.remove_subscription(runtime, subscription) {
             return;
         }
         let Some(scope) = self.context.live.scope() else { return };
-        tracing::warn!(preview = %self.context.id.0, runtime = crate::runtimes::runtime_name(runtime), reason, "a runtime is gone");
-        let words = match runtime {
-            RuntimeKind::Docker => "the container engine is gone; this comes back when the engine does".to_owned(),
-            RuntimeKind::Process => format!("its keeper is gone: {reason}"),
+        tracing::warn!(preview = %self.context.id.0, runtime = crate::runtimes::runtime_name(runtime), reason, "lost the connection to a runtime");
+        let unit_reason = match runtime {
+            RuntimeKind::Docker => {
+                "the container engine is gone; this unit recovers when the engine is back".to_owned()
+            }
+            RuntimeKind::Process => format!("the connection to its keeper is lost: {reason}"),
         };
         let units = scope.application.units.values().filter(|unit| unit.body.runtime() == runtime);
-        let mut concerned = false;
+        let mut has_affected_units = false;
         for unit in units.filter(|unit| unit.role != Role::Job) {
             self.probers.remove(&unit.name);
             self.pending_restarts.remove(&unit.name);
-            // A keeper's leaving never is the reason of an exit: it leaves when its last unit has ended.
-            let dragged = self.container_exits.remove(&unit.name).is_some_and(|at| at.elapsed() < ENGINE_STOP_WINDOW);
+            // Recorded for containers only: a keeper never causes an exit, because it exits after its last unit.
+            let was_ended_by_engine =
+                self.container_exits.remove(&unit.name).is_some_and(|at| at.elapsed() < ENGINE_STOP_WINDOW);
             self.context.published.edit_unit(&unit.name, |status| {
-                if is_active(status.state) || dragged && status.state == UnitState::Failed {
-                    // What is failed or stopped has nothing to come back to: that would be an endless loop of starts.
-                    concerned = true;
+                if is_active(status.state) || was_ended_by_engine && status.state == UnitState::Failed {
+                    // Other failed or stopped units are not started again: that could become an endless loop of starts.
+                    has_affected_units = true;
                     status.state = UnitState::Unhealthy;
-                    status.reason = Some(words.clone());
+                    status.reason = Some(unit_reason.clone());
                 }
             });
-            if dragged {
+            if was_ended_by_engine {
                 self.context.published.clear_problem(&unit.name);
             }
         }
         self.refresh_routes();
-        if concerned {
+        if has_affected_units {
             let context = self.context.clone();
             self.reattachments.insert(runtime, AbortOnDrop(tokio::spawn(reattach_runtime(context, scope, runtime))));
         }
     }
 }
 
-/// Said before a start is asked for, because a short program's exit may be heard before the start's own answer.
+/// Publishes that a unit is starting. Call it before the start, because the exit event of a short program may arrive
+/// before the start returns.
 pub(super) fn mark_starting(context: &Context, name: &str) {
     context.live.expect_stop(name, false);
-    // A container may get another address with each start.
+    // A container may get a different address at each start.
     context.live.set_address(name, None);
     context.published.edit_unit(name, |unit| {
         unit.state = UnitState::Starting;
@@ -275,7 +281,7 @@ pub(super) fn mark_starting(context: &Context, name: &str) {
     });
 }
 
-/// Waits, with growing pauses, until the runtime answers again, then tells the actor what happened meanwhile.
+/// Retries with increasing pauses until the runtime answers, then sends the actor what has happened in the meantime.
 async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) {
     let mut pause = BACK_OFF_FIRST;
     while subscribe_to_runtime(&context, &scope, runtime).await.is_err() {
@@ -284,42 +290,42 @@ async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) 
     }
     let Ok(driver) = context.shared.drivers.driver(runtime) else { return };
     let Ok(observed) = driver.observe(&scope.preview.id, &scope.locations).await else { return };
-    let (mut missing, mut ended) = (false, false);
+    let (mut has_missing_units, mut has_ended_units) = (false, false);
     for unit in scope.application.units.values().filter(|unit| unit.body.runtime() == runtime) {
-        let known = context.published.unit_status(&unit.name).unwrap_or_default();
-        if !is_active(known.state) {
+        let published = context.published.unit_status(&unit.name).unwrap_or_default();
+        if !is_active(published.state) {
             continue;
         }
         let message = match observed.units.get(&unit.name) {
-            // The engine's stop ended it, with whatever code: that is no crash and no decision of the program.
-            Some(seen) if is_stopped_by_engine(runtime, unit, &seen.state) => {
-                ended = true;
+            // The engine ended it when it stopped. Whatever its exit code is, the program did not crash.
+            Some(observed_unit) if is_stopped_by_engine(runtime, unit, &observed_unit.state) => {
+                has_ended_units = true;
                 continue;
             }
-            Some(seen) => match &seen.state {
+            Some(observed_unit) => match &observed_unit.state {
                 RunState::Exited(exit) => Message::RuntimeEvent {
                     event: RuntimeEvent::Exited {
                         unit: unit.name.clone(),
-                        handle: seen.handle.clone(),
+                        handle: observed_unit.handle.clone(),
                         exit: exit.clone(),
                     },
                 },
                 _ => {
                     mark_starting(&context, &unit.name);
-                    context.live.set_address(&unit.name, seen.address);
+                    context.live.set_address(&unit.name, observed_unit.address);
                     Message::UnitStarted { unit: unit.name.clone() }
                 }
             },
             None => {
-                missing = true;
+                has_missing_units = true;
                 continue;
             }
         };
         drop(context.mailbox.send(message).await);
     }
-    if ended {
+    if has_ended_units {
         drop(context.mailbox.send(Message::Recover { reason: "the container engine was restarted" }).await);
-    } else if missing {
+    } else if has_missing_units {
         drop(context.mailbox.send(Message::Recover { reason: "the runtime came back without its units" }).await);
     }
 }
@@ -328,7 +334,7 @@ fn is_stopped_by_engine(runtime: RuntimeKind, unit: &Unit, state: &RunState) -> 
     runtime == RuntimeKind::Docker && unit.role != Role::Job && matches!(state, RunState::Exited(_))
 }
 
-/// States of a unit that should be running now.
+/// Whether a unit in this state should be running.
 fn is_active(state: UnitState) -> bool {
     matches!(state, UnitState::Ready | UnitState::Starting | UnitState::Unhealthy | UnitState::Restarting)
 }

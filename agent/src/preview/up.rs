@@ -1,4 +1,4 @@
-//! The operation `up`: desire, observe, compare, execute; and `plan`, which stops after comparing.
+//! The operation `up`: resolve, observe, compare, execute. Also `plan`, which ends after comparing, and `restart`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ pub(super) async fn run(context: Context, request: UpRequest, source: ManifestSo
     publish_outcome(&context, outcome, milliseconds);
 }
 
-/// Stop and start again, changing nothing.
+/// Stops and starts units (all if the list is empty) without applying changes of the manifest.
 pub(super) async fn restart(context: Context, units: Vec<UnitName>) {
     let begun = Instant::now();
     let outcome = match context.live.scope() {
@@ -47,7 +47,7 @@ pub(super) async fn restart(context: Context, units: Vec<UnitName>) {
             context.published.publish_event(EventKind::Planned { plan: convert::plan_view(&plan) });
             Ok((execute::execute_plan(&context, &scope, &plan, BTreeMap::new()).await, false))
         }
-        None => Err(Problem::new("not_running", 409, "nothing runs here")),
+        None => Err(Problem::new("not_running", 409, "the preview is down")),
     };
     let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     publish_outcome(&context, outcome, milliseconds);
@@ -71,14 +71,15 @@ fn publish_outcome(context: &Context, outcome: Result<(Vec<Problem>, bool), Prob
         let mut status = context.published.status();
         status.state = PreviewState::Failed;
         context.published.publish_event(EventKind::Failed { problems, status, milliseconds });
-        // What ran before a refused manifest goes on running; then the units tell the state.
-        let nothing_runs = context.live.scope().is_none();
-        context.published.end_operation(nothing_runs.then_some(PreviewState::Failed));
+        // After a rejected manifest, units of an earlier `up` keep running, and the state is derived from them.
+        let was_never_started = context.live.scope().is_none();
+        context.published.end_operation(was_never_started.then_some(PreviewState::Failed));
     }
     context.shared.routing.refresh(&context.shared, &context.id);
 }
 
-/// Problems of units (the rest went on) and whether there was nothing to do; or the one problem that stopped it all.
+/// Returns the problems of single units (all others were started) and whether nothing had to be changed. An error is the
+/// one problem that ended the operation.
 async fn bring_up(
     context: &Context,
     request: &UpRequest,
@@ -109,7 +110,8 @@ async fn bring_up(
         stop::restore_stopped(context, &record);
     }
     deliver_secrets(context, &scope.application)?;
-    endpoints.retain(|opening| scope.application.units.contains_key(&opening.unit));
+    endpoints.retain(|binding| scope.application.units.contains_key(&binding.unit));
+    // Open the endpoints before the first start: a program may request its credentials immediately.
     for text in context.live.endpoints.set(&context.shared, &scope.preview, &endpoints).await {
         context.published.publish_event(EventKind::Noted { text });
     }
@@ -120,13 +122,14 @@ async fn bring_up(
     }
     context.shared.routing.refresh(&context.shared, &context.id);
     resume_probes(context, &scope.application, &observed, &plan).await;
-    let held = reserve_ports(&scope.application, &observed, &plan)?;
-    let network_is_made = plan.steps.iter().any(|step| step.action == Action::CreateNetwork);
-    if !network_is_made {
+    let reservations = reserve_ports(&scope.application, &observed, &plan)?;
+    let creates_network = plan.steps.iter().any(|step| step.action == Action::CreateNetwork);
+    // The gateway has an address only once its network exists.
+    if !creates_network {
         forward_peer_ports(context, &scope).await;
     }
     let unchanged = plan.has_no_changes();
-    let problems = execute::execute_plan(context, &scope, &plan, held).await;
+    let problems = execute::execute_plan(context, &scope, &plan, reservations).await;
     Ok((problems, unchanged))
 }
 
@@ -135,42 +138,44 @@ fn missing_secrets_problem(missing: &[String]) -> Option<Problem> {
     let names = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let variable = first.to_uppercase().replace('-', "_");
     let hint = format!(
-        "Keep it with `pdev secret set {first}`, give it with `--secret {first}=@FILE` or in the variable PDEV_SECRET_{variable}, or mark it `optional: true`."
+        "Store it with `pdev secret set {first}`, pass it with `--secret {first}=@FILE` or in the variable \
+         PDEV_SECRET_{variable}, or mark it `optional: true`."
     );
     Some(Problem::new("secret_missing", 422, format!("no value for the secret {names}")).hint(hint))
 }
 
-/// Remembers what is wanted before anything is touched, so that a crash from here on is finished later.
+/// Records the accepted request before the first step, so that a restarted agent completes an interrupted `up`.
 fn record_intent(
     context: &Context,
     request: &UpRequest,
     desired: &DesiredState,
     source: &ManifestSource,
 ) -> Result<(), Problem> {
-    let containers = desired.application.units.values().any(|unit| unit.body.runtime() == RuntimeKind::Docker);
-    // A job that is run once is no new wish for the preview as a whole.
-    let once = !request.jobs.is_empty();
-    let kept = UpRequest {
+    let has_containers = desired.application.units.values().any(|unit| unit.body.runtime() == RuntimeKind::Docker);
+    // A request for a single job does not change the desired state of the preview.
+    let is_job_run = !request.jobs.is_empty();
+    let recorded_request = UpRequest {
         variables: request.variables.clone(),
         force: false,
         jobs: Vec::new(),
         detach: false,
         ..request.clone()
     };
-    let written = context.shared.registry.edit(&context.id, |record| {
-        if once && record.intent == Intent::Up {
+    let recorded = context.shared.registry.edit(&context.id, |record| {
+        if is_job_run && record.intent == Intent::Up {
             record.ports.clone_from(&desired.ports);
             return;
         }
-        // Who starts one more unit of what is up still wants the others.
-        let all = record.intent == Intent::Up && record.request.services.is_empty();
-        let wanted = if all { Vec::new() } else { kept.services.clone() };
+        // If all services are up, an `up` of one of them must not reduce the preview to that service.
+        let all_are_up = record.intent == Intent::Up && record.request.services.is_empty();
+        let services = if all_are_up { Vec::new() } else { recorded_request.services.clone() };
         record.intent = Intent::Up;
-        record.has_containers = containers;
-        record.request = UpRequest { services: wanted, ..kept };
+        record.has_containers = has_containers;
+        record.request = UpRequest { services, ..recorded_request };
         if source.is_disk() {
-            let meant = |unit: &String| desired.selected_units.as_ref().is_none_or(|chosen| chosen.contains(unit));
-            record.stopped_units.retain(|unit| !meant(unit));
+            let is_selected =
+                |unit: &String| desired.selected_units.as_ref().is_none_or(|selected| selected.contains(unit));
+            record.stopped_units.retain(|unit| !is_selected(unit));
         }
         record.folder = PathBuf::from(&request.folder);
         record.ports.clone_from(&desired.ports);
@@ -178,20 +183,20 @@ fn record_intent(
             record.snapshot = desired.snapshot.clone();
         }
     });
-    written.map_err(|error| naming::state_write_problem(&error))
+    recorded.map_err(|error| naming::state_write_problem(&error))
 }
 
-fn write_lock_file(board: &PublishedStatus, request: &UpRequest, text: Option<&str>) {
+fn write_lock_file(published: &PublishedStatus, request: &UpRequest, text: Option<&str>) {
     let Some(text) = text else { return };
     let path = PathBuf::from(&request.folder).join("pdev.lock");
     let note = match crate::disk::replace_file(&path, text.as_bytes(), 0o644) {
-        Ok(()) => "wrote pdev.lock: commit it, so that everybody gets the same modules".to_owned(),
-        Err(error) => format!("cannot write `{}`: {error}; versions of modules are not pinned", path.display()),
+        Ok(()) => "wrote pdev.lock; commit it, so that other checkouts use the same module versions".to_owned(),
+        Err(error) => format!("cannot write `{}`: {error}; module versions are not pinned", path.display()),
     };
-    board.publish_event(EventKind::Noted { text: note });
+    published.publish_event(EventKind::Noted { text: note });
 }
 
-/// Puts every unit on the board, with what is known of it already.
+/// Publishes every unit, with its observed state.
 fn publish_units(context: &Context, application: &Application, observed: &Observed) {
     let url = |name: &str| context.shared.routing.service_url(&application.preview, application, name);
     let units: Vec<_> = application
@@ -207,21 +212,22 @@ fn publish_units(context: &Context, application: &Application, observed: &Observ
     let default_url =
         application.default_service.as_deref().and_then(|_| context.shared.routing.preview_url(&application.preview));
     context.published.edit_preview(|status| status.url = default_url);
-    for (name, seen) in &observed.units {
+    for (name, observed_unit) in &observed.units {
         context.published.edit_unit(name, |unit| {
-            if unit.handle.as_deref() != Some(seen.handle.as_str()) {
-                unit.handle = Some(seen.handle.clone());
-                unit.started_at = seen.started_at;
+            // Another object than the published one, so its state does not apply. Also the case after the agent's start.
+            if unit.handle.as_deref() != Some(observed_unit.handle.as_str()) {
+                unit.handle = Some(observed_unit.handle.clone());
+                unit.started_at = observed_unit.started_at;
                 unit.state = UnitState::Waiting;
             }
-            if let RunState::Exited(exit) = &seen.state {
+            if let RunState::Exited(exit) = &observed_unit.state {
                 unit.exit_code = exit.code;
                 if unit.role == "job" && exit.success() {
                     unit.state = UnitState::Done;
                 }
             }
         });
-        context.live.set_address(name, seen.address);
+        context.live.set_address(name, observed_unit.address);
     }
 }
 
@@ -231,40 +237,40 @@ fn deliver_secrets(context: &Context, application: &Application) -> Result<(), P
         let delivered = delivery.deliver(&context.id.0, &unit.name, &unit.secrets);
         delivered.map_err(|error| Problem::new("secret_not_delivered", 500, error.to_string()).unit(&unit.name))?;
         if !delivery.is_in_memory() {
-            let text = "there is no tmpfs here: secrets lie as files on the disk until `pdev down`";
+            let text = "this machine has no tmpfs, so secrets are stored as files on the disk until `pdev down`";
             context.published.publish_event(EventKind::Noted { text: text.into() });
         }
     }
     Ok(())
 }
 
-/// Units that run already and are not touched: those that are not known to be ready are looked at again.
+/// Probes units that are running, are not changed by the plan, and are not known to be ready.
 async fn resume_probes(context: &Context, application: &Application, observed: &Observed, plan: &Plan) {
-    let touched: BTreeSet<&UnitName> = plan
+    let changed: BTreeSet<&UnitName> = plan
         .steps
         .iter()
         .filter(|step| convert::is_mutating(&step.action))
         .filter_map(|step| step.action.unit())
         .collect();
-    for (name, seen) in &observed.units {
+    for (name, observed_unit) in &observed.units {
         let Some(unit) = application.units.get(name) else { continue };
-        if seen.state != RunState::Running || touched.contains(name) {
+        if observed_unit.state != RunState::Running || changed.contains(name) {
             continue;
         }
         if context.published.unit_status(name).is_some_and(|status| status.state == UnitState::Ready) {
             continue;
         }
         mark_starting(context, name);
-        context.live.set_address(name, seen.address);
-        context.published.edit_unit(name, |status| status.started_at = seen.started_at);
-        // A job that runs already is awaited by its exit alone.
+        context.live.set_address(name, observed_unit.address);
+        context.published.edit_unit(name, |status| status.started_at = observed_unit.started_at);
+        // For a running job only the exit matters; it has no readiness to probe.
         if unit.role != Role::Job {
             drop(context.mailbox.send(Message::UnitStarted { unit: name.clone() }).await);
         }
     }
 }
 
-/// Keeps the ports of everything that will be started, until it is.
+/// Reserves the ports of all units that the plan starts, until each of them is started.
 fn reserve_ports(
     application: &Application,
     observed: &Observed,
@@ -278,36 +284,37 @@ fn reserve_ports(
             _ => None,
         })
         .collect();
-    let mut held: BTreeMap<String, Vec<PortReservation>> = BTreeMap::new();
+    let mut reservations: BTreeMap<String, Vec<PortReservation>> = BTreeMap::new();
     for step in &plan.steps {
         let Action::Start { unit: name, .. } = &step.action else { continue };
-        // A paused container has its ports already.
-        if observed.units.get(name).is_some_and(|seen| seen.state == RunState::Paused) {
+        // A paused container still has its ports.
+        if observed.units.get(name).is_some_and(|observed_unit| observed_unit.state == RunState::Paused) {
             continue;
         }
+        // The ports of a unit that is stopped first are still in use by that unit.
         let Some(unit) = application.units.get(name).filter(|_| !stopped.contains(name)) else { continue };
         for port in unit.ports.values() {
             match reserve_port(port.host_port) {
-                Ok(socket) => held.entry(name.clone()).or_default().push(socket),
+                Ok(reservation) => reservations.entry(name.clone()).or_default().push(reservation),
                 Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
                     return Err(port_taken_problem(name, port.host_port));
                 }
-                // Low ports need a privilege that the engine has and we have not.
+                // Ports below 1024 need a privilege that the engine may have and the agent does not.
                 Err(_) => {}
             }
         }
     }
-    Ok(held)
+    Ok(reservations)
 }
 
 fn port_taken_problem(unit: &str, port: u16) -> Problem {
-    let by = drivers::ports::find_port_owner(port).map(|holder| holder.to_string()).unwrap_or_default();
+    let by = drivers::ports::find_port_owner(port).map(|owner| owner.to_string()).unwrap_or_default();
     Problem::new("port_taken", 409, format!("port {port} on this machine is taken{by}")).unit(unit).hint(format!(
-        "Stop that program, or let pdev choose a port: take `host` out of this port of `services.{unit}`."
+        "Stop that program, or remove `host` from this port of `services.{unit}` so that pdev chooses a free port."
     ))
 }
 
-/// Local processes that containers may call are reached through the network's gateway.
+/// Forwards the network's gateway to the local processes that containers need to reach.
 pub(super) async fn forward_peer_ports(context: &Context, scope: &Scope) {
     let peers: BTreeSet<&UnitName> = scope
         .application
@@ -333,26 +340,26 @@ pub(super) async fn forward_peer_ports(context: &Context, scope: &Scope) {
         Err(_) => None,
     };
     let Some(gateway) = gateway else { return };
-    if let Err(words) = context.live.forwards.set(gateway, &ports).await {
-        context.published.publish_event(EventKind::Noted { text: words });
+    if let Err(text) = context.live.forwards.set(gateway, &ports).await {
+        context.published.publish_event(EventKind::Noted { text });
     }
 }
 
-/// The scope that drivers get.
+/// The scope that is passed to drivers.
 pub(super) fn scope_for(
     context: &Context,
     preview: PreviewName,
-    places: Locations,
+    locations: Locations,
     application: Arc<Application>,
 ) -> Scope {
-    build_scope(&context.shared, &context.published, preview, places, application)
+    build_scope(&context.shared, &context.published, preview, locations, application)
 }
 
 pub(super) fn build_scope(
     shared: &Arc<Shared>,
-    board: &Arc<PublishedStatus>,
+    published: &Arc<PublishedStatus>,
     preview: PreviewName,
-    places: Locations,
+    locations: Locations,
     application: Arc<Application>,
 ) -> Scope {
     let has_files = |unit: &&plan::application::Unit| !unit.secrets.is_empty() || unit.identity.is_some();
@@ -360,10 +367,10 @@ pub(super) fn build_scope(
     let secrets = UnitSecrets { shared: Arc::clone(shared), preview: preview.id.clone(), units };
     Scope {
         preview,
-        locations: places,
+        locations: locations,
         application,
         secrets: Arc::new(secrets),
-        progress: Arc::new(ProgressPublisher(Arc::clone(board))),
+        progress: Arc::new(ProgressPublisher(Arc::clone(published))),
     }
 }
 
@@ -375,13 +382,13 @@ impl Progress for ProgressPublisher {
     }
 }
 
-/// What `up` would do now. Claims ports (they are remembered), touches nothing else.
+/// Computes the plan of `up`. It claims and records ports, and changes nothing else.
 ///
 /// # Errors
-/// What would make `up` refuse before its first step.
+/// The same problems that `up` reports before its first step.
 pub async fn plan_up(shared: &Arc<Shared>, request: &UpRequest) -> Result<PlanReply, Problem> {
-    let (named, asked) = (Arc::clone(shared), request.clone());
-    let bound = tokio::task::spawn_blocking(move || naming::bind_preview(&named, &asked)).await;
+    let (shared_of_task, up_request) = (Arc::clone(shared), request.clone());
+    let bound = tokio::task::spawn_blocking(move || naming::bind_preview(&shared_of_task, &up_request)).await;
     let handle = bound.map_err(|error| Problem::new("internal", 500, error.to_string()))??;
     let record = shared
         .registry

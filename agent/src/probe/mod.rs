@@ -1,6 +1,6 @@
-//! Health seen from outside: TCP, HTTP, gRPC and exec, so that images without a shell gate too.
+//! Health probes from outside the unit: TCP, HTTP and gRPC. Unlike exec probes, they also work for images without a shell.
 //!
-//! Each check tells in words what it saw; those words are what a person reads when a service never becomes ready.
+//! A failed probe describes what it observed. Users see this text if a service does not become ready.
 
 mod http;
 mod schedule;
@@ -13,20 +13,20 @@ use tokio::net::TcpStream;
 
 pub use schedule::ProbeSchedule;
 
-/// What one look at a program found.
+/// The result of one probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProbeResult {
     Success,
-    /// In words: "GET /healthz answered 503", "nothing listens on port 8080".
+    /// The cause: "GET /healthz answered 503", "nothing listens on port 8080 yet".
     Failure(String),
 }
 
-/// How long a connection has to stay open before it counts, when the program itself accepted it.
+/// How long a TCP connection must stay open to count as a success, if the program itself accepts it.
 pub const SETTLE_DIRECT: Duration = Duration::from_millis(2);
-/// The same behind an engine's forwarder, which accepts first and asks the program afterwards.
+/// The same behind an engine's port forwarder, which accepts first and connects to the program afterwards.
 pub const SETTLE_FORWARDED: Duration = Duration::from_millis(150);
 
-/// Checks over the network; `Exec` is the caller's, because it needs a driver.
+/// Runs a check over the network. The caller runs `Exec` checks, because they need a driver.
 pub async fn probe_network(
     check: &Check,
     addresses: &[SocketAddr],
@@ -34,7 +34,7 @@ pub async fn probe_network(
     settle: Duration,
 ) -> ProbeResult {
     match tokio::time::timeout(timeout, run_check(check, addresses, settle)).await {
-        Ok(seen) => seen,
+        Ok(result) => result,
         Err(_) => ProbeResult::Failure(format!(
             "{} gave no answer within {}",
             describe_check(check),
@@ -46,35 +46,36 @@ pub async fn probe_network(
 async fn run_check(check: &Check, addresses: &[SocketAddr], settle: Duration) -> ProbeResult {
     let stream = match connect_any(addresses).await {
         Ok(stream) => stream,
-        Err(words) => return ProbeResult::Failure(words),
+        Err(cause) => return ProbeResult::Failure(cause),
     };
     match check {
         Check::Tcp { .. } => check_stays_open(&stream, settle).await,
         Check::Http { path, host, headers, status, .. } => {
-            let wanted = http::HttpExpectation { path, host: host.as_deref(), headers, status: status.as_deref() };
-            http::probe_http(stream, &wanted).await
+            let expectation = http::HttpExpectation { path, host: host.as_deref(), headers, status: status.as_deref() };
+            http::probe_http(stream, &expectation).await
         }
         Check::Grpc { service, .. } => http::probe_grpc(stream, service).await,
         Check::Exec { .. } => ProbeResult::Failure("a command is not checked over the network".into()),
     }
 }
 
-/// Dials every address in turn: programs that bind `::1` only are common (Vite).
+/// Tries the addresses in order, because some programs (Vite) listen on `::1` only.
 async fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
-    let mut words = "no address is known yet".to_owned();
+    let mut cause = "no address is known yet".to_owned();
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                words = format!("nothing listens on port {} yet", address.port());
+                cause = format!("nothing listens on port {} yet", address.port());
             }
-            Err(error) => words = format!("cannot connect to {address}: {error}"),
+            Err(error) => cause = format!("cannot connect to {address}: {error}"),
         }
     }
-    Err(words)
+    Err(cause)
 }
 
-/// An engine's port forwarder accepts before the program listens, and closes at once: that is not readiness.
+/// An engine's port forwarder accepts connections before the program listens, and closes them at once. Such a connection
+/// does not count as ready.
 async fn check_stays_open(stream: &TcpStream, settle: Duration) -> ProbeResult {
     let mut byte = [0u8; 1];
     match tokio::time::timeout(settle, stream.peek(&mut byte)).await {
@@ -84,7 +85,7 @@ async fn check_stays_open(stream: &TcpStream, settle: Duration) -> ProbeResult {
     }
 }
 
-/// The check in words, for "waiting for ..." lines.
+/// Describes the check for "waiting for ..." messages.
 #[must_use]
 pub fn describe_check(check: &Check) -> String {
     match check {
@@ -100,12 +101,12 @@ pub fn describe_check(check: &Check) -> String {
 #[must_use]
 pub fn argv_text(argv: &plan::application::Argv) -> String {
     match argv {
-        plan::application::Argv::List(words) => words.join(" "),
+        plan::application::Argv::List(arguments) => arguments.join(" "),
         plan::application::Argv::Shell(line) => line.clone(),
     }
 }
 
-/// The port a check looks at, by name.
+/// The name of the port that a check connects to.
 #[must_use]
 pub fn port_name(check: &Check) -> Option<&str> {
     match check {
@@ -135,7 +136,7 @@ mod tests {
         Check::Http { port: "main".into(), path: path.into(), host: None, headers: Vec::new(), status }
     }
 
-    /// A server that reads a request head and gives these bytes for it.
+    /// Starts a server that reads a request head and responds with these bytes.
     async fn serve_bytes(bytes: &'static [u8]) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -162,12 +163,12 @@ mod tests {
         ];
         for (bytes, status, expected) in cases {
             let address = serve_bytes(bytes).await;
-            let seen = probe_network(&http_check("/x", status.clone()), &[address], SECOND, SETTLE_DIRECT).await;
+            let result = probe_network(&http_check("/x", status.clone()), &[address], SECOND, SETTLE_DIRECT).await;
             match expected {
-                Ok(()) => assert_eq!(seen, ProbeResult::Success, "{}", String::from_utf8_lossy(bytes)),
-                Err(words) => match seen {
-                    ProbeResult::Failure(found) => assert!(found.starts_with(words), "{found}"),
-                    ProbeResult::Success => panic!("good: {}", String::from_utf8_lossy(bytes)),
+                Ok(()) => assert_eq!(result, ProbeResult::Success, "{}", String::from_utf8_lossy(bytes)),
+                Err(prefix) => match result {
+                    ProbeResult::Failure(cause) => assert!(cause.starts_with(prefix), "{cause}"),
+                    ProbeResult::Success => panic!("unexpected success: {}", String::from_utf8_lossy(bytes)),
                 },
             }
         }

@@ -1,15 +1,15 @@
-//! When to look next while a program starts: at once, then on a 10 ms grid that widens with time.
+//! The pauses between probes of a starting program: first 10 ms, then longer ones.
 
 use std::time::Duration;
 
-/// Quick programs are seen within 10 ms; one that needs a minute is not asked six thousand times.
+/// A fast program is detected within 10 ms, and a program that needs a minute is not probed six thousand times.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProbeSchedule {
     elapsed: Duration,
 }
 
 impl ProbeSchedule {
-    /// The next pause, given how long the looking took; the grid starts at zero.
+    /// The next pause, which depends on the sum of the previous ones.
     pub fn next_delay(&mut self) -> Duration {
         let pause = match self.elapsed.as_millis() {
             0..2_000 => Duration::from_millis(10),
@@ -28,13 +28,13 @@ mod tests {
 
     #[test]
     fn one_minute_takes_a_few_hundred_probes() {
-        let mut grid = ProbeSchedule::default();
+        let mut schedule = ProbeSchedule::default();
         let mut total = std::time::Duration::ZERO;
-        let mut looks = 0;
+        let mut probes = 0;
         while total.as_secs() < 60 {
-            total += grid.next_delay();
-            looks += 1;
+            total += schedule.next_delay();
+            probes += 1;
         }
-        assert!((500..900).contains(&looks), "{looks}");
+        assert!((500..900).contains(&probes), "{probes}");
     }
 }
