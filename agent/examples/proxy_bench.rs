@@ -1,6 +1,6 @@
-//! The parts of the proxy's side-by-side bench: a service, a proxy in front of it, and a tunnel that measures echoes.
-//! `tests/bench/proxy/run` puts them together; this file measures nothing but the echoes.
-#![expect(clippy::print_stdout, reason = "a bench reports on its standard output")]
+//! The parts of the proxy benchmark: a service, a proxy in front of it, and a client that measures echoes in a tunnel.
+//! `tests/bench/proxy/run` combines them; this program itself only measures the echoes.
+#![expect(clippy::print_stdout, reason = "a benchmark reports on its standard output")]
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -28,7 +28,7 @@ type BenchResult = Result<(), Box<dyn Error>>;
 
 fn main() -> BenchResult {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let port = |place: usize| args.get(place).and_then(|text| text.parse::<u16>().ok()).ok_or(USAGE);
+    let port = |index: usize| args.get(index).and_then(|text| text.parse::<u16>().ok()).ok_or(USAGE);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match args.first().map(String::as_str) {
         Some("service") => runtime.block_on(run_service(port(1)?)),
@@ -38,7 +38,7 @@ fn main() -> BenchResult {
     }
 }
 
-/// Answers 1 KB to everything, and echoes what follows an upgrade.
+/// Answers every request with 1 KiB, and echoes the bytes that follow an upgrade.
 async fn run_service(port: u16) -> BenchResult {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let body = Bytes::from(vec![b'x'; 1024]);
@@ -46,10 +46,10 @@ async fn run_service(port: u16) -> BenchResult {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         let body = body.clone();
-        // The bench ends by killing this process, so nobody waits for the tasks.
+        // The benchmark kills this process at the end, so the tasks are not awaited.
         drop(tokio::spawn(async move {
-            let answer = service_fn(|request| std::future::ready(Ok::<_, Infallible>(handle_request(request, &body))));
-            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), answer).with_upgrades().await);
+            let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(handle_request(request, &body))));
+            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await);
         }));
     }
 }
@@ -93,7 +93,7 @@ async fn run_proxy(port: u16, service: u16) -> BenchResult {
     std::future::pending().await
 }
 
-/// One tunnel, one small message at a time.
+/// Sends small messages one at a time through one tunnel, and prints the latencies.
 async fn measure_echoes(port: u16) -> BenchResult {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     stream.set_nodelay(true)?;
@@ -106,16 +106,16 @@ async fn measure_echoes(port: u16) -> BenchResult {
     if !head.starts_with(b"HTTP/1.1 101") {
         return Err(io::Error::other(String::from_utf8_lossy(&head).into_owned()).into());
     }
-    let mut taken = Vec::with_capacity(ECHO_COUNT);
+    let mut latencies = Vec::with_capacity(ECHO_COUNT);
     let mut message = [7u8; 38];
     for _ in 0..ECHO_COUNT {
         let start = Instant::now();
         stream.write_all(&message).await?;
         stream.read_exact(&mut message).await?;
-        taken.push(start.elapsed());
+        latencies.push(start.elapsed());
     }
-    taken.sort_unstable();
-    let micros = |share: usize| taken.get(ECHO_COUNT * share / 100).map_or(0, Duration::as_micros);
+    latencies.sort_unstable();
+    let micros = |percent: usize| latencies.get(ECHO_COUNT * percent / 100).map_or(0, Duration::as_micros);
     println!("p50 {} us, p99 {} us", micros(50), micros(99));
     Ok(())
 }

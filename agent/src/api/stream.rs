@@ -162,9 +162,9 @@ async fn merge_logs(
 
 type LogStreamResult = Result<BoxStream<'static, Result<drivers::driver::LogLine, drivers::Problem>>, drivers::Problem>;
 
-async fn open_log_stream(opening_stream: impl Future<Output = LogStreamResult>) -> LogStreamResult {
+async fn open_log_stream(stream_future: impl Future<Output = LogStreamResult>) -> LogStreamResult {
     let no_reply = || drivers::Problem::new(ProblemKind::Timeout, no_reply_message());
-    tokio::time::timeout(LOG_READ_LIMIT, opening_stream).await.unwrap_or_else(|_| Err(no_reply()))
+    tokio::time::timeout(LOG_READ_LIMIT, stream_future).await.unwrap_or_else(|_| Err(no_reply()))
 }
 
 fn no_reply_message() -> String {

@@ -297,7 +297,7 @@ async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) 
             continue;
         }
         let message = match observed.units.get(&unit.name) {
-            // The engine ended it when it stopped. Whatever its exit code is, the program did not crash.
+            // The engine ended it when it stopped. Its exit code does not matter, because the program did not crash.
             Some(observed_unit) if is_stopped_by_engine(runtime, unit, &observed_unit.state) => {
                 has_ended_units = true;
                 continue;

@@ -1,5 +1,5 @@
-//! The two bodies that travel through: what goes up and what comes down. Frames are passed on as they arrive, so
-//! back-pressure is the peer's own and nothing is collected.
+//! The two bodies that the proxy forwards: request bodies and response bodies. Frames are forwarded as they arrive, so
+//! back-pressure reaches the sender and no body is buffered.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 
 use super::pool::ConnectionLease;
 
-/// Tells whether an upload was read to its end; a connection is not reusable before that.
+/// Whether a request body was read to its end. Before that, the connection to the service cannot be reused.
 #[derive(Debug, Clone, Default)]
 pub(super) struct UploadEnd(Arc<AtomicBool>);
 
@@ -22,7 +22,7 @@ impl UploadEnd {
     }
 }
 
-/// A request body on its way to a service.
+/// The body of a request to a service.
 #[derive(Debug)]
 pub(super) enum Upload {
     Empty,
@@ -74,7 +74,7 @@ impl Body for Upload {
     }
 }
 
-/// An answer's body: a page of ours, or a service's stream with the connection it comes from.
+/// The body of a response: a page of the proxy, or a service's stream with the connection it comes from.
 #[derive(Debug)]
 pub(super) enum Download {
     Page(Option<Bytes>),
@@ -110,7 +110,7 @@ impl Body for Download {
             Self::Page(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(body, lease) => {
                 let frame = ready!(Pin::new(&mut *body).poll_frame(context));
-                // An error leaves the lease in place: dropping it closes the connection, which is what it is worth.
+                // After an error the lease stays here; dropping it closes the broken connection.
                 let ended = frame.is_none() || (matches!(frame, Some(Ok(_))) && body.is_end_stream());
                 if ended && let Some(lease) = lease.take() {
                     lease.return_to_pool();

@@ -1,4 +1,4 @@
-//! One request to one service: picks a connection, sends, and sends again once where that is safe.
+//! Forwards one request to one service: picks a connection, sends the request, and retries once if that is safe.
 
 use std::error::Error as _;
 use std::io;
@@ -14,23 +14,24 @@ use super::body::{Download, Upload};
 use super::pool::{Connection, Pool, Unreachable};
 use super::routes::Upstream;
 
-/// Long enough for a breakpoint or a slow report, short enough that a dead service does not hold connections for days.
+/// Long enough for a debugger's breakpoint or a slow report. Short enough that a hung service does not keep connections
+/// open for days.
 const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Why a service gave no answer.
+/// Why a service did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
-    #[error("the connection ended before the answer began: {cause}")]
+    #[error("the connection ended before the response began: {cause}")]
     ConnectionBroken { address: SocketAddr, cause: String },
-    #[error("what came back is not HTTP: {cause}")]
+    #[error("the response is not HTTP: {cause}")]
     NotHttp { address: SocketAddr, cause: String },
-    #[error("no answer within {} seconds", RESPONSE_HEAD_TIMEOUT.as_secs())]
+    #[error("no response within {} seconds", RESPONSE_HEAD_TIMEOUT.as_secs())]
     TimedOut { address: SocketAddr },
 }
 
-/// Sends a prepared request and gives back the answer as it streams in.
+/// Sends a prepared request. Returns the response as soon as its head has arrived; the body is streamed.
 pub(super) async fn forward_request(
     pool: &Arc<Pool>,
     upstream: &Upstream,
@@ -38,20 +39,21 @@ pub(super) async fn forward_request(
 ) -> Result<Response<Download>, Failure> {
     let upload = request.body().end();
     if let Some(mut connection) = pool.reuse_connection(upstream).await {
-        let spare = copy_if_repeatable(&request);
+        let retry_copy = copy_if_repeatable(&request);
         match send_request(&mut connection, request).await {
-            Ok(answer) => return lease_response(pool, connection, upload, answer),
+            Ok(response) => return lease_response(pool, connection, upload, response),
             Err(AttemptError::NotSent(unsent)) => request = *unsent,
-            // The service closed an idle connection while this request was under way to it.
-            Err(AttemptError::Failed(failure)) => match (failure, spare) {
-                (Failure::ConnectionBroken { .. }, Some(spare)) => request = spare,
+            // The service may have closed the idle connection just when the request was sent. Retry only if that cannot
+            // execute the request twice.
+            Err(AttemptError::Failed(failure)) => match (failure, retry_copy) {
+                (Failure::ConnectionBroken { .. }, Some(retry_copy)) => request = retry_copy,
                 (failure, _) => return Err(failure),
             },
         }
     }
     let mut connection = pool.dial(upstream).await?;
     match send_request(&mut connection, request).await {
-        Ok(answer) => lease_response(pool, connection, upload, answer),
+        Ok(response) => lease_response(pool, connection, upload, response),
         Err(attempt) => Err(attempt.into_failure(connection.address)),
     }
 }
@@ -60,19 +62,19 @@ fn lease_response(
     pool: &Arc<Pool>,
     connection: Connection,
     upload: Option<super::body::UploadEnd>,
-    answer: Response<Incoming>,
+    response: Response<Incoming>,
 ) -> Result<Response<Download>, Failure> {
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let cause = "it switched protocols without being asked to".to_owned();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let cause = "it switched protocols without a request to do so".to_owned();
         return Err(Failure::NotHttp { address: connection.address, cause });
     }
     let lease = pool.lease(connection, upload);
-    Ok(answer.map(|body| Download::stream(body, lease)))
+    Ok(response.map(|body| Download::stream(body, lease)))
 }
 
-/// How one attempt ended, if not with an answer.
+/// How an attempt ended without a response.
 pub(super) enum AttemptError {
-    /// Not a byte was written, so any request may be sent again.
+    /// No byte was written, so any request can be sent again.
     NotSent(Box<Request<Upload>>),
     Failed(Failure),
 }
@@ -95,7 +97,7 @@ pub(super) async fn send_request(
     let address = connection.address;
     match timeout(RESPONSE_HEAD_TIMEOUT, connection.send(request)).await {
         Err(_) => Err(AttemptError::Failed(Failure::TimedOut { address })),
-        Ok(Ok(answer)) => Ok(answer),
+        Ok(Ok(response)) => Ok(response),
         Ok(Err(mut error)) => Err(match error.take_message() {
             Some(request) => AttemptError::NotSent(Box::new(request)),
             None => AttemptError::Failed(to_failure(address, &error.into_error())),
@@ -108,7 +110,7 @@ fn to_failure(address: SocketAddr, error: &hyper::Error) -> Failure {
     if error.is_parse() { Failure::NotHttp { address, cause } } else { Failure::ConnectionBroken { address, cause } }
 }
 
-/// The innermost sentence is the one that helps: `connection reset by peer`, not `error reading`.
+/// Includes the innermost error, because `connection reset by peer` helps more than `error reading`.
 fn describe_error(error: &hyper::Error) -> String {
     match error.source() {
         Some(source) => match source.downcast_ref::<io::Error>() {
@@ -119,13 +121,13 @@ fn describe_error(error: &hyper::Error) -> String {
     }
 }
 
-/// A copy of a request that may be sent twice: idempotent by definition, and without a body to lose.
+/// Copies a request that may be sent twice: its method is idempotent (RFC 9110 section 9.2.2) and it has no body.
 fn copy_if_repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
-    let repeatable = matches!(
+    let is_idempotent = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     );
-    if !repeatable || !request.body().is_empty() {
+    if !is_idempotent || !request.body().is_empty() {
         return None;
     }
     let mut copy = Request::new(Upload::Empty);
@@ -136,13 +138,14 @@ fn copy_if_repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
     Some(copy)
 }
 
-/// The target in the form the next hop expects: a path for HTTP/1.1, scheme and authority for HTTP/2.
+/// Rewrites the request target for the next hop: a path for HTTP/1.1, scheme and authority for HTTP/2.
 pub(super) fn rewrite_target(parts: &mut http::request::Parts, authority: &str, h2c: bool) -> Result<(), http::Error> {
     let path = parts.uri.path_and_query().cloned();
     let is_options_star = parts.uri.path() == "*";
     let mut uri = Uri::builder();
     if h2c {
         uri = uri.scheme("http").authority(authority);
+        // HTTP/2 sends the host as `:authority`.
         parts.headers.remove(http::header::HOST);
         parts.version = Version::HTTP_2;
     } else {

@@ -1,4 +1,4 @@
-//! Which host a request asks for. Anything outside our suffix is refused here, which is what stops DNS rebinding.
+//! Parses the host of a request. Hosts outside of pdev's suffix are rejected here, which prevents DNS rebinding.
 
 use std::borrow::Cow;
 
@@ -10,13 +10,13 @@ use super::routes::SUFFIX;
 /// Why a request has no usable host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BadHost {
-    /// Missing, given twice, or not a host name: 400.
+    /// Missing, present more than once, or not a host name: 400.
     Invalid,
-    /// A proper name that is not ours: 421.
+    /// A valid name outside of pdev's suffix: 421.
     Foreign,
 }
 
-/// The authority as sent: the request target first (HTTP/2 and absolute form), else the `Host` header.
+/// The authority as sent: from the request target if it has one (HTTP/2 and absolute form), else from the `Host` header.
 pub(super) fn authority(parts: &Parts) -> Option<&str> {
     if let Some(authority) = parts.uri.authority() {
         return Some(authority.as_str());
@@ -29,7 +29,7 @@ pub(super) fn authority(parts: &Parts) -> Option<&str> {
     only.to_str().ok()
 }
 
-/// Lower case, without port and without the dot of a fully qualified name.
+/// The host name in lower case, without port and without the trailing dot of a fully qualified name.
 pub(super) fn host_name(authority: &str) -> Result<Cow<'_, str>, BadHost> {
     if authority.starts_with('[') {
         return check_address_literal(authority);
@@ -56,7 +56,7 @@ pub(super) fn host_name(authority: &str) -> Result<Cow<'_, str>, BadHost> {
     }
 }
 
-/// An address literal is well formed at best, and never one of our names.
+/// An address literal is either foreign or invalid, but never a host of pdev.
 fn check_address_literal(authority: &str) -> Result<Cow<'_, str>, BadHost> {
     let inner = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     match inner {
@@ -75,11 +75,11 @@ fn is_valid_port(port: &str) -> bool {
 }
 
 fn is_valid_name(name: &str) -> bool {
-    let label = |label: &str| {
+    let is_valid_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
-    name.len() <= 253 && name.split('.').all(label)
+    name.len() <= 253 && name.split('.').all(is_valid_label)
 }
 
 #[cfg(test)]
@@ -88,12 +88,12 @@ mod tests {
 
     #[test]
     fn host_names_are_normalised_or_rejected() {
-        let ours = |text: &'static str| Ok(Cow::Borrowed(text));
+        let host = |text: &'static str| Ok(Cow::Borrowed(text));
         let cases = [
-            ("web.main.shop.localhost", ours("web.main.shop.localhost")),
-            ("Web.Main.SHOP.LocalHost:8642", ours("web.main.shop.localhost")),
-            ("shop.localhost.", ours("shop.localhost")),
-            ("shop.localhost.:80", ours("shop.localhost")),
+            ("web.main.shop.localhost", host("web.main.shop.localhost")),
+            ("Web.Main.SHOP.LocalHost:8642", host("web.main.shop.localhost")),
+            ("shop.localhost.", host("shop.localhost")),
+            ("shop.localhost.:80", host("shop.localhost")),
             ("localhost", Err(BadHost::Foreign)),
             ("localhost:8642", Err(BadHost::Foreign)),
             ("evil.example", Err(BadHost::Foreign)),
@@ -113,8 +113,8 @@ mod tests {
             ("shop.localhost/x", Err(BadHost::Invalid)),
             ("sh op.localhost", Err(BadHost::Invalid)),
         ];
-        for (given, expected) in cases {
-            assert_eq!(host_name(given), expected, "{given}");
+        for (authority, expected) in cases {
+            assert_eq!(host_name(authority), expected, "{authority}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The sockets of the proxy and the life of its connections: loopback only, a bounded number of them, drained at the
-//! first stop and cut at the second.
+//! The proxy's sockets and client connections: loopback only and limited in number. The first shutdown drains them, the
+//! second one closes them at once.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,25 +23,25 @@ use super::upgrade::Tunnels;
 /// The port of the proxy, unless it is taken.
 pub const DEFAULT_PORT: u16 = 8642;
 const PORTS_TRIED: u16 = 50;
-/// The HTTP library accepts no smaller buffer.
+/// The smallest buffer that hyper accepts.
 const HEADER_BYTES_MIN: usize = 8192;
-/// A timer of no length would be a busy loop.
+/// A timer with zero length would cause a busy loop.
 const TICK_MIN: Duration = Duration::from_millis(1);
 
-/// Bounds on what clients may take. The defaults are for one developer's machine.
+/// Limits on the resources that clients can use. The defaults are for one developer's machine.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub connections: usize,
     pub tunnels: usize,
-    /// Requests held for starting services, over all services.
-    pub held_requests: usize,
-    /// All headers of one request together.
+    /// Requests that wait for starting services, in total.
+    pub waiting_requests: usize,
+    /// The total size of one request's headers.
     pub header_bytes: usize,
-    /// From the start of a connection to its first whole request head.
+    /// From the start of a connection to its first complete request head.
     pub first_request_timeout: Duration,
-    /// A connection without a request for this long is closed.
+    /// How long a connection stays open without a request.
     pub idle_timeout: Duration,
-    /// How long a request is held for a starting service.
+    /// How long a request waits for a starting service.
     pub start_timeout: Duration,
 }
 
@@ -50,7 +50,7 @@ impl Default for Limits {
         Self {
             connections: 1024,
             tunnels: 512,
-            held_requests: 256,
+            waiting_requests: 256,
             header_bytes: 64 * 1024,
             first_request_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(90),
@@ -62,13 +62,13 @@ impl Default for Limits {
 /// Why the proxy has no port.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("no free port from `{from}` to `{to}` on the loopback")]
+    #[error("no free port from `{from}` to `{to}` on the loopback address")]
     NoFreePort { from: u16, to: u16 },
     #[error("cannot listen on `{address}`: {cause}")]
     Refused { address: SocketAddr, cause: io::Error },
 }
 
-/// One port on both loopback families (IPv6 only where the machine has it).
+/// One port on both loopback addresses (IPv6 only if the machine has it).
 #[derive(Debug)]
 pub struct Listeners {
     v4: TcpListener,
@@ -92,7 +92,7 @@ impl Listeners {
     }
 }
 
-/// Takes the preferred port or one of the next 50; `0` takes any free one.
+/// Binds the preferred port or one of the next 50; `0` binds any free port.
 pub async fn bind(preferred: u16) -> Result<Listeners, BindError> {
     let last = if preferred == 0 { PORTS_TRIED } else { preferred.saturating_add(PORTS_TRIED) };
     for candidate in preferred..=last {
@@ -104,7 +104,7 @@ pub async fn bind(preferred: u16) -> Result<Listeners, BindError> {
     Err(BindError::NoFreePort { from: preferred, to: last })
 }
 
-/// `None` where either family has the port taken: a name must not lead to two programs.
+/// `None` if the port is taken on either address: a host name must not lead to two programs.
 async fn bind_both(port: u16) -> Result<Option<Listeners>, BindError> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let v4 = match TcpListener::bind(address).await {
@@ -135,7 +135,7 @@ enum Phase {
     Stopping,
 }
 
-/// A running proxy. Dropping it stops it at once; `shutdown` lets requests end first.
+/// A running proxy. Dropping it stops it at once; `shutdown` lets requests complete first.
 #[derive(Debug)]
 pub struct Proxy {
     phase: watch::Sender<Phase>,
@@ -143,7 +143,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts to serve. Must be called inside a tokio runtime.
+    /// Starts serving. Must be called inside a tokio runtime.
     pub fn start(listeners: Listeners, routes: Routes, limits: &Limits) -> Self {
         let phase = watch::Sender::new(Phase::Running);
         let port = listeners.port;
@@ -153,11 +153,11 @@ impl Proxy {
             pool: Arc::new(Pool::default()),
             tunnels: Tunnels::new(limits.tunnels),
             tunnels_max: limits.tunnels,
-            held_requests: Semaphore::new(limits.held_requests),
+            waiting_requests: Semaphore::new(limits.waiting_requests),
             start_timeout: limits.start_timeout,
         });
         let server = Server { shared, limits: limits.clone(), http: http_builder(limits), phase: phase.subscribe() };
-        // Owned through the phase: the channel closes when this task and all that it owns have ended.
+        // The task is awaited through `phase`: the channel closes when the task and all of its connections have ended.
         drop(tokio::spawn(server.run(listeners)));
         Self { phase, port }
     }
@@ -166,15 +166,15 @@ impl Proxy {
         self.port
     }
 
-    /// Takes no more connections, lets requests end until the deadline, then cuts what is left. WebSockets are closed
-    /// once the ordinary requests are done. A second call, also from another task, cuts at once.
+    /// Accepts no more connections, lets requests complete until the deadline, then closes the rest. WebSockets are closed
+    /// after the ordinary requests. A second call, also from another task, closes everything at once.
     pub async fn shutdown(&self, within: Duration) {
-        let mut first = false;
+        let mut is_first = false;
         self.phase.send_modify(|phase| {
-            first = *phase == Phase::Running;
-            *phase = if first { Phase::Draining } else { Phase::Stopping };
+            is_first = *phase == Phase::Running;
+            *phase = if is_first { Phase::Draining } else { Phase::Stopping };
         });
-        if first && timeout(within, self.phase.closed()).await.is_err() {
+        if is_first && timeout(within, self.phase.closed()).await.is_err() {
             self.phase.send_replace(Phase::Stopping);
         }
         self.phase.closed().await;
@@ -187,7 +187,7 @@ fn http_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.first_request_timeout)
-        // Also the largest read at once, so it bounds the memory of a connection.
+        // Also the size of the largest single read, so it bounds the memory of a connection.
         .max_buf_size(limits.header_bytes.max(HEADER_BYTES_MIN));
     builder
         .http2()
@@ -209,19 +209,20 @@ struct Server {
 impl Server {
     async fn run(mut self, listeners: Listeners) {
         let mut connections = JoinSet::new();
-        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let slots = Arc::new(Semaphore::new(self.limits.connections));
         let pool = self.shared.pool.clone();
-        let mut ageing = std::pin::pin!(pool.close_expired_connections());
+        let mut expiry = std::pin::pin!(pool.close_expired_connections());
         while *self.phase.borrow_and_update() == Phase::Running {
             tokio::select! {
-                Some((stream, peer, place)) = accept_connection(&listeners, &places) => {
-                    connections.spawn(self.serve_connection(stream, peer.ip(), place));
+                Some((stream, peer, slot)) = accept_connection(&listeners, &slots) => {
+                    connections.spawn(self.serve_connection(stream, peer.ip(), slot));
                 }
                 Some(_) = connections.join_next() => {}
-                () = &mut ageing => {}
+                () = &mut expiry => {}
                 changed = self.phase.changed() => if changed.is_err() { break },
             }
         }
+        // Close the listeners first, so that new clients are refused during the drain instead of waiting.
         drop(listeners);
         self.drain(&mut connections).await;
         connections.shutdown().await;
@@ -238,26 +239,26 @@ impl Server {
         }
     }
 
-    /// The life of one client connection, as a task of its own.
+    /// Serves one client connection until it ends, times out or the proxy stops.
     fn serve_connection(
         &self,
         stream: TcpStream,
         peer: IpAddr,
-        place: OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
     ) -> impl Future<Output = ()> + use<> {
         let (shared, http, limits, mut phase) =
             (self.shared.clone(), self.http.clone(), self.limits.clone(), self.phase.clone());
         async move {
-            let served = AtomicU64::new(0);
+            let request_count = AtomicU64::new(0);
             let service = service_fn(|request| {
-                served.fetch_add(1, Ordering::Relaxed);
+                request_count.fetch_add(1, Ordering::Relaxed);
                 serve(shared.clone(), peer, request)
             });
             let mut connection = std::pin::pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), service));
             let mut ticks = interval(limits.first_request_timeout.max(TICK_MIN));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks.reset();
-            let mut seen = 0;
+            let mut previous_count = 0;
             loop {
                 tokio::select! {
                     ended = connection.as_mut() => {
@@ -271,40 +272,41 @@ impl Server {
                         _ => break,
                     },
                     _ = ticks.tick() => {
-                        let now = served.load(Ordering::Relaxed);
-                        if now == 0 {
+                        let count = request_count.load(Ordering::Relaxed);
+                        // No request within the first tick: close the connection.
+                        if count == 0 {
                             break;
                         }
-                        if now == seen {
-                            // Requests under way are let through; only the next one needs a new connection.
+                        if count == previous_count {
+                            // Requests in progress complete; only the next request needs a new connection.
                             connection.as_mut().graceful_shutdown();
                         }
-                        seen = now;
+                        previous_count = count;
                         ticks = interval(limits.idle_timeout.max(TICK_MIN));
                         ticks.reset();
                     }
                 }
             }
-            drop(place);
+            drop(slot);
         }
     }
 }
 
-/// Waits for a free place first, so that a full proxy leaves clients in the kernel's queue.
+/// Waits for a free slot before accepting, so that clients of a full proxy wait in the kernel's queue.
 async fn accept_connection(
     listeners: &Listeners,
-    places: &Arc<Semaphore>,
+    slots: &Arc<Semaphore>,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.ok()?;
+    let slot = slots.clone().acquire_owned().await.ok()?;
     match listeners.accept().await {
         Ok((stream, peer)) => {
-            // Small answers would wait for the acknowledgement of the previous ones.
+            // Nagle's algorithm would delay small responses until earlier ones are acknowledged.
             stream.set_nodelay(true).ok()?;
-            Some((stream, peer, place))
+            Some((stream, peer, slot))
         }
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
-            // Out of file descriptors is not over at the next instant; without this the loop would spin.
+            // Running out of descriptors lasts for a while; without a pause this loop would spin.
             tokio::time::sleep(Duration::from_millis(50)).await;
             None
         }

@@ -1,4 +1,4 @@
-//! The messages of the proxy, one function per situation: what happened, and what to do about it.
+//! The messages of the proxy, one function per situation. Each states what happened and what to do next.
 
 use std::collections::BTreeSet;
 
@@ -12,19 +12,19 @@ use super::routes::{PreviewRoutes, RouteTable, RouteTarget, SUFFIX, ServiceState
 const LOG_LINES_MAX: usize = 20;
 const START_RETRY_SECONDS: u32 = 2;
 
-/// Nobody answers to this name: 404, never somebody else's service.
+/// No preview has this host: 404, never the service of another host.
 pub(super) fn unknown_host(table: &RouteTable, host: &str, port: u16) -> Page {
-    let wanted = HostLabels::parse(host);
-    let of_app: Vec<_> = table.previews().filter(|preview| preview.app == wanted.app).collect();
+    let labels = HostLabels::parse(host);
+    let of_app: Vec<_> = table.previews().filter(|preview| preview.app == labels.app).collect();
     let detail = if of_app.is_empty() {
-        format!("No preview of an app `{}` runs here.", wanted.app)
+        format!("No preview of an app `{}` runs on this machine.", labels.app)
     } else {
-        format!("`{}` has {} on this machine, but none of this name.", wanted.app, pluralise(of_app.len(), "preview"))
+        format!("`{}` has {} on this machine, but none with this name.", labels.app, pluralise(of_app.len(), "preview"))
     };
-    let known_branch = of_app.iter().find(|preview| Some(preview.branch.as_str()) == wanted.branch);
-    let hint = match (known_branch, wanted.branch) {
+    let known_branch = of_app.iter().find(|preview| Some(preview.branch.as_str()) == labels.branch);
+    let hint = match (known_branch, labels.branch) {
         (Some(preview), _) => format!(
-            "`{}` runs and has the {}: {}.",
+            "`{}` is running and has the {}: {}.",
             preview.branch,
             if preview.services.len() == 1 { "service" } else { "services" },
             preview.services.iter().map(|route| format!("`{}`", route.target.service)).collect::<Vec<_>>().join(", "),
@@ -48,7 +48,7 @@ pub(super) fn unknown_host(table: &RouteTable, host: &str, port: u16) -> Page {
     }
 }
 
-/// The parts of a host that nobody answers to, read from the right.
+/// App and branch of an unknown host, read from the right.
 struct HostLabels<'a> {
     app: &'a str,
     branch: Option<&'a str>,
@@ -81,22 +81,22 @@ pub(super) fn no_service(table: &RouteTable, preview_id: &str, path: &str, port:
         code: "no-service-for-path",
         title: "no service owns this path".to_owned(),
         detail: format!(
-            "The preview runs, but none of its services has a route for `{path}`, and none is its default."
+            "The preview is running, but none of its services has a route for `{path}`, and it has no default service."
         ),
-        hint: "Give a service `routes: [\"/\"]` in `pdev.yaml`, or use the service's own URL.".to_owned(),
+        hint: "Add `routes: [\"/\"]` to a service in `pdev.yaml`, or use the service's own URL.".to_owned(),
         links: preview.map(|preview| preview_links(preview, port)).unwrap_or_default(),
         ..Page::default()
     }
 }
 
-/// The only page that names the previews of more than one app; it is asked for by its own host.
+/// The page of the status host. It is the only page that lists the previews of all apps.
 pub(super) fn status(table: &RouteTable, port: u16) -> Page {
     let previews: Vec<_> = table.previews().collect();
     let detail = match previews.len() {
-        0 => "No preview runs.".to_owned(),
-        some => format!("{} known.", pluralise(some, "preview")),
+        0 => "No preview is running.".to_owned(),
+        count => format!("{} known.", pluralise(count, "preview")),
     };
-    let hint = if previews.is_empty() { "To start one, run `pdev up` beside a `pdev.yaml`." } else { "" };
+    let hint = if previews.is_empty() { "To start one, run `pdev up` in a folder with a `pdev.yaml`." } else { "" };
     Page {
         status: StatusCode::OK,
         code: "status",
@@ -113,7 +113,7 @@ pub(super) fn starting(target: &RouteTarget) -> Page {
         status: StatusCode::OK,
         code: "starting",
         title: format!("{} is starting", target.service),
-        detail: "This page asks again by itself.".to_owned(),
+        detail: "This page reloads automatically.".to_owned(),
         hint: format!("To watch it start, run `pdev logs {} --follow`.", target.service),
         retry_after_seconds: Some(1),
         should_reload: true,
@@ -126,23 +126,23 @@ pub(super) fn still_starting(target: &RouteTarget, waited_seconds: u64) -> Page 
         status: StatusCode::SERVICE_UNAVAILABLE,
         code: "still-starting",
         title: format!("{} is still starting", target.service),
-        detail: format!("The request was held for {waited_seconds} seconds."),
-        hint: format!("To see what it waits for, run `pdev logs {}`.", target.service),
+        detail: format!("The request waited for {waited_seconds} seconds."),
+        hint: format!("To see why, run `pdev logs {}`.", target.service),
         retry_after_seconds: Some(START_RETRY_SECONDS),
         ..Page::default()
     }
 }
 
 pub(super) fn too_many_waiting(target: &RouteTarget) -> Page {
-    Page { detail: "Too many requests wait for it already.".to_owned(), ..still_starting(target, 0) }
+    Page { detail: "Too many requests are already waiting for it.".to_owned(), ..still_starting(target, 0) }
 }
 
-pub(super) fn too_many_tunnels(most: usize) -> Page {
+pub(super) fn too_many_tunnels(limit: usize) -> Page {
     Page {
         status: StatusCode::SERVICE_UNAVAILABLE,
         code: "too-many-connections",
         title: "too many open WebSockets".to_owned(),
-        detail: format!("{most} are open, and that is the limit."),
+        detail: format!("{limit} are open, which is the limit."),
         hint: "Close browser tabs that you no longer need.".to_owned(),
         retry_after_seconds: Some(START_RETRY_SECONDS),
         ..Page::default()
@@ -172,7 +172,7 @@ pub(super) fn failed(target: &RouteTarget, reason: &str, log: &[String]) -> Page
     }
 }
 
-/// What a service that is not ready answers, if it is not worth waiting.
+/// The page for a service that does not become ready without a new start. `None` if it is ready or starting.
 pub(super) fn for_state(target: &RouteTarget) -> Option<Page> {
     match &target.state {
         ServiceState::Ready | ServiceState::Starting => None,
@@ -202,13 +202,13 @@ pub(super) fn upstream_failure(target: &RouteTarget, failure: &Failure) -> Page 
         Failure::ConnectionBroken { address, cause } => (
             StatusCode::BAD_GATEWAY,
             "broken-answer",
-            format!("{service} gave no answer"),
+            format!("{service} did not answer"),
             format!("`{address}`: {cause}."),
         ),
         Failure::NotHttp { address, cause } => (
             StatusCode::BAD_GATEWAY,
             "not-http",
-            format!("{service} did not answer in HTTP"),
+            format!("{service} did not answer with HTTP"),
             format!("`{address}`: {cause}."),
         ),
         Failure::TimedOut { address } => (
@@ -218,11 +218,11 @@ pub(super) fn upstream_failure(target: &RouteTarget, failure: &Failure) -> Page 
             format!("`{address}`: {failure}."),
         ),
     };
-    let logs = format!("To see what it does, run `pdev logs {service}`.");
+    let logs = format!("To see its output, run `pdev logs {service}`.");
     let hint = match failure {
-        // Seen with Next.js up to 16.2, whose refusal is the bare word `Unauthorized` without a status line.
+        // Next.js up to 16.2 rejects an origin with the bare word `Unauthorized`, without a status line.
         Failure::NotHttp { .. } => format!(
-            "{logs} A development server that refuses an origin may answer like this; for Next.js, add \
+            "{logs} A development server that rejects an origin may answer like this; for Next.js, add \
              `allowedDevOrigins: ['**.localhost']` to its configuration."
         ),
         _ => logs,
@@ -234,8 +234,8 @@ pub(super) fn loop_detected(host: &str) -> Page {
     Page {
         status: StatusCode::LOOP_DETECTED,
         code: "loop",
-        title: "this request goes round in circles".to_owned(),
-        detail: format!("It came through the proxy more than {HOPS_MAX} times, the last time for `{host}`."),
+        title: "this request is in a loop".to_owned(),
+        detail: format!("It passed through the proxy more than {HOPS_MAX} times, the last time for `{host}`."),
         hint: "A development server that forwards to another service must send that service's host: set \
                `changeOrigin: true` in its proxy settings, or use `PDEV_INTERNAL_URL_<SERVICE>`."
             .to_owned(),
@@ -257,8 +257,8 @@ pub(super) fn connect_not_allowed() -> Page {
     Page {
         status: StatusCode::METHOD_NOT_ALLOWED,
         code: "method-not-allowed",
-        title: "CONNECT is not served".to_owned(),
-        detail: "This is a reverse proxy: it leads to previews, not to arbitrary hosts.".to_owned(),
+        title: "CONNECT is not supported".to_owned(),
+        detail: "This reverse proxy forwards to previews, not to arbitrary hosts.".to_owned(),
         ..Page::default()
     }
 }
@@ -274,13 +274,13 @@ fn pluralise(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
-/// The name with the fewest edits; of equals the first by name.
-fn nearest_name<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = names.map(|name| (edit_distance(wanted, name), name));
+/// The name with the fewest edits; among equal ones the alphabetically first.
+fn nearest_name<'a>(unknown: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = names.map(|name| (edit_distance(unknown, name), name));
     scored.min().map(|(_, name)| name)
 }
 
-/// Edits between two labels (Levenshtein); labels are at most 63 bytes.
+/// The Levenshtein distance between two labels of at most 63 bytes.
 fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, left) in a.bytes().enumerate() {

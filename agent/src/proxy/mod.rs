@@ -1,7 +1,7 @@
-//! The reverse proxy: stable names for previews on one loopback port.
+//! The reverse proxy: stable host names for previews on one loopback port.
 //!
-//! `Routes` says which host leads where and is replaced by the agent; `Proxy` listens. It never reads a manifest, never
-//! starts a service and never answers with a service that was not asked for.
+//! The agent publishes `Routes`; `Proxy` listens and forwards. The proxy never reads a manifest, never starts a service,
+//! and never forwards a request to a service of another host.
 
 mod body;
 mod forward;

@@ -1,6 +1,6 @@
-//! What the proxy says when it answers itself: one message, written for a browser, a program or a terminal.
+//! The proxy's own responses: one message, rendered for a browser, a program or a terminal.
 //!
-//! Pages load nothing from anywhere, run nothing, and escape every word that came from outside.
+//! Pages load no resources, run no scripts, and escape all text that came from outside.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::Download;
 
-/// In what form the asker reads best.
+/// The response format that fits the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ResponseFormat {
     Html,
@@ -32,7 +32,7 @@ impl ResponseFormat {
     }
 }
 
-/// A message of our own. `code` is stable, `title` short, `detail` a sentence, `hint` what to do next.
+/// A message of the proxy. `code` is stable, `title` short, `detail` one sentence, `hint` the next action.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Page {
     pub(super) status: StatusCode,
@@ -40,17 +40,17 @@ pub(super) struct Page {
     pub(super) title: String,
     pub(super) detail: String,
     pub(super) hint: String,
-    /// Text and address.
+    /// Text and URL of each link.
     pub(super) links: Vec<(String, String)>,
     pub(super) log: Vec<String>,
     pub(super) retry_after_seconds: Option<u32>,
-    /// The page asks for itself again after a second.
+    /// The browser reloads the page after one second.
     pub(super) should_reload: bool,
 }
 
 impl Page {
-    pub(super) fn to_response(&self, form: ResponseFormat) -> Response<Download> {
-        let (kind, body) = match form {
+    pub(super) fn to_response(&self, format: ResponseFormat) -> Response<Download> {
+        let (content_type, body) = match format {
             ResponseFormat::Html => ("text/html; charset=utf-8", self.html()),
             ResponseFormat::Json => ("application/problem+json", self.json()),
             ResponseFormat::Text => ("text/plain; charset=utf-8", self.text()),
@@ -58,14 +58,14 @@ impl Page {
         let mut response = Response::new(Download::page(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CSP_VALUE));
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.should_reload && form == ResponseFormat::Html {
+        if self.should_reload && format == ResponseFormat::Html {
             headers.insert(REFRESH, HeaderValue::from_static("1"));
         }
         response
@@ -110,8 +110,8 @@ impl Page {
         for (key, value) in
             [("hint", serde_json::json!(self.hint)), ("links", links.into()), ("log", self.log.clone().into())]
         {
-            let empty = value.as_str().is_some_and(str::is_empty) || value.as_array().is_some_and(Vec::is_empty);
-            if !empty {
+            let is_empty = value.as_str().is_some_and(str::is_empty) || value.as_array().is_some_and(Vec::is_empty);
+            if !is_empty {
                 problem[key] = value;
             }
         }
@@ -129,7 +129,7 @@ impl Page {
             let _ = writeln!(out, "  {text}  {url}");
         }
         for line in &self.log {
-            // A terminal would obey the escape sequences of a service's log.
+            // Remove escape sequences of the service's log, because a terminal would execute them.
             let line: String = line.chars().filter(|character| !character.is_control()).collect();
             let _ = writeln!(out, "  | {line}");
         }
@@ -154,7 +154,7 @@ fn escape_html(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            // Control characters, terminal colours among them, mean nothing on a page.
+            // Drop control characters, such as those of terminal colours.
             other if other.is_control() && other != '\n' && other != '\t' => {}
             other => out.push(other),
         }
@@ -162,12 +162,12 @@ fn escape_html(text: &str) -> String {
     out
 }
 
-/// Our sentences put values in backticks; a browser shows them as code.
+/// Messages put values in backticks; a browser shows them as code.
 fn render_code_spans(text: &str) -> String {
     let mut out = String::new();
-    for (place, part) in text.split('`').enumerate() {
+    for (index, part) in text.split('`').enumerate() {
         let part = escape_html(part);
-        if place % 2 == 1 {
+        if index % 2 == 1 {
             let _ = write!(out, "<code>{part}</code>");
         } else {
             out.push_str(&part);

@@ -1,7 +1,7 @@
-//! Connections to services: kept alive between requests, bounded in number and age. One set per address; HTTP/1.1
-//! connections carry one exchange at a time, HTTP/2 ones are shared.
+//! Connections to services: kept open between requests, limited in number and age, one set per address. HTTP/1.1
+//! connections carry one exchange at a time; HTTP/2 connections are shared.
 //!
-//! Retrying is not decided here: a caller that meets a stale connection asks for a new one.
+//! The pool does not retry. A caller that gets a stale connection dials a new one.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -25,11 +25,11 @@ use super::routes::Upstream;
 const IDLE_PER_ADDRESS_MAX: usize = 128;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that was given back is ready as soon as its task has run once; anything longer means it is stuck.
+/// A returned connection is ready as soon as its task has run once. A connection that takes longer is stuck.
 const READY_TIMEOUT: Duration = Duration::from_millis(100);
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-/// Why no connection could be made: each address with what it said.
+/// Why no connection could be opened: each address with its error.
 #[derive(Debug, thiserror::Error)]
 #[error("no address answered")]
 pub(super) struct Unreachable {
@@ -50,7 +50,7 @@ enum Sender {
 }
 
 impl Connection {
-    /// Sends one request. The error holds the request where not a byte of it was written.
+    /// Sends one request. The error contains the request if no byte of it was written.
     pub(super) async fn send(
         &mut self,
         request: Request<Upload>,
@@ -78,7 +78,8 @@ impl Connection {
     }
 }
 
-/// The promise to give a connection back once the answer was read to its end. Dropped early, it closes the connection.
+/// Returns a connection to the pool when the response has been read to its end. If it is dropped earlier, the connection
+/// is closed.
 #[derive(Debug)]
 pub(super) struct ConnectionLease {
     connection: Connection,
@@ -88,7 +89,7 @@ pub(super) struct ConnectionLease {
 
 impl ConnectionLease {
     pub(super) fn return_to_pool(self) {
-        // An answer may end before the upload did; the rest of that upload would precede the next request.
+        // A response may end before its upload. The rest of the upload would then precede the next request.
         if self.upload.is_none_or(|end| end.is_reached()) {
             self.pool.return_connection(self.connection);
         }
@@ -117,12 +118,12 @@ impl Pool {
     ) -> Option<ConnectionLease> {
         match connection.sender {
             Sender::Http1(_) => Some(ConnectionLease { connection, upload, pool: self.clone() }),
-            // A shared connection never left the pool.
+            // A shared connection was never removed from the pool.
             Sender::Http2(_) => None,
         }
     }
 
-    /// A connection that is already open, newest first: the older ones may then age out.
+    /// Takes an open connection, the newest first, so that older ones can expire.
     pub(super) async fn reuse_connection(&self, upstream: &Upstream) -> Option<Connection> {
         for address in &upstream.addresses {
             while let Some(mut connection) = self.pop_connection(*address, upstream.uses_h2c) {
@@ -155,11 +156,12 @@ impl Pool {
         }
         let mut idle = lock(&self.idle);
         let was_empty = idle.is_empty();
-        let kept = idle.entry(connection.address).or_default();
-        if kept.len() < IDLE_PER_ADDRESS_MAX {
-            kept.push(IdleConnection { connection, since: Instant::now() });
+        let of_address = idle.entry(connection.address).or_default();
+        if of_address.len() < IDLE_PER_ADDRESS_MAX {
+            of_address.push(IdleConnection { connection, since: Instant::now() });
         }
         drop(idle);
+        // Wakes `close_expired_connections`, which sleeps while no connection is idle.
         if was_empty {
             self.idle_added.notify_one();
         }
@@ -180,7 +182,7 @@ impl Pool {
 
     async fn connect(&self, address: SocketAddr, h2c: bool) -> io::Result<Connection> {
         let stream = TcpStream::connect(address).await?;
-        // Small answers would wait for the acknowledgement of the previous ones.
+        // Nagle's algorithm would delay small requests until earlier ones are acknowledged.
         stream.set_nodelay(true)?;
         let io = TokioIo::new(stream);
         let sender = if h2c { self.start_http2(address, io).await } else { self.start_http1(io).await };
@@ -189,7 +191,7 @@ impl Pool {
 
     async fn start_http1(&self, io: TokioIo<TcpStream>) -> hyper::Result<Sender> {
         let (sender, driver) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
-        // The driver's error reaches whoever waits for the answer; here it only means that the connection is over.
+        // The task that waits for the response gets the driver's error too. Here it only means that the connection ended.
         self.spawn_driver(async move { drop(driver.with_upgrades().await) });
         Ok(Sender::Http1(sender))
     }
@@ -208,7 +210,8 @@ impl Pool {
         drivers.spawn(driver);
     }
 
-    /// Closes what nobody used for a while. Runs as long as the proxy does, and sleeps for good while nothing is idle.
+    /// Closes connections that were idle for too long. Runs until the proxy stops; without idle connections it never wakes
+    /// up.
     pub(super) async fn close_expired_connections(&self) {
         loop {
             if lock(&self.idle).is_empty() {
@@ -220,14 +223,14 @@ impl Pool {
     }
 
     fn drop_older_than(&self, age: Duration) {
-        lock(&self.idle).retain(|_, kept| {
-            kept.retain(|idle| idle.since.elapsed() < age && !idle.connection.is_closed());
-            !kept.is_empty()
+        lock(&self.idle).retain(|_, of_address| {
+            of_address.retain(|idle| idle.since.elapsed() < age && !idle.connection.is_closed());
+            !of_address.is_empty()
         });
         lock(&self.http2_senders).retain(|_, sender| !sender.is_closed());
     }
 
-    /// Closes everything, whoever uses it.
+    /// Closes all connections, also those in use.
     pub(super) async fn close(&self) {
         lock(&self.idle).clear();
         lock(&self.http2_senders).clear();
@@ -236,7 +239,7 @@ impl Pool {
     }
 }
 
-/// No code panics while holding these; if some did, the map would still be whole.
+/// Locks without poisoning: no code panics while it holds these locks, and the maps would still be consistent if it did.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

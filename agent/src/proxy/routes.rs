@@ -1,7 +1,8 @@
-//! Which host and path lead to which service: an immutable table behind a handle that the agent replaces.
+//! The table of hosts and paths and the services they lead to. The table is immutable; the agent replaces it through a
+//! shared handle.
 //!
-//! A route is visible to every request that starts after `publish` returned. Nothing here opens a socket or decides
-//! on names: labels come ready-made from the registry.
+//! A route applies to all requests that start after `publish` has returned. This module opens no sockets and chooses no
+//! names: the registry provides the labels.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -9,25 +10,25 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// The suffix under which all names live; browsers resolve it to the loopback by themselves.
+/// The suffix of all host names. Browsers resolve it to the loopback address without DNS.
 pub const SUFFIX: &str = "localhost";
 /// The host of the status page.
 pub const STATUS_HOST: &str = "pdev.localhost";
 
-/// Where a service stands, as far as a request has to know.
+/// The state of a service, as far as it matters for a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceState {
     Starting,
     Ready,
     Stopped,
-    /// The reason is one line; the log holds the last lines of the service, oldest first.
+    /// The reason is one line; the log has the last lines of the service, oldest first.
     Failed {
         reason: String,
         log: Vec<String>,
     },
 }
 
-/// Where the bytes go: addresses are tried in order, so processes are given on both families.
+/// The addresses of a service. They are tried in order; a local process has one for IPv4 and one for IPv6.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     pub addresses: Vec<SocketAddr>,
@@ -35,14 +36,14 @@ pub struct Upstream {
     pub uses_h2c: bool,
 }
 
-/// One service of one preview, as seen from the proxy.
+/// One service of one preview, as the proxy needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteTarget {
     pub preview_id: String,
     pub service: String,
     pub upstream: Upstream,
     pub state: ServiceState,
-    /// Any name below this service's host leads here too (tenants); an exact host always wins.
+    /// All hosts below this service's host lead to it too (tenants). An exact host takes precedence.
     pub is_wildcard: bool,
 }
 
@@ -53,7 +54,7 @@ pub struct ServiceRoute {
     pub prefixes: Vec<String>,
 }
 
-/// Everything the proxy knows about one preview; `app` and `branch` are labels, not names.
+/// The routes of one preview. `app` and `branch` are labels, not full names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreviewRoutes {
     pub id: String,
@@ -66,7 +67,7 @@ pub struct PreviewRoutes {
 }
 
 impl PreviewRoutes {
-    /// `<branch>.<app>.localhost`: the default host, and the cookie parent of the preview.
+    /// `<branch>.<app>.localhost`: the default host, and the parent domain for cookies of all services.
     pub fn host(&self) -> String {
         format!("{}.{}.{SUFFIX}", self.branch, self.app)
     }
@@ -77,20 +78,20 @@ impl PreviewRoutes {
     }
 }
 
-/// What a host leads to: one service, or several told apart by path.
+/// The services of one host: a single one, or several that are distinguished by path.
 #[derive(Debug, Clone)]
 struct HostRoutes {
-    /// Longest first, so the first match is the right one.
+    /// Longest prefix first, so the first match is the right one.
     prefixes: Vec<(String, Arc<RouteTarget>)>,
     default_target: Option<Arc<RouteTarget>>,
     preview_id: String,
 }
 
-/// The answer to "who serves this?".
+/// The result of looking up a host and path.
 #[derive(Debug, Clone)]
 pub enum RouteLookup {
     Target(Arc<RouteTarget>),
-    /// The host was renamed; the new host is named, never followed.
+    /// The host was renamed. The response names the new host but does not redirect to it.
     Renamed(String),
     /// The preview exists, but none of its services owns this path.
     NoService {
@@ -118,28 +119,28 @@ impl RouteTable {
         let targets: Vec<(Arc<RouteTarget>, &[String])> =
             preview.services.iter().map(|route| (Arc::new(route.target.clone()), route.prefixes.as_slice())).collect();
         for (target, _) in &targets {
-            let site = HostRoutes {
+            let routes = HostRoutes {
                 prefixes: Vec::new(),
                 default_target: Some(target.clone()),
                 preview_id: preview.id.clone(),
             };
-            self.insert_host(&preview.service_host(&target.service), site);
+            self.insert_host(&preview.service_host(&target.service), routes);
         }
-        let site = default_host_routes(&preview, &targets);
+        let routes = default_host_routes(&preview, &targets);
         if preview.is_primary {
-            self.insert_host(&format!("{}.{SUFFIX}", preview.app), site.clone());
+            self.insert_host(&format!("{}.{SUFFIX}", preview.app), routes.clone());
         }
-        self.insert_host(&preview.host(), site);
+        self.insert_host(&preview.host(), routes);
         self.previews.insert(preview.id.clone(), Arc::new(preview));
     }
 
-    /// Forgets a preview; its hosts answer 404 from then on.
+    /// Removes a preview. Its hosts answer 404 from then on.
     pub fn remove_preview(&mut self, preview_id: &str) -> Option<Arc<PreviewRoutes>> {
-        self.hosts.retain(|_, site| site.preview_id != preview_id);
+        self.hosts.retain(|_, routes| routes.preview_id != preview_id);
         self.previews.remove(preview_id)
     }
 
-    /// Remembers that `old` is now called `new`; a live host of that name still wins.
+    /// Records that `old` is now called `new`. A current host with the old name takes precedence.
     pub fn rename_host(&mut self, old: &str, new: &str) {
         self.renamed_hosts.insert(old.to_ascii_lowercase(), new.to_ascii_lowercase());
     }
@@ -150,8 +151,8 @@ impl RouteTable {
 
     /// Looks up a host (lower case, without port and trailing dot) and a path.
     pub fn find(&self, host: &str, path: &str) -> RouteLookup {
-        if let Some(site) = self.hosts.get(host) {
-            return site.find(path);
+        if let Some(routes) = self.hosts.get(host) {
+            return routes.find(path);
         }
         if let Some(new) = self.renamed_hosts.get(host) {
             return RouteLookup::Renamed(new.clone());
@@ -162,23 +163,24 @@ impl RouteTable {
     fn find_wildcard(&self, host: &str) -> Option<Arc<RouteTarget>> {
         let mut rest = host;
         while let Some((_, parent)) = rest.split_once('.') {
-            if let Some(site) = self.hosts.get(parent) {
-                return site.default_target.clone().filter(|target| target.is_wildcard);
+            // Only the nearest parent counts: a wildcard further up must not match below a service without one.
+            if let Some(routes) = self.hosts.get(parent) {
+                return routes.default_target.clone().filter(|target| target.is_wildcard);
             }
             rest = parent;
         }
         None
     }
 
-    fn insert_host(&mut self, host: &str, site: HostRoutes) {
-        self.hosts.insert(host.to_ascii_lowercase(), site);
+    fn insert_host(&mut self, host: &str, routes: HostRoutes) {
+        self.hosts.insert(host.to_ascii_lowercase(), routes);
     }
 }
 
 impl HostRoutes {
     fn find(&self, path: &str) -> RouteLookup {
-        let owner = self.prefixes.iter().find(|(prefix, _)| is_path_prefix(prefix, path)).map(|(_, target)| target);
-        match owner.or(self.default_target.as_ref()) {
+        let by_prefix = self.prefixes.iter().find(|(prefix, _)| is_path_prefix(prefix, path)).map(|(_, target)| target);
+        match by_prefix.or(self.default_target.as_ref()) {
             Some(target) => RouteLookup::Target(target.clone()),
             None => RouteLookup::NoService { preview_id: self.preview_id.clone() },
         }
@@ -186,30 +188,30 @@ impl HostRoutes {
 }
 
 fn default_host_routes(preview: &PreviewRoutes, targets: &[(Arc<RouteTarget>, &[String])]) -> HostRoutes {
-    let mut rest = targets
+    let mut default_target = targets
         .iter()
         .find(|(target, _)| Some(&target.service) == preview.default_service.as_ref())
-        .map(|found| found.0.clone());
+        .map(|(target, _)| target.clone());
     let mut prefixes = Vec::new();
-    for (target, owned) in targets {
-        for prefix in *owned {
+    for (target, target_prefixes) in targets {
+        for prefix in *target_prefixes {
             match prefix.trim_end_matches('/') {
-                // `/` says that the service is the default one, in the words of the manifest.
-                "" => rest = Some(target.clone()),
+                // The route `/` in the manifest makes the service the default one.
+                "" => default_target = Some(target.clone()),
                 trimmed => prefixes.push((trimmed.to_owned(), target.clone())),
             }
         }
     }
     prefixes.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
-    HostRoutes { prefixes, default_target: rest, preview_id: preview.id.clone() }
+    HostRoutes { prefixes, default_target, preview_id: preview.id.clone() }
 }
 
-/// `/api` owns `/api` and `/api/x`, not `/apis`.
+/// `/api` is a prefix of `/api` and `/api/x`, but not of `/apis`.
 fn is_path_prefix(prefix: &str, path: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The handle that the agent and the proxy share. Cloning it is cheap and gives the same table.
+/// The handle that the agent and the proxy share. Clones are cheap and share the same table.
 #[derive(Debug, Clone)]
 pub struct Routes {
     current: Arc<watch::Sender<Arc<RouteTable>>>,
@@ -226,12 +228,12 @@ impl Routes {
         Self::default()
     }
 
-    /// Replaces the whole table.
+    /// Replaces the table.
     pub fn publish(&self, table: RouteTable) {
         self.current.send_replace(Arc::new(table));
     }
 
-    /// Changes a copy and publishes it; concurrent changes wait for one another, so none is lost.
+    /// Changes a copy of the table and publishes it. Concurrent changes run one after another, so none is lost.
     pub fn update(&self, change: impl FnOnce(&mut RouteTable)) {
         self.current.send_modify(|table| change(Arc::make_mut(table)));
     }
@@ -240,7 +242,7 @@ impl Routes {
         self.current.borrow().clone()
     }
 
-    /// Wakes whoever waits for a service to become ready.
+    /// Receives each new table. Requests use it to wait until a service is ready.
     pub(super) fn subscribe(&self) -> watch::Receiver<Arc<RouteTable>> {
         self.current.subscribe()
     }

@@ -1,4 +1,4 @@
-//! What happens to one request: whose it is, whether that service is ready, and which way it goes.
+//! Handles one request: finds its service, waits until the service is ready, then forwards it or switches protocols.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use super::pool::Pool;
 use super::routes::{RouteLookup, RouteTable, RouteTarget, Routes, STATUS_HOST, ServiceState};
 use super::upgrade::{ProtocolSwitch, Tunnels, switch_protocol};
 
-/// What all requests share.
+/// The state that all requests share.
 #[derive(Debug)]
 pub(super) struct ProxyState {
     pub(super) routes: Routes,
@@ -29,36 +29,36 @@ pub(super) struct ProxyState {
     pub(super) pool: Arc<Pool>,
     pub(super) tunnels: Tunnels,
     pub(super) tunnels_max: usize,
-    /// Requests that may wait for a starting service at once.
-    pub(super) held_requests: Semaphore,
+    /// Limits how many requests wait for starting services.
+    pub(super) waiting_requests: Semaphore,
     pub(super) start_timeout: Duration,
 }
 
-/// Answers one request; whatever goes wrong becomes an answer too.
+/// Answers one request. Every failure becomes a response too.
 pub(super) async fn serve(
     shared: Arc<ProxyState>,
     peer: IpAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Download>, Infallible> {
-    let form = ResponseFormat::from_headers(request.headers());
-    Ok(match route_request(&shared, peer, request, form).await {
+    let format = ResponseFormat::from_headers(request.headers());
+    Ok(match route_request(&shared, peer, request, format).await {
         Ok(response) => response,
-        Err(refusal) => refusal.into_response(form),
+        Err(refusal) => refusal.into_response(format),
     })
 }
 
-/// An answer of our own.
+/// A response of the proxy itself.
 enum Refusal {
-    /// Boxed: pages are rare, and the way of an ordinary request stays small.
+    /// Boxed to keep the result of ordinary requests small, because pages are rare.
     Page(Box<Page>),
-    /// A foreign host gets nothing to read (DNS rebinding).
+    /// A foreign host gets an empty response, so that a DNS rebinding attack learns nothing.
     Misdirected,
 }
 
 impl Refusal {
-    fn into_response(self, form: ResponseFormat) -> Response<Download> {
+    fn into_response(self, format: ResponseFormat) -> Response<Download> {
         match self {
-            Self::Page(page) => page.to_response(form),
+            Self::Page(page) => page.to_response(format),
             Self::Misdirected => {
                 let mut response = Response::new(Download::empty());
                 *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
@@ -78,7 +78,7 @@ async fn route_request(
     shared: &Arc<ProxyState>,
     peer: IpAddr,
     request: Request<Incoming>,
-    form: ResponseFormat,
+    format: ResponseFormat,
 ) -> Result<Response<Download>, Refusal> {
     let (parts, body) = request.into_parts();
     let Some(authority) = authority(&parts).map(str::to_owned) else {
@@ -97,10 +97,10 @@ async fn route_request(
     if headers::hop_count(&parts.headers) >= HOPS_MAX {
         return Err(messages::loop_detected(&host).into());
     }
-    let target = ensure_ready(shared, target, &host, &parts, form).await?;
+    let target = ensure_ready(shared, target, &host, &parts, format).await?;
     let exchange = Exchange { authority: &authority, peer, target: &target };
     match switch {
-        Some(how) => exchange.switch(shared, parts, body, &how).await,
+        Some(switch) => exchange.switch(shared, parts, body, &switch).await,
         None => exchange.forward(shared, parts, body).await,
     }
 }
@@ -125,13 +125,14 @@ fn find_target(shared: &ProxyState, table: &RouteTable, host: &str, path: &str) 
     }
 }
 
-/// The target once it is ready. People get a page meanwhile, programs are held until the limit.
+/// Returns the target when it is ready. For a starting service, a browser gets a page that reloads, and a program's
+/// request waits until the limit.
 async fn ensure_ready(
     shared: &ProxyState,
     target: Arc<RouteTarget>,
     host: &str,
     parts: &Parts,
-    form: ResponseFormat,
+    format: ResponseFormat,
 ) -> Result<Arc<RouteTarget>, Refusal> {
     if target.state == ServiceState::Ready {
         return Ok(target);
@@ -139,10 +140,10 @@ async fn ensure_ready(
     if let Some(page) = messages::for_state(&target) {
         return Err(page.into());
     }
-    if form == ResponseFormat::Html && is_navigation(parts) {
+    if format == ResponseFormat::Html && is_navigation(parts) {
         return Err(messages::starting(&target).into());
     }
-    let Ok(_place) = shared.held_requests.try_acquire() else {
+    let Ok(_slot) = shared.waiting_requests.try_acquire() else {
         return Err(messages::too_many_waiting(&target).into());
     };
     wait_until_ready(shared, host, parts.uri.path()).await
@@ -152,6 +153,7 @@ async fn wait_until_ready(shared: &ProxyState, host: &str, path: &str) -> Result
     let mut changes = shared.routes.subscribe();
     let limit = Instant::now() + shared.start_timeout;
     loop {
+        // Look up the route again for each table: the preview may have been removed or restarted meanwhile.
         let table = changes.borrow_and_update().clone();
         let target = find_target(shared, &table, host, path)?;
         if target.state == ServiceState::Ready {
@@ -166,13 +168,13 @@ async fn wait_until_ready(shared: &ProxyState, host: &str, path: &str) -> Result
     }
 }
 
-/// A person looks at it: browsers say so, older ones only ask for HTML.
+/// Whether a user opens a page. Browsers report it in `Sec-Fetch-Mode`; older ones only accept HTML.
 fn is_navigation(parts: &Parts) -> bool {
-    let reads = parts.method == Method::GET || parts.method == Method::HEAD;
-    reads && parts.headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate")
+    let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
+    is_read && parts.headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate")
 }
 
-/// One request on its way to one service.
+/// One request and the service that it is forwarded to.
 struct Exchange<'a> {
     authority: &'a str,
     peer: IpAddr,
@@ -188,12 +190,12 @@ impl Exchange<'_> {
     ) -> Result<Response<Download>, Refusal> {
         self.prepare(&mut parts, self.target.upstream.uses_h2c)?;
         let request = Request::from_parts(parts, Upload::new(body));
-        let answer = forward_request(&shared.pool, &self.target.upstream, request).await;
-        let mut answer = answer.map_err(|failure| messages::upstream_failure(self.target, &failure))?;
-        headers::prepare_response(answer.headers_mut());
-        // The version belongs to a connection: the server writes what its client speaks.
-        *answer.version_mut() = Version::HTTP_11;
-        Ok(answer)
+        let result = forward_request(&shared.pool, &self.target.upstream, request).await;
+        let mut response = result.map_err(|failure| messages::upstream_failure(self.target, &failure))?;
+        headers::prepare_response(response.headers_mut());
+        // The service's version must not reach the client: hyper writes the version of the client's connection.
+        *response.version_mut() = Version::HTTP_11;
+        Ok(response)
     }
 
     async fn switch(
@@ -201,23 +203,25 @@ impl Exchange<'_> {
         shared: &ProxyState,
         mut parts: Parts,
         body: Incoming,
-        how: &ProtocolSwitch,
+        switch: &ProtocolSwitch,
     ) -> Result<Response<Download>, Refusal> {
         let Some(client) = parts.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
             return Err(messages::bad_request("Its connection cannot switch protocols.").into());
         };
         self.prepare(&mut parts, false)?;
-        how.write_headers(&mut parts);
+        switch.write_headers(&mut parts);
         // The stream of an extended CONNECT is the tunnel itself, not a body.
-        let upload = if matches!(how, ProtocolSwitch::ExtendedConnect(_)) { Upload::Empty } else { Upload::new(body) };
+        let is_connect = matches!(switch, ProtocolSwitch::ExtendedConnect(_));
+        let upload = if is_connect { Upload::Empty } else { Upload::new(body) };
         let request = Request::from_parts(parts, upload);
-        let answer = switch_protocol(&shared.pool, &shared.tunnels, &self.target.upstream, request, client, how).await;
-        match answer.map_err(|failure| messages::upstream_failure(self.target, &failure))? {
-            Some(mut answer) => {
-                if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    headers::prepare_response(answer.headers_mut());
+        let (pool, tunnels) = (&shared.pool, &shared.tunnels);
+        let result = switch_protocol(pool, tunnels, &self.target.upstream, request, client, switch).await;
+        match result.map_err(|failure| messages::upstream_failure(self.target, &failure))? {
+            Some(mut response) => {
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    headers::prepare_response(response.headers_mut());
                 }
-                Ok(answer)
+                Ok(response)
             }
             None => Err(messages::too_many_tunnels(shared.tunnels_max).into()),
         }
@@ -229,6 +233,6 @@ impl Exchange<'_> {
         let port = self.target.upstream.addresses.first().map_or(0, std::net::SocketAddr::port);
         headers::rewrite_next_origin(&mut parts.headers, parts.uri.path(), self.authority, port);
         rewrite_target(parts, self.authority, h2c)
-            .map_err(|error| messages::bad_request(&format!("Its target cannot be passed on: {error}.")).into())
+            .map_err(|error| messages::bad_request(&format!("Its target cannot be forwarded: {error}.")).into())
     }
 }

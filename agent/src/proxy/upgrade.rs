@@ -1,7 +1,7 @@
-//! Connections that stop being HTTP: WebSockets and anything else a service agrees to switch to.
+//! Connections that switch from HTTP to another protocol: WebSockets and all others that a service accepts.
 //!
-//! An HTTP/2 client asks by extended CONNECT (RFC 8441); services get the HTTP/1.1 handshake in both cases. After the
-//! handshake the bytes are nobody's business: they are copied both ways.
+//! An HTTP/2 client uses extended CONNECT (RFC 8441). The service gets the HTTP/1.1 handshake in both cases. After the
+//! handshake, the proxy copies bytes in both directions without interpreting them.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
@@ -22,11 +22,11 @@ use super::forward::{Failure, send_request};
 use super::pool::{Pool, lock};
 use super::routes::Upstream;
 
-/// The handshake is over when this starts; a client that then does not take its connection is gone.
+/// Starts after the handshake. A client that does not take over its connection within this time has disconnected.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// What a client wants to switch to, and how it asked.
+/// The protocol that a client requests, and the kind of the request.
 #[derive(Debug, Clone)]
 pub(super) enum ProtocolSwitch {
     Http1(HeaderValue),
@@ -48,7 +48,7 @@ impl ProtocolSwitch {
         }
     }
 
-    /// Writes the question in HTTP/1.1, whichever way it came.
+    /// Writes the request as an HTTP/1.1 upgrade, whatever form it had.
     pub(super) fn write_headers(&self, parts: &mut Parts) {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, self.protocol().clone());
@@ -61,18 +61,18 @@ impl ProtocolSwitch {
     }
 }
 
-/// 16 random bytes in base64: 21 free characters and one of which only the upper two bits count.
-/// It only guards against caches, so the hasher's seed is random enough.
+/// A `Sec-WebSocket-Key`: 16 random bytes in base64, that is 21 free characters and one with two significant bits.
+/// The key only protects against caches, so the seed of the hasher is random enough.
 fn websocket_key() -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let seed = RandomState::new();
     let mut key: String =
-        (0..21u8).map(|place| char::from(ALPHABET[usize::try_from(seed.hash_one(place) % 64).unwrap_or(0)])).collect();
+        (0..21u8).map(|index| char::from(ALPHABET[usize::try_from(seed.hash_one(index) % 64).unwrap_or(0)])).collect();
     key.push_str("A==");
     key
 }
 
-/// The tunnels under way: owned here, so that nothing outlives the proxy.
+/// The open tunnels. They are owned here, so that none outlives the proxy.
 #[derive(Debug)]
 pub(super) struct Tunnels {
     running: Mutex<JoinSet<()>>,
@@ -80,17 +80,18 @@ pub(super) struct Tunnels {
 }
 
 impl Tunnels {
-    pub(super) fn new(most: usize) -> Self {
-        Self { running: Mutex::default(), slots: Arc::new(Semaphore::new(most)) }
+    pub(super) fn new(limit: usize) -> Self {
+        Self { running: Mutex::default(), slots: Arc::new(Semaphore::new(limit)) }
     }
 
+    /// Returns false if too many tunnels are open.
     fn start(&self, client: OnUpgrade, service: OnUpgrade) -> bool {
-        let Ok(place) = self.slots.clone().try_acquire_owned() else { return false };
+        let Ok(slot) = self.slots.clone().try_acquire_owned() else { return false };
         let mut running = lock(&self.running);
         while running.try_join_next().is_some() {}
         running.spawn(async move {
             copy_both_ways(client, service).await;
-            drop(place);
+            drop(slot);
         });
         true
     }
@@ -114,43 +115,44 @@ async fn copy_both_ways(client: OnUpgrade, service: OnUpgrade) {
     }
 }
 
-/// Asks the service over a connection of its own. `client` resolves once our own answer was written. `None` where too
-/// many tunnels are open already.
+/// Sends the request to the service over a new connection. `client` resolves when the proxy's response was written.
+/// Returns `None` if too many tunnels are open.
 pub(super) async fn switch_protocol(
     pool: &Arc<Pool>,
     tunnels: &Tunnels,
     upstream: &Upstream,
     request: Request<Upload>,
     client: OnUpgrade,
-    how: &ProtocolSwitch,
+    switch: &ProtocolSwitch,
 ) -> Result<Option<Response<Download>>, Failure> {
     let upstream = Upstream { uses_h2c: false, ..upstream.clone() };
     let upload = request.body().end();
     let mut connection = pool.dial(&upstream).await?;
     let address = connection.address;
-    let mut answer = send_request(&mut connection, request).await.map_err(|attempt| attempt.into_failure(address))?;
-    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        // The service refused; its answer is as good as any other.
+    let mut response = send_request(&mut connection, request).await.map_err(|attempt| attempt.into_failure(address))?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // The service did not switch; forward its response as usual.
         let lease = pool.lease(connection, upload);
-        return Ok(Some(answer.map(|body| Download::stream(body, lease))));
+        return Ok(Some(response.map(|body| Download::stream(body, lease))));
     }
-    let service = hyper::upgrade::on(&mut answer);
+    let service = hyper::upgrade::on(&mut response);
     if !tunnels.start(client, service) {
         return Ok(None);
     }
-    Ok(Some(switch_response(how, answer)))
+    Ok(Some(switch_response(switch, response)))
 }
 
-fn switch_response(how: &ProtocolSwitch, answer: Response<hyper::body::Incoming>) -> Response<Download> {
-    let (mut parts, _) = answer.into_parts();
+fn switch_response(switch: &ProtocolSwitch, response: Response<hyper::body::Incoming>) -> Response<Download> {
+    let (mut parts, _) = response.into_parts();
     let protocol = parts.headers.get(UPGRADE).cloned();
     super::headers::prepare_response(&mut parts.headers);
     parts.extensions.clear();
-    match how {
-        ProtocolSwitch::Http1(asked) => {
+    match switch {
+        ProtocolSwitch::Http1(requested) => {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(UPGRADE, protocol.unwrap_or_else(|| asked.clone()));
+            parts.headers.insert(UPGRADE, protocol.unwrap_or_else(|| requested.clone()));
         }
+        // RFC 8441: success is a 200, and there is no `Sec-WebSocket-Accept`.
         ProtocolSwitch::ExtendedConnect(_) => {
             parts.status = StatusCode::OK;
             parts.version = http::Version::HTTP_2;

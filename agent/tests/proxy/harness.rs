@@ -1,4 +1,4 @@
-//! Real services, a real proxy and raw clients for the cases beside this file.
+//! Real services, a real proxy and raw clients for the other test modules.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,7 +30,7 @@ pub(crate) fn text_body(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed()
 }
 
-/// A body fed by the test, one frame at a time. An error cuts the connection.
+/// A body whose frames the test sends one at a time. An error closes the connection.
 pub(crate) fn channel_body() -> (mpsc::Sender<std::io::Result<Bytes>>, Body) {
     let (sender, mut receiver) = mpsc::channel::<std::io::Result<Bytes>>(1);
     let stream = futures_util::stream::poll_fn(move |context| {
@@ -47,14 +47,14 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    pub(crate) async fn start<F>(answer: F) -> Self
+    pub(crate) async fn start<F>(handler: F) -> Self
     where
         F: Fn(Request<Incoming>) -> Reply + Send + Sync + Clone + 'static,
     {
-        Self::start_on(IpAddr::V4(Ipv4Addr::LOCALHOST), answer).await
+        Self::start_on(IpAddr::V4(Ipv4Addr::LOCALHOST), handler).await
     }
 
-    pub(crate) async fn start_on<F>(ip: IpAddr, answer: F) -> Self
+    pub(crate) async fn start_on<F>(ip: IpAddr, handler: F) -> Self
     where
         F: Fn(Request<Incoming>) -> Reply + Send + Sync + Clone + 'static,
     {
@@ -67,10 +67,10 @@ impl Backend {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
                 counter.fetch_add(1, Ordering::SeqCst);
-                let answer = answer.clone();
+                let handler = handler.clone();
                 connections.spawn(async move {
                     let service = service_fn(move |request| {
-                        let reply = answer(request);
+                        let reply = handler(request);
                         async move { Ok::<_, Infallible>(reply.await) }
                     });
                     let mut http = auto::Builder::new(TokioExecutor::new());
@@ -82,7 +82,7 @@ impl Backend {
         Self { address, accepted_connections: accepted, task }
     }
 
-    /// Answers each request with its own method, path and headers, one a line.
+    /// Answers each request with its own method, path and headers, one per line.
     pub(crate) async fn start_echo() -> Self {
         Self::start(|request| {
             let mut lines = vec![format!("{} {} {:?}", request.method(), request.uri(), request.version())];
@@ -92,8 +92,8 @@ impl Backend {
         .await
     }
 
-    pub(crate) async fn start_text(words: &'static str) -> Self {
-        Self::start(move |_| Box::pin(async move { Response::new(text_body(words)) })).await
+    pub(crate) async fn start_text(text: &'static str) -> Self {
+        Self::start(move |_| Box::pin(async move { Response::new(text_body(text)) })).await
     }
 
     /// Closes every connection and the listener.
@@ -125,7 +125,7 @@ pub(crate) fn preview_routes(app: &str, branch: &str, services: Vec<RouteTarget>
     }
 }
 
-/// A proxy of its own per test, on any free port.
+/// Each test starts its own proxy on a free port.
 pub(crate) struct TestProxy {
     pub(crate) proxy: Proxy,
     pub(crate) routes: Routes,
@@ -144,7 +144,7 @@ pub(crate) async fn start_proxy_with(previews: Vec<PreviewRoutes>, limits: &Limi
     TestProxy { proxy, routes, port }
 }
 
-/// The usual rig: `web` of `main` of `shop` on one address.
+/// A proxy with one service: `web` of branch `main` of app `shop`, on one address.
 pub(crate) async fn start_web_proxy(address: SocketAddr) -> TestProxy {
     start_proxy(vec![preview_routes("shop", "main", vec![ready_target("web", vec![address])])]).await
 }
@@ -188,13 +188,13 @@ impl TestProxy {
         read_response(timeout(TEST_TIMEOUT, sender.send_request(request)).await.unwrap().unwrap()).await
     }
 
-    /// Sends bytes as they are and reads until the proxy closes.
+    /// Sends the bytes unchanged and reads until the proxy closes the connection.
     pub(crate) async fn send_raw(&self, bytes: &str) -> String {
         let mut stream = self.connect().await;
         stream.write_all(bytes.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        timeout(TEST_TIMEOUT, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
-        String::from_utf8_lossy(&answer).into_owned()
+        let mut response = Vec::new();
+        timeout(TEST_TIMEOUT, stream.read_to_end(&mut response)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&response).into_owned()
     }
 }
 

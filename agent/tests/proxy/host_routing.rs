@@ -1,4 +1,4 @@
-//! Which host and path lead where, and what those hear that lead nowhere.
+//! Routing by host and path, and the responses for unknown hosts and paths.
 
 use agent::proxy::{PreviewRoutes, RouteLookup, RouteTable};
 use http::{Request, StatusCode};
@@ -13,7 +13,7 @@ async fn host_lookup_ignores_case_port_and_trailing_dot() {
         "main",
         vec![ready_target("web", vec![one.address]), ready_target("api", vec![two.address])],
     );
-    let rig = start_proxy(vec![main]).await;
+    let proxy = start_proxy(vec![main]).await;
     let cases = [
         (WEB_HOST, "one"),
         ("api.main.shop.localhost", "two"),
@@ -24,14 +24,14 @@ async fn host_lookup_ignores_case_port_and_trailing_dot() {
         ("api.main.shop.localhost.:1", "two"),
     ];
     for (host, expected) in cases {
-        assert_eq!(rig.get(host, "/", &[]).await.body, expected, "{host}");
+        assert_eq!(proxy.get(host, "/", &[]).await.body, expected, "{host}");
     }
 }
 
 #[tokio::test]
 async fn unknown_hosts_get_404_and_foreign_hosts_421() {
     let one = Backend::start_text("one").await;
-    let rig = start_web_proxy(one.address).await;
+    let proxy = start_web_proxy(one.address).await;
     let cases = [
         ("nosuch.main.shop.localhost", 404),
         ("other.shop.localhost", 404),
@@ -46,16 +46,16 @@ async fn unknown_hosts_get_404_and_foreign_hosts_421() {
         ("web.main.shop.localhost:x", 400),
     ];
     for (host, expected) in cases {
-        let got = rig.get(host, "/", &[]).await;
-        assert_eq!(got.status.as_u16(), expected, "{host}");
-        assert!(expected != 421 || got.body.is_empty(), "{host} learns nothing");
+        let response = proxy.get(host, "/", &[]).await;
+        assert_eq!(response.status.as_u16(), expected, "{host}");
+        assert!(expected != 421 || response.body.is_empty(), "{host} must get an empty body");
     }
 }
 
 #[tokio::test]
 async fn exactly_one_host_is_required() {
     let one = Backend::start_text("one").await;
-    let rig = start_web_proxy(one.address).await;
+    let proxy = start_web_proxy(one.address).await;
     let cases = [
         ("GET / HTTP/1.1\r\nconnection: close\r\n\r\n".to_owned(), "HTTP/1.1 400"),
         (
@@ -69,8 +69,8 @@ async fn exactly_one_host_is_required() {
         (format!("CONNECT {WEB_HOST}:443 HTTP/1.1\r\nhost: {WEB_HOST}\r\nconnection: close\r\n\r\n"), "HTTP/1.1 405"),
     ];
     for (request, expected) in cases {
-        let answer = rig.send_raw(&request).await;
-        assert!(answer.starts_with(expected), "{request:?} gave {answer:?}");
+        let response = proxy.send_raw(&request).await;
+        assert!(response.starts_with(expected), "{request:?} returned {response:?}");
     }
 }
 
@@ -78,15 +78,15 @@ async fn exactly_one_host_is_required() {
 async fn not_found_page_suggests_nearest_branch_of_same_app() {
     let one = Backend::start_text("one").await;
     let shop = |branch| preview_routes("shop", branch, vec![ready_target("web", vec![one.address])]);
-    let rig = start_proxy(vec![shop("main"), shop("feature-cart"), preview_routes("secret", "main", vec![])]).await;
-    let html = rig.get("web.feature-car.shop.localhost", "/", &[("accept", "text/html")]).await;
+    let proxy = start_proxy(vec![shop("main"), shop("feature-cart"), preview_routes("secret", "main", vec![])]).await;
+    let html = proxy.get("web.feature-car.shop.localhost", "/", &[("accept", "text/html")]).await;
     assert_eq!(html.status, StatusCode::NOT_FOUND);
     for expected in ["<code>feature-cart</code>", "<code>pdev up</code>", "http://main.shop.localhost:"] {
         assert!(html.body.contains(expected), "{expected} in {}", html.body);
     }
     assert!(!html.body.contains("secret"));
     assert!(html.headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
-    let json = rig.get("web.feature-car.shop.localhost", "/", &[("accept", "application/json")]).await;
+    let json = proxy.get("web.feature-car.shop.localhost", "/", &[("accept", "application/json")]).await;
     assert_eq!(json.headers["content-type"], "application/problem+json");
     let problem: serde_json::Value = serde_json::from_str(&json.body).unwrap();
     assert_eq!((problem["status"].as_u64(), problem["code"].as_str()), (Some(404), Some("unknown-host")));
@@ -95,32 +95,32 @@ async fn not_found_page_suggests_nearest_branch_of_same_app() {
 
 #[tokio::test]
 async fn only_the_status_host_lists_all_previews() {
-    let rig = start_proxy(vec![preview_routes("shop", "main", vec![]), preview_routes("blog", "main", vec![])]).await;
-    let got = rig.get("pdev.localhost", "/", &[("accept", "text/html")]).await;
-    assert_eq!(got.status, StatusCode::OK);
-    assert!(got.body.contains("main.shop.localhost") && got.body.contains("main.blog.localhost"));
+    let proxy = start_proxy(vec![preview_routes("shop", "main", vec![]), preview_routes("blog", "main", vec![])]).await;
+    let response = proxy.get("pdev.localhost", "/", &[("accept", "text/html")]).await;
+    assert_eq!(response.status, StatusCode::OK);
+    assert!(response.body.contains("main.shop.localhost") && response.body.contains("main.blog.localhost"));
 }
 
 #[tokio::test]
 async fn a_route_is_visible_when_publish_returns_and_gone_when_removed() {
     let one = Backend::start_text("one").await;
-    let rig = start_proxy(vec![]).await;
-    assert_eq!(rig.get(WEB_HOST, "/", &[]).await.status, StatusCode::NOT_FOUND);
+    let proxy = start_proxy(vec![]).await;
+    assert_eq!(proxy.get(WEB_HOST, "/", &[]).await.status, StatusCode::NOT_FOUND);
     let mut table = RouteTable::new();
     table.set_preview(preview_routes("shop", "main", vec![ready_target("web", vec![one.address])]));
-    rig.routes.publish(table);
-    assert_eq!(rig.get(WEB_HOST, "/", &[]).await.body, "one");
-    rig.routes.update(|table| drop(table.remove_preview("shop/main")));
-    assert_eq!(rig.get(WEB_HOST, "/", &[]).await.status, StatusCode::NOT_FOUND);
+    proxy.routes.publish(table);
+    assert_eq!(proxy.get(WEB_HOST, "/", &[]).await.body, "one");
+    proxy.routes.update(|table| drop(table.remove_preview("shop/main")));
+    assert_eq!(proxy.get(WEB_HOST, "/", &[]).await.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
 async fn renamed_host_returns_404_with_new_url() {
-    let rig = start_proxy(vec![preview_routes("shop", "new", vec![])]).await;
-    rig.routes.update(|table| table.rename_host("old.shop.localhost", "new.shop.localhost"));
-    let got = rig.get("old.shop.localhost", "/", &[]).await;
-    assert_eq!(got.status, StatusCode::NOT_FOUND);
-    assert!(got.body.contains(&format!("http://new.shop.localhost:{}/", rig.port)), "{}", got.body);
+    let proxy = start_proxy(vec![preview_routes("shop", "new", vec![])]).await;
+    proxy.routes.update(|table| table.rename_host("old.shop.localhost", "new.shop.localhost"));
+    let response = proxy.get("old.shop.localhost", "/", &[]).await;
+    assert_eq!(response.status, StatusCode::NOT_FOUND);
+    assert!(response.body.contains(&format!("http://new.shop.localhost:{}/", proxy.port)), "{}", response.body);
 }
 
 #[test]
@@ -154,33 +154,33 @@ fn longest_prefix_at_segment_boundary_wins() {
 async fn path_without_service_returns_404_with_links() {
     let mut routes = preview_routes("shop", "main", vec![ready_target("api", vec![])]);
     routes.default_service = None;
-    let got = start_proxy(vec![routes]).await.get("main.shop.localhost", "/x", &[]).await;
-    assert_eq!(got.status, StatusCode::NOT_FOUND);
-    assert!(got.body.contains("api.main.shop.localhost"), "{}", got.body);
+    let response = start_proxy(vec![routes]).await.get("main.shop.localhost", "/x", &[]).await;
+    assert_eq!(response.status, StatusCode::NOT_FOUND);
+    assert!(response.body.contains("api.main.shop.localhost"), "{}", response.body);
 }
 
 #[tokio::test]
 async fn wildcards_are_per_service_and_exact_hosts_win() {
     let (one, two) = (Backend::start_text("one").await, Backend::start_text("two").await);
-    let mut tenants = ready_target("web", vec![one.address]);
-    tenants.is_wildcard = true;
-    let mut main = preview_routes("shop", "main", vec![tenants, ready_target("api", vec![two.address])]);
+    let mut wildcard = ready_target("web", vec![one.address]);
+    wildcard.is_wildcard = true;
+    let mut main = preview_routes("shop", "main", vec![wildcard, ready_target("api", vec![two.address])]);
     main.default_service = None;
-    let rig = start_proxy(vec![main]).await;
-    assert_eq!(rig.get("acme.web.main.shop.localhost", "/", &[]).await.body, "one");
-    assert_eq!(rig.get("a.b.web.main.shop.localhost", "/", &[]).await.body, "one");
-    assert_eq!(rig.get("acme.api.main.shop.localhost", "/", &[]).await.status, StatusCode::NOT_FOUND);
+    let proxy = start_proxy(vec![main]).await;
+    assert_eq!(proxy.get("acme.web.main.shop.localhost", "/", &[]).await.body, "one");
+    assert_eq!(proxy.get("a.b.web.main.shop.localhost", "/", &[]).await.body, "one");
+    assert_eq!(proxy.get("acme.api.main.shop.localhost", "/", &[]).await.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
 async fn http2_routes_by_authority() {
-    let mirror = Backend::start_echo().await;
-    let rig = start_web_proxy(mirror.address).await;
-    let mut client = rig.http2().await;
+    let echo = Backend::start_echo().await;
+    let proxy = start_web_proxy(echo.address).await;
+    let mut client = proxy.http2().await;
     let request = Request::get(format!("http://{WEB_HOST}/x?y=1")).body(text_body("")).unwrap();
-    let got = crate::harness::read_response(client.send_request(request).await.unwrap()).await;
-    assert!(got.body.starts_with("GET /x?y=1 HTTP/1.1"), "{}", got.body);
-    assert!(got.body.contains(&format!("host: {WEB_HOST}")));
+    let response = crate::harness::read_response(client.send_request(request).await.unwrap()).await;
+    assert!(response.body.starts_with("GET /x?y=1 HTTP/1.1"), "{}", response.body);
+    assert!(response.body.contains(&format!("host: {WEB_HOST}")));
     let foreign = Request::get("http://x.example/").body(text_body("")).unwrap();
     assert_eq!(client.send_request(foreign).await.unwrap().status(), StatusCode::MISDIRECTED_REQUEST);
 }

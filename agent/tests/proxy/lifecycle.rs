@@ -1,4 +1,4 @@
-//! The proxy's own life and that of services: starting, failing, limits, draining.
+//! The life cycle of the proxy and of services: starting, failing, limits, draining.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,68 +23,69 @@ fn web_routes_in_state(state: ServiceState, addresses: Vec<std::net::SocketAddr>
 
 #[tokio::test]
 async fn browser_gets_page_while_service_starts() {
-    let rig = start_proxy(web_routes_in_state(ServiceState::Starting, vec![])).await;
-    let got = rig.get(WEB_HOST, "/", &[("accept", "text/html,*/*"), ("sec-fetch-mode", "navigate")]).await;
-    assert_eq!(got.status, StatusCode::OK);
+    let proxy = start_proxy(web_routes_in_state(ServiceState::Starting, vec![])).await;
+    let response = proxy.get(WEB_HOST, "/", &[("accept", "text/html,*/*"), ("sec-fetch-mode", "navigate")]).await;
+    assert_eq!(response.status, StatusCode::OK);
     assert_eq!(
-        (&got.headers["refresh"], &got.headers["cache-control"]),
+        (&response.headers["refresh"], &response.headers["cache-control"]),
         (&"1".parse().unwrap(), &"no-store".parse().unwrap())
     );
 }
 
 #[tokio::test]
-async fn program_request_is_held_until_service_is_ready() {
+async fn program_request_waits_until_service_is_ready() {
     let service = Backend::start_text("ready").await;
-    let rig = start_proxy(web_routes_in_state(ServiceState::Starting, vec![])).await;
-    let mut client = rig.http1().await;
+    let proxy = start_proxy(web_routes_in_state(ServiceState::Starting, vec![])).await;
+    let mut client = proxy.http1().await;
     let request = Request::get("/").header("host", WEB_HOST).body(text_body("")).unwrap();
-    let mut answer = Box::pin(client.send_request(request));
-    // Another request is answered meanwhile, so the first one has reached the proxy and is held.
-    let other = rig.get("pdev.localhost", "/", &[]);
+    let mut response = Box::pin(client.send_request(request));
+    // A second request is answered meanwhile, so the first one has reached the proxy and waits there.
+    let other = proxy.get("pdev.localhost", "/", &[]);
     tokio::select! {
-        _ = &mut answer => panic!("answered by a service that is not there"),
+        _ = &mut response => panic!("answered although the service has no address"),
         other = other => assert_eq!(other.status, StatusCode::OK),
     }
-    rig.routes
+    proxy
+        .routes
         .update(|table| table.set_preview(web_routes_in_state(ServiceState::Ready, vec![service.address]).remove(0)));
-    assert_eq!(read_response(timeout(TEST_TIMEOUT, answer).await.unwrap().unwrap()).await.body, "ready");
+    assert_eq!(read_response(timeout(TEST_TIMEOUT, response).await.unwrap().unwrap()).await.body, "ready");
 }
 
 #[tokio::test]
-async fn held_requests_are_limited_in_time_and_number() {
+async fn waiting_requests_are_limited_in_time_and_number() {
     let limits = Limits { start_timeout: Duration::from_millis(20), ..Limits::default() };
-    let got = start_proxy_with(web_routes_in_state(ServiceState::Starting, vec![]), &limits)
+    let response = start_proxy_with(web_routes_in_state(ServiceState::Starting, vec![]), &limits)
         .await
         .get(WEB_HOST, "/", &[])
         .await;
-    assert_eq!(got.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(got.headers.contains_key("retry-after"));
-    let none = Limits { held_requests: 0, ..Limits::default() };
-    let got = start_proxy_with(web_routes_in_state(ServiceState::Starting, vec![]), &none)
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers.contains_key("retry-after"));
+    let none = Limits { waiting_requests: 0, ..Limits::default() };
+    let response = start_proxy_with(web_routes_in_state(ServiceState::Starting, vec![]), &none)
         .await
         .get(WEB_HOST, "/", &[])
         .await;
-    assert_eq!(got.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]
 async fn failed_service_page_shows_escaped_log() {
     let log: Vec<String> = (0..30).map(|number| format!("line {number} <script>\u{1b}[31m")).collect();
     let failed = ServiceState::Failed { reason: "exit code `1` after 0.2 s".to_owned(), log };
-    let rig = start_proxy(web_routes_in_state(failed, vec![])).await;
-    let page = rig.get(WEB_HOST, "/", &[("accept", "text/html")]).await;
+    let proxy = start_proxy(web_routes_in_state(failed, vec![])).await;
+    let page = proxy.get(WEB_HOST, "/", &[("accept", "text/html")]).await;
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
     assert!(page.body.contains("exit code <code>1</code>") && page.body.contains("line 29 &lt;script&gt;[31m"));
     assert!(!page.body.contains("<script") && !page.body.contains("line 9 ") && !page.body.contains('\u{1b}'));
-    let plain = rig.get(WEB_HOST, "/", &[]).await.body;
+    let plain = proxy.get(WEB_HOST, "/", &[]).await.body;
     assert!(plain.contains("line 29 <script>[31m"), "{plain}");
 }
 
 #[tokio::test]
 async fn stopped_service_returns_503_with_start_hint() {
-    let got = start_proxy(web_routes_in_state(ServiceState::Stopped, vec![])).await.get(WEB_HOST, "/", &[]).await;
-    assert_eq!(got.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(got.body.contains("pdev up"), "{}", got.body);
+    let response = start_proxy(web_routes_in_state(ServiceState::Stopped, vec![])).await.get(WEB_HOST, "/", &[]).await;
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.body.contains("pdev up"), "{}", response.body);
 }
 
 #[tokio::test]
@@ -101,20 +102,20 @@ async fn bind_uses_loopback_only_and_skips_taken_port() {
     }
     proxy.shutdown(TEST_TIMEOUT).await;
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let anywhere = format!(" 00000000:{port:04X} ");
-    assert!(!table.contains(&anywhere), "listens on every interface");
+    let all_interfaces = format!(" 00000000:{port:04X} ");
+    assert!(!table.contains(&all_interfaces), "listens on all interfaces");
 }
 
 #[tokio::test]
 async fn oversized_and_malformed_heads_are_refused() {
     let service = Backend::start_text("x").await;
-    let rig = start_web_proxy(service.address).await;
+    let proxy = start_web_proxy(service.address).await;
     let many: String = (0..200).map(|number| format!("x-{number}: 1\r\n")).collect();
     let large = format!("x: {}\r\n", "y".repeat(100_000));
     let cases = [(many.as_str(), "HTTP/1.1 431"), (&large, "HTTP/1.1 431"), ("no colon\r\n", "HTTP/1.1 400")];
     for (headers, expected) in cases {
-        let mut client = rig.connect().await;
-        // The proxy may answer and close before it has read all of it.
+        let mut client = proxy.connect().await;
+        // The proxy may answer and close the connection before it has read the entire head.
         drop(client.write_all(format!("GET / HTTP/1.1\r\nhost: {WEB_HOST}\r\n{headers}\r\n").as_bytes()).await);
         let head = read_head(&mut client).await;
         assert!(head.starts_with(expected), "{head}");
@@ -124,9 +125,9 @@ async fn oversized_and_malformed_heads_are_refused() {
 #[tokio::test]
 async fn silent_and_stalling_clients_are_dropped() {
     let limits = Limits { first_request_timeout: Duration::from_millis(50), ..Limits::default() };
-    let rig = start_proxy_with(vec![], &limits).await;
+    let proxy = start_proxy_with(vec![], &limits).await;
     for start in ["", "P", "GET / HTTP/1.1\r\nhost: pdev"] {
-        let mut client = rig.connect().await;
+        let mut client = proxy.connect().await;
         client.write_all(start.as_bytes()).await.unwrap();
         let mut rest = Vec::new();
         timeout(TEST_TIMEOUT, client.read_to_end(&mut rest)).await.unwrap().unwrap();
@@ -137,18 +138,18 @@ async fn silent_and_stalling_clients_are_dropped() {
 async fn connection_beyond_limit_waits() {
     let service = Backend::start_text("x").await;
     let limits = Limits { connections: 1, ..Limits::default() };
-    let rig = start_proxy_with(web_routes_in_state(ServiceState::Ready, vec![service.address]), &limits).await;
-    let mut first = rig.connect().await;
+    let proxy = start_proxy_with(web_routes_in_state(ServiceState::Ready, vec![service.address]), &limits).await;
+    let mut first = proxy.connect().await;
     first.write_all(format!("GET / HTTP/1.1\r\nhost: {WEB_HOST}\r\n\r\n").as_bytes()).await.unwrap();
     read_head(&mut first).await;
-    let second = rig.get(WEB_HOST, "/", &[]);
+    let second = proxy.get(WEB_HOST, "/", &[]);
     tokio::pin!(second);
-    assert!(timeout(Duration::from_millis(50), &mut second).await.is_err(), "a second one was let in");
+    assert!(timeout(Duration::from_millis(50), &mut second).await.is_err(), "a second connection was accepted");
     drop(first);
     assert_eq!(timeout(TEST_TIMEOUT, second).await.unwrap().status, StatusCode::OK);
 }
 
-/// A service whose answer ends when the test says so.
+/// A service whose response ends when the test drops the sender.
 async fn start_unfinished_service() -> (Backend, tokio::sync::mpsc::Sender<std::io::Result<Bytes>>) {
     let (feed, body) = channel_body();
     let body = Arc::new(std::sync::Mutex::new(Some(body)));
@@ -163,18 +164,18 @@ async fn start_unfinished_service() -> (Backend, tokio::sync::mpsc::Sender<std::
 #[tokio::test]
 async fn drain_finishes_requests_and_refuses_connections() {
     let (service, feed) = start_unfinished_service().await;
-    let rig = start_web_proxy(service.address).await;
+    let proxy = start_web_proxy(service.address).await;
     feed.send(Ok(Bytes::from_static(b"first "))).await.unwrap();
     let request = Request::get("/").header("host", WEB_HOST).body(text_body("")).unwrap();
-    let answer = rig.http1().await.send_request(request).await.unwrap();
-    let mut draining = Box::pin(rig.proxy.shutdown(TEST_TIMEOUT));
+    let response = proxy.http1().await.send_request(request).await.unwrap();
+    let mut draining = Box::pin(proxy.proxy.shutdown(TEST_TIMEOUT));
     assert!(futures_util::poll!(&mut draining).is_pending());
-    // Refused connections show that the listener is gone; until then the kernel may still queue some.
-    let refused = async { while TcpStream::connect(("127.0.0.1", rig.port)).await.is_ok() {} };
+    // Refused connections show that the listener is closed; until then the kernel may still queue some.
+    let refused = async { while TcpStream::connect(("127.0.0.1", proxy.port)).await.is_ok() {} };
     timeout(TEST_TIMEOUT, refused).await.unwrap();
     feed.send(Ok(Bytes::from_static(b"last"))).await.unwrap();
     drop(feed);
-    assert_eq!(timeout(TEST_TIMEOUT, answer.into_body().collect()).await.unwrap().unwrap().to_bytes(), "first last");
+    assert_eq!(timeout(TEST_TIMEOUT, response.into_body().collect()).await.unwrap().unwrap().to_bytes(), "first last");
     timeout(TEST_TIMEOUT, draining).await.unwrap();
 }
 
@@ -182,41 +183,45 @@ async fn drain_finishes_requests_and_refuses_connections() {
 async fn drain_is_cut_at_deadline_or_second_shutdown() {
     for second in [false, true] {
         let (service, feed) = start_unfinished_service().await;
-        let rig = start_web_proxy(service.address).await;
+        let proxy = start_web_proxy(service.address).await;
         feed.send(Ok(Bytes::from_static(b"first "))).await.unwrap();
         let request = Request::get("/").header("host", WEB_HOST).body(text_body("")).unwrap();
-        let answer = rig.http1().await.send_request(request).await.unwrap();
+        let response = proxy.http1().await.send_request(request).await.unwrap();
         let within = if second { Duration::from_secs(3600) } else { Duration::from_millis(20) };
-        let first = rig.proxy.shutdown(within);
+        let first_shutdown = proxy.proxy.shutdown(within);
         if second {
-            timeout(TEST_TIMEOUT, async { tokio::join!(first, rig.proxy.shutdown(TEST_TIMEOUT)) }).await.unwrap();
+            let second_shutdown = proxy.proxy.shutdown(TEST_TIMEOUT);
+            timeout(TEST_TIMEOUT, async { tokio::join!(first_shutdown, second_shutdown) }).await.unwrap();
         } else {
-            timeout(TEST_TIMEOUT, first).await.unwrap();
+            timeout(TEST_TIMEOUT, first_shutdown).await.unwrap();
         }
-        assert!(timeout(TEST_TIMEOUT, answer.into_body().collect()).await.unwrap().is_err(), "the answer was cut");
+        assert!(
+            timeout(TEST_TIMEOUT, response.into_body().collect()).await.unwrap().is_err(),
+            "the response must end with an error"
+        );
     }
 }
 
 #[tokio::test]
-async fn open_websockets_do_not_hold_up_a_drain() {
-    let agreed = Arc::new(Notify::new());
-    let told = agreed.clone();
+async fn open_websockets_do_not_delay_a_drain() {
+    let service_closed = Arc::new(Notify::new());
+    let notify_closed = service_closed.clone();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         read_head(&mut stream).await;
-        let yes = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-        stream.write_all(yes).await.unwrap();
+        let accept = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        stream.write_all(accept).await.unwrap();
         drop(stream.read_u8().await);
-        told.notify_one();
+        notify_closed.notify_one();
     });
-    let rig = start_web_proxy(address).await;
-    let mut client = rig.connect().await;
+    let proxy = start_web_proxy(address).await;
+    let mut client = proxy.connect().await;
     let hello = format!("GET / HTTP/1.1\r\nhost: {WEB_HOST}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
     client.write_all(hello.as_bytes()).await.unwrap();
     read_head(&mut client).await;
-    timeout(TEST_TIMEOUT, rig.proxy.shutdown(Duration::from_secs(3600))).await.unwrap();
-    timeout(TEST_TIMEOUT, agreed.notified()).await.unwrap();
+    timeout(TEST_TIMEOUT, proxy.proxy.shutdown(Duration::from_secs(3600))).await.unwrap();
+    timeout(TEST_TIMEOUT, service_closed.notified()).await.unwrap();
     assert_eq!(timeout(TEST_TIMEOUT, client.read(&mut [0; 8])).await.unwrap().unwrap_or(0), 0);
 }

@@ -1,4 +1,4 @@
-//! The proxy over real sockets: one case per rule. Services are real servers on free loopback ports.
+//! Tests of the proxy over real sockets. Services are real servers on free loopback ports.
 #![expect(clippy::unwrap_used, reason = "a helper that fails here fails its test")]
 
 mod aborted_exchanges;

@@ -1,4 +1,4 @@
-//! WebSockets and other switched connections, over HTTP/1.1 and HTTP/2.
+//! WebSockets and other protocol switches, over HTTP/1.1 and HTTP/2.
 
 use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::harness::{Backend, TEST_TIMEOUT, WEB_HOST, read_head, start_web_proxy, text_body};
 
-/// Agrees to a WebSocket and echoes bytes; says in a header what it was asked.
+/// Accepts a WebSocket and echoes bytes. Reports the request in the header `x-request`.
 async fn start_echo_websocket() -> Backend {
     Backend::start(|mut request| {
         Box::pin(async move {
@@ -17,7 +17,7 @@ async fn start_echo_websocket() -> Backend {
                     .body(text_body("websockets only"))
                     .unwrap();
             }
-            let asked = format!("{} {}", request.method(), request.uri());
+            let request_line = format!("{} {}", request.method(), request.uri());
             let key = request.headers().get("sec-websocket-key").map_or(0, http::HeaderValue::len);
             let upgraded = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
@@ -31,7 +31,7 @@ async fn start_echo_websocket() -> Backend {
                 .header("upgrade", "websocket")
                 .header("sec-websocket-accept", "x")
                 .header("sec-websocket-protocol", request.headers()["sec-websocket-protocol"].clone())
-                .header("x-asked", format!("{asked} {key}"))
+                .header("x-request", format!("{request_line} {key}"))
                 .body(text_body(""))
                 .unwrap()
         })
@@ -39,16 +39,16 @@ async fn start_echo_websocket() -> Backend {
     .await
 }
 
-/// Frames of a WebSocket are opaque here; these hold every byte there is.
+/// The proxy does not interpret WebSocket frames, so the payload contains every byte value.
 fn binary_payload() -> Vec<u8> {
     (0..=255u8).cycle().take(100_000).collect()
 }
 
 #[tokio::test]
-async fn a_websocket_echoes_binary_and_closes_cleanly() {
+async fn websocket_echoes_binary_and_closes_cleanly() {
     let service = start_echo_websocket().await;
-    let rig = start_web_proxy(service.address).await;
-    let mut client = rig.connect().await;
+    let proxy = start_web_proxy(service.address).await;
+    let mut client = proxy.connect().await;
     let hello = format!(
         "GET /hmr?token=t HTTP/1.1\r\nhost: {WEB_HOST}\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\
          sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-protocol: vite-hmr\r\n\r\n"
@@ -74,25 +74,25 @@ async fn a_websocket_echoes_binary_and_closes_cleanly() {
 }
 
 #[tokio::test]
-async fn an_http2_websocket_reaches_an_http1_service() {
+async fn http2_websocket_reaches_http1_service() {
     let service = start_echo_websocket().await;
-    let rig = start_web_proxy(service.address).await;
-    let mut client = rig.http2().await;
-    // The server's settings, which allow extended CONNECT, arrive with the first answer at the latest.
-    let warm = Request::get(format!("http://{WEB_HOST}/")).body(text_body("")).unwrap();
-    assert_eq!(client.send_request(warm).await.unwrap().status(), StatusCode::UPGRADE_REQUIRED);
+    let proxy = start_web_proxy(service.address).await;
+    let mut client = proxy.http2().await;
+    // The server's settings, which allow extended CONNECT, arrive with the first response at the latest.
+    let first = Request::get(format!("http://{WEB_HOST}/")).body(text_body("")).unwrap();
+    assert_eq!(client.send_request(first).await.unwrap().status(), StatusCode::UPGRADE_REQUIRED);
     let request = Request::connect(format!("http://{WEB_HOST}/hmr?token=t"))
         .extension(hyper::ext::Protocol::from_static("websocket"))
         .header("sec-websocket-version", "13")
         .header("sec-websocket-protocol", "vite-hmr")
         .body(text_body(""))
         .unwrap();
-    let mut answer = timeout(TEST_TIMEOUT, client.send_request(request)).await.unwrap().unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(answer.headers()["sec-websocket-protocol"], "vite-hmr");
-    assert_eq!(answer.headers()["x-asked"], "GET /hmr?token=t 24");
-    assert!(!answer.headers().contains_key("sec-websocket-accept"));
-    let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
+    let mut response = timeout(TEST_TIMEOUT, client.send_request(request)).await.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["sec-websocket-protocol"], "vite-hmr");
+    assert_eq!(response.headers()["x-request"], "GET /hmr?token=t 24");
+    assert!(!response.headers().contains_key("sec-websocket-accept"));
+    let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
     let sent = b"\x82\x03\x00\xff\x7f".as_slice();
     tunnel.write_all(sent).await.unwrap();
     let mut echoed = vec![0; sent.len()];
@@ -103,17 +103,17 @@ async fn an_http2_websocket_reaches_an_http1_service() {
 #[tokio::test]
 async fn refused_websocket_returns_ordinary_response() {
     let service = Backend::start_text("no websockets here").await;
-    let rig = start_web_proxy(service.address).await;
-    let got = rig.get(WEB_HOST, "/", &[("connection", "upgrade"), ("upgrade", "websocket")]).await;
-    assert_eq!((got.status, got.body.as_str()), (StatusCode::OK, "no websockets here"));
+    let proxy = start_web_proxy(service.address).await;
+    let response = proxy.get(WEB_HOST, "/", &[("connection", "upgrade"), ("upgrade", "websocket")]).await;
+    assert_eq!((response.status, response.body.as_str()), (StatusCode::OK, "no websockets here"));
 }
 
 #[tokio::test]
-async fn an_offer_of_h2c_is_ignored() {
-    let mirror = Backend::start_echo().await;
-    let rig = start_web_proxy(mirror.address).await;
+async fn offer_of_h2c_is_ignored() {
+    let echo = Backend::start_echo().await;
+    let proxy = start_web_proxy(echo.address).await;
     let offer = [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQ")];
-    let got = rig.get(WEB_HOST, "/", &offer).await;
-    assert_eq!(got.status, StatusCode::OK);
-    assert!(!got.body.contains("upgrade") && !got.body.contains("http2-settings"), "{}", got.body);
+    let response = proxy.get(WEB_HOST, "/", &offer).await;
+    assert_eq!(response.status, StatusCode::OK);
+    assert!(!response.body.contains("upgrade") && !response.body.contains("http2-settings"), "{}", response.body);
 }

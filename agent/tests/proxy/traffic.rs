@@ -1,4 +1,4 @@
-//! What happens to messages on their way: headers, streams, large bodies, broken services, reused connections.
+//! Forwarding of messages: headers, streams, large bodies, broken services, reused connections.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::harness::{
 
 #[tokio::test]
 async fn request_headers_are_filtered_and_forwarded() {
-    let mirror = Backend::start_echo().await;
-    let rig = start_web_proxy(mirror.address).await;
+    let echo = Backend::start_echo().await;
+    let proxy = start_web_proxy(echo.address).await;
     let sent = [
         ("connection", "keep-alive, x-private"),
         ("x-private", "1"),
@@ -32,7 +32,7 @@ async fn request_headers_are_filtered_and_forwarded() {
         ("origin", "http://elsewhere.example"),
         ("cookie", "a=1"),
     ];
-    let body = rig.get("Web.Main.Shop.localhost:8642", "/a%2Fb?c=d", &sent).await.body;
+    let body = proxy.get("Web.Main.Shop.localhost:8642", "/a%2Fb?c=d", &sent).await.body;
     for expected in [
         "GET /a%2Fb?c=d HTTP/1.1\n",
         "host: Web.Main.Shop.localhost:8642",
@@ -46,8 +46,8 @@ async fn request_headers_are_filtered_and_forwarded() {
     ] {
         assert!(body.contains(expected), "{expected} in {body}");
     }
-    for gone in ["x-private", "keep-alive", "proxy-connection", "deflate", "connection:"] {
-        assert!(!body.contains(gone), "{gone} in {body}");
+    for removed in ["x-private", "keep-alive", "proxy-connection", "deflate", "connection:"] {
+        assert!(!body.contains(removed), "{removed} in {body}");
     }
 }
 
@@ -72,10 +72,10 @@ async fn response_headers_are_filtered() {
 
 #[tokio::test]
 async fn only_next_assets_get_local_origin() {
-    let mirror = Backend::start_echo().await;
-    let rig = start_web_proxy(mirror.address).await;
+    let echo = Backend::start_echo().await;
+    let proxy = start_web_proxy(echo.address).await;
     let own = format!("http://{WEB_HOST}");
-    let local = format!("http://localhost:{}", mirror.address.port());
+    let local = format!("http://localhost:{}", echo.address.port());
     let cases = [
         ("/_next/static/x.js", own.as_str(), local.as_str()),
         ("/__nextjs_font/x", &own, &local),
@@ -85,7 +85,7 @@ async fn only_next_assets_get_local_origin() {
         ("/_nextish", &own, &own),
     ];
     for (path, origin, expected) in cases {
-        let body = rig.get(WEB_HOST, path, &[("origin", origin), ("referer", &format!("{origin}/p?q"))]).await.body;
+        let body = proxy.get(WEB_HOST, path, &[("origin", origin), ("referer", &format!("{origin}/p?q"))]).await.body;
         assert!(body.contains(&format!("origin: {expected}\n")), "{path} {origin}: {body}");
         assert!(body.contains(&format!("referer: {expected}/p?q")), "{path} {origin}: {body}");
     }
@@ -93,28 +93,29 @@ async fn only_next_assets_get_local_origin() {
 
 #[tokio::test]
 async fn loop_returns_508_with_fix() {
-    let rig = start_proxy(vec![]).await;
-    // The service is the proxy itself, under the same name.
-    let loopback = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, rig.port));
-    rig.routes
+    let proxy = start_proxy(vec![]).await;
+    // The proxy forwards to itself under the same name.
+    let loopback = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, proxy.port));
+    proxy
+        .routes
         .update(|table| table.set_preview(preview_routes("shop", "main", vec![ready_target("web", vec![loopback])])));
-    let got = rig.get(WEB_HOST, "/", &[]).await;
-    assert_eq!(got.status, StatusCode::LOOP_DETECTED);
-    assert!(got.body.contains("changeOrigin"), "{}", got.body);
-    let mirror = Backend::start_echo().await;
-    let rig = start_web_proxy(mirror.address).await;
+    let response = proxy.get(WEB_HOST, "/", &[]).await;
+    assert_eq!(response.status, StatusCode::LOOP_DETECTED);
+    assert!(response.body.contains("changeOrigin"), "{}", response.body);
+    let echo = Backend::start_echo().await;
+    let proxy = start_web_proxy(echo.address).await;
     for (hops, expected) in [("4", 200), ("5", 508), ("nonsense", 200)] {
-        assert_eq!(rig.get(WEB_HOST, "/", &[("pdev-hops", hops)]).await.status.as_u16(), expected, "{hops}");
+        assert_eq!(proxy.get(WEB_HOST, "/", &[("pdev-hops", hops)]).await.status.as_u16(), expected, "{hops}");
     }
 }
 
 #[tokio::test]
-async fn h2c_services_get_http2_and_trailers_pass() {
+async fn h2c_services_get_http2_and_trailers_are_forwarded() {
     let service = Backend::start(|request| {
         Box::pin(async move {
-            let seen = format!("{:?} {}", request.version(), request.uri());
+            let request_line = format!("{:?} {}", request.version(), request.uri());
             let trailers = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
-            let body = text_body(seen).with_trailers(async move { Some(Ok(trailers)) });
+            let body = text_body(request_line).with_trailers(async move { Some(Ok(trailers)) });
             Response::new(BodyExt::boxed(body))
         })
     })
@@ -123,8 +124,8 @@ async fn h2c_services_get_http2_and_trailers_pass() {
         upstream: Upstream { addresses: vec![service.address], uses_h2c: true },
         ..ready_target("web", vec![])
     };
-    let rig = start_proxy(vec![preview_routes("shop", "main", vec![h2c])]).await;
-    let mut client = rig.http2().await;
+    let proxy = start_proxy(vec![preview_routes("shop", "main", vec![h2c])]).await;
+    let mut client = proxy.http2().await;
     for _ in 0..2 {
         let request =
             Request::get(format!("http://{WEB_HOST}/x")).header("te", "trailers").body(text_body("")).unwrap();
@@ -132,7 +133,7 @@ async fn h2c_services_get_http2_and_trailers_pass() {
         assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
         assert_eq!(body.to_bytes(), format!("HTTP/2.0 http://{WEB_HOST}/x"));
     }
-    assert_eq!(service.accepted_connections.load(Ordering::SeqCst), 1, "one connection carries both");
+    assert_eq!(service.accepted_connections.load(Ordering::SeqCst), 1, "both requests share one connection");
 }
 
 #[tokio::test]
@@ -144,14 +145,14 @@ async fn server_sent_events_are_not_buffered() {
         Box::pin(async move { Response::builder().header("content-type", "text/event-stream").body(body).unwrap() })
     })
     .await;
-    let rig = start_web_proxy(service.address).await;
+    let proxy = start_web_proxy(service.address).await;
     let request = Request::get("/").header("host", WEB_HOST).body(text_body("")).unwrap();
-    let mut answer = rig.http1().await.send_request(request).await.unwrap().into_body();
+    let mut response = proxy.http1().await.send_request(request).await.unwrap().into_body();
     for number in 0..3 {
         let event = format!("data: {number}\n\n");
         feed.send(Ok(Bytes::from(event.clone()))).await.unwrap();
-        // The next event is not sent before this one was seen here.
-        let frame = timeout(TEST_TIMEOUT, answer.frame()).await.unwrap().unwrap().unwrap();
+        // The next event is not sent before this one has arrived.
+        let frame = timeout(TEST_TIMEOUT, response.frame()).await.unwrap().unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), event);
     }
 }
@@ -160,13 +161,13 @@ const LARGE_BODY_BYTES: usize = 64 * 1024 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
 
 #[tokio::test]
-async fn large_bodies_stream_both_ways_in_bounded_memory() {
-    // The service echoes while it reads: neither side ever holds the whole.
+async fn large_bodies_stream_in_both_directions_with_bounded_memory() {
+    // The service echoes while it reads, so neither side needs the entire body in memory.
     let service = Backend::start(|request| {
         Box::pin(async move { Response::new(request.into_body().map_err(std::io::Error::other).boxed()) })
     })
     .await;
-    let rig = start_web_proxy(service.address).await;
+    let proxy = start_web_proxy(service.address).await;
     let (feed, body) = channel_body();
     let fill = tokio::spawn(async move {
         for _ in 0..LARGE_BODY_BYTES / CHUNK_BYTES {
@@ -175,16 +176,16 @@ async fn large_bodies_stream_both_ways_in_bounded_memory() {
     });
     let before = resident_kilobytes();
     let request = Request::post("/").header("host", WEB_HOST).body(body).unwrap();
-    let mut answer = rig.http1().await.send_request(request).await.unwrap().into_body();
-    let (mut read, mut most) = (0, 0);
-    while let Some(frame) = timeout(TEST_TIMEOUT, answer.frame()).await.unwrap() {
+    let mut response = proxy.http1().await.send_request(request).await.unwrap().into_body();
+    let (mut read, mut growth_max) = (0, 0);
+    while let Some(frame) = timeout(TEST_TIMEOUT, response.frame()).await.unwrap() {
         read += frame.unwrap().into_data().unwrap().len();
-        most = most.max(resident_kilobytes().saturating_sub(before));
+        growth_max = growth_max.max(resident_kilobytes().saturating_sub(before));
     }
     fill.await.unwrap();
     assert_eq!(read, LARGE_BODY_BYTES);
-    // Client, proxy and service share this process; other tests run beside. A buffered body alone would be 64 MB.
-    assert!(most < 32 * 1024, "grew by {most} kB");
+    // Client, proxy and service share this process, and other tests run in it. A buffered body alone would take 64 MB.
+    assert!(growth_max < 32 * 1024, "grew by {growth_max} kB");
 }
 
 fn resident_kilobytes() -> usize {
@@ -203,22 +204,22 @@ async fn slow_client_applies_backpressure_to_service() {
         Box::pin(async move { Response::new(body) })
     })
     .await;
-    let rig = start_web_proxy(service.address).await;
-    let mut client = rig.connect().await;
+    let proxy = start_web_proxy(service.address).await;
+    let mut client = proxy.connect().await;
     client.write_all(format!("GET / HTTP/1.1\r\nhost: {WEB_HOST}\r\n\r\n").as_bytes()).await.unwrap();
     read_head(&mut client).await;
-    // With nobody reading, the kernel's buffers fill (tens of megabytes over two sockets) and the feed stops taking.
-    let filled = async {
-        for piece in 0..CHUNKS {
-            let sent = feed.send(Ok(Bytes::from_static(&[7; CHUNK_BYTES])));
-            if timeout(Duration::from_millis(500), sent).await.is_err() {
-                return piece;
+    // Because no client reads, the kernel's buffers fill (tens of megabytes over two sockets), and then sending blocks.
+    let sending = async {
+        for chunk in 0..CHUNKS {
+            let send = feed.send(Ok(Bytes::from_static(&[7; CHUNK_BYTES])));
+            if timeout(Duration::from_millis(500), send).await.is_err() {
+                return chunk;
             }
         }
         CHUNKS
     };
-    let filled = filled.await;
-    assert!(filled < CHUNKS, "the proxy took in all of {filled} pieces");
+    let sent_chunks = sending.await;
+    assert!(sent_chunks < CHUNKS, "the proxy accepted all {sent_chunks} chunks");
 }
 
 #[tokio::test]
@@ -232,13 +233,13 @@ async fn truncated_response_is_an_error_for_client() {
         Box::pin(async move { Response::new(body) })
     })
     .await;
-    let rig = start_web_proxy(service.address).await;
+    let proxy = start_web_proxy(service.address).await;
     let request = Request::get("/").header("host", WEB_HOST).body(text_body("")).unwrap();
-    let answer = rig.http1().await.send_request(request).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
-    assert!(timeout(TEST_TIMEOUT, answer.into_body().collect()).await.unwrap().is_err());
-    // The same over HTTP/2 is a reset of that stream only.
-    let mut client = rig.http2().await;
+    let response = proxy.http1().await.send_request(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(timeout(TEST_TIMEOUT, response.into_body().collect()).await.unwrap().is_err());
+    // Over HTTP/2, only the stream is reset, and the connection stays open.
+    let mut client = proxy.http2().await;
     let request = || Request::get(format!("http://{WEB_HOST}/")).body(text_body("")).unwrap();
     let first = client.send_request(request()).await.unwrap();
     assert!(timeout(TEST_TIMEOUT, first.into_body().collect()).await.unwrap().is_err());
@@ -247,17 +248,17 @@ async fn truncated_response_is_an_error_for_client() {
 
 #[tokio::test]
 async fn unreachable_service_returns_502_with_tried_addresses() {
-    let gone = Backend::start_text("x").await.stop().await;
-    let rig = start_web_proxy(gone).await;
-    let page = rig.get(WEB_HOST, "/", &[("accept", "text/html")]).await;
+    let closed_address = Backend::start_text("x").await.stop().await;
+    let proxy = start_web_proxy(closed_address).await;
+    let page = proxy.get(WEB_HOST, "/", &[("accept", "text/html")]).await;
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
-    assert!(page.body.contains(&format!("<code>{gone}</code> (connection refused)")), "{}", page.body);
-    let json = rig.get(WEB_HOST, "/", &[("accept", "application/json")]).await;
+    assert!(page.body.contains(&format!("<code>{closed_address}</code> (connection refused)")), "{}", page.body);
+    let json = proxy.get(WEB_HOST, "/", &[("accept", "application/json")]).await;
     let problem: serde_json::Value = serde_json::from_str(&json.body).unwrap();
     assert_eq!(problem["code"], "unreachable");
 }
 
-/// A service that says fixed bytes to every connection, whatever is asked, and closes.
+/// A service that answers every connection with fixed bytes, whatever the request is, and closes it.
 async fn start_fixed_bytes_service(bytes: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -279,36 +280,36 @@ async fn non_http_responses_return_502_with_reason() {
         (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "not-http"),
     ];
     for (bytes, code) in cases {
-        let rig = start_web_proxy(start_fixed_bytes_service(bytes).await).await;
-        let got = rig.get(WEB_HOST, "/", &[("accept", "application/json")]).await;
-        assert_eq!(got.status, StatusCode::BAD_GATEWAY, "{bytes:?}");
-        assert!(got.body.contains(&format!("\"code\":\"{code}\"")), "{bytes:?}: {}", got.body);
+        let proxy = start_web_proxy(start_fixed_bytes_service(bytes).await).await;
+        let response = proxy.get(WEB_HOST, "/", &[("accept", "application/json")]).await;
+        assert_eq!(response.status, StatusCode::BAD_GATEWAY, "{bytes:?}");
+        assert!(response.body.contains(&format!("\"code\":\"{code}\"")), "{bytes:?}: {}", response.body);
     }
 }
 
 #[tokio::test]
-async fn a_service_on_ipv6_only_is_reached() {
-    let answer = |_: Request<_>| -> std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+async fn service_on_ipv6_only_is_reached() {
+    let handler = |_: Request<_>| -> std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
         Box::pin(async { Response::new(text_body("six")) })
     };
-    let service = Backend::start_on(IpAddr::V6(Ipv6Addr::LOCALHOST), answer).await;
+    let service = Backend::start_on(IpAddr::V6(Ipv6Addr::LOCALHOST), handler).await;
     let v4 = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, service.address.port()));
-    let rig =
+    let proxy =
         start_proxy(vec![preview_routes("shop", "main", vec![ready_target("web", vec![v4, service.address])])]).await;
-    assert_eq!(rig.get(WEB_HOST, "/", &[]).await.body, "six");
+    assert_eq!(proxy.get(WEB_HOST, "/", &[]).await.body, "six");
 }
 
 #[tokio::test]
 async fn connections_to_services_are_reused() {
     let service = Backend::start_echo().await;
-    let rig = start_web_proxy(service.address).await;
+    let proxy = start_web_proxy(service.address).await;
     for _ in 0..20 {
-        assert_eq!(rig.get(WEB_HOST, "/", &[]).await.status, StatusCode::OK);
+        assert_eq!(proxy.get(WEB_HOST, "/", &[]).await.status, StatusCode::OK);
     }
     assert_eq!(service.accepted_connections.load(Ordering::SeqCst), 1);
 }
 
-/// Answers one request per connection, and closes it at the sight of the second without a word.
+/// Answers one request per connection, and closes the connection without a response when the second request arrives.
 async fn start_one_request_service(accepted: Arc<AtomicUsize>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -329,39 +330,39 @@ async fn start_one_request_service(accepted: Arc<AtomicUsize>) -> SocketAddr {
 #[tokio::test]
 async fn stale_connection_is_retried_only_for_idempotent_requests() {
     let accepted = Arc::new(AtomicUsize::new(0));
-    let rig = start_web_proxy(start_one_request_service(accepted.clone()).await).await;
-    assert_eq!(rig.get(WEB_HOST, "/", &[]).await.body, "ok");
-    assert_eq!(rig.get(WEB_HOST, "/", &[]).await.body, "ok", "the second is sent again on a new connection");
+    let proxy = start_web_proxy(start_one_request_service(accepted.clone()).await).await;
+    assert_eq!(proxy.get(WEB_HOST, "/", &[]).await.body, "ok");
+    assert_eq!(proxy.get(WEB_HOST, "/", &[]).await.body, "ok", "the second request is retried on a new connection");
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
     let post = Request::post("/").header("host", WEB_HOST).body(text_body("pay")).unwrap();
-    assert_eq!(rig.send(post).await.status, StatusCode::BAD_GATEWAY, "nobody pays twice");
+    assert_eq!(proxy.send(post).await.status, StatusCode::BAD_GATEWAY, "a POST request must not be retried");
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
-async fn a_route_swap_under_load_loses_no_request() {
+async fn route_change_under_load_loses_no_request() {
     let (one, two) = (Backend::start_text("one").await, Backend::start_text("two").await);
-    let rig = start_web_proxy(one.address).await;
+    let proxy = start_web_proxy(one.address).await;
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..8 {
-        let (mut client, stop) = (rig.http1().await, stop.clone());
+        let (mut client, stop) = (proxy.http1().await, stop.clone());
         clients.spawn(async move {
-            let mut answers = 0;
-            while !stop.load(Ordering::SeqCst) || answers == 0 {
+            let mut responses = 0;
+            while !stop.load(Ordering::SeqCst) || responses == 0 {
                 client.ready().await.unwrap();
                 let request = Request::get("/").header("host", WEB_HOST).body(text_body("")).unwrap();
-                let got =
+                let response =
                     read_response(timeout(TEST_TIMEOUT, client.send_request(request)).await.unwrap().unwrap()).await;
-                assert!(got.body == "one" || got.body == "two", "{} {}", got.status, got.body);
-                answers += 1;
+                assert!(response.body == "one" || response.body == "two", "{} {}", response.status, response.body);
+                responses += 1;
             }
-            answers
+            responses
         });
     }
     for round in 0..200 {
         let address = if round % 2 == 0 { two.address } else { one.address };
-        rig.routes.update(|table| {
+        proxy.routes.update(|table| {
             table.set_preview(preview_routes("shop", "main", vec![ready_target("web", vec![address])]));
         });
         tokio::task::yield_now().await;
