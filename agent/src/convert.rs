@@ -74,21 +74,21 @@ pub fn problem_code(kind: ProblemKind) -> &'static str {
 }
 
 #[must_use]
-pub fn driver_problem(found: &DriverProblem, unit: Option<&str>) -> Problem {
-    let status = match found.kind {
+pub fn driver_problem(problem: &DriverProblem, unit: Option<&str>) -> Problem {
+    let status = match problem.kind {
         ProblemKind::Unavailable => 503,
         ProblemKind::NotFound => 404,
         ProblemKind::Internal => 500,
         _ => 422,
     };
     // Drivers put the unit's name in front of the message. Clients print the name from `unit`, so remove it here.
-    let without_name = unit.and_then(|unit| found.message.strip_prefix(&format!("`{unit}`: ")));
-    let message = without_name.unwrap_or(&found.message).to_owned();
+    let without_name = unit.and_then(|unit| problem.message.strip_prefix(&format!("`{unit}`: ")));
+    let message = without_name.unwrap_or(&problem.message).to_owned();
     Problem {
-        hint: found.hint.clone(),
+        hint: problem.hint.clone(),
         unit: unit.map(str::to_owned),
-        output: found.output.clone(),
-        ..Problem::new(problem_code(found.kind), status, message)
+        output: problem.output.clone(),
+        ..Problem::new(problem_code(problem.kind), status, message)
     }
 }
 
@@ -133,8 +133,8 @@ pub fn is_mutating(action: &Action) -> bool {
 }
 
 #[must_use]
-pub fn diagnostics(found: &[Diagnostic], sources: &Sources) -> Vec<DiagnosticView> {
-    found.iter().map(|diagnostic| diagnostic_view(diagnostic, sources)).collect()
+pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources) -> Vec<DiagnosticView> {
+    diagnostics.iter().map(|diagnostic| diagnostic_view(diagnostic, sources)).collect()
 }
 
 fn diagnostic_view(diagnostic: &Diagnostic, sources: &Sources) -> DiagnosticView {
@@ -249,7 +249,7 @@ pub fn broker_problem(problem: BrokerProblem) -> Problem {
 pub fn identity_status(snapshot: IdentitySnapshot) -> IdentityStatus {
     let pending_login = snapshot.pending_login().map(|(name, at)| (name.to_owned(), at));
     let state = match &snapshot {
-        // A missing login wins over a lease: the lease still works, but cannot be renewed.
+        // Checked first: an identity may still have a valid lease although its login has ended.
         _ if matches!(pending_login, Some((_, None))) => IdentityState::NeedsLogin,
         IdentitySnapshot { has_lease: true, .. } => IdentityState::Ready,
         IdentitySnapshot { problem: Some(_), .. } => IdentityState::Failing,

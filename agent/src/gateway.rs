@@ -34,13 +34,13 @@ impl PortForwards {
     /// # Errors
     /// When an address cannot be listened on; the message names it.
     pub async fn set(&self, gateway: IpAddr, ports: &[u16]) -> Result<(), String> {
-        let wanted: Vec<SocketAddr> = ports.iter().map(|port| SocketAddr::new(gateway, *port)).collect();
+        let addresses: Vec<SocketAddr> = ports.iter().map(|port| SocketAddr::new(gateway, *port)).collect();
         let missing: Vec<SocketAddr> = match self.by_address.lock() {
             Ok(mut listening) => {
-                listening.retain(|address, _| wanted.contains(address));
-                wanted.into_iter().filter(|address| !listening.contains_key(address)).collect()
+                listening.retain(|address, _| addresses.contains(address));
+                addresses.into_iter().filter(|address| !listening.contains_key(address)).collect()
             }
-            Err(_) => wanted,
+            Err(_) => addresses,
         };
         for address in missing {
             let listener = TcpListener::bind(address).await.map_err(|error| {

@@ -92,8 +92,8 @@ impl PublishedStatus {
     pub fn replace_units(&self, units: &[UnitStatus]) {
         let mut inner = self.lock();
         let mut next = BTreeMap::new();
-        for fresh in units {
-            let merged = match inner.units.remove(&fresh.name) {
+        for unit in units {
+            let merged = match inner.units.remove(&unit.name) {
                 Some(old) => UnitStatus {
                     state: old.state,
                     reason: old.reason,
@@ -102,11 +102,11 @@ impl PublishedStatus {
                     started_at: old.started_at,
                     ready_at: old.ready_at,
                     handle: old.handle,
-                    ..fresh.clone()
+                    ..unit.clone()
                 },
-                None => fresh.clone(),
+                None => unit.clone(),
             };
-            next.insert(fresh.name.clone(), merged);
+            next.insert(unit.name.clone(), merged);
         }
         inner.units = next;
         drop(inner);
@@ -174,8 +174,8 @@ impl PublishedStatus {
         loop {
             // Mark the version as seen before reading the status: a change in between then wakes this loop again.
             version.borrow_and_update();
-            if let Some(found) = select(&self.status()) {
-                return Some(found);
+            if let Some(selected) = select(&self.status()) {
+                return Some(selected);
             }
             if version.changed().await.is_err() {
                 return None;
@@ -192,12 +192,13 @@ impl PublishedStatus {
         let mut version = self.subscribe();
         loop {
             version.borrow_and_update();
-            let found = {
+            // In a block, so that the lock is released before the `await`.
+            let selected = {
                 let inner = self.lock();
                 select(inner.units.get(name))
             };
-            if found.is_some() {
-                return found;
+            if selected.is_some() {
+                return selected;
             }
             if version.changed().await.is_err() {
                 return None;

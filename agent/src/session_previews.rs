@@ -166,8 +166,8 @@ pub fn refuse_personal_units<'a>(
             "`{}` {reason}, so a coding agent's session (`{}`) would get the user's access",
             unit.name, session.name
         );
-        let hint = "Run `pdev up` inside the session first: it binds the preview to the session, and restarts units that \
-                    have an identity. Or run this command outside of the session.";
+        let hint = "Run `pdev up` inside the session first: it moves the preview to the session, and recreates services \
+                    with an identity. Or run this command outside of the session.";
         return Err(Problem::new("session_not_its_preview", 403, title).unit(&unit.name).hint(hint));
     }
     Ok(())

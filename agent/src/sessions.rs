@@ -31,9 +31,9 @@ pub const GUARD_COMMAND: &str = "session-guard";
 pub fn refuse_unknown_session(sessions: &Sessions, state: &Path) -> Result<(), Problem> {
     let own_pid = i32::try_from(std::process::id()).unwrap_or_default();
     let chain = ancestors(own_pid, &SystemProcesses).unwrap_or_default();
-    let known = sessions.all();
+    let known_sessions = sessions.all();
     let is_unknown = |process: &(i32, u64)| {
-        is_session_guard(process.0) && !known.iter().any(|session| session.roots.contains(process))
+        is_session_guard(process.0) && !known_sessions.iter().any(|session| session.roots.contains(process))
     };
     let is_below = chain.iter().any(is_unknown)
         || chain.iter().any(|(pid, _)| session_previews::is_foreign_session_keeper(*pid, state));
@@ -64,8 +64,8 @@ pub fn offer_approval(shared: &Shared, name: &str, peer: Option<i32>, problem: B
     request_approval(shared, name, &member.session, ancestry_of(pid, &SystemProcesses), problem)
 }
 
-/// Creates two approval requests under one code, for the requesting process and for the ancestors of the session: neither
-/// of them may approve.
+/// Adds the code of an approval request to the problem. Neither the requesting process nor the processes from which the
+/// session was started may approve the request.
 fn request_approval(
     shared: &Shared,
     name: &str,

@@ -117,7 +117,7 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
     stage
         .run_session(&format!("! {}", get("web")))
         .ok()
-        .prints("and a coding agent's session (`robot`) would have what");
+        .prints("so a coding agent's session (`robot`) would get the user's access");
     let all = stage.sts_requests();
     assert_eq!(all.len(), 1, "{all:?}");
     assert_session_request(&all[0]);
@@ -136,7 +136,7 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
     mine("web").prints("is over");
     sandbox.pdev(&["agent", "stop"]).ok();
     mine("web").prints("is over");
-    sandbox.pdev(&["up", "--runtime", runtime]).ok().prints("`pdev down`, then `pdev up` outside of it ends that");
+    sandbox.pdev(&["up", "--runtime", runtime]).ok().prints("run `pdev down`, then `pdev up` outside of the session");
     mine("web").prints("is over");
     sandbox.pdev(&["down"]).ok();
     sandbox.pdev(&["up", "--runtime", runtime]).ok();
@@ -151,11 +151,11 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
     let before = status();
     for way in [get("web"), format!("{PDEV} restart"), format!("{PDEV} restart web")] {
         let said = stage.run_session(&format!("! {way}")).ok();
-        said.prints("for a person").prints("`pdev up` from within the session");
+        said.prints("would get the user's access").prints("Run `pdev up` inside the session");
     }
     let of_plain = stage.run_session(&format!("{PDEV} exec plain -- true"));
     assert_eq!(
-        of_plain.transcript().contains("is a local process for a person"),
+        of_plain.transcript().contains("is a local process of the user"),
         runtime == "process",
         "{}",
         of_plain.transcript()

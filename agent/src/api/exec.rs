@@ -67,8 +67,8 @@ async fn start_exec(
     };
     let scope = handle.live.scope().ok_or_else(down)?;
     let Some(unit) = scope.application.units.get(&exec_request.unit) else {
-        let known: Vec<&str> = scope.application.units.keys().map(String::as_str).collect();
-        let title = format!("there is no unit `{}`; the preview has {}", exec_request.unit, known.join(", "));
+        let names: Vec<&str> = scope.application.units.keys().map(String::as_str).collect();
+        let title = format!("there is no unit `{}`; the preview has {}", exec_request.unit, names.join(", "));
         return Err(ProblemResponse(protocol::Problem::new("unknown_unit", 404, title)));
     };
     session_previews::refuse_personal_units(&api.shared, &handle.id, std::iter::once(unit), requester)?;

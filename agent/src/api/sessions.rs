@@ -23,9 +23,9 @@ pub(super) async fn begin(
 }
 
 pub(super) async fn list(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Json<Vec<SessionView>> {
-    let own = sessions::session_member_of_process(&api.shared, peer.pid).map(|member| member.session.id);
+    let own_id = sessions::session_member_of_process(&api.shared, peer.pid).map(|member| member.session.id);
     let all = api.shared.access.sessions.all();
-    Json(all.iter().map(|session| session_view(session, own.as_deref() == Some(session.id.as_str()))).collect())
+    Json(all.iter().map(|session| session_view(session, own_id.as_deref() == Some(session.id.as_str()))).collect())
 }
 
 pub(super) async fn end(

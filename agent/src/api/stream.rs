@@ -102,8 +102,8 @@ fn requested_units(handle: &PreviewHandle, names: Option<&str>) -> Result<Vec<Un
         .split(',')
         .map(|name| {
             application.units.get(name).cloned().ok_or_else(|| {
-                let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
-                let title = format!("there is no unit `{name}`; the preview has {}", known.join(", "));
+                let unit_names: Vec<&str> = application.units.keys().map(String::as_str).collect();
+                let title = format!("there is no unit `{name}`; the preview has {}", unit_names.join(", "));
                 ProblemResponse(protocol::Problem::new("unknown_unit", 404, title))
             })
         })

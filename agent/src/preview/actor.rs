@@ -117,8 +117,8 @@ impl Actor {
                     operation.fingerprint.clear();
                 }
                 drop(reply.send(Ok(id)));
-                let what = if source.is_disk() { "up" } else { "recover" };
-                self.context.published.publish_event(EventKind::OperationStarted { what: what.into() });
+                let operation_name = if source.is_disk() { "up" } else { "recover" };
+                self.context.published.publish_event(EventKind::OperationStarted { what: operation_name.into() });
                 self.supervisor.cancel_all_restarts();
                 self.spawn_operation(id, superseded, up::run(self.context.clone(), *request, source));
             }
@@ -186,8 +186,8 @@ impl Actor {
         };
         match units.iter().find(|unit| !application.units.contains_key(*unit)) {
             Some(unknown) => {
-                let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
-                let title = format!("there is no unit `{unknown}`; the preview has {}", known.join(", "));
+                let names: Vec<&str> = application.units.keys().map(String::as_str).collect();
+                let title = format!("there is no unit `{unknown}`; the preview has {}", names.join(", "));
                 Err(Problem::new("unknown_unit", 404, title))
             }
             None => Ok(()),

@@ -32,7 +32,7 @@ pub fn describe_exit(exit: &Exit) -> String {
 }
 
 fn signal_name(signal: i32) -> String {
-    let known = [
+    let names = [
         (1, "SIGHUP"),
         (2, "SIGINT"),
         (3, "SIGQUIT"),
@@ -45,7 +45,7 @@ fn signal_name(signal: i32) -> String {
         (13, "SIGPIPE"),
         (15, "SIGTERM"),
     ];
-    known
+    names
         .iter()
         .find(|(number, _)| *number == signal)
         .map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())

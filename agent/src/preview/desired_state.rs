@@ -246,11 +246,11 @@ fn select_units(application: &Application, services: &[String]) -> Result<Option
     let mut pending: Vec<String> = services.to_vec();
     while let Some(name) = pending.pop() {
         let Some(unit) = application.units.get(&name) else {
-            let known: Vec<&str> = application.units.keys().map(String::as_str).collect();
+            let names: Vec<&str> = application.units.keys().map(String::as_str).collect();
             return Err(Problem::new(
                 "unknown_unit",
                 404,
-                format!("there is no unit `{name}`; the manifest has {}", known.join(", ")),
+                format!("there is no unit `{name}`; the manifest has {}", names.join(", ")),
             ));
         };
         if selected.insert(name) {

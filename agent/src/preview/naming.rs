@@ -52,14 +52,15 @@ impl CheckoutIdentity {
     #[must_use]
     pub fn preview_id(&self, environment: &str) -> PreviewId {
         match self.parts.as_slice() {
-            [common, own] => naming::preview_id(
-                CheckoutLocation::Worktree { common_dir: common.as_bytes(), git_dir: own.as_bytes() },
+            [common_dir, git_dir] => naming::preview_id(
+                CheckoutLocation::Worktree { common_dir: common_dir.as_bytes(), git_dir: git_dir.as_bytes() },
                 environment,
             ),
-            [common, own, inside] => {
-                let own = format!("{own}\0{inside}");
+            [common_dir, git_dir, folder] => {
+                // NUL cannot be part of a path, so two different pairs never give the same text.
+                let git_dir = format!("{git_dir}\0{folder}");
                 naming::preview_id(
-                    CheckoutLocation::Worktree { common_dir: common.as_bytes(), git_dir: own.as_bytes() },
+                    CheckoutLocation::Worktree { common_dir: common_dir.as_bytes(), git_dir: git_dir.as_bytes() },
                     environment,
                 )
             }

@@ -367,7 +367,7 @@ pub(super) fn build_scope(
     let secrets = UnitSecrets { shared: Arc::clone(shared), preview: preview.id.clone(), units };
     Scope {
         preview,
-        locations: locations,
+        locations,
         application,
         secrets: Arc::new(secrets),
         progress: Arc::new(ProgressPublisher(Arc::clone(published))),
