@@ -43,8 +43,8 @@ impl AccessControl {
         requesters.insert(folder.to_owned(), (ancestry, SystemProcesses.uptime_ticks()));
     }
 
-    /// Returns `None` if the service may act as the identity, else the reason and the fix. Only `up` creates an approval
-    /// request: an editor that computes a plan after each change must not.
+    /// Returns `None` if the service may act as the identity, else the reason and the fix. Only `up` creates an
+    /// approval request: an editor that computes a plan after each change must not.
     #[must_use]
     pub fn refusal_reason(
         &self,

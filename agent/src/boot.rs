@@ -306,7 +306,8 @@ async fn record_events(bus: Bus, journal: Journal) {
     }
 }
 
-/// Starts an actor for every recorded preview. Running units are adopted; interrupted operations are finished or undone.
+/// Starts an actor for every recorded preview. Running units are adopted; interrupted operations are finished or
+/// undone.
 async fn recover_previews(shared: &Arc<Shared>) {
     for record in shared.registry.all() {
         let handle = naming::find_or_start_actor(

@@ -1,4 +1,5 @@
-//! Lets containers reach local processes: listens on the preview network's gateway and forwards to the loopback address.
+//! Lets containers reach local processes: listens on the preview network's gateway and forwards to the loopback
+//! address.
 //!
 //! Only containers of that network can reach its gateway address. No other interface is opened.
 

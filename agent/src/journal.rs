@@ -1,6 +1,7 @@
 //! The event history in SQLite: operations, steps, events. One writer thread behind a bounded queue.
 //!
-//! No decision depends on the journal. A lost or broken journal is replaced by an empty one, and no preview is affected.
+//! No decision depends on the journal. A lost or broken journal is replaced by an empty one, and no preview is
+//! affected.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -31,7 +32,8 @@ struct Entry {
 }
 
 impl Journal {
-    /// Opens the journal. A broken one is renamed to `*.broken` and replaced; without a writable disk, no history is kept.
+    /// Opens the journal. A broken one is renamed to `*.broken` and replaced; without a writable disk, no history is
+    /// kept.
     #[must_use]
     pub fn open(path: &Path) -> Self {
         let opened = open_database(path).or_else(|_| {

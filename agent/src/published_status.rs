@@ -78,8 +78,8 @@ impl PublishedStatus {
         self.bump_version();
     }
 
-    /// Ends the operation. Pass a `phase` only if the state cannot be derived from the units (a failed `up` that started
-    /// none).
+    /// Ends the operation. Pass a `phase` only if the state cannot be derived from the units (a failed `up` that
+    /// started none).
     pub fn end_operation(&self, phase: Option<PreviewState>) {
         let mut inner = self.lock();
         inner.operation = None;
@@ -183,7 +183,8 @@ impl PublishedStatus {
         }
     }
 
-    /// Waits until `select` returns a value for one unit's status. Unlike [`Self::wait_for`], it does not copy the status.
+    /// Waits until `select` returns a value for one unit's status. Unlike [`Self::wait_for`], it does not copy the
+    /// status.
     pub async fn wait_for_unit<T>(
         &self,
         name: &str,

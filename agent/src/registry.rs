@@ -48,8 +48,8 @@ pub struct Record {
     #[serde(default)]
     #[serde(rename = "former")]
     pub former_labels: Vec<String>,
-    /// True if units may run as containers. The agent then waits for an engine that does not answer, instead of starting
-    /// the units as local processes.
+    /// True if units may run as containers. The agent then waits for an engine that does not answer, instead of
+    /// starting the units as local processes.
     #[serde(default)]
     #[serde(rename = "containers")]
     pub has_containers: bool,
@@ -241,8 +241,8 @@ impl Record {
     }
 }
 
-/// The first port to try. It depends only on the preview and the key, so that a preview usually gets the same port again
-/// if its record is lost.
+/// The first port to try. It depends only on the preview and the key, so that a preview usually gets the same port
+/// again if its record is lost.
 fn first_candidate_port(id: &str, key: &str) -> u16 {
     // FNV-1a, because the result must be the same in every version of pdev.
     let mut hash: u32 = 0x811c_9dc5;

@@ -59,8 +59,8 @@ pub fn session_member_of_preview(shared: &Shared, id: &PreviewId) -> Option<Sess
     shared.registry.session_of(id).map(|session| with_allowed_identities(shared, current_session(shared, session)))
 }
 
-/// The session of a process: the session of one of its ancestors, or of the preview whose keeper is an ancestor or whose
-/// container runs the process.
+/// The session of a process: the session of one of its ancestors, or of the preview whose keeper is an ancestor or
+/// whose container runs the process.
 #[must_use]
 pub fn session_of_process(shared: &Shared, pid: i32) -> Option<Session> {
     shared.access.sessions.find_by_process(pid, &SystemProcesses).or_else(|| session_via_preview(shared, pid))

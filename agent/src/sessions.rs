@@ -1,7 +1,7 @@
 //! Sessions of coding agents: begins them, and ends them when their time is over or their guard has exited.
 //!
-//! The `credentials` crate decides which processes belong to a session and what they may get. The session's programs are
-//! ended by its guard, which the agent signals.
+//! The `credentials` crate decides which processes belong to a session and what they may get. The session's programs
+//! are ended by its guard, which the agent signals.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -136,7 +136,8 @@ pub fn begin(
     Ok(session)
 }
 
-/// The guard's parent, if that is a pdev process too. If the guard is killed, its programs become children of this parent.
+/// The guard's parent, if that is a pdev process too. If the guard is killed, its programs become children of this
+/// parent.
 fn pdev_parent(guard: i32) -> Option<i32> {
     let parent = SystemProcesses.process(guard)?.parent;
     let executable = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();

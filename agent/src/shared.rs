@@ -71,7 +71,8 @@ impl Shared {
             naming_lock: Mutex::default(),
             started_at: crate::bus::now_ms(),
             program_endpoints: Arc::new(Semaphore::new(PROGRAM_ENDPOINTS_MAX)),
-            // Starts at the current time, so that ids differ across restarts and a resumed stream never mixes operations.
+            // Starts at the current time, so that ids differ across restarts and a resumed stream never mixes
+            // operations.
             operation_counter: AtomicU64::new(u64::try_from(crate::bus::now_ms()).unwrap_or_default()),
             is_draining: AtomicBool::new(false),
             open_streams: watch::Sender::new(0),

@@ -36,8 +36,8 @@ pub(super) async fn list_pending(State(api): State<Api>) -> Json<Vec<PendingAppr
     Json(pending.collect())
 }
 
-/// Returns the request behind a code, so that the user can read it first. It includes the reason if this process may not
-/// approve, so that the user is not prompted in vain.
+/// Returns the request behind a code, so that the user can read it first. It includes the reason if this process may
+/// not approve, so that the user is not prompted in vain.
 pub(super) async fn get_request(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,

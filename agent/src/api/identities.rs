@@ -129,7 +129,8 @@ pub(super) async fn issue_credential(
     Ok(raw_response(secret))
 }
 
-/// Returns the variables of a new endpoint for the program, or the credential itself if no SDK supports an endpoint for it.
+/// Returns the variables of a new endpoint for the program, or the credential itself if no SDK supports an endpoint for
+/// it.
 async fn issue_endpoint(api: &Api, name: &str, peer: Peer) -> Result<Response, ProblemResponse> {
     let requester = requester_of(&api.shared, peer);
     let opened = match peer.pid {

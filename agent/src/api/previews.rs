@@ -35,7 +35,8 @@ pub(super) fn find_preview(api: &Api, preview: &str) -> Result<PreviewHandle, Pr
 /// How long a request waits for the recovery of a preview after the agent has started.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
 
-/// Finds a preview and waits until its units are known: right after the agent has started, its actor is still recovering.
+/// Finds a preview and waits until its units are known: right after the agent has started, its actor is still
+/// recovering.
 pub(super) async fn find_recovered(api: &Api, preview: &str) -> Result<PreviewHandle, ProblemResponse> {
     let handle = find_preview(api, preview)?;
     let recovering = |state| matches!(state, PreviewState::Starting);
@@ -225,8 +226,8 @@ pub(super) async fn put_secret(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Copies secrets from the vault to this preview. The agent keeps the vault open, so that an `up` needs neither to derive
-/// the vault's key again nor to prompt for it.
+/// Copies secrets from the vault to this preview. The agent keeps the vault open, so that an `up` needs neither to
+/// derive the vault's key again nor to prompt for it.
 pub(super) async fn deliver_secrets(
     State(api): State<Api>,
     Path(preview): Path<String>,

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::Read;
 
-/// Reads a field of `/proc/PID/stat`. Field 0 is the state, the first field after the process name. The name may contain
-/// spaces and brackets, so the search starts at its last closing bracket.
+/// Reads a field of `/proc/PID/stat`. Field 0 is the state, the first field after the process name. The name may
+/// contain spaces and brackets, so the search starts at its last closing bracket.
 fn stat_field(pid: i32, number: usize) -> Option<u64> {
-    // Larger than any `stat` file with its 52 fields, so that a single read is enough: a credential helper waits for it.
+    // Larger than any `stat` file with its 52 fields, so that a single read is enough: a credential helper waits for
+    // it.
     let mut stat = [0; 2048];
     let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
     let name_end = stat[..length].iter().rposition(|byte| *byte == b')')?;

@@ -1,8 +1,8 @@
 //! The listener of one unit's endpoint. The runtime identifies the peer of every connection, and each connection serves
 //! one request.
 //!
-//! The listener binds an address of the containers' network even before the engine has created that network, so it keeps
-//! working when the network is created again.
+//! The listener binds an address of the containers' network even before the engine has created that network, so it
+//! keeps working when the network is created again.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -201,7 +201,8 @@ async fn serve_connection(
 }
 
 /// The session of a local peer. The peer is identified by its environment, which a session's program can copy from
-/// another program, but the program cannot hide that it belongs to a session. Without any session, nothing is looked up.
+/// another program, but the program cannot hide that it belongs to a session. Without any session, nothing is looked
+/// up.
 async fn session_of_peer(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Option<SessionMember> {
     let local = stream.local_addr().ok().filter(|local| local.ip().is_loopback())?;
     if shared.access.sessions.all().is_empty() && shared.registry.previews_with_session().is_empty() {

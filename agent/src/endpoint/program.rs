@@ -1,7 +1,7 @@
 //! `pdev run --as`: an endpoint for one program and its child processes, open until the program ends.
 //!
-//! A restarted agent opens the endpoint again at the same address, because the program received the address only once, at
-//! its start. Requests are answered, refused and audited as for a service.
+//! A restarted agent opens the endpoint again at the same address, because the program received the address only once,
+//! at its start. Requests are answered, refused and audited as for a service.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,8 +21,8 @@ use crate::shared::Shared;
 /// The name of their folder among those of the previews in the folder for secrets. No preview has this id.
 const RUN_PREVIEW_ID: &str = "run";
 const RECORD_FILE: &str = "run.json";
-/// The environment variable that identifies the program and its child processes. It is not a secret and grants no access
-/// on its own.
+/// The environment variable that identifies the program and its child processes. It is not a secret and grants no
+/// access on its own.
 pub const RUN_VARIABLE: &str = "PDEV_RUN";
 
 /// The stored state from which a restarted agent opens the endpoint again.
@@ -48,8 +48,8 @@ impl ProgramRun {
 
 /// Opens the endpoint of a program and returns the variables through which the program finds it.
 ///
-/// Returns `None` if no SDK supports an endpoint for this credential, or the user configured the variable that takes the
-/// credential.
+/// Returns `None` if no SDK supports an endpoint for this credential, or the user configured the variable that takes
+/// the credential.
 ///
 /// # Errors
 /// When there is no credential, or the endpoint cannot be opened.

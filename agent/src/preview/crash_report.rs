@@ -95,8 +95,8 @@ pub(super) async fn read_last_lines(context: &Context, scope: &Scope, unit: &str
     };
     let started_at = context.published.unit_status(unit).and_then(|status| status.started_at);
     let read = async {
-        // Only lines of the last start, because earlier starts most likely wrote the same. If there are none, for example
-        // because the engine's clock differs, show older lines rather than nothing.
+        // Only lines of the last start, because earlier starts most likely wrote the same. If there are none, for
+        // example because the engine's clock differs, show older lines rather than nothing.
         let last_start = read(started_at).await.filter(|lines| !lines.is_empty());
         if last_start.is_some() { last_start } else { read(None).await }
     };

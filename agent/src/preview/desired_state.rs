@@ -212,8 +212,8 @@ fn resolve_context(
     })
 }
 
-/// This machine's random seed of generated passwords. It is stored next to the data that these passwords protect, so that
-/// both exist or are lost together.
+/// This machine's random seed of generated passwords. It is stored next to the data that these passwords protect, so
+/// that both exist or are lost together.
 fn load_or_create_seed(data: &Path) -> std::io::Result<String> {
     let path: PathBuf = data.join("seed");
     if let Ok(text) = std::fs::read_to_string(&path)

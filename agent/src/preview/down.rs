@@ -108,8 +108,8 @@ fn empty_scope(
     super::up::scope_for(context, preview, locations, Arc::new(application))
 }
 
-/// Observes this preview in all runtimes. An engine that does not answer is ignored, unless the preview is known to have
-/// containers.
+/// Observes this preview in all runtimes. An engine that does not answer is ignored, unless the preview is known to
+/// have containers.
 async fn observe_preview(context: &Context, scope: &Scope) -> Result<Observed, Problem> {
     let mut all = Observed::default();
     for runtime in ALL_RUNTIMES {
@@ -139,8 +139,8 @@ pub(super) fn merge_observed(all: &mut Observed, observed: Observed) {
     all.volumes.extend(observed.volumes);
 }
 
-/// Removes the secrets and folders after the last step. Returns true if the preview has no data left, so that its record
-/// can be removed.
+/// Removes the secrets and folders after the last step. Returns true if the preview has no data left, so that its
+/// record can be removed.
 fn clean_up_preview(context: &Context, scope: &Scope, volumes: bool) -> Result<bool, Problem> {
     if let Err(error) = context.shared.delivery.remove_preview(&context.id.0) {
         context.published.publish_event(EventKind::Noted { text: error.to_string() });

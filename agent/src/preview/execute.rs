@@ -53,7 +53,8 @@ pub(super) async fn execute_plan(
                 graph.mark_failed(id);
                 problems.push(problem);
             }
-            // A step panicked, so its id is unknown and its dependents cannot be skipped. Dropping the set aborts the rest.
+            // A step panicked, so its id is unknown and its dependents cannot be skipped. Dropping the set aborts the
+            // rest.
             Err(error) => {
                 problems.push(Problem::new("internal", 500, format!("a step failed unexpectedly: {error}")));
                 break;
@@ -136,7 +137,8 @@ async fn call_driver(
     }
 }
 
-/// Removes a volume in all runtimes: its name does not tell which runtime owns it, and a runtime ignores unknown volumes.
+/// Removes a volume in all runtimes: its name does not tell which runtime owns it, and a runtime ignores unknown
+/// volumes.
 async fn remove_volume(context: &Context, scope: &Scope, action: &Action) -> Result<StepOutcome, drivers::Problem> {
     let mut all = StepOutcome::default();
     for driver in context.shared.drivers.all() {
@@ -203,8 +205,8 @@ fn runtime_of(action: &Action) -> plan::application::RuntimeKind {
     }
 }
 
-/// Waits until the unit is ready, or returns the problem that the supervisor published. The deadline covers all restarts
-/// that the supervisor may attempt.
+/// Waits until the unit is ready, or returns the problem that the supervisor published. The deadline covers all
+/// restarts that the supervisor may attempt.
 async fn await_ready(context: &Context, scope: &Scope, name: &str) -> Result<(), Problem> {
     let Some(unit) = scope.application.units.get(name) else { return Ok(()) };
     let limit = unit.health.start_limit.saturating_mul(6) + Duration::from_secs(60);

@@ -1,8 +1,8 @@
 //! One preview: an actor with a mailbox owns its intent and its running operation. All other code uses a
 //! [`PreviewHandle`].
 //!
-//! The actor decides which operation runs next. [`up`] and [`down`] are operations that it starts, watches and may abort.
-//! Between operations, [`supervisor`] keeps the units running.
+//! The actor decides which operation runs next. [`up`] and [`down`] are operations that it starts, watches and may
+//! abort. Between operations, [`supervisor`] keeps the units running.
 
 mod actor;
 mod crash_report;
@@ -77,7 +77,8 @@ pub enum Message {
         reason: String,
         subscription: u64,
     },
-    /// An operation or a restart after a crash has started a unit. Its published state has been `Starting` since before.
+    /// An operation or a restart after a crash has started a unit. Its published state has been `Starting` since
+    /// before.
     UnitStarted {
         unit: String,
     },

@@ -1,5 +1,5 @@
-//! Finds the preview of a request and assigns its labels. The checkout's identity decides which preview it is; a preview
-//! that has a label never loses it to another one.
+//! Finds the preview of a request and assigns its labels. The checkout's identity decides which preview it is; a
+//! preview that has a label never loses it to another one.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};

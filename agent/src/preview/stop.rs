@@ -1,7 +1,7 @@
 //! The operation `stop`: stops some units and leaves the others running.
 //!
-//! Stopped units are recorded, so that a restart of the agent or of the engine does not start them. An `up` that selects
-//! them does.
+//! Stopped units are recorded, so that a restart of the agent or of the engine does not start them. An `up` that
+//! selects them does.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

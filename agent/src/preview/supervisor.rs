@@ -20,8 +20,8 @@ use crate::bus::now_ms;
 pub const RESTARTS_MAX: u32 = 5;
 /// After being ready for this long, a unit's crash counter starts again.
 const CRASHES_RESET_AFTER_MS: i64 = 60_000;
-/// A stopping engine ends its containers before it closes its event stream. Exits within this window before the loss count
-/// as caused by the engine.
+/// A stopping engine ends its containers before it closes its event stream. Exits within this window before the loss
+/// count as caused by the engine.
 const ENGINE_STOP_WINDOW: Duration = Duration::from_secs(30);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
@@ -49,7 +49,8 @@ impl Supervisor {
         }
     }
 
-    /// Cancels all pending restarts, because an operation takes over. Probes continue, so that unchanged units stay ready.
+    /// Cancels all pending restarts, because an operation takes over. Probes continue, so that unchanged units stay
+    /// ready.
     pub fn cancel_all_restarts(&mut self) {
         self.generation += 1;
         self.pending_restarts.clear();

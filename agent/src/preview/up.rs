@@ -78,8 +78,8 @@ fn publish_outcome(context: &Context, outcome: Result<(Vec<Problem>, bool), Prob
     context.shared.routing.refresh(&context.shared, &context.id);
 }
 
-/// Returns the problems of single units (all others were started) and whether nothing had to be changed. An error is the
-/// one problem that ended the operation.
+/// Returns the problems of single units (all others were started) and whether nothing had to be changed. An error is
+/// the one problem that ended the operation.
 async fn bring_up(
     context: &Context,
     request: &UpRequest,
@@ -214,7 +214,8 @@ fn publish_units(context: &Context, application: &Application, observed: &Observ
     context.published.edit_preview(|status| status.url = default_url);
     for (name, observed_unit) in &observed.units {
         context.published.edit_unit(name, |unit| {
-            // Another object than the published one, so its state does not apply. Also the case after the agent's start.
+            // Another object than the published one, so its state does not apply. Also the case after the agent's
+            // start.
             if unit.handle.as_deref() != Some(observed_unit.handle.as_str()) {
                 unit.handle = Some(observed_unit.handle.clone());
                 unit.started_at = observed_unit.started_at;

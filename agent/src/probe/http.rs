@@ -77,7 +77,8 @@ async fn judge_response(
     ProbeResult::Failure(format!("GET {} answered {}{suffix}", expectation.path, status.as_u16()))
 }
 
-/// Calls the standard `grpc.health.v1.Health/Check`. The two small messages are encoded by hand, without a code generator.
+/// Calls the standard `grpc.health.v1.Health/Check`. The two small messages are encoded by hand, without a code
+/// generator.
 pub(super) async fn probe_grpc(stream: TcpStream, service: &str) -> ProbeResult {
     let name = service.as_bytes();
     // One byte of length is enough below 128; longer names would need a varint.

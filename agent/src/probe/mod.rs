@@ -1,4 +1,5 @@
-//! Health probes from outside the unit: TCP, HTTP and gRPC. Unlike exec probes, they also work for images without a shell.
+//! Health probes from outside the unit: TCP, HTTP and gRPC. Unlike exec probes, they also work for images without a
+//! shell.
 //!
 //! A failed probe describes what it observed. Users see this text if a service does not become ready.
 
@@ -74,8 +75,8 @@ async fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
     Err(cause)
 }
 
-/// An engine's port forwarder accepts connections before the program listens, and closes them at once. Such a connection
-/// does not count as ready.
+/// An engine's port forwarder accepts connections before the program listens, and closes them at once. Such a
+/// connection does not count as ready.
 async fn check_stays_open(stream: &TcpStream, settle: Duration) -> ProbeResult {
     let mut byte = [0u8; 1];
     match tokio::time::timeout(settle, stream.peek(&mut byte)).await {

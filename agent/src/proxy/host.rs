@@ -16,7 +16,8 @@ pub(super) enum BadHost {
     Foreign,
 }
 
-/// The authority as sent: from the request target if it has one (HTTP/2 and absolute form), else from the `Host` header.
+/// The authority as sent: from the request target if it has one (HTTP/2 and absolute form), else from the `Host`
+/// header.
 pub(super) fn authority(parts: &Parts) -> Option<&str> {
     if let Some(authority) = parts.uri.authority() {
         return Some(authority.as_str());

@@ -166,8 +166,8 @@ impl Proxy {
         self.port
     }
 
-    /// Accepts no more connections, lets requests complete until the deadline, then closes the rest. WebSockets are closed
-    /// after the ordinary requests. A second call, also from another task, closes everything at once.
+    /// Accepts no more connections, lets requests complete until the deadline, then closes the rest. WebSockets are
+    /// closed after the ordinary requests. A second call, also from another task, closes everything at once.
     pub async fn shutdown(&self, within: Duration) {
         let mut is_first = false;
         self.phase.send_modify(|phase| {

@@ -1,7 +1,7 @@
 //! The reverse proxy: stable host names for previews on one loopback port.
 //!
-//! The agent publishes `Routes`; `Proxy` listens and forwards. The proxy never reads a manifest, never starts a service,
-//! and never forwards a request to a service of another host.
+//! The agent publishes `Routes`; `Proxy` listens and forwards. The proxy never reads a manifest, never starts a
+//! service, and never forwards a request to a service of another host.
 
 mod body;
 mod forward;

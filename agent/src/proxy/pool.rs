@@ -78,8 +78,8 @@ impl Connection {
     }
 }
 
-/// Returns a connection to the pool when the response has been read to its end. If it is dropped earlier, the connection
-/// is closed.
+/// Returns a connection to the pool when the response has been read to its end. If it is dropped earlier, the
+/// connection is closed.
 #[derive(Debug)]
 pub(super) struct ConnectionLease {
     connection: Connection,
@@ -191,7 +191,8 @@ impl Pool {
 
     async fn start_http1(&self, io: TokioIo<TcpStream>) -> hyper::Result<Sender> {
         let (sender, driver) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
-        // The task that waits for the response gets the driver's error too. Here it only means that the connection ended.
+        // The task that waits for the response gets the driver's error too. Here it only means that the connection
+        // ended.
         self.spawn_driver(async move { drop(driver.with_upgrades().await) });
         Ok(Sender::Http1(sender))
     }
@@ -210,8 +211,8 @@ impl Pool {
         drivers.spawn(driver);
     }
 
-    /// Closes connections that were idle for too long. Runs until the proxy stops; without idle connections it never wakes
-    /// up.
+    /// Closes connections that were idle for too long. Runs until the proxy stops; without idle connections it never
+    /// wakes up.
     pub(super) async fn close_expired_connections(&self) {
         loop {
             if lock(&self.idle).is_empty() {
@@ -239,7 +240,8 @@ impl Pool {
     }
 }
 
-/// Locks without poisoning: no code panics while it holds these locks, and the maps would still be consistent if it did.
+/// Locks without poisoning: no code panics while it holds these locks, and the maps would still be consistent if it
+/// did.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
