@@ -109,6 +109,7 @@ pub fn plan_view(plan: &Plan) -> PlanView {
         value.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
     };
     let steps = plan.steps.iter().map(|step| {
+        // The serde tags of action and cause are their names on the wire.
         let action = serde_json::to_value(&step.action).unwrap_or_default();
         let cause = serde_json::to_value(&step.cause).unwrap_or_default();
         StepView {

@@ -72,6 +72,7 @@ fn preview_routes(shared: &Shared, handle: &PreviewHandle) -> Option<PreviewRout
         id: handle.id.0.clone(),
         app: record.name.app,
         branch: record.name.branch,
+        // Several environments of the main checkout may run, but only one can have `<app>.localhost`.
         is_primary: record.is_primary && record.name.environment == "local",
         default_service: application.default_service.as_deref().map(service_label),
         services: services.collect(),

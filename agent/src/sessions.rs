@@ -73,6 +73,7 @@ fn request_approval(
     requester: Option<ProcessAncestry>,
     problem: BrokerProblem,
 ) -> BrokerProblem {
+    // An approval cannot extend a session that is over.
     let can_be_allowed = problem.code.starts_with("session_") && problem.code != "session_over";
     let Some(identity) = shared.broker.identity(name).ok().filter(|_| can_be_allowed) else { return problem };
     let identity_use = IdentityUse {

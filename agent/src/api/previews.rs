@@ -89,6 +89,7 @@ pub(super) async fn up(
 /// Starts the `up`. An actor whose preview was just removed may end before it receives the request; then a new actor is
 /// started.
 async fn begin_up(api: &Api, request: UpRequest, requester: &Requester) -> Result<u64, ProblemResponse> {
+    // Each try fails only if another actor ends at the wrong moment, so a small limit is enough.
     const TRIES: usize = 3;
     let mut last_problem = None;
     for _ in 0..TRIES {
@@ -146,6 +147,7 @@ pub(super) async fn restart(
 ) -> Result<Response, ProblemResponse> {
     ensure_accepting(&api)?;
     let handle = find_recovered(&api, &preview).await?;
+    // A restarted local process runs the current files of the project, which a session may have changed.
     if let Some(application) = handle.live.application() {
         let is_selected = |name: &String| request.units.is_empty() || request.units.contains(name);
         let units = application.units.values().filter(|unit| is_selected(&unit.name));
@@ -219,6 +221,7 @@ pub(super) async fn put_secret(
         )));
     }
     let shared = api.shared.clone();
+    // Writing files blocks.
     let stored = tokio::task::spawn_blocking(move || shared.delivery.put(&preview, &name, &secret)).await;
     stored
         .map_err(|error| internal_problem(&error))?

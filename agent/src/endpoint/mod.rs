@@ -1,7 +1,7 @@
 //! Implements `identity:` of a service: gives each unit a credential endpoint that its cloud's SDKs already use.
 //!
 //! The broker handles the requests. This module chooses the address of each unit's endpoint and the variables through
-//! which SDKs find it, and admits only the unit's own programs, which its runtime identifies.
+//! which SDKs find it. It admits only the unit's own programs, which the unit's runtime identifies.
 
 mod listener;
 pub mod program;

@@ -136,6 +136,7 @@ pub fn resolve_desired_state(
     let mut all_diagnostics = loaded.diagnostics.clone();
     all_diagnostics.extend(resolved.diagnostics.iter().cloned());
     all_diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
+    // Loading and resolving may report the same mistake.
     all_diagnostics.dedup();
     let diagnostics = convert::diagnostics(&all_diagnostics, &loaded.sources);
     if !resolved.is_usable() {
@@ -169,6 +170,7 @@ fn claim_ports(shared: &Shared, record: &Record, requests: &[PortRequest]) -> Re
     // Ports of units that are no longer in the manifest are kept, because a `git switch` may bring the units back.
     let mut known = record.ports.clone();
     for request in requests {
+        // A `host` port in the manifest replaces the port that was chosen before.
         if let Some(fixed) = request.fixed {
             known.insert(key(request), fixed);
         }
@@ -216,6 +218,7 @@ fn resolve_context(
 /// that both exist or are lost together.
 fn load_or_create_seed(data: &Path) -> std::io::Result<String> {
     let path: PathBuf = data.join("seed");
+    // 32 bytes as hexadecimal digits. A file of another length is damaged.
     if let Ok(text) = std::fs::read_to_string(&path)
         && text.len() == 64
     {

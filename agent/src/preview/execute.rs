@@ -209,6 +209,7 @@ fn runtime_of(action: &Action) -> plan::application::RuntimeKind {
 /// restarts that the supervisor may attempt.
 async fn await_ready(context: &Context, scope: &Scope, name: &str) -> Result<(), Problem> {
     let Some(unit) = scope.application.units.get(name) else { return Ok(()) };
+    // Six starts (the first one and five restarts) and their pauses.
     let limit = unit.health.start_limit.saturating_mul(6) + Duration::from_secs(60);
     let wait = context.published.wait_for_unit(name, |status| settled_outcome(status, &[UnitState::Ready]));
     wait_result(context, unit, tokio::time::timeout(limit, wait).await)

@@ -174,6 +174,7 @@ pub(super) async fn subscribe_to_runtime(
         }
         drop(mailbox.send(Message::RuntimeLost { runtime, reason, subscription: id }).await);
     });
+    // The task may have ended by now; `is_subscribed` checks that.
     context.live.lock().subscriptions.insert(runtime, RuntimeSubscription { id, task: AbortOnDrop(task) });
     Ok(())
 }

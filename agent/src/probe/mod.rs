@@ -79,6 +79,7 @@ async fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
 /// connection does not count as ready.
 async fn check_stays_open(stream: &TcpStream, settle: Duration) -> ProbeResult {
     let mut byte = [0u8; 1];
+    // 0 bytes mean that the peer has closed the connection. Silence is a success: in most protocols the client starts.
     match tokio::time::timeout(settle, stream.peek(&mut byte)).await {
         Ok(Ok(0)) => ProbeResult::Failure("the connection was closed at once".into()),
         Ok(Err(error)) => ProbeResult::Failure(format!("the connection was reset: {error}")),

@@ -51,6 +51,7 @@ pub(super) async fn forward_request(
             },
         }
     }
+    // A new connection, because other idle ones may be stale too. Its failure is final.
     let mut connection = pool.dial(upstream).await?;
     match send_request(&mut connection, request).await {
         Ok(response) => lease_response(pool, connection, upload, response),

@@ -94,6 +94,7 @@ async fn route_request(
         return Err(messages::status(&shared.routes.snapshot(), shared.port).into());
     }
     let target = find_target(shared, &shared.routes.snapshot(), &host, parts.uri.path())?;
+    // Checked before waiting, so that a loop does not use up the slots of waiting requests.
     if headers::hop_count(&parts.headers) >= HOPS_MAX {
         return Err(messages::loop_detected(&host).into());
     }
@@ -228,6 +229,7 @@ impl Exchange<'_> {
     }
 
     fn prepare(&self, parts: &mut Parts, h2c: bool) -> Result<(), Refusal> {
+        // hyper's extensions belong to the client's connection.
         parts.extensions.clear();
         headers::prepare_request(&mut parts.headers, self.authority, self.peer);
         let port = self.target.upstream.addresses.first().map_or(0, std::net::SocketAddr::port);

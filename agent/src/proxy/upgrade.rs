@@ -125,6 +125,7 @@ pub(super) async fn switch_protocol(
     client: OnUpgrade,
     switch: &ProtocolSwitch,
 ) -> Result<Option<Response<Download>>, Failure> {
+    // The HTTP/1.1 handshake needs its own connection, which does not return to the pool after a switch.
     let upstream = Upstream { uses_h2c: false, ..upstream.clone() };
     let upload = request.body().end();
     let mut connection = pool.dial(&upstream).await?;
