@@ -23,8 +23,8 @@ pub use problem::BrokerProblem;
 #[cfg(test)]
 pub(crate) use problem::to_broker_problem;
 use problem::{timeout_problem, unsuitable_problem};
-use session::LeaseRequest;
 pub use session::SessionMember;
+use session::{LeaseKey, LeaseRequest};
 
 use crate::audit::{AuditLog, Entry as AuditEntry};
 use crate::exchange::ExchangeRunner;
@@ -36,6 +36,7 @@ use crate::lease::Lease;
 use crate::schedule::{self, Verdict};
 use crate::secret::Secret;
 use crate::secrets::RepositorySecrets;
+use crate::session::rule;
 use crate::source::{self, Purpose, SourceProblem};
 use crate::storage::CredentialPaths;
 use crate::vault::{self, Vault, VaultOptions};
@@ -103,7 +104,7 @@ pub struct Broker {
     http: OnceLock<HttpClient>,
     exchange_runner: ExchangeRunner,
     identities_cache: Mutex<Option<(SystemTime, u64, Arc<Identities>)>>,
-    entries: Mutex<BTreeMap<String, LeaseEntry>>,
+    entries: Mutex<BTreeMap<LeaseKey, LeaseEntry>>,
     audit: AuditLog,
     changes: broadcast::Sender<IdentityChange>,
     /// Logins that a person was told about, by what the vault calls them, until the next login.
@@ -274,8 +275,7 @@ impl Broker {
         let identity = self.identity(name)?;
         let (mut under_way, old) = {
             let (mut entries, key) = (self.lock_entries(), purpose.lease_key(name));
-            if !entries.contains_key(&key)
-                && entries.keys().filter(|key| is_key_of_identity(key, name)).count() >= PURPOSES_MAX
+            if !entries.contains_key(&key) && entries.keys().filter(|key| key.identity == name).count() >= PURPOSES_MAX
             {
                 return Err(unsuitable_problem(
                     name,
@@ -364,19 +364,25 @@ impl Broker {
     }
 
     fn record_use(&self, name: &str, purpose: &Purpose, asker: &Requester) {
+        let restriction = asker.session.as_ref().map(|member| rule::restriction_of(&member.session));
+        let key = |restriction, purpose: &Purpose| LeaseKey::new(name, restriction, purpose.clone());
+        // A session with full access uses the user's lease. A source without purposes has one lease for all of them.
+        let candidates = [
+            key(restriction.as_ref(), purpose),
+            key(None, purpose),
+            key(restriction.as_ref(), &Purpose::General),
+            key(None, &Purpose::General),
+        ];
         let mut entries = self.lock_entries();
-        // A source that knows no purposes has one lease for all of them.
-        let wanted = LeaseRequest::for_requester(purpose.clone(), asker);
-        let keys = [wanted.lease_key(name), purpose.lease_key(name)];
-        let key = keys.into_iter().find(|key| entries.contains_key(key)).unwrap_or_else(|| name.to_owned());
-        if let Some(entry) = entries.get_mut(&key) {
+        let stored = candidates.iter().find(|key| entries.contains_key(key));
+        if let Some(entry) = stored.and_then(|key| entries.get_mut(key)) {
             entry.last_used = Some((now(), asker.chain.first().cloned().unwrap_or_default()));
         }
     }
 
     /// A tool said that the credential was refused: the next asker gets another one.
     pub fn discard_leases(&self, name: &str) {
-        for (_, entry) in self.lock_entries().iter_mut().filter(|(key, _)| is_key_of_identity(key, name)) {
+        for (_, entry) in self.lock_entries().iter_mut().filter(|(key, _)| key.identity == name) {
             entry.lease = None;
         }
     }
@@ -434,16 +440,11 @@ impl Broker {
         self.announced_logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_entries(&self) -> MutexGuard<'_, BTreeMap<String, LeaseEntry>> {
+    fn lock_entries(&self) -> MutexGuard<'_, BTreeMap<LeaseKey, LeaseEntry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn is_unexpired(lease: &Lease, now: i64) -> bool {
     lease.times.expires_at.is_none_or(|end| now.saturating_add(lease.times.skew) < end)
-}
-
-/// Whether a lease's key is this identity's: its name, alone or before a purpose.
-fn is_key_of_identity(key: &str, name: &str) -> bool {
-    key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }

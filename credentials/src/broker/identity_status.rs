@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::problem::{BrokerProblem, timeout_problem};
-use super::{Broker, is_key_of_identity, is_unexpired, now, session};
+use super::{Broker, is_unexpired, now};
 use crate::identity::Identity;
 use crate::lease::LoginEnd;
 use crate::{schedule, source, vault};
@@ -61,11 +61,12 @@ impl Broker {
         let identities = self.load_identities()?;
         let logins = vault::names(&self.paths.vault(), "login/")?;
         let mut entries = self.lock_entries();
-        // What belongs to nobody any more is not held on to; no name has a space.
-        entries.retain(|key, _| key.split(' ').next().is_some_and(|name| identities.all.contains_key(name)));
+        // Drop the leases of identities that are no longer configured.
+        entries.retain(|key, _| identities.all.contains_key(&key.identity));
         let standing = |identity: &Identity| {
-            let own = entries.iter().filter(|(key, _)| is_personal_key(key, &identity.name)).map(|(_, entry)| entry);
+            let own = entries.iter().filter(|(key, _)| key.identity == identity.name && key.is_personal());
             let entry = own
+                .map(|(_, entry)| entry)
                 .max_by_key(|entry| entry.last_used.as_ref().map(|(at, _)| *at))
                 .filter(|entry| entry.identity.as_ref().is_none_or(|known| known == identity));
             let lease = entry.and_then(|entry| entry.lease.as_ref()).filter(|lease| is_unexpired(lease, now()));
@@ -99,9 +100,4 @@ impl Broker {
         }
         None
     }
-}
-
-/// Whether it is a lease of the person's own, and not of a coding agent's session.
-fn is_personal_key(key: &str, name: &str) -> bool {
-    is_key_of_identity(key, name) && session::session_of_key(key).is_none()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::problem::{BrokerProblem, to_broker_problem};
-use super::{Broker, ChangeKind, LeaseEntry, is_key_of_identity, now};
+use super::{Broker, ChangeKind, LeaseEntry, now};
 use crate::audit::Entry as AuditEntry;
 use crate::secret::Secret;
 use crate::source::{self, LoginPrompt, OAuthFlow, Purpose, SourceContext};
@@ -105,7 +105,7 @@ impl Broker {
             let waited = entry.problem.as_ref().is_some_and(|problem| problem.code == "needs_login");
             let lease = entry.lease.as_ref().and_then(|lease| lease.login_end.as_ref());
             let ended = lease.is_some_and(|end| item(&end.identity) == login);
-            if is_key_of_identity(known, name) || waited || ended {
+            if known.identity == name || waited || ended {
                 *entry = LeaseEntry { last_used: entry.last_used.take(), ..LeaseEntry::default() };
             }
         }
@@ -127,7 +127,7 @@ impl Broker {
     pub fn sign_out(&self, name: &str) -> Result<bool, BrokerProblem> {
         let identity = self.identity(name)?;
         let was = vault::remove(&self.paths.vault(), &source::login_item(&identity))?;
-        self.lock_entries().retain(|key, _| !is_key_of_identity(key, name));
+        self.lock_entries().retain(|key, _| key.identity != name);
         self.publish_change(name, ChangeKind::SignedOut);
         self.append_audit_entry(AuditEntry {
             action: "signed_out".into(),

@@ -28,6 +28,27 @@ pub(super) fn session_label(bound: &SessionRestriction) -> String {
     format!("{} {}", bound.name, bound.session)
 }
 
+/// Where the broker stores a lease. A session's lease carries the tags of that session, so it serves no other session.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct LeaseKey {
+    pub(super) identity: String,
+    /// The id of the coding agent's session; `None` for the user's own lease.
+    pub(super) session: Option<String>,
+    pub(super) purpose: Purpose,
+}
+
+impl LeaseKey {
+    pub(super) fn new(identity: &str, restriction: Option<&SessionRestriction>, purpose: Purpose) -> Self {
+        let session = restriction.map(|restriction| restriction.session.clone());
+        Self { identity: identity.to_owned(), session, purpose }
+    }
+
+    /// Whether the lease is the user's own, and not one of a coding agent's session.
+    pub(super) fn is_personal(&self) -> bool {
+        self.session.is_none()
+    }
+}
+
 /// What a lease is for, and what it is held to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct LeaseRequest {
@@ -36,29 +57,13 @@ pub(super) struct LeaseRequest {
 }
 
 impl LeaseRequest {
-    /// Leases are kept by it; one of a session serves no other session, whose tags it does not carry.
-    pub(super) fn lease_key(&self, name: &str) -> String {
-        match &self.restriction {
-            // Before the purpose, which others choose the words of.
-            Some(bound) => self.purpose.lease_key(&format!("{name} session {}", bound.session)),
-            None => self.purpose.lease_key(name),
-        }
-    }
-
-    pub(super) fn for_requester(purpose: Purpose, asker: &Requester) -> Self {
-        let bound = asker.session.as_ref().map(|member| rule::restriction_of(&member.session));
-        Self { purpose, restriction: bound }
+    pub(super) fn lease_key(&self, identity: &str) -> LeaseKey {
+        LeaseKey::new(identity, self.restriction.as_ref(), self.purpose.clone())
     }
 
     pub(super) fn is_session_over(&self, now: i64) -> bool {
         self.restriction.as_ref().is_some_and(|bound| now >= bound.until)
     }
-}
-
-/// The session of a lease's key.
-pub(super) fn session_of_key(key: &str) -> Option<&str> {
-    let mut words = key.split(' ').skip(1);
-    if words.next() == Some("session") { words.next() } else { None }
 }
 
 impl Broker {
@@ -113,6 +118,6 @@ impl Broker {
 
     /// Drops every lease of a session.
     pub fn forget_session(&self, session: &str) {
-        self.lock_entries().retain(|key, _| session_of_key(key) != Some(session));
+        self.lock_entries().retain(|key, _| key.session.as_deref() != Some(session));
     }
 }

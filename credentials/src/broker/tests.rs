@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
+use crate::session::Session;
 use crate::vault::KeyStore;
 
 fn new_broker(root: &Path, identities: &str) -> Arc<Broker> {
@@ -30,6 +31,10 @@ fn counting_source(root: &Path, seconds: i64) -> String {
         format!("echo run >> {}\nsleep 0.1\necho '{{\"token\":\"canary\",\"expires_at\":{end}}}'\n", runs.display());
     fs::write(&script, text).unwrap();
     format!("[a]\nsource = \"exec\"\ncommand = [\"sh\", \"{}\"]\n", script.display())
+}
+
+fn general_key(identity: &str) -> LeaseKey {
+    LeaseKey::new(identity, None, Purpose::General)
 }
 
 fn run_count(root: &Path) -> usize {
@@ -66,13 +71,13 @@ async fn expiring_lease_is_renewed_before_it_is_served() {
     times.expires_at = Some(now() + 30_000);
     times.issued_at = now() - 3_600_000;
     let token = crate::lease::Material::Token(Secret::new(b"old".to_vec()));
-    broker.lock_entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease::new(token, times)));
+    broker.lock_entries().get_mut(&general_key("a")).unwrap().lease = Some(Arc::new(Lease::new(token, times)));
     assert_eq!(broker.issue("a", &CredentialFormat::Token, &Requester::default()).await.unwrap().expose(), b"canary");
     assert_eq!(run_count(root.path()), 2);
     // Past half of its life it is served at once, and the next one is fetched beside.
     let token = crate::lease::Material::Token(Secret::new(b"half".to_vec()));
     let times = crate::lease::Times { issued_at: now() - 2_400_000, expires_at: Some(now() + 1_200_000), skew: 0 };
-    broker.lock_entries().get_mut("a").unwrap().lease = Some(Arc::new(Lease::new(token, times)));
+    broker.lock_entries().get_mut(&general_key("a")).unwrap().lease = Some(Arc::new(Lease::new(token, times)));
     let mut changes = broker.subscribe();
     assert_eq!(broker.issue("a", &CredentialFormat::Token, &Requester::default()).await.unwrap().expose(), b"half");
     assert!(matches!(changes.recv().await.unwrap().kind, ChangeKind::Renewed { .. }));
@@ -98,7 +103,7 @@ async fn failing_source_is_retried_later_and_old_lease_is_served() {
     let times = crate::lease::Times { issued_at: now() - 3_500_000, expires_at: Some(now() + 40_000), skew: 0 };
     {
         let mut entries = broker.lock_entries();
-        let entry = entries.get_mut("a").unwrap();
+        let entry = entries.get_mut(&general_key("a")).unwrap();
         entry.lease = Some(Arc::new(Lease::new(token, times)));
         entry.retry_at = 0;
     }
@@ -155,4 +160,33 @@ async fn each_resource_has_its_own_lease_up_to_a_limit() {
     assert!(broker.identity_snapshots().unwrap()[0].has_lease);
     broker.discard_leases("a");
     assert!(!broker.identity_snapshots().unwrap()[0].has_lease);
+}
+
+/// A source without purposes stores the lease of a session under the general purpose. Its use must be recorded there,
+/// or the background renewal takes the lease for unused.
+#[tokio::test]
+async fn session_lease_of_source_without_purposes_is_recorded_as_used() {
+    let root = tempfile::tempdir().unwrap();
+    let broker = new_broker(root.path(), "");
+    let session = Session {
+        id: "s1".to_owned(),
+        name: "agent".to_owned(),
+        roots: Vec::new(),
+        started_at: 0,
+        until: i64::MAX,
+        identities: Vec::new(),
+        identity_digests: BTreeMap::new(),
+        ancestry: None,
+        started_ticks: 0,
+        has_ended: false,
+    };
+    let session_key = LeaseKey::new("a", Some(&rule::restriction_of(&session)), Purpose::General);
+    for key in [&session_key, &general_key("a")] {
+        broker.lock_entries().insert(key.clone(), LeaseEntry::default());
+    }
+    let requester =
+        Requester { session: Some(SessionMember { session, allowed_identities: Vec::new() }), ..Requester::default() };
+    broker.record_use("a", &Purpose::Resource("storage".to_owned()), &requester);
+    assert!(broker.lock_entries()[&session_key].last_used.is_some());
+    assert!(broker.lock_entries()[&general_key("a")].last_used.is_none(), "the user's lease was recorded instead");
 }

@@ -70,7 +70,7 @@ pub(crate) struct SourceContext<'a> {
 }
 
 /// What a lease is for, beside what its identity says.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) enum Purpose {
     #[default]
     General,
@@ -78,17 +78,6 @@ pub(crate) enum Purpose {
     Resource(String),
     /// An id token that is shown to this audience.
     IdToken(String),
-}
-
-impl Purpose {
-    /// Leases are kept by it. No name of an identity has a space.
-    pub(crate) fn lease_key(&self, name: &str) -> String {
-        match self {
-            Self::General => name.to_owned(),
-            Self::Resource(resource) => format!("{name} resource {resource}"),
-            Self::IdToken(audience) => format!("{name} audience {audience}"),
-        }
-    }
 }
 
 /// The purpose as far as the source knows purposes.
