@@ -1,4 +1,5 @@
-//! Who was given a lease of what, and when: one line of JSON each, appended, never the value.
+//! The audit log: which program received a lease of which identity, and when. Each entry is one line of JSON, appended;
+//! it never contains the credential.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// One generation is kept beside the current one.
+/// A larger log is rotated. One older generation is kept next to the current file.
 const BYTES_MAX: u64 = 8 << 20;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -19,21 +20,22 @@ pub struct Entry {
     #[serde(rename = "what")]
     pub action: String,
     pub identity: String,
-    /// `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`; of endpoints `ecs`, `imds`, `gce`, `msi`.
+    /// The credential format: `aws`, `kubectl`, `docker`, `git`, `cargo`, `token`, `env`; for endpoints `ecs`, `imds`,
+    /// `gce`, `msi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(rename = "outlet")]
     pub format: Option<String>,
-    /// Executables from the asker upwards, nearest first.
+    /// Executables from the requester upwards, nearest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
-    /// The coding agent's session that the asker belongs to: its name and id.
+    /// The coding agent's session of the requester: its name and id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
-    /// Why not.
+    /// The reason, if the request was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
@@ -49,7 +51,7 @@ impl AuditLog {
         Self { path }
     }
 
-    /// Appends one line in one write, so that two writers do not mix.
+    /// Appends one line in a single write, so that the lines of two writers do not mix.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -59,16 +61,16 @@ impl AuditLog {
         if let Some(folder) = self.path.parent() {
             crate::storage::create_private_folder(folder)?;
         }
-        if fs::metadata(&self.path).is_ok_and(|found| found.len() > BYTES_MAX) {
+        if fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > BYTES_MAX) {
             fs::rename(&self.path, rotated_path(&self.path))?;
         }
         File::options().create(true).append(true).mode(0o600).open(&self.path)?.write_all(&line)
     }
 
-    /// All entries, oldest first; a line cut off by a crash is left out.
+    /// All entries, oldest first. A line that a crash truncated is skipped.
     ///
     /// # Errors
-    /// When a file is there and cannot be read.
+    /// When a file exists and cannot be read.
     pub fn read(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for path in [rotated_path(&self.path), self.path.clone()] {

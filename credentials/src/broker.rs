@@ -1,7 +1,7 @@
-//! The broker: one owner of every identity's lease. Any number of askers, one renewal.
+//! The broker: the single owner of all leases. Any number of concurrent requests causes one renewal.
 //!
-//! Renewals are tasks of their own: an asker that goes away stops nothing, and whatever a source must keep (a rotated
-//! refresh token) is on the disk before anybody is answered. Nothing here decides by the clock; `schedule` does.
+//! Renewals are separate tasks, so a requester that disconnects stops nothing. Data that a source must store (a rotated
+//! refresh token) is on disk before any requester receives the lease. The rules about time are in [`schedule`].
 
 mod endpoint_request;
 mod identity_status;
@@ -41,17 +41,17 @@ use crate::source::{self, Purpose, SourceProblem};
 use crate::storage::CredentialPaths;
 use crate::vault::{self, Vault, VaultOptions};
 
-/// How many changes a listener may be late.
+/// Number of changes that a subscriber may lag behind.
 const CHANGES_BUFFERED_MAX: usize = 256;
-/// Resources and audiences that one identity is asked for; a program that makes them up must not fill the memory.
+/// Limits the resources and audiences of one identity, so that a program that invents them cannot fill the memory.
 const PURPOSES_MAX: usize = 32;
 
-/// What became of an identity; the past tense of `schedule`.
+/// A change of an identity, for subscribers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IdentityChange {
     pub identity: String,
     pub kind: ChangeKind,
-    /// A person is needed, and none was told so since the last login.
+    /// The user must sign in, and this login was not announced since the last sign-in.
     pub is_first_notice: bool,
 }
 
@@ -60,7 +60,7 @@ pub enum ChangeKind {
     Renewed {
         expires_at: Option<i64>,
     },
-    /// The login ends then, whatever is renewed before.
+    /// The login ends at this time. Renewals do not extend it.
     LoginExpiring {
         at: i64,
     },
@@ -70,13 +70,13 @@ pub enum ChangeKind {
     SignedOut,
 }
 
-/// Who asks, as far as this machine can tell.
+/// The process that requests a credential, as far as this machine can identify it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Requester {
     pub pid: Option<i32>,
-    /// Executables from the asker upwards, nearest first.
+    /// Executables from the requester upwards, nearest first.
     pub chain: Vec<String>,
-    /// The coding agent's session that it belongs to.
+    /// The coding agent's session of the process.
     pub session: Option<SessionMember>,
 }
 
@@ -84,13 +84,13 @@ type LeaseResult = Result<Arc<Lease>, BrokerProblem>;
 
 #[derive(Default)]
 struct LeaseEntry {
-    /// As configured when the lease was fetched; a changed configuration forgets the lease.
+    /// The configuration with which the lease was fetched. A changed configuration drops the lease.
     identity: Option<Identity>,
     lease: Option<Arc<Lease>>,
     pending_renewal: Option<watch::Receiver<Option<LeaseResult>>>,
     problem: Option<BrokerProblem>,
     failures: u32,
-    /// Not asked again before.
+    /// The source is not asked again before this time.
     retry_at: i64,
     last_used: Option<(i64, String)>,
 }
@@ -98,7 +98,7 @@ struct LeaseEntry {
 pub struct Broker {
     paths: CredentialPaths,
     vault_options: VaultOptions,
-    /// How programs are started, where this process has another limit than they are to have.
+    /// Starts programs with another open-file limit than that of this process, if set.
     launcher: Option<Launcher>,
     vault: tokio::sync::Mutex<Option<Arc<Vault>>>,
     http: OnceLock<HttpClient>,
@@ -107,7 +107,7 @@ pub struct Broker {
     entries: Mutex<BTreeMap<LeaseKey, LeaseEntry>>,
     audit: AuditLog,
     changes: broadcast::Sender<IdentityChange>,
-    /// Logins that a person was told about, by what the vault calls them, until the next login.
+    /// Logins already announced to the user, by their names in the vault, until the next sign-in.
     announced_logins: Mutex<BTreeSet<String>>,
 }
 
@@ -116,33 +116,33 @@ fn now() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// 0 to 1000.
+/// A random number from 0 to 1000.
 fn jitter() -> u16 {
     u16::from_le_bytes(vault::random()) % 1001
 }
 
 impl Broker {
     #[must_use]
-    pub fn new(place: CredentialPaths, choice: VaultOptions, exchanges: ExchangeRunner) -> Arc<Self> {
-        Self::with_launcher(place, choice, exchanges, None)
+    pub fn new(paths: CredentialPaths, vault_options: VaultOptions, exchange_runner: ExchangeRunner) -> Arc<Self> {
+        Self::with_launcher(paths, vault_options, exchange_runner, None)
     }
 
-    /// Starting programs by a launcher.
+    /// Creates a broker that starts programs through a launcher.
     #[must_use]
     pub fn with_launcher(
-        place: CredentialPaths,
-        choice: VaultOptions,
-        exchanges: ExchangeRunner,
+        paths: CredentialPaths,
+        vault_options: VaultOptions,
+        exchange_runner: ExchangeRunner,
         launcher: Option<Launcher>,
     ) -> Arc<Self> {
-        let audit = AuditLog::new(place.audit());
+        let audit = AuditLog::new(paths.audit());
         Arc::new(Self {
-            paths: place,
-            vault_options: choice,
+            paths,
+            vault_options,
             launcher,
             vault: tokio::sync::Mutex::default(),
             http: OnceLock::new(),
-            exchange_runner: exchanges,
+            exchange_runner,
             identities_cache: Mutex::default(),
             entries: Mutex::default(),
             audit,
@@ -156,97 +156,98 @@ impl Broker {
         self.changes.subscribe()
     }
 
-    /// The credential in the form of an outlet, written into the audit log either way.
+    /// Issues a credential in the requested format. Both success and refusal are written to the audit log.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is no credential.
     pub async fn issue(
         self: &Arc<Self>,
         name: &str,
-        outlet: &CredentialFormat,
-        asker: &Requester,
+        format: &CredentialFormat,
+        requester: &Requester,
     ) -> Result<Secret, BrokerProblem> {
-        let outcome = self.render_credential(name, outlet, asker).await;
+        let outcome = self.render_credential(name, format, requester).await;
         let (expires_at, problem) = match &outcome {
             Ok((_, expires_at)) => (*expires_at, None),
             Err(problem) => (None, Some(problem.message.clone())),
         };
-        let what = if problem.is_none() { "issued" } else { "refused" };
-        self.record_use(name, &outlet.purpose(), asker);
-        let noted = self.append_audit_entry(AuditEntry {
-            action: what.to_owned(),
+        let action = if problem.is_none() { "issued" } else { "refused" };
+        self.record_use(name, &format.purpose(), requester);
+        let audit_result = self.append_audit_entry(AuditEntry {
+            action: action.to_owned(),
             identity: name.to_owned(),
-            format: Some(outlet.name().to_owned()),
-            chain: asker.chain.clone(),
-            pid: asker.pid,
-            session: asker.session.as_ref().map(SessionMember::audit_label),
+            format: Some(format.name().to_owned()),
+            chain: requester.chain.clone(),
+            pid: requester.pid,
+            session: requester.session.as_ref().map(SessionMember::audit_label),
             expires_at,
             problem,
             ..AuditEntry::default()
         });
-        // A full disk is the reason for both; the first is what the asker wants to know.
+        // A full disk can cause both errors. Report the first one, which answers the request. A credential whose audit
+        // entry failed is not handed out.
         let (secret, _) = outcome?;
-        noted.map(|()| secret)
+        audit_result.map(|()| secret)
     }
 
     async fn render_credential(
         self: &Arc<Self>,
         name: &str,
-        outlet: &CredentialFormat,
-        asker: &Requester,
+        format: &CredentialFormat,
+        requester: &Requester,
     ) -> Result<(Secret, Option<i64>), BrokerProblem> {
         let identity = self.identity(name)?;
-        let bound = self.session_restriction(&identity, outlet, asker)?;
-        let purpose =
-            source::supported_purpose(&identity, outlet.purpose()).map_err(|words| unsuitable_problem(name, &words))?;
-        let lease = self.obtain_lease_for(name, &LeaseRequest { purpose, restriction: bound }).await?;
-        let secret = format::render(outlet, &identity, &lease).map_err(|words| unsuitable_problem("", &words))?;
+        let restriction = self.session_restriction(&identity, format, requester)?;
+        let purpose = source::supported_purpose(&identity, format.purpose())
+            .map_err(|reason| unsuitable_problem(name, &reason))?;
+        let lease = self.obtain_lease_for(name, &LeaseRequest { purpose, restriction }).await?;
+        let secret = format::render(format, &identity, &lease).map_err(|reason| unsuitable_problem("", &reason))?;
         Ok((secret, lease.times.expires_at))
     }
 
-    /// A person's decision about an identity, for the audit log.
+    /// Records a decision of the user about an identity in the audit log.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the entry cannot be written.
     pub fn record_decision(
         &self,
-        what: &str,
+        action: &str,
         identity: &str,
-        asker: &Requester,
+        requester: &Requester,
         problem: Option<&str>,
     ) -> Result<(), BrokerProblem> {
         self.append_audit_entry(AuditEntry {
-            action: what.to_owned(),
+            action: action.to_owned(),
             identity: identity.to_owned(),
-            chain: asker.chain.clone(),
-            pid: asker.pid,
-            session: asker.session.as_ref().map(SessionMember::audit_label),
+            chain: requester.chain.clone(),
+            pid: requester.pid,
+            session: requester.session.as_ref().map(SessionMember::audit_label),
             problem: problem.map(str::to_owned),
             ..AuditEntry::default()
         })
     }
 
-    /// What cannot be written down is not given out.
+    /// Appends an entry. Callers hand out no credential if this fails.
     fn append_audit_entry(&self, entry: AuditEntry) -> Result<(), BrokerProblem> {
         self.audit.append(&AuditEntry { at: now(), ..entry }).map_err(|error| {
             let message = format!("the audit log cannot be written: {error}");
-            BrokerProblem::new("audit_log", message, "Make room on the disk, or correct the folder's owner.")
+            BrokerProblem::new("audit_log", message, "Free disk space, or correct the owner of the folder.")
         })
     }
 
-    /// The identity whose `hosts` mean a server.
+    /// Finds the identity whose `hosts` match a server.
     ///
     /// # Errors
-    /// When none does, or more than one.
+    /// When no identity or more than one matches.
     pub fn find_identity_by_host(&self, server: &str) -> Result<String, BrokerProblem> {
         let identities = self.load_identities()?;
-        let mut found = identities.all.values().filter(|identity| format::serves_host(identity, server));
-        let Some(first) = found.next() else {
+        let mut matches = identities.all.values().filter(|identity| format::serves_host(identity, server));
+        let Some(first) = matches.next() else {
             let message = format!("no identity serves `{server}`");
             let hint = "Add it to the `hosts` of an identity in identities.toml.";
             return Err(BrokerProblem::new("identity_unknown", message, hint));
         };
-        match found.next() {
+        match matches.next() {
             None => Ok(first.name.clone()),
             Some(second) => {
                 let message = format!("both `{}` and `{}` serve `{server}`", first.name, second.name);
@@ -259,10 +260,10 @@ impl Broker {
         }
     }
 
-    /// A lease that lasts, fetched at most once however many ask.
+    /// Returns a lease with enough time left. Concurrent callers share one request to the source.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is no lease.
     pub async fn obtain_lease(self: &Arc<Self>, name: &str) -> Result<Arc<Lease>, BrokerProblem> {
         self.obtain_lease_for(name, &LeaseRequest::default()).await
     }
@@ -270,11 +271,12 @@ impl Broker {
     async fn obtain_lease_for(
         self: &Arc<Self>,
         name: &str,
-        purpose: &LeaseRequest,
+        request: &LeaseRequest,
     ) -> Result<Arc<Lease>, BrokerProblem> {
         let identity = self.identity(name)?;
-        let (mut under_way, old) = {
-            let (mut entries, key) = (self.lock_entries(), purpose.lease_key(name));
+        let (mut pending, old) = {
+            let (mut entries, key) = (self.lock_entries(), request.lease_key(name));
+            // Resources and audiences come from the requesting program, so their number must be bounded.
             if !entries.contains_key(&key) && entries.keys().filter(|key| key.identity == name).count() >= PURPOSES_MAX
             {
                 return Err(unsuitable_problem(
@@ -283,7 +285,7 @@ impl Broker {
                 ));
             }
             let entry = entries.entry(key).or_default();
-            if entry.identity.as_ref().is_some_and(|known| *known != identity) {
+            if entry.identity.as_ref().is_some_and(|previous| *previous != identity) {
                 *entry = LeaseEntry { last_used: entry.last_used.take(), ..LeaseEntry::default() };
             }
             let now = now();
@@ -291,17 +293,19 @@ impl Broker {
                 Some(lease) => schedule::verdict(now, &lease.times, true),
                 None => Verdict::RenewFirst,
             };
+            // `verdict` decides by margins. An old lease inside the margins is still better than an error.
             let old = entry.lease.clone().filter(|lease| is_unexpired(lease, now));
             match (verdict, old) {
                 (Verdict::Serve, Some(lease)) => return Ok(lease),
                 (Verdict::ServeAndRenew, Some(lease)) => {
                     if entry.pending_renewal.is_none() && now >= entry.retry_at {
-                        self.start_renewal(entry, identity, purpose.clone());
+                        self.start_renewal(entry, identity, request.clone());
                     }
                     return Ok(lease);
                 }
                 (_, old) => {
                     if entry.pending_renewal.is_none() && now < entry.retry_at {
+                        // Back off: report the last problem instead of asking a failing source on every request.
                         let problem = entry.problem.clone();
                         return old.ok_or_else(|| problem.unwrap_or_else(|| timeout_problem(name)));
                     }
@@ -309,25 +313,26 @@ impl Broker {
                         entry
                             .pending_renewal
                             .clone()
-                            .unwrap_or_else(|| self.start_renewal(entry, identity, purpose.clone())),
+                            .unwrap_or_else(|| self.start_renewal(entry, identity, request.clone())),
                         old,
                     )
                 }
             }
         };
-        let answer = under_way.wait_for(Option::is_some);
-        let outcome = match tokio::time::timeout(source::FETCH_TIMEOUT, answer).await {
+        // The lock is released here: only the receiver is awaited, so other requesters are not blocked.
+        let finished = pending.wait_for(Option::is_some);
+        let outcome = match tokio::time::timeout(source::FETCH_TIMEOUT, finished).await {
             Ok(Ok(outcome)) => outcome.clone().unwrap_or_else(|| Err(timeout_problem(name))),
             Ok(Err(_)) | Err(_) => Err(timeout_problem(name)),
         };
-        // The old one is better than none: the source may be back before it ends.
+        // Serve the old lease if there is one: the source may recover before it ends.
         outcome.or_else(|problem| old.ok_or(problem))
     }
 
-    /// What is kept of a repository's secrets, by the vault that this broker holds open; names without a value are left out.
+    /// Reads stored secrets of a repository with the open vault of this broker. Names without a value are left out.
     ///
     /// # Errors
-    /// When the vault cannot be opened without a person, or a value does not open.
+    /// When the vault cannot be opened without a prompt, or a value cannot be opened.
     pub async fn read_secrets(
         &self,
         scope: &RepositorySecrets,
@@ -341,32 +346,33 @@ impl Broker {
         Ok(found)
     }
 
-    /// Made at the first use: an agent that only runs previews reads no certificates.
+    /// Created at the first use, because an agent that only runs previews needs no certificates.
     fn http(&self) -> Result<&HttpClient, SourceProblem> {
         match self.http.get() {
             Some(http) => Ok(http),
             None => {
-                let made = HttpClient::new()?;
-                Ok(self.http.get_or_init(|| made))
+                let client = HttpClient::new()?;
+                Ok(self.http.get_or_init(|| client))
             }
         }
     }
 
-    fn publish_change(&self, name: &str, what: ChangeKind) {
-        let login = match &what {
+    fn publish_change(&self, name: &str, kind: ChangeKind) {
+        let login = match &kind {
             ChangeKind::LoginExpiring { .. } => Some(name),
             ChangeKind::NeedsLogin(problem) => Some(problem.login_identity.as_deref().unwrap_or(name)),
             _ => None,
         };
+        // Identities of one AWS session share a login, so count by login and not by identity.
         let item = login.and_then(|login| Some(source::login_item(&self.identity(login).ok()?)));
-        let is_news = item.is_some_and(|item| self.lock_announced_logins().insert(item));
-        drop(self.changes.send(IdentityChange { identity: name.to_owned(), kind: what, is_first_notice: is_news }));
+        let is_first_notice = item.is_some_and(|item| self.lock_announced_logins().insert(item));
+        drop(self.changes.send(IdentityChange { identity: name.to_owned(), kind, is_first_notice }));
     }
 
-    fn record_use(&self, name: &str, purpose: &Purpose, asker: &Requester) {
-        let restriction = asker.session.as_ref().map(|member| rule::restriction_of(&member.session));
+    fn record_use(&self, name: &str, purpose: &Purpose, requester: &Requester) {
+        let restriction = requester.session.as_ref().map(|member| rule::restriction_of(&member.session));
         let key = |restriction, purpose: &Purpose| LeaseKey::new(name, restriction, purpose.clone());
-        // A session with full access uses the user's lease. A source without purposes has one lease for all of them.
+        // A session with full access uses the user's lease. A source without purposes has one lease for all purposes.
         let candidates = [
             key(restriction.as_ref(), purpose),
             key(None, purpose),
@@ -376,11 +382,12 @@ impl Broker {
         let mut entries = self.lock_entries();
         let stored = candidates.iter().find(|key| entries.contains_key(key));
         if let Some(entry) = stored.and_then(|key| entries.get_mut(key)) {
-            entry.last_used = Some((now(), asker.chain.first().cloned().unwrap_or_default()));
+            entry.last_used = Some((now(), requester.chain.first().cloned().unwrap_or_default()));
         }
     }
 
-    /// A tool said that the credential was refused: the next asker gets another one.
+    /// Drops the leases of an identity because a tool reported its credential as refused. The next request fetches
+    /// another lease.
     pub fn discard_leases(&self, name: &str) {
         for (_, entry) in self.lock_entries().iter_mut().filter(|(key, _)| key.identity == name) {
             entry.lease = None;
@@ -388,36 +395,37 @@ impl Broker {
     }
 
     /// # Errors
-    /// When there is none of that name, or its part of the file is wrong.
+    /// When the identity does not exist, or its section of the file is invalid.
     pub fn identity(&self, name: &str) -> Result<Identity, BrokerProblem> {
         let identities = self.load_identities()?;
         if let Some(identity) = identities.get(name) {
             return Ok(identity.clone());
         }
         if identities.broken.iter().any(|broken| broken == name) {
-            let message = format!("the identity `{name}` is written down wrong");
-            return Err(BrokerProblem::new("identity_wrong", message, "`pdev identity` tells the line."));
+            let message = format!("the section of the identity `{name}` is invalid");
+            return Err(BrokerProblem::new("identity_wrong", message, "Run `pdev identity` to see the line."));
         }
         let hint = match identities.nearest(name) {
             Some(near) => format!("Did you mean `{near}`?"),
-            None => format!("`pdev identity add {name} --source SOURCE` makes it."),
+            None => format!("Create it with `pdev identity add {name} --source SOURCE`."),
         };
         Err(BrokerProblem::new("identity_unknown", format!("there is no identity `{name}`"), hint))
     }
 
     fn load_identities(&self) -> Result<Arc<Identities>, BrokerProblem> {
         let path = self.paths.identities();
-        let Ok(found) = std::fs::metadata(&path) else { return Ok(Arc::default()) };
-        let stamp = (found.modified().unwrap_or(SystemTime::UNIX_EPOCH), found.len());
+        let Ok(metadata) = std::fs::metadata(&path) else { return Ok(Arc::default()) };
+        // Modification time and length detect edits. The cache avoids a parse for every request of a tool.
+        let stamp = (metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len());
         let mut cached = self.identities_cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, _, known)) = cached.as_ref().filter(|(at, length, _)| (*at, *length) == stamp) {
-            return Ok(Arc::clone(known));
+        if let Some((_, _, identities)) = cached.as_ref().filter(|(at, length, _)| (*at, *length) == stamp) {
+            return Ok(Arc::clone(identities));
         }
         let text = std::fs::read_to_string(&path).map_err(|error| {
             BrokerProblem::new(
                 "identity_wrong",
                 format!("cannot read `{}`: {error}", path.display()),
-                "Correct its mode.",
+                "Correct the mode of the file.",
             )
         })?;
         let identities = Arc::new(identity::read(&text).0);
@@ -425,14 +433,15 @@ impl Broker {
         Ok(identities)
     }
 
-    /// The vault, opened once; after it was locked, absent or reset, the next asker tries again.
+    /// Opens the vault once. After it was locked, absent or reset, the next request tries again.
     async fn open_vault(&self) -> Result<Arc<Vault>, vault::VaultProblem> {
-        let mut kept = self.vault.lock().await;
-        if let Some(vault) = kept.as_ref().filter(|vault| vault.is_current()) {
+        // Held during the opening, so concurrent requests ask the keyring only once.
+        let mut cached = self.vault.lock().await;
+        if let Some(vault) = cached.as_ref().filter(|vault| vault.is_current()) {
             return Ok(Arc::clone(vault));
         }
         let vault = Arc::new(Vault::open(&self.paths.vault(), &self.vault_options).await?);
-        *kept = Some(Arc::clone(&vault));
+        *cached = Some(Arc::clone(&vault));
         Ok(vault)
     }
 

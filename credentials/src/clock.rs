@@ -1,6 +1,7 @@
-//! Whether this machine's clock is right, by what the servers of one's identities say (`Date`, RFC 9110, section 6.6.1).
+//! Compares this machine's clock with the servers of the user's identities (`Date`, RFC 9110, section 6.6.1).
 //!
-//! Asks each server for its front page, without a credential; what it answers does not matter.
+//! Each server gets a request for its root page, without a credential. The content and status of the response are
+//! ignored.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,20 +13,20 @@ use crate::http::HttpClient;
 use crate::identity::Identities;
 use crate::source;
 
-/// A person waits for all of them together.
+/// The user waits at most this long, because the requests run in parallel.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Servers asked at once, and at all.
+/// Limits both the parallel requests and their total number.
 const SERVERS_MAX: usize = 16;
 
-/// What one server said.
+/// The result for one server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClockReading {
     pub server: String,
-    /// The server's clock minus ours in milliseconds, 0 for a few seconds; or why it is not known.
+    /// The server's clock minus this machine's in milliseconds, 0 for a few seconds; or the reason why it is unknown.
     pub offset: Result<i64, String>,
 }
 
-/// The clocks behind these identities, by the servers' names.
+/// Reads the clocks of the servers of these identities, sorted by server name.
 pub async fn compare(identities: &Identities) -> Vec<ClockReading> {
     let servers: BTreeMap<String, String> =
         identities.all.values().filter_map(source::server_url).filter_map(root_url).take(SERVERS_MAX).collect();
@@ -39,25 +40,26 @@ pub async fn compare(identities: &Identities) -> Vec<ClockReading> {
             return servers.into_keys().map(failed).collect();
         }
     };
-    let mut asked = JoinSet::new();
+    let mut requests = JoinSet::new();
     for (server, url) in servers {
         let http = Arc::clone(&http);
-        asked.spawn(async move {
-            let ahead = match tokio::time::timeout(TIMEOUT, http.get(&url, &[])).await {
-                Ok(Ok(answer)) if answer.has_date => Ok(answer.skew),
-                Ok(Ok(_)) => Err("it answers without a `Date`".to_owned()),
+        requests.spawn(async move {
+            let offset = match tokio::time::timeout(TIMEOUT, http.get(&url, &[])).await {
+                Ok(Ok(response)) if response.has_date => Ok(response.skew),
+                Ok(Ok(_)) => Err("its response has no `Date`".to_owned()),
                 Ok(Err(problem)) => Err(problem.to_string()),
-                Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
+                Err(_) => Err(format!("no response within {} s", TIMEOUT.as_secs())),
             };
-            ClockReading { server, offset: ahead }
+            ClockReading { server, offset }
         });
     }
-    let mut readings = asked.join_all().await;
+    let mut readings = requests.join_all().await;
     readings.sort_by(|a, b| a.server.cmp(&b.server));
     readings
 }
 
-/// Host and address of a URL's front page: a path may be a program that does work.
+/// The authority and the root URL of a server. The path is dropped, because a request to it could start work on the
+/// server.
 fn root_url(url: String) -> Option<(String, String)> {
     let uri: http::Uri = url.parse().ok()?;
     let authority = uri.authority()?.to_string();

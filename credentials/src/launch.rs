@@ -1,6 +1,8 @@
-//! How the agent starts other people's programs: with the limit of open files that its own starter had, not the one it
-//! raised for itself. What happens between fork and exec cannot be said safely, so this binary starts once more,
-//! lowers its own limit, and becomes the program.
+//! Starts programs of the user with the open-file limit that the agent's starter had, not with the limit that the agent
+//! raised for itself.
+//!
+//! Setting the limit between fork and exec needs unsafe code, which the workspace forbids. Therefore this binary is
+//! started a second time, lowers its own limit, and replaces itself by the program.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -10,9 +12,9 @@ use std::path::PathBuf;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::process::Command;
 
-/// The first word of such a start; not for people.
+/// The first argument of such a start. It is internal and not in the help.
 pub const COMMAND_NAME: &str = "launch";
-/// Beyond what programs end with by themselves; the words on standard error say which it was.
+/// Most programs do not exit with this code. The message on standard error decides whether it came from the launcher.
 const NOT_STARTED_EXIT_CODE: u8 = 125;
 const FAILURE_PREFIX: &str = "cannot start `";
 
@@ -25,7 +27,7 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Not where this binary was removed under the agent that runs: then programs start with the agent's limit.
+    /// False if this binary was removed while the agent runs. Programs then start with the limit of the agent.
     pub(crate) fn is_available(&self) -> bool {
         self.program.is_file()
     }
@@ -37,19 +39,20 @@ impl Launcher {
     }
 }
 
-/// Why the program was never started, if it is so: by how the process ended, and the last it said.
-pub(crate) fn is_start_failure(code: Option<i32>, last: &str) -> bool {
-    code == Some(i32::from(NOT_STARTED_EXIT_CODE)) && last.starts_with(FAILURE_PREFIX)
+/// Whether the launcher failed to start the program, judged by the exit code and the last line of standard error.
+pub(crate) fn is_start_failure(code: Option<i32>, last_line: &str) -> bool {
+    code == Some(i32::from(NOT_STARTED_EXIT_CODE)) && last_line.starts_with(FAILURE_PREFIX)
 }
 
-/// Becomes the program. Arguments: the limit, the program, and its own.
+/// Replaces this process by the program. Arguments: the limit, the program, and the arguments of the program. Returns
+/// only if the program cannot be started.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let mut arguments = arguments.into_iter();
     let limit = arguments.next().and_then(|limit| limit.to_str()?.parse().ok());
     let (Some(limit), Some(program)) = (limit, arguments.next()) else { return NOT_STARTED_EXIT_CODE };
     let maximum = getrlimit(Resource::Nofile).maximum;
-    let _higher_is_no_harm = setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum });
+    let _keeping_the_higher_limit_is_harmless = setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum });
     let error = std::process::Command::new(&program).args(arguments).exec();
-    let _nobody_reads = writeln!(std::io::stderr(), "{FAILURE_PREFIX}{}`: {error}", program.display());
+    let _stderr_may_be_closed = writeln!(std::io::stderr(), "{FAILURE_PREFIX}{}`: {error}", program.display());
     NOT_STARTED_EXIT_CODE
 }

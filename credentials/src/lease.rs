@@ -1,10 +1,10 @@
-//! One credential as a source gave it, with the times that decide when the next one is fetched.
+//! A lease: one short-lived credential of a source, with the times that decide when the next one is fetched.
 
 use std::time::Duration;
 
 use crate::secret::Secret;
 
-/// What a tool is handed in the end.
+/// The credential that a tool receives.
 pub enum Material {
     Aws {
         access_key_id: String,
@@ -21,7 +21,7 @@ pub enum Material {
 }
 
 impl Material {
-    /// For one that is held until it ends.
+    /// Moves the secrets of a long-lived credential to protected memory.
     pub(crate) fn into_protected(self) -> Self {
         match self {
             Self::Aws { access_key_id, secret_access_key, session_token, account } => Self::Aws {
@@ -35,7 +35,7 @@ impl Material {
         }
     }
 
-    /// Whether a part of it may end up in the swap.
+    /// Whether a secret in it may be written to the swap.
     pub(crate) fn is_swappable(&self) -> bool {
         match self {
             Self::Aws { secret_access_key, session_token, .. } => {
@@ -58,7 +58,7 @@ impl Material {
 pub struct Lease {
     pub material: Material,
     pub times: Times,
-    /// Where it is known: when the login behind it ends for good.
+    /// The permanent end of the login behind the lease, if known.
     pub login_end: Option<LoginEnd>,
 }
 
@@ -68,30 +68,31 @@ impl Lease {
         Self { material, times, login_end: None }
     }
 
-    /// For as long as it lasts.
+    /// Moves its secrets to protected memory, because a lease lives for up to hours.
     #[must_use]
     pub(crate) fn into_protected(self) -> Self {
         Self { material: self.material.into_protected(), ..self }
     }
 
-    /// With the end of the login that it came from, where that is known.
+    /// Sets the end of the login that provided the lease, if known.
     #[must_use]
     pub fn with_login_end(self, login: Option<LoginEnd>) -> Self {
         Self { login_end: login, ..self }
     }
 }
 
-/// A login that ends at a known time, whatever is renewed before: then a person is needed.
+/// The known end of a login. Renewals of the lease do not extend it, so the user must sign in again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoginEnd {
-    /// Whom the person signs in as.
+    /// The identity to sign in to.
     pub identity: String,
-    /// Unix milliseconds: when it began, and when it ends.
+    /// The start and the end of the login, in Unix milliseconds.
     pub started_at: i64,
     pub ends_at: i64,
 }
 
-/// Unix milliseconds by this machine's clock; `skew` says by how much the issuer's clock is ahead.
+/// Unix milliseconds. `issued_at` is by this machine's clock, `expires_at` by the issuer's. `skew` is the issuer's
+/// clock minus this machine's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Times {
     pub issued_at: i64,
@@ -100,10 +101,11 @@ pub struct Times {
 }
 
 impl Times {
-    /// From an answer that says how long the credential lives.
+    /// From a response that contains the lifetime of the credential.
     #[must_use]
-    pub fn from_lifetime(now: i64, life: Duration) -> Self {
-        let life = i64::try_from(life.as_millis()).unwrap_or(i64::MAX / 4);
-        Self { issued_at: now, expires_at: Some(now.saturating_add(life)), skew: 0 }
+    pub fn from_lifetime(now: i64, lifetime: Duration) -> Self {
+        // A quarter of the range, so that later additions do not overflow.
+        let lifetime = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX / 4);
+        Self { issued_at: now, expires_at: Some(now.saturating_add(lifetime)), skew: 0 }
     }
 }

@@ -1,7 +1,7 @@
-//! Who you are: the only crate that can hold a secret.
+//! Identities, credentials and secrets. This is the only crate that stores secrets and reads their values.
 //!
-//! Identities are names in the user's configuration. Secrets a manifest names are delivered as files on tmpfs where
-//! there is one. Nothing else in the tree may learn how a secret looks.
+//! Identities are names in the user's configuration. Secrets that a manifest names are delivered as files, on tmpfs
+//! where available. Other crates only pass secrets on, as opaque [`Secret`] values.
 
 pub mod approval;
 pub mod audit;

@@ -1,17 +1,16 @@
-//! What others of the same user may see of this process's memory: nothing. And what of it the disk may see: not the keys
-//! and leases that are kept.
+//! Hides this process's memory from other processes of the same user, and keeps stored keys and leases out of the swap.
 //!
-//! It does not hide anything from root. Copies that last for one request (an answer on its way to a tool, a body on its way
-//! to a source) are not locked, and those that a library makes of them are not wiped.
+//! Nothing is hidden from root. Copies that exist for one request (a response to a tool, a body sent to a source) are
+//! not locked, and copies that a library makes of them are not wiped.
 
 use memmap2::MmapMut;
 use zeroize::{Zeroize, Zeroizing};
 
-/// No core file, and no look into this process by others of the same user: it holds credentials, or is about to.
-/// Programs started from here have it no longer (execve(2)).
+/// Disables core files and ptrace by other processes of the user, because this process holds credentials or is about
+/// to. Programs that this process starts do not inherit the setting (execve(2)).
 pub fn make_undumpable() {
-    // Stops core files too, also those that are piped to a program (core(5)). The limit of core files is left alone: it
-    // would pass to every program that is started from here, and those are the person's own.
+    // This also stops core files that are piped to a program (core(5)). The limit of core files stays unchanged: child
+    // processes would inherit it, and they are the user's own programs.
     #[cfg(target_os = "linux")]
     let _best_effort = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     #[cfg(not(target_os = "linux"))]
@@ -22,24 +21,24 @@ pub fn make_undumpable() {
     }
 }
 
-/// Bytes that are kept: on pages of their own, which are locked into memory where the system allows it, left out of core
-/// files and of forked processes, and wiped when dropped.
+/// Long-lived bytes on separate memory pages. The pages are locked where the system allows it, excluded from core files
+/// and forked processes, and wiped when dropped.
 pub(crate) enum ProtectedBytes {
     Pages {
         pages: MmapMut,
         length: usize,
         is_locked: bool,
     },
-    /// Where there are no pages to be had.
+    /// The fallback if no pages can be mapped.
     Heap(Zeroizing<Vec<u8>>),
 }
 
 impl ProtectedBytes {
-    /// Takes bytes over and wipes them where they were.
+    /// Copies the bytes to protected pages and wipes the original.
     pub(crate) fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
-        // One byte at least: there is no map of none.
+        // At least one byte, because an empty mapping is an error.
         let Ok(mut pages) = MmapMut::map_anon(bytes.len().max(1)) else { return Self::Heap(bytes) };
-        // Locked before anything is written: a page that was swapped out stays on the disk.
+        // Lock before writing, because a page that was swapped out stays on disk.
         let is_locked = pages.lock().is_ok();
         #[cfg(target_os = "linux")]
         for advice in [memmap2::Advice::DontDump, memmap2::Advice::DontFork] {
@@ -76,10 +75,10 @@ mod tests {
     #[test]
     fn protected_bytes_are_readable_and_locked() {
         for bytes in [&b""[..], b"canary", &[7; 10_000]] {
-            let kept = ProtectedBytes::new(Zeroizing::new(bytes.to_vec()));
-            assert_eq!(kept.bytes(), bytes);
-            assert!(matches!(kept, ProtectedBytes::Pages { .. }));
-            if kept.is_locked() && cfg!(target_os = "linux") {
+            let protected = ProtectedBytes::new(Zeroizing::new(bytes.to_vec()));
+            assert_eq!(protected.bytes(), bytes);
+            assert!(matches!(protected, ProtectedBytes::Pages { .. }));
+            if protected.is_locked() && cfg!(target_os = "linux") {
                 let status = std::fs::read_to_string("/proc/self/status").unwrap();
                 let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
                 assert_ne!(line.trim(), "0 kB", "{line}");

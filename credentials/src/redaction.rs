@@ -1,12 +1,12 @@
-//! A refusal that repeats what was sent to it must not carry a secret into a message, a log or the audit: what was sent
-//! as one is blanked in the answer before anybody reads it.
+//! Removes the secrets of a request from an error response. A server may repeat the request in its refusal; the secret
+//! must not reach a message, a log or the audit log.
 //!
-//! Only whole values are found, as they were sent: a server that encodes them anew is beyond this.
+//! Only exact values are found. A server that re-encodes them is not covered.
 
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-/// Headers and fields that hold secrets: OAuth 2.0 and its extensions, STS, IAM Identity Center, Vault.
+/// Headers and fields that contain secrets: OAuth 2.0 and its extensions, STS, IAM Identity Center, Vault.
 const SECRET_FIELDS: [&str; 19] = [
     "authorization",
     "x-amz-sso_bearer_token",
@@ -28,10 +28,10 @@ const SECRET_FIELDS: [&str; 19] = [
     "jwt",
     "password",
 ];
-/// What is shorter would blank ordinary words.
+/// A shorter value is not redacted, because it could be an ordinary word.
 const SECRET_BYTES_MIN: usize = 8;
 
-/// The secrets of one request.
+/// The secret values of one request.
 pub(crate) struct RequestSecrets(Vec<Zeroizing<String>>);
 
 impl RequestSecrets {
@@ -41,6 +41,7 @@ impl RequestSecrets {
         all.extend(body_fields(body));
         let secret = |(name, value): (String, String)| {
             let value = Zeroizing::new(value);
+            // Without the scheme (`Bearer`), because a server may repeat the token alone.
             let token = if name == "authorization" { value.rsplit(' ').next().unwrap_or_default() } else { &value };
             let token = token.to_owned();
             (SECRET_FIELDS.contains(&name.as_str()) && token.len() >= SECRET_BYTES_MIN).then(|| Zeroizing::new(token))
@@ -48,11 +49,11 @@ impl RequestSecrets {
         Self(all.into_iter().filter_map(secret).collect())
     }
 
-    pub(crate) fn redact(&self, answer: &mut Zeroizing<Vec<u8>>) {
+    pub(crate) fn redact(&self, response: &mut Zeroizing<Vec<u8>>) {
         for secret in &self.0 {
             let secret = secret.as_bytes();
-            while let Some(at) = answer.windows(secret.len()).position(|part| part == secret) {
-                answer.splice(at..at + secret.len(), *b"***");
+            while let Some(at) = response.windows(secret.len()).position(|part| part == secret) {
+                response.splice(at..at + secret.len(), *b"***");
             }
         }
     }
@@ -73,7 +74,7 @@ mod tests {
     #[test]
     fn echoed_secrets_are_redacted() {
         let bearer = [("authorization", "Bearer canary-of-header"), ("accept", "application/json")];
-        for (headers, body, answer, expected) in [
+        for (headers, body, response, expected) in [
             (&bearer[..], "", "no: application/json canary-of-header!", "no: application/json ***!"),
             (
                 &[],
@@ -90,9 +91,9 @@ mod tests {
             (&[], "code=short", "short", "short"),
             (&[], "\u{0}garbage", "garbage", "garbage"),
         ] {
-            let mut told = Zeroizing::new(answer.as_bytes().to_vec());
-            RequestSecrets::from_request(headers, body.as_bytes()).redact(&mut told);
-            assert_eq!(std::str::from_utf8(&told).unwrap(), expected, "{body}");
+            let mut redacted = Zeroizing::new(response.as_bytes().to_vec());
+            RequestSecrets::from_request(headers, body.as_bytes()).redact(&mut redacted);
+            assert_eq!(std::str::from_utf8(&redacted).unwrap(), expected, "{body}");
         }
     }
 }

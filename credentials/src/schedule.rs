@@ -1,16 +1,16 @@
-//! When to serve a lease, when to renew it, when a person is needed. Pure: the clock is an argument.
+//! Decides when to serve a lease, when to renew it, and when the user must sign in. Pure: the clock is an argument.
 //!
-//! The rules and where they come from stand in docs/credentials.md.
+//! The rules and their sources are listed in docs/credentials.md.
 
 use crate::lease::{LoginEnd, Times};
 
 const MINUTE: i64 = 60_000;
-/// SDKs fetch again on every use once fewer than 15 minutes remain (botocore's advisory window), so less is only handed
-/// out when the source gives no more.
+/// AWS SDKs fetch again on every use below 15 minutes (botocore's advisory refresh window). A shorter lease is
+/// therefore only handed out if the source gives no longer one.
 pub const REMAINING_MIN: i64 = 15 * MINUTE;
-/// Nothing is handed out that ends while a request is on its way.
+/// A lease must not end while the request that uses it is in transit.
 const EXPIRY_MARGIN: i64 = MINUTE;
-/// Clocks of two machines differ; a lease from further in the future means that this clock was set back.
+/// Two machines' clocks may differ by this much. A lease from further in the future means that this clock was set back.
 const CLOCK_TOLERANCE: i64 = 5 * MINUTE;
 const BACK_OFF_FIRST: i64 = 1_000;
 pub const BACK_OFF_MAX: i64 = 5 * MINUTE;
@@ -18,17 +18,18 @@ pub const BACK_OFF_MAX: i64 = 5 * MINUTE;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     Serve,
-    /// Serve this one now and fetch the next in the background.
+    /// Serve this lease now and fetch the next one in the background.
     ServeAndRenew,
-    /// Fetch first; the old one is served only if that fails and it has not ended.
+    /// Fetch first. The old lease is served only if that fails and it has not ended.
     RenewFirst,
     NeedsLogin,
 }
 
-/// `renewable`: the source can give the next one without a person.
+/// `renewable`: the source can provide the next lease without the user.
 #[must_use]
 pub fn verdict(now: i64, times: &Times, renewable: bool) -> Verdict {
     let Some(expires) = times.expires_at else { return Verdict::Serve };
+    // `expires` is by the issuer's clock, so compare by that clock.
     let now = now.saturating_add(times.skew);
     let issued = times.issued_at.saturating_add(times.skew);
     let (life, remaining) = (expires.saturating_sub(issued), expires.saturating_sub(now));
@@ -50,7 +51,8 @@ pub fn verdict(now: i64, times: &Times, renewable: bool) -> Verdict {
     }
 }
 
-/// When the background fetches the next one: at about half of the life, `jitter` (0 to 1000) spreads it over a tenth.
+/// The time of the background renewal: after about half of the lifetime. `jitter` (0 to 1000) spreads it over a tenth
+/// of the lifetime.
 #[must_use]
 pub fn renew_at(times: &Times, jitter: u16) -> Option<i64> {
     let expires = times.expires_at?.saturating_sub(times.skew);
@@ -58,15 +60,16 @@ pub fn renew_at(times: &Times, jitter: u16) -> Option<i64> {
     Some(times.issued_at + life / 2 + life / 10 * i64::from(jitter.min(1000)) / 1000)
 }
 
-/// When a person is told that a login ends: a twentieth of its life before, half an hour at least and a day at most; of
-/// short ones a quarter.
+/// The time at which the user is warned about the end of a login: a twentieth of its life ahead, at least half an hour
+/// and at most a day. For short logins it is a quarter.
 #[must_use]
 pub fn warn_at(login: &LoginEnd) -> i64 {
     let life = login.ends_at.saturating_sub(login.started_at).max(0);
     login.ends_at.saturating_sub((life / 20).clamp(30 * MINUTE, 24 * 60 * MINUTE).min(life / 4))
 }
 
-/// How long to wait after so many failures in a row.
+/// The pause after this number of consecutive failures: exponential with a cap. `jitter` (0 to 1000) spreads it over
+/// the upper half.
 #[must_use]
 pub fn back_off(failures: u32, jitter: u16) -> i64 {
     let full = BACK_OFF_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(BACK_OFF_MAX);
@@ -89,15 +92,15 @@ mod tests {
         let short = Times { expires_at: Some(100 * HOUR + 10 * MINUTE), ..one_hour_lease() };
         let endless = Times { expires_at: None, ..one_hour_lease() };
         let ahead = Times { skew: 20 * MINUTE, expires_at: Some(101 * HOUR + 20 * MINUTE), ..one_hour_lease() };
-        for (what, minutes, times, renewable, expected) in [
+        for (case, minutes, times, renewable, expected) in [
             ("fresh", 0, one_hour_lease(), true, Serve),
             ("before half", 29, one_hour_lease(), true, Serve),
             ("at half", 30, one_hour_lease(), true, ServeAndRenew),
             ("a quarter hour left", 45, one_hour_lease(), true, ServeAndRenew),
             ("below the floor", 46, one_hour_lease(), true, RenewFirst),
-            ("below the floor, a person needed", 46, one_hour_lease(), false, Serve),
+            ("below the floor, login needed", 46, one_hour_lease(), false, Serve),
             ("at the margin", 59, one_hour_lease(), true, RenewFirst),
-            ("at the margin, a person needed", 59, one_hour_lease(), false, NeedsLogin),
+            ("at the margin, login needed", 59, one_hour_lease(), false, NeedsLogin),
             ("over, after a suspend of a day", 24 * 60, one_hour_lease(), true, RenewFirst),
             ("short lives have no floor", 3, short, true, Serve),
             ("short lives at half", 5, short, true, ServeAndRenew),
@@ -105,15 +108,15 @@ mod tests {
             ("no end", 100_000, endless, false, Serve),
             ("clock set back a little", -4, one_hour_lease(), true, Serve),
             ("clock set back", -60, one_hour_lease(), true, RenewFirst),
-            ("clock set back, a person needed", -60, one_hour_lease(), false, Serve),
+            ("clock set back, login needed", -60, one_hour_lease(), false, Serve),
             ("issuer ahead by 20 minutes", 0, ahead, true, Serve),
             ("issuer ahead, at the margin of its clock", 59, ahead, true, RenewFirst),
         ] {
-            assert_eq!(verdict(100 * HOUR + minutes * MINUTE, &times, renewable), expected, "{what}");
+            assert_eq!(verdict(100 * HOUR + minutes * MINUTE, &times, renewable), expected, "{case}");
         }
     }
 
-    /// A small generator; the sequence is the same on every run.
+    /// A linear congruential generator: the sequence is the same on every run.
     fn pseudo_random_numbers(mut state: u64) -> impl FnMut(i64) -> i64 {
         move |below| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -1,4 +1,4 @@
-//! A value that must not be seen: no `Debug`, no `Display`, no `Serialize`, wiped on drop.
+//! A secret value: it has no `Debug`, `Display` or `Serialize`, and is wiped on drop.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use crate::memory::ProtectedBytes;
 pub struct Secret(SecretBytes);
 
 enum SecretBytes {
-    /// For the time of a request.
+    /// Lives for one request.
     Transient(Zeroizing<Vec<u8>>),
     Protected(ProtectedBytes),
 }
@@ -26,33 +26,33 @@ impl Secret {
         self.expose().is_empty()
     }
 
-    /// Takes bytes over that are wiped already.
+    /// Takes ownership of bytes that are already wiped on drop.
     pub(crate) fn from_zeroizing(bytes: Zeroizing<Vec<u8>>) -> Self {
         Self(SecretBytes::Transient(bytes))
     }
 
-    /// For one that stays: moved to memory that is not swapped out, where the system allows it.
+    /// Moves a long-lived secret to memory that is not swapped out, where the system allows it.
     pub(crate) fn into_protected(self) -> Self {
         match self.0 {
             SecretBytes::Transient(bytes) => Self(SecretBytes::Protected(ProtectedBytes::new(bytes))),
-            kept @ SecretBytes::Protected(_) => Self(kept),
+            protected @ SecretBytes::Protected(_) => Self(protected),
         }
     }
 
-    /// Whether it may end up in the swap.
+    /// Whether it may be written to the swap.
     pub(crate) fn is_swappable(&self) -> bool {
-        !matches!(&self.0, SecretBytes::Protected(kept) if kept.is_locked())
+        !matches!(&self.0, SecretBytes::Protected(protected) if protected.is_locked())
     }
 
-    /// For sealing and for requests to a source; never leaves this crate.
+    /// The plain bytes, for sealing and for requests to a source. Other crates cannot call it.
     pub(crate) fn expose(&self) -> &[u8] {
         match &self.0 {
             SecretBytes::Transient(bytes) => bytes,
-            SecretBytes::Protected(kept) => kept.bytes(),
+            SecretBytes::Protected(protected) => protected.bytes(),
         }
     }
 
-    /// The way out of the agent: the body of an answer to whoever asked for it, wiped when it was sent.
+    /// Converts the secret to the body of a response to its requester. The body is wiped after it was sent.
     #[must_use]
     pub fn into_body(self) -> Bytes {
         struct BodyOwner(Secret);
@@ -64,10 +64,10 @@ impl Secret {
         Bytes::from_owner(BodyOwner(self))
     }
 
-    /// The way out: into a file or a pipe that its reader was promised.
+    /// Writes the secret to a file or pipe.
     ///
     /// # Errors
-    /// What the sink says.
+    /// When the sink returns an error.
     pub fn write_to(&self, sink: &mut impl Write) -> io::Result<()> {
         sink.write_all(self.expose())
     }

@@ -1,7 +1,7 @@
-//! Secrets of a manifest that a user keeps in the vault, per repository.
+//! Secrets of a manifest that a user stores in the vault, per repository.
 //!
-//! They belong to the repository on this disk (all its worktrees), not to the name in its manifest: another repository
-//! that calls its app and its secret the same gets nothing.
+//! A secret belongs to the repository on this disk (and all its worktrees), not to the names in its manifest. Another
+//! repository with the same app and secret names gets nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::secret::Secret;
 use crate::vault::{self, Vault, VaultProblem};
 
-/// One repository's part of the vault.
+/// The secrets of one repository in the vault.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RepositorySecrets {
     path: PathBuf,
     prefix: String,
 }
 
-/// What stands before the value: for people who look at a list.
+/// Stored in front of the value, for listings.
 #[derive(Serialize, Deserialize)]
 struct SecretMetadata {
     repository: PathBuf,
@@ -26,20 +26,22 @@ struct SecretMetadata {
 }
 
 impl RepositorySecrets {
-    /// `path` is the folder that all worktrees share (git's common folder), or the project's own without git.
+    /// `path` is the folder that all worktrees share (git's common folder), or the project folder without git.
     #[must_use]
     pub fn new(path: &Path) -> Self {
+        // A digest, because item names allow no arbitrary path. 8 bytes are enough to distinguish the repositories of
+        // one user.
         let hash = digest(&SHA256, path.as_os_str().as_encoded_bytes());
         Self { path: path.to_owned(), prefix: format!("secret/{}/", vault::hex(&hash.as_ref()[..8])) }
     }
 
-    /// Which repository it is.
+    /// The folder that identifies the repository.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The names kept for this repository; no keyring is asked.
+    /// The names of the stored secrets. Needs no key, so no keyring is asked.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -49,34 +51,34 @@ impl RepositorySecrets {
     }
 
     /// # Errors
-    /// When the name is not one, or the value cannot be written.
+    /// When the name is invalid, or the value cannot be written.
     pub fn set(&self, vault: &Vault, name: &str, value: &Secret, now: i64) -> Result<(), VaultProblem> {
         if !is_valid_name(name) {
             return Err(VaultProblem::InvalidName(name.to_owned()));
         }
-        let note = SecretMetadata { repository: self.path.clone(), saved_at: now };
-        let mut bytes = serde_json::to_vec(&note).unwrap_or_default();
+        let metadata = SecretMetadata { repository: self.path.clone(), saved_at: now };
+        let mut bytes = serde_json::to_vec(&metadata).unwrap_or_default();
         bytes.push(b'\n');
         bytes.extend_from_slice(value.expose());
         vault.put(&format!("{}{name}", self.prefix), &Secret::new(bytes))
     }
 
-    /// The value, and when it was saved (Unix milliseconds).
+    /// The value, and the time at which it was saved (Unix milliseconds).
     ///
     /// # Errors
-    /// When it is there and cannot be opened.
+    /// When the item exists and cannot be opened.
     pub fn get(&self, vault: &Vault, name: &str) -> Result<Option<(Secret, i64)>, VaultProblem> {
-        let Some(kept) = vault.get(&format!("{}{name}", self.prefix))? else { return Ok(None) };
-        let bytes = kept.expose();
+        let Some(stored) = vault.get(&format!("{}{name}", self.prefix))? else { return Ok(None) };
+        let bytes = stored.expose();
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
-        let note: Option<SecretMetadata> = serde_json::from_slice(&bytes[..end]).ok();
-        Ok(Some((Secret::new(bytes[end + 1..].to_vec()), note.map_or(0, |note| note.saved_at))))
+        let metadata: Option<SecretMetadata> = serde_json::from_slice(&bytes[..end]).ok();
+        Ok(Some((Secret::new(bytes[end + 1..].to_vec()), metadata.map_or(0, |metadata| metadata.saved_at))))
     }
 
-    /// Whether there was one.
+    /// Removes a secret. Returns whether it existed. No keyring is asked.
     ///
     /// # Errors
-    /// When it cannot be removed. No keyring is asked.
+    /// When the name is invalid, or the file cannot be removed.
     pub fn remove(&self, folder: &Path, name: &str) -> Result<bool, VaultProblem> {
         if !is_valid_name(name) {
             return Err(VaultProblem::InvalidName(name.to_owned()));
@@ -85,15 +87,15 @@ impl RepositorySecrets {
     }
 }
 
-/// As a manifest may call a secret.
+/// Whether a manifest may use this name for a secret.
 #[must_use]
 pub fn is_valid_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
     !name.is_empty() && name.len() <= 64 && name.bytes().all(fits)
 }
 
-/// `KEY=value` lines of a `.env` file, as docker and most dotenv libraries read them: comments, `export`, quotes; the
-/// values are never shown. Wrong lines come back by their number.
+/// Parses the `KEY=value` lines of a `.env` file, as docker and most dotenv libraries do: comments, `export`, quotes.
+/// Returns the secrets, and the numbers of invalid lines; a message must not show their content.
 #[must_use]
 pub fn parse_dotenv(text: &str) -> (Vec<(String, Secret)>, Vec<usize>) {
     let (mut found, mut wrong) = (Vec::new(), Vec::new());

@@ -1,4 +1,5 @@
-//! Where the user's identities and sealed things lie, and how such a file is written: whole or not at all.
+//! Paths of the user's identities, logins and secrets, and atomic file writes: a crash leaves the old content or the
+//! new one.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Seek, Write};
@@ -15,11 +16,14 @@ pub struct CredentialPaths {
 }
 
 impl CredentialPaths {
-    /// By the XDG variables, else below the home folder; `None` without a home.
+    /// Follows the XDG variables, with defaults below the home folder. Returns `None` without a home folder.
     #[must_use]
     pub fn find() -> Option<Self> {
-        let found = directories::ProjectDirs::from("", "", "pdev")?;
-        Some(Self { config: found.config_dir().to_owned(), data: found.data_local_dir().join("credentials") })
+        let directories = directories::ProjectDirs::from("", "", "pdev")?;
+        Some(Self {
+            config: directories.config_dir().to_owned(),
+            data: directories.data_local_dir().join("credentials"),
+        })
     }
 
     #[must_use]
@@ -48,36 +52,38 @@ impl CredentialPaths {
     }
 }
 
-/// A folder that only its owner may enter.
+/// Creates a folder that only its owner can enter.
 pub(crate) fn create_private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Replaces a file: the new bytes are on the disk before the old name means them, and the name is on the disk before
-/// this returns. A link is followed, so that a configuration kept elsewhere stays where it is.
+/// Replaces a file atomically. The new bytes are on disk before the rename, and the rename is on disk before this
+/// returns. A symbolic link is followed, so a configuration that is linked from another folder stays there.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut fresh =
         tempfile::Builder::new().prefix(".pdev-").permissions(fs::Permissions::from_mode(0o600)).tempfile_in(folder)?;
     fresh.write_all(bytes)?;
+    // Without this sync, some file systems order the rename before the data. A power loss then leaves an empty file.
     fresh.as_file().sync_all()?;
     fresh.persist(&path).map_err(|error| error.error)?;
     File::open(folder)?.sync_all()
 }
 
-/// Another writer is done within milliseconds; one that hangs must not take this one with it.
+/// Another writer needs milliseconds. The limit keeps a hung writer from blocking this process as well.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Held while a file is read, changed and replaced, so that two writers do not lose each other's change.
+/// Locks a folder while one of its files is read, changed and replaced, so that two writers do not lose changes of each
+/// other.
 pub(crate) fn lock_folder(folder: &Path) -> io::Result<File> {
     create_private_folder(folder)?;
     lock_file(&folder.join(".lock"), LOCK_LIMIT)
 }
 
-pub(crate) fn lock_file(path: &Path, limit: Duration) -> io::Result<File> {
+pub(crate) fn lock_file(path: &Path, timeout: Duration) -> io::Result<File> {
     let file = open_lock_file(path)?;
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + timeout;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -85,13 +91,13 @@ pub(crate) fn lock_file(path: &Path, limit: Duration) -> io::Result<File> {
             Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "another pdev holds its lock"));
             }
-            // The system has no wait for a file lock that ends by itself.
+            // The system has no file lock with a timeout, so poll.
             Err(TryLockError::WouldBlock) => std::thread::park_timeout(Duration::from_millis(5)),
         }
     }
 }
 
-/// Waits without a limit, woken by the system.
+/// Waits without a timeout; the kernel wakes the waiter.
 pub(crate) fn lock_file_unbounded(path: &Path) -> io::Result<File> {
     let file = open_lock_file(path)?;
     file.lock()?;
@@ -102,10 +108,11 @@ fn open_lock_file(path: &Path) -> io::Result<File> {
     File::options().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
-/// Far above any login; a bigger value still fits where the disk has more.
+/// Far larger than any login. A larger value still works if the disk has space for it.
 const RESERVED_BYTES: usize = 64 << 10;
 
-/// A file's next content, taken on the disk before it is known: a full disk is told while there is nothing to lose.
+/// Disk space for the next content of a file, allocated before the content exists. A full disk is therefore detected
+/// while there is nothing to lose.
 pub(crate) struct ReservedFile {
     file: File,
     temporary_path: PathBuf,
@@ -113,18 +120,19 @@ pub(crate) struct ReservedFile {
 }
 
 impl ReservedFile {
-    /// The caller holds the lock of what is at `path`: the name beside it is always the same, so that one that was left
-    /// over is used again.
+    /// The caller holds the lock of the item at `path`. The temporary name is always the same, so a leftover of a
+    /// killed process is reused.
     pub(crate) fn reserve(path: &Path) -> io::Result<Self> {
-        let beside = path.with_extension("next");
-        let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
-        let room = Self { file, temporary_path: beside, path: path.to_owned() };
-        (&room.file).write_all(&vec![0; RESERVED_BYTES])?;
-        room.file.sync_all()?;
-        Ok(room)
+        let temporary_path = path.with_extension("next");
+        let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary_path)?;
+        let reserved = Self { file, temporary_path, path: path.to_owned() };
+        // Write zeros instead of setting the length: a sparse file would reserve nothing.
+        (&reserved.file).write_all(&vec![0; RESERVED_BYTES])?;
+        reserved.file.sync_all()?;
+        Ok(reserved)
     }
 
-    /// As [`replace`]: on the disk under its name when this returns.
+    /// Writes the content. As with [`replace_file`], it is on disk under its final name when this returns.
     pub(crate) fn commit(mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.rewind()?;
         self.file.write_all(bytes)?;
@@ -136,7 +144,7 @@ impl ReservedFile {
 }
 
 impl Drop for ReservedFile {
-    /// What was not needed goes; after [`Room::fill`] there is nothing of this name.
+    /// Removes an unused reservation. After [`ReservedFile::commit`] no file has this name.
     fn drop(&mut self) {
         drop(fs::remove_file(&self.temporary_path));
     }

@@ -1,6 +1,6 @@
-//! JSON that holds secrets: its texts are wiped when it is dropped.
+//! JSON that contains secrets: its strings are wiped when it is dropped.
 //!
-//! What the parser itself held while it read is not known here.
+//! Buffers inside the JSON parser are not covered.
 
 use std::io;
 use std::ops::Deref;
@@ -15,7 +15,8 @@ impl WipedJson {
         Self(value)
     }
 
-    /// Into memory that is enough from the start: a text that grows leaves parts of itself behind.
+    /// Serialises into a buffer of the exact size, because a growing buffer leaves copies of the secret in freed
+    /// memory.
     pub(crate) fn to_line(&self) -> Vec<u8> {
         struct ByteCounter(usize);
         impl io::Write for ByteCounter {
@@ -28,9 +29,9 @@ impl WipedJson {
             }
         }
         let mut count = ByteCounter(1);
-        let _counting_never_fails = serde_json::to_writer(&mut count, &self.0);
+        let _counting_cannot_fail = serde_json::to_writer(&mut count, &self.0);
         let mut bytes = Vec::with_capacity(count.0);
-        let _memory_never_fails = serde_json::to_writer(&mut bytes, &self.0);
+        let _memory_cannot_fail = serde_json::to_writer(&mut bytes, &self.0);
         bytes.push(b'\n');
         bytes
     }

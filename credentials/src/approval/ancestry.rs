@@ -1,8 +1,9 @@
-//! Whether the one who approves is another than those who asked: a program must not approve its own request by a
-//! terminal that it drives, by a child, or by a child that it let go.
+//! Decides whether a process may approve a request. A program must not approve its own request: not through a terminal
+//! that it drives, through a child, or through a detached child.
 //!
-//! Programs of the same user can do anything that the user can, at last; this makes it take an attack instead of a
-//! pipe. Only Linux tells what is needed; elsewhere nobody can be told apart, and nothing is approved.
+//! Programs of the same user can ultimately do anything that the user can. The check raises the effort from a pipe to
+//! an attack. The data exists only on Linux; on other systems processes cannot be distinguished, and nothing is
+//! approved.
 
 use std::fs;
 use std::io::{self, Read};
@@ -11,7 +12,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// How far up the process table anybody is followed.
+/// Limits the walk up the process table.
 const CHAIN_MAX: usize = 64;
 const COMPARE_CHUNK_BYTES: usize = 64 * 1024;
 /// Major numbers of pseudo-terminals (Linux, Documentation/admin-guide/devices.txt).
@@ -21,52 +22,53 @@ const PTS_MAJORS: std::ops::RangeInclusive<u64> = 136..=143;
 pub struct Process {
     pub pid: i32,
     pub parent: i32,
-    /// Ticks since the machine started: with it a number that was given to another process is told.
+    /// Ticks since the machine started. Together with `pid` it identifies a process, because the kernel reuses process
+    /// ids.
     pub start: u64,
-    /// Device number of its terminal; 0 without one.
+    /// Device number of the controlling terminal; 0 without one.
     pub terminal: u64,
     pub session: i32,
     pub name: String,
-    /// Its first thread ended. Others may go on, so that it still counts as a parent.
+    /// The main thread has ended. Other threads may still run, so the process still counts as a parent.
     pub has_ended: bool,
 }
 
 pub trait ProcessTable {
     fn process(&self, pid: i32) -> Option<Process>;
-    /// Who holds the other end of a pseudo-terminal: the terminal program, `tmux`, `script`.
+    /// The process that has the master side of a pseudo-terminal open: the terminal program, `tmux`, `script`.
     fn terminal_master(&self, terminal: u64) -> Option<i32>;
-    /// Whether it is the language server of this very program, which passes on what a person said in an editor.
+    /// Whether it is a language server of this same binary, which forwards the user's decision from an editor.
     fn is_language_server(&self, pid: i32) -> bool;
 }
 
-/// The asker and what started it, up to the shell of its terminal: all that could act for it.
+/// The requester and its parents up to the shell of its terminal: all processes that could act for it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ProcessAncestry {
     members: Vec<(i32, u64)>,
     terminal: u64,
-    /// The leader of that terminal's session. Numbers of terminals are given again when their leader has gone.
+    /// The leader of the terminal's session. The kernel reuses terminal numbers after their leader has ended.
     leader: Option<(i32, u64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Denial {
-    #[error("a program cannot approve its own request: this one was started by what asked")]
+    #[error("a program cannot approve its own request: this one was started by the requester")]
     Descendant,
     #[error("the request came through this editor, and any program in it could have made it")]
     SameEditor,
-    #[error("a program cannot approve its own request: this terminal is driven by what asked")]
+    #[error("a program cannot approve its own request: this terminal is driven by the requester")]
     DrivenTerminal,
-    #[error("the request came from this terminal, and whatever runs in it could have typed this")]
+    #[error("the request came from this terminal, and any program in it could have typed this")]
     SameTerminal,
     #[error("an approval is given in a terminal, and this program has none")]
     NoTerminal,
-    #[error("this terminal, or this editor, was opened by something that was started after the request")]
+    #[error("this terminal or editor was opened by a program that was started after the request")]
     TooNew,
     #[error("too many different programs asked for this; one of them may be this one")]
     TooManyRequesters,
     #[error("this runs in a coding agent's session, which approves nothing")]
     InSession,
-    #[error("it cannot be told who gives this approval")]
+    #[error("the process that gives this approval cannot be identified")]
     UnknownProcess,
 }
 
@@ -75,17 +77,20 @@ impl Denial {
     pub fn hint(self) -> &'static str {
         match self {
             Self::Descendant | Self::DrivenTerminal | Self::SameTerminal | Self::NoTerminal | Self::InSession => {
-                "Approve it in a terminal of your own, beside the one that asked."
+                "Approve it in another terminal, not in the one that made the request."
             }
             Self::SameEditor => "Approve it in a terminal outside of this editor.",
-            Self::TooNew => "Use a terminal program that ran before, or ask again with `pdev up` and approve it here.",
+            Self::TooNew => {
+                "Use a terminal program that ran before, or run `pdev up` again and approve the new request here."
+            }
             Self::TooManyRequesters => "Wait 15 minutes and run `pdev up` once.",
-            Self::UnknownProcess => "Say `ask = \"never\"` in the identity's section of identities.toml instead.",
+            Self::UnknownProcess => "Set `ask = \"never\"` in the identity's section of identities.toml instead.",
         }
     }
 }
 
-/// From the process upwards, without the first of all and without the user's service manager, which started everything.
+/// The process and its ancestors, without process 1 and without the user's service manager, which started every
+/// program.
 fn process_chain(pid: i32, processes: &dyn ProcessTable) -> Vec<Process> {
     let mut chain = Vec::new();
     let mut next = pid;
@@ -106,7 +111,7 @@ pub fn ancestry_of(pid: i32, processes: &dyn ProcessTable) -> Option<ProcessAnce
         return None;
     }
     let terminal = chain.iter().map(|process| process.terminal).find(|terminal| *terminal != 0).unwrap_or_default();
-    // Up to the leader of the terminal's session: above it is what opened the terminal, and opens others too.
+    // Stop at the leader of the terminal's session. The process above it opened this terminal and also opens others.
     let leader = chain.iter().find(|process| process.terminal != 0).map(|process| process.session);
     let last = chain.iter().position(|process| Some(process.pid) == leader).unwrap_or(chain.len() - 1);
     let leader = leader.and_then(|leader| processes.process(leader)).map(|leader| (leader.pid, leader.start));
@@ -114,46 +119,50 @@ pub fn ancestry_of(pid: i32, processes: &dyn ProcessTable) -> Option<ProcessAnce
     Some(ProcessAncestry { members, terminal, leader })
 }
 
+/// Checks that `approver` is neither a requester nor driven by one. `requested_at` is in ticks since the machine
+/// started.
+///
 /// # Errors
-/// Why not.
+/// The reason why `approver` may not approve.
 pub fn check_approver(
-    families: &[ProcessAncestry],
-    asked: u64,
-    by: i32,
+    ancestries: &[ProcessAncestry],
+    requested_at: u64,
+    approver: i32,
     processes: &dyn ProcessTable,
 ) -> Result<(), Denial> {
-    let own = process_chain(by, processes);
-    let Some(first) = own.first() else { return Err(Denial::UnknownProcess) };
+    let approver_chain = process_chain(approver, processes);
+    let Some(first) = approver_chain.first() else { return Err(Denial::UnknownProcess) };
     let related =
-        |process: &Process| families.iter().any(|family| family.members.contains(&(process.pid, process.start)));
+        |process: &Process| ancestries.iter().any(|ancestry| ancestry.members.contains(&(process.pid, process.start)));
     let terminal = first.terminal;
-    let still_open = |family: &ProcessAncestry| {
+    let still_open = |ancestry: &ProcessAncestry| {
         let leader = |(pid, start)| processes.process(pid).filter(|leader| leader.start == start);
-        family.leader.and_then(leader).is_some_and(|leader| leader.terminal == family.terminal)
+        ancestry.leader.and_then(leader).is_some_and(|leader| leader.terminal == ancestry.terminal)
     };
-    if terminal != 0 && families.iter().any(|family| family.terminal == terminal && still_open(family)) {
+    if terminal != 0 && ancestries.iter().any(|ancestry| ancestry.terminal == terminal && still_open(ancestry)) {
         return Err(Denial::SameTerminal);
     }
-    if own.iter().any(related) {
-        // Of the server itself only where it carried the request.
-        let carried = related(first) && processes.is_language_server(by);
+    if approver_chain.iter().any(related) {
+        // A language server counts as the requester only if it forwarded the request itself.
+        let carried = related(first) && processes.is_language_server(approver);
         return Err(if carried { Denial::SameEditor } else { Denial::Descendant });
     }
-    // A child that was let go has nobody above it but the first process.
-    let too_new = |openers: &[Process]| openers.iter().all(|opener| opener.start > asked);
+    // The only ancestor of a detached child is process 1, so its chain of openers is empty and `all` is true.
+    let too_new = |openers: &[Process]| openers.iter().all(|opener| opener.start > requested_at);
     if terminal == 0 {
-        // What a terminal's opener is to a terminal, the editor is to its language server.
-        return match processes.is_language_server(by) {
-            true if too_new(&own[1..]) => Err(Denial::TooNew),
+        // The editor opened its language server, as a terminal program opens a terminal.
+        return match processes.is_language_server(approver) {
+            true if too_new(&approver_chain[1..]) => Err(Denial::TooNew),
             true => Ok(()),
             false => Err(Denial::NoTerminal),
         };
     }
     if !PTS_MAJORS.contains(&major(terminal)) {
-        // A console: somebody sits at the machine.
+        // A console, so a user sits at the machine.
         return Ok(());
     }
-    // The other end may belong to somebody whose open files are not shown (sshd); then it is whoever started the shell.
+    // The master side may belong to a process of another user whose open files are hidden (sshd). Then use the process
+    // that started the shell.
     let holder =
         processes.terminal_master(terminal).or_else(|| processes.process(first.session).map(|leader| leader.parent));
     let openers = holder.map(|holder| process_chain(holder, processes)).unwrap_or_default();
@@ -172,7 +181,7 @@ fn minor(terminal: u64) -> u64 {
     (terminal & 0xff) | ((terminal >> 12) & 0xfff00)
 }
 
-/// This machine's, by `/proc`.
+/// The processes of this machine, read from `/proc`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemProcesses;
 
@@ -180,7 +189,7 @@ impl SystemProcesses {
     /// Ticks since the machine started.
     #[must_use]
     pub fn uptime_ticks(self) -> u64 {
-        /// What `/proc` counts in, on every Linux that people run.
+        /// `USER_HZ`, the unit of times in `/proc`. It is 100 on every Linux in practical use.
         const TICKS_PER_SECOND: f64 = 100.0;
         let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
         let seconds: f64 = text.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or_default();
@@ -193,7 +202,7 @@ impl SystemProcesses {
 impl ProcessTable for SystemProcesses {
     fn process(&self, pid: i32) -> Option<Process> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name stands in brackets and may hold some itself.
+        // The name is in parentheses and may itself contain some, so split at the last one.
         let (before, rest) = stat.rsplit_once(')')?;
         let name = before.split_once('(')?.1.to_owned();
         let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -210,14 +219,14 @@ impl ProcessTable for SystemProcesses {
     }
 
     fn terminal_master(&self, terminal: u64) -> Option<i32> {
-        let wanted = format!("tty-index:\t{}", minor(terminal));
+        let tty_index = format!("tty-index:\t{}", minor(terminal));
         let processes = fs::read_dir("/proc").ok()?.flatten();
         let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        pids.find(|pid| holds_terminal_master(*pid, &wanted))
+        pids.find(|pid| holds_terminal_master(*pid, &tty_index))
     }
 
-    /// By file, not by name: any program may call itself so. An editor may have a copy of its own; a server that outlived an
-    /// update of this program is none.
+    /// Compares the binary, not the name, which any program can choose. An editor may have its own copy of the binary.
+    /// A server that still runs an older version of this program does not match.
     fn is_language_server(&self, pid: i32) -> bool {
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         words.split(|byte| *byte == 0).nth(1) == Some(b"lsp".as_slice())
@@ -225,37 +234,37 @@ impl ProcessTable for SystemProcesses {
     }
 }
 
-/// The same file, or the same bytes.
-fn is_same_program(one: &Path, other: &Path) -> io::Result<bool> {
-    let (mut one, mut other) = (fs::File::open(one)?, fs::File::open(other)?);
-    let (first, second) = (one.metadata()?, other.metadata()?);
-    if (first.dev(), first.ino()) == (second.dev(), second.ino()) {
+/// Whether two files are the same inode or have the same content.
+fn is_same_program(left_file: &Path, right_file: &Path) -> io::Result<bool> {
+    let (mut left_file, mut right_file) = (fs::File::open(left_file)?, fs::File::open(right_file)?);
+    let (left_metadata, right_metadata) = (left_file.metadata()?, right_file.metadata()?);
+    if (left_metadata.dev(), left_metadata.ino()) == (right_metadata.dev(), right_metadata.ino()) {
         return Ok(true);
     }
-    if first.len() != second.len() {
+    if left_metadata.len() != right_metadata.len() {
         return Ok(false);
     }
     let (mut left, mut right) = (vec![0; COMPARE_CHUNK_BYTES], vec![0; COMPARE_CHUNK_BYTES]);
-    let mut rest = usize::try_from(first.len()).unwrap_or_default();
-    while rest > 0 {
-        let some = rest.min(COMPARE_CHUNK_BYTES);
-        one.read_exact(&mut left[..some])?;
-        other.read_exact(&mut right[..some])?;
-        if left[..some] != right[..some] {
+    let mut remaining = usize::try_from(left_metadata.len()).unwrap_or_default();
+    while remaining > 0 {
+        let length = remaining.min(COMPARE_CHUNK_BYTES);
+        left_file.read_exact(&mut left[..length])?;
+        right_file.read_exact(&mut right[..length])?;
+        if left[..length] != right[..length] {
             return Ok(false);
         }
-        rest -= some;
+        remaining -= length;
     }
     Ok(true)
 }
 
-fn holds_terminal_master(pid: i32, wanted: &str) -> bool {
-    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+fn holds_terminal_master(pid: i32, tty_index: &str) -> bool {
+    let Ok(open_files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     let is_master = |path: &Path| {
-        fs::read_link(path).is_ok_and(|to| to == Path::new("/dev/ptmx") || to == Path::new("/dev/pts/ptmx"))
+        fs::read_link(path).is_ok_and(|target| target == Path::new("/dev/ptmx") || target == Path::new("/dev/pts/ptmx"))
     };
-    open.flatten().filter(|entry| is_master(&entry.path())).any(|entry| {
-        let about = format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy());
-        fs::read_to_string(about).is_ok_and(|text| text.lines().any(|line| line == wanted))
+    open_files.flatten().filter(|entry| is_master(&entry.path())).any(|entry| {
+        let info_path = format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy());
+        fs::read_to_string(info_path).is_ok_and(|text| text.lines().any(|line| line == tty_index))
     })
 }

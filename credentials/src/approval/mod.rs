@@ -1,7 +1,9 @@
-//! A repository's first use of an identity: asked for under a code, approved by a person elsewhere, remembered.
+//! Approvals of a repository's first use of an identity: requested under a code, approved by the user elsewhere, and
+//! stored.
 //!
-//! Who may approve is [`family`]'s. Here is what an approval is bound to, how long a request and an approval live, and
-//! that a code opens one door once. Requests are kept in memory only: after a restart `up` asks anew.
+//! [`ancestry`] decides which process may approve. This module defines the scope of an approval, the lifetimes of
+//! requests and approvals, and that a code works once. Requests exist in memory only: after a restart of the agent,
+//! `up` requests the approval again.
 
 pub mod ancestry;
 
@@ -19,11 +21,11 @@ use crate::storage;
 use ancestry::{Denial, ProcessAncestry, ProcessTable};
 
 const REQUEST_MILLISECONDS: i64 = 15 * 60 * 1000;
-/// A session's, which ends with the session before.
+/// The lifetime of an approval for a session. It ends earlier if the session does.
 const SESSION_APPROVAL_MILLISECONDS: i64 = 60 * 60 * 1000;
 const APPROVAL_MILLISECONDS: i64 = 90 * 24 * 60 * 60 * 1000;
 const REQUESTS_MAX: usize = 64;
-/// A request that more programs than this made cannot be approved: one of them could be forgotten.
+/// A request of more programs than this cannot be approved, because the list of requesters would be incomplete.
 const ANCESTRIES_MAX: usize = 16;
 const GUESSES_MAX: usize = 10;
 const GUESSES_MILLISECONDS: i64 = 60 * 1000;
@@ -31,29 +33,30 @@ const GUESSES_MILLISECONDS: i64 = 60 * 1000;
 const ALPHABET: &[u8; 32] = b"23456789abcdefghjkmnpqrstuvwxyz7";
 const CODE_LENGTH: usize = 8;
 
-/// Who wants to act as whom. All of it is compared: another repository at the same path, another service, and an
-/// identity whose source was changed are asked for again.
+/// The use of an identity that needs approval. All fields are compared: another repository at the same path, another
+/// service, or a changed source of the identity needs a new approval.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct IdentityUse {
-    /// Where the repository lies; all its worktrees are one.
+    /// The path of the repository. All its worktrees share one.
     pub repository: String,
     /// Device and inode of that folder: another clone at the same path is another repository.
     #[serde(rename = "place")]
     pub folder_id: String,
     pub service: String,
     pub identity: String,
-    /// A digest of what the identity is in `identities.toml`.
+    /// A digest of the section of the identity in `identities.toml`.
     #[serde(rename = "meaning")]
     pub identity_digest: String,
-    /// The coding agent's session that wants it, by its id; then there is no repository.
+    /// The id of the coding agent's session that requests it. There is no repository in this case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
 }
 
 #[must_use]
 pub fn identity_digest(identity: &Identity) -> String {
-    let said = format!("{} {:?}", identity.kind, identity.fields);
-    digest(&SHA256, said.as_bytes()).as_ref().iter().take(10).map(|byte| format!("{byte:02x}")).collect()
+    // Stored approvals contain this digest, so a renamed variant of `Value` would revoke all of them.
+    let definition = format!("{} {:?}", identity.kind, identity.fields);
+    digest(&SHA256, definition.as_bytes()).as_ref().iter().take(10).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -65,14 +68,14 @@ pub struct Approval {
     pub until: i64,
 }
 
-/// What waits for a person.
+/// A request that waits for the user.
 #[derive(Clone, Debug)]
 pub struct ApprovalRequest {
     pub identity_use: IdentityUse,
     pub code: String,
     pub until: i64,
     ancestries: Vec<ProcessAncestry>,
-    /// Of the first program that asked; ticks since the machine started.
+    /// The time of the first request, in ticks since the machine started.
     requested_ticks: u64,
 }
 
@@ -80,11 +83,11 @@ pub struct ApprovalRequest {
 pub enum ApprovalProblem {
     #[error("there is no request `{0}`: it was approved, it is older than 15 minutes, or the agent was restarted")]
     UnknownCode(String),
-    #[error("too many wrong codes; the next one is looked at in a minute")]
+    #[error("too many wrong codes; the next code is checked after a minute")]
     TooManyGuesses,
     #[error("{0}")]
     Denied(#[from] Denial),
-    #[error("the approval cannot be kept: {0}")]
+    #[error("the approval cannot be stored: {0}")]
     NotStored(String),
 }
 
@@ -103,9 +106,9 @@ impl ApprovalProblem {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::UnknownCode(_) => "Run `pdev up` again; it prints a new code.",
-            Self::TooManyGuesses => "`pdev up` prints the code.",
+            Self::TooManyGuesses => "Run `pdev up` to see the code.",
             Self::Denied(denial) => denial.hint(),
-            Self::NotStored(_) => "Free some space, or mend the permissions of pdev's data folder.",
+            Self::NotStored(_) => "Free disk space, or correct the permissions of pdev's data folder.",
         }
     }
 }
@@ -119,12 +122,12 @@ pub struct Approvals {
 struct State {
     approved: Vec<Approval>,
     requests: BTreeMap<IdentityUse, ApprovalRequest>,
-    /// When wrong codes came.
+    /// The times of wrong codes.
     guesses: VecDeque<i64>,
 }
 
 impl Approvals {
-    /// A file that cannot be read approves nothing.
+    /// An unreadable file counts as empty: no use is approved.
     #[must_use]
     pub fn open(path: PathBuf) -> Self {
         let read = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -137,44 +140,44 @@ impl Approvals {
     }
 
     #[must_use]
-    pub fn is_approved(&self, wanted: &IdentityUse, now: i64) -> bool {
-        self.lock().approved.iter().any(|approval| approval.identity_use == *wanted && now < approval.until)
+    pub fn is_approved(&self, identity_use: &IdentityUse, now: i64) -> bool {
+        self.lock().approved.iter().any(|approval| approval.identity_use == *identity_use && now < approval.until)
     }
 
-    /// Asks for an approval. Everybody who asks for the same is remembered, so that none of them can give it; the code
-    /// stays, so that the one a person was shown keeps working.
+    /// Requests an approval. All requesters of the same use are recorded, so that none of them can approve it. The code
+    /// stays the same, so a code that the user has already seen keeps working.
     pub fn request_approval(
         &self,
-        wanted: &IdentityUse,
-        family: Option<ProcessAncestry>,
-        asked: u64,
+        identity_use: &IdentityUse,
+        ancestry: Option<ProcessAncestry>,
+        requested_ticks: u64,
         now: i64,
     ) -> ApprovalRequest {
         let mut state = self.lock();
         state.requests.retain(|_, request| now < request.until);
-        if state.requests.len() >= REQUESTS_MAX && !state.requests.contains_key(wanted) {
-            let first =
+        if state.requests.len() >= REQUESTS_MAX && !state.requests.contains_key(identity_use) {
+            let oldest =
                 state.requests.values().min_by_key(|request| request.until).map(|request| request.identity_use.clone());
-            first.map(|first| state.requests.remove(&first));
+            oldest.map(|oldest| state.requests.remove(&oldest));
         }
-        let fresh = || ApprovalRequest {
-            identity_use: wanted.clone(),
+        let new_request = || ApprovalRequest {
+            identity_use: identity_use.clone(),
             code: random_code(),
             until: now + REQUEST_MILLISECONDS,
             ancestries: Vec::new(),
-            requested_ticks: asked,
+            requested_ticks,
         };
-        let request = state.requests.entry(wanted.clone()).or_insert_with(fresh);
-        if let Some(family) = family.filter(|family| !request.ancestries.contains(family)) {
-            request.ancestries.push(family);
+        let request = state.requests.entry(identity_use.clone()).or_insert_with(new_request);
+        if let Some(ancestry) = ancestry.filter(|ancestry| !request.ancestries.contains(ancestry)) {
+            request.ancestries.push(ancestry);
         }
         request.clone()
     }
 
-    /// The request behind a code, for the person to read.
+    /// The request with this code, for display to the user.
     ///
     /// # Errors
-    /// When there is none, or when too many wrong ones came.
+    /// When there is none, or after too many wrong codes.
     pub fn find_request(&self, code: &str, now: i64) -> Result<ApprovalRequest, ApprovalProblem> {
         let mut state = self.lock();
         while state.guesses.front().is_some_and(|at| at + GUESSES_MILLISECONDS < now) {
@@ -183,6 +186,7 @@ impl Approvals {
         if state.guesses.len() >= GUESSES_MAX {
             return Err(ApprovalProblem::TooManyGuesses);
         }
+        // Users type codes by hand, so ignore case and hyphens.
         let plain = |text: &str| text.replace('-', "").to_ascii_lowercase();
         let found = state.requests.values().find(|request| plain(&request.code) == plain(code) && now < request.until);
         let found = found.cloned();
@@ -192,60 +196,60 @@ impl Approvals {
         })
     }
 
-    /// What waits for a person now.
+    /// The pending requests.
     #[must_use]
     pub fn pending_requests(&self, now: i64) -> Vec<ApprovalRequest> {
         self.lock().requests.values().filter(|request| now < request.until).cloned().collect()
     }
 
-    /// Why the one who would approve what the code stands for cannot; `None` when it can.
+    /// The reason why `approver` cannot approve the request with this code; `None` if it can.
     ///
     /// # Errors
     /// When there is no such request.
     pub fn review_request(
         &self,
         code: &str,
-        by: i32,
+        approver: i32,
         processes: &dyn ProcessTable,
         now: i64,
     ) -> Result<(ApprovalRequest, Option<Denial>), ApprovalProblem> {
-        let seen = self.find_request(code, now)?;
-        let denial = check_request_approver(&seen, by, processes).err();
-        Ok((seen, denial))
+        let request = self.find_request(code, now)?;
+        let denial = check_request_approver(&request, approver, processes).err();
+        Ok((request, denial))
     }
 
-    /// Approves what the code stands for, if the one who says so is none of those who asked. A code works once.
+    /// Approves the request with this code, if `approver` is not one of the requesters. A code works once.
     ///
     /// # Errors
-    /// When there is no such request, when it may not be approved from there, or when it cannot be written down.
+    /// When there is no such request, when it may not be approved from there, or when the approval cannot be stored.
     pub fn approve(
         &self,
         code: &str,
-        by: i32,
+        approver: i32,
         processes: &dyn ProcessTable,
         now: i64,
     ) -> Result<Approval, ApprovalProblem> {
-        let seen = self.find_request(code, now)?;
-        // Looked at without the lock; what changed meanwhile is noticed below.
-        check_request_approver(&seen, by, processes)?;
+        let checked = self.find_request(code, now)?;
+        // Check without the lock, because the check reads `/proc`. A change in the meantime is detected below.
+        check_request_approver(&checked, approver, processes)?;
         let mut state = self.lock();
-        let same = state.requests.get(&seen.identity_use).is_some_and(|request| {
-            request.code == seen.code && request.ancestries == seen.ancestries && now < request.until
+        let is_unchanged = state.requests.get(&checked.identity_use).is_some_and(|request| {
+            request.code == checked.code && request.ancestries == checked.ancestries && now < request.until
         });
-        if !same {
+        if !is_unchanged {
             return Err(ApprovalProblem::UnknownCode(code.to_owned()));
         }
         let approval = Approval {
-            identity_use: seen.identity_use.clone(),
+            identity_use: checked.identity_use.clone(),
             at: now,
-            until: now + approval_milliseconds(&seen.identity_use),
+            until: now + approval_milliseconds(&checked.identity_use),
         };
         let mut approved = state.approved.clone();
         approved.retain(|known| known.identity_use != approval.identity_use && now < known.until);
         approved.push(approval.clone());
         self.write(&approved).map_err(|error| ApprovalProblem::NotStored(error.to_string()))?;
         state.approved = approved;
-        state.requests.remove(&seen.identity_use);
+        state.requests.remove(&checked.identity_use);
         Ok(approval)
     }
 
@@ -254,20 +258,20 @@ impl Approvals {
         self.lock().approved.iter().filter(|approval| now < approval.until).cloned().collect()
     }
 
-    /// Takes back every approval that fits; how many there were.
+    /// Revokes every approval that matches. Returns their number.
     ///
     /// # Errors
-    /// When the file cannot be written; then nothing was taken back.
-    pub fn revoke(&self, fits: &dyn Fn(&IdentityUse) -> bool) -> io::Result<usize> {
+    /// When the file cannot be written. No approval is revoked in this case.
+    pub fn revoke(&self, matches: &dyn Fn(&IdentityUse) -> bool) -> io::Result<usize> {
         let mut state = self.lock();
-        let kept: Vec<Approval> =
-            state.approved.iter().filter(|approval| !fits(&approval.identity_use)).cloned().collect();
-        let gone = state.approved.len() - kept.len();
-        if gone > 0 {
-            self.write(&kept)?;
-            state.approved = kept;
+        let remaining: Vec<Approval> =
+            state.approved.iter().filter(|approval| !matches(&approval.identity_use)).cloned().collect();
+        let revoked = state.approved.len() - remaining.len();
+        if revoked > 0 {
+            self.write(&remaining)?;
+            state.approved = remaining;
         }
-        Ok(gone)
+        Ok(revoked)
     }
 
     fn write(&self, approved: &[Approval]) -> io::Result<()> {
@@ -278,21 +282,25 @@ impl Approvals {
     }
 }
 
-fn check_request_approver(seen: &ApprovalRequest, by: i32, processes: &dyn ProcessTable) -> Result<(), Denial> {
-    if seen.ancestries.len() > ANCESTRIES_MAX {
+fn check_request_approver(
+    request: &ApprovalRequest,
+    approver: i32,
+    processes: &dyn ProcessTable,
+) -> Result<(), Denial> {
+    if request.ancestries.len() > ANCESTRIES_MAX {
         return Err(Denial::TooManyRequesters);
     }
-    ancestry::check_approver(&seen.ancestries, seen.requested_ticks, by, processes)
+    ancestry::check_approver(&request.ancestries, request.requested_ticks, approver, processes)
 }
 
-fn approval_milliseconds(of: &IdentityUse) -> i64 {
-    if of.session.is_some() { SESSION_APPROVAL_MILLISECONDS } else { APPROVAL_MILLISECONDS }
+fn approval_milliseconds(identity_use: &IdentityUse) -> i64 {
+    if identity_use.session.is_some() { SESSION_APPROVAL_MILLISECONDS } else { APPROVAL_MILLISECONDS }
 }
 
-/// `7kq2-mxgh`: 40 random bits, which nobody guesses ten a minute.
+/// For example `7kq2-mxgh`: 40 random bits, which cannot be guessed at ten attempts a minute.
 pub(crate) fn random_code() -> String {
     let mut bytes = [0u8; CODE_LENGTH];
-    // A machine without randomness gives a code that nobody can type.
+    // Without randomness, return a code that cannot be typed.
     let random = SystemRandom::new().fill(&mut bytes).is_ok();
     let letters: Vec<u8> = bytes.iter().map(|byte| ALPHABET[usize::from(byte & 31)]).collect();
     let text = String::from_utf8_lossy(&letters).into_owned();

@@ -1,11 +1,11 @@
-//! Approvals on a machine that is a table.
+//! Approvals on a fake machine: the process table is a map.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ancestry::{Process, ancestry_of};
 use super::*;
 
-/// A machine as a table: `pid parent start terminal session name`.
+/// A process table in memory.
 #[derive(Default)]
 struct FakeProcesses {
     processes: BTreeMap<i32, Process>,
@@ -20,7 +20,8 @@ const fn pts(number: u64) -> u64 {
 impl FakeProcesses {
     fn new() -> Self {
         let mut table = Self::default();
-        // A desktop's terminal program with two terminals, `claude` working in the first one.
+        // A terminal program of the desktop with two terminals; `claude` works in the first one. The arguments are:
+        // pid, parent, start, terminal, session, name.
         table.add(500, 1, 10, 0, 500, "systemd").add(600, 500, 20, 0, 600, "gnome-terminal-");
         table.add(700, 600, 100, pts(1), 700, "zsh").add(800, 700, 200, pts(1), 700, "claude");
         table.add(801, 800, 300, pts(1), 700, "pdev");
@@ -67,7 +68,7 @@ fn new_approvals() -> (tempfile::TempDir, Approvals) {
     (folder, approvals)
 }
 
-/// Asks as `claude`'s `pdev`, then lets `by` approve.
+/// Requests an approval as the `pdev` of `claude`, then approves it as `by`.
 fn approve_as(table: &FakeProcesses, by: i32) -> Result<Approval, ApprovalProblem> {
     let (_folder, approvals) = new_approvals();
     let request = approvals.request_approval(&use_by_service("api"), ancestry_of(801, table), 350, 0);
@@ -78,10 +79,10 @@ fn approve_as(table: &FakeProcesses, by: i32) -> Result<Approval, ApprovalProble
 fn requester_and_its_descendants_cannot_approve() {
     let mut table = FakeProcesses::new();
     table.add(810, 800, 360, pts(1), 700, "pdev");
-    // A terminal of its own, driven by `script`, which it started; and one whose driver it let go.
+    // A terminal driven by `script`, which the requester started; and one whose driver was detached.
     table.add(820, 800, 360, 0, 820, "script").add(821, 820, 361, pts(3), 821, "pdev");
     table.add(830, 1, 360, 0, 830, "script").add(831, 830, 361, pts(4), 831, "pdev");
-    // A child without a terminal; a child that was let go; a shell let go, its terminal driven by `claude` still.
+    // A child without a terminal; a detached child; a detached shell whose terminal `claude` still drives.
     table.add(840, 800, 360, 0, 840, "pdev").add(850, 1, 360, 0, 850, "pdev");
     table.add(860, 1, 360, pts(5), 860, "sh").add(861, 860, 361, pts(5), 860, "pdev");
     table.terminal_masters.extend([(pts(3), 820), (pts(4), 830), (pts(5), 800)]);
@@ -103,26 +104,26 @@ fn requester_and_its_descendants_cannot_approve() {
 #[test]
 fn editor_approves_unless_it_asked_or_is_newer_than_request() {
     let mut table = FakeProcesses::new();
-    // An editor of the desktop, and one in the terminal beside; both start their server without a terminal.
+    // An editor of the desktop, and one in the other terminal. Both start their server without a terminal.
     table.add(1000, 500, 30, 0, 1000, "code").add(1001, 1000, 40, 0, 1000, "pdev").add(1002, 1000, 380, 0, 1000, "sh");
     table.add(910, 900, 160, pts(2), 900, "nvim").add(911, 910, 161, 0, 911, "pdev");
     for by in [1001, 911] {
         assert_eq!(
             approve_as(&table, by).unwrap_err(),
             ApprovalProblem::Denied(Denial::NoTerminal),
-            "{by} is no server"
+            "{by} is not a language server yet"
         );
         table.language_servers.insert(by);
         assert!(approve_as(&table, by).is_ok(), "{by}: {:?}", approve_as(&table, by));
     }
-    // A server that the asker speaks to itself; one that it let go, with and without an editor of its own.
+    // A server that the requester itself started; two detached servers, with and without their own editor.
     table.add(870, 800, 360, 0, 870, "pdev").add(871, 1, 360, 0, 871, "pdev");
     table.add(872, 1, 360, 0, 872, "nvim").add(873, 872, 361, 0, 873, "pdev");
     table.language_servers.extend([870, 871, 873]);
     for (by, denial) in [(870, Denial::Descendant), (871, Denial::TooNew), (873, Denial::TooNew)] {
         assert_eq!(approve_as(&table, by).unwrap_err(), ApprovalProblem::Denied(denial), "{by}");
     }
-    // `up` from a lens: the editor asked, whoever clicked.
+    // `up` from a lens: the editor is the requester, regardless of who clicked.
     let (_folder, approvals) = new_approvals();
     let request = approvals.request_approval(&use_by_service("api"), ancestry_of(1001, &table), 350, 0);
     assert_eq!(approvals.review_request(&request.code, 1001, &table, 1).unwrap().1, Some(Denial::SameEditor));
@@ -130,7 +131,7 @@ fn editor_approves_unless_it_asked_or_is_newer_than_request() {
     assert_eq!(approvals.pending_requests(1).len(), 1);
 }
 
-/// The asker's terminal was closed, and its number given to another one.
+/// The requester's terminal was closed, and its number was reused for another one.
 #[test]
 fn reused_terminal_number_can_approve() {
     let mut table = FakeProcesses::new();
@@ -144,7 +145,7 @@ fn reused_terminal_number_can_approve() {
 #[test]
 fn other_terminals_can_approve() {
     let mut table = FakeProcesses::new();
-    // A terminal of the same program; a console; over ssh, where nobody sees who holds the terminal.
+    // Another terminal of the same program; a console; an ssh session, where the holder of the terminal is hidden.
     table.add(950, 1, 5, (4 << 8) | 1, 950, "bash").add(951, 950, 370, (4 << 8) | 1, 950, "pdev");
     table.add(300, 1, 5, 0, 300, "sshd").add(960, 300, 360, 0, 960, "sshd-session");
     table.add(961, 960, 361, pts(6), 961, "bash").add(962, 961, 362, pts(6), 961, "pdev");
@@ -172,11 +173,11 @@ fn code_approves_one_use_once_and_is_stored() {
     ] {
         assert!(!approvals.is_approved(&other, 2), "{other:?}");
     }
-    assert!(!approvals.is_approved(&use_by_service("api"), 2 + APPROVAL_MILLISECONDS), "it ends");
-    let again = Approvals::open(folder.path().join("approvals.json"));
-    assert!(again.is_approved(&use_by_service("api"), 2));
-    assert_eq!(again.revoke(&|of| of.identity == "shop-dev").unwrap(), 1);
-    assert!(!again.is_approved(&use_by_service("api"), 2));
+    assert!(!approvals.is_approved(&use_by_service("api"), 2 + APPROVAL_MILLISECONDS), "it expires");
+    let reopened = Approvals::open(folder.path().join("approvals.json"));
+    assert!(reopened.is_approved(&use_by_service("api"), 2));
+    assert_eq!(reopened.revoke(&|identity_use| identity_use.identity == "shop-dev").unwrap(), 1);
+    assert!(!reopened.is_approved(&use_by_service("api"), 2));
     assert!(!Approvals::open(folder.path().join("approvals.json")).is_approved(&use_by_service("api"), 2));
 }
 
@@ -208,7 +209,7 @@ fn codes_expire_and_guesses_are_limited() {
     let request = approvals.request_approval(&use_by_service("api"), None, 0, REQUEST_MILLISECONDS);
     let now = REQUEST_MILLISECONDS + 1;
     for _ in 0..GUESSES_MAX {
-        let _wrong = approvals.find_request("0000-0000", now);
+        let _unknown_code = approvals.find_request("0000-0000", now);
     }
     assert_eq!(approvals.find_request(&request.code, now).unwrap_err(), ApprovalProblem::TooManyGuesses);
     assert!(approvals.find_request(&request.code, now + GUESSES_MILLISECONDS + 1).is_ok());
@@ -220,8 +221,8 @@ fn requests_and_requesters_are_bounded() {
     let mut table = FakeProcesses::new();
     for number in 0..=i32::try_from(ANCESTRIES_MAX).unwrap() {
         table.add(2000 + number, 1, 30, 0, 2000 + number, "pdev");
-        let family = ancestry_of(2000 + number, &table);
-        approvals.request_approval(&use_by_service("api"), family, 350, 0);
+        let ancestry = ancestry_of(2000 + number, &table);
+        approvals.request_approval(&use_by_service("api"), ancestry, 350, 0);
     }
     let request = approvals.request_approval(&use_by_service("api"), None, 350, 0);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What an SDK asked at an endpoint, answered with a lease, or with the reason why there is none.
+//! Answers the requests of SDKs at credential endpoints, with a lease or with the reason why there is none.
 
 use std::sync::Arc;
 
@@ -10,20 +10,19 @@ use crate::lease::Material;
 use crate::source;
 
 impl Broker {
-    /// Whose SDKs could ask an endpoint for this identity; `None` where its credential has no such place. Fetches a lease,
-    /// so that what is wrong is told before a program starts.
+    /// The cloud whose SDKs can use an endpoint for this identity; `None` if its credential fits no endpoint. Fetches a
+    /// lease, so that errors are reported before a program starts.
     ///
     /// # Errors
-    /// Why there is no lease for this asker.
+    /// The reason why there is no lease for this requester.
     pub async fn resolve_cloud(
         self: &Arc<Self>,
         name: &str,
-        asker: &Requester,
+        requester: &Requester,
     ) -> Result<Option<Cloud>, BrokerProblem> {
         let identity = self.identity(name)?;
-        let bound = self.session_restriction(&identity, &CredentialFormat::Env, asker)?;
-        let lease =
-            self.obtain_lease_for(name, &LeaseRequest { restriction: bound, ..LeaseRequest::default() }).await?;
+        let restriction = self.session_restriction(&identity, &CredentialFormat::Env, requester)?;
+        let lease = self.obtain_lease_for(name, &LeaseRequest { restriction, ..LeaseRequest::default() }).await?;
         Ok(match (&lease.material, Cloud::of_identity(&identity)) {
             (Material::Aws { .. }, Some(Cloud::Aws)) => Some(Cloud::Aws),
             (Material::Token(_), cloud @ Some(Cloud::Google | Cloud::Azure)) => cloud,
@@ -31,46 +30,47 @@ impl Broker {
         })
     }
 
-    /// The answer to what an SDK asked at an endpoint. Whoever calls this knows the peer already.
+    /// Answers a request at an endpoint. The caller has already identified the peer.
     pub async fn handle_endpoint_request(
         self: &Arc<Self>,
-        door: &EndpointAccess,
-        asked: &http::request::Parts,
-        asker: &Requester,
+        access: &EndpointAccess,
+        request: &http::request::Parts,
+        requester: &Requester,
     ) -> EndpointResponse {
-        let want = endpoint::parse_request(door, asked, now());
-        let (name, identity) = (&door.identity, |dialect: &EndpointProtocol| {
-            self.identity(&door.identity).map_err(|problem| dialect.error_response(&problem))
+        let parsed = endpoint::parse_request(access, request, now());
+        let (name, load_identity) = (&access.identity, |protocol: &EndpointProtocol| {
+            self.identity(&access.identity).map_err(|problem| protocol.error_response(&problem))
         });
-        let dialect = match want {
-            EndpointRequest::Answered(answer) => return answer,
+        let protocol = match parsed {
+            EndpointRequest::Answered(response) => return response,
             EndpointRequest::RoleName => return endpoint::role_response(name),
-            EndpointRequest::Credential(dialect) => dialect,
-            EndpointRequest::Metadata(fact) => match identity(&EndpointProtocol::Google)
-                .map(|identity| endpoint::metadata_response(&fact, &identity))
+            EndpointRequest::Credential(protocol) => protocol,
+            EndpointRequest::Metadata(query) => match load_identity(&EndpointProtocol::Google)
+                .map(|identity| endpoint::metadata_response(&query, &identity))
             {
-                Ok(Err(dialect)) => dialect,
-                Ok(Ok(answer)) | Err(answer) => return answer,
+                Ok(Err(protocol)) => protocol,
+                Ok(Ok(response)) | Err(response) => return response,
             },
         };
-        let known = match identity(&dialect) {
+        let identity = match load_identity(&protocol) {
             Ok(identity) => identity,
-            Err(answer) => return answer,
+            Err(response) => return response,
         };
-        let outlet = dialect.credential_format(&known, now());
-        // Not refused but not there: gcloud asks for an id token beside each access token, and goes on without one.
-        if let Ok(outlet) = &outlet
-            && let Err(words) = source::supported_purpose(&known, outlet.purpose())
+        let format = protocol.credential_format(&identity, now());
+        // Respond with "not found" instead of a refusal: gcloud requests an id token with each access token, and
+        // continues without one.
+        if let Ok(format) = &format
+            && let Err(reason) = source::supported_purpose(&identity, format.purpose())
         {
-            return dialect.not_found_response(&format!("`{name}` {words}"));
+            return protocol.not_found_response(&format!("`{name}` {reason}"));
         }
-        let issued = match outlet {
-            Ok(outlet) => self.issue(name, &outlet, asker).await,
+        let issued = match format {
+            Ok(format) => self.issue(name, &format, requester).await,
             Err(problem) => Err(problem),
         };
         issued.map_or_else(
-            |problem| dialect.error_response(&problem),
-            |credential| dialect.credential_response(credential),
+            |problem| protocol.error_response(&problem),
+            |credential| protocol.credential_response(credential),
         )
     }
 }

@@ -1,4 +1,4 @@
-//! How each identity stands, for people: what is held, until when, who has to sign in.
+//! The status of identities, for display: the current lease, its end, and the logins that are needed.
 
 use std::sync::Arc;
 
@@ -8,29 +8,30 @@ use crate::identity::Identity;
 use crate::lease::LoginEnd;
 use crate::{schedule, source, vault};
 
-/// How an identity stands.
+/// The status of one identity.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IdentitySnapshot {
     pub identity: Identity,
     pub expires_at: Option<i64>,
     pub has_lease: bool,
-    /// Whether the lease may end up in the swap.
+    /// Whether the lease may be written to the swap.
     pub is_swappable: bool,
-    /// Sources that want a person: whether one has signed in.
+    /// For sources with a login: whether the user is signed in.
     pub is_signed_in: Option<bool>,
     pub problem: Option<BrokerProblem>,
     pub last_used: Option<(i64, String)>,
-    /// When the login behind the lease ends, where that is known.
+    /// The end of the login behind the lease, if known.
     pub login_end: Option<LoginEnd>,
 }
 
 impl IdentitySnapshot {
-    /// Whom a person has to sign in as: now, or soon (then it is said when the login ends).
+    /// The identity that the user must sign in to. The time is `None` if the login is needed now; otherwise it is the
+    /// time at which the current login ends.
     #[must_use]
     pub fn pending_login(&self) -> Option<(&str, Option<i64>)> {
         let problem = self.problem.as_ref().and_then(|problem| problem.login_identity.as_deref());
-        let absent = (self.is_signed_in == Some(false)).then_some(self.identity.name.as_str());
-        if let Some(name) = problem.or(absent) {
+        let signed_out = (self.is_signed_in == Some(false)).then_some(self.identity.name.as_str());
+        if let Some(name) = problem.or(signed_out) {
             return Some((name, None));
         }
         let ending = self.login_end.as_ref().filter(|login| now() >= schedule::warn_at(login))?;
@@ -39,21 +40,22 @@ impl IdentitySnapshot {
 }
 
 impl Broker {
-    /// Asks the source as a tool's request would, hands nothing out, and tells how the identity stands then.
+    /// Requests a lease from the source as a tool would, but hands out no credential. Returns the resulting status.
     ///
     /// # Errors
-    /// When there is no such identity, or the configuration cannot be read. What the source says is in the standing.
+    /// When the identity does not exist, or the configuration cannot be read. Errors of the source are part of the
+    /// status.
     pub async fn check_identity(self: &Arc<Self>, name: &str) -> Result<IdentitySnapshot, BrokerProblem> {
         self.identity(name)?;
         let outcome = self.obtain_lease(name).await;
-        let mut standing = self.identity_snapshots()?.into_iter().find(|standing| standing.identity.name == name);
-        if let (Some(standing), Err(problem)) = (&mut standing, outcome) {
-            standing.problem = Some(problem);
+        let mut status = self.identity_snapshots()?.into_iter().find(|status| status.identity.name == name);
+        if let (Some(status), Err(problem)) = (&mut status, outcome) {
+            status.problem = Some(problem);
         }
-        standing.ok_or_else(|| timeout_problem(name))
+        status.ok_or_else(|| timeout_problem(name))
     }
 
-    /// Every identity, and how it stands; asks no source and no keyring.
+    /// The status of every identity. Asks no source and no keyring.
     ///
     /// # Errors
     /// When the configuration cannot be read.
@@ -63,12 +65,13 @@ impl Broker {
         let mut entries = self.lock_entries();
         // Drop the leases of identities that are no longer configured.
         entries.retain(|key, _| identities.all.contains_key(&key.identity));
-        let standing = |identity: &Identity| {
+        let status_of = |identity: &Identity| {
             let own = entries.iter().filter(|(key, _)| key.identity == identity.name && key.is_personal());
             let entry = own
                 .map(|(_, entry)| entry)
+                // An identity may have leases for several purposes. The most recently used one represents it.
                 .max_by_key(|entry| entry.last_used.as_ref().map(|(at, _)| *at))
-                .filter(|entry| entry.identity.as_ref().is_none_or(|known| known == identity));
+                .filter(|entry| entry.identity.as_ref().is_none_or(|fetched_for| fetched_for == identity));
             let lease = entry.and_then(|entry| entry.lease.as_ref()).filter(|lease| is_unexpired(lease, now()));
             IdentitySnapshot {
                 identity: identity.clone(),
@@ -81,22 +84,22 @@ impl Broker {
                 login_end: lease.and_then(|lease| lease.login_end.clone()),
             }
         };
-        Ok(identities.all.values().map(standing).collect())
+        Ok(identities.all.values().map(status_of).collect())
     }
 
-    /// The identity that a person has to sign in to before this one gives anything, or goes on to: itself, or one it is
-    /// built on; with the time that is left, if there is some.
+    /// The identity that the user must sign in to before this identity works, or to keep it working: itself, or an
+    /// identity that it is built on. The time is the end of the current login, if there is one.
     #[must_use]
     pub fn pending_login_of(&self, name: &str) -> Option<(String, Option<i64>)> {
-        let standings = self.identity_snapshots().ok()?;
+        let statuses = self.identity_snapshots().ok()?;
         let mut name = name;
-        // A chain cannot be longer than there are identities.
-        for _ in 0..standings.len() {
-            let standing = standings.iter().find(|standing| standing.identity.name == name)?;
-            if let Some((login, at)) = standing.pending_login() {
+        // A chain cannot have more steps than there are identities.
+        for _ in 0..statuses.len() {
+            let status = statuses.iter().find(|status| status.identity.name == name)?;
+            if let Some((login, at)) = status.pending_login() {
                 return Some((login.to_owned(), at));
             }
-            name = standing.identity.text("from")?;
+            name = status.identity.text("from")?;
         }
         None
     }

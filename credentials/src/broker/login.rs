@@ -1,4 +1,4 @@
-//! A person signs in and out: logins, secrets and codes that identities are given, and what waited for them.
+//! Sign-in and sign-out: stores logins, secrets and MFA codes of identities, and drops the leases that waited for them.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::source::{self, LoginPrompt, OAuthFlow, Purpose, SourceContext};
 use crate::vault;
 
 impl Broker {
-    /// Signs a person in; what they have to do arrives as prompts. Dropping the future ends it.
+    /// Signs the user in. The steps for the user are sent as prompts. Dropping the future cancels the login.
     ///
     /// # Errors
-    /// Why nobody is signed in.
+    /// The reason why the login failed.
     pub async fn login(
         &self,
         name: &str,
@@ -25,19 +25,20 @@ impl Broker {
         let identity = self.identity(name)?;
         if !identity.needs_login() || identity.secret_description().is_some() {
             let (message, hint) = match identity.secret_description() {
-                Some(what) => {
-                    (format!("`{name}` takes {what}, in a terminal"), format!("`pdev login {name}` asks for it there."))
-                }
+                Some(description) => (
+                    format!("`{name}` needs {description}, which is entered in a terminal"),
+                    format!("Run `pdev login {name}` in a terminal."),
+                ),
                 None => (
-                    format!("`{name}` comes from `{}`, which nobody signs in to", identity.kind),
-                    "`pdev identity` shows how it stands.".to_owned(),
+                    format!("`{name}` comes from `{}`, which has no login", identity.kind),
+                    "Run `pdev identity` to see its status.".to_owned(),
                 ),
             };
             return Err(BrokerProblem::new("identity_wrong", message, hint));
         }
         let vault = self.open_vault().await?;
         let http = self.http().map_err(|problem| to_broker_problem(name, problem))?;
-        let means = SourceContext {
+        let context = SourceContext {
             vault: Some(&vault),
             http: Some(http),
             exchange_runner: &self.exchange_runner,
@@ -47,49 +48,50 @@ impl Broker {
             launcher: None,
             now: now(),
         };
-        source::login(&identity, &means, flow, prompts).await.map_err(|problem| to_broker_problem(name, problem))?;
+        source::login(&identity, &context, flow, prompts).await.map_err(|problem| to_broker_problem(name, problem))?;
         self.finish_login(name)
     }
 
-    /// Keeps the secret of an identity whose login is giving one.
+    /// Stores the secret that the user enters at a login.
     ///
     /// # Errors
-    /// When it is of another source, or the vault cannot be used.
+    /// When the source has no secret, the secret is invalid, or the vault cannot be used.
     pub async fn store_secret(self: &Arc<Self>, name: &str, secret: &Secret) -> Result<(), BrokerProblem> {
         let identity = self.identity(name)?;
         if identity.secret_description().is_none() {
-            let message = format!("`{name}` comes from `{}`, and takes no secret", identity.kind);
-            return Err(BrokerProblem::new("identity_wrong", message, format!("`pdev login {name}` signs in to it.")));
+            let message = format!("`{name}` comes from `{}`, which takes no secret", identity.kind);
+            return Err(BrokerProblem::new("identity_wrong", message, format!("Run `pdev login {name}` to sign in.")));
         }
-        source::check_secret(&identity, secret).map_err(|words| {
+        source::check_secret(&identity, secret).map_err(|reason| {
             let hint = match identity.needs_mfa_code() {
-                true => format!("`pdev login {name}` asks for it again."),
-                false => format!("`pdev login {name} < FILE`; nothing was kept."),
+                true => format!("Run `pdev login {name}` again."),
+                false => format!("Run `pdev login {name} < FILE`; nothing was stored."),
             };
-            BrokerProblem::new("secret_wrong", format!("`{name}`: {words}"), hint)
+            BrokerProblem::new("secret_wrong", format!("`{name}`: {reason}"), hint)
         })?;
         let vault = self.open_vault().await?;
-        // Only a code is spent at once, by what the identity is built on.
-        let from = match identity.text("from").filter(|_| identity.needs_mfa_code()) {
+        // Only an MFA code is sent at once, with a lease of the identity below. Other secrets are just stored.
+        let base_lease = match identity.text("from").filter(|_| identity.needs_mfa_code()) {
             Some(from) => Some(Box::pin(self.obtain_lease(from)).await?),
             None => None,
         };
         let (http, purpose) = (self.http().ok(), &Purpose::General);
-        let means = SourceContext {
+        let context = SourceContext {
             vault: Some(&vault),
             http,
             exchange_runner: &self.exchange_runner,
-            base_lease: from.as_deref(),
+            base_lease: base_lease.as_deref(),
             purpose,
             restriction: None,
             launcher: None,
             now: now(),
         };
-        source::accept_secret(&identity, &means, secret).await.map_err(|problem| {
+        source::accept_secret(&identity, &context, secret).await.map_err(|problem| {
             match to_broker_problem(name, problem) {
-                refused if refused.code == "source_refused" && identity.needs_mfa_code() => {
-                    let hint = format!("Each code works once: wait for the next one, then `pdev login {name}` again.");
-                    BrokerProblem { hint: Some(hint), ..refused }
+                refusal if refusal.code == "source_refused" && identity.needs_mfa_code() => {
+                    let hint =
+                        format!("Each code works once: wait for the next code, then run `pdev login {name}` again.");
+                    BrokerProblem { hint: Some(hint), ..refusal }
                 }
                 other => other,
             }
@@ -100,12 +102,13 @@ impl Broker {
     fn finish_login(&self, name: &str) -> Result<(), BrokerProblem> {
         let item = |name: &str| self.identity(name).ok().map(|identity| source::login_item(&identity));
         let login = item(name);
-        for (known, entry) in self.lock_entries().iter_mut() {
-            // Identities of the same session, and those that are built on this one, waited for the same person.
-            let waited = entry.problem.as_ref().is_some_and(|problem| problem.code == "needs_login");
-            let lease = entry.lease.as_ref().and_then(|lease| lease.login_end.as_ref());
-            let ended = lease.is_some_and(|end| item(&end.identity) == login);
-            if known.identity == name || waited || ended {
+        for (key, entry) in self.lock_entries().iter_mut() {
+            // Also reset identities of the same AWS session and identities that are built on this one: they waited for
+            // the same sign-in.
+            let needed_login = entry.problem.as_ref().is_some_and(|problem| problem.code == "needs_login");
+            let login_end = entry.lease.as_ref().and_then(|lease| lease.login_end.as_ref());
+            let had_same_login = login_end.is_some_and(|end| item(&end.identity) == login);
+            if key.identity == name || needed_login || had_same_login {
                 *entry = LeaseEntry { last_used: entry.last_used.take(), ..LeaseEntry::default() };
             }
         }
@@ -120,13 +123,13 @@ impl Broker {
         })
     }
 
-    /// Forgets what a person signed in with. Tells whether there was something.
+    /// Removes the stored login. Returns whether there was one.
     ///
     /// # Errors
     /// When it cannot be removed.
     pub fn sign_out(&self, name: &str) -> Result<bool, BrokerProblem> {
         let identity = self.identity(name)?;
-        let was = vault::remove(&self.paths.vault(), &source::login_item(&identity))?;
+        let existed = vault::remove(&self.paths.vault(), &source::login_item(&identity))?;
         self.lock_entries().retain(|key, _| key.identity != name);
         self.publish_change(name, ChangeKind::SignedOut);
         self.append_audit_entry(AuditEntry {
@@ -134,6 +137,6 @@ impl Broker {
             identity: name.to_owned(),
             ..AuditEntry::default()
         })?;
-        Ok(was)
+        Ok(existed)
     }
 }

@@ -1,16 +1,16 @@
-//! Why the broker gives nothing, in words, with the way out.
+//! Errors of the broker, each with a message and a fix.
 
 use crate::source::{self, SourceProblem};
 use crate::vault;
 
-/// Why there is no lease, for people and programs.
+/// The reason why there is no lease. `code` is for programs, `message` and `hint` are for users.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct BrokerProblem {
     pub code: &'static str,
     pub message: String,
     pub hint: Option<String>,
-    /// The identity that a person has to sign in as.
+    /// The identity that the user must sign in to.
     pub login_identity: Option<String>,
 }
 
@@ -28,43 +28,45 @@ impl From<vault::VaultProblem> for BrokerProblem {
 
 pub(super) fn timeout_problem(name: &str) -> BrokerProblem {
     let message = format!("the source of `{name}` gave no answer within {} s", source::FETCH_TIMEOUT.as_secs());
-    BrokerProblem::new("source_unreachable", message, "Look at the network, then try again.")
+    BrokerProblem::new("source_unreachable", message, "Check the network, then try again.")
 }
 
-pub(super) fn unsuitable_problem(name: &str, words: &str) -> BrokerProblem {
-    let message = if name.is_empty() { words.to_owned() } else { format!("`{name}` {words}") };
-    BrokerProblem::new("outlet_unfit", message, "`pdev identity` shows what each identity is.")
+pub(super) fn unsuitable_problem(name: &str, reason: &str) -> BrokerProblem {
+    let message = if name.is_empty() { reason.to_owned() } else { format!("`{name}` {reason}") };
+    BrokerProblem::new("outlet_unfit", message, "Run `pdev identity` to see the source of each identity.")
 }
 
 pub(crate) fn to_broker_problem(name: &str, problem: SourceProblem) -> BrokerProblem {
     match problem {
-        SourceProblem::NeedsLogin(words) => {
-            let problem = BrokerProblem::new("needs_login", words, format!("`pdev login {name}` signs in."));
+        SourceProblem::NeedsLogin(reason) => {
+            let problem = BrokerProblem::new("needs_login", reason, format!("Run `pdev login {name}` to sign in."));
             BrokerProblem { login_identity: Some(name.to_owned()), ..problem }
         }
-        SourceProblem::Transient(words) => {
-            BrokerProblem::new("source_unreachable", format!("`{name}`: {words}"), "It is tried again on the next use.")
-        }
-        SourceProblem::Refused(words) => BrokerProblem::new(
+        SourceProblem::Transient(reason) => BrokerProblem::new(
+            "source_unreachable",
+            format!("`{name}`: {reason}"),
+            "No action is needed; the request is tried again on the next use.",
+        ),
+        SourceProblem::Refused(reason) => BrokerProblem::new(
             "source_refused",
-            format!("`{name}`: {words}"),
+            format!("`{name}`: {reason}"),
             "Correct it in identities.toml; `pdev identity` shows it.",
         ),
-        SourceProblem::NotCompleted(words) => {
-            let hint = format!("Nobody was signed in: `pdev login {name}` asks again.");
-            BrokerProblem::new("source_refused", format!("`{name}`: {words}"), hint)
+        SourceProblem::NotCompleted(reason) => {
+            let hint = format!("Run `pdev login {name}` to try again; the login was not completed.");
+            BrokerProblem::new("source_refused", format!("`{name}`: {reason}"), hint)
         }
         SourceProblem::BaseIdentity(problem) => {
             BrokerProblem { message: format!("`{name}`: {}", problem.message), ..problem }
         }
         SourceProblem::Described(problem) => problem,
-        // What is sealed in that file is this login, and nothing else.
+        // The unreadable file contains only this login, so a new login replaces it.
         SourceProblem::Vault(problem) if problem.is_login_file_problem() => {
             let hint = match problem {
                 vault::VaultProblem::NewerFormat { .. } => {
-                    format!("Use that version; or `pdev login {name}` makes this one anew for the version here.")
+                    format!("Use that version, or run `pdev login {name}` to replace the login by one of this version.")
                 }
-                _ => format!("`pdev login {name}` makes it anew; the others are not affected."),
+                _ => format!("Run `pdev login {name}` to replace it; other logins are not affected."),
             };
             BrokerProblem { hint: Some(hint), login_identity: Some(name.to_owned()), ..problem.into() }
         }

@@ -1,6 +1,6 @@
-//! One renewal, from its beginning to what is told of it, and the clocks that it sets.
+//! One renewal: the request to the source, the stored result, the published change, and the timers that follow.
 //!
-//! Who asks and what is served meanwhile is the broker's; when a lease is to be renewed decides [`schedule`].
+//! The broker decides what to serve meanwhile; [`schedule`] decides when a lease is renewed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,72 +17,78 @@ use crate::schedule;
 use crate::source::{self, SourceContext, SourceProblem};
 use crate::vault::Vault;
 
+/// Longest single sleep of a login warning, because timers do not advance while the machine is suspended.
 const SLEEP_MAX: Duration = Duration::from_secs(300);
-/// In milliseconds: nobody is disturbed for an identity that was not used for a working day.
+/// Eight hours: no warning for an identity that was not used during a working day.
 const RECENT_USE_MILLISECONDS: i64 = 8 * 3_600_000;
 
 impl Broker {
-    /// Begins a renewal; the caller holds the entry, so there is only one.
+    /// Starts a renewal. The caller holds the lock of the entry, so there is at most one.
     pub(super) fn start_renewal(
         self: &Arc<Self>,
         entry: &mut LeaseEntry,
         identity: Identity,
-        purpose: LeaseRequest,
+        request: LeaseRequest,
     ) -> watch::Receiver<Option<LeaseResult>> {
         let (sender, receiver) = watch::channel(None);
         entry.pending_renewal = Some(receiver.clone());
         entry.identity = Some(identity.clone());
         let broker = Arc::clone(self);
+        // A separate task, so that the renewal continues if every requester disconnects.
         tokio::spawn(async move {
-            let fetched = tokio::time::timeout(source::FETCH_TIMEOUT, broker.fetch_lease(&identity, &purpose)).await;
-            let fetched = fetched.unwrap_or_else(|_| Err(SourceProblem::Transient("no answer".to_owned())));
-            let outcome = broker.finish_renewal(&identity, &purpose, fetched);
+            let fetched = tokio::time::timeout(source::FETCH_TIMEOUT, broker.fetch_lease(&identity, &request)).await;
+            let fetched = fetched.unwrap_or_else(|_| Err(SourceProblem::Transient("no response".to_owned())));
+            let outcome = broker.finish_renewal(&identity, &request, fetched);
             sender.send_replace(Some(outcome));
         });
         receiver
     }
 
-    async fn fetch_lease(self: &Arc<Self>, identity: &Identity, wanted: &LeaseRequest) -> Result<Lease, SourceProblem> {
+    async fn fetch_lease(
+        self: &Arc<Self>,
+        identity: &Identity,
+        request: &LeaseRequest,
+    ) -> Result<Lease, SourceProblem> {
         let needs_vault = source::needs_vault(identity);
         if needs_vault && !Vault::exists(&self.paths.vault()) {
-            // Asking makes no vault: which keyring holds it is chosen where a person is.
-            return Err(SourceProblem::NeedsLogin(format!("nobody has signed in as `{}`", identity.name)));
+            // A request must not create the vault: the keyring is chosen at a login, where the user is present.
+            return Err(SourceProblem::NeedsLogin(format!("no user has signed in as `{}`", identity.name)));
         }
         let vault = if needs_vault { Some(self.open_vault().await?) } else { None };
-        let from = match identity.text("from") {
+        let base_lease = match identity.text("from") {
             Some(from) => Some(Box::pin(self.obtain_lease(from)).await?),
             None => None,
         };
-        let means = SourceContext {
+        let context = SourceContext {
             vault: vault.as_deref(),
             http: self.http().ok(),
             exchange_runner: &self.exchange_runner,
-            base_lease: from.as_deref(),
-            purpose: &wanted.purpose,
-            restriction: wanted.restriction.as_ref(),
+            base_lease: base_lease.as_deref(),
+            purpose: &request.purpose,
+            restriction: request.restriction.as_ref(),
             launcher: self.launcher.as_ref(),
             now: now(),
         };
-        let lease = source::fetch_lease(identity, &means).await?;
-        // Whichever login of the chain ends first.
-        let ends = [lease.login_end.clone(), from.as_ref().and_then(|from| from.login_end.clone())];
-        let first = ends.into_iter().flatten().min_by_key(|end| end.ends_at);
-        Ok(lease.with_login_end(first))
+        let lease = source::fetch_lease(identity, &context).await?;
+        // The lease depends on the login that ends first in the chain.
+        let login_ends = [lease.login_end.clone(), base_lease.as_ref().and_then(|lease| lease.login_end.clone())];
+        let earliest = login_ends.into_iter().flatten().min_by_key(|end| end.ends_at);
+        Ok(lease.with_login_end(earliest))
     }
 
-    /// Writes down how a renewal ended, and sets the clock for the next one.
+    /// Stores the result of a renewal, and starts the timers for the next one.
     fn finish_renewal(
         self: &Arc<Self>,
         identity: &Identity,
-        purpose: &LeaseRequest,
+        request: &LeaseRequest,
         fetched: Result<Lease, SourceProblem>,
     ) -> LeaseResult {
         let name = &identity.name;
         let outcome =
             fetched.map(|lease| Arc::new(lease.into_protected())).map_err(|problem| to_broker_problem(name, problem));
-        let what = {
+        let change = {
             let mut entries = self.lock_entries();
-            let entry = entries.entry(purpose.lease_key(name)).or_default();
+            let entry = entries.entry(request.lease_key(name)).or_default();
             entry.pending_renewal = None;
             match &outcome {
                 Ok(lease) => {
@@ -92,8 +98,11 @@ impl Broker {
                 }
                 Err(problem) => {
                     entry.failures = entry.failures.saturating_add(1);
-                    let waits = problem.code == "source_unreachable";
-                    let pause = if waits { schedule::back_off(entry.failures, jitter()) } else { 1000 };
+                    let is_unreachable = problem.code == "source_unreachable";
+                    // A pause of one second, even for a permanent refusal, keeps a tool in a retry loop from flooding
+                    // the source.
+                    let pause = if is_unreachable { schedule::back_off(entry.failures, jitter()) } else { 1000 };
+                    // Do not delay the next request: the user may sign in at any moment.
                     entry.retry_at = if problem.code == "needs_login" { 0 } else { now() + pause };
                     entry.problem = Some(problem.clone());
                     if problem.code == "needs_login" {
@@ -105,55 +114,58 @@ impl Broker {
             }
         };
         if let Ok(lease) = &outcome {
-            let session = purpose.restriction.as_ref().map(session::session_label);
+            let session = request.restriction.as_ref().map(session::session_label);
             let entry =
                 AuditEntry { action: "renewed".into(), identity: name.clone(), session, ..AuditEntry::default() };
-            // Refusing here would throw away a lease that was paid for; `issue` refuses instead.
+            // Do not fail here: the lease was already fetched, and `issue` refuses to hand it out without an audit
+            // entry.
             drop(self.append_audit_entry(AuditEntry { expires_at: lease.times.expires_at, ..entry }));
-            self.schedule_renewal(name, purpose, lease);
-            self.schedule_login_warning(name, purpose, lease);
+            self.schedule_renewal(name, request, lease);
+            self.schedule_login_warning(name, request, lease);
         }
-        self.publish_change(name, what);
+        self.publish_change(name, change);
         outcome
     }
 
-    /// Renews at about half of the life, for as long as somebody uses it.
-    fn schedule_renewal(self: &Arc<Self>, name: &str, purpose: &LeaseRequest, lease: &Arc<Lease>) {
+    /// Renews after about half of the lifetime, as long as the lease is in use.
+    fn schedule_renewal(self: &Arc<Self>, name: &str, request: &LeaseRequest, lease: &Arc<Lease>) {
         let Some(at) = schedule::renew_at(&lease.times, jitter()) else { return };
         let wait = Duration::from_millis(u64::try_from(at - now()).unwrap_or_default());
-        let (broker, name, of) = (Arc::downgrade(self), name.to_owned(), Arc::downgrade(lease));
-        let purpose = purpose.clone();
+        // Weak references: the timer must not keep a dropped broker or a replaced lease alive.
+        let (broker, name, weak_lease) = (Arc::downgrade(self), name.to_owned(), Arc::downgrade(lease));
+        let request = request.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
-            let (Some(broker), Some(lease)) = (broker.upgrade(), of.upgrade()) else { return };
+            let (Some(broker), Some(lease)) = (broker.upgrade(), weak_lease.upgrade()) else { return };
             let Ok(identity) = broker.identity(&name) else { return };
-            if purpose.is_session_over(now()) {
+            // After its end, a session gets no credentials, so its leases are not renewed.
+            if request.is_session_over(now()) {
                 return;
             }
             let mut entries = broker.lock_entries();
-            let Some(entry) = entries.get_mut(&purpose.lease_key(&name)) else { return };
+            let Some(entry) = entries.get_mut(&request.lease_key(&name)) else { return };
             let current = entry.lease.as_ref().is_some_and(|current| Arc::ptr_eq(current, &lease));
             let used = entry.last_used.as_ref().is_some_and(|(at, _)| *at >= lease.times.issued_at);
             if current && used && entry.pending_renewal.is_none() {
-                drop(broker.start_renewal(entry, identity, purpose));
+                drop(broker.start_renewal(entry, identity, request));
             }
         });
     }
 
-    /// Says that the login behind a lease is about to end, while the lease is the current one and somebody used it today.
-    fn schedule_login_warning(self: &Arc<Self>, name: &str, purpose: &LeaseRequest, lease: &Arc<Lease>) {
+    /// Publishes that the login behind a lease is about to end, if the lease is still current and was used recently.
+    fn schedule_login_warning(self: &Arc<Self>, name: &str, request: &LeaseRequest, lease: &Arc<Lease>) {
         let Some(login) = lease.login_end.clone() else { return };
-        let (broker, of, key) = (Arc::downgrade(self), Arc::downgrade(lease), purpose.lease_key(name));
+        let (broker, weak_lease, key) = (Arc::downgrade(self), Arc::downgrade(lease), request.lease_key(name));
         let at = schedule::warn_at(&login);
         tokio::spawn(async move {
-            // In pieces: a machine that slept has lost that time for the timer, and not for the login.
+            // Sleep in short steps: timers do not advance while the machine is suspended, but the login still ends.
             while let Some(wait) = u64::try_from(at - now()).ok().filter(|wait| *wait > 0) {
                 tokio::time::sleep(Duration::from_millis(wait).min(SLEEP_MAX)).await;
-                if of.strong_count() == 0 {
+                if weak_lease.strong_count() == 0 {
                     return;
                 }
             }
-            let (Some(broker), Some(lease)) = (broker.upgrade(), of.upgrade()) else { return };
+            let (Some(broker), Some(lease)) = (broker.upgrade(), weak_lease.upgrade()) else { return };
             let is_needed = broker.lock_entries().get(&key).is_some_and(|entry| {
                 let current = entry.lease.as_ref().is_some_and(|current| Arc::ptr_eq(current, &lease));
                 let used = entry.last_used.as_ref().is_some_and(|(at, _)| now() - at < RECENT_USE_MILLISECONDS);

@@ -1,4 +1,5 @@
-//! Leases for the programs of a coding agent's session: held apart from the person's own, and dropped with it.
+//! Leases for the programs of a coding agent's session. They are separate from the user's own leases and dropped with
+//! the session.
 
 use super::{Broker, BrokerProblem, Requester, now};
 use crate::approval::identity_digest;
@@ -10,11 +11,11 @@ use crate::source::Purpose;
 
 use std::collections::BTreeMap;
 
-/// A program of a session, as it asks.
+/// The session of a requesting program.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionMember {
     pub session: Session,
-    /// Identities that a person allowed this session, for now.
+    /// Identities that the user temporarily allowed this session in full.
     pub allowed_identities: Vec<String>,
 }
 
@@ -24,8 +25,8 @@ impl SessionMember {
     }
 }
 
-pub(super) fn session_label(bound: &SessionRestriction) -> String {
-    format!("{} {}", bound.name, bound.session)
+pub(super) fn session_label(restriction: &SessionRestriction) -> String {
+    format!("{} {}", restriction.name, restriction.session)
 }
 
 /// Where the broker stores a lease. A session's lease carries the tags of that session, so it serves no other session.
@@ -49,7 +50,7 @@ impl LeaseKey {
     }
 }
 
-/// What a lease is for, and what it is held to.
+/// The purpose of a lease, and its restriction if it belongs to a session.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct LeaseRequest {
     pub(super) purpose: Purpose,
@@ -62,48 +63,49 @@ impl LeaseRequest {
     }
 
     pub(super) fn is_session_over(&self, now: i64) -> bool {
-        self.restriction.as_ref().is_some_and(|bound| now >= bound.until)
+        self.restriction.as_ref().is_some_and(|restriction| now >= restriction.until)
     }
 }
 
 impl Broker {
-    /// What the asker's session holds a lease to; `None` where it may have all.
+    /// The restriction of the requester's session; `None` for full access.
     pub(super) fn session_restriction(
         &self,
         identity: &Identity,
-        outlet: &CredentialFormat,
-        asker: &Requester,
+        format: &CredentialFormat,
+        requester: &Requester,
     ) -> Result<Option<SessionRestriction>, BrokerProblem> {
-        let Some(member) = &asker.session else { return Ok(None) };
-        let raised = member.allowed_identities.contains(&identity.name);
-        match rule::decide_access(&member.session, &self.identity_chain(identity)?, raised, now())? {
+        let Some(member) = &requester.session else { return Ok(None) };
+        let is_allowed = member.allowed_identities.contains(&identity.name);
+        match rule::decide_access(&member.session, &self.identity_chain(identity)?, is_allowed, now())? {
             SessionAccess::Full => Ok(None),
-            SessionAccess::Restricted(_) if matches!(outlet.purpose(), Purpose::IdToken(_)) => {
+            SessionAccess::Restricted(_) if matches!(format.purpose(), Purpose::IdToken(_)) => {
                 Err(rule::id_token_refusal(identity))
             }
-            SessionAccess::Restricted(bound) => Ok(Some(bound)),
+            SessionAccess::Restricted(restriction) => Ok(Some(restriction)),
         }
     }
 
-    /// Whether an asker's session may have something of an identity, without asking for it.
+    /// Checks whether the session of a requester may use an identity, without a request to the source.
     ///
     /// # Errors
-    /// The rule that refuses, its reason and the way out.
-    pub fn check_session_access(&self, name: &str, asker: &Requester) -> Result<(), BrokerProblem> {
-        self.session_restriction(&self.identity(name)?, &CredentialFormat::Env, asker).map(drop)
+    /// The rule that refuses, its reason and its fix.
+    pub fn check_session_access(&self, name: &str, requester: &Requester) -> Result<(), BrokerProblem> {
+        self.session_restriction(&self.identity(name)?, &CredentialFormat::Env, requester).map(drop)
     }
 
-    /// The identity and all that it is built on.
+    /// The identity and all identities that it is built on.
     fn identity_chain(&self, identity: &Identity) -> Result<Vec<Identity>, BrokerProblem> {
-        let mut own = vec![identity.clone()];
-        // No chain comes back to its start: the reader of the file refuses that.
-        while let Some(from) = own.last().and_then(|last| last.text("from")) {
-            own.push(self.identity(from)?);
+        let mut chain = vec![identity.clone()];
+        // The parser of identities.toml refuses cycles, so the loop ends.
+        while let Some(from) = chain.last().and_then(|last| last.text("from")) {
+            chain.push(self.identity(from)?);
         }
-        Ok(own)
+        Ok(chain)
     }
 
-    /// What every identity is now, for a session that begins: later changes are not a person's word to it.
+    /// Digests of all identities at the start of a session. Later changes do not count, because the session's programs
+    /// can write the configuration.
     ///
     /// # Errors
     /// When the configuration cannot be read.

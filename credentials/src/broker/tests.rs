@@ -1,4 +1,4 @@
-//! The broker with a real program as source: counted runs, real files, a real clock.
+//! The broker with a real program as its source: counted runs, real files, a real clock.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,21 +9,22 @@ use crate::session::Session;
 use crate::vault::KeyStore;
 
 fn new_broker(root: &Path, identities: &str) -> Arc<Broker> {
-    let place = CredentialPaths { config: root.join("config"), data: root.join("data") };
-    fs::create_dir_all(&place.config).unwrap();
-    fs::write(place.identities(), identities).unwrap();
+    let paths = CredentialPaths { config: root.join("config"), data: root.join("data") };
+    fs::create_dir_all(&paths.config).unwrap();
+    fs::write(paths.identities(), identities).unwrap();
     let passphrase = root.join("passphrase");
     fs::write(&passphrase, "a long enough passphrase").unwrap();
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
-    let choice = VaultOptions {
+    let options = VaultOptions {
         key_store: Some(KeyStore::Passphrase),
         passphrase_file: Some(passphrase),
         ..VaultOptions::default()
     };
-    Broker::new(place, choice, ExchangeRunner::in_process())
+    Broker::new(paths, options, ExchangeRunner::in_process())
 }
 
-/// A program that leaves a line behind and prints a token that lasts for `seconds`.
+/// A source program that appends a line to the file `runs` on each run, and prints a token with a lifetime of
+/// `seconds`.
 fn counting_source(root: &Path, seconds: i64) -> String {
     let (script, end) = (root.join("source.sh"), now() / 1000 + seconds);
     let runs = root.join("runs");
@@ -46,14 +47,14 @@ async fn two_hundred_requests_cause_one_renewal() {
     let root = tempfile::tempdir().unwrap();
     let broker = new_broker(root.path(), &counting_source(root.path(), 3600));
     let mut changes = broker.subscribe();
-    let askers: Vec<_> = (0..200)
+    let requests: Vec<_> = (0..200)
         .map(|_| {
             let broker = Arc::clone(&broker);
             tokio::spawn(async move { broker.issue("a", &CredentialFormat::Token, &Requester::default()).await })
         })
         .collect();
-    for asker in askers {
-        assert_eq!(asker.await.unwrap().unwrap().expose(), b"canary");
+    for request in requests {
+        assert_eq!(request.await.unwrap().unwrap().expose(), b"canary");
     }
     assert_eq!(run_count(root.path()), 1);
     assert!(matches!(changes.recv().await.unwrap().kind, ChangeKind::Renewed { .. }));
@@ -74,7 +75,7 @@ async fn expiring_lease_is_renewed_before_it_is_served() {
     broker.lock_entries().get_mut(&general_key("a")).unwrap().lease = Some(Arc::new(Lease::new(token, times)));
     assert_eq!(broker.issue("a", &CredentialFormat::Token, &Requester::default()).await.unwrap().expose(), b"canary");
     assert_eq!(run_count(root.path()), 2);
-    // Past half of its life it is served at once, and the next one is fetched beside.
+    // After half of its lifetime, the lease is served at once and the next one is fetched in the background.
     let token = crate::lease::Material::Token(Secret::new(b"half".to_vec()));
     let times = crate::lease::Times { issued_at: now() - 2_400_000, expires_at: Some(now() + 1_200_000), skew: 0 };
     broker.lock_entries().get_mut(&general_key("a")).unwrap().lease = Some(Arc::new(Lease::new(token, times)));
@@ -98,7 +99,7 @@ async fn failing_source_is_retried_later_and_old_lease_is_served() {
         assert_eq!(problem.code, "source_unreachable");
         assert!(problem.message.contains("no luck"), "{problem}");
     }
-    assert_eq!(run_count(root.path()), 1, "it was asked again at once");
+    assert_eq!(run_count(root.path()), 1, "the source was asked again at once");
     let token = crate::lease::Material::Token(Secret::new(b"old".to_vec()));
     let times = crate::lease::Times { issued_at: now() - 3_500_000, expires_at: Some(now() + 40_000), skew: 0 };
     {
@@ -119,21 +120,21 @@ async fn static_secret_is_stored_issued_and_removed() {
     assert_eq!(broker.find_identity_by_host("localhost:5000").unwrap(), "reg");
     assert_eq!(broker.find_identity_by_host("both").unwrap_err().code, "identity_ambiguous");
     assert_eq!(broker.find_identity_by_host("other").unwrap_err().code, "identity_unknown");
-    let asker = Requester::default();
-    let ask = || broker.issue("reg", &CredentialFormat::Token, &asker);
-    assert_eq!(ask().await.err().unwrap().code, "needs_login");
+    let requester = Requester::default();
+    let issue = || broker.issue("reg", &CredentialFormat::Token, &requester);
+    assert_eq!(issue().await.err().unwrap().code, "needs_login");
     broker.store_secret("reg", &Secret::new(b"canary".to_vec())).await.unwrap();
-    assert_eq!(ask().await.unwrap().expose(), b"canary");
+    assert_eq!(issue().await.unwrap().expose(), b"canary");
     assert_eq!(broker.identity_snapshots().unwrap()[0].is_signed_in, Some(true));
-    let wrong = broker.issue("reg", &CredentialFormat::Aws, &Requester::default()).await.err().unwrap();
-    assert_eq!(wrong.code, "outlet_unfit");
+    let unsuitable = broker.issue("reg", &CredentialFormat::Aws, &Requester::default()).await.err().unwrap();
+    assert_eq!(unsuitable.code, "outlet_unfit");
     assert!(broker.sign_out("reg").unwrap() && !broker.sign_out("reg").unwrap());
-    assert_eq!(ask().await.err().unwrap().code, "needs_login");
+    assert_eq!(issue().await.err().unwrap().code, "needs_login");
     assert_eq!(broker.identity("rgg").unwrap_err().hint.unwrap(), "Did you mean `reg`?");
-    // The vault is made anew while the broker holds it open.
+    // The vault is reset while the broker has it open.
     vault::set_aside(&broker.paths.vault(), "x").unwrap();
     broker.store_secret("reg", &Secret::new(b"second".to_vec())).await.unwrap();
-    assert_eq!(ask().await.unwrap().expose(), b"second");
+    assert_eq!(issue().await.unwrap().expose(), b"second");
 }
 
 #[tokio::test]
@@ -143,19 +144,19 @@ async fn each_resource_has_its_own_lease_up_to_a_limit() {
     fs::write(&script, r#"printf '{"token":"for-%s"}' "$PDEV_RESOURCE""#).unwrap();
     let text = format!("[a]\nsource = \"exec\"\ncloud = \"azure\"\ncommand = [\"sh\", \"{}\"]\n", script.display());
     let broker = new_broker(root.path(), &text);
-    let ask = async |resource: &str| {
-        let outlet = CredentialFormat::Azure { now: now(), resource: resource.to_owned() };
-        broker.issue("a", &outlet, &Requester::default()).await
+    let issue = async |resource: &str| {
+        let format = CredentialFormat::Azure { now: now(), resource: resource.to_owned() };
+        broker.issue("a", &format, &Requester::default()).await
     };
     for resource in ["one", "two", "one"] {
-        let given = ask(resource).await.unwrap();
-        assert!(String::from_utf8_lossy(given.expose()).contains(&format!("\"for-{resource}\"")));
+        let credential = issue(resource).await.unwrap();
+        assert!(String::from_utf8_lossy(credential.expose()).contains(&format!("\"for-{resource}\"")));
     }
     assert_eq!(broker.lock_entries().len(), 2);
     for number in 0..PURPOSES_MAX - 2 {
-        ask(&number.to_string()).await.unwrap();
+        issue(&number.to_string()).await.unwrap();
     }
-    let problem = ask("more").await.err().unwrap();
+    let problem = issue("more").await.err().unwrap();
     assert_eq!(problem.message, "`a` was asked for more than 32 resources or audiences");
     assert!(broker.identity_snapshots().unwrap()[0].has_lease);
     broker.discard_leases("a");
