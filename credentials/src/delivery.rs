@@ -1,7 +1,7 @@
-//! Secrets as files: one folder per preview and unit, on tmpfs where there is one, gone at `down`.
+//! Delivers secrets as files: one folder per preview and unit, on tmpfs where available, removed at `down`.
 //!
-//! The root folder is 0700 and ours, so that the files inside may be 0444: a container that runs as any user reads
-//! them through a read-only bind mount, while nobody else on this machine gets past the root folder.
+//! The root folder has mode 0700 and belongs to the user, so the files inside may be 0444. A container that runs as any
+//! user reads them through a read-only bind mount, but no other user of this machine can pass the root folder.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::endpoint;
 use crate::secret::Secret;
 
-/// The file of [`Delivery::endpoint_token`] in a unit's folder.
+/// The file of [`SecretDelivery::endpoint_token`] in a unit's folder.
 pub const ENDPOINT_TOKEN_FILE: &str = "endpoint.token";
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2).
@@ -34,18 +34,19 @@ pub struct SecretDelivery {
 }
 
 impl SecretDelivery {
-    /// Chooses where secrets rest: the runtime folder when it lies in memory, else `/dev/shm`, else the runtime folder
-    /// on disk (which [`Delivery::in_memory`] then tells, so that the user can be told).
+    /// Chooses the folder for secrets: the runtime folder if it is in memory, else `/dev/shm`, else the runtime folder
+    /// on disk. [`SecretDelivery::is_in_memory`] returns which, for a message to the user.
     ///
     /// # Errors
-    /// When the folder cannot be made or is somebody else's.
+    /// When the folder cannot be created, or belongs to another user.
     pub fn open(runtime: &Path) -> Result<Self, DeliveryProblem> {
         let uid = rustix::process::getuid().as_raw();
         let shared_memory = Path::new("/dev/shm");
         let (root, in_memory) = if is_memory_file_system(runtime) {
             (runtime.join("secrets"), true)
         } else if is_memory_file_system(shared_memory) {
-            // Two agents of one user (tests, a second socket folder) must not share a folder: the runtime's path decides.
+            // Two agents of one user (tests, a second socket folder) must not share a folder, so its name depends on
+            // the runtime path.
             (shared_memory.join(format!("pdev-{uid}-{}", hash_path(runtime))), true)
         } else {
             (runtime.join("secrets"), false)
@@ -59,19 +60,19 @@ impl SecretDelivery {
         self.is_in_memory
     }
 
-    /// Keeps a secret of a preview until [`Delivery::forget`].
+    /// Stores a secret of a preview until [`SecretDelivery::remove_preview`].
     ///
     /// # Errors
-    /// When the name is not one, or the file cannot be written.
+    /// When the name is invalid, or the file cannot be written.
     pub fn put(&self, preview: &str, name: &str, secret: &Secret) -> Result<(), DeliveryProblem> {
         check_name(name)?;
         write_file(&self.ensure_folder(preview, None)?.join(name), secret, 0o400)
     }
 
-    /// Forgets one secret; what was delivered to running units stays with them until `down`.
+    /// Removes one secret. Files that were already delivered to running units stay until `down`.
     ///
     /// # Errors
-    /// When the name is not one, or the file cannot be removed.
+    /// When a name is invalid, or the file cannot be removed.
     pub fn remove(&self, preview: &str, name: &str) -> Result<(), DeliveryProblem> {
         let path = self.root.join(check_name(preview)?).join("all").join(check_name(name)?);
         match fs::remove_file(&path) {
@@ -80,7 +81,7 @@ impl SecretDelivery {
         }
     }
 
-    /// Which of `names` are there.
+    /// The subset of `names` that is stored.
     #[must_use]
     pub fn stored_names(&self, preview: &str, names: &[String]) -> Vec<String> {
         names
@@ -90,7 +91,7 @@ impl SecretDelivery {
             .collect()
     }
 
-    /// Puts exactly these secrets into the folder of one unit and tells where it is; absent ones are left out.
+    /// Writes exactly these secrets to the folder of one unit and returns its path. Absent secrets are left out.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -107,14 +108,16 @@ impl SecretDelivery {
         Ok(target)
     }
 
-    /// The token of a unit's endpoint, made at the first call and the same until [`Delivery::forget`]: programs that
-    /// outlive the agent hold it. Its file lies beside the unit's secrets, under a name that no secret can have.
+    /// The token of a unit's endpoint. It is created at the first call and stays the same until
+    /// [`SecretDelivery::remove_preview`], because programs that outlive the agent still use it. Its file is next to
+    /// the unit's secrets; its name contains a `.`, so no secret can have it.
     ///
     /// # Errors
     /// When a file cannot be read or written.
     pub fn endpoint_token(&self, preview: &str, unit: &str) -> Result<Secret, DeliveryProblem> {
         let path = self.ensure_folder(preview, Some(unit))?.join(ENDPOINT_TOKEN_FILE);
         match fs::read(&path) {
+            // A truncated file (full disk, crash) is replaced. An empty token must never match an empty header.
             Ok(bytes) if bytes.len() == endpoint::TOKEN_LENGTH => Ok(Secret::new(bytes)),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DeliveryProblem::Write { path, error }),
             _ => {
@@ -125,19 +128,19 @@ impl SecretDelivery {
         }
     }
 
-    /// The folder of a preview that has one folder per unit.
+    /// The folder with one subfolder per unit of a preview.
     #[must_use]
     pub fn units_folder(&self, preview: &str) -> PathBuf {
         self.root.join(preview).join("units")
     }
 
-    /// Where [`Delivery::deliver`] puts a unit's secrets, whether it did or not.
+    /// The folder for a unit's secrets, whether it exists or not.
     #[must_use]
     pub fn unit_folder(&self, preview: &str, unit: &str) -> PathBuf {
         self.units_folder(preview).join(unit)
     }
 
-    /// Removes what one unit was given.
+    /// Removes the files of one unit.
     ///
     /// # Errors
     /// When files are left behind.
@@ -161,7 +164,7 @@ impl SecretDelivery {
         }
     }
 
-    /// The preview's own folder, or one unit's.
+    /// Creates the folder of a preview or of one unit.
     fn ensure_folder(&self, preview: &str, unit: Option<&str>) -> Result<PathBuf, DeliveryProblem> {
         check_name(preview)?;
         let uid = rustix::process::getuid().as_raw();
@@ -170,9 +173,10 @@ impl SecretDelivery {
             Some(unit) => self.unit_folder(preview, check_name(unit)?),
             None => self.root.join(preview).join("all"),
         };
-        // Bind-mounted into containers: their user must be able to enter it, the root folder keeps everybody else out.
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(&path);
-        made.map_err(|error| DeliveryProblem::Write { path: path.clone(), error })?;
+        // The folder is bind-mounted into containers, whose user must be able to enter it. The root folder keeps other
+        // users out.
+        let created = DirBuilder::new().recursive(true).mode(0o755).create(&path);
+        created.map_err(|error| DeliveryProblem::Write { path: path.clone(), error })?;
         Ok(path)
     }
 }
@@ -189,6 +193,7 @@ fn check_name(name: &str) -> Result<&str, DeliveryProblem> {
 fn write_file(path: &Path, secret: &Secret, mode: u32) -> Result<(), DeliveryProblem> {
     let attempt = || -> io::Result<()> {
         let fresh = path.with_extension("new");
+        // A leftover of a killed process would make `create_new` fail.
         let _ = fs::remove_file(&fresh);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
         secret.write_to(&mut file)?;
@@ -200,11 +205,12 @@ fn write_file(path: &Path, secret: &Secret, mode: u32) -> Result<(), DeliveryPro
 fn ensure_private_folder(path: &Path, uid: u32) -> Result<(), DeliveryProblem> {
     let wrap = |error| DeliveryProblem::Write { path: path.to_owned(), error };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(wrap)?;
-    let found = fs::symlink_metadata(path).map_err(wrap)?;
-    if found.uid() != uid || !found.is_dir() {
-        return Err(DeliveryProblem::WrongOwner { path: path.to_owned(), owner: found.uid(), uid });
+    // Do not follow a link: in `/dev/shm`, any user can create this name first.
+    let metadata = fs::symlink_metadata(path).map_err(wrap)?;
+    if metadata.uid() != uid || !metadata.is_dir() {
+        return Err(DeliveryProblem::WrongOwner { path: path.to_owned(), owner: metadata.uid(), uid });
     }
-    if found.mode() & 0o077 != 0 {
+    if metadata.mode() & 0o077 != 0 {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(wrap)?;
     }
@@ -213,16 +219,16 @@ fn ensure_private_folder(path: &Path, uid: u32) -> Result<(), DeliveryProblem> {
 
 #[cfg(not(target_os = "linux"))]
 fn is_memory_file_system(_: &Path) -> bool {
-    // Nothing here tells; a folder that only its owner enters holds the files then.
+    // This system offers no such check. The files are then on disk, in a folder that only its owner can enter.
     false
 }
 
 #[cfg(target_os = "linux")]
 fn is_memory_file_system(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|found| MEMORY_FILE_SYSTEMS.contains(&found.f_type))
+    rustix::fs::statfs(path).is_ok_and(|file_system| MEMORY_FILE_SYSTEMS.contains(&file_system.f_type))
 }
 
-/// FNV-1a: only tells folders apart, protects nothing.
+/// FNV-1a. The hash distinguishes folders; it protects nothing.
 fn hash_path(path: &Path) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in path.as_os_str().as_encoded_bytes() {
@@ -285,7 +291,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), token.expose());
         assert_eq!(delivery.endpoint_token("p3", "api").unwrap().expose(), token.expose());
         assert_ne!(delivery.endpoint_token("p3", "web").unwrap().expose(), token.expose());
-        // Cut off by a full disk: no door that opens to an empty header.
+        // A file truncated by a full disk must not create an endpoint that accepts an empty header.
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
         assert_eq!(delivery.endpoint_token("p3", "api").unwrap().expose().len(), endpoint::TOKEN_LENGTH);

@@ -1,5 +1,5 @@
-//! The few HTTP calls of sources: bounded in time and size, over TLS with the system's roots, no redirects followed, through
-//! the proxy that the environment names.
+//! HTTP requests of sources: bounded in time and size, over TLS with the root certificates of the system, without
+//! redirects, through the proxy of the environment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,19 +36,19 @@ pub(crate) struct HttpClient {
     timeout: Duration,
 }
 
-/// The way through `HTTPS_PROXY`; what goes to the loopback in the clear never takes it.
+/// The client for `HTTPS_PROXY`. Plain requests to the loopback never use it.
 struct ProxyClient {
     rules: Matcher,
     client: Client<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>,
-    /// As told in messages: without what one signs in to it with.
+    /// The name for messages: the URL without the credentials of the proxy.
     name: String,
 }
 
 pub(crate) struct HttpResponse {
     pub status: u16,
-    /// The server's clock minus ours in milliseconds, where its `Date` says so and it is more than the header's second.
+    /// The server's clock minus this machine's in milliseconds, from its `Date`. 0 if unknown or within a few seconds.
     pub skew: i64,
-    /// Whether it says so at all.
+    /// Whether the response has a valid `Date`.
     pub has_date: bool,
     pub body: Zeroizing<Vec<u8>>,
     pub host: String,
@@ -59,7 +59,7 @@ impl HttpResponse {
         (200..300).contains(&self.status)
     }
 
-    /// The body as JSON; the words never repeat it.
+    /// Parses the body as JSON. The error never contains the body, which may be a secret.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, SourceProblem> {
         serde_json::from_slice(&self.body).map_err(|_| {
             SourceProblem::Transient(format!(
@@ -69,52 +69,53 @@ impl HttpResponse {
         })
     }
 
-    /// An answer that says nothing of use.
+    /// The error for a status without a usable body.
     pub fn unexpected_status_problem(&self) -> SourceProblem {
-        let words = format!("`{}` answered {}", self.host, self.status);
+        let message = format!("`{}` answered {}", self.host, self.status);
         if self.status == 429 || self.status >= 500 {
-            SourceProblem::Transient(words)
+            SourceProblem::Transient(message)
         } else {
-            SourceProblem::Refused(words)
+            SourceProblem::Refused(message)
         }
     }
 }
 
 impl HttpClient {
     /// # Errors
-    /// When the system has no roots to trust.
+    /// When the system has no root certificates.
     pub fn new() -> Result<Self, SourceProblem> {
         Self::with_proxy_rules(Matcher::from_env())
     }
 
-    /// Waits longer for an answer, where giving up costs more than waiting.
-    pub fn with_timeout(limit: Duration) -> Result<Self, SourceProblem> {
-        Ok(Self { timeout: limit, ..Self::new()? })
+    /// A client with another timeout, for requests where giving up costs more than waiting.
+    pub fn with_timeout(timeout: Duration) -> Result<Self, SourceProblem> {
+        Ok(Self { timeout, ..Self::new()? })
     }
 
     fn with_proxy_rules(rules: Matcher) -> Result<Self, SourceProblem> {
-        let secure = tls_config()?;
-        let builder = || HttpsConnectorBuilder::new().with_tls_config(secure.clone()).https_or_http().enable_http1();
+        let tls = tls_config()?;
+        let builder = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(CONNECT_LIMIT));
         tcp.enforce_http(false);
-        // One proxy serves all of HTTPS; which hosts it is for is asked of the rules each time.
-        let proxy = rules.intercept(&Uri::from_static("https://host-of-no-rule.invalid")).map(|found| {
-            let mut tunnel = Tunnel::new(found.uri().clone(), tcp.clone());
-            if let Some(signed_in) = found.basic_auth() {
-                tunnel = tunnel.with_auth(signed_in.clone());
+        // One proxy serves all HTTPS requests. The rules decide for each request whether it applies, so this host only
+        // has to match no exception.
+        let proxy = rules.intercept(&Uri::from_static("https://host-of-no-rule.invalid")).map(|proxy| {
+            let mut tunnel = Tunnel::new(proxy.uri().clone(), tcp.clone());
+            if let Some(authorization) = proxy.basic_auth() {
+                tunnel = tunnel.with_auth(authorization.clone());
             }
             let client = Client::builder(TokioExecutor::new()).build(builder().wrap_connector(tunnel));
-            ProxyClient { rules, client, name: redact_url(&found.uri().to_string()) }
+            ProxyClient { rules, client, name: redact_url(&proxy.uri().to_string()) }
         });
         let client = Client::builder(TokioExecutor::new()).build(builder().wrap_connector(tcp));
         Ok(Self { client, proxy, timeout: REQUEST_TIMEOUT })
     }
 
-    /// The proxy for this address, or the reason why there is none that can be used.
+    /// The proxy for this URL, `None` for a direct request, or an error for an unsupported proxy.
     fn proxy_for(&self, uri: &Uri) -> Result<Option<&ProxyClient>, SourceProblem> {
-        let meant = |proxy: &&ProxyClient| uri.scheme_str() == Some("https") && proxy.rules.intercept(uri).is_some();
-        match self.proxy.as_ref().filter(meant) {
+        let applies = |proxy: &&ProxyClient| uri.scheme_str() == Some("https") && proxy.rules.intercept(uri).is_some();
+        match self.proxy.as_ref().filter(applies) {
             Some(proxy) if !proxy.name.starts_with("http://") => Err(SourceProblem::Refused(format!(
                 "the proxy `{}` is no `http://` one, and no other kind is supported",
                 proxy.name
@@ -142,46 +143,48 @@ impl HttpClient {
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> Result<HttpResponse, SourceProblem> {
-        // Configuration was checked; this also holds for URLs that a server hands out.
+        // The configuration is already checked. This check also covers URLs that a server returns.
         if !is_safe_url(url) {
             return Err(SourceProblem::Refused(format!("`{}` is no https URL", redact_url(url))));
         }
         let uri: Uri = url.parse().map_err(|_| SourceProblem::Refused(format!("`{}` is no URL", redact_url(url))))?;
         let host = uri.authority().map(ToString::to_string).unwrap_or_default();
         let proxy = self.proxy_for(&uri)?;
-        let sent = RequestSecrets::from_request(headers, &body);
+        let request_secrets = RequestSecrets::from_request(headers, &body);
         let mut request = Request::builder().method(method).uri(uri).header(header::USER_AGENT, USER_AGENT);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|_| {
-            SourceProblem::Refused(format!("a header for `{host}` has letters that no header may have"))
-        })?;
+        let request = request
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|_| SourceProblem::Refused(format!("a header for `{host}` contains invalid characters")))?;
         let exchange = async {
-            let asked = match proxy {
+            let result = match proxy {
                 Some(proxy) => proxy.client.request(request).await,
                 None => self.client.request(request).await,
             };
-            let through = proxy.map(|proxy| proxy.name.as_str());
-            let answer =
-                asked.map_err(|error| SourceProblem::Transient(describe_connect_error(&host, through, &error)))?;
-            let (status, clock) = (answer.status().as_u16(), skew(answer.headers()));
-            let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
+            let proxy_name = proxy.map(|proxy| proxy.name.as_str());
+            let response =
+                result.map_err(|error| SourceProblem::Transient(describe_connect_error(&host, proxy_name, &error)))?;
+            let (status, clock_offset) = (response.status().as_u16(), skew(response.headers()));
+            let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
             let body = body
                 .map_err(|_| SourceProblem::Transient(format!("`{host}` broke its answer off, or sent over 1 MiB")))?;
             let mut body = Zeroizing::new(body.to_bytes().to_vec());
             if !(200..300).contains(&status) {
-                sent.redact(&mut body);
+                // Only errors are shown to users, so only they need redaction.
+                request_secrets.redact(&mut body);
             }
-            let (skew, is_dated) = (clock.unwrap_or_default(), clock.is_some());
-            Ok(HttpResponse { status, skew, has_date: is_dated, body, host: host.clone() })
+            let (skew, has_date) = (clock_offset.unwrap_or_default(), clock_offset.is_some());
+            Ok(HttpResponse { status, skew, has_date, body, host: host.clone() })
         };
-        let late = |_| SourceProblem::Transient(format!("`{host}` did not answer within {} s", self.timeout.as_secs()));
-        tokio::time::timeout(self.timeout, exchange).await.map_err(late)?
+        let timed_out =
+            |_| SourceProblem::Transient(format!("`{host}` did not answer within {} s", self.timeout.as_secs()));
+        tokio::time::timeout(self.timeout, exchange).await.map_err(timed_out)?
     }
 }
 
-/// TLS with the system's roots.
+/// TLS with the root certificates of the system.
 fn tls_config() -> Result<ClientConfig, SourceProblem> {
     let unusable = |error: &dyn std::error::Error| {
         SourceProblem::Refused(format!("no certificates of this system can be used: {error}"))
@@ -192,7 +195,7 @@ fn tls_config() -> Result<ClientConfig, SourceProblem> {
     Ok(builder.with_native_roots().map_err(|error| unusable(&error))?.with_no_client_auth())
 }
 
-/// The innermost reason, which is the one that says something.
+/// The innermost error is the most specific one (`Connection refused`).
 fn describe_connect_error(host: &str, proxy: Option<&str>, error: &hyper_util::client::legacy::Error) -> String {
     let mut reason: &dyn std::error::Error = error;
     while let Some(inner) = reason.source() {
@@ -204,12 +207,12 @@ fn describe_connect_error(host: &str, proxy: Option<&str>, error: &hyper_util::c
     }
 }
 
-/// Seconds within which two clocks are the same: the header has no fractions, and the answer travelled.
+/// Smaller differences count as equal clocks: `Date` has no fractions of a second, and the response took time.
 const SKEW_MIN: i64 = 5_000;
 
 fn skew(headers: &http::HeaderMap) -> Option<i64> {
     let date = headers.get(header::DATE).and_then(|value| value.to_str().ok());
-    // RFC 9110's date is RFC 2822's with `GMT` for the zone.
+    // A date of RFC 9110 is one of RFC 2822 with `GMT` as the zone.
     let date = date.and_then(|text| OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok());
     let difference = i64::try_from((date? - OffsetDateTime::now_utc()).whole_milliseconds()).unwrap_or(0);
     Some(if difference.abs() < SKEW_MIN { 0 } else { difference })
@@ -221,7 +224,7 @@ pub(crate) fn encode_form(fields: &[(&str, &str)]) -> String {
     pairs.join("&")
 }
 
-/// RFC 3986: everything but the unreserved letters by its bytes; what SigV4 wants too.
+/// Percent-encodes all bytes except the unreserved characters of RFC 3986. SigV4 requires the same form.
 pub(crate) fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -234,7 +237,7 @@ pub(crate) fn percent_encode(text: &str) -> String {
     encoded
 }
 
-/// The pairs of a query, decoded.
+/// Parses the pairs of a query and decodes them.
 pub(crate) fn parse_query(text: &str) -> Vec<(String, String)> {
     let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
     pairs.map(|(name, value)| (decode_form_value(name), decode_form_value(value))).collect()
@@ -242,18 +245,18 @@ pub(crate) fn parse_query(text: &str) -> Vec<(String, String)> {
 
 fn decode_form_value(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let escape = (first == b'%').then(|| after.get(..2)).flatten();
+    let mut remaining = text.as_bytes();
+    while let Some((&first, tail)) = remaining.split_first() {
+        let escape = (first == b'%').then(|| tail.get(..2)).flatten();
         let value = escape.and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
         match value {
             Some(value) => {
                 bytes.push(value);
-                rest = &after[2..];
+                remaining = &tail[2..];
             }
             None => {
                 bytes.push(if first == b'+' { b' ' } else { first });
-                rest = after;
+                remaining = tail;
             }
         }
     }
@@ -261,6 +264,7 @@ fn decode_form_value(text: &str) -> String {
 }
 
 fn redact_url(url: &str) -> String {
+    // A query may contain secrets.
     url.split('?').next().unwrap_or_default().chars().take(200).collect()
 }
 

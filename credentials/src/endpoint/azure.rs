@@ -1,4 +1,4 @@
-//! Azure's managed identity: as App Service gives it, by a header, and as a virtual machine gives it.
+//! Azure's managed identity, in the protocols of App Service (with a secret header) and of a virtual machine.
 
 use http::StatusCode;
 use http::request::Parts;
@@ -13,41 +13,42 @@ pub(super) const APP_SERVICE_PATH: &str = "/msi/token";
 pub(super) const INSTANCE_PATH: &str = "/metadata/identity/oauth2/token";
 pub(super) const HEADER_LABEL: &str = "azure";
 
-pub(super) fn parse_app_service_request(door: &EndpointAccess, asked: &Parts) -> EndpointRequest {
-    let given = asked.headers.get("x-identity-header").map(http::HeaderValue::as_bytes).unwrap_or_default();
-    if !constant_time_eq(given, door.derive_secret(HEADER_LABEL).as_bytes()) {
-        let words = "the header `X-IDENTITY-HEADER` is absent or is not what IDENTITY_HEADER says";
-        return EndpointRequest::Answered(problem_response(StatusCode::UNAUTHORIZED, "unauthorized_client", words));
+pub(super) fn parse_app_service_request(access: &EndpointAccess, request: &Parts) -> EndpointRequest {
+    let header = request.headers.get("x-identity-header").map(http::HeaderValue::as_bytes).unwrap_or_default();
+    if !constant_time_eq(header, access.derive_secret(HEADER_LABEL).as_bytes()) {
+        let message = "the header `X-IDENTITY-HEADER` is missing or does not equal IDENTITY_HEADER";
+        return EndpointRequest::Answered(problem_response(StatusCode::UNAUTHORIZED, "unauthorized_client", message));
     }
-    parse_resource(asked)
+    parse_resource(request)
 }
 
-/// Without a secret: the owner of the listener knows the peer. The header keeps out what only follows redirects.
-pub(super) fn parse_instance_request(asked: &Parts) -> EndpointRequest {
-    if header_value(asked, "metadata").is_none_or(|value| !value.eq_ignore_ascii_case("true")) {
-        let words = "Required metadata header not specified";
-        return EndpointRequest::Answered(problem_response(StatusCode::BAD_REQUEST, "invalid_request", words));
+/// No secret: the owner of the listener has identified the peer. The header keeps out clients that only follow
+/// redirects.
+pub(super) fn parse_instance_request(request: &Parts) -> EndpointRequest {
+    if header_value(request, "metadata").is_none_or(|value| !value.eq_ignore_ascii_case("true")) {
+        let message = "Required metadata header not specified";
+        return EndpointRequest::Answered(problem_response(StatusCode::BAD_REQUEST, "invalid_request", message));
     }
-    parse_resource(asked)
+    parse_resource(request)
 }
 
-fn parse_resource(asked: &Parts) -> EndpointRequest {
-    match query_parameter(asked, "resource").filter(|resource| !resource.is_empty()) {
+fn parse_resource(request: &Parts) -> EndpointRequest {
+    match query_parameter(request, "resource").filter(|resource| !resource.is_empty()) {
         Some(resource) => EndpointRequest::Credential(EndpointProtocol::Azure { resource }),
         None => EndpointRequest::Answered(problem_response(
             StatusCode::BAD_REQUEST,
             "invalid_request",
-            "`resource` is not given",
+            "`resource` is missing",
         )),
     }
 }
 
-pub(super) fn error_response(code: &str, words: &str, passes: bool) -> EndpointResponse {
-    let status = if passes { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_REQUEST };
-    problem_response(status, code, words)
+pub(super) fn error_response(code: &str, message: &str, is_transient: bool) -> EndpointResponse {
+    let status = if is_transient { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_REQUEST };
+    problem_response(status, code, message)
 }
 
-fn problem_response(status: StatusCode, code: &str, words: &str) -> EndpointResponse {
-    // The third is where App Service's clients look.
-    EndpointResponse::json(status, &json!({ "error": code, "error_description": words, "message": words }))
+fn problem_response(status: StatusCode, code: &str, message: &str) -> EndpointResponse {
+    // Clients of App Service read `message`; OAuth clients read the other two fields.
+    EndpointResponse::json(status, &json!({ "error": code, "error_description": message, "message": message }))
 }

@@ -1,4 +1,4 @@
-//! Google: the metadata server of Compute Engine, as far as credentials and their account go.
+//! Google: the part of the Compute Engine metadata server that concerns credentials and their account.
 
 use http::StatusCode;
 use http::request::Parts;
@@ -10,11 +10,11 @@ use crate::identity::Identity;
 const ACCOUNTS_PATH: &str = "instance/service-accounts/";
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
-/// What an identity's configuration tells.
+/// A metadata query. The configuration of the identity answers it, except for tokens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum MetadataQuery {
     Project,
-    /// gcloud wants digits before it looks further.
+    /// gcloud requires digits here before it continues.
     ProjectNumber,
     Universe,
     Accounts {
@@ -24,7 +24,7 @@ pub(crate) enum MetadataQuery {
         account: String,
         field: AccountField,
     },
-    /// A token of the account that is named.
+    /// A token of the named account.
     Token {
         account: String,
     },
@@ -42,63 +42,66 @@ pub(crate) enum AccountField {
     Scopes,
 }
 
-/// Google's clients believe no answer without it.
-pub(super) fn with_flavor_headers(mut answer: EndpointResponse) -> EndpointResponse {
-    answer.headers.push(("metadata-flavor", "Google".to_owned()));
-    answer.headers.push(("server", "Metadata Server for VM".to_owned()));
-    answer
+/// Google's clients ignore a response without these headers.
+pub(super) fn with_flavor_headers(mut response: EndpointResponse) -> EndpointResponse {
+    response.headers.push(("metadata-flavor", "Google".to_owned()));
+    response.headers.push(("server", "Metadata Server for VM".to_owned()));
+    response
 }
 
-fn text_response(status: StatusCode, words: impl Into<Vec<u8>>) -> EndpointResponse {
-    with_flavor_headers(EndpointResponse::new(status, "application/text", words))
+fn text_response(status: StatusCode, message: impl Into<Vec<u8>>) -> EndpointResponse {
+    with_flavor_headers(EndpointResponse::new(status, "application/text", message))
 }
 
 pub(super) fn root_response() -> EndpointResponse {
     text_response(StatusCode::OK, "computeMetadata/\n")
 }
 
-pub(super) fn error_response(words: &str, passes: bool) -> EndpointResponse {
-    text_response(if passes { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN }, format!("{words}\n"))
+pub(super) fn error_response(message: &str, is_transient: bool) -> EndpointResponse {
+    text_response(
+        if is_transient { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN },
+        format!("{message}\n"),
+    )
 }
 
-pub(super) fn not_found_response(words: &str) -> EndpointResponse {
-    text_response(StatusCode::NOT_FOUND, format!("{words}\n"))
+pub(super) fn not_found_response(message: &str) -> EndpointResponse {
+    text_response(StatusCode::NOT_FOUND, format!("{message}\n"))
 }
 
-pub(super) fn parse_request(asked: &Parts) -> EndpointRequest {
-    if header_value(asked, "metadata-flavor") != Some("Google") {
+pub(super) fn parse_request(request: &Parts) -> EndpointRequest {
+    if header_value(request, "metadata-flavor") != Some("Google") {
         return EndpointRequest::Answered(text_response(
             StatusCode::FORBIDDEN,
             "Missing Metadata-Flavor:Google header.\n",
         ));
     }
-    let Some(key) = asked.uri.path().strip_prefix("/computeMetadata/v1/") else {
+    let Some(key) = request.uri.path().strip_prefix("/computeMetadata/v1/") else {
         return EndpointRequest::Answered(text_response(StatusCode::OK, "v1/\n"));
     };
-    let recursive = query_parameter(asked, "recursive").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let fact = match key.trim_end_matches('/') {
+    let recursive = query_parameter(request, "recursive").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let query = match key.trim_end_matches('/') {
         "" => return EndpointRequest::Answered(text_response(StatusCode::OK, "instance/\nproject/\nuniverse/\n")),
         "project/project-id" => MetadataQuery::Project,
         "project/numeric-project-id" => MetadataQuery::ProjectNumber,
         "universe/universe-domain" | "universe/universe_domain" => MetadataQuery::Universe,
         "instance/service-accounts" => MetadataQuery::Accounts { recursive },
-        _ => match key.strip_prefix(ACCOUNTS_PATH).and_then(|rest| parse_account_path(rest, recursive, asked)) {
-            Some(fact) => fact,
+        _ => match key.strip_prefix(ACCOUNTS_PATH).and_then(|rest| parse_account_path(rest, recursive, request)) {
+            Some(query) => query,
             None => return EndpointRequest::Answered(not_found_response("this metadata is not served here")),
         },
     };
-    EndpointRequest::Metadata(fact)
+    EndpointRequest::Metadata(query)
 }
 
-fn parse_account_path(rest: &str, recursive: bool, asked: &Parts) -> Option<MetadataQuery> {
-    let (named, what) = rest.split_once('/').unwrap_or((rest, ""));
-    let named = super::decode_query_value(named);
-    let field = match what {
-        "token" => return Some(MetadataQuery::Token { account: named }),
+fn parse_account_path(rest: &str, recursive: bool, request: &Parts) -> Option<MetadataQuery> {
+    let (account, field_path) = rest.split_once('/').unwrap_or((rest, ""));
+    let account = super::decode_query_value(account);
+    let field = match field_path {
+        "token" => return Some(MetadataQuery::Token { account }),
         "identity" => {
             return Some(MetadataQuery::IdToken {
-                account: named,
-                audience: query_parameter(asked, "audience").unwrap_or_default(),
+                account,
+                audience: query_parameter(request, "audience").unwrap_or_default(),
             });
         }
         "" => AccountField::All { recursive },
@@ -107,19 +110,19 @@ fn parse_account_path(rest: &str, recursive: bool, asked: &Parts) -> Option<Meta
         "scopes" => AccountField::Scopes,
         _ => return None,
     };
-    Some(MetadataQuery::Account { account: named, field })
+    Some(MetadataQuery::Account { account, field })
 }
 
-/// An answer, or that a lease is needed.
+/// Answers a query, or returns the protocol of the lease that is needed for it.
 pub(super) fn metadata_response(
-    fact: &MetadataQuery,
+    query: &MetadataQuery,
     identity: &Identity,
 ) -> Result<EndpointResponse, EndpointProtocol> {
     let email = identity.text("email").or(identity.text("service_account")).unwrap_or("default");
-    let is_here = |named: &str| named == "default" || named == email;
-    let unknown =
-        |named: &str| not_found_response(&format!("there is no service account `{named}`; there is `{email}`"));
-    Ok(match fact {
+    let is_known_account = |account: &str| account == "default" || account == email;
+    let unknown_account =
+        |account: &str| not_found_response(&format!("there is no service account `{account}`; there is `{email}`"));
+    Ok(match query {
         MetadataQuery::Project => match identity.text("project") {
             Some(project) => text_response(StatusCode::OK, project),
             None => not_found_response("the identity names no `project` in identities.toml"),
@@ -131,15 +134,15 @@ pub(super) fn metadata_response(
         }
         MetadataQuery::Accounts { recursive: false } => text_response(StatusCode::OK, format!("default/\n{email}/\n")),
         MetadataQuery::Accounts { recursive: true } => {
-            let one = account_json(email);
-            json_response(&json!({ "default": one, email: one }))
+            let account = account_json(email);
+            json_response(&json!({ "default": account, email: account }))
         }
-        MetadataQuery::Token { account: named }
-        | MetadataQuery::IdToken { account: named, .. }
-        | MetadataQuery::Account { account: named, .. }
-            if !is_here(named) =>
+        MetadataQuery::Token { account }
+        | MetadataQuery::IdToken { account, .. }
+        | MetadataQuery::Account { account, .. }
+            if !is_known_account(account) =>
         {
-            unknown(named)
+            unknown_account(account)
         }
         MetadataQuery::Token { .. } => return Err(EndpointProtocol::Google),
         MetadataQuery::IdToken { audience, .. } if audience.is_empty() => {

@@ -1,7 +1,7 @@
-//! The endpoint that an SDK finds by itself: AWS container credentials and IMDSv2, Google's metadata server, Azure's
-//! managed identity. A request is read here and its answer written; nothing is listened on, and no lease is held.
+//! The credential endpoint that SDKs already use: AWS container credentials and IMDSv2, Google's metadata server,
+//! Azure's managed identity. This module parses requests and builds responses; it has no listener and holds no lease.
 //!
-//! Whoever owns the listener checks the peer first. The headers, routes and forms stand in docs/credentials.md.
+//! The owner of the listener checks the peer first. Headers, routes and formats are listed in docs/credentials.md.
 
 mod aws;
 mod azure;
@@ -19,7 +19,7 @@ use crate::vault;
 
 pub use variables::{EndpointLocation, Variable, variables};
 
-/// Whose SDK asks.
+/// The cloud whose SDK sends requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cloud {
     Aws,
@@ -51,11 +51,12 @@ impl Cloud {
     }
 }
 
-/// What one consumer may enter, and by which token.
+/// The endpoint of one consumer: its identity and its token.
 pub struct EndpointAccess {
     pub identity: String,
     token: Secret,
-    /// What `Host` may say, letter by letter: a page of a browser that was sent here by a changed DNS name says another.
+    /// The exact values that `Host` may have. A browser page that reaches this port through a changed DNS name sends
+    /// another value.
     hosts: Vec<String>,
 }
 
@@ -65,37 +66,38 @@ impl EndpointAccess {
         Self { identity, token, hosts }
     }
 
-    fn derive_secret(&self, what: &str) -> String {
-        derive_secret(&self.token, what)
+    fn derive_secret(&self, label: &str) -> String {
+        derive_secret(&self.token, label)
     }
 }
 
-/// Of [`new_token`], as text.
+/// Length of [`new_token`] as text.
 pub(crate) const TOKEN_LENGTH: usize = 64;
 
-/// A token for one endpoint: random bytes as text without a line's end, which SDKs would refuse in a header.
+/// A token for one endpoint: random bytes in hex, without a line end, which SDKs would refuse in a header.
 #[must_use]
 pub fn new_token() -> Secret {
     Secret::new(vault::hex(&vault::random::<{ TOKEN_LENGTH / 2 }>()).into_bytes())
 }
 
-/// Another secret of the same endpoint, which does not tell the token.
-fn derive_secret(token: &Secret, what: &str) -> String {
+/// Derives another secret for the same endpoint. It does not reveal the token.
+fn derive_secret(token: &Secret, label: &str) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token.expose());
-    vault::hex(ring::hmac::sign(&key, what.as_bytes()).as_ref())
+    vault::hex(ring::hmac::sign(&key, label.as_bytes()).as_ref())
 }
 
-/// In a time that does not tell how much of it was right.
+/// Compares in constant time, so that the duration does not reveal a correct prefix. An empty `expected` matches
+/// nothing.
 pub(crate) fn constant_time_eq(given: &[u8], expected: &[u8]) -> bool {
     !expected.is_empty()
         && given.len() == expected.len()
-        && given.iter().zip(expected).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+        && given.iter().zip(expected).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
 pub struct EndpointResponse {
     pub status: StatusCode,
     pub content_type: &'static str,
-    /// Beside the content type; SDKs take an answer without them for somebody else's.
+    /// Headers besides the content type. SDKs ignore a response without them.
     pub headers: Vec<(&'static str, String)>,
     pub body: Secret,
 }
@@ -109,18 +111,18 @@ impl EndpointResponse {
         Self::new(status, "application/json", value.to_string())
     }
 
-    fn text(status: StatusCode, words: impl Into<Vec<u8>>) -> Self {
-        Self::new(status, "text/plain", words)
+    fn text(status: StatusCode, message: impl Into<Vec<u8>>) -> Self {
+        Self::new(status, "text/plain", message)
     }
 
-    /// For requests that no SDK sends.
+    /// The response to requests that no SDK sends.
     #[must_use]
-    pub fn forbidden(words: &str) -> Self {
-        Self::json(StatusCode::FORBIDDEN, &serde_json::json!({ "code": "Forbidden", "message": words }))
+    pub fn forbidden(message: &str) -> Self {
+        Self::json(StatusCode::FORBIDDEN, &serde_json::json!({ "code": "Forbidden", "message": message }))
     }
 }
 
-/// How an answer with a credential, or with the reason why there is none, has to look.
+/// The format of a response with a credential or with an error.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum EndpointProtocol {
     AwsContainer,
@@ -130,13 +132,13 @@ pub(crate) enum EndpointProtocol {
     Azure { resource: String },
 }
 
-/// What a request is about.
+/// A parsed request.
 pub(crate) enum EndpointRequest {
-    /// Needs neither identity nor lease.
+    /// Answered without identity and lease.
     Answered(EndpointResponse),
-    /// What the identity's own configuration tells.
+    /// Answered from the configuration of the identity, except for tokens.
     Metadata(google::MetadataQuery),
-    /// The name of the identity as a role.
+    /// Requests the name of the identity as a role.
     RoleName,
     Credential(EndpointProtocol),
 }
@@ -150,7 +152,7 @@ impl EndpointProtocol {
         }
     }
 
-    /// The outlet for an identity, at this time.
+    /// The credential format for an identity at this time.
     pub(crate) fn credential_format(&self, identity: &Identity, now: i64) -> Result<CredentialFormat, BrokerProblem> {
         let cloud = Cloud::of_identity(identity);
         if cloud.is_some_and(|cloud| cloud != self.cloud()) {
@@ -178,51 +180,51 @@ impl EndpointProtocol {
             Self::GoogleIdToken { .. } => "text/html",
             _ => "application/json",
         };
-        let answer = EndpointResponse { status: StatusCode::OK, content_type, headers: Vec::new(), body: credential };
-        if self.cloud() == Cloud::Google { google::with_flavor_headers(answer) } else { answer }
+        let response = EndpointResponse { status: StatusCode::OK, content_type, headers: Vec::new(), body: credential };
+        if self.cloud() == Cloud::Google { google::with_flavor_headers(response) } else { response }
     }
 
-    /// What this identity never gives; only Google's dialect asks for such a thing.
-    pub(crate) fn not_found_response(&self, words: &str) -> EndpointResponse {
-        google::not_found_response(words)
+    /// The response for a credential that this identity cannot provide. Only Google's protocol has this case.
+    pub(crate) fn not_found_response(&self, message: &str) -> EndpointResponse {
+        google::not_found_response(message)
     }
 
     pub(crate) fn error_response(&self, problem: &BrokerProblem) -> EndpointResponse {
-        // What may pass is tried again by every SDK; what needs a person is not, and shows its words at once.
-        let passes = problem.code == "source_unreachable";
-        let words = match &problem.hint {
+        // SDKs retry a transient error. Other errors need the user, so SDKs show their message at once.
+        let is_transient = problem.code == "source_unreachable";
+        let message = match &problem.hint {
             Some(hint) => format!("{}. {hint}", problem.message),
             None => problem.message.clone(),
         };
         match self {
-            Self::AwsContainer | Self::AwsInstance => aws::error_response(problem.code, &words, passes),
-            Self::Google | Self::GoogleIdToken { .. } => google::error_response(&words, passes),
-            Self::Azure { .. } => azure::error_response(problem.code, &words, passes),
+            Self::AwsContainer | Self::AwsInstance => aws::error_response(problem.code, &message, is_transient),
+            Self::Google | Self::GoogleIdToken { .. } => google::error_response(&message, is_transient),
+            Self::Azure { .. } => azure::error_response(problem.code, &message, is_transient),
         }
     }
 }
 
-/// Reads a request as far as it can be read without the identity. The answers to what is refused are ready to send.
-pub(crate) fn parse_request(door: &EndpointAccess, asked: &Parts, now: i64) -> EndpointRequest {
-    if let Some(words) = browser_refusal(door, asked) {
-        return EndpointRequest::Answered(EndpointResponse::forbidden(words));
+/// Parses a request as far as possible without the identity. Refusals are complete responses.
+pub(crate) fn parse_request(access: &EndpointAccess, request: &Parts, now: i64) -> EndpointRequest {
+    if let Some(message) = browser_refusal(access, request) {
+        return EndpointRequest::Answered(EndpointResponse::forbidden(message));
     }
-    let path = asked.uri.path();
+    let path = request.uri.path();
     if path.starts_with("/latest/") {
-        return aws::parse_instance_request(door, asked, now);
+        return aws::parse_instance_request(access, request, now);
     }
-    if asked.method != Method::GET {
+    if request.method != Method::GET {
         return EndpointRequest::Answered(EndpointResponse::text(
             StatusCode::METHOD_NOT_ALLOWED,
             "only GET is answered here\n",
         ));
     }
     match path {
-        aws::CONTAINER_PATH => aws::parse_container_request(door, asked),
-        azure::APP_SERVICE_PATH => azure::parse_app_service_request(door, asked),
-        azure::INSTANCE_PATH => azure::parse_instance_request(asked),
+        aws::CONTAINER_PATH => aws::parse_container_request(access, request),
+        azure::APP_SERVICE_PATH => azure::parse_app_service_request(access, request),
+        azure::INSTANCE_PATH => azure::parse_instance_request(request),
         "/" => EndpointRequest::Answered(google::root_response()),
-        _ if path == "/computeMetadata" || path.starts_with("/computeMetadata/") => google::parse_request(asked),
+        _ if path == "/computeMetadata" || path.starts_with("/computeMetadata/") => google::parse_request(request),
         _ => EndpointRequest::Answered(EndpointResponse::text(
             StatusCode::NOT_FOUND,
             "there is no such route; see docs/credentials.md of pdev\n",
@@ -234,33 +236,33 @@ pub(crate) fn role_response(identity: &str) -> EndpointResponse {
     aws::role_response(identity)
 }
 
-/// What the identity's configuration answers; or how the lease that is needed has to look.
+/// Answers a query from the identity's configuration, or returns the protocol of the lease that is needed for it.
 pub(crate) fn metadata_response(
-    fact: &google::MetadataQuery,
+    query: &google::MetadataQuery,
     identity: &Identity,
 ) -> Result<EndpointResponse, EndpointProtocol> {
-    google::metadata_response(fact, identity)
+    google::metadata_response(query, identity)
 }
 
-/// SDKs never send these; browsers and proxies cannot help it.
-fn browser_refusal(door: &EndpointAccess, asked: &Parts) -> Option<&'static str> {
-    let host = asked.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if !door.hosts.iter().any(|known| known == host) {
+/// SDKs never send these headers. Browsers and proxies cannot avoid them, so a web page cannot read the endpoint.
+fn browser_refusal(access: &EndpointAccess, request: &Parts) -> Option<&'static str> {
+    let host = request.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !access.hosts.iter().any(|allowed| allowed == host) {
         return Some("this `Host` is not served here");
     }
-    let telling = |name: &str| {
+    let is_forbidden = |name: &str| {
         name.starts_with("sec-fetch-") || matches!(name, "origin" | "x-forwarded-for" | "forwarded" | "referer")
     };
-    asked
+    request
         .headers
         .keys()
-        .any(|name| telling(name.as_str()))
+        .any(|name| is_forbidden(name.as_str()))
         .then_some("requests of browsers and through proxies are refused")
 }
 
-/// A value of the query, decoded.
-fn query_parameter(asked: &Parts, name: &str) -> Option<String> {
-    let query = asked.uri.query()?;
+/// A decoded parameter of the query.
+fn query_parameter(request: &Parts, name: &str) -> Option<String> {
+    let query = request.uri.query()?;
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (key == name).then(|| decode_query_value(value))
@@ -280,8 +282,8 @@ fn decode_query_value(text: &str) -> String {
     String::from_utf8_lossy(&plain).into_owned()
 }
 
-fn header_value<'a>(asked: &'a Parts, name: &str) -> Option<&'a str> {
-    asked.headers.get(name)?.to_str().ok()
+fn header_value<'a>(request: &'a Parts, name: &str) -> Option<&'a str> {
+    request.headers.get(name)?.to_str().ok()
 }
 
 #[cfg(test)]

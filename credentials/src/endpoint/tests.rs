@@ -1,4 +1,4 @@
-//! Requests as SDKs send them, and as others would; the answers byte for byte.
+//! Requests of SDKs and of other clients; the responses are compared byte for byte.
 
 use http::Request;
 
@@ -17,7 +17,7 @@ fn identity(more: &str) -> Identity {
     identity::read(&text).0.all.remove("a").unwrap()
 }
 
-/// `METHOD /path`, then one header a line.
+/// Parses `METHOD /path`, followed by one header per line.
 fn request_parts(request: &str) -> Parts {
     let mut lines = request.lines();
     let (method, path) = lines.next().unwrap().split_once(' ').unwrap();
@@ -32,9 +32,9 @@ fn request_parts(request: &str) -> Parts {
     builder.body(()).unwrap().into_parts().0
 }
 
-fn describe_response(answer: &EndpointResponse) -> String {
-    let body = String::from_utf8_lossy(answer.body.expose()).trim_end().replace('\n', "|");
-    format!("{} {body}", answer.status.as_u16())
+fn describe_response(response: &EndpointResponse) -> String {
+    let body = String::from_utf8_lossy(response.body.expose()).trim_end().replace('\n', "|");
+    format!("{} {body}", response.status.as_u16())
 }
 
 fn describe_google_request(request: &str) -> String {
@@ -43,15 +43,15 @@ fn describe_google_request(request: &str) -> String {
 
 fn describe_request(request: &str, more: &str) -> String {
     match parse_request(&endpoint_access(), &request_parts(request), NOW) {
-        EndpointRequest::Answered(answer) => describe_response(&answer),
+        EndpointRequest::Answered(response) => describe_response(&response),
         EndpointRequest::RoleName => "role".into(),
-        EndpointRequest::Credential(dialect) => format!("{dialect:?}"),
-        EndpointRequest::Metadata(fact) => match metadata_response(&fact, &identity(more)) {
-            Ok(answer) => {
-                assert!(answer.headers.contains(&("metadata-flavor", "Google".into())), "{request}");
-                describe_response(&answer)
+        EndpointRequest::Credential(protocol) => format!("{protocol:?}"),
+        EndpointRequest::Metadata(query) => match metadata_response(&query, &identity(more)) {
+            Ok(response) => {
+                assert!(response.headers.contains(&("metadata-flavor", "Google".into())), "{request}");
+                describe_response(&response)
             }
-            Err(dialect) => format!("{dialect:?}"),
+            Err(protocol) => format!("{protocol:?}"),
         },
     }
 }
@@ -64,19 +64,22 @@ fn check_cases(cases: &[(&str, &str)]) {
 
 #[test]
 fn aws_container_requires_exact_token() {
-    let refused = "401 {\"code\":\"InvalidToken\",\"message\":\"the authorization token is absent or wrong: it stands in the file that AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names\"}";
+    let unauthorized = "401 {\"code\":\"InvalidToken\",\"message\":\"the authorization token is absent or wrong: it is in the file that AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names\"}";
     check_cases(&[
         ("GET /aws/credentials\nAuthorization: right", "AwsContainer"),
-        ("GET /aws/credentials\nAuthorization: wrong", refused),
-        ("GET /aws/credentials\nAuthorization: righ", refused),
-        ("GET /aws/credentials\nAuthorization: Bearer right", refused),
-        ("GET /aws/credentials", refused),
+        ("GET /aws/credentials\nAuthorization: wrong", unauthorized),
+        ("GET /aws/credentials\nAuthorization: righ", unauthorized),
+        ("GET /aws/credentials\nAuthorization: Bearer right", unauthorized),
+        ("GET /aws/credentials", unauthorized),
         ("POST /aws/credentials\nAuthorization: right", "405 only GET is answered here"),
         ("GET /aws/other\nAuthorization: right", "404 there is no such route; see docs/credentials.md of pdev"),
     ]);
-    // A token file that was cut to nothing opens to nobody.
-    let open = EndpointAccess::new("a".into(), Secret::new(Vec::new()), vec![HOST.into()]);
-    assert!(matches!(parse_request(&open, &request_parts("GET /aws/credentials"), NOW), EndpointRequest::Answered(_)));
+    // An empty token file gives access to no client.
+    let empty_token = EndpointAccess::new("a".into(), Secret::new(Vec::new()), vec![HOST.into()]);
+    assert!(matches!(
+        parse_request(&empty_token, &request_parts("GET /aws/credentials"), NOW),
+        EndpointRequest::Answered(_)
+    ));
 }
 
 #[test]
@@ -88,22 +91,22 @@ fn aws_instance_requires_valid_session_token() {
         ("GET /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 60", "405 405 - Method Not Allowed"),
         ("GET /latest/meta-data/iam/security-credentials/", "401 401 - Unauthorized"),
     ]);
-    let EndpointRequest::Answered(answer) = parse_request(
+    let EndpointRequest::Answered(response) = parse_request(
         &endpoint_access(),
         &request_parts("PUT /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 60"),
         NOW,
     ) else {
         panic!("no token")
     };
-    assert_eq!(answer.headers, [("x-aws-ec2-metadata-token-ttl-seconds", "60".to_owned())]);
-    let token = String::from_utf8(answer.body.expose().to_vec()).unwrap();
+    assert_eq!(response.headers, [("x-aws-ec2-metadata-token-ttl-seconds", "60".to_owned())]);
+    let token = String::from_utf8(response.body.expose().to_vec()).unwrap();
     let at = |path: &str, token: &str, now| {
-        let asked = request_parts(&format!("GET /latest/meta-data/iam/{path}\nX-aws-ec2-metadata-token: {token}"));
-        match parse_request(&endpoint_access(), &asked, now) {
-            EndpointRequest::Answered(answer) => answer.status.as_u16().to_string(),
+        let request = request_parts(&format!("GET /latest/meta-data/iam/{path}\nX-aws-ec2-metadata-token: {token}"));
+        match parse_request(&endpoint_access(), &request, now) {
+            EndpointRequest::Answered(response) => response.status.as_u16().to_string(),
             EndpointRequest::RoleName => "role".into(),
-            EndpointRequest::Credential(dialect) => format!("{dialect:?}"),
-            EndpointRequest::Metadata(_) => "fact".into(),
+            EndpointRequest::Credential(protocol) => format!("{protocol:?}"),
+            EndpointRequest::Metadata(_) => "metadata".into(),
         }
     };
     let longer = token.replacen('1', "2", 1);
@@ -124,14 +127,14 @@ fn aws_instance_requires_valid_session_token() {
 #[test]
 fn google_metadata_routes_are_answered() {
     let flavor = "\nMetadata-Flavor: Google";
-    let asked = |path: &str| describe_google_request(&format!("GET /computeMetadata/v1/{path}{flavor}"));
-    let one = r#"{"aliases":["default"],"email":"dev@shop.iam.gserviceaccount.com","scopes":["https://www.googleapis.com/auth/cloud-platform"]}"#;
+    let request = |path: &str| describe_google_request(&format!("GET /computeMetadata/v1/{path}{flavor}"));
+    let account = r#"{"aliases":["default"],"email":"dev@shop.iam.gserviceaccount.com","scopes":["https://www.googleapis.com/auth/cloud-platform"]}"#;
     for (path, expected) in [
         ("project/project-id", "200 shop"),
         ("project/numeric-project-id", "200 0"),
         ("universe/universe-domain", "200 googleapis.com"),
         ("instance/service-accounts/", "200 default/|dev@shop.iam.gserviceaccount.com/"),
-        ("instance/service-accounts/default/?recursive=true", &format!("200 {one}")),
+        ("instance/service-accounts/default/?recursive=true", &format!("200 {account}")),
         ("instance/service-accounts/default/email", "200 dev@shop.iam.gserviceaccount.com"),
         ("instance/service-accounts/default/token?scopes=a,b", "Google"),
         ("instance/service-accounts/dev%40shop.iam.gserviceaccount.com/token", "Google"),
@@ -146,7 +149,7 @@ fn google_metadata_routes_are_answered() {
         ("instance/service-accounts/default/identity?format=full", "400 non-empty audience parameter required"),
         ("instance/attributes/ssh-keys", "404 this metadata is not served here"),
     ] {
-        assert_eq!(asked(path), expected, "{path}");
+        assert_eq!(request(path), expected, "{path}");
     }
     check_cases(&[
         ("GET /", "200 computeMetadata/"),
@@ -164,22 +167,22 @@ fn google_metadata_routes_are_answered() {
 #[test]
 fn azure_requires_identity_or_metadata_header() {
     let header = derive_secret(&Secret::new(b"right".to_vec()), azure::HEADER_LABEL);
-    let wanted = "Azure { resource: \"https://vault.azure.net\" }".to_owned();
+    let azure_credential = "Azure { resource: \"https://vault.azure.net\" }".to_owned();
     let query = "api-version=2019-08-01&resource=https%3A%2F%2Fvault.azure.net";
     for (request, expected) in [
-        (format!("GET /msi/token?{query}\nX-IDENTITY-HEADER: {header}"), wanted.clone()),
+        (format!("GET /msi/token?{query}\nX-IDENTITY-HEADER: {header}"), azure_credential.clone()),
         (
             format!("GET /msi/token?{query}\nX-IDENTITY-HEADER: right"),
-            "401 {\"error\":\"unauthorized_client\",\"error_description\":\"the header `X-IDENTITY-HEADER` is absent or is not what IDENTITY_HEADER says\",\"message\":\"the header `X-IDENTITY-HEADER` is absent or is not what IDENTITY_HEADER says\"}".into(),
+            "401 {\"error\":\"unauthorized_client\",\"error_description\":\"the header `X-IDENTITY-HEADER` is missing or does not equal IDENTITY_HEADER\",\"message\":\"the header `X-IDENTITY-HEADER` is missing or does not equal IDENTITY_HEADER\"}".into(),
         ),
-        (format!("GET /metadata/identity/oauth2/token?{query}\nMetadata: true"), wanted),
+        (format!("GET /metadata/identity/oauth2/token?{query}\nMetadata: true"), azure_credential),
         (
             format!("GET /metadata/identity/oauth2/token?{query}"),
             "400 {\"error\":\"invalid_request\",\"error_description\":\"Required metadata header not specified\",\"message\":\"Required metadata header not specified\"}".into(),
         ),
         (
             "GET /metadata/identity/oauth2/token\nMetadata: true".into(),
-            "400 {\"error\":\"invalid_request\",\"error_description\":\"`resource` is not given\",\"message\":\"`resource` is not given\"}".into(),
+            "400 {\"error\":\"invalid_request\",\"error_description\":\"`resource` is missing\",\"message\":\"`resource` is missing\"}".into(),
         ),
     ] {
         assert_eq!(describe_google_request(&request), expected, "{request}");
@@ -209,7 +212,7 @@ fn browsers_and_proxies_are_refused() {
 #[test]
 fn an_identity_answers_for_its_own_cloud_only() {
     let resource = String::new();
-    for (more, dialect, expected) in [
+    for (more, protocol, expected) in [
         ("cloud = \"google\"\n", EndpointProtocol::Google, "gce"),
         ("", EndpointProtocol::AwsContainer, "ecs"),
         ("", EndpointProtocol::AwsInstance, "imds"),
@@ -221,39 +224,39 @@ fn an_identity_answers_for_its_own_cloud_only() {
         ),
         ("", EndpointProtocol::Google, "`a` is an identity of AWS, and it was asked as one of Google"),
     ] {
-        let outlet = dialect.credential_format(&identity(more), NOW);
-        let shown = outlet.map_or_else(|problem| problem.message, |outlet| outlet.name().to_owned());
-        assert_eq!(shown, expected, "{more}");
+        let format = protocol.credential_format(&identity(more), NOW);
+        let description = format.map_or_else(|problem| problem.message, |format| format.name().to_owned());
+        assert_eq!(description, expected, "{more}");
     }
 }
 
 #[test]
 fn each_cloud_gets_its_sdk_variables() {
     let token = Secret::new(b"right".to_vec());
-    let shown = |cloud, more, shares_home| {
-        let spot = EndpointLocation {
+    let describe_variables = |cloud, more, shares_home| {
+        let location = EndpointLocation {
             address: HOST.parse().unwrap(),
             token: &token,
             token_folder: "/run/secrets",
             shares_home,
         };
-        let all = variables(cloud, &identity(more), &spot);
-        let shown: Vec<String> = all.iter().map(|one| format!("{}={}", one.name, one.value)).collect();
-        assert!(shown.iter().all(|one| !one.contains("right")));
-        shown.join(" ")
+        let all = variables(cloud, &identity(more), &location);
+        let lines: Vec<String> = all.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect();
+        assert!(lines.iter().all(|line| !line.contains("right")));
+        lines.join(" ")
     };
     let aws = "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:20000/aws/credentials AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/run/secrets/endpoint.token";
-    assert_eq!(shown(Cloud::Aws, "", false), aws);
+    assert_eq!(describe_variables(Cloud::Aws, "", false), aws);
     assert_eq!(
-        shown(Cloud::Aws, "", true),
+        describe_variables(Cloud::Aws, "", true),
         format!("{aws} AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_CONFIG_FILE=/dev/null")
     );
     let google = "GCE_METADATA_HOST=127.0.0.1:20000 GCE_METADATA_IP=127.0.0.1:20000 GCE_METADATA_ROOT=127.0.0.1:20000 GOOGLE_CLOUD_PROJECT=p";
-    assert_eq!(shown(Cloud::Google, "project = \"p\"\n", false), google);
+    assert_eq!(describe_variables(Cloud::Google, "project = \"p\"\n", false), google);
     assert_eq!(
-        shown(Cloud::Google, "project = \"p\"\n", true),
+        describe_variables(Cloud::Google, "project = \"p\"\n", true),
         format!("{google} CLOUDSDK_CONFIG=/run/secrets/gcloud")
     );
-    let azure = shown(Cloud::Azure, "", true);
+    let azure = describe_variables(Cloud::Azure, "", true);
     assert!(azure.starts_with("IDENTITY_ENDPOINT=http://127.0.0.1:20000/msi/token IDENTITY_HEADER="), "{azure}");
 }

@@ -1,4 +1,4 @@
-//! The variables by which an SDK finds its endpoint.
+//! The environment variables with which an SDK finds its endpoint.
 
 use std::net::SocketAddr;
 
@@ -11,29 +11,30 @@ use crate::secret::Secret;
 pub struct Variable {
     pub name: &'static str,
     pub value: String,
-    /// Is shown nowhere.
+    /// The value must not be displayed.
     pub is_sensitive: bool,
 }
 
-/// Where a program runs that is going to ask.
+/// The location of the endpoint, as the requesting program sees it.
 pub struct EndpointLocation<'a> {
     pub address: SocketAddr,
     pub token: &'a Secret,
-    /// The folder of the token's file, as the program sees it.
+    /// The folder of the token file, as the program sees it.
     pub token_folder: &'a str,
-    /// Whether it finds what its user's own tools are configured with.
+    /// Whether the program can read the configuration of the user's own tools.
     pub shares_home: bool,
 }
 
-/// What SDKs of a cloud are told; what the user's home says would win over an endpoint, so it is taken out of sight.
+/// The variables for the SDKs of a cloud. SDKs read the configuration in the user's home before an endpoint, so it is
+/// hidden.
 #[must_use]
-pub fn variables(cloud: Cloud, identity: &Identity, spot: &EndpointLocation<'_>) -> Vec<Variable> {
-    let EndpointLocation { address: at, token, token_folder: folder, shares_home } = spot;
+pub fn variables(cloud: Cloud, identity: &Identity, location: &EndpointLocation<'_>) -> Vec<Variable> {
+    let EndpointLocation { address, token, token_folder: folder, shares_home } = location;
     let plain = |name, value: String| Variable { name, value, is_sensitive: false };
     match cloud {
         Cloud::Aws => {
             let mut all = vec![
-                plain("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://{at}{}", super::aws::CONTAINER_PATH)),
+                plain("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://{address}{}", super::aws::CONTAINER_PATH)),
                 plain("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", format!("{folder}/{ENDPOINT_TOKEN_FILE}")),
             ];
             if *shares_home {
@@ -43,9 +44,9 @@ pub fn variables(cloud: Cloud, identity: &Identity, spot: &EndpointLocation<'_>)
             all
         }
         Cloud::Google => {
-            // The first for libraries, the second for their ping, the third for gcloud, which reads no other.
+            // Libraries read the first variable, and the second for their ping. gcloud reads only the third.
             let names = ["GCE_METADATA_HOST", "GCE_METADATA_IP", "GCE_METADATA_ROOT"];
-            let mut all: Vec<Variable> = names.into_iter().map(|name| plain(name, at.to_string())).collect();
+            let mut all: Vec<Variable> = names.into_iter().map(|name| plain(name, address.to_string())).collect();
             all.extend(identity.text("project").map(|project| plain("GOOGLE_CLOUD_PROJECT", project.to_owned())));
             if *shares_home {
                 all.push(plain("CLOUDSDK_CONFIG", format!("{folder}/gcloud")));
@@ -53,7 +54,7 @@ pub fn variables(cloud: Cloud, identity: &Identity, spot: &EndpointLocation<'_>)
             all
         }
         Cloud::Azure => vec![
-            plain("IDENTITY_ENDPOINT", format!("http://{at}{}", azure::APP_SERVICE_PATH)),
+            plain("IDENTITY_ENDPOINT", format!("http://{address}{}", azure::APP_SERVICE_PATH)),
             Variable { name: "IDENTITY_HEADER", value: derive_secret(token, azure::HEADER_LABEL), is_sensitive: true },
         ],
     }

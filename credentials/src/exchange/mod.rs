@@ -1,7 +1,8 @@
-//! Exchanges that spend what the vault keeps, such as a refresh token that works once, each in a process of its own.
+//! Exchanges a stored login, such as a single-use refresh token, in a separate process.
 //!
-//! Between a provider's answer and the disk the old token is spent and the new one is in memory only. A process that does
-//! nothing but this one exchange is not in the way of who kills the agent. What is asked and kept is the source's to say.
+//! Between the response of the provider and the write to disk, the old token is spent and the new one is only in
+//! memory. A process that makes only this exchange survives if the agent is killed. The source defines the request and
+//! the stored data.
 
 mod process;
 #[cfg(test)]
@@ -28,20 +29,20 @@ use crate::http::HttpResponse;
 use crate::source::SourceProblem;
 use crate::vault::Vault;
 
-/// The first argument of such a process; no command of this name exists.
+/// The first argument of such a process. It is internal and not in the help.
 pub const COMMAND_NAME: &str = "exchange";
-/// Who asked is told something within this time, whatever the provider does.
+/// The requester gets a result within this time, even if the provider does not respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Beyond its answer, for the start of the process and for what it writes.
+/// Additional time for the start of the process and for its writes.
 const START_LIMIT: Duration = Duration::from_secs(5);
-/// Processes at once; each is for another login.
+/// Limit of parallel processes. Each one is for another login.
 const PROCESSES_MAX: usize = 8;
 const REPLY_BYTES_MAX: u64 = 2 << 20;
 
-/// Makes exchanges for one broker, at most one at a time for each login.
+/// Runs exchanges for one broker, at most one at a time for each login.
 pub struct ExchangeRunner {
     program: PathBuf,
-    /// In this process: the program of the tests is no pdev.
+    /// Runs exchanges in this process, because the test binary has no `exchange` command.
     #[cfg(test)]
     is_in_process: bool,
     login_locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -49,10 +50,10 @@ pub struct ExchangeRunner {
 }
 
 impl ExchangeRunner {
-    /// By this same program, started with [`NAME`] as its one argument.
+    /// Runs each exchange in a process of this same binary, started with [`COMMAND_NAME`] as its only argument.
     #[must_use]
     pub fn with_child_process() -> Self {
-        // Still this build after the file was replaced by another one.
+        // This link still means the running build after the file was replaced by another version.
         let own = Path::new("/proc/self/exe");
         let program = if own.exists() { own.to_owned() } else { std::env::current_exe().unwrap_or_default() };
         Self {
@@ -69,47 +70,50 @@ impl ExchangeRunner {
         Self { is_in_process: true, ..Self::with_child_process() }
     }
 
-    /// Spends what the vault keeps of a login, keeps what the provider gave for it, and tells the provider's answer.
-    pub(crate) async fn run(&self, vault: &Vault, errand: &ExchangeRequest) -> Result<HttpResponse, SourceProblem> {
-        // Waiting in here costs nothing; a process that waits for the login's lock has megabytes.
-        let family = self.login_lock(&errand.item());
-        let _alone = family.lock().await;
-        let _room = self.process_slots.acquire().await.map_err(|error| SourceProblem::Transient(error.to_string()))?;
+    /// Exchanges a stored login, stores its successor, and returns the response of the provider.
+    pub(crate) async fn run(&self, vault: &Vault, request: &ExchangeRequest) -> Result<HttpResponse, SourceProblem> {
+        // Wait here for the login, because a task costs less than a waiting process with megabytes of memory.
+        let login_lock = self.login_lock(&request.item());
+        let _login_guard = login_lock.lock().await;
+        let _slot = self.process_slots.acquire().await.map_err(|error| SourceProblem::Transient(error.to_string()))?;
         #[cfg(test)]
         if self.is_in_process {
-            return token_exchange::exchange_token(vault, &crate::http::HttpClient::new()?, errand, &|| ()).await;
+            return token_exchange::exchange_token(vault, &crate::http::HttpClient::new()?, request, &|| ()).await;
         }
-        let order = wire::encode_request(vault, errand);
-        let told = tokio::time::timeout(RESPONSE_TIMEOUT + START_LIMIT, run_child_process(&self.program, &order)).await;
-        let broken = |error: io::Error| SourceProblem::Transient(format!("its renewal cannot be made: {error}"));
-        let told = told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(broken)?;
-        wire::decode_reply(&told).unwrap_or_else(|| {
-            Err(SourceProblem::Transient("the process of its renewal was ended before it could answer".to_owned()))
+        let message = wire::encode_request(vault, request);
+        let reply =
+            tokio::time::timeout(RESPONSE_TIMEOUT + START_LIMIT, run_child_process(&self.program, &message)).await;
+        let to_problem = |error: io::Error| SourceProblem::Transient(format!("the renewal process failed: {error}"));
+        let reply = reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(to_problem)?;
+        wire::decode_reply(&reply).unwrap_or_else(|| {
+            Err(SourceProblem::Transient("the renewal process ended before it could respond".to_owned()))
         })
     }
 
     fn login_lock(&self, item: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut families = self.login_locks.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(families.entry(item.to_owned()).or_default())
+        let mut locks = self.login_locks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(locks.entry(item.to_owned()).or_default())
     }
 }
 
-/// Over a socket and not a pipe: others of this user can open a pipe again by `/proc/PID/fd`, and no socket.
-async fn run_child_process(program: &Path, order: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    let mut ours = tokio::net::UnixStream::from_std(ours)?;
-    let input = std::os::fd::OwnedFd::from(theirs.try_clone()?);
-    let output = std::os::fd::OwnedFd::from(theirs);
+/// Uses a socket instead of a pipe: other processes of this user can reopen a pipe through `/proc/PID/fd`, but not a
+/// socket.
+async fn run_child_process(program: &Path, message: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
+    let (parent_end, child_end) = std::os::unix::net::UnixStream::pair()?;
+    parent_end.set_nonblocking(true)?;
+    let mut parent_end = tokio::net::UnixStream::from_std(parent_end)?;
+    let input = std::os::fd::OwnedFd::from(child_end.try_clone()?);
+    let output = std::os::fd::OwnedFd::from(child_end);
     let mut command = Command::new(program);
     command.arg0("pdev").arg(COMMAND_NAME).stdin(input).stdout(output).stderr(Stdio::null());
-    // Not ended with this future: it ends by itself, and tokio reaps it.
-    let _process = command.spawn()?;
-    // Holds the other end of the socket, which would never be seen to close.
+    // The child is not killed if this future is dropped. It ends on its own, and tokio reaps it.
+    let _child = command.spawn()?;
+    // `command` owns the child's end of the socket. While it is open, the read below would never see the end of the
+    // stream.
     drop(command);
-    ours.write_all(order).await?;
-    ours.shutdown().await?;
-    let mut told = Zeroizing::new(Vec::with_capacity(16 << 10));
-    ours.take(REPLY_BYTES_MAX).read_to_end(&mut told).await?;
-    Ok(told)
+    parent_end.write_all(message).await?;
+    parent_end.shutdown().await?;
+    let mut reply = Zeroizing::new(Vec::with_capacity(16 << 10));
+    parent_end.take(REPLY_BYTES_MAX).read_to_end(&mut reply).await?;
+    Ok(reply)
 }

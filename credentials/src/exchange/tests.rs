@@ -1,4 +1,4 @@
-//! Exchanges against a provider of the test's own, on a real disk: what is kept, what is spent, and what is not.
+//! Exchanges with a provider in the test, on a real disk: which tokens are sent, stored and kept.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use crate::identity::{self, Identity};
 use crate::secret::Secret;
 use crate::vault::VaultProblem;
 
-/// What the provider does with the refresh token it was given: its status and body.
+/// Returns the provider's status and body for a refresh token.
 type ProviderHandler = Box<dyn Fn(&str) -> (u16, String) + Send>;
 
 struct ExchangeFixture {
@@ -22,19 +22,19 @@ struct ExchangeFixture {
 }
 
 impl ExchangeFixture {
-    fn new(answering: ProviderHandler) -> Self {
+    fn new(handler: ProviderHandler) -> Self {
         let root = tempfile::tempdir().unwrap();
         let vault = Vault::new_for_test(&root.path().join("vault"));
-        let asked = Arc::new(AtomicUsize::new(0));
-        let port = start_provider(answering, Arc::clone(&asked));
+        let request_count = Arc::new(AtomicUsize::new(0));
+        let port = start_provider(handler, Arc::clone(&request_count));
         let text = "[a]\nsource = \"oidc\"\nissuer = \"https://i\"\nclient_id = \"me\"\n";
         let identity = identity::read(text).0.get("a").unwrap().clone();
-        let bench = Self { root, vault, identity, request_count: asked };
+        let fixture = Self { root, vault, identity, request_count };
         let login = format!(
             r#"{{"issuer":"https://i","client_id":"me","token_endpoint":"http://127.0.0.1:{port}/","refresh_token":"r1"}}"#
         );
-        bench.vault.put("login/a", &Secret::new(login.into_bytes())).unwrap();
-        bench
+        fixture.vault.put("login/a", &Secret::new(login.into_bytes())).unwrap();
+        fixture
     }
 
     async fn exchange_token(&self) -> Result<HttpResponse, SourceProblem> {
@@ -47,10 +47,10 @@ impl ExchangeFixture {
         .await
     }
 
-    /// The refresh token that is kept.
+    /// The stored refresh token.
     fn stored_refresh_token(&self) -> Option<String> {
-        let kept = self.vault.get("login/a").unwrap()?;
-        let value: serde_json::Value = serde_json::from_slice(kept.expose()).unwrap();
+        let stored = self.vault.get("login/a").unwrap()?;
+        let value: serde_json::Value = serde_json::from_slice(stored.expose()).unwrap();
         value["refresh_token"].as_str().map(str::to_owned)
     }
 
@@ -63,23 +63,23 @@ impl ExchangeFixture {
     }
 }
 
-fn start_provider(answering: ProviderHandler, asked: Arc<AtomicUsize>) -> u16 {
+fn start_provider(handler: ProviderHandler, request_count: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut heard = Vec::new();
-            // A form ends with its last field, the client.
-            while !heard.ends_with(b"client_id=me") {
+            let mut received = Vec::new();
+            // The form has no length here; its last field is the client.
+            while !received.ends_with(b"client_id=me") {
                 let mut part = [0; 4096];
                 let count = stream.read(&mut part).unwrap();
-                heard.extend_from_slice(&part[..count]);
+                received.extend_from_slice(&part[..count]);
             }
-            asked.fetch_add(1, Ordering::SeqCst);
-            let text = String::from_utf8(heard).unwrap();
+            request_count.fetch_add(1, Ordering::SeqCst);
+            let text = String::from_utf8(received).unwrap();
             let token = text.split("refresh_token=").nth(1).unwrap().split('&').next().unwrap();
-            let (status, body) = answering(token);
+            let (status, body) = handler(token);
             let length = body.len();
             let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
             drop(stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()));
@@ -88,7 +88,7 @@ fn start_provider(answering: ProviderHandler, asked: Arc<AtomicUsize>) -> u16 {
     port
 }
 
-/// Each token works once; one that comes back ends the login.
+/// Each token works once. A reused token ends the login.
 fn rotating_handler() -> ProviderHandler {
     let valid = Mutex::new(1);
     Box::new(move |token| {
@@ -104,54 +104,54 @@ fn rotating_handler() -> ProviderHandler {
 
 #[tokio::test]
 async fn only_successful_response_rotates_stored_token() {
-    for (what, status, body, kept) in [
+    for (case, status, body, stored) in [
         ("a rotated token", 200, r#"{"access_token":"t","refresh_token":"r2"}"#, "r2"),
-        ("a rotated token in an answer that is good for nothing else", 200, r#"{"refresh_token":"r2"}"#, "r2"),
+        ("a rotated token in an otherwise invalid response", 200, r#"{"refresh_token":"r2"}"#, "r2"),
         ("the same token", 200, r#"{"access_token":"t","refresh_token":"r1"}"#, "r1"),
         ("no token", 200, r#"{"access_token":"t"}"#, "r1"),
         ("an empty token", 200, r#"{"access_token":"t","refresh_token":""}"#, "r1"),
         ("garbage", 200, "<html>", "r1"),
         ("a refusal", 400, r#"{"error":"invalid_grant","refresh_token":"r2"}"#, "r1"),
-        ("a server in trouble", 500, r#"{"refresh_token":"r2"}"#, "r1"),
+        ("a server error", 500, r#"{"refresh_token":"r2"}"#, "r1"),
     ] {
-        let bench = ExchangeFixture::new(Box::new(move |_| (status, body.to_owned())));
-        let _either = bench.exchange_token().await;
-        assert_eq!(bench.stored_refresh_token().as_deref(), Some(kept), "{what}");
-        assert!(!bench.item_file("next").exists(), "{what}: room that is not needed is left");
+        let fixture = ExchangeFixture::new(Box::new(move |_| (status, body.to_owned())));
+        let _result = fixture.exchange_token().await;
+        assert_eq!(fixture.stored_refresh_token().as_deref(), Some(stored), "{case}");
+        assert!(!fixture.item_file("next").exists(), "{case}: unused reserved space is left");
     }
 }
 
 #[tokio::test]
 async fn token_is_not_sent_when_successor_cannot_be_stored() {
-    let bench = ExchangeFixture::new(rotating_handler());
-    std::fs::create_dir(bench.item_file("next")).unwrap();
-    let problem = bench.exchange_token().await.err().unwrap();
+    let fixture = ExchangeFixture::new(rotating_handler());
+    std::fs::create_dir(fixture.item_file("next")).unwrap();
+    let problem = fixture.exchange_token().await.err().unwrap();
     assert!(matches!(problem, SourceProblem::Vault(VaultProblem::File { verb: "write", .. })), "{problem}");
-    assert_eq!(bench.request_count(), 0);
-    std::fs::remove_dir(bench.item_file("next")).unwrap();
-    // Left by a process that was killed.
-    std::fs::write(bench.item_file("next"), "half").unwrap();
-    bench.exchange_token().await.unwrap();
-    assert_eq!((bench.request_count(), bench.stored_refresh_token().as_deref()), (1, Some("r2")));
+    assert_eq!(fixture.request_count(), 0);
+    std::fs::remove_dir(fixture.item_file("next")).unwrap();
+    // A leftover of a killed process.
+    std::fs::write(fixture.item_file("next"), "half").unwrap();
+    fixture.exchange_token().await.unwrap();
+    assert_eq!((fixture.request_count(), fixture.stored_refresh_token().as_deref()), (1, Some("r2")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_exchanges_never_reuse_a_token() {
-    let bench = ExchangeFixture::new(rotating_handler());
-    let all: Vec<_> = (0..6).map(|_| bench.exchange_token()).collect();
+    let fixture = ExchangeFixture::new(rotating_handler());
+    let all: Vec<_> = (0..6).map(|_| fixture.exchange_token()).collect();
     for outcome in join_all(all).await {
         assert_eq!(outcome.unwrap().status, 200);
     }
-    assert_eq!(bench.stored_refresh_token().as_deref(), Some("r7"));
-    // Whoever saw what was there before finds it made.
+    assert_eq!(fixture.stored_refresh_token().as_deref(), Some("r7"));
+    // A caller with an outdated login finds the exchange already made.
     let old = Secret::new(b"before".to_vec());
-    let errand = ExchangeRequest::new(&bench.identity).unless_exchanged(&old);
+    let request = ExchangeRequest::new(&fixture.identity).unless_exchanged(&old);
     let exchanges = ExchangeRunner::in_process();
-    assert!(exchanges.run(&bench.vault, &errand).await.unwrap().is_success());
-    assert_eq!(bench.request_count(), 6);
+    assert!(exchanges.run(&fixture.vault, &request).await.unwrap().is_success());
+    assert_eq!(fixture.request_count(), 6);
 }
 
-/// All at once, in their order.
+/// Runs the futures concurrently. Results are in the order of the futures.
 async fn join_all<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut all: Vec<_> = all.into_iter().map(|one| (Box::pin(one), None)).collect();
     std::future::poll_fn(move |context| {
@@ -171,52 +171,53 @@ async fn join_all<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
 #[tokio::test]
 async fn sign_out_during_exchange_stays_signed_out() {
     let (sender, receiver) = std::sync::mpsc::channel::<PathBuf>();
-    let answering: ProviderHandler = Box::new(move |_| {
+    let handler: ProviderHandler = Box::new(move |_| {
         std::fs::remove_file(receiver.recv().unwrap()).unwrap();
         (200, r#"{"access_token":"t","refresh_token":"r2"}"#.to_owned())
     });
-    let bench = ExchangeFixture::new(answering);
-    sender.send(bench.item_file("sealed")).unwrap();
-    assert!(matches!(bench.exchange_token().await, Err(SourceProblem::NeedsLogin(_))));
-    assert_eq!(bench.stored_refresh_token(), None);
-    assert!(matches!(bench.exchange_token().await, Err(SourceProblem::NeedsLogin(_))));
-    assert_eq!(bench.request_count(), 1, "there was nothing to spend");
+    let fixture = ExchangeFixture::new(handler);
+    sender.send(fixture.item_file("sealed")).unwrap();
+    assert!(matches!(fixture.exchange_token().await, Err(SourceProblem::NeedsLogin(_))));
+    assert_eq!(fixture.stored_refresh_token(), None);
+    assert!(matches!(fixture.exchange_token().await, Err(SourceProblem::NeedsLogin(_))));
+    assert_eq!(fixture.request_count(), 1, "there was nothing to spend");
 }
 
 #[tokio::test]
 async fn requests_and_replies_round_trip_and_truncated_ones_fail() {
-    let bench = ExchangeFixture::new(rotating_handler());
-    let errand = ExchangeRequest::new(&bench.identity).with_scope(Some("s".to_owned()));
-    let order = wire::encode_request(&bench.vault, &errand);
-    let (vault, heard) = wire::decode_request(&order).unwrap();
-    assert_eq!((heard, vault.key()), (errand, bench.vault.key()));
+    let fixture = ExchangeFixture::new(rotating_handler());
+    let request = ExchangeRequest::new(&fixture.identity).with_scope(Some("s".to_owned()));
+    let message = wire::encode_request(&fixture.vault, &request);
+    let (vault, decoded) = wire::decode_request(&message).unwrap();
+    assert_eq!((decoded, vault.key()), (request, fixture.vault.key()));
     assert!(vault.get("login/a").unwrap().is_some());
-    for length in 0..order.len() {
-        assert!(wire::decode_request(&order[..length]).is_none(), "{length}");
+    for length in 0..message.len() {
+        assert!(wire::decode_request(&message[..length]).is_none(), "{length}");
     }
-    let answer = HttpResponse {
+    let response = HttpResponse {
         status: 200,
         skew: -7,
         has_date: true,
         body: Zeroizing::new(b"a\nb".to_vec()),
         host: "h".to_owned(),
     };
-    let read = wire::decode_reply(&wire::encode_reply(&Ok(answer))).unwrap().unwrap();
+    let read = wire::decode_reply(&wire::encode_reply(&Ok(response))).unwrap().unwrap();
     assert_eq!((read.status, read.skew, read.body.as_slice(), read.host.as_str()), (200, -7, &b"a\nb"[..], "h"));
     assert!(wire::decode_reply(b"").is_none() && wire::decode_reply(b"{\"answered\"").is_none());
 
-    let said = BrokerProblem { code: "vault_file", message: "m".into(), hint: None, login_identity: Some("a".into()) };
+    let described =
+        BrokerProblem { code: "vault_file", message: "m".into(), hint: None, login_identity: Some("a".into()) };
     let damaged = || VaultProblem::Damaged { path: "p".into(), reason: "it is cut off" };
     for (problem, code) in [
         (SourceProblem::NeedsLogin("x".into()), "needs_login"),
         (SourceProblem::Transient("x".into()), "source_unreachable"),
         (SourceProblem::Refused("x".into()), "source_refused"),
-        (SourceProblem::Described(said), "vault_file"),
+        (SourceProblem::Described(described), "vault_file"),
         (SourceProblem::Vault(damaged()), "vault_damaged"),
     ] {
-        let words = problem.to_string();
+        let text = problem.to_string();
         let read = wire::decode_reply(&wire::encode_reply(&Err(problem))).unwrap().err().unwrap();
-        assert_eq!(read.to_string(), words);
+        assert_eq!(read.to_string(), text);
         assert_eq!(crate::broker::to_broker_problem("a", read).code, code);
     }
 }

@@ -1,7 +1,7 @@
-//! One exchange from the lock to the disk: what the vault keeps is read, spent, and replaced by what came for it.
+//! One exchange, from the lock to the disk: reads the stored login, sends it to the provider, and stores its successor.
 //!
-//! Everything that can fail without the provider is done before it is asked: the login's lock, reading, and the room on the disk
-//! for what will come. After its answer there is only a write into that room and a rename.
+//! Everything that can fail without the provider is done before the request: the lock of the login, the read, and the
+//! reservation of disk space. After the response, only a write into the reserved space and a rename remain.
 
 use std::time::Duration;
 
@@ -16,67 +16,68 @@ use crate::secret::Secret;
 use crate::source::{self, SourceProblem};
 use crate::vault::{Vault, VaultProblem, hex};
 
-/// A write that fails after the provider's answer is tried so often, at this distance.
+/// Attempts and pause for a write that fails after the response of the provider.
 const WRITE_ATTEMPTS_MAX: u32 = 20;
 const WRITE_PAUSE: Duration = Duration::from_millis(500);
 
-/// `sent` is called when the provider is about to be asked: from then on an end in the middle costs the login.
+/// `mark_sent` is called just before the request is sent. From then on, an interruption can cost the login.
 pub(super) async fn exchange_token(
     vault: &Vault,
     http: &HttpClient,
-    errand: &ExchangeRequest,
-    sent: &(dyn Fn() + Sync),
+    request: &ExchangeRequest,
+    mark_sent: &(dyn Fn() + Sync),
 ) -> Result<HttpResponse, SourceProblem> {
-    let (identity, item) = (errand.identity(), errand.item());
-    let _alone = vault.lock_login_unbounded(&item).await?;
+    let (identity, item) = (request.identity(), request.item());
+    let _login_guard = vault.lock_login_unbounded(&item).await?;
     if !vault.is_current() {
         return Err(SourceProblem::Transient("its vault was set aside meanwhile".to_owned()));
     }
-    let never = || SourceProblem::NeedsLogin(format!("nobody is signed in as `{}`", identity.name));
-    let kept = vault.get(&item)?.ok_or_else(never)?;
-    if errand.secret_digest.as_deref().is_some_and(|seen| seen != secret_digest(&kept)) {
+    let not_signed_in = || SourceProblem::NeedsLogin(format!("no user has signed in as `{}`", identity.name));
+    let stored = vault.get(&item)?.ok_or_else(not_signed_in)?;
+    // Another process made the exchange while this one waited for the lock. The caller reads the vault again.
+    if request.secret_digest.as_deref().is_some_and(|expected| expected != secret_digest(&stored)) {
         return Ok(already_exchanged());
     }
-    let asking = source::token_request(&identity, &kept, errand.scope.as_deref())?;
-    let room = vault.reserve_item(&item)?;
-    sent();
-    let mut answer = http.post(&asking.url, asking.media_type, asking.body).await?;
-    if answer.is_success()
-        && let Some(next) = source::updated_secret(&identity, &kept, &answer)?
+    let token_request = source::token_request(&identity, &stored, request.scope.as_deref())?;
+    let reserved_item = vault.reserve_item(&item)?;
+    mark_sent();
+    let mut response = http.post(&token_request.url, token_request.media_type, token_request.body).await?;
+    if response.is_success()
+        && let Some(successor) = source::updated_secret(&identity, &stored, &response)?
     {
-        // Signed out meanwhile: what came is not what anybody wants to keep.
+        // The user signed out in the meantime, so do not store the new login.
         if !vault.has(&item)? {
-            return Err(never());
+            return Err(not_signed_in());
         }
-        let written = match room.commit(vault, &item, &next) {
+        let write_result = match reserved_item.commit(vault, &item, &successor) {
             Ok(()) => Ok(()),
-            Err(_) => put_with_retries(vault, &item, &next).await,
+            Err(_) => put_with_retries(vault, &item, &successor).await,
         };
-        written.map_err(|problem| lost_login_problem(&identity, &problem))?;
+        write_result.map_err(|problem| lost_login_problem(&identity, &problem))?;
     }
     if identity.kind == "aws-sso" {
-        // All of it is in the vault now, where the agent reads it.
-        answer.body = Zeroizing::default();
+        // The agent reads the new tokens from the vault, so do not copy them into the reply.
+        response.body = Zeroizing::default();
     }
-    Ok(answer)
+    Ok(response)
 }
 
-/// What was kept when an exchange was found needed; it is another after the exchange.
-pub(super) fn secret_digest(kept: &Secret) -> String {
-    hex(digest(&SHA256, kept.expose()).as_ref())
+/// Identifies the stored login that an exchange is needed for. It differs after the exchange.
+pub(super) fn secret_digest(stored: &Secret) -> String {
+    hex(digest(&SHA256, stored.expose()).as_ref())
 }
 
 fn already_exchanged() -> HttpResponse {
     HttpResponse { status: 200, skew: 0, has_date: false, body: Zeroizing::default(), host: String::new() }
 }
 
-/// The room was there, so the disk itself is in trouble; what is in hand is the only one of its kind.
-async fn put_with_retries(vault: &Vault, item: &str, next: &Secret) -> Result<(), VaultProblem> {
-    let mut tried = 0;
+/// Retries a failed write. The space was reserved, so the disk itself has a problem, and this value is the only copy.
+async fn put_with_retries(vault: &Vault, item: &str, successor: &Secret) -> Result<(), VaultProblem> {
+    let mut attempts = 0;
     loop {
-        tried += 1;
-        match vault.put(item, next) {
-            Err(problem) if tried == WRITE_ATTEMPTS_MAX => return Err(problem),
+        attempts += 1;
+        match vault.put(item, successor) {
+            Err(problem) if attempts == WRITE_ATTEMPTS_MAX => return Err(problem),
             Err(_) => tokio::time::sleep(WRITE_PAUSE).await,
             Ok(()) => return Ok(()),
         }
@@ -88,9 +89,9 @@ fn lost_login_problem(identity: &Identity, problem: &VaultProblem) -> SourceProb
     SourceProblem::Described(BrokerProblem {
         code: problem.code(),
         message: format!(
-            "`{name}` was renewed and the new login could not be kept, so the old one is spent: {problem}"
+            "`{name}` was renewed, but the new login could not be stored, and the old one is spent: {problem}"
         ),
-        hint: Some(format!("Put the disk right, then `pdev login {name}`.")),
+        hint: Some(format!("Repair the disk, then run `pdev login {name}`.")),
         login_identity: Some(name.clone()),
     })
 }

@@ -1,11 +1,11 @@
-//! What the agent and the process of an exchange say to each other: both are the same build, so nothing here has versions.
+//! Messages between the agent and the exchange process. Both are the same build, so the format has no version.
 //!
 //! ```text
-//! order:  the vault's data key, 32 bytes | JSON
-//! answer: JSON, one line | the provider's body
+//! request: the vault's data key, 32 bytes | JSON
+//! reply:   JSON, one line | the provider's body
 //! ```
 //!
-//! Secrets are raw bytes beside the JSON, in buffers that are wiped.
+//! Secrets are raw bytes next to the JSON, in buffers that are wiped.
 
 use std::collections::BTreeMap;
 
@@ -20,15 +20,15 @@ use crate::secret::Secret;
 use crate::source::{self, SourceProblem};
 use crate::vault::{self, KEY_BYTES, Vault, VaultDescriptor};
 
-/// What is to be exchanged. No secret is in it.
+/// The login to exchange. It contains no secret.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct ExchangeRequest {
     name: String,
     kind: String,
     fields: BTreeMap<String, Value>,
-    /// What is asked for, where the identity itself does not say.
+    /// The scope to request, if the identity does not define it.
     pub(super) scope: Option<String>,
-    /// The digest of what was kept when the exchange was found needed.
+    /// The digest of the stored login for which the exchange is needed.
     pub(super) secret_digest: Option<String>,
 }
 
@@ -42,9 +42,9 @@ impl ExchangeRequest {
         Self { scope, ..self }
     }
 
-    /// Not where what is kept is another than this by now: somebody else has made the exchange.
-    pub(crate) fn unless_exchanged(self, kept: &Secret) -> Self {
-        Self { secret_digest: Some(secret_digest(kept)), ..self }
+    /// Skips the exchange if the stored login has changed: another process has already made it.
+    pub(crate) fn unless_exchanged(self, stored: &Secret) -> Self {
+        Self { secret_digest: Some(secret_digest(stored)), ..self }
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -52,7 +52,7 @@ impl ExchangeRequest {
         Identity { name: self.name.clone(), kind, fields: self.fields.clone() }
     }
 
-    /// Where the vault keeps what is spent.
+    /// The name of the vault item with the login.
     pub(super) fn item(&self) -> String {
         source::login_item(&self.identity())
     }
@@ -74,31 +74,31 @@ enum ReplyMessage {
     Problem { code: String, message: String, hint: Option<String>, login: Option<String> },
 }
 
-pub(super) fn encode_request(vault: &Vault, errand: &ExchangeRequest) -> Zeroizing<Vec<u8>> {
-    let order = RequestMessage { request: errand.clone(), vault: vault.descriptor() };
+pub(super) fn encode_request(vault: &Vault, request: &ExchangeRequest) -> Zeroizing<Vec<u8>> {
+    let message = RequestMessage { request: request.clone(), vault: vault.descriptor() };
     let mut bytes = Zeroizing::new(Vec::with_capacity(64 << 10));
     bytes.extend_from_slice(vault.key());
-    bytes.append(&mut serde_json::to_vec(&order).unwrap_or_default());
+    bytes.append(&mut serde_json::to_vec(&message).unwrap_or_default());
     bytes
 }
 
-/// `None` for one that breaks off, because its sender was killed.
+/// `None` for a truncated request, whose sender was killed.
 pub(super) fn decode_request(bytes: &[u8]) -> Option<(Vault, ExchangeRequest)> {
     let (key, rest) = bytes.split_first_chunk::<KEY_BYTES>()?;
-    let RequestMessage { request: errand, vault } = serde_json::from_slice(rest).ok()?;
-    Some((Vault::from_descriptor(vault, key), errand))
+    let RequestMessage { request, vault } = serde_json::from_slice(rest).ok()?;
+    Some((Vault::from_descriptor(vault, key), request))
 }
 
 pub(super) fn encode_reply(outcome: &Result<HttpResponse, SourceProblem>) -> Zeroizing<Vec<u8>> {
-    let (told, body) = match outcome {
+    let (message, body) = match outcome {
         Ok(HttpResponse { status, skew, has_date: is_dated, host, body }) => {
             let (status, skew, is_dated, host) = (*status, *skew, *is_dated, host.clone());
             (ReplyMessage::Response { status, skew, is_dated, host }, body.as_slice())
         }
-        Err(SourceProblem::NeedsLogin(words)) => (ReplyMessage::NeedsLogin(words.clone()), &[][..]),
-        Err(SourceProblem::Transient(words)) => (ReplyMessage::Transient(words.clone()), &[][..]),
-        Err(SourceProblem::Refused(words) | SourceProblem::NotCompleted(words)) => {
-            (ReplyMessage::Refused(words.clone()), &[][..])
+        Err(SourceProblem::NeedsLogin(reason)) => (ReplyMessage::NeedsLogin(reason.clone()), &[][..]),
+        Err(SourceProblem::Transient(reason)) => (ReplyMessage::Transient(reason.clone()), &[][..]),
+        Err(SourceProblem::Refused(reason) | SourceProblem::NotCompleted(reason)) => {
+            (ReplyMessage::Refused(reason.clone()), &[][..])
         }
         Err(SourceProblem::Vault(problem)) => {
             let (code, message) = (problem.code().to_owned(), problem.to_string());
@@ -110,13 +110,13 @@ pub(super) fn encode_reply(outcome: &Result<HttpResponse, SourceProblem>) -> Zer
         }
     };
     let mut bytes = Zeroizing::new(Vec::with_capacity(body.len() + 1024));
-    bytes.append(&mut serde_json::to_vec(&told).unwrap_or_default());
+    bytes.append(&mut serde_json::to_vec(&message).unwrap_or_default());
     bytes.push(b'\n');
     bytes.extend_from_slice(body);
     bytes
 }
 
-/// `None` where the process was ended before it had answered.
+/// `None` if the process ended before its reply was complete.
 pub(super) fn decode_reply(bytes: &[u8]) -> Option<Result<HttpResponse, SourceProblem>> {
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
     let body = Zeroizing::new(bytes[end + 1..].to_vec());
@@ -124,9 +124,9 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Option<Result<HttpResponse, SourcePr
         ReplyMessage::Response { status, skew, is_dated, host } => {
             Ok(HttpResponse { status, skew, has_date: is_dated, body, host })
         }
-        ReplyMessage::NeedsLogin(words) => Err(SourceProblem::NeedsLogin(words)),
-        ReplyMessage::Transient(words) => Err(SourceProblem::Transient(words)),
-        ReplyMessage::Refused(words) => Err(SourceProblem::Refused(words)),
+        ReplyMessage::NeedsLogin(reason) => Err(SourceProblem::NeedsLogin(reason)),
+        ReplyMessage::Transient(reason) => Err(SourceProblem::Transient(reason)),
+        ReplyMessage::Refused(reason) => Err(SourceProblem::Refused(reason)),
         ReplyMessage::Problem { code, message, hint, login } => Err(SourceProblem::Described(BrokerProblem {
             code: vault::problem_code(&code),
             message,
