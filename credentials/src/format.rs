@@ -1,4 +1,5 @@
-//! What each tool reads, byte for byte. The forms and their sources stand in docs/credentials.md.
+//! Renders credentials in the formats that tools read, byte for byte. The formats and their specifications are listed
+//! in docs/credentials.md.
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -15,7 +16,7 @@ use crate::wiped_json::WipedJson;
 pub enum CredentialFormat {
     /// AWS `credential_process`.
     Aws,
-    /// AWS container credentials (ECS). This and the next three know the time, in Unix milliseconds.
+    /// AWS container credentials (ECS). Here and in the next variants, `now` is in Unix milliseconds.
     AwsContainer { now: i64 },
     /// AWS instance metadata.
     AwsInstance { now: i64 },
@@ -23,19 +24,19 @@ pub enum CredentialFormat {
     Google { now: i64 },
     /// An id token of Google's metadata server.
     GoogleIdToken { audience: String },
-    /// Azure's managed identity, for the resource that was asked for.
+    /// Azure's managed identity, for the requested resource.
     Azure { now: i64, resource: String },
-    /// kubectl; the apiVersion that it asked for.
+    /// kubectl, with the requested `apiVersion`.
     Kubectl { api_version: String },
-    /// docker; the server as it was asked for.
+    /// docker, with the server name as requested.
     Docker { server: String },
-    /// git; whether it understands `authtype`.
+    /// git, with or without support for `authtype`.
     Git { authtype: bool },
-    /// The answer to cargo's `get`.
+    /// The response to cargo's `get`.
     Cargo,
     /// The bare token or password.
     Token,
-    /// `NAME=value`, each ended by a NUL.
+    /// `NAME=value` pairs, each terminated by NUL.
     Env,
 }
 
@@ -59,7 +60,7 @@ impl CredentialFormat {
 }
 
 impl CredentialFormat {
-    /// What the lease is for.
+    /// The purpose of the lease that this format needs.
     pub(crate) fn purpose(&self) -> Purpose {
         match self {
             Self::Azure { resource, .. } => Purpose::Resource(resource.clone()),
@@ -69,21 +70,24 @@ impl CredentialFormat {
     }
 }
 
-/// A user name for tools that want one beside a token, as registries of Google and GitHub take it.
+/// The user name next to a token, for tools that require one. Google's and GitHub's registries accept it.
 const TOKEN_USER: &str = "oauth2accesstoken";
 
+/// Renders a lease for a tool.
+///
 /// # Errors
-/// In words, when this kind of credential cannot be given in this form.
-pub fn render(outlet: &CredentialFormat, identity: &Identity, lease: &Lease) -> Result<Secret, String> {
+/// A message, if this kind of credential does not exist in this format.
+pub fn render(format: &CredentialFormat, identity: &Identity, lease: &Lease) -> Result<Secret, String> {
     let user = identity.text("username").unwrap_or(TOKEN_USER);
-    let unfit =
-        |wanted: &str| format!("`{}` gives {}, and {wanted} is needed", identity.name, lease.material.description());
-    let bytes = match outlet {
+    let unsuitable = |required: &str| {
+        format!("`{}` gives {}, and {required} is needed", identity.name, lease.material.description())
+    };
+    let bytes = match format {
         CredentialFormat::Aws | CredentialFormat::AwsContainer { .. } | CredentialFormat::AwsInstance { .. } => {
-            render_aws(outlet, lease).ok_or_else(|| unfit("an AWS credential"))?
+            render_aws(format, lease).ok_or_else(|| unsuitable("an AWS credential"))?
         }
         CredentialFormat::Google { now } => {
-            let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
+            let Material::Token(token) = &lease.material else { return Err(unsuitable("a token")) };
             let seconds = (expiry_or_one_hour(lease, *now) - now) / 1000;
             to_json_line(
                 json!({ "access_token": to_secret_text(token).as_str(), "expires_in": seconds.max(0), "token_type": "Bearer" }),
@@ -91,102 +95,103 @@ pub fn render(outlet: &CredentialFormat, identity: &Identity, lease: &Lease) -> 
         }
         CredentialFormat::GoogleIdToken { .. } => match &lease.material {
             Material::Token(token) => token.expose().to_vec(),
-            _ => return Err(unfit("a token")),
+            _ => return Err(unsuitable("a token")),
         },
         CredentialFormat::Azure { now, resource } => {
-            let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
-            let end = expiry_or_one_hour(lease, *now);
-            // Numbers as texts, as Azure writes them.
+            let Material::Token(token) = &lease.material else { return Err(unsuitable("a token")) };
+            let expires_at = expiry_or_one_hour(lease, *now);
+            // Azure writes these numbers as strings.
             to_json_line(json!({
                 "access_token": to_secret_text(token).as_str(),
-                "expires_in": ((end - now) / 1000).max(0).to_string(),
-                "expires_on": (end / 1000).to_string(),
+                "expires_in": ((expires_at - now) / 1000).max(0).to_string(),
+                "expires_on": (expires_at / 1000).to_string(),
                 "not_before": (lease.times.issued_at / 1000).to_string(),
                 "resource": resource,
                 "token_type": "Bearer",
             }))
         }
         CredentialFormat::Kubectl { api_version } => {
-            let Material::Token(token) = &lease.material else { return Err(unfit("a token")) };
+            let Material::Token(token) = &lease.material else { return Err(unsuitable("a token")) };
             let mut status = json!({ "token": to_secret_text(token).as_str() });
-            if let Some(end) = expiry_rfc3339(lease) {
-                status["expirationTimestamp"] = end.into();
+            if let Some(expires_at) = expiry_rfc3339(lease) {
+                status["expirationTimestamp"] = expires_at.into();
             }
             to_json_line(json!({ "apiVersion": api_version, "kind": "ExecCredential", "status": status }))
         }
         CredentialFormat::Docker { server } => {
-            let (username, secret) = username_and_secret(lease, user).ok_or_else(|| unfit("a token or password"))?;
+            let (username, secret) =
+                username_and_secret(lease, user).ok_or_else(|| unsuitable("a token or password"))?;
             to_json_line(json!({ "ServerURL": server, "Username": username, "Secret": secret.as_str() }))
         }
         CredentialFormat::Git { authtype } => {
-            render_git(lease, user, *authtype).ok_or_else(|| unfit("a token or password"))?
+            render_git(lease, user, *authtype).ok_or_else(|| unsuitable("a token or password"))?
         }
         CredentialFormat::Cargo => {
-            let (_, token) = username_and_secret(lease, user).ok_or_else(|| unfit("a token"))?;
-            let mut answer =
+            let (_, token) = username_and_secret(lease, user).ok_or_else(|| unsuitable("a token"))?;
+            let mut response =
                 json!({ "kind": "get", "token": token.as_str(), "cache": "session", "operation_independent": true });
             if let Some(expires) = lease.times.expires_at {
-                answer["cache"] = "expires".into();
-                answer["expiration"] = (expires / 1000).into();
+                response["cache"] = "expires".into();
+                response["expiration"] = (expires / 1000).into();
             }
-            to_json_line(json!({ "Ok": answer }))
+            to_json_line(json!({ "Ok": response }))
         }
         CredentialFormat::Token => {
-            username_and_secret(lease, user).ok_or_else(|| unfit("a token or password"))?.1.as_bytes().to_vec()
+            username_and_secret(lease, user).ok_or_else(|| unsuitable("a token or password"))?.1.as_bytes().to_vec()
         }
         CredentialFormat::Env => render_env(lease, identity.text("variable").unwrap_or("PDEV_TOKEN")),
     };
     Ok(Secret::new(bytes))
 }
 
-fn render_aws(outlet: &CredentialFormat, lease: &Lease) -> Option<Vec<u8>> {
+fn render_aws(format: &CredentialFormat, lease: &Lease) -> Option<Vec<u8>> {
     let Material::Aws { access_key_id, secret_access_key, session_token, account } = &lease.material else {
         return None;
     };
-    let mut answer =
+    let mut response =
         json!({ "AccessKeyId": access_key_id, "SecretAccessKey": to_secret_text(secret_access_key).as_str() });
     let session = session_token.as_ref().map(|token| to_secret_text(token).to_string());
-    let mut parts = vec![("AccountId", account.clone())];
-    match outlet {
+    let mut fields = vec![("AccountId", account.clone())];
+    match format {
         CredentialFormat::AwsContainer { now } | CredentialFormat::AwsInstance { now } => {
-            // Both have to be there for SDKs; an empty token is sent by none of them.
-            parts.push(("Token", Some(session.unwrap_or_default())));
-            parts.push(("Expiration", format_rfc3339(expiry_or_one_hour(lease, *now))));
-            if matches!(outlet, CredentialFormat::AwsInstance { .. }) {
-                parts.extend([("Code", Some("Success".into())), ("Type", Some("AWS-HMAC".into()))]);
-                parts.push(("LastUpdated", format_rfc3339(lease.times.issued_at)));
+            // SDKs require both fields. No SDK sends an empty token.
+            fields.push(("Token", Some(session.unwrap_or_default())));
+            fields.push(("Expiration", format_rfc3339(expiry_or_one_hour(lease, *now))));
+            if matches!(format, CredentialFormat::AwsInstance { .. }) {
+                fields.extend([("Code", Some("Success".into())), ("Type", Some("AWS-HMAC".into()))]);
+                fields.push(("LastUpdated", format_rfc3339(lease.times.issued_at)));
             }
         }
         _ => {
-            answer["Version"] = 1.into();
-            parts.extend([("SessionToken", session), ("Expiration", expiry_rfc3339(lease))]);
+            response["Version"] = 1.into();
+            fields.extend([("SessionToken", session), ("Expiration", expiry_rfc3339(lease))]);
         }
     }
-    for (key, value) in parts {
+    for (key, value) in fields {
         if let Some(value) = value {
-            answer[key] = value.into();
+            response[key] = value.into();
         }
     }
-    Some(to_json_line(answer))
+    Some(to_json_line(response))
 }
 
 fn render_git(lease: &Lease, user: &str, authtype: bool) -> Option<Vec<u8>> {
     let (username, secret) = username_and_secret(lease, user)?;
     let secret = secret.as_str();
-    // A line's end inside a value would begin another attribute.
+    // A line break in a value would start another attribute.
     if secret.contains(['\n', '\0']) || username.contains(['\n', '\0']) {
         return None;
     }
-    let mut answer = match &lease.material {
+    let mut response = match &lease.material {
         Material::Token(_) if authtype && user == TOKEN_USER => {
             format!("capability[]=authtype\nauthtype=Bearer\ncredential={secret}\nephemeral=1\n")
         }
         _ => format!("username={username}\npassword={secret}\n"),
     };
     if let Some(expires) = lease.times.expires_at {
-        answer.push_str(&format!("password_expiry_utc={}\n", expires / 1000));
+        response.push_str(&format!("password_expiry_utc={}\n", expires / 1000));
     }
-    Some(answer.into_bytes())
+    Some(response.into_bytes())
 }
 
 fn render_env(lease: &Lease, variable: &str) -> Vec<u8> {
@@ -205,16 +210,16 @@ fn render_env(lease: &Lease, variable: &str) -> Vec<u8> {
         }
     }
     let parts = || pairs.iter().flat_map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"]);
-    // Enough from the start: bytes that grow leave parts of themselves behind.
+    // Allocate the exact size, because a growing buffer leaves copies of the secret in freed memory.
     let mut bytes = Vec::with_capacity(parts().map(<[u8]>::len).sum());
     parts().for_each(|part| bytes.extend_from_slice(part));
     bytes
 }
 
-/// A secret on its way out.
+/// The text of a secret, wiped on drop.
 type SecretText = Zeroizing<String>;
 
-/// User name and secret, for tools that know nothing else.
+/// User name and secret, for tools that support only this pair.
 fn username_and_secret(lease: &Lease, user: &str) -> Option<(String, SecretText)> {
     match &lease.material {
         Material::Token(token) => Some((user.to_owned(), to_secret_text(token))),
@@ -230,7 +235,7 @@ fn to_secret_text(secret: &Secret) -> SecretText {
     Zeroizing::new(String::from_utf8_lossy(secret.expose()).into_owned())
 }
 
-/// In whole seconds, which every reader of RFC 3339 understands.
+/// In whole seconds, which every RFC 3339 parser supports.
 fn expiry_rfc3339(lease: &Lease) -> Option<String> {
     format_rfc3339(lease.times.expires_at?)
 }
@@ -239,7 +244,7 @@ fn format_rfc3339(milliseconds: i64) -> Option<String> {
     OffsetDateTime::from_unix_timestamp(milliseconds / 1000).ok()?.format(&Rfc3339).ok()
 }
 
-/// For readers that must be told an end: what has none is asked for again in an hour.
+/// The end of the lease, for formats that require one. A lease without an end is requested again after an hour.
 fn expiry_or_one_hour(lease: &Lease, now: i64) -> i64 {
     lease.times.expires_at.unwrap_or(now + 3_600_000)
 }
@@ -248,7 +253,8 @@ fn to_json_line(value: Value) -> Vec<u8> {
     WipedJson::new(value).to_line()
 }
 
-/// Whether an identity's `hosts` mean this server: exact, with its port if one is written, or `*.example.org`.
+/// Whether the `hosts` of an identity match a server: exactly, with its port if the pattern has one, or by
+/// `*.example.org`.
 #[must_use]
 pub fn serves_host(identity: &Identity, server: &str) -> bool {
     let bare = server.split_once("://").map_or(server, |(_, rest)| rest);
@@ -260,6 +266,7 @@ pub fn serves_host(identity: &Identity, server: &str) -> bool {
     identity.list("hosts").unwrap_or_default().iter().any(|pattern| {
         let pattern = pattern.to_lowercase();
         match pattern.strip_prefix("*.") {
+            // The remaining prefix must end with a dot, so that `evil-internal` does not match `*.internal`.
             Some(domain) => host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1),
             None => pattern == authority || pattern == host,
         }
@@ -277,11 +284,11 @@ mod tests {
         identity::read(&text).0.all.remove("a").unwrap()
     }
 
-    fn render_text(outlet: &CredentialFormat, material: Material, expires_at: Option<i64>) -> String {
+    fn render_text(format: &CredentialFormat, material: Material, expires_at: Option<i64>) -> String {
         let lease = Lease::new(material, Times { issued_at: 0, expires_at, skew: 0 });
-        match render(outlet, &identity(""), &lease) {
+        match render(format, &identity(""), &lease) {
             Ok(secret) => to_secret_text(&secret).to_string(),
-            Err(words) => words,
+            Err(message) => message,
         }
     }
 
@@ -300,7 +307,7 @@ mod tests {
         let token = || Material::Token(secret("tok"));
         let kubectl = CredentialFormat::Kubectl { api_version: "client.authentication.k8s.io/v1".into() };
         let docker = CredentialFormat::Docker { server: "localhost:5000".into() };
-        for (outlet, material, expected) in [
+        for (format, material, expected) in [
             (
                 CredentialFormat::Aws,
                 aws_material(),
@@ -365,7 +372,7 @@ mod tests {
                 "AWS_ACCESS_KEY_ID=AKIA\0AWS_SECRET_ACCESS_KEY=S\0AWS_SESSION_TOKEN=T\0AWS_CREDENTIAL_EXPIRATION=2027-01-01T00:00:00Z\0",
             ),
         ] {
-            assert_eq!(render_text(&outlet, material, end), expected, "{outlet:?}");
+            assert_eq!(render_text(&format, material, end), expected, "{format:?}");
         }
     }
 

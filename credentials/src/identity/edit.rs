@@ -1,4 +1,4 @@
-//! Changing `identities.toml` as a careful person would: comments, order and spacing of everything else stay.
+//! Edits `identities.toml`. Comments, order and spacing of all other content stay unchanged.
 
 use std::fs;
 use std::io;
@@ -28,26 +28,26 @@ pub enum EditProblem {
 }
 
 impl EditProblem {
-    /// What to do about it.
+    /// The fix, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Exists(name) => Some(format!("`pdev identity rm {name}` removes it; other names are free.")),
+            Self::Exists(name) => Some(format!("Run `pdev identity rm {name}` to remove it, or choose another name.")),
             Self::NotFound { nearest: Some(near), .. } => Some(format!("Did you mean `{near}`?")),
-            Self::NotFound { nearest: None, .. } => Some("`pdev identity` lists them.".to_owned()),
+            Self::NotFound { nearest: None, .. } => Some("Run `pdev identity` to list the identities.".to_owned()),
             Self::InvalidField { hint, .. } => hint.clone(),
             Self::InvalidFile { .. } => {
-                Some("Correct the file first; it is not touched until it reads well.".to_owned())
+                Some("Correct the file first; pdev does not change an invalid file.".to_owned())
             }
             Self::InvalidName(_) | Self::Write { .. } => None,
         }
     }
 }
 
-/// Adds one identity; `fields` as on a command line.
+/// Adds one identity. `fields` are pairs as on the command line.
 ///
 /// # Errors
-/// When the name is taken or wrong, a field is wrong or missing, or the file is wrong or cannot be written.
+/// When the name is taken or invalid, a field is invalid or missing, or the file is invalid or cannot be written.
 pub fn add(path: &Path, name: &str, kind: &'static SourceKind, fields: &[(String, String)]) -> Result<(), EditProblem> {
     if !is_valid_name(name) {
         return Err(EditProblem::InvalidName(name.to_owned()));
@@ -78,7 +78,7 @@ pub fn add(path: &Path, name: &str, kind: &'static SourceKind, fields: &[(String
             table.decor_mut().set_prefix("\n");
         }
         document.insert(name, Item::Table(table));
-        // The reader knows the rules that concern more than one field: what it would refuse is not written.
+        // The parser checks the rules that concern several fields. Do not write a section that it would refuse.
         let (read_back, findings) = read(&document.to_string());
         match findings.into_iter().next() {
             Some(Finding { message, hint, .. }) if read_back.broken.len() > identities.broken.len() => {
@@ -92,15 +92,15 @@ pub fn add(path: &Path, name: &str, kind: &'static SourceKind, fields: &[(String
 /// Removes one identity from the file, and nothing else.
 ///
 /// # Errors
-/// When there is none of that name, another one is built on it, or the file is wrong or cannot be written.
+/// When the identity does not exist, another one is built on it, or the file is invalid or cannot be written.
 pub fn remove(path: &Path, name: &str) -> Result<(), EditProblem> {
     edit_file(path, |document, identities| {
-        let built_on = identities.all.values().find(|identity| identity.text("from") == Some(name));
-        if let Some(other) = built_on {
+        let dependent = identities.all.values().find(|identity| identity.text("from") == Some(name));
+        if let Some(other) = dependent {
             let message = format!("the identity `{}` is built on `{name}`", other.name);
             return Err(EditProblem::InvalidField {
                 message,
-                hint: Some(format!("`pdev identity rm {}` first.", other.name)),
+                hint: Some(format!("Run `pdev identity rm {}` first.", other.name)),
             });
         }
         match document.remove(name) {
@@ -127,7 +127,7 @@ fn edit_file(
     change: impl FnOnce(&mut DocumentMut, &Identities) -> Result<(), EditProblem>,
 ) -> Result<(), EditProblem> {
     let wrap = |error| EditProblem::Write { path: path.to_owned(), error };
-    let _held = storage::lock_folder(path.parent().unwrap_or(Path::new("."))).map_err(wrap)?;
+    let _folder_lock = storage::lock_folder(path.parent().unwrap_or(Path::new("."))).map_err(wrap)?;
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -156,8 +156,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/identities.toml");
         fs::create_dir(path.parent().unwrap()).unwrap();
-        let mine = "# mine\n[one]  # first\nsource = \"exec\"\ncommand = [\"a\",\n  \"b\"] # two lines\n";
-        fs::write(&path, mine).unwrap();
+        let original = "# mine\n[one]  # first\nsource = \"exec\"\ncommand = [\"a\",\n  \"b\"] # two lines\n";
+        fs::write(&path, original).unwrap();
         add(
             &path,
             "two",
@@ -168,10 +168,10 @@ mod tests {
         let with_two = fs::read_to_string(&path).unwrap();
         assert_eq!(
             with_two,
-            format!("{mine}\n[two]\nsource = \"exec\"\ncommand = [\"x\", \"y\"]\nhosts = [\"example.org\"]\n")
+            format!("{original}\n[two]\nsource = \"exec\"\ncommand = [\"x\", \"y\"]\nhosts = [\"example.org\"]\n")
         );
         remove(&path, "two").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), mine);
+        assert_eq!(fs::read_to_string(&path).unwrap(), original);
     }
 
     #[test]
@@ -179,15 +179,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("identities.toml");
         let exec = find_source_kind("exec").unwrap();
-        for (name, kind_name, pairs, words) in [
+        for (name, kind_name, pairs, expected) in [
             ("Shop", "exec", &[("command", "x")][..], "is no name"),
             ("a", "exec", &[], "has no `command`"),
             ("a", "exec", &[("comand", "x")], "is no field"),
-            ("a", "aws-role", &[("from", "nobody"), ("role_arn", "r")], "there is no identity `nobody`"),
+            ("a", "aws-role", &[("from", "absent"), ("role_arn", "r")], "there is no identity `absent`"),
             ("a", "oidc", &[("issuer", "ftp://x"), ("client_id", "c")], "is no `https://` URL"),
         ] {
-            let refused = add(&path, name, find_source_kind(kind_name).unwrap(), &to_owned_pairs(pairs)).unwrap_err();
-            assert!(refused.to_string().contains(words), "{refused}");
+            let problem = add(&path, name, find_source_kind(kind_name).unwrap(), &to_owned_pairs(pairs)).unwrap_err();
+            assert!(problem.to_string().contains(expected), "{problem}");
         }
         assert!(!path.exists());
         add(&path, "a", exec, &to_owned_pairs(&[("command", "x")])).unwrap();

@@ -1,6 +1,7 @@
-//! Identities out of what other tools were told: the text of their files in, fields for [`super::add`] out.
+//! Imports identities from the configuration of other tools: takes the text of their files, returns fields for
+//! [`super::add`].
 //!
-//! Secrets in those files are not read; what cannot be taken over is named with its reason.
+//! Secrets in those files are not read. Entries that cannot be imported are listed with the reason.
 
 use std::collections::BTreeMap;
 
@@ -9,31 +10,31 @@ use serde_json::Value as Json;
 /// A source and its fields, as [`super::add`] takes them.
 pub type SourceFields = (&'static str, Vec<(String, String)>);
 
-/// What one entry of another tool's file became.
+/// The result for one entry of another tool's file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ImportedIdentity {
-    /// Where it stood: `profile shop-dev`.
+    /// The original entry: `profile shop-dev`.
     pub origin: String,
-    /// A free name near the original one.
+    /// A valid name close to the original one.
     pub name: String,
-    /// The source and its fields, or why it was left out.
+    /// The source and its fields, or the reason why the entry was left out.
     pub outcome: Result<SourceFields, String>,
 }
 
 type IniSections = BTreeMap<String, BTreeMap<String, String>>;
 
-/// `~/.aws/config` (AWS CLI user guide, "Configuration and credential file settings").
+/// Imports `~/.aws/config` (AWS CLI user guide, "Configuration and credential file settings").
 #[must_use]
 pub fn import_aws_config(text: &str) -> Vec<ImportedIdentity> {
     let sections = parse_ini(text);
-    let mut found = Vec::new();
+    let mut imported = Vec::new();
     for (title, keys) in &sections {
         let profile = if title == "default" { Some("default") } else { title.strip_prefix("profile ") };
         let Some(profile) = profile.map(str::trim) else { continue };
         let outcome = import_aws_profile(profile, keys, &sections);
-        found.push(ImportedIdentity { origin: format!("profile {profile}"), name: to_valid_name(profile), outcome });
+        imported.push(ImportedIdentity { origin: format!("profile {profile}"), name: to_valid_name(profile), outcome });
     }
-    found
+    imported
 }
 
 fn import_aws_profile(
@@ -48,11 +49,11 @@ fn import_aws_profile(
             Some(session) => sections.get(&format!("sso-session {session}")).and_then(|keys| keys.get(key)).cloned(),
             None => get(key),
         };
-        let start = of_session("sso_start_url").ok_or("its SSO session has no `sso_start_url`")?;
+        let start_url = of_session("sso_start_url").ok_or("its SSO session has no `sso_start_url`")?;
         let region = of_session("sso_region").ok_or("its SSO session has no `sso_region`")?;
         let role = get("sso_role_name").ok_or("it has no `sso_role_name`")?;
         let mut fields =
-            to_owned_pairs(&[("start_url", &start), ("region", &region), ("account", &account), ("role", &role)]);
+            to_owned_pairs(&[("start_url", &start_url), ("region", &region), ("account", &account), ("role", &role)]);
         fields.extend(session.map(|session| ("session".to_owned(), session)));
         return Ok(("aws-sso", fields));
     }
@@ -74,6 +75,7 @@ fn import_aws_profile(
         return Ok(("aws-role", fields));
     }
     if let Some(command) = get("credential_process") {
+        // botocore splits the command like a shell. Import only commands for which whitespace is enough.
         if command.contains(['"', '\'', '\\', ',']) {
             return Err("its `credential_process` is quoted; add it with `pdev identity add`".to_owned());
         }
@@ -81,12 +83,12 @@ fn import_aws_profile(
         return Ok(("exec", to_owned_pairs(&[("command", &words.join(","))])));
     }
     if keys.contains_key("aws_access_key_id") {
-        return Err("it holds a long-lived key; `pdev identity add NAME --source static kind=aws access_key_id=...` and `pdev login NAME` keep it sealed".to_owned());
+        return Err("it holds a long-lived key; `pdev identity add NAME --source static kind=aws access_key_id=...` and `pdev login NAME` store it sealed".to_owned());
     }
     Err("it names no source of credentials".to_owned())
 }
 
-/// One file of gcloud's `configurations/`; the token comes from gcloud itself.
+/// Imports one file of gcloud's `configurations/`. gcloud itself provides the token.
 #[must_use]
 pub fn import_gcloud_configuration(configuration: &str, text: &str) -> ImportedIdentity {
     let sections = parse_ini(text);
@@ -99,7 +101,7 @@ pub fn import_gcloud_configuration(configuration: &str, text: &str) -> ImportedI
             fields.extend(project.map(|project| ("project".to_owned(), project.clone())));
             Ok(("exec", fields))
         }
-        None => Err("nobody is signed in to it".to_owned()),
+        None => Err("it has no signed-in account".to_owned()),
     };
     ImportedIdentity {
         origin: format!("configuration {configuration}"),
@@ -108,7 +110,7 @@ pub fn import_gcloud_configuration(configuration: &str, text: &str) -> ImportedI
     }
 }
 
-/// A kubeconfig, as JSON: users whose credentials come from a program.
+/// Imports a kubeconfig, as JSON: the users whose credentials come from a program.
 #[must_use]
 pub fn import_kubeconfig(config: &Json) -> Vec<ImportedIdentity> {
     let users = config["users"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -125,10 +127,10 @@ pub fn import_kubeconfig(config: &Json) -> Vec<ImportedIdentity> {
 
 fn import_kubernetes_user(user: &Json) -> Result<SourceFields, String> {
     let Some(command) = user["exec"]["command"].as_str() else {
-        let found = ["token", "client-certificate-data", "client-certificate", "auth-provider", "password"];
-        let what = found.into_iter().find(|key| !user[*key].is_null());
-        return Err(what.map_or("it has no credentials".to_owned(), |what| {
-            format!("it has a `{what}` of its own, which stays where it is")
+        let secret_fields = ["token", "client-certificate-data", "client-certificate", "auth-provider", "password"];
+        let secret_field = secret_fields.into_iter().find(|key| !user[*key].is_null());
+        return Err(secret_field.map_or("it has no credentials".to_owned(), |secret_field| {
+            format!("it has a `{secret_field}`, which stays where it is")
         }));
     };
     if user["exec"]["interactiveMode"].as_str() == Some("Always") {
@@ -139,14 +141,16 @@ fn import_kubernetes_user(user: &Json) -> Result<SourceFields, String> {
     if !settings.is_empty() {
         words.push("env".to_owned());
         words.extend(
-            settings.iter().filter_map(|one| Some(format!("{}={}", one["name"].as_str()?, one["value"].as_str()?))),
+            settings
+                .iter()
+                .filter_map(|variable| Some(format!("{}={}", variable["name"].as_str()?, variable["value"].as_str()?))),
         );
     }
     words.push(command.to_owned());
     let arguments = user["exec"]["args"].as_array().map(Vec::as_slice).unwrap_or_default();
     words.extend(arguments.iter().filter_map(Json::as_str).map(str::to_owned));
     if words.iter().any(|word| word.contains(',')) {
-        return Err("a word of its program has a comma; add it to the file by hand".to_owned());
+        return Err("an argument of its program contains a comma; add the identity to the file by hand".to_owned());
     }
     Ok(("exec", to_owned_pairs(&[("command", &words.join(","))])))
 }
@@ -155,21 +159,22 @@ fn to_owned_pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-/// The same name in our letters.
-fn to_valid_name(theirs: &str) -> String {
-    let fits = |letter: char| {
+/// Converts a name to the characters that identities allow.
+fn to_valid_name(name: &str) -> String {
+    let to_valid_letter = |letter: char| {
         if letter.is_ascii_lowercase() || letter.is_ascii_digit() || matches!(letter, '.' | '-' | '_') {
             letter
         } else {
             '-'
         }
     };
-    let name: String = theirs.to_lowercase().chars().map(fits).take(64).collect();
+    let name: String = name.to_lowercase().chars().map(to_valid_letter).take(64).collect();
     let name = name.trim_start_matches(['-', '.', '_']);
     if name.is_empty() { "imported".to_owned() } else { name.to_owned() }
 }
 
-/// INI as botocore reads it: sections, `key = value`, comments on lines of their own; nested (indented) keys are left out.
+/// Parses INI as botocore does: sections, `key = value`, comments on separate lines. Nested (indented) keys are
+/// skipped.
 fn parse_ini(text: &str) -> IniSections {
     let mut sections = IniSections::new();
     let mut current: Option<String> = None;
@@ -195,14 +200,14 @@ mod tests {
     use super::*;
 
     fn describe(imported: &[ImportedIdentity]) -> Vec<String> {
-        let say = |one: &ImportedIdentity| match &one.outcome {
+        let describe_one = |identity: &ImportedIdentity| match &identity.outcome {
             Ok((kind, fields)) => {
                 let fields: Vec<_> = fields.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                format!("{} -> {} {kind} {}", one.origin, one.name, fields.join(" "))
+                format!("{} -> {} {kind} {}", identity.origin, identity.name, fields.join(" "))
             }
-            Err(reason) => format!("{}: {reason}", one.origin),
+            Err(reason) => format!("{}: {reason}", identity.origin),
         };
-        imported.iter().map(say).collect()
+        imported.iter().map(describe_one).collect()
     }
 
     #[test]
@@ -220,7 +225,7 @@ mod tests {
                 "profile Shop Dev -> shop-dev aws-sso start_url=https://corp.awsapps.com/start region=eu-west-1 account=123456789012 role=Dev session=corp",
                 "profile admin -> admin aws-role from=shop-dev role_arn=arn:aws:iam::1:role/a duration=900s",
                 "profile cp -> cp exec command=/bin/x,--y,z",
-                "profile key: it holds a long-lived key; `pdev identity add NAME --source static kind=aws access_key_id=...` and `pdev login NAME` keep it sealed",
+                "profile key: it holds a long-lived key; `pdev identity add NAME --source static kind=aws access_key_id=...` and `pdev login NAME` store it sealed",
                 "profile mfa -> mfa aws-role from=old role_arn=r mfa_serial=arn",
                 "profile old -> old aws-sso start_url=https://o.awsapps.com/start region=us-east-1 account=1 role=R",
             ]
@@ -234,7 +239,7 @@ mod tests {
             describe(&[gcloud, import_gcloud_configuration("empty", "")]),
             [
                 "configuration work -> gcloud-work exec command=gcloud,config,config-helper,--format=json,--configuration=work description=a@example.org cloud=google project=p",
-                "configuration empty: nobody is signed in to it",
+                "configuration empty: it has no signed-in account",
             ]
         );
         let kube = serde_json::json!({ "users": [
@@ -245,7 +250,7 @@ mod tests {
             describe(&import_kubeconfig(&kube)),
             [
                 "user eks -> eks exec command=env,AWS_PROFILE=dev,aws,eks,get-token",
-                "user cert: it has a `client-certificate-data` of its own, which stays where it is",
+                "user cert: it has a `client-certificate-data`, which stays where it is",
             ]
         );
     }

@@ -1,6 +1,6 @@
-//! The table of sources: what an identity's `source` may be, and which fields each one takes.
+//! The table of sources: the allowed values of `source`, and the fields of each.
 //!
-//! Reading, asking, did-you-mean and the reference page all follow this table; nothing else knows the fields' names.
+//! The parser, the prompts, the suggestions and the reference page all use this table.
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FieldType {
@@ -32,90 +32,90 @@ pub struct Field {
 pub struct SourceKind {
     pub name: &'static str,
     pub doc: &'static str,
-    /// A person has to do something once (`pdev login`).
+    /// The user must sign in once (`pdev login`).
     pub needs_login: bool,
-    /// What they do is giving a secret: what it is, in words.
+    /// The secret that the user enters at the login, for messages.
     pub secret_description: Option<&'static str>,
     pub fields: &'static [Field],
 }
 
-const fn required(name: &'static str, shape: FieldType, doc: &'static str) -> Field {
-    Field { name, field_type: shape, is_required: true, doc }
+const fn required(name: &'static str, field_type: FieldType, doc: &'static str) -> Field {
+    Field { name, field_type, is_required: true, doc }
 }
 
-const fn optional(name: &'static str, shape: FieldType, doc: &'static str) -> Field {
-    Field { name, field_type: shape, is_required: false, doc }
+const fn optional(name: &'static str, field_type: FieldType, doc: &'static str) -> Field {
+    Field { name, field_type, is_required: false, doc }
 }
 
 /// Fields that every identity may have.
 pub const COMMON_FIELDS: &[Field] = &[
-    optional("description", FieldType::Text, "What it is for, in a few words."),
+    optional("description", FieldType::Text, "Its use, in a few words."),
     optional(
         "hosts",
         FieldType::List,
-        "Servers whose docker, git and cargo requests it answers: `git.example.org`, `*.example.org`, `localhost:5000`.",
+        "Servers whose docker, git and cargo requests it serves: `git.example.org`, `*.example.org`, `localhost:5000`.",
     ),
     optional(
         "variable",
         FieldType::Variable,
-        "The variable that holds a token under `pdev run --as`, such as `GITHUB_TOKEN` or `CLOUDSDK_AUTH_ACCESS_TOKEN` [default: PDEV_TOKEN].",
+        "The variable that contains a token under `pdev run --as`, such as `GITHUB_TOKEN` or `CLOUDSDK_AUTH_ACCESS_TOKEN` [default: PDEV_TOKEN].",
     ),
     optional(
         "cloud",
         FieldType::Choice(&["aws", "google", "azure"]),
-        "Whose SDKs a service with this identity can use [default: aws, where the source may give AWS credentials].",
+        "The cloud whose SDKs a service with this identity can use [default: aws, if the source can provide AWS credentials].",
     ),
-    optional("project", FieldType::Text, "With `cloud = \"google\"`: the project that the metadata server names."),
+    optional("project", FieldType::Text, "With `cloud = \"google\"`: the project that the metadata server returns."),
     optional(
         "email",
         FieldType::Text,
-        "With `cloud = \"google\"`: the service account that the metadata server names [default: default].",
+        "With `cloud = \"google\"`: the service account that the metadata server returns [default: default].",
     ),
     optional(
         "ask",
         FieldType::Choice(&["first-use", "never"]),
-        "Whether a person approves each repository's and service's first use [default: first-use].",
+        "Whether the user must approve the first use by each repository and service [default: first-use].",
     ),
     optional(
         "notify",
         FieldType::Choice(&["desktop", "never"]),
-        "Whether the desktop tells that a person has to sign in [default: desktop].",
+        "Whether a desktop notification announces that the user must sign in [default: desktop].",
     ),
     optional(
         "production",
         FieldType::Flag,
-        "Whether it is production, of which a coding agent's session gets nothing [default: false].",
+        "Whether it is a production identity, which coding agents' sessions cannot use [default: false].",
     ),
     optional(
         "sessions",
         FieldType::Choice(&["read-only", "full", "none"]),
-        "What a coding agent's session gets of it: less, where the source can give less, and else nothing; all; nothing [default: read-only].",
+        "Access of a coding agent's session: `read-only` (if the source supports it, else none), `full` or `none` [default: read-only].",
     ),
     optional(
         "username",
         FieldType::Text,
-        "The user name beside a token where a tool wants one [default: oauth2accesstoken].",
+        "The user name next to a token, for tools that require one [default: oauth2accesstoken].",
     ),
 ];
 
 const FLOW: FieldType = FieldType::Choice(&["auto", "browser", "device"]);
-const FLOW_DOC: &str = "How a person signs in: `browser` (PKCE over the loopback), `device` (a code typed elsewhere), or `auto` [default]: browser where one can be opened here.";
+const FLOW_DOC: &str = "How the user signs in: `browser` (PKCE over the loopback), `device` (a code typed on any device), or `auto` [default]: `browser` if one can be opened on this machine.";
 
-const SCOPES_DOC: &str = "What the token is for [default: https://www.googleapis.com/auth/cloud-platform].";
+const SCOPES_DOC: &str = "Scopes of the token [default: https://www.googleapis.com/auth/cloud-platform].";
 
-const SESSION_SCOPES_DOC: &str = "What the token of a coding agent's session is for [default: https://www.googleapis.com/auth/cloud-platform.read-only].";
+const SESSION_SCOPES_DOC: &str = "Scopes of the token of a coding agent's session [default: https://www.googleapis.com/auth/cloud-platform.read-only].";
 
 const TENANT: Field = required("tenant", FieldType::Text, "The tenant's id or domain.");
 const APPLICATION: Field = required("client_id", FieldType::Text, "The application's id.");
 const ENTRA_SCOPES: Field =
-    optional("scopes", FieldType::List, "What the token is for [default: https://management.azure.com/.default].");
+    optional("scopes", FieldType::List, "Scopes of the token [default: https://management.azure.com/.default].");
 const AUTHORITY: Field = optional("endpoint", FieldType::Url, "Instead of `https://login.microsoftonline.com`.");
 const ENTRA: &[Field] = &[TENANT, APPLICATION, ENTRA_SCOPES, AUTHORITY];
 const ENTRA_FEDERATION_FIELDS: &[Field] = &[
     required(
         "from",
         FieldType::Identity,
-        "The identity whose token is shown; an `oidc` one, usually with `token = \"id\"`.",
+        "The identity whose token is exchanged; an `oidc` one, usually with `token = \"id\"`.",
     ),
     TENANT,
     APPLICATION,
@@ -131,37 +131,37 @@ pub const SOURCE_KINDS: &[SourceKind] = &[
         secret_description: None,
         fields: &[
             required("command", FieldType::List, "The program and its arguments; no shell."),
-            optional("timeout", FieldType::Duration, "It is ended after this long [default: 30s]."),
+            optional("timeout", FieldType::Duration, "The program is ended after this time [default: 30s]."),
         ],
     },
     SourceKind {
         name: "static",
-        doc: "A secret that does not expire, kept in the vault.",
+        doc: "A secret that does not expire, stored in the vault.",
         needs_login: true,
         secret_description: Some("the secret"),
         fields: &[
             required(
                 "kind",
                 FieldType::Choice(&["aws", "token", "password"]),
-                "What the secret is: an AWS secret access key, a bearer token, a password.",
+                "The type of the secret: an AWS secret access key, a bearer token, a password.",
             ),
             optional("access_key_id", FieldType::Text, "The public half of an AWS key; needed with `kind = \"aws\"`."),
         ],
     },
     SourceKind {
         name: "oidc",
-        doc: "An OpenID Connect provider, with a refresh token kept in the vault.",
+        doc: "An OpenID Connect provider, with a refresh token stored in the vault.",
         needs_login: true,
         secret_description: None,
         fields: &[
             required("issuer", FieldType::Url, "The provider; `/.well-known/openid-configuration` is below it."),
             required("client_id", FieldType::Text, "The public client that was registered for pdev."),
-            optional("scopes", FieldType::List, "What is asked for [default: openid, offline_access]."),
+            optional("scopes", FieldType::List, "The requested scopes [default: openid, offline_access]."),
             optional("flow", FLOW, FLOW_DOC),
             optional(
                 "port",
                 FieldType::Port,
-                "The loopback port of the browser's answer, where the provider wants a fixed one [default: any].",
+                "The loopback port of the redirect, if the provider requires a fixed one [default: any].",
             ),
             optional("token", FieldType::Choice(&["access", "id"]), "Which token the tools get [default: access]."),
         ],
@@ -173,7 +173,7 @@ pub const SOURCE_KINDS: &[SourceKind] = &[
         secret_description: None,
         fields: &[
             required("start_url", FieldType::Url, "The access portal, `https://NAME.awsapps.com/start`."),
-            required("region", FieldType::Text, "Where Identity Center lives."),
+            required("region", FieldType::Text, "The region of Identity Center."),
             required("account", FieldType::Text, "The account's twelve digits."),
             required("role", FieldType::Text, "The permission set."),
             optional("flow", FLOW, FLOW_DOC),
@@ -194,19 +194,19 @@ pub const SOURCE_KINDS: &[SourceKind] = &[
         fields: &[
             required("from", FieldType::Identity, "The identity that assumes the role."),
             required("role_arn", FieldType::Text, "The role."),
-            optional("region", FieldType::Text, "Whose STS is asked [default: us-east-1]."),
-            optional("session_name", FieldType::Text, "How the session is called in CloudTrail [default: pdev-NAME]."),
-            optional("external_id", FieldType::Text, "What a third party's role wants to hear."),
+            optional("region", FieldType::Text, "The region of STS [default: us-east-1]."),
+            optional("session_name", FieldType::Text, "The name of the session in CloudTrail [default: pdev-NAME]."),
+            optional("external_id", FieldType::Text, "The external id that a third party's role requires."),
             optional(
                 "mfa_serial",
                 FieldType::Text,
-                "The MFA device the role wants: `pdev login NAME` asks for its code, and a lease then lasts its `duration`; an `aws-session` below it is asked less often.",
+                "The MFA device that the role requires: `pdev login NAME` asks for its code, once per `duration`. An `aws-session` below the role needs a code less often.",
             ),
             optional("duration", FieldType::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
             optional(
                 "session_policies",
                 FieldType::List,
-                "ARNs of the policies that a coding agent's session is held to [default: AWS's `ReadOnlyAccess`].",
+                "ARNs of the policies that restrict a coding agent's session [default: AWS's `ReadOnlyAccess`].",
             ),
             optional(
                 "session_tags",
@@ -218,7 +218,7 @@ pub const SOURCE_KINDS: &[SourceKind] = &[
     },
     SourceKind {
         name: "aws-session",
-        doc: "A session of an AWS user's long-lived keys (STS GetSessionToken), with an MFA device one that roles accept for a working day.",
+        doc: "A session of an AWS user's long-lived keys (STS GetSessionToken), which with an MFA device satisfies roles for a working day.",
         needs_login: false,
         secret_description: None,
         fields: &[
@@ -232,37 +232,37 @@ pub const SOURCE_KINDS: &[SourceKind] = &[
                 FieldType::Text,
                 "The user's MFA device, `arn:aws:iam::ACCOUNT:mfa/NAME`: `pdev login NAME` asks for its code.",
             ),
-            optional("region", FieldType::Text, "Whose STS is asked [default: us-east-1]."),
+            optional("region", FieldType::Text, "The region of STS [default: us-east-1]."),
             optional("duration", FieldType::Duration, "How long the session lasts, 15m to 36h [default: 12h]."),
             optional("endpoint", FieldType::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
         ],
     },
     SourceKind {
         name: "aws-web-identity",
-        doc: "An AWS role for another identity's OIDC token (STS AssumeRoleWithWebIdentity).",
+        doc: "An AWS role, assumed with another identity's OIDC token (STS AssumeRoleWithWebIdentity).",
         needs_login: false,
         secret_description: None,
         fields: &[
             required(
                 "from",
                 FieldType::Identity,
-                "The identity whose token is shown; an `oidc` one, usually with `token = \"id\"`.",
+                "The identity whose token is exchanged; an `oidc` one, usually with `token = \"id\"`.",
             ),
             required("role_arn", FieldType::Text, "The role."),
-            optional("region", FieldType::Text, "Whose STS is asked [default: us-east-1]."),
-            optional("session_name", FieldType::Text, "How the session is called in CloudTrail [default: pdev-NAME]."),
+            optional("region", FieldType::Text, "The region of STS [default: us-east-1]."),
+            optional("session_name", FieldType::Text, "The name of the session in CloudTrail [default: pdev-NAME]."),
             optional("duration", FieldType::Duration, "How long a lease lasts, 15m to 12h [default: 1h]."),
             optional(
                 "session_policies",
                 FieldType::List,
-                "ARNs of the policies that a coding agent's session is held to [default: AWS's `ReadOnlyAccess`].",
+                "ARNs of the policies that restrict a coding agent's session [default: AWS's `ReadOnlyAccess`].",
             ),
             optional("endpoint", FieldType::Url, "Instead of `https://sts.REGION.amazonaws.com`."),
         ],
     },
     SourceKind {
         name: "google",
-        doc: "Google: a service account by its key, or a user by what `gcloud auth application-default login` wrote. `pdev login NAME < FILE.json` keeps the file's content in the vault.",
+        doc: "Google: a service account by its key, or a user by the file of `gcloud auth application-default login`. `pdev login NAME < FILE.json` stores the file's content in the vault.",
         needs_login: true,
         secret_description: Some("the JSON of the key or login"),
         fields: &[
@@ -281,28 +281,28 @@ pub const SOURCE_KINDS: &[SourceKind] = &[
         needs_login: false,
         secret_description: None,
         fields: &[
-            required("from", FieldType::Identity, "The identity that impersonates it; it gives a Google token."),
+            required("from", FieldType::Identity, "The identity that impersonates it; it must provide a Google token."),
             required("service_account", FieldType::Text, "Its address, `NAME@PROJECT.iam.gserviceaccount.com`."),
             optional("scopes", FieldType::List, SCOPES_DOC),
             optional("session_scopes", FieldType::List, SESSION_SCOPES_DOC),
             optional(
                 "duration",
                 FieldType::Duration,
-                "How long a lease lasts, up to 12h where the project allows it [default: 1h].",
+                "How long a lease lasts, up to 12h if the project allows it [default: 1h].",
             ),
             optional("endpoint", FieldType::Url, "Instead of `https://iamcredentials.googleapis.com`."),
         ],
     },
     SourceKind {
         name: "google-federation",
-        doc: "Google by another identity's OIDC token (workload identity federation, STS).",
+        doc: "Google, with another identity's OIDC token (workload identity federation, STS).",
         needs_login: false,
         secret_description: None,
         fields: &[
             required(
                 "from",
                 FieldType::Identity,
-                "The identity whose token is shown; an `oidc` one, usually with `token = \"id\"`.",
+                "The identity whose token is exchanged; an `oidc` one, usually with `token = \"id\"`.",
             ),
             required(
                 "audience",
@@ -316,21 +316,21 @@ pub const SOURCE_KINDS: &[SourceKind] = &[
     },
     SourceKind {
         name: "entra",
-        doc: "Microsoft Entra: an application with a client secret. For a person, use `oidc` with the tenant's issuer.",
+        doc: "Microsoft Entra: an application with a client secret. For a user, use `oidc` with the tenant's issuer.",
         needs_login: true,
         secret_description: Some("the client secret"),
         fields: ENTRA,
     },
     SourceKind {
         name: "entra-federation",
-        doc: "Microsoft Entra: an application by another identity's OIDC token (federated credential).",
+        doc: "Microsoft Entra: an application with another identity's OIDC token (federated credential).",
         needs_login: false,
         secret_description: None,
         fields: ENTRA_FEDERATION_FIELDS,
     },
     SourceKind {
         name: "vault-server",
-        doc: "HashiCorp Vault or OpenBao: what a path of it gives, AWS keys, a user and password, or a token.",
+        doc: "HashiCorp Vault or OpenBao: the credential at a path: AWS keys, a user and password, or a token.",
         needs_login: true,
         secret_description: Some("the token, or with a `role_id` the secret id"),
         fields: &[
@@ -338,10 +338,10 @@ pub const SOURCE_KINDS: &[SourceKind] = &[
             required(
                 "path",
                 FieldType::Text,
-                "What is read: `aws/creds/deploy`, `database/creds/shop`, `kv/data/shop`.",
+                "The path to read: `aws/creds/deploy`, `database/creds/shop`, `kv/data/shop`.",
             ),
-            optional("role_id", FieldType::Text, "Signs in by AppRole instead of by a token."),
-            optional("mount", FieldType::Text, "Where AppRole is mounted [default: approle]."),
+            optional("role_id", FieldType::Text, "The role id to sign in by AppRole instead of by a token."),
+            optional("mount", FieldType::Text, "The mount path of AppRole [default: approle]."),
             optional("namespace", FieldType::Text, "The namespace."),
         ],
     },

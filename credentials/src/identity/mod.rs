@@ -1,6 +1,6 @@
 //! Identities: names in the user's own configuration, each bound to a source of credentials.
 //!
-//! A repository only ever names one. What it is bound to stands in `identities.toml`, which never holds a secret.
+//! A repository only names an identity. `identities.toml` defines its source, and never contains a secret.
 
 mod edit;
 mod import;
@@ -18,7 +18,8 @@ pub use kinds::{COMMON_FIELDS, Field, FieldType, SOURCE_KINDS, SourceKind, find_
 pub(crate) use read::is_safe_url;
 pub use read::{Finding, Identities, read};
 
-/// What a field was set to, in the file's own terms.
+/// The value of a field, in the types of the file. Its `Debug` text is part of the digest of stored approvals, so
+/// variants keep their names.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Value {
@@ -28,7 +29,7 @@ pub enum Value {
     List(Vec<String>),
 }
 
-/// One identity, checked against its [`Kind`]: every required field is there and of the right shape.
+/// One identity, validated against its [`SourceKind`]: every required field exists and has the right type.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub name: String,
@@ -37,7 +38,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A text field, or its default of the table.
+    /// The value of a text field, if set.
     #[must_use]
     pub fn text(&self, field: &str) -> Option<&str> {
         match self.fields.get(field) {
@@ -75,7 +76,7 @@ impl Identity {
         self.text(field).and_then(read::parse_duration)
     }
 
-    /// What a person gives at the login, where that is a secret and no page is opened.
+    /// The secret that the user enters at the login; `None` for a login on a web page.
     #[must_use]
     pub fn secret_description(&self) -> Option<&'static str> {
         match self.needs_mfa_code() {
@@ -84,13 +85,13 @@ impl Identity {
         }
     }
 
-    /// Whether a person gives a code of an MFA device, which is spent at once and not kept.
+    /// Whether the login needs a code of an MFA device, which is used at once and not stored.
     #[must_use]
     pub fn needs_mfa_code(&self) -> bool {
         self.text("mfa_serial").is_some()
     }
 
-    /// Whether a person has to log in, once, before this identity gives anything.
+    /// Whether the user must sign in once before this identity works.
     #[must_use]
     pub fn needs_login(&self) -> bool {
         self.needs_mfa_code() || find_source_kind(self.kind).is_some_and(|kind| kind.needs_login)

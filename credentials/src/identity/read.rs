@@ -1,4 +1,4 @@
-//! Reading `identities.toml`: every problem is found at once, and one wrong identity does not hide the others.
+//! Parses `identities.toml`. All problems are reported at once, and an invalid identity does not hide the others.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use toml_edit::{Document, Item, Table};
 use super::kinds::{COMMON_FIELDS, Field, FieldType, SOURCE_KINDS, SourceKind, find_source_kind};
 use super::{Identity, Value, is_valid_name};
 
-/// What is wrong with the file, and where.
+/// A problem of the file, with its line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
     pub line: usize,
@@ -20,7 +20,7 @@ pub struct Finding {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identities {
     pub all: BTreeMap<String, Identity>,
-    /// Identities that are written down but wrong; their name is known all the same.
+    /// Invalid identities, whose names are known nevertheless.
     pub broken: Vec<String>,
 }
 
@@ -30,7 +30,7 @@ impl Identities {
         self.all.get(name)
     }
 
-    /// The known name nearest to a wrong one.
+    /// The known name closest to a misspelt one.
     #[must_use]
     pub fn nearest(&self, name: &str) -> Option<&str> {
         nearest(name, self.all.keys().map(String::as_str))
@@ -42,7 +42,7 @@ struct Reader<'a> {
     findings: Vec<Finding>,
 }
 
-/// The identities of a file's text, and what is wrong with it.
+/// Parses the text of the file. Returns its identities and problems.
 #[must_use]
 pub fn read(text: &str) -> (Identities, Vec<Finding>) {
     let mut reader = Reader { text, findings: Vec::new() };
@@ -87,7 +87,7 @@ impl Reader<'_> {
             return None;
         };
         let kind = self.read_source(name, table, span.clone())?;
-        let before = self.findings.len();
+        let findings_before = self.findings.len();
         let mut fields = BTreeMap::new();
         for (key, value) in table.iter().filter(|(key, _)| *key != "source") {
             let key_span = table.key(key).and_then(toml_edit::Key::span);
@@ -109,13 +109,13 @@ impl Reader<'_> {
             let hint = format!("Add `{} = ...`: {}", field.name, field.doc);
             self.add_finding(span.clone(), format!("`{name}` has no `{}`", field.name), Some(hint));
         }
-        let wants_key = kind.name == "static" && fields.get("kind") == Some(&Value::Text("aws".to_owned()));
-        if wants_key && !fields.contains_key("access_key_id") {
-            let hint = "Add `access_key_id = \"AKIA...\"`; the secret half goes into the vault by `pdev login`.";
+        let needs_access_key_id = kind.name == "static" && fields.get("kind") == Some(&Value::Text("aws".to_owned()));
+        if needs_access_key_id && !fields.contains_key("access_key_id") {
+            let hint = "Add `access_key_id = \"AKIA...\"`; run `pdev login` to store the secret half in the vault.";
             self.add_finding(span, format!("`{name}` has no `access_key_id`"), Some(hint.to_owned()));
         }
-        let fine = self.findings.len() == before;
-        fine.then(|| Identity { name: name.to_owned(), kind: kind.name, fields })
+        let is_valid = self.findings.len() == findings_before;
+        is_valid.then(|| Identity { name: name.to_owned(), kind: kind.name, fields })
     }
 
     fn read_source(&mut self, name: &str, table: &Table, span: Option<Range<usize>>) -> Option<&'static SourceKind> {
@@ -127,41 +127,42 @@ impl Reader<'_> {
         };
         let found = item.as_str().and_then(find_source_kind);
         if found.is_none() {
-            let written = item.as_str().unwrap_or("that");
-            let hint = match nearest(written, known()) {
+            let name = item.as_str().unwrap_or("that");
+            let hint = match nearest(name, known()) {
                 Some(near) => format!("Did you mean `{near}`?"),
                 None => format!("Allowed are {}.", quoted_list(known())),
             };
-            self.add_finding(item.span().or(span), format!("`{written}` is no source"), Some(hint));
+            self.add_finding(item.span().or(span), format!("`{name}` is no source"), Some(hint));
         }
         found
     }
 
-    /// `from` must name an identity, and no chain may come back to its start.
+    /// Checks that `from` names an identity, and that no chain is a cycle.
     fn check_references(&mut self, identities: &mut Identities, table: &Table) {
-        let mut wrong = Vec::new();
+        let mut invalid = Vec::new();
         for (name, identity) in &identities.all {
             let span = || table.get(name).and_then(|item| item.get("from")).and_then(Item::span);
             let Some(from) = identity.text("from") else { continue };
             if !identities.all.contains_key(from) && !identities.broken.iter().any(|broken| broken == from) {
                 let hint = identities.nearest(from).map(|near| format!("Did you mean `{near}`?"));
-                wrong.push((name.clone(), span(), format!("`{name}.from`: there is no identity `{from}`"), hint));
+                invalid.push((name.clone(), span(), format!("`{name}.from`: there is no identity `{from}`"), hint));
                 continue;
             }
-            let mut at = from;
+            let mut current = from;
+            // Bounded, because a cycle that does not include `name` would never end the loop.
             for _ in 0..=identities.all.len() {
-                if at == name {
-                    let hint = "A chain has to begin with a source of its own.".to_owned();
-                    wrong.push((name.clone(), span(), format!("`{name}` comes from itself"), Some(hint)));
+                if current == name {
+                    let hint = "Let the chain start with an identity without `from`.".to_owned();
+                    invalid.push((name.clone(), span(), format!("`{name}` comes from itself"), Some(hint)));
                     break;
                 }
-                match identities.all.get(at).and_then(|next| next.text("from")) {
-                    Some(next) => at = next,
+                match identities.all.get(current).and_then(|next| next.text("from")) {
+                    Some(next) => current = next,
                     None => break,
                 }
             }
         }
-        for (name, span, message, hint) in wrong {
+        for (name, span, message, hint) in invalid {
             identities.all.remove(&name);
             identities.broken.push(name);
             self.add_finding(span, message, hint);
@@ -193,7 +194,7 @@ fn read_value(field: &Field, item: &Item) -> Result<Value, String> {
     }
 }
 
-/// A field's value as it stands on a command line: `a,b` for lists.
+/// Parses a field from the command line: `a,b` for lists.
 pub(super) fn parse_argument(field: &Field, text: &str) -> Result<Value, String> {
     match field.field_type {
         FieldType::List => Ok(Value::List(text.split(',').map(|part| part.trim().to_owned()).collect())),
@@ -202,12 +203,12 @@ pub(super) fn parse_argument(field: &Field, text: &str) -> Result<Value, String>
             _ => Err(format!("`{text}` is no port from 1 to 65535")),
         },
         FieldType::Flag => text.parse().map(Value::Flag).map_err(|_| format!("`{text}` is neither `true` nor `false`")),
-        shape => check_text(shape, text).map(|()| Value::Text(text.to_owned())),
+        field_type => check_text(field_type, text).map(|()| Value::Text(text.to_owned())),
     }
 }
 
-fn check_text(shape: FieldType, text: &str) -> Result<(), String> {
-    match shape {
+fn check_text(field_type: FieldType, text: &str) -> Result<(), String> {
+    match field_type {
         _ if text.trim().is_empty() => Err("is empty".to_owned()),
         _ if text.chars().any(char::is_control) => Err("has control characters".to_owned()),
         FieldType::Url if !is_safe_url(text) => {
@@ -228,14 +229,14 @@ fn check_text(shape: FieldType, text: &str) -> Result<(), String> {
     }
 }
 
-/// Variables that change how a program is loaded are none that a credential goes into.
+/// Whether a credential may go into this variable. Variables that change how programs are found or loaded are excluded.
 fn is_variable(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
-    let loads = text == "PATH" || text.starts_with("LD_") || text.starts_with("DYLD_");
-    text.bytes().all(fits) && !text.starts_with(|letter: char| letter.is_ascii_digit()) && !loads
+    let affects_loading = text == "PATH" || text.starts_with("LD_") || text.starts_with("DYLD_");
+    text.bytes().all(fits) && !text.starts_with(|letter: char| letter.is_ascii_digit()) && !affects_loading
 }
 
-/// A secret never travels in the clear: plain HTTP is for the loopback only.
+/// Whether secrets may be sent to this URL: HTTPS, or plain HTTP on the loopback only.
 pub(crate) fn is_safe_url(text: &str) -> bool {
     let Ok(url) = text.parse::<http::Uri>() else { return false };
     match (url.scheme_str(), url.host()) {
@@ -258,7 +259,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(count.checked_mul(unit)?)).filter(|duration| !duration.is_zero())
 }
 
-/// The one known word within two edits.
+/// The closest known word within two edits.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let limit = if word.chars().count() <= 3 { 1 } else { 2 };
     let distances = known.map(|candidate| (strsim::osa_distance(word, candidate), candidate));
@@ -275,7 +276,7 @@ mod tests {
 
     fn describe_findings(text: &str) -> Vec<String> {
         let (_, findings) = read(text);
-        let say = |finding: &Finding| {
+        let describe = |finding: &Finding| {
             format!(
                 "{}: {}{}",
                 finding.line,
@@ -283,7 +284,7 @@ mod tests {
                 finding.hint.as_ref().map_or(String::new(), |hint| format!(" | {hint}"))
             )
         };
-        findings.iter().map(say).collect()
+        findings.iter().map(describe).collect()
     }
 
     #[test]
@@ -340,8 +341,11 @@ mod tests {
             ("[a]\nsource = \"aws-role\"\nfrom = \"b\"\nrole_arn = \"r\"\n", "3: `a.from`: there is no identity `b`"),
             ("[a]\nsource = \"aws-role\"\nfrom = \"a\"\nrole_arn = \"r\"\n", "3: `a` comes from itself"),
         ] {
-            let told = describe_findings(text);
-            assert!(told.len() == 1 && told[0].starts_with(expected), "{text}\n{told:#?}\nexpected {expected}");
+            let findings = describe_findings(text);
+            assert!(
+                findings.len() == 1 && findings[0].starts_with(expected),
+                "{text}\n{findings:#?}\nexpected {expected}"
+            );
         }
     }
 
@@ -353,7 +357,7 @@ mod tests {
 
     #[test]
     fn cycle_of_two_is_reported_for_both() {
-        let ring = "[a]\nsource = \"aws-role\"\nfrom = \"b\"\nrole_arn = \"r\"\n[b]\nsource = \"aws-role\"\nfrom = \"a\"\nrole_arn = \"r\"\n";
-        assert_eq!(describe_findings(ring).len(), 2);
+        let cycle = "[a]\nsource = \"aws-role\"\nfrom = \"b\"\nrole_arn = \"r\"\n[b]\nsource = \"aws-role\"\nfrom = \"a\"\nrole_arn = \"r\"\n";
+        assert_eq!(describe_findings(cycle).len(), 2);
     }
 }
