@@ -1,7 +1,8 @@
-//! Sessions of coding agents: which programs belong to one, until when, and what it may have.
+//! Sessions of coding agents: their member processes, their ends, and their identities.
 //!
-//! A program belongs by its chain of parents, so that nothing it says about itself counts. What a member is given is
-//! [`rule`]'s. Who ends a session's programs is its guard, `pdev session run`; here only their credentials end.
+//! The process ancestry decides membership, so a program's claims about itself have no effect. [`rule`] decides which
+//! credentials a member gets. The guard, `pdev session run`, ends the programs of a session; this module ends only
+//! their credentials.
 
 pub mod rule;
 
@@ -16,11 +17,11 @@ use crate::approval::ancestry::{ProcessAncestry, ProcessTable, ancestry_of};
 use crate::approval::random_code;
 use crate::storage;
 
-/// At once. A session is one coding agent, of which a person starts a handful.
+/// Limit of parallel sessions. A session is one coding agent, and a user runs only a few.
 const SESSIONS_MAX: usize = 32;
-/// A parent that ends meanwhile is no lie yet.
+/// Attempts to walk the ancestry, because a parent may legitimately end during a walk.
 const WALK_ATTEMPTS_MAX: usize = 20;
-/// Nobody nests programs so deep for a good reason.
+/// No legitimate process tree is this deep.
 const DEPTH_MAX: usize = 1024;
 const NAME_MAX: usize = 32;
 pub const DURATION_MILLISECONDS_MAX: i64 = 12 * 60 * 60 * 1000;
@@ -29,21 +30,22 @@ pub const DURATION_MILLISECONDS_MAX: i64 = 12 * 60 * 60 * 1000;
 pub struct Session {
     pub id: String,
     pub name: String,
-    /// The guard and its own parent, each with its start: whatever has one of them above it belongs.
+    /// The guard and its parent, each with its start time. Every process below one of them belongs to the session.
     pub roots: Vec<(i32, u64)>,
     /// Unix milliseconds.
     #[serde(rename = "begun")]
     pub started_at: i64,
     pub until: i64,
-    /// Only these; all that are not production when there are none.
+    /// The allowed identities. If empty, all identities that are not `production`.
     pub identities: Vec<String>,
-    /// What each identity was when the session began. Its programs can write the user's files.
+    /// The digest of each identity at the start of the session. The session's programs can write the user's files, so
+    /// later changes do not count.
     #[serde(rename = "known")]
     pub identity_digests: BTreeMap<String, String>,
-    /// Who could act for the session beyond its own programs: the terminal that it was started in.
+    /// Processes outside of the session that could act for it: those of the terminal in which it was started.
     #[serde(rename = "family")]
     pub ancestry: Option<ProcessAncestry>,
-    /// When it began, in ticks since the machine started.
+    /// Its start, in ticks since the machine started.
     #[serde(rename = "asked")]
     pub started_ticks: u64,
     #[serde(rename = "over")]
@@ -56,14 +58,14 @@ impl Session {
         self.has_ended || now >= self.until
     }
 
-    /// The process that stands for it.
+    /// The process that represents the session.
     #[must_use]
     pub fn guard(&self) -> Option<(i32, u64)> {
         self.roots.first().copied()
     }
 }
 
-/// What a person wants of a new session.
+/// The options of a new session.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SessionSpec {
     pub name: String,
@@ -73,17 +75,17 @@ pub struct SessionSpec {
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SessionProblem {
-    #[error("this runs in the session `{0}` already, and a session has none of its own")]
+    #[error("this program already runs in the session `{0}`, and sessions cannot be nested")]
     Nested(String),
-    #[error("there are {SESSIONS_MAX} sessions already")]
+    #[error("there are already {SESSIONS_MAX} sessions, which is the limit")]
     TooMany,
     #[error("`{0}` is no name for a session; allowed are up to {NAME_MAX} letters, digits, `.`, `_` and `-`")]
     InvalidName(String),
     #[error("a session lasts at least a second and at most 12 hours")]
     InvalidDuration,
-    #[error("it cannot be told which process asks")]
+    #[error("the requesting process cannot be identified")]
     UnknownProcess,
-    #[error("the session cannot be kept: {0}")]
+    #[error("the session cannot be stored: {0}")]
     NotStored(String),
 }
 
@@ -93,7 +95,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Those that still run: an agent that was restarted must know its sessions at once.
+    /// Loads the sessions that still run. A restarted agent must know its sessions at once.
     #[must_use]
     pub fn open(path: PathBuf, processes: &dyn ProcessTable) -> Self {
         let read = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Vec<Session>>(&bytes).ok());
@@ -106,27 +108,27 @@ impl Sessions {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a session of everything that `guard` starts.
+    /// Starts a session that contains every process below `guard`.
     ///
     /// # Errors
-    /// When it runs in a session itself, when the wish is none, or when it cannot be written down.
+    /// When the guard runs in a session, an option is invalid, or the session cannot be stored.
     pub fn begin(
         &self,
-        wish: SessionSpec,
-        (guard, above): (i32, Option<i32>),
-        known: BTreeMap<String, String>,
+        spec: SessionSpec,
+        (guard, guard_parent): (i32, Option<i32>),
+        identity_digests: BTreeMap<String, String>,
         processes: &dyn ProcessTable,
         now: i64,
     ) -> Result<Session, SessionProblem> {
-        if !is_valid_name(&wish.name) {
-            return Err(SessionProblem::InvalidName(wish.name));
+        if !is_valid_name(&spec.name) {
+            return Err(SessionProblem::InvalidName(spec.name));
         }
-        if !(1000..=DURATION_MILLISECONDS_MAX).contains(&wish.duration_milliseconds) {
+        if !(1000..=DURATION_MILLISECONDS_MAX).contains(&spec.duration_milliseconds) {
             return Err(SessionProblem::InvalidDuration);
         }
-        let own = |pid: i32| processes.process(pid).map(|process| (process.pid, process.start));
-        let roots: Vec<_> = [own(guard), above.and_then(own)].into_iter().flatten().collect();
-        let asked = roots.first().ok_or(SessionProblem::UnknownProcess)?.1;
+        let with_start = |pid: i32| processes.process(pid).map(|process| (process.pid, process.start));
+        let roots: Vec<_> = [with_start(guard), guard_parent.and_then(with_start)].into_iter().flatten().collect();
+        let started_ticks = roots.first().ok_or(SessionProblem::UnknownProcess)?.1;
         if let Some(outer) = self.find_by_process(guard, processes) {
             return Err(SessionProblem::Nested(outer.name));
         }
@@ -137,31 +139,33 @@ impl Sessions {
         }
         let session = Session {
             id: random_code().replace('-', ""),
-            name: wish.name,
+            name: spec.name,
             roots,
             started_at: now,
-            until: now + wish.duration_milliseconds,
-            identities: wish.identities,
-            identity_digests: known,
+            until: now + spec.duration_milliseconds,
+            identities: spec.identities,
+            identity_digests,
             ancestry: ancestry_of(guard, processes),
-            started_ticks: asked,
+            started_ticks,
             has_ended: false,
         };
-        let mut all = sessions.clone();
-        all.push(session.clone());
-        self.write(&all).map_err(|error| SessionProblem::NotStored(error.to_string()))?;
-        *sessions = all;
+        // Store the session first. A session that is not on disk would be unknown after a restart, and its programs
+        // would count as the user's.
+        let mut updated = sessions.clone();
+        updated.push(session.clone());
+        self.write(&updated).map_err(|error| SessionProblem::NotStored(error.to_string()))?;
+        *sessions = updated;
         Ok(session)
     }
 
-    /// The session that a process belongs to. Costs nothing while there is none. While there is one, a process that cannot
-    /// be followed to its end counts as a member: it may have left its connection, or ended its parent, to be unseen.
+    /// The session of a process. Costs nothing while there is no session. Otherwise, a process whose ancestry cannot be
+    /// followed counts as a member: it may have closed its connection or ended its parent to hide.
     #[must_use]
     pub fn find_by_process(&self, pid: i32, processes: &dyn ProcessTable) -> Option<Session> {
         let sessions = self.all();
-        let first = sessions.first()?;
-        let Some(above) = ancestors(pid, processes) else { return Some(first.clone()) };
-        sessions.iter().find(|session| above.iter().any(|one| session.roots.contains(one))).cloned()
+        let any_session = sessions.first()?;
+        let Some(chain) = ancestors(pid, processes) else { return Some(any_session.clone()) };
+        sessions.iter().find(|session| chain.iter().any(|ancestor| session.roots.contains(ancestor))).cloned()
     }
 
     #[must_use]
@@ -169,16 +173,17 @@ impl Sessions {
         self.lock().clone()
     }
 
-    /// By its id, or by its name where one session has it.
+    /// Finds a session by its id, or by its name if the name is unique.
     #[must_use]
     pub fn find_by_id_or_name(&self, text: &str) -> Option<Session> {
         let sessions = self.lock();
         let mut named = sessions.iter().filter(|session| session.name == text);
-        let only = named.next().filter(|_| named.next().is_none());
-        sessions.iter().find(|session| session.id == text).or(only).cloned()
+        let unique = named.next().filter(|_| named.next().is_none());
+        sessions.iter().find(|session| session.id == text).or(unique).cloned()
     }
 
-    /// Its programs get nothing any more; told while one of them may still ask. Tells whether this changed something.
+    /// Ends a session: its programs get no more credentials. The entry stays while they may still send requests.
+    /// Returns whether this changed the session.
     pub fn end(&self, id: &str) -> bool {
         let mut sessions = self.lock();
         let Some(session) = sessions.iter_mut().find(|session| session.id == id && !session.has_ended) else {
@@ -189,7 +194,7 @@ impl Sessions {
         true
     }
 
-    /// Forgets sessions of which no root is left: nothing can be told to belong to them.
+    /// Removes sessions without a living root, because no process can belong to them any more.
     pub fn remove_dead(&self, processes: &dyn ProcessTable) {
         let mut sessions = self.lock();
         let before = sessions.len();
@@ -199,7 +204,8 @@ impl Sessions {
         }
     }
 
-    /// What cannot be written is only missed after a restart of the agent, and then refuses by the clock or not at all.
+    /// Stores the sessions and ignores errors. After a restart of the agent, a lost end is enforced by the time limit
+    /// only, and a lost removal has no effect.
     fn write_best_effort(&self, sessions: &[Session]) {
         drop(self.write(sessions));
     }
@@ -212,21 +218,21 @@ impl Sessions {
     }
 }
 
-/// A process and everything above it, each with its start; `None` where it cannot be followed to its end.
+/// A process and its ancestors, each with its start time; `None` if the ancestry cannot be followed to its root.
 #[must_use]
 pub fn ancestors(pid: i32, processes: &dyn ProcessTable) -> Option<Vec<(i32, u64)>> {
     (0..WALK_ATTEMPTS_MAX).find_map(|_| walk_to_root(pid, processes))
 }
 
-/// `None` where one of them was gone when it was looked at.
+/// `None` if one of the processes has ended.
 fn walk_to_root(pid: i32, processes: &dyn ProcessTable) -> Option<Vec<(i32, u64)>> {
-    let (mut above, mut next) = (Vec::new(), pid);
+    let (mut chain, mut next) = (Vec::new(), pid);
     while next > 1 {
-        let process = processes.process(next).filter(|_| above.len() < DEPTH_MAX)?;
-        above.push((process.pid, process.start));
+        let process = processes.process(next).filter(|_| chain.len() < DEPTH_MAX)?;
+        chain.push((process.pid, process.start));
         next = process.parent;
     }
-    (!above.is_empty()).then_some(above)
+    (!chain.is_empty()).then_some(chain)
 }
 
 fn is_alive(session: &Session, processes: &dyn ProcessTable) -> bool {
@@ -236,7 +242,7 @@ fn is_alive(session: &Session, processes: &dyn ProcessTable) -> bool {
     session.roots.iter().any(alive)
 }
 
-/// It becomes the value of a tag at AWS, and part of messages.
+/// Whether a session may have this name. It is used as a tag value at AWS and in messages.
 #[must_use]
 pub fn is_valid_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');

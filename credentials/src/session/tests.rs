@@ -1,4 +1,4 @@
-//! Sessions on a machine that is a table, and what each kind of identity gives them.
+//! Sessions on a fake machine, and the access of sessions to each kind of identity.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use crate::identity::{Identity, read};
 struct FakeProcesses(BTreeMap<i32, Process>);
 
 impl FakeProcesses {
-    /// A shell (10), `pdev session run` (20) and its guard (21), the agent (30) and a tool of it (31); another shell (40).
+    /// A shell (10), `pdev session run` (20), its guard (21), the coding agent (30), a tool of it (31), and another
+    /// shell (40).
     fn new() -> Self {
         let mut table = Self::default();
         for (pid, parent) in [(10, 1), (20, 10), (21, 20), (30, 21), (31, 30), (40, 1)] {
@@ -47,11 +48,11 @@ fn session_spec() -> SessionSpec {
 
 fn begin_session(
     known: BTreeMap<String, String>,
-    wish: SessionSpec,
+    spec: SessionSpec,
 ) -> (tempfile::TempDir, Sessions, Session, FakeProcesses) {
     let (folder, table) = (tempfile::tempdir().unwrap(), FakeProcesses::new());
     let sessions = Sessions::open(folder.path().join("sessions.json"), &table);
-    let session = sessions.begin(wish, (21, Some(20)), known, &table, 0).unwrap();
+    let session = sessions.begin(spec, (21, Some(20)), known, &table, 0).unwrap();
     (folder, sessions, session, table)
 }
 
@@ -61,27 +62,30 @@ fn processes_below_guard_belong_to_session() {
     let belongs = |sessions: &Sessions, pid: i32, table: &FakeProcesses| {
         sessions.find_by_process(pid, table).map(|found| found.id)
     };
-    let own = Some(session.id.clone());
-    for (pid, expected) in [(31, &own), (30, &own), (21, &own), (20, &own), (10, &None), (40, &None)] {
+    let own_session = Some(session.id.clone());
+    for (pid, expected) in
+        [(31, &own_session), (30, &own_session), (21, &own_session), (20, &own_session), (10, &None), (40, &None)]
+    {
         assert_eq!(belongs(&sessions, pid, &table), *expected, "{pid}");
     }
-    // The guard was killed, and its children were adopted by the process above it.
+    // The guard was killed, and the process above it adopted its children.
     table.0.remove(&21);
     table.add(30, 20, 30);
-    assert_eq!(belongs(&sessions, 31, &table), own);
-    // An agent that starts anew knows it at once.
-    let again = Sessions::open(folder.path().join("sessions.json"), &table);
-    assert_eq!(belongs(&again, 31, &table), own);
-    // Whoever cannot be followed is none of the person's: gone since it asked, or with a parent that is gone.
+    assert_eq!(belongs(&sessions, 31, &table), own_session);
+    // A restarted agent knows the session at once.
+    let reopened = Sessions::open(folder.path().join("sessions.json"), &table);
+    assert_eq!(belongs(&reopened, 31, &table), own_session);
+    // A process that cannot be followed does not count as the user's: it ended after its request, or its parent has
+    // ended.
     table.add(60, 59, 60);
     for pid in [59, 60] {
-        assert_eq!(belongs(&again, pid, &table), own, "{pid}");
+        assert_eq!(belongs(&reopened, pid, &table), own_session, "{pid}");
     }
-    // Its number was given to another process.
+    // The process id was reused by another process.
     table.add(20, 10, 99);
-    assert_eq!(belongs(&again, 31, &table), None);
-    again.remove_dead(&table);
-    assert!(again.all().is_empty());
+    assert_eq!(belongs(&reopened, 31, &table), None);
+    reopened.remove_dead(&table);
+    assert!(reopened.all().is_empty());
     assert!(Sessions::open(folder.path().join("sessions.json"), &table).all().is_empty());
 }
 
@@ -97,15 +101,15 @@ fn nested_and_invalid_sessions_are_refused() {
         ("a", 0, SessionProblem::InvalidDuration),
         ("a", i64::MAX, SessionProblem::InvalidDuration),
     ] {
-        let wish = SessionSpec { name: name.into(), duration_milliseconds: milliseconds, identities: Vec::new() };
-        assert_eq!(sessions.begin(wish, (40, None), BTreeMap::new(), &table, 0).unwrap_err(), problem);
+        let spec = SessionSpec { name: name.into(), duration_milliseconds: milliseconds, identities: Vec::new() };
+        assert_eq!(sessions.begin(spec, (40, None), BTreeMap::new(), &table, 0).unwrap_err(), problem);
     }
     assert_eq!(sessions.find_by_id_or_name("claude").unwrap().id, session.id);
     assert_eq!(sessions.find_by_id_or_name(&session.id).unwrap().id, session.id);
     assert!(sessions.end(&session.id) && !sessions.end(&session.id));
     assert!(
         sessions.find_by_process(31, &table).unwrap().is_over(0),
-        "who belongs to an ended session is not taken for a person"
+        "a member of an ended session counted as the user"
     );
 }
 
@@ -147,17 +151,17 @@ source = "google"
 production = false
 "#;
 
-/// What the session is given of an identity: `full`, `bound`, or the code of the rule.
-fn access_of(session: &Session, name: &str, raised: bool, now: i64) -> &'static str {
+/// The access of the session: `full`, `restricted`, or the code of the rule.
+fn access_of(session: &Session, name: &str, is_allowed: bool, now: i64) -> &'static str {
     let (identities, findings) = read(IDENTITIES_TOML);
     assert!(findings.is_empty(), "{findings:?}");
-    let mut own: Vec<Identity> = vec![identities.get(name).unwrap().clone()];
-    own.extend(own[0].text("from").and_then(|from| identities.get(from)).cloned());
-    match decide_access(session, &own, raised, now) {
+    let mut chain: Vec<Identity> = vec![identities.get(name).unwrap().clone()];
+    chain.extend(chain[0].text("from").and_then(|from| identities.get(from)).cloned());
+    match decide_access(session, &chain, is_allowed, now) {
         Ok(SessionAccess::Full) => "full",
-        Ok(SessionAccess::Restricted(bound)) => {
-            assert_eq!((bound.session, bound.until), (session.id.clone(), session.until));
-            "bound"
+        Ok(SessionAccess::Restricted(restriction)) => {
+            assert_eq!((restriction.session, restriction.until), (session.id.clone(), session.until));
+            "restricted"
         }
         Err(problem) => {
             assert!(problem.hint.is_some(), "{problem:?}");
@@ -178,22 +182,22 @@ fn access_depends_on_identity_and_session() {
     for (name, expected) in [
         ("base", "session_not_narrow"),
         ("hub", "session_production"),
-        ("role", "bound"),
+        ("role", "restricted"),
         ("over-hub", "session_production"),
         ("all", "full"),
         ("coded", "session_not_narrow"),
         ("prod-all", "session_production"),
         ("not", "session_refused"),
-        ("google", "bound"),
+        ("google", "restricted"),
     ] {
         assert_eq!(access_of(&session, name, false, 0), expected, "{name}");
-        assert_eq!(access_of(&session, name, true, 0), "full", "{name}: a person's word counts");
-        assert_eq!(access_of(&session, name, true, 60_000), "session_over", "{name}: and not beyond the session");
+        assert_eq!(access_of(&session, name, true, 0), "full", "{name}: allowed by the user");
+        assert_eq!(access_of(&session, name, true, 60_000), "session_over", "{name}: not beyond the session");
     }
     let listed = Session { identities: vec!["google".into()], ..session.clone() };
-    assert_eq!(access_of(&listed, "google", false, 0), "bound");
+    assert_eq!(access_of(&listed, "google", false, 0), "restricted");
     assert_eq!(access_of(&listed, "role", false, 0), "session_not_listed");
-    // Written by a program of the session itself.
+    // Changed by a program of the session itself.
     for changed in ["role", "base"] {
         let mut known = known.clone();
         known.insert(changed.into(), "other".into());

@@ -15,40 +15,41 @@ pub(super) struct SigningKeys<'a> {
 
 pub(super) const FORM_MEDIA_TYPE: &str = "application/x-www-form-urlencoded";
 
-/// The headers to send: `x-amz-date`, `authorization`, and the session's token.
+/// The headers to send: `content-type`, `x-amz-date`, `authorization`, and the session token. `host` is signed too; the
+/// HTTP client adds it.
 pub(super) fn signed_headers(
     keys: &SigningKeys<'_>,
     (region, service): (&str, &str),
     host: &str,
     body: &str,
-    at: OffsetDateTime,
+    time: OffsetDateTime,
 ) -> Vec<(&'static str, String)> {
-    let day = format!("{:04}{:02}{:02}", at.year(), u8::from(at.month()), at.day());
-    let moment = format!("{day}T{:02}{:02}{:02}Z", at.hour(), at.minute(), at.second());
-    let mut headers = vec![("content-type", FORM_MEDIA_TYPE), ("host", host), ("x-amz-date", moment.as_str())];
+    let day = format!("{:04}{:02}{:02}", time.year(), u8::from(time.month()), time.day());
+    let timestamp = format!("{day}T{:02}{:02}{:02}Z", time.hour(), time.minute(), time.second());
+    let mut headers = vec![("content-type", FORM_MEDIA_TYPE), ("host", host), ("x-amz-date", timestamp.as_str())];
     headers.extend(keys.session_token.map(|token| ("x-amz-security-token", token)));
     let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
     let names = names.join(";");
     let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
     let canonical = format!("POST\n/\n\n{lines}\n{names}\n{}", hash(body.as_bytes()));
     let scope = format!("{day}/{region}/{service}/aws4_request");
-    let to_sign = format!("AWS4-HMAC-SHA256\n{moment}\n{scope}\n{}", hash(canonical.as_bytes()));
-    let first = Zeroizing::new([b"AWS4".as_slice(), keys.secret_access_key].concat());
-    let mut key = mac(&first, day.as_bytes());
+    let string_to_sign = format!("AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{}", hash(canonical.as_bytes()));
+    let initial_key = Zeroizing::new([b"AWS4".as_slice(), keys.secret_access_key].concat());
+    let mut key = mac(&initial_key, day.as_bytes());
     for part in [region, service, "aws4_request"] {
         key = mac(key.as_ref(), part.as_bytes());
     }
-    let signature = hex(mac(key.as_ref(), to_sign.as_bytes()).as_ref());
+    let signature = hex(mac(key.as_ref(), string_to_sign.as_bytes()).as_ref());
     let credential = format!("{}/{scope}", keys.access_key_id);
     let authorization =
         format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={signature}");
-    let mut sent = vec![
+    let mut signed = vec![
         ("content-type", FORM_MEDIA_TYPE.to_owned()),
-        ("x-amz-date", moment.clone()),
+        ("x-amz-date", timestamp.clone()),
         ("authorization", authorization),
     ];
-    sent.extend(keys.session_token.map(|token| ("x-amz-security-token", token.to_owned())));
-    sent
+    signed.extend(keys.session_token.map(|token| ("x-amz-security-token", token.to_owned())));
+    signed
 }
 
 fn mac(key: &[u8], text: &[u8]) -> hmac::Tag {
@@ -71,8 +72,8 @@ mod tests {
             secret_access_key: b"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
             session_token: None,
         };
-        let at = OffsetDateTime::from_unix_timestamp(1_440_938_160).unwrap();
-        let headers = signed_headers(&keys, ("us-east-1", "service"), "example.amazonaws.com", "Param1=value1", at);
+        let time = OffsetDateTime::from_unix_timestamp(1_440_938_160).unwrap();
+        let headers = signed_headers(&keys, ("us-east-1", "service"), "example.amazonaws.com", "Param1=value1", time);
         assert_eq!(headers[1], ("x-amz-date", "20150830T123600Z".to_owned()));
         assert_eq!(
             headers[2].1,

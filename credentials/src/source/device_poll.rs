@@ -1,14 +1,15 @@
-//! Waiting for a person who types a code elsewhere (RFC 8628, section 3.5). Pure: what to do after each answer.
+//! The poll loop of a device login (RFC 8628, section 3.5), while the user types the code on any device. Pure: decides
+//! the next step after each response.
 
 use std::time::Duration;
 
-/// When the server names no interval.
+/// The interval if the server specifies none.
 const INTERVAL: Duration = Duration::from_secs(5);
 const SLOW_DOWN_STEP: Duration = Duration::from_secs(5);
 const INTERVAL_MAX: Duration = Duration::from_secs(60);
 
 pub(super) const CODE_EXPIRED: &str = "the code has expired before it was confirmed";
-/// The person, or a rule of theirs, said no.
+/// The user or a policy denied the request.
 pub(super) const LOGIN_DENIED: &str = "the request was denied at the provider";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,9 +19,9 @@ pub(super) struct DevicePoll {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum PollStep {
-    /// Ask again after [`Poll::interval`].
+    /// Poll again after [`DevicePoll::interval`].
     Retry,
-    /// Final; a new code needs the person.
+    /// Final. A new code requires the user.
     Failed(String),
 }
 
@@ -34,11 +35,11 @@ impl DevicePoll {
         self.interval
     }
 
-    /// After an error of the token endpoint.
+    /// Decides the step after an error of the token endpoint.
     pub fn handle_error(&mut self, error: &str, description: Option<&str>) -> PollStep {
         match error {
             "authorization_pending" => PollStep::Retry,
-            // For this and all later polls.
+            // RFC 8628 applies the longer interval to this and all later polls.
             "slow_down" => {
                 self.interval = (self.interval + SLOW_DOWN_STEP).min(INTERVAL_MAX);
                 PollStep::Retry
@@ -46,13 +47,13 @@ impl DevicePoll {
             "access_denied" => PollStep::Failed(LOGIN_DENIED.to_owned()),
             "expired_token" => PollStep::Failed(CODE_EXPIRED.to_owned()),
             other => {
-                let more = description.map(|words| format!(": {}", super::sanitize_text(words))).unwrap_or_default();
+                let more = description.map(|text| format!(": {}", super::sanitize_text(text))).unwrap_or_default();
                 PollStep::Failed(format!("the provider refused the code with `{}`{more}", super::sanitize_text(other)))
             }
         }
     }
 
-    /// After no answer at all, or a broken one: as section 3.5 asks, the interval doubles.
+    /// After a missing or incomplete response, the interval doubles, as section 3.5 requires.
     pub fn handle_no_response(&mut self) {
         self.interval = (self.interval * 2).min(INTERVAL_MAX);
     }
@@ -75,8 +76,8 @@ mod tests {
         (0..9).for_each(|_| poll.handle_no_response());
         assert_eq!(poll.interval().as_secs(), 60);
         assert_eq!(DevicePoll::new(Some(0)).interval().as_secs(), 1);
-        for final_word in ["access_denied", "expired_token", "invalid_grant"] {
-            assert!(matches!(poll.handle_error(final_word, Some("x")), PollStep::Failed(_)), "{final_word}");
+        for final_error in ["access_denied", "expired_token", "invalid_grant"] {
+            assert!(matches!(poll.handle_error(final_error, Some("x")), PollStep::Failed(_)), "{final_error}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Microsoft Entra: an application by its client secret, or by another provider's token (OAuth 2.0 client credentials,
-//! RFC 6749 section 4.4 and RFC 7523 section 2.2). A person signs in by `oidc`.
+//! Microsoft Entra: an application with its client secret or with another provider's token (OAuth 2.0 client
+//! credentials, RFC 6749 section 4.4 and RFC 7523 section 2.2). Users sign in with the source `oidc`.
 
 use serde::Deserialize;
 
@@ -14,23 +14,23 @@ const AUTHORITY: &str = "https://login.microsoftonline.com";
 const SCOPE: &str = "https://management.azure.com/.default";
 const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-pub(super) async fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
-    let kept = means.vault()?.get(&super::login_item(identity))?;
-    let never = || SourceProblem::NeedsLogin(format!("the client secret of `{}` was never given", identity.name));
-    let secret = kept.ok_or_else(never)?;
+pub(super) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
+    let stored = context.vault()?.get(&super::login_item(identity))?;
+    let missing = || SourceProblem::NeedsLogin(format!("no client secret is stored for `{}`", identity.name));
+    let secret = stored.ok_or_else(missing)?;
     let secret = zeroize::Zeroizing::new(String::from_utf8_lossy(secret.expose()).into_owned());
-    let answer = request_token(identity, means, &[("client_secret", secret.as_str())]).await?;
-    parse_lease(identity, &answer)
+    let response = request_token(identity, context, &[("client_secret", secret.as_str())]).await?;
+    parse_lease(identity, &response)
 }
 
 pub(super) async fn fetch_federated_lease(
     identity: &Identity,
-    means: &SourceContext<'_>,
+    context: &SourceContext<'_>,
 ) -> Result<Lease, SourceProblem> {
-    let token = means.base_token(identity)?;
+    let token = context.base_token(identity)?;
     let proof = [("client_assertion_type", CLIENT_ASSERTION_TYPE), ("client_assertion", token.as_str())];
-    let answer = request_token(identity, means, &proof).await?;
-    parse_lease(identity, &answer)
+    let response = request_token(identity, context, &proof).await?;
+    parse_lease(identity, &response)
 }
 
 pub(super) fn server_url(identity: &Identity) -> String {
@@ -39,12 +39,12 @@ pub(super) fn server_url(identity: &Identity) -> String {
 
 async fn request_token(
     identity: &Identity,
-    means: &SourceContext<'_>,
+    context: &SourceContext<'_>,
     proof: &[(&str, &str)],
 ) -> Result<HttpResponse, SourceProblem> {
     let authority = identity.text("endpoint").unwrap_or(AUTHORITY).trim_end_matches('/');
     let tenant = crate::http::percent_encode(identity.text("tenant").unwrap_or_default());
-    let scopes = match (means.purpose, identity.list("scopes")) {
+    let scopes = match (context.purpose, identity.list("scopes")) {
         (Purpose::Resource(resource), _) => format!("{resource}/.default"),
         (_, Some(scopes)) => scopes.join(" "),
         _ => SCOPE.to_owned(),
@@ -55,7 +55,7 @@ async fn request_token(
         ("scope", scopes.as_str()),
     ];
     fields.extend(proof);
-    means.http()?.post_form(&format!("{authority}/{tenant}/oauth2/v2.0/token"), &fields).await
+    context.http()?.post_form(&format!("{authority}/{tenant}/oauth2/v2.0/token"), &fields).await
 }
 
 #[derive(Deserialize)]
@@ -64,19 +64,19 @@ struct TokenResponse {
     expires_in: u64,
 }
 
-fn parse_lease(identity: &Identity, answer: &HttpResponse) -> Result<Lease, SourceProblem> {
-    if !answer.is_success() {
-        let refusal: ErrorResponse = answer.json().unwrap_or_default();
+fn parse_lease(identity: &Identity, response: &HttpResponse) -> Result<Lease, SourceProblem> {
+    if !response.is_success() {
+        let refusal: ErrorResponse = response.json().unwrap_or_default();
         return Err(match refusal.error.as_str() {
-            "" => answer.unexpected_status_problem(),
+            "" => response.unexpected_status_problem(),
             "temporarily_unavailable" | "server_error" => SourceProblem::Transient(describe_error(&refusal)),
-            // AADSTS7000215 and 7000222: a wrong or an ended client secret; a new one is given by a login.
+            // AADSTS7000215 and 7000222: a wrong or an expired client secret. A login replaces it.
             "invalid_client" if identity.kind == "entra" => SourceProblem::NeedsLogin(describe_error(&refusal)),
             _ => SourceProblem::Refused(describe_error(&refusal)),
         });
     }
-    let tokens: TokenResponse = answer.json()?;
-    let life = std::time::Duration::from_secs(tokens.expires_in);
-    let times = Times { skew: answer.skew, ..Times::from_lifetime(now(), life) };
+    let tokens: TokenResponse = response.json()?;
+    let lifetime = std::time::Duration::from_secs(tokens.expires_in);
+    let times = Times { skew: response.skew, ..Times::from_lifetime(now(), lifetime) };
     Ok(Lease::new(Material::Token(Secret::new(tokens.access_token.into_bytes())), times))
 }

@@ -1,7 +1,7 @@
-//! Any program: its standard output is JSON in one of the forms that other tools print.
+//! Any program whose standard output is JSON in a format of a known tool.
 //!
-//! Understood are AWS `credential_process`, kubectl's ExecCredential, gcloud's `config-helper`, az's
-//! `account get-access-token`, docker's `{"Username", "Secret"}`, and `{"token", "expires_at"}`.
+//! Supported are AWS `credential_process`, kubectl's ExecCredential, gcloud's `config-helper`, az's `account
+//! get-access-token`, docker's `{"Username", "Secret"}`, and `{"token", "expires_at"}`.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -21,73 +21,75 @@ use crate::secret::Secret;
 use crate::wiped_json::WipedJson;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Tells the program what a token is asked for, where that is known.
+/// Passes the requested resource to the program, if there is one.
 const RESOURCE_VARIABLE: &str = "PDEV_RESOURCE";
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 const OUTPUT_BYTES_INITIAL: usize = 16 << 10;
 
-pub(super) async fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
-    let now = means.now;
+pub(super) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
+    let now = context.now;
     let command = identity.list("command").unwrap_or_default();
     let (program, arguments) = command.split_first().ok_or_else(|| SourceProblem::Refused("no command".to_owned()))?;
-    let limit = identity.duration("timeout").unwrap_or(DEFAULT_TIMEOUT);
-    let mut run = means
+    let timeout = identity.duration("timeout").unwrap_or(DEFAULT_TIMEOUT);
+    let mut process = context
         .launcher
         .filter(|launcher| launcher.is_available())
         .map_or_else(|| Command::new(program), |launcher| launcher.command(program));
-    if let Purpose::Resource(resource) = means.purpose {
-        run.env(RESOURCE_VARIABLE, resource);
+    if let Purpose::Resource(resource) = context.purpose {
+        process.env(RESOURCE_VARIABLE, resource);
     }
-    let mut child = run
+    let mut child = process
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        // After the timeout, the child is dropped and must not keep running.
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| SourceProblem::Refused(format!("cannot start `{program}`: {error}")))?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    // Enough from the start: bytes that grow leave parts of themselves behind.
-    let (mut said, mut complained) = (Zeroizing::new(Vec::with_capacity(OUTPUT_BYTES_INITIAL)), Vec::new());
-    let ended = async {
-        let read_out = async { read_output(out, &mut said).await };
-        let read_err = async { read_output(err, &mut complained).await };
-        let (_, _, status) = tokio::join!(read_out, read_err, child.wait());
+    let (stdout_pipe, stderr_pipe) = (child.stdout.take(), child.stderr.take());
+    // A large initial capacity, because a growing buffer leaves copies of the secret in freed memory.
+    let (mut stdout, mut stderr) = (Zeroizing::new(Vec::with_capacity(OUTPUT_BYTES_INITIAL)), Vec::new());
+    let wait_for_end = async {
+        let read_stdout = async { read_output(stdout_pipe, &mut stdout).await };
+        let read_stderr = async { read_output(stderr_pipe, &mut stderr).await };
+        // Read both pipes while waiting, because a full pipe would block the program.
+        let (_, _, status) = tokio::join!(read_stdout, read_stderr, child.wait());
         status
     };
-    let status = match tokio::time::timeout(limit, ended).await {
+    let status = match tokio::time::timeout(timeout, wait_for_end).await {
         Ok(Ok(status)) => status,
         Ok(Err(error)) => return Err(SourceProblem::Transient(format!("`{program}`: {error}"))),
         Err(_) => {
-            return Err(SourceProblem::Transient(format!("`{program}` did not end within {} s", limit.as_secs())));
+            return Err(SourceProblem::Transient(format!("`{program}` did not end within {} s", timeout.as_secs())));
         }
     };
     if !status.success() {
-        // Standard error is meant for people; standard output may hold half a secret.
-        let words = String::from_utf8_lossy(&complained);
-        let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-        let last: String = last.chars().filter(|letter| !letter.is_control()).take(300).collect();
-        if is_start_failure(status.code(), &last) {
-            return Err(SourceProblem::Refused(last));
+        // Show only standard error, because standard output may contain part of a secret.
+        let stderr = String::from_utf8_lossy(&stderr);
+        let last_line = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no error message");
+        let last_line: String = last_line.chars().filter(|letter| !letter.is_control()).take(300).collect();
+        if is_start_failure(status.code(), &last_line) {
+            return Err(SourceProblem::Refused(last_line));
         }
-        return Err(SourceProblem::Transient(format!("`{program}` ended with {status}: {last}")));
+        return Err(SourceProblem::Transient(format!("`{program}` ended with {status}: {last_line}")));
     }
-    parse_output(&said, now).map_err(|words| SourceProblem::Refused(format!("`{program}` {words}")))
+    parse_output(&stdout, now).map_err(|reason| SourceProblem::Refused(format!("`{program}` {reason}")))
 }
 
 async fn read_output(pipe: Option<impl tokio::io::AsyncRead + Unpin>, into: &mut Vec<u8>) {
     if let Some(pipe) = pipe {
-        // What is beyond the limit is cut; half a JSON text is refused like any other.
+        // Output beyond the limit is dropped; the truncated JSON then fails to parse.
         let _read = pipe.take(OUTPUT_BYTES_MAX).read_to_end(into).await;
     }
 }
 
-/// The lease in a program's output. The words never repeat the output.
-fn parse_output(said: &[u8], now: i64) -> Result<Lease, String> {
-    let value = WipedJson::new(serde_json::from_slice(said).map_err(|_| "printed no JSON".to_owned())?);
+/// Parses the output of a program. The error does not contain the output.
+fn parse_output(output: &[u8], now: i64) -> Result<Lease, String> {
+    let value = WipedJson::new(serde_json::from_slice(output).map_err(|_| "printed no JSON".to_owned())?);
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let secret = |value: &Value| text(value).map(|text| Secret::new(text.into_bytes()));
-    let (material, end) = if let Some(access_key_id) = text(&value["AccessKeyId"]) {
+    let (material, expiry) = if let Some(access_key_id) = text(&value["AccessKeyId"]) {
         if value["Version"] != 1 {
             return Err("printed AWS credentials whose `Version` is not 1".to_owned());
         }
@@ -107,17 +109,17 @@ fn parse_output(said: &[u8], now: i64) -> Result<Lease, String> {
     } else if let Some(token) = secret(&value["token"]) {
         (Material::Token(token), &value["expires_at"])
     } else {
-        return Err("printed JSON of no known form".to_owned());
+        return Err("printed JSON in no known format".to_owned());
     };
-    let expires_at = match end {
+    let expires_at = match expiry {
         Value::Null => None,
         Value::Number(seconds) => seconds.as_i64().map(|seconds| seconds.saturating_mul(1000)),
         other => {
             Some(parse_rfc3339(other.as_str().unwrap_or_default()).ok_or("printed an end that is no RFC 3339 time")?)
         }
     };
-    if expires_at.is_some_and(|end| end <= now) {
-        return Err("printed credentials that have ended already; is a clock wrong?".to_owned());
+    if expires_at.is_some_and(|expiry| expiry <= now) {
+        return Err("printed credentials that have already expired; check the clocks".to_owned());
     }
     Ok(Lease::new(material, Times { issued_at: now, expires_at, skew: 0 }))
 }
@@ -137,7 +139,7 @@ mod tests {
     fn describe_output(text: &str) -> String {
         match parse_output(text.as_bytes(), NOW) {
             Ok(lease) => format!("{} until {:?}", lease.material.description(), lease.times.expires_at),
-            Err(words) => words,
+            Err(message) => message,
         }
     }
 
@@ -168,10 +170,10 @@ mod tests {
             (r#"{"token":"canary","expires_at":"soon"}"#, "printed an end that is no RFC 3339 time"),
             (
                 r#"{"token":"canary","expires_at":"2020-01-01T00:00:00Z"}"#,
-                "printed credentials that have ended already; is a clock wrong?",
+                "printed credentials that have already expired; check the clocks",
             ),
             ("canary", "printed no JSON"),
-            ("{}", "printed JSON of no known form"),
+            ("{}", "printed JSON in no known format"),
         ] {
             assert_eq!(describe_output(text), expected, "{text}");
         }

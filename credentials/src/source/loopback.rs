@@ -1,4 +1,5 @@
-//! The browser's answer on the loopback (RFC 8252, section 7.3): one request, checked `state` and `iss`, then closed.
+//! Receives the browser's redirect on the loopback (RFC 8252, section 7.3): one response, with checked `state` and
+//! `iss`, then the listener closes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::http::parse_query;
 use crate::identity::Identity;
 use crate::vault::random;
 
-/// A person looks for a second factor in another room.
+/// Ten minutes, so that the user can fetch a second factor.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(600);
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_BYTES_MAX: usize = 16 << 10;
@@ -29,20 +30,20 @@ pub(super) struct LoopbackListener {
 }
 
 impl LoopbackListener {
-    /// `port` 0 is any; never another address than the loopback's.
+    /// Binds the listener. `port` 0 selects a free port. The address is always on the loopback.
     pub async fn bind(identity: &Identity, port: u16, path: &'static str) -> Result<Self, SourceProblem> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let listener = TcpListener::bind(address).await.map_err(|error| {
             let name = &identity.name;
             let hint = format!(
-                "End the program that holds it (`ss -ltnp`), or `pdev login {name} --flow device` where the provider offers a code."
+                "End the program that holds it (`ss -ltnp`), or run `pdev login {name} --flow device` if the provider offers codes."
             );
             login_problem(identity, format!("the port {port} for the browser's answer cannot be used: {error}"), hint)
         })?;
         let port = listener.local_addr().map(|address| address.port()).unwrap_or(port);
-        // 32 random bytes are 43 letters: the least that RFC 7636, section 4.1 allows, and its advice.
-        let word = || URL_SAFE_NO_PAD.encode(random::<32>());
-        Ok(Self { listener, port, path, state: word(), verifier: word() })
+        // 32 random bytes are 43 letters: the minimum of RFC 7636, section 4.1, and the length that it recommends.
+        let random_text = || URL_SAFE_NO_PAD.encode(random::<32>());
+        Ok(Self { listener, port, path, state: random_text(), verifier: random_text() })
     }
 
     pub fn redirect_uri(&self) -> String {
@@ -54,28 +55,32 @@ impl LoopbackListener {
         URL_SAFE_NO_PAD.encode(digest(&SHA256, self.verifier.as_bytes()))
     }
 
-    /// Waits for the code. `issuer`: what RFC 9207's `iss` must be, and whether it must be there.
+    /// Waits for the code. `issuer` is the expected `iss` of RFC 9207, and whether it is required.
     pub async fn wait_for_code(self, issuer: Option<(&str, bool)>) -> Result<String, SourceProblem> {
         let wait = async {
             loop {
                 let (stream, _) =
                     self.listener.accept().await.map_err(|error| SourceProblem::Transient(error.to_string()))?;
-                // A browser also asks for an icon, and opens connections that it never uses.
-                let Ok(answered) = tokio::time::timeout(REQUEST_LIMIT, self.handle_request(stream, issuer)).await
-                else {
+                // Continue after other requests: browsers also request an icon, and open connections that they never
+                // use.
+                let Ok(handled) = tokio::time::timeout(REQUEST_LIMIT, self.handle_request(stream, issuer)).await else {
                     continue;
                 };
-                if let Some(outcome) = answered {
+                if let Some(outcome) = handled {
                     return outcome;
                 }
             }
         };
-        let late =
-            |_| SourceProblem::Transient(format!("nobody signed in within {} minutes", LOGIN_TIMEOUT.as_secs() / 60));
-        tokio::time::timeout(LOGIN_TIMEOUT, wait).await.map_err(late)?
+        let timed_out = |_| {
+            SourceProblem::Transient(format!(
+                "the login was not completed within {} minutes",
+                LOGIN_TIMEOUT.as_secs() / 60
+            ))
+        };
+        tokio::time::timeout(LOGIN_TIMEOUT, wait).await.map_err(timed_out)?
     }
 
-    /// `None`: not the answer that is waited for.
+    /// Handles one request. Returns `None` if it is not the expected redirect.
     async fn handle_request(
         &self,
         mut stream: TcpStream,
@@ -88,25 +93,25 @@ impl LoopbackListener {
             let (name, value) = line.split_once(':')?;
             name.eq_ignore_ascii_case("host").then(|| value.trim().to_owned())
         });
-        // A page that made a name point here is not the provider's redirect.
-        let ours = host.as_deref() == Some(format!("127.0.0.1:{}", self.port).as_str());
-        let asked = target.strip_prefix(self.path).and_then(|rest| rest.strip_prefix('?')).filter(|_| ours);
-        let Some(asked) = asked else {
-            write_reply(&mut stream, "404 Not Found", "This address only waits for one sign-in.").await;
+        // Check `Host`: a web page whose DNS name points to the loopback is not the provider's redirect.
+        let is_own_host = host.as_deref() == Some(format!("127.0.0.1:{}", self.port).as_str());
+        let query = target.strip_prefix(self.path).and_then(|rest| rest.strip_prefix('?')).filter(|_| is_own_host);
+        let Some(query) = query else {
+            write_reply(&mut stream, "404 Not Found", "This address accepts only one sign-in.").await;
             return None;
         };
-        let pairs = parse_query(asked);
+        let pairs = parse_query(query);
         let get = |key: &str| pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
         if !constant_time_eq(get("state").unwrap_or_default(), &self.state) {
-            write_reply(&mut stream, "400 Bad Request", "This answer belongs to another sign-in.").await;
+            write_reply(&mut stream, "400 Bad Request", "This response belongs to another sign-in.").await;
             return None;
         }
         let outcome = parse_code(get("code"), get("error"), get("error_description"), get("iss"), issuer);
-        let (status, words) = match &outcome {
+        let (status, text) = match &outcome {
             Ok(_) => ("200 OK", "Signed in. You may close this page.".to_owned()),
             Err(problem) => ("400 Bad Request", problem.to_string()),
         };
-        write_reply(&mut stream, status, &words).await;
+        write_reply(&mut stream, status, &text).await;
         Some(outcome)
     }
 }
@@ -120,10 +125,12 @@ fn parse_code(
 ) -> Result<String, SourceProblem> {
     match (issuer, iss) {
         (Some((expected, _)), Some(iss)) if iss != expected => {
-            return Err(SourceProblem::Refused("the answer came from another provider (`iss` differs)".to_owned()));
+            return Err(SourceProblem::Refused("the response came from another provider (`iss` differs)".to_owned()));
         }
         (Some((_, true)), None) => {
-            return Err(SourceProblem::Refused("the answer does not name its provider (`iss` is missing)".to_owned()));
+            return Err(SourceProblem::Refused(
+                "the response does not name its provider (`iss` is missing)".to_owned(),
+            ));
         }
         _ => {}
     }
@@ -134,13 +141,13 @@ fn parse_code(
             Err(SourceProblem::Refused(format!("the provider answered `{}`{more}", super::sanitize_text(error))))
         }
         (None, Some(code)) if !code.is_empty() => Ok(code.to_owned()),
-        _ => Err(SourceProblem::Refused("the answer has no code".to_owned())),
+        _ => Err(SourceProblem::Refused("the response has no code".to_owned())),
     }
 }
 
-/// In constant time: the state is a secret until it is used.
-fn constant_time_eq(one: &str, two: &str) -> bool {
-    one.len() == two.len() && one.bytes().zip(two.bytes()).fold(0, |seen, (a, b)| seen | (a ^ b)) == 0
+/// Compares in constant time, because the state is secret until it is used.
+fn constant_time_eq(left: &str, right: &str) -> bool {
+    left.len() == right.len() && left.bytes().zip(right.bytes()).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
 async fn read_head(stream: &mut TcpStream) -> Option<String> {
@@ -156,16 +163,16 @@ async fn read_head(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-async fn write_reply(stream: &mut TcpStream, status: &str, words: &str) {
-    let safe = words.replace('&', "&amp;").replace('<', "&lt;");
-    let body = format!("<!doctype html><meta charset=utf-8><title>pdev</title><p>{safe}\n");
+async fn write_reply(stream: &mut TcpStream, status: &str, text: &str) {
+    let escaped = text.replace('&', "&amp;").replace('<', "&lt;");
+    let body = format!("<!doctype html><meta charset=utf-8><title>pdev</title><p>{escaped}\n");
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
          content-security-policy: default-src 'none'\r\nreferrer-policy: no-referrer\r\nconnection: close\r\n\r\n",
         body.len()
     );
-    let _the_browser_may_be_gone = stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await;
-    let _the_browser_may_be_gone = stream.shutdown().await;
+    let _browser_may_be_gone = stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await;
+    let _browser_may_be_gone = stream.shutdown().await;
 }
 
 #[cfg(test)]
@@ -182,9 +189,9 @@ mod tests {
     async fn send_request(port: u16, target: &str, host: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
     }
 
     fn test_identity() -> Identity {
@@ -204,24 +211,24 @@ mod tests {
                 .await
                 .starts_with("HTTP/1.1 404")
         );
-        let answer =
+        let response =
             send_request(port, &format!("/callback?code=a%2Fb&state={state}&iss=https%3A%2F%2Fi"), &host).await;
-        assert!(answer.contains("Signed in"), "{answer}");
+        assert!(response.contains("Signed in"), "{response}");
         assert_eq!(waiting.await.unwrap().unwrap(), "a/b");
-        assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err(), "it still listens");
+        assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err(), "the listener is still open");
     }
 
     #[test]
     fn callbacks_without_code_are_refused() {
         let issuer = Some(("https://i", true));
-        for (given, expected) in [
+        for (result, expected) in [
             (parse_code(Some("c"), None, None, Some("https://other"), issuer), "`iss` differs"),
             (parse_code(Some("c"), None, None, None, issuer), "`iss` is missing"),
             (parse_code(None, Some("access_denied"), None, Some("https://i"), issuer), "was denied"),
             (parse_code(None, Some("server_error"), Some("<b>\u{7}x"), None, None), "`server_error`: <b>x"),
             (parse_code(None, None, None, None, None), "has no code"),
         ] {
-            assert!(given.as_ref().unwrap_err().to_string().contains(expected), "{expected}: {given:?}");
+            assert!(result.as_ref().unwrap_err().to_string().contains(expected), "{expected}: {result:?}");
         }
     }
 }

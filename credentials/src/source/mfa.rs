@@ -1,5 +1,5 @@
-//! What a person's MFA code gave: the session of a role or user, kept in the vault until it ends, so that the code is
-//! asked for once. Nothing renews it; the next one wants the next code.
+//! The session of a role or user that an MFA code provided. It is stored in the vault until it ends, so the code is
+//! needed only once. It cannot be renewed; the next session needs the next code.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -9,10 +9,10 @@ use crate::identity::Identity;
 use crate::lease::{Lease, LoginEnd, Material, Times};
 use crate::secret::Secret;
 
-/// Field names are on the disk: new ones need a default.
+/// The stored session. Field names are on disk: new ones need a default.
 #[derive(Serialize, Deserialize)]
 struct MfaSession {
-    /// What the identity was when the code was given.
+    /// The fields of the identity when the code was entered.
     #[serde(rename = "of")]
     identity_fields: String,
     access_key_id: String,
@@ -26,13 +26,13 @@ struct MfaSession {
     skew: i64,
 }
 
-/// A session of another role or device is not this identity's.
+/// The fields that determine the session. A session of another role or device does not belong to this identity.
 fn identity_fields(identity: &Identity) -> String {
     let fields = ["from", "role_arn", "mfa_serial", "external_id", "endpoint"];
     fields.map(|field| identity.text(field).unwrap_or_default()).join("\n")
 }
 
-/// Six digits, as every device of AWS shows them; people type a space in the middle.
+/// Parses a code: six digits, as every MFA device of AWS shows. Users type spaces between them.
 pub(super) fn parse_code(secret: &Secret) -> Result<Zeroizing<String>, String> {
     let text = Zeroizing::new(String::from_utf8_lossy(secret.expose()).into_owned());
     let digits: Zeroizing<String> = Zeroizing::new(text.chars().filter(|letter| !letter.is_whitespace()).collect());
@@ -42,15 +42,15 @@ pub(super) fn parse_code(secret: &Secret) -> Result<Zeroizing<String>, String> {
     }
 }
 
-/// Spends the code, and keeps what it gave.
+/// Uses the code, and stores the resulting session.
 pub(super) async fn login(
     identity: &Identity,
-    means: &SourceContext<'_>,
+    context: &SourceContext<'_>,
     secret: &Secret,
 ) -> Result<(), SourceProblem> {
     let code = parse_code(secret).map_err(SourceProblem::Refused)?;
-    let (item, vault) = (super::login_item(identity), means.vault()?);
-    let lease = sts::fetch_with_mfa_code(identity, means, &code).await?;
+    let (item, vault) = (super::login_item(identity), context.vault()?);
+    let lease = sts::fetch_with_mfa_code(identity, context, &code).await?;
     let (Material::Aws { access_key_id, secret_access_key, session_token: Some(token), account }, Some(expires_at)) =
         (lease.material, lease.times.expires_at)
     else {
@@ -68,24 +68,25 @@ pub(super) async fn login(
         skew: lease.times.skew,
     };
     let bytes = Zeroizing::new(serde_json::to_vec(&session).unwrap_or_default());
-    let _alone = vault.lock_login(&item).await?;
+    let _login_guard = vault.lock_login(&item).await?;
     Ok(vault.put(&item, &Secret::from_zeroizing(bytes))?)
 }
 
-pub(super) async fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
-    let (item, vault) = (super::login_item(identity), means.vault()?);
-    let _alone = vault.lock_login(&item).await?;
-    let needed =
-        |why: &str| SourceProblem::NeedsLogin(format!("{why} `{}`: it wants a code of its MFA device", identity.name));
-    let kept = vault.get(&item)?.ok_or_else(|| needed("nobody has signed in as"))?;
-    let session: MfaSession = serde_json::from_slice(kept.expose()).map_err(|_| needed("nobody has signed in as"))?;
+pub(super) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
+    let (item, vault) = (super::login_item(identity), context.vault()?);
+    let _login_guard = vault.lock_login(&item).await?;
+    let name = &identity.name;
+    let needs_code = |reason: String| SourceProblem::NeedsLogin(format!("{reason}; it needs a code of its MFA device"));
+    let not_signed_in = || needs_code(format!("no user has signed in as `{name}`"));
+    let stored = vault.get(&item)?.ok_or_else(not_signed_in)?;
+    let session: MfaSession = serde_json::from_slice(stored.expose()).map_err(|_| not_signed_in())?;
     if session.identity_fields != identity_fields(identity) {
-        return Err(needed("since the last login somebody changed"));
+        return Err(needs_code(format!("`{name}` was changed since the last login")));
     }
     if now().saturating_add(session.skew) >= session.expires_at {
-        // What has ended is worth nothing, and a look at the vault then tells that a person is needed.
+        // Remove the ended session, so that a listing of the vault shows that the user must sign in.
         vault.remove(&item)?;
-        return Err(needed("the session has ended of"));
+        return Err(needs_code(format!("the session of `{name}` has ended")));
     }
     let material = Material::Aws {
         access_key_id: session.access_key_id,
@@ -93,7 +94,7 @@ pub(super) async fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) 
         session_token: Some(Secret::new(session.session_token.into_bytes())),
         account: session.account,
     };
-    // Counted from now: reading it again gives the same session, so it is not worth doing often.
+    // Count from now: a renewal would only read the same session again, so it should be rare.
     let times = Times { issued_at: now(), expires_at: Some(session.expires_at), skew: session.skew };
     let at = session.expires_at.saturating_sub(session.skew);
     let end = LoginEnd { identity: identity.name.clone(), started_at: session.since, ends_at: at };

@@ -1,4 +1,4 @@
-//! Where leases come from. Each source is asked through [`lease`]; what a person has to do once stands in `login`.
+//! Sources of leases. Each source provides leases through [`fetch_lease`]; the one-time manual step is in [`login`].
 
 mod aws_signature;
 mod device_poll;
@@ -27,69 +27,70 @@ use crate::secret::Secret;
 use crate::session::rule::SessionRestriction;
 use crate::vault::{Vault, VaultProblem};
 
-/// Why a source gave nothing.
+/// The reason why a source provided no lease.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceProblem {
-    /// A person has to sign in (again).
+    /// The user must sign in (again).
     #[error("{0}")]
     NeedsLogin(String),
-    /// Worth trying again: the network, an overloaded server.
+    /// A retry may help: the network, an overloaded server.
     #[error("{0}")]
     Transient(String),
-    /// Trying again gives the same answer.
+    /// A retry gives the same result.
     #[error("{0}")]
     Refused(String),
-    /// A person did not do what was asked, or not in time: it can be asked again.
+    /// The user did not complete a step, or not in time. A new login may succeed.
     #[error("{0}")]
     NotCompleted(String),
-    /// The identity that it is built on gave nothing.
+    /// The identity that this one is built on failed.
     #[error(transparent)]
     BaseIdentity(#[from] BrokerProblem),
-    /// Told elsewhere already, with its way out.
+    /// Already a complete error with its fix.
     #[error(transparent)]
     Described(BrokerProblem),
     #[error(transparent)]
     Vault(#[from] VaultProblem),
 }
 
-/// What a source may use.
+/// The services that a source may use.
 pub(crate) struct SourceContext<'a> {
-    /// Absent for sources that keep nothing.
+    /// Absent for sources without stored data.
     pub vault: Option<&'a Vault>,
     pub http: Option<&'a HttpClient>,
-    /// Where what the vault keeps is spent.
+    /// Exchanges stored logins.
     pub exchange_runner: &'a ExchangeRunner,
     /// The lease of the identity that this one is built on.
     pub base_lease: Option<&'a Lease>,
     pub purpose: &'a Purpose,
-    /// What a coding agent's session is held to.
+    /// The restriction, for a lease of a coding agent's session.
     pub restriction: Option<&'a SessionRestriction>,
-    /// How programs are started; by themselves where there is none.
+    /// Starts programs with another open-file limit; `None` to start them directly.
     pub launcher: Option<&'a Launcher>,
     pub now: i64,
 }
 
-/// What a lease is for, beside what its identity says.
+/// The purpose of a lease, in addition to the definition of its identity.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) enum Purpose {
     #[default]
     General,
-    /// A token for one service of the cloud, as Azure names them.
+    /// A token for one service of the cloud, by its Azure resource name.
     Resource(String),
-    /// An id token that is shown to this audience.
+    /// An id token for this audience.
     IdToken(String),
 }
 
-/// The purpose as far as the source knows purposes.
-pub(crate) fn supported_purpose(identity: &Identity, wanted: Purpose) -> Result<Purpose, String> {
-    match (wanted, identity.kind) {
+/// Reduces a purpose to one that the source supports.
+pub(crate) fn supported_purpose(identity: &Identity, purpose: Purpose) -> Result<Purpose, String> {
+    match (purpose, identity.kind) {
+        // Other sources have one token for all resources. The token may still suit the request, so this is no error.
         (Purpose::Resource(_), kind) if !matches!(kind, "entra" | "entra-federation" | "oidc" | "exec") => {
             Ok(Purpose::General)
         }
         (Purpose::IdToken(_), kind) if !matches!(kind, "google" | "google-impersonation") => {
             Err("gives access tokens, and no id tokens for an audience".to_owned())
         }
-        (wanted, _) => Ok(wanted),
+        (purpose, _) => Ok(purpose),
     }
 }
 
@@ -99,7 +100,7 @@ impl<'a> SourceContext<'a> {
     }
 
     fn base_lease(&self) -> Result<&'a Lease, SourceProblem> {
-        self.base_lease.ok_or_else(|| SourceProblem::Refused("it is built on nothing".to_owned()))
+        self.base_lease.ok_or_else(|| SourceProblem::Refused("it is not built on another identity".to_owned()))
     }
 
     /// The token of the identity that this one is built on.
@@ -114,8 +115,8 @@ impl<'a> SourceContext<'a> {
         }
     }
 
-    async fn run_exchange(&self, errand: &ExchangeRequest) -> Result<HttpResponse, SourceProblem> {
-        self.exchange_runner.run(self.vault()?, errand).await
+    async fn run_exchange(&self, request: &ExchangeRequest) -> Result<HttpResponse, SourceProblem> {
+        self.exchange_runner.run(self.vault()?, request).await
     }
 
     fn vault(&self) -> Result<&'a Vault, SourceProblem> {
@@ -123,7 +124,7 @@ impl<'a> SourceContext<'a> {
     }
 }
 
-/// What a person is asked to do.
+/// A step for the user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LoginPrompt {
     /// Open this page in a browser on this machine.
@@ -138,32 +139,32 @@ pub enum OAuthFlow {
     Device,
 }
 
-/// Signs a person in. Cancelled by dropping it.
+/// Signs the user in. Dropping the future cancels the login.
 pub(crate) async fn login(
     identity: &Identity,
-    means: &SourceContext<'_>,
+    context: &SourceContext<'_>,
     flow: OAuthFlow,
     prompts: &mpsc::Sender<LoginPrompt>,
 ) -> Result<(), SourceProblem> {
     match identity.kind {
-        "oidc" => oidc::login(identity, means, flow, prompts).await,
-        "aws-sso" => sso::login(identity, means, flow, prompts).await,
+        "oidc" => oidc::login(identity, context, flow, prompts).await,
+        "aws-sso" => sso::login(identity, context, flow, prompts).await,
         other => Err(SourceProblem::Refused(format!("the source `{other}` needs no login"))),
     }
 }
 
-/// Why nobody was signed in, with the way out where it is not the identity's section.
-fn login_problem(identity: &Identity, words: String, hint: String) -> SourceProblem {
-    let message = format!("`{}`: {words}", identity.name);
+/// An error of a login whose fix is not in the section of the identity.
+fn login_problem(identity: &Identity, reason: String, hint: String) -> SourceProblem {
+    let message = format!("`{}`: {reason}", identity.name);
     SourceProblem::Described(BrokerProblem { code: "source_refused", message, hint: Some(hint), login_identity: None })
 }
 
 async fn send_prompt(prompts: &mpsc::Sender<LoginPrompt>, prompt: LoginPrompt) -> Result<(), SourceProblem> {
-    let gone = |_| SourceProblem::Transient("nobody waits for this login any more".to_owned());
+    let gone = |_| SourceProblem::Transient("the client that started this login has disconnected".to_owned());
     prompts.send(prompt).await.map_err(gone)
 }
 
-/// Another machine's words inside ours: one line, no control characters, not endless.
+/// Cleans a text of a server for use in a message: one line, no control characters, at most 200 characters.
 fn sanitize_text(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(200).collect()
 }
@@ -173,67 +174,67 @@ fn now() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Whether the next lease comes without a person, once one has signed in.
+/// Whether the source needs stored data from a login.
 pub(crate) fn needs_vault(identity: &Identity) -> bool {
     identity.needs_login()
 }
 
-pub(crate) async fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
+pub(crate) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
     match identity.kind {
-        _ if identity.needs_mfa_code() => mfa::fetch_lease(identity, means).await,
-        "exec" => exec::fetch_lease(identity, means).await,
-        "oidc" => oidc::fetch_lease(identity, means).await,
-        "aws-sso" => sso::fetch_lease(identity, means).await,
-        "aws-role" => sts::assume_role(identity, means).await,
-        "aws-session" => sts::get_session_token(identity, means).await,
-        "aws-web-identity" => sts::assume_role_with_web_identity(identity, means).await,
-        "static" => static_secret::fetch_lease(identity, means),
-        "google" => google::fetch_lease(identity, means).await,
-        "google-impersonation" => google::fetch_impersonated_lease(identity, means).await,
-        "google-federation" => google::fetch_federated_lease(identity, means).await,
-        "entra" => entra::fetch_lease(identity, means).await,
-        "entra-federation" => entra::fetch_federated_lease(identity, means).await,
-        "vault-server" => vault_server::fetch_lease(identity, means).await,
+        _ if identity.needs_mfa_code() => mfa::fetch_lease(identity, context).await,
+        "exec" => exec::fetch_lease(identity, context).await,
+        "oidc" => oidc::fetch_lease(identity, context).await,
+        "aws-sso" => sso::fetch_lease(identity, context).await,
+        "aws-role" => sts::assume_role(identity, context).await,
+        "aws-session" => sts::get_session_token(identity, context).await,
+        "aws-web-identity" => sts::assume_role_with_web_identity(identity, context).await,
+        "static" => static_secret::fetch_lease(identity, context),
+        "google" => google::fetch_lease(identity, context).await,
+        "google-impersonation" => google::fetch_impersonated_lease(identity, context).await,
+        "google-federation" => google::fetch_federated_lease(identity, context).await,
+        "entra" => entra::fetch_lease(identity, context).await,
+        "entra-federation" => entra::fetch_federated_lease(identity, context).await,
+        "vault-server" => vault_server::fetch_lease(identity, context).await,
         other => Err(SourceProblem::Refused(format!("the source `{other}` cannot be used yet"))),
     }
 }
 
-/// The request that spends what the vault keeps.
+/// The request that exchanges a stored login.
 pub(crate) struct TokenRequest {
     pub url: String,
     pub media_type: &'static str,
     pub body: Vec<u8>,
 }
 
-/// What a provider is asked to exchange what is kept.
+/// Builds the request that exchanges a stored login at its provider.
 pub(crate) fn token_request(
     identity: &Identity,
-    kept: &Secret,
+    stored: &Secret,
     scope: Option<&str>,
 ) -> Result<TokenRequest, SourceProblem> {
     match identity.kind {
-        "oidc" => oidc::token_request(identity, kept, scope),
-        "aws-sso" => sso::token_request(identity, kept),
-        "google" => google::token_request(kept, scope),
-        other => Err(SourceProblem::Refused(format!("the source `{other}` keeps nothing that is spent"))),
+        "oidc" => oidc::token_request(identity, stored, scope),
+        "aws-sso" => sso::token_request(identity, stored),
+        "google" => google::token_request(stored, scope),
+        other => Err(SourceProblem::Refused(format!("the source `{other}` has no exchangeable login"))),
     }
 }
 
-/// What is kept after a provider's good answer; `None` where it is as before.
+/// The data to store after a successful response of the provider; `None` if it is unchanged.
 pub(crate) fn updated_secret(
     identity: &Identity,
-    kept: &Secret,
-    answer: &HttpResponse,
+    stored: &Secret,
+    response: &HttpResponse,
 ) -> Result<Option<Secret>, SourceProblem> {
     match identity.kind {
-        "oidc" => oidc::updated_secret(kept, answer),
-        "aws-sso" => sso::updated_secret(kept, answer).map(Some),
-        "google" => google::updated_secret(kept, answer),
+        "oidc" => oidc::updated_secret(stored, response),
+        "aws-sso" => sso::updated_secret(stored, response).map(Some),
+        "google" => google::updated_secret(stored, response),
         _ => Ok(None),
     }
 }
 
-/// The server that this identity's credentials come from, for who only wants to know its clock.
+/// The server of the source, for the clock comparison.
 pub(crate) fn server_url(identity: &Identity) -> Option<String> {
     match identity.kind {
         "oidc" => identity.text("issuer").map(str::to_owned),
@@ -246,7 +247,7 @@ pub(crate) fn server_url(identity: &Identity) -> Option<String> {
     }
 }
 
-/// What is wrong with a secret, before it is kept; the words do not repeat it.
+/// Validates a secret before it is stored. The error does not contain the secret.
 pub(crate) fn check_secret(identity: &Identity, secret: &Secret) -> Result<(), String> {
     match identity.kind {
         _ if identity.needs_mfa_code() => mfa::parse_code(secret).map(drop),
@@ -255,22 +256,22 @@ pub(crate) fn check_secret(identity: &Identity, secret: &Secret) -> Result<(), S
     }
 }
 
-/// Longest time any source may take; beyond it the asker is told so.
+/// The maximum time for any source. After it, the requester gets an error.
 pub(crate) const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Takes what a person gave: a secret is kept, a code is spent.
+/// Processes the input of the user: stores a secret, uses a code.
 pub(crate) async fn accept_secret(
     identity: &Identity,
-    means: &SourceContext<'_>,
+    context: &SourceContext<'_>,
     secret: &Secret,
 ) -> Result<(), SourceProblem> {
     match identity.needs_mfa_code() {
-        true => mfa::login(identity, means, secret).await,
-        false => Ok(static_secret::store_secret(means.vault()?, identity, secret)?),
+        true => mfa::login(identity, context, secret).await,
+        false => Ok(static_secret::store_secret(context.vault()?, identity, secret)?),
     }
 }
 
-/// Where the vault keeps what a person signed in with.
+/// The name of the vault item with the identity's login.
 pub(crate) fn login_item(identity: &Identity) -> String {
     match identity.kind {
         "aws-sso" => sso::login_item(identity),

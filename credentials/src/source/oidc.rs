@@ -1,5 +1,5 @@
-//! Any OpenID Connect provider: a person signs in once, the refresh token stays in the vault, and each renewal that
-//! rotates it (RFC 6749, section 6) is made in a process of its own (`exchange`).
+//! Any OpenID Connect provider. The user signs in once, and the vault stores the refresh token. Each renewal that
+//! rotates the token (RFC 6749, section 6) runs in a separate process (`exchange`).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,11 +18,11 @@ use crate::identity::Identity;
 use crate::lease::{Lease, LoginEnd, Material, Times};
 use crate::secret::Secret;
 
-/// When the provider does not say how long a token lives.
+/// The lifetime if the provider does not specify one.
 const DEFAULT_LIFETIME_SECONDS: u64 = 300;
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// What the vault keeps. Field names are on the disk: new ones need a default.
+/// The login in the vault. Field names are on disk: new ones need a default.
 #[derive(Serialize, Deserialize, Default)]
 struct StoredLogin {
     issuer: String,
@@ -30,7 +30,7 @@ struct StoredLogin {
     token_endpoint: String,
     #[serde(default)]
     refresh_token: Option<String>,
-    /// Kept only where there is no refresh token: then it is all there is.
+    /// Stored only if there is no refresh token.
     #[serde(default)]
     token: Option<String>,
     #[serde(default)]
@@ -58,7 +58,7 @@ struct TokenResponse {
     refresh_token: Option<String>,
     #[serde(default)]
     expires_in: Option<u64>,
-    /// How long the refresh token lives; in no RFC, but Keycloak says it by the first name, others by the second.
+    /// Lifetime of the refresh token. No RFC defines it; Keycloak uses the first name, other providers the second.
     #[serde(default)]
     refresh_expires_in: Option<i64>,
     #[serde(default)]
@@ -66,11 +66,11 @@ struct TokenResponse {
 }
 
 impl TokenResponse {
-    /// When the login ends, as far as the provider says so; 0 stands for no end (Keycloak's offline tokens).
+    /// The end of the login, if the provider announces it. 0 means no end (Keycloak's offline tokens).
     fn login_end(&self, identity: &Identity, since: i64) -> Option<LoginEnd> {
         let seconds = self.refresh_expires_in.or(self.refresh_token_expires_in).filter(|seconds| *seconds > 0)?;
-        let at = now().saturating_add(seconds.saturating_mul(1000));
-        Some(LoginEnd { identity: identity.name.clone(), started_at: since, ends_at: at })
+        let ends_at = now().saturating_add(seconds.saturating_mul(1000));
+        Some(LoginEnd { identity: identity.name.clone(), started_at: since, ends_at })
     }
 }
 
@@ -83,42 +83,43 @@ pub(super) struct ErrorResponse {
     pub error_description: Option<String>,
 }
 
-pub(super) async fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
-    let kept = means.vault()?.get(&super::login_item(identity))?.ok_or_else(|| not_signed_in(identity))?;
-    let login = read_login(identity, &kept)?;
+pub(super) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
+    let stored = context.vault()?.get(&super::login_item(identity))?.ok_or_else(|| not_signed_in(identity))?;
+    let login = read_login(identity, &stored)?;
     if login.refresh_token.is_none() {
-        return lease_without_refresh(identity, login, means.now);
+        return lease_without_refresh(identity, login, context.now);
     }
-    // Microsoft Entra's refresh tokens are good for every resource that was consented to.
-    let scope = match means.purpose {
+    // Refresh tokens of Microsoft Entra are valid for every resource that the user consented to.
+    let scope = match context.purpose {
         Purpose::Resource(resource) => Some(format!("{resource}/.default offline_access")),
         _ => None,
     };
-    let answer = means.run_exchange(&ExchangeRequest::new(identity).with_scope(scope)).await?;
-    if !answer.is_success() {
-        let refusal: ErrorResponse = answer.json().unwrap_or_default();
+    let response = context.run_exchange(&ExchangeRequest::new(identity).with_scope(scope)).await?;
+    if !response.is_success() {
+        let refusal: ErrorResponse = response.json().unwrap_or_default();
         return Err(match refusal.error.as_str() {
             "invalid_grant" => SourceProblem::NeedsLogin(format!(
                 "the login of `{}` has ended or was revoked ({})",
                 identity.name,
                 describe_error(&refusal)
             )),
-            _ => refusal_problem(&answer, &refusal),
+            _ => refusal_problem(&response, &refusal),
         });
     }
-    let tokens: TokenResponse = answer.json()?;
-    // A provider that counts from the last use has begun anew; one that does not is told earlier than needed.
-    let end = tokens.login_end(identity, now());
-    Ok(to_lease(identity, tokens, answer.skew)?.with_login_end(end))
+    let tokens: TokenResponse = response.json()?;
+    // Some providers count the lifetime from the last use, so the renewal restarts it. For other providers, the warning
+    // appears earlier than needed.
+    let login_end = tokens.login_end(identity, now());
+    Ok(to_lease(identity, tokens, response.skew)?.with_login_end(login_end))
 }
 
-fn read_login(identity: &Identity, kept: &Secret) -> Result<StoredLogin, SourceProblem> {
-    let login: StoredLogin = serde_json::from_slice(kept.expose()).map_err(|_| not_signed_in(identity))?;
+fn read_login(identity: &Identity, stored: &Secret) -> Result<StoredLogin, SourceProblem> {
+    let login: StoredLogin = serde_json::from_slice(stored.expose()).map_err(|_| not_signed_in(identity))?;
     if Some(login.issuer.as_str()) != identity.text("issuer")
         || Some(login.client_id.as_str()) != identity.text("client_id")
     {
-        let words = format!("`{}` was pointed at another provider or client since the last login", identity.name);
-        return Err(SourceProblem::NeedsLogin(words));
+        let reason = format!("the provider or client of `{}` was changed since the last login", identity.name);
+        return Err(SourceProblem::NeedsLogin(reason));
     }
     Ok(login)
 }
@@ -126,10 +127,10 @@ fn read_login(identity: &Identity, kept: &Secret) -> Result<StoredLogin, SourceP
 /// RFC 6749, section 6.
 pub(super) fn token_request(
     identity: &Identity,
-    kept: &Secret,
+    stored: &Secret,
     scope: Option<&str>,
 ) -> Result<TokenRequest, SourceProblem> {
-    let login = read_login(identity, kept)?;
+    let login = read_login(identity, stored)?;
     let refresh_token = login.refresh_token.as_deref().ok_or_else(|| not_signed_in(identity))?;
     let fields =
         [("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("client_id", login.client_id.as_str())];
@@ -138,36 +139,36 @@ pub(super) fn token_request(
     Ok(TokenRequest { body: encode_form(&fields).into_bytes(), media_type: FORM_MEDIA_TYPE, url: login.token_endpoint })
 }
 
-/// A token that was rotated is kept, whatever else is wrong with the answer.
-pub(super) fn updated_secret(kept: &Secret, answer: &HttpResponse) -> Result<Option<Secret>, SourceProblem> {
+/// A rotated token is stored even if the rest of the response is invalid, because the old one is spent.
+pub(super) fn updated_secret(stored: &Secret, response: &HttpResponse) -> Result<Option<Secret>, SourceProblem> {
     #[derive(Deserialize)]
     struct RotatedToken {
         #[serde(default)]
         refresh_token: Option<String>,
     }
-    let mut login: StoredLogin = serde_json::from_slice(kept.expose()).unwrap_or_default();
-    let RotatedToken { refresh_token: next } = answer.json()?;
-    if next.as_deref().is_none_or(str::is_empty) || next == login.refresh_token {
+    let mut login: StoredLogin = serde_json::from_slice(stored.expose()).unwrap_or_default();
+    let RotatedToken { refresh_token: rotated } = response.json()?;
+    if rotated.as_deref().is_none_or(str::is_empty) || rotated == login.refresh_token {
         return Ok(None);
     }
-    login.refresh_token = next;
+    login.refresh_token = rotated;
     Ok(Some(Secret::new(serde_json::to_vec(&login).unwrap_or_default())))
 }
 
 fn not_signed_in(identity: &Identity) -> SourceProblem {
-    SourceProblem::NeedsLogin(format!("nobody has signed in as `{}`", identity.name))
+    SourceProblem::NeedsLogin(format!("no user has signed in as `{}`", identity.name))
 }
 
-/// Without a refresh token, until the one token ends.
+/// Serves the only token of a login without a refresh token, until it ends.
 fn lease_without_refresh(identity: &Identity, login: StoredLogin, now: i64) -> Result<Lease, SourceProblem> {
-    let lasts = login.expires_at.is_none_or(|end| end > now);
-    match login.token.filter(|_| lasts) {
+    let is_valid = login.expires_at.is_none_or(|expires_at| expires_at > now);
+    match login.token.filter(|_| is_valid) {
         Some(token) => {
             let times = Times { issued_at: now, expires_at: login.expires_at, skew: 0 };
             let since = login.signed_in_at.unwrap_or(now);
-            let end =
+            let login_end =
                 login.expires_at.map(|at| LoginEnd { identity: identity.name.clone(), started_at: since, ends_at: at });
-            Ok(Lease::new(Material::Token(Secret::new(token.into_bytes())), times).with_login_end(end))
+            Ok(Lease::new(Material::Token(Secret::new(token.into_bytes())), times).with_login_end(login_end))
         }
         None => Err(SourceProblem::NeedsLogin(format!(
             "the login of `{}` has ended, and its provider gave no refresh token",
@@ -177,14 +178,14 @@ fn lease_without_refresh(identity: &Identity, login: StoredLogin, now: i64) -> R
 }
 
 fn to_lease(identity: &Identity, tokens: TokenResponse, skew: i64) -> Result<Lease, SourceProblem> {
-    let (now, life) = (now(), tokens.expires_in.unwrap_or(DEFAULT_LIFETIME_SECONDS));
-    let mut times = Times::from_lifetime(now, std::time::Duration::from_secs(life));
+    let (now, lifetime_seconds) = (now(), tokens.expires_in.unwrap_or(DEFAULT_LIFETIME_SECONDS));
+    let mut times = Times::from_lifetime(now, std::time::Duration::from_secs(lifetime_seconds));
     let token = match identity.text("token") {
         Some("id") => {
             let token = tokens.id_token.ok_or_else(|| {
                 SourceProblem::Refused("the provider gave no id token; is `openid` among the scopes?".to_owned())
             })?;
-            // An absolute end by the provider's clock.
+            // `exp` is absolute and by the provider's clock, unlike `expires_in`.
             if let Some(end) = decode_claims(&token).and_then(|claims| claims["exp"].as_i64()) {
                 times = Times { expires_at: Some(end * 1000), skew, ..times };
             }
@@ -200,18 +201,18 @@ fn store_login(vault: &crate::vault::Vault, item: &str, login: &StoredLogin) -> 
     Ok(vault.put(item, &Secret::new(bytes))?)
 }
 
-/// Signs a person in; what they have to do is sent as prompts.
+/// Signs the user in. The steps for the user are sent as prompts.
 pub(super) async fn login(
     identity: &Identity,
-    means: &SourceContext<'_>,
+    context: &SourceContext<'_>,
     flow: OAuthFlow,
     prompts: &mpsc::Sender<LoginPrompt>,
 ) -> Result<(), SourceProblem> {
     let issuer = identity.text("issuer").unwrap_or_default();
-    let metadata = discover_metadata(issuer, means).await?;
+    let metadata = discover_metadata(issuer, context).await?;
     let tokens = match flow {
-        OAuthFlow::Browser => login_with_browser(identity, &metadata, means, prompts).await?,
-        OAuthFlow::Device => login_with_device_code(identity, &metadata, means, prompts).await?,
+        OAuthFlow::Browser => login_with_browser(identity, &metadata, context, prompts).await?,
+        OAuthFlow::Device => login_with_device_code(identity, &metadata, context, prompts).await?,
     };
     let client_id = identity.text("client_id").unwrap_or_default().to_owned();
     if let Some(token) = &tokens.id_token {
@@ -233,22 +234,25 @@ pub(super) async fn login(
         }
     }
     let item = super::login_item(identity);
-    let vault = means.vault()?;
-    let _alone = vault.lock_login(&item).await?;
+    let vault = context.vault()?;
+    let _login_guard = vault.lock_login(&item).await?;
     store_login(vault, &item, &login)
 }
 
-async fn discover_metadata(issuer: &str, means: &SourceContext<'_>) -> Result<ProviderMetadata, SourceProblem> {
+async fn discover_metadata(issuer: &str, context: &SourceContext<'_>) -> Result<ProviderMetadata, SourceProblem> {
     let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-    let answer = means.http()?.get(&url, &[("accept", "application/json")]).await?;
-    if !answer.is_success() {
-        return Err(answer.unexpected_status_problem());
+    let response = context.http()?.get(&url, &[("accept", "application/json")]).await?;
+    if !response.is_success() {
+        return Err(response.unexpected_status_problem());
     }
-    let metadata: ProviderMetadata = answer.json()?;
-    // OpenID Connect Discovery, section 4.3: the names must be the same, or another provider could take its place.
+    let metadata: ProviderMetadata = response.json()?;
+    // OpenID Connect Discovery, section 4.3: both names must be equal, or another provider could impersonate this one.
     if metadata.issuer != issuer {
-        let words = format!("`{url}` speaks for `{}`; write exactly that as `issuer`", sanitize_text(&metadata.issuer));
-        return Err(SourceProblem::Refused(words));
+        let reason = format!(
+            "`{url}` describes the provider `{}`; set `issuer` to exactly this value",
+            sanitize_text(&metadata.issuer)
+        );
+        return Err(SourceProblem::Refused(reason));
     }
     Ok(metadata)
 }
@@ -260,7 +264,7 @@ fn requested_scopes(identity: &Identity) -> String {
 async fn login_with_browser(
     identity: &Identity,
     metadata: &ProviderMetadata,
-    means: &SourceContext<'_>,
+    context: &SourceContext<'_>,
     prompts: &mpsc::Sender<LoginPrompt>,
 ) -> Result<TokenResponse, SourceProblem> {
     let endpoint = metadata.authorization_endpoint.as_deref();
@@ -270,7 +274,7 @@ async fn login_with_browser(
     let (redirect, challenge, verifier) = (loopback.redirect_uri(), loopback.challenge(), loopback.verifier.clone());
     let client_id = identity.text("client_id").unwrap_or_default();
     let scopes = requested_scopes(identity);
-    let mut asked = vec![
+    let mut parameters = vec![
         ("response_type", "code"),
         ("client_id", client_id),
         ("redirect_uri", redirect.as_str()),
@@ -281,10 +285,14 @@ async fn login_with_browser(
     ];
     if scopes.contains("offline_access") {
         // OpenID Connect Core, section 11: without it the provider must ignore `offline_access`.
-        asked.push(("prompt", "consent"));
+        parameters.push(("prompt", "consent"));
     }
-    let glue = if endpoint.contains('?') { '&' } else { '?' };
-    super::send_prompt(prompts, LoginPrompt::Open { url: format!("{endpoint}{glue}{}", encode_form(&asked)) }).await?;
+    let separator = if endpoint.contains('?') { '&' } else { '?' };
+    super::send_prompt(
+        prompts,
+        LoginPrompt::Open { url: format!("{endpoint}{separator}{}", encode_form(&parameters)) },
+    )
+    .await?;
     let issuer = (metadata.issuer.as_str(), metadata.authorization_response_iss_parameter_supported);
     let code = loopback.wait_for_code(Some(issuer)).await?;
     let fields = [
@@ -294,11 +302,11 @@ async fn login_with_browser(
         ("client_id", client_id),
         ("code_verifier", verifier.as_str()),
     ];
-    let answer = means.http()?.post_form(&metadata.token_endpoint, &fields).await?;
-    if !answer.is_success() {
-        return Err(refusal_problem(&answer, &answer.json().unwrap_or_default()));
+    let response = context.http()?.post_form(&metadata.token_endpoint, &fields).await?;
+    if !response.is_success() {
+        return Err(refusal_problem(&response, &response.json().unwrap_or_default()));
     }
-    answer.json()
+    response.json()
 }
 
 #[derive(Deserialize)]
@@ -316,13 +324,13 @@ struct DeviceCodeResponse {
 async fn login_with_device_code(
     identity: &Identity,
     metadata: &ProviderMetadata,
-    means: &SourceContext<'_>,
+    context: &SourceContext<'_>,
     prompts: &mpsc::Sender<LoginPrompt>,
 ) -> Result<TokenResponse, SourceProblem> {
     let endpoint = metadata.device_authorization_endpoint.as_deref();
     let endpoint = endpoint.ok_or_else(|| {
         let hint = format!(
-            "`pdev login {name} --flow browser`; over SSH set `port` in identities.toml and start it under `ssh -L PORT:127.0.0.1:PORT`.",
+            "Run `pdev login {name} --flow browser`; over SSH, set `port` in identities.toml and use `ssh -L PORT:127.0.0.1:PORT`.",
             name = identity.name
         );
         login_problem(identity, "the provider offers no sign-in by code".to_owned(), hint)
@@ -332,17 +340,18 @@ async fn login_with_device_code(
     if scopes.contains("offline_access") {
         fields.push(("prompt", "consent"));
     }
-    let answer = means.http()?.post_form(endpoint, &fields).await?;
-    if !answer.is_success() {
-        return Err(refusal_problem(&answer, &answer.json().unwrap_or_default()));
+    let response = context.http()?.post_form(endpoint, &fields).await?;
+    if !response.is_success() {
+        return Err(refusal_problem(&response, &response.json().unwrap_or_default()));
     }
-    let code: DeviceCodeResponse = answer.json()?;
+    let code: DeviceCodeResponse = response.json()?;
     let prompt = LoginPrompt::Code {
         url: code.verification_uri,
         code: code.user_code,
         complete_url: code.verification_uri_complete,
     };
     super::send_prompt(prompts, prompt).await?;
+    // At most an hour, so that a wrong `expires_in` cannot keep the loop running.
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(code.expires_in.min(3600));
     let mut poll = DevicePoll::new(code.interval);
     let fields = [("grant_type", DEVICE_GRANT), ("device_code", code.device_code.as_str()), ("client_id", client_id)];
@@ -351,34 +360,34 @@ async fn login_with_device_code(
             return Err(SourceProblem::NotCompleted(CODE_EXPIRED.to_owned()));
         }
         tokio::time::sleep(poll.interval()).await;
-        let answer = match means.http()?.post_form(&metadata.token_endpoint, &fields).await {
-            Ok(answer) if answer.is_success() => return answer.json(),
-            Ok(answer) => answer,
+        let response = match context.http()?.post_form(&metadata.token_endpoint, &fields).await {
+            Ok(response) if response.is_success() => return response.json(),
+            Ok(response) => response,
             Err(SourceProblem::Transient(_)) => {
                 poll.handle_no_response();
                 continue;
             }
             Err(other) => return Err(other),
         };
-        let refusal: ErrorResponse = answer.json().unwrap_or_default();
+        let refusal: ErrorResponse = response.json().unwrap_or_default();
         if refusal.error.is_empty() {
-            match answer.unexpected_status_problem() {
+            match response.unexpected_status_problem() {
                 SourceProblem::Transient(_) => poll.handle_no_response(),
                 other => return Err(other),
             }
-        } else if let PollStep::Failed(words) = poll.handle_error(&refusal.error, refusal.error_description.as_deref())
+        } else if let PollStep::Failed(reason) = poll.handle_error(&refusal.error, refusal.error_description.as_deref())
         {
-            return Err(SourceProblem::NotCompleted(words));
+            return Err(SourceProblem::NotCompleted(reason));
         }
     }
 }
 
-/// A refusal that nothing is known to do about. A server in trouble may say so in the form of a refusal.
-fn refusal_problem(answer: &HttpResponse, refusal: &ErrorResponse) -> SourceProblem {
+/// The error for a refusal without a known fix. A server error may also have the form of a refusal.
+fn refusal_problem(response: &HttpResponse, refusal: &ErrorResponse) -> SourceProblem {
     match refusal.error.as_str() {
-        "" => answer.unexpected_status_problem(),
+        "" => response.unexpected_status_problem(),
         "server_error" | "temporarily_unavailable" => SourceProblem::Transient(describe_error(refusal)),
-        _ if answer.status >= 500 || answer.status == 429 => SourceProblem::Transient(describe_error(refusal)),
+        _ if response.status >= 500 || response.status == 429 => SourceProblem::Transient(describe_error(refusal)),
         _ => SourceProblem::Refused(describe_error(refusal)),
     }
 }
@@ -389,20 +398,22 @@ pub(super) fn describe_error(refusal: &ErrorResponse) -> String {
     format!("the provider answered `{}`{more}", sanitize_text(&refusal.error))
 }
 
-/// The claims of a token, unverified: it came straight from the token endpoint over TLS, which OpenID Connect Core,
-/// section 3.1.3.7 point 6 takes in place of the signature.
+/// The claims of a token, without a check of its signature. The token comes directly from the token endpoint over TLS,
+/// which OpenID Connect Core, section 3.1.3.7 point 6 accepts instead of the signature.
 pub(super) fn decode_claims(token: &str) -> Option<Value> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?).ok()
 }
 
 fn check_id_token(token: &str, issuer: &str, client_id: &str) -> Result<(), SourceProblem> {
     let claims = decode_claims(token).ok_or_else(|| SourceProblem::Refused("the id token is no JWT".to_owned()))?;
-    let audience = match &claims["aud"] {
-        Value::Array(all) => all.iter().any(|one| one == client_id),
-        one => one == client_id,
+    let is_for_client = match &claims["aud"] {
+        Value::Array(all) => all.iter().any(|audience| audience == client_id),
+        audience => audience == client_id,
     };
-    if claims["iss"] != issuer || !audience {
-        return Err(SourceProblem::Refused("the id token was made by or for somebody else (`iss`, `aud`)".to_owned()));
+    if claims["iss"] != issuer || !is_for_client {
+        return Err(SourceProblem::Refused(
+            "the id token is from another provider or for another client (`iss`, `aud`)".to_owned(),
+        ));
     }
     Ok(())
 }

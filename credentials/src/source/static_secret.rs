@@ -1,4 +1,4 @@
-//! A secret that does not expire: typed once at `pdev login`, kept in the vault.
+//! A secret that does not expire: entered once at `pdev login`, stored in the vault.
 
 use super::{SourceContext, SourceProblem};
 use crate::identity::Identity;
@@ -10,10 +10,10 @@ pub(super) fn login_item(name: &str) -> String {
     format!("login/{name}")
 }
 
-pub(super) fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
-    let kept = means.vault()?.get(&login_item(&identity.name))?;
+pub(super) fn fetch_lease(identity: &Identity, context: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
+    let stored = context.vault()?.get(&login_item(&identity.name))?;
     let secret =
-        kept.ok_or_else(|| SourceProblem::NeedsLogin(format!("the secret of `{}` was never given", identity.name)))?;
+        stored.ok_or_else(|| SourceProblem::NeedsLogin(format!("no secret is stored for `{}`", identity.name)))?;
     let material = match identity.text("kind") {
         Some("aws") => Material::Aws {
             access_key_id: identity.text("access_key_id").unwrap_or_default().to_owned(),
@@ -26,10 +26,10 @@ pub(super) fn fetch_lease(identity: &Identity, means: &SourceContext<'_>) -> Res
         }
         _ => Material::Token(secret),
     };
-    Ok(Lease::new(material, Times { issued_at: means.now, expires_at: None, skew: 0 }))
+    Ok(Lease::new(material, Times { issued_at: context.now, expires_at: None, skew: 0 }))
 }
 
-/// Keeps the secret of a `static` identity.
+/// Stores the secret of a `static` identity.
 ///
 /// # Errors
 /// When the vault cannot be written.

@@ -1,4 +1,4 @@
-//! The Linux kernel's user keyring (keyrings(7)): fast and needs nothing, but forgets at a reboot.
+//! The Linux kernel's user keyring (keyrings(7)). It needs no service, but loses its keys at a reboot.
 
 use linux_keyutils::{Key, KeyError, KeyPermissionsBuilder, KeyRing, KeyRingIdentifier, Permission};
 use zeroize::Zeroizing;
@@ -19,7 +19,8 @@ pub(super) fn get(id: &str) -> Result<Option<DataKey>, VaultProblem> {
 pub(super) fn set(id: &str, key: &DataKey) -> Result<(), VaultProblem> {
     let store = || -> Result<Key, KeyError> {
         let key = user_keyring()?.add_key(&description(id), encode_key(key).as_str())?;
-        // A session without a link to the user's keyring does not possess the key; the user's own bits let it read.
+        // A session without a link to the user keyring does not possess the key. The permissions of the user allow it
+        // to read the key.
         let permissions = KeyPermissionsBuilder::builder().posessor(Permission::ALL).user(Permission::ALL).build();
         key.set_perms(permissions)?;
         Ok(key)
@@ -28,7 +29,7 @@ pub(super) fn set(id: &str, key: &DataKey) -> Result<(), VaultProblem> {
 }
 
 fn user_keyring() -> Result<KeyRing, KeyError> {
-    // Possession comes by a link from the session's keyring; it may be there already, or not be allowed.
+    // A link from the session keyring gives possession. It may already exist, or not be allowed, so errors are ignored.
     if let Ok(session) = KeyRing::from_special_id(KeyRingIdentifier::Session, false) {
         let _linked = session.link_keyring_id(KeyRingIdentifier::User);
     }
@@ -44,13 +45,13 @@ fn is_gone(error: KeyError) -> bool {
 }
 
 fn to_vault_problem(error: KeyError) -> VaultProblem {
-    let holder = KeyStore::Kernel;
+    let key_store = KeyStore::Kernel;
     match error {
         KeyError::AccessDenied | KeyError::PermissionDenied => {
-            VaultProblem::Denied { key_store: holder, reason: error.to_string() }
+            VaultProblem::Denied { key_store, reason: error.to_string() }
         }
-        KeyError::QuotaExceeded => VaultProblem::KeyStoreFull(holder),
+        KeyError::QuotaExceeded => VaultProblem::KeyStoreFull(key_store),
         KeyError::OperationNotSupported => VaultProblem::KeyStoreUnavailable("this kernel has no keyrings".to_owned()),
-        _ => VaultProblem::KeyStoreFailed { key_store: holder, reason: error.to_string() },
+        _ => VaultProblem::KeyStoreFailed { key_store, reason: error.to_string() },
     }
 }

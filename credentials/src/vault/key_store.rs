@@ -1,4 +1,4 @@
-//! Who holds the vault's data key, and asking them: every call has a deadline.
+//! The stores for the data key of the vault. Every call has a timeout.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use super::{kernel, secret_service};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyStore {
-    /// The desktop's keyring, by the freedesktop.org Secret Service.
+    /// The desktop's keyring, through the freedesktop.org Secret Service.
     SecretService,
     /// The login keychain of macOS.
     Keychain,
-    /// The Linux kernel's user keyring; forgets at a reboot.
+    /// The Linux kernel's user keyring; loses its keys at a reboot.
     Kernel,
-    /// Derived from a file that the user keeps.
+    /// Derived from a passphrase file of the user.
     Passphrase,
 }
 
@@ -36,16 +36,16 @@ impl fmt::Display for KeyStore {
     }
 }
 
-/// The keyring that a desktop of this system has.
+/// The keyring of a desktop on this system.
 const DESKTOP_KEY_STORE: KeyStore =
     if cfg!(target_os = "macos") { KeyStore::Keychain } else { KeyStore::SecretService };
 
-/// What the user wants of a new vault, and how long each question may take.
+/// Options for a new vault, and timeouts of the keyring.
 #[derive(Clone, Debug)]
 pub struct VaultOptions {
     pub key_store: Option<KeyStore>,
     pub passphrase_file: Option<PathBuf>,
-    /// A person is there: a locked keyring may ask for its password on the desktop.
+    /// The user is present, so a locked keyring may show a prompt for its password.
     pub can_prompt: bool,
     pub timeout: Duration,
     pub prompt_timeout: Duration,
@@ -64,73 +64,74 @@ impl Default for VaultOptions {
 }
 
 impl VaultOptions {
-    /// By `PDEV_VAULT` and `PDEV_VAULT_PASSPHRASE_FILE`.
+    /// Reads `PDEV_VAULT` and `PDEV_VAULT_PASSPHRASE_FILE`.
     ///
     /// # Errors
-    /// When `PDEV_VAULT` is no keyring.
+    /// When `PDEV_VAULT` is no known keyring.
     pub fn from_environment() -> Result<Self, VaultProblem> {
         let passphrase_file =
             std::env::var_os("PDEV_VAULT_PASSPHRASE_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let wanted = match std::env::var("PDEV_VAULT").ok().as_deref() {
+        let key_store = match std::env::var("PDEV_VAULT").ok().as_deref() {
             None | Some("" | "auto") => passphrase_file.as_ref().map(|_| KeyStore::Passphrase),
             Some("desktop") => Some(DESKTOP_KEY_STORE),
             Some("kernel") => Some(KeyStore::Kernel),
             Some("passphrase") => Some(KeyStore::Passphrase),
             Some(other) => {
-                let words = format!("PDEV_VAULT is `{other}`; allowed are `auto`, `desktop`, `kernel`, `passphrase`");
-                return Err(VaultProblem::KeyStoreUnavailable(words));
+                let message = format!("PDEV_VAULT is `{other}`; allowed are `auto`, `desktop`, `kernel`, `passphrase`");
+                return Err(VaultProblem::KeyStoreUnavailable(message));
             }
         };
-        Ok(Self { key_store: wanted, passphrase_file, ..Self::default() })
+        Ok(Self { key_store, passphrase_file, ..Self::default() })
     }
 
-    /// Where a new vault's key goes. The kernel's keyring is never chosen unasked: it forgets.
+    /// The store for the key of a new vault. The kernel's keyring is never a default, because it loses its keys at a
+    /// reboot.
     pub(super) fn key_store_or_default(&self) -> Result<KeyStore, VaultProblem> {
         match self.key_store {
-            Some(holder) => Ok(holder),
+            Some(key_store) => Ok(key_store),
             None => Ok(DESKTOP_KEY_STORE),
         }
     }
 }
 
-/// The key, or `None` when its holder is there but has none.
-pub(super) async fn load_key(head: &VaultHeader, choice: &VaultOptions) -> Result<Option<DataKey>, VaultProblem> {
-    match head.key_store {
+/// Loads the key. Returns `None` if the store is available but has no key.
+pub(super) async fn load_key(header: &VaultHeader, options: &VaultOptions) -> Result<Option<DataKey>, VaultProblem> {
+    match header.key_store {
         #[cfg(target_os = "linux")]
-        KeyStore::SecretService => secret_service::get(&head.id, choice).await,
+        KeyStore::SecretService => secret_service::get(&header.id, options).await,
         #[cfg(target_os = "linux")]
-        KeyStore::Kernel => kernel::get(&head.id),
+        KeyStore::Kernel => kernel::get(&header.id),
         #[cfg(not(target_os = "linux"))]
         KeyStore::SecretService | KeyStore::Kernel => {
             Err(VaultProblem::KeyStoreUnavailable("it exists on Linux only".to_owned()))
         }
         #[cfg(target_os = "macos")]
-        KeyStore::Keychain => keychain::get(&head.id, choice).await,
+        KeyStore::Keychain => keychain::get(&header.id, options).await,
         #[cfg(not(target_os = "macos"))]
         KeyStore::Keychain => Err(VaultProblem::KeyStoreUnavailable("it exists on macOS only".to_owned())),
-        KeyStore::Passphrase => passphrase::derive_key(head, choice).await.map(Some),
+        KeyStore::Passphrase => passphrase::derive_key(header, options).await.map(Some),
     }
 }
 
-pub(super) async fn store_key(head: &VaultHeader, key: &DataKey, choice: &VaultOptions) -> Result<(), VaultProblem> {
-    match head.key_store {
+pub(super) async fn store_key(header: &VaultHeader, key: &DataKey, options: &VaultOptions) -> Result<(), VaultProblem> {
+    match header.key_store {
         #[cfg(target_os = "linux")]
-        KeyStore::SecretService => secret_service::set(&head.id, key, choice).await,
+        KeyStore::SecretService => secret_service::set(&header.id, key, options).await,
         #[cfg(target_os = "linux")]
-        KeyStore::Kernel => kernel::set(&head.id, key),
+        KeyStore::Kernel => kernel::set(&header.id, key),
         #[cfg(not(target_os = "linux"))]
         KeyStore::SecretService | KeyStore::Kernel => {
             Err(VaultProblem::KeyStoreUnavailable("it exists on Linux only".to_owned()))
         }
         #[cfg(target_os = "macos")]
-        KeyStore::Keychain => keychain::set(&head.id, key, choice).await,
+        KeyStore::Keychain => keychain::set(&header.id, key, options).await,
         #[cfg(not(target_os = "macos"))]
         KeyStore::Keychain => Err(VaultProblem::KeyStoreUnavailable("it exists on macOS only".to_owned())),
         KeyStore::Passphrase => Ok(()),
     }
 }
 
-/// The 32 bytes as text, so that other readers of the keyring can show them.
+/// Parses the key, which is stored as text so that other keyring tools can display it.
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub(super) fn decode_key(text: &[u8]) -> Option<DataKey> {
     use base64::Engine;

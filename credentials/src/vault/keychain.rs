@@ -1,4 +1,5 @@
-//! The login keychain of macOS. Written against its documentation and compiled for it; it has not run on a Mac yet.
+//! The login keychain of macOS. This code was written from its documentation and compiled, but has not run on a Mac
+//! yet.
 
 use security_framework::base::Error;
 use security_framework::os::macos::keychain::SecKeychain;
@@ -10,7 +11,8 @@ use super::{DataKey, VaultOptions, VaultProblem};
 
 const KEY_STORE: KeyStore = KeyStore::Keychain;
 const SERVICE: &str = "pdev";
-/// SecBase.h: no such item; the person said no; a question would be needed and none may be asked; refused; no keychain.
+/// Codes of SecBase.h, in this order: no such item; the user cancelled; a prompt is needed but not allowed; access
+/// refused; no such keychain; no default keychain.
 const ITEM_NOT_FOUND: i32 = -25300;
 const USER_CANCELED: i32 = -128;
 const INTERACTION_NOT_ALLOWED: i32 = -25308;
@@ -18,9 +20,9 @@ const AUTH_FAILED: i32 = -25293;
 const NO_SUCH_KEYCHAIN: i32 = -25294;
 const NO_DEFAULT_KEYCHAIN: i32 = -25307;
 
-pub(super) async fn get(id: &str, choice: &VaultOptions) -> Result<Option<DataKey>, VaultProblem> {
+pub(super) async fn get(id: &str, options: &VaultOptions) -> Result<Option<DataKey>, VaultProblem> {
     let account = id.to_owned();
-    let found = call_keychain(choice, move || get_generic_password(SERVICE, &account).map(Zeroizing::new)).await?;
+    let found = call_keychain(options, move || get_generic_password(SERVICE, &account).map(Zeroizing::new)).await?;
     match found {
         Ok(text) => decode_key(&text).map(Some).ok_or(VaultProblem::WrongKey(KEY_STORE)),
         Err(error) if error.code() == ITEM_NOT_FOUND => Ok(None),
@@ -28,28 +30,29 @@ pub(super) async fn get(id: &str, choice: &VaultOptions) -> Result<Option<DataKe
     }
 }
 
-pub(super) async fn set(id: &str, key: &DataKey, choice: &VaultOptions) -> Result<(), VaultProblem> {
+pub(super) async fn set(id: &str, key: &DataKey, options: &VaultOptions) -> Result<(), VaultProblem> {
     let (account, text) = (id.to_owned(), encode_key(key));
-    let kept = call_keychain(choice, move || set_generic_password(SERVICE, &account, text.as_bytes())).await?;
-    kept.map_err(|error| to_vault_problem(&error))
+    let result = call_keychain(options, move || set_generic_password(SERVICE, &account, text.as_bytes())).await?;
+    result.map_err(|error| to_vault_problem(&error))
 }
 
-/// The calls block, while a person is asked too; a thread that is left behind then ends with the process.
+/// Runs a blocking keychain call. It also blocks during a prompt. After the timeout, its thread remains until the
+/// process ends.
 async fn call_keychain<T: Send + 'static>(
-    choice: &VaultOptions,
+    options: &VaultOptions,
     call: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<Result<T, Error>, VaultProblem> {
-    let can_prompt = choice.can_prompt;
-    let limit = if can_prompt { choice.prompt_timeout } else { choice.timeout };
-    let quiet = move || {
-        // Held while asking: an agent opens no window that nobody expects.
-        let _silence = if can_prompt { None } else { SecKeychain::disable_user_interaction().ok() };
+    let can_prompt = options.can_prompt;
+    let timeout = if can_prompt { options.prompt_timeout } else { options.timeout };
+    let call_without_prompt = move || {
+        // Held during the call, so that the agent opens no unexpected window.
+        let _prompt_guard = if can_prompt { None } else { SecKeychain::disable_user_interaction().ok() };
         call()
     };
-    match tokio::time::timeout(limit, tokio::task::spawn_blocking(quiet)).await {
-        Ok(Ok(answer)) => Ok(answer),
+    match tokio::time::timeout(timeout, tokio::task::spawn_blocking(call_without_prompt)).await {
+        Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(VaultProblem::KeyStoreFailed { key_store: KEY_STORE, reason: error.to_string() }),
-        Err(_) => Err(VaultProblem::KeyStoreTimeout { key_store: KEY_STORE, seconds: limit.as_secs() }),
+        Err(_) => Err(VaultProblem::KeyStoreTimeout { key_store: KEY_STORE, seconds: timeout.as_secs() }),
     }
 }
 

@@ -1,7 +1,7 @@
-//! The vault: secrets and tokens rest in sealed files, under one data key that the system's keyring holds.
+//! The vault: secrets and logins in sealed files, under one data key that the system's keyring holds.
 //!
-//! The keyring is asked once per opened vault. Nothing is ever written unsealed, and a file is replaced whole, so that
-//! a crash at any moment leaves the old value or the new one.
+//! The keyring is asked once per opened vault. No value is written unsealed, and files are replaced atomically: a crash
+//! at any moment leaves the old value or the new one.
 
 #[cfg(target_os = "linux")]
 mod kernel;
@@ -32,43 +32,43 @@ use crate::memory::ProtectedBytes;
 use crate::secret::Secret;
 use crate::storage;
 
-/// One data key as its holder gives it, wiped when dropped.
+/// A data key from its store, wiped when dropped.
 type DataKey = Box<Zeroizing<[u8; KEY_BYTES]>>;
 
 const FORMAT: u32 = 1;
-/// A renewal under way in another process ends within this time.
+/// A renewal in another process ends within this time.
 const LOGIN_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 const CHECK: &str = "check";
-/// Beyond this a value is a mistake.
+/// A larger value is a mistake.
 pub const ITEM_BYTES_MAX: usize = 4 << 20;
 
-/// `vault.json`: which keyring holds the key. No secret is in it.
+/// The content of `vault.json`: the keyring of the key. It contains no secret.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 struct VaultHeader {
     format: u32,
-    /// Random; names the key in the keyring, so that two vaults of one user do not share one.
+    /// Random. Names the key in the keyring, so that two vaults of one user do not share a key.
     id: String,
     #[serde(rename = "holder")]
     key_store: KeyStore,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     passphrase_file: Option<PathBuf>,
-    /// Of the passphrase, in hex.
+    /// The salt of the passphrase, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     salt: Option<String>,
 }
 
-/// A vault without its key.
+/// Describes a vault to another process, without its key.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct VaultDescriptor {
     folder: PathBuf,
     header: VaultHeader,
 }
 
-/// Room on the disk for a value that is not there yet.
+/// Reserved disk space for the next value of an item.
 pub(crate) struct ReservedItem(storage::ReservedFile);
 
 impl ReservedItem {
-    /// Seals the value and puts it in the place of the old one, as [`Vault::put`].
+    /// Seals the value and replaces the old one, with the guarantees of [`Vault::put`].
     pub(crate) fn commit(self, vault: &Vault, name: &str, secret: &Secret) -> Result<(), VaultProblem> {
         let path = item_path(&vault.folder, name)?;
         let sealed = seal::seal(vault.key(), &vault.associated_data(name), &random(), secret.expose());
@@ -83,33 +83,35 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// Whether there is a vault here, without asking any keyring.
+    /// Whether a vault exists in this folder. Asks no keyring.
     #[must_use]
     pub fn exists(folder: &Path) -> bool {
         folder.join("vault.json").is_file()
     }
 
-    /// Opens the vault, making it where there is none.
+    /// Opens the vault, or creates it if it does not exist.
     ///
     /// # Errors
-    /// As the variants say; nothing was changed then.
-    pub async fn open(folder: &Path, choice: &VaultOptions) -> Result<Self, VaultProblem> {
+    /// See the variants of [`VaultProblem`]. Nothing was changed in this case.
+    pub async fn open(folder: &Path, options: &VaultOptions) -> Result<Self, VaultProblem> {
+        // Before the key is in memory.
         crate::memory::make_undumpable();
-        if let Some(head) = read_header(folder)? {
-            return Self::open_existing(folder, head, choice).await;
+        if let Some(header) = read_header(folder)? {
+            return Self::open_existing(folder, header, options).await;
         }
-        let _held = storage::lock_folder(folder).map_err(file_problem("use", folder))?;
-        // Another process may have made it while this one waited.
+        let _folder_lock = storage::lock_folder(folder).map_err(file_problem("use", folder))?;
+        // Another process may have created it while this one waited for the lock.
         match read_header(folder)? {
-            Some(head) => Self::open_existing(folder, head, choice).await,
-            None => Self::create(folder, choice).await,
+            Some(header) => Self::open_existing(folder, header, options).await,
+            None => Self::create(folder, options).await,
         }
     }
 
-    async fn open_existing(folder: &Path, head: VaultHeader, choice: &VaultOptions) -> Result<Self, VaultProblem> {
-        let key = key_store::load_key(&head, choice).await?.ok_or(VaultProblem::KeyMissing(head.key_store))?;
-        let vault = Self { folder: folder.to_owned(), header: head, key: to_protected_bytes(&key) };
+    async fn open_existing(folder: &Path, header: VaultHeader, options: &VaultOptions) -> Result<Self, VaultProblem> {
+        let key = key_store::load_key(&header, options).await?.ok_or(VaultProblem::KeyMissing(header.key_store))?;
+        let vault = Self { folder: folder.to_owned(), header, key: to_protected_bytes(&key) };
         match vault.get(CHECK) {
+            // The check item distinguishes a wrong key from a damaged file.
             Ok(Some(_)) => Ok(vault),
             Ok(None) => Err(VaultProblem::Damaged { path: item_path(folder, CHECK)?, reason: "it is missing" }),
             Err(VaultProblem::Damaged { .. }) => Err(VaultProblem::WrongKey(vault.header.key_store)),
@@ -117,28 +119,30 @@ impl Vault {
         }
     }
 
-    async fn create(folder: &Path, choice: &VaultOptions) -> Result<Self, VaultProblem> {
-        let mut head = VaultHeader {
+    async fn create(folder: &Path, options: &VaultOptions) -> Result<Self, VaultProblem> {
+        let mut header = VaultHeader {
             format: FORMAT,
             id: hex(&random::<16>()),
-            key_store: choice.key_store_or_default()?,
+            key_store: options.key_store_or_default()?,
             passphrase_file: None,
             salt: None,
         };
-        if head.key_store == KeyStore::Passphrase {
-            head.passphrase_file.clone_from(&choice.passphrase_file);
-            head.salt = Some(hex(&random::<16>()));
+        if header.key_store == KeyStore::Passphrase {
+            header.passphrase_file.clone_from(&options.passphrase_file);
+            header.salt = Some(hex(&random::<16>()));
         }
-        let key = match key_store::load_key(&head, choice).await? {
+        // A passphrase always gives a key. A keyring cannot have one for a random id, so a new key is stored.
+        let key = match key_store::load_key(&header, options).await? {
             Some(key) => key,
             None => {
                 let key: DataKey = Box::new(Zeroizing::new(random()));
-                key_store::store_key(&head, &key, choice).await?;
+                key_store::store_key(&header, &key, options).await?;
                 key
             }
         };
-        let vault = Self { folder: folder.to_owned(), header: head, key: to_protected_bytes(&key) };
-        // The check first: a head without it would look like somebody else's vault after a crash.
+        let vault = Self { folder: folder.to_owned(), header, key: to_protected_bytes(&key) };
+        // Write the check item before the header. After a crash in between, a header without it would look like a vault
+        // with another key.
         vault.put(CHECK, &Secret::new(vault.header.id.clone().into_bytes()))?;
         let path = folder.join("vault.json");
         let text = serde_json::to_vec_pretty(&vault.header).unwrap_or_default();
@@ -146,15 +150,15 @@ impl Vault {
         Ok(vault)
     }
 
-    /// What another process needs beside the key to use this vault; no secret.
+    /// The data, besides the key, that another process needs to use this vault. It contains no secret.
     pub(crate) fn descriptor(&self) -> VaultDescriptor {
         VaultDescriptor { folder: self.folder.clone(), header: self.header.clone() }
     }
 
-    /// A vault of its own under a key of its own, without a keyring.
+    /// A separate vault with a random key, without a keyring.
     #[cfg(test)]
     pub(crate) fn new_for_test(folder: &Path) -> Self {
-        let head = VaultHeader {
+        let header = VaultHeader {
             format: FORMAT,
             id: hex(&random::<16>()),
             key_store: KeyStore::Kernel,
@@ -162,17 +166,21 @@ impl Vault {
             salt: None,
         };
         storage::create_private_folder(folder).unwrap();
-        fs::write(folder.join("vault.json"), serde_json::to_vec(&head).unwrap()).unwrap();
+        fs::write(folder.join("vault.json"), serde_json::to_vec(&header).unwrap()).unwrap();
         let key: DataKey = Box::new(Zeroizing::new(random()));
-        Self { folder: folder.to_owned(), header: head, key: to_protected_bytes(&key) }
+        Self { folder: folder.to_owned(), header, key: to_protected_bytes(&key) }
     }
 
-    /// As another process has it open.
-    pub(crate) fn from_descriptor(handed: VaultDescriptor, key: &[u8; KEY_BYTES]) -> Self {
-        Self { folder: handed.folder, header: handed.header, key: to_protected_bytes(&Box::new(Zeroizing::new(*key))) }
+    /// The vault as another process has it open.
+    pub(crate) fn from_descriptor(descriptor: VaultDescriptor, key: &[u8; KEY_BYTES]) -> Self {
+        Self {
+            folder: descriptor.folder,
+            header: descriptor.header,
+            key: to_protected_bytes(&Box::new(Zeroizing::new(*key))),
+        }
     }
 
-    /// As [`Self::family`], for as long as it takes: woken by the lock, so only for a process with an end of its own.
+    /// Locks like [`Self::lock_login`], but without a timeout. Only for a process with a limited lifetime.
     pub(crate) async fn lock_login_unbounded(&self, item: &str) -> Result<fs::File, VaultProblem> {
         let path = item_path(&self.folder, item)?.with_extension("lock");
         let folder = self.folder.clone();
@@ -181,18 +189,18 @@ impl Vault {
         locked.map_err(file_problem("use", &folder))
     }
 
-    /// Takes the room on the disk that the next value of an item needs, before that value exists.
+    /// Reserves disk space for the next value of an item, before that value exists.
     pub(crate) fn reserve_item(&self, item: &str) -> Result<ReservedItem, VaultProblem> {
         let path = item_path(&self.folder, item)?;
         storage::ReservedFile::reserve(&path).map(ReservedItem).map_err(file_problem("write", &path))
     }
 
-    /// Whether there is such an item.
+    /// Whether the item exists.
     pub(crate) fn has(&self, name: &str) -> Result<bool, VaultProblem> {
         Ok(item_path(&self.folder, name)?.is_file())
     }
 
-    /// Held while a login is written, over all processes of this user.
+    /// Locks a login while it is written, across all processes of this user.
     pub(crate) async fn lock_login(&self, item: &str) -> Result<fs::File, VaultProblem> {
         let path = item_path(&self.folder, item)?.with_extension("lock");
         let folder = self.folder.clone();
@@ -201,10 +209,10 @@ impl Vault {
         locked.map_err(file_problem("use", &folder))
     }
 
-    /// Whether its folder still holds this vault; another process may have set it aside.
+    /// Whether the folder still contains this vault. Another process may have set it aside.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        read_header(&self.folder).is_ok_and(|head| head.is_some_and(|head| head.id == self.header.id))
+        read_header(&self.folder).is_ok_and(|header| header.is_some_and(|header| header.id == self.header.id))
     }
 
     #[must_use]
@@ -212,10 +220,10 @@ impl Vault {
         self.header.key_store
     }
 
-    /// Seals a value and puts it on the disk; it is there when this returns.
+    /// Seals a value and stores it. It is on disk when this returns.
     ///
     /// # Errors
-    /// When the name is not one or the file cannot be written; the old value is still there then.
+    /// When the name is invalid or the file cannot be written. The old value is unchanged in this case.
     pub fn put(&self, name: &str, secret: &Secret) -> Result<(), VaultProblem> {
         let path = item_path(&self.folder, name)?;
         let sealed = seal::seal(self.key(), &self.associated_data(name), &random(), secret.expose());
@@ -223,7 +231,7 @@ impl Vault {
     }
 
     /// # Errors
-    /// When the file cannot be read or opened.
+    /// When the file cannot be read or decrypted.
     pub fn get(&self, name: &str) -> Result<Option<Secret>, VaultProblem> {
         let path = item_path(&self.folder, name)?;
         let sealed = match fs::read(&path) {
@@ -241,7 +249,7 @@ impl Vault {
         }
     }
 
-    /// Whether there was something to remove.
+    /// Removes an item. Returns whether it existed.
     ///
     /// # Errors
     /// When the file cannot be removed.
@@ -249,17 +257,17 @@ impl Vault {
         remove(&self.folder, name)
     }
 
-    /// Whether its key may end up in the swap.
+    /// Whether its key may be written to the swap.
     #[must_use]
     pub fn is_swappable(&self) -> bool {
         !self.key.is_locked()
     }
 
     pub(crate) fn key(&self) -> &[u8; KEY_BYTES] {
-        self.key.bytes().first_chunk().expect("it is made of a data key")
+        self.key.bytes().first_chunk().expect("it was created from a data key")
     }
 
-    /// What a file is bound to, so that it opens neither under another name nor in another vault.
+    /// Associated data of a sealed file: it opens neither under another name nor in another vault.
     fn associated_data(&self, name: &str) -> String {
         format!("{}/{name}", self.header.id)
     }
@@ -277,7 +285,7 @@ fn item_path(folder: &Path, name: &str) -> Result<PathBuf, VaultProblem> {
     Ok(folder.join(format!("{}.sealed", name.replace('/', "~"))))
 }
 
-/// Removes an item without asking any keyring; tells whether there was one.
+/// Removes an item without a keyring. Returns whether it existed.
 ///
 /// # Errors
 /// When the file cannot be removed.
@@ -290,15 +298,15 @@ pub fn remove(folder: &Path, name: &str) -> Result<bool, VaultProblem> {
     }
 }
 
-/// The code of a vault's problem that another process told.
-pub(crate) fn problem_code(told: &str) -> &'static str {
-    problem::CODES.into_iter().find(|code| *code == told).unwrap_or("vault_file")
+/// The static code for a problem code from another process.
+pub(crate) fn problem_code(code: &str) -> &'static str {
+    problem::CODES.into_iter().find(|known| *known == code).unwrap_or("vault_file")
 }
 
-/// The names of the items below a prefix, sorted; names are no secret, so no keyring is asked.
+/// The sorted names of the items with a prefix. Names are not secret, so no keyring is asked.
 ///
 /// # Errors
-/// When the folder cannot be read; an absent one is empty.
+/// When the folder cannot be read. An absent folder is empty.
 pub fn names(folder: &Path, prefix: &str) -> Result<Vec<String>, VaultProblem> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -314,15 +322,15 @@ pub fn names(folder: &Path, prefix: &str) -> Result<Vec<String>, VaultProblem> {
     Ok(names)
 }
 
-/// Which keyring a vault's key is in.
+/// The keyring that holds the key of a vault.
 ///
 /// # Errors
-/// When its head cannot be read or is of a newer version.
+/// When the header cannot be read or is from a newer version.
 pub fn key_store_of(folder: &Path) -> Result<Option<KeyStore>, VaultProblem> {
-    Ok(read_header(folder)?.map(|head| head.key_store))
+    Ok(read_header(folder)?.map(|header| header.key_store))
 }
 
-/// Sets a vault aside, sealed as it is; the next one begins empty. Tells where it went.
+/// Sets a vault aside, still sealed, so that the next one starts empty. Returns its new path.
 ///
 /// # Errors
 /// When the folder cannot be renamed.
@@ -346,7 +354,8 @@ fn read_header(folder: &Path) -> Result<Option<VaultHeader>, VaultProblem> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(file_problem("read", &path)(error)),
     };
-    let damaged = |_| VaultProblem::Damaged { path: path.clone(), reason: "it is no head of a vault" };
+    let damaged = |_| VaultProblem::Damaged { path: path.clone(), reason: "it is no header of a vault" };
+    // Read only the format first, because a newer header may have other fields.
     let Format { format } = serde_json::from_slice(&text).map_err(damaged)?;
     if format > FORMAT {
         return Err(VaultProblem::NewerFormat { path, version: format });

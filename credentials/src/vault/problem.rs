@@ -1,4 +1,4 @@
-//! What can be wrong with the vault, each with its words and its way out.
+//! Errors of the vault, each with a message and a fix.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ pub enum VaultProblem {
     Locked(KeyStore),
     #[error("the {key_store} refuses access: {reason}")]
     Denied { key_store: KeyStore, reason: String },
-    #[error("the {0} has no room for the vault's key")]
+    #[error("the {0} has no space for the vault's key")]
     KeyStoreFull(KeyStore),
     #[error("the {key_store} did not answer within {seconds} s")]
     KeyStoreTimeout { key_store: KeyStore, seconds: u64 },
@@ -35,7 +35,7 @@ pub enum VaultProblem {
     File { verb: &'static str, path: PathBuf, error: io::Error },
 }
 
-/// Every one of [`VaultProblem::code`].
+/// All values of [`VaultProblem::code`].
 pub(super) const CODES: [&str; 13] = [
     "keyring_absent",
     "keyring_locked",
@@ -53,7 +53,7 @@ pub(super) const CODES: [&str; 13] = [
 ];
 
 impl VaultProblem {
-    /// For programs; never changes.
+    /// A stable code for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -73,7 +73,7 @@ impl VaultProblem {
         }
     }
 
-    /// Whether one login's file cannot be opened, and nothing else.
+    /// Whether only the file of one login cannot be opened.
     pub(crate) fn is_login_file_problem(&self) -> bool {
         let (Self::Damaged { path, .. } | Self::NewerFormat { path, .. }) = self else { return false };
         path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"login~"))
@@ -83,44 +83,44 @@ impl VaultProblem {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::KeyStoreUnavailable(_) => {
-                "Without a desktop, name a file with a passphrase (mode 0600) in PDEV_VAULT_PASSPHRASE_FILE, or take the kernel's keyring, which forgets at a reboot: PDEV_VAULT=kernel."
+                "Without a desktop, name a file with a passphrase (mode 0600) in PDEV_VAULT_PASSPHRASE_FILE, or use the kernel's keyring with PDEV_VAULT=kernel, which loses its keys at a reboot."
             }
             Self::Locked(_) => {
                 "Unlock it (log in to the desktop, or open its password manager), then try again; nothing is lost."
             }
             Self::Denied { key_store: KeyStore::Kernel, .. } => {
-                "This process has no session keyring: start it under `keyctl session -`, or use PDEV_VAULT_PASSPHRASE_FILE."
+                "Start this process under `keyctl session -`, because it has no session keyring, or use PDEV_VAULT_PASSPHRASE_FILE."
             }
-            Self::Denied { .. } => "Allow pdev in the keyring's own settings, then try again.",
+            Self::Denied { .. } => "Allow pdev in the settings of the keyring, then try again.",
             Self::KeyStoreFull(_) => {
-                "`keyctl show @u` lists what fills it; the limit is in /proc/sys/kernel/keys/maxbytes."
+                "Run `keyctl show @u` to list its keys; the limit is in /proc/sys/kernel/keys/maxbytes."
             }
             Self::KeyStoreTimeout { .. } => {
-                "It may be waiting with a question on a desktop; answer it, or restart the keyring service."
+                "Answer its prompt on the desktop, if there is one, or restart the keyring service."
             }
-            Self::KeyStoreFailed { .. } => "`pdev vault` tells which keyring is used.",
+            Self::KeyStoreFailed { .. } => "Run `pdev vault` to see which keyring is used.",
             Self::KeyMissing(KeyStore::Kernel) => {
-                "The kernel's keyring forgets at a reboot: `pdev vault reset` sets the sealed files aside, then store and log in again."
+                "Run `pdev vault reset` to set the sealed files aside, then store and log in again: the kernel's keyring loses its keys at a reboot."
             }
             Self::KeyMissing(_) => {
-                "If the keyring was replaced, bring the old one back; otherwise `pdev vault reset` sets the sealed files aside, then store and log in again."
+                "Restore the old keyring if it was replaced; otherwise run `pdev vault reset` to set the sealed files aside, then store and log in again."
             }
             Self::WrongKey(KeyStore::Passphrase) => {
-                "The passphrase was changed, or the files are another machine's: put the old passphrase back, or `pdev vault reset` and sign in again."
+                "Restore the old passphrase, or run `pdev vault reset` and sign in again: the passphrase was changed, or the files are from another machine."
             }
             Self::WrongKey(_) => {
-                "The sealed files seem to come from another machine: `pdev vault reset` sets them aside, then store and log in again."
+                "Run `pdev vault reset` to set the sealed files aside, then store and log in again: they seem to come from another machine."
             }
             Self::InvalidPassphraseFile { .. } => {
-                "It needs at least 12 characters on its first line and mode 0600: `chmod 600 FILE`."
+                "Write at least 12 characters on its first line, and run `chmod 600 FILE`."
             }
-            Self::NewerFormat { .. } => "Use that version, or `pdev vault reset` to begin anew.",
+            Self::NewerFormat { .. } => "Use that version, or run `pdev vault reset` to start with an empty vault.",
             Self::Damaged { .. } => "Remove the file and store or log in again; the others are not affected.",
             Self::InvalidName(_) => return None,
             Self::File { verb: "write", error, .. }
                 if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {
-                "Make room on the disk, then try again: nothing was changed."
+                "Free disk space, then try again: nothing was changed."
             }
             Self::File { verb: "write", .. } => {
                 "Correct the folder's owner or mode, then try again: nothing was changed."

@@ -1,12 +1,12 @@
-//! The sealed form of one file: pure but for the random salt it is given.
+//! The sealed format of a file. Pure, except that the caller provides the random salt.
 //!
 //! ```text
 //! "PDEVSEAL" | version 1 | salt, 32 bytes | AES-256-GCM ciphertext and tag
 //! ```
 //!
-//! Key and nonce of a file come from the vault's data key and the file's own random salt by HKDF-SHA-256 (RFC 5869), so
-//! no nonce is ever used twice under one key, however often files are written. The vault's and the item's name are
-//! authenticated with the bytes: a file that is copied over another one does not open.
+//! The key and nonce of a file are derived from the data key of the vault and the file's own random salt by
+//! HKDF-SHA-256 (RFC 5869). Therefore no nonce is used twice under one key, however often files are written. The names
+//! of the vault and the item are authenticated with the bytes: a file that is copied over another one does not open.
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
@@ -16,16 +16,16 @@ pub(crate) const KEY_BYTES: usize = 32;
 const MAGIC: &[u8; 8] = b"PDEVSEAL";
 const VERSION: u8 = 1;
 const SALT_BYTES: usize = 32;
-const HEAD_BYTES: usize = MAGIC.len() + 1 + SALT_BYTES;
+const HEADER_BYTES: usize = MAGIC.len() + 1 + SALT_BYTES;
 const TAG_BYTES: usize = 16;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum SealProblem {
     /// Written by a later pdev.
     Newer(u8),
-    /// Cut off, or not a sealed file at all.
+    /// Truncated, or not a sealed file.
     Truncated,
-    /// Another key, another name, or changed bytes; which of them cannot be told.
+    /// Another key, another name, or changed bytes. These cases cannot be distinguished.
     NotAuthentic,
 }
 
@@ -38,17 +38,17 @@ impl KeyType for KeyAndNonce {
 }
 
 pub(super) fn seal(key: &[u8; KEY_BYTES], name: &str, salt: &[u8; SALT_BYTES], plain: &[u8]) -> Vec<u8> {
-    let mut head = Vec::with_capacity(HEAD_BYTES + plain.len() + TAG_BYTES);
-    head.extend_from_slice(MAGIC);
-    head.push(VERSION);
-    head.extend_from_slice(salt);
+    let mut header = Vec::with_capacity(HEADER_BYTES + plain.len() + TAG_BYTES);
+    header.extend_from_slice(MAGIC);
+    header.push(VERSION);
+    header.extend_from_slice(salt);
     let (key, nonce) = derive_key_and_nonce(key, salt);
-    // Encrypted in place, so the only copy of the plain bytes is wiped by becoming the ciphertext.
+    // Encrypt in place, so that the ciphertext overwrites this copy of the plain bytes.
     let mut body = plain.to_vec();
-    let bound = Aad::from([head.as_slice(), name.as_bytes()].concat());
-    key.seal_in_place_append_tag(nonce, bound, &mut body).expect("a file is far below the limit of AES-GCM");
-    head.append(&mut body);
-    head
+    let associated_data = Aad::from([header.as_slice(), name.as_bytes()].concat());
+    key.seal_in_place_append_tag(nonce, associated_data, &mut body).expect("a file is far below the limit of AES-GCM");
+    header.append(&mut body);
+    header
 }
 
 pub(super) fn open(key: &[u8; KEY_BYTES], name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealProblem> {
@@ -58,16 +58,16 @@ pub(super) fn open(key: &[u8; KEY_BYTES], name: &str, sealed: &[u8]) -> Result<Z
     if sealed[MAGIC.len()] != VERSION {
         return Err(SealProblem::Newer(sealed[MAGIC.len()]));
     }
-    let (Some(head), Some(body)) = (sealed.get(..HEAD_BYTES), sealed.get(HEAD_BYTES..)) else {
+    let (Some(header), Some(body)) = (sealed.get(..HEADER_BYTES), sealed.get(HEADER_BYTES..)) else {
         return Err(SealProblem::Truncated);
     };
     if body.len() < TAG_BYTES {
         return Err(SealProblem::Truncated);
     }
-    let (key, nonce) = derive_key_and_nonce(key, &head[MAGIC.len() + 1..]);
+    let (key, nonce) = derive_key_and_nonce(key, &header[MAGIC.len() + 1..]);
     let mut plain = Zeroizing::new(body.to_vec());
-    let bound = Aad::from([head, name.as_bytes()].concat());
-    let length = key.open_in_place(nonce, bound, &mut plain).map_err(|_| SealProblem::NotAuthentic)?.len();
+    let associated_data = Aad::from([header, name.as_bytes()].concat());
+    let length = key.open_in_place(nonce, associated_data, &mut plain).map_err(|_| SealProblem::NotAuthentic)?.len();
     plain.truncate(length);
     Ok(plain)
 }
@@ -77,11 +77,11 @@ fn derive_key_and_nonce(key: &[u8; KEY_BYTES], salt: &[u8]) -> (LessSafeKey, Non
     let pseudo_random = Salt::new(HKDF_SHA256, salt).extract(key);
     let expanded =
         pseudo_random.expand(&[b"pdev vault file 1"], KeyAndNonce).expect("44 bytes are far below 255 blocks");
-    expanded.fill(bytes.as_mut_slice()).expect("the length is the one that was asked for");
-    let of_file = UnboundKey::new(&AES_256_GCM, &bytes[..KEY_BYTES]).expect("32 bytes are a key of AES-256");
+    expanded.fill(bytes.as_mut_slice()).expect("the length is the requested one");
+    let file_key = UnboundKey::new(&AES_256_GCM, &bytes[..KEY_BYTES]).expect("an AES-256 key has 32 bytes");
     let mut nonce = [0; NONCE_LEN];
     nonce.copy_from_slice(&bytes[KEY_BYTES..]);
-    (LessSafeKey::new(of_file), Nonce::assume_unique_for_key(nonce))
+    (LessSafeKey::new(file_key), Nonce::assume_unique_for_key(nonce))
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(open(&key, "v/a", &sealed).unwrap().as_slice(), b"canary");
         assert_eq!(open(&key, "v/b", &sealed).unwrap_err(), SealProblem::NotAuthentic);
         assert_eq!(open(&[8; 32], "v/a", &sealed).unwrap_err(), SealProblem::NotAuthentic);
-        assert_ne!(seal(&key, "v/a", &[1; 32], b"canary")[HEAD_BYTES..], sealed[HEAD_BYTES..]);
+        assert_ne!(seal(&key, "v/a", &[1; 32], b"canary")[HEADER_BYTES..], sealed[HEADER_BYTES..]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! The vault against a real file system, the real kernel keyring, and (below `tests/`) a real desktop keyring.
+//! The vault with a real file system, the real kernel keyring, and (below `tests/`) a real desktop keyring.
 
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-fn passphrase_options(folder: &Path, words: &str) -> VaultOptions {
+fn passphrase_options(folder: &Path, passphrase: &str) -> VaultOptions {
     let path = folder.join("passphrase");
-    fs::write(&path, words).unwrap();
+    fs::write(&path, passphrase).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     VaultOptions { key_store: Some(KeyStore::Passphrase), passphrase_file: Some(path), ..VaultOptions::default() }
 }
@@ -18,9 +18,9 @@ fn secret(text: &str) -> Secret {
 #[tokio::test]
 async fn values_are_stored_sealed_and_read_back() {
     let root = tempfile::tempdir().unwrap();
-    let (folder, choice) = (root.path().join("vault"), passphrase_options(root.path(), "correct horse battery"));
+    let (folder, options) = (root.path().join("vault"), passphrase_options(root.path(), "correct horse battery"));
     assert!(!Vault::exists(&folder));
-    let vault = Vault::open(&folder, &choice).await.unwrap();
+    let vault = Vault::open(&folder, &options).await.unwrap();
     vault.put("secret/a", &secret("canary-1")).unwrap();
     vault.put("secret/a", &secret("canary-2")).unwrap();
     vault.put("login/b", &secret("canary-3")).unwrap();
@@ -31,7 +31,7 @@ async fn values_are_stored_sealed_and_read_back() {
         assert!(!bytes.windows(6).any(|part| part == b"canary"), "{}", path.display());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0, "{}", path.display());
     }
-    // The path of the passphrase is remembered, so that another process needs no variable.
+    // The path of the passphrase file is stored, so that another process needs no variable.
     let vault = Vault::open(&folder, &VaultOptions::default()).await.unwrap();
     assert_eq!(vault.get("secret/a").unwrap().unwrap().expose(), b"canary-2");
     assert!(vault.get("secret/none").unwrap().is_none());
@@ -45,36 +45,37 @@ async fn values_are_stored_sealed_and_read_back() {
 #[tokio::test]
 async fn each_kind_of_damage_has_its_own_code() {
     let root = tempfile::tempdir().unwrap();
-    let (folder, choice) = (root.path().join("vault"), passphrase_options(root.path(), "correct horse battery"));
-    let vault = Vault::open(&folder, &choice).await.unwrap();
+    let (folder, options) = (root.path().join("vault"), passphrase_options(root.path(), "correct horse battery"));
+    let vault = Vault::open(&folder, &options).await.unwrap();
     vault.put("a", &secret("one")).unwrap();
     vault.put("b", &secret("two")).unwrap();
     let code = |name: &str| vault.get(name).err().map(|problem| problem.code());
     let path = |name: &str| folder.join(format!("{name}.sealed"));
     fs::copy(path("b"), path("a")).unwrap();
     assert_eq!(code("a"), Some("vault_damaged"), "a file under another name");
-    let whole = fs::read(path("b")).unwrap();
-    fs::write(path("b"), &whole[..whole.len() - 1]).unwrap();
+    let complete = fs::read(path("b")).unwrap();
+    fs::write(path("b"), &complete[..complete.len() - 1]).unwrap();
     assert_eq!(code("b"), Some("vault_damaged"));
-    let mut newer = whole;
+    let mut newer = complete;
     newer[8] = 9;
     fs::write(path("b"), newer).unwrap();
     assert_eq!(code("b"), Some("vault_newer"));
     drop(vault);
 
-    let opened = async |choice: &VaultOptions| Vault::open(&folder, choice).await.err().map(|problem| problem.code());
+    let open_code =
+        async |options: &VaultOptions| Vault::open(&folder, options).await.err().map(|problem| problem.code());
     let other = passphrase_options(root.path(), "another passphrase");
-    assert_eq!(opened(&other).await, Some("vault_key_other"));
+    assert_eq!(open_code(&other).await, Some("vault_key_other"));
     passphrase_options(root.path(), "short");
-    assert_eq!(opened(&choice).await, Some("vault_passphrase"));
+    assert_eq!(open_code(&options).await, Some("vault_passphrase"));
     passphrase_options(root.path(), "correct horse battery");
     fs::set_permissions(root.path().join("passphrase"), fs::Permissions::from_mode(0o640)).unwrap();
-    assert_eq!(opened(&choice).await, Some("vault_passphrase"));
-    let head = fs::read_to_string(folder.join("vault.json")).unwrap();
-    fs::write(folder.join("vault.json"), head.replace("\"format\": 1", "\"format\": 2")).unwrap();
-    assert_eq!(opened(&choice).await, Some("vault_newer"));
+    assert_eq!(open_code(&options).await, Some("vault_passphrase"));
+    let header = fs::read_to_string(folder.join("vault.json")).unwrap();
+    fs::write(folder.join("vault.json"), header.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    assert_eq!(open_code(&options).await, Some("vault_newer"));
     fs::write(folder.join("vault.json"), "{").unwrap();
-    assert_eq!(opened(&choice).await, Some("vault_damaged"));
+    assert_eq!(open_code(&options).await, Some("vault_damaged"));
     let aside = set_aside(&folder, "1").unwrap().unwrap();
     assert!(aside.join("a.sealed").is_file() && !folder.exists());
 }
@@ -84,8 +85,8 @@ async fn each_kind_of_damage_has_its_own_code() {
 async fn kernel_key_opens_vault_until_it_is_invalidated() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("vault");
-    let choice = VaultOptions { key_store: Some(KeyStore::Kernel), ..VaultOptions::default() };
-    let vault = match Vault::open(&folder, &choice).await {
+    let options = VaultOptions { key_store: Some(KeyStore::Kernel), ..VaultOptions::default() };
+    let vault = match Vault::open(&folder, &options).await {
         Ok(vault) => vault,
         Err(problem @ (VaultProblem::Denied { .. } | VaultProblem::KeyStoreUnavailable(_))) => {
             println!("skipped: the kernel's keyring: {problem}");
