@@ -50,11 +50,11 @@ fn requester_cannot_approve_own_request() {
         (format!("{PDEV} identity approve $code"), "the request came from this terminal"),
         (
             format!("python3 {driver} \"{PDEV} identity approve $code\" 'to approve: ' shop-dev"),
-            "this one was started by what asked",
+            "this one was started by the requester",
         ),
         (
             format!("setsid python3 {driver} \"{PDEV} identity approve $code\" 'to approve: ' shop-dev"),
-            "started by what asked",
+            "started by the requester",
         ),
         (format!("echo shop-dev | {PDEV} identity approve $code"), "the standard input is no terminal"),
     ];

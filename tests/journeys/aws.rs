@@ -174,7 +174,7 @@ fn identity_center_login_serves_all_accounts() {
 
     sandbox.pdev(&["logout", "dev"]).ok();
     sandbox.pdev(&["agent", "stop"]).ok();
-    aws_credential(&sandbox, "two").fails_with(1).prints("`pdev login two` signs in");
+    aws_credential(&sandbox, "two").fails_with(1).prints("Run `pdev login two` to sign in");
     sign_in(&sandbox, "two", "browser");
     aws_credential(&sandbox, "dev").ok();
 }
@@ -289,7 +289,7 @@ fn session_credentials_are_read_only_and_tagged() {
     assert!(own.get("Tags.member.1.Key").is_none(), "{own}");
     assert_eq!(web["PolicyArns.member.1.arn"], "arn:aws-cn:iam::aws:policy/ReadOnlyAccess");
     in_session(&[], &format!("{pdev} credential aws prod")).fails_with(1).prints("`prod` is production");
-    in_session(&[], &format!("{pdev} credential aws base")).fails_with(1).prints("Another `aws-role` identity on top");
+    in_session(&[], &format!("{pdev} credential aws base")).fails_with(1).prints("Put an `aws-role` identity on top");
     in_session(&[], &format!("{pdev} run --as prod -- true"))
         .prints("`prod` is production")
         .prints("pdev session allow");

@@ -221,7 +221,7 @@ fn google_entra_and_vault_sources_give_tokens() {
     login_with_secret(&sandbox, "key", "no json")
         .fails_with(2)
         .prints("`key`: it is no JSON")
-        .prints("nothing was kept");
+        .prints("nothing was stored");
     login_with_secret(&sandbox, "key", &read("key.json")).ok();
     assert_output_starts_with(request_token(&sandbox, "key"), "canary-key-");
     login_with_secret(&sandbox, "user", &read("user.json")).ok();
@@ -234,7 +234,7 @@ fn google_entra_and_vault_sources_give_tokens() {
 
     request_token(&sandbox, "app")
         .fails_with(1)
-        .prints("the client secret of `app` was never given")
+        .prints("no client secret is stored for `app`")
         .prints("`pdev login app`");
     login_with_secret(&sandbox, "app", "wrong\n").ok();
     request_token(&sandbox, "app").fails_with(1).prints("AADSTS7000215");
@@ -305,7 +305,7 @@ fn session_gets_read_only_google_tokens() {
     // What the person's login was not granted is not asked around.
     let refused = session("user").fails_with(1);
     let refused =
-        refused.prints(&format!("`user` cannot be held to `{less}`")).prints("Some requested scopes were invalid");
+        refused.prints(&format!("`user` cannot be restricted to `{less}`")).prints("Some requested scopes were invalid");
     refused.prints("gcloud auth application-default login --scopes").prints("pdev session allow");
     assert_eq!(asked().len(), proven + 4);
     assert_eq!(clouds.stat("reuse"), 0);
@@ -313,5 +313,5 @@ fn session_gets_read_only_google_tokens() {
     session("user").ok().prints("canary-user-");
     assert_eq!(asked().last().unwrap(), &json!(["user", less]));
     assert_output_starts_with(request_token(&sandbox, "user"), "canary-user-");
-    sandbox.pdev(&["audit"]).ok().prints("cannot be held to");
+    sandbox.pdev(&["audit"]).ok().prints("cannot be restricted to");
 }

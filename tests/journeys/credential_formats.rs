@@ -295,13 +295,13 @@ fn static_secret_is_entered_once() {
     let passphrase = sandbox.path("passphrase");
     fs::write(&passphrase, "a long enough passphrase").unwrap();
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
-    sandbox.pdev(&["credential", "token", "reg"]).fails_with(1).prints("`pdev login reg` signs in");
+    sandbox.pdev(&["credential", "token", "reg"]).fails_with(1).prints("Run `pdev login reg` to sign in");
     let mut login = tool_command(&sandbox, "pdev", &["login", "reg"]);
     login.env("PDEV_VAULT_PASSPHRASE_FILE", &passphrase);
     run_with_input(login, &sandbox, "canary-pw\n").ok().prints("signed in as `reg`");
     assert_eq!(sandbox.pdev(&["credential", "token", "reg"]).ok().out, "canary-pw");
     sandbox.pdev(&["logout", "reg"]).ok();
-    sandbox.pdev(&["credential", "token", "reg"]).fails_with(1).prints("`pdev login reg` signs in");
+    sandbox.pdev(&["credential", "token", "reg"]).fails_with(1).prints("Run `pdev login reg` to sign in");
     sandbox.pdev(&["identity"]).ok().prints("needs login");
     sandbox.pdev(&["login", "rge"]).fails_with(4).prints("Did you mean `reg`?");
 }

@@ -61,8 +61,8 @@ fn doctor_reports_failures_expiry_conflicts_and_clock() {
         .prints("in 59 min")
         .prints("`broken`: `sh` ended with exit status: 3: no such profile")
         .prints("`role`: `broken`: ")
-        .prints("`vault`: nobody has signed in as `vault`")
-        .prints("`pdev login vault` signs in")
+        .prints("`vault`: no user has signed in as `vault`")
+        .prints("Run `pdev login vault` to sign in")
         .prints("the aws profile `keys` has keys in the shared credentials file: they win over the identity")
         .prints(&format!("this machine is about 20 min behind `127.0.0.1:{late}`"))
         .prints(&format!("agrees with `127.0.0.1:{right}`"));

@@ -201,8 +201,8 @@ fn failed_logins_print_documented_messages() {
     assert!(matches_pattern(&away.err, "`127.0.0.1:1` cannot be reached: Connection refused"), "{}", away.transcript());
     request_token(&sandbox, "fine")
         .fails_with(1)
-        .prints("nobody has signed in as `fine`")
-        .prints("`pdev login fine` signs in");
+        .prints("no user has signed in as `fine`")
+        .prints("Run `pdev login fine` to sign in");
 
     // Where the browser is: none, one that a person at the display sees, one on the other side of SSH.
     for (environment, flow) in [

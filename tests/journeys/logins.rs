@@ -162,7 +162,7 @@ fn device_login_survives_killed_agents() {
     request_token(&sandbox).ok();
     kill_agent(&sandbox);
     fs::write(&file, spent).unwrap();
-    request_token(&sandbox).fails_with(1).prints("has ended or was revoked").prints("`pdev login idp` signs in");
+    request_token(&sandbox).fails_with(1).prints("has ended or was revoked").prints("Run `pdev login idp` to sign in");
     sandbox.pdev(&["identity"]).ok().prints("needs login");
 }
 
@@ -184,7 +184,7 @@ fn denied_consent_fails_login() {
         let last = lines.next().unwrap().unwrap();
         assert!(last.contains("the request was denied at the provider"), "{flow}: {last}");
         assert_eq!(login.wait().unwrap().code(), Some(1), "{flow}");
-        request_token(&sandbox).fails_with(1).prints("nobody has signed in as `idp`");
+        request_token(&sandbox).fails_with(1).prints("no user has signed in as `idp`");
     }
 }
 
@@ -196,7 +196,7 @@ fn browser_login_uses_loopback_redirect() {
     sign_in(&sandbox, &passphrase, "browser");
     request_token(&sandbox).ok();
     sandbox.pdev(&["logout", "idp"]).ok();
-    request_token(&sandbox).fails_with(1).prints("nobody has signed in as `idp`");
+    request_token(&sandbox).fails_with(1).prints("no user has signed in as `idp`");
     let lost = sandbox.pdev(&["login", "lost", "--flow", "device"]).fails_with(1);
     assert!(lost.err.contains("answered 404"), "{}", lost.transcript());
     let port = provider.port;

@@ -90,7 +90,7 @@ fn mfa_code_is_requested_once_and_never_by_helpers() {
     // A helper never asks: it says what a person does. Then one code serves every role below, in every process.
     let mut helper = sandbox.command(&sandbox.project(), &["credential", "aws", "dev"]);
     helper.env("PDEV_VAULT_PASSPHRASE_FILE", write_passphrase(&sandbox)).stdin(Stdio::null());
-    run_with_timeout(helper, Duration::from_secs(30)).fails_with(1).prints("`pdev login day` signs in");
+    run_with_timeout(helper, Duration::from_secs(30)).fails_with(1).prints("Run `pdev login day` to sign in");
     let asks = format!("code of {device}");
     login_with_code(&sandbox, "day", &asks, "12 34").fails_with(2).prints("that is no code of six digits");
     let said = login_with_code(&sandbox, "day", &asks, "123 456").ok().prints("signed in as `day`");
@@ -113,8 +113,8 @@ fn mfa_code_is_requested_once_and_never_by_helpers() {
     // A role that wants a code itself.
     aws_credential(&sandbox, "direct")
         .fails_with(1)
-        .prints("it wants a code of its MFA device")
-        .prints("`pdev login direct` signs in");
+        .prints("it needs a code of its MFA device")
+        .prints("Run `pdev login direct` to sign in");
     login_with_code(&sandbox, "direct", &asks, "654321").ok();
     let first = aws_credential(&sandbox, "direct").ok().json();
     assert_eq!(aws_credential(&sandbox, "direct").ok().json(), first);
@@ -124,5 +124,5 @@ fn mfa_code_is_requested_once_and_never_by_helpers() {
 
     // The session belongs to what the identity was when the code was given.
     write_identities(&sandbox, &all.concat().replace("role/direct", "role/other"));
-    aws_credential(&sandbox, "direct").fails_with(1).prints("since the last login somebody changed `direct`");
+    aws_credential(&sandbox, "direct").fails_with(1).prints("`direct` was changed since the last login");
 }

@@ -196,7 +196,7 @@ fn exercise_sources(stage: &mut Fixture, provider: Option<&Provider>, moto: Opti
         ("parrot", "AADSTS7000215: *** is none"),
         ("words", "printed no JSON"),
         ("half", "cannot go on"),
-        ("ended", "ended already"),
+        ("ended", "already expired"),
     ] {
         let said = stage.pdev(&["credential", "token", identity]).fails_with(1).prints(words);
         stage.evidence.record_output(&format!("refused {identity}"), &said);

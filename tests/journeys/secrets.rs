@@ -130,7 +130,7 @@ fn passphrase_file_replaces_keyring() {
     pdev(&sandbox, &[], &["up"], None)
         .fails_with(1)
         .prints("is not this vault's")
-        .prints("put the old passphrase back");
+        .prints("Restore the old passphrase");
     pdev(&sandbox, &[], &["vault", "reset"], None).ok().prints("set aside, still sealed");
     pdev(&sandbox, &[], &["vault"], None).ok().prints("no vault yet");
 }

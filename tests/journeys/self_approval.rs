@@ -128,7 +128,7 @@ fn service_of_own_preview_cannot_approve() {
     let said = wait_for_output(spawn_requesting_session(&sandbox, &through, ""));
     assert_refused(&sandbox, "a service", &said, SESSION_REFUSAL, 2);
     assert!(
-        said.transcript().contains("`prod` is production") && said.transcript().contains("has none of its own"),
+        said.transcript().contains("`prod` is production") && said.transcript().contains("cannot be nested"),
         "{}",
         said.transcript()
     );
@@ -138,7 +138,7 @@ fn service_of_own_preview_cannot_approve() {
     let said = wait_for_output(spawn_requesting_session(&sandbox, &through, ""));
     assert_refused(&sandbox, "exec", &said, SESSION_REFUSAL, 2);
     assert!(
-        said.transcript().contains("`prod` is production") && said.transcript().contains("has none of its own"),
+        said.transcript().contains("`prod` is production") && said.transcript().contains("cannot be nested"),
         "{}",
         said.transcript()
     );

@@ -60,8 +60,8 @@ fn session_programs_get_restricted_credentials() {
     let token = |name: &str| format!("{PDEV} credential token {name}");
     for (way, words) in [
         (token("all"), "canary-tok"),
-        (token("plain"), "`exec`, which cannot give less than everything"),
-        (token("prod"), "`prod` is production, and a coding agent's session (`sh`) gets none of that"),
+        (token("plain"), "`exec`, which has no reduced credentials"),
+        (token("prod"), "`prod` is production, and a coding agent's session (`sh`) gets no such credentials"),
         // A child that was let go, with nothing of the session in its environment.
         (
             format!(
@@ -71,7 +71,7 @@ fn session_programs_get_restricted_credentials() {
             "is production",
         ),
         (format!("{PDEV} run --as prod -- true"), "is production"),
-        (format!("{PDEV} session run -- true"), "a session has none of its own"),
+        (format!("{PDEV} session run -- true"), "sessions cannot be nested"),
         // An agent of its own, in folders where nothing is known of the session.
         (
             format!(
