@@ -366,6 +366,7 @@ impl Broker {
         // Identities of one AWS session share a login, so count by login and not by identity.
         let item = login.and_then(|login| Some(source::login_item(&self.identity(login).ok()?)));
         let is_first_notice = item.is_some_and(|item| self.lock_announced_logins().insert(item));
+        // An error only means that there is no subscriber.
         drop(self.changes.send(IdentityChange { identity: name.to_owned(), kind, is_first_notice }));
     }
 

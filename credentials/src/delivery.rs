@@ -182,8 +182,8 @@ impl SecretDelivery {
 }
 
 fn check_name(name: &str) -> Result<&str, DeliveryProblem> {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    if !name.is_empty() && name.len() <= 128 && name.bytes().all(fits) {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if !name.is_empty() && name.len() <= 128 && name.bytes().all(is_allowed) {
         Ok(name)
     } else {
         Err(DeliveryProblem::InvalidName(name.to_owned()))

@@ -97,6 +97,7 @@ impl HttpClient {
         let builder = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(CONNECT_LIMIT));
+        // The TLS connector passes `https` URLs to this connector.
         tcp.enforce_http(false);
         // One proxy serves all HTTPS requests. The rules decide for each request whether it applies, so this host only
         // has to match no exception.
@@ -116,6 +117,7 @@ impl HttpClient {
     fn proxy_for(&self, uri: &Uri) -> Result<Option<&ProxyClient>, SourceProblem> {
         let applies = |proxy: &&ProxyClient| uri.scheme_str() == Some("https") && proxy.rules.intercept(uri).is_some();
         match self.proxy.as_ref().filter(applies) {
+            // The tunnel connects to the proxy by plain TCP, so TLS and SOCKS proxies cannot work.
             Some(proxy) if !proxy.name.starts_with("http://") => Err(SourceProblem::Refused(format!(
                 "the proxy `{}` is no `http://` one, and no other kind is supported",
                 proxy.name

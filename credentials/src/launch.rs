@@ -50,6 +50,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let mut arguments = arguments.into_iter();
     let limit = arguments.next().and_then(|limit| limit.to_str()?.parse().ok());
     let (Some(limit), Some(program)) = (limit, arguments.next()) else { return NOT_STARTED_EXIT_CODE };
+    // Lower only the soft limit, so that the program can raise it again.
     let maximum = getrlimit(Resource::Nofile).maximum;
     let _keeping_the_higher_limit_is_harmless = setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum });
     let error = std::process::Command::new(&program).args(arguments).exec();

@@ -36,9 +36,9 @@ pub(crate) struct RequestSecrets(Vec<Zeroizing<String>>);
 
 impl RequestSecrets {
     pub(crate) fn from_request(headers: &[(&str, &str)], body: &[u8]) -> Self {
-        let mut all: Vec<(String, String)> =
+        let mut fields: Vec<(String, String)> =
             headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        all.extend(body_fields(body));
+        fields.extend(body_fields(body));
         let secret = |(name, value): (String, String)| {
             let value = Zeroizing::new(value);
             // Without the scheme (`Bearer`), because a server may repeat the token alone.
@@ -46,12 +46,13 @@ impl RequestSecrets {
             let token = token.to_owned();
             (SECRET_FIELDS.contains(&name.as_str()) && token.len() >= SECRET_BYTES_MIN).then(|| Zeroizing::new(token))
         };
-        Self(all.into_iter().filter_map(secret).collect())
+        Self(fields.into_iter().filter_map(secret).collect())
     }
 
     pub(crate) fn redact(&self, response: &mut Zeroizing<Vec<u8>>) {
         for secret in &self.0 {
             let secret = secret.as_bytes();
+            // Each replacement shortens the text, so the loop ends.
             while let Some(at) = response.windows(secret.len()).position(|part| part == secret) {
                 response.splice(at..at + secret.len(), *b"***");
             }

@@ -90,8 +90,8 @@ impl RepositorySecrets {
 /// Whether a manifest may use this name for a secret.
 #[must_use]
 pub fn is_valid_name(name: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
-    !name.is_empty() && name.len() <= 64 && name.bytes().all(fits)
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(is_allowed)
 }
 
 /// Parses the `KEY=value` lines of a `.env` file, as docker and most dotenv libraries do: comments, `export`, quotes.
@@ -154,8 +154,9 @@ mod tests {
 
     #[test]
     fn repositories_do_not_see_each_other() {
-        let (one, two) = (RepositorySecrets::new(Path::new("/a/.git")), RepositorySecrets::new(Path::new("/b/.git")));
-        assert_ne!(one.prefix, two.prefix);
+        let (first, second) =
+            (RepositorySecrets::new(Path::new("/a/.git")), RepositorySecrets::new(Path::new("/b/.git")));
+        assert_ne!(first.prefix, second.prefix);
         assert!(
             is_valid_name("stripe-key_2") && !is_valid_name("Stripe") && !is_valid_name("a/b") && !is_valid_name("")
         );

@@ -304,8 +304,9 @@ fn session_gets_read_only_google_tokens() {
 
     // What the person's login was not granted is not asked around.
     let refused = session("user").fails_with(1);
-    let refused =
-        refused.prints(&format!("`user` cannot be restricted to `{less}`")).prints("Some requested scopes were invalid");
+    let refused = refused
+        .prints(&format!("`user` cannot be restricted to `{less}`"))
+        .prints("Some requested scopes were invalid");
     refused.prints("gcloud auth application-default login --scopes").prints("pdev session allow");
     assert_eq!(asked().len(), proven + 4);
     assert_eq!(clouds.stat("reuse"), 0);

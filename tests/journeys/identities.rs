@@ -72,7 +72,10 @@ fn up_warns_when_service_identity_is_unavailable() {
     let manifest = "pdev: 1\napp: a\nservices:\n  web: { identity: shop-dev, health: none, process: { command: [sleep, '1000'] } }\n";
     sandbox.write("pdev.yaml", manifest);
     let without = "`web` runs without the identity `shop-dev`: ";
-    sandbox.pdev(&["up"]).ok().prints(&format!("{without}there is no identity `shop-dev`. Create it with `pdev identity add"));
+    sandbox
+        .pdev(&["up"])
+        .ok()
+        .prints(&format!("{without}there is no identity `shop-dev`. Create it with `pdev identity add"));
     let source = "source = \"exec\"\nask = \"never\"\ncommand = [\"false\"]\n";
     write_identities(&sandbox, "[shop-dev]\nsource = \"static\"\nkind = \"token\"\n");
     sandbox.pdev(&["up"]).ok().prints(&format!("{without}its configuration does not name the cloud of its token"));

@@ -127,10 +127,7 @@ fn passphrase_file_replaces_keyring() {
     assert_eq!(find_canary_on_disk(&sandbox, "canary-9"), "");
     sandbox.pdev(&["agent", "stop"]).ok();
     fs::write(&passphrase, "quite another passphrase\n").unwrap();
-    pdev(&sandbox, &[], &["up"], None)
-        .fails_with(1)
-        .prints("is not this vault's")
-        .prints("Restore the old passphrase");
+    pdev(&sandbox, &[], &["up"], None).fails_with(1).prints("is not this vault's").prints("Restore the old passphrase");
     pdev(&sandbox, &[], &["vault", "reset"], None).ok().prints("set aside, still sealed");
     pdev(&sandbox, &[], &["vault"], None).ok().prints("no vault yet");
 }

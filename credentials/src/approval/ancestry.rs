@@ -143,7 +143,7 @@ pub fn check_approver(
         return Err(Denial::SameTerminal);
     }
     if approver_chain.iter().any(related) {
-        // A language server counts as the requester only if it forwarded the request itself.
+        // Report `SameEditor` only if the language server itself forwarded the request.
         let carried = related(first) && processes.is_language_server(approver);
         return Err(if carried { Denial::SameEditor } else { Denial::Descendant });
     }

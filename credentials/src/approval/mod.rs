@@ -187,8 +187,9 @@ impl Approvals {
             return Err(ApprovalProblem::TooManyGuesses);
         }
         // Users type codes by hand, so ignore case and hyphens.
-        let plain = |text: &str| text.replace('-', "").to_ascii_lowercase();
-        let found = state.requests.values().find(|request| plain(&request.code) == plain(code) && now < request.until);
+        let normalize = |text: &str| text.replace('-', "").to_ascii_lowercase();
+        let found =
+            state.requests.values().find(|request| normalize(&request.code) == normalize(code) && now < request.until);
         let found = found.cloned();
         found.ok_or_else(|| {
             state.guesses.push_back(now);
@@ -245,7 +246,7 @@ impl Approvals {
             until: now + approval_milliseconds(&checked.identity_use),
         };
         let mut approved = state.approved.clone();
-        approved.retain(|known| known.identity_use != approval.identity_use && now < known.until);
+        approved.retain(|existing| existing.identity_use != approval.identity_use && now < existing.until);
         approved.push(approval.clone());
         self.write(&approved).map_err(|error| ApprovalProblem::NotStored(error.to_string()))?;
         state.approved = approved;

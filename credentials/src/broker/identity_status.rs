@@ -66,8 +66,8 @@ impl Broker {
         // Drop the leases of identities that are no longer configured.
         entries.retain(|key, _| identities.all.contains_key(&key.identity));
         let status_of = |identity: &Identity| {
-            let own = entries.iter().filter(|(key, _)| key.identity == identity.name && key.is_personal());
-            let entry = own
+            let own_entries = entries.iter().filter(|(key, _)| key.identity == identity.name && key.is_personal());
+            let entry = own_entries
                 .map(|(_, entry)| entry)
                 // An identity may have leases for several purposes. The most recently used one represents it.
                 .max_by_key(|entry| entry.last_used.as_ref().map(|(at, _)| *at))

@@ -36,6 +36,7 @@ impl Broker {
             };
             return Err(BrokerProblem::new("identity_wrong", message, hint));
         }
+        // Fail before the user signs in if the vault cannot be opened.
         let vault = self.open_vault().await?;
         let http = self.http().map_err(|problem| to_broker_problem(name, problem))?;
         let context = SourceContext {
@@ -109,6 +110,7 @@ impl Broker {
             let login_end = entry.lease.as_ref().and_then(|lease| lease.login_end.as_ref());
             let had_same_login = login_end.is_some_and(|end| item(&end.identity) == login);
             if key.identity == name || needed_login || had_same_login {
+                // Keep `last_used`, because login warnings depend on it.
                 *entry = LeaseEntry { last_used: entry.last_used.take(), ..LeaseEntry::default() };
             }
         }
@@ -129,6 +131,7 @@ impl Broker {
     /// When it cannot be removed.
     pub fn sign_out(&self, name: &str) -> Result<bool, BrokerProblem> {
         let identity = self.identity(name)?;
+        // Removing needs no key, so a sign-out also works with a locked keyring.
         let existed = vault::remove(&self.paths.vault(), &source::login_item(&identity))?;
         self.lock_entries().retain(|key, _| key.identity != name);
         self.publish_change(name, ChangeKind::SignedOut);

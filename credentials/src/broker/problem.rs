@@ -32,6 +32,7 @@ pub(super) fn timeout_problem(name: &str) -> BrokerProblem {
 }
 
 pub(super) fn unsuitable_problem(name: &str, reason: &str) -> BrokerProblem {
+    // The errors of `format::render` already name the identity.
     let message = if name.is_empty() { reason.to_owned() } else { format!("`{name}` {reason}") };
     BrokerProblem::new("outlet_unfit", message, "Run `pdev identity` to see the source of each identity.")
 }

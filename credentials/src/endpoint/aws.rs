@@ -66,6 +66,7 @@ fn issue_session_token(access: &EndpointAccess, request: &Parts, now: i64) -> En
 fn is_session_token_valid(access: &EndpointAccess, token: &str, now: i64) -> bool {
     let Some((end, signature)) = token.split_once('-') else { return false };
     let Ok(seconds) = end.parse::<i64>() else { return false };
+    // The signature covers `end`, so a client cannot extend its token.
     constant_time_eq(signature.as_bytes(), access.derive_secret(&format!("imds/{end}")).as_bytes())
         && seconds > now / 1000
 }

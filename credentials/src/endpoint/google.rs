@@ -97,6 +97,7 @@ fn parse_account_path(rest: &str, recursive: bool, request: &Parts) -> Option<Me
     let (account, field_path) = rest.split_once('/').unwrap_or((rest, ""));
     let account = super::decode_query_value(account);
     let field = match field_path {
+        // Requested scopes (`?scopes=`) are ignored, as on Google's own server.
         "token" => return Some(MetadataQuery::Token { account }),
         "identity" => {
             return Some(MetadataQuery::IdToken {
@@ -127,6 +128,7 @@ pub(super) fn metadata_response(
             Some(project) => text_response(StatusCode::OK, project),
             None => not_found_response("the identity names no `project` in identities.toml"),
         },
+        // The number is unknown here, and gcloud only requires digits.
         MetadataQuery::ProjectNumber => text_response(StatusCode::OK, "0"),
         MetadataQuery::Universe => text_response(StatusCode::OK, "googleapis.com"),
         MetadataQuery::Accounts { recursive: false } if email == "default" => {

@@ -210,6 +210,7 @@ pub(crate) fn parse_request(access: &EndpointAccess, request: &Parts, now: i64) 
         return EndpointRequest::Answered(EndpointResponse::forbidden(message));
     }
     let path = request.uri.path();
+    // Before the check of the method, because IMDSv2 requests its session token with PUT.
     if path.starts_with("/latest/") {
         return aws::parse_instance_request(access, request, now);
     }
@@ -271,15 +272,15 @@ fn query_parameter(request: &Parts, name: &str) -> Option<String> {
 
 fn decode_query_value(text: &str) -> String {
     let bytes = text.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let escaped = bytes.get(at + 1..at + 3).filter(|_| byte == b'%');
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut position = 0;
+    while let Some(&byte) = bytes.get(position) {
+        let escaped = bytes.get(position + 1..position + 3).filter(|_| byte == b'%');
         let escaped = escaped.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
-        at += if escaped.is_some() { 3 } else { 1 };
-        plain.push(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }));
+        position += if escaped.is_some() { 3 } else { 1 };
+        decoded.push(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }));
     }
-    String::from_utf8_lossy(&plain).into_owned()
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 fn header_value<'a>(request: &'a Parts, name: &str) -> Option<&'a str> {

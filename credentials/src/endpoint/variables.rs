@@ -55,6 +55,8 @@ pub fn variables(cloud: Cloud, identity: &Identity, location: &EndpointLocation<
         }
         Cloud::Azure => vec![
             plain("IDENTITY_ENDPOINT", format!("http://{address}{}", azure::APP_SERVICE_PATH)),
+            // SDKs read this header from the environment only, so `docker inspect` shows it. A derived value does not
+            // reveal the token of the endpoint.
             Variable { name: "IDENTITY_HEADER", value: derive_secret(token, azure::HEADER_LABEL), is_sensitive: true },
         ],
     }

@@ -37,6 +37,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 const START_LIMIT: Duration = Duration::from_secs(5);
 /// Limit of parallel processes. Each one is for another login.
 const PROCESSES_MAX: usize = 8;
+/// A body of at most 1 MiB, and the line of JSON.
 const REPLY_BYTES_MAX: u64 = 2 << 20;
 
 /// Runs exchanges for one broker, at most one at a time for each login.
@@ -54,8 +55,9 @@ impl ExchangeRunner {
     #[must_use]
     pub fn with_child_process() -> Self {
         // This link still means the running build after the file was replaced by another version.
-        let own = Path::new("/proc/self/exe");
-        let program = if own.exists() { own.to_owned() } else { std::env::current_exe().unwrap_or_default() };
+        let own_binary = Path::new("/proc/self/exe");
+        let program =
+            if own_binary.exists() { own_binary.to_owned() } else { std::env::current_exe().unwrap_or_default() };
         Self {
             program,
             #[cfg(test)]
@@ -105,6 +107,7 @@ async fn run_child_process(program: &Path, message: &[u8]) -> io::Result<Zeroizi
     let input = std::os::fd::OwnedFd::from(child_end.try_clone()?);
     let output = std::os::fd::OwnedFd::from(child_end);
     let mut command = Command::new(program);
+    // Without `arg0`, process lists would show `/proc/self/exe`.
     command.arg0("pdev").arg(COMMAND_NAME).stdin(input).stdout(output).stderr(Stdio::null());
     // The child is not killed if this future is dropped. It ends on its own, and tokio reaps it.
     let _child = command.spawn()?;

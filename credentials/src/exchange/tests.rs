@@ -138,8 +138,8 @@ async fn token_is_not_sent_when_successor_cannot_be_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_exchanges_never_reuse_a_token() {
     let fixture = ExchangeFixture::new(rotating_handler());
-    let all: Vec<_> = (0..6).map(|_| fixture.exchange_token()).collect();
-    for outcome in join_all(all).await {
+    let exchanges: Vec<_> = (0..6).map(|_| fixture.exchange_token()).collect();
+    for outcome in join_all(exchanges).await {
         assert_eq!(outcome.unwrap().status, 200);
     }
     assert_eq!(fixture.stored_refresh_token().as_deref(), Some("r7"));
@@ -152,18 +152,18 @@ async fn concurrent_exchanges_never_reuse_a_token() {
 }
 
 /// Runs the futures concurrently. Results are in the order of the futures.
-async fn join_all<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
-    let mut all: Vec<_> = all.into_iter().map(|one| (Box::pin(one), None)).collect();
+async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut futures: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(move |context| {
-        for (future, outcome) in all.iter_mut().filter(|(_, outcome)| outcome.is_none()) {
+        for (future, outcome) in futures.iter_mut().filter(|(_, outcome)| outcome.is_none()) {
             if let std::task::Poll::Ready(value) = future.as_mut().poll(context) {
                 *outcome = Some(value);
             }
         }
-        if all.iter().any(|(_, outcome)| outcome.is_none()) {
+        if futures.iter().any(|(_, outcome)| outcome.is_none()) {
             return std::task::Poll::Pending;
         }
-        std::task::Poll::Ready(all.drain(..).filter_map(|(_, outcome)| outcome).collect())
+        std::task::Poll::Ready(futures.drain(..).filter_map(|(_, outcome)| outcome).collect())
     })
     .await
 }

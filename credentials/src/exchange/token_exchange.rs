@@ -39,6 +39,7 @@ pub(super) async fn exchange_token(
         return Ok(already_exchanged());
     }
     let token_request = source::token_request(&identity, &stored, request.scope.as_deref())?;
+    // A full disk must be detected while the old token is still valid.
     let reserved_item = vault.reserve_item(&item)?;
     mark_sent();
     let mut response = http.post(&token_request.url, token_request.media_type, token_request.body).await?;

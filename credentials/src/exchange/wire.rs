@@ -76,6 +76,7 @@ enum ReplyMessage {
 
 pub(super) fn encode_request(vault: &Vault, request: &ExchangeRequest) -> Zeroizing<Vec<u8>> {
     let message = RequestMessage { request: request.clone(), vault: vault.descriptor() };
+    // A large initial capacity, because a growing buffer leaves copies of the key in freed memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(64 << 10));
     bytes.extend_from_slice(vault.key());
     bytes.append(&mut serde_json::to_vec(&message).unwrap_or_default());
@@ -97,6 +98,7 @@ pub(super) fn encode_reply(outcome: &Result<HttpResponse, SourceProblem>) -> Zer
         }
         Err(SourceProblem::NeedsLogin(reason)) => (ReplyMessage::NeedsLogin(reason.clone()), &[][..]),
         Err(SourceProblem::Transient(reason)) => (ReplyMessage::Transient(reason.clone()), &[][..]),
+        // `NotCompleted` does not occur, because an exchange has no steps for the user.
         Err(SourceProblem::Refused(reason) | SourceProblem::NotCompleted(reason)) => {
             (ReplyMessage::Refused(reason.clone()), &[][..])
         }

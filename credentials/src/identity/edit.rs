@@ -81,6 +81,7 @@ pub fn add(path: &Path, name: &str, kind: &'static SourceKind, fields: &[(String
         // The parser checks the rules that concern several fields. Do not write a section that it would refuse.
         let (read_back, findings) = read(&document.to_string());
         match findings.into_iter().next() {
+            // Only a new problem is an error of this change. The file may contain other invalid identities.
             Some(Finding { message, hint, .. }) if read_back.broken.len() > identities.broken.len() => {
                 Err(EditProblem::InvalidField { message, hint })
             }

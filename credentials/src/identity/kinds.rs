@@ -355,7 +355,7 @@ pub fn find_source_kind(name: &str) -> Option<&'static SourceKind> {
 impl SourceKind {
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&'static Field> {
-        let own: &'static [Field] = self.fields;
-        own.iter().chain(COMMON_FIELDS).find(|field| field.name == name)
+        let own_fields: &'static [Field] = self.fields;
+        own_fields.iter().chain(COMMON_FIELDS).find(|field| field.name == name)
     }
 }

@@ -101,7 +101,7 @@ impl Identity {
 /// Up to 64 lower-case letters, digits, `.`, `-` and `_`, the first a letter or digit.
 #[must_use]
 pub fn is_valid_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let fits = |byte: u8| plain(byte) || matches!(byte, b'.' | b'-' | b'_');
-    name.len() <= 64 && name.bytes().all(fits) && name.bytes().next().is_some_and(plain)
+    let is_letter_or_digit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_allowed = |byte: u8| is_letter_or_digit(byte) || matches!(byte, b'.' | b'-' | b'_');
+    name.len() <= 64 && name.bytes().all(is_allowed) && name.bytes().next().is_some_and(is_letter_or_digit)
 }

@@ -231,9 +231,9 @@ fn check_text(field_type: FieldType, text: &str) -> Result<(), String> {
 
 /// Whether a credential may go into this variable. Variables that change how programs are found or loaded are excluded.
 fn is_variable(text: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    let is_allowed = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     let affects_loading = text == "PATH" || text.starts_with("LD_") || text.starts_with("DYLD_");
-    text.bytes().all(fits) && !text.starts_with(|letter: char| letter.is_ascii_digit()) && !affects_loading
+    text.bytes().all(is_allowed) && !text.starts_with(|letter: char| letter.is_ascii_digit()) && !affects_loading
 }
 
 /// Whether secrets may be sent to this URL: HTTPS, or plain HTTP on the loopback only.

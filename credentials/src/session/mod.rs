@@ -236,6 +236,7 @@ fn walk_to_root(pid: i32, processes: &dyn ProcessTable) -> Option<Vec<(i32, u64)
 }
 
 fn is_alive(session: &Session, processes: &dyn ProcessTable) -> bool {
+    // Compare the start time too, because process ids are reused.
     let alive = |(pid, start): &(i32, u64)| {
         processes.process(*pid).is_some_and(|process| process.start == *start && !process.has_ended)
     };
@@ -245,8 +246,8 @@ fn is_alive(session: &Session, processes: &dyn ProcessTable) -> bool {
 /// Whether a session may have this name. It is used as a tag value at AWS and in messages.
 #[must_use]
 pub fn is_valid_name(name: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(fits)
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(is_allowed)
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ pub fn decide_access(
         let message = format!("the session `{}` of this program is over, so it gets no credentials", session.name);
         return Err(refusal("session_over", message, HINT_SESSION_ENDED));
     }
+    // After the decision of the user, only the end of the session counts.
     if is_allowed {
         return Ok(SessionAccess::Full);
     }

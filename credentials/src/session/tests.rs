@@ -47,12 +47,12 @@ fn session_spec() -> SessionSpec {
 }
 
 fn begin_session(
-    known: BTreeMap<String, String>,
+    identity_digests: BTreeMap<String, String>,
     spec: SessionSpec,
 ) -> (tempfile::TempDir, Sessions, Session, FakeProcesses) {
     let (folder, table) = (tempfile::tempdir().unwrap(), FakeProcesses::new());
     let sessions = Sessions::open(folder.path().join("sessions.json"), &table);
-    let session = sessions.begin(spec, (21, Some(20)), known, &table, 0).unwrap();
+    let session = sessions.begin(spec, (21, Some(20)), identity_digests, &table, 0).unwrap();
     (folder, sessions, session, table)
 }
 

@@ -26,6 +26,7 @@ pub(super) fn signed_headers(
 ) -> Vec<(&'static str, String)> {
     let day = format!("{:04}{:02}{:02}", time.year(), u8::from(time.month()), time.day());
     let timestamp = format!("{day}T{:02}{:02}{:02}Z", time.hour(), time.minute(), time.second());
+    // The signature requires the headers in alphabetical order.
     let mut headers = vec![("content-type", FORM_MEDIA_TYPE), ("host", host), ("x-amz-date", timestamp.as_str())];
     headers.extend(keys.session_token.map(|token| ("x-amz-security-token", token)));
     let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();

@@ -47,8 +47,11 @@ impl DevicePoll {
             "access_denied" => PollStep::Failed(LOGIN_DENIED.to_owned()),
             "expired_token" => PollStep::Failed(CODE_EXPIRED.to_owned()),
             other => {
-                let more = description.map(|text| format!(": {}", super::sanitize_text(text))).unwrap_or_default();
-                PollStep::Failed(format!("the provider refused the code with `{}`{more}", super::sanitize_text(other)))
+                let detail = description.map(|text| format!(": {}", super::sanitize_text(text))).unwrap_or_default();
+                PollStep::Failed(format!(
+                    "the provider refused the code with `{}`{detail}",
+                    super::sanitize_text(other)
+                ))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Any program whose standard output is JSON in a format of a known tool.
 //!
-//! Supported are AWS `credential_process`, kubectl's ExecCredential, gcloud's `config-helper`, az's `account
-//! get-access-token`, docker's `{"Username", "Secret"}`, and `{"token", "expires_at"}`.
+//! Supported are AWS `credential_process`, kubectl's ExecCredential, gcloud's `config-helper`, docker's `{"Username",
+//! "Secret"}`, `{"token", "expires_at"}`, and the output of `az account get-access-token`.
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -102,6 +102,7 @@ impl LoopbackListener {
         };
         let pairs = parse_query(query);
         let get = |key: &str| pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+        // Keep waiting after a wrong `state`: another page must not be able to end the login.
         if !constant_time_eq(get("state").unwrap_or_default(), &self.state) {
             write_reply(&mut stream, "400 Bad Request", "This response belongs to another sign-in.").await;
             return None;
@@ -137,8 +138,8 @@ fn parse_code(
     match (error, code) {
         (Some("access_denied"), _) => Err(SourceProblem::NotCompleted(LOGIN_DENIED.to_owned())),
         (Some(error), _) => {
-            let more = description.map(|text| format!(": {}", super::sanitize_text(text))).unwrap_or_default();
-            Err(SourceProblem::Refused(format!("the provider answered `{}`{more}", super::sanitize_text(error))))
+            let detail = description.map(|text| format!(": {}", super::sanitize_text(text))).unwrap_or_default();
+            Err(SourceProblem::Refused(format!("the provider answered `{}`{detail}", super::sanitize_text(error))))
         }
         (None, Some(code)) if !code.is_empty() => Ok(code.to_owned()),
         _ => Err(SourceProblem::Refused("the response has no code".to_owned())),
@@ -166,6 +167,7 @@ async fn read_head(stream: &mut TcpStream) -> Option<String> {
 async fn write_reply(stream: &mut TcpStream, status: &str, text: &str) {
     let escaped = text.replace('&', "&amp;").replace('<', "&lt;");
     let body = format!("<!doctype html><meta charset=utf-8><title>pdev</title><p>{escaped}\n");
+    // The URL of this page contains the code, so the page loads nothing and sends no referrer.
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
          content-security-policy: default-src 'none'\r\nreferrer-policy: no-referrer\r\nconnection: close\r\n\r\n",

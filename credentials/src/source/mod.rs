@@ -160,8 +160,8 @@ fn login_problem(identity: &Identity, reason: String, hint: String) -> SourcePro
 }
 
 async fn send_prompt(prompts: &mpsc::Sender<LoginPrompt>, prompt: LoginPrompt) -> Result<(), SourceProblem> {
-    let gone = |_| SourceProblem::Transient("the client that started this login has disconnected".to_owned());
-    prompts.send(prompt).await.map_err(gone)
+    let disconnected = |_| SourceProblem::Transient("the client that started this login has disconnected".to_owned());
+    prompts.send(prompt).await.map_err(disconnected)
 }
 
 /// Cleans a text of a server for use in a message: one line, no control characters, at most 200 characters.

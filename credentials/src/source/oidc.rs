@@ -235,6 +235,7 @@ pub(super) async fn login(
     }
     let item = super::login_item(identity);
     let vault = context.vault()?;
+    // Lock only for the write: the login may have taken minutes, and must not block renewals.
     let _login_guard = vault.lock_login(&item).await?;
     store_login(vault, &item, &login)
 }
@@ -393,9 +394,9 @@ fn refusal_problem(response: &HttpResponse, refusal: &ErrorResponse) -> SourcePr
 }
 
 pub(super) fn describe_error(refusal: &ErrorResponse) -> String {
-    let more =
+    let detail =
         refusal.error_description.as_deref().map(|text| format!(": {}", sanitize_text(text))).unwrap_or_default();
-    format!("the provider answered `{}`{more}", sanitize_text(&refusal.error))
+    format!("the provider answered `{}`{detail}", sanitize_text(&refusal.error))
 }
 
 /// The claims of a token, without a check of its signature. The token comes directly from the token endpoint over TLS,

@@ -170,8 +170,8 @@ fn parse_lease(identity: &Identity, response: &HttpResponse) -> Result<Lease, So
         403 | 404 => {
             let role = identity.text("role").unwrap_or_default();
             let message = response.json::<Value>().ok().and_then(|body| body["message"].as_str().map(sanitize_text));
-            let more = message.map(|message| format!(": {message}")).unwrap_or_default();
-            return Err(SourceProblem::Refused(format!("you have no role `{role}` in the account {account}{more}")));
+            let detail = message.map(|message| format!(": {message}")).unwrap_or_default();
+            return Err(SourceProblem::Refused(format!("you have no role `{role}` in the account {account}{detail}")));
         }
         _ => return Err(response.unexpected_status_problem()),
     }
@@ -261,9 +261,9 @@ async fn call<T: DeserializeOwned>(context: &SourceContext<'_>, url: &str, body:
 }
 
 fn describe_error(refusal: &ErrorResponse) -> String {
-    let more =
+    let detail =
         refusal.error_description.as_deref().map(|text| format!(": {}", sanitize_text(text))).unwrap_or_default();
-    format!("Identity Center answered `{}`{more}", sanitize_text(&refusal.error))
+    format!("Identity Center answered `{}`{detail}", sanitize_text(&refusal.error))
 }
 
 pub(super) async fn login(
@@ -286,6 +286,7 @@ pub(super) async fn login(
     };
     apply_tokens(&mut login, tokens);
     let (item, vault) = (login_item(identity), context.vault()?);
+    // Lock only for the write: the login may have taken minutes, and must not block renewals.
     let _login_guard = vault.lock_login(&item).await?;
     store_login(vault, &item, &login)
 }

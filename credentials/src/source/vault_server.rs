@@ -62,6 +62,7 @@ pub(super) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>
         Some(seconds) => Times { skew: response.skew, ..Times::from_lifetime(now(), Duration::from_secs(seconds)) },
         None => Times { issued_at: now(), expires_at: None, skew: response.skew },
     };
+    // Version 2 of the KV engine nests the fields in another `data`.
     let material = parse_material(&read.data).or_else(|| parse_material(&read.data["data"]));
     let reason = "holds neither `access_key` and `secret_key`, nor `username` and `password`, nor `token`";
     let material = material.ok_or_else(|| SourceProblem::Refused(format!("`{path}` {reason}")))?;
@@ -103,6 +104,7 @@ fn parse_response<T: serde::de::DeserializeOwned>(
     Err(match response.status {
         _ if is_expired => SourceProblem::NeedsLogin(message),
         400 | 403 if is_login => SourceProblem::NeedsLogin(message),
+        // The server answers 403 both for an expired token and for a missing permission.
         403 if identity.text("role_id").is_none() => {
             SourceProblem::Refused(format!("{message}; or the token has ended: `pdev login` stores another one"))
         }

@@ -278,10 +278,11 @@ fn to_protected_bytes(key: &DataKey) -> ProtectedBytes {
 }
 
 fn item_path(folder: &Path, name: &str) -> Result<PathBuf, VaultProblem> {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'/');
-    if name.is_empty() || name.len() > 200 || !name.bytes().all(fits) || name.starts_with(['/', '.']) {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'/');
+    if name.is_empty() || name.len() > 200 || !name.bytes().all(is_allowed) || name.starts_with(['/', '.']) {
         return Err(VaultProblem::InvalidName(name.to_owned()));
     }
+    // Names cannot contain `~`, so the mapping is unique, and all items are in one folder.
     Ok(folder.join(format!("{}.sealed", name.replace('/', "~"))))
 }
 

@@ -17,6 +17,7 @@ const CHARACTERS_MIN: usize = 12;
 
 /// Derives the key on a blocking thread, because it takes some tenths of a second.
 pub(super) async fn derive_key(header: &VaultHeader, options: &VaultOptions) -> Result<DataKey, VaultProblem> {
+    // The environment overrides the stored path, because the file may have been moved.
     let path = options.passphrase_file.as_ref().or(header.passphrase_file.as_ref());
     let Some(path) = path else {
         return Err(VaultProblem::KeyStoreUnavailable("PDEV_VAULT_PASSPHRASE_FILE is not set".to_owned()));

@@ -55,6 +55,7 @@ pub(super) fn open(key: &[u8; KEY_BYTES], name: &str, sealed: &[u8]) -> Result<Z
     if sealed.len() < MAGIC.len() + 1 || &sealed[..MAGIC.len()] != MAGIC {
         return Err(SealProblem::Truncated);
     }
+    // Check the version before the length, so that a newer format is not reported as damage.
     if sealed[MAGIC.len()] != VERSION {
         return Err(SealProblem::Newer(sealed[MAGIC.len()]));
     }

@@ -113,6 +113,7 @@ fn to_vault_problem(error: &Error) -> VaultProblem {
         Error::Unavailable => VaultProblem::KeyStoreUnavailable("no service on the session bus offers one".to_owned()),
         other => {
             let reason = other.to_string();
+            // The name of the D-Bus error is only available in its text.
             if reason.contains("AccessDenied") {
                 VaultProblem::Denied { key_store: KEY_STORE, reason }
             } else {

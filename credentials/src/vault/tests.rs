@@ -64,8 +64,8 @@ async fn each_kind_of_damage_has_its_own_code() {
 
     let open_code =
         async |options: &VaultOptions| Vault::open(&folder, options).await.err().map(|problem| problem.code());
-    let other = passphrase_options(root.path(), "another passphrase");
-    assert_eq!(open_code(&other).await, Some("vault_key_other"));
+    let other_passphrase = passphrase_options(root.path(), "another passphrase");
+    assert_eq!(open_code(&other_passphrase).await, Some("vault_key_other"));
     passphrase_options(root.path(), "short");
     assert_eq!(open_code(&options).await, Some("vault_passphrase"));
     passphrase_options(root.path(), "correct horse battery");
