@@ -1,7 +1,7 @@
 //! The broker: the single owner of all leases. Any number of concurrent requests causes one renewal.
 //!
 //! Renewals are separate tasks, so a requester that disconnects stops nothing. Data that a source must store (a rotated
-//! refresh token) is on disk before any requester receives the lease. The rules about time are in [`schedule`].
+//! refresh token) is on disk before any requester receives the lease. The rules about time are in `schedule`.
 
 mod endpoint_request;
 mod identity_status;
