@@ -1,14 +1,14 @@
--- Runs inside Neovim: opens a manifest with mistakes and does what a person would. Fails with the first thing that is
--- not as it should be; waits for conditions, never for time.
+-- Runs inside Neovim and edits a manifest with mistakes, as a user would. Stops at the first failed check. Waits for
+-- conditions, never for a fixed time.
 local checks = 0
-local function check(condition, what)
+local function check(condition, description)
   if not condition then
-    error('not so: ' .. what, 2)
+    error('failed: ' .. description, 2)
   end
   checks = checks + 1
 end
-local function soon(what, condition)
-  check(vim.wait(15000, condition, 10), what)
+local function wait_for(description, condition)
+  check(vim.wait(15000, condition, 10), description)
 end
 local function write(text)
   local file = assert(io.open('pdev.yaml', 'w'))
@@ -33,28 +33,28 @@ vim.cmd('filetype plugin on')
 vim.cmd.edit('pdev.yaml')
 local buffer = vim.api.nvim_get_current_buf()
 check(vim.bo.filetype == 'yaml.pdev', 'the file type is yaml.pdev, found ' .. vim.bo.filetype)
-check(vim.bo.shiftwidth == 2 and vim.bo.expandtab, 'two spaces of indent')
+check(vim.bo.shiftwidth == 2 and vim.bo.expandtab, 'the indentation is two spaces')
 
-soon('the server attaches', function()
+wait_for('the server attaches', function()
   local client = vim.lsp.get_clients({ name = 'pdev', bufnr = buffer })[1]
   return client and client.initialized
 end)
 local client = vim.lsp.get_clients({ name = 'pdev' })[1]
 
 local function codes()
-  return vim.tbl_map(function(found)
-    return found.code
+  return vim.tbl_map(function(diagnostic)
+    return diagnostic.code
   end, vim.diagnostic.get(buffer))
 end
-soon('the misspelt key is told', function()
+wait_for('the misspelt key is reported', function()
   return vim.tbl_contains(codes(), 'PD0110')
 end)
-local misspelt = vim.tbl_filter(function(found)
-  return found.code == 'PD0110'
+local misspelt = vim.tbl_filter(function(diagnostic)
+  return diagnostic.code == 'PD0110'
 end, vim.diagnostic.get(buffer))[1]
-check(misspelt.lnum == 4 and misspelt.col == 4 and misspelt.end_col == 8, 'on the key itself')
-check(misspelt.source == 'pdev', 'with its source')
-check(misspelt.message:find('port'), 'with the word that was meant')
+check(misspelt.lnum == 4 and misspelt.col == 4 and misspelt.end_col == 8, 'the diagnostic marks the key')
+check(misspelt.source == 'pdev', 'the diagnostic has the source pdev')
+check(misspelt.message:find('port'), 'the message suggests the correct key')
 
 vim.api.nvim_win_set_cursor(0, { 5, 5 })
 vim.lsp.buf.code_action({
@@ -64,128 +64,128 @@ vim.lsp.buf.code_action({
   end,
   apply = true,
 })
-soon('the fix is applied', function()
+wait_for('the fix is applied', function()
   return vim.api.nvim_buf_get_lines(buffer, 4, 5, false)[1] == '    port: 8080'
 end)
-soon('and the finding goes', function()
+wait_for('the diagnostic disappears', function()
   return not vim.tbl_contains(codes(), 'PD0110')
 end)
 
-local function ask(method, params)
-  local answer = client:request_sync(method, params, 10000, buffer)
-  if not answer or answer.err then
-    error(method .. ': ' .. vim.inspect(answer and answer.err), 2)
+local function request(method, params)
+  local response = client:request_sync(method, params, 10000, buffer)
+  if not response or response.err then
+    error(method .. ': ' .. vim.inspect(response and response.err), 2)
   end
-  return answer.result
+  return response.result
 end
 local function at(line, character)
   return { textDocument = { uri = vim.uri_from_bufnr(0) }, position = { line = line, character = character } }
 end
 
 vim.api.nvim_buf_set_lines(buffer, 6, 6, false, { '    re' })
-local answer = ask('textDocument/completion', at(6, 6))
+local completion = request('textDocument/completion', at(6, 6))
 local labels = vim.tbl_map(function(item)
   return item.label
-end, answer.items or answer)
-check(vim.tbl_contains(labels, 'restart'), 'completion knows `restart`: ' .. table.concat(labels, ' '))
+end, completion.items or completion)
+check(vim.tbl_contains(labels, 'restart'), 'completion offers `restart`: ' .. table.concat(labels, ' '))
 vim.api.nvim_buf_set_lines(buffer, 6, 7, false, {})
 
-local hover = ask('textDocument/hover', at(4, 5))
-check(vim.inspect(hover):lower():find('port'), 'hover tells about the port')
+local hover = request('textDocument/hover', at(4, 5))
+check(vim.inspect(hover):lower():find('port'), 'hover describes the port')
 
 vim.api.nvim_win_set_cursor(0, { 4, 3 })
 vim.lsp.buf.rename('shop')
-soon('rename reaches every mention', function()
+wait_for('rename changes every reference', function()
   local text = table.concat(vim.api.nvim_buf_get_lines(buffer, 0, -1, false), '\n')
   return text:find('\n  shop:') and text:find('needs: %[shop%]')
 end)
 
 vim.cmd.write()
 vim.cmd('Pdev up')
-soon('the preview is up', function()
+wait_for('the preview is ready', function()
   local result = client:request_sync('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = vim.uri_from_bufnr(buffer) } } }, 5000)
   return result and result.result and result.result.state == 'ready'
 end)
-soon('the statusline tells, unasked', function()
+wait_for('the statusline shows the state without a request', function()
   return require('pdev').status() == 'nvim/main ready'
 end)
 vim.lsp.inlay_hint.enable(true)
-soon('state stands behind each unit', function()
+wait_for('each unit has its state as a hint', function()
   local labels = vim.tbl_map(function(hint)
     return hint.inlay_hint.label
   end, vim.lsp.inlay_hint.get({ bufnr = buffer }))
   return vim.tbl_contains(labels, 'ready')
 end)
 vim.cmd('Pdev status')
-soon('the units are shown in a window', function()
+wait_for('the units are shown in a window', function()
   local text = table.concat(vim.api.nvim_buf_get_lines(0, 0, -1, false), '\n')
   return text:find('nvim/main  ready') and text:find('shop')
 end)
 vim.cmd.close()
-local lenses = ask('textDocument/codeLens', { textDocument = { uri = vim.uri_from_bufnr(buffer) } })
+local lenses = request('textDocument/codeLens', { textDocument = { uri = vim.uri_from_bufnr(buffer) } })
 local titles = vim.tbl_map(function(lens)
   return lens.command.title
 end, lenses)
-check(#titles > 2, 'lenses stand above the services: ' .. table.concat(titles, ', '))
+check(#titles > 2, 'the services have lenses: ' .. table.concat(titles, ', '))
 local function lens(title)
-  return vim.iter(lenses):find(function(one)
-    return one.command.title == title
+  return vim.iter(lenses):find(function(candidate)
+    return candidate.command.title == title
   end)
 end
 check(lens('shell'), 'a lens offers a shell: ' .. table.concat(titles, ', '))
-check(vim.tbl_contains(require('pdev').complete('re', 'Pdev re'), 'restart'), ':Pdev completes')
+check(vim.tbl_contains(require('pdev').complete('re', 'Pdev re'), 'restart'), ':Pdev completes commands')
 client:exec_cmd(lens('shell').command, { bufnr = buffer })
 local shell = vim.api.nvim_get_current_buf()
 vim.api.nvim_chan_send(vim.bo.channel, 'echo "in $((40 + 2))"\r')
-soon('a shell answers in a terminal', function()
+wait_for('the shell runs in a terminal', function()
   return table.concat(vim.api.nvim_buf_get_lines(shell, 0, -1, false), '\n'):find('in 42')
 end)
 vim.cmd('bwipeout!')
-local function window(command, name, words)
+local function check_window(command, name, text_part)
   vim.cmd('Pdev ' .. command)
   local text
   local opened = vim.wait(15000, function()
     text = vim.api.nvim_buf_get_name(0) .. '\n' .. table.concat(vim.api.nvim_buf_get_lines(0, 0, -1, false), '\n')
-    return text:find(name, 1, true) and text:find(words, 1, true) ~= nil
+    return text:find(name, 1, true) and text:find(text_part, 1, true) ~= nil
   end, 10)
-  check(opened, ':Pdev ' .. command .. ' shows ' .. words .. ', found ' .. text)
+  check(opened, ':Pdev ' .. command .. ' shows ' .. text_part .. ', found ' .. text)
   vim.cmd.close()
 end
-window('render api', 'pdev://render/api', 'services.api.health')
-window('plan', 'pdev://plan', 'nothing would change')
-window('report', 'pdev://report', 'pdev ')
+check_window('render api', 'pdev://render/api', 'services.api.health')
+check_window('plan', 'pdev://plan', 'nothing would change')
+check_window('report', 'pdev://report', 'pdev ')
 
--- One service is stopped by its lens; the other one stays, and what was stopped is no drift.
-local function lens_of(unit_name, words)
-  local all = ask('textDocument/codeLens', { textDocument = { uri = vim.uri_from_bufnr(buffer) } })
-  return vim.iter(all):find(function(one)
-    return one.command.title:find(words, 1, true) and (one.command.arguments[1] or {}).unit == unit_name
+-- Stop one service by its lens. The other one keeps running, and the stopped one is not reported as drift.
+local function lens_of(unit_name, title_part)
+  local all = request('textDocument/codeLens', { textDocument = { uri = vim.uri_from_bufnr(buffer) } })
+  return vim.iter(all):find(function(candidate)
+    return candidate.command.title:find(title_part, 1, true) and (candidate.command.arguments[1] or {}).unit == unit_name
   end)
 end
 local function state(name)
-  local result = ask('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = vim.uri_from_bufnr(buffer) } } })
-  return vim.iter(result.units):find(function(one)
-    return one.name == name
+  local result = request('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = vim.uri_from_bufnr(buffer) } } })
+  return vim.iter(result.units):find(function(candidate)
+    return candidate.name == name
   end).state
 end
-soon('a lens stops one service', function()
+wait_for('the service has a stop lens', function()
   return lens_of('api', 'stop')
 end)
 client:exec_cmd(lens_of('api', 'stop').command, { bufnr = buffer })
-soon('it alone is stopped', function()
+wait_for('only this service is stopped', function()
   return state('api') == 'stopped' and state('shop') == 'ready'
 end)
-check(not vim.tbl_contains(codes(), 'drift'), 'what was stopped is no drift')
-soon('a lens starts it', function()
+check(not vim.tbl_contains(codes(), 'drift'), 'a stopped service is not reported as drift')
+wait_for('the service has a start lens', function()
   return lens_of('api', 'start') and not lens_of('api', 'stop')
 end)
 local select = vim.ui.select
 if vim.fn.has('nvim-0.12') == 1 then
-  -- By the keys' own way: the lens under the cursor.
+  -- Run the lens under the cursor, as the key mapping does.
   vim.lsp.codelens.enable(true, { bufnr = buffer })
-  soon('Neovim holds the lenses itself', function()
-    return vim.iter(vim.lsp.codelens.get({ bufnr = buffer })):find(function(one)
-      return one.lens.command and one.lens.command.title == '▶ start'
+  wait_for('Neovim has the lenses', function()
+    return vim.iter(vim.lsp.codelens.get({ bufnr = buffer })):find(function(entry)
+      return entry.lens.command and entry.lens.command.title == '▶ start'
     end)
   end)
   for number, text in ipairs(vim.api.nvim_buf_get_lines(buffer, 0, -1, false)) do
@@ -204,29 +204,29 @@ if vim.fn.has('nvim-0.12') == 1 then
 else
   client:exec_cmd(lens_of('api', 'start').command, { bufnr = buffer })
 end
-soon('and it runs again', function()
+wait_for('the service runs again', function()
   return state('api') == 'ready'
 end)
 vim.ui.select = select
 check(vim.tbl_contains(require('pdev').complete('', 'Pdev stop '), 'api'), ':Pdev stop completes services')
 vim.cmd('Pdev stop api')
-soon(':Pdev stops it, too', function()
+wait_for(':Pdev stops only this service', function()
   return state('api') == 'stopped' and state('shop') == 'ready'
 end)
 vim.cmd('Pdev up api')
-soon(':Pdev starts it', function()
+wait_for(':Pdev starts the service', function()
   return state('api') == 'ready'
 end)
 vim.cmd('Pdev restart shop')
-soon(':Pdev restarts the other', function()
+wait_for(':Pdev restarts the other service', function()
   return state('shop') == 'ready'
 end)
 
--- A literal goes into the vault. The service says how long it is, so that nobody has to print it.
+-- Move a literal into the vault. The service prints the length of the secret, because it must not print the value.
 local value = 'sk_test_' .. 'not_anywhere_else'
-local function line_of(words)
+local function line_of(text_part)
   for number, text in ipairs(vim.api.nvim_buf_get_lines(buffer, 0, -1, false)) do
-    if text:find(words, 1, true) then
+    if text:find(text_part, 1, true) then
       return number
     end
   end
@@ -243,55 +243,55 @@ vim.lsp.buf.code_action({
   end,
   apply = true,
 })
-soon('the manifest names the secret', function()
+wait_for('the manifest references the secret', function()
   return line_of('STRIPE_KEY_FILE: "${secrets.stripe-key.path}"')
 end)
-check(not line_of(value), 'and has its value no more')
+check(not line_of(value), 'the manifest no longer contains the value')
 vim.cmd.write()
-local kept = vim.system({ 'pdev', 'secret', 'list' }, { text = true }):wait()
-check(kept.code == 0 and kept.stdout:find('stripe'), 'the vault has it: ' .. kept.stdout .. kept.stderr)
+local stored = vim.system({ 'pdev', 'secret', 'list' }, { text = true }):wait()
+check(stored.code == 0 and stored.stdout:find('stripe'), 'the vault contains the secret: ' .. stored.stdout .. stored.stderr)
 local work = vim.fs.dirname(vim.fn.getcwd())
-local spilt = vim.system({ 'grep', '-rlF', value, work }, { text = true }):wait()
-check(spilt.stdout == '', 'the value is nowhere else: ' .. spilt.stdout)
+local leaks = vim.system({ 'grep', '-rlF', value, work }, { text = true }):wait()
+check(leaks.stdout == '', 'no file contains the value: ' .. leaks.stdout)
 vim.cmd('Pdev up')
-local function logs(words)
+local function logs_contain(text_part)
   return function()
-    local result = ask('workspace/executeCommand', { command = 'pdev.logs', arguments = { { uri = vim.uri_from_bufnr(buffer), unit = 'api' } } })
-    return vim.inspect(result):find(words, 1, true)
+    local result = request('workspace/executeCommand', { command = 'pdev.logs', arguments = { { uri = vim.uri_from_bufnr(buffer), unit = 'api' } } })
+    return vim.inspect(result):find(text_part, 1, true)
   end
 end
-soon('the service has the value', logs('the key has ' .. #value))
+wait_for('the service has the value', logs_contain('the key has ' .. #value))
 
--- A service asks for an identity in a terminal beside the editor; the person says yes in the editor.
+-- A service requests an identity in a terminal outside the editor; the user approves it in the editor.
 local function terminal(command)
   return vim.system({ 'python3', vim.env.PDEV_TERMINAL, command }, { text = true }):wait(60000).stdout
 end
-local function waits()
-  return vim.iter(vim.diagnostic.get(buffer)):find(function(found)
-    return found.code == 'needs_approval'
+local function needs_approval()
+  return vim.iter(vim.diagnostic.get(buffer)):find(function(diagnostic)
+    return diagnostic.code == 'needs_approval'
   end)
 end
 local function unit(name)
-  local result = ask('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = vim.uri_from_bufnr(buffer) } } })
-  return vim.iter(result.units):find(function(one)
-    return one.name == name
+  local result = request('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = vim.uri_from_bufnr(buffer) } } })
+  return vim.iter(result.units):find(function(candidate)
+    return candidate.name == name
   end)
 end
 api = line_of('  api:')
 vim.api.nvim_buf_set_lines(buffer, api, api, false, { '    identity: shop-dev' })
 vim.cmd.write()
-local told = terminal('pdev up')
-check(told:find('pdev identity approve'), '`up` names the command: ' .. told)
-soon('who runs without an identity is told on its line', waits)
-check(waits().lnum == api, 'on the line of the identity')
-local typed, asked
+local up_output = terminal('pdev up')
+check(up_output:find('pdev identity approve'), '`up` prints the command: ' .. up_output)
+wait_for('the service without its identity is reported', needs_approval)
+check(needs_approval().lnum == api, 'the diagnostic is on the line of the identity')
+local typed, input_prompt
 vim.ui.input = function(opts, done)
-  asked = opts.prompt
+  input_prompt = opts.prompt
   done(typed)
 end
-local choice, offered
+local choice, select_prompt
 vim.ui.select = function(items, opts, done)
-  offered = opts.prompt
+  select_prompt = opts.prompt
   done(vim.iter(items):find(function(item)
     return item.title == choice
   end))
@@ -300,10 +300,10 @@ local function approvals()
   return vim.system({ 'pdev', 'identity', 'approvals', '--json' }, { text = true }):wait().stdout
 end
 local function approve()
-  asked = nil
+  input_prompt = nil
   vim.api.nvim_win_set_cursor(0, { api + 1, 16 })
   vim.lsp.buf.code_action({
-    context = { only = { 'quickfix' }, diagnostics = { waits().user_data.lsp } },
+    context = { only = { 'quickfix' }, diagnostics = { needs_approval().user_data.lsp } },
     filter = function(action)
       return action.title:find('^Approve') ~= nil
     end,
@@ -312,64 +312,64 @@ local function approve()
 end
 typed = 'yes'
 approve()
-soon('the person is asked', function()
-  return asked
+wait_for('the user is prompted', function()
+  return input_prompt
 end)
-check(asked:find('`api` of .* would act as `shop%-dev`'), 'about what it is: ' .. asked)
-check(vim.trim(approvals()) == '[]', 'another word approves nothing')
+check(input_prompt:find('`api` of .* would act as `shop%-dev`'), 'the prompt names service and identity: ' .. input_prompt)
+check(vim.trim(approvals()) == '[]', 'a wrong word approves nothing')
 typed, choice = 'shop-dev', 'Bring it up again'
 approve()
-soon('the name approves, and the service is given its identity', function()
+wait_for('typing the name approves, and the service gets its identity', function()
   return unit('api').identity == 'shop-dev'
 end)
-soon('the finding goes', function()
-  return not waits()
+wait_for('the diagnostic disappears after the approval', function()
+  return not needs_approval()
 end)
 
--- What was asked for through the editor, the editor cannot approve: a program may have pressed the key.
-check(vim.system({ 'pdev', 'identity', 'revoke', 'shop-dev' }):wait().code == 0, 'it can be taken back')
+-- The editor cannot approve a request that came through it, because a program may have pressed the key.
+check(vim.system({ 'pdev', 'identity', 'revoke', 'shop-dev' }):wait().code == 0, 'the approval can be revoked')
 vim.cmd('Pdev up')
-soon('it runs without it again', waits)
-asked, offered, choice = nil, nil, 'Copy the command'
+wait_for('the service runs without its identity again', needs_approval)
+input_prompt, select_prompt, choice = nil, nil, 'Copy the command'
 vim.cmd('Pdev approve api')
-soon('the command for another terminal is shown', function()
-  return offered and offered:find('the request came through this editor', 1, true)
+wait_for('the command for another terminal is shown', function()
+  return select_prompt and select_prompt:find('the request came through this editor', 1, true)
 end)
-check(not asked, 'and nobody is asked in vain')
-local command = offered:match('pdev identity approve [%w-]+')
-soon('and can be copied', function()
+check(not input_prompt, 'the user is not prompted for the name')
+local command = select_prompt:match('pdev identity approve [%w-]+')
+wait_for('the command is copied', function()
   return command and (vim.fn.getreg('"') == command or vim.fn.getreg('+') == command)
 end)
 
--- What is written is no longer what runs, and the fix brings it there.
-local function told(code)
-  return vim.iter(vim.diagnostic.get(buffer)):find(function(found)
-    return found.code == code
+-- The running preview differs from the manifest, and the fix applies the manifest.
+local function diagnostic_with(code)
+  return vim.iter(vim.diagnostic.get(buffer)):find(function(diagnostic)
+    return diagnostic.code == code
   end)
 end
 local web = line_of('1000')
 vim.api.nvim_buf_set_lines(buffer, web - 1, web - 1, false, { '    env: { LEVEL: debug }' })
 vim.cmd.write()
-soon('drift is told', function()
-  return told('drift')
+wait_for('drift is reported', function()
+  return diagnostic_with('drift')
 end)
-local function fix(code, words)
-  local found = assert(told(code), code)
-  vim.api.nvim_win_set_cursor(0, { found.lnum + 1, found.col + 1 })
+local function apply_fix(code, title_pattern)
+  local diagnostic = assert(diagnostic_with(code), code)
+  vim.api.nvim_win_set_cursor(0, { diagnostic.lnum + 1, diagnostic.col + 1 })
   vim.lsp.buf.code_action({
-    context = { only = { 'quickfix' }, diagnostics = { found.user_data.lsp } },
+    context = { only = { 'quickfix' }, diagnostics = { diagnostic.user_data.lsp } },
     filter = function(action)
-      return action.title:find(words) ~= nil
+      return action.title:find(title_pattern) ~= nil
     end,
     apply = true,
   })
 end
-fix('drift', '^Apply')
-soon('what is written is applied', function()
-  return not told('drift') and unit('shop').state == 'ready'
+apply_fix('drift', '^Apply')
+wait_for('the manifest is applied', function()
+  return not diagnostic_with('drift') and unit('shop').state == 'ready'
 end)
 
--- A service that crashes says so on its line, with its last words.
+-- A crash is reported on the line of its service, with the last log line.
 local services = line_of('  api:')
 vim.api.nvim_buf_set_lines(buffer, services - 1, services - 1, false, {
   '  bad:',
@@ -379,39 +379,39 @@ vim.api.nvim_buf_set_lines(buffer, services - 1, services - 1, false, {
 })
 vim.cmd.write()
 vim.cmd('Pdev up')
-soon('the crash is told with its last words', function()
-  local found = vim.iter(vim.diagnostic.get(buffer)):find(function(one)
-    return one.source == 'pdev (live)' and one.message:find('cannot reach the moon', 1, true)
+wait_for('the crash is reported with its last log line', function()
+  local crash = vim.iter(vim.diagnostic.get(buffer)):find(function(diagnostic)
+    return diagnostic.source == 'pdev (live)' and diagnostic.message:find('cannot reach the moon', 1, true)
   end)
-  return found and found.lnum >= services - 1 and found.lnum <= services + 3
+  return crash and crash.lnum >= services - 1 and crash.lnum <= services + 3
 end)
-local peek = ask('textDocument/hover', at(line_of('  shop:') - 1, 3))
-check(vim.inspect(peek):find('ready after %d+ ms'), 'a hover says how long it took: ' .. vim.inspect(peek))
+local unit_hover = request('textDocument/hover', at(line_of('  shop:') - 1, 3))
+check(vim.inspect(unit_hover):find('ready after %d+ ms'), 'hover shows the time until ready: ' .. vim.inspect(unit_hover))
 
--- The commands that show something.
+-- The commands that show text.
 vim.cmd('Pdev check')
-soon(':Pdev check fills the quickfix list', function()
+wait_for(':Pdev check fills the quickfix list', function()
   return vim.fn.getqflist({ title = 0 }).title == 'pdev check'
 end)
 vim.cmd.cclose()
 vim.cmd.buffer(buffer)
 vim.cmd('Pdev tail api')
 local tail = vim.api.nvim_get_current_buf()
-soon(':Pdev tail follows in a terminal', function()
+wait_for(':Pdev tail follows in a terminal', function()
   return vim.bo[tail].buftype == 'terminal'
     and table.concat(vim.api.nvim_buf_get_lines(tail, 0, -1, false), '\n'):find('the key has ' .. #value, 1, true)
 end)
 vim.cmd('bwipeout!')
 vim.cmd.buffer(buffer)
-window('logs api', 'pdev://logs/api', 'the key has ' .. #value)
-local shown = {}
+check_window('logs api', 'pdev://logs/api', 'the key has ' .. #value)
+local notifications = {}
 vim.notify = function(text, level)
-  shown[#shown + 1] = { text = text, level = level }
+  notifications[#notifications + 1] = { text = text, level = level }
 end
-local function notified(words)
+local function notified(text_part)
   return function()
-    return vim.iter(shown):find(function(one)
-      return one.text:find(words, 1, true)
+    return vim.iter(notifications):find(function(notification)
+      return notification.text:find(text_part, 1, true)
     end)
   end
 end
@@ -421,23 +421,23 @@ vim.ui.open = function(url)
   return nil, nil
 end
 vim.cmd('Pdev open shop')
-soon(':Pdev open opens the URL of the service', function()
+wait_for(':Pdev open opens the URL', function()
   return opened and opened:find('^http://shop%.')
 end)
 vim.cmd('Pdev open api')
-soon('or says that there is none', notified('`api` has no URL'))
+wait_for('a missing URL is reported', notified('`api` has no URL'))
 vim.cmd('Pdev nonsense')
-soon('an unknown command names those there are', notified('no command `nonsense`'))
+wait_for('an unknown command is reported', notified('no command `nonsense`'))
 vim.cmd('Pdev shell')
-soon('a shell needs a service', notified('name the service'))
+wait_for('a shell without a service is rejected', notified('name the service'))
 vim.cmd('Pdev stop moon')
-soon('a service that is not there is told by the agent', function()
+wait_for('an unknown service is reported by the agent', function()
   return client:request_sync('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = vim.uri_from_bufnr(buffer) } } }, 5000)
     and notified('there is no unit `moon`')()
 end)
 
 vim.cmd('Pdev stop')
-soon('and it is down again', function()
+wait_for('the preview is down again', function()
   return require('pdev').status() == '' or require('pdev').status() == 'nvim/main down'
 end)
 
@@ -445,7 +445,7 @@ vim.cmd.checkhealth('pdev')
 local health = table.concat(vim.api.nvim_buf_get_lines(0, 0, -1, false), '\n')
 check(health:find('`pdev` is pdev') and health:find('1 client'), 'checkhealth: ' .. health)
 vim.cmd.bwipeout()
--- A program that is not there, as after an installation that is not on the PATH.
+-- A missing program, as after an installation outside of the PATH.
 local cmd = vim.lsp.config.pdev.cmd
 vim.lsp.config('pdev', { cmd = { '/nowhere/pdev', 'lsp' } })
 vim.cmd.checkhealth('pdev')
@@ -454,7 +454,7 @@ check(health:find('`/nowhere/pdev` does not run', 1, true) and health:find('inst
 vim.cmd.bwipeout()
 vim.lsp.config('pdev', { cmd = cmd })
 
--- Somebody else's YAML gets no server, and the same words in it no findings.
+-- Other YAML files get no server and no diagnostics, even with the content of a manifest.
 for _, name in ipairs({ 'deployment.yaml', 'compose.yml', 'my-pdev.yaml' }) do
   local file = assert(io.open(name, 'w'))
   file:write('pdev: 1\napp: x\nservices: { web: { prot: 1 } }\n')
@@ -462,12 +462,12 @@ for _, name in ipairs({ 'deployment.yaml', 'compose.yml', 'my-pdev.yaml' }) do
   vim.cmd.edit(name)
   check(vim.bo.filetype == 'yaml', name .. ' is plain YAML')
   check(#vim.lsp.get_clients({ name = 'pdev', bufnr = 0 }) == 0, 'no server is attached to ' .. name)
-  check(#vim.diagnostic.get(0) == 0, 'nothing is found in ' .. name)
+  check(#vim.diagnostic.get(0) == 0, 'no diagnostic in ' .. name)
   vim.cmd('bwipeout!')
 end
 local docs = vim.fn.fnamemodify(vim.api.nvim_get_runtime_file('doc/pdev.txt', false)[1], ':h')
 vim.cmd.helptags(docs)
--- Not shown: this Neovim is unpacked, not installed, and lacks the parser that colours its help.
+-- Check only the tag: this Neovim is unpacked, not installed, and lacks the parser for help files.
 check(vim.tbl_contains(vim.fn.getcompletion(':Pdev', 'help'), ':Pdev'), ':help :Pdev')
 os.remove(docs .. '/tags')
 print('\n' .. checks .. ' checks passed\n')

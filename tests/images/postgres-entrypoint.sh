@@ -1,7 +1,7 @@
 #!/bin/bash
-# The official image's behaviour, in the part that people rely on: POSTGRES_USER, POSTGRES_PASSWORD (or _FILE),
-# POSTGRES_DB, POSTGRES_INITDB_ARGS, POSTGRES_HOST_AUTH_METHOD, /docker-entrypoint-initdb.d, and stepping down from root.
-# While the first start prepares the cluster, only the unix socket answers.
+# The commonly used part of the official image's entrypoint: POSTGRES_USER, POSTGRES_PASSWORD (or _FILE), POSTGRES_DB,
+# POSTGRES_INITDB_ARGS, POSTGRES_HOST_AUTH_METHOD, /docker-entrypoint-initdb.d, and dropping root privileges.
+# While the first start initialises the cluster, the server listens only on the Unix socket.
 set -euo pipefail
 
 case "${1:-}" in -*) set -- postgres "$@" ;; esac
@@ -40,6 +40,6 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   pg_ctl -D "$PGDATA" -m fast -w stop >/dev/null
   echo "PostgreSQL init process complete; ready for start up."
 fi
-# Other hosts reach the official images by default; Debian's default is the loopback only.
+# The official image listens on all addresses; Debian's default is the loopback address.
 shift
 exec postgres -c "listen_addresses=*" "$@"

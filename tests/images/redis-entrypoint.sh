@@ -1,12 +1,12 @@
 #!/bin/sh
-# The official image's behaviour: options alone mean redis-server, root steps down, and other hosts may connect.
+# Like the official image: runs redis-server if only options are given, drops root privileges, and accepts other hosts.
 set -eu
 case "${1:-}" in
   -* | *.conf) set -- redis-server "$@" ;;
 esac
 if [ "$1" = redis-server ]; then
   shift
-  # A configuration file has to stay the first argument.
+  # redis-server accepts a configuration file only as its first argument.
   case "${1:-}" in
     *.conf) file=$1; shift; set -- redis-server "$file" --protected-mode no "$@" ;;
     *) set -- redis-server --protected-mode no "$@" ;;

@@ -1,14 +1,14 @@
-# What the tests need of the machine: packages, tools of the toolchain, a container engine. Sourced by tests/run.
+# Prepares the machine for the tests: packages, Rust tools, a container engine. Sourced by tests/run.
 # shellcheck shell=bash disable=SC2154
 
-# "what has to be there" -> the Debian package that brings it.
+# Prints the Debian packages of the missing programs.
 needed_packages() {
   has() { command -v "$1" >/dev/null 2>&1; }
   has cc || echo gcc libc6-dev
   has git || echo git
   has curl || echo curl
   has perl || echo perl
-  # A machine may have the client alone. Newer releases keep the client in a separate package.
+  # A machine may have only the client. Newer Debian releases have a separate package for the client.
   has docker || { apt-cache show docker-cli >/dev/null 2>&1 && echo docker-cli; }
   has dockerd || engine_answers || echo docker.io
   has iptables || echo iptables
@@ -31,28 +31,28 @@ needed_packages() {
 
 install_packages() {
   local missing
-  # A test must not fail because an earlier one filled /usr/sbin into somebody else's PATH only.
+  # Debian installs dockerd and iptables in /usr/sbin, which the PATH of a user may not contain.
   PATH=$PATH:/usr/sbin:/sbin
   mapfile -t missing < <(needed_packages | tr ' ' '\n' | sort -u)
   [ ${#missing[@]} -gt 0 ] || return 0
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    skip "machine: not installed, because this is not root on Debian or Ubuntu: ${missing[*]}"
+    skip "machine: packages not installed, because this needs root on Debian or Ubuntu: ${missing[*]}"
     return 0
   fi
   echo "installing: ${missing[*]}"
-  # RUNLEVEL=1 keeps the packages from starting servers that nobody asked for.
+  # RUNLEVEL=1 prevents that the packages start their servers.
   local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -y -o Dpkg::Use-Pty=0)
   if ! timeout 900 "${apt[@]}" install --no-install-recommends "${missing[@]}" >"$logs/apt.log" 2>&1 </dev/null; then
-    # The usual reason on a fresh machine: there is no package list yet, or an old one.
+    # The usual cause on a fresh machine: the package lists are missing or outdated.
     timeout 300 "${apt[@]}" update >>"$logs/apt.log" 2>&1 </dev/null
     if ! timeout 900 "${apt[@]}" install --no-install-recommends "${missing[@]}" >>"$logs/apt.log" 2>&1 </dev/null; then
-      skip "machine: could not be installed (see $logs/apt.log): ${missing[*]}"
+      skip "machine: packages could not be installed (see $logs/apt.log): ${missing[*]}"
       tail -n 5 "$logs/apt.log"
     fi
   fi
 }
 
-# Real counterparts of credentials that distributions do not carry, in folders of their own.
+# Installs credential providers and clients that distributions do not package, in separate folders.
 install_counterparts() {
   local folder
   if [ -n "${PDEV_TEST_NODE_MODULES:-}" ]; then
@@ -71,7 +71,7 @@ install_counterparts() {
   else
     skip_download "python's moto, boto3, proxy.py and keyring" "$logs/pip.log"
   fi
-  # A folder, because containers mount it: what services use to ask for credentials.
+  # The SDKs with which services request credentials. A plain folder, because containers mount it.
   if [ -n "${PDEV_TEST_SDKS:-}" ]; then
     :
   elif folder=$(cached sdks python_folder "${PDEV_TEST_PYTHON:-python3}" boto3==1.44.8 google-auth==2.63.0 requests==2.34.2 azure-identity==1.27.0 hvac==2.4.0 2>"$logs/sdks.log"); then
@@ -86,12 +86,12 @@ python_folder() { # PYTHON PACKAGE==VERSION... FOLDER
   timeout 600 "$python" -m pip install -q --disable-pip-version-check --target "$folder" "${@:2:$#-2}"
 }
 
-# A download that failed: a skip without network access, else a failure.
+# Reports a failed download: a skip without network access, else a failure.
 skip_download() { # WHAT LOG
   if is_offline "$2"; then
     skip "machine: $1: no network access"
   else
-    miss "machine: $1 could not be installed"
+    fail "machine: $1 could not be installed"
     tail -n 20 "$2"
   fi
 }
@@ -108,7 +108,7 @@ engine_pid=''
 
 engine_answers() { timeout 10 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
-# Uses the engine that answers; otherwise starts one with folders of its own, so that no other engine is touched.
+# Uses a running engine if one answers. Otherwise starts one with its own folders, so that no other engine is touched.
 start_engine() {
   [ -z "${engine_tried:-}" ] || return 0
   engine_tried=yes
@@ -117,15 +117,15 @@ start_engine() {
     return 0
   fi
   if engine_answers; then
-    echo "engine: $(docker version --format '{{.Server.Version}}'), already there"
+    echo "engine: $(docker version --format '{{.Server.Version}}'), already running"
   elif [ "$(id -u)" != 0 ] || ! command -v dockerd >/dev/null; then
-    skip "machine: no container engine answers, and only root with dockerd can start one"
+    skip "machine: no container engine answers, and starting one needs root and dockerd"
     return 0
   else
     start_own_engine || return 0
   fi
   if ! timeout 900 "$here/images/build" >"$logs/images.log" 2>&1 </dev/null; then
-    skip "machine: base images could not be made (see $logs/images.log): $(tail -n 1 "$logs/images.log")"
+    skip "machine: base images could not be built (see $logs/images.log): $(tail -n 1 "$logs/images.log")"
   fi
   sed -n '/^images: /p' "$logs/images.log"
 }
@@ -134,14 +134,15 @@ start_own_engine() {
   local folder=$scratch/engine deadline
   mkdir -p "$folder" "$cache/engine"
   export DOCKER_HOST=unix://$folder/docker.sock
-  # A session of its own, or Ctrl-C would end it before the tests have cleaned up.
+  # In its own session, because Ctrl-C would end the engine before the tests have cleaned up.
   setsid dockerd --data-root "$cache/engine" --exec-root "$folder/exec" --pidfile "$folder/pid" --host "$DOCKER_HOST" \
     >"$logs/dockerd.log" 2>&1 </dev/null &
   engine_pid=$!
+  # dockerd signals no readiness, so poll until it answers or exits.
   deadline=$((SECONDS + 60))
   until engine_answers; do
     if ! kill -0 "$engine_pid" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
-      skip "machine: dockerd does not come up (see $logs/dockerd.log): $(grep -v '^time=.*level=info' "$logs/dockerd.log" | tail -n 1)"
+      skip "machine: dockerd does not start (see $logs/dockerd.log): $(grep -v '^time=.*level=info' "$logs/dockerd.log" | tail -n 1)"
       stop_engine
       unset DOCKER_HOST
       return 1
@@ -163,5 +164,5 @@ stop_engine() {
   engine_pid=''
 }
 
-# Between two looks at something that has no event to wait for.
-pause() { read -r -t "$1" <>"$nothing_ever" || :; }
+# Waits between two polls. A read from a pipe without a writer needs no process, unlike `sleep`.
+pause() { read -r -t "$1" <>"$silent_pipe" || :; } # SECONDS

@@ -1,11 +1,11 @@
-# Counting: what passed, failed and was skipped, over all sections. Sourced by tests/run.
+# Counts passed, failed and skipped tests of all sections. Sourced by tests/run.
 # shellcheck shell=bash disable=SC2154
 
 passed=0 failed=0
 failures=() skips=() durations=()
 
 pass() { passed=$((passed + 1)); }
-miss() { # NAME
+fail() { # NAME
   failed=$((failed + 1))
   failures+=("$1")
 }
@@ -13,63 +13,65 @@ skip() { # NAME: REASON
   skips+=("$1")
 }
 
-# Runs one check that either holds or does not; its output is shown only when it does not.
+# Runs a command as one test. Prints the end of its output only if it fails.
 check() { # NAME LIMIT COMMAND...
   local name=$1 limit=$2 log code=0
   shift 2
   log=$logs/${name//[^a-z0-9]/-}.log
+  # No standard input, so that a command that asks a question fails at once instead of waiting until its limit.
   timeout --kill-after=20 "$limit" "$@" >"$log" 2>&1 </dev/null || code=$?
   if [ $code = 0 ]; then
     pass
     return 0
   fi
-  miss "$name$([ $code = 124 ] && echo " (over its limit of $limit)")"
+  fail "$name$([ $code = 124 ] && echo " (exceeded its limit of $limit)")"
   tail -n 80 "$log"
   return 1
 }
 
-# Runs `cargo test` and counts what its harnesses say. A test that prints `skipped: WHAT: WHY` counts as skipped.
+# Runs `cargo test` and counts the results of its test programs. A test that prints `skipped: WHAT: WHY` is skipped.
 suite() { # NAME LIMIT CARGO-ARGUMENTS...
-  local name=$1 limit=$2 code=0 log ok bad line
+  local name=$1 limit=$2 code=0 log ok_count failed_count line
   shift 2
   log=$logs/$name.log
   timeout --kill-after=20 "$limit" cargo test --no-fail-fast "$@" >"$log" 2>&1 </dev/null || code=$?
-  # Nothing is trusted but the harness's own lines: a test may print anything.
-  read -r ok bad < <(awk '/^test result: /{ ok += $4; bad += $6 } END { print ok + 0, bad + 0 }' "$log")
+  # Count only the summary lines of the test harness, because a test may print anything.
+  read -r ok_count failed_count < <(awk '/^test result: /{ ok += $4; failed += $6 } END { print ok + 0, failed + 0 }' "$log")
   while IFS= read -r line; do
     skip "$name: ${line#*skipped: }"
-    # It returned early, so the harness called it passed.
-    ok=$((ok - 1))
+    # A skipped test returns early, so the harness counts it as passed.
+    ok_count=$((ok_count - 1))
   done < <(grep -E '^skipped: ' "$log")
   while IFS= read -r line; do
     skip "$name: $line"
   done < <(sed -n 's/^test \(.*\) \.\.\. ignored,* *\(.*\)$/\1: \2/p' "$log")
-  passed=$((passed + ok))
-  while IFS= read -r line; do miss "$name: $line"; done < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | sort -u)
-  if [ "$bad" -gt 0 ]; then sed -n '/^failures:$/,/^test result/p' "$log"; fi
+  passed=$((passed + ok_count))
+  while IFS= read -r line; do fail "$name: $line"; done < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | sort -u)
+  if [ "$failed_count" -gt 0 ]; then sed -n '/^failures:$/,/^test result/p' "$log"; fi
+  # `timeout` exits with 124, or with 137 if it had to send SIGKILL.
   if [ "$code" = 124 ] || [ "$code" = 137 ]; then
-    miss "$name: over its limit of $limit"
+    fail "$name: exceeded its limit of $limit"
     tail -n 40 "$log"
-  elif [ "$code" != 0 ] && [ "$bad" = 0 ]; then
-    miss "$name: did not get to its tests"
+  elif [ "$code" != 0 ] && [ "$failed_count" = 0 ]; then
+    fail "$name: failed before its tests started"
     tail -n 80 "$log"
   fi
 }
 
-# Runs a script that prints `ok NAME`, `FAILED NAME` or `skipped: NAME: WHY`, one line a case.
+# Runs a script that prints one line per case: `ok NAME`, `FAILED NAME` or `skipped: NAME: WHY`.
 script() { # NAME LIMIT COMMAND...
-  local name=$1 limit=$2 code=0 log line bad=0
+  local name=$1 limit=$2 code=0 log line has_failed=no
   shift 2
   log=$logs/$name.log
   timeout --kill-after=20 "$limit" "$@" >"$log" 2>&1 </dev/null || code=$?
   while IFS= read -r line; do
     case $line in
       "ok "*) pass ;;
-      "FAILED "*) miss "${line#FAILED }"; bad=1 ;;
+      "FAILED "*) fail "${line#FAILED }"; has_failed=yes ;;
       "skipped: "*) skip "${line#skipped: }" ;;
     esac
   done <"$log"
-  if [ "$code" != 0 ] && [ "$bad" = 0 ]; then miss "$name: ended with $code"; fi
+  if [ "$code" != 0 ] && [ "$has_failed" = no ]; then fail "$name: exited with status $code"; fi
   [ "$code" = 0 ] || cat "$log"
 }
 

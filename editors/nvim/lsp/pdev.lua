@@ -1,15 +1,16 @@
 ---@brief
 ---
---- The language server of `pdev.yaml`: findings with fixes, completion, hover, and the running preview above each
---- service. It is part of the `pdev` binary.
+--- The language server of `pdev.yaml`: diagnostics with fixes, completion, hover, and the live state of each service. It
+--- is part of the `pdev` binary.
 
---- The server says that lenses and hints are old when something changed: so is what the statusline shows.
+--- Updates the statusline when the server requests a refresh of lenses or hints, because the live state has changed.
 ---@param method string
-local function refreshed(method)
+local function with_refresh(method)
   return function(err, result, ctx)
     require('pdev').refresh()
-    local stock = vim.lsp.handlers[method]
-    return stock and stock(err, result, ctx) or vim.NIL
+    local default_handler = vim.lsp.handlers[method]
+    -- The server waits for a response, and `nil` sends none.
+    return default_handler and default_handler(err, result, ctx) or vim.NIL
   end
 end
 
@@ -22,7 +23,7 @@ return {
     return 'pdev'
   end,
   workspace_required = false,
-  -- Terminals, registers and prompts are the editor's: the server uses them where a client says it can.
+  -- The server sends these commands only to clients that list them here.
   capabilities = { experimental = { commands = { 'pdev.shell', 'pdev.tail', 'pdev.approve', 'pdev.copy' } } },
   commands = {
     ['pdev.shell'] = function(command)
@@ -36,8 +37,8 @@ return {
     end,
   },
   handlers = {
-    ['workspace/codeLens/refresh'] = refreshed('workspace/codeLens/refresh'),
-    ['workspace/inlayHint/refresh'] = refreshed('workspace/inlayHint/refresh'),
+    ['workspace/codeLens/refresh'] = with_refresh('workspace/codeLens/refresh'),
+    ['workspace/inlayHint/refresh'] = with_refresh('workspace/inlayHint/refresh'),
     ['window/showMessageRequest'] = function(err, params, ctx)
       return require('pdev').question(err, params, ctx)
     end,

@@ -4,11 +4,11 @@ end
 vim.g.loaded_pdev = true
 
 if vim.fn.has('nvim-0.11') == 0 then
-  vim.notify('pdev: Neovim 0.11 or newer is needed', vim.log.levels.WARN)
+  vim.notify('pdev: needs Neovim 0.11 or newer', vim.log.levels.WARN)
   return
 end
 
--- Every YAML plugin and colour goes on working: the file is YAML, too.
+-- Keep YAML's highlighting and plugins for manifests, whose file type is `yaml.pdev`.
 vim.treesitter.language.register('yaml', 'yaml.pdev')
 
 if not vim.g.pdev_no_enable then
@@ -23,7 +23,7 @@ end, {
   complete = function(lead, line)
     return require('pdev').complete(lead, line)
   end,
-  desc = 'pdev: the preview of this manifest',
+  desc = 'pdev: control the preview of this manifest',
 })
 
 for _, name in ipairs({ 'up', 'stop', 'restart', 'logs', 'open', 'status' }) do

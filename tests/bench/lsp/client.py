@@ -1,4 +1,4 @@
-"""A client of any language server over its standard streams: enough of an editor to measure and to test with."""
+"""A minimal language client for any server, for tests and benchmarks."""
 
 import json
 import os
@@ -9,25 +9,25 @@ from pathlib import Path
 
 
 class Server:
-    """One server over its standard streams; every wait has a deadline."""
+    """A server process, connected by its standard streams. Every wait has a deadline."""
 
     def __init__(self, command, folder, settings, environment=None, **capabilities):
-        """`capabilities` are added to those of `textDocument`, `workspace` and `window`."""
+        """Starts and initializes the server. `capabilities` extends those of `textDocument`, `workspace` and `window`."""
         self.settings = settings
         self.version = 0
-        self.identity = 0
+        self.last_request_id = 0
         self.pending = b""
         self.versioned = False
         self.requests = []
         self.published = {}
-        begun = time.perf_counter()
-        # An agent of whoever runs this must not be met, unless it is asked for.
+        started = time.perf_counter()
+        # By default, hide the agent of the user who runs this.
         environment = environment or {**os.environ, "PDEV_SOCKET_DIR": str(folder / "no-agent")}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
         root = folder.as_uri()
-        self.ask(
+        self.request(
             "initialize",
             {
                 "processId": os.getpid(),
@@ -48,78 +48,78 @@ class Server:
                 },
             },
         )
-        self.started_in = (time.perf_counter() - begun) * 1000
-        self.tell("initialized", {})
-        self.tell("workspace/didChangeConfiguration", {"settings": settings})
+        self.started_in = (time.perf_counter() - started) * 1000
+        self.notify("initialized", {})
+        self.notify("workspace/didChangeConfiguration", {"settings": settings})
 
     def send(self, message):
         body = json.dumps({"jsonrpc": "2.0", **message}).encode()
         self.process.stdin.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
         self.process.stdin.flush()
 
-    def tell(self, method, params):
+    def notify(self, method, params):
         self.send({"method": method, "params": params})
 
     def receive(self, deadline):
         while True:
-            head, found, rest = self.pending.partition(b"\r\n\r\n")
-            if found:
+            head, separator, rest = self.pending.partition(b"\r\n\r\n")
+            if separator:
                 length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
                 if len(rest) >= length:
                     self.pending = rest[length:]
                     return json.loads(rest[:length])
             left = deadline - time.perf_counter()
             if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-                raise TimeoutError("the server is silent")
+                raise TimeoutError("the server sent no message before the deadline")
             chunk = os.read(self.process.stdout.fileno(), 1 << 16)
             if not chunk:
-                raise EOFError("the server is gone")
+                raise EOFError("the server closed its output")
             self.pending += chunk
 
-    def take(self, wanted, seconds=60):
+    def receive_until(self, matches, seconds=60):
         deadline = time.perf_counter() + seconds
         while True:
             message = self.receive(deadline)
             if "method" in message and "id" in message:
-                self.answer(message)
+                self.reply(message)
                 self.requests.append(message["method"])
             elif message.get("method") == "textDocument/publishDiagnostics":
                 self.published[message["params"]["uri"]] = message["params"]["diagnostics"]
-            if wanted(message):
+            if matches(message):
                 return message
 
-    def answer(self, message):
+    def reply(self, message):
         result = None
         if message["method"] == "workspace/configuration":
             result = [self.settings.get(item.get("section", ""), {}) for item in message["params"]["items"]]
         self.send({"id": message["id"], "result": result})
 
-    def begin(self, method, params):
-        """Asks without waiting; `end` takes the whole answer."""
-        self.identity += 1
-        self.send({"id": self.identity, "method": method, "params": params})
-        return self.identity
+    def send_request(self, method, params):
+        """Sends a request and returns its id for `receive_response`."""
+        self.last_request_id += 1
+        self.send({"id": self.last_request_id, "method": method, "params": params})
+        return self.last_request_id
 
-    def end(self, identity):
-        return self.take(lambda message: message.get("id") == identity and "method" not in message)
+    def receive_response(self, request_id):
+        return self.receive_until(lambda message: message.get("id") == request_id and "method" not in message)
 
-    def ask(self, method, params):
-        return self.end(self.begin(method, params)).get("result")
+    def request(self, method, params):
+        return self.receive_response(self.send_request(method, params)).get("result")
 
     def open(self, uri, text):
         self.version += 1
         document = {"uri": uri, "languageId": "yaml", "version": self.version, "text": text}
-        self.tell("textDocument/didOpen", {"textDocument": document})
+        self.notify("textDocument/didOpen", {"textDocument": document})
         return self.diagnostics(uri)
 
     def change(self, uri, line, character, end, text):
         self.version += 1
-        place = {"start": {"line": line, "character": character}, "end": {"line": line, "character": end}}
+        changed = {"start": {"line": line, "character": character}, "end": {"line": line, "character": end}}
         document = {"uri": uri, "version": self.version}
-        self.tell("textDocument/didChange", {"textDocument": document, "contentChanges": [{"range": place, "text": text}]})
+        self.notify("textDocument/didChange", {"textDocument": document, "contentChanges": [{"range": changed, "text": text}]})
 
     def diagnostics(self, uri):
-        """Those of the newest version; a server that sends no versions is believed after its next answer."""
+        """Waits for the diagnostics of the newest version. Without versions, the next diagnostics count as the newest."""
 
         def newest(message):
             params = message.get("params", {})
@@ -129,27 +129,26 @@ class Server:
                 and params.get("version") in (None, self.version)
             )
 
-        params = self.take(newest)["params"]
+        params = self.receive_until(newest)["params"]
         self.versioned = "version" in params
         return params["diagnostics"]
 
-    def again(self, uri):
-        """What was published last."""
+    def last_diagnostics(self, uri):
         return self.published[uri]
 
-    def await_request(self, method):
-        """The next question of this kind that the server asks, or has asked since the last look."""
+    def wait_for_request(self, method):
+        """Waits for a request of the server with this method, unless one has arrived since the previous call."""
         if method not in self.requests:
-            self.take(lambda message: message.get("method") == method)
+            self.receive_until(lambda message: message.get("method") == method)
         self.requests.clear()
 
-    def quiet(self, seconds):
-        """Waits until a server that sends no versions has nothing more to say of older texts."""
+    def drain(self, seconds):
+        """Reads until the server is silent, so that diagnostics without a version cannot belong to older texts."""
         try:
             while True:
                 message = self.receive(time.perf_counter() + seconds)
                 if "method" in message and "id" in message:
-                    self.answer(message)
+                    self.reply(message)
         except TimeoutError:
             pass
 

@@ -1,7 +1,7 @@
-"""Language servers side by side: start, change to diagnostics, completion, hover, a burst of keys, memory.
+"""Compares language servers: start, change to diagnostics, completion, hover, a burst of keys, memory.
 
-Both get the same manifests, the same edits and the same questions through the same driver, turn by turn, so that a busy
-machine is unfair to both alike. Columns count bytes: the manifests are ASCII.
+Both servers get the same manifests, edits and requests from the same driver. Runs alternate, so that other load on the
+machine affects both. Columns count bytes, because the manifests are ASCII.
 """
 
 import argparse
@@ -19,7 +19,7 @@ KEYS_OF_A_BURST = 30
 
 
 def manifest(lines):
-    """Services of eleven lines each, a database, and two findings near the end."""
+    """Returns a manifest: services of eleven lines each, a database, and two diagnostics near the end."""
     text = "pdev: 1\napp: bench\nresources:\n  db: { uses: postgres@16 }\nservices:\n"
     for number in range((lines - 8) // 11):
         text += f"""  service-{number}:
@@ -37,49 +37,49 @@ def manifest(lines):
     return text + '  last:\n    image: "example/last:1"\n    prot: 80\n'
 
 
-def timed(work):
-    begun = time.perf_counter()
-    result = work()
-    return (time.perf_counter() - begun) * 1000, result
+def timed(call):
+    started = time.perf_counter()
+    result = call()
+    return (time.perf_counter() - started) * 1000, result
 
 
 def session(server, uri, text, rounds):
-    """All figures of one server and one file: lists of milliseconds by what was measured."""
+    """Measures one server with one file. Returns lists of milliseconds by name; memory is in MiB."""
     lines = text.split("\n")
     middle = next(number for number in range(len(lines) // 2, len(lines)) if lines[number].strip() == "LEVEL: debug")
     measured = {"open": [], "change": [], "completion": [], "hover": [], "burst": []}
-    took, found = timed(lambda: server.open(uri, text))
+    took, diagnostics = timed(lambda: server.open(uri, text))
     measured["open"].append(took)
-    assert any("prot" in str(one) for one in found), "the misspelt key was not found"
+    assert any("prot" in str(diagnostic) for diagnostic in diagnostics), "the misspelt key is not reported"
     pause = 0.5 if len(lines) < 10_000 else 2.5
     for number in range(rounds):
         if not server.versioned:
-            server.quiet(pause)
+            server.drain(pause)
         value = f"info{number % 10}"
         length = len(lines[middle])
         server.change(uri, middle, 13, length, value)
         lines[middle] = "      LEVEL: " + value
         took, _ = timed(lambda: server.diagnostics(uri))
         measured["change"].append(took)
-        # A key begun on a line of its own, below the service's other keys.
+        # Start a key on a new line, next to the other keys of the service.
         server.change(uri, middle - 1, 0, 0, "    re\n")
-        place = {"textDocument": {"uri": uri}, "position": {"line": middle - 1, "character": 6}}
-        took, answer = timed(lambda: server.ask("textDocument/completion", place))
+        position = {"textDocument": {"uri": uri}, "position": {"line": middle - 1, "character": 6}}
+        took, result = timed(lambda: server.request("textDocument/completion", position))
         measured["completion"].append(took)
-        items = answer["items"] if isinstance(answer, dict) else answer
+        items = result["items"] if isinstance(result, dict) else result
         assert any(item["label"] == "restart" for item in items), "no completion"
         server.version += 1
-        gone = {"start": {"line": middle - 1, "character": 0}, "end": {"line": middle, "character": 0}}
+        deleted = {"start": {"line": middle - 1, "character": 0}, "end": {"line": middle, "character": 0}}
         document = {"uri": uri, "version": server.version}
-        server.tell("textDocument/didChange", {"textDocument": document, "contentChanges": [{"range": gone, "text": ""}]})
+        server.notify("textDocument/didChange", {"textDocument": document, "contentChanges": [{"range": deleted, "text": ""}]})
         server.diagnostics(uri)
-        place = {"textDocument": {"uri": uri}, "position": {"line": middle - 1, "character": 5}}
-        took, answer = timed(lambda: server.ask("textDocument/hover", place))
+        position = {"textDocument": {"uri": uri}, "position": {"line": middle - 1, "character": 5}}
+        took, result = timed(lambda: server.request("textDocument/hover", position))
         measured["hover"].append(took)
-        assert answer, "no hover"
+        assert result, "no hover"
     for _ in range(max(rounds // 4, 3)):
         if not server.versioned:
-            server.quiet(pause)
+            server.drain(pause)
         for key in range(KEYS_OF_A_BURST):
             end = len(lines[middle])
             server.change(uri, middle, end, end, "x")
@@ -113,30 +113,30 @@ def main():
         if options.yamlls:
             tools["yaml-language-server"] = (["node", options.yamlls, "--stdio"], settings)
         else:
-            print("skipped: yaml-language-server: it could not be had from npm (PDEV_TEST_YAMLLS names one)")
+            print("skipped: yaml-language-server: it cannot be installed from npm (PDEV_TEST_YAMLLS can name one)")
         starts = {tool: [] for tool in tools}
         for _ in range(5):
-            for tool, (command, own) in tools.items():
-                server = Server(command, folder, own)
+            for tool, (command, tool_settings) in tools.items():
+                server = Server(command, folder, tool_settings)
                 starts[tool].append(server.started_in)
                 server.stop()
         print("| what | lines | " + " | ".join(tools) + " | budget |")
         print("|---|---|" + "---|" * (len(tools) + 1))
         print("| start | | " + " | ".join(figure(starts[tool]) for tool in tools) + " | 20 |")
-        for place, lines in enumerate(LINES):
+        for size, lines in enumerate(LINES):
             text = manifest(lines)
-            found = {}
-            for tool, (command, own) in tools.items():
+            measured = {}
+            for tool, (command, tool_settings) in tools.items():
                 home = folder / f"{lines}"
                 home.mkdir(exist_ok=True)
-                server = Server(command, folder, own)
+                server = Server(command, folder, tool_settings)
                 rounds = options.rounds if lines < 20_000 else max(options.rounds // 2, 5)
-                found[tool] = session(server, (home / "pdev.yaml").as_uri(), text, rounds)
+                measured[tool] = session(server, (home / "pdev.yaml").as_uri(), text, rounds)
                 server.stop()
-            for what in ("open", "change", "completion", "hover", "burst", "memory"):
-                budget = BUDGETS.get(what)
-                row = " | ".join(figure(found[tool][what]) for tool in tools)
-                print(f"| {what} | {text.count(chr(10))} | {row} | {budget[place] if budget else ''} |")
+            for name in ("open", "change", "completion", "hover", "burst", "memory"):
+                budget = BUDGETS.get(name)
+                row = " | ".join(figure(measured[tool][name]) for tool in tools)
+                print(f"| {name} | {text.count(chr(10))} | {row} | {budget[size] if budget else ''} |")
 
 
 main()

@@ -1,8 +1,8 @@
-// What the protocol says of each message that a server may send: results by request, and its own requests and
-// notifications. The types are those of the protocol's authors; `make` turns them into the schema that the wire tests use.
+// Maps each message that a server may send to its type: results by request, and requests and notifications of the server.
+// The types are those of the protocol's authors. `make` generates the schema for the wire tests from this file.
 import type * as lsp from 'vscode-languageserver-protocol';
 
-/** What a server answers. */
+/** Results, by the request of the client. */
 export interface Results {
   'codeAction/resolve': lsp.CodeAction;
   'codeLens/resolve': lsp.CodeLens;
@@ -37,7 +37,7 @@ export interface Results {
   'workspace/symbol': lsp.SymbolInformation[] | lsp.WorkspaceSymbol[] | null;
 }
 
-/** What a server asks and tells of its own accord: the parameters. */
+/** Parameters of the server's own requests and notifications. */
 export interface Sent {
   '$/progress': { token: lsp.ProgressToken; value: lsp.WorkDoneProgressBegin | lsp.WorkDoneProgressReport | lsp.WorkDoneProgressEnd };
   'client/registerCapability': lsp.RegistrationParams;
@@ -56,7 +56,7 @@ export interface Sent {
   'workspace/semanticTokens/refresh': undefined;
 }
 
-/** What goes with a registration. */
+/** Options of dynamic registrations. */
 export interface Registered {
   'workspace/didChangeWatchedFiles': lsp.DidChangeWatchedFilesRegistrationOptions;
 }

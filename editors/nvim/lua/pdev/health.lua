@@ -16,7 +16,7 @@ function M.check()
   local health = vim.health
   health.start('pdev')
   if vim.fn.has('nvim-0.11') == 0 then
-    health.error('Neovim 0.11 or newer is needed')
+    health.error('pdev needs Neovim 0.11 or newer')
   else
     health.ok('Neovim ' .. tostring(vim.version()))
   end
@@ -29,17 +29,17 @@ function M.check()
     health.ok(('`%s` is %s (%s)'):format(program, version, vim.fn.exepath(program)))
   else
     health.error(('`%s` does not run: %s'):format(program, version), {
-      'Install pdev with its install.sh, and see that ~/.local/bin is in $PATH.',
-      "Or name it: vim.lsp.config('pdev', { cmd = { '/path/to/pdev', 'lsp' } })",
+      'Install pdev with install.sh, and add ~/.local/bin to $PATH.',
+      "Or set its path: vim.lsp.config('pdev', { cmd = { '/path/to/pdev', 'lsp' } })",
     })
     return
   end
 
-  local agent, said = run({ program, 'agent', 'status' })
-  if agent then
-    health.ok('agent: ' .. said:gsub('\n.*', ''))
+  local agent_runs, output = run({ program, 'agent', 'status' })
+  if agent_runs then
+    health.ok('agent: ' .. output:gsub('\n.*', ''))
   else
-    health.info('no agent runs; `:Pdev up` starts it. Findings and completion need none.')
+    health.info('no agent runs; `:Pdev up` starts it. Diagnostics and completion work without it.')
   end
 
   local clients = vim.lsp.get_clients({ name = 'pdev' })
@@ -48,8 +48,8 @@ function M.check()
     health.info(('root %s, encoding %s'):format(client.root_dir or 'none', client.offset_encoding))
   end
   if #vim.lsp.get_clients({ name = 'yamlls' }) > 0 then
-    health.warn('yamlls looks at pdev.yaml, too: each mistake may be shown twice', {
-      "Leave it out: vim.lsp.config('yamlls', { filetypes = { 'yaml' } })",
+    health.warn('yamlls also analyses pdev.yaml, so each mistake may appear twice', {
+      "Exclude pdev.yaml: vim.lsp.config('yamlls', { filetypes = { 'yaml' } })",
     })
   end
 end

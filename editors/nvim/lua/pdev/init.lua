@@ -1,4 +1,4 @@
---- The preview of the manifest in the current buffer: commands, what they answer, a text for the statusline.
+--- The preview of the manifest in the current buffer: commands, windows with their results, a text for the statusline.
 local M = {}
 
 ---@class pdev.Unit
@@ -13,29 +13,29 @@ local M = {}
 ---@field url string?
 ---@field units pdev.Unit[]
 
---- What the server knows of each manifest, by URI; asked again when it says that something changed.
+--- The last status of each manifest, by URI. Updated when the server reports a change.
 ---@type table<string, pdev.Status|false>
-local known = {}
+local statuses = {}
 
 ---@param text string
 ---@param level integer?
-local function tell(text, level)
+local function notify(text, level)
   vim.notify('pdev: ' .. text, level or vim.log.levels.INFO)
 end
 
 ---@return vim.lsp.Client?
-local function client()
+local function find_client()
   return vim.lsp.get_clients({ name = 'pdev', bufnr = 0 })[1] or vim.lsp.get_clients({ name = 'pdev' })[1]
 end
 
---- The manifest of this buffer, or the only one that is open.
----@param found vim.lsp.Client
+--- The URI of the manifest in this buffer, else of an open manifest.
+---@param client vim.lsp.Client
 ---@return string?
-local function manifest(found)
+local function find_manifest(client)
   if vim.fn.fnamemodify(vim.api.nvim_buf_get_name(0), ':t') == 'pdev.yaml' then
     return vim.uri_from_bufnr(0)
   end
-  for buffer in pairs(found.attached_buffers) do
+  for buffer in pairs(client.attached_buffers) do
     if vim.fn.fnamemodify(vim.api.nvim_buf_get_name(buffer), ':t') == 'pdev.yaml' then
       return vim.uri_from_bufnr(buffer)
     end
@@ -44,23 +44,23 @@ end
 
 ---@param name string
 ---@param argument table
----@param answered fun(result: any)?
-local function execute(name, argument, answered)
-  local found = client()
-  if not found then
-    return tell('no server runs here; open a pdev.yaml, or see :checkhealth pdev', vim.log.levels.WARN)
+---@param on_result fun(result: any)?
+local function execute(name, argument, on_result)
+  local client = find_client()
+  if not client then
+    return notify('no language server runs; open a pdev.yaml, or run :checkhealth pdev', vim.log.levels.WARN)
   end
-  argument.uri = argument.uri or manifest(found)
-  found:request('workspace/executeCommand', { command = 'pdev.' .. name, arguments = { argument } }, function(err, result)
+  argument.uri = argument.uri or find_manifest(client)
+  client:request('workspace/executeCommand', { command = 'pdev.' .. name, arguments = { argument } }, function(err, result)
     if err then
-      tell(err.message, vim.log.levels.ERROR)
-    elseif answered then
-      answered(result)
+      notify(err.message, vim.log.levels.ERROR)
+    elseif on_result then
+      on_result(result)
     end
   end)
 end
 
---- Text in a window of its own, which goes with its buffer.
+--- Shows text in its own window. Closing the window drops the text, because no file has it.
 ---@param name string
 ---@param lines string[]
 ---@param filetype string?
@@ -85,7 +85,7 @@ end
 
 ---@param status pdev.Status
 ---@return string[]
-local function table_of(status)
+local function status_lines(status)
   local lines = { status.title .. '  ' .. status.state .. (status.url and ('  ' .. status.url) or ''), '' }
   for _, unit in ipairs(status.units or {}) do
     lines[#lines + 1] =
@@ -94,11 +94,11 @@ local function table_of(status)
   return lines
 end
 
---- A terminal with the same program as the server, in the manifest's folder.
+--- Runs the server's program in a terminal, in the folder of the manifest.
 ---@param args string[]
-local function terminal(args)
-  local found = client()
-  local uri = found and manifest(found)
+local function open_terminal(args)
+  local client = find_client()
+  local uri = client and find_manifest(client)
   local config = vim.lsp.config.pdev
   local command = config and config.cmd
   local program = type(command) == 'table' and command[1] or 'pdev'
@@ -113,18 +113,18 @@ end
 local commands = {
   shell = function(unit)
     if not unit then
-      return tell('name the service: `:Pdev shell api`', vim.log.levels.WARN)
+      return notify('name the service: `:Pdev shell api`', vim.log.levels.WARN)
     end
-    terminal({ 'exec', unit })
+    open_terminal({ 'exec', unit })
   end,
   tail = function(unit)
-    terminal({ 'logs', '--follow', unit })
+    open_terminal({ 'logs', '--follow', unit })
   end,
   login = function(identity)
     if not identity then
-      return tell('name the identity: `:Pdev login shop-dev`; `pdev identity` lists them', vim.log.levels.WARN)
+      return notify('name the identity: `:Pdev login shop-dev`; `pdev identity` lists them', vim.log.levels.WARN)
     end
-    terminal({ 'login', identity })
+    open_terminal({ 'login', identity })
   end,
   up = function(unit)
     execute('up', { unit = unit })
@@ -162,7 +162,7 @@ local commands = {
   end,
   status = function()
     execute('status', {}, function(status)
-      show('status', table_of(status))
+      show('status', status_lines(status))
     end)
   end,
   render = function(unit)
@@ -191,8 +191,8 @@ local commands = {
   end,
 }
 
---- The server asks a person. An answer with `typed` is given only by somebody who types that; one with `copy` goes into
---- the clipboard.
+--- Shows a question of the server. An action with `typed` is chosen only if the user types that text. The `copy` text of
+--- a chosen action is put into the clipboard.
 ---@param err table?
 ---@param params { message: string, actions: { title: string, typed: string?, copy: string? }[]? }
 ---@param ctx table
@@ -207,30 +207,31 @@ function M.question(err, params, ctx)
     end
     return chosen
   end
-  local asking = coroutine.running()
+  -- Neovim runs this handler in a coroutine and sends its return value as the response.
+  local handler = coroutine.running()
   local prompt = ('%s\nType %s to approve: '):format(params.message, guarded.typed)
   vim.ui.input({ prompt = prompt }, function(typed)
-    -- Later, because a prompt may answer before anybody waits for it.
+    -- Resume later, because `vim.ui.input` may call back before the handler yields.
     vim.schedule(function()
-      coroutine.resume(asking, typed and vim.trim(typed) == guarded.typed and guarded or vim.NIL)
+      coroutine.resume(handler, typed and vim.trim(typed) == guarded.typed and guarded or vim.NIL)
     end)
   end)
   return coroutine.yield()
 end
 
---- A lens was chosen.
+--- Handles a chosen lens.
 ---@param argument { unit: string? }
 function M.shell(argument)
   commands.shell(argument.unit)
 end
 
---- A lens was chosen.
+--- Handles a chosen lens.
 ---@param argument { unit: string? }
 function M.tail(argument)
   commands.tail(argument.unit)
 end
 
---- A finding's fix was chosen. In a terminal: some identities want a secret typed.
+--- Handles a chosen fix. Uses a terminal, because for some identities the user types a secret.
 ---@param argument { identity: string? }
 function M.login(argument)
   commands.login(argument.identity)
@@ -241,7 +242,7 @@ function M.command(opts)
   local name = opts.fargs[1] or 'status'
   local run = commands[name]
   if not run then
-    return tell(('no command `%s`; there are %s'):format(name, table.concat(M.names(), ', ')), vim.log.levels.ERROR)
+    return notify(('no command `%s`; available commands: %s'):format(name, table.concat(M.names(), ', ')), vim.log.levels.ERROR)
   end
   run(opts.fargs[2])
 end
@@ -253,7 +254,7 @@ function M.names()
   return names
 end
 
---- Commands first, then the units of the manifest's preview.
+--- Completes the command, then the units of the preview.
 ---@param lead string
 ---@param line string
 ---@return string[]
@@ -262,8 +263,8 @@ function M.complete(lead, line)
   local second = #words > 2 or (#words == 2 and lead == '')
   local choices = M.names()
   if second then
-    local found = client()
-    local status = found and known[manifest(found) or '']
+    local client = find_client()
+    local status = client and statuses[find_manifest(client) or '']
     choices = status and vim.tbl_map(function(unit)
       return unit.name
     end, status.units or {}) or {}
@@ -273,24 +274,24 @@ function M.complete(lead, line)
   end, choices)
 end
 
---- For a statusline: `shop/main ready`, or an empty text. Never waits: it shows what was known a moment ago.
+--- For a statusline: `shop/main ready`, or an empty text. Never waits: it shows what was statuses a moment ago.
 ---@return string
 function M.status()
-  local found = client()
+  local found = find_client()
   local uri = found and manifest(found)
-  local status = uri and known[uri]
+  local status = uri and statuses[uri]
   return status and (status.title .. ' ' .. status.state) or ''
 end
 
---- Asks what is known of the manifest; called when the server says that lenses are old.
+--- Asks what is statuses of the manifest; called when the server says that lenses are old.
 function M.refresh()
-  local found = client()
+  local found = find_client()
   local uri = found and manifest(found)
   if not found or not uri then
     return
   end
   found:request('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = uri } } }, function(err, result)
-    known[uri] = not err and result or false
+    statuses[uri] = not err and result or false
     vim.cmd.redrawstatus()
   end)
 end
