@@ -60,7 +60,7 @@ local function execute(name, argument, on_result)
   end)
 end
 
---- Shows text in its own window. Closing the window drops the text, because no file has it.
+--- Shows text in a scratch buffer in its own window, with the cursor at the end.
 ---@param name string
 ---@param lines string[]
 ---@param filetype string?
@@ -274,23 +274,24 @@ function M.complete(lead, line)
   end, choices)
 end
 
---- For a statusline: `shop/main ready`, or an empty text. Never waits: it shows what was statuses a moment ago.
+--- For a statusline: `shop/main ready`, or an empty text. Returns the last reported status, because a statusline must
+--- not wait for a request.
 ---@return string
 function M.status()
-  local found = find_client()
-  local uri = found and manifest(found)
+  local client = find_client()
+  local uri = client and find_manifest(client)
   local status = uri and statuses[uri]
   return status and (status.title .. ' ' .. status.state) or ''
 end
 
---- Asks what is statuses of the manifest; called when the server says that lenses are old.
+--- Requests the status of the manifest. Called when the server asks for a refresh of lenses or hints.
 function M.refresh()
-  local found = find_client()
-  local uri = found and manifest(found)
-  if not found or not uri then
+  local client = find_client()
+  local uri = client and find_manifest(client)
+  if not client or not uri then
     return
   end
-  found:request('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = uri } } }, function(err, result)
+  client:request('workspace/executeCommand', { command = 'pdev.status', arguments = { { uri = uri } } }, function(err, result)
     statuses[uri] = not err and result or false
     vim.cmd.redrawstatus()
   end)
