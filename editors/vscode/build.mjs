@@ -1,4 +1,4 @@
-// Bundles the extension into dist/; `--watch` goes on.
+// Bundles the extension into dist/. With `--watch`, bundles again after each change.
 import { build, context } from 'esbuild';
 
 const options = {

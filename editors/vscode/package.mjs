@@ -1,6 +1,6 @@
-// usage: npm run package [-- --target linux-x64 --binary PATH] [--images https://HOST/PATH]   makes pdev-<target>-<version>.vsix
-// With a binary it is a package for one platform; without, one that uses the `pdev` on the PATH. The pictures of its page
-// are taken from where this folder is published (`--images`); without that the page has none.
+// usage: npm run package [-- --target linux-x64 --binary PATH] [--images https://HOST/PATH]
+// Creates pdev-<target>-<version>.vsix. With a binary, the package is for one platform. Without, it uses `pdev` on the PATH.
+// `--images` is the address at which this folder is published. Without it, the page of the extension has no pictures.
 
 import { execFileSync } from 'node:child_process';
 import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -14,13 +14,13 @@ const target = value('--target');
 const binary = value('--binary');
 const images = value('--images');
 if (!target !== !binary) {
-  console.error('--target and --binary belong together: a binary runs on one platform');
+  console.error('error: --target and --binary need each other, because a binary is for one platform');
   process.exit(2);
 }
 const { version } = JSON.parse(readFileSync('package.json', 'utf8'));
 execFileSync(process.execPath, ['build.mjs'], { stdio: 'inherit' });
 
-// What goes in is laid out in a folder of its own.
+// Package a separate folder, because vsce packages a complete folder and the README there differs.
 const stage = join('dist', 'package');
 const parts = ['package.json', '.vscodeignore', 'CHANGELOG.md', 'language-configuration.json', 'pdev.schema.json'];
 rmSync(stage, { recursive: true, force: true });
@@ -34,10 +34,10 @@ if (binary) {
 }
 const licence = ['../../LICENSE-MIT', '../../LICENSE-APACHE'].filter(existsSync);
 writeFileSync(join(stage, 'LICENSE.txt'), licence.map((path) => readFileSync(path, 'utf8')).join('\n\n'));
-// The page of an installed extension shows pictures from https alone: neither files beside it nor pictures in the text.
+// VS Code shows pictures on the page of an extension only from https, neither from files nor from data URLs.
 const pictures = /!\[[^\]]*\]\((docs\/[a-z]+\.png)\)/g;
-const shown = (all, path) => (images ? all.replace(path, `${images.replace(/\/$/, '')}/${path}`) : '');
-writeFileSync(join(stage, 'README.md'), readFileSync('README.md', 'utf8').replace(pictures, shown));
+const publish = (all, path) => (images ? all.replace(path, `${images.replace(/\/$/, '')}/${path}`) : '');
+writeFileSync(join(stage, 'README.md'), readFileSync('README.md', 'utf8').replace(pictures, publish));
 
 const out = `pdev-${target ?? 'universal'}-${version}.vsix`;
 const vsce = resolve('node_modules', '@vscode', 'vsce', 'vsce');

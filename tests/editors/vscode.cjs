@@ -1,5 +1,6 @@
-// Drives a real VS Code in headless Chromium: opens a manifest with mistakes and does what a person would.
-// usage: node vscode.cjs PORT PORT-OF-THE-SUITE WORKSPACE PICTURES EXTENSIONS. Waits for what is seen, never for time, but before a picture: toasts fade in.
+// Drives VS Code in headless Chromium: edits a manifest with mistakes, as a user would.
+// usage: node vscode.cjs PORT PORT-OF-THE-SUITE WORKSPACE PICTURES EXTENSIONS
+// Waits for visible elements, not for a fixed time. The exception is before a screenshot, because toasts fade in.
 const assert = require('node:assert/strict');
 const { execFileSync } = require('node:child_process');
 const { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } = require('node:fs');
@@ -43,7 +44,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
       await page.goto(`http://127.0.0.1:${port}/?folder=${workspace}`);
       break;
     } catch (error) {
-      // The server is about to listen.
+      // The server does not listen yet.
       if (tries > 200) throw error;
       await page.waitForTimeout(50);
     }
@@ -51,6 +52,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   failed = () => page.screenshot({ path: join(pictures, 'failed.png') });
   const see = (selector, text) => page.locator(selector).filter(text ? { hasText: text } : {}).first().waitFor();
   const picture = async (name) => {
+    // Toasts fade in, and an early screenshot would show them half transparent.
     await page.waitForTimeout(600);
     await page.screenshot({ path: join(pictures, `${name}.png`) });
   };
@@ -59,21 +61,21 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
     await page.locator('.quick-input-widget input').first().fill(`>${title}`);
     await page.locator('.quick-input-list .monaco-list-row').filter({ hasText: title }).first().click();
   };
-  // By the keyboard: a panel that opens or closes moves the text under the mouse.
-  const goto = async (words) => {
+  // Use the keyboard, because a panel that opens or closes moves the text under the mouse.
+  const goto = async (text) => {
     const lines = readFileSync(manifest, 'utf8').split('\n');
-    const line = lines.findIndex((one) => one.includes(words));
-    assert.ok(line >= 0, `${words} is not in the file`);
+    const line = lines.findIndex((candidate) => candidate.includes(text));
+    assert.ok(line >= 0, `${text} is not in the file`);
     await page.keyboard.press('Control+G');
-    await page.locator('.quick-input-widget input').first().fill(`:${line + 1},${lines[line].indexOf(words) + 2}`);
+    await page.locator('.quick-input-widget input').first().fill(`:${line + 1},${lines[line].indexOf(text) + 2}`);
     await page.keyboard.press('Enter');
     await page.locator('.quick-input-widget').waitFor({ state: 'hidden' });
   };
-  // The fixes at a word. What was found a moment ago may be found anew, so it is tried again.
-  const offered = async (words, title) => {
+  // Returns the menu entry of a fix. Tries again, because new diagnostics close the menu of the old ones.
+  const offeredFix = async (text, title) => {
     const fix = page.locator('.action-widget .monaco-list-row').filter({ hasText: title }).first();
     for (let tries = 0; tries < 5; tries += 1) {
-      await goto(words);
+      await goto(text);
       await page.keyboard.press('Control+.');
       if (await fix.waitFor({ timeout: 3000 }).then(() => true, () => false)) return fix;
       await page.keyboard.press('Escape');
@@ -88,10 +90,10 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
     await page.locator('.monaco-modal-editor-block .codicon-close').last().click();
     await page.locator('.workspace-trust-editor').waitFor({ state: 'hidden' });
   };
-  const text = async () => plain(await page.locator('.view-lines').first().innerText());
+  const editorText = async () => plain(await page.locator('.view-lines').first().innerText());
 
   await see('.monaco-workbench');
-  // Restricted mode: what needs no program of the workspace works, and nothing else is offered.
+  // Restricted mode: diagnostics work, and actions that start programs are not offered.
   await see('.statusbar-item', 'Restricted Mode');
   await page.locator('.explorer-folders-view .monaco-list-row').filter({ hasText: 'pdev.yaml' }).dblclick();
   await see('.squiggly-error');
@@ -113,27 +115,27 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await see('.markers-panel .monaco-list-row', 'unknown key `prot`');
   await see('.markers-panel .monaco-list-row', 'PD0110');
   checked();
-  await picture('findings');
+  await picture('diagnostics');
 
-  const fix = await offered('prot', 'change `prot` to `port`');
+  const fix = await offeredFix('prot', 'change `prot` to `port`');
   checked();
   await picture('fix');
   await fix.click();
   await page.waitForFunction(() => !document.querySelector('.squiggly-error'));
-  assert.match(await text(), /port: 8080/);
+  assert.match(await editorText(), /port: 8080/);
   checked();
   await page.keyboard.press('Control+S');
   await page.keyboard.press('Control+Shift+M');
 
   const word = page.locator('.view-line').filter({ hasText: 'port' }).locator('span span').filter({ hasText: /port/ }).first();
-  const told = page.locator('.monaco-hover').filter({ hasText: 'port' }).first();
-  // The panel closes under the mouse: what moved away from it is hovered over again.
-  for (let tries = 0; !(await told.isVisible()) && tries < 8; tries += 1) {
+  const hover = page.locator('.monaco-hover').filter({ hasText: 'port' }).first();
+  // The panel closes and moves the text away from the mouse, so hover again.
+  for (let tries = 0; !(await hover.isVisible()) && tries < 8; tries += 1) {
     await page.mouse.move(900, 700);
     await word.hover();
-    await told.waitFor({ timeout: 2000 }).catch(() => {});
+    await hover.waitFor({ timeout: 2000 }).catch(() => {});
   }
-  await told.waitFor();
+  await hover.waitFor();
   checked();
   await picture('hover');
 
@@ -149,7 +151,7 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   checked();
   await page.locator('.monaco-list-row').filter({ hasText: 'identities' }).locator('.monaco-tl-twistie').click();
   await see('.monaco-list-row', 'needs login');
-  // Room for all of it: the view is pulled up at its upper edge.
+  // Drag the upper edge of the view up, so that all rows are visible.
   const edge = await page.locator('.pane-header').filter({ hasText: 'pdev previews' }).boundingBox();
   await page.mouse.move(edge.x + 80, edge.y);
   await page.mouse.down();
@@ -160,18 +162,18 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   checked();
   await picture('running');
 
-  // A login that is missing, told where the identity stands, and its way out.
+  // A missing login is reported on the line of the identity, with a fix.
   await see('.markers-panel .monaco-list-row', 'no user is signed in as `shop-dev`');
-  const login = await offered('shop-dev', 'Log in as `shop-dev`');
+  const login = await offeredFix('shop-dev', 'Log in as `shop-dev`');
   checked();
   await picture('login');
   await login.click();
   await see('.xterm-rows', 'shop-dev:');
   await page.keyboard.type('not-a-real-token\n');
-  // The terminal ends with the login; what it hid is the list of findings.
+  // The terminal closes after the login. It covered the list of diagnostics, so show that again.
   await page.locator('.xterm-rows').waitFor({ state: 'detached' });
   await page.keyboard.press('Control+Shift+M');
-  await page.waitForFunction(() => ![...document.querySelectorAll('.markers-panel .monaco-list-row')].some((one) => one.textContent.includes('signed in as')));
+  await page.waitForFunction(() => ![...document.querySelectorAll('.markers-panel .monaco-list-row')].some((row) => row.textContent.includes('signed in as')));
   await see('.markers-panel .monaco-list-row', 'PD013');
   checked();
   const signedIn = page.locator('.monaco-list-row').filter({ hasText: 'shop-dev' }).filter({ hasNotText: 'needs login' }).first();
@@ -190,24 +192,24 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await see('.part.panel', 'pdev logs api');
   checked();
 
-  // Another identity, asked for in a terminal of the editor; the person says yes beside it, by its name.
+  // A terminal of the editor requests another identity. The user approves it in the editor by typing its name.
   writeFileSync(manifest, readFileSync(manifest, 'utf8').replace('    health: none\n    needs', '    health: none\n    identity: shop-read\n    needs'));
-  // The agent that follows is another copy of the program than the extension's.
+  // Stop the agent, so that `up` below starts one from another copy of the program than the extension's.
   execFileSync('pdev', ['agent', 'stop']);
   await page.keyboard.press('Control+Shift+Backquote');
   await see('.xterm-rows', /[$#] *$/);
   await page.keyboard.type(`${join(workspace, '../bin/pdev')} up\n`);
   await see('.xterm-rows', 'identity approve');
   await page.keyboard.press('Control+Shift+M');
-  // The terminals of before ended with the agent, and VS Code says so.
+  // The earlier terminals ended with the agent, and VS Code shows notifications about that.
   await command('Notifications: Clear All Notifications');
   await see('.markers-panel .monaco-list-row', '`web` runs without the identity `shop-read`');
   checked();
-  const approve = await offered('shop-read', 'Approve `shop-read` for `web`');
+  const approve = await offeredFix('shop-read', 'Approve `shop-read` for `web`');
   await picture('unapproved');
   await approve.click();
   const box = page.locator('.quick-input-widget input').first();
-  await see('.quick-input-widget', 'may it act as shop-read?');
+  await see('.quick-input-widget', 'approve the identity shop-read?');
   await box.fill('yes');
   await see('.quick-input-widget', 'not shop-read');
   await box.fill('shop-read');
@@ -216,12 +218,12 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await see('.notification-list-item-message', 'approved');
   await picture('approved');
   await page.locator('.notification-list-item .monaco-button').filter({ hasText: 'Bring it up again' }).first().click();
-  await page.waitForFunction(() => ![...document.querySelectorAll('.markers-panel .monaco-list-row')].some((one) => one.textContent.includes('runs without')));
+  await page.waitForFunction(() => ![...document.querySelectorAll('.markers-panel .monaco-list-row')].some((row) => row.textContent.includes('runs without')));
   const identity = () => JSON.parse(execFileSync('pdev', ['ls', '--json'], { encoding: 'utf8' }))[0].units.find(({ name }) => name === 'web').identity;
-  for (const end = Date.now() + 15_000; identity() !== 'shop-read'; await page.waitForTimeout(50)) assert.ok(Date.now() < end, 'the service acts as it');
+  for (const end = Date.now() + 15_000; identity() !== 'shop-read'; await page.waitForTimeout(50)) assert.ok(Date.now() < end, 'the service runs without the approved identity');
   checked();
 
-  // What was asked for through the editor itself is not approved in it.
+  // A request that came through the editor cannot be approved there.
   execFileSync('pdev', ['identity', 'revoke', 'shop-read']);
   await command('pdev: Bring the Preview Up');
   await see('.markers-panel .monaco-list-row', '`web` runs without the identity `shop-read`');
@@ -232,21 +234,21 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await picture('elsewhere');
   await command('Notifications: Clear All Notifications');
 
-  for (const [title, tab, words] of [
-    ['pdev: Show What Up Would Do', 'plan', 'Nothing would change.'],
+  for (const [title, tab, text] of [
+    ['pdev: Show the Plan', 'plan', 'Nothing would change.'],
     ['pdev: Show All Fields with Their Origins', 'fields', 'services.api.health'],
     ['pdev: Collect a Report', 'report', 'pdev'],
   ]) {
     await command(title);
     await see('.tab.active', tab);
-    await see('.editor-group-container.active .view-line', words);
+    await see('.editor-group-container.active .view-line', text);
     checked();
     await picture(tab);
   }
   assert.equal(await page.locator('.editor-group-container').count(), 2, 'views share one column');
   await command('View: Close All Editors in Group');
   await command('pdev: Take the Preview Down');
-  await page.waitForFunction(() => ![...document.querySelectorAll('.statusbar-item')].some((one) => one.textContent.includes('shop/main ready')));
+  await page.waitForFunction(() => ![...document.querySelectorAll('.statusbar-item')].some((item) => item.textContent.includes('shop/main ready')));
   checked();
   assert.match(readFileSync(manifest, 'utf8'), /port: 8080/);
 
@@ -254,19 +256,19 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
   await command('View: Hide Panel');
   await command('View: Toggle Primary Side Bar Visibility');
   await command('Welcome: Open Walkthrough');
-  await page.locator('.quick-input-list .monaco-list-row').filter({ hasText: 'A preview of your application' }).first().click();
+  await page.locator('.quick-input-list .monaco-list-row').filter({ hasText: 'Run a preview of your application' }).first().click();
   await page.locator('.gettingStartedContainer .step-title').filter({ hasText: 'Bring it up' }).first().click();
   await see('.gettingStartedContainer button, .gettingStartedContainer .monaco-button', 'Bring the Preview Up');
   const media = page.locator('.gettingStartedContainer .image-content img, .gettingStartedContainer .getting-started-media img').first();
   await media.waitFor();
-  await page.waitForFunction(() => [...document.querySelectorAll('.gettingStartedContainer img')].some((one) => one.naturalWidth > 600));
+  await page.waitForFunction(() => [...document.querySelectorAll('.gettingStartedContainer img')].some((image) => image.naturalWidth > 600));
   checked();
   await picture('walkthrough');
 
-  // The page of the installed extension: nothing on it is broken although nothing can be fetched.
+  // The page of the installed extension has no broken pictures, although the editor has no network access.
   await command('Extensions: Show Installed Extensions');
   await page.locator('.extensions-list .monaco-list-row').filter({ hasText: 'pdev' }).first().click();
-  await see('.extension-editor', 'Your whole application');
+  await see('.extension-editor', 'Run your complete application');
   const readme = async () => {
     for (const frame of page.frames()) {
       const body = await frame.locator('body').innerText({ timeout: 1000 }).catch(() => '');
@@ -277,24 +279,24 @@ const plain = (text) => text.replaceAll('\u00a0', ' ');
     assert.ok(tries < 100, 'the page of the extension has no text');
     await page.waitForTimeout(100);
   }
-  assert.equal(await (await readme()).locator('img').count(), 0, 'a picture that cannot be shown');
+  assert.equal(await (await readme()).locator('img').count(), 0, 'the page contains a picture that cannot be shown');
   checked();
   await picture('page');
 
-  // Inside the extension host, in a window of its own.
-  const other = `${workspace}-host`;
-  mkdirSync(other);
+  // Run the suite of the extension host in another window.
+  const hostWorkspace = `${workspace}-host`;
+  mkdirSync(hostWorkspace);
   const remote = (path) => `vscode-remote://127.0.0.1:${portOfSuite}${path}`;
   const installed = readdirSync(extensions).find((name) => name.startsWith('pdev.pdev-'));
   const payload = [
     ['extensionDevelopmentPath', remote(join(extensions, installed))],
     ['extensionTestsPath', remote(join(__dirname, 'vscode-host.cjs'))],
   ];
-  await page.goto(`http://127.0.0.1:${portOfSuite}/?folder=${other}&payload=${encodeURIComponent(JSON.stringify(payload))}`);
+  await page.goto(`http://127.0.0.1:${portOfSuite}/?folder=${hostWorkspace}&payload=${encodeURIComponent(JSON.stringify(payload))}`);
   await see('.monaco-workbench');
   await see('.statusbar-item', 'Restricted Mode');
   await trust();
-  const result = `${other}.json`;
+  const result = `${hostWorkspace}.json`;
   for (const end = Date.now() + 90_000; !existsSync(result); ) {
     assert.ok(Date.now() < end, 'the suite in the extension host does not end');
     await page.waitForTimeout(50);

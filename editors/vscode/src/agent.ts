@@ -1,13 +1,13 @@
-// The command line of the same binary, for what a view shows: `pdev ls --json`. Asked when something changed and somebody
-// looks; never polled.
+// Gets the data of the tree view from the command line, for example `pdev ls --json`. Called after a change while the view
+// is visible, never on a timer.
 import { execFile } from 'node:child_process';
 import type { Identity, Preview } from './model';
 
-const PATIENCE_MS = 10_000;
+const TIMEOUT_MS = 10_000;
 
 function json<T>(binary: string, args: string[]): Promise<T[] | undefined> {
   return new Promise((resolve) => {
-    execFile(binary, args, { timeout: PATIENCE_MS, maxBuffer: 16 << 20 }, (error, stdout) => {
+    execFile(binary, args, { timeout: TIMEOUT_MS, maxBuffer: 16 << 20 }, (error, stdout) => {
       if (error !== null) return resolve(undefined);
       try {
         const value: unknown = JSON.parse(stdout);
@@ -19,12 +19,12 @@ function json<T>(binary: string, args: string[]): Promise<T[] | undefined> {
   });
 }
 
-/** Looking starts nothing: `ls` would start the agent, so it is asked first whether one runs. */
+/** Returns no previews if no agent runs, because `pdev ls` would start one. `undefined` if the command failed. */
 export async function previews(binary: string): Promise<Preview[] | undefined> {
   const runs = await new Promise<boolean>((resolve) => {
-    execFile(binary, ['agent', 'status', '--json'], { timeout: PATIENCE_MS }, (error) => resolve(error === null));
+    execFile(binary, ['agent', 'status', '--json'], { timeout: TIMEOUT_MS }, (error) => resolve(error === null));
   });
   return runs ? json<Preview>(binary, ['ls', '--json']) : [];
 }
-/** `undefined` when they cannot be told now. */
+/** `undefined` if the command failed. */
 export const identities = (binary: string): Promise<Identity[] | undefined> => json(binary, ['identity', 'list', '--json']);

@@ -1,5 +1,5 @@
-// Which `pdev` runs. Every candidate is started once with `--version`: a package for another platform, a lost exec bit or a
-// quarantine show here, with words, instead of as a dead client.
+// Selects the `pdev` program. Each candidate runs once with `--version`, so that a binary for another platform, a missing
+// executable bit or a quarantine is reported as a clear error. The language client would only report a dead server.
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 
@@ -8,54 +8,55 @@ export interface Candidate {
   from: 'pdev.path' | 'PATH' | 'extension';
 }
 
-export interface Found extends Candidate {
+export interface Working extends Candidate {
   version: string;
 }
 
-export interface Refused extends Candidate {
+export interface Rejected extends Candidate {
   reason: string;
 }
 
-const PATIENCE_MS = 5000;
+const TIMEOUT_MS = 5000;
 
-/** In an untrusted folder only what came with the extension: a workspace may name any program in its settings. */
+/** In an untrusted workspace, only the copy in the extension, because the workspace's settings can name any program. */
 export function candidates(setting: string, trusted: boolean, extension: string, platform = process.platform): Candidate[] {
   const bundled: Candidate = { path: join(extension, 'server', platform === 'win32' ? 'pdev.exe' : 'pdev'), from: 'extension' };
   if (!trusted) return [bundled];
-  // Who names one means that one: another would be used unnoticed.
+  // With a set path, no other program is a fallback, because the user would not notice the difference.
   if (setting.trim() !== '') return [{ path: setting.trim(), from: 'pdev.path' }];
   return [{ path: 'pdev', from: 'PATH' }, bundled];
 }
 
-export function probe(candidate: Candidate): Promise<Found | Refused> {
+export function probe(candidate: Candidate): Promise<Working | Rejected> {
   return new Promise((resolve) => {
-    execFile(candidate.path, ['--version'], { timeout: PATIENCE_MS }, (error, stdout) => {
+    execFile(candidate.path, ['--version'], { timeout: TIMEOUT_MS }, (error, stdout) => {
       const version = /^pdev (\S+)/.exec(stdout)?.[1];
       if (version !== undefined) resolve({ ...candidate, version });
-      else resolve({ ...candidate, reason: error === null ? `it says \`${stdout.trim()}\`` : words(error) });
+      else resolve({ ...candidate, reason: error === null ? `\`--version\` printed \`${stdout.trim()}\`` : reasonOf(error) });
     });
   });
 }
 
-function words(error: Error & { code?: string | number | null | undefined }): string {
+function reasonOf(error: Error & { code?: string | number | null | undefined }): string {
   switch (error.code) {
     case 'ENOENT':
-      return 'it is not there';
+      return 'not found';
     case 'EACCES':
-      return 'it may not be executed';
+      return 'not executable';
     case 'ENOEXEC':
-      return 'it is for another platform';
+      return 'built for another platform';
     default:
-      return error.message.split('\n')[0] ?? 'it does not run';
+      return error.message.split('\n')[0] ?? 'does not run';
   }
 }
 
-export async function find(all: Candidate[]): Promise<{ found?: Found; refused: Refused[] }> {
-  const refused: Refused[] = [];
+/** Returns the first candidate that works, and those that were tried before it. */
+export async function select(all: Candidate[]): Promise<{ selected?: Working; rejected: Rejected[] }> {
+  const rejected: Rejected[] = [];
   for (const candidate of all) {
-    const answer = await probe(candidate);
-    if ('version' in answer) return { found: answer, refused };
-    refused.push(answer);
+    const result = await probe(candidate);
+    if ('version' in result) return { selected: result, rejected };
+    rejected.push(result);
   }
-  return { refused };
+  return { rejected };
 }

@@ -1,14 +1,14 @@
-// The language client, less one habit: it registers the server's commands itself, and only while the server runs. Ours are
-// always there, know what they act on, and act in trusted workspaces only.
+// A language client that does not register the server's commands. The stock client registers them only while the server
+// runs. The commands of this extension always exist, select their target, and need a trusted workspace.
 import { ExecuteCommandRequest, LanguageClient, ShowMessageRequest } from 'vscode-languageclient/node';
-import { answer, type Question } from './question';
+import { type Question, showQuestion } from './question';
 
 type Feature = Parameters<LanguageClient['registerFeature']>[0];
 
 export class Client extends LanguageClient {
-  constructor(...given: ConstructorParameters<typeof LanguageClient>) {
-    super(...given);
-    // Terminals, the clipboard and boxes to type into are the editor's: the server uses them where a client says it can.
+  constructor(...args: ConstructorParameters<typeof LanguageClient>) {
+    super(...args);
+    // The server uses terminals, the clipboard and input boxes only if the client lists these commands.
     this.registerFeature({
       fillClientCapabilities: (capabilities) => {
         capabilities.experimental = {
@@ -20,7 +20,7 @@ export class Client extends LanguageClient {
       getState: () => ({ kind: 'static' }),
       clear: () => undefined,
     });
-    this.onRequest(ShowMessageRequest.method, (question: Question) => answer(question));
+    this.onRequest(ShowMessageRequest.method, (question: Question) => showQuestion(question));
   }
 
   override registerFeature(feature: Feature): void {

@@ -1,7 +1,7 @@
-// What the server's commands need from a person before they are sent, and what is done with their answers.
+// Completes the arguments of the server's commands before they are sent, and shows their results.
 import * as vscode from 'vscode';
 import type { LanguageClient } from 'vscode-languageclient/node';
-import { type Preview, rests, type Unit } from './model';
+import { isStopped, type Preview, type Unit } from './model';
 import type { Item } from './view';
 
 export interface Argument {
@@ -9,7 +9,7 @@ export interface Argument {
   unit?: string;
 }
 
-/** What the server carries out (docs/lsp.md). */
+/** The commands that this extension sends to the server (docs/lsp.md). */
 export const SERVER_COMMANDS = [
   'pdev.up',
   'pdev.stop',
@@ -27,19 +27,20 @@ export const SERVER_COMMANDS = [
   'pdev.report',
   'pdev.approve',
 ];
-/** Those that start nothing and ask nobody. */
+/** Commands that start no program and prompt no user, so they are allowed in untrusted workspaces. */
 export const STATIC_COMMANDS = new Set(['pdev.check', 'pdev.waive', 'pdev.render']);
 
-/** Done to one service at a time here; the server knows them under the names of the whole. */
+/** Commands of this extension for one service, and the server command for each. */
 export const UNIT_COMMANDS: Record<string, string> = { 'pdev.unit.start': 'pdev.up', 'pdev.unit.stop': 'pdev.stop' };
 
-const CHOSEN = new Set([...Object.keys(UNIT_COMMANDS), 'pdev.restart', 'pdev.logs', 'pdev.shell', 'pdev.tail']);
-/** What is done in one service at a time. */
+/** Commands that let the user choose a service if the argument names none. */
+const WITH_UNIT = new Set([...Object.keys(UNIT_COMMANDS), 'pdev.restart', 'pdev.logs', 'pdev.shell', 'pdev.tail']);
+/** Commands that need exactly one service. */
 const SINGLE = new Set([...Object.keys(UNIT_COMMANDS), 'pdev.shell', 'pdev.tail']);
 
-/** From a lens (an argument), the tree (an item) or the palette (nothing). */
-export function argument(given: unknown): Argument {
-  const item = given as Partial<Item> | Argument | undefined;
+/** Converts the argument of a lens, an item of the tree, or `undefined` from the palette. */
+export function argument(source: unknown): Argument {
+  const item = source as Partial<Item> | Argument | undefined;
   if (item && 'kind' in item && (item.kind === 'preview' || item.kind === 'unit')) {
     const preview = (item as { preview: Preview }).preview;
     const uri = vscode.Uri.joinPath(vscode.Uri.file(preview.folder), 'pdev.yaml').toString();
@@ -48,7 +49,7 @@ export function argument(given: unknown): Argument {
   return item && !('kind' in item) ? { ...(item as Argument) } : {};
 }
 
-/** The manifest that is looked at, else the nearest one of this workspace; `undefined` where there is none. */
+/** The manifest in the active editor, else one of the workspace. `undefined` if there is none or the user cancels. */
 export async function manifest(): Promise<string | undefined> {
   const active = vscode.window.activeTextEditor?.document;
   if (active?.languageId === 'pdev') return active.uri.toString();
@@ -59,11 +60,11 @@ export async function manifest(): Promise<string | undefined> {
   return chosen?.uri.toString();
 }
 
-async function unit(client: LanguageClient, uri: string, command: string): Promise<string | undefined> {
-  const status = await ask<Preview>(client, 'pdev.status', { uri }).catch(() => undefined);
+async function chooseUnit(client: LanguageClient, uri: string, command: string): Promise<string | undefined> {
+  const status = await execute<Preview>(client, 'pdev.status', { uri }).catch(() => undefined);
   const fits = (unit: Unit): boolean => {
-    if (command === 'pdev.unit.start') return rests(unit);
-    return command === 'pdev.unit.stop' ? !rests(unit) : unit.role !== 'job' || command === 'pdev.logs';
+    if (command === 'pdev.unit.start') return isStopped(unit);
+    return command === 'pdev.unit.stop' ? !isStopped(unit) : unit.role !== 'job' || command === 'pdev.logs';
   };
   const units = (status?.units ?? []).filter(fits);
   if (units.length < 2) return units[0]?.name;
@@ -72,28 +73,28 @@ async function unit(client: LanguageClient, uri: string, command: string): Promi
   return (await vscode.window.showQuickPick(picks, { placeHolder: 'Which service?' }))?.label;
 }
 
-export function ask<T>(client: LanguageClient, command: string, argument: Argument): Promise<T> {
+export function execute<T>(client: LanguageClient, command: string, argument: Argument): Promise<T> {
   return client.sendRequest('workspace/executeCommand', { command, arguments: [argument] });
 }
 
-/** Fills in what is missing; `undefined` when the person changed their mind. */
-export async function complete(client: LanguageClient, command: string, given: unknown): Promise<Argument | undefined> {
-  const found = argument(given);
-  found.uri ??= (await manifest()) ?? '';
-  if (found.uri === '') {
-    void vscode.window.showInformationMessage('pdev: there is no pdev.yaml in this workspace.');
+/** Adds the missing manifest and service to an argument. `undefined` if the user cancels. */
+export async function complete(client: LanguageClient, command: string, source: unknown): Promise<Argument | undefined> {
+  const target = argument(source);
+  target.uri ??= (await manifest()) ?? '';
+  if (target.uri === '') {
+    void vscode.window.showInformationMessage('pdev: this workspace has no pdev.yaml. Run `pdev: New Manifest` to create it.');
     return undefined;
   }
-  // The server works from what is open: a manifest that nobody looks at is opened without being shown.
-  await vscode.workspace.openTextDocument(vscode.Uri.parse(found.uri));
-  if (CHOSEN.has(command) && found.unit === undefined) {
-    const chosen = await unit(client, found.uri, command);
+  // The server's commands need an open document. This opens it without showing it.
+  await vscode.workspace.openTextDocument(vscode.Uri.parse(target.uri));
+  if (WITH_UNIT.has(command) && target.unit === undefined) {
+    const chosen = await chooseUnit(client, target.uri, command);
     if (chosen === undefined && command in UNIT_COMMANDS) return undefined;
-    if (chosen === undefined && command !== 'pdev.restart') return found;
+    if (chosen === undefined && command !== 'pdev.restart') return target;
     if (chosen === undefined) return undefined;
-    if (chosen !== 'all') found.unit = chosen;
+    if (chosen !== 'all') target.unit = chosen;
   }
-  return found;
+  return target;
 }
 
 interface LogEntry {
@@ -107,7 +108,7 @@ interface Step {
   because: string;
 }
 
-/** Text documents that are made, not read: `pdev-view:/logs/api`. */
+/** Documents with generated text, such as `pdev-view:/logs/api`. */
 export class Views implements vscode.TextDocumentContentProvider {
   static readonly scheme = 'pdev-view';
   readonly #texts = new Map<string, string>();
@@ -123,16 +124,16 @@ export class Views implements vscode.TextDocumentContentProvider {
     this.#texts.set(uri.toString(), text);
     this.#changed.fire(uri);
     const document = await vscode.workspace.openTextDocument(uri);
-    // Beside the manifest, in the one column where the others are.
+    // Show all views in one column next to the manifest.
     const other = vscode.window.visibleTextEditors.find((editor) => editor.document.uri.scheme === Views.scheme);
     const viewColumn = other?.viewColumn ?? vscode.ViewColumn.Beside;
     const editor = await vscode.window.showTextDocument(document, { preview: true, viewColumn });
-    // Of a log the end matters.
+    // Show the end of a log, where the newest lines are.
     if (path.endsWith('.log')) editor.revealRange(document.lineAt(document.lineCount - 1).range);
   }
 }
 
-export async function answered(command: string, argument: Argument, result: unknown, views: Views): Promise<void> {
+export async function showResult(command: string, argument: Argument, result: unknown, views: Views): Promise<void> {
   const name = argument.unit ?? 'all';
   switch (command) {
     case 'pdev.logs': {

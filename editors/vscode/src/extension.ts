@@ -1,20 +1,20 @@
-// The glue: finds the binary, starts the language server, shows what it tells. Everything else is the server's, so that
-// every editor has the same.
+// Connects the parts: selects the binary, starts the language server, shows its state. All other features are in the
+// server, so that every editor has them.
 import * as vscode from 'vscode';
 import { type LanguageClientOptions, type ServerOptions, State } from 'vscode-languageclient/node';
 import * as agent from './agent';
-import { begin } from './begin';
-import { candidates, type Found, find } from './binary';
+import { candidates, select, type Working } from './binary';
 import { Client } from './client';
-import { answered, ask, complete, SERVER_COMMANDS, STATIC_COMMANDS, UNIT_COMMANDS, Views } from './commands';
+import { complete, execute, SERVER_COMMANDS, STATIC_COMMANDS, showResult, UNIT_COMMANDS, Views } from './commands';
 import { type Identity, icon, type Preview, status } from './model';
+import { createManifest } from './newManifest';
 import { type Item, Previews } from './view';
 
-const QUIET_MS = 200;
+const REFRESH_DELAY_MS = 200;
 
 let running: Extension | undefined;
 
-/** The editor does not wait for the server: its start is told in the status bar. */
+/** Returns before the server runs, so that the editor does not wait. The status bar shows the progress. */
 export function activate(context: vscode.ExtensionContext): void {
   running = new Extension(context);
   context.subscriptions.push(running);
@@ -33,11 +33,11 @@ class Extension implements vscode.Disposable {
   readonly #tree = new Previews();
   readonly #view: vscode.TreeView<Item>;
   #client: Client | undefined;
-  #binary: Found | undefined;
+  #binary: Working | undefined;
   #previews: Preview[] = [];
   #identities: Identity[] = [];
   #stale = true;
-  #soon: NodeJS.Timeout | undefined;
+  #refreshTimer: NodeJS.Timeout | undefined;
 
   constructor(context: vscode.ExtensionContext) {
     this.#context = context;
@@ -52,22 +52,22 @@ class Extension implements vscode.Disposable {
       this.#bar,
       this.#view,
       vscode.workspace.registerTextDocumentContentProvider(Views.scheme, this.#views),
-      this.#view.onDidChangeVisibility(() => this.#look()),
-      vscode.window.onDidChangeActiveTextEditor(() => this.#tell()),
+      this.#view.onDidChangeVisibility(() => this.#refresh()),
+      vscode.window.onDidChangeActiveTextEditor(() => this.#updateStatusBar()),
       vscode.workspace.onDidGrantWorkspaceTrust(() => this.restart()),
       vscode.workspace.onDidChangeConfiguration((change) => {
         if (change.affectsConfiguration('pdev.path')) void this.restart();
       }),
-      ...[...SERVER_COMMANDS, ...Object.keys(UNIT_COMMANDS)].map((name) => command(name, (given) => this.#run(name, given))),
+      ...[...SERVER_COMMANDS, ...Object.keys(UNIT_COMMANDS)].map((name) => command(name, (source) => this.#run(name, source))),
       command('pdev.refresh', () => this.changed()),
-      command('pdev.new', () => begin()),
+      command('pdev.new', () => createManifest()),
       command('pdev.menu', () => this.#menu()),
       command('pdev.server.restart', () => this.restart()),
       command('pdev.log', () => this.#log.show()),
       command('pdev.diagnostics', () => this.#diagnostics()),
-      command('pdev.shell', (given) => this.#terminal('pdev.shell', given)),
-      command('pdev.tail', (given) => this.#terminal('pdev.tail', given)),
-      command('pdev.login', (given) => this.#login(given)),
+      command('pdev.shell', (source) => this.#terminal('pdev.shell', source)),
+      command('pdev.tail', (source) => this.#terminal('pdev.tail', source)),
+      command('pdev.login', (source) => this.#login(source)),
     );
   }
 
@@ -78,19 +78,19 @@ class Extension implements vscode.Disposable {
   async start(): Promise<void> {
     const setting = vscode.workspace.getConfiguration('pdev').get<string>('path', '');
     const all = candidates(setting, vscode.workspace.isTrusted, this.#context.extensionPath);
-    const { found, refused } = await find(all);
-    for (const one of refused) this.#log.info(`${one.path} (${one.from}) is not used: ${one.reason}`);
-    if (found === undefined) return this.#noBinary(refused.map((one) => `${one.path}: ${one.reason}`).join('; '));
-    this.#log.info(`${found.path} (${found.from}) is pdev ${found.version}`);
-    this.#binary = found;
-    this.#client = new Client('pdev', 'pdev', this.#server(found), this.#options());
+    const { selected, rejected } = await select(all);
+    for (const { path, from, reason } of rejected) this.#log.info(`${path} (${from}) is not used: ${reason}`);
+    if (selected === undefined) return this.#noBinary(rejected.map(({ path, reason }) => `${path}: ${reason}`).join('; '));
+    this.#log.info(`${selected.path} (${selected.from}) is pdev ${selected.version}`);
+    this.#binary = selected;
+    this.#client = new Client('pdev', 'pdev', this.#server(selected), this.#options());
     this.#client.onDidChangeState(({ newState }) => {
       if (newState === State.Stopped) this.#bar.text = '$(error) pdev';
     });
     try {
       await this.#client.start();
     } catch (error) {
-      // The client has shown its own words; the log has the rest.
+      // The client has already shown a message, so only log the details.
       this.#log.error(`the language server does not start: ${String(error)}`);
       this.#bar.text = '$(error) pdev';
       return;
@@ -98,8 +98,8 @@ class Extension implements vscode.Disposable {
     this.changed();
   }
 
-  #server(found: Found): ServerOptions {
-    return { command: found.path, args: ['lsp'] };
+  #server(binary: Working): ServerOptions {
+    return { command: binary.path, args: ['lsp'] };
   }
 
   #options(): LanguageClientOptions {
@@ -114,27 +114,28 @@ class Extension implements vscode.Disposable {
       initializationOptions: settings(),
       middleware: {
         workspace: {
+          // In an untrusted workspace, the server keeps its initial settings, which disable live state.
           didChangeConfiguration: (sections, next) => (vscode.workspace.isTrusted ? next(sections) : Promise.resolve()),
         },
-        // Lenses and findings are asked for anew when the server heard of a change: the sign that ours is old, too.
+        // The editor requests lenses and diagnostics again after a change of the live state, so refresh the view as well.
         provideCodeLenses: (document, token, next) => {
-          this.#later();
+          this.#scheduleRefresh();
           return next(document, token);
         },
         provideDiagnostics: (document, previous, token, next) => {
-          this.#later();
+          this.#scheduleRefresh();
           return next(document, previous, token);
         },
       },
     };
   }
 
-  /** What a lens, the tree or the palette asked for. */
-  async #run(name: string, given: unknown): Promise<unknown> {
+  /** Runs a command of a lens, the tree or the palette. */
+  async #run(name: string, source: unknown): Promise<unknown> {
     if (!vscode.workspace.isTrusted && !STATIC_COMMANDS.has(name)) {
       const trust = 'Manage Trust';
       const chosen = await vscode.window.showWarningMessage(
-        'pdev acts in trusted workspaces only: a manifest names programs to run.',
+        'pdev runs commands only in trusted workspaces, because a manifest names programs to run.',
         trust,
       );
       if (chosen === trust) await vscode.commands.executeCommand('workbench.trust.manage');
@@ -142,16 +143,17 @@ class Extension implements vscode.Disposable {
     }
     const client = this.#client;
     if (!client?.isRunning()) {
-      const chosen = await vscode.window.showErrorMessage('pdev: the language server does not run.', 'Restart It', 'Show the Log');
-      if (chosen === 'Restart It') await this.restart();
+      const restart = 'Restart the Server';
+      const chosen = await vscode.window.showErrorMessage('pdev: the language server is not running.', restart, 'Show the Log');
+      if (chosen === restart) await this.restart();
       else if (chosen !== undefined) this.#log.show();
       return undefined;
     }
-    const argument = await complete(client, name, given);
+    const argument = await complete(client, name, source);
     if (argument === undefined) return undefined;
     try {
-      const result = await ask<unknown>(client, UNIT_COMMANDS[name] ?? name, argument);
-      await answered(name, argument, result, this.#views);
+      const result = await execute<unknown>(client, UNIT_COMMANDS[name] ?? name, argument);
+      await showResult(name, argument, result, this.#views);
       return result;
     } catch (error) {
       void vscode.window.showErrorMessage(`pdev: ${error instanceof Error ? error.message : String(error)}`);
@@ -160,7 +162,7 @@ class Extension implements vscode.Disposable {
   }
 
   async stop(): Promise<void> {
-    clearTimeout(this.#soon);
+    clearTimeout(this.#refreshTimer);
     const client = this.#client;
     this.#client = undefined;
     if (client?.needsStop()) await client.stop(2000);
@@ -171,56 +173,56 @@ class Extension implements vscode.Disposable {
     await this.start();
   }
 
-  /** Lenses are also asked for while somebody types: once after the last of them is enough. */
-  #later(): void {
-    clearTimeout(this.#soon);
-    this.#soon = setTimeout(() => this.changed(), QUIET_MS);
+  /** Debounces: the editor also requests lenses on each keystroke, so refresh once after the last request. */
+  #scheduleRefresh(): void {
+    clearTimeout(this.#refreshTimer);
+    this.#refreshTimer = setTimeout(() => this.changed(), REFRESH_DELAY_MS);
   }
 
-  /** Something happened: the view is asked for again, at once where it is seen, else when it will be. */
+  /** Refreshes the data. A hidden view is refreshed when it becomes visible. */
   changed(): void {
     this.#stale = true;
-    void this.#look();
+    void this.#refresh();
   }
 
-  async #look(): Promise<void> {
-    if (!this.#stale || this.#binary === undefined || !vscode.workspace.isTrusted) return this.#tell();
-    // Unseen, the view is not asked for: it stays stale until somebody looks.
+  async #refresh(): Promise<void> {
+    if (!this.#stale || this.#binary === undefined || !vscode.workspace.isTrusted) return this.#updateStatusBar();
+    // The data of a hidden view is not fetched, so it stays stale.
     this.#stale = !this.#view.visible;
     const { path } = this.#binary;
     const live = vscode.workspace.getConfiguration('pdev').get<boolean>('live.enabled', true);
-    this.#previews = live ? await this.#known() : [];
-    // What cannot be told now is shown as it was.
+    this.#previews = live ? await this.#fetchPreviews() : [];
+    // If the command fails, keep the previous identities.
     if (!live) this.#identities = [];
     else if (this.#view.visible) this.#identities = (await agent.identities(path)) ?? this.#identities;
     this.#tree.show(this.#previews, this.#identities);
-    this.#tell();
+    this.#updateStatusBar();
   }
 
-  /** The open manifests' previews from the server, which knows them already; all of them only for who looks. */
-  async #known(): Promise<Preview[]> {
+  /** All previews if the view is visible. Else only those of open manifests, which the server has in memory. */
+  async #fetchPreviews(): Promise<Preview[]> {
     if (this.#view.visible && this.#binary !== undefined) return (await agent.previews(this.#binary.path)) ?? this.#previews;
     const open = vscode.workspace.textDocuments.filter((document) => document.languageId === 'pdev');
-    const asked = open.map((document) =>
-      this.#client ? ask<Preview>(this.#client, 'pdev.status', { uri: document.uri.toString() }).catch(() => undefined) : undefined,
+    const statuses = open.map((document) =>
+      this.#client ? execute<Preview>(this.#client, 'pdev.status', { uri: document.uri.toString() }).catch(() => undefined) : undefined,
     );
-    return (await Promise.all(asked)).filter((preview): preview is Preview => preview !== undefined && preview !== null);
+    return (await Promise.all(statuses)).filter((preview): preview is Preview => preview !== undefined && preview !== null);
   }
 
-  #tell(): void {
+  #updateStatusBar(): void {
     if (this.#client === undefined) return;
     const active = vscode.window.activeTextEditor?.document.uri;
     const folder = active && vscode.Uri.joinPath(active, '..').fsPath;
     this.#bar.text = status(this.#previews, folder);
     const lines = this.#previews.map((preview) => `$(${icon(preview.state)}) ${preview.title}: ${preview.state}`);
-    this.#bar.tooltip = new vscode.MarkdownString(lines.length > 0 ? lines.join('  \n') : 'No preview runs here.', true);
+    this.#bar.tooltip = new vscode.MarkdownString(lines.length > 0 ? lines.join('  \n') : 'No preview is running.', true);
   }
 
-  async #noBinary(why: string): Promise<void> {
+  async #noBinary(reasons: string): Promise<void> {
     this.#bar.text = '$(error) pdev';
-    this.#bar.tooltip = `No pdev program runs: ${why}`;
+    this.#bar.tooltip = `No working pdev program found: ${reasons}`;
     const path = 'Set the Path';
-    const chosen = await vscode.window.showErrorMessage(`No pdev program runs here: ${why}.`, path, 'Show the Log');
+    const chosen = await vscode.window.showErrorMessage(`No working pdev program found: ${reasons}.`, path, 'Show the Log');
     if (chosen === path) await vscode.commands.executeCommand('workbench.action.openSettings', 'pdev.path');
     else if (chosen !== undefined) this.#log.show();
   }
@@ -231,8 +233,8 @@ class Extension implements vscode.Disposable {
       ['$(link-external) Open in browser', 'pdev.open'],
       ['$(output) Show logs', 'pdev.logs'],
       ['$(debug-restart) Restart', 'pdev.restart'],
-      ['$(debug-stop) Take it down', 'pdev.stop'],
-      ['$(diff) Show what up would do', 'pdev.diff'],
+      ['$(debug-stop) Take the preview down', 'pdev.stop'],
+      ['$(diff) Show the plan', 'pdev.diff'],
       ['$(key) Log in', 'pdev.login'],
       ['$(verified) Approve an identity', 'pdev.approve'],
       ['$(gear) Show the log', 'pdev.log'],
@@ -242,9 +244,9 @@ class Extension implements vscode.Disposable {
     if (chosen !== undefined) await vscode.commands.executeCommand(chosen.command);
   }
 
-  async #terminal(name: 'pdev.shell' | 'pdev.tail', given: unknown): Promise<void> {
+  async #terminal(name: 'pdev.shell' | 'pdev.tail', source: unknown): Promise<void> {
     if (this.#client === undefined || this.#binary === undefined) return;
-    const argument = await complete(this.#client, name, given);
+    const argument = await complete(this.#client, name, source);
     if (argument?.uri === undefined || argument.unit === undefined) return;
     const { unit } = argument;
     const cwd = vscode.Uri.joinPath(vscode.Uri.parse(argument.uri), '..');
@@ -259,10 +261,10 @@ class Extension implements vscode.Disposable {
       .show();
   }
 
-  async #login(given: unknown): Promise<void> {
+  async #login(source: unknown): Promise<void> {
     if (this.#binary === undefined) return;
-    // From the palette (nothing), the tree (an item) or a finding (an argument).
-    const item = given as Partial<Item> | { identity?: string } | undefined;
+    // `undefined` from the palette, an item of the tree, or the argument of a fix.
+    const item = source as Partial<Item> | { identity?: string } | undefined;
     const identity = item && 'identity' in item ? item.identity : undefined;
     let name = typeof identity === 'string' ? identity : identity?.name;
     if (name === undefined) {
@@ -273,6 +275,7 @@ class Extension implements vscode.Disposable {
       );
     }
     if (name === undefined) return;
+    // A terminal, because some identities need a typed secret, which must not pass through a message of the editor.
     vscode.window.createTerminal({ name: `pdev login ${name}`, shellPath: this.#binary.path, shellArgs: ['login', name] }).show();
   }
 
@@ -284,11 +287,11 @@ class Extension implements vscode.Disposable {
       `previews ${this.#previews.map((preview) => `${preview.title} ${preview.state}`).join(', ') || 'none'}`,
     ].join('\n');
     await vscode.env.clipboard.writeText(text);
-    void vscode.window.showInformationMessage('pdev: versions and paths are on the clipboard.');
+    void vscode.window.showInformationMessage('pdev: copied versions and paths to the clipboard.');
   }
 }
 
-/** What the server is told. In an untrusted workspace it does not look for the agent either. */
+/** The server's settings. In an untrusted workspace, they also disable the connection to the agent. */
 function settings(): unknown {
   const all = JSON.parse(JSON.stringify(vscode.workspace.getConfiguration('pdev'))) as Record<string, unknown>;
   if (vscode.workspace.isTrusted) return all;

@@ -1,4 +1,4 @@
-// What the server says of previews, and how it is told to people. No editor in here, so it is tested without one.
+// The server's data about previews, and its text form. Uses no editor API, so it is tested without an editor.
 
 export interface Unit {
   name: string;
@@ -26,7 +26,7 @@ export interface Identity {
   expires_at?: number;
 }
 
-/** The manifest that a folder begins with: one service, named after the folder, without a finding. */
+/** Text of a new manifest: one service, named after the folder, without diagnostics. */
 export function starter(folder: string): string {
   const name = folder
     .toLowerCase()
@@ -38,9 +38,9 @@ app: ${name.replace(/-+$/, '') || 'app'}
 services:
   web:
     port: 3000
-    # Asked until it answers; then the service counts as ready.
+    # The service is ready when this path answers.
     health: /
-    # A program of this machine. A container instead: \`image: nginx:1.29\`, or \`build: .\` beside a Dockerfile.
+    # A local program. For a container, use \`image: nginx:1.29\`, or \`build: .\` next to a Dockerfile.
     process: { command: [npm, run, dev] }
 `;
 }
@@ -70,8 +70,8 @@ export function summary(preview: Preview): string {
   return preview.state === 'down' ? 'down' : `${preview.state} ${ready}/${services.length}`;
 }
 
-/** Whether it is there to be started, not to be stopped. */
-export function rests(unit: Unit): boolean {
+/** Whether *start* applies to the unit, not *stop*. */
+export function isStopped(unit: Unit): boolean {
   return ['stopped', 'done', 'failed', 'waiting'].includes(unit.state);
 }
 
@@ -81,7 +81,7 @@ export function line(unit: Unit): string {
   return `${unit.state}${crashes}${unit.reason === undefined ? '' : `: ${unit.reason}`}`;
 }
 
-/** The text of the status bar: the preview of the folder that is worked in, or none. */
+/** Text of the status bar: the preview of this folder, or the only preview. */
 export function status(previews: Preview[], folder: string | undefined): string {
   const own = previews.find((preview) => preview.folder === folder) ?? (previews.length === 1 ? previews[0] : undefined);
   return own === undefined ? '$(package) pdev' : `$(${icon(own.state)}) ${own.title} ${own.state}`;

@@ -1,9 +1,9 @@
-// What the server asks a person. An answer with `typed` is given only by somebody who types that: another extension can press
-// a button for them, and a question that is clicked away without reading must not give an identity to a program.
+// Questions of the server to the user. An action with `typed` is chosen only if the user types that text, for two reasons:
+// another extension can press buttons, and a dialog confirmed without reading must not grant an identity to a program.
 import * as vscode from 'vscode';
 import { MessageType } from 'vscode-languageclient/node';
 
-export interface Answer {
+export interface Action {
   title: string;
   typed?: string;
   copy?: string;
@@ -12,28 +12,29 @@ export interface Answer {
 export interface Question {
   type: MessageType;
   message: string;
-  actions?: Answer[];
+  actions?: Action[];
 }
 
-export async function answer({ type, message, actions = [] }: Question): Promise<Answer | null> {
+export async function showQuestion({ type, message, actions = [] }: Question): Promise<Action | null> {
   const guarded = actions.find(({ typed }) => typed !== undefined);
-  if (guarded?.typed !== undefined) return (await types(message, guarded.typed)) ? guarded : null;
-  const tell =
+  if (guarded?.typed !== undefined) return (await confirmByTyping(message, guarded.typed)) ? guarded : null;
+  const showMessage =
     type === MessageType.Error
       ? vscode.window.showErrorMessage
       : type === MessageType.Warning
         ? vscode.window.showWarningMessage
         : vscode.window.showInformationMessage;
-  const title = await tell(message, ...actions.map((one) => one.title));
-  const chosen = actions.find((one) => one.title === title);
+  const title = await showMessage(message, ...actions.map((action) => action.title));
+  const chosen = actions.find((action) => action.title === title);
   if (chosen?.copy !== undefined) await vscode.env.clipboard.writeText(chosen.copy);
   return chosen ?? null;
 }
 
-async function types(message: string, word: string): Promise<boolean> {
+async function confirmByTyping(message: string, word: string): Promise<boolean> {
   const typed = await vscode.window.showInputBox({
-    title: `pdev: may it act as ${word}?`,
+    title: `pdev: approve the identity ${word}?`,
     prompt: `${message} Type ${word} to approve.`,
+    // Keep the box open when the user clicks elsewhere, for example to read the manifest.
     ignoreFocusOut: true,
     validateInput: (value) => (value.trim() === '' || value.trim() === word ? undefined : `not ${word}`),
   });

@@ -1,6 +1,6 @@
-// The tree of previews, their units and identities. Data is fetched when it is visible and something changed.
+// The tree view of previews, their units, and identities. It only shows data; `extension.ts` fetches it.
 import * as vscode from 'vscode';
-import { type Identity, icon, line, type Preview, rests, summary, type Unit } from './model';
+import { type Identity, icon, isStopped, line, type Preview, summary, type Unit } from './model';
 
 export type Item =
   | { kind: 'preview'; preview: Preview }
@@ -54,7 +54,8 @@ export class Previews implements vscode.TreeDataProvider<Item> {
         node.description = line(unit);
         node.tooltip = unit.url ?? '';
         node.iconPath = new vscode.ThemeIcon(icon(unit.state));
-        node.contextValue = `unit.${rests(unit) ? 'rests' : 'runs'}${unit.url === undefined ? '' : '.url'}`;
+        // The menus in package.json match these words.
+        node.contextValue = `unit.${isStopped(unit) ? 'stopped' : 'running'}${unit.url === undefined ? '' : '.url'}`;
         return node;
       }
       case 'identities':

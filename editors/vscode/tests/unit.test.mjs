@@ -1,4 +1,4 @@
-// What needs no editor: which binary, and how states are told. Bundled on the fly, so that the sources are what is tested.
+// Tests the parts that need no editor. Bundles them in memory, so that the current sources are tested, not an old build.
 import assert from 'node:assert/strict';
 import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -11,11 +11,11 @@ async function load(name) {
   return import(`data:text/javascript;base64,${Buffer.from(out.outputFiles[0].text).toString('base64')}`);
 }
 
-const { candidates, find } = await load('binary');
+const { candidates, select } = await load('binary');
 const model = await load('model');
 const manifest = JSON.parse(readFileSync('package.json', 'utf8'));
 
-test('an untrusted workspace cannot name a program', () => {
+test('an untrusted workspace cannot select a program', () => {
   assert.deepEqual(
     candidates('/evil', false, '/ext', 'linux').map(({ path }) => path),
     ['/ext/server/pdev'],
@@ -30,7 +30,7 @@ test('an untrusted workspace cannot name a program', () => {
   );
 });
 
-test('what does not run is told with its reason, and the next one is tried', async () => {
+test('a rejected program has a reason, and the next one is tried', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'pdev-'));
   const program = (name, text, mode = 0o755) => {
     const path = join(folder, name);
@@ -41,15 +41,15 @@ test('what does not run is told with its reason, and the next one is tried', asy
   const other = program('other', '#!/bin/sh\necho "another 1.0"\n');
   const bare = program('bare', '#!/bin/sh\n', 0o644);
   const good = program('good', '#!/bin/sh\necho "pdev 1.2.3"\n');
-  const { found, refused } = await find([{ path: join(folder, 'none'), from: 'PATH' }, bare, other, good]);
-  assert.equal(found.version, '1.2.3');
+  const { selected, rejected } = await select([{ path: join(folder, 'none'), from: 'PATH' }, bare, other, good]);
+  assert.equal(selected.version, '1.2.3');
   assert.deepEqual(
-    refused.map(({ reason }) => reason),
-    ['it is not there', 'it may not be executed', 'it says `another 1.0`'],
+    rejected.map(({ reason }) => reason),
+    ['not found', 'not executable', '`--version` printed `another 1.0`'],
   );
 });
 
-test('states are told', () => {
+test('texts show the state of a preview', () => {
   const preview = (title, folder, state) => ({ title, folder, state, units: [{ name: 'a', role: 'service', state: 'ready' }] });
   const all = [preview('shop/main', '/a', 'ready'), preview('shop/x', '/b', 'failed')];
   assert.equal(model.status(all, '/b'), '$(error) shop/x failed');
@@ -59,7 +59,7 @@ test('states are told', () => {
   assert.equal(model.line({ state: 'failed', restarts: 2, reason: 'exit 3' }), 'failed, 2 crashes: exit 3');
 });
 
-test('a first manifest is named after its folder', () => {
+test('a new manifest is named after its folder', () => {
   for (const [folder, app] of [
     ['My Shop 2', 'my-shop-2'],
     ['2nd_try.', 'nd-try'],
@@ -68,7 +68,7 @@ test('a first manifest is named after its folder', () => {
     assert.match(model.starter(folder), new RegExp(`^app: ${app}$`, 'm'));
 });
 
-test('every command of a menu is declared, and the bundle is small', () => {
+test('menus use declared commands, and the bundle is small', () => {
   const declared = new Set(manifest.contributes.commands.map(({ command }) => command));
   for (const entries of Object.values(manifest.contributes.menus)) {
     for (const { command } of entries) assert.ok(declared.has(command), command);
@@ -78,23 +78,23 @@ test('every command of a menu is declared, and the bundle is small', () => {
   assert.ok(readFileSync('dist/extension.js').length < 500 * 1024);
 });
 
-test('every setting of the server can be set here, and no other', () => {
+test('the extension has exactly the settings of the server', () => {
   const page = readFileSync('../../docs/lsp.md', 'utf8');
   const table = page.slice(page.indexOf('## Settings'), page.indexOf('## Commands'));
-  const told = [...table.matchAll(/^\| `([A-Za-z.]+)` \|/gm)].map(([, name]) => `pdev.${name}`);
-  // How findings travel is for the client to choose, not for a person.
-  const expected = told.filter((name) => name !== 'pdev.diagnostics');
-  const own = ['pdev.path', 'pdev.trace.server'];
+  const documented = [...table.matchAll(/^\| `([A-Za-z.]+)` \|/gm)].map(([, name]) => `pdev.${name}`);
+  // The client decides whether diagnostics are pushed or pulled, so this is not a setting of the extension.
+  const expected = documented.filter((name) => name !== 'pdev.diagnostics');
+  const clientOnly = ['pdev.path', 'pdev.trace.server'];
   const declared = Object.keys(manifest.contributes.configuration.properties);
-  assert.deepEqual(declared.filter((name) => !own.includes(name)).sort(), expected.sort());
+  assert.deepEqual(declared.filter((name) => !clientOnly.includes(name)).sort(), expected.sort());
 });
 
-test('the server carries out what is sent to it', () => {
+test('the extension sends exactly the commands of the server', () => {
   const page = readFileSync('../../docs/lsp.md', 'utf8');
   const table = page.slice(page.indexOf('## Commands'));
-  // A login is typed into a terminal here: some want a secret, which no editor's message should carry.
-  const told = [...table.matchAll(/^\| `(pdev\.[a-z]+)` \|/gm)].map(([, name]) => name).filter((name) => name !== 'pdev.login');
+  // Logins run in a terminal, because some need a typed secret, which must not pass through a message of the editor.
+  const documented = [...table.matchAll(/^\| `(pdev\.[a-z]+)` \|/gm)].map(([, name]) => name).filter((name) => name !== 'pdev.login');
   const source = readFileSync('src/commands.ts', 'utf8');
   const sent = source.slice(source.indexOf('SERVER_COMMANDS = ['), source.indexOf('];')).match(/'pdev\.[a-z]+'/g);
-  assert.deepEqual(sent.map((name) => name.slice(1, -1)).sort(), told.sort());
+  assert.deepEqual(sent.map((name) => name.slice(1, -1)).sort(), documented.sort());
 });
