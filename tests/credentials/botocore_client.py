@@ -1,4 +1,4 @@
-"""AWS's own client at `identity_center.py`: what botocore cannot do there, pdev's test would prove nothing about.
+"""Checks `identity_center.py` with AWS's own client, because tests of pdev against a wrong server would prove nothing.
 
 usage: botocore_client.py URL
 """
@@ -12,9 +12,9 @@ from botocore.config import Config
 
 url = sys.argv[1]
 session = botocore.session.Session()
-make = lambda service: session.create_client(service, region_name="eu-central-1", endpoint_url=url,
-                                             config=Config(signature_version=UNSIGNED))
-oidc, portal = make("sso-oidc"), make("sso")
+new_client = lambda service: session.create_client(service, region_name="eu-central-1", endpoint_url=url,
+                                                   config=Config(signature_version=UNSIGNED))
+oidc, portal = new_client("sso-oidc"), new_client("sso")
 client = oidc.register_client(clientName="botocore", clientType="public", scopes=["sso:account:access"])
 keys = {name: client[name] for name in ("clientId", "clientSecret")}
 device = oidc.start_device_authorization(**keys, startUrl="https://x.awsapps.com/start")
@@ -38,6 +38,6 @@ for name, token, expected in (("Admin", second, "ForbiddenException"), ("Develop
         assert error.response["Error"]["Code"] == expected, error
 try:
     oidc.create_token(**keys, grantType="refresh_token", refreshToken=first["refreshToken"])
-    sys.exit("a spent refresh token was taken")
+    sys.exit("a spent refresh token was accepted")
 except oidc.exceptions.InvalidGrantException:
     print("ok")

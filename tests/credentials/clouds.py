@@ -1,8 +1,9 @@
-"""Token endpoints of Google, Microsoft Entra and HashiCorp Vault as their references describe them, strict about what
-they are asked. `clouds_clients.py` proves them with google-auth, azure-identity (which wants TLS) and hvac.
+"""Token endpoints of Google, Microsoft Entra and HashiCorp Vault, written from their references. They reject invalid
+requests. `clouds_clients.py` checks them with google-auth, azure-identity (which needs TLS) and hvac.
 
 usage: clouds.py FOLDER   -> writes FOLDER/port, FOLDER/tls-port, FOLDER/ca.pem, FOLDER/key.json, FOLDER/user.json
-For tests: GET /test/stats; POST /test/grant lets the user's login read only too, POST /test/revoke ends its refresh token.
+For tests: GET /test/stats. POST /test/grant adds the read-only scope to the user's consent. POST /test/revoke revokes
+the user's refresh token.
 """
 
 import base64
@@ -25,30 +26,30 @@ folder = sys.argv[1]
 key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 stats = {"assertions": 0, "refreshes": 0, "reuse": 0, "impersonated": 0, "exchanged": 0, "entra": 0, "vault": 0}
 refresh = {"current": "canary-refresh-0", "spent": set()}
-given = set()
+issued = set()
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 READ_ONLY = SCOPE + ".read-only"
-# What the user consented to; gcloud asks for the first only.
+# The scopes with the user's consent. gcloud requests only the first one.
 granted = [SCOPE]
-# Each token that was given: for whom, which scopes.
-given_for = []
+# The issued access tokens, in order: kind of credential and scopes.
+issued_scopes = []
 EMAIL = "robot@shop.iam.gserviceaccount.com"
 AUDIENCE = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q"
 GRANT, TYPE = "urn:ietf:params:oauth:grant-type:", "urn:ietf:params:oauth:token-type:"
 
 
-class Refused(Exception):
+class Rejected(Exception):
     def __init__(self, status, body):
         self.status, self.body = status, body
 
 
 def oauth(error, description, status=400):
-    return Refused(status, {"error": error, "error_description": description})
+    return Rejected(status, {"error": error, "error_description": description})
 
 
 def token(kind):
     value = f"canary-{kind}-{secrets.token_hex(8)}"
-    given.add(value)
+    issued.add(value)
     return value
 
 
@@ -63,7 +64,7 @@ def id_token(audience):
     return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts) + ".c2ln"
 
 
-def by_assertion(form):
+def exchange_assertion(form):
     head, claims, signature = form["assertion"].split(".")
     try:
         signed = f"{head}.{claims}".encode()
@@ -82,12 +83,12 @@ def by_assertion(form):
         return {"id_token": id_token(claims["target_audience"])}
     if claims["scope"] not in (SCOPE, READ_ONLY):
         raise oauth("invalid_scope", "no scope")
-    given_for.append(["key", claims["scope"]])
+    issued_scopes.append(["key", claims["scope"]])
     stats["assertions"] += 1
     return {"access_token": token("key"), "expires_in": 3599, "token_type": "Bearer"}
 
 
-def by_refresh(form):
+def refresh_tokens(form):
     if (form["client_id"], form["client_secret"]) != ("c1", "canary-client"):
         raise oauth("invalid_client", "The OAuth client was not found.", 401)
     if form["refresh_token"] != refresh["current"]:
@@ -96,62 +97,62 @@ def by_refresh(form):
     scope = form.get("scope", " ".join(granted))
     if not set(scope.split(" ")) <= set(granted):
         raise oauth("invalid_scope", "Some requested scopes were invalid.")
-    given_for.append(["user", scope])
+    issued_scopes.append(["user", scope])
     stats["refreshes"] += 1
     refresh["spent"].add(refresh["current"])
     refresh["current"] = f"canary-refresh-{stats['refreshes']}"
-    answer = {"access_token": token("user"), "expires_in": 3599, "token_type": "Bearer", "scope": scope}
-    return answer | {"refresh_token": refresh["current"]}
+    response = {"access_token": token("user"), "expires_in": 3599, "token_type": "Bearer", "scope": scope}
+    return response | {"refresh_token": refresh["current"]}
 
 
 def google_token(form, _):
     if form["grant_type"] == GRANT + "jwt-bearer":
-        return by_assertion(form)
+        return exchange_assertion(form)
     if form["grant_type"] == "refresh_token":
-        return by_refresh(form)
+        return refresh_tokens(form)
     raise oauth("unsupported_grant_type", "Invalid grant_type")
 
 
 def google_sts(form, _):
-    asked = (form["grant_type"], form["audience"], form["requested_token_type"], form["subject_token_type"])
-    if asked != (GRANT + "token-exchange", AUDIENCE, TYPE + "access_token", TYPE + "jwt"):
+    request = (form["grant_type"], form["audience"], form["requested_token_type"], form["subject_token_type"])
+    if request != (GRANT + "token-exchange", AUDIENCE, TYPE + "access_token", TYPE + "jwt"):
         raise oauth("invalid_request", "Invalid value for audience or a type")
     if form["subject_token"] != "subject-of-another":
         raise oauth("invalid_grant", "The given credential is rejected by the attribute condition.")
-    given_for.append(["fed", form.get("scope", "")])
+    issued_scopes.append(["fed", form.get("scope", "")])
     stats["exchanged"] += 1
-    answer = {"access_token": token("federated"), "expires_in": 3600, "token_type": "Bearer"}
-    return answer | {"issued_token_type": TYPE + "access_token"}
+    response = {"access_token": token("federated"), "expires_in": 3600, "token_type": "Bearer"}
+    return response | {"issued_token_type": TYPE + "access_token"}
 
 
 def impersonate(body, headers):
-    if headers["Authorization"].removeprefix("Bearer ") not in given:
-        raise Refused(401, {"error": {"code": 401, "message": "Request had invalid authentication credentials."}})
+    if headers["Authorization"].removeprefix("Bearer ") not in issued:
+        raise Rejected(401, {"error": {"code": 401, "message": "Request had invalid authentication credentials."}})
     if not body["scope"] or not body["lifetime"].endswith("s"):
-        raise Refused(400, {"error": {"code": 400, "message": "Request contains an invalid argument."}})
-    given_for.append(["robot", " ".join(body["scope"]), body["lifetime"]])
+        raise Rejected(400, {"error": {"code": 400, "message": "Request contains an invalid argument."}})
+    issued_scopes.append(["robot", " ".join(body["scope"]), body["lifetime"]])
     stats["impersonated"] += 1
     end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=int(body["lifetime"][:-1]))
     return {"accessToken": token("impersonated"), "expireTime": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
 def impersonate_id(body, headers):
-    if headers["Authorization"].removeprefix("Bearer ") not in given or not body["includeEmail"]:
-        raise Refused(401, {"error": {"code": 401, "message": "Request had invalid authentication credentials."}})
+    if headers["Authorization"].removeprefix("Bearer ") not in issued or not body["includeEmail"]:
+        raise Rejected(401, {"error": {"code": 401, "message": "Request had invalid authentication credentials."}})
     return {"token": id_token(body["audience"])}
 
 
 def denied(_, __):
     message = "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist)."
-    raise Refused(403, {"error": {"code": 403, "message": message, "status": "PERMISSION_DENIED"}})
+    raise Rejected(403, {"error": {"code": 403, "message": message, "status": "PERMISSION_DENIED"}})
 
 
 def entra(form, _):
     if (form["grant_type"], form["client_id"]) != ("client_credentials", "app"):
         raise oauth("unauthorized_client", "AADSTS700016: Application not found in the directory.")
     assertion = (form.get("client_assertion_type"), form.get("client_assertion"))
-    fine = assertion == ("urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "subject-of-another")
-    if form.get("client_secret") != "canary-entra" and not fine:
+    is_valid_assertion = assertion == ("urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "subject-of-another")
+    if form.get("client_secret") != "canary-entra" and not is_valid_assertion:
         raise oauth("invalid_client", "AADSTS7000215: Invalid client secret provided.", 401)
     if not form["scope"].endswith("/.default"):
         raise oauth("invalid_scope", "AADSTS1002012: The provided value for scope is not valid.")
@@ -162,14 +163,14 @@ def entra(form, _):
 
 def approle(body, _):
     if (body["role_id"], body["secret_id"]) != ("role", "canary-secret-id"):
-        raise Refused(400, {"errors": ["invalid role or secret ID"]})
+        raise Rejected(400, {"errors": ["invalid role or secret ID"]})
     return {"auth": {"client_token": token("vault"), "lease_duration": 1800, "renewable": True}}
 
 
 def vault(path):
     def read(_, headers):
-        if headers["X-Vault-Token"] != "canary-root" and headers["X-Vault-Token"] not in given:
-            raise Refused(403, {"errors": ["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"]})
+        if headers["X-Vault-Token"] != "canary-root" and headers["X-Vault-Token"] not in issued:
+            raise Rejected(403, {"errors": ["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"]})
         stats["vault"] += 1
         data = {
             "aws/creds/deploy": {"access_key": "AKIAV", "secret_key": "canary-v", "security_token": "canary-vt"},
@@ -177,7 +178,7 @@ def vault(path):
             "kv/data/shop": {"data": {"token": "canary-kv"}, "metadata": {"version": 1}},
         }
         if path not in data:
-            raise Refused(404, {"errors": []})
+            raise Rejected(404, {"errors": []})
         return {"request_id": "r", "lease_id": path, "lease_duration": 2764800, "renewable": True, "data": data[path]}
 
     return read
@@ -199,7 +200,7 @@ POSTS = {
 class Server(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def answer(self, status, body):
+    def respond(self, status, body):
         text = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -207,22 +208,22 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    def guarded(self, route, body):
+    def respond_with(self, route, body):
         try:
-            self.answer(200, route(body, self.headers))
-        except Refused as refused:
-            self.answer(refused.status, refused.body)
+            self.respond(200, route(body, self.headers))
+        except Rejected as rejected:
+            self.respond(rejected.status, rejected.body)
         except (KeyError, ValueError, TypeError) as error:
-            self.answer(400, {"error": "invalid_request", "error_description": f"missing or wrong: {error}"})
+            self.respond(400, {"error": "invalid_request", "error_description": f"missing or wrong: {error}"})
 
     def do_GET(self):
         if self.path.startswith("/tenant/v2.0/.well-known/openid-configuration"):
             base = f"https://localhost:{secure.server_port}/tenant"
             endpoints = {"token_endpoint": base + "/oauth2/v2.0/token", "authorization_endpoint": base + "/authorize"}
-            return self.answer(200, endpoints | {"issuer": base + "/v2.0"})
+            return self.respond(200, endpoints | {"issuer": base + "/v2.0"})
         if self.path == "/test/stats":
-            return self.answer(200, stats | {"given_for": given_for})
-        return self.guarded(vault(self.path.removeprefix("/v1/")), None)
+            return self.respond(200, stats | {"issued_scopes": issued_scopes})
+        return self.respond_with(vault(self.path.removeprefix("/v1/")), None)
 
     def do_POST(self):
         text = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
@@ -231,7 +232,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         else:
             body = dict(urllib.parse.parse_qsl(text, strict_parsing=bool(text)))
         route = POSTS.get(urllib.parse.unquote(self.path))
-        return self.guarded(route, body) if route else self.answer(404, {"errors": []})
+        return self.respond_with(route, body) if route else self.respond(404, {"errors": []})
 
     do_PUT = do_POST
 
@@ -246,16 +247,17 @@ def url(path):
     return f"http://127.0.0.1:{server.server_port}{path}"
 
 
-def certified():
-    """The server's TLS, under a certificate of its own."""
+def tls_context():
+    """Returns a TLS context with a new self-signed certificate."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.timezone.utc)
     names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    made = made.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-    made = made.add_extension(names, False).sign(key, hashes.SHA256())
+    certificate = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    certificate = certificate.not_valid_before(now - datetime.timedelta(days=1))
+    certificate = certificate.not_valid_after(now + datetime.timedelta(days=1))
+    certificate = certificate.add_extension(names, False).sign(key, hashes.SHA256())
     with open(f"{folder}/ca.pem", "wb") as file:
-        file.write(made.public_bytes(serialization.Encoding.PEM))
+        file.write(certificate.public_bytes(serialization.Encoding.PEM))
     with open(f"{folder}/tls.key", "w") as file:
         file.write(pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -274,10 +276,11 @@ for name, content in [
     with open(f"{folder}/{name}", "w") as file:
         json.dump(content, file)
 secure = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-secure.socket = certified().wrap_socket(secure.socket, server_side=True)
+secure.socket = tls_context().wrap_socket(secure.socket, server_side=True)
 threading.Thread(target=secure.serve_forever, daemon=True).start()
 with open(f"{folder}/tls-port", "w") as file:
     file.write(str(secure.server_port))
+# The caller waits for the file `port`, so write it last, and rename it so that it is never incomplete.
 with open(f"{folder}/port.new", "w") as file:
     file.write(str(server.server_port))
 os.rename(f"{folder}/port.new", f"{folder}/port")

@@ -1,4 +1,4 @@
-"""The clouds' own clients against clouds.py: what they are content with is the protocol.
+"""Checks clouds.py with the clouds' own clients, because they define what a correct server is.
 
 usage: clouds_clients.py FOLDER
 """
@@ -63,4 +63,4 @@ for credential in (by_secret, by_assertion):
 client = hvac.Client(url=base)
 client.auth.approle.login(role_id="role", secret_id="canary-secret-id")
 assert client.secrets.aws.generate_credentials("deploy")["data"]["access_key"] == "AKIAV", "vault"
-print("proven")
+print("passed")

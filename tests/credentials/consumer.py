@@ -1,6 +1,6 @@
-"""A service that uses real SDKs: boto3, google-auth and azure-identity, each with one client for its whole life.
+"""A service that uses real SDKs: boto3, google-auth and azure-identity. Each client lives as long as the process.
 
-It never answers with a secret: what it was given is told by its last part, a number that the test's source counts up.
+A response never contains a secret. It contains the number at the end of the secret, which the test's source increments.
 """
 
 import http.server
@@ -15,10 +15,10 @@ import urllib.request
 CLIENTS = {}
 
 
-def once(make):
-    if make.__name__ not in CLIENTS:
-        CLIENTS[make.__name__] = make()
-    return CLIENTS[make.__name__]
+def cached(factory):
+    if factory.__name__ not in CLIENTS:
+        CLIENTS[factory.__name__] = factory()
+    return CLIENTS[factory.__name__]
 
 
 def session():
@@ -57,20 +57,20 @@ def number(secret):
 
 
 def aws():
-    credentials = once(session).get_credentials()
+    credentials = cached(session).get_credentials()
     frozen = credentials.get_frozen_credentials()
     return {"number": number(frozen.secret_key), "token": number(frozen.token), "method": credentials.method}
 
 
 def aws_instance():
-    found = once(imds).retrieve_iam_role_credentials()
-    return {"number": number(found["secret_key"]), "role": found["role_name"]}
+    credentials = cached(imds).retrieve_iam_role_credentials()
+    return {"number": number(credentials["secret_key"]), "role": credentials["role_name"]}
 
 
 def google():
     import google.auth.transport.requests
 
-    credentials, project = once(google_credentials)
+    credentials, project = cached(google_credentials)
     credentials.refresh(google.auth.transport.requests.Request())
     return {"number": number(credentials.token), "project": project, "email": credentials.service_account_email}
 
@@ -88,26 +88,26 @@ def google_id():
 
 def azure_resources():
     names = ("https://vault.azure.net", "https://storage.azure.com")
-    tokens = {once(managed_identity).get_token(name + "/.default").token for name in names}
+    tokens = {cached(managed_identity).get_token(name + "/.default").token for name in names}
     return {"different": len(tokens)}
 
 
 def azure():
-    token = once(managed_identity).get_token("https://vault.azure.net/.default")
+    token = cached(managed_identity).get_token("https://vault.azure.net/.default")
     return {"number": number(token.token), "seconds": token.expires_on - int(time.time())}
 
 
 def azure_default():
-    token = once(default_azure).get_token("https://storage.azure.com/.default")
+    token = cached(default_azure).get_token("https://storage.azure.com/.default")
     return {"number": number(token.token)}
 
 
 def fetch(url):
-    """What a plain request gets: the status only."""
+    """Requests a URL and returns its status. The body of a success may contain a secret, so it is dropped."""
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google", "Metadata": "true"})
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return {"status": answer.status}
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return {"status": response.status}
     except urllib.error.HTTPError as error:
         return {"status": error.code, "body": error.read().decode()}
     except OSError as error:
@@ -130,17 +130,17 @@ class Service(http.server.BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         try:
             if path == "/fetch":
-                said = fetch(query)
+                result = fetch(query)
             elif path == "/env":
                 names = ("AWS_", "GCE_", "GOOGLE_", "IDENTITY_")
-                said = {name: value for name, value in os.environ.items() if name.startswith(names)}
-                said.pop("IDENTITY_HEADER", None)
+                result = {name: value for name, value in os.environ.items() if name.startswith(names)}
+                result.pop("IDENTITY_HEADER", None)
             else:
-                said = ROUTES[path]() if path in ROUTES else {}
+                result = ROUTES[path]() if path in ROUTES else {}
             status = 200
-        except Exception as error:  # noqa: BLE001 the test wants the words of any of them
-            said, status = {"error": f"{type(error).__name__}: {error}"}, 500
-        body = json.dumps({"pid": os.getpid(), **said}).encode()
+        except Exception as error:  # noqa: BLE001 the test checks the message of every error
+            result, status = {"error": f"{type(error).__name__}: {error}"}, 500
+        body = json.dumps({"pid": os.getpid(), **result}).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -151,6 +151,6 @@ class Service(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    # As the first process of a container it has no default for the signal.
+    # The first process of a container ignores SIGTERM unless it has a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Service).serve_forever()

@@ -1,4 +1,4 @@
-"""A server that wants a credential and writes down which one it was given.
+"""A server that requires a credential and logs each one that it receives.
 
 usage: listener.py PORT-FILE LOG-FILE [CERTIFICATE KEY]
 """
@@ -16,22 +16,22 @@ class Listener(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        given = self.headers.get("Authorization")
+        authorization = self.headers.get("Authorization")
         with open(log_file, "a") as log:
-            log.write(f"{self.command} {self.path} {given}\n")
-        if given is None:
-            self.answer(401, {"errors": [{"code": "UNAUTHORIZED"}]}, {"WWW-Authenticate": 'Basic realm="test"'})
+            log.write(f"{self.command} {self.path} {authorization}\n")
+        if authorization is None:
+            self.respond(401, {"errors": [{"code": "UNAUTHORIZED"}]}, {"WWW-Authenticate": 'Basic realm="test"'})
         elif self.path == "/index/config.json":
             root = f"http://{self.headers['Host']}"
-            self.answer(200, {"dl": root + "/dl", "api": root, "auth-required": True})
+            self.respond(200, {"dl": root + "/dl", "api": root, "auth-required": True})
         elif self.path == "/version":
-            self.answer(200, {"major": "1", "minor": "30", "gitVersion": "v1.30.0"})
+            self.respond(200, {"major": "1", "minor": "30", "gitVersion": "v1.30.0"})
         else:
-            self.answer(404, {"errors": [{"code": "NAME_UNKNOWN"}]})
+            self.respond(404, {"errors": [{"code": "NAME_UNKNOWN"}]})
 
     do_HEAD = do_GET
 
-    def answer(self, status, body, headers=()):
+    def respond(self, status, body, headers=()):
         body = json.dumps(body).encode()
         self.send_response(status)
         for name, value in dict(headers).items():
@@ -51,6 +51,7 @@ if tls:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*tls)
     server.socket = context.wrap_socket(server.socket, server_side=True)
+# The caller waits for this file, so rename it into place, or it could read an empty file.
 with open(port_file + ".new", "w") as file:
     file.write(str(server.server_address[1]))
 os.rename(port_file + ".new", port_file)

@@ -1,8 +1,8 @@
-"""A program that runs longer than a lease, as `pdev run --as` starts it.
+"""A program that runs longer than a lease, for `pdev run --as`.
 
-usage: long_running.py CLOUD FOLDER
-Writes one line of JSON into FOLDER/seen for each lease it was given, until FOLDER/stop is there. A child that it starts
-asks too. Says on standard output what its environment shows of a credential.
+usage: long_running.py CLOUD FOLDER [child]
+Appends one line of JSON to FOLDER/seen for each new lease, until FOLDER/stop exists. It also starts a child, which
+requests one lease. Prints the environment variables that contain a credential, and the lease of the child.
 """
 
 import json
@@ -29,11 +29,11 @@ def google():
 
     credentials, project = google.auth.default()
 
-    def ask():
+    def request_lease():
         credentials.refresh(google.auth.transport.requests.Request())
         return credentials.token, type(credentials).__module__, project
 
-    return ask
+    return request_lease
 
 
 def azure():
@@ -42,20 +42,21 @@ def azure():
     return lambda: (azure.identity.DefaultAzureCredential().get_token("https://vault.azure.net/.default").token, "", "")
 
 
-ask = {"aws": aws, "google": google, "azure": azure}[cloud]()
+request_lease = {"aws": aws, "google": google, "azure": azure}[cloud]()
 if len(sys.argv) > 3:
-    print(json.dumps(ask()))
+    print(json.dumps(request_lease()))
     sys.exit()
 print(json.dumps({name: value for name, value in os.environ.items() if "canary" in value}), flush=True)
 print(subprocess.check_output([sys.executable, *sys.argv, "child"], text=True), flush=True)
 last = None
 while not os.path.exists(os.path.join(folder, "stop")):
     try:
-        now = ask()
+        lease = request_lease()
     except Exception as error:
-        now = ("", type(error).__name__, "")
-    if now != last:
+        lease = ("", type(error).__name__, "")
+    if lease != last:
         with open(os.path.join(folder, "seen"), "a") as file:
-            file.write(json.dumps(now) + "\n")
-        last = now
+            file.write(json.dumps(lease) + "\n")
+        last = lease
+    # The SDKs report no renewal, so poll.
     time.sleep(0.2)

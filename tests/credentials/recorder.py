@@ -1,6 +1,6 @@
-"""Stands before a server and writes down each form that it was sent: usage: recorder.py PORT-FILE LOG TARGET-URL
+"""A reverse proxy that logs each form of a request. usage: recorder.py PORT-FILE LOG TARGET-URL
 
-The log has one line of JSON for each request, as Python's own parser reads its body.
+The log has one line of JSON for each request, parsed by Python's standard library.
 """
 
 import http.server
@@ -22,12 +22,12 @@ class Recorder(http.server.BaseHTTPRequestHandler):
         headers = {name: self.headers[name] for name in names if name in self.headers}
         request = urllib.request.Request(target, data=body, headers=headers)
         try:
-            answer = urllib.request.urlopen(request, timeout=30)
-        except urllib.error.HTTPError as refused:
-            answer = refused
-        content = answer.read()
-        self.send_response(answer.status)
-        self.send_header("content-type", answer.headers.get("content-type", "text/xml"))
+            response = urllib.request.urlopen(request, timeout=30)
+        except urllib.error.HTTPError as error:
+            response = error
+        content = response.read()
+        self.send_response(response.status)
+        self.send_header("content-type", response.headers.get("content-type", "text/xml"))
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -37,6 +37,7 @@ class Recorder(http.server.BaseHTTPRequestHandler):
 
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
+# The caller waits for this file, so rename it into place, or it could read an empty file.
 with open(port_file + ".new", "w") as file:
     file.write(str(server.server_address[1]))
 os.rename(port_file + ".new", port_file)

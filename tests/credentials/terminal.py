@@ -1,6 +1,6 @@
-"""A terminal with a command in it, and somebody who types: usage: terminal.py COMMAND [WAIT-FOR ANSWER]...
+"""Runs a command in a terminal and types answers. usage: terminal.py COMMAND [WAIT-FOR ANSWER]...
 
-Prints what stood on the terminal. Ends with the command's exit code.
+Types each ANSWER once the terminal shows its WAIT-FOR. Prints the terminal's output and exits with the command's code.
 """
 
 import os
@@ -9,25 +9,26 @@ import select
 import sys
 import time
 
-command, rest = sys.argv[1], sys.argv[2:]
-answers = list(zip(rest[::2], rest[1::2]))
+command, pairs = sys.argv[1], sys.argv[2:]
+answers = list(zip(pairs[::2], pairs[1::2]))
 pid, master = pty.fork()
 if pid == 0:
     os.execvp("sh", ["sh", "-c", command])
-seen = b""
+output = b""
 deadline = time.monotonic() + 90
 while time.monotonic() < deadline:
     if not select.select([master], [], [], 1)[0]:
         continue
     try:
-        some = os.read(master, 4096)
+        chunk = os.read(master, 4096)
     except OSError:
+        # Linux reports EIO when the last process with the terminal has ended.
         break
-    if not some:
+    if not chunk:
         break
-    seen += some
-    if answers and answers[0][0].encode() in seen:
+    output += chunk
+    if answers and answers[0][0].encode() in output:
         os.write(master, answers.pop(0)[1].encode() + b"\n")
-sys.stdout.buffer.write(seen)
+sys.stdout.buffer.write(output)
 sys.stdout.flush()
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))

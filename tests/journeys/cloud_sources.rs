@@ -47,7 +47,7 @@ impl CloudServer {
         let clouds = Self { child, port, folder };
         run_with_timeout(python_command("clouds_clients.py", &clouds.folder), Duration::from_secs(60))
             .ok()
-            .prints("proven");
+            .prints("passed");
         Some(clouds)
     }
 
@@ -288,7 +288,7 @@ fn session_gets_read_only_google_tokens() {
         let script = format!("{} credential token {name}", env!("CARGO_BIN_EXE_pdev"));
         sandbox.pdev(&["session", "run", "--name", "robot", "--for", "10m", "--", "sh", "-c", &script])
     };
-    let asked = || clouds.stats()["given_for"].as_array().unwrap().clone();
+    let asked = || clouds.stats()["issued_scopes"].as_array().unwrap().clone();
     let (all, less) =
         ("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/cloud-platform.read-only");
     let proven = asked().len();

@@ -91,7 +91,7 @@ pub fn sign_in_with(sandbox: &Sandbox, (variable, value): (&str, &str), flow: &s
     let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     let page = asked["complete_url"].as_str().or(asked["url"].as_str()).unwrap_or_else(|| panic!("{asked}"));
     let mut person = Command::new("python3");
-    person.arg(test_program("person.py")).arg(page);
+    person.arg(test_program("user.py")).arg(page);
     let person = run_with_timeout(person, Duration::from_secs(60)).ok();
     let last: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     assert_eq!(last["login"], "signed_in", "{last}\n{}", person.transcript());
@@ -179,7 +179,7 @@ fn denied_consent_fails_login() {
         let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         let page = asked["complete_url"].as_str().or(asked["url"].as_str()).unwrap_or_else(|| panic!("{asked}"));
         let mut person = Command::new("python3");
-        person.arg(test_program("person.py")).args([page, "no"]);
+        person.arg(test_program("user.py")).args([page, "no"]);
         run_with_timeout(person, Duration::from_secs(60)).ok();
         let last = lines.next().unwrap().unwrap();
         assert!(last.contains("the request was denied at the provider"), "{flow}: {last}");

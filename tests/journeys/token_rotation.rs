@@ -75,7 +75,7 @@ fn spawn_token_request(sandbox: &Sandbox) -> Child {
 fn subscribe_to_exchange(provider: &Provider) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", provider.port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    stream.write_all(b"GET /test/asked HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    stream.write_all(b"GET /test/requested HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     // The head and the first byte: the provider knows us now.
     let mut heard = Vec::new();
     while !heard.ends_with(b"1\r\n.\r\n") {

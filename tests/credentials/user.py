@@ -1,6 +1,6 @@
-"""A person at oidc-provider's development pages: follows them, signs in as alice, consents, or says no.
+"""A user at the development pages of oidc-provider: signs in as alice and consents, or cancels.
 
-usage: person.py URL [no]     the page that pdev asked to open
+usage: user.py URL [no]     URL is the page that pdev asked to open; `no` cancels
 """
 
 import http.cookiejar
@@ -17,17 +17,18 @@ browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
 def get(url, form=None):
     data = urllib.parse.urlencode(form).encode() if form is not None else None
     try:
-        with browser.open(url, data, timeout=20) as answer:
-            return answer.geturl(), answer.read().decode()
-    except urllib.error.HTTPError as refused:
-        return refused.geturl(), refused.read().decode()
+        with browser.open(url, data, timeout=20) as response:
+            return response.geturl(), response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.geturl(), error.read().decode()
 
 
-no = sys.argv[2:] == ["no"]
+cancels = sys.argv[2:] == ["no"]
 url, page = get(sys.argv[1])
+# The limit ends the loop if the provider shows the same page again.
 for _ in range(8):
     cancel = re.search(r'href="([^"]+/abort)"', page)
-    if no and cancel:
+    if cancels and cancel:
         url, page = get(urllib.parse.urljoin(url, cancel.group(1)))
         break
     fields = dict(re.findall(r'<input[^>]*type="hidden"[^>]*name="([^"]+)"[^>]*value="([^"]*)"', page))
@@ -35,7 +36,7 @@ for _ in range(8):
     if not action:
         break
     if "user_code" in page and "prompt" not in fields:
-        fields["abort" if no else "confirm"] = "yes"
+        fields["abort" if cancels else "confirm"] = "yes"
     if fields.get("prompt") == "login":
         fields.update(login="alice", password="x")
     url, page = get(urllib.parse.urljoin(url, action.group(1)), fields)
