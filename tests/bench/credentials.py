@@ -1,6 +1,6 @@
-"""Credential helpers side by side, and what ten identities cost the agent. The rows stand in `measure.py`.
+"""Credential helpers and ten identities for the rows in `measure.py`.
 
-Nothing leaves this machine: the keyring is one of its own on a bus of its own, the clouds are a server in this process.
+No request leaves this machine: the keyring is a new one on its own bus, and the clouds are a server in this process.
 """
 
 import http.server
@@ -22,26 +22,27 @@ NULL = os.open(os.devnull, os.O_RDWR)
 
 
 def spawn(command, env, text=None):
-    """Wall time in ms from the start to the end of one program that must succeed; Python's part is small and the same for all."""
-    given = NULL
+    """Runs a program that must succeed. Returns its wall time in ms; Python's part is small and equal for all programs."""
+    stdin = NULL
     if text is not None:
-        given = os.memfd_create("input")
-        os.write(given, text.encode())
-        os.lseek(given, 0, os.SEEK_SET)
-    actions = [(os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, NULL, 1), (os.POSIX_SPAWN_DUP2, NULL, 2)]
+        # A file in memory, because writing to a pipe would be part of the measured time.
+        stdin = os.memfd_create("input")
+        os.write(stdin, text.encode())
+        os.lseek(stdin, 0, os.SEEK_SET)
+    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, NULL, 1), (os.POSIX_SPAWN_DUP2, NULL, 2)]
     begin = time.perf_counter_ns()
     pid = os.posix_spawn(command[0], command, env, file_actions=actions)
     _, status = os.waitpid(pid, 0)
     took = (time.perf_counter_ns() - begin) / 1e6
-    if given != NULL:
-        os.close(given)
+    if stdin != NULL:
+        os.close(stdin)
     if status:
         raise RuntimeError(f"{' '.join(command)}: exit {os.waitstatus_to_exitcode(status)}")
     return took
 
 
 class Keyring:
-    """gnome-keyring, unlocked, on a session bus of its own."""
+    """An unlocked gnome-keyring on its own session bus."""
 
     def __init__(self, root):
         self.env = {"PATH": os.environ["PATH"], "HOME": str(root), "XDG_RUNTIME_DIR": str(root)}
@@ -53,16 +54,16 @@ class Keyring:
         self.daemon.stdin.write(b"bench")
         self.daemon.stdin.close()
 
-    def keep(self, helper):
-        """Stores what the helper is asked for; the daemon takes a moment to come up."""
-        kept = json.dumps({"ServerURL": SERVER, "Username": "robot", "Secret": "s" * 300})
+    def store(self, helper):
+        """Stores the credential that the helper returns later. Retries, because the daemon needs time to start."""
+        credential = json.dumps({"ServerURL": SERVER, "Username": "robot", "Secret": "s" * 300})
         deadline = time.monotonic() + LIMIT
         while True:
-            said = subprocess.run([helper, "store"], input=kept, env=self.env, capture_output=True, text=True, timeout=LIMIT, check=False)
-            if not said.returncode:
+            output = subprocess.run([helper, "store"], input=credential, env=self.env, capture_output=True, text=True, timeout=LIMIT, check=False)
+            if not output.returncode:
                 return
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{helper}: {said.stdout}{said.stderr}")
+                raise RuntimeError(f"{helper}: {output.stdout}{output.stderr}")
             time.sleep(0.1)
 
     def close(self):
@@ -72,15 +73,15 @@ class Keyring:
 
 
 def awscli():
-    """The program itself: pyenv's shim is a shell script that costs as much again."""
-    found = shutil.which("aws")
-    if found and "/shims/" in found:
-        found = subprocess.run(["pyenv", "which", "aws"], capture_output=True, text=True, check=False).stdout.strip()
-    return found or None
+    """Returns the path of the program, not of pyenv's shim: the shim is a shell script that doubles the time."""
+    path = shutil.which("aws")
+    if path and "/shims/" in path:
+        path = subprocess.run(["pyenv", "which", "aws"], capture_output=True, text=True, check=False).stdout.strip()
+    return path or None
 
 
 def others(root, secretservice, keyring):
-    """Name -> (command, environment, input), or why it is skipped."""
+    """Maps the name of each other tool to (command, environment, input), or to the reason why it is skipped."""
     plain = {"PATH": os.environ["PATH"], "HOME": str(root)}
     tools = {}
     aws = awscli()
@@ -89,17 +90,17 @@ def others(root, secretservice, keyring):
         (root / ".aws" / "credentials").write_text("[default]\naws_access_key_id = AKIA\naws_secret_access_key = k\n")
         command = [aws, "configure", "export-credentials"]
         if subprocess.run(command, env=plain, capture_output=True, timeout=LIMIT, check=False).returncode:
-            # Version 1 has no other word that shows a credential.
+            # Version 1 has no other command that prints a credential.
             command = [aws, "configure", "get", "aws_secret_access_key"]
         tools[f"aws {' '.join(command[1:3])}"] = (command, plain, None)
     else:
         tools["aws"] = "`aws` is not installed"
     name = "docker-credential-secretservice get"
     if secretservice and keyring:
-        keyring.keep(secretservice)
+        keyring.store(secretservice)
         tools[name] = ([secretservice, "get"], keyring.env, SERVER)
     else:
-        tools[name] = "Debian's golang-docker-credential-helpers, gnome-keyring or dbus-daemon could not be had"
+        tools[name] = "Debian's golang-docker-credential-helpers, gnome-keyring or dbus-daemon is missing"
     gcloud = shutil.which("gcloud")
     if gcloud:
         (root / "token").write_text("ya29.token")
@@ -111,7 +112,7 @@ def others(root, secretservice, keyring):
 
 
 def ours(sandbox):
-    """pdev's helpers, warm: their lease is held."""
+    """Returns pdev's helpers. After their first run, the agent has their lease in memory."""
     folder = sandbox.root / "h" / ".config" / "pdev"
     folder.mkdir(parents=True, exist_ok=True)
     token = json.dumps({"token": "t" * 300, "expires_at": END})
@@ -127,19 +128,19 @@ def ours(sandbox):
 
 
 class Clouds(http.server.BaseHTTPRequestHandler):
-    """STS, Entra and Vault, as far as a lease needs them."""
+    """The requests of STS, Entra and Vault that a lease needs."""
 
     def do_POST(self):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path.endswith("/token"):
-            return self.answer(json.dumps({"access_token": "e" * 1500, "expires_in": 3600, "token_type": "Bearer"}))
+            return self.respond(json.dumps({"access_token": "e" * 1500, "expires_in": 3600, "token_type": "Bearer"}))
         fields = {"AccessKeyId": "ASIA", "SecretAccessKey": "k" * 40, "SessionToken": "t" * 700, "Expiration": END}
-        return self.answer("<R><C>" + "".join(f"<{name}>{value}</{name}>" for name, value in fields.items()) + "</C></R>")
+        return self.respond("<R><C>" + "".join(f"<{name}>{value}</{name}>" for name, value in fields.items()) + "</C></R>")
 
     def do_GET(self):
-        self.answer(json.dumps({"lease_duration": 3600, "data": {"username": "u", "password": "p" * 40}}))
+        self.respond(json.dumps({"lease_duration": 3600, "data": {"username": "u", "password": "p" * 40}}))
 
-    def answer(self, text):
+    def respond(self, text):
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -150,7 +151,7 @@ class Clouds(http.server.BaseHTTPRequestHandler):
 
 
 def ten_identities(sandbox):
-    """Ten identities of six kinds, each asked once; the vault is one with a passphrase."""
+    """Requests a lease of ten identities of six kinds. Yields a title at each state. The vault has a passphrase."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Clouds)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -175,20 +176,20 @@ def ten_identities(sandbox):
     folder.mkdir(parents=True)
     (folder / "identities.toml").write_text("".join(f"[{name}]\n{text}\n" for name, text in kinds.items()))
 
-    def pdev(*words, text=None):
-        said = subprocess.run([sandbox.binary, *words], env=env, input=text, capture_output=True, text=True, timeout=LIMIT, check=False)
-        if said.returncode:
-            raise RuntimeError(f"{' '.join(words)}: {said.stdout}{said.stderr}")
+    def pdev(*arguments, text=None):
+        output = subprocess.run([sandbox.binary, *arguments], env=env, input=text, capture_output=True, text=True, timeout=LIMIT, check=False)
+        if output.returncode:
+            raise RuntimeError(f"{' '.join(arguments)}: {output.stdout}{output.stderr}")
 
     try:
         pdev("ls")
-        yield "no identity asked"
+        yield "no lease requested"
         for name in ("typed-token", "typed-password", "typed-keys", "app", "db"):
             pdev("login", name, text="s" * 40)
         for name in kinds:
             form = "aws" if name in ("exec-aws", "typed-keys") or "role" in name else "token"
             pdev("credential", form, name)
-        yield f"{len(kinds)} identities hold a lease"
+        yield f"{len(kinds)} identities with a lease"
     finally:
         server.shutdown()
 

@@ -1,7 +1,7 @@
-"""The floors: what a tool that wasted nothing would need for the same objects.
+"""The floors: the minimum time for the same objects, without the overhead of a tool.
 
-`Engine` speaks to the container engine on its socket over kept connections, one a thread. `processes` starts the same
-programs as the process runtime and asks each for its port every 10 ms. Neither knows of the other tools.
+`Engine` calls the container engine on its socket, over one persistent connection per thread. `processes` starts the same
+programs as the process runtime and probes each port every 10 ms.
 """
 
 import http.client
@@ -32,58 +32,58 @@ class Engine:
     def __init__(self):
         host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         if not host.startswith("unix://"):
-            raise SystemExit(f"floor: only unix sockets are spoken to, not `{host}`")
+            raise SystemExit(f"floor: DOCKER_HOST must be a unix socket, not `{host}`")
         self.path = host.removeprefix("unix://")
-        self.kept = threading.local()
+        self.local = threading.local()
         self.pool = ThreadPoolExecutor(10)
 
-    def ask(self, method, path, body=None, wanted=(200, 201, 204, 304)):
-        connection = getattr(self.kept, "connection", None)
+    def request(self, method, path, body=None, expected=(200, 201, 204, 304)):
+        connection = getattr(self.local, "connection", None)
         if connection is None:
-            connection = self.kept.connection = UnixConnection(self.path)
+            connection = self.local.connection = UnixConnection(self.path)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         connection.request(method, "/v1.41" + path, json.dumps(body) if body is not None else None, headers)
         response = connection.getresponse()
         text = response.read()
-        if response.status not in wanted:
+        if response.status not in expected:
             raise RuntimeError(f"{method} {path}: {response.status} {text[:200]}")
         return json.loads(text) if text[:1] in (b"{", b"[") else None
 
     def up(self, names, image, chain=False):
-        """Network, containers, start; answers once every service takes connections."""
-        network = self.ask("POST", "/networks/create", {"Name": "pdev-bench-floor"})["Id"]
+        """Creates the network, creates and starts the containers. Returns when every service accepts connections."""
+        network = self.request("POST", "/networks/create", {"Name": "pdev-bench-floor"})["Id"]
 
-        def one(name):
-            made = self.ask("POST", f"/containers/create?name=pdev-bench-floor-{name}", {
+        def create(name):
+            container = self.request("POST", f"/containers/create?name=pdev-bench-floor-{name}", {
                 "Image": image, "ExposedPorts": {"8080/tcp": {}}, "Labels": {"pdev-bench": "floor"},
                 "HostConfig": {"NetworkMode": network,
                                "PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}}})["Id"]
             if not chain:
-                self.go(made)
-            return made
+                self.start(container)
+            return container
 
-        containers = list(self.pool.map(one, names))
+        containers = list(self.pool.map(create, names))
         if chain:
             for container in containers:
-                self.go(container)
+                self.start(container)
         return network, containers
 
-    def go(self, container):
-        self.ask("POST", f"/containers/{container}/start")
-        found = self.ask("GET", f"/containers/{container}/json")
-        until_answers(int(found["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"]))
+    def start(self, container):
+        self.request("POST", f"/containers/{container}/start")
+        details = self.request("GET", f"/containers/{container}/json")
+        wait_until_answers(int(details["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"]))
 
-    def down(self, made):
-        network, containers = made
-        list(self.pool.map(lambda c: self.ask("DELETE", f"/containers/{c}?force=1&v=1"), containers))
-        self.ask("DELETE", f"/networks/{network}")
+    def down(self, created):
+        network, containers = created
+        list(self.pool.map(lambda c: self.request("DELETE", f"/containers/{c}?force=1&v=1"), containers))
+        self.request("DELETE", f"/networks/{network}")
 
-    def look(self, containers):
-        """What a run in which nothing changed cannot do without: one list."""
-        return self.ask("GET", "/containers/json?all=1&filters=%7B%22label%22%3A%5B%22pdev-bench%3Dfloor%22%5D%7D")
+    def list(self):
+        """Lists the containers: the one request that an unchanged `up` needs at least."""
+        return self.request("GET", "/containers/json?all=1&filters=%7B%22label%22%3A%5B%22pdev-bench%3Dfloor%22%5D%7D")
 
     def image_bytes(self):
-        return sum(image["Size"] for image in self.ask("GET", "/images/json"))
+        return sum(image["Size"] for image in self.request("GET", "/images/json"))
 
 
 def answers(port):
@@ -95,24 +95,25 @@ def answers(port):
         return False
 
 
-def until_answers(port):
+def wait_until_answers(port):
     deadline = time.monotonic() + LIMIT
     while not answers(port):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"nothing answers on port {port} after {LIMIT} s")
+            raise RuntimeError(f"port {port} does not answer after {LIMIT} s")
         time.sleep(TICK)
 
 
 def free_ports(count):
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
+    # Keep all sockets open until the end, or the kernel could return the same port twice.
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in sockets]
+    for server in sockets:
+        server.close()
     return ports
 
 
 def processes(program, count, chained, delay_ms):
-    """`count` programs, the first `chained` of them one after the other; answers once all take connections."""
+    """Starts `count` programs, the first `chained` of them one by one. Returns the time until all accept connections."""
     started, ports = [], free_ports(count)
 
     def run(port):
@@ -133,7 +134,7 @@ def processes(program, count, chained, delay_ms):
         if waiting or links:
             time.sleep(TICK)
     took = time.monotonic() - begin
-    for one in started:
-        one.kill()
-        one.wait()
+    for child in started:
+        child.kill()
+        child.wait()
     return took

@@ -1,7 +1,7 @@
-"""The rows of the benchmark. Started by `tests/bench/run`, which brings the programs and the image.
+"""The rows of the benchmark. `tests/bench/run` starts this script with the programs and the image.
 
-In each row the tools take turns, round by round, so that a busy machine is unfair to all of them alike. Every pdev
-lives in a sandbox of its own (home, socket folder) that is taken down at the end, also after a failure.
+In each row the tools alternate in each round, so that other load on the machine affects all of them. Each pdev has its
+own sandbox (home, socket folder), which is removed at the end, also after a failure.
 """
 
 import argparse
@@ -24,38 +24,39 @@ LIMIT = 120
 failures = []
 
 
-def run(command, cwd=None, env=None, wanted=0):
-    """Wall time in ms of one command, and its own CPU time (ms) and peak memory (MB)."""
-    with open(os.devnull, "r+") as nothing, tempfile.TemporaryFile() as said:
+def run(command, cwd=None, env=None, expected_code=0):
+    """Runs a command. Returns its wall time (ms), CPU time (ms) and peak memory (MB)."""
+    with open(os.devnull, "r+") as null, tempfile.TemporaryFile() as stderr:
         begin = time.monotonic()
-        child = subprocess.Popen(command, cwd=cwd, env=env, stdin=nothing, stdout=nothing, stderr=said)
-        _, status, used = os.wait4(child.pid, 0)
+        child = subprocess.Popen(command, cwd=cwd, env=env, stdin=null, stdout=null, stderr=stderr)
+        # `wait4` also returns the resource usage of this child alone.
+        _, status, usage = os.wait4(child.pid, 0)
         took = (time.monotonic() - begin) * 1000
         child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode != wanted:
-            said.seek(0)
-            raise RuntimeError(f"{' '.join(map(str, command))}: exit {child.returncode}: {said.read().decode()[-600:]}")
-    return took, (used.ru_utime + used.ru_stime) * 1000, used.ru_maxrss / 1024
+        if child.returncode != expected_code:
+            stderr.seek(0)
+            raise RuntimeError(f"{' '.join(map(str, command))}: exit {child.returncode}: {stderr.read().decode()[-600:]}")
+    return took, (usage.ru_utime + usage.ru_stime) * 1000, usage.ru_maxrss / 1024
 
 
 class Sandbox:
-    """A pdev with a home and an agent of its own."""
+    """A pdev with its own home and agent."""
 
     def __init__(self, binary):
-        # Short, because sockets lie in it.
+        # A short path, because it contains Unix sockets, whose paths are limited to 108 bytes.
         self.root = Path(tempfile.mkdtemp(prefix="pb", dir="/tmp"))
         self.binary = binary
         for name in ("h", "s", "p"):
             (self.root / name).mkdir(mode=0o700)
-        kept = {key: os.environ[key] for key in ("PATH", "DOCKER_HOST", "LANG") if key in os.environ}
-        self.env = {**kept, "HOME": str(self.root / "h"), "PDEV_SOCKET_DIR": str(self.root / "s"), "NO_COLOR": "1"}
+        inherited = {key: os.environ[key] for key in ("PATH", "DOCKER_HOST", "LANG") if key in os.environ}
+        self.env = {**inherited, "HOME": str(self.root / "h"), "PDEV_SOCKET_DIR": str(self.root / "s"), "NO_COLOR": "1"}
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for words in (["down", "--all", "--volumes"], ["agent", "stop"]):
-            subprocess.run([self.binary, *words], env=self.env, capture_output=True, timeout=300, check=False)
+        for arguments in (["down", "--all", "--volumes"], ["agent", "stop"]):
+            subprocess.run([self.binary, *arguments], env=self.env, capture_output=True, timeout=300, check=False)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def project(self, name, text):
@@ -64,20 +65,20 @@ class Sandbox:
         (folder / "pdev.yaml").write_text(text)
         return folder
 
-    def git(self, folder, *words):
-        who = ["-c", "user.name=Bench", "-c", "user.email=bench@example.org"]
-        subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, timeout=LIMIT)
+    def git(self, folder, *arguments):
+        author = ["-c", "user.name=Bench", "-c", "user.email=bench@example.org"]
+        subprocess.run(["git", *author, *arguments], cwd=folder, check=True, capture_output=True, timeout=LIMIT)
 
-    def __call__(self, folder, *words):
-        return run([self.binary, *words], cwd=folder, env=self.env)[0]
+    def __call__(self, folder, *arguments):
+        return run([self.binary, *arguments], cwd=folder, env=self.env)[0]
 
-    def asked(self, *words):
-        said = subprocess.run([self.binary, *words, "--json"], env=self.env, capture_output=True, timeout=LIMIT, check=True)
-        return json.loads(said.stdout)
+    def json(self, *arguments):
+        output = subprocess.run([self.binary, *arguments, "--json"], env=self.env, capture_output=True, timeout=LIMIT, check=True)
+        return json.loads(output.stdout)
 
 
 class Stack:
-    """The same containers written for pdev and for Compose."""
+    """The same containers, described for pdev and for Compose."""
 
     def __init__(self, sandbox, options, name, count, chain=False):
         self.names = [f"s{number}" for number in range(count)]
@@ -94,11 +95,11 @@ class Stack:
         self.folder, self.sandbox, self.tool = sandbox.project(name, pdev), sandbox, options.compose
         (self.folder / "compose.yaml").write_text(compose)
 
-    def pdev(self, *words):
-        return self.sandbox(self.folder, *words)
+    def pdev(self, *arguments):
+        return self.sandbox(self.folder, *arguments)
 
-    def compose(self, *words):
-        return run([self.tool, *words], cwd=self.folder)[0]
+    def compose(self, *arguments):
+        return run([self.tool, *arguments], cwd=self.folder)[0]
 
 
 def process_manifest(name, options, count, chained, delay_ms):
@@ -115,7 +116,7 @@ def figure(values):
 
 
 def table(title, measured, budget, unit="ms"):
-    """One row: the tools below each other; the ratio is of medians, pdev's over the other's."""
+    """Prints one line per tool. The ratio compares the medians of pdev and the other tool."""
     print(f"\n{title}  [{unit}; budget: {budget}]\n  {'':34} {'min':>9} {'median':>9}  pdev is")
     ours = statistics.median(measured["pdev"])
     for tool, values in measured.items():
@@ -127,15 +128,15 @@ def table(title, measured, budget, unit="ms"):
         print(f"  {tool:34} {figure(values)}  {ratio}")
 
 
-def verdict(what, held):
-    print(f"  {'held' if held else 'MISSED'}: {what}")
+def check_budget(budget, is_met):
+    print(f"  {'met' if is_met else 'MISSED'}: {budget}")
 
 
-def med(values):
+def median(values):
     return statistics.median(values)
 
 
-def compose_or_not(options, call):
+def if_compose(options, call):
     return call() if options.compose else None
 
 
@@ -147,54 +148,54 @@ def add(measured, tool, value):
 
 def containers(options):
     """cold up, unchanged up, status, ls, down of ten containers"""
-    engine, cold, same, down, look, listed = floor.Engine(), {}, {}, {}, {}, {}
+    engine, cold, unchanged, down, status, listing = floor.Engine(), {}, {}, {}, {}, {}
     with Sandbox(options.binary) as sandbox:
         stack = Stack(sandbox, options, "ten", 10)
-        stack.pdev("ls")  # the agent runs
+        stack.pdev("ls")  # Starts the agent, so that its start is not measured.
         for _ in range(options.rounds):
             add(cold, "pdev", stack.pdev("up"))
             add(down, "pdev", stack.pdev("down", "--volumes"))
-            add(cold, "Compose", compose_or_not(options, lambda: stack.compose("up", "-d")))
-            add(down, "Compose", compose_or_not(options, lambda: stack.compose("down", "-v")))
+            add(cold, "Compose", if_compose(options, lambda: stack.compose("up", "-d")))
+            add(down, "Compose", if_compose(options, lambda: stack.compose("down", "-v")))
             begin = time.monotonic()
-            made = engine.up(stack.names, options.image)
+            created = engine.up(stack.names, options.image)
             add(cold, "floor: engine API, parallel", (time.monotonic() - begin) * 1000)
             begin = time.monotonic()
-            engine.down(made)
+            engine.down(created)
             add(down, "floor: engine API, parallel", (time.monotonic() - begin) * 1000)
         stack.pdev("up")
-        compose_or_not(options, lambda: stack.compose("up", "-d"))
-        made = engine.up(stack.names, options.image)
+        if_compose(options, lambda: stack.compose("up", "-d"))
+        created = engine.up(stack.names, options.image)
         try:
             for _ in range(options.rounds * 6):
-                add(same, "pdev", stack.pdev("up"))
-                add(same, "Compose", compose_or_not(options, lambda: stack.compose("up", "-d")))
+                add(unchanged, "pdev", stack.pdev("up"))
+                add(unchanged, "Compose", if_compose(options, lambda: stack.compose("up", "-d")))
                 begin = time.monotonic()
-                engine.look(made)
-                add(same, "floor: one list of the engine", (time.monotonic() - begin) * 1000)
-                add(same, "floor: start of a program", run([options.stub, "check"], wanted=1)[0])
-                add(look, "pdev", stack.pdev("status"))
-                add(look, "Compose", compose_or_not(options, lambda: stack.compose("ps")))
-                add(listed, "pdev", stack.pdev("ls"))
-                add(listed, "Compose", compose_or_not(options, lambda: stack.compose("ls")))
+                engine.list()
+                add(unchanged, "floor: one list of the engine", (time.monotonic() - begin) * 1000)
+                add(unchanged, "floor: start of a program", run([options.stub, "check"], expected_code=1)[0])
+                add(status, "pdev", stack.pdev("status"))
+                add(status, "Compose", if_compose(options, lambda: stack.compose("ps")))
+                add(listing, "pdev", stack.pdev("ls"))
+                add(listing, "Compose", if_compose(options, lambda: stack.compose("ls")))
         finally:
-            engine.down(made)
-            compose_or_not(options, lambda: stack.compose("down", "-v"))
+            engine.down(created)
+            if_compose(options, lambda: stack.compose("down", "-v"))
     table("cold up, 10 containers, no gates", cold, "<= 1.05x floor")
-    verdict("1.05x floor", med(cold["pdev"]) <= 1.05 * med(cold["floor: engine API, parallel"]))
-    table("up, nothing changed, 10 containers", same, "<= 8 ms and >= 6x faster than Compose")
-    verdict("8 ms", med(same["pdev"]) <= 8)
-    if same["Compose"]:
-        verdict("6x faster", med(same["pdev"]) * 6 <= med(same["Compose"]))
-    table("status (Compose: ps), 10 containers", look, "<= 5 ms")
-    verdict("5 ms", med(look["pdev"]) <= 5)
-    table("ls", listed, "<= 3 ms")
-    verdict("3 ms", med(listed["pdev"]) <= 3)
+    check_budget("1.05x floor", median(cold["pdev"]) <= 1.05 * median(cold["floor: engine API, parallel"]))
+    table("up, nothing changed, 10 containers", unchanged, "<= 8 ms and >= 6x faster than Compose")
+    check_budget("8 ms", median(unchanged["pdev"]) <= 8)
+    if unchanged["Compose"]:
+        check_budget("6x faster", median(unchanged["pdev"]) * 6 <= median(unchanged["Compose"]))
+    table("status (Compose: ps), 10 containers", status, "<= 5 ms")
+    check_budget("5 ms", median(status["pdev"]) <= 5)
+    table("ls", listing, "<= 3 ms")
+    check_budget("3 ms", median(listing["pdev"]) <= 3)
     table("down, 10 containers", down, "none")
 
 
 def gated(options):
-    """three containers, each after the one before is healthy"""
+    """three containers; each starts when the previous one is healthy"""
     engine, took = floor.Engine(), {}
     with Sandbox(options.binary) as sandbox:
         stack = Stack(sandbox, options, "chain", 3, chain=True)
@@ -206,27 +207,27 @@ def gated(options):
                 add(took, "Compose up -d --wait, interval 1s", stack.compose("up", "-d", "--wait"))
                 stack.compose("down", "-v")
             begin = time.monotonic()
-            made = engine.up(stack.names, options.image, chain=True)
+            created = engine.up(stack.names, options.image, chain=True)
             add(took, "floor: engine API, probe each 10 ms", (time.monotonic() - begin) * 1000)
-            engine.down(made)
+            engine.down(created)
     table("gated start, chain of 3 containers", took, "<= 1.15x floor")
-    verdict("1.15x floor", med(took["pdev"]) <= 1.15 * med(took["floor: engine API, probe each 10 ms"]))
+    check_budget("1.15x floor", median(took["pdev"]) <= 1.15 * median(took["floor: engine API, probe each 10 ms"]))
 
 
 def processes(options):
     """ten local processes, three of them in a chain"""
-    took, listed, delay = {}, {}, 100
+    took, listing, delay = {}, {}, 100
     with Sandbox(options.binary) as sandbox:
         folder = sandbox.project("ten", process_manifest("ten", options, 10, 3, delay))
         sandbox(folder, "ls")
         for _ in range(options.rounds * 2):
             add(took, "pdev", sandbox(folder, "up"))
-            add(listed, "pdev", sandbox(folder, "ls"))
+            add(listing, "pdev", sandbox(folder, "ls"))
             sandbox(folder, "down", "--volumes")
             add(took, "floor: script, probe each 10 ms", floor.processes(options.stub, 10, 3, delay) * 1000)
     table(f"gated start, 10 local processes of {delay} ms, chain of 3", took, "<= 1.15x floor")
-    verdict("1.15x floor", med(took["pdev"]) <= 1.15 * med(took["floor: script, probe each 10 ms"]))
-    table("ls right after it", listed, "<= 3 ms")
+    check_budget("1.15x floor", median(took["pdev"]) <= 1.15 * median(took["floor: script, probe each 10 ms"]))
+    table("ls right after up", listing, "<= 3 ms")
 
 
 def agent(options):
@@ -238,27 +239,27 @@ def agent(options):
             begin = time.monotonic()
             child = subprocess.Popen([options.binary, "agent", "run"], env=sandbox.env, stdin=subprocess.DEVNULL,
                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while not greeted(path):
+            while not responds(path):
                 if time.monotonic() - begin > LIMIT:
-                    raise RuntimeError("the agent's socket never answered")
+                    raise RuntimeError(f"the agent's socket does not answer after {LIMIT} s")
                 time.sleep(0.0002)
             add(took, "pdev", (time.monotonic() - begin) * 1000)
             sandbox(None, "agent", "stop")
             child.wait(timeout=LIMIT)
         with Sandbox(options.binary) as sandbox:
             add(took, "first `ls`, agent started by it", sandbox(None, "ls"))
-        add(took, "start of a program", run([options.stub, "check"], wanted=1)[0])
+        add(took, "start of a program", run([options.stub, "check"], expected_code=1)[0])
         add(took, "pdev --version", run([options.binary, "--version"])[0])
     table("agent: start until the socket answers", took, "<= 15 ms")
-    verdict("15 ms", med(took["pdev"]) <= 15)
+    check_budget("15 ms", median(took["pdev"]) <= 15)
     size = os.path.getsize(options.binary) / 1e6
     print(f"\nbinary  [MB; budget: <= 25]\n  pdev {size:.1f}")
     if options.compose:
         print(f"  Compose {os.path.getsize(options.compose) / 1e6:.1f}")
-    verdict("25 MB", size <= 25)
+    check_budget("25 MB", size <= 25)
 
 
-def greeted(path):
+def responds(path):
     connection = floor.UnixConnection(path)
     try:
         connection.request("GET", "/v1/agent")
@@ -277,30 +278,30 @@ def memory(pid):
 
 
 def switches(pid):
-    """Voluntary context switches of each thread."""
+    """Returns the voluntary context switches of each thread."""
     return {task.name: int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.M)[1])
             for task in Path(f"/proc/{pid}/task").iterdir()}
 
 
-def woken(pid, before):
-    """A thread that ended meanwhile woke up once to do so."""
+def wake_ups(pid, before):
+    """Returns the context switches since `before`. A thread that has ended counts once, because it woke up to end."""
     now = switches(pid)
     return sum(now[task] - before.get(task, 0) for task in now) + len(before.keys() - now.keys())
 
 
 def keepers_of(sandbox, agent_pid):
-    """Every process of this binary and this sandbox but the agent."""
-    found, mark = [], f"PDEV_SOCKET_DIR={sandbox.root}/s".encode()
+    """Returns the processes of this binary and this sandbox, except the agent."""
+    pids, mark = [], f"PDEV_SOCKET_DIR={sandbox.root}/s".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == agent_pid:
             continue
         try:
             if os.readlink(entry / "exe") == os.path.realpath(sandbox.binary) and (
                     mark in (entry / "environ").read_bytes() or str(sandbox.root).encode() in (entry / "cmdline").read_bytes()):
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 def idle(options):
@@ -308,37 +309,38 @@ def idle(options):
     print("\nidle agent  [budget: <= 15 MB with none, <= 30 MB with three previews, 0 wake-ups]")
     with Sandbox(options.binary) as sandbox:
         sandbox(None, "ls")
-        resting(sandbox, "no preview", 15)
+        measure_idle(sandbox, "no preview", 15)
         for number in range(3):
             sandbox(sandbox.project(f"q{number}", process_manifest(f"q{number}", options, 10, 3, 0)), "up")
-        resting(sandbox, "3 previews of 10 processes", 30)
+        measure_idle(sandbox, "3 previews of 10 processes", 30)
     if options.engine == "yes":
         with Sandbox(options.binary) as sandbox:
             for number in range(3):
                 Stack(sandbox, options, f"idle{number}", 3).pdev("up")
-            resting(sandbox, "3 previews of 3 containers", 30)
+            measure_idle(sandbox, "3 previews of 3 containers", 30)
 
 
-def resting(sandbox, what, budget):
-    pid = sandbox.asked("agent", "status")["pid"]
-    time.sleep(12)  # What is measured is rest: the last request is over, and idle threads have gone home.
+def measure_idle(sandbox, title, budget):
+    pid = sandbox.json("agent", "status")["pid"]
+    time.sleep(12)  # After the last request, idle threads end, and each end counts as a wake-up.
     keepers = keepers_of(sandbox, pid)
-    before = {one: switches(one) for one in [pid, *keepers]}
+    before = {process: switches(process) for process in [pid, *keepers]}
     time.sleep(10)
-    after = {one: woken(one, before[one]) for one in before}
+    counts = {process: wake_ups(process, before[process]) for process in before}
     rss, pss = memory(pid)
-    print(f"  {what:28} RSS {rss:5.1f} MB  PSS {pss:5.1f} MB  {after[pid]} wake-ups in 10 s", end="")
+    print(f"  {title:28} RSS {rss:5.1f} MB  PSS {pss:5.1f} MB  {counts[pid]} wake-ups in 10 s", end="")
     if keepers:
         sums = [sum(values) for values in zip(*map(memory, keepers))]
-        print(f"; {len(keepers)} keepers: RSS {sums[0]:.1f} MB  PSS {sums[1]:.1f} MB  {sum(after[one] for one in keepers)} wake-ups", end="")
+        keeper_count = sum(counts[process] for process in keepers)
+        print(f"; {len(keepers)} keepers: RSS {sums[0]:.1f} MB  PSS {sums[1]:.1f} MB  {keeper_count} wake-ups", end="")
     print()
-    verdict(f"{budget} MB", rss <= budget)
-    verdict("0 wake-ups", sum(after.values()) == 0)
+    check_budget(f"{budget} MB", rss <= budget)
+    check_budget("0 wake-ups", sum(counts.values()) == 0)
 
 
 def manifest(options):
-    """checking manifests of 200, 2,000 and 20,000 lines"""
-    print("\npdev check, start of the program included  [ms; budget of the analysis: 3 / 10 / 60]")
+    """check of manifests of 200, 2,000 and 20,000 lines"""
+    print("\npdev check, including the start of the program  [ms; budget of the analysis: 3 / 10 / 60]")
     with Sandbox(options.binary) as sandbox:
         for lines, budget in ((200, 3), (2000, 10), (20000, 60)):
             text = "pdev: 1\napp: long\nservices:\n"
@@ -349,13 +351,14 @@ def manifest(options):
             sandbox(folder, "check")
             values = [run([options.binary, "check"], cwd=folder, env=sandbox.env) for _ in range(options.rounds * 2)]
             start = [run([options.binary, "--version"])[0] for _ in range(options.rounds * 2)]
-            took = [one[0] for one in values]
-            print(f"  {text.count(chr(10)):6} lines {figure(took)}  less start {med(took) - med(start):6.2f}  peak {max(one[2] for one in values):.0f} MB")
-            verdict(f"{budget} ms", med(took) - med(start) <= budget)
+            took = [milliseconds for milliseconds, _, _ in values]
+            peak = max(megabytes for _, _, megabytes in values)
+            print(f"  {text.count(chr(10)):6} lines {figure(took)}  less start {median(took) - median(start):6.2f}  peak {peak:.0f} MB")
+            check_budget(f"{budget} ms", median(took) - median(start) <= budget)
 
 
 def second(options):
-    """a second copy of the same commit, its images present"""
+    """a second copy of the same commit, with present images"""
     engine, took = floor.Engine(), []
     print("\nsecond copy of the same commit, 3 containers  [ms; budget: <= 2 s, 0 bytes of images]")
     with Sandbox(options.binary) as sandbox:
@@ -373,11 +376,11 @@ def second(options):
             took.append((time.monotonic() - begin) * 1000)
         grown = engine.image_bytes() - before
     print(f"  git worktree add and up            {figure(took)}\n  bytes of images  {grown}")
-    verdict("2 s and 0 bytes", med(took) <= 2000 and grown == 0)
+    check_budget("2 s and 0 bytes", median(took) <= 2000 and grown == 0)
 
 
 def copies(options):
-    """many copies of a one-process app: names and ports of their own"""
+    """many copies of an app of one process: names and ports must differ"""
     count = options.copies
     print(f"\n{count} copies of an app of one process  [budget: 0 clashes]")
     with Sandbox(options.binary) as sandbox:
@@ -390,16 +393,16 @@ def copies(options):
             copy = sandbox.root / "p" / f"c{number}"
             sandbox.git(first, "worktree", "add", "-q", "-b", f"c{number}", str(copy))
             took.append(sandbox(copy, "up"))
-        listed = [sandbox(None, "ls") for _ in range(options.rounds * 2)]
-        previews = sandbox.asked("ls")
-        ports = [port for one in previews for unit in one["units"] for port in unit["ports"].values()]
-        good = sum(floor.answers(port) for port in ports)
-        names = {one["url"] for one in previews}
-        print(f"  {len(previews)} previews, {len(names)} names, {len(set(ports))} ports, {good} answer")
-        print(f"  up of one copy, ms                 {figure(took)}  (the last ten: {med(took[-10:]):.1f})")
-        print(f"  ls with all of them, ms            {figure(listed)}")
-        verdict("0 clashes", len(previews) == len(names) == len(set(ports)) == good == count)
-        rss, pss = memory(sandbox.asked("agent", "status")["pid"])
+        listing = [sandbox(None, "ls") for _ in range(options.rounds * 2)]
+        previews = sandbox.json("ls")
+        ports = [port for preview in previews for unit in preview["units"] for port in unit["ports"].values()]
+        responding = sum(floor.answers(port) for port in ports)
+        names = {preview["url"] for preview in previews}
+        print(f"  {len(previews)} previews, {len(names)} names, {len(set(ports))} ports, {responding} answer")
+        print(f"  up of one copy, ms                 {figure(took)}  (the last ten: {median(took[-10:]):.1f})")
+        print(f"  ls with all of them, ms            {figure(listing)}")
+        check_budget("0 clashes", len(previews) == len(names) == len(set(ports)) == responding == count)
+        rss, pss = memory(sandbox.json("agent", "status")["pid"])
         print(f"  agent: RSS {rss:.1f} MB  PSS {pss:.1f} MB")
 
 
@@ -410,9 +413,9 @@ def context(options):
         folder = sandbox.project("context", "pdev: 1\napp: context\nservices:\n  web: { build: ., port: 8080 }\n")
         (folder / "Dockerfile").write_text(f"FROM {options.image}\nCOPY . /files\n")
         for number in range(5000):
-            place = folder / "files" / str(number // 100)
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{number}.txt").write_text(f"{number}\n" * 50)
+            subfolder = folder / "files" / str(number // 100)
+            subfolder.mkdir(parents=True, exist_ok=True)
+            (subfolder / f"{number}.txt").write_text(f"{number}\n" * 50)
         try:
             first = sandbox(folder, "up")
         except RuntimeError as error:
@@ -430,11 +433,11 @@ def context(options):
         print(f"  {'first up, image built':34} {first:9.2f}")
         print(f"  {'up, nothing changed':34} {figure(took)}")
         print(f"  {'floor: walk and stat, in Python':34} {figure(walked)}")
-        verdict("50 ms", med(took) <= 50)
+        check_budget("50 ms", median(took) <= 50)
 
 
 def helper(options):
-    """a credential helper's whole run, beside awscli, docker-credential-secretservice and gcloud"""
+    """complete run of a credential helper; awscli, docker-credential-secretservice and gcloud"""
     with Sandbox(options.binary) as sandbox:
         keyring = None if credentials.missing(("dbus-daemon", "gnome-keyring-daemon")) else credentials.Keyring(sandbox.root / "s")
         try:
@@ -443,10 +446,10 @@ def helper(options):
             took = {name: [] for name in tools}
             for name, tool in tools.items():
                 if not isinstance(tool, str):
-                    credentials.spawn(*tool)  # warm
+                    credentials.spawn(*tool)  # warm-up
             for turn in range(options.rounds * 200):
                 for name, tool in tools.items():
-                    # The slow ones take their turn less often.
+                    # Slow tools run less often.
                     if not isinstance(tool, str) and turn % every(name) == 0:
                         took[name].append(credentials.spawn(*tool))
         finally:
@@ -459,9 +462,9 @@ def helper(options):
             print(f"  {name:38} skipped: {tools[name]}")
             continue
         values.sort()
-        print(f"  {name:38} {len(values):6} {values[0]:9.2f} {med(values):9.2f} {values[len(values) * 99 // 100]:9.2f}")
-    verdict("p50 of 1 ms", med(took["pdev"]) <= 1)
-    verdict("p99 of 10 ms", took["pdev"][len(took["pdev"]) * 99 // 100] <= 10)
+        print(f"  {name:38} {len(values):6} {values[0]:9.2f} {median(values):9.2f} {values[len(values) * 99 // 100]:9.2f}")
+    check_budget("p50 of 1 ms", median(took["pdev"]) <= 1)
+    check_budget("p99 of 10 ms", took["pdev"][len(took["pdev"]) * 99 // 100] <= 10)
 
 
 def every(name):
@@ -473,19 +476,19 @@ def identities(options):
     print("\nmemory of the agent, identities  [MB; budget: RSS <= 30]")
     with Sandbox(options.binary) as sandbox:
         for state in credentials.ten_identities(sandbox):
-            rss, pss = memory(sandbox.asked("agent", "status")["pid"])
+            rss, pss = memory(sandbox.json("agent", "status")["pid"])
             print(f"  {state:38} RSS {rss:.1f}  PSS {pss:.1f}")
-    verdict("30 MB", rss <= 30)
+    check_budget("30 MB", rss <= 30)
 
 
 def proxy(options):
     """the proxy against direct access"""
     print("\nproxy against direct access  [budget: +<= 0.10 ms p50, >= 15,000 requests/s at 50, <= 20 MB]")
     script = Path(__file__).parent / "proxy" / "run"
-    said = subprocess.run([script, "3"], capture_output=True, text=True, timeout=1200, check=False)
-    print("  " + (said.stdout + said.stderr[-600:]).strip().replace("\n", "\n  "))
-    if said.returncode:
-        raise RuntimeError(f"proxy/run ended with {said.returncode}")
+    output = subprocess.run([script, "3"], capture_output=True, text=True, timeout=1200, check=False)
+    print("  " + (output.stdout + output.stderr[-600:]).strip().replace("\n", "\n  "))
+    if output.returncode:
+        raise RuntimeError(f"proxy/run exited with status {output.returncode}")
 
 
 ROWS = (containers, gated, processes, agent, idle, manifest, second, copies, context, proxy, helper, identities)
@@ -504,19 +507,19 @@ def main():
     if options.list:
         print("\n".join(f"{row.__name__:11} {row.__doc__}" for row in ROWS))
         return 0
-    # Being told to stop is no reason to leave a sandbox behind.
+    # Exit through an exception on SIGTERM, so that each sandbox is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.binary = os.path.abspath(options.binary)
     unknown = set(options.rows) - {row.__name__ for row in ROWS}
     if unknown:
         parser.error(f"no row {', '.join(sorted(unknown))}; see --list")
     cores = os.cpu_count()
-    print(f"machine: {cores}-core VM, load average {' '.join(f'{one:.1f}' for one in os.getloadavg())}")
+    print(f"machine: {cores}-core VM, load average {' '.join(f'{load:.1f}' for load in os.getloadavg())}")
     print(f"pdev: {subprocess.check_output([options.binary, '--version'], text=True).strip()}")
     if options.compose:
         print(f"Compose: {subprocess.check_output([options.compose, 'version', '--short'], text=True).strip()}")
     else:
-        print("skipped: Compose: no docker-compose could be had")
+        print("skipped: Compose: docker-compose cannot be downloaded")
     for row in ROWS:
         if options.rows and row.__name__ not in options.rows:
             continue
@@ -528,7 +531,7 @@ def main():
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             failures.append(row.__name__)
             print(f"\nFAILED {row.__name__}: {error}")
-    print(f"\nload average at the end: {' '.join(f'{one:.1f}' for one in os.getloadavg())}")
+    print(f"\nload average at the end: {' '.join(f'{load:.1f}' for load in os.getloadavg())}")
     return 1 if failures else 0
 
 

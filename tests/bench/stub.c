@@ -1,6 +1,6 @@
-/* A service that costs nothing, so that what is measured is the tool around it.
-   Listens on PORT (default 8080) after START_DELAY_MS, answers every connection with 200, ends on SIGTERM.
-   `stub check` is a health check for tools that can only ask inside the container. */
+/* A service with almost no cost, so that the benchmark measures the tools.
+   Listens on PORT (default 8080) after START_DELAY_MS, answers every connection with 200, exits on SIGTERM.
+   `stub check` is a health check for tools that can only probe inside the container. */
 #include <arpa/inet.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
+static const char response[] = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
 
 static void end(int signal) { _exit(signal == SIGTERM ? 0 : 1); }
 
@@ -18,26 +18,26 @@ static int number(const char *name, int fallback) {
   return text && *text ? atoi(text) : fallback;
 }
 
-int main(int count, char **words) {
-  struct sockaddr_in place = {.sin_family = AF_INET, .sin_port = htons(number("PORT", 8080))};
+int main(int argc, char **argv) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(number("PORT", 8080))};
   int listener = socket(AF_INET, SOCK_STREAM, 0), on = 1;
-  if (count > 1 && !strcmp(words[1], "check")) {
-    place.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    return connect(listener, (struct sockaddr *)&place, sizeof place) ? 1 : 0;
+  if (argc > 1 && !strcmp(argv[1], "check")) {
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return connect(listener, (struct sockaddr *)&address, sizeof address) ? 1 : 0;
   }
-  signal(SIGTERM, end); /* As process 1 of a container it has no default action. */
+  signal(SIGTERM, end); /* Process 1 of a container ignores SIGTERM unless it has a handler. */
   signal(SIGPIPE, SIG_IGN);
   int delay = number("START_DELAY_MS", 0);
   struct timespec wait = {delay / 1000, delay % 1000 * 1000000L};
   nanosleep(&wait, NULL);
   setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  place.sin_addr.s_addr = htonl(INADDR_ANY);
-  if (bind(listener, (struct sockaddr *)&place, sizeof place) || listen(listener, 64)) return 1;
+  address.sin_addr.s_addr = htonl(INADDR_ANY);
+  if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 64)) return 1;
   for (;;) {
-    char asked[4096];
+    char request[4096];
     int client = accept(listener, NULL, NULL);
     if (client < 0) continue;
-    if (read(client, asked, sizeof asked) > 0) write(client, answer, sizeof answer - 1);
+    if (read(client, request, sizeof request) > 0) write(client, response, sizeof response - 1);
     close(client);
   }
 }
