@@ -1,6 +1,6 @@
 #!/usr/bin/env perl
-# A web server that needs nothing but the perl every Debian and Ubuntu has: one process per connection,
-# one log line per request, and an orderly end on SIGTERM. Not an example of how to write a server.
+# A web server that needs only perl, which is part of every Debian and Ubuntu. It uses one process per connection, logs
+# one line per request, and shuts down gracefully on SIGTERM. It is not an example of how to write a server.
 use strict;
 use warnings;
 use IO::Socket::INET;
@@ -15,7 +15,7 @@ $| = 1;
 my $listener = IO::Socket::INET->new(LocalAddr => $host, LocalPort => $port, Listen => 128, ReuseAddr => 1)
     or die "hello: cannot listen on $host:$port: $!\n";
 
-# POSIX handlers run at once; perl's own would wait until `accept` returns, that is for the next visitor.
+# A POSIX handler runs immediately. Perl's own handlers run only after `accept` returns, that is at the next request.
 my $stop = POSIX::SigAction->new(sub {
     close $listener;
     print "hello: stopping\n";
@@ -36,7 +36,7 @@ while (1) {
 
 sub answer {
     my ($client) = @_;
-    # A request under way is finished; a visitor who sends nothing is left after five seconds.
+    # Finish the current request on SIGTERM, but end after five seconds if the client sends nothing.
     $SIG{TERM} = $SIG{INT} = 'IGNORE';
     $SIG{ALRM} = 'DEFAULT';
     alarm 5;
@@ -54,5 +54,5 @@ sub respond {
     my ($path) = @_;
     return ('200 OK', "Hello, $name! This is branch $branch.\n") if $path =~ m{^/(\?|$)};
     return ('200 OK', "ok\n") if $path eq '/healthz';
-    return ('404 Not Found', "nothing at $path\n");
+    return ('404 Not Found', "not found: $path\n");
 }

@@ -14,12 +14,12 @@ import redis
 CACHE = redis.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=2, socket_connect_timeout=2)
 
 
-class Refused(Exception):
-    """The request is wrong; the text says why."""
+class InvalidRequest(Exception):
+    """The request is invalid; the text is the reason."""
 
 
 def query(text, values=()):
-    """One connection per request: a restarted database is found again without any code for it."""
+    """Opens a connection for each request, so a restart of the database needs no reconnection code."""
     database = psycopg2.connect(os.environ["DATABASE_URL"], connect_timeout=2)
     try:
         with database, database.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
@@ -39,7 +39,7 @@ def counts():
 
 
 def payments():
-    """The key itself never leaves this process; the page only learns whether there is one."""
+    """Reports only whether a key exists, because the key must not leave this process."""
     try:
         with open(os.environ.get("PAYMENT_KEY_FILE", ""), encoding="utf-8") as file:
             return "on" if file.read().strip() else "off"
@@ -51,13 +51,13 @@ def add_order(fields):
     try:
         product, quantity = int(fields["product"]), int(fields.get("quantity", 1))
     except (KeyError, TypeError, ValueError):
-        raise Refused("`product` and `quantity` are whole numbers") from None
+        raise InvalidRequest("`product` and `quantity` must be whole numbers") from None
     try:
         order = query(
             "insert into orders (product_id, quantity) values (%s, %s) returning id, state", (product, quantity)
         )[0]
     except psycopg2.IntegrityError:
-        raise Refused(f"there is no product {product}, or {quantity} is not between 1 and 99") from None
+        raise InvalidRequest(f"there is no product {product}, or {quantity} is not between 1 and 99") from None
     CACHE.delete("counts")
     CACHE.lpush("orders", order["id"])
     return order
@@ -90,27 +90,27 @@ class Handler(BaseHTTPRequestHandler):
         }
         path = urlsplit(self.path).path
         if path not in routes:
-            return self.answer(404, {"error": f"nothing at {path}"})
+            return self.respond(404, {"error": f"not found: {path}"})
         try:
-            return self.answer(200, routes[path]())
+            return self.respond(200, routes[path]())
         except (psycopg2.Error, redis.RedisError) as error:
-            return self.answer(503, {"error": str(error).strip()})
+            return self.respond(503, {"error": str(error).strip()})
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if urlsplit(self.path).path != "/api/orders":
-            return self.answer(404, {"error": "orders are posted to /api/orders"})
+            return self.respond(404, {"error": "send orders to /api/orders"})
         form = self.headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded")
         try:
             order = add_order({k: v[0] for k, v in parse_qs(body.decode()).items()} if form else json.loads(body))
-        except (Refused, ValueError, AttributeError) as error:
-            return self.answer(400, {"error": str(error)})
+        except (InvalidRequest, ValueError, AttributeError) as error:
+            return self.respond(400, {"error": str(error)})
         except (psycopg2.Error, redis.RedisError) as error:
-            return self.answer(503, {"error": str(error).strip()})
-        # A browser that sent the form goes back to the page; a program gets the order.
-        return self.answer(303, order, {"Location": "/"}) if form else self.answer(201, order)
+            return self.respond(503, {"error": str(error).strip()})
+        # Redirect a browser that sent the form to the page; return the order to a program.
+        return self.respond(303, order, {"Location": "/"}) if form else self.respond(201, order)
 
-    def answer(self, status, value, headers=None):
+    def respond(self, status, value, headers=None):
         body = (json.dumps(value) + "\n").encode()
         self.send_response(status)
         for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
@@ -132,7 +132,7 @@ def main():
     address = (os.environ.get("HOST", "0.0.0.0"), int(os.environ.get("PORT", "8000")))
     server = Server(address, Handler)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # `shutdown` waits for the loop that this handler interrupts, so it is called from another thread.
+        # `shutdown` waits for the loop that this handler interrupts, so call it from another thread.
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
     print(f"api listening on {address[0]}:{address[1]}", flush=True)
     server.serve_forever()

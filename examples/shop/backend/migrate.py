@@ -1,4 +1,4 @@
-"""Applies each file of migrations/ once, in the order of their names, all in one transaction."""
+"""Applies each file of migrations/ once, in the order of the names, in one transaction."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ import psycopg2
 FOLDER = pathlib.Path(__file__).parent / "migrations"
 
 with psycopg2.connect(os.environ["DATABASE_URL"]) as database, database.cursor() as cursor:
-    # Two copies sharing a server must not migrate the same database at once.
+    # Two copies that share a server must not migrate the same database at the same time.
     cursor.execute("select pg_advisory_xact_lock(7)")
     cursor.execute("create table if not exists migrations (name text primary key, applied timestamptz default now())")
     cursor.execute("select name from migrations")

@@ -1,4 +1,4 @@
-"""Takes orders from the queue and marks them done. The table is the truth; the queue only wakes the worker."""
+"""Marks new orders as done. The table contains the orders; the queue only wakes the worker."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ stopping = threading.Event()
 
 
 def fulfil(database, cache):
-    """Everything that is new is done, also what an earlier worker left behind."""
+    """Marks all new orders as done, including those that an earlier worker did not finish."""
     with database, database.cursor() as cursor:
         cursor.execute(
             "update orders set state = 'done' where id in"
@@ -33,7 +33,7 @@ def main():
     print("worker ready", flush=True)
     fulfil(database, cache)
     while not stopping.is_set():
-        # The second bounds how long a stop waits for the next order.
+        # `brpop` cannot be interrupted, so its timeout limits how long a stop takes.
         if cache.brpop(QUEUE, timeout=1):
             fulfil(database, cache)
     print("worker stopped", flush=True)

@@ -1,4 +1,4 @@
-// The shop's page: rendered on the server from what the API says, so that one request proves the whole chain.
+// The shop's page, rendered on the server from the API's data, so that one request tests all services.
 "use strict";
 const http = require("node:http");
 
@@ -10,14 +10,14 @@ const host = process.env.HOST || "0.0.0.0";
 const escape = (text) =>
   String(text).replace(/[&<>"']/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" })[c]);
 
-async function ask(path) {
-  const answer = await fetch(api + path, { signal: AbortSignal.timeout(5000) });
-  if (!answer.ok) throw new Error(`${path} answered ${answer.status}: ${(await answer.text()).trim()}`);
-  return answer.json();
+async function get(path) {
+  const response = await fetch(api + path, { signal: AbortSignal.timeout(5000) });
+  if (!response.ok) throw new Error(`${path} returned ${response.status}: ${(await response.text()).trim()}`);
+  return response.json();
 }
 
 async function page() {
-  const [products, { orders, counts, payments }] = await Promise.all([ask("/api/products"), ask("/api/orders")]);
+  const [products, { orders, counts, payments }] = await Promise.all([get("/api/products"), get("/api/orders")]);
   const shelf = products.map(
     (product) => `<li>${escape(product.name)}, ${(product.cents / 100).toFixed(2)} €
       <form method="post" action="/api/orders">
@@ -38,7 +38,7 @@ async function page() {
 
 async function respond(path) {
   if (path === "/livez" || path === "/readyz") return [200, "text/plain", "ok\n"];
-  if (path !== "/") return [404, "text/plain", `nothing at ${path}\n`];
+  if (path !== "/") return [404, "text/plain", `not found: ${path}\n`];
   try {
     return [200, "text/html; charset=utf-8", await page()];
   } catch (error) {
@@ -59,6 +59,7 @@ for (const signal of ["SIGTERM", "SIGINT"]) {
   process.on(signal, () => {
     console.log("web stopping");
     server.close();
+    // Idle keep-alive connections would otherwise keep the process running.
     server.closeIdleConnections();
   });
 }
