@@ -1,4 +1,4 @@
-//! The agent is killed, stopped and started again; what runs goes on and what was under way is finished.
+//! The agent is killed, stopped and started again. Services keep running, and interrupted operations are completed.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::http::get;
 use crate::sandbox::{Sandbox, find_unit, send_signal, wait_until};
 
-/// How often the agent is killed in the middle; `PDEV_KILLS` for the long run.
-fn kill_rounds(few: u32) -> u32 {
-    std::env::var("PDEV_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
+/// How often the agent is killed during an operation. `PDEV_KILLS` sets it for long runs.
+fn kill_rounds(default: u32) -> u32 {
+    std::env::var("PDEV_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn killed_agent_leaves_programs_running() {
     let after = find_unit(&sandbox.status(&project), "web").clone();
     assert_eq!(before["handle"], after["handle"]);
     assert_eq!(after["state"], "ready", "{after:#}");
-    assert_eq!(sandbox.url(&project, Some("web")), (host.clone(), port), "the URL moved");
+    assert_eq!(sandbox.url(&project, Some("web")), (host.clone(), port), "the URL changed");
     assert_eq!(get(&host, port, "/").status, 200);
     sandbox.pdev(&["up"]).ok().prints("nothing changed");
 }
@@ -35,14 +35,14 @@ fn crashed_program_restarts_and_logs_survive_agent() {
     sandbox.pdev(&["up"]).ok();
     let (host, port) = sandbox.url(&project, Some("web"));
     get(&host, port, "/before-the-kill");
-    // Its line is written after the answer.
+    // The program writes its log line after the response.
     wait_until("the request is in the log", Duration::from_secs(10), || {
         sandbox.pdev(&["logs", "web"]).out.contains("before-the-kill")
     });
     let perl = || sandbox.processes().into_iter().find(|(_, command)| command.contains("hello.pl")).map(|(pid, _)| pid);
     let first = perl().unwrap();
     send_signal(first, "KILL");
-    wait_until("it runs again", Duration::from_secs(10), || {
+    wait_until("the program runs again", Duration::from_secs(10), || {
         perl().is_some_and(|pid| pid != first) && get(&host, port, "/").status == 200
     });
     send_signal(sandbox.agent_pid().unwrap(), "KILL");
@@ -67,17 +67,17 @@ fn stopped_unit_stays_stopped_until_started() {
     assert_eq!((state("web"), state("api")), ("stopped".into(), "ready".into()));
     sandbox.pdev(&["stop", "web"]).ok().prints("stopped already");
 
-    // Neither a killed agent nor what it recovers brings it back.
+    // The next agent recovers the preview, but must not start the stopped unit.
     send_signal(sandbox.agent_pid().unwrap(), "KILL");
     sandbox.pdev(&["wait", "api"]).ok();
     assert_eq!((state("web"), state("api")), ("stopped".into(), "ready".into()));
-    assert!(!runs("sleep 4001"), "it came back with the agent");
-    assert_eq!(handle("api"), api, "the other one was touched");
+    assert!(!runs("sleep 4001"), "the next agent started the stopped unit");
+    assert_eq!(handle("api"), api, "the other unit was restarted");
 
     sandbox.pdev(&["up", "--service", "web"]).ok();
     assert_eq!((state("web"), state("api")), ("ready".into(), "ready".into()));
     assert_eq!(handle("api"), api);
-    // Who started one of them still wants both.
+    // Starting one unit again must not stop the other one.
     sandbox.pdev(&["down"]).ok();
     sandbox.pdev(&["up"]).ok();
     sandbox.pdev(&["stop", "web"]).ok();
@@ -110,7 +110,7 @@ fn down_works_after_manifest_is_deleted() {
     send_signal(sandbox.agent_pid().unwrap(), "KILL");
     sandbox.pdev(&["ls"]).ok().prints("hello/main");
     sandbox.pdev(&["down", "hello/main"]).ok();
-    wait_until("its program is gone", Duration::from_secs(10), || {
+    wait_until("the program has ended", Duration::from_secs(10), || {
         !sandbox.processes().iter().any(|(_, command)| command.contains("hello.pl"))
     });
 }
@@ -119,16 +119,16 @@ fn down_works_after_manifest_is_deleted() {
 fn agent_killed_at_any_moment_of_up_and_down_recovers() {
     let sandbox = Sandbox::without_docker();
     let project = sandbox.create_example("hello");
-    let one_program = |when: &str| {
+    let assert_one_program = |when: &str| {
         let status = sandbox.status(&project);
         assert_eq!(find_unit(&status, "web")["state"], "ready", "{when}: {status:#}");
-        // It forks for each connection, also for the agent's look at its health.
+        // The program forks for each connection, including the agent's health checks.
         let programs = || sandbox.processes().into_iter().filter(|(_, command)| command.contains("hello.pl")).count();
-        wait_until(&format!("{when}: one program"), Duration::from_secs(5), || programs() == 1);
+        wait_until(&format!("{when}: one program runs"), Duration::from_secs(5), || programs() == 1);
     };
-    kill_agent_repeatedly(&sandbox, kill_rounds(12), 120, one_program);
+    kill_agent_repeatedly(&sandbox, kill_rounds(12), 120, assert_one_program);
     sandbox.pdev(&["agent", "stop"]).ok();
-    wait_until("nothing is orphaned", Duration::from_secs(10), || sandbox.processes().is_empty());
+    wait_until("no process remains", Duration::from_secs(10), || sandbox.processes().is_empty());
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn agent_killed_at_any_moment_with_containers_recovers() {
          db: { image: 'debian:stable-slim', command: [sleep, infinity], health: none, stop: { signal: SIGKILL }, volumes: { data: /data } }\n  \
          web: { image: 'debian:stable-slim', command: [sleep, infinity], health: none, stop: { signal: SIGKILL }, needs: [db] }\n",
     );
-    let two_containers = |when: &str| {
+    let assert_two_containers = |when: &str| {
         let status = sandbox.status(&sandbox.project());
         for name in ["db", "web"] {
             assert_eq!(find_unit(&status, name)["state"], "ready", "{when}: {status:#}");
@@ -148,20 +148,20 @@ fn agent_killed_at_any_moment_with_containers_recovers() {
         // Two containers, one network, one volume.
         assert_eq!(sandbox.docker_objects().len(), 4, "{when}: {:?}", sandbox.docker_objects());
     };
-    kill_agent_repeatedly(&sandbox, kill_rounds(6), 900, two_containers);
+    kill_agent_repeatedly(&sandbox, kill_rounds(6), 900, assert_two_containers);
     sandbox.pdev(&["down", "--volumes"]).ok();
     assert!(sandbox.docker_objects().is_empty(), "{:?}", sandbox.docker_objects());
 }
 
-/// Kills the agent in the middle of `up` and `down`, `rounds` times. Whatever was under way, the next `up` has to find
-/// a preview that settles. The moments are spread over `span` milliseconds and repeat from run to run.
-fn kill_agent_repeatedly(sandbox: &Sandbox, rounds: u32, span: u64, settled: impl Fn(&str)) {
+/// Kills the agent during `up` and `down`, `rounds` times. After each kill, the next `up` must succeed, and
+/// `assert_recovered` checks the preview. The kills are spread over `span` milliseconds and are the same in every run.
+fn kill_agent_repeatedly(sandbox: &Sandbox, rounds: u32, span: u64, assert_recovered: impl Fn(&str)) {
     let project = sandbox.project();
     sandbox.pdev(&["up"]).ok();
     let mut pause = 1u64;
     for round in 0..rounds {
-        let what = if round % 2 == 0 { ["down", "--json"] } else { ["up", "--json"] };
-        let mut command = sandbox.command(&project, &what);
+        let arguments = if round % 2 == 0 { ["down", "--json"] } else { ["up", "--json"] };
+        let mut command = sandbox.command(&project, &arguments);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         pause = (pause * 37 + 11) % span;
         std::thread::park_timeout(Duration::from_millis(pause));
@@ -172,7 +172,7 @@ fn kill_agent_repeatedly(sandbox: &Sandbox, rounds: u32, span: u64, settled: imp
         }
         drop(child.wait());
         sandbox.pdev(&["up"]).ok();
-        settled(&format!("round {round}"));
+        assert_recovered(&format!("round {round}"));
     }
     sandbox.pdev(&["down"]).ok();
 }
@@ -185,14 +185,14 @@ fn up_after_agent_restart_uses_current_manifest() {
             "pdev: 1\napp: now\nservices:\n  web: {{ port: 8000, health: {health}, process: {{ command: [sleep, '1000'] }} }}\n"
         )
     };
-    // Nothing ever listens: the agent takes this up again when it starts, and would be at it for a minute.
+    // No program listens on the port, so the interrupted `up` would take a minute. The next agent resumes it.
     sandbox.write("pdev.yaml", &web("/"));
     sandbox.pdev(&["up", "--detach"]).ok();
     sandbox.pdev(&["agent", "stop"]).ok();
     sandbox.write("pdev.yaml", &web("none"));
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     sandbox.pdev(&["up"]).ok();
-    assert!(begun.elapsed() < Duration::from_secs(20), "it joined the old work");
+    assert!(started.elapsed() < Duration::from_secs(20), "`up` waited for the operation of the old manifest");
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn many_copies_share_no_host() {
     for (n, folder) in folders.iter().enumerate() {
         sandbox.pdev_in(folder, &["up"]).ok();
         let (host, port) = sandbox.url(folder, Some("web"));
-        assert!(get(&host, port, "/").body.contains(&format!("feature-copy-{n}")), "copy {n} answers as another");
+        assert!(get(&host, port, "/").body.contains(&format!("feature-copy-{n}")), "another copy answers at the URL of copy {n}");
         assert!(urls.insert(host));
     }
     let listed = sandbox.pdev_in(&project, &["ls", "--json"]).ok().json();
@@ -226,7 +226,7 @@ fn agent_exits_when_its_socket_is_deleted() {
     std::fs::remove_dir_all(sandbox.path("run/pdev"))
         .or_else(|_| std::fs::remove_file(sandbox.path("run/agent.sock")))
         .unwrap();
-    wait_until("the old agent leaves", Duration::from_secs(10), || {
+    wait_until("the old agent exits", Duration::from_secs(10), || {
         !std::path::Path::new(&format!("/proc/{old}")).exists()
     });
     sandbox.pdev(&["wait"]).ok();
@@ -244,6 +244,6 @@ fn programs_inherit_shell_open_file_limit() {
          web: { process: { command: [sleep, '1000'] }, health: none }\n",
     );
     let shell = std::process::Command::new("sh").args(["-c", "ulimit -Sn"]).output().unwrap();
-    let said = sandbox.pdev(&["run", "limit"]).ok();
-    assert_eq!(said.out.trim(), String::from_utf8_lossy(&shell.stdout).trim(), "{}", said.transcript());
+    let output = sandbox.pdev(&["run", "limit"]).ok();
+    assert_eq!(output.out.trim(), String::from_utf8_lossy(&shell.stdout).trim(), "{}", output.transcript());
 }

@@ -1,4 +1,4 @@
-//! A repository's first use of an identity: whoever asked for it, and what they drive, cannot approve it; a person in
+//! A repository's first use of an identity. The requesting process and its descendants cannot approve it; the user in
 //! another terminal can.
 
 use std::path::Path;
@@ -18,12 +18,12 @@ fn sandbox_with_unapproved_identity() -> Sandbox {
     sandbox
 }
 
-/// A shell in a terminal of its own, and what is typed when something appears.
-pub fn spawn_in_terminal(sandbox: &Sandbox, command: &str, typed: &[&str]) -> Child {
+/// Starts a command in a new terminal. `answers` has pairs: a text to wait for, and the input to type then.
+pub fn spawn_in_terminal(sandbox: &Sandbox, command: &str, answers: &[&str]) -> Child {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/terminal.py");
     let mut shell = sandbox.command(&sandbox.project(), &[]);
     let mut python = std::process::Command::new("python3");
-    python.arg(program).arg(command).args(typed).current_dir(sandbox.project()).env_clear();
+    python.arg(program).arg(command).args(answers).current_dir(sandbox.project()).env_clear();
     python.envs(shell.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.stdin(Stdio::null());
     python.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -33,7 +33,7 @@ pub fn wait_for_output(child: Child) -> CommandOutput {
     to_command_output(&child.wait_with_output().unwrap())
 }
 
-/// `up` in a terminal, then a command in which CODE stands for what it printed.
+/// Runs `up` in a terminal, then a command in which `$code` is the code that `up` printed.
 fn run_after_request(sandbox: &Sandbox, command: &str) -> CommandOutput {
     let script = format!(
         "code=$({PDEV} up 2>&1 | sed -n 's/.*identity approve \\([a-z0-9-]*\\).*/\\1/p' | head -n 1); echo \"code <$code>\"; {command}"
@@ -46,7 +46,7 @@ fn requester_cannot_approve_own_request() {
     let sandbox = sandbox_with_unapproved_identity();
     let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/terminal.py");
     let driver = driver.display();
-    let ways = [
+    let attempts = [
         (format!("{PDEV} identity approve $code"), "the request came from this terminal"),
         (
             format!("python3 {driver} \"{PDEV} identity approve $code\" 'to approve: ' shop-dev"),
@@ -58,25 +58,25 @@ fn requester_cannot_approve_own_request() {
         ),
         (format!("echo shop-dev | {PDEV} identity approve $code"), "the standard input is no terminal"),
     ];
-    for (way, refusal) in ways {
-        let said = run_after_request(&sandbox, &way);
-        assert!(said.transcript().contains(refusal), "{way}: {}", said.transcript());
-        assert!(sandbox.pdev(&["identity", "approvals", "--json"]).ok().json().as_array().unwrap().is_empty(), "{way}");
+    for (attempt, refusal) in attempts {
+        let output = run_after_request(&sandbox, &attempt);
+        assert!(output.transcript().contains(refusal), "{attempt}: {}", output.transcript());
+        assert!(sandbox.pdev(&["identity", "approvals", "--json"]).ok().json().as_array().unwrap().is_empty(), "{attempt}");
     }
-    // Not by the socket either, which asks for no terminal.
+    // The socket needs no terminal, but it rejects the requester as well.
     let socket = sandbox.path("run").join("agent.sock");
     let by_hand = format!("curl -s --unix-socket {} -X POST http://pdev/v1/approvals/$code", socket.display());
-    let said = run_after_request(&sandbox, &by_hand);
-    assert!(said.transcript().contains("not_by_the_asker"), "{}", said.transcript());
+    let output = run_after_request(&sandbox, &by_hand);
+    assert!(output.transcript().contains("not_by_the_asker"), "{}", output.transcript());
     sandbox.pdev(&["audit"]).ok().prints("not_by_the_asker");
-    // What waits can be read by whoever shows it; a look at the plan asks nobody, and so makes nobody an asker.
-    let waiting = format!("curl -s --unix-socket {} http://pdev/v1/approvals/waiting", socket.display());
-    let said = run_after_request(&sandbox, &waiting);
-    let own = sandbox.project().canonicalize().unwrap();
+    // Listing pending requests is allowed. `plan` creates no request, so it makes no process a requester.
+    let list_pending = format!("curl -s --unix-socket {} http://pdev/v1/approvals/waiting", socket.display());
+    let output = run_after_request(&sandbox, &list_pending);
+    let project = sandbox.project().canonicalize().unwrap();
     assert!(
-        said.transcript().contains(&approval_code(&said)) && said.transcript().contains(own.to_str().unwrap()),
+        output.transcript().contains(&approval_code(&output)) && output.transcript().contains(project.to_str().unwrap()),
         "{}",
-        said.transcript()
+        output.transcript()
     );
     let plan = sandbox.pdev(&["plan"]).ok().prints("Run `pdev up` to request approval");
     assert!(!plan.transcript().contains("identity approve"), "{}", plan.transcript());
@@ -87,29 +87,29 @@ fn user_in_another_terminal_approves_and_revokes() {
     let sandbox = sandbox_with_unapproved_identity();
     let fifo = sandbox.path("code");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    // Open before the request: what is opened later could have been opened by the asker.
+    // Open the terminal before the request, because the requester could have opened a later one.
     let approving = format!("read code < {}; {PDEV} identity approve $code", fifo.display());
-    let person = spawn_in_terminal(&sandbox, &approving, &["to approve: ", "shop-dev"]);
-    let asked = run_after_request(&sandbox, &format!("echo $code > {}", fifo.display()));
-    let said = wait_for_output(person);
+    let approver = spawn_in_terminal(&sandbox, &approving, &["to approve: ", "shop-dev"]);
+    let request = run_after_request(&sandbox, &format!("echo $code > {}", fifo.display()));
+    let output = wait_for_output(approver);
     assert!(
-        said.transcript().contains("would act as shop-dev") && said.transcript().contains("approved;"),
+        output.transcript().contains("would act as shop-dev") && output.transcript().contains("approved;"),
         "{} {}",
-        asked.transcript(),
-        said.transcript()
+        request.transcript(),
+        output.transcript()
     );
     let again = wait_for_output(spawn_in_terminal(
         &sandbox,
-        &format!("{PDEV} identity approve {}", approval_code(&asked)),
+        &format!("{PDEV} identity approve {}", approval_code(&request)),
         &[],
     ));
-    assert!(again.transcript().contains("there is no request"), "a code opens one door once: {}", again.transcript());
+    assert!(again.transcript().contains("there is no request"), "a code is valid only once: {}", again.transcript());
     let up = sandbox.pdev(&["up"]).ok();
     assert!(!up.transcript().contains("without the identity"), "{}", up.transcript());
     assert_eq!(find_unit(&sandbox.status(&sandbox.project()), "web")["identity"], "shop-dev");
     sandbox.pdev(&["identity", "approvals"]).ok().prints("shop-dev").prints("web");
     sandbox.pdev(&["audit"]).ok().prints("approved");
-    // What the identity is has changed: that was not approved.
+    // A change of the identity's definition invalidates the approval.
     write_identities(&sandbox, "[shop-dev]\nsource = \"exec\"\ncommand = [\"true\"]\n");
     sandbox.pdev(&["up"]).ok().prints("is not approved");
     sandbox
@@ -119,8 +119,8 @@ fn user_in_another_terminal_approves_and_revokes() {
     sandbox.pdev(&["identity", "revoke", "shop-dev"]).ok().prints("1 approval taken back");
 }
 
-fn approval_code(said: &CommandOutput) -> String {
-    let all = said.transcript();
+fn approval_code(output: &CommandOutput) -> String {
+    let all = output.transcript();
     let (_, rest) = all.split_once("code <").unwrap_or_else(|| panic!("{all}"));
     rest.split('>').next().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! AWS: IAM Identity Center (a protocol server proven by botocore) and STS (moto), through the real binary.
+//! AWS: IAM Identity Center (a protocol server that botocore checks) and STS (moto), through the real binary.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,7 +17,7 @@ fn test_program(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials").join(file)
 }
 
-/// The Python that has moto and botocore, or `None`, said as skipped.
+/// Returns a Python with moto and botocore. Prints a skip and returns `None` if there is none.
 pub fn find_python(journey: &str) -> Option<PathBuf> {
     let named = std::env::var_os("PDEV_TEST_PYTHON").map(PathBuf::from);
     let has = |python: &PathBuf| {
@@ -38,19 +38,19 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// The clients that sign in there last this many seconds.
-    pub fn start_identity_center(sandbox: &Sandbox, lasts: u32) -> Self {
+    /// Client registrations expire after this many seconds.
+    pub fn start_identity_center(sandbox: &Sandbox, client_lifetime: u32) -> Self {
         let port_file = sandbox.path("center-port");
         let mut center = Command::new("python3");
-        let child =
-            center.arg(test_program("identity_center.py")).arg(&port_file).arg(lasts.to_string()).spawn().unwrap();
+        center.arg(test_program("identity_center.py")).arg(&port_file).arg(client_lifetime.to_string());
+        let child = center.spawn().unwrap();
         wait_until("Identity Center listens", Duration::from_secs(20), || port_file.exists());
         let port = fs::read_to_string(port_file).unwrap().parse().unwrap();
         Self { child, port }
     }
 
     pub fn start_moto(python: &Path) -> Self {
-        // Held until just before moto binds it; nothing else on this machine asks for a port in between by number.
+        // The port is free again before moto binds it. Another program would have to choose the same port in between.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut moto = Command::new(python);
         moto.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
@@ -60,10 +60,10 @@ impl TestServer {
         Self { child, port }
     }
 
-    /// Before another server; writes down what that one is asked.
+    /// Starts a reverse proxy for another server, which logs its requests.
     pub fn start_recorder(sandbox: &Sandbox, target: &str) -> Self {
         let port_file = sandbox.path("recorder-port");
-        let log = sandbox.path("asked");
+        let log = sandbox.path("recorded");
         let child =
             Command::new("python3").arg(test_program("recorder.py")).args([&port_file, &log]).arg(target).spawn();
         wait_until("the recorder listens", Duration::from_secs(20), || port_file.exists());
@@ -95,7 +95,7 @@ pub fn sign_in(sandbox: &Sandbox, identity: &str, flow: &str) {
     sign_in_with(sandbox, identity, flow, None);
 }
 
-/// The variable says where the vault's key rests, if not in a passphrase.
+/// `vault` is an environment variable that selects the store of the vault's key, instead of a passphrase file.
 #[track_caller]
 pub fn sign_in_with(sandbox: &Sandbox, identity: &str, flow: &str, vault: Option<(&str, &str)>) {
     let mut login = sandbox.command(&sandbox.project(), &["login", identity, "--flow", flow, "--no-open", "--json"]);
@@ -106,15 +106,15 @@ pub fn sign_in_with(sandbox: &Sandbox, identity: &str, flow: &str, vault: Option
     login.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut login = login.spawn().unwrap();
     let mut lines = BufReader::new(login.stdout.take().unwrap()).lines();
-    let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-    let page = asked["complete_url"].as_str().or(asked["url"].as_str()).unwrap_or_else(|| panic!("{asked}"));
-    let mut person = Command::new("python3");
-    person.args([
+    let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let page = event["complete_url"].as_str().or(event["url"].as_str()).unwrap_or_else(|| panic!("{event}"));
+    let mut browser = Command::new("python3");
+    browser.args([
         "-c",
         "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=20).read())",
         page,
     ]);
-    run_with_timeout(person, Duration::from_secs(30)).ok();
+    run_with_timeout(browser, Duration::from_secs(30)).ok();
     let last: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     assert_eq!(last["login"], "signed_in", "{last}");
     assert!(login.wait().unwrap().success());
@@ -130,9 +130,9 @@ fn identity_center_login_serves_all_accounts() {
     let sandbox = Sandbox::without_docker();
     let center = TestServer::start_identity_center(&sandbox, 7_776_000);
     let url = format!("http://127.0.0.1:{}", center.port);
-    let mut proof = Command::new(python);
-    proof.arg(test_program("botocore_client.py")).arg(&url).env("AWS_EC2_METADATA_DISABLED", "true");
-    run_with_timeout(proof, Duration::from_secs(60)).ok().prints("ok");
+    let mut check = Command::new(python);
+    check.arg(test_program("botocore_client.py")).arg(&url).env("AWS_EC2_METADATA_DISABLED", "true");
+    run_with_timeout(check, Duration::from_secs(60)).ok().prints("ok");
 
     let identity = |name: &str, account: &str, role: &str| {
         format!(
@@ -148,7 +148,7 @@ fn identity_center_login_serves_all_accounts() {
     write_identities(&sandbox, &all.concat());
     let slowed = center.stat("slowed");
     sign_in(&sandbox, "dev", "device");
-    assert_eq!(center.stat("slowed"), slowed + 1, "slow_down was met and obeyed");
+    assert_eq!(center.stat("slowed"), slowed + 1, "the client did not slow down");
     let first = aws_credential(&sandbox, "dev").ok().json();
     assert_eq!(first["AccessKeyId"], "ASIA111111111111");
     assert_eq!(first["AccountId"], "111111111111");
@@ -157,9 +157,9 @@ fn identity_center_login_serves_all_accounts() {
     aws_credential(&sandbox, "admin")
         .fails_with(1)
         .prints("you have no role `Admin` in the account 111111111111: No access");
-    assert_eq!(aws_credential(&sandbox, "dev").ok().json(), first, "it was fetched again although it lasts");
+    assert_eq!(aws_credential(&sandbox, "dev").ok().json(), first, "it was fetched again although it client_lifetime");
 
-    // The session's token ends on their side: it is renewed, and only once for two identities.
+    // The server expires the access token. It is renewed only once for two identities with the same login.
     let before = center.stat("refreshed");
     get("127.0.0.1", center.port, "/test/expire");
     sandbox.pdev(&["agent", "stop"]).ok();
@@ -170,7 +170,7 @@ fn identity_center_login_serves_all_accounts() {
         }
     });
     assert_eq!(center.stat("refreshed"), before + 1);
-    assert_eq!(center.stat("reuse"), 1, "only botocore's own proof spent a token twice");
+    assert_eq!(center.stat("reuse"), 1, "only the check with botocore spent a token twice");
 
     sandbox.pdev(&["logout", "dev"]).ok();
     sandbox.pdev(&["agent", "stop"]).ok();
@@ -200,22 +200,22 @@ fn roles_are_assumed_with_keys_and_with_tokens() {
         ),
     );
     for (name, account) in [("role", "123456789012"), ("chained", "210987654321"), ("web", "123456789012")] {
-        let given = aws_credential(&sandbox, name).ok().json();
-        assert!(given["AccessKeyId"].as_str().unwrap().starts_with("ASIA"), "{name}: {given}");
-        assert_eq!(given["AccountId"], account, "{name}");
-        assert!(given["SessionToken"].as_str().unwrap().len() > 20, "{name}");
-        // Who one is with it, by AWS's own client.
-        let mut who = Command::new(&python);
-        who.args(["-c", "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"]);
-        who.env("AWS_ENDPOINT_URL", &url).env("AWS_DEFAULT_REGION", "us-east-1");
+        let credential = aws_credential(&sandbox, name).ok().json();
+        assert!(credential["AccessKeyId"].as_str().unwrap().starts_with("ASIA"), "{name}: {credential}");
+        assert_eq!(credential["AccountId"], account, "{name}");
+        assert!(credential["SessionToken"].as_str().unwrap().len() > 20, "{name}");
+        // AWS's own client confirms the role of the credential.
+        let mut whoami = Command::new(&python);
+        whoami.args(["-c", "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"]);
+        whoami.env("AWS_ENDPOINT_URL", &url).env("AWS_DEFAULT_REGION", "us-east-1");
         for (variable, key) in [
             ("AWS_ACCESS_KEY_ID", "AccessKeyId"),
             ("AWS_SECRET_ACCESS_KEY", "SecretAccessKey"),
             ("AWS_SESSION_TOKEN", "SessionToken"),
         ] {
-            who.env(variable, given[key].as_str().unwrap());
+            whoami.env(variable, credential[key].as_str().unwrap());
         }
-        run_with_timeout(who, Duration::from_secs(60)).ok().prints(&format!("/pdev-{name}"));
+        run_with_timeout(whoami, Duration::from_secs(60)).ok().prints(&format!("/pdev-{name}"));
     }
     aws_credential(&sandbox, "wrong").fails_with(1).prints("`token` gives no AWS credentials");
     aws_credential(&sandbox, "down").fails_with(1).prints("`127.0.0.1:1` cannot be reached");
@@ -255,37 +255,37 @@ fn session_credentials_are_read_only_and_tagged() {
         let arguments = [&["session", "run", "--name", "robot"], options, &["--", "sh", "-c", script]].concat();
         sandbox.pdev(&arguments)
     };
-    let asked = || -> Vec<Value> {
-        let text = fs::read_to_string(sandbox.path("asked")).unwrap_or_default();
+    let recorded = || -> Vec<Value> {
+        let text = fs::read_to_string(sandbox.path("recorded")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
-    // The person's own lease, before and after: twelve hours, no policy, no tags.
-    let mine = aws_credential(&sandbox, "role").ok().json();
+    // The user's own lease, before and after the session: twelve hours, no policy, no tags.
+    let user_lease = aws_credential(&sandbox, "role").ok().json();
     let twice = format!("{pdev} credential aws role; {pdev} credential aws role");
-    let said = in_session(&[], &twice).ok();
-    let given: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(given[0], given[1], "one lease for the session");
-    assert_ne!(given[0]["AccessKeyId"], mine["AccessKeyId"], "and not the person's");
-    assert_eq!(aws_credential(&sandbox, "role").ok().json(), mine, "which stays");
-    let all = asked();
+    let output = in_session(&[], &twice).ok();
+    let leases: Vec<Value> = output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(leases[0], leases[1], "the session uses one lease");
+    assert_ne!(leases[0]["AccessKeyId"], user_lease["AccessKeyId"], "the session received the user's lease");
+    assert_eq!(aws_credential(&sandbox, "role").ok().json(), user_lease, "the user's lease changed");
+    let all = recorded();
     assert_eq!(all.len(), 2, "{all:?}");
-    let (own, bound) = (&all[0], &all[1]);
-    assert_eq!(own["DurationSeconds"], "43200");
-    assert!(own.get("PolicyArns.member.1.arn").is_none() && own.get("Tags.member.1.Key").is_none(), "{own}");
-    assert_eq!(bound["Action"], "AssumeRole");
-    assert_eq!(bound["PolicyArns.member.1.arn"], "arn:aws:iam::aws:policy/ReadOnlyAccess");
-    assert!(bound["DurationSeconds"].as_str().unwrap().parse::<u32>().unwrap() <= 3600, "{bound}");
-    assert_eq!(bound["Tags.member.1.Key"], "pdev:session");
-    let id = bound["Tags.member.1.Value"].as_str().unwrap();
-    assert_eq!((&bound["Tags.member.2.Key"], &bound["Tags.member.2.Value"]), (&"pdev:agent".into(), &"robot".into()));
-    assert_eq!(bound["RoleSessionName"], format!("pdev-role-{id}"));
+    let (of_user, of_session) = (&all[0], &all[1]);
+    assert_eq!(of_user["DurationSeconds"], "43200");
+    assert!(of_user.get("PolicyArns.member.1.arn").is_none() && of_user.get("Tags.member.1.Key").is_none(), "{of_user}");
+    assert_eq!(of_session["Action"], "AssumeRole");
+    assert_eq!(of_session["PolicyArns.member.1.arn"], "arn:aws:iam::aws:policy/ReadOnlyAccess");
+    assert!(of_session["DurationSeconds"].as_str().unwrap().parse::<u32>().unwrap() <= 3600, "{of_session}");
+    assert_eq!(of_session["Tags.member.1.Key"], "pdev:session");
+    let id = of_session["Tags.member.1.Value"].as_str().unwrap();
+    assert_eq!((&of_session["Tags.member.2.Key"], &of_session["Tags.member.2.Value"]), (&"pdev:agent".into(), &"robot".into()));
+    assert_eq!(of_session["RoleSessionName"], format!("pdev-role-{id}"));
     sandbox.pdev(&["audit"]).ok().prints("session robot");
 
     in_session(&["--for", "1m"], &format!("{pdev} credential aws own; {pdev} credential aws web")).ok();
-    let all = asked();
+    let all = recorded();
     let (own, web) = (&all[2], &all[3]);
     assert_eq!(own["PolicyArns.member.2.arn"], "arn:aws:iam::1:policy/b");
-    assert_eq!(own["DurationSeconds"], "900", "AWS gives no less");
+    assert_eq!(own["DurationSeconds"], "900", "AWS allows no shorter duration");
     assert!(own.get("Tags.member.1.Key").is_none(), "{own}");
     assert_eq!(web["PolicyArns.member.1.arn"], "arn:aws-cn:iam::aws:policy/ReadOnlyAccess");
     in_session(&[], &format!("{pdev} credential aws prod")).fails_with(1).prints("`prod` is production");
@@ -293,13 +293,13 @@ fn session_credentials_are_read_only_and_tagged() {
     in_session(&[], &format!("{pdev} run --as prod -- true"))
         .prints("`prod` is production")
         .prints("pdev session allow");
-    assert_eq!(asked().len(), 4, "what is refused was not asked for");
+    assert_eq!(recorded().len(), 4, "a refused request reached STS");
     let fetch = "import boto3; print(boto3.Session(region_name='eu-central-1').get_credentials().access_key)";
     in_session(&[], &format!("{pdev} run --as role -- {} -c \"{fetch}\"", python.display())).ok().prints("ASIA");
-    let last = asked().pop().unwrap();
+    let last = recorded().pop().unwrap();
     assert_eq!(
-        (asked().len(), &last["Tags.member.2.Value"]),
+        (recorded().len(), &last["Tags.member.2.Value"]),
         (5, &"robot".into()),
-        "the session's, and no other: {last}"
+        "`run --as` must request only the session's lease: {last}"
     );
 }

@@ -1,4 +1,4 @@
-//! Commands that need no agent, and the manners of all of them.
+//! Commands that need no agent, and behaviour that all commands share.
 
 use crate::sandbox::Sandbox;
 

@@ -1,5 +1,5 @@
-//! Google, Microsoft Entra and HashiCorp Vault as sources, at a protocol server that google-auth, azure-identity and hvac
-//! are content with.
+//! Google, Microsoft Entra and HashiCorp Vault as sources, with a protocol server that google-auth, azure-identity and
+//! hvac check.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -63,9 +63,9 @@ impl CloudServer {
         self.stats()[name].as_u64().unwrap()
     }
 
-    fn send_control(&self, what: &str) {
+    fn send_control(&self, action: &str) {
         let head = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-        request("127.0.0.1", self.port, &format!("POST /test/{what} {head}"));
+        request("127.0.0.1", self.port, &format!("POST /test/{action} {head}"));
     }
 }
 
@@ -86,7 +86,7 @@ source = "exec"
 command = ["echo", "{{\"token\":\"subject-of-another\"}}"]
 [stranger]
 source = "exec"
-command = ["echo", "{{\"token\":\"somebody\"}}"]
+command = ["echo", "{{\"token\":\"stranger\"}}"]
 [key]
 source = "google"
 [user]
@@ -144,22 +144,22 @@ path = "kv/data/none"
 role_id = "role"
 "#
     );
-    let unasked =
+    let without_approval =
         |text: String, name: &&str| text.replace(&format!("[{name}]\n"), &format!("[{name}]\nask = \"never\"\n"));
-    write_identities(sandbox, &["key", "robot", "app", "app-fed"].iter().fold(text, unasked));
+    write_identities(sandbox, &["key", "robot", "app", "app-fed"].iter().fold(text, without_approval));
     let passphrase = sandbox.path("passphrase");
     fs::write(&passphrase, "a long enough passphrase").unwrap();
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 pub fn login_with_secret(sandbox: &Sandbox, identity: &str, secret: &str) -> CommandOutput {
-    let path = sandbox.path("given");
+    let path = sandbox.path("secret");
     fs::write(&path, secret).unwrap();
     let mut login = sandbox.command(&sandbox.project(), &["login", identity]);
     login.env("PDEV_VAULT_PASSPHRASE_FILE", sandbox.path("passphrase")).stdin(fs::File::open(&path).unwrap());
-    let said = run_with_timeout(login, Duration::from_secs(60));
+    let output = run_with_timeout(login, Duration::from_secs(60));
     fs::remove_file(path).unwrap();
-    said
+    output
 }
 
 fn request_token(sandbox: &Sandbox, identity: &str) -> CommandOutput {
@@ -167,12 +167,12 @@ fn request_token(sandbox: &Sandbox, identity: &str) -> CommandOutput {
 }
 
 #[track_caller]
-fn assert_output_starts_with(said: CommandOutput, start: &str) {
-    let said = said.ok();
-    assert!(said.out.starts_with(start), "{}", said.transcript());
+fn assert_output_starts_with(output: CommandOutput, start: &str) {
+    let output = output.ok();
+    assert!(output.out.starts_with(start), "{}", output.transcript());
 }
 
-/// What is for one audience or resource only is asked for when a service's SDK wants it.
+/// A token for one audience or resource is requested only when a service's SDK requests it.
 fn check_services(sandbox: &Sandbox, clouds: &CloudServer) {
     let consumer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/consumer.py");
     sandbox.write("consumer.py", &fs::read_to_string(consumer).unwrap());
@@ -189,20 +189,20 @@ fn check_services(sandbox: &Sandbox, clouds: &CloudServer) {
     sandbox.write("pdev.yaml", &format!("pdev: 1\napp: cl\nidentities: {{ {declared} }}\nservices:\n{services}"));
     sandbox.pdev(&["up"]).ok();
     let status = sandbox.status(&sandbox.project());
-    let ask = |service: &str, path: &str| {
+    let fetch = |service: &str, path: &str| {
         let port = find_unit(&status, service)["ports"]["main"].as_u64().unwrap();
         get("127.0.0.1", u16::try_from(port).unwrap(), path).body
     };
     for service in ["key", "robot"] {
-        let said = ask(service, "/google-id");
-        assert!(said.contains("\"audience\": \"https://run.example\"") && said.contains(ROBOT), "{said}");
+        let output = fetch(service, "/google-id");
+        assert!(output.contains("\"audience\": \"https://run.example\"") && output.contains(ROBOT), "{output}");
     }
     for service in ["app", "app-fed"] {
-        let said = ask(service, "/azure-resources");
-        assert!(said.contains("\"different\": 2"), "{said}");
+        let output = fetch(service, "/azure-resources");
+        assert!(output.contains("\"different\": 2"), "{output}");
     }
     assert_eq!(clouds.stat("https://storage.azure.com/.default"), 2);
-    let refused = ask("app", "/google");
+    let refused = fetch("app", "/google");
     assert!(refused.contains("error"), "{refused}");
     sandbox.pdev(&["down"]).ok();
 }
@@ -214,7 +214,7 @@ fn google_entra_and_vault_sources_give_tokens() {
     write_cloud_identities(&sandbox, &clouds);
     let read = |name: &str| fs::read_to_string(clouds.folder.join(name)).unwrap();
 
-    // The agent that this one starts trusts the test's certificate too.
+    // The first command starts the agent, which inherits the test's certificate.
     let mut first = sandbox.command(&sandbox.project(), &["credential", "token", "fed"]);
     first.env("SSL_CERT_FILE", clouds.folder.join("ca.pem"));
     assert_output_starts_with(run_with_timeout(first, Duration::from_secs(60)), "canary-federated-");
@@ -255,7 +255,7 @@ fn google_entra_and_vault_sources_give_tokens() {
 
     check_services(&sandbox, &clouds);
 
-    // Renewed in another agent's life: the rotated refresh token was kept.
+    // A new agent renews with the rotated refresh token, which the killed agent has stored.
     let before = clouds.stat("refreshes");
     send_signal(sandbox.agent_pid().unwrap(), "KILL");
     let mut again = sandbox.command(&sandbox.project(), &["credential", "token", "user"]);
@@ -288,31 +288,30 @@ fn session_gets_read_only_google_tokens() {
         let script = format!("{} credential token {name}", env!("CARGO_BIN_EXE_pdev"));
         sandbox.pdev(&["session", "run", "--name", "robot", "--for", "10m", "--", "sh", "-c", &script])
     };
-    let asked = || clouds.stats()["issued_scopes"].as_array().unwrap().clone();
-    let (all, less) =
+    let issued = || clouds.stats()["issued_scopes"].as_array().unwrap().clone();
+    let (full, read_only) =
         ("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/cloud-platform.read-only");
-    let proven = asked().len();
+    let before = issued().len();
     session("key").ok().prints("canary-key-");
     session("fed").ok().prints("canary-federated-");
     session("robot").ok().prints("canary-impersonated-");
-    let given = asked()[proven..].to_vec();
-    // What the account is impersonated by stays inside.
-    assert_eq!(given[..3], [json!(["key", less]), json!(["fed", less]), json!(["fed", all])]);
-    let seconds = given[3][2].as_str().unwrap().trim_end_matches('s').parse::<u32>().unwrap();
-    assert_eq!((&given[3][0], &given[3][1]), (&json!("robot"), &json!(less)));
-    assert!((300..=600).contains(&seconds), "no longer than the session: {seconds}");
+    let in_session = issued()[before..].to_vec();
+    // The federated token that impersonates the account has the full scope, because it does not leave the agent.
+    assert_eq!(in_session[..3], [json!(["key", read_only]), json!(["fed", read_only]), json!(["fed", full])]);
+    let seconds = in_session[3][2].as_str().unwrap().trim_end_matches('s').parse::<u32>().unwrap();
+    assert_eq!((&in_session[3][0], &in_session[3][1]), (&json!("robot"), &json!(read_only)));
+    assert!((300..=600).contains(&seconds), "the lease is longer than the session: {seconds}");
 
-    // What the person's login was not granted is not asked around.
+    // If the user's login lacks the read-only scope, the session gets an error, not a token with the full scope.
     let refused = session("user").fails_with(1);
-    let refused = refused
-        .prints(&format!("`user` cannot be restricted to `{less}`"))
-        .prints("Some requested scopes were invalid");
+    let refused =
+        refused.prints(&format!("`user` cannot be restricted to `{less}`")).prints("Some requested scopes were invalid");
     refused.prints("gcloud auth application-default login --scopes").prints("pdev session allow");
-    assert_eq!(asked().len(), proven + 4);
+    assert_eq!(issued().len(), before + 4);
     assert_eq!(clouds.stat("reuse"), 0);
     clouds.send_control("grant");
     session("user").ok().prints("canary-user-");
-    assert_eq!(asked().last().unwrap(), &json!(["user", less]));
+    assert_eq!(issued().last().unwrap(), &json!(["user", read_only]));
     assert_output_starts_with(request_token(&sandbox, "user"), "canary-user-");
     sandbox.pdev(&["audit"]).ok().prints("cannot be restricted to");
 }

@@ -1,7 +1,7 @@
-//! Many ask at once, at the moment when a lease has ended: one renewal, one answer for all, and no person is disturbed.
+//! Many requests arrive at the moment when a lease has expired: one renewal, one response for all, and no prompt.
 //!
-//! The agent is stopped (SIGSTOP) while the lease ends and while all of them ask, so that they are there together when it
-//! goes on: nothing depends on who is faster.
+//! The agent is paused (SIGSTOP) while the lease expires and while the requests are sent. When it continues, all requests
+//! are waiting, so the result does not depend on timing.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,14 +18,14 @@ use crate::sandbox::{Sandbox, send_signal, wait_until};
 
 const REQUESTERS: usize = 200;
 
-/// Lets an agent go on that this test stopped, also after a failure: nobody could end it otherwise.
+/// Continues the paused agent on drop, also after a failure, because a paused agent cannot be ended.
 struct PausedAgent(u32);
 
 impl PausedAgent {
     fn pause(pid: u32) -> Self {
         send_signal(pid, "STOP");
         let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        wait_until("the agent is stopped", Duration::from_secs(10), || {
+        wait_until("the agent is paused", Duration::from_secs(10), || {
             state().rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T"))
         });
         Self(pid)
@@ -38,7 +38,7 @@ impl Drop for PausedAgent {
     }
 }
 
-/// What a helper sends; the answer is read later.
+/// Sends the request of a credential helper. [`read_response`] reads the response later.
 fn send_request(socket: &Path, identity: &str) -> UnixStream {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -52,40 +52,40 @@ fn read_response(mut stream: UnixStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     drop(stream.shutdown(Shutdown::Both));
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text}"));
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {text}"));
     assert!(head.starts_with("HTTP/1.1 200 "), "{text}");
     body.to_owned()
 }
 
-/// When the lease that is held ends, in Unix milliseconds.
+/// The expiry of the cached lease, in Unix milliseconds.
 fn lease_expiry(sandbox: &Sandbox, identity: &str) -> u128 {
     let all = sandbox.pdev(&["identity", "--json"]).ok().json();
-    let one = all.as_array().unwrap().iter().find(|one| one["name"] == identity).unwrap().clone();
-    u128::from(one["expires_at"].as_u64().unwrap_or_else(|| panic!("no lease is held: {one}")))
+    let entry = all.as_array().unwrap().iter().find(|entry| entry["name"] == identity).unwrap().clone();
+    u128::from(entry["expires_at"].as_u64().unwrap_or_else(|| panic!("no lease: {entry}")))
 }
 
 fn unix_milliseconds() -> u128 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()
 }
 
-/// A lease of a few seconds is held; `prepare` makes the next one long.
+/// Needs a cached lease of a few seconds. `prepare` makes the next lease long.
 fn request_at_lease_expiry(sandbox: &Sandbox, identity: &str, renewals: &dyn Fn() -> u64, prepare: &dyn Fn()) {
     let socket = sandbox.path("run/agent.sock");
     let (before, end) = (renewals(), lease_expiry(sandbox, identity));
     let events = leak_search::record_events(&socket);
-    let stopped = PausedAgent::pause(sandbox.agent_pid().unwrap());
-    assert!(unix_milliseconds() < end, "the lease ended before the agent was stopped: this machine is too slow for it");
-    assert_eq!(renewals(), before, "it was renewed before its end");
+    let paused = PausedAgent::pause(sandbox.agent_pid().unwrap());
+    assert!(unix_milliseconds() < end, "the lease expired before the agent was paused: this machine is too slow");
+    assert_eq!(renewals(), before, "the lease was renewed before its expiry");
     prepare();
-    let askers: Vec<UnixStream> = (0..REQUESTERS).map(|_| send_request(&socket, identity)).collect();
-    wait_until("the lease has ended", Duration::from_secs(60), || unix_milliseconds() > end);
-    drop(stopped);
-    let answers: Vec<String> = askers.into_iter().map(read_response).collect();
-    assert!(answers.iter().all(|one| *one == answers[0] && !one.is_empty()), "not one lease for all");
-    assert_eq!(renewals(), before + 1, "renewals for {REQUESTERS} askers");
-    let told = || String::from_utf8_lossy(&events.lock().unwrap()).into_owned();
-    wait_until("the renewal is told", Duration::from_secs(10), || told().contains("renewed"));
-    assert!(!told().contains("needs_login") && !told().contains("expiring"), "a person was disturbed: {}", told());
+    let streams: Vec<UnixStream> = (0..REQUESTERS).map(|_| send_request(&socket, identity)).collect();
+    wait_until("the lease has expired", Duration::from_secs(60), || unix_milliseconds() > end);
+    drop(paused);
+    let leases: Vec<String> = streams.into_iter().map(read_response).collect();
+    assert!(leases.iter().all(|lease| *lease == leases[0] && !lease.is_empty()), "the responses differ");
+    assert_eq!(renewals(), before + 1, "renewals for {REQUESTERS} requests");
+    let events = || String::from_utf8_lossy(&events.lock().unwrap()).into_owned();
+    wait_until("an event reports the renewal", Duration::from_secs(10), || events().contains("renewed"));
+    assert!(!events().contains("needs_login") && !events().contains("expiring"), "the user was notified: {}", events());
     sandbox.pdev(&["identity"]).ok().prints("ready");
 }
 
@@ -111,14 +111,14 @@ fn requests_at_lease_expiry_run_source_once() {
 #[test]
 fn requests_at_login_token_expiry_refresh_once() {
     let sandbox = Sandbox::without_docker();
-    let Some(provider) = Provider::start("200 askers at a provider", &sandbox) else { return };
-    let life = |seconds: u32| {
+    let Some(provider) = Provider::start("200 requests at a provider", &sandbox) else { return };
+    let set_lifetime = |seconds: u32| {
         let path = format!("/test/life?seconds={seconds}");
         assert_eq!(crate::http::get("127.0.0.1", provider.port, &path).status, 200);
     };
     let passphrase = set_up_vault(&sandbox, &provider);
-    life(10);
+    set_lifetime(10);
     sign_in(&sandbox, &passphrase, "device");
     sandbox.pdev(&["credential", "token", "idp"]).ok();
-    request_at_lease_expiry(&sandbox, "idp", &|| provider.renewals(), &|| life(3600));
+    request_at_lease_expiry(&sandbox, "idp", &|| provider.renewals(), &|| set_lifetime(3600));
 }

@@ -11,7 +11,7 @@ use crate::sandbox::{CommandOutput, Sandbox, run_with_timeout, wait_until};
 
 const PDEV: &str = env!("CARGO_BIN_EXE_pdev");
 
-/// A sandbox with identities whose source is a counted program.
+/// A sandbox with identities whose source is a program that counts its runs.
 fn sandbox_with_identities() -> Sandbox {
     let sandbox = Sandbox::without_docker();
     let bin = sandbox.path("bin");
@@ -56,7 +56,7 @@ fn source_runs(sandbox: &Sandbox) -> usize {
     fs::read_to_string(sandbox.path("runs")).unwrap_or_default().lines().count()
 }
 
-/// A tool with the helpers on its path and nothing of the caller's configuration.
+/// A tool with pdev's helpers on its PATH, and without the configuration of the user who runs the test.
 pub fn tool_command(sandbox: &Sandbox, program: &str, arguments: &[&str]) -> Command {
     let mut path = sandbox.path("bin").into_os_string();
     path.push(":");
@@ -80,15 +80,15 @@ fn run(command: Command) -> CommandOutput {
 }
 
 pub fn is_installed(journey: &str, program: &str, arguments: &[&str]) -> bool {
-    let found = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let there = found.is_ok_and(|status| status.success());
-    if !there {
+    let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let works = status.is_ok_and(|status| status.success());
+    if !works {
         println!("skipped: {journey}: `{program} {}` does not work here", arguments.join(" "));
     }
-    there
+    works
 }
 
-/// A server that writes down which credential it was given.
+/// A server that logs the credential of each request.
 pub struct RecordingServer {
     child: Child,
     pub port: u16,
@@ -125,9 +125,9 @@ fn git_gets_password_and_falls_back_without_identity() {
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "false");
         command
     };
-    let said = run_with_input(git("fill"), &sandbox, "protocol=https\nhost=git.example.org\npath=a/b.git\n\n").ok();
-    assert!(said.out.contains("username=robot\npassword=canary-tok\n"), "{}", said.transcript());
-    // A 401 makes git erase: the next one is fetched anew, and the login is still there.
+    let output = run_with_input(git("fill"), &sandbox, "protocol=https\nhost=git.example.org\npath=a/b.git\n\n").ok();
+    assert!(output.out.contains("username=robot\npassword=canary-tok\n"), "{}", output.transcript());
+    // After a 401, git erases the credential. The next one comes from the source again, and the login still exists.
     run_with_input(
         git("reject"),
         &sandbox,
@@ -157,18 +157,18 @@ fn botocore_threads_and_processes_share_one_lease() {
         command.env("AWS_EC2_METADATA_DISABLED", "true");
         command
     };
-    let said = run(python(
+    let output = run(python(
         "import botocore.session as b, concurrent.futures as c\n\
-         def one(_):\n  s = b.Session(profile='dev'); k = s.get_credentials().get_frozen_credentials(); return k.access_key + k.secret_key + k.token\n\
-         print(sorted(set(c.ThreadPoolExecutor(10).map(one, range(10)))))",
+         def key(_):\n  s = b.Session(profile='dev'); k = s.get_credentials().get_frozen_credentials(); return k.access_key + k.secret_key + k.token\n\
+         print(sorted(set(c.ThreadPoolExecutor(10).map(key, range(10)))))",
     ))
     .ok();
-    assert_eq!(said.out.trim(), "['AKIACANARYcanary-scanary-t']");
+    assert_eq!(output.out.trim(), "['AKIACANARYcanary-scanary-t']");
     assert_eq!(source_runs(&sandbox), 1);
-    // Ten processes, each with a helper of its own, after the lease was found wanting.
+    // Ten processes, each with its own helper, and no cached lease.
     sandbox.pdev(&["agent", "stop"]).ok();
-    let one = "import botocore.session as b; k = b.Session(profile='dev').get_credentials().get_frozen_credentials(); print(k.token)";
-    let all: Vec<Child> = (0..10).map(|_| python(one).stdout(Stdio::piped()).spawn().unwrap()).collect();
+    let program = "import botocore.session as b; k = b.Session(profile='dev').get_credentials().get_frozen_credentials(); print(k.token)";
+    let all: Vec<Child> = (0..10).map(|_| python(program).stdout(Stdio::piped()).spawn().unwrap()).collect();
     for process in all {
         let output = process.wait_with_output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "canary-t\n", "{:?}", output.status);
@@ -225,12 +225,12 @@ fn cargo_sends_token_to_registry() {
             cargo.env(name, value);
         }
     }
-    let said = run(cargo);
+    let output = run(cargo);
     assert!(
         listener.requests().contains("/index/config.json canary-tok"),
         "{}\n{}",
         listener.requests(),
-        said.transcript()
+        output.transcript()
     );
 }
 
@@ -254,7 +254,7 @@ fn docker_sends_password_to_registry() {
         command
     };
     drop(run(docker(&["pull", "-q", &format!("{server}/nothing:1")])));
-    // robot:canary-tok
+    // Base64 of robot:canary-tok.
     assert!(listener.requests().contains("Basic cm9ib3Q6Y2FuYXJ5LXRvaw=="), "{}", listener.requests());
     run(docker(&["logout", &server])).ok();
     let helper = |verb: &str, input: &str| {
@@ -274,17 +274,17 @@ fn audit_records_requests_without_secrets() {
     sandbox.pdev(&["credential", "aws", "reg"]).fails_with(1).prints("gives a token, and an AWS credential is needed");
     sandbox.pdev(&["credential", "token", "rge"]).fails_with(1).prints("try: Did you mean `reg`?");
     sandbox.pdev(&["credential", "tokn", "reg"]).fails_with(2).prints("'token'");
-    let listed = sandbox.pdev(&["identity"]).ok();
-    assert!(listed.out.contains("reg       exec    ready"), "{}", listed.transcript());
-    let said = sandbox.pdev(&["audit", "reg", "--json"]).ok();
-    let entries: Vec<serde_json::Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let whats: Vec<&str> = entries.iter().map(|entry| entry["what"].as_str().unwrap()).collect();
-    assert_eq!(whats, ["renewed", "issued", "refused"]);
-    let who = entries[1]["chain"][0].as_str().unwrap();
-    assert!(who.contains("journeys"), "the test itself asked: {who}");
+    let list = sandbox.pdev(&["identity"]).ok();
+    assert!(list.out.contains("reg       exec    ready"), "{}", list.transcript());
+    let output = sandbox.pdev(&["audit", "reg", "--json"]).ok();
+    let entries: Vec<serde_json::Value> = output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let actions: Vec<&str> = entries.iter().map(|entry| entry["what"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["renewed", "issued", "refused"]);
+    let requester = entries[1]["chain"][0].as_str().unwrap();
+    assert!(requester.contains("journeys"), "the test is the requester: {requester}");
     let mut grep = Command::new("grep");
     grep.args(["-rls", "canary"]).arg(sandbox.path("home")).arg(sandbox.path("run"));
-    assert_eq!(run(grep).out, "", "a credential lies on the disk");
+    assert_eq!(run(grep).out, "", "a credential is on disk");
     assert!(!sandbox.pdev(&["identity", "--json"]).ok().transcript().contains("canary"));
 }
 
@@ -324,8 +324,8 @@ fn run_as_gives_credential_only_to_that_program() {
         ],
     );
     run_as.env("AWS_PROFILE", "other");
-    let said = run(run_as).fails_with(7);
-    assert_eq!(said.out, "AKIACANARY canary-t none\n");
+    let output = run(run_as).fails_with(7);
+    assert_eq!(output.out, "AKIACANARY canary-t none\n");
     sandbox.pdev(&["run", "--as", "reg", "--", "sh", "-c", "echo $PDEV_TOKEN"]).ok().prints("canary-tok");
     sandbox.pdev(&["run", "--as", "hub", "--", "sh", "-c", "echo $GITHUB_TOKEN"]).ok().prints("canary-tok");
     sandbox.pdev(&["run", "--as", "reg", "--", "/no/such"]).fails_with(127).prints("cannot start `/no/such`");

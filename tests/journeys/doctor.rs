@@ -1,4 +1,4 @@
-//! `pdev doctor credentials`: why an identity fails, until when it lasts, what is configured twice, and the clock.
+//! `pdev doctor credentials`: failing identities, expiry, conflicting configuration, and the clock.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,13 +10,13 @@ use serde_json::Value;
 use crate::credential_formats::write_identities;
 use crate::sandbox::Sandbox;
 
-/// The time as servers write it, as GNU date understands what is asked for.
+/// A time in the format of the HTTP header `Date`. `clock` is an argument of GNU date.
 pub fn http_date(clock: &str) -> String {
-    let said = Command::new("date").args(["-u", "-d", clock, "+%a, %d %b %Y %H:%M:%S GMT"]).env("LC_ALL", "C").output();
-    String::from_utf8(said.unwrap().stdout).unwrap().trim().to_owned()
+    let output = Command::new("date").args(["-u", "-d", clock, "+%a, %d %b %Y %H:%M:%S GMT"]).env("LC_ALL", "C").output();
+    String::from_utf8(output.unwrap().stdout).unwrap().trim().to_owned()
 }
 
-/// A server whose clock is off; answers until the journey ends.
+/// A server that reports this time as its clock. It answers until the journey ends.
 fn start_server_with_clock(clock: &str) -> u16 {
     let date = http_date(clock);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -25,8 +25,8 @@ fn start_server_with_clock(clock: &str) -> u16 {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             drop(stream.read(&mut [0; 2048]));
-            let answer = format!("HTTP/1.1 404 Not Found\r\nDate: {}\r\ncontent-length: 0\r\n\r\n", date.trim());
-            drop(stream.write_all(answer.as_bytes()));
+            let response = format!("HTTP/1.1 404 Not Found\r\nDate: {}\r\ncontent-length: 0\r\n\r\n", date.trim());
+            drop(stream.write_all(response.as_bytes()));
         }
     });
     port
@@ -54,9 +54,9 @@ fn doctor_reports_failures_expiry_conflicts_and_clock() {
     fs::write(sandbox.path("home/.aws/credentials"), "[keys]\naws_access_key_id = AKIA\n").unwrap();
 
     let quiet = sandbox.pdev(&["doctor", "credentials"]).ok().prints("there is none yet; the first login makes it");
-    assert!(sandbox.agent_pid().is_none(), "a look starts nothing: {}", quiet.transcript());
-    let said = sandbox.pdev(&["doctor", "credentials", "--ask"]).ok();
-    let said = said
+    assert!(sandbox.agent_pid().is_none(), "`doctor` without `--ask` started an agent: {}", quiet.transcript());
+    let output = sandbox.pdev(&["doctor", "credentials", "--ask"]).ok();
+    let output = output
         .prints("`keys`: holds a lease until 2")
         .prints("in 59 min")
         .prints("`broken`: `sh` ended with exit status: 3: no such profile")
@@ -66,7 +66,7 @@ fn doctor_reports_failures_expiry_conflicts_and_clock() {
         .prints("the aws profile `keys` has keys in the shared credentials file: they win over the identity")
         .prints(&format!("this machine is about 20 min behind `127.0.0.1:{late}`"))
         .prints(&format!("agrees with `127.0.0.1:{right}`"));
-    assert!(!said.transcript().contains("canary-doctor"), "{}", said.transcript());
+    assert!(!output.transcript().contains("canary-doctor"), "{}", output.transcript());
 
     let findings = sandbox.pdev(&["doctor", "credentials", "--json"]).ok().json();
     let of = |check: &str| -> Vec<&Value> {

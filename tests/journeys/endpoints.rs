@@ -1,5 +1,5 @@
-//! Services with an identity: boto3, google-auth and azure-identity get fresh credentials by themselves, in containers
-//! and as local processes, for longer than a lease and an agent last.
+//! Services with an identity: boto3, google-auth and azure-identity renew their credentials, in containers and in local
+//! processes, beyond the end of a lease and of an agent.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::credential_formats::write_identities;
 use crate::http;
 use crate::sandbox::{Sandbox, find_unit, send_signal, wait_until};
 
-/// Counts its runs, and prints a credential that says which run it is of and lasts five seconds.
+/// Counts its runs, and prints a credential that contains the number of the run and expires after five seconds.
 pub const SOURCE_SCRIPT: &str = r#"#!/bin/sh
 n=$(($(cat "$2" 2>/dev/null || echo 0) + 1)); echo $n > "$2"
 end=$(($(date +%s) + 5))
@@ -28,13 +28,13 @@ struct Fixture {
     runtime: &'static str,
 }
 
-/// The Python with the SDKs beside it, or `None`, said as skipped.
+/// Returns a Python and the folder of the SDKs. Prints a skip and returns `None` if they are missing.
 pub fn find_sdks(journey: &str) -> Option<(PathBuf, PathBuf)> {
     let python = PathBuf::from(std::env::var_os("PDEV_TEST_PYTHON").unwrap_or_else(|| "python3".into()));
     let folder = std::env::var_os("PDEV_TEST_SDKS").map(PathBuf::from).unwrap_or_default();
     let check = ["-c", "import boto3, google.auth, requests, azure.identity"];
-    let found = Command::new(&python).args(check).env("PYTHONPATH", &folder).stderr(Stdio::null()).status();
-    if found.is_ok_and(|status| status.success()) {
+    let status = Command::new(&python).args(check).env("PYTHONPATH", &folder).stderr(Stdio::null()).status();
+    if status.is_ok_and(|status| status.success()) {
         return Some((python, folder));
     }
     println!("skipped: {journey}: python has no boto3, google-auth and azure-identity");
@@ -91,27 +91,27 @@ impl Fixture {
 
     #[track_caller]
     fn request_json(&self, port: u16, path: &str) -> Value {
-        let answer = http::get("127.0.0.1", port, path);
-        serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.body))
+        let response = http::get("127.0.0.1", port, path);
+        serde_json::from_str(&response.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", response.body))
     }
 
-    /// Asks the same programs until each was given three leases, one after the other.
+    /// Requests credentials from the same programs until each has received three leases in sequence.
     #[track_caller]
-    fn assert_survives_renewals(&self, asked: &[(u16, &str)]) {
-        let number = |said: &Value| said["number"].as_i64().unwrap_or_else(|| panic!("{said}"));
-        let firsts: Vec<Value> = asked.iter().map(|(port, path)| self.request_json(*port, path)).collect();
+    fn assert_survives_renewals(&self, clients: &[(u16, &str)]) {
+        let number = |response: &Value| response["number"].as_i64().unwrap_or_else(|| panic!("{response}"));
+        let firsts: Vec<Value> = clients.iter().map(|(port, path)| self.request_json(*port, path)).collect();
         wait_until("two more leases", Duration::from_secs(60), || {
-            let all = asked.iter().zip(&firsts).map(|((port, path), first)| {
+            let all = clients.iter().zip(&firsts).map(|((port, path), first)| {
                 let now = self.request_json(*port, path);
-                assert_eq!(now["pid"], first["pid"], "the same program");
+                assert_eq!(now["pid"], first["pid"], "the program was restarted");
                 number(&now) >= number(first) + 2
             });
-            // Each is asked in every round: a client that is left alone has nothing to renew.
+            // `filter` and `count` visit all clients in each round, because a client without requests renews nothing.
             all.filter(|renewed| !renewed).count() == 0
         });
     }
 
-    /// Everything outside of the source that could have kept a lease.
+    /// Searches all places outside of the source that could contain a lease.
     fn find_canary(&self) -> String {
         let sandbox = &self.sandbox;
         let mut grep = Command::new("grep");
@@ -121,8 +121,8 @@ impl Fixture {
         let processes = Command::new("sh").args(["-c", environments]).output().unwrap();
         found += &String::from_utf8_lossy(&processes.stdout);
         for arguments in [&["status", "--json"][..], &["identity", "--json"], &["audit", "--json"], &["logs"]] {
-            let said = sandbox.pdev(arguments);
-            if said.transcript().contains("canary-") {
+            let output = sandbox.pdev(arguments);
+            if output.transcript().contains("canary-") {
                 found += &format!("{arguments:?}\n");
             }
         }
@@ -133,8 +133,8 @@ impl Fixture {
 fn check_endpoints(stage: &Fixture) {
     stage.up();
     let [aws, google, azure, other] = ["aws", "google", "azure", "other"].map(|service| stage.service_port(service));
-    let given = stage.request_json(aws, "/aws");
-    assert_eq!(given["method"], "container-role", "{given}");
+    let credential = stage.request_json(aws, "/aws");
+    assert_eq!(credential["method"], "container-role", "{credential}");
     assert_eq!(stage.request_json(aws, "/imds")["role"], "a");
     let account = stage.request_json(google, "/google");
     assert_eq!(account["project"], "shop", "{account}");
@@ -142,10 +142,10 @@ fn check_endpoints(stage: &Fixture) {
     let all = [(aws, "/aws"), (aws, "/imds"), (google, "/google"), (azure, "/azure"), (azure, "/azure-default")];
     stage.assert_survives_renewals(&all);
 
-    // Another service of the preview, and another program of this machine, ask in vain.
+    // The endpoint rejects another service of the preview and another program of this machine.
     let environment = stage.request_json(google, "/env");
-    let place = environment["GCE_METADATA_HOST"].as_str().unwrap();
-    let token = format!("http://{place}/computeMetadata/v1/instance/service-accounts/default/token");
+    let address = environment["GCE_METADATA_HOST"].as_str().unwrap();
+    let token = format!("http://{address}/computeMetadata/v1/instance/service-accounts/default/token");
     assert_eq!(stage.request_json(google, &format!("/fetch?{token}"))["status"], 200);
     for stranger in [other, aws] {
         let refused = stage.request_json(stranger, &format!("/fetch?{token}"));
@@ -154,7 +154,7 @@ fn check_endpoints(stage: &Fixture) {
     }
     let stranger = Command::new("curl").args(["-s", "-H", "Metadata-Flavor: Google", &token]).output().unwrap();
     assert!(!String::from_utf8_lossy(&stranger.stdout).contains("canary"));
-    // In its own dialects only.
+    // The endpoint answers only in the format of its own cloud.
     let base = token.split("/computeMetadata").next().unwrap();
     let refused = stage.request_json(google, &format!("/fetch?{base}/metadata/identity/oauth2/token?resource=x"));
     assert_eq!(refused["status"], 400);
@@ -166,7 +166,7 @@ fn check_endpoints(stage: &Fixture) {
     send_signal(pid, "KILL");
     stage.sandbox.pdev(&["status"]).ok();
     for (port, path) in all {
-        wait_until(&format!("{path}: the next agent answers"), Duration::from_secs(30), || {
+        wait_until(&format!("{path}: the next agent responds"), Duration::from_secs(30), || {
             stage.request_json(port, path)["number"].is_i64()
         });
     }
@@ -178,18 +178,17 @@ fn check_endpoints(stage: &Fixture) {
     assert!(audit.transcript().contains("msi"));
 }
 
-/// Whether somebody listens where the endpoints were.
 fn is_listening(address: &str) -> bool {
-    let listening = Command::new("ss").args(["-Hltn", "src", address]).output().unwrap();
-    !listening.stdout.is_empty()
+    let sockets = Command::new("ss").args(["-Hltn", "src", address]).output().unwrap();
+    !sockets.stdout.is_empty()
 }
 
 fn check_endpoints_close(stage: &Fixture) {
     let google = stage.service_port("google");
-    let place = stage.request_json(google, "/env")["GCE_METADATA_HOST"].as_str().unwrap().to_owned();
-    assert!(is_listening(&place), "{place}");
+    let address = stage.request_json(google, "/env")["GCE_METADATA_HOST"].as_str().unwrap().to_owned();
+    assert!(is_listening(&address), "{address}");
     stage.sandbox.pdev(&["down"]).ok();
-    assert!(!is_listening(&place), "{place} after `down`");
+    assert!(!is_listening(&address), "{address} after `down`");
 }
 
 #[test]
@@ -208,9 +207,9 @@ pub fn sdks_in_containers_stay_signed_in() {
     let Some(sandbox) = Sandbox::with_docker(name) else { return };
     let mount = format!("{}:/sdks:ro", folder.display());
     let check = ["run", "--rm", "-e", "PYTHONPATH=/sdks", "-v", &mount, "python:3-slim", "python3", "-c"];
-    let fits = Command::new("docker").args(check).arg("import boto3, google.auth, azure.identity").output().unwrap();
-    if !fits.status.success() {
-        println!("skipped: {name}: the image's python cannot use the SDKs: {}", String::from_utf8_lossy(&fits.stderr));
+    let imports = Command::new("docker").args(check).arg("import boto3, google.auth, azure.identity").output().unwrap();
+    if !imports.status.success() {
+        println!("skipped: {name}: the image's python cannot use the SDKs: {}", String::from_utf8_lossy(&imports.stderr));
         return;
     }
     let stage = Fixture::new(sandbox, "docker", &python, &folder);

@@ -1,4 +1,4 @@
-//! The engine is restarted in the middle of a preview's life.
+//! The engine restarts while a preview runs.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn preview_recovers_after_engine_restart() {
     }
     let mut engine = match PrivateEngine::start(IMAGE) {
         Ok(engine) => engine,
-        Err(why) => return println!("skipped: engine: {why}"),
+        Err(reason) => return println!("skipped: engine: {reason}"),
     };
     let sandbox = Sandbox::with_engine(&engine.host());
     let project = sandbox.project();
@@ -40,20 +40,20 @@ fn preview_recovers_after_engine_restart() {
     };
     assert!(ready());
     engine.stop();
-    wait_until("the loss shows", Duration::from_secs(20), || !ready());
-    wait_until("why shows", Duration::from_secs(20), || {
+    wait_until("the loss of the engine is reported", Duration::from_secs(20), || !ready());
+    wait_until("the cause is reported", Duration::from_secs(20), || {
         let status = sandbox.pdev(&["status"]).ok();
         ["polite", "rude"].iter().all(|name| find_unit(&sandbox.status(&project), name)["state"] == "unhealthy")
             && status.out.contains("the container engine is gone; this unit recovers when the engine is back")
     });
-    // A container that the engine ended did not fail, and what cannot be read is not silence.
+    // A container that ended with its engine is not a problem, and missing logs are an error, not empty logs.
     assert_eq!(sandbox.status(&project).get("problems"), None);
     sandbox.pdev(&["logs"]).fails_with(1).prints("cannot reach the Docker engine");
-    // Both could run as processes; that would be a second copy.
+    // `up` must not start the services as processes, because that would be a second copy.
     sandbox.pdev(&["up"]).fails_with(1).prints("cannot reach the Docker engine").prints("--runtime process");
     engine.start_daemon().unwrap();
-    // Nobody asks for it.
-    wait_until("it runs again", Duration::from_secs(60), ready);
+    // The agent recovers without a request.
+    wait_until("the preview is ready again", Duration::from_secs(60), ready);
     sandbox.pdev(&["up"]).ok().prints("nothing changed");
     let handle = find_unit(&sandbox.status(&project), "rude")["handle"].as_str().unwrap().to_owned();
     let mut kill = Command::new("docker");
@@ -64,6 +64,6 @@ fn preview_recovers_after_engine_restart() {
         let rude = find_unit(&status, "rude");
         rude["state"] == "ready" && rude["restarts"].as_u64() > Some(0)
     };
-    wait_until("its exit was heard", Duration::from_secs(20), restarted);
+    wait_until("the killed container is restarted", Duration::from_secs(20), restarted);
     sandbox.pdev(&["down"]).ok();
 }

@@ -1,4 +1,4 @@
-//! The first minutes: `pdev up` in a clone, look, change, take down; without a container engine.
+//! The first use of pdev: `up` in a clone, status, a change, `down`; without a container engine.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ fn hello_example_serves_its_url_and_stops_completely() {
     sandbox.pdev(&["up"]).ok().prints(".main.hello.localhost:");
     let (host, port) = sandbox.url(&project, Some("web"));
     assert_eq!(host, "web.main.hello.localhost");
-    let answer = get(&host, port, "/");
-    assert_eq!(answer.status, 200, "{}", answer.head);
-    assert!(answer.body.contains("world"), "{}", answer.body);
+    let response = get(&host, port, "/");
+    assert_eq!(response.status, 200, "{}", response.head);
+    assert!(response.body.contains("world"), "{}", response.body);
     assert_eq!(get("main.hello.localhost", port, "/").status, 200);
     assert_eq!(get("hello.localhost", port, "/").status, 200);
     sandbox.pdev(&["down"]).ok();
     assert_eq!(get(&host, port, "/").status, 404);
     sandbox.pdev(&["agent", "stop"]).ok();
-    wait_until("no process is left", Duration::from_secs(10), || sandbox.processes().is_empty());
+    wait_until("no process remains", Duration::from_secs(10), || sandbox.processes().is_empty());
 }
 
 #[test]
@@ -31,8 +31,8 @@ fn second_up_reports_no_change() {
     let before = find_unit(&sandbox.status(&project), "web").clone();
     sandbox.pdev(&["up"]).ok().prints("nothing changed");
     let after = find_unit(&sandbox.status(&project), "web").clone();
-    assert_eq!(before["handle"], after["handle"], "it was replaced");
-    assert_eq!(before["started_at"], after["started_at"], "it was restarted");
+    assert_eq!(before["handle"], after["handle"], "web was replaced");
+    assert_eq!(before["started_at"], after["started_at"], "web was restarted");
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn change_replaces_only_changed_unit() {
     sandbox.pdev(&["plan"]).ok().prints("env.LEVEL");
     sandbox.pdev(&["up"]).ok();
     let after = sandbox.status(&sandbox.project());
-    assert_eq!(find_unit(&before, "b")["started_at"], find_unit(&after, "b")["started_at"], "b was touched");
+    assert_eq!(find_unit(&before, "b")["started_at"], find_unit(&after, "b")["started_at"], "b was restarted");
     assert_ne!(find_unit(&before, "a")["started_at"], find_unit(&after, "a")["started_at"], "a was not replaced");
 }
 
@@ -67,8 +67,8 @@ fn commands_find_preview_from_subfolder() {
     sandbox.pdev_in(&deep, &["wait"]).ok();
     let (host, port) = sandbox.url(&project, Some("web"));
     get(&host, port, "/remember-this-line");
-    // The program answers first and writes its line then.
-    wait_until("the line is in the logs", Duration::from_secs(10), || {
+    // The program writes its log line after the response.
+    wait_until("the request is in the logs", Duration::from_secs(10), || {
         sandbox.pdev_in(&deep, &["logs", "web"]).ok().out.contains("remember-this-line")
     });
     sandbox
@@ -91,10 +91,10 @@ fn a_finished_job_runs_again_only_when_its_inputs_change() {
     sandbox.pdev(&["up"]).ok();
     assert_eq!(runs(), 1);
     sandbox.pdev(&["up"]).ok();
-    assert_eq!(runs(), 1, "it ran again although nothing changed");
+    assert_eq!(runs(), 1, "the job ran again although nothing changed");
     sandbox.write("data.sql", "2");
     sandbox.pdev(&["up"]).ok();
-    assert_eq!(runs(), 2, "its inputs changed");
+    assert_eq!(runs(), 2, "the job did not run although its inputs changed");
 }
 
 #[test]
@@ -110,10 +110,10 @@ fn run_starts_manual_job_each_time_and_no_other_unit() {
     sandbox.pdev(&["up"]).ok();
     let before = (started("web"), started("db"));
     for _ in 0..2 {
-        let said = sandbox.pdev(&["run", "seed"]).ok();
-        assert_eq!((said.out.as_str(), said.err.contains("why")), ("seeded\n", true), "{}", said.transcript());
+        let output = sandbox.pdev(&["run", "seed"]).ok();
+        assert_eq!((output.out.as_str(), output.err.contains("why")), ("seeded\n", true), "{}", output.transcript());
     }
-    assert_eq!((started("web"), started("db")), before, "others were touched");
+    assert_eq!((started("web"), started("db")), before, "other units were restarted");
     let mut command = sandbox.command(&sandbox.project(), &["run", "seed"]);
     command.env("CODE", "7");
     run_with_timeout(command, Duration::from_secs(60)).fails_with(7).prints("job `seed` ended with exit code 7");
@@ -148,7 +148,7 @@ fn up_service_starts_only_it_and_its_dependencies() {
     sandbox.write("pdev.yaml", &manifest("two"));
     sandbox.pdev(&["up", "--service", "a"]).ok().prints("nothing changed");
     assert_eq!(names(), ["a ready", "b ready", "c ready"]);
-    assert_eq!(find_unit(&sandbox.status(&sandbox.project()), "c")["started_at"], before, "it was replaced unasked");
+    assert_eq!(find_unit(&sandbox.status(&sandbox.project()), "c")["started_at"], before, "c was replaced although it was not selected");
     sandbox.pdev(&["plan"]).ok().prints("env.LEVEL");
 }
 
@@ -163,8 +163,8 @@ fn concurrent_ups_start_one_program() {
         }
     });
     let perl = || sandbox.processes().into_iter().filter(|(_, command)| command.contains("hello.pl")).count();
-    // It forks for each connection.
-    wait_until("one program", Duration::from_secs(5), || perl() == 1);
+    // The program forks for each connection, so more processes may exist for a moment.
+    wait_until("one program runs", Duration::from_secs(5), || perl() == 1);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn secrets_are_files_removed_by_down() {
     sandbox.write("value.txt", "canary-1234");
     sandbox.pdev(&["up", "--secret", "token=@value.txt"]).ok();
     let seen = sandbox.project().join("seen.txt");
-    wait_until("the program read its secret", Duration::from_secs(10), || {
+    wait_until("the program has read its secret", Duration::from_secs(10), || {
         std::fs::read_to_string(&seen).is_ok_and(|text| text == "canary-1234")
     });
     let status = sandbox.pdev(&["status", "--json"]).ok();
@@ -188,11 +188,11 @@ fn secrets_are_files_removed_by_down() {
         assert!(!command.contains("canary-1234"), "{command}");
     }
     sandbox.pdev(&["down", "--volumes"]).ok();
-    let kept = std::process::Command::new("grep")
+    let grep = std::process::Command::new("grep")
         .args(["-rls", "canary-1234"])
         .arg(sandbox.path("run"))
         .arg(sandbox.path("home"))
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&kept.stdout), "", "the secret is still on the disk");
+    assert_eq!(String::from_utf8_lossy(&grep.stdout), "", "the secret is still on disk");
 }

@@ -1,4 +1,4 @@
-//! A plain HTTP/1.1 request to the loopback with any `Host`: names under `.localhost` need no resolver here.
+//! Plain HTTP/1.1 requests to the loopback with any `Host`, so names under `.localhost` need no resolver.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -35,6 +35,7 @@ pub fn try_request(port: u16, text: &str) -> std::io::Result<Response> {
 fn decode_chunked(body: &str) -> String {
     let mut rest = body;
     let mut text = String::new();
+    // A truncated body ends the loop and returns the complete chunks.
     while let Some((size, after)) = rest.split_once("\r\n") {
         let size = usize::from_str_radix(size.trim(), 16).unwrap_or_default();
         if size == 0 || after.len() < size {

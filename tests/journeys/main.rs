@@ -1,9 +1,9 @@
-//! Journeys: what a person does, through the real binary, against real programs and a real engine.
+//! Journeys: user actions through the real binary, with real programs and a real engine.
 //!
-//! Each journey has a home, a socket folder and a checkout of its own, and leaves nothing behind; see `sandbox`.
-//! A journey whose counterpart is missing here says `skipped: REASON` and counts as skipped in `tests/run`.
+//! Each journey has its own home, socket folder and checkout, and removes everything at the end; see `sandbox`.
+//! A journey whose counterpart is missing prints `skipped: WHAT: WHY`, and `tests/run` counts it as skipped.
 #![expect(clippy::unwrap_used, reason = "a failed step of a journey ends it, with its line")]
-#![expect(clippy::print_stdout, reason = "`tests/run` reads why a journey was skipped")]
+#![expect(clippy::print_stdout, reason = "`tests/run` reads the reason of a skip from standard output")]
 
 mod agent_lifecycle;
 mod approvals;

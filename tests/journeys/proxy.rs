@@ -1,4 +1,4 @@
-//! The proxy as a browser and an attacker meet it.
+//! The proxy with requests of a browser and of an attacker.
 
 use crate::http::{get, request};
 use crate::sandbox::Sandbox;
@@ -9,10 +9,10 @@ fn proxy_serves_only_exact_preview_hosts() {
     let project = sandbox.create_example("hello");
     sandbox.pdev(&["up"]).ok();
     let (_, port) = sandbox.url(&project, Some("web"));
-    assert_eq!(get("WEB.Main.Hello.LOCALHOST", port, "/").status, 200, "case does not matter");
+    assert_eq!(get("WEB.Main.Hello.LOCALHOST", port, "/").status, 200, "host names are case-insensitive");
     let unknown = get("web.other.hello.localhost", port, "/");
     assert_eq!(unknown.status, 404);
-    assert!(unknown.body.contains("main.hello.localhost"), "it names what there is: {}", unknown.body);
+    assert!(unknown.body.contains("main.hello.localhost"), "it lists the existing previews: {}", unknown.body);
     let foreign = get("evil.example.org", port, "/");
     assert_eq!((foreign.status, foreign.body.as_str()), (421, ""));
     let json = request(

@@ -1,4 +1,4 @@
-//! A machine of its own for one journey: home, socket folder, project; everything is taken down when it ends.
+//! The environment of one journey: home, socket folder, project. Dropping a [`Sandbox`] removes everything.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use serde_json::Value;
 pub struct Sandbox {
     root: tempfile::TempDir,
     docker: bool,
-    /// Another engine than the machine's own.
+    /// The host of a private engine, instead of the machine's engine.
     engine: Option<String>,
 }
 
-/// What a finished command said.
+/// The exit code and the output of a finished command.
 pub struct CommandOutput {
     pub code: i32,
     pub out: String,
@@ -22,7 +22,7 @@ pub struct CommandOutput {
 }
 
 impl CommandOutput {
-    /// Both streams, for messages of failed checks.
+    /// Exit code and both streams, for messages of failed assertions.
     pub fn transcript(&self) -> String {
         format!("exit {}\n--- out\n{}\n--- err\n{}", self.code, self.out, self.err)
     }
@@ -40,8 +40,8 @@ impl CommandOutput {
     }
 
     #[track_caller]
-    pub fn prints(self, words: &str) -> Self {
-        assert!(self.out.contains(words) || self.err.contains(words), "missing: {words}\n{}", self.transcript());
+    pub fn prints(self, text: &str) -> Self {
+        assert!(self.out.contains(text) || self.err.contains(text), "missing: {text}\n{}", self.transcript());
         self
     }
 
@@ -52,12 +52,12 @@ impl CommandOutput {
 }
 
 impl Sandbox {
-    /// Without a container engine: the process runtime.
+    /// Hides the container engine, so that pdev uses the process runtime.
     pub fn without_docker() -> Self {
         Self::new(false)
     }
 
-    /// With the machine's engine, if there is one.
+    /// Uses the machine's engine. Prints a skip and returns `None` if none answers.
     pub fn with_docker(journey: &str) -> Option<Self> {
         let answers =
             Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]).stderr(Stdio::null()).output();
@@ -68,7 +68,7 @@ impl Sandbox {
         None
     }
 
-    /// With an engine of the journey's own, which takes its objects with it.
+    /// Uses a private engine. Its objects disappear with it, so the sandbox does not remove them.
     pub fn with_engine(host: &str) -> Self {
         let mut sandbox = Self::new(false);
         sandbox.engine = Some(host.to_owned());
@@ -76,7 +76,7 @@ impl Sandbox {
     }
 
     fn new(docker: bool) -> Self {
-        // Socket paths have 108 bytes at most, so the folder is short.
+        // A short path, because socket paths are limited to 108 bytes.
         let root = tempfile::Builder::new().prefix("pj").tempdir_in("/tmp").unwrap();
         for name in ["home", "run", "p"] {
             fs::create_dir_all(root.path().join(name)).unwrap();
@@ -90,7 +90,7 @@ impl Sandbox {
         self.root.path().join(inside)
     }
 
-    /// The project's folder, made by writing into it.
+    /// The project's folder, which the first write creates.
     pub fn project(&self) -> PathBuf {
         self.path("p")
     }
@@ -102,7 +102,7 @@ impl Sandbox {
         path
     }
 
-    /// A copy of an example as a git repository on the branch `main`.
+    /// Copies an example into the project and makes it a git repository on the branch `main`.
     pub fn create_example(&self, name: &str) -> PathBuf {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
         copy_folder(&source, &self.project());
@@ -119,8 +119,8 @@ impl Sandbox {
     #[track_caller]
     pub fn git(&self, folder: &Path, arguments: &[&str]) {
         let identity = ["-c", "user.name=Journey", "-c", "user.email=journey@example.org"];
-        let done = Command::new("git").args(identity).args(arguments).current_dir(folder).output().unwrap();
-        assert!(done.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        let output = Command::new("git").args(identity).args(arguments).current_dir(folder).output().unwrap();
+        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     pub fn add_worktree(&self, branch: &str, folder: &str) -> PathBuf {
@@ -129,7 +129,7 @@ impl Sandbox {
         path
     }
 
-    /// The binary with this machine's environment and nothing of the caller's.
+    /// The binary with only PATH, LANG and USER of the caller's environment.
     pub fn command(&self, folder: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pdev"));
         command.args(arguments).current_dir(folder).stdin(Stdio::null()).env_clear();
@@ -151,7 +151,7 @@ impl Sandbox {
         command
     }
 
-    /// Runs to the end, within two minutes.
+    /// Runs the command to its end, within two minutes.
     #[track_caller]
     pub fn pdev_in(&self, folder: &Path, arguments: &[&str]) -> CommandOutput {
         run_with_timeout(self.command(folder, arguments), Duration::from_secs(120))
@@ -183,11 +183,11 @@ impl Sandbox {
     }
 
     pub fn agent_pid(&self) -> Option<u32> {
-        let said = self.pdev(&["agent", "status", "--json"]);
-        serde_json::from_str::<Value>(&said.out).ok()?["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
+        let output = self.pdev(&["agent", "status", "--json"]);
+        serde_json::from_str::<Value>(&output.out).ok()?["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
     }
 
-    /// Processes that carry this sandbox's folder in their environment or command line.
+    /// Processes with this sandbox's folder in their environment or command line.
     pub fn processes(&self) -> Vec<(u32, String)> {
         let needle = self.root.path().as_os_str().as_encoded_bytes().to_vec();
         let mut found = Vec::new();
@@ -202,7 +202,7 @@ impl Sandbox {
         found
     }
 
-    /// Containers, networks and volumes that this sandbox's previews left.
+    /// Containers, networks and volumes of this sandbox's previews.
     pub fn docker_objects(&self) -> Vec<String> {
         if !self.docker {
             return Vec::new();
@@ -233,6 +233,7 @@ fn contains(bytes: &[u8], needle: &[u8]) -> bool {
 #[track_caller]
 pub fn run_with_timeout(mut command: Command, limit: Duration) -> CommandOutput {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // `wait_with_output` consumes the child and has no timeout, so keep the pid and wait on another thread.
     let pid = child.id();
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
@@ -257,12 +258,12 @@ pub fn send_signal(pid: u32, name: &str) {
     drop(Command::new("kill").args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null()).status());
 }
 
-/// Asks again until it holds; for facts outside of pdev that no event tells (a process table, an engine's list).
+/// Polls a condition. For facts outside of pdev that no event reports, such as a process table or an engine's list.
 #[track_caller]
-pub fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(description: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
+    while !condition() {
+        assert!(Instant::now() < deadline, "{description}: not within {limit:?}");
         std::thread::yield_now();
         std::thread::park_timeout(Duration::from_millis(20));
     }
@@ -288,6 +289,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        // Errors are ignored, because the journey may have failed at any point and removal must continue.
         let quietly = |arguments: &[&str]| {
             drop(self.command(&self.project(), arguments).stdout(Stdio::null()).stderr(Stdio::null()).status());
         };
@@ -297,6 +299,7 @@ impl Drop for Sandbox {
             send_signal(pid, "KILL");
         }
         for object in self.docker_objects() {
+            // The list does not name the kind of an object, so try all of them; the wrong ones fail.
             for arguments in [["rm", "-f"], ["network", "rm"], ["volume", "rm"]] {
                 drop(
                     Command::new("docker")
