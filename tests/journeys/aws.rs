@@ -157,7 +157,7 @@ fn identity_center_login_serves_all_accounts() {
     aws_credential(&sandbox, "admin")
         .fails_with(1)
         .prints("you have no role `Admin` in the account 111111111111: No access");
-    assert_eq!(aws_credential(&sandbox, "dev").ok().json(), first, "it was fetched again although it client_lifetime");
+    assert_eq!(aws_credential(&sandbox, "dev").ok().json(), first, "a valid lease was requested again");
 
     // The server expires the access token. It is renewed only once for two identities with the same login.
     let before = center.stat("refreshed");

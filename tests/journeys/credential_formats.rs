@@ -150,7 +150,7 @@ fn botocore_threads_and_processes_share_one_lease() {
     }
     let sandbox = sandbox_with_identities();
     let config = sandbox.path("aws-config");
-    fs::write(&config, format!("[profile dev]\nregion = eu-central-1\ncredential_process = {PDEV} credential aws dev\n[profile bad]\ncredential_process = {PDEV} credential aws nobody\n")).unwrap();
+    fs::write(&config, format!("[profile dev]\nregion = eu-central-1\ncredential_process = {PDEV} credential aws dev\n[profile bad]\ncredential_process = {PDEV} credential aws unknown\n")).unwrap();
     let python = |program: &str| {
         let mut command = tool_command(&sandbox, "python3", &["-c", program]);
         command.env("AWS_CONFIG_FILE", &config).env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
@@ -175,7 +175,7 @@ fn botocore_threads_and_processes_share_one_lease() {
     }
     assert_eq!(source_runs(&sandbox), 2);
     let refused = run(python("import botocore.session as b; b.Session(profile='bad').get_credentials()"));
-    assert!(refused.err.contains("there is no identity `nobody`"), "{}", refused.transcript());
+    assert!(refused.err.contains("there is no identity `unknown`"), "{}", refused.transcript());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What goes wrong, and whether pdev says what, where, and what to do.
+//! Failures of manifests, programs, ports and disks: pdev reports the cause, the place and the fix.
 
 use std::io::Read;
 use std::process::Command;
@@ -14,8 +14,8 @@ fn manifest(service: &str) -> String {
 fn invalid_manifest_starts_no_agent() {
     let sandbox = Sandbox::without_docker();
     sandbox.write("pdev.yaml", "pdev: 1\napp: x\nservices:\n  web: { port: 80800, helth: /, process: [true] }\n");
-    let said = sandbox.pdev(&["up"]).fails_with(2);
-    assert!(said.err.contains("helth") && said.err.contains("80800"), "{}", said.transcript());
+    let output = sandbox.pdev(&["up"]).fails_with(2);
+    assert!(output.err.contains("helth") && output.err.contains("80800"), "{}", output.transcript());
     assert!(!sandbox.path("run/agent.sock").exists(), "an agent was started");
 }
 
@@ -37,7 +37,7 @@ fn crash_of_replaced_program_is_reported() {
     let sandbox = Sandbox::without_docker();
     sandbox.write("pdev.yaml", &manifest("{ health: none, process: { command: [sleep, '1000'] } }"));
     sandbox.pdev(&["up"]).ok();
-    // Its keeper leaves with the last unit of the old kind; what follows exits has to notice the next one.
+    // The keeper ends with the last unit of the old hash. The exits of the next keeper must be followed, too.
     sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sh, -c, 'echo gone wrong; exit 4'] } }"));
     sandbox.pdev(&["up"]).fails_with(1).prints("exit code 4").prints("gone wrong");
 }
@@ -49,7 +49,7 @@ fn crash_loop_fails_after_five_restarts() {
         .write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sh, -c, 'echo try >> tries; exit 1'] } }"));
     sandbox.pdev(&["up"]).fails_with(1).prints("exit code 1");
     let tries = std::fs::read_to_string(sandbox.project().join("tries")).unwrap().lines().count();
-    assert_eq!(tries, 6, "the first start and five more");
+    assert_eq!(tries, 6, "the first start and five restarts");
 }
 
 #[test]
@@ -87,12 +87,12 @@ fn down_during_up_stops_all_programs() {
     sandbox.write("pdev.yaml", &manifest("{ port: 8080, process: { command: [sleep, '1000'] } }"));
     let mut up = sandbox.command(&sandbox.project(), &["up"]);
     let mut up = up.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    wait_until("the program was started", Duration::from_secs(20), || {
+    wait_until("the program runs", Duration::from_secs(20), || {
         sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000"))
     });
     sandbox.pdev(&["down"]).ok();
-    assert_ne!(up.wait().unwrap().code(), Some(0), "`up` claims success");
-    wait_until("the program is gone", Duration::from_secs(10), || {
+    assert_ne!(up.wait().unwrap().code(), Some(0), "`up` reports success");
+    wait_until("the program has ended", Duration::from_secs(10), || {
         !sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000"))
     });
 }
@@ -103,7 +103,7 @@ fn a_program_that_ignores_sigterm_is_killed_after_its_grace() {
     sandbox.write("pdev.yaml", &manifest("{ health: none, stop: { grace: 300ms }, process: { command: [sh, -c, 'trap \"\" TERM; while :; do sleep 1000; done'] } }"));
     sandbox.pdev(&["up"]).ok();
     sandbox.pdev(&["down"]).ok();
-    wait_until("it is gone", Duration::from_secs(5), || {
+    wait_until("the program has been killed", Duration::from_secs(5), || {
         !sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1000"))
     });
 }
@@ -119,10 +119,10 @@ fn detached_grandchildren_are_stopped_by_down() {
     let alive = |needle: &str| sandbox.processes().iter().any(|(_, command)| command.contains(needle));
     wait_until("the grandchild runs", Duration::from_secs(10), || alive("sleep 4242"));
     sandbox.pdev(&["down"]).ok();
-    wait_until("the grandchild is gone", Duration::from_secs(5), || !alive("sleep 4242") && !alive("sleep 4243"));
+    wait_until("the grandchild has ended", Duration::from_secs(5), || !alive("sleep 4242") && !alive("sleep 4243"));
 }
 
-/// A home of one megabyte, full; taken away again whatever happens.
+/// A home of one megabyte that can be filled. Dropping it unmounts it, also after a failure.
 pub struct FullDisk<'a>(&'a Sandbox);
 
 impl<'a> FullDisk<'a> {
@@ -134,7 +134,7 @@ impl<'a> FullDisk<'a> {
 
     pub fn fill(&self) {
         let file = std::fs::File::create(self.0.path("home/fill")).unwrap();
-        // Writes until there is no room, which is the point.
+        // The copy must fail: it fills the disk.
         drop(std::io::copy(&mut std::io::repeat(0).take(4 << 20), &mut &file));
     }
 
@@ -164,7 +164,7 @@ fn full_disk_is_reported_and_nothing_is_lost() {
     };
     let running = |number: u32| {
         let command = format!("sleep {number}");
-        sandbox.processes().into_iter().filter(|(_, found)| found.trim().ends_with(&command)).count()
+        sandbox.processes().into_iter().filter(|(_, line)| line.trim().ends_with(&command)).count()
     };
     sandbox.write("pdev.yaml", &sleeps(4001));
     disk.fill();
@@ -172,15 +172,15 @@ fn full_disk_is_reported_and_nothing_is_lost() {
     disk.free_space();
     sandbox.pdev(&["up"]).ok();
     disk.fill();
-    // A change cannot be remembered, so it is not begun; what runs goes on.
+    // A change is not started if it cannot be written to the journal. The old program keeps running.
     sandbox.write("pdev.yaml", &sleeps(4002));
     sandbox.pdev(&["up"]).fails_with(1).prints("No space left on device");
     assert_eq!((running(4001), running(4002)), (1, 0));
-    // Taking it down works, though it may not be remembered.
+    // `down` works, although the journal may not record it.
     drop(sandbox.pdev(&["down"]));
     assert_eq!(running(4001), 0);
     disk.free_space();
     sandbox.pdev(&["up"]).ok();
-    assert_eq!(running(4002), 1, "it was believed to run");
+    assert_eq!(running(4002), 1, "`up` assumed that the stopped program runs");
     sandbox.pdev(&["down"]).ok();
 }

@@ -1,6 +1,6 @@
-//! An OpenID Connect provider that misbehaves on order, because no real one does.
+//! An OpenID Connect provider with selectable faults, because no real provider has them.
 //!
-//! It checks nothing that is asked of it; that pdev asks rightly is for the real one of `logins` to say.
+//! It does not validate requests; the real provider of `logins` does.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How a provider misbehaves stands in the path of its issuer.
+/// The path of the issuer selects the fault.
 pub struct FaultyProvider {
     port: u16,
     state: Arc<ProviderState>,
 }
 
 struct ProviderState {
-    /// As GNU date says it.
+    /// The reported clock, as an argument of GNU date.
     clock: &'static str,
     refresh_count: AtomicUsize,
-    /// It behaves from now on.
+    /// Set to disable all faults.
     is_healed: AtomicBool,
-    /// The token that works next, of the provider that is slow.
+    /// The only refresh token that the slow provider accepts.
     next_token: Mutex<String>,
 }
 
@@ -28,22 +28,18 @@ impl FaultyProvider {
     pub fn start(clock: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let next = Mutex::new("canary-refresh".to_owned());
-        let state = ProviderState {
-            clock,
-            refresh_count: AtomicUsize::new(0),
-            is_healed: AtomicBool::new(false),
-            next_token: next,
-        };
-        let unruly = Self { port, state: Arc::new(state) };
-        let state = Arc::clone(&unruly.state);
+        let next_token = Mutex::new("canary-refresh".to_owned());
+        let state =
+            ProviderState { clock, refresh_count: AtomicUsize::new(0), is_healed: AtomicBool::new(false), next_token };
+        let provider = Self { port, state: Arc::new(state) };
+        let state = Arc::clone(&provider.state);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let state = Arc::clone(&state);
                 std::thread::spawn(move || drop(handle_connection(stream, port, &state)));
             }
         });
-        unruly
+        provider
     }
 
     pub fn refresh_count(&self) -> usize {
@@ -54,12 +50,12 @@ impl FaultyProvider {
         self.state.is_healed.store(true, Ordering::SeqCst);
     }
 
-    /// The token that the slow provider takes next.
+    /// The refresh token that the slow provider accepts next.
     pub fn next_slow_token(&self) -> String {
         self.state.next_token.lock().unwrap().clone()
     }
 
-    /// An identity of this name, whose provider misbehaves as the name says.
+    /// An identity whose name selects the fault of its provider.
     pub fn identity_toml(&self, name: &str, more: &str) -> String {
         format!(
             "[{name}]\nsource = \"oidc\"\nissuer = \"http://127.0.0.1:{}/{name}\"\nclient_id = \"me\"\nhosts = [\"{name}.example\"]\n{more}\n",
@@ -90,27 +86,27 @@ fn handle_connection(mut stream: TcpStream, port: u16, state: &ProviderState) ->
     let (case, endpoint) = path.split_once('/').unwrap_or((&path, ""));
     let base = format!("http://127.0.0.1:{port}/{case}");
     let refreshes = body.contains("grant_type=refresh_token");
-    let unruly = if state.is_healed.load(Ordering::SeqCst) { "fine" } else { case };
+    let fault = if state.is_healed.load(Ordering::SeqCst) { "fine" } else { case };
     if refreshes {
         state.refresh_count.fetch_add(1, Ordering::SeqCst);
     }
     let (status, text) = match endpoint {
         ".well-known/openid-configuration" => (200, metadata(case, &base)),
         "device" => {
-            let lasts = if case == "late" { 1 } else { 60 };
+            let lifetime = if case == "late" { 1 } else { 60 };
             (
                 200,
                 format!(
-                    r#"{{"device_code":"d","user_code":"ABCD","verification_uri":"{base}/verify","expires_in":{lasts},"interval":1}}"#
+                    r#"{{"device_code":"d","user_code":"ABCD","verification_uri":"{base}/verify","expires_in":{lifetime},"interval":1}}"#
                 ),
             )
         }
-        "token" if refreshes && unruly == "hangs" => {
-            // Until the other side has given up.
+        "token" if refreshes && fault == "hangs" => {
+            // Send nothing until the client closes the connection.
             return reader.read_to_end(&mut Vec::new()).map(drop);
         }
         "token" if refreshes && case == "slow" => slow_token_response(&body, &state.next_token),
-        "token" => token_response(unruly, &body),
+        "token" => token_response(fault, &body),
         _ => (404, String::new()),
     };
     let date = crate::doctor::http_date(state.clock);
@@ -121,12 +117,13 @@ fn handle_connection(mut stream: TcpStream, port: u16, state: &ProviderState) ->
     stream.write_all(&[head.as_bytes(), text.as_bytes()].concat())
 }
 
-/// The first answer comes when nobody waits for it any more, and has spent the token all the same.
+/// The first response comes after the client's timeout, but it has spent the refresh token.
 fn slow_token_response(body: &str, next: &Mutex<String>) -> (u16, String) {
     let mut next = next.lock().unwrap();
     if !body.contains(&format!("refresh_token={}&", *next)) {
         return (400, r#"{"error":"invalid_grant"}"#.to_owned());
     }
+    // 23 s is longer than the timeout of the caller in the agent, and shorter than that of the exchange process.
     if *next == "canary-refresh" {
         std::thread::sleep(Duration::from_secs(23));
     }
@@ -143,8 +140,8 @@ fn metadata(case: &str, base: &str) -> String {
 }
 
 fn token_response(case: &str, body: &str) -> (u16, String) {
-    let error = |words: &str| (400, format!(r#"{{"error":"{words}","error_description":"no such token"}}"#));
-    let fine = r#"{"access_token":"canary-access","refresh_token":"canary-refresh","expires_in":3600}"#.to_owned();
+    let error = |code: &str| (400, format!(r#"{{"error":"{code}","error_description":"no such token"}}"#));
+    let success = r#"{"access_token":"canary-access","refresh_token":"canary-refresh","expires_in":3600}"#.to_owned();
     if body.contains("device_code") {
         return match case {
             "denied" => error("access_denied"),
@@ -154,12 +151,12 @@ fn token_response(case: &str, body: &str) -> (u16, String) {
     }
     match (body.contains("grant_type=refresh_token"), case) {
         (false, "brief") => (200, r#"{"access_token":"canary-access","expires_in":0}"#.to_owned()),
-        (false, _) => (200, fine),
+        (false, _) => (200, success),
         (true, "ended") => error("invalid_grant"),
         (true, "broken") => (500, "<h1>oops</h1>".to_owned()),
         (true, "troubled") => (500, r#"{"error":"server_error","error_description":"oops"}"#.to_owned()),
         (true, "garbage") => (200, "<html>sign in to the airport's network</html>".to_owned()),
         (true, "huge") => (200, "x".repeat(3 << 20)),
-        (true, _) => (200, fine),
+        (true, _) => (200, success),
     }
 }

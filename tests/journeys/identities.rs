@@ -1,4 +1,4 @@
-//! Identities in the user's configuration: added, listed, imported from other tools, removed.
+//! Identities in the user's configuration: add, list, import from other tools, remove.
 
 use std::fs;
 
@@ -47,12 +47,12 @@ fn identities_of_other_tools_are_imported() {
     );
     sandbox.pdev(&["identity", "import", "--dry-run"]).ok().prints("would add `admin` from aws's profile admin");
     assert!(!sandbox.path("home/.config/pdev/identities.toml").exists());
-    let said = sandbox
+    let output = sandbox
         .pdev(&["identity", "import"])
         .ok()
         .prints("added `eks` from kubectl's user eks")
         .prints("left out kubectl's user cert");
-    assert!(!said.transcript().contains("canary-77"));
+    assert!(!output.transcript().contains("canary-77"));
     let names: Vec<String> = sandbox
         .pdev(&["identity", "--json"])
         .ok()

@@ -1,4 +1,4 @@
-//! A real desktop keyring of the test's own: gnome-keyring on a private session bus.
+//! A real desktop keyring for one test: gnome-keyring on a private session bus.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ pub struct Keyring {
     pub address: String,
 }
 
-/// A session bus without service files. With the system's files, a question about the keyring between two daemons starts
-/// a third one by D-Bus activation; it stays locked and owns the name that the second daemon needs.
+/// A session bus without service files. With the system's files, a request for the keyring between two daemons starts a
+/// third one by D-Bus activation. That one stays locked and owns the name that the second daemon needs.
 const BUS_CONFIG: &str = r#"<busconfig>
   <type>session</type>
   <listen>unix:tmpdir=/tmp</listen>
@@ -39,7 +39,7 @@ pub fn start_session_bus(home: &Path, run: &Path) -> (Child, String) {
 }
 
 impl Keyring {
-    /// `None`, said as skipped, where the programs are not installed.
+    /// Prints a skip and returns `None` if a program is not installed.
     pub fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
         for program in ["dbus-daemon", "gnome-keyring-daemon", "secret-tool", "gdbus"] {
             if Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
@@ -62,7 +62,7 @@ impl Keyring {
         command
     }
 
-    /// Starts the daemon with the login collection unlocked, in the place of one that runs.
+    /// Starts the daemon with an unlocked login collection. Replaces a running daemon.
     pub fn unlock(&mut self) {
         if let Some(mut old) = self.daemon.take() {
             drop(old.kill());
@@ -77,8 +77,8 @@ impl Keyring {
     }
 
     fn is_locked(&self) -> Option<bool> {
-        let mut ask = self.command("gdbus");
-        ask.args([
+        let mut call = self.command("gdbus");
+        call.args([
             "call",
             "--session",
             "-d",
@@ -86,10 +86,11 @@ impl Keyring {
             "-o",
             "/org/freedesktop/secrets/aliases/default",
         ]);
-        ask.args(["-m", "org.freedesktop.DBus.Properties.Get", "org.freedesktop.Secret.Collection", "Locked"]);
-        let output = ask.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if said.contains("false") { Some(false) } else { said.contains("true").then_some(true) }
+        call.args(["-m", "org.freedesktop.DBus.Properties.Get", "org.freedesktop.Secret.Collection", "Locked"]);
+        let output = call.output().unwrap();
+        let reply = String::from_utf8_lossy(&output.stdout).into_owned();
+        // Neither word: the daemon does not answer yet.
+        if reply.contains("false") { Some(false) } else { reply.contains("true").then_some(true) }
     }
 
     pub fn lock(&self) {
@@ -99,7 +100,7 @@ impl Keyring {
         assert!(call.status().unwrap().success());
     }
 
-    /// What another reader finds, by the attributes that Python's keyring uses.
+    /// Reads an item with another program, by the attributes that Python's keyring uses.
     pub fn lookup(&self, attributes: &[&str]) -> String {
         let output = self.command("secret-tool").arg("lookup").args(attributes).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -112,7 +113,7 @@ impl Keyring {
         }
     }
 
-    /// The bus stays, and nothing on it answers any more.
+    /// Pauses or continues the daemon. While it is paused, the bus works, but the keyring does not respond.
     pub fn set_frozen(&self, frozen: bool) {
         if let Some(daemon) = &self.daemon {
             crate::sandbox::send_signal(daemon.id(), if frozen { "STOP" } else { "CONT" });

@@ -1,4 +1,4 @@
-//! Before a login ends for good a person is told, with the one command that helps: on the desktop, in `pdev identity`,
+//! Before a login expires, the user is notified with the command that renews it: on the desktop, in `pdev identity`,
 //! `pdev status` and `pdev up`.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use crate::sandbox::{Sandbox, run_with_timeout, wait_until};
 
 type Notifications = Arc<Mutex<Vec<(String, String)>>>;
 
-/// The desktop: what it is asked to show, by the specification's own signature.
+/// The desktop's notification service, with the signature of the specification.
 struct NotificationServer {
     notifications: Notifications,
 }
@@ -44,7 +44,7 @@ struct DesktopSession {
     bus: Child,
     address: String,
     notifications: Notifications,
-    // Serves until it is dropped.
+    // The connection and the runtime serve until they are dropped.
     _connection: zbus::Connection,
     _runtime: tokio::runtime::Runtime,
 }
@@ -52,19 +52,19 @@ struct DesktopSession {
 impl DesktopSession {
     fn start(sandbox: &Sandbox) -> Option<Self> {
         if Command::new("dbus-daemon").arg("--version").output().is_err() {
-            println!("skipped: the desktop is told: `dbus-daemon` is not installed");
+            println!("skipped: notifications on the desktop: `dbus-daemon` is not installed");
             return None;
         }
         let (bus, address) = start_session_bus(&sandbox.path("home"), &sandbox.path("run"));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let shown = Notifications::default();
-        let desktop = NotificationServer { notifications: Arc::clone(&shown) };
+        let notifications = Notifications::default();
+        let desktop = NotificationServer { notifications: Arc::clone(&notifications) };
         let connection = runtime.block_on(async {
             let builder = zbus::connection::Builder::address(address.as_str()).unwrap();
             let builder = builder.name("org.freedesktop.Notifications").unwrap();
             builder.serve_at("/org/freedesktop/Notifications", desktop).unwrap().build().await.unwrap()
         });
-        Some(Self { bus, address, notifications: shown, _connection: connection, _runtime: runtime })
+        Some(Self { bus, address, notifications, _connection: connection, _runtime: runtime })
     }
 
     fn notifications(&self) -> Vec<(String, String)> {
@@ -96,28 +96,28 @@ fn user_is_notified_once_before_login_expires() {
         "pdev.yaml",
         "pdev: 1\napp: a\nidentities: { dev: x }\nservices:\n  api: { identity: dev, health: none, process: { command: [sleep, '1000'] } }\n",
     );
-    // The agent is the desktop's child here, as it is of whoever works at one.
+    // The agent inherits the address of the session bus, as in a terminal on a desktop.
     let mut start = sandbox.command(&sandbox.project(), &["up"]);
     start.env("DBUS_SESSION_BUS_ADDRESS", &session.address);
     start.env("PDEV_VAULT_PASSPHRASE_FILE", write_passphrase(&sandbox));
     run_with_timeout(start, Duration::from_secs(60)).ok().prints("which is not signed in: run `pdev login dev`");
-    assert_eq!(session.notifications(), [], "nobody has asked for a credential yet");
+    assert_eq!(session.notifications(), [], "a notification before the first request");
 
     for name in ["dev", "quiet"] {
         sign_in(&sandbox, name, "browser");
         aws_credential(&sandbox, name).ok();
     }
-    let standing = |name: &str| {
+    let status_of = |name: &str| {
         let all = sandbox.pdev(&["identity", "--json"]).ok().json();
-        all.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
+        all.as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap().clone()
     };
-    assert_eq!(standing("dev")["state"], "ready");
-    assert!(standing("dev")["login_ends_at"].as_i64().is_some(), "{:#}", standing("dev"));
-    wait_until("the desktop shows it", Duration::from_secs(20), || !session.notifications().is_empty());
+    assert_eq!(status_of("dev")["state"], "ready");
+    assert!(status_of("dev")["login_ends_at"].as_i64().is_some(), "{:#}", status_of("dev"));
+    wait_until("the desktop shows a notification", Duration::from_secs(20), || !session.notifications().is_empty());
     let (title, body) = session.notifications().remove(0);
     assert_eq!(title, "pdev: the login of dev ends in 1 min");
     assert!(body.contains("pdev login dev"), "{body}");
-    assert_eq!((&standing("dev")["state"], &standing("dev")["sign_in"]), (&"ready".into(), &"dev".into()));
+    assert_eq!((&status_of("dev")["state"], &status_of("dev")["sign_in"]), (&"ready".into(), &"dev".into()));
     sandbox.pdev(&["identity"]).prints("login ends").prints("`pdev login dev` to sign in again");
     sandbox
         .pdev(&["status"])
@@ -126,21 +126,21 @@ fn user_is_notified_once_before_login_expires() {
         .prints("`pdev login dev`");
     sandbox.pdev(&["up"]).ok().prints("`api` acts as `dev`, whose login ends in 1 min: run `pdev login dev`");
 
-    // The end comes, and programs ask again and again: nobody is told twice.
-    wait_until("the login has ended", Duration::from_secs(30), || {
+    // The login expires, and further requests cause no second notification.
+    wait_until("the login has expired", Duration::from_secs(30), || {
         let now = Command::new("date").arg("+%s000").output().unwrap().stdout;
         let now: i64 = String::from_utf8(now).unwrap().trim().parse().unwrap();
-        standing("dev")["login_ends_at"].as_i64().is_none_or(|end| end < now)
+        status_of("dev")["login_ends_at"].as_i64().is_none_or(|end| end < now)
     });
     for _ in 0..3 {
         aws_credential(&sandbox, "dev");
     }
     assert_eq!(session.notifications().len(), 1, "{:?}", session.notifications());
 
-    // A new login, a new word; `quiet` was never shown.
+    // A new login causes a new notification. `quiet` has notifications disabled.
     sign_in(&sandbox, "dev", "browser");
     aws_credential(&sandbox, "dev").ok();
-    assert!(standing("dev")["sign_in"].is_null(), "{:#}", standing("dev"));
-    wait_until("the next end is told too", Duration::from_secs(20), || session.notifications().len() == 2);
+    assert!(status_of("dev")["sign_in"].is_null(), "{:#}", status_of("dev"));
+    wait_until("the next expiry is notified", Duration::from_secs(20), || session.notifications().len() == 2);
     assert!(session.notifications().iter().all(|(title, _)| !title.contains("quiet")), "{:?}", session.notifications());
 }

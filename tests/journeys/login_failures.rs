@@ -1,6 +1,6 @@
-//! What goes wrong with a login, and what the person is told: each row of the table in docs/credentials.md happens here.
+//! Login failures and their messages: the tests cause each row of the table in docs/credentials.md.
 //!
-//! What real providers refuse stands in `logins`.
+//! `logins` tests the errors of a real provider.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,25 +49,25 @@ const OTHER_FAILURES: [&str; 4] = [
     "a second agent is started",
 ];
 
-/// What the page says of each mishap: the words on the terminal, and the words of the way out.
+/// The rows of the table: failure, message, and the commands of the fix.
 fn documented_failures() -> BTreeMap<String, (String, Vec<String>)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/credentials.md");
     let text = fs::read_to_string(path).unwrap();
     let section = text.split("### When something goes wrong").nth(1).unwrap().split("\n## ").next().unwrap();
     let row = |line: &str| {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-        let says = cells.get(1)?.strip_prefix("``")?.strip_suffix("``")?.trim().to_owned();
-        let ways = cells.get(2)?.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-        Some((cells[0].to_owned(), (says, ways)))
+        let message = cells.get(1)?.strip_prefix("``")?.strip_suffix("``")?.trim().to_owned();
+        let fixes = cells.get(2)?.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        Some((cells[0].to_owned(), (message, fixes)))
     };
     section.lines().filter_map(row).collect()
 }
 
-/// Pieces in their order; `…` and `NAME` stand for anything.
-fn matches_pattern(text: &str, words: &str) -> bool {
-    let words = words.replace("NAME", "…");
+/// Whether `text` contains the parts of the pattern in this order. `…` and `NAME` match any text.
+fn matches_pattern(text: &str, pattern: &str) -> bool {
+    let pattern = pattern.replace("NAME", "…");
     let mut rest = text;
-    words.split('…').all(|piece| match rest.find(piece) {
+    pattern.split('…').all(|piece| match rest.find(piece) {
         Some(at) => {
             rest = &rest[at + piece.len()..];
             true
@@ -77,16 +77,16 @@ fn matches_pattern(text: &str, words: &str) -> bool {
 }
 
 #[track_caller]
-fn assert_documented(said: &CommandOutput, what: &str) {
+fn assert_documented(output: &CommandOutput, failure: &str) {
     let page = documented_failures();
-    let (says, ways) = page.get(what).unwrap_or_else(|| panic!("no row `{what}` in docs/credentials.md"));
-    let all = said.transcript();
-    assert!(matches_pattern(&all, says), "{what}: the page says `{says}`\n{all}");
-    // Other names in code are for who reads the page: files, scopes, options.
-    let shown =
-        |way: &&String| !matches!(way.as_str(), "identities.toml" | "offline_access" | "pdev doctor credentials");
-    for way in ways.iter().filter(shown) {
-        assert!(matches_pattern(&all, way), "{what}: the page says to do `{way}`\n{all}");
+    let (message, fixes) = page.get(failure).unwrap_or_else(|| panic!("no row `{failure}` in docs/credentials.md"));
+    let all = output.transcript();
+    assert!(matches_pattern(&all, message), "{failure}: the documented message is `{message}`\n{all}");
+    // These names are explanations on the page, not part of the output.
+    let is_printed =
+        |fix: &&String| !matches!(fix.as_str(), "identities.toml" | "offline_access" | "pdev doctor credentials");
+    for fix in fixes.iter().filter(is_printed) {
+        assert!(matches_pattern(&all, fix), "{failure}: the documented fix is `{fix}`\n{all}");
     }
     assert!(!all.contains("panicked"), "{all}");
 }
@@ -98,7 +98,7 @@ fn every_documented_failure_is_tested() {
     assert_eq!(documented_failures().keys().collect::<Vec<_>>(), covered);
 }
 
-/// A login under way, as a person sees it.
+/// A running `pdev login` and its output so far.
 struct LoginProcess {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
@@ -114,21 +114,21 @@ impl LoginProcess {
         Self { child, lines, transcript: String::new() }
     }
 
-    /// Reads on until the words are there, and gives that line.
+    /// Reads until a line contains the text, and returns that line.
     #[track_caller]
-    fn read_until(&mut self, words: &str) -> String {
+    fn read_until(&mut self, text: &str) -> String {
         loop {
-            let line = self.lines.next().unwrap_or_else(|| panic!("no `{words}` in:\n{}", self.transcript)).unwrap();
+            let line = self.lines.next().unwrap_or_else(|| panic!("no `{text}` in:\n{}", self.transcript)).unwrap();
             self.transcript.push_str(&line);
             self.transcript.push('\n');
-            if line.contains(words) {
+            if line.contains(text) {
                 return line;
             }
         }
     }
 
-    /// What a browser would do at the end: the provider's redirect with these words.
-    fn send_redirect(&mut self, words: &str) {
+    /// Sends the provider's redirect to the loopback listener, as the browser does after the login.
+    fn send_redirect(&mut self, query: &str) {
         let page = self.read_until("/authorize?");
         let field = |name: &str| {
             let text = page.split(&format!("{name}=")).nth(1).unwrap().split('&').next().unwrap().to_owned();
@@ -138,8 +138,8 @@ impl LoginProcess {
         let address = redirect.strip_prefix("http://").unwrap();
         let (host, path) = address.split_once('/').unwrap();
         let mut stream = TcpStream::connect(host).unwrap();
-        let asked = format!("GET /{path}?{words}&state={state} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        stream.write_all(asked.as_bytes()).unwrap();
+        let request = format!("GET /{path}?{query}&state={state} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
         stream.read_to_end(&mut Vec::new()).unwrap();
     }
 
@@ -169,7 +169,7 @@ fn request_token(sandbox: &Sandbox, name: &str) -> CommandOutput {
     sandbox.pdev(&["credential", "token", name])
 }
 
-/// A tool's word that it was refused: the next one that asks gets another.
+/// Reports a credential as rejected, as docker does, so that the next request gets a new lease.
 fn reject_credential(sandbox: &Sandbox, name: &str) {
     let server = sandbox.path("server");
     fs::write(&server, format!("{name}.example")).unwrap();
@@ -181,30 +181,31 @@ fn reject_credential(sandbox: &Sandbox, name: &str) {
 #[test]
 fn failed_logins_print_documented_messages() {
     let sandbox = Sandbox::without_docker();
-    let unruly = FaultyProvider::start("now");
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = format!("port = {}", taken.local_addr().unwrap().port());
+    let provider = FaultyProvider::start("now");
+    let taken_port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("port = {}", taken_port.local_addr().unwrap().port());
     let away = "[away]\nsource = \"oidc\"\nissuer = \"http://127.0.0.1:1\"\nclient_id = \"me\"\n";
-    let all = ["denied", "late", "foreign", "codeless", "fine"].map(|name| unruly.identity_toml(name, ""));
-    write_identities(&sandbox, &[&all.concat(), &unruly.identity_toml("taken", &port), away].concat());
-    let end = |arguments: &[&str]| LoginProcess::start(&sandbox, arguments, &[]).wait_for_output();
+    let all = ["denied", "late", "foreign", "codeless", "fine"].map(|name| provider.identity_toml(name, ""));
+    write_identities(&sandbox, &[&all.concat(), &provider.identity_toml("taken", &port), away].concat());
+    let login = |arguments: &[&str]| LoginProcess::start(&sandbox, arguments, &[]).wait_for_output();
 
-    for (name, what) in [("denied", LOGIN_FAILURES[0]), ("late", LOGIN_FAILURES[1]), ("foreign", LOGIN_FAILURES[2])] {
-        assert_documented(&end(&[name, "--flow", "device"]).fails_with(1), what);
+    for (name, failure) in [("denied", LOGIN_FAILURES[0]), ("late", LOGIN_FAILURES[1]), ("foreign", LOGIN_FAILURES[2])]
+    {
+        assert_documented(&login(&[name, "--flow", "device"]).fails_with(1), failure);
     }
     let mut denied = LoginProcess::start(&sandbox, &["denied", "--flow", "browser", "--no-open"], &[]);
     denied.send_redirect("error=access_denied");
     assert_documented(&denied.wait_for_output().fails_with(1), LOGIN_FAILURES[0]);
-    assert_documented(&end(&["taken", "--flow", "browser", "--no-open"]).fails_with(1), LOGIN_FAILURES[3]);
-    assert_documented(&end(&["codeless"]).fails_with(1), LOGIN_FAILURES[5]);
-    let away = end(&["away"]).fails_with(1);
+    assert_documented(&login(&["taken", "--flow", "browser", "--no-open"]).fails_with(1), LOGIN_FAILURES[3]);
+    assert_documented(&login(&["codeless"]).fails_with(1), LOGIN_FAILURES[5]);
+    let away = login(&["away"]).fails_with(1);
     assert!(matches_pattern(&away.err, "`127.0.0.1:1` cannot be reached: Connection refused"), "{}", away.transcript());
     request_token(&sandbox, "fine")
         .fails_with(1)
         .prints("no user has signed in as `fine`")
         .prints("Run `pdev login fine` to sign in");
 
-    // Where the browser is: none, one that a person at the display sees, one on the other side of SSH.
+    // The flow depends on the browser: none, one on the display of this machine, one at the other end of SSH.
     for (environment, flow) in [
         (&[][..], "type the code"),
         (&[("DISPLAY", ":0")][..], "in a browser on this machine"),
@@ -215,31 +216,31 @@ fn failed_logins_print_documented_messages() {
         let line = login.read_until("open");
         assert!(line.contains(flow), "{environment:?}: {line}");
         send_signal(login.child.id(), "INT");
-        let said = login.wait_for_output();
+        let output = login.wait_for_output();
         if flow == "type the code" {
-            assert_documented(&said, LOGIN_FAILURES[4]);
+            assert_documented(&output, LOGIN_FAILURES[4]);
         }
-        assert!(said.err.contains("the login was given up"), "{}", said.transcript());
+        assert!(output.err.contains("the login was given up"), "{}", output.transcript());
     }
 }
 
 #[test]
 fn failed_renewals_keep_the_login() {
     let sandbox = Sandbox::without_docker();
-    let unruly = FaultyProvider::start("now");
+    let provider = FaultyProvider::start("now");
     let ahead = FaultyProvider::start("+20 minutes");
     let names = ["ended", "brief", "broken", "troubled", "hangs", "slow", "garbage", "huge"];
     write_identities(
         &sandbox,
-        &[names.map(|name| unruly.identity_toml(name, "")).concat(), ahead.identity_toml("clock", "")].concat(),
+        &[names.map(|name| provider.identity_toml(name, "")).concat(), ahead.identity_toml("clock", "")].concat(),
     );
     for name in names.into_iter().chain(["clock"]) {
         sign_in(&sandbox, name);
     }
-    // Those that take their time beside the others.
+    // Run the slow cases in parallel with the others.
     std::thread::scope(|scope| {
         let late = ["hangs", "slow"].map(|name| (name, scope.spawn(|| request_token(&sandbox, name).fails_with(1))));
-        for (name, what) in [
+        for (name, failure) in [
             ("ended", RENEWAL_FAILURES[0]),
             ("brief", RENEWAL_FAILURES[1]),
             ("broken", RENEWAL_FAILURES[2]),
@@ -247,53 +248,54 @@ fn failed_renewals_keep_the_login() {
             ("garbage", RENEWAL_FAILURES[5]),
             ("huge", RENEWAL_FAILURES[6]),
         ] {
-            let said = request_token(&sandbox, name).fails_with(1);
-            assert_documented(&said, what);
+            let output = request_token(&sandbox, name).fails_with(1);
+            assert_documented(&output, failure);
             assert!(
-                !said.transcript().contains("canary-refresh") && !said.transcript().contains("airport"),
+                !output.transcript().contains("canary-refresh") && !output.transcript().contains("airport"),
                 "{}",
-                said.transcript()
+                output.transcript()
             );
         }
-        // A clock that is off is nobody's failure: the token's life counts from its arrival.
+        // A wrong clock causes no failure, because the token's lifetime is counted from its arrival.
         request_token(&sandbox, "clock").ok().prints("canary-access");
         assert_documented(&sandbox.pdev(&["doctor", "credentials"]), RENEWAL_FAILURES[7]);
         for (_, late) in late {
             assert_documented(&late.join().unwrap(), RENEWAL_FAILURES[4]);
         }
     });
-    // Nobody was signed out: when the provider is well again, so is everything; what it had sent late was kept.
-    unruly.heal();
+    // No identity was signed out. The identities work again with the provider, and the late refresh token was stored.
+    provider.heal();
     for name in ["broken", "troubled", "garbage", "huge", "slow"] {
         wait_until(name, Duration::from_secs(30), || request_token(&sandbox, name).code == 0);
     }
-    assert_eq!(unruly.next_slow_token(), "canary-refresh-next-next");
-    let left = || sandbox.processes().iter().filter(|(_, command)| command.contains("exchange")).count();
-    wait_until("the exchange that hangs has ended", Duration::from_secs(90), || left() == 0);
+    assert_eq!(provider.next_slow_token(), "canary-refresh-next-next");
+    let exchanges = || sandbox.processes().iter().filter(|(_, command)| command.contains("exchange")).count();
+    wait_until("the hanging exchange has ended", Duration::from_secs(90), || exchanges() == 0);
     request_token(&sandbox, "hangs").ok();
 }
 
 #[test]
 fn unreadable_vault_files_are_reported() {
     let sandbox = Sandbox::without_docker();
-    let unruly = FaultyProvider::start("now");
-    write_identities(&sandbox, &["cut", "moved", "newer"].map(|name| unruly.identity_toml(name, "")).concat());
+    let provider = FaultyProvider::start("now");
+    write_identities(&sandbox, &["cut", "moved", "newer"].map(|name| provider.identity_toml(name, "")).concat());
     let vault = sandbox.path("home/.local/share/pdev/credentials/vault");
     let file = |name: &str| vault.join(format!("login~{name}.sealed"));
     for name in ["cut", "moved", "newer"] {
         sign_in(&sandbox, name);
     }
-    let whole = fs::read(file("cut")).unwrap();
-    fs::write(file("cut"), &whole[..20]).unwrap();
-    fs::write(file("moved"), &whole).unwrap();
+    let sealed = fs::read(file("cut")).unwrap();
+    fs::write(file("cut"), &sealed[..20]).unwrap();
+    fs::write(file("moved"), &sealed).unwrap();
     let mut newer = fs::read(file("newer")).unwrap();
+    // The format version follows the eight bytes of the magic number.
     newer[8] = 9;
     fs::write(file("newer"), newer).unwrap();
-    for (name, what) in [("cut", VAULT_FAILURES[0]), ("moved", VAULT_FAILURES[1]), ("newer", VAULT_FAILURES[2])] {
-        assert_documented(&request_token(&sandbox, name).fails_with(1), what);
+    for (name, failure) in [("cut", VAULT_FAILURES[0]), ("moved", VAULT_FAILURES[1]), ("newer", VAULT_FAILURES[2])] {
+        assert_documented(&request_token(&sandbox, name).fails_with(1), failure);
     }
-    assert_eq!(unruly.refresh_count(), 0, "a token was spent that could not be read");
-    // What it says helps.
+    assert_eq!(provider.refresh_count(), 0, "an unreadable token was sent to the provider");
+    // The documented fix works.
     sign_in(&sandbox, "cut");
     request_token(&sandbox, "cut").ok().prints("canary-access");
 
@@ -309,26 +311,26 @@ fn full_disk_spends_no_refresh_token() {
         println!("skipped: a full disk at a renewal: mounting a tmpfs is not allowed here");
         return;
     };
-    let unruly = FaultyProvider::start("now");
-    write_identities(&sandbox, &unruly.identity_toml("fine", ""));
+    let provider = FaultyProvider::start("now");
+    write_identities(&sandbox, &provider.identity_toml("fine", ""));
     sign_in(&sandbox, "fine");
     request_token(&sandbox, "fine").ok();
-    let before = unruly.refresh_count();
+    let before = provider.refresh_count();
     reject_credential(&sandbox, "fine");
     disk.fill();
     assert_documented(&request_token(&sandbox, "fine").fails_with(1), OTHER_FAILURES[2]);
-    assert_eq!(unruly.refresh_count(), before, "the provider was asked");
+    assert_eq!(provider.refresh_count(), before, "a refresh token was spent");
     disk.free_space();
-    // Left alone for a second after a failure.
-    wait_until("it works again", Duration::from_secs(10), || request_token(&sandbox, "fine").code == 0);
+    // The agent retries only one second after a failure.
+    wait_until("requests succeed again", Duration::from_secs(10), || request_token(&sandbox, "fine").code == 0);
 }
 
 #[test]
 fn locked_keyring_keeps_the_login() {
     let sandbox = Sandbox::without_docker();
     let Some(mut keyring) = Keyring::start("a keyring that is locked meanwhile", &sandbox) else { return };
-    let unruly = FaultyProvider::start("now");
-    write_identities(&sandbox, &unruly.identity_toml("fine", ""));
+    let provider = FaultyProvider::start("now");
+    write_identities(&sandbox, &provider.identity_toml("fine", ""));
     let bus = [("DBUS_SESSION_BUS_ADDRESS", keyring.address.clone()), ("PDEV_VAULT", "desktop".to_owned())];
     let pdev = |arguments: &[&str]| {
         let mut command = sandbox.command(&sandbox.project(), arguments);
@@ -344,13 +346,13 @@ fn locked_keyring_keeps_the_login() {
     let token = || run_with_timeout(pdev(&["credential", "token", "fine"]), Duration::from_secs(60));
     token().ok();
     keyring.lock();
-    // The agent has the vault open: it goes on, and renews.
+    // The agent has already read the vault's key, so it can renew.
     reject_credential(&sandbox, "fine");
     token().ok().prints("canary-access");
     send_signal(sandbox.agent_pid().unwrap(), "KILL");
     assert_documented(&token().fails_with(1), OTHER_FAILURES[1]);
     keyring.unlock();
-    wait_until("it works again", Duration::from_secs(20), || token().code == 0);
+    wait_until("requests succeed again", Duration::from_secs(20), || token().code == 0);
 }
 
 #[test]
@@ -367,7 +369,7 @@ fn missing_role_is_reported() {
     assert_documented(&aws_credential(&sandbox, "shop").fails_with(1), OTHER_FAILURES[0]);
 }
 
-/// Two agents of one user, each with a socket folder of its own, over the same logins.
+/// Two agents of one user, with separate socket folders and the same logins.
 #[test]
 fn two_agents_share_one_login() {
     let sandbox = Sandbox::without_docker();
@@ -377,7 +379,7 @@ fn two_agents_share_one_login() {
     let second: PathBuf = sandbox.path("run2");
     fs::create_dir(&second).unwrap();
     fs::set_permissions(&second, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    let ask = |folder: &Path, arguments: &[&str]| {
+    let pdev = |folder: &Path, arguments: &[&str]| {
         let mut command = sandbox.command(&sandbox.project(), arguments);
         command.env("PDEV_SOCKET_DIR", folder);
         run_with_timeout(command, Duration::from_secs(60))
@@ -387,14 +389,14 @@ fn two_agents_share_one_login() {
         for folder in [sandbox.path("run"), second.clone()] {
             scope.spawn(move || {
                 for _ in 0..rounds {
-                    ask(&folder, &["credential", "token", "idp"]).ok();
-                    ask(&folder, &["agent", "stop"]).ok();
+                    pdev(&folder, &["credential", "token", "idp"]).ok();
+                    pdev(&folder, &["agent", "stop"]).ok();
                 }
             });
         }
     });
     assert_eq!(provider.renewals(), 2 * rounds);
-    ask(&second, &["credential", "token", "idp"]).ok();
-    assert_documented(&ask(&second, &["agent", "run"]), OTHER_FAILURES[3]);
-    ask(&second, &["agent", "stop"]).ok();
+    pdev(&second, &["credential", "token", "idp"]).ok();
+    assert_documented(&pdev(&second, &["agent", "run"]), OTHER_FAILURES[3]);
+    pdev(&second, &["agent", "stop"]).ok();
 }

@@ -1,4 +1,4 @@
-//! Signing in at a real OpenID Connect provider, and staying signed in.
+//! Logins at a real OpenID Connect provider, and their renewal.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -23,7 +23,7 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// `None`, said as skipped, where PDEV_TEST_NODE_MODULES names no folder with oidc-provider.
+    /// Prints a skip and returns `None` if PDEV_TEST_NODE_MODULES names no folder with oidc-provider.
     pub fn start(journey: &str, sandbox: &Sandbox) -> Option<Self> {
         let modules = std::env::var_os("PDEV_TEST_NODE_MODULES").map(PathBuf::from);
         let modules = modules.filter(|path| path.join("oidc-provider").is_dir());
@@ -75,26 +75,26 @@ pub fn set_up_vault(sandbox: &Sandbox, provider: &Provider) -> PathBuf {
     passphrase
 }
 
-/// Signs in as a person would: reads what pdev asks for, does it, waits for the end.
+/// Signs in as a user would: opens the page that pdev names, confirms, and waits for the end of `pdev login`.
 #[track_caller]
 pub fn sign_in(sandbox: &Sandbox, passphrase: &Path, flow: &str) {
     sign_in_with(sandbox, ("PDEV_VAULT_PASSPHRASE_FILE", passphrase.to_str().unwrap()), flow);
 }
 
-/// The variable says where the key of the vault rests, which the login makes.
+/// The variable selects the store of the vault's key, which the login creates.
 #[track_caller]
 pub fn sign_in_with(sandbox: &Sandbox, (variable, value): (&str, &str), flow: &str) {
     let mut login = sandbox.command(&sandbox.project(), &["login", "idp", "--flow", flow, "--no-open", "--json"]);
     login.env(variable, value).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut login = login.spawn().unwrap();
     let mut lines = BufReader::new(login.stdout.take().unwrap()).lines();
-    let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-    let page = asked["complete_url"].as_str().or(asked["url"].as_str()).unwrap_or_else(|| panic!("{asked}"));
-    let mut person = Command::new("python3");
-    person.arg(test_program("user.py")).arg(page);
-    let person = run_with_timeout(person, Duration::from_secs(60)).ok();
+    let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let page = event["complete_url"].as_str().or(event["url"].as_str()).unwrap_or_else(|| panic!("{event}"));
+    let mut user = Command::new("python3");
+    user.arg(test_program("user.py")).arg(page);
+    let user = run_with_timeout(user, Duration::from_secs(60)).ok();
     let last: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-    assert_eq!(last["login"], "signed_in", "{last}\n{}", person.transcript());
+    assert_eq!(last["login"], "signed_in", "{last}\n{}", user.transcript());
     assert!(login.wait().unwrap().success());
 }
 
@@ -105,23 +105,23 @@ pub fn request_token(sandbox: &Sandbox) -> CommandOutput {
 fn kill_agent(sandbox: &Sandbox) {
     let pid = sandbox.agent_pid().unwrap();
     send_signal(pid, "KILL");
-    wait_until("the agent is gone", Duration::from_secs(10), || !Path::new(&format!("/proc/{pid}/exe")).exists());
+    wait_until("the agent has ended", Duration::from_secs(10), || !Path::new(&format!("/proc/{pid}/exe")).exists());
 }
 
 #[test]
 fn device_login_survives_killed_agents() {
     let sandbox = Sandbox::without_docker();
-    let Some(provider) = Provider::start("signing in by a code", &sandbox) else { return };
+    let Some(provider) = Provider::start("device login", &sandbox) else { return };
     let passphrase = set_up_vault(&sandbox, &provider);
     request_token(&sandbox).fails_with(1).prints("`pdev login");
     sign_in(&sandbox, &passphrase, "device");
     let first = request_token(&sandbox).ok().out;
     assert!(first.len() > 20, "{first}");
-    assert_eq!(request_token(&sandbox).ok().out, first, "it was fetched again although it lasts");
+    assert_eq!(request_token(&sandbox).ok().out, first, "a valid lease was requested again");
     sandbox.pdev(&["identity"]).ok().prints("ready");
     assert_eq!(provider.renewals(), 1);
 
-    // Each answer was preceded by the new refresh token on the disk: the next agent goes on from there.
+    // The new refresh token is on disk before each response, so the next agent can use it.
     let rotations = 3;
     for _ in 0..rotations {
         kill_agent(&sandbox);
@@ -129,33 +129,33 @@ fn device_login_survives_killed_agents() {
     }
     assert_eq!(provider.renewals(), 1 + rotations);
 
-    // Fifty helpers at once that find no agent: one agent, one renewal.
+    // Fifty concurrent helpers without an agent: one agent, one renewal.
     kill_agent(&sandbox);
     let tokens: Vec<String> = std::thread::scope(|scope| {
-        let askers: Vec<_> = (0..50).map(|_| scope.spawn(|| request_token(&sandbox).ok().out)).collect();
-        askers.into_iter().map(|asker| asker.join().unwrap()).collect()
+        let helpers: Vec<_> = (0..50).map(|_| scope.spawn(|| request_token(&sandbox).ok().out)).collect();
+        helpers.into_iter().map(|helper| helper.join().unwrap()).collect()
     });
     assert!(tokens.iter().all(|token| *token == tokens[0]));
     assert_eq!(provider.renewals(), 2 + rotations);
 
-    // Two hundred that find the lease ended: one renewal, and nobody is asked.
+    // Two hundred concurrent helpers without a lease: one renewal, no prompt.
     let server = sandbox.path("server");
     fs::write(&server, "idp.example").unwrap();
     let mut erase = sandbox.command(&sandbox.project(), &["credential", "docker", "erase"]);
     erase.stdin(fs::File::open(server).unwrap());
     run_with_timeout(erase, Duration::from_secs(20)).ok();
     let tokens: Vec<String> = std::thread::scope(|scope| {
-        let askers: Vec<_> = (0..200).map(|_| scope.spawn(|| request_token(&sandbox).ok().out)).collect();
-        askers.into_iter().map(|asker| asker.join().unwrap()).collect()
+        let helpers: Vec<_> = (0..200).map(|_| scope.spawn(|| request_token(&sandbox).ok().out)).collect();
+        helpers.into_iter().map(|helper| helper.join().unwrap()).collect()
     });
     assert!(tokens.iter().all(|token| *token == tokens[0]));
     assert_eq!(provider.renewals(), 3 + rotations);
 
     let mut grep = Command::new("grep");
     grep.args(["-rlsF", &tokens[0]]).arg(sandbox.path("home")).arg(sandbox.path("run"));
-    assert_eq!(run_with_timeout(grep, Duration::from_secs(20)).out, "", "the token lies on the disk");
+    assert_eq!(run_with_timeout(grep, Duration::from_secs(20)).out, "", "the token is on disk");
 
-    // A spent refresh token (an old backup put back) ends the login; that is said, with the way out.
+    // A spent refresh token (from an old backup) ends the login. The message names the fix.
     let file = sandbox.path("home/.local/share/pdev/credentials/vault/login~idp.sealed");
     let spent = fs::read(&file).unwrap();
     kill_agent(&sandbox);
@@ -169,18 +169,18 @@ fn device_login_survives_killed_agents() {
 #[test]
 fn denied_consent_fails_login() {
     let sandbox = Sandbox::without_docker();
-    let Some(provider) = Provider::start("saying no", &sandbox) else { return };
+    let Some(provider) = Provider::start("denied consent", &sandbox) else { return };
     let passphrase = set_up_vault(&sandbox, &provider);
     for flow in ["device", "browser"] {
         let mut login = sandbox.command(&sandbox.project(), &["login", "idp", "--flow", flow, "--no-open", "--json"]);
         login.env("PDEV_VAULT_PASSPHRASE_FILE", &passphrase).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut login = login.spawn().unwrap();
         let mut lines = BufReader::new(login.stdout.take().unwrap()).lines();
-        let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        let page = asked["complete_url"].as_str().or(asked["url"].as_str()).unwrap_or_else(|| panic!("{asked}"));
-        let mut person = Command::new("python3");
-        person.arg(test_program("user.py")).args([page, "no"]);
-        run_with_timeout(person, Duration::from_secs(60)).ok();
+        let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        let page = event["complete_url"].as_str().or(event["url"].as_str()).unwrap_or_else(|| panic!("{event}"));
+        let mut user = Command::new("python3");
+        user.arg(test_program("user.py")).args([page, "no"]);
+        run_with_timeout(user, Duration::from_secs(60)).ok();
         let last = lines.next().unwrap().unwrap();
         assert!(last.contains("the request was denied at the provider"), "{flow}: {last}");
         assert_eq!(login.wait().unwrap().code(), Some(1), "{flow}");
@@ -191,7 +191,7 @@ fn denied_consent_fails_login() {
 #[test]
 fn browser_login_uses_loopback_redirect() {
     let sandbox = Sandbox::without_docker();
-    let Some(provider) = Provider::start("signing in by the browser", &sandbox) else { return };
+    let Some(provider) = Provider::start("browser login", &sandbox) else { return };
     let passphrase = set_up_vault(&sandbox, &provider);
     sign_in(&sandbox, &passphrase, "browser");
     request_token(&sandbox).ok();
