@@ -206,7 +206,10 @@ fn many_copies_share_no_host() {
     for (n, folder) in folders.iter().enumerate() {
         sandbox.pdev_in(folder, &["up"]).ok();
         let (host, port) = sandbox.url(folder, Some("web"));
-        assert!(get(&host, port, "/").body.contains(&format!("feature-copy-{n}")), "another copy answers at the URL of copy {n}");
+        assert!(
+            get(&host, port, "/").body.contains(&format!("feature-copy-{n}")),
+            "another copy answers at the URL of copy {n}"
+        );
         assert!(urls.insert(host));
     }
     let listed = sandbox.pdev_in(&project, &["ls", "--json"]).ok().json();

@@ -61,7 +61,10 @@ fn requester_cannot_approve_own_request() {
     for (attempt, refusal) in attempts {
         let output = run_after_request(&sandbox, &attempt);
         assert!(output.transcript().contains(refusal), "{attempt}: {}", output.transcript());
-        assert!(sandbox.pdev(&["identity", "approvals", "--json"]).ok().json().as_array().unwrap().is_empty(), "{attempt}");
+        assert!(
+            sandbox.pdev(&["identity", "approvals", "--json"]).ok().json().as_array().unwrap().is_empty(),
+            "{attempt}"
+        );
     }
     // The socket needs no terminal, but it rejects the requester as well.
     let socket = sandbox.path("run").join("agent.sock");
@@ -74,7 +77,8 @@ fn requester_cannot_approve_own_request() {
     let output = run_after_request(&sandbox, &list_pending);
     let project = sandbox.project().canonicalize().unwrap();
     assert!(
-        output.transcript().contains(&approval_code(&output)) && output.transcript().contains(project.to_str().unwrap()),
+        output.transcript().contains(&approval_code(&output))
+            && output.transcript().contains(project.to_str().unwrap()),
         "{}",
         output.transcript()
     );

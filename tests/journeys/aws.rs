@@ -271,13 +271,19 @@ fn session_credentials_are_read_only_and_tagged() {
     assert_eq!(all.len(), 2, "{all:?}");
     let (of_user, of_session) = (&all[0], &all[1]);
     assert_eq!(of_user["DurationSeconds"], "43200");
-    assert!(of_user.get("PolicyArns.member.1.arn").is_none() && of_user.get("Tags.member.1.Key").is_none(), "{of_user}");
+    assert!(
+        of_user.get("PolicyArns.member.1.arn").is_none() && of_user.get("Tags.member.1.Key").is_none(),
+        "{of_user}"
+    );
     assert_eq!(of_session["Action"], "AssumeRole");
     assert_eq!(of_session["PolicyArns.member.1.arn"], "arn:aws:iam::aws:policy/ReadOnlyAccess");
     assert!(of_session["DurationSeconds"].as_str().unwrap().parse::<u32>().unwrap() <= 3600, "{of_session}");
     assert_eq!(of_session["Tags.member.1.Key"], "pdev:session");
     let id = of_session["Tags.member.1.Value"].as_str().unwrap();
-    assert_eq!((&of_session["Tags.member.2.Key"], &of_session["Tags.member.2.Value"]), (&"pdev:agent".into(), &"robot".into()));
+    assert_eq!(
+        (&of_session["Tags.member.2.Key"], &of_session["Tags.member.2.Value"]),
+        (&"pdev:agent".into(), &"robot".into())
+    );
     assert_eq!(of_session["RoleSessionName"], format!("pdev-role-{id}"));
     sandbox.pdev(&["audit"]).ok().prints("session robot");
 

@@ -12,7 +12,8 @@ use crate::sandbox::Sandbox;
 
 /// A time in the format of the HTTP header `Date`. `clock` is an argument of GNU date.
 pub fn http_date(clock: &str) -> String {
-    let output = Command::new("date").args(["-u", "-d", clock, "+%a, %d %b %Y %H:%M:%S GMT"]).env("LC_ALL", "C").output();
+    let output =
+        Command::new("date").args(["-u", "-d", clock, "+%a, %d %b %Y %H:%M:%S GMT"]).env("LC_ALL", "C").output();
     String::from_utf8(output.unwrap().stdout).unwrap().trim().to_owned()
 }
 

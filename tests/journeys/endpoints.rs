@@ -209,7 +209,10 @@ pub fn sdks_in_containers_stay_signed_in() {
     let check = ["run", "--rm", "-e", "PYTHONPATH=/sdks", "-v", &mount, "python:3-slim", "python3", "-c"];
     let imports = Command::new("docker").args(check).arg("import boto3, google.auth, azure.identity").output().unwrap();
     if !imports.status.success() {
-        println!("skipped: {name}: the image's python cannot use the SDKs: {}", String::from_utf8_lossy(&imports.stderr));
+        println!(
+            "skipped: {name}: the image's python cannot use the SDKs: {}",
+            String::from_utf8_lossy(&imports.stderr)
+        );
         return;
     }
     let stage = Fixture::new(sandbox, "docker", &python, &folder);

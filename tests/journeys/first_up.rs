@@ -148,7 +148,11 @@ fn up_service_starts_only_it_and_its_dependencies() {
     sandbox.write("pdev.yaml", &manifest("two"));
     sandbox.pdev(&["up", "--service", "a"]).ok().prints("nothing changed");
     assert_eq!(names(), ["a ready", "b ready", "c ready"]);
-    assert_eq!(find_unit(&sandbox.status(&sandbox.project()), "c")["started_at"], before, "c was replaced although it was not selected");
+    assert_eq!(
+        find_unit(&sandbox.status(&sandbox.project()), "c")["started_at"],
+        before,
+        "c was replaced although it was not selected"
+    );
     sandbox.pdev(&["plan"]).ok().prints("env.LEVEL");
 }
 

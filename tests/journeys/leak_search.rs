@@ -138,7 +138,8 @@ impl Evidence {
         let names = |path: &str, key: &str| -> Vec<String> {
             let list: Value = serde_json::from_str(&response_body(&get(socket, path))).unwrap();
             let list = list.as_array().unwrap().iter();
-            list.map(|entry| entry[key].as_str().unwrap_or_else(|| panic!("no `{key}` in {entry}")).to_owned()).collect()
+            list.map(|entry| entry[key].as_str().unwrap_or_else(|| panic!("no `{key}` in {entry}")).to_owned())
+                .collect()
         };
         let previews = names("/v1/previews", "id");
         assert!(!previews.is_empty(), "no preview runs, so half of the responses would be empty");

@@ -1,4 +1,4 @@
-//! What the agent holds in memory stays there: no core file when it crashes, no look into it by programs of its user.
+//! Secrets in the agent's memory: no core file contains them, and other programs of the user cannot read them.
 
 use std::fs;
 use std::io::Write;
@@ -35,27 +35,27 @@ fn crashing_agent_leaves_no_core_file() {
         println!("skipped: core files: this machine puts them elsewhere");
         return;
     }
-    // The shell asks for core files, as a developer's machine may; they would lie in the agent's folder.
+    // Enable core files, as on some developer machines. The kernel would write one to the agent's folder.
     let mut start = Command::new("sh");
     start.args(["-c", "ulimit -c unlimited; exec \"$0\" credential token hub", env!("CARGO_BIN_EXE_pdev")]);
-    let asked = sandbox.command(&sandbox.project(), &[]);
+    let plain = sandbox.command(&sandbox.project(), &[]);
     start.env_clear().current_dir(sandbox.project());
-    start.envs(asked.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    start.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
     run_with_timeout(start, Duration::from_secs(60)).ok().prints(CANARY);
     let pid = sandbox.agent_pid().unwrap();
     let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
-    // Not SEGV: Rust's handler for it takes the first one for a full stack's.
+    // Not SEGV: Rust's handler treats the first one as a possible stack overflow.
     send_signal(pid, "ABRT");
-    wait_until("the agent is gone", Duration::from_secs(10), || !Path::new(&format!("/proc/{pid}/exe")).exists());
+    wait_until("the agent has ended", Duration::from_secs(10), || !Path::new(&format!("/proc/{pid}/exe")).exists());
     for name in ["core".to_owned(), format!("core.{pid}")] {
-        assert!(!folder.join(&name).exists(), "`{name}` lies in {}", folder.display());
+        assert!(!folder.join(&name).exists(), "`{name}` is in {}", folder.display());
     }
 }
 
 #[test]
 fn same_user_cannot_read_agent_memory() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: the agent's memory: changing the user wants root");
+        println!("skipped: the agent's memory: changing the user needs root");
         return;
     }
     let sandbox = sandbox_with_token_source();
@@ -66,31 +66,31 @@ fn same_user_cannot_read_agent_memory() {
     }
     let pdev = sandbox.path("pdev");
     fs::copy(env!("CARGO_BIN_EXE_pdev"), &pdev).unwrap();
-    let as_nobody = |program: &[&str]| {
+    let run_unprivileged = |program: &[&str]| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).args(program);
-        let like = sandbox.command(&sandbox.project(), &[]);
+        let plain = sandbox.command(&sandbox.project(), &[]);
         command.env_clear().current_dir(sandbox.project());
-        command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
         run_with_timeout(command, Duration::from_secs(60))
     };
     let pdev = pdev.to_str().unwrap();
-    as_nobody(&[pdev, "credential", "token", "hub"]).ok().prints(CANARY);
-    let status = as_nobody(&[pdev, "agent", "status", "--json"]).ok().json();
+    run_unprivileged(&[pdev, "credential", "token", "hub"]).ok().prints(CANARY);
+    let status = run_unprivileged(&[pdev, "agent", "status", "--json"]).ok().json();
     let pid = status["pid"].as_u64().unwrap();
-    // A process that hides nothing can be read in the same way: the test is able to fail.
-    as_nobody(&["sh", "-c", "sleep 20 & dd if=/proc/$!/environ of=/dev/null 2>&1; kill $!"]).ok();
+    // An ordinary process can be read in the same way, so this test can fail.
+    run_unprivileged(&["sh", "-c", "sleep 20 & dd if=/proc/$!/environ of=/dev/null 2>&1; kill $!"]).ok();
     for file in ["mem", "environ", "maps"] {
-        let read = as_nobody(&["dd", &format!("if=/proc/{pid}/{file}"), "of=/dev/null", "count=1"]);
+        let read = run_unprivileged(&["dd", &format!("if=/proc/{pid}/{file}"), "of=/dev/null", "count=1"]);
         assert!(read.code != 0 && read.err.contains("Permission denied"), "{file}: {}", read.transcript());
     }
-    assert_gcore_is_refused(&sandbox, pid, &as_nobody);
-    as_nobody(&[pdev, "agent", "stop"]).ok();
-    // Here and not as root, who may lock as much as it likes.
-    as_nobody(&["sh", "-c", "ulimit -l 0; exec $0 credential token hub", pdev]).ok().prints(CANARY);
-    let said = as_nobody(&[pdev, "doctor", "credentials"]).ok();
-    said.prints("the lease of `hub` could not be locked into memory");
-    as_nobody(&[pdev, "agent", "stop"]).ok();
+    assert_gcore_is_refused(&sandbox, pid, &run_unprivileged);
+    run_unprivileged(&[pdev, "agent", "stop"]).ok();
+    // Test the limit without root, because root may lock any amount of memory.
+    run_unprivileged(&["sh", "-c", "ulimit -l 0; exec $0 credential token hub", pdev]).ok().prints(CANARY);
+    let output = run_unprivileged(&[pdev, "doctor", "credentials"]).ok();
+    output.prints("the lease of `hub` could not be locked into memory");
+    run_unprivileged(&[pdev, "agent", "stop"]).ok();
 }
 
 fn proc_line(pid: u64, file: &str, start: &str) -> String {
@@ -99,7 +99,7 @@ fn proc_line(pid: u64, file: &str, start: &str) -> String {
 }
 
 #[test]
-fn held_lease_is_locked_into_memory() {
+fn cached_lease_is_locked_into_memory() {
     let sandbox = sandbox_with_token_source();
     sandbox.pdev(&["credential", "token", "hub"]).ok().prints(CANARY);
     let locked = proc_line(u64::from(sandbox.agent_pid().unwrap()), "status", "VmLck:");
@@ -110,7 +110,7 @@ fn held_lease_is_locked_into_memory() {
     sandbox.pdev(&["doctor", "credentials"]).ok().prints("are locked into memory");
 }
 
-/// How often these bytes stand in what a process may write to.
+/// Counts these bytes in the writable memory of a process.
 fn count_copies(sandbox: &Sandbox, pid: u32, needle: &str) -> usize {
     let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
     let mut image = fs::File::create(sandbox.path("image")).unwrap();
@@ -120,7 +120,7 @@ fn count_copies(sandbox: &Sandbox, pid: u32, needle: &str) -> usize {
         let mut piece = vec![0; 1 << 20];
         for at in (from..to).step_by(piece.len()) {
             let length = usize::try_from(to - at).unwrap().min(piece.len());
-            // What the kernel keeps for itself cannot be read.
+            // Some mappings of the kernel cannot be read.
             if memory.read_exact_at(&mut piece[..length], at).is_ok() {
                 image.write_all(&piece[..length]).unwrap();
             }
@@ -134,7 +134,7 @@ fn count_copies(sandbox: &Sandbox, pid: u32, needle: &str) -> usize {
 #[test]
 fn removed_lease_is_wiped_from_memory() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: what is forgotten: only root can look into the agent's memory");
+        println!("skipped: removed leases: only root can read the agent's memory");
         return;
     }
     let sandbox = sandbox_with_token_source();
@@ -142,14 +142,14 @@ fn removed_lease_is_wiped_from_memory() {
         sandbox.pdev(&["credential", form, "hub"]).ok().prints(CANARY);
     }
     let pid = sandbox.agent_pid().unwrap();
-    assert_eq!(count_copies(&sandbox, pid, CANARY), 1, "copies of a lease that is held");
-    // What a person types comes by the API, whose library keeps its buffers as they are; a lease of a source does not.
+    assert_eq!(count_copies(&sandbox, pid, CANARY), 1, "copies of a cached lease");
+    // This holds for leases of a source. A typed secret arrives through the API, whose library does not wipe its buffers.
     write_identities(&sandbox, "");
     sandbox.pdev(&["identity"]).ok();
-    assert_eq!(count_copies(&sandbox, pid, CANARY), 0, "copies after it was forgotten");
+    assert_eq!(count_copies(&sandbox, pid, CANARY), 0, "copies of a removed lease");
 }
 
-/// Limits as the person who started the agent has them, in everything that it starts.
+/// Programs that the agent starts have the limits of the user who started the agent.
 #[test]
 fn programs_inherit_user_limits() {
     let sandbox = Sandbox::without_docker();
@@ -164,51 +164,53 @@ fn programs_inherit_user_limits() {
             source.display()
         ),
     );
-    let said = sandbox.project().join("said");
-    let script = format!("{limits} > {}; exec sleep 1000", said.display());
+    let limits_file = sandbox.project().join("limits");
+    let script = format!("{limits} > {}; exec sleep 1000", limits_file.display());
     sandbox.write("service.sh", &script);
     sandbox.write(
         "pdev.yaml",
         "pdev: 1\napp: limits\nservices:\n  web: { health: none, process: { command: [sh, service.sh] } }\n",
     );
-    let as_person = |arguments: &[&str]| {
+    let run_with_limits = |arguments: &[&str]| {
         let mut command = Command::new("sh");
-        // Unlike any default, and within what everybody may set.
+        // These values differ from all defaults, and no user needs privileges to set them.
         command
             .args(["-c", "ulimit -Sc 4; ulimit -Sn 777; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_pdev")])
             .args(arguments);
-        let asked = sandbox.command(&sandbox.project(), &[]);
+        let plain = sandbox.command(&sandbox.project(), &[]);
         command.env_clear().current_dir(sandbox.project());
-        command.envs(asked.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
         run_with_timeout(command, Duration::from_secs(60)).ok()
     };
     let mut hard = Command::new("sh");
     hard.args(["-c", "ulimit -Hn; ulimit -Sl"]);
     let hard = run_with_timeout(hard, Duration::from_secs(10)).ok().out.replace('\n', " ");
-    let own = format!("4 777 {hard}");
-    as_person(&["up", "--runtime", "process"]);
-    assert_eq!(as_person(&["credential", "token", "own"]).out, own, "an `exec` source");
+    let expected = format!("4 777 {hard}");
+    run_with_limits(&["up", "--runtime", "process"]);
+    assert_eq!(run_with_limits(&["credential", "token", "own"]).out, expected, "an `exec` source");
     sandbox.pdev(&["credential", "token", "absent"]).fails_with(1).prints("cannot start `/no/such`: ");
     let agent = u64::from(sandbox.agent_pid().unwrap());
-    assert!(!proc_line(agent, "limits", "Max open files").contains(" 777 "), "the agent's own limit was never raised");
-    wait_until("the service said its limits", Duration::from_secs(20), || said.exists());
-    wait_until("all of them", Duration::from_secs(20), || fs::read_to_string(&said).unwrap() == own);
+    assert!(!proc_line(agent, "limits", "Max open files").contains(" 777 "), "the agent did not raise its own limit");
+    wait_until("the service writes its limits", Duration::from_secs(20), || limits_file.exists());
+    wait_until("the file is complete", Duration::from_secs(20), || {
+        fs::read_to_string(&limits_file).unwrap() == expected
+    });
     let all = format!("{limits}; exit 0");
-    assert_eq!(as_person(&["run", "--as", "own", "--", "sh", "-c", &all]).out, own, "`run --as`");
-    assert_eq!(as_person(&["exec", "web", "--", "sh", "-c", &all]).out, own, "`exec`");
+    assert_eq!(run_with_limits(&["run", "--as", "own", "--", "sh", "-c", &all]).out, expected, "`run --as`");
+    assert_eq!(run_with_limits(&["exec", "web", "--", "sh", "-c", &all]).out, expected, "`exec`");
 }
 
-/// A debugger's way to a core file; what it takes of a process that hides nothing shows that it could.
-fn assert_gcore_is_refused(sandbox: &Sandbox, agent: u64, as_nobody: &dyn Fn(&[&str]) -> CommandOutput) {
+/// Checks that gcore cannot write a core file of the agent. Skips if it cannot write one of an ordinary process either.
+fn assert_gcore_is_refused(sandbox: &Sandbox, agent: u64, run_unprivileged: &dyn Fn(&[&str]) -> CommandOutput) {
     let core = sandbox.path("run/core");
-    let take = |what: &str| format!("gcore -o {} {what} </dev/null", core.display());
-    let of_sleeper = format!("sleep 20 & {}; taken=$?; kill $!; exit $taken", take("$!"));
-    let taken = as_nobody(&["sh", "-c", &of_sleeper]);
-    if taken.code != 0 {
-        println!("skipped: a core file by gcore: it takes none of any process here: {}", taken.err.trim());
+    let gcore = |pid: &str| format!("gcore -o {} {pid} </dev/null", core.display());
+    let of_sleeper = format!("sleep 20 & {}; code=$?; kill $!; exit $code", gcore("$!"));
+    let ordinary = run_unprivileged(&["sh", "-c", &of_sleeper]);
+    if ordinary.code != 0 {
+        println!("skipped: a core file by gcore: gcore fails for every process here: {}", ordinary.err.trim());
         return;
     }
-    let refused = as_nobody(&["sh", "-c", &take(&agent.to_string())]);
+    let refused = run_unprivileged(&["sh", "-c", &gcore(&agent.to_string())]);
     assert!(refused.transcript().contains("Operation not permitted"), "{}", refused.transcript());
     assert!(!sandbox.path(&format!("run/core.{agent}")).exists(), "{}", refused.transcript());
 }

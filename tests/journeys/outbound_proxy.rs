@@ -1,4 +1,4 @@
-//! Where the network is left by a proxy only: sources are reached through it, and what it says is told.
+//! Networks with an outbound proxy: sources are reached through it, and its errors are reported.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::cloud_sources::{CloudServer, login_with_secret};
 use crate::credential_formats::write_identities;
 use crate::sandbox::{CommandOutput, Sandbox, run_with_timeout, wait_until};
 
-/// proxy.py, a proxy of its own right.
+/// A real proxy (proxy.py).
 struct Proxy {
     child: Child,
     port: String,
@@ -29,7 +29,7 @@ impl Proxy {
         let mut command = Command::new(python);
         command.args(["-m", "proxy", "--hostname", "127.0.0.1", "--port", "0", "--num-workers", "1"]);
         command.args(["--num-acceptors", "1", "--threaded"]).arg("--port-file").arg(&port).arg("--log-file").arg(&log);
-        // Its own folders go into the sandbox's home.
+        // HOME, because proxy.py creates folders there.
         command.args(more).env("HOME", sandbox.path("home")).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap();
         let written = || fs::read_to_string(&port).is_ok_and(|text| !text.trim().is_empty());
@@ -38,8 +38,8 @@ impl Proxy {
         Some(Self { child, port, log })
     }
 
-    fn has_logged(&self, words: &str) -> bool {
-        fs::read_to_string(&self.log).unwrap_or_default().contains(words)
+    fn has_logged(&self, text: &str) -> bool {
+        fs::read_to_string(&self.log).unwrap_or_default().contains(text)
     }
 }
 
@@ -65,39 +65,40 @@ fn sources_use_proxy_from_environment() {
              client_id = \"app\"\nendpoint = \"https://localhost:{tls}\"\n[user]\nsource = \"google\"\n"
         ),
     );
-    // Each with an agent of its own, which has the environment of who starts it.
-    let ask_as = |identity: &str, proxy: &str, none: &str| -> CommandOutput {
+    // Each request starts its own agent, because the agent has the environment of the command that starts it.
+    let request_as = |identity: &str, proxy: &str, no_proxy: &str| -> CommandOutput {
         let mut command = sandbox.command(&sandbox.project(), &["credential", "token", identity]);
-        command.env("HTTPS_PROXY", proxy).env("NO_PROXY", none);
+        command.env("HTTPS_PROXY", proxy).env("NO_PROXY", no_proxy);
         command.env("SSL_CERT_FILE", clouds.folder.join("ca.pem"));
-        let said = run_with_timeout(command, Duration::from_secs(60));
-        // The proxy writes a connection down when it ends, and this agent would keep it for the next request.
+        let output = run_with_timeout(command, Duration::from_secs(60));
+        // The proxy logs a connection when it ends, and the agent would keep it open for the next request.
         sandbox.pdev(&["agent", "stop"]);
-        said
+        output
     };
-    let ask = |proxy: &str, none: &str| ask_as("app", proxy, none);
-    let (open, asked_for) = (format!("http://127.0.0.1:{}", proxy.port), format!("localhost:{tls}"));
-    assert!(ask(&open, "localhost,other.example").ok().out.starts_with("canary-"));
-    assert!(!proxy.has_logged(&asked_for), "`NO_PROXY` was not obeyed");
-    assert!(ask(&open, "").ok().out.starts_with("canary-"));
-    wait_until("the proxy's log tells of it", Duration::from_secs(10), || proxy.has_logged(&asked_for));
+    let request = |proxy: &str, no_proxy: &str| request_as("app", proxy, no_proxy);
+    let (open, target) = (format!("http://127.0.0.1:{}", proxy.port), format!("localhost:{tls}"));
+    assert!(request(&open, "localhost,other.example").ok().out.starts_with("canary-"));
+    assert!(!proxy.has_logged(&target), "`NO_PROXY` was ignored");
+    assert!(request(&open, "").ok().out.starts_with("canary-"));
+    wait_until("the proxy logs the connection", Duration::from_secs(10), || proxy.has_logged(&target));
 
     let closed = format!("http://127.0.0.1:{}", guarded.port);
     let through = format!("through the proxy `{closed}/`");
-    ask(&closed, "").fails_with(1).prints(&through).prints("proxy authorization required");
+    request(&closed, "").fails_with(1).prints(&through).prints("proxy authorization required");
     let signed_in = format!("http://me:canary-pass@127.0.0.1:{}", guarded.port);
-    assert!(ask(&signed_in, "").ok().out.starts_with("canary-"));
-    let wrong =
-        ask("http://me:canary-pass@127.0.0.1:1", "").fails_with(1).prints("through the proxy `http://127.0.0.1:1/`");
+    assert!(request(&signed_in, "").ok().out.starts_with("canary-"));
+    let wrong = request("http://me:canary-pass@127.0.0.1:1", "")
+        .fails_with(1)
+        .prints("through the proxy `http://127.0.0.1:1/`");
     assert!(!wrong.transcript().contains("canary-pass"), "{}", wrong.transcript());
-    // A token that is spent is spent in another process, which knows the same proxy and certificates.
+    // The exchange process that spends a refresh token uses the same proxy and certificates.
     let plain = clouds.url("/token");
     let user = fs::read_to_string(clouds.folder.join("user.json")).unwrap();
     let user = user.replace(&plain, &format!("https://localhost:{tls}/token"));
     write_passphrase(&sandbox);
     login_with_secret(&sandbox, "user", &user).ok();
     sandbox.pdev(&["agent", "stop"]).ok();
-    assert!(ask_as("user", &signed_in, "").ok().out.starts_with("canary-"));
-    ask_as("user", &closed, "").fails_with(1).prints(&through).prints("proxy authorization required");
-    ask("socks5://127.0.0.1:1", "").fails_with(1).prints("is no `http://` one");
+    assert!(request_as("user", &signed_in, "").ok().out.starts_with("canary-"));
+    request_as("user", &closed, "").fails_with(1).prints(&through).prints("proxy authorization required");
+    request("socks5://127.0.0.1:1", "").fails_with(1).prints("is no `http://` one");
 }

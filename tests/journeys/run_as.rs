@@ -1,4 +1,4 @@
-//! `pdev run --as`: programs that run longer than a lease, and the agent, lasts.
+//! `pdev run --as`: programs that run longer than a lease and an agent.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -27,7 +27,7 @@ fn write_test_identities(sandbox: &Sandbox) {
         &[identity("aws", "aws", "aws"), google, identity("azure", "azure", "token"), named].concat(),
     );
     fs::create_dir_all(sandbox.path("home/.aws")).unwrap();
-    // What would win over any endpoint, and the one setting that is kept of it.
+    // These keys would take precedence over the endpoint. Of this configuration, only the region must be used.
     fs::write(sandbox.path("home/.aws/config"), "[default]\nregion = eu-north-1\n").unwrap();
     fs::write(
         sandbox.path("home/.aws/credentials"),
@@ -58,14 +58,14 @@ impl Program {
     }
 
     fn lease_count(&self) -> usize {
-        self.observations().iter().filter(|one| one[0] != "").count()
+        self.observations().iter().filter(|lease| lease[0] != "").count()
     }
 
-    /// Where it was told to ask.
+    /// A variable of the program's environment.
     fn environment_variable(&self, name: &str) -> String {
         let all = fs::read(format!("/proc/{}/environ", self.child.id())).unwrap();
         let all = String::from_utf8(all).unwrap();
-        let found = all.split('\0').find_map(|one| one.strip_prefix(&format!("{name}=")));
+        let found = all.split('\0').find_map(|variable| variable.strip_prefix(&format!("{name}=")));
         found.unwrap_or_else(|| panic!("no {name} in {all}")).to_owned()
     }
 }
@@ -77,19 +77,19 @@ fn long_running_programs_get_renewed_credentials() {
     write_test_identities(&sandbox);
     let programs = ["aws", "google", "azure"].map(|cloud| Program::start(&sandbox, cloud, &sdks));
     let all = |count: usize| programs.iter().all(|program| program.lease_count() >= count);
-    wait_until("each was given three leases", Duration::from_secs(60), || all(3));
+    wait_until("each program has received three leases", Duration::from_secs(60), || all(3));
 
-    // Somebody else, even with the token in hand, is refused.
+    // The endpoint rejects another process, even with the token.
     let url = programs[0].environment_variable("AWS_CONTAINER_CREDENTIALS_FULL_URI");
     let port: u16 = url.rsplit_once(':').unwrap().1.split('/').next().unwrap().parse().unwrap();
     let token = fs::read_to_string(programs[0].environment_variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")).unwrap();
     let path = url.split_once(&port.to_string()).unwrap().1.to_owned();
     let host = format!("127.0.0.1:{port}");
     let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {token}\r\n\r\n");
-    let answer = request("127.0.0.1", port, &text);
-    assert!(answer.status == 403 && !answer.body.contains("AKIA"), "{} {}", answer.status, answer.body);
+    let response = request("127.0.0.1", port, &text);
+    assert!(response.status == 403 && !response.body.contains("AKIA"), "{} {}", response.status, response.body);
 
-    // The agent is killed; whoever starts the next one, the programs find their endpoints again.
+    // After the agent is killed, any command starts the next one, which opens the endpoints of the programs again.
     send_signal(sandbox.agent_pid().unwrap(), "KILL");
     sandbox.pdev(&["identity"]).ok();
     sandbox.pdev(&["ls"]).ok();
@@ -103,18 +103,18 @@ fn long_running_programs_get_renewed_credentials() {
     let secrets = programs[0].environment_variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
     for program in programs {
         fs::write(program.folder.join("stop"), "").unwrap();
-        let (seen, ended) =
+        let (leases, ended) =
             (program.observations(), to_command_output(&program.child.wait_with_output().unwrap()).ok());
         let mut lines = ended.out.lines();
-        assert_eq!(lines.next(), Some("{}"), "the environment holds a credential: {}", ended.transcript());
+        assert_eq!(lines.next(), Some("{}"), "the environment contains a credential: {}", ended.transcript());
         assert!(
             lines.next().unwrap().contains("canary") || ended.out.contains("AKIA"),
-            "its child: {}",
+            "the child received no credential: {}",
             ended.transcript()
         );
-        assert!(!ended.out.contains("AKIAWRONG") && !seen.iter().any(|one| one[0] == "AKIAWRONG"), "{seen:?}");
-        if seen[0][1] == "container-role" {
-            assert_eq!(seen[0][2], "eu-north-1", "the region of the user's own configuration");
+        assert!(!ended.out.contains("AKIAWRONG") && !leases.iter().any(|lease| lease[0] == "AKIAWRONG"), "{leases:?}");
+        if leases[0][1] == "container-role" {
+            assert_eq!(leases[0][2], "eu-north-1", "the region of the user's configuration is missing");
         }
     }
     wait_until("the endpoint closes with its program", Duration::from_secs(10), || {
@@ -133,7 +133,7 @@ fn gcloud_wrapper_uses_its_identity() {
     let bin = sandbox.path("home/.local/bin");
     fs::create_dir_all(&bin).unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    let in_shell = |program: &str, arguments: &[&str]| {
+    let run_program = |program: &str, arguments: &[&str]| {
         let mut command = std::process::Command::new(program);
         let plain = sandbox.command(&sandbox.project(), &[]);
         command.args(arguments).current_dir(sandbox.project()).env_clear().stdin(Stdio::null());
@@ -141,7 +141,7 @@ fn gcloud_wrapper_uses_its_identity() {
         run_with_timeout(command, Duration::from_secs(60))
     };
     let setup =
-        |more: &[&str]| in_shell(env!("CARGO_BIN_EXE_pdev"), &[&["credential", "setup", "gcloud"], more].concat());
+        |more: &[&str]| run_program(env!("CARGO_BIN_EXE_pdev"), &[&["credential", "setup", "gcloud"], more].concat());
     setup(&["aws"]).fails_with(2).prints("`aws` is no identity of Google");
     setup(&["google"]).fails_with(2).prints("names no account");
     let text = fs::read_to_string(sandbox.path("home/.config/pdev/identities.toml")).unwrap();
@@ -153,25 +153,25 @@ fn gcloud_wrapper_uses_its_identity() {
     setup(&["google", "--yes"]).ok();
     setup(&["google", "--yes"]).ok().prints("nothing to change");
 
-    let ours = bin.join("gcloud-google");
-    let gcloud = |arguments: &[&str]| in_shell(ours.to_str().unwrap(), arguments).ok().out;
+    let wrapper = bin.join("gcloud-google");
+    let gcloud = |arguments: &[&str]| run_program(wrapper.to_str().unwrap(), arguments).ok().out;
     let first = gcloud(&["auth", "print-access-token"]);
     assert!(first.starts_with("canary-token-"), "{first}");
-    wait_until("the next lease, to the next gcloud", Duration::from_secs(30), || {
+    wait_until("a later gcloud gets the next lease", Duration::from_secs(30), || {
         let now = gcloud(&["auth", "print-access-token"]);
         now.starts_with("canary-token-") && now != first
     });
     assert_eq!(gcloud(&["config", "get-value", "core/project"]).trim(), "shop");
     assert!(gcloud(&["auth", "list"]).contains("dev@example.org"));
     let audit = sandbox.pdev(&["audit"]).ok();
-    assert!(!audit.out.contains("refused"), "gcloud asks for an id token too: {}", audit.transcript());
+    assert!(!audit.out.contains("refused"), "the id token that gcloud requests was refused: {}", audit.transcript());
     let mut grep = std::process::Command::new("grep");
     grep.args(["-rlsa", "canary-token"]).arg(sandbox.path("home"));
-    assert_eq!(run_with_timeout(grep, Duration::from_secs(10)).out, "", "a token rests in a file");
+    assert_eq!(run_with_timeout(grep, Duration::from_secs(10)).out, "", "a file contains a token");
 
     setup(&["google", "--undo", "--yes"]).ok();
-    assert!(!ours.exists());
-    fs::write(&ours, "#!/bin/sh\n").unwrap();
+    assert!(!wrapper.exists());
+    fs::write(&wrapper, "#!/bin/sh\n").unwrap();
     setup(&["google", "--undo", "--yes"]).fails_with(2).prints("pdev did not write it");
 }
 
@@ -184,8 +184,11 @@ fn credential_without_endpoint_is_set_in_environment() {
         run_with_timeout(sandbox.command(&sandbox.project(), &all), Duration::from_secs(30)).ok().out
     };
     assert!(shell(&["--in-env", "--as", "aws"], "echo $AWS_SESSION_TOKEN").contains("canary-token-"));
-    assert!(shell(&["--as", "named"], "echo $GITHUB_TOKEN").contains("canary-token-"), "the user named the variable");
-    let told = shell(&["--as", "aws"], "env; cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
-    assert!(told.contains("AWS_CONTAINER_CREDENTIALS_FULL_URI") && !told.contains("canary"), "{told}");
+    assert!(
+        shell(&["--as", "named"], "echo $GITHUB_TOKEN").contains("canary-token-"),
+        "the configured variable is missing"
+    );
+    let output = shell(&["--as", "aws"], "env; cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
+    assert!(output.contains("AWS_CONTAINER_CREDENTIALS_FULL_URI") && !output.contains("canary"), "{output}");
     sandbox.pdev(&["run", "--in-env", "seed"]).fails_with(2);
 }

@@ -1,8 +1,8 @@
-//! Secrets of every kind are put to use by every tool there is, and then looked for everywhere else.
+//! Uses secrets of all kinds with all tools, and then searches for them in all other places.
 //!
-//! Left out, because it is promised to hold them: what a tool's own helper prints, the sealed vault, the files of a
-//! running service's secrets (in memory, in a folder of their owner), and the memory of the processes. A service or a
-//! source that prints its own secret is its own business: its words are kept and shown, as its author wrote them.
+//! The search excludes places that may contain secrets: the output of a credential helper, the sealed vault, the secret
+//! files of running services (in memory, in a folder that only the owner can enter), and the memory of processes. pdev
+//! does not filter the output of a service or a source that prints its own secret.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,14 +21,14 @@ use crate::leak_search::{self, Evidence, Needles};
 use crate::logins::{Provider, sign_in};
 use crate::sandbox::{CommandOutput, Sandbox, run_with_timeout, wait_until};
 
-/// Fetches from the endpoint as an SDK does, reads its secret, and says how long they are.
+/// Requests a credential from the endpoint as an SDK does, reads its secret, and prints only the lengths.
 const FETCH_SCRIPT: &str = r#"import json, os, signal, sys, time, urllib.request
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 token = open(os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]).read()
 request = urllib.request.Request(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"], headers={"Authorization": token})
-given = json.load(urllib.request.urlopen(request, timeout=20))
+credential = json.load(urllib.request.urlopen(request, timeout=20))
 secret = open(os.environ["SECRET_FILE"]).read()
-print("given", len(given["SecretAccessKey"]), len(given["Token"]), len(secret), flush=True)
+print("lengths", len(credential["SecretAccessKey"]), len(credential["Token"]), len(secret), flush=True)
 time.sleep(1000)
 "#;
 
@@ -47,7 +47,7 @@ struct Fixture {
     has_docker: bool,
 }
 
-/// New in each run: what an earlier one left somewhere is not found by this one.
+/// A new value for each run, so that the search does not find files of an earlier run.
 fn random_canary() -> String {
     let mut bytes = [0; 12];
     fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
@@ -75,7 +75,7 @@ impl Fixture {
         stage
     }
 
-    /// A source outside of the home: what it prints is there for the broker.
+    /// Writes a source outside of the searched home, because the script contains the secret.
     fn write_source(&self, name: &str, text: &str) -> String {
         let path = self.sandbox.path(name);
         fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -84,7 +84,7 @@ impl Fixture {
     }
 
     fn write_identities(&self, more: &str) {
-        let parrot = start_echo_server();
+        let echo_port = start_echo_server();
         let (c, end) = (&self.canary, "2099-01-01T00:00:00Z");
         let token =
             self.write_source("token.sh", &format!("echo '{{\"token\":\"tok-{c}\",\"expires_at\":\"{end}\"}}'"));
@@ -106,13 +106,13 @@ impl Fixture {
              [words]\nsource = \"exec\"\ncommand = [\"{words}\"]\n[half]\nsource = \"exec\"\ncommand = [\"{half}\"]\n\
              [ended]\nsource = \"exec\"\ncommand = [\"{ended}\"]\n\
              [typed]\nsource = \"static\"\nkind = \"token\"\n\
-             [parrot]\nsource = \"entra\"\ntenant = \"t\"\nclient_id = \"c\"\nendpoint = \"http://127.0.0.1:{parrot}\"\n\
+             [parrot]\nsource = \"entra\"\ntenant = \"t\"\nclient_id = \"c\"\nendpoint = \"http://127.0.0.1:{echo_port}\"\n\
              [keys]\nsource = \"static\"\nkind = \"aws\"\naccess_key_id = \"AKIACANARY\"\n{more}"
         );
         write_identities(&self.sandbox, &text);
     }
 
-    /// The agent, and everything, says as much as it ever can.
+    /// Enables the most detailed log of the agent and all commands.
     fn with_trace_logging(&self, mut command: Command) -> Command {
         command.env("PDEV_LOG", "trace").env("TMPDIR", self.sandbox.path("tmp"));
         command.env("PDEV_VAULT_PASSPHRASE_FILE", self.sandbox.path("passphrase"));
@@ -145,12 +145,12 @@ impl Fixture {
         run_with_timeout(command, Duration::from_secs(60))
     }
 
-    /// What was given has the canary, or the search would look for what was never there.
+    /// Checks that the output contains the canary, because otherwise the search proves nothing.
     #[track_caller]
-    fn expect_canary(&self, said: CommandOutput) -> String {
-        let said = said.ok();
-        assert!(said.out.contains(&self.canary), "{}", said.transcript());
-        said.out
+    fn expect_canary(&self, output: CommandOutput) -> String {
+        let output = output.ok();
+        assert!(output.out.contains(&self.canary), "{}", output.transcript());
+        output.out
     }
 
     fn agent_socket(&self) -> PathBuf {
@@ -158,14 +158,14 @@ impl Fixture {
     }
 }
 
-/// A server that explains its refusal by what it was sent.
+/// A server that rejects each request and repeats the sent secret in its error message.
 fn start_echo_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (mut stream, mut request, mut piece) = (stream.unwrap(), String::new(), [0; 4096]);
-            // `pdev doctor` asks for the time only.
+            // `pdev doctor` only reads the server's clock.
             while !request.contains("client_secret=") && !request.starts_with("GET ") {
                 let length = stream.read(&mut piece).unwrap();
                 assert!(length > 0, "no client secret was sent: {request}");
@@ -181,7 +181,7 @@ fn start_echo_server() -> u16 {
     port
 }
 
-/// Every source, by the plainest outlet.
+/// Uses each source with the plainest credential format.
 fn exercise_sources(stage: &mut Fixture, provider: Option<&Provider>, moto: Option<&TestServer>) {
     stage.pdev_with_secret_input(&["login", "typed"]).ok();
     stage.pdev_with_secret_input(&["login", "keys"]).ok();
@@ -192,19 +192,19 @@ fn exercise_sources(stage: &mut Fixture, provider: Option<&Provider>, moto: Opti
         stage.expect_canary(stage.pdev(&["credential", "aws", identity]));
     }
     stage.pdev_with_secret_input(&["login", "parrot"]).ok();
-    for (identity, words) in [
+    for (identity, message) in [
         ("parrot", "AADSTS7000215: *** is none"),
         ("words", "printed no JSON"),
         ("half", "cannot go on"),
         ("ended", "already expired"),
     ] {
-        let said = stage.pdev(&["credential", "token", identity]).fails_with(1).prints(words);
-        stage.evidence.record_output(&format!("refused {identity}"), &said);
+        let output = stage.pdev(&["credential", "token", identity]).fails_with(1).prints(message);
+        stage.evidence.record_output(&format!("refused {identity}"), &output);
     }
     if moto.is_some() {
-        let given = stage.pdev(&["credential", "aws", "role"]).ok().json();
+        let credential = stage.pdev(&["credential", "aws", "role"]).ok().json();
         for key in ["SecretAccessKey", "SessionToken"] {
-            stage.needles.add(&format!("{key} of STS"), given[key].as_str().unwrap());
+            stage.needles.add(&format!("{key} of STS"), credential[key].as_str().unwrap());
         }
     }
     if let Some(provider) = provider {
@@ -219,7 +219,7 @@ fn exercise_sources(stage: &mut Fixture, provider: Option<&Provider>, moto: Opti
     }
 }
 
-/// Every tool that pdev gives to.
+/// Uses each tool that gets credentials from pdev.
 fn exercise_credential_formats(stage: &Fixture) {
     let listener = RecordingServer::start(&stage.sandbox, &[]);
     let server = format!("127.0.0.1:{}", listener.port);
@@ -284,21 +284,21 @@ fn exercise_credential_formats(stage: &Fixture) {
     stage.expect_canary(stage.pdev(&["run", "--in-env", "--as", "aws", "--", "sh", "-c", "echo $AWS_SESSION_TOKEN"]));
 }
 
-/// A program that runs as an identity for as long as this lives.
+/// A program that runs as an identity until it is dropped.
 struct RunningProgram(Child);
 
 impl RunningProgram {
     fn start(stage: &Fixture) -> Self {
         let secret = stage.sandbox.path("run/other");
-        fs::write(&secret, "of no weight").unwrap();
+        fs::write(&secret, "not a secret").unwrap();
         let mut command = stage.with_trace_logging(
             stage.sandbox.command(&stage.sandbox.project(), &["run", "--as", "aws", "--", "python3", "ask.py"]),
         );
-        let out = fs::File::create(stage.sandbox.path("program-said")).unwrap();
+        let out = fs::File::create(stage.sandbox.path("program-output")).unwrap();
         command.env("SECRET_FILE", secret).stdout(out).stderr(Stdio::null());
         let program = Self(command.spawn().unwrap());
-        wait_until("the program was given its credential", Duration::from_secs(30), || {
-            fs::read_to_string(stage.sandbox.path("program-said")).unwrap().starts_with("given ")
+        wait_until("the program has received its credential", Duration::from_secs(30), || {
+            fs::read_to_string(stage.sandbox.path("program-output")).unwrap().starts_with("lengths ")
         });
         program
     }
@@ -311,10 +311,10 @@ impl Drop for RunningProgram {
     }
 }
 
-/// A preview whose services were given credentials and a secret, and one that failed with them.
+/// Starts a preview whose services get credentials and a secret, and one that fails with a secret.
 fn start_previews(stage: &Fixture) {
     let lengths = format!(
-        "given {} {} {}",
+        "lengths {} {} {}",
         "key-".len() + stage.canary.len(),
         "session-".len() + stage.canary.len(),
         "typed-".len() + stage.canary.len()
@@ -327,22 +327,22 @@ fn start_previews(stage: &Fixture) {
     stage.evidence.record_output("up", &up);
     up.ok();
     let services = if stage.has_docker { 2 } else { 1 };
-    wait_until("each service was given its credential and its secret", Duration::from_secs(30), || {
+    wait_until("each service has received its credential and its secret", Duration::from_secs(30), || {
         stage.pdev(&["logs"]).out.matches(&lengths).count() == services
     });
     let folder = stage.sandbox.path("failing");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("pdev.yaml"), FAILING_MANIFEST).unwrap();
-    // As a variable of `up`, which would live on in the environment of whatever it starts.
+    // Pass the secret as a variable of `up`. It must not appear in the environment of processes that `up` starts.
     let mut up = stage.with_trace_logging(stage.sandbox.command(&folder, &["up", "--runtime", "process"]));
     up.env("PDEV_SECRET_KEY", &stage.canary);
-    let said = run_with_timeout(up, Duration::from_secs(60))
+    let output = run_with_timeout(up, Duration::from_secs(60))
         .fails_with(1)
         .prints(&format!("exit code {}", stage.canary.len()));
-    stage.evidence.record_output("failing up", &said);
+    stage.evidence.record_output("failing up", &output);
 }
 
-/// All that can be asked of pdev without asking for a credential.
+/// Records the output of all commands that do not return a credential.
 fn run_commands(stage: &Fixture) {
     for arguments in [
         &["status"][..],
@@ -380,18 +380,18 @@ fn run_commands(stage: &Fixture) {
     }
 }
 
-/// Where it was found, by kind: the first folder below the evidence, or `files`.
+/// Records everything again and returns all places that contain the canary.
 fn search_for_canary(stage: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<String> {
     let evidence = &stage.evidence;
     drop(fs::remove_dir_all(evidence.folder.join("processes")));
     run_commands(stage);
-    assert!(evidence.record_processes() > 20, "hardly a process could be looked at");
-    assert!(evidence.record_api(&stage.agent_socket()) > 10, "hardly a route was asked");
+    assert!(evidence.record_processes() > 20, "too few processes could be read");
+    assert!(evidence.record_api(&stage.agent_socket()) > 10, "too few routes were requested");
     if stage.has_docker {
         let label = format!("dev.pdev.project={}", stage.sandbox.project().display());
-        assert!(evidence.record_engine(&label) >= 2, "the engine shows no container and no network");
+        assert!(evidence.record_engine(&label) >= 2, "the engine has no container and no network");
     }
-    evidence.record("events", "heard", &events.lock().unwrap());
+    evidence.record("events", "received", &events.lock().unwrap());
     let sandbox = &stage.sandbox;
     let (home, run, tmp, project) = (sandbox.path("home"), sandbox.path("run"), sandbox.path("tmp"), sandbox.project());
     stage.needles.find_in(&[
@@ -405,7 +405,7 @@ fn search_for_canary(stage: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<
     ])
 }
 
-/// Files of secrets that services were given, and nothing else: in memory, in a folder that only their owner enters.
+/// The matches in delivered secret files. Checks that these are read-only and in a folder that only the owner can enter.
 fn delivered_files(found: &BTreeSet<String>, sandbox: &Sandbox) -> BTreeSet<String> {
     let run = sandbox.path("run/secrets").display().to_string();
     let is_delivered = |line: &&String| line.starts_with("/dev/shm/pdev-") || line.starts_with(&run);
@@ -422,7 +422,7 @@ fn delivered_files(found: &BTreeSet<String>, sandbox: &Sandbox) -> BTreeSet<Stri
 }
 
 #[test]
-fn secrets_appear_only_in_delivered_files() {
+fn secrets_exist_only_in_delivered_files() {
     let mut stage = Fixture::new();
     let provider = Provider::start("the canary in an OpenID provider", &stage.sandbox);
     let moto = find_python("the canary in STS").map(|python| TestServer::start_moto(&python));
@@ -433,7 +433,7 @@ fn secrets_appear_only_in_delivered_files() {
         format!("[role]\nsource = \"aws-role\"\nfrom = \"keys\"\nrole_arn = \"arn:aws:iam::123456789012:role/dev\"\nendpoint = \"http://127.0.0.1:{}\"\n", moto.port)
     });
     stage.write_identities(&[idp, role].into_iter().flatten().collect::<String>());
-    // The agent is started by a command that has a secret in its environment, as a script in CI does it.
+    // The command that starts the agent has a secret in its environment, as in a CI script.
     let mut first = stage.with_trace_logging(stage.sandbox.command(&stage.sandbox.project(), &["ls"]));
     first.env("PDEV_SECRET_KEY", &stage.canary).env("AWS_SECRET_ACCESS_KEY", &stage.canary);
     run_with_timeout(first, Duration::from_secs(30)).ok();
@@ -445,36 +445,37 @@ fn secrets_appear_only_in_delivered_files() {
 
     let found = search_for_canary(&stage, &events);
     let delivered = delivered_files(&found, &stage.sandbox);
-    assert!(delivered.len() >= 2, "the search does not even see the files of running services: {found:?}");
+    assert!(delivered.len() >= 2, "the search misses the secret files of running services: {found:?}");
     let leaks: Vec<&String> = found.difference(&delivered).collect();
     assert!(leaks.is_empty(), "{leaks:#?}");
     let log = fs::read_to_string(stage.sandbox.path("run/agent.log")).unwrap();
-    assert!(log.contains("TRACE"), "the agent did not speak at its loudest");
-    assert!(!events.lock().unwrap().is_empty(), "no event was heard");
+    assert!(log.contains("TRACE"), "the agent's log has no trace messages");
+    assert!(!events.lock().unwrap().is_empty(), "no event was received");
 
     drop(program);
     stage.pdev(&["down", "--all"]).ok();
     let sandbox = &stage.sandbox;
-    let left = stage.needles.find_in(&[
+    let remaining = stage.needles.find_in(&[
         &sandbox.path("home/.local"),
         &sandbox.path("home/.cache"),
         &sandbox.path("run"),
         Path::new("/dev/shm"),
     ]);
-    assert!(left.is_empty(), "after `down`: {left:#?}");
+    assert!(remaining.is_empty(), "after `down`: {remaining:#?}");
 
     stage.pdev(&["up"]).ok();
+    // A search that finds nothing proves nothing, so check that it finds a planted canary in each kind of place.
     let kinds = plant_canary(&stage, &events);
-    let mut wanted = BTreeSet::from(["api", "commands", "events", "files", "processes"]);
-    wanted.extend(stage.has_docker.then_some("engine"));
-    assert_eq!(kinds, wanted.into_iter().map(str::to_owned).collect(), "the search is blind for the others");
+    let mut expected = BTreeSet::from(["api", "commands", "events", "files", "processes"]);
+    expected.extend(stage.has_docker.then_some("engine"));
+    assert_eq!(kinds, expected.into_iter().map(str::to_owned).collect(), "the search misses kinds of places");
 }
 
-/// Puts the canary where it must not be, and tells in which kinds of places the same search finds it then.
+/// Writes the canary to forbidden places. Returns the kinds of places in which the search finds it.
 fn plant_canary(stage: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<String> {
     let canary = &stage.canary;
     let planted = stage.sandbox.path("home/planted");
-    // In the middle of a base64 text, as in a header.
+    // Write it inside of a base64 text, as in an HTTP header.
     let mut base64 = Command::new("sh");
     base64.args(["-c", "printf 'robot:%s!' \"$C\" | base64 -w0 > \"$0\""]).arg(&planted).env("C", canary);
     run_with_timeout(base64, Duration::from_secs(10)).ok();

@@ -1,4 +1,4 @@
-//! `pdev secret`: kept sealed under a real keyring or a passphrase, delivered at `up`, never shown.
+//! `pdev secret`: secrets are sealed with a real keyring or a passphrase, delivered at `up`, and never shown.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -43,14 +43,14 @@ fn keyring_secret_reaches_its_service() {
     assert_eq!(find_canary_on_disk(&sandbox, "canary-5512"), "");
 
     let vault = sandbox.path("home/.local/share/pdev/credentials/vault");
-    let head: serde_json::Value = serde_json::from_slice(&fs::read(vault.join("vault.json")).unwrap()).unwrap();
-    let key = keyring.lookup(&["service", "pdev", "username", head["id"].as_str().unwrap()]);
-    assert_eq!(key.len(), 44, "32 bytes in base64, for other readers");
+    let header: serde_json::Value = serde_json::from_slice(&fs::read(vault.join("vault.json")).unwrap()).unwrap();
+    let key = keyring.lookup(&["service", "pdev", "username", header["id"].as_str().unwrap()]);
+    assert_eq!(key.len(), 44, "the key is not 32 bytes in base64, which other programs expect");
     assert_eq!(find_canary_on_disk(&sandbox, &key), "");
 
     let up = pdev(&sandbox, &bus, &["up"], None).ok();
     let seen = sandbox.project().join("seen.txt");
-    wait_until("the program read its secret", Duration::from_secs(10), || {
+    wait_until("the program has read its secret", Duration::from_secs(10), || {
         fs::read_to_string(&seen).is_ok_and(|text| text == "canary-5512")
     });
     assert!(!up.transcript().contains("canary-5512"));
@@ -71,7 +71,7 @@ fn keyring_secret_reaches_its_service() {
     pdev(&sandbox, &bus, &["vault"], None).ok();
     keyring.stop();
     pdev(&sandbox, &bus, &["vault", "--json"], None).fails_with(1).prints("keyring_absent");
-    // Names are no secret: forgetting needs no keyring.
+    // Names are not sealed, so removing a secret needs no keyring.
     pdev(&sandbox, &bus, &["secret", "rm", "token"], None).ok();
     pdev(&sandbox, &bus, &["secret", "rm", "token"], None).fails_with(4).prints("no secret `token`");
 }
@@ -102,10 +102,10 @@ fn passphrase_file_replaces_keyring() {
         .prints(".env:4: left out");
     pdev(&sandbox, &[], &["secret", "list"], None).ok().prints("other").prints("not in the manifest");
 
-    // Another worktree of the repository has them, another repository of the same app does not.
+    // Another worktree of the repository has the same secrets; another repository of the same app does not.
     let worktree = sandbox.add_worktree("feature", "wt");
-    let listed = sandbox.pdev_in(&worktree, &["secret", "list", "--json"]).ok().json();
-    assert_eq!(listed, serde_json::json!(["other", "token"]));
+    let list = sandbox.pdev_in(&worktree, &["secret", "list", "--json"]).ok().json();
+    assert_eq!(list, serde_json::json!(["other", "token"]));
     let stranger = sandbox.path("stranger");
     fs::create_dir(&stranger).unwrap();
     fs::write(stranger.join("pdev.yaml"), MANIFEST).unwrap();
@@ -115,12 +115,12 @@ fn passphrase_file_replaces_keyring() {
         .prints("no value for the secret `token`")
         .prints("pdev secret set token");
 
-    // The agent derives the key once; that a passphrase changed is seen by the next one.
+    // The agent derives the key once, so only the next agent detects the changed passphrase.
     let mut up = sandbox.command(&worktree, &["up"]);
     up.env("PDEV_VAULT_PASSPHRASE_FILE", &passphrase);
     run_with_timeout(up, Duration::from_secs(60)).ok();
     let seen = worktree.join("seen.txt");
-    wait_until("the program read its secret", Duration::from_secs(10), || {
+    wait_until("the program has read its secret", Duration::from_secs(10), || {
         fs::read_to_string(&seen).is_ok_and(|text| text == "canary-9")
     });
     sandbox.pdev_in(&worktree, &["down"]).ok();
@@ -132,10 +132,10 @@ fn passphrase_file_replaces_keyring() {
     pdev(&sandbox, &[], &["vault"], None).ok().prints("no vault yet");
 }
 
-/// A second reader of what pdev stores: Python's keyring, by its own attributes, and any reader by those of the item.
+/// Other programs can read the stored key: Python's keyring by its own attributes, others by the item's attributes.
 #[test]
 fn pythons_keyring_reads_what_pdev_stores() {
-    let name = "Python's keyring as second reader";
+    let name = "Python's keyring as another reader";
     let python = std::env::var_os("PDEV_TEST_PYTHON").unwrap_or_else(|| "python3".into());
     let has = Command::new(&python).args(["-c", "import keyring, secretstorage"]).stderr(Stdio::null()).status();
     if !has.is_ok_and(|status| status.success()) {
@@ -148,18 +148,18 @@ fn pythons_keyring_reads_what_pdev_stores() {
     let bus = [("DBUS_SESSION_BUS_ADDRESS", keyring.address.as_str())];
     pdev(&sandbox, &bus, &["secret", "set", "token"], Some("canary-5513\n")).ok();
     let vault = sandbox.path("home/.local/share/pdev/credentials/vault");
-    let head: serde_json::Value = serde_json::from_slice(&fs::read(vault.join("vault.json")).unwrap()).unwrap();
+    let header: serde_json::Value = serde_json::from_slice(&fs::read(vault.join("vault.json")).unwrap()).unwrap();
     let mut reader = Command::new(&python);
     reader.args([
         "-c",
         "import sys, secretstorage\n\
          from keyring.backends import SecretService\n\
-         kept = SecretService.Keyring().get_password('pdev', sys.argv[1])\n\
+         key = SecretService.Keyring().get_password('pdev', sys.argv[1])\n\
          found = list(secretstorage.search_items(secretstorage.dbus_init(), {'application': 'pdev'}))\n\
-         print(len(kept), len(found), found[0].get_label(), found[0].get_secret().decode() == kept)",
-        head["id"].as_str().unwrap(),
+         print(len(key), len(found), found[0].get_label(), found[0].get_secret().decode() == key)",
+        header["id"].as_str().unwrap(),
     ]);
     reader.env("DBUS_SESSION_BUS_ADDRESS", &keyring.address).env("HOME", sandbox.path("home"));
-    let said = run_with_timeout(reader, Duration::from_secs(60)).ok();
-    assert_eq!(said.out, "44 1 pdev: key of the credential vault True\n", "{}", said.transcript());
+    let output = run_with_timeout(reader, Duration::from_secs(60)).ok();
+    assert_eq!(output.out, "44 1 pdev: key of the credential vault True\n", "{}", output.transcript());
 }

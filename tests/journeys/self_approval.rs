@@ -1,5 +1,5 @@
-//! What asks cannot give itself the approval: by a terminal that it drives, by what it starts, by a code that was used, by
-//! being quick. Each for both words of a person: `session allow` and `identity approve`.
+//! A requesting process cannot approve its own request: not in a terminal that it drives, not through a child or a
+//! service, not with a used code, not by a race. Each test covers `session allow` and `identity approve`.
 
 use std::fs;
 use std::path::Path;
@@ -12,11 +12,11 @@ use crate::sandbox::{CommandOutput, Sandbox, wait_until};
 
 const PDEV: &str = env!("CARGO_BIN_EXE_pdev");
 const SESSION_REFUSAL: &str = "coding agent's session, which approves nothing";
-/// What a person would type, with the answer to its question.
+/// The commands of the user, each with the answer to its prompt.
 const APPROVAL_COMMANDS: [(&str, &str); 2] =
     [("session allow $raise", "prod"), ("identity approve $first", "shop-dev")];
 
-/// `prod` is production; `web` wants to act as `shop-dev`, which nobody has approved; `climber` runs what a test writes.
+/// `prod` is production. `web` requests `shop-dev`, which is not approved. `climber` runs a script that a test writes.
 fn sandbox_with_service_and_identities() -> Sandbox {
     let sandbox = Sandbox::without_docker();
     let climb = format!(
@@ -33,9 +33,9 @@ fn sandbox_with_service_and_identities() -> Sandbox {
     sandbox
 }
 
-/// A session in a terminal of its own, which asks for both and then does something with `$raise` and `$first`.
+/// Starts a session in a new terminal. It requests both approvals and then runs `then` with the codes `$raise` and `$first`.
 fn spawn_requesting_session(sandbox: &Sandbox, then: &str, answer: &str) -> Child {
-    let script = sandbox.path("asks.sh");
+    let script = sandbox.path("requests.sh");
     let code = |command: &str, word: &str| {
         format!("$({PDEV} {command} 2>&1 | sed -n 's/.*{word} \\([a-z0-9-]*\\).*/\\1/p' | head -n 1)")
     };
@@ -45,13 +45,13 @@ fn spawn_requesting_session(sandbox: &Sandbox, then: &str, answer: &str) -> Chil
     spawn_in_terminal(sandbox, &command, &["to approve: ", answer])
 }
 
-/// A terminal that the asker holds the other end of, and types in.
-fn driven_terminal_command((words, answer): (&str, &str)) -> String {
+/// A command in a terminal that the requester controls and types into.
+fn driven_terminal_command((command, answer): (&str, &str)) -> String {
     let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/credentials/terminal.py");
-    format!("python3 {} \"{PDEV} {words}\" 'to approve: ' {answer}", driver.display())
+    format!("python3 {} \"{PDEV} {command}\" 'to approve: ' {answer}", driver.display())
 }
 
-/// Without the program, at the agent's socket.
+/// A command that sends the approval to the agent's socket, without pdev.
 fn approval_request_command(sandbox: &Sandbox, code: &str) -> String {
     let socket = sandbox.path("run").join("agent.sock");
     format!("curl -s --unix-socket {} -X POST http://pdev/v1/approvals/{code}", socket.display())
@@ -62,23 +62,23 @@ fn approval_count(sandbox: &Sandbox) -> usize {
 }
 
 #[track_caller]
-fn assert_refused(sandbox: &Sandbox, way: &str, said: &CommandOutput, refusal: &str, times: usize) {
-    let all = said.transcript();
-    assert!(!all.contains("<>"), "it was asked for: {all}");
-    assert_eq!(all.matches(refusal).count(), times, "{way}: {all}");
-    assert!(!all.contains("canary"), "{way}: {all}");
-    assert_eq!(approval_count(sandbox), 0, "{way}");
+fn assert_refused(sandbox: &Sandbox, attempt: &str, output: &CommandOutput, refusal: &str, times: usize) {
+    let all = output.transcript();
+    assert!(!all.contains("<>"), "a request has no code: {all}");
+    assert_eq!(all.matches(refusal).count(), times, "{attempt}: {all}");
+    assert!(!all.contains("canary"), "{attempt}: {all}");
+    assert_eq!(approval_count(sandbox), 0, "{attempt}");
 }
 
 #[test]
 fn driven_terminal_cannot_approve() {
     let sandbox = sandbox_with_service_and_identities();
-    for words in APPROVAL_COMMANDS {
-        let way = driven_terminal_command(words);
+    for approval in APPROVAL_COMMANDS {
+        let attempt = driven_terminal_command(approval);
         assert_refused(
             &sandbox,
-            &way,
-            &wait_for_output(spawn_requesting_session(&sandbox, &way, words.1)),
+            &attempt,
+            &wait_for_output(spawn_requesting_session(&sandbox, &attempt, approval.1)),
             SESSION_REFUSAL,
             1,
         );
@@ -89,17 +89,17 @@ fn driven_terminal_cannot_approve() {
 #[test]
 fn descendant_cannot_approve() {
     let sandbox = sandbox_with_service_and_identities();
-    for words in APPROVAL_COMMANDS {
-        let child = format!("{PDEV} {}", words.0);
-        let let_go = format!(
+    for approval in APPROVAL_COMMANDS {
+        let child = format!("{PDEV} {}", approval.0);
+        let detached = format!(
             "rm -f out; ( ( setsid {} > out 2>&1 & ) & ); until grep -q error out; do sleep 0.05; done; cat out",
-            driven_terminal_command(words)
+            driven_terminal_command(approval)
         );
-        for way in [child, let_go] {
+        for attempt in [child, detached] {
             assert_refused(
                 &sandbox,
-                &way,
-                &wait_for_output(spawn_requesting_session(&sandbox, &way, words.1)),
+                &attempt,
+                &wait_for_output(spawn_requesting_session(&sandbox, &attempt, approval.1)),
                 SESSION_REFUSAL,
                 1,
             );
@@ -116,7 +116,7 @@ fn descendant_cannot_approve() {
     );
 }
 
-/// A service is a child of its keeper, which is no child of the session; nor is what `exec` starts there.
+/// A service is a child of its keeper, not of the session. Neither are programs that `exec` starts in it.
 #[test]
 fn service_of_own_preview_cannot_approve() {
     let sandbox = sandbox_with_service_and_identities();
@@ -125,29 +125,29 @@ fn service_of_own_preview_cannot_approve() {
     sandbox.write("climbing.sh", &climb);
     let codes = "(echo \"raise=$raise first=$first\"; echo '. ./climbing.sh > out 2>&1') > go.new; mv go.new go";
     let through = format!("{codes}; until [ -e went ]; do sleep 0.05; done; cat out");
-    let said = wait_for_output(spawn_requesting_session(&sandbox, &through, ""));
-    assert_refused(&sandbox, "a service", &said, SESSION_REFUSAL, 2);
+    let output = wait_for_output(spawn_requesting_session(&sandbox, &through, ""));
+    assert_refused(&sandbox, "a service", &output, SESSION_REFUSAL, 2);
     assert!(
-        said.transcript().contains("`prod` is production") && said.transcript().contains("cannot be nested"),
+        output.transcript().contains("`prod` is production") && output.transcript().contains("has none of its own"),
         "{}",
-        said.transcript()
+        output.transcript()
     );
 
-    let place = format!("HOME={} PDEV_SOCKET_DIR={}", sandbox.path("home").display(), sandbox.path("run").display());
-    let through = format!("{PDEV} exec climber -- env {place} raise=$raise first=$first sh climbing.sh");
-    let said = wait_for_output(spawn_requesting_session(&sandbox, &through, ""));
-    assert_refused(&sandbox, "exec", &said, SESSION_REFUSAL, 2);
+    let folders = format!("HOME={} PDEV_SOCKET_DIR={}", sandbox.path("home").display(), sandbox.path("run").display());
+    let through = format!("{PDEV} exec climber -- env {folders} raise=$raise first=$first sh climbing.sh");
+    let output = wait_for_output(spawn_requesting_session(&sandbox, &through, ""));
+    assert_refused(&sandbox, "exec", &output, SESSION_REFUSAL, 2);
     assert!(
-        said.transcript().contains("`prod` is production") && said.transcript().contains("cannot be nested"),
+        output.transcript().contains("`prod` is production") && output.transcript().contains("has none of its own"),
         "{}",
-        said.transcript()
+        output.transcript()
     );
-    // After the session nothing of it is taken for a person either.
-    let ask = format!("{place} {PDEV} credential token prod");
-    sandbox.pdev(&["exec", "climber", "--", "sh", "-c", &ask]).prints("is over");
+    // After the session has ended, its services are not treated as the user.
+    let request = format!("{folders} {PDEV} credential token prod");
+    sandbox.pdev(&["exec", "climber", "--", "sh", "-c", &request]).prints("is over");
 }
 
-/// A person in another terminal, who reads the codes from a pipe that was there before.
+/// The user in another terminal. The terminal is older than the request, so the codes arrive through a pipe.
 fn spawn_user_terminal(sandbox: &Sandbox, command: &str) -> Child {
     let fifo = sandbox.path("codes");
     if !fifo.exists() {
@@ -160,7 +160,7 @@ fn spawn_user_terminal(sandbox: &Sandbox, command: &str) -> Child {
 fn replayed_code_is_refused() {
     let sandbox = sandbox_with_service_and_identities();
     let (done, revoked) = (sandbox.path("allowed"), sandbox.path("revoked"));
-    let approving = spawn_user_terminal(&sandbox, &format!("{PDEV} session allow $raise; echo > {}", done.display()));
+    let approver = spawn_user_terminal(&sandbox, &format!("{PDEV} session allow $raise; echo > {}", done.display()));
     let until = |path: &Path| format!("until [ -e {} ]; do sleep 0.05; done", path.display());
     let then = format!(
         "echo $raise $first > {}; {}; {PDEV} credential token prod; echo revoked; {}; {}; {PDEV} session allow $raise; {PDEV} credential token prod",
@@ -169,21 +169,21 @@ fn replayed_code_is_refused() {
         until(&revoked),
         approval_request_command(&sandbox, "$raise"),
     );
-    let asked = spawn_requesting_session(&sandbox, &then, "");
-    wait_for_output(approving).prints("allowed to the session `robot`");
-    wait_until("the session may", Duration::from_secs(20), || {
+    let requester = spawn_requesting_session(&sandbox, &then, "");
+    wait_for_output(approver).prints("allowed to the session `robot`");
+    wait_until("the session gets a credential", Duration::from_secs(20), || {
         sandbox.pdev(&["audit"]).ok().transcript().contains("issued")
     });
     sandbox.pdev(&["identity", "revoke", "prod"]).ok();
     fs::write(&revoked, "").unwrap();
-    let said = wait_for_output(asked);
-    let (before, after) = said.transcript().split_once("revoked").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
-    assert!(before.contains("canary-tok"), "a person's word counts: {before}");
+    let output = wait_for_output(requester);
+    let (before, after) = output.transcript().split_once("revoked").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert!(before.contains("canary-tok"), "the user's approval has no effect: {before}");
     assert!(after.contains("not_by_the_asker") && after.contains("`prod` is production"), "{after}");
     assert!(!after.contains("canary"), "{after}");
     assert_eq!(approval_count(&sandbox), 0);
-    // Nor does a code that was used open the door to another session, whoever types it.
-    let code = said.transcript().split_once("codes <").unwrap().1.split_once('>').unwrap().0.to_owned();
+    // A used code is not valid for another session either, even in the user's terminal.
+    let code = output.transcript().split_once("codes <").unwrap().1.split_once('>').unwrap().0.to_owned();
     wait_for_output(spawn_in_terminal(&sandbox, &format!("{PDEV} session allow {code}"), &[]))
         .prints("there is no request");
 }
@@ -191,21 +191,21 @@ fn replayed_code_is_refused() {
 #[test]
 fn racing_session_cannot_approve() {
     let sandbox = sandbox_with_service_and_identities();
-    // Two persons and eight of the session's own programs, all at once.
+    // The user sends two approvals, and eight programs of the session send one each, concurrently.
     let allow = format!("{PDEV} session allow $raise & {PDEV} session allow $raise; wait");
-    let approving = spawn_user_terminal(
+    let approver = spawn_user_terminal(
         &sandbox,
         &allow.replace(&format!("{PDEV} session allow $raise"), &approval_request_command(&sandbox, "$raise")),
     );
-    let own = approval_request_command(&sandbox, "$raise");
-    let crowd = vec![format!("{own} &"); 8].join(" ");
-    let then = format!("echo $raise $first > {} & {crowd} wait", sandbox.path("codes").display());
-    let said = wait_for_output(spawn_requesting_session(&sandbox, &then, ""));
-    let persons = wait_for_output(approving);
-    let refusals = said.transcript().matches("not_by_the_asker").count();
-    assert_eq!(refusals, 8, "{}", said.transcript());
-    let won = persons.transcript().matches("\"at\":").count();
-    assert_eq!(won, 1, "{}", persons.transcript());
+    let attempt = approval_request_command(&sandbox, "$raise");
+    let attempts = vec![format!("{attempt} &"); 8].join(" ");
+    let then = format!("echo $raise $first > {} & {attempts} wait", sandbox.path("codes").display());
+    let output = wait_for_output(spawn_requesting_session(&sandbox, &then, ""));
+    let approvals = wait_for_output(approver);
+    let refusals = output.transcript().matches("not_by_the_asker").count();
+    assert_eq!(refusals, 8, "{}", output.transcript());
+    let accepted = approvals.transcript().matches("\"at\":").count();
+    assert_eq!(accepted, 1, "{}", approvals.transcript());
     assert_eq!(approval_count(&sandbox), 1);
     let audit = sandbox.pdev(&["audit", "--json"]).ok().transcript();
     assert_eq!(audit.matches("\"not_approved\"").count(), 9, "{audit}");

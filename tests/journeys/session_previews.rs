@@ -1,4 +1,4 @@
-//! Previews that a coding agent's session brings up or reaches into: nothing of them gets more than the session may have.
+//! Previews that a coding agent's session starts or enters: their services get no more than the session may have.
 
 use std::fs;
 
@@ -9,14 +9,14 @@ use crate::credential_formats::write_identities;
 use crate::sandbox::{CommandOutput, Sandbox, find_unit};
 
 const PDEV: &str = env!("CARGO_BIN_EXE_pdev");
-/// What an AWS SDK does: the endpoint and its token from the variables of the service.
+/// Requests a credential as an AWS SDK does, with the endpoint and the token from the service's variables.
 const FETCH_SCRIPT: &str = "\
 import os, sys, urllib.request, urllib.error\n\
 base = os.environ['AWS_CONTAINER_CREDENTIALS_FULL_URI']\n\
 token = open(os.environ['AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE']).read()\n\
 request = urllib.request.Request(base, headers={'Authorization': token})\n\
 try:\n    print(urllib.request.urlopen(request, timeout=60).read().decode())\n\
-except urllib.error.HTTPError as refused:\n    print(refused.code, refused.read().decode())\n";
+except urllib.error.HTTPError as error:\n    print(error.code, error.read().decode())\n";
 
 struct Fixture {
     sandbox: Sandbox,
@@ -24,16 +24,16 @@ struct Fixture {
     _recorder: TestServer,
 }
 
-/// What a container does where the agent's socket is mounted.
+/// Requests a credential at the agent's socket, which is mounted into the container.
 const SOCKET_REQUEST_SCRIPT: &str = "\
 import http.client, json, socket\n\
-asked = http.client.HTTPConnection('pdev')\n\
-asked.sock = socket.socket(socket.AF_UNIX)\n\
-asked.sock.connect('/agent/agent.sock')\n\
-asked.request('POST', '/v1/credentials', json.dumps({'identity': 'prod', 'form': 'aws'}), {'content-type': 'application/json'})\n\
-print(asked.getresponse().read().decode())\n";
+agent = http.client.HTTPConnection('pdev')\n\
+agent.sock = socket.socket(socket.AF_UNIX)\n\
+agent.sock.connect('/agent/agent.sock')\n\
+agent.request('POST', '/v1/credentials', json.dumps({'identity': 'prod', 'form': 'aws'}), {'content-type': 'application/json'})\n\
+print(agent.getresponse().read().decode())\n";
 
-/// `web` acts as a role, `pay` as production, `plain` as nobody; STS is moto behind a recorder.
+/// `web` uses a role, `pay` a production identity, `plain` none. STS is moto behind a recorder.
 fn start_fixture(journey: &str, container: Option<&str>) -> Option<Fixture> {
     let python = find_python(journey)?;
     let sandbox = if container.is_some() { Sandbox::with_docker(journey)? } else { Sandbox::without_docker() };
@@ -77,43 +77,47 @@ impl Fixture {
         self.sandbox.pdev(&["session", "run", "--name", "robot", "--", "sh", "-c", script])
     }
 
-    /// What STS was asked for, in order.
+    /// The requests that STS received, in order.
     fn sts_requests(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.sandbox.path("asked")).unwrap_or_default();
+        let text = fs::read_to_string(self.sandbox.path("recorded")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn holding_session(&self) -> Value {
+    fn owning_session(&self) -> Value {
         self.sandbox.status(&self.sandbox.project())["session"].clone()
     }
 }
 
 #[track_caller]
-fn assert_session_request(asked: &Value) {
-    assert_eq!(asked["PolicyArns.member.1.arn"], "arn:aws:iam::aws:policy/ReadOnlyAccess", "{asked}");
-    assert!(asked["DurationSeconds"].as_str().unwrap().parse::<u32>().unwrap() <= 3600, "{asked}");
+fn assert_session_request(request: &Value) {
+    assert_eq!(request["PolicyArns.member.1.arn"], "arn:aws:iam::aws:policy/ReadOnlyAccess", "{request}");
+    assert!(request["DurationSeconds"].as_str().unwrap().parse::<u32>().unwrap() <= 3600, "{request}");
     assert_eq!(
-        (&asked["Tags.member.1.Key"], &asked["Tags.member.2.Key"]),
+        (&request["Tags.member.1.Key"], &request["Tags.member.2.Key"]),
         (&"pdev:session".into(), &"pdev:agent".into())
     );
-    assert_eq!(asked["Tags.member.2.Value"], "robot");
+    assert_eq!(request["Tags.member.2.Value"], "robot");
 }
 
 #[track_caller]
-fn assert_user_request(asked: &Value) {
-    assert_eq!(asked["DurationSeconds"], "43200", "{asked}");
-    assert!(asked.get("PolicyArns.member.1.arn").is_none() && asked.get("Tags.member.1.Key").is_none(), "{asked}");
+fn assert_user_request(request: &Value) {
+    assert_eq!(request["DurationSeconds"], "43200", "{request}");
+    assert!(
+        request.get("PolicyArns.member.1.arn").is_none() && request.get("Tags.member.1.Key").is_none(),
+        "{request}"
+    );
 }
 
 fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
     let sandbox = &stage.sandbox;
     let up = format!("{PDEV} up --runtime {runtime}");
     let get = |unit: &str| format!("{PDEV} exec {unit} -- {fetch}");
-    // The session's own preview: less than its person gets, through the services too.
-    let said = stage.run_session(&format!("{up}; {}; {}", get("web"), get("pay"))).ok();
-    said.prints("the session `robot` started this preview")
+    // In its own preview, the session gets less than the user, also through the services.
+    let output = stage.run_session(&format!("{up}; {}; {}", get("web"), get("pay"))).ok();
+    output
+        .prints("the session `robot` started this preview")
         .prints("`pay` gets no credentials of `prod`: `prod` is production");
-    // Another session's preview is none of this one's.
+    // A session cannot enter the preview of another session.
     stage
         .run_session(&format!("! {}", get("web")))
         .ok()
@@ -121,7 +125,7 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
     let all = stage.sts_requests();
     assert_eq!(all.len(), 1, "{all:?}");
     assert_session_request(&all[0]);
-    assert_eq!(stage.holding_session(), "robot");
+    assert_eq!(stage.owning_session(), "robot");
     sandbox.pdev(&["ls"]).ok().prints("(session robot)");
     sandbox.pdev(&["status"]).ok().prints("brought up by the session robot");
     sandbox
@@ -131,27 +135,27 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
         .prints("service web of a")
         .prints("session robot: `prod` is production");
 
-    // It stays so when the session is over, for whoever asks, until a person took it down; a new agent knows it.
-    let mine = |name: &str| sandbox.pdev(&["exec", name, "--", "sh", "-c", fetch]);
-    mine("web").prints("is over");
+    // After the session has ended, the restriction stays for every requester until `down`, also with a new agent.
+    let fetch_as_user = |name: &str| sandbox.pdev(&["exec", name, "--", "sh", "-c", fetch]);
+    fetch_as_user("web").prints("is over");
     sandbox.pdev(&["agent", "stop"]).ok();
-    mine("web").prints("is over");
+    fetch_as_user("web").prints("is over");
     sandbox.pdev(&["up", "--runtime", runtime]).ok().prints("run `pdev down`, then `pdev up` outside of the session");
-    mine("web").prints("is over");
+    fetch_as_user("web").prints("is over");
     sandbox.pdev(&["down"]).ok();
     sandbox.pdev(&["up", "--runtime", runtime]).ok();
-    assert_eq!(stage.holding_session(), Value::Null);
-    mine("web").prints("AccessKeyId");
+    assert_eq!(stage.owning_session(), Value::Null);
+    fetch_as_user("web").prints("AccessKeyId");
     let all = stage.sts_requests();
     assert_eq!(all.len(), 2, "{all:?}");
     assert_user_request(&all[1]);
 
-    // A person's preview: no way in for a session but to hold it first, which starts anew what has a lease.
+    // A session can enter the user's preview only after its own `up`, which restarts the services with a lease.
     let status = || sandbox.status(&sandbox.project());
     let before = status();
-    for way in [get("web"), format!("{PDEV} restart"), format!("{PDEV} restart web")] {
-        let said = stage.run_session(&format!("! {way}")).ok();
-        said.prints("would get the user's access").prints("Run `pdev up` inside the session");
+    for command in [get("web"), format!("{PDEV} restart"), format!("{PDEV} restart web")] {
+        let output = stage.run_session(&format!("! {command}")).ok();
+        output.prints("would get the user's access").prints("Run `pdev up` inside the session");
     }
     let of_plain = stage.run_session(&format!("{PDEV} exec plain -- true"));
     assert_eq!(
@@ -163,14 +167,21 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
     stage.run_session(&format!("{up}; {}", get("web"))).ok().prints("AccessKeyId");
     let after = status();
     assert_ne!(find_unit(&before, "web")["started_at"], find_unit(&after, "web")["started_at"]);
-    assert_eq!(find_unit(&before, "plain")["started_at"], find_unit(&after, "plain")["started_at"], "it had no lease");
+    assert_eq!(
+        find_unit(&before, "plain")["started_at"],
+        find_unit(&after, "plain")["started_at"],
+        "a service without a lease was restarted"
+    );
     let all = stage.sts_requests();
     assert_eq!(all.len(), 3, "{all:?}");
     assert_session_request(&all[2]);
-    assert_ne!(all[2]["Tags.member.1.Value"], all[0]["Tags.member.1.Value"], "another session");
+    assert_ne!(
+        all[2]["Tags.member.1.Value"], all[0]["Tags.member.1.Value"],
+        "both requests have the tag of one session"
+    );
 }
 
-/// What tells an endpoint whose a local program is can be copied; that it belongs to a session cannot be hidden.
+/// A session can copy the variables that identify a local service to its endpoint, but cannot hide its own ancestry.
 #[test]
 fn session_copying_service_environment_stays_restricted() {
     let Some(stage) = start_fixture("a session at a person's endpoint", None) else { return };
@@ -183,8 +194,8 @@ fn session_copying_service_environment_stays_restricted() {
     let pass = format!("xargs -0 sh -c 'exec env \"$@\" python3 {}' sh < {}", fetch.display(), copied.display());
     stage.run_session(&pass).ok().prints("AccessKeyId");
     assert_session_request(&stage.sts_requests()[0]);
-    let mine = sandbox.pdev(&["exec", "web", "--", "sh", "-c", &format!("python3 {}", fetch.display())]);
-    mine.prints("AccessKeyId");
+    let of_user = sandbox.pdev(&["exec", "web", "--", "sh", "-c", &format!("python3 {}", fetch.display())]);
+    of_user.prints("AccessKeyId");
     assert_user_request(&stage.sts_requests()[1]);
 }
 
@@ -199,9 +210,9 @@ fn session_processes_get_session_credentials() {
 fn session_containers_get_session_credentials() {
     let Some(stage) = start_fixture("a session's preview of containers", Some("python:3-slim")) else { return };
     check_session_preview(&stage, "docker", "python3 /fetch.py");
-    // With the agent's socket mounted it asks by itself; the preview is the last session's still.
-    let ask = ["exec", "plain", "--", "python3", "/ask.py"];
-    let said = stage.sandbox.pdev(&ask).ok();
-    said.prints("session_over");
-    stage.run_session(&format!("{PDEV} up; {PDEV} {}", ask.join(" "))).ok().prints("session_production");
+    // The container uses the mounted socket of the agent. The preview still belongs to the last session.
+    let exec = ["exec", "plain", "--", "python3", "/ask.py"];
+    let output = stage.sandbox.pdev(&exec).ok();
+    output.prints("session_over");
+    stage.run_session(&format!("{PDEV} up; {PDEV} {}", exec.join(" "))).ok().prints("session_production");
 }

@@ -1,4 +1,4 @@
-//! A coding agent's session: what its programs are refused, and that it ends however it is ended.
+//! A coding agent's session: its restrictions, and its end in all circumstances.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -25,13 +25,13 @@ command = ["echo", "{\"token\":\"canary-tok\",\"expires_at\":\"2099-01-01T00:00:
     sandbox
 }
 
-/// `sh -c SCRIPT` in a session, with further options of `session run`.
+/// Runs `sh -c SCRIPT` in a session, with options for `session run`.
 fn run_session(sandbox: &Sandbox, options: &[&str], script: &str) -> CommandOutput {
     let arguments = [&["session", "run"], options, &["--", "sh", "-c", script]].concat();
     run_with_timeout(sandbox.command(&sandbox.project(), &arguments), TIMEOUT)
 }
 
-/// A session that goes on, once its program has written to `ready`.
+/// Starts a session that keeps running, and waits until its program has created the file `ready`.
 fn spawn_session(sandbox: &Sandbox, options: &[&str], script: &str) -> Child {
     let ready = sandbox.path("ready");
     let script = format!("{script}\necho > {}\nexec sleep 1000", ready.display());
@@ -46,11 +46,11 @@ fn count_sleepers(sandbox: &Sandbox) -> usize {
     sandbox.processes().iter().filter(|(_, command)| command.starts_with("sleep 1000")).count()
 }
 
-/// Nothing of the session is left, and the agent knows it.
-fn assert_session_ended(sandbox: &Sandbox, how: &str) {
-    wait_until(&format!("{how}: its programs end"), TIMEOUT, || count_sleepers(sandbox) == 0);
+/// Checks that no program of the session remains, and that the agent lists no session.
+fn assert_session_ended(sandbox: &Sandbox, cause: &str) {
+    wait_until(&format!("{cause}: its programs end"), TIMEOUT, || count_sleepers(sandbox) == 0);
     let none = || sandbox.pdev(&["session", "list", "--json"]).ok().json().as_array().unwrap().is_empty();
-    wait_until(&format!("{how}: the session ends"), TIMEOUT, none);
+    wait_until(&format!("{cause}: the session ends"), TIMEOUT, none);
     sandbox.pdev(&["audit"]).ok().prints("session_over").prints("session robot");
 }
 
@@ -58,11 +58,11 @@ fn assert_session_ended(sandbox: &Sandbox, how: &str) {
 fn session_programs_get_restricted_credentials() {
     let sandbox = sandbox_with_token_identities();
     let token = |name: &str| format!("{PDEV} credential token {name}");
-    for (way, words) in [
+    for (command, message) in [
         (token("all"), "canary-tok"),
-        (token("plain"), "`exec`, which has no reduced credentials"),
-        (token("prod"), "`prod` is production, and a coding agent's session (`sh`) gets no such credentials"),
-        // A child that was let go, with nothing of the session in its environment.
+        (token("plain"), "`exec`, which cannot give less than everything"),
+        (token("prod"), "`prod` is production, and a coding agent's session (`sh`) gets none of that"),
+        // A detached child without the session's variable in its environment.
         (
             format!(
                 "setsid -f env -u PDEV_SESSION {} > out 2>&1; while ! grep -q . out; do :; done; cat out",
@@ -71,8 +71,8 @@ fn session_programs_get_restricted_credentials() {
             "is production",
         ),
         (format!("{PDEV} run --as prod -- true"), "is production"),
-        (format!("{PDEV} session run -- true"), "sessions cannot be nested"),
-        // An agent of its own, in folders where nothing is known of the session.
+        (format!("{PDEV} session run -- true"), "a session has none of its own"),
+        // A private agent, in folders that contain no data of the session.
         (
             format!(
                 "mkdir -m 700 r; export PDEV_SOCKET_DIR=$PWD/r XDG_STATE_HOME=$PWD/s XDG_DATA_HOME=$PWD/d; {}",
@@ -85,15 +85,15 @@ fn session_programs_get_restricted_credentials() {
             "`prod` was changed after the session `sh` began",
         ),
     ] {
-        let said = run_session(&sandbox, &[], &way);
-        assert!(said.transcript().contains(words), "{way}: {}", said.transcript());
-        assert_eq!(said.transcript().contains("canary"), words.contains("canary"), "{way}");
+        let output = run_session(&sandbox, &[], &command);
+        assert!(output.transcript().contains(message), "{command}: {}", output.transcript());
+        assert_eq!(output.transcript().contains("canary"), message.contains("canary"), "{command}");
     }
     run_session(&sandbox, &["--identity", "plain"], &token("all"))
         .prints("none of the identities that the session `sh` was");
-    run_session(&sandbox, &["--identity", "nobody"], "true").fails_with(4).prints("there is no identity `nobody`");
+    run_session(&sandbox, &["--identity", "unknown"], "true").fails_with(4).prints("there is no identity `unknown`");
     run_session(&sandbox, &[], "exit 7").fails_with(7);
-    // A person gets what they got before.
+    // The user still gets the credential.
     sandbox.pdev(&["credential", "token", "plain"]).ok().prints("canary-tok");
     sandbox.pdev(&["audit"]).ok().prints("session_began").prints("session sh: `prod` is production");
 }
@@ -106,19 +106,19 @@ fn ended_session_leaves_no_programs() {
         let all = sandbox.pdev(&["session", "list", "--json"]).ok().json();
         u32::try_from(all[0]["pid"].as_u64().unwrap()).unwrap()
     };
-    for how in ["kill -9 of `session run`", "kill -9 of the guard", "SIGTERM", "session end"] {
+    for cause in ["kill -9 of `session run`", "kill -9 of the guard", "SIGTERM", "session end"] {
         drop(fs::remove_file(&ready));
         let mut child = spawn_session(&sandbox, &[], "setsid -f sleep 1000; trap '' TERM; (exec sleep 1000) &");
-        // A shell's child is a sleeper some time after the shell said that it is ready.
+        // The shell creates `ready` before its child has started `sleep`, so wait for the child.
         wait_until("three programs of the session sleep", Duration::from_secs(20), || count_sleepers(&sandbox) == 3);
-        match how {
+        match cause {
             "kill -9 of the guard" => send_signal(guard(), "KILL"),
             "session end" => drop(sandbox.pdev(&["session", "end", "robot"]).ok()),
             "SIGTERM" => send_signal(child.id(), "TERM"),
             _ => send_signal(child.id(), "KILL"),
         }
         child.wait().unwrap();
-        assert_session_ended(&sandbox, how);
+        assert_session_ended(&sandbox, cause);
     }
 }
 
@@ -134,49 +134,49 @@ fn agent_started_for_session_outlives_it() {
     let agent = sandbox.agent_pid().unwrap();
     sandbox.pdev(&["up"]).ok();
     let status = sandbox.status(&sandbox.project());
-    assert!(status["session"].is_null(), "a person's preview: {status}");
+    assert!(status["session"].is_null(), "the user's preview belongs to a session: {status}");
     send_signal(child.id(), "TERM");
     child.wait().unwrap();
-    assert_session_ended(&sandbox, "its end");
-    assert_eq!(sandbox.agent_pid(), Some(agent), "the agent stays");
+    assert_session_ended(&sandbox, "SIGTERM");
+    assert_eq!(sandbox.agent_pid(), Some(agent), "the agent ended with the session");
     let after = sandbox.status(&sandbox.project());
     let run = |status: &serde_json::Value| {
         let web = find_unit(status, "web");
         (web["state"].clone(), web["restarts"].clone(), web["handle"].clone())
     };
-    assert_eq!(run(&after), run(&status), "and so does what a person had it start");
+    assert_eq!(run(&after), run(&status), "the user's service did not keep running");
     assert_eq!(run(&after).0, "ready");
 }
 
 #[test]
 fn session_expires_across_agent_restart() {
     let sandbox = sandbox_with_token_identities();
-    let marks = |name: &str| sandbox.path(name);
-    let ask = format!("{PDEV} credential token all");
+    let file = |name: &str| sandbox.path(name);
+    let request = format!("{PDEV} credential token all");
     let script = format!(
-        "({ask} > {first}; until {ask} 2> {last} > /dev/null && false || grep -q over {last}; do :; done; echo > {done}) &",
-        first = marks("first").display(),
-        last = marks("last").display(),
-        done = marks("done").display()
+        "({request} > {first}; until {request} 2> {last} > /dev/null && false || grep -q over {last}; do :; done; echo > {done}) &",
+        first = file("first").display(),
+        last = file("last").display(),
+        done = file("done").display()
     );
     let mut child = spawn_session(&sandbox, &["--for", "3s"], &script);
-    // In the middle the agent is another one.
+    // The agent is replaced before the session expires.
     sandbox.pdev(&["agent", "stop"]).ok();
-    wait_until("the time is over", TIMEOUT, || marks("done").exists());
-    let last = fs::read_to_string(marks("last")).unwrap();
+    wait_until("the session has expired", TIMEOUT, || file("done").exists());
+    let last = fs::read_to_string(file("last")).unwrap();
     assert!(last.contains("the session `robot` of this program is over"), "{last}");
-    assert_eq!(fs::read_to_string(marks("first")).unwrap().trim(), "canary-tok");
+    assert_eq!(fs::read_to_string(file("first")).unwrap().trim(), "canary-tok");
     send_signal(child.id(), "TERM");
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    let mut stderr = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
     child.wait().unwrap();
-    assert!(said.contains("its programs go on, and are given no credentials any more"), "{said}");
-    assert_session_ended(&sandbox, "the end of its time");
+    assert!(stderr.contains("its programs go on, and are given no credentials any more"), "{stderr}");
+    assert_session_ended(&sandbox, "expiry");
 }
 
-/// Asks for `prod` in a session that a terminal started, then does something with the CODE that the refusal named.
+/// Requests `prod` in a session that a terminal started, then runs `then` with the `$code` of the refusal.
 fn run_after_refusal(sandbox: &Sandbox, then: &str) -> CommandOutput {
-    let script = sandbox.path("asks.sh");
+    let script = sandbox.path("requests.sh");
     let text = format!(
         "code=$({PDEV} credential token prod 2>&1 | sed -n 's/.*session allow \\([a-z0-9-]*\\).*/\\1/p' | head -n 1)\n\
          echo \"code <$code>\"\n{then}\n"
@@ -192,28 +192,28 @@ fn user_raises_one_session_once() {
     let fifo = sandbox.path("code");
     let done = sandbox.path("allowed");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let allowing = format!(
+    let allow = format!(
         "read code < {}; {PDEV} session allow $code; {PDEV} session allow $code; echo > {}",
         fifo.display(),
         done.display()
     );
-    let person = spawn_in_terminal(&sandbox, &allowing, &["to approve: ", "prod"]);
+    let approver = spawn_in_terminal(&sandbox, &allow, &["to approve: ", "prod"]);
     let then = format!(
         "echo $code > {}; while ! [ -e {} ]; do :; done; {PDEV} credential token prod",
         fifo.display(),
         done.display()
     );
-    let asked = run_after_refusal(&sandbox, &then);
-    let said = wait_for_output(person);
+    let session = run_after_refusal(&sandbox, &then);
+    let output = wait_for_output(approver);
     assert!(
-        said.transcript().contains("would have all of prod")
-            && said.transcript().contains("allowed to the session `robot`"),
+        output.transcript().contains("would have all of prod")
+            && output.transcript().contains("allowed to the session `robot`"),
         "{} {}",
-        asked.transcript(),
-        said.transcript()
+        session.transcript(),
+        output.transcript()
     );
-    assert!(said.transcript().contains("there is no request"), "a code opens one door once: {}", said.transcript());
-    assert!(asked.transcript().contains("canary-tok"), "{}", asked.transcript());
+    assert!(output.transcript().contains("there is no request"), "a code is valid only once: {}", output.transcript());
+    assert!(session.transcript().contains("canary-tok"), "{}", session.transcript());
     run_session(&sandbox, &[], &format!("{PDEV} credential token prod")).fails_with(1).prints("is production");
     sandbox.pdev(&["audit"]).ok().prints("approved");
 }

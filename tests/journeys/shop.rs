@@ -1,4 +1,4 @@
-//! The shop: two languages, a database, a queue, a job; on both runtimes, and several copies at once.
+//! The example `shop`: two languages, a database, a queue, a job; on both runtimes, and in several copies.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn assert_shop_works(sandbox: &Sandbox, folder: &Path, branch: &str) {
     let (host, port) = sandbox.url(folder, None);
     let page = get(&host, port, "/");
     assert_eq!(page.status, 200, "{}", page.head);
-    assert!(page.body.contains(branch), "the page does not name its branch `{branch}`: {}", page.body);
+    assert!(page.body.contains(branch), "the page does not show its branch `{branch}`: {}", page.body);
     assert_eq!(get(&host, port, "/api/products").status, 200);
     assert!(place_order(&host, port) < 300);
 }
@@ -33,14 +33,14 @@ fn count_orders(sandbox: &Sandbox, folder: &Path) -> usize {
 }
 
 fn has_programs(journey: &str) -> bool {
-    let found = |program: &str, arguments: &[&str]| {
-        std::process::Command::new(program).args(arguments).output().is_ok_and(|done| done.status.success())
+    let works = |program: &str, arguments: &[&str]| {
+        std::process::Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
     };
     let postgres = std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut entries| entries.next().is_some());
     let all = postgres
-        && found("redis-server", &["--version"])
-        && found("node", &["--version"])
-        && found("/usr/bin/python3", &["-c", "import psycopg2, redis"]);
+        && works("redis-server", &["--version"])
+        && works("node", &["--version"])
+        && works("/usr/bin/python3", &["-c", "import psycopg2, redis"]);
     if !all {
         println!("skipped: {journey}: postgresql, redis-server, node, python3-psycopg2 or python3-redis is missing");
     }
