@@ -80,7 +80,7 @@ def awscli():
     return path or None
 
 
-def others(root, secretservice, keyring):
+def other_helpers(root, secretservice, keyring):
     """Maps the name of each other tool to (command, environment, input), or to the reason why it is skipped."""
     plain = {"PATH": os.environ["PATH"], "HOME": str(root)}
     tools = {}
@@ -111,7 +111,7 @@ def others(root, secretservice, keyring):
     return tools
 
 
-def ours(sandbox):
+def pdev_helpers(sandbox):
     """Returns pdev's helpers. After their first run, the agent has their lease in memory."""
     folder = sandbox.root / "h" / ".config" / "pdev"
     folder.mkdir(parents=True, exist_ok=True)

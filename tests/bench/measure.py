@@ -441,7 +441,7 @@ def helper(options):
     with Sandbox(options.binary) as sandbox:
         keyring = None if credentials.missing(("dbus-daemon", "gnome-keyring-daemon")) else credentials.Keyring(sandbox.root / "s")
         try:
-            tools = {**credentials.ours(sandbox), **credentials.others(sandbox.root, options.secretservice, keyring),
+            tools = {**credentials.pdev_helpers(sandbox), **credentials.other_helpers(sandbox.root, options.secretservice, keyring),
                      "floor: /bin/true": (["/bin/true"], sandbox.env, None)}
             took = {name: [] for name in tools}
             for name, tool in tools.items():

@@ -34,8 +34,8 @@ impl CloudServer {
         let python_path = std::env::var_os("PDEV_TEST_PYTHON").unwrap_or_else(|| "python3".into());
         let check = ["-c", "import cryptography, google.auth, azure.identity, hvac"];
         let sdks = std::env::var_os("PDEV_TEST_SDKS").unwrap_or_default();
-        let found = Command::new(python_path).args(check).env("PYTHONPATH", sdks).stderr(Stdio::null()).status();
-        if !found.is_ok_and(|status| status.success()) {
+        let imports = Command::new(python_path).args(check).env("PYTHONPATH", sdks).stderr(Stdio::null()).status();
+        if !imports.is_ok_and(|status| status.success()) {
             println!("skipped: {journey}: python has no cryptography, google-auth, azure-identity and hvac");
             return None;
         }

@@ -1,7 +1,7 @@
 //! Many requests arrive at the moment when a lease has expired: one renewal, one response for all, and no prompt.
 //!
-//! The agent is paused (SIGSTOP) while the lease expires and while the requests are sent. When it continues, all requests
-//! are waiting, so the result does not depend on timing.
+//! The agent is paused (SIGSTOP) while the lease expires and while the requests are sent. When it continues, all
+//! requests are waiting, so the result does not depend on timing.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -130,25 +130,25 @@ impl Fixture {
     }
 }
 
-fn check_endpoints(stage: &Fixture) {
-    stage.up();
-    let [aws, google, azure, other] = ["aws", "google", "azure", "other"].map(|service| stage.service_port(service));
-    let credential = stage.request_json(aws, "/aws");
+fn check_endpoints(fixture: &Fixture) {
+    fixture.up();
+    let [aws, google, azure, other] = ["aws", "google", "azure", "other"].map(|service| fixture.service_port(service));
+    let credential = fixture.request_json(aws, "/aws");
     assert_eq!(credential["method"], "container-role", "{credential}");
-    assert_eq!(stage.request_json(aws, "/imds")["role"], "a");
-    let account = stage.request_json(google, "/google");
+    assert_eq!(fixture.request_json(aws, "/imds")["role"], "a");
+    let account = fixture.request_json(google, "/google");
     assert_eq!(account["project"], "shop", "{account}");
     assert_eq!(account["email"], "dev@shop.iam.gserviceaccount.com");
     let all = [(aws, "/aws"), (aws, "/imds"), (google, "/google"), (azure, "/azure"), (azure, "/azure-default")];
-    stage.assert_survives_renewals(&all);
+    fixture.assert_survives_renewals(&all);
 
     // The endpoint rejects another service of the preview and another program of this machine.
-    let environment = stage.request_json(google, "/env");
+    let environment = fixture.request_json(google, "/env");
     let address = environment["GCE_METADATA_HOST"].as_str().unwrap();
     let token = format!("http://{address}/computeMetadata/v1/instance/service-accounts/default/token");
-    assert_eq!(stage.request_json(google, &format!("/fetch?{token}"))["status"], 200);
+    assert_eq!(fixture.request_json(google, &format!("/fetch?{token}"))["status"], 200);
     for stranger in [other, aws] {
-        let refused = stage.request_json(stranger, &format!("/fetch?{token}"));
+        let refused = fixture.request_json(stranger, &format!("/fetch?{token}"));
         assert_eq!(refused["status"], 403, "{refused}");
         assert!(refused["body"].as_str().unwrap().contains("this endpoint is for another service"), "{refused}");
     }
@@ -156,24 +156,24 @@ fn check_endpoints(stage: &Fixture) {
     assert!(!String::from_utf8_lossy(&stranger.stdout).contains("canary"));
     // The endpoint answers only in the format of its own cloud.
     let base = token.split("/computeMetadata").next().unwrap();
-    let refused = stage.request_json(google, &format!("/fetch?{base}/metadata/identity/oauth2/token?resource=x"));
+    let refused = fixture.request_json(google, &format!("/fetch?{base}/metadata/identity/oauth2/token?resource=x"));
     assert_eq!(refused["status"], 400);
     assert!(
         refused["body"].as_str().unwrap().contains("`g` is an identity of Google, and it was asked as one of Azure")
     );
 
-    let pid = stage.sandbox.agent_pid().unwrap();
+    let pid = fixture.sandbox.agent_pid().unwrap();
     send_signal(pid, "KILL");
-    stage.sandbox.pdev(&["status"]).ok();
+    fixture.sandbox.pdev(&["status"]).ok();
     for (port, path) in all {
         wait_until(&format!("{path}: the next agent responds"), Duration::from_secs(30), || {
-            stage.request_json(port, path)["number"].is_i64()
+            fixture.request_json(port, path)["number"].is_i64()
         });
     }
-    stage.assert_survives_renewals(&all);
-    stage.sandbox.pdev(&["up", "--runtime", stage.runtime]).ok().prints("nothing changed");
-    assert_eq!(stage.find_canary(), "");
-    let audit = stage.sandbox.pdev(&["audit"]).ok();
+    fixture.assert_survives_renewals(&all);
+    fixture.sandbox.pdev(&["up", "--runtime", fixture.runtime]).ok().prints("nothing changed");
+    assert_eq!(fixture.find_canary(), "");
+    let audit = fixture.sandbox.pdev(&["audit"]).ok();
     let audit = audit.prints("service aws of sdk, main").prints("ecs").prints("imds").prints("gce");
     assert!(audit.transcript().contains("msi"));
 }
@@ -183,11 +183,11 @@ fn is_listening(address: &str) -> bool {
     !sockets.stdout.is_empty()
 }
 
-fn check_endpoints_close(stage: &Fixture) {
-    let google = stage.service_port("google");
-    let address = stage.request_json(google, "/env")["GCE_METADATA_HOST"].as_str().unwrap().to_owned();
+fn check_endpoints_close(fixture: &Fixture) {
+    let google = fixture.service_port("google");
+    let address = fixture.request_json(google, "/env")["GCE_METADATA_HOST"].as_str().unwrap().to_owned();
     assert!(is_listening(&address), "{address}");
-    stage.sandbox.pdev(&["down"]).ok();
+    fixture.sandbox.pdev(&["down"]).ok();
     assert!(!is_listening(&address), "{address} after `down`");
 }
 
@@ -195,9 +195,9 @@ fn check_endpoints_close(stage: &Fixture) {
 pub fn sdks_in_local_processes_stay_signed_in() {
     let name = "SDKs in local processes";
     let Some((python, folder)) = find_sdks(name) else { return };
-    let stage = Fixture::new(Sandbox::without_docker(), "process", &python, &folder);
-    check_endpoints(&stage);
-    check_endpoints_close(&stage);
+    let fixture = Fixture::new(Sandbox::without_docker(), "process", &python, &folder);
+    check_endpoints(&fixture);
+    check_endpoints_close(&fixture);
 }
 
 #[test]
@@ -215,10 +215,10 @@ pub fn sdks_in_containers_stay_signed_in() {
         );
         return;
     }
-    let stage = Fixture::new(sandbox, "docker", &python, &folder);
-    check_endpoints(&stage);
+    let fixture = Fixture::new(sandbox, "docker", &python, &folder);
+    check_endpoints(&fixture);
 
-    let project = format!("label=dev.pdev.project={}", stage.sandbox.project().display());
+    let project = format!("label=dev.pdev.project={}", fixture.sandbox.project().display());
     let ids = Command::new("docker").args(["ps", "-q", "--filter", &project]).output().unwrap();
     let ids = String::from_utf8(ids.stdout).unwrap();
     let inspected = Command::new("docker").arg("inspect").args(ids.lines()).output().unwrap();
@@ -229,5 +229,5 @@ pub fn sdks_in_containers_stay_signed_in() {
         let token = String::from_utf8(token.stdout).unwrap();
         assert!(token.is_empty() || token.len() == 64 && !inspected.contains(&token));
     }
-    check_endpoints_close(&stage);
+    check_endpoints_close(&fixture);
 }

@@ -123,7 +123,7 @@ fn slow_token_response(body: &str, next: &Mutex<String>) -> (u16, String) {
     if !body.contains(&format!("refresh_token={}&", *next)) {
         return (400, r#"{"error":"invalid_grant"}"#.to_owned());
     }
-    // Longer than the agent waits for a response (20 s), shorter than the exchange process waits for the provider (45 s).
+    // The agent waits 20 s for a response, the exchange process 45 s for the provider.
     if *next == "canary-refresh" {
         std::thread::sleep(Duration::from_secs(23));
     }

@@ -182,9 +182,9 @@ fn secrets_are_files_removed_by_down() {
     sandbox.pdev(&["up"]).fails_with(1).prints("no value for the secret `token`").prints("--secret token=@FILE");
     sandbox.write("value.txt", "canary-1234");
     sandbox.pdev(&["up", "--secret", "token=@value.txt"]).ok();
-    let seen = sandbox.project().join("seen.txt");
+    let received = sandbox.project().join("seen.txt");
     wait_until("the program has read its secret", Duration::from_secs(10), || {
-        std::fs::read_to_string(&seen).is_ok_and(|text| text == "canary-1234")
+        std::fs::read_to_string(&received).is_ok_and(|text| text == "canary-1234")
     });
     let status = sandbox.pdev(&["status", "--json"]).ok();
     assert!(!status.transcript().contains("canary-1234"));

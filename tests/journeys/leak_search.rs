@@ -1,8 +1,8 @@
 //! Searches for values in all places where a credential must not be: files, process tables, objects of the engine, the
 //! agent's API and the output of commands.
 //!
-//! Everything is first recorded in files, so that one `grep` searches all places in the same way. The caller excludes the
-//! places that may contain a value.
+//! Everything is first recorded in files, so that one `grep` searches all places in the same way. The caller excludes
+//! the places that may contain a value.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -143,7 +143,8 @@ fn removed_lease_is_wiped_from_memory() {
     }
     let pid = sandbox.agent_pid().unwrap();
     assert_eq!(count_copies(&sandbox, pid, CANARY), 1, "copies of a cached lease");
-    // This holds for leases of a source. A typed secret arrives through the API, whose library does not wipe its buffers.
+    // This applies to leases of a source. A typed secret arrives through the API, whose library does not wipe its
+    // buffers.
     write_identities(&sandbox, "");
     sandbox.pdev(&["identity"]).ok();
     assert_eq!(count_copies(&sandbox, pid, CANARY), 0, "copies of a removed lease");

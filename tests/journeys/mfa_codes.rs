@@ -1,5 +1,5 @@
-//! MFA: the user types a code once, in a terminal. Sessions and roles then need no prompt until they expire. moto is the
-//! STS, behind a relay that records the requests.
+//! MFA: the user types a code once, in a terminal. Sessions and roles then need no prompt until they expire. moto is
+//! the STS, behind a relay that records the requests.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -65,14 +65,14 @@ impl Fixture {
         needles.add("the canary", &canary);
         let evidence = Evidence::new(sandbox.path("evidence"));
         fs::create_dir(sandbox.path("tmp")).unwrap();
-        let stage = Self { sandbox, canary, needles, evidence, has_docker: docker };
-        let bin = stage.sandbox.path("bin");
+        let fixture = Self { sandbox, canary, needles, evidence, has_docker: docker };
+        let bin = fixture.sandbox.path("bin");
         fs::create_dir(&bin).unwrap();
         for name in ["pdev", "docker-credential-pdev", "git-credential-pdev", "cargo-credential-pdev"] {
             std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pdev"), bin.join(name)).unwrap();
         }
-        write_passphrase(&stage.sandbox);
-        stage
+        write_passphrase(&fixture.sandbox);
+        fixture
     }
 
     /// Writes a source outside of the searched home, because the script contains the secret.
@@ -93,7 +93,7 @@ impl Fixture {
         ));
         let words = self.write_source("words.sh", &format!("echo 'not json but {c}'"));
         let half =
-            self.write_source("half.sh", &format!("printf '{{\"token\":\"{c}'; echo 'cannot go on' >&2; exit 3"));
+            self.write_source("half.sh", &format!("printf '{{\"token\":\"{c}'; echo 'cannot continue' >&2; exit 3"));
         let ended = self
             .write_source("ended.sh", &format!("echo '{{\"token\":\"{c}\",\"expires_at\":\"2001-01-01T00:00:00Z\"}}'"));
         let server =
@@ -182,123 +182,134 @@ fn start_echo_server() -> u16 {
 }
 
 /// Uses each source with the plainest credential format.
-fn exercise_sources(stage: &mut Fixture, provider: Option<&Provider>, moto: Option<&TestServer>) {
-    stage.pdev_with_secret_input(&["login", "typed"]).ok();
-    stage.pdev_with_secret_input(&["login", "keys"]).ok();
+fn exercise_sources(fixture: &mut Fixture, provider: Option<&Provider>, moto: Option<&TestServer>) {
+    fixture.pdev_with_secret_input(&["login", "typed"]).ok();
+    fixture.pdev_with_secret_input(&["login", "keys"]).ok();
     for identity in ["token", "typed", "password"] {
-        stage.expect_canary(stage.pdev(&["credential", "token", identity]));
+        fixture.expect_canary(fixture.pdev(&["credential", "token", identity]));
     }
     for identity in ["aws", "keys"] {
-        stage.expect_canary(stage.pdev(&["credential", "aws", identity]));
+        fixture.expect_canary(fixture.pdev(&["credential", "aws", identity]));
     }
-    stage.pdev_with_secret_input(&["login", "parrot"]).ok();
+    fixture.pdev_with_secret_input(&["login", "parrot"]).ok();
     for (identity, message) in [
         ("parrot", "AADSTS7000215: *** is none"),
         ("words", "printed no JSON"),
-        ("half", "cannot go on"),
-        ("ended", "already expired"),
+        ("half", "cannot continue"),
+        ("ended", "ended already"),
     ] {
-        let output = stage.pdev(&["credential", "token", identity]).fails_with(1).prints(message);
-        stage.evidence.record_output(&format!("refused {identity}"), &output);
+        let output = fixture.pdev(&["credential", "token", identity]).fails_with(1).prints(message);
+        fixture.evidence.record_output(&format!("refused {identity}"), &output);
     }
     if moto.is_some() {
-        let credential = stage.pdev(&["credential", "aws", "role"]).ok().json();
+        let credential = fixture.pdev(&["credential", "aws", "role"]).ok().json();
         for key in ["SecretAccessKey", "SessionToken"] {
-            stage.needles.add(&format!("{key} of STS"), credential[key].as_str().unwrap());
+            fixture.needles.add(&format!("{key} of STS"), credential[key].as_str().unwrap());
         }
     }
     if let Some(provider) = provider {
-        sign_in(&stage.sandbox, &stage.sandbox.path("passphrase"), "device");
-        let token = stage.pdev(&["credential", "token", "idp"]).ok().out;
+        sign_in(&fixture.sandbox, &fixture.sandbox.path("passphrase"), "device");
+        let token = fixture.pdev(&["credential", "token", "idp"]).ok().out;
         let tokens: Vec<String> =
             serde_json::from_str(&http::get("127.0.0.1", provider.port, "/test/tokens").body).unwrap();
         assert!(tokens.contains(&token) && tokens.len() > 2, "{tokens:?}");
         for token in &tokens {
-            stage.needles.add("a token of the provider", token);
+            fixture.needles.add("a token of the provider", token);
         }
     }
 }
 
 /// Uses each tool that gets credentials from pdev.
-fn exercise_credential_formats(stage: &Fixture) {
-    let listener = RecordingServer::start(&stage.sandbox, &[]);
+fn exercise_credential_formats(fixture: &Fixture) {
+    let listener = RecordingServer::start(&fixture.sandbox, &[]);
     let server = format!("127.0.0.1:{}", listener.port);
     let git = |verb: &str, input: &str| {
-        let mut git = stage.tool_command("git", &["-c", "credential.helper=pdev", "credential", verb]);
+        let mut git = fixture.tool_command("git", &["-c", "credential.helper=pdev", "credential", verb]);
         git.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "false");
-        run_with_input(git, &stage.sandbox, input)
+        run_with_input(git, &fixture.sandbox, input)
     };
-    let filled = stage.expect_canary(git("fill", "protocol=https\nhost=git.example.org\n\n"));
+    let filled = fixture.expect_canary(git("fill", "protocol=https\nhost=git.example.org\n\n"));
     git("approve", &filled).ok();
     git("reject", &filled).ok();
     run_with_input(
-        stage.tool_command("docker-credential-pdev", &["store"]),
-        &stage.sandbox,
-        &format!("{{\"Secret\":\"{}\"}}", stage.canary),
+        fixture.tool_command("docker-credential-pdev", &["store"]),
+        &fixture.sandbox,
+        &format!("{{\"Secret\":\"{}\"}}", fixture.canary),
     )
     .fails_with(1);
-    stage.expect_canary(run_with_input(
-        stage.tool_command("docker-credential-pdev", &["get"]),
-        &stage.sandbox,
+    fixture.expect_canary(run_with_input(
+        fixture.tool_command("docker-credential-pdev", &["get"]),
+        &fixture.sandbox,
         &format!("{server}\n"),
     ));
-    if stage.has_docker {
-        let folder = stage.sandbox.path("home/.docker");
+    if fixture.has_docker {
+        let folder = fixture.sandbox.path("home/.docker");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("config.json"), format!("{{\"credHelpers\":{{\"{server}\":\"pdev\"}}}}")).unwrap();
-        let mut docker = stage.tool_command("docker", &["pull", "-q", &format!("{server}/nothing:1")]);
+        let mut docker = fixture.tool_command("docker", &["pull", "-q", &format!("{server}/nothing:1")]);
         docker.env("DOCKER_CONFIG", &folder);
-        stage.evidence.record_output("docker pull", &stage.run(docker));
+        fixture.evidence.record_output("docker pull", &fixture.run(docker));
         assert!(listener.requests().contains("Basic "), "{}", listener.requests());
     }
-    let mut kubectl = stage.tool_command("pdev", &["credential", "kubectl", "token"]);
+    let mut kubectl = fixture.tool_command("pdev", &["credential", "kubectl", "token"]);
     kubectl.env("KUBERNETES_EXEC_INFO", "{\"apiVersion\":\"client.authentication.k8s.io/v1\"}");
-    stage.expect_canary(stage.run(kubectl));
-    let cargo_home = stage.sandbox.path("home/.cargo");
+    fixture.expect_canary(fixture.run(kubectl));
+    let cargo_home = fixture.sandbox.path("home/.cargo");
     fs::create_dir(&cargo_home).unwrap();
     let config = format!(
         "[registries.ours]\nindex = \"sparse+http://{server}/index/\"\ncredential-provider = \"cargo-credential-pdev\"\n"
     );
     fs::write(cargo_home.join("config.toml"), config).unwrap();
-    let mut cargo = stage.tool_command(env!("CARGO"), &["info", "nothing", "--registry", "ours"]);
+    let mut cargo = fixture.tool_command(env!("CARGO"), &["info", "nothing", "--registry", "ours"]);
     cargo.env("CARGO_HOME", &cargo_home);
     for name in ["RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
         cargo.envs(std::env::var_os(name).map(|value| (name, value)));
     }
-    stage.evidence.record_output("cargo info", &stage.run(cargo));
+    fixture.evidence.record_output("cargo info", &fixture.run(cargo));
     assert!(
-        listener.requests().contains(&format!("/index/config.json tok-{}", stage.canary)),
+        listener.requests().contains(&format!("/index/config.json tok-{}", fixture.canary)),
         "{}",
         listener.requests()
     );
     if is_installed("the canary in gcloud", "gcloud", &["--version"]) {
-        fs::create_dir_all(stage.sandbox.path("home/.local/bin")).unwrap();
+        fs::create_dir_all(fixture.sandbox.path("home/.local/bin")).unwrap();
         let mut setup =
-            stage.tool_command(env!("CARGO_BIN_EXE_pdev"), &["credential", "setup", "gcloud", "google", "--yes"]);
-        let path = stage.sandbox.path("home/.local/bin").display().to_string();
+            fixture.tool_command(env!("CARGO_BIN_EXE_pdev"), &["credential", "setup", "gcloud", "google", "--yes"]);
+        let path = fixture.sandbox.path("home/.local/bin").display().to_string();
         setup.env("PATH", format!("{path}:{}", std::env::var("PATH").unwrap()));
-        stage.run(setup).ok();
-        let gcloud = stage.sandbox.path("home/.local/bin/gcloud-google");
-        stage.expect_canary(stage.run(stage.tool_command(gcloud.to_str().unwrap(), &["auth", "print-access-token"])));
+        fixture.run(setup).ok();
+        let gcloud = fixture.sandbox.path("home/.local/bin/gcloud-google");
+        fixture.expect_canary(
+            fixture.run(fixture.tool_command(gcloud.to_str().unwrap(), &["auth", "print-access-token"])),
+        );
     }
-    stage.expect_canary(stage.pdev(&["run", "--in-env", "--as", "aws", "--", "sh", "-c", "echo $AWS_SESSION_TOKEN"]));
+    fixture.expect_canary(fixture.pdev(&[
+        "run",
+        "--in-env",
+        "--as",
+        "aws",
+        "--",
+        "sh",
+        "-c",
+        "echo $AWS_SESSION_TOKEN",
+    ]));
 }
 
 /// A program that runs as an identity until it is dropped.
 struct RunningProgram(Child);
 
 impl RunningProgram {
-    fn start(stage: &Fixture) -> Self {
-        let secret = stage.sandbox.path("run/other");
+    fn start(fixture: &Fixture) -> Self {
+        let secret = fixture.sandbox.path("run/other");
         fs::write(&secret, "not a secret").unwrap();
-        let mut command = stage.with_trace_logging(
-            stage.sandbox.command(&stage.sandbox.project(), &["run", "--as", "aws", "--", "python3", "ask.py"]),
+        let mut command = fixture.with_trace_logging(
+            fixture.sandbox.command(&fixture.sandbox.project(), &["run", "--as", "aws", "--", "python3", "ask.py"]),
         );
-        let out = fs::File::create(stage.sandbox.path("program-output")).unwrap();
+        let out = fs::File::create(fixture.sandbox.path("program-output")).unwrap();
         command.env("SECRET_FILE", secret).stdout(out).stderr(Stdio::null());
         let program = Self(command.spawn().unwrap());
         wait_until("the program has received its credential", Duration::from_secs(30), || {
-            fs::read_to_string(stage.sandbox.path("program-output")).unwrap().starts_with("lengths ")
+            fs::read_to_string(fixture.sandbox.path("program-output")).unwrap().starts_with("lengths ")
         });
         program
     }
@@ -312,38 +323,40 @@ impl Drop for RunningProgram {
 }
 
 /// Starts a preview whose services get credentials and a secret, and one that fails with a secret.
-fn start_previews(stage: &Fixture) {
+fn start_previews(fixture: &Fixture) {
     let lengths = format!(
         "lengths {} {} {}",
-        "key-".len() + stage.canary.len(),
-        "session-".len() + stage.canary.len(),
-        "typed-".len() + stage.canary.len()
+        "key-".len() + fixture.canary.len(),
+        "session-".len() + fixture.canary.len(),
+        "typed-".len() + fixture.canary.len()
     );
-    stage.sandbox.write("ask.py", FETCH_SCRIPT);
-    stage.sandbox.write("pdev.yaml", &format!("{MANIFEST}{}", if stage.has_docker { CONTAINER_SERVICE } else { "" }));
-    stage.pdev_with_secret_input(&["secret", "set", "key"]).ok();
-    let runtime = if stage.has_docker { "docker" } else { "process" };
-    let up = stage.pdev(&["up", "--runtime", runtime]);
-    stage.evidence.record_output("up", &up);
+    fixture.sandbox.write("ask.py", FETCH_SCRIPT);
+    fixture
+        .sandbox
+        .write("pdev.yaml", &format!("{MANIFEST}{}", if fixture.has_docker { CONTAINER_SERVICE } else { "" }));
+    fixture.pdev_with_secret_input(&["secret", "set", "key"]).ok();
+    let runtime = if fixture.has_docker { "docker" } else { "process" };
+    let up = fixture.pdev(&["up", "--runtime", runtime]);
+    fixture.evidence.record_output("up", &up);
     up.ok();
-    let services = if stage.has_docker { 2 } else { 1 };
+    let services = if fixture.has_docker { 2 } else { 1 };
     wait_until("each service has received its credential and its secret", Duration::from_secs(30), || {
-        stage.pdev(&["logs"]).out.matches(&lengths).count() == services
+        fixture.pdev(&["logs"]).out.matches(&lengths).count() == services
     });
-    let folder = stage.sandbox.path("failing");
+    let folder = fixture.sandbox.path("failing");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("pdev.yaml"), FAILING_MANIFEST).unwrap();
     // Pass the secret as a variable of `up`. It must not appear in the environment of processes that `up` starts.
-    let mut up = stage.with_trace_logging(stage.sandbox.command(&folder, &["up", "--runtime", "process"]));
-    up.env("PDEV_SECRET_KEY", &stage.canary);
+    let mut up = fixture.with_trace_logging(fixture.sandbox.command(&folder, &["up", "--runtime", "process"]));
+    up.env("PDEV_SECRET_KEY", &fixture.canary);
     let output = run_with_timeout(up, Duration::from_secs(60))
         .fails_with(1)
-        .prints(&format!("exit code {}", stage.canary.len()));
-    stage.evidence.record_output("failing up", &output);
+        .prints(&format!("exit code {}", fixture.canary.len()));
+    fixture.evidence.record_output("failing up", &output);
 }
 
 /// Records the output of all commands that do not return a credential.
-fn run_commands(stage: &Fixture) {
+fn run_commands(fixture: &Fixture) {
     for arguments in [
         &["status"][..],
         &["status", "--json"],
@@ -369,32 +382,34 @@ fn run_commands(stage: &Fixture) {
         &["exec", "beside", "--", "env"],
         &["version"],
     ] {
-        stage.evidence.record_output(&arguments.join(" "), &stage.pdev(arguments));
+        fixture.evidence.record_output(&arguments.join(" "), &fixture.pdev(arguments));
     }
-    let failing = stage.sandbox.path("failing");
+    let failing = fixture.sandbox.path("failing");
     for arguments in [&["status", "--json"][..], &["logs"], &["plan"]] {
-        stage.evidence.record_output(&format!("failing {}", arguments.join(" ")), &stage.pdev_in(&failing, arguments));
+        fixture
+            .evidence
+            .record_output(&format!("failing {}", arguments.join(" ")), &fixture.pdev_in(&failing, arguments));
     }
-    if stage.has_docker {
-        stage.evidence.record_output("exec inside env", &stage.pdev(&["exec", "inside", "--", "env"]));
+    if fixture.has_docker {
+        fixture.evidence.record_output("exec inside env", &fixture.pdev(&["exec", "inside", "--", "env"]));
     }
 }
 
 /// Records everything again and returns all places that contain the canary.
-fn search_for_canary(stage: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<String> {
-    let evidence = &stage.evidence;
+fn search_for_canary(fixture: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<String> {
+    let evidence = &fixture.evidence;
     drop(fs::remove_dir_all(evidence.folder.join("processes")));
-    run_commands(stage);
+    run_commands(fixture);
     assert!(evidence.record_processes() > 20, "too few processes could be read");
-    assert!(evidence.record_api(&stage.agent_socket()) > 10, "too few routes were requested");
-    if stage.has_docker {
-        let label = format!("dev.pdev.project={}", stage.sandbox.project().display());
+    assert!(evidence.record_api(&fixture.agent_socket()) > 10, "too few routes were requested");
+    if fixture.has_docker {
+        let label = format!("dev.pdev.project={}", fixture.sandbox.project().display());
         assert!(evidence.record_engine(&label) >= 2, "the engine has no container and no network");
     }
     evidence.record("events", "received", &events.lock().unwrap());
-    let sandbox = &stage.sandbox;
+    let sandbox = &fixture.sandbox;
     let (home, run, tmp, project) = (sandbox.path("home"), sandbox.path("run"), sandbox.path("tmp"), sandbox.project());
-    stage.needles.find_in(&[
+    fixture.needles.find_in(&[
         &evidence.folder,
         &home,
         &run,
@@ -405,7 +420,8 @@ fn search_for_canary(stage: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<
     ])
 }
 
-/// The matches in delivered secret files. Checks that these are read-only and in a folder that only the owner can enter.
+/// The matches in delivered secret files. Checks that these are read-only and in a folder that only the owner can
+/// enter.
 fn delivered_files(found: &BTreeSet<String>, sandbox: &Sandbox) -> BTreeSet<String> {
     let run = sandbox.path("run/secrets").display().to_string();
     let is_delivered = |line: &&String| line.starts_with("/dev/shm/pdev-") || line.starts_with(&run);
@@ -423,8 +439,8 @@ fn delivered_files(found: &BTreeSet<String>, sandbox: &Sandbox) -> BTreeSet<Stri
 
 #[test]
 fn secrets_exist_only_in_delivered_files() {
-    let mut stage = Fixture::new();
-    let provider = Provider::start("the canary in an OpenID provider", &stage.sandbox);
+    let mut fixture = Fixture::new();
+    let provider = Provider::start("the canary in an OpenID provider", &fixture.sandbox);
     let moto = find_python("the canary in STS").map(|python| TestServer::start_moto(&python));
     let idp = provider.as_ref().map(|provider| {
         format!("[idp]\nsource = \"oidc\"\nissuer = \"http://127.0.0.1:{}\"\nclient_id = \"pdev\"\n", provider.port)
@@ -432,30 +448,30 @@ fn secrets_exist_only_in_delivered_files() {
     let role = moto.as_ref().map(|moto| {
         format!("[role]\nsource = \"aws-role\"\nfrom = \"keys\"\nrole_arn = \"arn:aws:iam::123456789012:role/dev\"\nendpoint = \"http://127.0.0.1:{}\"\n", moto.port)
     });
-    stage.write_identities(&[idp, role].into_iter().flatten().collect::<String>());
+    fixture.write_identities(&[idp, role].into_iter().flatten().collect::<String>());
     // The command that starts the agent has a secret in its environment, as in a CI script.
-    let mut first = stage.with_trace_logging(stage.sandbox.command(&stage.sandbox.project(), &["ls"]));
-    first.env("PDEV_SECRET_KEY", &stage.canary).env("AWS_SECRET_ACCESS_KEY", &stage.canary);
+    let mut first = fixture.with_trace_logging(fixture.sandbox.command(&fixture.sandbox.project(), &["ls"]));
+    first.env("PDEV_SECRET_KEY", &fixture.canary).env("AWS_SECRET_ACCESS_KEY", &fixture.canary);
     run_with_timeout(first, Duration::from_secs(30)).ok();
-    let events = leak_search::record_events(&stage.agent_socket());
-    exercise_sources(&mut stage, provider.as_ref(), moto.as_ref());
-    exercise_credential_formats(&stage);
-    start_previews(&stage);
-    let program = RunningProgram::start(&stage);
+    let events = leak_search::record_events(&fixture.agent_socket());
+    exercise_sources(&mut fixture, provider.as_ref(), moto.as_ref());
+    exercise_credential_formats(&fixture);
+    start_previews(&fixture);
+    let program = RunningProgram::start(&fixture);
 
-    let found = search_for_canary(&stage, &events);
-    let delivered = delivered_files(&found, &stage.sandbox);
+    let found = search_for_canary(&fixture, &events);
+    let delivered = delivered_files(&found, &fixture.sandbox);
     assert!(delivered.len() >= 2, "the search misses the secret files of running services: {found:?}");
     let leaks: Vec<&String> = found.difference(&delivered).collect();
     assert!(leaks.is_empty(), "{leaks:#?}");
-    let log = fs::read_to_string(stage.sandbox.path("run/agent.log")).unwrap();
+    let log = fs::read_to_string(fixture.sandbox.path("run/agent.log")).unwrap();
     assert!(log.contains("TRACE"), "the agent's log has no trace messages");
     assert!(!events.lock().unwrap().is_empty(), "no event was received");
 
     drop(program);
-    stage.pdev(&["down", "--all"]).ok();
-    let sandbox = &stage.sandbox;
-    let remaining = stage.needles.find_in(&[
+    fixture.pdev(&["down", "--all"]).ok();
+    let sandbox = &fixture.sandbox;
+    let remaining = fixture.needles.find_in(&[
         &sandbox.path("home/.local"),
         &sandbox.path("home/.cache"),
         &sandbox.path("run"),
@@ -463,34 +479,34 @@ fn secrets_exist_only_in_delivered_files() {
     ]);
     assert!(remaining.is_empty(), "after `down`: {remaining:#?}");
 
-    stage.pdev(&["up"]).ok();
+    fixture.pdev(&["up"]).ok();
     // A search that finds nothing proves nothing, so check that it finds a planted canary in each kind of place.
-    let kinds = plant_canary(&stage, &events);
+    let kinds = plant_canary(&fixture, &events);
     let mut expected = BTreeSet::from(["api", "commands", "events", "files", "processes"]);
-    expected.extend(stage.has_docker.then_some("engine"));
+    expected.extend(fixture.has_docker.then_some("engine"));
     assert_eq!(kinds, expected.into_iter().map(str::to_owned).collect(), "the search misses kinds of places");
 }
 
 /// Writes the canary to forbidden places. Returns the kinds of places in which the search finds it.
-fn plant_canary(stage: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<String> {
-    let canary = &stage.canary;
-    let planted = stage.sandbox.path("home/planted");
+fn plant_canary(fixture: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<String> {
+    let canary = &fixture.canary;
+    let planted = fixture.sandbox.path("home/planted");
     // Write it inside of a base64 text, as in an HTTP header.
     let mut base64 = Command::new("sh");
     base64.args(["-c", "printf 'robot:%s!' \"$C\" | base64 -w0 > \"$0\""]).arg(&planted).env("C", canary);
     run_with_timeout(base64, Duration::from_secs(10)).ok();
     let mut sleeper = Command::new("sleep").arg("600").env("PLANTED", canary).spawn().unwrap();
-    let file = stage.sandbox.path("home/.config/pdev/identities.toml");
+    let file = fixture.sandbox.path("home/.config/pdev/identities.toml");
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, format!("{text}[{canary}]\nsource = \"static\"\nkind = \"token\"\n")).unwrap();
     let mut volume = None;
-    if stage.has_docker {
-        let label = format!("dev.pdev.project={}", stage.sandbox.project().display());
+    if fixture.has_docker {
+        let label = format!("dev.pdev.project={}", fixture.sandbox.project().display());
         let mut create = Command::new("docker");
         create.args(["volume", "create", "--label", &label, "--label", &format!("planted={canary}")]);
         volume = Some(run_with_timeout(create, Duration::from_secs(30)).ok().out);
     }
-    let found = search_for_canary(stage, events);
+    let found = search_for_canary(fixture, events);
     drop(sleeper.kill());
     drop(sleeper.wait());
     if let Some(name) = volume {
@@ -502,8 +518,8 @@ fn plant_canary(stage: &Fixture, events: &Arc<Mutex<Vec<u8>>>) -> BTreeSet<Strin
         "{found:?}"
     );
     fs::remove_file(planted).unwrap();
-    let evidence = stage.evidence.folder.display().to_string();
-    let delivered = delivered_files(&found, &stage.sandbox);
+    let evidence = fixture.evidence.folder.display().to_string();
+    let delivered = delivered_files(&found, &fixture.sandbox);
     let kind = |line: &String| match line.strip_prefix(&format!("{evidence}/")) {
         Some(rest) => rest.split('/').next().unwrap().to_owned(),
         None => "files".to_owned(),

@@ -49,9 +49,9 @@ fn keyring_secret_reaches_its_service() {
     assert_eq!(find_canary_on_disk(&sandbox, &key), "");
 
     let up = pdev(&sandbox, &bus, &["up"], None).ok();
-    let seen = sandbox.project().join("seen.txt");
+    let received = sandbox.project().join("seen.txt");
     wait_until("the program has read its secret", Duration::from_secs(10), || {
-        fs::read_to_string(&seen).is_ok_and(|text| text == "canary-5512")
+        fs::read_to_string(&received).is_ok_and(|text| text == "canary-5512")
     });
     assert!(!up.transcript().contains("canary-5512"));
     pdev(&sandbox, &bus, &["down"], None).ok();
@@ -119,9 +119,9 @@ fn passphrase_file_replaces_keyring() {
     let mut up = sandbox.command(&worktree, &["up"]);
     up.env("PDEV_VAULT_PASSPHRASE_FILE", &passphrase);
     run_with_timeout(up, Duration::from_secs(60)).ok();
-    let seen = worktree.join("seen.txt");
+    let received = worktree.join("seen.txt");
     wait_until("the program has read its secret", Duration::from_secs(10), || {
-        fs::read_to_string(&seen).is_ok_and(|text| text == "canary-9")
+        fs::read_to_string(&received).is_ok_and(|text| text == "canary-9")
     });
     sandbox.pdev_in(&worktree, &["down"]).ok();
     assert_eq!(find_canary_on_disk(&sandbox, "canary-9"), "");

@@ -33,7 +33,8 @@ fn sandbox_with_service_and_identities() -> Sandbox {
     sandbox
 }
 
-/// Starts a session in a new terminal. It requests both approvals and then runs `then` with the codes `$raise` and `$first`.
+/// Starts a session in a new terminal. It requests both approvals and then runs `then` with the codes `$raise` and
+/// `$first`.
 fn spawn_requesting_session(sandbox: &Sandbox, then: &str, answer: &str) -> Child {
     let script = sandbox.path("requests.sh");
     let code = |command: &str, word: &str| {

@@ -108,24 +108,24 @@ fn assert_user_request(request: &Value) {
     );
 }
 
-fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
-    let sandbox = &stage.sandbox;
+fn check_session_preview(fixture: &Fixture, runtime: &str, fetch: &str) {
+    let sandbox = &fixture.sandbox;
     let up = format!("{PDEV} up --runtime {runtime}");
     let get = |unit: &str| format!("{PDEV} exec {unit} -- {fetch}");
     // In its own preview, the session gets less than the user, also through the services.
-    let output = stage.run_session(&format!("{up}; {}; {}", get("web"), get("pay"))).ok();
+    let output = fixture.run_session(&format!("{up}; {}; {}", get("web"), get("pay"))).ok();
     output
         .prints("the session `robot` started this preview")
         .prints("`pay` gets no credentials of `prod`: `prod` is production");
     // A session cannot enter the preview of another session.
-    stage
+    fixture
         .run_session(&format!("! {}", get("web")))
         .ok()
         .prints("so a coding agent's session (`robot`) would get the user's access");
-    let all = stage.sts_requests();
+    let all = fixture.sts_requests();
     assert_eq!(all.len(), 1, "{all:?}");
     assert_session_request(&all[0]);
-    assert_eq!(stage.owning_session(), "robot");
+    assert_eq!(fixture.owning_session(), "robot");
     sandbox.pdev(&["ls"]).ok().prints("(session robot)");
     sandbox.pdev(&["status"]).ok().prints("brought up by the session robot");
     sandbox
@@ -144,9 +144,9 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
     fetch_as_user("web").prints("is over");
     sandbox.pdev(&["down"]).ok();
     sandbox.pdev(&["up", "--runtime", runtime]).ok();
-    assert_eq!(stage.owning_session(), Value::Null);
+    assert_eq!(fixture.owning_session(), Value::Null);
     fetch_as_user("web").prints("AccessKeyId");
-    let all = stage.sts_requests();
+    let all = fixture.sts_requests();
     assert_eq!(all.len(), 2, "{all:?}");
     assert_user_request(&all[1]);
 
@@ -154,17 +154,17 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
     let status = || sandbox.status(&sandbox.project());
     let before = status();
     for command in [get("web"), format!("{PDEV} restart"), format!("{PDEV} restart web")] {
-        let output = stage.run_session(&format!("! {command}")).ok();
+        let output = fixture.run_session(&format!("! {command}")).ok();
         output.prints("would get the user's access").prints("Run `pdev up` inside the session");
     }
-    let of_plain = stage.run_session(&format!("{PDEV} exec plain -- true"));
+    let of_plain = fixture.run_session(&format!("{PDEV} exec plain -- true"));
     assert_eq!(
         of_plain.transcript().contains("is a local process of the user"),
         runtime == "process",
         "{}",
         of_plain.transcript()
     );
-    stage.run_session(&format!("{up}; {}", get("web"))).ok().prints("AccessKeyId");
+    fixture.run_session(&format!("{up}; {}", get("web"))).ok().prints("AccessKeyId");
     let after = status();
     assert_ne!(find_unit(&before, "web")["started_at"], find_unit(&after, "web")["started_at"]);
     assert_eq!(
@@ -172,7 +172,7 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
         find_unit(&after, "plain")["started_at"],
         "a service without a lease was restarted"
     );
-    let all = stage.sts_requests();
+    let all = fixture.sts_requests();
     assert_eq!(all.len(), 3, "{all:?}");
     assert_session_request(&all[2]);
     assert_ne!(
@@ -184,35 +184,35 @@ fn check_session_preview(stage: &Fixture, runtime: &str, fetch: &str) {
 /// A session can copy the variables that identify a local service to its endpoint, but cannot hide its own ancestry.
 #[test]
 fn session_copying_service_environment_stays_restricted() {
-    let Some(stage) = start_fixture("a session at a person's endpoint", None) else { return };
-    let sandbox = &stage.sandbox;
+    let Some(fixture) = start_fixture("a session at a person's endpoint", None) else { return };
+    let sandbox = &fixture.sandbox;
     sandbox.pdev(&["up"]).ok();
     let copied = sandbox.path("copied");
     let copy = format!("env -0 > {}", copied.display());
     sandbox.pdev(&["exec", "web", "--", "sh", "-c", &copy]).ok();
     let fetch = sandbox.project().join("fetch.py");
     let pass = format!("xargs -0 sh -c 'exec env \"$@\" python3 {}' sh < {}", fetch.display(), copied.display());
-    stage.run_session(&pass).ok().prints("AccessKeyId");
-    assert_session_request(&stage.sts_requests()[0]);
+    fixture.run_session(&pass).ok().prints("AccessKeyId");
+    assert_session_request(&fixture.sts_requests()[0]);
     let of_user = sandbox.pdev(&["exec", "web", "--", "sh", "-c", &format!("python3 {}", fetch.display())]);
     of_user.prints("AccessKeyId");
-    assert_user_request(&stage.sts_requests()[1]);
+    assert_user_request(&fixture.sts_requests()[1]);
 }
 
 #[test]
 fn session_processes_get_session_credentials() {
-    let Some(stage) = start_fixture("a session's preview of processes", None) else { return };
-    let fetch = format!("python3 {}", stage.sandbox.project().join("fetch.py").display());
-    check_session_preview(&stage, "process", &fetch);
+    let Some(fixture) = start_fixture("a session's preview of processes", None) else { return };
+    let fetch = format!("python3 {}", fixture.sandbox.project().join("fetch.py").display());
+    check_session_preview(&fixture, "process", &fetch);
 }
 
 #[test]
 fn session_containers_get_session_credentials() {
-    let Some(stage) = start_fixture("a session's preview of containers", Some("python:3-slim")) else { return };
-    check_session_preview(&stage, "docker", "python3 /fetch.py");
+    let Some(fixture) = start_fixture("a session's preview of containers", Some("python:3-slim")) else { return };
+    check_session_preview(&fixture, "docker", "python3 /fetch.py");
     // The container uses the mounted socket of the agent. The preview still belongs to the last session.
     let exec = ["exec", "plain", "--", "python3", "/ask.py"];
-    let output = stage.sandbox.pdev(&exec).ok();
+    let output = fixture.sandbox.pdev(&exec).ok();
     output.prints("session_over");
-    stage.run_session(&format!("{PDEV} up; {PDEV} {}", exec.join(" "))).ok().prints("session_production");
+    fixture.run_session(&format!("{PDEV} up; {PDEV} {}", exec.join(" "))).ok().prints("session_production");
 }

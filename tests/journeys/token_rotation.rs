@@ -103,8 +103,8 @@ impl Drop for KernelKey {
     fn drop(&mut self) {
         let header: Value = serde_json::from_slice(&fs::read(&self.0).unwrap_or_default()).unwrap_or_default();
         let name = format!("pdev:vault:{}", header["id"].as_str().unwrap_or("none"));
-        let found = Command::new("keyctl").args(["search", "@u", "user", &name]).output().unwrap();
-        let key = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+        let search = Command::new("keyctl").args(["search", "@u", "user", &name]).output().unwrap();
+        let key = String::from_utf8_lossy(&search.stdout).trim().to_owned();
         drop(Command::new("keyctl").args(["invalidate", &key]).status());
     }
 }
