@@ -304,8 +304,9 @@ fn session_gets_read_only_google_tokens() {
 
     // If the user's login lacks the read-only scope, the session gets an error, not a token with the full scope.
     let refused = session("user").fails_with(1);
-    let refused =
-        refused.prints(&format!("`user` cannot be restricted to `{less}`")).prints("Some requested scopes were invalid");
+    let refused = refused
+        .prints(&format!("`user` cannot be restricted to `{read_only}`"))
+        .prints("Some requested scopes were invalid");
     refused.prints("gcloud auth application-default login --scopes").prints("pdev session allow");
     assert_eq!(issued().len(), before + 4);
     assert_eq!(clouds.stat("reuse"), 0);
