@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, check, completions, credential, doctor, down, exec, explain, identity, login, logs, ls, lsp, man,
-    module, open, plan, restart, run, schema, secret, session, status, stop, up, vault, version, wait,
+    agent, audit, check, completions, credential, doctor, down, exec, explain, help, identity, login, logs, ls, lsp,
+    man, module, open, plan, restart, run, schema, secret, session, status, stop, up, vault, version, wait,
 };
-use crate::help;
+use crate::help::with_front_page;
 use crate::render::terminal::Color;
 
-/// Runs your whole application, for this branch, at a URL.
+/// Run your complete application, for this branch, at a URL.
 #[derive(Parser, Debug)]
 #[command(name = "pdev", version, disable_help_subcommand = true, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -23,13 +23,13 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Args, Debug, Clone, Default)]
 pub(crate) struct Global {
-    /// Work as if started in this folder
-    #[arg(short = 'C', value_name = "FOLDER", global = true, help_heading = "Everywhere")]
+    /// Run as if started in this folder
+    #[arg(short = 'C', value_name = "FOLDER", global = true, help_heading = "Global options")]
     pub(crate) directory: Option<PathBuf>,
-    /// Write JSON (docs/schemas) and nothing else to standard output
-    #[arg(long, global = true, help_heading = "Everywhere")]
+    /// Print JSON (docs/schemas) and nothing else to standard output
+    #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
-    /// When to use colours; NO_COLOR and CLICOLOR_FORCE count as well
+    /// When to use colours; NO_COLOR and CLICOLOR_FORCE also apply
     #[arg(
         long,
         value_enum,
@@ -38,30 +38,30 @@ pub(crate) struct Global {
         global = true,
         env = "PDEV_COLOR",
         hide_env = true,
-        help_heading = "Everywhere"
+        help_heading = "Global options"
     )]
     pub(crate) color: Color,
-    /// No progress
-    #[arg(short, long, global = true, help_heading = "Everywhere")]
+    /// Hide progress
+    #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
-    /// Every step and all build output
-    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Everywhere")]
+    /// Show every step and all build output
+    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Global options")]
     pub(crate) verbose: u8,
 }
 
-/// The order here is the order within the groups of `pdev --help` (see `help.rs`).
+/// `help.rs` groups these for the help pages.
 ///
-/// Deferred: the options of the other twenty-eight commands are not made at each start.
+/// Deferred, so that a start builds the options of one command and not those of all thirty.
 #[derive(Subcommand, Debug)]
 #[command(defer = true)]
 pub(crate) enum Command {
-    /// Bring this folder's preview up, or bring it up to date
+    /// Start this folder's preview, or update it
     Up(up::Arguments),
-    /// Stop a preview; data volumes stay unless `--volumes`
+    /// Stop a preview; keep data volumes unless `--volumes` is given
     Down(down::Arguments),
     /// Stop and start units without changing them
     Restart(restart::Arguments),
-    /// Stop some units; the others go on
+    /// Stop units; the others keep running
     Stop(stop::Arguments),
     /// Run a job of the manifest, or a program as an identity
     Run(run::Arguments),
@@ -69,47 +69,47 @@ pub(crate) enum Command {
     Exec(exec::Arguments),
     /// Wait until a preview is ready or has failed
     Wait(wait::Arguments),
-    /// List all previews of this machine
+    /// List all previews on this machine
     #[command(visible_alias = "list")]
     Ls(ls::Arguments),
-    /// Show one preview: units, addresses, what is wrong
+    /// Show the units, addresses and problems of a preview
     #[command(visible_alias = "ps")]
     Status(status::Arguments),
-    /// Show output of all units, merged by time
+    /// Show the output of units, merged by time
     Logs(logs::Arguments),
     /// Open a preview in the browser, or print its URL
     Open(open::Arguments),
     /// Show what `up` would do, and why
     Plan(plan::Arguments),
-    /// Check a manifest and show every problem in it
+    /// Check a manifest and show all its problems
     Check(check::Arguments),
-    /// Explain a code (PD0104) or a field (services.api.port)
+    /// Explain a diagnostic code or a manifest field
     Explain(explain::Arguments),
     /// Print the JSON Schema of `pdev.yaml`
     Schema(schema::Arguments),
-    /// The platform's modules: what a resource can use
+    /// List the modules that a resource can use, and show their inputs and outputs
     Module(module::Arguments),
-    /// The language server, for editors
+    /// Run the language server, for editors
     Lsp(lsp::Arguments),
-    /// Who you are: list, add, remove or import identities
+    /// Manage cloud identities: list, add, remove, import, approve
     Identity(identity::Arguments),
-    /// Sign in to an identity, once
+    /// Sign in to an identity
     Login(login::Arguments),
-    /// Forget what you signed in with
+    /// Sign out of an identity and delete its stored login
     Logout(login::LogoutArguments),
-    /// What other tools run to be given a credential
+    /// Provide credentials to other tools: credential helpers and their setup
     Credential(credential::Arguments),
-    /// Run a coding agent with less of your identities than you have
+    /// Run a coding agent with restricted access to your identities
     Session(session::Arguments),
-    /// Who was given a credential, which, how and when
+    /// Show which program received which credential, how and when
     Audit(audit::Arguments),
-    /// Keep a manifest's secrets sealed: set, list, rm, import
+    /// Store the secrets of a repository, sealed: set, list, rm, import
     Secret(secret::Arguments),
-    /// Where sealed secrets and logins rest, and whether they can be opened
+    /// Show or reset the vault, which stores sealed secrets and logins
     Vault(vault::Arguments),
-    /// The background agent: status, stop, logs, run
+    /// Manage the background agent: status, stop, logs, run
     Agent(agent::Arguments),
-    /// Look for what could be wrong with this machine
+    /// Check this machine for problems
     Doctor(doctor::Arguments),
     /// Print a completion script for a shell
     Completions(completions::Arguments),
@@ -117,9 +117,11 @@ pub(crate) enum Command {
     Man(man::Arguments),
     /// Print the versions of pdev and of the agent
     Version(version::Arguments),
+    /// Print the help of pdev or of a command
+    Help(help::Arguments),
 }
 
-/// The whole command line, with its help in groups.
+/// The complete command line, with the front page as its help.
 pub(crate) fn command() -> clap::Command {
-    help::with_command_groups(Arguments::command())
+    with_front_page(Arguments::command())
 }

@@ -14,10 +14,10 @@ use crate::manifest_location;
 // How a preview is told on the command line of commands that look at one.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(crate) struct PreviewSelector {
-    /// The preview, such as `shop/feature-x` or a folder [default: the one of this folder]
+    /// Preview, such as `shop/feature-x`, or its folder [default: the preview of this folder]
     #[arg(short = 'p', long, value_name = "NAME")]
     pub(crate) preview: Option<String>,
-    /// The environment of the manifest [default: local]
+    /// Environment of the manifest [default: local]
     #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
     pub(crate) environment: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What the binary says without any agent: help, near misses, wrong usage.
+//! Output of the binary without an agent: help, suggestions for misspelt names, usage errors.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::{Command, Output};
@@ -34,13 +34,39 @@ fn misspelt_commands_and_options_get_suggestions() {
 fn help_is_grouped_and_exits_zero() {
     let (code, stdout, stderr) = run(&["--help"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
-    let places: Vec<_> = ["Run:\n  up", "Look:\n  ls", "Platform:\n", "Everywhere:\n  -C"]
+    let positions: Vec<_> = ["Previews:\n  up", "Manifest:\n  plan", "Other commands:\n", "Global options:\n  -C"]
         .iter()
         .map(|part| stdout.find(part))
         .collect();
-    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{stdout}");
+    assert!(positions.iter().all(Option::is_some) && positions.is_sorted(), "{stdout}");
     let (code, stdout, _) = run(&["up", "--help"]);
     assert!(code == Some(0) && stdout.contains("Examples:\n  pdev up "), "{stdout}");
+}
+
+#[test]
+fn help_command_prints_same_pages_as_help_option() {
+    for path in [&[][..], &["up"], &["ps"], &["identity", "add"], &["help"]] {
+        let (code, stdout, stderr) = run(&[&["help"][..], path].concat());
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{path:?}");
+        assert_eq!(stdout, run(&[path, &["--help"]].concat()).1, "{path:?}");
+    }
+    let (code, stdout, _) = run(&["help", "--all"]);
+    assert!(code == Some(0) && stdout.contains("\n  vault        Show or reset the vault"), "{stdout}");
+    assert!(stdout.contains("\n      --color <WHEN>  When to use colours; NO_COLOR"), "{stdout}");
+}
+
+#[test]
+fn help_of_unknown_command_suggests_nearest() {
+    for (arguments, expected) in [
+        (&["help", "statsu"][..], "error: `pdev` has no command `statsu`\ntry: Did you mean `status`?\n"),
+        (&["help", "zzzzzz"], "error: `pdev` has no command `zzzzzz`\ntry: `pdev help --all` lists all commands.\n"),
+        (
+            &["help", "vault", "zzzzzz"],
+            "error: `pdev vault` has no command `zzzzzz`\ntry: `pdev vault --help` shows its commands and options.\n",
+        ),
+    ] {
+        assert_eq!(run(arguments), (Some(2), String::new(), expected.to_owned()));
+    }
 }
 
 #[test]

@@ -11,9 +11,12 @@ use crate::exit::{self, Failure, Outcome};
 use crate::humanize;
 
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  pdev agent status\n  pdev agent stop      previews go on running; the next command starts it again\n  pdev agent logs -n 50"
-)]
+#[command(after_help = "Examples:
+  pdev agent status
+  pdev agent stop      stop the agent; the next command starts it again
+  pdev agent logs -n 50
+
+Previews keep running while the agent is stopped. `pdev agent run` runs the agent in this terminal.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: AgentCommand,
@@ -21,24 +24,24 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum AgentCommand {
-    /// Whether it runs, which version, since when
+    /// Show whether the agent runs, its version and its uptime
     Status,
-    /// Stop it; previews go on running
+    /// Stop the agent; previews keep running
     Stop,
-    /// Be it: normally started by the first command that needs it
+    /// Run the agent in this process; normally the first command that needs the agent starts it
     #[command(hide = true)]
     Run {
-        /// Leave the terminal, and say `ready` on standard output
+        /// Detach from the terminal, and print `ready` to standard output
         #[arg(long)]
         background: bool,
-        /// The proxy's port; the next free one if it is taken
+        /// Port of the proxy; if it is taken, the next free one is used
         #[arg(long, value_name = "PORT")]
         proxy_port: Option<u16>,
     },
-    /// What it wrote about itself
+    /// Show the agent's log
     Logs {
-        /// The last so many lines
-        #[arg(short = 'n', long, visible_alias = "limit", value_name = "LINES", default_value_t = 200)]
+        /// Show only the last N lines
+        #[arg(short = 'n', long, visible_alias = "limit", value_name = "N", default_value_t = 200)]
         tail: usize,
     },
 }

@@ -13,14 +13,14 @@ use crate::render::table::{self, Cell};
     after_help = "Examples:\n  pdev audit\n  pdev audit shop-dev --since 1h\n  pdev audit --json | jq -r .chain[0]"
 )]
 pub(crate) struct Arguments {
-    /// Only this identity
+    /// Show only this identity
     #[arg(value_name = "IDENTITY")]
     identity: Option<String>,
-    /// Only since then: `10m`, `2d`, or a time
-    #[arg(long, value_name = "WHEN")]
+    /// Show only entries since this time: `10m` or `2d` (ago), or `2026-11-23T10:00:00Z`
+    #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// At most so many, the newest
-    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
+    /// Show only the newest N entries
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     lines: usize,
 }
 

@@ -17,29 +17,29 @@ use crate::render::{diagnostic, sarif};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev check                     the nearest pdev.yaml
-  pdev check */pdev.yaml --json  several, as data
-  pdev check --fix               apply the fixes that are safe
+  pdev check                     check the nearest pdev.yaml
+  pdev check */pdev.yaml --json  check several manifests and print JSON
+  pdev check --fix               apply the safe fixes
   pdev check --sarif > pdev.sarif
 
 Exit codes: 0 no errors, 2 errors, 4 no manifest.")]
 pub(crate) struct Arguments {
-    /// Manifests, or their folders [default: the nearest pdev.yaml upwards]
+    /// Manifests, or their folders [default: the nearest pdev.yaml in or above this folder]
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Apply all safe fixes, then check again
     #[arg(long)]
     fix: bool,
-    /// SARIF 2.1.0, for code scanning
+    /// Print SARIF 2.1.0, for code scanning
     #[arg(long, conflicts_with = "json")]
     sarif: bool,
-    /// The environment of the manifest [default: local]
+    /// Environment of the manifest [default: local]
     #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
     environment: Option<String>,
-    /// Change a field, over everything else: `services.web.replicas=2`
+    /// Override a field, with the highest precedence: `services.web.replicas=2` (may be repeated)
     #[arg(long = "set", value_name = "PATH=VALUE")]
     sets: Vec<String>,
-    /// Only what concerns this runtime: docker or process
+    /// Report only what concerns this runtime
     #[arg(long, value_name = "RUNTIME", value_parser = ["docker", "process"], env = "PDEV_RUNTIME", hide_env = true)]
     runtime: Option<String>,
 }

@@ -11,7 +11,7 @@ use crate::exit::Outcome;
   pdev completions zsh  > ~/.local/share/zsh/site-functions/_pdev
   pdev completions fish > ~/.config/fish/completions/pdev.fish")]
 pub(crate) struct Arguments {
-    /// The shell
+    /// Shell to print the script for
     #[arg(value_enum)]
     shell: Shell,
 }

@@ -9,12 +9,12 @@ use crate::exit::{Failure, Outcome};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev credential aws shop-dev          as credential_process of an AWS profile
-  pdev credential kubectl shop-dev      as exec plugin of a kubeconfig
-  pdev credential token shop-dev        the bare token, for curl and scripts
+  pdev credential aws shop-dev          for the credential_process of an AWS profile
+  pdev credential kubectl shop-dev      for the exec plugin of a kubeconfig
+  pdev credential token shop-dev        for curl and scripts
 
-docker, git and cargo find their helpers by name: links `docker-credential-pdev`, `git-credential-pdev` and
-`cargo-credential-pdev` to this program.")]
+docker, git and cargo find their helpers by name, through links to this program: `docker-credential-pdev`, \
+`git-credential-pdev` and `cargo-credential-pdev`.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: CredentialCommand,
@@ -22,36 +22,41 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum CredentialCommand {
-    /// AWS credentials as credential_process JSON
+    /// Print AWS credentials as credential_process JSON
     Aws {
+        /// Identity that provides the credential
         #[arg(value_name = "IDENTITY")]
         identity: String,
     },
-    /// A token as ExecCredential
+    /// Print a token as ExecCredential
     Kubectl {
+        /// Identity that provides the credential
         #[arg(value_name = "IDENTITY")]
         identity: String,
     },
-    /// The bare token or password
+    /// Print the bare token or password
     Token {
+        /// Identity that provides the credential
         #[arg(value_name = "IDENTITY")]
         identity: String,
     },
-    /// Write the configuration of aws, docker, gcloud, git or kubectl, or take it out again
+    /// Configure aws, docker, gcloud, git or kubectl to use an identity, or undo that
     Setup(setup::Arguments),
-    /// docker's helper: `get`, `store`, `erase` or `list`
+    /// Serve docker as its credential helper
     Docker {
-        #[arg(value_name = "VERB")]
+        /// Requested operation: `get`, `store`, `erase` or `list`
+        #[arg(value_name = "OPERATION")]
         verb: String,
     },
-    /// git's helper: `get`, `store` or `erase`
+    /// Serve git as its credential helper
     Git {
-        #[arg(value_name = "VERB")]
+        /// Requested operation: `get`, `store` or `erase`
+        #[arg(value_name = "OPERATION")]
         verb: String,
     },
-    /// cargo's credential provider
+    /// Serve cargo as its credential provider
     Cargo {
-        /// cargo's own word
+        /// Passed by cargo; required
         #[arg(long)]
         cargo_plugin: bool,
     },

@@ -14,16 +14,16 @@ mod tools;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev doctor                       the machine, the engine, the agent
-  pdev doctor credentials           the vault, each identity and until when, what is configured twice, the clock
-  pdev doctor credentials --ask     the same, after asking every identity's source
+  pdev doctor                       check the machine, the engine and the agent
+  pdev doctor credentials           check the vault, identities, conflicting settings and the clock
+  pdev doctor credentials --ask     the same, after a request to the source of each identity
 
-Exit codes: 0 fine or only warnings, 1 something is broken.")]
+Exit codes: 0 no problems or only warnings, 1 something is broken.")]
 pub(crate) struct Arguments {
-    /// Look closely at one thing [default: at everything a little]
+    /// Area to check in detail [default: a short check of all areas]
     #[arg(value_name = "SUBJECT", value_parser = ["credentials"])]
     subject: Option<String>,
-    /// Ask each identity's source now, as a tool would; nothing is handed out
+    /// Request a credential from the source of each identity first; no credential is handed out
     #[arg(long, requires = "subject")]
     ask: bool,
 }

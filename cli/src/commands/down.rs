@@ -15,22 +15,23 @@ use crate::render::problem;
 use crate::render::progress::Progress;
 
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  pdev down                    stop this folder's preview, keep its data\n  pdev down shop/feature-x     from anywhere, also when the branch is gone\n  pdev down --all --volumes    every preview of this machine, data too"
-)]
+#[command(after_help = "Examples:
+  pdev down                    stop this folder's preview and keep its data
+  pdev down shop/feature-x     stop a preview from any folder, even if its branch was deleted
+  pdev down --all --volumes    stop all previews on this machine and remove their data")]
 pub(crate) struct Arguments {
-    /// The preview, such as `shop/feature-x` [default: the one of this folder]
+    /// Preview to stop, such as `shop/feature-x` [default: the preview of this folder]
     #[arg(value_name = "NAME", conflicts_with_all = ["preview", "all"])]
     name: Option<String>,
     #[command(flatten)]
     selector: PreviewSelector,
-    /// Remove its data volumes too
+    /// Remove data volumes
     #[arg(long)]
     volumes: bool,
-    /// All previews of this machine
+    /// Stop all previews on this machine
     #[arg(long, conflicts_with = "preview")]
     all: bool,
-    /// Stop waiting after this long; the work goes on
+    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
 }

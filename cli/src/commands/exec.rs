@@ -15,30 +15,30 @@ use crate::preview_selector::{self, PreviewSelector};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev exec api                      a shell
+  pdev exec api                      open a shell
   pdev exec api -- ls -l /app
   pdev exec db -- psql -U postgres < seed.sql
 
-Exit codes: the command's own; 125 when pdev failed, 126 when the command cannot be run, 127 when it is not found.")]
+Exit codes: the command's own; 125 pdev failed, 126 the command cannot be run, 127 the command is not found.")]
 pub(crate) struct Arguments {
-    /// The unit
+    /// Unit to run the command in
     #[arg(value_name = "UNIT")]
     unit: String,
-    /// The command and its arguments [default: sh]
+    /// Command and its arguments [default: sh]
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
     #[command(flatten)]
     selector: PreviewSelector,
-    /// No terminal for the command, even if there is one here
+    /// Do not allocate a terminal for the command, even if pdev runs in one
     #[arg(short = 'T', long)]
     no_terminal: bool,
-    /// A variable for the command
+    /// Set an environment variable of the command (may be repeated)
     #[arg(long = "var", value_name = "NAME=VALUE", value_parser = parse_variable)]
     variables: Vec<(String, String)>,
-    /// The folder to run it in
+    /// Working directory of the command
     #[arg(short = 'w', long = "workdir", value_name = "FOLDER")]
     dir: Option<String>,
-    /// The user to run it as
+    /// User to run the command as
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
 }

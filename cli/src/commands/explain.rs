@@ -16,17 +16,17 @@ use crate::{codes, manifest_location};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev explain PD0104               what a code means, with a bad and a good example
-  pdev explain services.api.port    what a field means, its value here, and who set it
-  pdev explain services.api.docker  everything the container gets, each with its origin")]
+  pdev explain PD0104               explain a code, with a bad and a good example
+  pdev explain services.api.port    explain a field, its value here and the origin of the value
+  pdev explain services.api.docker  list all settings of the container with their origins")]
 pub(crate) struct Arguments {
-    /// A code such as PD0104, or a field such as services.api.port
+    /// Diagnostic code such as PD0104, or manifest field such as services.api.port
     #[arg(value_name = "CODE|FIELD")]
     subject: String,
-    /// The environment of the manifest [default: local]
+    /// Environment of the manifest [default: local]
     #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
     environment: Option<String>,
-    /// Where services run that leave the choice open: docker or process
+    /// Runtime for services that do not set one
     #[arg(long, value_name = "RUNTIME", value_parser = ["docker", "process"], env = "PDEV_RUNTIME", hide_env = true)]
     runtime: Option<String>,
 }

@@ -22,13 +22,13 @@ use crate::render::table::{self, Cell};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev identity                                       what there is
-  pdev identity add shop-dev --source aws-sso         asks for the rest
+  pdev identity                                   list all identities
+  pdev identity add shop-dev --source aws-sso     add an identity; prompts for missing fields
   pdev identity add shop-dev --source aws-sso start_url=https://shop.awsapps.com/start \\
       region=eu-central-1 account=123456789012 role=Developer
-  pdev identity import                                from the aws, gcloud and kubectl configurations
+  pdev identity import                            import from aws, gcloud and kubectl
 
-docs/credentials.md lists every source and its fields.")]
+docs/identities.md lists every source and its fields.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<IdentityCommand>,
@@ -36,51 +36,53 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum IdentityCommand {
-    /// All identities, and what is wrong with the file
+    /// List all identities, and the problems of the configuration file
     #[command(visible_alias = "ls")]
     List,
-    /// Write a new identity into the configuration
+    /// Add an identity to the configuration
     Add {
-        /// What the manifest and the tools call it
+        /// Name of the identity, used in manifests and by tools
         #[arg(value_name = "NAME")]
         name: String,
-        /// Where its credentials come from
+        /// Source of the credentials
         #[arg(long, value_name = "SOURCE", value_parser = source_names())]
         source: String,
-        /// The source's fields; lists as `a,b`
+        /// Fields of the source; write lists as `a,b`
         #[arg(value_name = "FIELD=VALUE", value_parser = parse_field)]
         fields: Vec<(String, String)>,
     },
     /// Remove an identity from the configuration
     Rm {
+        /// Identity to remove
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Let a service that asked act as an identity; in another terminal than the one that asked
+    /// Approve that a service acts as an identity; run it in another terminal than `pdev up`
     Approve {
-        /// As `pdev up` printed it
+        /// Code that `pdev up` printed
         #[arg(value_name = "CODE")]
         code: String,
     },
-    /// What was approved, and until when
+    /// List the approvals, and when they end
     Approvals,
-    /// Take approvals of an identity back
+    /// Revoke approvals of an identity
     Revoke {
+        /// Identity whose approvals are revoked
         #[arg(value_name = "NAME")]
         name: String,
-        /// Only of this service
-        #[arg(long, value_name = "NAME")]
+        /// Revoke only approvals of this service
+        #[arg(long, value_name = "SERVICE")]
         service: Option<String>,
-        /// Only of the repository at this path, as `approvals` shows it
+        /// Revoke only approvals of the repository at this path, as `approvals` prints it
         #[arg(long, value_name = "PATH")]
         repository: Option<String>,
     },
-    /// Take over what other tools were told: profiles of aws, configurations of gcloud, users of kubectl
+    /// Import identities from other tools: aws profiles, gcloud configurations, kubectl users
     Import {
-        /// Only from this tool
+        /// Import only from this tool
         #[arg(value_name = "TOOL", value_parser = ["aws", "gcloud", "kubectl"])]
         tool: Option<String>,
-        /// Only say what would be added
+        /// Show what would be added, without adding it
         #[arg(long)]
         dry_run: bool,
     },

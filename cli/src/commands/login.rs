@@ -12,26 +12,26 @@ use crate::exit::{self, Failure, Outcome};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev login registry < token.txt     a `static` identity's secret, by standard input or typed
-  pdev login shop-dev                 opens the browser, or shows a code
-  pdev login shop-admin               asks for the code of an MFA device
+  pdev login registry < token.txt     store the secret of a `static` identity; prompts on a terminal
+  pdev login shop-dev                 open the browser, or show a code
+  pdev login shop-admin               prompt for the code of an MFA device
 
-The agent keeps the login fresh from then on. `pdev identity` shows how each identity stands.")]
+The agent renews the login afterwards, so you sign in once. `pdev identity` shows the status of each identity.")]
 pub(crate) struct Arguments {
-    /// An identity of yours
+    /// Identity to sign in to
     #[arg(value_name = "IDENTITY")]
     identity: String,
-    /// How to sign in [default: the identity's `flow`, else a browser where one can be opened here]
+    /// How to sign in [default: the identity's `flow`, else a browser if this machine can open one, else a device code]
     #[arg(long, value_name = "FLOW", value_parser = ["browser", "device"])]
     flow: Option<String>,
-    /// Print the page's address and open nothing
+    /// Print the address of the login page instead of opening a browser
     #[arg(long)]
     no_open: bool,
 }
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct LogoutArguments {
-    /// An identity of yours
+    /// Identity to sign out of
     #[arg(value_name = "IDENTITY")]
     identity: String,
 }

@@ -12,28 +12,29 @@ use crate::render::logs::LogPainter;
 const BURST_BYTES: usize = 64 * 1024;
 
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  pdev logs                      everything kept, all units\n  pdev logs api worker -f        two units, and go on\n  pdev logs --since 10m -n 100   the last 100 lines of each unit, none older than ten minutes"
-)]
+#[command(after_help = "Examples:
+  pdev logs                      print the stored output of all units
+  pdev logs api worker -f        follow two units
+  pdev logs --since 10m -n 100   print the last 100 lines of each unit, none older than ten minutes")]
 pub(crate) struct Arguments {
-    /// Units [default: all]
+    /// Units to show [default: all]
     #[arg(value_name = "UNIT")]
     units: Vec<String>,
     #[command(flatten)]
     selector: PreviewSelector,
-    /// Go on with what is written from now on
+    /// Follow new output
     #[arg(short, long)]
     follow: bool,
-    /// Nothing older: `10m`, or a time such as `2026-11-23T10:00:00Z`
+    /// Show only lines since this time: `10m` (ago) or `2026-11-23T10:00:00Z`
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// The last so many lines of each unit
-    #[arg(short = 'n', long, visible_alias = "limit", value_name = "LINES")]
+    /// Show only the last N lines of each unit
+    #[arg(short = 'n', long, visible_alias = "limit", value_name = "N")]
     tail: Option<usize>,
-    /// The time (UTC) in front of each line
+    /// Prefix each line with its time (UTC)
     #[arg(short, long)]
     times: bool,
-    /// No unit in front of each line
+    /// Do not prefix lines with the name of the unit
     #[arg(long)]
     no_prefix: bool,
 }

@@ -10,7 +10,7 @@ use crate::render::status;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  pdev ls\n  pdev ls --json | jq -r '.[].url'")]
 pub(crate) struct Arguments {
-    /// Only those that run
+    /// Show only running previews
     #[arg(long)]
     running: bool,
 }

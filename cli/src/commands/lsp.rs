@@ -7,11 +7,11 @@ use crate::codes;
 use crate::exit::{self, Outcome};
 
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Editors start it; docs/lsp.md tells how to set them up.
+#[command(after_help = "Editors start this command; docs/editors.md describes how to set them up.
 
-Exit codes: 0 after `shutdown`, 1 when the client went away without it.")]
+Exit codes: 0 after `shutdown`, 1 if the client disconnected without it.")]
 pub(crate) struct Arguments {
-    /// The only way to speak; accepted because most clients pass it
+    /// Use standard input and output, the only transport; accepted because most clients pass it
     #[arg(long)]
     stdio: bool,
 }

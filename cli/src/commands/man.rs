@@ -9,7 +9,7 @@ use crate::humanize;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  pdev man ~/.local/share/man/man1")]
 pub(crate) struct Arguments {
-    /// The folder, made if absent
+    /// Folder for the pages; created if it does not exist
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
 }

@@ -10,6 +10,7 @@ pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod exec;
 pub(crate) mod explain;
+pub(crate) mod help;
 pub(crate) mod identity;
 pub(crate) mod login;
 pub(crate) mod logs;
@@ -68,5 +69,6 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Completions(arguments) => completions::run(&arguments, context),
         Command::Man(arguments) => man::run(&arguments, context),
         Command::Version(arguments) => version::run(&arguments, context),
+        Command::Help(arguments) => help::run(&arguments, context),
     }
 }

@@ -22,11 +22,11 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum ModuleCommand {
-    /// The modules there are
+    /// List the built-in modules
     List,
-    /// One module: inputs with defaults and reasons, outputs, owner
+    /// Show a module: inputs with defaults and reasons, outputs, owner
     Info {
-        /// Its name, with or without a version (`postgres@16`), or a folder (`./modules/mail`)
+        /// Name of the module, with or without a version (`postgres@16`), or its folder (`./modules/mail`)
         #[arg(value_name = "MODULE")]
         name: String,
     },

@@ -11,12 +11,12 @@ use crate::preview_selector::{self, PreviewSelector};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  pdev open\n  pdev open api\n  curl \"$(pdev open --print)\"")]
 pub(crate) struct Arguments {
-    /// The service [default: the one at the preview's own URL]
+    /// Service to open [default: the service at the preview's own URL]
     #[arg(value_name = "SERVICE")]
     unit: Option<String>,
     #[command(flatten)]
     selector: PreviewSelector,
-    /// Only print the URL
+    /// Print only the URL
     #[arg(long)]
     print: bool,
 }

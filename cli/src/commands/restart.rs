@@ -13,14 +13,16 @@ use crate::preview_selector::{self, PreviewSelector};
 use crate::render::progress::Progress;
 
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  pdev restart          all units, in the order of their needs\n  pdev restart api")]
+#[command(after_help = "Examples:
+  pdev restart          restart all units in dependency order
+  pdev restart api")]
 pub(crate) struct Arguments {
-    /// Units [default: all]
+    /// Units to restart [default: all]
     #[arg(value_name = "UNIT")]
     units: Vec<String>,
     #[command(flatten)]
     selector: PreviewSelector,
-    /// Stop waiting after this long; the work goes on
+    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
 }

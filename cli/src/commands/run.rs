@@ -21,15 +21,17 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev run seed          a job of the manifest, also one with `when: manual`, or once more
+  pdev run seed                                  run a job again, or one with `when: manual`
   pdev run seed --set jobs.seed.env.ROWS=100
-  pdev run --as shop-dev -- ./script      any program, with credentials for as long as it runs
-  pdev run --as shop-dev --in-env -- ./script      with one credential in its environment, not renewed
+  pdev run --as shop-dev -- ./script             run a program with renewed credentials
+  pdev run --as shop-dev --in-env -- ./script    run a program with one credential, not renewed
 
-What the job needs is brought up first; everything else stays as it is. The job's output goes to standard output.
-Exit codes: the job's own; 2 wrong manifest, 4 no such job, 124 timeout, 130 Ctrl-C (the job goes on).")]
+The units that the job needs are started first; all other units stay unchanged. The output of the job is printed to \
+standard output and standard error.
+
+Exit codes: the job's own; 2 wrong manifest, 4 no such job, 124 timeout, 130 Ctrl-C (the job continues).")]
 pub(crate) struct Arguments {
-    /// A job of the manifest
+    /// Job of the manifest to run
     #[arg(value_name = "JOB", required_unless_present = "identity", conflicts_with = "identity")]
     job: Option<String>,
     /// Run a program as this identity
@@ -37,13 +39,13 @@ pub(crate) struct Arguments {
     identity: Option<String>,
     #[command(flatten)]
     options: UpOptions,
-    /// Stop waiting after this long; the job goes on
+    /// Stop waiting after this duration, such as `90s` or `10m`; the job continues [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
-    /// With `--as`: put the credential into the program's environment, once, instead of a place where it is renewed
+    /// With `--as`: put one credential into the program's environment, instead of an endpoint that renews it
     #[arg(long, requires = "identity")]
     in_env: bool,
-    /// With `--as`: the program and its arguments
+    /// With `--as`: program and its arguments
     #[arg(last = true, value_name = "PROGRAM", requires = "identity")]
     program: Vec<OsString>,
 }

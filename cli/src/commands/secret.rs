@@ -23,12 +23,12 @@ use crate::render::table::{self, Cell};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev secret set stripe              asks, without showing what is typed
+  pdev secret set stripe              prompt for the value without showing it
   pdev secret set stripe < key.txt
-  pdev secret import .env             every line becomes a secret, named in lower case
+  pdev secret import .env             store every line as a secret, named in lower case
 
-Secrets belong to this repository and all its worktrees. `pdev up` delivers those that the manifest names;
-`--secret` and PDEV_SECRET_<NAME> win over them.")]
+Secrets belong to this repository and all its worktrees. `pdev up` delivers the secrets that the manifest names; \
+`--secret` and PDEV_SECRET_<NAME> override them.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: SecretCommand,
@@ -36,30 +36,33 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum SecretCommand {
-    /// Keep a value, from standard input or a file
+    /// Store a secret, read from standard input or a file
     Set {
+        /// Name of the secret, as in the manifest
         #[arg(value_name = "NAME")]
         name: String,
-        /// Read it from this file
+        /// Read the value from this file
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
     },
-    /// The names kept for this repository
+    /// List the names of the secrets stored for this repository
     #[command(visible_alias = "ls")]
     List,
-    /// Forget a value
+    /// Delete a stored secret
     Rm {
+        /// Name of the secret, as in the manifest
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Keep every value of a `.env` file
+    /// Store every value of a `.env` file
     Import {
+        /// Path of the `.env` file
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Hand the manifest's secrets to the agent, for an `up` from an editor; `pdev up` does it by itself
+    /// Deliver the manifest's secrets to the agent, for an `up` from an editor; `pdev up` does this itself
     Deliver {
-        /// The environment of the manifest [default: local]
+        /// Environment of the manifest [default: local]
         #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
         environment: Option<String>,
     },

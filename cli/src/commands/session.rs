@@ -22,29 +22,31 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
-    /// Run a coding agent: it and all that it starts get less of your identities, until it ends
+    /// Run a coding agent with restricted access to your identities, until it ends
     #[command(after_help = "Examples:
   pdev session run -- claude
   pdev session run --for 30m --identity shop-dev -- ./agent.sh
 
-Its programs get no identity that is `production = true`, the others read-only where the source can say so and
-otherwise not at all, for an hour unless `--for` says another time. When it ends, everything it started is ended.
-The exit code is the program's own.")]
+The session is the program and everything it starts. It gets no identity with `production = true`. It gets the other \
+identities read-only if their source supports that, and not at all otherwise, for one hour unless `--for` is given. \
+When the program ends, all other programs of the session are ended.
+
+Exit codes: the program's own; 126 the program cannot be started, 127 the program is not found.")]
     Run(Run),
-    /// List the sessions, and which one this is
+    /// List the sessions, and mark the current one
     #[command(visible_alias = "ls")]
     List,
-    /// Let a session that asked have all of an identity, for an hour; in another terminal than it
+    /// Give a session full access to an identity for one hour; run it in another terminal
     #[command(after_help = "Examples:\n  pdev session allow 7kq2-mxgh")]
     Allow {
-        /// What the refusal named
+        /// Code that the refused request printed
         #[arg(value_name = "CODE")]
         code: String,
     },
     /// End a session and all its programs
     #[command(after_help = "Examples:\n  pdev session end claude")]
     End {
-        /// Its name or id
+        /// Name or id of the session
         #[arg(value_name = "SESSION")]
         session: String,
     },
@@ -52,16 +54,16 @@ The exit code is the program's own.")]
 
 #[derive(clap::Args, Debug)]
 struct Run {
-    /// How long its programs are given credentials, at most 12h [default: 1h]
+    /// How long the session gets credentials, at most 12h [default: 1h]
     #[arg(long = "for", value_name = "DURATION", value_parser = humanize::parse_duration)]
     time: Option<Duration>,
-    /// Only this identity; may be given more than once
+    /// Allow only this identity (may be repeated)
     #[arg(long, value_name = "NAME")]
     identity: Vec<String>,
-    /// What to call it [default: the program's name]
+    /// Name of the session [default: the name of the program]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// The program and its arguments
+    /// Program and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     program: Vec<OsString>,
 }

@@ -20,21 +20,24 @@ const DOCKER_LINK: &str = "docker-credential-pdev";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev credential setup aws shop-dev         a profile `shop-dev` in ~/.aws/config
-  pdev credential setup docker registry      the identity's `hosts` in docker's config.json, and the helper's link
-  pdev credential setup gcloud shop-ops      a command `gcloud-shop-ops`, which is gcloud as that identity
-  pdev credential setup git forge --undo     takes it out again
+  pdev credential setup aws shop-dev       add a profile `shop-dev` to ~/.aws/config
+  pdev credential setup docker registry    add the identity's `hosts` to docker's config.json
+  pdev credential setup gcloud shop-ops    create `gcloud-shop-ops`, which runs gcloud as shop-ops
+  pdev credential setup git forge --undo   remove the configuration
 
-The change is shown and nothing is written before you agree; `--yes` agrees.")]
+The change is shown first, and written after you confirm it or with `--yes`. For docker, the link to the credential \
+helper is created too.")]
 pub(crate) struct Arguments {
+    /// Tool to configure
     #[arg(value_name = "TOOL", value_parser = ["aws", "docker", "gcloud", "git", "kubectl"])]
     tool: String,
+    /// Identity that the tool uses
     #[arg(value_name = "IDENTITY")]
     identity: String,
-    /// Take out what an earlier setup wrote
+    /// Remove what an earlier setup wrote
     #[arg(long)]
     undo: bool,
-    /// Write without asking
+    /// Write without confirmation
     #[arg(short, long)]
     yes: bool,
 }

@@ -9,7 +9,7 @@ use crate::render::status;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  pdev status\n  pdev status shop/feature-x\n  pdev status --json")]
 pub(crate) struct Arguments {
-    /// The preview, such as `shop/feature-x` [default: the one of this folder]
+    /// Preview to show, such as `shop/feature-x` [default: the preview of this folder]
     #[arg(value_name = "NAME", conflicts_with = "preview")]
     name: Option<String>,
     #[command(flatten)]

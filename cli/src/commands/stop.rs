@@ -14,16 +14,16 @@ use crate::preview_selector::{self, PreviewSelector};
 use crate::render::progress::Progress;
 
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  pdev stop api            the others go on, without it\n  pdev up --service api    starts it again; so does `pdev up`"
-)]
+#[command(after_help = "Examples:
+  pdev stop api            stop one service; the others keep running
+  pdev up --service api    start it again, like `pdev up`")]
 pub(crate) struct Arguments {
-    /// Units; for all of them there is `pdev down`
+    /// Units to stop; `pdev down` stops all of them
     #[arg(value_name = "UNIT", required = true)]
     units: Vec<String>,
     #[command(flatten)]
     selector: PreviewSelector,
-    /// Stop waiting after this long; the work goes on
+    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
 }

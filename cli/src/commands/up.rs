@@ -19,23 +19,25 @@ use crate::{humanize, manifest_check, manifest_location};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev up                           this folder's preview
-  pdev up examples/hello            another folder's
-  pdev up --service api --detach    one service and what it needs, without waiting
+  pdev up                           start this folder's preview
+  pdev up examples/hello            start the preview of another folder
+  pdev up --service api --detach    start one service and its dependencies without waiting
   pdev up --set services.web.env.LOG_LEVEL=debug
   pdev up --secret stripe=@key.txt
 
-Ctrl-C stops watching, not the work. Exit codes: 0 healthy, 1 failed, 2 wrong manifest, 124 timeout, 130 Ctrl-C.")]
+After Ctrl-C the operation continues in the background.
+
+Exit codes: 0 healthy, 1 failed, 2 wrong manifest, 124 timeout, 130 Ctrl-C.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     options: UpOptions,
-    /// Return once the plan is accepted
+    /// Return once the agent has accepted the plan
     #[arg(short, long)]
     detach: bool,
-    /// A secret's value: `NAME=@FILE`, or `NAME=-` from standard input; PDEV_SECRET_<NAME> works too
+    /// Set a secret from a file, or with `NAME=-` from standard input; PDEV_SECRET_<NAME> also sets one (may be repeated)
     #[arg(long = "secret", value_name = "NAME=@FILE", value_parser = secrets::parse_secret_source)]
     secrets: Vec<SecretSource>,
-    /// Stop waiting after this long; the work goes on
+    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration, env = "PDEV_TIMEOUT", hide_env = true)]
     timeout: Option<Duration>,
 }
@@ -43,25 +45,25 @@ pub(crate) struct Arguments {
 // What is to be brought up, the same for `up` and `plan`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct UpOptions {
-    /// The folder of a manifest, or the manifest [default: the nearest pdev.yaml upwards]
+    /// Folder of the manifest, or the manifest file [default: the nearest pdev.yaml in or above this folder]
     #[arg(value_name = "FOLDER")]
     folder: Option<PathBuf>,
-    /// The environment of the manifest [default: local]
+    /// Environment of the manifest [default: local]
     #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
     environment: Option<String>,
-    /// Change a field, over everything else: `services.web.replicas=2`
+    /// Override a field, with the highest precedence: `services.web.replicas=2` (may be repeated)
     #[arg(long = "set", value_name = "PATH=VALUE")]
     sets: Vec<String>,
-    /// Call the preview so, instead of after its branch
-    #[arg(long, value_name = "LABEL")]
+    /// Name of the preview [default: derived from the branch]
+    #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Only this service and what it needs (may be repeated)
+    /// Include only this service and its dependencies (may be repeated)
     #[arg(short, long = "service", value_name = "SERVICE")]
     services: Vec<String>,
-    /// Replace every unit even if nothing changed
+    /// Replace every unit, even if nothing changed
     #[arg(long)]
     force: bool,
-    /// Where services run that leave the choice open: docker or process
+    /// Runtime for services that do not set one
     #[arg(long, value_name = "RUNTIME", value_parser = ["docker", "process"], env = "PDEV_RUNTIME", hide_env = true)]
     runtime: Option<String>,
 }

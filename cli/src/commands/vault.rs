@@ -12,10 +12,11 @@ use crate::humanize;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev vault            is it there, who holds its key, does it open
-  pdev vault reset      set the sealed files aside and begin anew
+  pdev vault            show whether the vault exists, what holds its key, and whether it opens
+  pdev vault reset      move the sealed files aside and start with an empty vault
 
-A new vault's key goes into the desktop's keyring. Without one: PDEV_VAULT_PASSPHRASE_FILE=FILE, or PDEV_VAULT=kernel.")]
+The key of a new vault is stored in the keyring of the desktop. Without a keyring, set \
+PDEV_VAULT_PASSPHRASE_FILE=FILE or PDEV_VAULT=kernel.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<VaultCommand>,
@@ -23,9 +24,9 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum VaultCommand {
-    /// Where it is, who holds its key, and whether it opens
+    /// Show where the vault is, what holds its key, and whether it opens
     Status,
-    /// Set the sealed files aside and begin anew
+    /// Move the sealed files aside and start with an empty vault
     Reset,
 }
 

@@ -11,16 +11,18 @@ use crate::preview_selector::{self, PreviewSelector};
 use crate::render::problem;
 
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  pdev up --detach && pdev wait --timeout 2m\n  pdev wait api\n\nExit codes: 0 ready, 1 failed or down, 4 no such preview or unit, 124 timeout."
-)]
+#[command(after_help = "Examples:
+  pdev up --detach && pdev wait --timeout 2m
+  pdev wait api
+
+Exit codes: 0 ready, 1 failed or down, 4 no such preview or unit, 124 timeout, 130 Ctrl-C.")]
 pub(crate) struct Arguments {
-    /// Units [default: all]
+    /// Units to wait for [default: all]
     #[arg(value_name = "UNIT")]
     units: Vec<String>,
     #[command(flatten)]
     selector: PreviewSelector,
-    /// Give up after this long
+    /// Stop waiting after this duration, such as `90s` or `10m`
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration, default_value = "10m", env = "PDEV_TIMEOUT", hide_env = true)]
     timeout: Duration,
 }

@@ -1,0 +1,56 @@
+//! `pdev help`: the front page, the page of a command, or the complete list of commands.
+
+use manifest::nearest::nearest;
+
+use crate::context::Context;
+use crate::exit::{Failure, Outcome};
+use crate::{arguments, help};
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  pdev help                 print the front page, like `pdev --help`
+  pdev help up              print the help of a command, like `pdev up --help`
+  pdev help identity add
+  pdev help --all           list all commands and global options with descriptions")]
+pub(crate) struct Arguments {
+    /// Command to describe, such as `up` or `identity add`
+    #[arg(value_name = "COMMAND", conflicts_with = "all")]
+    command: Vec<String>,
+    /// List all commands and global options with descriptions
+    #[arg(short, long)]
+    all: bool,
+}
+
+pub(crate) fn run(options: &Arguments, context: &Context) -> Outcome {
+    let mut root = arguments::command();
+    if options.all {
+        root = help::with_complete_page(root);
+    }
+    // Commands are deferred: the first call creates their subcommands, the second one the options of those.
+    root.build();
+    root.build();
+    let mut command = root;
+    for (index, name) in options.command.iter().enumerate() {
+        let Some(inner) = command.find_subcommand(name) else {
+            return Err(unknown_command(&command, &options.command[..index], name));
+        };
+        command = inner.clone();
+    }
+    let page = command.render_help();
+    let text = if context.terminal.stdout_paint.is_enabled { page.ansi().to_string() } else { page.to_string() };
+    context.terminal.print_bytes(text.as_bytes());
+    crate::success()
+}
+
+fn unknown_command(parent: &clap::Command, path: &[String], name: &str) -> Failure {
+    let mut words = vec!["pdev".to_owned()];
+    words.extend_from_slice(path);
+    let parent_name = words.join(" ");
+    let failure = Failure::invalid_input(format!("`{parent_name}` has no command `{name}`"));
+    let names = parent.get_subcommands().filter(|inner| !inner.is_hide_set()).map(clap::Command::get_name);
+    match nearest(name, names) {
+        Some(near) => failure.hint(format!("Did you mean `{near}`?")),
+        None if path.is_empty() => failure.hint("`pdev help --all` lists all commands."),
+        None => failure.hint(format!("`{parent_name} --help` shows its commands and options.")),
+    }
+}
