@@ -1,10 +1,10 @@
-//! Embeds the pages of all codes (docs/codes), so that `pdev explain CODE` works offline and never drifts.
+//! Embeds the page of each diagnostic code (docs/codes), so `pdev explain CODE` works offline and matches the binary.
 
 use std::fmt::Write;
 use std::path::Path;
 
 fn main() -> std::io::Result<()> {
-    // Fifty thousand addresses are put right at each start: packed, they are 30 kB to read instead of 1.3 MB.
+    // The dynamic loader applies fifty thousand relocations at each start. Packed, it reads 30 kB instead of 1.3 MB.
     if env_variable("CARGO_CFG_TARGET_ENV") == "musl" {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
@@ -14,7 +14,7 @@ fn main() -> std::io::Result<()> {
     for entry in std::fs::read_dir(&folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // An index or a template stands beside the pages.
+        // The folder may also contain an index or a template.
         if let Some(code) = name.strip_suffix(".md").filter(|code| code.starts_with("PD")) {
             pages.push((code.to_owned(), path));
         }

@@ -1,4 +1,4 @@
-//! The command line as clap reads it. What a command's own options mean stands in its file under `commands/`.
+//! The command line as clap parses it. The options of each command are defined in its file under `commands/`.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
-//! The page of each code, embedded from docs/codes by the build script.
+//! The page of each diagnostic code, embedded from docs/codes by the build script.
 
-/// Sorted by code.
+/// Sorted by code, for the binary search.
 const PAGES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/codes.in"));
 
 pub(crate) fn page(code: &str) -> Option<&'static str> {

@@ -1,4 +1,4 @@
-//! What every command is given: where the user stands, how to write, and how to reach the agent.
+//! The context of a command: its working folder, its output, and the connection to the agent.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use client::{Client, Launch, SocketLocation};
 use crate::exit::{Failure, Outcome, UNREACHABLE};
 use crate::render::terminal::Terminal;
 
-/// An agent that was told to stop may finish what is under way for some seconds.
+/// How long to wait for a stopping agent, which first finishes its running operations.
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);
 
 pub(crate) struct Context {
-    /// Where the user stands (`-C` applied), absolute.
+    /// The working folder of the command (absolute, `-C` applied).
     pub(crate) folder: PathBuf,
     pub(crate) terminal: Terminal,
     pub(crate) json: bool,
@@ -21,37 +21,35 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Runs a command's asynchronous part on this thread alone: a worker pool would cost more than most answers.
+    /// Runs the asynchronous part of a command on this thread only: starting a worker pool costs more than most
+    /// commands.
     pub(crate) fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
         Self::block_on_value(command)?
     }
 
-    pub(crate) fn block_on_value<T>(question: impl Future<Output = T>) -> std::io::Result<T> {
+    pub(crate) fn block_on_value<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answer = runtime.block_on(question);
-        // A thread that still waits for the start lock or for standard input must not hold up the exit.
+        let value = runtime.block_on(future);
+        // A thread may still wait for the start lock or for standard input. It must not delay the exit.
         runtime.shutdown_background();
-        Ok(answer)
+        Ok(value)
     }
 
-    /// The agent, started if it does not run: previews outlive it, so that a question about them must find it.
+    /// Connects to the agent and starts it if it does not run. Queries start it too, because previews outlive the agent.
     pub(crate) async fn connect() -> Result<Client, Failure> {
-        let (place, launch) = (SocketLocation::from_environment(), Launch::this_program()?);
-        let client = Client::connect_or_start(&place, &launch).await?;
+        let (socket, launch) = (SocketLocation::from_environment(), Launch::this_program()?);
+        let client = Client::connect_or_start(&socket, &launch).await?;
         if client.info().accepting {
             return Ok(client);
         }
-        // It was told to stop and finishes what is under way: its event stream ends when it is gone.
+        // The agent is stopping and finishes its running operations. Its event stream ends when its process ends.
         let mut events = client.events(None).await?;
         let gone = async { while let Ok(Some(_)) = events.next().await {} };
         if tokio::time::timeout(DRAIN_LIMIT, gone).await.is_err() {
-            return Err(Failure::new(
-                UNREACHABLE,
-                "agent_stopping",
-                "the agent is stopping, and does not come to an end",
-            )
-            .hint("A second `pdev agent stop` ends it at once."));
+            let message = format!("the agent is stopping, but has not ended within {} s", DRAIN_LIMIT.as_secs());
+            return Err(Failure::new(UNREACHABLE, "agent_stopping", message)
+                .hint("Run `pdev agent stop` again to end it immediately."));
         }
-        Ok(Client::connect_or_start(&place, &launch).await?)
+        Ok(Client::connect_or_start(&socket, &launch).await?)
     }
 }

@@ -1,14 +1,14 @@
-//! How a command ends: the exit codes (docs/exit-codes.md) and the words of a failure.
+//! The exit codes of commands (docs/exit-codes.md), and their failures.
 
 use client::ClientError;
 use protocol::Problem;
 
 pub(crate) const OK: u8 = 0;
-/// What was asked for did not work.
+/// The operation failed.
 pub(crate) const FAILED: u8 = 1;
-/// A wrong manifest or a wrong command line; nothing was touched.
+/// A wrong manifest or a wrong command line; nothing was changed.
 pub(crate) const INVALID_INPUT: u8 = 2;
-/// The agent could not be reached.
+/// The agent could not be reached or started.
 pub(crate) const UNREACHABLE: u8 = 3;
 /// No such preview, unit, code or field.
 pub(crate) const NOT_FOUND: u8 = 4;
@@ -17,19 +17,19 @@ pub(crate) const TIMEOUT: u8 = 124;
 pub(crate) const EXEC_FAILED: u8 = 125;
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// The exit code of a command that went to its end, or why it could not.
+/// The exit code of a command, or the failure that ended it.
 pub(crate) type Outcome = Result<u8, Failure>;
 
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit_code: u8,
-    /// `--json` prints it as it is; people get its words.
+    /// `--json` prints it unchanged; otherwise it is rendered as text.
     pub(crate) problem: Box<Problem>,
 }
 
 impl Failure {
-    pub(crate) fn new(exit: u8, code: &str, message: impl Into<String>) -> Self {
-        Self { exit_code: exit, problem: Box::new(Problem::new(code, 0, message)) }
+    pub(crate) fn new(exit_code: u8, code: &str, message: impl Into<String>) -> Self {
+        Self { exit_code, problem: Box::new(Problem::new(code, 0, message)) }
     }
 
     pub(crate) fn invalid_input(message: impl Into<String>) -> Self {
@@ -57,10 +57,10 @@ impl From<ClientError> for Failure {
         if let ClientError::Problem(problem) = error {
             return Self { exit_code: exit_code_of(&problem), problem };
         }
-        let exit = if matches!(error, ClientError::Timeout { .. }) { TIMEOUT } else { UNREACHABLE };
+        let exit_code = if matches!(error, ClientError::Timeout { .. }) { TIMEOUT } else { UNREACHABLE };
         let mut problem = Problem::new("agent_unreachable", 0, error.to_string());
         problem.hint = hint;
-        Self { exit_code: exit, problem: Box::new(problem) }
+        Self { exit_code, problem: Box::new(problem) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Following an operation to its end: events, the user's Ctrl-C, the deadline, and an agent that goes away.
+//! Follows an operation of the agent until it ends, the user presses Ctrl-C, the timeout expires or the agent is lost.
 
 use std::time::Duration;
 
@@ -25,19 +25,19 @@ pub(crate) enum OperationOutcome {
     Superseded {
         by: String,
     },
-    /// The agent was asked to stop; what runs goes on.
+    /// The agent is stopping; programs keep running.
     AgentStopping,
-    /// The stream ended in good order before the operation did: `--detach`.
+    /// The agent closed the stream before the operation ended: `--detach`.
     Detached,
-    /// Ctrl-C: the work goes on without us.
+    /// Ctrl-C: the operation continues in the agent.
     Interrupted,
     TimedOut,
-    /// The agent was killed, or the socket taken away.
+    /// The agent was killed, or its socket removed.
     ConnectionLost(ClientError),
 }
 
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
-/// Without `--timeout` a day: a wait without an end is no wait.
+/// The default of `--timeout`: every wait has a deadline.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) async fn follow_operation(
@@ -50,11 +50,13 @@ pub(crate) async fn follow_operation(
     let deadline = Instant::now() + timeout.unwrap_or(DEFAULT_TIMEOUT);
     let mut draw = interval(REDRAW_INTERVAL);
     draw.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    // The first tick of an interval is at once, but most operations that do nothing are over before the second.
+    // An interval ticks immediately. Skip that tick: an operation without changes ends before the next one, and must
+    // not draw anything.
     draw.reset();
     let live = progress.is_live();
-    let ended = loop {
+    let outcome = loop {
         tokio::select! {
+            // In order, so that Ctrl-C is handled even while events arrive without a pause.
             biased;
             _ = interrupts.recv() => break OperationOutcome::Interrupted,
             next = stream.next() => match next {
@@ -72,7 +74,7 @@ pub(crate) async fn follow_operation(
         }
     };
     progress.finish(&context.terminal);
-    Ok(ended)
+    Ok(outcome)
 }
 
 pub(crate) fn outcome_of(kind: EventKind) -> OperationOutcome {

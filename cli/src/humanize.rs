@@ -1,4 +1,4 @@
-//! Numbers and times in words for people.
+//! Formats and parses durations, times and counts for users.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn two_units(large: u64, large_unit: &str, small: u64, small_unit: &str) -> Stri
     if small == 0 { format!("{large} {large_unit}") } else { format!("{large} {large_unit} {small} {small_unit}") }
 }
 
-/// Since a moment in Unix milliseconds; a clock that was set back counts as zero.
+/// The time since `since` (Unix milliseconds); zero if the clock was set back.
 pub(crate) fn age(since: i64, now: i64) -> String {
     duration(u64::try_from(now - since).unwrap_or(0))
 }
@@ -32,15 +32,15 @@ pub(crate) fn now_milliseconds() -> i64 {
 
 /// `90s`, `10m`, `1h30m`, `500ms`, `2d`; a bare number is seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no duration: write it as `90s`, `10m`, `1h30m` or `2d`");
+    let invalid = || format!("`{text}` is not a duration: write it as `90s`, `10m`, `1h30m` or `2d`");
     let mut rest = text.trim();
     if let Ok(seconds) = rest.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));
     }
     let mut total: u64 = 0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let count: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
+        let count: u64 = rest[..digits].parse().map_err(|_| invalid())?;
         let letters = &rest[digits..];
         let end = letters.find(|c: char| c.is_ascii_digit()).unwrap_or(letters.len());
         let unit: u64 = match &letters[..end] {
@@ -49,43 +49,43 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
             "m" | "min" => 60_000,
             "h" => 3_600_000,
             "d" => 86_400_000,
-            _ => return Err(wrong()),
+            _ => return Err(invalid()),
         };
-        total = count.checked_mul(unit).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+        total = count.checked_mul(unit).and_then(|part| total.checked_add(part)).ok_or_else(invalid)?;
         rest = &letters[end..];
     }
-    if text.trim().is_empty() { Err(wrong()) } else { Ok(Duration::from_millis(total)) }
+    if text.trim().is_empty() { Err(invalid()) } else { Ok(Duration::from_millis(total)) }
 }
 
-/// A moment as Unix milliseconds: a duration ago, or an RFC 3339 time.
+/// Unix milliseconds from a duration before `now` (`10m`) or from an RFC 3339 time.
 pub(crate) fn parse_since(text: &str, now: i64) -> Result<i64, String> {
     if let Ok(ago) = parse_duration(text) {
         return Ok(now.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)));
     }
     OffsetDateTime::parse(text, &Rfc3339)
         .ok()
-        .and_then(|moment| i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok())
-        .ok_or_else(|| format!("`{text}` is no time: write it as `10m` (ago) or `2026-11-23T10:00:00Z`"))
+        .and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok())
+        .ok_or_else(|| format!("`{text}` is not a time: write it as `10m` (ago) or `2026-11-23T10:00:00Z`"))
 }
 
 /// The time of day in UTC, `10:04:05.123`.
 pub(crate) fn time_of_day(milliseconds: i64) -> String {
-    let of_day = milliseconds.rem_euclid(86_400_000);
-    let (seconds, rest) = (of_day / 1000, of_day % 1000);
+    let since_midnight = milliseconds.rem_euclid(86_400_000);
+    let (seconds, rest) = (since_midnight / 1000, since_midnight % 1000);
     format!("{:02}:{:02}:{:02}.{rest:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 /// The day in UTC, `2027-02-21`.
 pub(crate) fn date(milliseconds: i64) -> String {
-    let at = OffsetDateTime::from_unix_timestamp(milliseconds / 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    format!("{:04}-{:02}-{:02}", at.year(), u8::from(at.month()), at.day())
+    let time = OffsetDateTime::from_unix_timestamp(milliseconds / 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    format!("{:04}-{:02}-{:02}", time.year(), u8::from(time.month()), time.day())
 }
 
-/// The operating system's words without Rust's "(os error 13)".
+/// The message of the operating system in lower case, without the "(os error 13)" that Rust adds.
 pub(crate) fn io_error(error: &std::io::Error) -> String {
-    let words = error.to_string();
-    let words = words.split(" (os error").next().unwrap_or_default();
-    let mut letters = words.chars();
+    let message = error.to_string();
+    let message = message.split(" (os error").next().unwrap_or_default();
+    let mut letters = message.chars();
     letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
@@ -100,19 +100,18 @@ mod tests {
 
     #[test]
     fn durations_are_parsed_and_formatted() {
-        for (text, milliseconds, back) in [
+        for (text, milliseconds, formatted) in [
             ("90s", 90_000, "1 min 30 s"),
             ("500ms", 500, "500 ms"),
             ("1h30m", 5_400_000, "1 h 30 min"),
             ("5", 5_000, "5.0 s"),
             ("2d", 172_800_000, "2 d"),
         ] {
-            let read = parse_duration(text).unwrap();
-            assert_eq!(read.as_millis(), milliseconds, "{text}");
-            assert_eq!(duration(u64::try_from(milliseconds).unwrap()), back);
+            assert_eq!(parse_duration(text).unwrap().as_millis(), milliseconds, "{text}");
+            assert_eq!(duration(u64::try_from(milliseconds).unwrap()), formatted);
         }
-        for wrong in ["", "s", "10x", "1h30", "-5s", "99999999999999999999d"] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        for invalid in ["", "s", "10x", "1h30", "-5s", "99999999999999999999d"] {
+            assert!(parse_duration(invalid).is_err(), "{invalid}");
         }
     }
 

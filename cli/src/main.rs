@@ -1,6 +1,6 @@
-//! The process the user starts: arguments -> command -> exit code.
+//! The `pdev` program: arguments -> command -> exit code.
 //!
-//! Nothing is set up here that a command may not need: no runtime, no configuration, no logging.
+//! It sets up no runtime, configuration or logging here, because many commands need none of them.
 
 mod arguments;
 mod codes;
@@ -29,24 +29,25 @@ use context::Context;
 use exit::{Failure, Outcome};
 use render::terminal::{Color, Terminal};
 
-/// musl's own allocator takes one lock for all threads and is several times slower at many small pieces, of which
-/// a manifest has many. The static binary is what `install.sh` makes, so it is what people run.
+/// musl's allocator uses one lock for all threads, and is several times slower for many small allocations, which
+/// manifests need. `install.sh` builds the static binary, so this is the allocator that users run.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // The allocator turned huge pages off, which would double the agent's memory; what is started from here must not
-    // inherit that.
+    // The allocator has disabled huge pages, which would double the agent's memory. Child processes inherit this
+    // setting, so it is reset here. A failure is harmless: huge pages then stay disabled.
     #[cfg(all(target_env = "musl", target_os = "linux"))]
-    let _kept_off_is_no_harm = rustix::thread::disable_transparent_huge_pages(false);
-    let all: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    // A tool waits for its helper before every command: nothing else is set up for it.
-    if let Some(code) = credential::run_as_helper(&all) {
+    let _ignored = rustix::thread::disable_transparent_huge_pages(false);
+    let command_line: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    // First, because tools wait for their credential helper before each of their commands.
+    if let Some(code) = credential::run_as_helper(&command_line) {
         return ExitCode::from(code);
     }
-    let mut raw = all.into_iter().skip(1);
-    // Not for people, and its folders need not be UTF-8: the process runtime re-runs this program so.
+    let mut raw = command_line.into_iter().skip(1);
+    // Internal commands, which pdev starts itself. Their arguments may be paths that are not UTF-8, so clap does not
+    // parse them.
     let first = raw.next();
     if first.as_ref().is_some_and(|first| first == "keeper") {
         return drivers::process::keeper::main(raw);
@@ -76,7 +77,7 @@ fn run_command(Arguments { global, command }: Arguments) -> u8 {
         Ok(code) => code,
         Err(failure) => {
             print_failure(&failure, &terminal, json);
-            // Like docker: a command's own exit codes must be told from pdev's.
+            // As in `docker exec`, the caller must be able to distinguish a failure of pdev from the command's own.
             if exec && failure.exit_code == exit::FAILED { exit::EXEC_FAILED } else { failure.exit_code }
         }
     }
@@ -85,7 +86,7 @@ fn run_command(Arguments { global, command }: Arguments) -> u8 {
 fn build_context(global: Global, terminal: Terminal) -> Result<Context, Failure> {
     let Global { directory, json, quiet, verbose, .. } = global;
     let folder = std::env::current_dir().map_err(|error| {
-        Failure::invalid_input(format!("cannot tell the current folder: {}", humanize::io_error(&error)))
+        Failure::invalid_input(format!("cannot determine the current folder: {}", humanize::io_error(&error)))
     });
     let folder = match directory {
         None => folder?,
@@ -109,21 +110,20 @@ fn print_failure(failure: &Failure, terminal: &Terminal, json: bool) {
     }
 }
 
-/// Help and versions are answers; the rest is a wrong command line.
+/// clap also returns help and version texts as errors; these go to standard output, with exit code 0.
 fn print_usage_error(error: &clap::Error) -> u8 {
     let terminal = Terminal::new(Color::Auto);
     let text = error.render();
-    let write = |colours: bool| if colours { text.ansi().to_string() } else { text.to_string() };
+    let render = |with_colours: bool| if with_colours { text.ansi().to_string() } else { text.to_string() };
     if error.use_stderr() {
-        terminal.eprint_bytes(write(terminal.stderr_paint.is_enabled).as_bytes());
+        terminal.eprint_bytes(render(terminal.stderr_paint.is_enabled).as_bytes());
         exit::INVALID_INPUT
     } else {
-        terminal.print_bytes(write(terminal.stdout_paint.is_enabled).as_bytes());
+        terminal.print_bytes(render(terminal.stdout_paint.is_enabled).as_bytes());
         exit::OK
     }
 }
 
-/// Kept beside `main`: what commands give back when there is nothing to add.
 const fn success() -> Outcome {
     Ok(exit::OK)
 }

@@ -1,6 +1,6 @@
-//! Reading and checking a manifest on this side, so that a wrong one needs no agent.
+//! Reads and checks a manifest in this process, so a wrong manifest does not start the agent.
 //!
-//! What is found is `plan::check`'s; here are the words of the command line around it.
+//! `plan::check` finds the problems; this module only builds its options and reports the result.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,14 +20,14 @@ use crate::humanize;
 use crate::manifest_location::ManifestLocation;
 use crate::render::diagnostic;
 
-/// A manifest as read, and everything found in it, in the order of the files.
+/// A loaded manifest and its diagnostics, in the order of the files.
 pub(crate) struct CheckedManifest {
     pub(crate) location: ManifestLocation,
     pub(crate) loaded: LoadedManifest,
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
-/// What changes the answer.
+/// The command-line options that change how a manifest is resolved.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ManifestOptions<'a> {
     pub(crate) environment: Option<&'a str>,
@@ -41,10 +41,11 @@ impl ManifestOptions<'_> {
             "process" => RuntimeKind::Process,
             _ => RuntimeKind::Docker,
         });
-        let options = LoadOptions { environment: self.environment.map(str::to_owned), sets: parse_sets(self.sets)? };
+        let load_options =
+            LoadOptions { environment: self.environment.map(str::to_owned), sets: parse_sets(self.sets)? };
         let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         Ok(CheckOptions {
-            load_options: options,
+            load_options,
             runtime,
             variables: std::env::vars_os().filter_map(text).collect(),
             today: today(),
@@ -52,16 +53,19 @@ impl ManifestOptions<'_> {
     }
 }
 
-pub(crate) fn read_and_check(place: &ManifestLocation, wish: ManifestOptions<'_>) -> Result<CheckedManifest, Failure> {
-    let question = wish.to_check_options()?;
-    let CheckResult { loaded, diagnostics, .. } = check(&place.file, &Disk::new(&place.folder), &question);
-    Ok(CheckedManifest { location: place.clone(), loaded, diagnostics })
+pub(crate) fn read_and_check(
+    location: &ManifestLocation,
+    options: ManifestOptions<'_>,
+) -> Result<CheckedManifest, Failure> {
+    let options = options.to_check_options()?;
+    let CheckResult { loaded, diagnostics, .. } = check(&location.file, &Disk::new(&location.folder), &options);
+    Ok(CheckedManifest { location: location.clone(), loaded, diagnostics })
 }
 
 fn parse_sets(texts: &[String]) -> Result<Vec<manifest::SetOverride>, Failure> {
     let parse = |text: &String| {
-        manifest::SetOverride::parse(text).map_err(|words| {
-            Failure::invalid_input(format!("`--set {text}`: {words}"))
+        manifest::SetOverride::parse(text).map_err(|reason| {
+            Failure::invalid_input(format!("`--set {text}`: {reason}"))
                 .hint("Write it as `--set services.web.replicas=2`.")
         })
     };
@@ -75,81 +79,79 @@ fn today() -> Date {
 
 impl CheckedManifest {
     pub(crate) fn count(&self, severity: Severity) -> usize {
-        self.diagnostics.iter().filter(|found| found.severity == severity).count()
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count()
     }
 
-    /// Shows the errors and ends the command; warnings are `check`'s and the editor's matter.
+    /// Prints the errors and fails if there are any. Only `pdev check` and the editor show warnings.
     pub(crate) fn refuse_errors(&self, context: &Context) -> Result<(), Failure> {
         let errors = self.count(Severity::Error);
         if errors == 0 {
             return Ok(());
         }
         if !context.json {
-            for found in self.diagnostics.iter().filter(|found| found.severity == Severity::Error) {
+            for error in self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error) {
                 context.terminal.eprint_line(&diagnostic::render(
-                    found,
+                    error,
                     &self.loaded.sources,
                     context.terminal.stderr_paint,
                 ));
                 context.terminal.eprint_line("");
             }
         }
-        let words = format!("`{}` has {}; nothing was touched", self.location.file, humanize::count(errors, "error"));
-        let mut problem = Problem::new("manifest", 0, words).hint(format!(
-            "`pdev explain {}` tells more about the first.",
-            self.diagnostics
-                .iter()
-                .find(|found| found.severity == Severity::Error)
-                .map_or("CODE", |found| found.code.0)
-        ));
+        let message = format!("`{}` has {}; nothing was changed", self.location.file, humanize::count(errors, "error"));
+        let first = self.diagnostics.iter().find(|diagnostic| diagnostic.severity == Severity::Error);
+        let code = first.map_or("CODE", |diagnostic| diagnostic.code.0);
+        let mut problem = Problem::new("manifest", 0, message)
+            .hint(format!("Run `pdev explain {code}` to read about the first error."));
         if context.json {
             problem.diagnostics = agent::convert::diagnostics(&self.diagnostics, &self.loaded.sources);
         }
         Err(Failure { exit_code: exit::INVALID_INPUT, problem: Box::new(problem) })
     }
 
-    /// `--service` of a name the manifest does not have.
-    pub(crate) fn refuse_unknown_units(&self, wanted: &[String]) -> Result<(), Failure> {
+    /// Fails if `--service` names a unit that is not in the manifest.
+    pub(crate) fn refuse_unknown_units(&self, names: &[String]) -> Result<(), Failure> {
         let manifest = &self.loaded.manifest;
         let known = || manifest.services.keys().chain(manifest.jobs.keys()).chain(manifest.resources.keys());
-        let Some(unknown) = wanted.iter().find(|name| !known().any(|unit| unit == *name)) else { return Ok(()) };
+        let Some(unknown) = names.iter().find(|name| !known().any(|unit| unit == *name)) else { return Ok(()) };
         let failure = Failure::not_found(format!("`{}` has no service `{unknown}`", self.location.file));
         Err(match nearest(unknown, known().map(String::as_str)) {
             Some(near) => failure.hint(format!("Did you mean `{near}`?")),
-            None => failure.hint(format!("It has {}.", known().cloned().collect::<Vec<_>>().join(", "))),
+            None => failure.hint(format!("Use one of {}.", known().cloned().collect::<Vec<_>>().join(", "))),
         })
     }
 
-    pub(crate) fn refuse_unknown_job(&self, wanted: &str) -> Result<(), Failure> {
+    pub(crate) fn refuse_unknown_job(&self, name: &str) -> Result<(), Failure> {
         let jobs = &self.loaded.manifest.jobs;
-        if jobs.contains_key(wanted) {
+        if jobs.contains_key(name) {
             return Ok(());
         }
-        let failure = Failure::not_found(format!("`{}` has no job `{wanted}`", self.location.file));
-        Err(match nearest(wanted, jobs.keys().map(String::as_str)) {
+        let failure = Failure::not_found(format!("`{}` has no job `{name}`", self.location.file));
+        Err(match nearest(name, jobs.keys().map(String::as_str)) {
             Some(near) => failure.hint(format!("Did you mean `{near}`?")),
-            None if self.loaded.manifest.services.contains_key(wanted) => {
-                failure.hint(format!("It is a service: `pdev up --service {wanted}` or `pdev restart {wanted}`."))
+            None if self.loaded.manifest.services.contains_key(name) => {
+                failure.hint(format!("It is a service: run `pdev up --service {name}` or `pdev restart {name}`."))
             }
-            None if jobs.is_empty() => failure.hint("Jobs stand under `jobs:`; `pdev explain jobs` tells more."),
-            None => failure.hint(format!("It has {}.", jobs.keys().cloned().collect::<Vec<_>>().join(", "))),
+            None if jobs.is_empty() => failure.hint("Define jobs under `jobs:`; run `pdev explain jobs` to see how."),
+            None => failure.hint(format!("Use one of {}.", jobs.keys().cloned().collect::<Vec<_>>().join(", "))),
         })
     }
 
-    /// The variables of this process that the manifest names as `${env.X}`; no others leave it.
+    /// The environment variables that the manifest references as `${env.X}`. All others stay in this process, because
+    /// they may contain secrets.
     pub(crate) fn referenced_variables(&self) -> BTreeMap<String, String> {
         let texts = self.loaded.sources.iter().map(|(_, source)| source.text.as_ref());
         let names = texts.flat_map(env_references);
         names.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))).collect()
     }
 
-    /// The names of the secrets it declares.
+    /// The names of the secrets that the manifest declares.
     pub(crate) fn secret_names(&self) -> Vec<String> {
         self.loaded.manifest.secrets.keys().cloned().collect()
     }
 }
 
-/// The names after `${env.`; one inside a comment does no harm.
+/// The names after `${env.`. It also finds names in comments, which is harmless.
 fn env_references(text: &str) -> impl Iterator<Item = &str> {
     text.match_indices("${env.").map(|(at, start)| {
         let rest = &text[at + start.len()..];

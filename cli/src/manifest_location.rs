@@ -1,4 +1,4 @@
-//! Which manifest is meant from where the user stands: the nearest `pdev.yaml` on the way up.
+//! Finds the manifest of a command: the named one, or the nearest `pdev.yaml` in or above the working folder.
 
 use std::path::{Path, PathBuf};
 
@@ -14,21 +14,21 @@ pub(crate) struct ManifestLocation {
     pub(crate) file: String,
 }
 
-/// The manifest a file or folder named on the command line means, or the nearest one above `start`.
-pub(crate) fn find(start: &Path, named: Option<&Path>) -> Result<ManifestLocation, Failure> {
-    let Some(named) = named else { return find_above(start).ok_or_else(|| no_manifest_failure(start)) };
-    let path = start.join(named);
+/// The manifest at `path` (a file or folder from the command line), or the nearest one in or above `start`.
+pub(crate) fn find(start: &Path, path: Option<&Path>) -> Result<ManifestLocation, Failure> {
+    let Some(argument) = path else { return find_above(start).ok_or_else(|| no_manifest_failure(start)) };
+    let path = start.join(argument);
     if path.is_dir() {
         let folder = absolute(&path)?;
         return find_above(&folder).ok_or_else(|| no_manifest_failure(&folder));
     }
     if !path.exists() {
-        let hint = match named.components().count() {
-            1 => format!("For one service: `pdev up --service {}`.", named.display()),
-            _ => "Give the folder of a `pdev.yaml`, or the file itself.".to_owned(),
+        let hint = match argument.components().count() {
+            1 => format!("To start only one service, run `pdev up --service {}`.", argument.display()),
+            _ => "Pass the folder of a `pdev.yaml`, or the file itself.".to_owned(),
         };
         return Err(
-            Failure::new(NOT_FOUND, "no_manifest", format!("no file or folder `{}`", named.display())).hint(hint)
+            Failure::new(NOT_FOUND, "no_manifest", format!("no file or folder `{}`", argument.display())).hint(hint)
         );
     }
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -50,11 +50,11 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Says what was looked for and, where something near it lies about, what to do with that.
+/// "No manifest", with a hint that depends on similar files: another spelling, a folder of that name, a Compose file.
 pub(crate) fn no_manifest_failure(start: &Path) -> Failure {
-    if let Some((path, what)) = start.ancestors().find_map(|folder| describe_unusable(folder.join(MANIFEST_FILE))) {
-        return Failure::new(NOT_FOUND, "no_manifest", format!("`{}` {what}", path.display()))
-            .hint("Put a file with the manifest in its place.");
+    if let Some((path, reason)) = start.ancestors().find_map(|folder| describe_unusable(folder.join(MANIFEST_FILE))) {
+        return Failure::new(NOT_FOUND, "no_manifest", format!("`{}` {reason}", path.display()))
+            .hint("Replace it with a manifest file.");
     }
     let failure = Failure::new(
         NOT_FOUND,
@@ -65,28 +65,30 @@ pub(crate) fn no_manifest_failure(start: &Path) -> Failure {
         start.ancestors().find_map(|folder| names.iter().map(|name| folder.join(name)).find(|path| path.is_file()))
     };
     if let Some(path) = present(&["pdev.yml", "pdev.yaml.yml", ".pdev.yaml"]) {
-        return failure.hint(format!("`{}` is there: rename it to `{MANIFEST_FILE}`.", path.display()));
+        return failure.hint(format!("Rename `{}` to `{MANIFEST_FILE}`.", path.display()));
     }
     if let Some(path) = present(&COMPOSE_FILES) {
         return failure.hint(format!(
-            "`{}` is there, but this version does not read Compose files yet: write a `{MANIFEST_FILE}` (`pdev explain services` shows its form).",
+            "Write a `{MANIFEST_FILE}` (`pdev explain services` shows its form); `{}` is a Compose file, which this version does not read yet.",
             path.display()
         ));
     }
-    failure.hint("Three lines are enough: `pdev: 1`, `app: NAME`, `services: { web: { build: ., port: 8080 } }`.")
+    failure.hint(
+        "Write one; three lines are enough: `pdev: 1`, `app: NAME`, `services: { web: { build: ., port: 8080 } }`.",
+    )
 }
 
-/// A manifest's name at something that is no file.
+/// Why a path with the name of a manifest is not a readable file; `None` if nothing exists there.
 fn describe_unusable(path: PathBuf) -> Option<(PathBuf, String)> {
-    let what = match std::fs::metadata(&path) {
-        Ok(found) if found.is_dir() => "is a folder, not a file".to_owned(),
-        Ok(_) => "is no ordinary file".to_owned(),
+    let reason = match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => "is a folder, not a file".to_owned(),
+        Ok(_) => "is not a regular file".to_owned(),
         Err(error) if path.is_symlink() => {
-            format!("is a link that leads nowhere: {}", crate::humanize::io_error(&error))
+            format!("is a broken symbolic link: {}", crate::humanize::io_error(&error))
         }
         Err(_) => return None,
     };
-    Some((path, what))
+    Some((path, reason))
 }
 
 #[cfg(test)]
@@ -100,23 +102,23 @@ mod tests {
         let deep = root.join("a/b");
         std::fs::create_dir_all(&deep).unwrap();
         let hint = find(&deep, None).unwrap_err().problem.hint.unwrap();
-        assert!(hint.starts_with("Three lines"), "{hint}");
+        assert!(hint.contains("three lines are enough"), "{hint}");
         std::fs::create_dir(root.join("pdev.yaml")).unwrap();
         assert!(find(&deep, None).unwrap_err().problem.title.ends_with("is a folder, not a file"));
         std::fs::remove_dir(root.join("pdev.yaml")).unwrap();
         std::os::unix::fs::symlink("pdev.yaml", root.join("pdev.yaml")).unwrap();
-        assert!(find(&deep, None).unwrap_err().problem.title.contains("a link that leads nowhere"));
+        assert!(find(&deep, None).unwrap_err().problem.title.contains("a broken symbolic link"));
         std::fs::remove_file(root.join("pdev.yaml")).unwrap();
         std::fs::write(root.join("compose.yaml"), "").unwrap();
         assert!(find(&deep, None).unwrap_err().problem.hint.unwrap().contains("Compose"));
         std::fs::write(root.join("pdev.yml"), "").unwrap();
-        assert!(find(&deep, None).unwrap_err().problem.hint.unwrap().contains("rename"));
+        assert!(find(&deep, None).unwrap_err().problem.hint.unwrap().contains("Rename"));
         std::fs::write(root.join("pdev.yaml"), "").unwrap();
         std::fs::write(root.join("other.yaml"), "").unwrap();
-        let place = |file: &str| ManifestLocation { folder: root.clone(), file: file.to_owned() };
-        assert_eq!(find(&deep, None).unwrap(), place("pdev.yaml"));
-        assert_eq!(find(&root, Some(Path::new("a"))).unwrap(), place("pdev.yaml"));
-        assert_eq!(find(&deep, Some(Path::new("../../other.yaml"))).unwrap(), place("other.yaml"));
+        let location = |file: &str| ManifestLocation { folder: root.clone(), file: file.to_owned() };
+        assert_eq!(find(&deep, None).unwrap(), location("pdev.yaml"));
+        assert_eq!(find(&root, Some(Path::new("a"))).unwrap(), location("pdev.yaml"));
+        assert_eq!(find(&deep, Some(Path::new("../../other.yaml"))).unwrap(), location("other.yaml"));
         assert!(find(&root, Some(Path::new("web"))).unwrap_err().problem.hint.unwrap().contains("--service web"));
     }
 }

@@ -1,4 +1,4 @@
-//! Which preview and which units a command means, by name or by where the user stands.
+//! Finds the preview and the units of a command, by name or by the working folder.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::exit::Failure;
 use crate::manifest_location;
 
-// How a preview is told on the command line of commands that look at one.
+// No `///`: clap would use it as the description of each command that contains these options.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(crate) struct PreviewSelector {
     /// Preview, such as `shop/feature-x`, or its folder [default: the preview of this folder]
@@ -22,15 +22,15 @@ pub(crate) struct PreviewSelector {
     pub(crate) environment: Option<String>,
 }
 
-/// The preview a command means; it is known to the agent, though perhaps down.
+/// The preview that the command selects. The agent knows it, but it may be down.
 pub(crate) async fn find_preview(
     client: &mut Client,
     context: &Context,
-    which: &PreviewSelector,
+    selector: &PreviewSelector,
 ) -> Result<PreviewStatus, Failure> {
-    match &which.preview {
-        Some(name) => find_by_name(client, context, name, which.environment.as_deref()).await,
-        None => find_by_folder(client, &context.folder, which.environment.as_deref()).await,
+    match &selector.preview {
+        Some(name) => find_by_name(client, context, name, selector.environment.as_deref()).await,
+        None => find_by_folder(client, &context.folder, selector.environment.as_deref()).await,
     }
 }
 
@@ -40,17 +40,17 @@ async fn find_by_folder(
     environment: Option<&str>,
 ) -> Result<PreviewStatus, Failure> {
     let manifest = manifest_location::find_above(start);
-    let folder = manifest.as_ref().map_or(start, |place| &place.folder);
+    let folder = manifest.as_ref().map_or(start, |location| &location.folder);
     let request =
         LocateRequest { folder: folder.to_string_lossy().into_owned(), environment: environment.map(str::to_owned) };
     match client.locate(&request).await {
         Ok(reply) if reply.known => Ok(client.status(&reply.preview.id).await?),
         Ok(reply) => {
-            let words = match reply.preview.app.as_str() {
-                "" => format!("nothing is up from `{}`", folder.display()),
-                _ => format!("nothing is up as `{}`", reply.preview.title),
+            let message = match reply.preview.app.as_str() {
+                "" => format!("there is no preview of `{}`", folder.display()),
+                _ => format!("there is no preview `{}`", reply.preview.title),
             };
-            Err(Failure::not_found(words).hint("`pdev up` starts it."))
+            Err(Failure::not_found(message).hint("Run `pdev up` to start it."))
         }
         Err(error) if error.status() == Some(404) && manifest.is_none() => {
             Err(add_known_previews(manifest_location::no_manifest_failure(start), &client.previews().await?))
@@ -59,7 +59,7 @@ async fn find_by_folder(
     }
 }
 
-/// From anywhere: the title, the id, a branch or an app that only one preview has, or a folder.
+/// The preview with this title or id, the only one with this branch or app, or the preview of this folder.
 async fn find_by_name(
     client: &mut Client,
     context: &Context,
@@ -82,7 +82,9 @@ async fn find_by_name(
 }
 
 fn find_match(previews: &[PreviewStatus], name: &str, environment: Option<&str>) -> Result<Option<usize>, Failure> {
-    let fits = |preview: &PreviewStatus| environment.is_none_or(|wanted| wanted == preview.preview.environment);
+    let is_in_environment =
+        |preview: &PreviewStatus| environment.is_none_or(|name| name == preview.preview.environment);
+    // From exact to vague: the first rule with a match decides, so a title is never ambiguous with a branch.
     let rules: [fn(&PreviewStatus, &str) -> bool; 5] = [
         |preview, name| preview.preview.title == name,
         |preview, name| preview.preview.id == name,
@@ -91,16 +93,19 @@ fn find_match(previews: &[PreviewStatus], name: &str, environment: Option<&str>)
         |preview, name| preview.preview.app == name,
     ];
     for rule in rules {
-        let found: Vec<usize> =
-            (0..previews.len()).filter(|&index| rule(&previews[index], name) && fits(&previews[index])).collect();
-        match found[..] {
+        let is_match = |preview: &PreviewStatus| rule(preview, name) && is_in_environment(preview);
+        let matches: Vec<usize> = (0..previews.len()).filter(|&index| is_match(&previews[index])).collect();
+        match matches[..] {
             [] => {}
             [index] => return Ok(Some(index)),
             _ => {
                 let titles: Vec<_> =
-                    found.iter().map(|&index| format!("`{}`", previews[index].preview.title)).collect();
-                return Err(Failure::invalid_input(format!("`{name}` fits several previews: {}", titles.join(", ")))
-                    .hint("Name one of them in full."));
+                    matches.iter().map(|&index| format!("`{}`", previews[index].preview.title)).collect();
+                return Err(Failure::invalid_input(format!(
+                    "`{name}` matches several previews: {}",
+                    titles.join(", ")
+                ))
+                .hint("Use the complete name of one of them."));
             }
         }
     }
@@ -119,18 +124,20 @@ fn add_known_previews(failure: Failure, previews: &[PreviewStatus]) -> Failure {
     }
 }
 
-/// Refuses names that are no unit of the preview.
-pub(crate) fn refuse_unknown_units(status: &PreviewStatus, wanted: &[String]) -> Result<(), Failure> {
+/// Fails if a name is not a unit of the preview.
+pub(crate) fn refuse_unknown_units(status: &PreviewStatus, names: &[String]) -> Result<(), Failure> {
     let known = || status.units.iter().map(|unit| unit.name.as_str());
-    for name in wanted {
+    for name in names {
         if known().any(|unit| unit == name) {
             continue;
         }
         let failure = Failure::not_found(format!("`{}` has no unit `{name}`", status.preview.title));
         return Err(match nearest(name, known()) {
             Some(near) => failure.hint(format!("Did you mean `{near}`?")),
-            None => failure
-                .hint(format!("It has {}.", known().map(|unit| format!("`{unit}`")).collect::<Vec<_>>().join(", "))),
+            None => failure.hint(format!(
+                "Use one of {}.",
+                known().map(|unit| format!("`{unit}`")).collect::<Vec<_>>().join(", ")
+            )),
         });
     }
     Ok(())

@@ -1,6 +1,6 @@
-//! Secrets for `up`: read from files, standard input, variables or the vault, never from an argument's value.
+//! Secrets for `up`, from files, standard input, environment variables or the vault, but never from an argument.
 //!
-//! The bytes go to the agent as they are and are kept nowhere else.
+//! The bytes are sent to the agent unchanged and stored nowhere else.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::commands::secret::find_in_vault;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::humanize;
-use crate::manifest_check::CheckedManifest as ManifestRead;
+use crate::manifest_check::CheckedManifest;
 use protocol::request::DeliverSecretsRequest;
 
-/// A secret is a key, a certificate, a token; more is a mistake in the path.
+/// Secrets are keys, certificates and tokens; a larger file is a mistake in the path.
 const SECRET_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,27 +31,27 @@ enum SecretInput {
 
 /// `name=@file` or `name=-`.
 pub(crate) fn parse_secret_source(text: &str) -> Result<SecretSource, String> {
-    let (name, from) = text.split_once('=').ok_or("write it as `NAME=@FILE` or `NAME=-`")?;
-    let from = match from {
+    let (name, source) = text.split_once('=').ok_or("write it as `NAME=@FILE` or `NAME=-`")?;
+    let input = match source {
         "-" => SecretInput::Stdin,
-        _ => match from.strip_prefix('@') {
+        _ => match source.strip_prefix('@') {
             Some("") => return Err("`@` needs the path of a file".to_owned()),
             Some(path) => SecretInput::File(path.into()),
-            // The value is not repeated: this message may end up in a log.
+            // The message does not contain the value, because it may end up in a log.
             None => {
                 return Err(format!(
-                    "a value on the command line is seen by every process of this machine; write it to a file and say `{name}=@FILE`, or pipe it and say `{name}=-`"
+                    "every process on this machine can read a value on the command line; write it to a file and pass `{name}=@FILE`, or pipe it and pass `{name}=-`"
                 ));
             }
         },
     };
-    Ok(SecretSource { name: name.to_owned(), input: from })
+    Ok(SecretSource { name: name.to_owned(), input })
 }
 
-/// For one `up`.
+/// The secrets of one `up`.
 pub(crate) struct CollectedSecrets {
     pub(crate) values: Vec<(String, Vec<u8>)>,
-    /// What the vault keeps beside them.
+    /// The names of the other secrets, which the vault contains.
     pub(crate) in_vault: DeliverSecretsRequest,
 }
 
@@ -61,13 +61,13 @@ impl CollectedSecrets {
     }
 }
 
-/// The named sources first, then `PDEV_SECRET_<NAME>`, then the vault for the manifest's other secrets.
+/// Takes each declared secret from `sources`, else from `PDEV_SECRET_<NAME>`, else from the vault.
 pub(crate) fn collect(
     sources: &[SecretSource],
-    read: &ManifestRead,
+    manifest: &CheckedManifest,
     context: &Context,
 ) -> Result<CollectedSecrets, Failure> {
-    let declared = read.secret_names();
+    let declared = manifest.secret_names();
     let mut secrets: Vec<(String, Vec<u8>)> = Vec::new();
     for source in sources {
         if !declared.is_empty() && !declared.contains(&source.name) {
@@ -80,14 +80,14 @@ pub(crate) fn collect(
         secrets.push((source.name.clone(), read_secret(source, &context.folder)?));
     }
     for name in &declared {
-        let given = secrets.iter().any(|(known, _)| known == name);
-        if let Some(value) = std::env::var_os(env_variable_name(name)).filter(|_| !given) {
+        let has_source = secrets.iter().any(|(known, _)| known == name);
+        if let Some(value) = std::env::var_os(env_variable_name(name)).filter(|_| !has_source) {
             secrets.push((name.clone(), std::os::unix::ffi::OsStringExt::into_vec(value)));
         }
     }
-    let open: Vec<String> =
+    let missing: Vec<String> =
         declared.into_iter().filter(|name| !secrets.iter().any(|(known, _)| known == name)).collect();
-    Ok(CollectedSecrets { values: secrets, in_vault: find_in_vault(&open, &read.location.folder)? })
+    Ok(CollectedSecrets { values: secrets, in_vault: find_in_vault(&missing, &manifest.location.folder)? })
 }
 
 fn env_variable_name(name: &str) -> String {
@@ -96,31 +96,32 @@ fn env_variable_name(name: &str) -> String {
 
 fn read_secret(source: &SecretSource, folder: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    let (words, read) = match &source.input {
+    // One byte more than allowed, to detect a larger input without reading all of it.
+    let (origin, result) = match &source.input {
         SecretInput::Stdin => {
             ("standard input".to_owned(), std::io::stdin().lock().take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes))
         }
         SecretInput::File(path) => {
             let opened = std::fs::File::open(folder.join(path));
-            let read = opened.and_then(|file| file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes));
-            (format!("`{}`", path.display()), read)
+            let result = opened.and_then(|file| file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes));
+            (format!("`{}`", path.display()), result)
         }
     };
-    read.map_err(|error| {
+    result.map_err(|error| {
         Failure::invalid_input(format!(
-            "cannot read the secret `{}` from {words}: {}",
+            "cannot read the secret `{}` from {origin}: {}",
             source.name,
             humanize::io_error(&error)
         ))
     })?;
     if bytes.len() as u64 > SECRET_BYTES_MAX {
         return Err(Failure::invalid_input(format!(
-            "the secret `{}` from {words} has over {SECRET_BYTES_MAX} bytes",
+            "the secret `{}` from {origin} is larger than {SECRET_BYTES_MAX} bytes",
             source.name
         )));
     }
     if bytes.is_empty() {
-        return Err(Failure::invalid_input(format!("the secret `{}` from {words} is empty", source.name)));
+        return Err(Failure::invalid_input(format!("the secret `{}` from {origin} is empty", source.name)));
     }
     Ok(bytes)
 }
@@ -133,8 +134,8 @@ mod tests {
     fn secret_sources_parse_and_refuse_inline_values() {
         assert_eq!(parse_secret_source("a=@b c").unwrap().input, SecretInput::File("b c".into()));
         assert_eq!(parse_secret_source("a=-").unwrap().input, SecretInput::Stdin);
-        let refused = parse_secret_source("stripe=hunter2").unwrap_err();
-        assert!(refused.contains("`stripe=@FILE`") && !refused.contains("hunter2"), "{refused}");
+        let message = parse_secret_source("stripe=hunter2").unwrap_err();
+        assert!(message.contains("`stripe=@FILE`") && !message.contains("hunter2"), "{message}");
         assert!(parse_secret_source("a").is_err() && parse_secret_source("a=@").is_err());
         assert_eq!(env_variable_name("stripe-key"), "PDEV_SECRET_STRIPE_KEY");
     }

@@ -174,7 +174,7 @@ async fn failed_up_prints_problem() {
         1,
         "",
         "error: api: exit code 1 while starting\n  last lines of api:\n  | boom\ntry: Run it.\n\n\
-         shop/main failed after 1 min 10 s; 1 of 2 units healthy. `pdev status` shows them, `pdev logs` what they wrote.",
+         shop/main failed after 1 min 10 s; 1 of 2 units healthy. `pdev status` shows them, `pdev logs` their output.",
     );
 }
 
@@ -194,7 +194,7 @@ async fn up_sends_only_referenced_variables_and_secrets() {
     assert_output(&output, 2, "", "error: the manifest has no secret `crt`\ntry: Did you mean `cert`?");
     let output = world.run(&["up", "--secret", "cert=hunter2"]).await;
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("seen by every process"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("every process on this machine can read"), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -85,7 +85,7 @@ fn up_rejects_invalid_manifest_without_agent() {
     let ran = run(folder.path(), &["up"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""));
     assert!(
-        ran.stderr.contains("pdev.yaml:6:5") && ran.stderr.contains("`pdev.yaml` has 1 error; nothing was touched"),
+        ran.stderr.contains("pdev.yaml:6:5") && ran.stderr.contains("`pdev.yaml` has 1 error; nothing was changed"),
         "{}",
         ran.stderr
     );

@@ -1,4 +1,4 @@
-//! `pdev down`: stop a preview, from anywhere, also when its folder is gone.
+//! `pdev down`: stops a preview from any folder, even if the folder of the preview no longer exists.
 
 use std::time::Duration;
 
@@ -47,15 +47,16 @@ pub(crate) fn run(mut arguments: Arguments, context: &Context) -> Outcome {
             return stop_preview(client, &preview, &arguments, context).await;
         }
         let mut previews = client.previews().await?;
-        // Those that are down have nothing left but perhaps data.
+        // Of a preview that is down, only the data volumes can remain.
         previews.retain(|preview| arguments.volumes || preview.state != PreviewState::Down);
         let mut worst = exit::OK;
         for preview in &previews {
+            // A client per preview, because the stream of events occupies its connection.
             let code = stop_preview(Context::connect().await?, preview, &arguments, context).await?;
             worst = worst.max(code);
         }
         if previews.is_empty() && !context.json {
-            context.terminal.eprint_line("no preview runs");
+            context.terminal.eprint_line("no preview is running");
         }
         Ok(worst)
     })
@@ -67,13 +68,15 @@ async fn stop_preview(client: Client, preview: &PreviewStatus, arguments: &Argum
     let mut stream = client.down(&preview.preview.id, &DownRequest { volumes: arguments.volumes }).await?;
     match follow_operation(&mut stream, &mut progress, context, arguments.timeout).await? {
         OperationOutcome::Finished { milliseconds, unchanged, .. } => {
-            let words = match (unchanged, arguments.volumes) {
-                (true, _) => format!("{title} was down already"),
-                (false, true) => format!("{title} is down, its data removed ({})", humanize::duration(milliseconds)),
+            let message = match (unchanged, arguments.volumes) {
+                (true, _) => format!("{title} is already down"),
+                (false, true) => {
+                    format!("{title} is down, data volumes removed ({})", humanize::duration(milliseconds))
+                }
                 (false, false) => format!("{title} is down ({})", humanize::duration(milliseconds)),
             };
             if !context.json {
-                context.terminal.print_line(&words);
+                context.terminal.print_line(&message);
             }
             Ok(exit::OK)
         }
@@ -81,26 +84,26 @@ async fn stop_preview(client: Client, preview: &PreviewStatus, arguments: &Argum
             if !context.json {
                 problem::print_all(&problems, &context.terminal);
                 context.terminal.eprint_line(&format!(
-                    "{title} could not be taken down whole ({}); `pdev down {title}` tries again",
+                    "{title} is not completely down ({}); `pdev down {title}` tries again",
                     humanize::duration(milliseconds)
                 ));
             }
             Ok(exit::FAILED)
         }
-        OperationOutcome::Superseded { by } => Err(Failure::failed(format!("another request took over: {by}"))),
+        OperationOutcome::Superseded { by } => Err(Failure::failed(format!("another request replaced this one: {by}"))),
         OperationOutcome::Interrupted => {
             context
                 .terminal
-                .eprint_line(&format!("stopped watching; {title} still goes down: `pdev status {title}` looks"));
+                .eprint_line(&format!("stopped watching; the operation continues: `pdev status {title}` shows it"));
             Ok(exit::INTERRUPTED)
         }
         OperationOutcome::TimedOut => {
-            Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not down yet; the work goes on"))
-                .hint(format!("`pdev status {title}` looks.")))
+            Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not down yet; the operation continues"))
+                .hint(format!("Run `pdev status {title}` to see its state.")))
         }
         OperationOutcome::Detached | OperationOutcome::AgentStopping => {
-            Err(Failure::failed(format!("the agent stopped in the middle of taking {title} down"))
-                .hint(format!("`pdev down {title}` starts it again and goes on.")))
+            Err(Failure::failed(format!("the agent stopped before {title} was down"))
+                .hint(format!("Run `pdev down {title}` to start the agent again and continue.")))
         }
         OperationOutcome::ConnectionLost(error) => Err(error.into()),
     }

@@ -1,4 +1,4 @@
-//! `pdev exec`: a command inside a unit, with its terminal, its input and its exit code.
+//! `pdev exec`: runs a command inside a unit, with its terminal, its input and its exit code.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
@@ -64,7 +64,8 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
         let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
         preview_selector::refuse_unknown_units(&preview, std::slice::from_ref(&request.unit))?;
         let (exec, writer) = client.exec(&preview.preview.id, &request).await?;
-        let _raw = if request.terminal.is_some() { RawMode::enter() } else { None };
+        // Held until the session ends: dropping it restores the terminal.
+        let _raw_mode = if request.terminal.is_some() { RawMode::enter() } else { None };
         run_session(exec, writer, context).await
     })
 }
@@ -79,10 +80,11 @@ async fn run_session(mut exec: ExecReader, mut writer: ExecWriter, context: &Con
                 Frame::Stdout(bytes) => context.terminal.print_bytes(&bytes),
                 Frame::Stderr(bytes) => context.terminal.eprint_bytes(&bytes),
                 Frame::Exit(code) => return Ok(exit_code(code)),
-                Frame::Error(words) => return Err(Failure::new(exit::EXEC_FAILED, "exec_failed", words)),
+                Frame::Error(message) => return Err(Failure::new(exit::EXEC_FAILED, "exec_failed", message)),
                 Frame::Stdin(_) | Frame::Resize(..) | Frame::StdinEnd => {}
             },
-            // A command that ended while we wrote says so in its next frame; a broken pipe is not the news.
+            // If the command ends during the write, its next frame has the exit code. So a failed write is no error, it
+            // only ends the input.
             chunk = next_chunk(&mut input) => {
                 let sent = match &chunk {
                     Some(bytes) => writer.write_stdin(bytes).await,
@@ -94,10 +96,10 @@ async fn run_session(mut exec: ExecReader, mut writer: ExecWriter, context: &Con
             },
             _ = resized.recv() => {
                 if let Some((rows, columns)) = terminal_size() {
-                    let _gone = writer.send(&Frame::Resize(rows, columns)).await;
+                    let _command_has_ended = writer.send(&Frame::Resize(rows, columns)).await;
                 }
             },
-            // Only without a terminal: in raw mode Ctrl-C is a byte for the command.
+            // Happens only without a terminal: in raw mode, Ctrl-C is a byte of the input.
             _ = interrupts.recv() => return Ok(exit::INTERRUPTED),
         }
     }
@@ -110,8 +112,9 @@ async fn next_chunk(input: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u
     }
 }
 
-/// A thread of its own reads: it may sit in `read` for ever and must not hold up the exit.
+/// Reads standard input in a separate thread, because `read` may block forever and must not delay the exit.
 fn spawn_stdin_reader() -> mpsc::Receiver<Vec<u8>> {
+    // Bounded: if the command does not read its input, the thread waits instead of filling the memory.
     let (sender, receiver) = mpsc::channel(4);
     std::thread::spawn(move || {
         let mut buffer = vec![0; 16 * 1024];
@@ -136,7 +139,7 @@ fn terminal_size() -> Option<(u16, u16)> {
     tcgetwinsize(std::io::stdout()).ok().map(|size| (size.ws_row, size.ws_col))
 }
 
-/// The terminal in raw mode until dropped.
+/// Keeps the terminal in raw mode until dropped.
 struct RawMode(Termios);
 
 impl RawMode {

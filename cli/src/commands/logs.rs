@@ -1,4 +1,4 @@
-//! `pdev logs`: output of all units, merged by time.
+//! `pdev logs`: prints the output of units, merged by time.
 
 use protocol::request::{LogEntry, LogQuery};
 
@@ -8,7 +8,7 @@ use crate::humanize;
 use crate::preview_selector::{self, PreviewSelector};
 use crate::render::logs::LogPainter;
 
-/// Lines written in one go when they arrive faster than they are read.
+/// Lines that arrive together are printed with one write, up to this size.
 const BURST_BYTES: usize = 64 * 1024;
 
 #[derive(clap::Args, Debug)]
@@ -47,13 +47,13 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         let mut client = Context::connect().await?;
         let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
         preview_selector::refuse_unknown_units(&preview, &arguments.units)?;
-        let expected: Vec<String> = match arguments.units.is_empty() {
+        let expected_units: Vec<String> = match arguments.units.is_empty() {
             true => preview.units.iter().map(|unit| unit.name.clone()).collect(),
             false => arguments.units.clone(),
         };
         let units = (!arguments.units.is_empty()).then(|| arguments.units.join(","));
         let query = LogQuery { units, follow: arguments.follow, since, tail: arguments.tail };
-        let mut painter = LogPainter::new(expected, !arguments.no_prefix, arguments.times);
+        let mut painter = LogPainter::new(expected_units, !arguments.no_prefix, arguments.times);
         let mut lines = client.logs(&preview.preview.id, &query).await?;
         let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         let mut burst = String::new();

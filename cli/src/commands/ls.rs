@@ -1,4 +1,4 @@
-//! `pdev ls`: all previews of this machine.
+//! `pdev ls`: lists all previews on this machine.
 
 use protocol::status::PreviewState;
 
@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
             return crate::success();
         }
         if previews.is_empty() {
-            context.terminal.eprint_line("no previews; `pdev up` in a folder with a pdev.yaml starts one");
+            context.terminal.eprint_line("no previews; run `pdev up` in a folder with a pdev.yaml to start one");
             return crate::success();
         }
         let home = std::env::var("HOME").ok();

@@ -1,4 +1,4 @@
-//! `pdev open`: the preview in a browser where there is one, its URL otherwise.
+//! `pdev open`: prints the URL of a preview and opens it if this machine has a browser.
 
 use std::process::{Command, Stdio};
 
@@ -41,24 +41,28 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 fn find_url(preview: &PreviewStatus, unit: Option<&str>) -> Result<String, Failure> {
     let title = &preview.preview.title;
     if preview.state == PreviewState::Down {
-        return Err(Failure::failed(format!("{title} is down")).hint("`pdev up` starts it."));
+        return Err(Failure::failed(format!("{title} is down")).hint("Run `pdev up` to start it."));
     }
     let Some(name) = unit else {
-        return preview.url.clone().ok_or_else(|| Failure::not_found(format!("{title} has no service for browsers")));
+        return preview.url.clone().ok_or_else(|| Failure::not_found(format!("{title} has no service with a URL")));
     };
     preview_selector::refuse_unknown_units(preview, &[name.to_owned()])?;
     let url = preview.units.iter().find(|unit| unit.name == name).and_then(|unit| unit.url.clone());
-    url.ok_or_else(|| Failure::not_found(format!("`{name}` has no URL")).hint("Give it a `port` or `routes`."))
+    url.ok_or_else(|| {
+        Failure::not_found(format!("`{name}` has no URL"))
+            .hint("Give the service a `port` or `routes` in the manifest.")
+    })
 }
 
-/// As far as it goes: the URL has been printed already.
+/// Best effort: the URL is already printed.
 fn open_browser(url: &str) {
-    let desktop = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
+    let has_desktop = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
     let program = match () {
         () if cfg!(target_os = "macos") => "open",
-        () if desktop => "xdg-open",
+        () if has_desktop => "xdg-open",
         () => return,
     };
+    // Not awaited: the browser may run longer than this command.
     let _started =
         Command::new(program).arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
 }

@@ -1,4 +1,4 @@
-//! `pdev plan`: what `up` would do, and why. Touches nothing.
+//! `pdev plan`: shows the steps of `up` and their causes. Changes nothing.
 
 use crate::commands::up;
 use crate::context::Context;

@@ -1,4 +1,4 @@
-//! `pdev restart`: stop and start units as they are.
+//! `pdev restart`: stops and starts units without changing them.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
         let mut progress = Progress::new(context);
         let request = RestartRequest { units: arguments.units };
         let mut stream = client.restart(&preview.preview.id, &request).await?;
-        let ended = follow_operation(&mut stream, &mut progress, context, arguments.timeout).await?;
-        up::print_outcome(ended, &preview.preview.title, context)
+        let outcome = follow_operation(&mut stream, &mut progress, context, arguments.timeout).await?;
+        up::print_outcome(outcome, &preview.preview.title, context)
     })
 }

@@ -1,4 +1,4 @@
-//! `pdev run`: one job, now, with its output on this terminal and its exit code as ours.
+//! `pdev run`: runs a job now, with its output on this terminal, and exits with its exit code.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::follow::{OperationOutcome, outcome_of};
 use crate::humanize;
 use crate::render::progress::Progress;
 
-/// Without `--timeout` a day: a wait without an end is no wait.
+/// The default of `--timeout`: every wait has a deadline.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(clap::Args, Debug)]
@@ -51,35 +51,36 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
-    let Arguments { job, identity, in_env, program, options: target, timeout } = arguments;
+    let Arguments { job, identity, in_env, program, options, timeout } = arguments;
     if let Some(identity) = identity {
         return crate::credential::program::run(&identity, &program, &context.folder, in_env);
     }
-    let Some(job) = job else { return Err(Failure::invalid_input("no job is given")) };
-    let (mut request, read) = target.into_request(context)?;
-    read.refuse_unknown_job(&job)?;
+    let Some(job) = job else { return Err(Failure::invalid_input("no job is named")) };
+    let (mut request, checked) = options.into_request(context)?;
+    checked.refuse_unknown_job(&job)?;
     request.services.push(job.clone());
     request.jobs.push(job.clone());
     Context::block_on(async {
-        let begun = humanize::now_milliseconds();
+        let started_at = humanize::now_milliseconds();
         let mut stream = Context::connect().await?.up(&request).await?;
-        let mut shown = JobOutput { job: &job, since: begun, printed_lines: 0 };
-        let watched = follow_job(&mut stream, &mut shown, context);
-        let Ok(ended) = tokio::time::timeout(timeout.unwrap_or(DEFAULT_TIMEOUT), watched).await else {
+        let mut output = JobOutput { job: &job, since: started_at, printed_lines: 0 };
+        let followed = follow_job(&mut stream, &mut output, context);
+        let Ok(result) = tokio::time::timeout(timeout.unwrap_or(DEFAULT_TIMEOUT), followed).await else {
             return up::print_outcome(OperationOutcome::TimedOut, &format!("job `{job}`"), context);
         };
-        let (ended, preview) = ended?;
+        let (outcome, preview) = result?;
         if let Some(preview) = preview {
-            shown.print_remaining(&preview, context).await?;
+            output.print_remaining(&preview, context).await?;
         }
-        print_outcome(ended, &job, context)
+        print_outcome(outcome, &job, context)
     })
 }
 
-/// The operation to its end, the job's lines as they come. With it comes the preview's id, once it is known.
+/// Follows the operation to its end and prints the lines of the job as they arrive. Also returns the id of the preview,
+/// if it became known.
 async fn follow_job(
     stream: &mut EventStream,
-    shown: &mut JobOutput<'_>,
+    output: &mut JobOutput<'_>,
     context: &Context,
 ) -> Result<(OperationOutcome, Option<String>), Failure> {
     let mut interrupts = signal(SignalKind::interrupt())?;
@@ -91,7 +92,7 @@ async fn follow_job(
             biased;
             _ = interrupts.recv() => break Ok((OperationOutcome::Interrupted, None)),
             entry = next_entry(&mut lines) => match entry {
-                Some(entry) => shown.print_entry(&entry, context),
+                Some(entry) => output.print_entry(&entry, context),
                 None => lines = None,
             },
             event = stream.next() => {
@@ -100,14 +101,14 @@ async fn follow_job(
                     Ok(None) => break Ok((OperationOutcome::Detached, preview)),
                     Err(error) => break Ok((OperationOutcome::ConnectionLost(error), preview)),
                 };
-                let starts = is_job_start(&event, shown.job);
-                // A progress that is redrawn and a program's own lines cannot share a terminal.
+                let starts = is_job_start(&event, output.job);
+                // Redrawn progress and the lines of a program cannot share a terminal.
                 if preview.is_none() || context.json {
                     progress.handle_event(&event, &context.terminal);
                 }
                 if starts && preview.is_none() {
                     progress.finish(&context.terminal);
-                    lines = shown.open_stream(&event.preview.id, context).await?;
+                    lines = output.open_stream(&event.preview.id, context).await?;
                     preview = Some(event.preview.id.clone());
                 }
                 if event.kind.ends_operation() {
@@ -124,7 +125,7 @@ fn is_job_start(event: &Event, job: &str) -> bool {
         if unit.name == job && matches!(unit.state, UnitState::Starting | UnitState::Done | UnitState::Failed))
 }
 
-/// Pending for ever where nothing is followed.
+/// Never completes without a stream, so `select!` waits for its other branches.
 async fn next_entry(lines: &mut Option<LineStream<LogEntry>>) -> Option<LogEntry> {
     match lines {
         Some(lines) => lines.next().await.ok().flatten(),
@@ -132,7 +133,7 @@ async fn next_entry(lines: &mut Option<LineStream<LogEntry>>) -> Option<LogEntry
     }
 }
 
-/// What of the job's output was written already.
+/// The output of a job: which lines were already printed.
 struct JobOutput<'a> {
     job: &'a str,
     since: i64,
@@ -152,7 +153,7 @@ impl JobOutput<'_> {
             LogQuery { units: Some(self.job.to_owned()), follow, since: Some(self.since), ..LogQuery::default() };
         match Context::connect().await?.logs(preview, &query).await {
             Ok(lines) => Ok(Some(lines)),
-            // It may be gone again by now; its end is told all the same.
+            // The preview may already be down again. The operation still reports its result.
             Err(ClientError::Problem(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -167,7 +168,7 @@ impl JobOutput<'_> {
         }
     }
 
-    /// The lines that were written between the last one seen and the end.
+    /// Prints the lines that the stream has not delivered before the job ended.
     async fn print_remaining(&mut self, preview: &str, context: &Context) -> Result<(), Failure> {
         if context.json {
             return Ok(());
@@ -184,18 +185,18 @@ impl JobOutput<'_> {
     }
 }
 
-/// The job's own exit code where it has one; its output was seen, so it is not repeated.
-fn print_outcome(ended: OperationOutcome, job: &str, context: &Context) -> Outcome {
-    let code = |status: &PreviewStatus| {
+/// Returns the exit code of the job if only the job failed. Its output is already printed, so it is not repeated.
+fn print_outcome(outcome: OperationOutcome, job: &str, context: &Context) -> Outcome {
+    let exit_code = |status: &PreviewStatus| {
         let unit = status.units.iter().find(|unit| unit.name == job)?;
         unit.exit_code.and_then(|code| u8::try_from(code).ok())
     };
-    match ended {
+    match outcome {
         OperationOutcome::Finished { .. } => crate::success(),
         OperationOutcome::Failed { problems, status, .. }
-            if problems.iter().all(|problem| problem.unit.as_deref() == Some(job)) && code(&status).is_some() =>
+            if problems.iter().all(|problem| problem.unit.as_deref() == Some(job)) && exit_code(&status).is_some() =>
         {
-            let code = code(&status).unwrap_or(crate::exit::FAILED);
+            let code = exit_code(&status).unwrap_or(crate::exit::FAILED);
             if !context.json {
                 context.terminal.eprint_line(&format!("job `{job}` ended with exit code {code}"));
             }

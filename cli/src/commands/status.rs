@@ -1,4 +1,4 @@
-//! `pdev status`: one preview in full.
+//! `pdev status`: shows one preview with its units and problems.
 
 use crate::context::Context;
 use crate::exit::Outcome;
@@ -17,11 +17,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let mut which = arguments.selector.clone();
-    which.preview = which.preview.or_else(|| arguments.name.clone());
+    let mut selector = arguments.selector.clone();
+    selector.preview = selector.preview.or_else(|| arguments.name.clone());
     Context::block_on(async {
         let mut client = Context::connect().await?;
-        let preview = preview_selector::find_preview(&mut client, context, &which).await?;
+        let preview = preview_selector::find_preview(&mut client, context, &selector).await?;
         if context.json {
             context.terminal.print_json(&preview);
             return crate::success();
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         ) {
             context.terminal.print_line(&line);
         }
-        // What cannot be asked is not worth failing over: the preview was shown.
+        // Best effort: the preview is already printed, so a failed request must not fail the command.
         let identities = client.identities().await.unwrap_or_default();
         for line in status::identity_warnings(&preview.units, &identities, context.terminal.stdout_paint) {
             context.terminal.print_line(&line);

@@ -1,4 +1,4 @@
-//! `pdev stop`: some units end and rest; the others go on.
+//! `pdev stop`: stops units and keeps them stopped; the others keep running.
 
 use std::time::Duration;
 
@@ -41,16 +41,18 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
         match follow_operation(&mut stream, &mut progress, context, arguments.timeout).await? {
             OperationOutcome::Finished { status, milliseconds, unchanged } => {
                 if !context.json {
-                    let took = humanize::duration(milliseconds);
+                    let duration = humanize::duration(milliseconds);
                     context.terminal.print_line(&match (unchanged, status.state) {
-                        (true, _) => format!("{title}: {names} was stopped already"),
-                        (false, PreviewState::Down) => format!("{title}: {names} stopped ({took}); nothing runs now"),
-                        (false, _) => format!("{title}: {names} stopped ({took}); `pdev up` starts it again"),
+                        (true, _) => format!("{title}: {names} already stopped"),
+                        (false, PreviewState::Down) => {
+                            format!("{title}: {names} stopped ({duration}); nothing runs now")
+                        }
+                        (false, _) => format!("{title}: {names} stopped ({duration}); `pdev up` starts it again"),
                     });
                 }
                 Ok(exit::OK)
             }
-            ended => up::print_outcome(ended, &title, context),
+            outcome => up::print_outcome(outcome, &title, context),
         }
     })
 }

@@ -1,4 +1,4 @@
-//! `pdev up`: check the manifest here, hand the request to the agent, follow it to the end.
+//! `pdev up`: checks the manifest in this process, sends the request to the agent and follows the operation.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     timeout: Option<Duration>,
 }
 
-// What is to be brought up, the same for `up` and `plan`.
+// The options that `up`, `plan` and `run` share. No `///`: clap would use it as the description of these commands.
 #[derive(clap::Args, Debug)]
 pub(crate) struct UpOptions {
     /// Folder of the manifest, or the manifest file [default: the nearest pdev.yaml in or above this folder]
@@ -69,49 +69,50 @@ pub(crate) struct UpOptions {
 }
 
 impl UpOptions {
-    /// Finds and checks the manifest; a wrong one ends here, before any agent is asked.
+    /// Finds and checks the manifest. A wrong manifest fails here, before the agent is started.
     pub(crate) fn into_request(
         self,
         context: &Context,
     ) -> Result<(UpRequest, manifest_check::CheckedManifest), Failure> {
-        let place = manifest_location::find(&context.folder, self.folder.as_deref())?;
-        let wish = ManifestOptions {
+        let location = manifest_location::find(&context.folder, self.folder.as_deref())?;
+        let options = ManifestOptions {
             environment: self.environment.as_deref(),
             sets: &self.sets,
             runtime: self.runtime.as_deref(),
         };
-        let read = manifest_check::read_and_check(&place, wish)?;
-        read.refuse_errors(context)?;
-        read.refuse_unknown_units(&self.services)?;
+        let checked = manifest_check::read_and_check(&location, options)?;
+        checked.refuse_errors(context)?;
+        checked.refuse_unknown_units(&self.services)?;
         let request = UpRequest {
-            folder: place.folder.to_string_lossy().into_owned(),
-            file: (place.file != manifest_location::MANIFEST_FILE).then_some(place.file),
+            folder: location.folder.to_string_lossy().into_owned(),
+            file: (location.file != manifest_location::MANIFEST_FILE).then_some(location.file),
             environment: self.environment,
             sets: self.sets,
             name: self.name,
             services: self.services,
             jobs: Vec::new(),
             force: self.force,
-            variables: read.referenced_variables(),
+            variables: checked.referenced_variables(),
             runtime: self.runtime,
             detach: false,
         };
-        Ok((request, read))
+        Ok((request, checked))
     }
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
-    let (mut request, read) = arguments.options.into_request(context)?;
+    let (mut request, checked) = arguments.options.into_request(context)?;
     request.detach = arguments.detach;
-    let secrets = secrets::collect(&arguments.secrets, &read, context)?;
+    let secrets = secrets::collect(&arguments.secrets, &checked, context)?;
     let mut progress = Progress::new(context);
     Context::block_on(async {
         let mut client = Context::connect().await?;
+        // Before `up`: the units that start may read the secrets immediately.
         if !secrets.names().is_empty() {
             deliver_secrets(&mut client, request.folder.clone(), request.environment.clone(), secrets, context).await?;
         }
-        let ended = up_with_retries(client, &request, &mut progress, context, arguments.timeout).await?;
-        print_outcome(ended, "the preview", context)
+        let outcome = up_with_retries(client, &request, &mut progress, context, arguments.timeout).await?;
+        print_outcome(outcome, "the preview", context)
     })
 }
 
@@ -124,33 +125,38 @@ pub(super) async fn deliver_secrets(
 ) -> Result<(), Failure> {
     let locate = LocateRequest { folder, environment };
     let preview = client.locate(&locate).await?.preview;
-    let CollectedSecrets { values: mut given, in_vault: kept } = secrets;
-    if !kept.names.is_empty() {
-        // What the vault says against it is told from here, and an agent of an older version knows no such route.
-        let is_done = secret::has_passphrase_key()
-            && match client.deliver_secrets(&preview.id, &kept).await {
+    let CollectedSecrets { mut values, in_vault } = secrets;
+    if !in_vault.names.is_empty() {
+        // If the agent refuses, this process reads the vault and reports why it does not open. An agent of an older
+        // version does not have this route.
+        let is_delivered = secret::has_passphrase_key()
+            && match client.deliver_secrets(&preview.id, &in_vault).await {
                 Ok(_) => true,
                 Err(ClientError::Problem(_)) => false,
                 Err(error) => return Err(error.into()),
             };
-        if !is_done {
-            given.extend(read_vault_on_thread(&kept, context)?);
+        if !is_delivered {
+            values.extend(read_vault_on_thread(&in_vault, context)?);
         }
     }
-    for (name, value) in given {
+    for (name, value) in values {
         client.put_secret(&preview.id, &name, value).await?;
     }
     Ok(())
 }
 
-/// On a thread of its own, because opening the vault waits on a runtime of its own. Nothing else is under way here.
-fn read_vault_on_thread(kept: &DeliverSecretsRequest, context: &Context) -> Result<Vec<(String, Vec<u8>)>, Failure> {
-    let read = std::thread::scope(|scope| scope.spawn(|| secret::read_from_vault(kept, context)).join());
-    read.unwrap_or_else(|_| Err(Failure::failed("reading the vault broke off")))
+/// In a separate thread, because opening the vault blocks on a second runtime, which tokio forbids within this one. The
+/// wait blocks this runtime too, but it has no other task here.
+fn read_vault_on_thread(
+    in_vault: &DeliverSecretsRequest,
+    context: &Context,
+) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let result = std::thread::scope(|scope| scope.spawn(|| secret::read_from_vault(in_vault, context)).join());
+    result.unwrap_or_else(|_| Err(Failure::failed("the thread that reads the vault panicked")))
 }
 
-/// Follows `up`; when the agent is lost on the way, starts it and asks again: `up` of the same manifest joins or
-/// completes what the lost one began.
+/// Follows `up`. If the agent is lost, starts it and sends the request again: `up` of the same manifest joins or
+/// completes the operation that the lost agent began.
 async fn up_with_retries(
     client: Client,
     request: &UpRequest,
@@ -160,28 +166,28 @@ async fn up_with_retries(
 ) -> Result<OperationOutcome, Failure> {
     const ATTEMPTS_MAX: usize = 3;
     let mut client = Some(client);
-    for last in (0..ATTEMPTS_MAX).map(|attempt| attempt + 1 == ATTEMPTS_MAX) {
+    for is_last in (0..ATTEMPTS_MAX).map(|attempt| attempt + 1 == ATTEMPTS_MAX) {
         let connected = match client.take() {
             Some(client) => client,
             None => Context::connect().await?,
         };
         let mut stream = connected.up(request).await?;
         match follow_operation(&mut stream, progress, context, timeout).await? {
-            OperationOutcome::ConnectionLost(error) if !last => {
+            OperationOutcome::ConnectionLost(error) if !is_last => {
                 if !context.json && !context.quiet {
-                    context.terminal.eprint_line(&format!("note: {error}; asking again"));
+                    context.terminal.eprint_line(&format!("note: {error}; retrying"));
                 }
             }
-            ended => return Ok(ended),
+            outcome => return Ok(outcome),
         }
     }
-    Err(Failure::failed("the agent was lost again and again"))
+    Err(Failure::failed(format!("the connection to the agent was lost {ATTEMPTS_MAX} times")))
 }
 
-/// The last words of `up` and `restart`, and their exit code.
-pub(crate) fn print_outcome(ended: OperationOutcome, title: &str, context: &Context) -> Outcome {
+/// Prints the last lines of `up`, `restart` and other operations, and returns their exit code.
+pub(crate) fn print_outcome(outcome: OperationOutcome, title: &str, context: &Context) -> Outcome {
     let terminal = &context.terminal;
-    match ended {
+    match outcome {
         OperationOutcome::Finished { status, milliseconds, unchanged } => {
             if !context.json {
                 print_finished(&status, milliseconds, unchanged, context);
@@ -197,26 +203,25 @@ pub(crate) fn print_outcome(ended: OperationOutcome, title: &str, context: &Cont
         }
         OperationOutcome::Detached => {
             if !context.json {
-                terminal.print_line("accepted; `pdev wait` waits until it is ready, `pdev status` looks");
+                terminal.print_line("accepted; `pdev wait` waits until it is ready, `pdev status` shows its state");
             }
             Ok(exit::OK)
         }
         OperationOutcome::Interrupted => {
             terminal.eprint_line(
-                "stopped watching; the work goes on: `pdev status` looks, `pdev logs -f` follows, `pdev down` stops it",
+                "stopped watching; the operation continues: `pdev status` shows it, `pdev logs -f` follows the output, `pdev down` stops the preview",
             );
             Ok(exit::INTERRUPTED)
         }
         OperationOutcome::TimedOut => {
-            Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not ready yet; the work goes on"))
-                .hint("`pdev status` tells what it waits for."))
+            Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not ready yet; the operation continues"))
+                .hint("Run `pdev status` to see what it waits for."))
         }
-        OperationOutcome::Superseded { by } => {
-            Err(Failure::failed(format!("another request took over: {by}")).hint("`pdev wait` waits for its end."))
-        }
+        OperationOutcome::Superseded { by } => Err(Failure::failed(format!("another request replaced this one: {by}"))
+            .hint("Run `pdev wait` to wait for its result.")),
         OperationOutcome::AgentStopping => {
-            Err(Failure::new(exit::UNREACHABLE, "agent_stopping", "the agent was told to stop")
-                .hint("What runs goes on running; `pdev up` starts the agent again and completes the rest."))
+            Err(Failure::new(exit::UNREACHABLE, "agent_stopping", "the agent is stopping")
+                .hint("Run `pdev up` to start the agent again and complete the operation; programs keep running."))
         }
         OperationOutcome::ConnectionLost(error) => Err(error.into()),
     }
@@ -224,29 +229,29 @@ pub(crate) fn print_outcome(ended: OperationOutcome, title: &str, context: &Cont
 
 fn print_finished(status: &PreviewStatus, milliseconds: u64, unchanged: bool, context: &Context) {
     let (terminal, paint) = (&context.terminal, context.terminal.stdout_paint);
-    let took = humanize::duration(milliseconds);
+    let duration = humanize::duration(milliseconds);
     let title = paint.bold(&status.preview.title);
     if unchanged {
         let url = status.url.as_ref().map(|url| format!("  {}", paint.cyan(url))).unwrap_or_default();
-        return terminal.print_line(&format!("{title}: nothing changed, all healthy ({took}){url}"));
+        return terminal.print_line(&format!("{title}: nothing changed, all healthy ({duration}){url}"));
     }
-    terminal.print_line(&format!("{} {title} is ready in {took}", paint.green("✔")));
+    terminal.print_line(&format!("{} {title} is ready in {duration}", paint.green("✔")));
     address_lines(status).iter().for_each(|line| terminal.print_line(line));
     if !context.quiet {
         terminal.print_line(&paint.dim("next: `pdev logs -f`, `pdev status`, `pdev open`, `pdev down`"));
     }
 }
 
-/// A line a unit with a URL; without any, the ports on this machine.
+/// A line for each unit with a URL; if no unit has one, the local ports of the running units.
 fn address_lines(status: &PreviewStatus) -> Vec<String> {
-    let ready = |state| matches!(state, UnitState::Ready | UnitState::Starting | UnitState::Unhealthy);
+    let is_running = |state| matches!(state, UnitState::Ready | UnitState::Starting | UnitState::Unhealthy);
     let with_url = status.units.iter().filter_map(|unit| unit.url.clone().map(|url| (unit, url)));
     let mut rows: Vec<(String, String)> = with_url.map(|(unit, url)| (unit.name.clone(), url)).collect();
     if rows.is_empty() {
         rows = status
             .units
             .iter()
-            .filter(|unit| ready(unit.state))
+            .filter(|unit| is_running(unit.state))
             .flat_map(|unit| unit.ports.values().map(|port| (unit.name.clone(), format!("127.0.0.1:{port}"))))
             .collect();
     }
@@ -256,7 +261,7 @@ fn address_lines(status: &PreviewStatus) -> Vec<String> {
 
 fn print_failed(status: &PreviewStatus, milliseconds: u64, context: &Context) {
     let terminal = &context.terminal;
-    let fine = status.units.iter().filter(|unit| matches!(unit.state, UnitState::Ready | UnitState::Done)).count();
+    let healthy = status.units.iter().filter(|unit| matches!(unit.state, UnitState::Ready | UnitState::Done)).count();
     terminal.eprint_line("");
     if status.units.is_empty() {
         return terminal.eprint_line(&format!(
@@ -266,7 +271,7 @@ fn print_failed(status: &PreviewStatus, milliseconds: u64, context: &Context) {
         ));
     }
     terminal.eprint_line(&format!(
-        "{} failed after {}; {fine} of {} healthy. `pdev status` shows them, `pdev logs` what they wrote.",
+        "{} failed after {}; {healthy} of {} healthy. `pdev status` shows them, `pdev logs` their output.",
         terminal.stderr_paint.bold(&status.preview.title),
         humanize::duration(milliseconds),
         humanize::count(status.units.len(), "unit"),

@@ -1,4 +1,4 @@
-//! `pdev wait`: until a preview, or some of its units, are ready or have failed.
+//! `pdev wait`: waits until a preview, or some of its units, are ready or have failed.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
-        let began = Instant::now();
+        let started_at = Instant::now();
         let mut client = Context::connect().await?;
         let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
         preview_selector::refuse_unknown_units(&preview, &arguments.units)?;
@@ -39,11 +39,11 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
             status = wait => status?,
             _ = interrupts.recv() => return Ok(exit::INTERRUPTED),
         };
-        print_outcome(&status, &arguments.units, began, context)
+        print_outcome(&status, &arguments.units, started_at, context)
     })
 }
 
-fn print_outcome(status: &PreviewStatus, units: &[String], began: Instant, context: &Context) -> Outcome {
+fn print_outcome(status: &PreviewStatus, units: &[String], started_at: Instant, context: &Context) -> Outcome {
     let title = &status.preview.title;
     if context.json {
         context.terminal.print_json(status);
@@ -51,15 +51,15 @@ fn print_outcome(status: &PreviewStatus, units: &[String], began: Instant, conte
     match verdict(status, units) {
         Verdict::Ready => {
             if !context.json {
-                let took = humanize::duration(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+                let duration = humanize::duration(u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX));
                 let url = status.url.as_ref().map(|url| format!("  {url}")).unwrap_or_default();
-                context.terminal.print_line(&format!("{title} is ready ({took}){url}"));
+                context.terminal.print_line(&format!("{title} is ready ({duration}){url}"));
             }
             Ok(exit::OK)
         }
         Verdict::Pending if context.json => Ok(exit::TIMEOUT),
         Verdict::Pending => Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not ready yet"))
-            .hint("`pdev status` tells what it waits for.")),
+            .hint("Run `pdev status` to see what it waits for.")),
         Verdict::Failed => {
             if !context.json {
                 problem::print_all(&status.problems, &context.terminal);
