@@ -1,4 +1,4 @@
-//! `pdev audit`: who was given a credential, which, how and when; never the credential.
+//! `pdev audit`: shows which program received which credential, how and when. The log contains no credentials.
 
 use credentials::audit::{AuditLog, Entry};
 
@@ -30,21 +30,21 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let since = since.map_err(Failure::invalid_input)?.unwrap_or(0);
     let audit = AuditLog::new(locations()?.audit());
     let mut entries = audit.read().map_err(|error| Failure::failed(humanize::io_error(&error)))?;
-    let wanted = |entry: &Entry| {
+    let is_selected = |entry: &Entry| {
         entry.at >= since && arguments.identity.as_ref().is_none_or(|identity| *identity == entry.identity)
     };
-    entries.retain(wanted);
+    entries.retain(is_selected);
     let newest = entries.split_off(entries.len().saturating_sub(arguments.lines));
     if context.json {
         newest.iter().for_each(|entry| context.terminal.print_json(entry));
         return crate::success();
     }
     if newest.is_empty() {
-        context.terminal.eprint_line("nothing was given out yet");
+        context.terminal.eprint_line("no entries");
         return crate::success();
     }
     let rows: Vec<Vec<Cell>> = newest.iter().map(|entry| entry_row(entry, now)).collect();
-    let headings = ["WHEN", "IDENTITY", "WHAT", "FOR", "WHO", ""];
+    let headings = ["WHEN", "IDENTITY", "ACTION", "FORMAT", "CALLER", "DETAILS"];
     table::lines(&headings, &rows, 0, context.terminal.stdout_paint)
         .iter()
         .for_each(|line| context.terminal.print_line(line));
@@ -52,18 +52,19 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 }
 
 fn entry_row(entry: &Entry, now: i64) -> Vec<Cell> {
-    let short = |path: &String| path.rsplit('/').next().unwrap_or(path).to_owned();
-    let who: Vec<String> = entry.chain.iter().take(3).map(short).collect();
+    let file_name = |path: &String| path.rsplit('/').next().unwrap_or(path).to_owned();
+    // The requesting program and the two processes above it, which are enough to recognise the caller.
+    let callers: Vec<String> = entry.chain.iter().take(3).map(file_name).collect();
     let pid = entry.pid.map(|pid| format!(" ({pid})")).unwrap_or_default();
     let session = entry.session.as_deref().and_then(|session| session.split(' ').next());
-    let why = [session.map(|session| format!("session {session}")), entry.problem.clone()];
-    let why: Vec<String> = why.into_iter().flatten().collect();
+    let details = [session.map(|session| format!("session {session}")), entry.problem.clone()];
+    let details: Vec<String> = details.into_iter().flatten().collect();
     vec![
         Cell::new(format!("{} ago", humanize::age(entry.at, now))),
         Cell::painted(&entry.identity, "1"),
         Cell::painted(&entry.action, if entry.action == "refused" { "31" } else { "" }),
         Cell::new(entry.format.clone().unwrap_or_default()),
-        Cell::new(if who.is_empty() { String::new() } else { format!("{}{pid}", who.join(" < ")) }),
-        Cell::new(why.join(": ")),
+        Cell::new(if callers.is_empty() { String::new() } else { format!("{}{pid}", callers.join(" < ")) }),
+        Cell::new(details.join(": ")),
     ]
 }

@@ -1,4 +1,4 @@
-//! `pdev check`: every problem of a manifest, without any agent; `--fix` repairs what is mechanical.
+//! `pdev check`: prints all problems of a manifest, without the agent; `--fix` applies the safe fixes.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -45,9 +45,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let named = || arguments.files.iter().map(|file| Some(file.as_path()));
-    let files: Vec<_> = if arguments.files.is_empty() { vec![None] } else { named().collect() };
-    let wish = ManifestOptions {
+    let named_files = || arguments.files.iter().map(|file| Some(file.as_path()));
+    let files: Vec<_> = if arguments.files.is_empty() { vec![None] } else { named_files().collect() };
+    let options = ManifestOptions {
         environment: arguments.environment.as_deref(),
         sets: &arguments.sets,
         runtime: arguments.runtime.as_deref(),
@@ -55,19 +55,19 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let mut views = Vec::new();
     let mut errors = 0;
     for file in files {
-        let place = manifest_location::find(&context.folder, file)?;
-        let mut read = manifest_check::read_and_check(&place, wish)?;
+        let location = manifest_location::find(&context.folder, file)?;
+        let mut checked = manifest_check::read_and_check(&location, options)?;
         if arguments.fix {
-            read = apply_fixes(read, wish, context)?;
+            checked = apply_fixes(checked, options, context)?;
         }
-        errors += read.count(Severity::Error);
+        errors += checked.count(Severity::Error);
         if context.json || arguments.sarif {
-            views.extend(relative_views(&read, context));
+            views.extend(relative_views(&checked, context));
         } else {
-            print_diagnostics(&read, arguments.fix, context);
+            print_diagnostics(&checked, arguments.fix, context);
         }
-        // The process ends soon; taking a long manifest apart, piece by piece, would only make somebody wait.
-        std::mem::forget(read);
+        // The process ends soon. Freeing the many small allocations of a long manifest would only delay the exit.
+        std::mem::forget(checked);
     }
     if arguments.sarif {
         context.terminal.print_json(&sarif::log(&views));
@@ -77,32 +77,32 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     Ok(if errors == 0 { exit::OK } else { exit::INVALID_INPUT })
 }
 
-/// Paths relative to where the user stands, so that several manifests do not all become `pdev.yaml`.
-fn relative_views(read: &CheckedManifest, context: &Context) -> Vec<DiagnosticView> {
-    let mut views = agent::convert::diagnostics(&read.diagnostics, &read.loaded.sources);
-    let Ok(prefix) = read.location.folder.strip_prefix(&context.folder) else { return views };
-    let relative = |file: &mut String| *file = prefix.join(&*file).to_string_lossy().into_owned();
+/// Makes paths relative to the working folder. Otherwise every manifest would be called `pdev.yaml`.
+fn relative_views(checked: &CheckedManifest, context: &Context) -> Vec<DiagnosticView> {
+    let mut views = agent::convert::diagnostics(&checked.diagnostics, &checked.loaded.sources);
+    let Ok(prefix) = checked.location.folder.strip_prefix(&context.folder) else { return views };
+    let add_prefix = |file: &mut String| *file = prefix.join(&*file).to_string_lossy().into_owned();
     for view in &mut views {
-        relative(&mut view.file);
-        view.related.iter_mut().for_each(|related| relative(&mut related.file));
-        view.fixes.iter_mut().flat_map(|fix| &mut fix.edits).for_each(|edit| relative(&mut edit.file));
+        add_prefix(&mut view.file);
+        view.related.iter_mut().for_each(|related| add_prefix(&mut related.file));
+        view.fixes.iter_mut().flat_map(|fix| &mut fix.edits).for_each(|edit| add_prefix(&mut edit.file));
     }
     views
 }
 
-fn print_diagnostics(read: &CheckedManifest, fixing: bool, context: &Context) {
+fn print_diagnostics(checked: &CheckedManifest, fixing: bool, context: &Context) {
     let terminal = &context.terminal;
-    // Advice concerns nearly every service; it is there for who asks.
-    let shown = |found: &&manifest::Diagnostic| context.verbose > 0 || found.severity != Severity::Info;
-    for found in read.diagnostics.iter().filter(shown) {
-        terminal.print_line(&diagnostic::render(found, &read.loaded.sources, terminal.stdout_paint));
+    // Nearly every service has some advice, so only `-v` prints it.
+    let is_printed = |found: &&manifest::Diagnostic| context.verbose > 0 || found.severity != Severity::Info;
+    for diagnostic in checked.diagnostics.iter().filter(is_printed) {
+        terminal.print_line(&diagnostic::render(diagnostic, &checked.loaded.sources, terminal.stdout_paint));
         terminal.print_line("");
     }
-    let name = &read.location.file;
-    let (errors, warnings) = (read.count(Severity::Error), read.count(Severity::Warning));
-    let fixes = read.diagnostics.iter().filter(|found| found.fixes.iter().any(|fix| fix.safe)).count();
+    let name = &checked.location.file;
+    let (errors, warnings) = (checked.count(Severity::Error), checked.count(Severity::Warning));
+    let fixes = checked.diagnostics.iter().filter(|found| found.fixes.iter().any(|fix| fix.safe)).count();
     if errors + warnings == 0 {
-        let manifest = &read.loaded.manifest;
+        let manifest = &checked.loaded.manifest;
         let parts = [
             humanize::count(manifest.services.len(), "service"),
             humanize::count(manifest.resources.len(), "resource"),
@@ -112,24 +112,23 @@ fn print_diagnostics(read: &CheckedManifest, fixing: bool, context: &Context) {
             "{} {name}: {}{}",
             terminal.stdout_paint.green("ok"),
             parts.join(", "),
-            advice_summary(read, context)
+            advice_summary(checked, context)
         ));
     }
     let mut line = format!("{name}: {}, {}", humanize::count(errors, "error"), humanize::count(warnings, "warning"));
     if fixes > 0 && !fixing {
         line.push_str(&format!("; `pdev check --fix` repairs {fixes}"));
     }
-    line.push_str(&advice_summary(read, context));
+    line.push_str(&advice_summary(checked, context));
     terminal.print_line(&line);
-    if let Some(first) = read.diagnostics.iter().find(|found| found.severity != Severity::Info) {
-        terminal.print_line(
-            &terminal.stdout_paint.dim(&format!("`pdev explain {}` tells more about the first", first.code.0)),
-        );
+    if let Some(first) = checked.diagnostics.iter().find(|found| found.severity != Severity::Info) {
+        terminal
+            .print_line(&terminal.stdout_paint.dim(&format!("`pdev explain {}` explains the first one", first.code.0)));
     }
 }
 
-fn advice_summary(read: &CheckedManifest, context: &Context) -> String {
-    match read.count(Severity::Info) {
+fn advice_summary(checked: &CheckedManifest, context: &Context) -> String {
+    match checked.count(Severity::Info) {
         0 => String::new(),
         _ if context.verbose > 0 => String::new(),
         1 => "; one piece of advice (`pdev check -v`)".to_owned(),
@@ -137,44 +136,45 @@ fn advice_summary(read: &CheckedManifest, context: &Context) -> String {
     }
 }
 
-/// Fixing one thing may uncover another; a fix that never ends is stopped.
+/// A fix may uncover the next problem. The limit stops fixes that undo each other.
 const FIX_ROUNDS_MAX: usize = 5;
 
 fn apply_fixes(
-    mut read: CheckedManifest,
-    wish: ManifestOptions<'_>,
+    mut checked: CheckedManifest,
+    options: ManifestOptions<'_>,
     context: &Context,
 ) -> Result<CheckedManifest, Failure> {
     let mut rounds = 0;
-    while rounds < FIX_ROUNDS_MAX && write_fixes(&read)? {
+    while rounds < FIX_ROUNDS_MAX && write_fixes(&checked)? {
         rounds += 1;
-        read = manifest_check::read_and_check(&read.location, wish)?;
+        checked = manifest_check::read_and_check(&checked.location, options)?;
     }
     if rounds > 0 && !context.json {
-        context.terminal.eprint_line(&format!("{}: fixed what is safe to fix", read.location.file));
+        context.terminal.eprint_line(&format!("{}: applied the safe fixes", checked.location.file));
     }
-    Ok(read)
+    Ok(checked)
 }
 
-/// True when a file was changed.
-fn write_fixes(read: &CheckedManifest) -> Result<bool, Failure> {
+/// Writes the safe fixes of all files; true if it changed a file.
+fn write_fixes(checked: &CheckedManifest) -> Result<bool, Failure> {
     let mut changed = false;
-    for (file, source) in read.loaded.sources.iter() {
-        let edits = safe_edits(&read.diagnostics, file);
+    for (file, source) in checked.loaded.sources.iter() {
+        let edits = safe_edits(&checked.diagnostics, file);
         let text = apply(&source.text, &edits);
         if edits.is_empty() || text == *source.text {
             continue;
         }
-        // What was not UTF-8 was replaced when it was read: writing that back would lose it.
-        let lossy = |found: &manifest::Diagnostic| found.code == manifest::codes::NOT_UTF8 && found.span.file == file;
-        if read.diagnostics.iter().any(lossy) {
+        // The text of a file that is not UTF-8 contains replacement characters. Writing it would lose the original bytes.
+        let is_lossy =
+            |found: &manifest::Diagnostic| found.code == manifest::codes::NOT_UTF8 && found.span.file == file;
+        if checked.diagnostics.iter().any(is_lossy) {
             continue;
         }
-        let path = read.location.folder.join(&source.path);
-        let failed =
+        let path = checked.location.folder.join(&source.path);
+        let write_failure =
             |error| Failure::failed(format!("cannot write `{}`: {}", path.display(), humanize::io_error(&error)));
-        let mode = std::fs::metadata(&path).map_err(failed)?.permissions().mode() & 0o777;
-        replace_file(&path, text.as_bytes(), mode).map_err(failed)?;
+        let mode = std::fs::metadata(&path).map_err(write_failure)?.permissions().mode() & 0o777;
+        replace_file(&path, text.as_bytes(), mode).map_err(write_failure)?;
         changed = true;
     }
     Ok(changed)

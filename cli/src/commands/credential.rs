@@ -1,5 +1,5 @@
-//! `pdev credential`: what other tools run to be given a credential. `main` answers them before clap is asked; this is
-//! their help, and what is left when their words are wrong.
+//! `pdev credential`: the credential helpers of other tools. `main` serves valid requests before clap parses them, so
+//! this module only provides the help, `setup`, and errors for invalid requests.
 
 use clap::Subcommand;
 
@@ -63,7 +63,7 @@ enum CredentialCommand {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let words: Vec<&str> = match &arguments.command {
+    let tool_arguments: Vec<&str> = match &arguments.command {
         CredentialCommand::Setup(arguments) => return setup::run(arguments, context),
         CredentialCommand::Aws { identity } => vec!["aws", identity],
         CredentialCommand::Kubectl { identity } => vec!["kubectl", identity],
@@ -72,9 +72,11 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         CredentialCommand::Git { verb } => vec!["git", verb],
         CredentialCommand::Cargo { cargo_plugin: true } => vec!["cargo", "--cargo-plugin"],
         CredentialCommand::Cargo { cargo_plugin: false } => {
-            return Err(Failure::invalid_input("cargo starts this with `--cargo-plugin`"));
+            return Err(Failure::invalid_input("cargo runs this command with `--cargo-plugin`"));
         }
     };
-    let arguments = ["pdev", "credential"].iter().chain(&words).map(std::ffi::OsString::from).collect::<Vec<_>>();
-    crate::credential::run_as_helper(&arguments).ok_or_else(|| Failure::invalid_input("this is no request of a tool"))
+    let arguments =
+        ["pdev", "credential"].iter().chain(&tool_arguments).map(std::ffi::OsString::from).collect::<Vec<_>>();
+    crate::credential::run_as_helper(&arguments)
+        .ok_or_else(|| Failure::invalid_input("this is not a valid request to a credential helper"))
 }

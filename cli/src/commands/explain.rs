@@ -1,4 +1,4 @@
-//! `pdev explain`: a code's page, or what a field means and where its value comes from.
+//! `pdev explain`: prints the page of a diagnostic code, or the meaning, value and origin of a manifest field.
 
 use manifest::Sources;
 use manifest::nearest::nearest;
@@ -51,7 +51,7 @@ fn explain_code(code: &str, context: &Context) -> Outcome {
         let near = nearest(code, codes::all());
         return Err(match near {
             Some(near) => failure.hint(format!("Did you mean `{near}`?")),
-            None => failure.hint("Codes stand in brackets in what `pdev check` prints."),
+            None => failure.hint("Run `pdev check`; it prints codes in brackets."),
         });
     };
     if context.json {
@@ -62,29 +62,30 @@ fn explain_code(code: &str, context: &Context) -> Outcome {
     crate::success()
 }
 
-/// What the schema says of it, and, where a manifest is near, what it is here.
+/// Prints the description of the schema and, if there is a manifest, the value of the field in it.
 fn explain_field(path: &str, arguments: &Arguments, context: &Context) -> Outcome {
     let described = schema_field::describe(&manifest::schema::json_schema(), path);
-    let read = manifest_location::find_above(&context.folder)
-        .map(|place| manifest_check::read_and_check(&place, manifest_options(arguments)))
+    let checked = manifest_location::find_above(&context.folder)
+        .map(|location| manifest_check::read_and_check(&location, manifest_options(arguments)))
         .transpose()?;
-    let (found, near) = match read.as_ref().and_then(|read| resolve_field(path, read, arguments)) {
-        Some(ExplainResult::Field(one)) => (vec![one], None),
+    let result = checked.as_ref().and_then(|checked| resolve_field(path, checked, arguments));
+    let (explanations, near) = match result {
+        Some(ExplainResult::Field(explanation)) => (vec![explanation], None),
         Some(ExplainResult::Subtree(all)) => (all, None),
         Some(ExplainResult::Unknown { nearest }) => (Vec::new(), nearest),
         None => (Vec::new(), None),
     };
-    if described.is_none() && found.is_empty() {
+    if described.is_none() && explanations.is_empty() {
         return Err(unknown_field(path, near));
     }
-    let sources = read.map(|read| read.loaded.sources).unwrap_or_default();
+    let sources = checked.map(|checked| checked.loaded.sources).unwrap_or_default();
     if context.json {
-        let here: Vec<_> = found
+        let here: Vec<_> = explanations
             .iter()
-            .map(|one| json!({ "path": one.path, "value": one.value, "origins": origins(one, &sources), "docs": one.docs, "how": one.how_to_change }))
+            .map(|field| json!({ "path": field.path, "value": field.value, "origins": origins(field, &sources), "docs": field.docs, "how": field.how_to_change }))
             .collect();
-        let words = described.map(|lines| lines.join("\n"));
-        context.terminal.print_json(&json!({ "field": path, "description": words, "here": here }));
+        let description = described.map(|lines| lines.join("\n"));
+        context.terminal.print_json(&json!({ "field": path, "description": description, "here": here }));
         return crate::success();
     }
     let (terminal, paint) = (&context.terminal, context.terminal.stdout_paint);
@@ -93,9 +94,9 @@ fn explain_field(path: &str, arguments: &Arguments, context: &Context) -> Outcom
         terminal.print_line(&format!("  {line}"));
     }
     if let Some(near) = near {
-        terminal.print_line(&paint.dim(&format!("  what it becomes here: `pdev explain {near}`")));
+        terminal.print_line(&paint.dim(&format!("  its value here: `pdev explain {near}`")));
     }
-    for line in value_lines(path, &found, &sources, paint) {
+    for line in value_lines(path, &explanations, &sources, paint) {
         terminal.print_line(&line);
     }
     crate::success()
@@ -105,36 +106,36 @@ fn manifest_options(arguments: &Arguments) -> ManifestOptions<'_> {
     ManifestOptions { environment: arguments.environment.as_deref(), sets: &[], runtime: arguments.runtime.as_deref() }
 }
 
-fn value_lines(path: &str, found: &[Explanation], sources: &Sources, paint: Paint) -> Vec<String> {
-    let rows: Vec<_> = found
+fn value_lines(path: &str, explanations: &[Explanation], sources: &Sources, paint: Paint) -> Vec<String> {
+    let rows: Vec<_> = explanations
         .iter()
-        .map(|one| {
-            let shown = one.path.strip_prefix(path).unwrap_or(&one.path).trim_start_matches('.');
-            let name = if shown.is_empty() { "here" } else { shown };
+        .map(|field| {
+            let subpath = field.path.strip_prefix(path).unwrap_or(&field.path).trim_start_matches('.');
+            let name = if subpath.is_empty() { "here" } else { subpath };
             vec![
                 table::Cell::painted(name, "1"),
-                table::Cell::new(shorten(&one.value)),
-                table::Cell::painted(origins(one, sources).join(" < "), "2"),
+                table::Cell::new(shorten(&field.value)),
+                table::Cell::painted(origins(field, sources).join(" < "), "2"),
             ]
         })
         .collect();
     let mut lines = table::lines(&["", "", ""], &rows, 2, paint);
-    if let [one] = found {
-        lines.extend(one.docs.map(|docs| format!("  {docs}")));
-        lines.push(format!("  {}", one.how_to_change));
+    if let [field] = explanations {
+        lines.extend(field.docs.map(|docs| format!("  {docs}")));
+        lines.push(format!("  {}", field.how_to_change));
     }
     lines
 }
 
-/// As resolved for the runtime asked for; a manifest that is wrong says nothing of itself.
-fn resolve_field(path: &str, read: &CheckedManifest, arguments: &Arguments) -> Option<ExplainResult> {
+/// The field as resolved for the runtime of `--runtime`; `None` if the manifest is too wrong to resolve.
+fn resolve_field(path: &str, checked: &CheckedManifest, arguments: &Arguments) -> Option<ExplainResult> {
     let runtime = match arguments.runtime.as_deref() {
         Some("process") => RuntimeKind::Process,
         _ => RuntimeKind::Docker,
     };
-    let loaded = &read.loaded;
-    let question = manifest_options(arguments).to_check_options().ok()?;
-    loaded.is_usable().then(|| explain(&resolve_without_agent(loaded, &question, runtime), path))
+    let loaded = &checked.loaded;
+    let options = manifest_options(arguments).to_check_options().ok()?;
+    loaded.is_usable().then(|| explain(&resolve_without_agent(loaded, &options, runtime), path))
 }
 
 fn origins(explanation: &Explanation, sources: &Sources) -> Vec<String> {
@@ -163,9 +164,9 @@ fn unknown_field(path: &str, near: Option<String>) -> Failure {
     match nearest(last, known.iter().map(String::as_str)) {
         Some(near) if parent.is_empty() => failure.hint(format!("Did you mean `{near}`?")),
         Some(near) => failure.hint(format!("Did you mean `{parent}.{near}`?")),
-        None if known.is_empty() => failure.hint("Fields are written with dots: `services.api.port`."),
+        None if known.is_empty() => failure.hint("Write fields with dots: `services.api.port`."),
         None => failure.hint(format!(
-            "`{}` has {}.",
+            "Use one of the fields of `{}`: {}.",
             if parent.is_empty() { "pdev.yaml" } else { parent },
             known.join(", ")
         )),

@@ -1,4 +1,4 @@
-//! `pdev login` and `pdev logout`: the one thing a person does for an identity.
+//! `pdev login` and `pdev logout`: the only manual step of an identity.
 
 use client::LineStream;
 use credentials::identity::Identity;
@@ -42,10 +42,10 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         Some(_) => store_secret(&identity, context),
         _ if identity.needs_login() => sign_in(&identity, arguments, context),
         _ => Err(Failure::invalid_input(format!(
-            "`{}` comes from `{}`, which needs no login",
+            "`{}` uses the source `{}`, which needs no login",
             identity.name, identity.kind
         ))
-        .hint("Use it; `pdev identity` shows how it stands.")),
+        .hint("Run `pdev identity` to see its status.")),
     }
 }
 
@@ -57,18 +57,19 @@ pub(crate) fn find_identity(name: &str) -> Result<Identity, Failure> {
     let failure = Failure::not_found(format!("there is no identity `{name}`"));
     Err(match identities.nearest(name) {
         Some(near) => failure.hint(format!("Did you mean `{near}`?")),
-        None => failure.hint(format!("`pdev identity add {name} --source SOURCE` makes it.")),
+        None => failure.hint(format!("Run `pdev identity add {name} --source SOURCE` to add it.")),
     })
 }
 
 fn store_secret(identity: &Identity, context: &Context) -> Outcome {
-    // Opened here first: this process may ask the person to unlock the keyring, the agent may not. A code does not wait.
+    // Opened here first, because this process may prompt the user to unlock the keyring and the agent may not. Also before
+    // the prompt for an MFA code, which is valid only for a short time.
     drop(open_vault(&locations()?, context)?);
-    let asked = match identity.text("mfa_serial") {
+    let prompt = match identity.text("mfa_serial") {
         Some(device) => format!("code of {device}"),
         None => identity.name.clone(),
     };
-    let secret = super::secret::read_secret(&asked, None, context)?;
+    let secret = super::secret::read_secret(&prompt, None, context)?;
     let mut bytes = Vec::new();
     secret.write_to(&mut bytes)?;
     Context::block_on(async {
@@ -78,21 +79,20 @@ fn store_secret(identity: &Identity, context: &Context) -> Outcome {
 }
 
 fn sign_in(identity: &Identity, arguments: &Arguments, context: &Context) -> Outcome {
-    let wanted = arguments.flow.as_deref().or(identity.text("flow"));
-    let flow = match wanted {
+    let flow = match arguments.flow.as_deref().or(identity.text("flow")) {
         Some("browser") => LoginFlow::Browser,
         Some("device") => LoginFlow::Device,
         _ if has_local_browser() => LoginFlow::Browser,
         _ => LoginFlow::Device,
     };
-    // Opened here first: this process may ask the person to unlock the keyring, the agent may not.
+    // Opened here first, because this process may prompt the user to unlock the keyring and the agent may not.
     drop(open_vault(&locations()?, context)?);
     Context::block_on(async {
         let mut events = Context::connect().await?.login(&identity.name, flow).await?;
-        let watched = follow_login(&mut events, &identity.name, !arguments.no_open, context);
+        let followed = follow_login(&mut events, &identity.name, !arguments.no_open, context);
         tokio::select! {
-            outcome = watched => outcome,
-            _ = tokio::signal::ctrl_c() => Err(Failure::new(exit::INTERRUPTED, "interrupted", "the login was given up")),
+            outcome = followed => outcome,
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(exit::INTERRUPTED, "interrupted", "the login was cancelled")),
         }
     })
 }
@@ -104,9 +104,9 @@ async fn follow_login(events: &mut LineStream<LoginEvent>, name: &str, open: boo
         }
         match event {
             LoginEvent::Open { url } => {
-                let opened = open && context.terminal.is_interactive && open_page(&url);
-                let verb = if opened { "if no page opened, open this" } else { "open this" };
-                context.terminal.eprint_line(&format!("{verb} in a browser on this machine:\n  {url}"));
+                let is_opened = open && context.terminal.is_interactive && open_page(&url);
+                let request = if is_opened { "if no page opened, open this" } else { "open this" };
+                context.terminal.eprint_line(&format!("{request} in a browser on this machine:\n  {url}"));
             }
             LoginEvent::Code { url, code, complete_url } => {
                 context.terminal.eprint_line(&format!(
@@ -124,21 +124,23 @@ async fn follow_login(events: &mut LineStream<LoginEvent>, name: &str, open: boo
             }
         }
     }
-    Err(Failure::failed("the agent ended before anybody signed in").hint(format!("`pdev login {name}` again.")))
+    Err(Failure::failed("the agent stopped before the login was complete")
+        .hint(format!("Run `pdev login {name}` again.")))
 }
 
-/// Whether a browser opened here shows its page to the person, and reaches this machine's loopback.
+/// Whether a browser opened on this machine is visible to the user. Over SSH it is not, and a browser on the user's own
+/// machine does not reach the loopback of this one.
 fn has_local_browser() -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let remote = set("SSH_CONNECTION") || set("SSH_TTY");
-    !remote && (cfg!(target_os = "macos") || set("DISPLAY") || set("WAYLAND_DISPLAY"))
+    let is_remote = set("SSH_CONNECTION") || set("SSH_TTY");
+    !is_remote && (cfg!(target_os = "macos") || set("DISPLAY") || set("WAYLAND_DISPLAY"))
 }
 
 fn open_page(url: &str) -> bool {
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let mut command = std::process::Command::new(program);
-    let silent = std::process::Stdio::null;
-    command.arg(url).stdin(silent()).stdout(silent()).stderr(silent()).spawn().is_ok()
+    let null = std::process::Stdio::null;
+    command.arg(url).stdin(null()).stdout(null()).stderr(null()).spawn().is_ok()
 }
 
 fn print_signed_in(name: &str, context: &Context) -> Outcome {
@@ -158,9 +160,9 @@ pub(crate) fn logout(arguments: &LogoutArguments, context: &Context) -> Outcome 
         if context.json {
             context.terminal.print_json(&json!({ "signed_out": name }));
         } else {
-            context
-                .terminal
-                .print_line(&format!("signed out of `{name}`; what tools hold already lasts until it expires"));
+            context.terminal.print_line(&format!(
+                "signed out of `{name}`; credentials that tools already have stay valid until they expire"
+            ));
         }
         crate::success()
     })

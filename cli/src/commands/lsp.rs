@@ -1,4 +1,4 @@
-//! `pdev lsp`: the language server, for editors and coding agents; speaks on standard input and output.
+//! `pdev lsp`: runs the language server for editors and coding agents, on standard input and output.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,13 +16,14 @@ pub(crate) struct Arguments {
     stdio: bool,
 }
 
-/// The pages of all codes as files, for links; written once for each version.
+/// Writes the pages of all codes as files, which editors can open as links. Once per version and only if they differ.
 fn write_code_pages() -> Option<PathBuf> {
     let cache = directories::ProjectDirs::from("", "", "pdev")?.cache_dir().to_owned();
     let folder = cache.join(format!("codes-{}", env!("CARGO_PKG_VERSION")));
-    let known = codes::all().filter_map(|code| Some((folder.join(format!("{code}.md")), codes::page(code)?)));
-    let stale: Vec<_> =
-        known.filter(|(path, page)| fs::metadata(path).map_or(true, |now| now.len() != page.len() as u64)).collect();
+    let pages = codes::all().filter_map(|code| Some((folder.join(format!("{code}.md")), codes::page(code)?)));
+    // Comparing the sizes is enough: the folder belongs to one version, so a file differs only if its write was cut off.
+    let is_stale = |path: &PathBuf, page: &str| fs::metadata(path).map_or(true, |file| file.len() != page.len() as u64);
+    let stale: Vec<_> = pages.filter(|(path, page)| is_stale(path, page)).collect();
     if !stale.is_empty() {
         fs::create_dir_all(&folder).ok()?;
         for (path, page) in stale {
@@ -33,16 +34,16 @@ fn write_code_pages() -> Option<PathBuf> {
 }
 
 pub(crate) fn run(_: &Arguments) -> Outcome {
-    // Without a home there are no links, and everything else.
+    // Without a home folder, only the links to pages are missing.
     if let Some(folder) = write_code_pages() {
         lsp::set_pages_folder(folder);
     }
-    // Standard input and output take a thread each; manifests are looked at one after the other.
+    // Standard input and output use one thread each, and manifests are analysed one after the other.
     const THREADS_MAX: usize = 4;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(THREADS_MAX).build()?;
-    let orderly = runtime.block_on(lsp::serve(tokio::io::stdin(), tokio::io::stdout()));
-    // The thread that still reads standard input must not hold up the exit.
+    let was_shut_down = runtime.block_on(lsp::serve(tokio::io::stdin(), tokio::io::stdout()));
+    // A thread still blocks on standard input. It must not delay the exit.
     runtime.shutdown_background();
-    Ok(if orderly { exit::OK } else { exit::FAILED })
+    Ok(if was_shut_down { exit::OK } else { exit::FAILED })
 }

@@ -1,4 +1,4 @@
-//! `pdev module`: what a resource can use, and all its inputs and outputs.
+//! `pdev module`: lists the built-in modules, and shows the inputs and outputs of a module.
 
 use agent::disk::Disk;
 use catalog::{Input, Module};
@@ -55,17 +55,18 @@ fn list(context: &Context) -> Outcome {
             vec![Cell::painted(&module.name, "1"), Cell::new(module.versions.join(", ")), Cell::new(summary)]
         })
         .collect();
-    let lines = table::lines(&["MODULE", "VERSIONS", "WHAT YOU GET"], &rows, 0, context.terminal.stdout_paint);
+    let lines = table::lines(&["MODULE", "VERSIONS", "SUMMARY"], &rows, 0, context.terminal.stdout_paint);
     lines.iter().for_each(|line| context.terminal.print_line(line));
     crate::success()
 }
 
-fn info(asked: &str, context: &Context) -> Outcome {
-    let folder =
-        manifest_location::find_above(&context.folder).map_or_else(|| context.folder.clone(), |place| place.folder);
-    let uses = Spanned::new(asked.to_owned(), Span::default());
-    let module =
-        catalog::resolve_module(&uses, &Disk::new(folder)).map_err(|found| unknown_module(asked, found))?.module;
+fn info(name: &str, context: &Context) -> Outcome {
+    let folder = manifest_location::find_above(&context.folder)
+        .map_or_else(|| context.folder.clone(), |location| location.folder);
+    let uses = Spanned::new(name.to_owned(), Span::default());
+    let module = catalog::resolve_module(&uses, &Disk::new(folder))
+        .map_err(|diagnostics| unknown_module(name, diagnostics))?
+        .module;
     if context.json {
         context.terminal.print_json(&full_json(&module));
     } else {
@@ -74,13 +75,15 @@ fn info(asked: &str, context: &Context) -> Outcome {
     crate::success()
 }
 
-fn unknown_module(asked: &str, found: Vec<Diagnostic>) -> Failure {
-    let Some(first) = found.into_iter().next() else { return Failure::not_found(format!("no module `{asked}`")) };
+fn unknown_module(name: &str, diagnostics: Vec<Diagnostic>) -> Failure {
+    let Some(first) = diagnostics.into_iter().next() else {
+        return Failure::not_found(format!("no module `{name}`"));
+    };
     let failure = Failure::not_found(first.message);
     match (first.help, first.fixes.first()) {
         (Some(help), _) => failure.hint(help),
         (None, Some(fix)) => failure.hint(format!("Did you mean to {}?", fix.title)),
-        (None, None) => failure.hint("`pdev module list` shows the modules there are."),
+        (None, None) => failure.hint("Run `pdev module list` to list the built-in modules."),
     }
 }
 
@@ -116,18 +119,18 @@ fn module_lines(module: &Module, paint: Paint) -> Vec<String> {
 }
 
 fn input_row(name: &str, input: &Input) -> Vec<Cell> {
-    let mut words = input.description.clone();
+    let mut description = input.description.clone();
     if !input.choices.is_empty() {
-        words.push_str(&format!(" One of {}.", input.choices.join(", ")));
+        description.push_str(&format!(" One of {}.", input.choices.join(", ")));
     }
     if !input.rationale.is_empty() {
-        words.push_str(&format!(" Default because: {}.", input.rationale));
+        description.push_str(&format!(" Reason for the default: {}.", input.rationale));
     }
     vec![
         Cell::painted(name, "1"),
         Cell::new(&input.kind),
         Cell::painted(display_default(&input.default), "36"),
-        Cell::new(words),
+        Cell::new(description),
     ]
 }
 
@@ -135,7 +138,7 @@ fn display_default(value: &Value) -> String {
     match value {
         Value::Null => "(required)".to_owned(),
         Value::String(text) if text.is_empty() => "\"\"".to_owned(),
-        // A default that is computed: the reason beside it says from what.
+        // A template: the reason in the last column explains what the default is computed from.
         Value::String(text) if text.contains("{{") => "(computed)".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),

@@ -44,7 +44,10 @@ fn find_url(preview: &PreviewStatus, unit: Option<&str>) -> Result<String, Failu
         return Err(Failure::failed(format!("{title} is down")).hint("Run `pdev up` to start it."));
     }
     let Some(name) = unit else {
-        return preview.url.clone().ok_or_else(|| Failure::not_found(format!("{title} has no service with a URL")));
+        return preview
+            .url
+            .clone()
+            .ok_or_else(|| Failure::not_found(format!("no service answers at the URL of {title}")));
     };
     preview_selector::refuse_unknown_units(preview, &[name.to_owned()])?;
     let url = preview.units.iter().find(|unit| unit.name == name).and_then(|unit| unit.url.clone());

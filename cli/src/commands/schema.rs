@@ -1,4 +1,4 @@
-//! `pdev schema`: the JSON Schema of the manifest, for editors that do not start the language server.
+//! `pdev schema`: prints the JSON Schema of the manifest, for editors that do not start the language server.
 
 use crate::context::Context;
 use crate::exit::Outcome;

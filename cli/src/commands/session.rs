@@ -1,4 +1,4 @@
-//! `pdev session run | list | allow | end`: a coding agent, held to less than its person, for a while.
+//! `pdev session run | list | allow | end`: runs a coding agent with less access than its user, for a limited time.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -56,7 +56,7 @@ Exit codes: the program's own; 126 the program cannot be started, 127 the progra
 struct Run {
     /// How long the session gets credentials, at most 12h [default: 1h]
     #[arg(long = "for", value_name = "DURATION", value_parser = humanize::parse_duration)]
-    time: Option<Duration>,
+    duration: Option<Duration>,
     /// Allow only this identity (may be repeated)
     #[arg(long, value_name = "NAME")]
     identity: Vec<String>,
@@ -70,26 +70,26 @@ struct Run {
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     match arguments.command {
-        Command::Run(Run { time, identity, name, program }) => {
+        Command::Run(Run { duration, identity, name, program }) => {
             let name = name.unwrap_or_else(|| session_name(program.first()));
-            let milliseconds = i64::try_from(time.unwrap_or(DEFAULT_DURATION).as_millis()).unwrap_or(i64::MAX);
+            let milliseconds = i64::try_from(duration.unwrap_or(DEFAULT_DURATION).as_millis()).unwrap_or(i64::MAX);
             guard::run_guarded(SessionRequest { name, milliseconds, identities: identity }, &program, context)
         }
         Command::List => list(context),
         Command::Allow { code } => super::approvals::approve(&code, context),
         Command::End { session } => {
             call_agent(async |client: &mut Client| client.end_session(&session).await)?;
-            context.terminal.eprint_line(&format!("the session {session} is over; its programs are being ended"));
+            context.terminal.eprint_line(&format!("session {session} has ended; its programs are being stopped"));
             crate::success()
         }
     }
 }
 
-/// The program's, as far as its letters go.
+/// The name of the program, limited to the characters and length that the agent accepts.
 fn session_name(program: Option<&OsString>) -> String {
     let name = program.map(|program| Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned());
-    let fits = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_');
-    let name: String = name.unwrap_or_default().chars().filter(fits).take(32).collect();
+    let is_allowed = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_');
+    let name: String = name.unwrap_or_default().chars().filter(is_allowed).take(32).collect();
     if name.is_empty() { "session".to_owned() } else { name }
 }
 
@@ -100,16 +100,18 @@ fn list(context: &Context) -> Outcome {
         return crate::success();
     }
     if all.is_empty() {
-        context.terminal.eprint_line("no session runs; `pdev session run -- PROGRAM` starts one");
+        context.terminal.eprint_line("no session is running; run `pdev session run -- PROGRAM` to start one");
         return crate::success();
     }
     let now = humanize::now_milliseconds();
-    let row = |one: &SessionView| {
-        let left = if one.over { "over".to_owned() } else { humanize::age(now, one.until) };
+    let row = |session: &SessionView| {
+        let left = if session.over { "expired".to_owned() } else { humanize::age(now, session.until) };
         let identities =
-            if one.identities.is_empty() { "not production".to_owned() } else { one.identities.join(", ") };
-        let own = if one.own { "this one" } else { "" };
-        [&one.name, &one.id, &one.pid.to_string(), &left, &identities, own].map(|text: &str| Cell::new(text)).into()
+            if session.identities.is_empty() { "all but production".to_owned() } else { session.identities.join(", ") };
+        let current = if session.own { "current" } else { "" };
+        [&session.name, &session.id, &session.pid.to_string(), &left, &identities, current]
+            .map(|text: &str| Cell::new(text))
+            .into()
     };
     let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();
     let headings = ["NAME", "ID", "PID", "LEFT", "IDENTITIES", ""];
@@ -119,9 +121,9 @@ fn list(context: &Context) -> Outcome {
     crate::success()
 }
 
-fn call_agent<T>(asking: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, Failure> {
+fn call_agent<T>(call: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, Failure> {
     Context::block_on_value(async {
         let mut client = Context::connect().await?;
-        asking(&mut client).await.map_err(Failure::from)
+        call(&mut client).await.map_err(Failure::from)
     })?
 }
