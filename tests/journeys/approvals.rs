@@ -115,12 +115,12 @@ fn user_in_another_terminal_approves_and_revokes() {
     sandbox.pdev(&["audit"]).ok().prints("approved");
     // A change of the identity's definition invalidates the approval.
     write_identities(&sandbox, "[shop-dev]\nsource = \"exec\"\ncommand = [\"true\"]\n");
-    sandbox.pdev(&["up"]).ok().prints("is not approved");
+    sandbox.pdev(&["up"]).ok().prints("nobody has approved");
     sandbox
         .pdev(&["identity", "revoke", "shop-dev", "--service", "other"])
         .fails_with(4)
-        .prints("nothing approved fits");
-    sandbox.pdev(&["identity", "revoke", "shop-dev"]).ok().prints("1 approval taken back");
+        .prints("no approval matches");
+    sandbox.pdev(&["identity", "revoke", "shop-dev"]).ok().prints("1 approval revoked");
 }
 
 fn approval_code(output: &CommandOutput) -> String {

@@ -37,7 +37,7 @@ fn keyring_secret_reaches_its_service() {
     sandbox.write("pdev.yaml", MANIFEST);
     let address = keyring.address.clone();
     let bus = [("DBUS_SESSION_BUS_ADDRESS", address.as_str())];
-    pdev(&sandbox, &bus, &["secret", "set", "token"], Some("canary-5512\n")).ok().prints("kept `token`");
+    pdev(&sandbox, &bus, &["secret", "set", "token"], Some("canary-5512\n")).ok().prints("stored `token`");
     pdev(&sandbox, &bus, &["secret", "list"], None).ok().prints("token");
     pdev(&sandbox, &bus, &["vault"], None).ok().prints("opens with the desktop's keyring").prints("1 sealed item");
     assert_eq!(find_canary_on_disk(&sandbox, "canary-5512"), "");

@@ -171,7 +171,7 @@ fn replayed_code_is_refused() {
         approval_request_command(&sandbox, "$raise"),
     );
     let requester = spawn_requesting_session(&sandbox, &then, "");
-    wait_for_output(approver).prints("allowed to the session `robot`");
+    wait_for_output(approver).prints("the session `robot` has access");
     wait_until("the session gets a credential", Duration::from_secs(20), || {
         sandbox.pdev(&["audit"]).ok().transcript().contains("issued")
     });

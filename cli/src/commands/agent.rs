@@ -1,4 +1,4 @@
-//! `pdev agent`: the process that stays. `run` is the process itself; the rest looks at it.
+//! `pdev agent`: runs the background agent (`run`), or shows its status and log, or stops it.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
@@ -56,12 +56,12 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 }
 
 fn run_agent(background: bool, proxy_port: Option<u16>) -> Outcome {
-    let place = SocketLocation::from_environment();
-    place.prepare_folder()?;
-    if !background && let Ok(client) = Context::block_on_value(Client::connect(&place))? {
+    let socket = SocketLocation::from_environment();
+    socket.prepare_folder()?;
+    if !background && let Ok(client) = Context::block_on_value(Client::connect(&socket))? {
         let info = client.info();
         return Err(Failure::failed(format!("an agent runs already: pdev {}, pid {}", info.version, info.pid))
-            .hint("`pdev agent stop` ends it; previews go on running."));
+            .hint("Run `pdev agent stop` to stop it; previews keep running."));
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("PDEV_LOG");
     tracing_subscriber::fmt()
@@ -69,12 +69,12 @@ fn run_agent(background: bool, proxy_port: Option<u16>) -> Outcome {
         .with_writer(std::io::stderr)
         .with_ansi(!background && std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
-    Ok(agent::run(&agent::AgentOptions { socket_folder: place.folder().to_owned(), background, proxy_port }))
+    Ok(agent::run(&agent::AgentOptions { socket_folder: socket.folder().to_owned(), background, proxy_port }))
 }
 
 async fn status(context: &Context) -> Outcome {
-    let place = SocketLocation::from_environment();
-    let info = match Client::connect(&place).await {
+    let socket = SocketLocation::from_environment();
+    let info = match Client::connect(&socket).await {
         Ok(client) => client.info().clone(),
         Err(error @ ClientError::NotRunning { .. }) => return Err(Failure::from(error)),
         Err(error) => return Err(error.into()),
@@ -83,15 +83,15 @@ async fn status(context: &Context) -> Outcome {
         context.terminal.print_json(&info);
         return crate::success();
     }
-    let running = if info.accepting { "running" } else { "stopping" };
-    let since = humanize::age(info.started_at, humanize::now_milliseconds());
-    let proxy = info.proxy_port.map_or("none: no port was free".to_owned(), |port| format!("127.0.0.1:{port}"));
+    let state = if info.accepting { "running" } else { "stopping" };
+    let uptime = humanize::age(info.started_at, humanize::now_milliseconds());
+    let proxy = info.proxy_port.map_or("none, because no port was free".to_owned(), |port| format!("127.0.0.1:{port}"));
     for (name, value) in [
-        ("state", format!("{running} for {since}, pid {}", info.pid)),
+        ("state", format!("{state} for {uptime}, pid {}", info.pid)),
         ("version", format!("{}, protocol {}", info.version, info.protocol)),
         ("previews", info.previews.to_string()),
         ("proxy", proxy),
-        ("socket", place.socket_path().display().to_string()),
+        ("socket", socket.socket_path().display().to_string()),
         ("program", info.executable),
     ] {
         context.terminal.print_line(&format!("{} {value}", context.terminal.stdout_paint.dim(&format!("{name:<9}"))));
@@ -99,12 +99,12 @@ async fn status(context: &Context) -> Outcome {
     crate::success()
 }
 
-/// Waits for its end by holding a stream open that ends with the agent.
+/// Stops the agent and waits for its end: its event stream ends when its process ends.
 async fn stop(context: &Context) -> Outcome {
     const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-    let place = SocketLocation::from_environment();
-    // An agent of another protocol can be stopped as well; only its end cannot be seen.
-    let events = match Client::connect(&place).await {
+    let socket = SocketLocation::from_environment();
+    // An agent with another protocol version can be stopped too, but its events cannot be read.
+    let events = match Client::connect(&socket).await {
         Ok(client) => client.events(None).await.ok(),
         Err(ClientError::NotRunning { .. }) => {
             if !context.json {
@@ -115,34 +115,34 @@ async fn stop(context: &Context) -> Outcome {
         Err(ClientError::AgentOlder { .. } | ClientError::AgentNewer { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    Client::stop_agent(&place).await?;
+    Client::stop_agent(&socket).await?;
     if let Some(mut events) = events {
-        let gone = async { while let Ok(Some(_)) = events.next().await {} };
-        if tokio::time::timeout(STOP_TIMEOUT, gone).await.is_err() {
-            return Err(Failure::new(exit::TIMEOUT, "timeout", "the agent still finishes what is under way")
-                .hint("`pdev agent status` looks; a second `pdev agent stop` ends it at once."));
+        let end = async { while let Ok(Some(_)) = events.next().await {} };
+        if tokio::time::timeout(STOP_TIMEOUT, end).await.is_err() {
+            return Err(Failure::new(exit::TIMEOUT, "timeout", "the agent is still finishing its running operations")
+                .hint("Run `pdev agent stop` again to end it immediately; `pdev agent status` shows its state."));
         }
     }
     if !context.json {
-        context.terminal.print_line("the agent has stopped; previews go on running");
+        context.terminal.print_line("the agent has stopped; previews keep running");
     }
     crate::success()
 }
 
 fn logs(tail: usize, context: &Context) -> Outcome {
-    /// From the end of the file: enough for thousands of lines.
+    /// Read from the end of the file; enough for thousands of lines.
     const WINDOW_BYTES: u64 = 1 << 20;
     let path = SocketLocation::from_environment().log_path();
-    let read = std::fs::File::open(&path).and_then(|mut file| {
+    let result = std::fs::File::open(&path).and_then(|mut file| {
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(WINDOW_BYTES)))?;
         let mut bytes = Vec::new();
         file.take(WINDOW_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)
     });
-    let bytes = read.map_err(|error| {
-        Failure::not_found(format!("no agent's log at `{}`: {}", path.display(), humanize::io_error(&error)))
-            .hint("An agent started by hand (`pdev agent run`) writes to its terminal.")
+    let bytes = result.map_err(|error| {
+        Failure::not_found(format!("no log of the agent at `{}`: {}", path.display(), humanize::io_error(&error)))
+            .hint("If you started the agent with `pdev agent run`, read its terminal: it writes no log file.")
     })?;
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();

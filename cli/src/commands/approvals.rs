@@ -1,6 +1,6 @@
-//! `pdev identity approve | approvals | revoke`: a person's word on who may act as whom.
+//! `pdev identity approve | approvals | revoke`: the user's approvals of services that act as an identity.
 //!
-//! Who may give that word is the agent's to decide, by the process that asks it; here is only shown what it is about.
+//! This module only shows the request and prompts for it. The agent decides whether the approving process may approve.
 
 use std::io::{BufRead, IsTerminal};
 
@@ -14,44 +14,45 @@ use crate::humanize;
 use crate::render::table::{self, Cell};
 
 pub(super) fn approve(code: &str, context: &Context) -> Outcome {
-    let asked = call_agent(async |client: &mut Client| client.approval_request(code).await)?;
-    let of = &asked.identity_use;
+    let request = call_agent(async |client: &mut Client| client.approval_request(code).await)?;
+    let identity_use = &request.identity_use;
     if !std::io::stdin().is_terminal() {
-        let words = "an approval is given by a person: the standard input is no terminal";
-        return Err(Failure::invalid_input(words)
-            .hint("Run it in a terminal of your own; `ask = \"never\"` in identities.toml asks nobody."));
+        let message = "approvals need a user, but standard input is not a terminal";
+        return Err(Failure::invalid_input(message)
+            .hint("Run it in your own terminal, or set `ask = \"never\"` in identities.toml."));
     }
     let terminal = &context.terminal;
-    let identity = terminal.stderr_paint.bold(&of.identity);
-    if let Some(session) = &of.session {
-        terminal.eprint_line(&format!("session    {} ({session})", of.service));
-        terminal.eprint_line(&format!("would have all of {identity}, with every program in it, for an hour"));
+    let identity = terminal.stderr_paint.bold(&identity_use.identity);
+    if let Some(session) = &identity_use.session {
+        terminal.eprint_line(&format!("session    {} ({session})", identity_use.service));
+        terminal.eprint_line(&format!("would get full access to {identity}, with every program in it, for an hour"));
     } else {
-        terminal.eprint_line(&format!("service    {}", of.service));
-        terminal.eprint_line(&format!("of         {}", of.repository));
+        terminal.eprint_line(&format!("service    {}", identity_use.service));
+        terminal.eprint_line(&format!("of         {}", identity_use.repository));
         terminal.eprint_line(&format!("would act as {identity}, whenever it runs, for 90 days"));
     }
-    terminal.eprint_bytes(format!("Type {} to approve: ", of.identity).as_bytes());
+    terminal.eprint_bytes(format!("Type {} to approve: ", identity_use.identity).as_bytes());
+    // The name has to be typed, so a stray Enter approves nothing.
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
-    if line.trim() != of.identity {
+    if line.trim() != identity_use.identity {
         terminal.eprint_line("not approved; nothing was changed");
         return Ok(exit::FAILED);
     }
     let approved = call_agent(async |client: &mut Client| client.approve(code).await)?;
     if context.json {
         terminal.print_json(&approved);
-    } else if of.session.is_some() {
+    } else if identity_use.session.is_some() {
         terminal.print_line(&format!(
-            "allowed to the session `{}` until {} UTC",
-            of.service,
+            "the session `{}` has access until {} UTC",
+            identity_use.service,
             humanize::time_of_day(approved.until)
         ));
     } else {
         terminal.print_line(&format!(
-            "approved; `pdev up` in {} gives it to `{}`",
-            of.repository.trim_end_matches("/.git"),
-            of.service
+            "approved; `pdev up` in {} applies it to `{}`",
+            identity_use.repository.trim_end_matches("/.git"),
+            identity_use.service
         ));
     }
     crate::success()
@@ -64,13 +65,15 @@ pub(super) fn list(context: &Context) -> Outcome {
         return crate::success();
     }
     if all.is_empty() {
-        context.terminal.eprint_line("nothing is approved; `pdev up` asks at the first use of an identity");
+        context.terminal.eprint_line("no approvals; `pdev up` asks at the first use of an identity");
         return crate::success();
     }
-    let row = |one: &ApprovalView| {
-        let of = &one.identity_use;
-        let place = of.repository.trim_end_matches("/.git");
-        [&of.identity, &of.service, place, &humanize::date(one.until)].map(|text: &str| Cell::new(text)).into()
+    let row = |approval: &ApprovalView| {
+        let identity_use = &approval.identity_use;
+        let repository = identity_use.repository.trim_end_matches("/.git");
+        [&identity_use.identity, &identity_use.service, repository, &humanize::date(approval.until)]
+            .map(|text: &str| Cell::new(text))
+            .into()
     };
     let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();
     let lines = table::lines(&["IDENTITY", "SERVICE", "REPOSITORY", "UNTIL"], &rows, 0, context.terminal.stdout_paint);
@@ -90,18 +93,18 @@ pub(super) fn revoke(
         context.terminal.print_json(&json!({ "revoked": revoked }));
     } else if revoked > 0 {
         let count = humanize::count(revoked, "approval");
-        context.terminal.print_line(&format!("{count} taken back; what runs is refused from now on"));
+        context.terminal.print_line(&format!("{count} revoked; running services are refused from now on"));
     }
     if revoked == 0 {
-        return Err(Failure::not_found(format!("nothing approved fits `{identity}`"))
-            .hint("`pdev identity approvals` lists what is."));
+        return Err(Failure::not_found(format!("no approval matches `{identity}`"))
+            .hint("Run `pdev identity approvals` to list the approvals."));
     }
     crate::success()
 }
 
-fn call_agent<T>(asking: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, Failure> {
+fn call_agent<T>(call: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, Failure> {
     Context::block_on_value(async {
         let mut client = Context::connect().await?;
-        asking(&mut client).await.map_err(Failure::from)
+        call(&mut client).await.map_err(Failure::from)
     })?
 }

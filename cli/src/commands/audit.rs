@@ -2,7 +2,7 @@
 
 use credentials::audit::{AuditLog, Entry};
 
-use super::identity::locations;
+use super::identity::credential_paths;
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::humanize;
@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let now = humanize::now_milliseconds();
     let since = arguments.since.as_deref().map(|text| humanize::parse_since(text, now)).transpose();
     let since = since.map_err(Failure::invalid_input)?.unwrap_or(0);
-    let audit = AuditLog::new(locations()?.audit());
+    let audit = AuditLog::new(credential_paths()?.audit());
     let mut entries = audit.read().map_err(|error| Failure::failed(humanize::io_error(&error)))?;
     let is_selected = |entry: &Entry| {
         entry.at >= since && arguments.identity.as_ref().is_none_or(|identity| *identity == entry.identity)

@@ -111,7 +111,7 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     }
 }
 
-pub(crate) fn locations() -> Result<CredentialPaths, Failure> {
+pub(crate) fn credential_paths() -> Result<CredentialPaths, Failure> {
     CredentialPaths::find().ok_or_else(|| {
         Failure::failed("no home folder is known").hint("Set HOME, or XDG_CONFIG_HOME and XDG_DATA_HOME.")
     })
@@ -128,7 +128,7 @@ pub(crate) fn load_identities(place: &CredentialPaths) -> Result<(Identities, Ve
 }
 
 fn list(context: &Context) -> Outcome {
-    let place = locations()?;
+    let place = credential_paths()?;
     let (identities, findings) = load_identities(&place)?;
     let terminal = &context.terminal;
     let standings = fetch_statuses()?;
@@ -245,7 +245,7 @@ fn describe(identity: &Identity) -> String {
 }
 
 fn add(name: &str, source: &str, mut fields: Vec<(String, String)>, context: &Context) -> Outcome {
-    let place = locations()?;
+    let place = credential_paths()?;
     let kind =
         identity::find_source_kind(source).ok_or_else(|| Failure::invalid_input(format!("`{source}` is no source")))?;
     if context.terminal.is_interactive && !context.json {
@@ -281,7 +281,7 @@ fn prompt_for_fields(kind: &SourceKind, fields: &mut Vec<(String, String)>, cont
 }
 
 fn remove(name: &str, context: &Context) -> Outcome {
-    let place = locations()?;
+    let place = credential_paths()?;
     identity::remove(&place.identities(), name).map_err(|problem| edit_failure(&problem))?;
     if context.json {
         context.terminal.print_json(&json!({ "removed": name }));
@@ -304,7 +304,7 @@ fn edit_failure(problem: &EditProblem) -> Failure {
 }
 
 fn import(tool: Option<&str>, dry_run: bool, context: &Context) -> Outcome {
-    let place = locations()?;
+    let place = credential_paths()?;
     let mut found = Vec::new();
     for (name, of_tool) in [
         ("aws", read_aws_profiles as fn(&Path) -> Vec<ImportedIdentity>),

@@ -5,7 +5,7 @@ use credentials::identity::Identity;
 use protocol::identity::{LoginEvent, LoginFlow};
 use serde_json::json;
 
-use super::identity::{load_identities, locations};
+use super::identity::{credential_paths, load_identities};
 use super::vault::open_vault;
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 }
 
 pub(crate) fn find_identity(name: &str) -> Result<Identity, Failure> {
-    let (mut identities, _) = load_identities(&locations()?)?;
+    let (mut identities, _) = load_identities(&credential_paths()?)?;
     if let Some(identity) = identities.all.remove(name) {
         return Ok(identity);
     }
@@ -64,7 +64,7 @@ pub(crate) fn find_identity(name: &str) -> Result<Identity, Failure> {
 fn store_secret(identity: &Identity, context: &Context) -> Outcome {
     // Opened here first, because this process may prompt the user to unlock the keyring and the agent may not. Also before
     // the prompt for an MFA code, which is valid only for a short time.
-    drop(open_vault(&locations()?, context)?);
+    drop(open_vault(&credential_paths()?, context)?);
     let prompt = match identity.text("mfa_serial") {
         Some(device) => format!("code of {device}"),
         None => identity.name.clone(),
@@ -86,7 +86,7 @@ fn sign_in(identity: &Identity, arguments: &Arguments, context: &Context) -> Out
         _ => LoginFlow::Device,
     };
     // Opened here first, because this process may prompt the user to unlock the keyring and the agent may not.
-    drop(open_vault(&locations()?, context)?);
+    drop(open_vault(&credential_paths()?, context)?);
     Context::block_on(async {
         let mut events = Context::connect().await?.login(&identity.name, flow).await?;
         let followed = follow_login(&mut events, &identity.name, !arguments.no_open, context);

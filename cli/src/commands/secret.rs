@@ -1,6 +1,6 @@
-//! `pdev secret`: values of a manifest's secrets, kept sealed in the vault and delivered at `up`.
+//! `pdev secret`: stores the values of a manifest's secrets sealed in the vault, from which `up` delivers them.
 //!
-//! A value comes by standard input or a file, never as an argument; it is never shown again.
+//! A value is read from standard input or a file, never from an argument, and no command prints it.
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use credentials::{CredentialPaths, Secret};
 use protocol::request::DeliverSecretsRequest;
 use serde_json::json;
 
-use super::identity::locations;
+use super::identity::credential_paths;
 use super::vault::{open_vault, vault_failure};
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
@@ -69,28 +69,28 @@ enum SecretCommand {
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
-    let place = locations()?;
+    let paths = credential_paths()?;
     let scope = repository_scope(&context.folder);
     match arguments.command {
-        SecretCommand::Set { name, from } => set(&name, from.as_deref(), &scope, &place, context),
-        SecretCommand::List => list(&scope, &place, context),
-        SecretCommand::Rm { name } => remove(&name, &scope, &place, context),
-        SecretCommand::Import { file } => import(&file, &scope, &place, context),
+        SecretCommand::Set { name, from } => set(&name, from.as_deref(), &scope, &paths, context),
+        SecretCommand::List => list(&scope, &paths, context),
+        SecretCommand::Rm { name } => remove(&name, &scope, &paths, context),
+        SecretCommand::Import { file } => import(&file, &scope, &paths, context),
         SecretCommand::Deliver { environment } => deliver(environment, context),
     }
 }
 
-/// As `up` collects and delivers them, and nothing is brought up.
+/// Collects and delivers the secrets like `up`, but starts nothing.
 fn deliver(environment: Option<String>, context: &Context) -> Outcome {
-    let place = manifest_location::find(&context.folder, None)?;
-    let read = manifest_check::read_and_check(
-        &place,
+    let location = manifest_location::find(&context.folder, None)?;
+    let checked = manifest_check::read_and_check(
+        &location,
         ManifestOptions { environment: environment.as_deref(), sets: &[], runtime: None },
     )?;
-    let secrets = crate::secrets::collect(&[], &read, context)?;
+    let secrets = crate::secrets::collect(&[], &checked, context)?;
     let names = secrets.names();
     if !names.is_empty() {
-        let folder = place.folder.to_string_lossy().into_owned();
+        let folder = location.folder.to_string_lossy().into_owned();
         Context::block_on_value(async {
             let mut client = Context::connect().await?;
             super::up::deliver_secrets(&mut client, folder, environment, secrets, context).await
@@ -103,10 +103,11 @@ fn deliver(environment: Option<String>, context: &Context) -> Outcome {
     )
 }
 
-/// The repository's shared folder; without git the manifest's folder, else this one.
+/// The secrets of the repository, which all its worktrees share. Without git, of the manifest's folder, else of `folder`.
 fn repository_scope(folder: &Path) -> RepositorySecrets {
-    let own = || manifest_location::find_above(folder).map_or_else(|| folder.to_owned(), |place| place.folder);
-    let path = agent::checkout::find_checkout(folder).map_or_else(own, |checkout| checkout.common_dir);
+    let without_git =
+        || manifest_location::find_above(folder).map_or_else(|| folder.to_owned(), |location| location.folder);
+    let path = agent::checkout::find_checkout(folder).map_or_else(without_git, |checkout| checkout.common_dir);
     RepositorySecrets::new(&path.canonicalize().unwrap_or(path))
 }
 
@@ -114,27 +115,28 @@ fn set(
     name: &str,
     from: Option<&Path>,
     scope: &RepositorySecrets,
-    place: &CredentialPaths,
+    paths: &CredentialPaths,
     context: &Context,
 ) -> Outcome {
     if !secrets::is_valid_name(name) {
-        return Err(Failure::invalid_input(format!("`{name}` is no name for a secret"))
+        return Err(Failure::invalid_input(format!("`{name}` is not a valid name of a secret"))
             .hint("Use up to 64 lower-case letters, digits, `-` and `_`, as in the manifest."));
     }
     let value = read_secret(name, from, context)?;
-    let vault = open_vault(place, context)?;
+    let vault = open_vault(paths, context)?;
     scope.set(&vault, name, &value, humanize::now_milliseconds()).map_err(|problem| vault_failure(&problem))?;
     print_result(
         context,
         &json!({ "set": name }),
-        &format!("kept `{name}`; `pdev up` delivers it where the manifest names it"),
+        &format!("stored `{name}`; `pdev up` delivers it to the units that use it"),
     )
 }
 
 pub(crate) fn read_secret(name: &str, from: Option<&Path>, context: &Context) -> Result<Secret, Failure> {
     let limit = ITEM_BYTES_MAX as u64;
     let mut bytes = Vec::new();
-    let read = match from {
+    // One byte more than allowed, to detect a larger input without reading all of it.
+    let result = match from {
         Some(path) => std::fs::File::open(context.folder.join(path))
             .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
             .map_err(|error| format!("`{}`: {}", path.display(), humanize::io_error(&error))),
@@ -148,57 +150,62 @@ pub(crate) fn read_secret(name: &str, from: Option<&Path>, context: &Context) ->
             .read_to_end(&mut bytes)
             .map_err(|error| format!("standard input: {}", humanize::io_error(&error))),
     };
-    read.map_err(|problem| Failure::invalid_input(format!("cannot read `{name}` from {problem}")))?;
+    result.map_err(|reason| Failure::invalid_input(format!("cannot read `{name}` from {reason}")))?;
     if bytes.len() as u64 > limit {
-        return Err(Failure::invalid_input(format!("the secret `{name}` has over {limit} bytes")));
+        return Err(Failure::invalid_input(format!("the secret `{name}` is larger than {limit} bytes")));
     }
-    // `echo value | pdev secret set` is what people type; the line's end is not meant.
+    // Users type `echo value | pdev secret set`, and `echo` adds a newline. The newlines of a longer text, such as a
+    // certificate, belong to the value.
     if bytes.ends_with(b"\n") && bytes.iter().filter(|byte| **byte == b'\n').count() == 1 {
         bytes.truncate(bytes.len() - if bytes.ends_with(b"\r\n") { 2 } else { 1 });
     }
     if bytes.is_empty() {
         return Err(Failure::invalid_input(format!("the secret `{name}` is empty"))
-            .hint(format!("Pipe it in, or name a file: `pdev secret set {name} --from FILE`.")));
+            .hint(format!("Pipe the value in, or name a file: `pdev secret set {name} --from FILE`.")));
     }
     Ok(Secret::new(bytes))
 }
 
-/// One line from the terminal, not shown while it is typed.
+/// Reads one line from the terminal without echo.
 pub(crate) fn read_hidden_line(name: &str, context: &Context) -> Result<Vec<u8>, String> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     let stdin = std::io::stdin();
-    let words = |error: rustix::io::Errno| format!("the terminal: {}", humanize::io_error(&error.into()));
-    let before = tcgetattr(&stdin).map_err(words)?;
-    let mut silent = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
-    // Silent before it asks: what is typed at once would be shown, and thrown away by the flush.
-    tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(words)?;
+    let describe = |error: rustix::io::Errno| format!("the terminal: {}", humanize::io_error(&error.into()));
+    let before = tcgetattr(&stdin).map_err(describe)?;
+    let mut without_echo = before.clone();
+    without_echo.local_modes.remove(LocalModes::ECHO);
+    // Echo is disabled before the prompt appears. Characters typed in between would be visible, and the flush would
+    // discard them.
+    tcsetattr(&stdin, OptionalActions::Flush, &without_echo).map_err(describe)?;
     context.terminal.eprint_bytes(format!("{name}: ").as_bytes());
     let mut line = String::new();
-    let read = stdin.read_line(&mut line);
+    let result = stdin.read_line(&mut line);
+    // Restored before the result is checked, so an error does not leave the terminal without echo.
     let restored = tcsetattr(&stdin, OptionalActions::Flush, &before);
     context.terminal.eprint_line("");
-    read.map_err(|error| format!("the terminal: {}", humanize::io_error(&error)))?;
-    restored.map_err(words)?;
+    result.map_err(|error| format!("the terminal: {}", humanize::io_error(&error)))?;
+    restored.map_err(describe)?;
     Ok(line.trim_end_matches(['\n', '\r']).as_bytes().to_vec())
 }
 
-fn list(scope: &RepositorySecrets, place: &CredentialPaths, context: &Context) -> Outcome {
-    let names = scope.names(&place.vault()).map_err(|problem| vault_failure(&problem))?;
+fn list(scope: &RepositorySecrets, paths: &CredentialPaths, context: &Context) -> Outcome {
+    let names = scope.names(&paths.vault()).map_err(|problem| vault_failure(&problem))?;
     if context.json {
         context.terminal.print_json(&names);
         return crate::success();
     }
     if names.is_empty() {
-        context.terminal.eprint_line("no secrets are kept for this repository; `pdev secret set NAME` keeps one");
+        context
+            .terminal
+            .eprint_line("no secrets are stored for this repository; run `pdev secret set NAME` to store one");
         return crate::success();
     }
     let declared = manifest_location::find_above(&context.folder)
-        .and_then(|place| manifest_check::read_and_check(&place, ManifestOptions::default()).ok())
-        .map(|read| read.secret_names());
+        .and_then(|location| manifest_check::read_and_check(&location, ManifestOptions::default()).ok())
+        .map(|checked| checked.secret_names());
     let row = |name: &String| {
-        let used = declared.as_ref().is_none_or(|declared| declared.contains(name));
-        vec![Cell::painted(name, "1"), Cell::new(if used { "" } else { "not in the manifest" })]
+        let is_declared = declared.as_ref().is_none_or(|declared| declared.contains(name));
+        vec![Cell::painted(name, "1"), Cell::new(if is_declared { "" } else { "not in the manifest" })]
     };
     let rows: Vec<Vec<Cell>> = names.iter().map(row).collect();
     table::lines(&["SECRET", ""], &rows, 0, context.terminal.stdout_paint)
@@ -207,74 +214,75 @@ fn list(scope: &RepositorySecrets, place: &CredentialPaths, context: &Context) -
     crate::success()
 }
 
-fn remove(name: &str, scope: &RepositorySecrets, place: &CredentialPaths, context: &Context) -> Outcome {
-    if !scope.remove(&place.vault(), name).map_err(|problem| vault_failure(&problem))? {
-        return Err(Failure::not_found(format!("no secret `{name}` is kept for this repository"))
-            .hint("`pdev secret list` shows those that are."));
+fn remove(name: &str, scope: &RepositorySecrets, paths: &CredentialPaths, context: &Context) -> Outcome {
+    if !scope.remove(&paths.vault(), name).map_err(|problem| vault_failure(&problem))? {
+        return Err(Failure::not_found(format!("no secret `{name}` is stored for this repository"))
+            .hint("Run `pdev secret list` to list the stored secrets."));
     }
     print_result(
         context,
         &json!({ "removed": name }),
-        &format!("forgot `{name}`; units that run keep theirs until `pdev down`"),
+        &format!("deleted `{name}`; running units keep the value until `pdev down`"),
     )
 }
 
-fn import(file: &Path, scope: &RepositorySecrets, place: &CredentialPaths, context: &Context) -> Outcome {
+fn import(file: &Path, scope: &RepositorySecrets, paths: &CredentialPaths, context: &Context) -> Outcome {
     let text = std::fs::read_to_string(context.folder.join(file)).map_err(|error| {
         Failure::invalid_input(format!("cannot read `{}`: {}", file.display(), humanize::io_error(&error)))
     })?;
-    let (found, wrong) = secrets::parse_dotenv(&text);
-    if found.is_empty() {
-        return Err(Failure::invalid_input(format!("`{}` has no `KEY=value` line", file.display())));
+    let (secrets, invalid_lines) = secrets::parse_dotenv(&text);
+    if secrets.is_empty() {
+        return Err(Failure::invalid_input(format!("`{}` has no line `KEY=value`", file.display())));
     }
-    let vault = open_vault(place, context)?;
-    for (name, value) in &found {
+    let vault = open_vault(paths, context)?;
+    for (name, value) in &secrets {
         scope.set(&vault, name, value, humanize::now_milliseconds()).map_err(|problem| vault_failure(&problem))?;
     }
-    for line in &wrong {
-        context.terminal.eprint_line(&format!("{}:{line}: left out, it is no `KEY=value`", file.display()));
+    for line in &invalid_lines {
+        context.terminal.eprint_line(&format!("{}:{line}: left out, because it is not `KEY=value`", file.display()));
     }
-    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-    let words = format!("kept {}: {}", humanize::count(names.len(), "secret"), names.join(", "));
-    print_result(context, &json!({ "set": names, "left_out_lines": wrong }), &words)
+    let names: Vec<&str> = secrets.iter().map(|(name, _)| name.as_str()).collect();
+    let message = format!("stored {}: {}", humanize::count(names.len(), "secret"), names.join(", "));
+    print_result(context, &json!({ "set": names, "left_out_lines": invalid_lines }), &message)
 }
 
-fn print_result(context: &Context, json: &serde_json::Value, words: &str) -> Outcome {
+fn print_result(context: &Context, json: &serde_json::Value, message: &str) -> Outcome {
     if context.json {
         context.terminal.print_json(json);
     } else {
-        context.terminal.print_line(words);
+        context.terminal.print_line(message);
     }
     crate::success()
 }
 
-/// For `up`: what is kept of the names that were not given otherwise. No keyring is asked.
+/// Those of `names` whose values the vault contains. It reads only names, so it does not need the keyring.
 pub(crate) fn find_in_vault(names: &[String], folder: &Path) -> Result<DeliverSecretsRequest, Failure> {
     let scope = repository_scope(folder);
-    let mut kept = DeliverSecretsRequest { repository: scope.path().display().to_string(), names: Vec::new() };
-    if let Some(place) = CredentialPaths::find().filter(|place| Vault::exists(&place.vault())) {
-        let there = scope.names(&place.vault()).map_err(|problem| vault_failure(&problem))?;
-        kept.names.extend(names.iter().filter(|name| there.contains(name)).cloned());
+    let mut in_vault = DeliverSecretsRequest { repository: scope.path().display().to_string(), names: Vec::new() };
+    if let Some(paths) = CredentialPaths::find().filter(|paths| Vault::exists(&paths.vault())) {
+        let stored = scope.names(&paths.vault()).map_err(|problem| vault_failure(&problem))?;
+        in_vault.names.extend(names.iter().filter(|name| stored.contains(name)).cloned());
     }
-    Ok(kept)
+    Ok(in_vault)
 }
 
-/// Whether the vault's key is derived from a passphrase: that takes a fifth of a second, which the agent spends once. A
-/// keyring is asked each time instead, and this process may ask a person; who locks it means it for secrets too.
+/// Whether the vault's key is derived from a passphrase. That takes a fifth of a second, which the agent spends only once,
+/// so the agent reads the vault. With a keyring this process reads it: it may prompt the user, and it requests the key
+/// each time, so a locked keyring also locks the secrets.
 pub(crate) fn has_passphrase_key() -> bool {
-    let holder = CredentialPaths::find().and_then(|place| vault::key_store_of(&place.vault()).ok().flatten());
-    holder == Some(vault::KeyStore::Passphrase)
+    let key_store = CredentialPaths::find().and_then(|paths| vault::key_store_of(&paths.vault()).ok().flatten());
+    key_store == Some(vault::KeyStore::Passphrase)
 }
 
-/// The values, where the agent cannot open the vault: this process may ask a person.
+/// The values of the secrets. This process may prompt the user to unlock the vault.
 pub(crate) fn read_from_vault(
-    kept: &DeliverSecretsRequest,
+    in_vault: &DeliverSecretsRequest,
     context: &Context,
 ) -> Result<Vec<(String, Vec<u8>)>, Failure> {
-    let vault = open_vault(&locations()?, context)?;
-    let scope = RepositorySecrets::new(Path::new(&kept.repository));
+    let vault = open_vault(&credential_paths()?, context)?;
+    let scope = RepositorySecrets::new(Path::new(&in_vault.repository));
     let mut values = Vec::new();
-    for name in &kept.names {
+    for name in &in_vault.names {
         if let Some((secret, _)) = scope.get(&vault, name).map_err(|problem| vault_failure(&problem))? {
             let mut bytes = Vec::new();
             secret.write_to(&mut bytes)?;

@@ -1,11 +1,11 @@
-//! `pdev vault`: where sealed things rest, whether they can be opened, and beginning anew.
+//! `pdev vault`: shows where the vault is and whether it opens, or starts with an empty one.
 
 use clap::Subcommand;
 use credentials::CredentialPaths;
 use credentials::vault::{self, Vault, VaultOptions, VaultProblem};
 use serde_json::json;
 
-use super::identity::locations;
+use super::identity::credential_paths;
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::humanize;
@@ -37,11 +37,11 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     }
 }
 
-/// The vault, opened or made; a locked keyring may ask the person who is there.
-pub(crate) fn open_vault(place: &CredentialPaths, context: &Context) -> Result<Vault, Failure> {
-    let mut choice = VaultOptions::from_environment().map_err(|problem| vault_failure(&problem))?;
-    choice.can_prompt = context.terminal.is_interactive;
-    Context::block_on_value(Vault::open(&place.vault(), &choice))?.map_err(|problem| vault_failure(&problem))
+/// Opens the vault, or creates it. On a terminal, a locked keyring may prompt the user.
+pub(crate) fn open_vault(paths: &CredentialPaths, context: &Context) -> Result<Vault, Failure> {
+    let mut options = VaultOptions::from_environment().map_err(|problem| vault_failure(&problem))?;
+    options.can_prompt = context.terminal.is_interactive;
+    Context::block_on_value(Vault::open(&paths.vault(), &options))?.map_err(|problem| vault_failure(&problem))
 }
 
 pub(crate) fn vault_failure(problem: &VaultProblem) -> Failure {
@@ -53,24 +53,25 @@ pub(crate) fn vault_failure(problem: &VaultProblem) -> Failure {
 }
 
 fn status(context: &Context) -> Outcome {
-    let place = locations()?;
-    let folder = place.vault();
+    let paths = credential_paths()?;
+    let folder = paths.vault();
     let terminal = &context.terminal;
-    let Some(holder) = vault::key_store_of(&folder).map_err(|problem| vault_failure(&problem))? else {
+    let Some(key_store) = vault::key_store_of(&folder).map_err(|problem| vault_failure(&problem))? else {
         if context.json {
             terminal.print_json(&json!({ "folder": folder, "exists": false }));
         } else {
-            terminal.print_line("no vault yet; the first `pdev secret set` or `pdev login` makes it");
+            terminal.print_line("no vault yet; the first `pdev secret set` or `pdev login` creates it");
         }
         return crate::success();
     };
-    open_vault(&place, context)?;
+    open_vault(&paths, context)?;
+    // Without the item that only proves that the key is right.
     let items = vault::names(&folder, "").map_err(|problem| vault_failure(&problem))?.len().saturating_sub(1);
     if context.json {
-        terminal.print_json(&json!({ "folder": folder, "exists": true, "holder": holder, "items": items }));
+        terminal.print_json(&json!({ "folder": folder, "exists": true, "holder": key_store, "items": items }));
     } else {
         terminal.print_line(&format!(
-            "opens with the {holder}; {} in {}",
+            "opens with the {key_store}; {} in {}",
             humanize::count(items, "sealed item"),
             folder.display()
         ));
@@ -79,13 +80,14 @@ fn status(context: &Context) -> Outcome {
 }
 
 fn reset(context: &Context) -> Outcome {
-    let aside = vault::set_aside(&locations()?.vault(), &humanize::now_milliseconds().to_string());
-    let aside = aside.map_err(|problem| vault_failure(&problem))?;
+    // Moved and not deleted, in case the key is found again.
+    let moved_to = vault::set_aside(&credential_paths()?.vault(), &humanize::now_milliseconds().to_string());
+    let moved_to = moved_to.map_err(|problem| vault_failure(&problem))?;
     if context.json {
-        context.terminal.print_json(&json!({ "set_aside": aside }));
+        context.terminal.print_json(&json!({ "set_aside": moved_to }));
         return crate::success();
     }
-    match aside {
+    match moved_to {
         Some(path) => context.terminal.print_line(&format!("set aside, still sealed: {}", path.display())),
         None => context.terminal.print_line("there was no vault"),
     }

@@ -9,14 +9,14 @@ use credentials::{CredentialPaths, clock};
 use protocol::identity::{IdentityState, IdentityStatus};
 
 use super::{Finding, identities};
-use crate::commands::identity::{load_identities, locations};
+use crate::commands::identity::{credential_paths, load_identities};
 use crate::humanize;
 
 /// Signatures of AWS and assertions of Google are refused beyond about this.
 const CLOCK_TOLERANCE: i64 = 60_000;
 
 pub(super) async fn check(ask: bool) -> Vec<Finding> {
-    let place = match locations() {
+    let place = match credential_paths() {
         Ok(place) => place,
         Err(failure) => return vec![Finding::broken("place", failure.problem.title, "Set HOME.")],
     };

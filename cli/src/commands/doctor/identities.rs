@@ -7,14 +7,14 @@ use credentials::identity::Identities;
 use protocol::identity::{IdentityState, IdentityStatus};
 
 use super::Finding;
-use crate::commands::identity::{load_identities, locations};
+use crate::commands::identity::{credential_paths, load_identities};
 
 /// Variables that SDKs of AWS take before any profile or endpoint.
 const SHADOWING_VARIABLES: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
 /// Nothing where there are no identities. Asks no source: what the agent knows already is enough.
 pub(super) async fn check() -> Vec<Finding> {
-    let Ok(place) = locations() else { return Vec::new() };
+    let Ok(place) = credential_paths() else { return Vec::new() };
     let (identities, wrong) = match load_identities(&place) {
         Ok(read) => read,
         Err(failure) => return vec![Finding::broken("identities", failure.problem.title, "Correct the file's mode.")],
