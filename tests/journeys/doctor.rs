@@ -54,7 +54,7 @@ fn doctor_reports_failures_expiry_conflicts_and_clock() {
         .unwrap();
     fs::write(sandbox.path("home/.aws/credentials"), "[keys]\naws_access_key_id = AKIA\n").unwrap();
 
-    let quiet = sandbox.pdev(&["doctor", "credentials"]).ok().prints("there is none yet; the first login makes it");
+    let quiet = sandbox.pdev(&["doctor", "credentials"]).ok().prints("there is none yet; the first login creates it");
     assert!(sandbox.agent_pid().is_none(), "`doctor` without `--ask` started an agent: {}", quiet.transcript());
     let output = sandbox.pdev(&["doctor", "credentials", "--ask"]).ok();
     let output = output

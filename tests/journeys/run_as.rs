@@ -142,7 +142,7 @@ fn gcloud_wrapper_uses_its_identity() {
     };
     let setup =
         |more: &[&str]| run_program(env!("CARGO_BIN_EXE_pdev"), &[&["credential", "setup", "gcloud"], more].concat());
-    setup(&["aws"]).fails_with(2).prints("`aws` is no identity of Google");
+    setup(&["aws"]).fails_with(2).prints("`aws` is not an identity of Google");
     setup(&["google"]).fails_with(2).prints("names no account");
     let text = fs::read_to_string(sandbox.path("home/.config/pdev/identities.toml")).unwrap();
     write_identities(

@@ -1,4 +1,4 @@
-//! `pdev doctor`: what could be wrong with this machine, each finding with its way out. Changes nothing.
+//! `pdev doctor`: reports the problems of this machine, each with its fix. Changes nothing.
 
 use serde::Serialize;
 
@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Health {
     Fine,
-    /// It works, but something that could be wanted does not.
+    /// pdev works, but with limits.
     Warning,
     Broken,
 }
@@ -41,12 +41,12 @@ pub(crate) enum Health {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Finding {
-    /// A stable word.
+    /// The stable name of the check.
     pub(crate) check: &'static str,
     pub(crate) health: Health,
-    /// What was seen.
+    /// The observed state.
     pub(crate) seen: String,
-    /// The way out.
+    /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hint: Option<String>,
 }
@@ -93,18 +93,18 @@ fn print_findings(findings: &[Finding], context: &Context) -> Outcome {
     } else {
         findings.iter().for_each(|finding| print_finding(finding, context));
     }
-    let broken = findings.iter().any(|finding| finding.health == Health::Broken);
-    Ok(if broken { exit::FAILED } else { exit::OK })
+    let is_broken = findings.iter().any(|finding| finding.health == Health::Broken);
+    Ok(if is_broken { exit::FAILED } else { exit::OK })
 }
 
 fn print_finding(finding: &Finding, context: &Context) {
     let paint = context.terminal.stdout_paint;
-    let word = match finding.health {
+    let label = match finding.health {
         Health::Fine => paint.green("ok     "),
         Health::Warning => paint.yellow("warning"),
         Health::Broken => paint.red("broken "),
     };
-    context.terminal.print_line(&format!("{word}  {:<10}  {}", finding.check, finding.seen));
+    context.terminal.print_line(&format!("{label}  {:<10}  {}", finding.check, finding.seen));
     if let Some(hint) = &finding.hint {
         context.terminal.print_line(&format!("         {:<10}  {}", "", paint.dim(hint)));
     }

@@ -1,6 +1,6 @@
-//! `pdev identity`: the names that stand for accounts, in the user's configuration.
+//! `pdev identity`: manages the identities in the user's configuration.
 //!
-//! Nothing here sees a secret: the file holds none, and what other tools keep secret is not read.
+//! It handles no secrets: the configuration contains none, and `import` does not read the secrets of other tools.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -93,7 +93,7 @@ fn source_names() -> Vec<&'static str> {
 }
 
 fn parse_field(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is no `FIELD=VALUE`"))?;
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form `FIELD=VALUE`"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -112,14 +112,13 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
 }
 
 pub(crate) fn credential_paths() -> Result<CredentialPaths, Failure> {
-    CredentialPaths::find().ok_or_else(|| {
-        Failure::failed("no home folder is known").hint("Set HOME, or XDG_CONFIG_HOME and XDG_DATA_HOME.")
-    })
+    CredentialPaths::find()
+        .ok_or_else(|| Failure::failed("no home folder is set").hint("Set HOME, or XDG_CONFIG_HOME and XDG_DATA_HOME."))
 }
 
-/// The identities and what is wrong with their file; no file is no identity.
-pub(crate) fn load_identities(place: &CredentialPaths) -> Result<(Identities, Vec<Finding>), Failure> {
-    let path = place.identities();
+/// The identities and the problems of their file. Without a file there are no identities.
+pub(crate) fn load_identities(paths: &CredentialPaths) -> Result<(Identities, Vec<Finding>), Failure> {
+    let path = paths.identities();
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(identity::read(&text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Default::default()),
@@ -128,65 +127,62 @@ pub(crate) fn load_identities(place: &CredentialPaths) -> Result<(Identities, Ve
 }
 
 fn list(context: &Context) -> Outcome {
-    let place = credential_paths()?;
-    let (identities, findings) = load_identities(&place)?;
+    let paths = credential_paths()?;
+    let (identities, findings) = load_identities(&paths)?;
     let terminal = &context.terminal;
-    let standings = fetch_statuses()?;
+    let statuses = fetch_statuses()?;
     if context.json {
-        let all: Vec<Value> = identities
-            .all
-            .values()
-            .map(|identity| identity_json(identity, find_status(&standings, identity)))
-            .collect();
+        let all: Vec<Value> =
+            identities.all.values().map(|identity| identity_json(identity, find_status(&statuses, identity))).collect();
         terminal.print_json(&all);
     } else if identities.all.is_empty() && findings.is_empty() {
         terminal.eprint_line(
-            "no identities; `pdev identity import` takes over those of other tools, `pdev identity add` makes one",
+            "no identities; `pdev identity import` imports those of other tools, `pdev identity add` adds one",
         );
     } else {
         let now = humanize::now_milliseconds();
         let rows: Vec<Vec<Cell>> = identities
             .all
             .values()
-            .map(|identity| identity_row(identity, find_status(&standings, identity), now))
+            .map(|identity| identity_row(identity, find_status(&statuses, identity), now))
             .collect();
-        let headings = ["IDENTITY", "SOURCE", "STATE", "UNTIL", "LAST USED", "WHAT"];
+        let headings = ["IDENTITY", "SOURCE", "STATE", "EXPIRES", "LAST USED", "DESCRIPTION"];
         table::lines(&headings, &rows, 0, terminal.stdout_paint).iter().for_each(|line| terminal.print_line(line));
-        for problem in standings.iter().filter_map(|standing| standing.problem.as_ref()) {
+        for problem in statuses.iter().filter_map(|status| status.problem.as_ref()) {
             terminal.eprint_line(&format!("{problem}; {}", problem.hint.clone().unwrap_or_default()));
         }
     }
     for finding in &findings {
         let hint = finding.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        terminal.eprint_line(&format!("{}:{}: {}{hint}", place.identities().display(), finding.line, finding.message));
+        terminal.eprint_line(&format!("{}:{}: {}{hint}", paths.identities().display(), finding.line, finding.message));
     }
     if findings.is_empty() { crate::success() } else { Ok(exit::INVALID_INPUT) }
 }
 
-/// What the agent knows; nothing when it does not run, and it is not started for a look.
+/// The statuses of all identities from the agent. Empty if the agent does not run: listing does not start it.
 fn fetch_statuses() -> Result<Vec<IdentityStatus>, Failure> {
-    let asked = Context::block_on_value(async {
+    let statuses = Context::block_on_value(async {
         client::Client::connect(&client::SocketLocation::from_environment()).await?.identities().await
     })?;
-    Ok(asked.unwrap_or_default())
+    Ok(statuses.unwrap_or_default())
 }
 
-fn find_status<'a>(standings: &'a [IdentityStatus], identity: &Identity) -> Option<&'a IdentityStatus> {
-    standings.iter().find(|standing| standing.name == identity.name)
+fn find_status<'a>(statuses: &'a [IdentityStatus], identity: &Identity) -> Option<&'a IdentityStatus> {
+    statuses.iter().find(|status| status.name == identity.name)
 }
 
-fn identity_row(identity: &Identity, standing: Option<&IdentityStatus>, now: i64) -> Vec<Cell> {
-    let state = match standing.map(|standing| standing.state) {
-        Some(IdentityState::Ready) if standing.is_some_and(needs_login_soon) => Cell::painted("login ends", "33"),
+fn identity_row(identity: &Identity, status: Option<&IdentityStatus>, now: i64) -> Vec<Cell> {
+    let state = match status.map(|status| status.state) {
+        Some(IdentityState::Ready) if status.is_some_and(needs_login_soon) => Cell::painted("login ends", "33"),
         Some(IdentityState::Ready) => Cell::painted("ready", "32"),
         Some(IdentityState::NeedsLogin) => Cell::painted("needs login", "33"),
         Some(IdentityState::Failing) => Cell::painted("failing", "31"),
         Some(IdentityState::Idle) => Cell::new("idle"),
         None => Cell::default(),
     };
-    let until = standing.and_then(|standing| standing.expires_at).map(|end| format!("in {}", humanize::age(now, end)));
-    let used = standing.and_then(|standing| standing.last_used_at.map(|at| (at, standing.last_used_by.clone())));
-    let used = used.map(|(at, by)| {
+    let expires = status.and_then(|status| status.expires_at).map(|end| format!("in {}", humanize::age(now, end)));
+    let last_use = status.and_then(|status| status.last_used_at.map(|at| (at, status.last_used_by.clone())));
+    let last_use = last_use.map(|(at, by)| {
         let by = by.map(|by| format!(" by {}", by.rsplit('/').next().unwrap_or_default())).unwrap_or_default();
         format!("{} ago{by}", humanize::age(at, now))
     });
@@ -194,84 +190,85 @@ fn identity_row(identity: &Identity, standing: Option<&IdentityStatus>, now: i64
         Cell::painted(&identity.name, "1"),
         Cell::new(identity.kind),
         state,
-        Cell::new(until.unwrap_or_default()),
-        Cell::new(used.unwrap_or_default()),
+        Cell::new(expires.unwrap_or_default()),
+        Cell::new(last_use.unwrap_or_default()),
         Cell::new(describe(identity)),
     ]
 }
 
-/// Whether a person has to sign in soon, although all is well now.
-fn needs_login_soon(standing: &IdentityStatus) -> bool {
-    standing.state == IdentityState::Ready && standing.sign_in.is_some()
+/// Whether the user has to sign in soon, although the identity is ready now.
+fn needs_login_soon(status: &IdentityStatus) -> bool {
+    status.state == IdentityState::Ready && status.sign_in.is_some()
 }
 
-fn identity_json(identity: &Identity, standing: Option<&IdentityStatus>) -> Value {
+fn identity_json(identity: &Identity, status: Option<&IdentityStatus>) -> Value {
     json!({
         "name": identity.name,
         "source": identity.kind,
         "description": identity.text("description"),
         "needs_login": identity.needs_login(),
-        "state": standing.map(|standing| standing.state),
-        "expires_at": standing.and_then(|standing| standing.expires_at),
-        "login_ends_at": standing.and_then(|standing| standing.login_ends_at),
-        "sign_in": standing.and_then(|standing| standing.sign_in.clone()),
-        "last_used_at": standing.and_then(|standing| standing.last_used_at),
-        "last_used_by": standing.and_then(|standing| standing.last_used_by.clone()),
-        "problem": standing.and_then(|standing| standing.problem.clone()),
+        "state": status.map(|status| status.state),
+        "expires_at": status.and_then(|status| status.expires_at),
+        "login_ends_at": status.and_then(|status| status.login_ends_at),
+        "sign_in": status.and_then(|status| status.sign_in.clone()),
+        "last_used_at": status.and_then(|status| status.last_used_at),
+        "last_used_by": status.and_then(|status| status.last_used_by.clone()),
+        "problem": status.and_then(|status| status.problem.clone()),
     })
 }
 
-/// What a person would call it by: the description, else the most telling fields.
+/// The `description` of the identity, else its most informative fields.
 fn describe(identity: &Identity) -> String {
     if let Some(description) = identity.text("description") {
         return description.to_owned();
     }
     match identity.kind {
-        "exec" => identity.list("command").map(|words| words.join(" ")).unwrap_or_default(),
+        "exec" => identity.list("command").map(|command| command.join(" ")).unwrap_or_default(),
         "aws-sso" => {
             format!("{} in {}", identity.text("role").unwrap_or_default(), identity.text("account").unwrap_or_default())
         }
         "oidc" => identity.text("issuer").unwrap_or_default().to_owned(),
         "static" => identity.text("kind").unwrap_or_default().to_owned(),
         _ => {
-            let telling = ["role_arn", "mfa_serial", "service_account", "audience", "client_id", "path"];
-            let what = telling.iter().find_map(|field| identity.text(field)).unwrap_or_default();
+            let fields = ["role_arn", "mfa_serial", "service_account", "audience", "client_id", "path"];
+            let main_field = fields.iter().find_map(|field| identity.text(field)).unwrap_or_default();
             match identity.text("from").or(identity.text("address")) {
-                Some(from) => format!("{what} by {from}"),
-                None => what.to_owned(),
+                Some(from) => format!("{main_field} from {from}"),
+                None => main_field.to_owned(),
             }
         }
     }
 }
 
 fn add(name: &str, source: &str, mut fields: Vec<(String, String)>, context: &Context) -> Outcome {
-    let place = credential_paths()?;
-    let kind =
-        identity::find_source_kind(source).ok_or_else(|| Failure::invalid_input(format!("`{source}` is no source")))?;
+    let paths = credential_paths()?;
+    let kind = identity::find_source_kind(source)
+        .ok_or_else(|| Failure::invalid_input(format!("`{source}` is not a source")))?;
     if context.terminal.is_interactive && !context.json {
         prompt_for_fields(kind, &mut fields, context)?;
     }
-    identity::add(&place.identities(), name, kind, &fields).map_err(|problem| edit_failure(&problem))?;
+    identity::add(&paths.identities(), name, kind, &fields).map_err(|problem| edit_failure(&problem))?;
     if context.json {
-        context.terminal.print_json(&json!({ "added": name, "file": place.identities() }));
+        context.terminal.print_json(&json!({ "added": name, "file": paths.identities() }));
         return crate::success();
     }
-    context.terminal.print_line(&format!("added `{name}` to {}", place.identities().display()));
+    context.terminal.print_line(&format!("added `{name}` to {}", paths.identities().display()));
     crate::success()
 }
 
-/// Asks for the required fields that the command line left out.
+/// Prompts for the required fields that are missing on the command line.
 fn prompt_for_fields(kind: &SourceKind, fields: &mut Vec<(String, String)>, context: &Context) -> Result<(), Failure> {
-    let given = |fields: &[(String, String)], field: &Field| fields.iter().any(|(key, _)| key == field.name);
-    let missing: Vec<&Field> = kind.fields.iter().filter(|field| field.is_required && !given(fields, field)).collect();
+    let is_set = |fields: &[(String, String)], field: &Field| fields.iter().any(|(key, _)| key == field.name);
+    let missing: Vec<&Field> = kind.fields.iter().filter(|field| field.is_required && !is_set(fields, field)).collect();
     for field in missing {
         context.terminal.eprint_bytes(format!("{} ({}): ", field.name, field.doc).as_bytes());
         let mut line = String::new();
-        let read = std::io::stdin().lock().read_line(&mut line)?;
-        if read == 0 {
+        let length = std::io::stdin().lock().read_line(&mut line)?;
+        // End of input; an empty answer has at least a newline.
+        if length == 0 {
             context.terminal.eprint_line("");
             return Err(
-                Failure::invalid_input(format!("no answer for `{}`", field.name)).hint("Give it as FIELD=VALUE.")
+                Failure::invalid_input(format!("no value for `{}`", field.name)).hint("Pass it as FIELD=VALUE.")
             );
         }
         fields.push((field.name.to_owned(), line.trim().to_owned()));
@@ -281,13 +278,13 @@ fn prompt_for_fields(kind: &SourceKind, fields: &mut Vec<(String, String)>, cont
 }
 
 fn remove(name: &str, context: &Context) -> Outcome {
-    let place = credential_paths()?;
-    identity::remove(&place.identities(), name).map_err(|problem| edit_failure(&problem))?;
+    let paths = credential_paths()?;
+    identity::remove(&paths.identities(), name).map_err(|problem| edit_failure(&problem))?;
     if context.json {
         context.terminal.print_json(&json!({ "removed": name }));
         return crate::success();
     }
-    context.terminal.print_line(&format!("removed `{name}` from {}", place.identities().display()));
+    context.terminal.print_line(&format!("removed `{name}` from {}", paths.identities().display()));
     crate::success()
 }
 
@@ -304,38 +301,39 @@ fn edit_failure(problem: &EditProblem) -> Failure {
 }
 
 fn import(tool: Option<&str>, dry_run: bool, context: &Context) -> Outcome {
-    let place = credential_paths()?;
-    let mut found = Vec::new();
-    for (name, of_tool) in [
+    let paths = credential_paths()?;
+    let mut candidates = Vec::new();
+    for (name, read_tool) in [
         ("aws", read_aws_profiles as fn(&Path) -> Vec<ImportedIdentity>),
         ("gcloud", read_gcloud_configurations),
         ("kubectl", read_kubeconfig_users),
     ] {
         if tool.is_none_or(|tool| tool == name) {
             let home = std::env::home_dir().unwrap_or_default();
-            found.extend(of_tool(&home).into_iter().map(|imported| (name, imported)));
+            candidates.extend(read_tool(&home).into_iter().map(|imported| (name, imported)));
         }
     }
     let mut report = Vec::new();
-    // A role is written after what it is assumed from, whatever order the file has.
-    let mut open: Vec<(&str, ImportedIdentity)> = found;
-    let mut progress = true;
-    while progress {
-        progress = false;
-        for (tool, imported) in std::mem::take(&mut open) {
-            match import_identity(&place, &imported, dry_run) {
+    // A role can be added only after the identity that it is assumed from, but the file may list it first. So the rest is
+    // tried again until a round adds nothing.
+    let mut pending: Vec<(&str, ImportedIdentity)> = candidates;
+    let mut has_progress = true;
+    while has_progress {
+        has_progress = false;
+        for (tool, imported) in std::mem::take(&mut pending) {
+            match import_identity(&paths, &imported, dry_run) {
                 Err(EditProblem::InvalidField { message, .. }) if message.contains("there is no identity") => {
-                    open.push((tool, imported));
+                    pending.push((tool, imported));
                 }
                 outcome => {
-                    progress = true;
+                    has_progress = true;
                     report.push((tool, imported, outcome));
                 }
             }
         }
     }
-    report.extend(open.into_iter().map(|(tool, imported)| {
-        let message = "the profile it is assumed from was left out".to_owned();
+    report.extend(pending.into_iter().map(|(tool, imported)| {
+        let message = "the profile that its role is assumed from was left out".to_owned();
         (tool, imported, Err(EditProblem::InvalidField { message, hint: None }))
     }));
     print_import_report(&report, dry_run, context)
@@ -343,13 +341,13 @@ fn import(tool: Option<&str>, dry_run: bool, context: &Context) -> Outcome {
 
 type ImportReport = Vec<(&'static str, ImportedIdentity, Result<(), EditProblem>)>;
 
-fn import_identity(place: &CredentialPaths, imported: &ImportedIdentity, dry_run: bool) -> Result<(), EditProblem> {
+fn import_identity(paths: &CredentialPaths, imported: &ImportedIdentity, dry_run: bool) -> Result<(), EditProblem> {
     let (source, fields) = match &imported.outcome {
-        Ok(found) => found,
+        Ok(entry) => entry,
         Err(reason) => return Err(EditProblem::InvalidField { message: reason.clone(), hint: None }),
     };
     let Some(kind) = identity::find_source_kind(source).filter(|_| !dry_run) else { return Ok(()) };
-    identity::add(&place.identities(), &imported.name, kind, fields)
+    identity::add(&paths.identities(), &imported.name, kind, fields)
 }
 
 fn print_import_report(report: &ImportReport, dry_run: bool, context: &Context) -> Outcome {
@@ -411,7 +409,7 @@ fn read_kubeconfig_users(home: &Path) -> Vec<ImportedIdentity> {
     paths.into_iter().filter_map(read).flatten().collect()
 }
 
-/// A kubeconfig's tree as JSON; every scalar is a text, which is all that is asked of it.
+/// A kubeconfig as JSON. Every scalar becomes a string, because the import reads only strings.
 fn node_to_json(node: &Node) -> Value {
     match &node.kind {
         NodeKind::Scalar(scalar) if scalar.is_null() => Value::Null,

@@ -1,4 +1,4 @@
-//! `pdev credential setup`: writes the configuration of another tool, shows the change first, and takes it out again.
+//! `pdev credential setup`: changes the configuration of another tool, after showing the change, and undoes it.
 
 use std::fs;
 use std::io::{BufRead, ErrorKind};
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     yes: bool,
 }
 
-/// What would be done, in the words that are shown.
+/// A change of one file or command, with the lines that the user sees before it is made.
 struct Change {
     title: String,
     lines: Vec<String>,
@@ -77,13 +77,13 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         }
     }
     if !arguments.yes && !confirm(context)? {
-        print_result(context, &changes, false, "nothing was written; `--yes` writes it")?;
+        print_result(context, &changes, false, "nothing was written; pass `--yes` to write it")?;
         return Ok(exit::INVALID_INPUT);
     }
     for change in &changes {
         perform(&change.action)?;
     }
-    print_result(context, &changes, true, "written; `--undo` takes it out again")
+    print_result(context, &changes, true, "written; pass `--undo` to remove it again")
 }
 
 fn confirm(context: &Context) -> Result<bool, Failure> {
@@ -96,14 +96,14 @@ fn confirm(context: &Context) -> Result<bool, Failure> {
     Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
-fn print_result(context: &Context, changes: &[Change], written: bool, words: &str) -> Outcome {
+fn print_result(context: &Context, changes: &[Change], written: bool, message: &str) -> Outcome {
     if context.json {
         let view = |change: &Change| json!({ "what": change.title, "lines": change.lines });
         context
             .terminal
             .print_json(&json!({ "written": written, "changes": changes.iter().map(view).collect::<Vec<_>>() }));
     } else {
-        context.terminal.eprint_line(words);
+        context.terminal.eprint_line(message);
     }
     crate::success()
 }
@@ -111,18 +111,18 @@ fn print_result(context: &Context, changes: &[Change], written: bool, words: &st
 fn home_folder() -> Result<PathBuf, Failure> {
     std::env::home_dir()
         .filter(|path| !path.as_os_str().is_empty())
-        .ok_or_else(|| Failure::failed("no home folder is known"))
+        .ok_or_else(|| Failure::failed("no home folder is set"))
 }
 
 fn program_path() -> Result<String, Failure> {
     let path = std::env::current_exe()?;
-    path.into_os_string().into_string().map_err(|_| Failure::failed("the path of this program is no UTF-8"))
+    path.into_os_string().into_string().map_err(|_| Failure::failed("the path of this program is not UTF-8"))
 }
 
-fn config_path(variable: &str, usual: &str) -> Result<PathBuf, Failure> {
+fn config_path(variable: &str, default: &str) -> Result<PathBuf, Failure> {
     match std::env::var_os(variable).filter(|value| !value.is_empty()) {
         Some(path) => Ok(path.into()),
-        None => Ok(home_folder()?.join(usual)),
+        None => Ok(home_folder()?.join(default)),
     }
 }
 
@@ -137,7 +137,7 @@ fn read_or_empty(path: &Path) -> Result<String, Failure> {
 fn file_change(path: PathBuf, edit: impl FnOnce(&str) -> EditResult) -> Result<Change, Failure> {
     let before = read_or_empty(&path)?;
     let text = edit(&before)
-        .map_err(|reason| Failure::invalid_input(format!("`{}` is left as it is: {reason}", path.display())))?;
+        .map_err(|reason| Failure::invalid_input(format!("`{}` was not changed: {reason}", path.display())))?;
     let lines = setup::diff_lines(&before, &text);
     Ok(Change { title: path.display().to_string(), lines, action: ChangeAction::Write { path, text } })
 }
@@ -162,7 +162,7 @@ fn hosts(identity: &Identity) -> Result<Vec<String>, Failure> {
     let hosts = identity.list("hosts").unwrap_or_default().to_vec();
     if hosts.iter().all(|host| host.starts_with("*.")) {
         return Err(Failure::invalid_input(format!("`{}` names no server", identity.name))
-            .hint("Add `hosts = [\"registry.example.org\"]` to it in identities.toml."));
+            .hint("Add `hosts = [\"registry.example.org\"]` to the identity in identities.toml."));
     }
     Ok(hosts)
 }
@@ -188,48 +188,48 @@ fn is_on_path(name: &str) -> bool {
     path_folders().iter().any(|folder| folder.join(name).exists())
 }
 
-/// Beside this program, or in the user's own folder: where a command is found by its name.
+/// The folder of this program, else `~/.local/bin`, if it is on the `PATH`.
 fn find_bin_folder() -> Result<Option<PathBuf>, Failure> {
-    let beside = std::env::current_exe()?.parent().map(Path::to_path_buf);
+    let own_folder = std::env::current_exe()?.parent().map(Path::to_path_buf);
     let folders = path_folders();
-    let candidates = beside.into_iter().chain(home_folder().ok().map(|home| home.join(".local/bin")));
+    let candidates = own_folder.into_iter().chain(home_folder().ok().map(|home| home.join(".local/bin")));
     Ok(candidates.into_iter().find(|folder| folders.contains(folder)))
 }
 
-/// gcloud keeps no helper that it asks for a token: a file it can be pointed at would hold one unsealed and renewed for
-/// nobody. It does ask a metadata server, so it is started beside one.
+/// gcloud has no credential helpers, and its token file would contain an unsealed token that is not renewed. It does
+/// request tokens from a metadata server, so the created command starts gcloud with one.
 fn gcloud_change(identity: &Identity, undo: bool) -> Result<Option<Change>, Failure> {
     let name = format!("gcloud-{}", identity.name);
     if Cloud::of_identity(identity) != Some(Cloud::Google) {
-        return Err(Failure::invalid_input(format!("`{}` is no identity of Google", identity.name))
-            .hint("If it gives Google's tokens, add `cloud = \"google\"` to it in identities.toml."));
+        return Err(Failure::invalid_input(format!("`{}` is not an identity of Google", identity.name))
+            .hint("If it provides Google tokens, add `cloud = \"google\"` to it in identities.toml."));
     }
     if !undo && identity.text("email").or(identity.text("service_account")).is_none() {
         return Err(Failure::invalid_input(format!(
-            "`{}` names no account, and gcloud works with none without a name",
+            "`{}` names no account, but gcloud requires the name of one",
             identity.name
         ))
         .hint("Add `email = \"you@example.org\"` to it in identities.toml."));
     }
     let folder = find_bin_folder()?.ok_or_else(|| {
         let hint = "Add ~/.local/bin to your PATH, then try again.";
-        Failure::failed(format!("no shell would find `{name}`")).hint(hint)
+        Failure::failed(format!("no folder on the PATH is suitable for `{name}`")).hint(hint)
     })?;
     let path = folder.join(&name);
     let text = setup::gcloud_script(&program_path()?, &identity.name);
     let before = read_or_empty(&path)?;
-    let what = path.display().to_string();
+    let title = path.display().to_string();
     match (undo, before == text) {
         (false, true) => Ok(None),
         (true, _) if before.is_empty() => Ok(None),
         _ if !before.is_empty() && !setup::is_gcloud_script(&before, &identity.name) => {
-            Err(Failure::invalid_input(format!("`{what}` is there already, and pdev did not write it")))
+            Err(Failure::invalid_input(format!("`{title}` already exists, and pdev did not write it")))
         }
         (true, _) => {
-            Ok(Some(Change { title: what, lines: setup::diff_lines(&before, ""), action: ChangeAction::Remove(path) }))
+            Ok(Some(Change { title, lines: setup::diff_lines(&before, ""), action: ChangeAction::Remove(path) }))
         }
         (false, _) => Ok(Some(Change {
-            title: what,
+            title,
             lines: setup::diff_lines(&before, &text),
             action: ChangeAction::Script { path, text },
         })),
@@ -240,36 +240,37 @@ fn link_change() -> Result<Change, Failure> {
     let program = std::env::current_exe()?;
     let folder = find_bin_folder()?.ok_or_else(|| {
         let hint = format!("Link `{DOCKER_LINK}` to `{}` in a folder of your PATH, then try again.", program.display());
-        Failure::failed(format!("docker would not find `{DOCKER_LINK}`")).hint(hint)
+        Failure::failed(format!("no folder on the PATH is suitable for `{DOCKER_LINK}`")).hint(hint)
     })?;
     let path = folder.join(DOCKER_LINK);
     let lines = vec![format!("+link to {}", program.display())];
     Ok(Change { title: path.display().to_string(), lines, action: ChangeAction::Link { path, program } })
 }
 
-/// kubectl changes its own file, which may be spread over several.
+/// Runs kubectl to change its configuration, which `KUBECONFIG` may spread over several files.
 fn kubectl_change(identity: &Identity, undo: bool) -> Result<Option<Change>, Failure> {
     let name = &identity.name;
     let query = format!("jsonpath={{.users[?(@.name==\"{name}\")].user}}");
-    let asked = kubectl_command(&["config", "view", "-o", &query])
+    let output = kubectl_command(&["config", "view", "-o", &query])
         .output()
         .map_err(|error| Failure::failed(format!("cannot start `kubectl`: {}", humanize::io_error(&error))))?;
-    let found = String::from_utf8_lossy(&asked.stdout).trim().to_owned();
-    let ours = found.contains(&format!("\"credential\",\"kubectl\",\"{name}\""));
-    let words: Vec<String> = match (undo, found.is_empty(), ours) {
+    let user = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let is_ours = user.contains(&format!("\"credential\",\"kubectl\",\"{name}\""));
+    let arguments: Vec<String> = match (undo, user.is_empty(), is_ours) {
         (true, _, true) => ["config", "delete-user", name].map(str::to_owned).to_vec(),
         (true, ..) | (false, _, true) => return Ok(None),
-        (false, false, false) => return Err(Failure::invalid_input(format!("kubectl has a user `{name}` already"))),
+        (false, false, false) => return Err(Failure::invalid_input(format!("kubectl already has a user `{name}`"))),
         (false, true, _) => {
             let command = format!("--exec-command={}", program_path()?);
-            let arguments = ["credential", "kubectl", name.as_str()].map(|word| format!("--exec-arg={word}"));
-            let fixed = ["--exec-api-version=client.authentication.k8s.io/v1", "--exec-interactive-mode=IfAvailable"];
+            let exec_arguments = ["credential", "kubectl", name.as_str()].map(|word| format!("--exec-arg={word}"));
+            let exec_options =
+                ["--exec-api-version=client.authentication.k8s.io/v1", "--exec-interactive-mode=IfAvailable"];
             let start = ["config", "set-credentials", name].map(str::to_owned);
-            start.into_iter().chain([command]).chain(arguments).chain(fixed.map(str::to_owned)).collect()
+            start.into_iter().chain([command]).chain(exec_arguments).chain(exec_options.map(str::to_owned)).collect()
         }
     };
-    let lines = vec![format!("kubectl {}", words.join(" "))];
-    Ok(Some(Change { title: "run".to_owned(), lines, action: ChangeAction::Run(words) }))
+    let lines = vec![format!("kubectl {}", arguments.join(" "))];
+    Ok(Some(Change { title: "run".to_owned(), lines, action: ChangeAction::Run(arguments) }))
 }
 
 fn kubectl_command(arguments: &[&str]) -> Command {
@@ -278,12 +279,12 @@ fn kubectl_command(arguments: &[&str]) -> Command {
     command
 }
 
-fn perform(step: &ChangeAction) -> Result<(), Failure> {
-    match step {
+fn perform(action: &ChangeAction) -> Result<(), Failure> {
+    match action {
         ChangeAction::Write { path, text } => {
-            // A link is followed: dot files are often kept elsewhere.
+            // Follow a symbolic link instead of replacing it: dot files are often links into another folder.
             let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-            let mode = fs::metadata(&path).map_or(0o600, |found| found.permissions().mode() & 0o777);
+            let mode = fs::metadata(&path).map_or(0o600, |file| file.permissions().mode() & 0o777);
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
@@ -303,15 +304,15 @@ fn perform(step: &ChangeAction) -> Result<(), Failure> {
             Failure::failed(format!("cannot remove `{}`: {}", path.display(), humanize::io_error(&error)))
         }),
         ChangeAction::Link { path, program } => symlink(program, path).map_err(|error| {
-            Failure::failed(format!("cannot make `{}`: {}", path.display(), humanize::io_error(&error)))
+            Failure::failed(format!("cannot create `{}`: {}", path.display(), humanize::io_error(&error)))
         }),
         ChangeAction::Run(arguments) => {
             let output = kubectl_command(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).output()?;
             if output.status.success() {
                 return Ok(());
             }
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(Failure::failed(format!("kubectl refused: {said}")))
+            let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(Failure::failed(format!("kubectl failed: {message}")))
         }
     }
 }

@@ -1,48 +1,49 @@
-//! The socket's folder and who listens there.
+//! Checks the folder of the agent's socket, and whether an agent listens there.
 
 use client::{Client, ClientError, SocketLocation};
 
 use super::Finding;
 use crate::humanize;
 
-/// Also the proxy's port, if an agent runs.
+/// The second value is the port of the proxy, if an agent runs.
 pub(super) async fn check() -> (Vec<Finding>, Option<u16>) {
-    let place = SocketLocation::from_environment();
+    let socket = SocketLocation::from_environment();
     let mut findings = Vec::new();
-    match place.prepare_folder() {
-        Ok(()) => findings.push(Finding::fine("folder", place.folder().display().to_string())),
+    match socket.prepare_folder() {
+        Ok(()) => findings.push(Finding::fine("folder", socket.folder().display().to_string())),
         Err(error) => {
             let hint = error.hint().unwrap_or_default();
             return (vec![Finding::broken("folder", error.to_string(), hint)], None);
         }
     }
-    let stale = place.socket_path().exists();
-    match Client::connect(&place).await {
+    // Checked before the connection: a socket file without an agent is left from an agent that was killed.
+    let socket_exists = socket.socket_path().exists();
+    match Client::connect(&socket).await {
         Ok(client) => {
             let info = client.info();
             let previews = humanize::count(info.previews, "preview");
-            let words = format!("pdev {}, pid {}, {previews}", info.version, info.pid);
-            let own = env!("CARGO_PKG_VERSION");
-            findings.push(if info.version == own {
-                Finding::fine("agent", words)
+            let state = format!("pdev {}, pid {}, {previews}", info.version, info.pid);
+            let own_version = env!("CARGO_PKG_VERSION");
+            findings.push(if info.version == own_version {
+                Finding::fine("agent", state)
             } else {
                 Finding::warning(
                     "agent",
-                    words,
+                    state,
                     format!(
-                        "This is pdev {own}: `pdev agent stop` lets the next command start it; previews go on running."
+                        "Run `pdev agent stop`; the next command starts pdev {own_version}, and previews keep running."
                     ),
                 )
             });
             (findings, info.proxy_port)
         }
         Err(ClientError::NotRunning { .. }) => {
-            let words = if stale {
-                "not running; its socket is left over and will be replaced"
+            let state = if socket_exists {
+                "not running; its old socket will be replaced"
             } else {
-                "not running; the next command that needs it starts it"
+                "not running; the next command that needs it will start it"
             };
-            findings.push(Finding::fine("agent", words));
+            findings.push(Finding::fine("agent", state));
             (findings, None)
         }
         Err(error) => {

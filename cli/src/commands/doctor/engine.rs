@@ -1,4 +1,4 @@
-//! Whether a container engine answers: one request to its socket, without the whole of a client library.
+//! Checks whether a container engine answers: one request to its socket, without a client library.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) async fn check() -> Finding {
             None => {
                 return Finding::fine(
                     "engine",
-                    format!("DOCKER_HOST is `{host}`; not asked, it is not on this machine"),
+                    format!("DOCKER_HOST is `{host}`: not checked, because it is not a socket on this machine"),
                 );
             }
         },
@@ -31,28 +31,34 @@ pub(super) async fn check() -> Finding {
         Ok(Err(error)) => connection_finding(&socket, &error),
         Err(_) => Finding::broken(
             "engine",
-            format!("`{}` accepts, but did not answer within {} s", socket.display(), ENGINE_TIMEOUT.as_secs()),
+            format!(
+                "`{}` accepts connections, but did not answer within {} s",
+                socket.display(),
+                ENGINE_TIMEOUT.as_secs()
+            ),
             "Restart the engine (`systemctl restart docker`).",
         ),
     }
 }
 
 fn connection_finding(socket: &Path, error: &std::io::Error) -> Finding {
-    let seen = format!("`{}`: {}", socket.display(), humanize::io_error(error));
+    let state = format!("`{}`: {}", socket.display(), humanize::io_error(error));
     let hint = match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
             format!("Join the engine's group (`sudo usermod -aG docker $USER`, then log in again). {NO_ENGINE_HINT}")
         }
         std::io::ErrorKind::ConnectionRefused => {
-            format!("The engine is stopped: `systemctl start docker`. {NO_ENGINE_HINT}")
+            format!("Start the engine: `systemctl start docker`. {NO_ENGINE_HINT}")
         }
         _ => NO_ENGINE_HINT.to_owned(),
     };
-    Finding::warning("engine", seen, hint)
+    // A warning only, because services can run as local processes.
+    Finding::warning("engine", state, hint)
 }
 
 async fn query_version(socket: &Path) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(socket).await?;
+    // HTTP/1.0, so the engine closes the connection after the response.
     stream.write_all(b"GET /version HTTP/1.0\r\nHost: docker\r\n\r\n").await?;
     let mut bytes = Vec::new();
     stream.take(1 << 20).read_to_end(&mut bytes).await?;
@@ -61,9 +67,9 @@ async fn query_version(socket: &Path) -> std::io::Result<String> {
     let start = body.find('{').unwrap_or(0);
     let end = body.rfind('}').map_or(body.len(), |end| end + 1);
     let value: serde_json::Value = serde_json::from_str(&body[start..end])
-        .map_err(|_| std::io::Error::other("it answered, but not as an engine does"))?;
-    let word = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or("unknown").to_owned();
-    Ok(format!("{} {}, API {}", platform_name(&value), word("Version"), word("ApiVersion")))
+        .map_err(|_| std::io::Error::other("the response is not that of a container engine"))?;
+    let field = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or("unknown").to_owned();
+    Ok(format!("{} {}, API {}", platform_name(&value), field("Version"), field("ApiVersion")))
 }
 
 fn platform_name(value: &serde_json::Value) -> String {

@@ -1,4 +1,4 @@
-//! Identities that will not give a credential when a tool or a service asks, and what gets in their way.
+//! Checks the identities: which cannot provide a credential, and which settings prevent tools from using them.
 
 use std::collections::BTreeMap;
 
@@ -9,47 +9,47 @@ use protocol::identity::{IdentityState, IdentityStatus};
 use super::Finding;
 use crate::commands::identity::{credential_paths, load_identities};
 
-/// Variables that SDKs of AWS take before any profile or endpoint.
+/// Variables that AWS SDKs read before any profile or endpoint.
 const SHADOWING_VARIABLES: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
-/// Nothing where there are no identities. Asks no source: what the agent knows already is enough.
+/// Empty if there are no identities. It sends no request to a source: the status from the agent is enough.
 pub(super) async fn check() -> Vec<Finding> {
-    let Ok(place) = credential_paths() else { return Vec::new() };
-    let (identities, wrong) = match load_identities(&place) {
-        Ok(read) => read,
-        Err(failure) => return vec![Finding::broken("identities", failure.problem.title, "Correct the file's mode.")],
+    let Ok(paths) = credential_paths() else { return Vec::new() };
+    let (identities, file_problems) = match load_identities(&paths) {
+        Ok(loaded) => loaded,
+        Err(failure) => return vec![Finding::broken("identities", failure.problem.title, "Make the file readable.")],
     };
-    let mut findings = file_findings(&place, &wrong);
+    let mut findings = file_findings(&paths, &file_problems);
     if identities.all.is_empty() {
         return findings;
     }
-    let standings = match Client::connect(&SocketLocation::from_environment()).await {
+    let statuses = match Client::connect(&SocketLocation::from_environment()).await {
         Ok(mut client) => client.identities().await.unwrap_or_default(),
         Err(_) => Vec::new(),
     };
-    findings.extend(standings.iter().filter_map(status_finding));
+    findings.extend(statuses.iter().filter_map(status_finding));
     findings.extend(conflict_findings(&identities));
     if findings.is_empty() {
         let count = identities.all.len();
-        let ready = standings.iter().filter(|one| one.state == IdentityState::Ready).count();
-        findings.push(Finding::fine("identities", format!("{count}, {ready} with a lease at this moment")));
+        let ready = statuses.iter().filter(|status| status.state == IdentityState::Ready).count();
+        findings.push(Finding::fine("identities", format!("{count} configured, {ready} with a lease now")));
     }
     findings
 }
 
-/// What is wrong with the file of identities.
+/// The problems of the identities file.
 pub(super) fn file_findings(
-    place: &credentials::CredentialPaths,
-    wrong: &[credentials::identity::Finding],
+    paths: &credentials::CredentialPaths,
+    problems: &[credentials::identity::Finding],
 ) -> Vec<Finding> {
-    let told = |found: &credentials::identity::Finding| {
-        let seen = format!("{}:{}: {}", place.identities().display(), found.line, found.message);
-        Finding::broken("identities", seen, found.hint.clone().unwrap_or_default())
+    let to_finding = |problem: &credentials::identity::Finding| {
+        let state = format!("{}:{}: {}", paths.identities().display(), problem.line, problem.message);
+        Finding::broken("identities", state, problem.hint.clone().unwrap_or_default())
     };
-    wrong.iter().map(told).collect()
+    problems.iter().map(to_finding).collect()
 }
 
-/// What keeps a tool from an identity that would give a credential.
+/// Settings that prevent tools from using an identity that could provide a credential.
 pub(super) fn conflict_findings(identities: &Identities) -> Vec<Finding> {
     let mut findings = shared_host_findings(identities);
     findings.extend(super::tools::check(identities));
@@ -60,15 +60,15 @@ pub(super) fn conflict_findings(identities: &Identities) -> Vec<Finding> {
     findings
 }
 
-pub(super) fn status_finding(standing: &IdentityStatus) -> Option<Finding> {
-    match (standing.state, &standing.problem) {
+pub(super) fn status_finding(status: &IdentityStatus) -> Option<Finding> {
+    match (status.state, &status.problem) {
         (IdentityState::NeedsLogin, problem) => {
-            let why = problem.as_ref().map_or("nobody is signed in", |problem| problem.title.as_str());
-            let seen = format!("`{}`: {why}", standing.name);
-            // A keyring that is locked comes before any login, and another identity's login before this one's.
+            let reason = problem.as_ref().map_or("no user is signed in", |problem| problem.title.as_str());
+            let state = format!("`{}`: {reason}", status.name);
+            // The hint of the problem comes first: it may be to unlock the keyring, or to sign in to another identity.
             let hint = problem.as_ref().and_then(|problem| problem.hint.clone());
-            let hint = hint.unwrap_or_else(|| format!("`pdev login {}` signs in.", standing.name));
-            Some(Finding::warning("identities", seen, hint))
+            let hint = hint.unwrap_or_else(|| format!("`pdev login {}` signs in.", status.name));
+            Some(Finding::warning("identities", state, hint))
         }
         (IdentityState::Failing, Some(problem)) => {
             Some(Finding::warning("identities", problem.title.clone(), problem.hint.clone().unwrap_or_default()))
@@ -77,7 +77,7 @@ pub(super) fn status_finding(standing: &IdentityStatus) -> Option<Finding> {
     }
 }
 
-/// Servers that two identities serve: docker, git and cargo then get neither.
+/// Servers in the `hosts` of several identities: docker, git and cargo then get no credential.
 fn shared_host_findings(identities: &Identities) -> Vec<Finding> {
     let mut owners: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for identity in identities.all.values() {
@@ -86,17 +86,17 @@ fn shared_host_findings(identities: &Identities) -> Vec<Finding> {
         }
     }
     let shared = owners.into_iter().filter(|(_, names)| names.len() > 1);
-    let told = |(host, names): (String, Vec<&str>)| {
-        let seen = format!("`{host}` is served by `{}`", names.join("` and `"));
-        Finding::warning("identities", seen, "Leave it in the `hosts` of one of them.")
+    let to_finding = |(host, names): (String, Vec<&str>)| {
+        let state = format!("`{host}` is served by `{}`", names.join("` and `"));
+        Finding::warning("identities", state, "Leave it in the `hosts` of only one of them.")
     };
-    shared.map(told).collect()
+    shared.map(to_finding).collect()
 }
 
 fn shadowing_finding(is_set: impl Fn(&str) -> bool) -> Option<Finding> {
     let set: Vec<&str> = SHADOWING_VARIABLES.into_iter().filter(|name| is_set(name)).collect();
-    let seen = format!("{} set in this environment: AWS tools take that before any identity", set.join(", "));
-    (!set.is_empty()).then(|| Finding::warning("identities", seen, format!("`unset {}`", set.join(" "))))
+    let state = format!("{} set in this environment: AWS tools prefer this to any identity", set.join(", "));
+    (!set.is_empty()).then(|| Finding::warning("identities", state, format!("`unset {}`", set.join(" "))))
 }
 
 #[cfg(test)]
@@ -107,13 +107,13 @@ mod tests {
     fn shared_hosts_and_shadowing_variables_are_reported() {
         let exec = "source = \"exec\"\ncommand = [\"x\"]\nhosts = ";
         let text = format!("[a]\n{exec}[\"G.example\", \"h\"]\n[b]\n{exec}[\"g.example\"]\n");
-        let seen: Vec<String> =
+        let states: Vec<String> =
             shared_host_findings(&credentials::identity::read(&text).0).into_iter().map(|found| found.seen).collect();
-        assert_eq!(seen, ["`g.example` is served by `a` and `b`"]);
+        assert_eq!(states, ["`g.example` is served by `a` and `b`"]);
         assert!(shadowing_finding(|_| false).is_none());
-        let one = shadowing_finding(|name| name == "AWS_ACCESS_KEY_ID").unwrap();
-        assert_eq!(one.hint.as_deref(), Some("`unset AWS_ACCESS_KEY_ID`"));
-        let failing = IdentityStatus { name: "a".into(), state: IdentityState::NeedsLogin, ..Default::default() };
-        assert_eq!(status_finding(&failing).unwrap().seen, "`a`: nobody is signed in");
+        let finding = shadowing_finding(|name| name == "AWS_ACCESS_KEY_ID").unwrap();
+        assert_eq!(finding.hint.as_deref(), Some("`unset AWS_ACCESS_KEY_ID`"));
+        let status = IdentityStatus { name: "a".into(), state: IdentityState::NeedsLogin, ..Default::default() };
+        assert_eq!(status_finding(&status).unwrap().seen, "`a`: no user is signed in");
     }
 }

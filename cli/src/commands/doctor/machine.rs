@@ -1,4 +1,4 @@
-//! The operating system: names, ports, limits, space, clock, git.
+//! Checks the operating system: name resolution, ports, limits, disk space, clock and git.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
@@ -26,10 +26,12 @@ pub(super) fn versions() -> Finding {
     )
 }
 
-/// Asks the system's own resolver for a name as previews have them; browsers and curl know such names by themselves.
+/// Resolves a host name like those of previews with the system's resolver. Browsers and curl do not need it for
+/// `*.localhost`.
 pub(super) fn name_resolution() -> Finding {
     const HOST: &str = "web.main.shop.localhost";
-    let hint = "Browsers and curl are not concerned; for other programs use the `127.0.0.1:PORT` of `pdev status`, or let systemd-resolved answer.";
+    let hint =
+        "Use the `127.0.0.1:PORT` of `pdev status`, or enable systemd-resolved; browsers and curl are not affected.";
     match (HOST, 80).to_socket_addrs() {
         Ok(addresses) => {
             let addresses: Vec<IpAddr> = addresses.map(|address| address.ip()).collect();
@@ -44,24 +46,24 @@ pub(super) fn name_resolution() -> Finding {
 
 pub(super) fn proxy_port(running: Option<u16>) -> Finding {
     if let Some(port) = running {
-        let words = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{port}");
         return if port == PROXY_PORT {
-            Finding::fine("proxy", words)
+            Finding::fine("proxy", address)
         } else {
-            Finding::fine("proxy", format!("{words}, as {PROXY_PORT} was taken when it was chosen"))
+            Finding::fine("proxy", format!("{address}, because port {PROXY_PORT} was in use when it was chosen"))
         };
     }
     match TcpListener::bind(("127.0.0.1", PROXY_PORT)) {
         Ok(_) => Finding::fine("proxy", format!("port {PROXY_PORT} is free")),
         Err(error) if error.kind() == ErrorKind::AddrInUse => Finding::warning(
             "proxy",
-            format!("port {PROXY_PORT} is taken by another program"),
-            format!("The agent will take the next free port; `ss -ltnp 'sport = :{PROXY_PORT}'` names the program."),
+            format!("port {PROXY_PORT} is in use by another program"),
+            format!("Find it with `ss -ltnp 'sport = :{PROXY_PORT}'`, or let the agent use the next free port."),
         ),
         Err(error) => Finding::broken(
             "proxy",
             format!("cannot listen on 127.0.0.1: {}", humanize::io_error(&error)),
-            "A sandbox or firewall forbids it: run outside of it, or allow local ports.",
+            "Allow local ports in your sandbox or firewall, or run pdev outside of it.",
         ),
     }
 }
@@ -72,40 +74,41 @@ pub(super) fn inotify() -> Finding {
         text.trim().parse::<u64>().ok()
     };
     let (Some(watches), Some(instances)) = (read("max_user_watches"), read("max_user_instances")) else {
-        return Finding::fine("inotify", "not on this system");
+        return Finding::fine("inotify", "not available on this system");
     };
-    let seen = format!("{watches} watches, {instances} instances for each user");
+    let state = format!("{watches} watches, {instances} instances for each user");
     if watches < 65_536 || instances < 128 {
-        let hint = "Watching large folders may fail: `sudo sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512`.";
-        return Finding::warning("inotify", seen, hint);
+        let hint = "Raise the limits, or watching large folders may fail: `sudo sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512`.";
+        return Finding::warning("inotify", state, hint);
     }
-    Finding::fine("inotify", seen)
+    Finding::fine("inotify", state)
 }
 
 pub(super) fn disk() -> Finding {
+    // The nearest existing folder: the data folder may not exist yet.
     let home = std::env::var_os("XDG_DATA_HOME").or_else(|| std::env::var_os("HOME")).unwrap_or_else(|| "/".into());
     let folder = Path::new(&home).ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    let Ok(found) = rustix::fs::statvfs(folder) else {
+    let Ok(statistics) = rustix::fs::statvfs(folder) else {
         return Finding::warning(
             "disk",
-            format!("cannot ask about `{}`", folder.display()),
+            format!("cannot determine the free space of `{}`", folder.display()),
             "Check that it is mounted.",
         );
     };
-    let free_megabytes = found.f_bavail.saturating_mul(found.f_frsize) / 1_000_000;
-    let seen = format!("{} free for `{}`", format_size(free_megabytes), folder.display());
-    if found.f_files > 0 && found.f_favail < 10_000 {
-        let seen = format!("only {} more files fit on the disk of `{}`", found.f_favail, folder.display());
-        return Finding::broken("disk", seen, "Remove files, or old images with `docker system prune`.");
+    let free_megabytes = statistics.f_bavail.saturating_mul(statistics.f_frsize) / 1_000_000;
+    let state = format!("{} free for `{}`", format_size(free_megabytes), folder.display());
+    if statistics.f_files > 0 && statistics.f_favail < 10_000 {
+        let state = format!("only {} more files fit on the disk of `{}`", statistics.f_favail, folder.display());
+        return Finding::broken("disk", state, "Remove files, or old images with `docker system prune`.");
     }
     match free_megabytes {
-        0..500 => Finding::broken("disk", seen, "Free some space: `docker system prune` removes unused images."),
+        0..500 => Finding::broken("disk", state, "Free some space: `docker system prune` removes unused images."),
         500..5000 => Finding::warning(
             "disk",
-            seen,
-            "Images and databases may not fit: `docker system prune` removes unused images.",
+            state,
+            "Free some space, or images and databases may not fit: `docker system prune` removes unused images.",
         ),
-        _ => Finding::fine("disk", seen),
+        _ => Finding::fine("disk", state),
     }
 }
 
@@ -113,13 +116,13 @@ fn format_size(megabytes: u64) -> String {
     if megabytes < 10_000 { format!("{megabytes} MB") } else { format!("{} GB", megabytes / 1000) }
 }
 
-/// A clock before this program was built breaks credentials, certificates and the order of logs.
+/// A clock that is earlier than the build of this program breaks credentials, certificates and the order of logs.
 pub(super) fn clock() -> Finding {
     let built = std::env::current_exe().and_then(std::fs::metadata).and_then(|metadata| metadata.modified());
     match built {
         Ok(built) if built > SystemTime::now() => Finding::broken(
             "clock",
-            "it is earlier than the time this program was built",
+            "it is earlier than the build time of this program",
             "Set the clock: `timedatectl set-ntp true`.",
         ),
         _ => Finding::fine("clock", "plausible"),
@@ -133,7 +136,7 @@ pub(super) fn git() -> Finding {
             String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("git version ").to_owned(),
         ),
         Ok(_) | Err(_) => {
-            Finding::warning("git", "not found", "Without it every checkout counts as the branch `main`; install git.")
+            Finding::warning("git", "not found", "Install git; without it, every checkout counts as the branch `main`.")
         }
     }
 }

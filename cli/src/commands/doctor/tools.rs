@@ -1,6 +1,7 @@
-//! Tools that were told twice where their credentials come from, so that an identity is set up and yet not asked.
+//! Finds tools with two configured credential sources, where the other source overrides the identity.
 //!
-//! Reads the configurations of aws and docker as far as that needs; a file that does not read is its tool's to report.
+//! It reads only the relevant parts of the aws and docker configurations. It ignores files that it cannot parse, because
+//! the tool reports them.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use super::Finding;
 use crate::credential::setup::ini_fields;
 
-/// docker's own name for Docker Hub.
+/// The name of Docker Hub in docker's configuration.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
 pub(super) fn check(identities: &Identities) -> Vec<Finding> {
@@ -25,38 +26,42 @@ pub(super) fn check(identities: &Identities) -> Vec<Finding> {
     findings
 }
 
-fn config_path(variable: &str, usual: &str) -> Option<PathBuf> {
-    let named = (!variable.is_empty()).then(|| std::env::var_os(variable)).flatten().filter(|value| !value.is_empty());
-    named.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(usual)))
+fn config_path(variable: &str, default: &str) -> Option<PathBuf> {
+    let from_variable =
+        (!variable.is_empty()).then(|| std::env::var_os(variable)).flatten().filter(|value| !value.is_empty());
+    from_variable.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(default)))
 }
 
-/// SDKs look into the shared credentials file, and for the profile's own role or sign-in, before they run a
-/// `credential_process` (botocore 1.44, `ProfileProviderBuilder.providers`).
+/// SDKs use the shared credentials file, and a role or sign-in of the profile, before they run a `credential_process`
+/// (botocore 1.44, `ProfileProviderBuilder.providers`).
 fn aws_findings(config: &str, shared: &str) -> Vec<Finding> {
     const OVERRIDING_FIELDS: [&str; 5] =
         ["role_arn", "web_identity_token_file", "sso_session", "sso_start_url", "login_session"];
-    let keys: BTreeSet<&str> = ini_fields(shared)
+    let profiles_with_keys: BTreeSet<&str> = ini_fields(shared)
         .into_iter()
         .filter(|(_, field, _)| *field == "aws_access_key_id")
         .map(|(name, ..)| name)
         .collect();
     let fields = ini_fields(config);
-    let ours = fields.iter().filter(|(_, field, value)| *field == "credential_process" && is_pdev_command(value));
+    let pdev_profiles =
+        fields.iter().filter(|(_, field, value)| *field == "credential_process" && is_pdev_command(value));
     let mut findings = Vec::new();
-    for (title, ..) in ours {
+    for (title, ..) in pdev_profiles {
         let profile = title.strip_prefix("profile ").unwrap_or(title).trim();
-        if keys.contains(profile) {
-            let seen = format!(
+        if profiles_with_keys.contains(profile) {
+            let state = format!(
                 "the aws profile `{profile}` has keys in the shared credentials file: they win over the identity"
             );
             let hint = format!("Remove `[{profile}]` from ~/.aws/credentials.");
-            findings.push(Finding::warning("tools", seen, hint));
+            findings.push(Finding::warning("tools", state, hint));
         }
-        for (_, field, _) in fields.iter().filter(|(of, field, _)| of == title && OVERRIDING_FIELDS.contains(field)) {
-            let seen = format!("the aws profile `{profile}` also has `{field}`: it wins over the identity");
+        for (_, field, _) in
+            fields.iter().filter(|(section, field, _)| section == title && OVERRIDING_FIELDS.contains(field))
+        {
+            let state = format!("the aws profile `{profile}` also has `{field}`: it wins over the identity");
             findings.push(Finding::warning(
                 "tools",
-                seen,
+                state,
                 format!("Remove `{field}` from `[{title}]` in ~/.aws/config."),
             ));
         }
@@ -68,40 +73,44 @@ fn is_pdev_command(command: &str) -> bool {
     command.contains("pdev") && command.contains(" credential aws ")
 }
 
-/// docker asks the helper of a server, else the one of all, else its own file.
+/// docker uses the helper of the server (`credHelpers`), else the one for all servers (`credsStore`), else its own file.
 fn docker_findings(identities: &Identities, config: &str) -> Vec<Finding> {
     let Ok(config) = serde_json::from_str::<Value>(config) else { return Vec::new() };
-    let of_all = config["credsStore"].as_str();
+    let default_helper = config["credsStore"].as_str();
     let mut findings = Vec::new();
     for (host, helper) in config["credHelpers"].as_object().into_iter().flatten() {
-        let served = identities.all.values().find(|identity| serves_host(identity.list("hosts"), host));
+        let identity = identities.all.values().find(|identity| serves_host(identity.list("hosts"), host));
         let helper = helper.as_str().unwrap_or_default();
-        match served {
+        match identity {
             Some(identity) if helper != "pdev" => {
-                let seen = format!("docker asks `{helper}` for `{host}`, which `{}` serves", identity.name);
-                let hint = format!("`pdev credential setup docker {}`, or leave it out of its `hosts`.", identity.name);
-                findings.push(Finding::warning("tools", seen, hint));
+                let state = format!("docker asks `{helper}` for `{host}`, which `{}` serves", identity.name);
+                let hint = format!(
+                    "Run `pdev credential setup docker {}`, or remove the server from its `hosts`.",
+                    identity.name
+                );
+                findings.push(Finding::warning("tools", state, hint));
             }
             None if helper == "pdev" => {
-                let seen = format!("docker asks pdev for `{host}`, which no identity serves");
-                findings.push(Finding::warning("tools", seen, "Add it to the `hosts` of an identity."));
+                let state = format!("docker asks pdev for `{host}`, which no identity serves");
+                findings.push(Finding::warning("tools", state, "Add it to the `hosts` of an identity."));
             }
             _ => {}
         }
         if helper == "pdev" && config["auths"][host]["auth"].as_str().is_some_and(|auth| !auth.is_empty()) {
-            let seen = format!("docker's configuration also holds a password for `{host}`; it is not used any more");
+            let state =
+                format!("docker's configuration also contains a password for `{host}`, which is not used any more");
             findings.push(Finding::warning(
                 "tools",
-                seen,
-                format!("Remove its entry from `auths`; `{host}` asks pdev."),
+                state,
+                format!("Remove the entry of `{host}` from `auths`; docker asks pdev."),
             ));
         }
     }
-    if of_all == Some("pdev")
+    if default_helper == Some("pdev")
         && !identities.all.values().any(|identity| serves_host(identity.list("hosts"), DOCKER_HUB))
     {
-        let seen = "docker asks pdev for all servers, and keeps new passwords nowhere (`credsStore`)";
-        findings.push(Finding::warning("tools", seen, "Name the servers in `credHelpers` instead."));
+        let state = "docker asks pdev for all servers, so it does not store new passwords (`credsStore`)";
+        findings.push(Finding::warning("tools", state, "Name the servers in `credHelpers` instead."));
     }
     findings
 }
@@ -123,9 +132,9 @@ mod tests {
                       [profile b]\ncredential_process = other\nrole_arn = r\n\
                       [default]\ncredential_process = pdev credential aws c\ns3 =\n  role_arn = nested\n";
         let shared = "[a]\naws_access_key_id = AK\n[b]\naws_access_key_id = AK\n";
-        let seen: Vec<String> = aws_findings(config, shared).into_iter().map(|found| found.seen).collect();
+        let states: Vec<String> = aws_findings(config, shared).into_iter().map(|found| found.seen).collect();
         assert_eq!(
-            seen,
+            states,
             [
                 "the aws profile `a` has keys in the shared credentials file: they win over the identity",
                 "the aws profile `a` also has `role_arn`: it wins over the identity",
@@ -139,14 +148,14 @@ mod tests {
         let identities = credentials::identity::read(text).0;
         let config = r#"{"credHelpers": {"a.example.org": "gcloud", "r.example": "pdev", "q.example": "pdev", "z": "ecr"},
             "auths": {"r.example": {"auth": "eA=="}, "a.example.org": {}}, "credsStore": "pdev"}"#;
-        let seen: Vec<String> = docker_findings(&identities, config).into_iter().map(|found| found.seen).collect();
+        let states: Vec<String> = docker_findings(&identities, config).into_iter().map(|found| found.seen).collect();
         assert_eq!(
-            seen,
+            states,
             [
                 "docker asks `gcloud` for `a.example.org`, which `hub` serves",
-                "docker's configuration also holds a password for `r.example`; it is not used any more",
+                "docker's configuration also contains a password for `r.example`, which is not used any more",
                 "docker asks pdev for `q.example`, which no identity serves",
-                "docker asks pdev for all servers, and keeps new passwords nowhere (`credsStore`)",
+                "docker asks pdev for all servers, so it does not store new passwords (`credsStore`)",
             ]
         );
         assert!(docker_findings(&identities, "{").is_empty());
