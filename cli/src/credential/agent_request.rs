@@ -1,5 +1,6 @@
-//! One blocking request to the agent over its socket. The whole client is asynchronous and greets first; a helper has a
-//! millisecond.
+//! One blocking request to the agent over its socket.
+//!
+//! A helper has about a millisecond, so it does not use `client`, which is asynchronous and starts with a handshake.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,10 +12,10 @@ use protocol::identity::CredentialRequest;
 
 use crate::context::Context;
 
-/// The agent itself gives up on a source earlier.
+/// Longer than the agent waits for a source, so the agent reports the timeout.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(130);
 const RESPONSE_BYTES_MAX: usize = 4 << 20;
-/// More than any tool's credential and its head.
+/// Larger than a response with the credential of any tool, so one read is enough.
 const READ_BUFFER_BYTES: usize = 4096;
 
 pub(crate) struct Response {
@@ -22,51 +23,56 @@ pub(crate) struct Response {
     pub(crate) body: Vec<u8>,
 }
 
-/// The credential's bytes, or the agent's problem.
+/// The bytes of the credential, or the problem that the agent reports.
 pub(crate) fn fetch_credential(request: &CredentialRequest) -> Result<Vec<u8>, Box<Problem>> {
     let body = serde_json::to_vec(request).unwrap_or_default();
-    let answer = send_request("POST", "/v1/credentials", &body)?;
-    if answer.status == 200 {
-        return Ok(answer.body);
+    let response = send_request("POST", "/v1/credentials", &body)?;
+    if response.status == 200 {
+        return Ok(response.body);
     }
-    Err(response_problem(&answer))
+    Err(response_problem(&response))
 }
 
-fn response_problem(answer: &Response) -> Box<Problem> {
-    let unreadable =
-        || Problem::new("unexpected_answer", answer.status, format!("the agent answered {}", answer.status));
-    Box::new(serde_json::from_slice(&answer.body).unwrap_or_else(|_| unreadable()))
+fn response_problem(response: &Response) -> Box<Problem> {
+    let unreadable = || {
+        Problem::new(
+            "unexpected_answer",
+            response.status,
+            format!("the agent answered with status {}", response.status),
+        )
+    };
+    Box::new(serde_json::from_slice(&response.body).unwrap_or_else(|_| unreadable()))
 }
 
-/// A killed agent's socket still takes connections until its last thread is gone; then they break.
+/// More than one, because the socket of a killed agent still accepts connections until the last thread of the process
+/// has ended. These connections then break.
 const ATTEMPTS_MAX: usize = 5;
 
-/// Asks the agent that runs; starts one and asks again where none does, or where it was killed meanwhile. Every request
-/// that is sent this way may be sent twice.
+/// Sends a request to the agent. If none runs, or if it was killed in between, starts an agent and sends the request again.
+/// So every request that is sent this way must be safe to repeat.
 pub(crate) fn send_request(method: &str, path: &str, body: &[u8]) -> Result<Response, Box<Problem>> {
-    let place = SocketLocation::from_environment();
-    let mut tried = 0;
+    let socket = SocketLocation::from_environment();
+    let mut attempts = 0;
     loop {
-        tried += 1;
-        // Makes the folder where there is none, and refuses one that somebody else could have planted.
-        place.check_folder().map_err(|error| unreachable_problem(&error.to_string()))?;
-        let asked = UnixStream::connect(place.socket_path()).and_then(|stream| round_trip(stream, method, path, body));
-        let error = match asked {
-            Ok(answer) => return Ok(answer),
+        attempts += 1;
+        // Creates the folder if it does not exist, and refuses a folder that another user could have created.
+        socket.check_folder().map_err(|error| unreachable_problem(&error.to_string()))?;
+        let result =
+            UnixStream::connect(socket.socket_path()).and_then(|stream| round_trip(stream, method, path, body));
+        let error = match result {
+            Ok(response) => return Ok(response),
             Err(error) => error,
         };
         match error.kind() {
             ErrorKind::PermissionDenied => {
-                return Err(unreachable_problem(
-                    "a sandbox or another user's folder keeps this program from its socket",
-                ));
+                return Err(unreachable_problem("a sandbox, or a folder of another user, denies access to its socket"));
             }
             ErrorKind::NotFound
             | ErrorKind::ConnectionRefused
             | ErrorKind::ConnectionReset
             | ErrorKind::BrokenPipe
             | ErrorKind::UnexpectedEof
-                if tried < ATTEMPTS_MAX =>
+                if attempts < ATTEMPTS_MAX =>
             {
                 let started = Context::block_on_value(Context::connect())
                     .map_err(|error| unreachable_problem(&error.to_string()))?;
@@ -77,9 +83,9 @@ pub(crate) fn send_request(method: &str, path: &str, body: &[u8]) -> Result<Resp
     }
 }
 
-fn unreachable_problem(words: &str) -> Box<Problem> {
-    let problem = Problem::new("agent_unreachable", 0, format!("the agent cannot be asked: {words}"));
-    Box::new(problem.hint("`pdev agent status` looks at it."))
+fn unreachable_problem(reason: &str) -> Box<Problem> {
+    let problem = Problem::new("agent_unreachable", 0, format!("the agent cannot be reached: {reason}"));
+    Box::new(problem.hint("Run `pdev agent status` to check it."))
 }
 
 fn round_trip(mut stream: UnixStream, method: &str, path: &str, body: &[u8]) -> std::io::Result<Response> {
@@ -90,25 +96,26 @@ fn round_trip(mut stream: UnixStream, method: &str, path: &str, body: &[u8]) -> 
         body.len()
     );
     stream.write_all(&[head.as_bytes(), body].concat())?;
-    let (mut bytes, mut piece) = (Vec::with_capacity(READ_BUFFER_BYTES), [0; READ_BUFFER_BYTES]);
+    let (mut bytes, mut buffer) = (Vec::with_capacity(READ_BUFFER_BYTES), [0; READ_BUFFER_BYTES]);
     while bytes.len() < RESPONSE_BYTES_MAX {
-        let length = match stream.read(&mut piece) {
+        let length = match stream.read(&mut buffer) {
             Ok(length) => length,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        bytes.extend_from_slice(&piece[..length]);
-        // The agent closes the connection a little later; that is not waited for.
+        bytes.extend_from_slice(&buffer[..length]);
+        // Return as soon as the response is complete: the agent closes the connection a little later.
         match parse_response(&bytes, length == 0) {
-            Some(answer) => return Ok(answer),
+            Some(response) => return Ok(response),
             None if length == 0 => break,
             None => {}
         }
     }
-    Err(std::io::Error::new(ErrorKind::UnexpectedEof, "an answer that breaks off"))
+    Err(std::io::Error::new(ErrorKind::UnexpectedEof, "the response is incomplete"))
 }
 
-/// A whole answer with a `content-length`, as the agent writes it for these routes.
+/// A complete response with a `content-length`, which the agent sends for these routes. `None` while bytes are missing.
+/// Without a length, only a response without a body is accepted, at the end of the stream.
 fn parse_response(bytes: &[u8], is_end: bool) -> Option<Response> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
@@ -130,8 +137,8 @@ mod tests {
 
     #[test]
     fn only_complete_responses_parse() {
-        let whole = parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcd", false).unwrap();
-        assert_eq!((whole.status, whole.body.as_slice()), (200, &b"abc"[..]));
+        let response = parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcd", false).unwrap();
+        assert_eq!((response.status, response.body.as_slice()), (200, &b"abc"[..]));
         let empty = b"HTTP/1.1 204 No Content\r\n\r\n";
         assert_eq!(parse_response(empty, true).unwrap().status, 204);
         assert!(parse_response(empty, false).is_none(), "there may be more");
@@ -151,17 +158,17 @@ mod tests {
             (&[], None),
         ] {
             let (stream, mut agent) = UnixStream::pair().unwrap();
-            let teller = std::thread::spawn(move || {
+            let sender = std::thread::spawn(move || {
                 drop(agent.read(&mut [0; 4096]));
                 for piece in pieces {
                     agent.write_all(piece.as_bytes()).unwrap();
                 }
             });
-            let answer = round_trip(stream, "GET", "/", b"");
-            teller.join().unwrap();
+            let response = round_trip(stream, "GET", "/", b"");
+            sender.join().unwrap();
             match expected {
-                Some(expected) => assert_eq!(answer.unwrap().body, expected.as_bytes()),
-                None => assert_eq!(answer.err().unwrap().kind(), ErrorKind::UnexpectedEof),
+                Some(expected) => assert_eq!(response.unwrap().body, expected.as_bytes()),
+                None => assert_eq!(response.err().unwrap().kind(), ErrorKind::UnexpectedEof),
             }
         }
     }

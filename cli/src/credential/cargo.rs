@@ -1,4 +1,4 @@
-//! `cargo-credential-pdev` (the Cargo book, "Credential Provider Protocol"): one JSON message a line, both ways.
+//! `cargo-credential-pdev` (the Cargo book, "Credential Provider Protocol"): one JSON message per line, both ways.
 
 use std::io::BufRead;
 
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{fetch_credential, write_stdout};
 
 pub(super) fn run() -> u8 {
+    // The provider sends the first message: the protocol versions that it supports.
     if write_stdout(b"{\"v\":[1]}\n") != 0 {
         return 1;
     }
@@ -22,13 +23,14 @@ pub(super) fn run() -> u8 {
 
 fn handle_request(line: &str) -> Vec<u8> {
     let Ok(request) = serde_json::from_str::<Value>(line) else {
-        return error_line(&json!({ "kind": "other", "message": "no JSON", "caused-by": [] }));
+        return error_line(&json!({ "kind": "other", "message": "the request is not JSON", "caused-by": [] }));
     };
     if request["kind"] != "get" {
         return error_line(&json!({ "kind": "operation-not-supported" }));
     }
     let url = request["registry"]["index-url"].as_str().unwrap_or_default();
     let server = url.trim_start_matches("sparse+").to_owned();
+    // A secret must not travel over plain HTTP, except on the loopback.
     if !server.starts_with("https://")
         && !server.starts_with("http://127.0.0.1")
         && !server.starts_with("http://localhost")

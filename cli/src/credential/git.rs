@@ -1,35 +1,36 @@
 //! `git-credential-pdev` (gitcredentials(7), git-credential(1)): attributes in, attributes out.
 //!
-//! Where pdev has nothing to say it says nothing, and git asks its next helper.
+//! If no identity serves the host, it prints nothing, and git asks its next helper.
 
 use protocol::identity::CredentialRequest;
 
 use super::{fetch_credential, print_problem, read_stdin, send_request, write_stdout};
 
-pub(super) fn run(verb: &str) -> u8 {
-    match verb {
+pub(super) fn run(operation: &str) -> u8 {
+    match operation {
         "get" => get(),
-        // git erases after a 401: the credential was refused, the login is not ended.
+        // git sends this after a 401: the server refused the credential, but the login stays.
         "erase" => erase(),
         _ => {
-            let _all = read_stdin();
+            // `store`, and operations of later versions.
+            let _discarded = read_stdin();
             0
         }
     }
 }
 
-/// The request, unless the protocol is none that a secret may travel on.
+/// The request, or `None` if a secret must not travel over its protocol.
 fn parse_request(text: &str) -> Option<CredentialRequest> {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     let host = value("host")?;
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    let safe = match value("protocol")? {
+    let is_safe = match value("protocol")? {
         "https" => true,
         "http" => matches!(name, "localhost" | "127.0.0.1" | "[::1]"),
         _ => false,
     };
     let authtype = text.lines().any(|line| line == "capability[]=authtype");
-    safe.then(|| CredentialRequest {
+    is_safe.then(|| CredentialRequest {
         server: Some(host.to_owned()),
         form: "git".to_owned(),
         authtype,
@@ -44,7 +45,7 @@ fn get() -> u8 {
         Err(problem) if problem.code == "identity_unknown" => 0,
         Err(problem) => {
             print_problem(&problem);
-            // A prompt for a password would hide the way out that was just told.
+            // Stop git here: its password prompt would hide the hint that was just printed.
             write_stdout(b"quit=1\n")
         }
     }
@@ -74,7 +75,7 @@ mod tests {
         assert_eq!(server("protocol=http\nhost=localhost:3000\n"), Some("localhost:3000".into()));
         assert_eq!(server("protocol=ftp\nhost=x\n"), None);
         assert_eq!(server("host=x\n"), None);
-        let asked = parse_request("capability[]=authtype\nprotocol=https\nhost=x\n").unwrap();
-        assert!(asked.authtype && asked.form == "git");
+        let request = parse_request("capability[]=authtype\nprotocol=https\nhost=x\n").unwrap();
+        assert!(request.authtype && request.form == "git");
     }
 }

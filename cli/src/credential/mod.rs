@@ -1,7 +1,7 @@
-//! pdev as the credential helper of other tools: their words in, their bytes out.
+//! pdev as the credential helper of other tools, in the protocol of each tool (docs/credentials.md).
 //!
-//! A helper runs before every command of its tool, so nothing is set up here: no runtime, no parser of options, one
-//! blocking request to the agent. What each tool expects byte for byte stands in docs/credentials.md.
+//! A helper runs before every command of its tool, so it must start fast: no runtime and no option parser, only one
+//! blocking request to the agent.
 
 mod agent_request;
 mod cargo;
@@ -18,33 +18,34 @@ use protocol::identity::CredentialRequest;
 
 use agent_request::{fetch_credential, send_request};
 
-/// Links to the one binary, by which docker, git and cargo find their helpers.
+/// The links to this program, by which docker, git and cargo find their helpers.
 pub(crate) const HELPER_LINKS: [(&str, &str); 3] =
     [("docker-credential-pdev", "docker"), ("git-credential-pdev", "git"), ("cargo-credential-pdev", "cargo")];
 
-/// The exit code, if this process was started as a helper: by the name of a link, or as `pdev credential TOOL ...`.
+/// The exit code, if this process was started as a helper: through a link, or as `pdev credential TOOL ...`. `None` for
+/// all other commands, for help, and for invalid requests.
 pub(crate) fn run_as_helper(arguments: &[OsString]) -> Option<u8> {
-    let mut words = arguments.iter().map(|word| word.to_str());
-    let program = words.next()??;
+    let mut arguments = arguments.iter().map(|argument| argument.to_str());
+    let program = arguments.next()??;
     let name = program.rsplit('/').next().unwrap_or(program);
     if let Some((_, tool)) = HELPER_LINKS.iter().find(|(link, _)| *link == name) {
-        return run(tool, &words.collect::<Option<Vec<_>>>()?);
+        return run(tool, &arguments.collect::<Option<Vec<_>>>()?);
     }
-    if words.next() != Some(Some("credential")) {
+    if arguments.next() != Some(Some("credential")) {
         return None;
     }
-    let tool = words.next()??;
-    run(tool, &words.collect::<Option<Vec<_>>>()?)
+    let tool = arguments.next()??;
+    run(tool, &arguments.collect::<Option<Vec<_>>>()?)
 }
 
-fn run(tool: &str, words: &[&str]) -> Option<u8> {
-    if words.iter().any(|word| matches!(*word, "-h" | "--help")) {
+fn run(tool: &str, arguments: &[&str]) -> Option<u8> {
+    if arguments.iter().any(|argument| matches!(*argument, "-h" | "--help")) {
         return None;
     }
-    match (tool, words) {
-        ("docker", [verb]) => Some(docker::run(verb)),
-        // A later git may know more verbs, and passes none of its options.
-        ("git", [verb]) => Some(git::run(verb)),
+    match (tool, arguments) {
+        ("docker", [operation]) => Some(docker::run(operation)),
+        // git passes only the operation, never options. A later git may add operations, which `git::run` ignores.
+        ("git", [operation]) => Some(git::run(operation)),
         ("cargo", ["--cargo-plugin", ..]) => Some(cargo::run()),
         ("aws" | "token", [identity]) if !identity.starts_with('-') => Some(print_credential(tool, identity)),
         ("kubectl", [identity]) if !identity.starts_with('-') => Some(print_credential(tool, identity)),
@@ -52,7 +53,7 @@ fn run(tool: &str, words: &[&str]) -> Option<u8> {
     }
 }
 
-/// Tools that take the answer as it is and show standard error to their user.
+/// For tools that read the credential from standard output and show standard error to the user.
 fn print_credential(form: &str, identity: &str) -> u8 {
     let request = CredentialRequest {
         identity: Some(identity.to_owned()),
@@ -69,7 +70,7 @@ fn print_credential(form: &str, identity: &str) -> u8 {
     }
 }
 
-/// What kubectl asks for, in the variable that it sets for its plugins.
+/// The version that kubectl requests in the variable that it sets for its plugins.
 fn api_version() -> Option<String> {
     let text = std::env::var("KUBERNETES_EXEC_INFO").ok()?;
     let value: serde_json::Value = serde_json::from_str(&text).ok()?;
@@ -84,18 +85,20 @@ fn write_stdout(bytes: &[u8]) -> u8 {
     }
 }
 
-/// One or two lines, which the tool shows to its user.
+/// Prints one or two lines, which the tool shows to the user.
 fn print_problem(problem: &Problem) {
     let hint = problem.hint.as_ref().map(|hint| format!("\ntry: {hint}")).unwrap_or_default();
     let text = format!("pdev: {}{hint}\n", problem.title);
-    let _nobody_reads = std::io::stderr().lock().write_all(text.as_bytes());
+    // A failed write cannot be reported anywhere.
+    let _ignored = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// All of standard input, bounded.
+/// Reads standard input up to a limit.
 fn read_stdin() -> String {
     use std::io::Read;
     const BYTES_MAX: u64 = 64 << 10;
     let mut text = String::new();
-    let _what_there_is = std::io::stdin().lock().take(BYTES_MAX).read_to_string(&mut text);
+    // After an error, the request is parsed from the text that was read.
+    let _ignored = std::io::stdin().lock().take(BYTES_MAX).read_to_string(&mut text);
     text
 }

@@ -1,5 +1,7 @@
-//! `pdev run --as IDENTITY -- PROGRAM`: a program that acts as an identity. It is told a place where its SDKs fetch credentials
-//! and renew them; what has no such place stands in its environment, and in nobody else's.
+//! `pdev run --as IDENTITY -- PROGRAM`: runs a program as an identity.
+//!
+//! The program gets an endpoint, from which its SDKs fetch and renew credentials. Credentials without an endpoint protocol
+//! are put into the environment of this program only.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -13,7 +15,7 @@ use super::setup::ini_fields;
 use crate::exit::{EXEC_FAILED, Failure, Outcome};
 use crate::humanize;
 
-/// Other credentials of the caller's environment would win over the asked ones, or mix with them.
+/// Credentials of the caller's environment. They would override those of the identity, or mix with them.
 const CLEARED_VARIABLES: [&str; 6] = [
     "AWS_PROFILE",
     "AWS_ACCESS_KEY_ID",
@@ -23,7 +25,7 @@ const CLEARED_VARIABLES: [&str; 6] = [
     "AWS_CREDENTIAL_EXPIRATION",
 ];
 
-/// What SDKs look at before an endpoint, by a variable that only an endpoint of their cloud comes with.
+/// Variables that SDKs read before an endpoint. The first name of each entry is set only with an endpoint of that cloud.
 const OVERRIDING_VARIABLES: [(&str, &[&str]); 3] = [
     (
         "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -44,11 +46,11 @@ const OVERRIDING_VARIABLES: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// Becomes the program: its exit code and signals are its own.
-pub(crate) fn run(identity: &str, command: &[OsString], folder: &Path, in_environment: bool) -> Outcome {
-    let Some((program, arguments)) = command.split_first() else {
+/// Replaces this process with the program, so the caller sees its exit code and signals.
+pub(crate) fn run(identity: &str, command_line: &[OsString], folder: &Path, in_environment: bool) -> Outcome {
+    let Some((program, arguments)) = command_line.split_first() else {
         return Err(
-            Failure::invalid_input("no program is given").hint("Write it after `--`: `pdev run --as NAME -- PROGRAM`.")
+            Failure::invalid_input("no program is named").hint("Write it after `--`: `pdev run --as NAME -- PROGRAM`.")
         );
     };
     let request = CredentialRequest {
@@ -57,31 +59,36 @@ pub(crate) fn run(identity: &str, command: &[OsString], folder: &Path, in_enviro
         ..CredentialRequest::default()
     };
     let bytes = fetch_credential(&request).map_err(|problem| Failure { exit_code: EXEC_FAILED, problem })?;
-    let mut started = std::process::Command::new(program);
-    started.args(arguments).current_dir(folder);
+    let mut command = std::process::Command::new(program);
+    command.args(arguments).current_dir(folder);
     for name in CLEARED_VARIABLES {
-        started.env_remove(name);
+        command.env_remove(name);
     }
-    let given = parse_env_pairs(bytes);
-    let has = |name: &str| given.iter().any(|(given, _)| given == name);
-    for name in OVERRIDING_VARIABLES.iter().filter(|(sign, _)| has(sign)).flat_map(|(_, names)| names.iter()) {
-        started.env_remove(name);
+    let variables = parse_env_pairs(bytes);
+    let has = |name: &str| variables.iter().any(|(variable, _)| variable == name);
+    for name in OVERRIDING_VARIABLES
+        .iter()
+        .filter(|(endpoint_variable, _)| has(endpoint_variable))
+        .flat_map(|(_, names)| names.iter())
+    {
+        command.env_remove(name);
     }
     if has("AWS_CONFIG_FILE")
         && let Some(region) = configured_region()
     {
-        // botocore reads the second one only, the other SDKs the first.
-        started.env("AWS_REGION", &region).env("AWS_DEFAULT_REGION", &region);
+        // botocore reads only AWS_DEFAULT_REGION, the other SDKs AWS_REGION.
+        command.env("AWS_REGION", &region).env("AWS_DEFAULT_REGION", &region);
     }
-    started.envs(given);
-    let error = started.exec();
+    command.envs(variables);
+    let error = command.exec();
+    // `exec` returns only if it failed. The exit codes are those of a shell.
     let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
     let message = format!("cannot start `{}`: {}", program.display(), humanize::io_error(&error));
     Err(Failure::new(code, "program_not_started", message))
 }
 
-/// The region that the user's own configuration names: the file itself is put out of sight, because its credentials
-/// would win.
+/// The region of the user's AWS configuration. The program does not see that file, because the credentials in it would
+/// override the endpoint. `None` if a variable sets the region, which the program inherits.
 fn configured_region() -> Option<String> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")).is_some() {
@@ -93,12 +100,15 @@ fn configured_region() -> Option<String> {
 }
 
 fn find_region<'a>(config: &'a str, profile: Option<&str>) -> Option<&'a str> {
-    let wanted = profile.unwrap_or("default");
-    let fits = |title: &str| title.strip_prefix("profile ").unwrap_or(title).trim() == wanted;
-    ini_fields(config).into_iter().find(|(title, field, _)| fits(title) && *field == "region").map(|(.., value)| value)
+    let selected = profile.unwrap_or("default");
+    let is_selected = |title: &str| title.strip_prefix("profile ").unwrap_or(title).trim() == selected;
+    ini_fields(config)
+        .into_iter()
+        .find(|(title, field, _)| is_selected(title) && *field == "region")
+        .map(|(.., value)| value)
 }
 
-/// `NAME=value`, each ended by a NUL.
+/// Parses pairs `NAME=value`, each terminated by a NUL, which values cannot contain.
 fn parse_env_pairs(bytes: Vec<u8>) -> Vec<(OsString, OsString)> {
     let split = |pair: &[u8]| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
@@ -121,7 +131,7 @@ mod tests {
 
     #[test]
     fn nul_separated_variables_are_parsed() {
-        let read = parse_env_pairs(b"A=1\0B=x=y\nz\0".to_vec());
-        assert_eq!(read, [("A".into(), "1".into()), ("B".into(), "x=y\nz".into())]);
+        let pairs = parse_env_pairs(b"A=1\0B=x=y\nz\0".to_vec());
+        assert_eq!(pairs, [("A".into(), "1".into()), ("B".into(), "x=y\nz".into())]);
     }
 }

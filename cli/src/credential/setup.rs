@@ -1,12 +1,12 @@
-//! What `pdev credential setup` changes in the files of other tools. Pure: text in, text out; only what pdev wrote is
-//! taken out again.
+//! The changes of `pdev credential setup` in the files of other tools. Pure: text in, text out. Undo removes only what
+//! pdev wrote.
 
 use serde_json::{Map, Value};
 
-/// `Err`: why the file cannot take it, in words.
+/// The new text, or the reason why the file cannot be changed.
 pub(crate) type EditResult = Result<String, String>;
 
-/// Title, field and value of each line of a file of aws.
+/// Section, field and value of each line of an aws configuration file.
 pub(crate) fn ini_fields(text: &str) -> Vec<(&str, &str, &str)> {
     let mut title = "";
     let mut fields = Vec::new();
@@ -23,18 +23,18 @@ pub(crate) fn ini_fields(text: &str) -> Vec<(&str, &str, &str)> {
     fields
 }
 
-/// A profile of `~/.aws/config`.
+/// Adds a profile to `~/.aws/config`.
 pub(crate) fn add_aws_profile(text: &str, program: &str, identity: &str) -> EditResult {
     let title = format!("profile {identity}");
     let without = without_block(text, identity);
     if has_section(&without, &title) {
-        return Err(format!("there is a profile `{identity}` already"));
+        return Err(format!("it already has a profile `{identity}`"));
     }
     let body = format!("[{title}]\ncredential_process = {} credential aws {identity}\n", shell_quoted(program));
     Ok(with_block(&without, identity, &body))
 }
 
-/// A command that is gcloud as an identity.
+/// A shell script that runs gcloud as an identity.
 pub(crate) fn gcloud_script(program: &str, identity: &str) -> String {
     format!(
         "#!/bin/sh\n{}exec {} run --as {identity} -- gcloud \"$@\"\n",
@@ -47,11 +47,12 @@ pub(crate) fn is_gcloud_script(text: &str, identity: &str) -> bool {
     text.contains(&gcloud_marker(identity))
 }
 
+/// Recognises the script in later versions, so the text must not change.
 fn gcloud_marker(identity: &str) -> String {
     format!("# Made by `pdev credential setup gcloud {identity}`; with `--undo` it is removed.\n")
 }
 
-/// Helpers for servers in `~/.gitconfig`.
+/// Adds a credential helper for each host to `~/.gitconfig`.
 pub(crate) fn add_git_helpers(text: &str, program: &str, identity: &str, hosts: &[String]) -> EditResult {
     let without = without_block(text, identity);
     let mut body = String::new();
@@ -59,9 +60,10 @@ pub(crate) fn add_git_helpers(text: &str, program: &str, identity: &str, hosts: 
         let scheme = if host.starts_with("localhost") || host.starts_with("127.0.0.1") { "http" } else { "https" };
         let section = format!("credential \"{scheme}://{host}\"");
         if has_section(&without, &section) {
-            return Err(format!("there are settings for `{host}` already"));
+            return Err(format!("it already has settings for `{host}`"));
         }
-        // The empty helper keeps those of wider sections from being asked, or from storing what pdev gave.
+        // The empty helper resets the list, so git neither asks helpers of other sections nor lets them store the
+        // credential.
         body.push_str(&format!(
             "[{section}]\n\thelper =\n\thelper = {}\n",
             git_config_escaped(&format!("{} credential git", shell_quoted(program)))
@@ -70,15 +72,15 @@ pub(crate) fn add_git_helpers(text: &str, program: &str, identity: &str, hosts: 
     Ok(with_block(&without, identity, &body))
 }
 
-/// Helpers for registries in docker's `config.json`.
+/// Adds a credential helper for each registry to docker's `config.json`.
 pub(crate) fn add_docker_helpers(text: &str, hosts: &[String]) -> EditResult {
     let mut config = parse_json_object(text)?;
     let helpers = config.entry("credHelpers").or_insert_with(|| Value::Object(Map::new()));
-    let helpers = helpers.as_object_mut().ok_or("its `credHelpers` is no object")?;
+    let helpers = helpers.as_object_mut().ok_or("its `credHelpers` is not an object")?;
     for host in hosts.iter().filter(|host| !host.starts_with("*.")) {
         match helpers.get(host).and_then(Value::as_str) {
             None | Some("pdev") => drop(helpers.insert(host.clone(), "pdev".into())),
-            Some(other) => return Err(format!("`{host}` has the helper `{other}` already")),
+            Some(other) => return Err(format!("`{host}` already has the helper `{other}`")),
         }
     }
     Ok(to_docker_json(&config))
@@ -99,17 +101,17 @@ fn parse_json_object(text: &str) -> Result<Map<String, Value>, String> {
     if text.trim().is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_str(text).map_err(|_| "it is no JSON object".to_owned())
+    serde_json::from_str(text).map_err(|_| "it is not a JSON object".to_owned())
 }
 
-/// As docker writes it: indented by tabs.
+/// Formatted like docker does it: indented by tabs.
 fn to_docker_json(config: &Map<String, Value>) -> String {
     use serde::Serialize;
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     let mut writer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
-    // A map of values that were read from JSON can be written as JSON.
-    let _always_fine = config.serialize(&mut writer);
+    // Cannot fail: the keys and values were read from JSON.
+    let _ignored = config.serialize(&mut writer);
     String::from_utf8(bytes).unwrap_or_default()
 }
 
@@ -117,17 +119,18 @@ fn has_section(text: &str, title: &str) -> bool {
     text.lines().any(|line| line.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) == Some(title))
 }
 
+/// Finds the block in later versions, so the texts must not change.
 fn block_markers(identity: &str) -> (String, String) {
     (format!("# pdev credential setup: begin {identity}\n"), format!("# pdev credential setup: end {identity}\n"))
 }
 
 fn with_block(text: &str, identity: &str, body: &str) -> String {
     let (begin, end) = block_markers(identity);
-    let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    format!("{text}{gap}{begin}{body}{end}")
+    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    format!("{text}{newline}{begin}{body}{end}")
 }
 
-/// The text without what pdev wrote for this identity.
+/// The text without the block that pdev wrote for this identity. Unchanged if the end marker is missing.
 pub(crate) fn without_block(text: &str, identity: &str) -> String {
     let (begin, end) = block_markers(identity);
     let Some((before, rest)) = text.split_once(&begin) else { return text.to_owned() };
@@ -137,10 +140,10 @@ pub(crate) fn without_block(text: &str, identity: &str) -> String {
     }
 }
 
-/// For readers that split like a shell.
+/// Quotes a path for readers that split words like a shell.
 fn shell_quoted(program: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+".contains(letter);
-    if program.chars().all(plain) { program.to_owned() } else { format!("'{}'", program.replace('\'', r"'\''")) }
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+".contains(letter);
+    if program.chars().all(is_plain) { program.to_owned() } else { format!("'{}'", program.replace('\'', r"'\''")) }
 }
 
 /// For a value of a git configuration.
@@ -152,13 +155,13 @@ fn git_config_escaped(value: &str) -> String {
     }
 }
 
-/// Lines taken out and put in, in order; what both have at the ends is left out.
+/// The removed and added lines in order, without the common lines at the start and the end.
 pub(crate) fn diff_lines(before: &str, after: &str) -> Vec<String> {
     let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
-    let start = old.iter().zip(&new).take_while(|(one, two)| one == two).count();
-    let rest = |lines: &[&str]| lines.len() - start;
-    let end = old.iter().rev().zip(new.iter().rev()).take_while(|(one, two)| one == two).count();
-    let end = end.min(rest(&old)).min(rest(&new));
+    let start = old.iter().zip(&new).take_while(|(left, right)| left == right).count();
+    let remaining = |lines: &[&str]| lines.len() - start;
+    let end = old.iter().rev().zip(new.iter().rev()).take_while(|(left, right)| left == right).count();
+    let end = end.min(remaining(&old)).min(remaining(&new));
     let removed = old[start..old.len() - end].iter().map(|line| format!("-{line}"));
     let added = new[start..new.len() - end].iter().map(|line| format!("+{line}"));
     removed.chain(added).collect()
@@ -176,9 +179,13 @@ mod tests {
             after.contains("[profile dev]\ncredential_process = '/opt/my tools/pdev' credential aws dev\n"),
             "{after}"
         );
-        assert_eq!(add_aws_profile(&after, "/opt/my tools/pdev", "dev").unwrap(), after, "twice is once");
+        assert_eq!(
+            add_aws_profile(&after, "/opt/my tools/pdev", "dev").unwrap(),
+            after,
+            "adding it twice changes nothing"
+        );
         assert_eq!(without_block(&after, "dev"), format!("{before}\n"));
-        assert_eq!(add_aws_profile("[profile dev]\n", "pdev", "dev"), Err("there is a profile `dev` already".into()));
+        assert_eq!(add_aws_profile("[profile dev]\n", "pdev", "dev"), Err("it already has a profile `dev`".into()));
         assert_eq!(diff_lines(before, &after)[0], "+# pdev credential setup: begin dev");
     }
 

@@ -1,4 +1,4 @@
-//! The programs below this process: who they are, and their end. Linux only, as sessions are.
+//! Finds and ends all descendants of this process. Linux only, like sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,60 +8,63 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::Signal as Signals;
 use tokio::time::{Instant, timeout};
 
-/// A program may take this long to put its things away.
+/// The time between SIGTERM and SIGKILL, in which programs can clean up.
 const TERM_GRACE: Duration = Duration::from_secs(2);
-/// Beyond it somebody starts programs faster than they can be ended, or the disk hangs.
+/// The limit of the termination. If it expires, a program starts processes faster than they can be killed, or a process
+/// hangs in disk access.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// All below this process. What was let go is adopted, so none of them gets out of sight.
+/// All descendants of this process. It is a subreaper, so detached descendants remain in the list.
 fn list_descendants() -> Vec<Pid> {
-    let folders = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = folders.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for process in pids.filter_map(|pid| SystemProcesses.process(pid)) {
         children.entry(process.parent).or_default().push(process.pid);
     }
-    let (mut found, mut next) = (Vec::new(), vec![rustix::process::getpid().as_raw_nonzero().get()]);
-    while let Some(pid) = next.pop() {
-        let below = children.remove(&pid).unwrap_or_default();
-        found.extend(below.iter().filter_map(|pid| Pid::from_raw(*pid)));
-        next.extend(below);
+    let (mut descendants, mut pending) = (Vec::new(), vec![rustix::process::getpid().as_raw_nonzero().get()]);
+    while let Some(pid) = pending.pop() {
+        let own_children = children.remove(&pid).unwrap_or_default();
+        descendants.extend(own_children.iter().filter_map(|pid| Pid::from_raw(*pid)));
+        pending.extend(own_children);
     }
-    found
+    descendants
 }
 
-/// Takes note of children that ended; how `wanted` did, if it is among them.
-pub(super) fn reap_children(wanted: Pid) -> Option<WaitStatus> {
-    let mut ended = None;
+/// Reaps all children that have ended, including adopted ones. Returns the status of `child` if it is one of them.
+pub(super) fn reap_children(child: Pid) -> Option<WaitStatus> {
+    let mut child_status = None;
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-        if pid == wanted {
-            ended = Some(status);
+        if pid == child {
+            child_status = Some(status);
         }
     }
-    ended
+    child_status
 }
 
-/// Ends everything below this process: asked first, then without asking.
-pub(super) async fn terminate_all(wanted: Pid, children: &mut Signals) {
-    let begun = Instant::now();
-    let mut told = BTreeSet::new();
-    while begun.elapsed() < KILL_TIMEOUT {
-        let _known = reap_children(wanted);
-        let left = list_descendants();
-        if left.is_empty() {
+/// Ends all descendants of this process: SIGTERM first, SIGKILL after a grace period.
+pub(super) async fn terminate_all(child: Pid, child_signals: &mut Signals) {
+    let started_at = Instant::now();
+    let mut terminated = BTreeSet::new();
+    // The list is read again in each round, because the programs may start others until they end.
+    while started_at.elapsed() < KILL_TIMEOUT {
+        let _already_known = reap_children(child);
+        let remaining = list_descendants();
+        if remaining.is_empty() {
             return;
         }
-        let asks = begun.elapsed() < TERM_GRACE;
-        for pid in left {
-            if !asks {
-                let _gone_is_fine = kill_process(pid, Signal::KILL);
-            } else if told.insert(pid.as_raw_nonzero()) {
-                let _gone_is_fine = kill_process(pid, Signal::TERM);
-                // Stopped, it would not hear.
-                let _gone_is_fine = kill_process(pid, Signal::CONT);
+        let in_grace_period = started_at.elapsed() < TERM_GRACE;
+        // Errors are ignored: the process has already ended.
+        for pid in remaining {
+            if !in_grace_period {
+                let _has_ended = kill_process(pid, Signal::KILL);
+            } else if terminated.insert(pid.as_raw_nonzero()) {
+                let _has_ended = kill_process(pid, Signal::TERM);
+                // A stopped process handles SIGTERM only after it continues.
+                let _has_ended = kill_process(pid, Signal::CONT);
             }
         }
-        drop(timeout(POLL_INTERVAL, children.recv()).await);
+        drop(timeout(POLL_INTERVAL, child_signals.recv()).await);
     }
 }

@@ -1,7 +1,9 @@
-//! The two processes above a coding agent's session: `pdev session run`, and below it the guard, which starts the program.
+//! The two processes above a coding agent's session: `pdev session run`, and its child, the guard, which starts the
+//! program.
 //!
-//! Each adopts what is let go below it, and ends it all when the other one is gone, so that killing either leaves no
-//! program that nobody can tell from a person's own. What the session may have is the background agent's to decide.
+//! Both are subreapers, and each ends all programs of the session if the other one ends. So after a `kill -9` of either,
+//! no program of the session remains that looks like one of the user's own. The background agent decides which access the
+//! session gets.
 
 mod descendants;
 
@@ -22,23 +24,23 @@ use crate::render::terminal::{Color, Terminal};
 
 /// The first argument of the guard; no command of this name exists.
 pub(crate) const SUBCOMMAND: &str = agent::sessions::GUARD_COMMAND;
-/// Names the session for its programs. Nothing is decided by it.
+/// Tells the programs the id of their session. It decides nothing: programs could change it.
 pub(crate) const SESSION_VARIABLE: &str = "PDEV_SESSION";
 
-/// The client's own limits are below it.
+/// Longer than the client's own limits for starting the agent.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the guard is told: the wish, and whether it is to be quiet.
+/// The argument of the guard, as JSON.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct GuardOptions {
     request: SessionRequest,
     quiet: bool,
 }
 
-/// How it ended, as a shell tells it.
+/// The exit code as in a shell: 128 + n after signal n.
 fn exit_code(status: WaitStatus) -> u8 {
-    let signalled = || status.terminating_signal().map(|signal| 128 + signal);
-    let code = status.exit_status().or_else(signalled).unwrap_or_default();
+    let from_signal = || status.terminating_signal().map(|signal| 128 + signal);
+    let code = status.exit_status().or_else(from_signal).unwrap_or_default();
     u8::try_from(code).unwrap_or(EXEC_FAILED)
 }
 
@@ -46,7 +48,8 @@ struct SignalStreams {
     children: Signals,
     terminate: Signals,
     hangup: Signals,
-    /// Meant for the program, which has the terminal as well; these two only must not end of them.
+    /// Ctrl-C and Ctrl-\ reach the program too, because it shares the terminal. Received here only so that these two
+    /// processes do not end.
     interrupt: Signals,
     quit: Signals,
 }
@@ -62,12 +65,17 @@ impl SignalStreams {
         })
     }
 
-    /// The child's end, or `None` when this process is told to end. `late` is called once, after `time`.
-    async fn wait_for_child(&mut self, child: Pid, time: Option<Duration>, late: impl FnOnce()) -> Option<WaitStatus> {
-        let far = time.unwrap_or(Duration::MAX);
-        let over = tokio::time::sleep(far);
-        tokio::pin!(over);
-        let mut late = time.map(|_| late);
+    /// Waits for the child and returns its status, or `None` if this process gets SIGTERM or SIGHUP. Calls `on_expiry` once,
+    /// after `limit`.
+    async fn wait_for_child(
+        &mut self,
+        child: Pid,
+        limit: Option<Duration>,
+        on_expiry: impl FnOnce(),
+    ) -> Option<WaitStatus> {
+        let expiry = tokio::time::sleep(limit.unwrap_or(Duration::MAX));
+        tokio::pin!(expiry);
+        let mut on_expiry = limit.map(|_| on_expiry);
         loop {
             if let Some(status) = descendants::reap_children(child) {
                 return Some(status);
@@ -78,68 +86,74 @@ impl SignalStreams {
                 _ = self.hangup.recv() => return None,
                 _ = self.interrupt.recv() => {}
                 _ = self.quit.recv() => {}
-                () = &mut over, if late.is_some() => if let Some(late) = late.take() { late() },
+                () = &mut expiry, if on_expiry.is_some() => if let Some(on_expiry) = on_expiry.take() { on_expiry() },
             }
         }
     }
 }
 
+/// Adopts descendants whose parent ends, so that they cannot leave the session.
 fn become_subreaper() {
+    // Cannot fail since Linux 3.4.
     #[cfg(target_os = "linux")]
-    let _kernels_since_3_4_can = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    let _ignored = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
 fn pid_of(child: &std::process::Child) -> Result<Pid, Failure> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    pid.ok_or_else(|| Failure::failed("the program has no process number"))
+    pid.ok_or_else(|| Failure::failed("the program has no process id"))
 }
 
-/// Starts the guard and stays above it.
-pub(crate) fn run_guarded(wish: SessionRequest, program: &[OsString], context: &Context) -> Outcome {
-    let order = serde_json::to_string(&GuardOptions { request: wish, quiet: context.quiet });
-    let order = order.map_err(|error| Failure::failed(error.to_string()))?;
-    let own = std::env::current_exe()?;
+/// Starts the guard and waits for it.
+pub(crate) fn run_guarded(request: SessionRequest, program: &[OsString], context: &Context) -> Outcome {
+    let options = serde_json::to_string(&GuardOptions { request, quiet: context.quiet });
+    let options = options.map_err(|error| Failure::failed(error.to_string()))?;
+    let own_program = std::env::current_exe()?;
     Context::block_on(async {
-        start_detached_agent(&own).await;
+        start_detached_agent(&own_program).await;
+        // Reports why no agent runs, before anything is started.
         drop(Context::connect().await?);
-        let mut waits = SignalStreams::new()?;
+        // Before the spawn, so no signal and no orphan is missed.
+        let mut signals = SignalStreams::new()?;
         become_subreaper();
-        let mut guard = Command::new(own);
-        let guard = guard.args([SUBCOMMAND, &order]).args(program).current_dir(&context.folder).spawn()?;
+        let mut guard = Command::new(own_program);
+        let guard = guard.args([SUBCOMMAND, &options]).args(program).current_dir(&context.folder).spawn()?;
         let guard = pid_of(&guard)?;
-        let mut ended = waits.wait_for_child(guard, None, || {}).await;
-        if ended.is_none() {
-            let _gone_is_fine = kill_process(guard, Signal::TERM);
-            ended = waits.wait_for_child(guard, None, || {}).await;
+        let mut status = signals.wait_for_child(guard, None, || {}).await;
+        if status.is_none() {
+            // Passed on. A second signal ends the wait.
+            let _has_ended = kill_process(guard, Signal::TERM);
+            status = signals.wait_for_child(guard, None, || {}).await;
         }
-        // The guard ends them itself, unless it was killed.
-        descendants::terminate_all(guard, &mut waits.children).await;
-        Ok(ended.map_or(INTERRUPTED, exit_code))
+        // Normally the guard has ended all programs. If it was killed, they are now children of this process.
+        descendants::terminate_all(guard, &mut signals.children).await;
+        Ok(status.map_or(INTERRUPTED, exit_code))
     })
 }
 
-/// By a program that ends at once. An agent below this process would end with the session, and people's previews with it.
-async fn start_detached_agent(own: &Path) {
+/// Starts the agent through a short-lived `pdev session list`. An agent below this process would be ended together with
+/// the session, and with it the local previews of the user.
+async fn start_detached_agent(own_program: &Path) {
     if Client::connect(&SocketLocation::from_environment()).await.is_ok() {
         return;
     }
-    let mut starter = tokio::process::Command::new(own);
+    let mut starter = tokio::process::Command::new(own_program);
     starter.args(["session", "list"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Why there is none is told by the connection that follows.
+    // The result is ignored: if the agent did not start, the next connection reports why.
     drop(tokio::time::timeout(START_TIMEOUT, starter.kill_on_drop(true).status()).await);
 }
 
-/// The guard's own life. Arguments: the order, then the program.
+/// The guard process. Its arguments are [`GuardOptions`] as JSON, then the program with its arguments.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let terminal = Terminal::new(Color::Auto);
     let mut arguments = arguments.into_iter();
-    let order = arguments.next().and_then(|text| serde_json::from_str::<GuardOptions>(text.to_str()?).ok());
-    let Some(order) = order else {
-        terminal.eprint_line("this is a part of `pdev session run`");
+    let options = arguments.next().and_then(|text| serde_json::from_str::<GuardOptions>(text.to_str()?).ok());
+    let Some(options) = options else {
+        terminal.eprint_line("this command is internal to `pdev session run`");
         return crate::exit::INVALID_INPUT;
     };
     let program: Vec<OsString> = arguments.collect();
-    match run_session(&order, &program, &terminal) {
+    match run_session(&options, &program, &terminal) {
         Ok(code) => code,
         Err(failure) => {
             crate::print_failure(&failure, &terminal, false);
@@ -148,54 +162,56 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-fn run_session(order: &GuardOptions, program: &[OsString], terminal: &Terminal) -> Outcome {
+fn run_session(options: &GuardOptions, program: &[OsString], terminal: &Terminal) -> Outcome {
     let Some((name, arguments)) = program.split_first() else {
-        return Err(Failure::invalid_input("no program is given"));
+        return Err(Failure::invalid_input("no program is named"));
     };
     Context::block_on(async {
-        let mut waits = SignalStreams::new()?;
+        // Before the session begins, so the guard does not outlive its parent unnoticed.
+        let mut signals = SignalStreams::new()?;
         terminate_with_parent()?;
         become_subreaper();
-        let session = Context::connect().await?.begin_session(&order.request).await?;
-        if !order.quiet {
+        let session = Context::connect().await?.begin_session(&options.request).await?;
+        if !options.quiet {
             terminal.eprint_line(&format!("session {} ({}): {}", session.name, session.id, describe_session(&session)));
         }
-        let mut started = Command::new(name);
-        let child = match started.args(arguments).env(SESSION_VARIABLE, &session.id).spawn() {
+        let mut command = Command::new(name);
+        let child = match command.args(arguments).env(SESSION_VARIABLE, &session.id).spawn() {
             Ok(child) => pid_of(&child)?,
             Err(error) => return Err(start_failure(name, &error)),
         };
-        let left = session.until.saturating_sub(humanize::now_milliseconds());
-        let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
-        let late = || {
+        let remaining = session.until.saturating_sub(humanize::now_milliseconds());
+        let remaining = Duration::from_millis(u64::try_from(remaining).unwrap_or_default());
+        let on_expiry = || {
             terminal.eprint_line(&format!(
-                "the time of the session {} is over: its programs go on, and are given no credentials any more",
+                "the time of session {} is over: its programs keep running, but get no more credentials",
                 session.name
             ));
         };
-        let ended = waits.wait_for_child(child, Some(left), late).await;
-        descendants::terminate_all(child, &mut waits.children).await;
-        Ok(ended.map_or(128 + 15, exit_code))
+        let status = signals.wait_for_child(child, Some(remaining), on_expiry).await;
+        descendants::terminate_all(child, &mut signals.children).await;
+        // Without a status, SIGTERM or SIGHUP has ended the wait.
+        Ok(status.map_or(128 + 15, exit_code))
     })
 }
 
-/// Told to end when the process above is gone, even if that was killed.
+/// Requests SIGTERM for this process when its parent ends, even if the parent is killed.
 fn terminate_with_parent() -> Result<(), Failure> {
     let parent = getppid();
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(|error| Failure::failed(humanize::io_error(&error.into())))?;
-    // It may have gone before that.
-    if getppid() == parent { Ok(()) } else { Err(Failure::failed("what started this is gone")) }
+    // The parent may have ended before the request.
+    if getppid() == parent { Ok(()) } else { Err(Failure::failed("the parent process has ended")) }
 }
 
 fn describe_session(session: &SessionView) -> String {
-    let minutes = humanize::duration(u64::try_from(session.until - session.begun_at).unwrap_or_default());
-    let which = match session.identities.as_slice() {
-        [] => "identities that are not production".to_owned(),
+    let duration = humanize::duration(u64::try_from(session.until - session.begun_at).unwrap_or_default());
+    let identities = match session.identities.as_slice() {
+        [] => "all identities except production".to_owned(),
         names => names.join(", "),
     };
-    format!("for {minutes}, {which}, read-only where their source can say so")
+    format!("for {duration}, {identities}, read-only if their source supports it")
 }
 
 fn start_failure(name: &OsString, error: &std::io::Error) -> Failure {
