@@ -31,7 +31,7 @@ const COMMAND_GROUPS: [CommandGroup; 4] = [
     },
 ];
 
-/// Without `{options}`: the complete descriptions leave too little room for the commands.
+/// Without `{options}`: the complete descriptions leave too little space for the commands.
 const FRONT_PAGE_TEMPLATE: &str = "\
 {about-with-newline}
 {usage-heading} {usage}

@@ -1,4 +1,4 @@
-//! The binary against a scripted agent: what it prints, and its exit codes.
+//! The binary with a scripted agent: its output and exit codes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../client/tests/fake/mod.rs"]
@@ -14,9 +14,9 @@ use protocol::exec::Frame;
 
 const PREVIEW: &str = r#""id":"p1","title":"shop/main","app":"shop","branch":"main","environment":"local""#;
 
-fn unit(name: &str, state: &str, more: &str) -> String {
+fn unit(name: &str, state: &str, more_fields: &str) -> String {
     format!(
-        r#"{{"name":"{name}","role":"service","runtime":"docker","state":"{state}","restarts":0,"support":"paved"{more}}}"#
+        r#"{{"name":"{name}","role":"service","runtime":"docker","state":"{state}","restarts":0,"support":"paved"{more_fields}}}"#
     )
 }
 
@@ -57,19 +57,19 @@ struct TestAgent {
 }
 
 impl TestAgent {
-    fn new(answer: impl Fn(&FakeRequest) -> Vec<u8> + Send + Sync + 'static) -> Self {
+    fn new(respond: impl Fn(&FakeRequest) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("socket");
         std::fs::create_dir(&socket).unwrap();
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o700)).unwrap();
         std::fs::write(folder.path().join("pdev.yaml"), MANIFEST).unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let seen = asked.clone();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let recorded = requests.clone();
         fake::serve(
             &socket.join("agent.sock"),
             Arc::new(move |request| {
                 let line = request.head.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1");
-                seen.lock().unwrap().push(format!("{line} {}", String::from_utf8_lossy(&request.body)));
+                recorded.lock().unwrap().push(format!("{line} {}", String::from_utf8_lossy(&request.body)));
                 match () {
                     () if request.starts_with("GET /v1/agent ") => fake::agent_info_response(1),
                     () if request.starts_with("POST /v1/locate ") => {
@@ -80,11 +80,11 @@ impl TestAgent {
                     }
                     () if request.starts_with("GET /v1/previews/p1 ") => json_response("200 OK", &status("ready")),
                     () if request.starts_with("PUT ") => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
-                    () => answer(request),
+                    () => respond(request),
                 }
             }),
         );
-        Self { folder, requests: asked }
+        Self { folder, requests }
     }
 
     async fn run(&self, arguments: &[&str]) -> Output {
@@ -136,15 +136,15 @@ async fn successful_up_prints_summary() {
         unit_changed_event(&unit("api", "starting", r#","reason":"waits for GET /""#)),
         finished.clone(),
     ];
-    let world = TestAgent::new(move |_| event_stream(&script));
+    let agent = TestAgent::new(move |_| event_stream(&script));
     assert_output(
-        &world.run(&["up"]).await,
+        &agent.run(&["up"]).await,
         0,
         "✔ shop/main is ready in 1.2 s\n  api  http://api.main.shop.localhost:8642\n\
          next: `pdev logs -f`, `pdev status`, `pdev open`, `pdev down`",
         "plan: 1 step\napi: starting (waits for GET /)",
     );
-    let output = world.run(&["up", "--json"]).await;
+    let output = agent.run(&["up", "--json"]).await;
     let lines: Vec<serde_json::Value> =
         String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(
@@ -157,9 +157,9 @@ async fn successful_up_prints_summary() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unchanged_up_prints_one_line() {
     let script = [format!(r#""event":"finished","status":{},"milliseconds":4,"unchanged":true"#, status("ready"))];
-    let world = TestAgent::new(move |_| event_stream(&script));
-    let words = "shop/main: nothing changed, all healthy (4 ms)  http://main.shop.localhost:8642";
-    assert_output(&world.run(&["up"]).await, 0, words, "");
+    let agent = TestAgent::new(move |_| event_stream(&script));
+    let summary = "shop/main: nothing changed, all healthy (4 ms)  http://main.shop.localhost:8642";
+    assert_output(&agent.run(&["up"]).await, 0, summary, "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,9 +168,9 @@ async fn failed_up_prints_problem() {
         r#"{"code":"exited","title":"exit code 1 while starting","unit":"api","hint":"Run it.","output":["boom"]}"#;
     let script =
         [format!(r#""event":"failed","problems":[{problem}],"status":{},"milliseconds":70000"#, status("failed"))];
-    let world = TestAgent::new(move |_| event_stream(&script));
+    let agent = TestAgent::new(move |_| event_stream(&script));
     assert_output(
-        &world.run(&["up"]).await,
+        &agent.run(&["up"]).await,
         1,
         "",
         "error: api: exit code 1 while starting\n  last lines of api:\n  | boom\ntry: Run it.\n\n\
@@ -181,18 +181,18 @@ async fn failed_up_prints_problem() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn up_sends_only_referenced_variables_and_secrets() {
     let script = [format!(r#""event":"finished","status":{},"milliseconds":4,"unchanged":true"#, status("ready"))];
-    let world = TestAgent::new(move |asked| {
-        if asked.starts_with("PUT") { b"HTTP/1.1 204 No Content\r\n\r\n".to_vec() } else { event_stream(&script) }
+    let agent = TestAgent::new(move |request| {
+        if request.starts_with("PUT") { b"HTTP/1.1 204 No Content\r\n\r\n".to_vec() } else { event_stream(&script) }
     });
-    let output = world.run_with_input(&["up", "--secret", "cert=-", "-e", "local"], "a certificate").await;
+    let output = agent.run_with_input(&["up", "--secret", "cert=-", "-e", "local"], "a certificate").await;
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let asked = world.requests();
-    assert_eq!(asked[1], "PUT /v1/previews/p1/secrets/cert a certificate");
-    assert_eq!(asked[2], "PUT /v1/previews/p1/secrets/key from the environment");
-    assert!(asked[3].contains(r#""variables":{"LEVEL":"debug"}"#), "{asked:?}");
-    let output = world.run(&["up", "--secret", "crt=-"]).await;
+    let requests = agent.requests();
+    assert_eq!(requests[1], "PUT /v1/previews/p1/secrets/cert a certificate");
+    assert_eq!(requests[2], "PUT /v1/previews/p1/secrets/key from the environment");
+    assert!(requests[3].contains(r#""variables":{"LEVEL":"debug"}"#), "{requests:?}");
+    let output = agent.run(&["up", "--secret", "crt=-"]).await;
     assert_output(&output, 2, "", "error: the manifest has no secret `crt`\ntry: Did you mean `cert`?");
-    let output = world.run(&["up", "--secret", "cert=hunter2"]).await;
+    let output = agent.run(&["up", "--secret", "cert=hunter2"]).await;
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("every process on this machine can read"), "{output:?}");
 }
@@ -200,52 +200,53 @@ async fn up_sends_only_referenced_variables_and_secrets() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn up_is_retried_after_lost_agent() {
     let finished = format!(r#""event":"finished","status":{},"milliseconds":4,"unchanged":true"#, status("ready"));
-    let (whole, tries) = (event_stream(&[finished]), Mutex::new(0));
-    let world = TestAgent::new(move |_| {
-        let mut tries = tries.lock().unwrap();
-        *tries += 1;
-        let end = if *tries == 1 { whole.len() - 9 } else { whole.len() };
-        whole[..end].to_vec()
+    let (stream, attempts) = (event_stream(&[finished]), Mutex::new(0));
+    let agent = TestAgent::new(move |_| {
+        let mut attempts = attempts.lock().unwrap();
+        *attempts += 1;
+        // The first stream is cut off before its last chunk is complete.
+        let end = if *attempts == 1 { stream.len() - 9 } else { stream.len() };
+        stream[..end].to_vec()
     });
-    let output = world.run(&["up"]).await;
+    let output = agent.run(&["up"]).await;
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!(world.requests().iter().filter(|line| line.starts_with("POST /v1/up")).count(), 2);
+    assert_eq!(agent.requests().iter().filter(|line| line.starts_with("POST /v1/up")).count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn query_commands_print_results() {
-    let world = TestAgent::new(|_| json_response("404 Not Found", "{}"));
+    let agent = TestAgent::new(|_| json_response("404 Not Found", "{}"));
     assert_output(
-        &world.run(&["ls"]).await,
+        &agent.run(&["ls"]).await,
         0,
         "PREVIEW    STATE  HEALTHY  URL                              FOLDER\n\
          shop/main  ready  2/2      http://main.shop.localhost:8642  /gone (gone)",
         "",
     );
-    assert_output(&world.run(&["open", "api"]).await, 0, "http://api.main.shop.localhost:8642", "");
+    assert_output(&agent.run(&["open", "api"]).await, 0, "http://api.main.shop.localhost:8642", "");
     assert_output(
-        &world.run(&["status", "shop/mian"]).await,
+        &agent.run(&["status", "shop/mian"]).await,
         4,
         "",
         "error: no preview `shop/mian`\ntry: Did you mean `shop/main`?",
     );
     assert_output(
-        &world.run(&["logs", "dbb"]).await,
+        &agent.run(&["logs", "dbb"]).await,
         4,
         "",
         "error: `shop/main` has no unit `dbb`\ntry: Did you mean `db`?",
     );
-    let output = world.run(&["status", "--json"]).await;
+    let output = agent.run(&["status", "--json"]).await;
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(value["units"][1]["ports"]["db"], 40001);
-    let output = world.run(&["status", "nothing", "--json"]).await;
+    let output = agent.run(&["status", "nothing", "--json"]).await;
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((value["code"].as_str(), output.status.code()), (Some("not_found"), Some(4)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exec_returns_exit_code() {
-    let world = TestAgent::new(|_| {
+    let agent = TestAgent::new(|_| {
         let mut bytes =
             b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: pdev-exec/1\r\n\r\n".to_vec();
         for frame in [Frame::Stdout(b"out".to_vec()), Frame::Stderr(b"err".to_vec()), Frame::Exit(42)] {
@@ -253,16 +254,16 @@ async fn exec_returns_exit_code() {
         }
         bytes
     });
-    assert_output(&world.run(&["exec", "api", "--", "ls", "-l"]).await, 42, "out", "err");
-    assert!(world.requests().iter().any(|line| line.contains(r#""argv":["ls","-l"]"#)));
-    let world =
+    assert_output(&agent.run(&["exec", "api", "--", "ls", "-l"]).await, 42, "out", "err");
+    assert!(agent.requests().iter().any(|line| line.contains(r#""argv":["ls","-l"]"#)));
+    let agent =
         TestAgent::new(|_| json_response("409 Conflict", r#"{"code":"not_running","title":"it does not run"}"#));
-    assert_output(&world.run(&["exec", "api"]).await, 125, "", "error: it does not run");
+    assert_output(&agent.run(&["exec", "api"]).await, 125, "", "error: it does not run");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closed_pipe_is_not_a_failure() {
-    let world = TestAgent::new(|_| {
+    let agent = TestAgent::new(|_| {
         let line = r#"{"at":1,"unit":"api","stream":"stdout","text":"x"}"#.to_owned() + "\n";
         let body = line.repeat(20_000);
         format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into()
@@ -270,8 +271,8 @@ async fn closed_pipe_is_not_a_failure() {
     let script = format!("'{}' logs | head -n 1; echo \"${{PIPESTATUS[0]}}\"", env!("CARGO_BIN_EXE_pdev"));
     let output = tokio::process::Command::new("bash")
         .args(["-c", &script])
-        .env("PDEV_SOCKET_DIR", world.folder.path().join("socket"))
-        .current_dir(&world.folder)
+        .env("PDEV_SOCKET_DIR", agent.folder.path().join("socket"))
+        .current_dir(&agent.folder)
         .output()
         .await
         .unwrap();

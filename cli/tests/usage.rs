@@ -18,7 +18,7 @@ fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 #[test]
 fn misspelt_commands_and_options_get_suggestions() {
-    for (arguments, words) in [
+    for (arguments, suggestion) in [
         (&["statsu"][..], "'status'"),
         (&["up", "--detatch"], "'--detach'"),
         (&["up", "--runtime", "dokcer"], "'docker'"),
@@ -26,7 +26,7 @@ fn misspelt_commands_and_options_get_suggestions() {
     ] {
         let (code, stdout, stderr) = run(arguments);
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{arguments:?}");
-        assert!(stderr.contains(words), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(suggestion), "{arguments:?}: {stderr}");
     }
 }
 

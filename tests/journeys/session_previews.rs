@@ -127,7 +127,7 @@ fn check_session_preview(fixture: &Fixture, runtime: &str, fetch: &str) {
     assert_session_request(&all[0]);
     assert_eq!(fixture.owning_session(), "robot");
     sandbox.pdev(&["ls"]).ok().prints("(session robot)");
-    sandbox.pdev(&["status"]).ok().prints("brought up by the session robot");
+    sandbox.pdev(&["status"]).ok().prints("started in session robot");
     sandbox
         .pdev(&["audit"])
         .ok()

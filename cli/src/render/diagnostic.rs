@@ -1,6 +1,6 @@
-//! Diagnostics for people: the source lines, what is wrong with them, and the change that would help.
+//! Diagnostics as text: the message, the source lines and the fixes.
 //!
-//! The renderer is handed only the lines it shows: it reads all it is given, for each diagnostic anew.
+//! `annotate-snippets` gets only the lines that it shows, because it reads the complete source for each diagnostic.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use manifest::{Diagnostic, FileId, Severity, Sources, Span};
 
 use super::terminal::Paint;
 
-/// Two places further apart are shown as two pieces.
+/// Positions further apart are shown in separate snippets.
 const SNIPPET_LINES_MAX: usize = 12;
 
 pub(crate) fn render(diagnostic: &Diagnostic, sources: &Sources, paint: Paint) -> String {
@@ -66,10 +66,10 @@ fn related_snippet<'a>(related: &'a RelatedInformation, sources: &'a Sources) ->
 fn fix_group<'a>(fix: &'a Fix, sources: &'a Sources) -> Group<'a> {
     let group = Level::HELP.secondary_title(fix.title.as_str());
     let Some(first) = fix.edits.first() else { return Group::with_title(group) };
-    let together = fix.edits.iter().all(|edit| is_near(first.span, edit.span, sources));
+    let are_near = fix.edits.iter().all(|edit| is_near(first.span, edit.span, sources));
     let window = Window::around(first.span.file, fix.edits.iter().map(|edit| edit.span), sources);
-    // A change all over the file says enough by its title.
-    let Some(window) = window.filter(|_| together) else { return Group::with_title(group) };
+    // For edits in distant lines, the title alone is clearer.
+    let Some(window) = window.filter(|_| are_near) else { return Group::with_title(group) };
     let mut snippet = Snippet::source(window.text).line_start(window.first_line).path(window.path);
     for edit in &fix.edits {
         snippet = snippet.patch(Patch::new(window.range_in_window(edit.span), edit.text.as_str()));
@@ -77,13 +77,13 @@ fn fix_group<'a>(fix: &'a Fix, sources: &'a Sources) -> Group<'a> {
     group.element(snippet)
 }
 
-/// Whole lines of one file.
+/// Complete lines of one file.
 struct Window<'a> {
     path: &'a str,
     text: &'a str,
-    /// Of the first line, from one.
+    /// The number of the first line, starting at 1.
     first_line: usize,
-    /// Offset of `text` in the file.
+    /// The offset of `text` in the file.
     start_offset: usize,
 }
 
@@ -96,7 +96,7 @@ impl<'a> Window<'a> {
         let line_of = |offset: usize| source.line_starts.partition_point(|&start| start as usize <= offset).max(1) - 1;
         let (first, last) = (line_of(from), line_of(to.min(source.text.len())));
         let mut start = source.line_starts.get(first).copied()? as usize;
-        // The mark has no width, and the first column is what follows it.
+        // A byte order mark has no width, so the first column is the character after it.
         if first == 0 && source.text.starts_with('\u{feff}') {
             start = '\u{feff}'.len_utf8();
         }
@@ -109,7 +109,8 @@ impl<'a> Window<'a> {
         Snippet::source(self.text).line_start(self.first_line).path(self.path)
     }
 
-    /// A span of the file as a range of the window, on character boundaries whatever the span says.
+    /// Converts a span of the file to a range of the window. Rounds down to character boundaries, because a wrong span must
+    /// not panic.
     fn range_in_window(&self, span: Span) -> Range<usize> {
         let clamp = |offset: u32| {
             let mut offset = (offset as usize).saturating_sub(self.start_offset).min(self.text.len());
@@ -145,7 +146,7 @@ mod tests {
         let (bad, good) = (text.find("helth").unwrap(), text.find("health").unwrap());
         let diagnostic = Diagnostic::new(Code("PD0104"), Severity::Error, span(bad, bad + 5), "unknown field `helth`")
             .help("Read `pdev explain services.web`.")
-            .related(span(good, good + 6), "here it is right")
+            .related(span(good, good + 6), "this spelling is right")
             .fix("change it to `health`", true, vec![Edit { span: span(bad, bad + 5), text: "health".into() }]);
         let rendered = render(&diagnostic, &sources(text), Paint { is_enabled: false });
         let expected = "\
@@ -155,7 +156,7 @@ error[PD0104]: unknown field `helth`
 4 |     helth: /
   |     ^^^^^
 5 |     health: /a
-  |     ------ here it is right
+  |     ------ this spelling is right
   |
   = help: Read `pdev explain services.web`.
 help: change it to `health`

@@ -1,4 +1,4 @@
-//! A page of the documentation in a terminal: headings stand out, examples are indented, the rest stays Markdown.
+//! A documentation page in a terminal: headings are bold, examples are indented, the rest stays Markdown.
 
 use super::terminal::Paint;
 
@@ -8,7 +8,7 @@ pub(crate) fn lines(page: &str, paint: Paint) -> Vec<String> {
     for line in without_front_matter(page).trim().lines() {
         if line.starts_with("```") {
             in_example = !in_example;
-            // What a bad example is answered with follows it at once.
+            // The output of a bad example is a second block, directly after the first one.
             if in_example && lines.last().is_some_and(|last: &String| last.starts_with("    ")) {
                 lines.push(String::new());
             }
@@ -23,10 +23,10 @@ pub(crate) fn lines(page: &str, paint: Paint) -> Vec<String> {
     lines
 }
 
-/// Between the two lines of dashes stand things for the tests.
+/// Removes the front matter, which only the tests read.
 pub(crate) fn without_front_matter(page: &str) -> &str {
-    let inside = page.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---\n"));
-    inside.map_or(page, |(_, rest)| rest)
+    let parts = page.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---\n"));
+    parts.map_or(page, |(_, rest)| rest)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Log lines with their unit in front, one colour each.
+//! Log lines, prefixed with the name of their unit in a colour per unit.
 
 use protocol::request::LogEntry;
 
@@ -9,7 +9,7 @@ const COLORS: [&str; 10] = ["36", "33", "32", "35", "34", "96", "93", "92", "95"
 
 #[derive(Debug, Default)]
 pub(crate) struct LogPainter {
-    /// In the order of first sight.
+    /// In the order of their first line, which decides the colour.
     units: Vec<String>,
     width: usize,
     pub(crate) show_times: bool,
@@ -17,7 +17,7 @@ pub(crate) struct LogPainter {
 }
 
 impl LogPainter {
-    /// `units` are those expected, so that the columns stand still from the first line.
+    /// `units` are the expected units; with them the column width is right from the first line.
     pub(crate) fn new(units: impl IntoIterator<Item = String>, prefix: bool, times: bool) -> Self {
         let units: Vec<String> = units.into_iter().collect();
         let width = units.iter().map(|unit| unit.chars().count()).max().unwrap_or(0);
@@ -40,7 +40,7 @@ impl LogPainter {
             line.push_str(&paint.with_codes("2;3", &entry.text));
         } else {
             line.push_str(entry.text.trim_end_matches('\r'));
-            // A program that forgot to switch its colour off must not paint its neighbours.
+            // Reset colours that the program has left on, or the following lines would have them too.
             if paint.is_enabled && entry.text.contains('\x1b') {
                 line.push_str("\x1b[0m");
             }

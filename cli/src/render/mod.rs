@@ -1,4 +1,4 @@
-//! How things look. Only [`terminal`] writes; the rest makes text.
+//! The text output of commands. Only [`terminal`] writes it; the other modules return strings.
 
 pub(crate) mod diagnostic;
 pub(crate) mod doc_page;

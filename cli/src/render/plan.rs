@@ -1,4 +1,4 @@
-//! A plan as text: one line a step, with its cause.
+//! A plan as text: one line per step, with its cause.
 
 use protocol::plan::PlanReply;
 
@@ -10,7 +10,7 @@ pub(crate) fn lines(reply: &PlanReply, paint: Paint) -> Vec<String> {
     let title = paint.bold(&reply.preview.title);
     let mut lines = Vec::new();
     if reply.plan.unchanged {
-        lines.push(format!("{title}: nothing to do, everything is as the manifest says"));
+        lines.push(format!("{title}: nothing to do, everything matches the manifest"));
     } else {
         lines.push(format!("{title}: {}", humanize::count(reply.plan.steps.len(), "step")));
         let rows: Vec<Vec<Cell>> = reply

@@ -1,11 +1,11 @@
-//! A failure for people: who, what was seen, the last lines, the next thing to try.
+//! A failure as text: the unit, the cause, the last lines of output, and a hint.
 
 use protocol::Problem;
 use protocol::problem::DiagnosticView;
 
 use super::terminal::{Paint, Terminal};
 
-/// Lines of output shown; the agent sends no more for a crash, but a build step may.
+/// The printed lines of output. For a crash the agent sends no more than this, but a build step may have more.
 const OUTPUT_LINES_MAX: usize = 20;
 
 pub(crate) fn lines(problem: &Problem, paint: Paint) -> Vec<String> {
@@ -18,8 +18,8 @@ pub(crate) fn lines(problem: &Problem, paint: Paint) -> Vec<String> {
     }
     let skipped = problem.output.len().saturating_sub(OUTPUT_LINES_MAX);
     if !problem.output.is_empty() {
-        let whose = problem.unit.as_ref().map(|unit| format!(" of {unit}")).unwrap_or_default();
-        lines.push(paint.dim(&format!("  last lines{whose}:")));
+        let owner = problem.unit.as_ref().map(|unit| format!(" of {unit}")).unwrap_or_default();
+        lines.push(paint.dim(&format!("  last lines{owner}:")));
         let bar = paint.dim("|");
         lines.extend(problem.output[skipped..].iter().map(|line| format!("  {bar} {}", strip_escapes(line))));
     }
@@ -31,7 +31,7 @@ pub(crate) fn lines(problem: &Problem, paint: Paint) -> Vec<String> {
     lines
 }
 
-/// All of them on standard error, an empty line between two.
+/// Prints all problems to standard error, separated by empty lines.
 pub(crate) fn print_all(problems: &[Problem], terminal: &Terminal) {
     for (index, problem) in problems.iter().enumerate() {
         if index > 0 {
@@ -41,13 +41,13 @@ pub(crate) fn print_all(problems: &[Problem], terminal: &Terminal) {
     }
 }
 
-/// `pdev.yaml:3:5: error[PD0104]: words`.
+/// `pdev.yaml:3:5: error[PD0104]: message`.
 fn diagnostic_line(diagnostic: &DiagnosticView) -> String {
     let DiagnosticView { file, line, column, severity, code, message, .. } = diagnostic;
     format!("{file}:{line}:{column}: {severity}[{code}]: {message}")
 }
 
-/// Without what could move the cursor or change the colours: the text comes from programs that failed.
+/// Removes control characters and escape sequences: the text comes from programs and could change the terminal.
 pub(crate) fn strip_escapes(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut letters = text.chars().peekable();
@@ -62,7 +62,7 @@ pub(crate) fn strip_escapes(text: &str) -> String {
     out
 }
 
-/// A CSI or OSC sequence, or one letter.
+/// Skips a CSI or OSC sequence, or the one character of a short sequence.
 fn skip_escape(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) {
     match letters.next() {
         Some('[') => {

@@ -1,6 +1,6 @@
-//! An operation while it goes on: lines that are redrawn for a person, plain lines for everything else.
+//! The progress of an operation: redrawn lines on a terminal, plain lines otherwise, on standard error.
 //!
-//! [`Board`] is what is known; [`Progress`] decides what of it is written when. Output goes to standard error.
+//! [`ProgressState`] holds the state of the units; [`Progress`] decides which part is printed and when.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use super::status::unit_state_label;
 use super::terminal::{Paint, Terminal};
 use crate::humanize;
 
-/// In plain output a unit that stays in its state but changes its reason is told at most this often.
+/// Plain output prints a new reason for an unchanged state at most this often.
 const REPEAT_MILLISECONDS: u64 = 5000;
 
 const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
@@ -24,7 +24,7 @@ const SPINNER_ASCII: [&str; 4] = ["|", "/", "-", "\\"];
 struct UnitRow {
     state: UnitState,
     reason: Option<String>,
-    /// The build step or layer under way.
+    /// The current build step or image layer.
     activity: Option<String>,
     started_at: Option<u64>,
     ended_at: Option<u64>,
@@ -41,25 +41,25 @@ impl UnitRow {
     }
 }
 
-/// What is known of an operation. Times are milliseconds since it was asked for.
+/// The state of the units of an operation. Times are milliseconds since the request.
 #[derive(Debug, Default)]
 struct ProgressState {
     rows: IndexMap<String, UnitRow>,
 }
 
 impl ProgressState {
-    /// Takes an event in and gives back what plain output says of it.
+    /// Applies an event and returns its lines for plain output.
     fn apply_event(&mut self, kind: &EventKind, now: u64, verbose: bool) -> Vec<String> {
         match kind {
-            // Asked a second time, because the agent was lost: what was seen before says nothing any more.
+            // The request was repeated because the agent was lost, so the state is obsolete.
             EventKind::OperationStarted { .. } => {
                 self.rows.clear();
                 Vec::new()
             }
-            // The lines were told as things happened; this settles what was still moving when it ended.
+            // Sets the final state of units that were still changing. The lines were printed by earlier events.
             EventKind::Finished { status, .. } | EventKind::Failed { status, .. } => {
                 for unit in status.units.iter().filter(|unit| self.rows.contains_key(&unit.name)).collect::<Vec<_>>() {
-                    let _told = self.apply_unit_change(unit, now);
+                    let _already_printed = self.apply_unit_change(unit, now);
                 }
                 Vec::new()
             }
@@ -84,7 +84,7 @@ impl ProgressState {
     fn apply_unit_change(&mut self, unit: &UnitStatus, now: u64) -> Vec<String> {
         let row = self.rows.entry(unit.name.clone()).or_default();
         let same_state = row.state == unit.state && row.started_at.is_some();
-        let same_words = row.reason == unit.reason;
+        let same_reason = row.reason == unit.reason;
         if row.started_at.is_none() && unit.state != UnitState::Waiting {
             row.started_at = Some(now);
         }
@@ -94,20 +94,20 @@ impl ProgressState {
             row.activity = None;
         }
         row.ended_at = if row.is_settled() { row.ended_at.or(Some(now)) } else { None };
-        if same_state && (same_words || now.saturating_sub(row.printed_at) < REPEAT_MILLISECONDS) {
+        if same_state && (same_reason || now.saturating_sub(row.printed_at) < REPEAT_MILLISECONDS) {
             return Vec::new();
         }
         row.printed_at = now;
-        // Everything waits at first; the plan has said so.
+        // Initially all units wait; the line of the plan is enough for that.
         if unit.state == UnitState::Waiting && unit.reason.is_none() {
             return Vec::new();
         }
-        let took = match (row.started_at, row.ended_at) {
-            (Some(began), Some(ended)) if ended > began => format!(" after {}", humanize::duration(ended - began)),
+        let duration = match (row.started_at, row.ended_at) {
+            (Some(start), Some(end)) if end > start => format!(" after {}", humanize::duration(end - start)),
             _ => String::new(),
         };
         let reason = row.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        vec![format!("{}: {}{took}{reason}", unit.name, unit_state_label(unit.state).0)]
+        vec![format!("{}: {}{duration}{reason}", unit.name, unit_state_label(unit.state).0)]
     }
 
     fn apply_progress(&mut self, unit: &str, line: &ProgressView, verbose: bool) -> Vec<String> {
@@ -115,47 +115,48 @@ impl ProgressState {
         match line {
             ProgressView::BuildStep { name, done, cached, error } => {
                 let name = strip_escapes(name);
-                let end = match (error, cached) {
+                let suffix = match (error, cached) {
                     (Some(error), _) => format!(" failed: {}", strip_escapes(error)),
                     (None, true) => " (unchanged)".to_owned(),
                     (None, false) => String::new(),
                 };
-                let tell = error.is_some() || (!done && !cached) || (verbose && *cached);
-                let words = format!("{unit}: build: {name}{end}");
+                let is_printed = error.is_some() || (!done && !cached) || (verbose && *cached);
+                let line = format!("{unit}: build: {name}{suffix}");
                 row.activity = Some(name);
-                if tell { vec![words] } else { Vec::new() }
+                if is_printed { vec![line] } else { Vec::new() }
             }
             ProgressView::BuildOutput { text } => {
                 let text = strip_escapes(text);
-                let words = if verbose { vec![format!("{unit}: build: {text}")] } else { Vec::new() };
+                let lines = if verbose { vec![format!("{unit}: build: {text}")] } else { Vec::new() };
                 if !text.trim().is_empty() {
                     row.activity = Some(text);
                 }
-                words
+                lines
             }
             ProgressView::Pull { layer, current, total } => {
-                let first = row.activity.is_none();
-                let mega = |bytes: u64| bytes / 1_000_000;
+                let is_first = row.activity.is_none();
+                let megabytes = |bytes: u64| bytes / 1_000_000;
                 row.activity = Some(match total {
                     0 => format!("pulling {}", strip_escapes(layer)),
-                    _ => format!("pulling {} {}/{} MB", strip_escapes(layer), mega(*current), mega(*total)),
+                    _ => format!("pulling {} {}/{} MB", strip_escapes(layer), megabytes(*current), megabytes(*total)),
                 });
-                if first { vec![format!("{unit}: pulling its image")] } else { Vec::new() }
+                if is_first { vec![format!("{unit}: pulling the image")] } else { Vec::new() }
             }
         }
     }
 
-    /// The rows that fit, those that still move first when there are too many, each cut to the width.
-    fn render_rows(&self, now: u64, columns: usize, rows_max: usize, look: RowStyle) -> Vec<String> {
+    /// The rows that fit, each cut to the width. If there are too many, only units that are still changing.
+    fn render_rows(&self, now: u64, columns: usize, rows_max: usize, style: RowStyle) -> Vec<String> {
         let width = self.rows.keys().map(|name| name.chars().count()).max().unwrap_or(0);
         let too_many = self.rows.len() > rows_max;
-        let shown = self.rows.iter().filter(|(_, row)| !too_many || (!row.is_settled() && row.started_at.is_some()));
-        let room = if too_many { rows_max.saturating_sub(1) } else { rows_max };
+        let visible = self.rows.iter().filter(|(_, row)| !too_many || (!row.is_settled() && row.started_at.is_some()));
+        // One line is for the summary.
+        let limit = if too_many { rows_max.saturating_sub(1) } else { rows_max };
         let mut lines: Vec<String> =
-            shown.take(room).map(|(name, row)| render_row(name, row, width, now, columns, look)).collect();
+            visible.take(limit).map(|(name, row)| render_row(name, row, width, now, columns, style)).collect();
         if too_many {
             let settled = self.rows.values().filter(|row| row.is_settled()).count();
-            lines.push(look.paint.dim(&format!("  {settled} of {} settled", self.rows.len())));
+            lines.push(style.paint.dim(&format!("  {settled} of {} finished", self.rows.len())));
         }
         lines
     }
@@ -167,27 +168,27 @@ struct RowStyle {
     use_unicode: bool,
 }
 
-fn render_row(name: &str, row: &UnitRow, width: usize, now: u64, columns: usize, look: RowStyle) -> String {
+fn render_row(name: &str, row: &UnitRow, width: usize, now: u64, columns: usize, style: RowStyle) -> String {
     let (state, codes) = unit_state_label(row.state);
-    let frames: &[&str] = if look.use_unicode { &SPINNER } else { &SPINNER_ASCII };
+    let frames: &[&str] = if style.use_unicode { &SPINNER } else { &SPINNER_ASCII };
     let frame = usize::try_from(now / 100).unwrap_or(0) % frames.len();
     let symbol = match row.state {
         UnitState::Ready | UnitState::Done => {
-            if look.use_unicode {
+            if style.use_unicode {
                 "✔"
             } else {
                 "+"
             }
         }
         UnitState::Failed => {
-            if look.use_unicode {
+            if style.use_unicode {
                 "✘"
             } else {
                 "x"
             }
         }
         UnitState::Waiting | UnitState::Stopped => {
-            if look.use_unicode {
+            if style.use_unicode {
                 "·"
             } else {
                 "."
@@ -197,19 +198,20 @@ fn render_row(name: &str, row: &UnitRow, width: usize, now: u64, columns: usize,
     };
     let time = row
         .started_at
-        .map(|began| humanize::duration(row.ended_at.unwrap_or(now).saturating_sub(began)))
+        .map(|start| humanize::duration(row.ended_at.unwrap_or(now).saturating_sub(start)))
         .unwrap_or_default();
     let gap = width.saturating_sub(name.chars().count());
     let head = format!(
         "  {} {}{}  {}",
-        look.paint.with_codes(codes, symbol),
+        style.paint.with_codes(codes, symbol),
         name,
         " ".repeat(gap),
-        look.paint.with_codes(codes, &format!("{state:<10}"))
+        style.paint.with_codes(codes, &format!("{state:<10}"))
     );
+    // Indent and symbol, name, state and duration, each with its gap; the note gets the remaining columns.
     let used = 2 + 2 + width + 2 + 10 + 2 + 10 + 2;
     let note: String = row.note().chars().take(columns.saturating_sub(used + 1)).collect();
-    let line = format!("{head}  {time:<10}  {}", look.paint.dim(&note));
+    let line = format!("{head}  {time:<10}  {}", style.paint.dim(&note));
     line.trim_end().to_owned()
 }
 
@@ -228,8 +230,8 @@ pub(crate) struct Progress {
     verbose: bool,
     style: RowStyle,
     started_at: Instant,
-    /// Lines on the screen that the next drawing replaces.
-    drawn_lines: usize,
+    /// The lines on the screen that the next redraw replaces.
+    lines_on_screen: usize,
 }
 
 impl Progress {
@@ -243,15 +245,15 @@ impl Progress {
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .iter()
             .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
-        let unicode = locale.is_some_and(|locale| locale.to_lowercase().replace('-', "").contains("utf8"));
-        let look = RowStyle { paint: context.terminal.stderr_paint, use_unicode: unicode };
+        let use_unicode = locale.is_some_and(|locale| locale.to_lowercase().replace('-', "").contains("utf8"));
+        let style = RowStyle { paint: context.terminal.stderr_paint, use_unicode };
         Self {
             state: ProgressState::default(),
             mode,
             verbose: context.verbose > 0,
-            style: look,
+            style,
             started_at: Instant::now(),
-            drawn_lines: 0,
+            lines_on_screen: 0,
         }
     }
 
@@ -268,8 +270,9 @@ impl Progress {
         match self.mode {
             Mode::Plain => lines.iter().for_each(|line| terminal.eprint_line(line)),
             Mode::Live => {
-                let lasting = matches!(event.kind, EventKind::Noted { .. }) || (self.verbose && !lines.is_empty());
-                if lasting {
+                // Notes stay on the screen, above the redrawn lines.
+                let is_permanent = matches!(event.kind, EventKind::Noted { .. }) || (self.verbose && !lines.is_empty());
+                if is_permanent {
                     self.erase(terminal);
                     lines.iter().for_each(|line| terminal.eprint_line(line));
                 }
@@ -278,7 +281,7 @@ impl Progress {
         }
     }
 
-    /// Draws again; called some ten times a second while something moves.
+    /// Draws the rows in place of the previous ones; called ten times a second.
     pub(crate) fn redraw(&mut self, terminal: &Terminal) {
         if self.mode != Mode::Live {
             return;
@@ -286,22 +289,23 @@ impl Progress {
         let (columns, rows) = Terminal::size();
         let lines =
             self.state.render_rows(self.elapsed_milliseconds(), columns, rows.saturating_sub(2).max(1), self.style);
-        // Without wrapping, a line with wide characters cannot become two, which the next drawing would miss.
+        // Wrapping is disabled while drawing. Otherwise wide characters could turn a line into two, and the next redraw would
+        // move up too few lines.
         let mut text = self.clear_sequence() + "\x1b[?7l";
         for line in &lines {
             text.push_str(line);
             text.push('\n');
         }
         text.push_str("\x1b[?7h");
-        self.drawn_lines = lines.len();
+        self.lines_on_screen = lines.len();
         terminal.eprint_bytes(text.as_bytes());
     }
 
-    /// Leaves the last state on the screen if anything was ever drawn; a no-op draws nothing.
+    /// Leaves the last state on the screen if anything was drawn. An operation without changes draws nothing.
     pub(crate) fn finish(&mut self, terminal: &Terminal) {
-        if self.drawn_lines > 0 {
+        if self.lines_on_screen > 0 {
             self.redraw(terminal);
-            self.drawn_lines = 0;
+            self.lines_on_screen = 0;
         }
     }
 
@@ -311,11 +315,11 @@ impl Progress {
 
     fn erase(&mut self, terminal: &Terminal) {
         terminal.eprint_bytes(self.clear_sequence().as_bytes());
-        self.drawn_lines = 0;
+        self.lines_on_screen = 0;
     }
 
     fn clear_sequence(&self) -> String {
-        if self.drawn_lines == 0 { String::new() } else { format!("\x1b[{}A\r\x1b[J", self.drawn_lines) }
+        if self.lines_on_screen == 0 { String::new() } else { format!("\x1b[{}A\r\x1b[J", self.lines_on_screen) }
     }
 }
 
@@ -330,7 +334,7 @@ mod tests {
 
     #[test]
     fn plain_output_prints_each_change_once() {
-        let mut board = ProgressState::default();
+        let mut state = ProgressState::default();
         let script = [
             (0, unit_changed_event("db", UnitState::Starting, Some("TCP refused")), vec!["db: starting (TCP refused)"]),
             (10, unit_changed_event("db", UnitState::Starting, Some("TCP timed out")), vec![]),
@@ -343,13 +347,13 @@ mod tests {
             (7300, unit_changed_event("db", UnitState::Ready, None), vec![]),
         ];
         for (now, event, lines) in script {
-            assert_eq!(board.apply_event(&event, now, false), lines, "at {now}");
+            assert_eq!(state.apply_event(&event, now, false), lines, "at {now}");
         }
     }
 
     #[test]
     fn build_output_collapses_into_one_row() {
-        let mut board = ProgressState::default();
+        let mut state = ProgressState::default();
         let step = |done| EventKind::Progress {
             unit: "api".into(),
             line: ProgressView::BuildStep { name: "RUN npm ci".into(), done, cached: false, error: None },
@@ -358,26 +362,26 @@ mod tests {
             unit: "api".into(),
             line: ProgressView::BuildOutput { text: "added\x1b[2J 9".into() },
         };
-        assert_eq!(board.apply_event(&step(false), 0, false), ["api: build: RUN npm ci"]);
-        assert!(board.apply_event(&output, 1, false).is_empty());
-        assert!(board.apply_event(&step(true), 2, false).is_empty());
-        board.apply_event(&unit_changed_event("api", UnitState::Preparing, None), 3, false);
-        board.apply_event(&output, 4, false);
-        let look = RowStyle { paint: Paint { is_enabled: false }, use_unicode: true };
-        assert_eq!(board.render_rows(1203, 80, 10, look), ["  ⠹ api  preparing   1.2 s       added 9"]);
-        board.apply_event(&unit_changed_event("api", UnitState::Failed, Some("exit code 1")), 2003, false);
-        assert_eq!(board.render_rows(9999, 50, 10, look), ["  ✘ api  failed      2.0 s       exit code 1"]);
-        assert_eq!(board.render_rows(9999, 40, 10, look), ["  ✘ api  failed      2.0 s       exit c"]);
+        assert_eq!(state.apply_event(&step(false), 0, false), ["api: build: RUN npm ci"]);
+        assert!(state.apply_event(&output, 1, false).is_empty());
+        assert!(state.apply_event(&step(true), 2, false).is_empty());
+        state.apply_event(&unit_changed_event("api", UnitState::Preparing, None), 3, false);
+        state.apply_event(&output, 4, false);
+        let style = RowStyle { paint: Paint { is_enabled: false }, use_unicode: true };
+        assert_eq!(state.render_rows(1203, 80, 10, style), ["  ⠹ api  preparing   1.2 s       added 9"]);
+        state.apply_event(&unit_changed_event("api", UnitState::Failed, Some("exit code 1")), 2003, false);
+        assert_eq!(state.render_rows(9999, 50, 10, style), ["  ✘ api  failed      2.0 s       exit code 1"]);
+        assert_eq!(state.render_rows(9999, 40, 10, style), ["  ✘ api  failed      2.0 s       exit c"]);
     }
 
     #[test]
     fn too_many_rows_show_only_unsettled_units() {
-        let mut board = ProgressState::default();
+        let mut state = ProgressState::default();
         for index in 0..30 {
-            let state = if index == 20 { UnitState::Starting } else { UnitState::Ready };
-            board.apply_event(&unit_changed_event(&format!("u{index}"), state, None), 0, false);
+            let unit_state = if index == 20 { UnitState::Starting } else { UnitState::Ready };
+            state.apply_event(&unit_changed_event(&format!("u{index}"), unit_state, None), 0, false);
         }
-        let look = RowStyle { paint: Paint { is_enabled: false }, use_unicode: false };
-        assert_eq!(board.render_rows(0, 80, 10, look), ["  | u20  starting    0 ms", "  29 of 30 settled"]);
+        let style = RowStyle { paint: Paint { is_enabled: false }, use_unicode: false };
+        assert_eq!(state.render_rows(0, 80, 10, style), ["  | u20  starting    0 ms", "  29 of 30 finished"]);
     }
 }

@@ -65,7 +65,7 @@ fn region(view: &DiagnosticView) -> Value {
     })
 }
 
-/// SARIF wants the edits of a fix grouped by file.
+/// SARIF groups the edits of a fix by file.
 fn sarif_fix(fix: &FixView) -> Value {
     let mut files: Vec<&str> = fix.edits.iter().map(|edit| edit.file.as_str()).collect();
     files.sort_unstable();
@@ -73,8 +73,8 @@ fn sarif_fix(fix: &FixView) -> Value {
     let changes: Vec<Value> = files
         .iter()
         .map(|file| {
-            let of_file = fix.edits.iter().filter(|edit| edit.file == *file);
-            let replacements: Vec<Value> = of_file
+            let edits = fix.edits.iter().filter(|edit| edit.file == *file);
+            let replacements: Vec<Value> = edits
                 .map(|edit| {
                     json!({
                         "deletedRegion": { "byteOffset": edit.start, "byteLength": edit.end.saturating_sub(edit.start) },

@@ -1,14 +1,14 @@
-//! A field of the manifest in the words of its JSON Schema.
+//! The description of a manifest field from its JSON Schema.
 
 use serde_json::Value;
 
-/// Deeper nesting of references than any schema of ours has.
+/// A bound for cyclic references; no schema of pdev has as many alternatives for one field.
 const ALTERNATIVES_MAX: usize = 32;
 
-/// Description, type, default, choices and fields, as lines; `None` when the schema has no such field.
+/// Description, choices, default, examples and fields, as lines. `None` if the schema has no such field.
 pub(crate) fn describe(schema: &Value, path: &str) -> Option<Vec<String>> {
-    let places = schemas_at(schema, path);
-    if places.is_empty() {
+    let schemas = schemas_at(schema, path);
+    if schemas.is_empty() {
         return None;
     }
     let mut lines: Vec<String> = Vec::new();
@@ -17,26 +17,26 @@ pub(crate) fn describe(schema: &Value, path: &str) -> Option<Vec<String>> {
             lines.push(line);
         }
     };
-    for place in &places {
-        for line in place.get("description").and_then(Value::as_str).into_iter().flat_map(str::lines) {
+    for field in &schemas {
+        for line in field.get("description").and_then(Value::as_str).into_iter().flat_map(str::lines) {
             add(line.to_owned());
         }
     }
-    for place in &places {
-        let choices = place
+    for field in &schemas {
+        let choices = field
             .get("enum")
             .and_then(Value::as_array)
             .map(|choices| choices.iter().map(display_value).collect::<Vec<_>>());
         if let Some(choices) = choices {
             add(format!("one of: {}", choices.join(", ")));
         }
-        if let Some(value) = place.get("const") {
+        if let Some(value) = field.get("const") {
             add(format!("always: {}", display_value(value)));
         }
-        if let Some(value) = place.get("default").filter(|value| !value.is_null()) {
+        if let Some(value) = field.get("default").filter(|value| !value.is_null()) {
             add(format!("default: {}", display_value(value)));
         }
-        for example in place.get("examples").and_then(Value::as_array).into_iter().flatten() {
+        for example in field.get("examples").and_then(Value::as_array).into_iter().flatten() {
             add(format!("example: {}", display_value(example)));
         }
     }
@@ -51,7 +51,7 @@ pub(crate) fn describe(schema: &Value, path: &str) -> Option<Vec<String>> {
 pub(crate) fn child_fields(schema: &Value, path: &str) -> Vec<String> {
     let mut names: Vec<String> = schemas_at(schema, path)
         .iter()
-        .filter_map(|place| place.get("properties").and_then(Value::as_object))
+        .filter_map(|field| field.get("properties").and_then(Value::as_object))
         .flat_map(|fields| fields.keys().filter(|name| !name.starts_with('+')).cloned())
         .collect();
     names.sort();
@@ -59,41 +59,42 @@ pub(crate) fn child_fields(schema: &Value, path: &str) -> Vec<String> {
     names
 }
 
-/// All alternatives of the schema at `path`.
+/// The schema of `path` with all its alternatives.
 fn schemas_at<'a>(schema: &'a Value, path: &str) -> Vec<&'a Value> {
     let mut current = alternatives(schema, schema);
     for part in path.split('.').filter(|part| !part.is_empty()) {
-        let next: Vec<&Value> = current.iter().filter_map(|place| child_schema(place, part)).collect();
-        current = next.into_iter().flat_map(|place| alternatives(schema, place)).collect();
+        let next: Vec<&Value> = current.iter().filter_map(|parent| child_schema(parent, part)).collect();
+        current = next.into_iter().flat_map(|child| alternatives(schema, child)).collect();
     }
     current
 }
 
-fn child_schema<'a>(place: &'a Value, part: &str) -> Option<&'a Value> {
-    if let Some(found) = place.get("properties").and_then(|fields| fields.get(part)) {
+/// A named property, the values of a map (except `x-*`), or the items of a list if `part` is an index.
+fn child_schema<'a>(parent: &'a Value, part: &str) -> Option<&'a Value> {
+    if let Some(found) = parent.get("properties").and_then(|fields| fields.get(part)) {
         return Some(found);
     }
-    let patterns = place.get("patternProperties").and_then(Value::as_object);
-    let named = patterns
+    let patterns = parent.get("patternProperties").and_then(Value::as_object);
+    let map_value = patterns
         .and_then(|patterns| patterns.iter().find(|(pattern, _)| !pattern.starts_with("^x-")).map(|(_, found)| found));
-    let open = || place.get("additionalProperties").filter(|found| found.is_object());
-    let item = || place.get("items").filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()));
-    named.or_else(open).or_else(item)
+    let additional = || parent.get("additionalProperties").filter(|found| found.is_object());
+    let item = || parent.get("items").filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()));
+    map_value.or_else(additional).or_else(item)
 }
 
-/// The place itself, what it refers to, and each of its forms (short and long).
-fn alternatives<'a>(schema: &'a Value, place: &'a Value) -> Vec<&'a Value> {
+/// The schema itself, the schemas that it references, and its alternative forms (short and long).
+fn alternatives<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
     let mut found = Vec::new();
-    let mut open = vec![place];
-    while let Some(place) = open.pop() {
+    let mut pending = vec![schema];
+    while let Some(schema) = pending.pop() {
         if found.len() > ALTERNATIVES_MAX {
             break;
         }
-        found.push(place);
-        let target = place.get("$ref").and_then(Value::as_str).and_then(|target| target.strip_prefix('#'));
-        open.extend(target.and_then(|pointer| schema.pointer(pointer)));
+        found.push(schema);
+        let target = schema.get("$ref").and_then(Value::as_str).and_then(|target| target.strip_prefix('#'));
+        pending.extend(target.and_then(|pointer| root.pointer(pointer)));
         for key in ["anyOf", "oneOf", "allOf"] {
-            open.extend(place.get(key).and_then(Value::as_array).into_iter().flatten().rev());
+            pending.extend(schema.get(key).and_then(Value::as_array).into_iter().flatten().rev());
         }
     }
     found

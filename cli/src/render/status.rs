@@ -39,19 +39,19 @@ pub(crate) fn preview_table(previews: &[PreviewStatus], now: i64, home: Option<&
         .iter()
         .map(|preview| {
             let (state, codes) = preview_state_label(preview.state);
-            let down = preview.state == PreviewState::Down;
-            let fine = preview.units.iter().filter(|unit| is_healthy(unit.state)).count();
-            let units = if down { String::new() } else { format!("{fine}/{}", preview.units.len()) };
-            let since = preview.ready_at.filter(|_| !down).map(|at| humanize::age(at, now)).unwrap_or_default();
+            let is_down = preview.state == PreviewState::Down;
+            let healthy = preview.units.iter().filter(|unit| is_healthy(unit.state)).count();
+            let units = if is_down { String::new() } else { format!("{healthy}/{}", preview.units.len()) };
+            let since = preview.ready_at.filter(|_| !is_down).map(|at| humanize::age(at, now)).unwrap_or_default();
             let gone = if preview.folder_present { "" } else { " (gone)" };
-            let held = preview.session.as_ref().map(|session| format!(" (session {session})")).unwrap_or_default();
+            let session = preview.session.as_ref().map(|session| format!(" (session {session})")).unwrap_or_default();
             vec![
                 Cell::painted(&preview.preview.title, "1"),
                 Cell::painted(state, codes),
                 Cell::new(units),
                 Cell::new(since),
                 Cell::painted(preview.url.as_deref().unwrap_or_default(), "36"),
-                Cell::painted(format!("{}{gone}{held}", short_folder(&preview.folder, home)), "2"),
+                Cell::painted(format!("{}{gone}{session}", short_folder(&preview.folder, home)), "2"),
             ]
         })
         .collect();
@@ -69,7 +69,7 @@ fn short_folder(folder: &str, home: Option<&str>) -> String {
     }
 }
 
-/// One preview in full.
+/// One preview with its units and problems.
 pub(crate) fn preview_detail(preview: &PreviewStatus, now: i64, home: Option<&str>, paint: Paint) -> Vec<String> {
     let (state, codes) = preview_state_label(preview.state);
     let since = match (preview.state, preview.ready_at) {
@@ -82,40 +82,40 @@ pub(crate) fn preview_detail(preview: &PreviewStatus, now: i64, home: Option<&st
         paint.with_codes(codes, state),
         paint.cyan(preview.url.as_deref().unwrap_or_default()),
     )];
-    let gone = if preview.folder_present { "" } else { " (gone: `pdev down` with the name above still works)" };
+    let gone = if preview.folder_present { "" } else { " (gone; `pdev down` with the name above still works)" };
     lines.push(paint.dim(&format!("{}{gone}", short_folder(&preview.folder, home))));
     if let Some(session) = &preview.session {
-        let words = format!("brought up by the session {session}: identities give what that session may have");
-        lines.push(paint.yellow(&words));
+        let note = format!("started in session {session}: identities provide only what that session may have");
+        lines.push(paint.yellow(&note));
     }
     if !preview.units.is_empty() {
         lines.push(String::new());
         lines.extend(unit_table(&preview.units, now, paint));
     }
-    for found in &preview.problems {
+    for problem in &preview.problems {
         lines.push(String::new());
-        lines.extend(problem::lines(found, paint));
+        lines.extend(problem::lines(problem, paint));
     }
     lines.iter_mut().for_each(|line| line.truncate(line.trim_end().len()));
     lines
 }
 
-/// Units whose identity wants a person, or gives nothing: why, and the one action that helps.
-pub(crate) fn identity_warnings(units: &[UnitStatus], standings: &[IdentityStatus], paint: Paint) -> Vec<String> {
+/// Warnings for identities of these units that need a login or fail, each with the reason and the fix.
+pub(crate) fn identity_warnings(units: &[UnitStatus], statuses: &[IdentityStatus], paint: Paint) -> Vec<String> {
     let mut lines = Vec::new();
-    for standing in standings {
-        let named = |unit: &&UnitStatus| unit.identity.as_ref() == Some(&standing.name);
-        let users: Vec<String> = units.iter().filter(named).map(|unit| format!("`{}`", unit.name)).collect();
-        let why = match (standing.state, &standing.problem) {
+    for status in statuses {
+        let uses_identity = |unit: &&UnitStatus| unit.identity.as_ref() == Some(&status.name);
+        let users: Vec<String> = units.iter().filter(uses_identity).map(|unit| format!("`{}`", unit.name)).collect();
+        let reason = match (status.state, &status.problem) {
             _ if users.is_empty() => continue,
             (_, Some(problem)) => problem.title.clone(),
-            (IdentityState::NeedsLogin, None) => "nobody is signed in".to_owned(),
+            (IdentityState::NeedsLogin, None) => "no user is signed in".to_owned(),
             _ => continue,
         };
-        let words = format!("`{}` of {}: {why}", standing.name, users.join(", "));
-        lines.extend([String::new(), format!("{} {words}", paint.yellow("warning:"))]);
-        let hint = standing.problem.as_ref().and_then(|problem| problem.hint.clone());
-        let login = || standing.sign_in.as_ref().map(|name| format!("`pdev login {name}` signs in."));
+        let message = format!("`{}` of {}: {reason}", status.name, users.join(", "));
+        lines.extend([String::new(), format!("{} {message}", paint.yellow("warning:"))]);
+        let hint = status.problem.as_ref().and_then(|problem| problem.hint.clone());
+        let login = || status.sign_in.as_ref().map(|name| format!("`pdev login {name}` signs in."));
         lines.extend(hint.or_else(login).map(|hint| paint.dim(&format!("  {hint}"))));
     }
     lines
@@ -135,8 +135,8 @@ fn unit_row(unit: &UnitStatus, now: i64) -> Vec<Cell> {
     };
     let ports = || unit.ports.values().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(" ");
     let crashes = if unit.restarts == 0 { String::new() } else { unit.restarts.to_string() };
-    let acts_as = unit.identity.as_ref().map(|identity| format!("as {identity}"));
-    let note = [unit.reason.as_deref(), unit.module.as_deref(), acts_as.as_deref()];
+    let identity = unit.identity.as_ref().map(|name| format!("as {name}"));
+    let note = [unit.reason.as_deref(), unit.module.as_deref(), identity.as_deref()];
     let note: Vec<&str> = note.into_iter().flatten().collect();
     vec![
         Cell::painted(&unit.name, "1"),
@@ -193,7 +193,7 @@ mod tests {
             preview_detail(&preview, 61_000, None, plain).join("\n"),
             "shop/main  degraded  http://main.shop.localhost:8642\n\
              /home/me/shop\n\
-             brought up by the session robot: identities give what that session may have\n\n  \
+             started in session robot: identities provide only what that session may have\n\n  \
              UNIT  STATE      FOR        RUNTIME  ADDRESS          CRASHES  NOTE\n  \
              db    ready      1 min 1 s  docker   127.0.0.1:40001\n  \
              web   unhealthy             docker   127.0.0.1:40001  2        GET / answered 503, as shop-dev"
@@ -208,20 +208,20 @@ mod tests {
             ..UnitStatus::default()
         };
         let units = [unit("api", "a"), unit("jobs", "a"), unit("web", "b")];
-        let standing = |name: &str, state, sign_in: Option<&str>| IdentityStatus {
+        let status = |name: &str, state, sign_in: Option<&str>| IdentityStatus {
             name: name.into(),
             state,
             sign_in: sign_in.map(str::to_owned),
             ..IdentityStatus::default()
         };
-        let standings = [
-            standing("a", IdentityState::NeedsLogin, Some("base")),
-            standing("b", IdentityState::Ready, None),
-            standing("c", IdentityState::NeedsLogin, Some("c")),
+        let statuses = [
+            status("a", IdentityState::NeedsLogin, Some("base")),
+            status("b", IdentityState::Ready, None),
+            status("c", IdentityState::NeedsLogin, Some("c")),
         ];
         assert_eq!(
-            identity_warnings(&units, &standings, Paint { is_enabled: false }),
-            ["", "warning: `a` of `api`, `jobs`: nobody is signed in", "  `pdev login base` signs in."]
+            identity_warnings(&units, &statuses, Paint { is_enabled: false }),
+            ["", "warning: `a` of `api`, `jobs`: no user is signed in", "  `pdev login base` signs in."]
         );
     }
 }

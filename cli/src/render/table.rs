@@ -1,4 +1,4 @@
-//! Columns side by side, without lines between them.
+//! Tables of aligned columns, without borders.
 
 use super::terminal::Paint;
 
@@ -19,7 +19,7 @@ impl Cell {
     }
 }
 
-/// Lines, each indented by `indent`; empty columns vanish with their headings.
+/// The lines of the table, indented by `indent`. Empty columns are left out, with their headings.
 pub(crate) fn lines(headings: &[&str], rows: &[Vec<Cell>], indent: usize, paint: Paint) -> Vec<String> {
     let widths: Vec<usize> = (0..headings.len())
         .map(|column| {
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_and_empty_ones_vanish() {
+    fn columns_line_up_and_empty_ones_are_left_out() {
         let rows = [
             vec![Cell::new("ä"), Cell::default(), Cell::new("1")],
             vec![Cell::new("bcd"), Cell::default(), Cell::new("2")],

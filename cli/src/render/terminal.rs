@@ -1,6 +1,6 @@
-//! The one place that writes to standard output and error. A reader that went away ends the program quietly.
+//! The only module that writes to standard output and standard error. A closed pipe ends the program without a message.
 //!
-//! Answers go to standard output; progress, notes and failures to standard error.
+//! Results go to standard output; progress, notes and failures go to standard error.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 
@@ -14,7 +14,7 @@ pub(crate) enum Color {
     Never,
 }
 
-/// Puts colours around text, or leaves it as it is.
+/// Adds colours to text, or returns it unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Paint {
     pub(crate) is_enabled: bool,
@@ -60,13 +60,14 @@ pub(crate) struct Terminal {
     pub(crate) stdout_paint: Paint,
     /// For standard error.
     pub(crate) stderr_paint: Paint,
-    /// Standard error may be redrawn: a person watches.
+    /// Whether lines on standard error can be redrawn, because a user watches a capable terminal.
     pub(crate) can_redraw: bool,
-    /// Somebody could answer, or a desktop could open a page.
+    /// Whether a user is present, who can answer prompts and see an opened page.
     pub(crate) is_interactive: bool,
 }
 
-/// Set by coding agents for the commands they run, most of them with differing values.
+/// Variables that coding agents set for the commands they run. Their values differ, so every value except
+/// an empty one and `0` counts.
 const CODING_AGENT_VARIABLES: [&str; 12] = [
     "AI_AGENT",
     "AGENT",
@@ -84,38 +85,38 @@ const CODING_AGENT_VARIABLES: [&str; 12] = [
 
 impl Terminal {
     pub(crate) fn new(color: Color) -> Self {
-        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
+        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let paint = |is_terminal: bool| Paint {
             is_enabled: match color {
                 Color::Always => true,
                 Color::Never => false,
                 Color::Auto if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) => false,
-                Color::Auto if set("CLICOLOR_FORCE") => true,
-                Color::Auto => is_terminal && !dumb,
+                Color::Auto if is_set("CLICOLOR_FORCE") => true,
+                Color::Auto => is_terminal && !is_dumb,
             },
         };
-        let automatic = set("CI") || CODING_AGENT_VARIABLES.iter().any(|name| set(name));
-        let person = !automatic && std::io::stdin().is_terminal();
+        let is_automation = is_set("CI") || CODING_AGENT_VARIABLES.iter().any(|name| is_set(name));
+        let is_interactive = !is_automation && std::io::stdin().is_terminal();
         Self {
             stdout_paint: paint(std::io::stdout().is_terminal()),
             stderr_paint: paint(std::io::stderr().is_terminal()),
-            can_redraw: person && !dumb && std::io::stderr().is_terminal(),
-            is_interactive: person,
+            can_redraw: is_interactive && !is_dumb && std::io::stderr().is_terminal(),
+            is_interactive,
         }
     }
 
-    /// A line of the answer.
+    /// Prints a line of the result.
     pub(crate) fn print_line(&self, line: &str) {
         write(&mut std::io::stdout().lock(), &[line.as_bytes(), b"\n"]);
     }
 
-    /// The answer as it is, in one go.
+    /// Prints bytes of the result unchanged, with one write.
     pub(crate) fn print_bytes(&self, bytes: &[u8]) {
         write(&mut std::io::stdout().lock(), &[bytes]);
     }
 
-    /// A value as one line of JSON.
+    /// Prints a value as one line of JSON.
     pub(crate) fn print_json<T: serde::Serialize>(&self, value: &T) {
         match serde_json::to_string(value) {
             Ok(line) => self.print_line(&line),
@@ -123,7 +124,7 @@ impl Terminal {
         }
     }
 
-    /// A line beside the answer.
+    /// Prints a line to standard error.
     pub(crate) fn eprint_line(&self, line: &str) {
         write(&mut std::io::stderr().lock(), &[line.as_bytes(), b"\n"]);
     }
@@ -132,7 +133,7 @@ impl Terminal {
         write(&mut std::io::stderr().lock(), &[bytes]);
     }
 
-    /// Columns and rows of the terminal behind standard error.
+    /// Columns and rows of the terminal on standard error; 80 x 24 if unknown.
     pub(crate) fn size() -> (usize, usize) {
         match rustix::termios::tcgetwinsize(std::io::stderr()) {
             Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
@@ -142,10 +143,12 @@ impl Terminal {
 }
 
 fn write(stream: &mut impl Write, parts: &[&[u8]]) {
-    let whole = parts.concat();
-    let written = stream.write_all(&whole).and_then(|()| stream.flush());
-    if written.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
-        // `pdev ls | head`: nobody reads on, and what was asked of the agent goes on without us.
+    // One write per call, so lines of concurrent writers do not mix.
+    let bytes = parts.concat();
+    let result = stream.write_all(&bytes).and_then(|()| stream.flush());
+    if result.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+        // The reader has closed the pipe, as in `pdev ls | head`. That is not a failure, and a running operation continues
+        // in the agent.
         std::process::exit(i32::from(crate::exit::OK));
     }
 }

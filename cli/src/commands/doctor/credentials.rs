@@ -95,10 +95,12 @@ async fn check_identities(identities: &Identities, ask: bool) -> Vec<Finding> {
 
 /// Whether the leases in the agent's memory may be swapped to disk. `None` if the agent holds no lease.
 fn check_locked_memory(statuses: &[IdentityStatus]) -> Option<Finding> {
-    let mut leases = statuses.iter().filter(|status| status.state == IdentityState::Ready).peekable();
-    leases.peek()?;
+    let leases: Vec<&IdentityStatus> = statuses.iter().filter(|status| status.state == IdentityState::Ready).collect();
+    if leases.is_empty() {
+        return None;
+    }
     let names: Vec<String> =
-        leases.filter(|status| status.swappable).map(|status| format!("`{}`", status.name)).collect();
+        leases.iter().filter(|status| status.swappable).map(|status| format!("`{}`", status.name)).collect();
     Some(match names.is_empty() {
         true => Finding::fine("memory", "all held leases are locked into memory"),
         false => swap_warning(&format!("the lease of {}", names.join(", "))),
