@@ -65,7 +65,7 @@ fn stopped_unit_stays_stopped_until_started() {
     sandbox.pdev(&["stop", "web"]).ok().prints("web stopped");
     assert!(!runs("sleep 4001") && runs("sleep 4002"));
     assert_eq!((state("web"), state("api")), ("stopped".into(), "ready".into()));
-    sandbox.pdev(&["stop", "web"]).ok().prints("stopped already");
+    sandbox.pdev(&["stop", "web"]).ok().prints("already stopped");
 
     // The next agent recovers the preview, but must not start the stopped unit.
     send_signal(sandbox.agent_pid().unwrap(), "KILL");

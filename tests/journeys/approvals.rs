@@ -56,7 +56,7 @@ fn requester_cannot_approve_own_request() {
             format!("setsid python3 {driver} \"{PDEV} identity approve $code\" 'to approve: ' shop-dev"),
             "started by the requester",
         ),
-        (format!("echo shop-dev | {PDEV} identity approve $code"), "the standard input is no terminal"),
+        (format!("echo shop-dev | {PDEV} identity approve $code"), "standard input is not a terminal"),
     ];
     for (attempt, refusal) in attempts {
         let output = run_after_request(&sandbox, &attempt);
