@@ -35,7 +35,8 @@ impl Context {
         Ok(value)
     }
 
-    /// Connects to the agent and starts it if it does not run. Queries start it too, because previews outlive the agent.
+    /// Connects to the agent and starts it if it does not run. Queries start it too, because previews outlive the
+    /// agent.
     pub(crate) async fn connect() -> Result<Client, Failure> {
         let (socket, launch) = (SocketLocation::from_environment(), Launch::this_program()?);
         let client = Client::connect_or_start(&socket, &launch).await?;

@@ -25,7 +25,8 @@ const ALLOWED_CRATE_DEPENDENCIES: &[(&str, &[&str])] = &[
 
 const PURE_CRATES: &[&str] = &["manifest", "catalog", "plan", "protocol"];
 
-/// Dependencies that give a pure crate access to a clock, disk, network, processes or a runtime, directly or transitively.
+/// Dependencies that give a pure crate access to a clock, disk, network, processes or a runtime, directly or
+/// transitively.
 const IMPURE_DEPENDENCIES: &[&str] = &[
     "async-std",
     "axum",

@@ -164,7 +164,8 @@ fn write_fixes(checked: &CheckedManifest) -> Result<bool, Failure> {
         if edits.is_empty() || text == *source.text {
             continue;
         }
-        // The text of a file that is not UTF-8 contains replacement characters. Writing it would lose the original bytes.
+        // The text of a file that is not UTF-8 contains replacement characters. Writing it would lose the original
+        // bytes.
         let is_lossy =
             |found: &manifest::Diagnostic| found.code == manifest::codes::NOT_UTF8 && found.span.file == file;
         if checked.diagnostics.iter().any(is_lossy) {

@@ -314,8 +314,8 @@ fn import(tool: Option<&str>, dry_run: bool, context: &Context) -> Outcome {
         }
     }
     let mut report = Vec::new();
-    // A role can be added only after the identity that it is assumed from, but the file may list it first. So the rest is
-    // tried again until a round adds nothing.
+    // A role can be added only after the identity that it is assumed from, but the file may list it first. So the rest
+    // is tried again until a round adds nothing.
     let mut pending: Vec<(&str, ImportedIdentity)> = candidates;
     let mut has_progress = true;
     while has_progress {

@@ -62,8 +62,8 @@ pub(crate) fn find_identity(name: &str) -> Result<Identity, Failure> {
 }
 
 fn store_secret(identity: &Identity, context: &Context) -> Outcome {
-    // Opened here first, because this process may prompt the user to unlock the keyring and the agent may not. Also before
-    // the prompt for an MFA code, which is valid only for a short time.
+    // Opened here first, because this process may prompt the user to unlock the keyring and the agent may not. Also
+    // before the prompt for an MFA code, which is valid only for a short time.
     drop(open_vault(&credential_paths()?, context)?);
     let prompt = match identity.text("mfa_serial") {
         Some(device) => format!("code of {device}"),

@@ -21,7 +21,7 @@ fn write_code_pages() -> Option<PathBuf> {
     let cache = directories::ProjectDirs::from("", "", "pdev")?.cache_dir().to_owned();
     let folder = cache.join(format!("codes-{}", env!("CARGO_PKG_VERSION")));
     let pages = codes::all().filter_map(|code| Some((folder.join(format!("{code}.md")), codes::page(code)?)));
-    // Comparing the sizes is enough: the folder belongs to one version, so a file differs only if its write was cut off.
+    // The folder belongs to one version of pdev. Comparing the sizes detects a file whose write was cut off.
     let is_stale = |path: &PathBuf, page: &str| fs::metadata(path).map_or(true, |file| file.len() != page.len() as u64);
     let stale: Vec<_> = pages.filter(|(path, page)| is_stale(path, page)).collect();
     if !stale.is_empty() {

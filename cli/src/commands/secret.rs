@@ -103,7 +103,8 @@ fn deliver(environment: Option<String>, context: &Context) -> Outcome {
     )
 }
 
-/// The secrets of the repository, which all its worktrees share. Without git, of the manifest's folder, else of `folder`.
+/// The secrets of the repository, which all its worktrees share. Without git, of the manifest's folder, else of
+/// `folder`.
 fn repository_scope(folder: &Path) -> RepositorySecrets {
     let without_git =
         || manifest_location::find_above(folder).map_or_else(|| folder.to_owned(), |location| location.folder);
@@ -266,9 +267,9 @@ pub(crate) fn find_in_vault(names: &[String], folder: &Path) -> Result<DeliverSe
     Ok(in_vault)
 }
 
-/// Whether the vault's key is derived from a passphrase. That takes a fifth of a second, which the agent spends only once,
-/// so the agent reads the vault. With a keyring this process reads it: it may prompt the user, and it requests the key
-/// each time, so a locked keyring also locks the secrets.
+/// Whether the vault's key is derived from a passphrase. That takes a fifth of a second, which the agent spends only
+/// once, so the agent reads the vault. With a keyring this process reads it: it may prompt the user, and it requests
+/// the key each time, so a locked keyring also locks the secrets.
 pub(crate) fn has_passphrase_key() -> bool {
     let key_store = CredentialPaths::find().and_then(|paths| vault::key_store_of(&paths.vault()).ok().flatten());
     key_store == Some(vault::KeyStore::Passphrase)

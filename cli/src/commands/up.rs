@@ -34,7 +34,8 @@ pub(crate) struct Arguments {
     /// Return once the agent has accepted the plan
     #[arg(short, long)]
     detach: bool,
-    /// Set a secret from a file, or with `NAME=-` from standard input; PDEV_SECRET_<NAME> also sets one (may be repeated)
+    /// Set a secret from a file, or with `NAME=-` from standard input; PDEV_SECRET_<NAME> also sets one (may be
+    /// repeated)
     #[arg(long = "secret", value_name = "NAME=@FILE", value_parser = secrets::parse_secret_source)]
     secrets: Vec<SecretSource>,
     /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h]

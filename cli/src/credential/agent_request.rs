@@ -48,8 +48,8 @@ fn response_problem(response: &Response) -> Box<Problem> {
 /// has ended. These connections then break.
 const ATTEMPTS_MAX: usize = 5;
 
-/// Sends a request to the agent. If none runs, or if it was killed in between, starts an agent and sends the request again.
-/// So every request that is sent this way must be safe to repeat.
+/// Sends a request to the agent. If none runs, or if it was killed in between, starts an agent and sends the request
+/// again. So every request that is sent this way must be safe to repeat.
 pub(crate) fn send_request(method: &str, path: &str, body: &[u8]) -> Result<Response, Box<Problem>> {
     let socket = SocketLocation::from_environment();
     let mut attempts = 0;

@@ -1,7 +1,7 @@
 //! `pdev run --as IDENTITY -- PROGRAM`: runs a program as an identity.
 //!
-//! The program gets an endpoint, from which its SDKs fetch and renew credentials. Credentials without an endpoint protocol
-//! are put into the environment of this program only.
+//! The program gets an endpoint, from which its SDKs fetch and renew credentials. Credentials without an endpoint
+//! protocol are put into the environment of this program only.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -25,7 +25,8 @@ const CLEARED_VARIABLES: [&str; 6] = [
     "AWS_CREDENTIAL_EXPIRATION",
 ];
 
-/// Variables that SDKs read before an endpoint. The first name of each entry is set only with an endpoint of that cloud.
+/// Variables that SDKs read before an endpoint. The first name of each entry is set only with an endpoint of that
+/// cloud.
 const OVERRIDING_VARIABLES: [(&str, &[&str]); 3] = [
     (
         "AWS_CONTAINER_CREDENTIALS_FULL_URI",

@@ -1,9 +1,9 @@
 //! The two processes above a coding agent's session: `pdev session run`, and its child, the guard, which starts the
 //! program.
 //!
-//! Both are subreapers, and each ends all programs of the session if the other one ends. So after a `kill -9` of either,
-//! no program of the session remains that looks like one of the user's own. The background agent decides which access the
-//! session gets.
+//! Both are subreapers, and each ends all programs of the session if the other one ends. So after a `kill -9` of
+//! either, no program of the session remains that looks like one of the user's own. The background agent decides which
+//! access the session gets.
 
 mod descendants;
 
@@ -65,8 +65,8 @@ impl SignalStreams {
         })
     }
 
-    /// Waits for the child and returns its status, or `None` if this process gets SIGTERM or SIGHUP. Calls `on_expiry` once,
-    /// after `limit`.
+    /// Waits for the child and returns its status, or `None` if this process gets SIGTERM or SIGHUP. Calls `on_expiry`
+    /// once, after `limit`.
     async fn wait_for_child(
         &mut self,
         child: Pid,

@@ -109,8 +109,8 @@ impl<'a> Window<'a> {
         Snippet::source(self.text).line_start(self.first_line).path(self.path)
     }
 
-    /// Converts a span of the file to a range of the window. Rounds down to character boundaries, because a wrong span must
-    /// not panic.
+    /// Converts a span of the file to a range of the window. Rounds down to character boundaries, because a wrong span
+    /// must not panic.
     fn range_in_window(&self, span: Span) -> Range<usize> {
         let clamp = |offset: u32| {
             let mut offset = (offset as usize).saturating_sub(self.start_offset).min(self.text.len());

@@ -289,8 +289,8 @@ impl Progress {
         let (columns, rows) = Terminal::size();
         let lines =
             self.state.render_rows(self.elapsed_milliseconds(), columns, rows.saturating_sub(2).max(1), self.style);
-        // Wrapping is disabled while drawing. Otherwise wide characters could turn a line into two, and the next redraw would
-        // move up too few lines.
+        // Wrapping is disabled while drawing. Otherwise wide characters could turn a line into two, and the next redraw
+        // would move up too few lines.
         let mut text = self.clear_sequence() + "\x1b[?7l";
         for line in &lines {
             text.push_str(line);

@@ -147,8 +147,8 @@ fn write(stream: &mut impl Write, parts: &[&[u8]]) {
     let bytes = parts.concat();
     let result = stream.write_all(&bytes).and_then(|()| stream.flush());
     if result.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
-        // The reader has closed the pipe, as in `pdev ls | head`. That is not a failure, and a running operation continues
-        // in the agent.
+        // The reader has closed the pipe, as in `pdev ls | head`. That is not a failure, and a running operation
+        // continues in the agent.
         std::process::exit(i32::from(crate::exit::OK));
     }
 }

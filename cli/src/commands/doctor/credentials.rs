@@ -57,7 +57,8 @@ async fn check_vault(paths: &CredentialPaths) -> Finding {
     }
 }
 
-/// Reports each identity with the status from the agent. With `ask`, the agent first requests a credential from its source.
+/// Reports each identity with the status from the agent. With `ask`, the agent first requests a credential from its
+/// source.
 async fn check_identities(identities: &Identities, ask: bool) -> Vec<Finding> {
     if identities.all.is_empty() {
         return Vec::new();

@@ -1,7 +1,7 @@
 //! Finds tools with two configured credential sources, where the other source overrides the identity.
 //!
-//! It reads only the relevant parts of the aws and docker configurations. It ignores files that it cannot parse, because
-//! the tool reports them.
+//! It reads only the relevant parts of the aws and docker configurations. It ignores files that it cannot parse,
+//! because the tool reports them.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -73,7 +73,8 @@ fn is_pdev_command(command: &str) -> bool {
     command.contains("pdev") && command.contains(" credential aws ")
 }
 
-/// docker uses the helper of the server (`credHelpers`), else the one for all servers (`credsStore`), else its own file.
+/// docker uses the helper of the server (`credHelpers`), else the one for all servers (`credsStore`), else its own
+/// file.
 fn docker_findings(identities: &Identities, config: &str) -> Vec<Finding> {
     let Ok(config) = serde_json::from_str::<Value>(config) else { return Vec::new() };
     let default_helper = config["credsStore"].as_str();
