@@ -1,4 +1,4 @@
-//! Who answers on the socket.
+//! Description of the agent that answers on the socket.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,10 +12,10 @@ pub struct AgentInfo {
     pub pid: u32,
     /// Unix milliseconds.
     pub started_at: i64,
-    /// The port of the proxy on 127.0.0.1 and ::1; absent when no port could be had.
+    /// The port of the proxy on 127.0.0.1 and ::1; absent if no port could be bound.
     pub proxy_port: Option<u16>,
     pub executable: String,
     pub previews: usize,
-    /// False from the first stop signal on: what runs is finished, nothing new is begun.
+    /// False after the first stop signal: the agent finishes running operations and starts no new ones.
     pub accepting: bool,
 }

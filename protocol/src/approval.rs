@@ -1,50 +1,50 @@
-//! A repository's first use of an identity: what is asked for, and what was approved.
+//! Approval of a repository's first use of an identity: pending requests and granted approvals.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
 
-/// Which service of which repository acts as which identity.
+/// One use of an identity: the service, its repository and the identity that the service acts as.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct IdentityUseView {
-    /// Where the repository lies; all its worktrees are one.
+    /// Path of the repository; all its worktrees count as the same repository.
     pub repository: String,
     pub service: String,
     pub identity: String,
-    /// Wanted by this session of a coding agent, for an hour; then `service` is its name.
+    /// The id of the coding agent's session that requests the identity for one hour; `service` is then its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
 }
 
-/// One of `GET /v1/approvals`; of `GET /v1/approvals/{code}` what waits for a person.
+/// An item of `GET /v1/approvals`, and the answer to `GET /v1/approvals/{code}` (a request that awaits approval).
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ApprovalView {
     #[serde(flatten)]
     pub identity_use: IdentityUseView,
-    /// When it was approved, in Unix milliseconds; 0 while it waits.
+    /// Time of the approval, in Unix milliseconds; 0 while the request is pending.
     pub at: i64,
-    /// When it ends, in Unix milliseconds.
+    /// Time at which the approval or the pending request expires, in Unix milliseconds.
     pub until: i64,
-    /// While it waits: why the one who looks cannot approve it, and what to do instead.
+    /// For a pending request: why the caller cannot approve it, and what to do instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Problem>,
 }
 
-/// One of `GET /v1/approvals/waiting`: what was asked for, and nobody has approved yet.
+/// An item of `GET /v1/approvals/waiting`: a request that is not approved yet.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PendingApprovalView {
     #[serde(flatten)]
     pub identity_use: IdentityUseView,
-    /// For `pdev identity approve`.
+    /// The argument of `pdev identity approve`.
     pub code: String,
-    /// When the code ends, in Unix milliseconds.
+    /// Time at which the code expires, in Unix milliseconds.
     pub until: i64,
-    /// The manifests' folders of the repository's previews.
+    /// The manifest folders of the repository's previews.
     pub folders: Vec<String>,
 }
 
-/// `POST /v1/approvals/revoke`: everything that fits is taken back.
+/// `POST /v1/approvals/revoke`: revokes every approval that matches.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct RevokeRequest {
     pub identity: String,

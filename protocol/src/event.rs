@@ -1,4 +1,4 @@
-//! What happened, in the past tense. Sent as server-sent events: `id:` is [`Event::id`], `data:` the JSON.
+//! Events, named in the past tense. Sent as server-sent events: `id:` is [`Event::id`], `data:` is the JSON.
 //!
 //! `POST /v1/up` and `.../down` stream the events of their own operation; `GET /v1/events` streams all of them and
 //! resumes after `Last-Event-ID`.
@@ -12,12 +12,12 @@ use crate::status::{PreviewRef, PreviewStatus, UnitStatus};
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
-    /// Grows by one; not kept over a restart of the agent unless the journal has it.
+    /// Increases by one per event. A restarted agent continues after the highest id in its journal.
     pub id: u64,
     /// Unix milliseconds.
     pub at: i64,
     pub preview: PreviewRef,
-    /// The `up` or `down` it belongs to.
+    /// The operation (`up`, `down`, ...) that the event belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<u64>,
     #[serde(flatten)]
@@ -27,7 +27,7 @@ pub struct Event {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
-    /// `what` is `up`, `down`, `restart` or `recover` (after the agent was killed in the middle).
+    /// `what` is `up`, `down`, `restart`, `stop` or `recover` (after the agent was killed during an operation).
     OperationStarted {
         what: String,
     },
@@ -46,7 +46,7 @@ pub enum EventKind {
         step: usize,
         problem: Problem,
     },
-    /// Build and pull output, folded by unit.
+    /// Build and pull output, grouped by unit.
     Progress {
         unit: String,
         line: ProgressView,
@@ -54,11 +54,11 @@ pub enum EventKind {
     UnitChanged {
         unit: UnitStatus,
     },
-    /// Words for the user that stop nothing.
+    /// A note for the user; the operation continues.
     Noted {
         text: String,
     },
-    /// The operation succeeded. After `down`, the status says what is kept.
+    /// The operation succeeded; `status` is the final state of the preview.
     Finished {
         status: PreviewStatus,
         milliseconds: u64,
@@ -69,11 +69,12 @@ pub enum EventKind {
         status: PreviewStatus,
         milliseconds: u64,
     },
-    /// Another request took over (`down` during `up`, a second `up` with a changed manifest).
+    /// Another request replaced the operation (for example `down` during `up`, a second `up` with a changed manifest).
     Superseded {
         by: String,
     },
-    /// What became of an identity: `renewed`, `expiring` (the login ends at `expires_at`), `needs_login`, `failed`, `signed_in`, `signed_out`. Concerns no preview.
+    /// An identity's state changed: `renewed`, `expiring` (the login ends at `expires_at`), `needs_login`, `failed`,
+    /// `signed_in`, `signed_out` or `approved`. The event belongs to no preview.
     IdentityChanged {
         identity: String,
         change: String,
@@ -82,12 +83,12 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         problem: Option<Problem>,
     },
-    /// The agent was told to stop: the preview goes on, this stream does not.
+    /// The agent is stopping: the preview keeps running, but this stream ends.
     AgentStopping,
 }
 
 impl EventKind {
-    /// The last event of an operation.
+    /// True for the last event of an operation.
     #[must_use]
     pub fn ends_operation(&self) -> bool {
         matches!(self, Self::Finished { .. } | Self::Failed { .. } | Self::Superseded { .. } | Self::AgentStopping)

@@ -1,5 +1,5 @@
-//! `POST /v1/previews/{preview}/exec` with `Upgrade: pdev-exec/1`: the body is an [`ExecRequest`]; after the 101 both
-//! sides send frames: one byte of kind, four bytes of length (big-endian), the payload.
+//! `POST /v1/previews/{preview}/exec` with `Upgrade: pdev-exec/1`. The body is an [`ExecRequest`]. After the 101, both
+//! sides send frames: one byte for the kind, four bytes for the length (big-endian), then the payload.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub const UPGRADE_PROTOCOL: &str = "pdev-exec/1";
 
-/// A frame's payload is at most this long; longer ones end the session.
+/// Limit of a frame's payload, in bytes; a longer frame ends the session.
 pub const FRAME_BYTES_MAX: u32 = 1 << 20;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -21,7 +21,7 @@ pub struct ExecRequest {
     pub dir: Option<String>,
     #[serde(default)]
     pub user: Option<String>,
-    /// Rows and columns of the asker's terminal; absent for pipes.
+    /// Rows and columns of the client's terminal; absent for pipes.
     #[serde(default)]
     pub terminal: Option<(u16, u16)>,
 }
@@ -35,7 +35,7 @@ pub enum Frame {
     Resize(u16, u16),
     StdinEnd,
     Exit(i32),
-    /// The session could not go on; UTF-8 words.
+    /// The session failed; the payload is a message in UTF-8.
     Error(String),
 }
 
@@ -49,7 +49,7 @@ impl Frame {
             Self::Resize(rows, columns) => (3, [rows.to_be_bytes(), columns.to_be_bytes()].concat()),
             Self::StdinEnd => (4, Vec::new()),
             Self::Exit(code) => (5, code.to_be_bytes().to_vec()),
-            Self::Error(words) => (6, words.clone().into_bytes()),
+            Self::Error(message) => (6, message.clone().into_bytes()),
         };
         let mut frame = vec![kind];
         frame.extend(u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes());
@@ -57,13 +57,14 @@ impl Frame {
         frame
     }
 
-    /// Takes one whole frame off the front of `buffer`, if there is one.
+    /// Removes the first frame from `buffer`, if it is complete.
     ///
     /// # Errors
     /// When the bytes are not of this protocol.
     pub fn decode(buffer: &mut Vec<u8>) -> Result<Option<Self>, String> {
         let Some(&[kind, a, b, c, d]) = buffer.first_chunk::<5>() else { return Ok(None) };
         let length = u32::from_be_bytes([a, b, c, d]);
+        // Checked before the payload arrives, so a corrupt length cannot make the caller buffer up to 4 GiB.
         if length > FRAME_BYTES_MAX {
             return Err(format!("a frame of {length} bytes is over the limit of {FRAME_BYTES_MAX}"));
         }
@@ -106,15 +107,15 @@ mod tests {
         let bytes: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
         for cut in 0..bytes.len() {
             let mut buffer = bytes[..cut].to_vec();
-            let mut seen = Vec::new();
+            let mut decoded = Vec::new();
             while let Some(frame) = Frame::decode(&mut buffer).unwrap() {
-                seen.push(frame);
+                decoded.push(frame);
             }
             buffer.extend(&bytes[cut..]);
             while let Some(frame) = Frame::decode(&mut buffer).unwrap() {
-                seen.push(frame);
+                decoded.push(frame);
             }
-            assert_eq!(seen, frames, "cut at {cut}");
+            assert_eq!(decoded, frames, "cut at {cut}");
         }
     }
 

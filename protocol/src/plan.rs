@@ -1,4 +1,4 @@
-//! A plan as clients see it: answer to `POST /v1/plan`, and part of the `planned` event.
+//! A plan as clients see it: the answer to `POST /v1/plan`, and part of the `planned` event.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PlanView {
     pub steps: Vec<StepView>,
-    /// Nothing to do: everything is as the manifest says.
+    /// Nothing to do: the preview matches the manifest.
     pub unchanged: bool,
 }
 
@@ -20,14 +20,15 @@ pub struct StepView {
     /// `docker` or `process`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
-    /// The step in words: "create api".
+    /// The step as text: "create api".
     pub text: String,
-    /// Ids of steps that come before.
+    /// Ids of the steps that must finish first.
     pub after: Vec<usize>,
-    /// A stable word: `absent`, `changed`, `not_running` ...
+    /// A stable identifier: `absent`, `changed`, `not_running` ...
     pub cause: String,
-    /// The cause in words: "env.LOG_LEVEL changed".
+    /// The cause as text: "env.LOG_LEVEL changed".
     pub because: String,
+    /// The data that the step deletes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destroys: Option<String>,
 }
@@ -37,7 +38,7 @@ pub struct StepView {
 pub struct PlanReply {
     pub preview: super::status::PreviewRef,
     pub plan: PlanView,
-    /// Warnings and advice that do not stop it.
+    /// Warnings and advice; they do not prevent the `up`.
     pub notes: Vec<String>,
     pub diagnostics: Vec<super::problem::DiagnosticView>,
 }

@@ -5,25 +5,25 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
-    /// A stable word such as `image_not_found`; listed in docs/problems.md.
+    /// A stable identifier such as `image_not_found`. Scripts match on it rather than on `title`.
     pub code: String,
     /// HTTP status; 0 inside events.
     #[serde(default)]
     pub status: u16,
-    /// One sentence for people: what was seen, without a final dot.
+    /// One sentence for people: the failure, without a final period.
     pub title: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// The next thing to try: one whole sentence.
+    /// What to do next: one complete sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// The unit it concerns.
+    /// The affected unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
-    /// Last lines of output that explain it (a build step's, or the last 20 log lines of a service).
+    /// The last lines of output that explain the failure (of a build step, or the last 20 log lines of a service).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<String>,
-    /// For a wrong manifest.
+    /// The errors of an invalid manifest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub diagnostics: Vec<DiagnosticView>,
 }

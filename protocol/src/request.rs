@@ -1,83 +1,84 @@
-//! What clients ask.
+//! Requests that clients send to the agent.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `POST /v1/locate`: which preview does this folder mean? Creates nothing.
+/// `POST /v1/locate`: finds the preview that belongs to a folder. Creates nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct LocateRequest {
-    /// The manifest's folder, or any folder inside a checkout whose preview is known.
+    /// The manifest's folder, or any folder inside a checkout whose preview the agent knows.
     pub folder: String,
     #[serde(default)]
     pub environment: Option<String>,
 }
 
-/// `POST /v1/up` (answered by a stream of events until ready or failed) and `POST /v1/plan`.
+/// `POST /v1/up` (answered with a stream of events until the preview is ready or failed) and `POST /v1/plan`.
 ///
-/// Closing the stream does not stop the work.
+/// Closing the stream does not stop the operation.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct UpRequest {
     /// The manifest's folder (absolute).
     pub folder: String,
-    /// `pdev.yaml` unless said.
+    /// File name of the manifest; `pdev.yaml` by default.
     #[serde(default)]
     pub file: Option<String>,
     #[serde(default)]
     pub environment: Option<String>,
-    /// `services.web.replicas=2`, applied over everything else.
+    /// Overrides such as `services.web.replicas=2`, applied after all other layers.
     #[serde(default)]
     pub sets: Vec<String>,
-    /// Overrides the branch label.
+    /// Replaces the label derived from the branch.
     #[serde(default)]
     pub name: Option<String>,
-    /// Only these services and what they need; everything when empty.
+    /// Only these services and their dependencies; all units if empty.
     #[serde(default)]
     pub services: Vec<String>,
-    /// Jobs to run now, even those that are done or that are `when: manual`; their names belong into `services` too.
+    /// Jobs to run now, even if they are done or have `when: manual`. Their names must also be in `services`.
     #[serde(default)]
     pub jobs: Vec<String>,
-    /// Replace every unit even if nothing changed.
+    /// Replace every unit, even if nothing changed.
     #[serde(default)]
     pub force: bool,
-    /// The variables of the asker's environment that the manifest reads as `${env.X}`.
+    /// The variables of the client's environment that the manifest reads as `${env.X}`.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
-    /// Runtime for services that leave the choice open: `docker` or `process`.
+    /// Runtime of services that do not require one: `docker` or `process`.
     #[serde(default)]
     pub runtime: Option<String>,
-    /// Called by this `up`: the agent answers after the plan was accepted instead of following it.
+    /// The agent ends the stream after the `planned` event, instead of following the operation.
     #[serde(default)]
     pub detach: bool,
 }
 
-/// `POST /v1/previews/{preview}/down`, answered by a stream of events.
+/// `POST /v1/previews/{preview}/down`, answered with a stream of events.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct DownRequest {
-    /// Data volumes too.
+    /// Also delete data volumes.
     #[serde(default)]
     pub volumes: bool,
 }
 
-/// `POST /v1/previews/{preview}/restart`: stop and start units without changing them; all when empty.
+/// `POST /v1/previews/{preview}/restart`: stops and starts units without changing them; all units if `units` is empty.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct RestartRequest {
     #[serde(default)]
     pub units: Vec<String>,
 }
 
-/// `POST /v1/previews/{preview}/stop`: end these units and leave the others running; they rest until `up` names them or
-/// everything, also when the agent or the engine is started again meanwhile.
+/// `POST /v1/previews/{preview}/stop`: stops these units and leaves the others running. They stay stopped until an `up`
+/// names them or selects all units, even if the agent or the engine restarts in between.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct StopRequest {
     pub units: Vec<String>,
 }
 
-/// Query of `GET /v1/previews/{preview}/logs`, answered by one [`LogEntry`] a line (`application/x-ndjson`), merged by time.
+/// Query of `GET /v1/previews/{preview}/logs`, answered with one [`LogEntry`] per line (`application/x-ndjson`),
+/// merged by time.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct LogQuery {
-    /// Comma-separated unit names; all when empty.
+    /// Comma-separated unit names; all units if empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<String>,
     #[serde(default)]
@@ -85,7 +86,7 @@ pub struct LogQuery {
     /// Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<i64>,
-    /// The last so many lines of each unit.
+    /// Only the last lines of each unit: the maximum number per unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<usize>,
 }
@@ -95,16 +96,16 @@ pub struct LogEntry {
     /// Unix milliseconds.
     pub at: i64,
     pub unit: String,
-    /// `stdout` or `stderr`; `pdev` for words of the agent's own.
+    /// `stdout` or `stderr`; `pdev` for the agent's own messages.
     pub stream: String,
     pub text: String,
 }
 
-/// `POST /v1/previews/{preview}/secrets`: values that the vault keeps for a repository, for this preview until `down`.
-/// Answered by the names that were there.
+/// `POST /v1/previews/{preview}/secrets`: delivers values that the vault stores for a repository to this preview, until
+/// `down`. Answered with the names that the vault had.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct DeliverSecretsRequest {
-    /// What all worktrees share: git's common folder, or the project's own.
+    /// The folder that all worktrees share: git's common directory, or the project's folder outside git.
     pub repository: String,
     pub names: Vec<String>,
 }

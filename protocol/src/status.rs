@@ -1,4 +1,4 @@
-//! What is: previews and their units.
+//! Current state of previews and their units.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::problem::Problem;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PreviewRef {
     pub id: String,
-    /// `shop/main`; outside the environment `local` its name is part of the branch's label: `shop/main-preview`.
+    /// `shop/main`. In an environment other than `local`, the label contains the environment: `shop/main-preview`.
     pub title: String,
     pub app: String,
     pub branch: String,
@@ -21,29 +21,29 @@ pub struct PreviewRef {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LocateReply {
     pub preview: PreviewRef,
-    /// The agent has it, up or down with data.
+    /// Whether the agent knows the preview: it is up, or down with data.
     pub known: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PreviewState {
-    /// An `up` is under way.
+    /// An `up` is running.
     Starting,
     /// Everything is healthy.
     Ready,
-    /// It runs, but something in it is not healthy.
+    /// Something runs, but not every unit is healthy.
     Degraded,
-    /// The last `up` failed, or a unit gave up.
+    /// The last `up` failed, or a unit failed.
     Failed,
-    /// A `down` is under way.
+    /// A `down` is running.
     Stopping,
-    /// Nothing runs; perhaps data is kept.
+    /// Nothing runs; data may be kept.
     #[default]
     Down,
 }
 
-/// Answer to `GET /v1/previews/{preview}`; `GET /v1/previews` gives a list of them.
+/// Answer to `GET /v1/previews/{preview}`; `GET /v1/previews` returns a list of them.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PreviewStatus {
     #[serde(flatten)]
@@ -51,19 +51,20 @@ pub struct PreviewStatus {
     pub state: PreviewState,
     /// The manifest's folder.
     pub folder: String,
-    /// False when that folder or its manifest is gone.
+    /// False if that folder does not exist any more.
     pub folder_present: bool,
-    /// The default service in a browser.
+    /// URL of the default service, for a browser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     pub units: Vec<UnitStatus>,
     /// Unix milliseconds of the last successful `up`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<i64>,
-    /// The name of the coding agent's session that brought it up: its services get no more of an identity than that.
+    /// The name of the coding agent's session that brought the preview up. Its services get no identities beyond those
+    /// of that session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
-    /// Why it is failed or degraded.
+    /// Why the preview is failed or degraded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
 }
@@ -71,17 +72,17 @@ pub struct PreviewStatus {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnitState {
-    /// Not made yet.
+    /// Not created yet.
     #[default]
     Waiting,
-    /// Its image is built or pulled, or its build command runs.
+    /// Its image is being built or pulled, or its build command is running.
     Preparing,
-    /// Started, not ready yet.
+    /// Started, but not ready yet.
     Starting,
     Ready,
-    /// Was ready, now its probe fails.
+    /// Was ready, but its probe fails now.
     Unhealthy,
-    /// Crashed; started again after a pause.
+    /// Crashed; the agent starts it again after a delay.
     Restarting,
     /// A job that succeeded.
     Done,
@@ -98,16 +99,16 @@ pub struct UnitStatus {
     /// `docker` or `process`.
     pub runtime: String,
     pub state: UnitState,
-    /// What the state means right now, in words ("GET /readyz answered 503", "exit code 1").
+    /// The reason for the state, as text ("GET /readyz answered 503", "exit code 1").
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// For browsers, through the proxy.
+    /// URL for browsers, through the proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Port name -> port on 127.0.0.1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
-    /// Crashes since it was last started on purpose.
+    /// Number of crashes since the last deliberate start.
     pub restarts: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
@@ -119,7 +120,7 @@ pub struct UnitStatus {
     /// `postgres 16.2.0 (built-in)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub module: Option<String>,
-    /// The identity that its endpoint gives credentials of.
+    /// The identity whose credentials its endpoint serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
     /// `paved`, `adjusted` or `off-road`.
