@@ -72,7 +72,10 @@ fn help_of_unknown_command_suggests_nearest() {
 #[test]
 fn missing_agent_or_manifest_is_reported() {
     let (code, _, stderr) = run(&["agent", "status"]);
-    assert_eq!((code, stderr.as_str()), (Some(3), "error: the agent is not running\ntry: `pdev up` starts it.\n"));
+    assert_eq!(
+        (code, stderr.as_str()),
+        (Some(3), "error: the agent is not running\ntry: Run `pdev up` to start it.\n")
+    );
     let (code, _, stderr) = run(&["up"]);
     assert_eq!(code, Some(4));
     assert!(stderr.starts_with("error: no `pdev.yaml` in `/"), "{stderr}");

@@ -1,4 +1,4 @@
-//! The agent's routes as calls. Each error of the agent arrives as the [`Problem`] it sent.
+//! The agent's routes as async methods. An error reply of the agent becomes the [`Problem`] that it contains.
 
 use std::time::Duration;
 
@@ -27,11 +27,11 @@ use crate::socket_location::SocketLocation;
 use crate::start::{self, Launch};
 use crate::stream::{EventStream, LineStream, connection_error_message, parse_json};
 
-/// An ordinary answer takes milliseconds; a plan asks a container engine.
+/// An ordinary reply takes milliseconds, but a plan waits for a container engine.
 const REPLY_TIMEOUT_SECONDS: u64 = 30;
 const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// A greeted connection. Calls that go on (events, logs, exec) use it up.
+/// A connection after the version handshake. Calls that stream (events, logs, exec, login) consume it.
 #[derive(Debug)]
 pub struct Client {
     location: SocketLocation,
@@ -40,46 +40,46 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reaches the agent that runs.
+    /// Connects to the running agent.
     ///
     /// # Errors
-    /// [`ClientError::NotRunning`] when there is none; the rest as the variants say.
-    pub async fn connect(place: &SocketLocation) -> Result<Self, ClientError> {
-        let missing = || ClientError::NotRunning { socket: place.socket_path() };
-        if !place.folder().exists() {
-            return Err(missing());
+    /// [`ClientError::NotRunning`] if no agent runs; see [`ClientError`] for the other causes.
+    pub async fn connect(location: &SocketLocation) -> Result<Self, ClientError> {
+        let not_running = || ClientError::NotRunning { socket: location.socket_path() };
+        if !location.folder().exists() {
+            return Err(not_running());
         }
-        place.check_folder()?;
-        let connection = connection::open(&place.socket_path()).await?.ok_or_else(missing)?;
-        Self::handshake(place, connection).await
+        location.check_folder()?;
+        let connection = connection::open(&location.socket_path()).await?.ok_or_else(not_running)?;
+        Self::handshake(location, connection).await
     }
 
-    /// Reaches the agent, starting it if none runs.
+    /// Connects to the agent, and starts it first if none runs.
     ///
     /// # Errors
-    /// As the variants say.
-    pub async fn connect_or_start(place: &SocketLocation, launch: &Launch) -> Result<Self, ClientError> {
-        // A killed agent's socket still takes connections until its last thread is gone; then they break.
+    /// See the variants of [`ClientError`].
+    pub async fn connect_or_start(location: &SocketLocation, launch: &Launch) -> Result<Self, ClientError> {
+        // The socket of a killed agent accepts connections until its last thread has ended; then they break.
         const TRIES: usize = 5;
         let mut tries = 0;
         loop {
             tries += 1;
-            let met = match start::open_or_start(place, launch).await {
-                Ok(connection) => Self::handshake(place, connection).await,
+            let result = match start::open_or_start(location, launch).await {
+                Ok(connection) => Self::handshake(location, connection).await,
                 Err(error) => Err(error),
             };
-            match met {
+            match result {
                 Err(ClientError::ConnectionBroken(_)) if tries < TRIES => {}
-                met => return met,
+                result => return result,
             }
         }
     }
 
-    async fn handshake(place: &SocketLocation, mut connection: Connection) -> Result<Self, ClientError> {
+    async fn handshake(location: &SocketLocation, mut connection: Connection) -> Result<Self, ClientError> {
         let response = send(&mut connection, build_request(Method::GET, "/v1/agent", Bytes::new())?).await?;
         let info: AgentInfo = read_json(response).await?;
         match info.protocol.cmp(&PROTOCOL_VERSION) {
-            std::cmp::Ordering::Equal => Ok(Self { location: place.clone(), connection, info }),
+            std::cmp::Ordering::Equal => Ok(Self { location: location.clone(), connection, info }),
             std::cmp::Ordering::Less => Err(ClientError::AgentOlder {
                 version: info.version,
                 agent_protocol: info.protocol,
@@ -93,17 +93,17 @@ impl Client {
         }
     }
 
-    /// Stops the agent, whatever protocol it speaks: this one route never changes.
+    /// Stops the agent. Works with every protocol version, because this route never changes.
     ///
     /// # Errors
-    /// [`ClientError::NotRunning`] when there is none; the rest as the variants say.
-    pub async fn stop_agent(place: &SocketLocation) -> Result<(), ClientError> {
-        let missing = || ClientError::NotRunning { socket: place.socket_path() };
-        if !place.folder().exists() {
-            return Err(missing());
+    /// [`ClientError::NotRunning`] if no agent runs; see [`ClientError`] for the other causes.
+    pub async fn stop_agent(location: &SocketLocation) -> Result<(), ClientError> {
+        let not_running = || ClientError::NotRunning { socket: location.socket_path() };
+        if !location.folder().exists() {
+            return Err(not_running());
         }
-        place.check_folder()?;
-        let mut connection = connection::open(&place.socket_path()).await?.ok_or_else(missing)?;
+        location.check_folder()?;
+        let mut connection = connection::open(&location.socket_path()).await?.ok_or_else(not_running)?;
         let response = send(&mut connection, build_request(Method::POST, "/v1/agent/stop", Bytes::new())?).await?;
         expect_success(response).await
     }
@@ -119,54 +119,54 @@ impl Client {
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn locate(&mut self, request: &LocateRequest) -> Result<LocateReply, ClientError> {
         self.post("/v1/locate", request).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn plan(&mut self, request: &UpRequest) -> Result<PlanReply, ClientError> {
         self.post("/v1/plan", request).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn previews(&mut self) -> Result<Vec<PreviewStatus>, ClientError> {
         self.get("/v1/previews").await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn status(&mut self, preview: &str) -> Result<PreviewStatus, ClientError> {
         self.get(&preview_path(preview, "")).await
     }
 
-    /// Blocks until nothing moves any more, or the time is over.
+    /// Waits until no unit of the preview changes its state any more, or until `timeout` expires.
     ///
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn wait_until_settled(&mut self, preview: &str, timeout: Duration) -> Result<PreviewStatus, ClientError> {
         let path = preview_path(preview, &format!("/wait?timeout_ms={}", timeout.as_millis()));
         let request = build_request(Method::GET, &path, Bytes::new())?;
-        // The agent keeps the time; ours only guards against an agent that hangs.
+        // The agent enforces `timeout`; this limit only guards against an agent that hangs.
         let limit = timeout + Duration::from_secs(REPLY_TIMEOUT_SECONDS);
-        let answer = async { read_json(send_with_timeout(&mut self.connection, request, limit).await?).await };
-        with_timeout(limit, answer).await
+        let reply = async { read_json(send_with_timeout(&mut self.connection, request, limit).await?).await };
+        with_timeout(limit, reply).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn put_secret(&mut self, preview: &str, name: &str, value: Vec<u8>) -> Result<(), ClientError> {
         let path = preview_path(preview, &format!("/secrets/{}", percent_encode(name)));
         let response = send(&mut self.connection, build_request(Method::PUT, &path, value.into())?).await?;
         expect_success(response).await
     }
 
-    /// Has the agent deliver what the vault keeps; tells which were there.
+    /// Makes the agent deliver secrets from the vault. Returns the names that the vault had.
     ///
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn deliver_secrets(
         &mut self,
         preview: &str,
@@ -176,7 +176,7 @@ impl Client {
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn delete_secret(&mut self, preview: &str, name: &str) -> Result<(), ClientError> {
         let path = preview_path(preview, &format!("/secrets/{}", percent_encode(name)));
         let response = send(&mut self.connection, build_request(Method::DELETE, &path, Bytes::new())?).await?;
@@ -184,38 +184,38 @@ impl Client {
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn identities(&mut self) -> Result<Vec<IdentityStatus>, ClientError> {
         self.get("/v1/identities").await
     }
 
-    /// Asks an identity's source now; how it stands then, and no credential.
+    /// Requests a credential from the identity's source now. Returns the resulting status, not the credential.
     ///
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn check_identity(&mut self, identity: &str) -> Result<IdentityStatus, ClientError> {
         let path = format!("/v1/identities/{}/check", percent_encode(identity));
         read_json(send(&mut self.connection, build_request(Method::POST, &path, Bytes::new())?).await?).await
     }
 
-    /// Signs a person in. Dropping the stream ends it.
+    /// Signs the user in. Dropping the stream cancels the login.
     ///
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn login(self, identity: &str, flow: LoginFlow) -> Result<LineStream<LoginEvent>, ClientError> {
         let path = format!("/v1/identities/{}/login", percent_encode(identity));
-        let (body, mover) =
+        let (body, task) =
             self.open_stream(build_request(Method::POST, &path, to_json(&LoginRequest { flow })?)?).await?;
-        Ok(LineStream::new(body, mover))
+        Ok(LineStream::new(body, task))
     }
 
-    /// Keeps the secret of a `static` identity.
+    /// Stores the secret of a `static` identity.
     ///
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn store_identity_secret(&mut self, identity: &str, value: Vec<u8>) -> Result<(), ClientError> {
         let path = format!("/v1/identities/{}/secret", percent_encode(identity));
-        // The first byte may look like JSON; this body never is.
+        // Not `build_request`, which declares a body that begins with `{` as JSON. A secret may begin with any byte.
         let request = Request::builder().method(Method::PUT).uri(&path).header(header::HOST, "pdev");
         let request =
             request.body(Full::new(value.into())).map_err(|error| ClientError::InvalidReply(error.to_string()))?;
@@ -223,124 +223,124 @@ impl Client {
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn sign_out(&mut self, identity: &str) -> Result<(), ClientError> {
         let path = format!("/v1/identities/{}/login", percent_encode(identity));
         expect_success(send(&mut self.connection, build_request(Method::DELETE, &path, Bytes::new())?).await?).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn approvals(&mut self) -> Result<Vec<ApprovalView>, ClientError> {
         self.get("/v1/approvals").await
     }
 
-    /// What was asked for, and nobody has approved yet.
+    /// Requests that are not approved yet.
     ///
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn pending_approvals(&mut self) -> Result<Vec<PendingApprovalView>, ClientError> {
         self.get("/v1/approvals/waiting").await
     }
 
-    /// What a code stands for, and whether the one who asks this may approve it.
+    /// The request behind a code, and whether the caller may approve it.
     ///
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn approval_request(&mut self, code: &str) -> Result<ApprovalView, ClientError> {
         self.get(&format!("/v1/approvals/{}", percent_encode(code))).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn approve(&mut self, code: &str) -> Result<ApprovalView, ClientError> {
         let path = format!("/v1/approvals/{}", percent_encode(code));
         read_json(send(&mut self.connection, build_request(Method::POST, &path, Bytes::new())?).await?).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn revoke(&mut self, request: &RevokeRequest) -> Result<RevokeReply, ClientError> {
         self.post("/v1/approvals/revoke", request).await
     }
 
-    /// Begins a session of everything that this process starts.
+    /// Begins a session that covers all programs that this process starts.
     ///
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn begin_session(&mut self, request: &SessionRequest) -> Result<SessionView, ClientError> {
         self.post("/v1/sessions", request).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn sessions(&mut self) -> Result<Vec<SessionView>, ClientError> {
         self.get("/v1/sessions").await
     }
 
-    /// By its id or name.
+    /// Ends a session, selected by its id or name.
     ///
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn end_session(&mut self, session: &str) -> Result<(), ClientError> {
         let path = format!("/v1/sessions/{}", percent_encode(session));
         expect_success(send(&mut self.connection, build_request(Method::DELETE, &path, Bytes::new())?).await?).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn openapi(&mut self) -> Result<serde_json::Value, ClientError> {
         self.get("/v1/openapi.json").await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn up(self, request: &UpRequest) -> Result<EventStream, ClientError> {
         self.post_for_events("/v1/up", request).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn down(self, preview: &str, request: &DownRequest) -> Result<EventStream, ClientError> {
         self.post_for_events(&preview_path(preview, "/down"), request).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn restart(self, preview: &str, request: &RestartRequest) -> Result<EventStream, ClientError> {
         self.post_for_events(&preview_path(preview, "/restart"), request).await
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn stop(self, preview: &str, request: &StopRequest) -> Result<EventStream, ClientError> {
         self.post_for_events(&preview_path(preview, "/stop"), request).await
     }
 
-    /// All events from now on, or those after `last_id`.
+    /// Streams all events from now on, or first the retained events after `last_id`.
     ///
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn events(self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
         let mut request = build_request(Method::GET, "/v1/events", Bytes::new())?;
         request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static("text/event-stream"));
         if let Some(id) = last_id {
             request.headers_mut().insert("last-event-id", header::HeaderValue::from(id));
         }
-        let (body, mover) = self.open_stream(request).await?;
-        Ok(EventStream::new(body, mover))
+        let (body, task) = self.open_stream(request).await?;
+        Ok(EventStream::new(body, task))
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn logs(self, preview: &str, query: &LogQuery) -> Result<LineStream<LogEntry>, ClientError> {
         let path = preview_path(preview, &format!("/logs?{}", encode_log_query(query)));
-        let (body, mover) = self.open_stream(build_request(Method::GET, &path, Bytes::new())?).await?;
-        Ok(LineStream::new(body, mover))
+        let (body, task) = self.open_stream(build_request(Method::GET, &path, Bytes::new())?).await?;
+        Ok(LineStream::new(body, task))
     }
 
     /// # Errors
-    /// The agent's problem, or why it could not be asked.
+    /// The problem that the agent reports, or the connection error.
     pub async fn exec(mut self, preview: &str, body: &ExecRequest) -> Result<(ExecReader, ExecWriter), ClientError> {
         let mut request = build_request(Method::POST, &preview_path(preview, "/exec"), to_json(body)?)?;
         let headers = request.headers_mut();
@@ -368,8 +368,8 @@ impl Client {
     async fn post_for_events<B: Serialize>(self, path: &str, body: &B) -> Result<EventStream, ClientError> {
         let mut request = build_request(Method::POST, path, to_json(body)?)?;
         request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static("text/event-stream"));
-        let (body, mover) = self.open_stream(request).await?;
-        Ok(EventStream::new(body, mover))
+        let (body, task) = self.open_stream(request).await?;
+        Ok(EventStream::new(body, task))
     }
 
     async fn open_stream(mut self, request: Request<Full<Bytes>>) -> Result<(Incoming, ConnectionTask), ClientError> {
@@ -381,6 +381,7 @@ impl Client {
 fn build_request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
     let mut builder = Request::builder().method(method).uri(path).header(header::HOST, "pdev");
     if !body.is_empty() {
+        // A secret is raw bytes, even if its first byte is `{`.
         let json = matches!(body.first(), Some(b'{')) && !path.contains("/secrets/");
         builder =
             builder.header(header::CONTENT_TYPE, if json { "application/json" } else { "application/octet-stream" });
@@ -397,7 +398,7 @@ async fn send_with_timeout(
     request: Request<Full<Bytes>>,
     limit: Duration,
 ) -> Result<Response<Incoming>, ClientError> {
-    let answer = async {
+    let reply = async {
         connection
             .sender
             .ready()
@@ -409,15 +410,15 @@ async fn send_with_timeout(
             .await
             .map_err(|error| ClientError::ConnectionBroken(connection_error_message(&error)))
     };
-    with_timeout(limit, answer).await
+    with_timeout(limit, reply).await
 }
 
 async fn with_timeout<T>(
     limit: Duration,
-    answer: impl Future<Output = Result<T, ClientError>>,
+    operation: impl Future<Output = Result<T, ClientError>>,
 ) -> Result<T, ClientError> {
-    let late = |_| ClientError::Timeout { seconds: limit.as_secs() };
-    tokio::time::timeout(limit, answer).await.map_err(late)?
+    let timeout_error = |_| ClientError::Timeout { seconds: limit.as_secs() };
+    tokio::time::timeout(limit, operation).await.map_err(timeout_error)?
 }
 
 async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
@@ -425,7 +426,7 @@ async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<
     parse_json(&body)
 }
 
-/// An answer without a value. Read to its end all the same: the connection is used again.
+/// Checks a reply without a value. Reads its body to the end, because the connection is used for the next request.
 async fn expect_success(response: Response<Incoming>) -> Result<(), ClientError> {
     collect_body(check_status(response).await?.into_body()).await.map(drop)
 }
@@ -437,8 +438,10 @@ async fn check_status(response: Response<Incoming>) -> Result<Response<Incoming>
     }
     let body = collect_body(response.into_body()).await?;
     let mut problem: Problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
-        let words = String::from_utf8_lossy(&body).trim().chars().take(300).collect::<String>();
-        let title = if words.is_empty() { format!("the agent answered `{status}`") } else { words };
+        // The body is not a problem document, so another program or version answered. The title is limited to 300
+        // characters, because the body may be a page of any length.
+        let text = String::from_utf8_lossy(&body).trim().chars().take(300).collect::<String>();
+        let title = if text.is_empty() { format!("the agent answered `{status}`") } else { text };
         Problem::new("unexpected_answer", status.as_u16(), title)
     });
     if problem.status == 0 {
@@ -448,13 +451,13 @@ async fn check_status(response: Response<Incoming>) -> Result<Response<Incoming>
 }
 
 async fn collect_body(body: Incoming) -> Result<Bytes, ClientError> {
-    let whole = async {
+    let collect = async {
         let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
         collected
             .map(http_body_util::Collected::to_bytes)
             .map_err(|error| ClientError::ConnectionBroken(error.to_string()))
     };
-    with_timeout(Duration::from_secs(REPLY_TIMEOUT_SECONDS), whole).await
+    with_timeout(Duration::from_secs(REPLY_TIMEOUT_SECONDS), collect).await
 }
 
 fn to_json<B: Serialize>(body: &B) -> Result<Bytes, ClientError> {
@@ -482,7 +485,7 @@ fn encode_log_query(query: &LogQuery) -> String {
     parts.join("&")
 }
 
-/// Percent-encodes everything but RFC 3986's unreserved characters.
+/// Percent-encodes every byte except the unreserved characters of RFC 3986.
 fn percent_encode(text: &str) -> String {
     use std::fmt::Write;
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection over the unix socket: connect, check who answers, hand out the sender.
+//! One HTTP/1.1 connection over the Unix socket: connect, check the owner of the other end, return the sender.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::error::{ClientError, Denial};
 use crate::socket_location::os_error_message;
 
-/// Ends the task that moves the bytes when the last user is gone.
+/// The task that drives the connection; aborted when this handle is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionTask(JoinHandle<()>);
 
@@ -29,26 +29,27 @@ pub(crate) struct Connection {
     pub(crate) task: ConnectionTask,
 }
 
-/// `Ok(None)` when nobody listens: no socket, or a stale one.
+/// Opens a connection. `Ok(None)` if no process listens: the socket is missing or stale.
 pub(crate) async fn open(socket: &Path) -> Result<Option<Connection>, ClientError> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(connect_error(socket, &error)),
     };
+    // Before the first byte: a foreign process must not receive a request.
     check_peer(socket, &stream)?;
     let (sender, connection) = http1::Builder::new()
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| ClientError::ConnectionBroken(error.to_string()))?;
-    let mover = tokio::spawn(async move {
-        // The error shows up at the request that was under way.
-        let _ended = connection.with_upgrades().await;
+    let task = tokio::spawn(async move {
+        // Ignored, because the request that was in progress returns the same error.
+        let _result = connection.with_upgrades().await;
     });
-    Ok(Some(Connection { sender, task: ConnectionTask(mover) }))
+    Ok(Some(Connection { sender, task: ConnectionTask(task) }))
 }
 
-/// Reset: an agent that was killed before it took the connection from its queue.
+/// `ConnectionReset` comes from an agent that was killed before it accepted the queued connection.
 fn is_absent(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
     matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset)
@@ -56,9 +57,9 @@ fn is_absent(error: &io::Error) -> bool {
 
 fn connect_error(socket: &Path, error: &io::Error) -> ClientError {
     let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-    // The folder is ours and 0700, so that EACCES cannot come from its mode.
-    let sandbox = matches!(code, Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS));
-    let denial = if sandbox { Denial::Sandbox } else { Denial::Other };
+    // The folder is owned by this user and has mode 0700, so EACCES cannot come from its permissions.
+    let is_sandboxed = matches!(code, Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS));
+    let denial = if is_sandboxed { Denial::Sandbox } else { Denial::Other };
     ClientError::Denied { socket: socket.to_owned(), message: os_error_message(error), denial }
 }
 
@@ -71,7 +72,7 @@ fn check_peer(socket: &Path, stream: &UnixStream) -> Result<(), ClientError> {
             denial: Denial::Other,
         })?
         .uid();
-    // Root may stand in for anybody: an agent that systemd's root instance holds the socket for.
+    // Root is accepted, because the system instance of systemd may hold the listening socket for an agent.
     if uid == rustix::process::geteuid().as_raw() || uid == 0 {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Why the agent could not be reached or did not do what was asked, each with the way out.
+//! Errors of a call: the agent cannot be reached, or it rejects the request. Each error has a hint.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ pub enum ClientError {
     #[error("cannot use the socket folder `{}`: {message}", folder.display())]
     UnusableFolder { folder: PathBuf, message: String },
 
-    /// Nobody listens, and the caller did not ask to start an agent.
+    /// No agent listens, and the caller did not request a start.
     #[error("the agent is not running")]
     NotRunning { socket: PathBuf },
 
     #[error("cannot connect to the agent at `{}`: {message}", socket.display())]
     Denied { socket: PathBuf, message: String, denial: Denial },
 
-    #[error("the agent's socket `{}` is held by uid `{uid}`, not by you", socket.display())]
+    #[error("the agent's socket `{}` belongs to uid `{uid}`, not to you", socket.display())]
     ForeignPeer { socket: PathBuf, uid: u32 },
 
-    /// The agent was started and said why it cannot go on, or ended without a word.
+    /// The new agent reported a problem, or exited without a message.
     #[error("the agent did not start: {message}")]
     NotStarted { message: String, hint: Option<String>, log: Option<PathBuf> },
 
@@ -36,64 +36,72 @@ pub enum ClientError {
     )]
     AgentNewer { version: String, agent_protocol: u32, client_protocol: u32 },
 
-    /// The agent answered, and said no.
+    /// The agent rejected the request.
     #[error("{0}")]
     Problem(Box<Problem>),
 
-    /// The connection broke in the middle of an answer: most often the agent was stopped or killed.
+    /// The connection broke during a reply, usually because the agent was stopped or killed.
     #[error("the connection to the agent broke: {0}")]
     ConnectionBroken(String),
 
     #[error("the agent did not answer within {seconds} s")]
     Timeout { seconds: u64 },
 
-    #[error("the agent gave an answer that is not understood: {0}")]
+    #[error("the agent sent an invalid reply: {0}")]
     InvalidReply(String),
 }
 
-/// Who stood in the way of a connection.
+/// Cause of a denied connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Denial {
-    /// EPERM, or EACCES on our own folder: a sandbox (seccomp, Landlock, Seatbelt) forbids unix sockets.
+    /// EPERM, or EACCES in the user's own folder: a sandbox (seccomp, Landlock, Seatbelt) forbids unix sockets.
     Sandbox,
-    /// Anything else of the operating system.
+    /// Any other error of the operating system.
     Other,
 }
 
 impl ClientError {
-    /// One whole sentence: the next thing to try.
+    /// What to do next: one complete sentence.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::UnusableFolder { .. } => Some(
-                "Remove or repair that folder (`chmod 700`), or name another one in `PDEV_SOCKET_DIR`.".to_owned(),
+                "Remove or repair that folder (`chmod 700`), or set `PDEV_SOCKET_DIR` to another folder.".to_owned(),
             ),
-            Self::NotRunning { .. } => Some("`pdev up` starts it.".to_owned()),
+            Self::NotRunning { .. } => Some("Run `pdev up` to start it.".to_owned()),
             Self::Denied { denial: Denial::Sandbox, socket, .. } => Some(format!(
-                "A sandbox seems to forbid unix sockets: allow `{}` in its settings, or run this command outside of it.",
+                "A sandbox seems to forbid unix sockets: allow `{}` in its settings, or run this command outside the sandbox.",
                 socket.display()
             )),
-            Self::Denied { .. } | Self::ConnectionBroken(_) => Some("Look at `pdev doctor` and `pdev agent logs`.".to_owned()),
-            Self::ForeignPeer { .. } => Some("Name a folder of your own in `PDEV_SOCKET_DIR`.".to_owned()),
+            Self::Denied { .. } | Self::ConnectionBroken(_) => {
+                Some("Run `pdev doctor` and `pdev agent logs` to find the cause.".to_owned())
+            }
+            Self::ForeignPeer { .. } => Some("Set `PDEV_SOCKET_DIR` to a folder that you own.".to_owned()),
             Self::NotStarted { hint: Some(hint), .. } => Some(hint.clone()),
             Self::NotStarted { log, .. } | Self::StartTimeout { log, .. } => Some(match log {
-                Some(log) => format!("Read `{}`, or run `pdev agent run` to see it start.", log.display()),
-                None => "Run `pdev agent run` to see it start.".to_owned(),
+                Some(log) => {
+                    format!("Read `{}`, or run `pdev agent run` to start it in the foreground.", log.display())
+                }
+                None => "Run `pdev agent run` to start it in the foreground.".to_owned(),
             }),
             Self::AgentOlder { .. } => Some(
-                "Run `pdev agent stop` and try again: the next command starts this version, and previews go on running."
+                "Run `pdev agent stop` and try again: the next command starts this version, and previews keep running."
                     .to_owned(),
             ),
-            Self::AgentNewer { .. } => Some("Install that version of pdev: this one cannot speak to it.".to_owned()),
+            Self::AgentNewer { .. } => {
+                Some("Install that version of pdev: this version does not support its protocol.".to_owned())
+            }
             Self::Problem(problem) => problem.hint.clone(),
             Self::Timeout { .. } => {
-                Some("Look at `pdev agent logs`; `pdev agent stop` ends an agent that hangs.".to_owned())
+                Some("Read `pdev agent logs`, and run `pdev agent stop` if the agent hangs.".to_owned())
             }
-            Self::InvalidReply(_) => Some("Look at `pdev agent status`: is it the same version?".to_owned()),
+            Self::InvalidReply(_) => {
+                Some("Run `pdev agent status` and compare its version with `pdev --version`.".to_owned())
+            }
         }
     }
 
-    /// The problem's status when the agent answered, so that callers can tell "no such preview" from the rest.
+    /// The problem's HTTP status if the agent answered, so that callers can recognise "no such preview".
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -102,7 +110,7 @@ impl ClientError {
         }
     }
 
-    /// The agent is gone or cannot be reached, in contrast to one that said no.
+    /// True unless the agent itself rejected the request.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         !matches!(self, Self::Problem(_))

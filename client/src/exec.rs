@@ -1,4 +1,4 @@
-//! A command inside a preview: the upgraded connection and its frames.
+//! A command that runs inside a preview: the upgraded connection and its frames.
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -8,10 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use crate::connection::ConnectionTask;
 use crate::error::ClientError;
 
-/// A payload written in one frame: small enough that output is never stuck behind it.
+/// Payload of one stdin frame: small, so that a frame never delays other traffic for long.
 const CHUNK_BYTES: usize = 32 * 1024;
 
-/// The reading side; keeps the connection alive.
+/// The reading half; keeps the connection alive.
 #[derive(Debug)]
 pub struct ExecReader {
     input: ReadHalf<TokioIo<Upgraded>>,
@@ -19,22 +19,22 @@ pub struct ExecReader {
     _task: ConnectionTask,
 }
 
-/// The writing side.
+/// The writing half.
 #[derive(Debug)]
 pub struct ExecWriter {
     output: WriteHalf<TokioIo<Upgraded>>,
 }
 
 impl ExecReader {
-    pub(crate) fn new(upgraded: Upgraded, mover: ConnectionTask) -> (Self, ExecWriter) {
+    pub(crate) fn new(upgraded: Upgraded, task: ConnectionTask) -> (Self, ExecWriter) {
         let (input, output) = tokio::io::split(TokioIo::new(upgraded));
-        (Self { input, buffer: Vec::new(), _task: mover }, ExecWriter { output })
+        (Self { input, buffer: Vec::new(), _task: task }, ExecWriter { output })
     }
 
-    /// The next frame. May be cancelled and called again.
+    /// The next frame. Cancel-safe: bytes that were read stay in the buffer.
     ///
     /// # Errors
-    /// When the connection ends without an exit code, or the bytes are not of this protocol.
+    /// When the connection ends before the exit code arrives, or the bytes violate the protocol.
     pub async fn next(&mut self) -> Result<Frame, ClientError> {
         loop {
             if let Some(frame) = Frame::decode(&mut self.buffer).map_err(ClientError::InvalidReply)? {

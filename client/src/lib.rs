@@ -1,8 +1,8 @@
-//! How to reach the agent: find its socket, start it if absent, greet, call, follow events.
+//! Client of the agent: finds its socket, starts it if absent, checks the protocol version, calls, follows events.
 //!
-//! Speaks only the types of `protocol`. It prints nothing, reads no manifest and decides nothing about previews:
-//! the command line and the language server do. One connection serves one command, on whatever runtime the caller
-//! has; nothing here needs more than one thread.
+//! Uses only the types of `protocol`. It prints nothing, reads no manifest and decides nothing about previews; the CLI
+//! and the language server do. One connection serves one command, on the caller's tokio runtime. A single-threaded
+//! runtime is enough.
 
 mod call;
 mod connection;

@@ -1,7 +1,7 @@
-//! Where the agent's socket lies, and whether that folder can be trusted.
+//! Location of the agent's socket, and the check that its folder can be trusted.
 //!
-//! The folder is made here (0700) because both sides need it before either can speak; the socket itself is the
-//! agent's to make.
+//! This module creates the folder (0700), because client and agent need it before they can communicate. Only the agent
+//! creates the socket.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::ClientError;
 
-/// The folder that holds the socket, the locks and the first words of an agent that could not start.
+/// The folder that holds the socket, the locks and the log of agents started in the background.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SocketLocation {
     folder: PathBuf,
@@ -20,7 +20,7 @@ impl SocketLocation {
     #[must_use]
     pub fn from_environment() -> Self {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        // The XDG specification asks to ignore a relative path.
+        // The XDG base directory specification: a relative path is invalid and must be ignored.
         let runtime = variable("XDG_RUNTIME_DIR").filter(|path| path.is_absolute() && path.is_dir());
         let folder = variable("PDEV_SOCKET_DIR")
             .or_else(|| runtime.map(|path| path.join("pdev")))
@@ -42,64 +42,65 @@ impl SocketLocation {
         self.folder.join("agent.sock")
     }
 
-    /// Held by a client while it starts an agent, so that a second client waits for the first one's agent.
+    /// Locked by a client while it starts an agent, so that a second client waits for that agent.
     #[must_use]
     pub fn start_lock_path(&self) -> PathBuf {
         self.folder.join("start.lock")
     }
 
-    /// What an agent started in the background writes to its standard error.
+    /// Standard error of agents started in the background.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
         self.folder.join("agent.log")
     }
 
-    /// Makes the folder if it is absent and refuses one that others could have planted.
+    /// Creates the folder if it is absent, and rejects a folder that another user could have created.
     ///
     /// # Errors
-    /// When the folder cannot be made, is no folder, belongs to somebody else, or is open to others.
+    /// When the folder cannot be created, is not a directory, belongs to another user, or is accessible to others.
     pub fn prepare_folder(&self) -> Result<(), ClientError> {
-        let fail = |error: io::Error| ClientError::UnusableFolder {
+        let folder_error = |error: io::Error| ClientError::UnusableFolder {
             folder: self.folder.clone(),
             message: os_error_message(&error),
         };
         match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(fail(error)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(folder_error(error)),
             _ => {}
         }
         self.check_folder()
     }
 
     /// # Errors
-    /// When the folder is no folder, belongs to somebody else, or is open to others.
+    /// When the folder is not a directory, belongs to another user, or is accessible to others.
     pub fn check_folder(&self) -> Result<(), ClientError> {
-        let refuse = |words: String| ClientError::UnusableFolder { folder: self.folder.clone(), message: words };
+        let unusable = |message: String| ClientError::UnusableFolder { folder: self.folder.clone(), message };
+        // `symlink_metadata`: in a shared temporary folder, another user could create a link with this name.
         let metadata = match std::fs::symlink_metadata(&self.folder) {
             Ok(metadata) => metadata,
-            Err(error) => return Err(refuse(os_error_message(&error))),
+            Err(error) => return Err(unusable(os_error_message(&error))),
         };
         if !metadata.is_dir() {
-            return Err(refuse("it is not a folder".into()));
+            return Err(unusable("it is not a folder".into()));
         }
-        let own = rustix::process::geteuid().as_raw();
-        if metadata.uid() != own {
-            return Err(refuse(format!("it belongs to uid `{}`, not to `{own}`", metadata.uid())));
+        let own_uid = rustix::process::geteuid().as_raw();
+        if metadata.uid() != own_uid {
+            return Err(unusable(format!("it belongs to uid `{}`, not to `{own_uid}`", metadata.uid())));
         }
         if metadata.mode() & 0o077 != 0 {
             let mode = metadata.mode() & 0o777;
-            return Err(refuse(format!("its mode is `{mode:04o}`, but it must be closed to others (`0700`)")));
+            return Err(unusable(format!("its mode is `{mode:04o}`, but it must be closed to others (`0700`)")));
         }
         Ok(())
     }
 }
 
-/// The operating system's words without Rust's "(os error 13)".
+/// The operating system's message, in lower case and without Rust's "(os error 13)".
 pub(crate) fn os_error_message(error: &io::Error) -> String {
-    let words = error.to_string();
-    let end = words.find(" (os error").unwrap_or(words.len());
-    let mut words = words[..end].to_owned();
-    if let Some(first) = words.get(..1).map(str::to_lowercase) {
-        words.replace_range(..1, &first);
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    let mut text = text[..end].to_owned();
+    if let Some(first) = text.get(..1).map(str::to_lowercase) {
+        text.replace_range(..1, &first);
     }
-    words
+    text
 }

@@ -1,7 +1,7 @@
-//! Starting the agent when nobody listens: spawn it, and wait for its one word on a pipe instead of polling.
+//! Starts the agent if none listens: spawns it and waits for one line on a pipe, instead of polling the socket.
 //!
-//! The pipe is the new process's standard output. It writes one line there, [`READY_WORD`] once it listens or a
-//! [`Problem`] as JSON, and then lets go of it. Putting itself into a session of its own is the agent's part.
+//! The pipe is the standard output of the new process. The agent writes one line, [`READY_WORD`] once it listens or a
+//! [`Problem`] as JSON, and then closes the pipe. The agent itself creates its process session (`setsid`).
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,19 +18,19 @@ use crate::connection::{self, Connection};
 use crate::error::ClientError;
 use crate::socket_location::{SocketLocation, os_error_message};
 
-/// What the agent writes, with a line feed, once it listens.
+/// The line that the agent writes once it listens.
 pub const READY_WORD: &str = "ready";
 
-/// An agent's words are cut here: a program that is no agent could write for ever.
+/// Limit of the agent's first line: a program that is not an agent could write without end.
 const STARTUP_LINE_BYTES_MAX: u64 = 64 * 1024;
 
-/// The log of agents started in the background is set aside once it is this long.
+/// The log of agents started in the background is rotated at this size.
 const LOG_BYTES_MAX: u64 = 4 << 20;
 
-/// An agent that has its lock listens long before; after this time it is dead, and another one is started.
+/// An agent that holds its lock listens well within this time. Otherwise it is considered dead, and another is started.
 const LISTEN_GRACE: Duration = Duration::from_millis(250);
 
-/// What to start.
+/// The program to start as the agent.
 #[derive(Clone, Debug)]
 pub struct Launch {
     pub program: PathBuf,
@@ -39,13 +39,13 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// This very program as `agent run --background`.
+    /// The current executable, as `agent run --background`.
     ///
     /// # Errors
-    /// When the operating system does not tell which program runs.
+    /// When the operating system does not return the path of the current executable.
     pub fn this_program() -> Result<Self, ClientError> {
         let program = std::env::current_exe().map_err(|error| ClientError::NotStarted {
-            message: format!("cannot tell which program this is: {}", os_error_message(&error)),
+            message: format!("cannot determine the path of the pdev executable: {}", os_error_message(&error)),
             hint: None,
             log: None,
         })?;
@@ -54,66 +54,76 @@ impl Launch {
     }
 }
 
-/// Connects, starting an agent if nobody listens. Of two clients that start at once the second waits for the first
-/// one's lock and finds its agent.
-pub(crate) async fn open_or_start(place: &SocketLocation, launch: &Launch) -> Result<Connection, ClientError> {
-    place.prepare_folder()?;
-    if let Some(connection) = connection::open(&place.socket_path()).await? {
+/// Connects, and starts an agent if none listens. If two clients start at once, the second waits for the first one's
+/// lock and then finds its agent.
+pub(crate) async fn open_or_start(location: &SocketLocation, launch: &Launch) -> Result<Connection, ClientError> {
+    location.prepare_folder()?;
+    if let Some(connection) = connection::open(&location.socket_path()).await? {
         return Ok(connection);
     }
     let deadline = Instant::now() + launch.deadline;
-    let late = || ClientError::StartTimeout { seconds: launch.deadline.as_secs(), log: Some(place.log_path()) };
-    let _lock =
-        tokio::time::timeout_at(deadline, acquire_start_lock(place.start_lock_path())).await.map_err(|_| late())??;
-    if let Some(connection) = connection::open(&place.socket_path()).await? {
+    let start_timeout =
+        || ClientError::StartTimeout { seconds: launch.deadline.as_secs(), log: Some(location.log_path()) };
+    let _lock = tokio::time::timeout_at(deadline, acquire_start_lock(location.start_lock_path()))
+        .await
+        .map_err(|_| start_timeout())??;
+    // The client that held the lock before may have started an agent.
+    if let Some(connection) = connection::open(&location.socket_path()).await? {
         return Ok(connection);
     }
     loop {
-        match tokio::time::timeout_at(deadline, spawn_agent(place, launch)).await.map_err(|_| late())? {
+        match tokio::time::timeout_at(deadline, spawn_agent(location, launch)).await.map_err(|_| start_timeout())? {
             Ok(()) => break,
-            // Somebody else's agent (systemd's, or one started by hand) is between its lock and its socket, or one that was
-            // killed has not let go of its lock yet.
+            // Another agent (started by systemd or by hand) holds the lock but does not listen yet, or a killed agent
+            // has not released its lock yet.
             Err(StartFailure { already_running: true, .. }) => {
-                let soon = deadline.min(Instant::now() + LISTEN_GRACE);
-                match tokio::time::timeout_at(soon, wait_until_listening(place)).await {
+                let grace_end = deadline.min(Instant::now() + LISTEN_GRACE);
+                match tokio::time::timeout_at(grace_end, wait_until_listening(location)).await {
                     Ok(connection) => return connection,
-                    Err(_) if Instant::now() >= deadline => return Err(late()),
+                    Err(_) if Instant::now() >= deadline => return Err(start_timeout()),
                     Err(_) => {}
                 }
             }
             Err(StartFailure { error, .. }) => return Err(error),
         }
     }
-    connection::open(&place.socket_path()).await?.ok_or_else(|| ClientError::NotStarted {
-        message: format!("it said `{READY_WORD}`, but nobody listens on `{}`", place.socket_path().display()),
+    connection::open(&location.socket_path()).await?.ok_or_else(|| ClientError::NotStarted {
+        message: format!(
+            "it reported `{READY_WORD}`, but no process listens on `{}`",
+            location.socket_path().display()
+        ),
         hint: None,
-        log: Some(place.log_path()),
+        log: Some(location.log_path()),
     })
 }
 
-/// Only reached in the instant between another agent's lock and its listening; the caller bounds it.
-async fn wait_until_listening(place: &SocketLocation) -> Result<Connection, ClientError> {
+/// Polls the socket. Used only while another agent holds its lock but does not listen yet; the caller sets the limit.
+async fn wait_until_listening(location: &SocketLocation) -> Result<Connection, ClientError> {
     let mut tick = tokio::time::interval(Duration::from_millis(5));
     loop {
-        let _now = tick.tick().await;
-        if let Some(connection) = connection::open(&place.socket_path()).await? {
+        tick.tick().await;
+        if let Some(connection) = connection::open(&location.socket_path()).await? {
             return Ok(connection);
         }
     }
 }
 
 async fn acquire_start_lock(path: PathBuf) -> Result<File, ClientError> {
-    let locked = tokio::task::spawn_blocking(move || {
+    // `flock` blocks the thread until the other client releases the lock.
+    let lock_task = tokio::task::spawn_blocking(move || {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
         Ok(file)
     });
-    let failed =
-        |words: String| ClientError::NotStarted { message: format!("the start lock: {words}"), hint: None, log: None };
-    match locked.await {
+    let lock_error = |message: String| ClientError::NotStarted {
+        message: format!("cannot take the start lock: {message}"),
+        hint: None,
+        log: None,
+    };
+    match lock_task.await {
         Ok(Ok(file)) => Ok(file),
-        Ok(Err(error)) => Err(failed(os_error_message(&error))),
-        Err(error) => Err(failed(error.to_string())),
+        Ok(Err(error)) => Err(lock_error(os_error_message(&error))),
+        Err(error) => Err(lock_error(error.to_string())),
     }
 }
 
@@ -122,52 +132,54 @@ struct StartFailure {
     error: ClientError,
 }
 
-async fn spawn_agent(place: &SocketLocation, launch: &Launch) -> Result<(), StartFailure> {
-    let refuse = |words: String, hint: Option<String>| StartFailure {
+async fn spawn_agent(location: &SocketLocation, launch: &Launch) -> Result<(), StartFailure> {
+    let failure = |message: String, hint: Option<String>| StartFailure {
         already_running: false,
-        error: ClientError::NotStarted { message: words, hint, log: Some(place.log_path()) },
+        error: ClientError::NotStarted { message, hint, log: Some(location.log_path()) },
     };
-    let log =
-        open_log(&place.log_path()).map_err(|error| refuse(format!("its log: {}", os_error_message(&error)), None))?;
+    let log = open_log(&location.log_path())
+        .map_err(|error| failure(format!("cannot open its log: {}", os_error_message(&error)), None))?;
     let mut command = Command::new(&launch.program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(should_not_inherit)) {
         command.env_remove(name);
     }
-    // Not the user's folder: an agent that stays there would keep it from being unmounted.
     let mut child = command
         .args(&launch.arguments)
-        .env("PDEV_SOCKET_DIR", place.folder())
+        .env("PDEV_SOCKET_DIR", location.folder())
+        // A long-lived process in the user's folder would prevent that file system from being unmounted.
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
+        // The agent outlives this command, even if this future is cancelled.
         .kill_on_drop(false)
         .spawn()
-        .map_err(|error| refuse(format!("`{}`: {}", launch.program.display(), os_error_message(&error)), None))?;
+        .map_err(|error| failure(format!("`{}`: {}", launch.program.display(), os_error_message(&error)), None))?;
     let mut line = String::new();
     if let Some(output) = child.stdout.take() {
         let read = BufReader::new(output.take(STARTUP_LINE_BYTES_MAX)).read_line(&mut line).await;
-        read.map_err(|error| refuse(os_error_message(&error), None))?;
+        read.map_err(|error| failure(os_error_message(&error), None))?;
     }
     let line = line.trim();
     if line == READY_WORD {
         return Ok(());
     }
     if line.is_empty() {
-        let ended = child.wait().await.map(|status| status.to_string());
-        return Err(refuse(format!("it ended without a word ({})", ended.unwrap_or_default()), None));
+        // A program may close its standard output and keep running; the caller's timeout limits this wait.
+        let exit_status = child.wait().await.map(|status| status.to_string());
+        return Err(failure(format!("it exited without a message ({})", exit_status.unwrap_or_default()), None));
     }
     match serde_json::from_str::<Problem>(line) {
         Ok(problem) => {
             let already_running = problem.code == "already_running";
-            Err(StartFailure { already_running, ..refuse(problem.title, problem.hint) })
+            Err(StartFailure { already_running, ..failure(problem.title, problem.hint) })
         }
-        Err(_) => Err(refuse(line.to_owned(), None)),
+        Err(_) => Err(failure(line.to_owned(), None)),
     }
 }
 
-/// What was given to one command must not stay in a process of days, nor end up in what that one starts: secrets of an
-/// `up`, and what `pdev run --in-env` puts into a program's environment.
+/// Secrets of one command must not stay in a process that lives for days, nor reach the programs that it starts. They
+/// are the secrets of an `up`, and the credentials that `pdev run --in-env` puts into a program's environment.
 fn should_not_inherit(variable: &str) -> bool {
     const EXACT: [&str; 7] = [
         "PDEV_TOKEN",
@@ -194,7 +206,7 @@ mod tests {
 
     #[test]
     fn agent_does_not_inherit_secret_variables() {
-        for (variable, kept) in [
+        for (variable, is_inherited) in [
             ("PDEV_SECRET_STRIPE_KEY", false),
             ("PDEV_TOKEN", false),
             ("AWS_SESSION_TOKEN", false),
@@ -202,7 +214,7 @@ mod tests {
             ("PDEV_VAULT_PASSPHRASE_FILE", true),
             ("HTTPS_PROXY", true),
         ] {
-            assert_eq!(should_not_inherit(variable), !kept, "{variable}");
+            assert_eq!(should_not_inherit(variable), !is_inherited, "{variable}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Answers that go on: server-sent events, and one JSON value a line.
+//! Streamed replies: server-sent events, and newline-delimited JSON values.
 //!
-//! The readers are fed bytes and give back whole items, so that any cut by the network is tested without one.
+//! The readers take bytes and return complete items, so tests can split the input anywhere without a network.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -14,10 +14,10 @@ use serde::de::DeserializeOwned;
 use crate::connection::ConnectionTask;
 use crate::error::ClientError;
 
-/// One event or line is at most this long: a status of hundreds of units with their last lines fits many times.
+/// Limit of one event or line: many times the size of a status with hundreds of units and their last log lines.
 const ITEM_BYTES_MAX: usize = 16 << 20;
 
-/// Splits a stream of server-sent events into the `data` of each, by the rules of the HTML standard.
+/// Extracts the `data` of each server-sent event, by the rules of the HTML standard.
 #[derive(Debug, Default)]
 pub struct SseReader {
     line: Vec<u8>,
@@ -27,7 +27,7 @@ pub struct SseReader {
 }
 
 impl SseReader {
-    /// Feeds bytes and returns the events they complete.
+    /// Consumes bytes and returns the events that they complete.
     ///
     /// # Errors
     /// When an event is longer than anything the agent sends.
@@ -36,6 +36,7 @@ impl SseReader {
         for &byte in bytes {
             let after_cr = std::mem::take(&mut self.after_cr);
             match byte {
+                // CRLF is one line end, even if the two bytes arrive in different chunks.
                 b'\n' if after_cr => {}
                 b'\n' | b'\r' => {
                     self.after_cr = byte == b'\r';
@@ -56,7 +57,8 @@ impl SseReader {
             let data = std::mem::take(&mut self.data);
             return std::mem::take(&mut self.has_data).then_some(data);
         }
-        // `id` is inside the JSON as well, `event` and `retry` say nothing new, and `:` is a comment (keep-alive).
+        // Other fields are ignored: the JSON contains `id` too, `event` and `retry` add nothing, and a line that begins
+        // with `:` is a comment (keep-alive).
         if let Some(value) = line.strip_prefix(b"data:") {
             if self.has_data {
                 self.data.push('\n');
@@ -79,20 +81,20 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    pub(crate) fn new(body: Incoming, mover: ConnectionTask) -> Self {
-        Self { body, reader: SseReader::default(), buffered: VecDeque::new(), last_id: None, _task: mover }
+    pub(crate) fn new(body: Incoming, task: ConnectionTask) -> Self {
+        Self { body, reader: SseReader::default(), buffered: VecDeque::new(), last_id: None, _task: task }
     }
 
-    /// The last event given out: what to resume after.
+    /// Id of the last event that [`Self::next`] returned; a new stream resumes after it.
     #[must_use]
     pub fn last_id(&self) -> Option<u64> {
         self.last_id
     }
 
-    /// The next event; `None` when the agent ended the stream properly.
+    /// The next event; `None` if the agent ended the stream properly.
     ///
     /// # Errors
-    /// When the connection breaks or something unreadable arrives.
+    /// When the connection breaks or the data is invalid.
     pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
         loop {
             if let Some(event) = self.buffered.pop_front() {
@@ -107,7 +109,7 @@ impl EventStream {
     }
 }
 
-/// One JSON value a line.
+/// A stream of JSON values, one per line.
 #[derive(Debug)]
 pub struct LineStream<T> {
     body: Incoming,
@@ -118,14 +120,14 @@ pub struct LineStream<T> {
 }
 
 impl<T: DeserializeOwned> LineStream<T> {
-    pub(crate) fn new(body: Incoming, mover: ConnectionTask) -> Self {
-        Self { body, buffer: Vec::new(), buffered: VecDeque::new(), _task: mover, item: PhantomData }
+    pub(crate) fn new(body: Incoming, task: ConnectionTask) -> Self {
+        Self { body, buffer: Vec::new(), buffered: VecDeque::new(), _task: task, item: PhantomData }
     }
 
-    /// The next value; `None` at the end.
+    /// The next value; `None` at the end of the stream.
     ///
     /// # Errors
-    /// When the connection breaks or something unreadable arrives.
+    /// When the connection breaks or the data is invalid.
     pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         loop {
             if let Some(value) = self.buffered.pop_front() {
@@ -134,6 +136,7 @@ impl<T: DeserializeOwned> LineStream<T> {
             match next_bytes(&mut self.body).await? {
                 Some(bytes) => self.feed(&bytes)?,
                 None if self.buffer.is_empty() => return Ok(None),
+                // The last line may lack its line feed.
                 None => self.buffered.push_back(parse_json(&std::mem::take(&mut self.buffer))?),
             }
         }
@@ -143,7 +146,9 @@ impl<T: DeserializeOwned> LineStream<T> {
         self.buffer.extend_from_slice(bytes);
         let Some(end) = self.buffer.iter().rposition(|&byte| byte == b'\n') else {
             let fits = self.buffer.len() <= ITEM_BYTES_MAX;
-            return fits.then_some(()).ok_or_else(|| ClientError::InvalidReply("a line without an end".into()));
+            return fits
+                .then_some(())
+                .ok_or_else(|| ClientError::InvalidReply(format!("a line of over {ITEM_BYTES_MAX} bytes")));
         };
         let rest = self.buffer.split_off(end + 1);
         let lines = std::mem::replace(&mut self.buffer, rest);
@@ -153,7 +158,7 @@ impl<T: DeserializeOwned> LineStream<T> {
         Ok(())
     }
 
-    /// Values that have already arrived, so that a writer can flush once per burst.
+    /// Whether more values have already arrived, so that a caller can flush its output once per burst.
     #[must_use]
     pub fn has_buffered_items(&self) -> bool {
         !self.buffered.is_empty()
@@ -178,7 +183,7 @@ pub(crate) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClientE
     serde_json::from_slice(bytes).map_err(|error| ClientError::InvalidReply(error.to_string()))
 }
 
-const CONNECTION_CUT_MESSAGE: &str = "it was closed in the middle of an answer";
+const CONNECTION_CUT_MESSAGE: &str = "it was closed during a reply";
 
 pub(crate) fn connection_error_message(error: &hyper::Error) -> String {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
@@ -195,13 +200,13 @@ mod tests {
     fn events_parse_across_any_split() {
         let text =
             b": hello\nid: 1\ndata: {\"a\":1}\n\nevent: x\r\ndata:{\r\ndata: }\r\n\r\nretry: 5\n\ndata\n\ndata: last\r\r";
-        let whole = SseReader::default().feed(text).unwrap();
-        assert_eq!(whole, ["{\"a\":1}", "{\n}", "last"]);
+        let expected = SseReader::default().feed(text).unwrap();
+        assert_eq!(expected, ["{\"a\":1}", "{\n}", "last"]);
         for cut in 0..text.len() {
             let mut reader = SseReader::default();
-            let mut seen = reader.feed(&text[..cut]).unwrap();
-            seen.extend(reader.feed(&text[cut..]).unwrap());
-            assert_eq!(seen, whole, "cut at {cut}");
+            let mut events = reader.feed(&text[..cut]).unwrap();
+            events.extend(reader.feed(&text[cut..]).unwrap());
+            assert_eq!(events, expected, "cut at {cut}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Events of the whole agent that survive a broken connection: reconnect, resume after the last one seen.
+//! All events of the agent, across broken connections: reconnects, and resumes after the last received event.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::error::ClientError;
 use crate::socket_location::SocketLocation;
 use crate::stream::EventStream;
 
-/// Reconnections in a row without any event between them.
+/// Limit of consecutive reconnections without an event in between.
 const RECONNECTS_MAX: u32 = 5;
 const RECONNECT_DELAY: Duration = Duration::from_millis(50);
 
@@ -22,21 +22,21 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Everything after `last_id`, or from now on.
+    /// Subscribes to the events after `last_id`, or to those from now on.
     ///
     /// # Errors
-    /// When no agent can be reached.
-    pub async fn open(place: &SocketLocation, last_id: Option<u64>) -> Result<Self, ClientError> {
-        let client = Client::connect(place).await?;
+    /// When the agent cannot be reached.
+    pub async fn open(location: &SocketLocation, last_id: Option<u64>) -> Result<Self, ClientError> {
+        let client = Client::connect(location).await?;
         let started_at = client.info().started_at;
         let stream = Some(client.events(last_id).await?);
-        Ok(Self { location: place.clone(), stream, last_id, started_at })
+        Ok(Self { location: location.clone(), stream, last_id, started_at })
     }
 
-    /// The next event; `None` when the agent that was subscribed to is gone, for its numbers mean nothing to another.
+    /// The next event; `None` if the agent has ended or restarted.
     ///
     /// # Errors
-    /// When the agent cannot be reached any more, or says something unreadable.
+    /// When the agent cannot be reached any more, or sends invalid data.
     pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
         let mut tries = 0;
         loop {
@@ -48,24 +48,29 @@ impl Subscription {
                         return Ok(Some(event));
                     }
                     Ok(None) => None,
-                    Err(ClientError::ConnectionBroken(words)) => Some(ClientError::ConnectionBroken(words)),
+                    Err(ClientError::ConnectionBroken(message)) => Some(ClientError::ConnectionBroken(message)),
                     Err(error) => return Err(error),
                 },
             };
             self.stream = None;
             tries += 1;
             if tries > RECONNECTS_MAX {
-                return Err(broken.unwrap_or_else(|| ClientError::ConnectionBroken("it ended again and again".into())));
+                return Err(
+                    broken.unwrap_or_else(|| ClientError::ConnectionBroken("it ended after every reconnection".into()))
+                );
             }
+            // No delay before the first reconnection.
             tokio::time::sleep(RECONNECT_DELAY * (tries - 1)).await;
             match self.reopen().await {
                 Ok(true) => {}
                 Ok(false) | Err(ClientError::NotRunning { .. }) => return Ok(None),
+                // A transient error counts as one of the reconnections.
                 Err(_) => {}
             }
         }
     }
 
+    /// `Ok(false)` if another agent process answers: it may number its events differently.
     async fn reopen(&mut self) -> Result<bool, ClientError> {
         let client = Client::connect(&self.location).await?;
         if client.info().started_at != self.started_at {

@@ -1,8 +1,8 @@
-//! Starting the agent: who wins, who waits, and what is said when it cannot start.
+//! Tests of the agent's start: concurrent clients start one agent, and a failed start reports its cause.
 //!
-//! This program is its own fake agent: started with `agent`, it takes the lock, listens, says so and serves.
+//! This program is also the fake agent: with the argument `agent` it takes the lock, listens, reports it and serves.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "the word on standard output is what is tested")]
+#![expect(clippy::print_stdout, reason = "the tests check the line on standard output")]
 
 mod fake;
 
@@ -27,10 +27,10 @@ fn main() {
     println!("start: 2 tests passed");
 }
 
-/// Ends when its socket's folder is asked to stop, or after a deadline, so that no test run leaves one behind.
+/// Ends when a client requests a stop, or after a deadline, so that no test run leaves an agent behind.
 async fn run_fake_agent() {
     let folder = std::env::var("PDEV_SOCKET_DIR").unwrap();
-    let place = SocketLocation::in_folder(&folder);
+    let location = SocketLocation::in_folder(&folder);
     let lock = File::create(Path::new(&folder).join("agent.lock")).unwrap();
     if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         println!(r#"{{"code":"already_running","title":"another agent runs"}}"#);
@@ -40,10 +40,10 @@ async fn run_fake_agent() {
         .unwrap();
     let (stop, mut stopped) = tokio::sync::mpsc::channel::<()>(1);
     fake::serve(
-        &place.socket_path(),
-        Arc::new(move |asked| {
-            if asked.starts_with("POST /v1/agent/stop") {
-                assert!(asked.body.is_empty());
+        &location.socket_path(),
+        Arc::new(move |request| {
+            if request.starts_with("POST /v1/agent/stop") {
+                assert!(request.body.is_empty());
                 let _ = stop.try_send(());
                 return fake::json_response("202 Accepted", "{}");
             }
@@ -62,22 +62,24 @@ fn private_folder() -> tempfile::TempDir {
 
 async fn two_clients_start_one_agent() {
     let folder = private_folder();
-    let place = SocketLocation::in_folder(folder.path().join("inner"));
+    let location = SocketLocation::in_folder(folder.path().join("inner"));
     let launch = Launch {
         program: std::env::current_exe().unwrap(),
         arguments: vec!["agent".into()],
         deadline: Duration::from_secs(10),
     };
     let tasks = (0..6).map(|_| {
-        let (place, launch) = (place.clone(), launch.clone());
-        tokio::spawn(async move { Client::connect_or_start(&place, &launch).await.map(|client| client.info().clone()) })
+        let (location, launch) = (location.clone(), launch.clone());
+        tokio::spawn(
+            async move { Client::connect_or_start(&location, &launch).await.map(|client| client.info().clone()) },
+        )
     });
     for task in tasks.collect::<Vec<_>>() {
         assert_eq!(task.await.unwrap().unwrap().version, "9.9.9");
     }
-    assert_eq!(std::fs::read_to_string(place.folder().join("starts")).unwrap(), "x\n");
-    assert_eq!(std::fs::metadata(place.folder()).unwrap().permissions().mode() & 0o777, 0o700);
-    Client::stop_agent(&place).await.unwrap();
+    assert_eq!(std::fs::read_to_string(location.folder().join("starts")).unwrap(), "x\n");
+    assert_eq!(std::fs::metadata(location.folder()).unwrap().permissions().mode() & 0o777, 0o700);
+    Client::stop_agent(&location).await.unwrap();
 }
 
 type Expected = fn(&ClientError) -> bool;
@@ -87,8 +89,8 @@ async fn failed_start_reports_the_reason() {
         (r#"echo '{"code":"disk_full","title":"no space","hint":"Free some."}'"#, |error| {
             error.to_string() == "the agent did not start: no space" && error.hint().as_deref() == Some("Free some.")
         }),
-        ("exit 3", |error| error.to_string().contains("ended without a word (exit status: 3)")),
-        ("echo ready", |error| error.to_string().contains("but nobody listens")),
+        ("exit 3", |error| error.to_string().contains("exited without a message (exit status: 3)")),
+        ("echo ready", |error| error.to_string().contains("but no process listens")),
         ("exec sleep 3", |error| matches!(error, ClientError::StartTimeout { .. })),
     ];
     for (script, expected) in cases {

@@ -1,4 +1,4 @@
-//! A tiny agent: a unix socket that answers each request with prepared bytes. It knows nothing of previews.
+//! A fake agent: a Unix socket that answers each request with prepared bytes. It knows nothing about previews.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-/// Head and body of a request, and the connection for answers that go on.
+/// Head and body of a request.
 pub(crate) struct FakeRequest {
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
@@ -18,7 +18,8 @@ impl FakeRequest {
     }
 }
 
-/// Before an answer that goes on: it is sent as it is, and the connection stays open until the other side leaves.
+/// Prefix of a response that stays open: the bytes after it are sent, and the connection stays open until the client
+/// closes it.
 pub(crate) const KEEP_OPEN_PREFIX: &[u8] = b"(open)";
 
 pub(crate) type Responder = Arc<dyn Fn(&FakeRequest) -> Vec<u8> + Send + Sync>;
@@ -37,23 +38,24 @@ pub(crate) fn agent_info_response(protocol: u32) -> Vec<u8> {
     )
 }
 
-/// Answers whole; a `101` answer turns the connection into an echo of frames; an unended chunked one is closed.
-pub(crate) fn serve(socket: &Path, answer: Responder) {
+/// Sends complete responses. After a `101`, the connection echoes all frames. After a chunked response without its end,
+/// it is closed.
+pub(crate) fn serve(socket: &Path, responder: Responder) {
     let listener = UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(handle_connection(stream, answer.clone()));
+            tokio::spawn(handle_connection(stream, responder.clone()));
         }
     });
 }
 
-async fn handle_connection(mut stream: UnixStream, answer: Responder) -> Option<()> {
+async fn handle_connection(mut stream: UnixStream, responder: Responder) -> Option<()> {
     loop {
-        let asked = read_request(&mut stream).await?;
-        let bytes = answer(&asked);
+        let request = read_request(&mut stream).await?;
+        let bytes = responder(&request);
         if let Some(bytes) = bytes.strip_prefix(KEEP_OPEN_PREFIX) {
             stream.write_all(bytes).await.ok()?;
-            let _left = stream.read_u8().await;
+            let _closed = stream.read_u8().await;
             return None;
         }
         stream.write_all(&bytes).await.ok()?;
