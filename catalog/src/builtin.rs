@@ -1,4 +1,4 @@
-//! The modules inside the binary, as files in the public format.
+//! The modules embedded in the binary, as files in the public format.
 
 use std::sync::{Arc, OnceLock};
 
@@ -32,7 +32,7 @@ impl Files for EmbeddedFiles {
     }
 }
 
-/// The built-in modules, by name.
+/// The built-in modules, in alphabetical order.
 #[must_use]
 pub fn built_in_modules() -> &'static [Arc<Module>] {
     static ALL: OnceLock<Vec<Arc<Module>>> = OnceLock::new();

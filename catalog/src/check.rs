@@ -1,6 +1,6 @@
-//! Everything that is wrong with one module's own file, with its exact places: for editors and for who writes modules.
+//! Checks a `module.yaml` and reports exact positions, for editors and module authors.
 //!
-//! What a manifest makes of a module is checked where it is used.
+//! A manifest's use of a module is checked where the manifest uses it.
 
 use manifest::syntax::Node;
 use manifest::{Diagnostic, Files, Severity, Span};
@@ -10,21 +10,22 @@ use crate::inputs::Input;
 use crate::module::{Module, ParsedModule, Source, module_error};
 use crate::render::{RenderContext, RenderProblem, RenderTarget};
 
-/// Reads `module.yaml` in `folder` and renders it once with its defaults. Spans are those of that file.
+/// Reads `module.yaml` in `folder` and renders the module once per runtime with its defaults. Spans refer to that file.
 #[must_use]
 pub fn check_module(folder: &str, files: &dyn Files) -> Vec<Diagnostic> {
-    let read = match ParsedModule::read(folder, files, Source::Folder(folder.to_owned())) {
-        Ok(read) => read,
-        Err(found) => return found,
+    let parsed = match ParsedModule::read(folder, files, Source::Folder(folder.to_owned())) {
+        Ok(parsed) => parsed,
+        Err(diagnostics) => return diagnostics,
     };
-    let mut found = read.diagnostics;
-    let usable = found.iter().all(|one| one.severity != Severity::Error);
-    if let Some(module) = read.module.filter(|_| usable) {
-        found.extend(render_problems(&module).into_iter().map(|problem| to_diagnostic(&read.root, &problem)));
+    let mut diagnostics = parsed.diagnostics;
+    // Rendering a module with errors would only report consequences of them.
+    let is_valid = diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error);
+    if let Some(module) = parsed.module.filter(|_| is_valid) {
+        diagnostics.extend(render_problems(&module).into_iter().map(|problem| to_diagnostic(&parsed.root, &problem)));
     }
-    found.sort_by_key(|one| (one.span.start, one.span.end));
-    found.dedup();
-    found
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
+    diagnostics.dedup();
+    diagnostics
 }
 
 fn to_diagnostic(root: &Node, problem: &RenderProblem) -> Diagnostic {
@@ -34,7 +35,7 @@ fn to_diagnostic(root: &Node, problem: &RenderProblem) -> Diagnostic {
     )
 }
 
-/// The value at a field, or what is nearest above it.
+/// The span of a field's value, or of its nearest existing parent.
 fn field_span(root: &Node, field: &str) -> Span {
     let mut node = root;
     for part in field.split('.') {
@@ -64,7 +65,8 @@ fn render_problems(module: &Module) -> Vec<RenderProblem> {
     problems
 }
 
-/// Something for each input without a default; none where a pattern says what it may be.
+/// A sample value for each input without a default. `None` if a pattern restricts such an input, because no sample can
+/// be derived from it.
 fn sample_inputs(module: &Module) -> Option<JsonMap<String, Json>> {
     let missing = module.inputs.iter().filter(|(_, input)| input.default.is_null());
     missing.map(|(name, input)| Some((name.clone(), sample_value(input)?))).collect()

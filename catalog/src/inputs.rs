@@ -1,4 +1,4 @@
-//! Inputs of a module: a subset of JSON Schema, checked with the manifest's spans and manners.
+//! Inputs of a module: a subset of JSON Schema, with diagnostics that have the manifest's spans.
 
 use std::collections::BTreeMap;
 
@@ -14,29 +14,29 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use crate::codes;
 use crate::module::{Module, module_error};
 
-/// One input, as `module.yaml` declares it.
+/// An input that `module.yaml` declares.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Input {
     /// `string`, `integer`, `number`, `boolean`, `array`, `object`.
     pub kind: String,
     pub description: String,
     pub default: Json,
-    /// Why the default is what it is.
+    /// The reason for the default.
     pub rationale: String,
     /// `basic` or `advanced`.
     pub level: String,
     pub choices: Vec<String>,
     pub minimum: Option<i64>,
     pub maximum: Option<i64>,
-    /// What a text has to match somewhere, as in JSON Schema: anchors are the module's.
+    /// A pattern that a text must match. As in JSON Schema, it is not anchored unless it contains anchors.
     pub pattern: Option<Pattern>,
-    /// Of an array: what each of its values is.
+    /// The schema of each item of an array.
     pub items: Option<Box<Input>>,
-    /// Of an object: its keys, and no others; anything when empty.
+    /// The allowed keys of an object; any key is allowed if this is empty.
     pub properties: BTreeMap<String, Input>,
 }
 
-/// A compiled pattern, equal to another by its text.
+/// A compiled pattern. Equality compares the source text, because `Regex` has no equality.
 #[derive(Clone, Debug)]
 pub struct Pattern(Regex);
 
@@ -48,7 +48,8 @@ impl PartialEq for Pattern {
 
 const KINDS: [&str; 6] = ["string", "integer", "number", "boolean", "array", "object"];
 
-/// The words of JSON Schema that an input may use, and ours. Another one would be ignored, so it is refused.
+/// The allowed keywords of an input: those of JSON Schema, and pdev's own. Any other would be ignored, so it is an
+/// error.
 const KEYWORDS: [&str; 11] = [
     "type",
     "description",
@@ -63,42 +64,42 @@ const KEYWORDS: [&str; 11] = [
     "properties",
 ];
 
-pub(crate) fn parse_inputs(node: Option<&Node>, found: &mut Vec<Diagnostic>) -> BTreeMap<String, Input> {
+pub(crate) fn parse_inputs(node: Option<&Node>, diagnostics: &mut Vec<Diagnostic>) -> BTreeMap<String, Input> {
     let pairs = node.and_then(Node::as_map).unwrap_or_default();
-    pairs.iter().map(|pair| (pair.key.value.clone(), parse_input(&pair.key.value, pair, found))).collect()
+    pairs.iter().map(|pair| (pair.key.value.clone(), parse_input(&pair.key.value, pair, diagnostics))).collect()
 }
 
-/// `pair` is where the schema stands; findings are told inside it.
-fn parse_input(name: &str, pair: &Pair, found: &mut Vec<Diagnostic>) -> Input {
+/// `pair` contains the schema; diagnostics get positions inside it.
+fn parse_input(name: &str, pair: &Pair, diagnostics: &mut Vec<Diagnostic>) -> Input {
     let (node, schema) = (&pair.value, crate::module::to_json(&pair.value));
-    let mut wrong = |span: Span, words: String| found.push(module_error(span, words));
-    let value_of = |key: &str| node.get(key).map_or(pair.key.span, |pair| pair.value.span);
+    let mut report = |span: Span, message: String| diagnostics.push(module_error(span, message));
+    let value_span = |key: &str| node.get(key).map_or(pair.key.span, |pair| pair.value.span);
     let text = |key: &str| schema.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
     let kind = text("type");
     if !KINDS.contains(&kind.as_str()) {
-        wrong(value_of("type"), format!("the input `{name}` needs a `type`, one of {}", KINDS.join(", ")));
+        report(value_span("type"), format!("the input `{name}` needs a `type`, one of {}", KINDS.join(", ")));
     }
     let keys = node.as_map().unwrap_or_default().iter().map(|pair| &pair.key);
     for unknown in keys.filter(|key| !KEYWORDS.contains(&key.value.as_str()) && !key.value.is_empty()) {
-        let near =
+        let suggestion =
             nearest(&unknown.value, KEYWORDS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        wrong(unknown.span, format!("the input `{name}` has an unknown key `{}`{near}", unknown.value));
+        report(unknown.span, format!("the input `{name}` has an unknown key `{}`{suggestion}", unknown.value));
     }
     let pattern = Some(text("pattern")).filter(|pattern| !pattern.is_empty());
     let pattern = pattern.and_then(|pattern| match Regex::new(&pattern) {
         Ok(pattern) => Some(Pattern(pattern)),
         Err(error) => {
-            let words = format!("the pattern of the input `{name}` is no regular expression: {error}");
-            wrong(value_of("pattern"), words);
+            let message = format!("the pattern of the input `{name}` is no regular expression: {error}");
+            report(value_span("pattern"), message);
             None
         }
     });
     let choices = schema.get("enum").and_then(Json::as_array).into_iter().flatten();
     let choices = choices.filter_map(Json::as_str).map(str::to_owned).collect();
-    let items = node.get("items").map(|items| Box::new(parse_input(&format!("{name}[]"), items, found)));
+    let items = node.get("items").map(|items| Box::new(parse_input(&format!("{name}[]"), items, diagnostics)));
     let properties = node.get("properties").and_then(|pair| pair.value.as_map()).unwrap_or_default().iter();
     let properties = properties
-        .map(|pair| (pair.key.value.clone(), parse_input(&format!("{name}.{}", pair.key.value), pair, found)));
+        .map(|pair| (pair.key.value.clone(), parse_input(&format!("{name}.{}", pair.key.value), pair, diagnostics)));
     let properties = properties.collect();
     Input {
         kind,
@@ -116,8 +117,9 @@ fn parse_input(name: &str, pair: &Pair, found: &mut Vec<Diagnostic>) -> Input {
 }
 
 impl Module {
-    /// What `with:` says, with everything that is wrong with it. Defaults are filled in when rendering, because they
-    /// may depend on the preview. `resolve` gives the text of a placeholder that is known without one (`${vars.x}`).
+    /// The inputs that `with:` sets, and the diagnostics about them. Rendering adds the defaults, because they may
+    /// depend on the preview. `resolve` returns the text of a placeholder that is known without a preview
+    /// (`${vars.x}`).
     #[must_use]
     pub fn inputs_from(
         &self,
@@ -125,59 +127,61 @@ impl Module {
         path: &str,
         resolve: &dyn Fn(&Template) -> Option<String>,
     ) -> (JsonMap<String, Json>, Vec<Diagnostic>) {
-        let mut given = JsonMap::new();
-        let mut found = Vec::new();
+        let mut inputs = JsonMap::new();
+        let mut diagnostics = Vec::new();
         for (name, entry) in with {
-            let at = format!("{path}.with.{name}");
+            let input_path = format!("{path}.with.{name}");
             let Some(input) = self.inputs.get(name) else {
-                found.push(self.unknown_input(name, entry.key, &at));
+                diagnostics.push(self.unknown_input(name, entry.key, &input_path));
                 continue;
             };
             let mut unresolved = None;
             let value = tree_to_json(&entry.value, resolve, &mut unresolved);
             if let Some(span) = unresolved {
-                let words = format!(
+                let message = format!(
                     "the input `{name}` takes values that are known without a preview: `${{vars.NAME}}` at most"
                 );
-                found.push(
-                    Diagnostic::new(codes::BAD_INPUT, Severity::Error, span, words)
-                        .at_path(at)
+                diagnostics.push(
+                    Diagnostic::new(codes::BAD_INPUT, Severity::Error, span, message)
+                        .at_path(input_path)
                         .help("Write the value out, or put it into `vars`."),
                 );
                 continue;
             }
+            // `null` leaves the default in place.
             if value.is_null() {
                 continue;
             }
             match input.coerce(&value) {
-                Ok(value) => drop(given.insert(name.clone(), value)),
-                Err(wanted) => {
-                    let words = format!(
-                        "the input `{name}` of `{}` must be {wanted}, found {}",
+                Ok(value) => drop(inputs.insert(name.clone(), value)),
+                Err(expected) => {
+                    let message = format!(
+                        "the input `{name}` of `{}` must be {expected}, found {}",
                         self.name,
                         describe_value(&value)
                     );
-                    let finding = Diagnostic::new(codes::BAD_INPUT, Severity::Error, entry.span, words).at_path(at);
-                    found.push(suggest_choice(finding, input, &value, entry.span).help(input_help(input)));
+                    let diagnostic =
+                        Diagnostic::new(codes::BAD_INPUT, Severity::Error, entry.span, message).at_path(input_path);
+                    diagnostics.push(suggest_choice(diagnostic, input, &value, entry.span).help(input_help(input)));
                 }
             }
         }
-        (given, found)
+        (inputs, diagnostics)
     }
 
     fn unknown_input(&self, name: &str, span: Span, path: &str) -> Diagnostic {
         let known: Vec<&str> = self.inputs.keys().map(String::as_str).collect();
         let near = nearest(name, known.iter().copied());
         let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        let words = format!("the module `{}` has no input `{name}`{hint}", self.name);
-        let finding = Diagnostic::new(codes::UNKNOWN_INPUT, Severity::Error, span, words)
+        let message = format!("the module `{}` has no input `{name}`{hint}", self.name);
+        let diagnostic = Diagnostic::new(codes::UNKNOWN_INPUT, Severity::Error, span, message)
             .at_path(path)
             .help(format!("It has: {}.", known.join(", ")));
         match near {
             Some(near) => {
-                finding.fix(format!("change `{name}` to `{near}`"), true, vec![Edit { span, text: near.to_owned() }])
+                diagnostic.fix(format!("change `{name}` to `{near}`"), true, vec![Edit { span, text: near.to_owned() }])
             }
-            None => finding,
+            None => diagnostic,
         }
     }
 }
@@ -186,18 +190,20 @@ fn input_help(input: &Input) -> String {
     if input.description.is_empty() { "See `pdev module info`.".to_owned() } else { input.description.clone() }
 }
 
-fn suggest_choice(finding: Diagnostic, input: &Input, value: &Json, span: Span) -> Diagnostic {
+fn suggest_choice(diagnostic: Diagnostic, input: &Input, value: &Json, span: Span) -> Diagnostic {
     let near = value.as_str().and_then(|text| nearest(text, input.choices.iter().map(String::as_str)));
     match near {
-        Some(near) => finding.fix(format!("change it to `{near}`"), true, vec![Edit { span, text: near.to_owned() }]),
-        None => finding,
+        Some(near) => {
+            diagnostic.fix(format!("change it to `{near}`"), true, vec![Edit { span, text: near.to_owned() }])
+        }
+        None => diagnostic,
     }
 }
 
 impl Input {
-    /// The value in the input's own kind, or what it should be.
+    /// The value converted to the input's type; otherwise a description of the expected value.
     fn coerce(&self, value: &Json) -> Result<Json, String> {
-        let fits = match self.kind.as_str() {
+        let is_valid = match self.kind.as_str() {
             "string" => return self.coerce_text(value),
             "array" => return self.coerce_list(value),
             "object" => return self.coerce_map(value),
@@ -206,26 +212,26 @@ impl Input {
             "boolean" => value.is_boolean(),
             _ => true,
         };
-        if fits { Ok(value.clone()) } else { Err(self.describe_expected()) }
+        if is_valid { Ok(value.clone()) } else { Err(self.describe_expected()) }
     }
 
-    /// YAML reads `16` as a number where `"16"` was meant; both are good texts.
+    /// Also accepts a number, because YAML parses an unquoted `16` as one.
     fn coerce_text(&self, value: &Json) -> Result<Json, String> {
         let text = match value {
             Json::String(text) => text.clone(),
             Json::Number(number) => number.to_string(),
             _ => return Err(self.describe_expected()),
         };
-        let chosen = self.choices.is_empty() || self.choices.contains(&text);
+        let is_choice = self.choices.is_empty() || self.choices.contains(&text);
         let matches = self.pattern.as_ref().is_none_or(|pattern| pattern.0.is_match(&text));
-        if chosen && matches { Ok(json!(text)) } else { Err(self.describe_expected()) }
+        if is_choice && matches { Ok(json!(text)) } else { Err(self.describe_expected()) }
     }
 
     fn coerce_list(&self, value: &Json) -> Result<Json, String> {
         let values = value.as_array().ok_or_else(|| self.describe_expected())?;
         let Some(items) = &self.items else { return Ok(value.clone()) };
         let accepted = values.iter().enumerate().map(|(index, value)| {
-            items.coerce(value).map_err(|wanted| format!("a list whose value {} is {wanted}", index + 1))
+            items.coerce(value).map_err(|expected| format!("a list whose value {} is {expected}", index + 1))
         });
         accepted.collect()
     }
@@ -240,7 +246,7 @@ impl Input {
                 let known: Vec<&str> = self.properties.keys().map(String::as_str).collect();
                 return Err(format!("a map without the key `{key}` (known are {})", known.join(", ")));
             };
-            let value = property.coerce(value).map_err(|wanted| format!("a map whose `{key}` is {wanted}"))?;
+            let value = property.coerce(value).map_err(|expected| format!("a map whose `{key}` is {expected}"))?;
             Ok((key.clone(), value))
         });
         accepted.collect::<Result<JsonMap<_, _>, _>>().map(Json::Object)
@@ -248,7 +254,7 @@ impl Input {
 
     fn is_in_range(&self, value: Option<i64>) -> bool {
         value.is_some_and(|value| {
-            self.minimum.is_none_or(|least| value >= least) && self.maximum.is_none_or(|most| value <= most)
+            self.minimum.is_none_or(|minimum| value >= minimum) && self.maximum.is_none_or(|maximum| value <= maximum)
         })
     }
 
@@ -257,7 +263,7 @@ impl Input {
             return format!("one of {}", self.choices.join(", "));
         }
         match (self.kind.as_str(), self.minimum, self.maximum) {
-            ("integer", Some(least), Some(most)) => format!("a whole number between {least} and {most}"),
+            ("integer", Some(minimum), Some(maximum)) => format!("a whole number between {minimum} and {maximum}"),
             ("integer", ..) => "a whole number".into(),
             ("string", ..) => match &self.pattern {
                 Some(pattern) => format!("text that matches `{}`", pattern.0),

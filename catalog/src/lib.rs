@@ -1,6 +1,6 @@
-//! What the platform offers: the module format, its loader, the lock; built-ins as data in the public format.
+//! The module format, its loader and the lock, and the built-in modules as data in the public format.
 //!
-//! Built-in modules are loaded by the same loader as anybody's: there are no private hooks.
+//! The same loader loads built-in modules and users' modules; built-in modules have no private hooks.
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod builtin;

@@ -1,4 +1,4 @@
-//! `pdev.lock`: which module, exactly. TOML, one entry a module, in the order of their names.
+//! `pdev.lock`: the exact modules of an application. A TOML file with one entry per module, sorted by `uses`.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub struct Lock {
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LockEntry {
-    /// As written behind `uses:`.
+    /// The value of `uses:` in the manifest.
     pub uses: String,
     pub version: String,
     /// `built-in` or a folder.
@@ -36,11 +36,11 @@ struct LockFile {
 
 impl Lock {
     /// # Errors
-    /// In words: a conflict, a newer format, no TOML.
+    /// A message, if the text has a merge conflict, a newer format or is not TOML.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.lines().any(|line| line.starts_with("<<<<<<< ")) {
             return Err(
-                "it holds an unresolved merge conflict; delete it and run `pdev up`, which writes it anew".into()
+                "it holds an unresolved merge conflict; delete it and run `pdev up`, which writes it again".into()
             );
         }
         let file: LockFile =
@@ -61,35 +61,35 @@ impl Lock {
         format!("# Written by pdev: which modules, exactly. Commit it.\n{body}")
     }
 
-    /// The lock for these modules.
+    /// The lock of these modules.
     #[must_use]
-    pub fn from_modules<'a>(found: impl IntoIterator<Item = &'a ResolvedModule>) -> Self {
-        let entry = |one: &ResolvedModule| LockEntry {
-            uses: one.uses.clone(),
-            version: one.module.version.to_string(),
-            source: one.module.source.to_string(),
-            tree: one.module.tree_hash.clone(),
+    pub fn from_modules<'a>(modules: impl IntoIterator<Item = &'a ResolvedModule>) -> Self {
+        let entry = |resolved: &ResolvedModule| LockEntry {
+            uses: resolved.uses.clone(),
+            version: resolved.module.version.to_string(),
+            source: resolved.module.source.to_string(),
+            tree: resolved.module.tree_hash.clone(),
         };
-        Self { modules: found.into_iter().map(|one| (one.uses.clone(), entry(one))).collect() }
+        Self { modules: modules.into_iter().map(|resolved| (resolved.uses.clone(), entry(resolved))).collect() }
     }
 
-    /// What is said of a module that is not as it was locked.
+    /// The warning about a module whose files differ from the locked ones.
     #[must_use]
-    pub fn detect_change(&self, found: &ResolvedModule, span: Span) -> Option<Diagnostic> {
-        let locked = self.modules.get(&found.uses)?;
-        if locked.tree == found.module.tree_hash {
+    pub fn detect_change(&self, resolved: &ResolvedModule, span: Span) -> Option<Diagnostic> {
+        let locked = self.modules.get(&resolved.uses)?;
+        if locked.tree == resolved.module.tree_hash {
             return None;
         }
-        let words = match &found.module.source {
+        let message = match &resolved.module.source {
             Source::Folder(path) => format!("the module in `{path}` changed since it was locked"),
             Source::BuiltIn => format!(
                 "this pdev brings `{}` {}, locked is {}",
-                found.module.name, found.module.version, locked.version
+                resolved.module.name, resolved.module.version, locked.version
             ),
         };
         Some(
-            Diagnostic::new(codes::CHANGED_SINCE_LOCKED, Severity::Warning, span, words)
-                .help("`pdev up` writes pdev.lock anew; look at the change before you commit it."),
+            Diagnostic::new(codes::CHANGED_SINCE_LOCKED, Severity::Warning, span, message)
+                .help("`pdev up` writes pdev.lock again; review the change before you commit it."),
         )
     }
 }
@@ -112,19 +112,19 @@ mod tests {
 
     #[test]
     fn lock_round_trips_and_detects_changed_modules() {
-        let found = crate::resolve_module(&Spanned::new("postgres@16".into(), Span::default()), &NoFiles).unwrap();
-        let lock = Lock::from_modules([&found]);
+        let resolved = crate::resolve_module(&Spanned::new("postgres@16".into(), Span::default()), &NoFiles).unwrap();
+        let lock = Lock::from_modules([&resolved]);
         assert_eq!(Lock::parse(&lock.render()), Ok(lock.clone()));
-        assert_eq!(lock.detect_change(&found, Span::default()), None);
-        let mut moved = lock;
-        moved.modules.get_mut("postgres@16").unwrap().tree = "0".into();
-        assert_eq!(moved.detect_change(&found, Span::default()).unwrap().code, codes::CHANGED_SINCE_LOCKED);
+        assert_eq!(lock.detect_change(&resolved, Span::default()), None);
+        let mut changed = lock;
+        changed.modules.get_mut("postgres@16").unwrap().tree = "0".into();
+        assert_eq!(changed.detect_change(&resolved, Span::default()).unwrap().code, codes::CHANGED_SINCE_LOCKED);
     }
 
     #[test]
     fn unusable_locks_are_rejected_with_a_reason() {
-        for (text, words) in [("schema = 9", "newer pdev"), ("<<<<<<< HEAD\n", "conflict"), ("{", "no lock file")] {
-            assert!(Lock::parse(text).unwrap_err().contains(words), "{text}");
+        for (text, expected) in [("schema = 9", "newer pdev"), ("<<<<<<< HEAD\n", "conflict"), ("{", "no lock file")] {
+            assert!(Lock::parse(text).unwrap_err().contains(expected), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One module: `module.yaml` and its docs, read and checked.
+//! Reads and checks one module: `module.yaml` and its docs file.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::inputs::{self, Input};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
     BuiltIn,
-    /// A folder relative to the manifest's.
+    /// A folder, relative to the manifest's folder.
     Folder(String),
 }
 
@@ -47,15 +47,15 @@ pub struct Output {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Module {
     pub name: String,
-    /// Of the module itself.
+    /// The version of the module itself.
     pub version: semver::Version,
-    /// Major versions of what it runs, that a constraint may ask for; the default is the module's own major.
+    /// Major versions of the software that a constraint may select; the default is the module's own major version.
     pub versions: Vec<String>,
     pub owner: Owner,
     pub summary: String,
     pub docs: String,
     pub source: Source,
-    /// SHA-256 of its files, so that a lock can tell that they changed.
+    /// SHA-256 of its files, with which a lock detects changes.
     pub tree_hash: String,
     pub inputs: BTreeMap<String, Input>,
     pub outputs: BTreeMap<String, Output>,
@@ -66,7 +66,7 @@ pub struct Module {
     pub(crate) let_bindings: Vec<(String, String)>,
     pub(crate) docker: Option<Json>,
     pub(crate) process: Option<Json>,
-    /// Why and what to use instead.
+    /// The reason for the deprecation, and the replacement.
     pub deprecated: Option<String>,
 }
 
@@ -86,27 +86,31 @@ const KEYS: [&str; 13] = [
     "deprecated",
 ];
 
-/// Reads the module in `folder`. Findings say file and line in their words: their spans mean nothing elsewhere.
+/// Reads the module in `folder`. The messages of its diagnostics contain file and line, because their spans are valid
+/// in the module's file only.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// All diagnostics, if at least one is an error.
 pub fn load_module(folder: &str, files: &dyn Files, source: Source) -> Result<Module, Vec<Diagnostic>> {
-    let read = ParsedModule::read(folder, files, source)?;
-    match read.module {
-        Some(module) if read.diagnostics.iter().all(|one| one.severity != Severity::Error) => Ok(module),
+    let parsed = ParsedModule::read(folder, files, source)?;
+    match parsed.module {
+        Some(module) if parsed.diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error) => {
+            Ok(module)
+        }
         _ => {
             let mut sources = Sources::default();
-            sources.add(read.path.clone(), read.text.as_str());
-            let place = |one: Diagnostic| {
-                let line = sources.position(FileId(0), one.span.start as usize).line;
-                Diagnostic { message: format!("`{}`, line {line}: {}", read.path, one.message), ..one }
+            sources.add(parsed.path.clone(), parsed.text.as_str());
+            let add_line = |diagnostic: Diagnostic| {
+                let line = sources.position(FileId(0), diagnostic.span.start as usize).line;
+                let message = format!("`{}`, line {line}: {}", parsed.path, diagnostic.message);
+                Diagnostic { message, ..diagnostic }
             };
-            Err(read.diagnostics.into_iter().map(place).collect())
+            Err(parsed.diagnostics.into_iter().map(add_line).collect())
         }
     }
 }
 
-/// What reading a module gave, however broken it is. Spans are those of its `module.yaml`.
+/// The result of reading a module, valid or not. Spans refer to its `module.yaml`.
 pub(crate) struct ParsedModule {
     path: String,
     text: String,
@@ -118,19 +122,19 @@ pub(crate) struct ParsedModule {
 impl ParsedModule {
     pub(crate) fn read(folder: &str, files: &dyn Files, source: Source) -> Result<Self, Vec<Diagnostic>> {
         let path = format!("{folder}/module.yaml");
-        let nowhere = || vec![module_error(Span::default(), format!("there is no `{path}`"))];
-        let bytes = files.read(&path).map_err(|_| nowhere())?;
+        let missing = || vec![module_error(Span::default(), format!("there is no `{path}`"))];
+        let bytes = files.read(&path).map_err(|_| missing())?;
         let (text, not_utf8) = syntax::decode_utf8(bytes, FileId(0));
         let parsed = syntax::parse(&text, FileId(0));
-        let mut found: Vec<Diagnostic> = not_utf8.into_iter().chain(parsed.diagnostics).collect();
+        let mut diagnostics: Vec<Diagnostic> = not_utf8.into_iter().chain(parsed.diagnostics).collect();
         let root = parsed.root.unwrap_or_else(|| Node::null(Span::default()));
-        found.extend(root.as_map().unwrap_or_default().iter().filter_map(unknown_key));
+        diagnostics.extend(root.as_map().unwrap_or_default().iter().filter_map(unknown_key));
         let docs_name = text_of(&root, "docs").unwrap_or_else(|| "docs.md".to_owned());
         let docs =
             files.read(&format!("{folder}/{docs_name}")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let tree_hash = hash_files(&[("module.yaml", &text), (&docs_name, docs.as_deref().unwrap_or_default())]);
-        let module = build_module(&root, source, docs.unwrap_or_default(), tree_hash, &mut found);
-        Ok(Self { path, text, root, module, diagnostics: found })
+        let module = build_module(&root, source, docs.unwrap_or_default(), tree_hash, &mut diagnostics);
+        Ok(Self { path, text, root, module, diagnostics })
     }
 }
 
@@ -141,13 +145,13 @@ fn unknown_key(pair: &Pair) -> Option<Diagnostic> {
     }
     let near = nearest(key, KEYS);
     let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-    let found = module_error(pair.key.span, format!("unknown key `{key}`{hint}"));
+    let unknown = module_error(pair.key.span, format!("unknown key `{key}`{hint}"));
     Some(match near {
         Some(near) => {
             let edit = Edit { span: pair.key.span, text: near.to_owned() };
-            found.fix(format!("change `{key}` to `{near}`"), true, vec![edit])
+            unknown.fix(format!("change `{key}` to `{near}`"), true, vec![edit])
         }
-        None => found,
+        None => unknown,
     })
 }
 
@@ -156,45 +160,45 @@ fn build_module(
     source: Source,
     docs: String,
     tree_hash: String,
-    found: &mut Vec<Diagnostic>,
+    diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Module> {
-    // What is missing is missing from the whole; its first key stands for it.
-    let top = root.as_map().and_then(<[Pair]>::first).map_or(Span::default(), |pair| pair.key.span);
+    // A missing key has no position of its own, so its diagnostic points at the first key of the file.
+    let first_key = root.as_map().and_then(<[Pair]>::first).map_or(Span::default(), |pair| pair.key.span);
     let mut need = |key: &str| {
         let text = text_of(root, key);
         if text.is_none() {
-            found
-                .push(module_error(root.get(key).map_or(top, |pair| pair.key.span), format!("a module needs `{key}`")));
+            let span = root.get(key).map_or(first_key, |pair| pair.key.span);
+            diagnostics.push(module_error(span, format!("a module needs `{key}`")));
         }
         text
     };
     let (name, version, summary) = (need("module"), need("version"), need("summary"));
     if nested_text(root, "owner", "team").is_none() {
-        let span = root.get("owner").map_or(top, |pair| pair.key.span);
-        found.push(module_error(
+        let span = root.get("owner").map_or(first_key, |pair| pair.key.span);
+        diagnostics.push(module_error(
             span,
-            "a module needs `owner: { team: ..., contact: ... }`: somebody answers for it".to_owned(),
+            "a module needs `owner: { team: ..., contact: ... }`, the team responsible for it".to_owned(),
         ));
     }
     if docs.trim().is_empty() {
-        let span = root.get("docs").map_or(top, |pair| pair.value.span);
-        found.push(module_error(span, "the docs file is missing or empty".to_owned()));
+        let span = root.get("docs").map_or(first_key, |pair| pair.value.span);
+        diagnostics.push(module_error(span, "the docs file is missing or empty".to_owned()));
     }
-    // Read before anything that is missing ends the reading: one run tells all.
-    let (inputs, ports) =
-        (inputs::parse_inputs(root.get("inputs").map(|pair| &pair.value), found), parse_ports(root, found));
+    // Parsed before the first early return, so that one run reports all diagnostics.
+    let inputs = inputs::parse_inputs(root.get("inputs").map(|pair| &pair.value), diagnostics);
+    let ports = parse_ports(root, diagnostics);
     let version = match semver::Version::parse(version.as_deref()?) {
         Ok(version) => version,
         Err(error) => {
-            let span = root.get("version").map_or(top, |pair| pair.value.span);
-            found.push(module_error(span, format!("`version` is no SemVer version: {error}")));
+            let span = root.get("version").map_or(first_key, |pair| pair.value.span);
+            diagnostics.push(module_error(span, format!("`version` is no SemVer version: {error}")));
             return None;
         }
     };
     let renders = root.get("renders").map(|pair| &pair.value);
     let rendering = |runtime: &str| renders.and_then(|node| node.get(runtime)).map(|pair| to_json(&pair.value));
     if renders.is_none() {
-        found.push(module_error(top, "a module that renders nothing: it needs `renders`".to_owned()));
+        diagnostics.push(module_error(first_key, "a module that renders nothing: it needs `renders`".to_owned()));
     }
     Some(Module {
         name: name?,
@@ -220,15 +224,16 @@ fn build_module(
         process: rendering("process"),
         deprecated: nested_text(root, "deprecated", "reason").map(|reason| {
             match nested_text(root, "deprecated", "use") {
-                Some(instead) => format!("{reason}; use `{instead}`"),
+                Some(replacement) => format!("{reason}; use `{replacement}`"),
                 None => reason,
             }
         }),
     })
 }
 
-pub(crate) fn module_error(span: Span, words: String) -> Diagnostic {
-    Diagnostic::new(codes::BAD_MODULE, Severity::Error, span, words).help("The format is described in docs/modules.md.")
+pub(crate) fn module_error(span: Span, message: String) -> Diagnostic {
+    Diagnostic::new(codes::BAD_MODULE, Severity::Error, span, message)
+        .help("The format is described in docs/modules.md.")
 }
 
 fn text_of(node: &Node, key: &str) -> Option<String> {
@@ -263,15 +268,15 @@ fn parse_outputs(root: &Node) -> BTreeMap<String, Output> {
         .collect()
 }
 
-fn parse_ports(root: &Node, found: &mut Vec<Diagnostic>) -> BTreeMap<String, u16> {
+fn parse_ports(root: &Node, diagnostics: &mut Vec<Diagnostic>) -> BTreeMap<String, u16> {
     let pairs = root.get("ports").and_then(|pair| pair.value.as_map()).unwrap_or_default();
     let mut ports = BTreeMap::new();
     for pair in pairs {
         match pair.value.as_scalar().and_then(|scalar| scalar.text.parse().ok()) {
             Some(port) => drop(ports.insert(pair.key.value.clone(), port)),
             None => {
-                let words = format!("a port must be a number from 1 to 65535, found {}", pair.value.describe());
-                found.push(module_error(pair.value.span, words));
+                let message = format!("a port must be a number from 1 to 65535, found {}", pair.value.describe());
+                diagnostics.push(module_error(pair.value.span, message));
             }
         }
     }
@@ -283,7 +288,7 @@ fn parse_let_bindings(root: &Node) -> Vec<(String, String)> {
     pairs.iter().filter_map(|pair| Some((pair.key.value.clone(), pair.value.as_scalar()?.text.clone()))).collect()
 }
 
-/// A node as plain data.
+/// A node as data without spans.
 pub(crate) fn to_json(node: &Node) -> Json {
     match &node.kind {
         Kind::List(items) => items.iter().map(to_json).collect(),
@@ -300,7 +305,7 @@ pub(crate) fn to_json(node: &Node) -> Json {
     }
 }
 
-/// Line ends do not count: a checkout on another system is the same module.
+/// Hashes the files with normalised line ends, so that a checkout on another system has the same hash.
 fn hash_files(files: &[(&str, &str)]) -> String {
     let mut sorted = files.to_vec();
     sorted.sort_unstable();

@@ -1,5 +1,5 @@
-//! Rendering: minijinja over YAML *values*. A leaf that is one expression keeps its type; text is never pasted into text
-//! that is parsed again.
+//! Renders a module: applies minijinja to YAML *values*. A leaf that is one expression keeps its type. A rendered text
+//! is never parsed as YAML again, so a value cannot change the structure.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,15 @@ use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::module::{Module, Output};
 
-/// What is rendered for.
+/// The runtime to render for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RenderTarget {
     Docker,
     Process,
 }
 
-/// What a rendering may depend on. Ports are text: the planner renders twice, once with tokens in their place.
+/// The values that a rendering may depend on. Ports are text, because the planner also renders with tokens instead of
+/// port numbers.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RenderContext {
     /// The resource's name in the manifest.
@@ -23,7 +24,7 @@ pub struct RenderContext {
     pub app: String,
     pub ports: BTreeMap<String, String>,
     pub password: String,
-    /// The version asked for behind the module's name.
+    /// The version requested in `uses`.
     pub constraint: String,
     pub inputs: JsonMap<String, Json>,
 }
@@ -34,14 +35,14 @@ pub struct EnvValue {
     pub sensitive: bool,
 }
 
-/// A module rendered for one target; fields of the other stay empty.
+/// A module rendered for one target; fields of other targets are empty.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct RenderedModule {
     pub image: Option<String>,
     pub entrypoint: Vec<String>,
     pub command: Vec<String>,
     pub env: BTreeMap<String, EnvValue>,
-    /// Short name to the path in the container.
+    /// Volume name and path in the container.
     pub volumes: Vec<(String, String)>,
     pub host_config: BTreeMap<String, Json>,
     pub user: Option<String>,
@@ -54,7 +55,7 @@ pub struct RenderedModule {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RenderProblem {
-    /// `renders.docker.command`.
+    /// The failed field, such as `renders.docker.command`.
     pub field: String,
     pub message: String,
 }
@@ -73,21 +74,21 @@ impl Module {
     }
 
     /// # Errors
-    /// A template that fails: a mistake in the module, with its field.
+    /// The field whose template fails: a mistake in the module.
     pub fn render(&self, target: RenderTarget, context: &RenderContext) -> Result<RenderedModule, RenderProblem> {
         let engine = Engine::new(self, context)?;
-        let word = if target == RenderTarget::Docker { "docker" } else { "process" };
+        let target_name = if target == RenderTarget::Docker { "docker" } else { "process" };
         let Some(body) = self.rendering_template(target) else {
             return Err(RenderProblem {
-                field: format!("renders.{word}"),
+                field: format!("renders.{target_name}"),
                 message: format!("the module `{}` has no rendering for it", self.name),
             });
         };
-        let value = engine.render_value(body, &format!("renders.{word}"))?;
+        let value = engine.render_value(body, &format!("renders.{target_name}"))?;
         Ok(to_rendered_module(&value))
     }
 
-    /// Outputs for a consumer that reaches the resource at this host and these ports: name -> (value, sensitive).
+    /// The outputs for a consumer that connects to this host and these ports: name -> (value, sensitive).
     ///
     /// # Errors
     /// The first output whose template fails.
@@ -119,8 +120,9 @@ impl Engine {
     fn new(module: &Module, context: &RenderContext) -> Result<Self, RenderProblem> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // A template of a stranger's module must end.
+        // Templates of untrusted modules must terminate.
         environment.set_fuel(Some(100_000));
+        // HTML escaping would corrupt values; templates escape with the filters below.
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.add_filter("quote", quote);
         environment.add_filter("bytes", bytes);
@@ -135,6 +137,7 @@ impl Engine {
         scope.insert("constraint".into(), context.constraint.clone().into());
         scope.insert("ports".into(), serde_json::to_value(&context.ports).unwrap_or_default());
         let mut engine = Self { environment, scope };
+        // Defaults are templates over the context above, not over other inputs, so their order does not matter.
         let mut inputs = JsonMap::new();
         for (name, input) in &module.inputs {
             let value = match context.inputs.get(name) {
@@ -159,7 +162,7 @@ impl Engine {
                 let mut rendered = JsonMap::new();
                 for (name, member) in members {
                     let value = self.render_value(member, &format!("{field}.{name}"))?;
-                    // `null` drops the key.
+                    // A template drops a key with `null`.
                     if !value.is_null() {
                         rendered.insert(name.clone(), value);
                     }
@@ -170,7 +173,7 @@ impl Engine {
         }
     }
 
-    /// One expression alone keeps its type; anything else is text.
+    /// A text that is exactly one expression keeps the type of its value; any other text renders to text.
     fn render_scalar(&self, text: &str, field: &str) -> Result<Json, RenderProblem> {
         let inner = text
             .trim()
@@ -196,26 +199,27 @@ impl Engine {
     }
 }
 
-/// For `sh -c`: single quotes, whatever is inside.
+/// Quotes any text for `sh -c`, with single quotes.
 fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 fn bytes(text: &str) -> Result<u64, minijinja::Error> {
-    manifest::quantities::parse_bytes(text).map_err(|words| minijinja::Error::new(ErrorKind::InvalidOperation, words))
+    manifest::quantities::parse_bytes(text)
+        .map_err(|message| minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// A quoted identifier of SQL, whatever is inside.
+/// Quotes any text as an SQL identifier.
 fn sql_name(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
 
-/// A string literal of SQL, whatever is inside.
+/// Quotes any text as an SQL string literal.
 fn sql_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// Percent-encodes for any part of a URL (RFC 3986, unreserved characters stay).
+/// Percent-encodes all bytes except the unreserved characters of RFC 3986, so the result fits any part of a URL.
 fn urlencode(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
@@ -233,8 +237,8 @@ fn to_engine_value(value: &Json) -> Value {
         Json::Null => Value::from(()),
         Json::Bool(on) => Value::from(*on),
         Json::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(whole), _) => Value::from(whole),
-            (None, Some(real)) => Value::from(real),
+            (Some(integer), _) => Value::from(integer),
+            (None, Some(float)) => Value::from(float),
             (None, None) => Value::from(number.to_string()),
         },
         Json::String(text) => Value::from(text.clone()),
@@ -245,12 +249,13 @@ fn to_engine_value(value: &Json) -> Value {
     }
 }
 
-/// `{a: 1}` as `-c a=1`, or with `--` as `--a 1`.
+/// Turns `{a: 1}` into `-c a=1`, or into `--a 1` for the style `--`.
 fn flags(settings: &Value, style: &str) -> Result<Vec<String>, minijinja::Error> {
     let settings: JsonMap<String, Json> = serde_json::to_value(settings)
         .ok()
         .and_then(|value| value.as_object().cloned())
         .ok_or_else(|| minijinja::Error::new(ErrorKind::InvalidOperation, "`flags` takes a map"))?;
+    // redis.conf uses `yes` and `no`, postgresql.conf `on` and `off`.
     let (yes, no) = if style == "--" { ("yes", "no") } else { ("on", "off") };
     let text = |value: &Json| match value {
         Json::String(text) => text.clone(),
@@ -265,20 +270,20 @@ fn flags(settings: &Value, style: &str) -> Result<Vec<String>, minijinja::Error>
 }
 
 fn to_rendered_module(value: &Json) -> RenderedModule {
-    let words = |key: &str| strings(value.get(key));
+    let list = |key: &str| strings(value.get(key));
     let text = |key: &str| value.get(key).and_then(Json::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
     let lists = |key: &str| {
         value
             .get(key)
             .and_then(Json::as_array)
-            .map(|all| all.iter().map(|one| strings(Some(one))).collect())
+            .map(|items| items.iter().map(|item| strings(Some(item))).collect())
             .unwrap_or_default()
     };
     let pairs = |key: &str| value.get(key).and_then(Json::as_object).into_iter().flatten();
     RenderedModule {
         image: text("image"),
-        entrypoint: words("entrypoint"),
-        command: words("command"),
+        entrypoint: list("entrypoint"),
+        command: list("command"),
         env: pairs("env").map(|(name, value)| (name.clone(), to_env_value(value))).collect(),
         volumes: pairs("volumes").map(|(name, path)| (name.clone(), scalar_text(path))).collect(),
         host_config: pairs("host_config").map(|(name, value)| (name.clone(), value.clone())).collect(),
@@ -286,13 +291,13 @@ fn to_rendered_module(value: &Json) -> RenderedModule {
         init: lists("init"),
         after_ready: lists("after_ready"),
         files: pairs("files").map(|(name, value)| (name.clone(), scalar_text(value))).collect(),
-        search_paths: words("search"),
+        search_paths: list("search"),
         install_hint: text("install"),
     }
 }
 
 fn strings(value: Option<&Json>) -> Vec<String> {
-    value.and_then(Json::as_array).map(|all| all.iter().map(scalar_text).collect()).unwrap_or_default()
+    value.and_then(Json::as_array).map(|items| items.iter().map(scalar_text).collect()).unwrap_or_default()
 }
 
 fn scalar_text(value: &Json) -> String {

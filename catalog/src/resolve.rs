@@ -1,4 +1,4 @@
-//! `uses:` to a module: built-in by name, or a folder beside the manifest.
+//! Resolves `uses:` to a module: a built-in one by name, or a local folder.
 
 use std::sync::Arc;
 
@@ -10,30 +10,33 @@ use crate::builtin;
 use crate::codes;
 use crate::module::{Module, Source, load_module};
 
-/// A module and the version of what it runs that was asked for.
+/// A module, and the requested version of the software that it runs.
 #[derive(Clone, Debug)]
 pub struct ResolvedModule {
     pub module: Arc<Module>,
-    /// Behind the `@`; the module's own major version when there is none.
+    /// The text after `@`; the module's own major version without one.
     pub constraint: String,
-    /// As written, for the lock.
+    /// The value of `uses:`, for the lock.
     pub uses: String,
-    /// Worth saying, stopping nothing.
+    /// Diagnostics that do not prevent the use of the module.
     pub warnings: Vec<Diagnostic>,
 }
 
 /// # Errors
-/// An unknown module or version, a broken one, one from elsewhere.
+/// Diagnostics about an unknown module or version, an invalid module or a remote module.
 pub fn resolve_module(uses: &Spanned<String>, files: &dyn Files) -> Result<ResolvedModule, Vec<Diagnostic>> {
-    let written = uses.value.trim();
-    if written.contains("://") || written.starts_with("git+") {
-        let words = format!("`{written}` comes from elsewhere; this version uses built-in modules and local folders");
-        let found = Diagnostic::new(codes::REMOTE_MODULE, Severity::Error, uses.span, words);
-        return Err(vec![found.help("Copy the module's folder into the repository and write `uses: ./modules/NAME`.")]);
+    let uses_text = uses.value.trim();
+    if uses_text.contains("://") || uses_text.starts_with("git+") {
+        let message =
+            format!("`{uses_text}` comes from elsewhere; this version uses built-in modules and local folders");
+        let remote = Diagnostic::new(codes::REMOTE_MODULE, Severity::Error, uses.span, message);
+        return Err(vec![
+            remote.help("Copy the module's folder into the repository and write `uses: ./modules/NAME`."),
+        ]);
     }
-    let (name, constraint) = match written.split_once('@') {
+    let (name, constraint) = match uses_text.split_once('@') {
         Some((name, constraint)) => (name, Some(constraint)),
-        None => (written, None),
+        None => (uses_text, None),
     };
     let module = if name.starts_with("./") || name.starts_with("../") {
         load_folder(uses, name, files)?
@@ -41,31 +44,31 @@ pub fn resolve_module(uses: &Spanned<String>, files: &dyn Files) -> Result<Resol
         find_built_in(uses, name)?
     };
     let constraint = resolve_version(uses, &module, constraint)?;
-    let notes = module.deprecated.iter().map(|why| {
+    let warnings = module.deprecated.iter().map(|reason| {
         Diagnostic::new(
             codes::DEPRECATED,
             Severity::Warning,
             uses.span,
-            format!("the module `{}` will go: {why}", module.name),
+            format!("the module `{}` will go: {reason}", module.name),
         )
         .help("Move before it does.")
     });
-    Ok(ResolvedModule { warnings: notes.collect(), module, constraint, uses: written.to_owned() })
+    Ok(ResolvedModule { warnings: warnings.collect(), module, constraint, uses: uses_text.to_owned() })
 }
 
 fn load_folder(uses: &Spanned<String>, name: &str, files: &dyn Files) -> Result<Arc<Module>, Vec<Diagnostic>> {
     let path = name.trim_end_matches('/');
     let relative = path.strip_prefix("./").unwrap_or(path);
-    load_module(relative, files, Source::Folder(path.to_owned())).map(Arc::new).map_err(|found| {
-        // A module's own file is no source of this reading: its findings are told where it is used.
-        let place = |one: Diagnostic| Diagnostic {
+    load_module(relative, files, Source::Folder(path.to_owned())).map(Arc::new).map_err(|diagnostics| {
+        // The module's file is not among the manifest's sources, so its diagnostics get the position of `uses`.
+        let at_uses = |diagnostic: Diagnostic| Diagnostic {
             span: uses.span,
             code: codes::BAD_MODULE,
             fixes: Vec::new(),
             related: Vec::new(),
-            ..one
+            ..diagnostic
         };
-        found.into_iter().map(place).collect()
+        diagnostics.into_iter().map(at_uses).collect()
     })
 }
 
@@ -81,30 +84,36 @@ fn find_built_in(uses: &Spanned<String>, name: &str) -> Result<Arc<Module>, Vec<
         _ => None,
     });
     let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-    let words = format!("there is no module `{name}`{hint}");
-    let found = Diagnostic::new(codes::UNKNOWN_MODULE, Severity::Error, uses.span, words);
-    let found =
-        found.help(format!("Built in: {}. A folder of your own is written `./modules/NAME`.", known.join(", ")));
+    let message = format!("there is no module `{name}`{hint}");
+    let unknown = Diagnostic::new(codes::UNKNOWN_MODULE, Severity::Error, uses.span, message);
+    let unknown =
+        unknown.help(format!("Built in: {}. A folder of your own is written `./modules/NAME`.", known.join(", ")));
     Err(vec![match near {
         Some(near) => {
             let text = uses.value.replacen(name, near, 1);
-            found.fix(format!("change it to `{text}`"), true, vec![Edit { span: uses.span, text }])
+            unknown.fix(format!("change it to `{text}`"), true, vec![Edit { span: uses.span, text }])
         }
-        None => found,
+        None => unknown,
     }])
 }
 
-fn resolve_version(uses: &Spanned<String>, module: &Module, asked: Option<&str>) -> Result<String, Vec<Diagnostic>> {
-    let own = module.version.major.to_string();
-    let Some(asked) = asked else { return Ok(own) };
-    let major = asked.trim_start_matches(['^', '~', '=', 'v']).split('.').next().unwrap_or_default().to_owned();
-    if module.versions.is_empty() && major == own || module.versions.contains(&major) {
+/// The major version of a constraint. Ranges (`^16`, `~16.1`) reduce to their major version, because a module declares
+/// only major versions.
+fn resolve_version(
+    uses: &Spanned<String>,
+    module: &Module,
+    constraint: Option<&str>,
+) -> Result<String, Vec<Diagnostic>> {
+    let module_major = module.version.major.to_string();
+    let Some(constraint) = constraint else { return Ok(module_major) };
+    let major = constraint.trim_start_matches(['^', '~', '=', 'v']).split('.').next().unwrap_or_default().to_owned();
+    if module.versions.is_empty() && major == module_major || module.versions.contains(&major) {
         return Ok(major);
     }
-    let known = if module.versions.is_empty() { own } else { module.versions.join(", ") };
-    let words = format!("the module `{}` has no version `{asked}`; it has {known}", module.name);
+    let known = if module.versions.is_empty() { module_major } else { module.versions.join(", ") };
+    let message = format!("the module `{}` has no version `{constraint}`; it has {known}", module.name);
     Err(vec![
-        Diagnostic::new(codes::NO_VERSION, Severity::Error, uses.span, words)
+        Diagnostic::new(codes::NO_VERSION, Severity::Error, uses.span, message)
             .help("Another image can be given with the input `image`."),
     ])
 }

@@ -1,10 +1,10 @@
-//! The built-in modules as data: what they render, what they refuse.
-#![expect(clippy::unwrap_used, reason = "a failed step of a test ends it, with its line")]
+//! Tests of the built-in modules: their renderings, and the inputs that they reject.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 
 use catalog::{RenderContext, RenderTarget, resolve_module};
-use manifest::{FileProblem, Files, Span, Spanned};
+use manifest::{Diagnostic, FileProblem, Files, Span, Spanned};
 
 struct MemoryFiles(BTreeMap<String, String>);
 
@@ -104,7 +104,7 @@ fn resolve_errors(uses: &str, files: &[(&str, &str)]) -> Vec<String> {
     resolve_module(&Spanned::new(uses.to_owned(), Span::default()), &files)
         .unwrap_err()
         .into_iter()
-        .map(|one| format!("{} {}", one.code.0, one.message))
+        .map(|diagnostic| format!("{} {}", diagnostic.code.0, diagnostic.message))
         .collect()
 }
 
@@ -121,9 +121,9 @@ fn unusable_modules_are_rejected_with_a_reason() {
     assert!(resolve_errors("oci://example.org/x", &[])[0].starts_with("PD0206"));
     assert_eq!(resolve_errors("./modules/none", &[]), ["PD0202 there is no `modules/none/module.yaml`"]);
     let text = "module: nats\nversion: one\nowner: { team: t }\nsummary: s\nrenders: {}\nextra: 1\n";
-    let said = resolve_errors("./m", &[("m/module.yaml", text), ("m/docs.md", "docs")]);
-    assert!(said.iter().any(|one| one.contains("line 6: unknown key `extra`")), "{said:?}");
-    assert!(said.iter().any(|one| one.contains("no SemVer")), "{said:?}");
+    let errors = resolve_errors("./m", &[("m/module.yaml", text), ("m/docs.md", "docs")]);
+    assert!(errors.iter().any(|error| error.contains("line 6: unknown key `extra`")), "{errors:?}");
+    assert!(errors.iter().any(|error| error.contains("no SemVer")), "{errors:?}");
 }
 
 #[test]
@@ -132,11 +132,15 @@ fn inputs_are_checked_with_spans() {
     let files = MemoryFiles(BTreeMap::from([("pdev.yaml".to_owned(), text.to_owned())]));
     let selected = manifest::read("pdev.yaml", &files).select(None, &[]);
     let resource = &selected.manifest.resources["db"].value;
-    let (given, found) = resolve_built_in("postgres@16").module.inputs_from(&resource.with, "resources.db", &|_| None);
-    assert_eq!(given["version"], "17");
-    let said: Vec<(&str, &str)> = found.iter().map(|one| (one.code.0, selected.sources.slice(one.span))).collect();
-    assert_eq!(said, [("PD0203", "max_conections"), ("PD0204", "0"), ("PD0204", "perhaps")]);
-    assert_eq!(found[0].fixes[0].edits[0].text, "max_connections");
+    let module = resolve_built_in("postgres@16").module;
+    let (inputs, diagnostics) = module.inputs_from(&resource.with, "resources.db", &|_| None);
+    assert_eq!(inputs["version"], "17");
+    let code_and_text =
+        |diagnostic: &Diagnostic| (diagnostic.code.0, selected.sources.slice(diagnostic.span).to_owned());
+    let found: Vec<_> = diagnostics.iter().map(code_and_text).collect();
+    let expected = [("PD0203", "max_conections"), ("PD0204", "0"), ("PD0204", "perhaps")];
+    assert_eq!(found, expected.map(|(code, text)| (code, text.to_owned())));
+    assert_eq!(diagnostics[0].fixes[0].edits[0].text, "max_connections");
 }
 
 const TYPED_MODULE: &str = "module: m\nversion: 1.0.0\nowner: { team: t }\nsummary: s\ndocs: docs.md\ninputs:\n  \
@@ -156,7 +160,7 @@ fn patterns_items_and_properties_are_checked() {
         ("limits: { depth: 30 }", Some("must be a map whose `depth` is a whole number between 1 and 9")),
         ("limits: { dept: 3 }", Some("must be a map without the key `dept` (known are depth)")),
     ];
-    for (with, wrong) in cases {
+    for (with, expected_error) in cases {
         let text = format!("pdev: 1\napp: x\nresources:\n  r: {{ uses: ./m, with: {{ {with} }} }}\n");
         let files = MemoryFiles(BTreeMap::from([
             ("pdev.yaml".to_owned(), text),
@@ -166,18 +170,18 @@ fn patterns_items_and_properties_are_checked() {
         let selected = manifest::read("pdev.yaml", &files).select(None, &[]);
         let resource = &selected.manifest.resources["r"].value;
         let module = resolve_module(&Spanned::new("./m".to_owned(), Span::default()), &files).unwrap().module;
-        let (_, found) = module.inputs_from(&resource.with, "resources.r", &|_| None);
-        match wrong {
-            None => assert!(found.is_empty(), "{with}: {found:?}"),
-            Some(words) => assert!(found[0].message.contains(words), "{with}: {found:?}"),
+        let (_, diagnostics) = module.inputs_from(&resource.with, "resources.r", &|_| None);
+        match expected_error {
+            None => assert!(diagnostics.is_empty(), "{with}: {diagnostics:?}"),
+            Some(message) => assert!(diagnostics[0].message.contains(message), "{with}: {diagnostics:?}"),
         }
     }
     let misspelt = TYPED_MODULE.replace("pattern:", "patern:");
-    let said = resolve_errors("./m", &[("m/module.yaml", &misspelt), ("m/docs.md", "docs")]);
-    assert!(said[0].contains("unknown key `patern`; did you mean `pattern`?"), "{said:?}");
+    let errors = resolve_errors("./m", &[("m/module.yaml", &misspelt), ("m/docs.md", "docs")]);
+    assert!(errors[0].contains("unknown key `patern`; did you mean `pattern`?"), "{errors:?}");
     let broken = TYPED_MODULE.replace("^[a-z-]+$", "[a-z");
-    let said = resolve_errors("./m", &[("m/module.yaml", &broken), ("m/docs.md", "docs")]);
-    assert!(said[0].contains("is no regular expression"), "{said:?}");
+    let errors = resolve_errors("./m", &[("m/module.yaml", &broken), ("m/docs.md", "docs")]);
+    assert!(errors[0].contains("is no regular expression"), "{errors:?}");
 }
 
 #[test]
@@ -190,7 +194,7 @@ fn failing_output_is_named_in_the_problem() {
     assert_eq!(problem.field, "outputs.url");
 }
 
-/// `ps` and `docker inspect` show commands to everybody.
+/// All local users can read command lines, with `ps` or `docker inspect`.
 #[test]
 fn redis_password_is_not_on_the_command_line() {
     let found = resolve_built_in("redis@7");
@@ -203,8 +207,8 @@ fn redis_password_is_not_on_the_command_line() {
     assert_eq!(docker.entrypoint[0], "sh");
     let process = found.module.render(RenderTarget::Process, &context).unwrap();
     assert_eq!(process.files["auth.conf"], line);
-    let said = format!("{:?} {:?} {:?}", docker.command, docker.entrypoint, process.command);
-    assert!(!said.contains("requirepass"), "{said}");
+    let commands = format!("{:?} {:?} {:?}", docker.command, docker.entrypoint, process.command);
+    assert!(!commands.contains("requirepass"), "{commands}");
 }
 
 #[test]
@@ -214,21 +218,23 @@ fn module_file_errors_have_exact_spans() {
     let check = |text: &str, docs: &str| {
         let files = [("./module.yaml", text), ("./docs.md", docs)];
         let files = MemoryFiles(files.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect());
-        let found = catalog::check_module(".", &files);
-        found.into_iter().map(|one| (text[one.span.range()].to_owned(), one.message)).collect::<Vec<_>>()
+        let diagnostics = catalog::check_module(".", &files);
+        let text_and_message = |diagnostic: Diagnostic| (text[diagnostic.span.range()].to_owned(), diagnostic.message);
+        diagnostics.into_iter().map(text_and_message).collect::<Vec<_>>()
     };
     assert_eq!(check(good, "docs"), []);
     assert_eq!(check(good, ""), [("module".to_owned(), "the docs file is missing or empty".to_owned())]);
-    for (old, new, at, words) in [
+    for (old, new, expected_text, expected_message) in [
         ("version: 1.0.0", "version: one", "one", "no SemVer"),
         ("summary: s", "sumary: s", "sumary", "did you mean `summary`"),
         ("main: 80", "main: http", "http", "from 1 to 65535, found `http`"),
         ("integer", "int", "int", "needs a `type`, one of"),
         ("description: d", "desc: d", "desc", "unknown key `desc`"),
         ("inputs.size", "inputs.sise", "\"x:{{ inputs.sise }}\"", "`renders.docker.image` cannot be rendered"),
-        ("{ team: t }", "{ contact: t }", "owner", "somebody answers for it"),
+        ("{ team: t }", "{ contact: t }", "owner", "the team responsible for it"),
     ] {
-        let said = check(&good.replace(old, new), "docs");
-        assert!(said.iter().any(|(span, said)| span == at && said.contains(words)), "{new}: {said:?}");
+        let errors = check(&good.replace(old, new), "docs");
+        let is_expected = |text: &str, message: &str| text == expected_text && message.contains(expected_message);
+        assert!(errors.iter().any(|(text, message)| is_expected(text, message)), "{new}: {errors:?}");
     }
 }
