@@ -1,4 +1,4 @@
-//! What the decoded manifest must hold beyond the shape of its values: references between its own parts.
+//! Checks of the decoded manifest beyond the types of its values: references between its parts, names, ports, paths.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
@@ -13,7 +13,7 @@ use crate::template::{Reference, Scope, Template};
 use crate::text::{Span, Spanned};
 use crate::validate::join_path;
 
-/// Ports that browsers refuse to open (the fetch standard, section 2.9 "bad port").
+/// Ports that browsers refuse to open (Fetch standard, section 2.9, "bad port").
 const BLOCKED_PORTS: [u16; 82] = [
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110,
     111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532,
@@ -27,10 +27,16 @@ pub(crate) struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    fn report(&mut self, code: Code, span: Span, path: impl Into<String>, words: impl Into<String>) -> &mut Diagnostic {
+    fn report(
+        &mut self,
+        code: Code,
+        span: Span,
+        path: impl Into<String>,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
         let severity =
             codes::ALL.iter().find(|entry| entry.code == code).map_or(Severity::Error, |entry| entry.severity);
-        self.diagnostics.push(Diagnostic::new(code, severity, span, words).at_path(path));
+        self.diagnostics.push(Diagnostic::new(code, severity, span, message).at_path(path));
         let last = self.diagnostics.len() - 1;
         &mut self.diagnostics[last]
     }
@@ -44,7 +50,7 @@ impl<'a> Checker<'a> {
         self.check_host_ports();
     }
 
-    /// Names become labels of host names: RFC 1123, and short enough for what they are put together into.
+    /// Names become labels of host names (RFC 1123), so they must also be short enough for a combined host name.
     fn check_names(&mut self) {
         let app = &self.manifest.app.name;
         if !app.value.is_empty() {
@@ -55,38 +61,38 @@ impl<'a> Checker<'a> {
             ("jobs", key_spans(&self.manifest.jobs)),
             ("resources", key_spans(&self.manifest.resources)),
         ];
-        let mut seen: HashMap<&str, Span> = HashMap::new();
+        let mut first_spans: HashMap<&str, Span> = HashMap::new();
         for (group, names) in groups {
             for (name, span) in names {
                 let path = format_args!("{group}.{name}");
                 self.check_name(name, span, &path, 30);
-                if let Some(first) = seen.get(name) {
+                if let Some(first) = first_spans.get(name) {
                     let first = *first;
-                    let words =
+                    let message =
                         format!("`{name}` names two units; services, jobs and resources share one space of names");
-                    let found = self.report(codes::SAME_NAME, span, path.to_string(), words);
+                    let found = self.report(codes::SAME_NAME, span, path.to_string(), message);
                     *found = found.clone().related(first, "the first one").help("Rename one of them.");
                 }
-                seen.entry(name).or_insert(span);
+                first_spans.entry(name).or_insert(span);
             }
         }
     }
 
-    fn check_name(&mut self, name: &str, span: Span, path: &dyn Display, cap: usize) {
-        let fits = name.starts_with(|first: char| first.is_ascii_lowercase())
+    fn check_name(&mut self, name: &str, span: Span, path: &dyn Display, length_max: usize) {
+        let is_label = name.starts_with(|first: char| first.is_ascii_lowercase())
             && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             && !name.ends_with('-');
-        if fits && name.len() <= cap {
+        if is_label && name.len() <= length_max {
             return;
         }
-        let words = if fits {
-            format!("`{name}` has {} characters; at most {cap} fit into a host name", name.len())
+        let message = if is_label {
+            format!("`{name}` has {} characters; at most {length_max} fit into a host name", name.len())
         } else {
             format!("`{name}` cannot be part of a host name")
         };
-        let found = self.report(codes::BAD_NAME, span, path.to_string(), words);
+        let found = self.report(codes::BAD_NAME, span, path.to_string(), message);
         found.help =
-            Some(format!("Use lower-case letters, digits and dashes, beginning with a letter, at most {cap}."));
+            Some(format!("Use lower-case letters, digits and dashes, beginning with a letter, at most {length_max}."));
     }
 
     fn check_units(&mut self) {
@@ -97,8 +103,8 @@ impl<'a> Checker<'a> {
             if let Some(replicas) = service.replicas.as_ref().filter(|count| count.value > 1)
                 && self.runtime_of(service) != Some(Runtime::Kubernetes)
             {
-                let words = format!("`replicas: {}` works on Kubernetes only; here one copy runs", replicas.value);
-                let found = self.report(codes::BAD_VALUE, replicas.span, join_path(&path, "replicas"), words);
+                let message = format!("`replicas: {}` works on Kubernetes only; here one copy runs", replicas.value);
+                let found = self.report(codes::BAD_VALUE, replicas.span, join_path(&path, "replicas"), message);
                 found.severity = Severity::Warning;
                 found.help = Some("Move it into an environment with `runtime: kubernetes`.".into());
             }
@@ -140,10 +146,12 @@ impl<'a> Checker<'a> {
         service.runtime.as_ref().or(self.manifest.environment.runtime.as_ref()).map(|runtime| runtime.value)
     }
 
+    /// `inherits`: a job whose `service` provides the image or build.
     fn check_service(&mut self, service: &Service, key: Span, path: &str, inherits: bool) {
-        let process_command = service.process.as_ref().is_some_and(|process| process.command.is_some());
-        let runs = service.image.is_some() || service.build.is_some() || service.command.is_some() || process_command;
-        if !runs && !inherits {
+        let has_process_command = service.process.as_ref().is_some_and(|process| process.command.is_some());
+        let has_program =
+            service.image.is_some() || service.build.is_some() || service.command.is_some() || has_process_command;
+        if !has_program && !inherits {
             let name = path.rsplit('.').next().unwrap_or_default();
             let found = self.report(codes::NOTHING_TO_RUN, key, path, format!("nothing says what `{name}` runs"));
             found.help = Some("Give it a `build`, an `image`, or a `process` with a command.".into());
@@ -184,7 +192,9 @@ impl<'a> Checker<'a> {
 
     fn check_command(&mut self, command: &Command, path: &dyn Display) {
         match command {
-            Command::Arguments(words) => words.iter().for_each(|word| self.check_references(&word.value, path)),
+            Command::Arguments(arguments) => {
+                arguments.iter().for_each(|argument| self.check_references(&argument.value, path));
+            }
             Command::Shell(line) => self.check_references(&line.value, path),
         }
     }
@@ -198,7 +208,7 @@ impl<'a> Checker<'a> {
     }
 
     fn check_probe(&mut self, probe: &Probe, ports: &Map<Port>, inherits: bool, path: &str) {
-        let wanted = match &probe.check {
+        let probe_port = match &probe.check {
             Check::Http { path: target, port, .. } => {
                 if !target.value.starts_with('/') {
                     let found = self.report(
@@ -215,15 +225,15 @@ impl<'a> Checker<'a> {
             Check::Tcp { port } | Check::Grpc { port, .. } => port,
             Check::Exec { .. } => return,
         };
-        let known = |port: &Spanned<String>| {
+        let is_declared = |port: &Spanned<String>| {
             ports.contains_key(&port.value)
                 || port
                     .value
                     .parse()
                     .is_ok_and(|number: u16| ports.values().any(|entry| entry.value.number.value == number))
         };
-        match wanted {
-            Some(port) if known(port) => {}
+        match probe_port {
+            Some(port) if is_declared(port) => {}
             Some(port) => {
                 let names = ports.keys().map(String::as_str);
                 self.report_unknown(codes::UNKNOWN_PORT, port, path, "port", names);
@@ -256,11 +266,11 @@ impl<'a> Checker<'a> {
             .extend(service.process.as_ref().and_then(|process| process.dir.as_ref()).map(|dir| (dir, "process.dir")));
         for (at, name) in relative {
             if at.value.starts_with('/') || at.value.starts_with('~') {
-                let words = format!(
+                let message = format!(
                     "`{}` is a path of this machine; paths are relative to the manifest, so that they hold for everybody",
                     at.value
                 );
-                self.report(codes::ESCAPING_PATH, at.span, join_path(path, name), words);
+                self.report(codes::ESCAPING_PATH, at.span, join_path(path, name), message);
             }
         }
     }
@@ -280,7 +290,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// References to secrets and identities; everything else is resolved by the planner, which knows the modules.
+    /// Checks references to secrets. The planner resolves all others, because it knows the modules.
     fn check_references(&mut self, template: &Template, path: &dyn Display) {
         let undeclared: Vec<Reference> = template
             .references()
@@ -302,34 +312,37 @@ impl<'a> Checker<'a> {
         code: Code,
         name: &Spanned<String>,
         path: &str,
-        what: &str,
+        kind: &str,
         known: impl Iterator<Item = &'k str>,
     ) {
         let known: Vec<String> = known.map(str::to_owned).collect();
         let near = nearest(&name.value, known.iter().map(String::as_str)).map(str::to_owned);
         let hint = near.as_ref().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        let whole = name.span.end.saturating_sub(name.span.start) as usize == name.value.len();
-        let found = self.report(code, name.span, path, format!("there is no {what} `{}`{hint}", name.value));
+        // The span of a reference covers the complete `${...}`, which the fix must not replace by the name alone.
+        let spans_name_only = name.span.end.saturating_sub(name.span.start) as usize == name.value.len();
+        let found = self.report(code, name.span, path, format!("there is no {kind} `{}`{hint}", name.value));
         found.help = Some(if known.is_empty() {
-            format!("Declare it, or remove this {what}.")
+            format!("Declare it, or remove this {kind}.")
         } else {
             format!("Known: {}.", known.join(", "))
         });
-        if let Some(near) = near.filter(|_| whole) {
+        if let Some(near) = near.filter(|_| spans_name_only) {
             *found =
                 found.clone().fix(format!("change it to `{near}`"), true, vec![Edit { span: name.span, text: near }]);
         }
     }
 
-    /// A value that looks like a key or a password. The value itself is never repeated in the message.
+    /// Reports a value that looks like a key or a password. The message never contains the value.
     fn check_secret_literal(&mut self, name: &str, value: &Spanned<Template>, path: &dyn Display) {
         let Some(text) = value.value.as_literal() else { return };
         let prefixes = ["sk_live_", "sk_test_", "ghp_", "github_pat_", "xoxb-", "AKIA", "-----BEGIN", "glpat-"];
         let upper = name.to_ascii_uppercase();
-        let named = ["PASSWORD", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY"].iter().any(|word| upper.ends_with(word));
-        let long =
+        let has_secret_name =
+            ["PASSWORD", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY"].iter().any(|suffix| upper.ends_with(suffix));
+        // Paths, sentences and host names are not secrets.
+        let looks_random =
             text.len() >= 16 && !text.contains(['/', ' ', '.']) && text.bytes().any(|byte| byte.is_ascii_digit());
-        if prefixes.iter().any(|prefix| text.starts_with(prefix)) || (named && long) {
+        if prefixes.iter().any(|prefix| text.starts_with(prefix)) || (has_secret_name && looks_random) {
             let found = self.report(
                 codes::SECRET_LITERAL,
                 value.span,
@@ -343,7 +356,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// By unit: its section and what it needs.
+    /// The section and the needs of each unit, by name.
     fn needs_by_unit(&self) -> IndexMap<&'a str, (&'static str, &'a Map<Need>)> {
         let manifest = self.manifest;
         let services = manifest.services.iter().map(|(name, entry)| (name, ("services", &entry.value.needs)));
@@ -365,73 +378,77 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Says each cycle once, at the edge that closes it, with the whole way round.
+    /// Reports each cycle once, with its complete path, at the edge that closes it.
+    ///
+    /// The depth-first search is iterative, so a long chain of needs cannot overflow the stack.
     fn check_cycles(&mut self) {
         let all = self.needs_by_unit();
         let mut done: HashSet<&str> = HashSet::new();
         let mut cycles: Vec<(Span, String, String)> = Vec::new();
         for start in all.keys() {
-            let mut way: Vec<(&str, usize)> = vec![(start, 0)];
-            while let Some((name, next)) = way.last_mut().map(|(name, next)| (*name, next)) {
+            // The path from `start`, each unit with the index of its next need.
+            let mut path: Vec<(&str, usize)> = vec![(start, 0)];
+            while let Some((name, next)) = path.last_mut().map(|(name, next)| (*name, next)) {
                 let edge = all.get(name).filter(|_| !done.contains(name)).and_then(|(_, needs)| needs.get_index(*next));
                 let Some((target, entry)) = edge else {
                     done.insert(name);
-                    way.pop();
+                    path.pop();
                     continue;
                 };
                 *next += 1;
-                if let Some(from) = way.iter().position(|(seen, _)| seen == target) {
-                    let round: Vec<&str> = way[from..].iter().map(|(name, _)| *name).chain([target.as_str()]).collect();
-                    let last = way[way.len() - 1].0;
+                if let Some(from) = path.iter().position(|(name, _)| name == target) {
+                    let cycle: Vec<&str> =
+                        path[from..].iter().map(|(name, _)| *name).chain([target.as_str()]).collect();
+                    let last = path[path.len() - 1].0;
                     let section = all.get(last).map(|(section, _)| *section).unwrap_or_default();
-                    let path = format!("{section}.{last}.needs");
-                    cycles.push((entry.key, path, round.join(" -> ")));
+                    let manifest_path = format!("{section}.{last}.needs");
+                    cycles.push((entry.key, manifest_path, cycle.join(" -> ")));
                 } else if !done.contains(target.as_str()) {
-                    way.push((target, 0));
+                    path.push((target, 0));
                 }
             }
         }
-        for (span, path, round) in cycles {
-            let found = self.report(codes::NEEDS_CYCLE, span, path, format!("these wait for one another: {round}"));
+        for (span, path, cycle) in cycles {
+            let found = self.report(codes::NEEDS_CYCLE, span, path, format!("these wait for one another: {cycle}"));
             found.help = Some("Remove one of these needs.".into());
         }
     }
 
     fn check_routes(&mut self) {
-        let mut seen: BTreeMap<String, (String, Span)> = BTreeMap::new();
+        let mut routes: BTreeMap<String, (String, Span)> = BTreeMap::new();
         let mut clashes = Vec::new();
         for (name, entry) in &self.manifest.services {
             for route in &entry.value.routes {
                 let plain = format!("/{}", route.value.trim_matches('/'));
-                match seen.get(&plain) {
+                match routes.get(&plain) {
                     Some((other, first)) if other != name => {
                         clashes.push((route.span, *first, name.clone(), other.clone(), plain));
                     }
-                    _ => drop(seen.insert(plain, (name.clone(), route.span))),
+                    _ => drop(routes.insert(plain, (name.clone(), route.span))),
                 }
             }
         }
         for (span, first, name, other, route) in clashes {
-            let words = format!("`{name}` and `{other}` both answer `{route}`");
-            let found = self.report(codes::SAME_ROUTE, span, format!("services.{name}.routes"), words);
+            let message = format!("`{name}` and `{other}` both answer `{route}`");
+            let found = self.report(codes::SAME_ROUTE, span, format!("services.{name}.routes"), message);
             *found = found.clone().related(first, "the other one").help("Give one of them a longer path.");
         }
     }
 
     fn check_host_ports(&mut self) {
-        let mut seen: BTreeMap<u16, (String, Span)> = BTreeMap::new();
+        let mut host_ports: BTreeMap<u16, (String, Span)> = BTreeMap::new();
         let mut clashes = Vec::new();
         for (name, entry) in &self.manifest.services {
             for port in entry.value.ports.values().filter_map(|port| port.value.host.as_ref()) {
-                match seen.get(&port.value) {
+                match host_ports.get(&port.value) {
                     Some((other, first)) => clashes.push((port.span, *first, name.clone(), other.clone(), port.value)),
-                    None => drop(seen.insert(port.value, (name.clone(), port.span))),
+                    None => drop(host_ports.insert(port.value, (name.clone(), port.span))),
                 }
             }
         }
         for (span, first, name, other, port) in clashes {
-            let words = format!("`{name}` and `{other}` both want port {port} of this machine");
-            let found = self.report(codes::SAME_HOST_PORT, span, format!("services.{name}.ports"), words);
+            let message = format!("`{name}` and `{other}` both want port {port} of this machine");
+            let found = self.report(codes::SAME_HOST_PORT, span, format!("services.{name}.ports"), message);
             *found = found
                 .clone()
                 .related(first, "the other one")

@@ -1,4 +1,4 @@
-//! Tree to [`Manifest`]. Takes what is well formed and leaves the rest out: `validate` has said what is wrong.
+//! Decodes a tree to a [`Manifest`]. Skips malformed values without a diagnostic, because `validate` has reported them.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ fn map<T>(node: &Node, key: &str, decode: impl Fn(&str, &Node) -> Option<T>) -> 
 }
 
 fn entries<T>(pairs: &[Pair], decode: impl Fn(&str, &Node) -> Option<T>) -> Map<T> {
-    // A service has two kilobytes: a map of thousands that grows step by step touches several times as much memory.
+    // A `Service` has about 2 KB. A map of thousands that grows step by step would touch several times as much memory.
     let mut map = Map::with_capacity_and_hasher(pairs.len(), Default::default());
     for pair in pairs.iter().filter(|pair| !pair.key.value.starts_with("x-")) {
         if let Some(value) = decode(&pair.key.value, &pair.value) {
@@ -115,9 +115,9 @@ fn duration(node: &Node, key: &str) -> Option<Spanned<Duration>> {
     parse_scalar(node, key, quantities::parse_duration)
 }
 
-fn choice<T: Copy>(node: &Node, key: &str, words: &[(&str, T)]) -> Option<Spanned<T>> {
+fn choice<T: Copy>(node: &Node, key: &str, choices: &[(&str, T)]) -> Option<Spanned<T>> {
     let found = text(node, key)?;
-    words.iter().find(|(word, _)| *word == found.value).map(|(_, value)| Spanned::new(*value, found.span))
+    choices.iter().find(|(name, _)| *name == found.value).map(|(_, value)| Spanned::new(*value, found.span))
 }
 
 fn runtime(node: &Node) -> Option<Spanned<Runtime>> {
@@ -204,11 +204,11 @@ fn process(node: &Node) -> Process {
 }
 
 fn build(node: &Node) -> Build {
-    let here = Spanned::new(".".to_owned(), node.span);
+    let manifest_folder = Spanned::new(".".to_owned(), node.span);
     match &node.kind {
         Kind::Map(_) => Build {
             span: node.span,
-            context: text(node, "context").unwrap_or(here),
+            context: text(node, "context").unwrap_or(manifest_folder),
             dockerfile: text(node, "dockerfile"),
             target: text(node, "target"),
             args: env_map(node, "args"),
@@ -216,7 +216,7 @@ fn build(node: &Node) -> Build {
         },
         _ => Build {
             span: node.span,
-            context: scalar_text(node).unwrap_or(here),
+            context: scalar_text(node).unwrap_or(manifest_folder),
             dockerfile: None,
             target: None,
             args: Map::default(),
@@ -237,7 +237,7 @@ fn ports(node: &Node) -> Map<Port> {
 
 fn port(node: &Node) -> Option<Port> {
     if let Kind::Map(_) = node.kind {
-        let words = [
+        let protocols = [
             ("http", PortProtocol::Http),
             ("h2c", PortProtocol::H2c),
             ("grpc", PortProtocol::H2c),
@@ -246,7 +246,7 @@ fn port(node: &Node) -> Option<Port> {
         ];
         return Some(Port {
             number: get(node, "port").and_then(integer)?,
-            protocol: choice(node, "protocol", &words).map(|found| found.value).unwrap_or_default(),
+            protocol: choice(node, "protocol", &protocols).map(|found| found.value).unwrap_or_default(),
             host: get(node, "host").and_then(integer),
         });
     }
@@ -261,7 +261,7 @@ fn health(node: &Node) -> Health {
             is_disabled: false,
             start_limit: duration(node, "start_limit"),
         },
-        _ if scalar_text(node).is_some_and(|word| word.value == "none") => {
+        _ if scalar_text(node).is_some_and(|text| text.value == "none") => {
             Health { is_disabled: true, ..Health::default() }
         }
         _ => Health { ready: probe(node).map(Box::new), ..Health::default() },
@@ -274,8 +274,9 @@ fn probe(node: &Node) -> Option<Probe> {
         _ => Check::Http { path: scalar_text(node)?, port: None, host: None, headers: Vec::new(), status: None },
     };
     let seconds =
-        |key: &str, otherwise: u64| duration(node, key).map_or(Duration::from_secs(otherwise), |found| found.value);
-    let count = |key: &str, otherwise: u32| get(node, key).and_then(integer).map_or(otherwise, |found| found.value);
+        |key: &str, default: u64| duration(node, key).map_or(Duration::from_secs(default), |found| found.value);
+    let count = |key: &str, default: u32| get(node, key).and_then(integer).map_or(default, |found| found.value);
+    // The same defaults as in Kubernetes.
     Some(Probe {
         span: node.span,
         check,
@@ -335,7 +336,7 @@ fn size(node: &Node) -> Size {
     }
 }
 
-/// Every condition is `healthy` unless said; the planner turns it into `completed` for jobs.
+/// Every condition is `healthy` by default; the planner turns it into `completed` for jobs.
 fn needs(node: &Node) -> Map<Need> {
     let Some(found) = get(node, "needs") else { return Map::default() };
     match &found.kind {
@@ -368,7 +369,7 @@ fn security(node: &Node) -> Security {
 }
 
 fn watch(node: &Node) -> Option<Watch> {
-    let words = [
+    let actions = [
         ("rebuild", WatchAction::Rebuild),
         ("sync", WatchAction::Sync),
         ("restart", WatchAction::Restart),
@@ -378,7 +379,7 @@ fn watch(node: &Node) -> Option<Watch> {
     Some(Watch {
         span: node.span,
         path: text(node, "path")?,
-        action: choice(node, "action", &words)?,
+        action: choice(node, "action", &actions)?,
         target: text(node, "target"),
         ignore: texts(node, "ignore"),
         initial_sync: is_true(node, "initial_sync"),

@@ -1,5 +1,5 @@
-//! What is wrong with what the user wrote: code, span, words, fix. Shared by the command line, the agent and the
-//! language server, whose answers are therefore identical.
+//! Diagnostics about the user's files: code, span, message, fix. The CLI, the agent and the language server share them,
+//! so all three report the same.
 
 use crate::text::Span;
 
@@ -9,9 +9,9 @@ pub struct Code(pub &'static str);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
-    /// `pdev up` refuses.
+    /// Prevents `pdev up`.
     Error,
-    /// It will run, but surprise; or a guardrail that can be waived.
+    /// The preview runs but may behave unexpectedly, or a guardrail that can be waived.
     Warning,
     /// Advice.
     Info,
@@ -21,15 +21,15 @@ pub enum Severity {
 pub struct Diagnostic {
     pub code: Code,
     pub severity: Severity,
-    /// One sentence in the user's words, with the found value and what was expected; no final dot.
+    /// One sentence in the user's terms, with the found and the expected value; no final period.
     pub message: String,
-    /// The smallest text the user must change.
+    /// The smallest text that the user must change.
     pub span: Span,
-    /// Where in the manifest, as `services.api.ports.web`; empty for the whole file.
+    /// Path in the manifest, such as `services.api.ports.web`; empty for the file itself.
     pub path: String,
-    /// The way out, when it is not a mechanical fix: one whole sentence.
+    /// The remedy if no mechanical fix exists: one complete sentence.
     pub help: Option<String>,
-    /// The second place: the first of two duplicates, the nearest definition.
+    /// Related positions: the first of two duplicates, the nearest definition.
     pub related: Vec<RelatedInformation>,
     pub fixes: Vec<Fix>,
 }
@@ -42,14 +42,14 @@ pub struct RelatedInformation {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fix {
-    /// An imperative: "change `helth` to `health`".
+    /// An imperative phrase: "change `helth` to `health`".
     pub title: String,
-    /// Safe fixes are applied by `pdev check --fix`; others are only offered.
+    /// `pdev check --fix` applies only safe fixes; editors offer the others too.
     pub safe: bool,
     pub edits: Vec<Edit>,
 }
 
-/// Replace the bytes of `span` by `text`; an empty span inserts.
+/// Replaces the bytes of `span` with `text`; an empty span inserts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Edit {
     pub span: Span,
@@ -70,18 +70,18 @@ impl Diagnostic {
         }
     }
 
-    /// The same, after something before it became longer or shorter.
+    /// A copy after text before it has grown or shrunk by `by` bytes.
     #[must_use]
     pub fn shifted(&self, by: i32) -> Self {
-        let mut moved = self.clone();
-        moved.span = moved.span.shifted(by);
-        for related in &mut moved.related {
+        let mut copy = self.clone();
+        copy.span = copy.span.shifted(by);
+        for related in &mut copy.related {
             related.span = related.span.shifted(by);
         }
-        for edit in moved.fixes.iter_mut().flat_map(|fix| &mut fix.edits) {
+        for edit in copy.fixes.iter_mut().flat_map(|fix| &mut fix.edits) {
             edit.span = edit.span.shifted(by);
         }
-        moved
+        copy
     }
 
     #[must_use]

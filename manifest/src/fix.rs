@@ -1,9 +1,9 @@
-//! Applying fixes to text: never overlapping, from the end to the start, so that earlier offsets stay true.
+//! Applies fixes to a text. All offsets refer to the original text, and edits never overlap.
 
 use crate::diagnostic::{Diagnostic, Edit};
 use crate::text::FileId;
 
-/// Applies edits of one file. Overlapping ones are left out: the next round finds them again.
+/// Applies the edits of one file. Skips an edit that overlaps an earlier one: the next check reports it again.
 #[must_use]
 pub fn apply(text: &str, edits: &[Edit]) -> String {
     let mut sorted: Vec<&Edit> = edits.iter().collect();
@@ -12,6 +12,7 @@ pub fn apply(text: &str, edits: &[Edit]) -> String {
     let mut at = 0;
     for edit in sorted {
         let range = edit.span.range();
+        // Edits may come from an older version of the text, so the range is checked before slicing.
         if range.start < at
             || range.end > text.len()
             || !text.is_char_boundary(range.start)
@@ -27,7 +28,7 @@ pub fn apply(text: &str, edits: &[Edit]) -> String {
     result
 }
 
-/// The edits of all safe fixes that concern one file.
+/// The edits of all safe fixes that change only this file.
 #[must_use]
 pub fn safe_edits(diagnostics: &[Diagnostic], file: FileId) -> Vec<Edit> {
     diagnostics

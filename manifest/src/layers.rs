@@ -1,9 +1,9 @@
-//! Merging: include < base < environment < `--set`. Nodes keep the span of the layer that wrote them, so every value of
-//! the result leads back to its line.
+//! Merges layers: include < base < environment < `--set`. Nodes keep the span of their layer, so every value of the
+//! result leads back to its line.
 
 use crate::syntax::{Kind, Node, Pair};
 
-/// Lays `over` on top of `base`: maps merge, scalars and lists replace, `null` removes, `+key` appends to a list.
+/// Merges `over` over `base`: maps merge, scalars and lists replace, `null` removes, `+key` appends to a list.
 #[must_use]
 pub fn merge(base: Node, over: Node) -> Node {
     match (base.kind, over.kind) {
@@ -31,15 +31,15 @@ fn merge_pair(pairs: &mut Vec<Pair>, mut over: Pair) {
             pairs[at].value = merge(base, over.value);
             pairs[at].key = over.key;
         }
-        // An empty value of a new key stays: it is what half-typed files look like.
+        // An empty value of a new key stays, because it is usually a key whose value is not typed yet.
         None => pairs.push(over),
     }
 }
 
-/// `port: 80` below `port: { host: 1 }`, `app: x` below `app: { owner: y }`: the short form is made long, so that the
-/// overlay changes one field instead of dropping the others.
+/// Expands a short form to its long form before the merge, so that the overlay changes one field instead of dropping
+/// the others. Examples: `port: 80` under `port: { host: 1 }`, `app: x` under `app: { owner: y }`.
 fn expand_short_form(key: &str, base: Node, over: &mut Node) -> Node {
-    let long = match key {
+    let long_key = match key {
         "app" => "name",
         "port" => "port",
         "build" => "context",
@@ -50,7 +50,7 @@ fn expand_short_form(key: &str, base: Node, over: &mut Node) -> Node {
     let wrap = |node: Node| {
         let span = node.span;
         let start = crate::Span { end: span.start, ..span };
-        let pair = Pair { key: crate::Spanned::new(long.to_owned(), start), value: node };
+        let pair = Pair { key: crate::Spanned::new(long_key.to_owned(), start), value: node };
         Node { span, kind: Kind::Map(vec![pair]) }
     };
     let is_none = |node: &Node| node.as_scalar().is_some_and(|scalar| scalar.text == "none");
@@ -80,31 +80,31 @@ fn append_items(pairs: &mut Vec<Pair>, name: String, over: Pair) {
     }
 }
 
-/// Whether a key of it or below it begins with `+`.
+/// Whether any key in the tree begins with `+`. Keys under `raw` do not count.
 #[must_use]
 pub fn has_append_keys(node: &Node) -> bool {
-    let below =
+    let is_append =
         |pair: &Pair| pair.key.value.starts_with('+') || (pair.key.value != "raw" && has_append_keys(&pair.value));
-    node.as_map().is_some_and(|pairs| pairs.iter().any(below))
+    node.as_map().is_some_and(|pairs| pairs.iter().any(is_append))
 }
 
-/// After the last layer there is nothing left to append to: `+key` is `key`.
+/// Turns each remaining `+key` into `key`: after the last layer no lower list is left to append to.
 #[must_use]
 pub fn strip_append_prefixes(node: Node) -> Node {
     match node.kind {
         Kind::Map(pairs) => {
-            let mut kept = Vec::with_capacity(pairs.len());
+            let mut stripped = Vec::with_capacity(pairs.len());
             for pair in pairs {
-                // What stands under `raw` is merged over rendered objects later, and appends to their lists.
+                // `raw` is merged over the rendered objects later, and its `+key` appends to their lists.
                 if pair.key.value == "raw" {
-                    kept.push(pair);
+                    stripped.push(pair);
                     continue;
                 }
                 let value = strip_append_prefixes(pair.value);
                 let name = pair.key.value.strip_prefix('+').unwrap_or(&pair.key.value).to_owned();
-                kept.push(Pair { key: crate::Spanned::new(name, pair.key.span), value });
+                stripped.push(Pair { key: crate::Spanned::new(name, pair.key.span), value });
             }
-            Node { span: node.span, kind: Kind::Map(kept) }
+            Node { span: node.span, kind: Kind::Map(stripped) }
         }
         kind => Node { span: node.span, kind },
     }

@@ -1,7 +1,7 @@
-//! What the user wrote: text -> spanned tree -> [`Manifest`] + diagnostics.
+//! Parses the user's manifest: text -> spanned tree -> [`Manifest`] and diagnostics.
 //!
-//! Reading never fails: half-typed, empty and hostile files give a (perhaps empty) manifest and the reasons.
-//! This crate has no clock, disk, network or environment; files come through the [`Files`] trait it is handed.
+//! Parsing never fails: half-typed, empty and hostile files give a (possibly empty) manifest and diagnostics.
+//! This crate uses no clock, disk, network or environment; it reads files through the caller's [`Files`].
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod check;

@@ -1,7 +1,7 @@
-//! The manifest as the rest of the program sees it: decoded, defaulted shorthands expanded, every leaf with its span.
+//! The decoded manifest: short forms are expanded, and every leaf has its span.
 //!
-//! One value of [`Manifest`] is one *effective* manifest: includes, base, environment overlay and `--set` merged.
-//! Nothing here is serialised; spans lead back to the layer that wrote a value.
+//! A [`Manifest`] is an *effective* manifest: includes, base, environment overlay and `--set` are merged. These types
+//! are never serialised. A span leads back to the layer that set the value.
 
 use std::time::Duration;
 
@@ -10,15 +10,16 @@ use indexmap::IndexMap;
 use crate::template::Template;
 use crate::text::{Span, Spanned};
 
-/// Maps keep the order of the file; the key's span is the key as written.
+/// A map in the order of the file.
 ///
-/// Hashed fast, because every name is looked up many times at each keystroke.
+/// Uses a fast hasher, because an editor looks up every name many times per keystroke.
 pub type Map<T> = IndexMap<String, Entry<T>, foldhash::fast::FixedState>;
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Entry<T> {
+    /// Position of the key.
     pub key: Span,
-    /// The whole value.
+    /// Position of the value.
     pub span: Span,
     pub value: T,
 }
@@ -32,13 +33,13 @@ pub struct Manifest {
     pub resources: Map<Resource>,
     pub secrets: Map<SecretDeclaration>,
     pub identities: Map<IdentityDeclaration>,
-    /// Names of all environments of the file, not only the selected one.
+    /// The names of all environments in the file, not only of the selected one.
     pub environments: Map<()>,
-    /// The selected environment's own settings.
+    /// The settings of the selected environment.
     pub environment: Environment,
     pub waivers: Vec<Waiver>,
     pub patches: Vec<Patch>,
-    /// `names.strip`: prefixes taken off a branch before it becomes a label.
+    /// `names.strip`: prefixes to remove from a branch before it becomes a label.
     pub names_strip: Vec<Spanned<String>>,
 }
 
@@ -47,7 +48,7 @@ pub struct App {
     pub name: Spanned<String>,
     pub owner: Option<Spanned<String>>,
     pub docs: Option<Spanned<String>>,
-    /// The service answered at `<branch>.<app>.localhost`; else the one with route `/`, else the first with a port.
+    /// The service at `<branch>.<app>.localhost`. By default the one with route `/`, else the first with a port.
     pub default_service: Option<Spanned<String>>,
 }
 
@@ -61,13 +62,13 @@ pub enum Runtime {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Environment {
     pub name: String,
-    /// None: docker when an engine answers and every service can be a container, else process.
+    /// `None` means docker if an engine answers and every service can run in a container, otherwise process.
     pub runtime: Option<Spanned<Runtime>>,
     pub context: Option<Spanned<String>>,
     pub ttl: Option<Spanned<Duration>>,
 }
 
-/// An argument list runs as it is; a string runs through `/bin/sh -c`.
+/// An argument list runs directly; a string runs through `/bin/sh -c`.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Command {
     Arguments(Vec<Spanned<Template>>),
@@ -81,12 +82,12 @@ pub struct Service {
     pub command: Option<Command>,
     pub entrypoint: Option<Command>,
     pub dir: Option<Spanned<String>>,
-    /// How it runs as a plain local process; without it (and with `command`) `command` serves both runtimes.
+    /// How the service runs as a plain local process. Without it, `command` serves both runtimes.
     pub process: Option<Box<Process>>,
     pub runtime: Option<Spanned<Runtime>>,
     pub ports: Map<Port>,
     pub routes: Vec<Spanned<String>>,
-    /// Any subdomain of the service's host reaches it too.
+    /// Whether all subdomains of the service's host lead to it too.
     pub wildcard: bool,
     pub health: Health,
     pub env: Map<Spanned<Template>>,
@@ -94,7 +95,7 @@ pub struct Service {
     pub size: Size,
     pub needs: Map<Need>,
     pub identity: Option<Spanned<String>>,
-    /// Delivered as files although no placeholder names them.
+    /// Secrets to deliver as files although no placeholder names them.
     pub secrets: Vec<Spanned<String>>,
     pub security: Security,
     pub watch: Vec<Watch>,
@@ -110,11 +111,11 @@ pub struct Process {
     pub command: Option<Command>,
     /// Relative to the manifest's folder.
     pub dir: Option<Spanned<String>>,
-    /// Run once to completion before the command whenever its `inputs` change (a compile, an install).
+    /// Runs to completion before the command whenever its `inputs` change (a compile, an install).
     pub build: Option<Command>,
     pub inputs: Vec<Spanned<String>>,
     pub env: Map<Spanned<Template>>,
-    /// User name to run as when pdev itself is root.
+    /// Name of the user to run as if pdev itself runs as root.
     pub user: Option<Spanned<String>>,
 }
 
@@ -123,7 +124,7 @@ pub struct Build {
     pub span: Span,
     /// Relative to the manifest's folder.
     pub context: Spanned<String>,
-    /// Relative to the context; `Dockerfile` unless said.
+    /// Relative to the context; `Dockerfile` by default.
     pub dockerfile: Option<Spanned<String>>,
     pub target: Option<Spanned<String>>,
     pub args: Map<Spanned<Template>>,
@@ -134,7 +135,7 @@ pub struct Build {
 pub struct Port {
     pub number: Spanned<u16>,
     pub protocol: PortProtocol,
-    /// A fixed port of the host (loopback); otherwise pdev chooses one and remembers it.
+    /// A fixed port on the host's loopback interface. Without it, pdev chooses a port and remembers it.
     pub host: Option<Spanned<u16>>,
 }
 
@@ -142,20 +143,20 @@ pub struct Port {
 pub enum PortProtocol {
     #[default]
     Http,
-    /// HTTP/2 without TLS, as gRPC servers speak it.
+    /// HTTP/2 without TLS, as used by gRPC servers.
     H2c,
     Tcp,
     Udp,
 }
 
-/// Probes with Kubernetes semantics; done from outside by the agent, so the image needs no shell.
+/// Probes with Kubernetes semantics. The agent probes from outside, so the image needs no shell.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Health {
     pub ready: Option<Box<Probe>>,
     pub live: Option<Box<Probe>>,
-    /// `health: none`: started is good enough.
+    /// `health: none`: the unit counts as ready once it has started.
     pub is_disabled: bool,
-    /// How long it may take until first ready; 60 s unless said.
+    /// Limit of the time until the first success; 60 s by default.
     pub start_limit: Option<Spanned<Duration>>,
 }
 
@@ -163,7 +164,7 @@ pub struct Health {
 pub struct Probe {
     pub span: Span,
     pub check: Check,
-    /// Between checks once ready; while starting a 10 ms grid with back-off is used.
+    /// Time between checks once the unit is ready. During the start, checks run every 10 ms with back-off.
     pub interval: Duration,
     pub timeout: Duration,
     pub failures: u32,
@@ -201,7 +202,7 @@ pub struct Volume {
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum VolumeSource {
-    /// A named volume of this preview, named by the map's key.
+    /// A volume of this preview; its name is the key of the map.
     Named,
     /// A path relative to the manifest's folder, mounted into the container.
     Path(Spanned<String>),
@@ -228,19 +229,19 @@ pub struct Need {
 pub enum Condition {
     Started,
     Healthy,
-    /// A job that has to have succeeded.
+    /// A job must have succeeded.
     Completed,
 }
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Security {
-    /// Added to the default set; `ALL` for all.
+    /// Capabilities to add to the default set; `ALL` for all.
     pub capabilities: Vec<Spanned<String>>,
     pub drop: Vec<Spanned<String>>,
     pub privileged: Option<Spanned<bool>>,
     pub read_only: Option<Spanned<bool>>,
     pub user: Option<Spanned<String>>,
-    /// `false` lets setuid programs raise privileges.
+    /// `false` allows setuid programs to raise privileges.
     pub no_new_privileges: Option<Spanned<bool>>,
 }
 
@@ -272,7 +273,7 @@ pub struct Stop {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RestartPolicy {
-    /// After a crash, with back-off, five times (the default for services).
+    /// Restart after a crash, with back-off, at most five times (the default of services).
     OnFailure,
     Always,
     Never,
@@ -285,14 +286,14 @@ pub enum Pull {
     Never,
 }
 
-/// Fields of the runtime's own objects, merged over what pdev renders.
+/// Fields of the runtime's native objects, merged over the objects that pdev renders.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Raw {
     pub docker: Option<Tree>,
     pub kubernetes: Option<Tree>,
 }
 
-/// Free-form data with spans, as for `with:`, `raw:` and patches.
+/// Free-form data with spans, for `with:`, `raw:` and patches.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tree {
     pub span: Span,
@@ -312,22 +313,23 @@ pub enum Node {
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Job {
-    /// Runs with this service's image, build, environment and folder.
+    /// The service whose image, build, environment and folder the job uses.
     pub service: Option<Spanned<String>>,
-    /// Everything a service has, for a job of its own; the service's values are the defaults when `service` is given.
+    /// The job's own values for all keys of a service. With `service`, that service's values are the defaults.
     pub body: Service,
     pub when: JobTiming,
-    /// Files whose change makes a finished job run again, besides its own definition; relative, globs allowed.
+    /// Files whose change makes a finished job run again, as a change of its definition does. Relative paths; globs
+    /// allowed.
     pub inputs: Vec<Spanned<String>>,
     pub timeout: Option<Spanned<Duration>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub enum JobTiming {
-    /// Before the services that share its image or need it are started.
+    /// Before pdev starts the services that share its image or need it.
     #[default]
     Before,
-    /// After everything is healthy.
+    /// After all services are healthy.
     After,
     /// Only by `pdev run JOB`.
     Manual,
@@ -335,7 +337,7 @@ pub enum JobTiming {
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Resource {
-    /// `postgres@16`, `./modules/nats`; `redis` alone means the newest built-in.
+    /// `postgres@16`, `./modules/nats`; without a version, as in `redis`, the newest built-in one.
     pub uses: Spanned<String>,
     pub with: Map<Tree>,
     pub runtime: Option<Spanned<Runtime>>,
@@ -346,7 +348,7 @@ pub struct Resource {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct SecretDeclaration {
     pub description: Option<Spanned<String>>,
-    /// `pdev up` goes on without it.
+    /// `pdev up` continues without a value.
     pub optional: bool,
 }
 
@@ -363,12 +365,11 @@ pub struct Waiver {
     pub scope: Spanned<String>,
     pub reason: Spanned<String>,
     pub owner: Spanned<String>,
-    /// Days since 1970-01-01.
     pub expires: Spanned<Date>,
     pub link: Option<Spanned<String>>,
 }
 
-/// A calendar day; the pure crates get today's as a value.
+/// A calendar day. Callers pass the current day as a value, because the pure crates have no clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Date {
     pub year: u16,

@@ -1,6 +1,6 @@
-//! Did you mean: the one known word that is closest to what was written.
+//! "Did you mean": the known word closest to the written one.
 
-/// The nearest of `known` within two edits (one for short words), if it is the only one that near.
+/// The word of `known` with the smallest edit distance, if that is at most two (one for short words) and unique.
 #[must_use]
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = if word.chars().count() <= 3 { 1 } else { 2 };
@@ -20,7 +20,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     best.filter(|(least, _)| *least <= limit && !tied).map(|(_, candidate)| candidate)
 }
 
-/// Edits, a swap of neighbours counting as one (optimal string alignment).
+/// Edit distance in which a swap of two neighbours counts as one edit (optimal string alignment).
 fn edit_distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     if a.len().abs_diff(b.len()) > 3 {

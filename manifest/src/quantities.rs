@@ -1,4 +1,4 @@
-//! Durations, sizes, cores and days as people write them.
+//! Parses durations, sizes, CPU cores and dates in the notation of the manifest.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use crate::model::Date;
 /// `500ms`, `10s`, `1m30s`, `72h`, `3d`.
 ///
 /// # Errors
-/// In words, with what is allowed.
+/// A message that names the allowed notation.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no duration; write it as `500ms`, `10s`, `5m` or `72h`");
+    let invalid = || format!("`{text}` is no duration; write it as `500ms`, `10s`, `5m` or `72h`");
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     if rest.is_empty() {
-        return Err(wrong());
+        return Err(invalid());
     }
     while !rest.is_empty() {
-        let digits = rest.find(|next: char| !next.is_ascii_digit() && next != '.').ok_or_else(wrong)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let digits = rest.find(|next: char| !next.is_ascii_digit() && next != '.').ok_or_else(invalid)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
         let after = &rest[digits..];
         let end = after.find(|next: char| next.is_ascii_digit()).unwrap_or(after.len());
         let seconds = match &after[..end] {
@@ -26,86 +26,78 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             "m" => 60.0,
             "h" => 3600.0,
             "d" => 86400.0,
-            _ => return Err(wrong()),
+            _ => return Err(invalid()),
         };
         total = Duration::try_from_secs_f64(number * seconds)
             .ok()
             .and_then(|part| total.checked_add(part))
-            .ok_or_else(wrong)?;
+            .ok_or_else(invalid)?;
         rest = &after[end..];
     }
-    // More than a year is a typing error.
+    // A duration of more than a year is assumed to be a typing error.
     if total > Duration::from_secs(366 * 86400) { Err(format!("`{text}` is longer than a year")) } else { Ok(total) }
 }
 
 /// `256Mi`, `1Gi`, `512M`, `2gb`, `1048576`.
 ///
 /// # Errors
-/// In words, with what is allowed.
+/// A message that names the allowed notation.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no size; write it as `256Mi`, `1Gi` or `512M`");
+    let invalid = || format!("`{text}` is no size; write it as `256Mi`, `1Gi` or `512M`");
     let text_trimmed = text.trim();
     let digits = text_trimmed.find(|next: char| !next.is_ascii_digit() && next != '.').unwrap_or(text_trimmed.len());
-    let number: f64 = text_trimmed[..digits].parse().map_err(|_| wrong())?;
+    let number: f64 = text_trimmed[..digits].parse().map_err(|_| invalid())?;
     let factor: f64 = match text_trimmed[digits..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1.0,
-        // Compose's `k`, `m`, `g` are powers of 1024, Kubernetes' `Ki`, `Mi`, `Gi` too.
+        // `k`, `m` and `g` of Compose are powers of 1024, as are `Ki`, `Mi` and `Gi` of Kubernetes.
         "k" | "kb" | "ki" | "kib" => 1024.0,
         "m" | "mb" | "mi" | "mib" => 1024.0 * 1024.0,
         "g" | "gb" | "gi" | "gib" => 1024.0 * 1024.0 * 1024.0,
         "t" | "tb" | "ti" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return Err(wrong()),
+        _ => return Err(invalid()),
     };
     let bytes = number * factor;
     if !(0.0..=1e18).contains(&bytes) {
-        return Err(wrong());
+        return Err(invalid());
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to lie between zero and 10^18"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the value is between zero and 10^18")]
     Ok(bytes as u64)
 }
 
 /// Thousandths of a core: `250m`, `0.5`, `2`.
 ///
 /// # Errors
-/// In words, with what is allowed.
+/// A message that names the allowed notation.
 pub fn parse_cpu_milli(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no number of cores; write it as `250m`, `0.5` or `2`");
+    let invalid = || format!("`{text}` is no number of cores; write it as `250m`, `0.5` or `2`");
     let (digits, factor) = match text.trim().strip_suffix('m') {
         Some(digits) => (digits, 1.0),
         None => (text.trim(), 1000.0),
     };
-    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    let number: f64 = digits.parse().map_err(|_| invalid())?;
     let milli = number * factor;
     if !(1.0..=1_024_000.0).contains(&milli) {
-        return Err(wrong());
+        return Err(invalid());
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to lie between 1 and a million"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the value is between 1 and 1,024,000")]
     Ok(milli.round() as u64)
 }
 
 /// `2027-03-31`.
 ///
 /// # Errors
-/// In words, with what is allowed.
+/// A message that names the allowed notation.
 pub fn parse_date(text: &str) -> Result<Date, String> {
-    let wrong = || format!("`{text}` is no day; write it as `2027-03-31`");
+    let invalid = || format!("`{text}` is no day; write it as `2027-03-31`");
     let parts: Vec<&str> = text.trim().split('-').collect();
-    let [year, month, day] = parts.as_slice() else { return Err(wrong()) };
+    let [year, month, day] = parts.as_slice() else { return Err(invalid()) };
     if year.len() != 4 || month.len() != 2 || day.len() != 2 {
-        return Err(wrong());
+        return Err(invalid());
     }
     let date = Date {
-        year: year.parse().map_err(|_| wrong())?,
-        month: month.parse().map_err(|_| wrong())?,
-        day: day.parse().map_err(|_| wrong())?,
+        year: year.parse().map_err(|_| invalid())?,
+        month: month.parse().map_err(|_| invalid())?,
+        day: day.parse().map_err(|_| invalid())?,
     };
     let leap = date.year.is_multiple_of(4) && (!date.year.is_multiple_of(100) || date.year.is_multiple_of(400));
     let days = match date.month {
@@ -113,9 +105,9 @@ pub fn parse_date(text: &str) -> Result<Date, String> {
         4 | 6 | 9 | 11 => 30,
         2 if leap => 29,
         2 => 28,
-        _ => return Err(wrong()),
+        _ => return Err(invalid()),
     };
-    if (1..=days).contains(&date.day) { Ok(date) } else { Err(wrong()) }
+    if (1..=days).contains(&date.day) { Ok(date) } else { Err(invalid()) }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The way in: read the files once, select an environment as often as wanted.
+//! Entry point: reads the files once, then selects any number of environments.
 
 use std::borrow::Cow;
 
@@ -14,24 +14,24 @@ use crate::syntax::{self, Comment, Kind, Node, Pair, PreviousParse, ReparseBase}
 use crate::text::{FileId, FileProblem, Files, Sources, Span, Spanned};
 use crate::validate::Validator;
 
-/// Findings per file that are shown; the rest is counted.
+/// Limit of the reported diagnostics; one more diagnostic reports the number of the others.
 const DIAGNOSTICS_MAX: usize = 100;
 const INCLUDES_MAX: usize = 64;
-/// Deeper than any key of the language, and than any `raw` object.
+/// Deeper than any key of the language and any `raw` object.
 const SET_PATH_PARTS_MAX: usize = 32;
 const DEFAULT_ENVIRONMENT: &str = "local";
 
-/// What reading the files gave: enough to select any environment.
+/// The parsed files, from which any environment can be selected.
 #[derive(Clone, Debug, Default)]
 pub struct ParsedManifest {
     pub sources: Sources,
-    /// The root file's own tree, for editors.
+    /// The tree of the root file alone, for editors.
     pub root: Option<Node>,
     pub comments: Vec<Comment>,
     pub diagnostics: Vec<Diagnostic>,
-    /// What the root's next version can be read from.
+    /// The base for incremental parsing of the root's next version.
     pub reparse_base: ReparseBase,
-    /// Includes and base merged, where there are includes; else it is the root's own tree.
+    /// Includes and base merged; `None` without includes, where `root` is the merged tree.
     merged: Option<Node>,
 }
 
@@ -40,7 +40,7 @@ pub struct ParsedManifest {
 pub struct EffectiveManifest {
     pub sources: Sources,
     pub manifest: Manifest,
-    /// Of all layers, sorted by place; at most [`SHOWN_MAX`] and a line that counts the rest.
+    /// Diagnostics of all layers, sorted by position: at most `DIAGNOSTICS_MAX`, plus one that counts the others.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -54,7 +54,7 @@ pub struct SetOverride {
 
 impl SetOverride {
     /// # Errors
-    /// In words, when it is not `path=value`.
+    /// A message, if the text is not `path=value`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (path, value) = text.split_once('=').ok_or("there is no `=`")?;
         let path: Vec<String> = path.split('.').map(str::to_owned).collect();
@@ -71,34 +71,30 @@ impl SetOverride {
     }
 }
 
-/// Reads `root` and everything it includes.
+/// Reads `root` and all files that it includes.
 #[must_use]
 pub fn read(root: &str, files: &dyn Files) -> ParsedManifest {
     read_incremental(root, files, None)
 }
 
-/// The same answer, sooner where an earlier version of `root` differs inside of one unit only.
+/// Returns the same result as [`read`], but faster if `previous` differs from `root` within one unit only.
 #[must_use]
-pub fn read_incremental(root: &str, files: &dyn Files, earlier: Option<PreviousParse<'_>>) -> ParsedManifest {
-    let mut reader = Reader {
-        files,
-        previous: earlier,
-        result: ParsedManifest::default(),
-        include_stack: Vec::new(),
-        file_count: 0,
-    };
+pub fn read_incremental(root: &str, files: &dyn Files, previous: Option<PreviousParse<'_>>) -> ParsedManifest {
+    let mut reader =
+        Reader { files, previous, result: ParsedManifest::default(), include_stack: Vec::new(), file_count: 0 };
     let tree = reader.read_file(root, None);
-    let mut reading = reader.result;
-    reading.merged = tree;
-    if reading.sources.get(FileId(0)).is_none() {
-        reading.sources.add(root, "");
+    let mut parsed = reader.result;
+    parsed.merged = tree;
+    // Diagnostics of an unreadable root have positions in file 0, so that file must exist.
+    if parsed.sources.get(FileId(0)).is_none() {
+        parsed.sources.add(root, "");
     }
-    reading
+    parsed
 }
 
 struct Reader<'a> {
     files: &'a dyn Files,
-    /// Of the root.
+    /// An earlier version of the root file.
     previous: Option<PreviousParse<'a>>,
     result: ParsedManifest,
     include_stack: Vec<String>,
@@ -106,14 +102,16 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The merged tree of a file and its includes; `from` is where it was included.
-    fn read_file(&mut self, path: &str, from: Option<Span>) -> Option<Node> {
+    /// The merged tree of a file and its includes; `include_span` is the position of the `include` item.
+    ///
+    /// For a root without includes it returns `None`: `result.root` is then the merged tree.
+    fn read_file(&mut self, path: &str, include_span: Option<Span>) -> Option<Node> {
         if self.include_stack.iter().any(|open| open == path) {
-            let round = self.include_stack.iter().map(String::as_str).chain([path]).collect::<Vec<_>>().join(" -> ");
+            let cycle = self.include_stack.iter().map(String::as_str).chain([path]).collect::<Vec<_>>().join(" -> ");
             self.report(
                 codes::INCLUDE_CYCLE,
-                from,
-                format!("these files include one another: {round}"),
+                include_span,
+                format!("these files include one another: {cycle}"),
                 "Remove one of the includes.",
             );
             return None;
@@ -122,7 +120,7 @@ impl Reader<'_> {
         if self.file_count > INCLUDES_MAX {
             self.report(
                 codes::TOO_BIG,
-                from,
+                include_span,
                 format!("more than {INCLUDES_MAX} files are included"),
                 "Merge some of them.",
             );
@@ -131,16 +129,16 @@ impl Reader<'_> {
         let bytes = match self.files.read(path) {
             Ok(bytes) => bytes,
             Err(problem) => {
-                self.report_unreadable(path, from, &problem);
+                self.report_unreadable(path, include_span, &problem);
                 return None;
             }
         };
-        // The text of the file and its id belong together, so the source is added before anything is said about it.
+        // Diagnostics refer to the file by its id, so the source is added before the first of them.
         let (text, problem) = syntax::decode_utf8(bytes, FileId(self.next_file_id()));
         let file = self.result.sources.add(path, text.as_str());
         self.result.diagnostics.extend(problem);
-        let earlier = self.previous.filter(|_| file == FileId(0));
-        let parsed = syntax::parse_incremental(&text, file, earlier);
+        let previous = self.previous.filter(|_| file == FileId(0));
+        let parsed = syntax::parse_incremental(&text, file, previous);
         self.result.diagnostics.extend(parsed.diagnostics);
         self.result.comments.extend(parsed.comments);
         let tree = parsed.root;
@@ -149,7 +147,7 @@ impl Reader<'_> {
         }
         if file == FileId(0) {
             self.result.reparse_base = parsed.reparse_base;
-            // A long tree is not copied without need.
+            // Avoids a copy of a large tree if no include can change it.
             if tree.as_ref().is_none_or(|tree| tree.get("include").is_none()) {
                 self.result.root = tree;
                 return None;
@@ -175,49 +173,49 @@ impl Reader<'_> {
             }
             _ => Vec::new(),
         };
-        let mut below: Option<Node> = None;
+        let mut lower_layers: Option<Node> = None;
         for (include, span) in includes {
             if include.contains("://") || include.starts_with("git+") {
-                let words =
+                let message =
                     format!("`{include}` is not a file beside this one; this version includes local files only");
                 self.report(
                     codes::UNREADABLE,
                     Some(span),
-                    words,
+                    message,
                     "Copy the file into the repository and include it by its path.",
                 );
                 continue;
             }
             let target = if folder.is_empty() { include } else { format!("{folder}/{include}") };
             if let Some(node) = self.read_file(&normalise_path(&target), Some(span)) {
-                below = Some(match below {
+                lower_layers = Some(match lower_layers {
                     Some(lower) => merge(lower, node),
                     None => node,
                 });
             }
         }
-        Some(match below {
-            Some(below) => merge(below, tree),
+        Some(match lower_layers {
+            Some(lower) => merge(lower, tree),
             None => tree,
         })
     }
 
-    fn report_unreadable(&mut self, path: &str, from: Option<Span>, problem: &FileProblem) {
-        let words = match problem {
+    fn report_unreadable(&mut self, path: &str, include_span: Option<Span>, problem: &FileProblem) {
+        let message = match problem {
             FileProblem::Missing => format!("there is no file `{path}`"),
             FileProblem::Unreadable(why) => format!("cannot read `{path}`: {why}"),
         };
-        self.report(codes::UNREADABLE, from, words, "Check the path and who may read it.");
+        self.report(codes::UNREADABLE, include_span, message, "Check the path and who may read it.");
     }
 
-    fn report(&mut self, code: crate::Code, span: Option<Span>, words: String, help: &str) {
+    fn report(&mut self, code: crate::Code, span: Option<Span>, message: String, help: &str) {
         self.result
             .diagnostics
-            .push(Diagnostic::new(code, Severity::Error, span.unwrap_or_default(), words).help(help));
+            .push(Diagnostic::new(code, Severity::Error, span.unwrap_or_default(), message).help(help));
     }
 }
 
-/// `a/./b/../c` is `a/c`; climbing above the manifest's folder stays as it is.
+/// Turns `a/./b/../c` into `a/c`; a leading `..` (above the manifest's folder) remains.
 fn normalise_path(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -231,59 +229,61 @@ fn normalise_path(path: &str) -> String {
 }
 
 impl ParsedManifest {
-    /// The effective manifest of an environment (`local` unless said), with `--set` on top.
+    /// The effective manifest of an environment (`local` by default), with the `--set` overrides on top.
     #[must_use]
     pub fn select(&self, environment: Option<&str>, sets: &[SetOverride]) -> EffectiveManifest {
         let mut sources = self.sources.clone();
-        let mut found = self.diagnostics.clone();
+        let mut diagnostics = self.diagnostics.clone();
         let name = environment.unwrap_or(DEFAULT_ENVIRONMENT);
         let base = self.merged.as_ref().or(self.root.as_ref());
+        // Without an overlay, `--set` or `+key`, the tree is borrowed and never copied.
         let mut tree = base.map_or_else(|| Cow::Owned(Node::null(Span::default())), Cow::Borrowed);
         let overlay = tree.get("environments").and_then(|pair| pair.value.get(name)).map(|pair| pair.value.clone());
         if overlay.is_none() && name != DEFAULT_ENVIRONMENT {
-            found.push(unknown_environment(&tree, name));
+            diagnostics.push(unknown_environment(&tree, name));
         }
         let settings = decode::environment(name, overlay.as_ref());
         if let Some(overlay) = overlay {
             tree = Cow::Owned(merge(tree.into_owned(), without_settings(overlay)));
         }
         for set in sets {
-            tree = Cow::Owned(merge(tree.into_owned(), set_layer(set, &mut sources, &mut found)));
+            tree = Cow::Owned(merge(tree.into_owned(), set_layer(set, &mut sources, &mut diagnostics)));
         }
         if has_append_keys(&tree) {
             tree = Cow::Owned(strip_append_prefixes(tree.into_owned()));
         }
         let mut manifest = decode::manifest(&tree);
         manifest.environment = settings;
-        self.check_required_keys(&tree, &manifest, &mut found);
-        let mut checker = Checker { manifest: &manifest, diagnostics: found };
+        self.check_required_keys(&tree, &manifest, &mut diagnostics);
+        let mut checker = Checker { manifest: &manifest, diagnostics };
         checker.run();
         let diagnostics = sort_and_limit_diagnostics(checker.diagnostics);
         EffectiveManifest { sources, manifest, diagnostics }
     }
 
-    /// Keys without which nothing can be done.
-    fn check_required_keys(&self, tree: &Node, manifest: &Manifest, found: &mut Vec<Diagnostic>) {
-        let broken = found.iter().any(|diagnostic| {
+    /// Reports missing required keys. Skipped for a file that cannot be parsed, where the key may be in the broken
+    /// part.
+    fn check_required_keys(&self, tree: &Node, manifest: &Manifest, diagnostics: &mut Vec<Diagnostic>) {
+        let is_broken = diagnostics.iter().any(|diagnostic| {
             diagnostic.code == codes::SYNTAX
                 || diagnostic.code == codes::UNREADABLE
                 || diagnostic.code == codes::MERGE_CONFLICT
         });
-        if broken {
+        if is_broken {
             return;
         }
         let start = Span { end: tree.span.start, ..tree.span };
         if tree.get("pdev").is_none() {
-            let words = "the manifest does not say its version";
+            let message = "the manifest does not say its version";
             let edit = crate::diagnostic::Edit { span: start, text: "pdev: 1\n".into() };
             let missing =
-                Diagnostic::new(codes::MISSING_KEY, Severity::Error, start, words).help("Begin it with `pdev: 1`.");
-            found.push(missing.fix("add `pdev: 1`", true, vec![edit]));
+                Diagnostic::new(codes::MISSING_KEY, Severity::Error, start, message).help("Begin it with `pdev: 1`.");
+            diagnostics.push(missing.fix("add `pdev: 1`", true, vec![edit]));
         }
         if manifest.app.name.value.is_empty() {
             let missing = Diagnostic::new(codes::MISSING_KEY, Severity::Error, start, "the application has no name")
                 .at_path("app");
-            found.push(missing.help("Write for example `app: shop`: it is part of every URL."));
+            diagnostics.push(missing.help("Write for example `app: shop`: it is part of every URL."));
         }
         for pair in tree
             .get("guardrails")
@@ -292,16 +292,16 @@ impl ParsedManifest {
             .flat_map(|pair| list_items(&pair.value))
         {
             for key in ["rule", "scope", "reason", "owner", "expires"] {
-                report_missing_key(pair, key, "a waiver", "guardrails.waivers", found);
+                report_missing_key(pair, key, "a waiver", "guardrails.waivers", diagnostics);
             }
         }
         for item in tree.get("patches").into_iter().flat_map(|pair| list_items(&pair.value)) {
-            report_missing_key(item, "target", "a patch", "patches", found);
+            report_missing_key(item, "target", "a patch", "patches", diagnostics);
             if item.get("merge").is_none() && item.get("json").is_none() {
-                report_missing_key(item, "merge", "a patch", "patches", found);
+                report_missing_key(item, "merge", "a patch", "patches", diagnostics);
             }
             if let Some(target) = item.get("target") {
-                report_missing_key(&target.value, "runtime", "a patch's target", "patches", found);
+                report_missing_key(&target.value, "runtime", "a patch's target", "patches", diagnostics);
             }
         }
     }
@@ -314,12 +314,12 @@ fn list_items(node: &Node) -> &[Node] {
     }
 }
 
-fn report_missing_key(node: &Node, key: &str, what: &str, path: &str, found: &mut Vec<Diagnostic>) {
-    let there = node.get(key).is_some_and(|pair| !pair.value.is_null());
-    if node.as_map().is_some() && !there {
+fn report_missing_key(node: &Node, key: &str, owner: &str, path: &str, diagnostics: &mut Vec<Diagnostic>) {
+    let is_present = node.get(key).is_some_and(|pair| !pair.value.is_null());
+    if node.as_map().is_some() && !is_present {
         let span = node.as_map().and_then(|pairs| pairs.first()).map_or(node.span, |pair| pair.key.span);
-        found.push(
-            Diagnostic::new(codes::MISSING_KEY, Severity::Error, span, format!("{what} needs `{key}`"))
+        diagnostics.push(
+            Diagnostic::new(codes::MISSING_KEY, Severity::Error, span, format!("{owner} needs `{key}`"))
                 .at_path(path)
                 .help(format!("Add `{key}`.")),
         );
@@ -332,7 +332,7 @@ fn unknown_environment(tree: &Node, name: &str) -> Diagnostic {
         .and_then(|pair| pair.value.as_map())
         .map(|pairs| pairs.iter().map(|pair| pair.key.value.clone()).collect())
         .unwrap_or_default();
-    let near = nearest(name, known.iter().map(String::as_str))
+    let suggestion = nearest(name, known.iter().map(String::as_str))
         .map(|near| format!("; did you mean `{near}`?"))
         .unwrap_or_default();
     let span = tree.get("environments").map(|pair| pair.key.span).unwrap_or_default();
@@ -345,27 +345,28 @@ fn unknown_environment(tree: &Node, name: &str) -> Diagnostic {
         codes::UNKNOWN_ENVIRONMENT,
         Severity::Error,
         span,
-        format!("there is no environment `{name}`{near}"),
+        format!("there is no environment `{name}`{suggestion}"),
     )
     .at_path("environments")
     .help(help)
 }
 
-/// The overlay's own keys (runtime, context, ttl) are no part of the application.
+/// The overlay without its settings (runtime, context, ttl), which are not part of the application.
 fn without_settings(overlay: Node) -> Node {
     let Kind::Map(pairs) = overlay.kind else { return Node { span: overlay.span, kind: Kind::Map(Vec::new()) } };
-    let kept =
+    let application_pairs =
         pairs.into_iter().filter(|pair| !["runtime", "context", "ttl"].contains(&pair.key.value.as_str())).collect();
-    Node { span: overlay.span, kind: Kind::Map(kept) }
+    Node { span: overlay.span, kind: Kind::Map(application_pairs) }
 }
 
-/// `a.b=c` as a tree of its own, in a source of its own, checked like a file.
-fn set_layer(set: &SetOverride, sources: &mut Sources, found: &mut Vec<Diagnostic>) -> Node {
+/// Turns `a.b=c` into a tree with its own source, and validates it like a file.
+fn set_layer(set: &SetOverride, sources: &mut Sources, diagnostics: &mut Vec<Diagnostic>) -> Node {
     let text = format!("--set {}", set.text);
     let file = sources.add("--set", text.as_str());
     let value_at = text.len() - set.value.len();
     let value = parse_set_value(set, file, value_at);
     let mut at = value_at - 1;
+    // Builds the maps from the innermost to the outermost, so that each key has its position in the text of the option.
     let mut node = value;
     for (index, name) in set.path.iter().enumerate().rev() {
         let start = at - name.len();
@@ -373,13 +374,11 @@ fn set_layer(set: &SetOverride, sources: &mut Sources, found: &mut Vec<Diagnosti
         node = Node { span: Span::new(file, start, text.len()), kind: Kind::Map(vec![Pair { key, value: node }]) };
         at = start.saturating_sub(usize::from(index > 0));
     }
-    let mut said = Vec::new();
-    Validator::new(&mut said).validate_section(&node, &ROOT);
-    found.extend(said);
+    Validator::new(diagnostics).validate_section(&node, &ROOT);
     node
 }
 
-/// The value is YAML (`[a, b]`, `true`, `null`); what cannot be read as such is text.
+/// The value is YAML (`[a, b]`, `true`, `null`); a value that does not parse is text.
 fn parse_set_value(set: &SetOverride, file: FileId, at: usize) -> Node {
     let parsed = syntax::parse(&set.value, file);
     let by = i32::try_from(at).unwrap_or_default();
@@ -392,28 +391,29 @@ fn parse_set_value(set: &SetOverride, file: FileId, at: usize) -> Node {
     }
 }
 
-/// By place, without doubles, and no more than anybody reads.
+/// Sorts by position, removes duplicates and limits the number.
 #[must_use]
-pub fn sort_and_limit_diagnostics(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    found.sort_by(|a, b| {
+pub fn sort_and_limit_diagnostics(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    diagnostics.sort_by(|a, b| {
         (a.span.file, a.span.start, a.code, &a.message).cmp(&(b.span.file, b.span.start, b.code, &b.message))
     });
-    found.dedup();
-    if found.len() > DIAGNOSTICS_MAX {
-        let rest = found.len() - DIAGNOSTICS_MAX;
-        let errors = found[DIAGNOSTICS_MAX..].iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-        found.truncate(DIAGNOSTICS_MAX);
-        let span = found.last().map(|last| last.span).unwrap_or_default();
-        let severity = if errors { Severity::Error } else { Severity::Info };
-        found.push(
-            Diagnostic::new(codes::MORE_FINDINGS, severity, span, format!("and {rest} more"))
-                .help("Mend these first; then the others are shown."),
+    diagnostics.dedup();
+    if diagnostics.len() > DIAGNOSTICS_MAX {
+        let omitted = diagnostics.len() - DIAGNOSTICS_MAX;
+        // An omitted error must still fail the command.
+        let has_errors = diagnostics[DIAGNOSTICS_MAX..].iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        diagnostics.truncate(DIAGNOSTICS_MAX);
+        let span = diagnostics.last().map(|last| last.span).unwrap_or_default();
+        let severity = if has_errors { Severity::Error } else { Severity::Info };
+        diagnostics.push(
+            Diagnostic::new(codes::MORE_FINDINGS, severity, span, format!("and {omitted} more"))
+                .help("Fix these first; then the others are shown."),
         );
     }
-    found
+    diagnostics
 }
 
-/// The runtime's word in the manifest.
+/// The runtime's name in the manifest.
 #[must_use]
 pub fn runtime_name(runtime: Runtime) -> &'static str {
     match runtime {

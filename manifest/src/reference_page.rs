@@ -1,26 +1,26 @@
-//! The reference page of the language, made from its table; `docs/manifest.md` is this text.
+//! The reference page of the language, generated from its table; `docs/manifest.md` is this text.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::spec::{ROOT, Section, Shape};
 
-/// Markdown: every section with its keys, types, defaults.
+/// The page as Markdown: each section with its keys, types and defaults.
 #[must_use]
 pub fn markdown() -> String {
     let mut text = String::from(
-        "# The manifest: `pdev.yaml`\n\nGenerated from the code (`manifest/src/spec.rs`); `pdev schema` gives the same as JSON Schema.\n\n\
-         YAML 1.2, one document, UTF-8. Unknown keys are errors; keys of your own begin with `x-`. Layers: an include lies below the\n\
-         file that includes it, an environment on top of the file, `--set path=value` on top of that. Maps merge, scalars and lists\n\
-         replace, `null` removes, `+key` appends to a list.\n\n\
+        "# The manifest: `pdev.yaml`\n\nGenerated from the code (`manifest/src/spec.rs`); `pdev schema` prints the same as JSON Schema.\n\n\
+         A manifest is one YAML 1.2 document in UTF-8. Unknown keys are errors; custom keys begin with `x-`. Layers, from lowest to\n\
+         highest: includes, the file that includes them, the environment, `--set path=value`. Maps merge, scalars and lists replace,\n\
+         `null` removes, `+key` appends to a list.\n\n\
          Placeholders: `${resources.NAME.OUTPUT}`, `${services.NAME.FIELD}`, `${secrets.NAME.path}`, `${vars.NAME}`, `${env.NAME}`\n\
-         (short: `${NAME}`), `${app.name}`, `${preview.branch}`, `${git.commit}`; `${x:-default}`; `$$` is a dollar sign. What cannot\n\
-         be resolved is an error at its column.\n",
+         (short: `${NAME}`), `${app.name}`, `${preview.branch}`, `${git.commit}`; `${x:-default}`; `$$` is a dollar sign. A\n\
+         placeholder that cannot be resolved is an error at its position.\n",
     );
-    let mut seen = BTreeSet::new();
-    let mut open = vec![&ROOT];
-    while let Some(section) = open.pop() {
-        if !seen.insert(section.name) {
+    let mut visited = BTreeSet::new();
+    let mut pending = vec![&ROOT];
+    while let Some(section) = pending.pop() {
+        if !visited.insert(section.name) {
             continue;
         }
         let mut inner: Vec<&'static Section> = Vec::new();
@@ -40,7 +40,8 @@ pub fn markdown() -> String {
                 escape(key.default)
             );
         }
-        open.extend(inner.into_iter().rev());
+        // Reversed, because the last pending section comes next.
+        pending.extend(inner.into_iter().rev());
     }
     text
 }
@@ -49,11 +50,11 @@ fn escape(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-fn collect_sections(shape: &'static Shape, found: &mut Vec<&'static Section>) {
+fn collect_sections(shape: &'static Shape, sections: &mut Vec<&'static Section>) {
     match shape {
-        Shape::Section(section) => found.push(section),
-        Shape::List(inner) | Shape::Map(inner) => collect_sections(inner, found),
-        Shape::Any(shapes) => shapes.iter().for_each(|shape| collect_sections(shape, found)),
+        Shape::Section(section) => sections.push(section),
+        Shape::List(inner) | Shape::Map(inner) => collect_sections(inner, sections),
+        Shape::Any(shapes) => shapes.iter().for_each(|shape| collect_sections(shape, sections)),
         _ => {}
     }
 }
@@ -69,7 +70,7 @@ fn describe_shape(shape: &Shape) -> String {
         Shape::Bytes => "size (`256Mi`)".into(),
         Shape::Cpu => "cores (`250m`)".into(),
         Shape::Date => "day (`2027-03-31`)".into(),
-        Shape::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+        Shape::Choice(choices) => choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", "),
         Shape::List(inner) => format!("list of {}", describe_shape(inner)),
         Shape::Map(inner) => format!("map of {}", describe_shape(inner)),
         Shape::Section(section) => format!("[{}](#{})", section.name, section.name.replace(' ', "-")),

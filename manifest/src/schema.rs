@@ -1,10 +1,10 @@
-//! The JSON Schema (2020-12) of the manifest, made from the table of the language.
+//! The JSON Schema (2020-12) of the manifest, generated from the table of the language.
 
 use serde_json::{Map, Value, json};
 
 use crate::spec::{Key, ROOT, Section, Shape};
 
-/// For editors without the language server, and for `pdev schema`.
+/// The schema, for `pdev schema` and for editors without the language server.
 #[must_use]
 pub fn json_schema() -> Value {
     let mut defs = Map::new();
@@ -47,19 +47,19 @@ fn is_appendable(shape: &Shape) -> bool {
 
 fn property_schema(key: &'static Key, defs: &mut Map<String, Value>) -> Value {
     let mut schema = nullable(shape_schema(&key.shape, defs));
-    let words =
+    let description =
         if key.default.is_empty() { key.doc.to_owned() } else { format!("{} Default: {}.", key.doc, key.default) };
-    schema["description"] = Value::String(words);
+    schema["description"] = Value::String(description);
     schema
 }
 
-/// `null` removes what a lower layer wrote, and is what a half-typed value looks like.
+/// Allows `null`: it removes the value of a lower layer, and a value that is not typed yet is `null` too.
 fn nullable(schema: Value) -> Value {
     json!({ "anyOf": [schema, { "type": "null" }] })
 }
 
-fn shape_schema(shape_of: &'static Shape, defs: &mut Map<String, Value>) -> Value {
-    match shape_of {
+fn shape_schema(shape: &'static Shape, defs: &mut Map<String, Value>) -> Value {
+    match shape {
         Shape::Text | Shape::Template => json!({ "type": ["string", "number", "boolean"] }),
         Shape::Bool => json!({ "type": "boolean" }),
         Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => json!({ "type": "integer" }),
@@ -68,7 +68,7 @@ fn shape_schema(shape_of: &'static Shape, defs: &mut Map<String, Value>) -> Valu
         Shape::Bytes => json!({ "type": ["string", "integer"], "pattern": "^[0-9.]+ *([kKmMgGtT]i?[bB]?|[bB])?$" }),
         Shape::Cpu => json!({ "type": ["string", "number"], "pattern": "^[0-9.]+m?$" }),
         Shape::Date => json!({ "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$" }),
-        Shape::Choice(words) => json!({ "enum": words }),
+        Shape::Choice(choices) => json!({ "enum": choices }),
         Shape::List(inner) => json!({ "type": "array", "items": shape_schema(inner, defs) }),
         Shape::Map(inner) => {
             let value = nullable(shape_schema(inner, defs));
@@ -77,7 +77,7 @@ fn shape_schema(shape_of: &'static Shape, defs: &mut Map<String, Value>) -> Valu
         Shape::Section(inner) => {
             let name = inner.name.replace(' ', "_");
             if !defs.contains_key(&name) {
-                // Reserved first: sections may contain themselves.
+                // Reserve the name before the recursion, because a section may contain itself.
                 defs.insert(name.clone(), Value::Null);
                 let value = section_schema(inner, defs);
                 defs.insert(name.clone(), value);
@@ -85,7 +85,7 @@ fn shape_schema(shape_of: &'static Shape, defs: &mut Map<String, Value>) -> Valu
             json!({ "$ref": format!("#/$defs/{name}") })
         }
         Shape::Any(shapes) => {
-            let any: Vec<Value> = shapes.iter().map(|one| shape_schema(one, defs)).collect();
+            let any: Vec<Value> = shapes.iter().map(|shape| shape_schema(shape, defs)).collect();
             json!({ "anyOf": any })
         }
         Shape::Free => json!(true),

@@ -1,4 +1,5 @@
-//! The language as one table: keys, shapes, docs, defaults. Decoding, schema, reference and completion come from it.
+//! The manifest language as one table: keys, shapes, docs, defaults. Validation, schema, reference page and completion
+//! derive from it.
 
 /// A map with known keys.
 #[derive(Debug)]
@@ -12,9 +13,9 @@ pub struct Section {
 pub struct Key {
     pub name: &'static str,
     pub shape: Shape,
-    /// One or two sentences for hover and reference.
+    /// One or two sentences, for the hover text and the reference page.
     pub doc: &'static str,
-    /// What holds when it is not written, and why; empty when nothing does.
+    /// The default and its reason; empty without a default.
     pub default: &'static str,
 }
 
@@ -38,10 +39,10 @@ pub enum Shape {
     Date,
     Choice(&'static [&'static str]),
     List(&'static Shape),
-    /// Names chosen by the user to values.
+    /// A map from names that the user chooses to values of this shape.
     Map(&'static Shape),
     Section(&'static Section),
-    /// Any of these; the first is the long form.
+    /// One of these shapes; the first is the long form.
     Any(&'static [Shape]),
     /// Free-form data.
     Free,
@@ -61,36 +62,41 @@ const ENV_MAP: Shape = Map(&Any(&[Template, Integer { min: i64::MIN, max: i64::M
 
 pub static ROOT: Section = Section {
     name: "manifest",
-    doc: "What an application is made of, beside its code.",
+    doc: "Describes an application: its services, jobs and resources, and how they run.",
     keys: &[
-        key("pdev", Integer { min: 1, max: 1 }, "The version of this language.", ""),
-        key("app", Any(&[In(&APP), Text]), "The application: its name, or a map with more.", ""),
-        key("include", TEXTS, "Files merged below this one, in order; paths are relative to this file.", ""),
-        key("vars", Map(&Template), "Values used more than once, read as `${vars.name}`.", ""),
+        key("pdev", Integer { min: 1, max: 1 }, "Version of the manifest language.", ""),
+        key("app", Any(&[In(&APP), Text]), "The application's name, or a map with more settings.", ""),
+        key("include", TEXTS, "Files to merge below this file, in order. Paths are relative to this file.", ""),
+        key("vars", Map(&Template), "Values for use in several places, read as `${vars.name}`.", ""),
         key("services", Map(&In(&SERVICE)), "Programs that run as long as the preview is up.", ""),
-        key("jobs", Map(&In(&JOB)), "Programs that run to their end: migrations, seeds.", ""),
-        key("resources", Map(&Any(&[In(&RESOURCE), Text])), "Databases, queues and the like, each from a module.", ""),
+        key("jobs", Map(&In(&JOB)), "Programs that run to completion, such as migrations and seeds.", ""),
+        key(
+            "resources",
+            Map(&Any(&[In(&RESOURCE), Text])),
+            "Databases, queues and similar units, each created from a module.",
+            "",
+        ),
         key(
             "secrets",
             Map(&Any(&[In(&SECRET), Text])),
-            "Names of secrets; their values are given outside of this file and delivered as files.",
+            "Names of secrets. Their values are supplied outside this file and delivered as files.",
             "",
         ),
         key(
             "identities",
             Map(&Any(&[In(&IDENTITY), Text])),
-            "Names of cloud identities; each user binds them to accounts in their own configuration.",
+            "Names of cloud identities. Each user binds them to accounts in their own configuration.",
             "",
         ),
         key(
             "environments",
             Map(&In(&ENVIRONMENT)),
-            "Named variants: a runtime, and overrides of everything above.",
-            "an environment `local` always exists",
+            "Named variants: a runtime, and overrides of the other sections.",
+            "the environment `local` always exists",
         ),
-        key("guardrails", In(&GUARDRAILS), "Recorded exceptions to the rules that are on by default.", ""),
-        key("patches", List(&In(&PATCH)), "Changes to rendered objects, for what has no key.", ""),
-        key("names", In(&NAMES), "How branches become names.", ""),
+        key("guardrails", In(&GUARDRAILS), "Recorded exceptions to the rules that apply by default.", ""),
+        key("patches", List(&In(&PATCH)), "Changes to rendered objects, for settings that have no key.", ""),
+        key("names", In(&NAMES), "How branch names become labels.", ""),
     ],
 };
 
@@ -101,11 +107,11 @@ pub static APP: Section = Section {
         key(
             "name",
             Text,
-            "Lower-case letters, digits and dashes, at most 20 characters: it is part of every host name.",
+            "Lower-case letters, digits and dashes, at most 20 characters, because the name is part of every host name.",
             "",
         ),
-        key("owner", Text, "Who to ask.", ""),
-        key("docs", Text, "Where its documentation is: a folder or a URL.", ""),
+        key("owner", Text, "The team or person responsible for the application.", ""),
+        key("docs", Text, "Location of its documentation: a folder or a URL.", ""),
         key(
             "default",
             Text,
@@ -121,31 +127,31 @@ pub static SERVICE: Section =
 macro_rules! service_keys {
     ($($extra:expr),* $(,)?) => {
         &[
-            key("build", Any(&[In(&BUILD), Text]), "The folder with its Dockerfile, or a map with more.", ""),
-            key("image", Template, "An image that is used as it is.", ""),
-            key("command", COMMAND, "What runs: a list of arguments, or a line for `/bin/sh -c`.", "the image's own"),
-            key("entrypoint", COMMAND, "Replaces the image's entrypoint.", "the image's own"),
-            key("dir", Text, "The folder it runs in: inside the container, or relative to this file for a process.", ""),
-            key("process", Any(&[In(&PROCESS), COMMAND]), "How it runs as a plain local process.", "`command`, where there is no image or build"),
-            key("runtime", Choice(&["docker", "process", "kubernetes"]), "Where this one runs.", "the environment's runtime"),
-            key("port", Any(&[In(&PORT), PORT_NUMBER]), "The one port it listens on; short for a port named `main`.", ""),
-            key("ports", Map(&Any(&[In(&PORT), PORT_NUMBER])), "Its ports by name.", ""),
-            key("routes", TEXTS, "Paths of `<branch>.<app>.localhost` that it answers; the longest one wins.", ""),
-            key("wildcard", Bool, "Hosts below its own reach it too: `anything.<service>.<branch>.<app>.localhost`.", "false"),
-            key("health", Any(&[In(&HEALTH), Text]), "When it is ready: a path to GET, `none`, or a map with more.", "TCP connect on its port; without a port: still running after 300 ms"),
+            key("build", Any(&[In(&BUILD), Text]), "The folder that contains the Dockerfile, or a map with more settings.", ""),
+            key("image", Template, "An existing image to run.", ""),
+            key("command", COMMAND, "The program to run: a list of arguments, or a line for `/bin/sh -c`.", "the image's command"),
+            key("entrypoint", COMMAND, "Replaces the image's entrypoint.", "the image's entrypoint"),
+            key("dir", Text, "Working directory: inside the container, or relative to this file for a process.", ""),
+            key("process", Any(&[In(&PROCESS), COMMAND]), "How it runs as a plain local process.", "`command`, if there is no image or build"),
+            key("runtime", Choice(&["docker", "process", "kubernetes"]), "The runtime of this unit.", "the environment's runtime"),
+            key("port", Any(&[In(&PORT), PORT_NUMBER]), "The port that the program listens on; short for one entry `main` in `ports`.", ""),
+            key("ports", Map(&Any(&[In(&PORT), PORT_NUMBER])), "The ports that the program listens on, by name.", ""),
+            key("routes", TEXTS, "Paths of `<branch>.<app>.localhost` that lead to this service; the longest match wins.", ""),
+            key("wildcard", Bool, "Whether subdomains of its host lead to it too: `anything.<service>.<branch>.<app>.localhost`.", "false"),
+            key("health", Any(&[In(&HEALTH), Text]), "Readiness check: a path to GET, `none`, or a map with more settings.", "TCP connect to its port; without a port, still running after 300 ms"),
             key("env", ENV_MAP, "Environment variables.", ""),
-            key("volumes", Map(&Any(&[In(&VOLUME), Text])), "Name to a path inside the container: data that survives `down`.", ""),
-            key("size", In(&SIZE), "Limits.", "memory 2Gi, 2048 processes and threads; no CPU limit, because a laptop's idle cores are free"),
-            key("needs", NEEDS, "Units that come first, and how far they must be.", "healthy for services and resources, completed for jobs"),
-            key("identity", Text, "The cloud identity it acts as. SDKs of AWS, Google and Azure in it find fresh credentials by themselves (docs/credentials.md).", ""),
-            key("secrets", TEXTS, "Secrets it gets as files although no placeholder names them.", ""),
-            key("security", In(&SECURITY), "What it may do beyond the hardened default.", ""),
-            key("watch", List(&In(&WATCH)), "What to do when files change, in Compose's words.", ""),
-            key("stop", In(&STOP), "How it is stopped.", "SIGTERM, then SIGKILL after 10 s"),
-            key("restart", Choice(&["on-failure", "always", "never"]), "What happens after it ends.", "on-failure: five times with growing pauses, then it is failed"),
-            key("replicas", Integer { min: 0, max: 100 }, "How many; more than one only on Kubernetes.", "1"),
-            key("pull", Choice(&["missing", "always", "never"]), "When its image is pulled.", "missing"),
-            key("raw", In(&RAW), "Fields of the runtime's own objects, merged over what pdev renders.", ""),
+            key("volumes", Map(&Any(&[In(&VOLUME), Text])), "Data that survives `down`: each name with a path inside the container.", ""),
+            key("size", In(&SIZE), "Resource limits.", "memory 2Gi, 2048 processes and threads; no CPU limit, because a laptop's idle cores are free"),
+            key("needs", NEEDS, "Units that must start first, each with the state that it must reach.", "healthy for services and resources, completed for jobs"),
+            key("identity", Text, "The cloud identity that it acts as. The AWS, Google Cloud and Azure SDKs find fresh credentials without configuration (docs/credentials.md).", ""),
+            key("secrets", TEXTS, "Secrets to deliver as files although no placeholder names them.", ""),
+            key("security", In(&SECURITY), "Permissions beyond the hardened default.", ""),
+            key("watch", List(&In(&WATCH)), "Actions on file changes, with the same names as in Compose.", ""),
+            key("stop", In(&STOP), "Signal and grace period for stopping.", "SIGTERM, then SIGKILL after 10 s"),
+            key("restart", Choice(&["on-failure", "always", "never"]), "Whether to restart the program after it exits.", "on-failure: at most five times with increasing delays, then the unit fails"),
+            key("replicas", Integer { min: 0, max: 100 }, "Number of copies; more than one works on Kubernetes only.", "1"),
+            key("pull", Choice(&["missing", "always", "never"]), "When to pull the image.", "missing"),
+            key("raw", In(&RAW), "Fields of the runtime's native objects, merged over the objects that pdev renders.", ""),
             $($extra),*
         ]
     };
@@ -155,42 +161,52 @@ static SERVICE_KEYS: &[Key] = service_keys!();
 
 pub static JOB: Section = Section {
     name: "job",
-    doc: "A program that runs to its end. Has every key of a service, and these.",
+    doc: "A program that runs to completion. It has all keys of a service, and these.",
     keys: service_keys!(
-        key("service", Text, "Runs with this service's image, environment and folder.", ""),
+        key("service", Text, "The service whose image, environment and folder the job uses.", ""),
         key(
             "when",
             Choice(&["before", "after", "manual"]),
-            "Before the services that need it, after all is healthy, or only by `pdev run`.",
+            "When it runs: before the services that need it, after all services are healthy, or only with `pdev run`.",
             "before"
         ),
-        key("inputs", TEXTS, "Files whose change makes a finished job due again; `*` and `**` are allowed.", ""),
-        key("timeout", Duration, "How long it may take.", "1h"),
+        key("inputs", TEXTS, "Files whose change makes a finished job run again; `*` and `**` are allowed.", ""),
+        key("timeout", Duration, "Limit of its run time.", "1h"),
     ),
 };
 
 pub static PROCESS: Section = Section {
     name: "process",
-    doc: "How a service runs as a plain local process. `PORT` and `HOST` are given to it.",
+    doc: "How a service runs as a plain local process. pdev sets `PORT` and `HOST` for it.",
     keys: &[
         key("command", COMMAND, "A list of arguments, or a line for `/bin/sh -c`.", "the service's `command`"),
-        key("dir", Text, "Relative to this file.", "the folder of `build`, else this file's"),
-        key("build", COMMAND, "Runs to its end before the first start, and again when `inputs` change.", ""),
+        key(
+            "dir",
+            Text,
+            "Working directory, relative to this file.",
+            "the folder of `build`, else the folder of this file",
+        ),
+        key(
+            "build",
+            COMMAND,
+            "A command that runs to completion before the first start, and again when `inputs` change.",
+            "",
+        ),
         key("inputs", TEXTS, "Files that `build` reads.", ""),
-        key("env", ENV_MAP, "More environment variables, for the process only.", ""),
-        key("user", Text, "Who it runs as when pdev itself is root.", ""),
+        key("env", ENV_MAP, "Additional environment variables, for the process only.", ""),
+        key("user", Text, "The user to run as if pdev itself runs as root.", ""),
     ],
 };
 
 pub static BUILD: Section = Section {
     name: "build",
-    doc: "An image built from a folder; skipped while its inputs are unchanged.",
+    doc: "An image built from a folder. pdev skips the build while its inputs are unchanged.",
     keys: &[
-        key("context", Text, "The folder, relative to this file.", "."),
-        key("dockerfile", Text, "Relative to the context.", "Dockerfile"),
-        key("target", Text, "A stage of the Dockerfile.", "the last one"),
-        key("args", ENV_MAP, "Build arguments. They stay in the image: no secrets here.", ""),
-        key("platform", Text, "Such as `linux/amd64`.", "the engine's own"),
+        key("context", Text, "The build context, relative to this file.", "."),
+        key("dockerfile", Text, "Path of the Dockerfile, relative to the context.", "Dockerfile"),
+        key("target", Text, "The stage of the Dockerfile to build.", "the last stage"),
+        key("args", ENV_MAP, "Build arguments. They remain in the image, so they must not contain secrets.", ""),
+        key("platform", Text, "The target platform, such as `linux/amd64`.", "the engine's platform"),
     ],
 };
 
@@ -198,27 +214,32 @@ pub static PORT: Section = Section {
     name: "port",
     doc: "A port that the program listens on.",
     keys: &[
-        key("port", PORT_NUMBER, "Inside the container; a process gets a port of its own as `PORT`.", ""),
-        key("protocol", Choice(&["http", "h2c", "grpc", "tcp", "udp"]), "`http` and `h2c` get a URL.", "http"),
+        key("port", PORT_NUMBER, "The port number inside the container. A process gets its own port as `PORT`.", ""),
+        key(
+            "protocol",
+            Choice(&["http", "h2c", "grpc", "tcp", "udp"]),
+            "Ports with `http` or `h2c` get a URL; `grpc` means `h2c`.",
+            "http",
+        ),
         key(
             "host",
             PORT_NUMBER,
-            "A fixed port on 127.0.0.1. Two copies cannot both have it.",
-            "pdev chooses one and remembers it",
+            "A fixed port on 127.0.0.1. Two previews cannot both use it.",
+            "pdev chooses a port and remembers it",
         ),
     ],
 };
 
 pub static HEALTH: Section = Section {
     name: "health",
-    doc: "Probes with Kubernetes' meaning, done from outside: the image needs no shell.",
+    doc: "Probes with Kubernetes semantics. pdev probes from outside, so the image needs no shell.",
     keys: &[
-        key("ready", Any(&[In(&PROBE), Text]), "Ready for requests. Asked until the first success.", "TCP connect"),
-        key("live", Any(&[In(&PROBE), Text]), "Still working. Asked for ever.", "not asked"),
+        key("ready", Any(&[In(&PROBE), Text]), "The readiness check. It runs until the first success.", "TCP connect"),
+        key("live", Any(&[In(&PROBE), Text]), "The liveness check. It runs as long as the unit runs.", "no check"),
         key(
             "start_limit",
             Duration,
-            "How long it may take to become ready.",
+            "Limit of the time until it is ready.",
             "60s: slower starts are rarer than broken ones",
         ),
     ],
@@ -226,18 +247,23 @@ pub static HEALTH: Section = Section {
 
 pub static PROBE: Section = Section {
     name: "probe",
-    doc: "One check; exactly one of `http`, `tcp`, `grpc`, `exec`.",
+    doc: "One check, with exactly one of `http`, `tcp`, `grpc`, `exec`.",
     keys: &[
-        key("http", Any(&[In(&HTTP_PROBE), Text]), "GET this path; 200 to 399 is good.", ""),
+        key("http", Any(&[In(&HTTP_PROBE), Text]), "GET this path; a status from 200 to 399 is a success.", ""),
         key("tcp", Any(&[PORT_NUMBER, Text]), "Connect to this port (name or number).", ""),
         key("grpc", Text, "The standard gRPC health check on this port (name).", ""),
-        key("exec", COMMAND, "A command inside the unit; exit code 0 is good.", ""),
-        key("service", Text, "For `grpc`: the service asked about.", ""),
-        key("port", Any(&[PORT_NUMBER, Text]), "Which port (name or number).", "main"),
-        key("interval", Duration, "Between two checks once ready; while starting it is asked every 10 ms.", "10s"),
-        key("timeout", Duration, "For one check.", "1s"),
-        key("failures", Integer { min: 1, max: 100 }, "So many in a row are bad.", "3"),
-        key("successes", Integer { min: 1, max: 100 }, "So many in a row are good.", "1"),
+        key("exec", COMMAND, "Run this command inside the unit; exit code 0 is a success.", ""),
+        key("service", Text, "For `grpc`: the name of the service to check.", ""),
+        key("port", Any(&[PORT_NUMBER, Text]), "The port to probe (name or number).", "main"),
+        key(
+            "interval",
+            Duration,
+            "Time between two checks once the unit is ready. During the start, the first checks run every 10 ms.",
+            "10s",
+        ),
+        key("timeout", Duration, "Limit of one check.", "1s"),
+        key("failures", Integer { min: 1, max: 100 }, "Consecutive failures before the unit counts as unhealthy.", "3"),
+        key("successes", Integer { min: 1, max: 100 }, "Consecutive successes before the unit counts as healthy.", "1"),
     ],
 };
 
@@ -245,11 +271,11 @@ pub static HTTP_PROBE: Section = Section {
     name: "http probe",
     doc: "A GET request.",
     keys: &[
-        key("path", Text, "Begins with `/`.", "/"),
-        key("port", Any(&[PORT_NUMBER, Text]), "Which port (name or number).", "main"),
+        key("path", Text, "The path to request; it begins with `/`.", "/"),
+        key("port", Any(&[PORT_NUMBER, Text]), "The port to probe (name or number).", "main"),
         key("host", Text, "The Host header.", "localhost"),
-        key("headers", Map(&Text), "More headers.", ""),
-        key("status", List(&Integer { min: 100, max: 599 }), "The answers that are good.", "200 to 399"),
+        key("headers", Map(&Text), "Additional headers.", ""),
+        key("status", List(&Integer { min: 100, max: 599 }), "The status codes that count as a success.", "200 to 399"),
     ],
 };
 
@@ -258,9 +284,14 @@ pub static VOLUME: Section = Section {
     doc: "A folder inside the container: a named volume, a folder of the project, or memory.",
     keys: &[
         key("target", Text, "Absolute path inside the container.", ""),
-        key("path", Text, "A folder or file of the project, relative to this file.", ""),
-        key("tmpfs", Any(&[Bool, Bytes]), "In memory, gone with the container; a size limits it.", ""),
-        key("read_only", Bool, "Nothing may be written.", "false"),
+        key("path", Text, "A folder or file of the project to mount, relative to this file.", ""),
+        key(
+            "tmpfs",
+            Any(&[Bool, Bytes]),
+            "Store the data in memory and delete it with the container; a size sets a limit.",
+            "",
+        ),
+        key("read_only", Bool, "Whether the container cannot write to it.", "false"),
     ],
 };
 
@@ -268,77 +299,85 @@ pub static SIZE: Section = Section {
     name: "size",
     doc: "Limits of one service.",
     keys: &[
-        key("cpu", Cpu, "Cores: `250m`, `0.5`, `2`.", "no limit"),
-        key("memory", Bytes, "Such as `256Mi`.", "2Gi: a leak stops one unit, not the laptop"),
-        key("pids", Integer { min: 1, max: 4_194_304 }, "Processes and threads.", "2048"),
+        key("cpu", Cpu, "CPU cores: `250m`, `0.5`, `2`.", "no limit"),
+        key("memory", Bytes, "Memory, such as `256Mi`.", "2Gi: a leak stops one unit, not the laptop"),
+        key("pids", Integer { min: 1, max: 4_194_304 }, "Number of processes and threads.", "2048"),
     ],
 };
 
 pub static SECURITY: Section = Section {
     name: "security",
-    doc: "What a container may do beyond the hardened default.",
+    doc: "Permissions of a container beyond the hardened default.",
     keys: &[
         key(
             "capabilities",
             TEXTS,
-            "Added to the default set, without `CAP_`.",
-            "CHOWN, DAC_OVERRIDE, FOWNER, KILL, NET_BIND_SERVICE, SETGID, SETUID: what entrypoints need to step down from root",
+            "Capabilities to add to the default set, without `CAP_`.",
+            "CHOWN, DAC_OVERRIDE, FOWNER, KILL, NET_BIND_SERVICE, SETGID, SETUID: entrypoints need them to drop root privileges",
         ),
-        key("drop", TEXTS, "Taken from the default set; `ALL` for all.", ""),
-        key("privileged", Bool, "Root on this machine. Almost never needed.", "false"),
-        key("read_only", Bool, "The root file system cannot be written; `/tmp` is in memory.", "false"),
+        key("drop", TEXTS, "Capabilities to remove from the default set; `ALL` for all.", ""),
+        key("privileged", Bool, "Run with the rights of root on this machine. Almost never needed.", "false"),
+        key("read_only", Bool, "Mount the root file system read-only; `/tmp` is in memory.", "false"),
         key(
             "user",
             Any(&[Text, Integer { min: 0, max: 4_294_967_295 }]),
             "User, or user:group, inside the container.",
-            "the image's own",
+            "the image's user",
         ),
-        key("no_new_privileges", Bool, "Setuid programs gain nothing.", "true"),
+        key("no_new_privileges", Bool, "Prevent setuid programs from raising privileges.", "true"),
     ],
 };
 
 pub static WATCH: Section = Section {
     name: "watch",
-    doc: "What to do when files change (a later version acts on it; checked already).",
+    doc: "Actions on file changes. This version validates them but does not run them yet.",
     keys: &[
-        key("path", Text, "A file or folder, relative to this file.", ""),
-        key("action", Choice(&["rebuild", "sync", "restart", "sync+restart", "sync+exec"]), "Compose's words.", ""),
-        key("target", Text, "Where it goes inside the container.", ""),
-        key("ignore", TEXTS, "Patterns that are left alone.", ""),
-        key("initial_sync", Bool, "Sync once at the start.", "false"),
-        key("exec", COMMAND, "For `sync+exec`.", ""),
+        key("path", Text, "The file or folder to watch, relative to this file.", ""),
+        key(
+            "action",
+            Choice(&["rebuild", "sync", "restart", "sync+restart", "sync+exec"]),
+            "The action, with the same names as in Compose.",
+            "",
+        ),
+        key("target", Text, "The target path inside the container.", ""),
+        key("ignore", TEXTS, "Patterns of files to ignore.", ""),
+        key("initial_sync", Bool, "Whether to sync once at the start.", "false"),
+        key("exec", COMMAND, "The command for `sync+exec`.", ""),
     ],
 };
 
 pub static STOP: Section = Section {
     name: "stop",
     doc: "How a unit is stopped.",
-    keys: &[key("signal", Text, "Such as SIGINT.", "SIGTERM"), key("grace", Duration, "Then it is killed.", "10s")],
+    keys: &[
+        key("signal", Text, "The first signal, such as SIGINT.", "SIGTERM"),
+        key("grace", Duration, "Time until SIGKILL.", "10s"),
+    ],
 };
 
 pub static RAW: Section = Section {
     name: "raw",
-    doc: "Fields of the runtime's own objects.",
+    doc: "Fields of the runtime's native objects.",
     keys: &[
-        key("docker", Free, "Merged over the body of the Engine API's `POST /containers/create`.", ""),
-        key("kubernetes", Free, "For the Kubernetes runtime of a later version.", ""),
+        key("docker", Free, "Fields to merge over the body of `POST /containers/create` of the Docker Engine API.", ""),
+        key("kubernetes", Free, "Reserved for the Kubernetes runtime of a later version.", ""),
     ],
 };
 
 pub static RESOURCE: Section = Section {
     name: "resource",
-    doc: "A database, a queue: whatever a module offers.",
+    doc: "A unit created from a module, such as a database or a queue.",
     keys: &[
         key("uses", Text, "The module: `postgres@16`, `./modules/nats`.", ""),
-        key("with", Free, "The module's inputs; `pdev module info NAME` lists them.", "each input has one"),
+        key("with", Free, "The module's inputs; `pdev module info NAME` lists them.", "the default of each input"),
         key(
             "runtime",
             Choice(&["docker", "process", "kubernetes"]),
-            "Where this one runs.",
+            "The runtime of this unit.",
             "the environment's runtime",
         ),
-        key("needs", NEEDS, "Units that come first.", ""),
-        key("raw", In(&RAW), "Fields of the runtime's own objects.", ""),
+        key("needs", NEEDS, "Units that must start first.", ""),
+        key("raw", In(&RAW), "Fields of the runtime's native objects.", ""),
     ],
 };
 
@@ -346,15 +385,18 @@ pub static SECRET: Section = Section {
     name: "secret",
     doc: "A secret's name. Its value comes from `--secret NAME=@FILE` or `PDEV_SECRET_NAME`.",
     keys: &[
-        key("description", Text, "What it is, for who has to find its value.", ""),
-        key("optional", Bool, "`up` goes on without it.", "false"),
+        key("description", Text, "What the secret is, for users who must obtain its value.", ""),
+        key("optional", Bool, "Whether `up` continues without a value.", "false"),
     ],
 };
 
 pub static IDENTITY: Section = Section {
     name: "identity",
     doc: "A cloud identity's name, bound to an account in the user's own configuration.",
-    keys: &[key("provider", Text, "Such as aws.", ""), key("settings", Free, "For its provider.", "")],
+    keys: &[
+        key("provider", Text, "The provider, such as aws.", ""),
+        key("settings", Free, "Settings for the provider.", ""),
+    ],
 };
 
 pub static ENVIRONMENT: Section = Section {
@@ -364,70 +406,70 @@ pub static ENVIRONMENT: Section = Section {
         key(
             "runtime",
             Choice(&["docker", "process", "kubernetes"]),
-            "Where units run.",
-            "docker where an engine answers, else process",
+            "The runtime of all units.",
+            "docker if an engine answers, else process",
         ),
-        key("context", Text, "The Docker or Kubernetes context.", "the current one"),
-        key("ttl", Duration, "How long it may stay unused (kept for a later version).", ""),
-        key("app", Any(&[In(&APP), Text]), "Overrides.", ""),
-        key("vars", Map(&Template), "Overrides.", ""),
-        key("services", Map(&In(&SERVICE)), "Overrides.", ""),
-        key("jobs", Map(&In(&JOB)), "Overrides.", ""),
-        key("resources", Map(&Any(&[In(&RESOURCE), Text])), "Overrides.", ""),
-        key("secrets", Map(&Any(&[In(&SECRET), Text])), "Overrides.", ""),
-        key("identities", Map(&Any(&[In(&IDENTITY), Text])), "Overrides.", ""),
-        key("guardrails", In(&GUARDRAILS), "Overrides.", ""),
-        key("patches", List(&In(&PATCH)), "Overrides.", ""),
+        key("context", Text, "The Docker or Kubernetes context.", "the current context"),
+        key("ttl", Duration, "How long the preview may stay unused (reserved for a later version).", ""),
+        key("app", Any(&[In(&APP), Text]), "Overrides of the section.", ""),
+        key("vars", Map(&Template), "Overrides of the section.", ""),
+        key("services", Map(&In(&SERVICE)), "Overrides of the section.", ""),
+        key("jobs", Map(&In(&JOB)), "Overrides of the section.", ""),
+        key("resources", Map(&Any(&[In(&RESOURCE), Text])), "Overrides of the section.", ""),
+        key("secrets", Map(&Any(&[In(&SECRET), Text])), "Overrides of the section.", ""),
+        key("identities", Map(&Any(&[In(&IDENTITY), Text])), "Overrides of the section.", ""),
+        key("guardrails", In(&GUARDRAILS), "Overrides of the section.", ""),
+        key("patches", List(&In(&PATCH)), "Overrides of the section.", ""),
     ],
 };
 
 pub static GUARDRAILS: Section = Section {
     name: "guardrails",
-    doc: "Exceptions to rules, each with a reason, an owner and an end.",
+    doc: "Exceptions to rules, each with a reason, an owner and an expiry date.",
     keys: &[key("waivers", List(&In(&WAIVER)), "The exceptions.", "")],
 };
 
 pub static WAIVER: Section = Section {
     name: "waiver",
-    doc: "One exception.",
+    doc: "An exception to one rule.",
     keys: &[
-        key("rule", Text, "Such as PD005.", ""),
-        key("scope", Text, "Such as `services.api`.", ""),
-        key("reason", Text, "Why.", ""),
-        key("owner", Text, "Who answers for it.", ""),
-        key("expires", Date, "A day; afterwards the rule holds again.", ""),
+        key("rule", Text, "The rule's code, such as PD005.", ""),
+        key("scope", Text, "The unit, such as `services.api`.", ""),
+        key("reason", Text, "Why the exception is necessary.", ""),
+        key("owner", Text, "The team or person responsible for the exception.", ""),
+        key("expires", Date, "The last day; afterwards the rule applies again.", ""),
         key("link", Text, "A ticket or a page.", ""),
     ],
 };
 
 pub static PATCH: Section = Section {
     name: "patch",
-    doc: "A change to a rendered object. One that matches nothing is an error.",
+    doc: "A change to a rendered object. A patch that matches no object is an error.",
     keys: &[
-        key("target", In(&PATCH_TARGET), "Which objects.", ""),
-        key("merge", Free, "Merged over the object (RFC 7396); `+key` appends to a list.", ""),
-        key("json", List(&Free), "Operations by RFC 6902.", ""),
-        key("why", Text, "For who reads it next.", ""),
+        key("target", In(&PATCH_TARGET), "The objects to change.", ""),
+        key("merge", Free, "Fields to merge over the object (RFC 7396); `+key` appends to a list.", ""),
+        key("json", List(&Free), "JSON Patch operations (RFC 6902).", ""),
+        key("why", Text, "The reason, for later readers.", ""),
     ],
 };
 
 pub static PATCH_TARGET: Section = Section {
     name: "patch target",
-    doc: "Which objects a patch changes.",
+    doc: "Selects the objects that a patch changes.",
     keys: &[
-        key("runtime", Choice(&["docker", "process", "kubernetes"]), "The runtime they are for.", ""),
+        key("runtime", Choice(&["docker", "process", "kubernetes"]), "The runtime of the objects.", ""),
         key("kind", Text, "The object's kind, on Kubernetes.", ""),
-        key("from", Text, "Where it comes from: `services.api`, `resources.db`, `services.*`.", "all"),
+        key("from", Text, "The origin of the objects: `services.api`, `resources.db`, `services.*`.", "all"),
     ],
 };
 
 pub static NAMES: Section = Section {
     name: "names",
-    doc: "How branches become names.",
-    keys: &[key("strip", TEXTS, "Prefixes taken off a branch first, such as `feature/`.", "")],
+    doc: "How branch names become labels.",
+    keys: &[key("strip", TEXTS, "Prefixes to remove from a branch name first, such as `feature/`.", "")],
 };
 
-/// What people write who come from Compose or Kubernetes, and what it is called here.
+/// Keys of Compose and Kubernetes, with the corresponding key of the manifest.
 pub const SYNONYMS: &[(&str, &str)] = &[
     ("environment", "env"),
     ("envs", "env"),
@@ -465,13 +507,13 @@ pub const SYNONYMS: &[(&str, &str)] = &[
     ("params", "with"),
 ];
 
-/// A section's key.
+/// The key of a section by name.
 #[must_use]
 pub fn find_key(section: &'static Section, name: &str) -> Option<&'static Key> {
     section.keys.iter().find(|key| key.name == name)
 }
 
-/// Follows a dotted path (`services.api.size.memory`) through the table; names of the user's stand for any.
+/// Follows a dotted path (`services.api.size.memory`) through the table. Names that the user chose match any name.
 #[must_use]
 pub fn lookup_path(path: &str) -> Option<&'static Key> {
     let mut parts = path.split('.').peekable();

@@ -1,8 +1,8 @@
-//! The one expression form of the language: `${scope.name.field}`, `${x:-default}`, `$$` for a dollar sign.
+//! Placeholders, the only expressions of the language: `${scope.name.field}`, `${x:-default}`, `$$` for a dollar sign.
 
 use crate::text::Span;
 
-/// Text with placeholders, as written. Resolving it is the planner's work.
+/// Text with unresolved placeholders; the planner resolves them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Template {
     pub parts: Vec<Part>,
@@ -15,13 +15,13 @@ pub enum Part {
 }
 
 /// `${resources.db.url}`: scope `resources`, path `["db", "url"]`. `vars.x`, `env.X`, `app.name`, `preview.branch`
-/// and `git.commit` have a path of one; `${X}` alone is short for `${env.X}`.
+/// and `git.commit` have a path of one part. `${X}` is short for `${env.X}`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reference {
     pub scope: Scope,
     pub path: Vec<String>,
     pub default: Option<String>,
-    /// The whole `${...}` in the file.
+    /// Position of the complete `${...}` in the file.
     pub span: Span,
 }
 
@@ -45,7 +45,7 @@ impl Template {
         Self { parts: if text.is_empty() { Vec::new() } else { vec![Part::Text(text)] } }
     }
 
-    /// The text, if nothing in it has to be resolved.
+    /// The text, if it contains no reference.
     #[must_use]
     pub fn as_literal(&self) -> Option<String> {
         self.parts
@@ -65,14 +65,14 @@ impl Template {
     }
 }
 
-/// What is wrong inside a text with placeholders.
+/// A problem in a text with placeholders.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TemplateProblem {
     pub span: Span,
     pub message: String,
 }
 
-/// Reads `${...}`. Spans are exact when the text stands in the file as it is (no escapes before the place).
+/// Parses `${...}`. Spans are exact if the file contains the text literally (no YAML escapes before the placeholder).
 #[must_use]
 pub fn parse(text: &str, span: Span, quoted: bool) -> (Template, Vec<TemplateProblem>) {
     if !text.contains('$') {
@@ -107,11 +107,11 @@ pub fn parse(text: &str, span: Span, quoted: bool) -> (Template, Vec<TemplatePro
                     }
                     parts.push(Part::Reference(reference));
                 }
-                Err(words) => problems.push(TemplateProblem { span: at(dollar, end + 1), message: words }),
+                Err(message) => problems.push(TemplateProblem { span: at(dollar, end + 1), message }),
             }
             rest = end + 1;
         } else {
-            // A lone dollar is a dollar: shell lines have many.
+            // A lone dollar sign is literal, because shell commands contain many.
             literal.push('$');
             rest = dollar + 1;
         }
@@ -136,10 +136,10 @@ fn parse_reference(inside: &str, span: Span) -> Result<Reference, String> {
         return Err("this placeholder is empty".into());
     }
     let parts: Vec<String> = name.split('.').map(str::to_owned).collect();
-    let fits = |part: &String| {
+    let is_valid = |part: &String| {
         !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
     };
-    if !parts.iter().all(fits) {
+    if !parts.iter().all(is_valid) {
         return Err(format!("`{inside}` cannot be read as a placeholder"));
     }
     let [first, path @ ..] = parts.as_slice() else { return Err("this placeholder is empty".into()) };
@@ -148,12 +148,11 @@ fn parse_reference(inside: &str, span: Span) -> Result<Reference, String> {
     }
     let Some(scope) = Scope::parse(first) else {
         let known = Scope::ALL.map(|(name, _)| name);
-        let near =
+        let suggestion =
             crate::nearest::nearest(first, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        return Err(format!("unknown scope `{first}` in a placeholder{near} (known: {})", known.join(", ")));
+        return Err(format!("unknown scope `{first}` in a placeholder{suggestion} (known: {})", known.join(", ")));
     };
-    let wanted = scope.path_length();
-    if !wanted.contains(&path.len()) {
+    if !scope.path_length().contains(&path.len()) {
         return Err(format!("`{name}` is incomplete; write {}", scope.example()));
     }
     Ok(Reference { scope, path: path.to_vec(), default, span })
@@ -222,7 +221,7 @@ mod tests {
 
     #[test]
     fn invalid_placeholders_are_reported() {
-        for (text, words) in [
+        for (text, expected) in [
             ("${resources.db.url", "never closed"),
             ("${}", "empty"),
             ("${resorces.db.url}", "did you mean `resources`"),
@@ -230,7 +229,7 @@ mod tests {
             ("${a b.c}", "cannot be read"),
         ] {
             let (_, problems) = parse(text, Span::default(), false);
-            assert!(problems[0].message.contains(words), "{text}: {problems:?}");
+            assert!(problems[0].message.contains(expected), "{text}: {problems:?}");
         }
         assert_eq!(
             parse("echo $HOME costs 5$", Span::default(), false).0.as_literal().as_deref(),

@@ -1,15 +1,15 @@
-//! Positions and sources: which bytes of which file something was read from.
+//! Source files, and positions as byte ranges in them.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A file of one reading; index into [`Sources`]. Zero is always the root manifest.
+/// Index of a file in [`Sources`]. Zero is always the root manifest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct FileId(pub u32);
 
-/// A half-open byte range of one file. Offsets are bytes of the text as stored (byte order mark included),
-/// so that they can be cut out of the file as it is; only the language server turns them into UTF-16.
+/// A half-open byte range of one file. Offsets are bytes of the stored text (byte order mark included), so that a range
+/// can be sliced from the file. Only the language server converts them to UTF-16.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct Span {
     pub file: FileId,
@@ -34,14 +34,14 @@ impl Span {
         self.range().contains(&offset)
     }
 
-    /// The same text, after something before it became longer or shorter.
+    /// The span after text before it has grown or shrunk by `by` bytes.
     #[must_use]
     pub fn shifted(self, by: i32) -> Self {
         Self { start: self.start.saturating_add_signed(by), end: self.end.saturating_add_signed(by), ..self }
     }
 }
 
-/// A value and where it was written. Equality looks at the value only, so that moving a line changes nothing.
+/// A value and its position. Equality compares the value only, so that a moved line is not a change.
 #[derive(Clone, Default)]
 pub struct Spanned<T> {
     pub value: T,
@@ -79,28 +79,28 @@ impl<T: fmt::Debug> fmt::Debug for Spanned<T> {
     }
 }
 
-/// Why a file could not be had. The words are shown to the user after "cannot read `PATH`: ".
+/// Why a file cannot be read. The text appears to the user after "cannot read `PATH`: ".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileProblem {
     Missing,
-    /// Anything else, in the operating system's words ("permission denied", "is a directory").
+    /// Any other error, as the operating system's message ("permission denied", "is a directory").
     Unreadable(String),
 }
 
-/// How the pure crates reach files: the disk for the command line and the agent, unsaved buffers for the language
-/// server, a map for tests. Paths are relative to the manifest's folder, `/`-separated, and may climb with `..`.
+/// File access of the pure crates. The CLI and the agent implement it with the disk, the language server with unsaved
+/// buffers, tests with a map. Paths are relative to the manifest's folder, use `/`, and may contain `..`.
 pub trait Files {
     /// # Errors
     /// When the file is absent or cannot be read.
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem>;
 
-    /// The names inside a folder with `true` for sub-folders, sorted; used for modules in local folders.
+    /// The sorted names in a folder, with `true` for subfolders; used for modules in local folders.
     /// # Errors
     /// When the folder is absent or cannot be read.
     fn list(&self, path: &str) -> Result<Vec<(String, bool)>, FileProblem>;
 }
 
-/// One file that took part in a reading.
+/// One file of a parsed manifest.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Relative to the manifest's folder; `pdev.yaml` for the root.
@@ -110,13 +110,13 @@ pub struct Source {
     pub line_starts: Vec<u32>,
 }
 
-/// All files of one reading, by [`FileId`].
+/// All files of a parsed manifest, by [`FileId`].
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     files: Vec<Source>,
 }
 
-/// A position for people: one-based line and column, the column counted in characters.
+/// A position for display: one-based line and column; the column counts characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineColumn {
     pub line: u32,

@@ -1,4 +1,5 @@
-//! Holds a tree against the table of the language: unknown keys, wrong kinds, values out of range. All of them at once.
+//! Validates a tree against the table of the language: unknown keys, wrong types, values out of range. Reports all of
+//! them in one run.
 
 use std::fmt::Write;
 
@@ -12,65 +13,65 @@ use crate::{quantities, template};
 
 pub(crate) struct Validator<'a> {
     diagnostics: &'a mut Vec<Diagnostic>,
-    /// Where the walk is, in one piece of memory: a long manifest has tens of thousands of places.
+    /// Path of the current node. One reused string, because a long manifest has tens of thousands of nodes.
     path: String,
 }
 
 impl<'a> Validator<'a> {
-    pub fn new(found: &'a mut Vec<Diagnostic>) -> Self {
-        Self { diagnostics: found, path: String::new() }
+    pub fn new(diagnostics: &'a mut Vec<Diagnostic>) -> Self {
+        Self { diagnostics, path: String::new() }
     }
 
-    /// Goes one key down, and comes back.
-    fn with_key(&mut self, name: &str, look: impl FnOnce(&mut Self)) {
+    /// Calls `validate` with `name` appended to the path.
+    fn with_key(&mut self, name: &str, validate: impl FnOnce(&mut Self)) {
         let end = self.path.len();
         if end > 0 {
             self.path.push('.');
         }
         self.path.push_str(name);
-        look(self);
+        validate(self);
         self.path.truncate(end);
     }
 
-    /// The same with the items of a list, one after the other.
-    fn with_each_item(&mut self, items: &[Node], look: impl Fn(&mut Self, &Node)) {
+    /// Calls `validate` for each item, with its index appended to the path.
+    fn with_each_item(&mut self, items: &[Node], validate: impl Fn(&mut Self, &Node)) {
         let end = self.path.len();
         for (index, item) in items.iter().enumerate() {
             // Writing to a string cannot fail.
-            let _written = write!(self.path, "[{index}]");
-            look(self, item);
+            let _ = write!(self.path, "[{index}]");
+            validate(self, item);
             self.path.truncate(end);
         }
     }
 
-    fn current_key<'s>(&'s self, otherwise: &'s str) -> &'s str {
-        last_path_part(&self.path, otherwise)
+    fn current_key<'s>(&'s self, default: &'s str) -> &'s str {
+        last_path_part(&self.path, default)
     }
 
-    fn report(&mut self, code: Code, span: Span, words: String) -> &mut Diagnostic {
-        self.diagnostics.push(Diagnostic::new(code, severity_of(code), span, words).at_path(self.path.as_str()));
+    fn report(&mut self, code: Code, span: Span, message: String) -> &mut Diagnostic {
+        self.diagnostics.push(Diagnostic::new(code, severity_of(code), span, message).at_path(self.path.as_str()));
         let last = self.diagnostics.len() - 1;
         &mut self.diagnostics[last]
     }
 
     pub fn validate_section(&mut self, node: &Node, section: &'static Section) {
         let Kind::Map(pairs) = &node.kind else {
-            // An empty value under a key is what half-typed files look like: nothing is wrong yet.
+            // An empty value is not an error: the user may still be typing it.
             if !node.is_null() {
-                let words = format!("`{}` must be a map, found {}", self.current_key(section.name), node.describe());
-                self.report(codes::WRONG_TYPE, node.span, words);
+                let message = format!("`{}` must be a map, found {}", self.current_key(section.name), node.describe());
+                self.report(codes::WRONG_TYPE, node.span, message);
             }
             return;
         };
         for pair in pairs {
             let name = pair.key.value.as_str();
             if !name.starts_with("x-") {
-                self.with_key(name, |own| own.validate_pair(pair, section, pairs));
+                self.with_key(name, |validator| validator.validate_pair(pair, section, pairs));
             }
         }
     }
 
-    fn validate_pair(&mut self, pair: &Pair, section: &'static Section, all: &[Pair]) {
+    fn validate_pair(&mut self, pair: &Pair, section: &'static Section, siblings: &[Pair]) {
         let name = pair.key.value.as_str();
         let (known, appends) = match name.strip_prefix('+') {
             Some(rest) => (find_key(section, rest), true),
@@ -78,19 +79,19 @@ impl<'a> Validator<'a> {
         };
         match known {
             Some(key) if appends && !accepts_list(&key.shape) => {
-                let words = format!("`{name}` appends to a list, but `{}` is none", key.name);
-                self.report(codes::UNKNOWN_KEY, pair.key.span, words);
+                let message = format!("`{name}` appends to a list, but `{}` is none", key.name);
+                self.report(codes::UNKNOWN_KEY, pair.key.span, message);
             }
-            // `null` removes what a lower layer wrote.
+            // `null` removes the value of a lower layer.
             Some(_) if pair.value.is_null() => {}
             Some(key) => self.validate_shape(&pair.value, &key.shape),
-            None => self.report_unknown_key(pair, section, all),
+            None => self.report_unknown_key(pair, section, siblings),
         }
     }
 
-    fn report_unknown_key(&mut self, pair: &Pair, section: &'static Section, all: &[Pair]) {
+    fn report_unknown_key(&mut self, pair: &Pair, section: &'static Section, siblings: &[Pair]) {
         let name = pair.key.value.as_str();
-        let free = |candidate: &&str| !all.iter().any(|other| other.key.value == **candidate);
+        let is_unused = |candidate: &&str| !siblings.iter().any(|other| other.key.value == **candidate);
         let keys: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
         let synonym = SYNONYMS.iter().find(|(from, to)| *from == name && keys.contains(to)).map(|(_, to)| *to);
         let near = synonym.or_else(|| nearest(name, keys.iter().copied()));
@@ -101,11 +102,12 @@ impl<'a> Validator<'a> {
             span,
             format!("unknown key `{name}` in {}{hint}", section_with_article(section.name)),
         );
-        if let Some(near) = near.filter(free) {
-            // A synonym from another tool may have another shape; only a misspelling is safe to mend.
+        if let Some(near) = near.filter(is_unused) {
+            // A synonym from another tool may have a different shape, so only a corrected spelling is a safe fix.
             let edit = Edit { span, text: near.to_owned() };
             *found = found.clone().fix(format!("change `{name}` to `{near}`"), synonym.is_none(), vec![edit]);
         }
+        // A long list of keys would hide the message.
         let known = if keys.len() <= 14 { format!("Known here: {}.", keys.join(", ")) } else { String::new() };
         let extension = "Keys of your own begin with `x-`.";
         found.help = Some(if known.is_empty() { extension.to_owned() } else { format!("{known} {extension}") });
@@ -116,14 +118,16 @@ impl<'a> Validator<'a> {
             Shape::Any(shapes) => self.validate_any(node, shapes),
             Shape::Section(section) => self.validate_section(node, section),
             Shape::List(inner) => match &node.kind {
-                Kind::List(items) => self.with_each_item(items, |own, item| own.validate_shape(item, inner)),
+                Kind::List(items) => {
+                    self.with_each_item(items, |validator, item| validator.validate_shape(item, inner))
+                }
                 _ => self.report_wrong_type(node, "a list"),
             },
             Shape::Map(inner) => match &node.kind {
                 Kind::Map(pairs) => {
                     for pair in pairs.iter().filter(|pair| !pair.value.is_null() && !pair.key.value.starts_with("x-")) {
-                        self.with_key(pair.key.value.trim_start_matches('+'), |own| {
-                            own.validate_shape(&pair.value, inner);
+                        self.with_key(pair.key.value.trim_start_matches('+'), |validator| {
+                            validator.validate_shape(&pair.value, inner);
                         });
                     }
                 }
@@ -135,19 +139,19 @@ impl<'a> Validator<'a> {
     }
 
     fn validate_any(&mut self, node: &Node, shapes: &'static [Shape]) {
-        if let Some(fit) = shapes.iter().find(|shape| matches_shape(node, shape)) {
-            return self.validate_shape(node, fit);
+        if let Some(matching) = shapes.iter().find(|shape| matches_shape(node, shape)) {
+            return self.validate_shape(node, matching);
         }
         if !node.is_null() {
-            let wanted = shapes.iter().map(expected_shape).collect::<Vec<_>>().join(" or ");
-            self.report_wrong_type(node, &wanted);
+            let expected = shapes.iter().map(expected_shape).collect::<Vec<_>>().join(" or ");
+            self.report_wrong_type(node, &expected);
         }
     }
 
-    fn report_wrong_type(&mut self, node: &Node, wanted: &str) {
+    fn report_wrong_type(&mut self, node: &Node, expected: &str) {
         if !node.is_null() {
-            let words = format!("`{}` must be {wanted}, found {}", self.current_key("this"), node.describe());
-            self.report(codes::WRONG_TYPE, node.span, words);
+            let message = format!("`{}` must be {expected}, found {}", self.current_key("this"), node.describe());
+            self.report(codes::WRONG_TYPE, node.span, message);
         }
     }
 
@@ -158,7 +162,7 @@ impl<'a> Validator<'a> {
         }
         self.check_foreign_braces(node, scalar);
         let name = self.current_key("this");
-        let bad = |words: String| Some((codes::BAD_VALUE, words));
+        let bad_value = |message: String| Some((codes::BAD_VALUE, message));
         let problem = match shape {
             Shape::Bool => match scalar.value {
                 Value::Bool(_) => None,
@@ -170,23 +174,25 @@ impl<'a> Validator<'a> {
             },
             Shape::Integer { min, max } => match scalar.value {
                 Value::Integer(number) if (*min..=*max).contains(&number) => None,
-                Value::Integer(number) => bad(format!("`{name}` must be between {min} and {max}, found `{number}`")),
+                Value::Integer(number) => {
+                    bad_value(format!("`{name}` must be between {min} and {max}, found `{number}`"))
+                }
                 _ => Some((codes::WRONG_TYPE, format!("`{name}` must be a whole number, found {}", node.describe()))),
             },
-            Shape::Choice(words) if !words.contains(&scalar.text.as_str()) => {
-                return self.report_invalid_choice(node, scalar, words);
+            Shape::Choice(choices) if !choices.contains(&scalar.text.as_str()) => {
+                return self.report_invalid_choice(node, scalar, choices);
             }
-            Shape::Duration => {
-                quantities::parse_duration(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}")))
-            }
-            Shape::Bytes => {
-                quantities::parse_bytes(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}")))
-            }
-            Shape::Cpu => {
-                quantities::parse_cpu_milli(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}")))
-            }
+            Shape::Duration => quantities::parse_duration(&scalar.text)
+                .err()
+                .and_then(|problem| bad_value(format!("`{name}`: {problem}"))),
+            Shape::Bytes => quantities::parse_bytes(&scalar.text)
+                .err()
+                .and_then(|problem| bad_value(format!("`{name}`: {problem}"))),
+            Shape::Cpu => quantities::parse_cpu_milli(&scalar.text)
+                .err()
+                .and_then(|problem| bad_value(format!("`{name}`: {problem}"))),
             Shape::Date => {
-                quantities::parse_date(&scalar.text).err().and_then(|words| bad(format!("`{name}`: {words}")))
+                quantities::parse_date(&scalar.text).err().and_then(|problem| bad_value(format!("`{name}`: {problem}")))
             }
             Shape::Template => {
                 self.validate_template(node, scalar);
@@ -194,25 +200,25 @@ impl<'a> Validator<'a> {
             }
             _ => None,
         };
-        if let Some((code, words)) = problem {
-            let found = self.report(code, node.span, words);
+        if let Some((code, message)) = problem {
+            let found = self.report(code, node.span, message);
             if code == codes::OLD_BOOLEAN {
-                let meant = ["yes", "on", "y"].contains(&scalar.text.to_ascii_lowercase().as_str());
+                let boolean = ["yes", "on", "y"].contains(&scalar.text.to_ascii_lowercase().as_str());
                 *found = found.clone().fix(
-                    format!("write `{meant}`"),
+                    format!("write `{boolean}`"),
                     true,
-                    vec![Edit { span: node.span, text: meant.to_string() }],
+                    vec![Edit { span: node.span, text: boolean.to_string() }],
                 );
                 found.severity = Severity::Error;
             }
         }
     }
 
-    fn report_invalid_choice(&mut self, node: &Node, scalar: &Scalar, words: &'static [&'static str]) {
-        let near = nearest(&scalar.text, words.iter().copied());
-        let text =
-            format!("`{}` must be one of {}, found {}", self.current_key("this"), words.join(", "), node.describe());
-        let found = self.report(codes::BAD_VALUE, node.span, text);
+    fn report_invalid_choice(&mut self, node: &Node, scalar: &Scalar, choices: &'static [&'static str]) {
+        let near = nearest(&scalar.text, choices.iter().copied());
+        let message =
+            format!("`{}` must be one of {}, found {}", self.current_key("this"), choices.join(", "), node.describe());
+        let found = self.report(codes::BAD_VALUE, node.span, message);
         if let Some(near) = near {
             *found = found.clone().fix(
                 format!("change it to `{near}`"),
@@ -232,11 +238,11 @@ impl<'a> Validator<'a> {
         }
     }
 
-    /// `{{ x }}` is a map of a map in YAML and somebody else's template in people's minds.
+    /// Unquoted, `{{ x }}` is a map in YAML. In text it usually comes from another tool's template language.
     fn check_foreign_braces(&mut self, node: &Node, scalar: &Scalar) {
         if scalar.text.contains("{{") && !self.path.starts_with("patches") {
-            let words = "`{{ }}` belongs to another tool; pdev would pass it on as it is".to_owned();
-            let found = self.report(codes::TEMPLATE_BRACES, node.span, words);
+            let message = "`{{ }}` belongs to another tool; pdev would pass it on as it is".to_owned();
+            let found = self.report(codes::TEMPLATE_BRACES, node.span, message);
             found.severity = Severity::Warning;
             found.help = Some("pdev's placeholders are `${scope.name.field}`.".into());
         }
@@ -249,7 +255,7 @@ impl<'a> Validator<'a> {
             Kind::List(items) => self.with_each_item(items, Self::validate_nested_templates),
             Kind::Map(pairs) => {
                 for pair in pairs {
-                    self.with_key(&pair.key.value, |own| own.validate_nested_templates(&pair.value));
+                    self.with_key(&pair.key.value, |validator| validator.validate_nested_templates(&pair.value));
                 }
             }
         }
@@ -268,7 +274,7 @@ fn accepts_list(shape: &Shape) -> bool {
     }
 }
 
-/// Whether a node has the outer form of a shape; its inside is checked afterwards.
+/// Whether a node has the outer form of a shape. `validate_shape` checks the contents afterwards.
 fn matches_shape(node: &Node, shape: &Shape) -> bool {
     match shape {
         Shape::Section(_) | Shape::Map(_) => matches!(node.kind, Kind::Map(_)),
@@ -291,7 +297,7 @@ fn expected_shape(shape: &Shape) -> String {
         Shape::Bytes => "a size such as `256Mi`".into(),
         Shape::Cpu => "a number of cores such as `250m` or `0.5`".into(),
         Shape::Date => "a day such as `2027-03-31`".into(),
-        Shape::Choice(words) => format!("one of {}", words.join(", ")),
+        Shape::Choice(choices) => format!("one of {}", choices.join(", ")),
         Shape::List(_) => "a list".into(),
         Shape::Map(_) | Shape::Section(_) => "a map".into(),
         Shape::Any(shapes) => shapes.iter().map(expected_shape).collect::<Vec<_>>().join(" or "),
@@ -312,6 +318,6 @@ pub(crate) fn join_path(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-fn last_path_part<'a>(path: &'a str, otherwise: &'a str) -> &'a str {
-    path.rsplit('.').next().filter(|name| !name.is_empty()).unwrap_or(otherwise)
+fn last_path_part<'a>(path: &'a str, default: &'a str) -> &'a str {
+    path.rsplit('.').next().filter(|name| !name.is_empty()).unwrap_or(default)
 }

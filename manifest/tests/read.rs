@@ -1,5 +1,5 @@
-//! Reading as its callers see it: examples decode, half-typed files keep the rest, hostile files end.
-#![expect(clippy::unwrap_used, reason = "a failed step of a test ends it, with its line")]
+//! Tests of the public API: examples decode, half-typed files keep their valid parts, hostile files are rejected.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 
@@ -48,8 +48,8 @@ fn corpus() -> Vec<(String, String)> {
 fn error_messages(found: &[Diagnostic]) -> Vec<String> {
     found
         .iter()
-        .filter(|one| one.severity == Severity::Error)
-        .map(|one| format!("{} {}", one.code.0, one.message))
+        .filter(|diagnostic| diagnostic.severity == Severity::Error)
+        .map(|diagnostic| format!("{} {}", diagnostic.code.0, diagnostic.message))
         .collect()
 }
 
@@ -61,9 +61,9 @@ fn corpus_has_no_errors_and_matches_the_schema() {
         assert_eq!(error_messages(&selected.diagnostics), Vec::<String>::new(), "{name}");
         let tree = manifest::syntax::parse(&text, manifest::FileId(0)).root.unwrap();
         let value = to_json(&tree);
-        let wrong: Vec<String> =
+        let schema_errors: Vec<String> =
             schema.iter_errors(&value).map(|error| format!("{error} at {}", error.instance_path())).collect();
-        assert_eq!(wrong, Vec::<String>::new(), "{name} against the schema");
+        assert_eq!(schema_errors, Vec::<String>::new(), "{name} against the schema");
     }
 }
 
@@ -117,10 +117,10 @@ fn layers_merge_in_order_and_keep_their_spans() {
         ("pdev.yaml".to_owned(), b"pdev: 1\napp: x\ninclude: [common/base.yaml]\nservices:\n  web: { image: a, env: { A: base, B: base } }\nenvironments:\n  ci: { runtime: process, services: { web: { env: { B: ci, A: null }, +routes: [/b] } } }\n".to_vec()),
         ("common/base.yaml".to_owned(), b"services:\n  web: { image: included, restart: never, routes: [/a], env: { C: included } }\n".to_vec()),
     ]));
-    let reading = read("pdev.yaml", &files);
+    let parsed = read("pdev.yaml", &files);
     let sets =
         [SetOverride::parse("services.web.env.D=[1]").unwrap(), SetOverride::parse("services.web.port=81").unwrap()];
-    let selected = reading.select(Some("ci"), &sets);
+    let selected = parsed.select(Some("ci"), &sets);
     assert_eq!(
         error_messages(&selected.diagnostics),
         ["PD0111 `D` must be text or a whole number or true or false, found a list"]
@@ -142,11 +142,11 @@ fn all_problems_are_found_in_one_run() {
     let selected = read_and_select(
         "pdev: 1\napp: My App\nservices:\n  web: { imag: x, port: 80800, health: healthz, needs: { dbb: healthy } }\n  api: { replicas: two }\nresources:\n  db: { uses: postgres@16 }\n",
     );
-    let codes: Vec<&str> = selected.diagnostics.iter().map(|one| one.code.0).collect();
+    let codes: Vec<&str> = selected.diagnostics.iter().map(|diagnostic| diagnostic.code.0).collect();
     for code in ["PD0110", "PD0112", "PD0114", "PD0111", "PD0120", "PD0121"] {
         assert!(codes.contains(&code), "{code} is missing in {codes:?}");
     }
-    let unknown = selected.diagnostics.iter().find(|one| one.code.0 == "PD0110").unwrap();
+    let unknown = selected.diagnostics.iter().find(|diagnostic| diagnostic.code.0 == "PD0110").unwrap();
     assert_eq!(selected.sources.slice(unknown.span), "imag");
     assert_eq!(unknown.fixes[0].edits[0].text, "image");
     assert_eq!(unknown.path, "services.web.imag");
@@ -154,7 +154,7 @@ fn all_problems_are_found_in_one_run() {
 
 #[test]
 fn half_typed_unit_keeps_the_other_units() {
-    let whole =
+    let template =
         "pdev: 1\napp: x\nservices:\n  a: { image: one }\n@\n  c: { image: three }\njobs:\n  j: { image: four }\n";
     for typed in [
         "  b",
@@ -169,7 +169,7 @@ fn half_typed_unit_keeps_the_other_units() {
         "  ima",
         "  b: { image: two, env: { A: 1 }",
     ] {
-        let text = whole.replace('@', typed);
+        let text = template.replace('@', typed);
         let selected = read_and_select(&text);
         let names: Vec<&String> = selected.manifest.services.keys().collect();
         assert!(
@@ -227,7 +227,7 @@ fn hostile_files_are_rejected() {
     ]));
     let found = error_messages(&read("pdev.yaml", &files).select(None, &[]).diagnostics);
     assert!(
-        found.iter().any(|one| one.starts_with("PD0108")) && found.iter().any(|one| one.starts_with("PD0107")),
+        found.iter().any(|error| error.starts_with("PD0108")) && found.iter().any(|error| error.starts_with("PD0107")),
         "{found:?}"
     );
     let latin = MemoryFiles(BTreeMap::from([(
@@ -237,7 +237,7 @@ fn hostile_files_are_rejected() {
     assert!(
         error_messages(&read("pdev.yaml", &latin).select(None, &[]).diagnostics)
             .iter()
-            .any(|one| one.starts_with("PD0103"))
+            .any(|error| error.starts_with("PD0103"))
     );
 }
 
@@ -256,21 +256,21 @@ fn twenty_thousand_lines_read_within_three_seconds() {
         ));
     }
     let files = MemoryFiles::with_manifest(&text);
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     let selected = read("pdev.yaml", &files).select(None, &[]);
-    let taken = begun.elapsed();
+    let elapsed = started.elapsed();
     assert_eq!(selected.manifest.services.len(), 2_000);
-    println!("{} lines in {taken:?}", text.lines().count());
-    // The budget of 60 ms is for the release build (docs/benchmarks.md); this catches what is not linear.
-    assert!(taken.as_millis() < 3_000, "{taken:?}");
+    println!("{} lines in {elapsed:?}", text.lines().count());
+    // The budget of 60 ms is for the release build (docs/benchmarks.md). This limit only detects non-linear behaviour.
+    assert!(elapsed.as_millis() < 3_000, "{elapsed:?}");
 }
 
 #[test]
 fn reference_page_matches_the_code() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/manifest.md");
-    let now = manifest::reference_page::markdown();
+    let generated = manifest::reference_page::markdown();
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, &now).unwrap();
+        std::fs::write(&path, &generated).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), now, "run with UPDATE_DOCS=1");
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), generated, "run with UPDATE_DOCS=1");
 }

@@ -1,9 +1,9 @@
-//! The next version of a text that differs inside of one unit: the unit's lines are parsed by themselves, the rest of the
-//! tree is copied and moved.
+//! Incremental parsing of a text that changed within one unit: parses the lines of that unit alone, and copies the rest
+//! of the tree with shifted spans.
 //!
-//! A unit is what stands below a key of a top-level section, in lines of its own. Whatever could make its lines mean
-//! something else by themselves than in their place, or the other way round, is left to the whole parse: this only ever
-//! answers what that would, and `None` says nothing about the text. It does not know what a manifest is.
+//! A unit is an entry of a top-level section that has its own lines. If its lines could have another meaning alone than
+//! in their context, or the reverse, the text is left to the full parser. So the result always equals that of a full
+//! parse, and `None` says nothing about the text. This module knows nothing about manifests.
 
 use std::sync::Arc;
 
@@ -11,23 +11,24 @@ use super::tree::{Comment, Kind, Node, Pair};
 use super::tree_builder::{self, BuiltTree};
 use crate::text::{FileId, Span};
 
-/// What the next version of a text can be parsed from.
+/// The base for incremental parsing of a text's next version.
 #[derive(Clone, Debug, Default)]
 pub enum ReparseBase {
-    /// Only the whole: it is broken beyond repair, or parts of it stand for others (anchors, `<<`).
+    /// The next version needs a full parse: the text is broken beyond repair, or parts of it refer to others (anchors,
+    /// `<<`).
     #[default]
     Unavailable,
-    /// The tree is that of the text.
+    /// The tree was parsed from the text itself.
     Text,
-    /// The tree is that of this text, in which what was broken is blanked out.
+    /// The tree was parsed from this text, in which the broken parts are blanked out.
     Repaired(Arc<str>),
 }
 
 impl ReparseBase {
-    /// `repaired` is the text that was parsed in the end, where it is not the one of the file.
+    /// `repaired` is the text that the tree was parsed from, if it differs from the file's text.
     pub(super) fn from_tree(built: &BuiltTree, repaired: Option<&str>) -> Self {
-        let whole = built.error.is_none() && built.diagnostics.is_empty() && built.is_self_contained;
-        match (whole && built.root.is_some(), repaired) {
+        let is_reusable = built.error.is_none() && built.diagnostics.is_empty() && built.is_self_contained;
+        match (is_reusable && built.root.is_some(), repaired) {
             (false, _) => Self::Unavailable,
             (true, None) => Self::Text,
             (true, Some(text)) => Self::Repaired(text.into()),
@@ -35,7 +36,7 @@ impl ReparseBase {
     }
 }
 
-/// An earlier version: its text and all that was parsed from it.
+/// An earlier version of a text, with its tree and comments.
 #[derive(Clone, Copy, Debug)]
 pub struct PreviousParse<'a> {
     text: &'a str,
@@ -44,10 +45,10 @@ pub struct PreviousParse<'a> {
 }
 
 impl<'a> PreviousParse<'a> {
-    /// `text` is the file's, and the others are what it gave.
+    /// `text` is the file's text; the other arguments are the results of parsing it.
     #[must_use]
-    pub fn new(basis: &'a ReparseBase, text: &'a str, root: &'a Node, comments: &'a [Comment]) -> Option<Self> {
-        let text = match basis {
+    pub fn new(base: &'a ReparseBase, text: &'a str, root: &'a Node, comments: &'a [Comment]) -> Option<Self> {
+        let text = match base {
             ReparseBase::Unavailable => return None,
             ReparseBase::Text => text,
             ReparseBase::Repaired(text) => text,
@@ -56,26 +57,27 @@ impl<'a> PreviousParse<'a> {
     }
 }
 
-/// What was replaced: bytes of the earlier text, and by how much what follows them has moved.
+/// The replaced byte range of the earlier text, and the shift of the text after it.
 struct TextChange {
     start: usize,
     end: usize,
     delta: i32,
 }
 
-/// Where the one changed unit stood.
+/// Position of the changed unit in the earlier text.
 struct UnitLocation {
     section: usize,
     unit: usize,
-    /// From the start of its line to the start of the line of whatever comes next.
+    /// Start of the unit's first line.
     start: usize,
+    /// Start of the line that follows the unit.
     end: usize,
-    /// Of the unit's key.
+    /// Column of the unit's key.
     column: usize,
     followed_by: FollowedBy,
 }
 
-/// What ends a unit.
+/// The element after a unit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FollowedBy {
     Unit,
@@ -83,93 +85,95 @@ enum FollowedBy {
     EndOfText,
 }
 
-/// The tree of `text`, without findings; `None` where the whole has to be parsed.
-pub(super) fn reparse(text: &str, file: FileId, earlier: PreviousParse<'_>) -> Option<BuiltTree> {
-    let change = diff_texts(earlier.text, text)?;
-    let place = find_changed_unit(&earlier, &change)?;
-    let lines = text.get(place.start..place.end.checked_add_signed(isize::try_from(change.delta).ok()?)?)?;
-    if place.followed_by != FollowedBy::EndOfText && !lines.ends_with('\n') {
+/// The tree of `text`, without diagnostics; `None` if a full parse is necessary.
+pub(super) fn reparse(text: &str, file: FileId, previous: PreviousParse<'_>) -> Option<BuiltTree> {
+    let change = diff_texts(previous.text, text)?;
+    let location = find_changed_unit(&previous, &change)?;
+    let lines = text.get(location.start..location.end.checked_add_signed(isize::try_from(change.delta).ok()?)?)?;
+    // Without the line feed, the unit's last line and the next key would be one line.
+    if location.followed_by != FollowedBy::EndOfText && !lines.ends_with('\n') {
         return None;
     }
-    let old = &pairs(&pairs(earlier.root)?.get(place.section)?.value)?.get(place.unit)?.key.value;
-    let (pair, fresh) = parse_unit(lines, file, &place, old)?;
-    let root = replace_unit(text, earlier.root, &place, change.delta, pair)?;
-    let at = u32::try_from(place.start).ok()?;
-    let behind = u32::try_from(place.end).ok()?;
-    let mut comments = Vec::with_capacity(earlier.comments.len() + 1);
-    comments.extend(earlier.comments.iter().filter(|comment| comment.span.start < at).cloned());
-    comments.extend(fresh);
-    comments.extend(
-        earlier.comments.iter().filter(|one| one.span.start >= behind).map(|one| shift_comment(one, change.delta)),
-    );
+    let old_name = &pairs(&pairs(previous.root)?.get(location.section)?.value)?.get(location.unit)?.key.value;
+    let (pair, unit_comments) = parse_unit(lines, file, &location, old_name)?;
+    let root = replace_unit(text, previous.root, &location, change.delta, pair)?;
+    let start = u32::try_from(location.start).ok()?;
+    let end = u32::try_from(location.end).ok()?;
+    let mut comments = Vec::with_capacity(previous.comments.len() + 1);
+    comments.extend(previous.comments.iter().filter(|comment| comment.span.start < start).cloned());
+    comments.extend(unit_comments);
+    let comments_after = previous.comments.iter().filter(|comment| comment.span.start >= end);
+    comments.extend(comments_after.map(|comment| shift_comment(comment, change.delta)));
     Some(BuiltTree { root: Some(root), comments, diagnostics: Vec::new(), is_self_contained: true, error: None })
 }
 
-/// The end that both have in common is taken first: what is inserted before a unit belongs to the one above it.
+/// Finds the changed range. Matches the common suffix first, so that lines inserted before a unit belong to the unit
+/// above.
 fn diff_texts(before: &str, after: &str) -> Option<TextChange> {
     let (old, new) = (before.as_bytes(), after.as_bytes());
-    let tail = old.iter().rev().zip(new.iter().rev()).take_while(|(one, other)| one == other).count();
-    let most = old.len().min(new.len()) - tail;
-    let start = old[..most].iter().zip(&new[..most]).take_while(|(one, other)| one == other).count();
-    let by = i64::try_from(new.len()).ok()? - i64::try_from(old.len()).ok()?;
-    Some(TextChange { start, end: old.len() - tail, delta: i32::try_from(by).ok()? })
+    let suffix = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
+    let prefix_max = old.len().min(new.len()) - suffix;
+    let start = old[..prefix_max].iter().zip(&new[..prefix_max]).take_while(|(old, new)| old == new).count();
+    let delta = i64::try_from(new.len()).ok()? - i64::try_from(old.len()).ok()?;
+    Some(TextChange { start, end: old.len() - suffix, delta: i32::try_from(delta).ok()? })
 }
 
 fn pairs(node: &Node) -> Option<&[Pair]> {
     node.as_map()
 }
 
-fn find_changed_unit(earlier: &PreviousParse<'_>, change: &TextChange) -> Option<UnitLocation> {
-    let (text, sections) = (earlier.text, block_pairs(earlier.text, earlier.root)?);
-    let section = sections.partition_point(|pair| pair.key.span.range().start <= change.start).checked_sub(1)?;
-    let own = sections.get(section)?;
-    let below = match sections.get(section + 1) {
+/// The unit that contains the complete change, if there is one.
+fn find_changed_unit(previous: &PreviousParse<'_>, change: &TextChange) -> Option<UnitLocation> {
+    let (text, sections) = (previous.text, block_pairs(previous.text, previous.root)?);
+    let section_index = sections.partition_point(|pair| pair.key.span.range().start <= change.start).checked_sub(1)?;
+    let section = sections.get(section_index)?;
+    let section_end = match sections.get(section_index + 1) {
         Some(next) => (line_and_column(text, next).filter(|(_, column)| *column == 0)?.0, FollowedBy::Section),
         None => (text.len(), FollowedBy::EndOfText),
     };
-    if line_and_column(text, own)?.1 != 0 {
+    if line_and_column(text, section)?.1 != 0 {
         return None;
     }
-    let units = block_pairs(text, &own.value)?;
+    let units = block_pairs(text, &section.value)?;
     let starts_before = |pair: &Pair| line_and_column(text, pair).is_some_and(|(line, _)| line <= change.start);
     let unit = units.partition_point(starts_before).checked_sub(1)?;
     let (start, column) = line_and_column(text, units.get(unit)?).filter(|(_, column)| *column > 0)?;
-    let (end, follows) = match units.get(unit + 1) {
+    let (end, followed_by) = match units.get(unit + 1) {
         Some(next) => (line_and_column(text, next).filter(|(_, other)| *other == column)?.0, FollowedBy::Unit),
-        None => below,
+        None => section_end,
     };
-    // Where a `?` stands before the next key, that does not begin where its line does.
-    let inside = start <= change.start && change.end <= end && is_unit_block(text.get(start..end)?, column);
-    inside.then_some(UnitLocation { section, unit, start, end, column, followed_by: follows })
+    // The old lines must be a unit block too: a `?` on its own line before the next key would belong to that key.
+    let is_inside = start <= change.start && change.end <= end && is_unit_block(text.get(start..end)?, column);
+    is_inside.then_some(UnitLocation { section: section_index, unit, start, end, column, followed_by })
 }
 
-/// The pairs of a map that is written in lines, not in braces.
+/// The pairs of a map in block style, not in flow style (braces).
 fn block_pairs<'n>(text: &str, node: &'n Node) -> Option<&'n [Pair]> {
-    let braces = text.get(node.span.range())?.starts_with('{');
-    pairs(node).filter(|_| !braces)
+    let is_flow_style = text.get(node.span.range())?.starts_with('{');
+    pairs(node).filter(|_| !is_flow_style)
 }
 
-/// Where the line of a key begins, and the key's column; `None` where something else stands before it.
+/// The start of a key's line, and the key's column; `None` if other text precedes the key on its line.
 fn line_and_column(text: &str, pair: &Pair) -> Option<(usize, usize)> {
     let key = pair.key.span.range().start;
-    let line = text.get(..key)?.trim_end_matches(' ');
-    let starts = line.is_empty() || line == "\u{feff}" || line.ends_with(['\n', '\r']);
-    starts.then(|| (line.len(), key - line.len()))
+    let before = text.get(..key)?.trim_end_matches(' ');
+    let starts_line = before.is_empty() || before == "\u{feff}" || before.ends_with(['\n', '\r']);
+    starts_line.then(|| (before.len(), key - before.len()))
 }
 
-/// Stand before and behind a unit's lines when they are parsed by themselves: keys like the ones that do in the whole,
-/// because what an empty value or a block of text is depends on what ends it.
+/// Lines placed before and after a unit's lines when they are parsed alone. They are keys like those in the full text,
+/// because the meaning of an empty value or a block scalar depends on the key that ends it.
 const SECTION_LINE: &str = "s:\n";
 const NEXT_KEY_LINE: &str = "z: 0\n";
 
-/// A unit's lines in a text of their own: one key at the same column, everything else further in.
-fn parse_unit(lines: &str, file: FileId, place: &UnitLocation, name: &str) -> Option<(Pair, Vec<Comment>)> {
-    let column = place.column;
+/// Parses a unit's lines alone: one key at the same column, and all other lines with a deeper indent.
+fn parse_unit(lines: &str, file: FileId, location: &UnitLocation, name: &str) -> Option<(Pair, Vec<Comment>)> {
+    let column = location.column;
     if !is_unit_block(lines, column) {
         return None;
     }
-    let spaces = " ".repeat(if place.followed_by == FollowedBy::Unit { column } else { 0 });
-    let text = match place.followed_by {
+    let spaces = " ".repeat(if location.followed_by == FollowedBy::Unit { column } else { 0 });
+    let text = match location.followed_by {
         FollowedBy::Unit | FollowedBy::Section => format!("{SECTION_LINE}{lines}{spaces}{NEXT_KEY_LINE}"),
         FollowedBy::EndOfText => format!("{SECTION_LINE}{lines}"),
     };
@@ -178,19 +182,22 @@ fn parse_unit(lines: &str, file: FileId, place: &UnitLocation, name: &str) -> Op
         return None;
     }
     let mut root = into_pairs(built.root?)?;
-    let mut units = match place.followed_by {
+    // Any other number of pairs means that the lines changed the structure around them.
+    let mut units = match location.followed_by {
         FollowedBy::Section if root.len() != 2 => return None,
         FollowedBy::Section => into_pairs(root.swap_remove(0).value)?,
         FollowedBy::Unit | FollowedBy::EndOfText if root.len() != 1 => return None,
         FollowedBy::Unit | FollowedBy::EndOfText => into_pairs(root.pop()?.value)?,
     };
-    if units.len() != if place.followed_by == FollowedBy::Unit { 2 } else { 1 } {
+    if units.len() != if location.followed_by == FollowedBy::Unit { 2 } else { 1 } {
         return None;
     }
-    let by = i32::try_from(place.start).ok()? - i32::try_from(SECTION_LINE.len()).ok()?;
+    let delta = i32::try_from(location.start).ok()? - i32::try_from(SECTION_LINE.len()).ok()?;
     let pair = units.swap_remove(0);
-    let same = pair.key.value == name && pair.key.span.range().start == SECTION_LINE.len() + column;
-    same.then(|| (pair.shifted(by), built.comments.iter().map(|comment| shift_comment(comment, by)).collect()))
+    // A renamed unit may become a duplicate of another, so only the full parser handles it.
+    let has_same_key = pair.key.value == name && pair.key.span.range().start == SECTION_LINE.len() + column;
+    has_same_key
+        .then(|| (pair.shifted(delta), built.comments.iter().map(|comment| shift_comment(comment, delta)).collect()))
 }
 
 fn into_pairs(node: Node) -> Option<Vec<Pair>> {
@@ -200,64 +207,61 @@ fn into_pairs(node: Node) -> Option<Vec<Pair>> {
     }
 }
 
-/// A key's line at this column, and only lines that are further in or hold nothing that counts.
+/// Whether the first line begins at this column, and all others have a deeper indent, are blank or are comments.
 fn is_unit_block(lines: &str, column: usize) -> bool {
-    let mut each = lines.split(['\n', '\r']);
-    let first = each.next().is_some_and(|line| indent(line) == column);
-    first && each.all(|line| belongs_to_unit(line, column)) && !lines.contains('\u{feff}')
+    let mut lines_iter = lines.split(['\n', '\r']);
+    let starts_at_column = lines_iter.next().is_some_and(|line| indent(line) == column);
+    starts_at_column && lines_iter.all(|line| belongs_to_unit(line, column)) && !lines.contains('\u{feff}')
 }
 
 fn indent(line: &str) -> usize {
     line.len() - line.trim_start_matches(' ').len()
 }
 
-/// Further in than the unit's key, or nothing that counts.
+/// Whether a line has a deeper indent than the unit's key, is blank or is a comment.
 fn belongs_to_unit(line: &str, column: usize) -> bool {
     let content = line.trim_start_matches(' ');
     content.is_empty() || content.starts_with('#') || (indent(line) > column && !content.starts_with('\t'))
 }
 
-/// The earlier tree with this pair in the place of the unit.
-fn replace_unit(text: &str, root: &Node, place: &UnitLocation, by: i32, pair: Pair) -> Option<Node> {
+/// The earlier tree with `pair` in place of the unit, and all later spans shifted by `delta`.
+fn replace_unit(text: &str, root: &Node, location: &UnitLocation, delta: i32, pair: Pair) -> Option<Node> {
     let sections = pairs(root)?;
-    let own = sections.get(place.section)?;
-    let units = pairs(&own.value)?;
+    let section = sections.get(location.section)?;
+    let units = pairs(&section.value)?;
+    let is_last_unit = location.unit + 1 == units.len();
     let value = Node {
-        span: parent_span(text, own.value.span, place.unit + 1 == units.len(), place.end, by),
-        kind: Kind::Map(replace_pair(units, place.unit, pair, by)),
+        span: parent_span(text, section.value.span, is_last_unit, location.end, delta),
+        kind: Kind::Map(replace_pair(units, location.unit, pair, delta)),
     };
-    let section = Pair { key: own.key.clone(), value };
-    let span = parent_span(
-        text,
-        root.span,
-        place.section + 1 == sections.len() && place.unit + 1 == units.len(),
-        place.end,
-        by,
-    );
-    Some(Node { span, kind: Kind::Map(replace_pair(sections, place.section, section, by)) })
+    let new_section = Pair { key: section.key.clone(), value };
+    let is_last_of_text = is_last_unit && location.section + 1 == sections.len();
+    let span = parent_span(text, root.span, is_last_of_text, location.end, delta);
+    Some(Node { span, kind: Kind::Map(replace_pair(sections, location.section, new_section, delta)) })
 }
 
-fn replace_pair(all: &[Pair], at: usize, by_this: Pair, by: i32) -> Vec<Pair> {
-    let mut kept = Vec::with_capacity(all.len());
-    kept.extend(all[..at].iter().cloned());
-    kept.push(by_this);
-    kept.extend(all[at + 1..].iter().map(|pair| pair.shifted(by)));
-    kept
+fn replace_pair(pairs: &[Pair], index: usize, replacement: Pair, delta: i32) -> Vec<Pair> {
+    let mut result = Vec::with_capacity(pairs.len());
+    result.extend(pairs[..index].iter().cloned());
+    result.push(replacement);
+    result.extend(pairs[index + 1..].iter().map(|pair| pair.shifted(delta)));
+    result
 }
 
-/// The span of what the unit stands in. It ends with its last character, which may be a comment behind its last unit.
-fn parent_span(text: &str, span: Span, unit_is_last: bool, end: usize, by: i32) -> Span {
-    let moved = Span { end: span.shifted(by).end, ..span };
+/// The new span of the map that contains the unit. It ends with its last non-blank character, which may belong to a
+/// comment after its last unit.
+fn parent_span(text: &str, span: Span, unit_is_last: bool, end: usize, delta: i32) -> Span {
+    let shifted = Span { end: span.shifted(delta).end, ..span };
     if !unit_is_last {
-        return moved;
+        return shifted;
     }
-    let end = end.saturating_add_signed(isize::try_from(by).unwrap_or_default());
-    let kept = text.get(span.range().start..end).unwrap_or_default().trim_end();
-    Span::new(span.file, span.range().start, span.range().start + kept.len())
+    let end = end.saturating_add_signed(isize::try_from(delta).unwrap_or_default());
+    let content = text.get(span.range().start..end).unwrap_or_default().trim_end();
+    Span::new(span.file, span.range().start, span.range().start + content.len())
 }
 
-fn shift_comment(comment: &Comment, by: i32) -> Comment {
-    Comment { span: comment.span.shifted(by), text: comment.text.clone() }
+fn shift_comment(comment: &Comment, delta: i32) -> Comment {
+    Comment { span: comment.span.shifted(delta), text: comment.text.clone() }
 }
 
 #[cfg(test)]

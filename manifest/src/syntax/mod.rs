@@ -1,4 +1,5 @@
-//! Text to a tree of spanned nodes. Never fails: what cannot be parsed is blanked out, said, and the rest is kept.
+//! Parses text to a tree of spanned nodes. Never fails: text that does not parse is blanked out and reported, and the
+//! rest of the tree is kept.
 
 mod incremental;
 mod repair;
@@ -14,32 +15,32 @@ use crate::codes;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::text::{FileId, Span};
 
-/// What one file gave.
+/// The result of parsing one file.
 #[derive(Clone, Debug, Default)]
 pub struct ParsedFile {
     pub root: Option<Node>,
     pub comments: Vec<Comment>,
     pub diagnostics: Vec<Diagnostic>,
-    /// What the next version can be read from.
+    /// The base for incremental parsing of the next version.
     pub reparse_base: ReparseBase,
 }
 
-/// Parses one file. `text` is what [`decode`] gave.
+/// Parses one file. `text` is the result of [`decode_utf8`].
 #[must_use]
 pub fn parse(text: &str, file: FileId) -> ParsedFile {
     parse_incremental(text, file, None)
 }
 
-/// The same answer, sooner where an earlier version differs inside of one unit only.
+/// Returns the same result as [`parse`], but faster if the previous version differs within one unit only.
 #[must_use]
-pub fn parse_incremental(text: &str, file: FileId, earlier: Option<PreviousParse<'_>>) -> ParsedFile {
-    if let Some(found) = find_conflict_marker(text, file) {
-        return ParsedFile { diagnostics: vec![found], ..ParsedFile::default() };
+pub fn parse_incremental(text: &str, file: FileId, previous: Option<PreviousParse<'_>>) -> ParsedFile {
+    if let Some(conflict) = find_conflict_marker(text, file) {
+        return ParsedFile { diagnostics: vec![conflict], ..ParsedFile::default() };
     }
-    repair::parse_with_repairs(text, file, earlier)
+    repair::parse_with_repairs(text, file, previous)
 }
 
-/// Bytes to text: what is not UTF-8 becomes U+FFFD, and is said.
+/// Decodes bytes to text. Replaces invalid UTF-8 with U+FFFD and reports the first occurrence.
 #[must_use]
 pub fn decode_utf8(bytes: Vec<u8>, file: FileId) -> (String, Option<Diagnostic>) {
     match String::from_utf8(bytes) {
@@ -54,7 +55,7 @@ pub fn decode_utf8(bytes: Vec<u8>, file: FileId) -> (String, Option<Diagnostic>)
     }
 }
 
-/// A file in the middle of a merge gives one finding, not one per line.
+/// Finds the first merge conflict marker. Such a file gets this one diagnostic instead of one per broken line.
 fn find_conflict_marker(text: &str, file: FileId) -> Option<Diagnostic> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {

@@ -1,6 +1,6 @@
-//! Half-typed text: blank out the smallest piece that stops the parser, say so, and try again.
+//! Repairs half-typed text: blanks out the smallest piece that stops the parser, reports it, and parses again.
 //!
-//! Blanking keeps every position, so what is still there has its true spans. Each repair is one diagnostic.
+//! Blanking preserves all offsets, so the rest of the tree has correct spans. Each repair is one diagnostic.
 
 use super::ParsedFile;
 use super::incremental::{self, PreviousParse, ReparseBase};
@@ -9,42 +9,44 @@ use crate::codes;
 use crate::diagnostic::{Diagnostic, Edit, Severity};
 use crate::text::{FileId, Span};
 
-/// Repairs per file; a file with more broken places is shown the first ones.
+/// Limit of repairs per file; later syntax errors are not reported until the first ones are fixed.
 const REPAIRS_MAX: usize = 8;
 
-pub(super) fn parse_with_repairs(text: &str, file: FileId, earlier: Option<PreviousParse<'_>>) -> ParsedFile {
+pub(super) fn parse_with_repairs(text: &str, file: FileId, previous: Option<PreviousParse<'_>>) -> ParsedFile {
     let build = |text: &str| {
-        earlier.and_then(|earlier| incremental::reparse(text, file, earlier)).unwrap_or_else(|| build_tree(text, file))
+        previous
+            .and_then(|previous| incremental::reparse(text, file, previous))
+            .unwrap_or_else(|| build_tree(text, file))
     };
-    let mut current: Option<String> = None;
-    let mut found = Vec::new();
+    let mut repaired_text: Option<String> = None;
+    let mut diagnostics = Vec::new();
     let mut built = build(text);
     while let Some(stop) = built.error.take() {
-        let source = current.as_deref().unwrap_or(text);
+        let source = repaired_text.as_deref().unwrap_or(text);
         let Some((repaired, next, blanked)) = best_repair(source, &build, &stop) else {
-            found.push(syntax_diagnostic(text, file, &stop, None));
-            // What was read up to here is kept, but is not the whole.
+            diagnostics.push(syntax_diagnostic(text, file, &stop, None));
+            // The tree is incomplete, so it is not a base for incremental parsing.
             built.is_self_contained = false;
             break;
         };
-        found.push(syntax_diagnostic(text, file, &stop, Some(blanked)));
-        current = Some(repaired);
+        diagnostics.push(syntax_diagnostic(text, file, &stop, Some(blanked)));
+        repaired_text = Some(repaired);
         built = next;
-        if found.len() == REPAIRS_MAX {
+        if diagnostics.len() == REPAIRS_MAX {
             if let Some(stop) = &built.error {
-                found.push(syntax_diagnostic(text, file, stop, None));
+                diagnostics.push(syntax_diagnostic(text, file, stop, None));
             }
             break;
         }
     }
-    let basis = ReparseBase::from_tree(&built, current.as_deref());
-    found.extend(built.diagnostics);
-    ParsedFile { root: built.root, comments: built.comments, diagnostics: found, reparse_base: basis }
+    let reparse_base = ReparseBase::from_tree(&built, repaired_text.as_deref());
+    diagnostics.extend(built.diagnostics);
+    ParsedFile { root: built.root, comments: built.comments, diagnostics, reparse_base }
 }
 
 type Range = std::ops::Range<usize>;
 
-/// The candidate after which the parser gets furthest.
+/// The repair with which the parser gets furthest. `None` if no candidate gets past the current error.
 fn best_repair(text: &str, build: &dyn Fn(&str) -> BuiltTree, stop: &ParseError) -> Option<(String, BuiltTree, Range)> {
     let mut best: Option<(usize, String, BuiltTree, Range)> = None;
     for range in repair_candidates(text, stop) {
@@ -62,27 +64,27 @@ fn best_repair(text: &str, build: &dyn Fn(&str) -> BuiltTree, stop: &ParseError)
         .map(|(_, repaired, next, range)| (repaired, next, range))
 }
 
-/// Pieces that may be at fault, the smallest first: the tail behind an unclosed bracket or quote, the line of the error,
-/// the last line with text before it.
+/// Candidates for blanking, smallest first: the text from an unclosed bracket or quote on, the line of the error, the
+/// last non-blank line before it.
 fn repair_candidates(text: &str, stop: &ParseError) -> Vec<Range> {
     let line = line_at(text, stop.offset.min(text.len().saturating_sub(1)));
     let before = previous_line(text, line.start);
-    let mut found: Vec<Range> = Vec::new();
+    let mut candidates: Vec<Range> = Vec::new();
     if let Some(open) = last_unclosed(text, stop.offset) {
-        found.push(open);
+        candidates.push(open);
     }
     for line in [Some(line), before].into_iter().flatten() {
         if let Some(tail) = unclosed_tail(text, &line) {
-            found.push(tail);
+            candidates.push(tail);
         }
         if let Some(tail) = second_colon(text, &line) {
-            found.push(tail);
+            candidates.push(tail);
         }
-        found.push(line);
+        candidates.push(line);
     }
-    found.retain(|range| !text[range.clone()].trim().is_empty());
-    found.dedup();
-    found
+    candidates.retain(|range| !text[range.clone()].trim().is_empty());
+    candidates.dedup();
+    candidates
 }
 
 fn line_at(text: &str, mut at: usize) -> Range {
@@ -99,7 +101,7 @@ fn previous_line(text: &str, before: usize) -> Option<Range> {
     (!head.is_empty()).then(|| line_at(text, head.len() - 1))
 }
 
-/// The line, from the first bracket or quote that is not closed on it.
+/// The part of the line from its first unclosed bracket or quote on.
 fn unclosed_tail(text: &str, line: &Range) -> Option<Range> {
     let mut open: Vec<(char, usize)> = Vec::new();
     let mut quote: Option<(char, usize)> = None;
@@ -124,9 +126,10 @@ fn unclosed_tail(text: &str, line: &Range) -> Option<Range> {
     Some(first..line.end)
 }
 
-/// The nearest line above the error that leaves a bracket or quote open: everything below was read as part of it.
+/// The unclosed tail of the nearest line at or above the error: the parser read all lines below as part of it.
 fn last_unclosed(text: &str, at: usize) -> Option<Range> {
     let mut line = line_at(text, at.min(text.len().saturating_sub(1)));
+    // Limits the time for a long file; a bracket is rarely left open for more lines.
     for _ in 0..200 {
         if let Some(tail) = unclosed_tail(text, &line) {
             return Some(tail);
@@ -136,7 +139,7 @@ fn last_unclosed(text: &str, at: usize) -> Option<Range> {
     None
 }
 
-/// `a: b: c`: everything from the second colon's word on.
+/// For `a: b: c`: the text from the second colon on.
 fn second_colon(text: &str, line: &Range) -> Option<Range> {
     let content = &text[line.clone()];
     let first = content.find(": ")?;
@@ -159,46 +162,46 @@ fn blank_out(text: &str, range: &Range) -> String {
 
 fn syntax_diagnostic(text: &str, file: FileId, stop: &ParseError, blanked: Option<Range>) -> Diagnostic {
     let range = blanked.clone().unwrap_or_else(|| line_at(text, stop.offset.min(text.len().saturating_sub(1))));
-    let shown = text.get(range.clone()).unwrap_or_default();
-    let lead = shown.len() - shown.trim_start().len();
-    let span = Span::new(file, range.start + lead, range.start + lead + shown.trim().len());
-    let (words, help) = explain_error(shown.trim(), &stop.message);
-    let found = Diagnostic::new(codes::SYNTAX, Severity::Error, span, words).help(help);
-    let lone_word = shown.trim().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-        && !shown.trim().is_empty();
-    if blanked.is_some() && lone_word {
+    let broken_text = text.get(range.clone()).unwrap_or_default();
+    let indent = broken_text.len() - broken_text.trim_start().len();
+    let broken_text = broken_text.trim();
+    let span = Span::new(file, range.start + indent, range.start + indent + broken_text.len());
+    let (message, help) = explain_error(broken_text, &stop.message);
+    let diagnostic = Diagnostic::new(codes::SYNTAX, Severity::Error, span, message).help(help);
+    let is_lone_word = broken_text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+        && !broken_text.is_empty();
+    if blanked.is_some() && is_lone_word {
         let end = Span::new(file, span.end as usize, span.end as usize);
-        return found.fix(
-            format!("add a colon after `{}`", shown.trim()),
+        return diagnostic.fix(
+            format!("add a colon after `{broken_text}`"),
             false,
             vec![Edit { span: end, text: ":".into() }],
         );
     }
-    found
+    diagnostic
 }
 
-/// The parser's words are about tokens; these are about what a person typed.
-fn explain_error(shown: &str, parser: &str) -> (String, String) {
-    let open = shown.starts_with(['[', '{']);
-    if shown.contains('\t') || parser.contains("tab") {
+/// The message and the help for a syntax error, in terms of the typed text instead of the parser's tokens.
+fn explain_error(broken_text: &str, parser_message: &str) -> (String, String) {
+    if broken_text.contains('\t') || parser_message.contains("tab") {
         return ("a tab cannot indent YAML".into(), "Use spaces.".into());
     }
-    if open {
-        let close = if shown.starts_with('[') { ']' } else { '}' };
+    if broken_text.starts_with(['[', '{']) {
+        let close = if broken_text.starts_with('[') { ']' } else { '}' };
         return (format!("this is never closed: `{close}` is missing"), format!("Close it with `{close}`."));
     }
-    if shown.starts_with(['"', '\'']) {
+    if broken_text.starts_with(['"', '\'']) {
         return ("this quote is never closed".into(), "Close it with the same quote.".into());
     }
-    if !shown.contains(':') && !shown.starts_with('-') {
+    if !broken_text.contains(':') && !broken_text.starts_with('-') {
         return (
-            format!("`{shown}` is neither a key nor a value here"),
+            format!("`{broken_text}` is neither a key nor a value here"),
             "A key ends with a colon: `key: value`.".into(),
         );
     }
-    let plain = parser.trim_end_matches('.');
+    let parser_message = parser_message.trim_end_matches('.');
     (
-        format!("this line cannot be read as YAML: {plain}"),
+        format!("this line cannot be read as YAML: {parser_message}"),
         "Check its indentation and its colons against the lines around it.".into(),
     )
 }

@@ -1,8 +1,8 @@
-//! Scalars by the YAML 1.2 core schema, with their text kept: `1.10` may be a version.
+//! Scalars by the YAML 1.2 core schema. They keep their text, because `1.10` may be a version.
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scalar {
-    /// After escapes; for plain scalars as written.
+    /// The text with escapes resolved; for a plain scalar, the source text.
     pub text: String,
     pub quoted: bool,
     pub value: Value,
@@ -38,15 +38,15 @@ impl Scalar {
         self.value == Value::Null
     }
 
-    /// A word that YAML 1.1 took for a boolean, and people still do.
+    /// A word that is a boolean in YAML 1.1 but text in YAML 1.2, so the user may have meant a boolean.
     #[must_use]
     pub fn is_yaml_1_1_boolean(&self) -> bool {
-        let old = ["yes", "no", "on", "off", "y", "n"];
-        !self.quoted && old.contains(&self.text.to_ascii_lowercase().as_str())
+        let yaml_1_1_booleans = ["yes", "no", "on", "off", "y", "n"];
+        !self.quoted && yaml_1_1_booleans.contains(&self.text.to_ascii_lowercase().as_str())
     }
 }
 
-/// YAML 1.2.2, section 10.3.2.
+/// Resolves a plain scalar by YAML 1.2.2, section 10.3.2.
 fn resolve(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
@@ -57,9 +57,9 @@ fn resolve(text: &str) -> Value {
         ".nan" | ".NaN" | ".NAN" => return Value::Float(f64::NAN),
         _ => {}
     }
-    let based =
+    let parse_radix =
         |prefix: &str, radix| text.strip_prefix(prefix).and_then(|digits| i64::from_str_radix(digits, radix).ok());
-    if let Some(number) = based("0x", 16).or_else(|| based("0o", 8)) {
+    if let Some(number) = parse_radix("0x", 16).or_else(|| parse_radix("0o", 8)) {
         return Value::Integer(number);
     }
     if !text.starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first)) {
@@ -68,10 +68,11 @@ fn resolve(text: &str) -> Value {
     if let Ok(number) = text.parse() {
         return Value::Integer(number);
     }
-    let numeric = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
+    // Rust also parses `infinity` and `nan`, which are text in YAML.
+    let has_number_syntax = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
         && text.bytes().any(|byte| byte.is_ascii_digit());
     match text.parse() {
-        Ok(number) if numeric => Value::Float(number),
+        Ok(number) if has_number_syntax => Value::Float(number),
         _ => Value::Text,
     }
 }

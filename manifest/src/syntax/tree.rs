@@ -1,4 +1,4 @@
-//! The tree: plain owned nodes, every one with its bytes.
+//! The syntax tree: owned nodes, each with its byte span.
 
 use super::scalar::Scalar;
 use crate::text::{Span, Spanned};
@@ -22,7 +22,7 @@ pub struct Pair {
     pub value: Node,
 }
 
-/// A comment with its `#`, for editors and for `# pdev: allow`.
+/// A comment including its `#`, for editors and for `# pdev: allow`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comment {
     pub span: Span,
@@ -43,7 +43,7 @@ impl Node {
         Self { span, kind: Kind::Scalar(Scalar::null()) }
     }
 
-    /// A copy whose places lie further on (or back).
+    /// A copy with all spans shifted by `by` bytes.
     #[must_use]
     pub fn shifted(&self, by: i32) -> Self {
         let kind = match &self.kind {
@@ -80,7 +80,7 @@ impl Node {
         self.as_map()?.iter().find(|pair| pair.key.value == key)
     }
 
-    /// What it is, for "found ...": `a list`, `a map`, `` `text` ``.
+    /// A description for "found ..." in messages: `a list`, `a map`, `` `text` ``.
     #[must_use]
     pub fn describe(&self) -> String {
         match &self.kind {
@@ -88,8 +88,8 @@ impl Node {
             Kind::Scalar(scalar) => {
                 let text = scalar.text.lines().next().unwrap_or_default();
                 let short: String = text.chars().take(40).collect();
-                let dots = if short.len() < scalar.text.len() { "..." } else { "" };
-                format!("`{short}{dots}`")
+                let ellipsis = if short.len() < scalar.text.len() { "..." } else { "" };
+                format!("`{short}{ellipsis}`")
             }
             Kind::List(_) => "a list".to_owned(),
             Kind::Map(_) => "a map".to_owned(),

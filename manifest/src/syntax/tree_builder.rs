@@ -1,4 +1,4 @@
-//! Parser events to the tree. The only file that knows the YAML parser, so that it can be replaced.
+//! Builds the tree from the events of the YAML parser. Only this file uses that parser, so that it can be replaced.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,20 +10,20 @@ use crate::codes;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::text::{FileId, Span, Spanned};
 
-/// Nodes that aliases may add: a file of a few lines must not become gigabytes.
+/// Limit of the nodes that aliases add: a file of a few lines must not expand to gigabytes.
 const ALIAS_NODES_MAX: usize = 50_000;
-/// Bytes of text that count like one node more, so that one long text aliased often has an end too.
+/// Every 64 bytes of text count as one more node, so that many aliases of one long text reach the limit too.
 const BYTES_PER_NODE: usize = 64;
-/// Nesting beyond this is no manifest, and would overflow somebody's stack.
+/// Limit of the nesting: no manifest is deeper, and recursive code could overflow its stack.
 const DEPTH_MAX: usize = 64;
 
 pub(super) struct BuiltTree {
     pub root: Option<Node>,
     pub comments: Vec<Comment>,
     pub diagnostics: Vec<Diagnostic>,
-    /// No anchor, no alias and no `<<`: each part of the tree comes from its own lines alone.
+    /// True without anchors, aliases and `<<`: then each part of the tree depends on its own lines only.
     pub is_self_contained: bool,
-    /// Where parsing stopped, and why.
+    /// Position and cause of the error that stopped the parser.
     pub error: Option<ParseError>,
 }
 
@@ -54,15 +54,16 @@ pub(super) fn build_tree(text: &str, file: FileId) -> BuiltTree {
                     break;
                 }
             }
-            Err(found) => {
-                error = Some(to_parse_error(&found, text));
+            Err(scan_error) => {
+                error = Some(to_parse_error(&scan_error, text));
                 break;
             }
         }
     }
+    // After an error, the nodes so far still form a tree.
     builder.close_all_collections();
-    let Builder { root, comments, diagnostics, is_self_contained: plain, .. } = builder;
-    BuiltTree { root, comments, diagnostics, is_self_contained: plain, error }
+    let Builder { root, comments, diagnostics, is_self_contained, .. } = builder;
+    BuiltTree { root, comments, diagnostics, is_self_contained, error }
 }
 
 fn to_parse_error(error: &ScanError, text: &str) -> ParseError {
@@ -103,11 +104,11 @@ impl Builder<'_> {
             Event::DocumentStart(..) => {
                 self.document_count += 1;
                 if self.document_count > 1 {
-                    let words = "a manifest is one document; this begins another";
+                    let message = "a manifest is one document; this begins another";
                     self.report(
                         codes::MULTIPLE_DOCUMENTS,
                         span,
-                        words,
+                        message,
                         "Put it into a file of its own and `include` it.",
                     );
                     return Break(());
@@ -115,8 +116,8 @@ impl Builder<'_> {
             }
             Event::Comment(text, _) => self.comments.push(Comment { span, text: text.into_owned() }),
             Event::Scalar(text, style, anchor, _) => {
-                let plain = matches!(style, ScalarStyle::Plain);
-                let scalar = if plain { Scalar::plain(&text) } else { Scalar::quoted(&text) };
+                let is_plain = matches!(style, ScalarStyle::Plain);
+                let scalar = if is_plain { Scalar::plain(&text) } else { Scalar::quoted(&text) };
                 self.insert_node(Node { span: self.trim_span(span), kind: Kind::Scalar(scalar) }, anchor);
             }
             Event::Alias(id) => self.expand_alias(id, span)?,
@@ -152,10 +153,11 @@ impl Builder<'_> {
             self.insert_node(Node::null(span), 0);
             return std::ops::ControlFlow::Continue(());
         };
+        // Counted before the copy is made.
         self.alias_nodes += count_nodes(node, ALIAS_NODES_MAX);
         if self.alias_nodes > ALIAS_NODES_MAX {
-            let words = format!("aliases unfold to more than {ALIAS_NODES_MAX} values");
-            self.report(codes::TOO_BIG, span, &words, "Write the values out, or move them into an environment.");
+            let message = format!("aliases unfold to more than {ALIAS_NODES_MAX} values");
+            self.report(codes::TOO_BIG, span, &message, "Write the values out, or move them into an environment.");
             return std::ops::ControlFlow::Break(());
         }
         let node = node.clone();
@@ -163,7 +165,8 @@ impl Builder<'_> {
         std::ops::ControlFlow::Continue(())
     }
 
-    /// Block collections end where the next token starts; what a person sees as their end is the last character.
+    /// Trims trailing whitespace from a span. For the parser, a block collection ends where the next token starts; for
+    /// the user it ends at its last character.
     fn trim_span(&self, span: Span) -> Span {
         let text = self.text.get(span.range()).unwrap_or_default();
         Span { end: span.start + u32::try_from(text.trim_end().len()).unwrap_or_default(), ..span }
@@ -211,27 +214,28 @@ impl Builder<'_> {
         }
     }
 
-    /// Takes `<<` apart and reports keys that stand twice; the last one wins, as it does in most parsers.
+    /// Expands `<<` and reports duplicate keys. The last duplicate wins, as in most parsers.
     fn resolve_merge_keys(&mut self, pairs: Vec<Pair>) -> Vec<Pair> {
         if has_distinct_keys(&pairs) {
             return pairs;
         }
-        let mut kept: Vec<Pair> = Vec::with_capacity(pairs.len());
-        let mut at: HashMap<String, usize> = HashMap::with_capacity(pairs.len());
+        let mut unique: Vec<Pair> = Vec::with_capacity(pairs.len());
+        let mut positions: HashMap<String, usize> = HashMap::with_capacity(pairs.len());
         self.is_self_contained &= pairs.iter().all(|pair| pair.key.value != "<<");
-        let (merges, own): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|pair| pair.key.value == "<<");
-        for pair in own {
-            if let Some(&first) = at.get(&pair.key.value) {
-                let words = format!("`{}` stands here twice", pair.key.value);
-                let first_span = kept[first].key.span;
-                let found = Diagnostic::new(codes::DUPLICATE_KEY, Severity::Error, pair.key.span, words);
-                self.diagnostics.push(found.related(first_span, "the first one").help("Keep one of them."));
-                kept[first] = pair;
+        let (merges, explicit): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|pair| pair.key.value == "<<");
+        for pair in explicit {
+            if let Some(&first) = positions.get(&pair.key.value) {
+                let message = format!("`{}` is defined twice here", pair.key.value);
+                let first_span = unique[first].key.span;
+                let duplicate = Diagnostic::new(codes::DUPLICATE_KEY, Severity::Error, pair.key.span, message);
+                self.diagnostics.push(duplicate.related(first_span, "the first one").help("Keep one of them."));
+                unique[first] = pair;
             } else {
-                at.insert(pair.key.value.clone(), kept.len());
-                kept.push(pair);
+                positions.insert(pair.key.value.clone(), unique.len());
+                unique.push(pair);
             }
         }
+        // Explicit keys take precedence over merged ones, and an earlier source over a later one (YAML merge key).
         for merge in merges {
             let sources = match merge.value.kind {
                 Kind::List(items) => items,
@@ -245,23 +249,23 @@ impl Builder<'_> {
                 })
                 .flatten()
             {
-                if !at.contains_key(&pair.key.value) {
-                    at.insert(pair.key.value.clone(), kept.len());
-                    kept.push(pair);
+                if !positions.contains_key(&pair.key.value) {
+                    positions.insert(pair.key.value.clone(), unique.len());
+                    unique.push(pair);
                 }
             }
         }
-        kept
+        unique
     }
 
-    fn report(&mut self, code: crate::Code, span: Span, words: &str, help: &str) {
-        self.diagnostics.push(Diagnostic::new(code, Severity::Error, span, words).help(help));
+    fn report(&mut self, code: crate::Code, span: Span, message: &str, help: &str) {
+        self.diagnostics.push(Diagnostic::new(code, Severity::Error, span, message).help(help));
     }
 }
 
-/// No `<<`, and no key twice: what nearly every map is.
+/// Whether a map has neither `<<` nor duplicate keys. True for nearly every map, so this is the fast path.
 fn has_distinct_keys(pairs: &[Pair]) -> bool {
-    /// Few keys are compared faster than hashed.
+    /// For fewer keys, comparing all of them is faster than hashing.
     const LINEAR_SCAN_MAX: usize = 12;
     let keys = || pairs.iter().map(|pair| pair.key.value.as_str());
     if keys().any(|key| key == "<<") {
@@ -270,30 +274,30 @@ fn has_distinct_keys(pairs: &[Pair]) -> bool {
     if pairs.len() <= LINEAR_SCAN_MAX {
         return keys().enumerate().all(|(index, key)| keys().take(index).all(|earlier| earlier != key));
     }
-    let mut seen = HashSet::with_capacity_and_hasher(pairs.len(), foldhash::fast::FixedState::default());
-    keys().all(|key| seen.insert(key))
+    let mut visited = HashSet::with_capacity_and_hasher(pairs.len(), foldhash::fast::FixedState::default());
+    keys().all(|key| visited.insert(key))
 }
 
 fn key_of(node: &Node) -> Spanned<String> {
     match &node.kind {
         Kind::Scalar(scalar) => Spanned::new(scalar.text.clone(), node.span),
-        // A collection as a key cannot be one of ours; it is reported as unknown.
+        // The language has no key that is a collection, so it becomes an empty key, which is reported as unknown.
         _ => Spanned::new(String::new(), node.span),
     }
 }
 
 fn count_nodes(node: &Node, limit: usize) -> usize {
     let mut total = 0;
-    let mut open = vec![node];
-    while let Some(next) = open.pop() {
+    let mut pending = vec![node];
+    while let Some(next) = pending.pop() {
         total += 1;
         if total > limit {
             return total;
         }
         match &next.kind {
             Kind::Scalar(scalar) => total += scalar.text.len() / BYTES_PER_NODE,
-            Kind::List(items) => open.extend(items),
-            Kind::Map(pairs) => open.extend(pairs.iter().map(|pair| &pair.value)),
+            Kind::List(items) => pending.extend(items),
+            Kind::Map(pairs) => pending.extend(pairs.iter().map(|pair| &pair.value)),
         }
     }
     total

@@ -1,10 +1,10 @@
-//! After any edit, the next version read from the one before is what reading the whole of it gives.
+//! Property test: after any edit, the incremental parse of the next version equals its full parse.
 
 use super::super::{ParsedFile, parse, parse_incremental};
 use super::*;
 
-/// All that may stand in and around a unit.
-const UNUSUAL_MANIFEST: &str = "\u{feff}# top\r\npdev: 1\r\napp: { name: shop, owner: me }\r\n\r\n# services\r\nservices:\r\n  # first\r\n  web: # why\r\n    image: \"a\r\n      b\"\r\n    command: |+\r\n      one\r\n\r\n        two\r\n\r\n  # between\r\n  'api':\r\n    env: {A: 1,\r\n      B: [x, 'y']}\r\n    needs:\r\n    - db\r\n    - web\r\n  nothing:\r\n  word: plain\r\n    goes on\r\n  😀: { image: é }\r\n# behind\r\n\r\nvars: {a: \"b\", c: d}\r\nresources:\r\n db: postgres@16\r\n cache:\r\n   uses: redis@7\r\n\r\n # last\r\n";
+/// All kinds of text that can occur in and around a unit.
+const UNUSUAL_MANIFEST: &str = "\u{feff}# top\r\npdev: 1\r\napp: { name: shop, owner: me }\r\n\r\n# services\r\nservices:\r\n  # first\r\n  web: # why\r\n    image: \"a\r\n      b\"\r\n    command: |+\r\n      one\r\n\r\n        two\r\n\r\n  # between\r\n  'api':\r\n    env: {A: 1,\r\n      B: [x, 'y']}\r\n    needs:\r\n    - db\r\n    - web\r\n  nothing:\r\n  word: plain\r\n    continued\r\n  😀: { image: é }\r\n# behind\r\n\r\nvars: {a: \"b\", c: d}\r\nresources:\r\n db: postgres@16\r\n cache:\r\n   uses: redis@7\r\n\r\n # last\r\n";
 
 const FLOW_STYLE_MANIFEST: &str = "pdev: 1\nservices: {\n  web: { image: x },\n  api: { image: y }\n}\njobs:\n  one: &a\n    image: x\n  two:\n    <<: *a\n    env: *a\n";
 
@@ -66,13 +66,13 @@ fn generate_manifest(services: usize) -> String {
     text
 }
 
-/// Small numbers that look random and are the same every time.
+/// A reproducible generator of pseudo-random numbers.
 struct SeededRandom(u64);
 
 impl SeededRandom {
-    fn next_below(&mut self, sides: usize) -> usize {
+    fn next_below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % sides.max(1)
+        usize::try_from(self.0 >> 33).unwrap() % limit.max(1)
     }
 
     fn edit_text(&mut self, text: &mut String) {
@@ -93,8 +93,8 @@ impl SeededRandom {
                 text.replace_range(line..line + self.next_below(spaces + 1), "");
             }
             3 => {
-                let twice = text[line..end].to_owned();
-                text.insert_str(line, &twice);
+                let duplicate = text[line..end].to_owned();
+                text.insert_str(line, &duplicate);
             }
             4 => {
                 let to = floor(text, (at + self.next_below(40)).min(text.len()));
@@ -108,7 +108,7 @@ impl SeededRandom {
     }
 }
 
-/// With the spans of keys, which equality passes over.
+/// Writes the tree with the spans of its keys, which equality ignores.
 fn write_node_with_spans(node: &Node, out: &mut String) {
     out.push_str(&format!("{}..{}", node.span.start, node.span.end));
     match &node.kind {
@@ -139,36 +139,37 @@ fn previous_parse<'a>(parsed: &'a ParsedFile, text: &'a str) -> Option<PreviousP
     PreviousParse::new(&parsed.reparse_base, text, parsed.root.as_ref()?, &parsed.comments)
 }
 
-/// How many of the edits were read from the version before.
-fn check_random_edits(original: &str, rounds: usize, dice: &mut SeededRandom) -> usize {
-    let mut spliced = 0;
+/// Checks random sequences of edits. Returns how many edits were parsed incrementally.
+fn check_random_edits(original: &str, rounds: usize, random: &mut SeededRandom) -> usize {
+    let mut incremental_count = 0;
     for _ in 0..rounds {
         let mut text = original.to_owned();
         let mut parsed = parse(&text, FileId(0));
-        for _ in 0..=dice.next_below(5) {
+        for _ in 0..=random.next_below(5) {
             let mut next = text.clone();
-            dice.edit_text(&mut next);
-            let whole = parse(&next, FileId(0));
-            let before = previous_parse(&parsed, &text);
-            spliced += usize::from(before.is_some_and(|before| reparse(&next, FileId(0), before).is_some()));
-            let again = parse_incremental(&next, FileId(0), before);
-            assert_eq!(root_with_spans(&again), root_with_spans(&whole), "{text:?} -> {next:?}");
-            assert_eq!(again.comments, whole.comments, "{text:?} -> {next:?}");
-            assert_eq!(again.diagnostics, whole.diagnostics, "{text:?} -> {next:?}");
+            random.edit_text(&mut next);
+            let full = parse(&next, FileId(0));
+            let previous = previous_parse(&parsed, &text);
+            let is_incremental = previous.is_some_and(|previous| reparse(&next, FileId(0), previous).is_some());
+            incremental_count += usize::from(is_incremental);
+            let incremental = parse_incremental(&next, FileId(0), previous);
+            assert_eq!(root_with_spans(&incremental), root_with_spans(&full), "{text:?} -> {next:?}");
+            assert_eq!(incremental.comments, full.comments, "{text:?} -> {next:?}");
+            assert_eq!(incremental.diagnostics, full.diagnostics, "{text:?} -> {next:?}");
             assert_eq!(
-                format!("{:?}", again.reparse_base),
-                format!("{:?}", whole.reparse_base),
+                format!("{:?}", incremental.reparse_base),
+                format!("{:?}", full.reparse_base),
                 "{text:?} -> {next:?}"
             );
-            (text, parsed) = (next, again);
+            (text, parsed) = (next, incremental);
         }
     }
-    spliced
+    incremental_count
 }
 
 #[test]
 fn random_edits_reparse_like_a_full_parse() {
-    let mut dice = SeededRandom(11);
+    let mut random = SeededRandom(11);
     let generated = generate_manifest(20);
     let corpus = [
         (UNUSUAL_MANIFEST, 500, 60),
@@ -179,14 +180,14 @@ fn random_edits_reparse_like_a_full_parse() {
         (include_str!("../../../corpus/crlf-bom.yaml"), 150, 10),
         (generated.as_str(), 60, 15),
     ];
-    for (text, rounds, spliced_min) in corpus {
-        let spliced = check_random_edits(text, rounds, &mut dice);
-        assert!(spliced >= spliced_min, "{spliced} of {rounds}: {text:?}");
+    for (text, rounds, incremental_min) in corpus {
+        let incremental_count = check_random_edits(text, rounds, &mut random);
+        assert!(incremental_count >= incremental_min, "{incremental_count} of {rounds}: {text:?}");
     }
 }
 
 #[test]
 fn long_manifest_is_reparsed_incrementally() {
-    let spliced = check_random_edits(&generate_manifest(250), 4, &mut SeededRandom(3));
-    assert!(spliced >= 1, "{spliced}");
+    let incremental_count = check_random_edits(&generate_manifest(250), 4, &mut SeededRandom(3));
+    assert!(incremental_count >= 1, "{incremental_count}");
 }
