@@ -224,7 +224,7 @@ impl ContainerCheck<'_> {
         let has_cpu_setting =
             ["CpuShares", "NanoCpus", "CpuQuota"].iter().any(|field| self.host_config_field(field).is_some());
         (!is_local && !has_cpu_setting)
-            .then(|| self.checked.finding_for_field("PD010", "size", "nothing says how much CPU it needs"))?
+            .then(|| self.checked.finding_for_field("PD010", "size", "no CPU share is set"))?
     }
 
     fn check_shell_command(&self) -> Option<Finding> {
