@@ -166,7 +166,7 @@ async fn completion_resolve_adds_documentation() {
     for (rest, label, words) in [
         ("services:\n  web:\n    $0\n", "restart", "five times"),
         ("  c: { uses: $0 }\n", "redis@7", "Redis"),
-        ("  c: { uses: postgres@16, with: { $0 } }\n", "max_connections", "Connections at once"),
+        ("  c: { uses: postgres@16, with: { $0 } }\n", "max_connections", "Maximum number of concurrent connections"),
         ("guardrails: { waivers: [{ rule: $0 }] }\n", "PD011", "fixed tag"),
     ] {
         let mut found = request_completion(&format!("{TOP}{rest}"), as_is_capabilities()).await;
@@ -182,7 +182,7 @@ async fn completion_resolve_adds_documentation() {
 async fn hover_shows_effective_values_and_origins() {
     for (rest, words) in [
         ("se$0rvices:\n  web: { image: \"w:1\" }\n", vec!["Programs that run as long as"]),
-        ("services:\n  web: { image: \"w:1\", po$0rt: 80 }\n", vec!["one port it listens on"]),
+        ("services:\n  web: { image: \"w:1\", po$0rt: 80 }\n", vec!["port that the program listens on"]),
         ("services:\n  w$0eb: { image: \"w:1\", port: 80 }\n", vec!["service from w:1", "default: "]),
         (
             "services:\n  web:\n    image: \"w:1\"\n    size: { mem$0ory: 1Gi }\n",
@@ -191,11 +191,11 @@ async fn hover_shows_effective_values_and_origins() {
         ("  c: { uses: pos$0tgres@16 }\n", vec!["Outputs: ", "`url`", "PostgreSQL"]),
         (
             "  c: { uses: postgres@16, with: { max_con$0nections: 10 } }\n",
-            vec!["Connections at once", "Default: `100`"],
+            vec!["Maximum number of concurrent connections", "Default: `100`"],
         ),
         (
             "services:\n  web: { image: \"w:1\", env: { A: \"x${resources.db.h$0ost}\" } }\n",
-            vec!["Where it is reached", "postgres@16"],
+            vec!["Host name or address of the server", "postgres@16"],
         ),
         ("services:\n  web: { image: \"w:1\", needs: { d$0b: healthy } }\n", vec!["**db**"]),
         (
