@@ -70,7 +70,7 @@ impl SseReader {
     }
 }
 
-/// Events of one operation, or of the whole agent.
+/// Events of one operation, or all events of the agent.
 #[derive(Debug)]
 pub struct EventStream {
     body: Incoming,

@@ -3,7 +3,7 @@
 use crate::diagnostic::{Diagnostic, Edit};
 use crate::text::FileId;
 
-/// Applies the edits of one file. Skips an edit that overlaps an earlier one: the next check reports it again.
+/// Applies the edits of one file. Skips an edit that overlaps an earlier edit: the next check reports it again.
 #[must_use]
 pub fn apply(text: &str, edits: &[Edit]) -> String {
     let mut sorted: Vec<&Edit> = edits.iter().collect();

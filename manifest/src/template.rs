@@ -83,13 +83,13 @@ pub fn parse(text: &str, span: Span, quoted: bool) -> (Template, Vec<TemplatePro
     let mut parts = Vec::new();
     let mut problems = Vec::new();
     let mut literal = String::new();
-    let mut rest = 0;
-    while let Some(dollar) = text[rest..].find('$').map(|found| rest + found) {
-        literal.push_str(&text[rest..dollar]);
+    let mut position = 0;
+    while let Some(dollar) = text[position..].find('$').map(|found| position + found) {
+        literal.push_str(&text[position..dollar]);
         let after = &text[dollar + 1..];
         if after.starts_with('$') {
             literal.push('$');
-            rest = dollar + 2;
+            position = dollar + 2;
         } else if after.starts_with('{') {
             let Some(end) = find_closing_brace(text, dollar + 2) else {
                 problems.push(TemplateProblem {
@@ -97,7 +97,7 @@ pub fn parse(text: &str, span: Span, quoted: bool) -> (Template, Vec<TemplatePro
                     message: "this placeholder is never closed: `}` is missing".into(),
                 });
                 literal.push_str(&text[dollar..]);
-                rest = text.len();
+                position = text.len();
                 break;
             };
             match parse_reference(&text[dollar + 2..end], at(dollar, end + 1)) {
@@ -109,14 +109,14 @@ pub fn parse(text: &str, span: Span, quoted: bool) -> (Template, Vec<TemplatePro
                 }
                 Err(message) => problems.push(TemplateProblem { span: at(dollar, end + 1), message }),
             }
-            rest = end + 1;
+            position = end + 1;
         } else {
             // A lone dollar sign is literal, because shell commands contain many.
             literal.push('$');
-            rest = dollar + 1;
+            position = dollar + 1;
         }
     }
-    literal.push_str(&text[rest..]);
+    literal.push_str(&text[position..]);
     if !literal.is_empty() {
         parts.push(Part::Text(literal));
     }

@@ -119,7 +119,7 @@ impl<'a> Validator<'a> {
             Shape::Section(section) => self.validate_section(node, section),
             Shape::List(inner) => match &node.kind {
                 Kind::List(items) => {
-                    self.with_each_item(items, |validator, item| validator.validate_shape(item, inner))
+                    self.with_each_item(items, |validator, item| validator.validate_shape(item, inner));
                 }
                 _ => self.report_wrong_type(node, "a list"),
             },

@@ -42,8 +42,8 @@ pub struct IdentityStatus {
 pub enum IdentityState {
     /// The agent has a valid lease.
     Ready,
-    /// No valid lease, for example because no client has requested one since the agent started. The next request gets
-    /// one.
+    /// No valid lease, for example because no client has requested one since the agent started. The next request
+    /// obtains a lease.
     #[default]
     Idle,
     /// The user must sign in.

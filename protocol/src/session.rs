@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/sessions`: all programs that the calling process starts from now on form one session. A program
-/// belongs to it by its parent processes.
+/// belongs to the session by its parent processes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SessionRequest {
     pub name: String,
