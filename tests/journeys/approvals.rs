@@ -115,7 +115,7 @@ fn user_in_another_terminal_approves_and_revokes() {
     sandbox.pdev(&["audit"]).ok().prints("approved");
     // A change of the identity's definition invalidates the approval.
     write_identities(&sandbox, "[shop-dev]\nsource = \"exec\"\ncommand = [\"true\"]\n");
-    sandbox.pdev(&["up"]).ok().prints("nobody has approved");
+    sandbox.pdev(&["up"]).ok().prints("its use in this repository is not approved");
     sandbox.pdev(&["identity", "revoke", "shop-dev", "--service", "other"]).fails_with(4).prints("no approval matches");
     sandbox.pdev(&["identity", "revoke", "shop-dev"]).ok().prints("1 approval revoked");
 }

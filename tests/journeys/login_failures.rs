@@ -220,7 +220,7 @@ fn failed_logins_print_documented_messages() {
         if flow == "type the code" {
             assert_documented(&output, LOGIN_FAILURES[4]);
         }
-        assert!(output.err.contains("the login was given up"), "{}", output.transcript());
+        assert!(output.err.contains("the login was cancelled"), "{}", output.transcript());
     }
 }
 

@@ -196,7 +196,7 @@ fn exercise_sources(fixture: &mut Fixture, provider: Option<&Provider>, moto: Op
         ("parrot", "AADSTS7000215: *** is none"),
         ("words", "printed no JSON"),
         ("half", "cannot continue"),
-        ("ended", "ended already"),
+        ("ended", "have already expired"),
     ] {
         let output = fixture.pdev(&["credential", "token", identity]).fails_with(1).prints(message);
         fixture.evidence.record_output(&format!("refused {identity}"), &output);

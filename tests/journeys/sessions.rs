@@ -60,8 +60,8 @@ fn session_programs_get_restricted_credentials() {
     let token = |name: &str| format!("{PDEV} credential token {name}");
     for (command, message) in [
         (token("all"), "canary-tok"),
-        (token("plain"), "`exec`, which cannot give less than everything"),
-        (token("prod"), "`prod` is production, and a coding agent's session (`sh`) gets none of that"),
+        (token("plain"), "`exec`, which has no reduced credentials"),
+        (token("prod"), "`prod` is production, and a coding agent's session (`sh`) gets no such credentials"),
         // A detached child without the session's variable in its environment.
         (
             format!(
@@ -71,7 +71,7 @@ fn session_programs_get_restricted_credentials() {
             "is production",
         ),
         (format!("{PDEV} run --as prod -- true"), "is production"),
-        (format!("{PDEV} session run -- true"), "a session has none of its own"),
+        (format!("{PDEV} session run -- true"), "sessions cannot be nested"),
         // A private agent, in folders that contain no data of the session.
         (
             format!(
@@ -170,7 +170,7 @@ fn session_expires_across_agent_restart() {
     let mut stderr = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
     child.wait().unwrap();
-    assert!(stderr.contains("its programs go on, and are given no credentials any more"), "{stderr}");
+    assert!(stderr.contains("its programs keep running, but get no more credentials"), "{stderr}");
     assert_session_ended(&sandbox, "expiry");
 }
 
@@ -206,8 +206,8 @@ fn user_raises_one_session_once() {
     let session = run_after_refusal(&sandbox, &then);
     let output = wait_for_output(approver);
     assert!(
-        output.transcript().contains("would have all of prod")
-            && output.transcript().contains("allowed to the session `robot`"),
+        output.transcript().contains("would get full access to prod")
+            && output.transcript().contains("the session `robot` has access"),
         "{} {}",
         session.transcript(),
         output.transcript()

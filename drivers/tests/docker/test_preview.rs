@@ -75,9 +75,9 @@ impl TestPreview {
     }
 
     pub fn with_docker_env(docker_env: DockerEnv, case: &str, units: Vec<Unit>) -> Self {
-        // Object names start with the id's first characters. The process id keeps leftovers of a failed run out of the
-        // way.
-        let id = format!("{:04x}{:x<6.6}", std::process::id() & 0xffff, case.replace('-', ""));
+        // The whole case name: two cases once shared an id, and one removed the objects of the other. Object names start
+        // with the process id, which keeps leftovers of a failed run out of the way.
+        let id = format!("{:04x}{}", std::process::id() & 0xffff, case.replace('-', ""));
         let name = PreviewName {
             id: PreviewId(id),
             app: "gaps".to_owned(),
