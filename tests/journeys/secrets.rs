@@ -94,7 +94,9 @@ fn passphrase_file_replaces_keyring() {
         .prints("can be read by others");
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
     pdev(&sandbox, &by_file, &["secret", "set", "token"], Some("")).fails_with(2).prints("is empty");
-    pdev(&sandbox, &by_file, &["secret", "set", "Token"], Some("x")).fails_with(2).prints("is not a valid name of a secret");
+    pdev(&sandbox, &by_file, &["secret", "set", "Token"], Some("x"))
+        .fails_with(2)
+        .prints("is not a valid name of a secret");
     sandbox.write(".env", "TOKEN='canary-9'\n# c\nOTHER=x\nwrong line\n");
     pdev(&sandbox, &by_file, &["secret", "import", ".env"], None)
         .ok()

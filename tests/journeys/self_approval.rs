@@ -129,7 +129,8 @@ fn service_of_own_preview_cannot_approve() {
     let output = wait_for_output(spawn_requesting_session(&sandbox, &through, ""));
     assert_refused(&sandbox, "a service", &output, SESSION_REFUSAL, 2);
     assert!(
-        output.transcript().contains("`prod` is production") && output.transcript().contains("sessions cannot be nested"),
+        output.transcript().contains("`prod` is production")
+            && output.transcript().contains("sessions cannot be nested"),
         "{}",
         output.transcript()
     );
@@ -139,7 +140,8 @@ fn service_of_own_preview_cannot_approve() {
     let output = wait_for_output(spawn_requesting_session(&sandbox, &through, ""));
     assert_refused(&sandbox, "exec", &output, SESSION_REFUSAL, 2);
     assert!(
-        output.transcript().contains("`prod` is production") && output.transcript().contains("sessions cannot be nested"),
+        output.transcript().contains("`prod` is production")
+            && output.transcript().contains("sessions cannot be nested"),
         "{}",
         output.transcript()
     );
