@@ -8,7 +8,9 @@ use manifest::{Diagnostic, Files, Manifest, Severity, Span};
 use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::application::RuntimeKind;
-use crate::module::{Address, Module, RenderInputs, Renderer, Rendering};
+use crate::module::{
+    Address, ContainerRendering, Module, ProcessRendering, Program, RenderInputs, Renderer, Rendering,
+};
 
 /// The file that pins module versions.
 pub const LOCK_FILE: &str = "pdev.lock";
@@ -174,7 +176,7 @@ impl Renderer for CatalogRenderer {
             .module
             .render(catalog_target(inputs.runtime), &catalog_render_context(inputs, &self.constraint, &self.inputs))
             .unwrap_or_default();
-        Rendering {
+        let program = Program {
             command: rendered.command,
             env: rendered.env.into_iter().map(|(name, text)| (name, (text.value, text.sensitive))).collect(),
             user: rendered.user,
@@ -182,15 +184,23 @@ impl Renderer for CatalogRenderer {
             start_limit: None,
             stop_signal: self.module.stop_signal.clone(),
             stop_grace: self.module.stop_grace,
-            image: rendered.image,
-            entrypoint: rendered.entrypoint,
-            volumes: rendered.volumes,
-            host_config: rendered.host_config,
-            init: rendered.init,
-            after_ready: rendered.after_ready,
-            files: rendered.files,
-            search_paths: rendered.search_paths,
-            install_hint: rendered.install_hint,
+        };
+        match inputs.runtime {
+            RuntimeKind::Docker => Rendering::Container(ContainerRendering {
+                program,
+                image: rendered.image.unwrap_or_default(),
+                entrypoint: rendered.entrypoint,
+                volumes: rendered.volumes,
+                docker_host_config: rendered.host_config,
+            }),
+            RuntimeKind::Process => Rendering::Process(ProcessRendering {
+                program,
+                init: rendered.init,
+                after_ready: rendered.after_ready,
+                files: rendered.files,
+                search_paths: rendered.search_paths,
+                install_hint: rendered.install_hint,
+            }),
         }
     }
 

@@ -20,7 +20,7 @@ pub struct Module {
     pub renderer: Arc<dyn Renderer>,
 }
 
-/// Pure: the same inputs give the same rendering.
+/// Pure: the same inputs give the same rendering. `inputs.runtime` alone decides its variant.
 pub trait Renderer: Debug + Send + Sync {
     fn can_render(&self, runtime: RuntimeKind) -> bool;
     /// The program's default ports, by name.
@@ -51,9 +51,16 @@ pub struct Address {
     pub ports: BTreeMap<String, String>,
 }
 
-/// A module rendered for one runtime. Fields that belong to the other runtime stay empty.
+/// A module rendered for one runtime.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Rendering {
+    Container(ContainerRendering),
+    Process(ProcessRendering),
+}
+
+/// The fields that every runtime has.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Rendering {
+pub struct Program {
     /// The container's arguments, or the process's argument list.
     pub command: Vec<String>,
     pub env: BTreeMap<String, (String, bool)>,
@@ -63,17 +70,49 @@ pub struct Rendering {
     pub start_limit: Option<Duration>,
     pub stop_signal: Option<String>,
     pub stop_grace: Option<Duration>,
+}
 
-    pub image: Option<String>,
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ContainerRendering {
+    pub program: Program,
+    pub image: String,
     pub entrypoint: Vec<String>,
     /// (Short name, path in the container).
     pub volumes: Vec<(String, String)>,
-    /// Further fields of `HostConfig` (`ShmSize`).
-    pub host_config: BTreeMap<String, Json>,
+    /// Further fields of the Docker engine's `HostConfig` (`ShmSize`). Other runtimes ignore them.
+    pub docker_host_config: BTreeMap<String, Json>,
+}
 
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ProcessRendering {
+    pub program: Program,
     pub init: Vec<Vec<String>>,
     pub after_ready: Vec<Vec<String>>,
     pub files: BTreeMap<String, String>,
     pub search_paths: Vec<String>,
     pub install_hint: Option<String>,
+}
+
+impl Rendering {
+    #[must_use]
+    pub fn program(&self) -> &Program {
+        match self {
+            Self::Container(container) => &container.program,
+            Self::Process(process) => &process.program,
+        }
+    }
+
+    pub(crate) fn as_container(&self) -> Option<&ContainerRendering> {
+        match self {
+            Self::Container(container) => Some(container),
+            Self::Process(_) => None,
+        }
+    }
+
+    pub(crate) fn as_process(&self) -> Option<&ProcessRendering> {
+        match self {
+            Self::Process(process) => Some(process),
+            Self::Container(_) => None,
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use files::{format_diagnostics, load_manifest, load_manifest_for, resolve_inputs};
 use plan::application::RuntimeKind;
-use plan::module::{Address, Module, RenderInputs, Renderer, Rendering};
+use plan::module::{Address, ContainerRendering, Module, ProcessRendering, Program, RenderInputs, Renderer, Rendering};
 use plan::observed::{Images, Observed};
 use plan::{CompareOptions, ResolvedApplication, compare, resolve, text};
 
@@ -27,9 +27,14 @@ impl Renderer for ServerRenderer {
     }
     fn render(&self, inputs: &RenderInputs) -> Rendering {
         match inputs.runtime {
-            Docker => Rendering { image: Some(format!("{}:1", self.0)), ..Rendering::default() },
+            Docker => Rendering::Container(ContainerRendering {
+                image: format!("{}:1", self.0),
+                ..ContainerRendering::default()
+            }),
             Process => {
-                Rendering { command: vec![self.0.to_owned(), inputs.ports["main"].clone()], ..Rendering::default() }
+                let command = vec![self.0.to_owned(), inputs.ports["main"].clone()];
+                let program = Program { command, ..Program::default() };
+                Rendering::Process(ProcessRendering { program, ..ProcessRendering::default() })
             }
         }
     }

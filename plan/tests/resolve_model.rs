@@ -10,7 +10,7 @@ use manifest::model::{
 use manifest::template::{Part, Reference, Scope, Template};
 use manifest::{Span, Spanned};
 use plan::application::{Body, PreviewId, PreviewName, ReadyCheck, RuntimeKind, Unit};
-use plan::module::{Address, Module, RenderInputs, Renderer, Rendering};
+use plan::module::{Address, ContainerRendering, Module, ProcessRendering, Program, RenderInputs, Renderer, Rendering};
 use plan::{Git, LoadedManifest, ResolveInputs, ResolvedApplication, compare, required_ports, resolve};
 use serde_json::json;
 
@@ -267,21 +267,20 @@ impl Renderer for DatabaseRenderer {
         BTreeMap::from([("main".to_owned(), 5432)])
     }
     fn render(&self, inputs: &RenderInputs) -> Rendering {
-        let password = BTreeMap::from([("PASSWORD".to_owned(), (inputs.password.clone(), true))]);
+        let env = BTreeMap::from([("PASSWORD".to_owned(), (inputs.password.clone(), true))]);
         match inputs.runtime {
-            Docker => Rendering {
-                image: Some("database:16".into()),
-                env: password,
+            Docker => Rendering::Container(ContainerRendering {
+                program: Program { env, stop_signal: Some("SIGINT".into()), ..Program::default() },
+                image: "database:16".into(),
                 volumes: vec![("data".into(), "/var/lib/database".into())],
-                stop_signal: Some("SIGINT".into()),
-                host_config: BTreeMap::from([("ShmSize".to_owned(), json!(1 << 26))]),
-                ..Rendering::default()
-            },
-            AsProcess => Rendering {
-                command: vec!["database".into(), "-p".into(), inputs.ports["main"].clone()],
-                env: password,
-                ..Rendering::default()
-            },
+                docker_host_config: BTreeMap::from([("ShmSize".to_owned(), json!(1 << 26))]),
+                ..ContainerRendering::default()
+            }),
+            AsProcess => {
+                let command = vec!["database".into(), "-p".into(), inputs.ports["main"].clone()];
+                let program = Program { command, env, ..Program::default() };
+                Rendering::Process(ProcessRendering { program, ..ProcessRendering::default() })
+            }
         }
     }
     fn outputs(&self, inputs: &RenderInputs, address: &Address) -> BTreeMap<String, (String, bool)> {

@@ -18,7 +18,7 @@ use crate::application::{
     Stop, SupportLevel, Unit,
 };
 use crate::hash::base32_digest;
-use crate::module::{Address, Module, RenderInputs, Rendering};
+use crate::module::{Address, ContainerRendering, Module, ProcessRendering, Program, RenderInputs, Rendering};
 use crate::origin::Origin;
 use crate::render::RenderedValue;
 use crate::render::docker::ContainerBuilder;
@@ -34,23 +34,31 @@ pub(super) fn build_resource<'a>(
     let text = module.renderer.render(&render_inputs(builder.context, builder.draft, false));
     let stable = module.renderer.render(&render_inputs(builder.context, builder.draft, true));
     let origin = Origin::Module { name: module.name.clone(), version: module.version.clone() };
-    let env = build_resource_env(&mut builder, &text, &stable, &origin);
-    let built = match builder.draft.runtime {
-        RuntimeKind::Docker => build_resource_container(&mut builder, resource, &text, &stable, &origin),
-        RuntimeKind::Process => build_resource_process(&mut builder, &text, &stable, &origin),
+    let program = text.program();
+    let env = build_resource_env(&mut builder, program, stable.program(), &origin);
+    // Both renderings have the same variant, because they are for the same runtime.
+    let built = match &text {
+        Rendering::Container(text) => {
+            let stable = stable.as_container().unwrap_or(text);
+            build_resource_container(&mut builder, resource, text, stable, &origin)
+        }
+        Rendering::Process(text) => {
+            let stable = stable.as_process().unwrap_or(text);
+            build_resource_process(&mut builder, text, stable, &origin)
+        }
     };
     let main = builder.ports.keys().find(|name| *name == "main").or_else(|| builder.ports.keys().next());
     let default_ready =
         main.map_or(ReadyCheck::StaysUp(health::STAYS_UP_DURATION), |port| ReadyCheck::Probe(health::tcp_probe(port)));
     let unit = Unit {
         health: Health {
-            ready: text.ready.clone().map_or(default_ready, ReadyCheck::Probe),
+            ready: program.ready.clone().map_or(default_ready, ReadyCheck::Probe),
             live: None,
-            start_limit: text.start_limit.unwrap_or(health::START_LIMIT),
+            start_limit: program.start_limit.unwrap_or(health::START_LIMIT),
         },
         stop: Stop {
-            signal: text.stop_signal.clone().unwrap_or_else(|| "SIGTERM".to_owned()),
-            grace: text.stop_grace.unwrap_or(super::units::STOP_GRACE),
+            signal: program.stop_signal.clone().unwrap_or_else(|| "SIGTERM".to_owned()),
+            grace: program.stop_grace.unwrap_or(super::units::STOP_GRACE),
         },
         module: Some(format!("{} {} ({})", module.name, module.version, module.source)),
         ..builder.default_unit(built.body, env, built.support)
@@ -114,8 +122,8 @@ fn render_inputs(context: &ResolveContext<'_>, draft: &UnitDraft<'_>, stable: bo
 
 fn build_resource_env(
     builder: &mut UnitBuilder<'_, '_>,
-    text: &Rendering,
-    stable: &Rendering,
+    text: &Program,
+    stable: &Program,
     origin: &Origin,
 ) -> BTreeMap<String, EnvValue> {
     let mut env = BTreeMap::new();
@@ -132,8 +140,8 @@ fn build_resource_env(
 fn build_resource_container(
     builder: &mut UnitBuilder<'_, '_>,
     resource: &Resource,
-    text: &Rendering,
-    stable: &Rendering,
+    text: &ContainerRendering,
+    stable: &ContainerRendering,
     origin: &Origin,
 ) -> BuiltBody {
     let mut container = ContainerBuilder::hardened();
@@ -147,9 +155,9 @@ fn build_resource_container(
             );
         }
     };
-    set_list("command", "Cmd", &text.command, &stable.command);
+    set_list("command", "Cmd", &text.program.command, &stable.program.command);
     set_list("entrypoint", "Entrypoint", &text.entrypoint, &stable.entrypoint);
-    if let Some(signal) = &text.stop_signal {
+    if let Some(signal) = &text.program.stop_signal {
         container.set("stop.signal", "StopSignal", RenderedValue::literal(signal.clone()), origin.clone());
     }
     let exposed: serde_json::Map<String, Json> =
@@ -157,7 +165,7 @@ fn build_resource_container(
     if !exposed.is_empty() {
         container.set("ports", "ExposedPorts", RenderedValue::literal(Json::Object(exposed)), origin.clone());
     }
-    for (field, value) in &text.host_config {
+    for (field, value) in &text.docker_host_config {
         container.set(
             &format!("docker.HostConfig.{field}"),
             &format!("HostConfig.{field}"),
@@ -165,16 +173,15 @@ fn build_resource_container(
             origin.clone(),
         );
     }
-    if let Some(user) = &text.user {
+    if let Some(user) = &text.program.user {
         container.set("user", "User", RenderedValue::literal(user.clone()), origin.clone());
     }
     let changes = object_patches::resolve_unit_patches(builder, resource.raw.docker.as_ref());
     let rendered = container.finish(&changes);
     let support = if rendered.off_road { SupportLevel::OffRoad } else { SupportLevel::Paved };
     let create_body = record_settings(builder, rendered);
-    let image = text.image.clone().unwrap_or_default();
-    builder.record_intent("image", stable.image.as_deref().unwrap_or_default());
-    builder.record_origin("image", || json!(image), origin.clone());
+    builder.record_intent("image", &stable.image);
+    builder.record_origin("image", || json!(text.image), origin.clone());
     // Volumes of all units share one namespace, so prefix them with the resource's name.
     let volume_name = |short: &String| format!("{}-{short}", builder.draft.name);
     let volumes: Vec<(String, String)> =
@@ -184,7 +191,7 @@ fn build_resource_container(
     }
     let volume_names = volumes.iter().map(|(name, _)| name.clone()).collect();
     let body = Body::Container(Container {
-        image: ImageSource::Reference(image),
+        image: ImageSource::Reference(text.image.clone()),
         create_body,
         aliases: vec![builder.draft.name.clone()],
         process_peers: Vec::new(),
@@ -196,28 +203,28 @@ fn build_resource_container(
 
 fn build_resource_process(
     builder: &mut UnitBuilder<'_, '_>,
-    text: &Rendering,
-    stable: &Rendering,
+    text: &ProcessRendering,
+    stable: &ProcessRendering,
     origin: &Origin,
 ) -> BuiltBody {
-    builder.record_origin("process.argv", || json!(stable.command), origin.clone());
+    builder.record_origin("process.argv", || json!(stable.program.command), origin.clone());
     let intent = [
-        ("command", format!("{:?}", stable.command)),
+        ("command", format!("{:?}", stable.program.command)),
         ("process.init", format!("{:?}", stable.init)),
         ("process.after_ready", format!("{:?}", stable.after_ready)),
         ("process.files", format!("{:?}", stable.files)),
-        ("process.user", format!("{:?}", stable.user)),
+        ("process.user", format!("{:?}", stable.program.user)),
     ];
     for (field, stable_text) in intent {
         builder.record_intent(field, &stable_text);
     }
     let argv_list = |commands: &[Vec<String>]| commands.iter().cloned().map(Argv::List).collect();
     let spec = ProcessSpec {
-        argv: Argv::List(text.command.clone()),
+        argv: Argv::List(text.program.command.clone()),
         dir: ProcessDir::Data,
         build: None,
         build_inputs: Vec::new(),
-        user: text.user.clone(),
+        user: text.program.user.clone(),
         init: argv_list(&text.init),
         after_ready: argv_list(&text.after_ready),
         files: text.files.clone(),
