@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
+
+use crate::application::Argv;
 
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
@@ -57,6 +60,14 @@ pub fn hash_fields(fields: &BTreeMap<String, String>) -> String {
         parts.push_str(&format!(" {field}={}", base32_digest(value.as_bytes(), 4)));
     }
     format!("{}{parts}", base32_digest(all_fields.as_bytes(), 20))
+}
+
+/// The canonical form of a command in a hash. It does not depend on how a runtime starts a shell.
+pub(crate) fn command_json(command: &Argv) -> Json {
+    match command {
+        Argv::List(words) => json!(words),
+        Argv::Shell(line) => json!({ "shell": line }),
+    }
 }
 
 /// Adds the contents of a job's input files to its hash. The agent computes `inputs` from the files.

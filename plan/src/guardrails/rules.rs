@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 use super::{Finding, UnitCheck};
 use crate::application::{Body, Container, ImageSource, ReadyCheck, Role};
-use crate::render::docker::{DEFAULT_CAPABILITIES, get_at};
+use crate::container_spec::DEFAULT_CAPABILITIES;
 
 pub(super) fn check(checked: &UnitCheck<'_>, findings: &mut Vec<Finding>) {
     findings.extend(check_readiness(checked));
@@ -230,7 +230,7 @@ impl ContainerCheck<'_> {
     fn check_shell_command(&self) -> Option<Finding> {
         let service = &self.checked.loaded.manifest.services.get(&self.checked.unit.name)?.value;
         let Some(Command::Shell(line)) = &service.command else { return None };
-        let runs_shell = get_at(self.create_body, "Cmd.0").and_then(Json::as_str) == Some("/bin/sh");
+        let runs_shell = self.create_body.pointer("/Cmd/0").and_then(Json::as_str) == Some("/bin/sh");
         let replaces_itself = line.value.as_literal().is_some_and(|text| text.trim_start().starts_with("exec "));
         // With `exec`, the shell replaces itself by the program, which then receives the signal.
         let message = "the shell receives the stop signal instead of the program";

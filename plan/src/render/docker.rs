@@ -1,158 +1,258 @@
-//! Builds the body of the Engine API's `POST /containers/create`: hardened defaults, overridden by the user's settings.
+//! Renders a container to the body of the Engine API's `POST /containers/create`.
 //!
 //! A bind source that starts with `./` or `../` is relative to the manifest's folder. The driver makes it absolute,
 //! because neither this crate nor the hash may depend on the location of the checkout. The driver also adds the image,
 //! environment, labels, published ports, network, and the mounts of named volumes and secrets.
 
-use std::sync::LazyLock;
+mod fields;
 
-use manifest::Diagnostic;
+use std::borrow::Cow;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::patch::{self, ObjectPatch};
-use super::{RenderedValue, Setting, engine_fields};
-use crate::origin::Origin;
+use super::{RenderedContainer, RenderedSetting, engine_fields};
+use crate::application::{Argv, PortProtocol};
+use crate::container_spec::{Capabilities, ContainerPort, ContainerSpec, Mount, MountSource, Setting};
+use crate::hash;
 
-/// The capabilities that common entrypoints need to switch from root to another user. All others are dropped.
-pub(crate) const DEFAULT_CAPABILITIES: [&str; 7] =
-    ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"];
-pub(crate) const DEFAULT_MEMORY_BYTES: u64 = 2 << 30;
-pub(crate) const DEFAULT_PIDS_LIMIT: u64 = 2048;
+/// The prefix of fields in the map of origins.
+const ORIGIN_PREFIX: &str = "docker.";
+const HOST_CONFIG_PREFIX: &str = "docker.HostConfig.";
 
-/// The defaults of every container, each with its reason. Created once, because thousands of services share them.
-static DEFAULT_SETTINGS: LazyLock<[Setting; 5]> = LazyLock::new(|| {
-    let default = |manifest_key: &str, field: &str, value: Json, reason: &'static str| {
-        let (manifest_key, field) = (manifest_key.to_owned(), field.to_owned());
-        Setting { manifest_key, field, value: RenderedValue::literal(value), origin: Origin::Default { reason } }
-    };
-    [
-        default("security.drop", "HostConfig.CapDrop", json!(["ALL"]), "a program gets only the capabilities it needs"),
-        default(
-            "security.capabilities",
-            "HostConfig.CapAdd",
-            json!(DEFAULT_CAPABILITIES),
-            "common entrypoints need them to switch from root to another user and to listen on a low port",
-        ),
-        default(
-            "security.no_new_privileges",
-            "HostConfig.SecurityOpt",
-            json!(["no-new-privileges"]),
-            "setuid programs inside the image cannot raise privileges",
-        ),
-        default(
-            "size.memory",
-            "HostConfig.Memory",
-            json!(DEFAULT_MEMORY_BYTES),
-            "a leak stops one unit, not the laptop",
-        ),
-        default(
-            "size.pids",
-            "HostConfig.PidsLimit",
-            json!(DEFAULT_PIDS_LIMIT),
-            "a fork bomb stops one unit, not the laptop",
-        ),
-    ]
-});
-
-/// A body that contains only the defaults.
-static HARDENED_BODY: LazyLock<Json> = LazyLock::new(|| {
-    let mut body = Json::Object(Map::new());
-    for setting in DEFAULT_SETTINGS.iter() {
-        set_at(&mut body, &setting.field, setting.value.actual.clone());
+pub(super) fn render(spec: &ContainerSpec, changes: &[ObjectPatch]) -> RenderedContainer {
+    let mut renderer = BodyRenderer::default();
+    renderer.add_program(spec);
+    renderer.add_resources(spec);
+    renderer.add_security(spec);
+    renderer.add_ports(spec);
+    renderer.add_mounts(spec);
+    let mut rendered = renderer.into_container();
+    for field in &spec.docker_host_config {
+        let path = format!("{HOST_CONFIG_PREFIX}{}", field.name);
+        set_at(&mut rendered.object, &path, field.value.clone());
+        rendered.settings.push(RenderedSetting {
+            field: Cow::Owned(path),
+            manifest_key: None,
+            value: field.value.clone(),
+            stable: None,
+            origin: field.origin.clone(),
+        });
     }
-    body
-});
-
-/// Collects the settings of a container. They apply on top of the defaults, later ones over earlier ones.
-pub(crate) struct ContainerBuilder {
-    dropped_defaults: Vec<&'static str>,
-    settings: Vec<Setting>,
+    for change in changes {
+        engine_fields::check(change, &mut rendered.diagnostics);
+        patch::apply(&mut rendered.object, change, &mut rendered.diagnostics);
+        rendered.settings.extend(patch::patched_fields(change).into_iter().map(|patched| RenderedSetting {
+            field: Cow::Owned(format!("{ORIGIN_PREFIX}{}", patched.field)),
+            manifest_key: None,
+            value: patched.stable,
+            stable: None,
+            origin: patched.origin,
+        }));
+    }
+    rendered
 }
 
-pub(crate) struct RenderedContainer {
-    pub(crate) create_body: Json,
-    /// The defaults that were not dropped. A setting may have overridden them.
-    pub(crate) defaults: Vec<&'static Setting>,
-    pub(crate) settings: Vec<Setting>,
-    pub(crate) diagnostics: Vec<Diagnostic>,
-    /// True if `raw` or patches were applied.
-    pub(crate) off_road: bool,
+pub(super) fn default_settings(spec: &ContainerSpec) -> Vec<RenderedSetting> {
+    let (resources, security) = (&spec.resources, &spec.security);
+    let capabilities = &security.capabilities;
+    let settings = [
+        capabilities.dropped.map(|names| rendered_setting(fields::CAP_DROP, names, |names| json!(names))),
+        capabilities.defaults.map(|names| rendered_setting(fields::CAP_ADD, names, |names| json!(names))),
+        security.no_new_privileges.default.map(|on| rendered_setting(fields::SECURITY_OPTIONS, on, security_options)),
+        resources.memory_bytes.default.map(|bytes| rendered_setting(fields::MEMORY, bytes, |bytes| json!(bytes))),
+        resources.pids.default.map(|pids| rendered_setting(fields::PIDS_LIMIT, pids, |pids| json!(pids))),
+    ];
+    settings.into_iter().flatten().collect()
 }
 
-impl ContainerBuilder {
-    pub(crate) fn hardened() -> Self {
-        Self { dropped_defaults: Vec::new(), settings: Vec::new() }
-    }
+/// The body under construction.
+#[derive(Default)]
+struct BodyRenderer {
+    body: Map<String, Json>,
+    host_config: Map<String, Json>,
+    volumes: Vec<(String, String)>,
+    settings: Vec<RenderedSetting>,
+}
 
-    pub(crate) fn set(&mut self, manifest_key: &str, field: &str, value: RenderedValue, origin: Origin) {
-        let (manifest_key, field) = (manifest_key.to_owned(), field.to_owned());
-        self.settings.push(Setting { manifest_key, field, value, origin });
-    }
-
-    /// Appends to a list or map that may have default entries.
-    pub(crate) fn append(&mut self, manifest_key: &str, field: &str, value: RenderedValue, origin: Origin) {
-        // `finish` recognises an append by the suffix `+`.
-        self.set(manifest_key, &format!("{field}+"), value, origin);
-    }
-
-    /// Adds one entry to a map whose keys may contain dots.
-    pub(crate) fn append_entry(&mut self, manifest_key: &str, field: &str, key: &str, value: &str, origin: Origin) {
-        let entry = RenderedValue::literal(json!({ key: value }));
-        self.append(manifest_key, field, entry, origin);
-    }
-
-    /// Removes the default of a field and all settings of it so far, as `privileged` does with capabilities.
-    pub(crate) fn drop_default(&mut self, field: &'static str) {
-        self.settings.retain(|setting| setting.field != field);
-        self.dropped_defaults.push(field);
-    }
-
-    /// Applies typed settings first, then `changes`: `raw.docker` and the patches in the order of the manifest.
-    pub(crate) fn finish(mut self, changes: &[ObjectPatch]) -> RenderedContainer {
-        let mut body = HARDENED_BODY.clone();
-        for field in &self.dropped_defaults {
-            remove_at(&mut body, field);
+impl BodyRenderer {
+    fn add_program(&mut self, spec: &ContainerSpec) {
+        for (field, command) in [(fields::COMMAND, &spec.command), (fields::ENTRYPOINT, &spec.entrypoint)] {
+            let Some(command) = command else { continue };
+            self.set(field, engine_command(&command.value));
+            let stable = command.stable.as_ref().unwrap_or(&command.value);
+            self.settings.push(RenderedSetting {
+                // The hash has the shell line itself, so that another way to run it changes no hash.
+                stable: Some(hash::command_json(stable)),
+                ..rendered_setting(field, command, engine_command)
+            });
         }
-        let defaults = DEFAULT_SETTINGS
-            .iter()
-            .filter(|setting| !self.dropped_defaults.contains(&setting.field.as_str()))
-            .collect();
-        for setting in &mut self.settings {
-            match setting.field.strip_suffix('+').map(str::to_owned) {
-                Some(field) => {
-                    append_at(&mut body, &field, &setting.value.actual);
-                    setting.field = field;
+        let texts = [
+            (fields::WORKING_DIR, &spec.working_dir),
+            (fields::USER, &spec.user),
+            (fields::STOP_SIGNAL, &spec.stop_signal),
+        ];
+        for (field, text) in texts {
+            self.set_and_record(field, text.as_ref(), |text| json!(text));
+        }
+    }
+
+    fn add_resources(&mut self, spec: &ContainerSpec) {
+        let resources = &spec.resources;
+        if let Some(bytes) = resources.memory_bytes.value() {
+            self.set(fields::MEMORY, json!(bytes));
+        }
+        self.record(fields::MEMORY, resources.memory_bytes.set.as_ref(), |bytes| json!(bytes));
+        self.set_and_record(fields::CPU_SHARES, resources.cpu_milli.as_ref(), |milli| json!(cpu_shares(*milli)));
+        if let Some(pids) = resources.pids.value() {
+            self.set(fields::PIDS_LIMIT, json!(pids));
+        }
+        self.record(fields::PIDS_LIMIT, resources.pids.set.as_ref(), |pids| json!(pids));
+    }
+
+    fn add_security(&mut self, spec: &ContainerSpec) {
+        let security = &spec.security;
+        self.set_and_record(fields::PRIVILEGED, security.privileged.as_ref(), |on| json!(on));
+        self.add_capabilities(&security.capabilities);
+        if let Some(on) = security.no_new_privileges.value() {
+            self.set(fields::SECURITY_OPTIONS, security_options(on));
+        }
+        self.record(fields::SECURITY_OPTIONS, security.no_new_privileges.set.as_ref(), security_options);
+        self.set_and_record(fields::READ_ONLY_ROOT, security.read_only_root.as_ref(), |on| json!(on));
+    }
+
+    fn add_capabilities(&mut self, capabilities: &Capabilities) {
+        if let Some(dropped) = capabilities.dropped {
+            self.set(fields::CAP_DROP, json!(dropped.value));
+        }
+        let Some(granted) = capabilities.granted() else { return };
+        self.record(fields::CAP_ADD, capabilities.added.as_ref(), |names| json!(names));
+        self.settings.extend(capabilities.removed.as_ref().map(|removed| RenderedSetting {
+            // The engine drops all capabilities, so a removed one is missing in those that it adds.
+            value: json!(granted),
+            stable: Some(json!(removed.value)),
+            ..rendered_setting(fields::CAP_ADD, removed, |_| Json::Null)
+        }));
+        self.set(fields::CAP_ADD, json!(granted));
+    }
+
+    fn add_ports(&mut self, spec: &ContainerSpec) {
+        self.set_and_record(fields::EXPOSED_PORTS, spec.ports.as_ref(), |ports| exposed_ports(ports));
+    }
+
+    fn add_mounts(&mut self, spec: &ContainerSpec) {
+        let (mut binds, mut tmpfs) = (Vec::new(), Map::new());
+        for mount in &spec.mounts {
+            let Mount { source, target, .. } = &mount.value;
+            let path = mount_path(&mount.value);
+            match source {
+                MountSource::NamedVolume(name) => self.volumes.push((name.clone(), path)),
+                MountSource::ProjectPath(source) | MountSource::HostPath(source) => {
+                    let bind = Json::String(format!("{}:{path}", bind_source(source)));
+                    // A list has each entry once.
+                    if !binds.contains(&bind) {
+                        binds.push(bind.clone());
+                    }
+                    self.record(fields::BINDS, Some(mount), |_| json!([bind]));
                 }
-                None => set_at(&mut body, &setting.field, setting.value.actual.clone()),
+                MountSource::Tmpfs { size_bytes } => {
+                    let options = size_bytes.map(|size| format!("size={size}")).unwrap_or_default();
+                    self.record(fields::TMPFS, Some(mount), |_| json!({ target: options }));
+                    tmpfs.insert(target.clone(), Json::String(options));
+                }
             }
         }
-        let mut diagnostics = Vec::new();
-        for change in changes {
-            engine_fields::check(change, &mut diagnostics);
-            patch::apply(&mut body, change, &mut diagnostics);
-            for patched in patch::patched_fields(change) {
-                let actual = get_at(&body, &patched.field).cloned().unwrap_or(Json::Null);
-                self.settings.push(Setting {
-                    manifest_key: format!("docker.{}", patched.field),
-                    field: patched.field,
-                    value: RenderedValue { actual, stable: patched.stable },
-                    origin: patched.origin,
-                });
-            }
+        if !binds.is_empty() {
+            self.set(fields::BINDS, Json::Array(binds));
         }
+        if !tmpfs.is_empty() {
+            self.set(fields::TMPFS, Json::Object(tmpfs));
+        }
+    }
+
+    fn set_and_record<T>(&mut self, field: &'static str, setting: Option<&Setting<T>>, to_json: impl Fn(&T) -> Json) {
+        if let Some(setting) = setting {
+            self.set(field, to_json(&setting.value));
+            self.settings.push(rendered_setting(field, setting, to_json));
+        }
+    }
+
+    fn record<T>(&mut self, field: &'static str, setting: Option<&Setting<T>>, to_json: impl Fn(&T) -> Json) {
+        self.settings.extend(setting.map(|setting| rendered_setting(field, setting, to_json)));
+    }
+
+    fn set(&mut self, field: &'static str, value: Json) {
+        match field.strip_prefix(HOST_CONFIG_PREFIX) {
+            Some(name) => self.host_config.insert(name.to_owned(), value),
+            None => self.body.insert(body_path(field).to_owned(), value),
+        };
+    }
+
+    fn into_container(mut self) -> RenderedContainer {
+        self.body.insert("HostConfig".to_owned(), Json::Object(self.host_config));
         RenderedContainer {
-            create_body: body,
-            defaults,
+            object: Json::Object(self.body),
+            volumes: self.volumes,
             settings: self.settings,
-            diagnostics,
-            off_road: !changes.is_empty(),
+            diagnostics: Vec::new(),
         }
     }
 }
 
+fn rendered_setting<T>(field: &'static str, setting: &Setting<T>, to_json: impl Fn(&T) -> Json) -> RenderedSetting {
+    RenderedSetting {
+        field: Cow::Borrowed(field),
+        manifest_key: Some(setting.manifest_key.clone()),
+        value: to_json(&setting.value),
+        stable: setting.stable.as_ref().map(to_json),
+        origin: setting.origin.clone(),
+    }
+}
+
+/// The image's `/bin/sh` runs a shell line.
+fn engine_command(command: &Argv) -> Json {
+    match command {
+        Argv::List(words) => json!(words),
+        Argv::Shell(line) => json!(["/bin/sh", "-c", line]),
+    }
+}
+
+/// A share under contention and not a ceiling, so that a unit can use idle cores of a laptop. The kernel accepts shares
+/// from 2 to 262144.
+fn cpu_shares(milli: u64) -> u64 {
+    (milli.saturating_mul(1024) / 1000).clamp(2, 262_144)
+}
+
+fn security_options(no_new_privileges: &bool) -> Json {
+    if *no_new_privileges { json!(["no-new-privileges"]) } else { json!([]) }
+}
+
+fn exposed_ports(ports: &[ContainerPort]) -> Json {
+    let exposed_port = |port: &ContainerPort| {
+        let transport = if port.protocol == PortProtocol::Udp { "udp" } else { "tcp" };
+        (format!("{}/{transport}", port.listen_port), json!({}))
+    };
+    Json::Object(ports.iter().map(exposed_port).collect())
+}
+
+fn mount_path(mount: &Mount) -> String {
+    format!("{}{}", mount.target, if mount.read_only { ":ro" } else { "" })
+}
+
+/// The engine reads a bare name as a named volume, so a relative path needs `./`.
+fn bind_source(path: &str) -> Cow<'_, str> {
+    let is_path = ["/", "./", "../"].iter().any(|start| path.starts_with(start));
+    if is_path { Cow::Borrowed(path) } else { Cow::Owned(format!("./{path}")) }
+}
+
+fn body_path(field: &str) -> &str {
+    field.strip_prefix(ORIGIN_PREFIX).unwrap_or(field)
+}
+
+/// Sets the value at the path of a field, and creates the objects that contain it.
 fn set_at(body: &mut Json, field: &str, value: Json) {
     let mut at = body;
-    for part in field.split('.') {
+    for part in body_path(field).split('.') {
         if !at.is_object() {
             *at = Json::Object(Map::new());
         }
@@ -162,38 +262,9 @@ fn set_at(body: &mut Json, field: &str, value: Json) {
     *at = value;
 }
 
-fn remove_at(body: &mut Json, field: &str) {
-    let (above, key) = field.rsplit_once('.').unwrap_or(("", field));
-    let parts = above.split('.').filter(|part| !part.is_empty());
-    let object = parts.into_iter().try_fold(body, |at, part| at.get_mut(part));
-    if let Some(Json::Object(object)) = object {
-        object.shift_remove(key);
-    }
-}
-
-fn append_at(body: &mut Json, field: &str, addition: &Json) {
-    if let Json::Object(addition) = addition {
-        let mut map = get_at(body, field).and_then(Json::as_object).cloned().unwrap_or_default();
-        map.extend(addition.clone());
-        set_at(body, field, Json::Object(map));
-        return;
-    }
-    let mut list = match get_at(body, field) {
-        Some(Json::Array(list)) => list.clone(),
-        _ => Vec::new(),
-    };
-    let addition = addition.as_array().cloned().unwrap_or_else(|| vec![addition.clone()]);
-    for item in addition {
-        if !list.contains(&item) {
-            list.push(item);
-        }
-    }
-    set_at(body, field, Json::Array(list));
-}
-
-/// The value at a dotted path.
-pub(crate) fn get_at<'a>(body: &'a Json, field: &str) -> Option<&'a Json> {
-    field.split('.').try_fold(body, |at, part| match at {
+/// The value at the path of a field.
+pub(super) fn get_at<'a>(body: &'a Json, field: &str) -> Option<&'a Json> {
+    body_path(field).split('.').try_fold(body, |at, part| match at {
         Json::Array(list) => list.get(part.parse::<usize>().ok()?),
         at => at.get(part),
     })

@@ -1,6 +1,6 @@
-//! Renders a service or job as a container: the manifest's settings on top of the hardened defaults.
+//! Describes a service or job as a container: the manifest's settings on top of the hardened defaults.
 
-use manifest::model::{Service, Volume, VolumeSource};
+use manifest::model::{Security, Service, Size, Tree, Volume, VolumeSource};
 use manifest::{Span, Spanned};
 use serde_json::{Value as Json, json};
 
@@ -8,76 +8,81 @@ use super::modules::PASSWORD_TOKEN;
 use super::object_patches;
 use super::processes::command_span;
 use super::units::{BuiltBody, UnitBuilder, pull_policy};
-use crate::application::{Body, BuildSpec, Container, ImageSource, PortProtocol, SupportLevel};
+use crate::application::{Body, BuildSpec, Container, ImageSource, PullPolicy, SupportLevel};
+use crate::container_spec::{ContainerPort, ContainerSpec, Mount, MountSource, Setting};
 use crate::origin::Origin;
-use crate::render::RenderedValue;
-use crate::render::docker::{ContainerBuilder, RenderedContainer, get_at};
+use crate::render::{self, RenderedContainer};
 
 pub(super) fn build_container(builder: &mut UnitBuilder<'_, '_>, service: &Service) -> BuiltBody {
     let image = resolve_image(builder, service);
-    let mut container = ContainerBuilder::hardened();
-    set_commands(builder, &mut container, service);
-    set_limits(builder, &mut container, service);
-    let has_security_settings = set_security(builder, &mut container, service);
-    set_exposed_ports(builder, &mut container);
-    let mut volumes = Vec::new();
+    let mut spec = ContainerSpec::hardened();
+    set_commands(builder, &mut spec, service);
+    set_resources(builder, &mut spec, &service.size);
+    set_security(builder, &mut spec, &service.security);
+    let reason = "each of the unit's `ports`; the driver publishes them on the loopback only";
+    spec.ports = listen_ports(builder, Origin::Default { reason });
     for (name, entry) in &service.volumes {
-        add_volume(builder, &mut container, name, &entry.value, entry.span, &mut volumes);
+        add_mount(builder, &mut spec, name, &entry.value, entry.span);
     }
-    if let Some(signal) = &service.stop.signal {
-        let origin = builder.origin(signal.span);
-        container.set("stop.signal", "StopSignal", RenderedValue::literal(signal.value.clone()), origin);
-    }
-    let changes = object_patches::resolve_unit_patches(builder, service.raw.docker.as_ref());
-    let rendered = container.finish(&changes);
-    let support = match (rendered.off_road, has_security_settings) {
-        (true, _) => SupportLevel::OffRoad,
-        (false, true) => SupportLevel::Adjusted,
-        (false, false) => SupportLevel::Paved,
-    };
-    let create_body = record_settings(builder, rendered);
-    let volume_names = volumes.iter().map(|(name, _)| name.clone()).collect();
+    spec.stop_signal = text_setting(builder, "stop.signal", service.stop.signal.as_ref());
+    let has_security_settings = service.security != Security::default();
+    let typed_support = if has_security_settings { SupportLevel::Adjusted } else { SupportLevel::Paved };
+    let pull = pull_policy(service.pull.as_ref().map(|pull| pull.value));
+    render_body(builder, &spec, service.raw.docker.as_ref(), ContainerParts { image, pull, typed_support })
+}
+
+/// The parts of a container that its specification does not contain.
+pub(super) struct ContainerParts {
+    pub(super) image: ImageSource,
+    pub(super) pull: PullPolicy,
+    /// The support level without `raw` and patches.
+    pub(super) typed_support: SupportLevel,
+}
+
+/// Renders a container with `raw` and the patches that target the unit.
+pub(super) fn render_body(
+    builder: &mut UnitBuilder<'_, '_>,
+    spec: &ContainerSpec,
+    raw: Option<&Tree>,
+    parts: ContainerParts,
+) -> BuiltBody {
+    let changes = object_patches::resolve_unit_patches(builder, raw);
+    let mut rendered = render::render_container(spec, &changes);
+    builder.diagnostics.append(&mut rendered.diagnostics);
+    record_settings(builder, spec, &rendered);
+    let volume_names = rendered.volumes.iter().map(|(name, _)| name.clone()).collect();
     let container = Container {
-        image,
-        create_body,
+        image: parts.image,
+        create_body: rendered.object,
         aliases: vec![builder.draft.name.clone()],
         process_peers: Vec::new(),
-        volumes,
-        pull: pull_policy(service.pull.as_ref().map(|pull| pull.value)),
+        volumes: rendered.volumes,
+        pull: parts.pull,
     };
+    let support = if changes.is_empty() { parts.typed_support } else { SupportLevel::OffRoad };
     BuiltBody { body: Body::Container(container), volumes: volume_names, support }
 }
 
-/// Adds the settings to the unit's hash and to the map of origins. Returns the rendered body.
-pub(super) fn record_settings(builder: &mut UnitBuilder<'_, '_>, rendered: RenderedContainer) -> Json {
-    builder.diagnostics.extend(rendered.diagnostics);
-    if builder.is_full_depth() {
-        for default in rendered.defaults {
-            // A setting may have appended to the default, so show the final value.
-            let final_value = get_at(&rendered.create_body, &default.field).unwrap_or(&default.value.actual).clone();
-            let field = format!("docker.{}", default.field);
-            builder.record_origin(&field, || final_value, default.origin.clone());
-            builder.record_origin(&default.manifest_key, || default.value.actual.clone(), default.origin.clone());
-        }
-    }
-    for setting in rendered.settings {
+/// Adds the settings to the unit's hash and to the map of origins.
+fn record_settings(builder: &mut UnitBuilder<'_, '_>, spec: &ContainerSpec, rendered: &RenderedContainer) {
+    let defaults = if builder.is_full_depth() { render::default_settings(spec) } else { Vec::new() };
+    for setting in defaults.iter().chain(&rendered.settings) {
+        let stable = setting.stable();
         if setting.is_intent() && builder.is_full_depth() {
             // Two settings may write one field (a list and its `+` key). Both are part of the hash.
-            let earlier = builder.intent.get(&setting.manifest_key).cloned().unwrap_or_default();
-            builder.record_intent(&setting.manifest_key, &format!("{earlier}{}", setting.value.stable));
+            let earlier = builder.intent.get(setting.intent_key()).cloned().unwrap_or_default();
+            builder.record_intent(setting.intent_key(), &format!("{earlier}{stable}"));
         }
-        let field = format!("docker.{}", setting.field);
         // Show the token instead of a password that pdev generated.
-        let RenderedValue { actual, stable } = setting.value;
-        let is_secret = contains_text(&stable, PASSWORD_TOKEN);
-        let shown_value =
-            || get_at(&rendered.create_body, &setting.field).filter(|_| !is_secret).unwrap_or(&stable).clone();
-        builder.record_origin(&field, shown_value, setting.origin.clone());
-        if !setting.manifest_key.starts_with("docker.") {
-            builder.record_origin(&setting.manifest_key, || if is_secret { stable } else { actual }, setting.origin);
+        let is_secret = contains_text(stable, PASSWORD_TOKEN);
+        // A setting may have appended to the field, so show the final value.
+        let final_value = || rendered.final_value(setting).filter(|_| !is_secret).unwrap_or(stable).clone();
+        builder.record_origin(&setting.field, final_value, setting.origin.clone());
+        if let Some(manifest_key) = &setting.manifest_key {
+            let own_value = || if is_secret { stable.clone() } else { setting.value.clone() };
+            builder.record_origin(manifest_key, own_value, setting.origin.clone());
         }
     }
-    rendered.create_body
 }
 
 fn contains_text(value: &Json, word: &str) -> bool {
@@ -121,117 +126,72 @@ fn resolve_image(builder: &mut UnitBuilder<'_, '_>, service: &Service) -> ImageS
     ImageSource::Reference(value.text)
 }
 
-fn set_commands(builder: &mut UnitBuilder<'_, '_>, container: &mut ContainerBuilder, service: &Service) {
-    let commands = [("command", "Cmd", &service.command), ("entrypoint", "Entrypoint", &service.entrypoint)];
-    for (manifest_key, field, command) in commands {
+fn set_commands(builder: &mut UnitBuilder<'_, '_>, spec: &mut ContainerSpec, service: &Service) {
+    let path = builder.draft.path.as_str();
+    let commands =
+        [("command", &service.command, &mut spec.command), ("entrypoint", &service.entrypoint, &mut spec.entrypoint)];
+    for (manifest_key, command, setting) in commands {
         let Some(command) = command else { continue };
-        let path = builder.draft.path.as_str();
         let Some(resolved) = builder.resolve_command(command, &format_args!("{path}.{manifest_key}")) else { continue };
         let origin = builder.origin(command_span(command));
-        container.set(
-            manifest_key,
-            field,
-            RenderedValue { actual: resolved.engine_json(), stable: resolved.stable_json() },
-            origin,
-        );
+        *setting = Some(Setting::new(manifest_key, resolved.to_argv(), origin).with_stable(resolved.to_stable_argv()));
     }
     // A relative `dir` is a folder of the project and applies to processes only.
-    if let Some(dir) = service.dir.as_ref().filter(|dir| dir.value.starts_with('/')) {
-        container.set("dir", "WorkingDir", RenderedValue::literal(dir.value.clone()), builder.origin(dir.span));
-    }
+    let dir = service.dir.as_ref().filter(|dir| dir.value.starts_with('/'));
+    spec.working_dir = text_setting(builder, "dir", dir);
 }
 
-fn set_limits(builder: &UnitBuilder<'_, '_>, container: &mut ContainerBuilder, service: &Service) {
-    if let Some(memory) = &service.size.memory {
-        container.set(
-            "size.memory",
-            "HostConfig.Memory",
-            RenderedValue::literal(memory.value),
-            builder.origin(memory.span),
-        );
-    }
-    if let Some(cpu) = &service.size.cpu_milli {
-        // A share under contention and not a ceiling, so that a unit can use idle cores of a laptop. The kernel accepts
-        // shares from 2 to 262144.
-        let shares = (cpu.value.saturating_mul(1024) / 1000).clamp(2, 262_144);
-        container.set("size.cpu", "HostConfig.CpuShares", RenderedValue::literal(shares), builder.origin(cpu.span));
-    }
-    if let Some(pids) = &service.size.pids {
-        container.set(
-            "size.pids",
-            "HostConfig.PidsLimit",
-            RenderedValue::literal(pids.value),
-            builder.origin(pids.span),
-        );
-    }
+fn set_resources(builder: &UnitBuilder<'_, '_>, spec: &mut ContainerSpec, size: &Size) {
+    let resources = &mut spec.resources;
+    resources.memory_bytes.set = value_setting(builder, "size.memory", size.memory.as_ref());
+    resources.cpu_milli = value_setting(builder, "size.cpu", size.cpu_milli.as_ref());
+    resources.pids.set = value_setting(builder, "size.pids", size.pids.as_ref());
 }
 
-/// Returns true if the manifest has any security setting.
-fn set_security(builder: &UnitBuilder<'_, '_>, container: &mut ContainerBuilder, service: &Service) -> bool {
-    let security = &service.security;
-    if let Some(privileged) = security.privileged.as_ref().filter(|privileged| privileged.value) {
-        // A privileged container has every capability, and the engine refuses to combine the two.
-        for field in ["HostConfig.CapDrop", "HostConfig.CapAdd", "HostConfig.SecurityOpt"] {
-            container.drop_default(field);
-        }
-        container.set(
-            "security.privileged",
-            "HostConfig.Privileged",
-            RenderedValue::literal(true),
-            builder.origin(privileged.span),
-        );
+fn set_security(builder: &UnitBuilder<'_, '_>, spec: &mut ContainerSpec, security: &Security) {
+    let enabled = |setting: &Option<Spanned<bool>>| setting.clone().filter(|setting| setting.value);
+    if let Some(setting) = value_setting(builder, "security.privileged", enabled(&security.privileged).as_ref()) {
+        spec.security.set_privileged(setting);
     }
-    let capability_list = |names: &[Spanned<String>]| {
-        RenderedValue::literal(names.iter().map(|name| normalise_capability(&name.value)).collect::<Json>())
-    };
-    if let Some(first) = security.capabilities.first() {
-        container.append(
-            "security.capabilities",
-            "HostConfig.CapAdd",
-            capability_list(&security.capabilities),
-            builder.origin(first.span),
-        );
-    }
-    if let Some(first) = security.drop.first() {
-        // `CapDrop` is `ALL` anyway. A capability named in `drop` is therefore removed from the default `CapAdd`.
-        let dropped: Vec<String> = security.drop.iter().map(|name| normalise_capability(&name.value)).collect();
-        let all = dropped.iter().any(|name| name == "ALL");
-        let added = security.capabilities.iter().map(|name| normalise_capability(&name.value));
-        let defaults = crate::render::docker::DEFAULT_CAPABILITIES.iter().map(|name| (*name).to_owned());
-        let remaining: Vec<String> =
-            if all { Vec::new() } else { defaults.filter(|name| !dropped.contains(name)).collect() };
-        let cap_add: Json = remaining.into_iter().chain(added).collect();
-        container.set(
-            "security.drop",
-            "HostConfig.CapAdd",
-            RenderedValue { actual: cap_add, stable: dropped.into() },
-            builder.origin(first.span),
-        );
-    }
-    if let Some(setting) = security.no_new_privileges.as_ref().filter(|value| !value.value) {
-        let no_options = Json::Array(Vec::new());
-        container.set(
-            "security.no_new_privileges",
-            "HostConfig.SecurityOpt",
-            RenderedValue::literal(no_options),
-            builder.origin(setting.span),
-        );
-    }
-    if let Some(user) = &security.user {
-        container.set("security.user", "User", RenderedValue::literal(user.value.clone()), builder.origin(user.span));
-    }
-    if let Some(read_only) = security.read_only.as_ref().filter(|value| value.value) {
-        let origin = builder.origin(read_only.span);
-        container.set("security.read_only", "HostConfig.ReadonlyRootfs", RenderedValue::literal(true), origin);
+    let capabilities = &mut spec.security.capabilities;
+    capabilities.added = capability_setting(builder, "security.capabilities", &security.capabilities);
+    capabilities.removed = capability_setting(builder, "security.drop", &security.drop);
+    let allows_escalation = security.no_new_privileges.as_ref().filter(|setting| !setting.value);
+    spec.security.no_new_privileges.set = value_setting(builder, "security.no_new_privileges", allows_escalation);
+    spec.user = text_setting(builder, "security.user", security.user.as_ref());
+    spec.security.read_only_root = value_setting(builder, "security.read_only", enabled(&security.read_only).as_ref());
+    if spec.security.read_only_root.is_some() {
         let reason = "programs expect to write there even when the root file system is read-only";
-        container.set(
-            "tmp",
-            "HostConfig.Tmpfs",
-            RenderedValue::literal(json!({ "/tmp": "" })),
-            Origin::Default { reason },
-        );
+        let source = MountSource::Tmpfs { size_bytes: None };
+        let mount = Mount { source, target: "/tmp".to_owned(), read_only: false };
+        spec.mounts.push(Setting::new("tmp", mount, Origin::Default { reason }));
     }
-    *security != manifest::model::Security::default()
+}
+
+fn value_setting<T: Copy>(
+    builder: &UnitBuilder<'_, '_>,
+    manifest_key: &'static str,
+    value: Option<&Spanned<T>>,
+) -> Option<Setting<T>> {
+    value.map(|value| Setting::new(manifest_key, value.value, builder.origin(value.span)))
+}
+
+fn text_setting(
+    builder: &UnitBuilder<'_, '_>,
+    manifest_key: &'static str,
+    text: Option<&Spanned<String>>,
+) -> Option<Setting<String>> {
+    text.map(|text| Setting::new(manifest_key, text.value.clone(), builder.origin(text.span)))
+}
+
+fn capability_setting(
+    builder: &UnitBuilder<'_, '_>,
+    manifest_key: &'static str,
+    names: &[Spanned<String>],
+) -> Option<Setting<Vec<String>>> {
+    let first = names.first()?;
+    let normalised = names.iter().map(|name| normalise_capability(&name.value)).collect();
+    Some(Setting::new(manifest_key, normalised, builder.origin(first.span)))
 }
 
 fn normalise_capability(name: &str) -> String {
@@ -239,56 +199,28 @@ fn normalise_capability(name: &str) -> String {
     name.strip_prefix("CAP_").map_or(name.clone(), str::to_owned)
 }
 
-fn set_exposed_ports(builder: &UnitBuilder<'_, '_>, container: &mut ContainerBuilder) {
-    let mut exposed = serde_json::Map::new();
-    for port in builder.ports.values() {
-        let protocol = if port.protocol == PortProtocol::Udp { "udp" } else { "tcp" };
-        exposed.insert(format!("{}/{protocol}", port.listen_port), json!({}));
-    }
-    if !exposed.is_empty() {
-        let reason = "each of the unit's `ports`; the driver publishes them on the loopback only";
-        container.set(
-            "ports",
-            "ExposedPorts",
-            RenderedValue::literal(Json::Object(exposed)),
-            Origin::Default { reason },
-        );
-    }
+/// The unit's ports, or `None` if it has none.
+pub(super) fn listen_ports(builder: &UnitBuilder<'_, '_>, origin: Origin) -> Option<Setting<Vec<ContainerPort>>> {
+    let ports = builder.ports.values();
+    let ports: Vec<_> =
+        ports.map(|port| ContainerPort { listen_port: port.listen_port, protocol: port.protocol }).collect();
+    (!ports.is_empty()).then(|| Setting::new("ports", ports, origin))
 }
 
-fn add_volume(
-    builder: &mut UnitBuilder<'_, '_>,
-    container: &mut ContainerBuilder,
-    name: &str,
-    volume: &Volume,
-    span: Span,
-    named_volumes: &mut Vec<(String, String)>,
-) {
-    let (manifest_key, target) = (format!("volumes.{name}"), &volume.target.value);
-    let mode = if volume.read_only { ":ro" } else { "" };
+fn add_mount(builder: &mut UnitBuilder<'_, '_>, spec: &mut ContainerSpec, name: &str, volume: &Volume, span: Span) {
+    let (manifest_key, target) = (format!("volumes.{name}"), volume.target.value.clone());
     let origin = builder.origin(span);
-    match &volume.source {
+    let source = match &volume.source {
         VolumeSource::Named => {
+            let mode = if volume.read_only { ":ro" } else { "" };
             builder.record_intent(&manifest_key, &format!("{target}{mode}"));
-            builder.record_origin(&manifest_key, || json!(target), origin);
-            named_volumes.push((name.to_owned(), format!("{target}{mode}")));
+            builder.record_origin(&manifest_key, || json!(target), origin.clone());
+            MountSource::NamedVolume(name.to_owned())
         }
-        VolumeSource::Path(source) => {
-            // Docker reads a bare name as a named volume, so a relative path needs `./`.
-            let is_bare =
-                !source.value.starts_with('/') && !source.value.starts_with("./") && !source.value.starts_with("../");
-            let source = if is_bare { format!("./{}", source.value) } else { source.value.clone() };
-            container.append(
-                &manifest_key,
-                "HostConfig.Binds",
-                RenderedValue::literal(json!([format!("{source}:{target}{mode}")])),
-                origin,
-            );
-        }
-        VolumeSource::Tmpfs { size } => {
-            let options = size.map(|size| format!("size={size}")).unwrap_or_default();
-            // A target path may contain dots, which a dotted field path would split.
-            container.append_entry(&manifest_key, "HostConfig.Tmpfs", target, &options, origin);
-        }
-    }
+        VolumeSource::Path(path) if path.value.starts_with('/') => MountSource::HostPath(path.value.clone()),
+        VolumeSource::Path(path) => MountSource::ProjectPath(path.value.clone()),
+        VolumeSource::Tmpfs { size } => MountSource::Tmpfs { size_bytes: *size },
+    };
+    let mount = Mount { source, target, read_only: volume.read_only };
+    spec.mounts.push(Setting::new(manifest_key, mount, origin));
 }

@@ -8,20 +8,19 @@ use std::collections::BTreeMap;
 use manifest::model::Resource;
 use serde_json::{Value as Json, json};
 
-use super::containers::record_settings;
+use super::containers::{ContainerParts, listen_ports, render_body};
 use super::draft::{Kind, UnitDraft};
+use super::health;
 use super::references::{ResolveContext, ResolvedText};
 use super::units::{BuiltBody, BuiltUnit, UnitBuilder};
-use super::{health, object_patches};
 use crate::application::{
-    Argv, Body, Container, EnvValue, Health, ImageSource, ProcessDir, ProcessSpec, PullPolicy, ReadyCheck, RuntimeKind,
-    Stop, SupportLevel, Unit,
+    Argv, Body, EnvValue, Health, ImageSource, ProcessDir, ProcessSpec, PullPolicy, ReadyCheck, RuntimeKind, Stop,
+    SupportLevel, Unit,
 };
+use crate::container_spec::{ContainerSpec, EngineField, Mount, MountSource, Setting};
 use crate::hash::base32_digest;
 use crate::module::{Address, ContainerRendering, Module, ProcessRendering, Program, RenderInputs, Rendering};
 use crate::origin::Origin;
-use crate::render::RenderedValue;
-use crate::render::docker::ContainerBuilder;
 
 /// Replaces a resource's password in everything that is displayed or hashed.
 pub(super) const PASSWORD_TOKEN: &str = "{password}";
@@ -144,61 +143,39 @@ fn build_resource_container(
     stable: &ContainerRendering,
     origin: &Origin,
 ) -> BuiltBody {
-    let mut container = ContainerBuilder::hardened();
-    let mut set_list = |manifest_key: &str, field: &str, words: &[String], stable_words: &[String]| {
-        if !words.is_empty() {
-            container.set(
-                manifest_key,
-                field,
-                RenderedValue { actual: json!(words), stable: json!(stable_words) },
-                origin.clone(),
-            );
-        }
+    let program = &text.program;
+    let mut spec = ContainerSpec::hardened();
+    let argv = |manifest_key: &'static str, words: &[String], stable: &[String]| {
+        let setting = || Setting::new(manifest_key, Argv::List(words.to_vec()), origin.clone());
+        (!words.is_empty()).then(|| setting().with_stable(Argv::List(stable.to_vec())))
     };
-    set_list("command", "Cmd", &text.program.command, &stable.program.command);
-    set_list("entrypoint", "Entrypoint", &text.entrypoint, &stable.entrypoint);
-    if let Some(signal) = &text.program.stop_signal {
-        container.set("stop.signal", "StopSignal", RenderedValue::literal(signal.clone()), origin.clone());
+    spec.command = argv("command", &program.command, &stable.program.command);
+    spec.entrypoint = argv("entrypoint", &text.entrypoint, &stable.entrypoint);
+    let setting = |manifest_key: &'static str, text: &Option<String>| {
+        text.clone().map(|text| Setting::new(manifest_key, text, origin.clone()))
+    };
+    spec.stop_signal = setting("stop.signal", &program.stop_signal);
+    spec.user = setting("user", &program.user);
+    spec.ports = listen_ports(builder, origin.clone());
+    let engine_field = |(name, value): (&String, &Json)| EngineField {
+        name: name.clone(),
+        value: value.clone(),
+        origin: origin.clone(),
+    };
+    spec.docker_host_config = text.docker_host_config.iter().map(engine_field).collect();
+    for (short, path) in &text.volumes {
+        // Volumes of all units share one namespace, so prefix them with the resource's name.
+        let name = format!("{}-{short}", builder.draft.name);
+        let manifest_key = format!("volumes.{name}");
+        builder.record_intent(&manifest_key, path);
+        let mount = Mount { source: MountSource::NamedVolume(name), target: path.clone(), read_only: false };
+        spec.mounts.push(Setting::new(manifest_key, mount, origin.clone()));
     }
-    let exposed: serde_json::Map<String, Json> =
-        builder.ports.values().map(|port| (format!("{}/tcp", port.listen_port), json!({}))).collect();
-    if !exposed.is_empty() {
-        container.set("ports", "ExposedPorts", RenderedValue::literal(Json::Object(exposed)), origin.clone());
-    }
-    for (field, value) in &text.docker_host_config {
-        container.set(
-            &format!("docker.HostConfig.{field}"),
-            &format!("HostConfig.{field}"),
-            RenderedValue::literal(value.clone()),
-            origin.clone(),
-        );
-    }
-    if let Some(user) = &text.program.user {
-        container.set("user", "User", RenderedValue::literal(user.clone()), origin.clone());
-    }
-    let changes = object_patches::resolve_unit_patches(builder, resource.raw.docker.as_ref());
-    let rendered = container.finish(&changes);
-    let support = if rendered.off_road { SupportLevel::OffRoad } else { SupportLevel::Paved };
-    let create_body = record_settings(builder, rendered);
     builder.record_intent("image", &stable.image);
     builder.record_origin("image", || json!(text.image), origin.clone());
-    // Volumes of all units share one namespace, so prefix them with the resource's name.
-    let volume_name = |short: &String| format!("{}-{short}", builder.draft.name);
-    let volumes: Vec<(String, String)> =
-        text.volumes.iter().map(|(short, path)| (volume_name(short), path.clone())).collect();
-    for (name, path) in &volumes {
-        builder.record_intent(&format!("volumes.{name}"), path);
-    }
-    let volume_names = volumes.iter().map(|(name, _)| name.clone()).collect();
-    let body = Body::Container(Container {
-        image: ImageSource::Reference(text.image.clone()),
-        create_body,
-        aliases: vec![builder.draft.name.clone()],
-        process_peers: Vec::new(),
-        volumes,
-        pull: PullPolicy::Missing,
-    });
-    BuiltBody { body, volumes: volume_names, support }
+    let image = ImageSource::Reference(text.image.clone());
+    let parts = ContainerParts { image, pull: PullPolicy::Missing, typed_support: SupportLevel::Paved };
+    render_body(builder, &spec, resource.raw.docker.as_ref(), parts)
 }
 
 fn build_resource_process(

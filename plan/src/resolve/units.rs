@@ -8,7 +8,7 @@ use std::time::Duration;
 use manifest::model::{Manifest, PortProtocol, Pull, Service};
 use manifest::template::Template;
 use manifest::{Diagnostic, Span};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use super::draft::{Kind, UnitDraft};
 use super::references::{Consumer, ReferenceResolver, References, ResolveContext, ResolveDepth, ResolvedText};
@@ -51,19 +51,15 @@ impl ResolvedCommand {
         }
     }
 
-    pub(super) fn stable_json(&self) -> Json {
+    pub(super) fn to_stable_argv(&self) -> Argv {
         match self {
-            Self::List(words) => words.iter().map(|word| word.stable.clone()).collect(),
-            Self::Shell(line) => json!({ "shell": line.stable }),
+            Self::List(words) => Argv::List(words.iter().map(|word| word.stable.clone()).collect()),
+            Self::Shell(line) => Argv::Shell(line.stable.clone()),
         }
     }
 
-    /// The form for the Engine API. The image's `/bin/sh` runs a shell line.
-    pub(super) fn engine_json(&self) -> Json {
-        match self.to_argv() {
-            Argv::List(words) => words.into(),
-            Argv::Shell(line) => json!(["/bin/sh", "-c", line]),
-        }
+    pub(super) fn stable_json(&self) -> Json {
+        hash::command_json(&self.to_stable_argv())
     }
 }
 
