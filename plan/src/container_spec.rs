@@ -15,7 +15,7 @@ use crate::origin::Origin;
 pub const DEFAULT_CAPABILITIES: &[&str] =
     &["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"];
 
-/// The name that stands for every capability.
+/// The name that means every capability.
 pub const ALL_CAPABILITIES: &str = "ALL";
 
 static DROPPED_CAPABILITIES: Setting<&[&str]> =

@@ -10,6 +10,7 @@ mod catalog_modules;
 pub mod check;
 pub mod codes;
 pub mod compare;
+mod container_facts;
 pub mod container_spec;
 pub mod explain;
 pub mod guardrails;

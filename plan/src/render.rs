@@ -11,6 +11,8 @@ use std::borrow::Cow;
 use manifest::Diagnostic;
 use serde_json::Value as Json;
 
+use crate::application::Container;
+use crate::container_facts::ContainerFacts;
 use crate::container_spec::ContainerSpec;
 use crate::origin::Origin;
 use patch::ObjectPatch;
@@ -84,4 +86,9 @@ pub(crate) fn render_container(spec: &ContainerSpec, changes: &[ObjectPatch]) ->
 /// The defaults of pdev in a specification. A setting may have overridden them.
 pub(crate) fn default_settings(spec: &ContainerSpec) -> Vec<RenderedSetting> {
     docker::default_settings(spec)
+}
+
+/// The rights and limits of a rendered container, after `raw` and patches.
+pub(crate) fn read_facts(container: &Container) -> ContainerFacts<'_> {
+    docker::facts::read(container)
 }

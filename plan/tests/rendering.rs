@@ -53,6 +53,28 @@ fn rendering_matches_golden_digests() {
     );
 }
 
+#[test]
+fn only_renderers_know_engine_fields() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let folders = [source.join("resolve"), source.join("guardrails")];
+    let nested =
+        folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    let single =
+        ["resolve.rs", "guardrails.rs", "container_spec.rs", "container_facts.rs"].map(|name| source.join(name));
+    let mut uses = Vec::new();
+    for path in nested.chain(single) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let is_engine_field = |line: &&str| {
+            ["HostConfig", "\"Cap", "\"Cmd", "\"SecurityOpt", "\"docker.", "create_body["]
+                .iter()
+                .any(|word| line.contains(word))
+        };
+        uses.extend(code.filter(is_engine_field).map(|line| format!("{}: {}", path.display(), line.trim())));
+    }
+    assert!(uses.is_empty(), "{uses:#?}");
+}
+
 /// One text for each manifest, environment and default runtime, and one for the check of each manifest.
 fn render_corpus() -> BTreeMap<String, String> {
     let mut texts = BTreeMap::new();

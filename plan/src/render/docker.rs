@@ -4,6 +4,7 @@
 //! because neither this crate nor the hash may depend on the location of the checkout. The driver also adds the image,
 //! environment, labels, published ports, network, and the mounts of named volumes and secrets.
 
+pub(super) mod facts;
 mod fields;
 
 use std::borrow::Cow;
