@@ -2,7 +2,6 @@
 //! parts know the fields of runtime objects.
 
 mod docker;
-pub(crate) mod engine_fields;
 mod json_patch;
 pub(crate) mod patch;
 

@@ -4,6 +4,7 @@
 //! because neither this crate nor the hash may depend on the location of the checkout. The driver also adds the image,
 //! environment, labels, published ports, network, and the mounts of named volumes and secrets.
 
+mod engine_fields;
 pub(super) mod facts;
 mod fields;
 
@@ -12,7 +13,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value as Json, json};
 
 use super::patch::{self, ObjectPatch};
-use super::{RenderedContainer, RenderedSetting, engine_fields};
+use super::{RenderedContainer, RenderedSetting};
 use crate::application::{Argv, PortProtocol};
 use crate::container_spec::{Capabilities, ContainerPort, ContainerSpec, Mount, MountSource, Setting};
 use crate::hash;

@@ -3,9 +3,9 @@
 
 use manifest::{Diagnostic, Severity, Span};
 
-use super::patch::ObjectPatch;
 use crate::codes;
 use crate::nearest::nearest;
+use crate::render::patch::ObjectPatch;
 
 const TOP_LEVEL_FIELDS: &[&str] = &[
     "ArgsEscaped",
@@ -111,7 +111,7 @@ const HOST_CONFIG_FIELDS: &[&str] = &[
 const PDEV_MANAGED_FIELDS: &[(&str, &str)] = &[("Image", "`image` or `build`"), ("Env", "`env`")];
 
 /// Reports the keys of a raw body or a merge that the Engine API does not have.
-pub(crate) fn check(change: &ObjectPatch, diagnostics: &mut Vec<Diagnostic>) {
+pub(super) fn check(change: &ObjectPatch, diagnostics: &mut Vec<Diagnostic>) {
     if matches!(change, ObjectPatch::JsonPatch(_)) {
         return;
     }
