@@ -15,7 +15,9 @@ use serde_json::{Map, Value as Json, json};
 use super::patch::{self, ObjectPatch};
 use super::{RenderedContainer, RenderedSetting};
 use crate::application::{Argv, PortProtocol};
-use crate::container_spec::{Capabilities, ContainerPort, ContainerSpec, Mount, MountSource, Setting};
+use crate::container_spec::{
+    Capabilities, ContainerPort, ContainerSpec, Defaulted, EngineField, Mount, MountSource, Setting,
+};
 use crate::hash;
 
 /// The prefix of fields in the map of origins.
@@ -27,31 +29,11 @@ pub(super) fn render(spec: &ContainerSpec, changes: &[ObjectPatch]) -> RenderedC
     renderer.add_program(spec);
     renderer.add_resources(spec);
     renderer.add_security(spec);
-    renderer.add_ports(spec);
+    renderer.set_and_record(fields::EXPOSED_PORTS, spec.ports.as_ref(), |ports| exposed_ports(ports));
     renderer.add_mounts(spec);
     let mut rendered = renderer.into_container();
-    for field in &spec.docker_host_config {
-        let path = format!("{HOST_CONFIG_PREFIX}{}", field.name);
-        set_at(&mut rendered.object, &path, field.value.clone());
-        rendered.settings.push(RenderedSetting {
-            field: Cow::Owned(path),
-            manifest_key: None,
-            value: field.value.clone(),
-            stable: None,
-            origin: field.origin.clone(),
-        });
-    }
-    for change in changes {
-        engine_fields::check(change, &mut rendered.diagnostics);
-        patch::apply(&mut rendered.object, change, &mut rendered.diagnostics);
-        rendered.settings.extend(patch::patched_fields(change).into_iter().map(|patched| RenderedSetting {
-            field: Cow::Owned(format!("{ORIGIN_PREFIX}{}", patched.field)),
-            manifest_key: None,
-            value: patched.stable,
-            stable: None,
-            origin: patched.origin,
-        }));
-    }
+    spec.docker_host_config.iter().for_each(|field| add_engine_field(&mut rendered, field));
+    changes.iter().for_each(|change| apply_change(&mut rendered, change));
     rendered
 }
 
@@ -66,6 +48,30 @@ pub(super) fn default_settings(spec: &ContainerSpec) -> Vec<RenderedSetting> {
         resources.pids.default.map(|pids| rendered_setting(fields::PIDS_LIMIT, pids, |pids| json!(pids))),
     ];
     settings.into_iter().flatten().collect()
+}
+
+fn add_engine_field(rendered: &mut RenderedContainer, field: &EngineField) {
+    let path = format!("{HOST_CONFIG_PREFIX}{}", field.name);
+    set_at(&mut rendered.object, &path, field.value.clone());
+    rendered.settings.push(RenderedSetting {
+        field: Cow::Owned(path),
+        manifest_key: None,
+        value: field.value.clone(),
+        stable: None,
+        origin: field.origin.clone(),
+    });
+}
+
+fn apply_change(rendered: &mut RenderedContainer, change: &ObjectPatch) {
+    engine_fields::check(change, &mut rendered.diagnostics);
+    patch::apply(&mut rendered.object, change, &mut rendered.diagnostics);
+    rendered.settings.extend(patch::patched_fields(change).into_iter().map(|patched| RenderedSetting {
+        field: Cow::Owned(format!("{ORIGIN_PREFIX}{}", patched.field)),
+        manifest_key: None,
+        value: patched.stable,
+        stable: None,
+        origin: patched.origin,
+    }));
 }
 
 /// The body under construction.
@@ -101,25 +107,16 @@ impl BodyRenderer {
 
     fn add_resources(&mut self, spec: &ContainerSpec) {
         let resources = &spec.resources;
-        if let Some(bytes) = resources.memory_bytes.value() {
-            self.set(fields::MEMORY, json!(bytes));
-        }
-        self.record(fields::MEMORY, resources.memory_bytes.set.as_ref(), |bytes| json!(bytes));
+        self.set_defaulted(fields::MEMORY, &resources.memory_bytes, |bytes| json!(bytes));
         self.set_and_record(fields::CPU_SHARES, resources.cpu_milli.as_ref(), |milli| json!(cpu_shares(*milli)));
-        if let Some(pids) = resources.pids.value() {
-            self.set(fields::PIDS_LIMIT, json!(pids));
-        }
-        self.record(fields::PIDS_LIMIT, resources.pids.set.as_ref(), |pids| json!(pids));
+        self.set_defaulted(fields::PIDS_LIMIT, &resources.pids, |pids| json!(pids));
     }
 
     fn add_security(&mut self, spec: &ContainerSpec) {
         let security = &spec.security;
         self.set_and_record(fields::PRIVILEGED, security.privileged.as_ref(), |on| json!(on));
         self.add_capabilities(&security.capabilities);
-        if let Some(on) = security.no_new_privileges.value() {
-            self.set(fields::SECURITY_OPTIONS, security_options(on));
-        }
-        self.record(fields::SECURITY_OPTIONS, security.no_new_privileges.set.as_ref(), security_options);
+        self.set_defaulted(fields::SECURITY_OPTIONS, &security.no_new_privileges, security_options);
         self.set_and_record(fields::READ_ONLY_ROOT, security.read_only_root.as_ref(), |on| json!(on));
     }
 
@@ -136,10 +133,6 @@ impl BodyRenderer {
             ..rendered_setting(fields::CAP_ADD, removed, |_| Json::Null)
         }));
         self.set(fields::CAP_ADD, json!(granted));
-    }
-
-    fn add_ports(&mut self, spec: &ContainerSpec) {
-        self.set_and_record(fields::EXPOSED_PORTS, spec.ports.as_ref(), |ports| exposed_ports(ports));
     }
 
     fn add_mounts(&mut self, spec: &ContainerSpec) {
@@ -170,6 +163,14 @@ impl BodyRenderer {
         if !tmpfs.is_empty() {
             self.set(fields::TMPFS, Json::Object(tmpfs));
         }
+    }
+
+    /// Sets the effective value. `default_settings` records the default.
+    fn set_defaulted<T>(&mut self, field: &'static str, setting: &Defaulted<T>, to_json: impl Fn(&T) -> Json) {
+        if let Some(value) = setting.value() {
+            self.set(field, to_json(value));
+        }
+        self.record(field, setting.set.as_ref(), to_json);
     }
 
     fn set_and_record<T>(&mut self, field: &'static str, setting: Option<&Setting<T>>, to_json: impl Fn(&T) -> Json) {
