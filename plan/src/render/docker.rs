@@ -25,7 +25,8 @@ const ORIGIN_PREFIX: &str = "docker.";
 const HOST_CONFIG_PREFIX: &str = "docker.HostConfig.";
 
 pub(super) fn render(spec: &ContainerSpec, changes: &[ObjectPatch]) -> RenderedContainer {
-    let mut renderer = BodyRenderer::default();
+    // The defaults and two or three more fields.
+    let mut renderer = BodyRenderer { host_config: Map::with_capacity(8), ..BodyRenderer::default() };
     renderer.add_program(spec);
     renderer.add_resources(spec);
     renderer.add_security(spec);

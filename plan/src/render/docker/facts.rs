@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::{fields, get_at};
+use super::{HOST_CONFIG_PREFIX, body_path, fields};
 use crate::application::{Container, ImageSource};
 use crate::container_facts::{ContainerFacts, Fact, HostPath, PublishedPort};
 use crate::container_spec::ALL_CAPABILITIES;
@@ -16,7 +16,7 @@ const HOST_NAMESPACES: [(&str, &str); 5] = [
 ];
 
 pub(in crate::render) fn read(container: &Container) -> ContainerFacts<'_> {
-    let body = BodyReader(&container.create_body);
+    let body = BodyReader::new(&container.create_body);
     let security_options = || body.texts(fields::SECURITY_OPTIONS);
     let is_unconfined = |option: &&str| option.ends_with("=unconfined") || option.ends_with(":unconfined");
     ContainerFacts {
@@ -53,11 +53,21 @@ fn forbids_escalation(option: &str) -> bool {
 
 /// A field of the wrong type counts as missing: the engine rejects such a body.
 #[derive(Clone, Copy)]
-struct BodyReader<'a>(&'a Json);
+struct BodyReader<'a> {
+    body: &'a Json,
+    host_config: Option<&'a Json>,
+}
 
 impl<'a> BodyReader<'a> {
+    fn new(body: &'a Json) -> Self {
+        Self { body, host_config: body.get("HostConfig") }
+    }
+
     fn get(self, field: &str) -> Option<&'a Json> {
-        get_at(self.0, field)
+        match field.strip_prefix(HOST_CONFIG_PREFIX) {
+            Some(name) => self.host_config?.get(name),
+            None => self.body.get(body_path(field)),
+        }
     }
 
     fn is_true(self, field: &str) -> bool {
