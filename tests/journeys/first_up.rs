@@ -23,14 +23,35 @@ fn hello_example_serves_its_url_and_stops_completely() {
     wait_until("no process remains", Duration::from_secs(10), || sandbox.processes().is_empty());
 }
 
+/// A script runs one command after another, so nothing of the previous one may still be in progress.
+#[test]
+fn command_returns_after_its_results_are_visible() {
+    let sandbox = Sandbox::without_docker();
+    let project = sandbox.create_example("hello");
+    for _ in 0..8 {
+        sandbox.pdev(&["up"]).ok();
+        let (host, port) = sandbox.url(&project, Some("web"));
+        sandbox.pdev(&["restart"]).ok();
+        sandbox.pdev(&["restart"]).ok();
+        assert_eq!(get(&host, port, "/").status, 200);
+        sandbox.pdev(&["down"]).ok();
+        assert_eq!(get(&host, port, "/").status, 404);
+        let listed = sandbox.pdev(&["ls", "--json"]).ok().json();
+        assert_eq!(listed.as_array().map(Vec::len), Some(0), "{listed}");
+    }
+}
+
 #[test]
 fn second_up_reports_no_change() {
     let sandbox = Sandbox::without_docker();
     let project = sandbox.create_example("hello");
     sandbox.pdev(&["up"]).ok();
-    let before = find_unit(&sandbox.status(&project), "web").clone();
+    let status_before = sandbox.status(&project);
+    let before = find_unit(&status_before, "web").clone();
     sandbox.pdev(&["up"]).ok().prints("nothing changed");
-    let after = find_unit(&sandbox.status(&project), "web").clone();
+    let status_after = sandbox.status(&project);
+    let after = find_unit(&status_after, "web").clone();
+    assert_eq!(status_before["ready_at"], status_after["ready_at"], "an unchanged `up` made the preview ready again");
     assert_eq!(before["handle"], after["handle"], "web was replaced");
     assert_eq!(before["started_at"], after["started_at"], "web was restarted");
 }

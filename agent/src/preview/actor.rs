@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::desired_state::request_fingerprint;
+use super::outcome::{self, Outcome};
 use super::supervisor::Supervisor;
 use super::{Context, MAILBOX_CAPACITY, ManifestSource, Message, OperationReply, PreviewHandle, down, stop, up};
 use crate::preview::live_state::LiveState;
@@ -56,7 +57,7 @@ struct Operation {
 }
 
 #[derive(Clone, PartialEq)]
-enum OperationKind {
+pub(super) enum OperationKind {
     Up(Box<UpRequest>),
     Down { volumes: bool },
     Restart,
@@ -71,8 +72,6 @@ impl Actor {
                 return;
             }
             if self.handle_message(message) {
-                self.context.shared.remove_preview(&self.context.id);
-                self.context.shared.routing.refresh(&self.context.shared, &self.context.id);
                 return;
             }
         }
@@ -93,7 +92,7 @@ impl Actor {
             Message::UnitStarted { unit } => self.supervisor.handle_started(&unit),
             Message::BackoffElapsed { unit, generation } => self.supervisor.restart_unit(&unit, generation),
             Message::UnitUnhealthy { unit, reason } => self.supervisor.handle_unhealthy(&unit, &reason),
-            Message::OperationEnded { operation } => return self.finish_operation(operation),
+            Message::OperationEnded { operation, outcome } => return self.finish_operation(operation, outcome),
             Message::StopActor { .. } => {}
         }
         false
@@ -210,23 +209,33 @@ impl Actor {
         }
     }
 
-    fn finish_operation(&mut self, id: u64) -> bool {
+    /// Ends an operation. Returns true if the preview was removed with it.
+    fn finish_operation(&mut self, id: u64, outcome: Outcome) -> bool {
         // The message may be from an operation that was superseded meanwhile.
-        if self.operation.as_ref().is_none_or(|running| running.id != id) {
-            return false;
-        }
-        let finished = self.operation.take();
+        let Some(finished) = self.operation.take_if(|running| running.id == id) else { return false };
         self.supervisor.resume_supervision();
-        let was_down = matches!(finished, Some(Operation { kind: OperationKind::Down { .. }, .. }));
+        let last_event = outcome::end_operation(&self.context, &finished.kind, outcome);
+        let was_down = matches!(finished.kind, OperationKind::Down { .. });
         // A queued `up` still needs the record, so the preview is removed only without queued requests.
         let is_removed = was_down && self.queued_requests.is_empty() && self.context.live.is_forgettable();
-        if is_removed && let Err(error) = self.context.shared.registry.remove(&self.context.id) {
-            tracing::warn!(%error, "cannot remove the record of a removed preview");
+        if is_removed {
+            self.remove_preview();
         }
+        // Last, because the callers act on it: another command must not be refused, and must find the new state.
+        self.context.published.publish_operation_event(id, last_event);
         for message in std::mem::take(&mut self.queued_requests) {
             self.handle_message(message);
         }
         is_removed
+    }
+
+    fn remove_preview(&self) {
+        let Context { shared, id, .. } = &self.context;
+        if let Err(error) = shared.registry.remove(id) {
+            tracing::warn!(%error, "cannot remove the record of a removed preview");
+        }
+        shared.remove_preview(id);
+        shared.routing.refresh(shared, id);
     }
 
     fn has_same_files(&self, request: &UpRequest) -> bool {
@@ -256,15 +265,15 @@ impl Actor {
         &mut self,
         id: u64,
         superseded: Option<JoinHandle<()>>,
-        work: impl Future<Output = ()> + Send + 'static,
+        work: impl Future<Output = Outcome> + Send + 'static,
     ) {
         let mailbox = self.context.mailbox.clone();
         let task = tokio::spawn(async move {
             if let Some(superseded) = superseded {
                 drop(superseded.await);
             }
-            work.await;
-            drop(mailbox.send(Message::OperationEnded { operation: id }).await);
+            let outcome = work.await;
+            drop(mailbox.send(Message::OperationEnded { operation: id, outcome }).await);
         });
         if let Some(operation) = &mut self.operation {
             operation.task = Some(task);

@@ -13,41 +13,28 @@ use plan::compare::{TeardownOptions, teardown};
 use plan::observed::{Observed, RunState};
 use protocol::EventKind;
 use protocol::Problem;
-use protocol::status::{PreviewState, UnitState};
+use protocol::status::UnitState;
 
 use super::actor::ALL_RUNTIMES;
+use super::outcome::Outcome;
 use super::{Context, execute, naming};
 use crate::convert;
 use crate::registry::Intent;
 
-pub(super) async fn run(context: Context, volumes: bool) {
+pub(super) async fn run(context: Context, volumes: bool) -> Outcome {
     let begun = Instant::now();
-    let (problems, forgettable) = match take_down(&context, volumes).await {
-        Ok(outcome) => outcome,
-        Err(problem) => (vec![problem], false),
-    };
+    let result = take_down(&context, volumes).await;
     // A unit that could not be stopped must not get credentials any more.
     context.live.endpoints.clear();
-    let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    if problems.is_empty() {
-        context.live.clear();
-        context.live.set_forgettable(forgettable);
-        context.published.replace_units(&[]);
-        let mut status = context.published.status();
-        status.state = PreviewState::Down;
-        context.published.publish_event(EventKind::Finished { status, milliseconds, unchanged: false });
-    } else {
-        for problem in &problems {
-            context.published.set_problem(problem.unit.as_deref().unwrap_or_default(), problem.clone());
+    let result = result.map(|(problems, forgettable)| {
+        if problems.is_empty() {
+            context.live.clear();
+            context.live.set_forgettable(forgettable);
+            context.published.replace_units(&[]);
         }
-        context.published.publish_event(EventKind::Failed {
-            problems: problems.clone(),
-            status: context.published.status(),
-            milliseconds,
-        });
-    }
-    context.published.end_operation((!problems.is_empty()).then_some(PreviewState::Failed));
-    context.shared.routing.refresh(&context.shared, &context.id);
+        (problems, false)
+    });
+    Outcome::new(result, begun)
 }
 
 async fn take_down(context: &Context, volumes: bool) -> Result<(Vec<Problem>, bool), Problem> {

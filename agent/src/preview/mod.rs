@@ -11,6 +11,7 @@ mod down;
 mod execute;
 mod live_state;
 pub mod naming;
+mod outcome;
 mod prepare;
 mod readiness;
 mod stop;
@@ -29,6 +30,7 @@ pub use actor::start_actor;
 pub use desired_state::{DesiredState, ManifestSource, resolve_desired_state};
 pub use up::plan_up;
 
+use self::outcome::Outcome;
 use crate::preview::live_state::LiveState;
 use crate::published_status::PublishedStatus;
 use crate::shared::Shared;
@@ -94,6 +96,7 @@ pub enum Message {
     },
     OperationEnded {
         operation: u64,
+        outcome: Outcome,
     },
     /// The agent stops: abort the operation, publish that, and leave all units running.
     StopActor {

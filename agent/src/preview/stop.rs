@@ -8,39 +8,17 @@ use std::time::Instant;
 
 use plan::application::UnitName;
 use plan::lifecycle;
-use protocol::status::{PreviewState, UnitState};
+use protocol::status::UnitState;
 use protocol::{EventKind, Problem};
 
+use super::outcome::Outcome;
 use super::{Context, execute, naming};
 use crate::convert;
 use crate::registry::Record;
 
-pub(super) async fn run(context: Context, units: Vec<UnitName>) {
+pub(super) async fn run(context: Context, units: Vec<UnitName>) -> Outcome {
     let begun = Instant::now();
-    let (problems, unchanged) = match stop_units(&context, &units).await {
-        Ok(outcome) => outcome,
-        Err(problem) => (vec![problem], false),
-    };
-    let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    for problem in &problems {
-        context.published.set_problem(problem.unit.as_deref().unwrap_or_default(), problem.clone());
-    }
-    let mut status = context.published.status();
-    let kind = if problems.is_empty() {
-        // The event must report the state after the operation, but the operation's own phase is still published.
-        status.state = if status.units.iter().any(|unit| is_running(unit.state)) {
-            PreviewState::Degraded
-        } else {
-            PreviewState::Down
-        };
-        EventKind::Finished { status, milliseconds, unchanged }
-    } else {
-        status.state = PreviewState::Failed;
-        EventKind::Failed { problems, status, milliseconds }
-    };
-    context.published.publish_event(kind);
-    context.published.end_operation(None);
-    context.shared.routing.refresh(&context.shared, &context.id);
+    Outcome::new(stop_units(&context, &units).await, begun)
 }
 
 async fn stop_units(context: &Context, units: &[UnitName]) -> Result<(Vec<Problem>, bool), Problem> {
@@ -84,8 +62,4 @@ pub(super) fn clear_stopped(context: &Context, units: &[UnitName]) {
     if let Err(error) = recorded {
         context.published.publish_event(EventKind::Noted { text: naming::state_write_problem(&error).title });
     }
-}
-
-fn is_running(state: UnitState) -> bool {
-    matches!(state, UnitState::Ready | UnitState::Starting | UnitState::Unhealthy | UnitState::Restarting)
 }

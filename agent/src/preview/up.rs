@@ -14,33 +14,31 @@ use plan::step::{Action, Plan};
 use plan::{Application, lifecycle};
 use protocol::plan::PlanReply;
 use protocol::request::UpRequest;
-use protocol::status::{PreviewState, UnitState};
+use protocol::status::UnitState;
 use protocol::{EventKind, Problem};
 
 use super::desired_state::{DesiredState, ManifestSource};
 use super::live_state::subscribe_to_runtime;
+use super::outcome::Outcome;
 use super::prepare::{PreparedPlan, prepare_plan, used_runtimes};
 use super::supervisor::mark_starting;
 use super::{Context, Message, UnitSecrets, execute, naming, stop};
 use crate::approvals::Purpose;
-use crate::bus::now_ms;
 use crate::convert;
 use crate::published_status::PublishedStatus;
 use crate::registry::{Intent, PortReservation, reserve_port};
 use crate::session_previews;
 use crate::shared::Shared;
 
-pub(super) async fn run(context: Context, request: UpRequest, source: ManifestSource) {
+pub(super) async fn run(context: Context, request: UpRequest, source: ManifestSource) -> Outcome {
     let begun = Instant::now();
-    let outcome = bring_up(&context, &request, &source).await;
-    let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    publish_outcome(&context, outcome, milliseconds);
+    Outcome::new(bring_up(&context, &request, &source).await, begun)
 }
 
 /// Stops and starts units (all if the list is empty) without applying changes of the manifest.
-pub(super) async fn restart(context: Context, units: Vec<UnitName>) {
+pub(super) async fn restart(context: Context, units: Vec<UnitName>) -> Outcome {
     let begun = Instant::now();
-    let outcome = match context.live.scope() {
+    let result = match context.live.scope() {
         Some(scope) => {
             stop::clear_stopped(&context, &units);
             let plan = lifecycle::restart(&scope.application, |unit| units.is_empty() || units.contains(&unit.name));
@@ -49,33 +47,7 @@ pub(super) async fn restart(context: Context, units: Vec<UnitName>) {
         }
         None => Err(Problem::new("not_running", 409, "the preview is down")),
     };
-    let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    publish_outcome(&context, outcome, milliseconds);
-}
-
-fn publish_outcome(context: &Context, outcome: Result<(Vec<Problem>, bool), Problem>, milliseconds: u64) {
-    let (problems, unchanged) = match outcome {
-        Ok((problems, unchanged)) => (problems, unchanged),
-        Err(problem) => (vec![problem], false),
-    };
-    if problems.is_empty() {
-        context.published.edit_preview(|status| status.ready_at = Some(now_ms()));
-        let mut status = context.published.status();
-        status.state = PreviewState::Ready;
-        context.published.publish_event(EventKind::Finished { status, milliseconds, unchanged });
-        context.published.end_operation(None);
-    } else {
-        for problem in &problems {
-            context.published.set_problem(problem.unit.as_deref().unwrap_or_default(), problem.clone());
-        }
-        let mut status = context.published.status();
-        status.state = PreviewState::Failed;
-        context.published.publish_event(EventKind::Failed { problems, status, milliseconds });
-        // After a rejected manifest, units of an earlier `up` keep running, and the state is derived from them.
-        let was_never_started = context.live.scope().is_none();
-        context.published.end_operation(was_never_started.then_some(PreviewState::Failed));
-    }
-    context.shared.routing.refresh(&context.shared, &context.id);
+    Outcome::new(result, begun)
 }
 
 /// Returns the problems of single units (all others were started) and whether nothing had to be changed. An error is
