@@ -13,6 +13,7 @@ use credentials::broker::Broker;
 use credentials::exchange::ExchangeRunner;
 use credentials::launch::Launcher;
 use credentials::vault::VaultOptions;
+use drivers::DriverSettings;
 use hyper::Request;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -281,10 +282,11 @@ fn current_executable() -> PathBuf {
 }
 
 fn build_drivers(locations: &AgentLocations, descriptors: Option<u64>) -> RuntimeDrivers {
-    let docker = drivers::docker::DockerDriver::new(drivers::docker::DockerEnv::from_env());
-    let process = drivers::process::ProcessDriver::new(current_executable(), locations.state.join("previews"))
-        .with_descriptor_limit(descriptors);
-    RuntimeDrivers::new(Some(Arc::new(docker)), Some(Arc::new(process)))
+    RuntimeDrivers::new(drivers::build_drivers(DriverSettings {
+        keeper_program: current_executable(),
+        previews_folder: locations.state.join("previews"),
+        descriptor_limit: descriptors,
+    }))
 }
 
 /// The configured port, else the port of URLs that were printed before, else the default.

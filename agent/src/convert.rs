@@ -13,8 +13,6 @@ use protocol::plan::{PlanView, StepView};
 use protocol::problem::{DiagnosticView, EditView, FixView, RelatedView};
 use protocol::status::{PreviewRef, UnitStatus};
 
-use crate::runtimes;
-
 #[must_use]
 pub fn preview_ref(name: &PreviewName) -> PreviewRef {
     PreviewRef {
@@ -42,7 +40,7 @@ pub fn unit_status(unit: &Unit) -> UnitStatus {
     UnitStatus {
         name: unit.name.clone(),
         role: role_name(unit.role).to_owned(),
-        runtime: runtimes::runtime_name(unit.body.runtime()).to_owned(),
+        runtime: unit.runtime.name().to_owned(),
         ports: unit.ports.iter().map(|(name, port)| (name.clone(), port.host_port)).collect(),
         module: unit.module.clone(),
         identity: unit.identity.clone(),
@@ -116,7 +114,8 @@ pub fn plan_view(plan: &Plan) -> PlanView {
             id: step.id,
             action: text_of(&action, "action"),
             unit: step.action.unit().cloned(),
-            runtime: action.get("runtime").and_then(serde_json::Value::as_str).map(str::to_owned),
+            // Steps without a unit have no runtime on the wire.
+            runtime: step.action.unit().and(step.action.runtime()).map(|runtime| runtime.name().to_owned()),
             text: step.action.to_string(),
             after: step.after.clone(),
             cause: text_of(&cause, "cause"),

@@ -1,5 +1,6 @@
 //! The drivers of the runtimes that are available on this machine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drivers::driver::{Driver, Problem, ProblemKind};
@@ -7,41 +8,34 @@ use plan::application::RuntimeKind;
 
 #[derive(Clone, Default)]
 pub struct RuntimeDrivers {
-    docker: Option<Arc<dyn Driver>>,
-    process: Option<Arc<dyn Driver>>,
+    by_runtime: BTreeMap<RuntimeKind, Arc<dyn Driver>>,
 }
 
 impl RuntimeDrivers {
     #[must_use]
-    pub fn new(docker: Option<Arc<dyn Driver>>, process: Option<Arc<dyn Driver>>) -> Self {
-        Self { docker, process }
+    pub fn new(drivers: impl IntoIterator<Item = Arc<dyn Driver>>) -> Self {
+        Self { by_runtime: drivers.into_iter().map(|driver| (driver.runtime(), driver)).collect() }
     }
 
     /// # Errors
     /// When this build has no such runtime.
     pub fn driver(&self, runtime: RuntimeKind) -> Result<Arc<dyn Driver>, Problem> {
-        let driver = match runtime {
-            RuntimeKind::Docker => &self.docker,
-            RuntimeKind::Process => &self.process,
-        };
-        driver.clone().ok_or_else(|| {
-            Problem::new(
-                ProblemKind::Unavailable,
-                format!("the runtime `{}` is not available here", runtime_name(runtime)),
-            )
+        self.by_runtime.get(&runtime).cloned().ok_or_else(|| {
+            Problem::new(ProblemKind::Unavailable, format!("the runtime `{runtime}` is not available here"))
         })
     }
 
     #[must_use]
     pub fn all(&self) -> Vec<Arc<dyn Driver>> {
-        [&self.docker, &self.process].into_iter().flatten().cloned().collect()
+        self.by_runtime.values().cloned().collect()
     }
-}
 
-#[must_use]
-pub fn runtime_name(runtime: RuntimeKind) -> &'static str {
-    match runtime {
-        RuntimeKind::Docker => "docker",
-        RuntimeKind::Process => "process",
+    /// The drivers among which to choose when the user chose none, the preferred one first.
+    #[must_use]
+    pub fn default_candidates(&self) -> Vec<Arc<dyn Driver>> {
+        let rank = |driver: &Arc<dyn Driver>| driver.runtime().capabilities().default_rank;
+        let mut candidates: Vec<_> = self.all().into_iter().filter(|driver| rank(driver).is_some()).collect();
+        candidates.sort_by_key(rank);
+        candidates
     }
 }

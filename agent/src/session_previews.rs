@@ -88,9 +88,10 @@ fn session_via_preview(shared: &Shared, pid: i32) -> Option<Session> {
 fn is_container_of_preview(shared: &Shared, id: &PreviewId, cgroups: &str) -> bool {
     let units = shared.preview_handle(id).map(|handle| handle.published.status().units).unwrap_or_default();
     units.iter().any(|unit| {
+        let is_in_cgroups =
+            RuntimeKind::parse(&unit.runtime).is_ok_and(|runtime| runtime.capabilities().handle_is_in_cgroups);
         // A handle shorter than Docker's short ids (12 characters) could match by accident.
-        unit.runtime == "docker"
-            && unit.handle.as_deref().is_some_and(|handle| handle.len() > 11 && cgroups.contains(handle))
+        is_in_cgroups && unit.handle.as_deref().is_some_and(|handle| handle.len() > 11 && cgroups.contains(handle))
     })
 }
 
@@ -158,8 +159,10 @@ pub fn refuse_personal_units<'a>(
     for unit in units {
         let reason = match &unit.identity {
             Some(identity) => format!("acts as `{identity}` for the user"),
-            None if unit.body.runtime() == RuntimeKind::Process => "is a local process of the user".to_owned(),
-            // A container without an identity has no access of the user.
+            None if unit.runtime.capabilities().runs_as_user => {
+                format!("is a {} of the user", unit.runtime.capabilities().wording.unit)
+            }
+            // An isolated unit without an identity has no access of the user.
             None => continue,
         };
         let title = format!(

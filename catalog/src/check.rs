@@ -58,7 +58,7 @@ fn render_problems(module: &Module) -> Vec<RenderProblem> {
         constraint: module.versions.last().cloned().unwrap_or_else(|| module.version.major.to_string()),
         inputs,
     };
-    let targets = [RenderTarget::Docker, RenderTarget::Process].into_iter().filter(|target| module.can_render(*target));
+    let targets = RenderTarget::ALL.into_iter().filter(|target| module.can_render(*target));
     let mut problems: Vec<RenderProblem> = targets.filter_map(|target| module.render(target, &context).err()).collect();
     problems.extend(module.outputs_at(&context, "127.0.0.1", &context.ports).err());
     problems.dedup();

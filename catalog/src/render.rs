@@ -15,6 +15,10 @@ pub enum RenderTarget {
     Process,
 }
 
+impl RenderTarget {
+    pub const ALL: [Self; 2] = [Self::Docker, Self::Process];
+}
+
 /// The values that a rendering may depend on. Ports are text, because the planner also renders with tokens instead of
 /// port numbers.
 #[derive(Clone, PartialEq, Debug)]

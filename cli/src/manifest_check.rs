@@ -38,8 +38,8 @@ pub(crate) struct ManifestOptions<'a> {
 impl ManifestOptions<'_> {
     pub(crate) fn to_check_options(self) -> Result<CheckOptions, Failure> {
         let runtime = self.runtime.map(|runtime| match runtime {
-            "process" => RuntimeKind::Process,
-            _ => RuntimeKind::Docker,
+            "process" => RuntimeKind::PROCESS,
+            _ => RuntimeKind::DOCKER,
         });
         let load_options =
             LoadOptions { environment: self.environment.map(str::to_owned), sets: parse_sets(self.sets)? };

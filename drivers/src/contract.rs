@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt};
 use plan::Application;
 use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit};
-use plan::observed::{Exit, Observed, RunState};
+use plan::observed::{Exit, Observed, RunState, RuntimeObject};
 use plan::step::Action;
 
 use crate::driver::{
@@ -355,7 +355,8 @@ impl<'a> TestPreview<'a> {
         let locations = harness.locations(&name.id);
         let preview = Self { harness, runtime: driver.runtime(), driver, name, locations, units };
         if harness.needs_network() {
-            preview.perform(Action::CreateNetwork).await.expect("the network is created");
+            let action = Action::CreateNetwork { runtime: preview.runtime };
+            preview.perform(action).await.expect("the network is created");
         }
         preview
     }
@@ -375,8 +376,8 @@ impl<'a> TestPreview<'a> {
         for (unit, observed) in self.observe().await.units {
             self.remove(&unit, &observed.handle).await;
         }
-        for name in self.observe().await.networks {
-            self.perform(Action::RemoveNetwork { name }).await.expect("the network is removed");
+        for RuntimeObject { name, runtime } in self.observe().await.networks {
+            self.perform(Action::RemoveNetwork { runtime, name }).await.expect("the network is removed");
         }
         let remaining = self.observe().await;
         assert!(

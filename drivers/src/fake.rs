@@ -85,7 +85,7 @@ impl Default for FakeDriver {
 impl FakeDriver {
     #[must_use]
     pub fn new() -> Self {
-        Self::for_runtime(RuntimeKind::Process)
+        Self::for_runtime(RuntimeKind::PROCESS)
     }
 
     /// A fake that reports this runtime kind.
@@ -297,7 +297,7 @@ impl Driver for FakeDriver {
     async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
         let state = self.connected_state()?;
         let mut images = Images::default();
-        let own_units = scope.application.units.values().filter(|unit| unit.body.runtime() == self.kind);
+        let own_units = scope.application.units.values().filter(|unit| unit.runtime == self.kind);
         for name in own_units.map(|unit| &unit.name) {
             match state.scripts.get(name).and_then(|script| script.stale_reason.clone()) {
                 Some(reason) => images.stale.insert(name.clone(), reason),

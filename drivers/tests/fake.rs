@@ -75,7 +75,7 @@ async fn fake_driver_satisfies_contract() {
 async fn scripted_failures_and_delays_take_effect() {
     let harness = FakeHarness::new();
     let (driver, scope) = (&harness.driver, scope(&harness));
-    let step = |action: fn(String, RuntimeKind) -> Action| action("web".to_owned(), RuntimeKind::Process);
+    let step = |action: fn(String, RuntimeKind) -> Action| action("web".to_owned(), RuntimeKind::PROCESS);
     let create = step(|unit, runtime| Action::Create { unit, runtime });
     let start = step(|unit, runtime| Action::Start { unit, runtime });
     driver.fail_next("create web", Problem::new(ProblemKind::DiskFull, "full"));
@@ -157,6 +157,7 @@ fn unit(name: &str) -> Unit {
     Unit {
         name: name.to_owned(),
         role: Role::Service,
+        runtime: RuntimeKind::PROCESS,
         body: Body::Process(ProcessSpec {
             argv: Argv::List(vec!["scripted".to_owned()]),
             dir: ProcessDir::Project(".".to_owned()),

@@ -119,7 +119,7 @@ impl Analysis {
     }
 
     fn runtime(&self) -> RuntimeKind {
-        self.options.runtime.unwrap_or(RuntimeKind::Docker)
+        self.options.runtime.unwrap_or(RuntimeKind::DOCKER)
     }
 }
 

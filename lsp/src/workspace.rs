@@ -298,8 +298,8 @@ impl Workspace {
 
     fn check_options(&self) -> CheckOptions {
         let runtime = self.settings.runtime.as_deref().and_then(|word| match word {
-            "docker" => Some(RuntimeKind::Docker),
-            "process" => Some(RuntimeKind::Process),
+            "docker" => Some(RuntimeKind::DOCKER),
+            "process" => Some(RuntimeKind::PROCESS),
             _ => None,
         });
         let environment = self.settings.environment.clone().filter(|name| !name.is_empty());

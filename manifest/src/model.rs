@@ -293,6 +293,18 @@ pub struct Raw {
     pub kubernetes: Option<Tree>,
 }
 
+impl Raw {
+    /// The fields for the runtime with this name.
+    #[must_use]
+    pub fn for_runtime(&self, name: &str) -> Option<&Tree> {
+        match name {
+            "docker" => self.docker.as_ref(),
+            "kubernetes" => self.kubernetes.as_ref(),
+            _ => None,
+        }
+    }
+}
+
 /// Free-form data with spans, for `with:`, `raw:` and patches.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tree {

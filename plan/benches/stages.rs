@@ -50,7 +50,7 @@ fn resolve_inputs(ports: BTreeMap<(String, String), u16>) -> ResolveInputs {
             branch: "main".into(),
             environment: "local".into(),
         },
-        default_runtime: RuntimeKind::Docker,
+        default_runtime: RuntimeKind::DOCKER,
         ports,
         proxy_port: 8642,
         environment: BTreeMap::new(),
@@ -84,8 +84,8 @@ fn main() {
         let read = fastest_ms(rounds, || manifest::read("pdev.yaml", &files).select(None, &[]));
         let load_ms = fastest_ms(rounds, || load("pdev.yaml", &files, &options));
         let loaded = load("pdev.yaml", &files, &options);
-        let ports = fastest_ms(rounds, || required_ports(&loaded, RuntimeKind::Docker));
-        let requests = required_ports(&loaded, RuntimeKind::Docker).into_iter().zip(20_000_u16..);
+        let ports = fastest_ms(rounds, || required_ports(&loaded, RuntimeKind::DOCKER));
+        let requests = required_ports(&loaded, RuntimeKind::DOCKER).into_iter().zip(20_000_u16..);
         let host_ports: BTreeMap<_, _> = requests.map(|(request, port)| ((request.unit, request.port), port)).collect();
         let inputs = resolve_inputs(host_ports);
         let findings = fastest_ms(rounds, || diagnose(&loaded, &inputs, &|_| true));

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 pub use manifest::model::{Condition, JobTiming, PortProtocol, RestartPolicy};
 
+pub use crate::runtime::RuntimeKind;
+
 /// A stable id of (repository, worktree, environment): 16 characters of lower-case base32.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -56,6 +58,7 @@ pub struct Application {
 pub struct VolumeSpec {
     /// The unit that declares the volume. The data survives `down` without `--volumes`.
     pub owner: UnitName,
+    pub runtime: RuntimeKind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -70,6 +73,7 @@ pub enum Role {
 pub struct Unit {
     pub name: UnitName,
     pub role: Role,
+    pub runtime: RuntimeKind,
     pub body: Body,
     /// By port name; `main` for the short form.
     pub ports: BTreeMap<String, UnitPort>,
@@ -130,20 +134,60 @@ pub enum Body {
 
 impl Body {
     #[must_use]
-    pub fn runtime(&self) -> RuntimeKind {
+    pub fn as_container(&self) -> Option<&Container> {
         match self {
-            Self::Container(_) => RuntimeKind::Docker,
-            Self::Process(_) => RuntimeKind::Process,
+            Self::Container(container) => Some(container),
+            Self::Process(_) => None,
+        }
+    }
+
+    pub fn as_container_mut(&mut self) -> Option<&mut Container> {
+        match self {
+            Self::Container(container) => Some(container),
+            Self::Process(_) => None,
+        }
+    }
+
+    #[must_use]
+    pub fn as_process(&self) -> Option<&ProcessSpec> {
+        match self {
+            Self::Process(process) => Some(process),
+            Self::Container(_) => None,
+        }
+    }
+
+    /// Named volumes: short name and path.
+    #[must_use]
+    pub fn volumes(&self) -> &[(String, String)] {
+        self.as_container().map(|container| container.volumes.as_slice()).unwrap_or_default()
+    }
+
+    /// Commands that run in order each time the unit becomes ready, before other units see it as ready.
+    #[must_use]
+    pub fn after_ready(&self) -> &[Argv] {
+        self.as_process().map(|process| process.after_ready.as_slice()).unwrap_or_default()
+    }
+
+    /// Identifies the image or build. Two units with the same source share its result.
+    #[must_use]
+    pub fn source_key(&self) -> String {
+        match self {
+            Self::Container(container) => format!("{:?}", container.image),
+            Self::Process(process) => format!("{:?} {:?}", process.dir, process.build),
         }
     }
 }
 
-/// The runtimes that have a driver. Kubernetes has none yet.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RuntimeKind {
-    Docker,
-    Process,
+impl From<Container> for Body {
+    fn from(container: Container) -> Self {
+        Self::Container(container)
+    }
+}
+
+impl From<ProcessSpec> for Body {
+    fn from(process: ProcessSpec) -> Self {
+        Self::Process(process)
+    }
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -155,9 +199,9 @@ pub struct Container {
     pub create_body: serde_json::Value,
     /// Names on the preview's network, the unit's own first.
     pub aliases: Vec<String>,
-    /// Names of units that run as local processes and that this container may call. The driver maps each name to the
-    /// gateway, where the agent forwards connections.
-    pub process_peers: Vec<UnitName>,
+    /// Names of units in other runtimes that this container may call. The driver maps each name to the gateway, where
+    /// the agent forwards connections.
+    pub gateway_peers: Vec<UnitName>,
     /// (Short name of the volume, path in the container). A read-only path ends in `:ro`.
     pub volumes: Vec<(String, String)>,
     pub pull: PullPolicy,

@@ -11,6 +11,7 @@ use crate::application::RuntimeKind;
 use crate::module::{
     Address, ContainerRendering, Module, ProcessRendering, Program, RenderInputs, Renderer, Rendering,
 };
+use crate::render::UnitForm;
 
 /// The file that pins module versions.
 pub const LOCK_FILE: &str = "pdev.lock";
@@ -91,10 +92,10 @@ fn check_rendering(
     span: Span,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    for target in [catalog::RenderTarget::Docker, catalog::RenderTarget::Process] {
+    for target in catalog::RenderTarget::ALL {
         let ports = resolved.module.ports.iter().map(|(name, port)| (name.clone(), port.to_string())).collect();
         let placeholder_inputs = RenderInputs {
-            runtime: RuntimeKind::Docker,
+            runtime: RuntimeKind::preferred(),
             resource: String::new(),
             app: String::new(),
             ports,
@@ -139,13 +140,6 @@ struct CatalogRenderer {
     inputs: JsonMap<String, Json>,
 }
 
-fn catalog_target(runtime: RuntimeKind) -> catalog::RenderTarget {
-    match runtime {
-        RuntimeKind::Docker => catalog::RenderTarget::Docker,
-        RuntimeKind::Process => catalog::RenderTarget::Process,
-    }
-}
-
 fn catalog_render_context(
     inputs: &RenderInputs,
     constraint: &str,
@@ -163,7 +157,7 @@ fn catalog_render_context(
 
 impl Renderer for CatalogRenderer {
     fn can_render(&self, runtime: RuntimeKind) -> bool {
-        self.module.can_render(catalog_target(runtime))
+        self.module.can_render(runtime.definition().module_rendering)
     }
 
     fn ports(&self, _runtime: RuntimeKind) -> BTreeMap<String, u16> {
@@ -172,10 +166,8 @@ impl Renderer for CatalogRenderer {
 
     fn render(&self, inputs: &RenderInputs) -> Rendering {
         // `check_rendering` already reported a failing template as an error, so the empty rendering is never used.
-        let rendered = self
-            .module
-            .render(catalog_target(inputs.runtime), &catalog_render_context(inputs, &self.constraint, &self.inputs))
-            .unwrap_or_default();
+        let context = catalog_render_context(inputs, &self.constraint, &self.inputs);
+        let rendered = self.module.render(inputs.runtime.definition().module_rendering, &context).unwrap_or_default();
         let program = Program {
             command: rendered.command,
             env: rendered.env.into_iter().map(|(name, text)| (name, (text.value, text.sensitive))).collect(),
@@ -185,15 +177,15 @@ impl Renderer for CatalogRenderer {
             stop_signal: self.module.stop_signal.clone(),
             stop_grace: self.module.stop_grace,
         };
-        match inputs.runtime {
-            RuntimeKind::Docker => Rendering::Container(ContainerRendering {
+        match inputs.runtime.form() {
+            UnitForm::Container(_) => Rendering::Container(ContainerRendering {
                 program,
                 image: rendered.image.unwrap_or_default(),
                 entrypoint: rendered.entrypoint,
                 volumes: rendered.volumes,
                 docker_host_config: rendered.host_config,
             }),
-            RuntimeKind::Process => Rendering::Process(ProcessRendering {
+            UnitForm::Process => Rendering::Process(ProcessRendering {
                 program,
                 init: rendered.init,
                 after_ready: rendered.after_ready,

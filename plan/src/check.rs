@@ -36,21 +36,8 @@ pub struct CheckResult {
     findings_cache: FindingsCacheByRuntime,
 }
 
-/// One cache for each default runtime.
-#[derive(Clone, Debug, Default)]
-struct FindingsCacheByRuntime {
-    docker: FindingsCache,
-    process: FindingsCache,
-}
-
-impl FindingsCacheByRuntime {
-    fn for_runtime_mut(&mut self, runtime: RuntimeKind) -> &mut FindingsCache {
-        match runtime {
-            RuntimeKind::Docker => &mut self.docker,
-            RuntimeKind::Process => &mut self.process,
-        }
-    }
-}
+/// One cache for each default runtime that was checked.
+type FindingsCacheByRuntime = BTreeMap<RuntimeKind, FindingsCache>;
 
 /// Loads `root` with its includes and modules, and resolves it for every runtime that `options` allows.
 #[must_use]
@@ -69,7 +56,7 @@ pub fn check_incremental(
 ) -> CheckResult {
     let loaded = load_incremental(root, files, &options.load_options, previous.map(|previous| &previous.loaded));
     let previous = previous.and_then(|previous| Some((compute_unit_offsets(&previous.loaded, &loaded)?, previous)));
-    let mut run = CheckRun { loaded: &loaded, options, previous, findings_cache: FindingsCacheByRuntime::default() };
+    let mut run = CheckRun { loaded: &loaded, options, previous, findings_cache: FindingsCacheByRuntime::new() };
     let mut diagnostics = loaded.diagnostics.clone();
     diagnostics.extend(if loaded.is_usable() {
         run.findings_for_all_runtimes()
@@ -92,12 +79,9 @@ struct CheckRun<'a> {
 
 impl CheckRun<'_> {
     fn collect_findings(&self, inputs: &ResolveInputs, is_selected: &dyn Fn(&str) -> bool) -> Findings {
-        let previous = self.previous.as_ref().map(|(offsets, previous)| {
-            let cache = match inputs.default_runtime {
-                RuntimeKind::Docker => &previous.findings_cache.docker,
-                RuntimeKind::Process => &previous.findings_cache.process,
-            };
-            (offsets, cache)
+        let previous = self.previous.as_ref().and_then(|(offsets, previous)| {
+            let cache = previous.findings_cache.get(&inputs.default_runtime)?;
+            Some((offsets, cache))
         });
         collect_findings(self.loaded, inputs, is_selected, previous)
     }
@@ -105,10 +89,10 @@ impl CheckRun<'_> {
     /// Finds unresolved placeholders even if the manifest has errors, so that one run reports everything. Skips those
     /// about ports: an unreadable port is already reported where it is defined.
     fn find_unresolved_references(&mut self) -> Vec<Diagnostic> {
-        let runtime = self.options.runtime.unwrap_or(RuntimeKind::Docker);
+        let runtime = self.options.runtime.unwrap_or_else(RuntimeKind::preferred);
         let inputs = inputs_without_agent(self.loaded, self.options, runtime);
         let Findings { mut diagnostics, findings_cache, .. } = self.collect_findings(&inputs, &|_| true);
-        *self.findings_cache.for_runtime_mut(runtime) = findings_cache;
+        self.findings_cache.insert(runtime, findings_cache);
         diagnostics.retain(|diagnostic| {
             matches!(diagnostic.code, codes::UNRESOLVED | codes::UNKNOWN_OUTPUT)
                 && !diagnostic.message.contains(" port")
@@ -118,10 +102,11 @@ impl CheckRun<'_> {
 
     /// The findings that apply under every runtime that could be chosen.
     fn findings_for_all_runtimes(&mut self) -> Vec<Diagnostic> {
-        let (loaded, options) = (self.loaded, self.options);
-        let runtime = options.runtime.unwrap_or(RuntimeKind::Docker);
-        let mut findings = self.findings_for_runtime(runtime, &|_| true);
-        let differing = if options.runtime.is_some() { BTreeSet::new() } else { runtime_dependent_units(loaded) };
+        let loaded = self.loaded;
+        let runtimes = self.options.runtime.map_or_else(RuntimeKind::default_candidates, |runtime| vec![runtime]);
+        let Some((first, others)) = runtimes.split_first() else { return Vec::new() };
+        let mut findings = self.findings_for_runtime(*first, &|_| true);
+        let differing = if others.is_empty() { BTreeSet::new() } else { runtime_dependent_units(loaded) };
         if differing.is_empty() {
             return findings;
         }
@@ -129,20 +114,22 @@ impl CheckRun<'_> {
         let all = !loaded.manifest.waivers.is_empty();
         let needs_second_check = |unit: &str| all || differing.contains(unit);
         let key = |diagnostic: &Diagnostic| (diagnostic.span, diagnostic.code, diagnostic.message.clone());
-        let process_findings = self.findings_for_runtime(RuntimeKind::Process, &needs_second_check);
-        // A set, because a manifest of thousands of lines may have thousands of findings.
-        let process_keys: HashSet<_> = process_findings.iter().map(key).collect();
-        findings.retain(|diagnostic| {
-            let was_checked_again = all || is_in_units(&differing, &diagnostic.path);
-            !was_checked_again || process_keys.contains(&key(diagnostic))
-        });
+        for other in others {
+            let other_findings = self.findings_for_runtime(*other, &needs_second_check);
+            // A set, because a manifest of thousands of lines may have thousands of findings.
+            let other_keys: HashSet<_> = other_findings.iter().map(key).collect();
+            findings.retain(|diagnostic| {
+                let was_checked_again = all || is_in_units(&differing, &diagnostic.path);
+                !was_checked_again || other_keys.contains(&key(diagnostic))
+            });
+        }
         findings
     }
 
     fn findings_for_runtime(&mut self, runtime: RuntimeKind, is_selected: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
         let inputs = inputs_without_agent(self.loaded, self.options, runtime);
         let (diagnostics, cache) = self.collect_findings(&inputs, is_selected).into_diagnostics(self.loaded, &inputs);
-        *self.findings_cache.for_runtime_mut(runtime) = cache;
+        self.findings_cache.insert(runtime, cache);
         diagnostics
     }
 }

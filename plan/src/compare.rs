@@ -11,9 +11,9 @@ mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::application::{Application, Body, Condition, JobTiming, Role, RuntimeKind, Unit, UnitName};
+use crate::application::{Application, Condition, JobTiming, Role, RuntimeKind, Unit, UnitName, VolumeSpec};
 use crate::hash;
-use crate::observed::{Images, Observed, ObservedUnit, RunState};
+use crate::observed::{Images, Observed, ObservedUnit, RunState, RuntimeObject};
 use crate::step::{Action, Cause, Plan, StepId};
 
 pub use teardown::{TeardownOptions, teardown};
@@ -63,7 +63,7 @@ pub fn compare(desired: &Application, observed: &Observed, images: &Images, opti
         milestones: BTreeMap::new(),
         port_release_steps: BTreeMap::new(),
         volume_steps: BTreeMap::new(),
-        network_step: None,
+        network_steps: BTreeMap::new(),
     };
     comparison.add_network_and_volume_steps();
     comparison.add_image_steps();
@@ -101,30 +101,36 @@ struct Comparison<'a> {
     /// Host port -> the steps after which no unit of this preview holds it.
     port_release_steps: BTreeMap<u16, Vec<StepId>>,
     volume_steps: BTreeMap<&'a str, StepId>,
-    network_step: Option<StepId>,
+    network_steps: BTreeMap<RuntimeKind, StepId>,
 }
 
 impl<'a> Comparison<'a> {
     fn add_network_and_volume_steps(&mut self) {
-        let has_containers = self.desired.units.values().any(|unit| self.should_run(unit) && is_container(unit));
-        if has_containers && self.observed.networks.is_empty() {
-            self.network_step = Some(self.steps.add(Action::CreateNetwork, Vec::new(), Cause::Absent));
+        let units = self.desired.units.values().filter(|unit| self.should_run(unit) && uses_network(unit));
+        let runtimes: BTreeSet<RuntimeKind> = units.map(|unit| unit.runtime).collect();
+        for runtime in runtimes {
+            if !self.observed.networks.iter().any(|network| network.runtime == runtime) {
+                let id = self.steps.add(Action::CreateNetwork { runtime }, Vec::new(), Cause::Absent);
+                self.network_steps.insert(runtime, id);
+            }
         }
-        for volume in self.desired.volumes.keys().filter(|volume| !self.observed.volumes.contains(*volume)) {
-            let action = Action::CreateVolume { volume: volume.clone() };
-            let id = self.steps.add(action, Vec::new(), Cause::Absent);
-            self.volume_steps.insert(volume, id);
+        for (volume, VolumeSpec { runtime, .. }) in &self.desired.volumes {
+            if !self.observed.volumes.contains(&RuntimeObject { name: volume.clone(), runtime: *runtime }) {
+                let action = Action::CreateVolume { runtime: *runtime, volume: volume.clone() };
+                let id = self.steps.add(action, Vec::new(), Cause::Absent);
+                self.volume_steps.insert(volume, id);
+            }
         }
     }
 
     /// Prepares units with the same source one after the other, so that the second one reuses the first one's result.
     fn add_image_steps(&mut self) {
-        let mut last_step_by_source: BTreeMap<String, StepId> = BTreeMap::new();
+        let mut last_step_by_source: BTreeMap<(RuntimeKind, String), StepId> = BTreeMap::new();
         for (name, unit) in &self.desired.units {
             let Some(reason) = self.images.stale.get(name).filter(|_| self.should_run(unit)) else { continue };
-            let source = source_key(unit);
+            let source = (unit.runtime, unit.body.source_key());
             let after = last_step_by_source.get(&source).copied().into_iter().collect();
-            let action = Action::PrepareImage { unit: name.clone(), runtime: unit.body.runtime() };
+            let action = Action::PrepareImage { unit: name.clone(), runtime: unit.runtime };
             let id = self.steps.add(action, after, Cause::ImageStale { reason: reason.clone() });
             last_step_by_source.insert(source, id);
             self.image_steps.insert(name, id);
@@ -177,8 +183,9 @@ impl<'a> Comparison<'a> {
             Verdict::Leave => Milestones::default(),
             Verdict::Await => Milestones { started: None, ready: Some(self.add_wait_step(unit, Vec::new())) },
             Verdict::Connect => {
-                let action = Action::Connect { unit: unit.name.clone(), runtime: unit.body.runtime() };
-                let connected = self.steps.add(action, self.network_step.into_iter().collect(), Cause::LostNetwork);
+                let action = Action::Connect { unit: unit.name.clone(), runtime: unit.runtime };
+                let network = self.network_steps.get(&unit.runtime).copied();
+                let connected = self.steps.add(action, network.into_iter().collect(), Cause::LostNetwork);
                 Milestones { started: Some(connected), ready: Some(self.add_wait_step(unit, vec![connected])) }
             }
             Verdict::Start(cause) => self.add_start_steps(unit, None, cause),
@@ -194,10 +201,8 @@ impl<'a> Comparison<'a> {
         let name = unit.name.as_str();
         let mut after: BTreeSet<StepId> =
             self.removal_steps.get(name).into_iter().chain(self.image_steps.get(name)).copied().collect();
-        if let Body::Container(container) = &unit.body {
-            after.extend(self.network_step);
-            after.extend(container.volumes.iter().filter_map(|(volume, _)| self.volume_steps.get(volume.as_str())));
-        }
+        after.extend(self.network_steps.get(&unit.runtime));
+        after.extend(unit.body.volumes().iter().filter_map(|(volume, _)| self.volume_steps.get(volume.as_str())));
         after.extend(self.stray_removal_steps.iter().filter(|(stray, _)| *stray == name).map(|&(_, id)| id));
         // The removal already waits for the image, so this edge would be redundant.
         if self.removal_steps.contains_key(name)
@@ -205,7 +210,7 @@ impl<'a> Comparison<'a> {
         {
             after.remove(prepared);
         }
-        let action = Action::Create { unit: unit.name.clone(), runtime: unit.body.runtime() };
+        let action = Action::Create { unit: unit.name.clone(), runtime: unit.runtime };
         self.steps.add(action, after.into_iter().collect(), cause)
     }
 
@@ -218,7 +223,7 @@ impl<'a> Comparison<'a> {
             // The unit's own removal precedes its creation, so this edge would be redundant.
             after.extend(releases.filter(|&step| Some(step) != own_removal));
         }
-        let action = Action::Start { unit: unit.name.clone(), runtime: unit.body.runtime() };
+        let action = Action::Start { unit: unit.name.clone(), runtime: unit.runtime };
         let started = self.steps.add(action, after.into_iter().collect(), cause);
         Milestones { started: Some(started), ready: Some(self.add_wait_step(unit, vec![started])) }
     }
@@ -256,13 +261,16 @@ impl<'a> Comparison<'a> {
 
     fn add_unused_network_removal(&mut self) {
         // A partial `up` must not remove the network: units that are not selected may still use it.
-        if self.options.selected_units.is_some() || self.desired.units.values().any(is_container) {
+        if self.options.selected_units.is_some() {
             return;
         }
         let strays = self.stray_removal_steps.iter().map(|&(_, id)| id);
         let after: Vec<StepId> = self.removal_steps.values().copied().chain(strays).collect();
-        for name in &self.observed.networks {
-            self.steps.add(Action::RemoveNetwork { name: name.clone() }, after.clone(), Cause::Removed);
+        for RuntimeObject { name, runtime } in &self.observed.networks {
+            if !self.desired.units.values().any(|unit| unit.runtime == *runtime) {
+                let removal = Action::RemoveNetwork { runtime: *runtime, name: name.clone() };
+                self.steps.add(removal, after.clone(), Cause::Removed);
+            }
         }
     }
 }
@@ -273,19 +281,12 @@ fn should_run(unit: &Unit, options: &CompareOptions) -> bool {
     options.is_selected(&unit.name) && (is_automatic || options.jobs_to_run.contains(&unit.name))
 }
 
-fn is_container(unit: &Unit) -> bool {
-    unit.body.runtime() == RuntimeKind::Docker
+fn uses_network(unit: &Unit) -> bool {
+    unit.runtime.capabilities().has_preview_network
 }
 
 fn is_alive(state: &RunState) -> bool {
     matches!(state, RunState::Running | RunState::Paused)
-}
-
-fn source_key(unit: &Unit) -> String {
-    match &unit.body {
-        Body::Container(container) => format!("{:?}", container.image),
-        Body::Process(process) => format!("{:?} {:?}", process.dir, process.build),
-    }
 }
 
 /// Needed units come first and `when: after` jobs last. Names decide between equals and inside a cycle.

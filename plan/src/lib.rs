@@ -24,6 +24,7 @@ pub mod observed;
 pub mod origin;
 mod render;
 pub mod resolve;
+pub mod runtime;
 pub mod step;
 pub mod text;
 

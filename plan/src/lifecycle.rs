@@ -17,7 +17,7 @@ pub fn restart(application: &Application, is_selected: impl Fn(&Unit) -> bool) -
     let units = in_dependency_order(application, is_selected);
     let mut steps = stop_steps(&units);
     for unit in units {
-        let (runtime, name) = (unit.body.runtime(), &unit.name);
+        let (runtime, name) = (unit.runtime, &unit.name);
         let is_awaited = |step: &&Step| match &step.action {
             Action::Stop { unit: stopped, .. } => stopped == name,
             Action::AwaitReady { unit: ready } => unit.needs.contains_key(ready),
@@ -38,7 +38,7 @@ fn stop_steps(units: &[&Unit]) -> Vec<Step> {
             stopped.is_some_and(|stopped| stopped.needs.contains_key(&unit.name))
         };
         let after = steps.iter().filter(needs_it).map(|step| step.id).collect();
-        push_step(&mut steps, Action::Stop { unit: unit.name.clone(), runtime: unit.body.runtime() }, after);
+        push_step(&mut steps, Action::Stop { unit: unit.name.clone(), runtime: unit.runtime }, after);
     }
     steps
 }

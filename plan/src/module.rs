@@ -1,6 +1,7 @@
 //! The planner's interface to a module: a rendering per runtime, outputs and ports. Independent of the module's file
 //! format.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub struct Module {
     pub renderer: Arc<dyn Renderer>,
 }
 
-/// Pure: the same inputs give the same rendering. `inputs.runtime` alone decides its variant.
+/// Pure: the same inputs give the same rendering. The form of the units of `inputs.runtime` alone decides its variant.
 pub trait Renderer: Debug + Send + Sync {
     fn can_render(&self, runtime: RuntimeKind) -> bool;
     /// The program's default ports, by name.
@@ -102,17 +103,20 @@ impl Rendering {
         }
     }
 
-    pub(crate) fn as_container(&self) -> Option<&ContainerRendering> {
+    /// The rendering for a runtime whose units are containers. Empty if it is for another form, which a [`Renderer`]
+    /// never returns.
+    pub(crate) fn to_container(&self) -> Cow<'_, ContainerRendering> {
         match self {
-            Self::Container(container) => Some(container),
-            Self::Process(_) => None,
+            Self::Container(container) => Cow::Borrowed(container),
+            Self::Process(_) => Cow::Owned(ContainerRendering::default()),
         }
     }
 
-    pub(crate) fn as_process(&self) -> Option<&ProcessRendering> {
+    /// Like [`Self::to_container`], for processes.
+    pub(crate) fn to_process(&self) -> Cow<'_, ProcessRendering> {
         match self {
-            Self::Process(process) => Some(process),
-            Self::Container(_) => None,
+            Self::Process(process) => Cow::Borrowed(process),
+            Self::Container(_) => Cow::Owned(ProcessRendering::default()),
         }
     }
 }

@@ -10,9 +10,16 @@ pub struct Observed {
     pub units: BTreeMap<UnitName, ObservedUnit>,
     /// Second and further objects for the same unit, left by an interrupted replacement. They are always removed.
     pub strays: Vec<ObservedUnit>,
-    /// Networks of the preview that exist; normally none or one.
-    pub networks: BTreeSet<String>,
-    pub volumes: BTreeSet<String>,
+    /// Networks of the preview that exist; normally none or one in each runtime.
+    pub networks: BTreeSet<RuntimeObject>,
+    pub volumes: BTreeSet<RuntimeObject>,
+}
+
+/// A network or volume of the preview, and the runtime that has it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct RuntimeObject {
+    pub name: String,
+    pub runtime: RuntimeKind,
 }
 
 #[derive(Clone, PartialEq, Debug)]

@@ -1,20 +1,61 @@
-//! Renders a [`ContainerSpec`] to the object of a runtime, and lists the fields that it sets. Only this module and its
-//! parts know the fields of runtime objects.
+//! The runtimes and their renderers. A renderer translates a [`ContainerSpec`] to the object of its runtime, and lists
+//! the fields that it sets. Only this module and its parts know the fields of runtime objects.
 
 mod docker;
 mod json_patch;
 pub(crate) mod patch;
+mod process;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
+use std::fmt::Debug;
 
 use manifest::Diagnostic;
 use serde_json::Value as Json;
 
-use crate::application::Container;
+use crate::application::{Container, Unit};
 use crate::container_facts::ContainerFacts;
 use crate::container_spec::ContainerSpec;
 use crate::origin::Origin;
+use crate::runtime::RuntimeKind;
 use patch::ObjectPatch;
+
+/// Every runtime that has a driver. Kubernetes has none yet.
+impl RuntimeKind {
+    pub const DOCKER: Self = Self::new(&docker::capabilities::RUNTIME);
+    pub const PROCESS: Self = Self::new(&process::capabilities::RUNTIME);
+
+    /// The preferred runtime first.
+    pub const ALL: &'static [Self] = &[Self::DOCKER, Self::PROCESS];
+}
+
+/// The kind of unit that a runtime runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum UnitForm {
+    /// A container, as an object of the runtime.
+    Container(&'static dyn ContainerRenderer),
+    /// A program, as the manifest describes it.
+    Process,
+}
+
+/// Translates containers to and from the objects of one runtime.
+pub(crate) trait ContainerRenderer: Debug + Sync {
+    /// Applies the settings of `spec`, then `changes`: `raw` and the patches in the order of the manifest.
+    fn render(&self, spec: &ContainerSpec, changes: &[ObjectPatch]) -> RenderedContainer;
+
+    /// The defaults of pdev in a specification. A setting may have overridden them.
+    fn default_settings(&self, spec: &ContainerSpec) -> Vec<RenderedSetting>;
+
+    /// The rights and limits of a rendered container, after `raw` and patches.
+    fn read_facts<'a>(&self, container: &'a Container) -> ContainerFacts<'a>;
+
+    /// The value of a field, as in [`RenderedSetting::field`], in a rendered object.
+    fn value_at<'a>(&self, object: &'a Json, field: &str) -> Option<&'a Json>;
+
+    /// The kinds of objects that a patch may name.
+    fn object_kinds(&self) -> &'static [&'static str];
+}
 
 /// A value in its actual and its stable form; see `resolve/references.rs`.
 #[derive(Clone, PartialEq, Debug)]
@@ -35,7 +76,8 @@ pub(crate) struct RenderedContainer {
     pub(crate) object: Json,
     /// (Short name of the volume, path in the container). A read-only path ends in `:ro`.
     pub(crate) volumes: Vec<(String, String)>,
-    /// In the order in which they were applied. Without the defaults, which [`default_settings`] lists.
+    /// In the order in which they were applied. Without the defaults, which
+    /// [`ContainerRenderer::default_settings`] lists.
     pub(crate) settings: Vec<RenderedSetting>,
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
@@ -70,24 +112,10 @@ impl RenderedSetting {
     }
 }
 
-impl RenderedContainer {
-    /// The value of a setting's field in the final object.
-    pub(crate) fn final_value(&self, setting: &RenderedSetting) -> Option<&Json> {
-        docker::get_at(&self.object, &setting.field)
+/// The rights and limits of a unit's container. `None` if the unit is a process.
+pub(crate) fn read_facts(unit: &Unit) -> Option<ContainerFacts<'_>> {
+    match (unit.runtime.form(), unit.body.as_container()) {
+        (UnitForm::Container(renderer), Some(container)) => Some(renderer.read_facts(container)),
+        _ => None,
     }
-}
-
-/// Applies the settings of `spec`, then `changes`: `raw` and the patches in the order of the manifest.
-pub(crate) fn render_container(spec: &ContainerSpec, changes: &[ObjectPatch]) -> RenderedContainer {
-    docker::render(spec, changes)
-}
-
-/// The defaults of pdev in a specification. A setting may have overridden them.
-pub(crate) fn default_settings(spec: &ContainerSpec) -> Vec<RenderedSetting> {
-    docker::default_settings(spec)
-}
-
-/// The rights and limits of a rendered container, after `raw` and patches.
-pub(crate) fn read_facts(container: &Container) -> ContainerFacts<'_> {
-    docker::facts::read(container)
 }

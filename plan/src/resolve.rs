@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use manifest::model::Date;
 use manifest::{Diagnostic, Severity};
 
-use crate::application::{Application, PreviewName, RuntimeKind, UnitName, UnitPort};
+use crate::application::{Application, PreviewName, RuntimeKind, UnitName, UnitPort, VolumeSpec};
 use crate::guardrails;
 use crate::load::LoadedManifest;
 use crate::origin::Origins;
@@ -36,7 +36,8 @@ use references::{ResolveContext, ResolveDepth};
 #[derive(Clone, PartialEq, Debug)]
 pub struct ResolveInputs {
     pub preview: PreviewName,
-    /// The runtime of a unit if neither it nor its environment sets one. The agent chooses docker if an engine answers.
+    /// The runtime of a unit if neither it nor its environment sets one. The agent chooses the preferred one that is
+    /// available.
     pub default_runtime: RuntimeKind,
     /// Host ports that the agent has reserved, by (unit, port name); see [`required_ports`].
     pub ports: BTreeMap<(UnitName, String), u16>,
@@ -97,9 +98,14 @@ pub fn required_ports(loaded: &LoadedManifest, default_runtime: RuntimeKind) -> 
 #[must_use]
 pub fn runtime_dependent_units(loaded: &LoadedManifest) -> BTreeSet<String> {
     let draft_for = |runtime| draft::draft_units(loaded, runtime, &mut Vec::new(), &mut Vec::new());
-    let (docker, process) = (draft_for(RuntimeKind::Docker), draft_for(RuntimeKind::Process));
-    let differing = docker.into_iter().zip(&process).filter(|(left, right)| left.runtime != right.runtime);
-    differing.map(|(draft, _)| draft.path).collect()
+    let mut all_drafts = RuntimeKind::default_candidates().into_iter().map(draft_for);
+    let first = all_drafts.next().unwrap_or_default();
+    let mut differing = BTreeSet::new();
+    for other in all_drafts {
+        let changed = first.iter().zip(&other).filter(|(left, right)| left.runtime != right.runtime);
+        differing.extend(changed.map(|(draft, _)| draft.path.clone()));
+    }
+    differing
 }
 
 /// Resolves the complete application.
@@ -132,12 +138,13 @@ pub fn resolve_selected(
         let built = units::build_unit(&context, draft, &mut origins, &mut diagnostics);
         references.insert(draft, &built.references);
         for volume in built.volumes {
-            application.volumes.insert(volume, crate::application::VolumeSpec { owner: draft.name.clone() });
+            let spec = VolumeSpec { owner: draft.name.clone(), runtime: draft.runtime };
+            application.volumes.insert(volume, spec);
         }
         application.units.insert(draft.name.clone(), built.unit);
     }
     needs::resolve_needs(&drafts, &references, &mut application, &mut diagnostics);
-    needs::set_process_peers(&mut application);
+    needs::set_gateway_peers(&mut application);
     object_patches::report_unmatched_patches(loaded, &drafts, &mut diagnostics);
     diagnostics.extend(guardrails::check(loaded, &application, &origins, inputs.today));
     ResolvedApplication { application, origins, notes, diagnostics: sort_and_dedup(diagnostics) }
@@ -282,8 +289,9 @@ fn unit_ports(draft: &draft::UnitDraft<'_>, inputs: &ResolveInputs) -> BTreeMap<
     let key = |port: &str| (draft.name.clone(), port.to_owned());
     let ports = draft.ports().into_iter().map(|(name, request)| {
         let host_port = inputs.ports.get(&key(&name)).copied().or(request.fixed).unwrap_or(request.listen_port);
-        // A process has no port mapping, so it listens on the host port itself.
-        let listen_port = if draft.runtime == RuntimeKind::Process { host_port } else { request.listen_port };
+        // Without a network of its own, a unit has no port mapping: it listens on the host port itself.
+        let assigns_ports = draft.runtime.capabilities().addressing.assigns_ports();
+        let listen_port = if assigns_ports { host_port } else { request.listen_port };
         (name, UnitPort { listen_port, host_port, protocol: request.protocol })
     });
     ports.collect()

@@ -35,17 +35,22 @@ pub struct Step {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
-    CreateNetwork,
+    CreateNetwork {
+        runtime: RuntimeKind,
+    },
     RemoveNetwork {
+        runtime: RuntimeKind,
         name: String,
     },
     CreateVolume {
+        runtime: RuntimeKind,
         volume: String,
     },
     RemoveVolume {
+        runtime: RuntimeKind,
         volume: String,
     },
-    /// Build or pull the unit's image (docker), or run its build command (process).
+    /// Build or pull the unit's image, or run its build command if its runtime has no images.
     PrepareImage {
         unit: UnitName,
         runtime: RuntimeKind,
@@ -94,7 +99,28 @@ impl Action {
             | Self::Connect { unit, .. }
             | Self::AwaitReady { unit }
             | Self::AwaitExit { unit } => Some(unit),
-            _ => None,
+            Self::CreateNetwork { .. }
+            | Self::RemoveNetwork { .. }
+            | Self::CreateVolume { .. }
+            | Self::RemoveVolume { .. } => None,
+        }
+    }
+
+    /// The runtime whose driver performs the action. `None` for actions of the agent.
+    #[must_use]
+    pub fn runtime(&self) -> Option<RuntimeKind> {
+        match self {
+            Self::CreateNetwork { runtime }
+            | Self::RemoveNetwork { runtime, .. }
+            | Self::CreateVolume { runtime, .. }
+            | Self::RemoveVolume { runtime, .. }
+            | Self::PrepareImage { runtime, .. }
+            | Self::Create { runtime, .. }
+            | Self::Start { runtime, .. }
+            | Self::Stop { runtime, .. }
+            | Self::Remove { runtime, .. }
+            | Self::Connect { runtime, .. } => Some(*runtime),
+            Self::AwaitReady { .. } | Self::AwaitExit { .. } => None,
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::fmt;
 
-use crate::application::RuntimeKind;
 use crate::observed::{Exit, RunState};
 use crate::step::{Action, Cause, Plan, Step};
 
@@ -43,11 +42,11 @@ impl fmt::Display for Step {
 impl fmt::Display for Action {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (verb, object) = match self {
-            Self::CreateNetwork => ("create", "network"),
-            Self::RemoveNetwork { name } => return write!(formatter, "remove network {name}"),
-            Self::CreateVolume { volume } => return write!(formatter, "create volume {volume}"),
-            Self::RemoveVolume { volume } => return write!(formatter, "remove volume {volume}"),
-            Self::PrepareImage { unit, runtime: RuntimeKind::Docker } => {
+            Self::CreateNetwork { .. } => ("create", "network"),
+            Self::RemoveNetwork { name, .. } => return write!(formatter, "remove network {name}"),
+            Self::CreateVolume { volume, .. } => return write!(formatter, "create volume {volume}"),
+            Self::RemoveVolume { volume, .. } => return write!(formatter, "remove volume {volume}"),
+            Self::PrepareImage { unit, runtime } if runtime.capabilities().has_images => {
                 return write!(formatter, "prepare image of {unit}");
             }
             Self::PrepareImage { unit, .. } => ("build", unit.as_str()),

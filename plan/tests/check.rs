@@ -90,7 +90,7 @@ fn diagnose_matches_full_resolve() {
         for text in page.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap_or_default()) {
             let loaded = plan::load::load("pdev.yaml", &SingleFile(text), &plan::load::LoadOptions::default());
             // In an unusable manifest, `diagnose` and `resolve` may differ: parts of the model may be missing.
-            let runtimes = [RuntimeKind::Docker, RuntimeKind::Process].into_iter().filter(|_| loaded.is_usable());
+            let runtimes = [RuntimeKind::DOCKER, RuntimeKind::PROCESS].into_iter().filter(|_| loaded.is_usable());
             for runtime in runtimes {
                 let inputs = resolve_inputs(&loaded, runtime);
                 let expected = plan::resolve(&loaded, &inputs).diagnostics;

@@ -14,7 +14,7 @@ use plan::resolve;
 
 fn diagnose_text(text: &str) -> Vec<Diagnostic> {
     let loaded = load_manifest(text);
-    let mut diagnostics = resolve(&loaded, &resolve_inputs(&loaded, RuntimeKind::Docker)).diagnostics;
+    let mut diagnostics = resolve(&loaded, &resolve_inputs(&loaded, RuntimeKind::DOCKER)).diagnostics;
     diagnostics.extend(loaded.diagnostics);
     diagnostics
 }
@@ -68,7 +68,7 @@ fn safe_fixes_remove_their_diagnostic() {
         let mut text = bad.to_owned();
         let safe_edits = |text: &str| {
             let loaded = load_manifest(text);
-            let mut all = resolve(&loaded, &resolve_inputs(&loaded, RuntimeKind::Docker)).diagnostics;
+            let mut all = resolve(&loaded, &resolve_inputs(&loaded, RuntimeKind::DOCKER)).diagnostics;
             all.extend(loaded.diagnostics);
             let has_safe_fix =
                 all.iter().any(|diagnostic| diagnostic.code.0 == *code && diagnostic.fixes.iter().any(|fix| fix.safe));

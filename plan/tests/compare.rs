@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use plan::application::{Condition, JobTiming, Role, RuntimeKind};
 use plan::observed::{Exit, Images, Observed, RunState};
 use plan::{CompareOptions, TeardownOptions, compare, include_job_inputs, lifecycle, teardown, text};
-use plan_fixture::{PlanFixture, app, container, execute_plan, exited, process};
+use plan_fixture::{PlanFixture, app, container, docker_object, execute_plan, exited, process};
 
 #[track_caller]
 fn assert_plan(fixture: &PlanFixture, expected: &str) {
@@ -137,7 +137,7 @@ fn lost_network_reconnects_running_and_replaces_stopped_unit() {
 fn removed_units_and_strays_go_but_volumes_stay() {
     let mut fixture = PlanFixture::new(app([container("api"), container("old")])).with_all_running();
     fixture.desired.units.remove("old");
-    fixture.observed.volumes.insert("old-data".into());
+    fixture.observed.volumes.insert(docker_object("old-data"));
     let mut stray = fixture.observed.units["api"].clone();
     stray.handle = "second".into();
     stray.host_ports.clear();
@@ -306,7 +306,7 @@ fn needs_cycle_does_not_deadlock_plan() {
 #[test]
 fn teardown_removes_everything_but_volumes() {
     let mut fixture = api_with_database().with_all_running();
-    fixture.observed.volumes.insert("data".into());
+    fixture.observed.volumes.insert(docker_object("data"));
     fixture.set_state("db", exited(0));
     let graph = |volumes| text::graph(&teardown(&fixture.observed, &TeardownOptions { remove_volumes: volumes }));
     assert_eq!(
@@ -345,7 +345,7 @@ fn one_plan_converges_from_any_state() {
         let mut fixture = PlanFixture::new(base()).with_all_running();
         for (index, unit) in fixture.observed.units.values_mut().enumerate() {
             unit.state = states[(round + index * 2) % states.len()].clone();
-            unit.connected = unit.runtime == RuntimeKind::Process || (round / 5 + index) % 3 != 0;
+            unit.connected = unit.runtime == RuntimeKind::PROCESS || (round / 5 + index) % 3 != 0;
             if (round / 7 + index) % 4 == 0 {
                 unit.hash = "other".into();
             }

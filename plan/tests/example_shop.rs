@@ -11,8 +11,6 @@ use plan::module::{Address, ContainerRendering, Module, ProcessRendering, Progra
 use plan::observed::{Images, Observed};
 use plan::{CompareOptions, ResolvedApplication, compare, resolve, text};
 
-use RuntimeKind::{Docker, Process};
-
 const SHOP: &str = include_str!("../../examples/shop/pdev.yaml");
 
 #[derive(Debug)]
@@ -26,17 +24,13 @@ impl Renderer for ServerRenderer {
         BTreeMap::from([("main".to_owned(), self.1)])
     }
     fn render(&self, inputs: &RenderInputs) -> Rendering {
-        match inputs.runtime {
-            Docker => Rendering::Container(ContainerRendering {
-                image: format!("{}:1", self.0),
-                ..ContainerRendering::default()
-            }),
-            Process => {
-                let command = vec![self.0.to_owned(), inputs.ports["main"].clone()];
-                let program = Program { command, ..Program::default() };
-                Rendering::Process(ProcessRendering { program, ..ProcessRendering::default() })
-            }
+        if inputs.runtime == RuntimeKind::DOCKER {
+            let image = format!("{}:1", self.0);
+            return Rendering::Container(ContainerRendering { image, ..ContainerRendering::default() });
         }
+        let command = vec![self.0.to_owned(), inputs.ports["main"].clone()];
+        let program = Program { command, ..Program::default() };
+        Rendering::Process(ProcessRendering { program, ..ProcessRendering::default() })
     }
     fn outputs(&self, _: &RenderInputs, address: &Address) -> BTreeMap<String, (String, bool)> {
         let (host, port) = (&address.host, &address.ports["main"]);
@@ -59,7 +53,7 @@ fn resolve_shop(environment: &str) -> ResolvedApplication {
         };
         loaded.modules.insert(resource.to_owned(), module);
     }
-    let resolved = resolve(&loaded, &resolve_inputs(&loaded, Docker));
+    let resolved = resolve(&loaded, &resolve_inputs(&loaded, RuntimeKind::DOCKER));
     assert!(resolved.is_usable(), "{:#?}", format_diagnostics(&resolved.diagnostics));
     resolved
 }

@@ -8,7 +8,7 @@ use plan::guardrails::{self, RULES};
 use plan::{LoadedManifest, resolve};
 
 fn findings(loaded: &LoadedManifest, environment: &str) -> Vec<manifest::Diagnostic> {
-    let mut inputs = resolve_inputs(loaded, RuntimeKind::Docker);
+    let mut inputs = resolve_inputs(loaded, RuntimeKind::DOCKER);
     inputs.preview.environment = environment.to_owned();
     let resolved = resolve(loaded, &inputs);
     guardrails::check(loaded, &resolved.application, &resolved.origins, TODAY)

@@ -171,7 +171,7 @@ fn assert_incremental_matches_full(original: &str, options: &CheckOptions, round
 fn check_options() -> [CheckOptions; 3] {
     let today = Date { year: 2026, month: 11, day: 23 };
     let any_runtime = CheckOptions { today, ..CheckOptions::default() };
-    let process = CheckOptions { runtime: Some(RuntimeKind::Process), ..any_runtime.clone() };
+    let process = CheckOptions { runtime: Some(RuntimeKind::PROCESS), ..any_runtime.clone() };
     let mut staging = any_runtime.clone();
     staging.load_options.environment = Some("staging".to_owned());
     [any_runtime, process, staging]

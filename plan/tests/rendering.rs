@@ -155,7 +155,7 @@ fn render_manifest(name: &str, text: &str, texts: &mut BTreeMap<String, String>)
 }
 
 fn render_loaded(name: &str, loaded: &LoadedManifest, texts: &mut BTreeMap<String, String>) {
-    for runtime in [RuntimeKind::Docker, RuntimeKind::Process] {
+    for runtime in [RuntimeKind::DOCKER, RuntimeKind::PROCESS] {
         let name = format!("{name} {runtime:?}");
         let resolved = resolve(loaded, &resolve_inputs(loaded, runtime));
         let findings = guardrails::check(loaded, &resolved.application, &resolved.origins, TODAY);

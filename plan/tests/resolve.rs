@@ -11,7 +11,8 @@ use plan::explain::{ExplainResult, describe_origin, explain};
 use plan::{LoadedManifest, ResolvedApplication, resolve};
 use serde_json::json;
 
-use RuntimeKind::{Docker, Process};
+const DOCKER: RuntimeKind = RuntimeKind::DOCKER;
+const PROCESS: RuntimeKind = RuntimeKind::PROCESS;
 
 const HELLO: &str = include_str!("../../examples/hello/pdev.yaml");
 
@@ -81,7 +82,7 @@ fn resolve_usable(text: &str, runtime: RuntimeKind) -> ResolvedApplication {
 #[test]
 fn hello_resolves_to_container() {
     assert_unit(
-        &resolve_usable(HELLO, Docker).application,
+        &resolve_usable(HELLO, DOCKER).application,
         "web",
         r#"container Build(BuildSpec { context: ".", dockerfile: "Dockerfile", target: None, args: {}, platform: None }) null
            port main 40000 -> 8080
@@ -98,7 +99,7 @@ fn hello_resolves_to_container() {
 #[test]
 fn hello_resolves_to_process() {
     assert_unit(
-        &resolve_usable(HELLO, Process).application,
+        &resolve_usable(HELLO, PROCESS).application,
         "web",
         r#"process perl hello.pl in Project(".")
            port main 40000 -> 40000
@@ -137,7 +138,7 @@ fn env_value<'a>(resolved: &'a ResolvedApplication, unit: &str, name: &str) -> &
 
 #[test]
 fn addresses_depend_on_consumer_runtime() {
-    let mixed = resolve_usable(MIXED, Docker);
+    let mixed = resolve_usable(MIXED, DOCKER);
     let cases = [
         ("api", "WEB", "http://web:40001"),
         ("api", "ADDRESS", "web:40001"),
@@ -153,21 +154,21 @@ fn addresses_depend_on_consumer_runtime() {
         assert_eq!(env_value(&mixed, unit, name), value, "{unit} {name}");
     }
     let Body::Container(api) = &mixed.application.units["api"].body else { panic!("a container") };
-    assert_eq!(api.process_peers, ["web"]);
+    assert_eq!(api.gateway_peers, ["web"]);
     assert_eq!(format_ready_check(&mixed.application.units["worker"].health), "StaysUp(300ms)");
     assert_eq!(format_ready_check(&mixed.application.units["api"].health), "tcp main");
 }
 
 #[test]
 fn mutual_references_create_no_cycle() {
-    let mixed = resolve_usable(MIXED, Docker);
+    let mixed = resolve_usable(MIXED, DOCKER);
     let needs = |unit: &str| mixed.application.units[unit].needs.keys().cloned().collect::<Vec<_>>();
     assert_eq!((needs("api"), needs("web")), (vec!["web".to_owned()], Vec::new()));
 }
 
 #[test]
 fn containers_are_hardened() {
-    let resolved = resolve_usable("pdev: 1\napp: a\nservices:\n  s: { image: \"e:1\", port: 80 }\n", Docker);
+    let resolved = resolve_usable("pdev: 1\napp: a\nservices:\n  s: { image: \"e:1\", port: 80 }\n", DOCKER);
     let Body::Container(container) = &resolved.application.units["s"].body else { panic!("a container") };
     assert_eq!(
         container.create_body,
@@ -204,7 +205,7 @@ patches:
 fn manifest_settings_override_defaults() {
     let text = TUNED.replace("    user: x-ignored\n", "");
     let loaded = load_manifest(&text);
-    let resolved = resolve(&loaded, &resolve_inputs(&loaded, Docker));
+    let resolved = resolve(&loaded, &resolve_inputs(&loaded, DOCKER));
     assert!(
         resolved.is_usable(),
         "{:#?} {:#?}",
@@ -249,7 +250,7 @@ fn assert_explanations(loaded: &LoadedManifest, resolved: &ResolvedApplication) 
 
 fn unit_hash(text: &str, unit: &str, modify: impl FnOnce(&mut plan::ResolveInputs)) -> String {
     let loaded = load_manifest(text);
-    let mut inputs = resolve_inputs(&loaded, Docker);
+    let mut inputs = resolve_inputs(&loaded, DOCKER);
     modify(&mut inputs);
     resolve(&loaded, &inputs).application.units[unit].hash.clone()
 }
@@ -303,7 +304,7 @@ jobs:
 
 #[test]
 fn jobs_inherit_from_service_and_run_first() {
-    let resolved = resolve_usable(JOBS, Docker);
+    let resolved = resolve_usable(JOBS, DOCKER);
     let application = &resolved.application;
     assert!(env_value(&resolved, "migrate", "A") == "1" && env_value(&resolved, "migrate", "B") == "2");
     assert!(application.units["migrate"].ports.is_empty());
@@ -347,7 +348,7 @@ fn invalid_manifests_are_reported() {
         ),
     ];
     for (text, expected) in cases {
-        let resolved = resolve_text(&format!("pdev: 1\napp: a\n{text}"), Docker);
+        let resolved = resolve_text(&format!("pdev: 1\napp: a\n{text}"), DOCKER);
         let lines = format_diagnostics(&resolved.diagnostics);
         assert!(lines.iter().any(|line| line == expected), "{expected}\n{lines:#?}");
     }
@@ -359,18 +360,18 @@ fn unit_with_one_supported_runtime_uses_it() {
     let kinds = |environment, runtime| {
         let loaded = load_manifest_for(text, environment);
         let resolved = resolve(&loaded, &resolve_inputs(&loaded, runtime));
-        let kind = |unit: &str| resolved.application.units[unit].body.runtime();
+        let kind = |unit: &str| resolved.application.units[unit].runtime;
         (kind("i"), kind("p"), resolved.is_usable())
     };
-    assert_eq!(kinds(None, Docker), (Docker, Process, true));
-    assert_eq!(kinds(Some("bare"), Docker), (Docker, Process, true));
-    assert_eq!(kinds(None, Process), (Docker, Process, false), "no engine answers");
+    assert_eq!(kinds(None, DOCKER), (DOCKER, PROCESS, true));
+    assert_eq!(kinds(Some("bare"), DOCKER), (DOCKER, PROCESS, true));
+    assert_eq!(kinds(None, PROCESS), (DOCKER, PROCESS, false), "no engine answers");
 }
 
 #[test]
 fn resolving_is_deterministic() {
-    let first = format!("{:?}", resolve_text(MIXED, Docker));
+    let first = format!("{:?}", resolve_text(MIXED, DOCKER));
     for _ in 0..100 {
-        assert_eq!(format!("{:?}", resolve_text(MIXED, Docker)), first);
+        assert_eq!(format!("{:?}", resolve_text(MIXED, DOCKER)), first);
     }
 }

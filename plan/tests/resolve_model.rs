@@ -14,7 +14,8 @@ use plan::module::{Address, ContainerRendering, Module, ProcessRendering, Progra
 use plan::{Git, LoadedManifest, ResolveInputs, ResolvedApplication, compare, required_ports, resolve};
 use serde_json::json;
 
-use RuntimeKind::{Docker, Process as AsProcess};
+const DOCKER: RuntimeKind = RuntimeKind::DOCKER;
+const PROCESS: RuntimeKind = RuntimeKind::PROCESS;
 
 fn entry<T>(value: T) -> Entry<T> {
     Entry { key: Span::default(), span: Span::default(), value }
@@ -118,7 +119,7 @@ fn format_needs(unit: &Unit) -> String {
 
 #[test]
 fn containers_and_processes_reach_each_other() {
-    let resolved = resolve_with(&shop(), Docker, |_| ());
+    let resolved = resolve_with(&shop(), DOCKER, |_| ());
     assert!(resolved.is_usable(), "{:#?}", resolved.diagnostics);
     let cases = [
         ("api", "WEB", "http://web:40001"),
@@ -142,7 +143,7 @@ fn containers_and_processes_reach_each_other() {
     assert!(units["migrate"].ports.is_empty());
     assert_eq!(units["migrate"].health.ready, ReadyCheck::Exit);
     let Body::Container(api) = &units["api"].body else { panic!("a container") };
-    assert_eq!(api.process_peers, ["web"]);
+    assert_eq!(api.gateway_peers, ["web"]);
     assert_eq!(
         api.create_body,
         json!({
@@ -161,7 +162,7 @@ fn containers_and_processes_reach_each_other() {
 #[test]
 fn hash_depends_only_on_user_intent() {
     let hashes = |loaded: &LoadedManifest, modify: fn(&mut ResolveInputs)| {
-        let application = resolve_with(loaded, Docker, modify).application;
+        let application = resolve_with(loaded, DOCKER, modify).application;
         application.units.into_values().map(|unit| (unit.name, unit.hash)).collect::<BTreeMap<_, _>>()
     };
     let first = hashes(&shop(), |_| ());
@@ -222,7 +223,7 @@ fn probe_port_is_found_by_name_or_number() {
     });
     for (port, is_found) in [(None, true), (Some("main"), true), (Some("8080"), true), (Some("mian"), false)] {
         shop.manifest.services["api"].value.health.ready = Some(Box::new(probe(port)));
-        let resolved = resolve_with(&shop, Docker, |_| ());
+        let resolved = resolve_with(&shop, DOCKER, |_| ());
         assert_eq!(resolved.application.units["api"].health.ready != tcp, is_found, "{port:?}");
     }
 }
@@ -231,18 +232,18 @@ fn probe_port_is_found_by_name_or_number() {
 fn unit_falls_back_to_supported_runtime() {
     let kinds = |runtime| {
         let resolved = resolve_with(&shop(), runtime, |_| ());
-        let kinds = resolved.application.units.values().map(|unit| unit.body.runtime()).collect::<Vec<_>>();
+        let kinds = resolved.application.units.values().map(|unit| unit.runtime).collect::<Vec<_>>();
         (kinds, resolved.is_usable(), resolved.notes.len())
     };
-    assert_eq!(kinds(Docker), (vec![Docker, Docker, AsProcess], true, 0));
+    assert_eq!(kinds(DOCKER), (vec![DOCKER, DOCKER, PROCESS], true, 0));
     // `migrate` has its own command, so only `api` needs an engine.
-    assert_eq!(kinds(AsProcess), (vec![Docker, AsProcess, AsProcess], false, 1));
+    assert_eq!(kinds(PROCESS), (vec![DOCKER, PROCESS, PROCESS], false, 1));
 }
 
 #[test]
 fn resolving_and_comparing_are_deterministic() {
     let once = || {
-        let resolved = resolve_with(&shop(), Docker, |_| ());
+        let resolved = resolve_with(&shop(), DOCKER, |_| ());
         let plan = compare(
             &resolved.application,
             &plan::Observed::default(),
@@ -268,20 +269,18 @@ impl Renderer for DatabaseRenderer {
     }
     fn render(&self, inputs: &RenderInputs) -> Rendering {
         let env = BTreeMap::from([("PASSWORD".to_owned(), (inputs.password.clone(), true))]);
-        match inputs.runtime {
-            Docker => Rendering::Container(ContainerRendering {
+        if inputs.runtime == DOCKER {
+            return Rendering::Container(ContainerRendering {
                 program: Program { env, stop_signal: Some("SIGINT".into()), ..Program::default() },
                 image: "database:16".into(),
                 volumes: vec![("data".into(), "/var/lib/database".into())],
                 docker_host_config: BTreeMap::from([("ShmSize".to_owned(), json!(1 << 26))]),
                 ..ContainerRendering::default()
-            }),
-            AsProcess => {
-                let command = vec!["database".into(), "-p".into(), inputs.ports["main"].clone()];
-                let program = Program { command, env, ..Program::default() };
-                Rendering::Process(ProcessRendering { program, ..ProcessRendering::default() })
-            }
+            });
         }
+        let command = vec!["database".into(), "-p".into(), inputs.ports["main"].clone()];
+        let program = Program { command, env, ..Program::default() };
+        Rendering::Process(ProcessRendering { program, ..ProcessRendering::default() })
     }
     fn outputs(&self, inputs: &RenderInputs, address: &Address) -> BTreeMap<String, (String, bool)> {
         let url = format!("database://app:{}@{}:{}/app", inputs.password, address.host, address.ports["main"]);
@@ -309,7 +308,7 @@ fn shop_with_database() -> LoadedManifest {
 
 #[test]
 fn resource_becomes_unit_rendered_by_its_module() {
-    let resolved = resolve_with(&shop_with_database(), Docker, |_| ());
+    let resolved = resolve_with(&shop_with_database(), DOCKER, |_| ());
     assert!(resolved.is_usable(), "{:#?}", resolved.diagnostics);
     let units = &resolved.application.units;
     let password = env_value(&resolved, "db", "PASSWORD").to_owned();
@@ -328,7 +327,7 @@ fn resource_becomes_unit_rendered_by_its_module() {
         (&db.create_body["StopSignal"], &db.create_body["HostConfig"]["ShmSize"]),
         (&json!("SIGINT"), &json!(1 << 26))
     );
-    let process = resolve_with(&shop_with_database(), AsProcess, |_| ());
+    let process = resolve_with(&shop_with_database(), PROCESS, |_| ());
     let Body::Process(db) = &process.application.units["db"].body else { panic!("a process") };
     assert_eq!(db.argv, plan::application::Argv::List(vec!["database".into(), "-p".into(), "40001".into()]));
 }
@@ -339,7 +338,7 @@ fn new_password_or_port_keeps_hash() {
         let application = resolve_with(&shop_with_database(), runtime, modify).application;
         application.units.into_values().map(|unit| (unit.name, unit.hash)).collect::<BTreeMap<_, _>>()
     };
-    for runtime in [Docker, AsProcess] {
+    for runtime in [DOCKER, PROCESS] {
         let first = hashes(runtime, |_| ());
         assert_eq!(hashes(runtime, |inputs| inputs.password_seed = "other".into()), first);
         assert_eq!(hashes(runtime, |inputs| inputs.ports.values_mut().for_each(|port| *port += 1)), first);
@@ -351,7 +350,7 @@ fn unknown_output_suggests_nearest_name() {
     let mut loaded = shop_with_database();
     let env = &mut loaded.manifest.services["api"].value.env;
     env.insert("BAD".into(), entry(placeholder(Scope::Resources, &["db", "ulr"], None)));
-    let resolved = resolve_with(&loaded, Docker, |_| ());
+    let resolved = resolve_with(&loaded, DOCKER, |_| ());
     let messages: Vec<_> = resolved
         .diagnostics
         .iter()
@@ -364,10 +363,10 @@ fn unknown_output_suggests_nearest_name() {
 #[test]
 fn origins_never_contain_password() {
     let mut loaded = shop_with_database();
-    let password = env_value(&resolve_with(&loaded, Docker, |_| ()), "db", "PASSWORD").to_owned();
+    let password = env_value(&resolve_with(&loaded, DOCKER, |_| ()), "db", "PASSWORD").to_owned();
     let url = placeholder(Scope::Resources, &["db", "url"], None);
     loaded.manifest.services["api"].value.command = Some(Command::Arguments(vec![literal("serve"), url]));
-    let resolved = resolve_with(&loaded, Docker, |_| ());
+    let resolved = resolve_with(&loaded, DOCKER, |_| ());
     let Body::Container(api) = &resolved.application.units["api"].body else { panic!("a container") };
     assert!(api.create_body["Cmd"].to_string().contains(&password), "the program receives the password");
     let shown = resolved.origins.get("services.api.docker.Cmd").unwrap().value.to_string();

@@ -15,6 +15,7 @@ use credentials::approval::IdentityUse;
 use credentials::endpoint::{Cloud, EndpointAccess, EndpointLocation, variables};
 use plan::Application;
 use plan::application::{EnvValue, PreviewName, RuntimeKind, Unit, UnitName};
+use plan::runtime::SecretLocation;
 use protocol::Problem;
 
 use crate::approvals::{Purpose, identity_use_of, needs_approval};
@@ -142,23 +143,20 @@ async fn bind_endpoint(
         return Ok(Err(reason));
     }
     let required_approval = needs_approval(&identity).then_some(identity_use);
-    let runtime = unit.body.runtime();
+    let runtime = unit.runtime;
     let driver = shared.drivers.driver(runtime).map_err(|problem| convert::driver_problem(&problem, None))?;
     let Some(ip) = driver.credential_endpoint_address().await.ok().flatten() else {
-        let reason = match runtime {
-            RuntimeKind::Docker => "the engine's containers cannot reach this machine's addresses",
-            RuntimeKind::Process => "this system cannot tell which process opened a connection",
-        };
-        return Ok(Err(reason.to_owned()));
+        return Ok(Err(runtime.capabilities().wording.no_credential_endpoint.to_owned()));
     };
     let address = SocketAddr::new(ip, port);
     let token = endpoint_token(shared, preview, &unit.name)?;
     let own_folder = shared.delivery.unit_folder(&preview.id.0, &unit.name).display().to_string();
-    let (folder, shares_home) = match runtime {
-        RuntimeKind::Docker => ("/run/secrets", false),
-        RuntimeKind::Process => (own_folder.as_str(), true),
+    let token_folder = match runtime.capabilities().secrets {
+        SecretLocation::Mounted { folder } => folder,
+        SecretLocation::HostFolder => own_folder.as_str(),
     };
-    let location = EndpointLocation { address, token: &token, token_folder: folder, shares_home };
+    let shares_home = runtime.capabilities().runs_as_user;
+    let location = EndpointLocation { address, token: &token, token_folder, shares_home };
     let endpoint_variables = variables(cloud, &identity, &location);
     let assignments: Vec<String> =
         endpoint_variables.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect();

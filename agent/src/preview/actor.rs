@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use plan::application::{PreviewId, RuntimeKind};
+use plan::application::PreviewId;
 use protocol::EventKind;
 use protocol::Problem;
 use protocol::request::UpRequest;
@@ -316,6 +316,3 @@ impl Actor {
         let _sent = reply.send(());
     }
 }
-
-/// The runtimes where a preview may have objects.
-pub(super) const ALL_RUNTIMES: [RuntimeKind; 2] = [RuntimeKind::Docker, RuntimeKind::Process];

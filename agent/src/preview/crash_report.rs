@@ -63,7 +63,7 @@ pub(super) fn mark_failed_after_exit(
     let task = async move {
         let lines = read_last_lines(&context, &scope, &unit.name).await;
         let problem = exit_problem(&unit, &exit, lines, restarts);
-        if unit.body.runtime() == RuntimeKind::Docker && !context.live.is_subscribed(RuntimeKind::Docker) {
+        if unit.runtime == RuntimeKind::DOCKER && !context.live.is_subscribed(RuntimeKind::DOCKER) {
             // The engine stopped meanwhile and ended its containers. The supervisor reports that as the cause.
             return;
         }
@@ -89,7 +89,7 @@ pub(super) async fn read_last_lines(context: &Context, scope: &Scope, unit: &str
     let Some(application_unit) = scope.application.units.get(unit) else { return Vec::new() };
     let read = |since| async move {
         let request = LogRequest { tail: Some(OUTPUT_LINES_MAX), since, ..LogRequest::default() };
-        let driver = context.shared.drivers.driver(application_unit.body.runtime()).ok()?;
+        let driver = context.shared.drivers.driver(application_unit.runtime).ok()?;
         let lines = driver.logs(&scope.preview.id, &scope.locations, unit, request).await.ok()?;
         Some(lines.filter_map(|line| async { line.ok().map(|line| line.text) }).collect::<Vec<_>>().await)
     };
@@ -210,13 +210,14 @@ mod tests {
             image: ImageSource::Reference("a".into()),
             create_body: serde_json::Value::Null,
             aliases: Vec::new(),
-            process_peers: Vec::new(),
+            gateway_peers: Vec::new(),
             volumes: Vec::new(),
             pull: PullPolicy::Missing,
         };
         Unit {
             name: "web".into(),
             role: Role::Service,
+            runtime: RuntimeKind::DOCKER,
             body: Body::Container(body),
             ports: Default::default(),
             routes: Vec::new(),

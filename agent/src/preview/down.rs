@@ -15,7 +15,6 @@ use protocol::EventKind;
 use protocol::Problem;
 use protocol::status::UnitState;
 
-use super::actor::ALL_RUNTIMES;
 use super::outcome::Outcome;
 use super::{Context, execute, naming};
 use crate::convert;
@@ -99,11 +98,10 @@ fn empty_scope(
 /// have containers.
 async fn observe_preview(context: &Context, scope: &Scope) -> Result<Observed, Problem> {
     let mut all = Observed::default();
-    for runtime in ALL_RUNTIMES {
-        let Ok(driver) = context.shared.drivers.driver(runtime) else { continue };
+    for driver in context.shared.drivers.all() {
         match driver.observe(&scope.preview.id, &scope.locations).await {
             Ok(observed) => merge_observed(&mut all, observed),
-            Err(problem) if problem.kind == ProblemKind::Unavailable && !uses_runtime(scope, runtime) => {}
+            Err(problem) if problem.kind == ProblemKind::Unavailable && !uses_runtime(scope, driver.runtime()) => {}
             Err(problem) => return Err(convert::driver_problem(&problem, None)),
         }
     }
@@ -111,7 +109,7 @@ async fn observe_preview(context: &Context, scope: &Scope) -> Result<Observed, P
 }
 
 fn uses_runtime(scope: &Scope, runtime: plan::application::RuntimeKind) -> bool {
-    scope.application.units.values().any(|unit| unit.body.runtime() == runtime)
+    scope.application.units.values().any(|unit| unit.runtime == runtime)
 }
 
 pub(super) fn merge_observed(all: &mut Observed, observed: Observed) {

@@ -8,8 +8,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use drivers::Scope;
-use drivers::driver::{ProblemKind, StepOutcome};
-use plan::application::{ReadyCheck, Unit};
+use plan::application::{ReadyCheck, RuntimeKind, Unit};
 use plan::step::{Action, Plan, StepId};
 use protocol::EventKind;
 use protocol::Problem;
@@ -76,11 +75,13 @@ async fn run_step(
     if convert::is_mutating(action) {
         context.published.publish_event(EventKind::StepStarted { step: id, text: action.to_string() });
     }
-    let result = match action {
-        Action::AwaitReady { unit } => await_ready(context, scope, unit).await,
-        Action::AwaitExit { unit } => await_exit(context, scope, unit).await,
+    let result = match (action, action.runtime()) {
         // Only driver calls are limited: a wait must not keep a slot while other units start.
-        _ => call_driver(context, scope, action, reservations, calls).await,
+        (_, Some(runtime)) => call_driver(context, scope, action, runtime, reservations, calls).await,
+        (Action::AwaitReady { unit }, None) => await_ready(context, scope, unit).await,
+        (Action::AwaitExit { unit }, None) => await_exit(context, scope, unit).await,
+        // Every other action has a runtime.
+        (_, None) => Ok(()),
     };
     match &result {
         Ok(()) if convert::is_mutating(action) => {
@@ -97,14 +98,13 @@ async fn call_driver(
     context: &Context,
     scope: &Scope,
     action: &Action,
+    runtime: RuntimeKind,
     reservations: &Mutex<BTreeMap<String, Vec<PortReservation>>>,
     calls: &Semaphore,
 ) -> Result<(), Problem> {
     let _call = calls.acquire().await.map_err(|_| Problem::new("internal", 500, "the executor was closed"))?;
     let unit = action.unit().map(String::as_str);
-    let runtime = runtime_of(action);
     let result = match (action, context.shared.drivers.driver(runtime)) {
-        (Action::RemoveVolume { .. }, _) => remove_volume(context, scope, action).await,
         (_, Err(problem)) => Err(problem),
         // A keeper exits with its last unit, which ends its event stream. So check the subscription before every start.
         (Action::Start { .. }, Ok(driver)) => match subscribe_to_runtime(context, scope, runtime).await {
@@ -135,20 +135,6 @@ async fn call_driver(
             Err(problem)
         }
     }
-}
-
-/// Removes a volume in all runtimes: its name does not tell which runtime owns it, and a runtime ignores unknown
-/// volumes.
-async fn remove_volume(context: &Context, scope: &Scope, action: &Action) -> Result<StepOutcome, drivers::Problem> {
-    let mut all = StepOutcome::default();
-    for driver in context.shared.drivers.all() {
-        match driver.perform(scope, action).await {
-            Ok(outcome) => all.notes.extend(outcome.notes),
-            Err(problem) if problem.kind == ProblemKind::Unavailable => {}
-            Err(problem) => return Err(problem),
-        }
-    }
-    Ok(all)
 }
 
 fn before_action(context: &Context, action: &Action, reservations: &Mutex<BTreeMap<String, Vec<PortReservation>>>) {
@@ -191,20 +177,6 @@ async fn after_action(context: &Context, action: &Action, handle: Option<String>
     }
 }
 
-fn runtime_of(action: &Action) -> plan::application::RuntimeKind {
-    use plan::application::RuntimeKind;
-    match action {
-        Action::PrepareImage { runtime, .. }
-        | Action::Create { runtime, .. }
-        | Action::Start { runtime, .. }
-        | Action::Stop { runtime, .. }
-        | Action::Remove { runtime, .. }
-        | Action::Connect { runtime, .. } => *runtime,
-        // Networks and volumes belong to the container engine.
-        _ => RuntimeKind::Docker,
-    }
-}
-
 /// Waits until the unit is ready, or returns the problem that the supervisor published. The deadline covers all
 /// restarts that the supervisor may attempt.
 async fn await_ready(context: &Context, scope: &Scope, name: &str) -> Result<(), Problem> {
@@ -227,7 +199,7 @@ async fn await_exit(context: &Context, scope: &Scope, name: &str) -> Result<(), 
 }
 
 async fn stop_timed_out_job(context: &Context, scope: &Scope, unit: &Unit, limit: Duration) {
-    let runtime = unit.body.runtime();
+    let runtime = unit.runtime;
     context.live.expect_stop(&unit.name, true);
     if let Ok(driver) = context.shared.drivers.driver(runtime) {
         drop(driver.perform(scope, &Action::Stop { unit: unit.name.clone(), runtime }).await);
@@ -311,7 +283,7 @@ mod tests {
     fn plan(edges: &[&[StepId]]) -> Plan {
         let steps = edges.iter().enumerate().map(|(id, after)| Step {
             id,
-            action: Action::CreateNetwork,
+            action: Action::CreateNetwork { runtime: RuntimeKind::ALL[0] },
             after: after.to_vec(),
             cause: Cause::Absent,
             destroys: None,

@@ -47,8 +47,8 @@ pub(super) async fn prepare_plan(
 ) -> Result<PreparedPlan, Problem> {
     let preparation = Preparation { shared, record, request, source, published, purpose };
     let (inputs, engine_observed) = match request.runtime.as_deref() {
-        Some("docker") => (preparation.resolve_for_runtime(RuntimeKind::Docker).await?, None),
-        Some("process") => (preparation.resolve_for_runtime(RuntimeKind::Process).await?, None),
+        Some("docker") => (preparation.resolve_for_runtime(RuntimeKind::DOCKER).await?, None),
+        Some("process") => (preparation.resolve_for_runtime(RuntimeKind::PROCESS).await?, None),
         Some(other) => {
             let title = format!("unknown runtime `{other}`; allowed are `docker` and `process`");
             return Err(Problem::new("invalid_request", 422, title));
@@ -108,7 +108,7 @@ impl Preparation<'_> {
     /// Uses containers if an engine answers, else local processes. Also returns what the engine reported about this
     /// preview. The engine usually answers, so the inputs for containers are resolved at the same time.
     async fn resolve_for_available_runtime(&self) -> Result<(ResolvedInputs, Option<Observed>), Problem> {
-        if let Ok(docker) = self.shared.drivers.driver(RuntimeKind::Docker) {
+        if let Ok(docker) = self.shared.drivers.driver(RuntimeKind::DOCKER) {
             let locations = self.shared.locations.preview_locations(&self.record.name.id, &self.record.folder);
             let observing = async {
                 let reply = tokio::time::timeout(ENGINE_REPLY_LIMIT, docker.observe(&self.record.name.id, &locations));
@@ -117,7 +117,7 @@ impl Preparation<'_> {
             };
             // `Ok` around the result, so that only a missing engine ends both futures early. A wrong manifest is
             // reported after the engine has answered.
-            let resolving = async { Ok(self.resolve_for_runtime(RuntimeKind::Docker).await) };
+            let resolving = async { Ok(self.resolve_for_runtime(RuntimeKind::DOCKER).await) };
             let reason = match tokio::try_join!(observing, resolving) {
                 Ok((observed, inputs)) => return Ok((inputs?, Some(observed))),
                 Err(reason) => reason,
@@ -131,9 +131,9 @@ impl Preparation<'_> {
             }
             // Units that need a container are refused here, so add why the engine cannot be used.
             let add_reason = |problem: Problem| Problem { detail: problem.detail.clone().or(Some(reason)), ..problem };
-            return Ok((self.resolve_for_runtime(RuntimeKind::Process).await.map_err(add_reason)?, None));
+            return Ok((self.resolve_for_runtime(RuntimeKind::PROCESS).await.map_err(add_reason)?, None));
         }
-        Ok((self.resolve_for_runtime(RuntimeKind::Process).await?, None))
+        Ok((self.resolve_for_runtime(RuntimeKind::PROCESS).await?, None))
     }
 
     async fn resolve_for_runtime(&self, default_runtime: RuntimeKind) -> Result<ResolvedInputs, Problem> {
@@ -190,7 +190,7 @@ async fn observe_runtimes(
     engine_observed: Option<Observed>,
 ) -> Result<Observed, Problem> {
     let used = used_runtimes(&scope.application);
-    let is_observed = |runtime| engine_observed.is_some() && runtime == RuntimeKind::Docker;
+    let is_observed = |runtime| engine_observed.is_some() && runtime == RuntimeKind::DOCKER;
     let drivers = shared.drivers.all().into_iter().filter(|driver| !is_observed(driver.runtime()));
     let observations = drivers.map(|driver| {
         let is_used = used.contains(&driver.runtime());
@@ -209,5 +209,5 @@ async fn observe_runtimes(
 }
 
 pub(super) fn used_runtimes(application: &Application) -> BTreeSet<RuntimeKind> {
-    application.units.values().map(|unit| unit.body.runtime()).collect()
+    application.units.values().map(|unit| unit.runtime).collect()
 }

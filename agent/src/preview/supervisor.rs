@@ -120,7 +120,7 @@ impl Supervisor {
             self.handle_job_exit(unit, &scope, exit);
         } else {
             // Needed if this exit turns out to be caused by a stopping engine.
-            if unit.body.runtime() == RuntimeKind::Docker && is_active(current.state) {
+            if unit.runtime == RuntimeKind::DOCKER && is_active(current.state) {
                 self.container_exits.insert(name.to_owned(), Instant::now());
             }
             self.handle_crash(unit, &scope, exit, &current);
@@ -184,7 +184,7 @@ impl Supervisor {
         let Some(unit) = application.units.get(name).cloned() else { return };
         let context = self.context.clone();
         let task = tokio::spawn(async move {
-            let runtime = unit.body.runtime();
+            let runtime = unit.runtime;
             let action = Action::Start { unit: unit.name.clone(), runtime };
             let result = match context.shared.drivers.driver(runtime) {
                 Ok(driver) => match subscribe_to_runtime(&context, &scope, runtime).await {
@@ -232,14 +232,9 @@ impl Supervisor {
             return;
         }
         let Some(scope) = self.context.live.scope() else { return };
-        tracing::warn!(preview = %self.context.id.0, runtime = crate::runtimes::runtime_name(runtime), reason, "lost the connection to a runtime");
-        let unit_reason = match runtime {
-            RuntimeKind::Docker => {
-                "the container engine is gone; this unit recovers when the engine is back".to_owned()
-            }
-            RuntimeKind::Process => format!("the connection to its keeper is lost: {reason}"),
-        };
-        let units = scope.application.units.values().filter(|unit| unit.body.runtime() == runtime);
+        tracing::warn!(preview = %self.context.id.0, runtime = runtime.name(), reason, "lost the connection to a runtime");
+        let unit_reason = runtime.capabilities().wording.lost.replace("{reason}", reason);
+        let units = scope.application.units.values().filter(|unit| unit.runtime == runtime);
         let mut has_affected_units = false;
         for unit in units.filter(|unit| unit.role != Role::Job) {
             self.probers.remove(&unit.name);
@@ -292,7 +287,7 @@ async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) 
     let Ok(driver) = context.shared.drivers.driver(runtime) else { return };
     let Ok(observed) = driver.observe(&scope.preview.id, &scope.locations).await else { return };
     let (mut has_missing_units, mut has_ended_units) = (false, false);
-    for unit in scope.application.units.values().filter(|unit| unit.body.runtime() == runtime) {
+    for unit in scope.application.units.values().filter(|unit| unit.runtime == runtime) {
         let published = context.published.unit_status(&unit.name).unwrap_or_default();
         if !is_active(published.state) {
             continue;
@@ -332,7 +327,7 @@ async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) 
 }
 
 fn is_stopped_by_engine(runtime: RuntimeKind, unit: &Unit, state: &RunState) -> bool {
-    runtime == RuntimeKind::Docker && unit.role != Role::Job && matches!(state, RunState::Exited(_))
+    runtime == RuntimeKind::DOCKER && unit.role != Role::Job && matches!(state, RunState::Exited(_))
 }
 
 /// Whether a unit in this state should be running.

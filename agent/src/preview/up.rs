@@ -95,7 +95,7 @@ async fn bring_up(
     context.shared.routing.refresh(&context.shared, &context.id);
     resume_probes(context, &scope.application, &observed, &plan).await;
     let reservations = reserve_ports(&scope.application, &observed, &plan)?;
-    let creates_network = plan.steps.iter().any(|step| step.action == Action::CreateNetwork);
+    let creates_network = plan.steps.iter().any(|step| matches!(step.action, Action::CreateNetwork { .. }));
     // The gateway has an address only once its network exists.
     if !creates_network {
         forward_peer_ports(context, &scope).await;
@@ -123,7 +123,7 @@ fn record_intent(
     desired: &DesiredState,
     source: &ManifestSource,
 ) -> Result<(), Problem> {
-    let has_containers = desired.application.units.values().any(|unit| unit.body.runtime() == RuntimeKind::Docker);
+    let has_containers = desired.application.units.values().any(|unit| unit.runtime == RuntimeKind::DOCKER);
     // A request for a single job does not change the desired state of the preview.
     let is_job_run = !request.jobs.is_empty();
     let recorded_request = UpRequest {
@@ -294,7 +294,7 @@ pub(super) async fn forward_peer_ports(context: &Context, scope: &Scope) {
         .units
         .values()
         .filter_map(|unit| match &unit.body {
-            Body::Container(container) => Some(&container.process_peers),
+            Body::Container(container) => Some(&container.gateway_peers),
             Body::Process(_) => None,
         })
         .flatten()
@@ -308,7 +308,7 @@ pub(super) async fn forward_peer_ports(context: &Context, scope: &Scope) {
         .filter_map(|name| scope.application.units.get(*name))
         .flat_map(|unit| unit.ports.values().map(|port| port.host_port))
         .collect();
-    let gateway: Option<IpAddr> = match context.shared.drivers.driver(RuntimeKind::Docker) {
+    let gateway: Option<IpAddr> = match context.shared.drivers.driver(RuntimeKind::DOCKER) {
         Ok(driver) => driver.gateway_address(&scope.preview.id).await.ok().flatten(),
         Err(_) => None,
     };

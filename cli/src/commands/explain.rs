@@ -130,8 +130,8 @@ fn value_lines(path: &str, explanations: &[Explanation], sources: &Sources, pain
 /// The field as resolved for the runtime of `--runtime`; `None` if the manifest is too wrong to resolve.
 fn resolve_field(path: &str, checked: &CheckedManifest, arguments: &Arguments) -> Option<ExplainResult> {
     let runtime = match arguments.runtime.as_deref() {
-        Some("process") => RuntimeKind::Process,
-        _ => RuntimeKind::Docker,
+        Some("process") => RuntimeKind::PROCESS,
+        _ => RuntimeKind::DOCKER,
     };
     let loaded = &checked.loaded;
     let options = manifest_options(arguments).to_check_options().ok()?;

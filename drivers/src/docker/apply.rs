@@ -33,16 +33,16 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(600);
 pub(super) async fn perform(context: &StepContext<'_>, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
     let engine = context.engine;
     match action {
-        Action::CreateNetwork => network::create(engine, scope).await,
-        Action::RemoveNetwork { name } => {
+        Action::CreateNetwork { .. } => network::create(engine, scope).await,
+        Action::RemoveNetwork { name, .. } => {
             // Without a network, the preview has no containers: forget which images were prepared for it.
             context.prepared_images.remove_preview(&scope.preview.id);
             let result = network::remove(engine, scope, name).await;
             credential_network::remove_if_unused(engine).await;
             result
         }
-        Action::CreateVolume { volume } => network::create_volume(engine, scope, volume).await,
-        Action::RemoveVolume { volume } => network::remove_volume(engine, scope, volume).await,
+        Action::CreateVolume { volume, .. } => network::create_volume(engine, scope, volume).await,
+        Action::RemoveVolume { volume, .. } => network::remove_volume(engine, scope, volume).await,
         Action::PrepareImage { unit, .. } => images::prepare_image(context, scope, unit).await,
         Action::Create { unit, .. } => create(context, scope, unit).await,
         Action::Start { unit, .. } => start(context, scope, unit).await,

@@ -114,7 +114,7 @@ fn preview_filter(preview: &PreviewId) -> HashMap<String, Vec<String>> {
 #[async_trait]
 impl Driver for DockerDriver {
     fn runtime(&self) -> RuntimeKind {
-        RuntimeKind::Docker
+        RuntimeKind::DOCKER
     }
 
     async fn observe(&self, preview: &PreviewId, _locations: &Locations) -> Result<Observed, Problem> {

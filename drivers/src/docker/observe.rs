@@ -15,7 +15,7 @@ use bollard::query_parameters::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use plan::application::{PreviewId, RuntimeKind};
-use plan::observed::{Exit, Observed, ObservedUnit, RunState};
+use plan::observed::{Exit, Observed, ObservedUnit, RunState, RuntimeObject};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -98,8 +98,12 @@ pub(super) async fn observe(engine: &Engine, preview: &PreviewId, cache: &Inspec
         .filter_map(|(summary, state)| Some((summary.id.clone()?, (listed_state(summary), state.clone()?))));
     cache.store_if_unchanged(preview, generation, new_entries.collect());
     let units = inspections.into_iter().map(|(summary, state)| to_observed_unit(&summary, state.as_ref(), &networks));
-    let names = networks.iter().map(|(name, _)| name.clone()).collect();
-    let mut observed = Observed { networks: names, volumes, ..Observed::default() };
+    let own_object = |name: String| RuntimeObject { name, runtime: RuntimeKind::DOCKER };
+    let mut observed = Observed {
+        networks: networks.iter().map(|(name, _)| own_object(name.clone())).collect(),
+        volumes: volumes.into_iter().map(own_object).collect(),
+        ..Observed::default()
+    };
     for unit in units.flatten() {
         match observed.units.remove(&unit.name) {
             None => {
@@ -127,7 +131,7 @@ pub(super) async fn list_networks(engine: &Engine, preview: &PreviewId) -> Resul
     with_timeout(READ_TIMEOUT, "cannot list networks", engine.list_networks(Some(options))).await
 }
 
-async fn list_volumes(engine: &Engine, preview: &PreviewId) -> Result<std::collections::BTreeSet<String>, Problem> {
+async fn list_volumes(engine: &Engine, preview: &PreviewId) -> Result<Vec<String>, Problem> {
     let options = ListVolumesOptionsBuilder::default().filters(&preview_filter(preview)).build();
     let response = with_timeout(READ_TIMEOUT, "cannot list volumes", engine.list_volumes(Some(options))).await?;
     let volumes = response.volumes.unwrap_or_default().into_iter();
@@ -194,7 +198,7 @@ fn to_observed_unit(
     let endpoint = preview_endpoint(summary, networks);
     Some(ObservedUnit {
         name,
-        runtime: RuntimeKind::Docker,
+        runtime: RuntimeKind::DOCKER,
         handle,
         hash: label(summary, HASH).cloned().unwrap_or_default(),
         image: label(summary, IMAGE).cloned(),
@@ -320,7 +324,7 @@ pub(super) async fn discover(engine: &Engine) -> Result<Vec<DiscoveredPreview>, 
         let Some(preview) = preview_from_labels(&labels) else { continue };
         let entry = previews.entry(preview.id.0.clone()).or_insert_with(|| DiscoveredPreview {
             preview,
-            runtime: RuntimeKind::Docker,
+            runtime: RuntimeKind::DOCKER,
             project: labels.get(PROJECT).map(Into::into),
             unit_count: 0,
             running_count: 0,

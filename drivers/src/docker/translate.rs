@@ -204,7 +204,7 @@ fn join_network(
         host_bindings.push(json!({ "HostIp": "127.0.0.1", "HostPort": port.host_port.to_string() }));
     }
     let hosts = array_entry(host_config, "ExtraHosts").ok_or("`HostConfig.ExtraHosts` is not a list")?;
-    hosts.extend(container.process_peers.iter().map(|peer| json!(format!("{peer}:{}", context.gateway))));
+    hosts.extend(container.gateway_peers.iter().map(|peer| json!(format!("{peer}:{}", context.gateway))));
     Ok(())
 }
 
@@ -261,7 +261,7 @@ mod tests {
             image: ImageSource::Reference("a".to_owned()),
             create_body: create,
             aliases: vec!["web".to_owned()],
-            process_peers: vec!["api".to_owned()],
+            gateway_peers: vec!["api".to_owned()],
             volumes: Vec::new(),
             pull: PullPolicy::Missing,
         };
@@ -270,6 +270,7 @@ mod tests {
         let unit = Unit {
             name: "web".to_owned(),
             role: Role::Service,
+            runtime: RuntimeKind::DOCKER,
             body: Body::Container(body.clone()),
             ports: BTreeMap::from([("main".to_owned(), port)]),
             routes: Vec::new(),

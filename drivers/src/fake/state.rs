@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit};
-use plan::observed::{ObservedUnit, RunState};
+use plan::observed::{ObservedUnit, RunState, RuntimeObject};
 use plan::step::Action;
 use tokio::sync::{Semaphore, watch};
 
@@ -29,8 +29,8 @@ pub(super) struct Preview {
     pub(super) project: PathBuf,
     pub(super) units: BTreeMap<String, FakeUnit>,
     pub(super) strays: Vec<ObservedUnit>,
-    pub(super) networks: BTreeSet<String>,
-    pub(super) volumes: BTreeSet<String>,
+    pub(super) networks: BTreeSet<RuntimeObject>,
+    pub(super) volumes: BTreeSet<RuntimeObject>,
 }
 
 pub(super) struct FakeUnit {
@@ -43,10 +43,10 @@ pub(super) struct FakeUnit {
 /// A step's name in `FakeDriver::performed_steps`, `fail_next` and `block_step`.
 pub(super) fn step_name(action: &Action) -> String {
     match action {
-        Action::CreateNetwork => "create-network".to_owned(),
+        Action::CreateNetwork { .. } => "create-network".to_owned(),
         Action::RemoveNetwork { .. } => "remove-network".to_owned(),
-        Action::CreateVolume { volume } => format!("create-volume {volume}"),
-        Action::RemoveVolume { volume } => format!("remove-volume {volume}"),
+        Action::CreateVolume { volume, .. } => format!("create-volume {volume}"),
+        Action::RemoveVolume { volume, .. } => format!("remove-volume {volume}"),
         Action::PrepareImage { unit, .. } => format!("prepare {unit}"),
         Action::Create { unit, .. } => format!("create {unit}"),
         Action::Start { unit, .. } => format!("start {unit}"),
@@ -67,10 +67,15 @@ impl FakeUnit {
 impl Preview {
     pub(super) fn apply(&mut self, action: &Action) {
         match action {
-            Action::CreateNetwork => drop(self.networks.insert(self.name.object_prefix())),
-            Action::RemoveNetwork { name } => drop(self.networks.remove(name)),
-            Action::CreateVolume { volume } => drop(self.volumes.insert(volume.clone())),
-            Action::RemoveVolume { volume } => drop(self.volumes.remove(volume)),
+            Action::CreateNetwork { runtime } => {
+                let name = self.name.object_prefix();
+                self.networks.insert(RuntimeObject { name, runtime: *runtime });
+            }
+            Action::RemoveNetwork { name, .. } => self.networks.retain(|network| network.name != *name),
+            Action::CreateVolume { runtime, volume } => {
+                self.volumes.insert(RuntimeObject { name: volume.clone(), runtime: *runtime });
+            }
+            Action::RemoveVolume { volume, .. } => self.volumes.retain(|existing| existing.name != *volume),
             Action::Connect { unit, .. } => {
                 if let Some(fake_unit) = self.units.get_mut(unit) {
                     fake_unit.observed.connected = true;

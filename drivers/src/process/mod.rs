@@ -71,7 +71,7 @@ impl ProcessDriver {
 #[async_trait]
 impl Driver for ProcessDriver {
     fn runtime(&self) -> RuntimeKind {
-        RuntimeKind::Process
+        RuntimeKind::PROCESS
     }
 
     async fn observe(&self, _preview: &PreviewId, locations: &Locations) -> Result<Observed, Problem> {
@@ -90,7 +90,7 @@ impl Driver for ProcessDriver {
             Action::Start { unit, .. } => self.start(scope, find_unit(scope, unit)?).await,
             Action::Stop { unit, .. } => self.stop(scope, unit).await,
             Action::Remove { unit, handle, .. } => self.remove(scope, unit, handle).await,
-            Action::RemoveVolume { volume } => units::remove_data_folder(&scope.locations, volume),
+            Action::RemoveVolume { volume, .. } => units::remove_data_folder(&scope.locations, volume),
             // Nothing to do: processes share the machine's network, and `create` makes their data folders.
             _ => Ok(StepOutcome::default()),
         }
@@ -181,7 +181,7 @@ fn discover_previews(previews: &Path) -> Result<Vec<DiscoveredPreview>, Problem>
                 branch: preview.branch,
                 environment: preview.environment,
             },
-            runtime: RuntimeKind::Process,
+            runtime: RuntimeKind::PROCESS,
             project: preview.project,
             unit_count: units.len(),
             running_count,

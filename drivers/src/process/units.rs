@@ -1,6 +1,6 @@
 //! The driver's operations on units: create, start, stop, remove, observe, follow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use plan::application::{RuntimeKind, Stop, Unit};
-use plan::observed::{Observed, ObservedUnit, RunState};
+use plan::observed::{Observed, ObservedUnit, RunState, RuntimeObject};
 
 use super::connection::{KeeperConnection, KeeperStarter, REPLY_TIMEOUT};
 use super::keeper::{now_milliseconds, try_lock_file};
@@ -210,7 +210,7 @@ fn to_observed_unit(record: UnitRecord) -> ObservedUnit {
     };
     ObservedUnit {
         name: record.unit,
-        runtime: RuntimeKind::Process,
+        runtime: RuntimeKind::PROCESS,
         handle: record.handle,
         hash: record.hash,
         image: record.image,
@@ -222,9 +222,10 @@ fn to_observed_unit(record: UnitRecord) -> ObservedUnit {
     }
 }
 
-fn list_data_folders(data: &Path) -> std::collections::BTreeSet<String> {
+fn list_data_folders(data: &Path) -> BTreeSet<RuntimeObject> {
     let entries = fs::read_dir(data).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.map(|name| RuntimeObject { name, runtime: RuntimeKind::PROCESS }).collect()
 }
 
 pub(super) fn remove_data_folder(locations: &Locations, volume: &str) -> Result<StepOutcome, Problem> {

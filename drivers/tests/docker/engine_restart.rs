@@ -5,6 +5,7 @@ use std::io::Write;
 use drivers::docker::DockerEnv;
 use drivers::driver::{Driver, ProblemKind, RuntimeEvent};
 use futures_util::StreamExt;
+use plan::application::RuntimeKind;
 use plan::observed::RunState;
 use plan::step::Action;
 
@@ -30,7 +31,7 @@ async fn driver_reconnects_after_engine_restart() {
     let Some(mut engine) = start_private_engine().await else { return };
     let docker_env = DockerEnv { docker_host: Some(engine.host()), ..DockerEnv::default() };
     let preview = TestPreview::with_docker_env(docker_env, "restart", vec![shell_unit("web", RUN_UNTIL_STOPPED)]);
-    preview.perform_ok(Action::CreateNetwork).await;
+    preview.perform_ok(Action::CreateNetwork { runtime: RuntimeKind::DOCKER }).await;
     let handle = preview.create("web").await;
     preview.perform_ok(start_action("web")).await;
     let mut events = preview.driver.follow_events(&preview.name.id, &preview.locations()).await.expect("follows");

@@ -115,7 +115,7 @@ async fn recreated_network_disconnects_unit() {
     preview.perform_ok(start_action("web")).await;
     let observed = preview.observe_unit("web").await;
     assert!(observed.connected && observed.address.is_some());
-    let network = preview.observe().await.networks.into_iter().next().expect("a network");
+    let network = preview.observe().await.networks.into_iter().next().expect("a network").name;
     let labels = engine().inspect_network(&network, None).await.expect("the network exists").labels;
     let disconnect = NetworkDisconnectRequest { container: handle, force: Some(true) };
     engine().disconnect_network(&network, disconnect).await.expect("disconnects");
@@ -124,7 +124,7 @@ async fn recreated_network_disconnects_unit() {
     let recreate = NetworkCreateRequest { name: network, labels, ..NetworkCreateRequest::default() };
     engine().create_network(recreate).await.expect("created again");
     assert!(!preview.observe_unit("web").await.connected, "the name alone is not enough");
-    let connect = Action::Connect { unit: "web".to_owned(), runtime: plan::application::RuntimeKind::Docker };
+    let connect = Action::Connect { unit: "web".to_owned(), runtime: plan::application::RuntimeKind::DOCKER };
     preview.perform_ok(connect).await;
     assert!(preview.observe_unit("web").await.connected);
     preview.close().await;

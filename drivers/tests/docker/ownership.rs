@@ -49,7 +49,7 @@ async fn foreign_container_with_same_name_is_left_alone() {
     let foreign = create_foreign_container(&name, None).await;
     preview.perform_ok(stop_action("web")).await;
     for handle in [&foreign, &name] {
-        let action = Action::Remove { unit: "web".to_owned(), runtime: RuntimeKind::Docker, handle: handle.clone() };
+        let action = Action::Remove { unit: "web".to_owned(), runtime: RuntimeKind::DOCKER, handle: handle.clone() };
         let notes = preview.perform_ok(action).await.notes;
         assert!(notes.iter().any(|note| note.contains("left alone")), "{notes:?}");
     }
@@ -85,11 +85,11 @@ async fn network_with_foreign_container_stays_and_is_reported() {
     let preview = TestPreview::open("guest", vec![shell_unit("web", RUN_UNTIL_STOPPED)]).await;
     preview.create("web").await;
     preview.perform_ok(start_action("web")).await;
-    let network = preview.observe().await.networks.into_iter().next().expect("a network");
+    let network = preview.observe().await.networks.into_iter().next().expect("a network").name;
     let foreign = create_foreign_container(&format!("{}-guest", preview.name.object_prefix()), None).await;
     let request = NetworkConnectRequest { container: foreign.clone(), endpoint_config: None };
     engine().connect_network(&network, request).await.expect("attached");
-    let remove = Action::RemoveNetwork { name: network };
+    let remove = Action::RemoveNetwork { runtime: RuntimeKind::DOCKER, name: network };
     let notes = preview.perform_ok(remove.clone()).await.notes;
     assert!(notes.iter().any(|note| note.contains("-guest")), "{notes:?}");
     assert!(is_running(&foreign).await);
@@ -106,8 +106,9 @@ async fn volume_removal_waits_and_names_user() {
         return;
     }
     let preview = TestPreview::open("volume", Vec::new()).await;
-    let remove = Action::RemoveVolume { volume: "data".to_owned() };
-    let name = preview.perform_ok(Action::CreateVolume { volume: "data".to_owned() }).await.handle.expect("a name");
+    let remove = Action::RemoveVolume { runtime: RuntimeKind::DOCKER, volume: "data".to_owned() };
+    let create = Action::CreateVolume { runtime: RuntimeKind::DOCKER, volume: "data".to_owned() };
+    let name = preview.perform_ok(create).await.handle.expect("a name");
     let user = create_foreign_container(&format!("{name}-user"), Some(vec![format!("{name}:/data")])).await;
     let problem = preview.perform(remove.clone()).await.expect_err("is in use");
     assert!(problem.message.contains(&format!("{name}-user")), "{problem:?}");

@@ -16,7 +16,7 @@ use plan::application::{
     Body, Container, Health, ImageSource, JobTiming, PreviewId, PreviewName, PullPolicy, ReadyCheck, RestartPolicy,
     Role, RuntimeKind, Stop, SupportLevel, Unit,
 };
-use plan::observed::{Exit, Observed, ObservedUnit, RunState};
+use plan::observed::{Exit, Observed, ObservedUnit, RunState, RuntimeObject};
 use plan::step::Action;
 use serde_json::{Value, json};
 
@@ -70,7 +70,7 @@ pub struct TestPreview {
 impl TestPreview {
     pub async fn open(case: &str, units: Vec<Unit>) -> Self {
         let preview = Self::with_docker_env(DockerEnv::from_env(), case, units);
-        preview.perform_ok(Action::CreateNetwork).await;
+        preview.perform_ok(Action::CreateNetwork { runtime: RuntimeKind::DOCKER }).await;
         preview
     }
 
@@ -166,14 +166,14 @@ impl TestPreview {
     pub async fn close(self) {
         let observed = self.observe().await;
         for unit in observed.units.into_values().chain(observed.strays) {
-            let action = Action::Remove { unit: unit.name, runtime: RuntimeKind::Docker, handle: unit.handle };
+            let action = Action::Remove { unit: unit.name, runtime: RuntimeKind::DOCKER, handle: unit.handle };
             self.perform_ok(action).await;
         }
-        for volume in observed.volumes {
-            self.perform_ok(Action::RemoveVolume { volume }).await;
+        for RuntimeObject { name, runtime } in observed.volumes {
+            self.perform_ok(Action::RemoveVolume { runtime, volume: name }).await;
         }
-        for name in observed.networks {
-            self.perform_ok(Action::RemoveNetwork { name }).await;
+        for RuntimeObject { name, runtime } in observed.networks {
+            self.perform_ok(Action::RemoveNetwork { runtime, name }).await;
         }
         let remaining = self.observe().await;
         assert!(remaining.units.is_empty() && remaining.networks.is_empty(), "not removed: {remaining:?}");
@@ -181,19 +181,19 @@ impl TestPreview {
 }
 
 pub fn create_action(unit: &str) -> Action {
-    Action::Create { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
+    Action::Create { unit: unit.to_owned(), runtime: RuntimeKind::DOCKER }
 }
 
 pub fn prepare_action(unit: &str) -> Action {
-    Action::PrepareImage { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
+    Action::PrepareImage { unit: unit.to_owned(), runtime: RuntimeKind::DOCKER }
 }
 
 pub fn start_action(unit: &str) -> Action {
-    Action::Start { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
+    Action::Start { unit: unit.to_owned(), runtime: RuntimeKind::DOCKER }
 }
 
 pub fn stop_action(unit: &str) -> Action {
-    Action::Stop { unit: unit.to_owned(), runtime: RuntimeKind::Docker }
+    Action::Stop { unit: unit.to_owned(), runtime: RuntimeKind::DOCKER }
 }
 
 /// A shell script that runs until the container is stopped.
@@ -207,11 +207,12 @@ pub fn container_unit(name: &str, create: Value) -> Unit {
     Unit {
         name: name.to_owned(),
         role: Role::Service,
+        runtime: RuntimeKind::DOCKER,
         body: Body::Container(Container {
             image: ImageSource::Reference(IMAGE.to_owned()),
             create_body: create,
             aliases: vec![name.to_owned()],
-            process_peers: Vec::new(),
+            gateway_peers: Vec::new(),
             volumes: Vec::new(),
             pull: PullPolicy::Never,
         }),

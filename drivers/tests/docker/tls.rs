@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use drivers::docker::{DockerDriver, DockerEnv};
 use drivers::driver::ProblemKind;
+use plan::application::RuntimeKind;
 use plan::step::Action;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -93,7 +94,7 @@ async fn tls_engine_is_reachable_and_treated_as_remote() {
     let problem = DockerDriver::new(unverified).ping().await.expect_err("certificates are required");
     assert_eq!(problem.kind, ProblemKind::Unavailable, "{problem:?}");
     let mut preview = TestPreview::with_docker_env(docker_env, "far", vec![shell_unit("web", RUN_UNTIL_STOPPED)]);
-    preview.perform_ok(Action::CreateNetwork).await;
+    preview.perform_ok(Action::CreateNetwork { runtime: RuntimeKind::DOCKER }).await;
     preview.secrets_folder = Some(preview.folder.path().to_owned());
     let problem = preview.perform(create_action("web")).await.expect_err("secrets stay on this machine");
     assert!(problem.kind == ProblemKind::Refused && problem.message.contains("secrets"), "{problem:?}");

@@ -7,7 +7,7 @@ use plan::step::Action;
 use crate::test_preview::{TestPreview, process_spec};
 
 fn prepare_action() -> Action {
-    Action::PrepareImage { unit: "web".to_owned(), runtime: RuntimeKind::Process }
+    Action::PrepareImage { unit: "web".to_owned(), runtime: RuntimeKind::PROCESS }
 }
 
 #[tokio::test]
@@ -60,8 +60,11 @@ async fn data_is_initialised_once_and_survives_removal() {
     }
     let data = preview.locations().data.join("db");
     assert_eq!(std::fs::read_to_string(data.join("state")).expect("initialised"), "created\n");
-    assert!(preview.observe().await.volumes.contains("db"));
-    preview.perform(Action::RemoveVolume { volume: "db".to_owned() }).await.expect("removes");
+    assert!(preview.observe().await.volumes.iter().any(|volume| volume.name == "db"));
+    preview
+        .perform(Action::RemoveVolume { runtime: RuntimeKind::PROCESS, volume: "db".to_owned() })
+        .await
+        .expect("removes");
     assert!(!data.exists());
 }
 
@@ -102,6 +105,9 @@ async fn root_runs_programs_as_requested_user() {
     });
     assert_eq!(user_ids.await, "65534\n65534\n/nonexistent\n\n");
     preview.remove_all().await;
-    preview.perform(Action::RemoveVolume { volume: "db".to_owned() }).await.expect("removes");
+    preview
+        .perform(Action::RemoveVolume { runtime: RuntimeKind::PROCESS, volume: "db".to_owned() })
+        .await
+        .expect("removes");
     assert!(!folder.exists());
 }

@@ -1,6 +1,6 @@
 //! Failures from outside: deleted sockets, concurrent clients, zombies; and a real database.
 
-use plan::application::{Argv, ProcessDir};
+use plan::application::{Argv, ProcessDir, RuntimeKind};
 use plan::observed::RunState;
 
 use crate::test_preview::{TestPreview, eventually, is_alive, new_driver, process_spec};
@@ -32,7 +32,7 @@ async fn concurrent_clients_share_one_keeper() {
     let drivers: Vec<_> = names.iter().map(|_| new_driver(preview.folder.path().join("state/previews"))).collect();
     let scope = preview.scope();
     let starts = names.iter().zip(&drivers).map(|(name, driver)| {
-        let runtime = plan::application::RuntimeKind::Process;
+        let runtime = RuntimeKind::PROCESS;
         let action = plan::step::Action::Start { unit: name.clone(), runtime };
         let scope = &scope;
         async move { drivers::Driver::perform(driver, scope, &action).await }
@@ -101,6 +101,6 @@ async fn postgres_runs_and_stops_cleanly() {
     assert_eq!(exit.code, Some(0));
     preview.start("db").await.expect("starts again with its data");
     preview.remove_all().await;
-    let remove = plan::step::Action::RemoveVolume { volume: "db".to_owned() };
+    let remove = plan::step::Action::RemoveVolume { runtime: RuntimeKind::PROCESS, volume: "db".to_owned() };
     preview.perform(remove).await.expect("removes");
 }

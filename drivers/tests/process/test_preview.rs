@@ -107,11 +107,11 @@ impl TestPreview {
     }
 
     pub(crate) async fn create(&self, unit: &str) -> Result<StepOutcome, Problem> {
-        self.perform(Action::Create { unit: unit.to_owned(), runtime: RuntimeKind::Process }).await
+        self.perform(Action::Create { unit: unit.to_owned(), runtime: RuntimeKind::PROCESS }).await
     }
 
     pub(crate) async fn start(&self, unit: &str) -> Result<StepOutcome, Problem> {
-        self.perform(Action::Start { unit: unit.to_owned(), runtime: RuntimeKind::Process }).await
+        self.perform(Action::Start { unit: unit.to_owned(), runtime: RuntimeKind::PROCESS }).await
     }
 
     pub(crate) async fn create_and_start(&self, unit: &str) {
@@ -120,13 +120,13 @@ impl TestPreview {
     }
 
     pub(crate) async fn stop(&self, unit: &str) {
-        let action = Action::Stop { unit: unit.to_owned(), runtime: RuntimeKind::Process };
+        let action = Action::Stop { unit: unit.to_owned(), runtime: RuntimeKind::PROCESS };
         self.perform(action).await.expect("stops");
     }
 
     pub(crate) async fn remove(&self, unit: &str) {
         let handle = self.observe().await.units.get(unit).map(|found| found.handle.clone()).unwrap_or_default();
-        let action = Action::Remove { unit: unit.to_owned(), runtime: RuntimeKind::Process, handle };
+        let action = Action::Remove { unit: unit.to_owned(), runtime: RuntimeKind::PROCESS, handle };
         self.perform(action).await.expect("removes");
     }
 
@@ -225,6 +225,7 @@ pub(crate) fn process_unit(name: &str, argv: Argv) -> Unit {
     Unit {
         name: name.to_owned(),
         role: Role::Service,
+        runtime: RuntimeKind::PROCESS,
         body: Body::Process(ProcessSpec {
             argv,
             dir: ProcessDir::Project(".".to_owned()),

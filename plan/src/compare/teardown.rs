@@ -2,7 +2,7 @@
 
 use super::is_alive;
 use super::steps::Steps;
-use crate::observed::{Observed, ObservedUnit};
+use crate::observed::{Observed, ObservedUnit, RuntimeObject};
 use crate::step::{Action, Cause, Plan, StepId};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,12 +28,14 @@ pub fn teardown(observed: &Observed, options: &TeardownOptions) -> Plan {
             steps.add(removal_action(unit), Vec::new(), Cause::DownRequested)
         });
     }
-    for name in &observed.networks {
-        steps.add(Action::RemoveNetwork { name: name.clone() }, removals.clone(), Cause::DownRequested);
+    for RuntimeObject { name, runtime } in &observed.networks {
+        let removal = Action::RemoveNetwork { runtime: *runtime, name: name.clone() };
+        steps.add(removal, removals.clone(), Cause::DownRequested);
     }
-    for volume in observed.volumes.iter().filter(|_| options.remove_volumes) {
-        let id = steps.add(Action::RemoveVolume { volume: volume.clone() }, removals.clone(), Cause::DownRequested);
-        steps.mark_destructive(id, format!("volume {volume}"));
+    for RuntimeObject { name, runtime } in observed.volumes.iter().filter(|_| options.remove_volumes) {
+        let removal = Action::RemoveVolume { runtime: *runtime, volume: name.clone() };
+        let id = steps.add(removal, removals.clone(), Cause::DownRequested);
+        steps.mark_destructive(id, format!("volume {name}"));
     }
     steps.into_plan()
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CompareOptions, should_run};
-use crate::application::{Application, Role, RuntimeKind, Unit};
+use crate::application::{Application, Role, Unit};
 use crate::hash;
 use crate::observed::{Images, Observed, ObservedUnit, RunState};
+use crate::runtime::Addressing;
 use crate::step::Cause;
 use crate::text;
 
@@ -68,8 +69,8 @@ fn decide_existing_unit(unit: &Unit, old: &ObservedUnit, images: &Images, option
         RunState::Exited(exit) if is_job => {
             Verdict::Start(Cause::JobDue { reason: format!("its last run {}", text::describe_exit(exit)) })
         }
-        RunState::Running if old.connected || old.runtime != RuntimeKind::Docker => Verdict::Await,
-        RunState::Running => Verdict::Connect,
+        RunState::Running if has_lost_network(old) => Verdict::Connect,
+        RunState::Running => Verdict::Await,
         state => Verdict::Start(Cause::NotRunning { was: text::describe_state(state) }),
     }
 }
@@ -79,7 +80,7 @@ fn replacement_cause(unit: &Unit, old: &ObservedUnit, images: &Images, options: 
     if options.force {
         return Some(Cause::Forced);
     }
-    if old.runtime != unit.body.runtime() {
+    if old.runtime != unit.runtime {
         return Some(Cause::RuntimeChanged);
     }
     if old.hash != unit.hash {
@@ -98,12 +99,15 @@ fn replacement_cause(unit: &Unit, old: &ObservedUnit, images: &Images, options: 
         return None;
     }
     // The engine refuses to start a container whose network is gone, so `Connect` cannot repair a stopped container.
-    let is_stopped = old.state != RunState::Running;
-    if old.runtime == RuntimeKind::Docker && !old.connected && is_stopped {
+    if has_lost_network(old) && old.state != RunState::Running {
         return Some(Cause::LostNetwork);
     }
     let moved = moved_ports(unit, old);
     (!moved.is_empty()).then(|| change_cause(unit, moved))
+}
+
+fn has_lost_network(old: &ObservedUnit) -> bool {
+    old.runtime.capabilities().has_preview_network && !old.connected
 }
 
 fn change_cause(unit: &Unit, fields: Vec<String>) -> Cause {
@@ -128,7 +132,8 @@ fn moved_ports(unit: &Unit, old: &ObservedUnit) -> Vec<String> {
         .collect()
 }
 
-/// A process is started with the host ports of the units it needs, so it is replaced when one of them moves.
+/// A unit without a network of its own is started with the host ports of the units it needs, so it is replaced when one
+/// of them moves.
 fn replace_dependents_of_moved_ports<'a>(
     desired: &'a Application,
     observed: &Observed,
@@ -141,7 +146,8 @@ fn replace_dependents_of_moved_ports<'a>(
         .map(|(name, _)| name.as_str())
         .collect();
     for (name, unit) in &desired.units {
-        if unit.body.runtime() != RuntimeKind::Process || !observed.units.contains_key(name) {
+        let uses_host_ports = unit.runtime.capabilities().addressing == Addressing::Loopback;
+        if !uses_host_ports || !observed.units.contains_key(name) {
             continue;
         }
         let Some(needed) = unit.needs.keys().find(|needed| moved.contains(needed.as_str())) else { continue };

@@ -3,7 +3,7 @@
 use manifest::model::Command;
 
 use super::{Finding, UnitCheck};
-use crate::application::{Body, ReadyCheck, Role};
+use crate::application::{ReadyCheck, Role};
 use crate::container_facts::ContainerFacts;
 use crate::container_spec::DEFAULT_CAPABILITIES;
 use crate::render;
@@ -11,8 +11,8 @@ use crate::render;
 pub(super) fn check(checked: &UnitCheck<'_>, findings: &mut Vec<Finding>) {
     findings.extend(check_readiness(checked));
     findings.extend(check_routes(checked));
-    let Body::Container(container) = &checked.unit.body else { return };
-    let container = ContainerCheck { checked, facts: &render::read_facts(container) };
+    let Some(facts) = render::read_facts(checked.unit) else { return };
+    let container = ContainerCheck { checked, facts: &facts };
     findings.extend(container.check_privileged());
     container.check_host_namespaces(findings);
     container.check_host_paths(findings);

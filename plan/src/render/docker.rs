@@ -4,8 +4,9 @@
 //! because neither this crate nor the hash may depend on the location of the checkout. The driver also adds the image,
 //! environment, labels, published ports, network, and the mounts of named volumes and secrets.
 
+pub(super) mod capabilities;
 mod engine_fields;
-pub(super) mod facts;
+mod facts;
 mod fields;
 
 use std::borrow::Cow;
@@ -13,8 +14,9 @@ use std::borrow::Cow;
 use serde_json::{Map, Value as Json, json};
 
 use super::patch::{self, ObjectPatch};
-use super::{RenderedContainer, RenderedSetting};
-use crate::application::{Argv, PortProtocol};
+use super::{ContainerRenderer, RenderedContainer, RenderedSetting};
+use crate::application::{Argv, Container, PortProtocol};
+use crate::container_facts::ContainerFacts;
 use crate::container_spec::{
     Capabilities, ContainerPort, ContainerSpec, Defaulted, EngineField, Mount, MountSource, Setting,
 };
@@ -24,7 +26,32 @@ use crate::hash;
 const ORIGIN_PREFIX: &str = "docker.";
 const HOST_CONFIG_PREFIX: &str = "docker.HostConfig.";
 
-pub(super) fn render(spec: &ContainerSpec, changes: &[ObjectPatch]) -> RenderedContainer {
+#[derive(Debug)]
+struct DockerRenderer;
+
+impl ContainerRenderer for DockerRenderer {
+    fn render(&self, spec: &ContainerSpec, changes: &[ObjectPatch]) -> RenderedContainer {
+        render(spec, changes)
+    }
+
+    fn default_settings(&self, spec: &ContainerSpec) -> Vec<RenderedSetting> {
+        default_settings(spec)
+    }
+
+    fn read_facts<'a>(&self, container: &'a Container) -> ContainerFacts<'a> {
+        facts::read(container)
+    }
+
+    fn value_at<'a>(&self, object: &'a Json, field: &str) -> Option<&'a Json> {
+        get_at(object, field)
+    }
+
+    fn object_kinds(&self) -> &'static [&'static str] {
+        &["Container"]
+    }
+}
+
+fn render(spec: &ContainerSpec, changes: &[ObjectPatch]) -> RenderedContainer {
     // The defaults and two or three more fields.
     let mut renderer = BodyRenderer { host_config: Map::with_capacity(8), ..BodyRenderer::default() };
     renderer.add_program(spec);
@@ -38,7 +65,7 @@ pub(super) fn render(spec: &ContainerSpec, changes: &[ObjectPatch]) -> RenderedC
     rendered
 }
 
-pub(super) fn default_settings(spec: &ContainerSpec) -> Vec<RenderedSetting> {
+fn default_settings(spec: &ContainerSpec) -> Vec<RenderedSetting> {
     let (resources, security) = (&spec.resources, &spec.security);
     let capabilities = &security.capabilities;
     let settings = [
@@ -267,7 +294,7 @@ fn set_at(body: &mut Json, field: &str, value: Json) {
 }
 
 /// The value at the path of a field.
-pub(super) fn get_at<'a>(body: &'a Json, field: &str) -> Option<&'a Json> {
+fn get_at<'a>(body: &'a Json, field: &str) -> Option<&'a Json> {
     body_path(field).split('.').try_fold(body, |at, part| match at {
         Json::Array(list) => list.get(part.parse::<usize>().ok()?),
         at => at.get(part),

@@ -1,6 +1,6 @@
 //! Describes a service or job as a container: the manifest's settings on top of the hardened defaults.
 
-use manifest::model::{Security, Service, Size, Tree, Volume, VolumeSource};
+use manifest::model::{Raw, Security, Service, Size, Volume, VolumeSource};
 use manifest::{Span, Spanned};
 use serde_json::{Value as Json, json};
 
@@ -8,12 +8,16 @@ use super::modules::PASSWORD_TOKEN;
 use super::object_patches;
 use super::processes::command_span;
 use super::units::{BuiltBody, UnitBuilder, pull_policy};
-use crate::application::{Body, BuildSpec, Container, ImageSource, PullPolicy, SupportLevel};
+use crate::application::{BuildSpec, Container, ImageSource, PullPolicy, SupportLevel};
 use crate::container_spec::{ContainerPort, ContainerSpec, Mount, MountSource, Setting};
 use crate::origin::Origin;
-use crate::render::{self, RenderedContainer};
+use crate::render::{ContainerRenderer, RenderedContainer};
 
-pub(super) fn build_container(builder: &mut UnitBuilder<'_, '_>, service: &Service) -> BuiltBody {
+pub(super) fn build_container(
+    builder: &mut UnitBuilder<'_, '_>,
+    renderer: &dyn ContainerRenderer,
+    service: &Service,
+) -> BuiltBody {
     let image = resolve_image(builder, service);
     let mut spec = ContainerSpec::hardened();
     set_commands(builder, &mut spec, service);
@@ -28,7 +32,7 @@ pub(super) fn build_container(builder: &mut UnitBuilder<'_, '_>, service: &Servi
     let has_security_settings = service.security != Security::default();
     let typed_support = if has_security_settings { SupportLevel::Adjusted } else { SupportLevel::Paved };
     let pull = pull_policy(service.pull.as_ref().map(|pull| pull.value));
-    render_body(builder, &spec, service.raw.docker.as_ref(), ContainerParts { image, pull, typed_support })
+    render_body(builder, renderer, &spec, &service.raw, ContainerParts { image, pull, typed_support })
 }
 
 /// The parts of a container that its specification does not contain.
@@ -42,30 +46,36 @@ pub(super) struct ContainerParts {
 /// Renders a container with `raw` and the patches that target the unit.
 pub(super) fn render_body(
     builder: &mut UnitBuilder<'_, '_>,
+    renderer: &dyn ContainerRenderer,
     spec: &ContainerSpec,
-    raw: Option<&Tree>,
+    raw: &Raw,
     parts: ContainerParts,
 ) -> BuiltBody {
     let changes = object_patches::resolve_unit_patches(builder, raw);
-    let mut rendered = render::render_container(spec, &changes);
+    let mut rendered = renderer.render(spec, &changes);
     builder.diagnostics.append(&mut rendered.diagnostics);
-    record_settings(builder, spec, &rendered);
+    record_settings(builder, renderer, spec, &rendered);
     let volume_names = rendered.volumes.iter().map(|(name, _)| name.clone()).collect();
     let container = Container {
         image: parts.image,
         create_body: rendered.object,
         aliases: vec![builder.draft.name.clone()],
-        process_peers: Vec::new(),
+        gateway_peers: Vec::new(),
         volumes: rendered.volumes,
         pull: parts.pull,
     };
     let support = if changes.is_empty() { parts.typed_support } else { SupportLevel::OffRoad };
-    BuiltBody { body: Body::Container(container), volumes: volume_names, support }
+    BuiltBody { body: container.into(), volumes: volume_names, support }
 }
 
 /// Adds the settings to the unit's hash and to the map of origins.
-fn record_settings(builder: &mut UnitBuilder<'_, '_>, spec: &ContainerSpec, rendered: &RenderedContainer) {
-    let defaults = if builder.is_full_depth() { render::default_settings(spec) } else { Vec::new() };
+fn record_settings(
+    builder: &mut UnitBuilder<'_, '_>,
+    renderer: &dyn ContainerRenderer,
+    spec: &ContainerSpec,
+    rendered: &RenderedContainer,
+) {
+    let defaults = if builder.is_full_depth() { renderer.default_settings(spec) } else { Vec::new() };
     for setting in defaults.iter().chain(&rendered.settings) {
         let stable = setting.stable();
         if setting.is_intent() && builder.is_full_depth() {
@@ -76,7 +86,10 @@ fn record_settings(builder: &mut UnitBuilder<'_, '_>, spec: &ContainerSpec, rend
         // Show the token instead of a password that pdev generated.
         let is_secret = contains_text(stable, PASSWORD_TOKEN);
         // A setting may have appended to the field, so show the final value.
-        let final_value = || rendered.final_value(setting).filter(|_| !is_secret).unwrap_or(stable).clone();
+        let final_value = || {
+            let value = renderer.value_at(&rendered.object, &setting.field).filter(|_| !is_secret);
+            value.unwrap_or(stable).clone()
+        };
         builder.record_origin(&setting.field, final_value, setting.origin.clone());
         if let Some(manifest_key) = &setting.manifest_key {
             let own_value = || if is_secret { stable.clone() } else { setting.value.clone() };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use manifest::Diagnostic;
-use manifest::model::{Job, Manifest, PortProtocol, Resource, Runtime, Service};
+use manifest::model::{Job, Manifest, PortProtocol, Resource, Service};
 
 use super::runtimes;
 use crate::application::{Role, RuntimeKind, UnitName};
@@ -183,12 +183,4 @@ fn inherit_security(body: &mut Service, base: manifest::model::Security) {
 fn merge_maps<T>(mut base: manifest::model::Map<T>, own: manifest::model::Map<T>) -> manifest::model::Map<T> {
     base.extend(own);
     base
-}
-
-pub(super) fn runtime_kind(runtime: Runtime) -> Option<RuntimeKind> {
-    match runtime {
-        Runtime::Docker => Some(RuntimeKind::Docker),
-        Runtime::Process => Some(RuntimeKind::Process),
-        Runtime::Kubernetes => None,
-    }
 }

@@ -180,9 +180,9 @@ fn mark_dependent_jobs_changed<'a>(current: &'a LoadedManifest, units: &mut Hash
 
 /// True if the unit looks the same to other units in both versions.
 fn has_same_interface(previous: &LoadedManifest, current: &LoadedManifest, role: Role, name: &str) -> bool {
-    [RuntimeKind::Docker, RuntimeKind::Process]
-        .into_iter()
-        .all(|runtime| unit_interface(previous, role, name, runtime) == unit_interface(current, role, name, runtime))
+    RuntimeKind::ALL
+        .iter()
+        .all(|runtime| unit_interface(previous, role, name, *runtime) == unit_interface(current, role, name, *runtime))
 }
 
 type UnitInterface = (RuntimeKind, Vec<String>, Vec<(String, u16, Option<u16>, PortProtocol)>);

@@ -26,7 +26,7 @@ pub(super) fn unit_variables(context: &ResolveContext<'_>, draft: &UnitDraft<'_>
         Some(urls) => variables.extend(urls.iter().cloned()),
         None => variables.extend(service_url_variables(context, draft.runtime, &draft.name)),
     }
-    if draft.runtime == RuntimeKind::Process {
+    if draft.runtime.capabilities().addressing.assigns_ports() {
         add_port_variables(context, draft, &mut variables);
     }
     variables
@@ -59,7 +59,7 @@ fn service_url_variables(context: &ResolveContext<'_>, runtime: RuntimeKind, nam
     urls
 }
 
-/// A process must listen on the ports that pdev chose: `PORT` is its main port, and each port has a `PORT_<NAME>`.
+/// The program must listen on the ports that pdev chose: `PORT` is its main port, and each port has a `PORT_<NAME>`.
 fn add_port_variables(
     context: &ResolveContext<'_>,
     draft: &UnitDraft<'_>,

@@ -3,6 +3,7 @@
 //! A module is rendered twice: once with the values that pdev chose (ports, the password), and once with tokens instead
 //! for the hash. A new password or a moved port therefore does not count as a change of the user's intent.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use manifest::model::Resource;
@@ -14,13 +15,14 @@ use super::health;
 use super::references::{ResolveContext, ResolvedText};
 use super::units::{BuiltBody, BuiltUnit, UnitBuilder};
 use crate::application::{
-    Argv, Body, EnvValue, Health, ImageSource, ProcessDir, ProcessSpec, PullPolicy, ReadyCheck, RuntimeKind, Stop,
+    Argv, EnvValue, Health, ImageSource, ProcessDir, ProcessSpec, PullPolicy, ReadyCheck, RuntimeKind, Stop,
     SupportLevel, Unit,
 };
 use crate::container_spec::{ContainerSpec, EngineField, Mount, MountSource, Setting};
 use crate::hash::base32_digest;
-use crate::module::{Address, ContainerRendering, Module, ProcessRendering, Program, RenderInputs, Rendering};
+use crate::module::{Address, ContainerRendering, Module, ProcessRendering, Program, RenderInputs};
 use crate::origin::Origin;
+use crate::render::{ContainerRenderer, UnitForm};
 
 /// Replaces a resource's password in everything that is displayed or hashed.
 pub(super) const PASSWORD_TOKEN: &str = "{password}";
@@ -35,16 +37,12 @@ pub(super) fn build_resource<'a>(
     let origin = Origin::Module { name: module.name.clone(), version: module.version.clone() };
     let program = text.program();
     let env = build_resource_env(&mut builder, program, stable.program(), &origin);
-    // Both renderings have the same variant, because they are for the same runtime.
-    let built = match &text {
-        Rendering::Container(text) => {
-            let stable = stable.as_container().unwrap_or(text);
-            build_resource_container(&mut builder, resource, text, stable, &origin)
+    let built = match builder.draft.runtime.form() {
+        UnitForm::Container(renderer) => {
+            let renderings = (text.to_container(), stable.to_container());
+            build_resource_container(&mut builder, renderer, resource, &renderings, &origin)
         }
-        Rendering::Process(text) => {
-            let stable = stable.as_process().unwrap_or(text);
-            build_resource_process(&mut builder, text, stable, &origin)
-        }
+        UnitForm::Process => build_resource_process(&mut builder, &text.to_process(), &stable.to_process(), &origin),
     };
     let main = builder.ports.keys().find(|name| *name == "main").or_else(|| builder.ports.keys().next());
     let default_ready =
@@ -105,8 +103,8 @@ fn render_inputs(context: &ResolveContext<'_>, draft: &UnitDraft<'_>, stable: bo
     let inputs = context.inputs;
     let ports = context.units.get(draft.name.as_str()).map(|unit| &unit.ports);
     let listen = ports.into_iter().flatten().map(|(name, port)| {
-        // A container's port comes from the module and is the same everywhere; a process's port is chosen by pdev.
-        let use_token = draft.runtime == RuntimeKind::Process && stable;
+        // A port of the module is the same everywhere, but a port that pdev chose is not.
+        let use_token = stable && draft.runtime.capabilities().addressing.assigns_ports();
         (name.clone(), if use_token { format!("{{port:{}.{name}}}", draft.name) } else { port.listen_port.to_string() })
     });
     let password_input = format!("{}\0{}\0{}", inputs.password_seed, inputs.preview.id.0, draft.name);
@@ -138,9 +136,9 @@ fn build_resource_env(
 
 fn build_resource_container(
     builder: &mut UnitBuilder<'_, '_>,
+    renderer: &dyn ContainerRenderer,
     resource: &Resource,
-    text: &ContainerRendering,
-    stable: &ContainerRendering,
+    (text, stable): &(Cow<'_, ContainerRendering>, Cow<'_, ContainerRendering>),
     origin: &Origin,
 ) -> BuiltBody {
     let program = &text.program;
@@ -175,7 +173,7 @@ fn build_resource_container(
     builder.record_origin("image", || json!(text.image), origin.clone());
     let image = ImageSource::Reference(text.image.clone());
     let parts = ContainerParts { image, pull: PullPolicy::Missing, typed_support: SupportLevel::Paved };
-    render_body(builder, &spec, resource.raw.docker.as_ref(), parts)
+    render_body(builder, renderer, &spec, &resource.raw, parts)
 }
 
 fn build_resource_process(
@@ -208,5 +206,5 @@ fn build_resource_process(
         search_paths: text.search_paths.clone(),
         install_hint: text.install_hint.clone(),
     };
-    BuiltBody { body: Body::Process(spec), volumes: Vec::new(), support: SupportLevel::Paved }
+    BuiltBody { body: spec.into(), volumes: Vec::new(), support: SupportLevel::Paved }
 }

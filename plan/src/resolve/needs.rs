@@ -1,14 +1,15 @@
 //! Resolves the needs of units: declared needs, needs implied by references, and jobs that run before services.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use manifest::model::{JobTiming, Map, Need};
 use manifest::{Diagnostic, Severity};
 
 use super::draft::{Kind, UnitDraft};
 use super::references::{References, ResolveContext};
-use crate::application::{Application, Body, Condition, ImageSource, Role, RuntimeKind, UnitName};
+use crate::application::{Application, Condition, Role, RuntimeKind, Unit, UnitName};
 use crate::codes;
+use crate::runtime::Route;
 
 #[derive(Default)]
 pub(super) struct ReferencesByUnit {
@@ -210,11 +211,11 @@ fn add_before_job_needs(drafts: &[UnitDraft<'_>], application: &mut Application,
     let mut pairs: Vec<(UnitName, UnitName)> = Vec::new();
     for draft in drafts {
         let Some(job) = draft.job().filter(|job| job.when == JobTiming::Before) else { continue };
-        let image = application.units.get(&draft.name).and_then(|unit| image_of(&unit.body));
+        let image_of = |name: &str| Some(&application.units.get(name)?.body.as_container()?.image);
+        let image = image_of(&draft.name);
         for other in drafts.iter().filter(|other| other.role == Role::Service) {
             let is_job_service = job.service.as_ref().is_some_and(|service| service.value == other.name);
-            let body = application.units.get(&other.name).map(|unit| &unit.body);
-            let has_same_image = image.is_some() && body.and_then(image_of) == image;
+            let has_same_image = image.is_some() && image_of(&other.name) == image;
             if is_job_service || has_same_image {
                 pairs.push((other.name.clone(), draft.name.clone()));
             }
@@ -225,22 +226,19 @@ fn add_before_job_needs(drafts: &[UnitDraft<'_>], application: &mut Application,
     }
 }
 
-fn image_of(body: &Body) -> Option<&ImageSource> {
-    match body {
-        Body::Container(container) => Some(&container.image),
-        Body::Process(_) => None,
-    }
-}
-
-/// Tells each container which units run as processes, so that the driver can make their names resolvable.
-pub(super) fn set_process_peers(application: &mut Application) {
-    let is_peer =
-        |unit: &crate::application::Unit| unit.body.runtime() == RuntimeKind::Process && !unit.ports.is_empty();
-    let peers: Vec<UnitName> =
-        application.units.values().filter(|unit| is_peer(unit)).map(|unit| unit.name.clone()).collect();
+/// Lists for each container the units that it reaches through the gateway, so that the driver can make their names
+/// resolvable.
+pub(super) fn set_gateway_peers(application: &mut Application) {
+    let runtimes: BTreeSet<RuntimeKind> = application.units.values().map(|unit| unit.runtime).collect();
+    let peers_of = |consumer: &RuntimeKind| {
+        let is_peer = |unit: &&Unit| !unit.ports.is_empty() && consumer.route_to(unit.runtime) == Route::Gateway;
+        let names = application.units.values().filter(is_peer).map(|unit| unit.name.clone());
+        (*consumer, names.collect())
+    };
+    let peers: BTreeMap<RuntimeKind, Vec<UnitName>> = runtimes.iter().map(peers_of).collect();
     for unit in application.units.values_mut() {
-        if let Body::Container(container) = &mut unit.body {
-            container.process_peers.clone_from(&peers);
+        if let (Some(container), Some(peers)) = (unit.body.as_container_mut(), peers.get(&unit.runtime)) {
+            container.gateway_peers.clone_from(peers);
         }
     }
 }

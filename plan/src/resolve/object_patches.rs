@@ -2,27 +2,32 @@
 
 use std::fmt::Display;
 
-use manifest::model::{Map, Node, PatchChange, Runtime, Tree};
+use manifest::model::{Map, Node, PatchChange, Raw, Tree};
 use manifest::{Diagnostic, Severity, Span};
 use serde_json::Value as Json;
 
 use super::draft::UnitDraft;
 use super::units::UnitBuilder;
+use crate::application::RuntimeKind;
 use crate::codes;
 use crate::load::LoadedManifest;
 use crate::nearest::nearest;
-use crate::render::RenderedValue;
 use crate::render::patch::{ObjectPatch, PatchData};
+use crate::render::{RenderedValue, UnitForm};
 
 /// Returns `raw` first, then each patch whose target is this unit, in the order of the manifest.
-pub(super) fn resolve_unit_patches(builder: &mut UnitBuilder<'_, '_>, raw: Option<&Tree>) -> Vec<ObjectPatch> {
-    let path = format!("{}.raw.docker", builder.draft.path);
-    let mut changes: Vec<ObjectPatch> =
-        raw.map(|tree| ObjectPatch::Raw(resolve_patch_data(builder, tree, &path))).into_iter().collect();
+pub(super) fn resolve_unit_patches(builder: &mut UnitBuilder<'_, '_>, raw: &Raw) -> Vec<ObjectPatch> {
+    let runtime = builder.draft.runtime;
+    let path = format!("{}.raw.{runtime}", builder.draft.path);
+    let mut changes = Vec::new();
+    if let Some(tree) = raw.for_runtime(runtime.name()) {
+        changes.push(ObjectPatch::Raw(resolve_patch_data(builder, tree, &path)));
+    }
     let manifest = &builder.context.loaded.manifest;
     for (index, patch) in manifest.patches.iter().enumerate() {
         let from = patch.from.as_ref().map(|from| from.value.as_str());
-        if patch.runtime.value != Runtime::Docker || !targets_unit(from, builder.draft) {
+        let has_same_runtime = RuntimeKind::from_manifest(patch.runtime.value) == Some(runtime);
+        if !has_same_runtime || !targets_unit(from, builder.draft) {
             continue;
         }
         let path = format!("patches.{index}");
@@ -55,19 +60,19 @@ pub(super) fn report_unmatched_patches(
             Diagnostic::new(codes::PATCH_MATCHES_NOTHING, Severity::Error, span, message)
                 .at_path(format!("patches.{index}"))
         };
-        match patch.runtime.value {
-            Runtime::Kubernetes => continue,
-            Runtime::Process => {
-                let message = "this patch matches nothing: a process has no runtime object to patch".to_owned();
-                diagnostics
-                    .push(diagnostic(message, patch.runtime.span).help("Write it under `process:` of the service."));
-                continue;
-            }
-            Runtime::Docker => {}
-        }
-        if let Some(kind) = patch.kind.as_ref().filter(|kind| !kind.value.eq_ignore_ascii_case("container")) {
+        // Patches for a runtime without a driver are not checked.
+        let Some(runtime) = RuntimeKind::from_manifest(patch.runtime.value) else { continue };
+        let UnitForm::Container(renderer) = runtime.form() else {
+            let message = "this patch matches nothing: a process has no runtime object to patch".to_owned();
+            diagnostics.push(diagnostic(message, patch.runtime.span).help("Write it under `process:` of the service."));
+            continue;
+        };
+        let kinds = renderer.object_kinds();
+        let is_known = |kind: &str| kinds.iter().any(|known| known.eq_ignore_ascii_case(kind));
+        if let Some(kind) = patch.kind.as_ref().filter(|kind| !is_known(&kind.value)) {
+            let (name, known) = (runtime.capabilities().wording.runtime, kinds.join("`, `"));
             let message =
-                format!("this patch matches nothing: Docker has no kind `{}` (there is `Container`)", kind.value);
+                format!("this patch matches nothing: {name} has no kind `{}` (there is `{known}`)", kind.value);
             diagnostics.push(diagnostic(message, kind.span));
         }
         let from = patch.from.as_ref();

@@ -6,7 +6,7 @@ use manifest::model::Service;
 use serde_json::json;
 
 use super::units::{BuiltBody, ResolvedCommand, UnitBuilder};
-use crate::application::{Argv, Body, ProcessDir, ProcessSpec, SupportLevel};
+use crate::application::{Argv, ProcessDir, ProcessSpec, SupportLevel};
 
 pub(super) fn build_process(builder: &mut UnitBuilder<'_, '_>, service: &Service) -> BuiltBody {
     let process = service.process.clone().unwrap_or_default();
@@ -49,7 +49,7 @@ pub(super) fn build_process(builder: &mut UnitBuilder<'_, '_>, service: &Service
         search_paths: Vec::new(),
         install_hint: None,
     };
-    BuiltBody { body: Body::Process(spec), volumes: Vec::new(), support: SupportLevel::Paved }
+    BuiltBody { body: spec.into(), volumes: Vec::new(), support: SupportLevel::Paved }
 }
 
 pub(super) fn command_span(command: &manifest::model::Command) -> manifest::Span {

@@ -19,6 +19,7 @@ use crate::codes;
 use crate::load::LoadedManifest;
 use crate::naming;
 use crate::nearest::nearest;
+use crate::runtime::{Route, SecretLocation};
 
 /// A resolved text in both forms.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -91,8 +92,8 @@ pub(super) struct ResolveContext<'a> {
     pub(super) inputs: &'a ResolveInputs,
     pub(super) units: BTreeMap<&'a str, UnitSummary>,
     pub(super) drafts: BTreeMap<&'a str, &'a UnitDraft<'a>>,
-    /// By runtime (docker, process). All units of a runtime share these variables, so they are computed once.
-    url_variables: [OnceLock<Option<Vec<EnvVariable>>>; 2],
+    /// By runtime of the units. All units of a runtime share these variables, so they are computed once.
+    url_variables: BTreeMap<RuntimeKind, OnceLock<Option<Vec<EnvVariable>>>>,
     /// Outputs by resource and consumer runtime, computed at the first use.
     outputs_cache: Mutex<BTreeMap<(UnitName, RuntimeKind), Arc<Outputs>>>,
 }
@@ -126,15 +127,11 @@ impl<'a> ResolveContext<'a> {
         };
         let drafts_by_name = drafts.iter().map(|draft| (draft.name.as_str(), draft)).collect();
         let units = drafts.iter().map(summarize).collect();
-        Self {
-            depth,
-            loaded,
-            inputs,
-            units,
-            drafts: drafts_by_name,
-            url_variables: Default::default(),
-            outputs_cache: Mutex::default(),
+        let mut url_variables = BTreeMap::new();
+        for draft in drafts {
+            url_variables.entry(draft.runtime).or_insert_with(OnceLock::new);
         }
+        Self { depth, loaded, inputs, units, drafts: drafts_by_name, url_variables, outputs_cache: Mutex::default() }
     }
 
     /// Returns the outputs of a resource, computed at the first use: hundreds of services read the same outputs, and
@@ -158,16 +155,11 @@ impl<'a> ResolveContext<'a> {
 
     /// Variables with the URLs of all services, for units of this runtime. `None` if there are too many services.
     pub(super) fn url_variables(&self, runtime: RuntimeKind) -> Option<&[EnvVariable]> {
-        let [docker, process] = &self.url_variables;
-        let cell = match runtime {
-            RuntimeKind::Docker => docker,
-            RuntimeKind::Process => process,
-        };
+        let cell = self.url_variables.get(&runtime)?;
         cell.get_or_init(|| injected_env::all_url_variables(self, runtime)).as_deref()
     }
 
-    /// Host and port at which this consumer reaches a unit: containers use its name on the preview's network, processes
-    /// use the loopback.
+    /// Host and port at which a consumer of this runtime reaches a unit.
     pub(super) fn address(
         &self,
         consumer: RuntimeKind,
@@ -177,13 +169,10 @@ impl<'a> ResolveContext<'a> {
         let target = self.units.get(unit)?;
         let ports = target.ports.get(port)?;
         let host_port = || ResolvedText::with_token(ports.host_port.to_string(), format!("{{port:{unit}.{port}}}"));
-        Some(match (consumer, target.runtime) {
-            (RuntimeKind::Process, _) => (ResolvedText::literal("127.0.0.1"), host_port()),
-            (RuntimeKind::Docker, RuntimeKind::Docker) => {
-                (ResolvedText::literal(unit), ResolvedText::literal(ports.listen_port.to_string()))
-            }
-            // The unit's name resolves to the gateway, where the agent forwards to the process.
-            (RuntimeKind::Docker, RuntimeKind::Process) => (ResolvedText::literal(unit), host_port()),
+        Some(match consumer.route_to(target.runtime) {
+            Route::Loopback => (ResolvedText::literal("127.0.0.1"), host_port()),
+            Route::Network => (ResolvedText::literal(unit), ResolvedText::literal(ports.listen_port.to_string())),
+            Route::Gateway => (ResolvedText::literal(unit), host_port()),
         })
     }
 
@@ -310,9 +299,9 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
             return Ok(ResolvedText::default());
         }
         self.references.secrets.insert(name.to_owned());
-        Ok(match self.consumer.runtime {
-            RuntimeKind::Docker => ResolvedText::literal(format!("/run/secrets/{name}")),
-            RuntimeKind::Process => {
+        Ok(match self.consumer.runtime.capabilities().secrets {
+            SecretLocation::Mounted { folder } => ResolvedText::literal(format!("{folder}/{name}")),
+            SecretLocation::HostFolder => {
                 let path = format!("{}/{}/{name}", self.context.inputs.secrets_folder, self.consumer.unit);
                 ResolvedText::with_token(path, format!("{{secret:{name}}}"))
             }

@@ -1,13 +1,14 @@
 //! Chooses the runtime of each unit: its own setting, else its environment's, else the caller's default. A unit that
-//! supports only one runtime uses that one, and a note or diagnostic reports it.
+//! cannot run there uses the first alternative that can run it, and a note or diagnostic reports that.
 
 use manifest::model::{Manifest, Resource, Runtime, Service};
 use manifest::{Diagnostic, Severity, Span, Spanned};
 
-use super::draft::runtime_kind;
 use crate::application::RuntimeKind;
 use crate::codes;
 use crate::module::Module;
+use crate::render::UnitForm;
+use crate::runtime::{Availability, join_words, list_names};
 
 pub(super) struct RuntimeChooser<'a> {
     pub(super) manifest: &'a Manifest,
@@ -18,43 +19,35 @@ pub(super) struct RuntimeChooser<'a> {
 
 impl RuntimeChooser<'_> {
     pub(super) fn choose_for_service(&mut self, name: &str, path: &str, key: Span, service: &Service) -> RuntimeKind {
-        let can_process = service.command.is_some() || has_process_command(service);
-        let can_docker = service.image.is_some() || service.build.is_some();
         let requested = self.requested_runtime(path, service.runtime.as_ref());
-        match (requested, can_docker, can_process) {
-            (RuntimeKind::Docker, true, _) | (RuntimeKind::Process, _, true) => requested,
-            // Neither is possible. The manifest reader already reported it with a better message.
-            (_, false, false) => requested,
-            (RuntimeKind::Docker, false, true) => {
-                self.report_unsupported_runtime(
-                    path,
-                    service.runtime.as_ref(),
-                    "it has neither `build` nor `image`",
-                    "Give it `build` or `image`, or let it run with `runtime: process`.",
-                );
-                // A note is useful only if the user requested another runtime.
-                if service.runtime.is_some() || self.manifest.environment.runtime.is_some() {
-                    self.notes.push(format!("{name} runs as a process: it has neither `build` nor `image`"));
-                }
-                RuntimeKind::Process
-            }
-            (RuntimeKind::Process, true, false) => {
-                let why = "it has no `command` that could run outside a container";
-                let fix = "Give it `process: { command: [...] }`, or let it run in a container with `runtime: docker`.";
-                if service.runtime.is_none() && self.manifest.environment.runtime.is_none() {
-                    let message = format!("`{name}` can only run in a container, and no container engine answers");
-                    let help = "Start Docker, or give it `process: { command: [...] }`.";
-                    self.diagnostics.push(
-                        Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, key, message)
-                            .at_path(path)
-                            .help(help),
-                    );
-                }
-                self.report_unsupported_runtime(path, service.runtime.as_ref(), why, fix);
-                self.notes.push(format!("{name} runs in a container: {why}"));
-                RuntimeKind::Docker
-            }
+        if can_run(requested, service) {
+            return requested;
         }
+        // No runtime can run it. The manifest reader already reported it with a better message.
+        let Some(other) = alternatives(requested).find(|other| can_run(*other, service)) else { return requested };
+        let (why, needed) = missing_settings(requested);
+        let wording = &other.capabilities().wording;
+        let is_chosen_by_user = service.runtime.is_some() || self.manifest.environment.runtime.is_some();
+        let engine = match other.capabilities().availability {
+            Availability::Engine { name, how_to_start } => Some((name, how_to_start)),
+            Availability::Always => None,
+        };
+        // The default would be the other runtime if its engine answered.
+        if let Some((engine_name, how_to_start)) = engine.filter(|_| !is_chosen_by_user) {
+            let message = format!("`{name}` can only run {}, and no {engine_name} answers", wording.as_unit);
+            self.diagnostics.push(
+                Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, key, message)
+                    .at_path(path)
+                    .help(format!("{how_to_start}, or give it {needed}.")),
+            );
+        }
+        let fix = format!("Give it {needed}, or let it run {}.", wording.selection);
+        self.report_unsupported_runtime(path, service.runtime.as_ref(), why, &fix);
+        // A note is useful only if the user requested another runtime, or explains an error.
+        if is_chosen_by_user || engine.is_some() {
+            self.notes.push(format!("{name} runs {}: {why}", wording.as_unit));
+        }
+        other
     }
 
     pub(super) fn choose_for_resource(
@@ -69,40 +62,42 @@ impl RuntimeChooser<'_> {
         if module.renderer.can_render(requested) {
             return requested;
         }
-        let other = if requested == RuntimeKind::Docker { RuntimeKind::Process } else { RuntimeKind::Docker };
         let module_name = &module.name;
-        if !module.renderer.can_render(other) {
-            let message = format!("module `{module_name}` of `{name}` runs neither in Docker nor as a process");
+        let Some(other) = alternatives(requested).find(|other| module.renderer.can_render(*other)) else {
+            let all: Vec<&str> =
+                RuntimeKind::ALL.iter().map(|runtime| runtime.capabilities().wording.in_runtime).collect();
+            let message = format!("module `{module_name}` of `{name}` runs neither {}", join_words(&all, "nor"));
             self.diagnostics
                 .push(Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, key, message).at_path(path));
             return requested;
-        }
-        let why = format!("module `{module_name}` has no rendering for {}", runtime_name(requested));
+        };
+        let why = format!("module `{module_name}` has no rendering for {}", requested.capabilities().wording.runtime);
         self.report_unsupported_runtime(
             path,
             resource.runtime.as_ref(),
             &why,
             "Remove `runtime`, or use another module.",
         );
-        self.notes.push(format!("{name} runs {}: {why}", runtime_phrase(other)));
+        self.notes.push(format!("{name} runs {}: {why}", other.capabilities().wording.as_unit));
         other
     }
 
-    /// The runtime that the unit or its environment requests. Kubernetes has no driver yet, so it is reported and the
-    /// unit is checked as a container.
+    /// The runtime that the unit or its environment requests. A runtime without a driver is reported, and the unit is
+    /// checked for the preferred one.
     fn requested_runtime(&mut self, path: &str, unit_setting: Option<&Spanned<Runtime>>) -> RuntimeKind {
         let Some(chosen) = unit_setting.or(self.manifest.environment.runtime.as_ref()) else {
             return self.default_runtime;
         };
-        runtime_kind(chosen.value).unwrap_or_else(|| {
-            let message = "runtime `kubernetes` cannot be brought up by this version";
+        RuntimeKind::from_manifest(chosen.value).unwrap_or_else(|| {
+            let name = manifest::runtime_name(chosen.value);
+            let message = format!("runtime `{name}` cannot be brought up by this version");
             let path = if unit_setting.is_some() { format!("{path}.runtime") } else { "runtime".to_owned() };
             self.diagnostics.push(
                 Diagnostic::new(codes::NO_DRIVER, Severity::Error, chosen.span, message)
                     .at_path(path)
-                    .help("Choose an environment whose `runtime` is `docker` or `process`."),
+                    .help(format!("Choose an environment whose `runtime` is {}.", list_names("or"))),
             );
-            RuntimeKind::Docker
+            RuntimeKind::preferred()
         })
     }
 
@@ -113,11 +108,10 @@ impl RuntimeChooser<'_> {
         why: &str,
         fix: &str,
     ) {
-        let Some(unit_setting) = unit_setting.filter(|unit_setting| unit_setting.value != Runtime::Kubernetes) else {
-            return;
-        };
-        let name = if unit_setting.value == Runtime::Docker { "docker" } else { "process" };
-        let message = format!("cannot run on runtime `{name}`: {why}");
+        let Some(unit_setting) = unit_setting else { return };
+        // A runtime without a driver is already reported.
+        let Some(runtime) = RuntimeKind::from_manifest(unit_setting.value) else { return };
+        let message = format!("cannot run on runtime `{runtime}`: {why}");
         self.diagnostics.push(
             Diagnostic::new(codes::RUNTIME_CANNOT_RUN, Severity::Error, unit_setting.span, message)
                 .at_path(format!("{path}.runtime"))
@@ -126,20 +120,28 @@ impl RuntimeChooser<'_> {
     }
 }
 
+/// The runtimes to try instead of this one, the preferred one first.
+fn alternatives(requested: RuntimeKind) -> impl Iterator<Item = RuntimeKind> {
+    RuntimeKind::default_candidates().into_iter().filter(move |runtime| *runtime != requested)
+}
+
+fn can_run(runtime: RuntimeKind, service: &Service) -> bool {
+    match runtime.form() {
+        UnitForm::Container(_) => service.image.is_some() || service.build.is_some(),
+        UnitForm::Process => service.command.is_some() || has_process_command(service),
+    }
+}
+
+/// Why a service cannot run there, and the settings that it needs.
+fn missing_settings(runtime: RuntimeKind) -> (&'static str, &'static str) {
+    match runtime.form() {
+        UnitForm::Container(_) => ("it has neither `build` nor `image`", "`build` or `image`"),
+        UnitForm::Process => {
+            ("it has no `command` that could run outside a container", "`process: { command: [...] }`")
+        }
+    }
+}
+
 fn has_process_command(service: &Service) -> bool {
     service.process.as_ref().is_some_and(|process| process.command.is_some())
-}
-
-fn runtime_name(runtime: RuntimeKind) -> &'static str {
-    match runtime {
-        RuntimeKind::Docker => "Docker",
-        RuntimeKind::Process => "the process runtime",
-    }
-}
-
-fn runtime_phrase(runtime: RuntimeKind) -> &'static str {
-    match runtime {
-        RuntimeKind::Docker => "in a container",
-        RuntimeKind::Process => "as a process",
-    }
 }

@@ -14,11 +14,12 @@ use super::draft::{Kind, UnitDraft};
 use super::references::{Consumer, ReferenceResolver, References, ResolveContext, ResolveDepth, ResolvedText};
 use super::{containers, health, injected_env, modules, processes, service_origins};
 use crate::application::{
-    Argv, Body, EnvValue, Health, JobTiming, PullPolicy, ReadyCheck, RestartPolicy, Role, RuntimeKind, Stop,
-    SupportLevel, Unit, UnitPort,
+    Argv, Body, EnvValue, Health, JobTiming, PullPolicy, ReadyCheck, RestartPolicy, Role, Stop, SupportLevel, Unit,
+    UnitPort,
 };
 use crate::hash;
 use crate::origin::{Origin, Origins};
+use crate::render::UnitForm;
 
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -93,9 +94,9 @@ pub(super) fn build_unit<'w, 'a>(
 impl<'w, 'a> UnitBuilder<'w, 'a> {
     fn build_service(mut self, service: &Service) -> BuiltUnit {
         let env = self.resolve_env(service);
-        let built = match self.draft.runtime {
-            RuntimeKind::Docker => containers::build_container(&mut self, service),
-            RuntimeKind::Process => processes::build_process(&mut self, service),
+        let built = match self.draft.runtime.form() {
+            UnitForm::Container(renderer) => containers::build_container(&mut self, renderer, service),
+            UnitForm::Process => processes::build_process(&mut self, service),
         };
         let health = match self.draft.role {
             Role::Job => Health { ready: ReadyCheck::Exit, live: None, start_limit: health::START_LIMIT },
@@ -132,6 +133,7 @@ impl<'w, 'a> UnitBuilder<'w, 'a> {
         Unit {
             name: self.draft.name.clone(),
             role: self.draft.role,
+            runtime: self.draft.runtime,
             body,
             ports: self.ports.clone(),
             routes: Vec::new(),
@@ -164,14 +166,14 @@ impl<'w, 'a> UnitBuilder<'w, 'a> {
     }
 
     fn record_common_intent(&mut self, unit: &Unit) {
-        self.record_intent("runtime", &format!("{:?}", self.draft.runtime));
+        self.record_intent("runtime", self.draft.runtime.definition().hash_name);
         if !unit.secrets.is_empty() {
             self.record_intent("secrets", &unit.secrets.join(" "));
         }
+        let assigns_ports = self.draft.runtime.capabilities().addressing.assigns_ports();
         for (name, port) in &unit.ports {
-            // pdev chooses the port of a process, so only a container's port is the user's intent.
-            let listen_port =
-                if self.draft.runtime == RuntimeKind::Docker { port.listen_port.to_string() } else { String::new() };
+            // A port that pdev chose is not the user's intent.
+            let listen_port = if assigns_ports { String::new() } else { port.listen_port.to_string() };
             let protocol = if port.protocol == PortProtocol::Udp { "/udp" } else { "" };
             self.record_intent(&format!("ports.{name}"), &format!("{listen_port}{protocol}"));
         }
@@ -237,7 +239,8 @@ impl<'w, 'a> UnitBuilder<'w, 'a> {
             self.record_origin(&format!("env.{name}"), || Json::String(value.text.clone()), Origin::Default { reason });
             env.insert(name, value.into_env());
         }
-        let process = service.process.as_ref().filter(|_| self.draft.runtime == RuntimeKind::Process);
+        let is_process = matches!(self.draft.runtime.form(), UnitForm::Process);
+        let process = service.process.as_ref().filter(|_| is_process);
         let entries = service.env.iter().map(|entry| ("env", entry));
         let entries = entries
             .chain(process.into_iter().flat_map(|process| process.env.iter().map(|entry| ("process.env", entry))));

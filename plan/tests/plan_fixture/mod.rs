@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use plan::application::*;
-use plan::observed::{Exit, Images, Observed, ObservedUnit, RunState};
+use plan::observed::{Exit, Images, Observed, ObservedUnit, RunState, RuntimeObject};
 use plan::step::Action;
 use plan::{CompareOptions, Plan};
 
@@ -38,11 +38,12 @@ impl UnitBuilder {
 pub(crate) fn container(name: &str) -> UnitBuilder {
     new_unit(
         name,
+        RuntimeKind::DOCKER,
         Body::Container(Container {
             image: ImageSource::Reference(format!("example/{name}:1")),
             create_body: serde_json::json!({}),
             aliases: vec![name.to_owned()],
-            process_peers: Vec::new(),
+            gateway_peers: Vec::new(),
             volumes: Vec::new(),
             pull: PullPolicy::Missing,
         }),
@@ -52,6 +53,7 @@ pub(crate) fn container(name: &str) -> UnitBuilder {
 pub(crate) fn process(name: &str) -> UnitBuilder {
     new_unit(
         name,
+        RuntimeKind::PROCESS,
         Body::Process(ProcessSpec {
             argv: Argv::Shell(format!("./{name}")),
             dir: ProcessDir::Project(".".into()),
@@ -67,12 +69,13 @@ pub(crate) fn process(name: &str) -> UnitBuilder {
     )
 }
 
-fn new_unit(name: &str, body: Body) -> UnitBuilder {
+fn new_unit(name: &str, runtime: RuntimeKind, body: Body) -> UnitBuilder {
     let host = 40_000 + name.bytes().map(u16::from).sum::<u16>();
     let port = UnitPort { listen_port: 8080, host_port: host, protocol: PortProtocol::Http };
     UnitBuilder(Unit {
         name: name.to_owned(),
         role: Role::Service,
+        runtime,
         body,
         ports: BTreeMap::from([("main".to_owned(), port)]),
         routes: Vec::new(),
@@ -113,7 +116,9 @@ impl PlanFixture {
     }
 
     pub(crate) fn add_volume(&mut self, unit: &str, volume: &str) {
-        self.desired.volumes.insert(volume.to_owned(), VolumeSpec { owner: unit.to_owned() });
+        self.desired
+            .volumes
+            .insert(volume.to_owned(), VolumeSpec { owner: unit.to_owned(), runtime: RuntimeKind::DOCKER });
         if let Some(Unit { body: Body::Container(container), .. }) = self.desired.units.get_mut(unit) {
             container.volumes.push((volume.to_owned(), "/data".to_owned()));
         }
@@ -122,10 +127,10 @@ impl PlanFixture {
     /// Sets the observed state: every unit runs as desired.
     pub(crate) fn with_all_running(mut self) -> Self {
         self.observed = Observed::default();
-        if self.desired.units.values().any(|unit| unit.body.runtime() == RuntimeKind::Docker) {
-            self.observed.networks.insert("net".to_owned());
+        if self.desired.units.values().any(|unit| unit.runtime == RuntimeKind::DOCKER) {
+            self.observed.networks.insert(docker_object("net"));
         }
-        self.observed.volumes = self.desired.volumes.keys().cloned().collect();
+        self.observed.volumes = self.desired.volumes.keys().map(|volume| docker_object(volume)).collect();
         for (name, unit) in &self.desired.units {
             self.observed.units.insert(name.clone(), observed_unit(unit, RunState::Running, &self.images));
         }
@@ -137,10 +142,15 @@ impl PlanFixture {
     }
 }
 
+/// A network or volume in Docker.
+pub(crate) fn docker_object(name: &str) -> RuntimeObject {
+    RuntimeObject { name: name.to_owned(), runtime: RuntimeKind::DOCKER }
+}
+
 fn observed_unit(unit: &Unit, state: RunState, images: &Images) -> ObservedUnit {
     ObservedUnit {
         name: unit.name.clone(),
-        runtime: unit.body.runtime(),
+        runtime: unit.runtime,
         handle: format!("handle-of-{}", unit.name),
         hash: unit.hash.clone(),
         image: Some(images.current.get(&unit.name).cloned().unwrap_or_else(|| "sha256:old".into())),
@@ -158,14 +168,14 @@ pub(crate) fn execute_plan(desired: &Application, observed: &Observed, images: &
     for step in &plan.steps {
         assert!(step.after.iter().all(|&before| before < step.id), "a step is listed after its predecessors");
         match &step.action {
-            Action::CreateNetwork => assert!(current.networks.insert("net".to_owned())),
-            Action::RemoveNetwork { name } => assert!(current.networks.remove(name)),
-            Action::CreateVolume { volume } => assert!(current.volumes.insert(volume.clone())),
-            Action::RemoveVolume { volume } => assert!(current.volumes.remove(volume)),
+            Action::CreateNetwork { .. } => assert!(current.networks.insert(docker_object("net"))),
+            Action::RemoveNetwork { name, .. } => assert!(current.networks.remove(&docker_object(name))),
+            Action::CreateVolume { volume, .. } => assert!(current.volumes.insert(docker_object(volume))),
+            Action::RemoveVolume { volume, .. } => assert!(current.volumes.remove(&docker_object(volume))),
             Action::PrepareImage { .. } => {}
             Action::Create { unit, .. } => {
                 let spec = &desired.units[unit];
-                if spec.body.runtime() == RuntimeKind::Docker {
+                if spec.runtime == RuntimeKind::DOCKER {
                     assert!(!current.networks.is_empty(), "a container needs the network");
                 }
                 let old = current.units.insert(unit.clone(), observed_unit(spec, RunState::Created, images));

@@ -15,7 +15,7 @@ const HOST_NAMESPACES: [(&str, &str); 5] = [
     (fields::USER_NAMESPACE_MODE, "UsernsMode: host"),
 ];
 
-pub(in crate::render) fn read(container: &Container) -> ContainerFacts<'_> {
+pub(super) fn read(container: &Container) -> ContainerFacts<'_> {
     let body = BodyReader::new(&container.create_body);
     let security_options = || body.texts(fields::SECURITY_OPTIONS);
     let is_unconfined = |option: &&str| option.ends_with("=unconfined") || option.ends_with(":unconfined");
@@ -132,7 +132,7 @@ mod tests {
             image: ImageSource::Reference("example:1".to_owned()),
             create_body,
             aliases: Vec::new(),
-            process_peers: Vec::new(),
+            gateway_peers: Vec::new(),
             volumes: Vec::new(),
             pull: PullPolicy::Missing,
         }
