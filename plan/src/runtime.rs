@@ -111,7 +111,7 @@ pub struct Wording {
     pub unit: &'static str,
     /// What to do to run a unit there, after "let it run": ``in a container with `runtime: docker` ``.
     pub selection: &'static str,
-    /// The state of a unit while the agent cannot reach the runtime. `{reason}` stands for the driver's reason.
+    /// The state of a unit while the agent cannot reach the runtime. `{reason}` is replaced by the driver's reason.
     pub lost: &'static str,
     /// Why a unit cannot use an identity if its driver has no address for credential endpoints.
     pub no_credential_endpoint: &'static str,
