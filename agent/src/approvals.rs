@@ -40,7 +40,7 @@ impl AccessControl {
         if requesters.len() >= REQUESTERS_MAX {
             requesters.clear();
         }
-        requesters.insert(folder.to_owned(), (ancestry, SystemProcesses.uptime_ticks()));
+        requesters.insert(folder.to_owned(), (ancestry, host::processes::uptime_ticks()));
     }
 
     /// Returns `None` if the service may act as the identity, else the reason and the fix. Only `up` creates an

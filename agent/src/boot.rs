@@ -216,7 +216,7 @@ async fn build_components(
     let listeners = proxy::bind(choose_proxy_port(locations, options)).await;
     let port = listeners.as_ref().ok().map(Listeners::port);
     if let Some(port) = port {
-        drop(crate::disk::replace_file(&locations.state.join("proxy-port"), port.to_string().as_bytes(), 0o600));
+        drop(host::files::replace_file(&locations.state.join("proxy-port"), port.to_string().as_bytes(), 0o600));
     }
     let bound_proxy = match listeners {
         Ok(listeners) => Some((listeners, routes.clone())),

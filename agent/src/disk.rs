@@ -3,16 +3,12 @@
 //! The command line uses [`Disk`] too, so that `pdev check` and the agent read the same bytes.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use host::files::{ReadProblem, list_folder, read_file};
 use manifest::{FileProblem, Files};
 use serde::{Deserialize, Serialize};
-
-/// A larger file is rejected: no manifest, include or module file has this size.
-const FILE_BYTES_MAX: u64 = 8 << 20;
 
 /// Files relative to the manifest's folder.
 pub struct Disk {
@@ -25,48 +21,20 @@ impl Disk {
     }
 }
 
-fn file_problem(error: &io::Error) -> FileProblem {
-    match error.kind() {
-        io::ErrorKind::NotFound => FileProblem::Missing,
-        io::ErrorKind::PermissionDenied => FileProblem::Unreadable("permission denied".into()),
-        io::ErrorKind::IsADirectory => FileProblem::Unreadable("it is a folder".into()),
-        _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            FileProblem::Unreadable("it is a loop of symbolic links".into())
-        }
-        _ => FileProblem::Unreadable(error.to_string()),
+fn file_problem(problem: ReadProblem) -> FileProblem {
+    match problem {
+        ReadProblem::Missing => FileProblem::Missing,
+        ReadProblem::Unreadable(reason) => FileProblem::Unreadable(reason),
     }
 }
 
 impl Files for Disk {
     fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
-        let full = self.root.join(path);
-        let metadata = fs::metadata(&full).map_err(|error| file_problem(&error))?;
-        if metadata.is_dir() {
-            return Err(FileProblem::Unreadable("it is a folder".into()));
-        }
-        // Reading a FIFO would block, and reading a device may never end.
-        if !metadata.is_file() {
-            return Err(FileProblem::Unreadable("it is not a regular file".into()));
-        }
-        if metadata.len() > FILE_BYTES_MAX {
-            return Err(FileProblem::Unreadable(format!(
-                "it has {} bytes; the limit is {FILE_BYTES_MAX}",
-                metadata.len()
-            )));
-        }
-        fs::read(&full).map_err(|error| file_problem(&error))
+        read_file(&self.root.join(path)).map_err(file_problem)
     }
 
     fn list(&self, path: &str) -> Result<Vec<(String, bool)>, FileProblem> {
-        let entries = fs::read_dir(self.root.join(path)).map_err(|error| file_problem(&error))?;
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|error| file_problem(&error))?;
-            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            names.push((entry.file_name().to_string_lossy().into_owned(), is_folder));
-        }
-        names.sort();
-        Ok(names)
+        list_folder(&self.root.join(path)).map_err(file_problem)
     }
 }
 
@@ -128,30 +96,10 @@ impl Files for Recorder {
     }
 }
 
-/// Replaces a file atomically: after a crash it has either the old or the new contents.
-///
-/// # Errors
-/// When the folder cannot be written (full disk, permissions).
-pub fn replace_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    // Concurrent writers need different temporary files.
-    static NEXT_TEMP_NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let number = NEXT_TEMP_NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let temp = path.with_extension(format!("new-{}-{number}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temp)?;
-    file.write_all(contents)?;
-    // Sync before the rename, so that the new name never points to unwritten contents.
-    file.sync_all()?;
-    fs::rename(&temp, path)?;
-    // The rename itself is durable only after the folder is synced.
-    fs::File::open(folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -167,16 +115,5 @@ mod tests {
         assert_eq!(snapshot.read("pdev.yaml"), Ok(b"pdev: 1\n".to_vec()));
         assert_eq!(snapshot.read("absent"), Err(FileProblem::Missing));
         assert_eq!(snapshot.list("."), Ok(vec![("pdev.yaml".to_owned(), false)]));
-    }
-
-    #[test]
-    fn folders_and_link_loops_are_reported_separately() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("dir")).unwrap();
-        std::os::unix::fs::symlink("loop", folder.path().join("loop")).unwrap();
-        let disk = Disk::new(folder.path());
-        assert_eq!(disk.read("dir"), Err(FileProblem::Unreadable("it is a folder".into())));
-        assert_eq!(disk.read("loop"), Err(FileProblem::Unreadable("it is a loop of symbolic links".into())));
-        assert_eq!(disk.read("none"), Err(FileProblem::Missing));
     }
 }

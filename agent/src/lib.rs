@@ -6,7 +6,6 @@ pub mod api;
 pub mod approvals;
 pub mod boot;
 pub mod bus;
-pub mod checkout;
 pub mod convert;
 #[cfg(target_os = "linux")]
 pub mod desktop_notification;

@@ -1,10 +1,11 @@
-//! The agent's folders on this machine (`directories` crate; XDG variables override them), and each preview's folders.
+//! The agent's folders on this machine (XDG variables override them), and each preview's folders.
 
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use host::locations::UserFolders;
 use plan::application::PreviewId;
 
 #[derive(Clone, Debug)]
@@ -33,15 +34,8 @@ impl AgentLocations {
     /// # Errors
     /// When no home folder is known, a folder cannot be created, or the runtime folder belongs to another user.
     pub fn prepare(runtime: &Path) -> Result<Self, LocationProblem> {
-        let dirs = directories::ProjectDirs::from("", "", "pdev").ok_or(LocationProblem::NoHome)?;
-        // Only Linux has a state folder; elsewhere the state is stored with the data.
-        let state = dirs.state_dir().unwrap_or_else(|| dirs.data_local_dir()).to_owned();
-        let locations = Self {
-            state,
-            data: dirs.data_local_dir().to_owned(),
-            cache: dirs.cache_dir().to_owned(),
-            runtime: runtime.to_owned(),
-        };
+        let UserFolders { state, data, cache, .. } = UserFolders::find().ok_or(LocationProblem::NoHome)?;
+        let locations = Self { state, data, cache, runtime: runtime.to_owned() };
         for path in [&locations.state, &locations.data, &locations.cache] {
             DirBuilder::new()
                 .recursive(true)

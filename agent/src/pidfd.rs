@@ -10,7 +10,7 @@ pub(crate) use unsupported::PidFd;
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use credentials::approval::ancestry::{ProcessTable, SystemProcesses};
+    use host::processes;
     use rustix::fd::OwnedFd;
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
     use tokio::io::Interest;
@@ -23,7 +23,7 @@ mod linux {
         pub(crate) fn open((pid, start): (i32, u64)) -> Option<Self> {
             let descriptor = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
             // Compare the start time after opening: from here on, the descriptor cannot refer to another process.
-            SystemProcesses.process(pid).filter(|process| process.start == start).map(|_| Self(descriptor))
+            processes::find(pid).filter(|process| process.start == start).map(|_| Self(descriptor))
         }
 
         pub(crate) fn terminate(&self) {

@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use credentials::session::Session;
+use host::files::replace_file;
 use plan::application::{PreviewId, PreviewName};
 use protocol::request::UpRequest;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Snapshot, replace_file};
+use crate::disk::Snapshot;
 
 /// Below Linux's default range for outgoing connections (32768 and up), so that the kernel does not assign one of these
 /// ports to an unrelated connection.

@@ -102,8 +102,8 @@ fn preview_of_keeper(pid: i32) -> Option<PreviewId> {
 
 /// The folder that a keeper writes to, from its command line: `previews/ID` in the state folder of an agent.
 fn keeper_folder(pid: i32) -> Option<PathBuf> {
-    let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let arguments: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    let command_line = host::processes::command_line(pid);
+    let arguments: Vec<&[u8]> = command_line.iter().collect();
     let [_, b"keeper", _, folder, ..] = arguments.as_slice() else { return None };
     Some(PathBuf::from(std::str::from_utf8(folder).ok()?))
 }

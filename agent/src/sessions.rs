@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use credentials::approval::ancestry::{ProcessAncestry, ProcessTable, SystemProcesses, ancestry_of};
+use credentials::approval::ancestry::{ProcessAncestry, SystemProcesses, ancestry_of};
 use credentials::approval::{IdentityUse, identity_digest};
 use credentials::broker::{BrokerProblem, Requester, SessionMember};
 use credentials::session::{Session, SessionProblem, SessionSpec, Sessions, ancestors};
+use host::processes;
 use plan::application::PreviewId;
 use protocol::Problem;
 
@@ -47,8 +48,7 @@ pub fn refuse_unknown_session(sessions: &Sessions, state: &Path) -> Result<(), P
 }
 
 fn is_session_guard(pid: i32) -> bool {
-    let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    command_line.split(|byte| *byte == 0).nth(1) == Some(GUARD_COMMAND.as_bytes())
+    processes::command_line(pid).iter().nth(1) == Some(GUARD_COMMAND.as_bytes())
 }
 
 /// The session of a process, with the identities that the user has allowed it to use.
@@ -140,9 +140,8 @@ pub fn begin(
 /// The guard's parent, if that is a pdev process too. If the guard is killed, its programs become children of this
 /// parent.
 fn pdev_parent(guard: i32) -> Option<i32> {
-    let parent = SystemProcesses.process(guard)?.parent;
-    let executable = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-    (executable(parent)? == executable(guard)?).then_some(parent)
+    let parent = processes::find(guard)?.parent;
+    (processes::executable(parent)? == processes::executable(guard)?).then_some(parent)
 }
 
 /// Ends a session: drops its leases, gives its programs no more credentials, and signals its guard to end them.

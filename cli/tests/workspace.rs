@@ -11,16 +11,17 @@ use serde_json::Value;
 
 /// The crates that each crate may depend on, as in ARCHITECTURE.md. A crate depends only on crates above it.
 const ALLOWED_CRATE_DEPENDENCIES: &[(&str, &[&str])] = &[
+    ("host", &[]),
     ("manifest", &[]),
     ("catalog", &["manifest"]),
     ("plan", &["manifest", "catalog"]),
     ("protocol", &[]),
-    ("client", &["protocol"]),
-    ("credentials", &[]),
-    ("drivers", &["plan"]),
-    ("agent", &["manifest", "catalog", "plan", "protocol", "credentials", "drivers"]),
-    ("lsp", &["manifest", "catalog", "plan", "protocol", "client"]),
-    ("cli", &["manifest", "catalog", "plan", "protocol", "client", "credentials", "drivers", "agent", "lsp"]),
+    ("client", &["host", "protocol"]),
+    ("credentials", &["host"]),
+    ("drivers", &["host", "plan"]),
+    ("agent", &["host", "manifest", "catalog", "plan", "protocol", "credentials", "drivers"]),
+    ("lsp", &["host", "manifest", "catalog", "plan", "protocol", "client"]),
+    ("cli", &["host", "manifest", "catalog", "plan", "protocol", "client", "credentials", "drivers", "agent", "lsp"]),
 ];
 
 const PURE_CRATES: &[&str] = &["manifest", "catalog", "plan", "protocol"];

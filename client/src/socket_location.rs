@@ -16,16 +16,10 @@ pub struct SocketLocation {
 }
 
 impl SocketLocation {
-    /// `$PDEV_SOCKET_DIR`, else `$XDG_RUNTIME_DIR/pdev`, else `pdev-<uid>` in the temporary folder.
+    /// The folder that the environment variables select.
     #[must_use]
     pub fn from_environment() -> Self {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        // The XDG base directory specification: a relative path is invalid and must be ignored.
-        let runtime = variable("XDG_RUNTIME_DIR").filter(|path| path.is_absolute() && path.is_dir());
-        let folder = variable("PDEV_SOCKET_DIR")
-            .or_else(|| runtime.map(|path| path.join("pdev")))
-            .unwrap_or_else(|| std::env::temp_dir().join(format!("pdev-{}", rustix::process::geteuid().as_raw())));
-        Self { folder }
+        Self { folder: host::locations::socket_folder() }
     }
 
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {

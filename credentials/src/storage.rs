@@ -3,9 +3,11 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use host::locations::UserFolders;
 
 #[derive(Clone, Debug)]
 pub struct CredentialPaths {
@@ -19,11 +21,8 @@ impl CredentialPaths {
     /// Follows the XDG variables, with defaults below the home folder. Returns `None` without a home folder.
     #[must_use]
     pub fn find() -> Option<Self> {
-        let directories = directories::ProjectDirs::from("", "", "pdev")?;
-        Some(Self {
-            config: directories.config_dir().to_owned(),
-            data: directories.data_local_dir().join("credentials"),
-        })
+        let UserFolders { config, data, .. } = UserFolders::find()?;
+        Some(Self { config, data: data.join("credentials") })
     }
 
     #[must_use]
@@ -61,14 +60,7 @@ pub(crate) fn create_private_folder(path: &Path) -> io::Result<()> {
 /// returns. A symbolic link is followed, so a configuration that is linked from another folder stays there.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut fresh =
-        tempfile::Builder::new().prefix(".pdev-").permissions(fs::Permissions::from_mode(0o600)).tempfile_in(folder)?;
-    fresh.write_all(bytes)?;
-    // Without this sync, some file systems order the rename before the data. A power loss then leaves an empty file.
-    fresh.as_file().sync_all()?;
-    fresh.persist(&path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()
+    host::files::replace_file(&path, bytes, 0o600)
 }
 
 /// Another writer needs milliseconds. The limit keeps a hung writer from blocking this process as well.

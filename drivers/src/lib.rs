@@ -4,7 +4,6 @@ pub mod contract;
 pub mod docker;
 pub mod driver;
 pub mod fake;
-pub mod ports;
 pub mod process;
 
 use std::path::PathBuf;

@@ -4,15 +4,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use host::files::{ReadProblem, list_folder, read_file};
 use manifest::{FileProblem, Files};
-
-/// The agent's limit too. A larger manifest, include or module file is refused.
-const FILE_BYTES_MAX: u64 = 8 << 20;
 
 /// Distinguishes two versions of a file on disk without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,43 +85,19 @@ impl Files for Buffers {
     fn list(&self, path: &str) -> Result<Vec<(String, bool)>, FileProblem> {
         let full = self.path(path);
         self.record_request(&full);
-        let entries = fs::read_dir(full).map_err(|error| to_file_problem(&error))?;
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|error| to_file_problem(&error))?;
-            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            names.push((entry.file_name().to_string_lossy().into_owned(), is_folder));
-        }
-        names.sort();
-        Ok(names)
+        list_folder(&full).map_err(to_file_problem)
     }
 }
 
 /// # Errors
 /// With the same messages as the agent and `pdev check` for the same file.
 pub fn read_from_disk(path: &Path) -> Result<Vec<u8>, FileProblem> {
-    let metadata = fs::metadata(path).map_err(|error| to_file_problem(&error))?;
-    if metadata.is_dir() {
-        return Err(FileProblem::Unreadable("it is a folder".into()));
-    }
-    // Reading a FIFO could block forever, and a device may never end.
-    if !metadata.is_file() {
-        return Err(FileProblem::Unreadable("it is not a regular file".into()));
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(FileProblem::Unreadable(format!("it has {} bytes; the limit is {FILE_BYTES_MAX}", metadata.len())));
-    }
-    fs::read(path).map_err(|error| to_file_problem(&error))
+    read_file(path).map_err(to_file_problem)
 }
 
-fn to_file_problem(error: &io::Error) -> FileProblem {
-    match error.kind() {
-        io::ErrorKind::NotFound => FileProblem::Missing,
-        io::ErrorKind::PermissionDenied => FileProblem::Unreadable("permission denied".into()),
-        io::ErrorKind::IsADirectory => FileProblem::Unreadable("it is a folder".into()),
-        _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            FileProblem::Unreadable("it is a loop of symbolic links".into())
-        }
-        _ => FileProblem::Unreadable(error.to_string()),
+fn to_file_problem(problem: ReadProblem) -> FileProblem {
+    match problem {
+        ReadProblem::Missing => FileProblem::Missing,
+        ReadProblem::Unreadable(reason) => FileProblem::Unreadable(reason),
     }
 }

@@ -14,10 +14,11 @@ use credentials::broker::{BrokerProblem, Requester};
 use credentials::format::CredentialFormat;
 use credentials::{LoginPrompt, OAuthFlow, Secret};
 use futures_util::stream::{self, StreamExt};
+use host::processes;
 use protocol::identity::{CredentialRequest, IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
 use tokio::sync::mpsc;
 
-use super::{Api, JsonBody, Peer, ProblemResponse, process};
+use super::{Api, JsonBody, Peer, ProblemResponse};
 use crate::convert;
 use crate::endpoint::program;
 use crate::sessions;
@@ -221,12 +222,12 @@ pub(crate) fn requester_of(shared: &Shared, peer: Peer) -> Requester {
         if chain.len() == PROCESS_CHAIN_MAX {
             break;
         }
-        let executable = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+        let executable = processes::executable(pid);
         if executable.is_none() || executable != own_executable {
             first_other = first_other.or(Some(pid));
             chain.extend(executable.map(|path| path.display().to_string()));
         }
-        next = process::parent_pid(pid);
+        next = processes::find(pid).map(|process| process.parent);
     }
     // The session is looked up from the peer itself, so that a helper cannot hide it.
     Requester { pid: first_other.or(peer.pid), chain, session: sessions::session_member_of_process(shared, peer.pid) }

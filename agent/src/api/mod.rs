@@ -7,7 +7,6 @@ mod exec;
 mod identities;
 mod openapi;
 mod previews;
-pub(crate) mod process;
 mod sessions;
 mod stream;
 

@@ -13,6 +13,8 @@ use credentials::approval::IdentityUse;
 use credentials::broker::{Requester, SessionMember};
 use credentials::endpoint::{EndpointAccess, EndpointResponse};
 use drivers::driver::Driver;
+use host::connections::peer_pids;
+use host::processes::environment;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -211,8 +213,7 @@ async fn session_of_peer(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shar
     let shared = Arc::clone(shared);
     // Reading the process table blocks.
     let lookup = tokio::task::spawn_blocking(move || {
-        let mut pids = drivers::process::peer_pids(peer, local).into_iter();
-        pids.find_map(|pid| session_member_of_process(&shared, Some(pid)))
+        peer_pids(peer, local, |_| true).find_map(|pid| session_member_of_process(&shared, Some(pid)))
     });
     lookup.await.ok().flatten()
 }
@@ -228,8 +229,9 @@ async fn is_allowed_peer(stream: &TcpStream, peer: SocketAddr, state: &EndpointS
             AllowedCaller::Program { variable, .. } => {
                 let variable = variable.clone();
                 // Reading the process table blocks.
-                let has_variable = move || drivers::process::peer_has_variable(&variable, peer, local);
-                tokio::task::spawn_blocking(has_variable).await.is_ok_and(|is| is)
+                let has_variable = move |pid| environment(pid).iter().any(|entry| entry == variable.as_bytes());
+                let is_program = move || peer_pids(peer, local, has_variable).next().is_some();
+                tokio::task::spawn_blocking(is_program).await.is_ok_and(|is| is)
             }
         }
     };

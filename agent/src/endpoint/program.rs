@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
 use super::listener::{self, AllowedCaller};
-use crate::api::process;
 use crate::shared::Shared;
 
 /// The name of their folder among those of the previews in the folder for secrets. No preview has this id.
@@ -42,7 +41,7 @@ impl ProgramRun {
     }
 
     fn is_running(&self) -> bool {
-        process::start_ticks(self.pid) == Some(self.started_ticks)
+        host::processes::find(self.pid).is_some_and(|process| process.start == self.started_ticks)
     }
 }
 
@@ -64,12 +63,12 @@ pub async fn open_endpoint(
     if configured.text("variable").is_some() || !cfg!(target_os = "linux") {
         return Ok(None);
     }
-    let started = process::start_ticks(pid).ok_or_else(|| endpoint_problem("the program has ended already"))?;
-    let mut run = ProgramRun { pid, started_ticks: started, identity: identity.to_owned(), port: 0 };
+    let program = host::processes::find(pid).ok_or_else(|| endpoint_problem("the program has ended already"))?;
+    let mut run = ProgramRun { pid, started_ticks: program.start, identity: identity.to_owned(), port: 0 };
     let (token, address) = start_endpoint(shared, &mut run).map_err(|reason| endpoint_problem(&reason))?;
     let folder = shared.delivery.unit_folder(RUN_PREVIEW_ID, &run.run_id());
     let text = serde_json::to_vec(&run).unwrap_or_default();
-    crate::disk::replace_file(&folder.join(RECORD_FILE), &text, 0o600)
+    host::files::replace_file(&folder.join(RECORD_FILE), &text, 0o600)
         .map_err(|error| endpoint_problem(&error.to_string()))?;
     let location =
         EndpointLocation { address, token: &token, token_folder: &folder.display().to_string(), shares_home: true };

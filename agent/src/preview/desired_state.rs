@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use host::checkout::find_checkout;
 use plan::Application;
 use plan::application::RuntimeKind;
 use plan::load::{LoadOptions, LoadedManifest, load as load_files};
@@ -15,7 +16,6 @@ use protocol::request::UpRequest;
 use sha2::{Digest, Sha256};
 
 use super::naming::state_write_problem;
-use crate::checkout::find_checkout;
 use crate::convert;
 use crate::disk::{Disk, Recorder, Snapshot};
 use crate::registry::Record;
@@ -227,7 +227,7 @@ fn load_or_create_seed(data: &Path) -> std::io::Result<String> {
     let mut bytes = [0u8; 32];
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    crate::disk::replace_file(&path, text.as_bytes(), 0o600)?;
+    host::files::replace_file(&path, text.as_bytes(), 0o600)?;
     Ok(text)
 }
 

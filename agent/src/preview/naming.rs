@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use host::checkout::{Checkout, find_checkout};
 use plan::application::{PreviewId, PreviewName};
 use plan::naming::{self, CheckoutLocation, Label};
 use protocol::Problem;
@@ -11,7 +12,6 @@ use protocol::request::{LocateRequest, UpRequest};
 use protocol::status::LocateReply;
 
 use super::{ManifestSource, PreviewHandle, desired_state};
-use crate::checkout::{Checkout, find_checkout};
 use crate::convert;
 use crate::registry::Record;
 use crate::shared::Shared;

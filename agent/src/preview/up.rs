@@ -161,7 +161,7 @@ fn record_intent(
 fn write_lock_file(published: &PublishedStatus, request: &UpRequest, text: Option<&str>) {
     let Some(text) = text else { return };
     let path = PathBuf::from(&request.folder).join("pdev.lock");
-    let note = match crate::disk::replace_file(&path, text.as_bytes(), 0o644) {
+    let note = match host::files::replace_file(&path, text.as_bytes(), 0o644) {
         Ok(()) => "wrote pdev.lock; commit it, so that other checkouts use the same module versions".to_owned(),
         Err(error) => format!("cannot write `{}`: {error}; module versions are not pinned", path.display()),
     };
@@ -281,7 +281,7 @@ fn reserve_ports(
 }
 
 fn port_taken_problem(unit: &str, port: u16) -> Problem {
-    let by = drivers::ports::find_port_owner(port).map(|owner| owner.to_string()).unwrap_or_default();
+    let by = host::ports::find_port_owner(port).map(|owner| owner.to_string()).unwrap_or_default();
     Problem::new("port_taken", 409, format!("port {port} on this machine is taken{by}")).unit(unit).hint(format!(
         "Stop that program, or remove `host` from this port of `services.{unit}` so that pdev chooses a free port."
     ))

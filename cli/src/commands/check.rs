@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use agent::disk::replace_file;
+use host::files::replace_file;
 use manifest::Severity;
 use manifest::fix::{apply, safe_edits};
 use protocol::problem::DiagnosticView;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use host::locations::UserFolders;
+
 use crate::codes;
 use crate::exit::{self, Outcome};
 
@@ -18,7 +20,7 @@ pub(crate) struct Arguments {
 
 /// Writes the pages of all codes as files, which editors can open as links. Once per version and only if they differ.
 fn write_code_pages() -> Option<PathBuf> {
-    let cache = directories::ProjectDirs::from("", "", "pdev")?.cache_dir().to_owned();
+    let cache = UserFolders::find()?.cache;
     let folder = cache.join(format!("codes-{}", env!("CARGO_PKG_VERSION")));
     let pages = codes::all().filter_map(|code| Some((folder.join(format!("{code}.md")), codes::page(code)?)));
     // The folder belongs to one version of pdev. Comparing the sizes detects a file whose write was cut off.

@@ -108,7 +108,7 @@ fn deliver(environment: Option<String>, context: &Context) -> Outcome {
 fn repository_scope(folder: &Path) -> RepositorySecrets {
     let without_git =
         || manifest_location::find_above(folder).map_or_else(|| folder.to_owned(), |location| location.folder);
-    let path = agent::checkout::find_checkout(folder).map_or_else(without_git, |checkout| checkout.common_dir);
+    let path = host::checkout::find_checkout(folder).map_or_else(without_git, |checkout| checkout.common_dir);
     RepositorySecrets::new(&path.canonicalize().unwrap_or(path))
 }
 

@@ -288,7 +288,7 @@ fn perform(action: &ChangeAction) -> Result<(), Failure> {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
-            agent::disk::replace_file(&path, text.as_bytes(), mode).map_err(|error| {
+            host::files::replace_file(&path, text.as_bytes(), mode).map_err(|error| {
                 Failure::failed(format!("cannot write `{}`: {}", path.display(), humanize::io_error(&error)))
             })
         }
@@ -296,7 +296,7 @@ fn perform(action: &ChangeAction) -> Result<(), Failure> {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
-            agent::disk::replace_file(path, text.as_bytes(), 0o755).map_err(|error| {
+            host::files::replace_file(path, text.as_bytes(), 0o755).map_err(|error| {
                 Failure::failed(format!("cannot write `{}`: {}", path.display(), humanize::io_error(&error)))
             })
         }

@@ -1,9 +1,9 @@
 //! Finds and ends all descendants of this process. Linux only, like sessions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use credentials::approval::ancestry::{ProcessTable, SystemProcesses};
+use host::processes::ProcessTable;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::Signal as Signals;
 use tokio::time::{Instant, timeout};
@@ -17,19 +17,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// All descendants of this process. It is a subreaper, so detached descendants remain in the list.
 fn list_descendants() -> Vec<Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for process in pids.filter_map(|pid| SystemProcesses.process(pid)) {
-        children.entry(process.parent).or_default().push(process.pid);
-    }
-    let (mut descendants, mut pending) = (Vec::new(), vec![rustix::process::getpid().as_raw_nonzero().get()]);
-    while let Some(pid) = pending.pop() {
-        let own_children = children.remove(&pid).unwrap_or_default();
-        descendants.extend(own_children.iter().filter_map(|pid| Pid::from_raw(*pid)));
-        pending.extend(own_children);
-    }
-    descendants
+    let own_pid = rustix::process::getpid();
+    let all = ProcessTable::read().descendants(&[own_pid.as_raw_nonzero().get()]);
+    all.iter().filter_map(|process| Pid::from_raw(process.pid)).filter(|pid| *pid != own_pid).collect()
 }
 
 /// Reaps all children that have ended, including adopted ones. Returns the status of `child` if it is one of them.

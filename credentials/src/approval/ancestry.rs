@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use host::processes::{self, Process, all_pids};
 use serde::{Deserialize, Serialize};
 
 /// Limits the walk up the process table.
@@ -18,21 +19,7 @@ const COMPARE_CHUNK_BYTES: usize = 64 * 1024;
 /// Major numbers of pseudo-terminals (Linux, Documentation/admin-guide/devices.txt).
 const PTS_MAJORS: std::ops::RangeInclusive<u64> = 136..=143;
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Process {
-    pub pid: i32,
-    pub parent: i32,
-    /// Ticks since the machine started. Together with `pid` it identifies a process, because the kernel reuses process
-    /// ids.
-    pub start: u64,
-    /// Device number of the controlling terminal; 0 without one.
-    pub terminal: u64,
-    pub session: i32,
-    pub name: String,
-    /// The main thread has ended. Other threads may still run, so the process still counts as a parent.
-    pub has_ended: bool,
-}
-
+/// Processes by pid: those of this machine, or those of a test.
 pub trait ProcessTable {
     fn process(&self, pid: i32) -> Option<Process>;
     /// The process that has the master side of a pseudo-terminal open: the terminal program, `tmux`, `script`.
@@ -185,51 +172,20 @@ fn minor(terminal: u64) -> u64 {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemProcesses;
 
-impl SystemProcesses {
-    /// Ticks since the machine started.
-    #[must_use]
-    pub fn uptime_ticks(self) -> u64 {
-        /// `USER_HZ`, the unit of times in `/proc`. It is 100 on every Linux in practical use.
-        const TICKS_PER_SECOND: f64 = 100.0;
-        let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
-        let seconds: f64 = text.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or_default();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ticks are small and positive")]
-        let ticks = (seconds * TICKS_PER_SECOND) as u64;
-        ticks
-    }
-}
-
 impl ProcessTable for SystemProcesses {
     fn process(&self, pid: i32) -> Option<Process> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name is in parentheses and may itself contain some, so split at the last one.
-        let (before, rest) = stat.rsplit_once(')')?;
-        let name = before.split_once('(')?.1.to_owned();
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        let number = |index: usize| fields.get(index).and_then(|field| field.parse::<i64>().ok());
-        Some(Process {
-            pid,
-            parent: i32::try_from(number(1)?).ok()?,
-            session: i32::try_from(number(3)?).ok()?,
-            terminal: u64::try_from(number(4)?).unwrap_or_default(),
-            start: u64::try_from(number(19)?).ok()?,
-            has_ended: matches!(fields.first(), Some(&("Z" | "X"))),
-            name,
-        })
+        processes::find(pid)
     }
 
     fn terminal_master(&self, terminal: u64) -> Option<i32> {
         let tty_index = format!("tty-index:\t{}", minor(terminal));
-        let processes = fs::read_dir("/proc").ok()?.flatten();
-        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        pids.find(|pid| holds_terminal_master(*pid, &tty_index))
+        all_pids().into_iter().find(|pid| holds_terminal_master(*pid, &tty_index))
     }
 
     /// Compares the binary, not the name, which any program can choose. An editor may have its own copy of the binary.
     /// A server that still runs an older version of this program does not match.
     fn is_language_server(&self, pid: i32) -> bool {
-        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        words.split(|byte| *byte == 0).nth(1) == Some(b"lsp".as_slice())
+        processes::command_line(pid).iter().nth(1) == Some(b"lsp".as_slice())
             && is_same_program(Path::new("/proc/self/exe"), Path::new(&format!("/proc/{pid}/exe"))).unwrap_or(false)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ancestry::{Process, ancestry_of};
+use host::processes::Process;
+
+use super::ancestry::ancestry_of;
 use super::*;
 
 /// A process table in memory.

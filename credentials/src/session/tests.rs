@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use host::processes::Process;
+
 use super::rule::{SessionAccess, decide_access};
 use super::*;
-use crate::approval::ancestry::Process;
 use crate::approval::identity_digest;
 use crate::identity::{Identity, read};
 

@@ -13,6 +13,7 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
     RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,
 };
+use host::ports::find_port_owner;
 use plan::application::{Body, Container, Unit};
 use plan::step::Action;
 
@@ -20,7 +21,6 @@ use super::problems::{self, response_status, to_problem, with_timeout};
 use super::translate::{CreateContext, HASH, IMAGE, PREVIEW, SERVICE, grace_seconds, render_container};
 use super::{READ_TIMEOUT, StepContext, WRITE_TIMEOUT, credential_network, images, network, observe};
 use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};
-use crate::ports;
 
 /// Number of names to try before a name conflict is reported.
 pub(super) const NAME_ATTEMPTS: u32 = 8;
@@ -249,7 +249,7 @@ async fn explain_port_conflict(engine: &Engine, unit: &str, mut problem: Problem
     let container = holders.into_iter().find_map(|container| Some(container.names?.first()?.replace('/', "")));
     let holder_note = match container {
         Some(name) => format!(" by the container `{name}`"),
-        None => ports::find_port_owner(port).map(|owner| owner.to_string()).unwrap_or_default(),
+        None => find_port_owner(port).map(|owner| owner.to_string()).unwrap_or_default(),
     };
     problem.message = format!("cannot start `{unit}`: port {port} on this machine is taken{holder_note}");
     problem

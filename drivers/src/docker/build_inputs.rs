@@ -284,9 +284,7 @@ fn store_cache(path: &Path, digests: &DigestCache) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let temporary_path = path.with_extension(format!("{}.new", std::process::id()));
-    fs::write(&temporary_path, bytes)?;
-    fs::rename(temporary_path, path)
+    host::files::replace_file_with(path, &bytes, 0o644, host::files::Flush::Nothing)
 }
 
 fn load_cache(path: &Path) -> DigestCache {

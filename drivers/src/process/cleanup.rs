@@ -7,10 +7,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::keeper::now_milliseconds;
+use host::processes::{Process, ProcessTable, boot_id};
 use rustix::process::Signal;
 
-use super::kernel::{self, ProcessIdentity, ProcessTable, Stat};
+use super::keeper::now_milliseconds;
+use super::kernel::{self, ProcessIdentity};
 use super::record::{Durable, ExitRecord, KeeperRecord, RecordStore, RecordedState};
 
 /// Killed processes are gone within this time, unless they are stuck in the kernel.
@@ -21,7 +22,7 @@ pub(crate) fn clean_up_after_keeper(records: &RecordStore) -> io::Result<()> {
     let Some(keeper) = records.read_keeper()? else { return Ok(()) };
     let mut orphaned: Vec<_> = records.read_units()?;
     orphaned.retain(|unit| matches!(unit.state, RecordedState::Running { .. }));
-    if keeper.process.boot == kernel::boot_id() {
+    if keeper.process.boot == boot_id() {
         // After a reboot, all recorded pids belong to other processes.
         let recorded = orphaned.iter().filter_map(|unit| match &unit.state {
             RecordedState::Running { process, .. } => Some(process.clone()),
@@ -40,7 +41,7 @@ pub(crate) fn clean_up_after_keeper(records: &RecordStore) -> io::Result<()> {
 }
 
 fn exit_reason(keeper: &KeeperRecord) -> String {
-    if keeper.process.boot == kernel::boot_id() {
+    if keeper.process.boot == boot_id() {
         "the preview's keeper was killed, and its programs were ended".to_owned()
     } else {
         "the machine was restarted".to_owned()
@@ -54,26 +55,26 @@ fn kill_all(keeper: &KeeperRecord, recorded: &[ProcessIdentity]) {
         if remaining.is_empty() || Instant::now() > deadline {
             return;
         }
-        for stat in &remaining {
-            kernel::signal_process(stat, Signal::KILL);
+        for process in &remaining {
+            kernel::signal_process(process, Signal::KILL);
         }
         // They are not our children, so no signal announces their death. A killed process needs a moment to be gone.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-fn find_remaining_processes(keeper: &KeeperRecord, recorded: &[ProcessIdentity]) -> Vec<Stat> {
+fn find_remaining_processes(keeper: &KeeperRecord, recorded: &[ProcessIdentity]) -> Vec<Process> {
     let table = ProcessTable::read();
-    let marked = table.iter().filter(|stat| {
+    let marked = table.iter().filter(|process| {
         // A process that is older than the keeper cannot come from it, regardless of its environment.
-        stat.start >= keeper.process.start
-            && kernel::marker(stat.pid)
+        process.start >= keeper.process.start
+            && kernel::marker(process.pid)
                 .is_some_and(|marker| marker.strip_prefix(&keeper.nonce).is_some_and(|suffix| suffix.starts_with('.')))
     });
-    let mut roots: Vec<i32> = marked.map(|stat| stat.pid).collect();
+    let mut roots: Vec<i32> = marked.map(|process| process.pid).collect();
     roots.extend(recorded.iter().filter(|process| process.is_alive()).map(|process| process.pid));
     let mut remaining = table.descendants(&roots);
     // Zombies are dead already, and this process must not kill itself.
-    remaining.retain(|stat| stat.state != b'Z' && stat.pid != std::process::id().cast_signed());
+    remaining.retain(|process| !process.has_ended && process.pid != std::process::id().cast_signed());
     remaining
 }

@@ -1,10 +1,9 @@
-//! Facts about processes from the kernel: the identity behind a pid, descendants, and signals that cannot reach the
-//! wrong process. Knows nothing about units or previews.
+//! The identity behind a pid, the marker of a keeper's processes, and signals that cannot reach the wrong process.
+//! Knows nothing about units or previews.
 //!
 //! A pid alone is never enough, because pids are recycled: every recorded process is (pid, kernel start time, boot id).
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use host::processes::{Process, boot_id, environment};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -21,12 +20,12 @@ pub(crate) struct ProcessIdentity {
 
 impl ProcessIdentity {
     pub(crate) fn of_pid(pid: i32) -> Option<Self> {
-        Some(Self { pid, start: stat(pid)?.start, boot: boot_id() })
+        Some(Self { pid, start: find(pid)?.start, boot: boot_id() })
     }
 
     /// True if the recorded process is alive. A zombie counts as dead.
     pub(crate) fn is_alive(&self) -> bool {
-        self.boot == boot_id() && stat(self.pid).is_some_and(|stat| stat.start == self.start && stat.state != b'Z')
+        self.boot == boot_id() && find(self.pid).is_some_and(|found| found.start == self.start && !found.has_ended)
     }
 
     /// Signals the process only if it is still the recorded one.
@@ -35,46 +34,8 @@ impl ProcessIdentity {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Stat {
-    pub pid: i32,
-    pub parent: i32,
-    pub session: i32,
-    pub state: u8,
-    pub start: u64,
-}
-
-/// A snapshot of all processes of this machine.
-pub(crate) struct ProcessTable(BTreeMap<i32, Stat>);
-
-impl ProcessTable {
-    pub(crate) fn read() -> Self {
-        Self(all_pids().into_iter().filter_map(|pid| Some((pid, stat(pid)?))).collect())
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Stat> {
-        self.0.values()
-    }
-
-    /// The given processes and all their descendants.
-    pub(crate) fn descendants(&self, roots: &[i32]) -> Vec<Stat> {
-        let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-        for stat in self.0.values() {
-            children.entry(stat.parent).or_default().push(stat.pid);
-        }
-        let (mut pending, mut visited) = (roots.to_vec(), BTreeSet::new());
-        while let Some(pid) = pending.pop() {
-            // The table is not a consistent snapshot, so a recycled pid can create a cycle.
-            if visited.insert(pid) {
-                pending.extend(children.get(&pid).into_iter().flatten());
-            }
-        }
-        visited.iter().filter_map(|pid| self.0.get(pid).copied()).collect()
-    }
-}
-
 /// Signals exactly the process in `expected`, even if its pid was recycled in between.
-pub(crate) fn signal_process(expected: &Stat, signal: Signal) -> bool {
+pub(crate) fn signal_process(expected: &Process, signal: Signal) -> bool {
     signal_verified(expected.pid, signal, |actual| actual.start == expected.start)
 }
 
@@ -98,118 +59,52 @@ pub(crate) fn parse_signal(name: &str) -> Option<Signal> {
     })
 }
 
+/// The value of the marker in a process's environment. `None` if it is not readable or the process overwrote it.
+pub(crate) fn marker(pid: i32) -> Option<String> {
+    environment(pid).iter().find_map(|entry| {
+        let entry = std::str::from_utf8(entry).ok()?;
+        Some(entry.strip_prefix(MARKER)?.strip_prefix('=')?.to_owned())
+    })
+}
+
 #[cfg(target_os = "linux")]
 mod system {
-    use std::fs;
-    use std::sync::OnceLock;
-
+    use host::processes::{self, Process};
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-    use super::{MARKER, Stat};
-
-    pub(crate) fn boot_id() -> String {
-        // Read once, because the id cannot change while this process runs.
-        static BOOT: OnceLock<String> = OnceLock::new();
-        BOOT.get_or_init(|| {
-            fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
-        })
-        .clone()
-    }
-
-    pub(crate) fn all_pids() -> Vec<i32> {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-    }
-
-    pub(crate) fn stat(pid: i32) -> Option<Stat> {
-        parse_stat(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
-    }
-
-    /// The program's name may contain spaces and parentheses, so fields are counted from the last `)`.
-    pub(super) fn parse_stat(pid: i32, line: &[u8]) -> Option<Stat> {
-        let end = line.iter().rposition(|byte| *byte == b')')?;
-        let text = std::str::from_utf8(line.get(end + 1..)?).ok()?;
-        let fields: Vec<&str> = text.split_ascii_whitespace().collect();
-        // The fields 3, 4, 6 and 22 of proc(5); the vector starts with field 3.
-        Some(Stat {
-            pid,
-            state: *fields.first()?.as_bytes().first()?,
-            parent: fields.get(1)?.parse().ok()?,
-            session: fields.get(3)?.parse().ok()?,
-            start: fields.get(19)?.parse().ok()?,
-        })
+    pub(crate) fn find(pid: i32) -> Option<Process> {
+        processes::find(pid)
     }
 
     /// Opens a pidfd first and then checks the process behind it, so the pid cannot be recycled in between.
-    pub(super) fn signal_verified(pid: i32, signal: Signal, is_same: impl Fn(&Stat) -> bool) -> bool {
+    pub(super) fn signal_verified(pid: i32, signal: Signal, is_same: impl Fn(&Process) -> bool) -> bool {
         let Some(pid) = Pid::from_raw(pid) else { return false };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-        stat(pid.as_raw_nonzero().get()).is_some_and(|actual| is_same(&actual))
+        find(pid.as_raw_nonzero().get()).is_some_and(|actual| is_same(&actual))
             && pidfd_send_signal(&pidfd, signal).is_ok()
-    }
-
-    /// The value of the marker in a process's environment. `None` if it is not readable or the process overwrote it.
-    pub(crate) fn marker(pid: i32) -> Option<String> {
-        let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
-        environ.split(|byte| *byte == 0).find_map(|entry| {
-            let entry = std::str::from_utf8(entry).ok()?;
-            Some(entry.strip_prefix(MARKER)?.strip_prefix('=')?.to_owned())
-        })
-    }
-
-    /// Children of the calling process, including adopted ones.
-    pub(crate) fn own_children() -> Vec<i32> {
-        // The file lists the children of one thread. The keeper has only one.
-        let pid = std::process::id();
-        match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
-            Ok(list) => list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
-            // Kernels without CONFIG_PROC_CHILDREN have no such file; scan all processes instead.
-            Err(_) => super::ProcessTable::read()
-                .iter()
-                .filter(|stat| stat.parent == pid.cast_signed())
-                .map(|s| s.pid)
-                .collect(),
-        }
     }
 }
 
 /// Other systems have no `/proc`, pidfd or subreaper, so only a process's own group can be followed. Start times are 0,
-/// so only the boot id and the keeper's lock protect against recycled pids. This module is compiled but not tested.
+/// so only the keeper's lock protects against recycled pids. This module is compiled but not tested.
 #[cfg(not(target_os = "linux"))]
 mod system {
+    use host::processes::Process;
     use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-    use super::Stat;
-
-    pub(crate) fn boot_id() -> String {
-        String::new()
-    }
-
-    pub(crate) fn all_pids() -> Vec<i32> {
-        Vec::new()
-    }
-
-    pub(crate) fn stat(pid: i32) -> Option<Stat> {
+    pub(crate) fn find(pid: i32) -> Option<Process> {
         test_kill_process(Pid::from_raw(pid)?).ok()?;
-        Some(Stat { pid, parent: 0, session: 0, state: b'S', start: 0 })
+        let name = String::new();
+        Some(Process { pid, parent: 0, session: 0, terminal: 0, start: 0, name, has_ended: false })
     }
 
-    pub(super) fn signal_verified(pid: i32, signal: Signal, _is_same: impl Fn(&Stat) -> bool) -> bool {
+    pub(super) fn signal_verified(pid: i32, signal: Signal, _is_same: impl Fn(&Process) -> bool) -> bool {
         Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
-    }
-
-    pub(crate) fn marker(_pid: i32) -> Option<String> {
-        None
-    }
-
-    pub(crate) fn own_children() -> Vec<i32> {
-        Vec::new()
     }
 }
 
-pub(crate) use system::all_pids;
+pub(crate) use system::find;
 use system::signal_verified;
-pub(crate) use system::{boot_id, marker, own_children, stat};
 
 /// Signals a process group. Its leader must be an unreaped child of the caller, so that the number still names the
 /// group.
@@ -235,13 +130,6 @@ mod tests {
         assert!(real.is_alive() && real.signal(Signal::KILL));
         assert!(!child.wait().expect("reaped").success());
         assert!(!real.is_alive());
-    }
-
-    #[test]
-    fn parentheses_in_program_name_do_not_shift_fields() {
-        let line = b"7 (a) b (c) S 1 7 5 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
-        let stat = system::parse_stat(7, line).expect("well formed");
-        assert_eq!(stat, Stat { pid: 7, parent: 1, session: 5, state: b'S', start: 4242 });
     }
 
     #[test]

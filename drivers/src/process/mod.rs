@@ -18,8 +18,6 @@ mod record;
 mod units;
 mod wire;
 
-pub use peer::{peer_has_variable, peer_pids};
-
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

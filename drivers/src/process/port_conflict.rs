@@ -5,10 +5,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::Path;
 
+use host::ports::find_port_owner;
 use plan::application::Unit;
 
 use crate::driver::{Problem, ProblemKind};
-use crate::ports;
 
 /// Checks that no program listens on the unit's ports, immediately before the start. Checks both loopback families,
 /// because a server on `::1` alone breaks probes, too. A port that is only bound (pdev reserves it for this unit)
@@ -31,7 +31,7 @@ pub(super) fn check_ports(unit: &Unit) -> Result<(), Problem> {
 
 fn port_taken_problem(unit: &Unit, name: &str, port: u16) -> Problem {
     let port_label = if name == "main" { "port".to_owned() } else { format!("port `{name}`") };
-    let owner_note = ports::find_port_owner(port).map(|owner| owner.to_string()).unwrap_or_default();
+    let owner_note = find_port_owner(port).map(|owner| owner.to_string()).unwrap_or_default();
     let message = format!("{port_label} `{port}` of `{}` is taken{owner_note}", unit.name);
     Problem::new(ProblemKind::PortTaken, message).hint("End the program that listens there, or choose another port.")
 }

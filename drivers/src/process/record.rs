@@ -4,11 +4,12 @@
 //! the keeper writes its file; before and after, the driver does. The files contain no secrets.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use host::files::{Flush, replace_file_with};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -218,26 +219,8 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], durable: Durable, mode
     if let Some(folder) = path.parent() {
         create_private_folder(folder)?;
     }
-    let mut temporary_name = path.file_name().unwrap_or_default().to_owned();
-    // Two units created at once write the preview's record at once; each needs its own temporary file.
-    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    temporary_name.push(format!(".{}-{number}.new", std::process::id()));
-    let temporary_path = path.with_file_name(temporary_name);
-    let result = write_new_file(&temporary_path, bytes, durable, mode).and_then(|()| fs::rename(&temporary_path, path));
-    if result.is_err() {
-        drop(fs::remove_file(&temporary_path));
-    }
-    result
-}
-
-fn write_new_file(path: &Path, bytes: &[u8], durable: Durable, mode: u32) -> io::Result<()> {
-    let mut file = File::options().create(true).truncate(true).write(true).mode(mode).open(path)?;
-    file.write_all(bytes)?;
-    if durable == Durable::Yes {
-        file.sync_data()?;
-    }
-    Ok(())
+    let flush = if durable == Durable::Yes { Flush::Contents } else { Flush::Nothing };
+    replace_file_with(path, bytes, mode, flush)
 }
 
 fn write_json(path: &Path, value: &impl Serialize, durable: Durable) -> io::Result<()> {

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
+use host::disk_space::disk_space;
+
 use super::Finding;
 use crate::humanize;
 
@@ -88,17 +90,17 @@ pub(super) fn disk() -> Finding {
     // The nearest existing folder: the data folder may not exist yet.
     let home = std::env::var_os("XDG_DATA_HOME").or_else(|| std::env::var_os("HOME")).unwrap_or_else(|| "/".into());
     let folder = Path::new(&home).ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    let Ok(statistics) = rustix::fs::statvfs(folder) else {
+    let Ok(space) = disk_space(folder) else {
         return Finding::warning(
             "disk",
             format!("cannot determine the free space of `{}`", folder.display()),
             "Check that it is mounted.",
         );
     };
-    let free_megabytes = statistics.f_bavail.saturating_mul(statistics.f_frsize) / 1_000_000;
+    let free_megabytes = space.free_bytes / 1_000_000;
     let state = format!("{} free for `{}`", format_size(free_megabytes), folder.display());
-    if statistics.f_files > 0 && statistics.f_favail < 10_000 {
-        let state = format!("only {} more files fit on the disk of `{}`", statistics.f_favail, folder.display());
+    if let Some(free_files) = space.free_files.filter(|files| *files < 10_000) {
+        let state = format!("only {free_files} more files fit on the disk of `{}`", folder.display());
         return Finding::broken("disk", state, "Remove files, or old images with `docker system prune`.");
     }
     match free_megabytes {

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 
+use host::processes::{Process, ProcessTable, own_children};
 use rustix::process::Signal;
 
-use super::super::kernel::{self, ProcessTable, Stat};
+use super::super::kernel;
 
 /// The processes of one running or ending command: its first process, and all its descendants by their marker.
 pub(crate) struct ProcessTree<'a> {
@@ -27,16 +28,16 @@ impl ProcessTree<'_> {
     pub(crate) fn signal_remaining(&self, signal: Option<(Signal, bool)>) -> bool {
         let remaining = self.remaining();
         if let Some((signal, outside_only)) = signal {
-            for stat in remaining.iter().filter(|stat| !outside_only || stat.session != self.leader) {
-                kernel::signal_process(stat, signal);
+            for process in remaining.iter().filter(|process| !outside_only || process.session != self.leader) {
+                kernel::signal_process(process, signal);
             }
         }
         remaining.is_empty()
     }
 
     /// Checks the keeper's own children first, which is cheap: after an ordinary exit there are no unknown ones.
-    fn remaining(&self) -> Vec<Stat> {
-        let orphans = kernel::own_children().into_iter().filter(|pid| !self.leaders.contains(pid));
+    fn remaining(&self) -> Vec<Process> {
+        let orphans = own_children().into_iter().filter(|pid| !self.leaders.contains(pid));
         let mut roots: Vec<i32> = orphans.filter(|pid| self.owns_orphan(*pid)).collect();
         if self.is_leader_alive {
             roots.push(self.leader);
@@ -46,12 +47,12 @@ impl ProcessTree<'_> {
         }
         let mut remaining = ProcessTable::read().descendants(&roots);
         // Zombies need no signal: their parent or the keeper reaps them.
-        remaining.retain(|stat| stat.pid != self.leader && stat.state != b'Z');
+        remaining.retain(|process| process.pid != self.leader && !process.has_ended);
         remaining
     }
 
     fn owns_orphan(&self, orphan: i32) -> bool {
-        let in_session = kernel::stat(orphan).is_some_and(|stat| stat.session == self.leader);
+        let in_session = kernel::find(orphan).is_some_and(|process| process.session == self.leader);
         match kernel::marker(orphan) {
             // The session is the best evidence: a program can clear its environment, but it cannot join another
             // session.

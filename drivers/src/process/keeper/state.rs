@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use host::processes::{ProcessTable, own_children};
 use rustix::process::{Signal, WaitOptions, wait};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -141,12 +142,12 @@ impl Keeper {
     pub(crate) fn kill_remaining(&mut self) {
         self.tasks.abort_all();
         for _ in 0..50 {
-            let remaining = kernel::ProcessTable::read().descendants(&kernel::own_children());
+            let remaining = ProcessTable::read().descendants(&own_children());
             if remaining.is_empty() {
                 return;
             }
-            for stat in &remaining {
-                kernel::signal_process(stat, Signal::KILL);
+            for process in &remaining {
+                kernel::signal_process(process, Signal::KILL);
             }
             // Blocking is fine, because no client is served any more. Each round waits for one death and then reaps all
             // other dead children.

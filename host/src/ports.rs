@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+
+use crate::processes::{self, all_pids, has_open_socket};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortOwner {
@@ -36,13 +37,12 @@ pub fn find_port_owner(port: u16) -> Option<PortOwner> {
     if inodes.is_empty() {
         return None;
     }
-    let processes = fs::read_dir("/proc").ok()?.flatten();
     // Forked servers share the socket, so several processes may match. The lowest pid makes the result stable; it is
     // usually the parent.
-    let mut pids: Vec<u32> = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let mut pids = all_pids();
     pids.sort_unstable();
     let pid = pids.into_iter().find(|pid| has_open_socket(*pid, &inodes))?;
-    Some(PortOwner { pid, command: command_line(pid).unwrap_or_else(|| "?".to_owned()) })
+    Some(PortOwner { pid: pid.cast_unsigned(), command: short_command_line(pid).unwrap_or_else(|| "?".to_owned()) })
 }
 
 /// Inodes of the sockets in state LISTEN on this port.
@@ -57,18 +57,10 @@ fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
     table.lines().skip(1).filter_map(inode_of).collect()
 }
 
-fn has_open_socket(pid: u32, sockets: &[String]) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    descriptors.flatten().any(|descriptor| {
-        let Ok(target) = fs::read_link(descriptor.path()) else { return false };
-        sockets.iter().any(|socket| Path::new(socket) == target)
-    })
-}
-
-fn command_line(pid: u32) -> Option<String> {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<_> = line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).collect();
-    let text = words.iter().map(|word| String::from_utf8_lossy(word)).collect::<Vec<_>>().join(" ");
+fn short_command_line(pid: i32) -> Option<String> {
+    let line = processes::command_line(pid);
+    let words = line.iter().filter(|word| !word.is_empty());
+    let text = words.map(String::from_utf8_lossy).collect::<Vec<_>>().join(" ");
     if text.is_empty() {
         return fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim().to_owned());
     }

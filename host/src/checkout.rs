@@ -4,10 +4,9 @@
 //! files do not contain the answer (reftable) is git itself run.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use manifest::FileProblem;
 
 /// A folder's git checkout. Folders outside of a repository have none.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,8 +87,8 @@ fn query_git(top: &Path) -> (Option<String>, Option<String>) {
     (run_git(&["symbolic-ref", "--short", "-q", "HEAD"]), run_git(&["rev-parse", "-q", "--verify", "HEAD"]))
 }
 
-fn read_trimmed(path: &Path) -> Result<String, FileProblem> {
-    fs::read_to_string(path).map(|text| text.trim().to_owned()).map_err(|_| FileProblem::Missing)
+fn read_trimmed(path: &Path) -> io::Result<String> {
+    fs::read_to_string(path).map(|text| text.trim().to_owned())
 }
 
 impl Checkout {

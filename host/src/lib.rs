@@ -1,0 +1,11 @@
+//! This machine: pdev's folders, files, free disk space, processes, connections and git checkouts.
+//!
+//! It is the only crate below the impure ones, and knows nothing about previews, manifests or credentials.
+
+pub mod checkout;
+pub mod connections;
+pub mod disk_space;
+pub mod files;
+pub mod locations;
+pub mod ports;
+pub mod processes;
