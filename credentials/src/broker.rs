@@ -197,8 +197,8 @@ impl Broker {
         requester: &Requester,
     ) -> Result<(Secret, Option<i64>), BrokerProblem> {
         let identity = self.identity(name)?;
-        let restriction = self.session_restriction(&identity, format, requester)?;
-        let purpose = source::supported_purpose(&identity, format.purpose())
+        let restriction = self.session_restriction(&identity, &format.purpose(), requester)?;
+        let purpose = source::reduce_to_supported_purpose(&identity, format.purpose())
             .map_err(|reason| unsuitable_problem(name, &reason))?;
         let lease = self.obtain_lease_for(name, &LeaseRequest { purpose, restriction }).await?;
         let secret = format::render(format, &identity, &lease).map_err(|reason| unsuitable_problem("", &reason))?;

@@ -1,4 +1,4 @@
-//! `pdev down`: stops a preview from any folder, even if the folder of the preview no longer exists.
+//! `pdev down`: stops a preview from any folder, even if the preview's folder or branch no longer exists.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::render::progress::Progress;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   pdev down                    stop this folder's preview and keep its data
-  pdev down shop/feature-x     stop a preview from any folder, even if its branch was deleted
+  pdev down shop/feature-x     stop a preview whose folder or branch no longer exists
   pdev down --all --volumes    stop all previews on this machine and remove their data")]
 pub(crate) struct Arguments {
     /// Preview to stop, such as `shop/feature-x` [default: the preview of this folder]
@@ -31,7 +31,8 @@ pub(crate) struct Arguments {
     /// Stop all previews on this machine
     #[arg(long, conflicts_with = "preview")]
     all: bool,
-    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h]
+    /// Stop waiting for each preview after this duration, such as `90s` or `10m`; the operation continues
+    /// [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
 }
@@ -47,21 +48,27 @@ pub(crate) fn run(mut arguments: Arguments, context: &Context) -> Outcome {
             return stop_preview(client, &preview, &arguments, context).await;
         }
         let mut previews = client.previews().await?;
-        // Of a preview that is down, only the data volumes can remain.
+        // A preview that is down may still have data volumes, but nothing else.
         previews.retain(|preview| arguments.volumes || preview.state != PreviewState::Down);
-        let mut worst = exit::OK;
+        let mut exit_code = exit::OK;
         for preview in &previews {
             // A client per preview, because the stream of events occupies its connection.
             let code = stop_preview(Context::connect().await?, preview, &arguments, context).await?;
-            worst = worst.max(code);
+            // A preview that was stopped must not hide the failure of an earlier one.
+            exit_code = exit_code.max(code);
         }
         if previews.is_empty() && !context.json {
-            context.terminal.eprint_line("no preview is running");
+            context.terminal.eprint_line(if arguments.volumes {
+                "there is no preview"
+            } else {
+                "no preview is running"
+            });
         }
-        Ok(worst)
+        Ok(exit_code)
     })
 }
 
+/// Stops one preview and prints the outcome.
 async fn stop_preview(client: Client, preview: &PreviewStatus, arguments: &Arguments, context: &Context) -> Outcome {
     let title = &preview.preview.title;
     let mut progress = Progress::new(context);
@@ -69,7 +76,8 @@ async fn stop_preview(client: Client, preview: &PreviewStatus, arguments: &Argum
     match follow_operation(&mut stream, &mut progress, context, arguments.timeout).await? {
         OperationOutcome::Finished { milliseconds, unchanged, .. } => {
             let message = match (unchanged, arguments.volumes) {
-                (true, _) => format!("{title} is already down"),
+                (true, true) => format!("{title} is already down and has no data volumes"),
+                (true, false) => format!("{title} is already down"),
                 (false, true) => {
                     format!("{title} is down, data volumes removed ({})", humanize::duration(milliseconds))
                 }
@@ -84,13 +92,15 @@ async fn stop_preview(client: Client, preview: &PreviewStatus, arguments: &Argum
             if !context.json {
                 problem::print_all(&problems, &context.terminal);
                 context.terminal.eprint_line(&format!(
-                    "{title} is not completely down ({}); `pdev down {title}` tries again",
+                    "{title} is not completely down ({}); run `pdev down {title}` to try again",
                     humanize::duration(milliseconds)
                 ));
             }
             Ok(exit::FAILED)
         }
-        OperationOutcome::Superseded { by } => Err(Failure::failed(format!("another request replaced this one: {by}"))),
+        OperationOutcome::Superseded { by } => {
+            Err(Failure::failed(format!("another request superseded this one: {by}")))
+        }
         OperationOutcome::Interrupted => {
             context
                 .terminal
@@ -101,6 +111,7 @@ async fn stop_preview(client: Client, preview: &PreviewStatus, arguments: &Argum
             Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not down yet; the operation continues"))
                 .hint(format!("Run `pdev status {title}` to see its state.")))
         }
+        // `down` has no `--detach`, so a stream without a last event also means that the agent stopped.
         OperationOutcome::Detached | OperationOutcome::AgentStopping => {
             Err(Failure::failed(format!("the agent stopped before {title} was down"))
                 .hint(format!("Run `pdev down {title}` to start the agent again and continue.")))

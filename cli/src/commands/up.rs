@@ -218,8 +218,10 @@ pub(crate) fn print_outcome(outcome: OperationOutcome, title: &str, context: &Co
             Err(Failure::new(exit::TIMEOUT, "timeout", format!("{title} is not ready yet; the operation continues"))
                 .hint("Run `pdev status` to see what it waits for."))
         }
-        OperationOutcome::Superseded { by } => Err(Failure::failed(format!("another request replaced this one: {by}"))
-            .hint("Run `pdev wait` to wait for its result.")),
+        OperationOutcome::Superseded { by } => {
+            Err(Failure::failed(format!("another request superseded this one: {by}"))
+                .hint("Run `pdev wait` to wait for its result."))
+        }
         OperationOutcome::AgentStopping => {
             Err(Failure::new(exit::UNREACHABLE, "agent_stopping", "the agent is stopping")
                 .hint("Run `pdev up` to start the agent again and complete the operation; programs keep running."))

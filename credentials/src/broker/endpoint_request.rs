@@ -1,17 +1,16 @@
-//! Answers the requests of SDKs at credential endpoints, with a lease or with the reason why there is none.
+//! Answers the requests of SDKs at credential endpoints, with a credential or an error in the SDK's own protocol.
 
 use std::sync::Arc;
 
 use super::session::LeaseRequest;
 use super::{Broker, BrokerProblem, Requester, now};
-use crate::endpoint::{self, Cloud, EndpointAccess, EndpointProtocol, EndpointRequest, EndpointResponse};
-use crate::format::CredentialFormat;
+use crate::endpoint::{self, Cloud, EndpointAccess, EndpointProtocol, EndpointResponse, MetadataAnswer, ParsedRequest};
 use crate::lease::Material;
-use crate::source;
+use crate::source::{self, Purpose};
 
 impl Broker {
-    /// The cloud whose SDKs can use an endpoint for this identity; `None` if its credential fits no endpoint. Fetches a
-    /// lease, so that errors are reported before a program starts.
+    /// The cloud whose SDKs can use an endpoint for this identity. `None` if no SDK accepts the identity's credential
+    /// from an endpoint. Fetches a lease, so that errors are reported before a program starts.
     ///
     /// # Errors
     /// The reason why there is no lease for this requester.
@@ -21,7 +20,7 @@ impl Broker {
         requester: &Requester,
     ) -> Result<Option<Cloud>, BrokerProblem> {
         let identity = self.identity(name)?;
-        let restriction = self.session_restriction(&identity, &CredentialFormat::Env, requester)?;
+        let restriction = self.session_restriction(&identity, &Purpose::General, requester)?;
         let lease = self.obtain_lease_for(name, &LeaseRequest { restriction, ..LeaseRequest::default() }).await?;
         Ok(match (&lease.material, Cloud::of_identity(&identity)) {
             (Material::Aws { .. }, Some(Cloud::Aws)) => Some(Cloud::Aws),
@@ -30,47 +29,47 @@ impl Broker {
         })
     }
 
-    /// Answers a request at an endpoint. The caller has already identified the peer.
+    /// Answers a request at an endpoint. The owner of the listener has already identified the requester.
     pub async fn handle_endpoint_request(
         self: &Arc<Self>,
         access: &EndpointAccess,
         request: &http::request::Parts,
         requester: &Requester,
     ) -> EndpointResponse {
-        let parsed = endpoint::parse_request(access, request, now());
-        let (name, load_identity) = (&access.identity, |protocol: &EndpointProtocol| {
-            self.identity(&access.identity).map_err(|problem| protocol.error_response(&problem))
-        });
-        let protocol = match parsed {
-            EndpointRequest::Answered(response) => return response,
-            EndpointRequest::RoleName => return endpoint::role_response(name),
-            EndpointRequest::Credential(protocol) => protocol,
-            EndpointRequest::Metadata(query) => match load_identity(&EndpointProtocol::Google)
-                .map(|identity| endpoint::metadata_response(&query, &identity))
-            {
-                Ok(Err(protocol)) => protocol,
-                Ok(Ok(response)) | Err(response) => return response,
+        let name = &access.identity;
+        let protocol = match endpoint::parse_request(access, request, now()) {
+            ParsedRequest::Response(response) => return response,
+            ParsedRequest::RoleName => return endpoint::role_response(name),
+            ParsedRequest::Credential(protocol) => protocol,
+            ParsedRequest::Metadata(query) => match self.identity(name) {
+                Ok(identity) => match endpoint::answer_metadata_query(&query, &identity) {
+                    MetadataAnswer::Response(response) => return response,
+                    MetadataAnswer::NeedsCredential(protocol) => protocol,
+                },
+                // Only Google's protocol has metadata queries.
+                Err(problem) => return EndpointProtocol::Google.error_response(&problem),
             },
         };
-        let identity = match load_identity(&protocol) {
-            Ok(identity) => identity,
-            Err(response) => return response,
-        };
-        let format = protocol.credential_format(&identity, now());
-        // Respond with "not found" instead of a refusal: gcloud requests an id token with each access token, and
-        // continues without one.
-        if let Ok(format) = &format
-            && let Err(reason) = source::supported_purpose(&identity, format.purpose())
-        {
-            return protocol.not_found_response(&format!("`{name}` {reason}"));
+        match self.issue_for_protocol(name, &protocol, requester).await {
+            Ok(response) => response,
+            Err(problem) => protocol.error_response(&problem),
         }
-        let issued = match format {
-            Ok(format) => self.issue(name, &format, requester).await,
-            Err(problem) => Err(problem),
-        };
-        issued.map_or_else(
-            |problem| protocol.error_response(&problem),
-            |credential| protocol.credential_response(credential),
-        )
+    }
+
+    async fn issue_for_protocol(
+        self: &Arc<Self>,
+        name: &str,
+        protocol: &EndpointProtocol,
+        requester: &Requester,
+    ) -> Result<EndpointResponse, BrokerProblem> {
+        let identity = self.identity(name)?;
+        let format = protocol.credential_format(&identity, now())?;
+        // An id token is not a purpose of every source. gcloud requests one with each access token, and continues
+        // without it if the response is "not found" instead of a refusal.
+        if let Err(reason) = source::reduce_to_supported_purpose(&identity, format.purpose()) {
+            return Ok(protocol.not_found_response(&format!("`{name}` {reason}")));
+        }
+        let credential = self.issue(name, &format, requester).await?;
+        Ok(protocol.credential_response(credential))
     }
 }

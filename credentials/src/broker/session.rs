@@ -3,7 +3,6 @@
 
 use super::{Broker, BrokerProblem, Requester, now};
 use crate::approval::identity_digest;
-use crate::format::CredentialFormat;
 use crate::identity::Identity;
 use crate::session::Session;
 use crate::session::rule::{self, SessionAccess, SessionRestriction};
@@ -72,14 +71,14 @@ impl Broker {
     pub(super) fn session_restriction(
         &self,
         identity: &Identity,
-        format: &CredentialFormat,
+        purpose: &Purpose,
         requester: &Requester,
     ) -> Result<Option<SessionRestriction>, BrokerProblem> {
         let Some(member) = &requester.session else { return Ok(None) };
         let is_allowed = member.allowed_identities.contains(&identity.name);
         match rule::decide_access(&member.session, &self.identity_chain(identity)?, is_allowed, now())? {
             SessionAccess::Full => Ok(None),
-            SessionAccess::Restricted(_) if matches!(format.purpose(), Purpose::IdToken(_)) => {
+            SessionAccess::Restricted(_) if matches!(purpose, Purpose::IdToken(_)) => {
                 Err(rule::id_token_refusal(identity))
             }
             SessionAccess::Restricted(restriction) => Ok(Some(restriction)),
@@ -91,7 +90,7 @@ impl Broker {
     /// # Errors
     /// The rule that refuses, its reason and its fix.
     pub fn check_session_access(&self, name: &str, requester: &Requester) -> Result<(), BrokerProblem> {
-        self.session_restriction(&self.identity(name)?, &CredentialFormat::Env, requester).map(drop)
+        self.session_restriction(&self.identity(name)?, &Purpose::General, requester).map(drop)
     }
 
     /// The identity and all identities that it is built on.

@@ -4,7 +4,7 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use super::{EndpointAccess, EndpointProtocol, EndpointRequest, EndpointResponse, constant_time_eq, header_value};
+use super::{EndpointAccess, EndpointProtocol, EndpointResponse, ParsedRequest, constant_time_eq, header_value};
 
 pub(super) const CONTAINER_PATH: &str = "/aws/credentials";
 const CREDENTIALS_PATH: &str = "/latest/meta-data/iam/security-credentials";
@@ -13,36 +13,36 @@ const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 /// Six hours, the limit of AWS.
 const TTL_SECONDS_MAX: i64 = 21_600;
 
-pub(super) fn parse_container_request(access: &EndpointAccess, request: &Parts) -> EndpointRequest {
+pub(super) fn parse_container_request(access: &EndpointAccess, request: &Parts) -> ParsedRequest {
     let token = request.headers.get(http::header::AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
     if constant_time_eq(token, access.token.expose()) {
-        return EndpointRequest::Credential(EndpointProtocol::AwsContainer);
+        return ParsedRequest::Credential(EndpointProtocol::AwsContainer);
     }
     let message = "the authorization token is absent or wrong: it is in the file that \
                  AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names";
-    EndpointRequest::Answered(EndpointResponse::json(
+    ParsedRequest::Response(EndpointResponse::json(
         StatusCode::UNAUTHORIZED,
         &json!({ "code": "InvalidToken", "message": message }),
     ))
 }
 
-pub(super) fn parse_instance_request(access: &EndpointAccess, request: &Parts, now: i64) -> EndpointRequest {
+pub(super) fn parse_instance_request(access: &EndpointAccess, request: &Parts, now: i64) -> ParsedRequest {
     let path = request.uri.path();
     if path == "/latest/api/token" {
-        return EndpointRequest::Answered(issue_session_token(access, request, now));
+        return ParsedRequest::Response(issue_session_token(access, request, now));
     }
     if request.method != Method::GET {
-        return EndpointRequest::Answered(status_response(StatusCode::METHOD_NOT_ALLOWED));
+        return ParsedRequest::Response(status_response(StatusCode::METHOD_NOT_ALLOWED));
     }
     if !header_value(request, TOKEN_HEADER).is_some_and(|token| is_session_token_valid(access, token, now)) {
-        return EndpointRequest::Answered(status_response(StatusCode::UNAUTHORIZED));
+        return ParsedRequest::Response(status_response(StatusCode::UNAUTHORIZED));
     }
     match path.strip_prefix(CREDENTIALS_PATH) {
-        Some("" | "/") => EndpointRequest::RoleName,
+        Some("" | "/") => ParsedRequest::RoleName,
         Some(name) if name.strip_prefix('/') == Some(&access.identity) => {
-            EndpointRequest::Credential(EndpointProtocol::AwsInstance)
+            ParsedRequest::Credential(EndpointProtocol::AwsInstance)
         }
-        _ => EndpointRequest::Answered(status_response(StatusCode::NOT_FOUND)),
+        _ => ParsedRequest::Response(status_response(StatusCode::NOT_FOUND)),
     }
 }
 

@@ -4,7 +4,7 @@ use http::StatusCode;
 use http::request::Parts;
 use serde_json::{Value, json};
 
-use super::{EndpointProtocol, EndpointRequest, EndpointResponse, header_value, query_parameter};
+use super::{EndpointProtocol, EndpointResponse, ParsedRequest, header_value, query_parameter};
 use crate::identity::Identity;
 
 const ACCOUNTS_PATH: &str = "instance/service-accounts/";
@@ -68,29 +68,29 @@ pub(super) fn not_found_response(message: &str) -> EndpointResponse {
     text_response(StatusCode::NOT_FOUND, format!("{message}\n"))
 }
 
-pub(super) fn parse_request(request: &Parts) -> EndpointRequest {
+pub(super) fn parse_request(request: &Parts) -> ParsedRequest {
     if header_value(request, "metadata-flavor") != Some("Google") {
-        return EndpointRequest::Answered(text_response(
+        return ParsedRequest::Response(text_response(
             StatusCode::FORBIDDEN,
             "Missing Metadata-Flavor:Google header.\n",
         ));
     }
     let Some(key) = request.uri.path().strip_prefix("/computeMetadata/v1/") else {
-        return EndpointRequest::Answered(text_response(StatusCode::OK, "v1/\n"));
+        return ParsedRequest::Response(text_response(StatusCode::OK, "v1/\n"));
     };
     let recursive = query_parameter(request, "recursive").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let query = match key.trim_end_matches('/') {
-        "" => return EndpointRequest::Answered(text_response(StatusCode::OK, "instance/\nproject/\nuniverse/\n")),
+        "" => return ParsedRequest::Response(text_response(StatusCode::OK, "instance/\nproject/\nuniverse/\n")),
         "project/project-id" => MetadataQuery::Project,
         "project/numeric-project-id" => MetadataQuery::ProjectNumber,
         "universe/universe-domain" | "universe/universe_domain" => MetadataQuery::Universe,
         "instance/service-accounts" => MetadataQuery::Accounts { recursive },
         _ => match key.strip_prefix(ACCOUNTS_PATH).and_then(|rest| parse_account_path(rest, recursive, request)) {
             Some(query) => query,
-            None => return EndpointRequest::Answered(not_found_response("this metadata is not served here")),
+            None => return ParsedRequest::Response(not_found_response("this metadata is not served here")),
         },
     };
-    EndpointRequest::Metadata(query)
+    ParsedRequest::Metadata(query)
 }
 
 fn parse_account_path(rest: &str, recursive: bool, request: &Parts) -> Option<MetadataQuery> {
@@ -114,16 +114,19 @@ fn parse_account_path(rest: &str, recursive: bool, request: &Parts) -> Option<Me
     Some(MetadataQuery::Account { account, field })
 }
 
-/// Answers a query, or returns the protocol of the lease that is needed for it.
-pub(super) fn metadata_response(
-    query: &MetadataQuery,
-    identity: &Identity,
-) -> Result<EndpointResponse, EndpointProtocol> {
+/// The result of answering a [`MetadataQuery`].
+pub(crate) enum MetadataAnswer {
+    Response(EndpointResponse),
+    /// The query requests a token, so the broker must issue a credential in this protocol.
+    NeedsCredential(EndpointProtocol),
+}
+
+pub(super) fn answer_metadata_query(query: &MetadataQuery, identity: &Identity) -> MetadataAnswer {
     let email = identity.text("email").or(identity.text("service_account")).unwrap_or("default");
     let is_known_account = |account: &str| account == "default" || account == email;
     let unknown_account =
         |account: &str| not_found_response(&format!("there is no service account `{account}`; there is `{email}`"));
-    Ok(match query {
+    MetadataAnswer::Response(match query {
         MetadataQuery::Project => match identity.text("project") {
             Some(project) => text_response(StatusCode::OK, project),
             None => not_found_response("the identity names no `project` in identities.toml"),
@@ -146,12 +149,13 @@ pub(super) fn metadata_response(
         {
             unknown_account(account)
         }
-        MetadataQuery::Token { .. } => return Err(EndpointProtocol::Google),
+        MetadataQuery::Token { .. } => return MetadataAnswer::NeedsCredential(EndpointProtocol::Google),
         MetadataQuery::IdToken { audience, .. } if audience.is_empty() => {
             text_response(StatusCode::BAD_REQUEST, "non-empty audience parameter required\n")
         }
         MetadataQuery::IdToken { audience, .. } => {
-            return Err(EndpointProtocol::GoogleIdToken { audience: audience.clone() });
+            let protocol = EndpointProtocol::GoogleIdToken { audience: audience.clone() };
+            return MetadataAnswer::NeedsCredential(protocol);
         }
         MetadataQuery::Account { field, .. } => match field {
             AccountField::All { recursive: true } => json_response(&account_json(email)),

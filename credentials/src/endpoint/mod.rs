@@ -17,6 +17,7 @@ use crate::identity::Identity;
 use crate::secret::Secret;
 use crate::vault;
 
+pub(crate) use google::MetadataAnswer;
 pub use variables::{EndpointLocation, Variable, variables};
 
 /// The cloud whose SDK sends requests.
@@ -132,11 +133,11 @@ pub(crate) enum EndpointProtocol {
     Azure { resource: String },
 }
 
-/// A parsed request.
-pub(crate) enum EndpointRequest {
-    /// Answered without identity and lease.
-    Answered(EndpointResponse),
-    /// Answered from the configuration of the identity, except for tokens.
+/// The result of parsing a request.
+pub(crate) enum ParsedRequest {
+    /// The response needs neither the identity nor a credential.
+    Response(EndpointResponse),
+    /// Google only. The configuration of the identity answers the query, unless it requests a token.
     Metadata(google::MetadataQuery),
     /// Requests the name of the identity as a role.
     RoleName,
@@ -205,9 +206,9 @@ impl EndpointProtocol {
 }
 
 /// Parses a request as far as possible without the identity. Refusals are complete responses.
-pub(crate) fn parse_request(access: &EndpointAccess, request: &Parts, now: i64) -> EndpointRequest {
+pub(crate) fn parse_request(access: &EndpointAccess, request: &Parts, now: i64) -> ParsedRequest {
     if let Some(message) = browser_refusal(access, request) {
-        return EndpointRequest::Answered(EndpointResponse::forbidden(message));
+        return ParsedRequest::Response(EndpointResponse::forbidden(message));
     }
     let path = request.uri.path();
     // Before the check of the method, because IMDSv2 requests its session token with PUT.
@@ -215,7 +216,7 @@ pub(crate) fn parse_request(access: &EndpointAccess, request: &Parts, now: i64) 
         return aws::parse_instance_request(access, request, now);
     }
     if request.method != Method::GET {
-        return EndpointRequest::Answered(EndpointResponse::text(
+        return ParsedRequest::Response(EndpointResponse::text(
             StatusCode::METHOD_NOT_ALLOWED,
             "only GET is answered here\n",
         ));
@@ -224,9 +225,9 @@ pub(crate) fn parse_request(access: &EndpointAccess, request: &Parts, now: i64) 
         aws::CONTAINER_PATH => aws::parse_container_request(access, request),
         azure::APP_SERVICE_PATH => azure::parse_app_service_request(access, request),
         azure::INSTANCE_PATH => azure::parse_instance_request(request),
-        "/" => EndpointRequest::Answered(google::root_response()),
+        "/" => ParsedRequest::Response(google::root_response()),
         _ if path == "/computeMetadata" || path.starts_with("/computeMetadata/") => google::parse_request(request),
-        _ => EndpointRequest::Answered(EndpointResponse::text(
+        _ => ParsedRequest::Response(EndpointResponse::text(
             StatusCode::NOT_FOUND,
             "there is no such route; see docs/credentials.md of pdev\n",
         )),
@@ -237,12 +238,8 @@ pub(crate) fn role_response(identity: &str) -> EndpointResponse {
     aws::role_response(identity)
 }
 
-/// Answers a query from the identity's configuration, or returns the protocol of the lease that is needed for it.
-pub(crate) fn metadata_response(
-    query: &google::MetadataQuery,
-    identity: &Identity,
-) -> Result<EndpointResponse, EndpointProtocol> {
-    google::metadata_response(query, identity)
+pub(crate) fn answer_metadata_query(query: &google::MetadataQuery, identity: &Identity) -> MetadataAnswer {
+    google::answer_metadata_query(query, identity)
 }
 
 /// SDKs never send these headers. Browsers and proxies cannot avoid them, so a web page cannot read the endpoint.

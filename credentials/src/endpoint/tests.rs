@@ -43,15 +43,15 @@ fn describe_google_request(request: &str) -> String {
 
 fn describe_request(request: &str, more: &str) -> String {
     match parse_request(&endpoint_access(), &request_parts(request), NOW) {
-        EndpointRequest::Answered(response) => describe_response(&response),
-        EndpointRequest::RoleName => "role".into(),
-        EndpointRequest::Credential(protocol) => format!("{protocol:?}"),
-        EndpointRequest::Metadata(query) => match metadata_response(&query, &identity(more)) {
-            Ok(response) => {
+        ParsedRequest::Response(response) => describe_response(&response),
+        ParsedRequest::RoleName => "role".into(),
+        ParsedRequest::Credential(protocol) => format!("{protocol:?}"),
+        ParsedRequest::Metadata(query) => match answer_metadata_query(&query, &identity(more)) {
+            MetadataAnswer::Response(response) => {
                 assert!(response.headers.contains(&("metadata-flavor", "Google".into())), "{request}");
                 describe_response(&response)
             }
-            Err(protocol) => format!("{protocol:?}"),
+            MetadataAnswer::NeedsCredential(protocol) => format!("{protocol:?}"),
         },
     }
 }
@@ -78,7 +78,7 @@ fn aws_container_requires_exact_token() {
     let empty_token = EndpointAccess::new("a".into(), Secret::new(Vec::new()), vec![HOST.into()]);
     assert!(matches!(
         parse_request(&empty_token, &request_parts("GET /aws/credentials"), NOW),
-        EndpointRequest::Answered(_)
+        ParsedRequest::Response(_)
     ));
 }
 
@@ -91,7 +91,7 @@ fn aws_instance_requires_valid_session_token() {
         ("GET /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 60", "405 405 - Method Not Allowed"),
         ("GET /latest/meta-data/iam/security-credentials/", "401 401 - Unauthorized"),
     ]);
-    let EndpointRequest::Answered(response) = parse_request(
+    let ParsedRequest::Response(response) = parse_request(
         &endpoint_access(),
         &request_parts("PUT /latest/api/token\nX-aws-ec2-metadata-token-ttl-seconds: 60"),
         NOW,
@@ -103,10 +103,10 @@ fn aws_instance_requires_valid_session_token() {
     let at = |path: &str, token: &str, now| {
         let request = request_parts(&format!("GET /latest/meta-data/iam/{path}\nX-aws-ec2-metadata-token: {token}"));
         match parse_request(&endpoint_access(), &request, now) {
-            EndpointRequest::Answered(response) => response.status.as_u16().to_string(),
-            EndpointRequest::RoleName => "role".into(),
-            EndpointRequest::Credential(protocol) => format!("{protocol:?}"),
-            EndpointRequest::Metadata(_) => "metadata".into(),
+            ParsedRequest::Response(response) => response.status.as_u16().to_string(),
+            ParsedRequest::RoleName => "role".into(),
+            ParsedRequest::Credential(protocol) => format!("{protocol:?}"),
+            ParsedRequest::Metadata(_) => "metadata".into(),
         }
     };
     let longer = token.replacen('1', "2", 1);

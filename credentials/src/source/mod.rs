@@ -80,8 +80,8 @@ pub(crate) enum Purpose {
     IdToken(String),
 }
 
-/// Reduces a purpose to one that the source supports.
-pub(crate) fn supported_purpose(identity: &Identity, purpose: Purpose) -> Result<Purpose, String> {
+/// Reduces a purpose to one that the source supports. The error is the reason why the source supports none.
+pub(crate) fn reduce_to_supported_purpose(identity: &Identity, purpose: Purpose) -> Result<Purpose, String> {
     match (purpose, identity.kind) {
         // Other sources have one token for all resources. The token may still suit the request, so this is no error.
         (Purpose::Resource(_), kind) if !matches!(kind, "entra" | "entra-federation" | "oidc" | "exec") => {
