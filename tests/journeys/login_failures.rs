@@ -207,17 +207,17 @@ fn failed_logins_print_documented_messages() {
 
     // The flow depends on the browser: none, one on the display of this machine, one at the other end of SSH.
     for (environment, flow) in [
-        (&[][..], "type the code"),
+        (&[][..], "enter the code"),
         (&[("DISPLAY", ":0")][..], "in a browser on this machine"),
-        (&[("DISPLAY", ":10"), ("SSH_CONNECTION", "10.0.0.1 1 10.0.0.2 22")][..], "type the code"),
-        (&[("WAYLAND_DISPLAY", "w"), ("SSH_TTY", "/dev/pts/1")][..], "type the code"),
+        (&[("DISPLAY", ":10"), ("SSH_CONNECTION", "10.0.0.1 1 10.0.0.2 22")][..], "enter the code"),
+        (&[("WAYLAND_DISPLAY", "w"), ("SSH_TTY", "/dev/pts/1")][..], "enter the code"),
     ] {
         let mut login = LoginProcess::start(&sandbox, &["fine", "--no-open"], environment);
         let line = login.read_until("open");
         assert!(line.contains(flow), "{environment:?}: {line}");
         send_signal(login.child.id(), "INT");
         let output = login.wait_for_output();
-        if flow == "type the code" {
+        if flow == "enter the code" {
             assert_documented(&output, LOGIN_FAILURES[4]);
         }
         assert!(output.err.contains("the login was cancelled"), "{}", output.transcript());

@@ -91,7 +91,7 @@ fn mfa_code_is_requested_once_and_never_by_helpers() {
     let mut helper = sandbox.command(&sandbox.project(), &["credential", "aws", "dev"]);
     helper.env("PDEV_VAULT_PASSPHRASE_FILE", write_passphrase(&sandbox)).stdin(Stdio::null());
     run_with_timeout(helper, Duration::from_secs(30)).fails_with(1).prints("Run `pdev login day` to sign in");
-    let prompt = format!("code of {device}");
+    let prompt = format!("MFA code of {device}");
     login_with_code(&sandbox, "day", &prompt, "12 34").fails_with(2).prints("that is no code of six digits");
     let output = login_with_code(&sandbox, "day", &prompt, "123 456").ok().prints("signed in as `day`");
     assert!(!output.transcript().contains("123 456"), "the code was shown: {}", output.transcript());

@@ -1,4 +1,6 @@
-//! `pdev login` and `pdev logout`: the only manual step of an identity.
+//! `pdev login` and `pdev logout`: the user signs in to an identity, or out of it. All later renewals are the agent's.
+
+use std::process::{Command, Stdio};
 
 use client::LineStream;
 use credentials::identity::Identity;
@@ -16,7 +18,10 @@ use crate::exit::{self, Failure, Outcome};
   pdev login shop-dev                 open the browser, or show a code
   pdev login shop-admin               prompt for the code of an MFA device
 
-The agent renews the login afterwards, so you sign in once. `pdev identity` shows the status of each identity.")]
+The agent renews the credentials of a login without prompts, until the provider ends the login. `pdev identity` shows \
+the status of each identity.
+
+Exit codes: 0 signed in, 1 failed, 2 the identity needs no login, 4 no such identity, 130 Ctrl-C.")]
 pub(crate) struct Arguments {
     /// Identity to sign in to
     #[arg(value_name = "IDENTITY")]
@@ -38,14 +43,13 @@ pub(crate) struct LogoutArguments {
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let identity = find_identity(&arguments.identity)?;
-    match identity.secret_description() {
-        Some(_) => store_secret(&identity, context),
-        _ if identity.needs_login() => sign_in(&identity, arguments, context),
-        _ => Err(Failure::invalid_input(format!(
-            "`{}` uses the source `{}`, which needs no login",
-            identity.name, identity.kind
-        ))
-        .hint("Run `pdev identity` to see its status.")),
+    if identity.secret_description().is_some() {
+        send_secret(&identity, context)
+    } else if identity.needs_login() {
+        sign_in_at_provider(&identity, arguments, context)
+    } else {
+        let message = format!("`{}` uses the source `{}`, which needs no login", identity.name, identity.kind);
+        Err(Failure::invalid_input(message).hint("Run `pdev identity` to see the status of the identity."))
     }
 }
 
@@ -61,12 +65,17 @@ pub(crate) fn find_identity(name: &str) -> Result<Identity, Failure> {
     })
 }
 
-fn store_secret(identity: &Identity, context: &Context) -> Outcome {
-    // Opened here first, because this process may prompt the user to unlock the keyring and the agent may not. Also
-    // before the prompt for an MFA code, which is valid only for a short time.
-    drop(open_vault(&credential_paths()?, context)?);
+/// Unlocks the keyring before the agent needs the vault's key: this process may prompt the user, and the agent may not.
+fn unlock_vault(context: &Context) -> Result<(), Failure> {
+    open_vault(&credential_paths()?, context).map(drop)
+}
+
+/// Reads the secret that the user enters, such as a token or an MFA code, and sends it to the agent.
+fn send_secret(identity: &Identity, context: &Context) -> Outcome {
+    // Unlock the vault before the prompt: an MFA code is valid only for a short time.
+    unlock_vault(context)?;
     let prompt = match identity.text("mfa_serial") {
-        Some(device) => format!("code of {device}"),
+        Some(device) => format!("MFA code of {device}"),
         None => identity.name.clone(),
     };
     let secret = super::secret::read_secret(&prompt, None, context)?;
@@ -78,43 +87,51 @@ fn store_secret(identity: &Identity, context: &Context) -> Outcome {
     })
 }
 
-fn sign_in(identity: &Identity, arguments: &Arguments, context: &Context) -> Outcome {
+fn sign_in_at_provider(identity: &Identity, arguments: &Arguments, context: &Context) -> Outcome {
     let flow = match arguments.flow.as_deref().or(identity.text("flow")) {
         Some("browser") => LoginFlow::Browser,
         Some("device") => LoginFlow::Device,
+        // The reader of identities.toml accepts only one other value, `auto`.
         _ if has_local_browser() => LoginFlow::Browser,
         _ => LoginFlow::Device,
     };
-    // Opened here first, because this process may prompt the user to unlock the keyring and the agent may not.
-    drop(open_vault(&credential_paths()?, context)?);
+    unlock_vault(context)?;
     Context::block_on(async {
         let mut events = Context::connect().await?.login(&identity.name, flow).await?;
-        let followed = follow_login(&mut events, &identity.name, !arguments.no_open, context);
         tokio::select! {
-            outcome = followed => outcome,
+            outcome = follow_login(&mut events, &identity.name, !arguments.no_open, context) => outcome,
+            // Closing the event stream cancels the login in the agent.
             _ = tokio::signal::ctrl_c() => Err(Failure::new(exit::INTERRUPTED, "interrupted", "the login was cancelled")),
         }
     })
 }
 
-async fn follow_login(events: &mut LineStream<LoginEvent>, name: &str, open: bool, context: &Context) -> Outcome {
+async fn follow_login(
+    events: &mut LineStream<LoginEvent>,
+    name: &str,
+    can_open_browser: bool,
+    context: &Context,
+) -> Outcome {
     while let Some(event) = events.next().await? {
         if context.json && !matches!(event, LoginEvent::Failed { .. }) {
             context.terminal.print_json(&event);
         }
         match event {
             LoginEvent::Open { url } => {
-                let is_opened = open && context.terminal.is_interactive && open_page(&url);
-                let request = if is_opened { "if no page opened, open this" } else { "open this" };
-                context.terminal.eprint_line(&format!("{request} in a browser on this machine:\n  {url}"));
+                let has_started_browser = can_open_browser && context.terminal.is_interactive && start_browser(&url);
+                // A started program does not prove that the page appeared, so print the URL in any case.
+                let condition = if has_started_browser { "if no page appeared, " } else { "" };
+                context
+                    .terminal
+                    .eprint_line(&format!("{condition}open this page in a browser on this machine:\n  {url}"));
             }
             LoginEvent::Code { url, code, complete_url } => {
                 context.terminal.eprint_line(&format!(
-                    "open {url} anywhere and type the code  {}",
+                    "open {url} on any device and enter the code {}",
                     context.terminal.stderr_paint.bold(&code)
                 ));
-                if let Some(complete) = complete_url {
-                    context.terminal.eprint_line(&format!("or open {complete}"));
+                if let Some(url_with_code) = complete_url {
+                    context.terminal.eprint_line(&format!("or open {url_with_code}, which contains the code"));
                 }
             }
             LoginEvent::SignedIn if context.json => return crate::success(),
@@ -128,19 +145,19 @@ async fn follow_login(events: &mut LineStream<LoginEvent>, name: &str, open: boo
         .hint(format!("Run `pdev login {name}` again.")))
 }
 
-/// Whether a browser opened on this machine is visible to the user. Over SSH it is not, and a browser on the user's own
-/// machine does not reach the loopback of this one.
+/// Whether the user sees a browser that is started on this machine. Over SSH the user does not, and a browser on the
+/// user's own machine cannot reach the loopback address of this one.
 fn has_local_browser() -> bool {
-    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let is_remote = set("SSH_CONNECTION") || set("SSH_TTY");
-    !is_remote && (cfg!(target_os = "macos") || set("DISPLAY") || set("WAYLAND_DISPLAY"))
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_remote = is_set("SSH_CONNECTION") || is_set("SSH_TTY");
+    !is_remote && (cfg!(target_os = "macos") || is_set("DISPLAY") || is_set("WAYLAND_DISPLAY"))
 }
 
-fn open_page(url: &str) -> bool {
+/// Starts the default browser. Returns whether the program could be started, not whether it shows the page.
+fn start_browser(url: &str) -> bool {
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let mut command = std::process::Command::new(program);
-    let null = std::process::Stdio::null;
-    command.arg(url).stdin(null()).stdout(null()).stderr(null()).spawn().is_ok()
+    // The browser must not write into the output of this command or read its terminal.
+    Command::new(program).arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().is_ok()
 }
 
 fn print_signed_in(name: &str, context: &Context) -> Outcome {
@@ -161,7 +178,7 @@ pub(crate) fn logout(arguments: &LogoutArguments, context: &Context) -> Outcome 
             context.terminal.print_json(&json!({ "signed_out": name }));
         } else {
             context.terminal.print_line(&format!(
-                "signed out of `{name}`; credentials that tools already have stay valid until they expire"
+                "signed out of `{name}`; credentials that were already issued to tools remain valid until they expire"
             ));
         }
         crate::success()

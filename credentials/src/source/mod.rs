@@ -129,7 +129,7 @@ impl<'a> SourceContext<'a> {
 pub enum LoginPrompt {
     /// Open this page in a browser on this machine.
     Open { url: String },
-    /// Open this page anywhere and type the code.
+    /// Open `url` on any device and enter `code` there. `complete_url` already contains the code.
     Code { url: String, code: String, complete_url: Option<String> },
 }
 

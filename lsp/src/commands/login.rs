@@ -37,7 +37,7 @@ async fn follow_login(state: &ServerState, identity: &str) -> Result<(), Problem
         match event {
             LoginEvent::Open { url } => open_page(state, &url).await,
             LoginEvent::Code { url, code, complete_url } => {
-                let message = format!("to sign in as `{identity}`, type the code {code} at {url}");
+                let message = format!("to sign in as `{identity}`, enter the code {code} at {url}");
                 state.client.show_message(MessageType::INFO, message).await;
                 if let Some(url) = complete_url {
                     open_page(state, &url).await;
