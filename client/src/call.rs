@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 
 use crate::connection::{self, Connection, ConnectionTask};
 use crate::error::ClientError;
-use crate::exec::{ExecReader, ExecWriter};
+use crate::exec::{self, ExecReader, ExecWriter};
 use crate::socket_location::SocketLocation;
 use crate::start::{self, Launch};
 use crate::stream::{EventStream, LineStream, connection_error_message, parse_json};
@@ -354,7 +354,7 @@ impl Client {
         let upgraded = hyper::upgrade::on(response)
             .await
             .map_err(|error| ClientError::ConnectionBroken(connection_error_message(&error)))?;
-        Ok(ExecReader::new(upgraded, self.connection.task))
+        Ok(exec::split(upgraded, self.connection.task))
     }
 
     async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {

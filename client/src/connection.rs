@@ -10,8 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use crate::error::{ClientError, Denial};
-use crate::socket_location::os_error_message;
+use crate::error::{ClientError, Denial, os_error_message};
 
 /// The task that drives the connection; aborted when this handle is dropped.
 #[derive(Debug)]

@@ -116,3 +116,14 @@ impl ClientError {
         !matches!(self, Self::Problem(_))
     }
 }
+
+/// The operating system's message, in lower case and without Rust's "(os error 13)".
+pub(crate) fn os_error_message(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    let mut text = text[..end].to_owned();
+    if let Some(first) = text.get(..1).map(str::to_lowercase) {
+        text.replace_range(..1, &first);
+    }
+    text
+}

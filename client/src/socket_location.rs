@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::ClientError;
+use crate::error::{ClientError, os_error_message};
 
 /// The folder that holds the socket, the locks and the log of agents started in the background.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,15 +86,4 @@ impl SocketLocation {
         }
         Ok(())
     }
-}
-
-/// The operating system's message, in lower case and without Rust's "(os error 13)".
-pub(crate) fn os_error_message(error: &io::Error) -> String {
-    let text = error.to_string();
-    let end = text.find(" (os error").unwrap_or(text.len());
-    let mut text = text[..end].to_owned();
-    if let Some(first) = text.get(..1).map(str::to_lowercase) {
-        text.replace_range(..1, &first);
-    }
-    text
 }

@@ -1,7 +1,11 @@
-//! Starts the agent if none listens: spawns it and waits for one line on a pipe, instead of polling the socket.
+//! Starts the agent if none listens: spawns it and waits for one line on a pipe. The socket is polled only if another
+//! process has started an agent that does not listen yet.
 //!
 //! The pipe is the standard output of the new process. The agent writes one line, [`READY_WORD`] once it listens or a
 //! [`Problem`] as JSON, and then closes the pipe. The agent itself creates its process session (`setsid`).
+//!
+//! Two locks are involved. The *start lock* belongs to the client that starts an agent; the *agent lock* belongs to the
+//! running agent.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,27 +19,33 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use crate::connection::{self, Connection};
-use crate::error::ClientError;
-use crate::socket_location::{SocketLocation, os_error_message};
+use crate::error::{ClientError, os_error_message};
+use crate::socket_location::SocketLocation;
 
 /// The line that the agent writes once it listens.
 pub const READY_WORD: &str = "ready";
 
 /// Limit of the agent's first line: a program that is not an agent could write without end.
-const STARTUP_LINE_BYTES_MAX: u64 = 64 * 1024;
+const STARTUP_LINE_BYTES_MAX: u64 = 64 << 10;
 
-/// The log of agents started in the background is rotated at this size.
+/// A log that is larger than this is renamed when the next agent is started. A running agent does not rotate its log.
 const LOG_BYTES_MAX: u64 = 4 << 20;
 
-/// An agent that holds its lock listens well within this time. Otherwise it is considered dead, and another is started.
+/// An agent that holds the agent lock normally listens well within this time. If it does not, the client tries to start
+/// an agent again: the holder of the lock may be a killed agent that has not released it yet.
 const LISTEN_GRACE: Duration = Duration::from_millis(250);
 
-/// The program to start as the agent.
+/// How often a client checks whether the other agent listens: short, because the user is waiting.
+const LISTEN_POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How to start the agent.
 #[derive(Clone, Debug)]
 pub struct Launch {
     pub program: PathBuf,
+    /// The arguments of `program`.
     pub arguments: Vec<String>,
-    pub deadline: Duration,
+    /// The time for everything from the start lock to the agent's first line.
+    pub timeout: Duration,
 }
 
 impl Launch {
@@ -50,38 +60,39 @@ impl Launch {
             log: None,
         })?;
         let arguments = ["agent", "run", "--background"].map(str::to_owned).to_vec();
-        Ok(Self { program, arguments, deadline: Duration::from_secs(5) })
+        Ok(Self { program, arguments, timeout: Duration::from_secs(5) })
     }
 }
 
-/// Connects, and starts an agent if none listens. If two clients start at once, the second waits for the first one's
-/// lock and then finds its agent.
+/// Connects, and starts an agent if none listens. If two clients start at once, the second client waits until the first
+/// one releases the start lock, and then finds the agent of the first one.
 pub(crate) async fn open_or_start(location: &SocketLocation, launch: &Launch) -> Result<Connection, ClientError> {
     location.prepare_folder()?;
     if let Some(connection) = connection::open(&location.socket_path()).await? {
         return Ok(connection);
     }
-    let deadline = Instant::now() + launch.deadline;
+    let deadline = Instant::now() + launch.timeout;
     let start_timeout =
-        || ClientError::StartTimeout { seconds: launch.deadline.as_secs(), log: Some(location.log_path()) };
-    let _lock = tokio::time::timeout_at(deadline, acquire_start_lock(location.start_lock_path()))
+        || ClientError::StartTimeout { seconds: launch.timeout.as_secs(), log: Some(location.log_path()) };
+    let _start_lock = tokio::time::timeout_at(deadline, acquire_start_lock(location.start_lock_path()))
         .await
         .map_err(|_| start_timeout())??;
-    // The client that held the lock before may have started an agent.
+    // The client that held the start lock before may have started an agent.
     if let Some(connection) = connection::open(&location.socket_path()).await? {
         return Ok(connection);
     }
     loop {
         match tokio::time::timeout_at(deadline, spawn_agent(location, launch)).await.map_err(|_| start_timeout())? {
             Ok(()) => break,
-            // Another agent (started by systemd or by hand) holds the lock but does not listen yet, or a killed agent
-            // has not released its lock yet.
-            Err(StartFailure { already_running: true, .. }) => {
+            // Another agent (started by systemd or by hand) holds the agent lock but does not listen yet, or a killed
+            // agent has not released the agent lock yet.
+            Err(StartFailure { is_already_running: true, .. }) => {
                 let grace_end = deadline.min(Instant::now() + LISTEN_GRACE);
                 match tokio::time::timeout_at(grace_end, wait_until_listening(location)).await {
-                    Ok(connection) => return connection,
-                    Err(_) if Instant::now() >= deadline => return Err(start_timeout()),
-                    Err(_) => {}
+                    Ok(result) => return result,
+                    Err(_elapsed) if Instant::now() >= deadline => return Err(start_timeout()),
+                    // The agent lock may be free now, so the loop tries to start an agent again.
+                    Err(_elapsed) => {}
                 }
             }
             Err(StartFailure { error, .. }) => return Err(error),
@@ -89,7 +100,7 @@ pub(crate) async fn open_or_start(location: &SocketLocation, launch: &Launch) ->
     }
     connection::open(&location.socket_path()).await?.ok_or_else(|| ClientError::NotStarted {
         message: format!(
-            "it reported `{READY_WORD}`, but no process listens on `{}`",
+            "the agent reported `{READY_WORD}`, but no process listens on `{}`",
             location.socket_path().display()
         ),
         hint: None,
@@ -97,9 +108,9 @@ pub(crate) async fn open_or_start(location: &SocketLocation, launch: &Launch) ->
     })
 }
 
-/// Polls the socket. Used only while another agent holds its lock but does not listen yet; the caller sets the limit.
+/// Polls the socket without a limit; the caller sets a timeout.
 async fn wait_until_listening(location: &SocketLocation) -> Result<Connection, ClientError> {
-    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    let mut tick = tokio::time::interval(LISTEN_POLL_INTERVAL);
     loop {
         tick.tick().await;
         if let Some(connection) = connection::open(&location.socket_path()).await? {
@@ -109,7 +120,7 @@ async fn wait_until_listening(location: &SocketLocation) -> Result<Connection, C
 }
 
 async fn acquire_start_lock(path: PathBuf) -> Result<File, ClientError> {
-    // `flock` blocks the thread until the other client releases the lock.
+    // `flock` blocks its thread until the other client releases the lock, so it must not run on an async thread.
     let lock_task = tokio::task::spawn_blocking(move || {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
@@ -128,23 +139,26 @@ async fn acquire_start_lock(path: PathBuf) -> Result<File, ClientError> {
 }
 
 struct StartFailure {
-    already_running: bool,
+    is_already_running: bool,
     error: ClientError,
 }
 
 async fn spawn_agent(location: &SocketLocation, launch: &Launch) -> Result<(), StartFailure> {
     let failure = |message: String, hint: Option<String>| StartFailure {
-        already_running: false,
+        is_already_running: false,
         error: ClientError::NotStarted { message, hint, log: Some(location.log_path()) },
     };
-    let log = open_log(&location.log_path())
+    let log = rotate_and_open_log(&location.log_path())
         .map_err(|error| failure(format!("cannot open its log: {}", os_error_message(&error)), None))?;
     let mut command = Command::new(&launch.program);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(should_not_inherit)) {
-        command.env_remove(name);
+    for (name, _value) in std::env::vars_os() {
+        if name.to_str().is_some_and(should_not_inherit) {
+            command.env_remove(name);
+        }
     }
     let mut child = command
         .args(&launch.arguments)
+        // The caller chooses the location, so it may differ from the one in the environment.
         .env("PDEV_SOCKET_DIR", location.folder())
         // A long-lived process in the user's folder would prevent that file system from being unmounted.
         .current_dir("/")
@@ -158,7 +172,7 @@ async fn spawn_agent(location: &SocketLocation, launch: &Launch) -> Result<(), S
     let mut line = String::new();
     if let Some(output) = child.stdout.take() {
         let read = BufReader::new(output.take(STARTUP_LINE_BYTES_MAX)).read_line(&mut line).await;
-        read.map_err(|error| failure(os_error_message(&error), None))?;
+        read.map_err(|error| failure(format!("cannot read its first line: {}", os_error_message(&error)), None))?;
     }
     let line = line.trim();
     if line == READY_WORD {
@@ -166,20 +180,27 @@ async fn spawn_agent(location: &SocketLocation, launch: &Launch) -> Result<(), S
     }
     if line.is_empty() {
         // A program may close its standard output and keep running; the caller's timeout limits this wait.
-        let exit_status = child.wait().await.map(|status| status.to_string());
-        return Err(failure(format!("it exited without a message ({})", exit_status.unwrap_or_default()), None));
+        let exit_status = match child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => os_error_message(&error),
+        };
+        return Err(failure(format!("the agent exited without a message ({exit_status})"), None));
     }
     match serde_json::from_str::<Problem>(line) {
         Ok(problem) => {
-            let already_running = problem.code == "already_running";
-            Err(StartFailure { already_running, ..failure(problem.title, problem.hint) })
+            let is_already_running = problem.code == "already_running";
+            Err(StartFailure { is_already_running, ..failure(problem.title, problem.hint) })
         }
+        // The line is no message of an agent. Show it unchanged, because it may name the cause.
         Err(_) => Err(failure(line.to_owned(), None)),
     }
 }
 
-/// Secrets of one command must not stay in a process that lives for days, nor reach the programs that it starts. They
-/// are the secrets of an `up`, and the credentials that `pdev run --in-env` puts into a program's environment.
+/// Whether a variable may contain a secret of the command that starts the agent. Such a secret must not stay in a
+/// process that lives for days, nor reach the programs that the agent starts.
+///
+/// `pdev up` reads secrets from `PDEV_SECRET_*`. `pdev run --in-env` sets the other variables, so that they exist if the
+/// program that it runs starts the agent.
 fn should_not_inherit(variable: &str) -> bool {
     const EXACT: [&str; 7] = [
         "PDEV_TOKEN",
@@ -193,7 +214,7 @@ fn should_not_inherit(variable: &str) -> bool {
     variable.starts_with("PDEV_SECRET_") || EXACT.contains(&variable)
 }
 
-fn open_log(path: &Path) -> std::io::Result<File> {
+fn rotate_and_open_log(path: &Path) -> std::io::Result<File> {
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
         std::fs::rename(path, path.with_extension("log.1"))?;
     }

@@ -157,10 +157,10 @@ async fn exec_frames_flow_both_ways_after_the_upgrade() {
     let (mut exec, mut writer) = Client::connect(&location).await.unwrap().exec("p", &request).await.unwrap();
     let long = vec![7; 100_000];
     writer.write_stdin(&long).await.unwrap();
-    writer.send(&Frame::Exit(3)).await.unwrap();
+    writer.write_frame(&Frame::Exit(3)).await.unwrap();
     let mut echoed = Vec::new();
     loop {
-        match exec.next().await.unwrap() {
+        match exec.read_frame().await.unwrap() {
             Frame::Stdin(bytes) => echoed.extend(bytes),
             Frame::Exit(code) => break assert_eq!(code, 3),
             other => panic!("{other:?}"),

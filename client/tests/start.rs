@@ -66,7 +66,7 @@ async fn two_clients_start_one_agent() {
     let launch = Launch {
         program: std::env::current_exe().unwrap(),
         arguments: vec!["agent".into()],
-        deadline: Duration::from_secs(10),
+        timeout: Duration::from_secs(10),
     };
     let tasks = (0..6).map(|_| {
         let (location, launch) = (location.clone(), launch.clone());
@@ -98,7 +98,7 @@ async fn failed_start_reports_the_reason() {
         let launch = Launch {
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
-            deadline: Duration::from_millis(300),
+            timeout: Duration::from_millis(300),
         };
         let error = Client::connect_or_start(&SocketLocation::in_folder(folder.path()), &launch).await.unwrap_err();
         assert!(expected(&error), "{script}: {error}");

@@ -76,7 +76,7 @@ async fn run_session(mut exec: ExecReader, mut writer: ExecWriter, context: &Con
     let mut interrupts = signal(SignalKind::interrupt())?;
     loop {
         tokio::select! {
-            frame = exec.next() => match frame? {
+            frame = exec.read_frame() => match frame? {
                 Frame::Stdout(bytes) => context.terminal.print_bytes(&bytes),
                 Frame::Stderr(bytes) => context.terminal.eprint_bytes(&bytes),
                 Frame::Exit(code) => return Ok(exit_code(code)),
@@ -88,7 +88,7 @@ async fn run_session(mut exec: ExecReader, mut writer: ExecWriter, context: &Con
             chunk = next_chunk(&mut input) => {
                 let sent = match &chunk {
                     Some(bytes) => writer.write_stdin(bytes).await,
-                    None => writer.send(&Frame::StdinEnd).await,
+                    None => writer.write_frame(&Frame::StdinEnd).await,
                 };
                 if chunk.is_none() || sent.is_err() {
                     input = None;
@@ -96,7 +96,7 @@ async fn run_session(mut exec: ExecReader, mut writer: ExecWriter, context: &Con
             },
             _ = resized.recv() => {
                 if let Some((rows, columns)) = terminal_size() {
-                    let _command_has_ended = writer.send(&Frame::Resize(rows, columns)).await;
+                    let _command_has_ended = writer.write_frame(&Frame::Resize(rows, columns)).await;
                 }
             },
             // Happens only without a terminal: in raw mode, Ctrl-C is a byte of the input.
