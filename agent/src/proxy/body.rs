@@ -14,9 +14,9 @@ use super::pool::ConnectionLease;
 
 /// Whether a request body was read to its end. Before that, the connection to the service cannot be reused.
 #[derive(Debug, Clone, Default)]
-pub(super) struct UploadEnd(Arc<AtomicBool>);
+pub(super) struct RequestBodyEnd(Arc<AtomicBool>);
 
-impl UploadEnd {
+impl RequestBodyEnd {
     pub(super) fn is_reached(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
@@ -24,21 +24,21 @@ impl UploadEnd {
 
 /// The body of a request to a service.
 #[derive(Debug)]
-pub(super) enum Upload {
+pub(super) enum RequestBody {
     Empty,
-    Stream(Incoming, UploadEnd),
+    Stream(Incoming, RequestBodyEnd),
 }
 
-impl Upload {
+impl RequestBody {
     pub(super) fn new(body: Incoming) -> Self {
-        if body.is_end_stream() { Self::Empty } else { Self::Stream(body, UploadEnd::default()) }
+        if body.is_end_stream() { Self::Empty } else { Self::Stream(body, RequestBodyEnd::default()) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
     }
 
-    pub(super) fn end(&self) -> Option<UploadEnd> {
+    pub(super) fn end(&self) -> Option<RequestBodyEnd> {
         match self {
             Self::Empty => None,
             Self::Stream(_, end) => Some(end.clone()),
@@ -46,7 +46,7 @@ impl Upload {
     }
 }
 
-impl Body for Upload {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -76,12 +76,12 @@ impl Body for Upload {
 
 /// The body of a response: a page of the proxy, or a service's stream with the connection it comes from.
 #[derive(Debug)]
-pub(super) enum Download {
+pub(super) enum ResponseBody {
     Page(Option<Bytes>),
     Stream(Incoming, Option<ConnectionLease>),
 }
 
-impl Download {
+impl ResponseBody {
     pub(super) fn empty() -> Self {
         Self::Page(None)
     }
@@ -101,7 +101,7 @@ impl Download {
     }
 }
 
-impl Body for Download {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

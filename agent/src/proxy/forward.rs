@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::body::{Download, Upload};
+use super::body::{RequestBody, ResponseBody};
 use super::pool::{Connection, Pool, Unreachable};
 use super::routes::Upstream;
 
@@ -35,8 +35,8 @@ pub(super) enum Failure {
 pub(super) async fn forward_request(
     pool: &Arc<Pool>,
     upstream: &Upstream,
-    mut request: Request<Upload>,
-) -> Result<Response<Download>, Failure> {
+    mut request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Failure> {
     let upload = request.body().end();
     if let Some(mut connection) = pool.reuse_connection(upstream).await {
         let retry_copy = copy_if_repeatable(&request);
@@ -62,21 +62,21 @@ pub(super) async fn forward_request(
 fn lease_response(
     pool: &Arc<Pool>,
     connection: Connection,
-    upload: Option<super::body::UploadEnd>,
+    upload: Option<super::body::RequestBodyEnd>,
     response: Response<Incoming>,
-) -> Result<Response<Download>, Failure> {
+) -> Result<Response<ResponseBody>, Failure> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let cause = "it switched protocols without a request to do so".to_owned();
         return Err(Failure::NotHttp { address: connection.address, cause });
     }
     let lease = pool.lease(connection, upload);
-    Ok(response.map(|body| Download::stream(body, lease)))
+    Ok(response.map(|body| ResponseBody::stream(body, lease)))
 }
 
 /// How an attempt ended without a response.
 pub(super) enum AttemptError {
     /// No byte was written, so any request can be sent again.
-    NotSent(Box<Request<Upload>>),
+    NotSent(Box<Request<RequestBody>>),
     Failed(Failure),
 }
 
@@ -93,7 +93,7 @@ impl AttemptError {
 
 pub(super) async fn send_request(
     connection: &mut Connection,
-    request: Request<Upload>,
+    request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, AttemptError> {
     let address = connection.address;
     match timeout(RESPONSE_HEAD_TIMEOUT, connection.send(request)).await {
@@ -123,7 +123,7 @@ fn describe_error(error: &hyper::Error) -> String {
 }
 
 /// Copies a request that may be sent twice: its method is idempotent (RFC 9110 section 9.2.2) and it has no body.
-fn copy_if_repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
+fn copy_if_repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     let is_idempotent = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
@@ -131,7 +131,7 @@ fn copy_if_repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
     if !is_idempotent || !request.body().is_empty() {
         return None;
     }
-    let mut copy = Request::new(Upload::Empty);
+    let mut copy = Request::new(RequestBody::Empty);
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     *copy.version_mut() = request.version();

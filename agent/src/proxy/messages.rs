@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use super::forward::Failure;
 use super::headers::HOPS_MAX;
-use super::page::Page;
+use super::page::{Link, Page};
 use super::routes::{PreviewRoutes, RouteTable, RouteTarget, SUFFIX, ServiceState};
 
 const LOG_LINES_MAX: usize = 20;
@@ -69,7 +69,7 @@ pub(super) fn renamed_host(old: &str, new: &str, port: u16) -> Page {
         code: "renamed-host",
         title: format!("{old} has a new name"),
         detail: format!("The branch was renamed; its preview is now at `{url}`."),
-        links: vec![(new.to_owned(), url)],
+        links: vec![Link { text: new.to_owned(), url }],
         ..Page::default()
     }
 }
@@ -263,11 +263,11 @@ pub(super) fn connect_not_allowed() -> Page {
     }
 }
 
-fn preview_links(preview: &PreviewRoutes, port: u16) -> Vec<(String, String)> {
+fn preview_links(preview: &PreviewRoutes, port: u16) -> Vec<Link> {
     let hosts: BTreeSet<String> = std::iter::once(preview.host())
         .chain(preview.services.iter().map(|route| preview.service_host(&route.target.service)))
         .collect();
-    hosts.into_iter().map(|host| (host.clone(), format!("http://{host}:{port}/"))).collect()
+    hosts.into_iter().map(|host| Link { url: format!("http://{host}:{port}/"), text: host }).collect()
 }
 
 fn pluralise(number: usize, noun: &str) -> String {

@@ -1,6 +1,7 @@
 //! The proxy's own responses: one message, rendered for a browser, a program or a terminal.
 //!
-//! Pages load no resources, run no scripts, and escape all text that came from outside.
+//! Pages load no resources and run no scripts. HTML escapes all text; the text form removes control characters of the
+//! service's log.
 
 use std::fmt::Write as _;
 
@@ -9,7 +10,16 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::body::Download;
+use super::body::ResponseBody;
+
+/// The page contains its style, and loads nothing else.
+const CSP_VALUE: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+
+const STYLE: &str = ":root{color-scheme:light dark}body{margin:0;font:16px/1.5 system-ui,sans-serif;background:Canvas;color:CanvasText}\
+main{max-width:44rem;margin:12vh auto 0;padding:0 1.5rem}h1{font-size:1.4rem;font-weight:600}\
+code,pre{font:14px/1.45 ui-monospace,monospace;background:color-mix(in srgb,CanvasText 8%,Canvas);border-radius:4px}\
+code{padding:.1em .3em}pre{padding:1rem;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}a{color:LinkText}\
+footer{margin-top:3rem;font-size:.8rem;opacity:.6}";
 
 /// The response format that fits the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,30 +42,40 @@ impl ResponseFormat {
     }
 }
 
-/// A message of the proxy. `code` is stable, `title` short, `detail` one sentence, `hint` the next action.
+/// A message of the proxy.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Page {
     pub(super) status: StatusCode,
+    /// Identifies the kind of message. It is stable, so that programs can rely on it.
     pub(super) code: &'static str,
+    /// A few words.
     pub(super) title: String,
+    /// One sentence; may be empty.
     pub(super) detail: String,
+    /// The next action of the user; may be empty.
     pub(super) hint: String,
-    /// Text and URL of each link.
-    pub(super) links: Vec<(String, String)>,
+    pub(super) links: Vec<Link>,
+    /// The last lines of the service's log.
     pub(super) log: Vec<String>,
     pub(super) retry_after_seconds: Option<u32>,
     /// The browser reloads the page after one second.
     pub(super) should_reload: bool,
 }
 
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub(super) text: String,
+    pub(super) url: String,
+}
+
 impl Page {
-    pub(super) fn to_response(&self, format: ResponseFormat) -> Response<Download> {
+    pub(super) fn to_response(&self, format: ResponseFormat) -> Response<ResponseBody> {
         let (content_type, body) = match format {
             ResponseFormat::Html => ("text/html; charset=utf-8", self.html()),
             ResponseFormat::Json => ("application/problem+json", self.json()),
             ResponseFormat::Text => ("text/plain; charset=utf-8", self.text()),
         };
-        let mut response = Response::new(Download::page(body));
+        let mut response = Response::new(ResponseBody::page(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -85,7 +105,7 @@ impl Page {
         }
         if !self.links.is_empty() {
             out.push_str("<ul>");
-            for (text, url) in &self.links {
+            for Link { text, url } in &self.links {
                 let _ = write!(out, "<li><a href=\"{}\">{}</a></li>", escape_html(url), escape_html(text));
             }
             out.push_str("</ul>");
@@ -98,8 +118,6 @@ impl Page {
     }
 
     fn json(&self) -> String {
-        let links: Vec<_> =
-            self.links.iter().map(|(text, url)| serde_json::json!({ "name": text, "url": url })).collect();
         let mut problem = serde_json::json!({
             "type": "about:blank",
             "title": self.title,
@@ -107,13 +125,15 @@ impl Page {
             "detail": self.detail,
             "code": self.code,
         });
-        for (key, value) in
-            [("hint", serde_json::json!(self.hint)), ("links", links.into()), ("log", self.log.clone().into())]
-        {
-            let is_empty = value.as_str().is_some_and(str::is_empty) || value.as_array().is_some_and(Vec::is_empty);
-            if !is_empty {
-                problem[key] = value;
-            }
+        if !self.hint.is_empty() {
+            problem["hint"] = self.hint.as_str().into();
+        }
+        if !self.links.is_empty() {
+            let link_json = |link: &Link| serde_json::json!({ "name": link.text, "url": link.url });
+            problem["links"] = self.links.iter().map(link_json).collect();
+        }
+        if !self.log.is_empty() {
+            problem["log"] = self.log.clone().into();
         }
         problem.to_string()
     }
@@ -125,7 +145,7 @@ impl Page {
                 let _ = writeln!(out, "{line}");
             }
         }
-        for (text, url) in &self.links {
+        for Link { text, url } in &self.links {
             let _ = writeln!(out, "  {text}  {url}");
         }
         for line in &self.log {
@@ -136,14 +156,6 @@ impl Page {
         out
     }
 }
-
-const CSP_VALUE: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
-
-const STYLE: &str = ":root{color-scheme:light dark}body{margin:0;font:16px/1.5 system-ui,sans-serif;background:Canvas;color:CanvasText}\
-main{max-width:44rem;margin:12vh auto 0;padding:0 1.5rem}h1{font-size:1.4rem;font-weight:600}\
-code,pre{font:14px/1.45 ui-monospace,monospace;background:color-mix(in srgb,CanvasText 8%,Canvas);border-radius:4px}\
-code{padding:.1em .3em}pre{padding:1rem;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}a{color:LinkText}\
-footer{margin-top:3rem;font-size:.8rem;opacity:.6}";
 
 fn escape_html(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -162,7 +174,7 @@ fn escape_html(text: &str) -> String {
     out
 }
 
-/// Messages put values in backticks; a browser shows them as code.
+/// Escapes a message for HTML and shows its values, which are in backticks, as code.
 fn render_code_spans(text: &str) -> String {
     let mut out = String::new();
     for (index, part) in text.split('`').enumerate() {

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::body::{Upload, UploadEnd};
+use super::body::{RequestBody, RequestBodyEnd};
 use super::routes::Upstream;
 
 const IDLE_PER_ADDRESS_MAX: usize = 128;
@@ -45,16 +45,16 @@ pub(super) struct Connection {
 
 #[derive(Debug)]
 enum Sender {
-    Http1(http1::SendRequest<Upload>),
-    Http2(http2::SendRequest<Upload>),
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
 }
 
 impl Connection {
     /// Sends one request. The error contains the request if no byte of it was written.
     pub(super) async fn send(
         &mut self,
-        request: Request<Upload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(sender) => sender.try_send_request(request).await,
@@ -83,7 +83,7 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct ConnectionLease {
     connection: Connection,
-    upload: Option<UploadEnd>,
+    upload: Option<RequestBodyEnd>,
     pool: Arc<Pool>,
 }
 
@@ -105,7 +105,7 @@ struct IdleConnection {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     idle: Mutex<HashMap<SocketAddr, Vec<IdleConnection>>>,
-    http2_senders: Mutex<HashMap<SocketAddr, http2::SendRequest<Upload>>>,
+    http2_senders: Mutex<HashMap<SocketAddr, http2::SendRequest<RequestBody>>>,
     connection_tasks: Mutex<JoinSet<()>>,
     idle_added: Notify,
 }
@@ -114,7 +114,7 @@ impl Pool {
     pub(super) fn lease(
         self: &Arc<Self>,
         connection: Connection,
-        upload: Option<UploadEnd>,
+        upload: Option<RequestBodyEnd>,
     ) -> Option<ConnectionLease> {
         match connection.sender {
             Sender::Http1(_) => Some(ConnectionLease { connection, upload, pool: self.clone() }),

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{Download, Upload};
+use super::body::{RequestBody, ResponseBody};
 use super::forward::{forward_request, rewrite_target};
 use super::headers::{self, HOPS_MAX};
 use super::host::{BadHost, authority, host_name};
@@ -39,7 +39,7 @@ pub(super) async fn serve(
     shared: Arc<ProxyState>,
     peer: IpAddr,
     request: Request<Incoming>,
-) -> Result<Response<Download>, Infallible> {
+) -> Result<Response<ResponseBody>, Infallible> {
     let format = ResponseFormat::from_headers(request.headers());
     Ok(match route_request(&shared, peer, request, format).await {
         Ok(response) => response,
@@ -56,11 +56,11 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn into_response(self, format: ResponseFormat) -> Response<Download> {
+    fn into_response(self, format: ResponseFormat) -> Response<ResponseBody> {
         match self {
             Self::Page(page) => page.to_response(format),
             Self::Misdirected => {
-                let mut response = Response::new(Download::empty());
+                let mut response = Response::new(ResponseBody::empty());
                 *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
                 response
             }
@@ -79,7 +79,7 @@ async fn route_request(
     peer: IpAddr,
     request: Request<Incoming>,
     format: ResponseFormat,
-) -> Result<Response<Download>, Refusal> {
+) -> Result<Response<ResponseBody>, Refusal> {
     let (parts, body) = request.into_parts();
     let Some(authority) = authority(&parts).map(str::to_owned) else {
         return Err(messages::bad_request("It must have exactly one `Host`.").into());
@@ -188,9 +188,9 @@ impl Exchange<'_> {
         shared: &ProxyState,
         mut parts: Parts,
         body: Incoming,
-    ) -> Result<Response<Download>, Refusal> {
+    ) -> Result<Response<ResponseBody>, Refusal> {
         self.prepare(&mut parts, self.target.upstream.uses_h2c)?;
-        let request = Request::from_parts(parts, Upload::new(body));
+        let request = Request::from_parts(parts, RequestBody::new(body));
         let result = forward_request(&shared.pool, &self.target.upstream, request).await;
         let mut response = result.map_err(|failure| messages::upstream_failure(self.target, &failure))?;
         headers::prepare_response(response.headers_mut());
@@ -205,7 +205,7 @@ impl Exchange<'_> {
         mut parts: Parts,
         body: Incoming,
         switch: &ProtocolSwitch,
-    ) -> Result<Response<Download>, Refusal> {
+    ) -> Result<Response<ResponseBody>, Refusal> {
         let Some(client) = parts.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
             return Err(messages::bad_request("Its connection cannot switch protocols.").into());
         };
@@ -213,7 +213,7 @@ impl Exchange<'_> {
         switch.write_headers(&mut parts);
         // The stream of an extended CONNECT is the tunnel itself, not a body.
         let is_connect = matches!(switch, ProtocolSwitch::ExtendedConnect(_));
-        let upload = if is_connect { Upload::Empty } else { Upload::new(body) };
+        let upload = if is_connect { RequestBody::Empty } else { RequestBody::new(body) };
         let request = Request::from_parts(parts, upload);
         let (pool, tunnels) = (&shared.pool, &shared.tunnels);
         let result = switch_protocol(pool, tunnels, &self.target.upstream, request, client, switch).await;

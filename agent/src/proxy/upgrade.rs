@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::body::{Download, Upload};
+use super::body::{RequestBody, ResponseBody};
 use super::forward::{Failure, send_request};
 use super::pool::{Pool, lock};
 use super::routes::Upstream;
@@ -121,10 +121,10 @@ pub(super) async fn switch_protocol(
     pool: &Arc<Pool>,
     tunnels: &Tunnels,
     upstream: &Upstream,
-    request: Request<Upload>,
+    request: Request<RequestBody>,
     client: OnUpgrade,
     switch: &ProtocolSwitch,
-) -> Result<Option<Response<Download>>, Failure> {
+) -> Result<Option<Response<ResponseBody>>, Failure> {
     // The HTTP/1.1 handshake needs its own connection, which does not return to the pool after a switch.
     let upstream = Upstream { uses_h2c: false, ..upstream.clone() };
     let upload = request.body().end();
@@ -134,7 +134,7 @@ pub(super) async fn switch_protocol(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The service did not switch; forward its response as usual.
         let lease = pool.lease(connection, upload);
-        return Ok(Some(response.map(|body| Download::stream(body, lease))));
+        return Ok(Some(response.map(|body| ResponseBody::stream(body, lease))));
     }
     let service = hyper::upgrade::on(&mut response);
     if !tunnels.start(client, service) {
@@ -143,7 +143,7 @@ pub(super) async fn switch_protocol(
     Ok(Some(switch_response(switch, response)))
 }
 
-fn switch_response(switch: &ProtocolSwitch, response: Response<hyper::body::Incoming>) -> Response<Download> {
+fn switch_response(switch: &ProtocolSwitch, response: Response<hyper::body::Incoming>) -> Response<ResponseBody> {
     let (mut parts, _) = response.into_parts();
     let protocol = parts.headers.get(UPGRADE).cloned();
     super::headers::prepare_response(&mut parts.headers);
@@ -161,5 +161,5 @@ fn switch_response(switch: &ProtocolSwitch, response: Response<hyper::body::Inco
             parts.headers.remove(HOST);
         }
     }
-    Response::from_parts(parts, Download::empty())
+    Response::from_parts(parts, ResponseBody::empty())
 }
