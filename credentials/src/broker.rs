@@ -243,14 +243,14 @@ impl Broker {
         let identities = self.load_identities()?;
         let mut matches = identities.all.values().filter(|identity| format::serves_host(identity, server));
         let Some(first) = matches.next() else {
-            let message = format!("no identity serves `{server}`");
-            let hint = "Add it to the `hosts` of an identity in identities.toml.";
+            let message = format!("no identity has `{server}` in its `hosts`");
+            let hint = "Add the server to the `hosts` of an identity in identities.toml.";
             return Err(BrokerProblem::new("identity_unknown", message, hint));
         };
         match matches.next() {
             None => Ok(first.name.clone()),
             Some(second) => {
-                let message = format!("both `{}` and `{}` serve `{server}`", first.name, second.name);
+                let message = format!("both `{}` and `{}` have `{server}` in their `hosts`", first.name, second.name);
                 Err(BrokerProblem::new(
                     "identity_ambiguous",
                     message,

@@ -64,7 +64,7 @@ fn doctor_reports_failures_expiry_conflicts_and_clock() {
         .prints("`role`: `broken`: ")
         .prints("`vault`: no user has signed in as `vault`")
         .prints("Run `pdev login vault` to sign in")
-        .prints("the aws profile `keys` has keys in the shared credentials file: they win over the identity")
+        .prints("the aws profile `keys` has keys in the shared credentials file, which override the identity")
         .prints(&format!("this machine is about 20 min behind `127.0.0.1:{late}`"))
         .prints(&format!("agrees with `127.0.0.1:{right}`"));
     assert!(!output.transcript().contains("canary-doctor"), "{}", output.transcript());

@@ -82,7 +82,7 @@ fn up_warns_when_service_identity_is_unavailable() {
     let token = "[shop-dev]\nsource = \"static\"\nask = \"never\"\nkind = \"token\"\ncloud = \"azure\"\n";
     write_identities(&sandbox, token);
     sandbox.pdev(&["up"]).ok().prints("`web` acts as `shop-dev`, which is not signed in: run `pdev login shop-dev`");
-    sandbox.pdev(&["doctor"]).prints("`shop-dev`: no user is signed in").prints("`pdev login shop-dev` signs in");
+    sandbox.pdev(&["doctor"]).prints("`shop-dev`: no user is signed in").prints("Run `pdev login shop-dev` to sign in");
     write_identities(&sandbox, &format!("[shop-dev]\n{source}"));
     let up = sandbox.pdev(&["up"]).ok();
     assert!(!up.transcript().contains("without"), "{}", up.transcript());

@@ -45,23 +45,24 @@ pub(crate) struct Finding {
     pub(crate) check: &'static str,
     pub(crate) health: Health,
     /// The observed state.
-    pub(crate) seen: String,
+    #[serde(rename = "seen")]
+    pub(crate) message: String,
     /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hint: Option<String>,
 }
 
 impl Finding {
-    fn fine(check: &'static str, seen: impl Into<String>) -> Self {
-        Self { check, health: Health::Fine, seen: seen.into(), hint: None }
+    fn fine(check: &'static str, message: impl Into<String>) -> Self {
+        Self { check, health: Health::Fine, message: message.into(), hint: None }
     }
 
-    fn warning(check: &'static str, seen: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { check, health: Health::Warning, seen: seen.into(), hint: Some(hint.into()) }
+    fn warning(check: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { check, health: Health::Warning, message: message.into(), hint: Some(hint.into()) }
     }
 
-    fn broken(check: &'static str, seen: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { check, health: Health::Broken, seen: seen.into(), hint: Some(hint.into()) }
+    fn broken(check: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { check, health: Health::Broken, message: message.into(), hint: Some(hint.into()) }
     }
 }
 
@@ -104,7 +105,7 @@ fn print_finding(finding: &Finding, context: &Context) {
         Health::Warning => paint.yellow("warning"),
         Health::Broken => paint.red("broken "),
     };
-    context.terminal.print_line(&format!("{label}  {:<10}  {}", finding.check, finding.seen));
+    context.terminal.print_line(&format!("{label}  {:<10}  {}", finding.check, finding.message));
     if let Some(hint) = &finding.hint {
         context.terminal.print_line(&format!("         {:<10}  {}", "", paint.dim(hint)));
     }

@@ -1,6 +1,6 @@
 //! `git-credential-pdev` (gitcredentials(7), git-credential(1)): attributes in, attributes out.
 //!
-//! If no identity serves the host, it prints nothing, and git asks its next helper.
+//! If no identity has the host in its `hosts`, this helper prints nothing, and git asks its next helper.
 
 use protocol::identity::CredentialRequest;
 

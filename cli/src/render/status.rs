@@ -115,7 +115,7 @@ pub(crate) fn identity_warnings(units: &[UnitStatus], statuses: &[IdentityStatus
         let message = format!("`{}` of {}: {reason}", status.name, users.join(", "));
         lines.extend([String::new(), format!("{} {message}", paint.yellow("warning:"))]);
         let hint = status.problem.as_ref().and_then(|problem| problem.hint.clone());
-        let login = || status.sign_in.as_ref().map(|name| format!("`pdev login {name}` signs in."));
+        let login = || status.sign_in.as_ref().map(|name| format!("Run `pdev login {name}` to sign in."));
         lines.extend(hint.or_else(login).map(|hint| paint.dim(&format!("  {hint}"))));
     }
     lines
@@ -221,7 +221,7 @@ mod tests {
         ];
         assert_eq!(
             identity_warnings(&units, &statuses, Paint { is_enabled: false }),
-            ["", "warning: `a` of `api`, `jobs`: no user is signed in", "  `pdev login base` signs in."]
+            ["", "warning: `a` of `api`, `jobs`: no user is signed in", "  Run `pdev login base` to sign in."]
         );
     }
 }

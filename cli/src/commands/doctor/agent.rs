@@ -22,14 +22,14 @@ pub(super) async fn check() -> (Vec<Finding>, Option<u16>) {
         Ok(client) => {
             let info = client.info();
             let previews = humanize::count(info.previews, "preview");
-            let state = format!("pdev {}, pid {}, {previews}", info.version, info.pid);
+            let message = format!("pdev {}, pid {}, {previews}", info.version, info.pid);
             let own_version = env!("CARGO_PKG_VERSION");
             findings.push(if info.version == own_version {
-                Finding::fine("agent", state)
+                Finding::fine("agent", message)
             } else {
                 Finding::warning(
                     "agent",
-                    state,
+                    message,
                     format!(
                         "Run `pdev agent stop`; the next command starts pdev {own_version}, and previews keep running."
                     ),
@@ -38,12 +38,12 @@ pub(super) async fn check() -> (Vec<Finding>, Option<u16>) {
             (findings, info.proxy_port)
         }
         Err(ClientError::NotRunning { .. }) => {
-            let state = if socket_exists {
+            let message = if socket_exists {
                 "not running; its old socket will be replaced"
             } else {
                 "not running; the next command that needs it will start it"
             };
-            findings.push(Finding::fine("agent", state));
+            findings.push(Finding::fine("agent", message));
             (findings, None)
         }
         Err(error) => {

@@ -30,8 +30,9 @@ pub(super) async fn check(ask: bool) -> Vec<Finding> {
     };
     findings.extend(identities::file_findings(&paths, &file_problems));
     if identities.all.is_empty() && file_problems.is_empty() {
-        let state = "there are none; `pdev identity add` adds one, `pdev identity import` imports those of other tools";
-        findings.push(Finding::fine("identities", state));
+        let message =
+            "there are none; `pdev identity add` adds one, `pdev identity import` imports those of other tools";
+        findings.push(Finding::fine("identities", message));
     }
     findings.extend(check_identities(&identities, ask).await);
     findings.extend(identities::conflict_findings(&identities));
@@ -109,9 +110,9 @@ fn check_locked_memory(statuses: &[IdentityStatus]) -> Option<Finding> {
 }
 
 fn swap_warning(subject: &str) -> Finding {
-    let state = format!("{subject} could not be locked into memory: the system may write it to its swap");
+    let message = format!("{subject} could not be locked into memory: the system may write it to its swap");
     let hint = "Raise the limit of locked memory (`ulimit -l 1024` before the agent is started, `LimitMEMLOCK=` for systemd), or encrypt the swap.";
-    Finding::warning("memory", state, hint)
+    Finding::warning("memory", message, hint)
 }
 
 fn identity_finding(identity: &Identity, status: &IdentityStatus, identities: &Identities, now: i64) -> Finding {
@@ -154,10 +155,10 @@ fn clock_finding(reading: clock::ClockReading) -> Finding {
             // Rounded to minutes.
             let difference = humanize::duration((ahead.unsigned_abs() + 30_000) / 60_000 * 60_000);
             let direction = if ahead > 0 { "behind" } else { "ahead of" };
-            let state = format!(
+            let message = format!(
                 "this machine is about {difference} {direction} `{server}`, so leases seem to end at the wrong time"
             );
-            Finding::warning("clock", state, "Set the clock: `timedatectl set-ntp true`.")
+            Finding::warning("clock", message, "Set the clock: `timedatectl set-ntp true`.")
         }
         Ok(_) => Finding::fine("clock", format!("agrees with `{server}`")),
         Err(reason) => Finding::warning(
@@ -180,7 +181,7 @@ mod tests {
         let identities = credentials::identity::read(&text).0;
         let finding = |state, expires_at| {
             let status = IdentityStatus { name: "c".into(), state, expires_at, ..Default::default() };
-            identity_finding(identities.get("c").unwrap(), &status, &identities, 1_000_000).seen
+            identity_finding(identities.get("c").unwrap(), &status, &identities, 1_000_000).message
         };
         assert_eq!(
             finding(IdentityState::Ready, Some(3_460_000)),
@@ -202,13 +203,18 @@ mod tests {
         );
         let finding =
             check_locked_memory(&[lease("a", ready, true), lease("b", ready, false), lease("c", ready, true)]).unwrap();
-        assert!(finding.seen.starts_with("the lease of `a`, `c` could not be locked into memory"), "{}", finding.seen);
+        assert!(
+            finding.message.starts_with("the lease of `a`, `c` could not be locked into memory"),
+            "{}",
+            finding.message
+        );
     }
 
     #[test]
     fn clock_offset_gives_warning() {
-        let state =
-            |ahead: Result<i64, String>| clock_finding(clock::ClockReading { server: "s".into(), offset: ahead }).seen;
+        let state = |ahead: Result<i64, String>| {
+            clock_finding(clock::ClockReading { server: "s".into(), offset: ahead }).message
+        };
         assert_eq!(state(Ok(0)), "agrees with `s`");
         assert!(state(Ok(1_200_000)).starts_with("this machine is about 20 min behind `s`"));
         assert!(state(Ok(-1_200_000)).starts_with("this machine is about 20 min ahead of `s`"));

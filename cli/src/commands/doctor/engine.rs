@@ -42,7 +42,7 @@ pub(super) async fn check() -> Finding {
 }
 
 fn connection_finding(socket: &Path, error: &std::io::Error) -> Finding {
-    let state = format!("`{}`: {}", socket.display(), humanize::io_error(error));
+    let message = format!("`{}`: {}", socket.display(), humanize::io_error(error));
     let hint = match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
             format!("Join the engine's group (`sudo usermod -aG docker $USER`, then log in again). {NO_ENGINE_HINT}")
@@ -53,7 +53,7 @@ fn connection_finding(socket: &Path, error: &std::io::Error) -> Finding {
         _ => NO_ENGINE_HINT.to_owned(),
     };
     // A warning only, because services can run as local processes.
-    Finding::warning("engine", state, hint)
+    Finding::warning("engine", message, hint)
 }
 
 async fn query_version(socket: &Path) -> std::io::Result<String> {

@@ -43,8 +43,8 @@ pub(super) fn file_findings(
     problems: &[credentials::identity::Finding],
 ) -> Vec<Finding> {
     let to_finding = |problem: &credentials::identity::Finding| {
-        let state = format!("{}:{}: {}", paths.identities().display(), problem.line, problem.message);
-        Finding::broken("identities", state, problem.hint.clone().unwrap_or_default())
+        let message = format!("{}:{}: {}", paths.identities().display(), problem.line, problem.message);
+        Finding::broken("identities", message, problem.hint.clone().unwrap_or_default())
     };
     problems.iter().map(to_finding).collect()
 }
@@ -64,11 +64,11 @@ pub(super) fn status_finding(status: &IdentityStatus) -> Option<Finding> {
     match (status.state, &status.problem) {
         (IdentityState::NeedsLogin, problem) => {
             let reason = problem.as_ref().map_or("no user is signed in", |problem| problem.title.as_str());
-            let state = format!("`{}`: {reason}", status.name);
+            let message = format!("`{}`: {reason}", status.name);
             // The hint of the problem comes first: it may be to unlock the keyring, or to sign in to another identity.
             let hint = problem.as_ref().and_then(|problem| problem.hint.clone());
-            let hint = hint.unwrap_or_else(|| format!("`pdev login {}` signs in.", status.name));
-            Some(Finding::warning("identities", state, hint))
+            let hint = hint.unwrap_or_else(|| format!("Run `pdev login {}` to sign in.", status.name));
+            Some(Finding::warning("identities", message, hint))
         }
         (IdentityState::Failing, Some(problem)) => {
             Some(Finding::warning("identities", problem.title.clone(), problem.hint.clone().unwrap_or_default()))
@@ -87,16 +87,19 @@ fn shared_host_findings(identities: &Identities) -> Vec<Finding> {
     }
     let shared = owners.into_iter().filter(|(_, names)| names.len() > 1);
     let to_finding = |(host, names): (String, Vec<&str>)| {
-        let state = format!("`{host}` is served by `{}`", names.join("` and `"));
-        Finding::warning("identities", state, "Leave it in the `hosts` of only one of them.")
+        let message = format!("the server `{host}` is in the `hosts` of `{}`", names.join("` and `"));
+        Finding::warning("identities", message, "Keep the server in the `hosts` of only one identity.")
     };
     shared.map(to_finding).collect()
 }
 
 fn shadowing_finding(is_set: impl Fn(&str) -> bool) -> Option<Finding> {
-    let set: Vec<&str> = SHADOWING_VARIABLES.into_iter().filter(|name| is_set(name)).collect();
-    let state = format!("{} set in this environment: AWS tools prefer this to any identity", set.join(", "));
-    (!set.is_empty()).then(|| Finding::warning("identities", state, format!("`unset {}`", set.join(" "))))
+    let set_variables: Vec<&str> = SHADOWING_VARIABLES.into_iter().filter(|name| is_set(name)).collect();
+    if set_variables.is_empty() {
+        return None;
+    }
+    let message = format!("AWS tools use {} of this environment instead of any identity", set_variables.join(", "));
+    Some(Finding::warning("identities", message, format!("Run `unset {}`.", set_variables.join(" "))))
 }
 
 #[cfg(test)]
@@ -107,13 +110,15 @@ mod tests {
     fn shared_hosts_and_shadowing_variables_are_reported() {
         let exec = "source = \"exec\"\ncommand = [\"x\"]\nhosts = ";
         let text = format!("[a]\n{exec}[\"G.example\", \"h\"]\n[b]\n{exec}[\"g.example\"]\n");
-        let states: Vec<String> =
-            shared_host_findings(&credentials::identity::read(&text).0).into_iter().map(|found| found.seen).collect();
-        assert_eq!(states, ["`g.example` is served by `a` and `b`"]);
+        let messages: Vec<String> = shared_host_findings(&credentials::identity::read(&text).0)
+            .into_iter()
+            .map(|found| found.message)
+            .collect();
+        assert_eq!(messages, ["the server `g.example` is in the `hosts` of `a` and `b`"]);
         assert!(shadowing_finding(|_| false).is_none());
         let finding = shadowing_finding(|name| name == "AWS_ACCESS_KEY_ID").unwrap();
-        assert_eq!(finding.hint.as_deref(), Some("`unset AWS_ACCESS_KEY_ID`"));
+        assert_eq!(finding.hint.as_deref(), Some("Run `unset AWS_ACCESS_KEY_ID`."));
         let status = IdentityStatus { name: "a".into(), state: IdentityState::NeedsLogin, ..Default::default() };
-        assert_eq!(status_finding(&status).unwrap().seen, "`a`: no user is signed in");
+        assert_eq!(status_finding(&status).unwrap().message, "`a`: no user is signed in");
     }
 }

@@ -78,12 +78,12 @@ pub(super) fn inotify() -> Finding {
     let (Some(watches), Some(instances)) = (read("max_user_watches"), read("max_user_instances")) else {
         return Finding::fine("inotify", "not available on this system");
     };
-    let state = format!("{watches} watches, {instances} instances for each user");
+    let message = format!("{watches} watches, {instances} instances for each user");
     if watches < 65_536 || instances < 128 {
         let hint = "Raise the limits, or watching large folders may fail: `sudo sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512`.";
-        return Finding::warning("inotify", state, hint);
+        return Finding::warning("inotify", message, hint);
     }
-    Finding::fine("inotify", state)
+    Finding::fine("inotify", message)
 }
 
 pub(super) fn disk() -> Finding {
@@ -98,19 +98,19 @@ pub(super) fn disk() -> Finding {
         );
     };
     let free_megabytes = space.free_bytes / 1_000_000;
-    let state = format!("{} free for `{}`", format_size(free_megabytes), folder.display());
+    let message = format!("{} free for `{}`", format_size(free_megabytes), folder.display());
     if let Some(free_files) = space.free_files.filter(|files| *files < 10_000) {
-        let state = format!("only {free_files} more files fit on the disk of `{}`", folder.display());
-        return Finding::broken("disk", state, "Remove files, or old images with `docker system prune`.");
+        let message = format!("only {free_files} more files fit on the disk of `{}`", folder.display());
+        return Finding::broken("disk", message, "Remove files, or old images with `docker system prune`.");
     }
     match free_megabytes {
-        0..500 => Finding::broken("disk", state, "Free some space: `docker system prune` removes unused images."),
+        0..500 => Finding::broken("disk", message, "Free some space: `docker system prune` removes unused images."),
         500..5000 => Finding::warning(
             "disk",
-            state,
+            message,
             "Free some space, or images and databases may not fit: `docker system prune` removes unused images.",
         ),
-        _ => Finding::fine("disk", state),
+        _ => Finding::fine("disk", message),
     }
 }
 
