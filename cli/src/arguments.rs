@@ -11,7 +11,7 @@ use crate::commands::{
 use crate::help::with_front_page;
 use crate::render::terminal::Color;
 
-/// Run your complete application, for this branch, at a URL.
+/// Run the complete application of your branch at its own URL.
 #[derive(Parser, Debug)]
 #[command(name = "pdev", version, disable_help_subcommand = true, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -29,7 +29,7 @@ pub(crate) struct Global {
     /// Print JSON (docs/schemas) and nothing else to standard output
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
-    /// When to use colours; NO_COLOR and CLICOLOR_FORCE also apply
+    /// When to color the output; NO_COLOR and CLICOLOR_FORCE also apply
     #[arg(
         long,
         value_enum,
@@ -59,15 +59,15 @@ pub(crate) enum Command {
     Up(up::Arguments),
     /// Stop a preview; keep data volumes unless `--volumes` is given
     Down(down::Arguments),
-    /// Stop and start units without changing them
+    /// Stop and start services or resources, without applying changes of the manifest
     Restart(restart::Arguments),
-    /// Stop units; the others keep running
+    /// Stop services or resources; the others keep running
     Stop(stop::Arguments),
-    /// Run a job of the manifest, or a program as an identity
+    /// Run a job of the manifest, or with `--as` a program as an identity
     Run(run::Arguments),
-    /// Run a command inside a unit
+    /// Run a command inside a unit (service, job or resource)
     Exec(exec::Arguments),
-    /// Wait until a preview is ready or has failed
+    /// Wait until a preview or the given units are ready or have failed
     Wait(wait::Arguments),
     /// List all previews on this machine
     #[command(visible_alias = "list")]
@@ -79,7 +79,7 @@ pub(crate) enum Command {
     Logs(logs::Arguments),
     /// Open a preview in the browser, or print its URL
     Open(open::Arguments),
-    /// Show what `up` would do, and why
+    /// Show the steps that `up` would take, and the reason of each
     Plan(plan::Arguments),
     /// Check a manifest and show all its problems
     Check(check::Arguments),
@@ -91,23 +91,23 @@ pub(crate) enum Command {
     Module(module::Arguments),
     /// Run the language server, for editors
     Lsp(lsp::Arguments),
-    /// Manage cloud identities: list, add, remove, import, approve
+    /// Manage cloud identities: list, add, rm, import, approve
     Identity(identity::Arguments),
     /// Sign in to an identity
     Login(login::Arguments),
     /// Sign out of an identity and delete its stored login
     Logout(login::LogoutArguments),
-    /// Provide credentials to other tools: credential helpers and their setup
+    /// Print credentials for other tools, serve as their helper, or configure them
     Credential(credential::Arguments),
     /// Run a coding agent with restricted access to your identities
     Session(session::Arguments),
-    /// Show which program received which credential, how and when
+    /// Show which program received which credential, in which format and when
     Audit(audit::Arguments),
-    /// Store the secrets of a repository, sealed: set, list, rm, import
+    /// Manage the sealed secrets of a repository: set, list, rm, import
     Secret(secret::Arguments),
     /// Show or reset the vault, which stores sealed secrets and logins
     Vault(vault::Arguments),
-    /// Manage the background agent: status, stop, logs, run
+    /// Manage the agent, the background process that runs previews and renews credentials
     Agent(agent::Arguments),
     /// Check this machine for problems
     Doctor(doctor::Arguments),

@@ -1,6 +1,6 @@
 //! The help pages of the program: a front page that fits one screen, and the complete list (`pdev help --all`).
 //!
-//! The pages of single commands are clap's own.
+//! clap itself renders the pages of the individual commands.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ struct CommandGroup {
     title: &'static str,
     /// Listed with a description on both pages.
     everyday: &'static [&'static str],
-    /// Listed by name only on the front page.
+    /// The front page lists only the names of these commands, without descriptions.
     rare: &'static [&'static str],
 }
 
@@ -25,25 +25,29 @@ const COMMAND_GROUPS: [CommandGroup; 4] = [
         rare: &["logout", "credential", "audit", "vault"],
     },
     CommandGroup {
-        title: "Installation",
+        title: "pdev itself",
         everyday: &[],
         rare: &["agent", "doctor", "completions", "man", "version", "help"],
     },
 ];
 
-/// Without `{options}`: the complete descriptions leave too little space for the commands.
+// Both templates are clap's. `{before-help}` is where these pages insert the list of commands: clap's own
+// `{subcommands}` has neither groups nor a way to leave out descriptions.
+
+/// Lists the options itself: clap's `{options}` prints their complete descriptions, which leave too little space for the
+/// commands.
 const FRONT_PAGE_TEMPLATE: &str = "\
 {about-with-newline}
 {usage-heading} {usage}
 {before-help}Global options:
   -C <FOLDER>      Run as if started in this folder
   --json           Print JSON to standard output
-  --color <WHEN>   Use colours: auto, always or never
+  --color <WHEN>   Color the output: auto, always or never
   -q, --quiet      Hide progress
   -v, --verbose    Show every step and all build output
-  -h, --help       Print help (-V, --version: print the version)
+  -h, --help       Print help (-V or --version prints the version)
 
-Try `pdev up` next to a pdev.yaml, `pdev help COMMAND`, or `pdev help --all`.";
+Run `pdev up` in a folder with a pdev.yaml. More help: `pdev help COMMAND|--all`";
 
 const COMPLETE_TEMPLATE: &str =
     "{about-with-newline}\n{usage-heading} {usage}\n{before-help}Global options:\n{options}{after-help}";
@@ -53,6 +57,7 @@ A unit is a service, a job or a resource of the manifest.
 
 Details of a command: `pdev help COMMAND` or `pdev COMMAND --help`.";
 
+/// Leaves a margin on a terminal with 80 columns.
 const NAMES_COLUMNS_MAX: usize = 76;
 
 pub(crate) fn with_front_page(command: clap::Command) -> clap::Command {
@@ -76,17 +81,17 @@ fn front_page_commands(command: &clap::Command) -> String {
     let mut rare: Vec<&str> = COMMAND_GROUPS.iter().flat_map(|group| group.rare).copied().collect();
     rare.sort_unstable();
     page.push_str("\nOther commands:");
-    let mut columns = usize::MAX;
+    // This loop breaks the lines, because clap would not indent the second line.
+    let mut line = String::new();
     for (index, name) in rare.iter().enumerate() {
-        // Broken here and not by clap, which would not indent the second line.
-        if columns.saturating_add(name.len()) > NAMES_COLUMNS_MAX {
-            page.push_str("\n ");
-            columns = 1;
+        if line.len() + name.len() > NAMES_COLUMNS_MAX {
+            let _ = write!(page, "\n {line}");
+            line.clear();
         }
         let separator = if index + 1 == rare.len() { "" } else { "," };
-        let _ = write!(page, " {name}{separator}");
-        columns += 1 + name.len() + separator.len();
+        let _ = write!(line, " {name}{separator}");
     }
+    let _ = write!(page, "\n {line}");
     page.push('\n');
     page
 }
@@ -109,24 +114,25 @@ mod tests {
     use super::*;
 
     const COLUMNS: usize = 100;
-    const COLUMNS_OF_A_SMALL_TERMINAL: usize = 80;
+    const SMALL_TERMINAL_COLUMNS: usize = 80;
     const FRONT_PAGE_LINES_MAX: usize = 40;
 
-    fn rendered(command: clap::Command, columns: usize) -> String {
+    fn render(command: clap::Command, columns: usize) -> String {
         command.term_width(columns).render_help().to_string()
     }
 
-    /// Every visible command with its path (`identity add`), from the root on.
+    /// Every visible command with its path (`identity add`), starting with the root.
     fn all_commands() -> Vec<(String, clap::Command)> {
         let mut root = crate::arguments::command();
-        // Commands are deferred: the first call creates their subcommands, the second one the options of those.
+        // Commands are deferred: the first call creates the subcommands, the second call their options.
         root.build();
         root.build();
         let mut commands = Vec::new();
         let mut pending = vec![(String::new(), root)];
         while let Some((path, command)) = pending.pop() {
-            for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
-                pending.push((format!("{path} {}", inner.get_name()).trim().to_owned(), inner.clone()));
+            for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+                let subcommand_path = format!("{path} {}", subcommand.get_name()).trim().to_owned();
+                pending.push((subcommand_path, subcommand.clone()));
             }
             commands.push((path, command));
         }
@@ -148,16 +154,17 @@ mod tests {
 
     #[test]
     fn front_page_fits_one_screen_and_names_every_command_and_global_option() {
-        for columns in [COLUMNS, COLUMNS_OF_A_SMALL_TERMINAL] {
-            let page = rendered(crate::arguments::command(), columns);
+        for columns in [COLUMNS, SMALL_TERMINAL_COLUMNS] {
+            let page = render(crate::arguments::command(), columns);
             assert!(page.lines().count() <= FRONT_PAGE_LINES_MAX, "{} lines:\n{page}", page.lines().count());
             assert!(page.lines().all(|line| line.chars().count() <= columns), "{page}");
         }
-        let page = rendered(crate::arguments::command(), COLUMNS);
-        let words: Vec<&str> = page.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-').collect();
+        let page = render(crate::arguments::command(), COLUMNS);
+        let is_word_end = |character: char| !character.is_ascii_alphanumeric() && character != '-';
+        let words: Vec<&str> = page.split(is_word_end).collect();
         let command = crate::arguments::command();
-        for inner in command.get_subcommands() {
-            assert!(words.contains(&inner.get_name()), "`{}` is not on\n{page}", inner.get_name());
+        for subcommand in command.get_subcommands() {
+            assert!(words.contains(&subcommand.get_name()), "`{}` is not on\n{page}", subcommand.get_name());
         }
         for option in command.get_arguments() {
             let name = option
@@ -170,11 +177,12 @@ mod tests {
     #[test]
     fn complete_page_describes_every_command_and_global_option() {
         let command = crate::arguments::command();
-        let page = rendered(with_complete_page(command.clone()), COLUMNS);
+        let page = render(with_complete_page(command.clone()), COLUMNS);
         let page: Vec<&str> = page.split_whitespace().collect();
         let page = page.join(" ");
-        let abouts =
-            command.get_subcommands().map(|inner| format!("{} {}", inner.get_name(), inner.get_about().unwrap()));
+        let describe =
+            |subcommand: &clap::Command| format!("{} {}", subcommand.get_name(), subcommand.get_about().unwrap());
+        let abouts = command.get_subcommands().map(describe);
         let options = command.get_arguments().map(|option| option.get_help().unwrap().to_string());
         for text in abouts.chain(options) {
             assert!(page.contains(&text), "`{text}` is not on\n{page}");
@@ -194,9 +202,10 @@ mod tests {
         assert_eq!(missing, Vec::<String>::new());
     }
 
-    /// clap breaks long lines itself, so a line break inside a paragraph leaves short lines at other widths.
+    /// A footer consists of indented examples and of paragraphs. clap wraps paragraphs to the width of the terminal, so a
+    /// line break inside a paragraph would leave short lines at other widths. It does not wrap examples.
     #[test]
-    fn footers_are_examples_that_fit_and_paragraphs_without_line_breaks() {
+    fn examples_in_footers_fit_and_paragraphs_have_no_line_breaks() {
         for (path, command) in all_commands() {
             let footer = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             for line in footer.lines().filter(|line| !line.is_empty()) {

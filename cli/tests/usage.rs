@@ -52,17 +52,20 @@ fn help_command_prints_same_pages_as_help_option() {
     }
     let (code, stdout, _) = run(&["help", "--all"]);
     assert!(code == Some(0) && stdout.contains("\n  vault        Show or reset the vault"), "{stdout}");
-    assert!(stdout.contains("\n      --color <WHEN>  When to use colours; NO_COLOR"), "{stdout}");
+    assert!(stdout.contains("\n      --color <WHEN>  When to color the output; NO_COLOR"), "{stdout}");
 }
 
 #[test]
 fn help_of_unknown_command_suggests_nearest() {
     for (arguments, expected) in [
         (&["help", "statsu"][..], "error: `pdev` has no command `statsu`\ntry: Did you mean `status`?\n"),
-        (&["help", "zzzzzz"], "error: `pdev` has no command `zzzzzz`\ntry: `pdev help --all` lists all commands.\n"),
+        (
+            &["help", "zzzzzz"],
+            "error: `pdev` has no command `zzzzzz`\ntry: Run `pdev help --all` to list all commands.\n",
+        ),
         (
             &["help", "vault", "zzzzzz"],
-            "error: `pdev vault` has no command `zzzzzz`\ntry: `pdev vault --help` shows its commands and options.\n",
+            "error: `pdev vault` has no command `zzzzzz`\ntry: Run `pdev vault --help` to see its commands and options.\n",
         ),
     ] {
         assert_eq!(run(arguments), (Some(2), String::new(), expected.to_owned()));

@@ -1,4 +1,4 @@
-//! `pdev agent`: runs the background agent (`run`), or shows its status and log, or stops it.
+//! `pdev agent`: runs the background agent, shows its status and its log, or stops it.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::humanize;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   pdev agent status
-  pdev agent stop      stop the agent; the next command starts it again
+  pdev agent stop      stop the agent; the next command that needs it starts it again
   pdev agent logs -n 50
 
-Previews keep running while the agent is stopped. `pdev agent run` runs the agent in this terminal.")]
+Programs of previews keep running while the agent is stopped, but nothing restarts them after a crash.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: AgentCommand,
@@ -24,15 +24,15 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum AgentCommand {
-    /// Show whether the agent runs, its version and its uptime
+    /// Show whether the agent is running, its version and its uptime; does not start the agent
+    #[command(after_help = "Exit codes: 0 running, 3 not running.")]
     Status,
     /// Stop the agent; previews keep running
     Stop,
-    /// Run the agent in this process; normally the first command that needs the agent starts it
-    #[command(hide = true)]
+    /// Run the agent in this terminal; normally the first command that needs the agent starts it
     Run {
         /// Detach from the terminal, and print `ready` to standard output
-        #[arg(long)]
+        #[arg(long, hide = true)]
         background: bool,
         /// Port of the proxy; if it is taken, the next free one is used
         #[arg(long, value_name = "PORT")]

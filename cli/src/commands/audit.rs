@@ -1,4 +1,5 @@
-//! `pdev audit`: shows which program received which credential, how and when. The log contains no credentials.
+//! `pdev audit`: shows which program received which credential, in which format and when. The log contains no
+//! credentials.
 
 use credentials::audit::{AuditLog, Entry};
 
@@ -9,17 +10,21 @@ use crate::humanize;
 use crate::render::table::{self, Cell};
 
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  pdev audit\n  pdev audit shop-dev --since 1h\n  pdev audit --json | jq -r .chain[0]"
-)]
+#[command(after_help = "Examples:
+  pdev audit
+  pdev audit shop-dev --since 1h
+  pdev audit --json | jq -r '.chain[0]'    print only the programs that requested a credential
+
+The log also contains refused requests, logins and approvals, but no credentials. With `--json`, `chain` is the \
+requesting program, followed by its parent processes.")]
 pub(crate) struct Arguments {
-    /// Show only this identity
+    /// Show only the entries of this identity
     #[arg(value_name = "IDENTITY")]
     identity: Option<String>,
     /// Show only entries since this time: `10m` or `2d` (ago), or `2026-11-23T10:00:00Z`
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Show only the newest N entries
+    /// Show at most the newest N entries, also with `--since`
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     lines: usize,
 }

@@ -9,12 +9,15 @@ use crate::exit::{Failure, Outcome};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
+  pdev credential setup aws shop-dev    configure aws, so that it runs the next command
   pdev credential aws shop-dev          for the credential_process of an AWS profile
   pdev credential kubectl shop-dev      for the exec plugin of a kubeconfig
   pdev credential token shop-dev        for curl and scripts
 
-docker, git and cargo find their helpers by name, through links to this program: `docker-credential-pdev`, \
-`git-credential-pdev` and `cargo-credential-pdev`.")]
+docker, git and cargo can find their helpers by name, through links to this program: `docker-credential-pdev`, \
+`git-credential-pdev` and `cargo-credential-pdev`. `setup` creates the link for docker, and configures git without a \
+link. Configure cargo by hand (docs/credentials.md). gcloud has no credential helpers, so `setup` creates a command \
+that runs gcloud as the identity.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: CredentialCommand,
@@ -28,19 +31,19 @@ enum CredentialCommand {
         #[arg(value_name = "IDENTITY")]
         identity: String,
     },
-    /// Print a token as ExecCredential
+    /// Print a token for kubectl, as ExecCredential JSON
     Kubectl {
         /// Identity that provides the credential
         #[arg(value_name = "IDENTITY")]
         identity: String,
     },
-    /// Print the bare token or password
+    /// Print only the token or password
     Token {
         /// Identity that provides the credential
         #[arg(value_name = "IDENTITY")]
         identity: String,
     },
-    /// Configure aws, docker, gcloud, git or kubectl to use an identity, or undo that
+    /// Configure aws, docker, gcloud, git or kubectl to use an identity, or with `--undo` remove the configuration
     Setup(setup::Arguments),
     /// Serve docker as its credential helper
     Docker {

@@ -14,16 +14,17 @@ mod tools;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev doctor                       check the machine, the engine and the agent
-  pdev doctor credentials           check the vault, identities, conflicting settings and the clock
+  pdev doctor                       check the machine, the container engine, the agent and the identities
+  pdev doctor credentials           check the vault, the identities, conflicting settings and the clock
   pdev doctor credentials --ask     the same, after a request to the source of each identity
 
 Exit codes: 0 no problems or only warnings, 1 something is broken.")]
 pub(crate) struct Arguments {
-    /// Area to check in detail [default: a short check of all areas]
+    /// Subject to check in detail [default: a short check of everything]
     #[arg(value_name = "SUBJECT", value_parser = ["credentials"])]
     subject: Option<String>,
-    /// Request a credential from the source of each identity first; no credential is handed out
+    /// With `credentials`: before the check, make the agent request a credential from the source of each identity; no
+    /// program receives it
     #[arg(long, requires = "subject")]
     ask: bool,
 }

@@ -18,7 +18,9 @@ use crate::render::progress::Progress;
 #[command(after_help = "Examples:
   pdev down                    stop this folder's preview and keep its data
   pdev down shop/feature-x     stop a preview whose folder or branch no longer exists
-  pdev down --all --volumes    stop all previews on this machine and remove their data")]
+  pdev down --all --volumes    stop all previews on this machine and remove their data
+
+Exit codes: 0 down, 1 failed, 4 no such preview, 124 timeout, 130 Ctrl-C (the operation continues).")]
 pub(crate) struct Arguments {
     /// Preview to stop, such as `shop/feature-x` [default: the preview of this folder]
     #[arg(value_name = "NAME", conflicts_with_all = ["preview", "all"])]
@@ -32,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "preview")]
     all: bool,
     /// Stop waiting for each preview after this duration, such as `90s` or `10m`; the operation continues
-    /// [default: 24h]
+    /// [default: 24h, in practice no limit]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
 }

@@ -26,15 +26,15 @@ pub(crate) fn run(options: &Arguments, context: &Context) -> Outcome {
     if options.all {
         root = help::with_complete_page(root);
     }
-    // Commands are deferred: the first call creates their subcommands, the second one the options of those.
+    // Commands are deferred: the first call creates the subcommands, the second call their options.
     root.build();
     root.build();
     let mut command = root;
     for (index, name) in options.command.iter().enumerate() {
-        let Some(inner) = command.find_subcommand(name) else {
+        let Some(subcommand) = command.find_subcommand(name) else {
             return Err(unknown_command(&command, &options.command[..index], name));
         };
-        command = inner.clone();
+        command = subcommand.clone();
     }
     let page = command.render_help();
     let text = if context.terminal.stdout_paint.is_enabled { page.ansi().to_string() } else { page.to_string() };
@@ -47,10 +47,11 @@ fn unknown_command(parent: &clap::Command, path: &[String], name: &str) -> Failu
     words.extend_from_slice(path);
     let parent_name = words.join(" ");
     let failure = Failure::invalid_input(format!("`{parent_name}` has no command `{name}`"));
-    let names = parent.get_subcommands().filter(|inner| !inner.is_hide_set()).map(clap::Command::get_name);
+    let visible = parent.get_subcommands().filter(|subcommand| !subcommand.is_hide_set());
+    let names = visible.map(clap::Command::get_name);
     match nearest(name, names) {
         Some(near) => failure.hint(format!("Did you mean `{near}`?")),
-        None if path.is_empty() => failure.hint("`pdev help --all` lists all commands."),
-        None => failure.hint(format!("`{parent_name} --help` shows its commands and options.")),
+        None if path.is_empty() => failure.hint("Run `pdev help --all` to list all commands."),
+        None => failure.hint(format!("Run `{parent_name} --help` to see its commands and options.")),
     }
 }

@@ -28,6 +28,7 @@ use crate::render::table::{self, Cell};
       region=eu-central-1 account=123456789012 role=Developer
   pdev identity import                            import from aws, gcloud and kubectl
 
+The identities are in identities.toml, in the folder pdev of your configuration (on Linux ~/.config/pdev). \
 docs/identities.md lists every source and its fields.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -36,10 +37,15 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum IdentityCommand {
-    /// List all identities, and the problems of the configuration file
-    #[command(visible_alias = "ls")]
+    /// List all identities with their status, and the mistakes in identities.toml
+    #[command(
+        visible_alias = "ls",
+        after_help = "STATE is `ready` (the agent has a valid credential), `idle` (not requested yet), `login ends` \
+        (soon), `needs login` or `failing`. It is empty if the agent is not running.\n\n\
+        Exit codes: 0 no mistakes, 2 identities.toml has mistakes."
+    )]
     List,
-    /// Add an identity to the configuration
+    /// Add an identity to identities.toml
     Add {
         /// Name of the identity, used in manifests and by tools
         #[arg(value_name = "NAME")]
@@ -51,7 +57,7 @@ enum IdentityCommand {
         #[arg(value_name = "FIELD=VALUE", value_parser = parse_field)]
         fields: Vec<(String, String)>,
     },
-    /// Remove an identity from the configuration
+    /// Remove an identity from identities.toml
     Rm {
         /// Identity to remove
         #[arg(value_name = "NAME")]

@@ -17,7 +17,7 @@ const BURST_BYTES: usize = 64 * 1024;
   pdev logs api worker -f        follow two units
   pdev logs --since 10m -n 100   print the last 100 lines of each unit, none older than ten minutes")]
 pub(crate) struct Arguments {
-    /// Units to show [default: all]
+    /// Units (services, jobs or resources) to show [default: all]
     #[arg(value_name = "UNIT")]
     units: Vec<String>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `pdev plan`: shows the steps of `up` and their causes. Changes nothing.
+//! `pdev plan`: shows the steps of `up` and their causes. It takes no step, but it assigns ports to the preview.
 
 use crate::commands::up;
 use crate::context::Context;
@@ -6,9 +6,15 @@ use crate::exit::Outcome;
 use crate::render;
 
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  pdev plan\n  pdev plan --set services.api.replicas=2\n  pdev plan --json | jq '.plan.steps[].because'"
-)]
+#[command(after_help = "Examples:
+  pdev plan
+  pdev plan --set services.api.replicas=2
+  pdev plan --json | jq '.plan.steps[].because'    print only the reasons of the steps
+
+The options are those of `pdev up`: the plan shows what `up` would do with them. `plan` takes none of the steps, but \
+it records the preview and the ports that it chooses for it, so that `up` uses the same ones.
+
+Exit codes: 0 the plan was printed, 1 failed, 2 wrong manifest, 4 no manifest.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     options: up::UpOptions,

@@ -1,4 +1,4 @@
-//! `pdev restart`: stops and starts units without changing them.
+//! `pdev restart`: stops and starts units, without applying changes of the manifest.
 
 use std::time::Duration;
 
@@ -15,14 +15,19 @@ use crate::render::progress::Progress;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   pdev restart          restart all units in dependency order
-  pdev restart api")]
+  pdev restart api      restart one unit
+
+Units that `pdev stop` stopped are started too. Jobs do not run again: use `pdev run`.
+
+Exit codes: 0 healthy, 1 failed, 4 no such preview or unit, 124 timeout, 130 Ctrl-C (the operation continues).")]
 pub(crate) struct Arguments {
-    /// Units to restart [default: all]
+    /// Units (services or resources) to restart [default: all]
     #[arg(value_name = "UNIT")]
     units: Vec<String>,
     #[command(flatten)]
     selector: PreviewSelector,
-    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h]
+    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h, in practice no
+    /// limit]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
 }

@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     identity: Option<String>,
     #[command(flatten)]
     options: UpOptions,
-    /// Stop waiting after this duration, such as `90s` or `10m`; the job continues [default: 24h]
+    /// Stop waiting after this duration, such as `90s` or `10m`; the job continues [default: 24h, in practice no limit]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
     /// With `--as`: put one credential into the program's environment, instead of an endpoint that renews it

@@ -33,17 +33,17 @@ When the program ends, all other programs of the session are ended.
 
 Exit codes: the program's own; 126 the program cannot be started, 127 the program is not found.")]
     Run(Run),
-    /// List the sessions, and mark the current one
+    /// List the sessions (coding agents with restricted access), and mark the one that this command runs in
     #[command(visible_alias = "ls")]
     List,
-    /// Give a session full access to an identity for one hour; run it in another terminal
+    /// Give a session full access to one identity for one hour; run this command outside of the session
     #[command(after_help = "Examples:\n  pdev session allow 7kq2-mxgh")]
     Allow {
         /// Code that the refused request printed
         #[arg(value_name = "CODE")]
         code: String,
     },
-    /// End a session and all its programs
+    /// End a session: the coding agent and all programs that it started
     #[command(after_help = "Examples:\n  pdev session end claude")]
     End {
         /// Name or id of the session

@@ -16,14 +16,17 @@ use crate::render::progress::Progress;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   pdev stop api            stop one service; the others keep running
-  pdev up --service api    start it again, like `pdev up`")]
+  pdev up --service api    start it again, like `pdev up`
+
+Exit codes: 0 stopped, 1 failed, 4 no such preview or unit, 124 timeout, 130 Ctrl-C (the operation continues).")]
 pub(crate) struct Arguments {
-    /// Units to stop; `pdev down` stops all of them
+    /// Units (services or resources) to stop; `pdev down` stops all of them
     #[arg(value_name = "UNIT", required = true)]
     units: Vec<String>,
     #[command(flatten)]
     selector: PreviewSelector,
-    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h]
+    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h, in practice no
+    /// limit]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration)]
     timeout: Option<Duration>,
 }

@@ -38,7 +38,8 @@ pub(crate) struct Arguments {
     /// repeated)
     #[arg(long = "secret", value_name = "NAME=@FILE", value_parser = secrets::parse_secret_source)]
     secrets: Vec<SecretSource>,
-    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h]
+    /// Stop waiting after this duration, such as `90s` or `10m`; the operation continues [default: 24h, in practice no
+    /// limit]
     #[arg(long, value_name = "DURATION", value_parser = humanize::parse_duration, env = "PDEV_TIMEOUT", hide_env = true)]
     timeout: Option<Duration>,
 }
@@ -61,7 +62,7 @@ pub(crate) struct UpOptions {
     /// Include only this service and its dependencies (may be repeated)
     #[arg(short, long = "service", value_name = "SERVICE")]
     services: Vec<String>,
-    /// Replace every unit, even if nothing changed
+    /// Replace every unit (service, job or resource), even if nothing changed
     #[arg(long)]
     force: bool,
     /// Runtime for services that do not set one

@@ -1,4 +1,4 @@
-//! `pdev wait`: waits until a preview, or some of its units, are ready or have failed.
+//! `pdev wait`: waits until a preview, or some of its units, are ready or have failed. It starts nothing.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,11 @@ use crate::render::problem;
   pdev up --detach && pdev wait --timeout 2m
   pdev wait api
 
+A job is ready when it has succeeded. `wait` starts nothing, and by default gives up after ten minutes, unlike `up`.
+
 Exit codes: 0 ready, 1 failed or down, 4 no such preview or unit, 124 timeout, 130 Ctrl-C.")]
 pub(crate) struct Arguments {
-    /// Units to wait for [default: all]
+    /// Units (services, jobs or resources) to wait for [default: all]
     #[arg(value_name = "UNIT")]
     units: Vec<String>,
     #[command(flatten)]
