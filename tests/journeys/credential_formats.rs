@@ -342,11 +342,11 @@ fn credential_setup_shows_writes_and_undoes_changes() {
     fs::write(home(".gitconfig"), "[user]\n\tname = A\n").unwrap();
     let setup =
         |arguments: &[&str]| run(tool_command(&sandbox, "pdev", &[&["credential", "setup"], arguments].concat()));
-    setup(&["aws", "dev"]).fails_with(2).prints("+[profile dev]").prints("nothing was written");
+    setup(&["aws", "dev"]).fails_with(2).prints("+[profile dev]").prints("nothing was changed");
     assert!(!home(".aws/config").exists());
     setup(&["aws", "dev", "--yes"]).ok();
     setup(&["aws", "dev", "--yes"]).ok().prints("nothing to change");
-    setup(&["git", "dev"]).fails_with(2).prints("names no server");
+    setup(&["git", "dev"]).fails_with(2).prints("has no server in its `hosts`");
     setup(&["git", "reg", "--yes"]).ok().prints("+[credential \"https://git.example.org\"]");
     let mut git = tool_command(&sandbox, "git", &["credential", "fill"]);
     git.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "false");

@@ -142,14 +142,14 @@ fn gcloud_wrapper_uses_its_identity() {
     };
     let setup =
         |more: &[&str]| run_program(env!("CARGO_BIN_EXE_pdev"), &[&["credential", "setup", "gcloud"], more].concat());
-    setup(&["aws"]).fails_with(2).prints("`aws` is not an identity of Google");
-    setup(&["google"]).fails_with(2).prints("names no account");
+    setup(&["aws"]).fails_with(2).prints("`aws` is not a Google identity");
+    setup(&["google"]).fails_with(2).prints("`google` has no `email`");
     let text = fs::read_to_string(sandbox.path("home/.config/pdev/identities.toml")).unwrap();
     write_identities(
         &sandbox,
         &text.replace("project = \"shop\"\n", "project = \"shop\"\nemail = \"dev@example.org\"\n"),
     );
-    setup(&["google"]).fails_with(2).prints("+exec ").prints("nothing was written");
+    setup(&["google"]).fails_with(2).prints("+exec ").prints("nothing was changed");
     setup(&["google", "--yes"]).ok();
     setup(&["google", "--yes"]).ok().prints("nothing to change");
 

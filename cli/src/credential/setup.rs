@@ -1,22 +1,22 @@
-//! The changes of `pdev credential setup` in the files of other tools. Pure: text in, text out. Undo removes only what
-//! pdev wrote.
+//! The changes of `pdev credential setup` in the files of other tools. Pure: text in, text out. The functions that
+//! remove something only remove text that pdev wrote.
 
 use serde_json::{Map, Value};
 
 /// The new text, or the reason why the file cannot be changed.
 pub(crate) type EditResult = Result<String, String>;
 
-/// Section, field and value of each line of an aws configuration file.
+/// Section, field and value of each field in an aws configuration file.
 pub(crate) fn ini_fields(text: &str) -> Vec<(&str, &str, &str)> {
-    let mut title = "";
+    let mut section = "";
     let mut fields = Vec::new();
     for line in text.lines() {
-        if let Some(found) = line.trim().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            title = found.0.trim();
+        if let Some((header, _)) = line.trim().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            section = header.trim();
         } else if let Some((field, value)) = line.split_once('=') {
             // Indented lines belong to a nested value.
             if !field.starts_with([' ', '\t', '#', ';']) {
-                fields.push((title, field.trim(), value.trim()));
+                fields.push((section, field.trim(), value.trim()));
             }
         }
     }
@@ -25,13 +25,14 @@ pub(crate) fn ini_fields(text: &str) -> Vec<(&str, &str, &str)> {
 
 /// Adds a profile to `~/.aws/config`.
 pub(crate) fn add_aws_profile(text: &str, program: &str, identity: &str) -> EditResult {
-    let title = format!("profile {identity}");
-    let without = without_block(text, identity);
-    if has_section(&without, &title) {
-        return Err(format!("it already has a profile `{identity}`"));
+    let section = format!("profile {identity}");
+    // Replace the block of an earlier setup, so that a moved program gets its new path.
+    let foreign_text = remove_block(text, identity);
+    if has_section(&foreign_text, &section) {
+        return Err(format!("the file already has a profile `{identity}`"));
     }
-    let body = format!("[{title}]\ncredential_process = {} credential aws {identity}\n", shell_quoted(program));
-    Ok(with_block(&without, identity, &body))
+    let body = format!("[{section}]\ncredential_process = {} credential aws {identity}\n", shell_quoted(program));
+    Ok(append_block(&foreign_text, identity, &body))
 }
 
 /// A shell script that runs gcloud as an identity.
@@ -47,20 +48,21 @@ pub(crate) fn is_gcloud_script(text: &str, identity: &str) -> bool {
     text.contains(&gcloud_marker(identity))
 }
 
-/// Recognises the script in later versions, so the text must not change.
+/// The comment by which later versions of pdev recognise the script, so its text must not change.
 fn gcloud_marker(identity: &str) -> String {
     format!("# Made by `pdev credential setup gcloud {identity}`; with `--undo` it is removed.\n")
 }
 
 /// Adds a credential helper for each host to `~/.gitconfig`.
 pub(crate) fn add_git_helpers(text: &str, program: &str, identity: &str, hosts: &[String]) -> EditResult {
-    let without = without_block(text, identity);
+    let foreign_text = remove_block(text, identity);
     let mut body = String::new();
     for host in hosts.iter().filter(|host| !host.starts_with("*.")) {
+        // As in the credential helper itself: plain HTTP is allowed only on this machine.
         let scheme = if host.starts_with("localhost") || host.starts_with("127.0.0.1") { "http" } else { "https" };
         let section = format!("credential \"{scheme}://{host}\"");
-        if has_section(&without, &section) {
-            return Err(format!("it already has settings for `{host}`"));
+        if has_section(&foreign_text, &section) {
+            return Err(format!("the file already has settings for `{host}`"));
         }
         // The empty helper resets the list, so git neither asks helpers of other sections nor lets them store the
         // credential.
@@ -69,17 +71,19 @@ pub(crate) fn add_git_helpers(text: &str, program: &str, identity: &str, hosts: 
             git_config_escaped(&format!("{} credential git", shell_quoted(program)))
         ));
     }
-    Ok(with_block(&without, identity, &body))
+    Ok(append_block(&foreign_text, identity, &body))
 }
 
 /// Adds a credential helper for each registry to docker's `config.json`.
 pub(crate) fn add_docker_helpers(text: &str, hosts: &[String]) -> EditResult {
     let mut config = parse_json_object(text)?;
     let helpers = config.entry("credHelpers").or_insert_with(|| Value::Object(Map::new()));
-    let helpers = helpers.as_object_mut().ok_or("its `credHelpers` is not an object")?;
+    let helpers = helpers.as_object_mut().ok_or("`credHelpers` is not an object")?;
     for host in hosts.iter().filter(|host| !host.starts_with("*.")) {
         match helpers.get(host).and_then(Value::as_str) {
-            None | Some("pdev") => drop(helpers.insert(host.clone(), "pdev".into())),
+            None | Some("pdev") => {
+                helpers.insert(host.clone(), "pdev".into());
+            }
             Some(other) => return Err(format!("`{host}` already has the helper `{other}`")),
         }
     }
@@ -101,16 +105,16 @@ fn parse_json_object(text: &str) -> Result<Map<String, Value>, String> {
     if text.trim().is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_str(text).map_err(|_| "it is not a JSON object".to_owned())
+    serde_json::from_str(text).map_err(|_| "the file is not a JSON object".to_owned())
 }
 
-/// Formatted like docker does it: indented by tabs.
+/// Formats JSON like docker: indented by tabs.
 fn to_docker_json(config: &Map<String, Value>) -> String {
     use serde::Serialize;
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     let mut writer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
-    // Cannot fail: the keys and values were read from JSON.
+    // Serialization cannot fail: the keys and values were read from JSON.
     let _ignored = config.serialize(&mut writer);
     String::from_utf8(bytes).unwrap_or_default()
 }
@@ -119,19 +123,20 @@ fn has_section(text: &str, title: &str) -> bool {
     text.lines().any(|line| line.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) == Some(title))
 }
 
-/// Finds the block in later versions, so the texts must not change.
+/// The comments by which later versions of pdev find the block, so their texts must not change.
 fn block_markers(identity: &str) -> (String, String) {
     (format!("# pdev credential setup: begin {identity}\n"), format!("# pdev credential setup: end {identity}\n"))
 }
 
-fn with_block(text: &str, identity: &str, body: &str) -> String {
+fn append_block(text: &str, identity: &str, body: &str) -> String {
     let (begin, end) = block_markers(identity);
     let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     format!("{text}{newline}{begin}{body}{end}")
 }
 
-/// The text without the block that pdev wrote for this identity. Unchanged if the end marker is missing.
-pub(crate) fn without_block(text: &str, identity: &str) -> String {
+/// Removes the block that pdev wrote for this identity. If its end marker is missing, the text stays unchanged, because
+/// the lines after the begin marker may be the user's own.
+pub(crate) fn remove_block(text: &str, identity: &str) -> String {
     let (begin, end) = block_markers(identity);
     let Some((before, rest)) = text.split_once(&begin) else { return text.to_owned() };
     match rest.split_once(&end) {
@@ -142,11 +147,11 @@ pub(crate) fn without_block(text: &str, identity: &str) -> String {
 
 /// Quotes a path for readers that split words like a shell.
 fn shell_quoted(program: &str) -> String {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+".contains(letter);
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-+".contains(character);
     if program.chars().all(is_plain) { program.to_owned() } else { format!("'{}'", program.replace('\'', r"'\''")) }
 }
 
-/// For a value of a git configuration.
+/// Escapes a value of a git configuration. In an unquoted value, `#` and `;` would start a comment.
 fn git_config_escaped(value: &str) -> String {
     if value.contains(['"', '\\', '#', ';', '\'']) {
         format!("\"{}\"", value.replace('\\', r"\\").replace('"', "\\\""))
@@ -155,7 +160,7 @@ fn git_config_escaped(value: &str) -> String {
     }
 }
 
-/// The removed and added lines in order, without the common lines at the start and the end.
+/// The removed lines, then the added lines. Common lines at the start and at the end are left out.
 pub(crate) fn diff_lines(before: &str, after: &str) -> Vec<String> {
     let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     let start = old.iter().zip(&new).take_while(|(left, right)| left == right).count();
@@ -184,8 +189,11 @@ mod tests {
             after,
             "adding it twice changes nothing"
         );
-        assert_eq!(without_block(&after, "dev"), format!("{before}\n"));
-        assert_eq!(add_aws_profile("[profile dev]\n", "pdev", "dev"), Err("it already has a profile `dev`".into()));
+        assert_eq!(remove_block(&after, "dev"), format!("{before}\n"));
+        assert_eq!(
+            add_aws_profile("[profile dev]\n", "pdev", "dev"),
+            Err("the file already has a profile `dev`".into())
+        );
         assert_eq!(diff_lines(before, &after)[0], "+# pdev credential setup: begin dev");
     }
 
