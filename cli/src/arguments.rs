@@ -59,11 +59,11 @@ pub(crate) enum Command {
     Up(up::Arguments),
     /// Stop a preview; keep data volumes unless `--volumes` is given
     Down(down::Arguments),
-    /// Stop and start services or resources, without applying changes of the manifest
+    /// Restart services or resources without applying manifest changes
     Restart(restart::Arguments),
     /// Stop services or resources; the others keep running
     Stop(stop::Arguments),
-    /// Run a job of the manifest, or with `--as` a program as an identity
+    /// Run a job, or with `--as` a program that acts as an identity
     Run(run::Arguments),
     /// Run a command inside a unit (service, job or resource)
     Exec(exec::Arguments),

@@ -14,8 +14,8 @@ mod tools;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  pdev doctor                       check the machine, the container engine, the agent and the identities
-  pdev doctor credentials           check the vault, the identities, conflicting settings and the clock
+  pdev doctor                       check the machine, the engine, the agent and the identities
+  pdev doctor credentials           check the vault, identities, conflicting settings and the clock
   pdev doctor credentials --ask     the same, after a request to the source of each identity
 
 Exit codes: 0 no problems or only warnings, 1 something is broken.")]

@@ -24,7 +24,7 @@ const DOCKER_LINK: &str = "docker-credential-pdev";
 #[command(after_help = "Examples:
   pdev credential setup aws shop-dev       add a profile `shop-dev` to ~/.aws/config
   pdev credential setup docker registry    add the identity's `hosts` to docker's config.json
-  pdev credential setup gcloud shop-ops    create a command `gcloud-shop-ops` that runs gcloud as shop-ops
+  pdev credential setup gcloud shop-ops    create `gcloud-shop-ops`, which runs gcloud as shop-ops
   pdev credential setup git forge --undo   remove the configuration
 
 The command shows the changes, and makes them after you confirm, or if you pass `--yes`. For docker it also creates a \
