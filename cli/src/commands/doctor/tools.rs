@@ -103,7 +103,7 @@ fn docker_findings(identities: &Identities, config: &str) -> Vec<Finding> {
         }
     }
     // pdev stores no passwords, so with `credsStore` a `docker login` fails at each server without an identity. Docker
-    // Hub stands for these servers, because docker uses it for images without a server name.
+    // Hub represents these servers, because docker uses it for images without a server name.
     if config["credsStore"] == "pdev"
         && !identities.all.values().any(|identity| has_host(identity.list("hosts"), DOCKER_HUB))
     {
